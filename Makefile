@@ -1,0 +1,52 @@
+# Every target sets itself up: it makes .venv and installs what it needs, once.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+ARGS ?=
+
+.PHONY: run test test-full check format bench install clean
+.DEFAULT_GOAL := run
+
+$(PY):
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sb3_moe needs Python 3.11 or newer; name one with: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp per set of extras; a change to pyproject.toml installs again.
+$(VENV)/.run: pyproject.toml | $(PY)
+	$(PY) -m pip install -e ".[cli,minatar]"
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(PY)
+	$(PY) -m pip install -e ".[study,contrib,minatar,atari,mujoco,test]"
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(PY)
+	$(PY) -m pip install -e ".[study,contrib,minatar,atari,mujoco,dev]"
+	touch $@ $(VENV)/.test $(VENV)/.run
+
+run: $(VENV)/.run  ## train dense and MoE agents on three MinAtar games, and draw what happened
+	$(PY) -m sb3_moe.study.first_run $(ARGS)
+
+test: $(VENV)/.test  ## the test suite
+	$(PY) -m pytest -n 2 -m "not full" $(ARGS)
+
+test-full: $(VENV)/.test  ## the whole product of algorithms, placements, routers and tokens
+	$(PY) -m pytest -n 2 $(ARGS)
+
+install: $(VENV)/.dev  ## everything, every extra
+
+check: $(VENV)/.dev  ## format, lint, types, tests
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest -n 2 -m "not full"
+
+format: $(VENV)/.dev
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+bench: $(VENV)/.dev  ## ratios against peers, measured in one run
+	$(PY) -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info envs/*.egg-info

@@ -1,0 +1,1 @@
+"""Multi-task and continual environments for Gymnasium."""

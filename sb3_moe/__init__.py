@@ -1,0 +1,1 @@
+"""Mixture-of-experts policies for Stable-Baselines3."""
