@@ -1,0 +1,212 @@
+"""Any gymnax environment as a Gymnasium vector environment: one jitted step for all its copies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from sb3_moe_envs.vector.channels import colour_channels
+
+
+class GymnaxVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """Copies of one gymnax environment that step, end and start again inside one compiled call.
+
+    Autoreset is SAME_STEP: at the end of an episode the observation is the next episode's first,
+    and ``info["final_obs"][i]`` is the last of the one that ended. Each copy draws from its own
+    random key: copy ``i`` of a world seeded ``s`` plays what a lone copy seeded ``s + i`` does.
+
+    :param name: a gymnax id, such as ``"Breakout-MinAtar"`` or ``"CartPole-v1"``
+    :param num_envs: how many copies, at least 1
+    :param render_mode: None or ``"rgb_array"``: a colour a channel, for observations (H, W, C)
+    :param use_minimal_action_set: MinAtar only: the game's own actions in place of all six
+    :param params: gymnax parameters to change, such as ``{"max_steps_in_episode": 500}``
+    :param seed: seeds the first reset that is given no seed
+    :raises ValueError: if an argument isn't one that gymnax knows, or is out of range
+    :raises ImportError: if gymnax isn't installed
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_envs: int = 1,
+        *,
+        render_mode: str | None = None,
+        use_minimal_action_set: bool = False,
+        params: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"`num_envs` must be at least 1, got {num_envs}")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
+        self._program = _program(name, use_minimal_action_set, tuple((params or {}).items()))
+        self.name = name
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.metadata = {
+            "render_modes": ["rgb_array"],
+            "render_fps": 10,
+            "autoreset_mode": AutoresetMode.SAME_STEP,
+        }
+        self.single_observation_space = self._program.observation_space
+        self.single_action_space = self._program.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        if render_mode is not None and len(self.single_observation_space.shape or ()) != 3:
+            raise ValueError(
+                f"`render_mode` must be None for {name}, whose observation is no image"
+            )
+        self._keys: Any = None
+        self._states: Any = None
+        self._observations: Any = None
+        if seed is not None:
+            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(seed)
+
+    @property
+    def observations(self) -> np.ndarray:
+        """The latest observation of each copy, as reset or step returned it."""
+        self._check_was_reset()
+        return self._to_numpy(self._observations)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode in every copy, or in those of ``options["reset_mask"]``.
+
+        :param seed: seeds copy i with ``seed + i``; a sequence gives one seed a copy
+        :param options: ``{"reset_mask": bool array of shape (num_envs,)}``, or nothing
+        """
+        mask = self._reset_mask(options or {})
+        keys = self._seeded_keys(seed, mask)
+        if self._states is None:
+            self._states = self._program.blank(self.num_envs)
+            self._observations = np.zeros(self.observation_space.shape, self._program.dtype)
+        self._keys, self._states, self._observations = self._program.reset(
+            keys, self._states, self._observations, mask
+        )
+        return self._to_numpy(self._observations), {}
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Step every copy with its action.
+
+        :param actions: of shape (num_envs, ...)
+        """
+        self._check_was_reset()
+        self._keys, self._states, self._observations, last, rewards, terminated, truncated = (
+            self._program.step(self._keys, self._states, self._checked(actions))
+        )
+        observations = self._to_numpy(self._observations)
+        terminated, truncated = np.array(terminated), np.array(truncated)
+        done = terminated | truncated
+        infos = self._final_infos(last, done) if done.any() else {}
+        return observations, np.array(rewards, np.float64), terminated, truncated, infos
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Return one picture a copy, of shape (height, width, 3), uint8."""
+        if self.render_mode is None:
+            return None
+        return tuple(colour_channels(observation) for observation in self.observations)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next steps depend on, as numpy arrays and plain values."""
+        return {
+            "keys": None if self._keys is None else np.array(self._keys),
+            "states": self._program.leaves(self._states),
+            "observations": None if self._keys is None else np.array(self._observations),
+            "np_random": self.np_random.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that :meth:`state_dict` returned.
+
+        :param state: taken from a world of the same environment and number of copies
+        :raises ValueError: if it was taken from another environment or number of copies
+        """
+        self.np_random.bit_generator.state = state["np_random"]
+        if state["keys"] is None:
+            self._keys = self._states = self._observations = None
+            return
+        self._states = self._program.unflatten(state["states"], self.num_envs)
+        self._keys, self._observations = state["keys"], state["observations"]
+
+    def _check_was_reset(self) -> None:
+        if self._keys is None:
+            raise gym.error.ResetNeeded(f"call reset() on {self.name} before anything else")
+
+    def _reset_mask(self, options: dict[str, Any]) -> np.ndarray:
+        mask = options.get("reset_mask")
+        if mask is None or self._keys is None:
+            return np.ones(self.num_envs, dtype=bool)
+        mask = np.asarray(mask)
+        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
+            raise ValueError(
+                f"`reset_mask` must be a bool array of shape ({self.num_envs},), "
+                f"got {mask.dtype} of shape {mask.shape}"
+            )
+        return mask
+
+    def _seeded_keys(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> Any:
+        if isinstance(seed, (int, np.integer)):
+            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(int(seed))
+            seed = [int(seed) + i for i in range(self.num_envs)]
+        elif seed is None:
+            if self._keys is not None:
+                return self._keys
+            seed = [None] * self.num_envs
+        elif len(seed) != self.num_envs:
+            raise ValueError(f"`seed` must hold num_envs={self.num_envs} seeds, got {len(seed)}")
+        numbers = [int(self.np_random.integers(2**31)) if s is None else int(s) for s in seed]
+        # What jax.random.PRNGKey makes of a number, without a call each.
+        keys = np.array([(n >> 32 & 0xFFFFFFFF, n & 0xFFFFFFFF) for n in numbers], dtype=np.uint32)
+        return keys if self._keys is None else np.where(mask[:, None], keys, self._keys)
+
+    def _checked(self, actions: np.ndarray) -> np.ndarray:
+        # jax clamps an index that is out of range in silence.
+        actions = np.asarray(actions)
+        if actions.shape != self.action_space.shape:
+            raise ValueError(
+                f"actions must have shape {self.action_space.shape}, got {actions.shape}"
+            )
+        space = self.single_action_space
+        if isinstance(space, gym.spaces.Discrete):
+            num_actions = int(space.n)
+            if actions.min() < 0 or actions.max() >= num_actions:
+                raise ValueError(f"actions must be in [0, {num_actions}), got {actions}")
+            return actions.astype(np.int32)
+        return actions.astype(np.float32)
+
+    def _to_numpy(self, observations: Any) -> np.ndarray:
+        return np.array(observations, self.single_observation_space.dtype)
+
+    def _final_infos(self, last: Any, done: np.ndarray) -> dict[str, Any]:
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        observations = self._to_numpy(last)
+        for i in np.flatnonzero(done):
+            final_obs[i] = observations[i]
+        return {
+            "final_obs": final_obs,
+            "_final_obs": done,
+            "final_info": {},
+            "_final_info": done.copy(),
+        }
+
+
+def _program(name: str, use_minimal_action_set: bool, params: tuple[tuple[str, Any], ...]) -> Any:
+    # Imported here, so that importing sb3_moe_envs doesn't load jax.
+    try:
+        from sb3_moe_envs.vector.gymnax_program import compiled
+    except ImportError as error:
+        raise ImportError(
+            "gymnax environments need the minatar extra: pip install 'sb3-moe[minatar]'"
+        ) from error
+    return compiled(name, use_minimal_action_set, params)

@@ -1,0 +1,217 @@
+"""GymnaxVectorEnv against gymnax itself, one copy at a time, and against its own promises."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+
+pytest.importorskip("gymnax", reason="needs the minatar extra")
+
+import gymnax
+import jax
+
+from sb3_moe_envs.vector.gymnax import GymnaxVectorEnv
+
+
+def play_one_copy(name, seed, actions):
+    """Play gymnax with no batching: the observations, rewards, flags and final observations."""
+    env, params = gymnax.make(name)
+    key, reset_key = jax.random.split(jax.random.PRNGKey(seed))
+    observation, state = env.reset_env(reset_key, params)
+    rows = [(np.array(observation), 0.0, False, False, None)]
+    for action in actions:
+        key, step_key = jax.random.split(key)
+        observation, state, reward, terminated, _ = env.step_env(step_key, state, action, params)
+        truncated, last = bool(env.is_truncated(state, params)), None
+        if terminated or truncated:
+            last = np.array(observation)
+            key, reset_key = jax.random.split(key)
+            observation, state = env.reset_env(reset_key, params)
+        rows.append((np.array(observation), float(reward), bool(terminated), truncated, last))
+    return rows
+
+
+def test_each_copy_plays_what_gymnax_plays_alone_with_its_seed():
+    world = GymnaxVectorEnv("CartPole-v1", 3)
+    actions = np.random.default_rng(0).integers(2, size=(60, 3))
+    alone = [play_one_copy("CartPole-v1", 7 + i, actions[:, i]) for i in range(3)]
+    observations, _ = world.reset(seed=7)
+    ends = 0
+    for t in range(60):
+        for i in range(3):
+            np.testing.assert_allclose(observations[i], alone[i][t][0], rtol=1e-5, atol=1e-6)
+        observations, rewards, terminated, truncated, infos = world.step(actions[t])
+        for i in range(3):
+            _, reward, ended, cut, last = alone[i][t + 1]
+            assert (rewards[i], terminated[i], truncated[i]) == (reward, ended, cut)
+            if last is not None:
+                ends += 1
+                np.testing.assert_allclose(infos["final_obs"][i], last, rtol=1e-5, atol=1e-6)
+    assert ends >= 3
+
+
+def test_a_time_limit_truncates_and_does_not_terminate():
+    world = GymnaxVectorEnv("Pendulum-v1", 2, params={"max_steps_in_episode": 5})
+    start, _ = world.reset(seed=0)
+    for t in range(1, 6):
+        observations, _, terminated, truncated, infos = world.step(np.zeros((2, 1), np.float32))
+        assert not terminated.any()
+        assert truncated.tolist() == [t == 5] * 2
+        assert ("final_obs" in infos) == (t == 5)
+    assert not np.array_equal(np.stack(list(infos["final_obs"])), observations)
+    assert not np.array_equal(observations, start)
+    assert world.step(np.zeros((2, 1), np.float32))[3].tolist() == [False, False]
+
+
+def test_copies_that_go_on_have_no_final_observation():
+    world = GymnaxVectorEnv("CartPole-v1", 8)
+    world.reset(seed=0)
+    ended = np.zeros(8, bool)
+    while not ended.any() or ended.all():
+        _, _, terminated, truncated, infos = world.step(np.ones(8, int))
+        ended = terminated | truncated
+    assert infos["_final_obs"].tolist() == ended.tolist()
+    assert [obs is not None for obs in infos["final_obs"]] == ended.tolist()
+
+
+def test_minatar_observations_are_zeros_and_ones_of_one_byte():
+    world = GymnaxVectorEnv("Breakout-MinAtar", 4)
+    assert world.single_observation_space == gym.spaces.Box(0, 1, (10, 10, 4), np.uint8)
+    assert world.single_action_space == gym.spaces.Discrete(6)
+    observations, _ = world.reset(seed=0)
+    for _ in range(20):
+        assert observations in world.observation_space
+        observations = world.step(world.action_space.sample())[0]
+    assert set(np.unique(observations)) == {0, 1}
+
+
+def test_the_minimal_action_set_is_the_games_own():
+    world = GymnaxVectorEnv("Breakout-MinAtar", 2, use_minimal_action_set=True)
+    assert world.single_action_space == gym.spaces.Discrete(3)
+
+
+def test_a_seeded_reset_plays_the_same_again():
+    def play(world):
+        observations, _ = world.reset(seed=11)
+        record = [observations]
+        for t in range(40):
+            record.extend(world.step(np.full(4, t % 6))[:4])
+        return record
+
+    world = GymnaxVectorEnv("Breakout-MinAtar", 4)
+    first = play(world)
+    for again in (play(world), play(GymnaxVectorEnv("Breakout-MinAtar", 4))):
+        for x, y in zip(first, again, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_different_seeds_play_differently():
+    world = GymnaxVectorEnv("CartPole-v1", 2)
+    first, _ = world.reset(seed=0)
+    second, _ = world.reset(seed=1)
+    np.testing.assert_array_equal(first[1], second[0])
+    assert not np.array_equal(first[0], second[0])
+    assert not np.array_equal(second, world.reset()[0])
+
+
+def test_a_constructor_seed_seeds_the_first_reset():
+    starts = [GymnaxVectorEnv("CartPole-v1", 2, seed=s).reset()[0] for s in (3, 3, 4)]
+    np.testing.assert_array_equal(starts[0], starts[1])
+    assert not np.array_equal(starts[0], starts[2])
+
+
+def test_a_masked_reset_leaves_the_other_copies_as_they_are():
+    world, other = (GymnaxVectorEnv("CartPole-v1", 3) for _ in range(2))
+    for each in (world, other):
+        each.reset(seed=0)
+        each.step(np.ones(3, int))
+    before = world.observations
+    after, _ = world.reset(
+        seed=[5, None, None], options={"reset_mask": np.array([True, False, False])}
+    )
+    np.testing.assert_array_equal(after[1:], before[1:])
+    np.testing.assert_array_equal(after[0], other.reset(seed=5)[0][0])
+
+
+def test_a_loaded_state_goes_on_bit_for_bit():
+    world, resumed = (GymnaxVectorEnv("Breakout-MinAtar", 4) for _ in range(2))
+    world.reset(seed=2)
+    actions = np.random.default_rng(0).integers(6, size=(60, 4))
+    for action in actions[:20]:
+        world.step(action)
+    resumed.load_state_dict(world.state_dict())
+    np.testing.assert_array_equal(world.observations, resumed.observations)
+    for action in actions[20:]:
+        for x, y in zip(world.step(action)[:4], resumed.step(action)[:4], strict=True):
+            np.testing.assert_array_equal(x, y)
+    np.testing.assert_array_equal(world.reset()[0], resumed.reset()[0])
+
+
+def test_a_state_of_before_the_first_reset_can_be_loaded():
+    world = GymnaxVectorEnv("CartPole-v1", 2, seed=1)
+    state = world.state_dict()
+    start, _ = world.reset()
+    world.load_state_dict(state)
+    np.testing.assert_array_equal(world.reset()[0], start)
+
+
+def test_autoreset_is_announced_and_arrays_are_the_callers_own():
+    world = GymnaxVectorEnv("CartPole-v1", 2)
+    assert world.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    first, _ = world.reset(seed=0)
+    kept = first.copy()
+    first[:] = 9
+    np.testing.assert_array_equal(world.observations, kept)
+
+
+def test_rendering_gives_one_picture_a_copy():
+    world = GymnaxVectorEnv("Breakout-MinAtar", 2, render_mode="rgb_array")
+    world.reset(seed=0)
+    frames = world.render()
+    assert [frame.shape for frame in frames] == [(160, 160, 3)] * 2
+    assert len(np.unique(frames[0].reshape(-1, 3), axis=0)) >= 4
+    assert GymnaxVectorEnv("Breakout-MinAtar", 2).render() is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"name": "Pong-MinAtar"},
+            r"`name` must be one of .*'Breakout-MinAtar'.*, got 'Pong-MinAtar'",
+        ),
+        ({"num_envs": 0}, r"`num_envs` must be at least 1, got 0"),
+        ({"render_mode": "human"}, r"`render_mode` must be None or 'rgb_array', got 'human'"),
+        ({"render_mode": "rgb_array"}, r"`render_mode` must be None for CartPole-v1"),
+        (
+            {"use_minimal_action_set": True},
+            r"`use_minimal_action_set` must be False except for MinAtar",
+        ),
+        (
+            {"params": {"gravitas": 1}},
+            r"`params` must be among \[.*'gravity'.*\], got \['gravitas'\]",
+        ),
+    ],
+)
+def test_a_bad_argument_is_named_with_its_rule_and_value(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GymnaxVectorEnv(**({"name": "CartPole-v1", "num_envs": 2} | arguments))
+
+
+def test_a_bad_call_is_refused():
+    world = GymnaxVectorEnv("CartPole-v1", 2)
+    with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) on CartPole-v1"):
+        world.step(np.zeros(2, int))
+    with pytest.raises(ValueError, match=r"`seed` must hold num_envs=2 seeds, got 3"):
+        world.reset(seed=[1, 2, 3])
+    world.reset(seed=0)
+    with pytest.raises(ValueError, match=r"`reset_mask` must be a bool array of shape \(2,\)"):
+        world.reset(options={"reset_mask": np.ones(3, bool)})
+    with pytest.raises(ValueError, match=r"actions must have shape \(2,\), got \(3,\)"):
+        world.step(np.zeros(3, int))
+    with pytest.raises(ValueError, match=r"actions must be in \[0, 2\), got \[0 2\]"):
+        world.step(np.array([0, 2]))
+    with pytest.raises(ValueError, match="`states` must hold arrays like"):
+        world.load_state_dict(
+            GymnaxVectorEnv("CartPole-v1", 2).state_dict() | {"keys": 1, "states": []}
+        )

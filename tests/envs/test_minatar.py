@@ -1,0 +1,100 @@
+"""The single MinAtar environment: checkers, pictures, and the same play as the vector world."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+pytest.importorskip("gymnax", reason="needs the minatar extra")
+
+from sb3_moe_envs.minatar import GAMES, MinAtarEnv, MinAtarVectorEnv
+from sb3_moe_envs.vector.channels import colour_channels
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_both_checkers_pass_for_every_game(game):
+    check_env(MinAtarEnv(game, render_mode="rgb_array"), skip_render_check=True)
+    sb3_check_env(MinAtarEnv(game, render_mode="rgb_array"))
+
+
+def test_one_environment_plays_what_its_slot_of_a_world_plays():
+    world, env = MinAtarVectorEnv("Breakout", 2), MinAtarEnv("Breakout")
+    batch, _ = world.reset(seed=4)
+    observation, _ = env.reset(seed=5)
+    episodes = 0
+    for action in np.random.default_rng(0).integers(6, size=80):
+        np.testing.assert_array_equal(observation, batch[1])
+        batch, rewards, terminated, truncated, infos = world.step(np.array([0, action]))
+        observation, *rest, info = env.step(action)
+        assert rest == [rewards[1], terminated[1], truncated[1]]
+        assert [type(x) for x in rest] == [float, bool, bool]
+        if terminated[1] or truncated[1]:
+            episodes += 1
+            np.testing.assert_array_equal(observation, infos["final_obs"][1])
+            observation, info = env.reset()
+        assert info == {}
+    assert episodes >= 2
+
+
+def test_a_reset_in_mid_episode_starts_another():
+    env = MinAtarEnv("SpaceInvaders")
+    env.reset(seed=0)
+    for _ in range(5):
+        moved = env.step(3)[0]
+    start, _ = env.reset()
+    assert not np.array_equal(start, moved)
+
+
+def test_a_step_after_the_end_asks_for_a_reset():
+    env = MinAtarEnv("Breakout")
+    env.reset(seed=0)
+    while not env.step(0)[2]:
+        pass
+    with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) before step\(\)"):
+        env.step(0)
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_a_loaded_state_goes_on_bit_for_bit(at_the_end):
+    env, resumed = MinAtarEnv("Breakout"), MinAtarEnv("Breakout", render_mode="rgb_array")
+    env.reset(seed=3)
+    done = False
+    for _ in range(200):
+        done = env.step(0)[2]
+        if done or not at_the_end:
+            break
+    resumed.load_state_dict(env.state_dict())
+    assert done == at_the_end
+    if at_the_end:
+        np.testing.assert_array_equal(env.reset()[0], resumed.reset()[0])
+    np.testing.assert_array_equal(env.step(1)[0], resumed.step(1)[0])
+    np.testing.assert_array_equal(env.np_random.random(3), resumed.np_random.random(3))
+
+
+def test_a_picture_has_a_colour_a_channel_and_the_first_channel_on_top():
+    observation = np.zeros((2, 3, 2), np.uint8)
+    observation[0, 0, 0] = observation[1, 2, 1] = 1
+    observation[0, 1] = 1
+    picture = colour_channels(observation)
+    assert picture.shape == (32, 48, 3)
+    assert picture.dtype == np.uint8
+    first, second, third = picture[0, 0], picture[31, 47], picture[31, 0]
+    assert not np.array_equal(first, second)
+    assert third.tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(picture[0, 16], first)
+
+
+def test_rendering_follows_the_game_to_the_final_frame():
+    env = MinAtarEnv("Breakout", render_mode="rgb_array")
+    assert env.render() is None
+    observation, done = env.reset(seed=0)[0], False
+    while not done:
+        np.testing.assert_array_equal(env.render(), colour_channels(observation))
+        observation, _, done, _, _ = env.step(0)
+    np.testing.assert_array_equal(env.render(), colour_channels(observation))
+
+
+def test_an_unknown_game_is_named():
+    with pytest.raises(ValueError, match=r"`game` must be one of \('Asterix', .*\), got 'Pong'"):
+        MinAtarEnv("Pong")
