@@ -1,0 +1,92 @@
+"""Losses that keep a router healthy, and the way they reach the optimiser of any algorithm.
+
+Shapes: B batch, N tokens per sample, E experts, S slots per expert.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch as th
+
+from sb3_moe.layers.routing import Routing
+
+
+class AuxCoefs(NamedTuple):
+    """How much each auxiliary loss counts; 0 leaves it out.
+
+    :param balance: load balance of the Switch Transformer (arXiv 2101.03961, eq. 4-6)
+    :param importance: squared variation of the gates' mass (arXiv 1701.06538, eq. 6-7)
+    :param z: squared log of the router's normaliser (arXiv 2202.08906, eq. 5)
+    """
+
+    balance: float = 0.0
+    importance: float = 0.0
+    z: float = 0.0
+
+
+def probabilities(routing: Routing) -> th.Tensor:
+    """Return the router's softmax over experts (B, N, E), slots of an expert summed."""
+    logits = _logits(routing)
+    if logits.dim() == 3:
+        return logits.softmax(-1)
+    return logits.flatten(2).softmax(-1).view_as(logits).sum(-1)
+
+
+def balance_loss(routing: Routing) -> th.Tensor:
+    """Return E times the sum over experts of load times mean probability: 1 when even."""
+    probs_E = probabilities(routing).mean(dim=(0, 1))
+    return len(probs_E) * (routing.load_E.detach() * probs_E).sum()
+
+
+def importance_loss(routing: Routing) -> th.Tensor:
+    """Return the squared coefficient of variation of the experts' summed probabilities."""
+    mass_E = probabilities(routing).sum(dim=(0, 1))
+    return mass_E.var(unbiased=False) / mass_E.mean().square().clamp_min(1e-12)
+
+
+def z_loss(routing: Routing) -> th.Tensor:
+    """Return the mean squared log-sum-exp of the router's scores."""
+    return _logits(routing).flatten(2).logsumexp(-1).square().mean()
+
+
+LOSSES = {"balance": balance_loss, "importance": importance_loss, "z": z_loss}
+
+
+def total_loss(routing: Routing, coefs: AuxCoefs) -> th.Tensor:
+    """Return the weighted sum of the losses that count."""
+    terms = [coef * LOSSES[name](routing) for name, coef in coefs._asdict().items() if coef != 0.0]
+    return th.stack(terms).sum()
+
+
+class AddLoss(th.autograd.Function):
+    """Return the input, and feed gradient 1 to the loss on the way back.
+
+    The gradient is that of adding the loss to whatever the algorithm minimises, so no algorithm
+    has to know of it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: th.Tensor, loss: th.Tensor) -> th.Tensor:
+        """Pass ``y`` through."""
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(loss)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: th.Tensor | None) -> tuple[th.Tensor | None, th.Tensor]:
+        """Pass the gradient through, and 1 to the loss."""
+        (loss,) = ctx.saved_tensors
+        return grads[0], th.ones_like(loss)
+
+
+def add_loss(y: th.Tensor, loss: th.Tensor) -> th.Tensor:
+    """Attach a loss to a tensor that the algorithm's own loss depends on."""
+    out: th.Tensor = AddLoss.apply(y, loss)  # type: ignore[no-untyped-call]  # torch's has no types
+    return out
+
+
+def _logits(routing: Routing) -> th.Tensor:
+    if routing.logits_BNE is None:
+        raise ValueError("auxiliary losses need a router with scores; this one has none")
+    return routing.logits_BNE

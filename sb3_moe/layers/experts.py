@@ -1,0 +1,200 @@
+"""Experts as one stacked network: built from plain modules, and given back as plain modules.
+
+Shapes: E experts, T rows that every expert may see, M rows per expert, k chosen experts per row,
+I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+
+import torch as th
+from torch import nn
+
+from sb3_moe.layers.encoder import ImageEncoder, Residual, StackedImageEncoder, run, split
+from sb3_moe.layers.stacked import (
+    Stacked,
+    StackedConv2d,
+    StackedFlatten,
+    StackedLinear,
+    StackedNorm,
+    gated_sum,
+)
+
+LEAVES = (StackedLinear, StackedConv2d)
+Tensors = tuple[th.Tensor | None, ...]
+# Below this many wasted multiply-adds, computing every expert beats sorting rows (measured on CPU).
+MASK_LIMIT = 4_000_000
+
+
+class StackedNetwork(nn.Module):
+    """E networks of one shape, run together.
+
+    Each expert is given as a plain module and so starts with exactly the weights that module was
+    given: whoever builds the experts decides how they are initialised.
+
+    :param experts: one module per expert, alike but for their weights: an ``nn.Linear``, or an
+        ``nn.Sequential`` of linear layers, an image encoder, normalisations and activations that
+        ends in an ``nn.Linear``
+    :raises ValueError: if there is no expert
+    :raises TypeError: if a layer can't be stacked, or the last one is not linear
+    """
+
+    def __init__(self, experts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not experts:
+            raise ValueError("`experts` must hold at least 1 expert, got 0")
+        self.num_experts = len(experts)
+        columns = [list(e) if isinstance(e, nn.Sequential) else [e] for e in experts]
+        alone = len(columns[0]) == 1
+        *hidden, last = zip(*columns, strict=True)
+        if not isinstance(last[0], nn.Linear):
+            raise TypeError(f"an expert must end in nn.Linear, got {type(last[0]).__name__}")
+        self.layers = nn.Sequential(*(stack(same) for same in hidden))
+        self.last = StackedLinear(last, last=not alone)
+        self.out_features = self.last.out_features
+        # Statistics over the batch need every row in every expert.
+        self.needs_all_rows = any(isinstance(m, StackedNorm) for m in self.modules())
+        self.macs = sum(m.macs for m in self.modules() if isinstance(m, StackedLinear))
+
+    def forward(self, x_EMI: th.Tensor) -> th.Tensor:
+        """Run each expert on rows of its own: (E, M, I) to (E, M, O)."""
+        return self.last(run(self.layers, x_EMI, shared=False))
+
+    def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+        """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
+        if len(self.layers) == 0:
+            return gated_sum(self.last.shared(x_TI), gates_TE)
+        return self.last.mix(run(self.layers, x_TI, shared=True), gates_TE)
+
+    def every(self, x_TI: th.Tensor) -> th.Tensor:
+        """Run every expert on every row: (T, I) to (E, T, O)."""
+        if len(self.layers) == 0:
+            return self.last.shared(x_TI)
+        return self.last(run(self.layers, x_TI, shared=True))
+
+    def selected(self, x_TI: th.Tensor, experts_Tk: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+        """Run on each row only its chosen experts; no row is dropped.
+
+        :param x_TI: the rows
+        :param experts_Tk: indices of the chosen experts
+        :param gates_TE: weight of each expert's output, zero where it was not chosen
+        :return: (T, O)
+        """
+        wasted = len(x_TI) * (self.num_experts - experts_Tk.shape[1]) * self.macs
+        # Sorting needs the counts on the host: on a GPU that wait costs more than the waste.
+        if wasted <= MASK_LIMIT or x_TI.is_cuda or self.needs_all_rows:
+            return self.mixture(x_TI, gates_TE)
+        return self._sorted(x_TI, experts_Tk, gates_TE)
+
+    def _sorted(self, x_TI: th.Tensor, experts_Tk: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+        top_k = experts_Tk.shape[1]
+        flat = experts_Tk.flatten()
+        order = flat.argsort()
+        counts = th.bincount(flat, minlength=self.num_experts).tolist()
+        rows = x_TI[order.div(top_k, rounding_mode="floor")].split(counts)
+        leaves = [leaf for leaf in self.modules() if isinstance(leaf, LEAVES)]
+        tensors = [leaf.unbind() for leaf in leaves]
+        outputs = [
+            self._single(x, iter([each[k] for each in tensors]))
+            for k, x in enumerate(rows)
+            if len(x)
+        ]
+        inverse = th.empty_like(order).scatter_(0, order, th.arange(len(order)))
+        y_TkO = th.cat(outputs)[inverse].unflatten(0, experts_Tk.shape)
+        return (y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)).sum(1)
+
+    def _single(self, x: th.Tensor, tensors: Iterator[Tensors]) -> th.Tensor:
+        for layer in [*self.layers, self.last]:
+            x = single(layer, x, tensors)
+        return x
+
+    def expert(self, k: int) -> nn.Sequential:
+        """Return expert ``k`` as plain modules, with a copy of its weights."""
+        return nn.Sequential(*(unstack(layer, k) for layer in [*self.layers, self.last]))
+
+
+def stack(modules: Sequence[nn.Module]) -> nn.Module:
+    """Return one module that does what each of these alike modules does, for all of them."""
+    first = modules[0]
+    match first:
+        case nn.Linear():
+            return StackedLinear(modules)  # type: ignore[arg-type]  # alike: all are Linear
+        case nn.Conv2d():
+            return StackedConv2d(modules)  # type: ignore[arg-type]
+        case nn.Flatten():
+            return StackedFlatten(len(modules))
+        case Residual():
+            return Residual(stack([m.block for m in modules]))  # type: ignore[misc]
+        case ImageEncoder():
+            convs = stack([m.convs for m in modules])
+            assert isinstance(convs, nn.Sequential)
+            return StackedImageEncoder(convs, first.image_shape, len(modules))
+        case nn.Sequential():
+            columns = zip(*modules, strict=True)
+            return nn.Sequential(*(stack(same) for same in columns))
+    if any(tensor.dim() == 1 for tensor in first.parameters()) and hasattr(first, "num_features"):
+        return StackedNorm(modules)
+    if any(True for _ in first.parameters()):
+        raise TypeError(f"don't know how to stack {type(first).__name__} over experts")
+    return copy.deepcopy(first)
+
+
+def unstack(layer: nn.Module, k: int) -> nn.Module:
+    """Return expert ``k``'s share of a module that ``stack`` made."""
+    match layer:
+        case StackedImageEncoder():
+            convs = unstack(layer.convs, k)
+            assert isinstance(convs, nn.Sequential)
+            return ImageEncoder(convs, layer.image_shape)
+        case Stacked():
+            return layer.unstack(k)
+        case Residual():
+            return Residual(unstack(layer.block, k))
+        case nn.Sequential():
+            return nn.Sequential(*(unstack(each, k) for each in layer))
+    return copy.deepcopy(layer)
+
+
+def single(layer: nn.Module, x: th.Tensor, tensors: Iterator[Tensors]) -> th.Tensor:
+    """Apply one expert's share of a module that ``stack`` made, taking its tensors in order."""
+    match layer:
+        case StackedImageEncoder():
+            image, rest = split(x, layer.image_shape)
+            return th.cat([single(layer.convs, image, tensors).flatten(1), rest], dim=1)
+        case Residual():
+            return x + single(layer.block, x, tensors)
+        case nn.Sequential():
+            for each in layer:
+                x = single(each, x, tensors)
+            return x
+        case StackedLinear() | StackedConv2d():
+            return layer.single(x, next(tensors))
+    y: th.Tensor = layer(x)
+    return y
+
+
+def mlp_experts(
+    num_experts: int,
+    in_features: int,
+    hidden: int,
+    out_features: int,
+    activation_fn: Callable[[], nn.Module] = nn.ReLU,
+) -> StackedNetwork:
+    """Build experts of two linear layers with an activation between, initialised as torch does.
+
+    :param num_experts: E
+    :param in_features: features of a token
+    :param hidden: width of an expert
+    :param out_features: features of its output
+    :param activation_fn: the activation between
+    """
+    return StackedNetwork(
+        [
+            nn.Sequential(
+                nn.Linear(in_features, hidden), activation_fn(), nn.Linear(hidden, out_features)
+            )
+            for _ in range(num_experts)
+        ]
+    )

@@ -1,0 +1,41 @@
+"""What a router decided, as a value that layers return.
+
+Shapes: B batch, N tokens per sample, E experts, S slots per expert, k chosen experts per token.
+"""
+
+from typing import NamedTuple
+
+import torch as th
+
+
+class Routing(NamedTuple):
+    """Which expert served which token, and how strongly.
+
+    :param gates_BNE: weight of each expert in each token's output
+    :param logits_BNE: the router's scores before any softmax, (B, N, E) or, with slots,
+        (B, N, E, S); None where nothing is learned
+    :param experts_BNk: the chosen experts' indices; None where every expert serves every token
+    """
+
+    gates_BNE: th.Tensor
+    logits_BNE: th.Tensor | None = None
+    experts_BNk: th.Tensor | None = None
+
+    @property
+    def load_E(self) -> th.Tensor:
+        """Share of the work that went to each expert, summing to 1.
+
+        Counts of (token, choice) pairs where experts are chosen, else mass of the gates.
+        """
+        if self.experts_BNk is None:
+            mass_E = self.gates_BNE.sum(dim=(0, 1))
+        else:
+            mass_E = counts(self.experts_BNk, self.gates_BNE.shape[-1])
+        return mass_E / mass_E.sum().clamp_min(1e-12)
+
+
+def counts(experts_BNk: th.Tensor, num_experts: int) -> th.Tensor:
+    """How often each expert was chosen, as float (E,); never waits for the device."""
+    count_E = experts_BNk.new_zeros(num_experts, dtype=th.float32)
+    ones = th.ones_like(experts_BNk, dtype=th.float32).flatten()
+    return count_E.scatter_add_(0, experts_BNk.flatten(), ones)

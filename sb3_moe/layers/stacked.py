@@ -1,0 +1,229 @@
+"""One weight tensor for all experts: the stacked counterparts of Linear, Conv2d and friends.
+
+Shapes: E experts, T rows that every expert sees, M rows per expert, I inputs, O outputs.
+Activations are (E, M, I); images keep the experts in the channels: (T, E*C, height, width).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+# Up to this many weights one wide GEMM over all experts beats a batched one (measured on CPU).
+WIDE_GEMM_LIMIT = 2_000_000
+
+
+class Stacked(nn.Module):
+    """A layer that every expert has, with the experts' weights on one leading axis.
+
+    :param num_experts: E
+    """
+
+    def __init__(self, num_experts: int) -> None:
+        super().__init__()
+        self.num_experts = num_experts
+
+    def shared(self, x: th.Tensor) -> th.Tensor:
+        """Apply every expert's layer to the same input."""
+        raise NotImplementedError
+
+    def unstack(self, k: int) -> nn.Module:
+        """Return expert ``k``'s layer as a plain module with copied weights."""
+        raise NotImplementedError
+
+
+class StackedLinear(Stacked):
+    """E linear layers.
+
+    :param linears: one ``nn.Linear`` per expert, already initialised
+    :param last: store the weight as (E, I, O) rather than (E, O, I). An expert's last layer is
+        summed over experts, and this order makes that sum part of one GEMM without a copy
+    """
+
+    def __init__(self, linears: Sequence[nn.Linear], *, last: bool = False) -> None:
+        super().__init__(len(linears))
+        self.in_features = linears[0].in_features
+        self.out_features = linears[0].out_features
+        self.last = last
+        weight_EOI = th.stack([linear.weight.detach() for linear in linears])
+        self.weight = nn.Parameter(self.from_EOI(weight_EOI).clone())
+        self.bias_EO: nn.Parameter | None = None
+        if linears[0].bias is not None:
+            self.bias_EO = nn.Parameter(th.stack([linear.bias.detach() for linear in linears]))
+
+    def from_EOI(self, tensor: th.Tensor) -> th.Tensor:
+        """Turn an (E, O, I) tensor into the stored order, or back, without a copy."""
+        return tensor.transpose(1, 2).contiguous() if self.last else tensor
+
+    @property
+    def weight_EOI(self) -> th.Tensor:
+        """The weight as (E, out, in), a view whatever the stored order."""
+        return self.weight.transpose(1, 2) if self.last else self.weight
+
+    @property
+    def weight_EIO(self) -> th.Tensor:
+        """The weight as (E, in, out), a view whatever the stored order."""
+        return self.weight if self.last else self.weight.transpose(1, 2)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one row in one expert."""
+        return self.in_features * self.out_features
+
+    def forward(self, x_EMI: th.Tensor) -> th.Tensor:
+        """Apply each expert's layer to its own rows: (E, M, I) to (E, M, O)."""
+        if self.bias_EO is None:
+            return th.bmm(x_EMI, self.weight_EIO)
+        return th.baddbmm(self.bias_EO.unsqueeze(1), x_EMI, self.weight_EIO)
+
+    def shared(self, x: th.Tensor) -> th.Tensor:
+        """Apply every expert's layer to the same rows: (T, I) to (E, T, O)."""
+        wide = self.weight.numel() <= WIDE_GEMM_LIMIT or x.is_cuda
+        if not wide or self.last:
+            return self(x.expand(self.num_experts, *x.shape))
+        bias = None if self.bias_EO is None else self.bias_EO.flatten()
+        y = F.linear(x, self.weight.flatten(0, 1), bias)
+        return y.unflatten(1, (self.num_experts, self.out_features)).transpose(0, 1)
+
+    def mix(self, x_ETI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+        """Apply each expert's layer and sum over experts with the gates: (E, T, I) to (T, O)."""
+        x_TEI = x_ETI.transpose(0, 1)
+        if self.last and self.weight.numel() <= WIDE_GEMM_LIMIT and x_TEI.is_contiguous():
+            gated = (x_TEI * gates_TE.unsqueeze(-1)).flatten(1)
+            if self.bias_EO is None:
+                return gated @ self.weight.flatten(0, 1)
+            return th.addmm(gates_TE @ self.bias_EO, gated, self.weight.flatten(0, 1))
+        return gated_sum(self(x_ETI), gates_TE)
+
+    def unstack(self, k: int) -> nn.Linear:
+        """Return expert ``k``'s layer as an ``nn.Linear``."""
+        bias = self.bias_EO is not None
+        linear = nn.Linear(self.in_features, self.out_features, bias, self.weight.device)
+        linear.weight.data.copy_(self.weight_EOI[k])
+        if self.bias_EO is not None:
+            linear.bias.data.copy_(self.bias_EO[k])
+        return linear
+
+    def unbind(self) -> list[tuple[th.Tensor | None, ...]]:
+        """Return (weight (O, I), bias (O,) or None) per expert; the backward pass stacks once."""
+        biases = [None] * self.num_experts if self.bias_EO is None else self.bias_EO.unbind()
+        return list(zip(self.weight_EOI.unbind(), biases, strict=True))
+
+    def single(self, x: th.Tensor, tensors: tuple[th.Tensor | None, ...]) -> th.Tensor:
+        """Apply one expert's layer to (t, I)."""
+        weight, bias = tensors
+        assert weight is not None
+        return F.linear(x, weight, bias)
+
+    def extra_repr(self) -> str:
+        """Show the sizes as ``nn.Linear`` does."""
+        return f"{self.num_experts} x ({self.in_features} -> {self.out_features})"
+
+
+class StackedConv2d(Stacked):
+    """E convolutions: the first as one wide convolution, later ones grouped by expert.
+
+    :param convs: one ``nn.Conv2d`` per expert, alike but for their weights
+    """
+
+    def __init__(self, convs: Sequence[nn.Conv2d]) -> None:
+        super().__init__(len(convs))
+        self.stride, self.padding = convs[0].stride, convs[0].padding
+        self.weight_EOIhw = nn.Parameter(th.stack([conv.weight.detach() for conv in convs]))
+        self.bias_EO: nn.Parameter | None = None
+        if convs[0].bias is not None:
+            self.bias_EO = nn.Parameter(
+                th.stack([b.detach() for conv in convs if (b := conv.bias) is not None])
+            )
+
+    def _convolve(self, x: th.Tensor, groups: int) -> th.Tensor:
+        bias = None if self.bias_EO is None else self.bias_EO.flatten()
+        return F.conv2d(
+            x, self.weight_EOIhw.flatten(0, 1), bias, self.stride, self.padding, groups=groups
+        )
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Apply each expert's convolution to its own channels of (T, E*C, height, width)."""
+        return self._convolve(x, groups=self.num_experts)
+
+    def shared(self, x: th.Tensor) -> th.Tensor:
+        """Apply every expert's convolution to the same (T, C, height, width)."""
+        return self._convolve(x, groups=1)
+
+    def unstack(self, k: int) -> nn.Conv2d:
+        """Return expert ``k``'s layer as an ``nn.Conv2d``."""
+        out_channels, in_channels, *kernel = self.weight_EOIhw.shape[1:]
+        conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            tuple(kernel),  # type: ignore[arg-type]  # two numbers, which mypy can't count
+            self.stride,  # type: ignore[arg-type]
+            self.padding,  # type: ignore[arg-type]
+            bias=self.bias_EO is not None,
+            device=self.weight_EOIhw.device,
+        )
+        conv.weight.data.copy_(self.weight_EOIhw[k])
+        if self.bias_EO is not None and conv.bias is not None:
+            conv.bias.data.copy_(self.bias_EO[k])
+        return conv
+
+    def unbind(self) -> list[tuple[th.Tensor | None, ...]]:
+        """Return (weight, bias or None) per expert."""
+        biases = [None] * self.num_experts if self.bias_EO is None else self.bias_EO.unbind()
+        return list(zip(self.weight_EOIhw.unbind(), biases, strict=True))
+
+    def single(self, x: th.Tensor, tensors: tuple[th.Tensor | None, ...]) -> th.Tensor:
+        """Apply one expert's convolution to (t, C, height, width)."""
+        weight, bias = tensors
+        assert weight is not None
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
+
+
+class StackedFlatten(Stacked):
+    """Turn (T, E*C, height, width) into (E, T, C*height*width)."""
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Flatten each expert's share of the channels."""
+        return x.reshape(x.shape[0], self.num_experts, -1).transpose(0, 1)
+
+    def unstack(self, k: int) -> nn.Flatten:
+        """Return ``nn.Flatten``."""
+        return nn.Flatten()
+
+
+class StackedNorm(Stacked):
+    """E normalisations over the batch as one over E*H features, which is the same thing.
+
+    :param norms: one normalisation of (T, H) inputs per expert; every tensor of it with an axis
+        has H entries
+    """
+
+    def __init__(self, norms: Sequence[nn.Module]) -> None:
+        super().__init__(len(norms))
+        self.norm = copy.deepcopy(norms[0])
+        states = [norm.state_dict() for norm in norms]
+        for name, tensor in [*self.norm.named_parameters(), *self.norm.named_buffers()]:
+            if tensor.dim() > 0:
+                tensor.data = th.cat([state[name] for state in states])
+
+    def forward(self, x_ETI: th.Tensor) -> th.Tensor:
+        """Normalise each expert's features over the T rows."""
+        x_TEI = x_ETI.transpose(0, 1)
+        return self.norm(x_TEI.flatten(1)).view(x_TEI.shape).transpose(0, 1)
+
+    def unstack(self, k: int) -> nn.Module:
+        """Return expert ``k``'s normalisation."""
+        norm = copy.deepcopy(self.norm)
+        for tensor in [*norm.parameters(), *norm.buffers()]:
+            if tensor.dim() > 0:
+                tensor.data = tensor.data.chunk(self.num_experts)[k].clone()
+        return norm
+
+
+def gated_sum(y_ETO: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+    """Sum over experts, weighted by the gates: (E, T, O) to (T, O)."""
+    return th.einsum("eto,te->to", y_ETO, gates_TE)

@@ -1,0 +1,38 @@
+"""How a sample becomes tokens, and how tokens become one vector again.
+
+Shapes: B batch, N tokens, D features of a bare token, X features that are appended to each token
+(a task's one-hot, a critic's action), C channels, H height, W width of a feature map.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch as th
+
+TokenKind = Literal["sample", "conv", "feature"]
+
+
+def token_shape(kind: TokenKind, map_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Return (N, D) of the tokens of a feature map (arXiv 2402.08609, section 3).
+
+    :param kind: ``"conv"``, a token per position, or ``"feature"``, a token per channel
+    :param map_shape: (C, H, W)
+    """
+    channels, height, width = map_shape
+    positions = height * width
+    return (positions, channels) if kind == "conv" else (channels, positions)
+
+
+def tokenize(kind: TokenKind, x_BF: th.Tensor, map_shape: tuple[int, int, int]) -> th.Tensor:
+    """Split a flattened feature map (B, C*H*W) into tokens (B, N, D)."""
+    channels = map_shape[0]
+    x_BCP = x_BF.view(len(x_BF), channels, -1)
+    return x_BCP.transpose(1, 2) if kind == "conv" else x_BCP
+
+
+def append_to_each(x_BND: th.Tensor, extra_BX: th.Tensor) -> th.Tensor:
+    """Append the same features to every token of a sample: (B, N, D + X)."""
+    if extra_BX.shape[1] == 0:
+        return x_BND
+    return th.cat([x_BND, extra_BX.unsqueeze(1).expand(-1, x_BND.shape[1], -1)], dim=-1)
