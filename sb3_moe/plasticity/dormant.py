@@ -1,0 +1,68 @@
+"""Dormant neurons (Sokar et al. 2023, arXiv 2302.12902), for dense and for stacked layers.
+
+Shapes: E experts (1 for a dense layer), H units. An activity is the mean absolute activation of a
+unit over a batch (and over positions, for a feature map).
+"""
+
+from __future__ import annotations
+
+import torch as th
+
+TAUS = (0.0, 0.01, 0.025, 0.1)
+
+
+def check_tau(tau: float) -> None:
+    """Refuse a threshold that no score can reach.
+
+    :raises ValueError: if ``tau`` is negative
+    """
+    if tau < 0:
+        raise ValueError(f"`tau` must be at least 0, got {tau}")
+
+
+def dormant_scores(activity_EH: th.Tensor) -> th.Tensor:
+    """Return each unit's activity relative to the mean of the whole layer (eq. 1).
+
+    All units of all experts count as one layer. A layer that is silent has only zeros.
+
+    :param activity_EH: mean absolute activations, (E, H) or (H,)
+    """
+    mean = activity_EH.mean()
+    return activity_EH / mean if mean > 0 else th.zeros_like(activity_EH)
+
+
+def dormant_mask(activity_EH: th.Tensor, tau: float) -> th.Tensor:
+    """Tell which units are dormant at a threshold.
+
+    :param activity_EH: mean absolute activations
+    :param tau: units whose score is at most this are dormant
+    :raises ValueError: if ``tau`` is negative
+    """
+    check_tau(tau)
+    return dormant_scores(activity_EH) <= tau
+
+
+def dormant_fraction(activity_EH: th.Tensor, tau: float = 0.0) -> float:
+    """Return the share of dormant units, pooled over the layer: the primary measure.
+
+    Given ``Activations.gated_activity_EH`` it is the gate-weighted one, in which an expert that
+    reaches no output counts as dormant.
+
+    :param activity_EH: mean absolute activations
+    :param tau: units whose score is at most this are dormant
+    :raises ValueError: if ``tau`` is negative
+    """
+    return float(dormant_mask(activity_EH, tau).double().mean())
+
+
+def dormant_fraction_per_expert(activity_EH: th.Tensor, tau: float = 0.0) -> th.Tensor:
+    """Return each expert's share of units that are dormant beside the same expert's other units.
+
+    It does not show an expert that is quiet as a whole; the pooled measure does.
+
+    :param activity_EH: mean absolute activations
+    :param tau: units whose score is at most this are dormant
+    :raises ValueError: if ``tau`` is negative
+    :return: (E,)
+    """
+    return th.tensor([dormant_fraction(activity_H, tau) for activity_H in activity_EH])

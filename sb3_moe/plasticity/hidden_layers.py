@@ -1,0 +1,97 @@
+"""The hidden layers of any policy of SB3, sb3-contrib or ours, found by their activations."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, TypeVar
+
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
+
+from sb3_moe.layers import MoELayer, StackedNetwork
+from sb3_moe.plasticity.activations import ACTIVATIONS
+
+M = TypeVar("M", bound=nn.Module)
+
+# Where SB3 and sb3-contrib keep each tower; the first match names it.
+TOWERS = (
+    (r"(mlp_extractor\.policy_net|action_net)\b", "pi"),
+    (r"(mlp_extractor\.value_net|value_net)\b", "vf"),
+    (r"(vf_|critic\.)features_extractor\b", "vf_features"),
+    (r"(\w+\.)?(pi_)?features_extractor\b", "features"),
+    (r"critic\.(qf\d+)\b", r"\1"),
+    (r"actor\.\w+", "pi"),
+    (r"(q_net|quantile_net)\.\w+", "qf"),
+)
+
+
+class HiddenLayer(NamedTuple):
+    """One hidden layer of a tower.
+
+    :param name: ``<tower>.<index>``, counted from the input
+    :param module: the activation module
+    :param num_experts: 1 for a dense layer
+    :param mixture: the mixture it is in, None for a dense layer
+    """
+
+    name: str
+    module: nn.Module
+    num_experts: int = 1
+    mixture: MoELayer | None = None
+
+
+def tower_of(path: str) -> str:
+    """Name the tower that a module belongs to.
+
+    :param path: the module's name among the policy's modules
+    """
+    for pattern, tower in TOWERS:
+        if match := re.match(pattern, path):
+            return match.expand(tower)
+    return path.split(".")[0]
+
+
+def online_modules(policy: BasePolicy) -> dict[str, nn.Module]:
+    """Return the policy's modules by name, without those of target networks."""
+    return {
+        path: module
+        for path, module in policy.named_modules()
+        if not re.match(r"\w+_target\b", path)
+    }
+
+
+def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
+    """List every hidden layer: each activation but an actor's squashed output.
+
+    :param policy: of any algorithm
+    """
+    modules = online_modules(policy)
+    counts: dict[str, int] = {}
+    layers = []
+    for path, module in modules.items():
+        if not isinstance(module, ACTIVATIONS) or _squashes_the_output(policy, module):
+            continue
+        tower = tower_of(path)
+        index = counts[tower] = counts.get(tower, -1) + 1
+        stacked = _nearest(modules, path, StackedNetwork)
+        mixture = _nearest(modules, path, MoELayer)
+        layers.append(
+            HiddenLayer(f"{tower}.{index}", module, stacked.num_experts if stacked else 1, mixture)
+        )
+    return layers
+
+
+def _squashes_the_output(policy: BasePolicy, module: nn.Module) -> bool:
+    """Tell TD3's last tanh, which belongs to the output layer, from a hidden one."""
+    mu = getattr(getattr(policy, "actor", None), "mu", None)
+    return isinstance(mu, nn.Sequential) and mu[-1] is module
+
+
+def _nearest(modules: dict[str, nn.Module], path: str, kind: type[M]) -> M | None:
+    """Return the innermost module of a kind around a path."""
+    while path:
+        path = path.rpartition(".")[0]
+        module = modules.get(path)
+        if isinstance(module, kind):
+            return module
+    return None

@@ -1,0 +1,150 @@
+"""Run a batch through a policy and read every hidden layer, mixtures included.
+
+Shapes: B batch, N tokens per sample, T rows, E experts, S slots of an expert, C tokens that an
+expert chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+
+from sb3_moe.layers import ExpertChoiceMoE, MoELayer, Routing, SoftMoE, StackedNetwork
+from sb3_moe.plasticity.activations import ACTIVATIONS, Activations, as_ETHP, recording
+from sb3_moe.plasticity.hidden_layers import HiddenLayer, hidden_layers
+
+Obs = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
+TensorObs = th.Tensor | dict[str, th.Tensor]
+
+
+@th.no_grad()
+def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
+    """Return what each hidden layer computes on a batch, by ``<tower>.<index>``.
+
+    A token that a sparse router did not send to an expert counts there as zeros.
+
+    :param policy: of any algorithm; its mode is left as it was
+    :param obs: a batch of observations, as the environment gives them
+    :raises ValueError: if the policy has no hidden layer with a known activation
+    """
+    layers = hidden_layers(policy)
+    if not layers:
+        raise ValueError(
+            "`policy` must have a hidden layer whose activation is one of "
+            f"{', '.join(kind.__name__ for kind in ACTIVATIONS)}, got none"
+        )
+    watched = {layer.name: layer.module for layer in layers}
+    watched |= {f"{la.name} mixture": la.mixture for la in layers if la.mixture is not None}
+    with evaluating(policy), every_row_in_every_expert(policy), recording(watched) as outputs:
+        run_towers(policy, policy.obs_to_tensor(obs)[0])
+    return {layer.name: _activations(layer, outputs) for layer in layers if outputs[layer.name]}
+
+
+@contextmanager
+def evaluating(policy: BasePolicy) -> Iterator[None]:
+    """Put a policy into evaluation mode while the block runs."""
+    training = policy.training
+    policy.set_training_mode(False)
+    try:
+        yield
+    finally:
+        policy.set_training_mode(training)
+
+
+@contextmanager
+def every_row_in_every_expert(policy: BasePolicy) -> Iterator[None]:
+    """Keep sparse layers from sorting rows by expert, so that hooks see one tensor per layer."""
+    networks = [module for module in policy.modules() if isinstance(module, StackedNetwork)]
+    before = [network.needs_all_rows for network in networks]
+    for network in networks:
+        network.needs_all_rows = True
+    try:
+        yield
+    finally:
+        for network, value in zip(networks, before, strict=True):
+            network.needs_all_rows = value
+
+
+def run_towers(policy: BasePolicy, obs: TensorObs) -> None:
+    """Run every tower of a policy once: the actor, then the critics on its actions.
+
+    :param policy: of any algorithm
+    :param obs: a batch of observations on the policy's device
+    """
+    if isinstance(policy, ActorCriticPolicy):
+        memory = fresh_memory(policy, obs)
+        policy.get_distribution(obs, *memory)
+        policy.predict_values(obs, *memory)
+        return
+    actions = policy._predict(obs, deterministic=True)
+    critic = getattr(policy, "critic", None)
+    if critic is not None:
+        critic(obs, actions)
+
+
+def fresh_memory(policy: ActorCriticPolicy, obs: TensorObs) -> tuple[Any, ...]:
+    """Return what a recurrent policy needs besides observations, at the start of an episode."""
+    shape = getattr(policy, "lstm_hidden_state_shape", None)
+    if shape is None:
+        return ()
+    batch = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+    zeros = th.zeros(shape[0], batch, shape[2], device=policy.device)
+    return (zeros, zeros), th.ones(batch, device=policy.device)
+
+
+def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activations:
+    values_ETHP = as_ETHP(outputs[layer.name][-1], layer.num_experts)
+    if layer.mixture is None:
+        return Activations(values_ETHP)
+    routing: Routing = outputs[f"{layer.name} mixture"][-1][1]
+    if routing.experts_BNk is not None:
+        chosen_BNE = th.zeros_like(routing.gates_BNE).scatter(-1, routing.experts_BNk, 1.0)
+        values_ETHP = values_ETHP * chosen_BNE.flatten(0, 1).T[:, :, None, None]
+    return Activations(values_ETHP, row_gates(layer.mixture, routing))
+
+
+def row_gates(mixture: MoELayer, routing: Routing) -> th.Tensor:
+    """Return the weight of each row of each expert in the layer's output.
+
+    :param mixture: the layer
+    :param routing: what it decided
+    :return: (T, E), with rows in the order in which the experts saw them
+    """
+    tokens = routing.gates_BNE.shape[1]
+    if isinstance(mixture, SoftMoE) and tokens > 1:
+        return _slot_gates(mixture, routing)
+    if isinstance(mixture, ExpertChoiceMoE):
+        capacity = -(-tokens * mixture.top_k // mixture.num_experts)
+        gates_BEC = routing.gates_BNE.transpose(1, 2).topk(capacity, dim=-1).values
+        return gates_BEC.transpose(1, 2).flatten(0, 1)
+    return routing.gates_BNE.flatten(0, 1)
+
+
+def _slot_gates(mixture: SoftMoE, routing: Routing) -> th.Tensor:
+    """Return each slot's mean weight over the tokens it is mixed back into."""
+    assert routing.logits_BNE is not None
+    logits_BNK = routing.logits_BNE.flatten(2)
+    combine_BK = logits_BNK.softmax(-1).mean(1)
+    combine_BES = combine_BK.unflatten(1, (mixture.num_experts, mixture.num_slots))
+    return combine_BES.transpose(1, 2).flatten(0, 1)
+
+
+def select(obs: Obs, index: Any) -> Obs:
+    """Take some samples of a batch of observations."""
+    if isinstance(obs, dict):
+        return {key: value[index] for key, value in obs.items()}
+    return obs[index]
+
+
+def concatenate(batches: Sequence[Obs]) -> Obs:
+    """Join batches of observations of one space."""
+    dicts = [batch for batch in batches if isinstance(batch, dict)]
+    if dicts:
+        return {key: np.concatenate([batch[key] for batch in dicts]) for key in dicts[0]}
+    return np.concatenate([batch for batch in batches if not isinstance(batch, dict)])

@@ -1,0 +1,116 @@
+"""Reading the hidden layers of real policies and of mixtures."""
+
+import numpy as np
+import pytest
+import torch as th
+from sb3_contrib import QRDQN, RecurrentPPO
+from stable_baselines3 import DQN, PPO, SAC, TD3
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import nn
+
+from sb3_moe.layers import (
+    ExpertChoiceMoE,
+    LinearRouter,
+    SoftMoE,
+    SparseMoE,
+    UniformMoE,
+    mlp_experts,
+)
+from sb3_moe.plasticity import as_ETHP, hidden_layers, policy_activations, recording
+from sb3_moe.plasticity.probe import row_gates
+
+
+def batch(model, n=5):
+    return np.stack([model.observation_space.sample() for _ in range(n)])
+
+
+@pytest.mark.parametrize(
+    ("algo", "alias", "env_id", "towers"),
+    [
+        (PPO, "MlpPolicy", "CartPole-v1", ["pi", "vf"]),
+        (RecurrentPPO, "MlpLstmPolicy", "CartPole-v1", ["pi", "vf"]),
+        (DQN, "MlpPolicy", "CartPole-v1", ["qf"]),
+        (QRDQN, "MlpPolicy", "CartPole-v1", ["qf"]),
+        (SAC, "MlpPolicy", "Pendulum-v1", ["pi", "qf0", "qf1"]),
+        (TD3, "MlpPolicy", "Pendulum-v1", ["pi", "qf0", "qf1"]),
+    ],
+)
+def test_every_hidden_layer_of_every_tower_is_read(algo, alias, env_id, towers):
+    options = {} if issubclass(algo, OnPolicyAlgorithm) else {"buffer_size": 10}
+    model = algo(alias, env_id, policy_kwargs={"net_arch": [8, 6]}, device="cpu", **options)
+    shapes = {
+        name: tuple(a.values_ETHP.shape)
+        for name, a in policy_activations(model.policy, batch(model)).items()
+    }
+    expected = {f"{tower}.{i}": (1, 5, (8, 6)[i], 1) for tower in towers for i in (0, 1)}
+    assert shapes == expected
+
+
+def test_what_is_read_is_what_the_tower_computes():
+    model = PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8]}, device="cpu")
+    obs = batch(model)
+    read = policy_activations(model.policy, obs)["pi.0"].values_ETHP[0, :, :, 0]
+    th.testing.assert_close(read, model.policy.mlp_extractor.policy_net(th.as_tensor(obs)))
+
+
+def test_the_policys_mode_is_left_as_it_was():
+    model = PPO("MlpPolicy", "CartPole-v1", device="cpu")
+    model.policy.set_training_mode(True)
+    policy_activations(model.policy, batch(model))
+    assert model.policy.training
+
+
+def test_a_policy_without_hidden_layers_says_which_activations_are_known():
+    model = PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": []}, device="cpu")
+    with pytest.raises(
+        ValueError, match=r"a hidden layer whose activation is one of .*Tanh, got none"
+    ):
+        policy_activations(model.policy, batch(model))
+
+
+def test_td3s_squashed_output_is_not_a_hidden_layer():
+    model = TD3("MlpPolicy", "Pendulum-v1", device="cpu", buffer_size=10)
+    assert all(not isinstance(layer.module, nn.Tanh) for layer in hidden_layers(model.policy))
+
+
+def read_layer(layer, x_BNI):
+    """Return (rows' hidden values, rows' outputs, layer's output, rows' gates)."""
+    with recording({"act": layer.experts.layers[1]}) as outputs, th.no_grad():
+        y_BNO, routing = layer(x_BNI)
+    values_ETHP = as_ETHP(outputs["act"][0], layer.num_experts)
+    rows_ETO = layer.experts.last(values_ETHP[..., 0])
+    return rows_ETO, y_BNO, row_gates(layer, routing)
+
+
+@pytest.mark.parametrize("tokens", [1, 6])
+@pytest.mark.parametrize("slots", [1, 2])
+def test_gates_of_rows_make_up_a_soft_layers_output(tokens, slots):
+    layer = SoftMoE(mlp_experts(3, 4, 5, 2), LinearRouter(4, 3 * slots), num_slots=slots)
+    rows_ETO, y_BNO, gates_TE = read_layer(layer, th.randn(7, tokens, 4))
+    weighted_TO = th.einsum("eto,te->to", rows_ETO, gates_TE)
+    per_sample_BO = weighted_TO.view(7, -1, 2).sum(1)
+    th.testing.assert_close(per_sample_BO, y_BNO.mean(1))
+
+
+def test_gates_of_rows_make_up_an_expert_choice_layers_output():
+    layer = ExpertChoiceMoE(mlp_experts(3, 4, 5, 2), LinearRouter(4, 3), top_k=2)
+    rows_ETO, y_BNO, gates_TE = read_layer(layer, th.randn(7, 6, 4))
+    weighted_TO = th.einsum("eto,te->to", rows_ETO, gates_TE)
+    th.testing.assert_close(weighted_TO.view(7, -1, 2).sum(1), y_BNO.sum(1))
+
+
+@pytest.mark.parametrize("kind", [SparseMoE, UniformMoE])
+def test_gates_of_rows_make_up_the_output_where_tokens_keep_their_place(kind):
+    experts = mlp_experts(3, 4, 5, 2)
+    layer = SparseMoE(experts, LinearRouter(4, 3)) if kind is SparseMoE else UniformMoE(experts)
+    rows_ETO, y_BNO, gates_TE = read_layer(layer, th.randn(7, 6, 4))
+    th.testing.assert_close(th.einsum("eto,te->to", rows_ETO, gates_TE), y_BNO.flatten(0, 1))
+
+
+def test_a_stacked_layer_reads_the_same_as_the_plain_experts_it_stands_for():
+    layer, x_TI = UniformMoE(mlp_experts(3, 4, 5, 2)), th.randn(9, 4)
+    with recording({"act": layer.experts.layers[1]}) as outputs, th.no_grad():
+        layer(x_TI.unsqueeze(1))
+    values_ETHP = as_ETHP(outputs["act"][0], 3)
+    for k in range(3):
+        th.testing.assert_close(values_ETHP[k, :, :, 0], layer.experts.expert(k)[:2](x_TI))
