@@ -126,9 +126,9 @@ def stack(modules: Sequence[nn.Module]) -> nn.Module:
         case nn.Flatten():
             return StackedFlatten(len(modules))
         case Residual():
-            return Residual(stack([m.block for m in modules]))  # type: ignore[misc]
+            return Residual(stack([m.block for m in modules if isinstance(m, Residual)]))
         case ImageEncoder():
-            convs = stack([m.convs for m in modules])
+            convs = stack([m.convs for m in modules if isinstance(m, ImageEncoder)])
             assert isinstance(convs, nn.Sequential)
             return StackedImageEncoder(convs, first.image_shape, len(modules))
         case nn.Sequential():
