@@ -1,0 +1,1 @@
+"""MoE policy classes, one module per family of algorithms."""

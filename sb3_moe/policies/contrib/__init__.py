@@ -1,0 +1,1 @@
+"""MoE policies for sb3-contrib: the only code that imports it."""

@@ -1,0 +1,310 @@
+"""What every MoE policy shares: its options, its features extractor, and ways to look inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_moe.extractors import CONVS, TaskExtractor, default_encoder
+from sb3_moe.layers import MoELayer, Routing
+from sb3_moe.layers.tokens import TokenKind
+from sb3_moe.options import DEFAULTS, per_tower
+from sb3_moe.placement import Architect
+from sb3_moe.towers import Layout
+
+OURS = ("encoder", "num_tasks")
+
+
+class MoEPolicy(BaseModel):
+    """A mixin that stands before one of SB3's policy classes and gives its networks experts.
+
+    Each of SB3's arguments keeps its meaning. Every option below may also be a dict from tower to
+    value, as ``net_arch``: ``dict(pi=..., vf=...)``, or ``dict(pi=..., qf=...)`` off-policy.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param lr_schedule: learning rate schedule
+    :param placement: where the experts sit: ``"none"``, ``"middle"``, ``"final"``, ``"all"``,
+        ``"big"``; see :class:`sb3_moe.options.MoEOptions` for this and the other options
+    :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"uniform"`` or
+        ``"random"``
+    :param num_experts: None: the number of tasks for ``"task"``, else 4
+    :param top_k: experts per token
+    :param tokens: ``"sample"``, ``"conv"`` or ``"feature"``
+    :param num_slots: slots per expert for the soft router; None: ceil(tokens / experts)
+    :param expert_width: hidden width of an expert; None: as the dense layer it replaces
+    :param normalize_router: L2-normalise tokens and router weights
+    :param router_noise: noise on the router's scores, off-policy training only
+    :param balance_coef: weight of the load-balance loss
+    :param importance_coef: weight of the importance loss
+    :param z_coef: weight of the router's z-loss
+    :param bias_rate: step of loss-free balancing
+    :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
+        ``"none"``
+    :param features_extractor_class: None: SB3's own where no experts need more, else
+        :class:`sb3_moe.extractors.TaskExtractor`
+    :param features_extractor_kwargs: its arguments
+    :param net_arch: hidden layers; None: SB3's default, or ``[512]`` behind an image encoder
+    :raises TypeError: if an option is unknown or has the wrong type
+    :raises ValueError: if a value or a combination is not valid
+    """
+
+    towers: ClassVar[tuple[str, ...]] = ("pi", "vf")
+    on_policy: ClassVar[bool] = True
+    adam_kwargs: ClassVar[dict[str, Any]] = {}
+    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    encodes_images: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        lr_schedule: Schedule,
+        *,
+        placement: str | Mapping[str, str] = "middle",
+        router: str | Mapping[str, str] = "soft",
+        num_experts: int | Mapping[str, int | None] | None = None,
+        top_k: int | Mapping[str, int] = 1,
+        tokens: TokenKind | Mapping[str, TokenKind] = "sample",
+        num_slots: int | Mapping[str, int | None] | None = None,
+        expert_width: int | Mapping[str, int | None] | None = None,
+        normalize_router: bool | Mapping[str, bool] = False,
+        router_noise: float | Mapping[str, float] = 0.0,
+        balance_coef: float | Mapping[str, float] = 0.0,
+        importance_coef: float | Mapping[str, float] = 0.0,
+        z_coef: float | Mapping[str, float] = 0.0,
+        bias_rate: float | Mapping[str, float] = 0.0,
+        task_input: str | Mapping[str, str] = "both",
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        given = locals()
+        self.moe_options = {name: given[name] for name in DEFAULTS}
+        self.moe = per_tower(self.moe_options, self.towers)
+        if self.on_policy and any(each.router_noise for each in self.moe.values()):
+            raise ValueError(
+                "`router_noise` must be 0 for on-policy algorithms, whose ratio of new to old "
+                f"policy it would move, got {router_noise}"
+            )
+        self.raw_features = any(each.placement == "big" for each in self.moe.values())
+        extractor, extractor_kwargs = self._choose_extractor(
+            observation_space, features_extractor_class, features_extractor_kwargs
+        )
+        if net_arch is None and self._ends_in_map(extractor, extractor_kwargs):
+            net_arch = [512]
+        self._default_to_fused_adam(kwargs)
+        self._check_gsde(kwargs)
+        super().__init__(  # type: ignore[call-arg, misc]  # to the policy behind this mixin
+            observation_space,
+            action_space,
+            lr_schedule,  # type: ignore[arg-type]
+            features_extractor_class=extractor,
+            features_extractor_kwargs=extractor_kwargs,
+            net_arch=net_arch,
+            **kwargs,
+        )
+
+    # What the constructor decides.
+
+    def _choose_extractor(
+        self,
+        space: gym.Space[Any],
+        given: type[BaseFeaturesExtractor] | None,
+        kwargs: dict[str, Any] | None,
+    ) -> tuple[type[BaseFeaturesExtractor], dict[str, Any]]:
+        kwargs = dict(kwargs or {})
+        if given is None:
+            given = self._default_extractor(space, kwargs)
+        if issubclass(given, TaskExtractor):
+            kwargs.setdefault("encoder", default_encoder(space) if self.encodes_images else "flat")
+            if "cnn_output_dim" in kwargs:
+                kwargs["features_dim"] = kwargs.pop("cnn_output_dim")
+        elif self.raw_features:
+            raise ValueError(
+                "`placement`='big' holds the encoder inside each expert, so "
+                "`features_extractor_class` must be TaskExtractor (or None), got "
+                f"{given.__name__}; to name an encoder use "
+                "features_extractor_kwargs=dict(encoder=...)"
+            )
+        return given, kwargs
+
+    def _default_extractor(
+        self, space: gym.Space[Any], kwargs: dict[str, Any]
+    ) -> type[BaseFeaturesExtractor]:
+        plain = all(not each.is_moe and each.experts_see_task for each in self.moe.values())
+        if plain and not any(name in kwargs for name in OURS):
+            try:
+                self.dense_extractor(space, **kwargs)
+            except AssertionError:
+                # SB3 takes only uint8 images in [0, 255] for images; MinAtar's are in [0, 1].
+                return TaskExtractor
+            return self.dense_extractor
+        return TaskExtractor
+
+    @staticmethod
+    def _ends_in_map(extractor: type[BaseFeaturesExtractor], kwargs: dict[str, Any]) -> bool:
+        if not issubclass(extractor, TaskExtractor):
+            return False
+        return kwargs["encoder"] in CONVS and kwargs.get("features_dim") is None
+
+    def _default_to_fused_adam(self, kwargs: dict[str, Any]) -> None:
+        """Use the fused Adam where there are experts: one stacked tensor is one launch."""
+        optimizer = kwargs.get("optimizer_class", th.optim.Adam)
+        moe = any(each.is_moe for each in self.moe.values())
+        if moe and optimizer is th.optim.Adam and kwargs.get("optimizer_kwargs") is None:
+            kwargs["optimizer_kwargs"] = {**self.adam_kwargs, "fused": True}
+
+    def _check_gsde(self, kwargs: dict[str, Any]) -> None:
+        if kwargs.get("use_sde") and self.moe["pi"].placement == "big":
+            raise ValueError(
+                "`use_sde`=True needs the latent of the actor's last layer, which "
+                "`placement`='big' keeps inside each expert: choose another placement for 'pi'"
+            )
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """Build the features extractor, with the encoding left to the experts for ``"big"``."""
+        if not issubclass(self.features_extractor_class, TaskExtractor):
+            return super().make_features_extractor()
+        kwargs = {key: v for key, v in self.features_extractor_kwargs.items() if key != "raw"}
+        return self.features_extractor_class(
+            self.observation_space, raw=self.raw_features, **kwargs
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        """Return what ``load`` needs, with our options and what SB3 itself forgets."""
+        data = super()._get_constructor_parameters() | self.moe_options
+        if hasattr(self, "share_features_extractor"):
+            data["share_features_extractor"] = self.share_features_extractor
+        return data
+
+    # Towers.
+
+    def layout(self, extractor: BaseFeaturesExtractor, action_dim: int = 0) -> Layout:
+        """Return what a tower behind this extractor sees."""
+        num_tasks = int(getattr(extractor, "num_tasks", 0))
+        return Layout(
+            x_dim=extractor.features_dim - num_tasks,
+            num_tasks=num_tasks,
+            action_dim=action_dim,
+            map_shape=getattr(extractor, "map_shape", None),
+            image_shape=getattr(extractor, "image_shape", None),
+            encoder=getattr(extractor, "encoder", "flat"),
+        )
+
+    def is_dense(self, tower: str, layout: Layout) -> bool:
+        """Say whether SB3's own network serves as it is."""
+        options = self.moe[tower]
+        if options.is_moe or layout.image_shape is not None:
+            return False
+        return options.experts_see_task or layout.num_tasks == 0
+
+    def architect(self, tower: str, layout: Layout, **kwargs: Any) -> Architect:
+        """Return the builder of one tower."""
+        return Architect(self.moe[tower], layout, **kwargs)
+
+    def tower_modules(self) -> dict[str, list[nn.Module]]:
+        """Return each tower's modules, from features to output, by name."""
+        raise NotImplementedError
+
+    # Looking inside.
+
+    def moe_layers(self) -> dict[str, MoELayer]:
+        """Return every MoE layer by tower and place: ``"pi.middle"``, ``"qf0.all.1"``."""
+        found: dict[str, MoELayer] = {}
+        for tower, modules in self.tower_modules().items():
+            layers = [m for each in modules for m in each.modules() if isinstance(m, MoELayer)]
+            placement = self.moe[tower.rstrip("0123456789")].placement
+            for i, layer in enumerate(layers):
+                name = f"{tower}.{placement}"
+                found[name if len(layers) == 1 else f"{name}.{i}"] = layer
+        return found
+
+    def get_expert(self, tower: str, k: int, layer: int = -1) -> nn.Sequential:
+        """Return one expert as plain modules with copied weights.
+
+        :param tower: ``"pi"``, ``"vf"``, ``"qf"``, or ``"qf0"`` for the first critic, ...
+        :param k: which expert
+        :param layer: which of the tower's MoE layers
+        :raises ValueError: if there is no such tower or expert
+        """
+        layers = [m for name, m in self.moe_layers().items() if name.split(".")[0] == tower]
+        if not layers:
+            names = sorted({name.split(".")[0] for name in self.moe_layers()})
+            raise ValueError(f"`tower` must be one of {names}, which have experts, got {tower!r}")
+        num_experts = layers[layer].num_experts
+        if not 0 <= k < num_experts:
+            raise ValueError(f"`k` must be in [0, num_experts={num_experts}), got {k}")
+        return layers[layer].experts.expert(k)
+
+    @th.no_grad()
+    def routing(
+        self,
+        obs: np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]] | PyTorchObs,
+        actions: np.ndarray[Any, Any] | th.Tensor | None = None,
+    ) -> dict[str, Routing]:
+        """Return what every router decides for a batch of observations, by tower and layer.
+
+        :param obs: observations as the environment gives them, with or without a batch axis
+        :param actions: for critics of Box actions; None: the actor's own
+        """
+        tensors = self._as_tensors(obs)
+        with self._recorded() as routings, _eval_mode(self):
+            self._run_towers(tensors, None if actions is None else self._as_tensor(actions))
+        return routings
+
+    def _as_tensors(self, obs: Any) -> PyTorchObs:
+        first = next(iter(obs.values())) if isinstance(obs, dict) else obs
+        if isinstance(first, th.Tensor):
+            return obs
+        tensors, _ = self.obs_to_tensor(obs)
+        return tensors
+
+    def _as_tensor(self, actions: np.ndarray[Any, Any] | th.Tensor) -> th.Tensor:
+        return th.as_tensor(actions, dtype=th.float32, device=self.device)
+
+    def _run_towers(self, obs: PyTorchObs, actions: th.Tensor | None) -> None:
+        """Send observations through every tower."""
+        raise NotImplementedError
+
+    @contextmanager
+    def _recorded(self) -> Iterator[dict[str, Routing]]:
+        routings: dict[str, Routing] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, output: tuple[th.Tensor, Routing]) -> None:
+                routings[name] = output[1]
+
+            return hook
+
+        handles = [
+            layer.register_forward_hook(keep(name)) for name, layer in self.moe_layers().items()
+        ]
+        try:
+            yield routings
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def _eval_mode(policy: BaseModel) -> Iterator[None]:
+    """Look without touching: module modes are put back one by one, and no bias moves."""
+    training = [module for module in policy.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,42 @@
+"""One table: algorithm, alias, policy class; importing ``sb3_moe`` enters it into SB3."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """Where an algorithm and its MoE policies live.
+
+    :param algorithm: ``module:Class`` of the algorithm
+    :param policies: module of its policies
+    :param aliases: policy names; each is the class of that name in ``policies``
+    """
+
+    algorithm: str
+    policies: str
+    aliases: tuple[str, ...]
+
+
+ALL = ("MoeMlpPolicy", "MoeCnnPolicy", "MoeMultiInputPolicy")
+
+TABLE: dict[str, Entry] = {
+    "PPO": Entry("stable_baselines3:PPO", "sb3_moe.policies.on_policy", ALL),
+    "A2C": Entry("stable_baselines3:A2C", "sb3_moe.policies.on_policy", ALL),
+}
+
+
+def register() -> None:
+    """Add our aliases to every algorithm that is installed; ours never replace SB3's."""
+    contrib = find_spec("sb3_contrib") is not None
+    for entry in TABLE.values():
+        module, name = entry.algorithm.split(":")
+        if module.startswith("sb3_contrib") and not contrib:
+            continue
+        algorithm = getattr(import_module(module), name)
+        policies = import_module(entry.policies)
+        ours = {alias: getattr(policies, alias) for alias in entry.aliases}
+        # A new dict: PPO and A2C must not share one that either could change.
+        algorithm.policy_aliases = {**algorithm.policy_aliases, **ours}

@@ -1,0 +1,196 @@
+"""The network between the features and the head, with experts where they are wanted.
+
+Shapes: B batch, F features = ``[x | one-hot(task)]``, X features of x, N tokens, D features of a
+token, A action dimensions, K tasks, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch as th
+from torch import nn
+
+from sb3_moe.layers import MoELayer, TaskMoE
+from sb3_moe.layers.tokens import TokenKind, append_to_each, token_shape, tokenize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a tower's input vector holds, in this order: x, the one-hot task id, the action.
+
+    :param x_dim: features of x
+    :param num_tasks: length of the one-hot; 0 where there is none
+    :param action_dim: length of the action, for critics of Box actions
+    :param map_shape: (C, H, W) where x is a flattened feature map
+    :param image_shape: (C, H, W) where x starts with an image that the tower itself encodes
+    :param encoder: name of the encoder for that image
+    """
+
+    x_dim: int
+    num_tasks: int = 0
+    action_dim: int = 0
+    map_shape: tuple[int, int, int] | None = None
+    image_shape: tuple[int, int, int] | None = None
+    encoder: str = "flat"
+
+    @property
+    def features_dim(self) -> int:
+        """Length of ``[x | one-hot]``."""
+        return self.x_dim + self.num_tasks
+
+
+class MoEBlock(nn.Module):
+    """Make tokens, route them, and make one vector again.
+
+    :param layer: the mixture of experts
+    :param tokens: how a sample becomes tokens
+    :param map_shape: (C, H, W), for tokens that are parts of a feature map
+    """
+
+    def __init__(
+        self,
+        layer: MoELayer,
+        *,
+        tokens: TokenKind = "sample",
+        map_shape: tuple[int, int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        self.tokens: TokenKind = tokens
+        self.map_shape = map_shape
+
+    def forward(
+        self,
+        x_BX: th.Tensor,
+        experts_extra: th.Tensor,
+        router_extra: th.Tensor,
+        task_BK: th.Tensor,
+        *,
+        aux: bool,
+    ) -> th.Tensor:
+        """Return the experts' combined output, flat: (B, O).
+
+        :param x_BX: the input proper
+        :param experts_extra: what the experts see beside it
+        :param router_extra: what the router sees beside it
+        :param task_BK: the one-hot task id, for the task router
+        :param aux: whether auxiliary losses count
+        """
+        x_BND = self._tokens(x_BX)
+        experts_BND = append_to_each(x_BND, experts_extra)
+        if isinstance(self.layer, TaskMoE):
+            router_BND = task_BK.unsqueeze(1).expand(-1, x_BND.shape[1], -1)
+        elif router_extra is experts_extra:
+            router_BND = experts_BND
+        else:
+            router_BND = append_to_each(x_BND, router_extra)
+        y_BNO, _ = self.layer(experts_BND, router_BND, aux=aux)
+        return y_BNO.flatten(1)
+
+    def _tokens(self, x_BX: th.Tensor) -> th.Tensor:
+        if self.tokens == "sample" or self.map_shape is None:
+            return x_BX.unsqueeze(1)
+        return tokenize(self.tokens, x_BX, self.map_shape)
+
+    @property
+    def out_features(self) -> int:
+        """O: an expert's outputs times the number of tokens."""
+        width = self.layer.experts.out_features
+        if self.tokens == "sample" or self.map_shape is None:
+            return width
+        return width * token_shape(self.tokens, self.map_shape)[0]
+
+
+class Tower(nn.Module):
+    """Run plain layers and MoE blocks one after another, with the task id where it belongs.
+
+    :param blocks: plain modules and ``MoEBlock``s
+    :param layout: what the input holds
+    :param experts_see_task: whether the one-hot enters the first layer
+    :param router_sees_task: whether the one-hot is part of every router's input
+    :param encoder: encodes the image in x before all else; None where that is done already
+    :param norms: modules before the first layer (CrossQ's BatchRenorm), over all that it sees
+    :param carry_task: hand the one-hot on behind the output, for a head that routes
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        layout: Layout,
+        *,
+        experts_see_task: bool = True,
+        router_sees_task: bool = True,
+        encoder: nn.Module | None = None,
+        norms: Sequence[nn.Module] = (),
+        carry_task: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.norms = nn.Sequential(*norms)
+        self.blocks = nn.ModuleList(blocks)
+        self.layout = layout
+        self.experts_see_task = experts_see_task
+        self.router_sees_task = router_sees_task
+        self.carry_task = carry_task
+
+    def forward(self, features_BF: th.Tensor, actions_BA: th.Tensor | None = None) -> th.Tensor:
+        """Return the tower's output.
+
+        :param features_BF: ``[x | one-hot]``
+        :param actions_BA: the actions that a critic judges. Where they carry a gradient it belongs
+            to the actor, and auxiliary losses are left out: they would leak into it
+        :return: (B, O), with the one-hot behind if ``carry_task``
+        """
+        aux = actions_BA is None or not actions_BA.requires_grad
+        x_dim, num_tasks = self.layout.x_dim, self.layout.num_tasks
+        x, task = features_BF[:, :x_dim], features_BF[:, x_dim : x_dim + num_tasks]
+        nothing = features_BF[:, :0]
+        if self.encoder is not None:
+            x = self.encoder(x)
+        actions = nothing if actions_BA is None else actions_BA
+        if len(self.norms):
+            x, actions, seen_task = self._normalise(x, task, actions)
+        else:
+            seen_task = task if self.experts_see_task else nothing
+        experts_extra = _cat(seen_task, actions)
+        router_extra = experts_extra
+        if self.experts_see_task != self.router_sees_task:
+            router_extra = _cat(task if self.router_sees_task else nothing, actions)
+        later_router_extra = task if self.router_sees_task else nothing
+        for i, block in enumerate(self.blocks):
+            if isinstance(block, MoEBlock):
+                x = block(x, experts_extra, router_extra, task, aux=aux)
+            else:
+                x = block(_cat(x, experts_extra) if i == 0 else x)
+            if i == 0:
+                experts_extra, router_extra = nothing, later_router_extra
+        return _cat(x, task) if self.carry_task else x
+
+    def _normalise(
+        self, x: th.Tensor, task: th.Tensor, actions: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        seen_task = task if self.experts_see_task else task[:, :0]
+        normed = self.norms(th.cat([x, seen_task, actions], dim=1))
+        sizes = [x.shape[1], seen_task.shape[1], actions.shape[1]]
+        x, seen_task, actions = normed.split(sizes, dim=1)
+        return x, actions, seen_task
+
+
+class Columns(nn.Module):
+    """Take some columns of what a tower returned: (B, O) to (B, stop - start)."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        super().__init__()
+        self.start, self.stop = start, stop
+
+    def forward(self, x_BO: th.Tensor) -> th.Tensor:
+        """Return the columns."""
+        return x_BO[:, self.start : self.stop]
+
+
+def _cat(a: th.Tensor, b: th.Tensor) -> th.Tensor:
+    if b.shape[1] == 0:
+        return a
+    return b if a.shape[1] == 0 else th.cat([a, b], dim=1)
