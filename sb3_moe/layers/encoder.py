@@ -69,6 +69,28 @@ class StackedImageEncoder(Stacked):
         return th.cat([encoded, rest.expand(self.num_experts, *rest.shape)], dim=-1)
 
 
+class StackedResidual(Stacked):
+    """E residual blocks.
+
+    :param block: the experts' stacked layers
+    :param num_experts: E
+    """
+
+    def __init__(self, block: nn.Sequential, num_experts: int) -> None:
+        super().__init__(num_experts)
+        self.block = block
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Add each expert's block to its own input."""
+        out: th.Tensor = x + self.block(x)
+        return out
+
+    def shared(self, x: th.Tensor) -> th.Tensor:
+        """Add each expert's block to the same input."""
+        spread = x if x.dim() == 2 else x.repeat(1, self.num_experts, 1, 1)
+        return spread + run(self.block, x, shared=True)
+
+
 def split(x_TF: th.Tensor, image_shape: tuple[int, ...]) -> tuple[th.Tensor, th.Tensor]:
     """Split flat rows into the image at the front, (T, C, height, width), and the rest."""
     num_pixels = math.prod(image_shape)

@@ -12,7 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 import torch as th
 from torch import nn
 
-from sb3_moe.layers.encoder import ImageEncoder, Residual, StackedImageEncoder, run, split
+from sb3_moe.layers.encoder import (
+    ImageEncoder,
+    Residual,
+    StackedImageEncoder,
+    StackedResidual,
+    run,
+    split,
+)
 from sb3_moe.layers.stacked import (
     Stacked,
     StackedConv2d,
@@ -37,7 +44,7 @@ class StackedNetwork(nn.Module):
     :param experts: one module per expert, alike but for their weights: an ``nn.Linear``, or an
         ``nn.Sequential`` of linear layers, an image encoder, normalisations and activations that
         ends in an ``nn.Linear``
-    :raises ValueError: if there is no expert
+    :raises ValueError: if there is no expert, or they differ in more than their weights
     :raises TypeError: if a layer can't be stacked, or the last one is not linear
     """
 
@@ -45,14 +52,15 @@ class StackedNetwork(nn.Module):
         super().__init__()
         if not experts:
             raise ValueError("`experts` must hold at least 1 expert, got 0")
+        check_alike(experts)
         self.num_experts = len(experts)
-        columns = [list(e) if isinstance(e, nn.Sequential) else [e] for e in experts]
-        alone = len(columns[0]) == 1
-        *hidden, last = zip(*columns, strict=True)
+        *hidden, last = zip(*(flat(expert) for expert in experts), strict=True)
         if not isinstance(last[0], nn.Linear):
             raise TypeError(f"an expert must end in nn.Linear, got {type(last[0]).__name__}")
         self.layers = nn.Sequential(*(stack(same) for same in hidden))
-        self.last = StackedLinear(last, last=not alone)
+        # Whether a layer before the last one already turns shared rows into rows per expert.
+        self.spreads = any(isinstance(layer, Stacked) for layer in self.layers)
+        self.last = StackedLinear(last, last=self.spreads)
         self.out_features = self.last.out_features
         # Statistics over the batch need every row in every expert.
         self.needs_all_rows = any(isinstance(m, StackedNorm) for m in self.modules())
@@ -64,15 +72,14 @@ class StackedNetwork(nn.Module):
 
     def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
-        if len(self.layers) == 0:
-            return gated_sum(self.last.shared(x_TI), gates_TE)
+        if not self.spreads:
+            return gated_sum(self.every(x_TI), gates_TE)
         return self.last.mix(run(self.layers, x_TI, shared=True), gates_TE)
 
     def every(self, x_TI: th.Tensor) -> th.Tensor:
         """Run every expert on every row: (T, I) to (E, T, O)."""
-        if len(self.layers) == 0:
-            return self.last.shared(x_TI)
-        return self.last(run(self.layers, x_TI, shared=True))
+        hidden = run(self.layers, x_TI, shared=True)
+        return self.last(hidden) if self.spreads else self.last.shared(hidden)
 
     def selected(self, x_TI: th.Tensor, experts_Tk: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Run on each row only its chosen experts; no row is dropped.
@@ -112,7 +119,7 @@ class StackedNetwork(nn.Module):
 
     def expert(self, k: int) -> nn.Sequential:
         """Return expert ``k`` as plain modules, with a copy of its weights."""
-        return nn.Sequential(*(unstack(layer, k) for layer in [*self.layers, self.last]))
+        return nn.Sequential(*unstack_all(self.layers, k), self.last.unstack(k))
 
 
 def stack(modules: Sequence[nn.Module]) -> nn.Module:
@@ -126,35 +133,54 @@ def stack(modules: Sequence[nn.Module]) -> nn.Module:
         case nn.Flatten():
             return StackedFlatten(len(modules))
         case Residual():
-            return Residual(stack([m.block for m in modules if isinstance(m, Residual)]))
+            blocks = [m.block for m in modules if isinstance(m, Residual)]
+            return StackedResidual(stack_all(blocks), len(modules))
         case ImageEncoder():
-            convs = stack([m.convs for m in modules if isinstance(m, ImageEncoder)])
-            assert isinstance(convs, nn.Sequential)
-            return StackedImageEncoder(convs, first.image_shape, len(modules))
-        case nn.Sequential():
-            columns = zip(*modules, strict=True)
-            return nn.Sequential(*(stack(same) for same in columns))
-    if any(tensor.dim() == 1 for tensor in first.parameters()) and hasattr(first, "num_features"):
+            convs = [m.convs for m in modules if isinstance(m, ImageEncoder)]
+            return StackedImageEncoder(stack_all(convs), first.image_shape, len(modules))
+    if not first.state_dict():
+        return copy.deepcopy(first)
+    if hasattr(first, "num_features") and not isinstance(first, nn.BatchNorm2d | nn.BatchNorm3d):
         return StackedNorm(modules)
-    if any(True for _ in first.parameters()):
-        raise TypeError(f"don't know how to stack {type(first).__name__} over experts")
-    return copy.deepcopy(first)
+    raise TypeError(f"don't know how to stack {type(first).__name__} over experts")
+
+
+def stack_all(networks: Sequence[nn.Module]) -> nn.Sequential:
+    """Stack alike networks layer by layer."""
+    columns = zip(*(flat(network) for network in networks), strict=True)
+    return nn.Sequential(*(stack(same) for same in columns))
+
+
+def flat(module: nn.Module) -> list[nn.Module]:
+    """Return a network's layers in order, those of nested sequences too."""
+    if isinstance(module, nn.Sequential):
+        return [layer for each in module for layer in flat(each)]
+    return [module]
+
+
+def check_alike(experts: Sequence[nn.Module]) -> None:
+    """Raise ValueError unless the experts have the same modules and tensors of the same shapes."""
+    first, *others = (str(expert) for expert in experts)
+    for k, other in enumerate(others, start=1):
+        if other != first:
+            raise ValueError(f"`experts` must be alike, got {first} and, as expert {k}, {other}")
 
 
 def unstack(layer: nn.Module, k: int) -> nn.Module:
     """Return expert ``k``'s share of a module that ``stack`` made."""
     match layer:
         case StackedImageEncoder():
-            convs = unstack(layer.convs, k)
-            assert isinstance(convs, nn.Sequential)
-            return ImageEncoder(convs, layer.image_shape)
+            return ImageEncoder(unstack_all(layer.convs, k), layer.image_shape)
+        case StackedResidual():
+            return Residual(unstack_all(layer.block, k))
         case Stacked():
             return layer.unstack(k)
-        case Residual():
-            return Residual(unstack(layer.block, k))
-        case nn.Sequential():
-            return nn.Sequential(*(unstack(each, k) for each in layer))
     return copy.deepcopy(layer)
+
+
+def unstack_all(layers: nn.Sequential, k: int) -> nn.Sequential:
+    """Return expert ``k``'s share of a stacked network."""
+    return nn.Sequential(*(unstack(layer, k) for layer in layers))
 
 
 def single(layer: nn.Module, x: th.Tensor, tensors: Iterator[Tensors]) -> th.Tensor:
@@ -163,7 +189,7 @@ def single(layer: nn.Module, x: th.Tensor, tensors: Iterator[Tensors]) -> th.Ten
         case StackedImageEncoder():
             image, rest = split(x, layer.image_shape)
             return th.cat([single(layer.convs, image, tensors).flatten(1), rest], dim=1)
-        case Residual():
+        case StackedResidual():
             return x + single(layer.block, x, tensors)
         case nn.Sequential():
             for each in layer:

@@ -21,10 +21,18 @@ class MoELayer(nn.Module):
 
     :param experts: the stacked experts
     :param aux: coefficients of the auxiliary losses, added while training
+    :raises ValueError: if there is an auxiliary loss and nothing that it could teach
     """
+
+    has_scores = True
 
     def __init__(self, experts: StackedNetwork, *, aux: AuxCoefs = NO_AUX) -> None:
         super().__init__()
+        if aux != NO_AUX and not self.has_scores:
+            raise ValueError(
+                f"`aux` must be all 0 for {type(self).__name__}, which has no scores to learn, "
+                f"got {aux}"
+            )
         self.experts = experts
         self.aux = aux
 
@@ -56,6 +64,8 @@ class MoELayer(nn.Module):
 class UniformMoE(MoELayer):
     """Average all experts: the control that has experts but no router."""
 
+    has_scores = False
+
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Give every expert the weight 1/E."""
         shape = (*x_BNI.shape[:2], self.num_experts)
@@ -66,6 +76,8 @@ class UniformMoE(MoELayer):
 
 class TaskMoE(MoELayer):
     """Let the task id pick the expert: the paper's hardcoded router."""
+
+    has_scores = False
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Send every token to its task's expert; ``router_BNR`` is the one-hot task id."""

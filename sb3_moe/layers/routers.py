@@ -23,6 +23,7 @@ class LinearRouter(nn.Module):
         (arXiv 2308.00951, section 2.3)
     :param noise: standard deviation of Gaussian noise on the scores while training
     :param frozen: keep the random weights as a buffer instead of learning them: a control
+    :raises ValueError: if an argument is out of range
     """
 
     weight_RK: th.Tensor
@@ -37,6 +38,8 @@ class LinearRouter(nn.Module):
         frozen: bool = False,
     ) -> None:
         super().__init__()
+        if noise < 0:
+            raise ValueError(f"`noise` must be at least 0, got {noise}")
         self.normalize = normalize
         self.noise = noise
         weight_RK = th.randn(in_features, num_scores) / math.sqrt(in_features)
@@ -45,6 +48,13 @@ class LinearRouter(nn.Module):
         else:
             self.weight_RK = nn.Parameter(weight_RK)
         self.scale = nn.Parameter(th.ones(())) if normalize else None
+
+    def check_scores(self, num_scores: int, rule: str) -> None:
+        """Raise ValueError unless there are that many scores; ``rule`` says why so many."""
+        if self.weight_RK.shape[1] != num_scores:
+            raise ValueError(
+                f"`router` must have {rule} = {num_scores} scores, got {self.weight_RK.shape[1]}"
+            )
 
     def forward(self, x_BNR: th.Tensor) -> th.Tensor:
         """Return the scores (B, N, K)."""

@@ -21,7 +21,7 @@ class SoftMoE(MoELayer):
     :param router: scores of every slot for every token, K = num_experts * num_slots of them
     :param num_slots: slots per expert
     :param aux: coefficients of the auxiliary losses
-    :raises ValueError: if ``num_slots`` is below 1
+    :raises ValueError: if ``num_slots`` is below 1 or the router's scores are too few or many
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class SoftMoE(MoELayer):
         super().__init__(experts, aux=aux)
         if num_slots < 1:
             raise ValueError(f"`num_slots` must be at least 1, got {num_slots}")
+        router.check_scores(self.num_experts * num_slots, "num_experts * num_slots")
         self.router = router
         self.num_slots = num_slots
 

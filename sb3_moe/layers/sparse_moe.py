@@ -31,7 +31,7 @@ class SparseMoE(MoELayer):
         training passes and the bias moves once, when the module leaves training mode, so that the
         policy stays the same within one update
     :param aux: coefficients of the auxiliary losses
-    :raises ValueError: if ``top_k`` is not in [1, num_experts]
+    :raises ValueError: if an argument is out of range
     """
 
     running_bias_E: th.Tensor
@@ -49,6 +49,9 @@ class SparseMoE(MoELayer):
         super().__init__(experts, aux=aux)
         if not 1 <= top_k <= self.num_experts:
             raise ValueError(f"`top_k` must be in [1, num_experts={self.num_experts}], got {top_k}")
+        if bias_rate < 0:
+            raise ValueError(f"`bias_rate` must be at least 0, got {bias_rate}")
+        router.check_scores(self.num_experts, "num_experts")
         self.router = router
         self.top_k = top_k
         self.bias_rate = bias_rate
@@ -97,7 +100,7 @@ class ExpertChoiceMoE(MoELayer):
     :param router: one score per expert
     :param top_k: how many experts serve a token on average
     :param aux: coefficients of the auxiliary losses
-    :raises ValueError: if ``top_k`` is not in [1, num_experts]
+    :raises ValueError: if an argument is out of range
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class ExpertChoiceMoE(MoELayer):
         super().__init__(experts, aux=aux)
         if not 1 <= top_k <= self.num_experts:
             raise ValueError(f"`top_k` must be in [1, num_experts={self.num_experts}], got {top_k}")
+        router.check_scores(self.num_experts, "num_experts")
         self.router = router
         self.top_k = top_k
 

@@ -28,8 +28,9 @@ class Stacked(nn.Module):
         self.num_experts = num_experts
 
     def shared(self, x: th.Tensor) -> th.Tensor:
-        """Apply every expert's layer to the same input."""
-        raise NotImplementedError
+        """Apply every expert's layer to the same rows: (T, I) to (E, T, O)."""
+        out: th.Tensor = self(x.expand(self.num_experts, *x.shape))
+        return out
 
     def unstack(self, k: int) -> nn.Module:
         """Return expert ``k``'s layer as a plain module with copied weights."""
@@ -84,7 +85,7 @@ class StackedLinear(Stacked):
         """Apply every expert's layer to the same rows: (T, I) to (E, T, O)."""
         wide = self.weight.numel() <= WIDE_GEMM_LIMIT or x.is_cuda
         if not wide or self.last:
-            return self(x.expand(self.num_experts, *x.shape))
+            return super().shared(x)
         bias = None if self.bias_EO is None else self.bias_EO.flatten()
         y = F.linear(x, self.weight.flatten(0, 1), bias)
         return y.unflatten(1, (self.num_experts, self.out_features)).transpose(0, 1)
@@ -101,11 +102,15 @@ class StackedLinear(Stacked):
 
     def unstack(self, k: int) -> nn.Linear:
         """Return expert ``k``'s layer as an ``nn.Linear``."""
-        bias = self.bias_EO is not None
-        linear = nn.Linear(self.in_features, self.out_features, bias, self.weight.device)
-        linear.weight.data.copy_(self.weight_EOI[k])
-        if self.bias_EO is not None:
-            linear.bias.data.copy_(self.bias_EO[k])
+        linear = nn.utils.skip_init(
+            nn.Linear,
+            self.in_features,
+            self.out_features,
+            bias=self.bias_EO is not None,
+            device=self.weight.device,
+            dtype=self.weight.dtype,
+        )
+        copy_parameters(linear, self.weight_EOI, self.bias_EO, k)
         return linear
 
     def unbind(self) -> list[tuple[th.Tensor | None, ...]]:
@@ -128,10 +133,17 @@ class StackedConv2d(Stacked):
     """E convolutions: the first as one wide convolution, later ones grouped by expert.
 
     :param convs: one ``nn.Conv2d`` per expert, alike but for their weights
+    :raises TypeError: if they are grouped or dilated, or pad with anything but zeros
     """
 
     def __init__(self, convs: Sequence[nn.Conv2d]) -> None:
         super().__init__(len(convs))
+        first = convs[0]
+        if (first.groups, first.dilation, first.padding_mode) != (1, (1, 1), "zeros"):
+            raise TypeError(
+                "a stacked nn.Conv2d must have groups=1, dilation=1 and padding_mode='zeros', "
+                f"got {first}"
+            )
         self.stride, self.padding = convs[0].stride, convs[0].padding
         self.weight_EOIhw = nn.Parameter(th.stack([conv.weight.detach() for conv in convs]))
         self.bias_EO: nn.Parameter | None = None
@@ -157,18 +169,18 @@ class StackedConv2d(Stacked):
     def unstack(self, k: int) -> nn.Conv2d:
         """Return expert ``k``'s layer as an ``nn.Conv2d``."""
         out_channels, in_channels, *kernel = self.weight_EOIhw.shape[1:]
-        conv = nn.Conv2d(
+        conv = nn.utils.skip_init(
+            nn.Conv2d,
             in_channels,
             out_channels,
-            tuple(kernel),  # type: ignore[arg-type]  # two numbers, which mypy can't count
-            self.stride,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
+            tuple(kernel),
+            self.stride,
+            self.padding,
             bias=self.bias_EO is not None,
             device=self.weight_EOIhw.device,
+            dtype=self.weight_EOIhw.dtype,
         )
-        conv.weight.data.copy_(self.weight_EOIhw[k])
-        if self.bias_EO is not None and conv.bias is not None:
-            conv.bias.data.copy_(self.bias_EO[k])
+        copy_parameters(conv, self.weight_EOIhw, self.bias_EO, k)
         return conv
 
     def unbind(self) -> list[tuple[th.Tensor | None, ...]]:
@@ -189,6 +201,10 @@ class StackedFlatten(Stacked):
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Flatten each expert's share of the channels."""
         return x.reshape(x.shape[0], self.num_experts, -1).transpose(0, 1)
+
+    def shared(self, x: th.Tensor) -> th.Tensor:
+        """Flatten the one image that every expert sees: (T, C, height, width) to (E, T, ...)."""
+        return x.flatten(1).expand(self.num_experts, -1, -1)
 
     def unstack(self, k: int) -> nn.Flatten:
         """Return ``nn.Flatten``."""
@@ -222,6 +238,16 @@ class StackedNorm(Stacked):
             if tensor.dim() > 0:
                 tensor.data = tensor.data.chunk(self.num_experts)[k].clone()
         return norm
+
+
+@th.no_grad()
+def copy_parameters(
+    plain: nn.Linear | nn.Conv2d, weights: th.Tensor, biases: th.Tensor | None, k: int
+) -> None:
+    """Copy expert ``k``'s weight and bias into a plain module."""
+    plain.weight.copy_(weights[k])
+    if biases is not None and plain.bias is not None:
+        plain.bias.copy_(biases[k])
 
 
 def gated_sum(y_ETO: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:

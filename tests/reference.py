@@ -1,0 +1,156 @@
+"""The slow obvious versions of every layer: plain modules and Python loops over everything.
+
+Shapes: B batch, N tokens, E experts, S slots per expert, k choices, I inputs, R router inputs,
+O outputs. Each function takes one of our layers and reads its parameters, so that gradients reach
+the same tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch as th
+from torch import nn
+from torch.func import functional_call
+
+from sb3_moe.layers import ExpertChoiceMoE, LinearRouter, MoELayer, SoftMoE, SparseMoE
+from sb3_moe.layers.experts import StackedNetwork
+from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
+
+Function = Callable[[th.Tensor], th.Tensor]
+
+
+def expert(network: StackedNetwork, k: int) -> Function:
+    """Return expert k as plain modules that use slices of the stacked parameters."""
+    plain = network.expert(k)
+    leaves = [n for n, m in plain.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    stacked = [m for m in network.modules() if isinstance(m, StackedLinear | StackedConv2d)]
+    tensors = {}
+    for name, leaf in zip(leaves, stacked, strict=True):
+        weight = leaf.weight_EOI if isinstance(leaf, StackedLinear) else leaf.weight_EOIhw
+        tensors[f"{name}.weight"] = weight[k]
+        if leaf.bias_EO is not None:
+            tensors[f"{name}.bias"] = leaf.bias_EO[k]
+    return lambda rows: functional_call(plain, tensors, (rows,))
+
+
+def experts(layer: MoELayer) -> list[Function]:
+    return [expert(layer.experts, k) for k in range(layer.num_experts)]
+
+
+def scores(router: LinearRouter, token_R: th.Tensor) -> list[th.Tensor]:
+    """Return the score of each expert or slot for one token."""
+    found = []
+    for weight_R in router.weight_RK.unbind(1):
+        x_R, w_R = token_R, weight_R
+        if router.scale is not None:
+            x_R = x_R / (x_R.square().sum().sqrt() + 1e-6)
+            w_R = w_R / (w_R.square().sum().sqrt() + 1e-6) * router.scale
+        found.append((x_R * w_R).sum())
+    return found
+
+
+def softmax(values: list[th.Tensor]) -> list[th.Tensor]:
+    total = sum(value.exp() for value in values)
+    return [value.exp() / total for value in values]
+
+
+def soft_moe(layer: SoftMoE, x_BNI: th.Tensor, router_BNR: th.Tensor) -> th.Tensor:
+    """Return equations 1 to 3 of arXiv 2308.00951, sample by sample and slot by slot."""
+    pairs = zip(x_BNI, router_BNR, strict=True)
+    return th.stack([_soft_sample(layer, x_NI, router_NR) for x_NI, router_NR in pairs])
+
+
+def _soft_sample(layer: SoftMoE, x_NI: th.Tensor, router_NR: th.Tensor) -> th.Tensor:
+    logits = [scores(layer.router, token_R) for token_R in router_NR]
+    num_tokens, num_slots = len(logits), len(logits[0])
+    outputs = []
+    for slot in range(num_slots):
+        dispatch = softmax([logits[token][slot] for token in range(num_tokens)])
+        mixed_I = sum(dispatch[token] * x_NI[token] for token in range(num_tokens))
+        run = experts(layer)[slot // layer.num_slots]
+        outputs.append(run(mixed_I.unsqueeze(0)).squeeze(0))
+    rows = []
+    for token in range(num_tokens):
+        combine = softmax(logits[token])
+        rows.append(sum(combine[slot] * outputs[slot] for slot in range(num_slots)))
+    return th.stack(rows)
+
+
+def sparse_moe(layer: SparseMoE, x_BNI: th.Tensor, router_BNR: th.Tensor) -> th.Tensor:
+    """Return the k best experts' outputs times their softmax, token by token."""
+    runs = experts(layer)
+
+    def token(x_I: th.Tensor, router_R: th.Tensor) -> th.Tensor:
+        gates = softmax(scores(layer.router, router_R))
+        bias = layer.running_bias_E.tolist() if layer.bias_rate else [0.0] * len(gates)
+        ranked = sorted(range(len(gates)), key=lambda e: -(gates[e].item() + bias[e]))
+        return sum(gates[e] * runs[e](x_I.unsqueeze(0)).squeeze(0) for e in ranked[: layer.top_k])
+
+    return _per_token(token, x_BNI, router_BNR)
+
+
+def task_moe(layer: MoELayer, x_BNI: th.Tensor, router_BNR: th.Tensor) -> th.Tensor:
+    """Return the output of the expert that the one-hot names, token by token."""
+    runs = experts(layer)
+    return _per_token(
+        lambda x_I, onehot: runs[onehot.tolist().index(1.0)](x_I.unsqueeze(0)).squeeze(0),
+        x_BNI,
+        router_BNR,
+    )
+
+
+def uniform_moe(layer: MoELayer, x_BNI: th.Tensor, router_BNR: th.Tensor) -> th.Tensor:
+    """Return the mean over experts, token by token."""
+    runs = experts(layer)
+    return _per_token(
+        lambda x_I, _: sum(run(x_I.unsqueeze(0)).squeeze(0) for run in runs) / len(runs),
+        x_BNI,
+        router_BNR,
+    )
+
+
+def expert_choice_moe(layer: ExpertChoiceMoE, x_BNI: th.Tensor, router_BNR: th.Tensor) -> th.Tensor:
+    """Return, sample by sample, what the tokens get from the experts that chose them."""
+    runs, samples = experts(layer), []
+    for x_NI, router_NR in zip(x_BNI, router_BNR, strict=True):
+        gates = [softmax(scores(layer.router, token_R)) for token_R in router_NR]
+        capacity = math.ceil(len(gates) * layer.top_k / layer.num_experts)
+        rows = [th.zeros_like(runs[0](x_NI[:1])[0]) for _ in gates]
+        for e, run in enumerate(runs):
+            ranked = sorted(range(len(gates)), key=lambda n: -gates[n][e].item())
+            for n in ranked[:capacity]:
+                rows[n] = rows[n] + gates[n][e] * run(x_NI[n].unsqueeze(0)).squeeze(0)
+        samples.append(th.stack(rows))
+    return th.stack(samples)
+
+
+def _per_token(
+    token: Callable[[th.Tensor, th.Tensor], th.Tensor], x_BNI: th.Tensor, router_BNR: th.Tensor
+) -> th.Tensor:
+    samples = zip(x_BNI, router_BNR, strict=True)
+    return th.stack(
+        [th.stack([token(x, r) for x, r in zip(*pair, strict=True)]) for pair in samples]
+    )
+
+
+def assert_same(
+    layer: MoELayer, slow: Callable[..., th.Tensor], x_BNI: th.Tensor, router_BNR: th.Tensor
+) -> None:
+    """Compare values and the gradients of every parameter and input with the slow version's."""
+    x_BNI = x_BNI.detach().requires_grad_()
+    router_BNR = router_BNR.detach().requires_grad_()
+    tensors = [*layer.parameters(), x_BNI, router_BNR]
+    fast_y, slow_y = layer(x_BNI, router_BNR)[0], slow(layer, x_BNI, router_BNR)
+    th.testing.assert_close(fast_y, slow_y)
+    th.testing.assert_close(gradients(fast_y, tensors), gradients(slow_y, tensors))
+
+
+def gradients(y: th.Tensor, tensors: list[th.Tensor]) -> list[th.Tensor]:
+    """Return the gradients of a fixed random projection of ``y``; zeros where there is none."""
+    direction = th.randn(y.shape, generator=th.Generator().manual_seed(0), dtype=y.dtype)
+    found = th.autograd.grad((y * direction).sum(), tensors, allow_unused=True, retain_graph=True)
+    return [
+        th.zeros_like(t) if grad is None else grad for t, grad in zip(tensors, found, strict=True)
+    ]
