@@ -1,0 +1,7 @@
+"""Grids of training runs that resume, and end in a report anyone can check."""
+
+from sb3_moe.study.cell import train_cell
+from sb3_moe.study.config import Architecture, CellConfig, Evaluation
+from sb3_moe.study.folder import CellFolder
+
+__all__ = ["Architecture", "CellConfig", "CellFolder", "Evaluation", "train_cell"]

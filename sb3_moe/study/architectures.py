@@ -1,0 +1,81 @@
+"""The architectures that a study can name without spelling them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sb3_moe.study.config import Architecture
+
+PLACEMENTS = ("none", "middle", "final", "all", "big")
+ROUTERS = ("soft", "top_k", "expert_choice", "task", "uniform", "random")
+TOWERS = {"both": ("pi", "vf"), "pi": ("pi",), "vf": ("vf",)}
+
+_TITLES = {"soft": "SoftMoE", "top_k": "Top-k", "expert_choice": "Expert choice"}
+
+
+def moe_architecture(
+    placement: str,
+    router: str = "soft",
+    towers: str = "both",
+    num_experts: int | None = None,
+    **policy_kwargs: Any,
+) -> Architecture:
+    """Name a mixture of experts by where it sits, what routes it, and in which towers.
+
+    :param placement: see the policies' option of the same name
+    :param router: likewise
+    :param towers: ``"both"``, ``"pi"`` (the actor only) or ``"vf"`` (the critic only)
+    :param num_experts: None for the policies' default
+    :param policy_kwargs: further options
+    :raises ValueError: if a placement, router or tower is unknown
+    """
+    for argument, value, allowed in (
+        ("placement", placement, PLACEMENTS),
+        ("router", router, ROUTERS),
+        ("towers", towers, tuple(TOWERS)),
+    ):
+        if value not in allowed:
+            raise ValueError(f"`{argument}` must be one of {', '.join(allowed)}, got {value!r}")
+    if placement == "none":
+        return Architecture(name="dense", policy_kwargs={"placement": "none", **policy_kwargs})
+    where: Any = placement
+    if towers != "both":
+        where = {tower: placement if tower in TOWERS[towers] else "none" for tower in ("pi", "vf")}
+    options = {"placement": where, "router": router, "num_experts": num_experts, **policy_kwargs}
+    suffix = "" if towers == "both" else f"-{towers}"
+    return Architecture(name=f"{router}-{placement}{suffix}", policy_kwargs=options)
+
+
+def named_architecture(name: str, options: Mapping[str, Any] | None = None) -> Architecture:
+    """Read an architecture of a study's file: ``dense``, ``soft-big``, ``top_k-middle-pi``, ...
+
+    :param name: any word if ``options`` are given
+    :param options: ``policy_kwargs`` spelled out, and optionally ``policy`` and ``ppo``
+    :raises ValueError: if the name says nothing and no options do
+    """
+    if options is not None:
+        kwargs = dict(options)
+        own = {key: kwargs.pop(key) for key in ("policy", "ppo") if key in kwargs}
+        return Architecture(name=name, policy_kwargs=kwargs, **own)
+    if name == "dense":
+        return moe_architecture("none")
+    parts = name.split("-")
+    if len(parts) not in (2, 3):
+        raise ValueError(
+            "an architecture must be `dense`, `<router>-<placement>` or "
+            f"`<router>-<placement>-<pi|vf>`, or have its options written out, got {name!r}"
+        )
+    towers = parts[2] if len(parts) == 3 else "both"
+    return moe_architecture(parts[1], parts[0], towers)
+
+
+def title(name: str) -> str:
+    """Say an architecture's name as a reader would: ``soft-big`` is SoftMoE-Big."""
+    router, _, rest = name.partition("-")
+    words = [_TITLES.get(router, router.capitalize())] + [
+        {"pi": "(actor)", "vf": "(critic)"}.get(part, part.capitalize())
+        for part in rest.split("-")
+        if part
+    ]
+    return "-".join(words).replace("-(", " (")

@@ -1,0 +1,79 @@
+"""Train one cell of a study in its folder."""
+
+from __future__ import annotations
+
+import time
+
+import torch as th
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import CSVOutputFormat, Logger
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_moe.callbacks import (
+    MultiTaskEvalCallback,
+    PlasticityCallback,
+    RoutingCallback,
+    TaskRolloutCallback,
+)
+from sb3_moe.study.config import CellConfig
+from sb3_moe.study.folder import CellFolder, atomic
+from sb3_moe.study.heartbeat import Heartbeat
+from sb3_moe.study.learner import build, described, ppo_arguments
+from sb3_moe.study.provenance import provenance
+
+
+def train_cell(cell: CellConfig, folder: CellFolder) -> None:
+    """Train from the last snapshot there is, or from the start, to the end.
+
+    :param cell: what to train
+    :param folder: where its files go; ``done.json`` last
+    """
+    th.set_num_threads(1)
+    begun = time.monotonic()
+    folder.start({"cell": cell.to_dict(), "ppo": described(ppo_arguments(cell)), **provenance()})
+    model, env = _restored(folder) or build(cell)
+    model.set_logger(_logger(folder, model.num_timesteps))
+    model.learn(
+        cell.total_steps - model.num_timesteps,
+        callback=_callbacks(cell, model, folder),
+        reset_num_timesteps=False,
+    )
+    with atomic(folder.path / "model.zip") as temporary:
+        model.save(temporary.open("wb"))
+    env.close()
+    folder.finish({"steps": model.num_timesteps, "seconds": time.monotonic() - begun})
+
+
+def _restored(folder: CellFolder) -> tuple[PPO, VecEnv] | None:
+    """Load the last snapshot, if there is one."""
+    from sb3_moe.callbacks import resume
+
+    snapshots = folder.checkpoints()
+    return resume(snapshots[-1]) if snapshots else None
+
+
+def _logger(folder: CellFolder, start: int) -> Logger:
+    """Log into a file of this attempt: SB3's CSV writer erases what it opens."""
+    path = folder.path / f"progress-{start:09d}.csv"
+    return Logger(str(folder.path), [CSVOutputFormat(str(path))])
+
+
+def _callbacks(cell: CellConfig, model: PPO, folder: CellFolder) -> list[BaseCallback]:
+    """Evaluate every task and look inside the network, as often as the cell says."""
+    path = folder.path
+    every = max(1, cell.steps_per_task // cell.evaluation.points)
+    callbacks: list[BaseCallback] = [
+        MultiTaskEvalCallback(
+            every,
+            cell.evaluation.episodes,
+            deterministic=cell.evaluation.deterministic,
+            log_path=path,
+        ),
+        PlasticityCallback(every, ntk_size=0, log_path=path),
+        TaskRolloutCallback(),
+        Heartbeat(path / "live.json", cell.total_steps),
+    ]
+    if hasattr(model.policy, "routing"):
+        callbacks.append(RoutingCallback(every, log_path=path))
+    return callbacks

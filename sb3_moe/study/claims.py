@@ -1,0 +1,237 @@
+"""Claims as data: which runs are compared, on what, and what difference would matter."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import yaml
+
+from sb3_moe.metrics import bootstrap_interval
+from sb3_moe.study.measures import MEASURES, References, Run, measure
+from sb3_moe.study.verdict import (
+    Estimate,
+    Expects,
+    Rule,
+    Verdict,
+    combine,
+    decide,
+    holm,
+    t_tests,
+)
+
+Values = dict[tuple[int, str], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selector:
+    """Which runs: those that match in everything that is named.
+
+    :param architecture: the column's name
+    :param regime: None for any
+    :param order: of games, None for any
+    """
+
+    architecture: str
+    regime: str | None = None
+    order: tuple[str, ...] | None = None
+
+    @property
+    def label(self) -> str:
+        """Say which runs are meant."""
+        order = f"({' '.join(self.order)})" if self.order else None
+        return " ".join(word for word in (self.regime, order, self.architecture) if word)
+
+    def matches(self, run: Run) -> bool:
+        """Say whether a run is meant."""
+        cell = run.cell
+        return (
+            cell.architecture.name == self.architecture
+            and self.regime in (None, cell.regime)
+            and self.order in (None, cell.order)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A difference between groups of runs, seed by seed and game by game.
+
+    :param measure: one of :data:`~sb3_moe.study.measures.MEASURES`
+    :param plus: groups that are added
+    :param minus: groups that are subtracted
+    :param expects: what the claim says of the difference
+    :param smallest_effect: the smallest difference that matters, in the measure's unit
+    :param primary: whether the verdict rests on it; the others are only shown
+    :raises ValueError: if a value is out of its range
+    """
+
+    measure: str
+    plus: tuple[Selector, ...]
+    minus: tuple[Selector, ...]
+    expects: Expects
+    smallest_effect: float
+    primary: bool = True
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise ValueError(f"`measure` must be one of {', '.join(MEASURES)}, got {self.measure}")
+        if self.expects not in get_args(Expects):
+            allowed = ", ".join(get_args(Expects))
+            raise ValueError(f"`expects` must be one of {allowed}, got {self.expects!r}")
+        if self.smallest_effect <= 0:
+            raise ValueError(f"`smallest_effect` must be above 0, got {self.smallest_effect}")
+
+    @property
+    def label(self) -> str:
+        """Say the difference: ``crl soft-big - crl dense``."""
+        minus = "".join(f" - {selector.label}" for selector in self.minus)
+        return " + ".join(selector.label for selector in self.plus) + minus
+
+    def differences(self, measured: Sequence[tuple[Run, Mapping[str, float]]]) -> Values:
+        """Give the difference for every seed and game that all groups have."""
+        groups = [(1.0, selector) for selector in self.plus]
+        groups += [(-1.0, selector) for selector in self.minus]
+        means = [(sign, _group_mean(selector, measured)) for sign, selector in groups]
+        shared = set.intersection(*(set(values) for _, values in means))
+        return {key: sum(sign * values[key] for sign, values in means) for key in sorted(shared)}
+
+
+def _group_mean(selector: Selector, measured: Sequence[tuple[Run, Mapping[str, float]]]) -> Values:
+    """Average over the group's runs of one seed: its orders of games."""
+    found: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for run, values in measured:
+        if selector.matches(run):
+            for game, value in values.items():
+                if np.isfinite(value):
+                    found[run.cell.seed, game].append(value)
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Something that was said, and the contrasts that test it.
+
+    :param name: a word
+    :param text: what is claimed
+    :param contrasts: at least one of them primary
+    """
+
+    name: str
+    text: str
+    contrasts: tuple[Contrast, ...]
+
+
+@dataclass(frozen=True)
+class Claims:
+    """A file of claims.
+
+    :param rule: how an interval becomes a verdict
+    :param claims: in the order of the report
+    """
+
+    rule: Rule = field(default_factory=Rule)
+    claims: tuple[Claim, ...] = ()
+
+
+class Row(NamedTuple):
+    """One line of the report: a contrast on one game."""
+
+    contrast: Contrast
+    game: str
+    estimate: Estimate
+    p_adjusted: float
+    verdict: Verdict
+
+
+class Finding(NamedTuple):
+    """A claim and what came out."""
+
+    claim: Claim
+    rows: list[Row]
+    verdict: Verdict
+
+
+def load_claims(path: Path) -> Claims:
+    """Read a file of claims.
+
+    :raises ValueError: naming the claim that can't be read, and why
+    """
+    values = yaml.safe_load(path.read_text())
+    claims = []
+    for entry in values["claims"]:
+        try:
+            contrasts = tuple(_read_contrast(contrast) for contrast in entry["contrasts"])
+            claims.append(Claim(name=entry["name"], text=entry["text"], contrasts=contrasts))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"claim {entry.get('name')!r} of {path.name}: {error}") from error
+    return Claims(Rule(**values.get("rule", {})), tuple(claims))
+
+
+def _read_contrast(values: Mapping[str, Any]) -> Contrast:
+    groups = {side: tuple(_read_selector(v) for v in values[side]) for side in ("plus", "minus")}
+    return Contrast(**{**values, **groups})
+
+
+def _read_selector(values: Mapping[str, Any]) -> Selector:
+    order = values.get("order")
+    return Selector(**{**values, "order": tuple(order) if order else None})
+
+
+def judge_claims(claims: Claims, runs: Sequence[Run], references: References) -> list[Finding]:
+    """Test every claim on the runs that there are.
+
+    :param claims: what is claimed, and the rule
+    :param runs: finished runs
+    :param references: what returns are compared with
+    """
+    rows = [
+        (claim, row)
+        for claim in claims.claims
+        for contrast in claim.contrasts
+        for row in _estimates(contrast, runs, references, claims.rule)
+    ]
+    primary = [index for index, (_, row) in enumerate(rows) if row.contrast.primary]
+    p_values = [rows[i][1].estimate.p_value(rows[i][1].contrast.expects) for i in primary]
+    adjusted = dict(zip(primary, holm(p_values), strict=True))
+    judged = [
+        (claim, _judge(row, adjusted.get(index), claims.rule))
+        for index, (claim, row) in enumerate(rows)
+    ]
+    return [_finding(claim, [r for c, r in judged if c is claim]) for claim in claims.claims]
+
+
+def _estimates(
+    contrast: Contrast, runs: Sequence[Run], references: References, rule: Rule
+) -> list[Row]:
+    """Estimate a contrast on each game; not yet judged."""
+    measured = [(run, measure(contrast.measure, run, references)) for run in runs]
+    by_game: dict[str, list[float]] = defaultdict(list)
+    for (_, game), value in contrast.differences(measured).items():
+        by_game[game].append(value)
+    return [
+        Row(contrast, game, estimate(np.array(values), rule), 1.0, "undecided")
+        for game, values in by_game.items()
+    ]
+
+
+def estimate(differences: np.ndarray[Any, np.dtype[np.float64]], rule: Rule) -> Estimate:
+    """Summarise paired differences, one per seed."""
+    mean = float(np.mean(differences))
+    low, high = bootstrap_interval(differences, confidence=rule.interval, seed=0)
+    return Estimate(mean, low, high, *t_tests(differences), len(differences))
+
+
+def _judge(row: Row, adjusted: float | None, rule: Rule) -> Row:
+    """Apply the rule; what is not primary keeps its own p-value."""
+    contrast = row.contrast
+    p = row.estimate.p_value(contrast.expects) if adjusted is None else adjusted
+    verdict = decide(row.estimate, p, contrast.expects, contrast.smallest_effect, rule)
+    return row._replace(p_adjusted=p, verdict=verdict)
+
+
+def _finding(claim: Claim, rows: list[Row]) -> Finding:
+    return Finding(claim, rows, combine([row.verdict for row in rows if row.contrast.primary]))

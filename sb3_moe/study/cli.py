@@ -1,0 +1,155 @@
+"""``sb3-moe study plan|run|status|report``: the command line of a study."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from sb3_moe.study.architectures import named_architecture
+from sb3_moe.study.commands import plan, report, run_study, status
+from sb3_moe.study.config import Architecture
+from sb3_moe.study.engine import Engine, LocalEngine
+from sb3_moe.study.grid import StudyConfig, load_study
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Which study, and where."""
+
+    study: tyro.conf.Positional[str] = "smoke"
+    """A preset (smoke, paper-small, paper-full) or a YAML file."""
+    out: Path | None = None
+    """Its folder; by default runs/<name of the study>."""
+    seeds: int | None = None
+    """How many seeds, in place of the file's."""
+    steps_per_task: int | None = None
+    """Environment steps per game and visit, in place of the file's."""
+    architecture: tuple[str, ...] = ()
+    """More columns: `<router>-<placement>`, or your own policy as `package.module:Class`."""
+
+    def load(self) -> StudyConfig:
+        """Read the study, with what the command line changes in it."""
+        study = load_study(self.study)
+        changes: dict[str, object] = {}
+        if self.seeds is not None:
+            changes["seeds"] = tuple(range(self.seeds))
+        if self.steps_per_task is not None:
+            changes["steps_per_task"] = self.steps_per_task
+        if self.architecture:
+            added = tuple(_column(name) for name in self.architecture)
+            changes["architectures"] = study.architectures + added
+        return replace(study, **changes)  # type: ignore[arg-type]
+
+    def folder(self, study: StudyConfig) -> Path:
+        """Give the study's folder."""
+        return self.out or Path("runs") / study.name
+
+
+def _column(name: str) -> Architecture:
+    """Read a name, or a policy class with our task id and nothing else changed."""
+    if ":" in name:
+        return Architecture(name=name.rpartition(":")[2], policy=name)
+    return named_architecture(name)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Print the cells, the time they would take at a measured rate, and what is done."""
+
+    options: tyro.conf.OmitArgPrefixes[StudyOptions]
+    processes: int | None = None
+    """Cells at a time; by default as many as there are cores."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run the cells that are missing, from their last snapshots, and write the report."""
+
+    options: tyro.conf.OmitArgPrefixes[StudyOptions]
+    processes: int | None = None
+    """Cells at a time, on one thread each; by default as many as there are cores."""
+    retry: bool = False
+    """Run cells that failed or are damaged again."""
+    engine: Literal["local", "ray"] = "local"
+    """Processes of this machine, or tasks of a Ray cluster."""
+    address: str | None = None
+    """Of the Ray cluster; by default one is started here."""
+    cpus: float = 1
+    """CPUs per cell on Ray."""
+    gpus: float = 0
+    """GPUs per cell on Ray; a fraction lets cells share one."""
+
+    def make_engine(self) -> Engine:
+        """Start what the cells will run on."""
+        if self.engine == "ray":
+            from sb3_moe.study.ray_engine import RayEngine
+
+            return RayEngine(self.address, self.cpus, self.gpus)
+        return LocalEngine(self.processes or os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Status:
+    """Say what each cell's folder holds."""
+
+    options: tyro.conf.OmitArgPrefixes[StudyOptions]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the page, figures and tables from the cells that are done."""
+
+    options: tyro.conf.OmitArgPrefixes[StudyOptions]
+
+
+Command = (
+    Annotated[Plan, tyro.conf.subcommand("plan")]
+    | Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Status, tyro.conf.subcommand("status")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+)
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_moe.study") -> int:
+    """Run a command; give its exit status.
+
+    :param arguments: without the program's name; None for this process's
+    :param prog: how the help calls the program
+    """
+    command = tyro.cli(Command, prog=prog, args=arguments)
+    console = Console()
+    try:
+        return _dispatch(command, console)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _dispatch(command: Plan | Run | Status | Report, console: Console) -> int:
+    study = command.options.load()
+    root = command.options.folder(study)
+    if isinstance(command, Plan):
+        return plan(study, root, console, command.processes)
+    if isinstance(command, Status):
+        return status(study, root, console)
+    if isinstance(command, Report):
+        return report(study, root, console)
+    return run_study(study, root, console, command.make_engine, command.retry)
+
+
+def console_script() -> None:
+    """Serve as ``sb3-moe``: its first word is ``study``."""
+    words = sys.argv[1:]
+    if not words or words[0] != "study":
+        print("usage: sb3-moe study {plan,run,status,report} ...", file=sys.stderr)
+        sys.exit(0 if words in (["-h"], ["--help"]) else 2)
+    sys.exit(main(words[1:], prog="sb3-moe study"))

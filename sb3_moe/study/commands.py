@@ -1,0 +1,120 @@
+"""What the commands of ``sb3-moe study`` do."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from sb3_moe.study.engine import Engine
+from sb3_moe.study.folder import read_json, write_json
+from sb3_moe.study.grid import StudyConfig
+from sb3_moe.study.provenance import provenance
+from sb3_moe.study.random_policy import random_returns
+from sb3_moe.study.rates import measured_rates
+from sb3_moe.study.runner import Job, locked, refuse_changes, run, survey, unfinished
+from sb3_moe.study.view import LiveView
+
+
+def plan(study: StudyConfig, root: Path, console: Console, processes: int | None) -> int:
+    """Print what would run, and how long it would take."""
+    jobs = survey(study.cells(), root)
+    console.print(_grid_table(jobs))
+    left = [job for job in jobs if job.state.status != "done"]
+    console.print(f"{len(jobs)} cells, {len(jobs) - len(left)} done, folder {root}")
+    if not left:
+        return 0
+    processes = processes or os.cpu_count() or 1
+    rates = measured_rates(jobs)
+    for name, rate in rates.items():
+        console.print(f"  {name}: {rate:,.0f} steps/s, measured, one process")
+    seconds = sum(job.cell.total_steps / rates[job.cell.architecture.name] for job in left)
+    estimate = timedelta(seconds=round(seconds / min(processes, len(left))))
+    console.print(f"about {estimate} with {processes} processes, evaluation included")
+    return 0
+
+
+def status(study: StudyConfig, root: Path, console: Console) -> int:
+    """Print what the folders hold; 1 if one failed or is damaged."""
+    jobs = survey(study.cells(), root)
+    counts = Counter(job.state.status for job in jobs)
+    for job in jobs:
+        if job.state.status in ("failed", "damaged"):
+            console.print(f"{job.folder.path}: {job.state.status}: {job.state.reason}")
+        elif job.state.status == "interrupted":
+            steps = job.folder.live().get("steps", 0)
+            console.print(
+                f"{job.folder.path}: interrupted at {steps:,} of {job.cell.total_steps:,} steps"
+            )
+    console.print(", ".join(f"{count} {name}" for name, count in counts.items()))
+    if counts["failed"] or counts["damaged"]:
+        console.print("run them again with: run --retry")
+        return 1
+    return 0
+
+
+def run_study(
+    study: StudyConfig,
+    root: Path,
+    console: Console,
+    make_engine: Callable[[], Engine],
+    retry: bool = False,
+) -> int:
+    """Run what is missing, then write the report; 1 if a cell failed."""
+    with locked(root):
+        jobs = survey(study.cells(), root)
+        refuse_changes(jobs)
+        prepare(study, root)
+        todo = unfinished(jobs, retry)
+        try:
+            if todo:
+                with LiveView(todo, console) as view:
+                    run(todo, make_engine(), view)
+        except KeyboardInterrupt:
+            console.print(f"stopped; what is finished stays in {root}: run again to go on")
+            report(study, root, console)
+            raise
+    report(study, root, console)
+    return status(study, root, console)
+
+
+def prepare(study: StudyConfig, root: Path) -> None:
+    """Write down the study, and measure the random policy's level once."""
+    write_json(root / "study.json", {"study": study.to_dict(), **provenance()})
+    path = root / "random.json"
+    known = read_json(path) if path.exists() else {}
+    if list(known) != list(study.games):
+        measured = random_returns(study.games, study.random_episodes)
+        write_json(path, {game: np.round(r, 6).tolist() for game, r in measured.items()})
+
+
+def report(study: StudyConfig, root: Path, console: Console) -> int:
+    """Write the report from what is done."""
+    from sb3_moe.study.report import write_report
+
+    page = write_report(study, root)
+    console.print(f"report: {page}")
+    return 0
+
+
+def _grid_table(jobs: list[Job]) -> Table:
+    """Count the cells of each architecture in each regime and order."""
+    table = Table(title="cells done / all")
+    columns = list(dict.fromkeys(job.cell.architecture.name for job in jobs))
+    table.add_column("regime, order")
+    for column in columns:
+        table.add_column(column, justify="right")
+    rows: dict[str, Counter[str]] = {}
+    for job in jobs:
+        row = rows.setdefault(" ".join([job.cell.regime, *job.cell.order]), Counter())
+        row[job.cell.architecture.name] += 1
+        row[f"{job.cell.architecture.name} done"] += job.state.status == "done"
+    for name, row in rows.items():
+        table.add_row(name, *(f"{row[f'{column} done']}/{row[column]}" for column in columns))
+    return table

@@ -1,0 +1,119 @@
+"""Where cells run: one process each on this machine, or tasks of a Ray cluster (``ray_engine``)."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+from sb3_moe.study.config import CellConfig
+from sb3_moe.study.folder import CellFolder
+
+# One thread per process: networks of this size are faster so, and cells share the cores.
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    "JAX_PLATFORMS": "cpu",
+}
+
+
+class Engine(Protocol):
+    """What starts cells and tells when they have ended."""
+
+    @property
+    def capacity(self) -> int:
+        """How many cells run at a time."""
+        ...
+
+    def start(self, cell: CellConfig, path: Path) -> None:
+        """Start a cell in a folder."""
+        ...
+
+    def ended(self) -> list[str]:
+        """Name the cells that have ended since the last call, one way or another."""
+        ...
+
+    def stop(self) -> None:
+        """End what is running; it can go on later from its last snapshot."""
+        ...
+
+
+def work(cell: Mapping[str, Any], path: str) -> None:
+    """Train one cell in this process, and write down what went wrong if something did."""
+    folder = CellFolder(Path(path))
+    try:
+        from sb3_moe.study.cell import train_cell
+
+        train_cell(CellConfig.from_dict(cell), folder)
+    except Exception as error:
+        folder.fail(error)
+
+
+def _work_quietly(cell: Mapping[str, Any], path: str) -> None:
+    """Do the same with the process's own output in a file, so that it doesn't mix with others'."""
+    import signal
+
+    # The terminal sends Ctrl-C to the whole group; the parent decides who stops.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    log = (Path(path) / "log.txt").open("a", buffering=1)
+    os.dup2(log.fileno(), sys.stdout.fileno())
+    os.dup2(log.fileno(), sys.stderr.fileno())
+    work(cell, path)
+
+
+class LocalEngine:
+    """One process per cell, started by spawn: where jax is loaded, fork hangs.
+
+    :param processes: how many at a time
+    :raises ValueError: if there are none
+    """
+
+    def __init__(self, processes: int) -> None:
+        if processes < 1:
+            raise ValueError(f"`processes` must be at least 1, got {processes}")
+        self.capacity = processes
+        self._context = mp.get_context("spawn")
+        self._running: dict[str, SpawnProcess] = {}
+
+    def start(self, cell: CellConfig, path: Path) -> None:
+        """Start a process."""
+        path.mkdir(parents=True, exist_ok=True)
+        process = self._context.Process(
+            target=_work_quietly, args=(cell.to_dict(), str(path)), name=cell.name, daemon=True
+        )
+        with environment(ONE_THREAD):
+            process.start()
+        self._running[cell.name] = process
+
+    def ended(self) -> list[str]:
+        """Collect the processes that are gone."""
+        names = [name for name, process in self._running.items() if not process.is_alive()]
+        for name in names:
+            self._running.pop(name).join()
+        return names
+
+    def stop(self) -> None:
+        """Terminate the rest."""
+        for process in self._running.values():
+            process.terminate()
+        for process in self._running.values():
+            process.join()
+        self._running.clear()
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for children started meanwhile, where the user set none."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]

@@ -1,0 +1,154 @@
+"""A first look: dense and mixture-of-experts agents on three MinAtar games, in a few minutes.
+
+``python -m sb3_moe.study.first_run`` trains PPO on the games, interleaved (MTRL) and one after the
+other (CRL), and ends with a folder of learning curves, tables, models and a page.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from sb3_moe.study.architectures import moe_architecture, title
+from sb3_moe.study.commands import prepare
+from sb3_moe.study.config import Architecture, Evaluation, Regime
+from sb3_moe.study.engine import LocalEngine
+from sb3_moe.study.folder import check_writable
+from sb3_moe.study.grid import StudyConfig
+from sb3_moe.study.page import number
+from sb3_moe.study.report import load_results, write_report
+from sb3_moe.study.runner import Job, locked, refuse_changes, run, survey, unfinished
+from sb3_moe.study.tables import Rows, summary
+from sb3_moe.study.view import LiveView
+
+ROLLOUT = 64 * 128
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    """Train dense and mixture-of-experts agents on MinAtar games, and draw what happened."""
+
+    games: tuple[str, ...] = ("SpaceInvaders", "Breakout", "Asterix")
+    """Short names of MinAtar games, or registered Gymnasium ids."""
+    steps: int = 40 * ROLLOUT
+    """Environment steps per game; rounded up to whole rollouts of 64 x 128."""
+    seeds: tuple[int, ...] = (0,)
+    """A run of everything for each of them."""
+    regimes: tuple[Regime, ...] = ("mtrl", "crl")
+    """mtrl: games interleaved; crl: one after the other."""
+    placements: tuple[str, ...] = ("none", "big")
+    """Where the experts sit: none (dense), middle, final, all, big."""
+    routers: tuple[str, ...] = ("soft",)
+    """What weighs the experts: soft, top_k, task, uniform, random."""
+    device: str = "cpu"
+    """Of torch."""
+    out: Path | None = None
+    """The folder; by default a new one under runs/. An earlier one goes on where it stopped."""
+    processes: int | None = None
+    """Runs at a time, on one thread each; by default as many as there are cores."""
+
+    def study(self) -> StudyConfig:
+        """Give the grid of runs."""
+        return StudyConfig(
+            name="first-run",
+            games=self.games,
+            regimes=self.regimes,
+            architectures=self.architectures(),
+            seeds=self.seeds,
+            steps_per_task=-(-self.steps // ROLLOUT) * ROLLOUT,
+            evaluation=Evaluation(points=5, episodes=16),
+            device=self.device,
+        )
+
+    def architectures(self) -> tuple[Architecture, ...]:
+        """Give dense once, and every other placement with every router."""
+        pairs = [
+            (placement, router)
+            for placement in self.placements
+            for router in (self.routers[:1] if placement == "none" else self.routers)
+        ]
+        return tuple(moe_architecture(placement, router) for placement, router in pairs)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; give the exit status.
+
+    :param arguments: without the program's name; None for this process's
+    """
+    options = tyro.cli(FirstRun, prog="python -m sb3_moe.study.first_run", args=arguments)
+    root = options.out or Path("runs") / time.strftime("first-run-%Y%m%d-%H%M%S")
+    try:
+        if options.steps < 1:
+            raise ValueError(f"`steps` must be at least 1, got {options.steps}")
+        study = options.study()
+        engine = LocalEngine(options.processes or os.cpu_count() or 1)
+        check_writable(root)
+        with locked(root):
+            return _train(study, root, engine, Console())
+    except (ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _train(study: StudyConfig, root: Path, engine: LocalEngine, console: Console) -> int:
+    """Train what is missing, and report, also when stopped."""
+    jobs = survey(study.cells(), root)
+    refuse_changes(jobs)
+    console.print(f"{len(jobs)} runs of {jobs[0].cell.total_steps:,} steps each, into {root}")
+    stopped = False
+    try:
+        prepare(study, root)
+        todo = unfinished(jobs, retry=True)
+        with LiveView(todo, console) as view:
+            run(todo, engine, view)
+    except KeyboardInterrupt:
+        stopped = True
+    return _conclude(study, root, console, survey(study.cells(), root), stopped)
+
+
+def _conclude(
+    study: StudyConfig, root: Path, console: Console, jobs: Sequence[Job], stopped: bool
+) -> int:
+    """Print the table, write the page, and say where everything is."""
+    done = sum(job.state.status == "done" for job in jobs)
+    for job in jobs:
+        if job.state.status == "failed":
+            console.print(f"{job.folder.path} failed: {job.state.reason}")
+    if any((job.folder.path / "scores.npz").exists() for job in jobs):
+        results = load_results(study, root, partial=True)
+        console.print(_printed(summary(results.runs, results.random)))
+        console.print(f"page, figures and tables: {write_report(study, root, partial=True).parent}")
+    if stopped:
+        console.print(
+            f"stopped: {done} of {len(jobs)} runs finished, all that is there stays readable; "
+            f"go on with --out {root}"
+        )
+        return 130
+    console.print(f"models, scores and configurations: {root / 'cells'}")
+    return 0 if done == len(jobs) else 1
+
+
+def _printed(rows: Rows) -> Table:
+    """Lay the summary out for a terminal."""
+    table = Table(title="mean return over the last tenth of each game's training")
+    for name in ("regime", "game", "network"):
+        table.add_column(name)
+    for name in ("return", "random", "times random", "at the end", "dormant"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        numbers = (row[key] for key in ("return", "random", "ratio", "at_the_end", "dormant"))
+        names = (row["regime"], row["game"], title(row["architecture"]))
+        table.add_row(*names, *map(number, numbers))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

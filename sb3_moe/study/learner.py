@@ -1,0 +1,101 @@
+"""Build the environment and the model of a cell."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from stable_baselines3 import PPO
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+import sb3_moe  # noqa: F401  registers the policies' names
+from sb3_moe.presets import MINATAR_PPO
+from sb3_moe.study.config import CellConfig
+from sb3_moe.study.games import make_env
+
+
+def build(cell: CellConfig) -> tuple[PPO, VecEnv]:
+    """Build a cell's model and its environment, before the first step."""
+    seed = stream(cell.seed)
+    env = make_env(cell.games, cell.n_envs, seed, schedule_of(cell))
+    policy = policy_of(cell.architecture.policy)
+    return PPO(policy, env, seed=seed, device=cell.device, **ppo_arguments(cell)), env
+
+
+def stream(seed: int) -> int:
+    """Spread seeds out: copy ``i`` of an environment seeded ``s`` is seeded ``s + i``.
+
+    Neighbouring seeds of a study would otherwise share most of their environments' randomness.
+    """
+    return int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)
+
+
+def schedule_of(cell: CellConfig) -> Any:
+    """Say which task is played when."""
+    from sb3_moe_envs import Cycle, Interleave
+
+    if cell.regime == "mtrl":
+        return Interleave()
+    return Cycle(cell.steps_per_task, order=list(cell.order), num_cycles=cell.cycles)
+
+
+def ppo_arguments(cell: CellConfig) -> dict[str, Any]:
+    """Lay the cell's values over the preset's."""
+    architecture = cell.architecture
+    arguments = {**MINATAR_PPO, **cell.ppo, **architecture.ppo}
+    arguments["policy_kwargs"] = {**MINATAR_PPO["policy_kwargs"], **architecture.policy_kwargs}
+    rate = arguments["learning_rate"]
+    if cell.annealing == "run":
+        arguments["learning_rate"] = LinearSchedule(rate, 0.0, 1.0)
+    elif cell.annealing == "block":
+        blocks = len(cell.order or (0,)) * cell.cycles
+        arguments["learning_rate"] = LinearPerBlock(rate, blocks)
+    return arguments
+
+
+class LinearPerBlock:
+    """A learning rate that falls to zero over each block, and starts again at the next.
+
+    :param start: at the beginning of a block
+    :param blocks: of equal length, in the whole run
+    """
+
+    def __init__(self, start: float, blocks: int) -> None:
+        self.start = start
+        self.blocks = blocks
+
+    def __call__(self, progress_remaining: float) -> float:
+        """Give the rate; rounding keeps the end of a block from being taken for a beginning."""
+        return self.start * (round(progress_remaining * self.blocks, 9) % 1.0)
+
+
+def policy_of(name: str) -> Any:
+    """Give an alias as it is, and the class for ``package.module:Class``.
+
+    :raises ValueError: if there is no such module or class
+    """
+    if ":" not in name:
+        return name
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"`policy` must be an alias or `package.module:Class`, got {name!r}: {error}"
+        ) from error
+
+
+def described(value: Any) -> Any:
+    """Turn arguments into plain values for a file: classes and functions by their names."""
+    if isinstance(value, Mapping):
+        return {key: described(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [described(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    return f"{type(value).__name__}({described(vars(value))})" if vars(value) else repr(value)

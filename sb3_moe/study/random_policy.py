@@ -1,0 +1,48 @@
+"""How well a random policy plays: the level that every report draws in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_moe.study.games import make_env
+
+COPIES = 32
+
+
+def random_returns(
+    games: Sequence[str], episodes: int = 64, seed: int = 0
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Play each game with actions drawn uniformly, in the same spaces as the agents.
+
+    Every copy of the environment plays the same number of episodes: taking those that end first
+    would favour short ones.
+
+    :param games: by their short names or ids
+    :param episodes: of each game, at least 1; rounded up to a multiple of the copies
+    :param seed: of the environments and the actions
+    :return: the returns of each game's episodes
+    """
+    if episodes < 1:
+        raise ValueError(f"`episodes` must be at least 1, got {episodes}")
+    return {game: _play(games, game, -(-episodes // COPIES), seed) for game in games}
+
+
+def _play(games: Sequence[str], game: str, quota: int, seed: int) -> npt.NDArray[np.float64]:
+    """Play one of the games only."""
+    from sb3_moe_envs.schedules import Cycle
+
+    env = make_env(games, COPIES, seed, Cycle(1, order=[game]))
+    env.action_space.seed(seed)
+    env.reset()
+    returns: list[list[float]] = [[] for _ in range(COPIES)]
+    while min(map(len, returns)) < quota:
+        actions = np.array([env.action_space.sample() for _ in range(COPIES)])
+        infos = env.step(actions)[3]
+        for mine, info in zip(returns, infos, strict=True):
+            if "episode" in info and len(mine) < quota:
+                mine.append(float(info["episode"]["r"]))
+    env.close()
+    return np.array(returns).ravel()

@@ -1,0 +1,64 @@
+"""The same cells as tasks of a Ray cluster, with results in a folder that all nodes see."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from sb3_moe.study.config import CellConfig
+from sb3_moe.study.engine import ONE_THREAD, work
+
+
+class RayEngine:
+    """Run cells on an existing Ray cluster, or on one started here.
+
+    A cell on a node that is lost runs again on another, from its last snapshot.
+
+    :param address: of the cluster; None starts one on this machine
+    :param cpus: CPUs per cell
+    :param gpus: GPUs per cell, a fraction too
+    :param retries: how often a cell whose node or process is lost starts again
+    """
+
+    def __init__(
+        self, address: str | None = None, cpus: float = 1, gpus: float = 0, retries: int = 3
+    ) -> None:
+        import ray
+
+        self._ray: Any = ray
+        self._ray.init(
+            address=address,
+            runtime_env={"env_vars": ONE_THREAD},
+            log_to_driver=False,
+            include_dashboard=False if address is None else None,
+            logging_level=logging.WARNING,
+        )
+        self._task = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(work)
+        self._cpus = cpus
+        self._running: dict[Any, str] = {}
+
+    @property
+    def capacity(self) -> int:
+        """Leave the queue to Ray: it knows which nodes come and go."""
+        return max(1, int(self._ray.cluster_resources().get("CPU", 1) / self._cpus))
+
+    def start(self, cell: CellConfig, path: Path) -> None:
+        """Hand a cell to the cluster."""
+        reference = self._task.remote(cell.to_dict(), str(path.resolve()))
+        self._running[reference] = cell.name
+
+    def ended(self) -> list[str]:
+        """Collect the tasks that Ray says are over."""
+        if not self._running:
+            return []
+        pending = list(self._running)
+        ready, _ = self._ray.wait(pending, num_returns=len(pending), timeout=0)
+        return [self._running.pop(reference) for reference in ready]
+
+    def stop(self) -> None:
+        """Cancel the rest, and let go of the cluster."""
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+        self._running.clear()
+        self._ray.shutdown()

@@ -1,0 +1,106 @@
+"""Run the cells of a grid that are missing, each in its folder, and watch them."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from sb3_moe.study.config import CellConfig, differences
+from sb3_moe.study.engine import Engine
+from sb3_moe.study.folder import CellFolder, State
+from sb3_moe.study.view import View
+
+POLL_SECONDS = 0.3
+
+
+class ChangedConfigError(ValueError):
+    """A folder holds a run of another configuration."""
+
+
+class Job(NamedTuple):
+    """A cell, its folder, and what the folder held when last looked at."""
+
+    cell: CellConfig
+    folder: CellFolder
+    state: State
+
+
+def survey(cells: Sequence[CellConfig], root: Path) -> list[Job]:
+    """Look at the folder of every cell."""
+    folders = [CellFolder(root / "cells" / cell.name) for cell in cells]
+    return [Job(cell, folder, folder.state()) for cell, folder in zip(cells, folders, strict=True)]
+
+
+def refuse_changes(jobs: Sequence[Job]) -> None:
+    """Raise if a folder was made by another configuration.
+
+    :raises ChangedConfigError: saying which folder, and what differs
+    """
+    for job in jobs:
+        if job.state.status in ("missing", "damaged"):
+            continue
+        try:
+            found = job.folder.config().get("cell", {})
+        except ValueError:  # it failed before it could write one
+            continue
+        lines = differences(found, job.cell.to_dict())
+        if lines:
+            raise ChangedConfigError(
+                f"{job.folder.path} was made with another configuration; use another output "
+                "folder, or change it back:\n  " + "\n  ".join(lines)
+            )
+
+
+def unfinished(jobs: Sequence[Job], retry: bool) -> list[Job]:
+    """List what is to be run; cells that failed or are damaged only when asked to."""
+    wanted = {"missing", "interrupted"} | ({"failed", "damaged"} if retry else set())
+    chosen = [job for job in jobs if job.state.status in wanted]
+    for job in chosen:
+        if job.state.status == "damaged":
+            job.folder.clear()
+        job.folder.forgive()
+    return chosen
+
+
+def run(jobs: Sequence[Job], engine: Engine, view: View) -> None:
+    """Run jobs to their end, as many at a time as the engine takes.
+
+    :param jobs: in the order in which they start
+    :param engine: where they run; stopped at the end, whatever happens
+    :param view: told of each start and end, and of the progress in between
+    """
+    waiting = list(jobs)
+    running: dict[str, Job] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < engine.capacity:
+                job = waiting.pop(0)
+                engine.start(job.cell, job.folder.path)
+                running[job.cell.name] = job
+                view.started(job)
+            for name in engine.ended():
+                job = running.pop(name)
+                view.ended(job, job.folder.state())
+            view.refresh(list(running.values()))
+            time.sleep(POLL_SECONDS)
+    finally:
+        engine.stop()
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Keep a second runner out of a folder.
+
+    :raises RuntimeError: if one is at work there
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RuntimeError(f"another process is running cells in {root}") from error
+        yield

@@ -1,0 +1,134 @@
+"""The numbers of a report, as rows; each table is a CSV file and part of the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_moe.metrics import bootstrap_interval
+from sb3_moe.study.claims import Finding
+from sb3_moe.study.folder import atomic
+from sb3_moe.study.measures import Array, Run, block_area, block_end, dormant, final
+
+Rows = list[dict[str, Any]]
+Group = tuple[str, tuple[str, ...], str]
+
+
+def grouped(runs: Sequence[Run]) -> dict[Group, list[Run]]:
+    """Put runs that differ only in their seed together: by regime, order and architecture."""
+    groups: dict[Group, list[Run]] = {}
+    for run in runs:
+        cell = run.cell
+        groups.setdefault((cell.regime, cell.order, cell.architecture.name), []).append(run)
+    return groups
+
+
+def summary(runs: Sequence[Run], random: Mapping[str, float], confidence: float = 0.95) -> Rows:
+    """Say what each architecture reached on each game, with an interval over seeds."""
+    return [
+        _summary_row(group, members, game, random[game], confidence)
+        for group, members in grouped(runs).items()
+        for game in members[0].cell.games
+        if members[0].blocks(game)
+    ]
+
+
+def _summary_row(
+    group: Group, runs: Sequence[Run], game: str, random: float, confidence: float
+) -> dict[str, Any]:
+    regime, order, architecture = group
+    ends = np.array([block_end(run, game) for run in runs])
+    low, high = _interval(ends, confidence)
+    return {
+        "regime": regime,
+        "order": " ".join(order),
+        "architecture": architecture,
+        "game": game,
+        "seeds": len(runs),
+        "random": random,
+        "return": float(np.mean(ends)),
+        "low": low,
+        "high": high,
+        "ratio": float(np.mean(ends)) / random if random else float("nan"),
+        "while_trained": float(np.mean([block_area(run, game) for run in runs])),
+        "at_the_end": float(np.mean([final(run, game) for run in runs])),
+        "dormant": float(np.mean([dormant(run) for run in runs])),
+    }
+
+
+def _interval(values: Array, confidence: float) -> tuple[float, float]:
+    """Give no interval for a single seed."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    low, high = bootstrap_interval(values, confidence=confidence, seed=0)
+    return float(low), float(high)
+
+
+def verdicts(findings: Sequence[Finding]) -> Rows:
+    """List every contrast on every game, with its estimate and verdict."""
+    return [
+        {
+            "claim": finding.claim.name,
+            "claim_verdict": finding.verdict,
+            "measure": row.contrast.measure,
+            "contrast": row.contrast.label,
+            "primary": row.contrast.primary,
+            "game": row.game,
+            "difference": row.estimate.mean,
+            "low": row.estimate.low,
+            "high": row.estimate.high,
+            "seeds": row.estimate.seeds,
+            "p": row.estimate.p_value(row.contrast.expects),
+            "p_adjusted": row.p_adjusted,
+            "expects": row.contrast.expects,
+            "smallest_effect": row.contrast.smallest_effect,
+            "verdict": row.verdict,
+        }
+        for finding in findings
+        for row in finding.rows
+    ]
+
+
+def scores(runs: Sequence[Run]) -> Rows:
+    """List the mean return of every seed, evaluation and game."""
+    return [row for run in runs for row in _score_rows(run)]
+
+
+def _score_rows(run: Run) -> Iterator[dict[str, Any]]:
+    cell = run.cell
+    for game in cell.games:
+        for step, value in zip(run.steps, run.returns(game), strict=True):
+            yield {
+                "regime": cell.regime,
+                "order": " ".join(cell.order),
+                "architecture": cell.architecture.name,
+                "seed": cell.seed,
+                "game": game,
+                "step": int(step),
+                "return": float(value),
+            }
+
+
+def to_csv(rows: Rows) -> str:
+    """Write rows as CSV, numbers with six significant digits."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def write_csv(path: Path, rows: Rows) -> None:
+    """Write a table in one piece."""
+    with atomic(path) as temporary:
+        temporary.write_text(to_csv(rows))

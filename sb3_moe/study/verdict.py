@@ -1,0 +1,112 @@
+"""From paired differences to a verdict, by a rule that is fixed before the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Expects = Literal["greater", "not_greater", "different"]
+Verdict = Literal["supported", "contradicted", "undecided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What turns an interval into a verdict.
+
+    :param alpha: level of the tests, after Holm's correction over the primary contrasts
+    :param interval: coverage of the bootstrap intervals
+    :param min_seeds: with fewer, every verdict is ``"undecided"``
+    :raises ValueError: if one is out of range
+    """
+
+    alpha: float = 0.05
+    interval: float = 0.95
+    min_seeds: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "interval"):
+            value = getattr(self, name)
+            if not 0 < value < 1:
+                raise ValueError(f"`{name}` must be between 0 and 1, got {value}")
+        if self.min_seeds < 2:
+            raise ValueError(f"`min_seeds` must be at least 2, got {self.min_seeds}")
+
+
+class Estimate(NamedTuple):
+    """A paired difference over seeds: its mean, an interval, and a test.
+
+    ``p_greater``, ``p_different``: of a paired t test that the mean is at most 0, or is 0.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_greater: float
+    p_different: float
+    seeds: int
+
+    def p_value(self, expects: Expects) -> float:
+        """Give the test that belongs to what a claim expects."""
+        return self.p_different if expects == "different" else self.p_greater
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values by Holm's step-down method (Scandinavian J. of Statistics 6, 1979)."""
+    order = np.argsort(p_values)
+    adjusted = np.empty(len(p_values))
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return [float(p) for p in adjusted]
+
+
+def decide(
+    estimate: Estimate, p_adjusted: float, expects: Expects, smallest: float, rule: Rule
+) -> Verdict:
+    """Apply the rule to one contrast.
+
+    ``"greater"`` is supported when the difference is at least the smallest effect that matters and
+    its adjusted test is significant, and contradicted when the interval rules that effect out.
+    ``"not_greater"`` is the same with the two swapped. ``"different"`` looks at both sides.
+
+    :param estimate: the paired difference
+    :param p_adjusted: of its test, after Holm's correction
+    :param expects: what the claim says of the difference
+    :param smallest: the smallest effect that matters, above 0
+    :param rule: levels
+    """
+    if estimate.seeds < rule.min_seeds or not np.isfinite(estimate.mean):
+        return "undecided"
+    size = abs(estimate.mean) if expects == "different" else estimate.mean
+    largest = max(-estimate.low, estimate.high) if expects == "different" else estimate.high
+    there = size >= smallest and p_adjusted < rule.alpha
+    ruled_out = largest < smallest
+    if expects == "not_greater":
+        there, ruled_out = ruled_out, there
+    return "supported" if there else "contradicted" if ruled_out else "undecided"
+
+
+def combine(verdicts: Sequence[Verdict]) -> Verdict:
+    """Give one verdict for several games: supported in some, contradicted in none; or reverse."""
+    supported, contradicted = "supported" in verdicts, "contradicted" in verdicts
+    if supported == contradicted:
+        return "undecided"
+    return "supported" if supported else "contradicted"
+
+
+def t_tests(differences: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Test that the mean is at most 0, and that it is 0; (1, 1) for fewer than two seeds."""
+    if len(differences) < 2:
+        return 1.0, 1.0
+    if np.ptp(differences) == 0:  # no spread: the t statistic is not defined
+        sign = float(np.sign(differences[0]))
+        return (0.0 if sign > 0 else 1.0), (0.0 if sign else 1.0)
+    greater = stats.ttest_1samp(differences, 0.0, alternative="greater").pvalue
+    different = stats.ttest_1samp(differences, 0.0).pvalue
+    return float(greater), float(different)
