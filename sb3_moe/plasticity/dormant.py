@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch as th
 
-TAUS = (0.0, 0.01, 0.025, 0.1)
+TAUS = (0.025, 0.0, 0.1)
 
 
 def check_tau(tau: float) -> None:

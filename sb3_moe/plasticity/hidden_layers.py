@@ -24,6 +24,8 @@ TOWERS = (
     (r"(q_net|quantile_net)\.\w+", "qf"),
 )
 
+TARGET = r"\w+_target\b"
+
 
 class HiddenLayer(NamedTuple):
     """One hidden layer of a tower.
@@ -53,11 +55,19 @@ def tower_of(path: str) -> str:
 
 def online_modules(policy: BasePolicy) -> dict[str, nn.Module]:
     """Return the policy's modules by name, without those of target networks."""
-    return {
-        path: module
-        for path, module in policy.named_modules()
-        if not re.match(r"\w+_target\b", path)
-    }
+    return {path: module for path, module in policy.named_modules() if not re.match(TARGET, path)}
+
+
+def online_parameters(policy: BasePolicy) -> dict[str, list[nn.Parameter]]:
+    """Return the parameters of every tower, without those of target networks.
+
+    :param policy: of any algorithm
+    """
+    towers: dict[str, list[nn.Parameter]] = {}
+    for path, parameter in policy.named_parameters():
+        if not re.match(TARGET, path):
+            towers.setdefault(tower_of(path), []).append(parameter)
+    return towers
 
 
 def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:

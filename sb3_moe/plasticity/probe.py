@@ -48,13 +48,18 @@ def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
 
 @contextmanager
 def evaluating(policy: BasePolicy) -> Iterator[None]:
-    """Put a policy into evaluation mode while the block runs."""
-    training = policy.training
-    policy.set_training_mode(False)
+    """Put a policy into evaluation mode while the block runs, module by module.
+
+    ``policy.train(False)`` would move the bias of loss-free balancing.
+    """
+    training = [module for module in policy.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        policy.set_training_mode(training)
+        for module in training:
+            module.training = True
 
 
 @contextmanager

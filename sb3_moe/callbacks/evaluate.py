@@ -1,0 +1,181 @@
+"""Evaluate every task while training goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_moe.callbacks.evaluation import TaskEpisodes, evaluate_tasks
+from sb3_moe.callbacks.generators import preserved_generators
+from sb3_moe.callbacks.periodic import PeriodicCallback
+from sb3_moe.callbacks.pinned_env import (
+    COPIES,
+    make_pinned_env,
+    synchronise,
+    task_names,
+    tasks_played,
+)
+from sb3_moe.callbacks.record import Record
+
+ALL_TASKS = -1
+
+
+class MultiTaskEvalCallback(PeriodicCallback):
+    """Evaluate every task in environments of its own, and log and keep the scores.
+
+    It logs ``eval/<task>/mean_reward``, ``.../mean_ep_length``, ``.../success_rate`` (where a task
+    reports it) and ``eval/mean_reward``. It evaluates before training, then at the first start of a
+    rollout after every ``every`` global steps, and at the end. Training is the same, bit for bit,
+    as without it: it has its own environments, which learn no statistics, and leaves the random
+    generators as they were. Its episodes depend on the model's seed and the step only.
+
+    ``scores.npz`` holds, for K evaluations of N tasks: ``score`` (K, N), the mean returns;
+    ``steps`` (K,); ``returns``, ``lengths`` and ``successes`` (K, N, episodes); ``trained`` (K,),
+    the task that was trained just before, -1 for all; ``task_names`` (N,).
+
+    :param every: global steps between evaluations
+    :param n_eval_episodes: episodes of each task
+    :param eval_env: a multi-task environment with the training tasks, each in a copy of its own;
+        None builds one like the training environment, wrappers of the VecEnv included
+    :param deterministic: whether actions are the most likely ones
+    :param log_path: folder for ``scores.npz``
+    :param best_model_save_path: folder for ``best_model.zip``, by the mean reward over tasks
+    :param callback_on_new_best: called when that mean reward is the highest so far
+    :param callback_after_eval: called after each evaluation
+    :param verbose: 1 prints each evaluation
+    :raises ValueError: if a number is below 1, or ``eval_env`` lacks tasks of the training one
+    """
+
+    def __init__(
+        self,
+        every: int,
+        n_eval_episodes: int = 10,
+        *,
+        eval_env: VecEnv | None = None,
+        deterministic: bool = True,
+        log_path: str | Path | None = None,
+        best_model_save_path: str | Path | None = None,
+        callback_on_new_best: BaseCallback | None = None,
+        callback_after_eval: BaseCallback | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(every, callback=callback_after_eval, verbose=verbose)
+        if n_eval_episodes < 1:
+            raise ValueError(f"`n_eval_episodes` must be at least 1, got {n_eval_episodes}")
+        self.n_eval_episodes = n_eval_episodes
+        self.eval_env = eval_env
+        self.deterministic = deterministic
+        self.log_path = None if log_path is None else Path(log_path) / "scores.npz"
+        self.best_model_save_path = best_model_save_path
+        self.callback_on_new_best = callback_on_new_best
+        if callback_on_new_best is not None:
+            callback_on_new_best.parent = self
+        # SB3's StopTrainingOnRewardThreshold and StopTrainingOnNoModelImprovement read these.
+        self.best_mean_reward = -np.inf
+        self.last_mean_reward = -np.inf
+        self._owns_env = eval_env is None
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Check or build the evaluation environment."""
+        super().init_callback(model)
+        self.task_names = task_names(self.training_env)
+        if self.eval_env is not None:
+            _check_tasks(task_names(self.eval_env), self.task_names)
+        if self.callback_on_new_best is not None:
+            self.callback_on_new_best.init_callback(model)
+        self.record = Record(self.log_path, {"task_names": np.array(self.task_names)})
+        self._trained: int | None = None
+
+    @property
+    def scores(self) -> dict[str, np.ndarray]:
+        """What ``scores.npz`` holds."""
+        return {**self.record.constants, **self.record.rows}
+
+    def act(self, step: int) -> bool:
+        """Evaluate, log and keep the scores."""
+        episodes = self._evaluate(step)
+        self._log(episodes, step)
+        self.record.add(
+            step,
+            {
+                "score": episodes.returns.mean(1),
+                **episodes._asdict(),
+                "trained": self._trained_task(),
+            },
+        )
+        return self._keep_best()
+
+    def _resume(self, step: int) -> int | None:
+        self.record.resume(step)
+        if step == 0:
+            self.best_mean_reward = -np.inf
+        elif self.record.last_step is not None:
+            self.best_mean_reward = float(self.record.rows["score"].mean(1).max())
+        return self.record.last_step
+
+    def _evaluate(self, step: int) -> TaskEpisodes:
+        with preserved_generators():
+            if self.eval_env is None:
+                copies = min(self.n_eval_episodes, COPIES)
+                self.eval_env = make_pinned_env(self.training_env, copies)
+            synchronise(self.training_env, self.eval_env)
+            entropy = [self.model.seed or 0, step]
+            self.eval_env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]) // 2)
+            return evaluate_tasks(
+                self.model, self.eval_env, self.n_eval_episodes, self.deterministic
+            )
+
+    def _log(self, episodes: TaskEpisodes, step: int) -> None:
+        for k, name in enumerate(self.task_names):
+            self.logger.record(f"eval/{name}/mean_reward", float(episodes.returns[k].mean()))
+            self.logger.record(f"eval/{name}/mean_ep_length", float(episodes.lengths[k].mean()))
+            if not np.isnan(episodes.successes[k]).any():
+                self.logger.record(f"eval/{name}/success_rate", float(episodes.successes[k].mean()))
+        self.last_mean_reward = float(episodes.returns.mean())
+        self.logger.record("eval/mean_reward", self.last_mean_reward)
+        self.logger.record("time/total_timesteps", step, exclude="tensorboard")
+        self.logger.dump(step)
+        if self.verbose:
+            scores = ", ".join(
+                f"{name} {mean:.2f}"
+                for name, mean in zip(self.task_names, episodes.returns.mean(1), strict=True)
+            )
+            print(f"Evaluation at {step} steps: {scores}")
+
+    def _keep_best(self) -> bool:
+        if self.last_mean_reward <= self.best_mean_reward:
+            return True
+        self.best_mean_reward = self.last_mean_reward
+        if self.best_model_save_path is not None:
+            self.model.save(Path(self.best_model_save_path) / "best_model")
+        return self.callback_on_new_best is None or self.callback_on_new_best.on_step()
+
+    def _on_rollout_end(self) -> None:
+        # At the start of the next rollout the environments may already play another task.
+        tasks = {info["task_id"] for info in self.locals["infos"]}
+        self._trained = tasks.pop() if len(tasks) == 1 else ALL_TASKS
+
+    def _trained_task(self) -> int:
+        if self._trained is not None:
+            return self._trained
+        tasks = set(tasks_played(self.training_env).tolist())
+        return tasks.pop() if len(tasks) == 1 else ALL_TASKS
+
+    def _on_training_end(self) -> None:
+        super()._on_training_end()
+        if self._owns_env and self.eval_env is not None:
+            self.eval_env.close()
+            self.eval_env = None
+
+
+def _check_tasks(names: list[str], expected: list[str]) -> None:
+    if names != expected:
+        missing = [name for name in expected if name not in names]
+        raise ValueError(
+            f"`eval_env` must have the training environment's tasks {expected}, got {names}"
+            + (f", which lacks {missing}" if missing else "")
+        )

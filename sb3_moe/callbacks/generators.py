@@ -1,0 +1,40 @@
+"""The random generators that training draws from, as a value."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch as th
+
+
+def get_generators() -> dict[str, Any]:
+    """Return the states of the generators of Python, numpy and torch."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": th.get_rng_state(),
+        "cuda": th.cuda.get_rng_state_all() if th.cuda.is_initialized() else [],
+    }
+
+
+def set_generators(state: dict[str, Any]) -> None:
+    """Put the generators into states that :func:`get_generators` returned."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    th.set_rng_state(state["torch"])
+    if state["cuda"]:
+        th.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Leave the generators as they were, so that a measurement does not change what follows."""
+    state = get_generators()
+    try:
+        yield
+    finally:
+        set_generators(state)

@@ -1,0 +1,121 @@
+"""Environments beside the training ones in which each copy plays one task for good."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.vec_env import (
+    VecCheckNan,
+    VecEnv,
+    VecEnvWrapper,
+    VecExtractDictObs,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+    unwrap_vec_normalize,
+)
+
+from sb3_moe.vec_env import make_multitask_vec_env
+
+# What an environment is built from, apart from how many there are and which task comes when.
+ARGUMENTS = ("tasks", "task_id", "obs_space", "action_space", "invalid_action")
+COPIES = 10
+
+
+def task_names(env: VecEnv) -> list[str]:
+    """Return the names of an environment's tasks.
+
+    :raises ValueError: if it is not a multi-task environment
+    """
+    try:
+        return list(env.get_attr("task_names")[0])
+    except AttributeError as error:
+        raise ValueError(
+            "the environment must have tasks: build it with sb3_moe.make_multitask_vec_env"
+            f"(tasks), got {env}"
+        ) from error
+
+
+def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:
+    """Return the task that each copy plays now, (n_envs,)."""
+    return np.asarray(env.env_method("get_task"), dtype=np.int64).reshape(-1)
+
+
+def make_pinned_env(training_env: VecEnv, copies: int = COPIES, seed: int | None = None) -> VecEnv:
+    """Build environments like the training ones, each of which plays one task for good.
+
+    :param training_env: a multi-task environment; it is only asked how it was built
+    :param copies: how many environments for each task
+    :param seed: of the environments
+    :raises ValueError: if it can't be rebuilt
+    """
+    from sb3_moe_envs.schedules import Interleave
+
+    names = task_names(training_env)
+    try:
+        built_with = training_env.get_attr("init_kwargs")[0]
+    except AttributeError as error:
+        raise ValueError(
+            "the training environment doesn't say how it was built; give `eval_env`, built with "
+            "sb3_moe.make_multitask_vec_env(tasks, schedule=Interleave())"
+        ) from error
+    arguments = {key: built_with[key] for key in ARGUMENTS if key in built_with}
+    env = make_multitask_vec_env(
+        **arguments, n_envs=copies * len(names), schedule=Interleave(), seed=seed
+    )
+    return wrap_like(env, training_env)
+
+
+def wrap_like(env: VecEnv, model_env: VecEnv) -> VecEnv:
+    """Put an environment into the wrappers of another, with normalisers that learn nothing.
+
+    :param env: to be wrapped
+    :param model_env: whose wrappers are copied
+    :raises ValueError: if there is a wrapper that can't be copied
+    """
+    layers = []
+    while isinstance(model_env, VecEnvWrapper):
+        layers.append(model_env)
+        model_env = model_env.venv
+    for layer in reversed(layers):
+        env = _wrap(env, layer)
+    return env
+
+
+def _wrap(env: VecEnv, layer: VecEnvWrapper) -> VecEnv:
+    if isinstance(layer, VecMonitor | VecCheckNan):
+        return env
+    if isinstance(layer, VecNormalize):
+        normaliser: VecNormalize = pickle.loads(pickle.dumps(layer))
+        normaliser.set_venv(env)
+        normaliser.training = normaliser.norm_reward = False
+        return normaliser
+    if isinstance(layer, VecTransposeImage):
+        return VecTransposeImage(env)
+    if isinstance(layer, VecFrameStack):
+        return VecFrameStack(env, n_stack=layer.stacked_obs.n_stack)
+    if isinstance(layer, VecExtractDictObs):
+        return VecExtractDictObs(env, key=layer.key)
+    raise ValueError(
+        f"`eval_env` must be given, since {type(layer).__name__} around the training environment "
+        "can't be copied"
+    )
+
+
+def synchronise(training_env: VecEnv, env: VecEnv) -> None:
+    """Give an environment's normaliser the statistics of the training one's.
+
+    :raises ValueError: if only one of them normalises
+    """
+    source, target = unwrap_vec_normalize(training_env), unwrap_vec_normalize(env)
+    if (source is None) != (target is None):
+        raise ValueError(
+            "`eval_env` and the training environment must both be in a VecNormalize, or neither"
+        )
+    if source is not None and target is not None:
+        state: dict[str, Any] = pickle.loads(pickle.dumps(source)).__dict__
+        target.obs_rms, target.ret_rms = state["obs_rms"], state["ret_rms"]

@@ -1,0 +1,109 @@
+"""A fixed batch of observations of every task, on which networks are looked at over time.
+
+Shapes: N tasks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_moe.callbacks.generators import preserved_generators
+from sb3_moe.callbacks.periodic import PeriodicCallback
+from sb3_moe.callbacks.pinned_env import make_pinned_env, synchronise, task_names, tasks_played
+from sb3_moe.callbacks.record import Record
+from sb3_moe.plasticity.probe import Obs, concatenate, select
+
+# A few steps between the observations that are kept, so that they differ.
+STRIDE = 4
+
+
+def collect_probe(env: VecEnv, size: int, seed: int = 0) -> list[Obs]:
+    """Play every task with random actions and keep observations, equally many of each.
+
+    :param env: a multi-task environment in which each copy plays one task for good
+    :param size: observations altogether; the whole part of ``size`` / N of each task
+    :param seed: of the environments and the actions
+    :return: one batch for each task
+    """
+    env.seed(seed)
+    env.action_space.seed(seed)
+    obs = env.reset()
+    tasks = tasks_played(env)
+    num_tasks = len(task_names(env))
+    kept: list[Obs] = [select(obs, slice(0, 0)) for _ in range(num_tasks)]  # type: ignore[arg-type]
+    wanted, counts = size // num_tasks, np.bincount(tasks, minlength=num_tasks)
+    for _ in range(-(-wanted // int(counts.min()))):
+        for _ in range(STRIDE):
+            obs, _, _, _ = env.step(np.array([env.action_space.sample() for _ in tasks]))
+        for k in range(num_tasks):
+            kept[k] = concatenate([kept[k], select(obs, tasks == k)])  # type: ignore[arg-type]
+    return [select(batch, slice(0, wanted)) for batch in kept]
+
+
+class ProbeCallback(PeriodicCallback):
+    """Look at the policy every so often on one fixed batch, balanced over the tasks.
+
+    The observations come from environments of its own, played with random actions before training,
+    so that every measurement sees the same batch; a normaliser's statistics are those of that time.
+
+    :param every: global steps between measurements
+    :param probe_size: observations altogether, at least one for each task
+    :param probe: the batch itself, one entry for each task, in place of collecting one
+    :param log_path: folder for ``diagnostics.npz``
+    :param verbose: 0 or 1
+    :raises ValueError: if a number is too small, or ``probe`` is not one batch for each task
+    """
+
+    def __init__(
+        self,
+        every: int,
+        *,
+        probe_size: int = 256,
+        probe: list[Obs] | None = None,
+        log_path: str | Path | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(every, verbose=verbose)
+        if probe_size < 1:
+            raise ValueError(f"`probe_size` must be at least 1, got {probe_size}")
+        self.probe_size = probe_size
+        self.probe = probe
+        self.log_path = None if log_path is None else Path(log_path) / "diagnostics.npz"
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Collect the batch."""
+        super().init_callback(model)
+        self.task_names = task_names(self.training_env)
+        if self.probe_size < len(self.task_names):
+            raise ValueError(
+                f"`probe_size` must be at least num_tasks={len(self.task_names)}, "
+                f"got {self.probe_size}"
+            )
+        if self.probe is None:
+            self.probe = self._collect()
+        if len(self.probe) != len(self.task_names):
+            raise ValueError(
+                f"`probe` must hold one batch for each of {self.task_names}, got {len(self.probe)}"
+            )
+        self.record = Record(self.log_path, {"task_names": np.array(self.task_names)})
+
+    @property
+    def diagnostics(self) -> dict[str, np.ndarray]:
+        """What ``diagnostics.npz`` holds."""
+        return {**self.record.constants, **self.record.rows}
+
+    def _collect(self) -> list[Obs]:
+        with preserved_generators():
+            env = make_pinned_env(self.training_env)
+            synchronise(self.training_env, env)
+            probe = collect_probe(env, self.probe_size, seed=self.model.seed or 0)
+            env.close()
+        return probe
+
+    def _resume(self, step: int) -> int | None:
+        self.record.resume(step)
+        return self.record.last_step

@@ -1,0 +1,98 @@
+"""A file of measurements that grows by one row at a time and can be read at any time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = dict[str, npt.NDArray[Any]]
+
+
+def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write arrays under a temporary name and rename, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # names are never `allow_pickle`
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Record:
+    """Rows of measurements by global step, in one ``npz`` file that several callbacks may share.
+
+    ``steps`` is the first axis of every other array but the constants. A measure that a row lacks
+    is NaN there.
+
+    :param path: the file; None keeps the rows in memory only
+    :param constants: arrays that are the same in every row, such as the tasks' names
+    """
+
+    def __init__(
+        self, path: Path | None, constants: Mapping[str, npt.NDArray[Any]] | None = None
+    ) -> None:
+        self.path = path
+        self.constants = dict(constants or {})
+        self.rows: Rows = {"steps": np.empty(0, np.int64)}
+
+    @property
+    def last_step(self) -> int | None:
+        """The step of the latest row."""
+        steps = self.rows["steps"]
+        return int(steps[-1]) if len(steps) else None
+
+    def resume(self, step: int) -> None:
+        """Keep what was measured up to a step, as a run that goes on from there needs it.
+
+        :param step: where the run stands; 0 forgets everything
+        """
+        self._read()
+        kept = self.rows["steps"] <= step if step > 0 else np.zeros(len(self.rows["steps"]), bool)
+        if kept.all():
+            return
+        self.rows = {name: values[kept] for name, values in self.rows.items()}
+        self._write()
+
+    def add(self, step: int, row: Mapping[str, Any]) -> None:
+        """Add a row, or complete the row of the same step, and write the file.
+
+        :param step: global step, at least the latest one
+        :param row: arrays or numbers by name
+        """
+        self._read()
+        if self.last_step != step:
+            self.rows = {name: _append_blank(values) for name, values in self.rows.items()}
+            self.rows["steps"][-1] = step
+        length = len(self.rows["steps"])
+        for name, value in row.items():
+            array = np.asarray(value)
+            if name not in self.rows:
+                self.rows[name] = np.full((length, *array.shape), _blank(array.dtype), array.dtype)
+            self.rows[name][-1] = array
+        self._write()
+
+    def _read(self) -> None:
+        if self.path is not None and self.path.exists():
+            with np.load(self.path) as arrays:
+                names = [name for name in arrays.files if name not in self.constants]
+                self.rows = {name: arrays[name] for name in names}
+
+    def _write(self) -> None:
+        if self.path is not None:
+            write_npz(self.path, {**self.constants, **self.rows})
+
+
+def _append_blank(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    blank = np.full((1, *values.shape[1:]), _blank(values.dtype), values.dtype)
+    return np.concatenate([values, blank])
+
+
+def _blank(dtype: np.dtype[Any]) -> Any:
+    return np.nan if np.issubdtype(dtype, np.floating) else -1

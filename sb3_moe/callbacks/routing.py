@@ -1,0 +1,108 @@
+"""Follow which expert serves which task.
+
+Shapes: N tasks, E experts, B samples, T rows, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Figure
+
+from sb3_moe.callbacks.probing import ProbeCallback
+from sb3_moe.layers import Routing
+from sb3_moe.metrics.specialisation import agreement, load_entropy, specialisation
+from sb3_moe.plasticity.mixtures import expert_outputs
+from sb3_moe.plasticity.probe import Obs, concatenate
+from sb3_moe.plots import draw_gates
+
+Gates = npt.NDArray[np.float64]
+
+
+def gates_per_task(policy: Any, batches: list[Obs]) -> dict[str, Gates]:
+    """Return the mean weight of each expert for each task, (N, E), by mixture.
+
+    :param policy: one of ours
+    :param batches: observations of each task
+    """
+    by_task: list[dict[str, Routing]] = [policy.routing(batch) for batch in batches]
+    return {
+        name: np.stack(
+            [routing[name].gates_BNE.mean((0, 1)).double().cpu().numpy() for routing in by_task]
+        )
+        for name in by_task[0]
+    }
+
+
+class RoutingCallback(ProbeCallback):
+    """Log what the routers do on a fixed batch of every task, under ``moe/``.
+
+    For each mixture: ``load/<expert>``, ``entropy`` (of the load over all tasks, 1 where even),
+    ``specialisation`` (mutual information between task and expert, 1 at most), ``agreement``
+    (cosine similarity of the experts' outputs), ``gate/<task>/<expert>``, and a picture of the last
+    for TensorBoard. ``diagnostics.npz`` gets ``gates/<mixture>`` (K, N, E), ``load`` (K, E),
+    ``entropy``, ``specialisation`` and ``agreement`` (K,).
+
+    :param every: global steps between measurements
+    :param probe_size: observations altogether, at least one for each task
+    :param probe: the batch itself, one entry for each task, in place of collecting one
+    :param log_path: folder for ``diagnostics.npz``
+    :param verbose: 0 or 1
+    :raises ValueError: if a number is out of range, or the policy has no mixture
+    """
+
+    def __init__(
+        self,
+        every: int = 50_000,
+        *,
+        probe_size: int = 256,
+        probe: list[Obs] | None = None,
+        log_path: str | Path | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(
+            every, probe_size=probe_size, probe=probe, log_path=log_path, verbose=verbose
+        )
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Check that there is something to look at."""
+        if not hasattr(model.policy, "routing"):
+            raise ValueError(
+                "the policy must have mixtures of experts, as in PPO('MoeMlpPolicy', env), got "
+                f"{type(model.policy).__name__}"
+            )
+        super().init_callback(model)
+
+    @th.no_grad()
+    def act(self, step: int) -> bool:
+        """Measure, log and keep."""
+        assert self.probe is not None
+        policy = self.model.policy
+        outputs = expert_outputs(policy, concatenate(self.probe))
+        for name, gates_NE in gates_per_task(policy, self.probe).items():
+            load_E = gates_NE.mean(0)
+            measures = {
+                "entropy": load_entropy(load_E),
+                "specialisation": specialisation(gates_NE),
+                "agreement": agreement(outputs[name].double().cpu().numpy()),
+            }
+            self._log(name, gates_NE, load_E, measures)
+            row = {f"{kind}/{name}": value for kind, value in measures.items()}
+            self.record.add(step, {f"gates/{name}": gates_NE, f"load/{name}": load_E, **row})
+        return True
+
+    def _log(self, name: str, gates_NE: Gates, load_E: Gates, measures: dict[str, float]) -> None:
+        for kind, value in measures.items():
+            self.logger.record(f"moe/{kind}/{name}", value)
+        for expert, share in enumerate(load_E):
+            self.logger.record(f"moe/load/{name}/{expert}", float(share))
+        for task, gates_E in zip(self.task_names, gates_NE, strict=True):
+            for expert, gate in enumerate(gates_E):
+                self.logger.record(f"moe/gate/{name}/{task}/{expert}", float(gate))
+        picture = Figure(draw_gates(gates_NE, self.task_names, title=name), close=False)
+        self.logger.record(f"moe/gates/{name}", picture, exclude=("stdout", "log", "json", "csv"))

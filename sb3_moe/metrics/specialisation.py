@@ -1,0 +1,68 @@
+"""What experts do for which task.
+
+Shapes: N tasks, E experts, T rows, O outputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+def load_entropy(load_E: npt.ArrayLike) -> float:
+    """Return the entropy of the experts' shares of the work, over its largest value, log E.
+
+    :param load_E: shares, of any positive sum
+    :return: 0 where one expert does everything, 1 where all do the same; 1 for a single expert
+    """
+    shares = _shares(load_E)
+    return float(_entropy(shares) / np.log(len(shares))) if len(shares) > 1 else 1.0
+
+
+def specialisation(gates_NE: npt.ArrayLike) -> float:
+    """Return the mutual information between task and expert, over its largest value.
+
+    :param gates_NE: mean weight of each expert for each task; rows are scaled to sum to 1, and all
+        tasks count the same
+    :return: 0 where all tasks use the experts alike, 1 where the expert tells the task (or, with
+        fewer experts than tasks, as far as it can); 0 with one task or one expert
+    """
+    rows_NE = np.stack([_shares(row) for row in np.atleast_2d(np.asarray(gates_NE, np.float64))])
+    smaller = min(rows_NE.shape)
+    if smaller == 1:
+        return 0.0
+    information = _entropy(rows_NE.mean(0)) - np.mean([_entropy(row) for row in rows_NE])
+    # Rounding may leave it a hair outside of its range.
+    return float(np.clip(information / np.log(smaller), 0.0, 1.0))
+
+
+def agreement(outputs_ETO: npt.ArrayLike) -> float:
+    """Return the mean cosine similarity between the outputs of two experts for the same input.
+
+    :param outputs_ETO: every expert's output for every row
+    :return: 1 where all experts say the same, -1 at the least; 1 for a single expert
+    """
+    outputs = np.asarray(outputs_ETO, np.float64)
+    num_experts = len(outputs)
+    if num_experts < 2:
+        return 1.0
+    norms = np.linalg.norm(outputs, axis=-1, keepdims=True)
+    units = np.divide(outputs, norms, out=np.zeros_like(outputs), where=norms > 0)
+    # The squared length of the sum holds every pair twice, and each expert with itself once.
+    total = np.square(units.sum(0)).sum(-1)
+    alone = np.square(units).sum((0, 2))
+    return float(np.mean((total - alone) / (num_experts * (num_experts - 1))))
+
+
+def _shares(values: npt.ArrayLike) -> Array:
+    shares = np.asarray(values, np.float64)
+    if shares.ndim != 1 or np.any(shares < 0) or shares.sum() <= 0:
+        raise ValueError(f"weights must be at least 0 with a positive sum, got {shares}")
+    return shares / shares.sum()
+
+
+def _entropy(shares: Array) -> float:
+    positive = shares[shares > 0]
+    return float(-(positive * np.log(positive)).sum())

@@ -1,0 +1,151 @@
+"""Every measure of plasticity of a policy on a batch of each task, as one flat dict.
+
+Shapes: N tasks, E experts, H units, T rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.distributions import (
+    CategoricalDistribution,
+    MultiCategoricalDistribution,
+)
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+
+from sb3_moe.plasticity.activations import Activations
+from sb3_moe.plasticity.dormant import TAUS, dormant_fraction, dormant_fraction_per_expert
+from sb3_moe.plasticity.hidden_layers import online_parameters
+from sb3_moe.plasticity.probe import (
+    Obs,
+    concatenate,
+    evaluating,
+    fresh_memory,
+    policy_activations,
+    select,
+)
+from sb3_moe.plasticity.rank import effective_rank, ntk_rank, stable_rank
+from sb3_moe.plasticity.weights import gradient_norm, weight_norm, zero_gradient_fraction
+
+Measures = dict[str, Any]
+
+
+def measure_layers(
+    policy: BasePolicy, batches: Sequence[Obs], taus: Sequence[float] = TAUS
+) -> Measures:
+    """Measure dormancy and ranks of every hidden layer.
+
+    ``dormant/<layer>`` is pooled over the layer and all tasks at the first tau, the primary
+    measure; ``dormant@<tau>/<layer>`` at the others; ``dormant_per_task`` (N,) on each task's batch
+    alone; ``dormant_per_expert``, the mean of each expert's own fraction, and ``dormant_gated``,
+    with activities weighted by the gates, are for layers in a mixture. ``effective_rank`` and
+    ``stable_rank`` are of the layer's features over all tasks.
+
+    :param policy: of any algorithm
+    :param batches: observations of each task
+    :param taus: thresholds; the first is the primary one
+    :raises ValueError: if a threshold is negative
+    """
+    by_task = [policy_activations(policy, batch) for batch in batches]
+    measures: Measures = {}
+    for layer in by_task[0]:
+        seen = [activations[layer] for activations in by_task if layer in activations]
+        for name, value in _layer(seen, taus).items():
+            measures[f"{name}/{layer}"] = value
+    return measures
+
+
+def _layer(seen: Sequence[Activations], taus: Sequence[float]) -> Measures:
+    activity_NEH = th.stack([each.activity_EH for each in seen])
+    pooled_EH, tau = activity_NEH.mean(0), taus[0]
+    measures: Measures = {"dormant": dormant_fraction(pooled_EH, tau)}
+    measures |= {f"dormant@{other}": dormant_fraction(pooled_EH, other) for other in taus[1:]}
+    measures["dormant_per_task"] = np.array([dormant_fraction(a_EH, tau) for a_EH in activity_NEH])
+    if seen[0].gates_TE is not None:
+        gated_EH = th.stack([each.gated_activity_EH for each in seen]).mean(0)
+        measures["dormant_gated"] = dormant_fraction(gated_EH, tau)
+        per_expert_E = dormant_fraction_per_expert(pooled_EH, tau)
+        measures["dormant_per_expert"] = float(per_expert_E.mean())
+    features_TF = th.cat([each.features_TF for each in seen])
+    measures["effective_rank"] = effective_rank(features_TF)
+    measures["stable_rank"] = stable_rank(features_TF)
+    return measures
+
+
+def measure_weights(policy: BasePolicy) -> Measures:
+    """Measure the size of the weights of every tower, and of their gradients where there are any.
+
+    Gradients are those of the last update, after clipping.
+
+    :param policy: of any algorithm
+    """
+    measures: Measures = {}
+    for tower, parameters in online_parameters(policy).items():
+        measures[f"weight_norm/{tower}"] = weight_norm(parameters)
+        if any(parameter.grad is not None for parameter in parameters):
+            measures[f"gradient_norm/{tower}"] = gradient_norm(parameters)
+            measures[f"zero_gradients/{tower}"] = zero_gradient_fraction(parameters)
+    return measures
+
+
+def measure_ntk(policy: BasePolicy, batches: Sequence[Obs], size: int = 24) -> Measures:
+    """Measure the rank of the empirical neural tangent kernel of every tower.
+
+    :param policy: of any algorithm
+    :param batches: observations of each task
+    :param size: samples altogether, equally many of each task
+    """
+    share = max(size // len(batches), 1)
+    obs = concatenate([select(batch, slice(0, share)) for batch in batches])
+    towers = online_parameters(policy)
+    with evaluating(policy), th.enable_grad():
+        outputs = tower_outputs(policy, obs)
+        return {
+            f"ntk_rank/{tower}": ntk_rank(outputs_T, _behind(tower, towers))
+            for tower, outputs_T in outputs.items()
+        }
+
+
+def _behind(tower: str, towers: Mapping[str, list[th.nn.Parameter]]) -> list[th.nn.Parameter]:
+    """Return a tower's parameters and those of the features it looks at."""
+    names = (tower, "features", f"{tower}_features")
+    return [parameter for name in names for parameter in towers.get(name, [])]
+
+
+def tower_outputs(policy: BasePolicy, obs: Obs) -> dict[str, th.Tensor]:
+    """Return one scalar of each tower's output for every sample, with a graph.
+
+    The critic's is its value; the actor's is the log-probability of the most likely action, or the
+    sum of the components of a continuous one.
+
+    :param policy: of any algorithm
+    :param obs: a batch of observations
+    """
+    tensors: Any = policy.obs_to_tensor(obs)[0]
+    if isinstance(policy, ActorCriticPolicy):
+        memory = fresh_memory(policy, tensors)
+        # A recurrent policy also returns its memory.
+        distribution: Any = policy.get_distribution(tensors, *memory)
+        distribution = distribution[0] if isinstance(distribution, tuple) else distribution
+        mode = distribution.mode()
+        discrete = isinstance(distribution, CategoricalDistribution | MultiCategoricalDistribution)
+        actor_T = distribution.log_prob(mode) if discrete else mode.sum(-1)
+        return {"pi": actor_T, "vf": policy.predict_values(tensors, *memory).flatten()}
+    if (actor := getattr(policy, "actor", None)) is not None:
+        actions = actor(tensors, deterministic=True) if _stochastic(actor) else actor(tensors)
+        q_values: Any = policy.critic(tensors, actions.detach())  # type: ignore[operator]
+        critics = q_values if isinstance(q_values, tuple) else q_values.unbind(1)
+        named = {f"qf{i}": values.flatten(1).mean(1) for i, values in enumerate(critics)}
+        return {"pi": actions.sum(-1), **named}
+    network: Any = getattr(policy, "q_net", None) or policy.quantile_net
+    values = network(tensors)
+    values_TA = values.mean(1) if values.dim() == 3 else values
+    return {"qf": values_TA.max(dim=1).values}
+
+
+def _stochastic(actor: Any) -> bool:
+    """Tell SAC's actor from TD3's, which takes no ``deterministic``."""
+    return hasattr(actor, "get_action_dist_params")
