@@ -76,6 +76,10 @@ class RoutingCallback(ProbeCallback):
                 "the policy must have mixtures of experts, as in PPO('MoeMlpPolicy', env), got "
                 f"{type(model.policy).__name__}"
             )
+        if not model.policy.moe_layers():  # type: ignore[operator]  # a method, which torch hides
+            raise ValueError(
+                "the policy has no mixture of experts: choose another `placement` than 'none'"
+            )
         super().init_callback(model)
 
     @th.no_grad()

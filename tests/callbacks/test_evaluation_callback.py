@@ -1,0 +1,221 @@
+"""Evaluation of every task, on an environment whose every return is known."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
+from toy import Toy, pinned, toy_vec_env
+
+from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
+
+
+class Constant:
+    """A model that always takes one action."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def predict(self, obs, state=None, episode_start=None, deterministic=False):
+        return np.full(len(obs["obs"]), self.action), state
+
+
+def make_ppo(env=None, **kwargs):
+    env = toy_vec_env((0, 1, 2), (1, 2, 0)) if env is None else env
+    options = {"n_steps": 32, "batch_size": 32, "n_epochs": 1, "device": "cpu", "seed": 3}
+    return PPO("MultiInputPolicy", env, **(options | kwargs))
+
+
+def test_each_task_plays_its_quota_and_its_return_is_known():
+    episodes = evaluate_tasks(Constant(1), toy_vec_env((0,), (1,), (1,), (2,)), 3)
+    assert episodes.returns.tolist() == [[0.0] * 3, [6.0] * 3, [0.0] * 3]
+    assert episodes.lengths.tolist() == [[5.0] * 3, [6.0] * 3, [7.0] * 3]
+    assert episodes.successes.tolist() == [[0.0] * 3, [1.0] * 3, [0.0] * 3]
+
+
+def test_a_task_without_a_copy_of_its_own_is_named():
+    with pytest.raises(ValueError, match=r"lacks \['c'\]; build it with sb3_moe.make_multitask"):
+        evaluate_tasks(Constant(0), toy_vec_env((0,), (1,)), 1)
+
+
+def test_an_unmonitored_environment_is_refused():
+    env = DummyVecEnv([lambda k=k: Toy((k,)) for k in range(3)])
+    with pytest.raises(ValueError, match="wrap it in SB3's VecMonitor"):
+        evaluate_tasks(Constant(0), env, 1)
+
+
+def test_scores_are_kept_before_during_and_after_training(tmp_path):
+    model = make_ppo()
+    callback = MultiTaskEvalCallback(128, 2, eval_env=pinned(), log_path=tmp_path)
+    model.learn(256, callback=callback)
+    with np.load(tmp_path / "scores.npz") as scores:
+        assert scores["steps"].tolist() == [0, 128, 256]
+        assert scores["returns"].shape == (3, 3, 2)
+        np.testing.assert_allclose(scores["score"], scores["returns"].mean(2))
+        assert scores["task_names"].tolist() == ["a", "b", "c"]
+        assert scores["trained"].tolist() == [-1, -1, -1]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_task_that_was_trained_is_noted():
+    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned())
+    make_ppo(toy_vec_env((2,), (2,))).learn(128, callback=callback)
+    assert callback.scores["trained"].tolist() == [2, 2, 2]
+
+
+def test_every_task_is_logged_by_name():
+    model, rows = make_ppo(), []
+    model.learn(0)
+    logger = model.logger
+    dump = logger.dump
+    logger.dump = lambda step: (rows.append(dict(logger.name_to_value)), dump(step))
+    model.set_logger(logger)
+    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned())
+    model.learn(64, callback=callback)
+    for name in "abc":
+        assert rows[0][f"eval/{name}/mean_ep_length"] in (5.0, 6.0, 7.0)
+        assert 0 <= rows[0][f"eval/{name}/success_rate"] <= 1
+    rewards = [rows[0][f"eval/{name}/mean_reward"] for name in "abc"]
+    assert rewards == callback.scores["score"][0].tolist()
+    assert rows[0]["eval/mean_reward"] == pytest.approx(np.mean(rewards))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_training_is_the_same_bit_for_bit_with_and_without(deterministic):
+    alone = make_ppo().learn(256)
+    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned(), deterministic=deterministic)
+    watched = make_ppo().learn(256, callback=callback)
+    for one, other in zip(alone.policy.parameters(), watched.policy.parameters(), strict=True):
+        assert th.equal(one, other)
+
+
+def test_off_policy_training_is_the_same_bit_for_bit_too():
+    weights = []
+    for callback in (None, MultiTaskEvalCallback(50, 1, eval_env=pinned(), deterministic=False)):
+        env = toy_vec_env((0, 1, 2))
+        model = DQN(
+            "MultiInputPolicy", env, learning_starts=20, buffer_size=200, device="cpu", seed=3
+        )
+        model.learn(200, callback=callback)
+        weights.append(copy.deepcopy(list(model.policy.parameters())))
+    assert all(th.equal(one, other) for one, other in zip(*weights, strict=True))
+
+
+def test_a_run_that_goes_on_keeps_the_scores_up_to_its_step_and_drops_later_ones(tmp_path):
+    model = make_ppo()
+    model.learn(256, callback=MultiTaskEvalCallback(64, 1, eval_env=pinned(), log_path=tmp_path))
+    model.num_timesteps = 128
+    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned(), log_path=tmp_path)
+    model.learn(64, callback=callback, reset_num_timesteps=False)
+    assert callback.scores["steps"].tolist() == [0, 64, 128, 192]
+
+
+def test_the_same_step_and_seed_give_the_same_episodes():
+    scores = []
+    for _ in range(2):
+        callback = MultiTaskEvalCallback(64, 2, eval_env=pinned(), deterministic=False)
+        make_ppo().learn(64, callback=callback)
+        scores.append(callback.scores["returns"])
+    np.testing.assert_array_equal(*scores)
+
+
+def test_statistics_are_synchronised_and_not_touched():
+    env = VecNormalize(toy_vec_env((0, 1, 2)), norm_obs_keys=["obs"])
+    eval_env = VecNormalize(pinned(), norm_obs_keys=["obs"], training=False, norm_reward=False)
+    callback = MultiTaskEvalCallback(32, 1, eval_env=eval_env)
+    make_ppo(env).learn(64, callback=callback)
+    np.testing.assert_array_equal(eval_env.obs_rms["obs"].mean, env.obs_rms["obs"].mean)
+    assert env.obs_rms["obs"].count == pytest.approx(64 + 1, abs=0.1)
+
+
+def test_an_evaluation_without_the_training_normaliser_is_refused():
+    env = VecNormalize(toy_vec_env((0, 1, 2)), norm_obs_keys=["obs"])
+    with pytest.raises(ValueError, match="must both be in a VecNormalize, or neither"):
+        make_ppo(env).learn(64, callback=MultiTaskEvalCallback(32, 1, eval_env=pinned()))
+
+
+def test_an_evaluation_environment_without_a_training_task_is_refused():
+    eval_env = toy_vec_env((0,), (1,), names=("a", "b"))
+    with pytest.raises(ValueError, match=r"tasks \['a', 'b', 'c'\], got \['a', 'b'\], which lacks"):
+        make_ppo().learn(64, callback=MultiTaskEvalCallback(64, eval_env=eval_env))
+
+
+def test_a_training_environment_without_tasks_says_which_call_builds_one():
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu")
+    with pytest.raises(ValueError, match=r"build it with sb3_moe\.make_multitask_vec_env"):
+        model.learn(32, callback=MultiTaskEvalCallback(32))
+
+
+def test_an_environment_that_cannot_be_rebuilt_asks_for_one():
+    with pytest.raises(ValueError, match="doesn't say how it was built; give `eval_env`"):
+        make_ppo().learn(64, callback=MultiTaskEvalCallback(64))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"every": 0}, "`every` must be at least 1 global step, got 0"),
+        ({"every": 1, "n_eval_episodes": 0}, "`n_eval_episodes` must be at least 1, got 0"),
+    ],
+)
+def test_numbers_out_of_range_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        MultiTaskEvalCallback(**kwargs)
+
+
+def test_the_best_model_is_kept_and_a_threshold_can_stop_the_run(tmp_path):
+    callback = MultiTaskEvalCallback(
+        64,
+        1,
+        eval_env=pinned(),
+        best_model_save_path=tmp_path,
+        callback_on_new_best=StopTrainingOnRewardThreshold(0.0),
+    )
+    model = make_ppo().learn(10_000, callback=callback)
+    assert (tmp_path / "best_model.zip").exists()
+    assert model.num_timesteps < 10_000
+    assert callback.best_mean_reward > 0
+
+
+def test_evaluations_are_printed_on_request(capsys):
+    make_ppo().learn(64, callback=MultiTaskEvalCallback(64, 1, eval_env=pinned(), verbose=1))
+    assert "Evaluation at 0 steps: a " in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:rich is experimental")
+def test_it_works_beside_a_progress_bar():
+    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned())
+    make_ppo().learn(64, callback=[callback, TaskRolloutCallback()], progress_bar=True)
+    assert callback.scores["steps"].tolist() == [0, 64]
+
+
+def test_training_episodes_are_averaged_by_task():
+    callback = TaskRolloutCallback(window=3)
+    model = make_ppo(toy_vec_env((0, 1)))
+    model.learn(32, callback=callback, log_interval=1000)
+    logged = model.logger.name_to_value
+    assert logged["rollout/a/ep_len_mean"] == 5.0
+    assert logged["rollout/b/ep_len_mean"] == 6.0
+    assert "rollout/c/ep_len_mean" not in logged
+
+
+def test_a_window_below_one_is_refused():
+    with pytest.raises(ValueError, match="`window` must be at least 1, got 0"):
+        TaskRolloutCallback(0)
+
+
+def test_a_wrapper_that_cannot_be_copied_is_named():
+    from sb3_moe.callbacks.pinned_env import wrap_like
+
+    class Strange(VecEnvWrapper):
+        def reset(self):
+            return self.venv.reset()
+
+        def step_wait(self):
+            return self.venv.step_wait()
+
+    with pytest.raises(ValueError, match="`eval_env` must be given, since Strange"):
+        wrap_like(pinned(), Strange(pinned()))

@@ -1,0 +1,166 @@
+"""Plasticity and routing, followed on a fixed batch of every task."""
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import PPO
+from toy import pinned, toy_vec_env
+
+from sb3_moe.callbacks import PlasticityCallback, RoutingCallback, collect_probe
+from sb3_moe.policies.on_policy import MoeMultiInputPolicy
+
+
+def make_ppo(policy=MoeMultiInputPolicy, **kwargs):
+    options = {"n_steps": 32, "batch_size": 32, "n_epochs": 1, "device": "cpu", "seed": 3}
+    return PPO(policy, toy_vec_env((0, 1, 2)), **(options | kwargs))
+
+
+def probe(size=12):
+    return collect_probe(pinned(), size)
+
+
+def test_a_probe_holds_equally_many_observations_of_each_task():
+    batches = probe(14)
+    assert [batch["task_id"].tolist() for batch in batches] == [[0] * 4, [1] * 4, [2] * 4]
+    assert batches[0]["obs"].shape == (4, 6)
+
+
+def test_the_same_seed_gives_the_same_probe():
+    for one, other in zip(probe(), probe(), strict=True):
+        np.testing.assert_array_equal(one["obs"], other["obs"])
+
+
+def test_every_layer_and_tower_is_measured_before_during_and_after(tmp_path):
+    callback = PlasticityCallback(64, probe=probe(), log_path=tmp_path, ntk_size=6)
+    make_ppo().learn(128, callback=callback)
+    with np.load(tmp_path / "diagnostics.npz") as saved:
+        assert saved["steps"].tolist() == [0, 64, 128]
+        for layer in ("pi.0", "pi.1", "vf.0", "vf.1"):
+            assert saved[f"dormant/{layer}"].shape == (3,)
+            assert saved[f"dormant_per_task/{layer}"].shape == (3, 3)
+            assert np.isfinite(saved[f"effective_rank/{layer}"]).all()
+        # The last hidden layer is the mixture.
+        assert "dormant_gated/pi.1" in saved
+        assert "dormant_gated/pi.0" not in saved
+        for tower in ("pi", "vf"):
+            assert np.isfinite(saved[f"ntk_rank/{tower}"]).all()
+            # Nothing has moved, and there are no gradients, before training.
+            assert np.isnan(saved[f"weight_change/{tower}"]).tolist() == [True, False, False]
+            assert np.isnan(saved[f"gradient_norm/{tower}"]).tolist() == [True, False, False]
+
+
+def test_scalars_are_logged_under_plasticity():
+    callback = PlasticityCallback(10_000, probe=probe(), taus=(0.1, 0.0))
+    model = make_ppo()
+    model.learn(32, callback=callback, log_interval=1000)
+    logged = model.logger.name_to_value
+    assert {
+        "plasticity/dormant/pi.0",
+        "plasticity/dormant/pi.0/a",
+        "plasticity/dormant@0.0/pi.0",
+    } <= set(logged)
+
+
+def test_killed_units_show_up_as_dormant_in_every_task():
+    model = make_ppo("MultiInputPolicy", policy_kwargs={"activation_fn": th.nn.ReLU})
+    first = model.policy.mlp_extractor.policy_net[0]
+    first.weight.data[:16], first.bias.data[:16] = 0.0, -1.0
+    callback = PlasticityCallback(10_000, probe=probe(), taus=(0.0,))
+    callback.init_callback(model)
+    model.learn(0)
+    callback.act(0)
+    found = callback.diagnostics
+    assert found["dormant/pi.0"][0] >= 16 / 64
+    assert (found["dormant_per_task/pi.0"][0] >= found["dormant/pi.0"][0]).all()
+
+
+def test_gates_of_every_task_are_kept_for_every_mixture(tmp_path):
+    callback = RoutingCallback(64, probe=probe(), log_path=tmp_path)
+    make_ppo().learn(64, callback=callback)
+    with np.load(tmp_path / "diagnostics.npz") as saved:
+        for name in ("pi.middle", "vf.middle"):
+            assert saved[f"gates/{name}"].shape == (2, 3, 4)
+            np.testing.assert_allclose(saved[f"gates/{name}"].sum(-1), 1.0, rtol=1e-5)
+            assert (saved[f"specialisation/{name}"] >= 0).all()
+            assert saved[f"agreement/{name}"].shape == (2,)
+
+
+def test_a_task_router_is_fully_specialised():
+    model = make_ppo(policy_kwargs={"router": "task"})
+    callback = RoutingCallback(10_000, probe=probe())
+    model.learn(32, callback=callback)
+    assert callback.diagnostics["specialisation/pi.middle"][0] == pytest.approx(1.0)
+    assert callback.diagnostics["entropy/pi.middle"][0] == pytest.approx(1.0)
+    np.testing.assert_allclose(callback.diagnostics["gates/pi.middle"][0], np.eye(3))
+
+
+def test_a_uniform_router_does_not_specialise():
+    model = make_ppo(policy_kwargs={"router": "uniform"})
+    callback = RoutingCallback(10_000, probe=probe())
+    model.learn(32, callback=callback)
+    assert callback.diagnostics["specialisation/pi.middle"][0] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_both_share_one_file(tmp_path):
+    callbacks = [
+        PlasticityCallback(64, probe=probe(), log_path=tmp_path),
+        RoutingCallback(32, probe=probe(), log_path=tmp_path),
+    ]
+    make_ppo().learn(64, callback=callbacks)
+    with np.load(tmp_path / "diagnostics.npz") as saved:
+        assert saved["steps"].tolist() == [0, 32, 64]
+        assert np.isnan(saved["dormant/pi.0"]).tolist() == [False, True, False]
+        assert np.isfinite(saved["gates/pi.middle"]).all()
+
+
+def test_a_picture_of_the_gates_goes_to_tensorboard(tmp_path):
+    model = make_ppo(tensorboard_log=str(tmp_path))
+    model.learn(32, callback=RoutingCallback(64, probe=probe()))
+    (events,) = tmp_path.rglob("events*")
+    assert b"moe/gates/pi.middle" in events.read_bytes()
+
+
+def test_measuring_leaves_training_the_same_bit_for_bit():
+    alone = make_ppo().learn(128)
+    watched = make_ppo()
+    watched.learn(
+        128, callback=[PlasticityCallback(32, probe=probe()), RoutingCallback(32, probe=probe())]
+    )
+    for one, other in zip(alone.policy.parameters(), watched.policy.parameters(), strict=True):
+        assert th.equal(one, other)
+
+
+def test_routing_of_a_dense_policy_is_refused_with_the_call_that_has_one():
+    with pytest.raises(ValueError, match=r"as in PPO\('MoeMlpPolicy', env\), got MultiInputActor"):
+        make_ppo("MultiInputPolicy").learn(32, callback=RoutingCallback(32, probe=probe()))
+
+
+def test_routing_without_a_mixture_is_refused():
+    model = make_ppo(policy_kwargs={"placement": "none"})
+    with pytest.raises(ValueError, match="has no mixture of experts: choose another `placement`"):
+        model.learn(32, callback=RoutingCallback(32, probe=probe()))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"taus": (0.1, -0.1)}, "`tau` must be at least 0, got -0.1"),
+        ({"taus": ()}, "`taus` must hold at least one threshold, got none"),
+        ({"ntk_size": -1}, "`ntk_size` must be at least 0, got -1"),
+        ({"probe_size": 0}, "`probe_size` must be at least 1, got 0"),
+        ({"every": 0}, "`every` must be at least 1 global step, got 0"),
+    ],
+)
+def test_numbers_out_of_range_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        PlasticityCallback(**kwargs)
+
+
+def test_a_probe_smaller_than_the_tasks_is_refused():
+    with pytest.raises(ValueError, match="`probe_size` must be at least num_tasks=3, got 2"):
+        make_ppo().learn(32, callback=PlasticityCallback(32, probe_size=2))
+
+
+def test_a_probe_of_other_tasks_is_refused():
+    with pytest.raises(ValueError, match=r"one batch for each of \['a', 'b', 'c'\], got 2"):
+        make_ppo().learn(32, callback=PlasticityCallback(32, probe=probe()[:2]))
