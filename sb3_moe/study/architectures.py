@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sb3_moe.study.config import Architecture
@@ -79,3 +79,9 @@ def title(name: str) -> str:
         if part
     ]
     return "-".join(words).replace("-(", " (")
+
+
+def heading(regime: str, order: Sequence[str]) -> str:
+    """Say a regime and order as a reader would."""
+    words = {"mtrl": "interleaved", "crl": "one after the other", "scratch": "alone"}
+    return words[regime] + (": " + ", then ".join(order) if order else "")

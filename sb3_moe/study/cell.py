@@ -74,6 +74,6 @@ def _callbacks(cell: CellConfig, model: PPO, folder: CellFolder) -> list[BaseCal
         TaskRolloutCallback(),
         Heartbeat(path / "live.json", cell.total_steps),
     ]
-    if hasattr(model.policy, "routing"):
+    if getattr(model.policy, "moe_layers", dict)():
         callbacks.append(RoutingCallback(every, log_path=path))
     return callbacks

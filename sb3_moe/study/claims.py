@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from sb3_moe.metrics import bootstrap_interval
+from sb3_moe.study.architectures import title
 from sb3_moe.study.measures import MEASURES, References, Run, measure
 from sb3_moe.study.verdict import (
     Estimate,
@@ -43,8 +44,9 @@ class Selector:
     @property
     def label(self) -> str:
         """Say which runs are meant."""
-        order = f"({' '.join(self.order)})" if self.order else None
-        return " ".join(word for word in (self.regime, order, self.architecture) if word)
+        order = f"({', '.join(self.order)})" if self.order else None
+        regime = self.regime.upper() if self.regime else None
+        return " ".join(word for word in (regime, order, title(self.architecture)) if word)
 
     def matches(self, run: Run) -> bool:
         """Say whether a run is meant."""
@@ -87,7 +89,7 @@ class Contrast:
 
     @property
     def label(self) -> str:
-        """Say the difference: ``crl soft-big - crl dense``."""
+        """Say the difference: ``CRL SoftMoE-Big - CRL Dense``."""
         minus = "".join(f" - {selector.label}" for selector in self.minus)
         return " + ".join(selector.label for selector in self.plus) + minus
 

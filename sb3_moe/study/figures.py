@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sb3_moe.study.architectures import title
+from sb3_moe.study.architectures import heading, title
 from sb3_moe.study.claims import Finding
 from sb3_moe.study.measures import Array, Run
 
@@ -39,12 +39,6 @@ def sequences(runs: Sequence[Run]) -> list[tuple[str, tuple[str, ...]]]:
 def architectures(runs: Sequence[Run]) -> list[str]:
     """List the columns, as they come."""
     return list(dict.fromkeys(run.cell.architecture.name for run in runs))
-
-
-def heading(regime: str, order: Sequence[str]) -> str:
-    """Say a regime and order as a reader would."""
-    words = {"mtrl": "interleaved", "crl": "one after the other", "scratch": "alone"}
-    return words[regime] + (": " + ", then ".join(order) if order else "")
 
 
 def learning_curves(runs: Sequence[Run], random: Mapping[str, float]) -> Figure:

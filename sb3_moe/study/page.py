@@ -101,7 +101,8 @@ def _field(value: Any) -> str:
         return f'<td class="number">{number(value)}</td>'
     if isinstance(value, int) and not isinstance(value, bool):
         return f'<td class="number">{value:,}</td>'
-    return f"<td>{escape(str(value))}</td>"
+    numeric = isinstance(value, str) and value[:1] in "-0123456789" and "[" in value
+    return f"<td{' class=number' if numeric else ''}>{escape(str(value))}</td>"
 
 
 def number(value: float) -> str:
@@ -111,6 +112,11 @@ def number(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def interval(mean: float, low: float, high: float) -> str:
+    """Write a number and its interval; the number alone where there is none."""
+    return number(mean) if low != low else f"{number(mean)} [{number(low)}, {number(high)}]"
 
 
 def png_of(figure: Figure, dpi: int = 130) -> bytes:

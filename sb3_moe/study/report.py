@@ -12,12 +12,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sb3_moe.study import figures, tables
-from sb3_moe.study.architectures import title
 from sb3_moe.study.claims import Claims, Finding, judge_claims, load_claims
 from sb3_moe.study.folder import atomic, read_json
 from sb3_moe.study.grid import StudyConfig
 from sb3_moe.study.measures import MEASURES, References, Run
-from sb3_moe.study.page import Page, number, png_of
+from sb3_moe.study.page import Page, interval, number, png_of
 from sb3_moe.study.runner import Job, survey
 from sb3_moe.study.silences import SILENCES
 
@@ -105,7 +104,7 @@ def _page(results: Results, rows: Mapping[str, tables.Rows], pictures: Mapping[s
     page = Page("Does a mixture of experts help an agent whose tasks change?")
     _introduction(page, results)
     _claims(page, results, pictures)
-    _returns(page, rows["summary"], pictures)
+    _returns(page, rows["summary"], results.random, pictures)
     _insides(page, pictures)
     _limits(page, results)
     _silences(page)
@@ -157,32 +156,42 @@ def _claims(page: Page, results: Results, pictures: Mapping[str, bytes]) -> None
             "too small to matter; to the right is what the claim says (for “not greater”: against "
             "it).",
         )
+    _comparisons(page, results, primary=True)
+    page.text(
+        "Further comparisons, judged by the same rule without the correction. No verdict rests on "
+        "them; they show which control explains a difference, if one does."
+    )
+    _comparisons(page, results, primary=False)
+    used = {row.contrast.measure for f in results.findings for row in f.rows}
+    page.items([f"{name}: {meaning}" for name, meaning in MEASURES.items() if name in used])
+
+
+def _comparisons(page: Page, results: Results, primary: bool) -> None:
+    """List the contrasts, game by game."""
+    rows = [row for row in tables.verdicts(results.findings) if row["primary"] == primary]
     page.table(
-        tables.verdicts(results.findings),
+        [{**row, "difference": interval(*(row[k] for k in _ESTIMATE))} for row in rows],
         {
             "claim": "Claim",
             "contrast": "Comparison",
             "measure": "Measure",
             "game": "Game",
             "difference": "Difference",
-            "low": "from",
-            "high": "to",
-            "seeds": "Seeds",
-            "p_adjusted": "p",
             "smallest_effect": "Matters from",
-            "primary": "Primary",
+            "p_adjusted": "p (Holm)" if primary else "p",
+            "seeds": "Seeds",
             "verdict": "Verdict",
         },
     )
-    used = {row.contrast.measure for f in results.findings for row in f.rows}
-    page.items([f"{name}: {meaning}" for name, meaning in MEASURES.items() if name in used])
+
+
+_ESTIMATE = ("difference", "low", "high")
 
 
 def _claim_row(finding: Finding) -> dict[str, Any]:
     rows = [row for row in finding.rows if row.contrast.primary]
     why = "; ".join(
-        f"{row.game}: {number(row.estimate.mean)} "
-        f"[{number(row.estimate.low)}, {number(row.estimate.high)}]"
+        f"{row.game}: {interval(row.estimate.mean, row.estimate.low, row.estimate.high)}"
         for row in rows
     )
     return {
@@ -192,30 +201,29 @@ def _claim_row(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _returns(page: Page, summary: tables.Rows, pictures: Mapping[str, bytes]) -> None:
+def _returns(
+    page: Page,
+    summary: tables.Rows,
+    random: Mapping[str, float],
+    pictures: Mapping[str, bytes],
+) -> None:
     page.section("What the agents reached")
     page.text(
-        "Return: the mean over the last tenth of the game's training. “At the end” is the same "
+        "Return: the mean over the last tenth of the game's training, with an interval over seeds "
+        "where there are several. “At the end” is the same "
         "game once all training is over: what is left of it after other games were trained. "
         "“Times random” compares with an agent that acts at random."
     )
+    games = list(dict.fromkeys(row["game"] for row in summary))
     page.table(
-        [{**row, "architecture": title(row["architecture"])} for row in summary],
-        {
-            "regime": "Regime",
-            "order": "Order",
-            "game": "Game",
-            "architecture": "Network",
-            "return": "Return",
-            "low": "from",
-            "high": "to",
-            "random": "Random",
-            "ratio": "Times random",
-            "at_the_end": "At the end",
-            "dormant": "Dormant",
-            "seeds": "Seeds",
-        },
+        tables.by_network(summary),
+        {"setting": "Setting", "network": "Network"}
+        | {f"return {game}": game for game in games}
+        | {f"ratio {game}": f"{game} times random" for game in games}
+        | {f"at_the_end {game}": f"{game} at the end" for game in games}
+        | {"dormant": "Dormant neurons", "seeds": "Seeds"},
     )
+    page.text("Random: " + ", ".join(f"{g} {number(random[g])}" for g in games) + ".")
     page.picture(
         pictures["learning_curves"],
         "Return of each game while training goes on: a row for each way to mix the games, a column "
@@ -247,7 +255,7 @@ def _limits(page: Page, results: Results) -> None:
     worse = [row for row in rows if row.estimate.high < row.contrast.smallest_effect]
     lines = [
         f"{row.contrast.label}, {row.contrast.measure}, {row.game}: "
-        f"{number(row.estimate.mean)} [{number(row.estimate.low)}, {number(row.estimate.high)}]"
+        f"{interval(row.estimate.mean, row.estimate.low, row.estimate.high)}"
         for row in worse
     ]
     if lines:

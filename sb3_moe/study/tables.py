@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from sb3_moe.metrics import bootstrap_interval
+from sb3_moe.study.architectures import heading, title
 from sb3_moe.study.claims import Finding
 from sb3_moe.study.folder import atomic
 from sb3_moe.study.measures import Array, Run, block_area, block_end, dormant, final
+from sb3_moe.study.page import interval
 
 Rows = list[dict[str, Any]]
 Group = tuple[str, tuple[str, ...], str]
@@ -59,6 +61,27 @@ def _summary_row(
         "at_the_end": float(np.mean([final(run, game) for run in runs])),
         "dormant": float(np.mean([dormant(run) for run in runs])),
     }
+
+
+def by_network(summary: Rows) -> Rows:
+    """Put the games of a summary side by side: a row per setting and network."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in summary:
+        setting = heading(row["regime"], row["order"].split())
+        wide = rows.setdefault(
+            (setting, row["architecture"]),
+            {
+                "setting": setting,
+                "network": title(row["architecture"]),
+                "dormant": row["dormant"],
+                "seeds": row["seeds"],
+            },
+        )
+        game = row["game"]
+        wide[f"return {game}"] = interval(row["return"], row["low"], row["high"])
+        wide[f"ratio {game}"] = row["ratio"]
+        wide[f"at_the_end {game}"] = row["at_the_end"]
+    return list(rows.values())
 
 
 def _interval(values: Array, confidence: float) -> tuple[float, float]:

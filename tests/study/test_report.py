@@ -1,0 +1,106 @@
+import csv
+import re
+from html.parser import HTMLParser
+
+import pytest
+from made_up_study import study, write
+
+from sb3_moe.study.folder import write_json
+from sb3_moe.study.grid import load_study
+from sb3_moe.study.page import Page, interval, number
+from sb3_moe.study.provenance import provenance
+from sb3_moe.study.report import load_results, write_report
+from sb3_moe.study.tables import by_network, summary
+
+LEVELS = {"dense": 5.0, "soft-big": 9.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("made-up")
+    the_study = study(claims=load_study("smoke").claims)
+    write(root, the_study, lambda cell: LEVELS[cell.architecture.name] + 0.01 * cell.seed)
+    write_json(root / "study.json", {"study": the_study.to_dict(), **provenance()})
+    write_json(root / "random.json", {game: [0.5, 1.5] for game in the_study.games})
+    write_report(the_study, root)
+    return root
+
+
+class Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.sources, self.tags = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_page_needs_no_other_file(folder):
+    links = Links()
+    links.feed((folder / "report" / "index.html").read_text())
+    assert links.tags.count("img") == 4
+    assert all(source.startswith("data:") for source in links.sources)
+    assert "script" not in links.tags
+
+
+def test_pictures_and_tables_lie_beside_the_page(folder):
+    names = {path.name for path in (folder / "report").iterdir()}
+    assert {"summary.csv", "verdicts.csv", "scores.csv", "learning_curves.png"} <= names
+    assert not [name for name in names if name.endswith(".tmp")]
+
+
+def test_the_summary_has_the_made_up_returns_with_their_intervals(folder):
+    with (folder / "report" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    row = next(r for r in rows if (r["regime"], r["architecture"]) == ("crl", "soft-big"))
+    assert float(row["random"]) == 1.0
+    assert float(row["return"]) == pytest.approx(9.02)
+    assert float(row["ratio"]) == pytest.approx(9.02)
+    assert float(row["low"]) <= 9.02 <= float(row["high"])
+    assert row["seeds"] == "5"
+
+
+def test_the_same_folders_give_the_same_tables(folder):
+    before = (folder / "report" / "verdicts.csv").read_bytes()
+    write_report(study(claims=load_study("smoke").claims), folder)
+    assert (folder / "report" / "verdicts.csv").read_bytes() == before
+
+
+def test_every_claim_is_on_the_page_with_its_verdict(folder):
+    text = (folder / "report" / "index.html").read_text()
+    assert text.count("not tested in this study") == 2  # routing, and the actor against the critic
+    assert len(re.findall(r'class="verdict (supported|contradicted|undecided)"', text)) >= 4
+
+
+def test_games_lie_side_by_side_in_the_wide_table(folder):
+    results = load_results(study(claims=None), folder)
+    rows = by_network(summary(results.runs, results.random))
+    assert len(rows) == 6
+    assert rows[0]["setting"] == "interleaved"
+    assert {"return SpaceInvaders", "return Breakout"} <= set(rows[0])
+
+
+def test_a_report_without_runs_says_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"needs a cell that is done, .* has none: run the study"):
+        load_results(study(), tmp_path)
+
+
+def test_text_on_the_page_is_escaped():
+    page = Page("a < b")
+    page.text("1 < 2 & 3")
+    page.table([{"x": "<script>"}], {"x": "<x>"})
+    html = page.html()
+    assert "<script>" not in html
+    assert "1 &lt; 2 &amp; 3" in html
+
+
+def test_numbers_have_as_many_digits_as_a_reader_needs():
+    assert [number(x) for x in (0.123, 12.34, 1234.5, float("nan"))] == [
+        "0.12",
+        "12.3",
+        "1,234",
+        "-",
+    ]
+    assert interval(1.0, 0.5, 1.5) == "1.00 [0.50, 1.50]"
+    assert interval(1.0, float("nan"), float("nan")) == "1.00"
