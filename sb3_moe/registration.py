@@ -20,11 +20,24 @@ class Entry(NamedTuple):
     aliases: tuple[str, ...]
 
 
+ALL_LSTM = ("MoeMlpLstmPolicy", "MoeCnnLstmPolicy", "MoeMultiInputLstmPolicy")
 ALL = ("MoeMlpPolicy", "MoeCnnPolicy", "MoeMultiInputPolicy")
 
 TABLE: dict[str, Entry] = {
     "PPO": Entry("stable_baselines3:PPO", "sb3_moe.policies.on_policy", ALL),
     "A2C": Entry("stable_baselines3:A2C", "sb3_moe.policies.on_policy", ALL),
+    "DQN": Entry("stable_baselines3:DQN", "sb3_moe.policies.dqn", ALL),
+    "SAC": Entry("stable_baselines3:SAC", "sb3_moe.policies.sac", ALL),
+    "TD3": Entry("stable_baselines3:TD3", "sb3_moe.policies.td3", ALL),
+    "DDPG": Entry("stable_baselines3:DDPG", "sb3_moe.policies.td3", ALL),
+    "TRPO": Entry("sb3_contrib:TRPO", "sb3_moe.policies.contrib.trpo", ALL),
+    "MaskablePPO": Entry("sb3_contrib:MaskablePPO", "sb3_moe.policies.contrib.ppo_mask", ALL),
+    "RecurrentPPO": Entry(
+        "sb3_contrib:RecurrentPPO", "sb3_moe.policies.contrib.ppo_recurrent", ALL_LSTM
+    ),
+    "QRDQN": Entry("sb3_contrib:QRDQN", "sb3_moe.policies.contrib.qrdqn", ALL),
+    "TQC": Entry("sb3_contrib:TQC", "sb3_moe.policies.contrib.tqc", ALL),
+    "CrossQ": Entry("sb3_contrib:CrossQ", "sb3_moe.policies.contrib.crossq", ("MoeMlpPolicy",)),
 }
 
 

@@ -63,6 +63,7 @@ class MoEPolicy(BaseModel):
     adam_kwargs: ClassVar[dict[str, Any]] = {}
     dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
     encodes_images: ClassVar[bool] = False
+    encodes_in_experts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -97,11 +98,16 @@ class MoEPolicy(BaseModel):
                 "`router_noise` must be 0 for on-policy algorithms, whose ratio of new to old "
                 f"policy it would move, got {router_noise}"
             )
-        self.raw_features = any(each.placement == "big" for each in self.moe.values())
+        big = any(each.placement == "big" for each in self.moe.values())
+        self.raw_features = big and self.encodes_in_experts
         extractor, extractor_kwargs = self._choose_extractor(
             observation_space, features_extractor_class, features_extractor_kwargs
         )
-        if net_arch is None and self._ends_in_map(extractor, extractor_kwargs):
+        if (
+            net_arch is None
+            and self.encodes_in_experts
+            and self._ends_in_map(extractor, extractor_kwargs)
+        ):
             net_arch = [512]
         self._default_to_fused_adam(kwargs)
         self._check_gsde(kwargs)

@@ -1,0 +1,154 @@
+"""MoE policies for RecurrentPPO: the experts stand behind the LSTM.
+
+Shapes: B batch (sequences laid end to end), K tasks, L width of the LSTM.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch as th
+from sb3_contrib.common.recurrent.policies import (
+    RecurrentActorCriticCnnPolicy,
+    RecurrentActorCriticPolicy,
+    RecurrentMultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    NatureCNN,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_moe.placement import Architect
+from sb3_moe.policies.on_policy import MoEActorCritic
+from sb3_moe.towers import Layout
+
+if TYPE_CHECKING:
+
+    class _Policy(MoEActorCritic, RecurrentActorCriticPolicy):
+        """What stands behind the mixin."""
+
+else:
+    _Policy = MoEActorCritic
+
+
+class ReattachTask(nn.Module):
+    """Run a layer on the features it was made for, and put the one-hot task id behind the output.
+
+    :param layer: takes ``in_features`` features
+    :param num_tasks: K, the length of the one-hot at the end of the input
+    """
+
+    def __init__(self, layer: nn.Linear, num_tasks: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.num_tasks = num_tasks
+
+    def forward(self, features: th.Tensor) -> th.Tensor:
+        """Return ``[layer(features) | one-hot]``."""
+        out = self.layer(features[:, : self.layer.in_features])
+        return th.cat([out, features[:, features.shape[1] - self.num_tasks :]], dim=1)
+
+
+class MoERecurrent(_Policy):
+    """Give the networks behind the LSTM experts.
+
+    The task id enters the LSTM for ``task_input`` ``"both"`` and ``"experts"``, the same for actor
+    and critic. Auxiliary losses count the padded steps of RecurrentPPO's sequences too.
+    """
+
+    # The image is encoded before the LSTM, so nothing changes for big experts.
+    encodes_in_experts: ClassVar[bool] = False
+
+    def __init__(self, *args: Any, n_lstm_layers: int = 1, **kwargs: Any) -> None:
+        self.n_lstm_layers = n_lstm_layers
+        self.reattached = 0
+        super().__init__(*args, n_lstm_layers=n_lstm_layers, **kwargs)
+        if self.critic is not None and self.reattached:
+            # No new parameters: the optimiser that SB3 has built still holds them all.
+            self.critic = ReattachTask(self.critic, self.reattached)  # type: ignore[assignment]
+
+    def _make_architects(self) -> dict[str, Architect]:
+        features = self.layout(self.features_extractor)
+        self._check(features)
+        layout = Layout(x_dim=self.lstm_output_dim, num_tasks=features.num_tasks)
+        if all(self.is_dense(tower, features) for tower in self.towers):
+            return {}
+        # The one-hot comes back behind the LSTM for both towers, so both must expect it.
+        self.reattached = features.num_tasks
+        if not self.moe["pi"].experts_see_task:
+            self.features_dim = features.x_dim
+        return {
+            tower: self._make_architect(tower, layout, after_lstm=True) for tower in self.towers
+        }
+
+    def _check(self, features: Layout) -> None:
+        for tower, options in self.moe.items():
+            if options.is_moe and options.tokens != "sample":
+                raise ValueError(
+                    f"`tokens` must be 'sample' behind an LSTM, got {options.tokens!r} for "
+                    f"{tower!r}"
+                )
+        seen = {tower: options.experts_see_task for tower, options in self.moe.items()}
+        if features.num_tasks and len(set(seen.values())) > 1:
+            inputs = {tower: options.task_input for tower, options in self.moe.items()}
+            raise ValueError(
+                "`task_input` must let the task id into the LSTM for both towers or for neither, "
+                f"got {inputs}"
+            )
+
+    def _process_sequence(  # type: ignore[override]  # static in sb3-contrib, called on self
+        self,
+        features: th.Tensor,
+        lstm_states: tuple[th.Tensor, th.Tensor],
+        episode_starts: th.Tensor,
+        lstm: nn.LSTM,
+    ) -> tuple[th.Tensor, Any]:
+        """Run the LSTM and put the one-hot task id behind its output, for the routers."""
+        out, states = super()._process_sequence(
+            features[:, : lstm.input_size], lstm_states, episode_starts, lstm
+        )
+        if self.reattached:
+            out = th.cat([out, features[:, features.shape[1] - self.reattached :]], dim=1)
+        return out, states
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        """Return what ``load`` needs, with the LSTM's sizes, which sb3-contrib forgets."""
+        return super()._get_constructor_parameters() | {
+            "lstm_hidden_size": self.lstm_output_dim,
+            "n_lstm_layers": self.n_lstm_layers,
+            "shared_lstm": self.shared_lstm,
+            "enable_critic_lstm": self.enable_critic_lstm,
+            "lstm_kwargs": self.lstm_kwargs,
+        }
+
+    def _run_towers(self, obs: PyTorchObs, actions: th.Tensor | None) -> None:
+        first = next(iter(obs.values())) if isinstance(obs, dict) else obs
+        layers, _, width = self.lstm_hidden_state_shape
+        zeros = th.zeros(layers, len(first), width, device=self.device)
+        starts = th.ones(len(first), device=self.device)
+        self.get_distribution(obs, (zeros, zeros), starts)  # type: ignore[arg-type]
+        self.predict_values(obs, (zeros, zeros), starts)  # type: ignore[arg-type]
+
+
+class MoeMlpLstmPolicy(MoERecurrent, RecurrentActorCriticPolicy):
+    """MoE policy for flat observations (RecurrentPPO)."""
+
+
+class MoeCnnLstmPolicy(MoERecurrent, RecurrentActorCriticCnnPolicy):
+    """MoE policy for images (RecurrentPPO)."""
+
+    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = NatureCNN
+    encodes_images: ClassVar[bool] = True
+
+
+class MoeMultiInputLstmPolicy(MoERecurrent, RecurrentMultiInputActorCriticPolicy):
+    """MoE policy for Dict observations (RecurrentPPO)."""
+
+    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = CombinedExtractor
+    encodes_images: ClassVar[bool] = True
+
+
+__all__ = ["MoeCnnLstmPolicy", "MoeMlpLstmPolicy", "MoeMultiInputLstmPolicy"]

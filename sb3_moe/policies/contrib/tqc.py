@@ -1,0 +1,52 @@
+"""MoE policies for TQC."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch as th
+from sb3_contrib.tqc.policies import CnnPolicy, Critic, MultiInputPolicy, TQCPolicy
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    NatureCNN,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_moe.policies.off_policy import MoEActorWithCritics, TowerCritic
+
+
+class MoEQuantileCritic(TowerCritic, Critic):  # type: ignore[misc]  # its output is one tensor
+    """TQC's critic, with towers."""
+
+    def forward(self, obs: PyTorchObs, action: th.Tensor) -> th.Tensor:  # type: ignore[override]
+        """Return the quantiles by every tower, (B, towers, quantiles)."""
+        grad = not self.share_features_extractor
+        return th.stack(self.towers_forward(obs, action, grad=grad), dim=1)
+
+
+class MoETQC(MoEActorWithCritics):
+    """SAC's networks with quantile critics."""
+
+    critic_class: ClassVar[type[Any]] = MoEQuantileCritic
+
+
+class MoeMlpPolicy(MoETQC, TQCPolicy):  # type: ignore[misc]  # its actor is a copy of SAC's
+    """MoE policy for flat observations (TQC)."""
+
+
+class MoeCnnPolicy(MoETQC, CnnPolicy):  # type: ignore[misc]
+    """MoE policy for images (TQC)."""
+
+    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = NatureCNN
+    encodes_images: ClassVar[bool] = True
+
+
+class MoeMultiInputPolicy(MoETQC, MultiInputPolicy):  # type: ignore[misc]
+    """MoE policy for Dict observations (TQC)."""
+
+    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = CombinedExtractor
+    encodes_images: ClassVar[bool] = True
+
+
+__all__ = ["MoeCnnPolicy", "MoeMlpPolicy", "MoeMultiInputPolicy"]

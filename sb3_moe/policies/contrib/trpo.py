@@ -1,0 +1,35 @@
+"""MoE policies for TRPO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sb3_moe.policies import on_policy
+
+
+class NoAuxLosses:
+    """Refuse auxiliary losses: TRPO differentiates the KL divergence through the same network."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        for name in ("balance_coef", "importance_coef", "z_coef"):
+            value = kwargs.get(name, 0.0)
+            if any(value.values()) if isinstance(value, dict) else value:
+                raise ValueError(
+                    f"`{name}` must be 0 for TRPO, whose KL gradient it would change, got {value}"
+                )
+        super().__init__(*args, **kwargs)
+
+
+class MoeMlpPolicy(NoAuxLosses, on_policy.MoeMlpPolicy):
+    """MoE policy for flat observations (TRPO)."""
+
+
+class MoeCnnPolicy(NoAuxLosses, on_policy.MoeCnnPolicy):
+    """MoE policy for images (TRPO)."""
+
+
+class MoeMultiInputPolicy(NoAuxLosses, on_policy.MoeMultiInputPolicy):
+    """MoE policy for Dict observations (TRPO)."""
+
+
+__all__ = ["MoeCnnPolicy", "MoeMlpPolicy", "MoeMultiInputPolicy"]
