@@ -47,10 +47,12 @@ def train_cell(cell: CellConfig, folder: CellFolder) -> None:
 
 def _restored(folder: CellFolder) -> tuple[PPO, VecEnv] | None:
     """Load the last snapshot, if there is one."""
+    snapshots = folder.checkpoints()
+    if not snapshots:
+        return None
     from sb3_moe.callbacks import resume
 
-    snapshots = folder.checkpoints()
-    return resume(snapshots[-1]) if snapshots else None
+    return resume(snapshots[-1])
 
 
 def _logger(folder: CellFolder, start: int) -> Logger:
