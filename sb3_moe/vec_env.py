@@ -237,7 +237,8 @@ def make_multitask_vec_env(
 
 
 def _check_autoreset(env: VectorEnv[Any, Any, Any]) -> None:
-    mode = env.metadata.get("autoreset_mode")
+    # ale-py's environments all write into one metadata dict: the attribute is each one's own.
+    mode = getattr(env.unwrapped, "autoreset_mode", env.metadata.get("autoreset_mode"))
     if mode is not AutoresetMode.SAME_STEP:
         raise ValueError(
             f"`env` must reset in the same step, as SB3 does: autoreset_mode must be SAME_STEP, "

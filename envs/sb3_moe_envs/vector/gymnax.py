@@ -115,7 +115,12 @@ class GymnaxVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Return one picture a copy, of shape (height, width, 3), uint8."""
         if self.render_mode is None:
             return None
-        return tuple(colour_channels(observation) for observation in self.observations)
+        return tuple(self.draw(observation) for observation in self.observations)
+
+    @staticmethod
+    def draw(observation: np.ndarray) -> np.ndarray:
+        """Return one observation as a picture, a colour a channel."""
+        return colour_channels(observation)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next steps depend on, as numpy arrays and plain values."""

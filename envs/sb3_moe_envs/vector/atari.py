@@ -1,0 +1,226 @@
+"""Atari games through ale-py's own vector environment, with the preprocessing that SB3 uses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from sb3_moe_envs.vector.single import SingleCopyEnv
+
+
+class AtariVectorWorld(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """Copies of one Atari game, run by ale-py's threads; observations are (4, 84, 84), uint8.
+
+    As SB3's ``make_atari_env``: up to 30 no-ops and FIRE at the start of a game, four frames an
+    action, the larger of the last two, grey, 84 x 84, four stacked, rewards clipped to their sign,
+    and an episode for each life. The game goes on when a life is lost (without SB3's no-op and
+    FIRE). ``info["final_info"]`` holds the game's ``score`` so far and whether it is ``game_over``.
+
+    :param game: a ROM's name, ``"space_invaders"`` or ``"SpaceInvaders"``
+    :param num_envs: how many copies, at least 1
+    :param render_mode: None or ``"rgb_array"``: the latest grey frame
+    :param full_action_space: all 18 actions, the same in every game; False: the game's own
+    :param episodic_life: end an episode when a life is lost
+    :param clip_reward: give the sign of a reward
+    :param noop_max: most no-ops at the start of a game
+    :param frame_skip: frames an action
+    :param max_frames: frames after which a game is truncated
+    :param repeat_action_probability: sticky actions
+    :param num_threads: of ale-py; 0: as it chooses
+    :raises ValueError: if the game is unknown or a number out of range
+    :raises ImportError: if ale-py isn't installed
+    """
+
+    def __init__(
+        self,
+        game: str,
+        num_envs: int = 1,
+        *,
+        render_mode: str | None = None,
+        full_action_space: bool = True,
+        episodic_life: bool = True,
+        clip_reward: bool = True,
+        noop_max: int = 30,
+        frame_skip: int = 4,
+        max_frames: int = 108_000,
+        repeat_action_probability: float = 0.0,
+        num_threads: int = 0,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"`num_envs` must be at least 1, got {num_envs}")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
+        self.game = _rom_name(game)
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.episodic_life, self.clip_reward = episodic_life, clip_reward
+        self._ale = _make_ale(
+            self.game,
+            num_envs,
+            full_action_space=full_action_space,
+            noop_max=noop_max,
+            frameskip=frame_skip,
+            max_num_frames_per_episode=max_frames,
+            repeat_action_probability=repeat_action_probability,
+            num_threads=num_threads,
+        )
+        # ale-py writes into a dict that all vector environments share; this one is our own.
+        self.metadata = {
+            "render_modes": ["rgb_array"],
+            "render_fps": 60 // frame_skip,
+            "autoreset_mode": AutoresetMode.SAME_STEP,
+        }
+        self.single_observation_space = self._ale.single_observation_space
+        self.single_action_space = self._ale.single_action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._scores = np.zeros(num_envs)
+        self._lives = np.zeros(num_envs, dtype=np.int32)
+        self._observations: np.ndarray | None = None
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start a game in every copy, or in those of ``options["reset_mask"]``.
+
+        :param seed: seeds copy i with ``seed + i``; a sequence gives one seed a copy
+        :param options: ``{"reset_mask": bool array of shape (num_envs,)}``, or nothing
+        """
+        mask = (options or {}).get("reset_mask")
+        mask = np.ones(self.num_envs, dtype=bool) if mask is None else np.asarray(mask)
+        self._observations, info = self._ale.reset(
+            seed=self._seeds(seed)[mask], options={"reset_mask": mask}
+        )
+        self._scores[mask] = 0
+        self._lives = info["lives"].copy()
+        return self._observations, {}
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Step every copy with its action, of shape (num_envs,)."""
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Let ale-py's threads begin a step, so that several games can run at once."""
+        if self._observations is None:
+            raise gym.error.ResetNeeded(f"call reset() on {self.game} before step()")
+        self._ale.send(np.asarray(actions, dtype=np.int64))
+
+    def step_wait(
+        self,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Wait for the step that :meth:`step_async` began."""
+        observations, rewards, terminated, truncated, info = self._ale.recv()
+        game_over = terminated | truncated
+        self._scores += rewards
+        if self.episodic_life:
+            terminated = terminated | ((info["lives"] < self._lives) & ~game_over)
+        done = terminated | truncated
+        infos = self._final_infos(observations, info, done, game_over) if done.any() else {}
+        self._scores[game_over] = 0
+        self._lives = info["lives"].copy()
+        self._observations = observations
+        rewards = np.sign(rewards) if self.clip_reward else rewards
+        return observations, rewards.astype(np.float64), terminated, truncated, infos
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Return one picture a copy, of shape (84, 84, 3), uint8."""
+        if self.render_mode is None or self._observations is None:
+            return None
+        return tuple(self.draw(observation) for observation in self._observations)
+
+    @staticmethod
+    def draw(observation: np.ndarray) -> np.ndarray:
+        """Return the latest frame of one observation as a picture."""
+        return np.repeat(observation[-1][:, :, None], 3, axis=2)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop ale-py's threads."""
+        self._ale.close()
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> np.ndarray:
+        if seed is None:
+            return np.full(self.num_envs, -1)
+        if isinstance(seed, (int, np.integer)):
+            return int(seed) % 2**31 + np.arange(self.num_envs)
+        if len(seed) != self.num_envs:
+            raise ValueError(f"`seed` must hold num_envs={self.num_envs} seeds, got {len(seed)}")
+        # -1 is ale-py's way to say: go on with the random numbers that you have.
+        return np.array([-1 if number is None else number % 2**31 for number in seed])
+
+    def _final_infos(
+        self, observations: np.ndarray, info: dict[str, Any], done: np.ndarray, over: np.ndarray
+    ) -> dict[str, Any]:
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for i in np.flatnonzero(done):
+            # A lost life doesn't interrupt the game: the next episode starts where this one ends.
+            final_obs[i] = info["final_obs"][i] if over[i] else observations[i].copy()
+        return {
+            "final_obs": final_obs,
+            "_final_obs": done,
+            "final_info": {
+                "score": self._scores.copy(),
+                "_score": done,
+                "game_over": over,
+                "_game_over": done,
+            },
+            "_final_info": done,
+        }
+
+
+class AtariEnv(SingleCopyEnv):
+    """One Atari game, preprocessed as :class:`AtariVectorWorld` does.
+
+    :param game: a ROM's name, ``"space_invaders"`` or ``"SpaceInvaders"``
+    :param render_mode: None or ``"rgb_array"``
+    :param kwargs: as of :class:`AtariVectorWorld`
+    """
+
+    def __init__(self, game: str, render_mode: str | None = None, **kwargs: Any) -> None:
+        self.game = game
+        super().__init__(AtariVectorWorld(game, render_mode=render_mode, **kwargs))
+
+
+def _rom_name(game: str) -> str:
+    roms = _ale_py().roms.get_all_rom_ids()
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", game).lower()
+    if name not in roms:
+        raise ValueError(f"`game` must be one of {sorted(roms)}, got {game!r}")
+    return name
+
+
+def _make_ale(game: str, num_envs: int, **kwargs: Any) -> Any:
+    from ale_py.vector_env import AtariVectorEnv
+
+    # ale-py's own `episodic_life` starts a new game at each lost life, and its `life_loss_info`
+    # gives a stale final observation: lives are followed here. Scores need unclipped rewards.
+    return AtariVectorEnv(
+        game,
+        num_envs,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+        reward_clipping=False,
+        **kwargs,
+    )
+
+
+def _ale_py() -> Any:
+    # Imported here, so that importing sb3_moe_envs doesn't load ale-py.
+    try:
+        import ale_py
+        import ale_py.roms
+    except ImportError as error:
+        raise ImportError(
+            "Atari games need the atari extra: pip install 'sb3-moe[atari]'"
+        ) from error
+    return ale_py

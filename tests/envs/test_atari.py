@@ -1,0 +1,167 @@
+"""AtariVectorWorld against ale-py itself, and the episode for each life that SB3 has."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+
+pytest.importorskip("ale_py", reason="needs the atari extra")
+
+from ale_py.vector_env import AtariVectorEnv
+
+from sb3_moe_envs.vector.atari import AtariEnv, AtariVectorWorld
+
+STEPS = 400
+
+
+def world(game="breakout", num_envs=2, **kwargs):
+    return AtariVectorWorld(game, num_envs, num_threads=1, **kwargs)
+
+
+def bare(game="breakout", num_envs=2):
+    return AtariVectorEnv(
+        game,
+        num_envs,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+        full_action_space=True,
+        reward_clipping=False,
+        num_threads=1,
+    )
+
+
+def actions(num_envs=2):
+    return np.random.default_rng(0).integers(18, size=(STEPS, num_envs))
+
+
+def test_frames_and_rewards_are_those_of_ale_py_and_each_lost_life_ends_an_episode():
+    ours, theirs = world(clip_reward=False), bare()
+    np.testing.assert_array_equal(ours.reset(seed=3)[0], theirs.reset(seed=3)[0])
+    lives = np.full(2, 5)
+    scores, lost, over = np.zeros(2), 0, 0
+    for action in actions():
+        observations, rewards, terminated, _, infos = ours.step(action)
+        expected = theirs.step(action)
+        np.testing.assert_array_equal(observations, expected[0])
+        np.testing.assert_array_equal(rewards, expected[1])
+        scores += rewards
+        life_lost = (expected[4]["lives"] < lives) & ~expected[2]
+        np.testing.assert_array_equal(terminated, expected[2] | life_lost)
+        for i in np.flatnonzero(terminated):
+            last = expected[4]["final_obs"] if expected[2][i] else expected[0]
+            np.testing.assert_array_equal(infos["final_obs"][i], last[i])
+            assert infos["final_info"]["score"][i] == scores[i]
+            assert infos["final_info"]["game_over"][i] == expected[2][i]
+        scores[expected[2]] = 0
+        lives = expected[4]["lives"].copy()
+        lost, over = lost + life_lost.sum(), over + expected[2].sum()
+    assert lost > 4
+    assert over >= 2
+
+
+def test_whole_games_are_the_episodes_without_episodic_life():
+    ours = world(episodic_life=False)
+    ours.reset(seed=3)
+    ends = [ours.step(action)[4] for action in actions()]
+    ends = [infos for infos in ends if infos]
+    assert ends
+    assert all(infos["final_info"]["game_over"][infos["_final_obs"]].all() for infos in ends)
+
+
+def test_rewards_are_clipped_to_their_sign_and_scores_are_not():
+    clipped, raw = world("seaquest"), world("seaquest", clip_reward=False)
+    assert clipped.reset(seed=0)[0].shape == raw.reset(seed=0)[0].shape == (2, 4, 84, 84)
+    largest, scores = 0, []
+    for action in actions():
+        _, rewards, _, _, infos = clipped.step(action)
+        unclipped = raw.step(action)[1]
+        np.testing.assert_array_equal(rewards, np.sign(unclipped))
+        largest = max(largest, unclipped.max())
+        if infos:
+            scores.append(infos["final_info"]["score"].max())
+    assert largest >= 20
+    assert max(scores) >= 20
+
+
+def test_a_frame_limit_truncates():
+    ours = world("pong", max_frames=100)
+    ours.reset(seed=0)
+    for _ in range(25):
+        *_, terminated, truncated, infos = ours.step(np.zeros(2, int))
+    assert truncated.all()
+    assert not terminated.any()
+    assert infos["final_info"]["game_over"].all()
+    assert not ours.step(np.zeros(2, int))[3].any()
+
+
+def test_every_game_has_the_full_action_set_unless_told_otherwise():
+    assert world("pong").single_action_space == gym.spaces.Discrete(18)
+    assert world("pong", full_action_space=False).single_action_space == gym.spaces.Discrete(6)
+
+
+def test_a_masked_reset_starts_only_the_games_it_marks():
+    ours, other = world(), world(num_envs=1)
+    ours.reset(seed=0)
+    before = ours.step(np.zeros(2, int))[0]
+    after, _ = ours.reset(seed=[7, None], options={"reset_mask": np.array([True, False])})
+    np.testing.assert_array_equal(after[1], before[1])
+    np.testing.assert_array_equal(after[0], other.reset(seed=7)[0][0])
+
+
+def test_the_same_seed_plays_the_same_and_none_goes_on():
+    starts = [world(num_envs=1).reset(seed=seed)[0] for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(starts[0], starts[1])
+    assert not np.array_equal(starts[0], starts[2])
+    np.testing.assert_array_equal(world().reset(seed=1)[0][1], starts[2][0])
+
+
+def test_games_of_camel_case_are_found():
+    assert world("SpaceInvaders").game == "space_invaders"
+    assert world("UpNDown").game == "up_n_down"
+
+
+def test_a_second_world_of_another_mode_leaves_this_ones_metadata_alone():
+    ours = world()
+    AtariVectorEnv("pong", 1, num_threads=1)
+    assert ours.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+
+
+def test_rendering_gives_the_latest_frame_of_each_copy():
+    ours = world(render_mode="rgb_array")
+    observations, _ = ours.reset(seed=0)
+    frames = ours.render()
+    assert [frame.shape for frame in frames] == [(84, 84, 3)] * 2
+    np.testing.assert_array_equal(frames[1][:, :, 0], observations[1, -1])
+    assert world().render() is None
+
+
+def test_the_single_environment_passes_gymnasiums_checker_and_reports_the_score():
+    env = AtariEnv("breakout", render_mode="rgb_array", num_threads=1)
+    check_env(env, skip_render_check=True)
+    env.reset(seed=0)
+    done = False
+    while not done:
+        *_, done, truncated, info = env.step(env.action_space.sample())
+    assert set(info) == {"score", "game_over"}
+    assert not truncated
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"game": "pacman3"}, r"`game` must be one of \[.*'breakout'.*\], got 'pacman3'"),
+        ({"num_envs": 0}, "`num_envs` must be at least 1, got 0"),
+        ({"render_mode": "human"}, "`render_mode` must be None or 'rgb_array', got 'human'"),
+    ],
+)
+def test_a_bad_argument_is_named_with_its_rule_and_value(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AtariVectorWorld(**({"game": "pong"} | arguments))
+
+
+def test_a_bad_call_is_refused():
+    ours = world()
+    with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) on breakout"):
+        ours.step(np.zeros(2, int))
+    with pytest.raises(ValueError, match="`seed` must hold num_envs=2 seeds, got 1"):
+        ours.reset(seed=[1])
