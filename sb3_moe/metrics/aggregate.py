@@ -1,0 +1,173 @@
+"""Summaries over seeds and tasks, with intervals (Agarwal et al. 2021, arXiv 2108.13264).
+
+Shapes: S seeds, N tasks, B resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Statistic = Callable[..., Any]
+
+
+class Interval(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+class Estimate(NamedTuple):
+    """A value and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def iqm(scores: npt.ArrayLike, axis: int | tuple[int, ...] | None = None) -> Any:
+    """Return the interquartile mean: the mean without the lowest and highest quarter.
+
+    :param scores: of any shape
+    :param axis: over which; None: all
+    """
+    values = np.asarray(scores, np.float64)
+    axes = tuple(range(values.ndim)) if axis is None else np.atleast_1d(axis)
+    values = np.moveaxis(values, axes, range(-len(axes), 0))
+    values = np.sort(values.reshape(*values.shape[: values.ndim - len(axes)], -1), axis=-1)
+    cut = values.shape[-1] // 4
+    return values[..., cut : values.shape[-1] - cut].mean(-1)
+
+
+def bootstrap_interval(
+    values: npt.ArrayLike,
+    statistic: Statistic = np.mean,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 9_999,
+    seed: int = 0,
+) -> Interval:
+    """Return the percentile bootstrap interval of a statistic over seeds.
+
+    :param values: one for each seed, (S,)
+    :param statistic: takes ``axis``
+    :param confidence: between 0 and 1
+    :param resamples: B
+    :param seed: the same seed gives the same interval
+    :raises ValueError: if there are no values, one is not finite, or ``confidence`` is out of range
+    """
+    values_S = _checked(values, 1, "values", "(seeds,)")
+    index_BS = np.random.default_rng(seed).integers(0, len(values_S), (resamples, len(values_S)))
+    return _percentiles(statistic(values_S[index_BS], axis=-1), confidence)
+
+
+def stratified_interval(
+    scores: npt.ArrayLike,
+    statistic: Statistic = iqm,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 9_999,
+    seed: int = 0,
+) -> Interval:
+    """Return the percentile interval with seeds resampled within each task, as rliable does.
+
+    :param scores: (S, N)
+    :param statistic: takes ``axis``; applied over seeds and tasks together
+    :param confidence: between 0 and 1
+    :param resamples: B
+    :param seed: the same seed gives the same interval
+    :raises ValueError: as :func:`bootstrap_interval`
+    """
+    scores_SN = _checked(scores, 2, "scores", "(seeds, tasks)")
+    seeds, tasks = scores_SN.shape
+    index_BSN = np.random.default_rng(seed).integers(0, seeds, (resamples, seeds, tasks))
+    resampled_BSN = scores_SN[index_BSN, np.arange(tasks)]
+    return _percentiles(statistic(resampled_BSN, axis=(1, 2)), confidence)
+
+
+def paired_difference(
+    ours: npt.ArrayLike,
+    theirs: npt.ArrayLike,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 9_999,
+    seed: int = 0,
+) -> Estimate:
+    """Return the mean of ours - theirs over seeds, with its bootstrap interval.
+
+    :param ours: one value for each seed, (S,)
+    :param theirs: of the same seeds, in the same order
+    :param confidence: between 0 and 1
+    :param resamples: B
+    :param seed: the same seed gives the same interval
+    :raises ValueError: if the numbers of seeds differ
+    """
+    ours_S, theirs_S = (_checked(v, 1, "values", "(seeds,)") for v in (ours, theirs))
+    if len(ours_S) != len(theirs_S):
+        raise ValueError(
+            f"`ours` and `theirs` must be of the same seeds, got {len(ours_S)} and {len(theirs_S)}"
+        )
+    difference_S = ours_S - theirs_S
+    interval = bootstrap_interval(
+        difference_S, confidence=confidence, resamples=resamples, seed=seed
+    )
+    return Estimate(float(difference_S.mean()), *interval)
+
+
+def performance_profile(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> Array:
+    """Return the share of runs that score above each threshold, averaged over tasks.
+
+    :param scores: (S, N)
+    :param thresholds: (any number,)
+    """
+    scores_SN = _checked(scores, 2, "scores", "(seeds, tasks)")
+    return np.array([(scores_SN > threshold).mean() for threshold in np.asarray(thresholds)])
+
+
+def probability_of_improvement(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> float:
+    """Return the probability that a run of ours beats one of theirs, ties half, over tasks.
+
+    :param ours: (S, N)
+    :param theirs: (S', N)
+    :raises ValueError: if the numbers of tasks differ
+    """
+    ours_SN, theirs_SN = (_checked(v, 2, "scores", "(seeds, tasks)") for v in (ours, theirs))
+    if ours_SN.shape[1] != theirs_SN.shape[1]:
+        raise ValueError(
+            f"`ours` and `theirs` must have the same tasks, got {ours_SN.shape[1]} and "
+            f"{theirs_SN.shape[1]}"
+        )
+    difference = ours_SN[:, None] - theirs_SN[None]
+    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values by Holm's step-down method (Scandinavian J. of Statistics 6, 1979)."""
+    p = np.asarray(p_values, np.float64)
+    order = np.argsort(p)
+    steps = np.minimum(1.0, p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(steps)
+    return [float(value) for value in adjusted]
+
+
+def _percentiles(statistics_B: Array, confidence: float) -> Interval:
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}")
+    tail = 50.0 * (1.0 - confidence)
+    low, high = np.percentile(statistics_B, [tail, 100.0 - tail])
+    return Interval(float(low), float(high))
+
+
+def _checked(values: npt.ArrayLike, dim: int, name: str, shape: str) -> Array:
+    array = np.asarray(values, np.float64)
+    if array.ndim != dim or array.size == 0:
+        raise ValueError(f"`{name}` must be {shape} and not empty, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"`{name}` must be finite, got {array}")
+    return array
