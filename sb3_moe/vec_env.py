@@ -52,6 +52,8 @@ class GymnasiumVecEnv(VecEnv):
         ]
         self._observations: Any = None
         self._restored = False
+        #: the arguments of `make_multitask_vec_env`, by which callbacks build such another
+        self.built_with: dict[str, Any] | None = None
 
     def reset(self) -> VecEnvObs:
         """Start an episode in every environment.
@@ -227,6 +229,15 @@ def make_multitask_vec_env(
     env = GymnasiumVecEnv(
         make_multitask_vector(tasks, n_envs, schedule=schedule, task_id=task_id, **kwargs)
     )
+    env.built_with = {
+        "tasks": tasks,
+        "n_envs": n_envs,
+        "schedule": schedule,
+        "task_id": task_id,
+        "monitor_dir": monitor_dir,
+        "monitor_kwargs": monitor_kwargs,
+        **kwargs,
+    }
     env.seed(seed)
     env.action_space.seed(seed)
     if monitor_dir is not None:
