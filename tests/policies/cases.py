@@ -1,0 +1,91 @@
+"""The product of algorithms, aliases, placements, routers and tokens, and a pairwise cover of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations, product
+from typing import Any, NamedTuple
+
+import arena
+
+from sb3_moe.options import PLACEMENTS, ROUTERS, ROUTERS_OF, TOKENS, why_invalid
+
+
+class Case(NamedTuple):
+    """One way to build a policy."""
+
+    algorithm: str
+    alias: str
+    placement: str
+    router: str
+    tokens: str
+
+    def __str__(self) -> str:
+        return "-".join(self)
+
+
+def is_valid(case: Case) -> bool:
+    """Say whether a combination can work; under ``"none"`` tokens make no difference."""
+    has_map = arena.kind_of(case.alias) != "Mlp" and "Lstm" not in case.alias
+    if case.tokens != "sample" and (case.placement == "none" or not has_map):
+        return False
+    return why_invalid(case.router, case.tokens, case.placement) is None
+
+
+def every_case() -> list[Case]:
+    """Return the whole product of what is valid."""
+    cases = (
+        Case(*pair, *rest)
+        for pair, rest in product(arena.PAIRS, product(PLACEMENTS, ROUTERS, TOKENS))
+    )
+    return [case for case in cases if is_valid(case)]
+
+
+def pairs_of(case: Sequence[str]) -> set[Any]:
+    """Return every two of a case's values, with their places."""
+    return set(combinations(enumerate(case), 2))
+
+
+def pairwise(cases: Sequence[Case]) -> list[Case]:
+    """Return few cases that hold every pair of values found in any: always the one with most news.
+
+    :param cases: to choose from
+    """
+    pairs = {case: pairs_of(case) for case in cases}
+    missing = set().union(*pairs.values())
+    chosen = []
+    while missing:
+        best = max(cases, key=lambda case: len(pairs[case] & missing))
+        chosen.append(best)
+        missing -= pairs[best]
+    return chosen
+
+
+def options_of(case: Case) -> dict[str, Any]:
+    """Return a case's policy arguments, each option that it allows away from its default."""
+    wanted = {
+        "top_k": 2,
+        "num_slots": 2,
+        "normalize_router": True,
+        "balance_coef": 0.02,
+        "importance_coef": 0.03,
+        "z_coef": 0.01,
+        "bias_rate": 0.01,
+    }
+    if case.algorithm not in arena.ON_POLICY:
+        wanted["router_noise"] = 0.1
+    options = {name: v for name, v in wanted.items() if case.router in ROUTERS_OF[name]}
+    if case.algorithm == "TRPO":
+        options = {name: v for name, v in options.items() if not name.endswith("_coef")}
+    if case.placement != "final":
+        options["expert_width"] = 6
+    if case.router != "task":
+        options["num_experts"] = 3
+    return {
+        "placement": case.placement,
+        "router": case.router,
+        "tokens": case.tokens,
+        "task_input": "router",
+        "net_arch": [8],
+        **options,
+    }
