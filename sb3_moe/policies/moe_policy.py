@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -149,14 +150,20 @@ class MoEPolicy(BaseModel):
         self, space: gym.Space[Any], kwargs: dict[str, Any]
     ) -> type[BaseFeaturesExtractor]:
         plain = all(not each.is_moe and each.experts_see_task for each in self.moe.values())
-        if plain and not any(name in kwargs for name in OURS):
+        plain = plain and not any(name in kwargs for name in OURS)
+        return self.dense_extractor if plain and self._dense_takes(space, kwargs) else TaskExtractor
+
+    def _dense_takes(self, space: gym.Space[Any], kwargs: dict[str, Any]) -> bool:
+        """Try SB3's extractor on a space, and leave the random numbers as they were.
+
+        SB3 takes only uint8 images in [0, 255] for images, of at least 36x36.
+        """
+        with th.random.fork_rng(devices=[]):
             try:
-                self.dense_extractor(space, **kwargs)
-            except AssertionError:
-                # SB3 takes only uint8 images in [0, 255] for images; MinAtar's are in [0, 1].
-                return TaskExtractor
-            return self.dense_extractor
-        return TaskExtractor
+                self.dense_extractor(copy.deepcopy(space), **kwargs)
+            except (AssertionError, RuntimeError):
+                return False
+        return True
 
     @staticmethod
     def _ends_in_map(extractor: type[BaseFeaturesExtractor], kwargs: dict[str, Any]) -> bool:
