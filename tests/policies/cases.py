@@ -1,4 +1,4 @@
-"""The product of algorithms, aliases, placements, routers and tokens, and a pairwise cover of it."""
+"""The product of algorithms, aliases, placements, routers, tokens, and a pairwise cover of it."""
 
 from __future__ import annotations
 

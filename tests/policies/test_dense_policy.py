@@ -1,0 +1,119 @@
+"""placement="none" is SB3's own policy, weight for weight; and defaults where experts come in."""
+
+import arena
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_moe.extractors import TaskExtractor
+
+SB3_SPACES = {
+    "Mlp": arena.FLAT,
+    "Cnn": arena.SB3_IMAGE,
+    "MultiInput": spaces.Dict({"obs": arena.FLAT, "task_id": spaces.Discrete(3)}),
+}
+
+
+def pair_of_models(algorithm, alias, **policy_kwargs):
+    """Return ours without experts and SB3's own, for the same seed."""
+    env = arena.Arena(SB3_SPACES[arena.kind_of(alias)], arena.actions_of(algorithm))
+    ours = arena.make(algorithm, alias, env, placement="none", **policy_kwargs)
+    dense = arena.make(algorithm, alias.removeprefix("Moe"), env, **policy_kwargs)
+    return ours, dense
+
+
+def optimizers(policy):
+    return [m.optimizer for m in (policy, *policy.children()) if hasattr(m, "optimizer")]
+
+
+@pytest.mark.parametrize(("algorithm", "alias"), arena.PAIRS)
+def test_without_experts_weights_optimisers_and_training_are_those_of_sb3(algorithm, alias):
+    ours, dense = pair_of_models(algorithm, alias, net_arch=[8, 8])
+    arena.assert_same_weights(ours.policy, dense.policy)
+    for mine, theirs in zip(optimizers(ours.policy), optimizers(dense.policy), strict=True):
+        assert type(mine) is type(theirs)
+        assert mine.defaults == theirs.defaults
+    before = {name: tensor.clone() for name, tensor in ours.policy.state_dict().items()}
+    for model in (ours, dense):
+        # Building the second model moved the random numbers on.
+        model.set_random_seed(1)
+        arena.train(model, 20)
+    arena.assert_same_weights(ours.policy, dense.policy)
+    after = ours.policy.state_dict()
+    assert any(not th.equal(before[name], after[name]) for name in after)
+
+
+@pytest.mark.parametrize("algorithm", sorted({name for name, _ in arena.PAIRS} - {"RecurrentPPO"}))
+def test_without_experts_the_default_net_arch_is_that_of_sb3(algorithm):
+    ours, dense = pair_of_models(algorithm, "MoeMlpPolicy")
+    arena.assert_same_weights(ours.policy, dense.policy)
+
+
+def test_the_default_of_images_is_nature_and_no_hidden_layer_as_in_sb3():
+    ours, dense = pair_of_models("PPO", "MoeCnnPolicy")
+    arena.assert_same_weights(ours.policy, dense.policy)
+
+
+def test_options_under_none_change_nothing():
+    options = {
+        "router": "top_k",
+        "num_experts": 3,
+        "top_k": 2,
+        "balance_coef": 0.1,
+        "normalize_router": True,
+    }
+    env = arena.default_env("PPO", "MoeMlpPolicy")
+    ours = arena.make("PPO", "MoeMlpPolicy", env, placement="none", **options)
+    arena.assert_same_weights(ours.policy, arena.make("PPO", "MlpPolicy", env).policy)
+    assert ours.policy.moe_layers() == {}
+    assert ours.policy.routing(arena.observe(ours)) == {}
+
+
+SMALL = spaces.Box(0, 255, (3, 12, 12), np.uint8)
+
+
+@pytest.mark.parametrize("space", [arena.IMAGE, SMALL], ids=["in [0, 1]", "small"])
+def test_images_that_sb3_refuses_get_our_extractor(space):
+    model = arena.make("PPO", "MoeCnnPolicy", arena.Arena(space), placement="none")
+    assert isinstance(model.policy.features_extractor, TaskExtractor)
+    assert model.policy.features_extractor.encoder == "minatar"
+    arena.train(model)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "CrossQ"])
+def test_experts_bring_the_fused_adam_with_the_dense_settings(algorithm):
+    moe = arena.make(algorithm, "MoeMlpPolicy")
+    dense = arena.make(algorithm, "MlpPolicy")
+    pairs = zip(optimizers(moe.policy), optimizers(dense.policy), strict=True)
+    for mine, theirs in pairs:
+        assert type(mine) is th.optim.Adam
+        assert mine.defaults == theirs.defaults | {"fused": True}
+
+
+def test_eps_and_betas_are_those_that_sb3_sets_itself():
+    defaults = {
+        name: optimizers(arena.make(name, "MoeMlpPolicy").policy)[0].defaults
+        for name in ("PPO", "TRPO", "DQN", "SAC", "CrossQ")
+    }
+    eps = {name: each["eps"] for name, each in defaults.items()}
+    assert eps == {"PPO": 1e-5, "TRPO": 1e-5, "DQN": 1e-8, "SAC": 1e-8, "CrossQ": 1e-8}
+    assert defaults["CrossQ"]["betas"] == (0.5, 0.999)
+
+
+def test_another_optimiser_or_its_arguments_are_left_alone():
+    assert type(arena.make("A2C").policy.optimizer) is th.optim.RMSprop
+    given = arena.make("PPO", optimizer_kwargs={"weight_decay": 0.1})
+    assert not given.policy.optimizer.defaults["fused"]
+    assert given.policy.optimizer.defaults["weight_decay"] == 0.1
+    other = arena.make("PPO", optimizer_class=th.optim.SGD)
+    assert type(other.policy.optimizer) is th.optim.SGD
+
+
+def test_one_dense_tower_beside_one_with_experts_keeps_the_dense_weights_shape():
+    model = arena.make("SAC", placement={"pi": "none", "qf": "middle"}, net_arch=[8])
+    dense = arena.make("SAC", "MlpPolicy", net_arch=[8])
+    ours, theirs = model.policy.actor.state_dict(), dense.policy.actor.state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+    assert list(model.policy.moe_layers()) == ["qf0.middle", "qf1.middle"]
+    np.testing.assert_array_equal(model.policy.tower_modules()["pi"][0][0].in_features, 5)
