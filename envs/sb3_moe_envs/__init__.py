@@ -1,1 +1,25 @@
 """Multi-task and continual environments for Gymnasium."""
+
+from sb3_moe_envs import registration
+from sb3_moe_envs.multitask import MultiTaskEnv
+from sb3_moe_envs.schedules import Cycle, Interleave, Schedule
+from sb3_moe_envs.suites import SUITES, get_suite, register_suite
+from sb3_moe_envs.tasks import Task, TaskError
+from sb3_moe_envs.vector.make import make_multitask_vector
+from sb3_moe_envs.vector.multitask import MultiTaskVectorEnv
+
+registration.register_all()
+
+__all__ = [
+    "SUITES",
+    "Cycle",
+    "Interleave",
+    "MultiTaskEnv",
+    "MultiTaskVectorEnv",
+    "Schedule",
+    "Task",
+    "TaskError",
+    "get_suite",
+    "make_multitask_vector",
+    "register_suite",
+]

@@ -1,0 +1,59 @@
+"""What a task must return; anything else would be broadcast or cast in silence further on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from gymnasium import Space, spaces
+
+
+def step_problem(space: Space[Any], result: Any) -> str | None:
+    """Say what is wrong with the result of a step, if anything.
+
+    :param space: the task's own observation space
+    :param result: what `step` returned
+    """
+    if not isinstance(result, tuple) or len(result) != 5:
+        return f"`step` must return (obs, reward, terminated, truncated, info), got {result!r}"
+    obs, reward, terminated, truncated, _ = result
+    if not isinstance(reward, int | float | np.number) or not math.isfinite(float(reward)):
+        return f"the reward must be a finite number, got {reward!r}"
+    for name, flag in (("terminated", terminated), ("truncated", truncated)):
+        if not isinstance(flag, bool | np.bool_):
+            return f"`{name}` must be a bool, got {flag!r}"
+    return observation_problem(space, obs)
+
+
+def batch_problem(space: Space[Any], num_rows: int, result: Any) -> str | None:
+    """Say what is wrong with the result of a vector environment's step, if anything.
+
+    :param space: the task's own observation space, of one row
+    :param num_rows: how many rows each array must have
+    :param result: what `step` returned
+    """
+    obs, rewards, terminated, truncated, _ = result
+    if np.shape(rewards) != (num_rows,) or not np.isfinite(rewards).all():
+        return f"the rewards must be {num_rows} finite numbers, got {rewards!r}"
+    for name, flags in (("terminated", terminated), ("truncated", truncated)):
+        if np.shape(flags) != (num_rows,) or np.asarray(flags).dtype != np.bool_:
+            return f"`{name}` must be {num_rows} bools, got {flags!r}"
+    return observation_problem(space, obs, (num_rows,))
+
+
+def observation_problem(space: Space[Any], obs: Any, rows: tuple[int, ...] = ()) -> str | None:
+    """Say what is wrong with the shape of an observation, if anything.
+
+    :param space: the task's own observation space
+    :param rows: (num_rows,) for a batch
+    """
+    if isinstance(space, spaces.Dict):
+        if not isinstance(obs, dict) or set(obs) != set(space.spaces):
+            return f"the observation must have the keys {sorted(space.spaces)}, got {obs!r}"
+        problems = (observation_problem(space[key], obs[key], rows) for key in space.spaces)
+        return next((problem for problem in problems if problem), None)
+    expected = (*rows, *(space.shape or ()))
+    if np.shape(obs) != expected:
+        return f"the observation must have the shape {expected}, got {np.shape(obs)}"
+    return None

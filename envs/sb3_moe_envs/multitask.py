@@ -1,0 +1,249 @@
+"""Many tasks in one environment, one at a time."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from sb3_moe_envs.checks import observation_problem, step_problem
+from sb3_moe_envs.schedules import Episode, Interleave, Schedule
+from sb3_moe_envs.schedules.base import require_positive, task_index
+from sb3_moe_envs.seeds import TaskSeeds
+from sb3_moe_envs.snapshot import restore, snapshot
+from sb3_moe_envs.spaces import Interface
+from sb3_moe_envs.suites import suite_schedule
+from sb3_moe_envs.tasks import as_tasks, built, reject
+
+
+class MultiTaskEnv(gym.Env[Any, Any]):
+    """Play one of several tasks per episode, as a schedule says.
+
+    A switch in mid-episode is a truncation, with the last observation of the old task; the new
+    task starts at the next reset. A reset with a seed starts the schedule again. An episode whose
+    task was chosen by hand (`set_task`, `reset(options={"task_id": k})`) isn't counted by the
+    schedule.
+
+    :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
+    :param schedule: which task when; None: the suite's, or `Interleave()`; it is copied
+    :param task_id: how observations name the task: `"dict"`, `"onehot"`, `"channels"`; `"info"` and
+        `"none"` leave them as they are, and `"none"` also hides it from `action_masks`
+    :param obs_space: `"pad"` to a common space, or `"strict"`: the spaces must be equal
+    :param action_space: as `obs_space`
+    :param invalid_action: what an action that the task lacks does: `"noop"` (the task's first
+        action), `"modulo"` (wraps around) or `"error"`
+    :param num_envs: how many such environments run side by side: each step counts as that many
+    :param env_index: which of them this is: round robin starts with a different task in each
+    :param render_mode: passed on to the tasks
+    :raises TypeError: if `tasks` or `schedule` is of the wrong type
+    :raises ValueError: if an argument is unknown or the tasks' spaces don't fit
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+
+    def __init__(
+        self,
+        tasks: Any,
+        *,
+        schedule: Schedule | None = None,
+        task_id: str = "dict",
+        obs_space: str = "pad",
+        action_space: str = "pad",
+        invalid_action: str = "noop",
+        num_envs: int = 1,
+        env_index: int = 0,
+        render_mode: str | None = None,
+    ) -> None:
+        require_positive("num_envs", num_envs)
+        self.schedule = as_schedule(schedule, tasks)
+        self.tasks = as_tasks(tasks)
+        self.task_names = [task.name for task in self.tasks]
+        self.num_tasks = len(self.tasks)
+        self.schedule.start(self.task_names, env_index=env_index)
+        self.num_envs, self.env_index, self.render_mode = num_envs, env_index, render_mode
+        self.metadata = {**type(self).metadata, "task_name": self.task_names[0]}
+        self._envs: list[gym.Env[Any, Any]] = [
+            built(task, index, functools.partial(task.make, render_mode))
+            for index, task in enumerate(self.tasks)
+        ]
+        self._interface = Interface(
+            [env.observation_space for env in self._envs],
+            [env.action_space for env in self._envs],
+            self.task_names,
+            task_id=task_id,
+            obs_space=obs_space,
+            action_space=action_space,
+            invalid_action=invalid_action,
+        )
+        self.observation_space = self._interface.observation_space
+        self.action_space = self._interface.action_space
+        self._seeds = TaskSeeds()
+        self._task = self.schedule.task
+        self._pinned: int | None = None
+        self._by_hand = False
+        self._steps, self._reward, self._running = 0, 0.0, False
+        self._restored = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode of the task that is next.
+
+        :param seed: starts the schedule and every task's stream again
+        :param options: `{"task_id": k}` chooses this episode's task; other entries go to the task
+        """
+        restored, self._restored = self._restored, False
+        # Loading a model seeds its environments once more; a restored state outlives that.
+        if not restored:
+            self._begin(seed)
+        options = dict(options or {})
+        chosen = options.pop("task_id", self._pinned)
+        self._by_hand = chosen is not None
+        self._task = self.schedule.task if chosen is None else self._index(chosen)
+        self._steps, self._reward, self._running = 0, 0.0, True
+        self.metadata["task_name"] = self.task_names[self._task]
+        env, seed = self._envs[self._task], self._seeds.take(self._task)
+        obs, info = self._call(self._task, env.reset, seed=seed, options=options or None)
+        self._check(observation_problem(env.observation_space, obs))
+        return self._interface.encode(self._task, obs), self._describe(info)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Act in the running task."""
+        self._restored = False
+        env = self._envs[self._task]
+        result = self._call(self._task, env.step, self._interface.decode(self._task, action))
+        self._check(step_problem(env.observation_space, result))
+        obs, reward, terminated, truncated, info = result
+        self._steps += 1
+        self._reward += float(reward)
+        switched = self._count()
+        # A switch is a truncation, so that values are bootstrapped from the old task's observation.
+        truncated = bool(truncated) or (switched and not terminated)
+        if terminated or truncated:
+            self._end(info, finished=not switched)
+        obs = self._interface.encode(self._task, obs)
+        return obs, float(reward), bool(terminated), truncated, self._describe(info)
+
+    def render(self) -> Any:
+        """Render the running task."""
+        return self._envs[self._task].render()
+
+    def close(self) -> None:
+        """Close every task's environment."""
+        for env in self._envs:
+            env.close()
+
+    def set_task(self, task: int | str | None) -> None:
+        """Play this task from the next reset on; None: as the schedule says.
+
+        :raises ValueError: if there is no such task
+        """
+        self._pinned = None if task is None else self._index(task)
+
+    def get_task(self) -> int:
+        """Return the index of the running task."""
+        return self._task
+
+    def action_masks(self) -> np.ndarray:
+        """Return which actions the running task has, for MaskablePPO.
+
+        :raises TypeError: if the action space has no choices to mask
+        """
+        return self._interface.masks(self._task)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
+        envs = [snapshot(env) for env in self._envs]
+        return {
+            "schedule": self.schedule.state_dict(),
+            "seeds": self._seeds.state_dict(),
+            "episode": {name: getattr(self, name) for name in _EPISODE},
+            "envs": envs,
+            "exact": all(env is not None for env in envs),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state; a seed in the first reset after it, before any step, is ignored.
+
+        :raises ValueError: if the state is of other tasks or another schedule
+        """
+        if len(state["envs"]) != self.num_tasks:
+            raise ValueError(
+                f"`state` must be of {self.num_tasks} tasks, got one of {len(state['envs'])}"
+            )
+        self.schedule.load_state_dict(state["schedule"])
+        self._seeds.load_state_dict(state["seeds"])
+        for name in _EPISODE:
+            setattr(self, name, state["episode"][name])
+        for env, saved in zip(self._envs, state["envs"], strict=True):
+            if saved is not None:
+                restore(env, saved)
+        self.metadata["task_name"] = self.task_names[self._task]
+        self._restored = True
+
+    def _begin(self, seed: int | None) -> None:
+        """Rewind the schedule, or tell it of an episode that is being left."""
+        if seed is not None or not self._seeds.started:
+            super().reset(seed=seed)
+            self._seeds.rewind(seed)
+            seeds, index = self._seeds, self.env_index
+            self.schedule.start(self.task_names, seed=seeds.schedule, env_index=index)
+            self.action_space.seed(seeds.actions)
+        elif self._running and self._steps:
+            self._end({}, finished=False)
+
+    def _count(self) -> bool:
+        """Count a step; return whether the schedule wants another task now."""
+        if self._by_hand:
+            return False
+        self.schedule.count(self.num_envs)
+        return self.schedule.task != self._task
+
+    def _end(self, info: dict[str, Any], finished: bool) -> None:
+        if self._running and not self._by_hand:
+            success = float(info.get("is_success", info.get("success", np.nan)))
+            self.schedule.end(Episode(self._task, self._steps, self._reward, success, finished))
+        self._running = False
+
+    def _describe(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Add the task to an info; masks get one length, since vector environments stack them."""
+        info = {**info, "task_id": self._task, "task_name": self.task_names[self._task]}
+        if "action_mask" in info:
+            info["action_mask"] = self._interface.pad_mask(info["action_mask"])
+        return info
+
+    def _index(self, task: int | str) -> int:
+        return task_index(task, self.task_names, "task_id")
+
+    def _check(self, problem: str | None) -> None:
+        if problem:
+            self.close()
+            reject(self.tasks[self._task], self._task, problem)
+
+    def _call(self, index: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a task; its error names it, and the other tasks are closed."""
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            self.close()
+            reject(self.tasks[index], index, f"{type(error).__name__}: {error}", error)
+
+
+def as_schedule(schedule: Any, tasks: Any) -> Schedule:
+    """Return a schedule of one's own: that given, the suite's, or `Interleave()`.
+
+    :raises TypeError: if it is not a schedule
+    """
+    if schedule is None:
+        schedule = suite_schedule(tasks) or Interleave()
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"`schedule` must be a Schedule or None, got {schedule!r}")
+    return copy.deepcopy(schedule)
+
+
+# What a state keeps of the running episode.
+_EPISODE = ("_task", "_pinned", "_by_hand", "_steps", "_reward", "_running")

@@ -1,0 +1,123 @@
+"""What every schedule does: say which task to play, and follow what was played."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Slots(Enum):
+    """How a schedule uses the slots of a vector environment."""
+
+    SHARED = "each task keeps a fixed share of the slots"
+    TOGETHER = "all slots play the same task"
+    OWN = "each slot follows a schedule of its own"
+
+
+class Episode(NamedTuple):
+    """An episode that ended, or (`finished` False) was left by a reset."""
+
+    task: int
+    steps: int
+    reward: float
+    success: float = float("nan")
+    finished: bool = True
+
+
+class Schedule(ABC):
+    """Decide which task an environment plays; the sequence follows from (seed, index).
+
+    `start` rewinds it, `count` follows steps (over all environments), `end` follows episodes, and
+    `task` is the task to play now. If `count` changes `task`, the running episode is truncated.
+    """
+
+    #: the attributes that make up the state, besides the random stream
+    _state: tuple[str, ...] = ()
+    slots: Slots = Slots.TOGETHER
+    num_tasks: int = 0
+    env_index: int = 0
+
+    def start(
+        self,
+        task_names: Sequence[str],
+        *,
+        seed: int | np.random.SeedSequence | None = None,
+        env_index: int = 0,
+    ) -> None:
+        """Begin from the first task.
+
+        :param task_names: the tasks' names, in order
+        :param seed: of the random stream of this schedule
+        :param env_index: which environment this is, among those that play the same tasks
+        """
+        self.num_tasks = len(task_names)
+        self.env_index = env_index
+        self.rng = np.random.default_rng(seed)
+        self._start(task_names)
+
+    @abstractmethod
+    def _start(self, task_names: Sequence[str]) -> None:
+        """Check the tasks and set the state to the beginning."""
+
+    @property
+    @abstractmethod
+    def task(self) -> int:
+        """The task to play now."""
+
+    def count(self, steps: int) -> None:  # noqa: B027 - not every schedule counts steps
+        """Follow `steps` environment steps."""
+
+    def end(self, episode: Episode) -> None:  # noqa: B027 - not every schedule counts episodes
+        """Follow the end of an episode."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, as JSON."""
+        state = {name: _as_json(getattr(self, name)) for name in self._state}
+        return state | {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of the same kind of schedule over as many tasks.
+
+        :raises ValueError: if the state is of another kind of schedule
+        """
+        expected = {*self._state, "rng"}
+        if set(state) != expected:
+            raise ValueError(
+                f"`state` must be that of a {type(self).__name__}, with {sorted(expected)}, "
+                f"got {sorted(state)}"
+            )
+        for name in self._state:
+            value = state[name]
+            setattr(self, name, list(value) if isinstance(value, list) else value)
+        self.rng.bit_generator.state = state["rng"]
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, list) else value
+
+
+def require_positive(name: str, value: float | None) -> None:
+    """Check an optional count.
+
+    :raises ValueError: if it is below 1
+    """
+    if value is not None and value < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {value}")
+
+
+def task_index(task: int | str, task_names: Sequence[str], argument: str) -> int:
+    """Turn a task's name or index into its index.
+
+    :raises ValueError: if there is no such task
+    """
+    if isinstance(task, str):
+        if task not in task_names:
+            raise ValueError(f"`{argument}` must name a task of {list(task_names)}, got {task!r}")
+        return list(task_names).index(task)
+    if not 0 <= task < len(task_names):
+        raise ValueError(f"`{argument}` must be in [0, num_tasks={len(task_names)}), got {task}")
+    return int(task)

@@ -1,0 +1,177 @@
+"""One observation space for all tasks: each task's observation in a corner, zeros elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from gymnasium import Space, spaces
+
+
+class ObservationFit(Protocol):
+    """Bring one task's observations into the common space."""
+
+    def single(self, obs: Any) -> Any:
+        """Fit one observation."""
+
+    def write(self, out: Any, rows: Any, obs: Any) -> None:
+        """Write a batch of observations into rows (a slice or indices) that hold zeros."""
+
+
+@dataclass(frozen=True)
+class ArrayFit:
+    """Write an array, counted from 0, into the corner of a larger one.
+
+    :param space: the common space
+    :param region: where a task's array goes
+    :param start: what the task counts from, if its space is discrete
+    :param same: whether the task's space is the common one
+    """
+
+    space: Space[Any]
+    region: tuple[slice, ...]
+    start: Any = 0
+    same: bool = False
+
+    def single(self, obs: Any) -> Any:
+        """Fit one observation."""
+        if self.same:
+            return obs
+        if isinstance(self.space, spaces.Discrete):
+            return np.int64(obs - self.start)
+        out = np.zeros(self.space.shape or (), self.space.dtype)
+        out[self.region] = obs - self.start if np.any(self.start) else obs
+        return out
+
+    def write(self, out: np.ndarray, rows: Any, obs: np.ndarray) -> None:
+        """Write a batch of observations into rows (a slice or indices) that hold zeros."""
+        out[(rows, *self.region)] = obs - self.start if np.any(self.start) else obs
+
+
+@dataclass(frozen=True)
+class DictFit:
+    """Fit each entry of a Dict; an entry that the task lacks stays zero."""
+
+    space: spaces.Dict
+    parts: dict[str, ArrayFit]
+
+    def single(self, obs: dict[str, Any]) -> dict[str, Any]:
+        """Fit one observation."""
+        return {
+            key: self.parts[key].single(obs[key]) if key in self.parts else _zero(space)
+            for key, space in self.space.spaces.items()
+        }
+
+    def write(self, out: dict[str, np.ndarray], rows: Any, obs: dict[str, np.ndarray]) -> None:
+        """Write a batch of observations into rows (a slice or indices) that hold zeros."""
+        for key, part in self.parts.items():
+            part.write(out[key], rows, obs[key])
+
+
+def pad_observations(
+    task_spaces: Sequence[Space[Any]], names: Sequence[str]
+) -> tuple[Space[Any], list[ObservationFit]]:
+    """Find the smallest common space, and how each task's observations go into it.
+
+    :param task_spaces: all Box, Discrete, MultiDiscrete, MultiBinary, or all Dict of these
+    :raises ValueError: if the spaces are of different kinds or of another kind
+    """
+    if all(isinstance(space, spaces.Dict) for space in task_spaces):
+        return _pad_dicts(task_spaces, names)
+    common = common_space(task_spaces, names, "obs_space")
+    return common, [array_fit(common, space) for space in task_spaces]
+
+
+def _pad_dicts(
+    task_spaces: Sequence[Any], names: Sequence[str]
+) -> tuple[Space[Any], list[ObservationFit]]:
+    keys = list(dict.fromkeys(key for space in task_spaces for key in space.spaces))
+    common = spaces.Dict(
+        {
+            key: common_space(
+                [space[key] for space in task_spaces if key in space.spaces],
+                [f"{n}.{key}" for n, space in zip(names, task_spaces, strict=True) if key in space],
+                "obs_space",
+            )
+            for key in keys
+        }
+    )
+    return common, [
+        DictFit(common, {key: array_fit(common[key], space[key]) for key in space.spaces})
+        for space in task_spaces
+    ]
+
+
+def array_fit(common: Space[Any], space: Space[Any]) -> ArrayFit:
+    """Return how arrays of a space go into the common one."""
+    region = tuple(slice(size) for size in space.shape or ())
+    same = space == common
+    return ArrayFit(common, region, 0 if same else getattr(space, "start", 0), same)
+
+
+def common_space(
+    task_spaces: Sequence[Space[Any]], names: Sequence[str], argument: str
+) -> Space[Any]:
+    """Return the smallest space that holds every task's; unless all are equal, it counts from 0.
+
+    :raises ValueError: if the spaces can't be padded to a common one
+    """
+    first = task_spaces[0]
+    if all(space == first for space in task_spaces):
+        return first
+    for kind, pad in _PADDING.items():
+        if all(isinstance(space, kind) for space in task_spaces):
+            if len({len(space.shape or ()) for space in task_spaces}) > 1:
+                break
+            return pad(task_spaces)
+    described = ", ".join(f"{n!r}: {s}" for n, s in zip(names, task_spaces, strict=True))
+    raise ValueError(
+        f"`{argument}`='pad' needs spaces of one kind (Box, Discrete, MultiDiscrete, MultiBinary; "
+        f"observations also Dict of these) and one number of dimensions, got {described}"
+    )
+
+
+def _largest_shape(task_spaces: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(int(n) for n in np.max([space.shape for space in task_spaces], axis=0))
+
+
+def _pad_boxes(task_spaces: Sequence[Any]) -> spaces.Box:
+    shape = _largest_shape(task_spaces)
+    dtype = np.result_type(*[space.dtype for space in task_spaces])
+    low, high = np.full((2, len(task_spaces), *shape), 0, dtype)
+    for index, space in enumerate(task_spaces):
+        region = (index, *(slice(size) for size in space.shape))
+        low[region], high[region] = space.low, space.high
+    return spaces.Box(low.min(axis=0), high.max(axis=0), shape, dtype.type)
+
+
+def _pad_discrete(task_spaces: Sequence[Any]) -> spaces.Discrete:
+    return spaces.Discrete(max(int(space.n) for space in task_spaces))
+
+
+def _pad_multi_discrete(task_spaces: Sequence[Any]) -> spaces.MultiDiscrete:
+    shape = _largest_shape(task_spaces)
+    sizes = np.ones((len(task_spaces), *shape), np.int64)
+    for index, space in enumerate(task_spaces):
+        sizes[(index, *(slice(size) for size in space.shape))] = space.nvec
+    return spaces.MultiDiscrete(sizes.max(axis=0))
+
+
+def _pad_multi_binary(task_spaces: Sequence[Any]) -> spaces.MultiBinary:
+    return spaces.MultiBinary(_largest_shape(task_spaces))
+
+
+_PADDING: dict[type[Space[Any]], Any] = {
+    spaces.Box: _pad_boxes,
+    spaces.Discrete: _pad_discrete,
+    spaces.MultiDiscrete: _pad_multi_discrete,
+    spaces.MultiBinary: _pad_multi_binary,
+}
+
+
+def _zero(space: Space[Any]) -> Any:
+    if isinstance(space, spaces.Discrete):
+        return np.int64(0)
+    return np.zeros(space.shape or (), space.dtype)

@@ -1,0 +1,133 @@
+"""How an observation says which task it comes from: dict, onehot, channels, or not at all."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from gymnasium import Space, spaces
+
+TaskIdMode = Literal["dict", "onehot", "channels", "info", "none"]
+
+
+class TaskIdEncoder(Protocol):
+    """Add the task id to observations."""
+
+    space: Space[Any]
+
+    def single(self, obs: Any, task: int) -> Any:
+        """Add the id to one observation."""
+
+    def batch(self, obs: Any, tasks_B: np.ndarray) -> Any:
+        """Add the ids to a batch of observations."""
+
+
+class Hidden:
+    """Leave observations as they are (`info` and `none`)."""
+
+    def __init__(self, space: Space[Any], num_tasks: int) -> None:
+        self.space = space
+
+    def single(self, obs: Any, task: int) -> Any:
+        """Return the observation."""
+        return obs
+
+    def batch(self, obs: Any, tasks_B: np.ndarray) -> Any:
+        """Return the observations."""
+        return obs
+
+
+class AsDict:
+    """`{"obs": ..., "task_id": ...}`; a Dict observation gets the key beside its own."""
+
+    def __init__(self, space: Space[Any], num_tasks: int) -> None:
+        self._flat = isinstance(space, spaces.Dict)
+        inner = dict(space.spaces) if isinstance(space, spaces.Dict) else {"obs": space}
+        if "task_id" in inner:
+            raise ValueError(
+                "`task_id`='dict' needs tasks without a key of that name, got an observation space "
+                f"with the keys {sorted(inner)}"
+            )
+        self.space = spaces.Dict({**inner, "task_id": spaces.Discrete(num_tasks)})
+
+    def single(self, obs: Any, task: int) -> Any:
+        """Add the id to one observation."""
+        inner = obs if self._flat else {"obs": obs}
+        return {**inner, "task_id": np.int64(task)}
+
+    def batch(self, obs: Any, tasks_B: np.ndarray) -> Any:
+        """Add the ids to a batch of observations."""
+        inner = obs if self._flat else {"obs": obs}
+        return {**inner, "task_id": tasks_B.copy()}
+
+
+class OneHot:
+    """Append a one-hot of the id to a flat Box."""
+
+    def __init__(self, space: Space[Any], num_tasks: int) -> None:
+        box = _require_box(space, 1, "onehot")
+        self._codes = np.eye(num_tasks, dtype=box.dtype)
+        self.space = spaces.Box(
+            np.concatenate([box.low, self._codes.min(axis=0) * 0]),
+            np.concatenate([box.high, self._codes.max(axis=0)]),
+            dtype=box.dtype.type,
+        )
+
+    def single(self, obs: Any, task: int) -> Any:
+        """Add the id to one observation."""
+        return np.concatenate([obs, self._codes[task]])
+
+    def batch(self, obs: Any, tasks_B: np.ndarray) -> Any:
+        """Add the ids to a batch of observations."""
+        return np.concatenate([obs, self._codes[tasks_B]], axis=1)
+
+
+class Channels:
+    """Append one constant channel per task to an image: the task's own at the maximum, others 0."""
+
+    def __init__(self, space: Space[Any], num_tasks: int) -> None:
+        box = _require_box(space, 3, "channels")
+        self._axis = channel_axis(box)
+        shape = list(box.shape)
+        shape[self._axis] = num_tasks
+        index = [1, 1, 1]
+        index[self._axis] = num_tasks
+        # An unbounded image has no maximum; 1 is as good as any other value.
+        top = box.high.max() if np.isfinite(box.high).all() else box.dtype.type(1)
+        eye = np.eye(num_tasks, dtype=box.dtype) * top
+        self._codes = np.stack([np.broadcast_to(row.reshape(index), shape) for row in eye])
+        self.space = spaces.Box(
+            np.concatenate([box.low, np.zeros(shape, box.dtype)], axis=self._axis),
+            np.concatenate([box.high, self._codes.max(axis=0)], axis=self._axis),
+            dtype=box.dtype.type,
+        )
+
+    def single(self, obs: Any, task: int) -> Any:
+        """Add the id to one observation."""
+        return np.concatenate([obs, self._codes[task]], axis=self._axis)
+
+    def batch(self, obs: Any, tasks_B: np.ndarray) -> Any:
+        """Add the ids to a batch of observations."""
+        return np.concatenate([obs, self._codes[tasks_B]], axis=self._axis + 1)
+
+
+def channel_axis(box: spaces.Box) -> int:
+    """Return where an image keeps its channels: SB3's rule for uint8 images, else last."""
+    is_image = box.dtype == np.uint8 and bool((box.high == 255).all())
+    return 0 if is_image and int(np.argmin(box.shape)) == 0 else 2
+
+
+def _require_box(space: Space[Any], ndim: int, mode: str) -> Any:
+    if isinstance(space, spaces.Box) and len(space.shape) == ndim:
+        return space
+    kind = "a flat Box" if ndim == 1 else "an image Box (three dimensions)"
+    raise ValueError(f"`task_id`={mode!r} needs {kind}, got {space}")
+
+
+ENCODERS: dict[str, type[Hidden] | type[AsDict] | type[OneHot] | type[Channels]] = {
+    "dict": AsDict,
+    "onehot": OneHot,
+    "channels": Channels,
+    "info": Hidden,
+    "none": Hidden,
+}

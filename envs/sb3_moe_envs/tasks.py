@@ -1,0 +1,139 @@
+"""A task: how to build an environment, and what to call it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+import gymnasium as gym
+from gymnasium.vector import VectorEnv
+
+EnvFn = Callable[[], gym.Env[Any, Any]]
+VectorFn = Callable[[int], VectorEnv[Any, Any, Any]]
+
+
+class TaskError(RuntimeError):
+    """A task misbehaved; the message names the task, its index and what was wrong."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One environment among several, by a Gymnasium id or a callable that builds it.
+
+    :param name: what logs and tables call the task
+    :param env_id: Gymnasium id, or None where `env_fn` builds the environment
+    :param kwargs: arguments for `gymnasium.make`
+    :param env_fn: builds the environment; takes no arguments
+    :param vector_fn: builds a vector environment of a number of copies, with SAME_STEP autoreset;
+        None: copies are stepped one by one, unless the id is one of this package
+    """
+
+    name: str
+    env_id: str | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    env_fn: EnvFn | None = None
+    vector_fn: VectorFn | None = None
+
+    def __post_init__(self) -> None:
+        if (self.env_id is None) == (self.env_fn is None):
+            raise ValueError(
+                f"a task takes either `env_id` or `env_fn`, got env_id={self.env_id!r} "
+                f"and env_fn={self.env_fn!r}"
+            )
+
+    def make(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        """Build one environment."""
+        if self.env_fn is not None:
+            return self.env_fn()
+        assert self.env_id is not None
+        # What a task returns is checked here anyway, at less cost.
+        kwargs = {"disable_env_checker": True, **self.kwargs}
+        if render_mode is not None:
+            kwargs["render_mode"] = render_mode
+        return gym.make(self.env_id, **kwargs)
+
+
+def as_tasks(tasks: Any) -> list[Task]:
+    """Read a suite's name or a list of ids, (id, kwargs) pairs, callables and tasks.
+
+    :raises TypeError: if an entry is none of these
+    :raises ValueError: if the list is empty or the suite unknown
+    """
+    if isinstance(tasks, str):
+        from sb3_moe_envs.suites import get_suite
+
+        return get_suite(tasks)
+    if not isinstance(tasks, Sequence):
+        raise TypeError(f"`tasks` must be a suite's name or a list of tasks, got {tasks!r}")
+    if not tasks:
+        raise ValueError("`tasks` must hold at least one task, got an empty list")
+    return _unique([_as_task(task, index) for index, task in enumerate(tasks)])
+
+
+def _as_task(task: Any, index: int) -> Task:
+    if isinstance(task, Task):
+        return task
+    if isinstance(task, str):
+        return Task(_short_name(task), env_id=task)
+    if callable(task):
+        return Task(_callable_name(task, index), env_fn=task)
+    if isinstance(task, tuple | list) and len(task) == 2:
+        env_id, kwargs = task
+        if isinstance(env_id, str) and isinstance(kwargs, Mapping):
+            return Task(_short_name(env_id), env_id=env_id, kwargs=dict(kwargs))
+    raise TypeError(
+        f"`tasks[{index}]` must be a Gymnasium id, an (id, kwargs) pair or a callable without "
+        f"arguments, got {task!r}"
+    )
+
+
+def _short_name(env_id: str) -> str:
+    """`module:Namespace/Name-v0` without everything but `Name`."""
+    return re.sub(r"-v\d+$", "", env_id.rpartition(":")[2].rpartition("/")[2])
+
+
+def _callable_name(env_fn: EnvFn, index: int) -> str:
+    name = getattr(env_fn, "__name__", None)
+    return name if name and name != "<lambda>" else f"task{index}"
+
+
+def _unique(tasks: list[Task]) -> list[Task]:
+    """Tell tasks of one name apart: first by their arguments, then by a number."""
+    names = [task.name for task in tasks]
+    tasks = [
+        replace(task, name=f"{task.name}({_arguments(task.kwargs)})")
+        if names.count(task.name) > 1 and task.kwargs
+        else task
+        for task in tasks
+    ]
+    seen: dict[str, int] = {}
+    unique = []
+    for task in tasks:
+        seen[task.name] = seen.get(task.name, 0) + 1
+        count = seen[task.name]
+        unique.append(task if count == 1 else replace(task, name=f"{task.name}#{count}"))
+    return unique
+
+
+def _arguments(kwargs: Mapping[str, Any]) -> str:
+    return ",".join(f"{key}={value}" for key, value in kwargs.items())
+
+
+def reject(task: Task, index: int, problem: str, cause: BaseException | None = None) -> NoReturn:
+    """Raise the error of a task that misbehaved."""
+    raise TaskError(f"task {index} ({task.name!r}): {problem}") from cause
+
+
+def built(task: Task, index: int, build: Callable[[], Any]) -> Any:
+    """Build something of a task.
+
+    :raises ValueError: if that fails, for the reason that the task gives
+    """
+    try:
+        return build()
+    except Exception as error:
+        raise ValueError(
+            f"`tasks[{index}]` ({task.name!r}) can't be built: {type(error).__name__}: {error}"
+        ) from error

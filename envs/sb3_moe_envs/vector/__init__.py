@@ -1,0 +1,1 @@
+"""Vector environments: many copies of a task, and many tasks side by side."""

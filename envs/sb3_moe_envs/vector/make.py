@@ -1,0 +1,51 @@
+"""Pick the fastest arrangement of tasks that does what the schedule says."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from gymnasium.vector import VectorEnv
+
+from sb3_moe_envs.multitask import MultiTaskEnv, as_schedule
+from sb3_moe_envs.schedules import Schedule, Slots
+from sb3_moe_envs.tasks import as_tasks
+from sb3_moe_envs.vector.multitask import MultiTaskVectorEnv
+from sb3_moe_envs.vector.slots import MultiTaskSyncVectorEnv
+
+
+def make_multitask_vector(
+    tasks: Any,
+    num_envs: int | None = None,
+    *,
+    schedule: Schedule | None = None,
+    vectorization: str = "sync",
+    **kwargs: Any,
+) -> VectorEnv[Any, Any, Any]:
+    """Build a vector environment over several tasks; its `repr` says which arrangement it is.
+
+    Tasks with fixed slots, and tasks that all slots play together, are joined from one vector
+    environment per task (`MultiTaskVectorEnv`). A schedule that chooses per slot and episode gets
+    one `MultiTaskEnv` per slot, stepped one by one.
+
+    :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
+    :param num_envs: number of slots; None: one per task
+    :param schedule: which task when; None: the suite's, or `Interleave()`
+    :param vectorization: `"sync"` or `"async"`, as of `MultiTaskVectorEnv`
+    :param kwargs: `task_id`, `obs_space`, `action_space`, `invalid_action`, `render_mode`
+    :raises ValueError: if an argument is out of range, or the arrangement needed can't be async
+    """
+    schedule = as_schedule(schedule, tasks)
+    if schedule.slots is not Slots.OWN:
+        return MultiTaskVectorEnv(
+            tasks, num_envs, schedule=schedule, vectorization=vectorization, **kwargs
+        )
+    if vectorization != "sync":
+        raise ValueError(
+            f"`vectorization` must be 'sync' under {schedule!r}, got {vectorization!r}"
+        )
+    num_slots = len(as_tasks(tasks)) if num_envs is None else num_envs
+    make = functools.partial(MultiTaskEnv, tasks, schedule=schedule, num_envs=num_slots, **kwargs)
+    return MultiTaskSyncVectorEnv(
+        [functools.partial(make, env_index=index) for index in range(num_slots)]
+    )

@@ -1,0 +1,422 @@
+"""Many tasks side by side: one vector environment per task, joined into one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from sb3_moe_envs.checks import batch_problem, observation_problem
+from sb3_moe_envs.multitask import as_schedule
+from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
+from sb3_moe_envs.schedules.base import require_positive, task_index
+from sb3_moe_envs.seeds import TaskSeeds
+from sb3_moe_envs.spaces import Interface
+from sb3_moe_envs.tasks import as_tasks, built, reject
+from sb3_moe_envs.vector.infos import FINAL, join_infos, row_of, take_rows
+from sb3_moe_envs.vector.parts import (
+    Part,
+    load_part_state,
+    make_part,
+    part_state,
+    receive,
+    rows_of_task,
+    send,
+)
+
+VECTORIZATIONS = ("sync", "async")
+
+
+class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
+    """Copies of several tasks that step together.
+
+    Under `Interleave` each task has a fixed share of the slots. Under the other schedules all slots
+    play the same task and switch together: the running episodes are truncated, with their last
+    observations in `infos["final_obs"]`. Autoreset is SAME_STEP. A slot whose task was chosen by
+    hand (`set_task`, `reset(options={"task_id": k})`) isn't counted by the schedule.
+
+    :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
+    :param num_envs: number of slots; None: one per task
+    :param schedule: which task when; None: the suite's, or `Interleave()`; it is copied
+    :param task_id: as of `MultiTaskEnv`, like the next three
+    :param vectorization: how tasks without a vector environment of their own are stepped:
+        `"sync"`, in this process, or `"async"`, in processes of their own
+    :param render_mode: passed on to the tasks
+    :raises TypeError: if `tasks` or `schedule` is of the wrong type
+    :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, or there are fewer
+        slots than tasks under `Interleave`
+    """
+
+    def __init__(
+        self,
+        tasks: Any,
+        num_envs: int | None = None,
+        *,
+        schedule: Schedule | None = None,
+        task_id: str = "dict",
+        obs_space: str = "pad",
+        action_space: str = "pad",
+        invalid_action: str = "noop",
+        vectorization: str = "sync",
+        render_mode: str | None = None,
+    ) -> None:
+        require_positive("num_envs", num_envs)
+        if vectorization not in VECTORIZATIONS:
+            raise ValueError(
+                f"`vectorization` must be one of {list(VECTORIZATIONS)}, got {vectorization!r}"
+            )
+        self.schedule = as_schedule(schedule, tasks)
+        self.tasks = as_tasks(tasks)
+        self.task_names = [task.name for task in self.tasks]
+        self.num_tasks = len(self.tasks)
+        self.num_envs = self.num_tasks if num_envs is None else num_envs
+        self.vectorization, self.render_mode = vectorization, render_mode
+        self.metadata = {
+            "render_modes": ["rgb_array"],
+            "render_fps": 30,
+            "autoreset_mode": AutoresetMode.SAME_STEP,
+        }
+        self.schedule.start(self.task_names)
+        self._shares = _fixed_tasks(self.schedule, self.num_tasks, self.num_envs)
+        self._pool: dict[tuple[int, int], VectorEnv[Any, Any, Any]] = {}
+        self._interface = self._unify(
+            task_id=task_id,
+            obs_space=obs_space,
+            action_space=action_space,
+            invalid_action=invalid_action,
+        )
+        self.single_observation_space = self._interface.observation_space
+        self.single_action_space = self._interface.action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._seeds = TaskSeeds()
+        self._pinned = np.full(self.num_envs, -1)
+        self._chosen = self._pinned.copy()
+        self._tasks = self._wanted()
+        self._parts: list[Part] = []
+        self._returns = np.zeros(self.num_envs)
+        self._lengths = np.zeros(self.num_envs, dtype=np.int64)
+        self._restored = False
+
+    def __repr__(self) -> str:
+        tasks = self._shares if self._shares is not None else np.arange(self.num_tasks)
+        parts = []
+        for task, count in zip(*np.unique(tasks, return_counts=True), strict=True):
+            size = int(count) if self._shares is not None else self.num_envs
+            kind = type(self._pool[int(task), size].unwrapped).__name__
+            parts.append(f"{self.task_names[task]} x {size} [{kind}]")
+        between = ", " if self._shares is not None else " then "
+        return (
+            f"MultiTaskVectorEnv({self.num_envs} slots, {self.schedule!r}: {between.join(parts)})"
+        )
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode in every slot.
+
+        :param seed: starts the schedule and every task's stream again
+        :param options: `{"task_id": k}` chooses the task, for all slots or (a sequence) for each,
+            until the next reset
+        :raises ValueError: if an option is unknown
+        """
+        restored, self._restored = self._restored, False
+        # Loading a model seeds its environments once more; a restored state outlives that.
+        if not restored and (seed is not None or not self._seeds.started):
+            self._rewind(seed)
+        self._chosen = self._chosen_by(dict(options or {}))
+        return self._play()
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Step every slot with its action, of shape (num_envs, ...)."""
+        self._restored = False
+        results = self._step_parts(np.asarray(actions))
+        obs = self._join_observations([result[0] for result in results])
+        rewards, terminated, truncated = (
+            self._join([result[i] for result in results], kind)
+            for i, kind in ((1, np.float64), (2, np.bool_), (3, np.bool_))
+        )
+        infos = self._join_infos([result[4] for result in results])
+        done = terminated | truncated
+        if done.any():
+            self._add_final(infos, [result[4] for result in results], done)
+        if self._follow(rewards, done, infos):
+            truncated, obs, infos = self._switch(obs, truncated, done, infos)
+        return obs, rewards, terminated, truncated, infos
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Return one picture per slot."""
+        if self.render_mode is None:
+            return None
+        frames = np.full(self.num_envs, None, dtype=object)
+        for part in self._parts:
+            rows = np.arange(self.num_envs)[part.rows]
+            for row, frame in zip(rows, part.env.render() or (), strict=True):
+                frames[row] = frame
+        return tuple(frames)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close every task's environments."""
+        for env in self._pool.values():
+            env.close(**kwargs)
+
+    def set_task(self, task: int | str | None, indices: Sequence[int] | None = None) -> None:
+        """Play this task from the next step's end on, or the next reset; None: as scheduled.
+
+        If a slot changes its task, all running episodes are truncated.
+
+        :param indices: the slots meant; None: all
+        :raises ValueError: if there is no such task
+        """
+        slots = slice(None) if indices is None else list(indices)
+        self._pinned[slots] = -1 if task is None else self._index(task)
+
+    def get_task(self) -> np.ndarray:
+        """Return the index of the task that each slot is playing, (num_envs,)."""
+        return self._tasks.copy()
+
+    def action_masks(self) -> np.ndarray:
+        """Return which actions each slot's task has, (num_envs, num_actions), for MaskablePPO.
+
+        :raises TypeError: if the action space has no choices to mask
+        """
+        return self._interface.masks(self._tasks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
+        parts = {key: part_state(env) for key, env in self._pool.items()}
+        return {
+            "schedule": self.schedule.state_dict(),
+            "seeds": self._seeds.state_dict(),
+            "slots": {name: getattr(self, name).copy() for name in _SLOTS},
+            "parts": parts,
+            "exact": all(state is not None for state in parts.values()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state; a seed in the first reset after it, before any step, is ignored.
+
+        Tasks that can't be restored start new episodes.
+
+        :raises ValueError: if the state is of another number of slots
+        """
+        if len(state["slots"]["_tasks"]) != self.num_envs:
+            raise ValueError(
+                f"`state` must be of num_envs={self.num_envs} slots, got one of "
+                f"{len(state['slots']['_tasks'])}"
+            )
+        self.schedule.load_state_dict(state["schedule"])
+        self._seeds.load_state_dict(state["seeds"])
+        for name in _SLOTS:
+            setattr(self, name, state["slots"][name].copy())
+        self._arrange()
+        for key, saved in state["parts"].items():
+            if saved is not None:
+                load_part_state(self._env(*key), saved)
+        for part in self._parts:
+            if state["parts"].get((part.task, part.env.num_envs)) is None:
+                part.env.reset()
+        self._restored = True
+
+    def _unify(self, **options: str) -> Interface:
+        """Build each task's environments, and the spaces that they share."""
+        sizes = [self.num_envs] * self.num_tasks
+        if self._shares is not None:
+            sizes = np.bincount(self._shares).tolist()
+        envs = [self._env(task, size) for task, size in enumerate(sizes)]
+        self._spaces = [env.single_observation_space for env in envs]
+        actions = [env.single_action_space for env in envs]
+        return Interface(self._spaces, actions, self.task_names, **options)
+
+    def _env(self, task: int, size: int) -> VectorEnv[Any, Any, Any]:
+        """Return a task's environments in some number, built when first needed."""
+        if (task, size) not in self._pool:
+            arguments = (self.tasks[task], size, self.vectorization, self.render_mode)
+            build = functools.partial(make_part, *arguments)
+            self._pool[task, size] = built(self.tasks[task], task, build)
+        return self._pool[task, size]
+
+    def _rewind(self, seed: int | Sequence[int] | None) -> None:
+        super().reset(seed=seed if isinstance(seed, int) else None)
+        self._seeds.rewind(seed)
+        self.schedule.start(self.task_names, seed=self._seeds.schedule)
+        self.action_space.seed(self._seeds.actions)
+
+    def _chosen_by(self, options: dict[str, Any]) -> np.ndarray:
+        task = options.pop("task_id", None)
+        if options:
+            raise ValueError(f"`options` may hold only 'task_id', got {sorted(options)} too")
+        if task is None:
+            return np.full(self.num_envs, -1)
+        tasks = [task] * self.num_envs if isinstance(task, int | str | np.integer) else task
+        if len(tasks) != self.num_envs:
+            raise ValueError(
+                f"`task_id` must be one task or one per slot, {self.num_envs}, got {len(tasks)}"
+            )
+        return np.array([self._index(one) for one in tasks])
+
+    def _wanted(self) -> np.ndarray:
+        """Return the task that each slot should play now."""
+        tasks = np.full(self.num_envs, self.schedule.task) if self._shares is None else self._shares
+        tasks = np.where(self._pinned >= 0, self._pinned, tasks)
+        return np.where(self._chosen >= 0, self._chosen, tasks)
+
+    def _play(self) -> tuple[Any, dict[str, Any]]:
+        """Start an episode of the wanted task in every slot."""
+        self._tasks = self._wanted()
+        self._arrange()
+        self._returns[:], self._lengths[:] = 0, 0
+        observations, infos = [], []
+        for part in self._parts:
+            seed = self._seeds.take(part.task, part.env.num_envs)
+            obs, info = self._call(part.task, part.env.reset, seed=seed)
+            space, rows = self._spaces[part.task], (part.env.num_envs,)
+            self._check(part.task, observation_problem(space, obs, rows))
+            observations.append(obs)
+            infos.append(info)
+        return self._join_observations(observations), self._join_infos(infos)
+
+    def _arrange(self) -> None:
+        """Give each task that is played the environments for its slots."""
+        self._parts = []
+        for task in np.unique(self._tasks).tolist():
+            size = int((self._tasks == task).sum())
+            self._parts.append(Part(task, rows_of_task(self._tasks, task), self._env(task, size)))
+
+    def _step_parts(self, actions: np.ndarray) -> list[Any]:
+        own = [self._interface.decode(part.task, actions[part.rows]) for part in self._parts]
+        for part, action in zip(self._parts, own, strict=True):
+            self._call(part.task, send, part, action)
+        results = []
+        for part, action in zip(self._parts, own, strict=True):
+            result = self._call(part.task, receive, part, action)
+            problem = batch_problem(self._spaces[part.task], part.env.num_envs, result)
+            self._check(part.task, problem)
+            results.append(result)
+        return results
+
+    def _join_observations(self, observations: Sequence[Any]) -> Any:
+        parts = [
+            (part.task, part.rows, obs) for part, obs in zip(self._parts, observations, strict=True)
+        ]
+        return self._interface.encode_batch(parts, self._tasks)
+
+    def _join(self, arrays: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
+        joined = np.empty(self.num_envs, dtype)
+        for part, array in zip(self._parts, arrays, strict=True):
+            joined[part.rows] = array
+        return joined
+
+    def _join_infos(self, infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        rows = [part.rows for part in self._parts]
+        joined = join_infos(list(zip(rows, infos, strict=True)), self.num_envs)
+        return joined | self._task_infos(np.ones(self.num_envs, dtype=bool))
+
+    def _task_infos(self, mask: np.ndarray) -> dict[str, Any]:
+        return {"task_id": self._tasks.copy(), "_task_id": mask}
+
+    def _add_final(
+        self, infos: dict[str, Any], parts: Sequence[dict[str, Any]], done: np.ndarray
+    ) -> None:
+        """Add the last observations and infos of the episodes that ended."""
+        final = np.full(self.num_envs, None, dtype=object)
+        own = [
+            (part.rows, info.get("final_info", {}))
+            for part, info in zip(self._parts, parts, strict=True)
+        ]
+        for part, info in zip(self._parts, parts, strict=True):
+            rows = np.arange(self.num_envs)[part.rows]
+            for index in np.flatnonzero(done[rows]).tolist():
+                obs = row_of(info["final_obs"], index)
+                final[rows[index]] = self._interface.encode(part.task, obs)
+        infos["final_obs"], infos["_final_obs"] = final, done.copy()
+        infos["final_info"] = join_infos(own, self.num_envs) | self._task_infos(done.copy())
+        infos["_final_info"] = done.copy()
+
+    def _follow(self, rewards: np.ndarray, done: np.ndarray, infos: dict[str, Any]) -> bool:
+        """Tell the schedule what happened; return whether a slot should play another task."""
+        self._returns += rewards
+        self._lengths += 1
+        counted = (self._pinned < 0) & (self._chosen < 0)
+        before = self.schedule.task
+        if self._shares is None and counted.any():
+            self.schedule.count(int(counted.sum()))
+            if self.schedule.task == before:
+                self._end_episodes(np.flatnonzero(done & counted), infos)
+        self._returns[done], self._lengths[done] = 0, 0
+        return bool((self._wanted() != self._tasks).any())
+
+    def _end_episodes(self, slots: np.ndarray, infos: dict[str, Any]) -> None:
+        for slot in slots.tolist():
+            final = infos["final_info"]
+            success = final.get("is_success", final.get("success"))
+            self.schedule.end(
+                Episode(
+                    int(self._tasks[slot]),
+                    int(self._lengths[slot]),
+                    float(self._returns[slot]),
+                    float("nan") if success is None else float(success[slot]),
+                )
+            )
+
+    def _switch(
+        self, obs: Any, truncated: np.ndarray, done: np.ndarray, infos: dict[str, Any]
+    ) -> tuple[np.ndarray, Any, dict[str, Any]]:
+        """Truncate what is running and start the new task everywhere."""
+        cut = np.flatnonzero(~done)
+        final = infos.get("final_obs", np.full(self.num_envs, None, dtype=object))
+        for slot in cut.tolist():
+            final[slot] = row_of(obs, slot)
+        ended = np.flatnonzero(done)
+        last = [(cut, take_rows(_without_final(infos), cut))]
+        if ended.size:
+            last.append((ended, take_rows(infos["final_info"], ended)))
+        new_obs, new_infos = self._play()
+        everywhere = np.ones(self.num_envs, dtype=bool)
+        new_infos |= {"final_obs": final, "_final_obs": everywhere}
+        new_infos |= {"final_info": join_infos(last, self.num_envs), "_final_info": everywhere}
+        return truncated | ~done, new_obs, new_infos
+
+    def _index(self, task: int | str) -> int:
+        return task_index(task, self.task_names, "task_id")
+
+    def _check(self, task: int, problem: str | None) -> None:
+        if problem:
+            self.close()
+            reject(self.tasks[task], task, problem)
+
+    def _call(self, task: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a task; its error names it, and the other tasks are closed."""
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            self.close()
+            reject(self.tasks[task], task, f"{type(error).__name__}: {error}", error)
+
+
+def _fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarray | None:
+    """Return the task of each slot under `Interleave`, or None where all slots switch together."""
+    if schedule.slots is Slots.TOGETHER:
+        return None
+    if schedule.slots is Slots.OWN or not isinstance(schedule, Interleave):
+        raise ValueError(
+            f"`schedule` must share the slots or switch them together; {schedule!r} chooses per "
+            "slot: use make_multitask_vector"
+        )
+    counts = slot_counts(schedule.shares(num_tasks), num_slots)
+    return np.repeat(np.arange(num_tasks), counts)
+
+
+def _without_final(infos: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in infos.items() if key not in FINAL}
+
+
+# What a state keeps of the slots.
+_SLOTS = ("_tasks", "_pinned", "_chosen", "_returns", "_lengths")

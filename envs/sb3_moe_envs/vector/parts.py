@@ -1,0 +1,103 @@
+"""The vector environment of one task, as one part of a larger one."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from sb3_moe_envs.snapshot import restore, snapshot
+from sb3_moe_envs.tasks import Task
+
+Vector = VectorEnv[Any, Any, Any]
+
+
+class Part(NamedTuple):
+    """A task's vector environment, and the rows of the whole that it makes up."""
+
+    task: int
+    rows: Any
+    env: Vector
+
+
+def make_part(task: Task, num_envs: int, vectorization: str, render_mode: str | None) -> Vector:
+    """Build the vector environment of one task: the fastest that resets in the same step.
+
+    :param vectorization: `"sync"` or `"async"`, for tasks without a vector environment of their own
+    :raises ValueError: if the task's own vector environment resets otherwise
+    """
+    if task.vector_fn is not None:
+        return _checked(task, task.vector_fn(num_envs))
+    if task.env_id is not None and _is_own(task.env_id):
+        kwargs: dict[str, Any] = dict(task.kwargs)
+        if render_mode is not None:
+            kwargs["render_mode"] = render_mode
+        return _checked(task, gym.make_vec(task.env_id, num_envs, **kwargs))
+    env_fns = [functools.partial(task.make, render_mode)] * num_envs
+    if vectorization == "sync":
+        return SyncVectorEnv(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
+    # A process that has loaded jax hangs when it forks.
+    context = "forkserver" if "jax" in sys.modules else None
+    mode = AutoresetMode.SAME_STEP
+    return AsyncVectorEnv(env_fns, context=context, autoreset_mode=mode)
+
+
+def rows_of_task(tasks_B: np.ndarray, task: int) -> Any:
+    """Return which rows play a task: a slice where they are next to each other."""
+    rows = np.flatnonzero(tasks_B == task)
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
+
+
+def send(part: Part, actions: Any) -> None:
+    """Let a part that can work in the background begin its step."""
+    if hasattr(part.env, "step_async"):
+        part.env.step_async(actions)
+
+
+def receive(part: Part, actions: Any) -> Any:
+    """Return the result of a part's step."""
+    if hasattr(part.env, "step_async"):
+        return part.env.step_wait()  # type: ignore[attr-defined]  # vector worlds with threads
+    return part.env.step(actions)
+
+
+def part_state(env: Vector) -> Any:
+    """Return the state of a part, or None if it has none to give."""
+    own: Any = env.unwrapped
+    if hasattr(own, "state_dict"):
+        return own.state_dict()
+    if isinstance(own, SyncVectorEnv):
+        states = [snapshot(single) for single in own.envs]
+        return None if any(state is None for state in states) else states
+    return None
+
+
+def load_part_state(env: Vector, state: Any) -> None:
+    """Bring a part into a state."""
+    own: Any = env.unwrapped
+    if hasattr(own, "load_state_dict"):
+        own.load_state_dict(state)
+        return
+    for single, saved in zip(own.envs, state, strict=True):
+        restore(single, saved)
+
+
+def _is_own(env_id: str) -> bool:
+    spec = gym.registry.get(env_id.rpartition(":")[2])
+    return spec is not None and spec.namespace == "SB3MoE" and spec.vector_entry_point is not None
+
+
+def _checked(task: Task, env: Vector) -> Vector:
+    mode = getattr(env.unwrapped, "autoreset_mode", env.metadata.get("autoreset_mode"))
+    if mode is not AutoresetMode.SAME_STEP:
+        env.close()
+        raise ValueError(
+            f"`vector_fn` of {task.name!r} must reset in the same step "
+            f"(autoreset_mode SAME_STEP), got {mode}"
+        )
+    return env

@@ -1,0 +1,58 @@
+"""One multi-task environment per slot, each with a schedule of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from sb3_moe_envs.multitask import MultiTaskEnv
+
+
+class MultiTaskSyncVectorEnv(SyncVectorEnv):
+    """A `SyncVectorEnv` of `MultiTaskEnv`s with SAME_STEP autoreset.
+
+    :param env_fns: build the environments; each must be a `MultiTaskEnv`
+    """
+
+    envs: list[MultiTaskEnv]  # type: ignore[assignment]  # SyncVectorEnv's are any Env
+
+    def __init__(self, env_fns: Sequence[Callable[[], MultiTaskEnv]]) -> None:
+        super().__init__(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
+        self.task_names = self.envs[0].task_names
+        self.num_tasks = self.envs[0].num_tasks
+
+    def __repr__(self) -> str:
+        first = self.envs[0]
+        return (
+            f"MultiTaskSyncVectorEnv({self.num_envs} x MultiTaskEnv, {first.schedule!r}: "
+            f"{', '.join(self.task_names)})"
+        )
+
+    def set_task(self, task: int | str | None, indices: Sequence[int] | None = None) -> None:
+        """Play this task from each slot's next reset on; None: as scheduled.
+
+        :param indices: the slots meant; None: all
+        """
+        for index in range(self.num_envs) if indices is None else indices:
+            self.envs[index].set_task(task)
+
+    def get_task(self) -> np.ndarray:
+        """Return the index of the task that each slot is playing, (num_envs,)."""
+        return np.array([env.get_task() for env in self.envs])
+
+    def action_masks(self) -> np.ndarray:
+        """Return which actions each slot's task has, (num_envs, num_actions)."""
+        return np.stack([env.action_masks() for env in self.envs])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
+        states = [env.state_dict() for env in self.envs]
+        return {"envs": states, "exact": all(state["exact"] for state in states)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of as many slots."""
+        for env, saved in zip(self.envs, state["envs"], strict=True):
+            env.load_state_dict(saved)
