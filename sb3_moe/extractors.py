@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
@@ -104,7 +105,22 @@ def image_shape_of(space: spaces.Space[Any]) -> Shape:
     """Return (C, H, W) of an image space; what SB3 does not take for an image is channels-last."""
     assert space.shape is not None
     a, b, c = space.shape
-    return (a, b, c) if is_image_space(space) else (c, a, b)
+    return (a, b, c) if _channel_axis(space) == 0 else (c, a, b)
+
+
+def _channel_axis(space: spaces.Space[Any]) -> int:
+    return 0 if is_image_space(space) else 2
+
+
+def _without_planes(space: gym.Space[Any], num_tasks: int) -> spaces.Box:
+    """Return an image space without its last channels, which show the task."""
+    assert isinstance(space, spaces.Box)
+    axis = _channel_axis(space)
+    num_channels = space.shape[axis] - num_tasks
+    if num_channels < 1:
+        raise ValueError(f"`num_tasks`={num_tasks} leaves no channel of {space.shape[axis]}")
+    low, high = (np.delete(b, np.s_[num_channels:], axis) for b in (space.low, space.high))
+    return spaces.Box(low, high, dtype=space.dtype)  # type: ignore[arg-type]  # as it was given
 
 
 def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
@@ -143,6 +159,9 @@ class TaskExtractor(BaseFeaturesExtractor):
         self.encoder, self.raw = encoder, raw
         parts = _parts(observation_space)
         self._task_in_obs = self._find_task(observation_space, num_tasks)
+        self._task_in_planes = self._task_in_obs and is_image(observation_space)
+        if self._task_in_planes:
+            parts = {"": _without_planes(observation_space, self.num_tasks)}
         images = [key for key, each in parts.items() if is_image(each)]
         if encoder != "flat" and not images:
             raise ValueError(
@@ -153,13 +172,17 @@ class TaskExtractor(BaseFeaturesExtractor):
             raise ValueError(f"`placement`='big' takes one image key, got {images}")
         self.image_keys = images if encoder != "flat" else []
         self.flat_keys = [key for key in parts if key not in self.image_keys]
-        self.image_shapes = {key: self._image_shape(parts[key]) for key in self.image_keys}
+        self.image_shapes = {key: image_shape_of(parts[key]) for key in self.image_keys}
         self.channels_last = {key: not is_image_space(parts[key]) for key in self.image_keys}
         self.map_shape: Shape | None = None
         self.image_shape: Shape | None = None
         flat_dim = sum(get_flattened_obs_dim(parts[key]) for key in self.flat_keys)
-        if self._task_in_obs and not self.image_keys:
+        if self._task_in_obs and not self._task_in_planes:
             flat_dim -= self.num_tasks
+            if flat_dim < 1:
+                raise ValueError(
+                    f"`num_tasks`={num_tasks} leaves no feature of {flat_dim + self.num_tasks}"
+                )
         image_dim = self._build_image_encoders(features_dim)
         self._features_dim = image_dim + flat_dim + self.num_tasks
 
@@ -182,15 +205,6 @@ class TaskExtractor(BaseFeaturesExtractor):
         if num_tasks and not isinstance(space, spaces.Box):
             raise ValueError(f"`num_tasks` needs a Box observation, got {space}")
         return num_tasks is not None
-
-    def _image_shape(self, space: spaces.Space[Any]) -> Shape:
-        channels, height, width = image_shape_of(space)
-        channels -= self.num_tasks if self._task_in_obs else 0
-        if channels < 1:
-            raise ValueError(
-                f"`num_tasks`={self.num_tasks} leaves no channel of {channels + self.num_tasks}"
-            )
-        return channels, height, width
 
     def _build_image_encoders(self, linear: int | None) -> int:
         self.convs, self.linears = nn.ModuleList(), nn.ModuleList()
@@ -215,19 +229,26 @@ class TaskExtractor(BaseFeaturesExtractor):
         """Return the features (B, F)."""
         by_key = observations if isinstance(observations, dict) else {"": observations}
         task = by_key.get(TASK_KEY)
+        if self._task_in_planes:
+            image, task = self._split_planes(by_key[""])
+            by_key = {"": image}
         parts: list[th.Tensor] = []
         for i, key in enumerate(self.image_keys):
             image = by_key[key].permute(0, 3, 1, 2) if self.channels_last[key] else by_key[key]
-            if self._task_in_obs:
-                # A constant plane per task, lit where the task is on, whatever its value.
-                task = (image[:, -self.num_tasks :, 0, 0] > 0).to(image.dtype)
-                image = image[:, : -self.num_tasks]
             parts.append(self._encode(i, image))
         # A flat Box that ends in the one-hot already is [x | one-hot].
         parts += [by_key[key].flatten(1) for key in self.flat_keys]
         if task is not None:
             parts.append(task.flatten(1))
         return parts[0] if len(parts) == 1 else th.cat(parts, dim=1)
+
+    def _split_planes(self, image: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Split off a constant plane per task, lit where the task is on, whatever its value."""
+        axis = _channel_axis(self._observation_space) + 1
+        num_channels = image.shape[axis] - self.num_tasks
+        image, planes = image.split([num_channels, self.num_tasks], dim=axis)
+        first_pixel = planes[:, 0, 0] if axis == 3 else planes[:, :, 0, 0]
+        return image, (first_pixel > 0).to(image.dtype)
 
     def _encode(self, i: int, image: th.Tensor) -> th.Tensor:
         if self.raw:
