@@ -1,0 +1,109 @@
+import gymnasium as gym
+import pytest
+import torch as th
+from stable_baselines3 import DQN, PPO, SAC
+
+import sb3_moe
+from sb3_moe.budget import controls, matching_net_arch, measure
+from sb3_moe.policies.on_policy import MoeMlpPolicy
+
+OBS, ACT = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
+
+
+def policy(**kwargs):
+    return MoeMlpPolicy(OBS, ACT, lambda _: 1e-3, **kwargs)
+
+
+def test_a_dense_tower_costs_what_counting_by_hand_gives():
+    # 4 -> 3 -> 2 for the actor: weights 12 + 6, biases 3 + 2; two operations per weight.
+    cost = measure(policy(placement="none", net_arch=[3])).parts["pi"]
+    assert (cost.parameters, cost.active, cost.flops) == (23, 23, 36)
+
+
+def test_a_soft_layer_costs_all_experts_and_the_router():
+    # Expert 4 -> 3 -> 3: 12 + 9 weights, 6 biases. Router 4 x 2. Head 3 -> 2: 6 weights, 2 biases.
+    cost = measure(policy(net_arch=[3], num_experts=2)).parts["pi"]
+    assert cost.parameters == cost.active == 2 * 27 + 8 + 8
+    assert cost.flops == 2 * (2 * 21 + 8 + 6)
+
+
+def test_a_top_1_token_uses_one_expert_of_many():
+    cost = measure(policy(net_arch=[3], num_experts=5, router="top_k")).parts["pi"]
+    assert cost.parameters == 5 * 27 + 5 * 4 + 8
+    assert cost.active == 27 + 5 * 4 + 8
+    assert cost.flops == 2 * (21 + 5 * 4 + 6)
+
+
+def test_the_total_is_every_learned_number_of_an_on_policy_model():
+    model = PPO("MoeMlpPolicy", "Pendulum-v1", policy_kwargs={"placement": "all"})
+    assert measure(model.policy).total.parameters == sum(
+        p.numel() for p in model.policy.parameters()
+    )
+
+
+@pytest.mark.parametrize("match", ["parameters", "flops"])
+@pytest.mark.parametrize("placement", ["middle", "final", "all", "big"])
+def test_the_matching_dense_network_costs_nearly_the_same(placement, match):
+    kwargs = {"placement": placement, "num_experts": 3}
+    arch = matching_net_arch(MoeMlpPolicy, OBS, ACT, kwargs, match)
+    moe, dense = measure(policy(**kwargs)), measure(policy(placement="none", net_arch=arch))
+    for tower in ("pi", "vf"):
+        wanted = getattr(moe.parts[tower], match)
+        assert getattr(dense.parts[tower], match) == pytest.approx(wanted, rel=0.03)
+
+
+def test_a_policy_with_one_tower_gets_one_list():
+    model = DQN("MoeMlpPolicy", "CartPole-v1")
+    arch = matching_net_arch(type(model.policy), OBS, ACT, {})
+    assert isinstance(arch, list)
+    assert arch[0] > 64
+
+
+def test_critics_are_matched_as_one_tower():
+    model = SAC("MoeMlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [16, 16]})
+    spaces = model.observation_space, model.action_space
+    arch = matching_net_arch(type(model.policy), *spaces, {"net_arch": [16, 16]})
+    assert set(arch) == {"pi", "qf"}
+
+
+def test_match_names_the_two_measures():
+    with pytest.raises(ValueError, match=r"`match` must be 'parameters' or 'flops', got 'time'"):
+        matching_net_arch(MoeMlpPolicy, OBS, ACT, {}, "time")
+
+
+def test_a_tower_without_hidden_layers_cannot_be_widened():
+    with pytest.raises(ValueError, match=r"`net_arch` of 'pi' must have a hidden layer"):
+        matching_net_arch(MoeMlpPolicy, OBS, ACT, {"placement": "final", "net_arch": []})
+
+
+def test_describe_prints_what_the_towers_are(capsys):
+    model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"placement": {"pi": "big"}})
+    budget = sb3_moe.describe(model)
+    printed = capsys.readouterr().out
+    assert "pi: big, soft router, 4 experts" in printed
+    assert "vf: middle, soft router, 4 experts" in printed
+    assert f"{budget.total.parameters:,}" in printed
+
+
+def test_describe_refuses_a_policy_that_is_not_ours():
+    with pytest.raises(TypeError, match=r"`model` must have one of this package's policies"):
+        sb3_moe.describe(PPO("MlpPolicy", "CartPole-v1"))
+
+
+def test_the_controls_for_conv_tokens_are_one_expert_each():
+    wide, plain = controls({"tokens": "conv", "num_experts": 4, "net_arch": [32]}).values()
+    assert (wide["num_experts"], wide["expert_width"]) == (1, 128)
+    assert (plain["num_experts"], plain["router"]) == (1, "uniform")
+
+
+def test_the_controls_are_for_tokens_of_a_map():
+    with pytest.raises(ValueError, match=r"`tokens` must be 'conv' or 'feature'"):
+        controls({})
+
+
+def test_measuring_leaves_the_policy_as_it_was():
+    it = policy(router="top_k", bias_rate=0.1).train()
+    before = {name: value.clone() for name, value in it.state_dict().items()}
+    measure(it)
+    assert it.training
+    assert all(th.equal(value, before[name]) for name, value in it.state_dict().items())
