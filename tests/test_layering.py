@@ -1,0 +1,130 @@
+"""Imports run one way, and what is optional stays optional."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = sorted((ROOT / "sb3_moe").rglob("*.py"))
+ENVS = sorted((ROOT / "envs" / "sb3_moe_envs").rglob("*.py"))
+# An area imports only areas that stand before it; those not named here serve all and import
+# nothing but the layers and each other.
+ORDER = [
+    "layers",
+    "options",
+    "extractors",
+    "towers",
+    "placement",
+    "policies",
+    "budget",
+    "callbacks",
+    "resume",
+    "study",
+]
+
+
+def is_type_checking(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imports(node, inside=""):
+    """Yield (module, name of the function around it) of every import that runs."""
+    for child in ast.iter_child_nodes(node):
+        match child:
+            case ast.Import():
+                yield from ((alias.name, inside) for alias in child.names)
+            case ast.ImportFrom():
+                # `from sb3_moe import x` imports the module sb3_moe.x.
+                names = [f"{child.module}.{alias.name}" for alias in child.names]
+                whole = child.module in ("sb3_moe", "sb3_moe.policies")
+                yield from ((name, inside) for name in (names if whole else [child.module]))
+            case ast.FunctionDef():
+                yield from imports(child, child.name)
+            case _ if not is_type_checking(child):
+                yield from imports(child, inside)
+
+
+def imports_of(path):
+    return list(imports(ast.parse(path.read_text())))
+
+
+def area_of(path):
+    return path.relative_to(ROOT / "sb3_moe").parts[0].removesuffix(".py")
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def may_import(area, other):
+    if area in ("__init__", other):
+        return True
+    if area not in ORDER:
+        return other not in ORDER[1:]
+    return other not in ORDER or ORDER.index(other) < ORDER.index(area)
+
+
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_a_module_imports_only_what_stands_below_it(path):
+    for module, _ in imports_of(path):
+        package, _, rest = module.partition(".")
+        if package == "sb3_moe" and rest:
+            assert may_import(area_of(path), rest.split(".")[0]), module
+
+
+@pytest.mark.parametrize("path", [p for p in OURS if area_of(p) == "layers"], ids=name_of)
+def test_layers_need_nothing_but_torch(path):
+    packages = {module.split(".")[0] for module, _ in imports_of(path)}
+    assert packages - {"torch", "sb3_moe"} <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_only_the_study_and_what_builds_environments_know_the_environments(path):
+    for module, function in imports_of(path):
+        if module.split(".")[0] == "sb3_moe_envs" and area_of(path) != "study":
+            assert function in ("make_multitask_vec_env", "make_pinned_env")
+
+
+@pytest.mark.parametrize("path", ENVS, ids=name_of)
+def test_the_environments_know_no_policies(path):
+    packages = {module.split(".")[0] for module, _ in imports_of(path)}
+    assert not packages & {"sb3_moe", "torch", "stable_baselines3", "sb3_contrib"}
+
+
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_sb3_contrib_is_imported_by_its_own_policies_only(path):
+    packages = {module.split(".")[0] for module, _ in imports_of(path)}
+    if "sb3_contrib" in packages:
+        assert path.parent == ROOT / "sb3_moe" / "policies" / "contrib"
+
+
+def run(code):
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_without_sb3_contrib_the_rest_works():
+    code = """
+import sys
+sys.modules["sb3_contrib"] = None  # as if it were not installed
+import sb3_moe
+from stable_baselines3 import PPO
+print(*PPO.policy_aliases)
+"""
+    assert {"MoeMlpPolicy", "MoeCnnPolicy", "MoeMultiInputPolicy"} <= set(run(code))
+
+
+def test_importing_the_environments_loads_no_learning_library():
+    code = """
+import sys
+sys.path.insert(0, "envs")
+import sb3_moe_envs
+print(*{"torch", "stable_baselines3", "jax", "gymnax", "ale_py"} & set(sys.modules))
+"""
+    assert run(code) == []
