@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch as th
 from torch import nn
@@ -33,6 +34,9 @@ LEAVES = (StackedLinear, StackedConv2d)
 Tensors = tuple[th.Tensor | None, ...]
 # Below this many wasted multiply-adds, computing every expert beats sorting rows (measured on CPU).
 MASK_LIMIT = 4_000_000
+# From so many hidden values of all experts on, one expert after the other is faster (on CPU): its
+# values stay in the cache, and the C library hands no memory back to the system on each call.
+CACHE_LIMIT = 524_288
 
 
 class StackedNetwork(nn.Module):
@@ -64,16 +68,23 @@ class StackedNetwork(nn.Module):
         self.out_features = self.last.out_features
         # Statistics over the batch need every row in every expert.
         self.needs_all_rows = any(isinstance(m, StackedNorm) for m in self.modules())
+        leaves = [m for m in self.layers.modules() if isinstance(m, StackedLinear)]
+        self.width = max((leaf.out_features for leaf in leaves), default=0)
         self.macs = sum(m.macs for m in self.modules() if isinstance(m, StackedLinear))
 
     def forward(self, x_EMI: th.Tensor) -> th.Tensor:
         """Run each expert on rows of its own: (E, M, I) to (E, M, O)."""
+        if self._one_by_one(x_EMI):
+            pairs = zip(self._singles(), x_EMI.unbind(), strict=True)
+            return th.stack([single(x_MI) for single, x_MI in pairs])
         return self.last(run(self.layers, x_EMI, shared=False))
 
     def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
         if not self.spreads:
             return gated_sum(self.every(x_TI), gates_TE)
+        if self._one_by_one(x_TI):
+            return self._mixture_one_by_one(x_TI, gates_TE)
         return self.last.mix(run(self.layers, x_TI, shared=True), gates_TE)
 
     def every(self, x_TI: th.Tensor) -> th.Tensor:
@@ -101,21 +112,34 @@ class StackedNetwork(nn.Module):
         order = flat.argsort()
         counts = th.bincount(flat, minlength=self.num_experts).tolist()
         rows = x_TI[order.div(top_k, rounding_mode="floor")].split(counts)
-        leaves = [leaf for leaf in self.modules() if isinstance(leaf, LEAVES)]
-        tensors = [leaf.unbind() for leaf in leaves]
-        outputs = [
-            self._single(x, iter([each[k] for each in tensors]))
-            for k, x in enumerate(rows)
-            if len(x)
-        ]
+        outputs = [single(x) for single, x in zip(self._singles(), rows, strict=True) if len(x)]
         inverse = th.empty_like(order).scatter_(0, order, th.arange(len(order)))
         y_TkO = th.cat(outputs)[inverse].unflatten(0, experts_Tk.shape)
         return (y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)).sum(1)
 
-    def _single(self, x: th.Tensor, tensors: Iterator[Tensors]) -> th.Tensor:
+    def _one_by_one(self, x: th.Tensor) -> bool:
+        units = self.num_experts * x.shape[-2] * self.width
+        return units >= CACHE_LIMIT and not x.is_cuda and not self.needs_all_rows
+
+    def _singles(self) -> list[Callable[[th.Tensor], th.Tensor]]:
+        """Return each expert as a function of its rows; the backward pass stacks once."""
+        leaves = [leaf for leaf in self.modules() if isinstance(leaf, LEAVES)]
+        experts = zip(*(leaf.unbind() for leaf in leaves), strict=True)
+        return [partial(self._single, tensors) for tensors in experts]
+
+    def _single(self, tensors: Sequence[Tensors], x: th.Tensor) -> th.Tensor:
+        remaining = iter(tensors)
         for layer in [*self.layers, self.last]:
-            x = single(layer, x, tensors)
+            x = single(layer, x, remaining)
         return x
+
+    def _mixture_one_by_one(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+        outputs = (single(x_TI) for single in self._singles())
+        gates = gates_TE.split(1, dim=1)
+        y_TO = next(outputs) * gates[0]
+        for out_TO, gate_T1 in zip(outputs, gates[1:], strict=True):
+            y_TO = y_TO.addcmul_(out_TO, gate_T1)
+        return y_TO
 
     def expert(self, k: int) -> nn.Sequential:
         """Return expert ``k`` as plain modules, with a copy of its weights."""

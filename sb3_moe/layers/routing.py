@@ -11,15 +11,23 @@ import torch as th
 class Routing(NamedTuple):
     """Which expert served which token, and how strongly.
 
-    :param gates_BNE: weight of each expert in each token's output
+    :param weights_BNE: weight of each expert in each token's output, (B, N, E) or, with slots,
+        (B, N, E, S)
     :param logits_BNE: the router's scores before any softmax, (B, N, E) or, with slots,
         (B, N, E, S); None where nothing is learned
     :param experts_BNk: the chosen experts' indices; None where every expert serves every token
     """
 
-    gates_BNE: th.Tensor
+    weights_BNE: th.Tensor
     logits_BNE: th.Tensor | None = None
     experts_BNk: th.Tensor | None = None
+
+    @property
+    def gates_BNE(self) -> th.Tensor:
+        """Weight of each expert in each token's output, an expert's slots summed."""
+        # Not computed in the forward pass: with many slots the sum is dear and few look at it.
+        weights = self.weights_BNE
+        return weights if weights.dim() == 3 else weights.sum(-1)
 
     @property
     def load_E(self) -> th.Tensor:
@@ -30,7 +38,7 @@ class Routing(NamedTuple):
         if self.experts_BNk is None:
             mass_E = self.gates_BNE.sum(dim=(0, 1))
         else:
-            mass_E = counts(self.experts_BNk, self.gates_BNE.shape[-1])
+            mass_E = counts(self.experts_BNk, self.weights_BNE.shape[2])
         return mass_E / mass_E.sum().clamp_min(1e-12)
 
 

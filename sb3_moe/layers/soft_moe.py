@@ -5,6 +5,8 @@ Shapes: B batch, N tokens, E experts, S slots per expert, K = E*S slots, I input
 
 from __future__ import annotations
 
+import math
+
 import torch as th
 
 from sb3_moe.layers.aux_loss import AuxCoefs
@@ -12,6 +14,10 @@ from sb3_moe.layers.experts import StackedNetwork
 from sb3_moe.layers.moe import NO_AUX, MoELayer
 from sb3_moe.layers.routers import LinearRouter
 from sb3_moe.layers.routing import Routing
+
+# Above so many scores a batch is taken in chunks: larger tensors leave the cache, and the C library
+# gives their memory back to the system on each call (measured on CPU).
+CACHE_LIMIT = 262_144
 
 
 class SoftMoE(MoELayer):
@@ -40,29 +46,48 @@ class SoftMoE(MoELayer):
         self.num_slots = num_slots
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
-        """Compute the output and the combine weights, summed over an expert's slots."""
+        """Compute the output and the combine weights."""
         logits_BNK = self.router(router_BNR)
-        combine_BNK = logits_BNK.softmax(-1)
         if x_BNI.shape[1] == 1:
-            # Every slot holds the one token itself, so this is a gated mixture of all experts.
-            gates_BNE = self._per_expert(combine_BNK)
-            y_BNO = self.experts.mixture(x_BNI[:, 0], gates_BNE[:, 0]).unsqueeze(1)
-        else:
-            gates_BNE = self._per_expert(combine_BNK)
-            y_BNO = combine_BNK @ self._slots_through_experts(x_BNI, logits_BNK)
-        return y_BNO, Routing(gates_BNE, self._by_slot(logits_BNK))
+            return self._one_token(x_BNI, logits_BNK)
+        size = self._chunk_size(x_BNI, logits_BNK)
+        chunks = zip(x_BNI.split(size), logits_BNK.split(size), strict=True)
+        y_BNO, combine_BNK = joined([self._many_tokens(*chunk) for chunk in chunks])
+        return y_BNO, Routing(self._by_slot(combine_BNK), self._by_slot(logits_BNK))
 
-    def _slots_through_experts(self, x_BNI: th.Tensor, logits_BNK: th.Tensor) -> th.Tensor:
-        slots_BKI = logits_BNK.softmax(1).transpose(1, 2) @ x_BNI
+    def _one_token(self, x_B1I: th.Tensor, logits_B1K: th.Tensor) -> tuple[th.Tensor, Routing]:
+        """Mix all experts' outputs: every slot holds the one token itself."""
+        routing = Routing(self._by_slot(logits_B1K.softmax(-1)), self._by_slot(logits_B1K))
+        y_BO = self.experts.mixture(x_B1I.squeeze(1), routing.gates_BNE.squeeze(1))
+        return y_BO.unsqueeze(1), routing
+
+    def _many_tokens(self, x_BNI: th.Tensor, logits_BNK: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Return the outputs (B, N, O) and the combine weights (B, N, K)."""
         batch = len(x_BNI)
+        slots_BKI = logits_BNK.softmax(1).transpose(1, 2) @ x_BNI
         slots_EBSI = slots_BKI.unflatten(1, (self.num_experts, self.num_slots)).transpose(0, 1)
         out_EMO = self.experts(slots_EBSI.flatten(1, 2))
-        return out_EMO.unflatten(1, (batch, self.num_slots)).transpose(0, 1).flatten(1, 2)
+        out_BKO = out_EMO.unflatten(1, (batch, self.num_slots)).transpose(0, 1).flatten(1, 2)
+        combine_BNK = logits_BNK.softmax(-1)
+        return combine_BNK @ out_BKO, combine_BNK
+
+    def _chunk_size(self, x_BNI: th.Tensor, logits_BNK: th.Tensor) -> int:
+        """Return how many samples to take at a time: the scores of so many stay in the cache."""
+        batch = max(len(x_BNI), 1)
+        if x_BNI.is_cuda or self.experts.needs_all_rows:
+            return batch
+        chunks = math.ceil(logits_BNK.numel() / CACHE_LIMIT)
+        return math.ceil(batch / max(chunks, 1))
 
     def _by_slot(self, x_BNK: th.Tensor) -> th.Tensor:
         if self.num_slots == 1:
             return x_BNK
         return x_BNK.unflatten(-1, (self.num_experts, self.num_slots))
 
-    def _per_expert(self, x_BNK: th.Tensor) -> th.Tensor:
-        return x_BNK if self.num_slots == 1 else self._by_slot(x_BNK).sum(-1)
+
+def joined(chunks: list[tuple[th.Tensor, th.Tensor]]) -> tuple[th.Tensor, th.Tensor]:
+    """Concatenate chunks of a batch."""
+    if len(chunks) == 1:
+        return chunks[0]
+    first, second = zip(*chunks, strict=True)
+    return th.cat(first), th.cat(second)

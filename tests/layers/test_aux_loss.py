@@ -27,11 +27,11 @@ from sb3_moe.layers.aux_loss import (
 # Two tokens, two experts: softmax rows (3/4, 1/4) and (1/2, 1/2); both tokens choose expert 0.
 LOGITS = th.tensor([[[math.log(3.0), 0.0], [0.0, 0.0]]])
 TOP_1 = Routing(
-    gates_BNE=th.tensor([[[0.75, 0.0], [0.5, 0.0]]]),
+    weights_BNE=th.tensor([[[0.75, 0.0], [0.5, 0.0]]]),
     logits_BNE=LOGITS,
     experts_BNk=th.tensor([[[0], [0]]]),
 )
-SLOTS = Routing(gates_BNE=th.tensor([[[0.75, 0.25]]]), logits_BNE=th.zeros(1, 1, 2, 3))
+SLOTS = Routing(weights_BNE=th.tensor([[[0.75, 0.25]]]), logits_BNE=th.zeros(1, 1, 2, 3))
 
 
 def test_probabilities_are_the_softmax_over_experts():
@@ -50,7 +50,7 @@ def test_balance_loss_by_hand():
 
 
 def test_balance_loss_is_1_when_even():
-    assert balance_loss(SLOTS._replace(gates_BNE=th.full((1, 1, 2), 0.5))).item() == 1.0
+    assert balance_loss(SLOTS._replace(weights_BNE=th.full((1, 1, 2), 0.5))).item() == 1.0
 
 
 def test_importance_loss_by_hand():

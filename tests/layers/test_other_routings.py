@@ -36,7 +36,11 @@ def onehot(batch, tokens, num_tasks):
     ("tokens", "num_experts", "top_k"),
     [(6, 3, 1), (7, 3, 2), (3, 3, 3), (2, 4, 1), (1, 1, 1), (1, 3, 1)],
 )
-def test_expert_choice_equals_a_loop_over_experts(tokens, num_experts, top_k, normalize):
+@pytest.mark.parametrize("cache", [0, 10**9])
+def test_expert_choice_equals_a_loop_over_experts(
+    monkeypatch, cache, tokens, num_experts, top_k, normalize
+):
+    monkeypatch.setattr(experts, "CACHE_LIMIT", cache)
     layer = choice(num_experts, top_k, normalize=normalize)
     x = th.randn(2, tokens, 5, dtype=th.float64)
     reference.assert_same(layer, reference.expert_choice_moe, x, x.clone())
@@ -86,10 +90,11 @@ def test_the_task_id_picks_the_expert(
     th.testing.assert_close(routing.experts_BNk[..., 0], ids.argmax(-1))
 
 
-@pytest.mark.parametrize("wide_limit", [0, 10**9])
+@pytest.mark.parametrize(("wide", "cache"), [(0, 10**9), (10**9, 10**9), (0, 0)])
 @pytest.mark.parametrize(("batch", "tokens", "num_experts"), [(4, 1, 3), (2, 3, 2), (1, 1, 1)])
-def test_uniform_is_the_mean_over_experts(monkeypatch, batch, tokens, num_experts, wide_limit):
-    monkeypatch.setattr(stacked, "WIDE_GEMM_LIMIT", wide_limit)
+def test_uniform_is_the_mean_over_experts(monkeypatch, batch, tokens, num_experts, wide, cache):
+    monkeypatch.setattr(stacked, "WIDE_GEMM_LIMIT", wide)
+    monkeypatch.setattr(experts, "CACHE_LIMIT", cache)
     layer = UniformMoE(network(num_experts)).double()
     x = th.randn(batch, tokens, 5, dtype=th.float64)
     reference.assert_same(layer, reference.uniform_moe, x, x.clone())

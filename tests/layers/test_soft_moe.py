@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch as th
 
-from sb3_moe.layers import LinearRouter, SoftMoE, mlp_experts, stacked
+from sb3_moe.layers import LinearRouter, SoftMoE, experts, mlp_experts, soft_moe, stacked
 
 SHAPES = [  # batch, tokens, experts, slots
     (3, 4, 2, 2),
@@ -20,8 +20,8 @@ SHAPES = [  # batch, tokens, experts, slots
 def make(num_experts, num_slots, *, normalize=False, in_features=5, router_features=5):
     th.manual_seed(0)
     router = LinearRouter(router_features, num_experts * num_slots, normalize=normalize)
-    experts = mlp_experts(num_experts, in_features, 7, 3)
-    return SoftMoE(experts, router, num_slots=num_slots).double()
+    network = mlp_experts(num_experts, in_features, 7, 3)
+    return SoftMoE(network, router, num_slots=num_slots).double()
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -33,11 +33,25 @@ def test_soft_moe_equals_the_equations(batch, tokens, num_experts, num_slots, no
 
 
 @pytest.mark.parametrize("tokens", [1, 4])
-@pytest.mark.parametrize("limit", [0, 10**9])
-def test_wide_and_batched_multiplications_agree_with_the_equations(monkeypatch, tokens, limit):
-    monkeypatch.setattr(stacked, "WIDE_GEMM_LIMIT", limit)
+@pytest.mark.parametrize(("wide", "cache"), [(0, 10**9), (10**9, 10**9), (0, 0)])
+def test_every_way_to_run_the_experts_agrees_with_the_equations(monkeypatch, tokens, wide, cache):
+    monkeypatch.setattr(stacked, "WIDE_GEMM_LIMIT", wide)
+    monkeypatch.setattr(experts, "CACHE_LIMIT", cache)
     x = th.randn(3, tokens, 5, dtype=th.float64)
     reference.assert_same(make(3, 2), reference.soft_moe, x, x.clone())
+
+
+@pytest.mark.parametrize("limit", [1, 24, 50])
+def test_a_batch_in_chunks_agrees_with_the_equations(monkeypatch, limit):
+    monkeypatch.setattr(soft_moe, "CACHE_LIMIT", limit)
+    x = th.randn(5, 4, 5, dtype=th.float64)
+    layer = make(3, 2)
+    reference.assert_same(layer, reference.soft_moe, x, x.clone())
+    th.testing.assert_close(layer(x)[1].gates_BNE.sum(-1), th.ones(5, 4, dtype=th.float64))
+
+
+def test_an_empty_batch_comes_out_empty():
+    assert make(3, 2)(th.empty(0, 4, 5, dtype=th.float64))[0].shape == (0, 4, 3)
 
 
 def test_the_router_may_see_other_features_than_the_experts():

@@ -38,9 +38,10 @@ def test_top_k_equals_a_loop_over_tokens(path, num_experts, top_k, batch, tokens
     reference.assert_same(layer, reference.sparse_moe, x, x.clone())
 
 
-@pytest.mark.parametrize("limit", [0, 10**9])
-def test_wide_and_batched_multiplications_agree_with_the_loop(monkeypatch, limit):
-    monkeypatch.setattr(stacked, "WIDE_GEMM_LIMIT", limit)
+@pytest.mark.parametrize(("wide", "cache"), [(0, 10**9), (10**9, 10**9), (0, 0)])
+def test_every_way_to_run_the_experts_agrees_with_the_loop(monkeypatch, wide, cache):
+    monkeypatch.setattr(stacked, "WIDE_GEMM_LIMIT", wide)
+    monkeypatch.setattr(experts, "CACHE_LIMIT", cache)
     x = th.randn(6, 1, 5, dtype=th.float64)
     reference.assert_same(make(top_k=2), reference.sparse_moe, x, x.clone())
 

@@ -81,9 +81,14 @@ def num_experts(request):
     return request.param
 
 
-@pytest.fixture(params=[0, 10**9], ids=["batched", "wide"])
-def limit(request, monkeypatch):
-    monkeypatch.setattr(stacked, "WIDE_GEMM_LIMIT", request.param)
+@pytest.fixture(params=["batched", "wide", "one by one"])
+def path(request, monkeypatch):
+    """The ways to run all experts, which the limits choose by size."""
+    wide, cache = {"batched": (0, 10**9), "wide": (10**9, 10**9), "one by one": (0, 0)}[
+        request.param
+    ]
+    monkeypatch.setattr(stacked, "WIDE_GEMM_LIMIT", wide)
+    monkeypatch.setattr(experts, "CACHE_LIMIT", cache)
 
 
 def build(builder, num_experts):
@@ -110,14 +115,14 @@ def assert_same_gradients(network, plain, fast, slow, x):
         th.testing.assert_close(parameter.grad, gradient.detach())
 
 
-def test_every_expert_on_the_same_rows_equals_separate_networks(builder, num_experts, limit):
+def test_every_expert_on_the_same_rows_equals_separate_networks(builder, num_experts, path):
     plain, network, x = build(builder, num_experts)
     x.requires_grad_()
     slow = th.stack([module(x) for module in plain])
     assert_same_gradients(network, plain, network.every(x), slow, x)
 
 
-def test_a_mixture_equals_the_gated_sum_of_separate_networks(builder, num_experts, limit):
+def test_a_mixture_equals_the_gated_sum_of_separate_networks(builder, num_experts, path):
     plain, network, x = build(builder, num_experts)
     x.requires_grad_()
     gates = th.rand(4, num_experts, dtype=th.float64)
@@ -128,7 +133,7 @@ def test_a_mixture_equals_the_gated_sum_of_separate_networks(builder, num_expert
 @pytest.mark.parametrize("mask_limit", [-1, 10**9], ids=["sorted", "masked"])
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_selected_experts_equal_separate_networks(
-    builder, num_experts, limit, monkeypatch, mask_limit, top_k
+    builder, num_experts, path, monkeypatch, mask_limit, top_k
 ):
     top_k = min(top_k, num_experts)
     monkeypatch.setattr(experts, "MASK_LIMIT", mask_limit)
@@ -142,7 +147,7 @@ def test_selected_experts_equal_separate_networks(
 
 
 @pytest.mark.parametrize("build_one", [lambda: nn.Linear(5, 3), mlp, without_bias, nested])
-def test_rows_of_its_own_for_each_expert_equal_separate_networks(build_one):
+def test_rows_of_its_own_for_each_expert_equal_separate_networks(path, build_one):
     th.manual_seed(0)
     plain = [build_one().double() for _ in range(3)]
     network, x = StackedNetwork(plain), th.randn(3, 4, 5, dtype=th.float64, requires_grad=True)
@@ -208,6 +213,7 @@ def test_batch_statistics_are_each_experts_own(build_one, warm):
 
 def test_with_batch_statistics_every_expert_sees_every_row(monkeypatch):
     monkeypatch.setattr(experts, "MASK_LIMIT", -1)
+    monkeypatch.setattr(experts, "CACHE_LIMIT", 0)
     network, x = StackedNetwork([renorm_inside() for _ in range(3)]), th.randn(6, 5)
     other = copy.deepcopy(network)
     gates = nn.functional.one_hot(th.tensor([0, 0, 1, 1, 2, 2]), 3).float()
