@@ -21,8 +21,8 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_moe.vec_env import make_multitask_vec_env
 
-# What an environment is built from, apart from how many there are and which task comes when.
-ARGUMENTS = ("tasks", "task_id", "obs_space", "action_space", "invalid_action")
+# Other numbers, another schedule, and no file over the one of the training environment.
+NOT_COPIED = ("n_envs", "schedule", "monitor_dir")
 COPIES = 10
 
 
@@ -55,17 +55,16 @@ def make_pinned_env(training_env: VecEnv, copies: int = COPIES, seed: int | None
     """
     from sb3_moe_envs.schedules import Interleave
 
-    names = task_names(training_env)
-    try:
-        built_with = training_env.get_attr("init_kwargs")[0]
-    except AttributeError as error:
+    num_tasks = len(task_names(training_env))
+    built_with = getattr(training_env, "built_with", None)
+    if built_with is None:
         raise ValueError(
             "the training environment doesn't say how it was built; give `eval_env`, built with "
             "sb3_moe.make_multitask_vec_env(tasks, schedule=Interleave())"
-        ) from error
-    arguments = {key: built_with[key] for key in ARGUMENTS if key in built_with}
+        )
+    arguments = {name: value for name, value in built_with.items() if name not in NOT_COPIED}
     env = make_multitask_vec_env(
-        **arguments, n_envs=copies * len(names), schedule=Interleave(), seed=seed
+        **arguments, n_envs=copies * num_tasks, schedule=Interleave(), seed=seed
     )
     return wrap_like(env, training_env)
 
