@@ -2,7 +2,7 @@
 
 from sb3_moe_envs import registration
 from sb3_moe_envs.multitask import MultiTaskEnv
-from sb3_moe_envs.schedules import Cycle, Interleave, Schedule
+from sb3_moe_envs.schedules import Adaptive, Chosen, Cycle, Interleave, Schedule, Sequence
 from sb3_moe_envs.suites import SUITES, get_suite, register_suite
 from sb3_moe_envs.tasks import Task, TaskError
 from sb3_moe_envs.vector.make import make_multitask_vector
@@ -12,11 +12,14 @@ registration.register_all()
 
 __all__ = [
     "SUITES",
+    "Adaptive",
+    "Chosen",
     "Cycle",
     "Interleave",
     "MultiTaskEnv",
     "MultiTaskVectorEnv",
     "Schedule",
+    "Sequence",
     "Task",
     "TaskError",
     "get_suite",

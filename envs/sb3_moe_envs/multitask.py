@@ -11,13 +11,16 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_moe_envs.checks import observation_problem, step_problem
-from sb3_moe_envs.schedules import Episode, Interleave, Schedule
+from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule
 from sb3_moe_envs.schedules.base import require_positive, task_index
 from sb3_moe_envs.seeds import TaskSeeds
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.suites import suite_schedule
 from sb3_moe_envs.tasks import as_tasks, built, reject
+
+# A function chooses the task of each episode.
+ScheduleLike = Schedule | Callable[[Progress], int | str] | None
 
 
 class MultiTaskEnv(gym.Env[Any, Any]):
@@ -29,7 +32,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
     schedule.
 
     :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
-    :param schedule: which task when; None: the suite's, or `Interleave()`; it is copied
+    :param schedule: which task when: a schedule (it is copied), or a function of `Progress` that
+        chooses for each episode; None: the suite's, or `Interleave()`
     :param task_id: how observations name the task: `"dict"`, `"onehot"`, `"channels"`; `"info"` and
         `"none"` leave them as they are, and `"none"` also hides it from `action_masks`
     :param obs_space: `"pad"` to a common space, or `"strict"`: the spaces must be equal
@@ -49,7 +53,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self,
         tasks: Any,
         *,
-        schedule: Schedule | None = None,
+        schedule: ScheduleLike = None,
         task_id: str = "dict",
         obs_space: str = "pad",
         action_space: str = "pad",
@@ -216,7 +220,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             info["action_mask"] = self._interface.pad_mask(info["action_mask"])
         return info
 
-    def _index(self, task: int | str) -> int:
+    def _index(self, task: int | str | np.integer[Any]) -> int:
         return task_index(task, self.task_names, "task_id")
 
     def _check(self, problem: str | None) -> None:
@@ -236,12 +240,14 @@ class MultiTaskEnv(gym.Env[Any, Any]):
 def as_schedule(schedule: Any, tasks: Any) -> Schedule:
     """Return a schedule of one's own: that given, the suite's, or `Interleave()`.
 
-    :raises TypeError: if it is not a schedule
+    :raises TypeError: if it is neither a schedule nor a function
     """
     if schedule is None:
         schedule = suite_schedule(tasks) or Interleave()
+    elif callable(schedule):
+        schedule = Chosen(schedule)
     if not isinstance(schedule, Schedule):
-        raise TypeError(f"`schedule` must be a Schedule or None, got {schedule!r}")
+        raise TypeError(f"`schedule` must be a Schedule, a function or None, got {schedule!r}")
     return copy.deepcopy(schedule)
 
 

@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sb3_moe_envs.minatar import GAMES as MINATAR_GAMES
+from sb3_moe_envs.minatar import GAMES
 from sb3_moe_envs.schedules import Cycle, Schedule
 from sb3_moe_envs.tasks import Task, as_tasks
 
 PAPER_GAMES = ("SpaceInvaders", "Breakout", "Asterix")
+# The 20 games of "Mixtures of Experts Unlock Parameter Scaling for Deep RL" (arXiv 2402.08609).
+ATARI_GAMES = (
+    "Asterix", "SpaceInvaders", "Breakout", "Pong", "Qbert", "DemonAttack", "Seaquest",
+    "WizardOfWor", "RoadRunner", "BeamRider", "Frostbite", "CrazyClimber", "Assault", "Krull",
+    "Boxing", "Jamesbond", "Kangaroo", "UpNDown", "Gopher", "Hero",
+)  # fmt: skip
+_OURS = "sb3_moe_envs:SB3MoE"
 
 
 @dataclass(frozen=True)
@@ -26,13 +33,51 @@ class Suite:
 
 
 def _minatar(games: Sequence[str]) -> tuple[Task, ...]:
-    return tuple(Task(game, f"sb3_moe_envs:SB3MoE/MinAtar-{game}-v0") for game in games)
+    return tuple(Task(game, f"{_OURS}/MinAtar-{game}-v0") for game in games)
+
+
+def _atari(games: Sequence[str]) -> tuple[Task, ...]:
+    return tuple(Task(game, f"{_OURS}/Atari-{game}-v0") for game in games)
+
+
+def _changed(env_id: str, physics: dict[str, dict[str, Any]]) -> tuple[Task, ...]:
+    return tuple(Task(name, f"{_OURS}/{env_id}-v0", kwargs) for name, kwargs in physics.items())
+
+
+def _gravities(robot: str) -> tuple[Task, ...]:
+    return _changed(
+        robot, {f"{robot}-{gravity}g": {"gravity": gravity} for gravity in (0.5, 0.75, 1.0, 1.5)}
+    )
 
 
 SUITES: dict[str, Suite] = {
     "MinAtar/MTRL3": Suite(_minatar(PAPER_GAMES)),
     "MinAtar/CRL3": Suite(_minatar(PAPER_GAMES), Cycle(steps_per_task=1_000_000)),
-    "MinAtar/All5": Suite(_minatar(MINATAR_GAMES)),
+    "MinAtar/All5": Suite(_minatar(GAMES)),
+    "Atari/Two": Suite(_atari(("Pong", "Breakout"))),
+    "Atari/Five": Suite(_atari(("Asterix", "Breakout", "Pong", "Seaquest", "SpaceInvaders"))),
+    "Atari/MoE20": Suite(_atari(ATARI_GAMES)),
+    "Classic/CartPole4": Suite(
+        _changed(
+            "CartPole",
+            {
+                "Earth": {},
+                "Moon": {"gravity": 1.62},
+                "LongPole": {"length": 1.5},
+                "WeakMotor": {"force_mag": 5.0},
+            },
+        )
+    ),
+    "Classic/Mixed3": Suite(tuple(as_tasks(["CartPole-v1", "Acrobot-v1", "MountainCar-v0"]))),
+    "Classic/Pendulum4": Suite(
+        _changed(
+            "Pendulum",
+            {"Earth": {}, "Mars": {"g": 3.7}, "Heavy": {"m": 1.5}, "Short": {"l": 0.7}},
+        )
+    ),
+    "MuJoCo/Four": Suite(tuple(as_tasks(["Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5"]))),
+    "MuJoCo/HopperGravity4": Suite(_gravities("Hopper")),
+    "MuJoCo/HalfCheetahGravity4": Suite(_gravities("HalfCheetah")),
 }
 
 

@@ -109,7 +109,7 @@ def require_positive(name: str, value: float | None) -> None:
         raise ValueError(f"`{name}` must be at least 1, got {value}")
 
 
-def task_index(task: int | str, task_names: Sequence[str], argument: str) -> int:
+def task_index(task: int | str | np.integer[Any], task_names: Sequence[str], argument: str) -> int:
     """Turn a task's name or index into its index.
 
     :raises ValueError: if there is no such task

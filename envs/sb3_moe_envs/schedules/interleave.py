@@ -44,7 +44,9 @@ class Interleave(Schedule):
         self.slots = Slots.SHARED if fixed else Slots.OWN
 
     def __repr__(self) -> str:
-        return f"Interleave({self.unit!r}, order={self.order!r}, weights={self.weights})"
+        order = "" if self.order == "round_robin" else f", order={self.order!r}"
+        weights = "" if self.weights is None else f", weights={list(self.weights)}"
+        return f"Interleave({self.unit!r}{order}{weights})"
 
     def shares(self, num_tasks: int) -> np.ndarray:
         """Return each task's share, summing to 1.

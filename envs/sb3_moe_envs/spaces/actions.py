@@ -70,7 +70,9 @@ class BoxFit:
 
     def __call__(self, action: Any) -> Any:
         """Return the task's action."""
-        action = np.asarray(action)[(..., *self.region)]
+        # The leading dimension of a batch is left alone.
+        region: Any = (Ellipsis, *self.region)
+        action = np.asarray(action)[region]
         if self.bounds is None:
             return action
         low, high = self.bounds
@@ -110,7 +112,7 @@ def _fit(common: Space[Any], space: Any, invalid: InvalidAction) -> ActionFit:
 def _pad_boxes(
     task_spaces: Sequence[Any], names: Sequence[str]
 ) -> tuple[Space[Any], list[ActionFit]]:
-    common = common_space(task_spaces, names, "action_space")
+    common: Any = common_space(task_spaces, names, "action_space")
     regions = [tuple(slice(size) for size in space.shape) for space in task_spaces]
     if all(
         np.array_equal(common.low[region], space.low)
@@ -134,7 +136,7 @@ def _pad_boxes(
 def action_mask(common: Space[Any], space: Any) -> np.ndarray | None:
     """Return which choices of the common space a task has; None for spaces without choices."""
     if isinstance(common, spaces.Discrete):
-        return np.arange(common.n) < space.n
+        return np.arange(int(common.n)) < int(space.n)
     if isinstance(common, spaces.MultiDiscrete) and len(common.nvec.shape) == 1:
         sizes = np.ones(len(common.nvec), np.int64)
         sizes[: len(space.nvec)] = space.nvec

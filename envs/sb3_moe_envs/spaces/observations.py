@@ -147,7 +147,7 @@ def _pad_boxes(task_spaces: Sequence[Any]) -> spaces.Box:
     return spaces.Box(low.min(axis=0), high.max(axis=0), shape, dtype.type)
 
 
-def _pad_discrete(task_spaces: Sequence[Any]) -> spaces.Discrete:
+def _pad_discrete(task_spaces: Sequence[Any]) -> Space[Any]:
     return spaces.Discrete(max(int(space.n) for space in task_spaces))
 
 
@@ -155,7 +155,8 @@ def _pad_multi_discrete(task_spaces: Sequence[Any]) -> spaces.MultiDiscrete:
     shape = _largest_shape(task_spaces)
     sizes = np.ones((len(task_spaces), *shape), np.int64)
     for index, space in enumerate(task_spaces):
-        sizes[(index, *(slice(size) for size in space.shape))] = space.nvec
+        region: Any = (index, *(slice(size) for size in space.shape))
+        sizes[region] = space.nvec
     return spaces.MultiDiscrete(sizes.max(axis=0))
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from sb3_moe_envs.multitask import MultiTaskEnv, as_schedule
-from sb3_moe_envs.schedules import Schedule, Slots
+from sb3_moe_envs.multitask import MultiTaskEnv, ScheduleLike, as_schedule
+from sb3_moe_envs.schedules import Slots
 from sb3_moe_envs.tasks import as_tasks
 from sb3_moe_envs.vector.multitask import MultiTaskVectorEnv
 from sb3_moe_envs.vector.slots import MultiTaskSyncVectorEnv
@@ -18,7 +18,7 @@ def make_multitask_vector(
     tasks: Any,
     num_envs: int | None = None,
     *,
-    schedule: Schedule | None = None,
+    schedule: ScheduleLike = None,
     vectorization: str = "sync",
     **kwargs: Any,
 ) -> VectorEnv[Any, Any, Any]:
@@ -30,7 +30,7 @@ def make_multitask_vector(
 
     :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
     :param num_envs: number of slots; None: one per task
-    :param schedule: which task when; None: the suite's, or `Interleave()`
+    :param schedule: which task when, as of `MultiTaskEnv`; None: the suite's, or `Interleave()`
     :param vectorization: `"sync"` or `"async"`, as of `MultiTaskVectorEnv`
     :param kwargs: `task_id`, `obs_space`, `action_space`, `invalid_action`, `render_mode`
     :raises ValueError: if an argument is out of range, or the arrangement needed can't be async

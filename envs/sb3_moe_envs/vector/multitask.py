@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from sb3_moe_envs.checks import batch_problem, observation_problem
-from sb3_moe_envs.multitask import as_schedule
+from sb3_moe_envs.multitask import ScheduleLike, as_schedule
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
 from sb3_moe_envs.schedules.base import require_positive, task_index
 from sb3_moe_envs.seeds import TaskSeeds
 from sb3_moe_envs.spaces import Interface
-from sb3_moe_envs.tasks import as_tasks, built, reject
+from sb3_moe_envs.tasks import as_tasks
 from sb3_moe_envs.vector.infos import FINAL, join_infos, row_of, take_rows
-from sb3_moe_envs.vector.parts import (
-    Part,
-    load_part_state,
-    make_part,
-    part_state,
-    receive,
-    rows_of_task,
-    send,
-)
+from sb3_moe_envs.vector.parts import Part
+from sb3_moe_envs.vector.pool import Pool
 
 VECTORIZATIONS = ("sync", "async")
 
@@ -41,7 +32,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
     :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
     :param num_envs: number of slots; None: one per task
-    :param schedule: which task when; None: the suite's, or `Interleave()`; it is copied
+    :param schedule: which task when (it is copied); None: the suite's, or `Interleave()`
     :param task_id: as of `MultiTaskEnv`, like the next three
     :param vectorization: how tasks without a vector environment of their own are stepped:
         `"sync"`, in this process, or `"async"`, in processes of their own
@@ -56,7 +47,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         tasks: Any,
         num_envs: int | None = None,
         *,
-        schedule: Schedule | None = None,
+        schedule: ScheduleLike = None,
         task_id: str = "dict",
         obs_space: str = "pad",
         action_space: str = "pad",
@@ -74,7 +65,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.task_names = [task.name for task in self.tasks]
         self.num_tasks = len(self.tasks)
         self.num_envs = self.num_tasks if num_envs is None else num_envs
-        self.vectorization, self.render_mode = vectorization, render_mode
+        self.render_mode = render_mode
         self.metadata = {
             "render_modes": ["rgb_array"],
             "render_fps": 30,
@@ -82,7 +73,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         }
         self.schedule.start(self.task_names)
         self._shares = _fixed_tasks(self.schedule, self.num_tasks, self.num_envs)
-        self._pool: dict[tuple[int, int], VectorEnv[Any, Any, Any]] = {}
+        self._pool = Pool(self.tasks, vectorization, render_mode)
         self._interface = self._unify(
             task_id=task_id,
             obs_space=obs_space,
@@ -103,13 +94,11 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._restored = False
 
     def __repr__(self) -> str:
-        tasks = self._shares if self._shares is not None else np.arange(self.num_tasks)
-        parts = []
-        for task, count in zip(*np.unique(tasks, return_counts=True), strict=True):
-            size = int(count) if self._shares is not None else self.num_envs
-            kind = type(self._pool[int(task), size].unwrapped).__name__
-            parts.append(f"{self.task_names[task]} x {size} [{kind}]")
-        between = ", " if self._shares is not None else " then "
+        parts = [
+            f"{name} x {size} [{type(self._pool.env(task, size).unwrapped).__name__}]"
+            for task, (name, size) in enumerate(zip(self.task_names, self._sizes, strict=True))
+        ]
+        between = " then " if self._shares is None else ", "
         return (
             f"MultiTaskVectorEnv({self.num_envs} slots, {self.schedule!r}: {between.join(parts)})"
         )
@@ -164,8 +153,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every task's environments."""
-        for env in self._pool.values():
-            env.close(**kwargs)
+        self._pool.close()
 
     def set_task(self, task: int | str | None, indices: Sequence[int] | None = None) -> None:
         """Play this task from the next step's end on, or the next reset; None: as scheduled.
@@ -191,7 +179,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
-        parts = {key: part_state(env) for key, env in self._pool.items()}
+        parts = self._pool.state_dict()
         return {
             "schedule": self.schedule.state_dict(),
             "seeds": self._seeds.state_dict(),
@@ -216,32 +204,26 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._seeds.load_state_dict(state["seeds"])
         for name in _SLOTS:
             setattr(self, name, state["slots"][name].copy())
-        self._arrange()
-        for key, saved in state["parts"].items():
-            if saved is not None:
-                load_part_state(self._env(*key), saved)
+        self._parts = self._pool.arrange(self._tasks)
+        self._pool.load_state_dict(state["parts"])
         for part in self._parts:
             if state["parts"].get((part.task, part.env.num_envs)) is None:
-                part.env.reset()
+                self._pool.reset(part, None)
         self._restored = True
 
     def _unify(self, **options: str) -> Interface:
         """Build each task's environments, and the spaces that they share."""
-        sizes = [self.num_envs] * self.num_tasks
-        if self._shares is not None:
-            sizes = np.bincount(self._shares).tolist()
-        envs = [self._env(task, size) for task, size in enumerate(sizes)]
-        self._spaces = [env.single_observation_space for env in envs]
+        envs = [self._pool.env(task, size) for task, size in enumerate(self._sizes)]
+        observations = [env.single_observation_space for env in envs]
         actions = [env.single_action_space for env in envs]
-        return Interface(self._spaces, actions, self.task_names, **options)
+        return Interface(observations, actions, self.task_names, **options)
 
-    def _env(self, task: int, size: int) -> VectorEnv[Any, Any, Any]:
-        """Return a task's environments in some number, built when first needed."""
-        if (task, size) not in self._pool:
-            arguments = (self.tasks[task], size, self.vectorization, self.render_mode)
-            build = functools.partial(make_part, *arguments)
-            self._pool[task, size] = built(self.tasks[task], task, build)
-        return self._pool[task, size]
+    @property
+    def _sizes(self) -> list[int]:
+        """How many slots each task has when it is played."""
+        if self._shares is None:
+            return [self.num_envs] * self.num_tasks
+        return [int(count) for count in np.bincount(self._shares)]
 
     def _rewind(self, seed: int | Sequence[int] | None) -> None:
         super().reset(seed=seed if isinstance(seed, int) else None)
@@ -271,36 +253,18 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def _play(self) -> tuple[Any, dict[str, Any]]:
         """Start an episode of the wanted task in every slot."""
         self._tasks = self._wanted()
-        self._arrange()
+        self._parts = self._pool.arrange(self._tasks)
         self._returns[:], self._lengths[:] = 0, 0
-        observations, infos = [], []
-        for part in self._parts:
-            seed = self._seeds.take(part.task, part.env.num_envs)
-            obs, info = self._call(part.task, part.env.reset, seed=seed)
-            space, rows = self._spaces[part.task], (part.env.num_envs,)
-            self._check(part.task, observation_problem(space, obs, rows))
-            observations.append(obs)
-            infos.append(info)
-        return self._join_observations(observations), self._join_infos(infos)
-
-    def _arrange(self) -> None:
-        """Give each task that is played the environments for its slots."""
-        self._parts = []
-        for task in np.unique(self._tasks).tolist():
-            size = int((self._tasks == task).sum())
-            self._parts.append(Part(task, rows_of_task(self._tasks, task), self._env(task, size)))
+        seeds = [self._seeds.take(part.task, part.env.num_envs) for part in self._parts]
+        results = [
+            self._pool.reset(part, seed) for part, seed in zip(self._parts, seeds, strict=True)
+        ]
+        obs = self._join_observations([result[0] for result in results])
+        return obs, self._join_infos([result[1] for result in results])
 
     def _step_parts(self, actions: np.ndarray) -> list[Any]:
         own = [self._interface.decode(part.task, actions[part.rows]) for part in self._parts]
-        for part, action in zip(self._parts, own, strict=True):
-            self._call(part.task, send, part, action)
-        results = []
-        for part, action in zip(self._parts, own, strict=True):
-            result = self._call(part.task, receive, part, action)
-            problem = batch_problem(self._spaces[part.task], part.env.num_envs, result)
-            self._check(part.task, problem)
-            results.append(result)
-        return results
+        return self._pool.step(self._parts, own)
 
     def _join_observations(self, observations: Sequence[Any]) -> Any:
         parts = [
@@ -355,6 +319,9 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
     def _end_episodes(self, slots: np.ndarray, infos: dict[str, Any]) -> None:
         for slot in slots.tolist():
+            if self.schedule.task != self._tasks[slot]:
+                # The turn is over; what else ended in this step doesn't count for the next.
+                return
             final = infos["final_info"]
             success = final.get("is_success", final.get("success"))
             self.schedule.end(
@@ -384,21 +351,8 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         new_infos |= {"final_info": join_infos(last, self.num_envs), "_final_info": everywhere}
         return truncated | ~done, new_obs, new_infos
 
-    def _index(self, task: int | str) -> int:
+    def _index(self, task: int | str | np.integer[Any]) -> int:
         return task_index(task, self.task_names, "task_id")
-
-    def _check(self, task: int, problem: str | None) -> None:
-        if problem:
-            self.close()
-            reject(self.tasks[task], task, problem)
-
-    def _call(self, task: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a task; its error names it, and the other tasks are closed."""
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            self.close()
-            reject(self.tasks[task], task, f"{type(error).__name__}: {error}", error)
 
 
 def _fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarray | None:

@@ -1,0 +1,62 @@
+"""Gymnasium's environments with other physics, so that tasks share spaces but not dynamics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+
+
+def cartpole(render_mode: str | None = None, **physics: float) -> gym.Env[Any, Any]:
+    """Build a CartPole with other physics.
+
+    :param physics: `gravity`, `masscart`, `masspole`, `length` (half the pole's) or `force_mag`
+    :raises ValueError: if there is no such quantity
+    """
+    from gymnasium.envs.classic_control import CartPoleEnv
+
+    env: Any = CartPoleEnv(render_mode=render_mode)
+    _change(env, physics, ("gravity", "masscart", "masspole", "length", "force_mag"))
+    # CartPoleEnv derives these two once, from the values it starts with.
+    env.total_mass = env.masspole + env.masscart
+    env.polemass_length = env.masspole * env.length
+    return _as_env(env)
+
+
+def pendulum(render_mode: str | None = None, **physics: float) -> gym.Env[Any, Any]:
+    """Build a Pendulum with other physics.
+
+    :param physics: `g` (gravity), `m` (mass) or `l` (length)
+    :raises ValueError: if there is no such quantity
+    """
+    from gymnasium.envs.classic_control import PendulumEnv
+
+    env = PendulumEnv(render_mode=render_mode)
+    _change(env, physics, ("g", "m", "l"))
+    return _as_env(env)
+
+
+def mujoco(env_id: str, gravity: float = 1.0, **kwargs: Any) -> gym.Env[Any, Any]:
+    """Build a MuJoCo environment with another gravity.
+
+    :param env_id: a Gymnasium id, such as `"Hopper-v5"`
+    :param gravity: in multiples of the usual one
+    :raises ValueError: if gravity isn't positive
+    """
+    if gravity <= 0:
+        raise ValueError(f"`gravity` must be positive, got {gravity}")
+    env: Any = gym.make(env_id, disable_env_checker=True, **kwargs).unwrapped
+    env.model.opt.gravity[:] *= gravity
+    return _as_env(env)
+
+
+def _change(env: Any, physics: dict[str, float], allowed: tuple[str, ...]) -> None:
+    for name, value in physics.items():
+        if name not in allowed:
+            raise ValueError(f"the physics must be among {list(allowed)}, got {name!r}")
+        setattr(env, name, value)
+
+
+def _as_env(env: Any) -> gym.Env[Any, Any]:
+    assert isinstance(env, gym.Env)
+    return env

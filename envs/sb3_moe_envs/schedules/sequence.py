@@ -1,0 +1,48 @@
+"""Tasks in an explicit order, each for its own number of steps."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import abc
+from itertools import accumulate
+
+from sb3_moe_envs.schedules.base import Schedule, require_positive, task_index
+
+
+class Sequence(Schedule):
+    """Play (task, steps) blocks one after the other; then hold the last task.
+
+    :param blocks: pairs of a task's index or name and a number of environment steps, counted over
+        all environments: `[("Breakout", 100_000), ("Asterix", 50_000), ("Breakout", 100_000)]`
+    :raises ValueError: if there are no blocks, or one is shorter than a step
+    """
+
+    _state = ("_steps",)
+
+    def __init__(self, blocks: abc.Sequence[tuple[int | str, int]]) -> None:
+        if not blocks:
+            raise ValueError("`blocks` must hold at least one (task, steps) pair, got none")
+        self.blocks = tuple((task, int(steps)) for task, steps in blocks)
+        for index, (_, steps) in enumerate(self.blocks):
+            require_positive(f"blocks[{index}]", steps)
+        self._ends = list(accumulate(steps for _, steps in self.blocks))
+
+    def __repr__(self) -> str:
+        return f"Sequence({list(self.blocks)})"
+
+    def total_steps(self) -> int:
+        """Return the length of the whole schedule in environment steps."""
+        return self._ends[-1]
+
+    @property
+    def task(self) -> int:
+        """The task of the running block."""
+        return self._tasks[min(bisect_right(self._ends, self._steps), len(self._tasks) - 1)]
+
+    def count(self, steps: int) -> None:
+        """Follow steps."""
+        self._steps += steps
+
+    def _start(self, task_names: abc.Sequence[str]) -> None:
+        self._tasks = [task_index(task, task_names, "blocks") for task, _ in self.blocks]
+        self._steps = 0

@@ -1,0 +1,60 @@
+"""What cycles and adaptive curricula share: tasks that take turns in an order."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from sb3_moe_envs.schedules.base import Schedule, require_positive, task_index
+
+
+class Turns(Schedule):
+    """Play the tasks in turns; after the last turn, hold its task.
+
+    :param num_cycles: how often to go through all tasks; None: without end
+    :param order: the tasks' indices or names in the order to play; None: as they come
+    :param shuffle_seed: shuffle the order, the same way for every environment and cycle
+    :raises ValueError: if an argument is out of range
+    """
+
+    def __init__(
+        self,
+        *,
+        num_cycles: int | None = 1,
+        order: Sequence[int | str] | None = None,
+        shuffle_seed: int | None = None,
+    ) -> None:
+        require_positive("num_cycles", num_cycles)
+        if order is not None and not order:
+            raise ValueError("`order` must hold at least one task, got an empty list")
+        self.num_cycles = num_cycles
+        self.order = None if order is None else tuple(order)
+        self.shuffle_seed = shuffle_seed
+
+    @property
+    @abstractmethod
+    def turn(self) -> int:
+        """Which turn this is, counted over all cycles from 0."""
+
+    @property
+    def task(self) -> int:
+        """The task whose turn it is."""
+        return self._order[self.turn % len(self._order)]
+
+    def num_turns(self, num_tasks: int) -> int | None:
+        """Return how many turns there are in all, or None if they have no end."""
+        per_cycle = num_tasks if self.order is None else len(self.order)
+        return None if self.num_cycles is None else per_cycle * self.num_cycles
+
+    def _start(self, task_names: Sequence[str]) -> None:
+        order: Sequence[int | str] = range(self.num_tasks) if self.order is None else self.order
+        self._order = [task_index(task, task_names, "order") for task in order]
+        if self.shuffle_seed is not None:
+            np.random.default_rng(self.shuffle_seed).shuffle(self._order)
+
+    def _held(self, turn: int) -> int:
+        """Stay within the last turn."""
+        num_turns = self.num_turns(self.num_tasks)
+        return turn if num_turns is None else min(turn, num_turns - 1)

@@ -1,0 +1,102 @@
+"""The vector environments of all tasks: built when needed, stepped together, watched."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sb3_moe_envs.checks import batch_problem, observation_problem
+from sb3_moe_envs.tasks import Task, built, reject
+from sb3_moe_envs.vector.parts import (
+    Part,
+    Vector,
+    load_part_state,
+    make_part,
+    part_state,
+    receive,
+    rows_of_task,
+    send,
+)
+
+
+class Pool:
+    """One vector environment per task and number of copies.
+
+    If a task misbehaves, all are closed and the error names it.
+
+    :param tasks: the tasks
+    :param vectorization: `"sync"` or `"async"`, for tasks without a vector environment of their own
+    :param render_mode: passed on to the tasks
+    """
+
+    def __init__(self, tasks: Sequence[Task], vectorization: str, render_mode: str | None) -> None:
+        self.tasks, self.vectorization, self.render_mode = tasks, vectorization, render_mode
+        self._envs: dict[tuple[int, int], Vector] = {}
+
+    def env(self, task: int, size: int) -> Vector:
+        """Return a task's vector environment of `size` copies.
+
+        :raises ValueError: if it can't be built
+        """
+        if (task, size) not in self._envs:
+            arguments = (self.tasks[task], size, self.vectorization, self.render_mode)
+            build = functools.partial(make_part, *arguments)
+            self._envs[task, size] = built(self.tasks[task], task, build)
+        return self._envs[task, size]
+
+    def arrange(self, tasks_B: np.ndarray) -> list[Part]:
+        """Return the parts that play these tasks, one task per row."""
+        parts = []
+        for task in np.unique(tasks_B).tolist():
+            size = int((tasks_B == task).sum())
+            parts.append(Part(task, rows_of_task(tasks_B, task), self.env(task, size)))
+        return parts
+
+    def reset(self, part: Part, seed: int | None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode in every row of a part."""
+        obs, infos = self._call(part.task, part.env.reset, seed=seed)
+        space, rows = part.env.single_observation_space, (part.env.num_envs,)
+        self._check(part.task, observation_problem(space, obs, rows))
+        return obs, infos
+
+    def step(self, parts: Sequence[Part], actions: Sequence[Any]) -> list[Any]:
+        """Step parts at the same time, each with its own actions."""
+        for part, action in zip(parts, actions, strict=True):
+            self._call(part.task, send, part, action)
+        results = []
+        for part, action in zip(parts, actions, strict=True):
+            result = self._call(part.task, receive, part, action)
+            space = part.env.single_observation_space
+            self._check(part.task, batch_problem(space, part.env.num_envs, result))
+            results.append(result)
+        return results
+
+    def state_dict(self) -> dict[tuple[int, int], Any]:
+        """Return each environment's state by task and size, None for one that has none to give."""
+        return {key: part_state(env) for key, env in self._envs.items()}
+
+    def load_state_dict(self, state: dict[tuple[int, int], Any]) -> None:
+        """Go on from a state; an environment without one is left as it is."""
+        for key, saved in state.items():
+            if saved is not None:
+                load_part_state(self.env(*key), saved)
+
+    def close(self) -> None:
+        """Close all environments."""
+        for env in self._envs.values():
+            env.close()
+
+    def _check(self, task: int, problem: str | None) -> None:
+        if problem:
+            self.close()
+            reject(self.tasks[task], task, problem)
+
+    def _call(self, task: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            self.close()
+            reject(self.tasks[task], task, f"{type(error).__name__}: {error}", error)
