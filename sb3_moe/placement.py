@@ -342,4 +342,5 @@ def _resized(norm: nn.Module, width: int) -> nn.Module:
     for tensor in [*norm.parameters(), *norm.buffers()]:
         if tensor.dim() == 1 and len(tensor) != width:
             tensor.data = tensor.data.new_full((width,), th.as_tensor(tensor.data[0]).item())
+    norm.num_features = width  # type: ignore[assignment]  # a plain attribute
     return norm
