@@ -17,7 +17,8 @@ from sb3_moe.resume import resume
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle
 
-MINATAR = [f"sb3_moe_envs:SB3MoE/MinAtar-{game}-v0" for game in ("Breakout", "Freeway")]
+# One game twice: jax compiles it once.
+MINATAR = ["sb3_moe_envs:SB3MoE/MinAtar-Breakout-v0"] * 2
 CLASSIC = ["CartPole-v1", "Acrobot-v1"]
 TOTAL = 512
 
@@ -44,7 +45,7 @@ def dqn(policy, env):
 def runs():
     cycle = Cycle(steps_per_task=256)
     return {
-        "ppo-minatar-mtrl": lambda: ppo(make_multitask_vec_env(MINATAR, 4, seed=0)),
+        "ppo-minatar-mtrl": lambda: ppo(make_multitask_vec_env(MINATAR, 8, seed=0)),
         "ppo-minatar-crl": lambda: ppo(make_multitask_vec_env(MINATAR, 4, seed=0, schedule=cycle)),
         "ppo-normalised": lambda: ppo(
             VecNormalize(make_multitask_vec_env(CLASSIC, 4, seed=0), norm_obs_keys=["obs"])
@@ -71,7 +72,7 @@ def finish(snapshot):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Train every run to its end, and every snapshot of it to its end in one new process."""
+    """Train every run to its end, and from its first snapshot to its end in a new process."""
     root = tmp_path_factory.mktemp("runs")
     expected = {}
     for name, make in runs().items():
@@ -86,8 +87,7 @@ def finished(tmp_path_factory):
 @pytest.mark.parametrize("name", list(runs()))
 def test_weights_are_the_same_bit_for_bit_after_resuming_in_a_new_process(finished, name):
     expected, resumed = finished
-    assert len(resumed[name]) == 2
-    assert set(resumed[name].values()) == {expected[name]}
+    assert resumed[name] == expected[name]
 
 
 def test_scores_of_a_resumed_run_are_those_of_one_that_was_never_stopped(tmp_path):
@@ -115,9 +115,9 @@ def test_only_the_latest_snapshots_are_kept(tmp_path, capsys):
 
 
 def test_a_monitors_file_goes_on_where_it_was(tmp_path):
-    env = make_multitask_vec_env(["CartPole-v1"], 2, seed=0, monitor_dir=str(tmp_path))
+    env = make_multitask_vec_env(["CartPole-v1"], 4, seed=0, monitor_dir=str(tmp_path))
     model = ppo(env)
-    model.learn(128, callback=SnapshotCallback(128, tmp_path))
+    model.learn(128, callback=SnapshotCallback(64, tmp_path))
     env.close()
     (file,) = tmp_path.glob("*monitor.csv")
     before = file.read_text()
@@ -178,8 +178,6 @@ if __name__ == "__main__":
     import torch as th
 
     th.set_num_threads(1)
-    found = {
-        run.name: {path.name: finish(path) for path in sorted(run.glob("checkpoints/*"))[:-1]}
-        for run in Path(sys.argv[1]).iterdir()
-    }
+    folders = list(Path(sys.argv[1]).iterdir())
+    found = {run.name: finish(min(run.glob("checkpoints/*"))) for run in folders}
     print(json.dumps(found))
