@@ -1,0 +1,29 @@
+"""The README's code runs, with tiny budgets."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+TINY = [
+    (r"learn\([\d_]+", "learn(600"),
+    (r"n_envs=64", "n_envs=8"),
+    (r"steps_per_task=[\d_]+", "steps_per_task=1024"),
+    (r"every=[\d_]+", "every=600, n_eval_episodes=1"),
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_the_readmes_code_runs(block, tmp_path, monkeypatch):
+    if "MinAtar" in block:
+        pytest.importorskip("gymnax", reason="needs the minatar extra")
+    monkeypatch.chdir(tmp_path)
+    for pattern, replacement in TINY:
+        block = re.sub(pattern, replacement, block)
+    exec(compile(block, str(README), "exec"), {})
+
+
+def test_the_readme_has_code():
+    assert len(BLOCKS) >= 3
