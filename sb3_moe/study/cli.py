@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from sb3_moe.study.architectures import named_architecture
-from sb3_moe.study.commands import plan, report, run_study, status
+from sb3_moe.study.commands import CACHE, plan, report, run_study, status
 from sb3_moe.study.config import Architecture
 from sb3_moe.study.engine import Engine, LocalEngine
 from sb3_moe.study.grid import StudyConfig, load_study
@@ -86,13 +86,16 @@ class Run:
     gpus: float = 0
     """GPUs per cell on Ray; a fraction lets cells share one."""
 
-    def make_engine(self) -> Engine:
-        """Start what the cells will run on."""
+    def make_engine(self, root: Path) -> Engine:
+        """Start what the cells will run on.
+
+        :param root: the study's folder
+        """
         if self.engine == "ray":
             from sb3_moe.study.ray_engine import RayEngine
 
             return RayEngine(self.address, self.cpus, self.gpus)
-        return LocalEngine(self.processes or os.cpu_count() or 1)
+        return LocalEngine(self.processes or os.cpu_count() or 1, root / CACHE)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sb3_moe.study.engine import Engine
+from sb3_moe.study.engine import Engine, child_environment, environment
 from sb3_moe.study.folder import read_json, write_json
 from sb3_moe.study.grid import StudyConfig
 from sb3_moe.study.provenance import provenance
@@ -20,6 +20,9 @@ from sb3_moe.study.random_policy import random_returns
 from sb3_moe.study.rates import measured_rates
 from sb3_moe.study.runner import Job, locked, refuse_changes, run, survey, unfinished
 from sb3_moe.study.view import LiveView
+
+#: Where, in a study's folder, processes leave each other what jax has compiled.
+CACHE = ".jax"
 
 
 def plan(study: StudyConfig, root: Path, console: Console, processes: int | None) -> int:
@@ -63,7 +66,7 @@ def run_study(
     study: StudyConfig,
     root: Path,
     console: Console,
-    make_engine: Callable[[], Engine],
+    make_engine: Callable[[Path], Engine],
     retry: bool = False,
 ) -> int:
     """Run what is missing, then write the report; 1 if a cell failed."""
@@ -75,7 +78,7 @@ def run_study(
         try:
             if todo:
                 with LiveView(todo, console) as view:
-                    run(todo, make_engine(), view)
+                    run(todo, make_engine(root), view)
         except KeyboardInterrupt:
             console.print(f"stopped; what is finished stays in {root}: run again to go on")
             report(study, root, console)
@@ -90,7 +93,8 @@ def prepare(study: StudyConfig, root: Path) -> None:
     path = root / "random.json"
     known = read_json(path) if path.exists() else {}
     if list(known) != list(study.games):
-        measured = random_returns(study.games, study.random_episodes)
+        with environment(child_environment(root / CACHE)):
+            measured = random_returns(study.games, study.random_episodes)
         write_json(path, {game: np.round(r, 6).tolist() for game, r in measured.items()})
 
 

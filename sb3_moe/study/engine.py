@@ -23,6 +23,18 @@ ONE_THREAD = {
 }
 
 
+def child_environment(cache: Path) -> dict[str, str]:
+    """Give the variables of a process that trains.
+
+    :param cache: folder in which processes leave each other the games that jax has compiled
+    """
+    return ONE_THREAD | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache.resolve()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
 class Engine(Protocol):
     """What starts cells and tells when they have ended."""
 
@@ -71,13 +83,15 @@ class LocalEngine:
     """One process per cell, started by spawn: where jax is loaded, fork hangs.
 
     :param processes: how many at a time
+    :param cache: see :func:`child_environment`
     :raises ValueError: if there are none
     """
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, cache: Path) -> None:
         if processes < 1:
             raise ValueError(f"`processes` must be at least 1, got {processes}")
         self.capacity = processes
+        self._variables = child_environment(cache)
         self._context = mp.get_context("spawn")
         self._running: dict[str, SpawnProcess] = {}
 
@@ -87,7 +101,7 @@ class LocalEngine:
         process = self._context.Process(
             target=_work_quietly, args=(cell.to_dict(), str(path)), name=cell.name, daemon=True
         )
-        with environment(ONE_THREAD):
+        with environment(self._variables):
             process.start()
         self._running[cell.name] = process
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sb3_moe.study.architectures import moe_architecture, title
-from sb3_moe.study.commands import prepare
+from sb3_moe.study.commands import CACHE, prepare
 from sb3_moe.study.config import Architecture, Evaluation, Regime
 from sb3_moe.study.engine import LocalEngine
 from sb3_moe.study.folder import check_writable
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.steps < 1:
             raise ValueError(f"`steps` must be at least 1, got {options.steps}")
         study = options.study()
-        engine = LocalEngine(options.processes or os.cpu_count() or 1)
+        engine = LocalEngine(options.processes or os.cpu_count() or 1, root / CACHE)
         check_writable(root)
         with locked(root):
             return _train(study, root, engine, Console())

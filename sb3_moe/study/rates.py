@@ -52,7 +52,7 @@ def _try(job: Job) -> float:
     with tempfile.TemporaryDirectory() as path:
         folder = CellFolder(Path(path) / short.name)
         trial = Job(short, folder, folder.state())
-        run([trial], LocalEngine(1), _Silent())
+        run([trial], LocalEngine(1, Path(path) / ".jax"), _Silent())
         state = folder.state()
         if state.status != "done":
             raise RuntimeError(f"a trial of {short.name} {state.status}: {state.reason}")

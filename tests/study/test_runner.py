@@ -163,9 +163,9 @@ def test_the_plan_counts_what_is_done_and_estimates_the_rest_from_it(tmp_path, c
     assert "about 0:00:49 with 2 processes" in text
 
 
-def test_no_processes_are_refused():
+def test_no_processes_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`processes` must be at least 1, got 0"):
-        LocalEngine(0)
+        LocalEngine(0, tmp_path)
 
 
 def test_children_get_variables_that_the_user_has_not_set(monkeypatch):
@@ -176,7 +176,7 @@ def test_children_get_variables_that_the_user_has_not_set(monkeypatch):
 
 
 def test_a_cell_that_fails_in_its_process_leaves_its_error_and_its_output(tmp_path):
-    engine, bad = LocalEngine(1), cell(ppo={"n_epochs": 0})
+    engine, bad = LocalEngine(1, tmp_path / ".jax"), cell(ppo={"n_epochs": 0})
     path = tmp_path / "cells" / bad.name
     engine.start(bad, path)
     while not engine.ended():
