@@ -74,6 +74,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             built(task, index, functools.partial(task.make, render_mode))
             for index, task in enumerate(self.tasks)
         ]
+        self.metadata["render_fps"] = self._envs[0].metadata.get("render_fps", 30)
         self._interface = Interface(
             [env.observation_space for env in self._envs],
             [env.action_space for env in self._envs],
@@ -214,11 +215,17 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self._running = False
 
     def _describe(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Add the task to an info; masks get one length, since vector environments stack them."""
-        info = {**info, "task_id": self._task, "task_name": self.task_names[self._task]}
+        """Add the task to an info, and keep vector environments from stacking arrays of tasks.
+
+        Masks get one length, and other arrays become lists, which vector environments don't stack.
+        """
+        described = {
+            key: value.tolist() if isinstance(value, np.ndarray) and key != "action_mask" else value
+            for key, value in info.items()
+        }
         if "action_mask" in info:
-            info["action_mask"] = self._interface.pad_mask(info["action_mask"])
-        return info
+            described["action_mask"] = self._interface.pad_mask(info["action_mask"])
+        return {**described, "task_id": self._task, "task_name": self.task_names[self._task]}
 
     def _index(self, task: int | str | np.integer[Any]) -> int:
         return task_index(task, self.task_names, "task_id")

@@ -22,7 +22,10 @@ class TaskSeeds:
 
     def rewind(self, seed: int | Sequence[int] | None) -> None:
         """Start all streams again; None draws a seed from the operating system."""
-        self._entropy = np.random.SeedSequence(seed).entropy
+        entropy: Any = np.random.SeedSequence(seed).entropy
+        # Plain numbers, so that the state is JSON.
+        many = isinstance(entropy, Sequence | np.ndarray)
+        self._entropy = [int(number) for number in entropy] if many else int(entropy)
         self._taken = set()
 
     @property

@@ -23,14 +23,12 @@ def join_infos(parts: Sequence[tuple[Any, Infos]], num_envs: int) -> Infos:
     joined: Infos = {}
     for key in dict.fromkeys(key for _, infos in parts for key in _keys(infos)):
         holders = [(rows, infos) for rows, infos in parts if key in infos]
-        values = [infos[key] for _, infos in holders]
-        if all(isinstance(value, dict) for value in values):
+        if all(isinstance(infos[key], dict) for _, infos in holders):
             nested = [(rows, infos[key]) for rows, infos in holders]
             joined[key] = join_infos(nested, num_envs)
         else:
-            joined[key] = _empty(values, num_envs)
-            for (rows, _), value in zip(holders, values, strict=True):
-                joined[key][rows] = value
+            arrays = [(rows, np.asarray(infos[key])) for rows, infos in holders]
+            joined[key] = _join_arrays(arrays, num_envs)
         joined[f"_{key}"] = np.zeros(num_envs, dtype=bool)
         for rows, infos in holders:
             joined[f"_{key}"][rows] = infos.get(f"_{key}", True)
@@ -56,9 +54,16 @@ def _keys(infos: Infos) -> list[str]:
     return [key for key in infos if key not in FINAL and not (key[0] == "_" and key[1:] in infos)]
 
 
-def _empty(values: Sequence[Any], num_envs: int) -> np.ndarray:
-    arrays = [np.asarray(value) for value in values]
-    if len({array.shape[1:] for array in arrays}) == 1:
-        dtype = np.result_type(*arrays) if len({a.dtype.kind for a in arrays}) == 1 else object
-        return np.zeros((num_envs, *arrays[0].shape[1:]), dtype)
-    return np.full(num_envs, None, dtype=object)
+def _join_arrays(parts: Sequence[tuple[Any, np.ndarray]], num_envs: int) -> np.ndarray:
+    arrays = [array for _, array in parts]
+    alike = len({(array.shape[1:], array.dtype.kind) for array in arrays}) == 1
+    if alike and arrays[0].dtype.kind != "O":
+        joined = np.zeros((num_envs, *arrays[0].shape[1:]), np.result_type(*arrays))
+        for rows, array in parts:
+            joined[rows] = array
+        return joined
+    joined = np.full(num_envs, None, dtype=object)
+    for rows, array in parts:
+        for row, value in zip(np.arange(num_envs)[rows], array, strict=True):
+            joined[row] = value
+    return joined

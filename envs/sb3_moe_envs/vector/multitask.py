@@ -70,6 +70,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             "render_modes": ["rgb_array"],
             "render_fps": 30,
             "autoreset_mode": AutoresetMode.SAME_STEP,
+            "task_names": tuple(self.task_names),
         }
         self.schedule.start(self.task_names)
         self._shares = _fixed_tasks(self.schedule, self.num_tasks, self.num_envs)
