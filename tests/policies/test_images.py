@@ -1,0 +1,214 @@
+"""Images: encoders by name, the map and its tokens, experts that encode for themselves."""
+
+import arena
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
+from stable_baselines3.common.vec_env import is_vecenv_wrapped
+from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
+from torch import nn
+
+from sb3_moe.extractors import TaskExtractor
+from sb3_moe.towers import Tower
+
+MULTI_CNN = [pair for pair in arena.PAIRS if arena.kind_of(pair[1]) != "Mlp"]
+
+
+def convs_of(module):
+    return [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+
+
+@pytest.mark.parametrize(("algorithm", "alias"), MULTI_CNN)
+def test_small_images_get_the_minatar_encoder_and_one_hidden_layer_without_being_told(
+    algorithm, alias
+):
+    policy = arena.make(algorithm, alias).policy
+    extractor = next(m for m in policy.modules() if isinstance(m, TaskExtractor))
+    assert extractor.encoder == "minatar"
+    assert extractor.map_shape == (16, 8, 8)
+    assert len(convs_of(extractor)) == 1
+    if "Lstm" not in alias:
+        for layer in policy.moe_layers().values():
+            assert layer.experts.layers[0].out_features == 512
+
+
+def test_large_images_get_the_nature_encoder_without_its_linear_layer():
+    env = arena.Arena(arena.SB3_IMAGE)
+    policy = arena.make("PPO", "MoeCnnPolicy", env).policy
+    assert policy.features_extractor.encoder == "nature"
+    assert policy.features_extractor.map_shape == (64, 1, 1)
+    assert not [m for m in policy.features_extractor.modules() if isinstance(m, nn.Linear)]
+
+
+@pytest.mark.parametrize("encoder", ["flat", "minatar", "impala"])
+@pytest.mark.parametrize("alias", ["MoeCnnPolicy", "MoeMultiInputPolicy", "MoeMlpPolicy"])
+def test_encoders_go_by_name(encoder, alias):
+    env = arena.default_env("PPO", alias if alias != "MoeMlpPolicy" else "MoeCnnPolicy")
+    kwargs = {"encoder": encoder}
+    model = arena.make("PPO", alias, env, features_extractor_kwargs=kwargs, net_arch=[8])
+    assert model.policy.features_extractor.encoder == encoder
+    arena.train(model)
+
+
+def test_the_mlp_policy_flattens_images():
+    env = arena.default_env("PPO", "MoeCnnPolicy")
+    policy = arena.make("PPO", "MoeMlpPolicy", env).policy
+    assert policy.features_extractor.encoder == "flat"
+    assert policy.features_extractor.features_dim == 400
+    # SB3's two hidden layers of 64.
+    assert policy.moe_layers()["pi.middle"].experts.out_features == 64
+
+
+@pytest.mark.parametrize("name", ["features_dim", "cnn_output_dim"])
+def test_a_features_dim_keeps_the_linear_layer_and_sb3s_net_arch(name):
+    kwargs = {name: 32}
+    model = arena.make("DQN", "MoeCnnPolicy", features_extractor_kwargs=kwargs)
+    extractor = model.policy.q_net.features_extractor
+    assert (extractor.features_dim, extractor.map_shape) == (32, None)
+    assert model.policy.moe_layers()["qf.middle"].experts.out_features == 64
+    arena.train(model)
+    with pytest.raises(ValueError, match="`tokens`='conv' needs a feature map"):
+        arena.make(
+            "DQN", "MoeCnnPolicy", features_extractor_kwargs=kwargs, tokens="conv", net_arch=[8]
+        )
+
+
+@pytest.mark.parametrize("tokens", ["conv", "feature"])
+def test_tokens_of_flat_observations_are_an_error_that_names_the_cure(tokens):
+    message = f"`tokens`='{tokens}' needs a feature map, .* 'MoeCnnPolicy'"
+    with pytest.raises(ValueError, match=message):
+        arena.make("PPO", "MoeMlpPolicy", tokens=tokens, net_arch=[8])
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
+def test_conv_tokens_are_the_positions_of_the_map(algorithm):
+    model = arena.make(algorithm, "MoeCnnPolicy", tokens="conv", num_slots=2)
+    arena.train(model)
+    for routing in model.policy.routing(arena.observe(model, 3)).values():
+        assert routing.gates_BNE.shape == (3, 64, 4)
+        assert routing.logits_BNE.shape == (3, 64, 4, 2)
+    features = model.policy.routing(arena.observe(model, 3))
+    assert all(routing.load_E.sum().item() == pytest.approx(1) for routing in features.values())
+
+
+def test_feature_tokens_are_the_channels():
+    model = arena.make("PPO", "MoeCnnPolicy", tokens="feature", router="top_k")
+    routing = model.policy.routing(arena.observe(model, 3))["pi.middle"]
+    assert routing.gates_BNE.shape == (3, 16, 4)
+    assert routing.experts_BNk.shape == (3, 16, 1)
+
+
+def test_critics_with_conv_tokens_tell_actions_apart():
+    policy = arena.make("SAC", "MoeCnnPolicy", tokens="conv").policy
+    obs, _ = policy.obs_to_tensor(arena.observe(arena.make("SAC", "MoeCnnPolicy"), 2))
+    with th.no_grad():
+        low = policy.critic(obs, th.full((2, 2), -1.0))[0]
+        high = policy.critic(obs, th.full((2, 2), 1.0))[0]
+    assert (low - high).abs().min() > 1e-5
+
+
+@pytest.mark.parametrize(("algorithm", "alias"), [p for p in MULTI_CNN if "Lstm" not in p[1]])
+def test_big_experts_hold_the_encoder_and_no_other_is_left(algorithm, alias):
+    policy = arena.make(algorithm, alias, placement="big", net_arch=[8]).policy
+    extractors = [m for m in policy.modules() if isinstance(m, TaskExtractor)]
+    assert extractors
+    assert all(not list(each.parameters()) for each in extractors)
+    for layer in policy.moe_layers().values():
+        assert len(convs_of(layer.experts.expert(0))) == 1
+        assert len(layer.experts.expert(0)) == 4
+
+
+def test_big_experts_behind_an_lstm_hold_the_mlp_only():
+    policy = arena.make("RecurrentPPO", "MoeCnnLstmPolicy", placement="big", net_arch=[8]).policy
+    assert convs_of(policy.features_extractor)
+    assert not convs_of(policy.moe_layers()["pi.big"])
+
+
+@pytest.mark.parametrize("encoder", ["flat", "minatar", "impala"])
+def test_a_big_actor_equals_the_gated_sum_of_plain_networks(encoder):
+    policy = arena.make(
+        "PPO",
+        "MoeCnnPolicy",
+        placement="big",
+        net_arch=[8],
+        features_extractor_kwargs={"encoder": encoder},
+    ).policy
+    image = th.rand(3, 10, 10, 4)
+    features = policy.extract_features(image)
+    experts = th.stack([policy.get_expert("pi", k)(features) for k in range(4)], 1)
+    gates = (features @ policy.moe_layers()["pi.big"].router.weight_RK).softmax(-1)
+    expected = (gates.unsqueeze(-1) * experts).sum(1)
+    th.testing.assert_close(policy.action_net(features), expected)
+
+
+def test_a_middle_critic_beside_a_big_actor_encodes_for_itself():
+    placement = {"pi": "big", "vf": "middle"}
+    model = arena.make("PPO", "MoeCnnPolicy", placement=placement, net_arch=[8])
+    arena.train(model)
+    value_net = model.policy.mlp_extractor.value_net
+    assert isinstance(value_net, Tower)
+    assert len(convs_of(value_net.encoder)) == 1
+    assert model.policy.moe_layers().keys() == {"pi.big", "vf.middle"}
+
+
+def test_a_dense_critic_beside_a_big_actor_encodes_for_itself():
+    placement = {"pi": "big", "qf": "none"}
+    model = arena.make("SAC", "MoeCnnPolicy", placement=placement, net_arch=[8])
+    arena.train(model)
+    assert all(len(convs_of(net.encoder)) == 1 for net in model.critic.q_networks)
+
+
+def test_a_big_policy_takes_no_other_extractor():
+    for extractor in (NatureCNN, FlattenExtractor):
+        with pytest.raises(ValueError, match=f"must be TaskExtractor .*, got {extractor.__name__}"):
+            arena.make("PPO", "MoeCnnPolicy", placement="big", features_extractor_class=extractor)
+
+
+def test_an_extractor_that_says_nothing_of_tasks_or_maps_has_neither():
+    model = arena.make("PPO", "MoeMlpPolicy", features_extractor_class=FlattenExtractor)
+    assert isinstance(model.policy.features_extractor, FlattenExtractor)
+    arena.train(model)
+    env = arena.Arena(arena.SB3_IMAGE)
+    kwargs = {"features_extractor_class": NatureCNN, "net_arch": [8]}
+    arena.train(arena.make("PPO", "MoeCnnPolicy", env, **kwargs))
+    with pytest.raises(ValueError, match="`tokens`='conv' needs a feature map"):
+        arena.make("PPO", "MoeCnnPolicy", env, tokens="conv", **kwargs)
+
+
+@pytest.mark.parametrize("placement", ["none", "middle", "big"])
+def test_images_with_channels_last_are_transposed_by_sb3(placement):
+    env = arena.Arena(spaces.Box(0, 255, (36, 36, 3), np.uint8))
+    model = arena.make("PPO", "MoeCnnPolicy", env, placement=placement, net_arch=[8])
+    assert is_vecenv_wrapped(model.env, VecTransposeImage)
+    arena.train(model)
+    image = env.observation_space.sample()
+    assert model.predict(image)[0].shape == ()
+
+
+def test_images_are_scaled_as_sb3_scales_them():
+    env = arena.Arena(arena.SB3_IMAGE)
+    policy = arena.make("PPO", "MoeCnnPolicy", env, net_arch=[8]).policy
+    seen = []
+    policy.features_extractor.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    policy.predict(np.full((3, 36, 36), 255, np.uint8))
+    assert seen[0].unique().tolist() == [1.0]
+
+
+def test_an_image_key_beside_others_is_encoded_and_the_rest_flattened():
+    keys = {"camera": arena.IMAGE, "joints": arena.FLAT, "task_id": spaces.Discrete(3)}
+    for placement in ("middle", "big"):
+        env = arena.Arena(spaces.Dict(keys))
+        model = arena.make("PPO", "MoeMultiInputPolicy", env, placement=placement, net_arch=[8])
+        assert model.policy.features_extractor.map_shape is None
+        arena.train(model)
+    with pytest.raises(ValueError, match=r"needs a feature map, .* one image key"):
+        arena.make("PPO", "MoeMultiInputPolicy", env, tokens="conv", net_arch=[8])
+
+
+def test_big_takes_one_image_key():
+    env = arena.Arena(spaces.Dict({"left": arena.IMAGE, "right": arena.IMAGE}))
+    arena.train(arena.make("PPO", "MoeMultiInputPolicy", env, net_arch=[8]))
+    with pytest.raises(ValueError, match=r"'big' takes one image key, got \['left', 'right'\]"):
+        arena.make("PPO", "MoeMultiInputPolicy", env, placement="big")

@@ -1,0 +1,220 @@
+"""The task id reaches exactly those who are to see it."""
+
+from contextlib import contextmanager
+
+import arena
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_moe.extractors import TaskExtractor
+from sb3_moe.towers import MoEBlock
+
+TASK_INPUTS = ("both", "router", "experts", "none")
+FLAT_TASK = arena.with_task(arena.FLAT)
+ALGORITHMS = ("PPO", "DQN", "SAC", "TD3", "RecurrentPPO", "QRDQN", "TQC", "MaskablePPO")
+
+
+def make(algorithm, **options):
+    lstm = "Lstm" if algorithm == "RecurrentPPO" else ""
+    env = arena.Arena(FLAT_TASK, arena.actions_of(algorithm))
+    kwargs = {"net_arch": [8], **options}
+    return arena.make(algorithm, f"MoeMultiInput{lstm}Policy", env, **kwargs)
+
+
+def observations():
+    """Return the same observation under each task."""
+    obs = np.linspace(-1, 1, 5, dtype=np.float32)
+    return {"obs": np.stack([obs] * 3), "task_id": np.arange(3)}
+
+
+@contextmanager
+def inputs_of_layers(policy):
+    """Note what each MoE layer's experts and router are given."""
+    seen, handles = {}, []
+    for name, layer in policy.moe_layers().items():
+
+        def note(module, args, name=name):
+            seen[name] = [x.detach()[:, 0] for x in args]
+
+        handles.append(layer.register_forward_pre_hook(note))
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
+def tells_tasks_apart(x):
+    # Rows of one matrix product differ in their last bits.
+    return not th.allclose(x[0], x[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("task_input", TASK_INPUTS)
+@pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if a != "RecurrentPPO"])
+def test_the_id_enters_the_experts_and_the_routers_that_are_to_see_it(algorithm, task_input):
+    policy = make(algorithm, placement="middle", task_input=task_input).policy
+    actions = np.zeros((3, 2), np.float32) if algorithm in arena.BOX_ACTIONS else None
+    with inputs_of_layers(policy) as seen:
+        policy.routing(observations(), actions)
+    assert len(seen) == len(policy.moe_layers())
+    for experts, router in seen.values():
+        assert tells_tasks_apart(experts) == (task_input in ("both", "experts"))
+        assert tells_tasks_apart(router) == (task_input in ("both", "router"))
+
+
+@pytest.mark.parametrize("task_input", TASK_INPUTS)
+@pytest.mark.parametrize("placement", ["all", "final"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_router_on_the_way_gets_the_one_hot_again(algorithm, placement, task_input):
+    policy = make(algorithm, placement=placement, task_input=task_input).policy
+    with inputs_of_layers(policy) as seen:
+        policy.routing(observations())
+    for name, (experts, router) in seen.items():
+        if name.endswith(".all.0"):
+            continue  # the first layer's experts see the id themselves
+        extra = router.shape[1] - experts.shape[1]
+        assert extra == (3 if task_input in ("both", "router") else 0)
+        if extra:
+            assert th.equal(router[:, -3:], th.eye(3))
+
+
+@pytest.mark.parametrize("task_input", TASK_INPUTS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_dense_networks_see_the_id_only_as_experts_would(algorithm, task_input):
+    policy = make(algorithm, placement="none", task_input=task_input).policy
+    sees = task_input in ("both", "experts")
+    assert outputs_differ(policy) == sees
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("placement", ["middle", "all", "big"])
+def test_with_no_task_input_nothing_depends_on_the_id(algorithm, placement):
+    policy = make(algorithm, placement=placement, task_input="none").policy
+    assert not outputs_differ(policy)
+    policy = make(algorithm, placement=placement, task_input="router").policy
+    assert outputs_differ(policy)
+
+
+def outputs_differ(policy):
+    """Run a policy for each task and say whether what comes out differs."""
+    outputs = []
+    modules = [modules[-1] for modules in policy.tower_modules().values()]
+    handles = [
+        module.register_forward_hook(lambda m, args, out: outputs.append(out.detach()))
+        for module in modules
+    ]
+    policy.set_training_mode(False)
+    with th.no_grad():
+        tensors, _ = policy.obs_to_tensor(observations())
+        zeros = th.zeros(3, 2) if "qf0" in policy.tower_modules() else None
+        policy._run_towers(tensors, zeros)
+    for handle in handles:
+        handle.remove()
+    assert outputs
+    return any(tells_tasks_apart(out) for out in outputs)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_task_router_sends_each_task_to_its_expert(algorithm):
+    policy = make(algorithm, router="task").policy
+    for routing in policy.routing(observations()).values():
+        assert th.equal(routing.gates_BNE[:, 0], th.eye(3))
+        assert routing.load_E.tolist() == pytest.approx([1 / 3] * 3)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC", "TD3"])
+def test_the_task_router_without_an_id_is_an_error(algorithm):
+    with pytest.raises(ValueError, match="`router`='task' needs a task id in the observation"):
+        arena.make(algorithm, "MoeMlpPolicy", router="task")
+
+
+def test_a_one_hot_at_the_end_of_a_box_serves_as_the_id():
+    env = arena.default_env("PPO", "MoeMlpPolicy", num_tasks=3)
+    model = arena.make(
+        "PPO", "MoeMlpPolicy", env, router="task", features_extractor_kwargs={"num_tasks": 3}
+    )
+    obs = np.zeros((2, 8), np.float32)
+    obs[0, 5] = obs[1, 7] = 1
+    gates = model.policy.routing(obs)["pi.middle"].gates_BNE
+    assert gates[:, 0].tolist() == [[1, 0, 0], [0, 0, 1]]
+    arena.train(model)
+
+
+@pytest.mark.parametrize("alias", ["MoeMlpPolicy", "MoeCnnPolicy"])
+def test_planes_at_the_end_of_an_image_serve_as_the_id(alias):
+    env = arena.default_env("PPO", "MoeCnnPolicy", num_tasks=3)
+    kwargs = {"num_tasks": 3}
+    model = arena.make(
+        "PPO", alias, env, router="task", net_arch=[8], features_extractor_kwargs=kwargs
+    )
+    obs = np.zeros((2, 10, 10, 7), np.uint8)
+    obs[0, ..., 4] = obs[1, ..., 6] = 1
+    gates = model.policy.routing(obs)["vf.middle"].gates_BNE
+    assert gates[:, 0].tolist() == [[1, 0, 0], [0, 0, 1]]
+    arena.train(model)
+
+
+def test_without_a_number_of_tasks_a_box_has_no_id():
+    model = arena.make("PPO", "MoeMlpPolicy", arena.default_env("PPO", "MoeMlpPolicy", num_tasks=3))
+    assert model.policy.features_extractor.num_tasks == 0
+
+
+def test_a_wrong_number_of_tasks_is_an_error():
+    with pytest.raises(ValueError, match="`num_tasks` must agree with the task_id space, 3, got 4"):
+        make("PPO", features_extractor_kwargs={"num_tasks": 4})
+
+
+@pytest.mark.parametrize("placement", ["none", "middle"])
+def test_the_lstm_sees_the_id_for_both_and_experts(placement):
+    widths = {
+        task_input: make("RecurrentPPO", placement=placement, task_input=task_input).policy
+        for task_input in TASK_INPUTS
+    }
+    sizes = {name: policy.lstm_actor.input_size for name, policy in widths.items()}
+    assert sizes == {"both": 8, "router": 5, "experts": 8, "none": 5}
+
+
+def test_an_lstm_can_not_show_the_id_to_one_tower_only():
+    with pytest.raises(ValueError, match="`task_input` must let the task id into the LSTM"):
+        make("RecurrentPPO", task_input={"pi": "both", "vf": "router"})
+
+
+@pytest.mark.parametrize("task_input", TASK_INPUTS)
+@pytest.mark.parametrize(
+    "lstm",
+    [
+        {},
+        {"shared_lstm": True, "enable_critic_lstm": False},
+        {"enable_critic_lstm": False},
+        {"lstm_hidden_size": 12, "n_lstm_layers": 2},
+    ],
+    ids=["own", "shared", "no critic lstm", "two layers"],
+)
+def test_recurrent_policies_route_by_task_behind_every_kind_of_lstm(lstm, task_input):
+    model = make("RecurrentPPO", placement="middle", task_input=task_input, **lstm)
+    arena.train(model)
+    with inputs_of_layers(model.policy) as seen:
+        model.policy.routing(observations())
+    for _, router in seen.values():
+        width = model.policy.lstm_output_dim + (3 if task_input in ("both", "router") else 0)
+        assert router.shape == (3, width)
+        if task_input in ("both", "router"):
+            assert th.equal(router[:, -3:], th.eye(3))
+
+
+def test_each_tower_may_see_the_id_in_its_own_way():
+    policy = make("SAC", task_input={"pi": "router", "qf": "none"}).policy
+    actions = np.zeros((3, 2), np.float32)
+    with inputs_of_layers(policy) as seen:
+        policy.routing(observations(), actions)
+    assert not tells_tasks_apart(seen["pi.middle"][0])
+    assert tells_tasks_apart(seen["pi.middle"][1])
+    assert not any(tells_tasks_apart(x) for x in seen["qf0.middle"])
+
+
+def test_an_observation_of_the_id_alone_is_enough():
+    env = arena.Arena(spaces.Dict({"task_id": spaces.Discrete(3)}))
+    model = arena.make("PPO", "MoeMultiInputPolicy", env)
+    assert isinstance(model.policy.features_extractor, TaskExtractor)
+    assert any(isinstance(m, MoEBlock) for m in model.policy.modules())
+    arena.train(model)
