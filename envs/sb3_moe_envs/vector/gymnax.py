@@ -184,10 +184,11 @@ class GymnaxVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             )
         space = self.single_action_space
         if isinstance(space, gym.spaces.Discrete):
+            actions = actions.astype(np.int32)
             num_actions = int(space.n)
-            if actions.min() < 0 or actions.max() >= num_actions:
+            if actions.view(np.uint32).max() >= num_actions:  # a negative one is a large one
                 raise ValueError(f"actions must be in [0, {num_actions}), got {actions}")
-            return actions.astype(np.int32)
+            return actions
         return actions.astype(np.float32)
 
     def _to_numpy(self, observations: Any) -> np.ndarray:
@@ -195,9 +196,9 @@ class GymnaxVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _final_infos(self, last: Any, done: np.ndarray) -> dict[str, Any]:
         final_obs = np.full(self.num_envs, None, dtype=object)
-        observations = self._to_numpy(last)
-        for i in np.flatnonzero(done):
-            final_obs[i] = observations[i]
+        observations, dtype = np.asarray(last), self.single_observation_space.dtype
+        for i in done.nonzero()[0].tolist():
+            final_obs[i] = observations[i].astype(dtype)
         return {
             "final_obs": final_obs,
             "_final_obs": done,

@@ -28,7 +28,8 @@ class Program:
         if isinstance(self.observation_space, gym.spaces.Discrete):
             self.dtype = np.dtype(np.int32)  # jax has no int64 by default
         self.reset = jax.jit(self._reset)
-        self.step = jax.jit(self._step)
+        # A step overwrites the keys and states it is given.
+        self.step = jax.jit(self._step, donate_argnums=(0, 1))
 
     def blank(self, num_envs: int) -> Any:
         """Return states of the right structure, shapes and types, all zero."""
