@@ -13,7 +13,6 @@ from sb3_moe.callbacks.evaluation import TaskEpisodes, evaluate_tasks
 from sb3_moe.callbacks.generators import preserved_generators
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.callbacks.pinned_env import (
-    COPIES,
     make_pinned_env,
     synchronise,
     task_names,
@@ -22,6 +21,8 @@ from sb3_moe.callbacks.pinned_env import (
 from sb3_moe.callbacks.record import Record
 
 ALL_TASKS = -1
+# More would play few episodes each and cost more time in every step.
+MAX_COPIES = 10
 
 
 class MultiTaskEvalCallback(PeriodicCallback):
@@ -120,7 +121,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
     def _evaluate(self, step: int) -> TaskEpisodes:
         with preserved_generators():
             if self.eval_env is None:
-                copies = min(self.n_eval_episodes, COPIES)
+                copies = min(self.n_eval_episodes, MAX_COPIES)
                 self.eval_env = make_pinned_env(self.training_env, copies)
             synchronise(self.training_env, self.eval_env)
             entropy = [self.model.seed or 0, step]

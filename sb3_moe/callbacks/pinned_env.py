@@ -23,7 +23,6 @@ from sb3_moe.vec_env import make_multitask_vec_env
 
 # Other numbers, another schedule, and no file over the one of the training environment.
 NOT_COPIED = ("n_envs", "schedule", "monitor_dir")
-COPIES = 10
 
 
 def task_names(env: VecEnv) -> list[str]:
@@ -45,17 +44,19 @@ def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:
     return np.asarray(env.env_method("get_task"), dtype=np.int64).reshape(-1)
 
 
-def make_pinned_env(training_env: VecEnv, copies: int = COPIES, seed: int | None = None) -> VecEnv:
+def make_pinned_env(
+    training_env: VecEnv, copies: int | None = None, seed: int | None = None
+) -> VecEnv:
     """Build environments like the training ones, each of which plays one task for good.
 
     :param training_env: a multi-task environment; it is only asked how it was built
-    :param copies: how many environments for each task
+    :param copies: how many environments for each task; None: as many as a task has in training,
+        which saves jax from compiling once more
     :param seed: of the environments
     :raises ValueError: if it can't be rebuilt
     """
     from sb3_moe_envs.schedules import Interleave
 
-    num_tasks = len(task_names(training_env))
     built_with = getattr(training_env, "built_with", None)
     if built_with is None:
         raise ValueError(
@@ -63,10 +64,16 @@ def make_pinned_env(training_env: VecEnv, copies: int = COPIES, seed: int | None
             "sb3_moe.make_multitask_vec_env(tasks, schedule=Interleave())"
         )
     arguments = {name: value for name, value in built_with.items() if name not in NOT_COPIED}
-    env = make_multitask_vec_env(
-        **arguments, n_envs=copies * num_tasks, schedule=Interleave(), seed=seed
-    )
+    num_tasks = len(task_names(training_env))
+    n_envs = copies * num_tasks if copies else _as_in_training(training_env, num_tasks)
+    env = make_multitask_vec_env(**arguments, n_envs=n_envs, schedule=Interleave(), seed=seed)
     return wrap_like(env, training_env)
+
+
+def _as_in_training(env: VecEnv, num_tasks: int) -> int:
+    """Count the environments that give each task as many copies as it has in training."""
+    shared = len(set(tasks_played(env).tolist())) == num_tasks
+    return env.num_envs if shared else env.num_envs * num_tasks
 
 
 def wrap_like(env: VecEnv, model_env: VecEnv) -> VecEnv:

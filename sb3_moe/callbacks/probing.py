@@ -6,6 +6,7 @@ Shapes: N tasks.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -17,8 +18,8 @@ from sb3_moe.callbacks.pinned_env import make_pinned_env, synchronise, task_name
 from sb3_moe.callbacks.record import Record
 from sb3_moe.plasticity.probe import Obs, concatenate, select
 
-# A few steps between the observations that are kept, so that they differ.
-STRIDE = 4
+# Random play goes on for so many steps between the observations that are kept, and so many times.
+STRIDE, ROUNDS = 4, 10
 
 
 def collect_probe(env: VecEnv, size: int, seed: int = 0) -> list[Obs]:
@@ -31,17 +32,24 @@ def collect_probe(env: VecEnv, size: int, seed: int = 0) -> list[Obs]:
     """
     env.seed(seed)
     env.action_space.seed(seed)
-    obs = env.reset()
+    obs: Any = env.reset()
     tasks = tasks_played(env)
-    num_tasks = len(task_names(env))
-    kept: list[Obs] = [select(obs, slice(0, 0)) for _ in range(num_tasks)]  # type: ignore[arg-type]
-    wanted, counts = size // num_tasks, np.bincount(tasks, minlength=num_tasks)
-    for _ in range(-(-wanted // int(counts.min()))):
+    copies = [np.flatnonzero(tasks == k) for k in range(len(task_names(env)))]
+    wanted = size // len(copies)
+    rounds = max(ROUNDS, -(-wanted // min(map(len, copies))))
+    kept: list[list[Obs]] = [[] for _ in copies]
+    for _ in range(rounds):
         for _ in range(STRIDE):
             obs, _, _, _ = env.step(np.array([env.action_space.sample() for _ in tasks]))
-        for k in range(num_tasks):
-            kept[k] = concatenate([kept[k], select(obs, tasks == k)])  # type: ignore[arg-type]
-    return [select(batch, slice(0, wanted)) for batch in kept]
+        for mine, batches in zip(copies, kept, strict=True):
+            batches.append(select(obs, mine))
+    return [_spread(concatenate(batches), wanted) for batches in kept]
+
+
+def _spread(batch: Obs, count: int) -> Obs:
+    """Take so many samples of a batch, evenly spread."""
+    length = len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
+    return select(batch, np.arange(count) * length // count)
 
 
 class ProbeCallback(PeriodicCallback):

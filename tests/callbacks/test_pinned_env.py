@@ -1,0 +1,79 @@
+"""Environments beside the training ones, built from them, one task a copy."""
+
+import numpy as np
+import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+
+from sb3_moe.callbacks import (
+    MultiTaskEvalCallback,
+    PlasticityCallback,
+    evaluate_tasks,
+    make_pinned_env,
+)
+from sb3_moe.callbacks.pinned_env import tasks_played
+from sb3_moe.vec_env import make_multitask_vec_env
+from sb3_moe.vec_normalize import PerTaskVecNormalize
+from sb3_moe_envs import Cycle
+
+TASKS = ["CartPole-v1", ("CartPole-v1", {"max_episode_steps": 7}), "Acrobot-v1"]
+
+
+def make_env(**kwargs):
+    return make_multitask_vec_env(TASKS, 3, seed=0, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "copies", "expected"),
+    [(None, 2, 6), (None, None, 3), (Cycle(steps_per_task=10), None, 9)],
+)
+def test_every_task_has_copies_of_its_own_whatever_the_schedule(schedule, copies, expected):
+    env = make_pinned_env(make_env(schedule=schedule), copies)
+    assert env.num_envs == expected
+    assert np.bincount(tasks_played(env)).tolist() == [expected // 3] * 3
+    env.reset()
+    for _ in range(30):
+        env.step(np.zeros(env.num_envs, dtype=int))
+    assert np.bincount(tasks_played(env)).tolist() == [expected // 3] * 3
+
+
+def test_it_shows_the_task_as_training_does():
+    env = make_env(task_id="onehot", obs_space="pad")
+    assert make_pinned_env(env).observation_space == env.observation_space
+
+
+@pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])
+def test_it_has_the_same_wrappers_and_learns_no_statistics(kind):
+    env = VecFrameStack(kind(make_env(task_id="onehot")), 2)
+    env.reset()
+    pinned = make_pinned_env(env)
+    assert isinstance(pinned, VecFrameStack)
+    assert isinstance(pinned.venv, kind)
+    assert not pinned.venv.training
+    assert not pinned.venv.norm_reward
+    assert pinned.observation_space == env.observation_space
+
+
+def test_evaluation_does_not_move_the_training_schedule():
+    env = make_env(schedule=Cycle(steps_per_task=96))
+    model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=48, n_epochs=1, device="cpu")
+    callback = MultiTaskEvalCallback(48, 1)
+    model.learn(288, callback=callback)
+    # The first evaluation tells what is about to be trained; block ends tell the block they end.
+    assert callback.scores["trained"].tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert callback.scores["steps"].tolist() == [0, 48, 96, 144, 192, 240, 288]
+
+
+def test_a_task_that_ends_early_ends_early_in_its_own_copies_only():
+    env = make_pinned_env(make_env(), 2)
+    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=48, device="cpu")
+    lengths = evaluate_tasks(model, env, 3).lengths
+    assert (lengths[1] == 7).all()
+    assert (lengths[0] > 7).all()
+
+
+def test_a_probe_is_collected_from_them():
+    model = PPO("MultiInputPolicy", make_env(), n_steps=16, batch_size=48, device="cpu")
+    callback = PlasticityCallback(48, probe_size=30)
+    model.learn(48, callback=callback)
+    assert [batch["task_id"].tolist() for batch in callback.probe] == [[k] * 10 for k in range(3)]
