@@ -9,6 +9,8 @@ from sb3_moe.plasticity.dormant import (
     dormant_scores,
 )
 from sb3_moe.plasticity.hidden_layers import HiddenLayer, hidden_layers
+from sb3_moe.plasticity.measure import measure_layers, measure_ntk, measure_weights
+from sb3_moe.plasticity.mixtures import expert_outputs
 from sb3_moe.plasticity.probe import policy_activations
 from sb3_moe.plasticity.rank import effective_rank, empirical_ntk, ntk_rank, stable_rank
 from sb3_moe.plasticity.weights import (
@@ -29,8 +31,12 @@ __all__ = [
     "dormant_scores",
     "effective_rank",
     "empirical_ntk",
+    "expert_outputs",
     "gradient_norm",
     "hidden_layers",
+    "measure_layers",
+    "measure_ntk",
+    "measure_weights",
     "ntk_rank",
     "policy_activations",
     "recording",

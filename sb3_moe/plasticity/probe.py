@@ -104,10 +104,14 @@ def fresh_memory(policy: ActorCriticPolicy, obs: TensorObs) -> tuple[Any, ...]:
 
 
 def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activations:
-    values_ETHP = as_ETHP(outputs[layer.name][-1], layer.num_experts)
+    calls = outputs[layer.name]
     if layer.mixture is None:
-        return Activations(values_ETHP)
-    routing: Routing = outputs[f"{layer.name} mixture"][-1][1]
+        return Activations(as_ETHP(calls[-1], layer.num_experts))
+    passes = outputs[f"{layer.name} mixture"]
+    # A large batch goes through the experts in chunks.
+    chunks = calls[-(len(calls) // len(passes)) :]
+    values_ETHP = th.cat([as_ETHP(chunk, layer.num_experts) for chunk in chunks], dim=1)
+    routing: Routing = passes[-1][1]
     if routing.experts_BNk is not None:
         chosen_BNE = th.zeros_like(routing.gates_BNE).scatter(-1, routing.experts_BNk, 1.0)
         values_ETHP = values_ETHP * chosen_BNE.flatten(0, 1).T[:, :, None, None]
@@ -123,7 +127,7 @@ def row_gates(mixture: MoELayer, routing: Routing) -> th.Tensor:
     """
     tokens = routing.gates_BNE.shape[1]
     if isinstance(mixture, SoftMoE) and tokens > 1:
-        return _slot_gates(mixture, routing)
+        return _slot_gates(routing)
     if isinstance(mixture, ExpertChoiceMoE):
         capacity = -(-tokens * mixture.top_k // mixture.num_experts)
         gates_BEC = routing.gates_BNE.transpose(1, 2).topk(capacity, dim=-1).values
@@ -131,13 +135,11 @@ def row_gates(mixture: MoELayer, routing: Routing) -> th.Tensor:
     return routing.gates_BNE.flatten(0, 1)
 
 
-def _slot_gates(mixture: SoftMoE, routing: Routing) -> th.Tensor:
+def _slot_gates(routing: Routing) -> th.Tensor:
     """Return each slot's mean weight over the tokens it is mixed back into."""
-    assert routing.logits_BNE is not None
-    logits_BNK = routing.logits_BNE.flatten(2)
-    combine_BK = logits_BNK.softmax(-1).mean(1)
-    combine_BES = combine_BK.unflatten(1, (mixture.num_experts, mixture.num_slots))
-    return combine_BES.transpose(1, 2).flatten(0, 1)
+    weights_BE = routing.weights_BNE.mean(1)
+    weights_BES = weights_BE if weights_BE.dim() == 3 else weights_BE.unsqueeze(-1)
+    return weights_BES.transpose(1, 2).flatten(0, 1)
 
 
 def select(obs: Obs, index: Any) -> Obs:

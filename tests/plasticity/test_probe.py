@@ -1,5 +1,6 @@
 """Reading the hidden layers of real policies and of mixtures."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -8,15 +9,25 @@ from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 
+import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.layers import (
     ExpertChoiceMoE,
     LinearRouter,
     SoftMoE,
     SparseMoE,
     UniformMoE,
+    experts,
     mlp_experts,
+    soft_moe,
 )
-from sb3_moe.plasticity import as_ETHP, hidden_layers, policy_activations, recording
+from sb3_moe.plasticity import (
+    as_ETHP,
+    hidden_layers,
+    measure_ntk,
+    measure_weights,
+    policy_activations,
+    recording,
+)
 from sb3_moe.plasticity.probe import row_gates
 
 
@@ -114,3 +125,58 @@ def test_a_stacked_layer_reads_the_same_as_the_plain_experts_it_stands_for():
     values_ETHP = as_ETHP(outputs["act"][0], 3)
     for k in range(3):
         th.testing.assert_close(values_ETHP[k, :, :, 0], layer.experts.expert(k)[:2](x_TI))
+
+
+def small_cnn(**kwargs):
+    env = gym.make("CartPole-v1")
+    env.observation_space = gym.spaces.Box(0, 1, (6, 6, 3), np.uint8)
+    return PPO("MoeCnnPolicy", env, policy_kwargs=kwargs, device="cpu", seed=0)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"tokens": "conv", "num_slots": 2},
+        {"tokens": "conv", "router": "top_k"},
+        {"tokens": "conv", "router": "expert_choice"},
+        {"placement": "big"},
+    ],
+    ids=str,
+)
+def test_experts_in_chunks_or_one_by_one_read_the_same(kwargs, monkeypatch):
+    model = small_cnn(**kwargs)
+    obs = batch(model, 8)
+    whole = policy_activations(model.policy, obs)
+    monkeypatch.setattr(soft_moe, "CACHE_LIMIT", 1)
+    monkeypatch.setattr(experts, "CACHE_LIMIT", 1)
+    monkeypatch.setattr(experts, "MASK_LIMIT", 0)
+    parts = policy_activations(model.policy, obs)
+    assert set(parts) == set(whole)
+    for name, one in whole.items():
+        th.testing.assert_close(parts[name].values_ETHP, one.values_ETHP)
+        assert (parts[name].gates_TE is None) == (one.gates_TE is None)
+        if one.gates_TE is not None:
+            assert one.gates_TE.shape == one.values_ETHP.shape[1::-1]
+            th.testing.assert_close(parts[name].gates_TE, one.gates_TE)
+
+
+@pytest.mark.parametrize("algo", [DQN, SAC, TD3, QRDQN])
+def test_mixtures_of_every_algorithm_are_read(algo):
+    env_id = "CartPole-v1" if algo in (DQN, QRDQN) else "Pendulum-v1"
+    model = algo("MoeMlpPolicy", env_id, policy_kwargs={"net_arch": [8, 6]}, buffer_size=10)
+    read = policy_activations(model.policy, batch(model))
+    assert all(each.values_ETHP.shape[0] == 4 for name, each in read.items() if name[-1] == "1")
+    assert all(each.gates_TE is not None for name, each in read.items() if name[-1] == "1")
+    assert measure_weights(model.policy)
+    ranks = measure_ntk(model.policy, [batch(model)], size=4)
+    assert {name.removeprefix("ntk_rank/") for name in ranks} == {n.split(".")[0] for n in read}
+
+
+def test_a_token_that_is_not_sent_to_an_expert_counts_as_zeros_there():
+    model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"router": "top_k"}, device="cpu")
+    obs = batch(model, 40)
+    read = policy_activations(model.policy, obs)["pi.1"]
+    chosen_T = model.policy.routing(obs)["pi.middle"].experts_BNk[:, 0, 0]
+    for k in range(4):
+        silent_T = read.values_ETHP[k].abs().sum(dim=(1, 2)) == 0
+        assert (silent_T == (chosen_T != k)).all()
