@@ -220,12 +220,16 @@ def make_multitask_vec_env(
     :raises ValueError: if there are fewer environments than interleaved tasks
     """
     from sb3_moe_envs import make_multitask_vector
+    from sb3_moe_envs.multitask import as_schedule
+    from sb3_moe_envs.schedules import Slots
     from sb3_moe_envs.tasks import as_tasks
 
     num_tasks = len(as_tasks(tasks))
     n_envs = num_tasks if n_envs is None else n_envs
-    if n_envs < 1:
-        raise ValueError(f"`n_envs` must be at least 1, got {n_envs}")
+    shared = as_schedule(schedule, tasks).slots is Slots.SHARED
+    if n_envs < (num_tasks if shared else 1):
+        rule = f"the number of interleaved tasks, {num_tasks}," if shared else "1,"
+        raise ValueError(f"`n_envs` must be at least {rule} got {n_envs}")
     env = GymnasiumVecEnv(
         make_multitask_vector(tasks, n_envs, schedule=schedule, task_id=task_id, **kwargs)
     )

@@ -49,6 +49,10 @@ class PerTaskVecNormalize(VecNormalize):
         self.num_tasks = _num_tasks(venv)
         self.task_id_mode = _task_id_mode(venv, task_id)
         space = venv.observation_space
+        if norm_obs and self.task_id_mode == "channels" and space.dtype == np.uint8:
+            raise ValueError(
+                f"`norm_obs` must be False for pictures, whose policies scale them, got {space}"
+            )
         if norm_obs and isinstance(space, spaces.Dict):
             norm_obs_keys = norm_obs_keys or _box_keys(space)
         super().__init__(venv, norm_obs=norm_obs, norm_obs_keys=norm_obs_keys, **kwargs)

@@ -10,7 +10,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from sb3_moe.vec_env import GymnasiumVecEnv
+from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
+from sb3_moe_envs import Cycle
 
 
 def short_cart_pole(limit=15, render_mode=None):
@@ -275,3 +276,80 @@ def test_a_vector_environment_that_reuses_its_arrays_is_refused():
 def test_something_else_than_a_vector_environment_is_refused():
     with pytest.raises(TypeError, match=r"`env` must be a gymnasium.vector.VectorEnv, got .*TimeL"):
         GymnasiumVecEnv(short_cart_pole())
+
+
+def tasks():
+    return ["CartPole-v1", ("CartPole-v1", {"sutton_barto_reward": True}), "Acrobot-v1"]
+
+
+def test_one_call_builds_a_monitored_vec_env_with_one_environment_per_task():
+    env = make_multitask_vec_env(tasks(), seed=0)
+    assert isinstance(env, VecMonitor)
+    assert env.num_envs == env.get_attr("num_tasks")[0] == 3
+    assert env.observation_space["task_id"] == gym.spaces.Discrete(3)
+    assert env.env_method("get_task") == [0, 1, 2]
+    env.reset()
+    episodes = []
+    for _ in range(60):
+        infos = env.step(np.zeros(3, int))[3]
+        assert [info["task_id"] for info in infos] == [0, 1, 2]
+        episodes += [info["episode"] for info in infos if "episode" in info]
+    names = env.get_attr("task_names")[0]
+    assert {episode["task_name"] for episode in episodes} == set(names[:2])
+    returns = {name: {e["r"] for e in episodes if e["task_name"] == name} for name in names[:2]}
+    assert min(returns[names[0]]) > 5
+    assert returns[names[1]] == {-1.0}
+
+
+def test_the_schedule_counts_the_steps_of_all_environments():
+    env = make_multitask_vec_env(tasks()[::2], 4, 0, schedule=Cycle(steps_per_task=20))
+    env.reset()
+    played = [env.step(np.zeros(4, int))[3][0]["task_id"] for _ in range(10)]
+    assert played == [0] * 5 + [1] * 5
+
+
+def test_a_seed_makes_two_of_them_play_the_same():
+    first, second, third = (make_multitask_vec_env(tasks(), seed=seed) for seed in (1, 1, 2))
+    starts = [env.reset()["obs"] for env in (first, second, third)]
+    np.testing.assert_array_equal(starts[0], starts[1])
+    assert not np.array_equal(starts[0], starts[2])
+    assert first.action_space.sample() == second.action_space.sample()
+
+
+def test_the_monitors_file_says_whose_each_episode_is(tmp_path):
+    env = make_multitask_vec_env(tasks()[:1], 2, 0, monitor_dir=str(tmp_path / "logs"))
+    env.reset()
+    for _ in range(30):
+        env.step(np.zeros(2, int))
+    env.close()
+    lines = (tmp_path / "logs" / "monitor.csv").read_text().splitlines()
+    assert lines[1] == "r,l,t,task_id,task_name"
+    assert lines[2].endswith(",0,CartPole")
+
+
+def test_ppo_trains_on_several_tasks():
+    env = make_multitask_vec_env(tasks(), 6, 0)
+    model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=32, n_epochs=1, device="cpu")
+    model.learn(192)
+    assert len(model.ep_info_buffer) > 0
+
+
+def test_too_few_environments_are_refused():
+    with pytest.raises(ValueError, match=r"`n_envs` must be at least the number .* 3, got 2"):
+        make_multitask_vec_env(tasks(), 2)
+    with pytest.raises(ValueError, match=r"`n_envs` must be at least 1, got 0"):
+        make_multitask_vec_env(tasks()[::2], 0, schedule=Cycle(steps_per_task=20))
+
+
+def test_a_vec_env_goes_on_from_its_state_through_the_monitor():
+    env, resumed = (make_multitask_vec_env(tasks()[:2], 4, 0) for _ in range(2))
+    env.reset()
+    for _ in range(7):
+        obs = env.step(np.zeros(4, int))[0]
+    resumed.unwrapped.load_state_dict(env.unwrapped.state_dict())
+    resumed.seed(3)
+    np.testing.assert_array_equal(resumed.reset()["obs"], obs["obs"])
+    for _ in range(20):
+        expected, got = (each.step(np.ones(4, int)) for each in (env, resumed))
+        np.testing.assert_array_equal(expected[0]["obs"], got[0]["obs"])
+        np.testing.assert_array_equal(expected[2], got[2])

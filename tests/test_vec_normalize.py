@@ -20,8 +20,9 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_moe.buffers import MultiTaskReplayBuffer
 from sb3_moe.task_statistics import PerTaskMeanStd
-from sb3_moe.vec_env import GymnasiumVecEnv
+from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
 from sb3_moe.vec_normalize import PerTaskVecNormalize
+from sb3_moe_envs import Interleave
 
 SCALES = np.array([1.0, 1000.0])
 LENGTH = 4
@@ -316,3 +317,41 @@ def test_a_loaded_normaliser_refuses_another_number_of_tasks(tmp_path):
     three.num_tasks = 3
     with pytest.raises(ValueError, match="`venv` must have num_tasks=2, got 3"):
         PerTaskVecNormalize.load(tmp_path / "normalize.pkl", GymnasiumVecEnv(three))
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("dict", "dict"), ("onehot", "onehot")])
+@pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=str)
+def test_it_sees_how_a_multi_task_env_shows_its_tasks(mode, expected, schedule):
+    env = PerTaskVecNormalize(
+        make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], 4, 0, task_id=mode, schedule=schedule)
+    )
+    assert env.task_id_mode == expected
+    obs = env.reset()
+    for _ in range(30):
+        obs = env.step(np.zeros(4, int))[0]
+    played = env.env_method("get_task")
+    shown = obs["task_id"] if mode == "dict" else obs[:, -2:].argmax(axis=1)
+    assert shown.tolist() == played
+    assert env._task_ids.tolist() == played
+
+
+@pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=str)
+def test_hidden_tasks_are_asked_for(schedule):
+    venv = make_multitask_vec_env(
+        ["CartPole-v1", "Acrobot-v1"], 4, 0, task_id="none", schedule=schedule
+    )
+    env = PerTaskVecNormalize(venv)
+    assert env.task_id_mode == "hidden"
+    env.reset()
+    for _ in range(60):
+        before = env._task_ids.tolist()
+        infos = env.step(np.ones(4, int))[3]
+        assert [info["task_id"] for info in infos] == before
+    assert env.observation_space.shape == (6,)
+
+
+def test_pictures_are_not_for_it():
+    base = Scales("channels")
+    base.single_observation_space = spaces.Box(0, 255, (2, 2, 5), np.uint8)
+    with pytest.raises(ValueError, match="`norm_obs` must be False for pictures"):
+        PerTaskVecNormalize(GymnasiumVecEnv(base))
