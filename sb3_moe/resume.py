@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -17,7 +16,7 @@ from sb3_moe.callbacks.env_state import load_env
 from sb3_moe.callbacks.generators import set_generators
 
 
-def resume(path: str | Path, device: th.device | str = "auto") -> tuple[BaseAlgorithm, VecEnv]:
+def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, VecEnv]:
     """Return the model and the environment of a snapshot, as they were.
 
     Go on with ``model.learn(total - model.num_timesteps, reset_num_timesteps=False)``: the weights
@@ -28,6 +27,7 @@ def resume(path: str | Path, device: th.device | str = "auto") -> tuple[BaseAlgo
         run, for its latest one
     :param device: as in SB3's ``load``
     :raises ValueError: if there is no snapshot
+    :return: the model, of the class that was trained, and its environment
     """
     folder = _latest(Path(path))
     # Only what one's own runs wrote is read: unpickling, as SB3's load does too, runs code.

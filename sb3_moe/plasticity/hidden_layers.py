@@ -94,7 +94,7 @@ def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
 def _squashes_the_output(policy: BasePolicy, module: nn.Module) -> bool:
     """Tell TD3's last tanh, which belongs to the output layer, from a hidden one."""
     mu = getattr(getattr(policy, "actor", None), "mu", None)
-    return isinstance(mu, nn.Sequential) and mu[-1] is module
+    return mu is not None and list(mu.modules())[-1] is module
 
 
 def _nearest(modules: dict[str, nn.Module], path: str, kind: type[M]) -> M | None:

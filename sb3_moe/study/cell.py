@@ -14,8 +14,10 @@ from sb3_moe.callbacks import (
     MultiTaskEvalCallback,
     PlasticityCallback,
     RoutingCallback,
+    SnapshotCallback,
     TaskRolloutCallback,
 )
+from sb3_moe.resume import resume
 from sb3_moe.study.config import CellConfig
 from sb3_moe.study.folder import CellFolder, atomic
 from sb3_moe.study.heartbeat import Heartbeat
@@ -50,8 +52,6 @@ def _restored(folder: CellFolder) -> tuple[PPO, VecEnv] | None:
     snapshots = folder.checkpoints()
     if not snapshots:
         return None
-    from sb3_moe.callbacks import resume
-
     return resume(snapshots[-1])
 
 
@@ -78,4 +78,5 @@ def _callbacks(cell: CellConfig, model: PPO, folder: CellFolder) -> list[BaseCal
     ]
     if getattr(model.policy, "moe_layers", dict)():
         callbacks.append(RoutingCallback(every, log_path=path))
-    return callbacks
+    # Last, so that a snapshot is of everything that the others did at its step.
+    return [*callbacks, SnapshotCallback(every, path, keep=1)]

@@ -79,8 +79,9 @@ def test_a_policy_without_hidden_layers_says_which_activations_are_known():
         policy_activations(model.policy, batch(model))
 
 
-def test_td3s_squashed_output_is_not_a_hidden_layer():
-    model = TD3("MlpPolicy", "Pendulum-v1", device="cpu", buffer_size=10)
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MoeMlpPolicy"])
+def test_td3s_squashed_output_is_not_a_hidden_layer(policy):
+    model = TD3(policy, "Pendulum-v1", device="cpu", buffer_size=10)
     assert all(not isinstance(layer.module, nn.Tanh) for layer in hidden_layers(model.policy))
 
 
