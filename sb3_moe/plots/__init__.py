@@ -1,0 +1,29 @@
+"""Pictures of a run, from its folder: one function each, returning a matplotlib figure."""
+
+from sb3_moe.plots.inside import (
+    draw_dormant,
+    draw_gates,
+    draw_gates_over_time,
+    draw_last_gates,
+    load_diagnostics,
+)
+from sb3_moe.plots.save import save_figures
+from sb3_moe.plots.scores import (
+    draw_forgetting,
+    draw_learning_curves,
+    draw_performance_profile,
+    draw_transfer,
+)
+
+__all__ = [
+    "draw_dormant",
+    "draw_forgetting",
+    "draw_gates",
+    "draw_gates_over_time",
+    "draw_last_gates",
+    "draw_learning_curves",
+    "draw_performance_profile",
+    "draw_transfer",
+    "load_diagnostics",
+    "save_figures",
+]

@@ -1,0 +1,136 @@
+"""Pictures of what goes on inside the networks.
+
+Shapes: K measurements, N tasks, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from sb3_moe.plots.style import Array, label_steps, line, mark_switches, matrix
+
+
+def draw_dormant(folder: str | Path) -> Figure:
+    """Draw the share of dormant neurons of every hidden layer over training.
+
+    :param folder: of a run with ``PlasticityCallback(log_path=folder)``
+    :raises ValueError: if the folder has no diagnostics
+    """
+    saved = load_diagnostics(folder)
+    layers = _names(saved, "dormant", "PlasticityCallback")
+    figure = Figure(figsize=(7.0, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for i, layer in enumerate(layers):
+        line(axes, saved["steps"], saved[f"dormant/{layer}"], layer, i)
+    mark_switches(axes, folder)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylabel("dormant neurons (share)")
+    label_steps(axes)
+    figure.legend(loc="outside right upper", frameon=False, title="layer")
+    return figure
+
+
+def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figure:
+    """Draw the weight of each expert for each task over training.
+
+    :param folder: of a run with ``RoutingCallback(log_path=folder)``
+    :param mixture: as ``"pi.middle"``; None: the first
+    :raises ValueError: if the folder has no gates, or none of that mixture
+    """
+    saved = load_diagnostics(folder)
+    gates_KNE = saved[f"gates/{_mixture(saved, mixture)}"]
+    names = saved["task_names"].tolist()
+    figure = Figure(figsize=(7.0, 1.2 + 1.3 * len(names)), layout="constrained")
+    rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    edges = _edges(saved["steps"].astype(np.float64))
+    for k, axes in enumerate(rows):
+        image = axes.pcolormesh(
+            edges,
+            np.arange(gates_KNE.shape[2] + 1) - 0.5,
+            gates_KNE[:, k].T,
+            cmap="cividis",
+            vmin=0.0,
+            vmax=1.0,
+        )
+        axes.set_yticks(range(gates_KNE.shape[2]))
+        axes.set_ylabel("expert")
+        axes.set_title(names[k], loc="left", fontsize="medium")
+        mark_switches(axes, folder)
+    label_steps(rows[-1])
+    figure.colorbar(image, ax=rows.tolist(), label="mean gate")
+    figure.suptitle(f"Experts of {_mixture(saved, mixture)} by task", fontsize="medium")
+    return figure
+
+
+def draw_last_gates(folder: str | Path, mixture: str | None = None) -> Figure:
+    """Draw which expert serves which task at the end of training.
+
+    :param folder: of a run with ``RoutingCallback(log_path=folder)``
+    :param mixture: as ``"pi.middle"``; None: the first
+    :raises ValueError: if the folder has no gates, or none of that mixture
+    """
+    saved = load_diagnostics(folder)
+    name = _mixture(saved, mixture)
+    return draw_gates(saved[f"gates/{name}"][-1], saved["task_names"].tolist(), title=name)
+
+
+def draw_gates(gates_NE: npt.ArrayLike, task_names: Sequence[str], title: str = "") -> Figure:
+    """Draw the weight of each expert for each task.
+
+    :param gates_NE: (N, E)
+    :param task_names: of the rows
+    :param title: above the picture
+    """
+    gates = np.asarray(gates_NE, dtype=np.float64)
+    experts = [str(k) for k in range(gates.shape[1])]
+    labels = [[f"{gate:.2f}" for gate in row] for row in gates]
+    figure = matrix(gates, labels, task_names, experts, (0.0, 1.0), "cividis", "mean gate")
+    figure.axes[0].set_xlabel("expert")
+    figure.axes[0].set_title(title)
+    return figure
+
+
+def load_diagnostics(folder: str | Path) -> dict[str, npt.NDArray[Any]]:
+    """Read what the probes of a run measured.
+
+    :raises ValueError: if there is nothing
+    """
+    path = Path(folder) / "diagnostics.npz"
+    if not path.exists():
+        raise ValueError(
+            f"{folder} has no diagnostics.npz; train with PlasticityCallback(log_path=folder) or "
+            "RoutingCallback(log_path=folder) to get one"
+        )
+    with np.load(path) as saved:
+        return {name: saved[name] for name in saved.files}
+
+
+def _names(saved: Mapping[str, npt.NDArray[Any]], kind: str, callback: str) -> list[str]:
+    """Return the layers or mixtures that a measure was taken of."""
+    names = [name.removeprefix(f"{kind}/") for name in saved if name.startswith(f"{kind}/")]
+    if not names:
+        raise ValueError(
+            f"diagnostics.npz has no {kind}; train with {callback}(log_path=folder) to get them"
+        )
+    return names
+
+
+def _mixture(saved: Mapping[str, npt.NDArray[Any]], mixture: str | None) -> str:
+    names = _names(saved, "gates", "RoutingCallback")
+    if mixture is not None and mixture not in names:
+        raise ValueError(f"`mixture` must be one of {names}, got {mixture!r}")
+    return mixture or names[0]
+
+
+def _edges(steps_K: Array) -> Array:
+    """Return the borders half way between measurements."""
+    if len(steps_K) == 1:
+        return np.array([steps_K[0] - 0.5, steps_K[0] + 0.5])
+    middles = (steps_K[1:] + steps_K[:-1]) / 2
+    return np.concatenate([steps_K[:1], middles, steps_K[-1:]])

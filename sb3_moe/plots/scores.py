@@ -1,0 +1,114 @@
+"""Pictures of how well each task is played.
+
+Shapes: N tasks, M blocks of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from sb3_moe.metrics import (
+    Scores,
+    block_ends,
+    forgetting_isolated,
+    load_scores,
+    performance_profile,
+)
+from sb3_moe.plots.style import COLOURS, Array, label_steps, line, matrix, shade_blocks, short
+
+
+def draw_learning_curves(folder: str | Path, random: Mapping[str, float] | None = None) -> Figure:
+    """Draw the mean return of every task over training, with the blocks in which it was trained.
+
+    :param folder: of a run with ``MultiTaskEvalCallback(log_path=folder)``
+    :param random: return of a random agent by task, drawn as a dotted line
+    :raises ValueError: if the folder has no scores
+    """
+    scores = load_scores(folder)
+    count = len(scores.task_names)
+    figure = Figure(figsize=(7.0, 1.2 + 1.5 * count), layout="constrained")
+    rows = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    for k, (axes, name) in enumerate(zip(rows, scores.task_names, strict=True)):
+        axes.plot(scores.steps, scores.score[:, k], color=COLOURS[k % len(COLOURS)], marker=".")
+        shade_blocks(axes, scores.blocks, k)
+        if random is not None and name in random:
+            axes.axhline(random[name], color="0.3", linestyle=":", label="random")
+            axes.legend(loc="upper left", frameon=False)
+        axes.set_title(name, loc="left", fontsize="medium")
+        axes.set_ylabel("return")
+    label_steps(rows[-1])
+    if scores.blocks:
+        figure.suptitle("Return of each task; shaded while it is trained", fontsize="medium")
+    return figure
+
+
+def draw_transfer(folder: str | Path) -> Figure:
+    """Draw every task's return at the end of every block: rows are blocks, columns tasks.
+
+    :param folder: of a run with ``MultiTaskEvalCallback`` and tasks one after another
+    :raises ValueError: if the folder has no scores, or the tasks were interleaved
+    """
+    scores = load_scores(folder)
+    ends_MN = block_ends(scores.score, scores.steps, scores.blocks)
+    shares = ends_MN / np.maximum(np.abs(scores.score).max(0), 1e-12)
+    labels = [[f"{value:.1f}" for value in row] for row in ends_MN]
+    figure = _block_matrix(
+        scores, shares, labels, (0.0, 1.0), "cividis", "share of the task's best"
+    )
+    figure.axes[0].set_title("Return at the end of each block")
+    return figure
+
+
+def draw_forgetting(folder: str | Path) -> Figure:
+    """Draw what each block took from each task, relative to the task's best return.
+
+    :param folder: of a run with ``MultiTaskEvalCallback`` and tasks one after another
+    :raises ValueError: if the folder has no scores, or the tasks were interleaved
+    """
+    scores = load_scores(folder)
+    lost_MN = forgetting_isolated(scores.score, scores.steps, scores.blocks)
+    labels = [[f"{value:+.2f}" for value in row] for row in lost_MN]
+    figure = _block_matrix(scores, lost_MN, labels, (-1.0, 1.0), "PuOr_r", "lost (+) or gained (-)")
+    figure.axes[0].set_title("Isolated forgetting of each block")
+    return figure
+
+
+def draw_performance_profile(
+    scores: Mapping[str, npt.ArrayLike], thresholds: npt.ArrayLike | None = None
+) -> Figure:
+    """Draw the share of runs above each score, one line for each algorithm.
+
+    :param scores: normalised scores (seeds, tasks) by algorithm
+    :param thresholds: None: 101 from 0 to the highest score
+    """
+    highest = max(float(np.max(np.asarray(each))) for each in scores.values())
+    at = np.linspace(0.0, highest, 101) if thresholds is None else np.asarray(thresholds)
+    figure = Figure(figsize=(5.0, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, each) in enumerate(scores.items()):
+        line(axes, at, performance_profile(each, at), name, i, marker="")
+    axes.set_xlabel("normalised score")
+    axes.set_ylabel("runs with a higher score (share)")
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _block_matrix(
+    scores: Scores,
+    values: Array,
+    labels: Sequence[Sequence[str]],
+    limits: tuple[float, float],
+    cmap: str,
+    unit: str,
+) -> Figure:
+    rows = [f"{scores.task_names[block.task]}, to {short(block.end)}" for block in scores.blocks]
+    figure = matrix(values, labels, rows, scores.task_names, limits, cmap, unit)
+    figure.axes[0].set_xlabel("task evaluated")
+    figure.axes[0].set_ylabel("block trained")
+    return figure

@@ -1,0 +1,100 @@
+"""What every picture shares: colours, lines, marked blocks, and matrices with their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sb3_moe.metrics import Block, load_scores
+
+# Okabe and Ito's colours, which all readers can tell apart; line styles where they run out.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":")
+Array = npt.NDArray[np.float64]
+
+
+def line(axes: Axes, x: Any, y: Any, label: str, index: int, marker: str = "") -> None:
+    """Draw a line that differs from its neighbours in colour, then in style."""
+    axes.plot(
+        x,
+        y,
+        label=label,
+        color=COLOURS[index % len(COLOURS)],
+        linestyle=LINES[index // len(COLOURS) % len(LINES)],
+        marker=marker,
+        markersize=3,
+    )
+
+
+def label_steps(axes: Axes) -> None:
+    """Name the horizontal axis, with thousands or millions written out."""
+    axes.set_xlabel("global steps")
+    axes.xaxis.set_major_formatter(lambda step, _: short(step))
+
+
+def short(step: float) -> str:
+    """Write a number of steps as a reader would say it: 50k, 1.2M."""
+    for unit, sign in ((1e6, "M"), (1e3, "k")):
+        if step >= unit:
+            return f"{step / unit:g}{sign}"
+    return f"{step:g}"
+
+
+def mark_switches(axes: Axes, folder: str | Path) -> None:
+    """Draw a line where the task changed, if the folder says so."""
+    if (Path(folder) / "scores.npz").exists():
+        for block in load_scores(folder).blocks[1:]:
+            axes.axvline(block.start, color="0.5", linestyle=":", linewidth=1, zorder=0)
+
+
+def shade_blocks(axes: Axes, blocks: Sequence[Block], task: int) -> None:
+    """Shade the steps in which a task was trained."""
+    for block in blocks:
+        if block.task == task:
+            axes.axvspan(block.start, block.end, color="0.9", zorder=0, linewidth=0)
+    for block in blocks[1:]:
+        axes.axvline(block.start, color="0.5", linestyle=":", linewidth=1, zorder=0)
+
+
+def matrix(
+    values: Array,
+    labels: Sequence[Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    limits: tuple[float, float],
+    cmap: str,
+    unit: str,
+) -> Figure:
+    """Draw a matrix as colours with its numbers written in.
+
+    :param values: of the colours
+    :param labels: what is written
+    :param rows: names of the rows
+    :param columns: names of the columns
+    :param limits: values at the ends of the colours
+    :param cmap: matplotlib's name of the colours
+    :param unit: beside the colour bar
+    """
+    wide = 0.8 + 0.1 * max(map(len, columns))
+    size = (2.6 + wide * len(columns), 1.4 + 0.5 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(range(len(columns)), columns)
+    colours = image.to_rgba(values)
+    for row, column in np.ndindex(*values.shape):
+        red, green, blue, _ = colours[row, column]
+        # Black on light and white on dark, by the luminance that a reader sees.
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+        axes.text(
+            column, row, labels[row][column], ha="center", va="center", color="w" if dark else "k"
+        )
+    figure.colorbar(image, ax=axes, label=unit)
+    return figure
