@@ -215,3 +215,13 @@ def test_a_bad_call_is_refused():
         world.load_state_dict(
             GymnaxVectorEnv("CartPole-v1", 2).state_dict() | {"keys": 1, "states": []}
         )
+
+
+def test_a_step_in_two_halves_is_a_step():
+    whole, halves = (GymnaxVectorEnv("CartPole-v1", 2) for _ in range(2))
+    for world in (whole, halves):
+        world.reset(seed=0)
+    for _ in range(30):
+        halves.step_async(np.ones(2, int))
+        for x, y in zip(halves.step_wait()[:4], whole.step(np.ones(2, int))[:4], strict=True):
+            np.testing.assert_array_equal(x, y)

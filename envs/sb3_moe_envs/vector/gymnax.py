@@ -64,6 +64,7 @@ class GymnaxVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._keys: Any = None
         self._states: Any = None
         self._observations: Any = None
+        self._outputs: list[Any] = []
         if seed is not None:
             self._np_random, self._np_random_seed = gym.utils.seeding.np_random(seed)
 
@@ -101,14 +102,26 @@ class GymnaxVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         :param actions: of shape (num_envs, ...)
         """
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Let jax begin a step, so that several worlds can run at once."""
         self._check_was_reset()
-        self._keys, self._states, self._observations, last, rewards, terminated, truncated = (
-            self._program.step(self._keys, self._states, self._checked(actions))
+        self._keys, self._states, self._observations, *self._outputs = self._program.step(
+            self._keys, self._states, self._checked(actions)
         )
+
+    def step_wait(
+        self,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Wait for the step that :meth:`step_async` began."""
+        last, rewards, terminated, truncated = self._outputs
         observations = self._to_numpy(self._observations)
         terminated, truncated = np.array(terminated), np.array(truncated)
         done = terminated | truncated
-        infos = self._final_infos(last, done) if done.any() else {}
+        ended = done.nonzero()[0]
+        infos = self._final_infos(last, done, ended) if ended.size else {}
         return observations, np.array(rewards, np.float64), terminated, truncated, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -194,10 +207,10 @@ class GymnaxVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _to_numpy(self, observations: Any) -> np.ndarray:
         return np.array(observations, self.single_observation_space.dtype)
 
-    def _final_infos(self, last: Any, done: np.ndarray) -> dict[str, Any]:
-        final_obs = np.full(self.num_envs, None, dtype=object)
+    def _final_infos(self, last: Any, done: np.ndarray, ended: np.ndarray) -> dict[str, Any]:
+        final_obs = np.empty(self.num_envs, dtype=object)  # of None
         observations, dtype = np.asarray(last), self.single_observation_space.dtype
-        for i in done.nonzero()[0].tolist():
+        for i in ended.tolist():
             final_obs[i] = observations[i].astype(dtype)
         return {
             "final_obs": final_obs,
