@@ -56,17 +56,28 @@ def residual_convolutions_first():
     return nn.Sequential(ImageEncoder(nn.Sequential(Residual(block)), IMAGE), nn.Linear(72, 3))
 
 
+def images():
+    convs = [nn.Conv2d(2, 3, 3, stride=2), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*convs, nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def flat_images():
+    return nn.Sequential(nn.Flatten(), nn.Linear(72, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
 BUILDERS = {
-    nn.Linear: (lambda: nn.Linear(5, 3), 5),
-    mlp: (mlp, 5),
-    without_bias: (without_bias, 5),
-    nested: (nested, 5),
-    residual: (residual, 5),
-    activation_first: (activation_first, 5),
-    encoder: (encoder, 72),
-    encoder_with_extra_inputs: (encoder_with_extra_inputs, 76),
-    impala: (impala, 72),
-    residual_convolutions_first: (residual_convolutions_first, 72),
+    nn.Linear: (lambda: nn.Linear(5, 3), (5,)),
+    mlp: (mlp, (5,)),
+    without_bias: (without_bias, (5,)),
+    nested: (nested, (5,)),
+    residual: (residual, (5,)),
+    activation_first: (activation_first, (5,)),
+    encoder: (encoder, (72,)),
+    encoder_with_extra_inputs: (encoder_with_extra_inputs, (76,)),
+    impala: (impala, (72,)),
+    residual_convolutions_first: (residual_convolutions_first, (72,)),
+    images: (images, IMAGE),
+    flat_images: (flat_images, IMAGE),
 }
 
 
@@ -92,9 +103,9 @@ def path(request, monkeypatch):
 
 
 def build(builder, num_experts):
-    make, width = builder
+    make, shape = builder
     plain = [make().double() for _ in range(num_experts)]
-    return plain, StackedNetwork(plain), th.randn(4, width, dtype=th.float64)
+    return plain, StackedNetwork(plain), th.randn(4, *shape, dtype=th.float64)
 
 
 def assert_same_gradients(network, plain, fast, slow, x):

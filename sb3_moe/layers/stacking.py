@@ -1,0 +1,128 @@
+"""From plain modules, one per expert, to stacked layers, and back.
+
+Shapes: E experts.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+import torch as th
+from torch import nn
+
+from sb3_moe.layers.encoder import (
+    ImageEncoder,
+    Residual,
+    StackedImageEncoder,
+    StackedResidual,
+    split,
+)
+from sb3_moe.layers.stacked import (
+    Stacked,
+    StackedConv2d,
+    StackedFlatten,
+    StackedLinear,
+    StackedNorm,
+)
+
+LEAVES = (StackedLinear, StackedConv2d)
+Function = Callable[[th.Tensor], th.Tensor]
+Tensors = tuple[th.Tensor | None, ...]
+
+
+def stack(modules: Sequence[nn.Module]) -> nn.Module:
+    """Return one module that does what each of these alike modules does, for all of them."""
+    first = modules[0]
+    match first:
+        case nn.Linear():
+            return StackedLinear(modules)  # type: ignore[arg-type]  # alike: all are Linear
+        case nn.Conv2d():
+            return StackedConv2d(modules)  # type: ignore[arg-type]
+        case nn.Flatten():
+            return StackedFlatten(len(modules))
+        case Residual():
+            blocks = [m.block for m in modules if isinstance(m, Residual)]
+            return StackedResidual(stack_all(blocks), len(modules))
+        case ImageEncoder():
+            convs = [m.convs for m in modules if isinstance(m, ImageEncoder)]
+            return StackedImageEncoder(stack_all(convs), first.image_shape, len(modules))
+    if not first.state_dict():
+        return copy.deepcopy(first)
+    if hasattr(first, "num_features") and not isinstance(first, nn.BatchNorm2d | nn.BatchNorm3d):
+        return StackedNorm(modules)
+    raise TypeError(f"don't know how to stack {type(first).__name__} over experts")
+
+
+def stack_all(networks: Sequence[nn.Module]) -> nn.Sequential:
+    """Stack alike networks layer by layer."""
+    columns = zip(*(flat(network) for network in networks), strict=True)
+    return nn.Sequential(*(stack(same) for same in columns))
+
+
+def flat(module: nn.Module) -> list[nn.Module]:
+    """Return a network's layers in order, those of nested sequences too."""
+    if isinstance(module, nn.Sequential):
+        return [layer for each in module for layer in flat(each)]
+    return [module]
+
+
+def check_alike(experts: Sequence[nn.Module]) -> None:
+    """Raise ValueError unless the experts have the same modules and tensors of the same shapes."""
+    first, *others = (str(expert) for expert in experts)
+    for k, other in enumerate(others, start=1):
+        if other != first:
+            raise ValueError(f"`experts` must be alike, got {first} and, as expert {k}, {other}")
+
+
+def unstack(layer: nn.Module, k: int) -> nn.Module:
+    """Return expert ``k``'s share of a module that ``stack`` made."""
+    match layer:
+        case StackedImageEncoder():
+            return ImageEncoder(unstack_all(layer.convs, k), layer.image_shape)
+        case StackedResidual():
+            return Residual(unstack_all(layer.block, k))
+        case Stacked():
+            return layer.unstack(k)
+    return copy.deepcopy(layer)
+
+
+def unstack_all(layers: nn.Sequential, k: int) -> nn.Sequential:
+    """Return expert ``k``'s share of a stacked network."""
+    return nn.Sequential(*(unstack(layer, k) for layer in layers))
+
+
+def singles(layers: Iterable[nn.Module]) -> list[Function]:
+    """Return each expert's share of stacked layers as a function of its rows.
+
+    The weights are taken apart once, so that the backward pass puts their gradients together once.
+    """
+    network = nn.Sequential(*layers)
+    leaves = [leaf for leaf in network.modules() if isinstance(leaf, LEAVES)]
+    experts = zip(*(leaf.unbind() for leaf in leaves), strict=True)
+    return [partial(_from_the_start, network, tensors) for tensors in experts]
+
+
+def _from_the_start(network: nn.Module, tensors: Sequence[Tensors], x: th.Tensor) -> th.Tensor:
+    return single(network, x, iter(tensors))
+
+
+def single(layer: nn.Module, x: th.Tensor, tensors: Iterator[Tensors]) -> th.Tensor:
+    """Apply one expert's share of a module that ``stack`` made, taking its tensors in order."""
+    match layer:
+        case StackedImageEncoder():
+            image, rest = split(x, layer.image_shape)
+            return th.cat([single(layer.convs, image, tensors).flatten(1), rest], dim=1)
+        case StackedResidual():
+            return x + single(layer.block, x, tensors)
+        case nn.Sequential():
+            for each in layer:
+                x = single(each, x, tensors)
+            return x
+        case StackedFlatten():
+            return x.flatten(1)
+        case StackedLinear() | StackedConv2d():
+            return layer.single(x, next(tensors))
+    y: th.Tensor = layer(x)
+    return y
