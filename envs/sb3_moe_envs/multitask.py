@@ -69,6 +69,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self.num_tasks = len(self.tasks)
         self.schedule.start(self.task_names, env_index=env_index)
         self.num_envs, self.env_index, self.render_mode = num_envs, env_index, render_mode
+        self.task_id = task_id
         self.metadata = {**type(self).metadata, "task_name": self.task_names[0]}
         self._envs: list[gym.Env[Any, Any]] = [
             built(task, index, functools.partial(task.make, render_mode))

@@ -65,7 +65,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.task_names = [task.name for task in self.tasks]
         self.num_tasks = len(self.tasks)
         self.num_envs = self.num_tasks if num_envs is None else num_envs
-        self.render_mode = render_mode
+        self.task_id, self.render_mode = task_id, render_mode
         self.metadata = {
             "render_modes": ["rgb_array"],
             "render_fps": 30,
