@@ -13,6 +13,8 @@ from sb3_moe.plasticity.measure import measure_layers, measure_ntk, measure_weig
 from sb3_moe.plasticity.mixtures import expert_outputs
 from sb3_moe.plasticity.probe import policy_activations
 from sb3_moe.plasticity.rank import effective_rank, empirical_ntk, ntk_rank, stable_rank
+from sb3_moe.plasticity.redo import redo
+from sb3_moe.plasticity.resets import reset_heads, reset_optimizers, shrink_and_perturb
 from sb3_moe.plasticity.weights import (
     gradient_norm,
     weight_change,
@@ -40,6 +42,10 @@ __all__ = [
     "ntk_rank",
     "policy_activations",
     "recording",
+    "redo",
+    "reset_heads",
+    "reset_optimizers",
+    "shrink_and_perturb",
     "stable_rank",
     "weight_change",
     "weight_norm",

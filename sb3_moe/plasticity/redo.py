@@ -1,0 +1,128 @@
+"""ReDo: give dormant neurons a new start (Sokar et al. 2023, arXiv 2302.12902, algorithm 1).
+
+Shapes: E experts (1 for a dense layer), H units, O outputs, I inputs, P positions of a feature map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch as th
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
+
+from sb3_moe.layers import LinearRouter
+from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
+from sb3_moe.plasticity.activations import Activations
+from sb3_moe.plasticity.dormant import dormant_mask
+from sb3_moe.plasticity.hidden_layers import hidden_layers
+from sb3_moe.plasticity.probe import Obs, policy_activations
+from sb3_moe.plasticity.resets import fresh_copy, moments
+from sb3_moe.plasticity.wiring import Wiring, wirings
+
+# A view of a tensor that a layer stores, or of Adam's moments of it, by expert and unit.
+View = Callable[[th.Tensor], th.Tensor]
+
+
+@th.no_grad()
+def redo(policy: BasePolicy, obs: Obs, tau: float = 0.1) -> dict[str, int]:
+    """Draw what leads into dormant neurons anew, and set what leads out and Adam's moments to 0.
+
+    At tau 0 the policy does the same as before on ``obs``, unless a router normalises its input.
+
+    :param policy: of any algorithm; hidden layers whose weights on both sides are not known
+        (see :func:`~sb3_moe.plasticity.wiring.wirings`) stay as they are
+    :param obs: observations by which activity is judged; the paper takes 256
+    :param tau: units whose score is at most this are dormant
+    :return: how many neurons started anew in each layer, ``<tower>.<index>``
+    :raises ValueError: if ``tau`` is negative, or no layer can be treated
+    """
+    activations = policy_activations(policy, obs)
+    names = {layer.module: layer.name for layer in hidden_layers(policy)}
+    known = [wiring for wiring in wirings(policy) if names.get(wiring.activation) in activations]
+    if not known:
+        raise ValueError(
+            "`policy` must have a hidden layer between two linear or convolutional ones, got none"
+        )
+    fresh = dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
+    averages = moments(policy)
+    counts = {}
+    for wiring in known:
+        name = names[wiring.activation]
+        mask_EH = dormant_mask(activations[name].activity_EH, tau)
+        _restart(wiring, mask_EH, activations[name], fresh, averages)
+        counts[name] = int(mask_EH.sum())
+    return counts
+
+
+def _restart(
+    wiring: Wiring,
+    mask_EH: th.Tensor,
+    activations: Activations,
+    fresh: Mapping[nn.Module, nn.Module],
+    averages: Mapping[th.Tensor, Sequence[th.Tensor]],
+) -> None:
+    new = dict(fresh[wiring.before].named_parameters())
+    for name, tensor in wiring.before.named_parameters():
+        view = incoming(wiring.before)
+        view(tensor)[mask_EH] = view(new[name])[mask_EH]
+        for moment in averages.get(tensor, ()):
+            view(moment)[mask_EH] = 0.0
+    positions = activations.values_ETHP.shape[3]
+    for layer in wiring.after:
+        num_experts, units = mask_EH.shape
+        by_unit = outgoing(layer, num_experts, units, positions)
+        weight = weight_of(layer)
+        for stored in (weight, *averages.get(weight, ())):
+            by_unit(stored)[mask_EH] = 0.0
+
+
+def weight_of(layer: nn.Module) -> th.Tensor:
+    """Return a layer's weight as it is stored."""
+    match layer:
+        case StackedConv2d():
+            return layer.weight_EOIhw
+        case LinearRouter():
+            return layer.weight_RK
+    assert isinstance(layer.weight, th.Tensor)
+    return layer.weight
+
+
+def incoming(layer: nn.Module) -> View:
+    """Return the view (E, H, ...) of a layer's weight or bias by the unit that it leads into."""
+    if isinstance(layer, StackedLinear):
+        return lambda tensor: tensor.mT if layer.last and tensor.dim() == 3 else tensor
+    if isinstance(layer, StackedConv2d):
+        return lambda tensor: tensor
+    return lambda tensor: tensor.unsqueeze(0)
+
+
+def outgoing(layer: nn.Module, num_experts: int, units: int, positions: int) -> View:
+    """Return the view (E, H, ...) of a layer's weight by the unit that it leads out of.
+
+    :param layer: whose inputs begin with the units, position by position within each
+    :param num_experts: E of the hidden layer; 1 where a dense one is read by every expert
+    :param units: H
+    :param positions: P, 1 for a layer without positions or that is read by a convolution
+    """
+    convolution = isinstance(layer, nn.Conv2d | StackedConv2d)
+    inputs = units if convolution else units * positions
+
+    def view(tensor: th.Tensor) -> th.Tensor:
+        tensor_EOI = _as_EOI(layer, tensor)[:, :, :inputs]
+        by_unit = tensor_EOI.unflatten(2, (units, -1)).movedim(2, 1)
+        # A dense unit that every expert reads has outgoing weights in all of them.
+        return by_unit if num_experts == len(by_unit) else by_unit.movedim(1, 0).unsqueeze(0)
+
+    return view
+
+
+def _as_EOI(layer: nn.Module, tensor: th.Tensor) -> th.Tensor:
+    match layer:
+        case StackedLinear():
+            return tensor.mT if layer.last else tensor
+        case StackedConv2d():
+            return tensor
+        case LinearRouter():
+            return tensor.mT.unsqueeze(0)
+    return tensor.unsqueeze(0)

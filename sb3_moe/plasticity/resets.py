@@ -1,0 +1,104 @@
+"""New starts for a whole network, its heads, or its optimiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
+
+from sb3_moe.plasticity.wiring import heads
+
+
+def fresh_copy(policy: BasePolicy) -> Any:
+    """Return a policy built like this one, with weights drawn anew from torch's generator."""
+    built = policy.__class__(**policy._get_constructor_parameters())
+    return built.to(policy.device)
+
+
+@th.no_grad()
+def reset_heads(policy: BasePolicy) -> None:
+    """Draw the last layer of every network anew (Nikishin et al. 2022, arXiv 2205.07802).
+
+    Adam's moments there become 0, and target networks get the same new head.
+
+    :param policy: of any algorithm
+    """
+    fresh = dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
+    paths = {module: path for path, module in policy.named_modules()}
+    modules = dict(policy.named_modules())
+    for head in heads(policy):
+        head.load_state_dict(fresh[head].state_dict())
+        zero_moments(policy, list(head.parameters()))
+        first, _, rest = paths[head].partition(".")
+        target = modules.get(f"{first}_target.{rest}")
+        if target is not None:
+            target.load_state_dict(head.state_dict())
+
+
+@th.no_grad()
+def shrink_and_perturb(policy: BasePolicy, shrink: float = 0.8, perturb: float = 0.2) -> None:
+    """Pull every weight towards a new start (Ash and Adams 2020, arXiv 1910.08475).
+
+    Each online weight becomes ``shrink`` times itself plus ``perturb`` times one drawn as at the
+    beginning. The optimisers forget their running averages.
+
+    :param policy: of any algorithm
+    :param shrink: in [0, 1]
+    :param perturb: at least 0
+    :raises ValueError: if a number is out of range
+    """
+    check_shrink_and_perturb(shrink, perturb)
+    fresh = dict(fresh_copy(policy).named_parameters())
+    for optimizer in optimizers(policy):
+        learned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, parameter in policy.named_parameters():
+            if id(parameter) in learned:
+                parameter.mul_(shrink).add_(fresh[name], alpha=perturb)
+    reset_optimizers(policy)
+
+
+def check_shrink_and_perturb(shrink: float, perturb: float) -> None:
+    """Refuse factors out of range.
+
+    :raises ValueError: if a number is out of range
+    """
+    if not 0 <= shrink <= 1:
+        raise ValueError(f"`shrink` must be in [0, 1], got {shrink}")
+    if perturb < 0:
+        raise ValueError(f"`perturb` must be at least 0, got {perturb}")
+
+
+def optimizers(policy: Any) -> list[th.optim.Optimizer]:
+    """Return every optimiser of a policy."""
+    holders = [policy, getattr(policy, "actor", None), getattr(policy, "critic", None)]
+    found = [getattr(holder, "optimizer", None) for holder in holders]
+    return [each for each in found if isinstance(each, th.optim.Optimizer)]
+
+
+def reset_optimizers(policy: BasePolicy) -> None:
+    """Forget the running averages of every optimiser."""
+    for optimizer in optimizers(policy):
+        optimizer.state.clear()
+
+
+def moments(policy: BasePolicy) -> dict[th.Tensor, list[th.Tensor]]:
+    """Return the optimisers' running averages by parameter."""
+    return {
+        parameter: [
+            value
+            for value in state.values()
+            if isinstance(value, th.Tensor) and value.shape == parameter.shape
+        ]
+        for optimizer in optimizers(policy)
+        for parameter, state in optimizer.state.items()
+    }
+
+
+def zero_moments(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:
+    """Set the running averages of some parameters to zero."""
+    averages = moments(policy)
+    for parameter in parameters:
+        for moment in averages.get(parameter, ()):
+            moment.zero_()
