@@ -97,11 +97,16 @@ def test_a_rollouts_tensors_are_allocated_once():
     assert (buffer.pos, buffer.full) == (0, False)
 
 
-@pytest.mark.parametrize("algorithm", [PPO, A2C])
-def test_training_on_it_gives_the_same_weights(algorithm):
+@pytest.mark.parametrize("name", ["PPO", "A2C", "TRPO"])
+def test_training_on_it_gives_the_same_weights(name):
+    if name == "TRPO":
+        algorithm = pytest.importorskip("sb3_contrib", reason="needs the contrib extra").TRPO
+    else:
+        algorithm = {"PPO": PPO, "A2C": A2C}[name]
+    kwargs = {"A2C": {}, "PPO": {"batch_size": 16, "n_epochs": 2}, "TRPO": {"batch_size": 16}}
+
     def train(rollout_buffer_class):
         env = make_vec_env("CartPole-v1", 2, seed=0)
-        kwargs = {} if algorithm is A2C else {"batch_size": 16, "n_epochs": 2}
         model = algorithm(
             "MlpPolicy",
             env,
@@ -109,7 +114,7 @@ def test_training_on_it_gives_the_same_weights(algorithm):
             seed=0,
             device="cpu",
             rollout_buffer_class=rollout_buffer_class,
-            **kwargs,
+            **kwargs[name],
         )
         return list(model.learn(64).policy.parameters())
 

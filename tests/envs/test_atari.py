@@ -1,5 +1,7 @@
 """AtariVectorWorld against ale-py itself, and the episode for each life that SB3 has."""
 
+import functools
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ pytest.importorskip("ale_py", reason="needs the atari extra")
 
 from ale_py.vector_env import AtariVectorEnv
 
+from sb3_moe.vec_env import GymnasiumVecEnv
+from sb3_moe_envs import MultiTaskVectorEnv, Task
 from sb3_moe_envs.vector.atari import AtariEnv, AtariVectorWorld
 
 STEPS = 400
@@ -165,3 +169,28 @@ def test_a_bad_call_is_refused():
         ours.step(np.zeros(2, int))
     with pytest.raises(ValueError, match="`seed` must hold num_envs=2 seeds, got 1"):
         ours.reset(seed=[1])
+
+
+def test_several_games_run_side_by_side_through_the_adapter():
+    tasks = [
+        Task(
+            game,
+            env_fn=functools.partial(AtariEnv, game, num_threads=1),
+            vector_fn=functools.partial(AtariVectorWorld, game, num_threads=1),
+        )
+        for game in ("pong", "breakout")
+    ]
+    env = GymnasiumVecEnv(MultiTaskVectorEnv(tasks, 4))
+    assert env.action_space == gym.spaces.Discrete(18)
+    env.seed(0)
+    assert env.reset()["task_id"].tolist() == [0, 0, 1, 1]
+    scores = {"pong": [], "breakout": []}
+    for action in actions(4)[:200]:
+        obs, _, dones, infos = env.step(action)
+        for i in np.flatnonzero(dones):
+            scores[infos[i]["task_name"]].append(infos[i]["score"])
+            assert infos[i]["terminal_observation"]["task_id"] == i // 2
+    assert obs["obs"].shape == (4, 4, 84, 84)
+    assert len(scores["breakout"]) > 4
+    assert min(scores["breakout"]) >= 0
+    env.close()
