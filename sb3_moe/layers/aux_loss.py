@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch as th
 
-from sb3_moe.layers.routing import Routing
+from sb3_moe.layers.routing import NO_SCORES, Routing
 
 
 class AuxCoefs(NamedTuple):
@@ -25,29 +25,24 @@ class AuxCoefs(NamedTuple):
     z: float = 0.0
 
 
-def probabilities(routing: Routing) -> th.Tensor:
-    """Return the router's softmax over experts (B, N, E), slots of an expert summed."""
-    logits = _logits(routing)
-    if logits.dim() == 3:
-        return logits.softmax(-1)
-    return logits.flatten(2).softmax(-1).view_as(logits).sum(-1)
-
-
 def balance_loss(routing: Routing) -> th.Tensor:
     """Return E times the sum over experts of load times mean probability: 1 when even."""
-    probs_E = probabilities(routing).mean(dim=(0, 1))
+    probs_E = routing.probs_BNE.mean(dim=(0, 1))
     return len(probs_E) * (routing.load_E.detach() * probs_E).sum()
 
 
 def importance_loss(routing: Routing) -> th.Tensor:
     """Return the squared coefficient of variation of the experts' summed probabilities."""
-    mass_E = probabilities(routing).sum(dim=(0, 1))
+    mass_E = routing.probs_BNE.sum(dim=(0, 1))
     return mass_E.var(unbiased=False) / mass_E.mean().square().clamp_min(1e-12)
 
 
 def z_loss(routing: Routing) -> th.Tensor:
     """Return the mean squared log-sum-exp of the router's scores."""
-    return _logits(routing).flatten(2).logsumexp(-1).square().mean()
+    logits = routing.logits_BNE
+    if logits is None:
+        raise ValueError(NO_SCORES)
+    return logits.flatten(2).logsumexp(-1).square().mean()
 
 
 LOSSES = {"balance": balance_loss, "importance": importance_loss, "z": z_loss}
@@ -84,9 +79,3 @@ def add_loss(y: th.Tensor, loss: th.Tensor) -> th.Tensor:
     """Attach a loss to a tensor that the algorithm's own loss depends on."""
     out: th.Tensor = AddLoss.apply(y, loss)  # type: ignore[no-untyped-call]  # torch's has no types
     return out
-
-
-def _logits(routing: Routing) -> th.Tensor:
-    if routing.logits_BNE is None:
-        raise ValueError("auxiliary losses need a router with scores; this one has none")
-    return routing.logits_BNE

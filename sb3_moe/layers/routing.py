@@ -7,26 +7,43 @@ from typing import NamedTuple
 
 import torch as th
 
+NO_SCORES = "this needs a router with scores to learn, and this routing has none"
+
 
 class Routing(NamedTuple):
     """Which expert served which token, and how strongly.
 
     :param weights_BNE: weight of each expert in each token's output, (B, N, E) or, with slots,
-        (B, N, E, S)
+        (B, N, E, S); None where it is the softmax of the scores, which is then left for whoever
+        looks at it: with many slots it is dear
     :param logits_BNE: the router's scores before any softmax, (B, N, E) or, with slots,
         (B, N, E, S); None where nothing is learned
     :param experts_BNk: the chosen experts' indices; None where every expert serves every token
     """
 
-    weights_BNE: th.Tensor
+    weights_BNE: th.Tensor | None = None
     logits_BNE: th.Tensor | None = None
     experts_BNk: th.Tensor | None = None
 
     @property
+    def probs_BNE(self) -> th.Tensor:
+        """The scores' softmax over experts, slots of an expert summed.
+
+        :raises ValueError: if the router has no scores
+        """
+        logits = self.logits_BNE
+        if logits is None:
+            raise ValueError(NO_SCORES)
+        if logits.dim() == 3:
+            return logits.softmax(-1)
+        return logits.flatten(2).softmax(-1).view_as(logits).sum(-1)
+
+    @property
     def gates_BNE(self) -> th.Tensor:
-        """Weight of each expert in each token's output, an expert's slots summed."""
-        # Not computed in the forward pass: with many slots the sum is dear and few look at it.
+        """Weight of each expert in each token's output, slots of an expert summed."""
         weights = self.weights_BNE
+        if weights is None:
+            return self.probs_BNE
         return weights if weights.dim() == 3 else weights.sum(-1)
 
     @property
@@ -35,10 +52,11 @@ class Routing(NamedTuple):
 
         Counts of (token, choice) pairs where experts are chosen, else mass of the gates.
         """
+        gates_BNE = self.gates_BNE
         if self.experts_BNk is None:
-            mass_E = self.gates_BNE.sum(dim=(0, 1))
+            mass_E = gates_BNE.sum(dim=(0, 1))
         else:
-            mass_E = counts(self.experts_BNk, self.weights_BNE.shape[2])
+            mass_E = counts(self.experts_BNk, gates_BNE.shape[-1])
         return mass_E / mass_E.sum().clamp_min(1e-12)
 
 

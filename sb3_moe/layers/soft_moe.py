@@ -46,14 +46,17 @@ class SoftMoE(MoELayer):
         self.num_slots = num_slots
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
-        """Compute the output and the combine weights."""
+        """Compute the output and the routing, whose gates are the combine weights."""
         logits_BNK = self.router(router_BNR)
         if x_BNI.shape[1] == 1:
             return self._one_token(x_BNI, logits_BNK)
         size = self._chunk_size(x_BNI, logits_BNK)
-        chunks = zip(x_BNI.split(size), logits_BNK.split(size), strict=True)
-        y_BNO, combine_BNK = joined([self._many_tokens(*chunk) for chunk in chunks])
-        return y_BNO, Routing(self._by_slot(combine_BNK), self._by_slot(logits_BNK))
+        if size >= len(x_BNI):
+            y_BNO = self._many_tokens(x_BNI, logits_BNK)
+        else:
+            chunks = zip(x_BNI.split(size), logits_BNK.split(size), strict=True)
+            y_BNO = th.cat([self._many_tokens(*chunk) for chunk in chunks])
+        return y_BNO, Routing(logits_BNE=self._by_slot(logits_BNK))
 
     def _one_token(self, x_B1I: th.Tensor, logits_B1K: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Mix all experts' outputs: every slot holds the one token itself."""
@@ -61,15 +64,13 @@ class SoftMoE(MoELayer):
         y_BO = self.experts.mixture(x_B1I.squeeze(1), routing.gates_BNE.squeeze(1))
         return y_BO.unsqueeze(1), routing
 
-    def _many_tokens(self, x_BNI: th.Tensor, logits_BNK: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """Return the outputs (B, N, O) and the combine weights (B, N, K)."""
+    def _many_tokens(self, x_BNI: th.Tensor, logits_BNK: th.Tensor) -> th.Tensor:
         batch = len(x_BNI)
-        slots_BKI = logits_BNK.softmax(1).transpose(1, 2) @ x_BNI
+        slots_BKI = th.bmm(logits_BNK.softmax(1).transpose(1, 2), x_BNI)
         slots_EBSI = slots_BKI.unflatten(1, (self.num_experts, self.num_slots)).transpose(0, 1)
         out_EMO = self.experts(slots_EBSI.flatten(1, 2))
         out_BKO = out_EMO.unflatten(1, (batch, self.num_slots)).transpose(0, 1).flatten(1, 2)
-        combine_BNK = logits_BNK.softmax(-1)
-        return combine_BNK @ out_BKO, combine_BNK
+        return th.bmm(logits_BNK.softmax(-1), out_BKO)
 
     def _chunk_size(self, x_BNI: th.Tensor, logits_BNK: th.Tensor) -> int:
         """Return how many samples to take at a time: the scores of so many stay in the cache."""
@@ -83,11 +84,3 @@ class SoftMoE(MoELayer):
         if self.num_slots == 1:
             return x_BNK
         return x_BNK.unflatten(-1, (self.num_experts, self.num_slots))
-
-
-def joined(chunks: list[tuple[th.Tensor, th.Tensor]]) -> tuple[th.Tensor, th.Tensor]:
-    """Concatenate chunks of a batch."""
-    if len(chunks) == 1:
-        return chunks[0]
-    first, second = zip(*chunks, strict=True)
-    return th.cat(first), th.cat(second)

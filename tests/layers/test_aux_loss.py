@@ -19,7 +19,6 @@ from sb3_moe.layers.aux_loss import (
     add_loss,
     balance_loss,
     importance_loss,
-    probabilities,
     total_loss,
     z_loss,
 )
@@ -35,13 +34,13 @@ SLOTS = Routing(weights_BNE=th.tensor([[[0.75, 0.25]]]), logits_BNE=th.zeros(1, 
 
 
 def test_probabilities_are_the_softmax_over_experts():
-    th.testing.assert_close(probabilities(TOP_1), th.tensor([[[0.75, 0.25], [0.5, 0.5]]]))
+    th.testing.assert_close(TOP_1.probs_BNE, th.tensor([[[0.75, 0.25], [0.5, 0.5]]]))
 
 
 def test_probabilities_of_an_expert_sum_over_its_slots():
     logits = th.tensor([2.0, 1.0, 1.0, 0.0]).log().view(1, 1, 2, 2)
     routing = Routing(th.tensor([[[0.75, 0.25]]]), logits)
-    th.testing.assert_close(probabilities(routing), th.tensor([[[0.75, 0.25]]]))
+    th.testing.assert_close(routing.probs_BNE, th.tensor([[[0.75, 0.25]]]))
 
 
 def test_balance_loss_by_hand():
@@ -72,8 +71,9 @@ def test_the_total_is_the_weighted_sum_and_leaves_zeros_out():
 
 
 def test_a_routing_without_scores_is_an_error():
-    with pytest.raises(ValueError, match="auxiliary losses need a router with scores"):
-        balance_loss(Routing(th.full((1, 1, 2), 0.5)))
+    for loss in (balance_loss, importance_loss, z_loss):
+        with pytest.raises(ValueError, match="needs a router with scores to learn"):
+            loss(Routing(th.full((1, 1, 2), 0.5)))
 
 
 def test_an_added_loss_changes_no_value_and_gets_gradient_1():
