@@ -34,25 +34,25 @@ def train_cell(cell: CellConfig, folder: CellFolder) -> None:
     th.set_num_threads(1)
     begun = time.monotonic()
     folder.start({"cell": cell.to_dict(), "ppo": described(ppo_arguments(cell)), **provenance()})
-    model, env = _restored(folder) or build(cell)
-    model.set_logger(_logger(folder, model.num_timesteps))
+    model, env = _restored(cell, folder) or build(cell)
+    start = model.num_timesteps
+    model.set_logger(_logger(folder, start))
     model.learn(
         cell.total_steps - model.num_timesteps,
         callback=_callbacks(cell, model, folder),
         reset_num_timesteps=False,
     )
-    with atomic(folder.path / "model.zip") as temporary:
-        model.save(temporary.open("wb"))
+    with atomic(folder.path / "model.zip") as temporary, temporary.open("wb") as file:
+        model.save(file)
     env.close()
-    folder.finish({"steps": model.num_timesteps, "seconds": time.monotonic() - begun})
+    steps, seconds = model.num_timesteps, round(time.monotonic() - begun, 2)
+    folder.finish({"steps": steps, "last_attempt": {"start": start, "seconds": seconds}})
 
 
-def _restored(folder: CellFolder) -> tuple[PPO, VecEnv] | None:
+def _restored(cell: CellConfig, folder: CellFolder) -> tuple[PPO, VecEnv] | None:
     """Load the last snapshot, if there is one."""
     snapshots = folder.checkpoints()
-    if not snapshots:
-        return None
-    return resume(snapshots[-1])
+    return resume(snapshots[-1], device=cell.device) if snapshots else None
 
 
 def _logger(folder: CellFolder, start: int) -> Logger:
@@ -65,6 +65,7 @@ def _callbacks(cell: CellConfig, model: PPO, folder: CellFolder) -> list[BaseCal
     """Evaluate every task and look inside the network, as often as the cell says."""
     path = folder.path
     every = max(1, cell.steps_per_task // cell.evaluation.points)
+    snapshots = max(1, cell.total_steps // (cell.checkpoints + 1))
     callbacks: list[BaseCallback] = [
         MultiTaskEvalCallback(
             every,
@@ -79,4 +80,4 @@ def _callbacks(cell: CellConfig, model: PPO, folder: CellFolder) -> list[BaseCal
     if getattr(model.policy, "moe_layers", dict)():
         callbacks.append(RoutingCallback(every, log_path=path))
     # Last, so that a snapshot is of everything that the others did at its step.
-    return [*callbacks, SnapshotCallback(every, path, keep=1)]
+    return [*callbacks, SnapshotCallback(snapshots, path, keep=1)]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import yaml
 
-from sb3_moe.metrics import bootstrap_interval
+from sb3_moe.metrics import bootstrap_interval, holm
 from sb3_moe.study.architectures import title
 from sb3_moe.study.measures import MEASURES, References, Run, measure
 from sb3_moe.study.verdict import (
@@ -21,7 +21,6 @@ from sb3_moe.study.verdict import (
     Verdict,
     combine,
     decide,
-    holm,
     t_tests,
 )
 

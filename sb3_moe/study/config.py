@@ -49,7 +49,7 @@ class Evaluation:
     """
 
     points: int = 10
-    episodes: int = 16
+    episodes: int = 20
     deterministic: bool = False
 
     def __post_init__(self) -> None:

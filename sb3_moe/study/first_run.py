@@ -64,7 +64,7 @@ class FirstRun:
             architectures=self.architectures(),
             seeds=self.seeds,
             steps_per_task=-(-self.steps // ROLLOUT) * ROLLOUT,
-            evaluation=Evaluation(points=5, episodes=16),
+            evaluation=Evaluation(points=5),
             device=self.device,
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sb3_moe import metrics
 from sb3_moe.study.config import CellConfig
 
 Array = npt.NDArray[np.float64]
@@ -53,15 +54,12 @@ class Run:
 
 
 def area(run: Run, game: str, block: tuple[int, int]) -> float:
-    """Mean return over a stretch: the area under the learning curve by its length.
-
-    NaN with fewer than two evaluations in it, as in a run that was stopped before.
-    """
-    inside = (run.steps >= block[0]) & (run.steps <= block[1])
-    steps, returns = run.steps[inside].astype(np.float64), run.returns(game)[inside]
-    if len(steps) < 2:
+    """Mean return over a stretch; NaN where a run was stopped before its end."""
+    start, end = block
+    if run.steps[-1] < end:
         return float("nan")
-    return float(np.trapezoid(returns, steps) / (steps[-1] - steps[0]))
+    column = run.cell.games.index(game)
+    return float(metrics.area(run.scores["score"], run.steps, start, end)[column])
 
 
 def block_area(run: Run, game: str) -> float:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from sb3_moe.study.games import make_env
 
-COPIES = 32
+# As many as evaluations have, so that a game is compiled once for both.
+COPIES = 10
 
 
 def random_returns(

@@ -39,7 +39,9 @@ def measured_rates(jobs: Sequence[Job]) -> dict[str, float]:
     for job in jobs:
         if job.state.status == "done":
             done = read_json(job.folder.path / "done.json")
-            rates.setdefault(job.cell.architecture.name, done["steps"] / done["seconds"])
+            attempt = done["last_attempt"]
+            rate = (done["steps"] - attempt["start"]) / attempt["seconds"]
+            rates.setdefault(job.cell.architecture.name, rate)
     for job in jobs:
         if job.cell.architecture.name not in rates:
             rates[job.cell.architecture.name] = _try(job)

@@ -55,17 +55,6 @@ class Estimate(NamedTuple):
         return self.p_different if expects == "different" else self.p_greater
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values by Holm's step-down method (Scandinavian J. of Statistics 6, 1979)."""
-    order = np.argsort(p_values)
-    adjusted = np.empty(len(p_values))
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return [float(p) for p in adjusted]
-
-
 def decide(
     estimate: Estimate, p_adjusted: float, expects: Expects, smallest: float, rule: Rule
 ) -> Verdict:

@@ -75,7 +75,8 @@ def write(root: Path, the_study, level, seconds=10.0):
         job.folder.start({"cell": job.cell.to_dict()})
         write_arrays(job.folder, "scores.npz", made.scores)
         write_arrays(job.folder, "diagnostics.npz", made.diagnostics)
-        job.folder.finish({"steps": job.cell.total_steps, "seconds": seconds})
+        attempt = {"start": 0, "seconds": seconds}
+        job.folder.finish({"steps": job.cell.total_steps, "last_attempt": attempt})
 
 
 def write_arrays(folder: CellFolder, name, arrays):

@@ -14,7 +14,7 @@ def done(tmp_path):
     folder.start({"cell": cell().to_dict()})
     write_arrays(folder, "scores.npz", made.scores)
     write_arrays(folder, "diagnostics.npz", made.diagnostics)
-    folder.finish({"steps": 1, "seconds": 2.0})
+    folder.finish({"steps": 1})
     return folder
 
 

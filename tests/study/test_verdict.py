@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from sb3_moe.study.verdict import Estimate, Rule, combine, decide, holm, t_tests
+from sb3_moe.study.verdict import Estimate, Rule, combine, decide, t_tests
 
 RULE = Rule()
 
@@ -50,13 +50,6 @@ def test_fewer_than_five_seeds_are_always_undecided(expects, mean):
 
 def test_a_difference_that_is_not_a_number_is_undecided():
     assert decide(estimate(math.nan, 0.1), 0.01, "greater", 0.1, RULE) == "undecided"
-
-
-def test_holm_by_hand():
-    # Sorted 0.01, 0.02, 0.04 times 3, 2, 1, made monotone.
-    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
-    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
-    assert holm([]) == []
 
 
 def test_one_game_against_and_one_for_are_undecided_together():
