@@ -1,5 +1,14 @@
-"""One torch thread per worker: small networks are faster so, and two workers share two cores."""
+"""One torch thread per worker, and compiled games that all workers and runs share."""
+
+import os
+from pathlib import Path
 
 import torch as th
 
+# Small networks are faster on one thread, and two workers share two cores.
 th.set_num_threads(1)
+
+# Compiling a gymnax game takes seconds, and most tests ask for the same few.
+cache = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
