@@ -27,9 +27,9 @@ def draw_dormant(folder: str | Path) -> Figure:
     figure = Figure(figsize=(7.0, 3.6), layout="constrained")
     axes = figure.subplots()
     for i, layer in enumerate(layers):
-        line(axes, saved["steps"], saved[f"dormant/{layer}"], layer, i)
+        line(axes, *_measured(saved, f"dormant/{layer}"), layer, i)
     mark_switches(axes, folder)
-    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylim(bottom=-0.01)
     axes.set_ylabel("dormant neurons (share)")
     label_steps(axes)
     figure.legend(loc="outside right upper", frameon=False, title="layer")
@@ -44,11 +44,12 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
     :raises ValueError: if the folder has no gates, or none of that mixture
     """
     saved = load_diagnostics(folder)
-    gates_KNE = saved[f"gates/{_mixture(saved, mixture)}"]
+    mixture = _mixture(saved, mixture)
+    steps_K, gates_KNE = _measured(saved, f"gates/{mixture}")
     names = saved["task_names"].tolist()
     figure = Figure(figsize=(7.0, 1.2 + 1.3 * len(names)), layout="constrained")
     rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
-    edges = _edges(saved["steps"].astype(np.float64))
+    edges = _edges(steps_K)
     for k, axes in enumerate(rows):
         image = axes.pcolormesh(
             edges,
@@ -56,15 +57,15 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
             gates_KNE[:, k].T,
             cmap="cividis",
             vmin=0.0,
-            vmax=1.0,
+            vmax=gates_KNE.max(),
         )
         axes.set_yticks(range(gates_KNE.shape[2]))
         axes.set_ylabel("expert")
         axes.set_title(names[k], loc="left", fontsize="medium")
-        mark_switches(axes, folder)
+        mark_switches(axes, folder, "white")
     label_steps(rows[-1])
     figure.colorbar(image, ax=rows.tolist(), label="mean gate")
-    figure.suptitle(f"Experts of {_mixture(saved, mixture)} by task", fontsize="medium")
+    figure.suptitle(f"Experts of {mixture} by task", fontsize="medium")
     return figure
 
 
@@ -77,7 +78,8 @@ def draw_last_gates(folder: str | Path, mixture: str | None = None) -> Figure:
     """
     saved = load_diagnostics(folder)
     name = _mixture(saved, mixture)
-    return draw_gates(saved[f"gates/{name}"][-1], saved["task_names"].tolist(), title=name)
+    _, gates_KNE = _measured(saved, f"gates/{name}")
+    return draw_gates(gates_KNE[-1], saved["task_names"].tolist(), f"Experts of {name}")
 
 
 def draw_gates(gates_NE: npt.ArrayLike, task_names: Sequence[str], title: str = "") -> Figure:
@@ -90,7 +92,7 @@ def draw_gates(gates_NE: npt.ArrayLike, task_names: Sequence[str], title: str = 
     gates = np.asarray(gates_NE, dtype=np.float64)
     experts = [str(k) for k in range(gates.shape[1])]
     labels = [[f"{gate:.2f}" for gate in row] for row in gates]
-    figure = matrix(gates, labels, task_names, experts, (0.0, 1.0), "cividis", "mean gate")
+    figure = matrix(gates, labels, task_names, experts, (0.0, gates.max()), "cividis", "mean gate")
     figure.axes[0].set_xlabel("expert")
     figure.axes[0].set_title(title)
     return figure
@@ -119,6 +121,13 @@ def _names(saved: Mapping[str, npt.NDArray[Any]], kind: str, callback: str) -> l
             f"diagnostics.npz has no {kind}; train with {callback}(log_path=folder) to get them"
         )
     return names
+
+
+def _measured(saved: Mapping[str, npt.NDArray[Any]], name: str) -> tuple[Array, Array]:
+    """Return the steps at which something was measured, and the values."""
+    values = saved[name]
+    there = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    return saved["steps"][there].astype(np.float64), values[there]
 
 
 def _mixture(saved: Mapping[str, npt.NDArray[Any]], mixture: str | None) -> str:

@@ -37,8 +37,17 @@ def draw_learning_curves(folder: str | Path, random: Mapping[str, float] | None 
         axes.plot(scores.steps, scores.score[:, k], color=COLOURS[k % len(COLOURS)], marker=".")
         shade_blocks(axes, scores.blocks, k)
         if random is not None and name in random:
-            axes.axhline(random[name], color="0.3", linestyle=":", label="random")
-            axes.legend(loc="upper left", frameon=False)
+            axes.axhline(random[name], color="0.3", linestyle=":")
+            axes.annotate(
+                "random",
+                (1.0, random[name]),
+                xycoords=("axes fraction", "data"),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize="small",
+                color="0.3",
+            )
         axes.set_title(name, loc="left", fontsize="medium")
         axes.set_ylabel("return")
     label_steps(rows[-1])

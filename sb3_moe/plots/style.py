@@ -13,20 +13,20 @@ from matplotlib.figure import Figure
 
 from sb3_moe.metrics import Block, load_scores
 
-# Okabe and Ito's colours, which all readers can tell apart; line styles where they run out.
+# Okabe and Ito's colours, which all readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")
 Array = npt.NDArray[np.float64]
 
 
 def line(axes: Axes, x: Any, y: Any, label: str, index: int, marker: str = "") -> None:
-    """Draw a line that differs from its neighbours in colour, then in style."""
+    """Draw a line that differs from its neighbours in colour and, for print, in style."""
     axes.plot(
         x,
         y,
         label=label,
         color=COLOURS[index % len(COLOURS)],
-        linestyle=LINES[index // len(COLOURS) % len(LINES)],
+        linestyle=LINES[index % len(LINES)],
         marker=marker,
         markersize=3,
     )
@@ -42,15 +42,15 @@ def short(step: float) -> str:
     """Write a number of steps as a reader would say it: 50k, 1.2M."""
     for unit, sign in ((1e6, "M"), (1e3, "k")):
         if step >= unit:
-            return f"{step / unit:g}{sign}"
+            return f"{step / unit:.3g}{sign}"
     return f"{step:g}"
 
 
-def mark_switches(axes: Axes, folder: str | Path) -> None:
+def mark_switches(axes: Axes, folder: str | Path, color: str = "0.5") -> None:
     """Draw a line where the task changed, if the folder says so."""
     if (Path(folder) / "scores.npz").exists():
         for block in load_scores(folder).blocks[1:]:
-            axes.axvline(block.start, color="0.5", linestyle=":", linewidth=1, zorder=0)
+            axes.axvline(block.start, color=color, linestyle=":", linewidth=1)
 
 
 def shade_blocks(axes: Axes, blocks: Sequence[Block], task: int) -> None:

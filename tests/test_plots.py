@@ -1,0 +1,141 @@
+"""Pictures say what the folder says, and errors say what a folder lacks."""
+
+import numpy as np
+import pytest
+from matplotlib._pylab_helpers import Gcf
+
+from sb3_moe import plots
+from sb3_moe.plots.style import short
+
+NAMES = np.array(["Breakout", "Asterix"])
+STEPS = np.array([0, 50_000, 100_000, 150_000, 200_000])
+SCORE = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0], [3.0, 2.0], [2.0, 3.0]])
+GATES = np.linspace(0.1, 0.5, 5 * 2 * 3).reshape(5, 2, 3)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    trained = [0, 0, 0, 1, 1]
+    np.savez(tmp_path / "scores.npz", score=SCORE, steps=STEPS, trained=trained, task_names=NAMES)
+    dormant = np.array([0.0, 0.1, np.nan, 0.3, 0.4])
+    saved = {"dormant/pi.0": dormant, "dormant/vf.0": dormant / 2, "gates/pi.middle": GATES}
+    np.savez(tmp_path / "diagnostics.npz", steps=STEPS, task_names=NAMES, **saved)
+    return tmp_path
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_learning_curves_show_every_task_its_blocks_and_the_random_level(folder):
+    figure = plots.draw_learning_curves(folder, random={"Breakout": 0.5})
+    first, second = figure.axes
+    assert first.get_title(loc="left") == "Breakout"
+    np.testing.assert_array_equal(first.lines[0].get_ydata(), SCORE[:, 0])
+    assert [p.get_x() for p in first.patches] == [0]
+    assert [p.get_x() for p in second.patches] == [100_000]
+    assert texts(first) == ["random"]
+    assert texts(second) == []
+
+
+def test_the_transfer_matrix_holds_returns_at_the_ends_of_blocks(folder):
+    axes = plots.draw_transfer(folder).axes[0]
+    assert texts(axes) == ["4.0", "1.0", "2.0", "3.0"]
+    assert axes.get_yticklabels()[0].get_text() == "Breakout, to 100k"
+
+
+def test_the_forgetting_matrix_holds_what_was_lost_relative_to_the_best(folder):
+    assert texts(plots.draw_forgetting(folder).axes[0]) == ["-1.00", "+0.00", "+0.50", "-0.67"]
+
+
+def test_dormant_neurons_are_drawn_where_they_were_measured(folder):
+    axes = plots.draw_dormant(folder).axes[0]
+    assert [line.get_label() for line in axes.lines[:2]] == ["pi.0", "vf.0"]
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), STEPS[[0, 1, 3, 4]])
+    assert axes.lines[2].get_xdata()[0] == 100_000
+
+
+def test_lines_differ_in_style_too(folder):
+    first, second = plots.draw_dormant(folder).axes[0].lines[:2]
+    assert first.get_linestyle() != second.get_linestyle()
+
+
+def test_the_last_gates_are_written_into_the_map(folder):
+    axes = plots.draw_last_gates(folder).axes[0]
+    assert texts(axes) == [f"{gate:.2f}" for gate in GATES[-1].ravel()]
+
+
+def test_gates_over_time_have_a_row_for_each_task(folder):
+    figure = plots.draw_gates_over_time(folder, "pi.middle")
+    titles = [axes.get_title(loc="left") for axes in figure.axes[:2]]
+    assert titles == ["Breakout", "Asterix"]
+    drawn = figure.axes[1].collections[0].get_array()
+    np.testing.assert_array_equal(drawn.reshape(3, 5), GATES[:, 1].T)
+
+
+def test_a_profile_has_a_line_for_each_algorithm():
+    axes = plots.draw_performance_profile({"a": [[0.0, 1.0]], "b": [[2.0, 3.0]]}, [0.5]).axes[0]
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[0.5], [1.0]]
+
+
+def test_everything_a_folder_has_is_saved(folder):
+    names = {path.name for path in plots.save_figures(folder)}
+    assert names == {
+        "learning_curves.png",
+        "transfer.png",
+        "forgetting.png",
+        "dormant.png",
+        "gates-pi.middle.png",
+        "last-gates-pi.middle.png",
+    }
+    assert all((folder / "figures" / name).stat().st_size > 1000 for name in names)
+
+
+def test_a_folder_with_diagnostics_alone_is_drawn_too(folder):
+    (folder / "scores.npz").unlink()
+    assert {path.stem for path in plots.save_figures(folder)} == {
+        "dormant",
+        "gates-pi.middle",
+        "last-gates-pi.middle",
+    }
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (plots.draw_learning_curves, r"no scores\.npz; train with MultiTaskEvalCallback"),
+        (plots.save_figures, r"no scores\.npz; train with MultiTaskEvalCallback"),
+        (plots.draw_dormant, r"no diagnostics\.npz; train with PlasticityCallback"),
+        (plots.draw_last_gates, r"no diagnostics\.npz; train with PlasticityCallback"),
+    ],
+)
+def test_an_empty_folder_says_which_call_fills_it(tmp_path, draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw(tmp_path)
+
+
+def test_a_folder_without_gates_says_which_callback_measures_them(folder):
+    np.savez(folder / "diagnostics.npz", steps=STEPS, task_names=NAMES)
+    with pytest.raises(ValueError, match=r"has no gates; train with RoutingCallback\(log_path"):
+        plots.draw_last_gates(folder)
+
+
+def test_an_unknown_mixture_is_named_with_the_known_ones(folder):
+    with pytest.raises(ValueError, match=r"must be one of \['pi.middle'\], got 'vf.middle'"):
+        plots.draw_gates_over_time(folder, "vf.middle")
+
+
+def test_interleaved_tasks_have_no_transfer_matrix(folder):
+    np.savez(folder / "scores.npz", score=SCORE, steps=STEPS, trained=[-1] * 5, task_names=NAMES)
+    with pytest.raises(ValueError, match="`blocks` must hold at least one block"):
+        plots.draw_transfer(folder)
+    assert "transfer" not in {path.stem for path in plots.save_figures(folder)}
+
+
+def test_steps_are_written_short():
+    assert [short(n) for n in (0, 500, 98_304, 1_200_000)] == ["0", "500", "98.3k", "1.2M"]
+
+
+def test_drawing_leaves_no_figure_in_pyplots_global_state(folder):
+    plots.save_figures(folder)
+    assert not Gcf.figs
