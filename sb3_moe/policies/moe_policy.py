@@ -249,12 +249,15 @@ class MoEPolicy(BaseModel):
         :param tower: ``"pi"``, ``"vf"``, ``"qf"``, or ``"qf0"`` for the first critic, ...
         :param k: which expert
         :param layer: which of the tower's MoE layers
-        :raises ValueError: if there is no such tower or expert
+        :raises ValueError: if there is no such tower, layer or expert
         """
         layers = [m for name, m in self.moe_layers().items() if name.split(".")[0] == tower]
         if not layers:
             names = sorted({name.split(".")[0] for name in self.moe_layers()})
             raise ValueError(f"`tower` must be one of {names}, which have experts, got {tower!r}")
+        if not -len(layers) <= layer < len(layers):
+            bounds = f"[-{len(layers)}, {len(layers)})"
+            raise ValueError(f"`layer` must be in {bounds}, got {layer}")
         num_experts = layers[layer].num_experts
         if not 0 <= k < num_experts:
             raise ValueError(f"`k` must be in [0, num_experts={num_experts}), got {k}")
