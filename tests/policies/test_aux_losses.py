@@ -133,9 +133,9 @@ class Constant(arena.Arena):
         super().__init__(space, action_space)
 
 
-def greatest_loads(algorithm, learning_rate, **options):
+def greatest_loads(algorithm, learning_rate, model_arguments=None, **options):
     """Skew every router to one expert, learn, and return the greatest loads before and after."""
-    arguments = {**BUSY[algorithm], "learning_rate": learning_rate}
+    arguments = {**BUSY[algorithm], **(model_arguments or {}), "learning_rate": learning_rate}
     env = Constant(arena.actions_of(algorithm))
     model = arena.make(algorithm, env=env, model=arguments, router="top_k", net_arch=[8], **options)
     with th.no_grad():
@@ -161,14 +161,11 @@ def test_a_router_skewed_on_purpose_becomes_balanced(algorithm, placement):
 
 @pytest.mark.parametrize("algorithm", BUSY)
 def test_a_bias_balances_a_skewed_router_that_learns_nothing(algorithm):
-    for rate in (0.0, 0.03):
-        before, after = greatest_loads(algorithm, 0.0, placement="big", bias_rate=rate)
-        assert min(before) > 0.9
-        if rate:
-            # The bias moves by steps of one size, so loads keep swinging around even.
-            assert max(after) < 0.65
-        else:
-            assert after == before
+    once = {"n_epochs": 1} if algorithm == "PPO" else {"gradient_steps": 1}
+    before, after = greatest_loads(algorithm, 0.0, once, placement="big", bias_rate=0.03)
+    assert min(before) > 0.9
+    # The bias moves by steps of one size, so loads keep swinging around even.
+    assert max(after) < 0.65
 
 
 @pytest.mark.parametrize("placement", ["middle", "final", "all", "big"])

@@ -1,0 +1,160 @@
+"""policy.routing, policy.get_expert and the names of layers: looking changes nothing."""
+
+import arena
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_moe.layers import Routing
+
+NAMES = {
+    ("PPO", "middle"): ["pi.middle", "vf.middle"],
+    ("PPO", "all"): ["pi.all.0", "pi.all.1", "pi.all.2", "vf.all.0", "vf.all.1", "vf.all.2"],
+    ("PPO", "final"): ["pi.final", "vf.final"],
+    ("PPO", "big"): ["pi.big", "vf.big"],
+    ("DQN", "middle"): ["qf.middle"],
+    ("DQN", "all"): ["qf.all.0", "qf.all.1", "qf.all.2"],
+    ("QRDQN", "big"): ["qf.big"],
+    ("TD3", "middle"): ["pi.middle", "qf0.middle", "qf1.middle"],
+    ("SAC", "big"): ["pi.big", "qf0.big", "qf1.big"],
+    # Mean and standard deviation are heads of their own.
+    ("SAC", "final"): ["pi.final.0", "pi.final.1", "qf0.final", "qf1.final"],
+    ("RecurrentPPO", "middle"): ["pi.middle", "vf.middle"],
+}
+TWO = [8, 8]
+
+
+def alias_of(algorithm):
+    return "MoeMlpLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMlpPolicy"
+
+
+def make(algorithm, **options):
+    return arena.make(algorithm, alias_of(algorithm), **{"net_arch": TWO, **options})
+
+
+@pytest.mark.parametrize(("algorithm", "placement"), NAMES)
+def test_layers_are_named_by_tower_and_placement(algorithm, placement):
+    model = make(algorithm, placement=placement)
+    assert list(model.policy.moe_layers()) == NAMES[algorithm, placement]
+    routing = model.policy.routing(arena.observe(model))
+    assert set(routing) == set(NAMES[algorithm, placement])
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC", "TD3", "RecurrentPPO", "MaskablePPO"])
+@pytest.mark.parametrize("router", ["soft", "top_k", "uniform", "random"])
+def test_routing_gives_gates_and_loads_of_every_layer(algorithm, router):
+    model = make(algorithm, router=router)
+    routings = model.policy.routing(arena.observe(model, 5))
+    for name, routing in routings.items():
+        assert isinstance(routing, Routing), name
+        assert routing.gates_BNE.shape == (5, 1, 4)
+        assert not routing.gates_BNE.requires_grad
+        assert routing.load_E.sum().item() == pytest.approx(1.0)
+        assert (routing.experts_BNk is not None) == (router == "top_k")
+        if router != "top_k":
+            th.testing.assert_close(routing.gates_BNE.sum(-1), th.ones(5, 1))
+
+
+def modes(policy):
+    return [module.training for module in policy.modules()]
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC", "TD3", "CrossQ", "RecurrentPPO"])
+def test_looking_changes_no_mode_no_weight_and_no_bias(algorithm):
+    model = arena.train(make(algorithm, router="top_k", bias_rate=0.1))
+    policy = model.policy
+    before_modes = modes(policy)
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    counts = [t for name, t in before.items() if "running_count" in name]
+    assert any(before_modes)
+    assert any(count.any() for count in counts)
+    policy.routing(arena.observe(model))
+    policy.get_expert("pi" if "pi" in policy.tower_modules() else "qf", 0)
+    assert modes(policy) == before_modes
+    for name, tensor in policy.state_dict().items():
+        assert th.equal(tensor, before[name]), name
+    for layer in policy.moe_layers().values():
+        assert not layer._forward_hooks
+
+
+def test_routing_takes_observations_as_an_environment_gives_them():
+    model = make("PPO")
+    obs = arena.observe(model, 3)
+    batch = model.policy.routing(obs)["pi.middle"].gates_BNE
+    single = model.policy.routing(obs[1])["pi.middle"].gates_BNE
+    tensor = model.policy.routing(th.as_tensor(obs))["pi.middle"].gates_BNE
+    th.testing.assert_close(single, batch[1:2])
+    th.testing.assert_close(tensor, batch)
+
+
+def test_routing_of_images_scales_and_transposes_as_predicting_does():
+    model = arena.make("PPO", "MoeCnnPolicy", arena.Arena(arena.SB3_IMAGE), net_arch=[8])
+    obs = arena.observe(model, 2)
+    tensors, _ = model.policy.obs_to_tensor(obs)
+    expected = model.policy.extract_features(tensors)
+    weight = model.policy.moe_layers()["pi.middle"].router.weight_RK
+    gates = model.policy.routing(obs)["pi.middle"].gates_BNE[:, 0]
+    th.testing.assert_close(gates, (expected @ weight).softmax(-1).detach())
+
+
+def test_critics_are_asked_about_the_given_actions_or_the_actors_own():
+    model = make("SAC")
+    obs = arena.observe(model, 3)
+    own = model.policy.predict(obs, deterministic=True)[0]
+    asked = model.policy.routing(obs, own)["qf0.middle"].gates_BNE
+    th.testing.assert_close(model.policy.routing(obs)["qf0.middle"].gates_BNE, asked)
+
+
+def test_critics_with_experts_in_the_first_layer_route_by_action():
+    model = make("SAC", placement="big")
+    obs = arena.observe(model, 3)
+    low, high = (
+        model.policy.routing(obs, np.full((3, 2), a, np.float32))["qf0.big"] for a in (-1, 1)
+    )
+    assert not th.allclose(low.gates_BNE, high.gates_BNE)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "TD3"])
+def test_an_expert_comes_as_plain_modules_that_compute_the_same(algorithm):
+    options = {"placement": "big", "router": "top_k", "num_experts": 3}
+    model = make(algorithm, **options)
+    policy = model.policy
+    obs = th.as_tensor(arena.observe(model, 10))
+    tower = "qf" if algorithm == "DQN" else "pi"
+    network = {"PPO": "action_net", "DQN": "q_net", "TD3": "actor"}[algorithm]
+    after = th.nn.Tanh() if algorithm == "TD3" else th.nn.Identity()
+    out = getattr(policy, network)(obs)
+    routing = policy.routing(obs)[f"{tower}.big"]
+    for i, k in enumerate(routing.experts_BNk[:, 0, 0].tolist()):
+        expected = after(routing.gates_BNE[i, 0, k] * policy.get_expert(tower, k)(obs[i]))
+        th.testing.assert_close(out[i], expected)
+
+
+def test_an_expert_is_a_copy():
+    policy = make("PPO").policy
+    with th.no_grad():
+        policy.get_expert("pi", 0)[0].weight.zero_()
+    assert policy.get_expert("pi", 0)[0].weight.any()
+
+
+def test_an_expert_of_any_layer_can_be_asked_for():
+    policy = make("PPO", placement="all").policy
+    inputs = [policy.get_expert("pi", 0, layer=i)[0].in_features for i in range(3)]
+    assert inputs == [5, 8, 8]
+    assert policy.get_expert("vf", 0)[0].out_features == 1
+
+
+def test_no_such_expert_or_tower_is_an_error():
+    policy = make("SAC", placement={"pi": "none"}, num_experts=3).policy
+    with pytest.raises(ValueError, match=r"`k` must be in \[0, num_experts=3\), got 3"):
+        policy.get_expert("qf0", 3)
+    with pytest.raises(ValueError, match=r"`k` must be in \[0, num_experts=3\), got -1"):
+        policy.get_expert("qf0", -1)
+    with pytest.raises(ValueError, match=r"`tower` must be one of \['qf0', 'qf1'\], .* got 'pi'"):
+        policy.get_expert("pi", 0)
+
+
+def test_no_such_layer_is_an_error():
+    policy = make("PPO", placement="all").policy
+    with pytest.raises(ValueError, match=r"`layer` must be in \[-3, 3\), got 3"):
+        policy.get_expert("pi", 0, layer=3)
