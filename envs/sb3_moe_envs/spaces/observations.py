@@ -94,6 +94,7 @@ def _pad_dicts(
                 [space[key] for space in task_spaces if key in space.spaces],
                 [f"{n}.{key}" for n, space in zip(names, task_spaces, strict=True) if key in space],
                 "obs_space",
+                optional=any(key not in space.spaces for space in task_spaces),
             )
             for key in keys
         }
@@ -112,20 +113,25 @@ def array_fit(common: Space[Any], space: Space[Any]) -> ArrayFit:
 
 
 def common_space(
-    task_spaces: Sequence[Space[Any]], names: Sequence[str], argument: str
+    task_spaces: Sequence[Space[Any]],
+    names: Sequence[str],
+    argument: str,
+    *,
+    optional: bool = False,
 ) -> Space[Any]:
     """Return the smallest space that holds every task's; unless all are equal, it counts from 0.
 
+    :param optional: it must hold zeros too, for a task that has nothing here
     :raises ValueError: if the spaces can't be padded to a common one
     """
     first = task_spaces[0]
-    if all(space == first for space in task_spaces):
+    if not optional and all(space == first for space in task_spaces):
         return first
     for kind, pad in _PADDING.items():
         if all(isinstance(space, kind) for space in task_spaces):
             if len({len(space.shape or ()) for space in task_spaces}) > 1:
                 break
-            return pad(task_spaces)
+            return pad(task_spaces, optional)
     described = ", ".join(f"{n!r}: {s}" for n, s in zip(names, task_spaces, strict=True))
     raise ValueError(
         f"`{argument}`='pad' needs spaces of one kind (Box, Discrete, MultiDiscrete, MultiBinary; "
@@ -137,21 +143,22 @@ def _largest_shape(task_spaces: Sequence[Any]) -> tuple[int, ...]:
     return tuple(int(n) for n in np.max([space.shape for space in task_spaces], axis=0))
 
 
-def _pad_boxes(task_spaces: Sequence[Any]) -> spaces.Box:
+def _pad_boxes(task_spaces: Sequence[Any], optional: bool) -> spaces.Box:
     shape = _largest_shape(task_spaces)
     dtype = np.result_type(*[space.dtype for space in task_spaces])
-    low, high = np.full((2, len(task_spaces), *shape), 0, dtype)
+    # Zeros stay where a task has nothing, so that the bounds hold them.
+    low, high = np.zeros((2, len(task_spaces) + optional, *shape), dtype)
     for index, space in enumerate(task_spaces):
         region = (index, *(slice(size) for size in space.shape))
         low[region], high[region] = space.low, space.high
     return spaces.Box(low.min(axis=0), high.max(axis=0), shape, dtype.type)
 
 
-def _pad_discrete(task_spaces: Sequence[Any]) -> Space[Any]:
+def _pad_discrete(task_spaces: Sequence[Any], _: bool) -> Space[Any]:
     return spaces.Discrete(max(int(space.n) for space in task_spaces))
 
 
-def _pad_multi_discrete(task_spaces: Sequence[Any]) -> spaces.MultiDiscrete:
+def _pad_multi_discrete(task_spaces: Sequence[Any], _: bool) -> spaces.MultiDiscrete:
     shape = _largest_shape(task_spaces)
     sizes = np.ones((len(task_spaces), *shape), np.int64)
     for index, space in enumerate(task_spaces):
@@ -160,7 +167,7 @@ def _pad_multi_discrete(task_spaces: Sequence[Any]) -> spaces.MultiDiscrete:
     return spaces.MultiDiscrete(sizes.max(axis=0))
 
 
-def _pad_multi_binary(task_spaces: Sequence[Any]) -> spaces.MultiBinary:
+def _pad_multi_binary(task_spaces: Sequence[Any], _: bool) -> spaces.MultiBinary:
     return spaces.MultiBinary(_largest_shape(task_spaces))
 
 

@@ -1,0 +1,301 @@
+"""One environment with several tasks: switches, seeds, ids and what infos say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from counting import CountingEnv, counting_tasks
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv, Sequence, Task
+
+
+def never_ending(num_tasks=2):
+    """Tasks whose episodes end by a switch alone."""
+
+    class Endless(CountingEnv):
+        def step(self, action):
+            obs, reward, _, _, info = super().step(action)
+            return obs, reward, False, False, info
+
+    def build(tag):
+        return lambda: Endless(tag=tag, size=1 + tag, num_actions=1 + tag)
+
+    return [Task(f"t{tag - 1}", env_fn=build(tag)) for tag in range(1, num_tasks + 1)]
+
+
+def test_a_switch_truncates_with_the_old_tasks_terminal_observation():
+    env = MultiTaskEnv(never_ending(), schedule=Cycle(3))
+    env.reset(seed=0)
+    flags = [env.step(0)[2:4] for _ in range(2)]
+    obs, _, terminated, truncated, info = env.step(0)
+    assert flags == [(False, False)] * 2
+    assert (terminated, truncated) == (False, True)
+    assert type(truncated) is bool
+    assert obs["task_id"] == info["task_id"] == 0
+    assert obs["obs"][:2].tolist() == [1, 3]  # the old task's tag and its third step
+    assert obs["obs"][2] == 0  # padding, as in all its observations
+    obs, info = env.reset()
+    assert obs["task_id"] == info["task_id"] == 1
+
+
+def test_sb3_is_told_of_a_switch_as_a_time_limit():
+    env = DummyVecEnv([lambda: Monitor(MultiTaskEnv(never_ending(), schedule=Cycle(2)))])
+    env.reset()
+    env.step(np.array([0]))
+    obs, _, dones, infos = env.step(np.array([0]))
+    assert dones.tolist() == [True]
+    assert infos[0]["TimeLimit.truncated"] is True
+    assert infos[0]["terminal_observation"]["task_id"] == 0
+    assert infos[0]["episode"]["l"] == 2
+    assert obs["task_id"].tolist() == [1]
+
+
+def test_a_task_that_terminates_as_the_schedule_switches_is_not_truncated():
+    class OneStep(CountingEnv):
+        def step(self, action):
+            return self._observe(), 1.0, True, False, {}
+
+    env = MultiTaskEnv([OneStep, CountingEnv], schedule=Cycle(1))
+    env.reset(seed=0)
+    assert env.step(0)[2:4] == (True, False)
+
+
+def test_after_the_end_of_a_schedule_the_last_task_is_held_and_reset_never_raises():
+    env = MultiTaskEnv(never_ending(), schedule=Sequence([(0, 2), (1, 2)]))
+    env.reset(seed=0)
+    for _ in range(20):
+        truncated = env.step(0)[3]
+        if truncated:
+            env.reset()
+    assert env.get_task() == 1
+    assert env.reset()[1]["task_id"] == 1
+
+
+def test_a_seeded_reset_rewinds_the_schedule_and_every_task():
+    env = MultiTaskEnv(counting_tasks(3), schedule=Interleave("episodes", order="random"))
+
+    def play(seed):
+        obs, _ = env.reset(seed=seed)
+        seen = [obs["obs"].tolist()]
+        for _ in range(40):
+            obs, reward, terminated, truncated, info = env.step(1)
+            seen.append((obs["obs"].tolist(), reward, info["task_id"]))
+            if terminated or truncated:
+                env.reset()
+        return seen
+
+    assert play(5) == play(5)
+    assert play(5) != play(6)
+
+
+def test_a_seeded_reset_seeds_the_action_space():
+    env = MultiTaskEnv(counting_tasks(3))
+    env.reset(seed=1)
+    first = [env.action_space.sample() for _ in range(20)]
+    env.reset(seed=1)
+    assert [env.action_space.sample() for _ in range(20)] == first
+
+
+def test_schedules_and_tasks_draw_from_streams_of_their_own():
+    # The same seed, other schedules: task 0 plays the same episodes in both.
+    def noise_of_first_episodes(schedule):
+        env = MultiTaskEnv(counting_tasks(1), schedule=schedule)
+        return [env.reset(seed=3 if i == 0 else None)[0]["obs"].tolist() for i in range(4)]
+
+    by_turns = noise_of_first_episodes(Interleave("episodes"))
+    assert noise_of_first_episodes(Interleave("episodes", order="random")) == by_turns
+    np.random.seed(0)
+    assert noise_of_first_episodes(Interleave("episodes")) == by_turns
+
+
+def test_a_lone_environment_counts_each_step_for_all_of_its_kind():
+    env = MultiTaskEnv(never_ending(), schedule=Cycle(12), num_envs=4)
+    env.reset(seed=0)
+    assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
+
+
+def test_a_reset_before_any_step_stays_with_the_task_and_one_after_moves_on():
+    env = MultiTaskEnv(counting_tasks(3), schedule=Interleave("episodes"))
+    assert [env.reset()[1]["task_id"] for _ in range(3)] == [0, 0, 0]
+    env.step(0)
+    assert env.reset()[1]["task_id"] == 1
+
+
+def test_set_task_takes_effect_at_the_next_reset_and_the_schedule_stands_still():
+    env = MultiTaskEnv(never_ending(), schedule=Cycle(3))
+    env.reset(seed=0)
+    env.step(0)
+    env.set_task("t1")
+    assert env.get_task() == 0
+    env.reset()
+    assert env.get_task() == 1
+    assert not any(env.step(0)[3] for _ in range(10))
+    env.set_task(None)
+    env.reset()
+    assert env.get_task() == 0
+    assert [env.step(0)[3] for _ in range(2)] == [False, True]  # one step of three was played
+
+
+def test_options_choose_the_task_of_one_episode_and_pass_the_rest_on():
+    env = MultiTaskEnv(counting_tasks(3))
+    options = {"task_id": 2, "level": 7}
+    assert env.reset(seed=0, options=options)[1]["task_id"] == 2
+    assert env._envs[2].options == {"level": 7}
+    assert options == {"task_id": 2, "level": 7}
+    assert env.reset()[1]["task_id"] == 0
+
+
+def test_set_task_works_through_sb3_wrappers():
+    env = DummyVecEnv([lambda: Monitor(MultiTaskEnv(counting_tasks(3)))] * 2)
+    env.env_method("set_task", 2)
+    assert env.reset()["task_id"].tolist() == [2, 2]
+    assert env.env_method("get_task") == [2, 2]
+    assert env.get_attr("task_names")[0] == ["t0", "t1", "t2"]
+    assert env.get_attr("num_tasks") == [3, 3]
+
+
+def test_every_info_names_the_task_and_masks_have_one_length():
+    class Masked(CountingEnv):
+        def step(self, action):
+            mask = np.ones(self.action_space.n, np.int8)
+            return *super().step(action)[:4], {"action_mask": mask}
+
+    env = MultiTaskEnv(
+        [lambda: Masked(num_actions=2), lambda: Masked(num_actions=4)],
+        schedule=Interleave("episodes"),
+    )
+    _, info = env.reset(seed=0)
+    assert (info["task_id"], info["task_name"]) == (0, "task0")
+    info = env.step(1)[4]
+    assert info["action_mask"].tolist() == [1, 1, 0, 0]
+    assert info["action_mask"].dtype == np.int8
+    assert env.action_masks().tolist() == [True, True, False, False]
+
+
+def test_monitor_can_keep_the_tasks_name_in_every_task():
+    env = Monitor(MultiTaskEnv(counting_tasks(2)), info_keywords=("task_id", "task_name"))
+    for _ in range(3):
+        env.reset()
+        while not any(env.step(0)[2:4]):
+            pass
+    assert env.get_episode_lengths()
+
+
+def test_a_hidden_id_shows_in_no_observation_and_no_mask():
+    tasks = [lambda: CountingEnv(tag=1), lambda: CountingEnv(tag=1, num_actions=3)]
+    env = MultiTaskEnv(tasks, task_id="none", schedule=Interleave("episodes"))
+    seen = []
+    for task in range(2):
+        obs, _ = env.reset(seed=0, options={"task_id": task})
+        assert obs.shape == (3,)
+        seen.append((obs[:2].tolist(), env.action_masks().tolist()))
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("task_id", ["dict", "onehot", "info", "none"])
+def test_each_way_to_show_the_id_fits_its_space(task_id):
+    env = MultiTaskEnv(counting_tasks(3), task_id=task_id)
+    for task in range(3):
+        assert env.reset(options={"task_id": task})[0] in env.observation_space
+        assert env.step(0)[0] in env.observation_space
+
+
+def play_vector(make, mode, num_steps=40):
+    """The tasks of each slot's episodes, in a vector of two environments."""
+    env = make([build] * 2, autoreset_mode=mode)
+    _, infos = env.reset(seed=4)
+    starts = [infos["task_id"].tolist()]
+    for _ in range(num_steps):
+        _, _, terminated, truncated, infos = env.step(np.zeros(2, np.int64))
+        done = terminated | truncated
+        if mode is AutoresetMode.SAME_STEP and done.any():
+            # The info is the next episode's, the final info the finished one's.
+            assert (
+                infos["final_info"]["task_id"][done].tolist() == np.array(starts[-1])[done].tolist()
+            )
+            for slot in np.flatnonzero(done):
+                assert infos["final_obs"][slot]["task_id"] == starts[-1][slot]
+        if mode is AutoresetMode.DISABLED and done.any():
+            _, infos = env.reset(options={"reset_mask": done})
+            infos["task_id"] = np.where(done, infos["task_id"], starts[-1])
+        starts.append(infos["task_id"].tolist())
+    env.close()
+    return starts
+
+
+def build():
+    tasks = [Task(f"t{tag}", env_fn=lambda tag=tag: CountingEnv(tag=tag)) for tag in (1, 2, 3)]
+    return MultiTaskEnv(tasks, schedule=Interleave("episodes", order="random"))
+
+
+def episodes(starts):
+    """Each slot's tasks without repeats of the running one: the order of what was played."""
+    return [[task for task, before in zip(slot[1:], slot, strict=False) if task != before]
+            for slot in map(list, zip(*starts, strict=True))]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_the_sequence_of_tasks_is_the_same_in_worker_processes(mode):
+    in_process = play_vector(SyncVectorEnv, mode)
+
+    def forked(env_fns, autoreset_mode):
+        return AsyncVectorEnv(env_fns, context="forkserver", autoreset_mode=autoreset_mode)
+
+    assert play_vector(forked, mode, num_steps=40) == in_process
+
+
+def test_the_sequence_of_tasks_does_not_depend_on_the_autoreset_mode():
+    played = [episodes(play_vector(SyncVectorEnv, mode, 30)) for mode in AutoresetMode]
+    for other in played[1:]:
+        for slot, reference in zip(other, played[0], strict=True):
+            shorter = min(len(slot), len(reference))
+            assert shorter > 3
+            assert slot[:shorter] == reference[:shorter]
+
+
+def test_the_schedule_given_is_not_touched():
+    schedule = Cycle(3)
+    env = MultiTaskEnv(never_ending(), schedule=schedule)
+    env.reset(seed=0)
+    env.step(0)
+    assert env.schedule is not schedule
+    assert not hasattr(schedule, "_done")
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (lambda: MultiTaskEnv([]), ValueError, "`tasks` must hold at least one task"),
+        (lambda: MultiTaskEnv("MinAtar/Six"), ValueError, "`tasks` must name a suite, one of"),
+        (lambda: MultiTaskEnv(3), TypeError, "`tasks` must be a suite's name or a list"),
+        (lambda: MultiTaskEnv([3]), TypeError, r"`tasks\[0\]` must be a Gymnasium id"),
+        (
+            lambda: MultiTaskEnv(["NoSuchEnv-v0"]),
+            ValueError,
+            r"`tasks\[0\]` \('NoSuchEnv'\) can't be built: NameNotFound",
+        ),
+        (lambda: MultiTaskEnv([CountingEnv], num_envs=0), ValueError, "`num_envs` must be at"),
+        (lambda: MultiTaskEnv([CountingEnv], schedule=3), TypeError, "`schedule` must be"),
+        (
+            lambda: MultiTaskEnv(counting_tasks(2), obs_space="strict"),
+            ValueError,
+            "`obs_space`='strict' needs equal spaces, got 't0'",
+        ),
+        (
+            lambda: MultiTaskEnv([CountingEnv]).set_task("other"),
+            ValueError,
+            r"`task_id` must name a task of \['CountingEnv'\], got 'other'",
+        ),
+        (
+            lambda: MultiTaskEnv([CountingEnv]).reset(options={"task_id": 1}),
+            ValueError,
+            r"`task_id` must be in \[0, num_tasks=1\), got 1",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_with_the_argument_the_rule_and_the_value(build, error, message):
+    with pytest.raises(error, match=message):
+        build()

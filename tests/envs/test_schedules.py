@@ -1,0 +1,307 @@
+"""Schedules by themselves: what they play, when they switch, what they refuse."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sb3_moe_envs.schedules import (
+    Adaptive,
+    Chosen,
+    Cycle,
+    Episode,
+    Interleave,
+    Sequence,
+    slot_counts,
+)
+from sb3_moe_envs.schedules.rules import Rule
+
+NAMES = ["a", "b", "c"]
+
+
+def started(schedule, names=NAMES, seed=0, env_index=0):
+    schedule.start(names, seed=seed, env_index=env_index)
+    return schedule
+
+
+def tasks_by_step(schedule, num_steps, stride=1):
+    tasks = []
+    for _ in range(num_steps):
+        tasks.append(schedule.task)
+        schedule.count(stride)
+    return tasks
+
+
+def tasks_by_episode(schedule, num_episodes, length=lambda task: 1):
+    tasks = []
+    for _ in range(num_episodes):
+        task = schedule.task
+        tasks.append(task)
+        schedule.end(Episode(task, length(task), 0.0))
+    return tasks
+
+
+def test_a_cycle_plays_each_task_for_its_steps_and_then_holds_the_last():
+    schedule = started(Cycle(2, num_cycles=2))
+    assert tasks_by_step(schedule, 15) == [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2, 2, 2, 2]
+
+
+def test_a_cycle_without_end_goes_on():
+    assert tasks_by_step(started(Cycle(1, num_cycles=None)), 7) == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_a_cycle_counts_the_steps_of_all_environments_and_does_not_drift():
+    # 3 environments, turns of 4 steps: boundaries at 4, 8, ... are reached by counts 6, 9, 12.
+    assert tasks_by_step(started(Cycle(4, num_cycles=None)), 6, stride=3) == [0, 0, 1, 2, 0, 0]
+
+
+def test_a_cycle_of_episodes_counts_finished_ones_only():
+    schedule = started(Cycle(episodes_per_task=2))
+    schedule.end(Episode(0, 3, 0.0, finished=False))
+    assert tasks_by_episode(schedule, 6) == [0, 0, 1, 1, 2, 2]
+
+
+def test_an_order_may_name_tasks_and_repeat_them():
+    assert tasks_by_step(started(Cycle(1, order=["c", "a", 2])), 4) == [2, 0, 2, 2]
+
+
+def test_a_shuffled_order_depends_on_its_own_seed_alone():
+    orders = {
+        tuple(tasks_by_step(started(Cycle(1, shuffle_seed=s), seed=seed, env_index=i), 3))
+        for s, seed, i in [(5, 0, 0), (5, 1, 0), (5, 2, 7)]
+    }
+    assert len(orders) == 1
+    assert {tuple(tasks_by_step(started(Cycle(1, shuffle_seed=s)), 3)) for s in range(9)} > orders
+
+
+def test_steps_per_task_round_up_to_whole_rollouts():
+    schedule = Cycle(1000, round_to=256, num_cycles=2)
+    assert schedule.steps_per_task == 1024
+    assert schedule.total_steps(3) == 6 * 1024
+
+
+def test_a_sequence_plays_its_blocks_and_holds_the_last():
+    schedule = started(Sequence([("b", 2), (0, 1), ("b", 1)]))
+    assert schedule.total_steps() == 4
+    assert tasks_by_step(schedule, 6) == [1, 1, 0, 1, 1, 1]
+
+
+def test_round_robin_takes_turns_and_environment_i_starts_with_task_i():
+    assert tasks_by_episode(started(Interleave("episodes")), 6) == [0, 1, 2, 0, 1, 2]
+    assert tasks_by_episode(started(Interleave("episodes"), env_index=4), 4) == [1, 2, 0, 1]
+
+
+def test_interleaving_by_steps_gives_short_episodes_more_turns():
+    tasks = tasks_by_episode(started(Interleave()), 300, length=lambda task: [1, 2, 4][task])
+    steps = [tasks.count(task) * [1, 2, 4][task] for task in range(3)]
+    assert max(steps) - min(steps) <= 4
+
+
+def test_weights_are_shares():
+    tasks = tasks_by_episode(started(Interleave("episodes", weights=[2, 1, 1])), 400)
+    assert [tasks.count(task) for task in range(3)] == [200, 100, 100]
+
+
+@pytest.mark.parametrize("unit", ["steps", "episodes"])
+def test_random_interleaving_keeps_the_shares_on_average(unit):
+    lengths = [1, 3, 9]
+    schedule = started(Interleave(unit, order="random", weights=[2, 1, 1]), seed=1)
+    tasks = tasks_by_episode(schedule, 6000, length=lambda task: lengths[task])
+    played = np.array([tasks.count(t) * (lengths[t] if unit == "steps" else 1) for t in range(3)])
+    assert played / played.sum() == pytest.approx([0.5, 0.25, 0.25], abs=0.03)
+
+
+def test_an_adaptive_schedule_moves_on_when_its_rule_holds_and_starts_to_count_again():
+    schedule = started(Adaptive("steps>=10 and return>=5", window=2))
+    schedule.count(20)
+    schedule.end(Episode(0, 10, 9.0))
+    assert schedule.task == 0  # one episode is no window
+    schedule.end(Episode(0, 10, 0.0))
+    assert schedule.task == 0  # the mean is 4.5
+    schedule.end(Episode(0, 10, 10.0))
+    assert schedule.task == 1  # the mean of the last two is 5
+    schedule.end(Episode(1, 10, 50.0))
+    schedule.end(Episode(1, 10, 50.0))
+    assert schedule.task == 1  # no steps yet in this turn
+    schedule.count(10)
+    assert schedule.task == 2
+
+
+def test_an_adaptive_schedule_holds_the_last_task():
+    schedule = started(Adaptive("steps>=1"))
+    assert tasks_by_step(schedule, 6) == [0, 1, 2, 2, 2, 2]
+
+
+def test_success_is_a_rate_and_unfinished_episodes_do_not_count():
+    schedule = started(Adaptive("success>=0.75", window=4))
+    schedule.end(Episode(0, 1, 0.0, success=1.0, finished=False))
+    for success in (1.0, 0.0, 1.0):
+        schedule.end(Episode(0, 1, 0.0, success=success))
+    assert schedule.task == 0
+    schedule.end(Episode(0, 1, 0.0, success=1.0))
+    assert schedule.task == 1
+
+
+def test_a_function_sees_what_was_played_and_chooses_the_next_task():
+    seen = []
+
+    def choose(progress):
+        seen.append((progress.steps, progress.episodes, progress.last))
+        return "b" if progress.last is None else 2
+
+    schedule = started(Chosen(choose))
+    episode = Episode(1, 4, 7.0)
+    schedule.end(episode)
+    assert schedule.task == 2
+    assert seen == [((0, 0, 0), (0, 0, 0), None), ((0, 4, 0), (0, 1, 0), episode)]
+
+
+def test_a_function_that_names_no_task_is_refused():
+    with pytest.raises(ValueError, match=r"`choose` must be in \[0, num_tasks=3\), got 3"):
+        started(Chosen(lambda progress: 3))
+    with pytest.raises(TypeError, match=r"`choose` must return a task's index or name, got None"):
+        started(Chosen(lambda progress: None))
+
+
+EVERY_KIND = [
+    Interleave(),
+    Interleave("episodes", order="random"),
+    Cycle(5, num_cycles=None),
+    Cycle(episodes_per_task=2),
+    Sequence([(2, 7), (0, 5)]),
+    Adaptive("episodes>=3 or steps>=20", window=2),
+    Chosen(lambda progress: int(progress.rng.integers(3))),
+]
+
+
+@pytest.mark.parametrize("schedule", EVERY_KIND, ids=repr)
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 99), events=st.lists(st.integers(1, 4), min_size=1, max_size=30))
+def test_a_state_is_json_and_goes_on_as_the_original_would(schedule, seed, events):
+    started(schedule, seed=seed)
+    follow(schedule, events)
+    state = json.loads(json.dumps(schedule.state_dict()))
+    expected = follow(schedule, events)
+    started(schedule, seed=seed + 1)
+    schedule.load_state_dict(state)
+    assert follow(schedule, events) == expected
+
+
+@pytest.mark.parametrize("schedule", EVERY_KIND, ids=repr)
+def test_a_start_with_the_same_seed_and_index_gives_the_same_tasks(schedule):
+    first = follow(started(schedule, seed=3, env_index=2), range(1, 20))
+    assert follow(started(schedule, seed=3, env_index=2), range(1, 20)) == first
+
+
+def follow(schedule, events):
+    tasks = []
+    for steps in events:
+        schedule.count(steps)
+        schedule.end(Episode(schedule.task, steps, float(steps)))
+        tasks.append(schedule.task)
+    return tasks
+
+
+def test_a_schedule_can_be_sent_to_a_worker():
+    for schedule in EVERY_KIND[:-1]:
+        copy = pickle.loads(pickle.dumps(started(schedule)))
+        assert follow(copy, range(1, 9)) == follow(schedule, range(1, 9))
+
+
+def test_the_state_of_another_schedule_is_refused():
+    state = started(Cycle(3)).state_dict()
+    with pytest.raises(ValueError, match=r"`state` must be that of a Interleave, .* got \['_done'"):
+        started(Interleave()).load_state_dict(state)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(weights=st.lists(st.integers(1, 9), min_size=1, max_size=6), extra=st.integers(0, 30))
+def test_slots_are_shared_out_by_the_largest_remainder_with_one_each(weights, extra):
+    shares = np.array(weights) / sum(weights)
+    num_slots = len(weights) + extra
+    counts = slot_counts(shares, num_slots)
+    assert sum(counts) == num_slots
+    assert min(counts) >= 1
+    if min(shares) * num_slots >= 1:
+        # Then one slot each is no constraint: nobody is more than a slot away from their share.
+        assert np.abs(np.array(counts) - shares * num_slots).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("num_slots", "expected"), [(3, [1, 1, 1]), (7, [3, 2, 2]), (8, [3, 3, 2]), (64, [22, 21, 21])]
+)
+def test_equal_shares_differ_by_one_slot_at_most(num_slots, expected):
+    assert slot_counts(np.full(3, 1 / 3), num_slots) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("steps>=1e5", True),
+        ("steps > 100_000", False),
+        ("steps<1e5 or return>=-0.5", True),
+        ("steps<1e5 or return>=200 and steps>=1", False),
+        ("(steps<1e5 | return>=-2) & episodes==3", True),
+        ("success<=1", False),
+    ],
+)
+def test_a_rule_reads_comparisons_and_an_unknown_number_fails(text, holds):
+    rule = Rule(text, ("steps", "episodes", "return", "success"))
+    values = {"steps": 1e5, "episodes": 3, "return": -0.5, "success": float("nan")}
+    assert rule(values) is holds
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("__import__('os')>=1", """no "'\""""),
+        ("lives>=1", r"one of \['steps', 'episodes', 'return', 'success'\], not 'lives'"),
+        ("steps=3", "no '='"),
+        ("steps and 3", "after 'steps', not 'and'"),
+        ("steps>=return", "a number, not 'return'"),
+        ("(steps>=1", "a closing parenthesis"),
+        ("steps>=1)", r"the end, not '\)'"),
+        ("", "not ''"),
+    ],
+)
+def test_a_rule_that_cannot_be_read_is_refused(text, problem):
+    with pytest.raises(ValueError, match=rf"`rule` must be comparisons .*{problem}"):
+        Adaptive(text)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Interleave("frames"), "`unit` must be 'steps' or 'episodes', got 'frames'"),
+        (lambda: Interleave(order="fixed"), "`order` must be 'round_robin' or 'random', got 'fix"),
+        (lambda: Interleave(weights=[1, 0]), r"`weights` must be positive and finite, got \[1, 0"),
+        (lambda: started(Interleave(weights=[1, 2])), "`weights` must have one entry per task, 3"),
+        (Cycle, "Cycle takes either `steps_per_task` or `episodes_per_task`"),
+        (lambda: Cycle(3, episodes_per_task=3), "Cycle takes either"),
+        (lambda: Cycle(0), "`steps_per_task` must be at least 1, got 0"),
+        (lambda: Cycle(episodes_per_task=0), "`episodes_per_task` must be at least 1, got 0"),
+        (lambda: Cycle(3, num_cycles=0), "`num_cycles` must be at least 1, got 0"),
+        (lambda: Cycle(3, round_to=0), "`round_to` must be at least 1, got 0"),
+        (lambda: Cycle(episodes_per_task=3, round_to=2), "`round_to` needs `steps_per_task`"),
+        (lambda: Cycle(3, order=[]), "`order` must hold at least one task"),
+        (lambda: started(Cycle(3, order=["d"])), r"`order` must name a task of \['a', 'b', 'c'\]"),
+        (lambda: Cycle(3, num_cycles=None).total_steps(3), "`total_steps` needs steps_per_task"),
+        (lambda: Sequence([]), "`blocks` must hold at least one"),
+        (lambda: Sequence([(0, 0)]), r"`blocks\[0\]` must be at least 1, got 0"),
+        (lambda: Adaptive("steps>=1", window=0), "`window` must be at least 1, got 0"),
+        (lambda: slot_counts(np.full(3, 1 / 3), 2), "`num_envs` must be at least the number of ta"),
+    ],
+)
+def test_a_bad_schedule_is_refused_with_the_rule_and_the_value(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_only_a_function_can_choose():
+    with pytest.raises(TypeError, match="`choose` must be a function of a Progress, got 3"):
+        Chosen(3)

@@ -1,0 +1,239 @@
+"""One observation and one action space for tasks that differ."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sb3_moe_envs.spaces import Interface
+
+
+def interface(observations, actions=None, **options):
+    names = [f"t{index}" for index in range(len(observations))]
+    actions = actions or [spaces.Discrete(2)] * len(observations)
+    return Interface(observations, actions, names, **({"task_id": "none"} | options))
+
+
+def box(*shape, low=-1.0, high=1.0, dtype=np.float32):
+    return spaces.Box(low, high, shape, dtype)
+
+
+def test_flat_boxes_are_padded_with_zeros_and_keep_their_dtype():
+    io = interface([box(2), box(3, low=2.0, high=5.0)])
+    assert io.observation_space == spaces.Box(
+        np.array([-1, -1, 0], np.float32), np.array([5, 5, 5], np.float32)
+    )
+    padded = io.encode(0, np.array([0.5, -0.5], np.float32))
+    assert padded.tolist() == [0.5, -0.5, 0.0]
+    assert padded.dtype == np.float32
+
+
+def test_images_are_padded_by_channels():
+    io = interface(
+        [box(4, 4, 2, low=0, high=1, dtype=np.uint8), box(4, 4, 5, low=0, high=1, dtype=np.uint8)]
+    )
+    assert io.observation_space.shape == (4, 4, 5)
+    image = io.encode(0, np.ones((4, 4, 2), np.uint8))
+    assert image.dtype == np.uint8
+    assert image[..., :2].all()
+    assert not image[..., 2:].any()
+
+
+def test_discrete_spaces_take_the_largest_and_count_from_zero():
+    io = interface([spaces.Discrete(3, start=5), spaces.Discrete(4)])
+    assert io.observation_space == spaces.Discrete(4)
+    assert io.encode(0, np.int64(6)) == 1
+
+
+def test_multi_discrete_and_multi_binary_are_padded():
+    io = interface([spaces.MultiDiscrete([2, 5]), spaces.MultiDiscrete([3, 2, 4])])
+    assert io.observation_space == spaces.MultiDiscrete([3, 5, 4])
+    assert io.encode(0, np.array([1, 4])).tolist() == [1, 4, 0]
+    io = interface([spaces.MultiBinary(2), spaces.MultiBinary(3)])
+    assert io.observation_space.shape == (3,)
+    assert io.encode(0, np.array([1, 1], np.int8)).tolist() == [1, 1, 0]
+
+
+def test_dicts_join_their_keys_and_a_missing_one_is_zero():
+    io = interface(
+        [spaces.Dict(x=box(2), n=spaces.Discrete(3)), spaces.Dict(x=box(3))], task_id="dict"
+    )
+    assert set(io.observation_space.spaces) == {"x", "n", "task_id"}
+    obs = io.encode(1, {"x": np.ones(3, np.float32)})
+    assert obs["n"] == 0
+    assert obs["task_id"] == 1
+    assert obs in io.observation_space
+
+
+SPACES = {
+    "box": st.integers(1, 4).map(lambda n: box(n)),
+    "image": st.integers(1, 3).map(lambda c: box(3, 3, c, low=0, high=255, dtype=np.uint8)),
+    "discrete": st.tuples(st.integers(1, 5), st.integers(-2, 2)).map(
+        lambda pair: spaces.Discrete(pair[0], start=pair[1])
+    ),
+    "multi": st.lists(st.integers(1, 4), min_size=1, max_size=3).map(spaces.MultiDiscrete),
+    "binary": st.integers(1, 4).map(spaces.MultiBinary),
+}
+
+
+far = st.integers(1, 2).map(lambda n: box(n, low=2.0, high=3.0))
+KINDS = SPACES | {
+    "dict": st.fixed_dictionaries(
+        {"x": SPACES["box"]}, optional={"n": SPACES["discrete"], "far": far}
+    ).map(spaces.Dict)
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data(), num_tasks=st.integers(1, 4), seed=st.integers(0, 99))
+def test_a_batch_is_encoded_as_its_rows_are_and_lies_in_the_common_space(
+    kind, data, num_tasks, seed
+):
+    own = [data.draw(KINDS[kind]) for _ in range(num_tasks)]
+    io = interface(own, task_id="dict")
+    tasks_B = np.repeat(np.arange(num_tasks), 2)
+    parts, rows = [], []
+    for task, space in enumerate(own):
+        space.seed(seed)
+        obs = [space.sample() for _ in range(2)]
+        rows += [io.encode(task, one) for one in obs]
+        batch = concatenate(space, obs, create_empty_array(space, 2))
+        parts.append((task, slice(2 * task, 2 * task + 2), batch))
+    joined = io.encode_batch(parts, tasks_B)
+    assert joined in batch_space(io.observation_space, len(tasks_B))
+    for index, row in enumerate(rows):
+        assert row in io.observation_space
+        for key in row:
+            np.testing.assert_array_equal(joined[key][index], row[key])
+
+
+def test_onehot_appends_the_id_to_a_flat_box():
+    io = interface([box(2), box(3)], task_id="onehot")
+    assert io.observation_space.shape == (5,)
+    assert io.encode(1, np.full(3, 0.5, np.float32)).tolist() == [0.5, 0.5, 0.5, 0, 1]
+    assert io.encode(1, np.full(3, 0.5, np.float32)).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("shape", "high", "expected"), [((4, 4, 3), 1, (4, 4, 5)), ((3, 40, 40), 255, (5, 40, 40))]
+)
+def test_channels_appends_one_plane_per_task_where_the_image_keeps_its_channels(
+    shape, high, expected
+):
+    io = interface([box(*shape, low=0, high=high, dtype=np.uint8)] * 2, task_id="channels")
+    assert io.observation_space.shape == expected
+    image = io.encode(1, np.zeros(shape, np.uint8))
+    planes = image if shape[0] == 3 else np.moveaxis(image, -1, 0)
+    assert [int(plane.max()) for plane in planes] == [0, 0, 0, 0, high]
+    assert planes[-1].min() == high
+
+
+def test_a_hidden_id_does_not_leak_through_padding_or_masks():
+    same = [box(3), box(3)]
+    io = interface(same, [spaces.Discrete(2), spaces.Discrete(4)], task_id="none")
+    obs = np.array([0.1, 0.2, 0.3], np.float32)
+    assert io.observation_space == same[0]
+    assert io.encode(0, obs).tobytes() == io.encode(1, obs).tobytes()
+    assert io.masks(0).tolist() == io.masks(1).tolist() == [True] * 4
+
+
+def test_masks_say_what_each_task_has():
+    io = interface([box(1)] * 2, [spaces.Discrete(2), spaces.Discrete(4)], task_id="dict")
+    assert io.masks(0).tolist() == [True, True, False, False]
+    assert io.masks(np.array([1, 0])).shape == (2, 4)
+    io = interface(
+        [box(1)] * 2, [spaces.MultiDiscrete([2]), spaces.MultiDiscrete([3, 2])], task_id="dict"
+    )
+    assert io.masks(0).tolist() == [True, True, False, True, False]
+    with pytest.raises(TypeError, match="`action_masks` needs a Discrete or MultiDiscrete"):
+        interface([box(1)], [box(1)]).masks(0)
+
+
+@pytest.mark.parametrize(("invalid", "expected"), [("noop", 5), ("modulo", 6)])
+def test_an_action_that_a_task_lacks_is_replaced(invalid, expected):
+    actions = [spaces.Discrete(2, start=5), spaces.Discrete(4)]
+    io = interface([box(1)] * 2, actions, invalid_action=invalid)
+    assert io.action_space == spaces.Discrete(4)
+    assert io.decode(0, np.int64(3)) == expected
+    assert io.decode(0, np.int64(1)) == 6
+    assert io.decode(1, np.int64(3)) == 3
+    assert io.decode(0, np.array([0, 1, 3])).tolist() == [5, 6, expected]
+
+
+def test_an_action_that_a_task_lacks_can_be_an_error():
+    io = interface([box(1)] * 2, [spaces.Discrete(2), spaces.Discrete(4)], invalid_action="error")
+    with pytest.raises(ValueError, match="`action` must be below 2 in this task, got 3"):
+        io.decode(0, np.int64(3))
+
+
+def test_multi_discrete_actions_lose_what_the_task_lacks():
+    io = interface([box(1)] * 2, [spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([4, 2, 2])])
+    assert io.decode(0, np.array([3, 2, 1])).tolist() == [0, 2]
+
+
+def test_box_actions_with_the_same_bounds_are_cut():
+    io = interface([box(1)] * 2, [box(2), box(3)])
+    assert io.action_space == box(3)
+    assert io.decode(0, np.array([0.1, 0.2, 0.3], np.float32)).tolist() == pytest.approx([0.1, 0.2])
+
+
+def test_box_actions_with_other_bounds_are_mapped_from_the_unit_box():
+    io = interface([box(1)] * 2, [box(1, low=-2, high=2), box(2, low=0, high=4)])
+    assert io.action_space == box(2)
+    assert io.decode(0, np.array([[0.5, 0.0], [-1, 1]], np.float32)).tolist() == [[1.0], [-2.0]]
+    assert io.decode(1, np.array([0.5, -1], np.float32)).tolist() == [3.0, 0.0]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    own=st.lists(SPACES["discrete"], min_size=1, max_size=4)
+    | st.lists(SPACES["multi"], min_size=1, max_size=4)
+    | st.lists(SPACES["box"], min_size=1, max_size=4)
+    | st.lists(SPACES["binary"], min_size=1, max_size=4),
+    invalid=st.sampled_from(["noop", "modulo"]),
+    seed=st.integers(0, 99),
+)
+def test_every_action_of_the_common_space_reaches_a_task_as_one_of_its_own(own, invalid, seed):
+    io = interface([box(1)] * len(own), own, invalid_action=invalid)
+    io.action_space.seed(seed)
+    for task, space in enumerate(own):
+        assert space.contains(io.decode(task, io.action_space.sample()))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: interface([box(2), spaces.Discrete(2)]), "`obs_space`='pad' needs spaces of"),
+        (lambda: interface([box(2), box(2, 2, 2)]), "one number of dimensions, got 't0': Box"),
+        (lambda: interface([spaces.Text(3), spaces.Text(4)]), "`obs_space`='pad' needs"),
+        (lambda: interface([box(2), box(3)], obs_space="strict"), "='strict' needs equal"),
+        (
+            lambda: interface([box(2)] * 2, [spaces.Discrete(2), spaces.Discrete(3)],
+                              action_space="strict"),
+            r"`action_space`='strict' needs equal spaces, got 't0': Discrete\(2\) and 't1': Disc",
+        ),
+        (lambda: interface([box(2)] * 2, [spaces.Discrete(2), box(1)]), "`action_space`='pad'"),
+        (
+            lambda: interface([box(2)] * 2, [box(1), box(1, high=np.inf)]),
+            "`action_space`='pad' can't map bounds .* got 't1'",
+        ),
+        (lambda: interface([box(2)], obs_space="crop"), "`obs_space` must be one of .* 'crop'"),
+        (lambda: interface([box(2)], action_space="x"), "`action_space` must be one of .* 'x'"),
+        (lambda: interface([box(2)], task_id="name"), r"`task_id` must be one of .*, got 'name'"),
+        (lambda: interface([box(2)], invalid_action="x"), "`invalid_action` must be one of"),
+        (lambda: interface([box(2, 2, 2)], task_id="onehot"), "'onehot' needs a flat Box"),
+        (lambda: interface([box(2)], task_id="channels"), "'channels' needs an image"),
+        (
+            lambda: interface([spaces.Dict(task_id=box(1))], task_id="dict"),
+            r"needs tasks without a key of that name, got .* the keys \['task_id'\]",
+        ),
+    ],
+)  # fmt: skip
+def test_spaces_that_do_not_fit_are_refused_with_the_rule_and_the_value(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
