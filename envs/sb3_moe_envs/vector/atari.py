@@ -8,13 +8,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector import AutoresetMode
 
 from sb3_moe_envs.vector.single import SingleCopyEnv
+from sb3_moe_envs.vector.world import StepResult, VectorWorld
 
 
-class AtariVectorWorld(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+class AtariVectorWorld(VectorWorld):
     """Copies of one Atari game, run by ale-py's threads; observations are (4, 84, 84), uint8.
 
     As SB3's ``make_atari_env``: up to 30 no-ops and FIRE at the start of a game, four frames an
@@ -52,13 +52,8 @@ class AtariVectorWorld(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         repeat_action_probability: float = 0.0,
         num_threads: int = 0,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"`num_envs` must be at least 1, got {num_envs}")
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
+        super().__init__(num_envs, render_mode, render_fps=60 // frame_skip)
         self.game = _rom_name(game)
-        self.num_envs = num_envs
-        self.render_mode = render_mode
         self.episodic_life, self.clip_reward = episodic_life, clip_reward
         self._ale = _make_ale(
             self.game,
@@ -70,19 +65,17 @@ class AtariVectorWorld(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             repeat_action_probability=repeat_action_probability,
             num_threads=num_threads,
         )
-        # ale-py writes into a dict that all vector environments share; this one is our own.
-        self.metadata = {
-            "render_modes": ["rgb_array"],
-            "render_fps": 60 // frame_skip,
-            "autoreset_mode": AutoresetMode.SAME_STEP,
-        }
-        self.single_observation_space = self._ale.single_observation_space
-        self.single_action_space = self._ale.single_action_space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._set_spaces(self._ale.single_observation_space, self._ale.single_action_space)
         self._scores = np.zeros(num_envs)
         self._lives = np.zeros(num_envs, dtype=np.int32)
         self._observations: np.ndarray | None = None
+
+    @property
+    def observations(self) -> np.ndarray:
+        """The latest observation of each copy, as reset or step returned it."""
+        if self._observations is None:
+            raise gym.error.ResetNeeded(f"call reset() on {self.game} before anything else")
+        return self._observations
 
     def reset(
         self,
@@ -95,50 +88,36 @@ class AtariVectorWorld(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         :param seed: seeds copy i with ``seed + i``; a sequence gives one seed a copy
         :param options: ``{"reset_mask": bool array of shape (num_envs,)}``, or nothing
         """
-        mask = (options or {}).get("reset_mask")
-        mask = np.ones(self.num_envs, dtype=bool) if mask is None else np.asarray(mask)
+        mask = self._reset_mask(options)
+        # -1 is ale-py's way to say: go on with the random numbers that you have.
+        seeds = [-1 if s is None else s % 2**31 for s in self._seed_of_each(seed)]
         self._observations, info = self._ale.reset(
-            seed=self._seeds(seed)[mask], options={"reset_mask": mask}
+            seed=np.array(seeds)[mask], options={"reset_mask": mask}
         )
         self._scores[mask] = 0
         self._lives = info["lives"].copy()
         return self._observations, {}
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Step every copy with its action, of shape (num_envs,)."""
-        self.step_async(actions)
-        return self.step_wait()
-
     def step_async(self, actions: np.ndarray) -> None:
-        """Let ale-py's threads begin a step, so that several games can run at once."""
+        """Let ale-py's threads begin a step."""
         if self._observations is None:
-            raise gym.error.ResetNeeded(f"call reset() on {self.game} before step()")
+            raise gym.error.ResetNeeded(f"call reset() on {self.game} before anything else")
         self._ale.send(np.asarray(actions, dtype=np.int64))
 
-    def step_wait(
-        self,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step_wait(self) -> StepResult:
         """Wait for the step that :meth:`step_async` began."""
         observations, rewards, terminated, truncated, info = self._ale.recv()
         game_over = terminated | truncated
         self._scores += rewards
         if self.episodic_life:
             terminated = terminated | ((info["lives"] < self._lives) & ~game_over)
-        done = terminated | truncated
-        infos = self._final_infos(observations, info, done, game_over) if done.any() else {}
+        ended = np.flatnonzero(terminated | truncated).tolist()
+        infos = self._endings(ended, observations, info, game_over) if ended else {}
         self._scores[game_over] = 0
         self._lives = info["lives"].copy()
         self._observations = observations
         rewards = np.sign(rewards) if self.clip_reward else rewards
         return observations, rewards.astype(np.float64), terminated, truncated, infos
-
-    def render(self) -> tuple[np.ndarray, ...] | None:
-        """Return one picture a copy, of shape (84, 84, 3), uint8."""
-        if self.render_mode is None or self._observations is None:
-            return None
-        return tuple(self.draw(observation) for observation in self._observations)
 
     @staticmethod
     def draw(observation: np.ndarray) -> np.ndarray:
@@ -149,34 +128,12 @@ class AtariVectorWorld(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Stop ale-py's threads."""
         self._ale.close()
 
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> np.ndarray:
-        if seed is None:
-            return np.full(self.num_envs, -1)
-        if isinstance(seed, (int, np.integer)):
-            return int(seed) % 2**31 + np.arange(self.num_envs)
-        if len(seed) != self.num_envs:
-            raise ValueError(f"`seed` must hold num_envs={self.num_envs} seeds, got {len(seed)}")
-        # -1 is ale-py's way to say: go on with the random numbers that you have.
-        return np.array([-1 if number is None else number % 2**31 for number in seed])
-
-    def _final_infos(
-        self, observations: np.ndarray, info: dict[str, Any], done: np.ndarray, over: np.ndarray
+    def _endings(
+        self, ended: list[int], observations: np.ndarray, info: dict[str, Any], over: np.ndarray
     ) -> dict[str, Any]:
-        final_obs = np.full(self.num_envs, None, dtype=object)
-        for i in np.flatnonzero(done):
-            # A lost life doesn't interrupt the game: the next episode starts where this one ends.
-            final_obs[i] = info["final_obs"][i] if over[i] else observations[i].copy()
-        return {
-            "final_obs": final_obs,
-            "_final_obs": done,
-            "final_info": {
-                "score": self._scores.copy(),
-                "_score": done,
-                "game_over": over,
-                "_game_over": done,
-            },
-            "_final_info": done,
-        }
+        # A lost life doesn't interrupt the game: the next episode starts where this one ends.
+        last = {i: info["final_obs"][i] if over[i] else observations[i].copy() for i in ended}
+        return self._final_infos(last, {"score": self._scores.copy(), "game_over": over})
 
 
 class AtariEnv(SingleCopyEnv):

@@ -7,13 +7,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 
 from sb3_moe_envs.vector.channels import colour_channels
+from sb3_moe_envs.vector.world import StepResult, VectorWorld
 
 
-class GymnaxVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+class GymnaxVectorEnv(VectorWorld):
     """Copies of one gymnax environment that step, end and start again inside one compiled call.
 
     Autoreset is SAME_STEP: at the end of an episode the observation is the next episode's first,
@@ -40,23 +39,10 @@ class GymnaxVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         params: Mapping[str, Any] | None = None,
         seed: int | None = None,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"`num_envs` must be at least 1, got {num_envs}")
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
+        super().__init__(num_envs, render_mode, render_fps=10)
         self._program = _program(name, use_minimal_action_set, tuple((params or {}).items()))
         self.name = name
-        self.num_envs = num_envs
-        self.render_mode = render_mode
-        self.metadata = {
-            "render_modes": ["rgb_array"],
-            "render_fps": 10,
-            "autoreset_mode": AutoresetMode.SAME_STEP,
-        }
-        self.single_observation_space = self._program.observation_space
-        self.single_action_space = self._program.action_space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._set_spaces(self._program.observation_space, self._program.action_space)
         if render_mode is not None and len(self.single_observation_space.shape or ()) != 3:
             raise ValueError(
                 f"`render_mode` must be None for {name}, whose observation is no image"
@@ -85,7 +71,7 @@ class GymnaxVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         :param seed: seeds copy i with ``seed + i``; a sequence gives one seed a copy
         :param options: ``{"reset_mask": bool array of shape (num_envs,)}``, or nothing
         """
-        mask = self._reset_mask(options or {})
+        mask = self._reset_mask(options if self._keys is not None else None)
         keys = self._seeded_keys(seed, mask)
         if self._states is None:
             self._states = self._program.blank(self.num_envs)
@@ -95,40 +81,21 @@ class GymnaxVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         )
         return self._to_numpy(self._observations), {}
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Step every copy with its action.
-
-        :param actions: of shape (num_envs, ...)
-        """
-        self.step_async(actions)
-        return self.step_wait()
-
     def step_async(self, actions: np.ndarray) -> None:
-        """Let jax begin a step, so that several worlds can run at once."""
+        """Let jax begin a step."""
         self._check_was_reset()
         self._keys, self._states, self._observations, *self._outputs = self._program.step(
             self._keys, self._states, self._checked(actions)
         )
 
-    def step_wait(
-        self,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step_wait(self) -> StepResult:
         """Wait for the step that :meth:`step_async` began."""
         last, rewards, terminated, truncated = self._outputs
         observations = self._to_numpy(self._observations)
         terminated, truncated = np.array(terminated), np.array(truncated)
-        done = terminated | truncated
-        ended = done.nonzero()[0]
-        infos = self._final_infos(last, done, ended) if ended.size else {}
+        ended = (terminated | truncated).nonzero()[0].tolist()
+        infos = self._final_infos(self._rows(last, ended), {}) if ended else {}
         return observations, np.array(rewards, np.float64), terminated, truncated, infos
-
-    def render(self) -> tuple[np.ndarray, ...] | None:
-        """Return one picture a copy, of shape (height, width, 3), uint8."""
-        if self.render_mode is None:
-            return None
-        return tuple(self.draw(observation) for observation in self.observations)
 
     @staticmethod
     def draw(observation: np.ndarray) -> np.ndarray:
@@ -161,29 +128,13 @@ class GymnaxVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self._keys is None:
             raise gym.error.ResetNeeded(f"call reset() on {self.name} before anything else")
 
-    def _reset_mask(self, options: dict[str, Any]) -> np.ndarray:
-        mask = options.get("reset_mask")
-        if mask is None or self._keys is None:
-            return np.ones(self.num_envs, dtype=bool)
-        mask = np.asarray(mask)
-        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
-            raise ValueError(
-                f"`reset_mask` must be a bool array of shape ({self.num_envs},), "
-                f"got {mask.dtype} of shape {mask.shape}"
-            )
-        return mask
-
     def _seeded_keys(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> Any:
         if isinstance(seed, (int, np.integer)):
             self._np_random, self._np_random_seed = gym.utils.seeding.np_random(int(seed))
-            seed = [int(seed) + i for i in range(self.num_envs)]
-        elif seed is None:
-            if self._keys is not None:
-                return self._keys
-            seed = [None] * self.num_envs
-        elif len(seed) != self.num_envs:
-            raise ValueError(f"`seed` must hold num_envs={self.num_envs} seeds, got {len(seed)}")
-        numbers = [int(self.np_random.integers(2**31)) if s is None else int(s) for s in seed]
+        elif seed is None and self._keys is not None:
+            return self._keys
+        seeds = self._seed_of_each(seed)
+        numbers = [int(self.np_random.integers(2**31)) if s is None else int(s) for s in seeds]
         # What jax.random.PRNGKey makes of a number, without a call each.
         keys = np.array([(n >> 32 & 0xFFFFFFFF, n & 0xFFFFFFFF) for n in numbers], dtype=np.uint32)
         return keys if self._keys is None else np.where(mask[:, None], keys, self._keys)
@@ -207,17 +158,9 @@ class GymnaxVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _to_numpy(self, observations: Any) -> np.ndarray:
         return np.array(observations, self.single_observation_space.dtype)
 
-    def _final_infos(self, last: Any, done: np.ndarray, ended: np.ndarray) -> dict[str, Any]:
-        final_obs = np.empty(self.num_envs, dtype=object)  # of None
-        observations, dtype = np.asarray(last), self.single_observation_space.dtype
-        for i in ended.tolist():
-            final_obs[i] = observations[i].astype(dtype)
-        return {
-            "final_obs": final_obs,
-            "_final_obs": done,
-            "final_info": {},
-            "_final_info": done.copy(),
-        }
+    def _rows(self, observations: Any, rows: list[int]) -> dict[int, np.ndarray]:
+        array, dtype = np.asarray(observations), self.single_observation_space.dtype
+        return {i: array[i].astype(dtype) for i in rows}
 
 
 def _program(name: str, use_minimal_action_set: bool, params: tuple[tuple[str, Any], ...]) -> Any:
