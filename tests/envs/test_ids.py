@@ -1,0 +1,206 @@
+"""Registered ids: each passes both checkers in each way to show the task, and builds by name."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import subprocess
+import sys
+import warnings
+
+import gymnasium as gym
+import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from stable_baselines3.common.env_checker import check_env as sb3_check
+from stable_baselines3.common.env_util import make_vec_env
+
+import sb3_moe_envs
+from sb3_moe_envs import SUITES, MultiTaskEnv, get_suite, register_suite
+from sb3_moe_envs.registration import IDS, register_all
+from sb3_moe_envs.tasks import Task, as_tasks
+
+EXTRAS = {"MinAtar": "gymnax", "Atari": "ale_py", "MuJoCo": "mujoco", "Hop": "mujoco",
+          "HalfC": "mujoco"}  # fmt: skip
+SUITE_IDS = {name.replace("/", "-"): name for name in SUITES}
+# Twenty games take a while; `make test-full` checks them all.
+LONG = ("Atari-MoE20", "Atari-Five", "MinAtar-All5")
+QUICK_GAMES = ("Atari-Pong", "Atari-Breakout", "Atari-Two")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """MuJoCo writes its warnings into the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+def need_extra(name):
+    for prefix, module in EXTRAS.items():
+        if name.startswith(prefix) and importlib.util.find_spec(module) is None:
+            pytest.skip(f"{name} needs {module}, which isn't installed")
+
+
+def cases():
+    found = []
+    for name in IDS:
+        images = name.startswith(("MinAtar", "Atari"))
+        shown = "channels" if images else "onehot"
+        modes = ("dict", shown, "info", "none") if name in SUITE_IDS else (None,)
+        slow = name in LONG or (name.startswith("Atari") and name not in QUICK_GAMES)
+        marks = [pytest.mark.full] if slow else []
+        found += [pytest.param(name, mode, marks=marks) for mode in modes]
+    return found
+
+
+@pytest.mark.parametrize(("name", "task_id"), cases())
+def test_each_id_passes_the_checkers_of_gymnasium_and_sb3(name, task_id):
+    need_extra(name)
+    kwargs = {} if task_id is None else {"task_id": task_id}
+    env = gym.make(f"sb3_moe_envs:SB3MoE/{name}-v0", **kwargs)
+    # Pictures of classic control and MuJoCo need a screen; those of MinAtar and Atari don't.
+    no_screen = not name.startswith(("MinAtar", "Atari"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice on bounds and image sizes
+        gymnasium_check(env.unwrapped, skip_render_check=no_screen)
+        sb3_check(env.unwrapped)
+    env.close()
+
+
+@pytest.mark.parametrize("name", [name for name in SUITE_IDS if name not in LONG])
+def test_each_suite_builds_as_a_vector_environment_by_its_id(name):
+    need_extra(name)
+    num_envs = len(get_suite(SUITE_IDS[name]))
+    env = gym.make_vec(f"sb3_moe_envs:SB3MoE/{name}-v0", num_envs=num_envs)
+    obs, infos = env.reset(seed=0)
+    assert obs in env.observation_space
+    assert infos["task_id"].shape == (num_envs,)
+    assert repr(env).startswith("MultiTaskVectorEnv")
+    env.close()
+
+
+def test_continual_minatar_comes_with_its_cycle():
+    need_extra("MinAtar")
+    env = gym.make("sb3_moe_envs:SB3MoE/MinAtar-CRL3-v0")
+    assert repr(env.unwrapped.schedule) == "Cycle(steps_per_task=1000000)"
+    assert env.unwrapped.task_names == ["SpaceInvaders", "Breakout", "Asterix"]
+
+
+def test_sb3_builds_an_id_by_name():
+    env = make_vec_env("sb3_moe_envs:SB3MoE/Classic-CartPole4-v0", n_envs=2, seed=0)
+    assert env.reset()["task_id"].tolist() == [0, 0]
+    env.close()
+
+
+@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+def test_a_worker_that_has_imported_nothing_builds_an_id(context):
+    make = functools.partial(gym.make, "sb3_moe_envs:SB3MoE/Classic-CartPole4-v0")
+    env = AsyncVectorEnv([make], context=context)
+    together = SyncVectorEnv([make])
+    obs, infos = env.reset(seed=7)
+    expected, expected_infos = together.reset(seed=7)
+    assert obs["obs"].tolist() == expected["obs"].tolist()
+    assert infos["task_id"].tolist() == expected_infos["task_id"].tolist()
+    env.close()
+
+
+def test_an_environment_can_be_built_again_from_its_spec():
+    env = gym.make("sb3_moe_envs:SB3MoE/Classic-Pendulum4-v0", task_id="onehot")
+    again = gym.make(gym.spec("SB3MoE/Classic-Pendulum4-v0"), task_id="onehot")
+    assert again.observation_space == env.observation_space
+    assert env.spec.make().observation_space == env.observation_space
+
+
+def test_importing_loads_no_learning_library_and_no_simulator():
+    heavy = ["torch", "stable_baselines3", "jax", "gymnax", "ale_py", "mujoco", "cv2", "pandas"]
+    code = f"import sb3_moe_envs, sys; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_registering_twice_changes_nothing():
+    before = dict(gym.registry)
+    register_all()
+    assert dict(gym.registry) == before
+
+
+def test_a_suite_of_ones_own_is_one_line(monkeypatch):
+    monkeypatch.setattr("sb3_moe_envs.suites.SUITES", dict(SUITES))
+    register_suite("Mine/Two", ["CartPole-v1", ("Acrobot-v1", {"max_episode_steps": 9})])
+    assert MultiTaskEnv("Mine/Two").task_names == ["CartPole", "Acrobot"]
+    with pytest.raises(ValueError, match="`name` must be new, got 'Mine/Two'"):
+        register_suite("Mine/Two", ["CartPole-v1"])
+
+
+def test_tasks_have_names_of_their_own():
+    def my_task():
+        return gym.make("CartPole-v1")
+
+    tasks = as_tasks(
+        [
+            "CartPole-v1",
+            "sb3_moe_envs:SB3MoE/CartPole-v0",
+            ("Pendulum-v1", {"g": 5.0}),
+            ("Pendulum-v1", {"g": 9.8}),
+            my_task,
+            lambda: my_task(),
+            Task("named", "CartPole-v1"),
+        ]
+    )
+    assert [task.name for task in tasks] == [
+        "CartPole", "CartPole#2", "Pendulum(g=5.0)", "Pendulum(g=9.8)", "my_task", "task5", "named"
+    ]  # fmt: skip
+
+
+def test_changed_physics_change_what_happens_and_nothing_else():
+    earth, moon, long, weak = get_suite("Classic/CartPole4")
+    last = {}
+    for task in (earth, moon, long, weak):
+        env = task.make()
+        env.reset(seed=0)
+        for _ in range(5):
+            obs, *_ = env.step(1)
+        last[task.name] = obs.round(5).tolist()
+    original = gym.make("CartPole-v1")
+    original.reset(seed=0)
+    for _ in range(5):
+        obs, *_ = original.step(1)
+    assert last["Earth"] == obs.round(5).tolist()
+    assert len({str(value) for value in last.values()}) == 4
+    assert long.make().unwrapped.polemass_length == pytest.approx(0.15)
+
+
+def test_pendulums_differ_by_their_physics():
+    angles = []
+    for task in get_suite("Classic/Pendulum4"):
+        env = task.make()
+        env.reset(seed=0)
+        angles.append(env.step(env.action_space.low)[0].tolist())
+    assert len({str(angle) for angle in angles}) == 4
+
+
+def test_gravity_is_a_multiple_of_the_usual():
+    need_extra("MuJoCo")
+    pulls = [
+        float(task.make().unwrapped.model.opt.gravity[2])
+        for task in get_suite("MuJoCo/HopperGravity4")
+    ]
+    assert pulls == pytest.approx([-4.905, -7.3575, -9.81, -14.715])
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "message"),
+    [
+        ("CartPole", {"colour": 1}, r"the physics must be among \['gravity', .*got 'colour'"),
+        ("Pendulum", {"gravity": 1}, r"the physics must be among \['g', 'm', 'l'\], got 'gravity'"),
+        ("Hopper", {"gravity": 0}, "`gravity` must be positive, got 0"),
+    ],
+)
+def test_physics_that_do_not_exist_are_refused(env_id, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        gym.make(f"SB3MoE/{env_id}-v0", **kwargs)
+
+
+def test_the_public_names_are_all_there():
+    assert all(hasattr(sb3_moe_envs, name) for name in sb3_moe_envs.__all__)

@@ -1,0 +1,196 @@
+"""States: what is restored goes on exactly, and survives the seed that loading a model brings."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from counting import CountingEnv, counting_tasks
+from gymnasium.utils import EzPickle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_moe_envs import (
+    Adaptive,
+    Cycle,
+    Interleave,
+    MultiTaskEnv,
+    MultiTaskVectorEnv,
+    make_multitask_vector,
+)
+
+SCHEDULES = [
+    Interleave(),
+    Interleave("episodes", order="random"),
+    Cycle(7, num_cycles=None),
+    Adaptive("episodes>=4", window=2, num_cycles=None),
+]
+
+
+def play(env, num_steps):
+    """What a number of steps gives, one environment or many."""
+    seen = []
+    single = not hasattr(env, "single_action_space")
+    action = 1 if single else np.ones(env.num_envs, np.int64)
+    for _ in range(num_steps):
+        obs, reward, terminated, truncated, _ = env.step(action)
+        seen.append((obs["obs"].tolist(), np.asarray(obs["task_id"]).tolist(), reward))
+        if single and (terminated or truncated):
+            seen.append(env.reset()[0]["obs"].tolist())
+    return repr(seen)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(before=st.integers(0, 30), seed=st.integers(0, 99))
+def test_a_restored_environment_goes_on_as_the_original_does(schedule, before, seed):
+    env = MultiTaskEnv(counting_tasks(3), schedule=schedule)
+    env.reset(seed=seed)
+    play(env, before)
+    state = pickle.loads(pickle.dumps(env.state_dict()))
+    assert state["exact"]
+    expected = play(env, 40)
+    other = MultiTaskEnv(counting_tasks(3), schedule=schedule)
+    other.load_state_dict(state)
+    assert play(other, 40) == expected
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(before=st.integers(0, 30), seed=st.integers(0, 99), by_hand=st.booleans())
+def test_a_restored_vector_goes_on_as_the_original_does(schedule, before, seed, by_hand):
+    env = make_multitask_vector(counting_tasks(3), 4, schedule=schedule)
+    env.reset(seed=seed)
+    if by_hand:
+        env.set_task(2, indices=[0, 2])
+    play(env, before)
+    state = pickle.loads(pickle.dumps(env.state_dict()))
+    assert state["exact"]
+    expected = play(env, 40)
+    other = make_multitask_vector(counting_tasks(3), 4, schedule=schedule)
+    other.load_state_dict(state)
+    assert play(other, 40) == expected
+
+
+def test_classic_control_is_restored_in_mid_episode():
+    env = MultiTaskEnv("Classic/Mixed3")
+    env.reset(seed=1)
+    play(env, 25)
+    state = env.state_dict()
+    assert state["exact"]
+    expected = play(env, 60)
+    other = MultiTaskEnv("Classic/Mixed3")
+    other.reset(seed=2)
+    other.load_state_dict(state)
+    assert play(other, 60) == expected
+
+
+@pytest.mark.parametrize("num_resets", [1, 2])
+def test_a_restored_state_survives_one_seeded_reset_and_no_more(num_resets):
+    for env in (
+        MultiTaskEnv(counting_tasks(3), schedule=Cycle(20)),
+        MultiTaskVectorEnv(counting_tasks(3), 1, schedule=Cycle(20)),
+    ):
+        env.reset(seed=0)
+        play(env, 25)
+        state = env.state_dict()
+        env.load_state_dict(state)
+        for _ in range(num_resets):
+            env.reset(seed=0)
+        assert np.ravel(env.get_task()).tolist() == ([1] if num_resets == 1 else [0])
+
+
+def test_a_step_ends_the_wait_for_that_seed():
+    env = MultiTaskEnv(counting_tasks(3), schedule=Cycle(20))
+    env.reset(seed=0)
+    play(env, 25)
+    env.load_state_dict(env.state_dict())
+    env.step(0)
+    env.reset(seed=0)
+    assert env.get_task() == 0
+
+
+def test_a_model_that_is_loaded_with_its_seed_does_not_rewind_a_restored_schedule(tmp_path):
+    def build():
+        return DummyVecEnv([lambda: MultiTaskEnv(counting_tasks(3), schedule=Cycle(40))])
+
+    model = PPO("MultiInputPolicy", build(), n_steps=32, batch_size=32, n_epochs=1, seed=0)
+    model.learn(64)
+    state = model.get_env().env_method("state_dict")[0]
+    model.save(tmp_path / "model")
+    env = build()
+    env.env_method("load_state_dict", state)
+    loaded = PPO.load(tmp_path / "model", env=env)
+    assert loaded.seed == 0
+    loaded.learn(32, reset_num_timesteps=False)
+    assert env.get_attr("schedule")[0].state_dict()["_done"] == 64 + 32
+    assert env.env_method("get_task") == [2]
+
+
+def test_a_task_that_pickles_by_building_itself_again_is_not_said_to_be_exact():
+    class Rebuilt(CountingEnv, EzPickle):
+        pass
+
+    for env in (MultiTaskEnv([Rebuilt, CountingEnv]), MultiTaskVectorEnv([Rebuilt, CountingEnv])):
+        env.reset(seed=0)
+        state = env.state_dict()
+        assert state["exact"] is False
+        env.load_state_dict(state)
+        env.reset()
+        play(env, 3)
+
+
+def test_a_task_that_cannot_be_pickled_is_not_said_to_be_exact():
+    class Stubborn(CountingEnv):
+        def __init__(self):
+            super().__init__()
+            self.window = lambda: None
+
+    env = MultiTaskEnv([Stubborn])
+    env.reset(seed=0)
+    assert env.state_dict()["exact"] is False
+
+
+def test_a_task_with_a_state_of_its_own_gives_and_takes_it():
+    class Own(CountingEnv):
+        def state_dict(self):
+            return {"steps": self.steps, "rng": self.np_random.bit_generator.state}
+
+        def load_state_dict(self, state):
+            self.steps = state["steps"]
+            self.np_random.bit_generator.state = state["rng"]
+
+    env, other = MultiTaskEnv([Own]), MultiTaskEnv([Own])
+    env.reset(seed=0)
+    other.reset(seed=1)
+    play(env, 7)
+    other.load_state_dict(env.state_dict())
+    assert play(other, 20) == play(env, 20)
+
+
+def test_a_state_of_other_tasks_or_slots_is_refused():
+    state = MultiTaskEnv(counting_tasks(2)).state_dict()
+    with pytest.raises(ValueError, match="`state` must be of 3 tasks, got one of 2"):
+        MultiTaskEnv(counting_tasks(3)).load_state_dict(state)
+    state = MultiTaskVectorEnv(counting_tasks(2), 2).state_dict()
+    with pytest.raises(ValueError, match="`state` must be of num_envs=3 slots, got one of 2"):
+        MultiTaskVectorEnv(counting_tasks(2), 3).load_state_dict(state)
+
+
+def test_a_single_atari_game_is_restored_by_cloning():
+    ale_py = pytest.importorskip("ale_py", reason="needs the atari extra")
+    import gymnasium as gym
+
+    gym.register_envs(ale_py)
+    tasks = [("ALE/Pong-v5", {"obs_type": "ram", "full_action_space": True})]
+    env, other = MultiTaskEnv(tasks), MultiTaskEnv(tasks)
+    env.reset(seed=0)
+    other.reset(seed=5)
+    play(env, 40)
+    state = pickle.loads(pickle.dumps(env.state_dict()))
+    assert state["exact"]
+    other.load_state_dict(state)
+    assert play(other, 40) == play(env, 40)

@@ -1,0 +1,281 @@
+"""Many slots: shares, switches together, final observations and infos, tasks chosen by hand."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from counting import CountingEnv, counting_tasks
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from sb3_moe_envs import (
+    Adaptive,
+    Chosen,
+    Cycle,
+    Interleave,
+    MultiTaskVectorEnv,
+    Sequence,
+    Task,
+    make_multitask_vector,
+)
+from sb3_moe_envs.vector.infos import join_infos, take_rows
+
+
+def step(env, action=0):
+    return env.step(np.full(env.num_envs, action))
+
+
+def test_interleaving_gives_each_task_a_fixed_share_of_the_slots():
+    env = MultiTaskVectorEnv(counting_tasks(3), 8)
+    _, infos = env.reset(seed=0)
+    assert infos["task_id"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    for _ in range(20):
+        assert step(env)[4]["task_id"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    weighted = MultiTaskVectorEnv(counting_tasks(3), 8, schedule=Interleave(weights=[2, 1, 1]))
+    assert np.bincount(weighted.get_task()).tolist() == [4, 2, 2]
+
+
+def test_one_slot_per_task_is_the_default():
+    assert MultiTaskVectorEnv(counting_tasks(3)).num_envs == 3
+    assert make_multitask_vector(counting_tasks(3), schedule=Cycle(5)).num_envs == 3
+
+
+def test_all_slots_switch_together_by_truncation_with_the_old_tasks_last_observations():
+    env = MultiTaskVectorEnv(counting_tasks(2), 3, schedule=Cycle(6))
+    env.reset(seed=1)
+    step(env)
+    obs, _, terminated, truncated, infos = step(env)
+    assert (terminated | truncated).all()
+    assert not (terminated & truncated).any()
+    assert truncated.any()
+    assert obs["task_id"].tolist() == infos["task_id"].tolist() == [1, 1, 1]
+    assert obs["obs"][:, 0].tolist() == [2, 2, 2]  # the new task's tag
+    assert infos["_final_obs"].all()
+    for slot in range(3):
+        last = infos["final_obs"][slot]
+        assert last in env.single_observation_space
+        assert last["task_id"] == infos["final_info"]["task_id"][slot] == 0
+        assert last["obs"][0] == 1  # the old task's tag
+        assert last["obs"][2] == 0  # padding
+    assert infos["final_info"]["is_success"].tolist() == [False] * 3
+
+
+def test_the_arrays_handed_out_are_not_written_to_again():
+    env = MultiTaskVectorEnv(counting_tasks(2), 4, schedule=Cycle(12))
+    obs, infos = env.reset(seed=0)
+    kept = [(obs["obs"], obs["obs"].copy()), (infos["task_id"], infos["task_id"].copy())]
+    for _ in range(8):
+        obs, rewards, terminated, truncated, infos = step(env)
+        arrays = [obs["obs"], obs["task_id"], rewards, terminated, truncated, infos["task_id"]]
+        kept += [(array, array.copy()) for array in arrays]
+    for array, copy in kept:
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_infos_of_different_lengths_are_kept_apart():
+    env = MultiTaskVectorEnv(counting_tasks(2), 3)
+    _, infos = env.reset(seed=0)
+    assert [array.tolist() for array in infos["lives"]] == [[1], [1], [1, 1]]
+    own = make_multitask_vector(counting_tasks(2), 2, schedule=Interleave("episodes"))
+    _, infos = own.reset(seed=0)
+    assert list(infos["lives"]) == [[1.0], [1.0, 1.0]]
+
+
+def test_infos_join_with_masks_for_those_who_have_a_key():
+    first = {"a": np.array([1, 2]), "_a": np.array([True, False]), "n": {"x": np.array([0.5, 1.5])}}
+    second = {"a": np.array([3]), "b": np.array(["s"])}
+    joined = join_infos([(slice(0, 2), first), (np.array([2]), second)], 3)
+    assert joined["a"].tolist() == [1, 2, 3]
+    assert joined["_a"].tolist() == [True, False, True]
+    assert joined["n"]["x"].tolist() == [0.5, 1.5, 0]
+    assert joined["n"]["_x"].tolist() == joined["_n"].tolist() == [True, True, False]
+    assert joined["_b"].tolist() == [False, False, True]
+    assert take_rows(joined, np.array([2]))["a"].tolist() == [3]
+
+
+def test_an_adaptive_schedule_sees_the_episodes_of_all_slots():
+    class Short(CountingEnv):
+        def step(self, action):
+            obs, _, _, _, info = super().step(action)
+            return obs, 1.0, self.steps >= 3, False, info
+
+    rule = "episodes>=3 and return>=3"
+    env = MultiTaskVectorEnv([Short, partial(Short, 2)], 2, schedule=Adaptive(rule, window=2))
+    env.reset(seed=0)
+    tasks = [step(env)[4]["task_id"][0] for _ in range(9)]
+    # Two episodes end at steps 3, 6, 9: the third finished episode comes with step 6.
+    assert tasks == [0, 0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_what_ends_in_the_step_of_a_switch_does_not_count_for_the_next_task():
+    env = MultiTaskVectorEnv(
+        counting_tasks(3, length=1), 4, schedule=Cycle(episodes_per_task=2, num_cycles=None)
+    )
+    env.reset(seed=0)
+    assert [step(env)[4]["task_id"][0] for _ in range(4)] == [1, 2, 0, 1]
+
+
+def test_set_task_moves_the_slots_meant_and_the_schedule_stands_still():
+    env = MultiTaskVectorEnv(counting_tasks(3), 4, schedule=Cycle(1000))
+    env.reset(seed=0)
+    env.set_task("t2", indices=[1, 3])
+    assert env.get_task().tolist() == [0, 0, 0, 0]
+    _, _, terminated, truncated, infos = step(env)
+    assert (terminated | truncated).all()
+    assert infos["task_id"].tolist() == env.get_task().tolist() == [0, 2, 0, 2]
+    assert [infos["final_obs"][slot]["task_id"] for slot in range(4)] == [0, 0, 0, 0]
+    obs, *_ = step(env)
+    assert obs["obs"][:, 0].tolist() == [1, 3, 1, 3]
+    env.set_task(1)
+    _, infos = env.reset()
+    assert infos["task_id"].tolist() == [1, 1, 1, 1]
+    before = env.schedule.state_dict()
+    step(env)
+    assert env.schedule.state_dict() == before
+    env.set_task(None)
+    assert step(env)[4]["task_id"].tolist() == [0, 0, 0, 0]
+
+
+def test_options_choose_tasks_until_the_next_reset():
+    env = MultiTaskVectorEnv(counting_tasks(3), 3)
+    assert env.reset(seed=0, options={"task_id": "t2"})[1]["task_id"].tolist() == [2, 2, 2]
+    for _ in range(10):
+        assert step(env)[4]["task_id"].tolist() == [2, 2, 2]
+    assert env.reset(options={"task_id": [2, 0, 2]})[1]["task_id"].tolist() == [2, 0, 2]
+    assert env.reset()[1]["task_id"].tolist() == [0, 1, 2]
+
+
+def test_masks_follow_the_slots():
+    env = MultiTaskVectorEnv(counting_tasks(3), 3)
+    assert env.action_masks().tolist() == [
+        [True, True, False, False],
+        [True, True, True, False],
+        [True, True, True, True],
+    ]
+
+
+def test_a_seeded_reset_repeats_everything():
+    env = MultiTaskVectorEnv(counting_tasks(3), 3, schedule=Cycle(10, num_cycles=None))
+
+    def play(seed):
+        seen = [env.reset(seed=seed)[0]["obs"].tolist()]
+        for _ in range(30):
+            obs, rewards, *_ = step(env, 1)
+            seen.append((obs["obs"].tolist(), rewards.tolist()))
+        return seen
+
+    assert play(3) == play(3)
+    assert play(3) != play(4)
+    assert play([3, 9]) == play([3, 9])
+
+
+def test_the_repr_says_which_arrangement_was_chosen():
+    tasks = counting_tasks(2)
+    assert repr(make_multitask_vector(tasks, 4)) == (
+        "MultiTaskVectorEnv(4 slots, Interleave('steps'): "
+        "t0 x 2 [SyncVectorEnv], t1 x 2 [SyncVectorEnv])"
+    )
+    assert repr(make_multitask_vector(tasks, 4, schedule=Cycle(9, num_cycles=2, order=[1, 0]))) == (
+        "MultiTaskVectorEnv(4 slots, Cycle(steps_per_task=9, num_cycles=2, order=[1, 0]): "
+        "t0 x 4 [SyncVectorEnv] then t1 x 4 [SyncVectorEnv])"
+    )
+    own = make_multitask_vector(tasks, 4, schedule=Interleave("episodes", order="random"))
+    assert repr(own) == (
+        "MultiTaskSyncVectorEnv(4 x MultiTaskEnv, Interleave('episodes', order='random'): t0, t1)"
+    )
+    assert repr(Chosen(len)) == "Chosen(len)"
+    assert repr(Sequence([("a", 3)])) == "Sequence([('a', 3)])"
+    assert repr(Adaptive("steps>=1")) == "Adaptive('steps>=1', window=20, num_cycles=1)"
+    assert repr(Cycle(episodes_per_task=2, shuffle_seed=1)) == (
+        "Cycle(episodes_per_task=2, shuffle_seed=1)"
+    )
+    assert repr(Interleave(weights=[1, 2])) == "Interleave('steps', weights=[1.0, 2.0])"
+
+
+def test_a_tasks_own_vector_environment_is_used():
+    class Mine(SyncVectorEnv):
+        pass
+
+    def vector_fn(num_envs):
+        return Mine([CountingEnv] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+    env = make_multitask_vector([Task("mine", env_fn=CountingEnv, vector_fn=vector_fn)], 2)
+    assert "mine x 2 [Mine]" in repr(env)
+
+
+def test_a_schedule_per_slot_answers_for_its_slots():
+    env = make_multitask_vector(counting_tasks(3), 4, schedule=Interleave("episodes"))
+    env.reset(seed=0)
+    assert env.get_task().tolist() == [0, 1, 2, 0]
+    assert env.num_tasks == 3
+    assert env.task_names == ["t0", "t1", "t2"]
+    assert env.action_masks().shape == (4, 4)
+    env.set_task(2, indices=[0, 1])
+    env.reset()
+    assert env.get_task().tolist() == [2, 2, 2, 0]
+
+
+def test_worker_processes_play_what_this_process_plays():
+    def play(vectorization):
+        env = MultiTaskVectorEnv(counting_tasks(2), 2, vectorization=vectorization)
+        env.reset(seed=3)
+        seen = [step(env, 1) for _ in range(15)]
+        env.close()
+        return [(obs["obs"].tolist(), rewards.tolist()) for obs, rewards, *_ in seen]
+
+    assert play("async") == play("sync")
+
+
+def test_pictures_come_in_the_order_of_the_slots():
+    env = MultiTaskVectorEnv(
+        [partial(CountingEnv, tag, render_mode="rgb_array") for tag in (1, 2)], 3,
+        render_mode="rgb_array",
+    )  # fmt: skip
+    env.reset(seed=0)
+    assert [int(frame.max()) for frame in env.render()] == [1, 1, 2]
+    assert MultiTaskVectorEnv(counting_tasks(2)).render() is None
+
+
+def test_mixed_tasks_of_gymnasium_run_side_by_side():
+    env = make_multitask_vector("Classic/Mixed3", 4)
+    obs, _ = env.reset(seed=0)
+    for _ in range(30):
+        obs, *_ = env.step(env.action_space.sample())
+        assert obs in env.observation_space
+    assert isinstance(env, gym.vector.VectorEnv)
+    env.close()
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: MultiTaskVectorEnv(counting_tasks(3), 2), "`num_envs` must be at least the"),
+        (lambda: MultiTaskVectorEnv(counting_tasks(3), 0), "`num_envs` must be at least 1, got 0"),
+        (
+            lambda: MultiTaskVectorEnv(counting_tasks(3), 3, schedule=Interleave("episodes")),
+            r"`schedule` must share the slots or switch them together; Interleave\('episodes'\)",
+        ),
+        (lambda: MultiTaskVectorEnv(counting_tasks(1), vectorization="x"), "`vectorization` must"),
+        (
+            lambda: make_multitask_vector(
+                counting_tasks(1), schedule=lambda p: 0, vectorization="async"
+            ),
+            "`vectorization` must be 'sync' under Chosen",
+        ),
+        (
+            lambda: MultiTaskVectorEnv(counting_tasks(1)).reset(options={"reset_mask": 1}),
+            r"`options` may hold only 'task_id', got \['reset_mask'\] too",
+        ),
+        (
+            lambda: MultiTaskVectorEnv(counting_tasks(1)).reset(options={"task_id": [0, 0]}),
+            "`task_id` must be one task or one per slot, 1, got 2",
+        ),
+        (lambda: MultiTaskVectorEnv(counting_tasks(1)).set_task(1), "`task_id` must be in"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_with_the_rule_and_the_value(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
