@@ -5,6 +5,7 @@ import pytest
 
 from sb3_moe import metrics
 from sb3_moe.metrics import Block
+from sb3_moe_envs import SUITES
 
 # Two tasks, trained for 100 steps each, evaluated every 50. Task 0 rises to 0.8 and falls to 0.2;
 # task 1 gains 0.1 from task 0's block and then rises to 0.6.
@@ -203,6 +204,11 @@ def test_a_reference_no_better_than_random_is_refused():
         metrics.normalise([1.0], [2.0], [2.0])
 
 
-def test_a_random_return_that_was_not_measured_says_how_to():
-    with pytest.raises(ValueError, match=r"got \['Chess'\]; measure others with python -m"):
-        metrics.random_returns(["Chess"])
+def test_random_returns_were_measured_for_every_task_of_every_suite():
+    for suite, entry in SUITES.items():
+        assert list(metrics.random_returns(suite)) == [task.name for task in entry.tasks]
+
+
+def test_a_suite_that_was_not_measured_says_how_to():
+    with pytest.raises(ValueError, match=r"got 'Chess'; add one with .* measure it with python -m"):
+        metrics.random_returns("Chess")

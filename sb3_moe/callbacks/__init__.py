@@ -3,19 +3,33 @@
 from sb3_moe.callbacks.checkpoint import SnapshotCallback, save_snapshot
 from sb3_moe.callbacks.evaluate import MultiTaskEvalCallback
 from sb3_moe.callbacks.evaluation import TaskEpisodes, evaluate_tasks
+from sb3_moe.callbacks.linear_per_block import LinearPerBlock
 from sb3_moe.callbacks.pinned_env import make_pinned_env
 from sb3_moe.callbacks.plasticity import PlasticityCallback
 from sb3_moe.callbacks.probing import collect_probe
+from sb3_moe.callbacks.remedies import (
+    ReDoCallback,
+    ResetHeadsCallback,
+    ShrinkAndPerturbCallback,
+)
 from sb3_moe.callbacks.rollout import TaskRolloutCallback
 from sb3_moe.callbacks.routing import RoutingCallback
+from sb3_moe.callbacks.task_gradients import TaskGradientCallback
+from sb3_moe.callbacks.task_switch import TaskSwitchCallback
 
 __all__ = [
+    "LinearPerBlock",
     "MultiTaskEvalCallback",
     "PlasticityCallback",
+    "ReDoCallback",
+    "ResetHeadsCallback",
     "RoutingCallback",
+    "ShrinkAndPerturbCallback",
     "SnapshotCallback",
     "TaskEpisodes",
+    "TaskGradientCallback",
     "TaskRolloutCallback",
+    "TaskSwitchCallback",
     "collect_probe",
     "evaluate_tasks",
     "make_pinned_env",

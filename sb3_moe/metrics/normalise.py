@@ -5,8 +5,6 @@ Shapes: N tasks, on the last axis.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -31,16 +29,15 @@ def normalise(returns: npt.ArrayLike, random: npt.ArrayLike, reference: npt.Arra
     return (values - low) / (high - low)
 
 
-def random_returns(task_names: Sequence[str]) -> Array:
-    """Return the mean return of uniformly random actions for each task, as measured, (N,).
+def random_returns(suite: str) -> dict[str, float]:
+    """Return the mean return of uniformly random actions for each task of a suite, as measured.
 
-    :param task_names: as the suites name them: ``"Breakout"``
-    :raises ValueError: if one was not measured
+    :param suite: as ``"MinAtar/MTRL3"``
+    :raises ValueError: if it was not measured
     """
-    missing = [name for name in task_names if name not in RANDOM]
-    if missing:
+    if suite not in RANDOM:
         raise ValueError(
-            f"`task_names` must be among {sorted(RANDOM)}, got {missing}; measure others with "
-            "python -m benchmarks.random_returns"
+            f"`suite` must be one of {sorted(RANDOM)}, got {suite!r}; add one with "
+            "sb3_moe_envs.register_suite and measure it with python -m benchmarks.random_returns"
         )
-    return np.array([RANDOM[name].mean for name in task_names])
+    return {task: measured.mean for task, measured in RANDOM[suite].items()}

@@ -1,0 +1,31 @@
+"""A learning rate for tasks that come one after another."""
+
+from __future__ import annotations
+
+import math
+
+
+class LinearPerBlock:
+    """A schedule that falls to zero over each block of training, and starts again at the next.
+
+    ``PPO(..., learning_rate=LinearPerBlock(5e-3, num_blocks=6))`` for six blocks of equal length.
+
+    :param initial: at the beginning of a block
+    :param num_blocks: in the whole run
+    :raises ValueError: if a number is out of range
+    """
+
+    def __init__(self, initial: float, num_blocks: int) -> None:
+        if initial <= 0:
+            raise ValueError(f"`initial` must be above 0, got {initial}")
+        if num_blocks < 1:
+            raise ValueError(f"`num_blocks` must be at least 1, got {num_blocks}")
+        self.initial = initial
+        self.num_blocks = num_blocks
+
+    def __call__(self, progress_remaining: float) -> float:
+        """Return the rate for the remaining progress of the run, 1 to 0."""
+        done = round((1.0 - progress_remaining) * self.num_blocks, 9)
+        # SB3 asks after the block's last step, which still belongs to it.
+        within = done - math.ceil(done) + 1.0 if done > 0 else 0.0
+        return self.initial * (1.0 - within)

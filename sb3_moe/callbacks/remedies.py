@@ -1,0 +1,130 @@
+"""Known remedies for the loss of plasticity, every so many steps: baselines to compare with."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from sb3_moe.callbacks.generators import preserved_generators
+from sb3_moe.callbacks.periodic import PeriodicCallback
+from sb3_moe.callbacks.stored import stored_obs
+from sb3_moe.plasticity.dormant import check_tau
+from sb3_moe.plasticity.probe import Obs
+from sb3_moe.plasticity.redo import redo
+from sb3_moe.plasticity.resets import check_shrink_and_perturb, reset_heads, shrink_and_perturb
+
+
+class RemedyCallback(PeriodicCallback):
+    """Treat the policy at the start of a rollout, every so many global steps.
+
+    Not before training and not at its end. Put it before a
+    :class:`~sb3_moe.callbacks.SnapshotCallback` in the list.
+    """
+
+    def _resume(self, step: int) -> int | None:
+        return step
+
+    def _on_training_end(self) -> None:
+        """Leave the trained policy as it is."""
+
+    def act(self, step: int) -> bool:
+        """Treat the policy."""
+        self.treat()
+        return True
+
+    @abstractmethod
+    def treat(self) -> None:
+        """Change the model's policy."""
+
+
+class ReDoCallback(RemedyCallback):
+    """Give dormant neurons a new start (Sokar et al. 2023, arXiv 2302.12902).
+
+    It judges by observations of the last rollout, or of the replay buffer, and logs how many
+    neurons started anew in each layer under ``plasticity/redo/``.
+
+    :param every: global steps between treatments
+    :param tau: units whose score is at most this are dormant
+    :param batch_size: observations to judge by
+    :param verbose: 0 or 1
+    :raises ValueError: if a number is out of range
+    """
+
+    def __init__(
+        self, every: int, tau: float = 0.1, *, batch_size: int = 256, verbose: int = 0
+    ) -> None:
+        super().__init__(every, verbose=verbose)
+        check_tau(tau)
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+        self.tau = tau
+        self.batch_size = batch_size
+        self._obs: Obs | None = None
+
+    def treat(self) -> None:
+        """Restart dormant neurons."""
+        obs = self._replayed() if isinstance(self.model, OffPolicyAlgorithm) else self._obs
+        if obs is not None:
+            for layer, count in redo(self.model.policy, obs, self.tau).items():
+                self.logger.record(f"plasticity/redo/{layer}", count)
+
+    def _on_rollout_end(self) -> None:
+        # SB3 empties the buffer before it announces the next rollout.
+        if isinstance(self.model, OnPolicyAlgorithm):
+            buffer = self.model.rollout_buffer
+            rows = np.random.default_rng(self.num_timesteps).choice(
+                buffer.buffer_size * buffer.n_envs,
+                min(self.batch_size, buffer.buffer_size * buffer.n_envs),
+                replace=False,
+            )
+            steps, envs = np.divmod(rows, buffer.n_envs)
+            space = self.model.observation_space
+            self._obs = stored_obs(buffer.observations, space, (steps, envs))
+
+    def _replayed(self) -> Obs | None:
+        buffer: Any = self.model.replay_buffer  # type: ignore[attr-defined]
+        if buffer.size() == 0:
+            return None
+        with preserved_generators():
+            sample = buffer.sample(self.batch_size, env=self.model.get_vec_normalize_env())
+        return stored_obs(sample.observations, self.model.observation_space)
+
+
+class ResetHeadsCallback(RemedyCallback):
+    """Draw the last layer of every network anew (Nikishin et al. 2022, arXiv 2205.07802).
+
+    :param every: global steps between treatments
+    :param verbose: 0 or 1
+    :raises ValueError: if ``every`` is below 1
+    """
+
+    def treat(self) -> None:
+        """Reset the heads."""
+        reset_heads(self.model.policy)
+
+
+class ShrinkAndPerturbCallback(RemedyCallback):
+    """Pull every weight towards a new start (Ash and Adams 2020, arXiv 1910.08475).
+
+    :param every: global steps between treatments
+    :param shrink: factor of the old weights, in [0, 1]
+    :param perturb: factor of the new ones, at least 0
+    :param verbose: 0 or 1
+    :raises ValueError: if a number is out of range
+    """
+
+    def __init__(
+        self, every: int, shrink: float = 0.8, perturb: float = 0.2, *, verbose: int = 0
+    ) -> None:
+        super().__init__(every, verbose=verbose)
+        check_shrink_and_perturb(shrink, perturb)
+        self.shrink = shrink
+        self.perturb = perturb
+
+    def treat(self) -> None:
+        """Shrink and perturb."""
+        shrink_and_perturb(self.model.policy, self.shrink, self.perturb)

@@ -1,0 +1,70 @@
+"""A replay buffer reduced to a uniform sample of everything that was ever in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch as th
+
+
+class Reservoir:
+    """Keep a share of a replay buffer for a sample of all transitions so far.
+
+    :param share: of the buffer, in (0, 1)
+    :raises ValueError: if ``share`` is out of range
+    """
+
+    def __init__(self, share: float) -> None:
+        if not 0 < share < 1:
+            raise ValueError(f"`reservoir_share` must be in (0, 1), got {share}")
+        self.share = share
+        self.kept = 0
+        self.seen = 0
+
+    def check(self, buffer: Any) -> None:
+        """Refuse a buffer whose rows can't be moved.
+
+        :raises ValueError: if rows depend on their places
+        """
+        if buffer.optimize_memory_usage or hasattr(buffer, "task_ids"):
+            raise ValueError(
+                "`replay_buffer`='reservoir' needs a buffer whose rows can be moved: one without "
+                "`optimize_memory_usage`, and not a MultiTaskReplayBuffer, which balances tasks "
+                f"itself; got {type(buffer).__name__}"
+            )
+
+    def reduce(self, buffer: Any, written: int, rng: np.random.Generator) -> None:
+        """Move a uniform sample of all rows so far to the front, and let the rest be overwritten.
+
+        The rows that were kept before are themselves a sample, and stand for all that were seen
+        until then. What a long block overwrites by wrapping around the buffer is lost.
+
+        :param buffer: of SB3's kind
+        :param written: rows since the last time
+        :param rng: draws the sample
+        """
+        filled = buffer.buffer_size if buffer.full else buffer.pos
+        overwritten = max(0, written - (buffer.buffer_size - self.kept))
+        old = np.arange(min(overwritten, self.kept), self.kept)
+        new = np.setdiff1d(np.arange(filled), old)
+        size = min(int(self.share * buffer.buffer_size), filled)
+        from_old = int(rng.hypergeometric(self.seen, written, size)) if self.seen else 0
+        from_old = min(from_old, len(old))
+        rows = [
+            rng.choice(old, from_old, replace=False),
+            rng.choice(new, min(size - from_old, len(new)), replace=False),
+        ]
+        self.kept = _move_to_front(buffer, np.concatenate(rows).astype(np.int64))
+        self.seen += written
+
+
+def _move_to_front(buffer: Any, rows: np.ndarray) -> int:
+    for value in vars(buffer).values():
+        for array in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(array, np.ndarray | th.Tensor) and array.shape[:1] == (
+                buffer.buffer_size,
+            ):
+                array[: len(rows)] = array[rows]
+    buffer.pos, buffer.full = len(rows), False
+    return len(rows)

@@ -1,0 +1,133 @@
+"""How hard each task pulls on a policy that several tasks share.
+
+Shapes: S steps of a rollout, B environments, N tasks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from torch.nn import functional as F
+
+from sb3_moe.callbacks.pinned_env import task_names
+from sb3_moe.callbacks.record import Record
+from sb3_moe.callbacks.stored import stored_obs
+from sb3_moe.plasticity.probe import evaluating
+
+
+class TaskGradientCallback(BaseCallback):
+    """Measure each task's advantages and its gradient's norm before clipping (PPO, A2C).
+
+    The gradient is of the algorithm's own loss on the task's part of the rollout, at the policy
+    that collected it, with advantages normalised over all tasks as training does. Logged as
+    ``plasticity/advantage_variance/<task>`` and ``plasticity/gradient_norm/<task>``; kept in
+    ``diagnostics.npz`` as ``advantage_variance`` and ``gradient_norm_per_task`` (K, N), NaN for a
+    task that the rollout lacks.
+
+    :param every: global steps between measurements
+    :param batch_size: transitions of each task at most
+    :param log_path: folder for ``diagnostics.npz``
+    :param verbose: 0 or 1
+    :raises ValueError: if a number is below 1, or the algorithm has another loss
+    """
+
+    def __init__(
+        self,
+        every: int = 50_000,
+        *,
+        batch_size: int = 512,
+        log_path: str | Path | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        for name, value in (("every", every), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
+        self.every = every
+        self.batch_size = batch_size
+        self.log_path = None if log_path is None else Path(log_path) / "diagnostics.npz"
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Check the algorithm."""
+        super().init_callback(model)
+        recurrent = hasattr(model.policy, "lstm_hidden_state_shape")
+        if recurrent or not all(hasattr(model, name) for name in ("rollout_buffer", "vf_coef")):
+            raise ValueError(
+                "the algorithm must have PPO's or A2C's loss and no memory, got "
+                f"{type(model).__name__}"
+            )
+        self.task_names = task_names(self.training_env)
+        self.record = Record(self.log_path, {"task_names": np.array(self.task_names)})
+
+    def _on_training_start(self) -> None:
+        self.record.resume(self.model.num_timesteps)
+        self._last = self.record.last_step
+
+    def _on_rollout_start(self) -> None:
+        self._tasks: list[list[int]] = []
+        step = self.model.num_timesteps
+        self._due = self._last is None or step // self.every > self._last // self.every
+        if self._due:
+            self._last = step
+
+    def _on_step(self) -> bool:
+        if self._due:
+            self._tasks.append([info["task_id"] for info in self.locals["infos"]])
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if not self._due:
+            return
+        tasks_SB = np.array(self._tasks)
+        measured = [self._measure(tasks_SB == k) for k in range(len(self.task_names))]
+        variances, norms = (np.array(column) for column in zip(*measured, strict=True))
+        for name, variance, norm in zip(self.task_names, variances, norms, strict=True):
+            if not np.isnan(norm):
+                self.logger.record(f"plasticity/advantage_variance/{name}", float(variance))
+                self.logger.record(f"plasticity/gradient_norm/{name}", float(norm))
+        row = {"advantage_variance": variances, "gradient_norm_per_task": norms}
+        self.record.add(self.model.num_timesteps, row)
+
+    def _measure(self, mask_SB: np.ndarray) -> tuple[float, float]:
+        steps, envs = np.nonzero(mask_SB)
+        if len(steps) < 2:
+            return np.nan, np.nan
+        model: Any = self.model
+        variance = float(self._column(model.rollout_buffer.advantages, (steps, envs)).var())
+        chosen = np.linspace(0, len(steps) - 1, min(len(steps), self.batch_size)).astype(int)
+        with evaluating(model.policy), th.enable_grad():
+            loss = self._loss((steps[chosen], envs[chosen]))
+            parameters = [p for p in model.policy.parameters() if p.requires_grad]
+            gradients = th.autograd.grad(loss, parameters, allow_unused=True)
+        norms = [th.linalg.vector_norm(each) for each in gradients if each is not None]
+        return variance, float(th.linalg.vector_norm(th.stack(norms)))
+
+    def _loss(self, rows: tuple[np.ndarray, np.ndarray]) -> th.Tensor:
+        """Return the loss as PPO and A2C compute it at the policy that collected the rollout."""
+        model: Any = self.model
+        buffer = model.rollout_buffer
+        obs = stored_obs(buffer.observations, model.observation_space, rows)
+        actions = self._column(buffer.actions, rows)
+        if actions.shape[-1] == 1 and not model.action_space.shape:
+            actions = actions.long().flatten()
+        values, log_prob, entropy = model.policy.evaluate_actions(
+            model.policy.obs_to_tensor(obs)[0], actions
+        )
+        advantages = self._column(buffer.advantages, rows)
+        if model.normalize_advantage:
+            every = self._column(buffer.advantages, ...)
+            advantages = (advantages - every.mean()) / (every.std() + 1e-8)
+        # The ratio of new to old policy is 1 here; its gradient is that of the log-probability.
+        policy_loss = -(advantages * th.exp(log_prob - log_prob.detach())).mean()
+        value_loss = F.mse_loss(self._column(buffer.returns, rows), values.flatten())
+        entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
+        loss: th.Tensor = policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss
+        return loss
+
+    def _column(self, stored: Any, index: Any) -> th.Tensor:
+        return th.as_tensor(stored[index], device=self.model.device)

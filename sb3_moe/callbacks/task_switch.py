@@ -1,0 +1,150 @@
+"""What to do when the task changes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from stable_baselines3 import DQN
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from sb3_moe.callbacks.pinned_env import task_names, tasks_played
+from sb3_moe.callbacks.reservoir import Reservoir
+from sb3_moe.plasticity.resets import reset_heads, reset_optimizers
+
+Replay = Literal["keep", "clear", "reservoir"]
+
+
+class TaskSwitchCallback(BaseCallback):
+    """Prepare the model for a new task, at the first start of a rollout that plays one.
+
+    It logs ``continual/task`` and ``continual/switches``. Tasks that are interleaved never switch.
+
+    :param reset_optimizer: forget the optimisers' running averages
+    :param reset_heads: draw the last layer of every network anew
+    :param replay_buffer: ``"keep"`` it, ``"clear"`` it, or keep a ``"reservoir"``, in which every
+        transition of the run so far is equally likely, and fill the rest of the buffer anew
+    :param reservoir_share: share of the buffer that the reservoir takes at most, in (0, 1)
+    :param restart_exploration: DQN's epsilon starts again, at the pace at which it first fell
+    :param restart_learning_rate: a schedule of the learning rate starts again likewise; see
+        :class:`~sb3_moe.callbacks.LinearPerBlock` for one that reaches zero in every block
+    :param verbose: 1 prints each switch
+    :raises ValueError: if an argument is out of range, or does not fit the algorithm
+    """
+
+    def __init__(
+        self,
+        *,
+        reset_optimizer: bool = False,
+        reset_heads: bool = False,
+        replay_buffer: Replay = "keep",
+        reservoir_share: float = 0.5,
+        restart_exploration: bool = False,
+        restart_learning_rate: bool = False,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        if replay_buffer not in ("keep", "clear", "reservoir"):
+            raise ValueError(
+                "`replay_buffer` must be one of 'keep', 'clear', 'reservoir', got "
+                f"{replay_buffer!r}"
+            )
+        self.reset_optimizer = reset_optimizer
+        self.reset_heads = reset_heads
+        self.replay_buffer = replay_buffer
+        self.reservoir = Reservoir(reservoir_share)
+        self.restart_exploration = restart_exploration
+        self.restart_learning_rate = restart_learning_rate
+        self.switches = 0
+        self._task: int | None = None
+        self._reduced_at = 0
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Check that the algorithm has what is to be treated."""
+        super().init_callback(model)
+        self.task_names = task_names(self.training_env)
+        if self.replay_buffer != "keep":
+            if not isinstance(model, OffPolicyAlgorithm):
+                raise ValueError(
+                    f"`replay_buffer` must be 'keep' for {type(model).__name__}, which has none, "
+                    f"got {self.replay_buffer!r}"
+                )
+            if self.replay_buffer == "reservoir":
+                self.reservoir.check(model.replay_buffer)
+        if self.restart_exploration and not hasattr(model, "exploration_schedule"):
+            raise ValueError(
+                "`restart_exploration` must be False for algorithms without an epsilon, such as "
+                f"{type(model).__name__}; use {DQN.__name__}"
+            )
+
+    def _on_training_start(self) -> None:
+        if self.model.num_timesteps > 0 and hasattr(self.model, "task_switched_at"):
+            self._restart_schedules()
+
+    def _on_rollout_start(self) -> None:
+        tasks = set(tasks_played(self.training_env).tolist())
+        if len(tasks) > 1:
+            return
+        task = tasks.pop()
+        if self._task is not None and task != self._task:
+            self._switch(task)
+        self._task = task
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _switch(self, task: int) -> None:
+        self.switches += 1
+        if self.verbose:
+            print(f"Task {self.task_names[task]} begins at {self.model.num_timesteps} steps")
+        if self.reset_optimizer:
+            reset_optimizers(self.model.policy)
+        if self.reset_heads:
+            reset_heads(self.model.policy)
+        self._treat_buffer()
+        # SB3 saves the model's attributes, so that a resumed run finds this again.
+        vars(self.model)["task_switched_at"] = self.model.num_timesteps
+        self._restart_schedules()
+        self.logger.record("continual/task", task)
+        self.logger.record("continual/switches", self.switches)
+
+    def _treat_buffer(self) -> None:
+        buffer: Any = getattr(self.model, "replay_buffer", None)
+        if self.replay_buffer == "clear":
+            buffer.reset()
+        elif self.replay_buffer == "reservoir":
+            step, before = self.model.num_timesteps, self._reduced_at
+            written = (step - before) // self.model.n_envs
+            self.reservoir.reduce(buffer, written, np.random.default_rng(step))
+            self._reduced_at = step
+
+    def _restart_schedules(self) -> None:
+        model: Any = self.model
+        begin = 1.0 - model.task_switched_at / model._total_timesteps
+        if self.restart_exploration:
+            model.exploration_schedule = Restarted(_original(model.exploration_schedule), begin)
+        if self.restart_learning_rate:
+            model.lr_schedule = Restarted(_original(model.lr_schedule), begin)
+
+
+class Restarted:
+    """A schedule that begins again in the middle of a run.
+
+    :param schedule: from the remaining progress, 1 to 0, to a value
+    :param begin: remaining progress at which it begins again
+    """
+
+    def __init__(self, schedule: Any, begin: float) -> None:
+        self.schedule = schedule
+        self.begin = begin
+
+    def __call__(self, progress_remaining: float) -> float:
+        """Return the value for a remaining progress of at most ``begin``."""
+        value: float = self.schedule(1.0 - (self.begin - progress_remaining))
+        return value
+
+
+def _original(schedule: Any) -> Any:
+    return schedule.schedule if isinstance(schedule, Restarted) else schedule

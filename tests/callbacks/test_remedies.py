@@ -1,0 +1,291 @@
+"""Remedies against the loss of plasticity, at their steps and at task switches."""
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.vec_env import VecNormalize
+from toy import pinned, toy_vec_env
+
+import sb3_moe  # noqa: F401  registers the policies' names
+from sb3_moe.buffers import MultiTaskReplayBuffer
+from sb3_moe.callbacks import (
+    LinearPerBlock,
+    ReDoCallback,
+    ResetHeadsCallback,
+    ShrinkAndPerturbCallback,
+    TaskGradientCallback,
+    TaskSwitchCallback,
+)
+from sb3_moe.callbacks.reservoir import Reservoir
+from sb3_moe.callbacks.task_switch import Restarted
+
+SEQUENCE = (0,) * 20 + (1,) * 200
+
+
+def make(algo=PPO, env=None, policy="MoeMultiInputPolicy", **kwargs):
+    env = toy_vec_env(SEQUENCE, SEQUENCE) if env is None else env
+    options = {"n_steps": 32, "batch_size": 32, "n_epochs": 1}
+    if algo is DQN:
+        options = {"learning_starts": 20, "buffer_size": 300, "exploration_fraction": 0.5}
+    if algo is A2C:
+        options = {"n_steps": 16}
+    return algo(policy, env, **(options | {"device": "cpu", "seed": 3} | kwargs))
+
+
+class Weights(ResetHeadsCallback):
+    """Note the steps at which a remedy acts."""
+
+    def __init__(self, every):
+        super().__init__(every)
+        self.steps = []
+
+    def act(self, step):
+        self.steps.append(step)
+        return super().act(step)
+
+
+def test_a_remedy_acts_every_so_many_steps_but_neither_before_training_nor_at_its_end():
+    callback = Weights(128)
+    make().learn(512, callback=callback)
+    assert callback.steps == [128, 256, 384]
+
+
+@pytest.mark.parametrize("algo", [PPO, DQN])
+@pytest.mark.parametrize("policy", ["MultiInputPolicy", "MoeMultiInputPolicy"])
+def test_redo_restarts_what_sleeps_and_logs_how_many(algo, policy):
+    model = make(algo, policy=policy)
+    model.learn(64)
+    net = model.policy.q_net.q_net if algo is DQN else model.policy.mlp_extractor.policy_net
+    first = next(m for m in net.modules() if isinstance(m, th.nn.Linear))
+    first.bias.data[:5] = -1e4 if algo is DQN else 0.0
+    first.weight.data[:5] = 0.0
+    model.learn(128, callback=ReDoCallback(64, tau=0.0), log_interval=10**6)
+    assert model.logger.name_to_value[f"plasticity/redo/{'qf' if algo is DQN else 'pi'}.0"] >= 0
+    assert first.weight.data[:5].abs().sum() > 0
+
+
+def test_redo_judges_normalised_observations_too():
+    env = VecNormalize(toy_vec_env(SEQUENCE), norm_obs_keys=["obs"])
+    make(DQN, env).learn(100, callback=ReDoCallback(40, tau=0.1, batch_size=16))
+
+
+@pytest.mark.parametrize("callback", [ResetHeadsCallback(64), ShrinkAndPerturbCallback(64)])
+def test_resets_change_the_weights_and_training_goes_on(callback):
+    plain, treated = make().learn(192), make().learn(192, callback=callback)
+    pairs = zip(plain.policy.parameters(), treated.policy.parameters(), strict=True)
+    assert not all(th.equal(one, other) for one, other in pairs)
+    assert all(th.isfinite(parameter).all() for parameter in treated.policy.parameters())
+
+
+def test_a_switch_is_noticed_once_and_logged(capsys):
+    model, callback = make(), TaskSwitchCallback(verbose=1)
+    model.learn(512, callback=callback, log_interval=10**6)
+    assert callback.switches == 1
+    assert model.logger.name_to_value["continual/task"] == 1
+    assert "Task b begins at 256 steps" in capsys.readouterr().out
+
+
+def test_interleaved_tasks_never_switch():
+    callback = TaskSwitchCallback(reset_optimizer=True)
+    make(env=pinned(), n_steps=32, batch_size=96).learn(192, callback=callback)
+    assert callback.switches == 0
+
+
+def test_at_a_switch_the_optimiser_forgets():
+    class Check(TaskSwitchCallback):
+        def _switch(self, task):
+            assert self.model.policy.optimizer.state
+            super()._switch(task)
+            assert not self.model.policy.optimizer.state
+
+    callback = Check(reset_optimizer=True)
+    make().learn(384, callback=callback)
+    assert callback.switches == 1
+
+
+def test_at_a_switch_the_heads_start_anew():
+    plain = make().learn(384)
+    treated = make().learn(384, callback=TaskSwitchCallback(reset_heads=True))
+    assert not th.equal(plain.policy.action_net.weight, treated.policy.action_net.weight)
+
+
+class Stop(TaskSwitchCallback):
+    """End training right after the first switch."""
+
+    def _on_step(self):
+        return self.switches == 0
+
+
+def test_at_a_switch_the_replay_buffer_is_cleared():
+    model = make(DQN)
+    model.learn(600, callback=Stop(replay_buffer="clear"))
+    assert 0 < model.num_timesteps < 600
+    assert model.replay_buffer.pos <= 2
+    assert not model.replay_buffer.full
+
+
+def test_at_a_switch_a_sample_of_the_replay_buffer_stays():
+    model = make(DQN)
+    model.learn(600, callback=Stop(replay_buffer="reservoir", reservoir_share=0.2))
+    size = int(0.2 * model.replay_buffer.buffer_size)
+    assert size <= model.replay_buffer.pos <= size + 2
+    assert (model.replay_buffer.observations["task_id"][:size] == 0).all()
+
+
+def filled(values, buffer):
+    """Write rows whose reward is their number."""
+    for value in values:
+        obs = {"obs": np.zeros((1, 6)), "task_id": np.zeros((1,))}
+        buffer.add(obs, obs, np.zeros((1, 1)), np.array([value]), np.array([False]), [{}])
+
+
+def test_every_transition_so_far_is_equally_likely_to_be_in_the_reservoir():
+    counts = np.zeros(90)
+    buffer = make(DQN, toy_vec_env((0,)), buffer_size=60).replay_buffer
+    for seed in range(300):
+        buffer.reset()
+        rng, reservoir = np.random.default_rng(seed), Reservoir(0.5)
+        for block in range(3):
+            filled(range(30 * block, 30 * block + 30), buffer)
+            reservoir.reduce(buffer, 30, rng)
+        kept = buffer.rewards[: buffer.pos, 0].astype(int)
+        assert len(set(kept)) == 30
+        counts[kept] += 1
+    # Each of 90 is kept with probability 1/3: 100 of 300, standard deviation 8.
+    assert abs(counts.reshape(3, 30).mean(1) - 100).max() < 4
+    assert abs(counts - 100).max() < 40
+
+
+def test_what_a_long_block_overwrote_is_not_taken_for_the_reservoir():
+    buffer = make(DQN, toy_vec_env((0,)), buffer_size=20).replay_buffer
+    reservoir, rng = Reservoir(0.5), np.random.default_rng(0)
+    filled(range(10), buffer)
+    reservoir.reduce(buffer, 10, rng)
+    filled(range(100, 120), buffer)
+    reservoir.reduce(buffer, 20, rng)
+    assert (buffer.rewards[: buffer.pos] >= 100).all()
+    assert reservoir.seen == 30
+
+
+def test_a_full_buffer_is_reduced_to_a_sample_of_itself():
+    buffer = make(DQN, toy_vec_env((0,)), buffer_size=20).replay_buffer
+    filled(range(30), buffer)
+    Reservoir(0.5).reduce(buffer, 30, np.random.default_rng(0))
+    kept = buffer.rewards[: buffer.pos, 0]
+    assert len(kept) == 10
+    assert kept.min() >= 10
+
+
+def test_exploration_starts_again_at_a_switch():
+    rates = []
+
+    class Watch(TaskSwitchCallback):
+        def _on_step(self):
+            rates.append((self.switches, self.model.exploration_rate))
+            return True
+
+    make(DQN).learn(600, callback=Watch(restart_exploration=True))
+    before = [rate for switches, rate in rates if switches == 0]
+    after = [rate for switches, rate in rates if switches == 1]
+    assert min(before) < 0.6
+    assert after[1] > 0.95
+    assert after[-1] < 0.5
+
+
+def test_the_learning_rate_starts_again_at_a_switch():
+    model = make(learning_rate=lambda progress: progress)
+    model.learn(512, callback=TaskSwitchCallback(restart_learning_rate=True))
+    # The switch was half way: the last update is as far from it as half the run.
+    assert model.lr_schedule(0.0) == pytest.approx(0.5)
+    assert model.policy.optimizer.param_groups[0]["lr"] == pytest.approx(0.5)
+
+
+def test_a_restarted_schedule_begins_where_it_began():
+    schedule = Restarted(lambda progress: progress, begin=0.4)
+    assert schedule(0.4) == pytest.approx(1.0)
+    assert schedule(0.1) == pytest.approx(0.7)
+
+
+def test_a_rate_per_block_falls_to_zero_in_each():
+    schedule = LinearPerBlock(0.2, num_blocks=2)
+    assert [schedule(p) for p in (1.0, 0.75, 0.5, 0.25, 0.0)] == pytest.approx(
+        [0.2, 0.1, 0.0, 0.1, 0.0]
+    )
+    assert schedule(0.5 - 1e-3) == pytest.approx(0.2, rel=0.01)
+
+
+@pytest.mark.parametrize("algo", [PPO, A2C])
+def test_every_tasks_advantages_and_gradient_are_measured(algo, tmp_path):
+    model = make(algo, pinned(), **({"batch_size": 96} if algo is PPO else {}))
+    callback = TaskGradientCallback(96, log_path=tmp_path, batch_size=8)
+    model.learn(192, callback=callback, log_interval=10**6)
+    with np.load(tmp_path / "diagnostics.npz") as saved:
+        assert saved["advantage_variance"].shape == (2, 3)
+        assert (saved["gradient_norm_per_task"] > 0).all()
+    assert model.logger.name_to_value["plasticity/gradient_norm/c"] > 0
+
+
+def test_a_task_that_a_rollout_lacks_has_no_gradient():
+    callback = TaskGradientCallback(64)
+    make(env=toy_vec_env((0,), (1,))).learn(64, callback=callback)
+    assert np.isnan(callback.record.rows["gradient_norm_per_task"][0]).tolist() == [0, 0, 1]
+
+
+def test_the_gradient_is_that_of_ppos_loss():
+    """With one minibatch of one task, it is what PPO clips in its first step."""
+    model = make(env=toy_vec_env((0,)), batch_size=32, max_grad_norm=1e9)
+    callback = TaskGradientCallback(32, batch_size=10**6)
+    model.learn(32, callback=callback)
+    gradients = [p.grad for p in model.policy.parameters() if p.grad is not None]
+    norm = float(th.stack([g.norm() for g in gradients]).norm())
+    assert callback.record.rows["gradient_norm_per_task"][0, 0] == pytest.approx(norm, rel=1e-4)
+
+
+def test_measuring_gradients_leaves_training_the_same_bit_for_bit():
+    plain, watched = make().learn(128), make().learn(128, callback=TaskGradientCallback(64))
+    pairs = zip(plain.policy.parameters(), watched.policy.parameters(), strict=True)
+    assert all(th.equal(one, other) for one, other in pairs)
+
+
+def learn_with(callback, algo=PPO, **kwargs):
+    make(algo, **kwargs).learn(64, callback=callback)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ReDoCallback(1, tau=-1), "`tau` must be at least 0, got -1"),
+        (lambda: ReDoCallback(1, batch_size=0), "`batch_size` must be at least 1, got 0"),
+        (lambda: ReDoCallback(0), "`every` must be at least 1 global step, got 0"),
+        (lambda: ShrinkAndPerturbCallback(1, shrink=2), r"`shrink` must be in \[0, 1\], got 2"),
+        (lambda: TaskSwitchCallback(replay_buffer="burn"), "one of 'keep', 'clear', 'reservoir'"),
+        (lambda: TaskSwitchCallback(reservoir_share=1), r"`reservoir_share` must be in \(0, 1\)"),
+        (lambda: TaskGradientCallback(0), "`every` must be at least 1, got 0"),
+        (lambda: LinearPerBlock(0, 1), "`initial` must be above 0, got 0"),
+        (lambda: LinearPerBlock(1, 0), "`num_blocks` must be at least 1, got 0"),
+        (
+            lambda: learn_with(TaskSwitchCallback(replay_buffer="clear")),
+            "`replay_buffer` must be 'keep' for PPO, which has none, got 'clear'",
+        ),
+        (
+            lambda: learn_with(TaskSwitchCallback(restart_exploration=True)),
+            "`restart_exploration` must be False for algorithms without an epsilon, such as PPO",
+        ),
+        (
+            lambda: learn_with(
+                TaskSwitchCallback(replay_buffer="reservoir"),
+                DQN,
+                replay_buffer_class=MultiTaskReplayBuffer,
+            ),
+            "not a MultiTaskReplayBuffer, which balances tasks itself",
+        ),
+        (
+            lambda: learn_with(TaskGradientCallback(1), DQN),
+            "the algorithm must have PPO's or A2C's loss and no memory, got DQN",
+        ),
+    ],
+)
+def test_bad_input_says_what_is_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
