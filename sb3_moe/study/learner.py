@@ -12,6 +12,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_moe  # noqa: F401  registers the policies' names
+from sb3_moe.callbacks import LinearPerBlock
 from sb3_moe.presets import MINATAR_PPO
 from sb3_moe.study.config import CellConfig
 from sb3_moe.study.games import make_env
@@ -54,22 +55,6 @@ def ppo_arguments(cell: CellConfig) -> dict[str, Any]:
         blocks = len(cell.order or (0,)) * cell.cycles
         arguments["learning_rate"] = LinearPerBlock(rate, blocks)
     return arguments
-
-
-class LinearPerBlock:
-    """A learning rate that falls to zero over each block, and starts again at the next.
-
-    :param start: at the beginning of a block
-    :param blocks: of equal length, in the whole run
-    """
-
-    def __init__(self, start: float, blocks: int) -> None:
-        self.start = start
-        self.blocks = blocks
-
-    def __call__(self, progress_remaining: float) -> float:
-        """Give the rate; rounding keeps the end of a block from being taken for a beginning."""
-        return self.start * (round(progress_remaining * self.blocks, 9) % 1.0)
 
 
 def policy_of(name: str) -> Any:

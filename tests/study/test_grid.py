@@ -176,7 +176,7 @@ def test_titles_are_what_a_reader_knows():
 
 
 def test_a_rate_per_block_starts_anew_and_ends_at_zero():
-    rate = LinearPerBlock(1.0, blocks=2)
+    rate = LinearPerBlock(1.0, num_blocks=2)
     # After the first of four rollouts, the second (a block's end), the third and the fourth.
     assert [rate(p) for p in (0.75, 0.5, 0.25, 0.0)] == [0.5, 0.0, 0.5, 0.0]
 
