@@ -127,7 +127,7 @@ def row_gates(mixture: MoELayer, routing: Routing) -> th.Tensor:
     """
     tokens = routing.gates_BNE.shape[1]
     if isinstance(mixture, SoftMoE) and tokens > 1:
-        return _slot_gates(routing)
+        return _slot_gates(mixture, routing)
     if isinstance(mixture, ExpertChoiceMoE):
         capacity = -(-tokens * mixture.top_k // mixture.num_experts)
         gates_BEC = routing.gates_BNE.transpose(1, 2).topk(capacity, dim=-1).values
@@ -135,11 +135,12 @@ def row_gates(mixture: MoELayer, routing: Routing) -> th.Tensor:
     return routing.gates_BNE.flatten(0, 1)
 
 
-def _slot_gates(routing: Routing) -> th.Tensor:
+def _slot_gates(mixture: SoftMoE, routing: Routing) -> th.Tensor:
     """Return each slot's mean weight over the tokens it is mixed back into."""
-    weights_BE = routing.weights_BNE.mean(1)
-    weights_BES = weights_BE if weights_BE.dim() == 3 else weights_BE.unsqueeze(-1)
-    return weights_BES.transpose(1, 2).flatten(0, 1)
+    assert routing.logits_BNE is not None
+    combine_BK = routing.logits_BNE.flatten(2).softmax(-1).mean(1)
+    combine_BES = combine_BK.unflatten(1, (mixture.num_experts, mixture.num_slots))
+    return combine_BES.transpose(1, 2).flatten(0, 1)
 
 
 def select(obs: Obs, index: Any) -> Obs:
