@@ -1,0 +1,67 @@
+"""``python -m benchmarks``: ratios against peers, measured side by side in one run."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch as th
+import tyro
+
+from benchmarks import report
+
+Name = Literal["layers", "training", "worlds", "callbacks"]
+NAMES: tuple[Name, ...] = ("layers", "training", "worlds", "callbacks")
+# Small networks train fastest on one thread; a layer may be used in larger ones.
+ALL_THREADS = ("layers",)
+
+
+@dataclass
+class Options:
+    """Measure, print, and write tables to a folder.
+
+    :param only: which benchmarks to run
+    :param device: where layers and policies run
+    :param threads: torch's threads; 0 means 1 and, for layers, also as many as there are cores
+    :param out: where the tables go
+    """
+
+    only: tuple[Name, ...] = NAMES
+    device: str = "cpu"
+    threads: int = 0
+    out: Path = Path("benchmarks/results")
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    for name in options.only:
+        for threads in thread_counts(name, options.threads):
+            th.set_num_threads(threads)
+            run(name, options)
+
+
+def thread_counts(name: Name, asked: int) -> list[int]:
+    """Return the thread counts to measure with."""
+    if asked:
+        return [asked]
+    cores = os.cpu_count() or 1
+    return sorted({1, cores}) if name in ALL_THREADS else [1]
+
+
+def run(name: Name, options: Options) -> None:
+    """Run one benchmark, print its table and write it."""
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    takes_device = "device" in inspect.signature(benchmark.run).parameters
+    rows = benchmark.run(device=options.device) if takes_device else benchmark.run()
+    about = {"threads": th.get_num_threads(), **report.machine(options.device)}
+    title = f"{name}-{options.device}-{th.get_num_threads()}-threads".replace(":", "")
+    report.show(title, rows, about)
+    report.write(options.out, title, rows, about)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Soft and sparse layers against peers, dense layers, and what the machine's GEMM can do.
+
+Shapes: B batch, N tokens, D features, H hidden, E experts, S slots per expert.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import nn
+
+from benchmarks import peers
+from benchmarks.timing import Function, bounded, paired, ratio
+from sb3_moe.layers import LinearRouter, SoftMoE, SparseMoE, mlp_experts
+
+OURS, GEMM = "SoftMoE", "GEMM ceiling"
+GEMM_SIZE = 1024
+TOP_K = 2
+
+
+class Shape(NamedTuple):
+    """One point of the table.
+
+    :param B: samples
+    :param N: tokens per sample
+    :param D: features of a token
+    :param H: hidden width of an expert
+    :param E: experts
+    :param S: slots per expert
+    :param at_least: how many times faster than soft-moe-pytorch and the loop we mean to be
+    :param ceilings: fractions of the GEMM ceiling that we mean to reach, forward and with backward
+    """
+
+    B: int
+    N: int
+    D: int
+    H: int
+    E: int
+    S: int
+    at_least: float = 1.1
+    ceilings: tuple[float | None, float | None] = (None, None)
+
+    def __str__(self) -> str:
+        return f"{self.B}x{self.N}x{self.D}, H={self.H}, E={self.E}, S={self.S}"
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of one forward pass."""
+        mlp = 2 * 2 * self.D * self.H
+        scores = 2 * self.B * self.N * self.D * self.E * self.S
+        if self.N == 1:
+            return self.B * self.E * mlp + scores
+        # Dispatch and combine each cost what the scores cost.
+        return self.B * self.E * self.S * mlp + 3 * scores
+
+
+SHAPES = (
+    Shape(8, 1, 64, 64, 8, 1, at_least=3.0),
+    Shape(256, 1, 64, 64, 8, 1),
+    Shape(256, 1, 256, 256, 8, 1, ceilings=(0.7, 0.7)),
+    Shape(8, 64, 16, 64, 4, 16),
+    Shape(256, 64, 16, 64, 4, 16),
+    Shape(64, 49, 64, 512, 8, 6, ceilings=(0.7, 0.58)),
+)
+
+
+def run(device: str = "cpu", rounds: int = 15) -> list[dict[str, Any]]:
+    """Measure every shape, forward alone and with the backward pass.
+
+    :param device: where to run
+    :param rounds: interleaved rounds per comparison
+    """
+    rows = []
+    for shape in SHAPES:
+        layers = make_layers(shape, device)
+        x_BND = th.randn(shape.B, shape.N, shape.D, device=device, requires_grad=True)
+        for name, time in (("forward", forward), ("forward+backward", forward_backward)):
+            calls = {key: time(layer, x_BND) for key, layer in layers.items()}
+            calls[GEMM] = gemm(device)
+            rows += shape_rows(shape, name, paired(calls, rounds=rounds))
+    return rows
+
+
+def make_layers(shape: Shape, device: str) -> dict[str, nn.Module]:
+    """Return our layers and their peers by name; experts have a GELU, as soft-moe-pytorch's do."""
+    _, N, D, H, E, S = shape[:6]
+    soft = SoftMoE(mlp_experts(E, D, H, D, nn.GELU), LinearRouter(D, E * S), num_slots=S)
+    parameters = sum(p.numel() for p in soft.parameters())
+    layers = {
+        OURS: soft,
+        "soft-moe-pytorch": peers.soft_moe_pytorch(D, H, E, S, offload=True),
+        "soft-moe-pytorch without offloading": peers.soft_moe_pytorch(D, H, E, S, offload=False),
+        "ModuleList loop": peers.LoopSoftMoE(D, H, E, S),
+        "dense, same parameters": peers.mlp(D, peers.width_for_parameters(D, parameters)),
+        "dense, same FLOPs": peers.mlp(D, max(1, shape.flops // (4 * D * shape.B * N))),
+        "SparseMoE": SparseMoE(mlp_experts(E, D, H, D, nn.GELU), LinearRouter(D, E), top_k=TOP_K),
+        "st-moe-pytorch": peers.st_moe_pytorch(D, H, E, TOP_K),
+    }
+    return {name: layer.to(device) for name, layer in layers.items()}
+
+
+def shape_rows(
+    shape: Shape, direction: str, seconds: dict[str, list[float]]
+) -> list[dict[str, Any]]:
+    """Return the comparisons of one shape and direction."""
+
+    def row(other: str, ours: str = OURS, at_least: float | None = None) -> dict[str, Any]:
+        value = ratio(seconds[other], seconds[ours])
+        times = {
+            "ours_us": 1e6 * statistics.median(seconds[ours]),
+            "theirs_us": 1e6 * statistics.median(seconds[other]),
+        }
+        return bounded(f"{other} / {ours}, {direction}, {shape}", value, at_least) | times
+
+    passes = 1 if direction == "forward" else 3
+    fraction = passes * shape.flops / (2 * GEMM_SIZE**3)
+    ceiling = bounded(
+        f"{OURS}, fraction of the {GEMM}, {direction}, {shape}",
+        fraction * ratio(seconds[GEMM], seconds[OURS]),
+        shape.ceilings[passes > 1],
+    )
+    ceiling["gemm_gflop_per_s"] = 2e-9 * GEMM_SIZE**3 / statistics.median(seconds[GEMM])
+    return [
+        row("soft-moe-pytorch", at_least=shape.at_least),
+        row("soft-moe-pytorch without offloading"),
+        row("ModuleList loop", at_least=shape.at_least),
+        row("dense, same parameters"),
+        row("dense, same FLOPs"),
+        # It drops tokens beyond its capacity, which we never do: for information only.
+        row("st-moe-pytorch", ours="SparseMoE"),
+        ceiling,
+    ]
+
+
+def forward(layer: nn.Module, x_BND: th.Tensor) -> Function:
+    def call() -> None:
+        with th.no_grad():
+            layer(x_BND)
+
+    return call
+
+
+def forward_backward(layer: nn.Module, x_BND: th.Tensor) -> Function:
+    parameters: list[th.Tensor] = [*layer.parameters(), x_BND]
+    direction = th.randn_like(x_BND)
+
+    def call() -> None:
+        for parameter in parameters:
+            parameter.grad = None
+        y = layer(x_BND)
+        (y if isinstance(y, th.Tensor) else y[0]).backward(direction)
+
+    return call
+
+
+def gemm(device: str) -> Callable[[], th.Tensor]:
+    a, b = (th.randn(GEMM_SIZE, GEMM_SIZE, device=device) for _ in range(2))
+    return lambda: th.mm(a, b)

@@ -1,0 +1,127 @@
+"""Steps per second of training with experts against a dense policy of as many parameters."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+
+from benchmarks.timing import bounded, paired, ratio
+from sb3_moe.budget import matching_net_arch
+from sb3_moe.presets import MINATAR_PPO
+
+MOE = {"placement": "middle", "router": "soft", "num_experts": 8}
+AT_LEAST = 0.85
+Make = Callable[[dict[str, Any]], BaseAlgorithm]
+
+
+def run(device: str = "cpu", rounds: int = 9) -> list[dict[str, Any]]:
+    """Measure each algorithm with both policies.
+
+    :param device: where the policies are
+    :param rounds: interleaved rounds per comparison
+    """
+    return [
+        compare(
+            "PPO, CartPole, 8 copies, minibatch 64", ppo_cartpole(device), 2048, rounds, AT_LEAST
+        ),
+        compare(
+            "PPO, MinAtar Breakout, 64 copies, minibatch 1024",
+            ppo_minatar(device),
+            8192,
+            rounds,
+            AT_LEAST,
+        ),
+        compare("DQN, CartPole", dqn(device), 1000, rounds),
+        compare("SAC, Pendulum", sac(device), 200, rounds),
+    ]
+
+
+def compare(
+    name: str, make: Make, steps: int, rounds: int, at_least: float | None = None
+) -> dict[str, Any]:
+    """Train two models side by side, a few steps at a time; the same optimiser on both sides.
+
+    :param name: what is compared
+    :param make: from ``policy_kwargs`` to a model
+    :param steps: environment steps per turn
+    :param rounds: how many turns each has
+    :param at_least: the ratio that we mean to reach
+    """
+    moe = make(MOE)
+    policy_class: Any = type(moe.policy)
+    base = {k: v for k, v in moe.policy_kwargs.items() if k != "use_sde"}
+    net_arch = matching_net_arch(
+        policy_class, moe.observation_space, moe.action_space, base, "parameters"
+    )
+    optimizer = {"fused": True, "eps": moe.policy.optimizer_kwargs.get("eps", 1e-8)}
+    dense = make({"placement": "none", "net_arch": net_arch, "optimizer_kwargs": optimizer})
+    turns = {"ours": turn(moe, steps), "dense": turn(dense, steps)}
+    seconds = paired(turns, rounds=rounds, slice_s=0.0)
+    row = bounded(
+        f"SoftMoE / dense of as many parameters, steps/s, {name}",
+        ratio(seconds["dense"], seconds["ours"]),
+        at_least,
+    )
+    return row | {
+        "ours_steps_per_s": steps / statistics.median(seconds["ours"]),
+        "dense_steps_per_s": steps / statistics.median(seconds["dense"]),
+        "ours_parameters": num_parameters(moe),
+        "dense_parameters": num_parameters(dense),
+    }
+
+
+def turn(model: BaseAlgorithm, steps: int) -> Callable[[], object]:
+    return lambda: model.learn(steps, reset_num_timesteps=False)
+
+
+def num_parameters(model: BaseAlgorithm) -> int:
+    return sum(p.numel() for p in model.policy.parameters() if p.requires_grad)
+
+
+def ppo_cartpole(device: str) -> Make:
+    def make(policy_kwargs: dict[str, Any]) -> BaseAlgorithm:
+        env = make_vec_env("CartPole-v1", 8, seed=0)
+        kwargs: dict[str, Any] = {"n_steps": 256, "seed": 0, "device": device}
+        return PPO("MoeMlpPolicy", env, policy_kwargs=policy_kwargs, **kwargs)
+
+    return make
+
+
+def ppo_minatar(device: str) -> Make:
+    from sb3_moe.vec_env import GymnasiumVecEnv
+    from sb3_moe_envs.minatar import MinAtarVectorEnv
+
+    def make(policy_kwargs: dict[str, Any]) -> BaseAlgorithm:
+        env = GymnasiumVecEnv(MinAtarVectorEnv("Breakout", 64))
+        kwargs = MINATAR_PPO | {
+            "policy_kwargs": MINATAR_PPO["policy_kwargs"] | policy_kwargs,
+            "seed": 0,
+            "device": device,
+        }
+        return PPO("MoeMlpPolicy", env, **kwargs)
+
+    return make
+
+
+def dqn(device: str) -> Make:
+    def make(policy_kwargs: dict[str, Any]) -> BaseAlgorithm:
+        env = gym.make("CartPole-v1")
+        kwargs: dict[str, Any] = {"learning_starts": 100, "seed": 0, "device": device}
+        return DQN("MoeMlpPolicy", env, policy_kwargs=policy_kwargs, **kwargs)
+
+    return make
+
+
+def sac(device: str) -> Make:
+    def make(policy_kwargs: dict[str, Any]) -> BaseAlgorithm:
+        env = gym.make("Pendulum-v1")
+        kwargs: dict[str, Any] = {"learning_starts": 100, "seed": 0, "device": device}
+        return SAC("MoeMlpPolicy", env, policy_kwargs=policy_kwargs, **kwargs)
+
+    return make
