@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -135,7 +136,7 @@ class GymnasiumVecEnv(VecEnv):
         """
         return {
             "env": self._members.of_all("state_dict")(),
-            "observations": self._observations,
+            "observations": copy.deepcopy(self._observations),
             "task_ids": None if self._task_ids is None else self._task_ids.copy(),
         }
 
@@ -220,16 +221,8 @@ def make_multitask_vec_env(
     :raises ValueError: if there are fewer environments than interleaved tasks
     """
     from sb3_moe_envs import make_multitask_vector
-    from sb3_moe_envs.multitask import as_schedule
-    from sb3_moe_envs.schedules import Slots
-    from sb3_moe_envs.tasks import as_tasks
 
-    num_tasks = len(as_tasks(tasks))
-    n_envs = num_tasks if n_envs is None else n_envs
-    shared = as_schedule(schedule, tasks).slots is Slots.SHARED
-    if n_envs < (num_tasks if shared else 1):
-        rule = f"the number of interleaved tasks, {num_tasks}," if shared else "1,"
-        raise ValueError(f"`n_envs` must be at least {rule} got {n_envs}")
+    n_envs = _number_of_envs(tasks, n_envs, schedule)
     env = GymnasiumVecEnv(
         make_multitask_vector(tasks, n_envs, schedule=schedule, task_id=task_id, **kwargs)
     )
@@ -249,6 +242,20 @@ def make_multitask_vec_env(
     # The keys are in every info, so each episode that SB3 keeps or writes says whose it is.
     options = {"info_keywords": ("task_id", "task_name")} | (monitor_kwargs or {})
     return VecMonitor(env, monitor_dir, **options)
+
+
+def _number_of_envs(tasks: Any, n_envs: int | None, schedule: Any) -> int:
+    from sb3_moe_envs.multitask import as_schedule
+    from sb3_moe_envs.schedules import Slots
+    from sb3_moe_envs.tasks import as_tasks
+
+    num_tasks = len(as_tasks(tasks))
+    n_envs = num_tasks if n_envs is None else n_envs
+    shared = as_schedule(schedule, tasks).slots is Slots.SHARED
+    if n_envs < (num_tasks if shared else 1):
+        rule = f"the number of interleaved tasks, {num_tasks}," if shared else "1,"
+        raise ValueError(f"`n_envs` must be at least {rule} got {n_envs}")
+    return n_envs
 
 
 def _check_autoreset(env: VectorEnv[Any, Any, Any]) -> None:

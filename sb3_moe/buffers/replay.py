@@ -155,7 +155,7 @@ class DeviceReplayBuffer(ReplayBuffer):
 
     def _follow_device(self) -> None:
         # After unpickling, SB3 sets `device` to the model's; the tensors come after it.
-        if self.rewards.device != self.device and self.rewards.device.type != self.device.type:
+        if self.rewards.device.type != self.device.type:
             for name, value in self._tensors().items():
                 setattr(self, name, map_observation(lambda tensor: tensor.to(self.device), value))
 
