@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -95,7 +94,7 @@ class Run:
             from sb3_moe.study.ray_engine import RayEngine
 
             return RayEngine(self.address, self.cpus, self.gpus)
-        return LocalEngine(self.processes or os.cpu_count() or 1, root / CACHE)
+        return LocalEngine(self.processes, root / CACHE)
 
 
 @dataclass(frozen=True)

@@ -82,12 +82,13 @@ def _work_quietly(cell: Mapping[str, Any], path: str) -> None:
 class LocalEngine:
     """One process per cell, started by spawn: where jax is loaded, fork hangs.
 
-    :param processes: how many at a time
+    :param processes: how many at a time; None: as many as there are cores
     :param cache: see :func:`child_environment`
     :raises ValueError: if there are none
     """
 
-    def __init__(self, processes: int, cache: Path) -> None:
+    def __init__(self, processes: int | None, cache: Path) -> None:
+        processes = (os.cpu_count() or 1) if processes is None else processes
         if processes < 1:
             raise ValueError(f"`processes` must be at least 1, got {processes}")
         self.capacity = processes

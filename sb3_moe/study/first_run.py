@@ -6,7 +6,6 @@ other (CRL), and ends with a folder of learning curves, tables, models and a pag
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -38,7 +38,7 @@ class FirstRun:
 
     games: tuple[str, ...] = ("SpaceInvaders", "Breakout", "Asterix")
     """Short names of MinAtar games, or registered Gymnasium ids."""
-    steps: int = 40 * ROLLOUT
+    steps: int = 20 * ROLLOUT
     """Environment steps per game; rounded up to whole rollouts of 64 x 128."""
     seeds: tuple[int, ...] = (0,)
     """A run of everything for each of them."""
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.steps < 1:
             raise ValueError(f"`steps` must be at least 1, got {options.steps}")
         study = options.study()
-        engine = LocalEngine(options.processes or os.cpu_count() or 1, root / CACHE)
+        engine = LocalEngine(options.processes, root / CACHE)
         check_writable(root)
         with locked(root):
             return _train(study, root, engine, Console())
@@ -138,11 +138,12 @@ def _conclude(
 
 def _printed(rows: Rows) -> Table:
     """Lay the summary out for a terminal."""
-    table = Table(title="mean return over the last tenth of each game's training")
+    table = Table(title="mean return over the last tenth of each game's training", box=SIMPLE)
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
     for name in ("regime", "game", "network"):
-        table.add_column(name)
-    for name in ("return", "random", "times random", "at the end", "dormant"):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=True)
+    for name in ("return", "random", "x random", "at end", "dormant"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         numbers = (row[key] for key in ("return", "random", "ratio", "at_the_end", "dormant"))
         names = (row["regime"], row["game"], title(row["architecture"]))

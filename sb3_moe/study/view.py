@@ -70,8 +70,8 @@ class LiveView:
         self._ended_steps += job.cell.total_steps
         live = job.folder.live()
         line = Text(f"[{self._ended_cells}/{self._cells}] {job.cell.name}: {state.status}")
-        line.append(f" {state.reason}" if state.reason else _summary(live), style="dim")
-        self.console.print(line)
+        line.append(f" {_ending(state, live)}", style="dim")
+        self.console.print(line, soft_wrap=True)
 
     def refresh(self, running: Sequence[Job]) -> None:
         """Draw the table anew."""
@@ -98,6 +98,13 @@ class LiveView:
         return table
 
 
+def _ending(state: State, live: dict[str, object]) -> str:
+    """Say what came out, or what went wrong."""
+    if state.status == "done":
+        return _summary(live)
+    return state.reason or "its process ended early; run again to go on"
+
+
 def _steps(job: Job) -> int:
     return int(job.folder.live().get("steps", 0))
 
@@ -105,14 +112,14 @@ def _steps(job: Job) -> int:
 def _summary(live: dict[str, object]) -> str:
     """Say the rate and the last returns of a cell."""
     if not live:
-        return " starting"
+        return "starting"
     returns = live.get("returns", {})
     scores = (
         "  ".join(f"{task} {value:.1f}" for task, value in returns.items())
         if isinstance(returns, dict)
         else ""
     )
-    return f" {live.get('rate', 0):,.0f} steps/s  {scores}"
+    return f"{live.get('rate', 0):,.0f} steps/s  {scores}"
 
 
 def _clock(seconds: float | None) -> str:
