@@ -19,6 +19,7 @@ from sb3_moe_envs import Cycle
 ROLLOUT = 64 * MINATAR_PPO["n_steps"]
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--suite", default="MinAtar/All5", help="the games")
 parser.add_argument("--rollouts", type=int, default=60, help="rollouts of 8,192 steps per game")
 parser.add_argument("--episodes", type=int, default=10, help="evaluation episodes per game")
 parser.add_argument("--out", default="runs/five_games", help="folder for scores.npz")
@@ -26,14 +27,14 @@ args = parser.parse_args()
 
 # Blocks of whole rollouts: one that straddles a switch would mix two games in one update.
 schedule = Cycle(steps_per_task=args.rollouts * ROLLOUT)
-env = sb3_moe.make_multitask_vec_env("MinAtar/All5", n_envs=64, seed=0, schedule=schedule)
+env = sb3_moe.make_multitask_vec_env(args.suite, n_envs=64, seed=0, schedule=schedule)
 model = PPO(
     "MoeMultiInputPolicy", env, seed=0, device="cpu", **with_policy(MINATAR_PPO, placement="big")
 )
 watch = MultiTaskEvalCallback(
     every=max(1, args.rollouts // 4) * ROLLOUT, n_eval_episodes=args.episodes, log_path=args.out
 )
-model.learn(schedule.total_steps(5), callback=watch, progress_bar=True)
+model.learn(schedule.total_steps(env.get_attr("num_tasks")[0]), callback=watch, progress_bar=True)
 
 with np.load(f"{args.out}/scores.npz") as run:
     print("steps      trained      " + " ".join(f"{name:>13}" for name in run["task_names"]))

@@ -1,0 +1,41 @@
+"""Every numbered example runs from top to bottom, with a tiny budget."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("[0-9]*.py"))
+TINY = {
+    "01": ["--steps", "1", "--save", "quick_start"],
+    "02": ["--steps", "1", "--episodes", "1"],
+    "03": ["--steps", "1300", "--episodes", "1"],
+    "04": ["--steps", "110", "--episodes", "1"],
+    "05": ["--steps", "1", "--n-steps", "64", "--episodes", "1"],
+    "06": ["--steps", "1", "--n-envs", "2", "--n-steps", "8", "--device", "cpu"],
+    "07": ["--suite", "MinAtar/MTRL3", "--rollouts", "1", "--episodes", "1"],
+    "08": ["--steps", "1", "--n-envs", "2", "--n-steps", "8", "--device", "cpu"],
+    "09": ["--steps", "500", "--episodes", "1"],
+}
+
+
+# SB3 silences this when it is imported; pytest hears it all the same.
+@pytest.mark.filterwarnings("ignore:rich is experimental")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [path.name, *TINY[path.name[:2]]])
+    runpy.run_path(str(path), run_name="__main__")
+    assert capsys.readouterr().out
+
+
+def test_examples_are_numbered_one_after_another():
+    assert [int(path.name[:2]) for path in EXAMPLES] == list(range(1, len(EXAMPLES) + 1))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_says_how_to_run_it_and_is_short(path):
+    lines = path.read_text().splitlines()
+    assert f"    python examples/{path.name}" in "\n".join(lines)
+    assert len(lines) <= 100
