@@ -133,6 +133,7 @@ def make(
     *,
     seed: int | None = 0,
     model: dict[str, Any] | None = None,
+    device: str = "cpu",
     **policy_kwargs: Any,
 ) -> Any:
     """Return a small model.
@@ -142,13 +143,14 @@ def make(
     :param env: None: one that fits
     :param seed: of the model
     :param model: more arguments of the algorithm
+    :param device: of torch
     :param policy_kwargs: options of the policy
     """
     if env is None:
         env = default_env(algorithm, alias)
     kwargs = small(algorithm) | (model or {})
     return algorithm_class(algorithm)(
-        alias, env, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **kwargs
+        alias, env, seed=seed, device=device, policy_kwargs=policy_kwargs, **kwargs
     )
 
 
