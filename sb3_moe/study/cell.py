@@ -17,7 +17,7 @@ from sb3_moe.callbacks import (
     SnapshotCallback,
     TaskRolloutCallback,
 )
-from sb3_moe.resume import resume
+from sb3_moe.snapshot import resume
 from sb3_moe.study.config import CellConfig
 from sb3_moe.study.folder import CellFolder, atomic
 from sb3_moe.study.heartbeat import Heartbeat
