@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import subprocess
 import sys
 import warnings
@@ -114,7 +115,11 @@ def test_importing_loads_no_learning_library_and_no_simulator():
     heavy = ["torch", "stable_baselines3", "jax", "gymnax", "ale_py", "mujoco", "cv2", "pandas"]
     code = f"import sb3_moe_envs, sys; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-W", "error", "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert result.stdout.strip() == "[]"
 
