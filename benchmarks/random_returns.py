@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Discrete
 
 from sb3_moe.callbacks import evaluate_tasks
 from sb3_moe.metrics.returns import RANDOM, Measured
@@ -20,18 +21,22 @@ from sb3_moe_envs.schedules import Interleave
 
 FILE = Path(__file__).parent.parent / "sb3_moe" / "metrics" / "returns.py"
 COPIES = 10
-EPISODES = {"MinAtar": 1000, "Classic": 200, "MuJoCo": 200, "Atari": 20}
+EPISODES = {"MinAtar": 200, "Classic": 200, "MuJoCo": 200, "Atari": 20}
 
 
 class RandomAgent:
     """What ``evaluate_tasks`` asks of a model, with actions drawn uniformly."""
 
-    def __init__(self, env: Any) -> None:
+    def __init__(self, env: Any, seed: int) -> None:
         self.env = env
+        self.rng = np.random.default_rng(seed)
 
     def predict(self, obs: Any, state: Any = None, **_: Any) -> tuple[np.ndarray, Any]:
-        space = self.env.action_space
-        return np.array([space.sample() for _ in range(self.env.num_envs)]), state
+        """Draw an action for every copy."""
+        space, count = self.env.action_space, self.env.num_envs
+        if isinstance(space, Discrete):
+            return self.rng.integers(0, space.n, count), state
+        return self.rng.uniform(space.low, space.high, (count, *space.shape)), state
 
 
 def measure(suite: str, seed: int = 0) -> dict[str, Measured]:
@@ -40,7 +45,7 @@ def measure(suite: str, seed: int = 0) -> dict[str, Measured]:
     n_envs = COPIES * len(names)
     env = make_multitask_vec_env(suite, n_envs, seed=seed, schedule=Interleave())
     episodes = EPISODES[suite.partition("/")[0]]
-    agent: Any = RandomAgent(env)
+    agent: Any = RandomAgent(env, seed)
     returns = evaluate_tasks(agent, env, episodes).returns
     env.close()
     errors = returns.std(axis=1, ddof=1) / np.sqrt(episodes)
