@@ -13,7 +13,7 @@ from sb3_moe.layers.aux_loss import AuxCoefs
 from sb3_moe.layers.experts import StackedNetwork
 from sb3_moe.layers.moe import NO_AUX, MoELayer
 from sb3_moe.layers.routers import LinearRouter
-from sb3_moe.layers.routing import Routing
+from sb3_moe.layers.routing import Routing, softmax_over_experts
 
 # Above so many scores a batch is taken in chunks: larger tensors leave the cache, and the C library
 # gives their memory back to the system on each call (measured on CPU).
@@ -60,7 +60,9 @@ class SoftMoE(MoELayer):
 
     def _one_token(self, x_B1I: th.Tensor, logits_B1K: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Mix all experts' outputs: every slot holds the one token itself."""
-        routing = Routing(self._by_slot(logits_B1K.softmax(-1)), self._by_slot(logits_B1K))
+        routing = Routing(
+            self._by_slot(softmax_over_experts(logits_B1K)), self._by_slot(logits_B1K)
+        )
         y_BO = self.experts.mixture(x_B1I.squeeze(1), routing.gates_BNE.squeeze(1))
         return y_BO.unsqueeze(1), routing
 

@@ -14,7 +14,7 @@ from sb3_moe.layers.aux_loss import AuxCoefs
 from sb3_moe.layers.experts import StackedNetwork
 from sb3_moe.layers.moe import NO_AUX, MoELayer
 from sb3_moe.layers.routers import LinearRouter
-from sb3_moe.layers.routing import Routing, counts
+from sb3_moe.layers.routing import Routing, counts, softmax_over_experts
 
 
 class SparseMoE(MoELayer):
@@ -63,7 +63,7 @@ class SparseMoE(MoELayer):
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output and the kept gates."""
         logits_BNE = self.router(router_BNR)
-        probs_BNE = logits_BNE.softmax(-1)
+        probs_BNE = softmax_over_experts(logits_BNE)
         scores_BNE = probs_BNE + self.running_bias_E if self.bias_rate else probs_BNE
         experts_BNk = scores_BNE.detach().topk(self.top_k, dim=-1).indices
         kept_BNE = th.zeros_like(probs_BNE).scatter(-1, experts_BNk, 1.0)
@@ -123,7 +123,7 @@ class ExpertChoiceMoE(MoELayer):
         batch, num_tokens, _ = x_BNI.shape
         capacity = math.ceil(num_tokens * self.top_k / self.num_experts)
         logits_BNE = self.router(router_BNR)
-        probs_BEN = logits_BNE.softmax(-1).transpose(1, 2)
+        probs_BEN = softmax_over_experts(logits_BNE).transpose(1, 2)
         gates_BEC, tokens_BEC = probs_BEN.topk(capacity, dim=-1)
         index_BK = tokens_BEC.flatten(1)
         rows_BKI = x_BNI.gather(1, index_BK.unsqueeze(-1).expand(-1, -1, x_BNI.shape[-1]))
