@@ -13,7 +13,11 @@ Function = Callable[[], object]
 
 
 def paired(
-    functions: Mapping[str, Function], *, rounds: int = 15, slice_s: float = 0.02
+    functions: Mapping[str, Function],
+    *,
+    rounds: int = 15,
+    slice_s: float = 0.02,
+    warmups: int = 3,
 ) -> dict[str, list[float]]:
     """Return the seconds per call of each function in each round.
 
@@ -23,8 +27,9 @@ def paired(
     :param functions: what to time, by name
     :param rounds: how often to go round
     :param slice_s: how long each function runs in a round, in seconds
+    :param warmups: calls before anything counts
     """
-    repeats = {name: _repeats(call, slice_s) for name, call in functions.items()}
+    repeats = {name: _repeats(call, slice_s, warmups) for name, call in functions.items()}
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     gc.collect()
     for index in range(rounds):
@@ -38,10 +43,10 @@ def ratio(over: list[float], under: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
-def _repeats(call: Function, slice_s: float) -> int:
-    for _ in range(3):
+def _repeats(call: Function, slice_s: float, warmups: int) -> int:
+    for _ in range(warmups):
         call()
-    return max(1, round(slice_s / max(_time(call, 3), 1e-9)))
+    return max(1, round(slice_s / max(_time(call, warmups), 1e-9)))
 
 
 def _time(call: Function, repeats: int) -> float:

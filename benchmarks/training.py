@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from benchmarks.timing import bounded, paired, ratio
 from sb3_moe.budget import matching_net_arch
+from sb3_moe.layers import keep_freed_memory
 from sb3_moe.presets import MINATAR_PPO
 
 MOE = {"placement": "middle", "router": "soft", "num_experts": 8}
@@ -26,19 +27,21 @@ def run(device: str = "cpu", rounds: int = 9) -> list[dict[str, Any]]:
     :param device: where the policies are
     :param rounds: interleaved rounds per comparison
     """
+    rows = cases(device, rounds)
+    # What it sets can't be unset, so it comes second.
+    if device == "cpu" and keep_freed_memory():
+        rows += cases(device, rounds, after=", freed memory kept")
+    return rows
+
+
+def cases(device: str, rounds: int, after: str = "") -> list[dict[str, Any]]:
+    """Return one row per algorithm; ``after`` is put behind its name."""
+    cartpole, minatar = "PPO, CartPole, 8 copies", "PPO, MinAtar Breakout, 64 copies"
     return [
-        compare(
-            "PPO, CartPole, 8 copies, minibatch 64", ppo_cartpole(device), 2048, rounds, AT_LEAST
-        ),
-        compare(
-            "PPO, MinAtar Breakout, 64 copies, minibatch 1024",
-            ppo_minatar(device),
-            8192,
-            rounds,
-            AT_LEAST,
-        ),
-        compare("DQN, CartPole", dqn(device), 1000, rounds),
-        compare("SAC, Pendulum", sac(device), 200, rounds),
+        compare(cartpole + after, ppo_cartpole(device), 2048, rounds, AT_LEAST),
+        compare(minatar + after, ppo_minatar(device), 8192, rounds, AT_LEAST),
+        compare("DQN, CartPole" + after, dqn(device), 1000, rounds),
+        compare("SAC, Pendulum" + after, sac(device), 200, rounds),
     ]
 
 
@@ -62,7 +65,7 @@ def compare(
     optimizer = {"fused": True, "eps": moe.policy.optimizer_kwargs.get("eps", 1e-8)}
     dense = make({"placement": "none", "net_arch": net_arch, "optimizer_kwargs": optimizer})
     turns = {"ours": turn(moe, steps), "dense": turn(dense, steps)}
-    seconds = paired(turns, rounds=rounds, slice_s=0.0)
+    seconds = paired(turns, rounds=rounds, slice_s=0.0, warmups=1)
     row = bounded(
         f"SoftMoE / dense of as many parameters, steps/s, {name}",
         ratio(seconds["dense"], seconds["ours"]),
@@ -87,7 +90,7 @@ def num_parameters(model: BaseAlgorithm) -> int:
 def ppo_cartpole(device: str) -> Make:
     def make(policy_kwargs: dict[str, Any]) -> BaseAlgorithm:
         env = make_vec_env("CartPole-v1", 8, seed=0)
-        kwargs: dict[str, Any] = {"n_steps": 256, "seed": 0, "device": device}
+        kwargs: dict[str, Any] = {"n_steps": 256, "batch_size": 256, "seed": 0, "device": device}
         return PPO("MoeMlpPolicy", env, policy_kwargs=policy_kwargs, **kwargs)
 
     return make

@@ -2,6 +2,7 @@
 
 from sb3_moe.layers.aux_loss import AuxCoefs
 from sb3_moe.layers.experts import StackedNetwork, mlp_experts
+from sb3_moe.layers.memory import keep_freed_memory
 from sb3_moe.layers.moe import MoELayer, TaskMoE, UniformMoE
 from sb3_moe.layers.routers import LinearRouter
 from sb3_moe.layers.routing import Routing
@@ -19,5 +20,6 @@ __all__ = [
     "StackedNetwork",
     "TaskMoE",
     "UniformMoE",
+    "keep_freed_memory",
     "mlp_experts",
 ]

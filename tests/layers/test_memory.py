@@ -1,0 +1,42 @@
+"""Freed memory stays in the process once asked to."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from sb3_moe.layers import keep_freed_memory
+
+FAULTS = """
+import resource
+import torch as th
+from sb3_moe.layers import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        a, b, c = (th.ones(1_500_000) for _ in range(3))
+        del a, b, c
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+th.set_num_threads(1)
+faults()
+before = faults()
+assert keep_freed_memory()
+faults()
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
+def test_large_tensors_are_not_fetched_anew_on_each_call():
+    run = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    before, after = map(int, run.stdout.split())
+    assert before > 1000
+    assert after < before / 10
+
+
+def test_no_memory_is_an_error():
+    with pytest.raises(ValueError, match="`mebibytes` must be at least 1, got 0"):
+        keep_freed_memory(0)
