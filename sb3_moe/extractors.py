@@ -13,7 +13,11 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
+from stable_baselines3.common.preprocessing import (
+    get_flattened_obs_dim,
+    is_image_space,
+    is_image_space_channels_first,
+)
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
@@ -93,29 +97,36 @@ def is_image(space: spaces.Space[Any]) -> bool:
     return isinstance(space, spaces.Box) and len(space.shape) == 3
 
 
-def default_encoder(space: spaces.Space[Any]) -> str:
+def default_encoder(space: spaces.Space[Any], *, normalized: bool = False) -> str:
     """Return the encoder for an observation: MinAtar's below 36x36, Nature's above, or flat."""
     images = [each for each in _parts(space).values() if is_image(each)]
     if not images:
         return "flat"
-    return "minatar" if min(image_shape_of(images[0])[1:]) < 36 else "nature"
+    shape = image_shape_of(images[0], channel_axis(images[0], normalized=normalized))
+    return "minatar" if min(shape[1:]) < 36 else "nature"
 
 
-def image_shape_of(space: spaces.Space[Any]) -> Shape:
-    """Return (C, H, W) of an image space; what SB3 does not take for an image is channels-last."""
+def image_shape_of(space: spaces.Space[Any], axis: int) -> Shape:
+    """Return (C, H, W) of an image space with its channels on that axis."""
     assert space.shape is not None
     a, b, c = space.shape
-    return (a, b, c) if _channel_axis(space) == 0 else (c, a, b)
+    return (a, b, c) if axis == 0 else (c, a, b)
 
 
-def _channel_axis(space: spaces.Space[Any]) -> int:
+def channel_axis(space: spaces.Space[Any], *, normalized: bool = False) -> int:
+    """Return the axis of the channels: first in what SB3 takes for an image, else last.
+
+    :param space: of an image
+    :param normalized: whether SB3 was told to take any image, with ``normalize_images=False``
+    """
+    if normalized and isinstance(space, spaces.Box):
+        return 0 if is_image_space_channels_first(space) else 2
     return 0 if is_image_space(space) else 2
 
 
-def _without_planes(space: gym.Space[Any], num_tasks: int) -> spaces.Box:
+def _without_planes(space: gym.Space[Any], num_tasks: int, axis: int) -> spaces.Box:
     """Return an image space without its last channels, which show the task."""
     assert isinstance(space, spaces.Box)
-    axis = _channel_axis(space)
     num_channels = space.shape[axis] - num_tasks
     if num_channels < 1:
         raise ValueError(f"`num_tasks`={num_tasks} leaves no channel of {space.shape[axis]}")
@@ -141,6 +152,7 @@ class TaskExtractor(BaseFeaturesExtractor):
     :param features_dim: add a linear layer of this width after the convolutions; then there is no
         feature map
     :param raw: leave the encoding to the experts and hand on the flattened observation
+    :param normalized_image: images are scaled already; SB3's ``normalize_images=False`` sets it
     :raises ValueError: if an argument does not fit the space
     """
 
@@ -152,6 +164,7 @@ class TaskExtractor(BaseFeaturesExtractor):
         num_tasks: int | None = None,
         features_dim: int | None = None,
         raw: bool = False,
+        normalized_image: bool = False,
     ) -> None:
         if encoder not in ENCODERS:
             raise ValueError(f"`encoder` must be one of {list(ENCODERS)}, got {encoder!r}")
@@ -160,8 +173,14 @@ class TaskExtractor(BaseFeaturesExtractor):
         parts = _parts(observation_space)
         self._task_in_obs = self._find_task(observation_space, num_tasks)
         self._task_in_planes = self._task_in_obs and is_image(observation_space)
+        self.channel_axes = {
+            key: channel_axis(each, normalized=normalized_image)
+            for key, each in parts.items()
+            if is_image(each)
+        }
         if self._task_in_planes:
-            parts = {"": _without_planes(observation_space, self.num_tasks)}
+            axis = self.channel_axes[""]
+            parts = {"": _without_planes(observation_space, self.num_tasks, axis)}
         images = [key for key, each in parts.items() if is_image(each)]
         if encoder != "flat" and not images:
             raise ValueError(
@@ -172,8 +191,9 @@ class TaskExtractor(BaseFeaturesExtractor):
             raise ValueError(f"`placement`='big' takes one image key, got {images}")
         self.image_keys = images if encoder != "flat" else []
         self.flat_keys = [key for key in parts if key not in self.image_keys]
-        self.image_shapes = {key: image_shape_of(parts[key]) for key in self.image_keys}
-        self.channels_last = {key: not is_image_space(parts[key]) for key in self.image_keys}
+        self.image_shapes = {
+            key: image_shape_of(parts[key], self.channel_axes[key]) for key in self.image_keys
+        }
         self.map_shape: Shape | None = None
         self.image_shape: Shape | None = None
         flat_dim = sum(get_flattened_obs_dim(parts[key]) for key in self.flat_keys)
@@ -234,8 +254,10 @@ class TaskExtractor(BaseFeaturesExtractor):
             by_key = {"": image}
         parts: list[th.Tensor] = []
         for i, key in enumerate(self.image_keys):
-            image = by_key[key].permute(0, 3, 1, 2) if self.channels_last[key] else by_key[key]
-            parts.append(self._encode(i, image))
+            image = by_key[key]
+            parts.append(
+                self._encode(i, image.permute(0, 3, 1, 2) if self.channel_axes[key] == 2 else image)
+            )
         # A flat Box that ends in the one-hot already is [x | one-hot].
         parts += [by_key[key].flatten(1) for key in self.flat_keys]
         if task is not None:
@@ -244,7 +266,7 @@ class TaskExtractor(BaseFeaturesExtractor):
 
     def _split_planes(self, image: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Split off a constant plane per task, lit where the task is on, whatever its value."""
-        axis = _channel_axis(self._observation_space) + 1
+        axis = self.channel_axes[""] + 1
         num_channels = image.shape[axis] - self.num_tasks
         image, planes = image.split([num_channels, self.num_tasks], dim=axis)
         first_pixel = planes[:, 0, 0] if axis == 3 else planes[:, :, 0, 0]

@@ -102,7 +102,10 @@ class MoEPolicy(BaseModel):
         big = any(each.placement == "big" for each in self.moe.values())
         self.raw_features = big and self.encodes_in_experts
         extractor, extractor_kwargs = self._choose_extractor(
-            observation_space, features_extractor_class, features_extractor_kwargs
+            observation_space,
+            features_extractor_class,
+            features_extractor_kwargs,
+            normalized=not kwargs.get("normalize_images", True),
         )
         if (
             net_arch is None
@@ -129,12 +132,19 @@ class MoEPolicy(BaseModel):
         space: gym.Space[Any],
         given: type[BaseFeaturesExtractor] | None,
         kwargs: dict[str, Any] | None,
+        *,
+        normalized: bool,
     ) -> tuple[type[BaseFeaturesExtractor], dict[str, Any]]:
         kwargs = dict(kwargs or {})
         if given is None:
-            given = self._default_extractor(space, kwargs)
+            # As SB3 tells its own extractors of images.
+            told = {"normalized_image": True} if normalized and self.encodes_images else {}
+            given = self._default_extractor(space, kwargs | told)
         if issubclass(given, TaskExtractor):
-            kwargs.setdefault("encoder", default_encoder(space) if self.encodes_images else "flat")
+            if normalized:
+                kwargs["normalized_image"] = True
+            encoder = default_encoder(space, normalized=normalized)
+            kwargs.setdefault("encoder", encoder if self.encodes_images else "flat")
             if "cnn_output_dim" in kwargs:
                 kwargs["features_dim"] = kwargs.pop("cnn_output_dim")
         elif self.raw_features:
