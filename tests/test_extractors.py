@@ -193,6 +193,12 @@ def test_the_default_encoder_goes_by_the_size_of_the_image(space, encoder):
     assert default_encoder(space) == encoder
 
 
+def test_images_that_are_scaled_already_may_have_their_channels_first():
+    space = spaces.Box(0, 1, (3, 8, 9), np.float32)
+    assert TaskExtractor(space, encoder="minatar", normalized_image=True).map_shape == (16, 6, 7)
+    assert TaskExtractor(space, encoder="minatar").map_shape == (16, 1, 6)
+
+
 @pytest.mark.parametrize(
     ("space", "kwargs", "message"),
     [

@@ -70,6 +70,13 @@ def test_options_under_none_change_nothing():
     assert ours.policy.routing(arena.observe(ours)) == {}
 
 
+def test_scaled_images_are_taken_as_sb3_takes_them():
+    env = arena.Arena(spaces.Box(0, 1, (3, 36, 36), np.float32))
+    options = {"normalize_images": False, "net_arch": [8]}
+    ours = arena.make("PPO", "MoeCnnPolicy", env, placement="none", **options)
+    arena.assert_same_weights(ours.policy, arena.make("PPO", "CnnPolicy", env, **options).policy)
+
+
 SMALL = spaces.Box(0, 255, (3, 12, 12), np.uint8)
 
 

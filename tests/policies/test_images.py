@@ -196,6 +196,19 @@ def test_images_are_scaled_as_sb3_scales_them():
     assert seen[0].unique().tolist() == [1.0]
 
 
+@pytest.mark.parametrize("shape", [(3, 36, 40), (36, 40, 3)])
+def test_scaled_images_have_their_channels_on_the_shortest_axis(shape, tmp_path):
+    env = arena.Arena(spaces.Box(0, 1, shape, np.float32))
+    model = arena.make("PPO", "MoeCnnPolicy", env, normalize_images=False, net_arch=[8])
+    extractor = model.policy.features_extractor
+    assert (extractor.encoder, extractor.image_shapes[""]) == ("nature", (3, 36, 40))
+    arena.train(model)
+    model.policy.save(tmp_path / "policy")
+    loaded = type(model.policy).load(tmp_path / "policy")
+    obs = arena.observe(model)
+    np.testing.assert_array_equal(arena.predict(loaded, obs), arena.predict(model, obs))
+
+
 def test_an_image_key_beside_others_is_encoded_and_the_rest_flattened():
     keys = {"camera": arena.IMAGE, "joints": arena.FLAT, "task_id": spaces.Discrete(3)}
     for placement in ("middle", "big"):
