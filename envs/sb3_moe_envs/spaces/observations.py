@@ -26,13 +26,13 @@ class ArrayFit:
 
     :param space: the common space
     :param region: where a task's array goes
-    :param start: what the task counts from, if its space is discrete
+    :param start: what the task counts from, if its space is discrete and that isn't 0
     :param same: whether the task's space is the common one
     """
 
     space: Space[Any]
     region: tuple[slice, ...]
-    start: Any = 0
+    start: Any = None
     same: bool = False
 
     def single(self, obs: Any) -> Any:
@@ -40,14 +40,17 @@ class ArrayFit:
         if self.same:
             return obs
         if isinstance(self.space, spaces.Discrete):
-            return np.int64(obs - self.start)
+            return np.int64(self._from_zero(obs))
         out = np.zeros(self.space.shape or (), self.space.dtype)
-        out[self.region] = obs - self.start if np.any(self.start) else obs
+        out[self.region] = self._from_zero(obs)
         return out
 
     def write(self, out: np.ndarray, rows: Any, obs: np.ndarray) -> None:
         """Write a batch of observations into rows (a slice or indices) that hold zeros."""
-        out[(rows, *self.region)] = obs - self.start if np.any(self.start) else obs
+        out[(rows, *self.region)] = self._from_zero(obs)
+
+    def _from_zero(self, obs: Any) -> Any:
+        return obs if self.start is None else obs - self.start
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,8 @@ def _pad_dicts(
 def array_fit(common: Space[Any], space: Space[Any]) -> ArrayFit:
     """Return how arrays of a space go into the common one."""
     region = tuple(slice(size) for size in space.shape or ())
-    same = space == common
-    return ArrayFit(common, region, 0 if same else getattr(space, "start", 0), same)
+    same, start = space == common, getattr(space, "start", 0)
+    return ArrayFit(common, region, None if same or not np.any(start) else start, same)
 
 
 def common_space(

@@ -93,6 +93,8 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
         self._restored = False
+        # Whether a task was chosen by hand since the slots were last looked at.
+        self._stale = False
 
     def __repr__(self) -> str:
         parts = [
@@ -166,6 +168,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """
         slots = slice(None) if indices is None else list(indices)
         self._pinned[slots] = -1 if task is None else self._index(task)
+        self._stale = True
 
     def get_task(self) -> np.ndarray:
         """Return the index of the task that each slot is playing, (num_envs,)."""
@@ -205,6 +208,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._seeds.load_state_dict(state["seeds"])
         for name in _SLOTS:
             setattr(self, name, state["slots"][name].copy())
+        self._stale = True
         self._parts = self._pool.arrange(self._tasks)
         self._pool.load_state_dict(state["parts"])
         for part in self._parts:
@@ -296,27 +300,34 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             (part.rows, info.get("final_info", {}))
             for part, info in zip(self._parts, parts, strict=True)
         ]
+        slots = np.arange(self.num_envs)
         for part, info in zip(self._parts, parts, strict=True):
-            rows = np.arange(self.num_envs)[part.rows]
-            for index in np.flatnonzero(done[rows]).tolist():
+            for index in np.flatnonzero(done[part.rows]).tolist():
                 obs = row_of(info["final_obs"], index)
-                final[rows[index]] = self._interface.encode(part.task, obs)
+                final[slots[part.rows][index]] = self._interface.encode(part.task, obs)
         infos["final_obs"], infos["_final_obs"] = final, done.copy()
         infos["final_info"] = join_infos(own, self.num_envs) | self._task_infos(done.copy())
         infos["_final_info"] = done.copy()
 
     def _follow(self, rewards: np.ndarray, done: np.ndarray, infos: dict[str, Any]) -> bool:
         """Tell the schedule what happened; return whether a slot should play another task."""
+        if self._shares is None:
+            self._count(rewards, done, infos)
+        elif not self._stale:
+            return False
+        self._stale = False
+        return bool((self._wanted() != self._tasks).any())
+
+    def _count(self, rewards: np.ndarray, done: np.ndarray, infos: dict[str, Any]) -> None:
         self._returns += rewards
         self._lengths += 1
         counted = (self._pinned < 0) & (self._chosen < 0)
-        before = self.schedule.task
-        if self._shares is None and counted.any():
+        if counted.any():
+            before = self.schedule.task
             self.schedule.count(int(counted.sum()))
             if self.schedule.task == before:
                 self._end_episodes(np.flatnonzero(done & counted), infos)
         self._returns[done], self._lengths[done] = 0, 0
-        return bool((self._wanted() != self._tasks).any())
 
     def _end_episodes(self, slots: np.ndarray, infos: dict[str, Any]) -> None:
         for slot in slots.tolist():
