@@ -17,22 +17,23 @@ from sb3_moe.callbacks import MultiTaskEvalCallback, PlasticityCallback, Routing
 from sb3_moe.presets import MINATAR_PPO, with_policy
 from sb3_moe_envs import Cycle
 
-ROLLOUT = 64 * MINATAR_PPO["n_steps"]
 RANDOM = metrics.random_returns("MinAtar/CRL3")
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--rollouts", type=int, default=24, help="rollouts of 8,192 steps per block")
+parser.add_argument("--n-envs", type=int, default=64, help="copies of the game")
+parser.add_argument("--rollouts", type=int, default=24, help="rollouts per block")
 parser.add_argument("--cycles", type=int, default=2, help="how often each game comes")
 parser.add_argument("--episodes", type=int, default=10, help="evaluation episodes per game")
 parser.add_argument("--out", default="runs/explained", help="folder for measurements and pictures")
 args = parser.parse_args()
 
-schedule = Cycle(steps_per_task=args.rollouts * ROLLOUT, num_cycles=args.cycles)
-env = sb3_moe.make_multitask_vec_env("MinAtar/CRL3", n_envs=64, seed=0, schedule=schedule)
+rollout = args.n_envs * MINATAR_PPO["n_steps"]
+schedule = Cycle(steps_per_task=args.rollouts * rollout, num_cycles=args.cycles)
+env = sb3_moe.make_multitask_vec_env("MinAtar/CRL3", args.n_envs, seed=0, schedule=schedule)
 hyperparameters = with_policy(MINATAR_PPO, placement="middle", num_experts=4)
 model = PPO("MoeMultiInputPolicy", env, seed=0, device="cpu", **hyperparameters)
 
-every = max(1, args.rollouts // 4) * ROLLOUT
+every = max(1, args.rollouts // 4) * rollout
 watch = [
     MultiTaskEvalCallback(every, args.episodes, deterministic=False, log_path=args.out),
     PlasticityCallback(every, log_path=args.out),
