@@ -36,17 +36,21 @@ def train_cell(cell: CellConfig, folder: CellFolder) -> None:
     folder.start({"cell": cell.to_dict(), "ppo": described(ppo_arguments(cell)), **provenance()})
     model, env = _restored(cell, folder) or build(cell)
     start = model.num_timesteps
-    model.set_logger(_logger(folder, start))
-    model.learn(
-        cell.total_steps - model.num_timesteps,
-        callback=_callbacks(cell, model, folder),
-        reset_num_timesteps=False,
-    )
+    logger = _logger(folder, start)
+    model.set_logger(logger)
+    try:
+        model.learn(
+            cell.total_steps - start,
+            callback=_callbacks(cell, model, folder),
+            reset_num_timesteps=False,
+        )
+    finally:
+        logger.close()
+        env.close()
     with atomic(folder.path / "model.zip") as temporary, temporary.open("wb") as file:
         model.save(file)
-    env.close()
-    steps, seconds = model.num_timesteps, round(time.monotonic() - begun, 2)
-    folder.finish({"steps": steps, "last_attempt": {"start": start, "seconds": seconds}})
+    attempt = {"start": start, "seconds": round(time.monotonic() - begun, 2)}
+    folder.finish({"steps": model.num_timesteps, "last_attempt": attempt})
 
 
 def _restored(cell: CellConfig, folder: CellFolder) -> tuple[PPO, VecEnv] | None:

@@ -1,0 +1,128 @@
+import io
+import re
+
+import pytest
+from made_up_study import run, write, write_arrays
+from rich.console import Console
+
+from sb3_moe.study import cli, first_run, runner
+from sb3_moe.study.folder import CellFolder, write_json
+from sb3_moe.study.runner import survey
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--games", "Pong"], "`games` must be among Asterix, .*, got 'Pong'"),
+        (["--placements", "top"], "`placement` must be one of none, .*, got 'top'"),
+        (["--routers", "hard"], "`router` must be one of soft, .*, got 'hard'"),
+        (["--steps", "0"], "`steps` must be at least 1, got 0"),
+        (["--processes", "0"], "`processes` must be at least 1, got 0"),
+        (["--device", "abacus"], "`device` must be a device that torch has, got 'abacus'"),
+        (["--out", "/proc/none"], "`out` must be a folder that can be written, got /proc/none"),
+    ],
+)
+def test_a_bad_option_is_one_line_before_any_training(
+    arguments, message, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert first_run.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("error: ")
+    assert re.search(message, error)
+
+
+def test_dense_is_trained_once_however_many_routers_there_are():
+    options = first_run.FirstRun(placements=("none", "big", "middle"), routers=("soft", "task"))
+    names = [a.name for a in options.architectures()]
+    assert names == ["dense", "soft-big", "task-big", "soft-middle", "task-middle"]
+
+
+def test_steps_are_rounded_up_to_whole_rollouts():
+    assert first_run.FirstRun(steps=8193).study().steps_per_task == 2 * 8192
+
+
+class InterruptedEngine:
+    """One cell ends, the next is half done when Ctrl-C comes."""
+
+    capacity = 1
+
+    def __init__(self):
+        self.count, self.stopped = 0, False
+
+    def start(self, cell, path):
+        folder, made = CellFolder(path), run(cell)
+        folder.start({"cell": cell.to_dict()})
+        keep = len(made.steps) if self.count == 0 else 4
+        for name, arrays in (("scores", made.scores), ("diagnostics", made.diagnostics)):
+            cut = {key: value[:keep] for key, value in arrays.items()}
+            write_arrays(folder, f"{name}.npz", cut)
+        if self.count == 0:
+            folder.finish({"steps": 1, "last_attempt": {"start": 0, "seconds": 1.0}})
+        self.count, self.name = self.count + 1, cell.name
+
+    def ended(self):
+        if self.count == 2:
+            raise KeyboardInterrupt
+        return [self.name]
+
+    def stop(self):
+        self.stopped = True
+
+
+def test_ctrl_c_leaves_what_is_there_readable_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0)
+    study = first_run.FirstRun(games=("SpaceInvaders", "Breakout"), steps=81920).study()
+    write_json(tmp_path / "random.json", {game: [1.0] for game in study.games})
+    console, engine = Console(file=io.StringIO(), width=500), InterruptedEngine()
+    assert first_run._train(study, tmp_path, engine, console) == 130
+    assert engine.stopped
+    text = console.file.getvalue().replace("\n", " ")
+    assert "stopped: 1 of 4 runs finished" in text
+    assert f"--out {tmp_path}" in text
+    assert (tmp_path / "report" / "summary.csv").exists()
+    assert (tmp_path / "report" / "learning_curves.png").exists()
+
+
+def test_a_study_that_is_not_there_is_a_one_line_error(capsys):
+    assert cli.main(["plan", "nope"]) == 2
+    assert capsys.readouterr().err.startswith("error: a study must be one of smoke, paper-small")
+
+
+def test_a_changed_study_is_refused_with_the_difference(capsys, tmp_path):
+    study = cli.StudyOptions("smoke").load()
+    write(tmp_path, study, lambda cell: 5.0)
+    options = ["smoke", "--out", str(tmp_path), "--steps-per-task", "8192"]
+    assert cli.main(["run", *options]) == 2
+    assert "steps_per_task: 65536 -> 8192" in capsys.readouterr().err
+
+
+def test_columns_can_be_added_on_the_command_line():
+    options = cli.StudyOptions("smoke", seeds=3, architecture=("task-big", "mine.policies:Mine"))
+    study = options.load()
+    assert study.seeds == (0, 1, 2)
+    assert [a.name for a in study.architectures] == ["dense", "soft-big", "task-big", "Mine"]
+    assert study.architectures[-1].policy == "mine.policies:Mine"
+
+
+def test_status_of_an_untouched_study_is_all_missing(capsys, tmp_path):
+    assert cli.main(["status", "smoke", "--out", str(tmp_path)]) == 0
+    assert len(survey(cli.StudyOptions("smoke").load().cells(), tmp_path)) == 6
+    assert "6 missing" in capsys.readouterr().out
+
+
+def test_the_console_script_wants_its_first_word(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sb3-moe", "train"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.console_script()
+    assert stopped.value.code == 2
+    assert "usage: sb3-moe study" in capsys.readouterr().err
+
+
+def test_help_lists_every_option(capsys):
+    with pytest.raises(SystemExit):
+        first_run.main(["--help"])
+    text = capsys.readouterr().out
+    for option in ("games", "steps", "seeds", "placements", "routers", "device", "out"):
+        assert f"--{option}" in text
