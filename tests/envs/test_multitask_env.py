@@ -9,6 +9,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv, Sequence, Task
 
 
@@ -254,6 +255,30 @@ def test_the_sequence_of_tasks_does_not_depend_on_the_autoreset_mode():
             shorter = min(len(slot), len(reference))
             assert shorter > 3
             assert slot[:shorter] == reference[:shorter]
+
+
+def test_the_environment_is_its_own_base_and_shares_no_random_stream_with_a_task():
+    env = MultiTaskEnv(counting_tasks(2), schedule=Interleave("episodes"))
+    for _ in range(3):
+        env.reset(seed=0)
+        assert env.unwrapped is env
+        assert all(env.np_random is not task.np_random for task in env._envs)
+        state = env.np_random.bit_generator.state
+        env.step(0)
+        assert env.np_random.bit_generator.state == state
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_maskable_ppo_plays_no_action_that_a_task_lacks(vector):
+    contrib = pytest.importorskip("sb3_contrib", reason="needs the contrib extra")
+    options = {"schedule": Interleave("episodes"), "invalid_action": "error"}
+    if vector:
+        env = make_multitask_vec_env(counting_tasks(3), 3, invalid_action="error")
+    else:
+        env = DummyVecEnv([lambda: Monitor(MultiTaskEnv(counting_tasks(3), **options))])
+    model = contrib.MaskablePPO("MultiInputPolicy", env, n_steps=64, batch_size=64, n_epochs=1)
+    model.learn(64)  # the environment raises at the first invalid action
+    assert model.num_timesteps >= 64
 
 
 def test_the_schedule_given_is_not_touched():

@@ -180,6 +180,21 @@ def test_a_state_of_other_tasks_or_slots_is_refused():
         MultiTaskVectorEnv(counting_tasks(2), 3).load_state_dict(state)
 
 
+@pytest.mark.parametrize("schedule", [Interleave(), Cycle(30, num_cycles=None)], ids=repr)
+def test_minatar_is_restored_in_mid_episode(schedule):
+    pytest.importorskip("gymnax", reason="needs the minatar extra")
+    num_envs = 3 if isinstance(schedule, Interleave) else 1
+    env = MultiTaskVectorEnv("MinAtar/MTRL3", num_envs, schedule=schedule)
+    env.reset(seed=0)
+    play(env, 45)
+    state = pickle.loads(pickle.dumps(env.state_dict()))
+    assert state["exact"]
+    expected = play(env, 60)
+    other = MultiTaskVectorEnv("MinAtar/MTRL3", num_envs, schedule=schedule)
+    other.load_state_dict(state)
+    assert play(other, 60) == expected
+
+
 def test_a_single_atari_game_is_restored_by_cloning():
     ale_py = pytest.importorskip("ale_py", reason="needs the atari extra")
     import gymnasium as gym
