@@ -60,19 +60,18 @@ class SoftMoE(MoELayer):
 
     def _one_token(self, x_B1I: th.Tensor, logits_B1K: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Mix all experts' outputs: every slot holds the one token itself."""
-        routing = Routing(
-            self._by_slot(softmax_over_experts(logits_B1K)), self._by_slot(logits_B1K)
-        )
+        weights_B1K = softmax_over_experts(logits_B1K)
+        routing = Routing(self._by_slot(weights_B1K), self._by_slot(logits_B1K))
         y_BO = self.experts.mixture(x_B1I.squeeze(1), routing.gates_BNE.squeeze(1))
         return y_BO.unsqueeze(1), routing
 
     def _many_tokens(self, x_BNI: th.Tensor, logits_BNK: th.Tensor) -> th.Tensor:
-        batch = len(x_BNI)
+        batch, _, width = x_BNI.shape
         slots_BKI = th.bmm(logits_BNK.softmax(1).transpose(1, 2), x_BNI)
-        slots_EBSI = slots_BKI.unflatten(1, (self.num_experts, self.num_slots)).transpose(0, 1)
-        out_EMO = self.experts(slots_EBSI.flatten(1, 2))
-        out_BKO = out_EMO.unflatten(1, (batch, self.num_slots)).transpose(0, 1).flatten(1, 2)
-        return th.bmm(logits_BNK.softmax(-1), out_BKO)
+        slots_BESI = slots_BKI.view(batch, self.num_experts, self.num_slots, width)
+        out_EMO = self.experts(slots_BESI.transpose(0, 1).flatten(1, 2))
+        out_EBSO = out_EMO.view(self.num_experts, batch, self.num_slots, out_EMO.shape[-1])
+        return th.bmm(logits_BNK.softmax(-1), out_EBSO.transpose(0, 1).flatten(1, 2))
 
     def _chunk_size(self, x_BNI: th.Tensor, logits_BNK: th.Tensor) -> int:
         """Return how many samples to take at a time: the scores of so many stay in the cache."""
@@ -85,4 +84,4 @@ class SoftMoE(MoELayer):
     def _by_slot(self, x_BNK: th.Tensor) -> th.Tensor:
         if self.num_slots == 1:
             return x_BNK
-        return x_BNK.unflatten(-1, (self.num_experts, self.num_slots))
+        return x_BNK.view(*x_BNK.shape[:2], self.num_experts, self.num_slots)

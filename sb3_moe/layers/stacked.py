@@ -83,21 +83,21 @@ class StackedLinear(Stacked):
 
     def shared(self, x: th.Tensor) -> th.Tensor:
         """Apply every expert's layer to the same rows: (T, I) to (E, T, O)."""
-        wide = self.weight.numel() <= WIDE_GEMM_LIMIT or x.is_cuda
+        weight, bias = self.weight, self.bias_EO
+        wide = weight.numel() <= WIDE_GEMM_LIMIT or x.is_cuda
         if not wide or self.last:
             return super().shared(x)
-        bias = None if self.bias_EO is None else self.bias_EO.flatten()
-        y = F.linear(x, self.weight.flatten(0, 1), bias)
-        return y.unflatten(1, (self.num_experts, self.out_features)).transpose(0, 1)
+        y = F.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
+        return y.view(-1, self.num_experts, self.out_features).transpose(0, 1)
 
     def mix(self, x_ETI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Apply each expert's layer and sum over experts with the gates: (E, T, I) to (T, O)."""
-        x_TEI = x_ETI.transpose(0, 1)
-        if self.last and self.weight.numel() <= WIDE_GEMM_LIMIT and x_TEI.is_contiguous():
+        x_TEI, weight, bias = x_ETI.transpose(0, 1), self.weight, self.bias_EO
+        if self.last and weight.numel() <= WIDE_GEMM_LIMIT and x_TEI.is_contiguous():
             gated = (x_TEI * gates_TE.unsqueeze(-1)).flatten(1)
-            if self.bias_EO is None:
-                return gated @ self.weight.flatten(0, 1)
-            return th.addmm(gates_TE @ self.bias_EO, gated, self.weight.flatten(0, 1))
+            if bias is None:
+                return th.mm(gated, weight.flatten(0, 1))
+            return th.addmm(th.mm(gates_TE, bias), gated, weight.flatten(0, 1))
         return gated_sum(self(x_ETI), gates_TE)
 
     def unstack(self, k: int) -> nn.Linear:
