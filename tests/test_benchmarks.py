@@ -1,0 +1,78 @@
+"""The benchmarks' own arithmetic and files; never a time."""
+
+import json
+
+import pytest
+import torch as th
+
+from benchmarks import layers, peers, report
+from benchmarks.timing import bounded, paired, ratio
+
+
+def test_every_function_is_timed_once_per_round():
+    calls = {"a": [], "b": []}
+    functions = {name: lambda name=name: calls[name].append(name) for name in calls}
+    seconds = paired(functions, rounds=4, slice_s=0.0, warmups=1)
+    assert [len(times) for times in seconds.values()] == [4, 4]
+    assert [len(times) for times in calls.values()] == [6, 6]  # and twice before
+
+
+def test_a_ratio_is_the_median_over_rounds():
+    assert ratio([2.0, 9.0, 4.0], [1.0, 1.0, 1.0]) == 4.0
+
+
+@pytest.mark.parametrize(("value", "met"), [(1.2, True), (1.0, False)])
+def test_a_row_says_whether_it_reached_its_target(value, met):
+    assert bounded("x", value, 1.1) == {
+        "name": "x",
+        "ratio": value,
+        "target": ">= 1.1",
+        "met": met,
+    }
+
+
+def test_flops_by_hand():
+    one_token = layers.Shape(B=2, N=1, D=3, H=5, E=4, S=1)
+    assert one_token.flops == 2 * 4 * (2 * 3 * 5 + 2 * 5 * 3) + 2 * 2 * 3 * 4
+    tokens = layers.Shape(B=2, N=7, D=3, H=5, E=4, S=2)
+    mixing = 3 * 2 * 2 * 7 * 3 * 8
+    assert tokens.flops == 2 * 8 * (2 * 3 * 5 + 2 * 5 * 3) + mixing
+
+
+def test_the_dense_twin_has_as_many_parameters():
+    width = peers.width_for_parameters(64, 10_000)
+    found = sum(p.numel() for p in peers.mlp(64, width).parameters())
+    assert abs(found - 10_000) <= 64 + 1
+
+
+def test_the_loop_computes_what_our_layer_computes():
+    from sb3_moe.layers import LinearRouter, SoftMoE, StackedNetwork
+
+    loop = peers.LoopSoftMoE(5, 7, 3, 2)
+    ours = SoftMoE(StackedNetwork(list(loop.experts)), LinearRouter(5, 6), num_slots=2)
+    with th.no_grad():
+        ours.router.weight_RK.copy_(loop.phi.flatten(1))
+    x = th.randn(4, 6, 5)
+    th.testing.assert_close(ours(x)[0], loop(x))
+
+
+def test_all_layers_of_a_shape_run():
+    pytest.importorskip("soft_moe_pytorch", reason="the bench extra is not installed")
+    pytest.importorskip("st_moe_pytorch", reason="the bench extra is not installed")
+    shape = layers.Shape(B=2, N=6, D=8, H=16, E=4, S=2)
+    x = th.randn(2, 6, 8, requires_grad=True)
+    for layer in layers.make_layers(shape, "cpu").values():
+        layers.forward(layer, x)()
+        layers.forward_backward(layer, x)()
+        assert x.grad.shape == x.shape
+
+
+def test_a_table_is_written_as_json_and_markdown(tmp_path):
+    rows = [bounded("fast", 1.234, 1.1), bounded("slow", 0.5, 1.1) | {"ours_us": 12_345.6}]
+    report.write(tmp_path, "layers", rows, {"threads": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layers.json", "layers.md"]
+    found = json.loads((tmp_path / "layers.json").read_text())
+    assert found == {"about": {"threads": 1}, "rows": rows}
+    text = (tmp_path / "layers.md").read_text()
+    assert "| fast | 1.23 | >= 1.1 |  |" in text
+    assert "| slow | 0.50 | >= 1.1 **missed** | 12,346 |" in text
