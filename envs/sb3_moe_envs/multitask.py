@@ -104,7 +104,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         """
         restored, self._restored = self._restored, False
         # Loading a model seeds its environments once more; a restored state outlives that.
-        if not restored:
+        if not (restored and self._seeds.started):
             self._begin(seed)
         options = dict(options or {})
         chosen = options.pop("task_id", self._pinned)

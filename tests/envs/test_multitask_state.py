@@ -103,6 +103,14 @@ def test_a_restored_state_survives_one_seeded_reset_and_no_more(num_resets):
         assert np.ravel(env.get_task()).tolist() == ([1] if num_resets == 1 else [0])
 
 
+def test_the_state_of_an_environment_that_was_never_reset_takes_the_seed():
+    for build in (MultiTaskEnv, MultiTaskVectorEnv):
+        env, fresh = build(counting_tasks(2)), build(counting_tasks(2))
+        env.load_state_dict(build(counting_tasks(2)).state_dict())
+        obs, expected = env.reset(seed=4)[0], fresh.reset(seed=4)[0]
+        np.testing.assert_array_equal(obs["obs"], expected["obs"])
+
+
 def test_a_step_ends_the_wait_for_that_seed():
     env = MultiTaskEnv(counting_tasks(3), schedule=Cycle(20))
     env.reset(seed=0)

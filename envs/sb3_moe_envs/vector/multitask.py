@@ -121,7 +121,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """
         restored, self._restored = self._restored, False
         # Loading a model seeds its environments once more; a restored state outlives that.
-        if not restored and (seed is not None or not self._seeds.started):
+        if not self._seeds.started or (seed is not None and not restored):
             self._rewind(seed)
         self._chosen = self._chosen_by(dict(options or {}))
         return self._play()
