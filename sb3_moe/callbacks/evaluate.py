@@ -29,10 +29,11 @@ class MultiTaskEvalCallback(PeriodicCallback):
     """Evaluate every task in environments of its own, and log and keep the scores.
 
     It logs ``eval/<task>/mean_reward``, ``.../mean_ep_length``, ``.../success_rate`` (where a task
-    reports it) and ``eval/mean_reward``. It evaluates before training, then at the first start of a
-    rollout after every ``every`` global steps, and at the end. Training is the same, bit for bit,
-    as without it: it has its own environments, which learn no statistics, and leaves the random
-    generators as they were. Its episodes depend on the model's seed and the step only.
+    reports it), ``eval/mean_reward``, and ``continual/<task>/forgotten``, what a task has lost
+    since its last block. It evaluates before training, then at the first start of a rollout after
+    every ``every`` global steps, and at the end. Training is the same, bit for bit, as without it:
+    it has its own environments, which learn no statistics, and leaves the random generators as they
+    were. Its episodes depend on the model's seed and the step only.
 
     ``scores.npz`` holds, for K evaluations of N tasks: ``score`` (K, N), the mean returns;
     ``steps`` (K,); ``returns``, ``lengths`` and ``successes`` (K, N, episodes); ``trained`` (K,),
@@ -99,15 +100,9 @@ class MultiTaskEvalCallback(PeriodicCallback):
     def act(self, step: int) -> bool:
         """Evaluate, log and keep the scores."""
         episodes = self._evaluate(step)
+        scores = {"score": episodes.returns.mean(1), "trained": self._trained_task()}
+        self.record.add(step, scores | episodes._asdict())
         self._log(episodes, step)
-        self.record.add(
-            step,
-            {
-                "score": episodes.returns.mean(1),
-                **episodes._asdict(),
-                "trained": self._trained_task(),
-            },
-        )
         return self._keep_best()
 
     def _resume(self, step: int) -> int | None:
@@ -136,6 +131,8 @@ class MultiTaskEvalCallback(PeriodicCallback):
             self.logger.record(f"eval/{name}/mean_ep_length", float(episodes.lengths[k].mean()))
             if not np.isnan(episodes.successes[k]).any():
                 self.logger.record(f"eval/{name}/success_rate", float(episodes.successes[k].mean()))
+        for name, lost in self._forgotten().items():
+            self.logger.record(f"continual/{name}/forgotten", lost)
         self.last_mean_reward = float(episodes.returns.mean())
         self.logger.record("eval/mean_reward", self.last_mean_reward)
         self.logger.record("time/total_timesteps", step, exclude="tensorboard")
@@ -146,6 +143,16 @@ class MultiTaskEvalCallback(PeriodicCallback):
                 for name, mean in zip(self.task_names, episodes.returns.mean(1), strict=True)
             )
             print(f"Evaluation at {step} steps: {scores}")
+
+    def _forgotten(self) -> dict[str, float]:
+        """Return what each task has lost since the end of its last block, if that is over."""
+        score, trained = self.record.rows["score"], self.record.rows["trained"]
+        lost = {}
+        for k, name in enumerate(self.task_names):
+            ends = np.flatnonzero(trained == k)
+            if len(ends) and ends[-1] < len(score) - 1:
+                lost[name] = float(score[ends[-1], k] - score[-1, k])
+        return lost
 
     def _keep_best(self) -> bool:
         if self.last_mean_reward <= self.best_mean_reward:

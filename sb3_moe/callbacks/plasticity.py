@@ -61,12 +61,11 @@ class PlasticityCallback(ProbeCallback):
 
     def act(self, step: int) -> bool:
         """Measure, log and keep."""
-        assert self.probe is not None
-        policy = self.model.policy
-        measures = measure_layers(policy, self.probe, self.taus) | measure_weights(policy)
+        policy, batches = self.model.policy, self.batches()
+        measures = measure_layers(policy, batches, self.taus) | measure_weights(policy)
         measures |= self._weight_changes()
         if self.ntk_size:
-            measures |= measure_ntk(policy, self.probe, self.ntk_size)
+            measures |= measure_ntk(policy, batches, self.ntk_size)
         self._log(measures)
         self.record.add(step, measures)
         return True

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_moe.callbacks.generators import preserved_generators
 from sb3_moe.callbacks.periodic import PeriodicCallback
@@ -56,11 +56,13 @@ class ProbeCallback(PeriodicCallback):
     """Look at the policy every so often on one fixed batch, balanced over the tasks.
 
     The observations come from environments of its own, played with random actions before training,
-    so that every measurement sees the same batch; a normaliser's statistics are those of that time.
+    so that every measurement sees the same batch. A VecNormalize normalises them at each
+    measurement as it does in training (if other wrappers don't change what it returns).
 
     :param every: global steps between measurements
     :param probe_size: observations altogether, at least one for each task
-    :param probe: the batch itself, one entry for each task, in place of collecting one
+    :param probe: the batch itself, not normalised, one entry for each task, in place of
+        collecting one
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
     :raises ValueError: if a number is too small, or ``probe`` is not one batch for each task
@@ -104,10 +106,28 @@ class ProbeCallback(PeriodicCallback):
         """What ``diagnostics.npz`` holds."""
         return {**self.record.constants, **self.record.rows}
 
+    def batches(self) -> list[Obs]:
+        """Return the observations of each task as the policy sees them in training."""
+        assert self.probe is not None
+        normaliser = self._normaliser()
+        if normaliser is None:
+            return self.probe
+        return [_normalised(normaliser, batch, k) for k, batch in enumerate(self.probe)]
+
+    def _normaliser(self) -> VecNormalize | None:
+        """Return the training normaliser, if what it returns is what the policy sees."""
+        normaliser = self.model.get_vec_normalize_env()
+        if normaliser is None or normaliser.observation_space != self.model.observation_space:
+            return None
+        return normaliser
+
     def _collect(self) -> list[Obs]:
         with preserved_generators():
             env = make_pinned_env(self.training_env)
             synchronise(self.training_env, env)
+            own = unwrap_vec_normalize(env)
+            if own is not None and self._normaliser() is not None:
+                own.norm_obs = False
             probe = collect_probe(env, self.probe_size, seed=self.model.seed or 0)
             env.close()
         return probe
@@ -115,3 +135,10 @@ class ProbeCallback(PeriodicCallback):
     def _resume(self, step: int) -> int | None:
         self.record.resume(step)
         return self.record.last_step
+
+
+def _normalised(normaliser: VecNormalize, batch: Obs, task: int) -> Obs:
+    length = len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
+    if hasattr(normaliser, "for_tasks"):
+        normaliser = normaliser.for_tasks(np.full(length, task))
+    return normaliser.normalize_obs(batch)

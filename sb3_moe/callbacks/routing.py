@@ -85,10 +85,9 @@ class RoutingCallback(ProbeCallback):
     @th.no_grad()
     def act(self, step: int) -> bool:
         """Measure, log and keep."""
-        assert self.probe is not None
-        policy = self.model.policy
-        outputs = expert_outputs(policy, concatenate(self.probe))
-        for name, gates_NE in gates_per_task(policy, self.probe).items():
+        policy, batches = self.model.policy, self.batches()
+        outputs = expert_outputs(policy, concatenate(batches))
+        for name, gates_NE in gates_per_task(policy, batches).items():
             load_E = gates_NE.mean(0)
             measures = {
                 "entropy": load_entropy(load_E),

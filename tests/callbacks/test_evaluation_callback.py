@@ -83,6 +83,15 @@ def test_every_task_is_logged_by_name():
     assert rows[0]["eval/mean_reward"] == pytest.approx(np.mean(rewards))
 
 
+def test_what_a_task_lost_since_its_block_is_logged():
+    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned())
+    model = make_ppo()
+    callback.init_callback(model)
+    for step, (score, trained) in enumerate([([1, 0, 0], 0), ([5, 0, 0], 0), ([3, 2, 0], 1)]):
+        callback.record.add(step, {"score": np.array(score, float), "trained": trained})
+    assert callback._forgotten() == {"a": 2.0}
+
+
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_training_is_the_same_bit_for_bit_with_and_without(deterministic):
     alone = make_ppo().learn(256)

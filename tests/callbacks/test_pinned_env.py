@@ -77,3 +77,21 @@ def test_a_probe_is_collected_from_them():
     callback = PlasticityCallback(48, probe_size=30)
     model.learn(48, callback=callback)
     assert [batch["task_id"].tolist() for batch in callback.probe] == [[k] * 10 for k in range(3)]
+
+
+@pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])
+def test_a_probe_is_normalised_as_training_is_at_that_time(kind):
+    env = kind(make_env(), norm_obs_keys=["obs"])
+    model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=48, device="cpu")
+    callback = PlasticityCallback(48, probe_size=30)
+    model.learn(48, callback=callback)
+    raw, seen = callback.probe[0]["obs"], callback.batches()[0]["obs"]
+    statistics = env.obs_rms["obs"]
+    mean, variance = (
+        statistics.of(np.array(0))
+        if kind is PerTaskVecNormalize
+        else (statistics.mean, statistics.var)
+    )
+    np.testing.assert_allclose(
+        seen, np.clip((raw - mean) / np.sqrt(variance + env.epsilon), -10, 10), rtol=1e-5
+    )
