@@ -5,6 +5,7 @@ import pytest
 
 from sb3_moe import metrics
 from sb3_moe.metrics import Block
+from sb3_moe.metrics.returns import RANDOM
 from sb3_moe_envs import SUITES
 
 # Two tasks, trained for 100 steps each, evaluated every 50. Task 0 rises to 0.8 and falls to 0.2;
@@ -204,9 +205,19 @@ def test_a_reference_no_better_than_random_is_refused():
         metrics.normalise([1.0], [2.0], [2.0])
 
 
-def test_random_returns_were_measured_for_every_task_of_every_suite():
-    for suite, entry in SUITES.items():
-        assert list(metrics.random_returns(suite)) == [task.name for task in entry.tasks]
+def test_random_returns_are_of_every_task_of_their_suite():
+    assert {"MinAtar/MTRL3", "MinAtar/CRL3", "MinAtar/All5"} <= set(RANDOM)
+    for suite in RANDOM:
+        names = [task.name for task in SUITES[suite].tasks]
+        assert list(metrics.random_returns(suite)) == names
+
+
+def test_a_random_agent_scores_alike_wherever_a_game_is_played():
+    alone, among_five = RANDOM["MinAtar/MTRL3"], RANDOM["MinAtar/All5"]
+    for game, one in alone.items():
+        other = among_five[game]
+        error = np.hypot(one.standard_error, other.standard_error)
+        assert abs(one.mean - other.mean) < 4 * error
 
 
 def test_a_suite_that_was_not_measured_says_how_to():
