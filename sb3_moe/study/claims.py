@@ -220,9 +220,10 @@ def _estimates(
 
 
 def estimate(differences: np.ndarray[Any, np.dtype[np.float64]], rule: Rule) -> Estimate:
-    """Summarise paired differences, one per seed."""
-    mean = float(np.mean(differences))
-    low, high = bootstrap_interval(differences, confidence=rule.interval, seed=0)
+    """Summarise paired differences, one per seed; a single one has no interval."""
+    mean, low, high = float(np.mean(differences)), float("nan"), float("nan")
+    if len(differences) > 1:
+        low, high = bootstrap_interval(differences, confidence=rule.interval, seed=0)
     return Estimate(mean, low, high, *t_tests(differences), len(differences))
 
 

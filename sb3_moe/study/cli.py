@@ -109,6 +109,8 @@ class Report:
     """Write the page, figures and tables from the cells that are done."""
 
     options: tyro.conf.OmitArgPrefixes[StudyOptions]
+    to: Path | None = None
+    """Where to write; by default `report` in the study's folder."""
 
 
 Command = (
@@ -144,7 +146,7 @@ def _dispatch(command: Plan | Run | Status | Report, console: Console) -> int:
     if isinstance(command, Status):
         return status(study, root, console)
     if isinstance(command, Report):
-        return report(study, root, console)
+        return report(study, root, console, command.to)
     return run_study(study, root, console, command.make_engine, command.retry)
 
 

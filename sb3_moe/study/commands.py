@@ -81,9 +81,9 @@ def run_study(
                     run(todo, make_engine(root), view)
         except KeyboardInterrupt:
             console.print(f"stopped; what is finished stays in {root}: run again to go on")
-            report(study, root, console)
             raise
-    report(study, root, console)
+    if any(job.state.status == "done" for job in survey(study.cells(), root)):
+        report(study, root, console)
     return status(study, root, console)
 
 
@@ -98,11 +98,11 @@ def prepare(study: StudyConfig, root: Path) -> None:
         write_json(path, {game: np.round(r, 6).tolist() for game, r in measured.items()})
 
 
-def report(study: StudyConfig, root: Path, console: Console) -> int:
+def report(study: StudyConfig, root: Path, console: Console, to: Path | None = None) -> int:
     """Write the report from what is done."""
     from sb3_moe.study.report import write_report
 
-    page = write_report(study, root)
+    page = write_report(study, root, to)
     console.print(f"report: {page}")
     return 0
 

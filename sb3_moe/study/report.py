@@ -64,15 +64,19 @@ def _run(job: Job) -> Run:
     return Run(job.cell, job.folder.scores(), job.folder.diagnostics() if has else {})
 
 
-def write_report(study: StudyConfig, root: Path, partial: bool = False) -> Path:
-    """Write ``index.html``, PNG and CSV files into the study's ``report`` folder.
+def write_report(
+    study: StudyConfig, root: Path, folder: Path | None = None, partial: bool = False
+) -> Path:
+    """Write ``index.html``, PNG and CSV files.
 
+    :param root: the study's folder
+    :param folder: where to write; None for ``report`` in the study's folder
     :param partial: take runs that are not done for what they have
     :return: the page
     """
     results = load_results(study, root, partial)
-    folder = root / "report"
-    folder.mkdir(exist_ok=True)
+    folder = root / "report" if folder is None else folder
+    folder.mkdir(parents=True, exist_ok=True)
     rows = {
         "summary": tables.summary(results.runs, results.random),
         "verdicts": tables.verdicts(results.findings),

@@ -1,9 +1,12 @@
 import itertools
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
 from made_up_study import GAMES, ROLLOUT, architecture, cell, study
 
+from sb3_moe.policies.on_policy import MoeMultiInputPolicy
 from sb3_moe.study.architectures import moe_architecture, named_architecture, title
 from sb3_moe.study.config import Architecture, CellConfig, Evaluation, differences
 from sb3_moe.study.grid import PRESETS, load_study, read_study
@@ -43,6 +46,31 @@ def test_every_rotation_opens_with_another_game():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_can_be_read(preset):
     assert load_study(preset).name == preset
+
+
+def test_the_study_of_the_examples_can_be_read():
+    study = load_study(str(Path(__file__).parents[2] / "examples" / "paper" / "study.yaml"))
+    assert study.claims.exists()
+    assert len(study.cells()) == 5 * 3 * 4
+
+
+@pytest.mark.parametrize("preset", ["paper-small", "paper-full"])
+def test_the_matched_dense_network_has_as_many_parameters_as_the_mixture(preset):
+    study = load_study(preset)
+    space = gym.spaces.Dict(
+        obs=gym.spaces.Box(0, 1, (10, 10, 6), np.uint8),
+        task_id=gym.spaces.Discrete(len(study.games)),
+    )
+    count = {}
+    for cell in study.cells()[: len(study.architectures)]:
+        policy = MoeMultiInputPolicy(
+            space,
+            gym.spaces.Discrete(6),
+            lambda _: 1.0,
+            **ppo_arguments(column)["policy_kwargs"],
+        )
+        count[column.architecture.name] = sum(p.numel() for p in policy.parameters())
+    assert count["dense-matched"] == pytest.approx(count["soft-big"], rel=0.01)
 
 
 def test_a_cell_comes_back_from_its_plain_values():

@@ -67,6 +67,12 @@ def test_the_same_folders_give_the_same_tables(folder):
     assert (folder / "report" / "verdicts.csv").read_bytes() == before
 
 
+def test_a_report_can_be_written_elsewhere(folder, tmp_path):
+    page = write_report(study(claims=None), folder, tmp_path / "results")
+    assert page == tmp_path / "results" / "index.html"
+    assert (tmp_path / "results" / "scores.csv").exists()
+
+
 def test_every_claim_is_on_the_page_with_its_verdict(folder):
     text = (folder / "report" / "index.html").read_text()
     assert text.count("not tested in this study") == 2  # routing, and the actor against the critic
