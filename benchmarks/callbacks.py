@@ -25,7 +25,7 @@ from sb3_moe.presets import MINATAR_PPO, with_policy
 
 ROLLOUT = 64 * 128
 # Each callback measures before training, every 50,000 steps and at the end.
-STEPS = 13 * ROLLOUT
+STEPS = 25 * ROLLOUT
 ROUNDS = 3
 TARGET = 1.05
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import Figure
+from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 
 from sb3_moe.callbacks.probing import ProbeCallback
 from sb3_moe.layers import Routing
@@ -87,6 +87,7 @@ class RoutingCallback(ProbeCallback):
         """Measure, log and keep."""
         policy, batches = self.model.policy, self.batches()
         outputs = expert_outputs(policy, concatenate(batches))
+        row: dict[str, Any] = {}
         for name, gates_NE in gates_per_task(policy, batches).items():
             load_E = gates_NE.mean(0)
             measures = {
@@ -95,8 +96,9 @@ class RoutingCallback(ProbeCallback):
                 "agreement": agreement(outputs[name].double().cpu().numpy()),
             }
             self._log(name, gates_NE, load_E, measures)
-            row = {f"{kind}/{name}": value for kind, value in measures.items()}
-            self.record.add(step, {f"gates/{name}": gates_NE, f"load/{name}": load_E, **row})
+            row |= {f"gates/{name}": gates_NE, f"load/{name}": load_E}
+            row |= {f"{kind}/{name}": value for kind, value in measures.items()}
+        self.record.add(step, row)
         return True
 
     def _log(self, name: str, gates_NE: Gates, load_E: Gates, measures: dict[str, float]) -> None:
@@ -107,5 +109,8 @@ class RoutingCallback(ProbeCallback):
         for task, gates_E in zip(self.task_names, gates_NE, strict=True):
             for expert, gate in enumerate(gates_E):
                 self.logger.record(f"moe/gate/{name}/{task}/{expert}", float(gate))
-        picture = Figure(draw_gates(gates_NE, self.task_names, title=name), close=False)
-        self.logger.record(f"moe/gates/{name}", picture, exclude=("stdout", "log", "json", "csv"))
+        # A picture takes as long as all the rest, and only TensorBoard can show it.
+        if any(isinstance(each, TensorBoardOutputFormat) for each in self.logger.output_formats):
+            picture = Figure(draw_gates(gates_NE, self.task_names, title=name), close=False)
+            elsewhere = ("stdout", "log", "json", "csv")
+            self.logger.record(f"moe/gates/{name}", picture, exclude=elsewhere)
