@@ -62,7 +62,7 @@ def test_the_matched_dense_network_has_as_many_parameters_as_the_mixture(preset)
         task_id=gym.spaces.Discrete(len(study.games)),
     )
     count = {}
-    for cell in study.cells()[: len(study.architectures)]:
+    for column in study.cells()[: len(study.architectures)]:
         policy = MoeMultiInputPolicy(
             space,
             gym.spaces.Discrete(6),
