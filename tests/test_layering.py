@@ -21,7 +21,7 @@ ORDER = [
     "policies",
     "budget",
     "callbacks",
-    "resume",
+    "snapshot",
     "study",
 ]
 
@@ -85,7 +85,8 @@ def test_layers_need_nothing_but_torch(path):
 def test_only_the_study_and_what_builds_environments_know_the_environments(path):
     for module, function in imports_of(path):
         if module.split(".")[0] == "sb3_moe_envs" and area_of(path) != "study":
-            assert function in ("make_multitask_vec_env", "make_pinned_env")
+            assert path.name in ("vec_env.py", "pinned_env.py")
+            assert function, "only where it is used: the policies do without"
 
 
 @pytest.mark.parametrize("path", ENVS, ids=name_of)
