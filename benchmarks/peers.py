@@ -29,7 +29,7 @@ class LoopSoftMoE(nn.Module):
 
 def mlp(dim: int, hidden: int) -> nn.Sequential:
     """Return one expert, or a dense layer, as plain modules."""
-    return nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+    return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
 
 
 def width_for_parameters(dim: int, parameters: int) -> int:

@@ -21,7 +21,7 @@ AT_LEAST = 0.85
 Make = Callable[[dict[str, Any]], BaseAlgorithm]
 
 
-def run(device: str = "cpu", rounds: int = 9) -> list[dict[str, Any]]:
+def run(device: str = "cpu", rounds: int = 5) -> list[dict[str, Any]]:
     """Measure each algorithm with both policies.
 
     :param device: where the policies are
@@ -38,10 +38,10 @@ def cases(device: str, rounds: int, after: str = "") -> list[dict[str, Any]]:
     """Return one row per algorithm; ``after`` is put behind its name."""
     cartpole, minatar = "PPO, CartPole, 8 copies", "PPO, MinAtar Breakout, 64 copies"
     return [
-        compare(cartpole + after, ppo_cartpole(device), 2048, rounds, AT_LEAST),
+        compare(cartpole + after, ppo_cartpole(device), 1024, rounds, AT_LEAST),
         compare(minatar + after, ppo_minatar(device), 8192, rounds, AT_LEAST),
-        compare("DQN, CartPole" + after, dqn(device), 1000, rounds),
-        compare("SAC, Pendulum" + after, sac(device), 200, rounds),
+        compare("DQN, CartPole" + after, dqn(device), 500, rounds),
+        compare("SAC, Pendulum" + after, sac(device), 50, rounds),
     ]
 
 
@@ -90,7 +90,7 @@ def num_parameters(model: BaseAlgorithm) -> int:
 def ppo_cartpole(device: str) -> Make:
     def make(policy_kwargs: dict[str, Any]) -> BaseAlgorithm:
         env = make_vec_env("CartPole-v1", 8, seed=0)
-        kwargs: dict[str, Any] = {"n_steps": 256, "batch_size": 256, "seed": 0, "device": device}
+        kwargs: dict[str, Any] = {"n_steps": 128, "batch_size": 256, "seed": 0, "device": device}
         return PPO("MoeMlpPolicy", env, policy_kwargs=policy_kwargs, **kwargs)
 
     return make
