@@ -17,7 +17,7 @@ TINY = {
     "07": ["--suite", "MinAtar/MTRL3", "--rollouts", "1", "--episodes", "1"],
     "08": ["--steps", "1", "--n-envs", "2", "--n-steps", "8", "--device", "cpu"],
     "09": ["--steps", "500", "--episodes", "1"],
-    "11": ["--n-envs", "8", "--rollouts", "1", "--cycles", "1", "--episodes", "1"],
+    "10": ["--n-envs", "8", "--rollouts", "1", "--cycles", "1", "--episodes", "1"],
 }
 
 

@@ -19,7 +19,6 @@ from sb3_moe.layers import Routing
 from sb3_moe.metrics.specialisation import agreement, load_entropy, specialisation
 from sb3_moe.plasticity.mixtures import expert_outputs
 from sb3_moe.plasticity.probe import Obs, concatenate
-from sb3_moe.plots import draw_gates
 
 Gates = npt.NDArray[np.float64]
 
@@ -111,6 +110,8 @@ class RoutingCallback(ProbeCallback):
                 self.logger.record(f"moe/gate/{name}/{task}/{expert}", float(gate))
         # A picture takes as long as all the rest, and only TensorBoard can show it.
         if any(isinstance(each, TensorBoardOutputFormat) for each in self.logger.output_formats):
+            from sb3_moe.plots import draw_gates  # matplotlib comes with the extras
+
             picture = Figure(draw_gates(gates_NE, self.task_names, title=name), close=False)
             elsewhere = ("stdout", "log", "json", "csv")
             self.logger.record(f"moe/gates/{name}", picture, exclude=elsewhere)

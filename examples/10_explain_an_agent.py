@@ -3,7 +3,7 @@
 Which expert serves which game, what was learned and forgotten, and how much of the network sleeps.
 About three minutes at the default budget.
 
-    python examples/11_explain_an_agent.py
+    python examples/10_explain_an_agent.py
 """
 
 import argparse
