@@ -56,7 +56,8 @@ def compare(
     :param rounds: how many turns each has
     :param at_least: the ratio that we mean to reach
     """
-    moe = make(MOE)
+    # SB3 writes into the dict that it is given.
+    moe = make(dict(MOE))
     policy_class: Any = type(moe.policy)
     base = {k: v for k, v in moe.policy_kwargs.items() if k != "use_sde"}
     net_arch = matching_net_arch(
