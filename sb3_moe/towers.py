@@ -64,23 +64,24 @@ class MoEBlock(nn.Module):
     def forward(
         self,
         x_BX: th.Tensor,
-        experts_extra: th.Tensor,
-        router_extra: th.Tensor,
-        task_BK: th.Tensor,
+        experts_extra: th.Tensor | None,
+        router_extra: th.Tensor | None,
+        task_BK: th.Tensor | None,
         *,
         aux: bool,
     ) -> th.Tensor:
         """Return the experts' combined output, flat: (B, O).
 
         :param x_BX: the input proper
-        :param experts_extra: what the experts see beside it
-        :param router_extra: what the router sees beside it
+        :param experts_extra: what the experts see beside it, if anything
+        :param router_extra: what the router sees beside it, if anything
         :param task_BK: the one-hot task id, for the task router
         :param aux: whether auxiliary losses count
         """
         x_BND = self._tokens(x_BX)
         experts_BND = append_to_each(x_BND, experts_extra)
         if isinstance(self.layer, TaskMoE):
+            assert task_BK is not None, "a task router is only built where there are tasks"
             router_BND = task_BK.unsqueeze(1).expand(-1, x_BND.shape[1], -1)
         elif router_extra is experts_extra:
             router_BND = experts_BND
@@ -144,38 +145,42 @@ class Tower(nn.Module):
         :return: (B, O), with the one-hot behind if ``carry_task``
         """
         aux = actions_BA is None or not actions_BA.requires_grad
-        x_dim, num_tasks = self.layout.x_dim, self.layout.num_tasks
-        x, task = features_BF[:, :x_dim], features_BF[:, x_dim : x_dim + num_tasks]
-        nothing = features_BF[:, :0]
+        x, task = self._split(features_BF)
         if self.encoder is not None:
             x = self.encoder(x)
-        actions = nothing if actions_BA is None else actions_BA
+        seen, actions = (task if self.experts_see_task else None), actions_BA
         if len(self.norms):
-            x, actions, seen_task = self._normalise(x, task, actions)
-        else:
-            seen_task = task if self.experts_see_task else nothing
-        experts_extra = _cat(seen_task, actions)
-        router_extra = experts_extra
+            x, seen, actions = self._normalise(x, seen, actions)
+        routed = task if self.router_sees_task else None
+        experts_extra = router_extra = _join(seen, actions)
         if self.experts_see_task != self.router_sees_task:
-            router_extra = _cat(task if self.router_sees_task else nothing, actions)
-        later_router_extra = task if self.router_sees_task else nothing
+            router_extra = _join(routed, actions)
         for i, block in enumerate(self.blocks):
             if isinstance(block, MoEBlock):
                 x = block(x, experts_extra, router_extra, task, aux=aux)
             else:
-                x = block(_cat(x, experts_extra) if i == 0 else x)
+                x = block(_join(x, experts_extra) if i == 0 else x)
             if i == 0:
-                experts_extra, router_extra = nothing, later_router_extra
-        return _cat(x, task) if self.carry_task else x
+                experts_extra, router_extra = None, routed
+        return th.cat([x, task], dim=1) if self.carry_task and task is not None else x
+
+    def _split(self, features_BF: th.Tensor) -> tuple[th.Tensor, th.Tensor | None]:
+        if self.layout.num_tasks == 0:
+            return features_BF, None
+        x_dim = self.layout.x_dim
+        return features_BF[:, :x_dim], features_BF[:, x_dim:]
 
     def _normalise(
-        self, x: th.Tensor, task: th.Tensor, actions: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        seen_task = task if self.experts_see_task else task[:, :0]
-        normed = self.norms(th.cat([x, seen_task, actions], dim=1))
-        sizes = [x.shape[1], seen_task.shape[1], actions.shape[1]]
-        x, seen_task, actions = normed.split(sizes, dim=1)
-        return x, actions, seen_task
+        self, x: th.Tensor, task: th.Tensor | None, actions: th.Tensor | None
+    ) -> tuple[th.Tensor, th.Tensor | None, th.Tensor | None]:
+        """Normalise all that the first layer sees, as one vector, and take it apart again."""
+        parts = [part for part in (x, task, actions) if part is not None]
+        normed = iter(self.norms(th.cat(parts, dim=1)).split([p.shape[1] for p in parts], dim=1))
+        return (
+            next(normed),
+            None if task is None else next(normed),
+            None if actions is None else next(normed),
+        )
 
 
 class Columns(nn.Module):
@@ -190,7 +195,7 @@ class Columns(nn.Module):
         return x_BO[:, self.start : self.stop]
 
 
-def _cat(a: th.Tensor, b: th.Tensor) -> th.Tensor:
-    if b.shape[1] == 0:
-        return a
-    return b if a.shape[1] == 0 else th.cat([a, b], dim=1)
+def _join(a: th.Tensor | None, b: th.Tensor | None) -> th.Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return th.cat([a, b], dim=1)
