@@ -17,7 +17,7 @@ from sb3_moe.layers.stacking import check_alike, flat, singles, stack, unstack_a
 
 # Below this many wasted multiply-adds, computing every expert beats sorting rows (measured on CPU).
 MASK_LIMIT = 4_000_000
-# From so many hidden values of all experts on, one expert after the other is faster (on CPU): its
+# From so many hidden values per thread on, one expert after the other is faster (on CPU): its
 # values stay in the cache, and the C library hands no memory back to the system on each call.
 CACHE_LIMIT = 524_288
 
@@ -101,7 +101,8 @@ class StackedNetwork(nn.Module):
         return (y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)).sum(1)
 
     def _one_by_one(self, num_rows: int) -> bool:
-        large = self.num_experts * num_rows * self.width >= CACHE_LIMIT
+        hidden = self.num_experts * num_rows * self.width
+        large = hidden >= CACHE_LIMIT * th.get_num_threads()
         return large and not self.last.weight.is_cuda and not self.needs_all_rows
 
     def _singles(self) -> list[Callable[[th.Tensor], th.Tensor]]:

@@ -15,7 +15,7 @@ from sb3_moe.layers.moe import NO_AUX, MoELayer
 from sb3_moe.layers.routers import LinearRouter
 from sb3_moe.layers.routing import Routing, softmax_over_experts
 
-# Above so many scores a batch is taken in chunks: larger tensors leave the cache, and the C library
+# Above so many scores per thread a batch is taken in chunks: larger tensors leave the cache, and the C library
 # gives their memory back to the system on each call (measured on CPU).
 CACHE_LIMIT = 262_144
 
@@ -78,7 +78,7 @@ class SoftMoE(MoELayer):
         batch = max(len(x_BNI), 1)
         if x_BNI.is_cuda or self.experts.needs_all_rows:
             return batch
-        chunks = math.ceil(logits_BNK.numel() / CACHE_LIMIT)
+        chunks = math.ceil(logits_BNK.numel() / (CACHE_LIMIT * th.get_num_threads()))
         return math.ceil(batch / max(chunks, 1))
 
     def _by_slot(self, x_BNK: th.Tensor) -> th.Tensor:
