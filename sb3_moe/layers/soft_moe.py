@@ -15,8 +15,8 @@ from sb3_moe.layers.moe import NO_AUX, MoELayer
 from sb3_moe.layers.routers import LinearRouter
 from sb3_moe.layers.routing import Routing, softmax_over_experts
 
-# Above so many scores per thread a batch is taken in chunks: larger tensors leave the cache, and the C library
-# gives their memory back to the system on each call (measured on CPU).
+# Above so many scores per thread a batch is taken in chunks: larger tensors leave the cache, and
+# the C library gives their memory back to the system on each call (measured on CPU).
 CACHE_LIMIT = 262_144
 
 
