@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks import peers
 from benchmarks.timing import Function, bounded, paired, ratio
-from sb3_moe.layers import LinearRouter, SoftMoE, SparseMoE, mlp_experts
+from sb3_moe.layers import LinearRouter, SoftMoE, SparseMoE, keep_freed_memory, mlp_experts
 
 OURS, GELU, GEMM = "SoftMoE", "SoftMoE with GELU", "GEMM ceiling"
 GEMM_SIZE = 1024
@@ -73,6 +73,8 @@ def run(device: str = "cpu", rounds: int = 15) -> list[dict[str, Any]]:
     :param device: where to run
     :param rounds: interleaved rounds per comparison
     """
+    # Else the C library decides by the heap's layout whose tensors cost page faults: luck, not work.
+    keep_freed_memory()
     rows = []
     for shape in SHAPES:
         layers = make_layers(shape, device)
