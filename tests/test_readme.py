@@ -1,5 +1,6 @@
 """The README's code runs, with tiny budgets."""
 
+import json
 import re
 from pathlib import Path
 
@@ -27,3 +28,19 @@ def test_the_readmes_code_runs(block, tmp_path, monkeypatch):
 
 def test_the_readme_has_code():
     assert len(BLOCKS) >= 3
+
+
+def test_the_readmes_speed_table_is_the_measured_one():
+    results = README.parent / "benchmarks" / "results" / "layers-cpu-1-threads.json"
+    ratios = {row["name"]: row["ratio"] for row in json.loads(results.read_text())["rows"]}
+    table = re.findall(
+        r"\| (\d+x\d+x\d+, H=.*?) \| (.*?) / (.*?) \| (.*?) / (.*?) \|", README.read_text()
+    )
+    assert len(table) == 6
+    for shape, *quoted in table:
+        measured = [
+            ratios[f"{peer}, {direction}, {shape}"]
+            for peer in ("soft-moe-pytorch / SoftMoE with GELU", "ModuleList loop / SoftMoE")
+            for direction in ("forward", "forward+backward")
+        ]
+        assert quoted == [f"{ratio:.2f}" for ratio in measured]
