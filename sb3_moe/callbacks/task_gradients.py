@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from sb3_moe.callbacks.pinned_env import task_names
 from sb3_moe.callbacks.record import Record
 from sb3_moe.callbacks.stored import stored_obs
-from sb3_moe.plasticity.probe import evaluating
+from sb3_moe.layers.evaluating import evaluating
 
 
 class TaskGradientCallback(BaseCallback):

@@ -16,13 +16,13 @@ from stable_baselines3.common.distributions import (
 )
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 
+from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.plasticity.activations import Activations
 from sb3_moe.plasticity.dormant import TAUS, dormant_fraction, dormant_fraction_per_expert
 from sb3_moe.plasticity.hidden_layers import online_parameters
 from sb3_moe.plasticity.probe import (
     Obs,
     concatenate,
-    evaluating,
     fresh_memory,
     policy_activations,
     select,

@@ -10,7 +10,8 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_moe.plasticity.probe import Obs, evaluating, run_towers
+from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.plasticity.probe import Obs, run_towers
 
 
 @th.no_grad()

@@ -16,6 +16,7 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 
 from sb3_moe.layers import ExpertChoiceMoE, MoELayer, Routing, SoftMoE, StackedNetwork
+from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.plasticity.activations import ACTIVATIONS, Activations, as_ETHP, recording
 from sb3_moe.plasticity.hidden_layers import HiddenLayer, hidden_layers
 
@@ -44,22 +45,6 @@ def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
     with evaluating(policy), every_row_in_every_expert(policy), recording(watched) as outputs:
         run_towers(policy, policy.obs_to_tensor(obs)[0])
     return {layer.name: _activations(layer, outputs) for layer in layers if outputs[layer.name]}
-
-
-@contextmanager
-def evaluating(policy: BasePolicy) -> Iterator[None]:
-    """Put a policy into evaluation mode while the block runs, module by module.
-
-    ``policy.train(False)`` would move the bias of loss-free balancing.
-    """
-    training = [module for module in policy.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch import nn
 
 from sb3_moe.extractors import CONVS, TaskExtractor, default_encoder
 from sb3_moe.layers import MoELayer, Routing
+from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.tokens import TokenKind
 from sb3_moe.options import DEFAULTS, per_tower
 from sb3_moe.placement import Architect
@@ -285,7 +286,7 @@ class MoEPolicy(BaseModel):
         :param actions: for critics of Box actions; None: the actor's own
         """
         tensors = self._as_tensors(obs)
-        with self._recorded() as routings, _eval_mode(self):
+        with self._recorded() as routings, evaluating(self):
             self._run_towers(tensors, None if actions is None else self._as_tensor(actions))
         return routings
 
@@ -321,16 +322,3 @@ class MoEPolicy(BaseModel):
         finally:
             for handle in handles:
                 handle.remove()
-
-
-@contextmanager
-def _eval_mode(policy: BaseModel) -> Iterator[None]:
-    """Look without touching: module modes are put back one by one, and no bias moves."""
-    training = [module for module in policy.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

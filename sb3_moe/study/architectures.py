@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sb3_moe.options import PLACEMENTS, ROUTERS
 from sb3_moe.study.config import Architecture
 
-PLACEMENTS = ("none", "middle", "final", "all", "big")
-ROUTERS = ("soft", "top_k", "expert_choice", "task", "uniform", "random")
 TOWERS = {"both": ("pi", "vf"), "pi": ("pi",), "vf": ("vf",)}
 
 _TITLES = {"soft": "SoftMoE", "top_k": "Top-k", "expert_choice": "Expert choice"}
