@@ -73,7 +73,7 @@ def run(device: str = "cpu", rounds: int = 15) -> list[dict[str, Any]]:
     :param device: where to run
     :param rounds: interleaved rounds per comparison
     """
-    # Else the C library decides by the heap's layout whose tensors cost page faults: luck, not work.
+    # Else the heap's layout decides whose tensors cost page faults: luck, not work.
     keep_freed_memory()
     rows = []
     for shape in SHAPES:
