@@ -14,8 +14,8 @@ def keep_freed_memory(mebibytes: int = 256) -> bool:
 
     The C library of Linux (glibc) returns large freed tensors to the system, and fetching them
     again costs a page fault for every 4 KiB. A mixture's activations are E times a dense layer's,
-    so it feels this first: with 8 experts a PPO update on CPU can get 1.2 to 1.6 times faster. The
-    setting holds for the whole process, so it is yours to call, once, before training.
+    so it feels this first. How much it helps depends on what else the process frees: measure it.
+    The setting holds for the whole process, so it is yours to call, once, before training.
 
     :param mebibytes: how much freed memory may stay
     :return: whether the C library took the setting; False where it is not glibc
