@@ -143,7 +143,8 @@ class MoEOptions:
         if num_tasks == 0:
             raise ValueError(
                 "`router`='task' needs a task id in the observation, got none: use a Dict "
-                "observation with a Discrete `task_id`, or features_extractor_kwargs="
+                "observation with a Discrete `task_id`, as make_multitask_vec_env gives, or "
+                "features_extractor_kwargs="
                 "dict(num_tasks=N) for a one-hot at the end of the observation"
             )
         if self.num_experts not in (None, num_tasks):

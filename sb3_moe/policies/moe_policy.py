@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -93,6 +95,7 @@ class MoEPolicy(BaseModel):
         **kwargs: Any,
     ) -> None:
         given = locals()
+        _refuse_unknown(type(self), kwargs)
         self.moe_options = {name: given[name] for name in DEFAULTS}
         self.moe = per_tower(self.moe_options, self.towers)
         if self.on_policy and any(each.router_noise for each in self.moe.values()):
@@ -322,3 +325,15 @@ class MoEPolicy(BaseModel):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _refuse_unknown(policy: type[MoEPolicy], kwargs: dict[str, Any]) -> None:
+    """Name a misspelt argument ourselves: SB3's class would be named in Python's own error."""
+    known = {name for each in policy.__mro__ for name in signature(each).parameters}
+    for name in kwargs:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            if name in OURS:
+                hint = f"; it belongs in features_extractor_kwargs=dict({name}=...)"
+            raise TypeError(f"{policy.__name__} got an unexpected keyword argument {name!r}{hint}")

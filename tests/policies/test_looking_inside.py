@@ -4,6 +4,7 @@ import arena
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3 import PPO
 
 from sb3_moe.layers import Routing
 
@@ -158,3 +159,18 @@ def test_no_such_layer_is_an_error():
     policy = make("PPO", placement="all").policy
     with pytest.raises(ValueError, match=r"`layer` must be in \[-3, 3\), got 3"):
         policy.get_expert("pi", 0, layer=3)
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ({"num_expert": 4}, "'num_expert'; did you mean 'num_experts'"),
+        (
+            {"encoder": "impala"},
+            "'encoder'; it belongs in features_extractor_kwargs",
+        ),
+    ],
+)
+def test_a_misspelt_argument_is_named_with_a_cure(argument, hint):
+    with pytest.raises(TypeError, match=f"MoeMlpPolicy got an unexpected keyword argument {hint}"):
+        PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs=argument)
