@@ -19,7 +19,8 @@ def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # names are never `allow_pickle`
+            # Returns are mostly whole numbers, which pack well.
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # none is `allow_pickle`
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

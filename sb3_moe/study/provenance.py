@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ PACKAGES = (
     "scipy",
 )
 
+SCRIPTS = ("sb3-moe",)
+
 
 def provenance() -> dict[str, Any]:
     """Describe this process: ``versions``, ``hardware`` and ``command``."""
@@ -33,8 +36,16 @@ def provenance() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "system": platform.platform(),
         },
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "command": _command(sys.orig_argv),
     }
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """Give the command as one would type it: a console script without the folder it lies in."""
+    _, *rest = arguments
+    if rest and Path(rest[0]).name in SCRIPTS:
+        return shlex.join([Path(rest[0]).name, *rest[1:]])
+    return shlex.join(["python", *rest])
 
 
 def _versions() -> dict[str, str]:

@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from sb3_moe.callbacks.record import write_npz
+from sb3_moe.plasticity.dormant import TAUS
 from sb3_moe.study import figures, tables
 from sb3_moe.study.claims import Claims, Finding, judge_claims, load_claims
 from sb3_moe.study.folder import atomic, read_json
 from sb3_moe.study.grid import StudyConfig
+from sb3_moe.study.headline import claims_table, returns_table
 from sb3_moe.study.measures import MEASURES, References, Run
 from sb3_moe.study.page import Page, interval, number, png_of
 from sb3_moe.study.runner import Job, survey
 from sb3_moe.study.silences import SILENCES
+
+QUESTION = "Does a mixture of experts help an agent whose tasks change?"
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def _run(job: Job) -> Run:
 def write_report(
     study: StudyConfig, root: Path, folder: Path | None = None, partial: bool = False
 ) -> Path:
-    """Write ``index.html``, PNG and CSV files.
+    """Write ``index.html``, its PNG and CSV files, ``scores.npz`` and a short ``README.md``.
 
     :param root: the study's folder
     :param folder: where to write; None for ``report`` in the study's folder
@@ -84,10 +89,13 @@ def write_report(
     }
     for name, table in rows.items():
         tables.write_csv(folder / f"{name}.csv", table)
+    write_npz(folder / "scores.npz", tables.tensors(results.runs))
     pictures = {name: png_of(figure) for name, figure in _figures(results).items()}
     for name, png in pictures.items():
         with atomic(folder / f"{name}.png") as temporary:
             temporary.write_bytes(png)
+    with atomic(folder / "README.md") as temporary:
+        temporary.write_text(_readme(results, folder))
     with atomic(folder / "index.html") as temporary:
         temporary.write_text(_page(results, rows, pictures).html())
     return folder / "index.html"
@@ -105,7 +113,7 @@ def _figures(results: Results) -> dict[str, Figure]:
 
 
 def _page(results: Results, rows: Mapping[str, tables.Rows], pictures: Mapping[str, bytes]) -> Page:
-    page = Page("Does a mixture of experts help an agent whose tasks change?")
+    page = Page(QUESTION)
     _introduction(page, results)
     _claims(page, results, pictures)
     _returns(page, rows["summary"], results.random, pictures)
@@ -117,9 +125,6 @@ def _page(results: Results, rows: Mapping[str, tables.Rows], pictures: Mapping[s
 
 
 def _introduction(page: Page, results: Results) -> None:
-    study = results.study
-    seeds = sorted({run.cell.seed for run in results.runs})
-    done, planned = len(results.runs), len(study.cells())
     page.text(
         "An agent learns to play several small Atari-like games (MinAtar) with one neural network. "
         "Either the games are interleaved, so that it plays all of them at the same time, or it "
@@ -129,10 +134,32 @@ def _introduction(page: Page, results: Results) -> None:
         "Experts in a Mixture of RL settings” (Willi, Obando-Ceron and others, 2024) reports that "
         "this helps. Its code is not public; this page is an independent test of what it says, "
         "with PPO of Stable-Baselines3.",
-        f"Games: {', '.join(study.games)}. {done} of {planned} training runs are done, with "
-        f"{len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'} and "
-        f"{study.steps_per_task:,} environment steps per game and visit.",
+        _extent(results),
     )
+
+
+def _extent(results: Results) -> str:
+    """Say how much was run."""
+    study = results.study
+    seeds = len({run.cell.seed for run in results.runs})
+    return (
+        f"Games: {', '.join(study.games)}. {len(results.runs)} of {len(study.cells())} training "
+        f"runs are done, with {seeds} {'seed' if seeds == 1 else 'seeds'} and "
+        f"{study.steps_per_task:,} environment steps per game and visit."
+    )
+
+
+def _readme(results: Results, folder: Path) -> str:
+    """Give the headline as Markdown, for those who browse the folder."""
+    parts = [f"# {QUESTION}", _extent(results) + " The whole report is [index.html](index.html)."]
+    if tables.verdicts(results.findings):
+        parts.append(claims_table(folder))
+    parts += [
+        "Mean return over the last tenth of the game's training, with a 95% interval over seeds:",
+        returns_table(folder),
+        "![Return of each game while training goes on](learning_curves.png)",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _claims(page: Page, results: Results, pictures: Mapping[str, bytes]) -> None:
@@ -241,8 +268,8 @@ def _insides(page: Page, pictures: Mapping[str, bytes]) -> None:
     page.picture(
         pictures["dormant_neurons"],
         "Dormant neurons: those whose activation is almost always far below their layer's mean "
-        "(tau-dormant, arXiv 2302.12902), pooled over each layer and averaged over layers. Fewer "
-        "means that more of the network is at work.",
+        f"(tau-dormant with tau {TAUS[0]}, arXiv 2302.12902), pooled over each layer and averaged "
+        "over layers. Fewer means that more of the network is at work.",
     )
     if "expert_weights" in pictures:
         page.picture(
@@ -286,6 +313,6 @@ def _reproduce(page: Page, results: Results) -> None:
     page.code(json.dumps({k: ran.get(k) for k in ("versions", "hardware")}, indent=2))
     page.text(
         "The study's configuration. Beside this page are its pictures as PNG, and summary.csv, "
-        "verdicts.csv and scores.csv, from which every number here can be computed again."
+        "verdicts.csv and scores.csv; scores.npz holds the return of every episode."
     )
     page.code(json.dumps(results.study.to_dict(), indent=2))

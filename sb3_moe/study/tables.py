@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sb3_moe.metrics import bootstrap_interval
 from sb3_moe.study.architectures import heading, title
@@ -18,6 +19,7 @@ from sb3_moe.study.measures import Array, Run, block_area, block_end, dormant, f
 from sb3_moe.study.page import interval
 
 Rows = list[dict[str, Any]]
+Text = dict[str, str]
 Group = tuple[str, tuple[str, ...], str]
 
 
@@ -97,6 +99,7 @@ def verdicts(findings: Sequence[Finding]) -> Rows:
     return [
         {
             "claim": finding.claim.name,
+            "text": finding.claim.text,
             "claim_verdict": finding.verdict,
             "measure": row.contrast.measure,
             "contrast": row.contrast.label,
@@ -115,6 +118,22 @@ def verdicts(findings: Sequence[Finding]) -> Rows:
         for finding in findings
         for row in finding.rows
     ]
+
+
+def tensors(runs: Sequence[Run]) -> dict[str, npt.NDArray[Any]]:
+    """Stack the return of every episode, for S seeds, K evaluations, N games and E episodes.
+
+    :return: for each regime, order and architecture ``<them>/returns`` (S, K, N, E), ``.../steps``
+        (K,) and ``.../seeds`` (S,), as far as all seeds have come; and ``games`` (N,)
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {"games": np.array(runs[0].cell.games)}
+    for (regime, order, architecture), members in grouped(runs).items():
+        name = "/".join(word for word in (regime, ".".join(order), architecture) if word)
+        length = min(len(run.steps) for run in members)
+        arrays[f"{name}/returns"] = np.stack([r.scores["returns"][:length] for r in members])
+        arrays[f"{name}/steps"] = members[0].steps[:length]
+        arrays[f"{name}/seeds"] = np.array([run.cell.seed for run in members])
+    return arrays
 
 
 def scores(runs: Sequence[Run]) -> Rows:
@@ -149,6 +168,12 @@ def to_csv(rows: Rows) -> str:
 
 def _cell(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def read_csv(path: Path) -> list[Text]:
+    """Read what :func:`write_csv` wrote, as text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def write_csv(path: Path, rows: Rows) -> None:

@@ -53,7 +53,8 @@ def run(cell, level=10.0, random=1.0, dormant=0.2):
     diagnostics = {"steps": steps, "dormant/pi.0": np.full(len(steps), dormant)}
     if experts > 1:
         diagnostics["gates/pi.big"] = gates
-    return Run(cell, {"steps": steps, "score": score}, diagnostics)
+    returns = np.repeat(score[:, :, None], 4, axis=2)
+    return Run(cell, {"steps": steps, "score": score, "returns": returns}, diagnostics)
 
 
 def _curve(made, game, level, random):

@@ -51,7 +51,7 @@ def test_every_preset_can_be_read(preset):
 def test_the_study_of_the_examples_can_be_read():
     study = load_study(str(Path(__file__).parents[2] / "examples" / "paper" / "study.yaml"))
     assert study.claims.exists()
-    assert len(study.cells()) == 5 * 3 * 4
+    assert len(study.cells()) == 5 * 3 * 6
 
 
 @pytest.mark.parametrize("preset", ["paper-small", "paper-full"])

@@ -2,11 +2,13 @@ import csv
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from made_up_study import study, write
 
 from sb3_moe.study.folder import write_json
 from sb3_moe.study.grid import load_study
+from sb3_moe.study.headline import claims_table, returns_table
 from sb3_moe.study.page import Page, interval, number
 from sb3_moe.study.provenance import provenance
 from sb3_moe.study.report import load_results, write_report
@@ -59,6 +61,54 @@ def test_the_summary_has_the_made_up_returns_with_their_intervals(folder):
     assert float(row["ratio"]) == pytest.approx(9.02)
     assert float(row["low"]) <= 9.02 <= float(row["high"])
     assert row["seeds"] == "5"
+
+
+def test_the_return_of_every_episode_lies_beside_the_page(folder):
+    arrays = np.load(folder / "report" / "scores.npz")
+    assert list(arrays["games"]) == ["SpaceInvaders", "Breakout"]
+    assert arrays["mtrl/soft-big/returns"].shape == (5, 21, 2, 4)
+    assert list(arrays["crl/SpaceInvaders.Breakout/dense/seeds"]) == [0, 1, 2, 3, 4]
+    assert arrays["crl/SpaceInvaders.Breakout/dense/steps"][-1] == 20 * 64 * 128
+    last = arrays["crl/SpaceInvaders.Breakout/dense/returns"][2, -1]
+    assert last == pytest.approx(np.full((2, 4), 5.02))
+
+
+def test_the_headline_is_what_the_csv_files_say(folder):
+    text = (folder / "report" / "README.md").read_text()
+    assert claims_table(folder / "report") in text
+    assert returns_table(folder / "report") in text
+    assert "![Return of each game while training goes on](learning_curves.png)" in text
+
+
+def test_the_headline_shows_interleaved_games_and_the_last_of_each_order(tmp_path):
+    lines = [
+        "regime,order,architecture,game,return,low,high",
+        "mtrl,,dense,Breakout,5,4,6.5",
+        "crl,Pong Breakout,dense,Breakout,3,2,4",
+        "crl,Pong Breakout,dense,Pong,9,8,10",
+        "crl,Pong Breakout,soft-big,Breakout,7,nan,nan",
+    ]
+    (tmp_path / "summary.csv").write_text("\n".join(lines))
+    assert returns_table(tmp_path).splitlines() == [
+        "| Network | Breakout, interleaved | Breakout after Pong |",
+        "| --- | --- | --- |",
+        "| Dense | 5.00 [4.00, 6.50] | 3.00 [2.00, 4.00] |",
+        "| SoftMoE-Big | - | 7.00 |",
+    ]
+
+
+def test_the_headline_shows_the_differences_that_a_verdict_rests_on(tmp_path):
+    lines = [
+        "claim,text,claim_verdict,measure,primary,game,difference,low,high",
+        "one,It helps.,supported,relative_area,True,Pong,0.5,0.4,0.6",
+        "one,It helps.,supported,relative_area,True,Breakout,0.3,0.2,0.4",
+        "one,It helps.,supported,relative_area,False,Breakout,0.9,0.8,1",
+    ]
+    (tmp_path / "verdicts.csv").write_text("\n".join(lines))
+    assert claims_table(tmp_path).splitlines()[2:] == [
+        "| It helps. | relative area, Pong: 0.50 [0.40, 0.60]<br>"
+        "relative area, Breakout: 0.30 [0.20, 0.40] | **supported** |"
+    ]
 
 
 def test_the_same_folders_give_the_same_tables(folder):
