@@ -5,7 +5,7 @@ import pytest
 
 from sb3_moe import metrics
 from sb3_moe.metrics import Block
-from sb3_moe.metrics.returns import RANDOM
+from sb3_moe.metrics.returns import load_measured
 from sb3_moe_envs import SUITES
 
 # Two tasks, trained for 100 steps each, evaluated every 50. Task 0 rises to 0.8 and falls to 0.2;
@@ -205,21 +205,31 @@ def test_a_reference_no_better_than_random_is_refused():
         metrics.normalise([1.0], [2.0], [2.0])
 
 
-def test_random_returns_are_of_every_task_of_their_suite():
-    assert {"MinAtar/MTRL3", "MinAtar/CRL3", "MinAtar/All5"} <= set(RANDOM)
-    for suite in RANDOM:
-        names = [task.name for task in SUITES[suite].tasks]
-        assert list(metrics.random_returns(suite)) == names
+@pytest.mark.parametrize("agent", ["random", "reference"])
+def test_measured_returns_are_of_every_task_of_their_suite(agent):
+    measured = load_measured(agent)
+    assert {"MinAtar/MTRL3", "MinAtar/CRL3", "MinAtar/All5"} <= set(measured)
+    for suite, tasks in measured.items():
+        assert list(tasks) == [task.name for task in SUITES[suite].tasks]
 
 
 def test_a_random_agent_scores_alike_wherever_a_game_is_played():
-    alone, among_five = RANDOM["MinAtar/MTRL3"], RANDOM["MinAtar/All5"]
+    alone, among_five = (load_measured("random")[f"MinAtar/{name}"] for name in ("MTRL3", "All5"))
     for game, one in alone.items():
         other = among_five[game]
         error = np.hypot(one.standard_error, other.standard_error)
         assert abs(one.mean - other.mean) < 4 * error
 
 
+def test_references_are_above_random_so_that_their_suites_can_be_normalised():
+    for suite in load_measured("reference"):
+        random, reference = metrics.random_returns(suite), metrics.reference_returns(suite)
+        low, high = list(random.values()), list(reference.values())
+        np.testing.assert_allclose(metrics.normalise([low, high], low, high).mean(1), [0.0, 1.0])
+
+
 def test_a_suite_that_was_not_measured_says_how_to():
     with pytest.raises(ValueError, match=r"got 'Chess'; add one with .* measure it with python -m"):
         metrics.random_returns("Chess")
+    with pytest.raises(ValueError, match=r"measure it with python -m benchmarks.returns reference"):
+        metrics.reference_returns("Chess")

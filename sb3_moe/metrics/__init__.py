@@ -32,7 +32,8 @@ from sb3_moe.metrics.curves import (
     load_scores,
     score_at,
 )
-from sb3_moe.metrics.normalise import normalise, random_returns
+from sb3_moe.metrics.normalise import normalise
+from sb3_moe.metrics.returns import random_returns, reference_returns
 from sb3_moe.metrics.revisits import area_ratios, final_ratios, plasticity_loss
 from sb3_moe.metrics.specialisation import agreement, load_entropy, specialisation
 
@@ -67,6 +68,7 @@ __all__ = [
     "plasticity_loss",
     "probability_of_improvement",
     "random_returns",
+    "reference_returns",
     "score_at",
     "specialisation",
     "stratified_interval",

@@ -1,66 +1,73 @@
-"""Returns of uniformly random actions, measured: ``python -m benchmarks.random_returns``."""
+"""Returns of random and of reference agents, measured by ``python -m benchmarks.returns``.
 
-from typing import NamedTuple
+By suite and task: a suite's common action space is part of what random actions do.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Agent = Literal["random", "reference"]
+
+FILE = Path(__file__).with_name("returns.json")
 
 
 class Measured(NamedTuple):
-    """A mean over episodes.
+    """A mean return.
 
-    :param mean: of the return
-    :param standard_error: of that mean
-    :param episodes: how many
+    :param mean: over all episodes
+    :param standard_error: of that mean: over episodes for one agent, over agents for several
+    :param episodes: of each agent
+    :param agents: how many agents, each trained with another seed
+    :param agent: what they are
     """
 
     mean: float
     standard_error: float
     episodes: int
+    agents: int = 1
+    agent: str = "uniformly random actions"
 
 
-# By suite and task: a suite's common action space is part of what random actions do.
-RANDOM: dict[str, dict[str, Measured]] = {
-    "MinAtar/MTRL3": {
-        "SpaceInvaders": Measured(3.125, 0.169, 200),
-        "Breakout": Measured(0.565, 0.06, 200),
-        "Asterix": Measured(0.515, 0.059, 200),
-    },
-    "MinAtar/CRL3": {
-        "SpaceInvaders": Measured(3.125, 0.169, 200),
-        "Breakout": Measured(0.565, 0.06, 200),
-        "Asterix": Measured(0.515, 0.059, 200),
-    },
-    "MinAtar/All5": {
-        "Asterix": Measured(0.475, 0.053, 200),
-        "Breakout": Measured(0.52, 0.051, 200),
-        "Freeway": Measured(0.175, 0.03, 200),
-        "Seaquest": Measured(0.125, 0.033, 200),
-        "SpaceInvaders": Measured(3.045, 0.165, 200),
-    },
-    "Atari/Two": {
-        "Pong": Measured(-20.35, 0.182, 20),
-        "Breakout": Measured(0.05, 0.05, 20),
-    },
-    "Atari/Five": {
-        "Asterix": Measured(1.65, 0.335, 20),
-        "Breakout": Measured(0.15, 0.082, 20),
-        "Pong": Measured(-20.2, 0.213, 20),
-        "Seaquest": Measured(0.25, 0.176, 20),
-        "SpaceInvaders": Measured(3.9, 0.811, 20),
-    },
-    "Classic/CartPole4": {
-        "Earth": Measured(21.71, 0.766, 200),
-        "Moon": Measured(25.405, 1.062, 200),
-        "LongPole": Measured(43.44, 1.609, 200),
-        "WeakMotor": Measured(29.19, 0.906, 200),
-    },
-    "Classic/Mixed3": {
-        "CartPole": Measured(17.66, 0.538, 200),
-        "Acrobot": Measured(-498.62, 1.032, 200),
-        "MountainCar": Measured(-200.0, 0.0, 200),
-    },
-    "Classic/Pendulum4": {
-        "Earth": Measured(-1231.114, 20.569, 200),
-        "Mars": Measured(-1090.153, 22.418, 200),
-        "Heavy": Measured(-1243.618, 21.891, 200),
-        "Short": Measured(-1358.386, 10.667, 200),
-    },
-}
+@cache
+def load_measured(agent: Agent) -> dict[str, dict[str, Measured]]:
+    """Read what was measured, by suite and task."""
+    suites = json.loads(FILE.read_text())[agent]
+    return {
+        suite: {task: Measured(**values) for task, values in tasks.items()}
+        for suite, tasks in suites.items()
+    }
+
+
+def random_returns(suite: str) -> dict[str, float]:
+    """Return the mean return of uniformly random actions for each task of a suite, as measured.
+
+    :param suite: as ``"MinAtar/MTRL3"``
+    :raises ValueError: if it was not measured
+    """
+    return _means("random", suite)
+
+
+def reference_returns(suite: str) -> dict[str, float]:
+    """Return the mean return, for each task of a suite, of a dense agent trained on it alone.
+
+    ``sb3_moe/metrics/returns.json`` says which agent that was.
+
+    :param suite: as ``"MinAtar/MTRL3"``
+    :raises ValueError: if it was not measured
+    """
+    return _means("reference", suite)
+
+
+def _means(agent: Agent, suite: str) -> dict[str, float]:
+    measured = load_measured(agent)
+    if suite not in measured:
+        raise ValueError(
+            f"`suite` must be one of {sorted(measured)}, got {suite!r}; add one with "
+            "sb3_moe_envs.register_suite and measure it with "
+            f"python -m benchmarks.returns {agent}"
+        )
+    return {task: each.mean for task, each in measured[suite].items()}
