@@ -73,12 +73,14 @@ def run_study(
     with locked(root):
         jobs = survey(study.cells(), root)
         refuse_changes(jobs)
-        prepare(study, root)
         todo = unfinished(jobs, retry)
+        # First of all: Ray starts by forks, which jax, once it is loaded, does not bear.
+        engine = make_engine(root) if todo else None
         try:
-            if todo:
+            prepare(study, root)
+            if engine is not None:
                 with LiveView(todo, console) as view:
-                    run(todo, make_engine(root), view)
+                    run(todo, engine, view)
         except KeyboardInterrupt:
             console.print(f"stopped; what is finished stays in {root}: run again to go on")
             raise

@@ -11,11 +11,12 @@ from sb3_moe.study.engine import ONE_THREAD, work
 
 
 class RayEngine:
-    """Run cells on an existing Ray cluster, or on one started here.
+    """Run cells on a Ray cluster.
 
     A cell on a node that is lost runs again on another, from its last snapshot.
 
-    :param address: of the cluster; None starts one on this machine
+    :param address: of the cluster; None takes the one that Ray finds on this machine, or starts
+        one; ``"local"`` starts one in any case
     :param cpus: CPUs per cell
     :param gpus: GPUs per cell, a fraction too
     :param retries: how often a cell whose node or process is lost starts again
@@ -31,7 +32,7 @@ class RayEngine:
             address=address,
             runtime_env={"env_vars": ONE_THREAD},
             log_to_driver=False,
-            include_dashboard=False if address is None else None,
+            include_dashboard=False if address in (None, "local") else None,
             logging_level=logging.WARNING,
         )
         self._task = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(work)
