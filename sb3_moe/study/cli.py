@@ -79,8 +79,7 @@ class Run:
     engine: Literal["local", "ray"] = "local"
     """Processes of this machine, or tasks of a Ray cluster."""
     address: str | None = None
-    """Of the Ray cluster; by default the one found on this machine, or else one is started, as it is
-    in any case with `local`."""
+    """Of the Ray cluster; by default one found on this machine, else a new one, as with `local`."""
     cpus: float = 1
     """CPUs per cell on Ray."""
     gpus: float = 0

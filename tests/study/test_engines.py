@@ -1,4 +1,4 @@
-"""Cells in processes of their own: what they give doesn't depend on where, or how often, they ran."""
+"""Cells in processes of their own give the same scores wherever, and however often, they ran."""
 
 import os
 import signal
