@@ -18,6 +18,9 @@ from sb3_moe.study.measures import Array, Run
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")
 MILLION = 1e6
+TOWERS = {"pi": "actor", "vf": "critic"}
+# What these do is known beforehand.
+FIXED_ROUTERS = ("task", "uniform", "random")
 
 
 def style_of(architectures: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -133,9 +136,12 @@ def dormant_curve(run: Run) -> tuple[Any, Array]:
 def expert_weights(runs: Sequence[Run]) -> Figure | None:
     """Draw how much of each game every expert serves at the end of training, mean over seeds.
 
-    :return: a panel per architecture, layer, regime and order; None if no run has experts
+    Which expert is the first is chance, so each seed's are sorted by their weight for the first
+    game before the seeds are averaged.
+
+    :return: a panel per architecture, layer, regime and order; None if no run has learned routers
     """
-    panels = _expert_panels(runs)
+    panels = expert_panels(runs)
     if not panels:
         return None
     columns = min(4, len(panels))
@@ -149,7 +155,7 @@ def expert_weights(runs: Sequence[Run]) -> Figure | None:
         ax.set_title(caption, fontsize="small")
         ax.set_yticks(range(len(weights_NE)), runs[0].cell.games, fontsize="small")
         ax.set_xticks(range(weights_NE.shape[1]))
-        ax.set_xlabel("expert", fontsize="small")
+        ax.set_xlabel(f"experts by weight for {runs[0].cell.games[0]}", fontsize="small")
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_axis_off()
     if image is not None:
@@ -157,16 +163,20 @@ def expert_weights(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def _expert_panels(runs: Sequence[Run]) -> dict[str, Array]:
+def expert_panels(runs: Sequence[Run]) -> dict[str, Array]:
     """Average the last gates over seeds, by architecture, layer, regime and order."""
     found: dict[str, list[Array]] = {}
     for run in runs:
+        if run.cell.architecture.policy_kwargs.get("router") in FIXED_ROUTERS:
+            continue
         for key, gates_KNE in run.diagnostics.items():
             if key.startswith("gates/"):
                 where = _wrapped(heading(run.cell.regime, run.cell.order), 34)
                 layer = key.removeprefix("gates/")
-                caption = f"{title(run.cell.architecture.name)}, {layer}\n{where}"
-                found.setdefault(caption, []).append(gates_KNE[-1])
+                tower = TOWERS.get(layer.partition(".")[0], "")
+                caption = f"{title(run.cell.architecture.name)}, {tower} ({layer})\n{where}"
+                last_NE = gates_KNE[-1]
+                found.setdefault(caption, []).append(last_NE[:, np.argsort(-last_NE[0])])
     return {caption: np.mean(np.stack(gates), axis=0) for caption, gates in found.items()}
 
 

@@ -275,7 +275,9 @@ def _insides(page: Page, pictures: Mapping[str, bytes]) -> None:
         page.picture(
             pictures["expert_weights"],
             "How much each expert counts for each game at the end of training (rows sum to one), "
-            "mean over seeds. Equal fields mean that the router does not tell the games apart.",
+            "where the router is learned. Which expert comes first is chance, so each seed's are "
+            "sorted by their weight for the first game, then averaged over seeds. Equal rows mean "
+            "that the router does not tell the games apart.",
         )
 
 

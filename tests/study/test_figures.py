@@ -1,0 +1,27 @@
+import dataclasses
+
+import numpy as np
+from made_up_study import cell, run
+
+from sb3_moe.study.config import Architecture
+from sb3_moe.study.figures import expert_panels, expert_weights
+
+
+def gated(gates_NE, router="soft"):
+    """A run whose router ends with these gates."""
+    architecture = Architecture(name=f"{router}-big", policy_kwargs={"router": router})
+    made = run(dataclasses.replace(cell("mtrl"), architecture=architecture))
+    return dataclasses.replace(made, diagnostics={"gates/pi.big": np.array([gates_NE])})
+
+
+def test_experts_are_matched_between_seeds_before_they_are_averaged():
+    one = [[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]]
+    renamed = [[0.1, 0.7, 0.2], [0.5, 0.0, 0.5]]
+    (weights,) = expert_panels([gated(one), gated(renamed)]).values()
+    np.testing.assert_allclose(weights, one)
+
+
+def test_routers_that_are_not_learned_are_not_drawn():
+    gates = [[1.0, 0.0], [0.0, 1.0]]
+    assert expert_weights([gated(gates, "task"), gated(gates, "uniform")]) is None
+    assert expert_weights([gated(gates, "top_k")]) is not None
