@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sb3_moe.study.headline import claims_table, returns_table
+
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 TINY = [
@@ -44,3 +46,11 @@ def test_the_readmes_speed_table_is_the_measured_one():
             for direction in ("forward", "forward+backward")
         ]
         assert quoted == [f"{ratio:.2f}" for ratio in measured]
+
+
+@pytest.mark.parametrize(("name", "table"), [("claims", claims_table), ("returns", returns_table)])
+def test_the_readmes_results_are_those_of_the_csv_files(name, table):
+    results = README.parent / "examples" / "paper" / "results"
+    quoted = README.read_text().split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+    assert quoted.strip() == table(results)
+    assert quoted.count("[") >= 5  # with intervals

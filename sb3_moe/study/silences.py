@@ -11,8 +11,9 @@ SILENCES = (
     "as the mixture of four.",
     "Router: softmax of a linear map of the observation and the task id, without normalisation. "
     "With one token per sample SoftMoE is a softmax-weighted sum of all experts.",
-    "Learning rate: constant. Annealing it over a sequence of games would give later games a "
-    "lower one. Adam's state is kept when the game changes.",
+    "Learning rate: constant, and the same for all networks, though each may have a best one of "
+    "its own. Annealing it over a sequence of games would give later games a lower one. Adam's "
+    "state is kept when the game changes.",
     "PPO: the values of PureJaxRL's MinAtar example, with half its value coefficient, since its "
     "value loss has a further 1/2.",
     "From scratch: the first game of a sequence, which no other game came before, is the "

@@ -12,6 +12,8 @@ from sb3_moe.study.config import Architecture, CellConfig, Evaluation, differenc
 from sb3_moe.study.grid import PRESETS, load_study, read_study
 from sb3_moe.study.learner import LinearPerBlock, policy_of, ppo_arguments, stream
 
+PAPER = Path(__file__).parents[2] / "examples" / "paper"
+
 
 def test_cells_are_every_regime_order_and_architecture_seed_by_seed():
     names = [c.name for c in study(seeds=2).cells()]
@@ -49,9 +51,15 @@ def test_every_preset_can_be_read(preset):
 
 
 def test_the_study_of_the_examples_can_be_read():
-    study = load_study(str(Path(__file__).parents[2] / "examples" / "paper" / "study.yaml"))
+    study = load_study(str(PAPER / "study.yaml"))
     assert study.claims.exists()
     assert len(study.cells()) == 5 * 3 * 6
+
+
+def test_the_rates_are_compared_on_seeds_that_the_study_does_not_use():
+    paper, rates = (load_study(str(PAPER / name)) for name in ("study.yaml", "rates.yaml"))
+    assert not set(paper.seeds) & set(rates.seeds)
+    assert {a.ppo["learning_rate"] for a in rates.architectures} == {1e-3, 2.5e-3, 5e-3}
 
 
 @pytest.mark.parametrize("preset", ["paper-small", "paper-full"])
