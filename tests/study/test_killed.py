@@ -70,7 +70,7 @@ def undisturbed(tmp_path_factory):
     return results(out)
 
 
-@pytest.mark.parametrize(("seed", "kills"), enumerate(KILLS))
+@pytest.mark.parametrize(("seed", "kills"), list(enumerate(KILLS)))
 def test_a_study_that_is_killed_ends_with_the_scores_of_an_undisturbed_one(
     undisturbed, tmp_path, seed, kills
 ):
