@@ -107,6 +107,8 @@ def _field(value: Any) -> str:
 
 def number(value: float) -> str:
     """Write a number with three significant digits, a dash for none."""
+    # As the CSV files have it, so that both round alike.
+    value = float(f"{value:.6g}")
     if value != value:
         return "-"
     if abs(value) >= 100:

@@ -174,7 +174,9 @@ def _claims(page: Page, results: Results, pictures: Mapping[str, bytes]) -> None
         "supported where the difference is at least the smallest that matters and a paired t test, "
         f"corrected for the number of primary comparisons (Holm), is below {rule.alpha}; it is "
         "contradicted where the interval rules that difference out; otherwise it is undecided, and "
-        f"always so with fewer than {rule.min_seeds} seeds.",
+        f"always so with fewer than {rule.min_seeds} seeds. For a claim of “no better” it is the "
+        "other way round. Over several games a claim is supported if it is on one of them and "
+        "contradicted on none, and contradicted likewise.",
     )
     page.table(
         [_claim_row(finding) for finding in results.findings],
