@@ -23,7 +23,8 @@ class PlasticityCallback(ProbeCallback):
     Logged under ``plasticity/`` and kept in ``diagnostics.npz``, under the names that
     :func:`~sb3_moe.plasticity.measure_layers` explains. Measured before training, at the first
     start of a rollout after every ``every`` global steps, and at the end, on one fixed batch,
-    balanced over the tasks. ``weight_change/<tower>`` is since the measurement before.
+    balanced over the tasks. ``weight_change/<tower>`` is since the measurement before, and NaN for
+    the first of a process.
 
     :param every: global steps between measurements
     :param taus: thresholds of dormancy, each at least 0; the first is the primary one
