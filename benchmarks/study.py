@@ -22,7 +22,7 @@ from sb3_moe.study.runner import run as run_cells
 from sb3_moe.study.runner import survey
 from sb3_moe.study.view import LiveView
 
-STEPS = 16 * 64 * 128
+STEPS = 4 * 64 * 128
 CELLS = 4
 ROUNDS = 3
 TARGET = 1.7
