@@ -22,7 +22,8 @@ from sb3_moe.study.runner import run as run_cells
 from sb3_moe.study.runner import survey
 from sb3_moe.study.view import LiveView
 
-STEPS = 4 * 64 * 128
+ROLLOUT = 64 * 128
+STEPS = 4 * ROLLOUT
 CELLS = 4
 ROUNDS = 3
 TARGET = 1.7
@@ -38,7 +39,7 @@ def run(rounds: int = ROUNDS, steps: int = STEPS) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
         # The first turn compiles the games.
-        _train(1, steps // 16, 1, cache)
+        _train(1, ROLLOUT, 1, cache)
         for index in range(rounds):
             for processes in (1, 2) if index % 2 == 0 else (2, 1):
                 seconds[processes].append(_train(processes, steps, CELLS, cache))
