@@ -69,6 +69,42 @@ def named_architecture(name: str, options: Mapping[str, Any] | None = None) -> A
     return moe_architecture(parts[1], parts[0], towers)
 
 
+_PLACES = {
+    "none": "no experts",
+    "middle": "experts in place of the last hidden layer",
+    "final": "experts in place of the output layer",
+    "all": "experts in place of every layer",
+    "big": "each expert a whole network",
+}
+_ROUTES = {
+    "soft": "a learned router weighs all of them",
+    "top_k": "a learned router picks the best",
+    "expert_choice": "each picks its samples by a learned router",
+    "task": "the game picks its own",
+    "uniform": "all count the same (a control)",
+    "random": "weighed by a router that is not trained (a control)",
+}
+
+
+def meaning(policy_kwargs: Mapping[str, Any]) -> str:
+    """Say what an architecture is, to someone who doesn't know the options' names."""
+    placement = policy_kwargs.get("placement", "middle")
+    if isinstance(placement, Mapping):
+        towers = {"pi": "actor", "vf": "critic"}
+        return "; ".join(
+            f"{towers.get(tower, tower)}: {meaning({**policy_kwargs, 'placement': place})}"
+            for tower, place in placement.items()
+        )
+    words = [_PLACES[placement]]
+    if placement != "none":
+        count = policy_kwargs.get("num_experts")
+        words[0] += f", {count} of them" if count else ""
+        words.append(_ROUTES[policy_kwargs.get("router", "soft")])
+    if "net_arch" in policy_kwargs:
+        words.append(f"hidden layers of {policy_kwargs['net_arch']}")
+    return "; ".join(words)
+
+
 def title(name: str) -> str:
     """Say an architecture's name as a reader would: ``soft-big`` is SoftMoE-Big."""
     router, _, rest = name.partition("-")

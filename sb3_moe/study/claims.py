@@ -21,6 +21,7 @@ from sb3_moe.study.verdict import (
     Verdict,
     combine,
     decide,
+    t_interval,
     t_tests,
 )
 
@@ -139,13 +140,17 @@ class Claims:
 
 
 class Row(NamedTuple):
-    """One line of the report: a contrast on one game."""
+    """One line of the report: a contrast on one game.
+
+    ``verdict_by_t`` is what the rule says with Student's interval in place of the bootstrap.
+    """
 
     contrast: Contrast
     game: str
     estimate: Estimate
     p_adjusted: float
     verdict: Verdict
+    verdict_by_t: Verdict
 
 
 class Finding(NamedTuple):
@@ -154,6 +159,7 @@ class Finding(NamedTuple):
     claim: Claim
     rows: list[Row]
     verdict: Verdict
+    verdict_by_t: Verdict
 
 
 def load_claims(path: Path) -> Claims:
@@ -214,7 +220,7 @@ def _estimates(
     for (_, game), value in contrast.differences(measured).items():
         by_game[game].append(value)
     return [
-        Row(contrast, game, estimate(np.array(values), rule), 1.0, "undecided")
+        Row(contrast, game, estimate(np.array(values), rule), 1.0, "undecided", "undecided")
         for game, values in by_game.items()
     ]
 
@@ -224,16 +230,22 @@ def estimate(differences: np.ndarray[Any, np.dtype[np.float64]], rule: Rule) -> 
     mean, low, high = float(np.mean(differences)), float("nan"), float("nan")
     if len(differences) > 1:
         low, high = bootstrap_interval(differences, confidence=rule.interval, seed=0)
-    return Estimate(mean, low, high, *t_tests(differences), len(differences))
+    student = t_interval(differences, rule.interval)
+    return Estimate(mean, low, high, *t_tests(differences), len(differences), *student)
 
 
 def _judge(row: Row, adjusted: float | None, rule: Rule) -> Row:
     """Apply the rule; what is not primary keeps its own p-value."""
     contrast = row.contrast
     p = row.estimate.p_value(contrast.expects) if adjusted is None else adjusted
-    verdict = decide(row.estimate, p, contrast.expects, contrast.smallest_effect, rule)
-    return row._replace(p_adjusted=p, verdict=verdict)
+    verdict, by_t = (
+        decide(estimate, p, contrast.expects, contrast.smallest_effect, rule)
+        for estimate in (row.estimate, row.estimate.by_t())
+    )
+    return row._replace(p_adjusted=p, verdict=verdict, verdict_by_t=by_t)
 
 
 def _finding(claim: Claim, rows: list[Row]) -> Finding:
-    return Finding(claim, rows, combine([row.verdict for row in rows if row.contrast.primary]))
+    primary = [row for row in rows if row.contrast.primary]
+    verdicts = combine([row.verdict for row in primary])
+    return Finding(claim, rows, verdicts, combine([row.verdict_by_t for row in primary]))

@@ -159,7 +159,7 @@ def expert_weights(runs: Sequence[Run]) -> Figure | None:
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_axis_off()
     if image is not None:
-        figure.colorbar(image, ax=axes, label="mean gate", shrink=0.8)
+        figure.colorbar(image, ax=axes, label="mean weight", shrink=0.8)
     return figure
 
 

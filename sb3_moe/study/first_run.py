@@ -24,7 +24,8 @@ from sb3_moe.study.engine import LocalEngine
 from sb3_moe.study.folder import check_writable
 from sb3_moe.study.grid import StudyConfig
 from sb3_moe.study.page import number
-from sb3_moe.study.report import load_results, write_report
+from sb3_moe.study.report import write_report
+from sb3_moe.study.results import load_results
 from sb3_moe.study.runner import Job, locked, refuse_changes, run, survey, unfinished
 from sb3_moe.study.tables import Rows, summary
 from sb3_moe.study.view import LiveView

@@ -20,9 +20,14 @@ def claims_table(folder: Path) -> str:
         if row["primary"] == "True":
             claims.setdefault(row["text"], []).append(row)
     return markdown(
-        ["Claim", "Difference, with its 95% interval", "Verdict"],
+        ["Claim", "Difference, with its 95% bootstrap interval", "Verdict", "By t intervals"],
         [
-            [text, "<br>".join(map(_difference, rows)), f"**{rows[0]['claim_verdict']}**"]
+            [
+                text,
+                "<br>".join(map(_difference, rows)),
+                f"**{rows[0]['claim_verdict']}**",
+                rows[0]["claim_verdict_by_t"],
+            ]
             for text, rows in claims.items()
         ],
     )

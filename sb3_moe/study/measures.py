@@ -78,6 +78,16 @@ def block_end(run: Run, game: str) -> float:
     return float(np.mean(run.returns(game)[inside])) if inside.any() else float("nan")
 
 
+def collapsed(runs: Sequence[Run], random: Mapping[str, float]) -> list[tuple[Run, str]]:
+    """List the runs, and the games, whose training ended below the random policy."""
+    return [
+        (run, game)
+        for run in runs
+        for game in run.cell.games
+        if block_end(run, game) < random.get(game, float("nan"))
+    ]
+
+
 def final(run: Run, game: str) -> float:
     """Mean return of a game at the end of the run, whatever was trained last."""
     return float(run.returns(game)[-1])
@@ -177,11 +187,14 @@ def measure(name: str, run: Run, references: References) -> dict[str, float]:
 
 
 MEASURES = {
-    "plasticity": "area within the game's blocks / the same network's area from scratch",
-    "relative_area": "area within the game's blocks / the dense network's area from scratch",
+    "plasticity": "area within the game's blocks / the same network's area from scratch, both "
+    "above the random policy; a game that opens a sequence is left out. It has transfer in it: "
+    "above 1, what was learned before has helped",
+    "relative_area": "area within the game's blocks / the dense network's area from scratch, both "
+    "above the random policy; mean over the orders",
     "area": "mean return while the game is trained",
     "block_end": "mean return over the last tenth of the game's last block",
     "final": "mean return at the end of the run",
     "average_performance": "mean over games of the normalised return at the end of the run",
-    "dormant": "dormant neurons, mean over layers and the second half of the run",
+    "dormant": "fraction of dormant neurons, mean over layers and the second half of the run",
 }

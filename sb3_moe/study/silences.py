@@ -1,6 +1,8 @@
 """What the paper does not say, and what a study takes instead."""
 
 SILENCES = (
+    "Games and length: games that the dense network learned at the study's length in trial runs; "
+    "Asterix needs longer ones.",
     "Interleaving: every game has a fixed share of the parallel environments, so all games get "
     "the same number of steps.",
     "Spaces: observations are padded with empty channels to the largest game, and all games use "
@@ -13,12 +15,13 @@ SILENCES = (
     "With one token per sample SoftMoE is a softmax-weighted sum of all experts.",
     "Learning rate: constant, and the same for all networks, though each may have a best one of "
     "its own. Annealing it over a sequence of games would give later games a lower one. Adam's "
-    "state is kept when the game changes.",
+    "state is kept when the game changes, so that its momentum still moves, for some steps, an "
+    "expert that the task router no longer uses.",
     "PPO: the values of PureJaxRL's MinAtar example, with half its value coefficient, since its "
     "value loss has a further 1/2.",
     "From scratch: the first game of a sequence, which no other game came before, is the "
     "reference of the same network and seed.",
-    "Dormant neurons: tau 0.025 and 0.1 are both common; the figure says which it shows. Neurons "
+    "Dormant neurons: tau 0.025 and 0.1 are both common; the figure's caption has ours. Neurons "
     "of all experts are pooled, so an expert that nothing reaches counts.",
     "Evaluation: the policy samples its actions, as in training, in environments of its own.",
 )

@@ -15,7 +15,17 @@ from sb3_moe.metrics import bootstrap_interval
 from sb3_moe.study.architectures import heading, title
 from sb3_moe.study.claims import Finding
 from sb3_moe.study.folder import atomic
-from sb3_moe.study.measures import Array, Run, block_area, block_end, dormant, final
+from sb3_moe.study.measures import (
+    MEASURES,
+    Array,
+    References,
+    Run,
+    block_area,
+    block_end,
+    dormant,
+    final,
+    measure,
+)
 from sb3_moe.study.page import interval
 
 Rows = list[dict[str, Any]]
@@ -101,6 +111,7 @@ def verdicts(findings: Sequence[Finding]) -> Rows:
             "claim": finding.claim.name,
             "text": finding.claim.text,
             "claim_verdict": finding.verdict,
+            "claim_verdict_by_t": finding.verdict_by_t,
             "measure": row.contrast.measure,
             "contrast": row.contrast.label,
             "primary": row.contrast.primary,
@@ -109,14 +120,37 @@ def verdicts(findings: Sequence[Finding]) -> Rows:
             "low": row.estimate.low,
             "high": row.estimate.high,
             "seeds": row.estimate.seeds,
+            "t_low": row.estimate.t_low,
+            "t_high": row.estimate.t_high,
             "p": row.estimate.p_value(row.contrast.expects),
-            "p_adjusted": row.p_adjusted,
+            # Holm's correction is over the primary contrasts only.
+            "p_adjusted": row.p_adjusted if row.contrast.primary else float("nan"),
             "expects": row.contrast.expects,
             "smallest_effect": row.contrast.smallest_effect,
             "verdict": row.verdict,
+            "verdict_by_t": row.verdict_by_t,
         }
         for finding in findings
         for row in finding.rows
+    ]
+
+
+def measures(runs: Sequence[Run], references: References) -> Rows:
+    """List what each run is compared by, seed by seed: all that the verdicts rest on."""
+    return [
+        {
+            "regime": run.cell.regime,
+            "order": " ".join(run.cell.order),
+            "architecture": run.cell.architecture.name,
+            "seed": run.cell.seed,
+            "measure": name,
+            "game": game,
+            "value": value,
+        }
+        for name in MEASURES
+        for run in runs
+        for game, value in measure(name, run, references).items()
+        if np.isfinite(value)
     ]
 
 

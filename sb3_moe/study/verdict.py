@@ -38,9 +38,11 @@ class Rule:
 
 
 class Estimate(NamedTuple):
-    """A paired difference over seeds: its mean, an interval, and a test.
+    """A paired difference over seeds: its mean, intervals, and a test.
 
-    ``p_greater``, ``p_different``: of a paired t test that the mean is at most 0, or is 0.
+    ``low``, ``high``: bootstrap interval. ``p_greater``, ``p_different``: of a paired t test that
+    the mean is at most 0, or is 0. ``t_low``, ``t_high``: Student's interval, which is wider where
+    seeds are few.
     """
 
     mean: float
@@ -49,10 +51,16 @@ class Estimate(NamedTuple):
     p_greater: float
     p_different: float
     seeds: int
+    t_low: float = float("nan")
+    t_high: float = float("nan")
 
     def p_value(self, expects: Expects) -> float:
         """Give the test that belongs to what a claim expects."""
         return self.p_different if expects == "different" else self.p_greater
+
+    def by_t(self) -> Estimate:
+        """Give the same with Student's interval in place of the bootstrap."""
+        return self._replace(low=self.t_low, high=self.t_high)
 
 
 def decide(
@@ -99,3 +107,14 @@ def t_tests(differences: npt.NDArray[np.float64]) -> tuple[float, float]:
     greater = stats.ttest_1samp(differences, 0.0, alternative="greater").pvalue
     different = stats.ttest_1samp(differences, 0.0).pvalue
     return float(greater), float(different)
+
+
+def t_interval(differences: npt.NDArray[np.float64], coverage: float = 0.95) -> tuple[float, float]:
+    """Give Student's interval of the mean; none for fewer than two seeds."""
+    count = len(differences)
+    if count < 2:
+        return float("nan"), float("nan")
+    error = np.std(differences, ddof=1) / np.sqrt(count)
+    half = float(stats.t.ppf(0.5 + coverage / 2, count - 1) * error)
+    mean = float(np.mean(differences))
+    return mean - half, mean + half

@@ -57,6 +57,11 @@ def test_no_effect_with_little_noise_contradicts():
     assert judged(0.0).verdict == "contradicted"
 
 
+def test_the_verdict_by_students_intervals_stands_beside_the_other():
+    assert judged(0.5).verdict_by_t == "supported"
+    assert judged(0.0).verdict_by_t == "contradicted"
+
+
 def test_no_effect_with_much_noise_is_undecided():
     assert judged(0.1, noise=0.5).verdict == "undecided"
 

@@ -7,7 +7,7 @@ import pytest
 from made_up_study import GAMES, ROLLOUT, architecture, cell, study
 
 from sb3_moe.policies.on_policy import MoeMultiInputPolicy
-from sb3_moe.study.architectures import moe_architecture, named_architecture, title
+from sb3_moe.study.architectures import meaning, moe_architecture, named_architecture, title
 from sb3_moe.study.config import Architecture, CellConfig, Evaluation, differences
 from sb3_moe.study.grid import PRESETS, load_study, read_study
 from sb3_moe.study.learner import LinearPerBlock, policy_of, ppo_arguments, stream
@@ -230,3 +230,22 @@ def test_neighbouring_seeds_are_spread_out():
     # Copy i of an environment seeded s is seeded s + i: 64 copies must not overlap.
     seeds = sorted(stream(seed) for seed in range(10))
     assert min(b - a for a, b in itertools.pairwise(seeds)) > 64
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"placement": "none", "net_arch": [213, 213]}, "no experts; hidden layers of [213, 213]"),
+        (
+            {"placement": "big", "router": "task"},
+            "each expert a whole network; the game picks its own",
+        ),
+        (
+            {"placement": {"pi": "none", "vf": "middle"}, "num_experts": 4},
+            "actor: no experts; critic: experts in place of the last hidden layer, 4 of them; "
+            "a learned router weighs all of them",
+        ),
+    ],
+)
+def test_an_architecture_is_explained_to_those_who_do_not_know_the_options(options, words):
+    assert meaning(options) == words

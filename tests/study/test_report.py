@@ -9,9 +9,11 @@ from made_up_study import study, write
 from sb3_moe.study.folder import write_json
 from sb3_moe.study.grid import load_study
 from sb3_moe.study.headline import claims_table, returns_table
+from sb3_moe.study.measures import MEASURES, collapsed
 from sb3_moe.study.page import Page, interval, number
 from sb3_moe.study.provenance import provenance
-from sb3_moe.study.report import load_results, write_report
+from sb3_moe.study.report import write_report
+from sb3_moe.study.results import load_results
 from sb3_moe.study.tables import by_network, summary
 
 LEVELS = {"dense": 5.0, "soft-big": 9.0}
@@ -99,15 +101,15 @@ def test_the_headline_shows_interleaved_games_and_the_last_of_each_order(tmp_pat
 
 def test_the_headline_shows_the_differences_that_a_verdict_rests_on(tmp_path):
     lines = [
-        "claim,text,claim_verdict,measure,primary,game,difference,low,high",
-        "one,It helps.,supported,relative_area,True,Pong,0.5,0.4,0.6",
-        "one,It helps.,supported,relative_area,True,Breakout,0.3,0.2,0.4",
-        "one,It helps.,supported,relative_area,False,Breakout,0.9,0.8,1",
+        "text,claim_verdict,claim_verdict_by_t,measure,primary,game,difference,low,high",
+        "It helps.,supported,undecided,relative_area,True,Pong,0.5,0.4,0.6",
+        "It helps.,supported,undecided,relative_area,True,Breakout,0.3,0.2,0.4",
+        "It helps.,supported,undecided,relative_area,False,Breakout,0.9,0.8,1",
     ]
     (tmp_path / "verdicts.csv").write_text("\n".join(lines))
     assert claims_table(tmp_path).splitlines()[2:] == [
         "| It helps. | relative area, Pong: 0.50 [0.40, 0.60]<br>"
-        "relative area, Breakout: 0.30 [0.20, 0.40] | **supported** |"
+        "relative area, Breakout: 0.30 [0.20, 0.40] | **supported** | undecided |"
     ]
 
 
@@ -121,6 +123,36 @@ def test_a_report_can_be_written_elsewhere(folder, tmp_path):
     page = write_report(study(claims=None), folder, tmp_path / "results")
     assert page == tmp_path / "results" / "index.html"
     assert (tmp_path / "results" / "scores.csv").exists()
+
+
+def test_what_every_run_is_compared_by_lies_beside_the_page(folder):
+    with (folder / "report" / "measures.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    (plastic,) = (
+        float(row["value"])
+        for row in rows
+        if (row["measure"], row["regime"], row["architecture"], row["seed"], row["game"])
+        == ("plasticity", "crl", "soft-big", "3", "Breakout")
+    )
+    assert plastic == pytest.approx(1.0)
+    assert {row["measure"] for row in rows} == set(MEASURES)
+
+
+def test_runs_that_end_below_random_are_named_on_the_page(tmp_path):
+    the_study = study(claims=None)
+    write(tmp_path, the_study, lambda cell: 0.5 if cell.seed == 4 else 5.0)
+    write_json(tmp_path / "study.json", {})
+    write_json(tmp_path / "random.json", {game: [1.0] for game in the_study.games})
+    results = load_results(the_study, tmp_path)
+    assert {run.cell.seed for run, _ in collapsed(results.runs, results.random)} == {4}
+    html = write_report(the_study, tmp_path).read_text()
+    assert "crl-SpaceInvaders.Breakout-dense-s4, Breakout: 0.50" in html
+    assert "dense-s3, Breakout" not in html
+
+
+def test_every_network_is_explained_on_the_page(folder):
+    text = (folder / "report" / "index.html").read_text()
+    assert "Dense: no experts" in text
 
 
 def test_every_claim_is_on_the_page_with_its_verdict(folder):

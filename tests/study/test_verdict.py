@@ -2,8 +2,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from sb3_moe.study.verdict import Estimate, Rule, combine, decide, t_tests
+from sb3_moe.study.verdict import Estimate, Rule, combine, decide, t_interval, t_tests
 
 RULE = Rule()
 
@@ -78,3 +79,16 @@ def test_a_rule_out_of_range_names_the_bound_and_the_value():
         Rule(alpha=5)
     with pytest.raises(ValueError, match=r"`min_seeds` must be at least 2, got 1"):
         Rule(min_seeds=1)
+
+
+def test_students_interval_is_scipys():
+    differences = np.array([-1.79, -1.1, -0.2, -0.5, 0.0])
+    expected = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    assert t_interval(differences) == pytest.approx((expected.low, expected.high))
+    assert np.isnan(t_interval(differences[:1])).all()
+
+
+def test_a_wider_interval_can_leave_open_what_the_bootstrap_rules_out():
+    narrow = Estimate(-0.7, -1.2, -0.3, 0.96, 0.07, 5, -1.5, 0.2)
+    assert decide(narrow, 1.0, "greater", 0.1, RULE) == "contradicted"
+    assert decide(narrow.by_t(), 1.0, "greater", 0.1, RULE) == "undecided"
