@@ -106,11 +106,13 @@ def _field(value: Any) -> str:
 
 
 def number(value: float) -> str:
-    """Write a number with three significant digits, a dash for none."""
+    """Write a number with up to three significant digits, a dash for none."""
     # As the CSV files have it, so that both round alike.
     value = float(f"{value:.6g}")
     if value != value:
         return "-"
+    if 0 < abs(value) < 0.005:
+        return f"{value:.1g}"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
