@@ -22,7 +22,8 @@ class TaskSwitchCallback(BaseCallback):
 
     It logs ``continual/task`` and ``continual/switches``. Tasks that are interleaved never switch.
 
-    :param reset_optimizer: forget the optimisers' running averages
+    :param reset_optimizer: forget the optimisers' running averages, whose momentum would go on
+        moving, for about a rollout, even an expert that the task router no longer uses
     :param reset_heads: draw the last layer of every network anew
     :param replay_buffer: ``"keep"`` it, ``"clear"`` it, or keep a ``"reservoir"``, in which every
         transition of the run so far is equally likely, and fill the rest of the buffer anew
