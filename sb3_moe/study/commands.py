@@ -24,6 +24,9 @@ from sb3_moe.study.view import LiveView
 #: Where, in a study's folder, processes leave each other what jax has compiled.
 CACHE = ".jax"
 
+#: A regime, and its order of games: empty when they are interleaved.
+Setting = tuple[str, tuple[str, ...]]
+
 
 def plan(study: StudyConfig, root: Path, console: Console, processes: int | None) -> int:
     """Print what would run, and how long it would take."""
@@ -110,17 +113,38 @@ def report(study: StudyConfig, root: Path, console: Console, to: Path | None = N
 
 
 def _grid_table(jobs: list[Job]) -> Table:
-    """Count the cells of each architecture in each regime and order."""
-    table = Table(title="cells done / all")
-    columns = list(dict.fromkeys(job.cell.architecture.name for job in jobs))
-    table.add_column("regime, order")
-    for column in columns:
-        table.add_column(column, justify="right")
-    rows: dict[str, Counter[str]] = {}
+    """Count the cells of each architecture, a row each, in each regime and order."""
+    settings = list(dict.fromkeys(map(_setting, jobs)))
+    names = [_setting_name(setting, settings) for setting in settings]
+    # The games' names are too long for the columns.
+    orders = [
+        f"{name}: {', then '.join(order)}"
+        for name, (_, order) in zip(names, settings, strict=True)
+        if order
+    ]
+    table = Table(title="cells done / all", caption="\n".join(orders), caption_justify="left")
+    table.add_column("architecture", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right")
+    rows: dict[str, list[Job]] = {}
     for job in jobs:
-        row = rows.setdefault(" ".join([job.cell.regime, *job.cell.order]), Counter())
-        row[job.cell.architecture.name] += 1
-        row[f"{job.cell.architecture.name} done"] += job.state.status == "done"
-    for name, row in rows.items():
-        table.add_row(name, *(f"{row[f'{column} done']}/{row[column]}" for column in columns))
+        rows.setdefault(job.cell.architecture.name, []).append(job)
+    for architecture, row in rows.items():
+        cells = ([job for job in row if _setting(job) == setting] for setting in settings)
+        table.add_row(architecture, *map(_done, cells))
     return table
+
+
+def _setting(job: Job) -> Setting:
+    return job.cell.regime, job.cell.order
+
+
+def _setting_name(setting: Setting, settings: list[Setting]) -> str:
+    """Number the orders of a regime."""
+    regime, order = setting
+    alike = [other for other in settings if other[0] == regime]
+    return f"{regime} {alike.index(setting) + 1}" if order else regime
+
+
+def _done(jobs: list[Job]) -> str:
+    return f"{sum(job.state.status == 'done' for job in jobs)}/{len(jobs)}"

@@ -163,6 +163,18 @@ def test_the_plan_counts_what_is_done_and_estimates_the_rest_from_it(tmp_path, c
     assert "about 0:00:49 with 2 processes" in text
 
 
+def test_the_plan_of_a_wide_grid_fits_a_terminal(tmp_path):
+    narrow = Console(file=io.StringIO(), width=80)
+    games = ("SpaceInvaders", "Breakout", "Asterix")
+    names = ("dense-matched", "soft-big-blind")
+    the_study = study(1, names, games=games, regimes=("crl",), orders="all")
+    write(tmp_path, the_study, lambda cell: 5.0)
+    assert plan(the_study, tmp_path, narrow, processes=2) == 0
+    lines = [line.split() for line in narrow.file.getvalue().splitlines()]
+    assert ["│", "soft-big-blind", *["│", "1/1"] * 6, "│"] in lines
+    assert ["crl", "6:", "Asterix,", "then", "Breakout,", "then", "SpaceInvaders"] in lines
+
+
 def test_no_processes_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`processes` must be at least 1, got 0"):
         LocalEngine(0, tmp_path)
