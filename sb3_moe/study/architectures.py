@@ -86,13 +86,18 @@ _ROUTES = {
 }
 
 
-def meaning(policy_kwargs: Mapping[str, Any]) -> str:
+def meaning(architecture: Architecture) -> str:
     """Say what an architecture is, to someone who doesn't know the options' names."""
+    own = (f"{key.replace('_', ' ')} {value}" for key, value in architecture.ppo.items())
+    return "; ".join([_network(architecture.policy_kwargs), *own])
+
+
+def _network(policy_kwargs: Mapping[str, Any]) -> str:
     placement = policy_kwargs.get("placement", "middle")
     if isinstance(placement, Mapping):
         towers = {"pi": "actor", "vf": "critic"}
         return "; ".join(
-            f"{towers.get(tower, tower)}: {meaning({**policy_kwargs, 'placement': place})}"
+            f"{towers.get(tower, tower)}: {_network({**policy_kwargs, 'placement': place})}"
             for tower, place in placement.items()
         )
     words = [_PLACES[placement]]

@@ -70,7 +70,8 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     claims = load_claims(study.claims) if study.claims else Claims()
     findings = judge_claims(claims, runs, References(runs, random))
     ppo = jobs[0].folder.config().get("ppo", {})
-    shared = {name: value for name, value in ppo.items() if name != "policy_kwargs"}
+    own = {"policy_kwargs"}.union(*(architecture.ppo for architecture in study.architectures))
+    shared = {name: value for name, value in ppo.items() if name not in own}
     return Results(study, runs, random, findings, claims, read_json(root / "study.json"), shared)
 
 

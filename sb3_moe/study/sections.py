@@ -13,7 +13,7 @@ from sb3_moe.study.claims import Finding
 from sb3_moe.study.measures import MEASURES, block_end, collapsed
 from sb3_moe.study.page import Page, interval, number
 from sb3_moe.study.results import Results
-from sb3_moe.study.silences import SILENCES
+from sb3_moe.study.silences import silences
 
 QUESTION = "Does a mixture of experts help an agent whose tasks change?"
 
@@ -33,7 +33,7 @@ def build_page(
     _returns(page, rows["summary"], results.random, pictures)
     _insides(page, pictures)
     _limits(page, results)
-    _silences(page)
+    _silences(page, results)
     _reproduce(page, results)
     return page
 
@@ -52,9 +52,7 @@ def _introduction(page: Page, results: Results) -> None:
         "In what follows, MTRL means that the games are interleaved, CRL that they come one after "
         "the other. The networks:",
     )
-    page.items(
-        [f"{title(a.name)}: {meaning(a.policy_kwargs)}" for a in results.study.architectures]
-    )
+    page.items([f"{title(a.name)}: {meaning(a)}" for a in results.study.architectures])
 
 
 def _claims(page: Page, results: Results, pictures: Mapping[str, bytes]) -> None:
@@ -218,9 +216,9 @@ def _limits(page: Page, results: Results) -> None:
     )
 
 
-def _silences(page: Page) -> None:
+def _silences(page: Page, results: Results) -> None:
     page.section("What we chose where the paper is silent")
-    page.items(SILENCES)
+    page.items(silences(results.study))
 
 
 def _reproduce(page: Page, results: Results) -> None:

@@ -1,6 +1,10 @@
 """What the paper does not say, and what a study takes instead."""
 
-SILENCES = (
+from __future__ import annotations
+
+from sb3_moe.study.grid import StudyConfig
+
+_CHOICES = (
     "Games and length: games that the dense network learned at the study's length in trial runs; "
     "Asterix needs longer ones.",
     "Interleaving: every game has a fixed share of the parallel environments, so all games get "
@@ -13,10 +17,8 @@ SILENCES = (
     "as the mixture of four.",
     "Router: softmax of a linear map of the observation and the task id, without normalisation. "
     "With one token per sample SoftMoE is a softmax-weighted sum of all experts.",
-    "Learning rate: constant, and the same for all networks, though each may have a best one of "
-    "its own. Annealing it over a sequence of games would give later games a lower one. Adam's "
-    "state is kept when the game changes, so that its momentum still moves, for some steps, an "
-    "expert that the task router no longer uses.",
+    "Adam's state is kept when the game changes, so that its momentum still moves, for some steps, "
+    "an expert that the task router no longer uses.",
     "PPO: the values of PureJaxRL's MinAtar example, with half its value coefficient, since its "
     "value loss has a further 1/2.",
     "From scratch: the first game of a sequence, which no other game came before, is the "
@@ -25,3 +27,21 @@ SILENCES = (
     "of all experts are pooled, so an expert that nothing reaches counts.",
     "Evaluation: the policy samples its actions, as in training, in environments of its own.",
 )
+
+_ANNEALING = {
+    "none": "It is constant: annealing it over a sequence of games would give later games a lower "
+    "one.",
+    "run": "It falls to zero over the run, so that later games of a sequence have a lower one.",
+    "block": "It falls to zero over each game's training, and starts again with the next game.",
+}
+
+
+def silences(study: StudyConfig) -> list[str]:
+    """List the choices that a study made."""
+    own = any("learning_rate" in architecture.ppo for architecture in study.architectures)
+    whose = (
+        "networks have their own, given with them at the top of this page."
+        if own
+        else "the same for all networks, though each may have a best one of its own."
+    )
+    return [f"Learning rate: {whose} {_ANNEALING[study.annealing]}", *_CHOICES]

@@ -73,7 +73,8 @@ def write(root: Path, the_study, level, seconds=10.0):
     """
     for job in survey(the_study.cells(), root):
         made = run(job.cell, level(job.cell))
-        job.folder.start({"cell": job.cell.to_dict()})
+        ppo = {"gamma": 0.9, **job.cell.architecture.ppo}
+        job.folder.start({"cell": job.cell.to_dict(), "ppo": ppo})
         write_arrays(job.folder, "scores.npz", made.scores)
         write_arrays(job.folder, "diagnostics.npz", made.diagnostics)
         attempt = {"start": 0, "seconds": seconds}

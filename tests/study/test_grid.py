@@ -248,4 +248,9 @@ def test_neighbouring_seeds_are_spread_out():
     ],
 )
 def test_an_architecture_is_explained_to_those_who_do_not_know_the_options(options, words):
-    assert meaning(options) == words
+    assert meaning(Architecture(name="any", policy_kwargs=options)) == words
+
+
+def test_a_networks_own_values_of_ppo_are_part_of_what_it_is():
+    own = named_architecture("dense", {"placement": "none", "ppo": {"learning_rate": 1e-3}})
+    assert meaning(own) == "no experts; learning rate 0.001"

@@ -1,11 +1,13 @@
 import csv
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from made_up_study import study, write
 
+from sb3_moe.study.config import Architecture
 from sb3_moe.study.folder import write_json
 from sb3_moe.study.grid import load_study
 from sb3_moe.study.headline import claims_table, returns_table
@@ -14,6 +16,7 @@ from sb3_moe.study.page import Page, interval, number
 from sb3_moe.study.provenance import provenance
 from sb3_moe.study.report import write_report
 from sb3_moe.study.results import load_results
+from sb3_moe.study.silences import silences
 from sb3_moe.study.tables import by_network, summary
 
 LEVELS = {"dense": 5.0, "soft-big": 9.0}
@@ -194,3 +197,27 @@ def test_numbers_have_as_many_digits_as_a_reader_needs():
     assert number(7.78500000001) == number(float("7.785"))  # as it is in a CSV file
     assert interval(1.0, 0.5, 1.5) == "1.00 [0.50, 1.50]"
     assert interval(1.0, float("nan"), float("nan")) == "1.00"
+
+
+@pytest.mark.parametrize(
+    ("own", "annealing", "words"),
+    [
+        ({}, "none", "Learning rate: the same for all networks, .* It is constant"),
+        ({"learning_rate": 1e-3}, "block", "Learning rate: networks have their own, .* It falls"),
+        ({"n_epochs": 2}, "run", "Learning rate: the same for all networks, .* over the run"),
+    ],
+)
+def test_the_page_says_how_learning_rates_were_chosen(own, annealing, words):
+    column = Architecture(name="dense", policy_kwargs={"placement": "none"}, ppo=own)
+    first, *others = silences(replace(study(annealing=annealing), architectures=(column,)))
+    assert re.match(words, first)
+    assert not [line for line in others if line.startswith("Learning rate")]
+
+
+def test_values_that_a_network_has_of_its_own_are_not_listed_as_shared(tmp_path):
+    column = Architecture(name="dense", ppo={"learning_rate": 1e-3})
+    the_study = replace(study(claims=None), architectures=(column,))
+    write(tmp_path, the_study, lambda cell: 5.0)
+    write_json(tmp_path / "study.json", {})
+    write_json(tmp_path / "random.json", {game: [1.0] for game in the_study.games})
+    assert load_results(the_study, tmp_path).ppo == {"gamma": 0.9}
