@@ -17,8 +17,8 @@ from sb3_moe.study.folder import read_json, write_json
 from sb3_moe.study.grid import StudyConfig
 from sb3_moe.study.provenance import provenance
 from sb3_moe.study.random_policy import random_returns
-from sb3_moe.study.rates import measured_rates
 from sb3_moe.study.runner import Job, locked, refuse_changes, run, survey, unfinished
+from sb3_moe.study.speeds import measured_speeds
 from sb3_moe.study.view import LiveView
 
 #: Where, in a study's folder, processes leave each other what jax has compiled.
@@ -37,10 +37,10 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
     if not left:
         return 0
     processes = processes or os.cpu_count() or 1
-    rates = measured_rates(jobs)
-    for name, rate in rates.items():
-        console.print(f"  {name}: {rate:,.0f} steps/s, measured, one process")
-    seconds = sum(job.cell.total_steps / rates[job.cell.architecture.name] for job in left)
+    speeds = measured_speeds(jobs)
+    for name, speed in speeds.items():
+        console.print(f"  {name}: {speed:,.0f} steps/s, measured, one process")
+    seconds = sum(job.cell.total_steps / speeds[job.cell.architecture.name] for job in left)
     estimate = timedelta(seconds=round(seconds / min(processes, len(left))))
     console.print(f"about {estimate} with {processes} processes, evaluation included")
     return 0

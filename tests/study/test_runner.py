@@ -3,10 +3,10 @@ import os
 import time
 
 import pytest
-from made_up_study import cell, run, study, write, write_arrays
+from made_up_study import ROLLOUT, cell, run, study, write, write_arrays
 from rich.console import Console
 
-from sb3_moe.study import runner
+from sb3_moe.study import runner, speeds
 from sb3_moe.study.commands import plan, status
 from sb3_moe.study.engine import LocalEngine, environment
 from sb3_moe.study.folder import write_json
@@ -27,7 +27,7 @@ class InstantEngine:
 
     def __init__(self, failing=()):
         self.failing = failing
-        self.started, self.most, self.stopped = [], 0, False
+        self.cells, self.most, self.stopped = [], 0, False
         self._running = []
 
     def start(self, cell, path):
@@ -41,9 +41,13 @@ class InstantEngine:
             write_json(path / "live.json", {"steps": cell.total_steps, "rate": 1e4, "returns": {}})
             write_arrays(folder, "scores.npz", made.scores)
             folder.finish({"steps": cell.total_steps, "last_attempt": {"start": 0, "seconds": 2.0}})
-        self.started.append(cell.name)
+        self.cells.append(cell)
         self._running.append(cell.name)
         self.most = max(self.most, len(self._running))
+
+    @property
+    def started(self):
+        return [cell.name for cell in self.cells]
 
     def ended(self):
         gone, self._running = self._running, []
@@ -161,6 +165,22 @@ def test_the_plan_counts_what_is_done_and_estimates_the_rest_from_it(tmp_path, c
     # 163,840 steps in 16.384 s; six cells of that length on two processes.
     assert "dense: 10,000 steps/s" in text
     assert "about 0:00:49 with 2 processes" in text
+
+
+def test_architectures_without_a_run_are_tried_for_a_moment_evaluated_as_often(
+    tmp_path, monkeypatch
+):
+    engine = InstantEngine()
+    monkeypatch.setattr(speeds, "LocalEngine", lambda processes, cache: engine)
+    the_study = study(1, ("dense", "soft-big", "task-big"), steps_per_task=40 * ROLLOUT)
+    write(tmp_path, study(1, ("dense",), steps_per_task=40 * ROLLOUT), lambda cell: 5.0, 16.384)
+    found = speeds.measured_speeds(survey(the_study.cells(), tmp_path))
+    # 655,360 steps in 16.384 s; the others as the engine says.
+    assert found == {"dense": 40_000, "soft-big": 10_000, "task-big": 10_000}
+    # The first one twice: once for nothing but to compile the games.
+    assert [c.architecture.name for c in engine.cells] == ["soft-big", "soft-big", "task-big"]
+    # Ten evaluations in 40 rollouts are one in four.
+    assert {(c.steps_per_task, c.evaluation.points) for c in engine.cells} == {(4 * ROLLOUT, 1)}
 
 
 def test_the_plan_of_a_wide_grid_fits_a_terminal(tmp_path):
