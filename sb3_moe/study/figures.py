@@ -52,7 +52,7 @@ def learning_curves(runs: Sequence[Run], random: Mapping[str, float]) -> Figure:
     """
     rows, games = sequences(runs), runs[0].cell.games
     styles = style_of(architectures(runs))
-    figure = Figure(figsize=(3.4 * len(games), 2.3 * len(rows) + 0.6), layout="constrained")
+    figure = Figure(figsize=(3.4 * len(games), 2.3 * len(rows) + 0.3), layout="constrained")
     axes = figure.subplots(len(rows), len(games), squeeze=False, sharey="col")
     for (regime, order), line in zip(rows, axes, strict=True):
         members = [r for r in runs if (r.cell.regime, r.cell.order) == (regime, order)]
@@ -105,7 +105,7 @@ def dormant_neurons(runs: Sequence[Run]) -> Figure:
     """Draw the fraction of dormant neurons against steps: a panel per regime and order."""
     columns = sequences(runs)
     styles = style_of(architectures(runs))
-    figure = Figure(figsize=(max(4.6, 3.2 * len(columns)), 3.2), layout="constrained")
+    figure = Figure(figsize=(max(6.8, 3.2 * len(columns)), 2.9), layout="constrained")
     axes = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
     for (regime, order), ax in zip(columns, axes, strict=True):
         for name, style in styles.items():
@@ -220,5 +220,11 @@ def _plain(ax: Axes) -> None:
 
 
 def _legend(figure: Figure, ax: Axes) -> None:
+    """Put a legend below, as wide as the figure, which grows by its height."""
     handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    width, height = figure.get_size_inches()
+    # In inches: a line's sample, and a letter of the default font.
+    columns = int(width / (0.6 + 0.085 * max(map(len, labels))))
+    columns = min(max(columns, 1), 4, len(labels))
+    figure.set_figheight(height + 0.2 * -(-len(labels) // columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)

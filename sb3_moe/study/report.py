@@ -36,7 +36,8 @@ def write_report(
         "measures": tables.measures(results.runs, results.references),
     }
     for name, table in rows.items():
-        tables.write_csv(folder / f"{name}.csv", table)
+        if table:
+            tables.write_csv(folder / f"{name}.csv", table)
     write_npz(folder / "scores.npz", tables.tensors(results.runs))
     pictures = {name: png_of(figure) for name, figure in _figures(results).items()}
     for name, png in pictures.items():

@@ -228,9 +228,9 @@ def _reproduce(page: Page, results: Results) -> None:
     page.code(str(ran.get("command", "")))
     page.code(json.dumps({k: ran.get(k) for k in ("versions", "hardware")}, indent=2))
     page.text(
-        "Beside this page are its pictures as PNG, and summary.csv, verdicts.csv, scores.csv and, "
-        "seed by seed, what the comparisons rest on, measures.csv; scores.npz holds the return of "
-        "every episode. The values of PPO that all runs share:"
+        "Beside this page are its pictures as PNG, its tables as CSV (measures.csv has, seed by "
+        "seed, what the comparisons rest on), and scores.npz, the return of every episode. The "
+        "values of PPO that all runs share:"
     )
     page.code(json.dumps(results.ppo, indent=2))
     page.text("The study's configuration:")

@@ -1,5 +1,4 @@
 import itertools
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -11,8 +10,6 @@ from sb3_moe.study.architectures import meaning, moe_architecture, named_archite
 from sb3_moe.study.config import Architecture, CellConfig, Evaluation, differences
 from sb3_moe.study.grid import PRESETS, load_study, read_study
 from sb3_moe.study.learner import LinearPerBlock, policy_of, ppo_arguments, stream
-
-PAPER = Path(__file__).parents[2] / "examples" / "paper"
 
 
 def test_cells_are_every_regime_order_and_architecture_seed_by_seed():
@@ -50,18 +47,6 @@ def test_every_preset_can_be_read(preset):
     assert load_study(preset).name == preset
 
 
-def test_the_study_of_the_examples_can_be_read():
-    study = load_study(str(PAPER / "study.yaml"))
-    assert study.claims.exists()
-    assert len(study.cells()) == 5 * 3 * 6
-
-
-def test_the_rates_are_compared_on_seeds_that_the_study_does_not_use():
-    paper, rates = (load_study(str(PAPER / name)) for name in ("study.yaml", "rates.yaml"))
-    assert not set(paper.seeds) & set(rates.seeds)
-    assert {a.ppo["learning_rate"] for a in rates.architectures} == {1e-3, 2.5e-3, 5e-3}
-
-
 @pytest.mark.parametrize("preset", ["paper-small", "paper-full"])
 def test_the_matched_dense_network_has_as_many_parameters_as_the_mixture(preset):
     study = load_study(preset)
@@ -97,7 +82,7 @@ def test_differences_are_named_by_their_path():
     assert differences(old, new) == ["ppo.learning_rate: None -> 1", "seed: 0 -> 3"]
 
 
-def test_a_study_in_yaml(tmp_path: Path):
+def test_a_study_in_yaml(tmp_path):
     text = """
     name: mine
     games: [Breakout, Asterix]

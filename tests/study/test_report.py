@@ -128,6 +128,11 @@ def test_a_report_can_be_written_elsewhere(folder, tmp_path):
     assert (tmp_path / "results" / "scores.csv").exists()
 
 
+def test_a_study_without_claims_has_no_table_of_verdicts(folder, tmp_path):
+    write_report(study(claims=None), folder, tmp_path)
+    assert not (tmp_path / "verdicts.csv").exists()
+
+
 def test_what_every_run_is_compared_by_lies_beside_the_page(folder):
     with (folder / "report" / "measures.csv").open() as file:
         rows = list(csv.DictReader(file))
