@@ -20,6 +20,7 @@ p, li { max-width: 44rem; }
 table { border-collapse: collapse; font-size: .88rem; margin: .8rem 0; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: left; }
 th { border-bottom: 2px solid #888; vertical-align: bottom; }
+td.short { white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
 figcaption { font-size: .9rem; color: #444; max-width: 44rem; }
@@ -101,8 +102,12 @@ def _field(value: Any) -> str:
         return f'<td class="number">{number(value)}</td>'
     if isinstance(value, int) and not isinstance(value, bool):
         return f'<td class="number">{value:,}</td>'
-    numeric = isinstance(value, str) and value[:1] in "-0123456789" and "[" in value
-    return f"<td{' class=number' if numeric else ''}>{escape(str(value))}</td>"
+    text = str(value)
+    if text[:1] in tuple("-0123456789") and "[" in text:
+        return f'<td class="number">{escape(text)}</td>'
+    # Names stay on one line; sentences may break.
+    short = ' class="short"' if len(text) < 25 else ""
+    return f"<td{short}>{escape(text)}</td>"
 
 
 def number(value: float) -> str:

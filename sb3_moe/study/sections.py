@@ -148,14 +148,16 @@ def _returns(
         "“Times random” compares with an agent that acts at random."
     )
     games = list(dict.fromkeys(row["game"] for row in summary))
-    page.table(
-        tables.by_network(summary),
-        {"setting": "Setting", "network": "Network"}
+    headings = (
+        {"network": "Network"}
         | {f"return {game}": game for game in games}
         | {f"ratio {game}": f"{game} times random" for game in games}
         | {f"at_the_end {game}": f"{game} at the end" for game in games}
-        | {"dormant": "Dormant neurons", "seeds": "Seeds"},
+        | {"dormant": "Dormant neurons", "seeds": "Seeds"}
     )
+    for setting, rows in tables.by_setting(summary).items():
+        page.text(f"Games {setting}")
+        page.table(rows, headings)
     page.text("Random: " + ", ".join(f"{g} {number(random[g])}" for g in games) + ".")
     page.picture(
         pictures["learning_curves"],
@@ -208,7 +210,7 @@ def _limits(page: Page, results: Results) -> None:
             "would matter:"
         )
         page.items(lines)
-    else:
+    elif rows:
         page.text("No comparison rules out a benefit that would matter; see the intervals above.")
     page.text(
         "Games of this size are far simpler than Atari, networks here have two layers of 64, and "

@@ -75,15 +75,14 @@ def _summary_row(
     }
 
 
-def by_network(summary: Rows) -> Rows:
-    """Put the games of a summary side by side: a row per setting and network."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+def by_setting(summary: Rows) -> dict[str, Rows]:
+    """Put the games of a summary side by side: for each setting a table, a row per network."""
+    tables: dict[str, dict[str, dict[str, Any]]] = {}
     for row in summary:
-        setting = heading(row["regime"], row["order"].split())
-        wide = rows.setdefault(
-            (setting, row["architecture"]),
+        networks = tables.setdefault(heading(row["regime"], row["order"].split()), {})
+        wide = networks.setdefault(
+            row["architecture"],
             {
-                "setting": setting,
                 "network": title(row["architecture"]),
                 "dormant": row["dormant"],
                 "seeds": row["seeds"],
@@ -93,7 +92,7 @@ def by_network(summary: Rows) -> Rows:
         wide[f"return {game}"] = interval(row["return"], row["low"], row["high"])
         wide[f"ratio {game}"] = row["ratio"]
         wide[f"at_the_end {game}"] = row["at_the_end"]
-    return list(rows.values())
+    return {setting: list(networks.values()) for setting, networks in tables.items()}
 
 
 def _interval(values: Array, confidence: float) -> tuple[float, float]:

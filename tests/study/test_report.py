@@ -17,7 +17,7 @@ from sb3_moe.study.provenance import provenance
 from sb3_moe.study.report import write_report
 from sb3_moe.study.results import load_results
 from sb3_moe.study.silences import silences
-from sb3_moe.study.tables import by_network, summary
+from sb3_moe.study.tables import by_setting, summary
 
 LEVELS = {"dense": 5.0, "soft-big": 9.0}
 
@@ -171,10 +171,15 @@ def test_every_claim_is_on_the_page_with_its_verdict(folder):
 
 def test_games_lie_side_by_side_in_the_wide_table(folder):
     results = load_results(study(claims=None), folder)
-    rows = by_network(summary(results.runs, results.random))
-    assert len(rows) == 6
-    assert rows[0]["setting"] == "interleaved"
-    assert {"return SpaceInvaders", "return Breakout"} <= set(rows[0])
+    wide = by_setting(summary(results.runs, results.random))
+    assert list(wide) == [
+        "interleaved",
+        "one after the other: SpaceInvaders, then Breakout",
+        "one after the other: Breakout, then SpaceInvaders",
+    ]
+    dense, soft_big = wide["interleaved"]
+    assert (dense["network"], soft_big["network"]) == ("Dense", "SoftMoE-Big")
+    assert {"return SpaceInvaders", "return Breakout"} <= set(dense)
 
 
 def test_a_report_without_runs_says_what_to_do(tmp_path):
