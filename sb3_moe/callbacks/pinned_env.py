@@ -44,6 +44,16 @@ def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:
     return np.asarray(env.env_method("get_task"), dtype=np.int64).reshape(-1)
 
 
+def are_interleaved(env: VecEnv) -> bool:
+    """Say whether an environment's schedule mixes its tasks, even if one is played at a time.
+
+    :param env: in any wrappers; one without a schedule interleaves nothing
+    """
+    from sb3_moe_envs.schedules import Interleave
+
+    return env.has_attr("schedule") and isinstance(env.get_attr("schedule")[0], Interleave)
+
+
 def make_pinned_env(
     training_env: VecEnv, copies: int | None = None, seed: int | None = None
 ) -> VecEnv:

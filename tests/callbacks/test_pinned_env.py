@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
+from toy import toy_vec_env
 
 from sb3_moe.callbacks import (
     MultiTaskEvalCallback,
@@ -11,10 +12,10 @@ from sb3_moe.callbacks import (
     evaluate_tasks,
     make_pinned_env,
 )
-from sb3_moe.callbacks.pinned_env import tasks_played
+from sb3_moe.callbacks.pinned_env import are_interleaved, tasks_played
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_normalize import PerTaskVecNormalize
-from sb3_moe_envs import Cycle
+from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv
 
 TASKS = ["CartPole-v1", ("CartPole-v1", {"max_episode_steps": 7}), "Acrobot-v1"]
 
@@ -95,3 +96,24 @@ def test_a_probe_is_normalised_as_training_is_at_that_time(kind):
     np.testing.assert_allclose(
         seen, np.clip((raw - mean) / np.sqrt(variance + env.epsilon), -10, 10), rtol=1e-5
     )
+
+
+def dummy_vec_env(schedule):
+    return VecMonitor(DummyVecEnv([lambda: MultiTaskEnv(TASKS, schedule=schedule)]))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [(None, True), (Interleave("episodes"), True), (Cycle(10), False), (lambda _: 0, False)],
+)
+@pytest.mark.parametrize("build", [lambda s: make_env(schedule=s), dummy_vec_env])
+def test_an_environment_says_through_its_wrappers_whether_its_tasks_are_interleaved(
+    build, schedule, expected
+):
+    env = build(schedule)
+    assert are_interleaved(env) == expected
+    assert are_interleaved(VecNormalize(env, norm_obs_keys=["obs"])) == expected
+
+
+def test_without_a_schedule_no_tasks_are_interleaved():
+    assert not are_interleaved(toy_vec_env((0, 1)))
