@@ -64,6 +64,12 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
             self.task_ids[index] = info["task_id"]
         super().add(obs, next_obs, action, reward, done, infos)
 
+    def reset(self) -> None:
+        """Forget every transition, and whose it was."""
+        super().reset()
+        self.task_ids.fill(-1)
+        self._places = _PlacesByTask(len(self.task_ids))
+
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """Draw a batch.
 

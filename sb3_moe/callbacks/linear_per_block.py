@@ -26,6 +26,8 @@ class LinearPerBlock:
     def __call__(self, progress_remaining: float) -> float:
         """Return the rate for the remaining progress of the run, 1 to 0."""
         done = round((1.0 - progress_remaining) * self.num_blocks, 9)
+        # SB3 ends a run with a whole rollout, which may be more steps than it was asked for.
+        done = min(done, self.num_blocks)
         # SB3 asks after the block's last step, which still belongs to it.
         within = done - math.ceil(done) + 1.0 if done > 0 else 0.0
         return self.initial * (1.0 - within)

@@ -125,6 +125,12 @@ def test_at_a_switch_the_replay_buffer_is_cleared():
     assert not model.replay_buffer.full
 
 
+def test_at_a_switch_a_buffer_that_balances_tasks_forgets_the_old_ones():
+    model = make(DQN, buffer_size=2000, replay_buffer_class=MultiTaskReplayBuffer)
+    model.learn(300, callback=TaskSwitchCallback(replay_buffer="clear"))
+    assert (model.replay_buffer.sample(50).observations["task_id"] == 1).all()
+
+
 def test_at_a_switch_a_sample_of_the_replay_buffer_stays():
     model = make(DQN)
     model.learn(600, callback=Stop(replay_buffer="reservoir", reservoir_share=0.2))
@@ -213,6 +219,15 @@ def test_a_rate_per_block_falls_to_zero_in_each():
         [0.2, 0.1, 0.0, 0.1, 0.0]
     )
     assert schedule(0.5 - 1e-3) == pytest.approx(0.2, rel=0.01)
+
+
+def test_a_rate_per_block_stays_at_zero_in_a_run_that_is_longer_than_asked_for():
+    schedule = LinearPerBlock(0.2, num_blocks=2)
+    assert [schedule(p) for p in (-0.001, -0.3, -2.0)] == [0.0, 0.0, 0.0]
+    model = make(env=toy_vec_env((0,)), learning_rate=schedule)
+    model.learn(40)
+    assert model.num_timesteps == 64
+    assert model.policy.optimizer.param_groups[0]["lr"] == 0.0
 
 
 @pytest.mark.parametrize("algo", [PPO, A2C])
