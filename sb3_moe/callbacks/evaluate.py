@@ -114,7 +114,8 @@ class MultiTaskEvalCallback(PeriodicCallback):
         return self.record.last_step
 
     def _evaluate(self, step: int) -> TaskEpisodes:
-        with preserved_generators():
+        # Epsilon-greedy policies draw from the action space.
+        with preserved_generators(self.model.action_space.np_random):
             if self.eval_env is None:
                 copies = min(self.n_eval_episodes, MAX_COPIES)
                 self.eval_env = make_pinned_env(self.training_env, copies)

@@ -31,10 +31,16 @@ def set_generators(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def preserved_generators() -> Iterator[None]:
-    """Leave the generators as they were, so that a measurement does not change what follows."""
+def preserved_generators(*others: np.random.Generator) -> Iterator[None]:
+    """Leave the generators as they were, so that a measurement does not change what follows.
+
+    :param others: besides those of Python, numpy and torch, such as an action space's
+    """
     state = get_generators()
+    other_states = [each.bit_generator.state for each in others]
     try:
         yield
     finally:
         set_generators(state)
+        for each, other_state in zip(others, other_states, strict=True):
+            each.bit_generator.state = other_state

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch as th
+from sb3_contrib import QRDQN
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
@@ -101,12 +102,20 @@ def test_training_is_the_same_bit_for_bit_with_and_without(deterministic):
         assert th.equal(one, other)
 
 
-def test_off_policy_training_is_the_same_bit_for_bit_too():
+@pytest.mark.parametrize("algo", [DQN, QRDQN])
+def test_off_policy_training_is_the_same_bit_for_bit_too(algo):
     weights = []
     for callback in (None, MultiTaskEvalCallback(50, 1, eval_env=pinned(), deterministic=False)):
         env = toy_vec_env((0, 1, 2))
-        model = DQN(
-            "MultiInputPolicy", env, learning_starts=20, buffer_size=200, device="cpu", seed=3
+        model = algo(
+            "MultiInputPolicy",
+            env,
+            learning_starts=20,
+            buffer_size=200,
+            exploration_initial_eps=0.5,
+            exploration_final_eps=0.5,
+            device="cpu",
+            seed=3,
         )
         model.learn(200, callback=callback)
         weights.append(copy.deepcopy(list(model.policy.parameters())))
