@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
+from operator import attrgetter
 from typing import Any
 
 import torch as th
@@ -10,11 +12,53 @@ from torch import nn
 
 from sb3_moe.plasticity.wiring import heads
 
+# Where sb3-contrib's recurrent policies keep arguments that they don't give back.
+LSTM_ARGUMENTS = {"lstm_hidden_size": "lstm_output_dim", "n_lstm_layers": "lstm_actor.num_layers"}
+
 
 def fresh_copy(policy: BasePolicy) -> Any:
-    """Return a policy built like this one, with weights drawn anew from torch's generator."""
-    built = policy.__class__(**policy._get_constructor_parameters())
+    """Return a policy built like this one, with weights drawn anew from torch's generator.
+
+    :param policy: of any algorithm
+    :raises ValueError: if its class forgets an argument that changes the networks
+    """
+    built = policy.__class__(**constructor_arguments(policy))
+    _check_alike(built, policy)
     return built.to(policy.device)
+
+
+def constructor_arguments(policy: BasePolicy) -> dict[str, Any]:
+    """Return what a policy was built with.
+
+    SB3's policies give back what ``load`` needs, but for a few arguments (whether features are
+    shared, the sizes of an LSTM), which stand in attributes.
+
+    :param policy: of any algorithm
+    """
+    given = policy._get_constructor_parameters()
+    for parameter in signature(type(policy)).parameters.values():
+        name = parameter.name
+        if name in given or parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
+            continue
+        try:
+            given[name] = attrgetter(LSTM_ARGUMENTS.get(name, name))(policy)
+        except AttributeError:
+            continue  # The class's own; whether the networks depend on it is checked.
+    return given
+
+
+def _check_alike(built: BasePolicy, policy: BasePolicy) -> None:
+    ours, theirs = (
+        {name: tuple(tensor.shape) for name, tensor in each.state_dict().items()}
+        for each in (policy, built)
+    )
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise ValueError(
+                f"`policy` must give all that its networks depend on in "
+                f"`_get_constructor_parameters`, got a {type(policy).__name__} whose {name} has "
+                f"shape {ours.get(name)} and, built again, {theirs.get(name)}"
+            )
 
 
 @th.no_grad()
@@ -24,6 +68,7 @@ def reset_heads(policy: BasePolicy) -> None:
     Adam's moments there become 0, and target networks get the same new head.
 
     :param policy: of any algorithm
+    :raises ValueError: if the policy can't be built again
     """
     fresh = dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
     paths = {module: path for path, module in policy.named_modules()}
@@ -47,7 +92,7 @@ def shrink_and_perturb(policy: BasePolicy, shrink: float = 0.8, perturb: float =
     :param policy: of any algorithm
     :param shrink: in [0, 1]
     :param perturb: at least 0
-    :raises ValueError: if a number is out of range
+    :raises ValueError: if a number is out of range, or the policy can't be built again
     """
     check_shrink_and_perturb(shrink, perturb)
     fresh = dict(fresh_copy(policy).named_parameters())
