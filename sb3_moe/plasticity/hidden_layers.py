@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeGuard, TypeVar
 
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import nn
 
 from sb3_moe.layers import MoELayer, StackedNetwork
@@ -40,6 +40,16 @@ class HiddenLayer(NamedTuple):
     module: nn.Module
     num_experts: int = 1
     mixture: MoELayer | None = None
+
+
+def is_actor_critic(policy: BasePolicy) -> TypeGuard[ActorCriticPolicy]:
+    """Tell policies with an actor and a value network behind one ``mlp_extractor``.
+
+    sb3-contrib's for MaskablePPO has the same parts and methods, but is no ActorCriticPolicy.
+
+    :param policy: of any algorithm
+    """
+    return hasattr(policy, "mlp_extractor") and hasattr(policy, "value_net")
 
 
 def tower_of(path: str) -> str:

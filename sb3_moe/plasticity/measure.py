@@ -5,21 +5,18 @@ Shapes: N tasks, E experts, H units, T rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.distributions import (
-    CategoricalDistribution,
-    MultiCategoricalDistribution,
-)
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.plasticity.activations import Activations
 from sb3_moe.plasticity.dormant import TAUS, dormant_fraction, dormant_fraction_per_expert
-from sb3_moe.plasticity.hidden_layers import online_parameters
+from sb3_moe.plasticity.hidden_layers import is_actor_critic, online_parameters
 from sb3_moe.plasticity.probe import (
     Obs,
     concatenate,
@@ -100,19 +97,22 @@ def measure_ntk(policy: BasePolicy, batches: Sequence[Obs], size: int = 24) -> M
     """
     share = max(size // len(batches), 1)
     obs = concatenate([select(batch, slice(0, share)) for batch in batches])
-    towers = online_parameters(policy)
     with evaluating(policy), th.enable_grad():
-        outputs = tower_outputs(policy, obs)
         return {
-            f"ntk_rank/{tower}": ntk_rank(outputs_T, _behind(tower, towers))
-            for tower, outputs_T in outputs.items()
+            f"ntk_rank/{tower}": ntk_rank(outputs_T, _behind(outputs_T, policy))
+            for tower, outputs_T in tower_outputs(policy, obs).items()
         }
 
 
-def _behind(tower: str, towers: Mapping[str, list[th.nn.Parameter]]) -> list[th.nn.Parameter]:
-    """Return a tower's parameters and those of the features it looks at."""
-    names = (tower, "features", f"{tower}_features")
-    return [parameter for name in names for parameter in towers.get(name, [])]
+def _behind(outputs_T: th.Tensor, policy: BasePolicy) -> list[th.Tensor]:
+    """Return the parameters on which outputs depend: a tower's, and its features extractor's.
+
+    A recurrent policy has an LSTM between the two, and an off-policy one has extractors apart.
+    """
+    learned = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    gradients = th.autograd.grad(outputs_T.sum(), learned, retain_graph=True, allow_unused=True)
+    pairs = zip(learned, gradients, strict=True)
+    return [parameter for parameter, gradient in pairs if gradient is not None]
 
 
 def tower_outputs(policy: BasePolicy, obs: Obs) -> dict[str, th.Tensor]:
@@ -125,14 +125,14 @@ def tower_outputs(policy: BasePolicy, obs: Obs) -> dict[str, th.Tensor]:
     :param obs: a batch of observations
     """
     tensors: Any = policy.obs_to_tensor(obs)[0]
-    if isinstance(policy, ActorCriticPolicy):
+    if is_actor_critic(policy):
         memory = fresh_memory(policy, tensors)
         # A recurrent policy also returns its memory.
         distribution: Any = policy.get_distribution(tensors, *memory)
         distribution = distribution[0] if isinstance(distribution, tuple) else distribution
         mode = distribution.mode()
-        discrete = isinstance(distribution, CategoricalDistribution | MultiCategoricalDistribution)
-        actor_T = distribution.log_prob(mode) if discrete else mode.sum(-1)
+        continuous = isinstance(policy.action_space, spaces.Box)
+        actor_T = mode.sum(-1) if continuous else distribution.log_prob(mode)
         return {"pi": actor_T, "vf": policy.predict_values(tensors, *memory).flatten()}
     if (actor := getattr(policy, "actor", None)) is not None:
         actions = actor(tensors, deterministic=True) if _stochastic(actor) else actor(tensors)

@@ -18,7 +18,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from sb3_moe.layers import ExpertChoiceMoE, MoELayer, Routing, SoftMoE, StackedNetwork
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.plasticity.activations import ACTIVATIONS, Activations, as_ETHP, recording
-from sb3_moe.plasticity.hidden_layers import HiddenLayer, hidden_layers
+from sb3_moe.plasticity.hidden_layers import HiddenLayer, hidden_layers, is_actor_critic
 
 Obs = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
 TensorObs = th.Tensor | dict[str, th.Tensor]
@@ -67,7 +67,7 @@ def run_towers(policy: BasePolicy, obs: TensorObs) -> None:
     :param policy: of any algorithm
     :param obs: a batch of observations on the policy's device
     """
-    if isinstance(policy, ActorCriticPolicy):
+    if is_actor_critic(policy):
         memory = fresh_memory(policy, obs)
         policy.get_distribution(obs, *memory)
         policy.predict_values(obs, *memory)

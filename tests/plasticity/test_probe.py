@@ -25,9 +25,11 @@ from sb3_moe.plasticity import (
     hidden_layers,
     measure_ntk,
     measure_weights,
+    ntk_rank,
     policy_activations,
     recording,
 )
+from sb3_moe.plasticity.measure import tower_outputs
 from sb3_moe.plasticity.probe import row_gates
 
 
@@ -181,3 +183,40 @@ def test_a_token_that_is_not_sent_to_an_expert_counts_as_zeros_there():
     for k in range(4):
         silent_T = read.values_ETHP[k].abs().sum(dim=(1, 2)) == 0
         assert (silent_T == (chosen_T != k)).all()
+
+
+def test_a_critics_kernel_counts_its_own_features_extractor():
+    env = gym.make("Pendulum-v1")
+    env.observation_space = gym.spaces.Box(0, 1, (6, 6, 3), np.uint8)
+    kwargs = {"net_arch": [8]}
+    model = SAC("MoeCnnPolicy", env, policy_kwargs=kwargs, buffer_size=8, device="cpu")
+    obs, critic = batch(model, 6), model.policy.critic
+    parameters = [*critic.qf0.parameters(), *critic.features_extractor.parameters()]
+    expected = ntk_rank(tower_outputs(model.policy, obs)["qf0"], parameters)
+    measured = measure_ntk(model.policy, [obs], size=6)["ntk_rank/qf0"]
+    assert measured == pytest.approx(expected)
+    bare = ntk_rank(tower_outputs(model.policy, obs)["qf0"], list(critic.qf0.parameters()))
+    assert measured != pytest.approx(bare)
+
+
+def test_a_recurrent_policys_kernel_counts_the_lstm():
+    kwargs = {"net_arch": [8], "lstm_hidden_size": 8}
+    model = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", policy_kwargs=kwargs, device="cpu")
+    policy, obs = model.policy, batch(model, 6).clip(-3, 3)
+    parts = [policy.lstm_critic, policy.mlp_extractor.value_net, policy.value_net]
+    parameters = [parameter for part in parts for parameter in part.parameters()]
+    expected = ntk_rank(tower_outputs(policy, obs)["vf"], parameters)
+    assert measure_ntk(policy, [obs], size=6)["ntk_rank/vf"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "space", [gym.spaces.MultiDiscrete([2, 3]), gym.spaces.MultiBinary(3)], ids=str
+)
+def test_an_actor_of_several_discrete_actions_is_measured_by_their_probability(space):
+    env = gym.make("CartPole-v1")
+    env.action_space = space
+    model = PPO("MlpPolicy", env, device="cpu")
+    obs = batch(model).clip(-3, 3)
+    distribution = model.policy.get_distribution(model.policy.obs_to_tensor(obs)[0])
+    log_prob_T = distribution.log_prob(distribution.mode())
+    th.testing.assert_close(tower_outputs(model.policy, obs)["pi"], log_prob_T)
