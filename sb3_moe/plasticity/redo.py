@@ -35,7 +35,8 @@ def redo(policy: BasePolicy, obs: Obs, tau: float = 0.1) -> dict[str, int]:
     :param obs: observations by which activity is judged; the paper takes 256
     :param tau: units whose score is at most this are dormant
     :return: how many neurons started anew in each layer, ``<tower>.<index>``
-    :raises ValueError: if ``tau`` is negative, or no layer can be treated
+    :raises ValueError: if ``tau`` is negative, no layer can be treated, or the policy can't be
+        built again
     """
     activations = policy_activations(policy, obs)
     names = {layer.module: layer.name for layer in hidden_layers(policy)}
@@ -69,10 +70,11 @@ def _restart(
         for moment in averages.get(tensor, ()):
             view(moment)[mask_EH] = 0.0
     positions = activations.values_ETHP.shape[3]
-    for layer in wiring.after:
+    for reader in wiring.after:
         num_experts, units = mask_EH.shape
-        by_unit = outgoing(layer, num_experts, units, positions)
-        weight = weight_of(layer)
+        inputs = units if reader.by_position else units * positions
+        by_unit = outgoing(reader.layer, num_experts, units, inputs)
+        weight = weight_of(reader.layer)
         for stored in (weight, *averages.get(weight, ())):
             by_unit(stored)[mask_EH] = 0.0
 
@@ -97,16 +99,15 @@ def incoming(layer: nn.Module) -> View:
     return lambda tensor: tensor.unsqueeze(0)
 
 
-def outgoing(layer: nn.Module, num_experts: int, units: int, positions: int) -> View:
+def outgoing(layer: nn.Module, num_experts: int, units: int, inputs: int) -> View:
     """Return the view (E, H, ...) of a layer's weight by the unit that it leads out of.
 
-    :param layer: whose inputs begin with the units, position by position within each
+    :param layer: whose inputs begin with the units, equally many inputs for each
     :param num_experts: E of the hidden layer; 1 where a dense one is read by every expert
     :param units: H
-    :param positions: P, 1 for a layer without positions or that is read by a convolution
+    :param inputs: how many of the layer's inputs belong to the units; others, such as a one-hot
+        task id, come after them
     """
-    convolution = isinstance(layer, nn.Conv2d | StackedConv2d)
-    inputs = units if convolution else units * positions
 
     def view(tensor: th.Tensor) -> th.Tensor:
         tensor_EOI = _as_EOI(layer, tensor)[:, :, :inputs]

@@ -6,15 +6,30 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
 
 from sb3_moe.layers import LinearRouter, MoELayer
+from sb3_moe.layers.encoder import Residual, StackedResidual
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 from sb3_moe.plasticity.activations import ACTIVATIONS
+from sb3_moe.plasticity.hidden_layers import is_actor_critic
 
 WEIGHTED = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d, LinearRouter)
+# A unit inside a block, or before it, also goes around it: no weights hold all that leads out.
+BLOCKS = (Residual, StackedResidual)
+
+
+class Reader(NamedTuple):
+    """One layer that reads a hidden layer.
+
+    :param layer: with weights whose inputs begin with the units, position by position within each
+    :param by_position: it sees one position of a feature map at a time, as a convolution does
+    """
+
+    layer: nn.Module
+    by_position: bool
 
 
 class Wiring(NamedTuple):
@@ -22,30 +37,47 @@ class Wiring(NamedTuple):
 
     :param activation: the hidden layer's activation
     :param before: what leads into it
-    :param after: every layer whose inputs begin with it
+    :param after: every layer that reads it
     """
 
     activation: nn.Module
     before: nn.Module
-    after: list[nn.Module]
+    after: list[Reader]
+
+
+class Network(NamedTuple):
+    """One network behind a features extractor.
+
+    :param extractor: what it sees observations through
+    :param entries: what reads the features
+    :param hidden: its hidden layers, with the head where there are no ``heads``
+    :param heads: what reads the last hidden layer
+    """
+
+    extractor: nn.Module
+    entries: list[nn.Module]
+    hidden: nn.Module
+    heads: list[nn.Module]
 
 
 def wirings(policy: BasePolicy) -> list[Wiring]:
     """Return every hidden layer whose weights on both sides are known.
 
-    Left out are layers next to a normalisation or in a residual block, and features extractors that
-    join several networks.
+    Left out are layers next to a normalisation, a residual block or an LSTM, those whose feature
+    maps are tokens of a mixture (``tokens="feature"``), and features extractors that join several
+    networks.
 
     :param policy: of any algorithm
     """
-    bodies = _bodies(policy)
     found: list[Wiring] = []
-    for body, last in bodies:
-        found += _along(_leaves(body), _readers(last))
-        found += [wiring for head in last for wiring in _along(_leaves(head), [])]
-    readers = [first for body, last in bodies for first in _readers([_first(body, last)])]
-    for extractor in _extractors(policy):
-        found += _along(_leaves(extractor), readers)
+    behind: dict[nn.Module, list[nn.Module]] = {}
+    for net in _networks(policy):
+        found += _along(_leaves(net.hidden), _readers(net.heads))
+        found += [wiring for head in net.heads for wiring in _along(_leaves(head), [])]
+        behind.setdefault(net.extractor, []).extend(net.entries)
+    for extractor, parts in behind.items():
+        if _is_one_network(extractor):
+            found += _along(_leaves(extractor), _readers(parts))
     return found
 
 
@@ -54,44 +86,61 @@ def heads(policy: BasePolicy) -> list[nn.Module]:
 
     :param policy: of any algorithm
     """
-    return [_last(network) for body, last in _bodies(policy) for network in last or [body]]
+    return [_last(net) for each in _networks(policy) for net in each.heads or [each.hidden]]
 
 
 def _last(network: nn.Module) -> nn.Module:
-    layer = [leaf for leaf in _leaves(network) if isinstance(leaf, (*WEIGHTED, MoELayer))][-1]
+    part = [leaf for leaf in _leaves(network) if isinstance(leaf, WEIGHTED) or _mixture(leaf)][-1]
+    mixture = _mixture(part)
+    if mixture is None:
+        return part
     # The experts of "big" are whole networks, each with a head of its own.
-    return layer.experts.last if isinstance(layer, MoELayer) and layer.experts.spreads else layer
+    return mixture.experts.last if mixture.experts.spreads else mixture
 
 
-def _bodies(policy: Any) -> list[tuple[nn.Module, list[nn.Module]]]:
-    """Return each tower's hidden layers and what reads the last of them."""
-    if isinstance(policy, ActorCriticPolicy):
-        extractor = policy.mlp_extractor
-        return [
-            (extractor.policy_net, [policy.action_net]),
-            (extractor.value_net, [policy.value_net]),
-        ]
-    bodies: list[tuple[nn.Module, list[nn.Module]]] = []
-    actor = getattr(policy, "actor", None)
-    if actor is not None:
-        hidden = getattr(actor, "latent_pi", None)
-        heads = [m for m in (actor.mu, getattr(actor, "log_std", None)) if isinstance(m, nn.Module)]
-        bodies.append((actor.mu, []) if hidden is None else (hidden, heads))
+def _networks(policy: Any) -> list[Network]:
+    """Return every online network."""
+    if is_actor_critic(policy):
+        return _actor_and_value(policy)
+    if getattr(policy, "actor", None) is not None:
         critics = policy.critic.named_children()
-        bodies += [(critic, []) for name, critic in critics if re.fullmatch(r"qf\d+", name)]
-    else:
-        q_net = getattr(policy, "q_net", None)
-        bodies.append((policy.quantile_net.quantile_net if q_net is None else q_net.q_net, []))
-    return bodies
+        qfs = [critic for name, critic in critics if re.fullmatch(r"qf\d+", name)]
+        extractor = policy.critic.features_extractor
+        return [_actor(policy.actor), *(_network(extractor, qf) for qf in qfs)]
+    q_net = getattr(policy, "q_net", None)
+    if q_net is not None:
+        return [_network(q_net.features_extractor, q_net.q_net)]
+    quantiles = policy.quantile_net
+    return [_network(quantiles.features_extractor, quantiles.quantile_net)]
 
 
-def _extractors(policy: Any) -> list[nn.Module]:
-    """Return the features extractors that are one network, each once."""
-    holders = [policy, getattr(policy, "actor", None), getattr(policy, "critic", None)]
-    holders += [getattr(policy, "q_net", None), getattr(policy, "quantile_net", None)]
-    names = ("features_extractor", "vf_features_extractor")
-    found = [getattr(holder, name, None) for holder in holders for name in names]
-    return [each for each in dict.fromkeys(found) if each is not None and _is_one_network(each)]
+def _actor_and_value(policy: Any) -> list[Network]:
+    net = policy.mlp_extractor
+    actor = _network(policy.pi_features_extractor, net.policy_net, [policy.action_net])
+    value = _network(policy.vf_features_extractor, net.value_net, [policy.value_net])
+    lstm = getattr(policy, "lstm_actor", None)
+    if lstm is None:
+        return [actor, value]
+    # Without an LSTM of its own a critic has a linear layer, or shares the actor's.
+    of_value = policy.lstm_critic or policy.critic or lstm
+    return [actor._replace(entries=[lstm]), value._replace(entries=[of_value])]
+
+
+def _actor(actor: Any) -> Network:
+    """Return SAC's actor, or TD3's, whose hidden layers and head are one."""
+    hidden = getattr(actor, "latent_pi", None)
+    if hidden is None:
+        return _network(actor.features_extractor, actor.mu)
+    parts = [actor.mu, getattr(actor, "log_std", None)]
+    # gSDE's log_std is one tensor, and behind "big" both take columns of what the experts give.
+    heads = [part for part in parts if isinstance(part, nn.Module) and list(part.parameters())]
+    return _network(actor.features_extractor, hidden, heads)
+
+
+def _network(extractor: nn.Module, hidden: nn.Module, heads: Sequence[nn.Module] = ()) -> Network:
+    """Return a network whose first hidden layer reads the features, or else its heads do."""
+    entries = _next(_leaves(hidden)) or list(heads)
+    return Network(extractor, entries, hidden, list(heads))
 
 
 def _is_one_network(extractor: nn.Module) -> bool:
@@ -99,34 +148,39 @@ def _is_one_network(extractor: nn.Module) -> bool:
     return isinstance(extractor, NatureCNN) or len(getattr(extractor, "convs", ())) == 1
 
 
-def _first(body: nn.Module, heads: Sequence[nn.Module]) -> nn.Module:
-    """Return the first layer of a tower with weights; a head, if there are no hidden layers."""
-    leaves = [leaf for leaf in _leaves(body) if isinstance(leaf, (*WEIGHTED, MoELayer))]
-    return [*leaves, *heads][0]
+def _mixture(part: nn.Module) -> MoELayer | None:
+    """Return the mixture that a part is, or that it makes tokens for."""
+    layer = part if isinstance(part, MoELayer) else getattr(part, "layer", None)
+    return layer if isinstance(layer, MoELayer) else None
 
 
 def _leaves(module: nn.Module) -> list[nn.Module]:
-    """List a module's parts in the order in which they run; a mixture is one part."""
+    """List a module's parts in the order in which they run.
+
+    A mixture is one part, with what makes its tokens, and so is a residual block.
+    """
     children = list(module.children())
     if isinstance(module, nn.Sequential) and not children:
         return []
-    if isinstance(module, (*WEIGHTED, MoELayer)) or not children:
+    whole = isinstance(module, (*WEIGHTED, *BLOCKS)) or _mixture(module) is not None
+    if whole or not children:
         return [module]
     return [leaf for child in children for leaf in _leaves(child)]
 
 
-def _along(chain: Sequence[nn.Module], heads: list[nn.Module]) -> Iterator[Wiring]:
+def _along(chain: Sequence[nn.Module], heads: list[Reader]) -> Iterator[Wiring]:
     """Find the hidden layers along a chain, and within its mixtures.
 
     :param chain: parts in the order in which they run
     :param heads: what reads the last of them
     """
     for i, part in enumerate(chain):
-        if isinstance(part, MoELayer):
-            yield from _along([*_leaves(part.experts.layers), part.experts.last], [])
+        mixture = _mixture(part)
+        if mixture is not None:
+            yield from _along(_leaves(mixture.experts), [])
         elif isinstance(part, ACTIVATIONS) and i > 0 and isinstance(chain[i - 1], WEIGHTED):
             after = _readers(_next(chain[i + 1 :])) or heads
-            if after and all(isinstance(layer, WEIGHTED) for layer in after):
+            if after and all(isinstance(reader.layer, WEIGHTED) for reader in after):
                 yield Wiring(part, chain[i - 1], after)
 
 
@@ -138,14 +192,17 @@ def _next(rest: Sequence[nn.Module]) -> list[nn.Module]:
     return []
 
 
-def _readers(parts: Sequence[nn.Module]) -> list[nn.Module]:
-    """Return the layers by which parts read their input: a mixture has experts and a router."""
-    readers: list[nn.Module] = []
-    for part in parts:
-        if isinstance(part, MoELayer):
-            first = next(m for m in part.experts.modules() if isinstance(m, WEIGHTED))
-            router = getattr(part, "router", None)
-            readers += [first] if router is None else [first, router]
-        else:
-            readers += _leaves(part)[:1]
-    return readers
+def _readers(parts: Sequence[nn.Module]) -> list[Reader]:
+    """Return the layers by which parts read their input."""
+    firsts = [first for part in parts for first in _next(_leaves(part))]
+    return [reader for first in firsts for reader in _readers_in(first)]
+
+
+def _readers_in(part: nn.Module) -> list[Reader]:
+    mixture, tokens = _mixture(part), getattr(part, "tokens", "sample")
+    # With a token per feature map each unit comes alone, and the same weights read all of them.
+    if mixture is None or tokens == "feature":
+        return [Reader(part, isinstance(part, nn.Conv2d | StackedConv2d))]
+    router = getattr(mixture, "router", None)
+    layers = _next(_leaves(mixture.experts)) + ([] if router is None else [router])
+    return [Reader(each, tokens == "conv" or isinstance(each, StackedConv2d)) for each in layers]
