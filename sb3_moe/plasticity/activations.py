@@ -39,10 +39,12 @@ class Activations(NamedTuple):
     :param values_ETHP: one row per sample, token or slot that reached the layer
     :param gates_TE: how much each expert's row counts in the layer's output; None for a layer
         that is not in a mixture, or where rows and gates don't line up
+    :param reached_E: whether any row was sent to each expert; None where all see rows
     """
 
     values_ETHP: th.Tensor
     gates_TE: th.Tensor | None = None
+    reached_E: th.Tensor | None = None
 
     @property
     def activity_EH(self) -> th.Tensor:

@@ -97,10 +97,12 @@ def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activa
     chunks = calls[-(len(calls) // len(passes)) :]
     values_ETHP = th.cat([as_ETHP(chunk, layer.num_experts) for chunk in chunks], dim=1)
     routing: Routing = passes[-1][1]
-    if routing.experts_BNk is not None:
-        chosen_BNE = th.zeros_like(routing.gates_BNE).scatter(-1, routing.experts_BNk, 1.0)
-        values_ETHP = values_ETHP * chosen_BNE.flatten(0, 1).T[:, :, None, None]
-    return Activations(values_ETHP, row_gates(layer.mixture, routing))
+    gates_TE = row_gates(layer.mixture, routing)
+    if routing.experts_BNk is None:
+        return Activations(values_ETHP, gates_TE)
+    chosen_TE = th.zeros_like(gates_TE).scatter(-1, routing.experts_BNk.flatten(0, 1), 1.0)
+    values_ETHP = values_ETHP * chosen_TE.T[:, :, None, None]
+    return Activations(values_ETHP, gates_TE, chosen_TE.any(0))
 
 
 def row_gates(mixture: MoELayer, routing: Routing) -> th.Tensor:

@@ -29,6 +29,8 @@ def redo(policy: BasePolicy, obs: Obs, tau: float = 0.1) -> dict[str, int]:
     """Draw what leads into dormant neurons anew, and set what leads out and Adam's moments to 0.
 
     At tau 0 the policy does the same as before on ``obs``, unless a router normalises its input.
+    The units of an expert to which a sparse router sends none of ``obs`` (one of another task, say)
+    stay as they are: the measures of dormancy count them, but nothing tells what they would do.
 
     :param policy: of any algorithm; hidden layers whose weights on both sides are not known
         (see :func:`~sb3_moe.plasticity.wiring.wirings`) stay as they are
@@ -50,10 +52,17 @@ def redo(policy: BasePolicy, obs: Obs, tau: float = 0.1) -> dict[str, int]:
     counts = {}
     for wiring in known:
         name = names[wiring.activation]
-        mask_EH = dormant_mask(activations[name].activity_EH, tau)
+        mask_EH = _to_restart(activations[name], tau)
         _restart(wiring, mask_EH, activations[name], fresh, averages)
         counts[name] = int(mask_EH.sum())
     return counts
+
+
+def _to_restart(activations: Activations, tau: float) -> th.Tensor:
+    """Tell which units are dormant, (E, H), in the experts that saw any row."""
+    mask_EH = dormant_mask(activations.activity_EH, tau)
+    reached_E = activations.reached_E
+    return mask_EH if reached_E is None else mask_EH & reached_E.unsqueeze(1)
 
 
 def _restart(

@@ -13,6 +13,7 @@ import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.layers.stacked import StackedLinear
 from sb3_moe.plasticity import (
     hidden_layers,
+    measure_layers,
     policy_activations,
     redo,
     reset_heads,
@@ -132,6 +133,48 @@ def test_off_policy_networks_keep_their_function_too(algo, policy):
     assert redo(model.policy, obs, tau=0.0)
     for one, other in zip(outputs(before, obs), outputs(model.policy, obs), strict=True):
         th.testing.assert_close(one, other)
+
+
+class TwoTasks(gym.Env):
+    """Random observations of two tasks."""
+
+    observation_space = gym.spaces.Dict(
+        {"obs": gym.spaces.Box(-1, 1, (5,)), "task_id": gym.spaces.Discrete(2)}
+    )
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), float(action), False, False, {}
+
+
+def one_expert_per_task(router):
+    """Train a little, with an expert's unit 1 silent in both."""
+    kwargs = {"net_arch": [8], "activation_fn": nn.ReLU, "router": router, "num_experts": 2}
+    options = {"n_steps": 16, "batch_size": 16, "device": "cpu", "seed": 0}
+    model = PPO("MoeMultiInputPolicy", TwoTasks(), policy_kwargs=kwargs, **options).learn(16)
+    layer = model.policy.moe_layers()["pi.middle"]
+    layer.experts.layers[0].bias_EO.data[:, 1] = -1e4
+    if router == "top_k":
+        # Its last two inputs are the one-hot task id.
+        layer.router.weight_RK.data[-2:] = 1e3 * th.eye(2)
+    return model, layer.experts
+
+
+@pytest.mark.parametrize("router", ["task", "top_k"])
+def test_an_expert_that_no_row_reached_stays_as_it_is(router):
+    model, experts = one_expert_per_task(router)
+    stored = {p: [p, *moments(model.policy)[p]] for p in experts.parameters()}
+    before = {p: [tensor.clone() for tensor in tensors] for p, tensors in stored.items()}
+    obs = {"obs": np.random.default_rng(0).normal(size=(32, 5)), "task_id": np.zeros(32, int)}
+    redo(model.policy, obs, tau=0.1)
+    assert (experts.last.weight_EOI[0, :, 1] == 0).all()
+    for parameter, tensors in stored.items():
+        for now, was in zip(tensors, before[parameter], strict=True):
+            assert th.equal(now[1], was[1])
+    assert measure_layers(model.policy, [obs])["dormant/pi.0"] >= 0.5
 
 
 def dense_pair(model):
