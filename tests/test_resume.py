@@ -107,6 +107,48 @@ def test_scores_of_a_resumed_run_are_those_of_one_that_was_never_stopped(tmp_pat
     assert got["returns"].tolist() == expected["returns"].tolist()
 
 
+def in_turn():
+    return ppo(make_multitask_vec_env(CLASSIC, 4, seed=0, schedule=Cycle(steps_per_task=256)))
+
+
+@pytest.mark.parametrize("stop", [256, 320])
+def test_a_run_resumed_at_a_switch_or_after_it_evaluates_the_switch_once(stop, tmp_path):
+    def callbacks():
+        evaluation = MultiTaskEvalCallback(1000, 1, log_path=tmp_path)
+        return [evaluation, SnapshotCallback(64, tmp_path, keep=9)]
+
+    in_turn().learn(TOTAL, callback=callbacks())
+    model, _ = resume(tmp_path / "checkpoints" / f"step-{stop:012d}")
+    again = callbacks()
+    model.learn(TOTAL - stop, callback=again, reset_num_timesteps=False)
+    assert again[0].scores["steps"].tolist() == [0, 256, 512]
+    assert again[0].scores["trained"].tolist() == [0, 0, 1]
+
+
+def test_a_run_that_was_stopped_between_snapshot_and_evaluation_makes_up_for_it(
+    tmp_path, monkeypatch
+):
+    def callbacks():
+        return [SnapshotCallback(64, tmp_path), MultiTaskEvalCallback(200, 1, log_path=tmp_path)]
+
+    act = MultiTaskEvalCallback.act
+
+    def power_cut(self, step):
+        if step == 256:
+            raise KeyboardInterrupt
+        return act(self, step)
+
+    with monkeypatch.context() as context:
+        context.setattr(MultiTaskEvalCallback, "act", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            in_turn().learn(TOTAL, callback=callbacks())
+    model, _ = resume(tmp_path)
+    again = callbacks()
+    model.learn(64, callback=again, reset_num_timesteps=False)
+    assert again[1].scores["steps"].tolist() == [0, 256, 320]
+    assert again[1].scores["trained"].tolist() == [0, 0, 1]
+
+
 def test_only_the_latest_snapshots_are_kept(tmp_path, capsys):
     model = ppo(make_multitask_vec_env(CLASSIC, 4, seed=0))
     model.learn(TOTAL, callback=SnapshotCallback(64, tmp_path, keep=1, verbose=1))

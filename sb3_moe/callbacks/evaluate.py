@@ -13,6 +13,7 @@ from sb3_moe.callbacks.evaluation import TaskEpisodes, evaluate_tasks
 from sb3_moe.callbacks.generators import preserved_generators
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.callbacks.pinned_env import (
+    are_interleaved,
     make_pinned_env,
     synchronise,
     task_names,
@@ -21,6 +22,8 @@ from sb3_moe.callbacks.pinned_env import (
 from sb3_moe.callbacks.record import Record
 
 ALL_TASKS = -1
+# Attribute of the model: the task of its last rollout.
+TRAINED = "task_trained"
 # More would play few episodes each and cost more time in every step.
 MAX_COPIES = 10
 
@@ -31,15 +34,17 @@ class MultiTaskEvalCallback(PeriodicCallback):
     It logs ``eval/<task>/mean_reward``, ``.../mean_ep_length``, ``.../success_rate`` (where a task
     reports it), ``eval/mean_reward``, and ``continual/<task>/forgotten``, what a task has lost
     since its last block. It evaluates before training, then at the first start of a rollout after
-    every ``every`` global steps, and at the end. Training is the same, bit for bit, as without it:
-    it has its own environments, which learn no statistics, and leaves the random generators as they
-    were. Its episodes depend on the model's seed and the step only.
+    every ``every`` global steps, at the first that plays another task than the one before, so that
+    the blocks of training end at evaluations, and at the end. Training is the same, bit for bit, as
+    without it: it has its own environments, which learn no statistics, and leaves the random
+    generators as they were. Its episodes depend on the model's seed and the step only.
 
     ``scores.npz`` holds, for K evaluations of N tasks: ``score`` (K, N), the mean returns;
     ``steps`` (K,); ``returns``, ``lengths`` and ``successes`` (K, N, episodes); ``trained`` (K,),
-    the task that was trained just before, -1 for all; ``task_names`` (N,).
+    the task that was trained just before, -1 for all (before training, the first to be trained);
+    ``task_names`` (N,).
 
-    :param every: global steps between evaluations
+    :param every: global steps between evaluations; those at task switches come on top
     :param n_eval_episodes: episodes of each task
     :param eval_env: a multi-task environment with the training tasks, each in a copy of its own;
         None builds one like the training environment, wrappers of the VecEnv included
@@ -90,7 +95,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(model)
         self.record = Record(self.log_path, {"task_names": np.array(self.task_names)})
-        self._trained: int | None = None
+        self._mixed = len(self.task_names) > 1 and are_interleaved(self.training_env)
 
     @property
     def scores(self) -> dict[str, np.ndarray]:
@@ -100,13 +105,15 @@ class MultiTaskEvalCallback(PeriodicCallback):
     def act(self, step: int) -> bool:
         """Evaluate, log and keep the scores."""
         episodes = self._evaluate(step)
-        scores = {"score": episodes.returns.mean(1), "trained": self._trained_task()}
+        scores = {"score": episodes.returns.mean(1), "trained": self._trained}
         self.record.add(step, scores | episodes._asdict())
         self._log(episodes, step)
         return self._keep_best()
 
     def _resume(self, step: int) -> int | None:
         self.record.resume(step)
+        remembered = vars(self.model).get(TRAINED) if step > 0 else None
+        self._trained: int = self._played_task() if remembered is None else remembered
         if step == 0:
             self.best_mean_reward = -np.inf
         elif self.record.last_step is not None:
@@ -163,15 +170,20 @@ class MultiTaskEvalCallback(PeriodicCallback):
             self.model.save(Path(self.best_model_save_path) / "best_model")
         return self.callback_on_new_best is None or self.callback_on_new_best.on_step()
 
-    def _on_rollout_end(self) -> None:
-        # At the start of the next rollout the environments may already play another task.
-        tasks = {info["task_id"] for info in self.locals["infos"]}
-        self._trained = tasks.pop() if len(tasks) == 1 else ALL_TASKS
+    def _on_rollout_start(self) -> None:
+        self._played = self._played_task()
+        super()._on_rollout_start()
+        # SB3 saves the model's attributes, so that a resumed run finds this again.
+        self._trained = vars(self.model)[TRAINED] = self._played
 
-    def _trained_task(self) -> int:
-        if self._trained is not None:
-            return self._trained
-        tasks = set(tasks_played(self.training_env).tolist())
+    def _is_due(self, step: int) -> bool:
+        # Copies may leave a task one by one: it ends with the first, and what follows is mixed.
+        switched = self._trained not in (ALL_TASKS, self._played)
+        return super()._is_due(step) or (switched and step != self._last)
+
+    def _played_task(self) -> int:
+        """Return the task that all environments play now, -1 if they mix tasks."""
+        tasks = {ALL_TASKS} if self._mixed else set(tasks_played(self.training_env).tolist())
         return tasks.pop() if len(tasks) == 1 else ALL_TASKS
 
     def _on_training_end(self) -> None:

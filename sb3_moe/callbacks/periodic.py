@@ -26,7 +26,6 @@ class PeriodicCallback(EventCallback):
         if every < 1:
             raise ValueError(f"`every` must be at least 1 global step, got {every}")
         self.every = every
-        self._due: int | None = None
         self._last: int | None = None
         self._continue = True
 
@@ -48,9 +47,11 @@ class PeriodicCallback(EventCallback):
         return self._last if self._last is not None and 0 < self._last <= step else None
 
     def _on_rollout_start(self) -> None:
-        step = self.model.num_timesteps
-        if self._last is None or step // self.every > self._last // self.every:
-            self._do(step)
+        if self._is_due(self.model.num_timesteps):
+            self._do(self.model.num_timesteps)
+
+    def _is_due(self, step: int) -> bool:
+        return self._last is None or step // self.every > self._last // self.every
 
     def _on_training_end(self) -> None:
         if self._last != self.model.num_timesteps:

@@ -72,6 +72,8 @@ def load_scores(folder: str | Path) -> Scores:
 def blocks_of(steps: npt.ArrayLike, trained: npt.ArrayLike) -> list[Block]:
     """Find the blocks of training from what each evaluation says was trained before it.
 
+    A block ends at its last evaluation: those of ``MultiTaskEvalCallback`` are at every switch.
+
     :param steps: (K,)
     :param trained: (K,), -1 where all tasks were
     """

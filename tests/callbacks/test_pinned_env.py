@@ -13,6 +13,7 @@ from sb3_moe.callbacks import (
     make_pinned_env,
 )
 from sb3_moe.callbacks.pinned_env import are_interleaved, tasks_played
+from sb3_moe.metrics import load_scores
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_normalize import PerTaskVecNormalize
 from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv
@@ -63,6 +64,73 @@ def test_evaluation_does_not_move_the_training_schedule():
     # The first evaluation tells what is about to be trained; block ends tell the block they end.
     assert callback.scores["trained"].tolist() == [0, 0, 0, 1, 1, 2, 2]
     assert callback.scores["steps"].tolist() == [0, 48, 96, 144, 192, 240, 288]
+
+
+def in_turn(steps_per_task=96):
+    env = make_env(schedule=Cycle(steps_per_task=steps_per_task))
+    return PPO("MultiInputPolicy", env, n_steps=16, batch_size=48, n_epochs=1, device="cpu")
+
+
+def test_blocks_end_at_evaluations_whatever_the_steps_between_them(tmp_path):
+    callback = MultiTaskEvalCallback(130, 1, log_path=tmp_path)
+    in_turn().learn(288, callback=callback)
+    assert callback.scores["steps"].tolist() == [0, 96, 144, 192, 288]
+    assert callback.scores["trained"].tolist() == [0, 0, 1, 1, 2]
+    assert load_scores(tmp_path).blocks == [(0, 0, 96), (1, 96, 192), (2, 192, 288)]
+
+
+def test_a_switch_at_a_due_step_is_evaluated_once():
+    callback = MultiTaskEvalCallback(96, 1)
+    in_turn().learn(288, callback=callback)
+    assert callback.scores["steps"].tolist() == [0, 96, 192, 288]
+
+
+def test_every_evaluation_of_a_run_notices_a_switch():
+    callbacks = [MultiTaskEvalCallback(1000, 1) for _ in range(2)]
+    in_turn().learn(144, callback=callbacks)
+    assert [each.scores["steps"].tolist() for each in callbacks] == [[0, 96, 144]] * 2
+
+
+def test_a_switch_within_a_rollout_counts_for_the_old_task():
+    callback = MultiTaskEvalCallback(1000, 1)
+    in_turn(60).learn(144, callback=callback)
+    assert callback.scores["steps"].tolist() == [0, 96, 144]
+    assert callback.scores["trained"].tolist() == [0, 0, 1]
+
+
+def test_training_that_goes_on_at_a_switch_evaluates_the_old_task_once(tmp_path):
+    model = in_turn()
+    for steps in (96, 48):
+        callback = MultiTaskEvalCallback(1000, 1, log_path=tmp_path)
+        model.learn(steps, callback=callback, reset_num_timesteps=False)
+    assert callback.scores["steps"].tolist() == [0, 96, 144]
+    assert callback.scores["trained"].tolist() == [0, 0, 1]
+
+
+def test_a_new_run_of_a_trained_model_starts_with_its_own_first_task():
+    model = in_turn()
+    model.learn(96, callback=MultiTaskEvalCallback(1000, 1))
+    callback = MultiTaskEvalCallback(1000, 1)
+    model.learn(48, callback=callback)
+    assert callback.scores["trained"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("schedule", [None, Interleave("episodes")])
+def test_interleaved_tasks_that_are_played_one_at_a_time_are_trained_together(schedule):
+    env = dummy_vec_env(schedule)
+    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=8, n_epochs=1, device="cpu")
+    callback = MultiTaskEvalCallback(16, 1, eval_env=make_pinned_env(make_env()))
+    model.learn(48, callback=callback)
+    assert callback.scores["steps"].tolist() == [0, 16, 32, 48]
+    assert callback.scores["trained"].tolist() == [-1] * 4
+
+
+def test_a_single_task_is_the_one_that_is_trained_whatever_the_schedule():
+    env = make_multitask_vec_env(TASKS[:1], 2, seed=0)
+    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=16, n_epochs=1, device="cpu")
+    callback = MultiTaskEvalCallback(16, 1)
+    model.learn(16, callback=callback)
+    assert callback.scores["trained"].tolist() == [0, 0]
 
 
 def test_a_task_that_ends_early_ends_early_in_its_own_copies_only():
