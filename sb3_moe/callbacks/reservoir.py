@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.her import HerReplayBuffer
 
 
 class Reservoir:
@@ -25,14 +27,25 @@ class Reservoir:
     def check(self, buffer: Any) -> None:
         """Refuse a buffer whose rows can't be moved.
 
-        :raises ValueError: if rows depend on their places
+        :raises ValueError: if rows depend on their places, or on the rows that follow
         """
-        if buffer.optimize_memory_usage or hasattr(buffer, "task_ids"):
+        linked = isinstance(buffer, NStepReplayBuffer | HerReplayBuffer)
+        if buffer.optimize_memory_usage or hasattr(buffer, "task_ids") or linked:
             raise ValueError(
                 "`replay_buffer`='reservoir' needs a buffer whose rows can be moved: one without "
                 "`optimize_memory_usage`, and not a MultiTaskReplayBuffer, which balances tasks "
-                f"itself; got {type(buffer).__name__}"
+                "itself, nor an NStepReplayBuffer or HerReplayBuffer, which read on from row to "
+                f"row; got {type(buffer).__name__}"
             )
+
+    def resume(self, buffer: Any, kept: int, seen: int) -> None:
+        """Go on from what an earlier reservoir of the same run had kept and seen.
+
+        :param buffer: empty where a model was loaded without its own
+        :param kept: rows at the front that were a sample
+        :param seen: rows that they stand for
+        """
+        self.kept, self.seen = min(kept, buffer.size()), seen
 
     def reduce(self, buffer: Any, written: int, rng: np.random.Generator) -> None:
         """Move a uniform sample of all rows so far to the front, and let the rest be overwritten.
@@ -44,7 +57,9 @@ class Reservoir:
         :param written: rows since the last time
         :param rng: draws the sample
         """
-        filled = buffer.buffer_size if buffer.full else buffer.pos
+        filled = buffer.size()
+        # There may be more: SB3 keeps an earlier run's rows, but no longer counts its steps.
+        written = max(written, filled - self.kept)
         overwritten = max(0, written - (buffer.buffer_size - self.kept))
         old = np.arange(min(overwritten, self.kept), self.kept)
         new = np.setdiff1d(np.arange(filled), old)

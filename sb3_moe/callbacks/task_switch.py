@@ -9,8 +9,9 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.her import HerReplayBuffer
 
-from sb3_moe.callbacks.pinned_env import task_names, tasks_played
+from sb3_moe.callbacks.pinned_env import are_interleaved, task_names, tasks_played
 from sb3_moe.callbacks.reservoir import Reservoir
 from sb3_moe.plasticity.resets import reset_heads, reset_optimizers
 
@@ -21,6 +22,7 @@ class TaskSwitchCallback(BaseCallback):
     """Prepare the model for a new task, at the first start of a rollout that plays one.
 
     It logs ``continual/task`` and ``continual/switches``. Tasks that are interleaved never switch.
+    What a resumed run must know is kept in ``model.task_switches``, which SB3 saves.
 
     :param reset_optimizer: forget the optimisers' running averages, whose momentum would go on
         moving, for about a rollout, even an expert that the task router no longer uses
@@ -60,41 +62,78 @@ class TaskSwitchCallback(BaseCallback):
         self.restart_learning_rate = restart_learning_rate
         self.switches = 0
         self._task: int | None = None
+        self._switched_at: int | None = None
         self._reduced_at = 0
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that the algorithm has what is to be treated."""
         super().init_callback(model)
         self.task_names = task_names(self.training_env)
+        self._interleaved = are_interleaved(self.training_env)
         if self.replay_buffer != "keep":
-            if not isinstance(model, OffPolicyAlgorithm):
-                raise ValueError(
-                    f"`replay_buffer` must be 'keep' for {type(model).__name__}, which has none, "
-                    f"got {self.replay_buffer!r}"
-                )
-            if self.replay_buffer == "reservoir":
-                self.reservoir.check(model.replay_buffer)
+            self._check_buffer(model)
         if self.restart_exploration and not hasattr(model, "exploration_schedule"):
             raise ValueError(
                 "`restart_exploration` must be False for algorithms without an epsilon, such as "
                 f"{type(model).__name__}; use {DQN.__name__}"
             )
 
+    def _check_buffer(self, model: BaseAlgorithm) -> None:
+        if not isinstance(model, OffPolicyAlgorithm):
+            raise ValueError(
+                f"`replay_buffer` must be 'keep' for {type(model).__name__}, which has none, "
+                f"got {self.replay_buffer!r}"
+            )
+        if self.replay_buffer == "reservoir":
+            self.reservoir.check(model.replay_buffer)
+        elif isinstance(model.replay_buffer, HerReplayBuffer):
+            raise ValueError(
+                "`replay_buffer` must be 'keep' with a HerReplayBuffer, whose reset() leaves its "
+                f"episodes in it, got {self.replay_buffer!r}"
+            )
+
     def _on_training_start(self) -> None:
-        if self.model.num_timesteps > 0 and hasattr(self.model, "task_switched_at"):
-            self._restart_schedules()
+        self._recall()
+        self._restart_schedules()
 
     def _on_rollout_start(self) -> None:
         tasks = set(tasks_played(self.training_env).tolist())
-        if len(tasks) > 1:
+        if self._interleaved or len(tasks) > 1:
             return
         task = tasks.pop()
         if self._task is not None and task != self._task:
             self._switch(task)
         self._task = task
+        self._remember()
 
     def _on_step(self) -> bool:
         return True
+
+    def _recall(self) -> None:
+        """Go on from what the model remembers, unless its run starts anew."""
+        past = vars(self.model).get("task_switches", {}) if self.model.num_timesteps > 0 else {}
+        self._task, self._switched_at = past.get("task"), past.get("switched_at")
+        self.switches = past.get("switches", 0)
+        if self.replay_buffer == "reservoir":
+            buffer: Any = getattr(self.model, "replay_buffer", None)
+            self.reservoir.resume(buffer, past.get("kept", 0), past.get("seen", 0))
+            self._reduced_at = past.get("reduced_at", 0)
+        vars(self.model)["task_switches"] = past
+
+    def _remember(self) -> None:
+        state = {
+            "task": self._task,
+            "switches": self.switches,
+            "switched_at": self._switched_at,
+        }
+        if self.replay_buffer == "reservoir":
+            state |= {
+                "kept": self.reservoir.kept,
+                "seen": self.reservoir.seen,
+                "reduced_at": self._reduced_at,
+            }
+        # A second such callback, without a reservoir, leaves the first one's part there.
+        vars(self.model)["task_switches"] |= state
 
     def _switch(self, task: int) -> None:
         self.switches += 1
@@ -105,8 +144,7 @@ class TaskSwitchCallback(BaseCallback):
         if self.reset_heads:
             reset_heads(self.model.policy)
         self._treat_buffer()
-        # SB3 saves the model's attributes, so that a resumed run finds this again.
-        vars(self.model)["task_switched_at"] = self.model.num_timesteps
+        self._switched_at = self.model.num_timesteps
         self._restart_schedules()
         self.logger.record("continual/task", task)
         self.logger.record("continual/switches", self.switches)
@@ -123,11 +161,16 @@ class TaskSwitchCallback(BaseCallback):
 
     def _restart_schedules(self) -> None:
         model: Any = self.model
-        begin = 1.0 - model.task_switched_at / model._total_timesteps
         if self.restart_exploration:
-            model.exploration_schedule = Restarted(_original(model.exploration_schedule), begin)
+            model.exploration_schedule = self._restarted(model.exploration_schedule)
         if self.restart_learning_rate:
-            model.lr_schedule = Restarted(_original(model.lr_schedule), begin)
+            model.lr_schedule = self._restarted(model.lr_schedule)
+
+    def _restarted(self, schedule: Any) -> Any:
+        original = schedule.schedule if isinstance(schedule, Restarted) else schedule
+        if self._switched_at is None:
+            return original
+        return Restarted(original, 1.0 - self._switched_at / self.model._total_timesteps)
 
 
 class Restarted:
@@ -145,7 +188,3 @@ class Restarted:
         """Return the value for a remaining progress of at most ``begin``."""
         value: float = self.schedule(1.0 - (self.begin - progress_remaining))
         return value
-
-
-def _original(schedule: Any) -> Any:
-    return schedule.schedule if isinstance(schedule, Restarted) else schedule

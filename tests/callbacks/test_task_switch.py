@@ -1,0 +1,193 @@
+"""What a run remembers of its task switches when it is resumed, and where there is none."""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from stable_baselines3.her import HerReplayBuffer
+from toy import toy_vec_env
+
+import sb3_moe  # noqa: F401  registers the policies' names
+from sb3_moe.callbacks import SnapshotCallback, TaskSwitchCallback
+from sb3_moe.callbacks.reservoir import Reservoir
+from sb3_moe.snapshot import resume
+from sb3_moe.vec_env import make_multitask_vec_env
+from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv
+
+TASKS = ["CartPole-v1", "Acrobot-v1"]
+BLOCK, TOTAL = 128, 512
+GOALS = spaces.Dict(
+    {key: spaces.Box(-1, 1, (2,)) for key in ("observation", "achieved_goal", "desired_goal")}
+)
+
+
+def ppo(env):
+    return PPO("MoeMultiInputPolicy", env, n_steps=16, batch_size=32, device="cpu", seed=1)
+
+
+def dqn(env, **kwargs):
+    options = {"learning_starts": 20, "buffer_size": 200, "train_freq": 8} | kwargs
+    return DQN("MoeMultiInputPolicy", env, **options, device="cpu", seed=1)
+
+
+def in_blocks():
+    return make_multitask_vec_env(TASKS, 2, seed=0, schedule=Cycle(BLOCK, num_cycles=2))
+
+
+def weights(model):
+    return th.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
+
+
+def finish(snapshot, callback):
+    model, _ = resume(snapshot)
+    return model.learn(TOTAL - model.num_timesteps, callback, reset_num_timesteps=False)
+
+
+def treatment(make):
+    if make is ppo:
+        return TaskSwitchCallback(reset_optimizer=True, restart_learning_rate=True)
+    return TaskSwitchCallback(
+        replay_buffer="reservoir", reservoir_share=0.3, restart_exploration=True
+    )
+
+
+@pytest.mark.parametrize("stop", [2 * BLOCK, 2 * BLOCK + 64])
+@pytest.mark.parametrize("snapshot_first", [True, False])
+@pytest.mark.parametrize("make", [ppo, dqn])
+def test_a_run_resumed_at_a_switch_or_after_it_is_the_run_that_was_never_stopped(
+    tmp_path, make, snapshot_first, stop
+):
+    whole, again = treatment(make), treatment(make)
+    callbacks = [whole, SnapshotCallback(64, tmp_path, keep=9)]
+    expected = make(in_blocks()).learn(TOTAL, callbacks[::-1] if snapshot_first else callbacks)
+    resumed = finish(tmp_path / "checkpoints" / f"step-{stop:012d}", again)
+    assert again.switches == whole.switches == 3
+    assert (again.reservoir.kept, again.reservoir.seen) == (
+        whole.reservoir.kept,
+        whole.reservoir.seen,
+    )
+    assert resumed.task_switches == expected.task_switches
+    assert th.equal(weights(resumed), weights(expected))
+
+
+def test_a_switch_at_the_very_end_of_a_run_happens_when_it_goes_on(tmp_path):
+    whole, stopped, again = (TaskSwitchCallback(reset_heads=True) for _ in range(3))
+    expected = ppo(in_blocks()).learn(TOTAL, whole)
+    ppo(in_blocks()).learn(BLOCK, [stopped, SnapshotCallback(BLOCK, tmp_path)])
+    resumed = finish(tmp_path, again)
+    assert (stopped.switches, again.switches, whole.switches) == (0, 3, 3)
+    assert th.equal(weights(resumed), weights(expected))
+
+
+@pytest.mark.parametrize("make", [ppo, dqn])
+def test_a_saved_model_keeps_what_it_knows_of_its_switches_as_plain_values(tmp_path, make):
+    model = make(in_blocks()).learn(2 * BLOCK + 32, treatment(make))
+    model.save(tmp_path / "model")
+    loaded = type(model).load(tmp_path / "model", device="cpu")
+    assert loaded.task_switches == model.task_switches
+    expected = {"task": 0, "switches": 2, "switched_at": 2 * BLOCK}
+    if make is dqn:
+        expected |= {"kept": 30, "seen": BLOCK, "reduced_at": 2 * BLOCK}
+    assert loaded.task_switches == expected
+
+
+def test_a_reservoir_is_remembered_beside_a_second_callback_that_has_none():
+    callbacks = [treatment(dqn), TaskSwitchCallback(reset_heads=True)]
+    model = dqn(in_blocks()).learn(BLOCK + 32, callbacks)
+    assert [callback.switches for callback in callbacks] == [1, 1]
+    assert model.task_switches["seen"] == BLOCK // 2
+
+
+def test_a_run_that_starts_anew_remembers_nothing_of_the_one_before():
+    callback = treatment(dqn)
+    model = dqn(toy_vec_env(((0,) * 10 + (1,) * 10) * 9))
+    model.learn(90, callback)
+    assert callback.switches > 0
+    assert model.exploration_schedule(1.0) > 1.0
+    model.learn(8, callback)
+    assert (callback.switches, model.task_switches["switched_at"]) == (0, None)
+    assert model.exploration_schedule(1.0) == 1.0
+
+
+def small_buffer():
+    return ReplayBuffer(20, spaces.Box(-1, 1, (2,)), spaces.Discrete(2), "cpu")
+
+
+def filled(buffer, values):
+    for value in values:
+        zeros = np.zeros((1, 2))
+        buffer.add(zeros, zeros, np.zeros((1, 1)), np.array([value]), np.array([False]), [{}])
+
+
+def test_rows_of_an_earlier_run_count_as_seen():
+    buffer, reservoir = small_buffer(), Reservoir(0.5)
+    filled(buffer, range(17))
+    reservoir.reduce(buffer, 2, np.random.default_rng(0))
+    assert (reservoir.kept, reservoir.seen) == (10, 17)
+    filled(buffer, [17])
+    reservoir.reduce(buffer, 1, np.random.default_rng(0))
+    assert (reservoir.kept, reservoir.seen) == (10, 18)
+
+
+def test_a_model_that_was_loaded_without_its_buffer_has_no_reservoir():
+    buffer, reservoir = small_buffer(), Reservoir(0.5)
+    reservoir.resume(buffer, kept=10, seen=100)
+    filled(buffer, range(1, 7))
+    reservoir.reduce(buffer, 6, np.random.default_rng(0))
+    assert sorted(buffer.rewards[: buffer.pos, 0]) == [1, 2, 3, 4, 5, 6]
+    assert (reservoir.kept, reservoir.seen) == (6, 106)
+
+
+def one_env(schedule):
+    return make_multitask_vec_env(TASKS, 1, seed=0, schedule=schedule)
+
+
+def dummy_env(schedule):
+    return VecMonitor(DummyVecEnv([lambda: MultiTaskEnv(TASKS, schedule=schedule)]))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: dummy_env(Interleave()),
+        lambda: VecNormalize(dummy_env(Interleave()), norm_obs_keys=["obs"]),
+        lambda: one_env(Interleave("episodes")),
+        lambda: one_env(Interleave(order="random")),
+    ],
+)
+def test_tasks_interleaved_by_the_episode_in_one_environment_never_switch(build):
+    callback = TaskSwitchCallback(replay_buffer="clear")
+    model = dqn(build(), buffer_size=800)
+    model.learn(800, callback)
+    assert set(model.replay_buffer.observations["task_id"].flat) == {0, 1}
+    assert callback.switches == 0
+    assert model.replay_buffer.full
+
+
+BUFFERS = {
+    NStepReplayBuffer: lambda: NStepReplayBuffer(10, spaces.Box(-1, 1, (2,)), spaces.Discrete(2)),
+    HerReplayBuffer: lambda: HerReplayBuffer(10, GOALS, spaces.Discrete(2), env=None),
+}
+
+
+@pytest.mark.parametrize("kind", list(BUFFERS))
+def test_a_reservoir_refuses_a_buffer_whose_rows_belong_together(kind):
+    with pytest.raises(
+        ValueError,
+        match="whose rows can be moved.*nor an NStepReplayBuffer or HerReplayBuffer, which read "
+        f"on from row to row; got {kind.__name__}",
+    ):
+        Reservoir(0.5).check(BUFFERS[kind]())
+
+
+def test_clearing_refuses_a_buffer_that_would_keep_its_episodes():
+    model = dqn(toy_vec_env((0,)))
+    model.replay_buffer = BUFFERS[HerReplayBuffer]()
+    with pytest.raises(
+        ValueError,
+        match=r"must be 'keep' with a HerReplayBuffer, whose reset\(\) leaves.*got 'clear'",
+    ):
+        model.learn(10, TaskSwitchCallback(replay_buffer="clear"))
