@@ -5,6 +5,7 @@ Shapes: N tasks, n episodes of each.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,8 @@ def evaluate_tasks(
     Each copy has its own share of the episodes: taking those that end first would favour short
     ones.
 
-    :param model: only its ``predict`` is used
+    :param model: only its ``predict`` is used, with ``action_masks`` where it takes them and the
+        environment has them
     :param env: a monitored multi-task environment
     :param n_eval_episodes: of each task, at least 1
     :param deterministic: as in ``predict``
@@ -51,18 +53,25 @@ def evaluate_tasks(
     quota = _quotas(tasks, task_names(env), n_eval_episodes)
     episodes: list[list[tuple[float, float, float]]] = [[] for _ in range(env.num_envs)]
     states, starts = None, np.ones(env.num_envs, dtype=bool)
+    masked = _takes_masks(model) and env.has_attr("action_masks")
     while any(len(mine) < wanted for mine, wanted in zip(episodes, quota, strict=True)):
+        masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
         actions, states = model.predict(
             obs,  # type: ignore[arg-type]  # a tuple of observations is not supported by SB3
             state=states,
             episode_start=starts,
             deterministic=deterministic,
+            **masks,
         )
         obs, _, starts, infos = env.step(actions)
         for i in np.flatnonzero(starts):
             if len(episodes[i]) < quota[i]:
                 episodes[i].append(_episode(infos[i]))
     return _by_task(episodes, tasks, n_eval_episodes)
+
+
+def _takes_masks(model: BaseAlgorithm) -> bool:
+    return "action_masks" in inspect.signature(model.predict).parameters
 
 
 def _quotas(tasks: npt.NDArray[np.int64], names: list[str], episodes: int) -> list[int]:

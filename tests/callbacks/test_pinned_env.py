@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
-from toy import toy_vec_env
+from toy import pinned, toy_vec_env
 
 from sb3_moe.callbacks import (
     MultiTaskEvalCallback,
@@ -139,6 +140,21 @@ def test_a_task_that_ends_early_ends_early_in_its_own_copies_only():
     lengths = evaluate_tasks(model, env, 3).lengths
     assert (lengths[1] == 7).all()
     assert (lengths[0] > 7).all()
+
+
+def test_a_model_that_takes_masks_plays_only_actions_that_the_task_has():
+    env = make_env(invalid_action="error")
+    model = MaskablePPO("MultiInputPolicy", env, n_steps=16, batch_size=48, device="cpu")
+    # CartPole has no third action.
+    model.policy.action_net.bias.data[2] = 1e3
+    callback = MultiTaskEvalCallback(48, 1)
+    model.learn(48, callback=callback)
+    assert np.isfinite(callback.scores["score"]).all()
+
+
+def test_a_model_that_takes_masks_plays_without_them_where_there_are_none():
+    model = MaskablePPO("MultiInputPolicy", pinned(), n_steps=16, batch_size=48, device="cpu")
+    assert evaluate_tasks(model, pinned(), 1).lengths.tolist() == [[5.0], [6.0], [7.0]]
 
 
 def test_a_probe_is_collected_from_them():
