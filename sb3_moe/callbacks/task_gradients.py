@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
@@ -55,8 +56,8 @@ class TaskGradientCallback(BaseCallback):
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check the algorithm."""
         super().init_callback(model)
-        recurrent = hasattr(model.policy, "lstm_hidden_state_shape")
-        if recurrent or not all(hasattr(model, name) for name in ("rollout_buffer", "vf_coef")):
+        # sb3-contrib's on-policy algorithms have the same attributes and other losses.
+        if not isinstance(model, PPO | A2C):
             raise ValueError(
                 "the algorithm must have PPO's or A2C's loss and no memory, got "
                 f"{type(model).__name__}"
