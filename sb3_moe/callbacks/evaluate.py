@@ -47,7 +47,8 @@ class MultiTaskEvalCallback(PeriodicCallback):
     :param every: global steps between evaluations; those at task switches come on top
     :param n_eval_episodes: episodes of each task
     :param eval_env: a multi-task environment with the training tasks, each in a copy of its own;
-        None builds one like the training environment, wrappers of the VecEnv included
+        None builds one like the training environment, wrappers of the VecEnv included. If it is in
+        a VecNormalize, that takes over the training one's statistics and stops learning its own
     :param deterministic: whether actions are the most likely ones
     :param log_path: folder for ``scores.npz``
     :param best_model_save_path: folder for ``best_model.zip``, by the mean reward over tasks

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,13 +125,23 @@ def _wrap(env: VecEnv, layer: VecEnvWrapper) -> VecEnv:
 def synchronise(training_env: VecEnv, env: VecEnv) -> None:
     """Give an environment's normaliser the statistics of the training one's.
 
-    :raises ValueError: if only one of them normalises
+    It learns none of its own from then on, and leaves rewards as they are.
+
+    :raises ValueError: if only one of them normalises, or normalises observations
     """
     source, target = unwrap_vec_normalize(training_env), unwrap_vec_normalize(env)
     if (source is None) != (target is None):
         raise ValueError(
             "`eval_env` and the training environment must both be in a VecNormalize, or neither"
         )
-    if source is not None and target is not None:
-        state: dict[str, Any] = pickle.loads(pickle.dumps(source)).__dict__
-        target.obs_rms, target.ret_rms = state["obs_rms"], state["ret_rms"]
+    if source is None or target is None:
+        return
+    if source.norm_obs != target.norm_obs:
+        raise ValueError(
+            f"`norm_obs` of `eval_env` must be that of the training environment, {source.norm_obs},"
+            f" got {target.norm_obs}"
+        )
+    # There are none of observations that are not normalised.
+    names = [name for name in ("obs_rms", "ret_rms") if name in vars(source)]
+    vars(target).update(copy.deepcopy({name: vars(source)[name] for name in names}))
+    target.training = target.norm_reward = False

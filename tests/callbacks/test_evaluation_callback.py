@@ -8,7 +8,7 @@ import torch as th
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 from toy import Toy, pinned, toy_vec_env
 
 from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
@@ -142,11 +142,26 @@ def test_the_same_step_and_seed_give_the_same_episodes():
 
 def test_statistics_are_synchronised_and_not_touched():
     env = VecNormalize(toy_vec_env((0, 1, 2)), norm_obs_keys=["obs"])
-    eval_env = VecNormalize(pinned(), norm_obs_keys=["obs"], training=False, norm_reward=False)
+    eval_env = VecNormalize(pinned(), norm_obs_keys=["obs"])
     callback = MultiTaskEvalCallback(32, 1, eval_env=eval_env)
     make_ppo(env).learn(64, callback=callback)
     np.testing.assert_array_equal(eval_env.obs_rms["obs"].mean, env.obs_rms["obs"].mean)
     assert env.obs_rms["obs"].count == pytest.approx(64 + 1, abs=0.1)
+
+
+def test_returns_are_raw_whatever_the_normaliser_of_the_evaluation_does():
+    eval_env = VecMonitor(VecNormalize(pinned(), norm_obs=False))
+    callback = MultiTaskEvalCallback(32, 1, eval_env=eval_env)
+    make_ppo(VecNormalize(toy_vec_env((0, 1, 2)), norm_obs=False)).learn(64, callback=callback)
+    assert (callback.scores["score"] % 1 == 0).all()
+    assert callback.scores["score"].any()
+
+
+def test_an_evaluation_whose_normaliser_leaves_observations_alone_is_refused():
+    env = VecNormalize(toy_vec_env((0, 1, 2)), norm_obs_keys=["obs"])
+    callback = MultiTaskEvalCallback(32, 1, eval_env=VecNormalize(pinned(), norm_obs=False))
+    with pytest.raises(ValueError, match="that of the training environment, True, got False"):
+        make_ppo(env).learn(64, callback=callback)
 
 
 def test_an_evaluation_without_the_training_normaliser_is_refused():

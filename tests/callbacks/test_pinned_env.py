@@ -57,6 +57,15 @@ def test_it_has_the_same_wrappers_and_learns_no_statistics(kind):
     assert pinned.observation_space == env.observation_space
 
 
+@pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])
+def test_a_normaliser_of_rewards_alone_is_rebuilt_and_synchronised(kind):
+    env = kind(make_env(), norm_obs=False)
+    model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=48, device="cpu")
+    callbacks = [MultiTaskEvalCallback(48, 1), PlasticityCallback(48, probe_size=30)]
+    model.learn(48, callback=callbacks)
+    assert (callbacks[0].scores["lengths"] == callbacks[0].scores["returns"])[:, :2].all()
+
+
 def test_evaluation_does_not_move_the_training_schedule():
     env = make_env(schedule=Cycle(steps_per_task=96))
     model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=48, n_epochs=1, device="cpu")
