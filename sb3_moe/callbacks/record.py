@@ -41,7 +41,7 @@ class Record:
     ) -> None:
         self.path = path
         self.constants = dict(constants or {})
-        self.rows: Rows = {"steps": np.empty(0, np.int64)}
+        self.rows = _no_rows()
 
     @property
     def last_step(self) -> int | None:
@@ -52,14 +52,21 @@ class Record:
     def resume(self, step: int) -> None:
         """Keep what was measured up to a step, as a run that goes on from there needs it.
 
-        :param step: where the run stands; 0 forgets everything
+        :param step: where the run stands; 0 forgets everything, names and shapes included
         """
-        self._read()
-        kept = self.rows["steps"] <= step if step > 0 else np.zeros(len(self.rows["steps"]), bool)
-        if kept.all():
+        if step <= 0:
+            self._clear()
             return
-        self.rows = {name: values[kept] for name, values in self.rows.items()}
-        self._write()
+        self._read()
+        kept = self.rows["steps"] <= step
+        if not kept.all():
+            self.rows = {name: values[kept] for name, values in self.rows.items()}
+            self._write()
+
+    def _clear(self) -> None:
+        self.rows = _no_rows()
+        if self.path is not None and self.path.exists():
+            self._write()
 
     def add(self, step: int, row: Mapping[str, Any]) -> None:
         """Add a row, or complete the row of the same step, and write the file.
@@ -88,6 +95,10 @@ class Record:
     def _write(self) -> None:
         if self.path is not None:
             write_npz(self.path, {**self.constants, **self.rows})
+
+
+def _no_rows() -> Rows:
+    return {"steps": np.empty(0, np.int64)}
 
 
 def _append_blank(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

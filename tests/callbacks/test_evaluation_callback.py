@@ -131,6 +131,17 @@ def test_a_run_that_goes_on_keeps_the_scores_up_to_its_step_and_drops_later_ones
     assert callback.scores["steps"].tolist() == [0, 64, 128, 192]
 
 
+def test_a_new_run_in_a_used_folder_knows_nothing_of_the_tasks_of_an_earlier_one(tmp_path):
+    first = MultiTaskEvalCallback(64, 2, eval_env=pinned(), log_path=tmp_path)
+    make_ppo().learn(64, callback=first)
+    eval_env = toy_vec_env((0,), (1,), names=("a", "b"))
+    callback = MultiTaskEvalCallback(64, 3, eval_env=eval_env, log_path=tmp_path)
+    make_ppo(toy_vec_env((0, 1), names=("a", "b"))).learn(32, callback=callback)
+    with np.load(tmp_path / "scores.npz") as scores:
+        assert scores["task_names"].tolist() == ["a", "b"]
+        assert scores["returns"].shape == (2, 2, 3)
+
+
 def test_the_same_step_and_seed_give_the_same_episodes():
     scores = []
     for _ in range(2):
