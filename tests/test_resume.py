@@ -156,6 +156,27 @@ def test_only_the_latest_snapshots_are_kept(tmp_path, capsys):
     assert "Snapshot at 64 steps" in capsys.readouterr().out
 
 
+def kept(folder):
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("checkpoints/*"))
+
+
+def test_a_new_run_in_a_used_folder_keeps_its_own_snapshots(tmp_path):
+    for total in (256, 128):
+        model = ppo(make_multitask_vec_env(CLASSIC, 4, seed=0))
+        model.learn(total, callback=SnapshotCallback(64, tmp_path))
+    assert kept(tmp_path) == [64, 128]
+
+
+def test_a_run_that_goes_on_from_an_earlier_snapshot_drops_later_ones(tmp_path):
+    model = ppo(make_multitask_vec_env(CLASSIC, 4, seed=0))
+    model.learn(256, callback=SnapshotCallback(64, tmp_path, keep=9))
+    model, _ = resume(tmp_path / "checkpoints" / "step-000000000128")
+    callback = SnapshotCallback(64, tmp_path, keep=9)
+    callback.init_callback(model)
+    callback.on_training_start({}, {})
+    assert kept(tmp_path) == [64, 128]
+
+
 def test_a_monitors_file_goes_on_where_it_was(tmp_path):
     env = make_multitask_vec_env(["CartPole-v1"], 4, seed=0, monitor_dir=str(tmp_path))
     model = ppo(env)

@@ -42,6 +42,9 @@ class SnapshotCallback(PeriodicCallback):
     random generators. It appears under its name when it is whole. Put this callback last in the
     list, so that it sees what the others did at the same step.
 
+    When training starts, snapshots of later steps than the model's are removed: they belong to an
+    earlier run in the same folder, or to what a resumed run is about to do again.
+
     :param every: global steps between snapshots
     :param path: the run's folder
     :param keep: how many of the latest snapshots stay, at least 1
@@ -57,6 +60,9 @@ class SnapshotCallback(PeriodicCallback):
         self.keep = keep
 
     def _resume(self, step: int) -> int | None:
+        for path in self.folder.glob("step-*"):
+            if int(path.name.removeprefix("step-")) > step:
+                shutil.rmtree(path)
         # There is nothing to save before training, nor where a run has just been resumed.
         return step
 
