@@ -136,6 +136,15 @@ class ProbeCallback(PeriodicCallback):
         self.record.resume(step)
         return self.record.last_step
 
+    def _on_training_end(self) -> None:
+        step = self.model.num_timesteps
+        measured_before = self._last == step
+        super()._on_training_end()
+        if not measured_before:
+            # SB3 writes what was logged during a rollout, and none follows.
+            self.logger.record("time/total_timesteps", step, exclude="tensorboard")
+            self.logger.dump(step)
+
 
 def _normalised(normaliser: VecNormalize, batch: Obs, task: int) -> Obs:
     length = len(next(iter(batch.values())) if isinstance(batch, dict) else batch)

@@ -1,9 +1,12 @@
 """Plasticity and routing, followed on a fixed batch of every task."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import PPO
+from stable_baselines3.common.logger import configure
 from toy import pinned, toy_vec_env
 
 from sb3_moe.callbacks import PlasticityCallback, RoutingCallback, collect_probe
@@ -49,16 +52,36 @@ def test_every_layer_and_tower_is_measured_before_during_and_after(tmp_path):
             assert np.isnan(saved[f"gradient_norm/{tower}"]).tolist() == [True, False, False]
 
 
-def test_scalars_are_logged_under_plasticity():
-    callback = PlasticityCallback(10_000, probe=probe(), taus=(0.1, 0.0))
+def logged_rows(folder, callback, steps):
+    """Train, and return what SB3 wrote, a dict for each time it did."""
     model = make_ppo()
-    model.learn(32, callback=callback, log_interval=1000)
-    logged = model.logger.name_to_value
+    model.set_logger(configure(str(folder), ["csv"]))
+    model.learn(steps, callback=callback)
+    model.logger.close()
+    with (folder / "progress.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_scalars_are_logged_under_plasticity(tmp_path):
+    callback = PlasticityCallback(10_000, probe=probe(), taus=(0.1, 0.0))
+    row = logged_rows(tmp_path, callback, 32)[0]
     assert {
         "plasticity/dormant/pi.0",
         "plasticity/dormant/pi.0/a",
         "plasticity/dormant@0.0/pi.0",
-    } <= set(logged)
+    } <= {name for name, value in row.items() if value}
+
+
+def test_the_measurement_after_training_is_logged_once_at_its_step(tmp_path):
+    callback = PlasticityCallback(64, probe=probe(), ntk_size=0)
+    rows = logged_rows(tmp_path, callback, 96)
+    # SB3 writes a row for each of three rollouts; the second begins without a measurement.
+    steps = [int(row["time/total_timesteps"]) for row in rows if row["plasticity/dormant/pi.0"]]
+    assert steps == [32, 96, 96]
+    assert len(rows) == 4
+    norms = [row["plasticity/weight_norm/pi"] for row in rows]
+    assert norms[-1] == str(callback.diagnostics["weight_norm/pi"][-1])
+    assert norms[-1] != norms[-2]
 
 
 def test_killed_units_show_up_as_dormant_in_every_task():
