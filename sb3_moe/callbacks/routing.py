@@ -6,7 +6,7 @@ Shapes: N tasks, E experts, B samples, T rows, I inputs, O outputs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,31 +20,49 @@ from sb3_moe.metrics.specialisation import agreement, load_entropy, specialisati
 from sb3_moe.plasticity.mixtures import expert_outputs
 from sb3_moe.plasticity.probe import Obs, concatenate
 
-Gates = npt.NDArray[np.float64]
+Array = npt.NDArray[np.float64]
 
 
-def gates_per_task(policy: Any, batches: list[Obs]) -> dict[str, Gates]:
-    """Return the mean weight of each expert for each task, (N, E), by mixture.
+class TaskRouting(NamedTuple):
+    """What a mixture does with each task.
+
+    :param gates_NE: mean weight of each expert in the output
+    :param load_NE: share of the work that goes to each expert; rows sum to 1
+    """
+
+    gates_NE: Array
+    load_NE: Array
+
+
+def routing_per_task(policy: Any, batches: list[Obs]) -> dict[str, TaskRouting]:
+    """Return what each mixture does with each task, by its name.
 
     :param policy: one of ours
     :param batches: observations of each task
     """
     by_task: list[dict[str, Routing]] = [policy.routing(batch) for batch in batches]
     return {
-        name: np.stack(
-            [routing[name].gates_BNE.mean((0, 1)).double().cpu().numpy() for routing in by_task]
+        name: TaskRouting(
+            _stacked([routing[name].gates_BNE.mean((0, 1)) for routing in by_task]),
+            _stacked([routing[name].load_E for routing in by_task]),
         )
         for name in by_task[0]
     }
 
 
+def _stacked(rows: list[th.Tensor]) -> Array:
+    return th.stack(rows).double().cpu().numpy()
+
+
 class RoutingCallback(ProbeCallback):
     """Log what the routers do on a fixed batch of every task, under ``moe/``.
 
-    For each mixture: ``load/<expert>``, ``entropy`` (of the load over all tasks, 1 where even),
-    ``specialisation`` (mutual information between task and expert, 1 at most), ``agreement``
-    (cosine similarity of the experts' outputs), ``gate/<task>/<expert>``, and a picture of the last
-    for TensorBoard. ``diagnostics.npz`` gets ``gates/<mixture>`` (K, N, E), ``load`` (K, E),
+    For each mixture: ``load/<expert>`` (share of the work, averaged over the tasks: of the choices
+    where the router chooses experts, else of the weights), ``entropy`` (of the load, 1 where even),
+    ``specialisation`` (mutual information between task and expert, by the weights, 1 at most),
+    ``agreement`` (cosine similarity of the experts' outputs), ``gate/<task>/<expert>`` (mean weight
+    in the output; those of ``top_k`` sum to less than 1), and a picture of the last for
+    TensorBoard. ``diagnostics.npz`` gets ``gates/<mixture>`` (K, N, E), ``load`` (K, E),
     ``entropy``, ``specialisation`` and ``agreement`` (K,).
 
     :param every: global steps between measurements
@@ -87,8 +105,8 @@ class RoutingCallback(ProbeCallback):
         policy, batches = self.model.policy, self.batches()
         outputs = expert_outputs(policy, concatenate(batches))
         row: dict[str, Any] = {}
-        for name, gates_NE in gates_per_task(policy, batches).items():
-            load_E = gates_NE.mean(0)
+        for name, (gates_NE, load_NE) in routing_per_task(policy, batches).items():
+            load_E = load_NE.mean(0)
             measures = {
                 "entropy": load_entropy(load_E),
                 "specialisation": specialisation(gates_NE),
@@ -100,7 +118,7 @@ class RoutingCallback(ProbeCallback):
         self.record.add(step, row)
         return True
 
-    def _log(self, name: str, gates_NE: Gates, load_E: Gates, measures: dict[str, float]) -> None:
+    def _log(self, name: str, gates_NE: Array, load_E: Array, measures: dict[str, float]) -> None:
         for kind, value in measures.items():
             self.logger.record(f"moe/{kind}/{name}", value)
         for expert, share in enumerate(load_E):

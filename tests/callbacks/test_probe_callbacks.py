@@ -10,6 +10,7 @@ from stable_baselines3.common.logger import configure
 from toy import pinned, toy_vec_env
 
 from sb3_moe.callbacks import PlasticityCallback, RoutingCallback, collect_probe
+from sb3_moe.metrics import load_entropy
 from sb3_moe.policies.on_policy import MoeMultiInputPolicy
 
 
@@ -122,6 +123,22 @@ def test_a_uniform_router_does_not_specialise():
     callback = RoutingCallback(10_000, probe=probe())
     model.learn(32, callback=callback)
     assert callback.diagnostics["specialisation/pi.middle"][0] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_load_is_the_share_of_choices_and_gates_are_the_weights():
+    model = make_ppo(policy_kwargs={"router": "top_k", "num_experts": 2})
+    weight_RK = model.policy.moe_layers()["pi.middle"].router.weight_RK.data
+    weight_RK[:] = 0.0
+    # The id comes last: a and b choose the first expert, c, by a larger score, the second.
+    weight_RK[-3:] = th.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+    callback = RoutingCallback(10_000, probe=probe())
+    model.learn(0, callback=callback)
+    weak, strong = 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-3))
+    found = callback.diagnostics
+    expected = [[weak, 0], [weak, 0], [0, strong]]
+    np.testing.assert_allclose(found["gates/pi.middle"][0], expected, rtol=1e-6)
+    np.testing.assert_allclose(found["load/pi.middle"][0], [2 / 3, 1 / 3], rtol=1e-6)
+    assert found["entropy/pi.middle"][0] == pytest.approx(load_entropy([2, 1]))
 
 
 def test_both_share_one_file(tmp_path):
