@@ -13,6 +13,7 @@ import yaml
 
 from sb3_moe.metrics import bootstrap_interval, holm
 from sb3_moe.study.architectures import title
+from sb3_moe.study.config import Regime
 from sb3_moe.study.measures import MEASURES, References, Run, measure
 from sb3_moe.study.verdict import (
     Estimate,
@@ -25,7 +26,12 @@ from sb3_moe.study.verdict import (
     t_tests,
 )
 
+#: By seed and game.
 Values = dict[tuple[int, str], float]
+#: A regime, and its order of games.
+Setting = tuple[str, tuple[str, ...]]
+#: A run, and what was measured of each game.
+Measured = tuple[Run, Mapping[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +41,17 @@ class Selector:
     :param architecture: the column's name
     :param regime: None for any
     :param order: of games, None for any
+    :raises ValueError: if there is no such regime
     """
 
     architecture: str
     regime: str | None = None
     order: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.regime not in (None, *get_args(Regime)):
+            allowed = ", ".join(get_args(Regime))
+            raise ValueError(f"`regime` must be one of {allowed}, got {self.regime!r}")
 
     @property
     def label(self) -> str:
@@ -93,24 +105,51 @@ class Contrast:
         minus = "".join(f" - {selector.label}" for selector in self.minus)
         return " + ".join(selector.label for selector in self.plus) + minus
 
-    def differences(self, measured: Sequence[tuple[Run, Mapping[str, float]]]) -> Values:
-        """Give the difference for every seed and game that all groups have."""
-        groups = [(1.0, selector) for selector in self.plus]
-        groups += [(-1.0, selector) for selector in self.minus]
-        means = [(sign, _group_mean(selector, measured)) for sign, selector in groups]
-        shared = set.intersection(*(set(values) for _, values in means))
-        return {key: sum(sign * values[key] for sign, values in means) for key in sorted(shared)}
+    def differences(self, measured: Sequence[Measured]) -> Values:
+        """Give the difference for every seed and game that all groups have.
+
+        Each group is averaged over its orders of games; while some are missing, over those that the
+        groups of one regime share, lest the difference between orders pass for theirs.
+        """
+        selectors = self.plus + self.minus
+        signs = [1.0] * len(self.plus) + [-1.0] * len(self.minus)
+        groups = [_by_setting(selector, measured) for selector in selectors]
+        found = {}
+        for key in sorted(set.intersection(*map(set, groups))):
+            alike = _comparable(selectors, [group[key] for group in groups])
+            if all(alike):
+                means = [float(np.mean(values)) for values in alike]
+                found[key] = sum(sign * mean for sign, mean in zip(signs, means, strict=True))
+        return found
 
 
-def _group_mean(selector: Selector, measured: Sequence[tuple[Run, Mapping[str, float]]]) -> Values:
-    """Average over the group's runs of one seed: its orders of games."""
-    found: dict[tuple[int, str], list[float]] = defaultdict(list)
+def _by_setting(
+    selector: Selector, measured: Sequence[Measured]
+) -> dict[tuple[int, str], dict[Setting, float]]:
+    """Give a group's values for every seed and game, by regime and order."""
+    found: dict[tuple[int, str], dict[Setting, float]] = defaultdict(dict)
     for run, values in measured:
         if selector.matches(run):
             for game, value in values.items():
                 if np.isfinite(value):
-                    found[run.cell.seed, game].append(value)
-    return {key: float(np.mean(values)) for key, values in found.items()}
+                    found[run.cell.seed, game][run.cell.regime, run.cell.order] = value
+    return found
+
+
+def _comparable(
+    selectors: Sequence[Selector], groups: Sequence[Mapping[Setting, float]]
+) -> list[list[float]]:
+    """Leave out orders that another group of the same regime lacks, unless the claim names one."""
+    free = [group for selector, group in zip(selectors, groups, strict=True) if not selector.order]
+
+    def shared(setting: Setting) -> bool:
+        alike = (group for group in free if any(regime == setting[0] for regime, _ in group))
+        return all(setting in group for group in alike)
+
+    return [
+        [value for setting, value in group.items() if selector.order or shared(setting)]
+        for selector, group in zip(selectors, groups, strict=True)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,17 +204,27 @@ class Finding(NamedTuple):
 def load_claims(path: Path) -> Claims:
     """Read a file of claims.
 
-    :raises ValueError: naming the claim that can't be read, and why
+    :raises ValueError: naming the file or the claim that can't be read, and why
     """
-    values = yaml.safe_load(path.read_text())
-    claims = []
-    for entry in values["claims"]:
-        try:
-            contrasts = tuple(_read_contrast(contrast) for contrast in entry["contrasts"])
-            claims.append(Claim(name=entry["name"], text=entry["text"], contrasts=contrasts))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"claim {entry.get('name')!r} of {path.name}: {error}") from error
-    return Claims(Rule(**values.get("rule", {})), tuple(claims))
+    try:
+        values = yaml.safe_load(path.read_text())
+        rule, entries = Rule(**values.get("rule", {})), list(values["claims"])
+    except KeyError as error:
+        raise ValueError(f"`claims` in {path} must have an entry {error}, got none") from error
+    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"`claims` must be a file of claims and their rule: {error}") from error
+    return Claims(rule, tuple(_read_claim(entry, path) for entry in entries))
+
+
+def _read_claim(entry: Any, path: Path) -> Claim:
+    name = entry.get("name") if isinstance(entry, Mapping) else entry
+    try:
+        contrasts = tuple(_read_contrast(contrast) for contrast in entry["contrasts"])
+        return Claim(name=entry["name"], text=entry["text"], contrasts=contrasts)
+    except KeyError as error:
+        raise ValueError(f"claim {name!r} of {path.name} must have an entry {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"claim {name!r} of {path.name}: {error}") from error
 
 
 def _read_contrast(values: Mapping[str, Any]) -> Contrast:

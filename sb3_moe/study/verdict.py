@@ -13,6 +13,9 @@ from scipy import stats
 Expects = Literal["greater", "not_greater", "different"]
 Verdict = Literal["supported", "contradicted", "undecided"]
 
+#: Bootstrap intervals of fewer say next to nothing.
+FEWEST_SEEDS = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
@@ -20,21 +23,21 @@ class Rule:
 
     :param alpha: level of the tests, after Holm's correction over the primary contrasts
     :param interval: coverage of the bootstrap intervals
-    :param min_seeds: with fewer, every verdict is ``"undecided"``
+    :param min_seeds: with fewer, every verdict is ``"undecided"``; at least 5
     :raises ValueError: if one is out of range
     """
 
     alpha: float = 0.05
     interval: float = 0.95
-    min_seeds: int = 5
+    min_seeds: int = FEWEST_SEEDS
 
     def __post_init__(self) -> None:
         for name in ("alpha", "interval"):
             value = getattr(self, name)
             if not 0 < value < 1:
                 raise ValueError(f"`{name}` must be between 0 and 1, got {value}")
-        if self.min_seeds < 2:
-            raise ValueError(f"`min_seeds` must be at least 2, got {self.min_seeds}")
+        if self.min_seeds < FEWEST_SEEDS:
+            raise ValueError(f"`min_seeds` must be at least {FEWEST_SEEDS}, got {self.min_seeds}")
 
 
 class Estimate(NamedTuple):

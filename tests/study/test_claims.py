@@ -107,6 +107,31 @@ def test_pairs_without_both_sides_are_left_out():
     assert set(values.values()) == {0.0}
 
 
+def test_an_order_that_one_side_lacks_does_not_pass_for_a_difference():
+    # Both networks are alike in each order; one order is ten times as hard.
+    levels = {GAMES: 10.0, GAMES[::-1]: 1.0}
+    runs = [
+        run(cell("crl", order, name, seed))
+        for seed in range(5)
+        for name, orders in (("dense", list(levels)), ("soft-big", [GAMES]))
+        for order in orders
+    ]
+    values = contrast(measure="final").differences(
+        [(r, dict.fromkeys(GAMES, levels[r.cell.order])) for r in runs]
+    )
+    assert len(values) == 10
+    assert set(values.values()) == {0.0}
+
+
+def test_orders_that_a_claim_names_are_compared_with_each_other():
+    runs = [run(cell("crl", order, "dense")) for order in (GAMES, GAMES[::-1])]
+    first, second = (Selector(architecture="dense", order=r.cell.order) for r in runs)
+    values = contrast(plus=(first,), minus=(second,)).differences(
+        [(r, {"Breakout": level}) for r, level in zip(runs, (5.0, 3.0), strict=True)]
+    )
+    assert values == {(0, "Breakout"): 2.0}
+
+
 def test_a_difference_of_differences_by_hand():
     levels = {
         ("crl", "soft-big"): 7,
@@ -156,6 +181,34 @@ def test_a_claim_that_cant_be_read_is_named(tmp_path: Path):
     )
     with pytest.raises(ValueError, match=r"claim 'odd' of claims.yaml"):
         load_claims(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", r"`claims` must be a file of claims and their rule"),
+        ("rule: {}", r"`claims` in .*claims.yaml must have an entry 'claims', got none"),
+        ("rule: {alfa: 1}\nclaims: []", r"`claims` must be a file .*alfa"),
+        ("claims: [5]", r"claim 5 of claims.yaml"),
+        ("claims: [{name: bare}]", r"claim 'bare' of claims.yaml must have an entry 'contrasts'"),
+        ("claims: [", r"`claims` must be a file"),
+    ],
+)
+def test_a_file_of_claims_that_cant_be_read_is_refused_in_words(tmp_path: Path, text, said):
+    path = tmp_path / "claims.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        load_claims(path)
+
+
+def test_claims_that_are_not_there_are_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"`claims` must be a file .*nowhere.yaml"):
+        load_claims(tmp_path / "nowhere.yaml")
+
+
+def test_a_regime_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match=r"`regime` must be one of mtrl, crl, scratch, got 'cl'"):
+        Selector(architecture="dense", regime="cl")
 
 
 def test_a_contrast_out_of_range_names_the_rule_and_the_value():

@@ -77,8 +77,8 @@ def test_differences_without_spread_need_no_t_statistic():
 def test_a_rule_out_of_range_names_the_bound_and_the_value():
     with pytest.raises(ValueError, match=r"`alpha` must be between 0 and 1, got 5"):
         Rule(alpha=5)
-    with pytest.raises(ValueError, match=r"`min_seeds` must be at least 2, got 1"):
-        Rule(min_seeds=1)
+    with pytest.raises(ValueError, match=r"`min_seeds` must be at least 5, got 4"):
+        Rule(min_seeds=4)
 
 
 def test_students_interval_is_scipys():
