@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
-from sb3_moe.options import PLACEMENTS, ROUTERS
+from stable_baselines3 import PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from sb3_moe.options import DEFAULTS, PLACEMENTS, ROUTERS, MoEOptions, per_tower
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.registration import ALL
 from sb3_moe.study.config import Architecture
+from sb3_moe.study.entries import hint
 
 TOWERS = {"both": ("pi", "vf"), "pi": ("pi",), "vf": ("vf",)}
 
@@ -53,6 +60,8 @@ def named_architecture(name: str, options: Mapping[str, Any] | None = None) -> A
     :param options: ``policy_kwargs`` spelled out, and optionally ``policy`` and ``ppo``
     :raises ValueError: if the name says nothing and no options do
     """
+    if not isinstance(options, Mapping | None):
+        raise ValueError(f"`architectures.{name}` must be a mapping of options, got {options!r}")
     if options is not None:
         kwargs = dict(options)
         own = {key: kwargs.pop(key) for key in ("policy", "ppo") if key in kwargs}
@@ -86,28 +95,90 @@ _ROUTES = {
 }
 
 
+# What a reader is told in other words than the option's own.
+_TOLD = ("placement", "router", "num_experts", "net_arch")
+
+
+def policy_of(name: str) -> type[ActorCriticPolicy]:
+    """Give the class of an alias that SB3 knows, or of ``package.module:Class``.
+
+    :raises ValueError: if there is no such alias, module or class, or it is no policy of PPO's
+    """
+    rule = f"`policy` must be an alias that PPO knows, or `package.module:Class`, got {name!r}"
+    module, colon, attribute = name.partition(":")
+    if not colon and name not in PPO.policy_aliases:
+        raise ValueError(rule + hint(name, PPO.policy_aliases))
+    try:
+        found: Any = (
+            getattr(import_module(module), attribute) if colon else PPO.policy_aliases[name]
+        )
+    except Exception as error:  # a module may raise anything while it is imported
+        raise ValueError(f"{rule}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, ActorCriticPolicy)):
+        raise ValueError(f"`policy` must be a class of SB3's ActorCriticPolicy, got {name!r}")
+    return found
+
+
+def check_policy(architecture: Architecture) -> None:
+    """Raise unless there is such a policy, and its experts can be built.
+
+    :raises ValueError: naming the architecture and what is wrong with it
+    """
+    try:
+        if issubclass(policy_of(architecture.policy), MoEPolicy):
+            _by_tower(architecture.policy_kwargs)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`architectures.{architecture.name}`: {error}") from error
+
+
+def _by_tower(policy_kwargs: Mapping[str, Any]) -> dict[str, MoEOptions]:
+    """Give actor and critic their own options."""
+    options = {name: value for name, value in policy_kwargs.items() if name in DEFAULTS}
+    return per_tower(options, TOWERS["both"])
+
+
 def meaning(architecture: Architecture) -> str:
     """Say what an architecture is, to someone who doesn't know the options' names."""
-    own = (f"{key.replace('_', ' ')} {value}" for key, value in architecture.ppo.items())
-    return "; ".join([_network(architecture.policy_kwargs), *own])
+    if architecture.policy in ALL:
+        words = _towers(architecture.policy_kwargs)
+    else:
+        words = [f"the policy {architecture.policy}", *_as_they_are(architecture.policy_kwargs)]
+    return "; ".join([*words, *_as_they_are(architecture.ppo)])
 
 
-def _network(policy_kwargs: Mapping[str, Any]) -> str:
-    placement = policy_kwargs.get("placement", "middle")
-    if isinstance(placement, Mapping):
-        towers = {"pi": "actor", "vf": "critic"}
-        return "; ".join(
-            f"{towers.get(tower, tower)}: {_network({**policy_kwargs, 'placement': place})}"
-            for tower, place in placement.items()
-        )
-    words = [_PLACES[placement]]
-    if placement != "none":
-        count = policy_kwargs.get("num_experts")
-        words[0] += f", {count} of them" if count else ""
-        words.append(_ROUTES[policy_kwargs.get("router", "soft")])
+def _as_they_are(options: Mapping[str, Any]) -> list[str]:
+    return [f"{name.replace('_', ' ')} {value}" for name, value in options.items()]
+
+
+def _towers(policy_kwargs: Mapping[str, Any]) -> list[str]:
+    """Say once what actor and critic share."""
+    options = _by_tower(policy_kwargs)
+    actor, critic = (_network(tower, options[tower], policy_kwargs) for tower in TOWERS["both"])
+    if actor == critic:
+        return actor
+    return [f"actor: {'; '.join(actor)}", f"critic: {'; '.join(critic)}"]
+
+
+def _network(tower: str, moe: MoEOptions, policy_kwargs: Mapping[str, Any]) -> list[str]:
+    words = [_PLACES[moe.placement]]
+    if moe.is_moe:
+        words[0] += f", {moe.num_experts} of them" if moe.num_experts else ""
+        words.append(_ROUTES[moe.router])
     if "net_arch" in policy_kwargs:
-        words.append(f"hidden layers of {policy_kwargs['net_arch']}")
-    return "; ".join(words)
+        layers = policy_kwargs["net_arch"]
+        words.append(f"hidden layers of {_of_tower(layers, tower)}")
+    # A dense tower has none of the experts' options but who sees the task.
+    further = {
+        name: getattr(moe, name, value)
+        for name, value in policy_kwargs.items()
+        if name not in _TOLD and (moe.is_moe or name not in DEFAULTS or name == "task_input")
+    }
+    return [*words, *_as_they_are(further)]
+
+
+def _of_tower(layers: Any, tower: str) -> Any:
+    """Give a tower its hidden layers: SB3 takes a dict that leaves one out."""
+    return layers.get(tower, []) if isinstance(layers, Mapping) else layers
 
 
 def title(name: str) -> str:

@@ -2,19 +2,68 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from inspect import signature
 from typing import Any, Literal, get_args
 
+from pydantic import TypeAdapter, ValidationError
+from stable_baselines3 import PPO
+from typing_extensions import TypedDict
+
+from sb3_moe.presets import MINATAR_PPO
+from sb3_moe.study.entries import in_words
 from sb3_moe.study.games import check_games
 
 Regime = Literal["mtrl", "crl", "scratch"]
 Annealing = Literal["none", "run", "block"]
 
+# What a cell gives PPO itself.
+_OWN = ("policy", "env", "policy_kwargs", "seed", "device", "_init_setup_model")
+_PPO = TypedDict(  # type: ignore[misc]  # its entries are PPO's own
+    "_PPO",
+    {p.name: p.annotation for p in signature(PPO).parameters.values() if p.name not in _OWN},
+    total=False,
+)
+_CHECK_PPO = TypeAdapter(_PPO)
+
 
 def _check(rule: bool, text: str) -> None:
     if not rule:
         raise ValueError(text)
+
+
+def check_name(of: str, name: str) -> None:
+    """Raise unless a name can be a folder's, and part of one.
+
+    :param of: what has it
+    :raises ValueError: naming the rule and the name
+    """
+    _check(
+        re.fullmatch(r"[^\s/\\.][^\s/\\]*", name) is not None,
+        f"`name` of {of} must be a word without / or spaces that doesn't begin with a dot, "
+        f"got {name!r}",
+    )
+
+
+def check_ppo(ppo: Mapping[str, Any], where: str) -> None:
+    """Raise unless values can be laid over the preset's.
+
+    :param where: the entry that holds them
+    :raises ValueError: naming what PPO doesn't take
+    """
+    _check(
+        not isinstance(ppo, Mapping) or "policy_kwargs" not in ppo,
+        f"`{where}.policy_kwargs` can't be given: options of the policy belong to an architecture, "
+        "as in `architectures: {wide: {net_arch: [128, 128]}}`",
+    )
+    try:
+        _CHECK_PPO.validate_python(ppo, strict=True, extra="forbid")
+    except ValidationError as error:
+        raise ValueError(in_words(error, _PPO, ppo, where)) from error
+    n_steps = ppo.get("n_steps", 1)
+    _check(n_steps >= 1, f"`{where}.n_steps` must be at least 1, got {n_steps}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +74,7 @@ class Architecture:
     :param policy: an alias that SB3 knows, or ``package.module:Class``
     :param policy_kwargs: plain values laid over the preset's own ``policy_kwargs``
     :param ppo: values laid over the study's, such as a learning rate chosen for this network
+    :raises ValueError: if its name can't be part of a folder's, or PPO doesn't take a value
     """
 
     name: str
@@ -33,10 +83,8 @@ class Architecture:
     ppo: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check(
-            bool(self.name) and not set(self.name) & set("/\\ "),
-            f"`name` of an architecture must be a word without / or spaces, got {self.name!r}",
-        )
+        check_name("an architecture", self.name)
+        check_ppo(self.ppo, f"architectures.{self.name}.ppo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +94,7 @@ class Evaluation:
     :param points: evaluations per task and visit, evenly spread, besides the one before training
     :param episodes: episodes of every task at each of them
     :param deterministic: whether the policy takes its most likely action
+    :raises ValueError: if there would be none
     """
 
     points: int = 10
@@ -53,8 +102,9 @@ class Evaluation:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        _check(self.points >= 1, f"`points` must be at least 1, got {self.points}")
-        _check(self.episodes >= 1, f"`episodes` must be at least 1, got {self.episodes}")
+        for name in ("points", "episodes"):
+            value = getattr(self, name)
+            _check(value >= 1, f"`evaluation.{name}` must be at least 1, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +148,7 @@ class CellConfig:
             _check(value in values, f"`{name}` must be one of {', '.join(values)}, got {value!r}")
         check_games(self.games)
         check_device(self.device)
+        check_ppo(self.ppo, "ppo")
         self._check_order()
         for name in ("steps_per_task", "cycles", "n_envs", "checkpoints"):
             value = getattr(self, name)
@@ -109,8 +160,8 @@ class CellConfig:
         )
         _check(
             self.steps_per_task % self.rollout == 0,
-            "`steps_per_task` must be a multiple of the rollout, n_envs * n_steps = "
-            f"{self.rollout}, got {self.steps_per_task}",
+            f"`steps_per_task` must be a multiple of the rollout of {self.architecture.name!r}, "
+            f"n_envs * n_steps = {self.rollout}, got {self.steps_per_task}",
         )
 
     def _check_order(self) -> None:
@@ -130,10 +181,8 @@ class CellConfig:
     @property
     def rollout(self) -> int:
         """Environment steps between two updates."""
-        from sb3_moe.presets import MINATAR_PPO
-
-        n_steps = self.ppo.get("n_steps", MINATAR_PPO["n_steps"])
-        return self.n_envs * int(n_steps)
+        values = {**MINATAR_PPO, **self.ppo, **self.architecture.ppo}
+        return self.n_envs * int(values["n_steps"])
 
     @property
     def total_steps(self) -> int:

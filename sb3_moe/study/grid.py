@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
-import yaml
-
-from sb3_moe.study.architectures import named_architecture
+from sb3_moe.study.architectures import check_policy, named_architecture
 from sb3_moe.study.config import (
     Annealing,
     Architecture,
     CellConfig,
     Evaluation,
     Regime,
+    check_name,
     plain,
 )
+from sb3_moe.study.entries import read_yaml, typed
 
 PRESETS = ("smoke", "paper-small", "paper-full")
-ORDERS = ("given", "rotations", "all")
+Orders = Literal["given", "rotations", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +39,14 @@ class StudyConfig:
     :param seeds: a number of seeds, or the seeds
     :param random_episodes: episodes of each game that measure the random policy's level
     :param claims: the file of claims that the report tests, None for none
+    :raises ValueError: if a value is out of its range, or two entries would be one cell
     """
 
     name: str
     games: tuple[str, ...]
     architectures: tuple[Architecture, ...]
     regimes: tuple[Regime, ...] = ("mtrl", "crl")
-    orders: str | tuple[tuple[str, ...], ...] = "given"
+    orders: Orders | tuple[tuple[str, ...], ...] = "given"
     seeds: tuple[int, ...] = (0,)
     steps_per_task: int = 262_144
     cycles: int = 1
@@ -58,17 +60,26 @@ class StudyConfig:
     claims: Path | None = None
 
     def __post_init__(self) -> None:
+        check_name("a study", self.name)
         _check_unique("architectures", [a.name for a in self.architectures])
         _check_unique("seeds", self.seeds)
         _check_unique("regimes", self.regimes)
-        if isinstance(self.orders, str) and self.orders not in ORDERS:
-            raise ValueError(f"`orders` must be {', '.join(ORDERS)} or a list, got {self.orders!r}")
+        if isinstance(self.orders, str) and self.orders not in get_args(Orders):
+            raise ValueError(
+                f"`orders` must be {', '.join(get_args(Orders))} or a list, got {self.orders!r}"
+            )
+        if not isinstance(self.orders, str):
+            _check_unique("orders", self.orders)
         for regime in self.regimes:
             if regime not in get_args(Regime):
                 raise ValueError(
                     f"`regimes` must be among {', '.join(get_args(Regime))}, got {regime!r}"
                 )
-        self.cells()
+        if self.random_episodes < 1:
+            raise ValueError(f"`random_episodes` must be at least 1, got {self.random_episodes}")
+        for architecture in self.architectures:
+            check_policy(architecture)
+        _check_folders([cell.name for cell in self.cells()])
 
     def cells(self) -> list[CellConfig]:
         """List the cells, whole seeds first: what is finished can be compared at any time."""
@@ -125,6 +136,16 @@ def _check_unique(name: str, values: Sequence[Any]) -> None:
         raise ValueError(f"`{name}` must be different from each other, got {list(values)}")
 
 
+def _check_folders(names: Sequence[str]) -> None:
+    """Raise if two cells would share a folder: names of games and architectures may have dashes."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            "cells must have different names: rename an architecture, since there are two "
+            f"{twice[0]!r}"
+        )
+
+
 def load_study(name_or_path: str) -> StudyConfig:
     """Read a preset of this package, or a YAML file.
 
@@ -139,7 +160,11 @@ def load_study(name_or_path: str) -> StudyConfig:
         raise ValueError(
             f"a study must be one of {', '.join(PRESETS)} or a YAML file, got {name_or_path!r}"
         )
-    return read_study(path.read_text(), path.parent)
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a study must be text, got {name_or_path!r}: {error}") from error
+    return read_study(text, path.parent)
 
 
 def read_study(text: str, folder: Path) -> StudyConfig:
@@ -147,42 +172,46 @@ def read_study(text: str, folder: Path) -> StudyConfig:
 
     :param text: the file's
     :param folder: against which the path of the claims is resolved
-    :raises ValueError: if it is no mapping, or has an entry that isn't known
+    :raises ValueError: if it is no mapping, or an entry is missing, unknown, or not what it must be
     """
-    values = yaml.safe_load(text)
+    values = read_yaml(text)
     if not isinstance(values, dict):
-        raise ValueError(f"a study must be a YAML mapping, got {type(values).__name__}")
-    known = [f.name for f in fields(StudyConfig)]
-    for key in values:
-        if key not in known:
-            raise ValueError(f"a study has the entries {', '.join(known)}, got {key!r}")
-    return StudyConfig(**dict(_typed(values, folder)))
+        raise ValueError(f"a study must be a YAML mapping, got {values!r}")
+    study = typed(StudyConfig, _spelled_out(values, folder))
+    if study.claims is not None and not study.claims.is_file():
+        raise ValueError(f"`claims` must be a file, got {str(study.claims)!r}")
+    return study
 
 
-def _typed(values: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Any]]:
-    """Turn YAML's lists and mappings into the types of the fields."""
-    for key, value in values.items():
-        if key == "architectures":
-            yield key, tuple(_architectures(value))
-        elif key == "seeds":
-            yield key, tuple(range(value)) if isinstance(value, int) else tuple(value)
-        elif key == "evaluation":
-            yield key, Evaluation(**value)
-        elif key == "orders" and not isinstance(value, str):
-            yield key, tuple(tuple(order) for order in value)
-        elif key == "claims" and value is not None:
-            yield key, folder / value
-        else:
-            yield key, tuple(value) if isinstance(value, list) else value
+def _spelled_out(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Write as the fields have it what a file may say in short."""
+    long = dict(values)
+    if "architectures" in values:
+        long["architectures"] = [asdict(a) for a in _architectures(values["architectures"])]
+    if "seeds" in values:
+        long["seeds"] = _seeds(values["seeds"])
+    if isinstance(values.get("claims"), str):
+        long["claims"] = str(folder / values["claims"])
+    return long
+
+
+def _seeds(value: Any) -> list[Any]:
+    """Count from 0 up to a number of seeds, or take the seeds."""
+    if isinstance(value, list):
+        return value
+    if type(value) is int and value >= 1:
+        return list(range(value))
+    raise ValueError(f"`seeds` must be a number of seeds, at least 1, or a list, got {value!r}")
 
 
 def _architectures(value: Any) -> Iterator[Architecture]:
     """Read names, or names with their options."""
-    if isinstance(value, Mapping):
-        yield from (named_architecture(name, options) for name, options in value.items())
-        return
-    for entry in value:
+    for entry in value if isinstance(value, list) else [value]:
         if isinstance(entry, Mapping):
             yield from (named_architecture(name, options) for name, options in entry.items())
-        else:
+        elif isinstance(entry, str) and isinstance(value, list):
             yield named_architecture(entry)
+        else:
+            raise ValueError(
+                f"`architectures` must be names, or names with their options, got {entry!r}"
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +12,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import LinearPerBlock
+from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.presets import MINATAR_PPO
-from sb3_moe.study.config import CellConfig
+from sb3_moe.study.architectures import policy_of
+from sb3_moe.study.config import Architecture, CellConfig
 from sb3_moe.study.games import make_env
 
 
@@ -47,7 +48,7 @@ def ppo_arguments(cell: CellConfig) -> dict[str, Any]:
     """Lay the cell's values over the preset's."""
     architecture = cell.architecture
     arguments = {**MINATAR_PPO, **cell.ppo, **architecture.ppo}
-    arguments["policy_kwargs"] = {**MINATAR_PPO["policy_kwargs"], **architecture.policy_kwargs}
+    arguments["policy_kwargs"] = {**_policy_preset(architecture), **architecture.policy_kwargs}
     rate = arguments["learning_rate"]
     if cell.annealing == "run":
         arguments["learning_rate"] = LinearSchedule(rate, 0.0, 1.0)
@@ -57,20 +58,15 @@ def ppo_arguments(cell: CellConfig) -> dict[str, Any]:
     return arguments
 
 
-def policy_of(name: str) -> Any:
-    """Give an alias as it is, and the class for ``package.module:Class``.
-
-    :raises ValueError: if there is no such module or class
-    """
-    if ":" not in name:
-        return name
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"`policy` must be an alias or `package.module:Class`, got {name!r}: {error}"
-        ) from error
+def _policy_preset(architecture: Architecture) -> dict[str, Any]:
+    """Give the preset's options of the policy, without those that only our policies take."""
+    ours = issubclass(policy_of(architecture.policy), MoEPolicy)
+    # SB3's extractors have no encoder to choose: they flatten MinAtar's observations as ours does.
+    return {
+        name: value
+        for name, value in MINATAR_PPO["policy_kwargs"].items()
+        if ours or name != "features_extractor_kwargs"
+    }
 
 
 def described(value: Any) -> Any:
