@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -93,7 +95,10 @@ class Run:
         if self.engine == "ray":
             from sb3_moe.study.ray_engine import RayEngine
 
-            return RayEngine(self.address, self.cpus, self.gpus)
+            try:
+                return RayEngine(self.address, self.cpus, self.gpus)
+            except ImportError as error:
+                raise RuntimeError(f"`--engine ray` needs the `study` extra: {error}") from error
         return LocalEngine(self.processes, root / CACHE)
 
 
@@ -138,7 +143,24 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_moe.
         return 130
 
 
+def _check_numbers(options: object) -> None:
+    """Raise unless what a command is given can be counted with.
+
+    :raises ValueError: naming the option as it is written
+    """
+    for name in ("seeds", "steps_per_task", "processes"):
+        value = getattr(options, name, None)
+        if value is not None and value < 1:
+            raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, got {value}")
+    if isinstance(options, Run) and not 0 < options.cpus < math.inf:
+        raise ValueError(f"`--cpus` must be above 0, got {options.cpus}")
+    if isinstance(options, Run) and not 0 <= options.gpus < math.inf:
+        raise ValueError(f"`--gpus` must be at least 0, got {options.gpus}")
+
+
 def _dispatch(command: Plan | Run | Status | Report, console: Console) -> int:
+    _check_numbers(command)
+    _check_numbers(command.options)
     study = command.options.load()
     root = command.options.folder(study)
     if isinstance(command, Plan):
@@ -156,4 +178,6 @@ def console_script() -> None:
     if not words or words[0] != "study":
         print("usage: sb3-moe study {plan,run,status,report} ...", file=sys.stderr)
         sys.exit(0 if words in (["-h"], ["--help"]) else 2)
+    # As `python -m` does, so that `mine:Policy` is found here too, and in the processes of cells.
+    sys.path.insert(0, os.getcwd())
     sys.exit(main(words[1:], prog="sb3-moe study"))

@@ -1,5 +1,6 @@
 import io
 import re
+import sys
 
 import pytest
 from made_up_study import run, write, write_arrays
@@ -8,6 +9,8 @@ from rich.console import Console
 from sb3_moe.study import cli, first_run, runner
 from sb3_moe.study.folder import CellFolder, write_json
 from sb3_moe.study.runner import survey
+
+SB3S = "stable_baselines3.common.policies:MultiInputActorCriticPolicy"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,7 @@ class InterruptedEngine:
     def ended(self):
         if self.count == 2:
             raise KeyboardInterrupt
-        return [self.name]
+        return {self.name: ""}
 
     def stop(self):
         self.stopped = True
@@ -74,7 +77,7 @@ class InterruptedEngine:
 def test_ctrl_c_leaves_what_is_there_readable_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "POLL_SECONDS", 0)
     study = first_run.FirstRun(games=("SpaceInvaders", "Breakout"), steps=81920).study()
-    write_json(tmp_path / "random.json", {game: [1.0] for game in study.games})
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in study.games})
     console, engine = Console(file=io.StringIO(), width=500), InterruptedEngine()
     assert first_run._train(study, tmp_path, engine, console) == 130
     assert engine.stopped
@@ -98,12 +101,78 @@ def test_a_changed_study_is_refused_with_the_difference(capsys, tmp_path):
     assert "steps_per_task: 65536 -> 8192" in capsys.readouterr().err
 
 
+OWN_POLICY = """
+from stable_baselines3.common.policies import MultiInputActorCriticPolicy
+
+class Own(MultiInputActorCriticPolicy): ...
+"""
+
+
+def test_the_console_script_finds_a_policy_in_the_working_directory(capsys, tmp_path, monkeypatch):
+    (tmp_path / "found_here.py").write_text(OWN_POLICY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.setattr(
+        "sys.argv", ["sb3-moe", "study", "status", "smoke", "--architecture", "found_here:Own"]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        cli.console_script()
+    assert stopped.value.code == 0, capsys.readouterr().err
+    # Processes of cells are given this path by multiprocessing and by Ray.
+    assert sys.path[0] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "--seeds", "0"], "`--seeds` must be at least 1, got 0"),
+        (["plan", "--steps-per-task", "-5"], "`--steps-per-task` must be at least 1, got -5"),
+        (["plan", "--processes", "0"], "`--processes` must be at least 1, got 0"),
+        (["run", "--processes", "-2"], "`--processes` must be at least 1, got -2"),
+        (["run", "--engine", "ray", "--cpus", "-1"], "`--cpus` must be above 0, got -1.0"),
+        (["run", "--engine", "ray", "--gpus", "-1"], "`--gpus` must be at least 0, got -1.0"),
+        (["run", "--engine", "ray", "--cpus", "nan"], "`--cpus` must be above 0, got nan"),
+    ],
+)
+def test_a_number_out_of_range_names_the_option(arguments, message, capsys, tmp_path):
+    assert cli.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_entry_is_an_error_of_the_command(capsys, tmp_path):
+    (tmp_path / "study.yaml").write_text("name: [1")
+    assert cli.main(["plan", str(tmp_path / "study.yaml")]) == 2
+    assert capsys.readouterr().err.startswith("error: the YAML can't be read: line 1, column 9")
+
+
+def test_ray_that_is_not_installed_is_an_error_that_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    command = cli.Run(cli.StudyOptions(), engine="ray")
+    with pytest.raises(RuntimeError, match="`--engine ray` needs the `study` extra"):
+        command.make_engine(tmp_path)
+
+
+def test_a_folder_of_a_first_run_that_cannot_be_written_is_one_line(capsys, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(first_run, "_train", full)
+    assert first_run.main(["--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: no space left\n"
+
+
 def test_columns_can_be_added_on_the_command_line():
-    options = cli.StudyOptions("smoke", seeds=3, architecture=("task-big", "mine.policies:Mine"))
+    options = cli.StudyOptions("smoke", seeds=3, architecture=("task-big", SB3S))
     study = options.load()
     assert study.seeds == (0, 1, 2)
-    assert [a.name for a in study.architectures] == ["dense", "soft-big", "task-big", "Mine"]
-    assert study.architectures[-1].policy == "mine.policies:Mine"
+    assert [a.name for a in study.architectures] == [
+        "dense",
+        "soft-big",
+        "task-big",
+        SB3S.split(":")[1],
+    ]
+    assert study.architectures[-1].policy == SB3S
 
 
 def test_status_of_an_untouched_study_is_all_missing(capsys, tmp_path):
