@@ -50,7 +50,7 @@ def test_the_readmes_speed_table_is_the_measured_one():
 
 @pytest.mark.parametrize(("name", "table"), [("claims", claims_table), ("returns", returns_table)])
 def test_the_readmes_results_are_those_of_the_csv_files(name, table):
-    results = README.parent / "examples" / "paper" / "results"
+    results = README.parent / "examples" / "paper" / "own_rates"
     quoted = README.read_text().split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
     assert quoted.strip() == table(results)
     assert quoted.count("[") >= 5  # with intervals
