@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
-import yaml
 
 from sb3_moe.metrics import bootstrap_interval, holm
 from sb3_moe.study.architectures import title
 from sb3_moe.study.config import Regime
+from sb3_moe.study.entries import read_yaml
 from sb3_moe.study.measures import MEASURES, References, Run, measure
 from sb3_moe.study.verdict import (
     Estimate,
@@ -207,11 +207,11 @@ def load_claims(path: Path) -> Claims:
     :raises ValueError: naming the file or the claim that can't be read, and why
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = read_yaml(path.read_text())
         rule, entries = Rule(**values.get("rule", {})), list(values["claims"])
     except KeyError as error:
         raise ValueError(f"`claims` in {path} must have an entry {error}, got none") from error
-    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"`claims` must be a file of claims and their rule: {error}") from error
     return Claims(rule, tuple(_read_claim(entry, path) for entry in entries))
 
