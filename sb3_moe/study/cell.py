@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import time
+import zipfile
+import zlib
+from pathlib import Path
 
 import torch as th
 from stable_baselines3 import PPO
@@ -24,12 +28,17 @@ from sb3_moe.study.heartbeat import Heartbeat
 from sb3_moe.study.learner import build, described, ppo_arguments
 from sb3_moe.study.provenance import provenance
 
+# What loading raises if bytes are wrong, and not the code.
+DAMAGE = (pickle.UnpicklingError, EOFError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error)
+
 
 def train_cell(cell: CellConfig, folder: CellFolder) -> None:
-    """Train from the last snapshot there is, or from the start, to the end.
+    """Train from the last snapshot that is whole, or from the start, to the end.
 
     :param cell: what to train
     :param folder: where its files go; ``done.json`` last
+    :raises ValueError: if there are snapshots, but the scores don't reach to one
+    :raises RuntimeError: if a snapshot is whole, but can't be loaded
     """
     th.set_num_threads(1)
     begun = time.monotonic()
@@ -54,9 +63,22 @@ def train_cell(cell: CellConfig, folder: CellFolder) -> None:
 
 
 def _restored(cell: CellConfig, folder: CellFolder) -> tuple[PPO, VecEnv] | None:
-    """Load the last snapshot, if there is one."""
-    snapshots = folder.checkpoints()
-    return resume(snapshots[-1], device=cell.device) if snapshots else None
+    """Load the latest snapshot that can be, if there is one."""
+    for snapshot in reversed(folder.snapshots()):
+        try:
+            return resume(snapshot, device=cell.device)
+        except DAMAGE as error:
+            print(f"{snapshot} is damaged: {error!r}")
+        except Exception as error:
+            raise RuntimeError(_cure(snapshot, error)) from error
+    return None
+
+
+def _cure(snapshot: Path, error: Exception) -> str:
+    return (
+        f"{snapshot.name} can't be gone on from ({type(error).__name__}: {error}); delete it to "
+        "go on from an earlier one, or to start anew if there is none"
+    )
 
 
 def _logger(folder: CellFolder, start: int) -> Logger:
@@ -84,4 +106,5 @@ def _callbacks(cell: CellConfig, model: PPO, folder: CellFolder) -> list[BaseCal
     if getattr(model.policy, "moe_layers", dict)():
         callbacks.append(RoutingCallback(every, log_path=path))
     # Last, so that a snapshot is of everything that the others did at its step.
-    return [*callbacks, SnapshotCallback(snapshots, path, keep=1)]
+    # Two, so that there is another if one is damaged.
+    return [*callbacks, SnapshotCallback(snapshots, path, keep=2)]

@@ -13,7 +13,6 @@ import os
 import shutil
 import tempfile
 import traceback
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sb3_moe.study.integrity import check_snapshot, checksums_of, covers, longest_gap
+from sb3_moe.study.locks import LOCK
+
 Status = Literal["missing", "interrupted", "done", "failed", "damaged"]
+
+#: What a run's process prints.
+LOG = "log.txt"
 
 
 class State(NamedTuple):
@@ -88,7 +93,7 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
         # numpy leaves a damaged file open if it opened it.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"{path.name} can't be read: {error}") from error
 
 
@@ -129,6 +134,21 @@ class CellFolder:
         """List the snapshots, oldest first."""
         return sorted((self.path / "checkpoints").glob("step-*"))
 
+    def snapshots(self) -> list[Path]:
+        """List the snapshots that the run can go on from, oldest first.
+
+        They are whole, and the files of measurements reach from step 0 to them: rows from before a
+        snapshot are not measured again.
+
+        :raises ValueError: naming the file, if it reaches to no snapshot that is whole
+        """
+        usable = [path for path in self.checkpoints() if not _damage(path)]
+        for name in ("scores.npz", "diagnostics.npz") if usable else ():
+            usable = [path for path in usable if self._reaches(name, _step(path))]
+            if not usable:
+                raise ValueError(f"{name} lacks rows from before the snapshot")
+        return usable
+
     def start(self, config: Mapping[str, Any]) -> None:
         """Make the folder and write down what will run in it."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -149,8 +169,12 @@ class CellFolder:
         )
 
     def clear(self) -> None:
-        """Delete everything, so that the run starts anew."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete everything, so that the run starts anew, but the lock: others may wait for it."""
+        for path in self.path.glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
 
     def forgive(self) -> None:
         """Forget a recorded error, so that the run goes on from its last snapshot."""
@@ -158,7 +182,7 @@ class CellFolder:
 
     def state(self) -> State:
         """Find out what the folder holds."""
-        if not any(self._files()):
+        if not any(self._files()) and not self.checkpoints():
             return State("missing")
         try:
             return self._readable_state()
@@ -173,15 +197,27 @@ class CellFolder:
         for name in ("scores.npz", "diagnostics.npz"):
             if (self.path / name).exists():
                 read_npz(self.path / name)
-        if not (self.path / "done.json").exists():
-            return State("interrupted")
-        self._verify(read_json(self.path / "done.json").get("sha256", {}))
-        return State("done")
+        if (self.path / "done.json").exists():
+            self._check_done()
+            return State("done")
+        self.snapshots()
+        return State("interrupted", "; ".join(filter(None, map(_damage, self.checkpoints()))))
+
+    def _check_done(self) -> None:
+        done = read_json(self.path / "done.json")
+        self._verify(checksums_of(done))
+        if not self._reaches("scores.npz", done["steps"]):
+            raise ValueError(f"scores.npz lacks rows between steps 0 and {done['steps']}")
+
+    def _reaches(self, name: str, step: int) -> bool:
+        """Say whether there are rows from step 0 to another."""
+        rows = read_npz(self.path / name)
+        return "steps" in rows and covers(rows["steps"], step, longest_gap(self.config()))
 
     def _files(self) -> Iterator[Path]:
-        """List the files that count: neither temporary ones nor snapshots."""
+        """List the run's files: no snapshots, nothing temporary, and not what it printed."""
         for path in sorted(self.path.glob("*")):
-            if path.is_file() and not path.name.startswith("."):
+            if path.is_file() and not path.name.startswith(".") and path.name != LOG:
                 yield path
 
     def _checksums(self) -> dict[str, str]:
@@ -191,10 +227,25 @@ class CellFolder:
     def _verify(self, expected: Mapping[str, str]) -> None:
         found = self._checksums()
         for name, checksum in expected.items():
+            if name == LOG:  # earlier versions took its checksum too
+                continue
             if name not in found:
                 raise ValueError(f"{name} is missing")
             if found[name] != checksum:
                 raise ValueError(f"{name} is not what the run wrote")
+
+
+def _damage(snapshot: Path) -> str:
+    """Say what is wrong with a snapshot; nothing if it is whole."""
+    try:
+        check_snapshot(snapshot)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _step(snapshot: Path) -> int:
+    return int(snapshot.name.removeprefix("step-"))
 
 
 def _sha256(path: Path) -> str:

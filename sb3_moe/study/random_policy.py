@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from sb3_moe.study.folder import read_json
 from sb3_moe.study.games import make_env
 
 # As many as evaluations have, so that a game is compiled once for both.
@@ -28,7 +30,32 @@ def random_returns(
     """
     if episodes < 1:
         raise ValueError(f"`episodes` must be at least 1, got {episodes}")
-    return {game: _play(games, game, -(-episodes // COPIES), seed) for game in games}
+    return {game: _play(games, game, _quota(episodes), seed) for game in games}
+
+
+def read_returns(path: Path, games: Sequence[str], episodes: int) -> dict[str, list[float]]:
+    """Read the returns that :func:`random_returns` gave.
+
+    :param path: of a JSON file
+    :raises ValueError: if it can't be read, or is of other games or another number of episodes
+    """
+    returns = read_json(path)
+    if list(returns) != list(games):
+        raise ValueError(f"{path.name} must be of {', '.join(games)}, got {', '.join(returns)}")
+    expected = _quota(episodes) * COPIES
+    for game, values in returns.items():
+        found = len(values) if isinstance(values, list) else values
+        if found != expected:
+            raise ValueError(
+                f"{path.name} must hold {expected} episodes of {game}, as `random_episodes` says, "
+                f"got {found}"
+            )
+    return returns
+
+
+def _quota(episodes: int) -> int:
+    """Give the episodes that each copy plays."""
+    return -(-episodes // COPIES)
 
 
 def _play(games: Sequence[str], game: str, quota: int, seed: int) -> npt.NDArray[np.float64]:

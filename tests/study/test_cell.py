@@ -1,13 +1,16 @@
+import pickle
+
 import numpy as np
 import pytest
 from stable_baselines3 import PPO
 
+from sb3_moe.study import cell as cell_module
 from sb3_moe.study.architectures import named_architecture
 from sb3_moe.study.cell import train_cell
 from sb3_moe.study.config import CellConfig, Evaluation
-from sb3_moe.study.folder import CellFolder
+from sb3_moe.study.folder import CellFolder, write_json
 from sb3_moe.study.heartbeat import Heartbeat
-from sb3_moe.study.random_policy import random_returns
+from sb3_moe.study.random_policy import random_returns, read_returns
 
 # Ten copies, as in an evaluation: the game is compiled once.
 CELL = CellConfig(
@@ -60,8 +63,9 @@ def test_the_model_can_be_loaded_and_plays(whole):
     assert model.num_timesteps == 5120
 
 
+@pytest.mark.parametrize(("damaged", "start"), [(False, 2560), (True, 1280)])
 def test_a_cell_that_was_stopped_ends_with_the_scores_of_one_that_was_not(
-    whole, tmp_path, monkeypatch
+    whole, tmp_path, monkeypatch, damaged, start
 ):
     folder = CellFolder(tmp_path)
     beat = Heartbeat._on_rollout_end
@@ -76,10 +80,13 @@ def test_a_cell_that_was_stopped_ends_with_the_scores_of_one_that_was_not(
         with pytest.raises(KeyboardInterrupt):
             train_cell(CELL, folder)
     assert folder.state().status == "interrupted"
-    assert [path.name for path in folder.checkpoints()] == ["step-000000002560"]
+    earlier, latest = folder.checkpoints()
+    assert (earlier.name, latest.name) == ("step-000000001280", "step-000000002560")
+    if damaged:
+        (latest / "model.zip").write_bytes((latest / "model.zip").read_bytes()[:1000])
     train_cell(CELL, folder)
     assert folder.state() == ("done", "")
-    assert (folder.path / "progress-000002560.csv").exists()
+    assert (folder.path / f"progress-{start:09d}.csv").exists()
     for before, after in (
         (whole.scores(), folder.scores()),
         (whole.diagnostics(), folder.diagnostics()),
@@ -89,6 +96,46 @@ def test_a_cell_that_was_stopped_ends_with_the_scores_of_one_that_was_not(
             if name.startswith("weight_change/"):
                 continue  # since the measurement before, which the stopped run made
             np.testing.assert_array_equal(after[name], values, err_msg=name)
+
+
+class TwoSnapshots(CellFolder):
+    def snapshots(self):
+        return [self.path / "step-1", self.path / "step-2"]
+
+
+def test_a_snapshot_that_turns_out_damaged_is_left_for_an_earlier_one(
+    tmp_path, monkeypatch, capsys
+):
+    def resume(path, device):
+        if path.name == "step-2":
+            raise pickle.UnpicklingError("invalid load key")
+        return path.name
+
+    monkeypatch.setattr(cell_module, "resume", resume)
+    assert cell_module._restored(CELL, TwoSnapshots(tmp_path)) == "step-1"
+    assert "step-2 is damaged" in capsys.readouterr().out
+
+
+def test_a_snapshot_that_another_version_wrote_is_an_error_with_a_cure(tmp_path, monkeypatch):
+    def resume(path, device):
+        raise AttributeError("no class Old")
+
+    monkeypatch.setattr(cell_module, "resume", resume)
+    with pytest.raises(RuntimeError, match=r"step-2 can't be gone on from \(AttributeError: no .*"):
+        cell_module._restored(CELL, TwoSnapshots(tmp_path))
+
+
+def test_the_returns_of_other_games_or_of_fewer_episodes_are_refused(tmp_path):
+    path = tmp_path / "random.json"
+    write_json(path, {"Breakout": [1.0] * 20})
+    assert read_returns(path, ("Breakout",), episodes=15) == {"Breakout": [1.0] * 20}
+    with pytest.raises(ValueError, match=r"random.json must hold 30 episodes of Breakout, .* 20"):
+        read_returns(path, ("Breakout",), episodes=21)
+    with pytest.raises(ValueError, match=r"random.json must be of Asterix, got Breakout"):
+        read_returns(path, ("Asterix",), episodes=15)
+    path.write_text('{"Breakout": [1')
+    with pytest.raises(ValueError, match=r"random.json can't be read"):
+        read_returns(path, ("Breakout",), episodes=15)
 
 
 def test_the_random_policy_is_measured_the_same_way_twice():

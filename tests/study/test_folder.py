@@ -1,10 +1,14 @@
 import json
+import pickle
+import zipfile
 
 import numpy as np
 import pytest
-from made_up_study import cell, run, write_arrays
+from made_up_study import ROLLOUT, cell, run, write_arrays
 
-from sb3_moe.study.folder import CellFolder, atomic, check_writable, read_json
+from sb3_moe.study.config import Evaluation
+from sb3_moe.study.folder import CellFolder, atomic, check_writable, read_json, write_json
+from sb3_moe.study.integrity import longest_gap
 
 
 @pytest.fixture
@@ -68,9 +72,136 @@ def test_a_file_that_was_changed_afterwards_is_damage_that_names_the_file(done):
     assert done.state() == ("damaged", "config.json is not what the run wrote")
 
 
-def test_files_without_a_config_are_damage(tmp_path):
+def test_what_a_process_printed_is_nothing_of_the_run(tmp_path):
     (tmp_path / "log.txt").write_text("hello")
+    assert CellFolder(tmp_path).state().status == "missing"
+
+
+def test_files_without_a_config_are_damage(tmp_path):
+    (tmp_path / "progress-000000000.csv").write_text("")
     assert CellFolder(tmp_path).state().status == "damaged"
+
+
+def test_a_line_more_in_the_log_is_no_damage(done):
+    (done.path / "log.txt").write_text("hello")
+    done.finish({"steps": 1})
+    assert "log.txt" not in read_json(done.path / "done.json")["sha256"]
+    (done.path / "log.txt").write_text("hello, goodbye")
+    assert done.state().status == "done"
+
+
+def test_a_log_whose_checksum_an_earlier_version_took_may_change_too(done):
+    finished = read_json(done.path / "done.json")
+    finished["sha256"]["log.txt"] = "0123"
+    write_json(done.path / "done.json", finished)
+    assert done.state().status == "done"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"sha256": 5}, {"sha256": {}}, {"sha256": {"config.json": "0"}}, {"steps": 1}],
+)
+def test_a_done_file_without_checksums_is_damage(done, content):
+    write_json(done.path / "done.json", content)
+    assert done.state().status == "damaged"
+    assert "done.json has no checksums of config.json and scores.npz" in done.state().reason
+
+
+def test_a_done_file_without_steps_is_damage(done):
+    done.finish({})
+    assert done.state() == ("damaged", "done.json must say how many steps there were, got None")
+
+
+@pytest.mark.parametrize("position", range(20, 320, 3))
+def test_flipped_bytes_are_damage_or_nothing_but_no_crash(done, position):
+    (done.path / "done.json").unlink()
+    path = done.path / "scores.npz"
+    np.savez_compressed(path, **run(cell()).scores)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0xFF
+    path.write_bytes(content)
+    assert done.state().status in ("damaged", "interrupted")
+
+
+def test_scores_from_a_snapshot_on_are_damage_to_a_cell_that_is_done(done):
+    scores = run(cell()).scores
+    write_arrays(done, "scores.npz", {name: values[3:] for name, values in scores.items()})
+    done.finish({"steps": cell().total_steps})
+    total = cell().total_steps
+    assert done.state() == ("damaged", f"scores.npz lacks rows between steps 0 and {total}")
+
+
+@pytest.fixture
+def stopped(done):
+    """A cell that was stopped after snapshots at two and at four rollouts."""
+    (done.path / "done.json").unlink()
+    for rollouts in (2, 4):
+        path = done.path / "checkpoints" / f"step-{rollouts * ROLLOUT:012d}"
+        path.mkdir(parents=True)
+        with zipfile.ZipFile(path / "model.zip", "w") as archive:
+            archive.writestr("policy.pth", b"weights" * 100)
+        (path / "state.pkl").write_bytes(pickle.dumps({"state": [1, 2, 3]}))
+    return done
+
+
+def names(folder):
+    return [int(path.name.removeprefix("step-")) // ROLLOUT for path in folder.snapshots()]
+
+
+def test_snapshots_to_which_the_scores_reach_can_be_gone_on_from(stopped):
+    assert names(stopped) == [2, 4]
+    assert stopped.state() == ("interrupted", "")
+
+
+@pytest.mark.parametrize("name", ["model.zip", "state.pkl"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
+def test_a_snapshot_that_is_damaged_is_named_and_left_out(stopped, name, damage):
+    path = stopped.checkpoints()[-1] / name
+    content = path.read_bytes()
+    flipped = content.replace(b"weights", b"weighty").replace(b"K\x01", b"\xff\x01")
+    path.write_bytes({"cut": content[:-10], "flipped": flipped}.get(damage, b""))
+    if damage == "gone":
+        path.unlink()
+    assert names(stopped) == [2]
+    status, reason = stopped.state()
+    assert status == "interrupted"
+    assert f"step-{4 * ROLLOUT:012d}/{name} can't be read" in reason
+
+
+def test_without_a_whole_snapshot_a_cell_is_interrupted_and_starts_at_zero(stopped):
+    for snapshot in stopped.checkpoints():
+        (snapshot / "model.zip").unlink()
+    assert names(stopped) == []
+    assert stopped.state().status == "interrupted"
+
+
+@pytest.mark.parametrize("name", ["scores.npz", "diagnostics.npz"])
+def test_a_snapshot_to_which_rows_are_missing_is_damage(stopped, name):
+    (stopped.path / name).unlink()
+    status, reason = stopped.state()
+    assert status == "damaged"
+    assert name in reason
+
+
+@pytest.mark.parametrize(("count", "usable"), [(2, [2]), (3, [2]), (4, [2, 4]), (5, [2, 4])])
+def test_a_snapshot_is_used_if_the_scores_reach_to_it(stopped, count, usable):
+    # A row for each rollout; that of the snapshot's own step may be yet to come.
+    scores = {name: values[:count] for name, values in run(cell()).scores.items()}
+    write_arrays(stopped, "scores.npz", scores)
+    assert names(stopped) == usable
+
+
+@pytest.mark.parametrize(("points", "gap"), [(10, 1), (11, 1), (5, 2), (4, 3), (1, 10)])
+def test_evaluations_that_are_due_wait_for_the_rollout_to_end(points, gap):
+    values = cell(evaluation=Evaluation(points=points)).to_dict()
+    assert longest_gap({"cell": values}) == gap * ROLLOUT
+
+
+@pytest.mark.parametrize("rows", [[1, 2, 3, 4], [0, 3, 4], [0], []])
+def test_scores_with_a_gap_before_every_snapshot_are_damage(stopped, rows):
+    scores = {name: values[rows] for name, values in run(cell()).scores.items()}
+    write_arrays(stopped, "scores.npz", scores)
+    assert stopped.state() == ("damaged", "scores.npz lacks rows from before the snapshot")
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
