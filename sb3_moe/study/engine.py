@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sb3_moe.study.config import CellConfig
-from sb3_moe.study.folder import CellFolder
+from sb3_moe.study.folder import LOG, CellFolder
+from sb3_moe.study.locks import PATIENCE, BusyError, held
+from sb3_moe.study.stopping import end_with_parent
 
 # One thread per process: networks of this size are faster so, and cells share the cores.
 ONE_THREAD = {
@@ -21,6 +24,10 @@ ONE_THREAD = {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "JAX_PLATFORMS": "cpu",
 }
+
+
+# The exit status of a process that found another one at work in its cell's folder.
+BUSY = os.EX_TEMPFAIL
 
 
 def child_environment(cache: Path) -> dict[str, str]:
@@ -47,8 +54,11 @@ class Engine(Protocol):
         """Start a cell in a folder."""
         ...
 
-    def ended(self) -> list[str]:
-        """Name the cells that have ended since the last call, one way or another."""
+    def ended(self) -> dict[str, str]:
+        """Name the cells that have ended since the last call, one way or another.
+
+        :return: with what there is to say of a process that ended early, else nothing
+        """
         ...
 
     def stop(self) -> None:
@@ -57,8 +67,18 @@ class Engine(Protocol):
 
 
 def work(cell: Mapping[str, Any], path: str) -> None:
-    """Train one cell in this process, and write down what went wrong if something did."""
+    """Train one cell in this process, and write down what went wrong if something did.
+
+    :raises BusyError: if another process works in the folder, and goes on to
+    """
     folder = CellFolder(Path(path))
+    with held(folder.path, PATIENCE):
+        # The process that was waited for may have finished the cell.
+        if folder.state().status != "done":
+            _train(cell, folder)
+
+
+def _train(cell: Mapping[str, Any], folder: CellFolder) -> None:
     try:
         from sb3_moe.study.cell import train_cell
 
@@ -69,14 +89,42 @@ def work(cell: Mapping[str, Any], path: str) -> None:
 
 def _work_quietly(cell: Mapping[str, Any], path: str) -> None:
     """Do the same with the process's own output in a file, so that it doesn't mix with others'."""
-    import signal
-
-    # The terminal sends Ctrl-C to the whole group; the parent decides who stops.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    log = (Path(path) / "log.txt").open("a", buffering=1)
+    end_with_parent()
+    # A terminal sends both to the whole group; the parent decides who stops.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    log = (Path(path) / LOG).open("a", buffering=1)
     os.dup2(log.fileno(), sys.stdout.fileno())
     os.dup2(log.fileno(), sys.stderr.fileno())
-    work(cell, path)
+    try:
+        work(cell, path)
+    except BusyError as error:
+        print(error, file=sys.stderr)
+        sys.exit(BUSY)
+
+
+def _ending(code: int | None) -> str:
+    """Say how a process ended that left no word of it itself."""
+    if not code:
+        return ""
+    if code == BUSY:
+        return "another process is at work in its folder"
+    if code > 0:
+        return f"its process ended with exit status {code}, see {LOG}"
+    names = {number.value: number.name for number in signal.Signals}
+    cause = ", as when memory runs out" if -code == signal.SIGKILL else ""
+    return f"its process was ended by {names.get(-code, f'signal {-code}')}{cause}"
+
+
+def check_processes(processes: int | None) -> int:
+    """Give the number of processes; as many as there are cores for None.
+
+    :raises ValueError: if there are none
+    """
+    processes = (os.cpu_count() or 1) if processes is None else processes
+    if processes < 1:
+        raise ValueError(f"`processes` must be at least 1, got {processes}")
+    return processes
 
 
 class LocalEngine:
@@ -88,10 +136,7 @@ class LocalEngine:
     """
 
     def __init__(self, processes: int | None, cache: Path) -> None:
-        processes = (os.cpu_count() or 1) if processes is None else processes
-        if processes < 1:
-            raise ValueError(f"`processes` must be at least 1, got {processes}")
-        self.capacity = processes
+        self.capacity = check_processes(processes)
         self._variables = child_environment(cache)
         self._context = mp.get_context("spawn")
         self._running: dict[str, SpawnProcess] = {}
@@ -106,12 +151,10 @@ class LocalEngine:
             process.start()
         self._running[cell.name] = process
 
-    def ended(self) -> list[str]:
+    def ended(self) -> dict[str, str]:
         """Collect the processes that are gone."""
         names = [name for name, process in self._running.items() if not process.is_alive()]
-        for name in names:
-            self._running.pop(name).join()
-        return names
+        return {name: _ending(self._running.pop(name).exitcode) for name in names}
 
     def stop(self) -> None:
         """Terminate the rest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ class RayEngine:
         import ray
 
         self._ray: Any = ray
+        # Ray's own handler would leave at once, before the study has said what is finished.
+        handler = signal.getsignal(signal.SIGTERM)
         self._ray.init(
             address=address,
             runtime_env={"env_vars": ONE_THREAD},
@@ -35,6 +38,7 @@ class RayEngine:
             include_dashboard=False if address in (None, "local") else None,
             logging_level=logging.WARNING,
         )
+        signal.signal(signal.SIGTERM, handler)
         self._task = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(work)
         self._cpus = cpus
         self._running: dict[Any, str] = {}
@@ -49,13 +53,21 @@ class RayEngine:
         reference = self._task.remote(cell.to_dict(), str(path.resolve()))
         self._running[reference] = cell.name
 
-    def ended(self) -> list[str]:
+    def ended(self) -> dict[str, str]:
         """Collect the tasks that Ray says are over."""
         if not self._running:
-            return []
+            return {}
         pending = list(self._running)
         ready, _ = self._ray.wait(pending, num_returns=len(pending), timeout=0)
-        return [self._running.pop(reference) for reference in ready]
+        return {self._running.pop(reference): self._ending(reference) for reference in ready}
+
+    def _ending(self, reference: Any) -> str:
+        """Say what ended a task that left no word of it itself."""
+        try:
+            self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            return str(getattr(error, "cause", error)).strip().partition("\n")[0]
+        return ""
 
     def stop(self) -> None:
         """Cancel the rest, and let go of the cluster."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from typing import NamedTuple
 from sb3_moe.study.config import CellConfig, differences
 from sb3_moe.study.engine import Engine
 from sb3_moe.study.folder import CellFolder, State
+from sb3_moe.study.locks import PATIENCE, held
+from sb3_moe.study.stopping import interrupted_by_signals
 from sb3_moe.study.view import View
 
 POLL_SECONDS = 0.3
@@ -35,19 +36,28 @@ def survey(cells: Sequence[CellConfig], root: Path) -> list[Job]:
     return [Job(cell, folder, folder.state()) for cell, folder in zip(cells, folders, strict=True)]
 
 
+def changes(job: Job) -> list[str]:
+    """Say, a line each, how a folder's configuration differs from that of its cell.
+
+    One in which the run starts anew has no results that could be mixed up, so that it may differ.
+    """
+    status = job.state.status
+    if status in ("missing", "damaged") or (status == "failed" and not job.folder.checkpoints()):
+        return []
+    try:
+        found = job.folder.config().get("cell", {})
+    except ValueError:  # it failed before it could write one
+        return []
+    return differences(found, job.cell.to_dict())
+
+
 def refuse_changes(jobs: Sequence[Job]) -> None:
     """Raise if a folder was made by another configuration.
 
     :raises ChangedConfigError: saying which folder, and what differs
     """
     for job in jobs:
-        if job.state.status in ("missing", "damaged"):
-            continue
-        try:
-            found = job.folder.config().get("cell", {})
-        except ValueError:  # it failed before it could write one
-            continue
-        lines = differences(found, job.cell.to_dict())
+        lines = changes(job)
         if lines:
             raise ChangedConfigError(
                 f"{job.folder.path} was made with another configuration; use another output "
@@ -60,10 +70,18 @@ def unfinished(jobs: Sequence[Job], retry: bool) -> list[Job]:
     wanted = {"missing", "interrupted"} | ({"failed", "damaged"} if retry else set())
     chosen = [job for job in jobs if job.state.status in wanted]
     for job in chosen:
-        if job.state.status == "damaged":
-            job.folder.clear()
-        job.folder.forgive()
+        if job.state.status in ("failed", "damaged"):
+            _make_ready(job.folder)
     return chosen
+
+
+def _make_ready(folder: CellFolder) -> None:
+    """Forget what went wrong; without a snapshot to go on from, forget everything."""
+    with held(folder.path, PATIENCE):
+        folder.forgive()
+        status = folder.state().status
+        if status == "damaged" or (status == "interrupted" and not folder.snapshots()):
+            folder.clear()
 
 
 def run(jobs: Sequence[Job], engine: Engine, view: View) -> None:
@@ -82,25 +100,26 @@ def run(jobs: Sequence[Job], engine: Engine, view: View) -> None:
                 engine.start(job.cell, job.folder.path)
                 running[job.cell.name] = job
                 view.started(job)
-            for name in engine.ended():
+            for name, ending in engine.ended().items():
                 job = running.pop(name)
-                view.ended(job, job.folder.state())
+                view.ended(job, _explained(job.folder.state(), ending))
             view.refresh(list(running.values()))
             time.sleep(POLL_SECONDS)
     finally:
         engine.stop()
 
 
+def _explained(state: State, ending: str) -> State:
+    """Say how a process ended that recorded neither its success nor an error."""
+    recorded = state.status in ("done", "failed")
+    return state if recorded or not ending else State(state.status, ending)
+
+
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Keep a second runner out of a folder.
+    """Keep a second runner out of a folder; what tells this one to end, interrupts it.
 
-    :raises RuntimeError: if one is at work there
+    :raises BusyError: if one is at work there
     """
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RuntimeError(f"another process is running cells in {root}") from error
+    with held(root), interrupted_by_signals():
         yield

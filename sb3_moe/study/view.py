@@ -102,7 +102,9 @@ def _ending(state: State, live: dict[str, object]) -> str:
     """Say what came out, or what went wrong."""
     if state.status == "done":
         return _summary(live)
-    return state.reason or "its process ended early; run again to go on"
+    if state.status in ("failed", "damaged"):
+        return state.reason
+    return f"{state.reason or 'its process ended early'}; run again to go on"
 
 
 def _steps(job: Job) -> int:

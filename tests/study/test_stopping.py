@@ -1,0 +1,110 @@
+"""However a study is stopped, nothing of it works on, and no two processes work on one cell."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from sb3_moe.study.folder import CellFolder
+from sb3_moe.study.grid import load_study
+from sb3_moe.study.locks import BusyError, held
+from sb3_moe.study.runner import survey
+from sb3_moe.study.stopping import interrupted_by_signals
+
+PATIENCE = 120
+
+STUDY = """
+name: endless
+games: [CartPole-v1]
+regimes: [mtrl]
+architectures: [dense]
+n_envs: 2
+steps_per_task: 3200000
+ppo: {n_steps: 16, batch_size: 16, n_epochs: 1}
+evaluation: {points: 1, episodes: 2}
+random_episodes: 10
+"""
+
+
+def wait_for(condition, process):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
+def test_a_study_that_is_stopped_takes_the_processes_of_its_cells_along(tmp_path, number, code):
+    path, out = tmp_path / "study.yaml", tmp_path / "out"
+    path.write_text(STUDY)
+    job = survey(load_study(str(path)).cells(), out)[0]
+    command = [sys.executable, "-m", "sb3_moe.study", "run", str(path), "--out", str(out)]
+    # The parent alone gets the signal, as from a scheduler or a `kill`.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: job.folder.live(), process)
+    with pytest.raises(BusyError), held(job.folder.path):
+        pass
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code
+    assert ("run again to go on" in output) == (number == signal.SIGTERM)
+    with held(job.folder.path, patience=10):
+        assert job.folder.state().status == "interrupted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_that_end_a_process_interrupt_it_like_ctrl_c(number):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match=number.name), interrupted_by_signals():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_a_hangup_is_ignored_where_it_was_as_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupted_by_signals():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_process_is_kept_out_of_a_folder(tmp_path):
+    with (
+        held(tmp_path / "cell"),
+        pytest.raises(BusyError, match=r"another process is at work in .*cell"),
+        held(tmp_path / "cell"),
+    ):
+        pass
+
+
+def test_a_process_that_is_about_to_let_go_is_waited_for(tmp_path):
+    inside, waited = threading.Event(), []
+
+    def other():
+        with held(tmp_path):
+            inside.set()
+            time.sleep(0.3)
+            waited.append(True)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait()
+    with held(tmp_path, patience=10):
+        assert waited
+    thread.join()
+
+
+def test_starting_anew_keeps_the_lock_that_others_may_wait_for(tmp_path):
+    folder = CellFolder(tmp_path)
+    folder.start({})
+    (tmp_path / "checkpoints" / "step-000000000001").mkdir(parents=True)
+    with held(tmp_path):
+        folder.clear()
+        with pytest.raises(BusyError), held(tmp_path):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
