@@ -1,0 +1,38 @@
+"""A network that can't be built is found out before any cell starts."""
+
+import pytest
+
+from sb3_moe.study.architectures import named_architecture
+from sb3_moe.study.config import Architecture
+from sb3_moe.study.grid import StudyConfig
+from sb3_moe.study.networks import check_networks
+
+VALUES = {
+    "name": "two",
+    "games": ("CartPole-v1", "Acrobot-v1"),
+    "regimes": ("mtrl",),
+    "n_envs": 2,
+    "steps_per_task": 64,
+    "ppo": {"n_steps": 1, "batch_size": 2},
+}
+
+
+def cells(*architectures):
+    return StudyConfig(**VALUES, architectures=architectures).cells()
+
+
+def test_networks_that_can_be_built_pass():
+    check_networks(cells(*map(named_architecture, ("dense", "soft-big", "task-middle"))))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "cause"),
+    [
+        (Architecture(name="odd", policy_kwargs={"net_archs": [8]}), "TypeError: .*net_archs"),
+        (Architecture(name="odd", ppo={"batch_size": 1}), "AssertionError: .*batch_size"),
+        (Architecture(name="odd", policy_kwargs={"placement": "middle", "net_arch": []}), "middle"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_named_with_the_cause(architecture, cause):
+    with pytest.raises(ValueError, match=rf"architecture 'odd' can't be built: .*{cause}"):
+        check_networks(cells(named_architecture("dense"), architecture))
