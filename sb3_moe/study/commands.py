@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from sb3_moe.study.engine import Engine, child_environment, environment
-from sb3_moe.study.folder import read_json, write_json
+from sb3_moe.study.claims import load_claims
+from sb3_moe.study.engine import Engine, check_processes, child_environment, environment
+from sb3_moe.study.folder import write_json
 from sb3_moe.study.grid import StudyConfig
 from sb3_moe.study.provenance import provenance
-from sb3_moe.study.random_policy import random_returns
-from sb3_moe.study.runner import Job, locked, refuse_changes, run, survey, unfinished
+from sb3_moe.study.random_policy import random_returns, read_returns
+from sb3_moe.study.runner import Job, changes, locked, refuse_changes, run, survey, unfinished
 from sb3_moe.study.speeds import measured_speeds
 from sb3_moe.study.view import LiveView
 
@@ -29,40 +30,56 @@ Setting = tuple[str, tuple[str, ...]]
 
 
 def plan(study: StudyConfig, root: Path, console: Console, processes: int | None) -> int:
-    """Print what would run, and how long it would take."""
+    """Print what would run, and how long it would take.
+
+    :raises ValueError: if a claim or the number of processes is wrong, or a folder was made by
+        another configuration
+    """
+    check_claims(study)
+    processes = check_processes(processes)
     jobs = survey(study.cells(), root)
+    refuse_changes(jobs)
     console.print(_grid_table(jobs))
     left = [job for job in jobs if job.state.status != "done"]
-    console.print(f"{len(jobs)} cells, {len(jobs) - len(left)} done, folder {root}")
+    _say(console, f"{len(jobs)} cells, {len(jobs) - len(left)} done, folder {root}")
     if not left:
         return 0
-    processes = processes or os.cpu_count() or 1
     speeds = measured_speeds(jobs)
     for name, speed in speeds.items():
-        console.print(f"  {name}: {speed:,.0f} steps/s, measured, one process")
+        _say(console, f"  {name}: {speed:,.0f} steps/s, measured, one process")
     seconds = sum(job.cell.total_steps / speeds[job.cell.architecture.name] for job in left)
     estimate = timedelta(seconds=round(seconds / min(processes, len(left))))
-    console.print(f"about {estimate} with {processes} processes, evaluation included")
+    _say(console, f"about {estimate} with {processes} processes, evaluation included")
     return 0
 
 
 def status(study: StudyConfig, root: Path, console: Console) -> int:
-    """Print what the folders hold; 1 if one failed or is damaged."""
+    """Print what the folders hold; 1 if one failed, is damaged or of another configuration."""
     jobs = survey(study.cells(), root)
     counts = Counter(job.state.status for job in jobs)
+    changed = {job.folder.path: changes(job) for job in jobs}
     for job in jobs:
-        if job.state.status in ("failed", "damaged"):
-            console.print(f"{job.folder.path}: {job.state.status}: {job.state.reason}")
-        elif job.state.status == "interrupted":
-            steps = job.folder.live().get("steps", 0)
-            console.print(
-                f"{job.folder.path}: interrupted at {steps:,} of {job.cell.total_steps:,} steps"
-            )
-    console.print(", ".join(f"{count} {name}" for name, count in counts.items()))
-    if counts["failed"] or counts["damaged"]:
-        console.print("run them again with: run --retry")
-        return 1
-    return 0
+        if job.state.status not in ("done", "missing"):
+            _say(console, f"{job.folder.path}: {_standing(job)}")
+        if changed[job.folder.path]:
+            lines = "\n  ".join(changed[job.folder.path])
+            _say(console, f"{job.folder.path}: made with another configuration:\n  {lines}")
+    _say(console, ", ".join(f"{count} {name}" for name, count in counts.items()))
+    wrong = counts["failed"] + counts["damaged"]
+    if any(changed.values()):
+        _say(console, "use another output folder, or change the configuration back")
+    if wrong:
+        _say(console, "run them again with: run --retry")
+    return 1 if wrong or any(changed.values()) else 0
+
+
+def _standing(job: Job) -> str:
+    """Say how far a cell is, and what is wrong with it."""
+    status, reason = str(job.state.status), job.state.reason
+    if status == "interrupted":
+        steps = job.folder.live().get("steps", 0)
+        status = f"interrupted at {steps:,} of {job.cell.total_steps:,} steps"
+    return f"{status}: {reason}" if reason else status
 
 
 def run_study(
@@ -72,7 +89,13 @@ def run_study(
     make_engine: Callable[[Path], Engine],
     retry: bool = False,
 ) -> int:
-    """Run what is missing, then write the report; 1 if a cell failed."""
+    """Run what is missing, then write the report; 1 if a cell is not done at the end.
+
+    :raises ValueError: if a claim is wrong, a network can't be built, or a folder was made by
+        another configuration
+    :raises BusyError: if another process runs cells in the folder
+    """
+    check_claims(study)
     with locked(root):
         jobs = survey(study.cells(), root)
         refuse_changes(jobs)
@@ -82,25 +105,49 @@ def run_study(
         try:
             prepare(study, root)
             if engine is not None:
+                rehearse(todo, root)
                 with LiveView(todo, console) as view:
                     run(todo, engine, view)
         except KeyboardInterrupt:
-            console.print(f"stopped; what is finished stays in {root}: run again to go on")
+            _say(console, f"stopped; what is finished stays in {root}: run again to go on")
             raise
-    if any(job.state.status == "done" for job in survey(study.cells(), root)):
+    counts = Counter(job.state.status for job in survey(study.cells(), root))
+    if counts["done"]:
         report(study, root, console)
-    return status(study, root, console)
+    status(study, root, console)
+    return 0 if set(counts) == {"done"} else 1
+
+
+def check_claims(study: StudyConfig) -> None:
+    """Read the claims, so that what is wrong with them shows before anything is run.
+
+    :raises ValueError: naming the claim
+    """
+    if study.claims is not None:
+        load_claims(study.claims)
 
 
 def prepare(study: StudyConfig, root: Path) -> None:
     """Write down the study, and measure the random policy's level once."""
     write_json(root / "study.json", {"study": study.to_dict(), **provenance()})
     path = root / "random.json"
-    known = read_json(path) if path.exists() else {}
-    if list(known) != list(study.games):
+    try:
+        read_returns(path, study.games, study.random_episodes)
+    except ValueError:  # not there, damaged, or of what the study was before
         with environment(child_environment(root / CACHE)):
             measured = random_returns(study.games, study.random_episodes)
         write_json(path, {game: np.round(r, 6).tolist() for game, r in measured.items()})
+
+
+def rehearse(jobs: Sequence[Job], root: Path) -> None:
+    """Build each network that will be trained, where a mistake costs seconds.
+
+    :raises ValueError: naming the architecture that can't be built
+    """
+    from sb3_moe.study.networks import check_networks
+
+    with environment(child_environment(root / CACHE)):
+        check_networks([job.cell for job in jobs])
 
 
 def report(study: StudyConfig, root: Path, console: Console, to: Path | None = None) -> int:
@@ -108,8 +155,13 @@ def report(study: StudyConfig, root: Path, console: Console, to: Path | None = N
     from sb3_moe.study.report import write_report
 
     page = write_report(study, root, to)
-    console.print(f"report: {page}")
+    _say(console, f"report: {page}")
     return 0
+
+
+def _say(console: Console, text: str) -> None:
+    """Print text as it is: paths and reasons may hold brackets, which rich takes for markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _grid_table(jobs: list[Job]) -> Table:
@@ -122,16 +174,17 @@ def _grid_table(jobs: list[Job]) -> Table:
         for name, (_, order) in zip(names, settings, strict=True)
         if order
     ]
-    table = Table(title="cells done / all", caption="\n".join(orders), caption_justify="left")
+    caption = Text("\n".join(orders))
+    table = Table(title="cells done / all", caption=caption, caption_justify="left")
     table.add_column("architecture", no_wrap=True)
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     rows: dict[str, list[Job]] = {}
     for job in jobs:
         rows.setdefault(job.cell.architecture.name, []).append(job)
     for architecture, row in rows.items():
         cells = ([job for job in row if _setting(job) == setting] for setting in settings)
-        table.add_row(architecture, *map(_done, cells))
+        table.add_row(Text(architecture), *map(_done, cells))
     return table
 
 

@@ -13,7 +13,8 @@ from sb3_moe.study.claims import Claims, Finding, judge_claims, load_claims
 from sb3_moe.study.folder import read_json
 from sb3_moe.study.grid import StudyConfig
 from sb3_moe.study.measures import References, Run
-from sb3_moe.study.runner import Job, survey
+from sb3_moe.study.random_policy import read_returns
+from sb3_moe.study.runner import Job, refuse_changes, survey
 
 
 @dataclass(frozen=True)
@@ -58,21 +59,30 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     """Read a study's folder.
 
     :param partial: take runs that are not done for what they have
-    :raises ValueError: if no cell is done
+    :raises ValueError: if no cell is done, or what is there was made by another configuration
     """
     wanted = ("done", "interrupted") if partial else ("done",)
-    jobs = [job for job in survey(study.cells(), root) if job.state.status in wanted]
+    everything = survey(study.cells(), root)
+    refuse_changes(everything)
+    jobs = [job for job in everything if job.state.status in wanted]
     runs = [_run(job) for job in jobs if (job.folder.path / "scores.npz").exists()]
     if not runs:
         raise ValueError(f"a report needs a cell that is done, {root} has none: run the study")
-    returns = read_json(root / "random.json")
-    random = {game: float(np.mean(values)) for game, values in returns.items()}
+    random = _random_means(study, root)
     claims = load_claims(study.claims) if study.claims else Claims()
     findings = judge_claims(claims, runs, References(runs, random))
     ppo = jobs[0].folder.config().get("ppo", {})
     own = {"policy_kwargs"}.union(*(architecture.ppo for architecture in study.architectures))
     shared = {name: value for name, value in ppo.items() if name not in own}
     return Results(study, runs, random, findings, claims, read_json(root / "study.json"), shared)
+
+
+def _random_means(study: StudyConfig, root: Path) -> dict[str, float]:
+    try:
+        returns = read_returns(root / "random.json", study.games, study.random_episodes)
+    except ValueError as error:
+        raise ValueError(f"{error}: run the study, which measures it again") from error
+    return {game: float(np.mean(values)) for game, values in returns.items()}
 
 
 def _run(job: Job) -> Run:

@@ -39,8 +39,9 @@ def measured_speeds(jobs: Sequence[Job]) -> dict[str, float]:
     speeds: dict[str, float] = {}
     untried: dict[str, Job] = {}
     for job in jobs:
-        if job.state.status == "done":
-            speeds.setdefault(job.cell.architecture.name, _past_speed(job))
+        speed = _past_speed(job) if job.state.status == "done" else 0.0
+        if speed > 0:
+            speeds.setdefault(job.cell.architecture.name, speed)
     for job in jobs:
         if job.cell.architecture.name not in speeds:
             untried.setdefault(job.cell.architecture.name, job)
@@ -55,9 +56,10 @@ def measured_speeds(jobs: Sequence[Job]) -> dict[str, float]:
 
 
 def _past_speed(job: Job) -> float:
+    """Give the speed of a cell's last attempt; 0 if that had nothing left to do."""
     done = read_json(job.folder.path / "done.json")
     attempt = done["last_attempt"]
-    return float((done["steps"] - attempt["start"]) / attempt["seconds"])
+    return float((done["steps"] - attempt["start"]) / max(attempt["seconds"], 1e-2))
 
 
 def _try(job: Job, path: Path, cache: Path) -> float:

@@ -16,6 +16,7 @@ from sb3_moe.study.page import Page, interval, number
 from sb3_moe.study.provenance import provenance
 from sb3_moe.study.report import write_report
 from sb3_moe.study.results import load_results
+from sb3_moe.study.runner import ChangedConfigError
 from sb3_moe.study.silences import silences
 from sb3_moe.study.tables import by_setting, summary
 
@@ -28,7 +29,7 @@ def folder(tmp_path_factory):
     the_study = study(claims=load_study("smoke").claims)
     write(root, the_study, lambda cell: LEVELS[cell.architecture.name] + 0.01 * cell.seed)
     write_json(root / "study.json", {"study": the_study.to_dict(), **provenance()})
-    write_json(root / "random.json", {game: [0.5, 1.5] for game in the_study.games})
+    write_json(root / "random.json", {game: [0.5, 1.5] * 35 for game in the_study.games})
     write_report(the_study, root)
     return root
 
@@ -150,7 +151,7 @@ def test_runs_that_end_below_random_are_named_on_the_page(tmp_path):
     the_study = study(claims=None)
     write(tmp_path, the_study, lambda cell: 0.5 if cell.seed == 4 else 5.0)
     write_json(tmp_path / "study.json", {})
-    write_json(tmp_path / "random.json", {game: [1.0] for game in the_study.games})
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
     results = load_results(the_study, tmp_path)
     assert {run.cell.seed for run, _ in collapsed(results.runs, results.random)} == {4}
     html = write_report(the_study, tmp_path).read_text()
@@ -185,6 +186,17 @@ def test_games_lie_side_by_side_in_the_wide_table(folder):
 def test_a_report_without_runs_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match=r"needs a cell that is done, .* has none: run the study"):
         load_results(study(), tmp_path)
+
+
+def test_a_report_of_a_changed_study_is_refused_with_the_difference(folder):
+    changed = study(claims=None, ppo={"learning_rate": 0.1})
+    with pytest.raises(ChangedConfigError, match=r"ppo.learning_rate: None -> 0.1"):
+        load_results(changed, folder)
+
+
+def test_a_report_with_another_number_of_random_episodes_says_what_to_do(folder):
+    with pytest.raises(ValueError, match=r"must hold 100 episodes .* got 70: run the study"):
+        load_results(study(claims=None, random_episodes=100), folder)
 
 
 def test_text_on_the_page_is_escaped():
@@ -229,5 +241,5 @@ def test_values_that_a_network_has_of_its_own_are_not_listed_as_shared(tmp_path)
     the_study = replace(study(claims=None), architectures=(column,))
     write(tmp_path, the_study, lambda cell: 5.0)
     write_json(tmp_path / "study.json", {})
-    write_json(tmp_path / "random.json", {game: [1.0] for game in the_study.games})
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
     assert load_results(the_study, tmp_path).ppo == {"gamma": 0.9}
