@@ -1,5 +1,7 @@
 """However a study is stopped, nothing of it works on, and no two processes work on one cell."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -29,29 +31,37 @@ random_episodes: 10
 """
 
 
-def wait_for(condition, process):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
-def test_a_study_that_is_stopped_takes_the_processes_of_its_cells_along(tmp_path, number, code):
-    path, out = tmp_path / "study.yaml", tmp_path / "out"
+@pytest.fixture
+def running(tmp_path):
+    """A study at work on its only cell: its process, the file of what it prints, and the job."""
+    path, out, printed = tmp_path / "study.yaml", tmp_path / "out", tmp_path / "printed.txt"
     path.write_text(STUDY)
     job = survey(load_study(str(path)).cells(), out)[0]
     command = [sys.executable, "-m", "sb3_moe.study", "run", str(path), "--out", str(out)]
-    # The parent alone gets the signal, as from a scheduler or a `kill`.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    wait_for(lambda: job.folder.live(), process)
+    with printed.open("w") as file:
+        # A session of its own: whatever is left of it at the end can be killed.
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    try:
+        end = time.monotonic() + PATIENCE
+        while not job.folder.live():
+            assert process.poll() is None, printed.read_text()
+            assert time.monotonic() < end, "nothing happened"
+            time.sleep(0.05)
+        yield process, printed, job
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
+def test_a_study_that_is_stopped_takes_the_processes_of_its_cells_along(running, number, code):
+    process, printed, job = running
     with pytest.raises(BusyError), held(job.folder.path):
         pass
+    # The parent alone gets the signal, as from a scheduler or a `kill`.
     process.send_signal(number)
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == code
-    assert ("run again to go on" in output) == (number == signal.SIGTERM)
+    assert process.wait(PATIENCE) == code
+    assert ("run again to go on" in printed.read_text()) == (number == signal.SIGTERM)
     with held(job.folder.path, patience=10):
         assert job.folder.state().status == "interrupted"
 
