@@ -41,15 +41,15 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
     refuse_changes(jobs)
     console.print(_grid_table(jobs))
     left = [job for job in jobs if job.state.status != "done"]
-    _say(console, f"{len(jobs)} cells, {len(jobs) - len(left)} done, folder {root}")
+    say(console, f"{len(jobs)} cells, {len(jobs) - len(left)} done, folder {root}")
     if not left:
         return 0
     speeds = measured_speeds(jobs)
     for name, speed in speeds.items():
-        _say(console, f"  {name}: {speed:,.0f} steps/s, measured, one process")
+        say(console, f"  {name}: {speed:,.0f} steps/s, measured, one process")
     seconds = sum(job.cell.total_steps / speeds[job.cell.architecture.name] for job in left)
     estimate = timedelta(seconds=round(seconds / min(processes, len(left))))
-    _say(console, f"about {estimate} with {processes} processes, evaluation included")
+    say(console, f"about {estimate} with {processes} processes, evaluation included")
     return 0
 
 
@@ -60,16 +60,16 @@ def status(study: StudyConfig, root: Path, console: Console) -> int:
     changed = {job.folder.path: changes(job) for job in jobs}
     for job in jobs:
         if job.state.status not in ("done", "missing"):
-            _say(console, f"{job.folder.path}: {_standing(job)}")
+            say(console, f"{job.folder.path}: {_standing(job)}")
         if changed[job.folder.path]:
             lines = "\n  ".join(changed[job.folder.path])
-            _say(console, f"{job.folder.path}: made with another configuration:\n  {lines}")
-    _say(console, ", ".join(f"{count} {name}" for name, count in counts.items()))
+            say(console, f"{job.folder.path}: made with another configuration:\n  {lines}")
+    say(console, ", ".join(f"{count} {name}" for name, count in counts.items()))
     wrong = counts["failed"] + counts["damaged"]
     if any(changed.values()):
-        _say(console, "use another output folder, or change the configuration back")
+        say(console, "use another output folder, or change the configuration back")
     if wrong:
-        _say(console, "run them again with: run --retry")
+        say(console, "run them again with: run --retry")
     return 1 if wrong or any(changed.values()) else 0
 
 
@@ -109,7 +109,7 @@ def run_study(
                 with LiveView(todo, console) as view:
                     run(todo, engine, view)
         except KeyboardInterrupt:
-            _say(console, f"stopped; what is finished stays in {root}: run again to go on")
+            say(console, f"stopped; what is finished stays in {root}: run again to go on")
             raise
     counts = Counter(job.state.status for job in survey(study.cells(), root))
     if counts["done"]:
@@ -155,11 +155,11 @@ def report(study: StudyConfig, root: Path, console: Console, to: Path | None = N
     from sb3_moe.study.report import write_report
 
     page = write_report(study, root, to)
-    _say(console, f"report: {page}")
+    say(console, f"report: {page}")
     return 0
 
 
-def _say(console: Console, text: str) -> None:
+def say(console: Console, text: str) -> None:
     """Print text as it is: paths and reasons may hold brackets, which rich takes for markup."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sb3_moe.study.architectures import moe_architecture, title
-from sb3_moe.study.commands import CACHE, prepare
+from sb3_moe.study.commands import CACHE, prepare, rehearse, say
 from sb3_moe.study.config import Architecture, Evaluation, Regime
 from sb3_moe.study.engine import LocalEngine
 from sb3_moe.study.folder import check_writable
@@ -103,11 +103,13 @@ def _train(study: StudyConfig, root: Path, engine: LocalEngine, console: Console
     """Train what is missing, and report, also when stopped."""
     jobs = survey(study.cells(), root)
     refuse_changes(jobs)
-    console.print(f"{len(jobs)} runs of {jobs[0].cell.total_steps:,} steps each, into {root}")
+    say(console, f"{len(jobs)} runs of {jobs[0].cell.total_steps:,} steps each, into {root}")
     stopped = False
     try:
         prepare(study, root)
         todo = unfinished(jobs, retry=True)
+        if todo:
+            rehearse(todo, root)
         with LiveView(todo, console) as view:
             run(todo, engine, view)
     except KeyboardInterrupt:
@@ -122,18 +124,19 @@ def _conclude(
     done = sum(job.state.status == "done" for job in jobs)
     for job in jobs:
         if job.state.status == "failed":
-            console.print(f"{job.folder.path} failed: {job.state.reason}")
+            say(console, f"{job.folder.path} failed: {job.state.reason}")
     if any((job.folder.path / "scores.npz").exists() for job in jobs):
         results = load_results(study, root, partial=True)
         console.print(_printed(summary(results.runs, results.random)))
-        console.print(f"page, figures and tables: {write_report(study, root, partial=True).parent}")
+        say(console, f"page, figures and tables: {write_report(study, root, partial=True).parent}")
     if stopped:
-        console.print(
+        say(
+            console,
             f"stopped: {done} of {len(jobs)} runs finished, all that is there stays readable; "
-            f"go on with --out {root}"
+            f"go on with --out {root}",
         )
         return 130
-    console.print(f"models, scores and configurations: {root / 'cells'}")
+    say(console, f"models, scores and configurations: {root / 'cells'}")
     return 0 if done == len(jobs) else 1
 
 
