@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from sb3_moe.study.architectures import title
@@ -24,7 +26,7 @@ def claims_table(folder: Path) -> str:
         [
             [
                 text,
-                "<br>".join(map(_difference, rows)),
+                "<br>".join(_differences(rows)),
                 f"**{rows[0]['claim_verdict']}**",
                 rows[0]["claim_verdict_by_t"],
             ]
@@ -34,7 +36,7 @@ def claims_table(folder: Path) -> str:
 
 
 def returns_table(folder: Path) -> str:
-    """Tabulate what each network reached on games interleaved, and on the last of a sequence.
+    """Tabulate what each network reached on games interleaved, and first and last in a sequence.
 
     :param folder: a report's, with ``summary.csv``
     """
@@ -43,6 +45,8 @@ def returns_table(folder: Path) -> str:
         order = row["order"].split()
         if row["regime"] == "mtrl":
             column = f"{row['game']}, interleaved"
+        elif row["regime"] == "crl" and row["game"] == order[0]:
+            column = f"{row['game']} first"
         elif row["regime"] == "crl" and row["game"] == order[-1]:
             column = f"{row['game']} after {', '.join(order[:-1])}"
         else:
@@ -65,7 +69,10 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _difference(row: Text) -> str:
-    mean, low, high = (float(row[name]) for name in ("difference", "low", "high"))
-    measure = row["measure"].replace("_", " ")
-    return f"{measure}, {row['game']}: {interval(mean, low, high)}"
+def _differences(rows: Sequence[Text]) -> Iterator[str]:
+    """Say which runs are compared, on what, and the difference on each game."""
+    for (contrast, measure), games in groupby(rows, itemgetter("contrast", "measure")):
+        yield f"{contrast}, {measure.replace('_', ' ')}:"
+        for row in games:
+            mean, low, high = (float(row[name]) for name in ("difference", "low", "high"))
+            yield f"{row['game']} {interval(mean, low, high)}"

@@ -86,7 +86,7 @@ def test_the_headline_is_what_the_csv_files_say(folder):
     assert "![Return of each game while training goes on](learning_curves.png)" in text
 
 
-def test_the_headline_shows_interleaved_games_and_the_last_of_each_order(tmp_path):
+def test_the_headline_shows_interleaved_games_and_both_ends_of_each_order(tmp_path):
     lines = [
         "regime,order,architecture,game,return,low,high",
         "mtrl,,dense,Breakout,5,4,6.5",
@@ -96,24 +96,24 @@ def test_the_headline_shows_interleaved_games_and_the_last_of_each_order(tmp_pat
     ]
     (tmp_path / "summary.csv").write_text("\n".join(lines))
     assert returns_table(tmp_path).splitlines() == [
-        "| Network | Breakout, interleaved | Breakout after Pong |",
-        "| --- | --- | --- |",
-        "| Dense | 5.00 [4.00, 6.50] | 3.00 [2.00, 4.00] |",
-        "| SoftMoE-Big | - | 7.00 |",
+        "| Network | Breakout, interleaved | Breakout after Pong | Pong first |",
+        "| --- | --- | --- | --- |",
+        "| Dense | 5.00 [4.00, 6.50] | 3.00 [2.00, 4.00] | 9.00 [8.00, 10.0] |",
+        "| SoftMoE-Big | - | 7.00 | - |",
     ]
 
 
 def test_the_headline_shows_the_differences_that_a_verdict_rests_on(tmp_path):
     lines = [
-        "text,claim_verdict,claim_verdict_by_t,measure,primary,game,difference,low,high",
-        "It helps.,supported,undecided,relative_area,True,Pong,0.5,0.4,0.6",
-        "It helps.,supported,undecided,relative_area,True,Breakout,0.3,0.2,0.4",
-        "It helps.,supported,undecided,relative_area,False,Breakout,0.9,0.8,1",
+        "text,claim_verdict,claim_verdict_by_t,contrast,measure,primary,game,difference,low,high",
+        "It helps.,supported,undecided,MoE - Dense,relative_area,True,Pong,0.5,0.4,0.6",
+        "It helps.,supported,undecided,MoE - Dense,relative_area,True,Breakout,0.3,0.2,0.4",
+        "It helps.,supported,undecided,MoE - Wide,relative_area,False,Breakout,0.9,0.8,1",
     ]
     (tmp_path / "verdicts.csv").write_text("\n".join(lines))
     assert claims_table(tmp_path).splitlines()[2:] == [
-        "| It helps. | relative area, Pong: 0.50 [0.40, 0.60]<br>"
-        "relative area, Breakout: 0.30 [0.20, 0.40] | **supported** | undecided |"
+        "| It helps. | MoE - Dense, relative area:<br>Pong 0.50 [0.40, 0.60]<br>"
+        "Breakout 0.30 [0.20, 0.40] | **supported** | undecided |"
     ]
 
 
