@@ -68,19 +68,25 @@ def test_a_study_that_is_stopped_takes_the_processes_of_its_cells_along(running,
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_that_end_a_process_interrupt_it_like_ctrl_c(number):
-    before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt, match=number.name), interrupted_by_signals():
-        signal.raise_signal(number)
-    assert signal.getsignal(number) is before
+    with handled(number, signal.SIG_DFL):
+        with pytest.raises(KeyboardInterrupt, match=number.name), interrupted_by_signals():
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is signal.SIG_DFL
 
 
 def test_a_hangup_is_ignored_where_it_was_as_under_nohup():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with handled(signal.SIGHUP, signal.SIG_IGN), interrupted_by_signals():
+        signal.raise_signal(signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def handled(number, handler):
+    """Handle a signal so, however these tests were started."""
+    before = signal.signal(number, handler)
     try:
-        with interrupted_by_signals():
-            signal.raise_signal(signal.SIGHUP)
+        yield
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
 
 
 def test_a_second_process_is_kept_out_of_a_folder(tmp_path):
