@@ -9,9 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from gymnasium import Space, spaces
 
-
 # Spaces whose elements are numbers in an array of one shape.
-ARRAYS = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 _CURES = {
     "obs_space": "wrap the tasks so that they agree (gymnasium.wrappers: FilterObservation, "
     "FlattenObservation, TransformObservation)",
@@ -107,7 +106,7 @@ def pad_observations(
     :raises ValueError: if the spaces are of different kinds or of another kind
     """
     for name, space in zip(names, task_spaces, strict=True):
-        if not (isinstance(space, spaces.Dict | ARRAYS) or is_text(space)):
+        if not (isinstance(space, (spaces.Dict, *ARRAYS)) or is_text(space)):
             raise ValueError(
                 f"observations must be Box, Discrete, MultiDiscrete, MultiBinary, Text or Dict of "
                 f"these, got {name!r}: {space}; {_CURES['obs_space']}"
@@ -186,8 +185,15 @@ def common_space(
             if len({len(space.shape or ()) for space in task_spaces}) > 1:
                 break
             return pad(task_spaces, optional)
+    raise different_kinds(task_spaces, names, argument)
+
+
+def different_kinds(
+    task_spaces: Sequence[Space[Any]], names: Sequence[str], argument: str
+) -> ValueError:
+    """Return the error of spaces that have no common one, with the cure."""
     described = ", ".join(f"{n!r}: {s}" for n, s in zip(names, task_spaces, strict=True))
-    raise ValueError(
+    return ValueError(
         f"`{argument}`='pad' needs spaces of one kind (Box, Discrete, MultiDiscrete, MultiBinary; "
         f"observations also Text and Dict of these) and one number of dimensions, got {described}; "
         f"{_CURES[argument]}"
