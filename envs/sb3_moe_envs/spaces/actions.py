@@ -146,7 +146,7 @@ def _fit(common: Space[Any], space: Any, invalid: InvalidAction) -> ActionFit:
 
 
 def _corner(array: Any) -> Any:
-    """Return where an array lies in a larger one; the leading dimension of a batch is left alone."""
+    """Return where an array lies in a larger one, or the rows of a batch in a larger batch."""
     return (Ellipsis, *(slice(size) for size in array.shape))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,13 +10,14 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
+from sb3_moe_envs.frames import Canvas
 from sb3_moe_envs.multitask import ScheduleLike, as_schedule
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
 from sb3_moe_envs.schedules.base import require_positive, task_index
 from sb3_moe_envs.seeds import TaskSeeds
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.spaces.observations import ARRAYS
-from sb3_moe_envs.tasks import as_tasks
+from sb3_moe_envs.tasks import as_tasks, built
 from sb3_moe_envs.vector.infos import FINAL, join_infos, row_of, take_rows
 from sb3_moe_envs.vector.parts import Part
 from sb3_moe_envs.vector.pool import Pool
@@ -37,7 +39,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     :param task_id: as of `MultiTaskEnv`, like the next three
     :param vectorization: how tasks without a vector environment of their own are stepped:
         `"sync"`, in this process, or `"async"`, in processes of their own
-    :param render_mode: passed on to the tasks
+    :param render_mode: as of `MultiTaskEnv`
     :raises TypeError: if `tasks` or `schedule` is of the wrong type
     :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, or there are fewer
         slots than tasks under `Interleave`
@@ -82,6 +84,9 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             action_space=action_space,
             invalid_action=invalid_action,
         )
+        self._canvas = Canvas()
+        if render_mode is not None:
+            self._measure()
         self.single_observation_space = self._interface.observation_space
         self.single_action_space = self._interface.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -145,14 +150,14 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return obs, rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return one picture per slot."""
+        """Return one picture per slot, all of the size of the largest task's."""
         if self.render_mode is None:
             return None
         frames = np.full(self.num_envs, None, dtype=object)
         for part in self._parts:
             rows = np.arange(self.num_envs)[part.rows]
             for row, frame in zip(rows, part.env.render() or (), strict=True):
-                frames[row] = frame
+                frames[row] = self._canvas.fit(frame)
         return tuple(frames)
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -223,6 +228,11 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         observations = [env.single_observation_space for env in envs]
         actions = [env.single_action_space for env in envs]
         return Interface(observations, actions, self.task_names, **options)
+
+    def _measure(self) -> None:
+        for task, size in enumerate(self._sizes):
+            env = self._pool.env(task, size)
+            built(self.tasks[task], task, functools.partial(self._canvas.measure, env))
 
     @property
     def _sizes(self) -> list[int]:
