@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import (
@@ -34,13 +35,15 @@ class GymnasiumVecEnv(VecEnv):
 
     :param env: the vector environment; its autoreset mode must be SAME_STEP
     :raises TypeError: if ``env`` isn't a vector environment
-    :raises ValueError: if its autoreset mode isn't SAME_STEP, or it hands out one array over again
+    :raises ValueError: if its autoreset mode isn't SAME_STEP, it hands out one array over again, or
+        its actions aren't arrays
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         if not isinstance(env, VectorEnv):
             raise TypeError(f"`env` must be a gymnasium.vector.VectorEnv, got {type(env)}")
         _check_autoreset(env)
+        _check_actions(env)
         self.env = env
         self.spec = env.spec
         self._members = VectorMembers(env)
@@ -268,3 +271,13 @@ def _check_autoreset(env: VectorEnv[Any, Any, Any]) -> None:
         )
     if not getattr(env.unwrapped, "copy", True):
         raise ValueError("`env` must return new arrays each step: copy must be True, got False")
+
+
+def _check_actions(env: VectorEnv[Any, Any, Any]) -> None:
+    arrays = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    if not isinstance(env.single_action_space, arrays):
+        raise ValueError(
+            "`env` must take arrays as actions (Box, Discrete, MultiDiscrete or MultiBinary), as "
+            f"SB3's algorithms give no others, got {env.single_action_space}; wrap its tasks "
+            "(gymnasium.wrappers.TransformAction)"
+        )

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_moe_envs.checks import observation_problem, step_problem
+from sb3_moe_envs.frames import Canvas
 from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule
 from sb3_moe_envs.schedules.base import require_positive, task_index
 from sb3_moe_envs.seeds import TaskSeeds
@@ -36,13 +37,17 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         chooses for each episode; None: the suite's, or `Interleave()`
     :param task_id: how observations name the task: `"dict"`, `"onehot"`, `"channels"`; `"info"` and
         `"none"` leave them as they are, and `"none"` also hides it from `action_masks`
-    :param obs_space: `"pad"` to a common space, or `"strict"`: the spaces must be equal
-    :param action_space: as `obs_space`
+    :param obs_space: `"pad"` to a common space (Dicts join their keys, what a task lacks is zero or
+        an empty text), or `"strict"`: the spaces must be equal
+    :param action_space: as `obs_space`; choices are counted from 0, and choice i is a task's start
+        + i; Boxes with other bounds become floats in [-1, 1], mapped to each task's own bounds, and
+        to an integer Box in equal shares per whole number
     :param invalid_action: what an action that the task lacks does: `"noop"` (the task's first
         action), `"modulo"` (wraps around) or `"error"`
     :param num_envs: how many such environments run side by side: each step counts as that many
     :param env_index: which of them this is: round robin starts with a different task in each
-    :param render_mode: passed on to the tasks
+    :param render_mode: passed on to the tasks; with one, each task is drawn once when built, for
+        the size of its pictures
     :raises TypeError: if `tasks` or `schedule` is of the wrong type
     :raises ValueError: if an argument is unknown or the tasks' spaces don't fit
     """
@@ -75,6 +80,10 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             built(task, index, functools.partial(task.make, render_mode))
             for index, task in enumerate(self.tasks)
         ]
+        self._canvas = Canvas()
+        if render_mode is not None:
+            for index, env in enumerate(self._envs):
+                built(self.tasks[index], index, functools.partial(self._canvas.measure, env))
         self.metadata["render_fps"] = self._envs[0].metadata.get("render_fps", 30)
         self._interface = Interface(
             [env.observation_space for env in self._envs],
@@ -135,8 +144,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         return obs, float(reward), bool(terminated), truncated, self._describe(info)
 
     def render(self) -> Any:
-        """Render the running task."""
-        return self._envs[self._task].render()
+        """Render the running task; pictures of all tasks have the size of the largest."""
+        return self._canvas.fit(self._envs[self._task].render())
 
     def close(self) -> None:
         """Close every task's environment."""

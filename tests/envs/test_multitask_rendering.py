@@ -5,18 +5,34 @@ from __future__ import annotations
 from functools import partial
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from counting import CountingEnv
-from gymnasium.wrappers import RecordVideo
+from gymnasium.wrappers import RecordVideo, RenderCollection
+from stable_baselines3.common.vec_env import VecVideoRecorder
 
-from sb3_moe_envs import Interleave, MultiTaskEnv, Task
+from sb3_moe.vec_env import make_multitask_vec_env
+from sb3_moe_envs import (
+    Cycle,
+    Interleave,
+    MultiTaskEnv,
+    MultiTaskVectorEnv,
+    Task,
+    make_multitask_vector,
+)
+from sb3_moe_envs.frames import Canvas
+
+
+def tagged(render_mode):
+    return [
+        Task(f"t{tag}", env_fn=partial(CountingEnv, tag, render_mode=render_mode)) for tag in (1, 2)
+    ]
 
 
 def pictured():
-    tasks = [
-        Task(f"t{tag}", env_fn=partial(CountingEnv, tag, render_mode="rgb_array")) for tag in (1, 2)
-    ]
-    return MultiTaskEnv(tasks, schedule=Interleave("episodes"), render_mode="rgb_array")
+    return MultiTaskEnv(
+        tagged("rgb_array"), schedule=Interleave("episodes"), render_mode="rgb_array"
+    )
 
 
 def test_the_running_task_is_rendered_and_named_in_the_metadata():
@@ -43,6 +59,101 @@ def test_a_video_is_recorded_of_each_task(tmp_path):
     env.close()
     assert names == ["t1", "t2"]
     assert [path.stat().st_size > 0 for path in sorted(tmp_path.iterdir())] == [True, True]
+
+
+def test_all_tasks_are_drawn_in_the_size_of_the_largest_with_the_smaller_in_the_middle():
+    env = pictured()
+    frames = []
+    for _ in range(2):
+        env.reset()
+        env.step(0)
+        frames.append(env.render())
+    assert [frame.shape for frame in frames] == [(6, 8, 3)] * 2
+    assert frames[0][:, 0, 0].tolist() == [1] * 5 + [0]
+    assert frames[1].min() == 2
+
+
+def test_drawing_changes_no_seeded_numbers():
+    def play(env):
+        first = env.reset(seed=3)[0]["obs"]
+        return [first.tolist(), *(env.step(0)[0]["obs"].tolist() for _ in range(4))]
+
+    assert play(pictured()) == play(MultiTaskEnv(tagged(None), schedule=Interleave("episodes")))
+
+
+def test_lists_of_pictures_have_one_size_too():
+    def listed(tag):
+        return RenderCollection(CountingEnv(tag, render_mode="rgb_array"))
+
+    tasks = [Task(f"t{tag}", env_fn=partial(listed, tag)) for tag in (1, 2)]
+    env = MultiTaskEnv(tasks, schedule=Interleave("episodes"), render_mode="rgb_array_list")
+    env.reset()
+    env.step(0)
+    assert [frame.shape for frame in env.render()] == [(6, 8, 3)] * 2
+    vector = MultiTaskVectorEnv(tasks, 2, render_mode="rgb_array_list")
+    vector.reset()
+    assert [[frame.shape for frame in frames] for frames in vector.render()] == [[(6, 8, 3)]] * 2
+
+
+@pytest.mark.parametrize("schedule", [Interleave(), Cycle(5), Interleave("episodes")])
+def test_every_slot_is_drawn_in_one_size(schedule):
+    env = make_multitask_vector(tagged("rgb_array"), 2, schedule=schedule, render_mode="rgb_array")
+    env.reset(seed=0)
+    for _ in range(12):
+        assert [frame.shape for frame in env.render()] == [(6, 8, 3)] * 2
+        env.step([0, 0])
+    env.close()
+
+
+def test_what_is_no_picture_is_handed_on():
+    canvas = Canvas()
+    canvas.measure(CountingEnv(2, render_mode="rgb_array"))
+    assert canvas.fit("text") == "text"
+    assert canvas.fit(None) is None
+    assert canvas.fit(np.ones((5, 8))).shape == (6, 8)
+    large = np.ones((9, 9, 3))
+    assert canvas.fit(large) is large
+
+
+def test_a_task_that_cannot_be_drawn_is_named_when_built():
+    class Blank(CountingEnv):
+        def render(self):
+            raise NotImplementedError("no pencil")
+
+    tasks = [Task("blank", env_fn=partial(Blank, render_mode="rgb_array"))]
+    for world in (MultiTaskEnv, MultiTaskVectorEnv):
+        with pytest.raises(ValueError, match=r"`tasks\[0\]` \('blank'\) can't .* no pencil"):
+            world(tasks, render_mode="rgb_array")
+    MultiTaskEnv(tasks)
+
+
+@pytest.mark.filterwarnings("ignore")  # moviepy's own
+def test_one_video_shows_tasks_of_different_sizes(tmp_path):
+    pytest.importorskip("moviepy", reason="needs moviepy")
+    env = RecordVideo(
+        pictured(), str(tmp_path), step_trigger=lambda step: step == 0, video_length=9
+    )
+    names = set()
+    env.reset(seed=0)
+    for _ in range(10):
+        names.add(env.get_wrapper_attr("metadata")["task_name"])
+        if any(env.step(0)[2:4]):
+            env.reset()
+    env.close()
+    assert names == {"t1", "t2"}
+    assert [path.stat().st_size > 0 for path in tmp_path.iterdir()] == [True]
+
+
+@pytest.mark.filterwarnings("ignore")  # moviepy's own
+def test_sb3_records_tasks_of_different_sizes_side_by_side(tmp_path):
+    pytest.importorskip("moviepy", reason="needs moviepy")
+    venv = make_multitask_vec_env(tagged("rgb_array"), 2, seed=0, render_mode="rgb_array")
+    env = VecVideoRecorder(venv, str(tmp_path), lambda step: step == 0, video_length=5)
+    env.reset()
+    for _ in range(6):
+        env.step(np.zeros(2, np.int64))
+    env.close()
+    assert [path.stat().st_size > 0 for path in tmp_path.glob("*.mp4")] == [True]
 
 
 def test_minatar_games_render_in_the_suite():

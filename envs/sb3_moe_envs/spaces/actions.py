@@ -9,9 +9,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from gymnasium import Space, spaces
 
-from sb3_moe_envs.spaces.observations import common_space
+from sb3_moe_envs.spaces.observations import ARRAYS, common_space, different_kinds
 
 InvalidAction = Literal["noop", "modulo", "error"]
+# Floats of 64 bits tell so many apart in [-1, 1], with room for rounding.
+_MOST_VALUES = 2**50
 
 
 class ActionFit(Protocol):
@@ -33,20 +35,20 @@ class Unchanged:
 class DiscreteFit:
     """Replace choices that the task doesn't have, and count from the task's own start.
 
-    :param sizes: () or (D,) number of choices of the task
-    :param start: () or (D,) first choice of the task
+    :param sizes: () or (D, ...) number of choices of the task
+    :param start: () or (D, ...) first choice of the task
+    :param dtype: of the task's actions
     :param invalid: `"noop"` for the task's first choice, `"modulo"` to wrap around, or `"error"`
     """
 
     sizes: np.ndarray
     start: np.ndarray
+    dtype: Any
     invalid: InvalidAction
 
     def __call__(self, action: Any) -> Any:
         """Return the task's action; extra dimensions are cut off."""
-        choice = np.asarray(action)
-        if self.sizes.ndim:
-            choice = choice[..., : len(self.sizes)]
+        choice = np.asarray(action)[_corner(self.sizes)]
         valid = choice < self.sizes
         if self.invalid == "error" and not valid.all():
             raise ValueError(
@@ -54,29 +56,60 @@ class DiscreteFit:
             )
         modulo = self.invalid == "modulo"
         choice = (choice % self.sizes if modulo else np.where(valid, choice, 0)) + self.start
+        choice = np.asarray(choice).astype(self.dtype)
         return choice if choice.ndim else choice[()]
 
 
 @dataclass(frozen=True)
 class BoxFit:
-    """Cut off the dimensions that the task lacks, and map [-1, 1] to its bounds where asked.
+    """Cut off the dimensions that the task lacks.
 
-    :param region: where the task's action lies in the common one
-    :param bounds: the task's own (low, high), or None where they are the common ones
+    :param corner: where the task's action lies in the common one
+    :param dtype: of the task's actions; what it can't hold is rounded
     """
 
-    region: tuple[slice, ...]
-    bounds: tuple[np.ndarray, np.ndarray] | None = None
+    corner: Any
+    dtype: Any
 
     def __call__(self, action: Any) -> Any:
         """Return the task's action."""
-        # The leading dimension of a batch is left alone.
-        region: Any = (Ellipsis, *self.region)
-        action = np.asarray(action)[region]
-        if self.bounds is None:
-            return action
-        low, high = self.bounds
-        return (low + (action + 1) * (high - low) / 2).astype(low.dtype)
+        action = np.asarray(action)[self.corner]
+        if self.dtype.kind != "f" and action.dtype.kind == "f":
+            action = np.rint(action)
+        return action.astype(self.dtype, copy=False)
+
+
+@dataclass(frozen=True)
+class UnitFit:
+    """Cut off the dimensions that the task lacks, and map [-1, 1] to its bounds.
+
+    The whole numbers of an integer Box have equal shares of [-1, 1], in order.
+
+    :param low: the task's lower bounds
+    :param high: the task's upper bounds
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+
+    def __call__(self, action: Any) -> Any:
+        """Return the task's action."""
+        low, high = self.low, self.high
+        action = np.asarray(action)[_corner(low)]
+        if low.dtype.kind == "f":
+            # Rounding may miss a bound by the last digit.
+            own = np.clip(low + (action + 1) * (high - low) / 2, low, high)
+            return own.astype(low.dtype)
+        shares = np.floor((action.astype(np.float64) + 1) / 2 * num_values(low, high))
+        # Wide enough that nothing overflows.
+        wide = np.uint64 if low.dtype == np.uint64 else np.int64
+        last = num_values(low, high) - 1
+        return (low.astype(wide) + np.clip(shares, 0, last).astype(wide)).astype(low.dtype)
+
+
+def num_values(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return how many whole numbers there are between bounds, both included."""
+    return high.astype(np.float64) - low.astype(np.float64) + 1
 
 
 def pad_actions(
@@ -84,13 +117,19 @@ def pad_actions(
 ) -> tuple[Space[Any], list[ActionFit]]:
     """Find a common action space, and how each task reads its actions.
 
-    Boxes with different bounds on a shared dimension become [-1, 1], mapped to each task's own.
+    The largest number of choices is taken, counted from 0: choice i is a task's start + i. Boxes
+    with different bounds on a shared dimension become a [-1, 1] of floats: it is mapped to each
+    task's own bounds, and to an integer Box in equal shares per whole number. So each task's own
+    actions can all be reached.
 
-    :param task_spaces: all Box, Discrete, MultiDiscrete or MultiBinary
+    :param task_spaces: all Box, Discrete, MultiDiscrete or MultiBinary; others must be equal
     :raises ValueError: if the spaces are of different or other kinds, or can't be mapped
     """
     if all(space == task_spaces[0] for space in task_spaces):
         return task_spaces[0], [Unchanged() for _ in task_spaces]
+    if any(not isinstance(space, ARRAYS) for space in task_spaces):
+        # Texts and Dicts, which observations may be, have no common actions.
+        raise different_kinds(task_spaces, names, "action_space")
     if all(isinstance(space, spaces.Box) for space in task_spaces):
         return _pad_boxes(task_spaces, names)
     common = common_space(task_spaces, names, "action_space")
@@ -100,37 +139,60 @@ def pad_actions(
 def _fit(common: Space[Any], space: Any, invalid: InvalidAction) -> ActionFit:
     if space == common:
         return Unchanged()
-    if isinstance(space, spaces.Discrete):
-        return DiscreteFit(np.asarray(space.n), np.asarray(space.start), invalid)
-    if isinstance(space, spaces.MultiDiscrete) and len(space.nvec.shape) == 1:
-        return DiscreteFit(space.nvec, space.start, invalid)
     if isinstance(space, spaces.MultiBinary):
-        return BoxFit(tuple(slice(size) for size in space.shape))
-    raise ValueError(f"`action_space`='pad' can't pad {space}")
+        return BoxFit(_corner(space), space.dtype)
+    sizes = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+    return DiscreteFit(sizes, np.asarray(space.start), space.dtype, invalid)
+
+
+def _corner(array: Any) -> Any:
+    """Return where an array lies in a larger one, or the rows of a batch in a larger batch."""
+    return (Ellipsis, *(slice(size) for size in array.shape))
 
 
 def _pad_boxes(
     task_spaces: Sequence[Any], names: Sequence[str]
 ) -> tuple[Space[Any], list[ActionFit]]:
     common: Any = common_space(task_spaces, names, "action_space")
-    regions = [tuple(slice(size) for size in space.shape) for space in task_spaces]
     if all(
-        np.array_equal(common.low[region], space.low)
-        and np.array_equal(common.high[region], space.high)
-        for region, space in zip(regions, task_spaces, strict=True)
+        np.array_equal(common.low[_corner(space)], space.low)
+        and np.array_equal(common.high[_corner(space)], space.high)
+        for space in task_spaces
     ):
-        return common, [BoxFit(region) for region in regions]
+        return common, [BoxFit(_corner(space), space.dtype) for space in task_spaces]
     for name, space in zip(names, task_spaces, strict=True):
-        if not space.is_bounded():
-            raise ValueError(
-                f"`action_space`='pad' can't map bounds to each other unless all are finite, "
-                f"got {name!r}: {space}"
-            )
-    unit = spaces.Box(-1, 1, common.shape, common.dtype)
-    return unit, [
-        BoxFit(region, (space.low, space.high))
-        for region, space in zip(regions, task_spaces, strict=True)
+        _require_mappable(name, space)
+    unit = spaces.Box(-1, 1, common.shape, _unit_dtype(task_spaces))
+    return unit, [UnitFit(space.low, space.high) for space in task_spaces]
+
+
+def _require_mappable(name: str, space: Any) -> None:
+    counted = space.dtype.kind != "f"
+    with np.errstate(over="ignore"):
+        span = num_values(space.low, space.high) if counted else space.high - space.low
+    if not space.is_bounded() or not np.isfinite(span).all():
+        raise ValueError(
+            f"`action_space`='pad' can't map bounds to each other unless all are finite, "
+            f"and the range too, got {name!r}: {space}"
+        )
+    if counted and (span > _MOST_VALUES).any():
+        raise ValueError(
+            f"`action_space`='pad' can't map [-1, 1] to more than 2**50 whole numbers, "
+            f"got {name!r}: {space}"
+        )
+
+
+def _unit_dtype(task_spaces: Sequence[Any]) -> Any:
+    """Return a type of floats fine enough for each whole number of an integer Box."""
+    floats = [space.dtype for space in task_spaces if space.dtype.kind == "f"]
+    counts = [
+        num_values(space.low, space.high).max(initial=1)
+        for space in task_spaces
+        if space.dtype.kind != "f"
     ]
+    if counts:
+        floats.append(np.dtype(np.float32 if max(counts) <= 2**20 else np.float64))
+    return np.result_type(*floats).type
 
 
 def action_mask(common: Space[Any], space: Any) -> np.ndarray | None:

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from sb3_moe_envs.spaces.actions import ActionFit, action_mask, pad_actions
-from sb3_moe_envs.spaces.observations import ArrayFit, ObservationFit, pad_observations
+from sb3_moe_envs.spaces.observations import ArrayFit, ObservationFit, empty, pad_observations
 from sb3_moe_envs.spaces.task_id import ENCODERS
 
 MODES = ("pad", "strict")
@@ -73,7 +73,7 @@ class Interface:
         """
         if len(parts) == 1 and self._is_same(parts[0][0]):
             return self._encoder.batch(parts[0][2], tasks_B)
-        out = _zeros(self._common, len(tasks_B))
+        out = empty(self._common, (len(tasks_B),))
         for task, rows, obs in parts:
             self._observations[task].write(out, rows, obs)
         return self._encoder.batch(out, tasks_B)
@@ -135,9 +135,3 @@ def _require_equal(task_spaces: Sequence[Space[Any]], names: Sequence[str], argu
                 f"`{argument}`='strict' needs equal spaces, got {names[0]!r}: {task_spaces[0]} and "
                 f"{name!r}: {space}"
             )
-
-
-def _zeros(space: Space[Any], num_rows: int) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {key: _zeros(part, num_rows) for key, part in space.spaces.items()}
-    return np.zeros((num_rows, *(space.shape or ())), space.dtype)

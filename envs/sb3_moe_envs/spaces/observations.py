@@ -9,6 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 from gymnasium import Space, spaces
 
+# Spaces whose elements are numbers in an array of one shape.
+ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+_CURES = {
+    "obs_space": "wrap the tasks so that they agree (gymnasium.wrappers: FilterObservation, "
+    "FlattenObservation, TransformObservation)",
+    "action_space": "wrap the tasks so that they agree (gymnasium.wrappers.TransformAction)",
+}
+
 
 class ObservationFit(Protocol):
     """Bring one task's observations into the common space."""
@@ -54,16 +62,31 @@ class ArrayFit:
 
 
 @dataclass(frozen=True)
+class TextFit:
+    """Hand on a text whole; a batch is an array of objects, which cuts none."""
+
+    space: Space[Any]
+
+    def single(self, obs: Any) -> Any:
+        """Fit one observation."""
+        return obs
+
+    def write(self, out: np.ndarray, rows: Any, obs: Any) -> None:
+        """Write a batch of texts into rows (a slice or indices)."""
+        out[rows] = np.array(obs, object)
+
+
+@dataclass(frozen=True)
 class DictFit:
-    """Fit each entry of a Dict; an entry that the task lacks stays zero."""
+    """Fit each entry of a Dict; an entry that the task lacks stays zero, or an empty text."""
 
     space: spaces.Dict
-    parts: dict[str, ArrayFit]
+    parts: dict[str, ObservationFit]
 
     def single(self, obs: dict[str, Any]) -> dict[str, Any]:
         """Fit one observation."""
         return {
-            key: self.parts[key].single(obs[key]) if key in self.parts else _zero(space)
+            key: self.parts[key].single(obs[key]) if key in self.parts else empty(space)
             for key, space in self.space.spaces.items()
         }
 
@@ -74,38 +97,65 @@ class DictFit:
 
 
 def pad_observations(
-    task_spaces: Sequence[Space[Any]], names: Sequence[str]
+    task_spaces: Sequence[Space[Any]], names: Sequence[str], *, optional: bool = False
 ) -> tuple[Space[Any], list[ObservationFit]]:
     """Find the smallest common space, and how each task's observations go into it.
 
-    :param task_spaces: all Box, Discrete, MultiDiscrete, MultiBinary, or all Dict of these
+    :param task_spaces: all Box, Discrete, MultiDiscrete, MultiBinary, Text, or all Dict of these
+    :param optional: it must hold zeros too, for a task that has nothing here
     :raises ValueError: if the spaces are of different kinds or of another kind
     """
+    for name, space in zip(names, task_spaces, strict=True):
+        if not (isinstance(space, (spaces.Dict, *ARRAYS)) or is_text(space)):
+            raise ValueError(
+                f"observations must be Box, Discrete, MultiDiscrete, MultiBinary, Text or Dict of "
+                f"these, got {name!r}: {space}; {_CURES['obs_space']}"
+            )
     if all(isinstance(space, spaces.Dict) for space in task_spaces):
-        return _pad_dicts(task_spaces, names)
-    common = common_space(task_spaces, names, "obs_space")
+        return _pad_dicts(task_spaces, names, optional)
+    common = common_space(task_spaces, names, "obs_space", optional=optional)
+    if is_text(common):
+        return common, [TextFit(common) for _ in task_spaces]
     return common, [array_fit(common, space) for space in task_spaces]
 
 
 def _pad_dicts(
-    task_spaces: Sequence[Any], names: Sequence[str]
+    task_spaces: Sequence[Any], names: Sequence[str], optional: bool
 ) -> tuple[Space[Any], list[ObservationFit]]:
     keys = list(dict.fromkeys(key for space in task_spaces for key in space.spaces))
-    common = spaces.Dict(
-        {
-            key: common_space(
-                [space[key] for space in task_spaces if key in space.spaces],
-                [f"{n}.{key}" for n, space in zip(names, task_spaces, strict=True) if key in space],
-                "obs_space",
-                optional=any(key not in space.spaces for space in task_spaces),
-            )
-            for key in keys
-        }
-    )
-    return common, [
-        DictFit(common, {key: array_fit(common[key], space[key]) for key in space.spaces})
-        for space in task_spaces
-    ]
+    common: dict[str, Space[Any]] = {}
+    parts: list[dict[str, ObservationFit]] = [{} for _ in task_spaces]
+    for key in keys:
+        # `key in space` would ask whether the key is one of the space's observations.
+        holders = [task for task, space in enumerate(task_spaces) if key in space.spaces]
+        common[key], fits = pad_observations(
+            [task_spaces[task][key] for task in holders],
+            [f"{names[task]}.{key}" for task in holders],
+            optional=optional or len(holders) < len(task_spaces),
+        )
+        for task, fit in zip(holders, fits, strict=True):
+            parts[task][key] = fit
+    space = spaces.Dict(common)
+    return space, [DictFit(space, own) for own in parts]
+
+
+def is_text(space: Space[Any]) -> bool:
+    """Return whether a space holds strings, as Text does."""
+    return space.dtype is not None and space.dtype.kind == "U"
+
+
+def empty(space: Space[Any], rows: tuple[int, ...] = ()) -> Any:
+    """Return what stands for nothing in a common space: zeros, or empty texts.
+
+    :param rows: (num_rows,) for a batch
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: empty(part, rows) for key, part in space.spaces.items()}
+    if is_text(space):
+        return np.full(rows, "", object) if rows else ""
+    if isinstance(space, spaces.Discrete) and not rows:
+        return np.int64(0)
+    return np.zeros((*rows, *(space.shape or ())), space.dtype)
 
 
 def array_fit(common: Space[Any], space: Space[Any]) -> ArrayFit:
@@ -135,10 +185,18 @@ def common_space(
             if len({len(space.shape or ()) for space in task_spaces}) > 1:
                 break
             return pad(task_spaces, optional)
+    raise different_kinds(task_spaces, names, argument)
+
+
+def different_kinds(
+    task_spaces: Sequence[Space[Any]], names: Sequence[str], argument: str
+) -> ValueError:
+    """Return the error of spaces that have no common one, with the cure."""
     described = ", ".join(f"{n!r}: {s}" for n, s in zip(names, task_spaces, strict=True))
-    raise ValueError(
+    return ValueError(
         f"`{argument}`='pad' needs spaces of one kind (Box, Discrete, MultiDiscrete, MultiBinary; "
-        f"observations also Dict of these) and one number of dimensions, got {described}"
+        f"observations also Text and Dict of these) and one number of dimensions, got {described}; "
+        f"{_CURES[argument]}"
     )
 
 
@@ -174,15 +232,20 @@ def _pad_multi_binary(task_spaces: Sequence[Any], _: bool) -> spaces.MultiBinary
     return spaces.MultiBinary(_largest_shape(task_spaces))
 
 
+def _pad_texts(task_spaces: Sequence[Any], optional: bool) -> spaces.Text:
+    characters = set[str]().union(*[space.character_set for space in task_spaces])
+    return spaces.Text(
+        max(space.max_length for space in task_spaces),
+        min_length=0 if optional else min(space.min_length for space in task_spaces),
+        # In order, since a seeded space draws from them in the order given.
+        charset="".join(sorted(characters)),
+    )
+
+
 _PADDING: dict[type[Space[Any]], Any] = {
     spaces.Box: _pad_boxes,
     spaces.Discrete: _pad_discrete,
     spaces.MultiDiscrete: _pad_multi_discrete,
     spaces.MultiBinary: _pad_multi_binary,
+    spaces.Text: _pad_texts,
 }
-
-
-def _zero(space: Space[Any]) -> Any:
-    if isinstance(space, spaces.Discrete):
-        return np.int64(0)
-    return np.zeros(space.shape or (), space.dtype)

@@ -44,9 +44,9 @@ def take_rows(infos: Infos, rows: np.ndarray) -> Infos:
 
 
 def row_of(batch: Any, row: int) -> Any:
-    """Return one row of a batch of observations, an array, a dict of arrays or objects."""
+    """Return one row of a batch of observations, an array, a dict of batches or objects."""
     if isinstance(batch, dict):
-        return {key: value[row] for key, value in batch.items()}
+        return {key: row_of(value, row) for key, value in batch.items()}
     return batch[row]
 
 

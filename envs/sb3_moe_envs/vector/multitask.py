@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
+from sb3_moe_envs.frames import Canvas
 from sb3_moe_envs.multitask import ScheduleLike, as_schedule
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
 from sb3_moe_envs.schedules.base import require_positive, task_index
 from sb3_moe_envs.seeds import TaskSeeds
 from sb3_moe_envs.spaces import Interface
-from sb3_moe_envs.tasks import as_tasks
+from sb3_moe_envs.spaces.observations import ARRAYS
+from sb3_moe_envs.tasks import as_tasks, built
 from sb3_moe_envs.vector.infos import FINAL, join_infos, row_of, take_rows
 from sb3_moe_envs.vector.parts import Part
 from sb3_moe_envs.vector.pool import Pool
@@ -36,7 +39,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     :param task_id: as of `MultiTaskEnv`, like the next three
     :param vectorization: how tasks without a vector environment of their own are stepped:
         `"sync"`, in this process, or `"async"`, in processes of their own
-    :param render_mode: passed on to the tasks
+    :param render_mode: as of `MultiTaskEnv`
     :raises TypeError: if `tasks` or `schedule` is of the wrong type
     :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, or there are fewer
         slots than tasks under `Interleave`
@@ -81,6 +84,9 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             action_space=action_space,
             invalid_action=invalid_action,
         )
+        self._canvas = Canvas()
+        if render_mode is not None:
+            self._measure()
         self.single_observation_space = self._interface.observation_space
         self.single_action_space = self._interface.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -129,7 +135,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step every slot with its action, of shape (num_envs, ...)."""
         self._restored = False
-        results = self._step_parts(np.asarray(actions))
+        results = self._step_parts(actions)
         obs = self._join_observations([result[0] for result in results])
         rewards, terminated, truncated = (
             self._join([result[i] for result in results], kind)
@@ -144,14 +150,14 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return obs, rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return one picture per slot."""
+        """Return one picture per slot, all of the size of the largest task's."""
         if self.render_mode is None:
             return None
         frames = np.full(self.num_envs, None, dtype=object)
         for part in self._parts:
             rows = np.arange(self.num_envs)[part.rows]
             for row, frame in zip(rows, part.env.render() or (), strict=True):
-                frames[row] = frame
+                frames[row] = self._canvas.fit(frame)
         return tuple(frames)
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -223,6 +229,11 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         actions = [env.single_action_space for env in envs]
         return Interface(observations, actions, self.task_names, **options)
 
+    def _measure(self) -> None:
+        for task, size in enumerate(self._sizes):
+            env = self._pool.env(task, size)
+            built(self.tasks[task], task, functools.partial(self._canvas.measure, env))
+
     @property
     def _sizes(self) -> list[int]:
         """How many slots each task has when it is played."""
@@ -267,9 +278,20 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         obs = self._join_observations([result[0] for result in results])
         return obs, self._join_infos([result[1] for result in results])
 
-    def _step_parts(self, actions: np.ndarray) -> list[Any]:
-        own = [self._interface.decode(part.task, actions[part.rows]) for part in self._parts]
+    def _step_parts(self, actions: Any) -> list[Any]:
+        rows = self._rows_of(actions)
+        own = [rows(part) for part in self._parts]
         return self._pool.step(self._parts, own)
+
+    def _rows_of(self, actions: Any) -> Callable[[Part], Any]:
+        """Return how a part gets its actions."""
+        if isinstance(self.single_action_space, ARRAYS):
+            array = np.asarray(actions)
+            return lambda part: self._interface.decode(part.task, array[part.rows])
+        # Others (Dict, Tuple, Text, ...) are the same in all tasks.
+        single = list(iterate(self.action_space, actions))
+        every = np.arange(self.num_envs)
+        return lambda part: _batch(part.env, [single[row] for row in every[part.rows]])
 
     def _join_observations(self, observations: Sequence[Any]) -> Any:
         parts = [
@@ -378,6 +400,11 @@ def _fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarr
         )
     counts = slot_counts(schedule.shares(num_tasks), num_slots)
     return np.repeat(np.arange(num_tasks), counts)
+
+
+def _batch(env: VectorEnv[Any, Any, Any], actions: Sequence[Any]) -> Any:
+    space = env.single_action_space
+    return concatenate(space, actions, create_empty_array(space, len(actions)))
 
 
 def _without_final(infos: dict[str, Any]) -> dict[str, Any]:
