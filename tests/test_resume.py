@@ -10,7 +10,7 @@ import pytest
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import MultiTaskEvalCallback, SnapshotCallback
@@ -187,7 +187,7 @@ def test_a_run_that_stands_between_an_older_runs_snapshots_is_another(tmp_path):
         256, callback=SnapshotCallback(128, tmp_path)
     )
     model = ppo(make_multitask_vec_env(CLASSIC, 4, seed=0)).learn(192)
-    with pytest.raises(ValueError, match="another run .* this one stands at step 192"):
+    with pytest.raises(ValueError, match=r"another run .* this one stands at step 192"):
         model.learn(64, callback=SnapshotCallback(64, tmp_path), reset_num_timesteps=False)
     callback = SnapshotCallback(64, tmp_path, overwrite=True, keep=9)
     model.learn(64, callback=callback, reset_num_timesteps=False)

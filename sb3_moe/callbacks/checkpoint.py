@@ -193,8 +193,9 @@ def _write(model: BaseAlgorithm, folder: Path, *, drawn: bool, whole: bool) -> N
     saved, carried = save_env(env), get_carried(model, drawn=drawn)
     generators = get_generators()
     state = RunState(type(model), saved, generators, model.action_space, carried, whole)
-    with _named("model"):
-        model.save(folder / MODEL)
+    # SB3 leaves a file open that it opened itself, if it fails.
+    with _named("model"), (folder / MODEL).open("wb") as file:
+        model.save(file)
         # Unlike pickle, this takes what was defined in a function too.
         (folder / STATE).write_bytes(cloudpickle.dumps(state))
 

@@ -4,7 +4,7 @@ import ctypes
 
 import gymnasium as gym
 import pytest
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -49,8 +49,8 @@ def test_a_part_of_the_environment_that_cannot_be_pickled_is_refused_at_the_star
 
 
 def test_an_environment_whose_state_cannot_be_had_is_refused_at_the_start(tmp_path):
-    modes = {"autoreset_mode": AutoresetMode.SAME_STEP}
-    env = GymnasiumVecEnv(gym.make_vec("CartPole-v1", 2, vector_kwargs=modes))
+    makers = [lambda: gym.make("CartPole-v1")]
+    env = GymnasiumVecEnv(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
     refused(ppo(env), tmp_path, ValueError, "make_multitask_vec_env or a DummyVecEnv, .*got Gymnas")
 
 
@@ -83,8 +83,8 @@ def test_trying_leaves_a_run_as_it_is_without(tmp_path):
 
 
 def test_a_save_that_fails_leaves_nothing_and_what_was_there(tmp_path):
-    def fail(path):
-        path.write_bytes(b"half")
+    def fail(file):
+        file.write(b"half")
         raise OSError("no space left on device")
 
     model = ppo()
