@@ -28,7 +28,8 @@ def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, Vec
     weights are then bit for bit those of a run that was never stopped, for every on- and off-policy
     algorithm of SB3 and sb3-contrib, with recurrent state, action noise, gSDE and every replay
     buffer. Where that can't be, a warning says what is not the same: a task has no state to be
-    saved, training was ended in the middle of a rollout, or the algorithm is another (ARS).
+    saved, training was ended in the middle of a rollout, the device or the algorithm is another
+    (ARS).
 
     :param path: a snapshot of :class:`~sb3_moe.callbacks.SnapshotCallback`, or the folder of a
         run, for its latest one
@@ -67,6 +68,8 @@ def _inexact(model: BaseAlgorithm, state: RunState) -> Iterator[str]:
         yield "training was ended in the middle of a rollout: that rollout is lost"
     if not isinstance(model, OnPolicyAlgorithm | OffPolicyAlgorithm):
         yield f"{type(model).__name__} draws random numbers before a snapshot can be taken"
+    if state.carried is not None and state.carried.device != model.device.type:
+        yield f"it was trained on {state.carried.device} and goes on on {model.device.type}"
     if state.carried is None and (model.use_sde or hasattr(model, "_last_lstm_states")):
         yield "version 0.1 saved neither a recurrent state nor gSDE's noise: they start anew"
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.noise import (
     OrnsteinUhlenbeckActionNoise,
     VectorizedActionNoise,
 )
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_moe.callbacks import SnapshotCallback, save_snapshot
@@ -219,6 +219,22 @@ def test_two_that_share_a_space_draw_from_it_in_turn_after_resuming(tmp_path):
     assert finish(min(tmp_path.glob("checkpoints/*"))) == digest(model)
 
 
+def test_wrappers_that_are_defined_in_a_function_are_no_hindrance(tmp_path):
+    class Halved(VecEnvWrapper):
+        def reset(self):
+            return self.venv.reset()
+
+        def step_wait(self):
+            obs, rewards, *rest = self.venv.step_wait()
+            return obs, rewards / 2, *rest
+
+    def make():
+        return on(A2C, Halved(discrete()))
+
+    model = make().learn(TOTAL, callback=SnapshotCallback(FIRST, tmp_path, keep=9))
+    assert finish(min(tmp_path.glob("checkpoints/*"))) == digest(model)
+
+
 class Stop(BaseCallback):
     def _on_step(self):
         return self.num_timesteps < 50
@@ -246,6 +262,18 @@ def test_an_algorithm_of_another_kind_says_that_it_is_not_the_same(tmp_path):
     model.learn(60, callback=SnapshotCallback(20, tmp_path))
     with pytest.warns(UserWarning, match="ARS draws random numbers before a snapshot can be taken"):
         resume(tmp_path)
+
+
+def test_a_snapshot_of_another_device_goes_on_and_says_that_it_is_not_the_same(tmp_path):
+    model = EXACT["RecurrentPPO"]().learn(20)
+    save_snapshot(model, tmp_path / "snapshot")
+    file = tmp_path / "snapshot" / "state.pkl"
+    state = pickle.loads(file.read_bytes())
+    generators = {**state.generators, "cuda": [state.generators["torch"]]}
+    carried = state.carried._replace(device="cuda")
+    file.write_bytes(pickle.dumps(state._replace(carried=carried, generators=generators)))
+    with pytest.warns(UserWarning, match="it was trained on cuda and goes on on cpu"):
+        resume(tmp_path / "snapshot", device="cpu")
 
 
 def test_a_snapshot_of_version_0_1_says_what_it_lacks(tmp_path):

@@ -23,11 +23,13 @@ class Carried(NamedTuple):
     :param last: what the rollout before left, SB3's ``_last_*`` attributes
     :param sde: gSDE's matrices, if this rollout has drawn its own already
     :param shares_space: whether model and environment draw from one action space
+    :param device: the type of device on which the model was trained
     """
 
     last: dict[str, Any]
     sde: dict[str, th.Tensor]
     shares_space: bool
+    device: str
 
 
 def get_carried(model: BaseAlgorithm, *, drawn: bool) -> Carried:
@@ -42,7 +44,7 @@ def get_carried(model: BaseAlgorithm, *, drawn: bool) -> Carried:
     sde = {name: noise[name].detach() for name in _MATRICES if name in noise}
     assert model.env is not None
     shares_space = model.action_space is model.env.action_space
-    return Carried(_moved(last, "cpu"), _moved(sde, "cpu"), shares_space)
+    return Carried(_moved(last, "cpu"), _moved(sde, "cpu"), shares_space, model.device.type)
 
 
 def set_carried(model: BaseAlgorithm, carried: Carried) -> None:

@@ -82,7 +82,7 @@ class SnapshotCallback(PeriodicCallback):
         self.folder = Path(path) / "checkpoints"
         self.keep = keep
         self.overwrite = overwrite
-        self._within_rollout = False
+        self._is_another_run = self._within_rollout = self._ended = False
 
     def _init_callback(self) -> None:
         # Before training starts, and so before the other callbacks touch what earlier runs left.
