@@ -17,6 +17,8 @@ from stable_baselines3.common.noise import (
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+import sb3_moe  # noqa: F401  registers the policies' names
+from sb3_moe.buffers import DeviceReplayBuffer
 from sb3_moe.callbacks import SnapshotCallback, save_snapshot
 from sb3_moe.snapshot import resume
 
@@ -99,9 +101,9 @@ def contrib(name):
     return getattr(pytest.importorskip("sb3_contrib", reason="needs the contrib extra"), name)
 
 
-def recurrent(env, **kwargs):
+def recurrent(env, policy="MlpLstmPolicy", **kwargs):
     arguments = small(lstm_hidden_size=4)
-    return contrib("RecurrentPPO")("MlpLstmPolicy", env, n_steps=10, **arguments, **kwargs)
+    return contrib("RecurrentPPO")(policy, env, n_steps=10, **arguments, **kwargs)
 
 
 SDE = {"use_sde": True}
@@ -123,6 +125,7 @@ EXACT = {
     "MaskablePPO": lambda: on(contrib("MaskablePPO"), discrete(), batch_size=20),
     "RecurrentPPO": lambda: recurrent(discrete()),
     "RecurrentPPO gSDE": lambda: recurrent(envs(), **SDE),
+    "RecurrentPPO MoE": lambda: recurrent(discrete(), policy="MoeMlpLstmPolicy"),
     "DQN": lambda: off(DQN, discrete()),
     "DQN n-step": lambda: off(DQN, discrete(), n_steps=3),
     "DQN episodes": lambda: off(DQN, discrete(1), train_freq=(1, "episode"), gradient_steps=-1),
@@ -151,6 +154,8 @@ EXACT = {
     ),
     "SAC HER": lambda: off(SAC, envs(Goal), "MultiInputPolicy", **HER),
     "TD3 HER OU": lambda: off(TD3, envs(Goal), "MultiInputPolicy", action_noise=ou(), **HER),
+    "SAC MoE gSDE": lambda: off(SAC, envs(), "MoeMlpPolicy", **SDE),
+    "SAC device buffer": lambda: off(SAC, envs(), replay_buffer_class=DeviceReplayBuffer),
     "TQC gSDE": lambda: off(contrib("TQC"), envs(), **SDE),
     "TQC OU": lambda: off(contrib("TQC"), envs(), action_noise=ou()),
     "CrossQ": lambda: off(contrib("CrossQ"), envs()),

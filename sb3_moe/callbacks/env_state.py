@@ -66,7 +66,7 @@ def load_env(saved: SavedEnv) -> VecEnv:
 
 
 class _Pickler(cloudpickle.Pickler):
-    """Pickle what layers hold: of a layer itself which one it is, and of a file its name.
+    """Pickle what layers hold: of a layer itself which one it is, of a file its name, no windows.
 
     ``exact`` turns False at an object that pickles by building itself anew.
     """
@@ -84,6 +84,8 @@ class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, ResultsWriter):
             return _reopened, (obj.file_handler.name, tuple(obj.logger.fieldnames)[3:])
+        if type(obj).__module__.partition(".")[0] == "pygame":
+            return type(None), ()  # it belongs to the process, and is made again to render
         return super().reducer_override(obj)
 
 

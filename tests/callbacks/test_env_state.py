@@ -126,6 +126,19 @@ def test_an_environment_whose_state_cannot_be_saved_is_refused():
         save_env(Remote())
 
 
+def test_an_environment_that_was_rendered_is_saved_without_its_window():
+    class Surface:
+        __module__ = "pygame.surface"
+
+        def __reduce__(self):
+            raise TypeError("cannot pickle 'pygame.surface.Surface' object")
+
+    env = cart_poles()
+    env.envs[0].unwrapped.screen = Surface()
+    assert goes_on(env)
+    assert load_env(save_env(env)).envs[0].unwrapped.screen is None
+
+
 def test_a_part_that_cannot_be_pickled_is_refused():
     env = cart_poles()
     env.envs[0].unwrapped.stream = (each for each in "ab")
