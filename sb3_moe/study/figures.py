@@ -103,7 +103,7 @@ def _band(ax: Axes, curves: Sequence[tuple[Any, Array]], name: str, style: dict[
 def dormant_neurons(runs: Sequence[Run]) -> Figure | None:
     """Draw the fraction of dormant neurons against steps.
 
-    :return: a panel per regime and order; None if no network has hidden layers
+    :return: a panel per regime and order; None if no run has measured it
     """
     styles = style_of(architectures(runs))
     runs = [run for run in runs if run.dormant_layers]

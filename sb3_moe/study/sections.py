@@ -184,7 +184,7 @@ def _insides(page: Page, pictures: Mapping[str, bytes]) -> None:
             "games. Fewer means that more of the network is at work.",
         )
     else:
-        page.text("No network has hidden layers, so none has dormant neurons.")
+        page.text("No run here has measured dormant neurons.")
     if "expert_weights" in pictures:
         page.picture(
             pictures["expert_weights"],

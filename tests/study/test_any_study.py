@@ -123,9 +123,8 @@ def test_networks_whose_names_differ_in_case_only_are_not_averaged():
     assert len(figures.expert_panels([run(cell) for cell in study.cells()])) == 2
 
 
-def test_a_network_without_hidden_layers_has_no_dormant_neurons(tmp_path):
-    text = HEAD + "regimes: [mtrl]\narchitectures: {linear: {placement: none, net_arch: []}}"
-    study = read_study(text, tmp_path)
+def test_a_run_that_has_not_measured_dormant_neurons_is_not_drawn():
+    study = read_study(HEAD + PLAIN + "regimes: [mtrl]", None)
     bare = [run(cell) for cell in study.cells()]
     for each in bare:
         del each.diagnostics["dormant/pi.0"]
