@@ -146,7 +146,7 @@ def _returns(
         "interval over seeds where there are several. “At the end” is the same "
         "game once all training is over: what is left of it after other games were trained. "
         "“Times random” compares with an agent that acts at random: how many times its return; "
-        "a dash stands where that return is not above 0, since more would then be worse."
+        "a dash stands where that return is not above 0."
     )
     for setting, rows in tables.by_setting(summary).items():
         page.text(f"Games {setting}")
