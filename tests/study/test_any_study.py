@@ -21,7 +21,7 @@ steps_per_task: 81920
 evaluation: {points: 10, episodes: 4}
 """
 PLAIN = "architectures: [dense, soft-big]\n"
-ODD_NAMES = ("a|b", "$x_$", "_dense", "*b*", "<i>", "`c", "[d](e)", "f&lt;")
+ODD_NAMES = ("a|b", "--", "$x_$", "_dense", "*b*", "<i>", "`c", "[d](e)", "f&lt;")
 
 
 def report(text, root, random=1.0, level=5.0):
@@ -97,6 +97,7 @@ def test_names_of_networks_and_studies_are_shown_as_they_are(tmp_path):
     assert {row.split(" | ")[0] for row in rows[3:]} == {
         r"| \$x\_\$",
         r"| \_dense",
+        "| --",
         r"| \*b\*",
         r"| \<i\>",
         r"| \`c",
