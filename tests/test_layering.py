@@ -23,6 +23,7 @@ ORDER = [
     "callbacks",
     "snapshot",
     "study",
+    "__main__",
 ]
 
 
