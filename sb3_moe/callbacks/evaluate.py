@@ -11,15 +11,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.callbacks.evaluation import TaskEpisodes, evaluate_tasks
 from sb3_moe.callbacks.generators import preserved_generators
+from sb3_moe.callbacks.keys import short_names
 from sb3_moe.callbacks.periodic import PeriodicCallback
-from sb3_moe.callbacks.pinned_env import (
-    are_interleaved,
-    make_pinned_env,
-    synchronise,
-    task_names,
-    tasks_played,
-)
+from sb3_moe.callbacks.pinned_env import are_interleaved, make_pinned_env, synchronise
 from sb3_moe.callbacks.record import Record
+from sb3_moe.callbacks.tasks import task_names, tasks_played
 
 ALL_TASKS = -1
 # Attribute of the model: the task of its last rollout.
@@ -135,7 +131,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
             )
 
     def _log(self, episodes: TaskEpisodes, step: int) -> None:
-        for k, name in enumerate(self.task_names):
+        for k, name in enumerate(short_names(self.task_names)):
             self.logger.record(f"eval/{name}/mean_reward", float(episodes.returns[k].mean()))
             self.logger.record(f"eval/{name}/mean_ep_length", float(episodes.lengths[k].mean()))
             if not np.isnan(episodes.successes[k]).any():
@@ -154,10 +150,10 @@ class MultiTaskEvalCallback(PeriodicCallback):
             print(f"Evaluation at {step} steps: {scores}")
 
     def _forgotten(self) -> dict[str, float]:
-        """Return what each task has lost since the end of its last block, if that is over."""
+        """Return what each task has lost since its last block, if that is over, by its key."""
         score, trained = self.record.rows["score"], self.record.rows["trained"]
         lost = {}
-        for k, name in enumerate(self.task_names):
+        for k, name in enumerate(short_names(self.task_names)):
             ends = np.flatnonzero(trained == k)
             if len(ends) and ends[-1] < len(score) - 1:
                 lost[name] = float(score[ends[-1], k] - score[-1, k])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 
-import numpy as np
-import numpy.typing as npt
 from stable_baselines3.common.vec_env import (
     VecCheckNan,
     VecEnv,
@@ -19,29 +17,11 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
+from sb3_moe.callbacks.tasks import task_names, tasks_played
 from sb3_moe.vec_env import make_multitask_vec_env
 
 # Other numbers, another schedule, and no file over the one of the training environment.
 NOT_COPIED = ("n_envs", "schedule", "monitor_dir")
-
-
-def task_names(env: VecEnv) -> list[str]:
-    """Return the names of an environment's tasks.
-
-    :raises ValueError: if it is not a multi-task environment
-    """
-    try:
-        return list(env.get_attr("task_names")[0])
-    except AttributeError as error:
-        raise ValueError(
-            "the environment must have tasks: build it with sb3_moe.make_multitask_vec_env"
-            f"(tasks), got {env}"
-        ) from error
-
-
-def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:
-    """Return the task that each copy plays now, (n_envs,)."""
-    return np.asarray(env.env_method("get_task"), dtype=np.int64).reshape(-1)
 
 
 def are_interleaved(env: VecEnv) -> bool:

@@ -14,8 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from sb3_moe.callbacks.generators import preserved_generators
 from sb3_moe.callbacks.periodic import PeriodicCallback
-from sb3_moe.callbacks.pinned_env import make_pinned_env, synchronise, task_names, tasks_played
+from sb3_moe.callbacks.pinned_env import make_pinned_env, synchronise
 from sb3_moe.callbacks.record import Record
+from sb3_moe.callbacks.tasks import task_names, tasks_played
 from sb3_moe.plasticity.probe import Obs, concatenate, select
 
 # Random play goes on for so many steps between the observations that are kept, and so many times.

@@ -14,6 +14,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 
+from sb3_moe.callbacks.keys import LAYER, PRINTED, TASK, short_names
 from sb3_moe.callbacks.probing import ProbeCallback
 from sb3_moe.layers import Routing
 from sb3_moe.metrics.specialisation import agreement, load_entropy, specialisation
@@ -105,31 +106,38 @@ class RoutingCallback(ProbeCallback):
         policy, batches = self.model.policy, self.batches()
         outputs = expert_outputs(policy, concatenate(batches))
         row: dict[str, Any] = {}
-        for name, (gates_NE, load_NE) in routing_per_task(policy, batches).items():
+        routings = routing_per_task(policy, batches)
+        keys = dict(zip(routings, short_names(list(routings), LAYER), strict=True))
+        for name, (gates_NE, load_NE) in routings.items():
             load_E = load_NE.mean(0)
             measures = {
                 "entropy": load_entropy(load_E),
                 "specialisation": specialisation(gates_NE),
                 "agreement": agreement(outputs[name].double().cpu().numpy()),
             }
-            self._log(name, gates_NE, load_E, measures)
+            self._log(keys[name], name, gates_NE, load_E, measures)
             row |= {f"gates/{name}": gates_NE, f"load/{name}": load_E}
             row |= {f"{kind}/{name}": value for kind, value in measures.items()}
         self.record.add(step, row)
         return True
 
-    def _log(self, name: str, gates_NE: Array, load_E: Array, measures: dict[str, float]) -> None:
+    def _log(
+        self, key: str, name: str, gates_NE: Array, load_E: Array, measures: dict[str, float]
+    ) -> None:
         for kind, value in measures.items():
-            self.logger.record(f"moe/{kind}/{name}", value)
+            self.logger.record(f"moe/{kind}/{key}", value)
         for expert, share in enumerate(load_E):
-            self.logger.record(f"moe/load/{name}/{expert}", float(share))
-        for task, gates_E in zip(self.task_names, gates_NE, strict=True):
+            self.logger.record(f"moe/load/{key}/{expert}", float(share))
+        room = PRINTED - len(f"gate/{key}//{len(load_E) - 1}")
+        for task, gates_E in zip(
+            short_names(self.task_names, min(room, TASK)), gates_NE, strict=True
+        ):
             for expert, gate in enumerate(gates_E):
-                self.logger.record(f"moe/gate/{name}/{task}/{expert}", float(gate))
+                self.logger.record(f"moe/gate/{key}/{task}/{expert}", float(gate))
         # A picture takes as long as all the rest, and only TensorBoard can show it.
         if any(isinstance(each, TensorBoardOutputFormat) for each in self.logger.output_formats):
             from sb3_moe.plots import draw_gates  # matplotlib comes with the extras
 
             picture = Figure(draw_gates(gates_NE, self.task_names, title=name), close=False)
             elsewhere = ("stdout", "log", "json", "csv")
-            self.logger.record(f"moe/gates/{name}", picture, exclude=elsewhere)
+            self.logger.record(f"moe/gates/{key}", picture, exclude=elsewhere)
