@@ -18,9 +18,7 @@ TASK = 18
 LAYER, MEASURE = 14, 18
 
 
-def short_names(
-    names: Sequence[str], length: int = TASK, taken: Collection[str] = ()
-) -> list[str]:
+def short_names(names: Sequence[str], length: int = TASK, taken: Collection[str] = ()) -> list[str]:
     """Return a name for each of these that fits a key; what fits already stays as it is.
 
     :param names: of any characters, also equal ones

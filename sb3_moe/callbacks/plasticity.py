@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_moe.callbacks.keys import LAYER, MEASURE, PRINTED, TASK, short_names
 from sb3_moe.callbacks.probing import ProbeCallback
@@ -15,7 +16,7 @@ from sb3_moe.plasticity.critic_gradients import CriticGradients
 from sb3_moe.plasticity.dormant import TAUS, check_tau
 from sb3_moe.plasticity.hidden_layers import online_parameters
 from sb3_moe.plasticity.measure import measure_layers, measure_ntk, measure_weights
-from sb3_moe.plasticity.probe import Obs
+from sb3_moe.plasticity.probe import Obs, some_hidden_layers
 from sb3_moe.plasticity.weights import weight_change
 
 
@@ -37,7 +38,7 @@ class PlasticityCallback(ProbeCallback):
     :param probe: the batch itself, one entry for each task, in place of collecting one
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
-    :raises ValueError: if a number is out of range
+    :raises ValueError: if a number is out of range, or the policy has no hidden layer
     """
 
     def __init__(
@@ -64,6 +65,11 @@ class PlasticityCallback(ProbeCallback):
         self.ntk_size = ntk_size
         self._weights: dict[str, list[th.Tensor]] = {}
         self._gradients = CriticGradients()
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Check that there is something to look at."""
+        some_hidden_layers(model.policy)
+        super().init_callback(model)
 
     def _on_training_start(self) -> None:
         self._gradients.attach(self.model.policy)

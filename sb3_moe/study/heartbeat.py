@@ -52,5 +52,7 @@ class Heartbeat(BaseCallback):
     def _returns(self) -> dict[str, float]:
         """Read ``rollout/<task>/ep_rew_mean``."""
         values = self.logger.name_to_value
-        means = {name: values.get(f"rollout/{key}/ep_rew_mean") for key, name in self._names.items()}
+        means = {
+            name: values.get(f"rollout/{key}/ep_rew_mean") for key, name in self._names.items()
+        }
         return {name: round(float(mean), 3) for name, mean in means.items() if mean is not None}
