@@ -31,13 +31,14 @@ class MultiTaskEvalCallback(PeriodicCallback):
     """Evaluate every task in environments of its own, and log and keep the scores.
 
     It logs ``eval/<task>/mean_reward``, ``.../mean_ep_length``, ``.../success_rate`` (where a task
-    reports it: the share of episodes in which any step did), ``eval/mean_reward``, and ``continual/<task>/forgotten``, what a task has lost
-    since its last block. It evaluates before training, then at the first start of a rollout after
-    every ``every`` global steps, at the first that plays another task than the one before, so that
-    the blocks of training end at evaluations, and at the end. Training is the same, bit for bit, as
-    without it: it has its own environments, which learn no statistics, and leaves the random
-    generators as they were. Its episodes depend on the model's seed, the step and ``n_eval_envs``
-    only. An environment without tasks is one task, named ``task``.
+    reports it: the share of episodes in which any step did), ``eval/mean_reward``, and
+    ``continual/<task>/forgotten``, what a task has lost since its last block. It evaluates before
+    training, then at the first start of a rollout after every ``every`` global steps, at the first
+    that plays another task than the one before, so that the blocks of training end at evaluations,
+    and at the end. Training is the same, bit for bit, as without it: it has its own environments,
+    which learn no statistics, and leaves the random generators as they were. Its episodes depend on
+    the model's seed, the step and the number of copies only. An environment without tasks is one
+    task, named ``task``.
 
     ``scores.npz`` holds, for K evaluations of N tasks: ``score`` (K, N), the mean returns;
     ``steps`` (K,); ``returns``, ``lengths`` and ``successes`` (K, N, episodes); ``trained`` (K,),

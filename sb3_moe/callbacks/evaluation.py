@@ -68,7 +68,7 @@ def evaluate_tasks(
         )
         obs, _, starts, infos = env.step(actions)
         successes.step(infos)
-        for i in np.flatnonzero(starts):
+        for i in np.flatnonzero(starts).tolist():
             lengths[i] += monitored(infos[i])["l"]
             if is_lost_life(infos[i]):
                 continue

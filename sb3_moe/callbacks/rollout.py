@@ -41,7 +41,7 @@ class TaskRolloutCallback(BaseCallback):
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
         self._successes.step(infos)
-        for i in np.flatnonzero(self.locals["dones"]):
+        for i in np.flatnonzero(self.locals["dones"]).tolist():
             (task,), success = tasks_stepped([infos[i]], self.task_names), self._successes.end(i)
             if "episode" in infos[i]:
                 episode = infos[i]["episode"]

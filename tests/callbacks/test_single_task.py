@@ -32,7 +32,7 @@ from sb3_moe.vec_env import GymnasiumVecEnv
 
 ENVS = {
     "box": ("MlpPolicy", lambda: gym.make("CartPole-v1")),
-    "discrete": ("MlpPolicy", lambda: IdentityEnv(5)),
+    "discrete": ("MlpPolicy", lambda: IdentityEnv(5, ep_length=10)),
     "image": ("CnnPolicy", lambda: FakeImageEnv(screen_height=40, screen_width=40)),
     "dict": ("MultiInputPolicy", lambda: SimpleMultiObsEnv(random_start=False)),
 }
