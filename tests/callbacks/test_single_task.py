@@ -132,20 +132,23 @@ def test_wrappers_do_not_matter_to_what_is_watched(wrap):
     assert callback.probe[0].shape == (8, *env.observation_space.shape)
 
 
-def test_environments_in_processes_of_their_own_are_watched():
-    for build in (
-        lambda: VecMonitor(SubprocVecEnv([ENVS["box"][1]] * 2)),
-        lambda: VecMonitor(
-            GymnasiumVecEnv(
-                AsyncVectorEnv([ENVS["box"][1]] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
-            )
-        ),
-    ):
-        env = build()
-        callback = PlasticityCallback(32, probe_size=8)
-        make_ppo(env).learn(32, callback=[callback, TaskRolloutCallback()])
-        assert callback.diagnostics["steps"].tolist() == [32]
-        env.close()
+def in_subprocesses():
+    return SubprocVecEnv([ENVS["box"][1]] * 2, start_method="forkserver")
+
+
+def in_async_processes():
+    mode = AutoresetMode.SAME_STEP
+    make = [ENVS["box"][1]] * 2
+    return GymnasiumVecEnv(AsyncVectorEnv(make, context="forkserver", autoreset_mode=mode))
+
+
+@pytest.mark.parametrize("build", [in_subprocesses, in_async_processes])
+def test_environments_in_processes_of_their_own_are_watched(build):
+    env = VecMonitor(build())
+    callback = PlasticityCallback(32, probe_size=8)
+    make_ppo(env).learn(32, callback=[callback, TaskRolloutCallback()])
+    assert callback.diagnostics["steps"].tolist() == [32]
+    env.close()
 
 
 def test_routing_is_followed_without_tasks():
