@@ -35,7 +35,9 @@ class PlasticityCallback(ProbeCallback):
     :param taus: thresholds of dormancy, each at least 0; the first is the primary one
     :param ntk_size: samples for the rank of the neural tangent kernel; 0 leaves it out
     :param probe_size: observations altogether, at least one for each task
-    :param probe: the batch itself, one entry for each task, in place of collecting one
+    :param probe: the batch itself, one entry for each task, in place of collecting one: from
+        environments of its own before training or, on a plain environment without tasks, from
+        training's first observations, in which case the first measurement waits for them
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
     :raises ValueError: if a number is out of range, or the policy has no hidden layer
