@@ -15,16 +15,16 @@ import old_worlds
 import pytest
 from rich.console import Console
 
-from sb3_moe.callbacks.record import Record
+from sb3_moe.files.record import Record
 from sb3_moe.metrics import load_scores
 from sb3_moe.plots import load_diagnostics
-from sb3_moe.study.cell import train_cell
 from sb3_moe.study.cli import main
 from sb3_moe.study.commands import status
-from sb3_moe.study.folder import CellFolder, read_npz
-from sb3_moe.study.grid import load_study
-from sb3_moe.study.report import write_report
-from sb3_moe.study.runner import survey
+from sb3_moe.study.report.writing import write_report
+from sb3_moe.study.run.cell import train_cell
+from sb3_moe.study.run.folder import CellFolder, read_npz
+from sb3_moe.study.run.runner import survey
+from sb3_moe.study.spec.grid import load_study
 
 FILES = Path(__file__).parent / "fixtures" / "v0_1_0"
 TINY = FILES / "study" / "tiny"

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sb3_moe.options import DEFAULT_NUM_EXPERTS, DEFAULTS, ROUTERS_OF, MoEOptions, per_tower
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.options import (
+    DEFAULT_NUM_EXPERTS,
+    DEFAULTS,
+    ROUTERS_OF,
+    MoEOptions,
+    per_tower,
+)
 
 # SB3's arguments have no towers; this stands for all of them.
 ALL = "all towers"

@@ -17,13 +17,13 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_moe.extractors import CONVS, TaskExtractor, default_encoder
 from sb3_moe.layers import MoELayer, Routing
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.tokens import TokenKind
-from sb3_moe.options import DEFAULTS, per_tower
-from sb3_moe.placement import Architect
-from sb3_moe.towers import Layout
+from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
+from sb3_moe.policies.options import DEFAULTS, per_tower
+from sb3_moe.policies.placement import Architect
+from sb3_moe.policies.towers import Layout
 
 OURS = ("encoder", "num_tasks")
 
@@ -38,7 +38,7 @@ class MoEPolicy(BaseModel):
     :param action_space: action space
     :param lr_schedule: learning rate schedule
     :param placement: where the experts sit: ``"none"``, ``"middle"``, ``"final"``, ``"all"``,
-        ``"big"``; see :class:`sb3_moe.options.MoEOptions` for this and the other options
+        ``"big"``; see :class:`sb3_moe.policies.options.MoEOptions` for this and the other options
     :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"uniform"`` or
         ``"random"``
     :param num_experts: None: the number of tasks for ``"task"``, else 4
@@ -55,7 +55,7 @@ class MoEPolicy(BaseModel):
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
         ``"none"``
     :param features_extractor_class: None: SB3's own where no experts need more, else
-        :class:`sb3_moe.extractors.TaskExtractor`
+        :class:`sb3_moe.policies.extractors.TaskExtractor`
     :param features_extractor_kwargs: its arguments
     :param net_arch: hidden layers; None: SB3's default, or ``[512]`` behind an image encoder
     :raises TypeError: if an option is unknown or has the wrong type

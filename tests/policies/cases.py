@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import arena
 
-from sb3_moe.options import PLACEMENTS, ROUTERS, ROUTERS_OF, TOKENS, why_invalid
+from sb3_moe.policies.options import PLACEMENTS, ROUTERS, ROUTERS_OF, TOKENS, why_invalid
 
 
 class Case(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 from gymnasium import spaces
 
 from sb3_moe.budget import controls, matching_net_arch, measure
-from sb3_moe.registration import TABLE
+from sb3_moe.policies.registration import TABLE
 
 # As SB3 takes them, so that the dense policy's extractor is SB3's own.
 SPACES = {

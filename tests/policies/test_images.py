@@ -10,8 +10,8 @@ from stable_baselines3.common.vec_env import is_vecenv_wrapped
 from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
 from torch import nn
 
-from sb3_moe.extractors import TaskExtractor
-from sb3_moe.towers import Tower
+from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.towers import Tower
 
 MULTI_CNN = [pair for pair in arena.PAIRS if arena.kind_of(pair[1]) != "Mlp"]
 

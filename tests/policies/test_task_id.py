@@ -8,8 +8,8 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_moe.extractors import TaskExtractor
-from sb3_moe.towers import MoEBlock
+from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.towers import MoEBlock
 
 TASK_INPUTS = ("both", "router", "experts", "none")
 FLAT_TASK = arena.with_task(arena.FLAT)
