@@ -81,6 +81,54 @@ def test_an_expert_is_two_linear_layers_around_the_dense_activation():
     assert [type(m) for m in expert] == [nn.Linear, nn.Tanh, nn.Linear]
 
 
+class Swish(nn.Module):
+    """A learned activation of a user's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.beta = nn.Parameter(th.tensor(0.5))
+
+    def forward(self, x):
+        return x * (self.beta * x).sigmoid()
+
+
+@pytest.mark.parametrize("activation", [nn.PReLU, Swish, lambda: nn.Softmax(dim=1)])
+@pytest.mark.parametrize(
+    ("placement", "expected"),
+    [
+        ("middle", [["Linear", "act", "Linear"]]),
+        ("all", [["Linear", "act", "Linear"]] * 2 + [["Linear"]]),
+        ("big", [["Linear", "act", "Linear", "act", "Linear"]]),
+    ],
+)
+def test_learned_activations_are_activations_and_each_expert_has_its_own(
+    placement, expected, activation
+):
+    dense = create_mlp(5, 2, [8, 6], activation_fn=activation)
+    tower = Architect(MoEOptions(placement=placement, num_experts=3), FLAT).network(dense)
+    kind = type(activation())
+    found = [list(layer.experts.expert(1)) for layer in layers(tower)]
+    assert [["act" if type(m) is kind else type(m).__name__ for m in e] for e in found] == expected
+    # As many slopes as SB3's dense layer has, one, and not one for each unit.
+    sizes = {p.numel() for e in found for m in e if type(m) is kind for p in m.parameters()}
+    assert sizes <= {1}
+
+
+@pytest.mark.parametrize("placement", ["middle", "big"])
+@pytest.mark.parametrize(
+    ("activation", "message"),
+    [
+        (lambda: nn.PReLU(6), r"`activation_fn` must take rows of 11 hidden .* PReLU: it failed"),
+        (lambda: nn.GLU(dim=0), r"GLU: it returned \(1, 11\) for \(2, 11\)"),
+    ],
+)
+def test_an_activation_that_does_not_fit_the_experts_is_an_error(placement, activation, message):
+    dense = create_mlp(5, 2, [6], activation_fn=activation)
+    options = MoEOptions(placement=placement, expert_width=11)
+    with pytest.raises(ValueError, match=message):
+        Architect(options, FLAT).network(dense)
+
+
 @pytest.mark.parametrize("placement", ["middle", "all", "big"])
 def test_expert_width_changes_hidden_layers_and_not_the_output(placement):
     tower = network(placement=placement, expert_width=11)

@@ -12,8 +12,15 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers.encoder import run
-from sb3_moe.layers.stacked import Stacked, StackedLinear, StackedNorm, gated_sum
-from sb3_moe.layers.stacking import check_alike, flat, singles, stack, unstack_all
+from sb3_moe.layers.stacked import Stacked, StackedLinear, gated_sum
+from sb3_moe.layers.stacking import (
+    check_alike,
+    flat,
+    needs_all_rows,
+    singles,
+    stack,
+    unstack_all,
+)
 
 # Below this many wasted multiply-adds, computing every expert beats sorting rows (measured on CPU).
 MASK_LIMIT = 4_000_000
@@ -30,9 +37,9 @@ class StackedNetwork(nn.Module):
 
     :param experts: one module per expert, alike but for their weights: an ``nn.Linear``, or an
         ``nn.Sequential`` of linear layers, an image encoder, normalisations and activations that
-        ends in an ``nn.Linear``
+        ends in an ``nn.Linear``; a layer of unknown kind runs expert by expert
     :raises ValueError: if there is no expert, or they differ in more than their weights
-    :raises TypeError: if a layer can't be stacked, or the last one is not linear
+    :raises TypeError: if a convolution can't be stacked, or the last layer is not linear
     """
 
     def __init__(self, experts: Sequence[nn.Module]) -> None:
@@ -50,7 +57,7 @@ class StackedNetwork(nn.Module):
         self.last = StackedLinear(last, last=self.spreads)
         self.out_features = self.last.out_features
         # Statistics over the batch need every row in every expert.
-        self.needs_all_rows = any(isinstance(m, StackedNorm) for m in self.modules())
+        self.needs_all_rows = needs_all_rows(self.layers)
         leaves = [m for m in self.layers.modules() if isinstance(m, StackedLinear)]
         self.width = max((leaf.out_features for leaf in leaves), default=0)
         self.macs = sum(m.macs for m in self.modules() if isinstance(m, StackedLinear))

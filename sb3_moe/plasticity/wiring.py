@@ -13,7 +13,7 @@ from torch import nn
 from sb3_moe.layers import LinearRouter, MoELayer
 from sb3_moe.layers.encoder import Residual, StackedResidual
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
-from sb3_moe.plasticity.activations import ACTIVATIONS
+from sb3_moe.plasticity.activations import is_activation
 from sb3_moe.plasticity.hidden_layers import is_actor_critic
 
 WEIGHTED = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d, LinearRouter)
@@ -178,7 +178,7 @@ def _along(chain: Sequence[nn.Module], heads: list[Reader]) -> Iterator[Wiring]:
         mixture = _mixture(part)
         if mixture is not None:
             yield from _along(_leaves(mixture.experts), [])
-        elif isinstance(part, ACTIVATIONS) and i > 0 and isinstance(chain[i - 1], WEIGHTED):
+        elif is_activation(part) and i > 0 and isinstance(chain[i - 1], WEIGHTED):
             after = _readers(_next(chain[i + 1 :])) or heads
             if after and all(isinstance(reader.layer, WEIGHTED) for reader in after):
                 yield Wiring(part, chain[i - 1], after)
@@ -187,7 +187,7 @@ def _along(chain: Sequence[nn.Module], heads: list[Reader]) -> Iterator[Wiring]:
 def _next(rest: Sequence[nn.Module]) -> list[nn.Module]:
     """Return the next part that does more than reshape."""
     for part in rest:
-        if any(True for _ in part.parameters()) or isinstance(part, ACTIVATIONS):
+        if any(True for _ in part.parameters()) or is_activation(part):
             return [part]
     return []
 
