@@ -21,6 +21,7 @@ from sb3_moe.layers.stacking import (
     stack,
     unstack_all,
 )
+from sb3_moe.layers.tracing import is_recorded
 
 # Below this many wasted multiply-adds, computing every expert beats sorting rows (measured on CPU).
 MASK_LIMIT = 4_000_000
@@ -73,7 +74,7 @@ class StackedNetwork(nn.Module):
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
         if not self.spreads:
             return gated_sum(self.every(x_TI), gates_TE)
-        if self._one_by_one(len(x_TI)):
+        if self._one_by_one(x_TI.shape[0]):
             return self._mixture_one_by_one(x_TI, gates_TE)
         return self.last.mix(run(self.layers, x_TI, shared=True), gates_TE)
 
@@ -90,9 +91,10 @@ class StackedNetwork(nn.Module):
         :param gates_TE: weight of each expert's output, zero where it was not chosen
         :return: (T, O)
         """
-        wasted = len(x_TI) * (self.num_experts - experts_Tk.shape[1]) * self.macs
         # Sorting needs the counts on the host: on a GPU that wait costs more than the waste.
-        if wasted <= MASK_LIMIT or x_TI.is_cuda or self.needs_all_rows:
+        if self.needs_all_rows or x_TI.is_cuda or is_recorded():
+            return self.mixture(x_TI, gates_TE)
+        if len(x_TI) * (self.num_experts - experts_Tk.shape[1]) * self.macs <= MASK_LIMIT:
             return self.mixture(x_TI, gates_TE)
         return self._sorted(x_TI, experts_Tk, gates_TE)
 
@@ -108,9 +110,9 @@ class StackedNetwork(nn.Module):
         return (y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)).sum(1)
 
     def _one_by_one(self, num_rows: int) -> bool:
-        hidden = self.num_experts * num_rows * self.width
-        large = hidden >= CACHE_LIMIT * th.get_num_threads()
-        return large and not self.last.weight.is_cuda and not self.needs_all_rows
+        if self.needs_all_rows or self.last.weight.is_cuda or is_recorded():
+            return False
+        return self.num_experts * num_rows * self.width >= CACHE_LIMIT * th.get_num_threads()
 
     def _singles(self) -> list[Callable[[th.Tensor], th.Tensor]]:
         """Return each expert as a function of its rows."""
@@ -123,7 +125,9 @@ class StackedNetwork(nn.Module):
             y_TO = gates_TE @ self.last.bias_EO
         gates, weights = gates_TE.split(1, dim=1), self.last.weight_EIO.unbind()
         for hidden, gate_T1, weight_IO in zip(singles(self.layers), gates, weights, strict=True):
-            y_TO = y_TO.addmm_(hidden(x_TI) * gate_T1, weight_IO)
+            # Autocast leaves what is done in place to us.
+            gated = (hidden(x_TI) * gate_T1).to(y_TO.dtype)
+            y_TO = y_TO.addmm_(gated, weight_IO.to(y_TO.dtype))
         return y_TO
 
     def expert(self, k: int) -> nn.Sequential:

@@ -89,7 +89,7 @@ class StackedLinear(Stacked):
         if not wide or self.last:
             return super().shared(x)
         y = F.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
-        return y.view(-1, self.num_experts, self.out_features).transpose(0, 1)
+        return y.view(x.shape[0], self.num_experts, self.out_features).transpose(0, 1)
 
     def mix(self, x_ETI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Apply each expert's layer and sum over experts with the gates: (E, T, I) to (T, O)."""
@@ -201,7 +201,7 @@ class StackedFlatten(Stacked):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Flatten each expert's share of the channels."""
-        return x.reshape(x.shape[0], self.num_experts, -1).transpose(0, 1)
+        return x.unflatten(1, (self.num_experts, -1)).flatten(2).transpose(0, 1)
 
     def shared(self, x: th.Tensor) -> th.Tensor:
         """Flatten the one image that every expert sees: (T, C, height, width) to (E, T, ...)."""
