@@ -208,6 +208,12 @@ class Architect:
                 "`placement`='middle' replaces the last hidden layer, and `net_arch` has none: "
                 "give it at least one, or choose 'final' or 'big'"
             )
+        if self.options.is_moe and self.options.expert_width is not None and depth == 0:
+            raise ValueError(
+                f"`expert_width`={self.options.expert_width} needs experts with a hidden layer, "
+                f"and with `placement`={placement!r} and no hidden layer in `net_arch` they have "
+                "none"
+            )
         if placement == "middle" and tokens != "sample" and depth != 1:
             raise ValueError(
                 f"`tokens`={tokens!r} with `placement`='middle' needs exactly one hidden layer, "
@@ -271,6 +277,7 @@ class Architect:
 
     def _big(self, stages: list[Stage]) -> Tower:
         *hidden, head = stages
+        self._check_depth(len(hidden))
         x_dim = self.layout.x_dim
         encoder = self.layout.encoder if self.layout.image_shape is not None else "flat"
 
@@ -327,8 +334,14 @@ class Architect:
             frozen=options.router == "random",
         )
         if options.router == "top_k":
+            # The policy moves the bias: it knows an algorithm's next rollout from a mere predict.
             return SparseMoE(
-                experts, router, top_k=options.top_k, bias_rate=options.bias_rate, aux=options.aux
+                experts,
+                router,
+                top_k=options.top_k,
+                bias_rate=options.bias_rate,
+                move_on_eval=False,
+                aux=options.aux,
             )
         if options.router == "expert_choice":
             return ExpertChoiceMoE(experts, router, top_k=options.top_k, aux=options.aux)

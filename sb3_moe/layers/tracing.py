@@ -11,4 +11,5 @@ def is_recorded() -> bool:
     What is chosen by the batch size is then chosen once and for all: only ways that are right for
     every size may be taken.
     """
-    return th.jit.is_tracing() or th.compiler.is_compiling()
+    tracing: bool = th.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch's
+    return tracing or th.compiler.is_compiling()
