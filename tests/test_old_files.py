@@ -69,7 +69,9 @@ def test_an_old_policy_acts_as_it_did(name, exact):
         "actions": old_models.act(policy, old_models.observe(case)),
         "digest": np.array(old_models.digest(policy)),
     }
-    assert_same(found, read_npz(FILES / "policies" / f"{name}.npz"), exact)
+    # In 0.1 `predict` itself moved the bias of loss-free balancing, and so what it left behind.
+    moved = "bias_rate" in case.policy_kwargs
+    assert_same(found, read_npz(FILES / "policies" / f"{name}.npz"), exact and not moved)
 
 
 def test_every_algorithm_and_kind_of_policy_is_among_the_old_models():

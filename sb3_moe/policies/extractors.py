@@ -13,19 +13,14 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import (
-    get_flattened_obs_dim,
-    is_image_space,
-    is_image_space_channels_first,
-)
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_moe.layers.encoder import Residual
-
-TASK_KEY = "task_id"
-Shape = tuple[int, int, int]
+from sb3_moe.observations.pictures import Shape, channel_axis, image_shape_of, is_image
+from sb3_moe.observations.task_ids import TASK_KEY, Tail, as_one_hot, has_task_key
 
 
 def minatar_convs(channels: int) -> nn.Sequential:
@@ -92,11 +87,6 @@ def map_shape_of(encoder: str, image_shape: Shape) -> Shape:
     return (shape[0], shape[1], shape[2])
 
 
-def is_image(space: spaces.Space[Any]) -> bool:
-    """Say whether a space holds images: a Box of three axes."""
-    return isinstance(space, spaces.Box) and len(space.shape) == 3
-
-
 def default_encoder(space: spaces.Space[Any], *, normalized: bool = False) -> str:
     """Return the encoder for an observation: MinAtar's below 36x36, Nature's above, or flat."""
     images = [each for each in _parts(space).values() if is_image(each)]
@@ -104,34 +94,6 @@ def default_encoder(space: spaces.Space[Any], *, normalized: bool = False) -> st
         return "flat"
     shape = image_shape_of(images[0], channel_axis(images[0], normalized=normalized))
     return "minatar" if min(shape[1:]) < 36 else "nature"
-
-
-def image_shape_of(space: spaces.Space[Any], axis: int) -> Shape:
-    """Return (C, H, W) of an image space with its channels on that axis."""
-    assert space.shape is not None
-    a, b, c = space.shape
-    return (a, b, c) if axis == 0 else (c, a, b)
-
-
-def channel_axis(space: spaces.Space[Any], *, normalized: bool = False) -> int:
-    """Return the axis of the channels: first in what SB3 takes for an image, else last.
-
-    :param space: of an image
-    :param normalized: whether SB3 was told to take any image, with ``normalize_images=False``
-    """
-    if normalized and isinstance(space, spaces.Box):
-        return 0 if is_image_space_channels_first(space) else 2
-    return 0 if is_image_space(space) else 2
-
-
-def _without_planes(space: gym.Space[Any], num_tasks: int, axis: int) -> spaces.Box:
-    """Return an image space without its last channels, which show the task."""
-    assert isinstance(space, spaces.Box)
-    num_channels = space.shape[axis] - num_tasks
-    if num_channels < 1:
-        raise ValueError(f"`num_tasks`={num_tasks} leaves no channel of {space.shape[axis]}")
-    low, high = (np.delete(b, np.s_[num_channels:], axis) for b in (space.low, space.high))
-    return spaces.Box(low, high, dtype=space.dtype)  # type: ignore[arg-type]  # as it was given
 
 
 def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
@@ -145,6 +107,8 @@ class TaskExtractor(BaseFeaturesExtractor):
     """Encode what is seen and put the one-hot task id behind it: (B, F) = ``[x | one-hot]``.
 
     The id is a Dict's ``task_id``, or the last ``num_tasks`` features (or channels) of a Box.
+    Pictures may have their channels first or last: see
+    :func:`sb3_moe.observations.pictures.channel_axis`.
 
     :param observation_space: Box, or Dict with at most one Discrete ``task_id``
     :param encoder: ``"flat"``, ``"minatar"``, ``"nature"`` or ``"impala"``
@@ -152,7 +116,8 @@ class TaskExtractor(BaseFeaturesExtractor):
     :param features_dim: add a linear layer of this width after the convolutions; then there is no
         feature map
     :param raw: leave the encoding to the experts and hand on the flattened observation
-    :param normalized_image: images are scaled already; SB3's ``normalize_images=False`` sets it
+    :param normalized_image: images are scaled already, so SB3's rule for their channels holds for
+        all of them; ``normalize_images=False`` sets it
     :raises ValueError: if an argument does not fit the space
     """
 
@@ -179,8 +144,7 @@ class TaskExtractor(BaseFeaturesExtractor):
             if is_image(each)
         }
         if self._task_in_planes:
-            axis = self.channel_axes[""]
-            parts = {"": _without_planes(observation_space, self.num_tasks, axis)}
+            parts = self._without_planes(observation_space)
         images = [key for key, each in parts.items() if is_image(each)]
         if encoder != "flat" and not images:
             raise ValueError(
@@ -207,11 +171,10 @@ class TaskExtractor(BaseFeaturesExtractor):
         self._features_dim = image_dim + flat_dim + self.num_tasks
 
     def _find_task(self, space: gym.Space[Any], num_tasks: int | None) -> bool:
-        in_dict = isinstance(space, spaces.Dict) and TASK_KEY in space.spaces
         if num_tasks is not None and num_tasks < 1:
             raise ValueError(f"`num_tasks` must be at least 1, got {num_tasks}")
-        if in_dict:
-            task_space = space[TASK_KEY]  # type: ignore[index]  # a Dict, as in_dict says
+        if has_task_key(space):
+            task_space = space[TASK_KEY]  # type: ignore[index]  # a Dict, then
             if not isinstance(task_space, spaces.Discrete):
                 raise ValueError(f"`task_id` must be Discrete, got {task_space}")
             self.num_tasks = int(task_space.n)
@@ -225,6 +188,19 @@ class TaskExtractor(BaseFeaturesExtractor):
         if num_tasks and not isinstance(space, spaces.Box):
             raise ValueError(f"`num_tasks` needs a Box observation, got {space}")
         return num_tasks is not None
+
+    def _without_planes(self, space: gym.Space[Any]) -> dict[str, spaces.Space[Any]]:
+        """Find the planes that show the task, and return the space of the picture without them."""
+        assert isinstance(space, spaces.Box)
+        self._planes = Tail.of_space(space, self.num_tasks, planes=True)
+        axis = self.channel_axes[""] = self._planes.axis + 3
+        num_channels = space.shape[axis] - self.num_tasks
+        if num_channels < 1:
+            raise ValueError(
+                f"`num_tasks`={self.num_tasks} leaves no channel of {space.shape[axis]}"
+            )
+        low, high = (np.delete(b, np.s_[num_channels:], axis) for b in (space.low, space.high))
+        return {"": spaces.Box(low, high, dtype=space.dtype)}  # type: ignore[arg-type]  # as given
 
     def _build_image_encoders(self, linear: int | None) -> int:
         self.convs, self.linears = nn.ModuleList(), nn.ModuleList()
@@ -250,8 +226,8 @@ class TaskExtractor(BaseFeaturesExtractor):
         by_key = observations if isinstance(observations, dict) else {"": observations}
         task = by_key.get(TASK_KEY)
         if self._task_in_planes:
-            image, task = self._split_planes(by_key[""])
-            by_key = {"": image}
+            task = as_one_hot(self._planes.codes(by_key[""]))
+            by_key = {"": self._planes.split(by_key[""])[0]}
         parts: list[th.Tensor] = []
         for i, key in enumerate(self.image_keys):
             image = by_key[key]
@@ -263,14 +239,6 @@ class TaskExtractor(BaseFeaturesExtractor):
         if task is not None:
             parts.append(task.flatten(1))
         return parts[0] if len(parts) == 1 else th.cat(parts, dim=1)
-
-    def _split_planes(self, image: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """Split off a constant plane per task, lit where the task is on, whatever its value."""
-        axis = self.channel_axes[""] + 1
-        num_channels = image.shape[axis] - self.num_tasks
-        image, planes = image.split([num_channels, self.num_tasks], dim=axis)
-        first_pixel = planes[:, 0, 0] if axis == 3 else planes[:, :, 0, 0]
-        return image, (first_pixel > 0).to(image.dtype)
 
     def _encode(self, i: int, image: th.Tensor) -> th.Tensor:
         if self.raw:

@@ -13,11 +13,15 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.policies import BaseModel
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_moe.layers import MoELayer, Routing
+from sb3_moe.layers import MoELayer, Routing, SparseMoE
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.tokens import TokenKind
 from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
@@ -68,6 +72,7 @@ class MoEPolicy(BaseModel):
     dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
     encodes_images: ClassVar[bool] = False
     encodes_in_experts: ClassVar[bool] = True
+    _predicting = False
 
     def __init__(
         self,
@@ -158,7 +163,18 @@ class MoEPolicy(BaseModel):
                 f"{given.__name__}; to name an encoder use "
                 "features_extractor_kwargs=dict(encoder=...)"
             )
+        self._check_images(space, given)
         return given, kwargs
+
+    def _check_images(self, space: gym.Space[Any], extractor: type[BaseFeaturesExtractor]) -> None:
+        """Refuse to flatten in silence what a policy for images was given."""
+        known = issubclass(extractor, TaskExtractor | NatureCNN)
+        if self.dense_extractor is NatureCNN and known and default_encoder(space) == "flat":
+            raise ValueError(
+                f"a policy for images, {type(self).__name__}, needs an image (a Box of three axes) "
+                f"in the observation, got {space}; for others use 'MoeMlpPolicy', or "
+                "'MoeMultiInputPolicy' for a Dict"
+            )
 
     def _default_extractor(
         self, space: gym.Space[Any], kwargs: dict[str, Any]
@@ -214,6 +230,30 @@ class MoEPolicy(BaseModel):
         if hasattr(self, "share_features_extractor"):
             data["share_features_extractor"] = self.share_features_extractor
         return data
+
+    # Loss-free balancing.
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Set the mode; where an algorithm ends its update with it, the biases move, once.
+
+        Every algorithm of SB3 says False before it collects what the next update learns from: the
+        one moment at which the choice of experts can change without the data of an update coming
+        from other experts than the update itself. ``predict`` says False too, and moves nothing.
+        """
+        super().set_training_mode(mode)
+        if mode or self._predicting or not any(each.bias_rate for each in self.moe.values()):
+            return
+        for layer in self.moe_layers().values():
+            if isinstance(layer, SparseMoE):
+                layer.move_bias()
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Choose actions as SB3's policy does, and leave the policy as it is."""
+        self._predicting = True
+        try:
+            return super().predict(*args, **kwargs)  # type: ignore[misc]  # of the policy behind
+        finally:
+            self._predicting = False
 
     # Towers.
 

@@ -58,7 +58,8 @@ class MoEOptions:
     :param z_coef: weight of the router's z-loss
     :param bias_rate: step of loss-free balancing
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"`` or
-        ``"none"``; dense towers count as experts
+        ``"none"``; dense towers count as experts. With experts, another than ``"both"`` needs a
+        task id, and a router of a kind that can be shown it, or spared it
     :raises TypeError: if a value has the wrong type
     :raises ValueError: if a value or a combination is not valid
     """
@@ -107,6 +108,23 @@ class MoEOptions:
                 "experts are single linear layers"
             )
 
+        self._check_task_input()
+
+    def _check_task_input(self) -> None:
+        """Refuse to say of a router what it sees where its kind has settled that."""
+        if self.placement == "none":
+            return
+        if self.router == "uniform" and self.task_input == "router":
+            raise ValueError(
+                "`task_input`='router' shows the task id to routers only, and `router`='uniform' "
+                "looks at nothing: use 'none', or 'experts'"
+            )
+        if self.router == "task" and not self.router_sees_task:
+            raise ValueError(
+                f"`task_input` must be 'both' or 'router' with `router`='task', which goes by the "
+                f"task id, got {self.task_input!r}"
+            )
+
     def _check_top_k(self) -> None:
         num_experts = self.num_experts if self.num_experts is not None else DEFAULT_NUM_EXPERTS
         if self.router != "task" and self.top_k > num_experts:
@@ -136,16 +154,19 @@ class MoEOptions:
         """Return the number of experts, once the number of tasks is known.
 
         :param num_tasks: 0 if the observation holds no task id
-        :raises ValueError: if the task router has no tasks, or another number of experts is asked
+        :raises ValueError: if the task router has no tasks, or another number of experts is asked,
+            or ``task_input`` speaks of a task id that is not there
         """
+        if num_tasks == 0 and self.task_input != DEFAULTS["task_input"]:
+            raise ValueError(
+                f"`task_input`={self.task_input!r} needs a task id in the observation, got none: "
+                f"{TASK_ID_CURE}; or leave it at {DEFAULTS['task_input']!r}"
+            )
         if self.router != "task":
             return DEFAULT_NUM_EXPERTS if self.num_experts is None else self.num_experts
         if num_tasks == 0:
             raise ValueError(
-                "`router`='task' needs a task id in the observation, got none: use a Dict "
-                "observation with a Discrete `task_id`, as make_multitask_vec_env gives, or "
-                "features_extractor_kwargs="
-                "dict(num_tasks=N) for a one-hot at the end of the observation"
+                f"`router`='task' needs a task id in the observation, got none: {TASK_ID_CURE}"
             )
         if self.num_experts not in (None, num_tasks):
             raise ValueError(
@@ -156,6 +177,10 @@ class MoEOptions:
 
 
 DEFAULT_NUM_EXPERTS = 4
+TASK_ID_CURE = (
+    "use a Dict observation with a Discrete `task_id`, as make_multitask_vec_env gives, or "
+    "features_extractor_kwargs=dict(num_tasks=N) for a one-hot at the end of the observation"
+)
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MoEOptions)}
 
 

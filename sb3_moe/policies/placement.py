@@ -25,13 +25,17 @@ from sb3_moe.layers import (
     TaskMoE,
     UniformMoE,
 )
+from sb3_moe.layers.activations import is_alike_for_all, is_norm
 from sb3_moe.layers.encoder import ImageEncoder
+from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.tokens import TokenKind, token_shape
 from sb3_moe.policies.extractors import make_convs, map_shape_of
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.towers import Layout, MoEBlock, Tower
 
 Init = Callable[[nn.Module], object]
+# Rows that an activation of unknown kind is tried on.
+PROBE_ROWS = 2
 
 
 def as_torch_does(module: nn.Module) -> None:
@@ -67,11 +71,6 @@ def read_stages(modules: Iterable[nn.Module]) -> list[Stage]:
     if stages:
         stages[-1].after += norms
     return stages
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Tell a normalisation from an activation: it has parameters."""
-    return any(True for _ in module.parameters())
 
 
 class Architect:
@@ -209,6 +208,12 @@ class Architect:
                 "`placement`='middle' replaces the last hidden layer, and `net_arch` has none: "
                 "give it at least one, or choose 'final' or 'big'"
             )
+        if self.options.is_moe and self.options.expert_width is not None and depth == 0:
+            raise ValueError(
+                f"`expert_width`={self.options.expert_width} needs experts with a hidden layer, "
+                f"and with `placement`={placement!r} and no hidden layer in `net_arch` they have "
+                "none"
+            )
         if placement == "middle" and tokens != "sample" and depth != 1:
             raise ValueError(
                 f"`tokens`={tokens!r} with `placement`='middle' needs exactly one hidden layer, "
@@ -255,7 +260,7 @@ class Architect:
         hidden = self.options.expert_width or stage.width
 
         def expert() -> nn.Module:
-            act = [copy.deepcopy(m) for m in stage.after if not is_norm(m)]
+            act = [_activation(m, hidden) for m in stage.after if not is_norm(m)]
             layers = nn.Linear(in_features, hidden), *act, nn.Linear(hidden, out)
             return self._started(nn.Sequential(*layers), self.init_hidden)
 
@@ -272,6 +277,7 @@ class Architect:
 
     def _big(self, stages: list[Stage]) -> Tower:
         *hidden, head = stages
+        self._check_depth(len(hidden))
         x_dim = self.layout.x_dim
         encoder = self.layout.encoder if self.layout.image_shape is not None else "flat"
 
@@ -287,7 +293,7 @@ class Architect:
                 width = self.options.expert_width or stage.width
                 norms = self._norms(stage, dim) if i else []
                 after = [
-                    _resized(m, width) if is_norm(m) else copy.deepcopy(m) for m in stage.after
+                    _resized(m, width) if is_norm(m) else _activation(m, width) for m in stage.after
                 ]
                 layers += [*norms, nn.Linear(dim, width), *after]
                 dim = width
@@ -328,12 +334,40 @@ class Architect:
             frozen=options.router == "random",
         )
         if options.router == "top_k":
+            # The policy moves the bias: it knows an algorithm's next rollout from a mere predict.
             return SparseMoE(
-                experts, router, top_k=options.top_k, bias_rate=options.bias_rate, aux=options.aux
+                experts,
+                router,
+                top_k=options.top_k,
+                bias_rate=options.bias_rate,
+                move_on_eval=False,
+                aux=options.aux,
             )
         if options.router == "expert_choice":
             return ExpertChoiceMoE(experts, router, top_k=options.top_k, aux=options.aux)
         return SoftMoE(experts, router, num_slots=slots, aux=options.aux)
+
+
+def _activation(module: nn.Module, width: int) -> nn.Module:
+    """Return an expert's own copy of a dense layer's activation.
+
+    :raises ValueError: if it doesn't take rows of that width and return as many numbers
+    """
+    module = copy.deepcopy(module)
+    if is_alike_for_all(module):
+        return module
+    shape = (PROBE_ROWS, width)
+    try:
+        with th.no_grad(), evaluating(module):
+            got = f"it returned {tuple(module(th.zeros(shape)).shape)} for {shape}"
+    except (RuntimeError, ValueError, IndexError) as error:
+        got = f"it failed with: {error}"
+    if got != f"it returned {shape} for {shape}":
+        raise ValueError(
+            f"`activation_fn` must take rows of {width} hidden units, as wide as the expert, and "
+            f"keep their shape; of {type(module).__name__}: {got}"
+        )
+    return module
 
 
 def _resized(norm: nn.Module, width: int) -> nn.Module:
@@ -342,5 +376,8 @@ def _resized(norm: nn.Module, width: int) -> nn.Module:
     for tensor in [*norm.parameters(), *norm.buffers()]:
         if tensor.dim() == 1 and len(tensor) != width:
             tensor.data = tensor.data.new_full((width,), th.as_tensor(tensor.data[0]).item())
-    norm.num_features = width  # type: ignore[assignment]  # a plain attribute
+    if hasattr(norm, "normalized_shape"):
+        norm.normalized_shape = (width,)  # type: ignore[assignment]  # a plain attribute
+    else:
+        norm.num_features = width  # type: ignore[assignment]
     return norm

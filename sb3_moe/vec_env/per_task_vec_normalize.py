@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -9,9 +10,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from sb3_moe.observations.task_ids import TASK_KEY, Tail, has_task_key
 from sb3_moe.vec_env.task_statistics import PerTaskMeanStd
-
-TASK_KEY = "task_id"
 
 
 class PerTaskVecNormalize(VecNormalize):
@@ -27,9 +27,9 @@ class PerTaskVecNormalize(VecNormalize):
     :param venv: environments with ``num_tasks`` and ``get_task``, such as make_multitask_vec_env's
     :param norm_obs_keys: None: every Box key but the id
     :param task_id: how observations show the task: ``"dict"`` (in a Dict observation, under
-        ``"task_id"``), ``"onehot"`` or ``"channels"`` (the last ``num_tasks`` entries of the last
-        axis) or ``"hidden"``; None: ``"dict"`` where there is such a key, else what the
-        environments' attribute ``task_id`` says
+        ``"task_id"``), ``"onehot"`` (the last ``num_tasks`` features), ``"channels"`` (the last
+        ``num_tasks`` channels, wherever pictures have them) or ``"hidden"``; None: ``"dict"``
+        where there is such a key, else what the environments' attribute ``task_id`` says
     :param kwargs: as of VecNormalize
     :raises ValueError: if the environments aren't multi-task, or don't show the id so
     """
@@ -157,11 +157,18 @@ class PerTaskVecNormalize(VecNormalize):
 
     def _statistics_of(self, space: spaces.Space[Any]) -> PerTaskMeanStd:
         assert space.shape is not None
-        return PerTaskMeanStd(self.num_tasks, (*space.shape[:-1], self._width(space.shape[-1])))
+        shape = space.shape if self._tail is None else self._tail.shape_without(space.shape)
+        return PerTaskMeanStd(self.num_tasks, shape)
 
-    def _width(self, size: int) -> int:
-        """How much of the last axis is observation; what follows is the id."""
-        return size - self.num_tasks if self.task_id_mode in ("onehot", "channels") else size
+    # Cached here rather than in the constructor: a statistics file of 0.1.0 has no such attribute.
+    @cached_property
+    def _tail(self) -> Tail | None:
+        """Where a Box shows the id; None where it stands beside the observation, or is hidden."""
+        if self.task_id_mode not in ("onehot", "channels"):
+            return None
+        space = self.observation_space
+        assert isinstance(space, spaces.Box)
+        return Tail.of_space(space, self.num_tasks, planes=self.task_id_mode == "channels")
 
     def _count_obs(self, obs: Any) -> None:
         if not (self.training and self.norm_obs):
@@ -170,7 +177,8 @@ class PerTaskVecNormalize(VecNormalize):
             for key, statistics in self.obs_rms.items():
                 statistics.update(obs[key], self._task_ids)
         else:
-            self.obs_rms.update(obs[..., : self._width(obs.shape[-1])], self._task_ids)
+            x = obs if self._tail is None else self._tail.split(obs)[0]
+            self.obs_rms.update(x, self._task_ids)
 
     def _current_tasks(self, obs: Any) -> np.ndarray:
         if self.task_id_mode == "hidden":
@@ -192,19 +200,18 @@ class PerTaskVecNormalize(VecNormalize):
             ids = np.asarray(obs[TASK_KEY])
             # A replay buffer keeps a Discrete id as (n, 1).
             return ids[:, 0] if ids.ndim == 2 else ids
-        onehot = obs[..., -self.num_tasks :]
-        ids = onehot.argmax(axis=-1)
-        if self.task_id_mode == "channels":  # constant over the picture
-            ids = ids[..., 0, 0]
-        return np.asarray(ids)
+        assert self._tail is not None
+        return np.asarray(self._tail.ids(obs))
 
     def _each_key(self, function: Any, obs: Any, task_ids: np.ndarray) -> Any:
         if isinstance(obs, dict):
             changed = {k: function(obs[k], s, task_ids) for k, s in self.obs_rms.items()}
             return {key: changed.get(key, np.copy(value)) for key, value in obs.items()}
-        width = self._width(obs.shape[-1])
-        head = function(obs[..., :width], self.obs_rms, task_ids)
-        return np.concatenate([head, obs[..., width:].astype(head.dtype)], axis=-1)
+        if self._tail is None:
+            return function(obs, self.obs_rms, task_ids)
+        x, shown = self._tail.split(obs)
+        changed = function(x, self.obs_rms, task_ids)
+        return np.concatenate([changed, shown.astype(changed.dtype)], axis=self._tail.axis)
 
     def _normalized(self, obs: Any, statistics: PerTaskMeanStd, task_ids: np.ndarray) -> Any:
         mean, variance = statistics.of(task_ids)
@@ -239,7 +246,7 @@ def _num_tasks(venv: VecEnv) -> int:
 
 def _task_id_mode(venv: VecEnv, task_id: str | None) -> str:
     space = venv.observation_space
-    has_key = isinstance(space, spaces.Dict) and TASK_KEY in space.spaces
+    has_key = has_task_key(space)
     if task_id is None:
         if has_key:
             return "dict"

@@ -84,8 +84,12 @@ def planes(space, task, channels_last):
 @pytest.mark.parametrize("encoder", ["flat", "minatar"])
 @pytest.mark.parametrize(
     "space",
-    [spaces.Box(0, 1, (10, 10, 7), np.uint8), spaces.Box(0, 255, (7, 12, 12), np.uint8)],
-    ids=["channels last", "SB3's images"],
+    [
+        spaces.Box(0, 1, (10, 10, 7), np.uint8),
+        spaces.Box(0, 255, (7, 12, 12), np.uint8),
+        spaces.Box(0, 1, (7, 12, 12), np.float32),
+    ],
+    ids=["channels last", "SB3's images", "scaled"],
 )
 def test_planes_become_a_one_hot_and_are_seen_nowhere_else(space, encoder):
     last = space.shape[-1] == 7
@@ -193,10 +197,34 @@ def test_the_default_encoder_goes_by_the_size_of_the_image(space, encoder):
     assert default_encoder(space) == encoder
 
 
-def test_images_that_are_scaled_already_may_have_their_channels_first():
-    space = spaces.Box(0, 1, (3, 8, 9), np.float32)
+@pytest.mark.parametrize(
+    ("space", "channels"),
+    [
+        (spaces.Box(0, 1, (3, 40, 42), np.float32), 3),
+        (spaces.Box(0, 1, (40, 42, 3), np.float32), 3),
+        (spaces.Box(0, 1, (3, 20, 20), np.uint8), 3),
+        (spaces.Box(0, 255, (3, 20, 20), np.uint8), 3),
+        (spaces.Box(0, 1, (10, 10, 10), np.uint8), 10),
+        (spaces.Box(0, 1, (10, 10, 12), np.uint8), 12),
+        (spaces.Box(0, 1, (10, 4, 10), np.uint8), 10),
+    ],
+    ids=str,
+)
+def test_channels_are_on_the_first_axis_where_it_is_the_shortest_else_on_the_last(space, channels):
+    extractor = TaskExtractor(space, encoder="minatar")
+    assert extractor.convs[0][0].in_channels == channels
+    space.seed(0)
+    assert features(extractor, space.sample()).shape == (1, extractor.features_dim)
+
+
+def test_among_images_that_are_scaled_already_the_first_of_two_as_short_axes_counts():
+    space = spaces.Box(0, 1, (8, 8, 9), np.float32)
     assert TaskExtractor(space, encoder="minatar", normalized_image=True).map_shape == (16, 6, 7)
-    assert TaskExtractor(space, encoder="minatar").map_shape == (16, 1, 6)
+    assert TaskExtractor(space, encoder="minatar").map_shape == (16, 6, 6)
+    shortest = spaces.Box(0, 1, (3, 8, 9), np.float32)
+    for normalized in (True, False):
+        extractor = TaskExtractor(shortest, encoder="minatar", normalized_image=normalized)
+        assert extractor.map_shape == (16, 6, 7)
 
 
 @pytest.mark.parametrize(

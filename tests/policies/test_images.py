@@ -52,6 +52,16 @@ def test_encoders_go_by_name(encoder, alias):
     arena.train(model)
 
 
+@pytest.mark.parametrize("placement", ["none", "middle", "big"])
+def test_a_policy_for_images_refuses_flat_observations(placement):
+    message = r"MoeCnnPolicy, needs an image .*, got Box\(-1.0, 1.0, \(5,\).* 'MoeMlpPolicy'"
+    with pytest.raises(ValueError, match=message):
+        arena.make("PPO", "MoeCnnPolicy", arena.Arena(arena.FLAT), placement=placement)
+    kwargs = {"features_extractor_class": FlattenExtractor}
+    if placement != "big":
+        arena.make("PPO", "MoeCnnPolicy", arena.Arena(arena.FLAT), placement=placement, **kwargs)
+
+
 def test_the_mlp_policy_flattens_images():
     env = arena.default_env("PPO", "MoeCnnPolicy")
     policy = arena.make("PPO", "MoeMlpPolicy", env).policy

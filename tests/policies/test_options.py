@@ -71,6 +71,18 @@ BAD_VALUES = [
     ({"router": "random", "router_noise": 0.1}, "`router_noise`=0.1 needs `router` .* 'random'"),
     ({"router": "task", "balance_coef": 0.1}, "`balance_coef`=0.1 needs `router` .* got 'task'"),
     ({"router": "uniform", "z_coef": 0.1}, "`z_coef`=0.1 needs `router` .* got 'uniform'"),
+    (
+        {"router": "uniform", "task_input": "router"},
+        "`task_input`='router' shows the task id to routers only, .*'uniform' looks at nothing",
+    ),
+    (
+        {"router": "task", "task_input": "none"},
+        "`task_input` must be 'both' or 'router' with `router`='task', .* got 'none'",
+    ),
+    (
+        {"router": "task", "task_input": "experts"},
+        "`task_input` must be 'both' or 'router' with `router`='task', .* got 'experts'",
+    ),
     ({"router": "soft", "bias_rate": 0.1}, r"`bias_rate`=0.1 needs .*\['top_k'\], got 'soft'"),
 ]
 WRONG_TYPES = [
@@ -101,6 +113,7 @@ def test_an_option_under_none_is_still_checked():
     with pytest.raises(ValueError, match="`num_experts` must be at least 1"):
         MoEOptions(placement="none", num_experts=0)
     assert not MoEOptions(placement="none", num_experts=3).is_moe
+    assert not MoEOptions(placement="none", router="uniform", task_input="router").is_moe
 
 
 def test_the_valid_combinations_are_these():

@@ -1,5 +1,7 @@
 """From dense networks to towers: what is replaced, how wide, and what it computes."""
 
+import itertools
+
 import pytest
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
@@ -81,6 +83,54 @@ def test_an_expert_is_two_linear_layers_around_the_dense_activation():
     assert [type(m) for m in expert] == [nn.Linear, nn.Tanh, nn.Linear]
 
 
+class Swish(nn.Module):
+    """A learned activation of a user's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.beta = nn.Parameter(th.tensor(0.5))
+
+    def forward(self, x):
+        return x * (self.beta * x).sigmoid()
+
+
+@pytest.mark.parametrize("activation", [nn.PReLU, Swish, lambda: nn.Softmax(dim=1)])
+@pytest.mark.parametrize(
+    ("placement", "expected"),
+    [
+        ("middle", [["Linear", "act", "Linear"]]),
+        ("all", [["Linear", "act", "Linear"]] * 2 + [["Linear"]]),
+        ("big", [["Linear", "act", "Linear", "act", "Linear"]]),
+    ],
+)
+def test_learned_activations_are_activations_and_each_expert_has_its_own(
+    placement, expected, activation
+):
+    dense = create_mlp(5, 2, [8, 6], activation_fn=activation)
+    tower = Architect(MoEOptions(placement=placement, num_experts=3), FLAT).network(dense)
+    kind = type(activation())
+    found = [list(layer.experts.expert(1)) for layer in layers(tower)]
+    assert [["act" if type(m) is kind else type(m).__name__ for m in e] for e in found] == expected
+    # As many slopes as SB3's dense layer has, one, and not one for each unit.
+    sizes = {p.numel() for e in found for m in e if type(m) is kind for p in m.parameters()}
+    assert sizes <= {1}
+
+
+@pytest.mark.parametrize("placement", ["middle", "big"])
+@pytest.mark.parametrize(
+    ("activation", "message"),
+    [
+        (lambda: nn.PReLU(6), r"`activation_fn` must take rows of 11 hidden .* PReLU: it failed"),
+        (lambda: nn.GLU(dim=0), r"GLU: it returned \(1, 11\) for \(2, 11\)"),
+    ],
+)
+def test_an_activation_that_does_not_fit_the_experts_is_an_error(placement, activation, message):
+    dense = create_mlp(5, 2, [6], activation_fn=activation)
+    options = MoEOptions(placement=placement, expert_width=11)
+    with pytest.raises(ValueError, match=message):
+        Architect(options, FLAT).network(dense)
+
+
 @pytest.mark.parametrize("placement", ["middle", "all", "big"])
 def test_expert_width_changes_hidden_layers_and_not_the_output(placement):
     tower = network(placement=placement, expert_width=11)
@@ -102,8 +152,11 @@ def test_with_one_expert_a_tower_is_that_expert_among_plain_layers(placement):
 
 
 @pytest.mark.parametrize("placement", ["middle", "final", "all", "big"])
-@pytest.mark.parametrize("layout", [FLAT, TASKS, CRITIC], ids=["flat", "tasks", "critic"])
-@pytest.mark.parametrize("task_input", ["both", "router", "experts", "none"])
+@pytest.mark.parametrize(
+    ("layout", "task_input"),
+    [(FLAT, "both"), *itertools.product([TASKS, CRITIC], ["both", "router", "experts", "none"])],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_a_tower_equals_its_layers_written_out(placement, layout, task_input):
     """Follow the input through plain experts, with the id and the action where they belong."""
     tower = network(layout, placement=placement, task_input=task_input, num_experts=2)
@@ -333,6 +386,24 @@ def test_the_task_router_needs_no_router_weights():
         (FLAT, (8,), {"tokens": "conv"}, "`tokens`='conv' needs a feature map, .* 'MoeCnnPolicy'"),
         (FLAT, (8,), {"router": "task"}, "`router`='task' needs a task id in the observation"),
         (
+            FLAT,
+            (8,),
+            {"task_input": "none"},
+            "`task_input`='none' needs a task id in the observation, got none: .* at 'both'",
+        ),
+        (
+            FLAT,
+            (),
+            {"placement": "big", "expert_width": 16},
+            "`expert_width`=16 needs experts with a hidden layer, and with `placement`='big'",
+        ),
+        (
+            FLAT,
+            (),
+            {"placement": "all", "expert_width": 16},
+            "`expert_width`=16 needs experts with a hidden layer, and with `placement`='all'",
+        ),
+        (
             TASKS,
             (8,),
             {"router": "task", "num_experts": 2},
@@ -343,6 +414,11 @@ def test_the_task_router_needs_no_router_weights():
 def test_what_does_not_fit_the_input_is_an_error(layout, hidden, options, message):
     with pytest.raises(ValueError, match=message):
         network(layout, hidden=hidden, **options)
+
+
+def test_a_dense_tower_keeps_options_that_it_has_no_use_for():
+    dense = {"placement": "none", "task_input": "none", "expert_width": 16}
+    assert kinds(network(hidden=(), **dense)) == ["Linear"]
 
 
 def test_final_and_big_need_no_hidden_layer():

@@ -355,3 +355,62 @@ def test_pictures_are_not_for_it():
     base.single_observation_space = spaces.Box(0, 255, (2, 2, 5), np.uint8)
     with pytest.raises(ValueError, match="`norm_obs` must be False for pictures"):
         PerTaskVecNormalize(GymnasiumVecEnv(base))
+
+
+def atari_like(shape, dtype=np.uint8, high=255):
+    """Return four slots of two tasks whose id is planes of a picture, written by MultiTask."""
+    return make_multitask_vec_env(
+        [lambda: StillPicture(shape, dtype, high), lambda: StillPicture(shape, dtype, high)],
+        n_envs=4,
+        task_id="channels",
+        seed=0,
+    )
+
+
+class StillPicture(gym.Env):
+    """A black picture, ten steps an episode."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, shape, dtype, high):
+        self.observation_space = spaces.Box(0, high, shape, dtype)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros_like(self.observation_space.low), {}
+
+    def step(self, action):
+        self.time += 1
+        return np.zeros_like(self.observation_space.low), 1.0, False, self.time == 10, {}
+
+
+PICTURES = {
+    "SB3's, channels first": ((4, 36, 40), np.uint8, 255),
+    "SB3's, channels last": ((36, 40, 4), np.uint8, 255),
+    "MinAtar's": ((10, 10, 10), np.uint8, 1),
+    "scaled, channels first": ((3, 12, 14), np.float32, 1),
+    "scaled, channels last": ((12, 14, 3), np.float32, 1),
+}
+
+
+@pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES)
+def test_the_id_in_planes_is_read_where_the_world_wrote_it(picture):
+    env = PerTaskVecNormalize(atari_like(*picture), norm_obs=False)
+    env.reset()
+    *_, infos = env.step(np.zeros(4, np.int64))
+    assert env._task_ids.tolist() == [info["task_id"] for info in infos]
+    assert set(env._task_ids.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 14), (12, 14, 3)])
+def test_planes_stay_out_of_the_statistics_of_pictures(shape):
+    env = PerTaskVecNormalize(atari_like(shape, np.float32, 1))
+    assert env.obs_rms.shape == shape
+    raw = env.venv.reset()
+    normalized = env.normalize_obs(raw)
+    axis = 1 if shape[0] == 3 else 3
+    np.testing.assert_array_equal(
+        np.take(normalized, [3, 4], axis=axis), np.take(raw, [3, 4], axis=axis)
+    )
+    assert normalized.shape == raw.shape
