@@ -74,7 +74,7 @@ def _curves(
     styles: Mapping[str, dict[str, Any]],
 ) -> None:
     """Draw one game in one sequence."""
-    if runs[0].cell.regime != "mtrl":
+    if runs[0].cell.order:
         for start, end in runs[0].blocks(game):
             ax.axvspan(start / MILLION, end / MILLION, color="0.93", zorder=0)
     for name, style in styles.items():

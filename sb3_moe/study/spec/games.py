@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stable_baselines3.common.vec_env import VecEnv
-
 MINATAR = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 
 
@@ -36,10 +34,8 @@ def check_games(games: Sequence[str]) -> None:
         raise ValueError(f"`games` must be different from each other, got {list(games)}")
 
 
-def make_env(games: Sequence[str], n_envs: int, seed: int, schedule: Any) -> VecEnv:
-    """Build the environment of a run: all games as tasks, a schedule that says which is played."""
-    from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+def games_as_tasks(games: Sequence[str]) -> list[Any]:
+    """Give the tasks that games stand for, under the names that the file gives them."""
     from sb3_moe_envs.tasks import Task
 
-    tasks = [Task(game, game_id(game)) for game in games]
-    return make_multitask_vec_env(tasks, n_envs, seed, schedule=schedule)
+    return [Task(game, game_id(game)) for game in games]
