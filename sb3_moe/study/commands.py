@@ -103,9 +103,10 @@ def run_study(
         # First of all: Ray starts by forks, which jax, once it is loaded, does not bear.
         engine = make_engine(root) if todo else None
         try:
-            prepare(study, root)
             if engine is not None:
                 rehearse(todo, root)
+            prepare(study, root)
+            if engine is not None:
                 with LiveView(todo, console) as view:
                     run(todo, engine, view)
         except KeyboardInterrupt:

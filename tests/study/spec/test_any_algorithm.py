@@ -1,5 +1,7 @@
 """A study of any algorithm that there are policies for, on any tasks, is checked as PPO's is."""
 
+from pathlib import Path
+
 import gymnasium as gym
 import pytest
 
@@ -10,7 +12,7 @@ from sb3_moe.study.run.learner import arguments_of, build
 from sb3_moe.study.run.runner import Job, changes
 from sb3_moe.study.spec.algorithms import default_policy, policy_base, towers_of
 from sb3_moe.study.spec.architectures import meaning, named_architecture
-from sb3_moe.study.spec.grid import read_study
+from sb3_moe.study.spec.grid import load_study, read_study
 from sb3_moe.study.spec.networks import check_networks
 
 
@@ -80,7 +82,11 @@ def test_ppo_and_arguments_are_two_words_for_the_same(tmp_path):
         ),
         ("arguments", "{train_freq: [1, episode]}", "^`n_envs` must be 1 where `train_freq`"),
         ("ppo", "{gamma: 0.9}", "^`ppo` must be left out with DQN, whose values are `arguments`"),
-        ("preset", "atari", "^`preset` must be one that there is, got 'atari'; did you mean `minatar`"),
+        (
+            "preset",
+            "atari",
+            "^`preset` must be one that there is, got 'atari'; did you mean `minatar`",
+        ),
         ("preset", "minatar", "^`preset` must be one of DQN's, got 'minatar', which has clip_ra"),
         ("steps_per_task", "1001", "multiple of the rollout of 'small', n_envs . train_freq = 8"),
         ("tasks", "Classic/None", "^`tasks` must name a suite, .*, got 'Classic/None'"),
@@ -102,7 +108,11 @@ def test_ppo_and_arguments_are_two_words_for_the_same(tmp_path):
         ("callbacks", "[ReDoCallback]", "^`callbacks.ReDoCallback.every` must be given"),
         ("callbacks", "[SnapshotCallback]", "^`callbacks` can't have .*`checkpoints` says how of"),
         ("schedule", "{Adaptive: {rule: 'x>1'}}", "^`schedule`: `rule` must be comparisons"),
-        ("schedule", "{Cycle: {steps: 5}}", "^there is no entry `schedule.Cycle.steps`; there are episodes_"),
+        (
+            "schedule",
+            "{Cycle: {steps: 5}}",
+            "^there is no entry `schedule.Cycle.steps`; there are episodes_",
+        ),
     ],
 )
 def test_what_does_not_fit_names_the_entry_and_what_it_must_be(entry, text, message, tmp_path):
@@ -233,3 +243,14 @@ def test_what_0_1_wrote_is_no_change(tmp_path):
     assert changes(job) == []
     write_json(tmp_path / "config.json", {"cell": {**old, "algorithm": "A2C", "ppo": {}}})
     assert "algorithm: 'A2C' -> 'PPO'" in changes(job)
+
+
+EXAMPLES = sorted((Path(__file__).parents[3] / "examples" / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_of_a_study_says_how_to_run_it_and_its_networks_can_be_built(path):
+    for package in ("ale_py", "cv2") if "atari" in path.stem else ("sb3_contrib",):
+        pytest.importorskip(package)
+    assert f"#     sb3-moe study run examples/studies/{path.name}\n" in path.read_text()
+    check_networks(load_study(str(path)).cells())
