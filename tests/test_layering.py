@@ -22,6 +22,7 @@ ORDER = [
     "budget",
     "callbacks",
     "snapshot",
+    "saving",
     "study",
 ]
 
