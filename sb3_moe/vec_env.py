@@ -106,6 +106,10 @@ class GymnasiumVecEnv(VecEnv):
         """Return an attribute of each environment, or of the vector environment, once for each."""
         return self._members.get(attr_name, list(self._get_indices(indices)))
 
+    def has_attr(self, attr_name: str) -> bool:
+        """Say whether each environment, or the vector environment, has an attribute."""
+        return self._members.has(attr_name)
+
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Set an attribute of each environment, or of the vector environment.
 

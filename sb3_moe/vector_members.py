@@ -34,6 +34,17 @@ class VectorMembers:
             return [values[i] for i in chosen]
         return [self.of_all(name)] * len(chosen)
 
+    def has(self, name: str) -> bool:
+        """Say whether each environment has an attribute."""
+        if isinstance(self._base, AsyncVectorEnv):
+            # A worker process that is asked for what it doesn't have shuts down.
+            return all(self._base.call("has_wrapper_attr", name))
+        try:
+            self.get(name, [0])
+        except AttributeError:
+            return False
+        return True
+
     def set(self, name: str, value: Any, chosen: Sequence[int]) -> None:
         """Set an attribute of each of the chosen environments."""
         if self._envs is not None:

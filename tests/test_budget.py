@@ -101,6 +101,40 @@ def test_the_controls_are_for_tokens_of_a_map():
         controls({})
 
 
+def test_a_scaled_expert_is_as_wide_as_all_together_in_each_tower():
+    kwargs = {
+        "tokens": "conv",
+        "num_experts": {"pi": 2, "vf": 3},
+        "net_arch": {"pi": [32], "vf": [16]},
+    }
+    wide, plain = controls(kwargs).values()
+    assert wide["expert_width"] == {"pi": 64, "vf": 48}
+    assert "expert_width" not in plain
+
+
+def test_as_many_experts_as_tasks_are_scaled_together():
+    extractor = {"features_extractor_kwargs": {"num_tasks": 5}}
+    kwargs = {"tokens": "conv", "router": "task", "net_arch": [10]}
+    assert controls(kwargs | extractor)["one_scaled_expert"]["expert_width"] == 50
+    with pytest.raises(ValueError, match=r"`num_experts` must be given with `router`='task'"):
+        controls(kwargs)
+
+
+def test_controls_of_some_towers_need_the_policy():
+    with pytest.raises(ValueError, match=r"`policy_class` must be given .* got None and \{'tokens"):
+        controls({"tokens": {"pi": "conv"}})
+
+
+def test_controls_need_a_hidden_layer_to_be_as_wide_as():
+    with pytest.raises(ValueError, match=r"`net_arch` must have a hidden layer for all towers"):
+        controls({"tokens": "conv", "net_arch": []})
+
+
+def test_controls_of_a_dense_policy_are_refused():
+    with pytest.raises(ValueError, match=r"in a tower with experts for these controls, got 'none'"):
+        controls({"tokens": "conv", "placement": "none"})
+
+
 def test_measuring_leaves_the_policy_as_it_was():
     it = policy(router="top_k", bias_rate=0.1).train()
     before = {name: value.clone() for name, value in it.state_dict().items()}

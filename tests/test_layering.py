@@ -24,6 +24,7 @@ ORDER = [
     "snapshot",
     "saving",
     "study",
+    "__main__",
 ]
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib._pylab_helpers import Gcf
+from matplotlib.cbook import is_math_text
 
 from sb3_moe import plots
 from sb3_moe.plots.style import short
@@ -53,6 +54,31 @@ def test_dormant_neurons_are_drawn_where_they_were_measured(folder):
     assert [line.get_label() for line in axes.lines[:2]] == ["pi.0", "vf.0"]
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), STEPS[[0, 1, 3, 4]])
     assert axes.lines[2].get_xdata()[0] == 100_000
+
+
+def test_transfer_is_brightest_at_the_best_return_also_below_zero(folder):
+    with np.load(folder / "scores.npz") as saved:
+        negative = dict(saved) | {"score": SCORE - 4.0}
+    np.savez(folder / "scores.npz", **negative)
+    shown = plots.draw_transfer(folder).axes[0].images[0].get_array()
+    np.testing.assert_allclose(shown, [[1.0, 0.0], [0.5, 1.0]])
+
+
+def test_names_are_drawn_as_they_are(folder):
+    for name in ("scores.npz", "diagnostics.npz"):
+        with np.load(folder / name) as saved:
+            renamed = dict(saved) | {"task_names": np.array(["$x_$", "_y"])}
+        np.savez(folder / name, **renamed)
+    assert len(plots.save_figures(folder)) == 6
+    title = plots.draw_learning_curves(folder).axes[0].get_title(loc="left")
+    assert not is_math_text(title)
+    assert title.replace("\\$", "$") == "$x_$"
+
+
+def test_a_line_whose_name_begins_with_an_underscore_is_in_the_legend():
+    figure = plots.draw_performance_profile({"_a": [[0.0, 1.0]], "$b$": [[2.0, 3.0]]}, [0.5])
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert [label.strip("\u200b") for label in labels] == ["_a", r"\$b\$"]
 
 
 def test_lines_differ_in_style_too(folder):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import MultiTaskEvalCallback, SnapshotCallback
@@ -160,11 +161,51 @@ def kept(folder):
     return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("checkpoints/*"))
 
 
-def test_a_new_run_in_a_used_folder_keeps_its_own_snapshots(tmp_path):
+def test_a_new_run_in_a_used_folder_is_refused_and_leaves_what_is_there(tmp_path):
+    def callbacks():
+        evaluation = MultiTaskEvalCallback(64, 1, log_path=tmp_path)
+        return [evaluation, SnapshotCallback(64, tmp_path)]
+
+    in_turn().learn(256, callback=callbacks())
+    scores = (tmp_path / "scores.npz").read_bytes()
+    rule = r"snapshots of another run \(the latest at step 256\), and this one stands at step 0"
+    with pytest.raises(ValueError, match=rule + ".*`overwrite=True` to remove them"):
+        in_turn().learn(128, callback=callbacks())
+    assert kept(tmp_path) == [192, 256]
+    assert (tmp_path / "scores.npz").read_bytes() == scores
+
+
+def test_a_new_run_may_overwrite_a_used_folder(tmp_path):
     for total in (256, 128):
         model = ppo(make_multitask_vec_env(CLASSIC, 4, seed=0))
-        model.learn(total, callback=SnapshotCallback(64, tmp_path))
+        model.learn(total, callback=SnapshotCallback(64, tmp_path, overwrite=True))
     assert kept(tmp_path) == [64, 128]
+
+
+def test_a_run_that_stands_between_an_older_runs_snapshots_is_another(tmp_path):
+    ppo(make_multitask_vec_env(CLASSIC, 4, seed=0)).learn(
+        256, callback=SnapshotCallback(128, tmp_path)
+    )
+    model = ppo(make_multitask_vec_env(CLASSIC, 4, seed=0)).learn(192)
+    with pytest.raises(ValueError, match=r"another run .* this one stands at step 192"):
+        model.learn(64, callback=SnapshotCallback(64, tmp_path), reset_num_timesteps=False)
+    callback = SnapshotCallback(64, tmp_path, overwrite=True, keep=9)
+    model.learn(64, callback=callback, reset_num_timesteps=False)
+    assert kept(tmp_path) == [256]
+
+
+def test_a_run_goes_on_in_its_folder_wherever_it_was_interrupted(tmp_path):
+    class Interrupt(BaseCallback):
+        def _on_step(self):
+            if self.num_timesteps == 160:
+                raise KeyboardInterrupt
+            return True
+
+    model = ppo(make_multitask_vec_env(CLASSIC, 4, seed=0))
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(256, callback=[Interrupt(), SnapshotCallback(64, tmp_path)])
+    model.learn(64, callback=SnapshotCallback(64, tmp_path, keep=9), reset_num_timesteps=False)
+    assert kept(tmp_path) == [64, 128, 224]
 
 
 def test_a_run_that_goes_on_from_an_earlier_snapshot_drops_later_ones(tmp_path):
@@ -208,17 +249,6 @@ def test_a_folder_without_a_snapshot_says_which_call_writes_one(tmp_path):
 def test_keeping_no_snapshot_is_refused(tmp_path):
     with pytest.raises(ValueError, match="`keep` must be at least 1, got 0"):
         SnapshotCallback(1, tmp_path, keep=0)
-
-
-def test_an_environment_whose_state_cannot_be_saved_is_refused(tmp_path):
-    class Remote(SubprocVecEnv):
-        def __init__(self):  # no process is needed for this
-            pass
-
-    from sb3_moe.callbacks.env_state import save_env
-
-    with pytest.raises(ValueError, match="whose state can be saved, got Remote"):
-        save_env(Remote())
 
 
 def _rebuilt_class():

@@ -6,6 +6,8 @@ from typing import Any
 
 import gymnasium as gym
 
+from sb3_moe_envs.extras import require
+
 
 def cartpole(render_mode: str | None = None, **physics: float) -> gym.Env[Any, Any]:
     """Build a CartPole with other physics.
@@ -15,6 +17,7 @@ def cartpole(render_mode: str | None = None, **physics: float) -> gym.Env[Any, A
     """
     from gymnasium.envs.classic_control import CartPoleEnv
 
+    _check_pictures(render_mode)
     env: Any = CartPoleEnv(render_mode=render_mode)
     _change(env, physics, ("gravity", "masscart", "masspole", "length", "force_mag"))
     # CartPoleEnv derives these two once, from the values it starts with.
@@ -31,6 +34,7 @@ def pendulum(render_mode: str | None = None, **physics: float) -> gym.Env[Any, A
     """
     from gymnasium.envs.classic_control import PendulumEnv
 
+    _check_pictures(render_mode)
     env = PendulumEnv(render_mode=render_mode)
     _change(env, physics, ("g", "m", "l"))
     return _as_env(env)
@@ -45,9 +49,16 @@ def mujoco(env_id: str, gravity: float = 1.0, **kwargs: Any) -> gym.Env[Any, Any
     """
     if gravity <= 0:
         raise ValueError(f"`gravity` must be positive, got {gravity}")
+    require("a MuJoCo environment", "mujoco")
     env: Any = gym.make(env_id, disable_env_checker=True, **kwargs).unwrapped
     env.model.opt.gravity[:] *= gravity
     return _as_env(env)
+
+
+def _check_pictures(render_mode: str | None) -> None:
+    # Gymnasium itself says so only at the first picture.
+    if render_mode is not None:
+        require("a picture of classic control", "pygame")
 
 
 def _change(env: Any, physics: dict[str, float], allowed: tuple[str, ...]) -> None:

@@ -2,62 +2,128 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.utils import EzPickle
 
-# Windows can't be pickled, and belong to the process.
-_WINDOW = ("screen", "clock", "surf", "viewer", "spec")
+# Windows, if they can't be pickled, belong to the process, and how it was made isn't state.
+_WINDOW = ("screen", "clock", "surf", "viewer", "window_surface")
+_SPEC = ("spec", "_cached_spec")
+_LIVE = ("env", "ale", *_SPEC, *_WINDOW)
 
 
 def snapshot(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
     """Return the state of an environment and its wrappers, or None if it has none to give.
 
     An environment gives its own (`state_dict`), is cloned (`clone_state`, as ALE), or pickled; one
-    that pickles by building itself again (EzPickle, as MuJoCo) would lose its state.
+    that pickles by building itself again (EzPickle, as MuJoCo) would lose its state. What its parts
+    share, and where they point back at it or at its wrappers, is kept.
     """
+    layers = _layers(env)
     try:
-        base = _base_state(env.unwrapped)
-        layers = [_pickled(layer, skip=("env",)) for layer in _wrappers(env)]
-    except (pickle.PicklingError, TypeError, AttributeError):
+        base, attributes = _base_state(layers[-1])
+        held = [*map(_attributes, layers[:-1]), attributes]
+        return {"base": base, "layers": _pickled(held, layers)}
+    except Exception:  # what others' classes raise when they are pickled can be anything
         return None
-    return None if base is None else {"base": base, "wrappers": layers}
 
 
 def restore(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     """Bring an environment, built in the same way, into a state."""
-    base: Any = env.unwrapped
+    layers = _layers(env)
+    if "wrappers" in state:
+        state = _from_0_1(state)
+        held = state["layers"]
+    else:
+        held = _Loader(state["layers"], layers).load()
+    for layer, saved in zip(layers, held, strict=True):
+        if saved is not None:
+            live = {name: value for name, value in vars(layer).items() if name in _LIVE}
+            vars(layer).clear()
+            vars(layer).update(live | saved)
     kind, value = state["base"]
+    base: Any = layers[-1]
     if kind == "own":
         base.load_state_dict(value)
-    else:
-        vars(base).update(pickle.loads(value[0] if kind == "clone" else value))
-    if kind == "clone":
-        base.restore_state(pickle.loads(value[1]))
-    for layer, saved in zip(_wrappers(env), state["wrappers"], strict=True):
-        vars(layer).update(pickle.loads(saved))
+    elif kind == "clone":
+        base.restore_state(pickle.loads(value))
 
 
-def _base_state(base: Any) -> tuple[str, Any] | None:
+class _Saver(pickle.Pickler):
+    """Pickle what layers hold; of a layer itself, only which one it is."""
+
+    def __init__(self, file: io.BytesIO, layers: list[Any]) -> None:
+        super().__init__(file)
+        self._places = {id(layer): index for index, layer in enumerate(layers)}
+
+    def persistent_id(self, obj: Any) -> int | None:
+        place = self._places.get(id(obj))
+        if place is None and isinstance(obj, EzPickle):
+            raise pickle.PicklingError(f"{type(obj)} would build itself again")
+        return place
+
+
+class _Loader(pickle.Unpickler):
+    """Load what layers hold, pointing at these layers."""
+
+    def __init__(self, saved: bytes, layers: list[Any]) -> None:
+        super().__init__(io.BytesIO(saved))
+        self._layers = layers
+
+    def persistent_load(self, pid: int) -> Any:
+        return self._layers[pid]
+
+
+def _base_state(base: Any) -> tuple[tuple[str, Any], dict[str, Any] | None]:
+    """Return how a base gives its state, and which attributes are pickled besides."""
     if hasattr(base, "state_dict"):
-        return "own", base.state_dict()
+        return ("own", base.state_dict()), None
     if hasattr(base, "clone_state"):
         ale = pickle.dumps(base.clone_state(include_rng=True))
-        return "clone", (_pickled(base, skip=("ale", *_WINDOW)), ale)
+        return ("clone", ale), _attributes(base, skip="ale")
     if isinstance(base, EzPickle):
-        return None
-    return "pickle", _pickled(base, skip=_WINDOW)
+        raise pickle.PicklingError(f"{type(base)} would build itself again")
+    return ("pickle", None), _attributes(base)
 
 
-def _wrappers(env: gym.Env[Any, Any]) -> list[Any]:
-    layers = []
+def _attributes(layer: Any, skip: str = "") -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if name not in (skip, *_SPEC) and not (name in _WINDOW and _is_of_the_process(value))
+    }
+
+
+def _is_of_the_process(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:
+        return True
+    return False
+
+
+def _layers(env: gym.Env[Any, Any]) -> list[Any]:
+    """List the wrappers, outermost first, and the base."""
+    layers: list[Any] = [env]
     while isinstance(env, gym.Wrapper):
-        layers.append(env)
         env = env.env
+        layers.append(env)
     return layers
 
 
-def _pickled(layer: Any, skip: tuple[str, ...]) -> bytes:
-    return pickle.dumps({key: value for key, value in vars(layer).items() if key not in skip})
+def _pickled(held: list[Any], layers: list[Any]) -> bytes:
+    file = io.BytesIO()
+    _Saver(file, layers).dump(held)
+    return file.getvalue()
+
+
+def _from_0_1(state: dict[str, Any]) -> dict[str, Any]:
+    """Read a state of version 0.1, in which each layer was pickled alone."""
+    kind, value = state["base"]
+    own, rest = value if kind == "clone" else (value, None)
+    wrappers = [pickle.loads(saved) for saved in state["wrappers"]]
+    attributes = None if kind == "own" else pickle.loads(own)
+    return {"base": (kind, value if kind == "own" else rest), "layers": [*wrappers, attributes]}

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cloudpickle
+import numpy as np
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_moe.callbacks.carried import Carried, get_carried
 from sb3_moe.callbacks.env_state import SavedEnv, save_env
 from sb3_moe.callbacks.generators import get_generators
 from sb3_moe.callbacks.periodic import PeriodicCallback
@@ -26,12 +32,16 @@ class RunState(NamedTuple):
     :param env: the training environment
     :param generators: of Python, numpy and torch
     :param action_space: with its generator, which DQN and warm-up draw from
+    :param carried: what the next rollout takes over; None in a snapshot of version 0.1
+    :param whole: False if training was ended in the middle of a rollout
     """
 
     algorithm: type[BaseAlgorithm]
     env: SavedEnv
     generators: dict[str, Any]
     action_space: Any
+    carried: Carried | None = None
+    whole: bool = True
 
 
 class SnapshotCallback(PeriodicCallback):
@@ -40,59 +50,191 @@ class SnapshotCallback(PeriodicCallback):
     A snapshot is a folder ``checkpoints/step-<global steps>`` with the model and its optimiser, the
     replay buffer, the environment with its schedule, normaliser and running episodes, and the
     random generators. It appears under its name when it is whole. Put this callback last in the
-    list, so that it sees what the others did at the same step.
+    list, so that it sees what the others did at the same step. That all this can be saved is tried
+    before training starts.
 
-    When training starts, snapshots of later steps than the model's are removed: they belong to an
-    earlier run in the same folder, or to what a resumed run is about to do again.
+    A model that stands at the step of one of the folder's snapshots, or beyond all of them, goes on
+    with that run; snapshots of later steps are removed, since it is about to do those again. Any
+    other, such as one that starts at step 0, is another run: it is refused.
 
     :param every: global steps between snapshots
     :param path: the run's folder
     :param keep: how many of the latest snapshots stay, at least 1
+    :param overwrite: whether another run may start in the folder; that removes its snapshots
     :param verbose: 1 prints each snapshot
-    :raises ValueError: if a number is below 1, or the environment's state can't be saved
+    :raises ValueError: if a number is below 1, the environment, the model or its buffer can't be
+        saved, or the folder holds another run's snapshots
+    :raises OSError: if the folder can't be written to
     """
 
-    def __init__(self, every: int, path: str | Path, *, keep: int = 2, verbose: int = 0) -> None:
+    def __init__(
+        self,
+        every: int,
+        path: str | Path,
+        *,
+        keep: int = 2,
+        overwrite: bool = False,
+        verbose: int = 0,
+    ) -> None:
         super().__init__(every, verbose=verbose)
         if keep < 1:
             raise ValueError(f"`keep` must be at least 1, got {keep}")
         self.folder = Path(path) / "checkpoints"
         self.keep = keep
+        self.overwrite = overwrite
+        self._is_another_run = self._within_rollout = self._ended = False
+
+    def _init_callback(self) -> None:
+        # Before training starts, and so before the other callbacks touch what earlier runs left.
+        self._is_another_run = self._starts_anew(self.model.num_timesteps)
+        if self._is_another_run and not self.overwrite:
+            raise ValueError(
+                f"{self.folder} holds snapshots of another run (the latest at step "
+                f"{_step(_snapshots(self.folder)[-1])}), and this one stands at step "
+                f"{self.model.num_timesteps}: go on from them with sb3_moe.resume, choose another "
+                "`path`, or pass `overwrite=True` to remove them"
+            )
+        try_snapshot(self.model, self.folder)
+
+    def _starts_anew(self, step: int) -> bool:
+        steps = [_step(path) for path in _snapshots(self.folder)]
+        return step not in steps and any(other > step for other in steps)
 
     def _resume(self, step: int) -> int | None:
-        for path in self.folder.glob("step-*"):
-            if int(path.name.removeprefix("step-")) > step:
+        for path in self.folder.glob(".step-*.tmp"):
+            shutil.rmtree(path)
+        for path in _snapshots(self.folder):
+            if self._is_another_run or _step(path) > step:
                 shutil.rmtree(path)
         # There is nothing to save before training, nor where a run has just been resumed.
         return step
 
+    def _on_rollout_start(self) -> None:
+        self._within_rollout = True
+        super()._on_rollout_start()
+
+    def _on_rollout_end(self) -> None:
+        self._within_rollout = False
+
+    def _on_training_end(self) -> None:
+        self._ended = True
+        super()._on_training_end()
+
+    def _on_training_start(self) -> None:
+        self._within_rollout = self._ended = False
+        super()._on_training_start()
+
     def act(self, step: int) -> bool:
         """Save, and remove what is older."""
-        target = self.folder / f"step-{step:012d}"
-        save_snapshot(self.model, target)
-        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+        target = self.folder / _name(step)
+        whole = not (self._ended and self._within_rollout)
+        save_snapshot(self.model, target, drawn=not self._ended, whole=whole)
+        for old in _snapshots(self.folder)[: -self.keep]:
             shutil.rmtree(old)
         if self.verbose:
             print(f"Snapshot at {step} steps: {target}")
         return True
 
 
-def save_snapshot(model: BaseAlgorithm, path: Path) -> None:
+def save_snapshot(
+    model: BaseAlgorithm, path: Path, *, drawn: bool = True, whole: bool = True
+) -> None:
     """Write a snapshot of a model that is about to start a rollout, or to end its training.
 
     :param model: with its environment
     :param path: a folder, which appears when it is whole
+    :param drawn: False at the end of training, where no rollout has drawn gSDE's noise yet
+    :param whole: False in the middle of a rollout, which then can't be gone on with exactly
     :raises ValueError: if the environment's state can't be saved
     """
+    with _temporary(path) as temporary:
+        _write(model, temporary, drawn=drawn, whole=whole)
+        if isinstance(model, OffPolicyAlgorithm):
+            model.save_replay_buffer(temporary / REPLAY_BUFFER)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+
+
+def try_snapshot(model: BaseAlgorithm, folder: Path) -> None:
+    """Find out whether snapshots can be written, and leave none.
+
+    :param model: with its environment
+    :param folder: of the snapshots
+    :raises ValueError: if the environment, the model or its buffer can't be saved
+    :raises OSError: if the folder can't be written to
+    """
+    try:
+        with _temporary(folder / _name(model.num_timesteps)) as temporary:
+            _write(model, temporary, drawn=False, whole=True)
+    except OSError as error:
+        raise type(error)(
+            f"snapshots can't be written to {folder} ({error}): pass a `path` that can be written"
+        ) from error
+    if isinstance(model, OffPolicyAlgorithm):
+        _try_buffer(model.replay_buffer)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Give a folder to fill, which is gone afterwards unless it was renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(model: BaseAlgorithm, folder: Path, *, drawn: bool, whole: bool) -> None:
+    """Write all but the replay buffer."""
     env = model.get_env()
     assert isinstance(env, VecEnv)
-    state = RunState(type(model), save_env(env), get_generators(), model.action_space)
-    model.save(temporary / MODEL)
-    if isinstance(model, OffPolicyAlgorithm):
-        model.save_replay_buffer(temporary / REPLAY_BUFFER)
-    (temporary / STATE).write_bytes(pickle.dumps(state))
-    shutil.rmtree(path, ignore_errors=True)
-    temporary.rename(path)
+    saved, carried = save_env(env), get_carried(model, drawn=drawn)
+    generators = get_generators()
+    state = RunState(type(model), saved, generators, model.action_space, carried, whole)
+    # SB3 leaves a file open that it opened itself, if it fails.
+    with _named("model"), (folder / MODEL).open("wb") as file:
+        model.save(file)
+        # Unlike pickle, this takes what was defined in a function too.
+        (folder / STATE).write_bytes(cloudpickle.dumps(state))
+
+
+class _WithoutArrays(pickle.Pickler):
+    """Pickle all but the arrays, which are large and known to pickle."""
+
+    def persistent_id(self, obj: Any) -> str | None:
+        return "array" if isinstance(obj, np.ndarray | th.Tensor) else None
+
+
+def _try_buffer(buffer: Any) -> None:
+    with _named("replay buffer"), open(os.devnull, "wb") as nowhere:
+        _WithoutArrays(nowhere).dump(buffer)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Say what it is that can't be pickled."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # what others' classes raise when they are pickled can be anything
+        raise ValueError(
+            f"the {what} can't be saved, since a part of it can't be pickled "
+            f"({type(error).__name__}: {error}); define its class at the top of a module, or give "
+            "that part a `__getstate__`"
+        ) from error
+
+
+def _snapshots(folder: Path) -> list[Path]:
+    """List the snapshots, oldest first."""
+    return sorted(folder.glob("step-*"), key=_step)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:012d}"
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))

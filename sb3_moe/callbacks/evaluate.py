@@ -11,33 +11,34 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.callbacks.evaluation import TaskEpisodes, evaluate_tasks
 from sb3_moe.callbacks.generators import preserved_generators
+from sb3_moe.callbacks.keys import short_names
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.callbacks.pinned_env import (
     are_interleaved,
+    evaluation_copies,
     make_pinned_env,
     synchronise,
-    task_names,
-    tasks_played,
 )
 from sb3_moe.callbacks.record import Record
+from sb3_moe.callbacks.tasks import task_names, tasks_played
 
 ALL_TASKS = -1
 # Attribute of the model: the task of its last rollout.
 TRAINED = "task_trained"
-# More would play few episodes each and cost more time in every step.
-MAX_COPIES = 10
 
 
 class MultiTaskEvalCallback(PeriodicCallback):
     """Evaluate every task in environments of its own, and log and keep the scores.
 
     It logs ``eval/<task>/mean_reward``, ``.../mean_ep_length``, ``.../success_rate`` (where a task
-    reports it), ``eval/mean_reward``, and ``continual/<task>/forgotten``, what a task has lost
-    since its last block. It evaluates before training, then at the first start of a rollout after
-    every ``every`` global steps, at the first that plays another task than the one before, so that
-    the blocks of training end at evaluations, and at the end. Training is the same, bit for bit, as
-    without it: it has its own environments, which learn no statistics, and leaves the random
-    generators as they were. Its episodes depend on the model's seed and the step only.
+    reports it: the share of episodes in which any step did), ``eval/mean_reward``, and
+    ``continual/<task>/forgotten``, what a task has lost since its last block. It evaluates before
+    training, then at the first start of a rollout after every ``every`` global steps, at the first
+    that plays another task than the one before, so that the blocks of training end at evaluations,
+    and at the end. Training is the same, bit for bit, as without it: it has its own environments,
+    which learn no statistics, and leaves the random generators as they were. Its episodes depend on
+    the model's seed, the step and the number of copies only. An environment without tasks is one
+    task, named ``task``.
 
     ``scores.npz`` holds, for K evaluations of N tasks: ``score`` (K, N), the mean returns;
     ``steps`` (K,); ``returns``, ``lengths`` and ``successes`` (K, N, episodes); ``trained`` (K,),
@@ -49,6 +50,10 @@ class MultiTaskEvalCallback(PeriodicCallback):
     :param eval_env: a multi-task environment with the training tasks, each in a copy of its own;
         None builds one like the training environment, wrappers of the VecEnv included. If it is in
         a VecNormalize, that takes over the training one's statistics and stops learning its own
+    :param n_eval_envs: how many copies of each task to build, each of which plays its share of the
+        episodes: another number plays other episodes. None: as many as episodes, up to ten; where a
+        task's copies are stepped one by one no more than in training, and with
+        ``vectorization="async"`` no more in all than there are cores, but one of each task
     :param deterministic: whether actions are the most likely ones
     :param log_path: folder for ``scores.npz``
     :param best_model_save_path: folder for ``best_model.zip``, by the mean reward over tasks
@@ -64,6 +69,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
         n_eval_episodes: int = 10,
         *,
         eval_env: VecEnv | None = None,
+        n_eval_envs: int | None = None,
         deterministic: bool = True,
         log_path: str | Path | None = None,
         best_model_save_path: str | Path | None = None,
@@ -74,7 +80,15 @@ class MultiTaskEvalCallback(PeriodicCallback):
         super().__init__(every, callback=callback_after_eval, verbose=verbose)
         if n_eval_episodes < 1:
             raise ValueError(f"`n_eval_episodes` must be at least 1, got {n_eval_episodes}")
+        if n_eval_envs is not None and n_eval_envs < 1:
+            raise ValueError(f"`n_eval_envs` must be at least 1, got {n_eval_envs}")
+        if n_eval_envs is not None and eval_env is not None:
+            raise ValueError(
+                f"`n_eval_envs` must be None with an `eval_env`, which has its copies, got "
+                f"{n_eval_envs}"
+            )
         self.n_eval_episodes = n_eval_episodes
+        self.n_eval_envs = n_eval_envs
         self.eval_env = eval_env
         self.deterministic = deterministic
         self.log_path = None if log_path is None else Path(log_path) / "scores.npz"
@@ -125,7 +139,9 @@ class MultiTaskEvalCallback(PeriodicCallback):
         # Epsilon-greedy policies draw from the action space.
         with preserved_generators(self.model.action_space.np_random):
             if self.eval_env is None:
-                copies = min(self.n_eval_episodes, MAX_COPIES)
+                copies = self.n_eval_envs or evaluation_copies(
+                    self.training_env, self.n_eval_episodes
+                )
                 self.eval_env = make_pinned_env(self.training_env, copies)
             synchronise(self.training_env, self.eval_env)
             entropy = [self.model.seed or 0, step]
@@ -135,7 +151,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
             )
 
     def _log(self, episodes: TaskEpisodes, step: int) -> None:
-        for k, name in enumerate(self.task_names):
+        for k, name in enumerate(short_names(self.task_names)):
             self.logger.record(f"eval/{name}/mean_reward", float(episodes.returns[k].mean()))
             self.logger.record(f"eval/{name}/mean_ep_length", float(episodes.lengths[k].mean()))
             if not np.isnan(episodes.successes[k]).any():
@@ -154,10 +170,10 @@ class MultiTaskEvalCallback(PeriodicCallback):
             print(f"Evaluation at {step} steps: {scores}")
 
     def _forgotten(self) -> dict[str, float]:
-        """Return what each task has lost since the end of its last block, if that is over."""
+        """Return what each task has lost since its last block, if that is over, by its key."""
         score, trained = self.record.rows["score"], self.record.rows["trained"]
         lost = {}
-        for k, name in enumerate(self.task_names):
+        for k, name in enumerate(short_names(self.task_names)):
             ends = np.flatnonzero(trained == k)
             if len(ends) and ends[-1] < len(score) - 1:
                 lost[name] = float(score[ends[-1], k] - score[-1, k])

@@ -6,14 +6,15 @@ Shapes: N tasks, n episodes of each.
 from __future__ import annotations
 
 import inspect
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.callbacks.pinned_env import task_names, tasks_played
+from sb3_moe.callbacks.episodes import Successes, game_return, is_lost_life, monitored
+from sb3_moe.callbacks.tasks import task_names, tasks_played
 
 Array = npt.NDArray[np.float64]
 
@@ -23,7 +24,8 @@ class TaskEpisodes(NamedTuple):
 
     :param returns: (N, n)
     :param lengths: (N, n) in steps
-    :param successes: (N, n) of 0 and 1; NaN where the task does not say
+    :param successes: (N, n), 1 where any step's info had ``is_success`` or ``success`` true, else
+        0; NaN where the task does not say
     """
 
     returns: Array
@@ -37,11 +39,11 @@ def evaluate_tasks(
     """Play every task of an environment in which each copy plays one task for good.
 
     Each copy has its own share of the episodes: taking those that end first would favour short
-    ones.
+    ones. An Atari game is played to its end, over all lives, and its return is the game's score.
 
     :param model: only its ``predict`` is used, with ``action_masks`` where it takes them and the
         environment has them
-    :param env: a monitored multi-task environment
+    :param env: a monitored environment, multi-task or of a single task
     :param n_eval_episodes: of each task, at least 1
     :param deterministic: as in ``predict``
     :raises ValueError: if a task is not played, or ``n_eval_episodes`` is below 1
@@ -52,6 +54,7 @@ def evaluate_tasks(
     tasks = tasks_played(env)
     quota = _quotas(tasks, task_names(env), n_eval_episodes)
     episodes: list[list[tuple[float, float, float]]] = [[] for _ in range(env.num_envs)]
+    successes, lengths = Successes(env.num_envs), np.zeros(env.num_envs)
     states, starts = None, np.ones(env.num_envs, dtype=bool)
     masked = _takes_masks(model) and env.has_attr("action_masks")
     while any(len(mine) < wanted for mine, wanted in zip(episodes, quota, strict=True)):
@@ -64,9 +67,15 @@ def evaluate_tasks(
             **masks,
         )
         obs, _, starts, infos = env.step(actions)
-        for i in np.flatnonzero(starts):
+        successes.step(infos)
+        for i in np.flatnonzero(starts).tolist():
+            lengths[i] += monitored(infos[i])["l"]
+            if is_lost_life(infos[i]):
+                continue
+            episode = game_return(infos[i]), float(lengths[i]), successes.end(i)
+            lengths[i] = 0
             if len(episodes[i]) < quota[i]:
-                episodes[i].append(_episode(infos[i]))
+                episodes[i].append(episode)
     return _by_task(episodes, tasks, n_eval_episodes)
 
 
@@ -85,13 +94,6 @@ def _quotas(tasks: npt.NDArray[np.int64], names: list[str], episodes: int) -> li
     rank = [int((tasks[:i] == task).sum()) for i, task in enumerate(tasks)]
     copies = [int((tasks == task).sum()) for task in tasks]
     return [(episodes + n - 1 - r) // n for r, n in zip(rank, copies, strict=True)]
-
-
-def _episode(info: dict[str, Any]) -> tuple[float, float, float]:
-    if "episode" not in info:
-        raise ValueError("`eval_env` must be monitored: wrap it in SB3's VecMonitor")
-    episode = info["episode"]
-    return float(episode["r"]), float(episode["l"]), float(info.get("is_success", np.nan))
 
 
 def _by_task(

@@ -26,8 +26,9 @@ def set_generators(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     th.set_rng_state(state["torch"])
-    if state["cuda"]:
-        th.cuda.set_rng_state_all(state["cuda"])
+    # Those of devices that this machine lacks have nowhere to go.
+    for device, each in enumerate(state["cuda"][: th.cuda.device_count()]):
+        th.cuda.set_rng_state(each, device)
 
 
 @contextmanager

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import (
     VecCheckNan,
     VecEnv,
@@ -18,30 +19,23 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
     unwrap_vec_normalize,
 )
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
+from sb3_moe.callbacks.tasks import task_names, tasks_played
 from sb3_moe.vec_env import make_multitask_vec_env
 
 # Other numbers, another schedule, and no file over the one of the training environment.
 NOT_COPIED = ("n_envs", "schedule", "monitor_dir")
-
-
-def task_names(env: VecEnv) -> list[str]:
-    """Return the names of an environment's tasks.
-
-    :raises ValueError: if it is not a multi-task environment
-    """
-    try:
-        return list(env.get_attr("task_names")[0])
-    except AttributeError as error:
-        raise ValueError(
-            "the environment must have tasks: build it with sb3_moe.make_multitask_vec_env"
-            f"(tasks), got {env}"
-        ) from error
-
-
-def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:
-    """Return the task that each copy plays now, (n_envs,)."""
-    return np.asarray(env.env_method("get_task"), dtype=np.int64).reshape(-1)
+WRAPPERS = (
+    VecCheckNan,
+    VecExtractDictObs,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+)
+# More would play few episodes each and cost more time in every step.
+MAX_COPIES = 10
 
 
 def are_interleaved(env: VecEnv) -> bool:
@@ -67,17 +61,64 @@ def make_pinned_env(
     """
     from sb3_moe_envs.schedules import Interleave
 
-    built_with = getattr(training_env, "built_with", None)
-    if built_with is None:
-        raise ValueError(
-            "the training environment doesn't say how it was built; give `eval_env`, built with "
-            "sb3_moe.make_multitask_vec_env(tasks, schedule=Interleave())"
-        )
+    built_with = _built_with(training_env)
     arguments = {name: value for name, value in built_with.items() if name not in NOT_COPIED}
     num_tasks = len(task_names(training_env))
     n_envs = copies * num_tasks if copies else _as_in_training(training_env, num_tasks)
     env = make_multitask_vec_env(**arguments, n_envs=n_envs, schedule=Interleave(), seed=seed)
     return wrap_like(env, training_env)
+
+
+def evaluation_copies(training_env: VecEnv, episodes: int) -> int:
+    """Return how many copies of each task play a number of episodes.
+
+    As many as episodes, up to ten. Of a task whose copies are stepped one by one, more than there
+    are in training would save no time: they cost what it costs to build them. Those in processes
+    of their own are no more than there are cores, but one of each task.
+
+    :param training_env: which says how it was built
+    :param episodes: of each task
+    :raises ValueError: if it doesn't
+    """
+    from sb3_moe_envs.tasks import as_tasks
+    from sb3_moe_envs.vector.parts import is_batched
+
+    built_with = _built_with(training_env)
+    tasks = as_tasks(built_with["tasks"])
+    copies = min(episodes, MAX_COPIES)
+    if all(is_batched(task) for task in tasks):
+        return copies
+    copies = min(copies, max(_as_in_training(training_env, len(tasks)) // len(tasks), 1))
+    if built_with.get("vectorization") == "async":
+        copies = min(copies, max((os.cpu_count() or 1) // len(tasks), 1))
+    return copies
+
+
+def not_built_again_since(env: VecEnv) -> str | None:
+    """Say why no environment like this one can be built, or None if one can."""
+    if getattr(env, "built_with", None) is None:
+        return "it doesn't say how it was built"
+    strange = [layer for layer in _layers(env) if not isinstance(layer, WRAPPERS)]
+    return f"{type(strange[0]).__name__} around it can't be copied" if strange else None
+
+
+def _built_with(env: VecEnv) -> dict[str, Any]:
+    built_with: dict[str, Any] | None = getattr(env, "built_with", None)
+    if built_with is None:
+        raise ValueError(
+            "the training environment doesn't say how it was built; give `eval_env`, with each "
+            "task in a copy of its own, or build it with sb3_moe.make_multitask_vec_env(tasks)"
+        )
+    return built_with
+
+
+def _layers(env: VecEnv) -> list[VecEnvWrapper]:
+    """List the wrappers around an environment, outermost first."""
+    layers = []
+    while isinstance(env, VecEnvWrapper):
+        layers.append(env)
+        env = env.venv
+    return layers
 
 
 def _as_in_training(env: VecEnv, num_tasks: int) -> int:
@@ -93,16 +134,17 @@ def wrap_like(env: VecEnv, model_env: VecEnv) -> VecEnv:
     :param model_env: whose wrappers are copied
     :raises ValueError: if there is a wrapper that can't be copied
     """
-    layers = []
-    while isinstance(model_env, VecEnvWrapper):
-        layers.append(model_env)
-        model_env = model_env.venv
-    for layer in reversed(layers):
+    for layer in reversed(_layers(model_env)):
         env = _wrap(env, layer)
     return env
 
 
 def _wrap(env: VecEnv, layer: VecEnvWrapper) -> VecEnv:
+    if not isinstance(layer, WRAPPERS):
+        raise ValueError(
+            f"`eval_env` must be given, since {type(layer).__name__} around the training "
+            "environment can't be copied"
+        )
     if isinstance(layer, VecMonitor | VecCheckNan):
         return env
     if isinstance(layer, VecNormalize):
@@ -113,13 +155,17 @@ def _wrap(env: VecEnv, layer: VecEnvWrapper) -> VecEnv:
     if isinstance(layer, VecTransposeImage):
         return VecTransposeImage(env)
     if isinstance(layer, VecFrameStack):
-        return VecFrameStack(env, n_stack=layer.stacked_obs.n_stack)
-    if isinstance(layer, VecExtractDictObs):
-        return VecExtractDictObs(env, key=layer.key)
-    raise ValueError(
-        f"`eval_env` must be given, since {type(layer).__name__} around the training environment "
-        "can't be copied"
-    )
+        stacked = layer.stacked_obs
+        return VecFrameStack(env, stacked.n_stack, channels_order=_channels_order(stacked))
+    return VecExtractDictObs(env, key=layer.key)
+
+
+def _channels_order(stacked: StackedObservations[Any]) -> Any:
+    """Say where a stack of frames is put together, for each key of a Dict."""
+    if isinstance(stacked.observation_space, spaces.Dict):
+        parts = stacked.sub_stacked_observations
+        return {key: _channels_order(part) for key, part in parts.items()}
+    return "first" if stacked.channels_first else "last"
 
 
 def synchronise(training_env: VecEnv, env: VecEnv) -> None:

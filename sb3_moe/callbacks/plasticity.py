@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_moe.callbacks.keys import LAYER, MEASURE, PRINTED, TASK, short_names
 from sb3_moe.callbacks.probing import ProbeCallback
+from sb3_moe.plasticity.critic_gradients import CriticGradients
 from sb3_moe.plasticity.dormant import TAUS, check_tau
 from sb3_moe.plasticity.hidden_layers import online_parameters
 from sb3_moe.plasticity.measure import measure_layers, measure_ntk, measure_weights
-from sb3_moe.plasticity.probe import Obs
+from sb3_moe.plasticity.probe import Obs, some_hidden_layers
 from sb3_moe.plasticity.weights import weight_change
 
 
@@ -21,7 +24,9 @@ class PlasticityCallback(ProbeCallback):
     """Measure dormant neurons, ranks, weights and gradients of every tower and layer.
 
     Logged under ``plasticity/`` and kept in ``diagnostics.npz``, under the names that
-    :func:`~sb3_moe.plasticity.measure_layers` explains. Measured before training, at the first
+    :func:`~sb3_moe.plasticity.measure_layers` explains, but ``dormant@<tau>`` is logged as
+    ``dormant_<tau>``, which trackers take, and ``dormant_per_task`` as ``dormant/<layer>/<task>``.
+    Measured before training, at the first
     start of a rollout after every ``every`` global steps, and at the end, on one fixed batch,
     balanced over the tasks. ``weight_change/<tower>`` is since the measurement before, and NaN for
     the first of a process.
@@ -30,10 +35,12 @@ class PlasticityCallback(ProbeCallback):
     :param taus: thresholds of dormancy, each at least 0; the first is the primary one
     :param ntk_size: samples for the rank of the neural tangent kernel; 0 leaves it out
     :param probe_size: observations altogether, at least one for each task
-    :param probe: the batch itself, one entry for each task, in place of collecting one
+    :param probe: the batch itself, one entry for each task, in place of collecting one: from
+        environments of its own before training or, on a plain environment without tasks, from
+        training's first observations, in which case the first measurement waits for them
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
-    :raises ValueError: if a number is out of range
+    :raises ValueError: if a number is out of range, or the policy has no hidden layer
     """
 
     def __init__(
@@ -59,11 +66,26 @@ class PlasticityCallback(ProbeCallback):
         self.taus = tuple(taus)
         self.ntk_size = ntk_size
         self._weights: dict[str, list[th.Tensor]] = {}
+        self._gradients = CriticGradients()
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Check that there is something to look at."""
+        some_hidden_layers(model.policy)
+        super().init_callback(model)
+
+    def _on_training_start(self) -> None:
+        self._gradients.attach(self.model.policy)
+        super()._on_training_start()
+
+    def _on_training_end(self) -> None:
+        super()._on_training_end()
+        self._gradients.detach()
 
     def act(self, step: int) -> bool:
         """Measure, log and keep."""
         policy, batches = self.model.policy, self.batches()
-        measures = measure_layers(policy, batches, self.taus) | measure_weights(policy)
+        measures = measure_layers(policy, batches, self.taus)
+        measures |= measure_weights(policy, self._gradients.of_last_step())
         measures |= self._weight_changes()
         if self.ntk_size:
             measures |= measure_ntk(policy, batches, self.ntk_size)
@@ -84,10 +106,19 @@ class PlasticityCallback(ProbeCallback):
         return changes
 
     def _log(self, measures: dict[str, Any]) -> None:
-        for name, value in measures.items():
-            kind, _, where = name.partition("/")
+        names = [name.split("/", 1) for name in measures]
+        kinds = _keys([kind for kind, _ in names], MEASURE)
+        places = _keys([place for _, place in names], LAYER)
+        room = PRINTED - len("dormant//") - max(map(len, places.values()))
+        tasks = short_names(self.task_names, min(room, TASK))
+        for (kind, place), value in zip(names, measures.values(), strict=True):
             if np.ndim(value) == 0:
-                self.logger.record(f"plasticity/{kind}/{where}", float(value))
+                self.logger.record(f"plasticity/{kinds[kind]}/{places[place]}", float(value))
             else:
-                for task, one in zip(self.task_names, value, strict=True):
-                    self.logger.record(f"plasticity/dormant/{where}/{task}", float(one))
+                for task, one in zip(tasks, value, strict=True):
+                    self.logger.record(f"plasticity/dormant/{places[place]}/{task}", float(one))
+
+
+def _keys(names: list[str], length: int) -> dict[str, str]:
+    unique = list(dict.fromkeys(names))
+    return dict(zip(unique, short_names(unique, length), strict=True))

@@ -14,8 +14,10 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from sb3_moe.callbacks.generators import preserved_generators
 from sb3_moe.callbacks.periodic import PeriodicCallback
-from sb3_moe.callbacks.pinned_env import make_pinned_env, synchronise, task_names, tasks_played
+from sb3_moe.callbacks.pinned_env import make_pinned_env, not_built_again_since, synchronise
 from sb3_moe.callbacks.record import Record
+from sb3_moe.callbacks.tasks import task_names, tasks_played
+from sb3_moe.callbacks.watched import Watched, spread
 from sb3_moe.plasticity.probe import Obs, concatenate, select
 
 # Random play goes on for so many steps between the observations that are kept, and so many times.
@@ -43,13 +45,7 @@ def collect_probe(env: VecEnv, size: int, seed: int = 0) -> list[Obs]:
             obs, _, _, _ = env.step(np.array([env.action_space.sample() for _ in tasks]))
         for mine, batches in zip(copies, kept, strict=True):
             batches.append(select(obs, mine))
-    return [_spread(concatenate(batches), wanted) for batches in kept]
-
-
-def _spread(batch: Obs, count: int) -> Obs:
-    """Take so many samples of a batch, evenly spread."""
-    length = len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
-    return select(batch, np.arange(count) * length // count)
+    return [spread(concatenate(batches), wanted) for batches in kept]
 
 
 class ProbeCallback(PeriodicCallback):
@@ -57,7 +53,11 @@ class ProbeCallback(PeriodicCallback):
 
     The observations come from environments of its own, played with random actions before training,
     so that every measurement sees the same batch. A VecNormalize normalises them at each
-    measurement as it does in training (if other wrappers don't change what it returns).
+    measurement as it does in training (if other wrappers don't change what it returns). Where an
+    environment of a single task can't be built again, which only those of
+    :func:`~sb3_moe.make_multitask_vec_env` can, the batch is of training's own first observations,
+    every fourth step, and the first measurement is at the rollout that begins when it is full, or
+    at the end of training.
 
     :param every: global steps between measurements
     :param probe_size: observations altogether, at least one for each task
@@ -95,7 +95,7 @@ class ProbeCallback(PeriodicCallback):
             )
         if self.probe is None:
             self.probe = self._collect()
-        if len(self.probe) != len(self.task_names):
+        if self.probe is not None and len(self.probe) != len(self.task_names):
             raise ValueError(
                 f"`probe` must hold one batch for each of {self.task_names}, got {len(self.probe)}"
             )
@@ -121,7 +121,21 @@ class ProbeCallback(PeriodicCallback):
             return None
         return normaliser
 
-    def _collect(self) -> list[Obs]:
+    def _collect(self) -> list[Obs] | None:
+        """Play in environments of its own, or prepare to watch training if there can't be any."""
+        obstacle = not_built_again_since(self.training_env)
+        if obstacle is None:
+            return self._play()
+        if len(self.task_names) > 1:
+            raise ValueError(
+                "`probe` must hold one batch of observations for each of "
+                f"{self.task_names}, got None, and the environment can't be built again to collect "
+                f"them, since {obstacle}"
+            )
+        self._watched = Watched(self.probe_size, STRIDE)
+        return None
+
+    def _play(self) -> list[Obs]:
         with preserved_generators():
             env = make_pinned_env(self.training_env)
             synchronise(self.training_env, env)
@@ -136,7 +150,28 @@ class ProbeCallback(PeriodicCallback):
         self.record.resume(step)
         return self.record.last_step
 
+    def _is_due(self, step: int) -> bool:
+        return self.probe is not None and super()._is_due(step)
+
+    def _on_step(self) -> bool:
+        if self.probe is None:
+            self._watch()
+        return super()._on_step()
+
+    def _watch(self) -> None:
+        normaliser = self._normaliser()
+        seen = self.locals["new_obs"] if normaliser is None else normaliser.get_original_obs()
+        self._watched.add(seen)
+        if len(self._watched) >= self.probe_size:
+            self.probe = [self._watched.batch()]
+
     def _on_training_end(self) -> None:
+        if self.probe is None and len(self._watched):
+            self.probe = [self._watched.batch()]
+        if self.probe is not None:
+            self._measure_at_the_end()
+
+    def _measure_at_the_end(self) -> None:
         step = self.model.num_timesteps
         measured_before = self._last == step
         super()._on_training_end()

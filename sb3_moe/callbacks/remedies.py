@@ -10,6 +10,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_moe.callbacks.generators import preserved_generators
+from sb3_moe.callbacks.keys import LAYER, short_names
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.callbacks.stored import stored_obs
 from sb3_moe.plasticity.dormant import check_tau
@@ -69,7 +70,8 @@ class ReDoCallback(RemedyCallback):
         """Restart dormant neurons."""
         obs = self._replayed() if isinstance(self.model, OffPolicyAlgorithm) else self._obs
         if obs is not None:
-            for layer, count in redo(self.model.policy, obs, self.tau).items():
+            counts = redo(self.model.policy, obs, self.tau)
+            for layer, count in zip(short_names(list(counts), LAYER), counts.values(), strict=True):
                 self.logger.record(f"plasticity/redo/{layer}", count)
 
     def _on_rollout_end(self) -> None:

@@ -8,11 +8,15 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_moe.callbacks.pinned_env import task_names
+from sb3_moe.callbacks.episodes import Successes
+from sb3_moe.callbacks.keys import short_names
+from sb3_moe.callbacks.tasks import task_names, tasks_stepped
 
 
 class TaskRolloutCallback(BaseCallback):
     """Log ``rollout/<task>/ep_rew_mean`` and ``ep_len_mean`` over each task's last episodes.
+
+    And ``success_rate`` where the task reports it: an episode succeeds if any of its steps does.
 
     :param window: episodes of each task to average over, as SB3's ``stats_window_size``
     :param verbose: unused by SB3's loggers
@@ -28,20 +32,27 @@ class TaskRolloutCallback(BaseCallback):
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Read the tasks' names."""
         super().init_callback(model)
-        names = task_names(self.training_env)
-        self._episodes = {name: deque[tuple[float, float]](maxlen=self.window) for name in names}
+        self.task_names = task_names(self.training_env)
+        self._successes = Successes(self.training_env.num_envs)
+        self._episodes = [
+            deque[tuple[float, float, float]](maxlen=self.window) for _ in self.task_names
+        ]
 
     def _on_step(self) -> bool:
-        for i in np.flatnonzero(self.locals["dones"]):
-            info = self.locals["infos"][i]
-            if "episode" in info:
-                episode = info["episode"]
-                self._episodes[info["task_name"]].append((episode["r"], episode["l"]))
+        infos = self.locals["infos"]
+        self._successes.step(infos)
+        for i in np.flatnonzero(self.locals["dones"]).tolist():
+            (task,), success = tasks_stepped([infos[i]], self.task_names), self._successes.end(i)
+            if "episode" in infos[i]:
+                episode = infos[i]["episode"]
+                self._episodes[task].append((episode["r"], episode["l"], success))
         return True
 
     def _on_rollout_end(self) -> None:
-        for name, episodes in self._episodes.items():
+        for name, episodes in zip(short_names(self.task_names), self._episodes, strict=True):
             if episodes:
-                rewards, lengths = np.mean(episodes, axis=0)
+                rewards, lengths, successes = np.mean(episodes, axis=0)
                 self.logger.record(f"rollout/{name}/ep_rew_mean", float(rewards))
                 self.logger.record(f"rollout/{name}/ep_len_mean", float(lengths))
+                if not np.isnan(successes):
+                    self.logger.record(f"rollout/{name}/success_rate", float(successes))

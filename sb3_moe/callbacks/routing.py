@@ -14,6 +14,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 
+from sb3_moe.callbacks.keys import LAYER, PRINTED, TASK, short_names
 from sb3_moe.callbacks.probing import ProbeCallback
 from sb3_moe.layers import Routing
 from sb3_moe.metrics.specialisation import agreement, load_entropy, specialisation
@@ -67,7 +68,9 @@ class RoutingCallback(ProbeCallback):
 
     :param every: global steps between measurements
     :param probe_size: observations altogether, at least one for each task
-    :param probe: the batch itself, one entry for each task, in place of collecting one
+    :param probe: the batch itself, one entry for each task, in place of collecting one: from
+        environments of its own before training or, on a plain environment without tasks, from
+        training's first observations, in which case the first measurement waits for them
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
     :raises ValueError: if a number is out of range, or the policy has no mixture
@@ -104,32 +107,41 @@ class RoutingCallback(ProbeCallback):
         """Measure, log and keep."""
         policy, batches = self.model.policy, self.batches()
         outputs = expert_outputs(policy, concatenate(batches))
+        routings = routing_per_task(policy, batches)
         row: dict[str, Any] = {}
-        for name, (gates_NE, load_NE) in routing_per_task(policy, batches).items():
+        for name, (gates_NE, load_NE) in routings.items():
             load_E = load_NE.mean(0)
-            measures = {
-                "entropy": load_entropy(load_E),
-                "specialisation": specialisation(gates_NE),
-                "agreement": agreement(outputs[name].double().cpu().numpy()),
+            row |= {
+                f"entropy/{name}": load_entropy(load_E),
+                f"specialisation/{name}": specialisation(gates_NE),
+                f"agreement/{name}": agreement(outputs[name].double().cpu().numpy()),
+                f"gates/{name}": gates_NE,
+                f"load/{name}": load_E,
             }
-            self._log(name, gates_NE, load_E, measures)
-            row |= {f"gates/{name}": gates_NE, f"load/{name}": load_E}
-            row |= {f"{kind}/{name}": value for kind, value in measures.items()}
+        self._log(list(routings), row)
         self.record.add(step, row)
         return True
 
-    def _log(self, name: str, gates_NE: Array, load_E: Array, measures: dict[str, float]) -> None:
-        for kind, value in measures.items():
-            self.logger.record(f"moe/{kind}/{name}", value)
-        for expert, share in enumerate(load_E):
-            self.logger.record(f"moe/load/{name}/{expert}", float(share))
-        for task, gates_E in zip(self.task_names, gates_NE, strict=True):
-            for expert, gate in enumerate(gates_E):
-                self.logger.record(f"moe/gate/{name}/{task}/{expert}", float(gate))
+    def _log(self, names: list[str], row: dict[str, Any]) -> None:
+        keys = dict(zip(names, short_names(names, LAYER), strict=True))
+        # What a key holds besides the task, where that is longest.
+        others = [f"gate/{keys[name]}//{len(row[f'load/{name}']) - 1}" for name in names]
+        tasks = short_names(self.task_names, min(PRINTED - max(map(len, others)), TASK))
+        for name, key in keys.items():
+            for kind in ("entropy", "specialisation", "agreement"):
+                self.logger.record(f"moe/{kind}/{key}", row[f"{kind}/{name}"])
+            for expert, share in enumerate(row[f"load/{name}"]):
+                self.logger.record(f"moe/load/{key}/{expert}", float(share))
+            for task, gates_E in zip(tasks, row[f"gates/{name}"], strict=True):
+                for expert, gate in enumerate(gates_E):
+                    self.logger.record(f"moe/gate/{key}/{task}/{expert}", float(gate))
+            self._draw(key, name, row[f"gates/{name}"])
+
+    def _draw(self, key: str, name: str, gates_NE: Array) -> None:
         # A picture takes as long as all the rest, and only TensorBoard can show it.
         if any(isinstance(each, TensorBoardOutputFormat) for each in self.logger.output_formats):
             from sb3_moe.plots import draw_gates  # matplotlib comes with the extras
 
             picture = Figure(draw_gates(gates_NE, self.task_names, title=name), close=False)
             elsewhere = ("stdout", "log", "json", "csv")
-            self.logger.record(f"moe/gates/{name}", picture, exclude=elsewhere)
+            self.logger.record(f"moe/gates/{key}", picture, exclude=elsewhere)

@@ -15,10 +15,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
 
-from sb3_moe.callbacks.pinned_env import task_names
+from sb3_moe.callbacks.keys import LAYER, PRINTED, short_names
 from sb3_moe.callbacks.record import Record
 from sb3_moe.callbacks.stored import stored_obs
+from sb3_moe.callbacks.tasks import task_names, tasks_stepped
 from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.plasticity.hidden_layers import online_parameters
 
 
 class TaskGradientCallback(BaseCallback):
@@ -78,7 +80,7 @@ class TaskGradientCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         if self._due:
-            self._tasks.append([info["task_id"] for info in self.locals["infos"]])
+            self._tasks.append(tasks_stepped(self.locals["infos"], self.task_names))
         return True
 
     def _on_rollout_end(self) -> None:
@@ -87,12 +89,17 @@ class TaskGradientCallback(BaseCallback):
         tasks_SB = np.array(self._tasks)
         measured = [self._measure(tasks_SB == k) for k in range(len(self.task_names))]
         variances, norms = (np.array(column) for column in zip(*measured, strict=True))
-        for name, variance, norm in zip(self.task_names, variances, norms, strict=True):
+        for name, variance, norm in zip(self._keys(), variances, norms, strict=True):
             if not np.isnan(norm):
                 self.logger.record(f"plasticity/advantage_variance/{name}", float(variance))
                 self.logger.record(f"plasticity/gradient_norm/{name}", float(norm))
         row = {"advantage_variance": variances, "gradient_norm_per_task": norms}
         self.record.add(self.model.num_timesteps, row)
+
+    def _keys(self) -> list[str]:
+        # gradient_norm/<tower> is what PlasticityCallback logs.
+        towers = short_names(list(online_parameters(self.model.policy)), LAYER)
+        return short_names(self.task_names, PRINTED - len("advantage_variance/"), taken=towers)
 
     def _measure(self, mask_SB: np.ndarray) -> tuple[float, float]:
         steps, envs = np.nonzero(mask_SB)

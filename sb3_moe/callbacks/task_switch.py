@@ -11,8 +11,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_moe.callbacks.pinned_env import are_interleaved, task_names, tasks_played
+from sb3_moe.callbacks.pinned_env import are_interleaved
 from sb3_moe.callbacks.reservoir import Reservoir
+from sb3_moe.callbacks.tasks import require_tasks, task_names, tasks_played
 from sb3_moe.plasticity.resets import reset_heads, reset_optimizers
 
 Replay = Literal["keep", "clear", "reservoir"]
@@ -68,6 +69,7 @@ class TaskSwitchCallback(BaseCallback):
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that the algorithm has what is to be treated."""
         super().init_callback(model)
+        require_tasks(self.training_env)
         self.task_names = task_names(self.training_env)
         self._interleaved = are_interleaved(self.training_env)
         if self.replay_buffer != "keep":

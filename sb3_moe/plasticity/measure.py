@@ -5,7 +5,7 @@ Shapes: N tasks, E experts, H units, T rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,12 @@ from sb3_moe.plasticity.probe import (
     select,
 )
 from sb3_moe.plasticity.rank import effective_rank, ntk_rank, stable_rank
-from sb3_moe.plasticity.weights import gradient_norm, weight_norm, zero_gradient_fraction
+from sb3_moe.plasticity.weights import (
+    NOT_KEPT,
+    gradient_norm,
+    weight_norm,
+    zero_gradient_fraction,
+)
 
 Measures = dict[str, Any]
 
@@ -72,19 +77,24 @@ def _layer(seen: Sequence[Activations], taus: Sequence[float]) -> Measures:
     return measures
 
 
-def measure_weights(policy: BasePolicy) -> Measures:
+def measure_weights(
+    policy: BasePolicy, gradients: Mapping[th.Tensor, th.Tensor | None] = NOT_KEPT
+) -> Measures:
     """Measure the size of the weights of every tower, and of their gradients where there are any.
 
-    Gradients are those of the last update, after clipping.
+    Gradients are those of the last update, after clipping. Where a critic has an optimiser of its
+    own, its ``.grad`` holds what the actor's loss left there too: give what
+    :class:`~sb3_moe.plasticity.critic_gradients.CriticGradients` kept.
 
     :param policy: of any algorithm
+    :param gradients: of some parameters, in place of what their ``.grad`` holds
     """
     measures: Measures = {}
     for tower, parameters in online_parameters(policy).items():
         measures[f"weight_norm/{tower}"] = weight_norm(parameters)
-        if any(parameter.grad is not None for parameter in parameters):
-            measures[f"gradient_norm/{tower}"] = gradient_norm(parameters)
-            measures[f"zero_gradients/{tower}"] = zero_gradient_fraction(parameters)
+        if any(gradients.get(each, each.grad) is not None for each in parameters):
+            measures[f"gradient_norm/{tower}"] = gradient_norm(parameters, gradients)
+            measures[f"zero_gradients/{tower}"] = zero_gradient_fraction(parameters, gradients)
     return measures
 
 

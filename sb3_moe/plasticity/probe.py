@@ -34,17 +34,27 @@ def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
     :param obs: a batch of observations, as the environment gives them
     :raises ValueError: if the policy has no hidden layer with a known activation
     """
+    layers = some_hidden_layers(policy)
+    watched = {layer.name: layer.module for layer in layers}
+    watched |= {f"{la.name} mixture": la.mixture for la in layers if la.mixture is not None}
+    with evaluating(policy), every_row_in_every_expert(policy), recording(watched) as outputs:
+        run_towers(policy, policy.obs_to_tensor(obs)[0])
+    return {layer.name: _activations(layer, outputs) for layer in layers if outputs[layer.name]}
+
+
+def some_hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
+    """List the hidden layers of a policy that must have some.
+
+    :param policy: of any algorithm
+    :raises ValueError: if the policy has no hidden layer with a known activation
+    """
     layers = hidden_layers(policy)
     if not layers:
         raise ValueError(
             "`policy` must have a hidden layer whose activation is one of "
             f"{', '.join(kind.__name__ for kind in ACTIVATIONS)}, got none"
         )
-    watched = {layer.name: layer.module for layer in layers}
-    watched |= {f"{la.name} mixture": la.mixture for la in layers if la.mixture is not None}
-    with evaluating(policy), every_row_in_every_expert(policy), recording(watched) as outputs:
-        run_towers(policy, policy.obs_to_tensor(obs)[0])
-    return {layer.name: _activations(layer, outputs) for layer in layers if outputs[layer.name]}
+    return layers
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_moe.layers import LinearRouter
+from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 from sb3_moe.plasticity.activations import Activations
 from sb3_moe.plasticity.dormant import dormant_mask
@@ -28,7 +29,8 @@ View = Callable[[th.Tensor], th.Tensor]
 def redo(policy: BasePolicy, obs: Obs, tau: float = 0.1) -> dict[str, int]:
     """Draw what leads into dormant neurons anew, and set what leads out and Adam's moments to 0.
 
-    At tau 0 the policy does the same as before on ``obs``, unless a router normalises its input.
+    At tau 0 the policy does the same as before on ``obs``, unless a router normalises its input, or
+    reads it behind a normalisation: what that makes of silent units only a bias can keep.
     The units of an expert to which a sparse router sends none of ``obs`` (one of another task, say)
     stay as they are: the measures of dormancy count them, but nothing tells what they would do.
 
@@ -78,14 +80,51 @@ def _restart(
         view(tensor)[mask_EH] = view(new[name])[mask_EH]
         for moment in averages.get(tensor, ()):
             view(moment)[mask_EH] = 0.0
+    constants_EH = None
+    if wiring.norm is not None:
+        constants_EH = _of_silent_units(wiring.norm, mask_EH)
+        _restart_norm(wiring.norm, fresh[wiring.norm], mask_EH.flatten(), averages)
     positions = activations.values_ETHP.shape[3]
     for reader in wiring.after:
         num_experts, units = mask_EH.shape
         inputs = units if reader.by_position else units * positions
         by_unit = outgoing(reader.layer, num_experts, units, inputs)
-        weight = weight_of(reader.layer)
+        weight, bias = weight_of(reader.layer), bias_of(reader.layer)
+        if constants_EH is not None and bias is not None:
+            contributions = (by_unit(weight).movedim((0, 1), (-2, -1)) * constants_EH).sum(-1)
+            bias += contributions.movedim(-1, 0).reshape(bias.shape)
         for stored in (weight, *averages.get(weight, ())):
             by_unit(stored)[mask_EH] = 0.0
+
+
+def _of_silent_units(norm: nn.Module, mask_EH: th.Tensor) -> th.Tensor:
+    """Return what a normalisation makes of units that are 0, (E, H); 0 for those not masked."""
+    zeros = th.zeros(1, mask_EH.numel(), device=mask_EH.device)
+    with evaluating(norm):
+        made: th.Tensor = norm(zeros)
+    return made.view(mask_EH.shape) * mask_EH
+
+
+def _restart_norm(
+    norm: nn.Module,
+    fresh: nn.Module,
+    mask_H: th.Tensor,
+    averages: Mapping[th.Tensor, Sequence[th.Tensor]],
+) -> None:
+    """Forget the statistics of units, their scale and their shift."""
+    new = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
+    for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
+        if tensor.dim() > 0:
+            tensor[mask_H] = new[name][mask_H]
+            for moment in averages.get(tensor, ()):
+                moment[mask_H] = 0.0
+
+
+def bias_of(layer: nn.Module) -> th.Tensor | None:
+    """Return a layer's bias as it is stored, None where it has none."""
+    bias = getattr(layer, "bias_EO" if hasattr(layer, "bias_EO") else "bias", None)
+    assert isinstance(bias, th.Tensor | None)
+    return bias
 
 
 def weight_of(layer: nn.Module) -> th.Tensor:

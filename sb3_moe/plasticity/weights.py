@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import torch as th
+
+NOT_KEPT: Mapping[th.Tensor, th.Tensor | None] = MappingProxyType({})
 
 
 def weight_norm(parameters: Iterable[th.Tensor]) -> float:
@@ -23,20 +26,32 @@ def weight_change(parameters: Iterable[th.Tensor], before: Iterable[th.Tensor]) 
     return _norm([parameter.detach() - old for parameter, old in pairs])
 
 
-def gradient_norm(parameters: Iterable[th.Tensor]) -> float:
-    """Return the L2 norm of all gradients together; parameters without one count as zero."""
-    return _norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+def gradient_norm(
+    parameters: Iterable[th.Tensor], gradients: Mapping[th.Tensor, th.Tensor | None] = NOT_KEPT
+) -> float:
+    """Return the L2 norm of all gradients together; parameters without one count as zero.
+
+    :param parameters: whose gradients
+    :param gradients: of some of them, in place of what their ``.grad`` holds
+    """
+    found = [gradients.get(parameter, parameter.grad) for parameter in parameters]
+    return _norm([gradient for gradient in found if gradient is not None])
 
 
-def zero_gradient_fraction(parameters: Iterable[th.Tensor]) -> float:
+def zero_gradient_fraction(
+    parameters: Iterable[th.Tensor], gradients: Mapping[th.Tensor, th.Tensor | None] = NOT_KEPT
+) -> float:
     """Return the share of weights whose gradient is exactly zero, or missing.
 
+    :param parameters: whose gradients
+    :param gradients: of some of them, in place of what their ``.grad`` holds
     :raises ValueError: if there are no parameters
     """
     zeros = total = 0
     for parameter in parameters:
         total += parameter.numel()
-        moved = 0 if parameter.grad is None else int(parameter.grad.count_nonzero())
+        gradient = gradients.get(parameter, parameter.grad)
+        moved = 0 if gradient is None else int(gradient.count_nonzero())
         zeros += parameter.numel() - moved
     if total == 0:
         raise ValueError("`parameters` must hold at least one weight, got none")

@@ -38,11 +38,13 @@ class Wiring(NamedTuple):
     :param activation: the hidden layer's activation
     :param before: what leads into it
     :param after: every layer that reads it
+    :param norm: normalises each unit on the way there, over the batch, if anything does
     """
 
     activation: nn.Module
     before: nn.Module
     after: list[Reader]
+    norm: nn.Module | None = None
 
 
 class Network(NamedTuple):
@@ -63,9 +65,9 @@ class Network(NamedTuple):
 def wirings(policy: BasePolicy) -> list[Wiring]:
     """Return every hidden layer whose weights on both sides are known.
 
-    Left out are layers next to a normalisation, a residual block or an LSTM, those whose feature
-    maps are tokens of a mixture (``tokens="feature"``), and features extractors that join several
-    networks.
+    Left out are layers next to a normalisation (but CrossQ's, which is over the batch and behind
+    the activation), a residual block or an LSTM, those whose feature maps are tokens of a mixture
+    (``tokens="feature"``), and features extractors that join several networks.
 
     :param policy: of any algorithm
     """
@@ -179,9 +181,16 @@ def _along(chain: Sequence[nn.Module], heads: list[Reader]) -> Iterator[Wiring]:
         if mixture is not None:
             yield from _along(_leaves(mixture.experts), [])
         elif isinstance(part, ACTIVATIONS) and i > 0 and isinstance(chain[i - 1], WEIGHTED):
-            after = _readers(_next(chain[i + 1 :])) or heads
+            rest = list(chain[i + 1 :])
+            norm = next((n for n in _next(rest) if _is_unit_norm(n)), None)
+            after = _readers(_next(rest[rest.index(norm) + 1 :] if norm else rest)) or heads
             if after and all(isinstance(reader.layer, WEIGHTED) for reader in after):
-                yield Wiring(part, chain[i - 1], after)
+                yield Wiring(part, chain[i - 1], after, norm)
+
+
+def _is_unit_norm(part: nn.Module) -> bool:
+    # As torch's and sb3-contrib's call the running variance of each unit over batches.
+    return hasattr(part, "running_var") or hasattr(part, "ra_var")
 
 
 def _next(rest: Sequence[nn.Module]) -> list[nn.Module]:

@@ -1,5 +1,11 @@
 """Pictures of a run, from its folder: one function each, returning a matplotlib figure."""
 
+# ruff: noqa: E402  what is missing is said before it is imported
+
+from sb3_moe.extras import require
+
+require("sb3_moe.plots", "matplotlib")
+
 from sb3_moe.plots.inside import (
     draw_dormant,
     draw_gates,

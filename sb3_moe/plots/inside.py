@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from sb3_moe.plots.style import Array, label_steps, line, mark_switches, matrix
+from sb3_moe.plots.style import Array, as_written, label_steps, line, mark_switches, matrix
 
 
 def draw_dormant(folder: str | Path) -> Figure:
@@ -61,7 +61,7 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
         )
         axes.set_yticks(range(gates_KNE.shape[2]))
         axes.set_ylabel("expert")
-        axes.set_title(names[k], loc="left", fontsize="medium")
+        axes.set_title(as_written(names[k]), loc="left", fontsize="medium")
         mark_switches(axes, folder, "white")
     label_steps(rows[-1])
     figure.colorbar(image, ax=rows.tolist(), label="mean gate")

@@ -19,7 +19,16 @@ from sb3_moe.metrics import (
     load_scores,
     performance_profile,
 )
-from sb3_moe.plots.style import COLOURS, Array, label_steps, line, matrix, shade_blocks, short
+from sb3_moe.plots.style import (
+    COLOURS,
+    Array,
+    as_written,
+    label_steps,
+    line,
+    matrix,
+    shade_blocks,
+    short,
+)
 
 
 def draw_learning_curves(folder: str | Path, random: Mapping[str, float] | None = None) -> Figure:
@@ -48,7 +57,7 @@ def draw_learning_curves(folder: str | Path, random: Mapping[str, float] | None 
                 fontsize="small",
                 color="0.3",
             )
-        axes.set_title(name, loc="left", fontsize="medium")
+        axes.set_title(as_written(name), loc="left", fontsize="medium")
         axes.set_ylabel("return")
     label_steps(rows[-1])
     if scores.blocks:
@@ -64,11 +73,13 @@ def draw_transfer(folder: str | Path) -> Figure:
     """
     scores = load_scores(folder)
     ends_MN = block_ends(scores.score, scores.steps, scores.blocks)
-    shares = ends_MN / np.maximum(np.abs(scores.score).max(0), 1e-12)
+    # Where returns are negative the worst one is the origin: it is the furthest from 0.
+    lowest_N = np.minimum(scores.score.min(0), 0.0)
+    ranges_N = np.maximum(scores.score.max(0) - lowest_N, 1e-12)
     labels = [[f"{value:.1f}" for value in row] for row in ends_MN]
-    figure = _block_matrix(
-        scores, shares, labels, (0.0, 1.0), "cividis", "share of the task's best"
-    )
+    shares = (ends_MN - lowest_N) / ranges_N
+    unit = "from 0, or the task's lowest return, to its best"
+    figure = _block_matrix(scores, shares, labels, (0.0, 1.0), "cividis", unit)
     figure.axes[0].set_title("Return at the end of each block")
     return figure
 

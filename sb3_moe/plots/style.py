@@ -24,12 +24,19 @@ def line(axes: Axes, x: Any, y: Any, label: str, index: int, marker: str = "") -
     axes.plot(
         x,
         y,
-        label=label,
+        label=as_written(label),
         color=COLOURS[index % len(COLOURS)],
         linestyle=LINES[index % len(LINES)],
         marker=marker,
         markersize=3,
     )
+
+
+def as_written(name: str) -> str:
+    """Keep matplotlib from reading a name as a formula, or leaving it out of a legend."""
+    escaped = name.replace("$", r"\$")
+    # Legends pass over labels that begin with _; this space before it has no width.
+    return f"\u200b{escaped}" if escaped.startswith("_") else escaped
 
 
 def label_steps(axes: Axes) -> None:
@@ -86,8 +93,8 @@ def matrix(
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto")
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), [as_written(name) for name in rows])
+    axes.set_xticks(range(len(columns)), [as_written(name) for name in columns])
     colours = image.to_rgba(values)
     for row, column in np.ndindex(*values.shape):
         red, green, blue, _ = colours[row, column]

@@ -14,7 +14,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy, QNetwork
 from torch import nn
 
+from sb3_moe.placement import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.parts import MoEPart, make_part
 
 if TYPE_CHECKING:
 
@@ -31,21 +33,24 @@ class MoEQ(MoEPolicy):
     towers: ClassVar[tuple[str, ...]] = ("qf",)
     on_policy: ClassVar[bool] = False
 
-    def moe_network(self, extractor: BaseFeaturesExtractor, dense: Any) -> nn.Module:
-        """Return the network with experts, or SB3's own where there are none to be."""
-        layout = self.layout(extractor)
-        if self.is_dense("qf", layout):
-            return dense
-        return self.architect("qf", layout).network(dense).to(self.device)
+
+class MoEQNetwork(MoEPart, QNetwork):
+    """DQN's network, with experts."""
+
+    dense_class: ClassVar[type[Any]] = QNetwork
+
+    def put_experts(self, architect: Architect) -> None:
+        """Replace the one network."""
+        self.q_net = architect.network(self.q_net)  # type: ignore[assignment]
 
 
 class MoEDQN(MoEQ, _Policy):
     """Give DQN's online and target networks experts."""
 
     def make_q_net(self) -> QNetwork:
-        """Build SB3's network and put the experts in."""
-        net = super().make_q_net()
-        net.q_net = self.moe_network(net.features_extractor, net.q_net)  # type: ignore[assignment]
+        """Build the network, with experts where they are wanted."""
+        kwargs = self._update_features_extractor(self.net_args)
+        net: QNetwork = make_part(self, "qf", MoEQNetwork, kwargs)
         return net
 
     def tower_modules(self) -> dict[str, list[nn.Module]]:

@@ -217,7 +217,8 @@ class MoEPolicy(BaseModel):
 
     # Towers.
 
-    def layout(self, extractor: BaseFeaturesExtractor, action_dim: int = 0) -> Layout:
+    @staticmethod
+    def layout(extractor: BaseFeaturesExtractor, action_dim: int = 0) -> Layout:
         """Return what a tower behind this extractor sees."""
         num_tasks = int(getattr(extractor, "num_tasks", 0))
         return Layout(

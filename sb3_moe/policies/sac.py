@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
     NatureCNN,
 )
-from stable_baselines3.sac.policies import CnnPolicy, MultiInputPolicy, SACPolicy
+from stable_baselines3.sac.policies import Actor, CnnPolicy, MultiInputPolicy, SACPolicy
 
 from sb3_moe.policies.off_policy import MoEActorWithCritics
+from sb3_moe.policies.parts import GaussianActor, MoEPart
 
 
-class MoeMlpPolicy(MoEActorWithCritics, SACPolicy):
+class MoEActor(GaussianActor, Actor):
+    """SAC's actor, with experts."""
+
+    dense_class: ClassVar[type[Any]] = Actor
+
+
+class MoESAC(MoEActorWithCritics):
+    """Give SAC's actor and critics experts."""
+
+    actor_class: ClassVar[type[MoEPart]] = MoEActor
+
+
+class MoeMlpPolicy(MoESAC, SACPolicy):
     """MoE policy for flat observations (SAC)."""
 
 
-class MoeCnnPolicy(MoEActorWithCritics, CnnPolicy):
+class MoeCnnPolicy(MoESAC, CnnPolicy):
     """MoE policy for images (SAC)."""
 
     dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = NatureCNN
     encodes_images: ClassVar[bool] = True
 
 
-class MoeMultiInputPolicy(MoEActorWithCritics, MultiInputPolicy):
+class MoeMultiInputPolicy(MoESAC, MultiInputPolicy):
     """MoE policy for Dict observations (SAC)."""
 
     dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = CombinedExtractor

@@ -9,19 +9,28 @@ from stable_baselines3.common.torch_layers import (
     CombinedExtractor,
     NatureCNN,
 )
-from stable_baselines3.td3.policies import CnnPolicy, MultiInputPolicy, TD3Policy
+from stable_baselines3.td3.policies import Actor, CnnPolicy, MultiInputPolicy, TD3Policy
 from torch import nn
 
 from sb3_moe.placement import Architect
 from sb3_moe.policies.off_policy import MoEActorWithCritics
+from sb3_moe.policies.parts import MoEPart
+
+
+class MoEActor(MoEPart, Actor):
+    """TD3's actor, one network that ends in a tanh, with experts."""
+
+    dense_class: ClassVar[type[Any]] = Actor
+
+    def put_experts(self, architect: Architect) -> None:
+        """Replace the one network."""
+        self.mu = architect.network(self.mu)  # type: ignore[assignment]
 
 
 class MoETD3(MoEActorWithCritics):
-    """TD3's actor is one network that ends in a tanh."""
+    """Give TD3's actor and critics experts."""
 
-    def put_into_actor(self, actor: Any, architect: Architect) -> None:
-        """Replace the actor's one network."""
-        actor.mu = architect.network(actor.mu)
+    actor_class: ClassVar[type[MoEPart]] = MoEActor
 
     def tower_modules(self) -> dict[str, list[nn.Module]]:
         """Return the actor and each online critic."""

@@ -1,5 +1,11 @@
 """Grids of training runs that resume, and end in a report anyone can check."""
 
+# ruff: noqa: E402  what is missing is said before it is imported
+
+from sb3_moe.extras import require
+
+require("sb3_moe.study", "matplotlib", "pydantic", "rich", "scipy", "tyro", "yaml")
+
 from sb3_moe.study.cell import train_cell
 from sb3_moe.study.config import Architecture, CellConfig, Evaluation
 from sb3_moe.study.folder import CellFolder

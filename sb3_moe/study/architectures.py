@@ -189,7 +189,7 @@ def title(name: str) -> str:
         for part in rest.split("-")
         if part
     ]
-    return "-".join(words).replace("-(", " (")
+    return "-".join(words).replace("-(", " (") or name
 
 
 def heading(regime: str, order: Sequence[str]) -> str:

@@ -107,4 +107,5 @@ def _callbacks(cell: CellConfig, model: PPO, folder: CellFolder) -> list[BaseCal
         callbacks.append(RoutingCallback(every, log_path=path))
     # Last, so that a snapshot is of everything that the others did at its step.
     # Two, so that there is another if one is damaged.
-    return [*callbacks, SnapshotCallback(snapshots, path, keep=2)]
+    # A run starts anew only where no snapshot can be gone on from.
+    return [*callbacks, SnapshotCallback(snapshots, path, keep=2, overwrite=True)]

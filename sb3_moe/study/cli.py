@@ -95,10 +95,7 @@ class Run:
         if self.engine == "ray":
             from sb3_moe.study.ray_engine import RayEngine
 
-            try:
-                return RayEngine(self.address, self.cpus, self.gpus)
-            except ImportError as error:
-                raise RuntimeError(f"`--engine ray` needs the `study` extra: {error}") from error
+            return RayEngine(self.address, self.cpus, self.gpus)
         return LocalEngine(self.processes, root / CACHE)
 
 
@@ -136,7 +133,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_moe.
     console = Console()
     try:
         return _dispatch(command, console)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -41,9 +41,9 @@ def check_name(of: str, name: str) -> None:
     :raises ValueError: naming the rule and the name
     """
     _check(
-        re.fullmatch(r"[^\s/\\.][^\s/\\]*", name) is not None,
-        f"`name` of {of} must be a word without / or spaces that doesn't begin with a dot, "
-        f"got {name!r}",
+        re.fullmatch(r"[^\s/\\.][^\s/\\]*", name) is not None and name.isprintable(),
+        f"`name` of {of} must be a word of printable characters, without / or spaces, that doesn't "
+        f"begin with a dot, got {name!r}",
     )
 
 
@@ -117,7 +117,8 @@ class CellConfig:
     :param order: what ``"crl"`` plays, one after the other; ``"scratch"`` plays one game
     :param architecture: which network
     :param seed: of the model, the environments and the schedule
-    :param steps_per_task: environment steps that each game gets on each visit, over all copies
+    :param steps_per_task: environment steps that each game gets on each visit, over all copies;
+        the mean over the games where they are interleaved and have unequal shares of the copies
     :param cycles: how often the sequence of games is played through
     :param n_envs: copies of the environment that step together
     :param ppo: values laid over :data:`sb3_moe.presets.MINATAR_PPO`

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from sb3_moe.plots.style import COLOURS, LINES, as_written
 from sb3_moe.study.architectures import heading, title
 from sb3_moe.study.claims import Finding
 from sb3_moe.study.measures import Array, Run
 
-# Okabe and Ito's colours, which all readers can tell apart, black last.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINES = ("-", "--", "-.", ":")
 MILLION = 1e6
 TOWERS = {"pi": "actor", "vf": "critic"}
 # What these do is known beforehand.
@@ -58,12 +57,12 @@ def learning_curves(runs: Sequence[Run], random: Mapping[str, float]) -> Figure:
         members = [r for r in runs if (r.cell.regime, r.cell.order) == (regime, order)]
         for game, ax in zip(games, line, strict=True):
             _curves(ax, members, game, random.get(game), styles)
-        line[0].set_ylabel(_wrapped(heading(regime, order)) + "\nreturn")
+        line[0].set_ylabel(_wrapped(as_written(heading(regime, order))) + "\nreturn")
     for game, ax in zip(games, axes[0], strict=True):
-        ax.set_title(game)
+        ax.set_title(as_written(game))
     for ax in axes[-1]:
         ax.set_xlabel("million steps, all games together")
-    _legend(figure, axes[0][0])
+    _legend(figure, list(axes.flat))
     return figure
 
 
@@ -95,16 +94,22 @@ def _band(ax: Axes, curves: Sequence[tuple[Any, Array]], name: str, style: dict[
     length = min(len(values) for _, values in curves)
     x = np.asarray(curves[0][0][:length]) / MILLION
     values_SK = np.stack([values[:length] for _, values in curves])
-    ax.plot(x, values_SK.mean(axis=0), label=title(name), linewidth=1.6, **style)
+    ax.plot(x, values_SK.mean(axis=0), label=as_written(title(name)), linewidth=1.6, **style)
     if len(values_SK) > 1:
         low, high = values_SK.min(axis=0), values_SK.max(axis=0)
         ax.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def dormant_neurons(runs: Sequence[Run]) -> Figure:
-    """Draw the fraction of dormant neurons against steps: a panel per regime and order."""
-    columns = sequences(runs)
+def dormant_neurons(runs: Sequence[Run]) -> Figure | None:
+    """Draw the fraction of dormant neurons against steps.
+
+    :return: a panel per regime and order; None if no run has measured it
+    """
     styles = style_of(architectures(runs))
+    runs = [run for run in runs if run.dormant_layers]
+    if not runs:
+        return None
+    columns = sequences(runs)
     figure = Figure(figsize=(max(6.8, 3.2 * len(columns)), 2.9), layout="constrained")
     axes = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
     for (regime, order), ax in zip(columns, axes, strict=True):
@@ -114,23 +119,21 @@ def dormant_neurons(runs: Sequence[Run]) -> Figure:
                 for run in runs
                 if (run.cell.regime, run.cell.order) == (regime, order)
                 and run.cell.architecture.name == name
-                and run.diagnostics
             ]
             if curves:
                 _band(ax, [dormant_curve(run) for run in curves], name, style)
-        ax.set_title(_wrapped(heading(regime, order)), fontsize="medium")
+        ax.set_title(_wrapped(as_written(heading(regime, order))), fontsize="medium")
         ax.set_xlabel("million steps")
         _plain(ax)
     axes[0].set_ylabel("dormant neurons, %")
     axes[0].set_ylim(bottom=0)
-    _legend(figure, axes[0])
+    _legend(figure, axes)
     return figure
 
 
 def dormant_curve(run: Run) -> tuple[Any, Array]:
     """Give steps, and the percentage of dormant neurons there, averaged over the layers."""
-    layers = [v for k, v in run.diagnostics.items() if k.startswith("dormant/")]
-    return run.diagnostics["steps"], 100 * np.mean(np.stack(layers), axis=0)
+    return run.diagnostics["steps"], 100 * np.mean(np.stack(run.dormant_layers), axis=0)
 
 
 def expert_weights(runs: Sequence[Run]) -> Figure | None:
@@ -149,13 +152,14 @@ def expert_weights(runs: Sequence[Run]) -> Figure | None:
     figure = Figure(figsize=(2.9 * columns + 0.6, 2.1 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     image = None
-    for ax, (caption, weights_NE) in zip(axes.flat, panels.items(), strict=False):
+    games = [as_written(game) for game in runs[0].cell.games]
+    for ax, (caption, weights_NE) in zip(axes.flat, panels, strict=False):
         image = ax.imshow(weights_NE, cmap="viridis", vmin=0, vmax=1, aspect="auto")
         _annotate(ax, weights_NE)
-        ax.set_title(caption, fontsize="small")
-        ax.set_yticks(range(len(weights_NE)), runs[0].cell.games, fontsize="small")
+        ax.set_title(as_written(caption), fontsize="small")
+        ax.set_yticks(range(len(weights_NE)), games, fontsize="small")
         ax.set_xticks(range(weights_NE.shape[1]))
-        ax.set_xlabel(f"experts by weight for {runs[0].cell.games[0]}", fontsize="small")
+        ax.set_xlabel(f"experts by weight for {games[0]}", fontsize="small")
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_axis_off()
     if image is not None:
@@ -163,21 +167,26 @@ def expert_weights(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def expert_panels(runs: Sequence[Run]) -> dict[str, Array]:
-    """Average the last gates over seeds, by architecture, layer, regime and order."""
-    found: dict[str, list[Array]] = {}
+def expert_panels(runs: Sequence[Run]) -> list[tuple[str, Array]]:
+    """Average the last gates over seeds, by architecture, layer, regime and order.
+
+    :return: captions, and what belongs below them
+    """
+    # By name: captions of two networks may be alike.
+    found: dict[tuple[str, str], list[Array]] = {}
     for run in runs:
         if run.cell.architecture.policy_kwargs.get("router") in FIXED_ROUTERS:
             continue
-        for key, gates_KNE in run.diagnostics.items():
-            if key.startswith("gates/"):
+        for measured, gates_KNE in run.diagnostics.items():
+            if measured.startswith("gates/"):
                 where = _wrapped(heading(run.cell.regime, run.cell.order), 34)
-                layer = key.removeprefix("gates/")
+                layer = measured.removeprefix("gates/")
                 tower = TOWERS.get(layer.partition(".")[0], "")
                 caption = f"{title(run.cell.architecture.name)}, {tower} ({layer})\n{where}"
                 last_NE = gates_KNE[-1]
-                found.setdefault(caption, []).append(last_NE[:, np.argsort(-last_NE[0])])
-    return {caption: np.mean(np.stack(gates), axis=0) for caption, gates in found.items()}
+                key = run.cell.architecture.name, caption
+                found.setdefault(key, []).append(last_NE[:, np.argsort(-last_NE[0])])
+    return [(caption, np.mean(np.stack(gates), axis=0)) for (_, caption), gates in found.items()]
 
 
 def _annotate(ax: Axes, weights_NE: Array) -> None:
@@ -204,7 +213,7 @@ def differences(findings: Sequence[Finding]) -> Figure | None:
         ax.plot([estimate.low, estimate.high], [k, k], color="#0072B2", linewidth=2)
         ax.plot(estimate.mean, k, "o", color="#0072B2")
     ax.axvline(0, color="0.35", linewidth=1)
-    ax.set_yticks(range(len(rows)), [f"{c.name}: {row.game}" for c, row in rows])
+    ax.set_yticks(range(len(rows)), [as_written(f"{c.name}: {row.game}") for c, row in rows])
     ax.invert_yaxis()
     ax.set_xlabel("paired difference over seeds, with its interval")
     _plain(ax)
@@ -219,12 +228,19 @@ def _plain(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(figure: Figure, ax: Axes) -> None:
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """Put a legend below, as wide as the figure, which grows by its height."""
-    handles, labels = ax.get_legend_handles_labels()
+    # Each once, from all panels: the first may lack a network whose run is not done.
+    entries: dict[tuple[str, str, str], Line2D] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            assert isinstance(handle, Line2D)
+            look = str(handle.get_color()), str(handle.get_linestyle())
+            entries.setdefault((label, *look), handle)
+    labels = [label for label, *_ in entries]
     width, height = figure.get_size_inches()
     # In inches: a line's sample, and a letter of the default font.
     columns = int(width / (0.6 + 0.085 * max(map(len, labels))))
     columns = min(max(columns, 1), 4, len(labels))
     figure.set_figheight(height + 0.2 * -(-len(labels) // columns))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    figure.legend(list(entries.values()), labels, loc="outside lower center", ncols=columns)

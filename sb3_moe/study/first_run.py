@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_writable(root)
         with locked(root):
             return _train(study, root, engine, Console())
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -25,7 +26,7 @@ def claims_table(folder: Path) -> str:
         ["Claim", "Difference, with its 95% bootstrap interval", "Verdict", "By t intervals"],
         [
             [
-                text,
+                as_written(text),
                 "<br>".join(_differences(rows)),
                 f"**{rows[0]['claim_verdict']}**",
                 rows[0]["claim_verdict_by_t"],
@@ -35,32 +36,40 @@ def claims_table(folder: Path) -> str:
     )
 
 
-def returns_table(folder: Path) -> str:
-    """Tabulate what each network reached on games interleaved, and first and last in a sequence.
+def returns_table(folder: Path, cycles: int = 1) -> str:
+    """Tabulate what each network reached on each game, by what came before it.
 
     :param folder: a report's, with ``summary.csv``
+    :param cycles: how often each sequence of games was played through
     """
     networks: dict[str, dict[str, str]] = {}
     for row in read_csv(folder / "summary.csv"):
-        order = row["order"].split()
-        if row["regime"] == "mtrl":
-            column = f"{row['game']}, interleaved"
-        elif row["regime"] == "crl" and row["game"] == order[0]:
-            column = f"{row['game']} first"
-        elif row["regime"] == "crl" and row["game"] == order[-1]:
-            column = f"{row['game']} after {', '.join(order[:-1])}"
-        else:
-            continue
+        column = as_written(_column(row, cycles))
         mean, low, high = (float(row[name]) for name in ("return", "low", "high"))
         networks.setdefault(row["architecture"], {})[column] = interval(mean, low, high)
     columns = list(dict.fromkeys(column for row in networks.values() for column in row))
     return markdown(
         ["Network", *columns],
         [
-            [title(name), *(row.get(column, "-") for column in columns)]
+            [as_written(title(name)), *(row.get(column, "-") for column in columns)]
             for name, row in networks.items()
         ],
     )
+
+
+def _column(row: Text, cycles: int) -> str:
+    """Say which training a return is from: the last of a game that is played several times."""
+    game = row["game"]
+    if row["regime"] != "crl":
+        return game + {"mtrl": ", interleaved", "scratch": " alone"}[row["regime"]]
+    sequence = row["order"].split() * cycles
+    last = max(k for k, played in enumerate(sequence) if played == game)
+    return f"{game} after {', '.join(sequence[:last])}" if last else f"{game} first"
+
+
+def as_written(text: str) -> str:
+    """Keep a reader of Markdown from taking a name's characters for marks of its own."""
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", text)
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -72,7 +81,7 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _differences(rows: Sequence[Text]) -> Iterator[str]:
     """Say which runs are compared, on what, and the difference on each game."""
     for (contrast, measure), games in groupby(rows, itemgetter("contrast", "measure")):
-        yield f"{contrast}, {measure.replace('_', ' ')}:"
+        yield f"{as_written(contrast)}, {measure.replace('_', ' ')}:"
         for row in games:
             mean, low, high = (float(row[name]) for name in ("difference", "low", "high"))
-            yield f"{row['game']} {interval(mean, low, high)}"
+            yield f"{as_written(row['game'])} {interval(mean, low, high)}"

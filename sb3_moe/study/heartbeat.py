@@ -7,6 +7,8 @@ from pathlib import Path
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_moe.callbacks.keys import short_names
+from sb3_moe.callbacks.tasks import task_names
 from sb3_moe.study.folder import write_json
 
 
@@ -28,6 +30,8 @@ class Heartbeat(BaseCallback):
     def _on_training_start(self) -> None:
         self._begun = time.monotonic()
         self._first_step = self.num_timesteps
+        names = task_names(self.training_env)
+        self._names = dict(zip(short_names(names), names, strict=True))
 
     def _on_step(self) -> bool:
         return True
@@ -47,9 +51,8 @@ class Heartbeat(BaseCallback):
 
     def _returns(self) -> dict[str, float]:
         """Read ``rollout/<task>/ep_rew_mean``."""
-        means = {}
-        for name, value in self.logger.name_to_value.items():
-            parts = name.split("/")
-            if parts[0] == "rollout" and parts[-1] == "ep_rew_mean" and len(parts) > 2:
-                means["/".join(parts[1:-1])] = round(float(value), 3)
-        return means
+        values = self.logger.name_to_value
+        means = {
+            name: values.get(f"rollout/{key}/ep_rew_mean") for key, name in self._names.items()
+        }
+        return {name: round(float(mean), 3) for name, mean in means.items() if mean is not None}

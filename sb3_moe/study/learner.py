@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
 from stable_baselines3 import PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -60,13 +63,19 @@ def ppo_arguments(cell: CellConfig) -> dict[str, Any]:
 
 def _policy_preset(architecture: Architecture) -> dict[str, Any]:
     """Give the preset's options of the policy, without those that only our policies take."""
-    ours = issubclass(policy_of(architecture.policy), MoEPolicy)
-    # SB3's extractors have no encoder to choose: they flatten MinAtar's observations as ours does.
-    return {
-        name: value
-        for name, value in MINATAR_PPO["policy_kwargs"].items()
-        if ours or name != "features_extractor_kwargs"
-    }
+    policy, preset = policy_of(architecture.policy), dict(MINATAR_PPO["policy_kwargs"])
+    if not issubclass(policy, MoEPolicy):
+        # SB3's extractors have no encoder to choose: they flatten MinAtar's observations as ours.
+        del preset["features_extractor_kwargs"]
+        # Observations have the task id beside them: MlpPolicy sees them as MultiInputPolicy does.
+        if _default_extractor(policy) is FlattenExtractor:
+            preset["features_extractor_class"] = CombinedExtractor
+    return preset
+
+
+def _default_extractor(policy: type[ActorCriticPolicy]) -> Any:
+    parameter = signature(policy).parameters.get("features_extractor_class")
+    return None if parameter is None else parameter.default
 
 
 def described(value: Any) -> Any:

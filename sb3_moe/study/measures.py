@@ -39,6 +39,11 @@ class Run:
         """Global step of each evaluation, (K,)."""
         return self.scores["steps"]
 
+    @property
+    def dormant_layers(self) -> list[Array]:
+        """Fraction of dormant neurons of each hidden layer at each probe."""
+        return [v for k, v in self.diagnostics.items() if k.startswith("dormant/")]
+
     def returns(self, game: str) -> Array:
         """Mean return of a game at each evaluation, (K,)."""
         return np.asarray(self.scores["score"][:, self.cell.games.index(game)], dtype=np.float64)
@@ -95,10 +100,9 @@ def final(run: Run, game: str) -> float:
 
 def dormant(run: Run) -> float:
     """Fraction of dormant neurons, averaged over the layers and the second half of the run."""
-    fractions = [v for k, v in run.diagnostics.items() if k.startswith("dormant/")]
-    if not fractions:
+    if not run.dormant_layers:
         return float("nan")
-    mean = np.mean(np.stack(fractions), axis=0)
+    mean = np.mean(np.stack(run.dormant_layers), axis=0)
     return float(np.mean(mean[len(mean) // 2 :]))
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
+import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_moe.plasticity import policy_activations
 from sb3_moe.study.architectures import policy_of
 from sb3_moe.study.config import CellConfig
 from sb3_moe.study.games import make_env
@@ -18,7 +21,7 @@ COPIES = 2
 
 
 def check_networks(cells: Sequence[CellConfig]) -> None:
-    """Build PPO once with each architecture, in the spaces of all games, and train nothing.
+    """Build PPO once with each architecture, in the spaces of all games, and let it act once.
 
     :param cells: of one study, one at least
     :raises ValueError: naming the architecture, and why it can't be built
@@ -43,4 +46,11 @@ def _build(cell: CellConfig, env: VecEnv) -> None:
     with warnings.catch_warnings():
         # That a batch is larger than a rollout is so with two copies only.
         warnings.simplefilter("ignore")
-        PPO(policy_of(cell.architecture.policy), env, device="cpu", **ppo_arguments(cell))
+        policy = policy_of(cell.architecture.policy)
+        model = PPO(policy, env, device="cpu", **ppo_arguments(cell))
+    # Some policies can be built in spaces that they can't see.
+    model.policy.set_training_mode(False)
+    obs: Any = model.observation_space.sample()
+    with th.no_grad():
+        model.policy(model.policy.obs_to_tensor(obs)[0])
+    policy_activations(model.policy, obs)  # which every run measures from its first step on

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sb3_moe.callbacks.episodes import game_return, is_lost_life
 from sb3_moe.study.folder import read_json
 from sb3_moe.study.games import make_env
 
@@ -70,7 +71,7 @@ def _play(games: Sequence[str], game: str, quota: int, seed: int) -> npt.NDArray
         actions = np.array([env.action_space.sample() for _ in range(COPIES)])
         infos = env.step(actions)[3]
         for mine, info in zip(returns, infos, strict=True):
-            if "episode" in info and len(mine) < quota:
-                mine.append(float(info["episode"]["r"]))
+            if "episode" in info and not is_lost_life(info) and len(mine) < quota:
+                mine.append(game_return(info))
     env.close()
     return np.array(returns).ravel()

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from sb3_moe.extras import require
 from sb3_moe.study.config import CellConfig
 from sb3_moe.study.engine import ONE_THREAD, work
 
@@ -26,6 +27,7 @@ class RayEngine:
     def __init__(
         self, address: str | None = None, cpus: float = 1, gpus: float = 0, retries: int = 3
     ) -> None:
+        require("RayEngine", "ray")
         import ray
 
         self._ray: Any = ray

@@ -10,10 +10,11 @@ from sb3_moe.callbacks.record import write_npz
 from sb3_moe.study import figures, tables
 from sb3_moe.study.folder import atomic
 from sb3_moe.study.grid import StudyConfig
-from sb3_moe.study.headline import claims_table, returns_table
+from sb3_moe.study.headline import as_written, claims_table, returns_table
 from sb3_moe.study.page import png_of
 from sb3_moe.study.results import Results, load_results
 from sb3_moe.study.sections import QUESTION, build_page
+from sb3_moe.study.verdict import TESTS
 
 
 def write_report(
@@ -63,13 +64,14 @@ def _figures(results: Results) -> dict[str, Figure]:
 
 def _readme(results: Results, folder: Path) -> str:
     """Give the headline as Markdown, for those who browse the folder."""
-    parts = [f"# {QUESTION}", results.extent + " The whole report is [index.html](index.html)."]
+    extent = as_written(results.extent)
+    parts = [f"# {QUESTION}", f"{extent} The whole report is [index.html](index.html)."]
     if tables.verdicts(results.findings):
-        parts.append(claims_table(folder))
+        parts += [claims_table(folder), TESTS]
     parts += [
         "Mean return over the evaluations in the last tenth of the game's training, with a 95% "
         "bootstrap interval over seeds:",
-        returns_table(folder),
+        returns_table(folder, results.study.cycles),
         "![Return of each game while training goes on](learning_curves.png)",
     ]
     return "\n\n".join(parts) + "\n"

@@ -48,10 +48,11 @@ class Results:
         """Say how much was run."""
         study = self.study
         seeds = len({run.cell.seed for run in self.runs})
+        again = f", each sequence played {study.cycles} times" if study.cycles > 1 else ""
         return (
             f"Games: {', '.join(study.games)}. {len(self.runs)} of {len(study.cells())} training "
             f"runs are done, with {seeds} {'seed' if seeds == 1 else 'seeds'} and "
-            f"{study.steps_per_task:,} environment steps per game and visit."
+            f"{study.steps_per_task:,} environment steps per game and visit{again}."
         )
 
 

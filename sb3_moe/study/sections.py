@@ -14,6 +14,7 @@ from sb3_moe.study.measures import MEASURES, block_end, collapsed
 from sb3_moe.study.page import Page, interval, number
 from sb3_moe.study.results import Results
 from sb3_moe.study.silences import silences
+from sb3_moe.study.verdict import TESTS
 
 QUESTION = "Does a mixture of experts help an agent whose tasks change?"
 
@@ -69,9 +70,8 @@ def _claims(page: Page, results: Results, pictures: Mapping[str, bytes]) -> None
         "contradicted where the interval rules that difference out; otherwise it is undecided, and "
         f"always so with fewer than {rule.min_seeds} seeds. A claim of “no better” is supported "
         "where the interval lies below the smallest difference that matters, and contradicted "
-        "where the difference is that large and significant; a claim that something changes the "
-        "results takes either sign. Over several games a claim is supported if it is on one of "
-        "them and contradicted on none, and contradicted likewise.",
+        f"where the difference is that large and significant. {TESTS} Over several games a claim "
+        "is supported if it is on one of them and contradicted on none, and contradicted likewise.",
         "Bootstrap intervals of few seeds are too narrow. The last column says what the same rule "
         "gives with Student's t intervals: a verdict that changes there is a weak one.",
     )
@@ -145,19 +145,13 @@ def _returns(
         "Return: the mean over the evaluations in the last tenth of the game's training, with an "
         "interval over seeds where there are several. “At the end” is the same "
         "game once all training is over: what is left of it after other games were trained. "
-        "“Times random” compares with an agent that acts at random."
-    )
-    games = list(dict.fromkeys(row["game"] for row in summary))
-    headings = (
-        {"network": "Network"}
-        | {f"return {game}": game for game in games}
-        | {f"ratio {game}": f"{game} times random" for game in games}
-        | {f"at_the_end {game}": f"{game} at the end" for game in games}
-        | {"dormant": "Dormant neurons", "seeds": "Seeds"}
+        "“Times random” compares with an agent that acts at random: how many times its return; "
+        "a dash stands where that return is not above 0."
     )
     for setting, rows in tables.by_setting(summary).items():
         page.text(f"Games {setting}")
-        page.table(rows, headings)
+        page.table(rows, _headings(rows[0]))
+    games = list(dict.fromkeys(row["game"] for row in summary))
     page.text("Random: " + ", ".join(f"{g} {number(random[g])}" for g in games) + ".")
     page.picture(
         pictures["learning_curves"],
@@ -167,15 +161,30 @@ def _returns(
     )
 
 
+def _headings(wide: Mapping[str, Any]) -> dict[str, str]:
+    """Name the columns of a wide row, for the games that were trained there."""
+    games = [name.removeprefix("return ") for name in wide if name.startswith("return ")]
+    return (
+        {"network": "Network"}
+        | {f"return {game}": game for game in games}
+        | {f"ratio {game}": f"{game} times random" for game in games}
+        | {f"at_the_end {game}": f"{game} at the end" for game in games}
+        | {"dormant": "Dormant neurons", "seeds": "Seeds"}
+    )
+
+
 def _insides(page: Page, pictures: Mapping[str, bytes]) -> None:
     page.section("Inside the networks")
-    page.picture(
-        pictures["dormant_neurons"],
-        "Dormant neurons: those whose activation is almost always far below their layer's mean "
-        f"(tau-dormant with tau {TAUS[0]}, arXiv 2302.12902), pooled over each layer and averaged "
-        "over layers, on observations of a random policy in equal parts from all games. Fewer "
-        "means that more of the network is at work.",
-    )
+    if "dormant_neurons" in pictures:
+        page.picture(
+            pictures["dormant_neurons"],
+            "Dormant neurons: those whose activation is almost always far below their layer's mean "
+            f"(tau-dormant with tau {TAUS[0]}, arXiv 2302.12902), pooled over each layer and "
+            "averaged over layers, on observations of a random policy in equal parts from all "
+            "games. Fewer means that more of the network is at work.",
+        )
+    else:
+        page.text("No run here has measured dormant neurons.")
     if "expert_weights" in pictures:
         page.picture(
             pictures["expert_weights"],

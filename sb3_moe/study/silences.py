@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sb3_moe.study.grid import StudyConfig
 
 _CHOICES = (
     "Games and length: games that the dense network learned at the study's length in trial runs; "
     "Asterix needs longer ones.",
-    "Interleaving: every game has a fixed share of the parallel environments, so all games get "
-    "the same number of steps.",
     "Spaces: observations are padded with empty channels to the largest game, and all games use "
     "MinAtar's full set of six actions.",
     "Task id: the network sees which game is on, as a one-hot input, the dense one too.",
@@ -25,8 +25,12 @@ _CHOICES = (
     "reference of the same network and seed.",
     "Dormant neurons: tau 0.025 and 0.1 are both common; the figure's caption has ours. Neurons "
     "of all experts are pooled, so an expert that nothing reaches counts.",
-    "Evaluation: the policy samples its actions, as in training, in environments of its own.",
 )
+
+_EVALUATION = {
+    False: "the policy samples its actions, as in training",
+    True: "the policy takes its most likely actions",
+}
 
 _ANNEALING = {
     "none": "It is constant: annealing it over a sequence of games would give later games a lower "
@@ -44,4 +48,22 @@ def silences(study: StudyConfig) -> list[str]:
         if own
         else "the same for all networks, though each may have a best one of its own."
     )
-    return [f"Learning rate: {whose} {_ANNEALING[study.annealing]}", *_CHOICES]
+    rate = f"Learning rate: {whose} {_ANNEALING[study.annealing]}"
+    games, *others = _CHOICES
+    actions = _EVALUATION[study.evaluation.deterministic]
+    evaluation = f"Evaluation: {actions}, in environments of its own."
+    return [rate, games, _interleaving(study.games, study.n_envs), *others, evaluation]
+
+
+def _interleaving(games: Sequence[str], n_envs: int) -> str:
+    """Say which share of the steps each game gets."""
+    from sb3_moe_envs.schedules.interleave import Interleave, slot_counts
+
+    fixed = "Interleaving: every game has a fixed share of the parallel environments, "
+    if n_envs < len(games):
+        return fixed + "which takes as many of them as there are games."
+    counts = slot_counts(Interleave().shares(len(games)), n_envs)
+    if len(set(counts)) == 1:
+        return fixed + "so all games get the same number of steps."
+    shares = (f"{count} of {n_envs} {game}" for game, count in zip(games, counts, strict=True))
+    return f"{fixed}here {', '.join(shares)}, and of the steps too."

@@ -68,7 +68,8 @@ def _summary_row(
         "return": float(np.mean(ends)),
         "low": low,
         "high": high,
-        "ratio": float(np.mean(ends)) / random if random else float("nan"),
+        # Of a return at or below 0 more would be worse, or nothing.
+        "ratio": float(np.mean(ends)) / random if random > 0 else float("nan"),
         "while_trained": float(np.mean([block_area(run, game) for run in runs])),
         "at_the_end": float(np.mean([final(run, game) for run in runs])),
         "dormant": float(np.mean([dormant(run) for run in runs])),

@@ -1,7 +1,9 @@
 """Environments beside the training ones, built from them, one task a copy."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
@@ -13,7 +15,8 @@ from sb3_moe.callbacks import (
     evaluate_tasks,
     make_pinned_env,
 )
-from sb3_moe.callbacks.pinned_env import are_interleaved, tasks_played
+from sb3_moe.callbacks.pinned_env import are_interleaved, evaluation_copies
+from sb3_moe.callbacks.tasks import tasks_played
 from sb3_moe.metrics import load_scores
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_normalize import PerTaskVecNormalize
@@ -210,3 +213,88 @@ def test_an_environment_says_through_its_wrappers_whether_its_tasks_are_interlea
 
 def test_without_a_schedule_no_tasks_are_interleaved():
     assert not are_interleaved(toy_vec_env((0, 1)))
+
+
+@pytest.mark.parametrize("order", [None, "first", "last"])
+def test_frames_are_stacked_in_the_same_place(order):
+    env = VecFrameStack(make_env(task_id="none"), 3, channels_order=order)
+    pinned = make_pinned_env(env, 1)
+    np.testing.assert_array_equal(pinned.reset().shape, (3, *env.observation_space.shape))
+    assert pinned.observation_space == env.observation_space
+    assert pinned.stacked_obs.channels_first == env.stacked_obs.channels_first
+
+
+def test_frames_of_a_dict_are_stacked_in_the_same_places():
+    class Spread(gym.Env):
+        observation_space = spaces.Dict(
+            {key: spaces.Box(0, 1, (4, 5), np.float32) for key in ("rows", "columns")}
+        )
+        action_space = spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return self.observation_space.sample(), {}
+
+    env = VecFrameStack(
+        make_multitask_vec_env([Spread, Spread], task_id="none"),
+        2,
+        channels_order={"rows": "first", "columns": "last"},
+    )
+    pinned = make_pinned_env(env, 1)
+    assert {key: each.shape for key, each in pinned.reset().items()} == {
+        "rows": (2, 8, 5),
+        "columns": (2, 4, 10),
+    }
+    assert pinned.observation_space == env.observation_space
+
+
+@pytest.mark.parametrize(
+    ("tasks", "n_envs", "options", "episodes", "expected"),
+    [
+        (TASKS, 3, {}, 10, 1),
+        (TASKS, 9, {}, 10, 3),
+        (TASKS, 9, {}, 2, 2),
+        (TASKS, 60, {}, 50, 10),
+        (TASKS, 3, {"schedule": Cycle(10)}, 10, 3),
+        (["sb3_moe_envs:SB3MoE/MinAtar-Breakout-v0"] * 2, 2, {}, 10, 10),
+        (["sb3_moe_envs:SB3MoE/MinAtar-Breakout-v0"] * 2, 2, {}, 4, 4),
+    ],
+)
+def test_copies_are_no_more_than_episodes_and_stepped_singly_no_more_than_in_training(
+    tasks, n_envs, options, episodes, expected
+):
+    env = make_multitask_vec_env(tasks, n_envs, seed=0, **options)
+    assert evaluation_copies(env, episodes) == expected
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (3, 1), (4, 2), (64, 3), (None, 1)])
+def test_copies_in_processes_are_no_more_than_cores(cores, expected, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    env = make_multitask_vec_env(TASKS[:2], 6, vectorization="async")
+    try:
+        assert evaluation_copies(env, 10) == expected
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize(("n_eval_envs", "expected"), [(None, 3), (2, 6)])
+def test_three_heavy_tasks_are_evaluated_in_as_many_copies_as_asked_for(n_eval_envs, expected):
+    callback = MultiTaskEvalCallback(48, 3, n_eval_envs=n_eval_envs)
+    model = PPO("MultiInputPolicy", make_env(), n_steps=16, batch_size=48, device="cpu")
+    callback.init_callback(model)
+    model.learn(0)
+    callback._on_training_start()
+    callback._on_rollout_start()
+    assert callback.eval_env.num_envs == expected
+    assert callback.scores["returns"].shape == (1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"n_eval_envs": 0}, "`n_eval_envs` must be at least 1, got 0"),
+        ({"n_eval_envs": 2, "eval_env": 1}, "`n_eval_envs` must be None with an `eval_env`.*got 2"),
+    ],
+)
+def test_a_number_of_copies_that_can_not_be_is_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        MultiTaskEvalCallback(48, **kwargs)

@@ -69,7 +69,7 @@ def test_scalars_are_logged_under_plasticity(tmp_path):
     assert {
         "plasticity/dormant/pi.0",
         "plasticity/dormant/pi.0/a",
-        "plasticity/dormant@0.0/pi.0",
+        "plasticity/dormant_0.0/pi.0",
     } <= {name for name, value in row.items() if value}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import pickle
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from counting import CountingEnv, counting_tasks
@@ -21,6 +23,7 @@ from sb3_moe_envs import (
     MultiTaskVectorEnv,
     make_multitask_vector,
 )
+from sb3_moe_envs.snapshot import restore
 
 SCHEDULES = [
     Interleave(),
@@ -138,10 +141,11 @@ def test_a_model_that_is_loaded_with_its_seed_does_not_rewind_a_restored_schedul
     assert env.env_method("get_task") == [2]
 
 
-def test_a_task_that_pickles_by_building_itself_again_is_not_said_to_be_exact():
-    class Rebuilt(CountingEnv, EzPickle):
-        pass
+class Rebuilt(CountingEnv, EzPickle):
+    pass
 
+
+def test_a_task_that_pickles_by_building_itself_again_is_not_said_to_be_exact():
     for env in (MultiTaskEnv([Rebuilt, CountingEnv]), MultiTaskVectorEnv([Rebuilt, CountingEnv])):
         env.reset(seed=0)
         state = env.state_dict()
@@ -160,6 +164,109 @@ def test_a_task_that_cannot_be_pickled_is_not_said_to_be_exact():
     env = MultiTaskEnv([Stubborn])
     env.reset(seed=0)
     assert env.state_dict()["exact"] is False
+
+
+class Sensor:
+    """A part that points back at its environment."""
+
+    def __init__(self, env):
+        self.env = env
+
+    def read(self):
+        return self.env.steps
+
+
+class Looped(CountingEnv):
+    """An environment whose parts point back at it."""
+
+    def __init__(self):
+        super().__init__()
+        self.sensor = Sensor(self)
+        self.table = {"read": self.read}
+        self.clock = self.screen = 0
+
+    def read(self):
+        return self.steps
+
+    def step(self, action):
+        obs, _, *rest = super().step(action)
+        self.clock += 1
+        self.screen = np.array([self.clock])
+        return obs, float(self.sensor.read() * 100 + self.table["read"]() + self.screen[0]), *rest
+
+
+class Looking(gym.Wrapper):
+    """A wrapper that points at the base, past others."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.base = env.unwrapped
+
+    def step(self, action):
+        obs, reward, *rest = self.env.step(action)
+        return obs, reward + self.base.steps / 10, *rest
+
+
+def looped():
+    return Looking(gym.wrappers.OrderEnforcing(Looped()))
+
+
+def test_parts_that_point_back_at_their_environment_go_on_with_the_restored_one():
+    env, other = MultiTaskEnv([looped]), MultiTaskEnv([looped])
+    env.reset(seed=0)
+    play(env, 7)
+    state = pickle.loads(pickle.dumps(env.state_dict()))
+    assert state["exact"]
+    other.load_state_dict(state)
+    assert play(other, 30) == play(env, 30)
+    (task,) = other._envs
+    base = task.unwrapped
+    assert task.base is base.sensor.env is base.table["read"].__self__ is base
+
+
+def test_a_restored_environment_has_no_attribute_that_the_saved_one_lacked():
+    env, other = MultiTaskEnv([looped]), MultiTaskEnv([looped])
+    other._envs[0].unwrapped.late = 1
+    env.reset(seed=0)
+    other.load_state_dict(env.state_dict())
+    assert not hasattr(other._envs[0].unwrapped, "late")
+
+
+@pytest.mark.parametrize("attribute", [ctypes.pointer(ctypes.c_int(3)), Rebuilt()])
+def test_whatever_an_attribute_raises_when_it_is_pickled_its_task_is_not_said_to_be_exact(
+    attribute,
+):
+    env = MultiTaskEnv([CountingEnv])
+    env.reset(seed=0)
+    env._envs[0].unwrapped.attribute = attribute
+    assert env.state_dict()["exact"] is False
+
+
+def test_a_window_stays_with_its_process():
+    env, other = MultiTaskEnv([CountingEnv]), MultiTaskEnv([CountingEnv])
+    for each in (env, other):
+        each.reset(seed=0)
+        each._envs[0].unwrapped.screen = (frame for frame in "ab")  # can't be pickled, as pygame's
+    window = other._envs[0].unwrapped.screen
+    play(env, 7)
+    state = env.state_dict()
+    assert state["exact"]
+    other.load_state_dict(state)
+    assert other._envs[0].unwrapped.screen is window
+    assert play(other, 20) == play(env, 20)
+
+
+def test_a_state_that_version_0_1_saved_is_restored():
+    env, other = (gym.wrappers.OrderEnforcing(CountingEnv()) for _ in range(2))
+    env.reset(seed=0)
+    env.step(1)
+    wrapper = {key: value for key, value in vars(env).items() if key != "env"}
+    state = {
+        "base": ("pickle", pickle.dumps(vars(env.unwrapped))),
+        "wrappers": [pickle.dumps(wrapper)],
+    }
+    restore(other, state)
+    assert repr([other.step(1) for _ in range(9)]) == repr([env.step(1) for _ in range(9)])
 
 
 def test_a_task_with_a_state_of_its_own_gives_and_takes_it():
@@ -205,8 +312,6 @@ def test_minatar_is_restored_in_mid_episode(schedule):
 
 def test_a_single_atari_game_is_restored_by_cloning():
     ale_py = pytest.importorskip("ale_py", reason="needs the atari extra")
-    import gymnasium as gym
-
     gym.register_envs(ale_py)
     tasks = [("ALE/Pong-v5", {"obs_type": "ram", "full_action_space": True})]
     env, other = MultiTaskEnv(tasks), MultiTaskEnv(tasks)

@@ -9,6 +9,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 
 from sb3_moe.callbacks import ReDoCallback, ResetHeadsCallback, ShrinkAndPerturbCallback
+from sb3_moe.layers import LinearRouter
 from sb3_moe.plasticity import (
     measure_layers,
     measure_ntk,
@@ -33,6 +34,7 @@ TOWERS = {
     "SAC": ACTOR_AND_CRITICS,
     "TD3": ACTOR_AND_CRITICS,
     "TQC": ACTOR_AND_CRITICS,
+    "CrossQ": ACTOR_AND_CRITICS,
 }
 every_algorithm = pytest.mark.parametrize("algorithm", TOWERS)
 dense_or_moe = pytest.mark.parametrize("prefix", ["", "Moe"], ids=["dense", "moe"])
@@ -87,13 +89,21 @@ def test_every_layer_and_every_tower_is_measured(algorithm, prefix):
     assert all(1 <= rank <= 4.01 for rank in ranks.values())
 
 
+def silence(policy, units=3):
+    """Silence the first units of every hidden layer by a bias that nothing overcomes."""
+    for wiring in wirings(policy):
+        bias = getattr(wiring.before, "bias_EO", None)
+        (wiring.before.bias if bias is None else bias).data[..., :units] = -1e4
+
+
 @every_algorithm
 @dense_or_moe
 def test_dormant_neurons_of_every_tower_start_anew_and_its_output_stays(algorithm, prefix):
     model = learn(make(algorithm, prefix))
-    for wiring in wirings(model.policy):
-        bias = getattr(wiring.before, "bias_EO", None)
-        (wiring.before.bias if bias is None else bias).data[..., :3] = -1e4
+    silence(model.policy)
+    if algorithm == "CrossQ":  # routers have no bias to keep what a normalisation makes of 0
+        for router in (m for m in model.policy.modules() if isinstance(m, LinearRouter)):
+            router.weight_RK.data[:] = 0.0
     obs = batch(model)
     before = outputs(model.policy, obs)
     counts = redo(model.policy, obs, tau=0.0)
@@ -101,6 +111,32 @@ def test_dormant_neurons_of_every_tower_start_anew_and_its_output_stays(algorith
     assert all(count >= 3 for count in counts.values())
     for tower, after_T in outputs(model.policy, obs).items():
         th.testing.assert_close(after_T, before[tower])
+
+
+@pytest.mark.parametrize(
+    ("prefix", "kwargs"),
+    [("", {}), ("Moe", {"router": "uniform"}), ("Moe", {"placement": "big"})],
+    ids=str,
+)
+def test_what_a_normalisation_makes_of_silent_units_stays_and_they_start_anew(prefix, kwargs):
+    model = learn(make("CrossQ", prefix, **kwargs))
+    silence(model.policy)
+    norms = [wiring.norm for wiring in wirings(model.policy) if wiring.norm is not None]
+    generator = th.Generator().manual_seed(0)
+    for norm in norms:
+        for tensor in (norm.ra_mean, norm.ra_var, norm.scale.data, norm.bias.data):
+            tensor.copy_(th.rand(len(tensor), generator=generator) + 0.5)
+    obs = batch(model)
+    before = outputs(model.policy, obs)
+    redo(model.policy, obs, tau=0.0)
+    for tower, after_T in outputs(model.policy, obs).items():
+        th.testing.assert_close(after_T, before[tower], rtol=1e-3, atol=1e-4)
+    assert len(norms) > 2
+    for norm in norms:
+        assert (norm.ra_mean[:3] == 0).all()
+        assert (norm.ra_var[:3] == 1).all()
+        assert (norm.bias[:3] == 0).all()
+        assert (norm.ra_mean != 0).any()
 
 
 @every_algorithm

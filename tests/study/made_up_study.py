@@ -66,13 +66,14 @@ def _curve(made, game, level, random):
     return returns
 
 
-def write(root: Path, the_study, level, seconds=10.0):
+def write(root: Path, the_study, level, seconds=10.0, random=1.0):
     """Write the folder of a study whose cells are all done.
 
     :param level: gives the level that a cell's curves rise to
+    :param random: where they begin
     """
     for job in survey(the_study.cells(), root):
-        made = run(job.cell, level(job.cell))
+        made = run(job.cell, level(job.cell), random)
         ppo = {"gamma": 0.9, **job.cell.architecture.ppo}
         job.folder.start({"cell": job.cell.to_dict(), "ppo": ppo})
         write_arrays(job.folder, "scores.npz", made.scores)

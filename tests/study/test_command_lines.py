@@ -149,7 +149,7 @@ def test_a_wrong_entry_is_an_error_of_the_command(capsys, tmp_path):
 def test_ray_that_is_not_installed_is_an_error_that_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     command = cli.Run(cli.StudyOptions(), engine="ray")
-    with pytest.raises(RuntimeError, match="`--engine ray` needs the `study` extra"):
+    with pytest.raises(ImportError, match=r"RayEngine needs ray: pip install 'sb3-moe\[study\]'"):
         command.make_engine(tmp_path)
 
 

@@ -137,6 +137,7 @@ def read(tmp_path, **changes):
     ("entry", "text", "message"),
     [
         ("name", "null", "^`name` must be text, got None$"),
+        ("name", r'"a\0b"', "^`name` of a study must be a word of printable .*, got 'a.x00b'$"),
         ("name", "a/../../b", "^`name` of a study must be a word .*, got 'a/../../b'$"),
         ("name", "..", r"^`name` of a study must be a word .*, got '\.\.'$"),
         ("games", "Breakout", "^`games` must be a list, got 'Breakout'$"),

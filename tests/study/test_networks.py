@@ -1,10 +1,13 @@
 """A network that can't be built is found out before any cell starts."""
 
 import pytest
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor
 
 from sb3_moe.study.architectures import named_architecture
 from sb3_moe.study.config import Architecture
 from sb3_moe.study.grid import StudyConfig
+from sb3_moe.study.learner import build
 from sb3_moe.study.networks import check_networks
 
 VALUES = {
@@ -26,11 +29,39 @@ def test_networks_that_can_be_built_pass():
 
 
 @pytest.mark.parametrize(
+    "policy",
+    ["MlpPolicy", "MultiInputPolicy", "stable_baselines3.common.policies:ActorCriticPolicy"],
+)
+def test_sb3s_dense_policies_are_the_one_for_several_inputs(policy):
+    (cell,) = cells(Architecture(name="own", policy=policy))
+    check_networks([cell])
+    model, env = build(cell)
+    assert isinstance(model.policy.features_extractor, CombinedExtractor)
+    model.learn(4)
+    env.close()
+
+
+class Blind(ActorCriticPolicy):
+    def forward(self, obs, deterministic=False):
+        raise RuntimeError("I see nothing")
+
+
+def test_a_network_that_can_be_built_but_gives_no_actions_is_named_with_the_cause():
+    own = Architecture(name="odd", policy=f"{__name__}:Blind")
+    with pytest.raises(ValueError, match=r"architecture 'odd' can't be built: .*I see nothing"):
+        check_networks(cells(own))
+
+
+@pytest.mark.parametrize(
     ("architecture", "cause"),
     [
         (Architecture(name="odd", policy_kwargs={"net_archs": [8]}), "TypeError: .*net_archs"),
         (Architecture(name="odd", ppo={"batch_size": 1}), "AssertionError: .*batch_size"),
         (Architecture(name="odd", policy_kwargs={"placement": "middle", "net_arch": []}), "middle"),
+        (
+            Architecture(name="odd", policy_kwargs={"placement": "none", "net_arch": []}),
+            "`policy` must have a hidden layer .*, got none",
+        ),
     ],
 )
 def test_a_network_that_cannot_be_built_is_named_with_the_cause(architecture, cause):

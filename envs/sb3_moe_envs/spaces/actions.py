@@ -37,14 +37,15 @@ class DiscreteFit:
 
     :param sizes: () or (D, ...) number of choices of the task
     :param start: () or (D, ...) first choice of the task
-    :param dtype: of the task's actions
     :param invalid: `"noop"` for the task's first choice, `"modulo"` to wrap around, or `"error"`
+    :param dtype: of the task's actions
     """
 
     sizes: np.ndarray
     start: np.ndarray
-    dtype: Any
     invalid: InvalidAction
+    # A snapshot of version 0.1 holds fits without one: they gave int64.
+    dtype: Any = np.dtype(np.int64)  # noqa: RUF009  # a dtype can't be changed
 
     def __call__(self, action: Any) -> Any:
         """Return the task's action; extra dimensions are cut off."""
@@ -142,7 +143,7 @@ def _fit(common: Space[Any], space: Any, invalid: InvalidAction) -> ActionFit:
     if isinstance(space, spaces.MultiBinary):
         return BoxFit(_corner(space), space.dtype)
     sizes = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec)
-    return DiscreteFit(sizes, np.asarray(space.start), space.dtype, invalid)
+    return DiscreteFit(sizes, np.asarray(space.start), invalid, space.dtype)
 
 
 def _corner(array: Any) -> Any:

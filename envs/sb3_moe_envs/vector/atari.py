@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from sb3_moe_envs.extras import require
 from sb3_moe_envs.vector.single import SingleCopyEnv
 from sb3_moe_envs.vector.world import StepResult, VectorWorld
 
@@ -173,11 +174,8 @@ def _make_ale(game: str, num_envs: int, **kwargs: Any) -> Any:
 
 def _ale_py() -> Any:
     # Imported here, so that importing sb3_moe_envs doesn't load ale-py.
-    try:
-        import ale_py
-        import ale_py.roms
-    except ImportError as error:
-        raise ImportError(
-            "Atari games need the atari extra: pip install 'sb3-moe[atari]'"
-        ) from error
+    require("an Atari game", "ale_py")
+    import ale_py
+    import ale_py.roms
+
     return ale_py

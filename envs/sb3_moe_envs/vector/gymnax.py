@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from sb3_moe_envs.extras import require
 from sb3_moe_envs.vector.channels import colour_channels
 from sb3_moe_envs.vector.world import StepResult, VectorWorld
 
@@ -165,10 +166,7 @@ class GymnaxVectorEnv(VectorWorld):
 
 def _program(name: str, use_minimal_action_set: bool, params: tuple[tuple[str, Any], ...]) -> Any:
     # Imported here, so that importing sb3_moe_envs doesn't load jax.
-    try:
-        from sb3_moe_envs.vector.gymnax_program import compiled
-    except ImportError as error:
-        raise ImportError(
-            "gymnax environments need the minatar extra: pip install 'sb3-moe[minatar]'"
-        ) from error
+    require("a gymnax environment", "gymnax", "jax", "six")
+    from sb3_moe_envs.vector.gymnax_program import compiled
+
     return compiled(name, use_minimal_action_set, params)

@@ -32,7 +32,7 @@ def make_part(task: Task, num_envs: int, vectorization: str, render_mode: str | 
     """
     if task.vector_fn is not None:
         return _checked(task, task.vector_fn(num_envs))
-    if task.env_id is not None and _is_own(task.env_id):
+    if task.env_id is not None and is_batched(task):
         kwargs: dict[str, Any] = dict(task.kwargs)
         if render_mode is not None:
             kwargs["render_mode"] = render_mode
@@ -44,6 +44,11 @@ def make_part(task: Task, num_envs: int, vectorization: str, render_mode: str | 
     context = "forkserver" if "jax" in sys.modules else None
     mode = AutoresetMode.SAME_STEP
     return AsyncVectorEnv(env_fns, context=context, autoreset_mode=mode)
+
+
+def is_batched(task: Task) -> bool:
+    """Say whether a task has a vector environment of its own, which steps all copies at once."""
+    return task.vector_fn is not None or (task.env_id is not None and _is_own(task.env_id))
 
 
 def rows_of_task(tasks_B: np.ndarray, task: int) -> Any:

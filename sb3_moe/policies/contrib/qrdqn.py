@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
 from sb3_contrib.qrdqn.policies import (
@@ -19,8 +19,10 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_moe.placement import Architect
 from sb3_moe.policies.dqn import MoEQ
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.parts import MoEPart, make_part
 
 if TYPE_CHECKING:
 
@@ -31,14 +33,23 @@ else:
     _Policy = MoEPolicy
 
 
+class MoEQuantileNetwork(MoEPart, QuantileNetwork):
+    """QR-DQN's network, with experts."""
+
+    dense_class: ClassVar[type[Any]] = QuantileNetwork
+
+    def put_experts(self, architect: Architect) -> None:
+        """Replace the one network."""
+        self.quantile_net = architect.network(self.quantile_net)  # type: ignore[assignment]
+
+
 class MoEQRDQN(MoEQ, _Policy):
     """Give QR-DQN's online and target networks experts."""
 
     def make_quantile_net(self) -> QuantileNetwork:
-        """Build the dense network and put the experts in."""
-        net = super().make_quantile_net()
-        tower = self.moe_network(net.features_extractor, net.quantile_net)
-        net.quantile_net = tower  # type: ignore[assignment]  # a tower where there was a list
+        """Build the network, with experts where they are wanted."""
+        kwargs = self._update_features_extractor(self.net_args)
+        net: QuantileNetwork = make_part(self, "qf", MoEQuantileNetwork, kwargs)
         return net
 
     def tower_modules(self) -> dict[str, list[nn.Module]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch as th
-from sb3_contrib.tqc.policies import CnnPolicy, Critic, MultiInputPolicy, TQCPolicy
+from sb3_contrib.tqc.policies import Actor, CnnPolicy, Critic, MultiInputPolicy, TQCPolicy
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -13,11 +13,20 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_moe.policies.off_policy import MoEActorWithCritics, TowerCritic
+from sb3_moe.policies.off_policy import MoEActorWithCritics
+from sb3_moe.policies.parts import GaussianActor, MoEPart, TowerCritic
+
+
+class MoEActor(GaussianActor, Actor):
+    """TQC's actor, with experts."""
+
+    dense_class: ClassVar[type[Any]] = Actor
 
 
 class MoEQuantileCritic(TowerCritic, Critic):  # type: ignore[misc]  # its output is one tensor
     """TQC's critic, with towers."""
+
+    dense_class: ClassVar[type[Any]] = Critic
 
     def forward(self, obs: PyTorchObs, action: th.Tensor) -> th.Tensor:  # type: ignore[override]
         """Return the quantiles by every tower, (B, towers, quantiles)."""
@@ -28,7 +37,8 @@ class MoEQuantileCritic(TowerCritic, Critic):  # type: ignore[misc]  # its outpu
 class MoETQC(MoEActorWithCritics):
     """SAC's networks with quantile critics."""
 
-    critic_class: ClassVar[type[Any]] = MoEQuantileCritic
+    actor_class: ClassVar[type[MoEPart]] = MoEActor
+    critic_class: ClassVar[type[MoEPart]] = MoEQuantileCritic
 
 
 class MoeMlpPolicy(MoETQC, TQCPolicy):  # type: ignore[misc]  # its actor is a copy of SAC's

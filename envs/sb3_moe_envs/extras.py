@@ -1,0 +1,28 @@
+"""Packages that only some tasks need, and the extra that brings each."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+#: Extra by module. :mod:`sb3_moe.extras` has those of the policies and the study.
+EXTRAS = {
+    "ale_py": "atari",
+    "gymnax": "minatar",
+    "jax": "minatar",
+    "mujoco": "mujoco",
+    "pygame": "classic-control",
+    "six": "minatar",
+}
+
+
+def require(part: str, *modules: str) -> None:
+    """Raise, in one line, unless the modules that a part imports are installed.
+
+    :param part: as the reader of the error knows it
+    :param modules: among :data:`EXTRAS`
+    :raises ImportError: naming what is missing, and the extra that brings it
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        extras = ",".join(dict.fromkeys(EXTRAS[module] for module in missing))
+        raise ImportError(f"{part} needs {', '.join(missing)}: pip install 'sb3-moe[{extras}]'")

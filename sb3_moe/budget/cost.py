@@ -1,0 +1,164 @@
+"""Counting what a policy costs, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import nn
+
+from sb3_moe.budget.flops import flops_by_module
+from sb3_moe.layers import ExpertChoiceMoE, MoELayer, SparseMoE, TaskMoE
+from sb3_moe.policies.moe_policy import MoEPolicy
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one tower, or one features extractor, costs.
+
+    :param parameters: learned numbers
+    :param active: those that a token uses: the chosen experts' and all that is not an expert's
+    :param flops: multiplications and additions of one forward pass of one sample
+    """
+
+    parameters: int = 0
+    active: int = 0
+    flops: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Add up two parts of a network."""
+        return Cost(
+            self.parameters + other.parameters,
+            self.active + other.active,
+            self.flops + other.flops,
+        )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A policy's cost by part; target networks are no part of it.
+
+    :param parts: cost by name: ``"features"`` (all features extractors), each tower's, and
+        ``"lstm"`` (or ``"other"``) for what is neither
+    """
+
+    parts: dict[str, Cost]
+
+    @property
+    def total(self) -> Cost:
+        """The whole policy: one forward pass through all of its online networks."""
+        return sum(self.parts.values(), Cost())
+
+    def __str__(self) -> str:
+        rows = [*self.parts.items(), ("total", self.total)]
+        lines = [f"{'':<10}{'parameters':>12}{'active':>12}{'FLOPs/sample':>14}"]
+        for name, cost in rows:
+            lines.append(f"{name:<10}{cost.parameters:>12,}{cost.active:>12,}{cost.flops:>14,}")
+        return "\n".join(lines)
+
+
+def describe(model: BaseAlgorithm | MoEPolicy) -> Budget:
+    """Print what a model's policy is made of and what it costs, and return the costs.
+
+    :param model: an SB3 model, or the policy of one
+    :raises TypeError: if the policy is not one of this package's
+    """
+    policy = _policy_of(model)
+    budget = measure(policy)
+    for tower, options in policy.moe.items():
+        print(f"{tower}: {_in_words(policy, tower, options.placement)}")
+    print(budget)
+    return budget
+
+
+def measure(policy: MoEPolicy) -> Budget:
+    """Count the parameters of a policy's online networks, each once, and the FLOPs of one sample.
+
+    :param policy: an MoE policy, ``placement="none"`` included
+    """
+    obs = _one_sample(policy.observation_space)
+    with th.no_grad(), flops_by_module(policy) as flops:
+        policy.routing(obs)
+    counted: set[int] = set()
+
+    def cost(modules: Iterable[nn.Module]) -> Cost:
+        return sum((_cost(module, flops, counted) for module in modules), Cost())
+
+    towers = {tower: cost(modules) for tower, modules in policy.tower_modules().items()}
+    towers["pi" if "pi" in towers else next(iter(towers))] += _own(policy, counted)
+    online = [part for name, part in policy.named_children() if not name.endswith("_target")]
+    features = cost(m for part in online for m in part.modules() if _is_extractor(policy, m))
+    rest = cost(online)
+    parts = {"features": features, _name_of_rest(policy): rest}
+    return Budget({name: each for name, each in parts.items() if each != Cost()} | towers)
+
+
+def _policy_of(model: BaseAlgorithm | MoEPolicy) -> MoEPolicy:
+    policy = model.policy if isinstance(model, BaseAlgorithm) else model
+    if not isinstance(policy, MoEPolicy):
+        raise TypeError(
+            f"`model` must have one of this package's policies, got {type(policy).__name__}; "
+            "placement='none' gives the dense one"
+        )
+    return policy
+
+
+def _in_words(policy: MoEPolicy, tower: str, placement: str) -> str:
+    if placement == "none":
+        return "dense"
+    options = policy.moe[tower]
+    layers = [m for name, m in policy.moe_layers().items() if name.startswith(tower)]
+    words = f"{placement}, {options.router} router, {layers[0].num_experts} experts"
+    return words + (f", {options.tokens} tokens" if options.tokens != "sample" else "")
+
+
+def _one_sample(space: gym.Space[Any]) -> Any:
+    if isinstance(space, gym.spaces.Dict):
+        return {key: _one_sample(each) for key, each in space.spaces.items()}
+    return np.zeros((1, *(space.shape or ())), space.dtype)
+
+
+def _own(policy: MoEPolicy, counted: set[int]) -> Cost:
+    """Count what lies in the policy or its actor and in no layer: a Gaussian's ``log_std``."""
+    owners = [policy, getattr(policy, "actor", None)]
+    own = 0
+    for owner in owners:
+        if isinstance(owner, nn.Module):
+            counted.add(id(owner))
+            own += sum(p.numel() for p in owner.parameters(recurse=False))
+    return Cost(own, own)
+
+
+def _name_of_rest(policy: MoEPolicy) -> str:
+    return "lstm" if hasattr(policy, "lstm_actor") else "other"
+
+
+def _is_extractor(policy: MoEPolicy, module: nn.Module) -> bool:
+    return isinstance(module, policy.features_extractor_class)
+
+
+def _cost(module: nn.Module, flops: dict[int, int], counted: set[int]) -> Cost:
+    """Add up a module's parts that were not counted before (networks can share an extractor)."""
+    cost = Cost()
+    for part in module.modules():
+        if id(part) in counted:
+            continue
+        counted.add(id(part))
+        own = sum(p.numel() for p in part.parameters(recurse=False))
+        cost += Cost(own, own, flops.get(id(part), 0))
+        if isinstance(part, MoELayer):
+            idle = sum(p.numel() for p in part.experts.parameters())
+            cost += Cost(0, -round(idle * (1 - _active_share(part))), 0)
+    return cost
+
+
+def _active_share(layer: MoELayer) -> float:
+    """Return the share of its experts that a token uses."""
+    if isinstance(layer, SparseMoE | ExpertChoiceMoE):
+        return layer.top_k / layer.num_experts
+    return 1 / layer.num_experts if isinstance(layer, TaskMoE) else 1.0

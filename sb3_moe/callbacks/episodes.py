@@ -1,0 +1,66 @@
+"""What an episode came to: its success at any step, and the score of a game of several lives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+SUCCESS = ("is_success", "success")
+
+
+class Successes:
+    """Follow which running episodes have succeeded: those in which any step said so.
+
+    :param n_envs: number of environments
+    """
+
+    def __init__(self, n_envs: int) -> None:
+        self._succeeded = np.full(n_envs, np.nan)
+
+    def step(self, infos: Sequence[Mapping[str, Any]]) -> None:
+        """Look at a step of every environment, before :meth:`end`."""
+        for i, info in enumerate(infos):
+            said = [info[key] for key in SUCCESS if info.get(key) is not None]
+            if said:
+                now = float(any(value > 0 for value in said))
+                self._succeeded[i] = np.fmax(self._succeeded[i], now)
+
+    def end(self, index: int) -> float:
+        """Return 1 if the episode that ends succeeded, 0 if not, NaN if it never said."""
+        succeeded = float(self._succeeded[index])
+        self._succeeded[index] = np.nan
+        return succeeded
+
+
+def is_lost_life(info: Mapping[str, Any]) -> bool:
+    """Tell the end of a life from that of a game, which goes on with the next life.
+
+    :param info: of an episode's last step; one that holds no ``score`` and ``game_over``, as those
+        of Atari games do, ended the game
+    """
+    goes_on = "score" in info and not info.get("game_over", True)
+    return goes_on and not info.get("TimeLimit.truncated", False)
+
+
+def game_return(info: Mapping[str, Any]) -> float:
+    """Return what a game came to: its own score if it has one, else the monitored return.
+
+    :param info: of the game's last step
+    """
+    # Training rewards may be clipped, and of the last life only.
+    scored = "score" in info and "game_over" in info
+    return float(info["score"] if scored else monitored(info)["r"])
+
+
+def monitored(info: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return what a monitor says of an episode.
+
+    :param info: of the episode's last step
+    :raises ValueError: if the environment isn't monitored
+    """
+    if "episode" not in info:
+        raise ValueError("`eval_env` must be monitored: wrap it in SB3's VecMonitor")
+    episode: Mapping[str, float] = info["episode"]
+    return episode

@@ -1,0 +1,52 @@
+"""The tasks of an environment; one without tasks is a single task itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.vec_env import VecEnv
+
+# What the only task of an environment without tasks is called.
+ONLY = "task"
+
+
+def has_tasks(env: VecEnv) -> bool:
+    """Say whether an environment is a multi-task one."""
+    return env.has_attr("task_names")
+
+
+def task_names(env: VecEnv) -> list[str]:
+    """Return the names of an environment's tasks, ``["task"]`` if it has none."""
+    return list(env.get_attr("task_names")[0]) if has_tasks(env) else [ONLY]
+
+
+def require_tasks(env: VecEnv) -> None:
+    """Refuse an environment without tasks.
+
+    :raises ValueError: if it is not a multi-task environment
+    """
+    if not has_tasks(env):
+        raise ValueError(
+            "the environment must have tasks: build it with sb3_moe.make_multitask_vec_env"
+            f"(tasks), got {env}"
+        )
+
+
+def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:
+    """Return the task that each copy plays now, (n_envs,)."""
+    if not has_tasks(env):
+        return np.zeros(env.num_envs, dtype=np.int64)
+    return np.asarray(env.env_method("get_task"), dtype=np.int64).reshape(-1)
+
+
+def tasks_stepped(infos: Sequence[dict[str, Any]], names: Sequence[str]) -> list[int]:
+    """Return the task that made each environment's step.
+
+    :param infos: of the step
+    :param names: of the environment's tasks
+    """
+    # Plain environments don't say; of several tasks each step must.
+    return [info.get("task_id", 0) if len(names) == 1 else info["task_id"] for info in infos]

@@ -1,0 +1,30 @@
+"""Packages that only parts of this one need, and the extra that brings each."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+#: Extra by module. :mod:`sb3_moe_envs.extras` has those of the environments.
+EXTRAS = {
+    "matplotlib": "cli",
+    "pydantic": "cli",
+    "ray": "study",
+    "rich": "cli",
+    "sb3_contrib": "contrib",
+    "scipy": "cli",
+    "tyro": "cli",
+    "yaml": "cli",
+}
+
+
+def require(part: str, *modules: str) -> None:
+    """Raise, in one line, unless the modules that a part imports are installed.
+
+    :param part: as the reader of the error knows it
+    :param modules: among :data:`EXTRAS`
+    :raises ImportError: naming what is missing, and the extra that brings it
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        extras = ",".join(dict.fromkeys(EXTRAS[module] for module in missing))
+        raise ImportError(f"{part} needs {', '.join(missing)}: pip install 'sb3-moe[{extras}]'")

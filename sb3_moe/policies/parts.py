@@ -1,0 +1,157 @@
+"""SB3's actors, critics and Q networks with experts: parts of a policy that load on their own."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.policies import BaseModel, ContinuousCritic
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_moe.options import DEFAULTS, MoEOptions
+from sb3_moe.placement import Architect
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.towers import Columns
+
+if TYPE_CHECKING:
+    _Model = BaseModel
+    _Critic = ContinuousCritic
+else:
+    _Model = _Critic = object
+
+
+class MoEPart(_Model):
+    """A mixin that stands before one of SB3's networks and puts experts into what that built.
+
+    ``save`` keeps every argument, so that ``type(part).load`` builds the same part.
+
+    :param kwargs: arguments of SB3's network, and the options of its tower
+        (:class:`sb3_moe.options.MoEOptions`)
+    """
+
+    dense_class: ClassVar[type[Any]]
+    judges_actions: ClassVar[bool] = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        options = {name: kwargs.pop(name) for name in DEFAULTS if name in kwargs}
+        super().__init__(**kwargs)
+        # Not the extractor: SB3 moves this module's own to other devices, and trains it.
+        self.given = {k: v for k, v in kwargs.items() if k != "features_extractor"} | options
+        action_dim = get_action_dim(self.action_space) if self.judges_actions else 0
+        layout = MoEPolicy.layout(kwargs["features_extractor"], action_dim)
+        self.put_experts(Architect(MoEOptions(**options), layout))
+
+    def put_experts(self, architect: Architect) -> None:
+        """Replace layers of the network that SB3 built."""
+        raise NotImplementedError
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        """Return what ``load`` needs: SB3's actors name their own, its critics hardly any."""
+        own = {"features_extractor": self.features_extractor}
+        return super()._get_constructor_parameters() | self.given | own
+
+
+def make_part(
+    policy: MoEPolicy, tower: str, part_class: type[MoEPart], kwargs: dict[str, Any]
+) -> Any:
+    """Build the part of a policy that holds a tower, or SB3's own where it is to be dense.
+
+    :param policy: whose part it is
+    :param tower: ``"pi"`` or ``"qf"``
+    :param part_class: with experts
+    :param kwargs: arguments of SB3's network, features extractor included
+    """
+    if policy.is_dense(tower, policy.layout(kwargs["features_extractor"])):
+        return part_class.dense_class(**kwargs).to(policy.device)
+    return part_class(**kwargs, **asdict(policy.moe[tower])).to(policy.device)
+
+
+class GaussianActor(MoEPart):
+    """An actor with hidden layers and two heads: SAC's, and sb3-contrib's copies of it."""
+
+    def put_experts(self, architect: Architect) -> None:
+        """Replace hidden layers and heads."""
+        actor: Any = self
+        if architect.options.placement == "big":
+            self._put_big_experts(actor, architect)
+            return
+        dense = list(actor.latent_pi)
+        actor.latent_pi, width = architect.body(dense)
+        if actor.use_sde:
+            self._put_sde_heads(actor, architect, dense, width)
+            return
+        for name in ("mu", "log_std"):
+            head = getattr(actor, name)
+            if head.in_features != width:
+                head = nn.Linear(width, head.out_features)
+            setattr(actor, name, architect.head(head, dense))
+
+    @staticmethod
+    def _put_sde_heads(
+        actor: Any, architect: Architect, dense: list[nn.Module], width: int
+    ) -> None:
+        actor.mu, actor.log_std = actor.action_dist.proba_distribution_net(
+            latent_dim=width, latent_sde_dim=width, log_std_init=actor.log_std_init
+        )
+        actor.mu = architect.head(actor.mu, dense)
+        if actor.clip_mean > 0.0:
+            # As in SB3, against means too large for gSDE.
+            actor.mu = nn.Sequential(actor.mu, nn.Hardtanh(-actor.clip_mean, actor.clip_mean))
+
+    @staticmethod
+    def _put_big_experts(actor: Any, architect: Architect) -> None:
+        """Let each expert give mean and log standard deviation together."""
+        action_dim = actor.mu.out_features
+        both = nn.Linear(actor.mu.in_features, 2 * action_dim)
+        actor.latent_pi = architect.network([*actor.latent_pi, both])
+        actor.mu = Columns(0, action_dim)
+        actor.log_std = Columns(action_dim, 2 * action_dim)
+
+
+class TowerCritic(MoEPart, _Critic):
+    """A critic that hands features and actions to its towers apart.
+
+    SB3's critics join the two first; a tower has to tell whether the actions carry a gradient.
+    """
+
+    judges_actions: ClassVar[bool] = True
+
+    def put_experts(self, architect: Architect) -> None:
+        """Replace every Q network by a tower."""
+        towers: list[Any] = self.q_networks
+        for i, dense in enumerate(towers):
+            towers[i] = architect.network(dense)
+            setattr(self, f"qf{i}", towers[i])
+
+    def towers_forward(
+        self, obs: PyTorchObs, actions: th.Tensor, *, grad: bool, only_first: bool = False
+    ) -> tuple[th.Tensor, ...]:
+        """Return each tower's output.
+
+        :param obs: observations
+        :param actions: actions, scaled to [-1, 1]
+        :param grad: whether the features extractor learns from this pass
+        :param only_first: run the first tower alone
+        """
+        with th.set_grad_enabled(grad and th.is_grad_enabled()):
+            features = self.extract_features(obs, self.features_extractor)
+        towers = self.q_networks[:1] if only_first else self.q_networks
+        return tuple(tower(features, actions) for tower in towers)
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """Return the Q values by every tower, (B, 1) each."""
+        # As in SB3: a shared features extractor learns from the actor's loss only.
+        return self.towers_forward(obs, actions, grad=not self.share_features_extractor)
+
+
+class MoEContinuousCritic(TowerCritic, ContinuousCritic):
+    """SB3's critic of SAC, TD3 and DDPG, with towers."""
+
+    dense_class: ClassVar[type[Any]] = ContinuousCritic
+
+    def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """Return the Q values by the first tower, as TD3's actor loss needs them."""
+        return self.towers_forward(obs, actions, grad=False, only_first=True)[0]

@@ -1,0 +1,218 @@
+"""Callbacks on SB3's plain environments, which have no tasks."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from sb3_contrib import MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC
+from stable_baselines3.common.envs import FakeImageEnv, IdentityEnv, SimpleMultiObsEnv
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnvWrapper,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+)
+from toy import toy_vec_env
+
+from sb3_moe.callbacks import (
+    MultiTaskEvalCallback,
+    PlasticityCallback,
+    ReDoCallback,
+    ResetHeadsCallback,
+    RoutingCallback,
+    ShrinkAndPerturbCallback,
+    TaskGradientCallback,
+    TaskRolloutCallback,
+    TaskSwitchCallback,
+)
+from sb3_moe.vec_env import GymnasiumVecEnv
+
+ENVS = {
+    "box": ("MlpPolicy", lambda: gym.make("CartPole-v1")),
+    "discrete": ("MlpPolicy", lambda: IdentityEnv(5, ep_length=10)),
+    "image": ("CnnPolicy", lambda: FakeImageEnv(screen_height=40, screen_width=40)),
+    "dict": ("MultiInputPolicy", lambda: SimpleMultiObsEnv(random_start=False)),
+}
+
+
+def cartpoles(n_envs=2):
+    return VecMonitor(DummyVecEnv([ENVS["box"][1]] * n_envs))
+
+
+def make_ppo(env, policy="MlpPolicy", algo=PPO, **kwargs):
+    options = {"n_steps": 16, "device": "cpu", "seed": 0}
+    if algo is not A2C:
+        options |= {"batch_size": 16, "n_epochs": 1}
+    return algo(policy, env, **(options | kwargs))
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("prefix", ["", "Moe"])
+@pytest.mark.parametrize("kind", ENVS)
+def test_plasticity_of_any_space_is_followed_without_tasks(kind, prefix, given):
+    policy, make = ENVS[kind]
+    env = VecMonitor(DummyVecEnv([make] * 2))
+    model = make_ppo(env, prefix + policy)
+    probe = [model.get_env().reset()] if given else None
+    callback = PlasticityCallback(32, probe_size=8, probe=probe, ntk_size=2)
+    model.learn(96, callback=callback)
+    found = callback.diagnostics
+    assert found["steps"].tolist() == ([0, 32, 64, 96] if given else [32, 64, 96])
+    assert found["task_names"].tolist() == ["task"]
+    layer = next(name for name in found if name.startswith("dormant/"))
+    assert np.isfinite(found[layer]).all()
+    if not given:
+        (batch,) = callback.probe
+        assert len(next(iter(batch.values())) if isinstance(batch, dict) else batch) == 8
+
+
+@pytest.mark.parametrize(
+    ("algo", "env_id"), [(DQN, "CartPole-v1"), (SAC, "Pendulum-v1"), (A2C, "CartPole-v1")]
+)
+def test_plasticity_is_followed_for_any_algorithm_without_tasks(algo, env_id):
+    env = VecMonitor(DummyVecEnv([lambda: gym.make(env_id)]))
+    options = {} if algo is A2C else {"learning_starts": 10, "batch_size": 8}
+    model = algo("MlpPolicy", env, device="cpu", **options)
+    callback = PlasticityCallback(30, probe_size=8, ntk_size=2)
+    model.learn(90, callback=callback)
+    assert callback.diagnostics["steps"].tolist()[-1] == model.num_timesteps
+    assert len(callback.diagnostics["steps"]) >= 2
+
+
+@pytest.mark.parametrize("algo", [MaskablePPO, RecurrentPPO])
+def test_plasticity_of_contributed_algorithms_is_followed_without_tasks(algo):
+    policy = "MlpLstmPolicy" if algo is RecurrentPPO else "MlpPolicy"
+    env = VecMonitor(DummyVecEnv([lambda: IdentityEnv(5) for _ in range(2)]))
+    callback = PlasticityCallback(32, probe_size=8, ntk_size=2)
+    options = {"use_masking": False} if algo is MaskablePPO else {}
+    make_ppo(env, policy, algo).learn(64, callback=callback, **options)
+    assert callback.diagnostics["steps"].tolist() == [32, 64]
+
+
+def test_a_short_training_is_measured_at_its_end_on_what_there_is():
+    callback = PlasticityCallback(1000, probe_size=256)
+    make_ppo(cartpoles()).learn(32, callback=callback)
+    assert callback.diagnostics["steps"].tolist() == [32]
+    assert len(callback.probe[0]) == 8
+
+
+def test_without_a_step_of_training_nothing_is_measured():
+    callback = PlasticityCallback(1000)
+    make_ppo(cartpoles()).learn(0, callback=callback)
+    assert callback.diagnostics["steps"].tolist() == []
+
+
+def test_what_is_watched_of_a_normalised_environment_is_raw_and_normalised_as_training_is():
+    env = VecNormalize(cartpoles())
+    callback = PlasticityCallback(1000, probe_size=8)
+    make_ppo(env).learn(32, callback=callback)
+    raw, seen = callback.probe[0], callback.batches()[0]
+    np.testing.assert_allclose(seen, env.normalize_obs(raw))
+    assert not np.allclose(raw, seen)
+
+
+class Strange(VecEnvWrapper):
+    """A wrapper that nobody knows how to copy."""
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        return self.venv.step_wait()
+
+
+@pytest.mark.parametrize("wrap", [Strange, lambda env: VecFrameStack(env, 2)])
+def test_wrappers_do_not_matter_to_what_is_watched(wrap):
+    env = wrap(cartpoles())
+    callback = PlasticityCallback(1000, probe_size=8)
+    make_ppo(env).learn(32, callback=callback)
+    assert callback.probe[0].shape == (8, *env.observation_space.shape)
+
+
+def in_subprocesses():
+    return SubprocVecEnv([ENVS["box"][1]] * 2, start_method="forkserver")
+
+
+def in_async_processes():
+    mode = AutoresetMode.SAME_STEP
+    make = [ENVS["box"][1]] * 2
+    return GymnasiumVecEnv(AsyncVectorEnv(make, context="forkserver", autoreset_mode=mode))
+
+
+@pytest.mark.parametrize("build", [in_subprocesses, in_async_processes])
+def test_environments_in_processes_of_their_own_are_watched(build):
+    env = VecMonitor(build())
+    callback = PlasticityCallback(32, probe_size=8)
+    make_ppo(env).learn(32, callback=[callback, TaskRolloutCallback()])
+    assert callback.diagnostics["steps"].tolist() == [32]
+    env.close()
+
+
+def test_routing_is_followed_without_tasks():
+    callback = RoutingCallback(32, probe_size=8)
+    make_ppo(cartpoles(), "MoeMlpPolicy").learn(64, callback=callback)
+    found = callback.diagnostics
+    assert found["steps"].tolist() == [32, 64]
+    assert found["gates/pi.middle"].shape == (2, 1, 4)
+    np.testing.assert_allclose(found["gates/pi.middle"].sum(-1), 1.0, rtol=1e-5)
+    assert (found["specialisation/pi.middle"] == 0).all()
+
+
+def test_routing_of_a_dense_policy_is_refused_without_tasks_too():
+    with pytest.raises(ValueError, match="the policy must have mixtures of experts"):
+        make_ppo(cartpoles()).learn(32, callback=RoutingCallback(32))
+
+
+def test_a_policy_without_hidden_layers_is_refused_before_training():
+    model = make_ppo(cartpoles(), policy_kwargs={"net_arch": []})
+    with pytest.raises(ValueError, match="`policy` must have a hidden layer whose activation"):
+        PlasticityCallback(32).init_callback(model)
+
+
+def test_several_tasks_that_can_not_be_played_apart_need_a_probe():
+    model = make_ppo(toy_vec_env((0, 1, 2)), "MultiInputPolicy")
+    message = r"`probe` must hold one batch .* \['a', 'b', 'c'\], got None.*say how it was built"
+    with pytest.raises(ValueError, match=message):
+        model.learn(32, callback=PlasticityCallback(32))
+
+
+@pytest.mark.parametrize("kind", ENVS)
+def test_remedies_and_returns_work_without_tasks(kind):
+    policy, make = ENVS[kind]
+    env = VecMonitor(DummyVecEnv([make] * 2))
+    callbacks = [
+        ReDoCallback(32),
+        ResetHeadsCallback(32),
+        ShrinkAndPerturbCallback(32),
+        TaskRolloutCallback(),
+        TaskGradientCallback(32),
+    ]
+    model = make_ppo(env, policy)
+    model.learn(96, callback=callbacks, log_interval=100)
+    assert model.logger.name_to_value["plasticity/gradient_norm/task"] > 0
+    if kind != "dict":  # whose episodes are longer
+        assert "rollout/task/ep_rew_mean" in model.logger.name_to_value
+
+
+def test_evaluation_of_a_plain_environment_takes_one_of_the_same_kind(tmp_path):
+    callback = MultiTaskEvalCallback(64, 3, eval_env=cartpoles(), log_path=tmp_path)
+    make_ppo(cartpoles()).learn(64, callback=callback)
+    with np.load(tmp_path / "scores.npz") as saved:
+        assert saved["task_names"].tolist() == ["task"]
+        assert saved["returns"].shape == (2, 1, 3)
+        assert (saved["returns"] == saved["lengths"]).all()
+        assert saved["trained"].tolist() == [0, 0]
+
+
+def test_a_plain_environment_for_several_tasks_is_refused():
+    model = make_ppo(toy_vec_env((0, 1, 2)), "MultiInputPolicy")
+    with pytest.raises(ValueError, match=r"tasks \['a', 'b', 'c'\], got \['task'\]"):
+        model.learn(32, callback=MultiTaskEvalCallback(32, eval_env=cartpoles()))
+
+
+def test_without_tasks_nothing_can_be_switched():
+    with pytest.raises(ValueError, match="the environment must have tasks: build it with"):
+        make_ppo(cartpoles()).learn(32, callback=TaskSwitchCallback())

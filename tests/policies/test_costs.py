@@ -1,0 +1,210 @@
+"""Costs of every algorithm's policy: what is counted, what matches, which controls can be built."""
+
+from importlib import import_module
+
+import arena
+import pytest
+from gymnasium import spaces
+
+from sb3_moe.budget import controls, matching_net_arch, measure
+from sb3_moe.registration import TABLE
+
+# As SB3 takes them, so that the dense policy's extractor is SB3's own.
+SPACES = {
+    "Mlp": arena.FLAT,
+    "Cnn": arena.SB3_IMAGE,
+    "MultiInput": spaces.Dict({"image": arena.SB3_IMAGE, "flat": arena.FLAT}),
+}
+IMAGES = [pair for pair in arena.PAIRS if arena.kind_of(pair[1]) != "Mlp"]
+ONE_NETWORK = ("DQN", "QRDQN")
+# One network has one extractor, and no argument for it.
+EXTRACTORS = [
+    (algorithm, alias, extractors)
+    for algorithm, alias in arena.PAIRS
+    for extractors in (["one"] if algorithm in ONE_NETWORK else ["shared", "separate"])
+]
+
+
+def policy_class(algorithm, alias):
+    return getattr(import_module(TABLE[algorithm].policies), alias)
+
+
+def build(algorithm, alias, **kwargs):
+    space, actions = SPACES[arena.kind_of(alias)], arena.actions_of(algorithm)
+    return policy_class(algorithm, alias)(space, actions, lambda _: 1e-3, **kwargs)
+
+
+def online_parameters(policy):
+    """Count slowly: every parameter of the policy that is in no target network."""
+    named = policy.named_parameters()
+    return sum(p.numel() for name, p in named if "_target" not in name)
+
+
+def placements(algorithm):
+    second = "qf" if algorithm in arena.BOX_ACTIONS else "vf"
+    mixed = [] if algorithm in ONE_NETWORK else [{"pi": "none", second: "big"}]
+    return ["none", "middle", "big", *mixed]
+
+
+@pytest.mark.parametrize(("algorithm", "alias", "extractors"), EXTRACTORS)
+def test_every_parameter_of_the_online_networks_is_counted_once(algorithm, alias, extractors):
+    kwargs = {"net_arch": [8]}
+    if extractors != "one":
+        kwargs["share_features_extractor"] = extractors == "shared"
+    for placement in placements(algorithm):
+        policy = build(algorithm, alias, placement=placement, **kwargs)
+        total = measure(policy).total
+        assert total.parameters == total.active == online_parameters(policy), placement
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "A2C", "SAC", "TQC", "CrossQ"])
+def test_what_gsde_learns_is_the_actors(algorithm):
+    space, actions = arena.FLAT, arena.BOX
+    kwargs = {"net_arch": [8], "placement": "none"}
+    cls = policy_class(algorithm, "MoeMlpPolicy")
+    policy = cls(space, actions, lambda _: 1e-3, use_sde=True, **kwargs)
+    assert measure(policy).total.parameters == online_parameters(policy)
+    # 5 -> 8 -> 2, biases, and a log_std of 8 x 2.
+    renorm = 2 * 5 + 2 * 8 if algorithm == "CrossQ" else 0
+    assert measure(policy).parts["pi"].parameters == 48 + 18 + 16 + renorm
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters", "flops"),
+    [
+        # An LSTM of 3 from 5: 12 x (5 + 3) weights and 2 x 12 biases, two operations a weight.
+        ({}, 2 * 120, 2 * 192),
+        ({"shared_lstm": True, "enable_critic_lstm": False}, 120, 192),
+        # The critic's linear layer from 5 to 3 in the LSTM's place: 15 weights, 3 biases.
+        ({"enable_critic_lstm": False}, 120 + 18, 192 + 30),
+    ],
+)
+def test_the_lstms_of_a_recurrent_policy_are_a_part(options, parameters, flops):
+    policy = build("RecurrentPPO", "MoeMlpLstmPolicy", lstm_hidden_size=3, net_arch=[8], **options)
+    budget = measure(policy)
+    assert list(budget.parts) == ["lstm", "pi", "vf"]
+    assert (budget.parts["lstm"].parameters, budget.parts["lstm"].flops) == (parameters, flops)
+    assert budget.total.parameters == online_parameters(policy)
+
+
+def totals(algorithm, alias, kwargs, match):
+    """Return what the MoE policy costs and what its dense twin does, and the twin's arguments."""
+    space, actions = SPACES[arena.kind_of(alias)], arena.actions_of(algorithm)
+    cls = policy_class(algorithm, alias)
+    twin = kwargs | {"placement": "none"}
+    twin["net_arch"] = matching_net_arch(cls, space, actions, kwargs, match)
+    policies = (build(algorithm, alias, **each) for each in (kwargs, twin))
+    return *(getattr(measure(policy).total, match) for policy in policies), twin
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "alias", "match"),
+    [(*pair, "parameters") for pair in IMAGES]
+    + [(*pair, "flops") for pair in IMAGES if pair[0] in ("PPO", "QRDQN", "TD3", "RecurrentPPO")],
+)
+def test_behind_images_the_whole_policy_matches(algorithm, alias, match):
+    kwargs = {"placement": "middle", "num_experts": 4, "net_arch": [96]}
+    if "Lstm" in alias:
+        # Experts wider than what SB3's own encoder costs.
+        kwargs |= {"lstm_hidden_size": 16, "expert_width": 512}
+    wanted, got, _ = totals(algorithm, alias, kwargs, match)
+    assert got == pytest.approx(wanted, rel=0.02)
+
+
+@pytest.mark.parametrize("match", ["parameters", "flops"])
+@pytest.mark.parametrize("alias", ["MoeCnnPolicy", "MoeMultiInputPolicy"])
+def test_dqns_default_behind_images_matches(alias, match):
+    wanted, got, _ = totals("DQN", alias, {}, match)
+    assert got == pytest.approx(wanted, rel=0.01)
+
+
+def test_what_one_tower_cannot_save_is_taken_from_the_other():
+    kwargs = {"placement": {"pi": "none"}, "net_arch": {"pi": [16], "qf": [64]}}
+    wanted, got, twin = totals("SAC", "MoeCnnPolicy", kwargs, "parameters")
+    assert twin["net_arch"]["pi"] == [1]
+    assert twin["net_arch"]["qf"][0] > 1
+    assert got == pytest.approx(wanted, rel=0.02)
+
+
+def test_where_sb3s_encoder_alone_costs_more_the_narrowest_network_is_nearest():
+    kwargs = {"placement": "final", "net_arch": [8]}
+    wanted, got, twin = totals("PPO", "MoeCnnPolicy", kwargs, "parameters")
+    assert twin["net_arch"] == {"pi": [1], "vf": [1]}
+    assert got > wanted
+    # With the encoder named both policies have the same.
+    kwargs["features_extractor_kwargs"] = {"encoder": "nature"}
+    wanted, got, _ = totals("PPO", "MoeCnnPolicy", kwargs, "parameters")
+    assert got == pytest.approx(wanted, rel=0.02)
+
+
+CONV = {"tokens": "conv", "net_arch": [16]}
+CONTROLLED = [
+    {"tokens": "conv"},
+    {"tokens": "feature", "net_arch": None},
+    CONV | {"num_slots": 2, "normalize_router": True, "balance_coef": 0.1, "z_coef": 0.1},
+    CONV | {"router": "top_k", "top_k": 3, "bias_rate": 0.1, "importance_coef": 0.1},
+    CONV | {"router": "expert_choice", "top_k": 2, "z_coef": 0.1, "num_experts": 3},
+    CONV | {"router": "task", "num_experts": 2},
+    CONV | {"router": "random", "num_slots": 2, "normalize_router": True},
+    CONV | {"router": "uniform", "expert_width": 6},
+    CONV | {"placement": "all", "net_arch": [16, 12], "task_input": "router"},
+    CONV | {"net_arch": [16], "features_extractor_kwargs": {"num_tasks": 2}, "router": "task"},
+]
+BY_TOWER = [
+    {"tokens": {"pi": "conv", "SECOND": "feature"}, "num_experts": {"pi": 3}},
+    {"tokens": {"pi": "conv"}, "router": {"pi": "top_k"}, "top_k": {"pi": 2}},
+    {"tokens": "conv", "placement": {"pi": "none", "SECOND": "all"}},
+    {"tokens": "conv", "router": {"SECOND": "top_k"}, "bias_rate": {"SECOND": 0.1}},
+    {"tokens": "conv", "net_arch": {"pi": [16], "SECOND": [12]}},
+    {"tokens": "conv", "expert_width": {"pi": 5, "SECOND": None}, "net_arch": [16]},
+    {"tokens": {"pi": "conv", "SECOND": "sample"}, "placement": {"SECOND": "final"}},
+    {"tokens": "conv", "num_slots": {"pi": 2}, "router_noise": 0.0},
+]
+
+
+def build_for_controls(algorithm, kwargs):
+    cls = policy_class(algorithm, "MoeCnnPolicy")
+    return cls(arena.IMAGE, arena.actions_of(algorithm), lambda _: 1e-3, **kwargs)
+
+
+def with_second(value, second):
+    """Put the name of an algorithm's other tower where it belongs."""
+    if not isinstance(value, dict):
+        return value
+    return {second if k == "SECOND" else k: with_second(v, second) for k, v in value.items()}
+
+
+@pytest.mark.parametrize("i", range(len(CONTROLLED)))
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC"])
+def test_every_control_can_be_built(algorithm, i):
+    kwargs = CONTROLLED[i]
+    if kwargs.get("router") == "task":
+        kwargs = kwargs | {"features_extractor_kwargs": {"num_tasks": 2}}
+    build_for_controls(algorithm, kwargs)  # it is valid itself
+    for control in controls(kwargs).values():
+        layers = build_for_controls(algorithm, control).moe_layers().values()
+        assert layers
+        assert all(layer.num_experts == 1 for layer in layers)
+
+
+@pytest.mark.parametrize("i", range(len(BY_TOWER)))
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "TD3"])
+def test_every_control_by_tower_can_be_built(algorithm, i):
+    cls = policy_class(algorithm, "MoeCnnPolicy")
+    kwargs = with_second(BY_TOWER[i], "vf" if algorithm == "PPO" else "qf")
+    before = build_for_controls(algorithm, kwargs).moe
+    for control in controls(kwargs, cls).values():
+        policy = build_for_controls(algorithm, control)
+        for tower, options in policy.moe.items():
+            tokenised = before[tower].is_moe and before[tower].tokens != "sample"
+            assert options.placement == before[tower].placement
+            assert (options.num_experts == 1) is tokenised
+            assert tokenised or options == before[tower]
+
+
+def test_an_options_dict_for_the_one_tower_of_dqn_can_be_controlled():
+    kwargs = {"tokens": {"qf": "conv"}, "num_experts": {"qf": 3}, "net_arch": [16]}
+    wide, plain = controls(kwargs, policy_class("DQN", "MoeCnnPolicy")).values()
+    assert wide["expert_width"] == 48
+    for control in (wide, plain):
+        build_for_controls("DQN", control)

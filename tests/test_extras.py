@@ -1,0 +1,125 @@
+"""What is not installed is named in one line, with the extra that brings it."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+
+from sb3_moe import extras
+from sb3_moe_envs import extras as env_extras
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# What a base install has: the requirements, and what they bring.
+BASE = {"gymnasium", "numpy", "stable_baselines3", "torch", "cloudpickle", "typing_extensions"}
+# Modules that are called otherwise than what installs them.
+REQUIREMENTS = {
+    "mujoco": "gymnasium[mujoco]",
+    "pygame": "gymnasium[classic-control]",
+    "yaml": "pyyaml",
+}
+
+
+def imported(folder):
+    """List the packages of others that a package imports, wherever in its files."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("folder", "table"),
+    [("sb3_moe", extras.EXTRAS), ("envs/sb3_moe_envs", env_extras.EXTRAS)],
+    ids=["sb3_moe", "sb3_moe_envs"],
+)
+def test_every_optional_package_that_is_imported_has_an_extra(folder, table):
+    ours = {"sb3_moe", "sb3_moe_envs"} | set(sys.stdlib_module_names)
+    optional = set(imported(ROOT / folder)) - ours - BASE - {"pydantic_core"}
+    assert optional <= set(table)
+
+
+@pytest.mark.parametrize(("module", "extra"), (extras.EXTRAS | env_extras.EXTRAS).items())
+def test_an_extra_brings_the_packages_that_it_is_named_for(module, extra):
+    name = REQUIREMENTS.get(module, module.replace("_", "-"))
+    listed = PROJECT["optional-dependencies"][extra]
+    assert any(re.match(rf"{re.escape(name)}\b|{re.escape(name)}$", each) for each in listed)
+
+
+@pytest.mark.parametrize("require", [extras.require, env_extras.require])
+def test_all_that_is_missing_is_named_with_the_command_that_installs_it(require, monkeypatch):
+    table = sys.modules[require.__module__].EXTRAS
+    first, *_, last = table
+    require("this", "sys")
+    monkeypatch.setitem(sys.modules, first, None)
+    monkeypatch.setitem(sys.modules, last, None)
+    both = ",".join(dict.fromkeys([table[first], table[last]]))
+    message = f"this needs {first}, {last}: pip install 'sb3-moe[{both}]'"
+    with pytest.raises(ImportError, match=re.escape(message)):
+        require("this", first, "sys", last)
+
+
+BARE = """
+import sys
+for name in {optional}:
+    sys.modules[name] = None  # as if it were not installed
+import importlib
+for part in {parts}:
+    try:
+        importlib.import_module(part)
+    except ImportError as error:
+        print(error)
+sys.argv = ["sb3-moe", "--help"]
+importlib.import_module("sb3_moe.__main__").main()
+"""
+
+
+def test_a_base_install_says_in_one_line_what_its_parts_need():
+    parts = ["sb3_moe.plots", "sb3_moe.study", "sb3_moe.policies.contrib.tqc"]
+    optional = [*extras.EXTRAS, *env_extras.EXTRAS]
+    done = subprocess.run(
+        [sys.executable, "-c", BARE.format(optional=optional, parts=parts)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [
+        "sb3_moe.plots needs matplotlib: pip install 'sb3-moe[cli]'",
+        "sb3_moe.study needs matplotlib, pydantic, rich, scipy, tyro, yaml: "
+        "pip install 'sb3-moe[cli]'",
+        "sb3_moe.policies.contrib needs sb3_contrib: pip install 'sb3-moe[contrib]'",
+    ]
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: sb3_moe.study needs matplotlib, ")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "module", "message"),
+    [
+        ("MinAtar-Breakout", {}, "gymnax", "a gymnax environment needs gymnax: .*[minatar]"),
+        ("Atari-Pong", {}, "ale_py", "an Atari game needs ale_py: .*[atari]"),
+        ("Hopper", {}, "mujoco", "a MuJoCo environment needs mujoco: .*[mujoco]"),
+        *(
+            (
+                env_id,
+                {"render_mode": "rgb_array"},
+                "pygame",
+                "a picture of classic control needs pygame: .*[classic-control]",
+            )
+            for env_id in ("CartPole", "Pendulum")
+        ),
+    ],
+)
+def test_a_task_says_which_extra_it_needs(env_id, kwargs, module, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=message.replace("[", r"\[").replace("]", r"\]")):
+        gym.make(f"sb3_moe_envs:SB3MoE/{env_id}-v0", **kwargs)
