@@ -23,12 +23,13 @@ from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.tokens import TokenKind
 from sb3_moe.options import DEFAULTS, per_tower
 from sb3_moe.placement import Architect
+from sb3_moe.policies.written_by import WrittenBy
 from sb3_moe.towers import Layout
 
 OURS = ("encoder", "num_tasks")
 
 
-class MoEPolicy(BaseModel):
+class MoEPolicy(WrittenBy, BaseModel):
     """A mixin that stands before one of SB3's policy classes and gives its networks experts.
 
     Each of SB3's arguments keeps its meaning. Every option below may also be a dict from tower to

@@ -139,7 +139,7 @@ def algorithm_of(value: Any, custom_objects: Mapping[str, Any]) -> type[Any]:
         raise UnsafeFileError(f"its algorithm is {str(value)[:60]!r}, none of {sorted(TABLE)}")
     if not _is_installed(TABLE[value].algorithm):
         raise UnsafeFileError(f"its algorithm is {value}, which needs sb3-contrib installed")
-    return _import(TABLE[value].algorithm)  # type: ignore[no-any-return]  # a class
+    return _import(TABLE[value].algorithm)
 
 
 def policy_name(algorithm: type[Any], policy: type[Any]) -> Any:
@@ -162,7 +162,7 @@ def policy_of(algorithm: type[Any], value: Any, custom_objects: Mapping[str, Any
         raise UnsafeFileError(
             f"its policy is {str(value)[:60]!r}, none of {sorted(algorithm.policy_aliases)}"
         )
-    return algorithm.policy_aliases[value]  # type: ignore[no-any-return]  # a class
+    return algorithm.policy_aliases[value]
 
 
 def _known(role: str) -> Iterator[tuple[str, Any]]:
