@@ -95,8 +95,8 @@ def set_arguments(model: BaseAlgorithm, values: dict[str, dict[str, Any]]) -> No
     for name, value in values["progress"].items():
         if name not in PROGRESS:
             raise UnsafeFileError(f"it counts {name[:60]!r}, which no model does")
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise UnsafeFileError(f"its `{name}` must be a number of at least 0")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UnsafeFileError(f"its `{name}` must be a number")
     vars(model).update(values["arguments"])
     vars(model).update(values["progress"])
 

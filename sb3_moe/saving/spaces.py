@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 
 from sb3_moe.saving.errors import UnsafeFileError
@@ -24,7 +25,10 @@ _ARGUMENTS: dict[type[Any], Callable[[Any], dict[str, Any]]] = {
         "start": space.start,
         "dtype": space.dtype,
     },
-    spaces.MultiBinary: lambda space: {"n": list(space.shape)},
+    # SB3 tells a number from a shape of one axis.
+    spaces.MultiBinary: lambda space: {
+        "n": int(space.n) if np.ndim(space.n) == 0 else list(space.shape)
+    },
     spaces.Text: lambda space: {
         "max_length": space.max_length,
         "min_length": space.min_length,
