@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -34,6 +33,7 @@ def write_archive(path: Path, entries: Mapping[str, bytes]) -> None:
     :param path: where it is to be; an older file there stays until the new one is whole
     :param entries: by name
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -99,15 +99,13 @@ class Archive:
 
 
 def _check_size(file: IO[bytes], max_bytes: int) -> int:
-    status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        raise UnsafeFileError("it is no regular file")
-    if status.st_size > max_bytes:
+    size = os.fstat(file.fileno()).st_size
+    if size > max_bytes:
         raise UnsafeFileError(
-            f"it has {status.st_size} bytes and `max_bytes` is {max_bytes}: pass "
-            f"max_bytes={status.st_size * 2} if it is yours"
+            f"it has {size} bytes and `max_bytes` is {max_bytes}: pass max_bytes={2 * size} if it "
+            "is yours"
         )
-    return status.st_size
+    return size
 
 
 def _check_end(file: IO[bytes], size: int) -> None:

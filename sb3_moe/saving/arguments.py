@@ -97,6 +97,8 @@ def set_arguments(model: BaseAlgorithm, values: dict[str, dict[str, Any]]) -> No
             raise UnsafeFileError(f"it counts {name[:60]!r}, which no model does")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UnsafeFileError(f"its `{name}` must be a number")
+    for name, kind in (("verbose", int), ("policy_kwargs", dict)):
+        checked_type(kind, values["arguments"].get(name, kind()), name)
     vars(model).update(values["arguments"])
     vars(model).update(values["progress"])
 

@@ -16,11 +16,14 @@ from sb3_moe.saving.errors import UnsafeFileError
 # Building makes networks, their experts one by one, and then stacks them.
 _TIMES_WEIGHTS = 16
 _MAX_TENSORS = 50_000
+_FEW_TENSORS = 2_000
 # Where the size stands among the arguments of what makes tensors.
 _SIZE_AT = {
     **dict.fromkeys(("empty", "zeros", "ones", "full", "rand", "randn", "empty_strided"), 0),
     **dict.fromkeys(("new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided"), 1),
 }
+# SB3-contrib's sizes of an LSTM, whose states a rollout keeps.
+_LSTM = {"n_lstm_layers": 1, "lstm_hidden_size": 256}
 _AS_FIRST = frozenset({"empty_like", "zeros_like", "ones_like", "full_like", "clone"})
 
 
@@ -29,9 +32,10 @@ def check_counts(model: Any) -> None:
 
     :raises UnsafeFileError: naming the first
     """
-    replays = isinstance(model, OffPolicyAlgorithm)
-    for name in ("n_envs", "buffer_size") if replays else ("n_envs", "n_steps"):
-        value = getattr(model, name, None)
+    steps = "buffer_size" if isinstance(model, OffPolicyAlgorithm) else "n_steps"
+    counts = {name: getattr(model, name, None) for name in ("n_envs", steps)}
+    lstm = {name: model.policy_kwargs[name] for name in _LSTM if name in model.policy_kwargs}
+    for name, value in {**counts, **lstm}.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UnsafeFileError(f"its `{name}` must be an int of at least 1, got {value!r:.60}")
 
@@ -45,7 +49,7 @@ def buffer_bytes(model: Any) -> int:
     if isinstance(model, OffPolicyAlgorithm):
         return max(model.buffer_size, model.n_envs) * (2 * obs + action + 40)
     kwargs = model.policy_kwargs
-    lstm = 16 * kwargs.get("n_lstm_layers", 1) * kwargs.get("lstm_hidden_size", 256)
+    lstm = 16 * math.prod(kwargs.get(name, default) for name, default in _LSTM.items())
     masks = 4 * (_num_actions(model.action_space) if "Maskable" in type(model).__name__ else 0)
     recurrent = lstm if "Recurrent" in type(model).__name__ else 0
     return model.n_steps * model.n_envs * (obs + action + 48 + masks + recurrent)
@@ -101,6 +105,8 @@ class BuildingLimit(TorchDispatchMode):
     def __init__(self, weight_bytes: int, max_bytes: int, besides: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.limit = max(_TIMES_WEIGHTS * weight_bytes, max_bytes // 16) + besides
+        # However small an expert is, it has more numbers than tensors are made for it.
+        self.max_tensors = min(_FEW_TENSORS + weight_bytes // 4, _MAX_TENSORS)
         self.bytes = self.tensors = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -113,11 +119,11 @@ class BuildingLimit(TorchDispatchMode):
         if numel is not None:
             self.tensors += 1
             self.bytes += numel * (kwargs.get("dtype") or th.get_default_dtype()).itemsize
-            if self.bytes > self.limit or self.tensors > _MAX_TENSORS:
+            if self.bytes > self.limit or self.tensors > self.max_tensors:
                 raise UnsafeFileError(
                     "building its networks takes more memory than its weights warrant "
-                    f"({self.bytes} bytes in {self.tensors} tensors, where {self.limit} bytes are "
-                    "allowed): pass a larger max_bytes if it is yours"
+                    f"({self.bytes} bytes in {self.tensors} tensors, of {self.limit} in "
+                    f"{self.max_tensors}): pass a larger max_bytes if it is yours"
                 )
         return func(*args, **kwargs)
 

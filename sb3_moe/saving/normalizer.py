@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,16 @@ _KINDS: dict[str, type[VecNormalize]] = {
     "VecNormalize": VecNormalize,
     "PerTaskVecNormalize": PerTaskVecNormalize,
 }
-_SETTINGS = (
-    "training",
-    "norm_obs",
-    "norm_reward",
-    "clip_obs",
-    "clip_reward",
-    "gamma",
-    "epsilon",
-    "norm_obs_keys",
-)
+_SETTINGS: dict[str, type[Any] | UnionType] = {
+    "training": bool,
+    "norm_obs": bool,
+    "norm_reward": bool,
+    "clip_obs": int | float,
+    "clip_reward": int | float,
+    "gamma": int | float,
+    "epsilon": int | float,
+    "norm_obs_keys": list | None,
+}
 
 
 def encode_normalizer(encoder: Encoder, normalizer: VecNormalize) -> dict[str, Any]:
@@ -87,10 +88,13 @@ class SavedNormalizer:
             raise UnsafeFileError(f"its normalizer is {str(state['class'])[:60]!r}, which is none")
         self.kind = _KINDS[state["class"]]
         settings = checked_type(dict, state["settings"], "settings")
-        known = {*_SETTINGS, *(["task_id"] if self.kind is PerTaskVecNormalize else [])}
-        if set(settings) != known:
+        known = _SETTINGS | ({"task_id": str} if self.kind is PerTaskVecNormalize else {})
+        if set(settings) != set(known):
             raise UnsafeFileError(f"its normalizer must have the settings {sorted(known)}")
         self._settings = {name: decoder.decode(name, value) for name, value in settings.items()}
+        for name, value in self._settings.items():
+            if not isinstance(value, known[name]):
+                raise UnsafeFileError(f"its normalizer's `{name}` is of the wrong type")
         self._statistics = {
             name: [_decoded(decoder, one) for one in checked_type(list, each, name)]
             for name, each in checked_type(dict, state["statistics"], "statistics").items()

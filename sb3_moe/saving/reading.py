@@ -68,6 +68,8 @@ def load(
     :raises ValueError: if ``env`` has other spaces or another kind of normaliser
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UnsafeFileError(f"{path.name} can't be opened: it is no regular file")
     generators = get_generators()
     try:
         with path.open("rb") as file:
@@ -81,9 +83,9 @@ def load(
         set_generators(generators)
         raise
     if venv is not None:
+        model.set_env(venv)
         if own is not None and saved.normalizer is not None:
             saved.normalizer.put_into(own)
-        model.set_env(venv)
         if model.seed is not None:
             venv.seed(model.seed)
     return model
@@ -96,7 +98,7 @@ def _environment(
     if env is None:
         return None, None
     wrap = saved.algorithm._wrap_env
-    venv = wrap(env, saved.verbose)
+    venv = wrap(env)
     own = unwrap_vec_normalize(venv)
     if not normalizer or saved.normalizer is None:
         own = None
@@ -104,7 +106,7 @@ def _environment(
         # SB3 turns images last, behind the normaliser.
         inner = venv.venv if venv is not env and isinstance(venv, VecTransposeImage) else venv
         own = saved.normalizer.wrap(inner)
-        venv = wrap(own, saved.verbose)
+        venv = wrap(own)
     check_for_correct_spaces(venv, saved.observation_space, saved.action_space)
     if own is not None and saved.normalizer is not None:
         saved.normalizer.check(own)
@@ -132,7 +134,6 @@ class _Saved:
         self.observation_space = decode_space(decoder, state["observation_space"])
         self.action_space = decode_space(decoder, state["action_space"])
         self._values = decode_arguments(decoder, state)
-        self.verbose = self._values["arguments"].get("verbose", 0)
         self.normalizer = None
         if state["normalizer"] is not None:
             self.normalizer = SavedNormalizer(decoder, state["normalizer"])
