@@ -97,10 +97,25 @@ def set_arguments(model: BaseAlgorithm, values: dict[str, dict[str, Any]]) -> No
             raise UnsafeFileError(f"it counts {name[:60]!r}, which no model does")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UnsafeFileError(f"its `{name}` must be a number")
-    for name, kind in (("verbose", int), ("policy_kwargs", dict)):
-        checked_type(kind, values["arguments"].get(name, kind()), name)
+    for name, value in values["arguments"].items():
+        if not _is_like(value, getattr(model, name)):
+            raise UnsafeFileError(f"its `{name}` is of the wrong type, {type(value).__name__}")
     vars(model).update(values["arguments"])
     vars(model).update(values["progress"])
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Say whether a value may stand where the constructor's default stands."""
+    match default:
+        case bool() | dict():
+            return isinstance(value, type(default))
+        case int() | float():
+            # Some may be None, a rate may be a schedule, and a frequency has a unit.
+            number = isinstance(value, int | float | tuple) and not isinstance(value, bool)
+            return number or value is None or callable(value)
+        case None:
+            return not isinstance(value, list)
+    return True
 
 
 def set_schedules(model: BaseAlgorithm, values: dict[str, dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from sb3_moe.saving.writing import FORMAT, FORMAT_VERSION
 from sb3_moe.version import warn_of_another_major_version
 
 _MAX_JSON = 2**20
+_VERSION = re.compile(r"[\w.+!-]{1,60}", re.ASCII)
 _KEYS = {
     "format", "format_version", "versions", "algorithm", "policy", "observation_space",
     "action_space", "arguments", "progress", "schedules", "optimizers", "replay_buffer",
@@ -190,5 +192,8 @@ def _read_state(file: Archive) -> dict[str, Any]:
         raise UnsafeFileError(f"{archive.MODEL} must have exactly the keys {sorted(_KEYS)}")
     if (state["replay_buffer"] is None) == (archive.REPLAY_BUFFER in file):
         raise UnsafeFileError("it has a replay buffer's rows or its state, but not both")
-    checked_type(str, checked_type(dict, state["versions"], "versions").get("sb3_moe"), "versions")
+    versions = checked_type(dict, state["versions"], "versions")
+    if not all(_VERSION.fullmatch(str(text)) for text in versions.values()):
+        raise UnsafeFileError("its `versions` are none")
+    checked_type(str, versions.get("sb3_moe"), "versions")
     return state

@@ -256,8 +256,16 @@ BAD_VALUES = {
         "LinearSchedule must have",
     ),
     "option": ((*PK, "num_exprts"), 2, "unexpected keyword argument 'num_exprts'"),
-    "verbose": (("arguments", "verbose"), "x", "`verbose` holds no int"),
-    "policy_kwargs": (("arguments", "policy_kwargs"), [], "`policy_kwargs` holds no dict"),
+    "batch_size": (("arguments", "batch_size"), "8", "`batch_size` is of the wrong type, str"),
+    "gamma": (("arguments", "gamma"), [], "`gamma` is of the wrong type, list"),
+    "noise": (("arguments", "action_noise"), [], "`action_noise` is of the wrong type, list"),
+    "version": (("versions", "sb3_moe"), "1.0\nall is well", "its `versions` are none"),
+    "verbose": (("arguments", "verbose"), "x", "`verbose` is of the wrong type, str"),
+    "policy_kwargs": (
+        ("arguments", "policy_kwargs"),
+        [],
+        "`policy_kwargs` is of the wrong type, list",
+    ),
     "optimizers": (("optimizers",), {}, "it has the optimisers []"),
     "groups": (("optimizers", "policy.optimizer", "groups"), [], "has 0 groups, not 1"),
     "group": (
