@@ -242,7 +242,7 @@ BAD_VALUES = {
         {"Box": {"low": 0, "high": 1, "shape": [10**9]}},
         "Box space must have",
     ),
-    "seed": (("action_space", "Discrete", "seed"), 1, "Discrete space must have"),
+    "space's seed": (("action_space", "Discrete", "seed"), 1, "Discrete space must have"),
     "no actions": (("action_space", "Discrete", "n"), 0, "AssertionError"),
     "array": (("observation_space", "Box", "low"), {"array": "99"}, "the array '99'"),
     "unused": (("observation_space",), {"Discrete": {"n": 2, "start": 0, "dtype": None}}, "can't"),
@@ -258,7 +258,7 @@ BAD_VALUES = {
     "option": ((*PK, "num_exprts"), 2, "unexpected keyword argument 'num_exprts'"),
     "batch_size": (("arguments", "batch_size"), "8", "`batch_size` is of the wrong type, str"),
     "gamma": (("arguments", "gamma"), [], "`gamma` is of the wrong type, list"),
-    "noise": (("arguments", "action_noise"), [], "`action_noise` is of the wrong type, list"),
+    "seed": (("arguments", "seed"), [], "`seed` is of the wrong type, list"),
     "version": (("versions", "sb3_moe"), "1.0\nall is well", "its `versions` are none"),
     "verbose": (("arguments", "verbose"), "x", "`verbose` is of the wrong type, str"),
     "policy_kwargs": (
@@ -417,7 +417,7 @@ def test_what_the_sizes_say_and_what_to_pass_is_told(good, tmp_path):
         ((*PK, "net_arch"), [10**9], "takes more memory than its weights warrant"),
         ((*PK, "num_experts"), 10**9, "takes more memory than its weights warrant"),
         (("arguments", "n_steps"), 10**12, "pass max_bytes="),
-        (("arguments", "n_steps"), "x", "`n_steps` must be an int of at least 1, got 'x'"),
+        (("arguments", "n_steps"), 1.5, "`n_steps` must be an int of at least 1, got 1.5"),
     ]:
         path = forge.forge(tmp_path / "x.moe", forge.changed(good["PPO"], at, value))
         assert text in refusal(path)
