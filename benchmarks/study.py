@@ -15,12 +15,12 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.timing import bounded
-from sb3_moe.study.architectures import named_architecture
-from sb3_moe.study.config import CellConfig
-from sb3_moe.study.engine import LocalEngine
-from sb3_moe.study.runner import run as run_cells
-from sb3_moe.study.runner import survey
-from sb3_moe.study.view import LiveView
+from sb3_moe.study.run.engine import LocalEngine
+from sb3_moe.study.run.runner import run as run_cells
+from sb3_moe.study.run.runner import survey
+from sb3_moe.study.run.view import LiveView
+from sb3_moe.study.spec.architectures import named_architecture
+from sb3_moe.study.spec.config import CellConfig
 
 ROLLOUT = 64 * 128
 STEPS = 4 * ROLLOUT

@@ -6,10 +6,11 @@ Importing this package registers the policy names with every algorithm that is i
 
 from sb3_moe import presets
 from sb3_moe.budget import describe
-from sb3_moe.registration import register
+from sb3_moe.moved import keep_old_paths
+from sb3_moe.policies.registration import register
 from sb3_moe.saving import UnsafeFileError, load, save
-from sb3_moe.snapshot import resume
-from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
+from sb3_moe.snapshot.resuming import resume
+from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv, make_multitask_vec_env
 from sb3_moe.version import __version__
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "save",
 ]
 
+keep_old_paths()
 register()

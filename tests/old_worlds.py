@@ -6,6 +6,7 @@ Change nothing here but by adding: the files in ``fixtures/v0_1_0`` were made wi
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sb3_moe.callbacks import (
     RoutingCallback,
     SnapshotCallback,
 )
-from sb3_moe.vec_normalize import PerTaskVecNormalize
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe_envs import Adaptive, Chosen, Cycle, Interleave, MultiTaskEnv, Sequence
 from sb3_moe_envs.schedules import Episode
 from sb3_moe_envs.vector.make import make_multitask_vector
@@ -184,8 +185,11 @@ def callbacks(name: str, folder: Path) -> list[Any]:
     snapshots = SnapshotCallback(48, folder, keep=1)
     if name == "single":  # there is no telling how its environment was built
         return [snapshots]
+    # 0.1 had no such argument, and a copy for each episode.
+    known = "n_eval_envs" in signature(MultiTaskEvalCallback).parameters
+    copies: dict[str, Any] = {"n_eval_envs": 2} if known else {}
     return [
-        MultiTaskEvalCallback(32, 2, log_path=folder, deterministic=False),
+        MultiTaskEvalCallback(32, 2, log_path=folder, deterministic=False, **copies),
         PlasticityCallback(32, probe_size=16, ntk_size=4, log_path=folder),
         RoutingCallback(32, probe_size=16, log_path=folder),
         snapshots,

@@ -14,14 +14,10 @@ ENVS = sorted((ROOT / "envs" / "sb3_moe_envs").rglob("*.py"))
 # nothing but the layers and each other.
 ORDER = [
     "layers",
-    "options",
-    "extractors",
-    "towers",
-    "placement",
     "policies",
     "budget",
-    "callbacks",
     "snapshot",
+    "callbacks",
     "saving",
     "study",
     "__main__",
@@ -87,7 +83,7 @@ def test_layers_need_nothing_but_torch(path):
 def test_only_the_study_and_what_builds_environments_know_the_environments(path):
     for module, function in imports_of(path):
         if module.split(".")[0] == "sb3_moe_envs" and area_of(path) != "study":
-            assert path.name in ("vec_env.py", "pinned_env.py")
+            assert path.name in ("gymnasium_vec_env.py", "pinned_env.py")
             assert function, "only where it is used: the policies do without"
 
 

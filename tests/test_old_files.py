@@ -15,16 +15,16 @@ import old_worlds
 import pytest
 from rich.console import Console
 
-from sb3_moe.callbacks.record import Record
+from sb3_moe.files.record import Record
 from sb3_moe.metrics import load_scores
 from sb3_moe.plots import load_diagnostics
-from sb3_moe.study.cell import train_cell
 from sb3_moe.study.cli import main
 from sb3_moe.study.commands import status
-from sb3_moe.study.folder import CellFolder, read_npz
-from sb3_moe.study.grid import load_study
-from sb3_moe.study.report import write_report
-from sb3_moe.study.runner import survey
+from sb3_moe.study.report.writing import write_report
+from sb3_moe.study.run.cell import train_cell
+from sb3_moe.study.run.folder import CellFolder, read_npz
+from sb3_moe.study.run.runner import survey
+from sb3_moe.study.spec.grid import load_study
 
 FILES = Path(__file__).parent / "fixtures" / "v0_1_0"
 TINY = FILES / "study" / "tiny"
@@ -69,7 +69,9 @@ def test_an_old_policy_acts_as_it_did(name, exact):
         "actions": old_models.act(policy, old_models.observe(case)),
         "digest": np.array(old_models.digest(policy)),
     }
-    assert_same(found, read_npz(FILES / "policies" / f"{name}.npz"), exact)
+    # In 0.1 `predict` itself moved the bias of loss-free balancing, and so what it left behind.
+    moved = "bias_rate" in case.policy_kwargs
+    assert_same(found, read_npz(FILES / "policies" / f"{name}.npz"), exact and not moved)
 
 
 def test_every_algorithm_and_kind_of_policy_is_among_the_old_models():

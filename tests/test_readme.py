@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sb3_moe.study.headline import claims_table, returns_table
+from sb3_moe.study.report.headline import claims_table, returns_table
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)

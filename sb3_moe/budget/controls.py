@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sb3_moe.options import DEFAULT_NUM_EXPERTS, DEFAULTS, ROUTERS_OF, MoEOptions, per_tower
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.options import (
+    DEFAULT_NUM_EXPERTS,
+    DEFAULTS,
+    ROUTERS_OF,
+    MoEOptions,
+    per_tower,
+)
 
 # SB3's arguments have no towers; this stands for all of them.
 ALL = "all towers"
@@ -76,7 +82,9 @@ def _control(
 ) -> dict[str, Any]:
     router = "soft" if name == "one_scaled_expert" else "uniform"
     kept = {key: v for key, v in options.items() if router in ROUTERS_OF.get(key, {router})}
-    changed = {"router": router, "num_experts": 1, "num_slots": None}
+    changed: dict[str, Any] = {"router": router, "num_experts": 1, "num_slots": None}
+    if router == "uniform" and options["task_input"] == "router":
+        changed["task_input"] = "none"  # shown to a router that is gone
     if name == "one_scaled_expert":
         width = options["expert_width"] or _first_width(policy_kwargs.get("net_arch"), tower)
         changed["expert_width"] = _num_experts(options, policy_kwargs) * width

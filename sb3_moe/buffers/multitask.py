@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_moe.buffers.replay import DeviceReplayBuffer
-from sb3_moe.vec_normalize import PerTaskVecNormalize
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 
 
 class MultiTaskReplayBuffer(DeviceReplayBuffer):

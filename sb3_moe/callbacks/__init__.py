@@ -1,10 +1,6 @@
 """Callbacks for any algorithm of SB3: look at every task, and inside the networks."""
 
-from sb3_moe.callbacks.checkpoint import SnapshotCallback, save_snapshot
 from sb3_moe.callbacks.evaluate import MultiTaskEvalCallback
-from sb3_moe.callbacks.evaluation import TaskEpisodes, evaluate_tasks
-from sb3_moe.callbacks.linear_per_block import LinearPerBlock
-from sb3_moe.callbacks.pinned_env import make_pinned_env
 from sb3_moe.callbacks.plasticity import PlasticityCallback
 from sb3_moe.callbacks.probing import collect_probe
 from sb3_moe.callbacks.remedies import (
@@ -14,8 +10,13 @@ from sb3_moe.callbacks.remedies import (
 )
 from sb3_moe.callbacks.rollout import TaskRolloutCallback
 from sb3_moe.callbacks.routing import RoutingCallback
+from sb3_moe.callbacks.snapshot import SnapshotCallback
 from sb3_moe.callbacks.task_gradients import TaskGradientCallback
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
+from sb3_moe.evaluation.pinned_env import make_pinned_env
+from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
+from sb3_moe.learning_rates import LinearPerBlock
+from sb3_moe.snapshot.writing import save_snapshot
 
 __all__ = [
     "LinearPerBlock",

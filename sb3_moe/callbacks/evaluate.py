@@ -9,18 +9,18 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.callbacks.evaluation import TaskEpisodes, evaluate_tasks
-from sb3_moe.callbacks.generators import preserved_generators
-from sb3_moe.callbacks.keys import short_names
 from sb3_moe.callbacks.periodic import PeriodicCallback
-from sb3_moe.callbacks.pinned_env import (
+from sb3_moe.evaluation.pinned_env import (
     are_interleaved,
     evaluation_copies,
     make_pinned_env,
     synchronise,
 )
-from sb3_moe.callbacks.record import Record
-from sb3_moe.callbacks.tasks import task_names, tasks_played
+from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
+from sb3_moe.files.record import Record
+from sb3_moe.snapshot.generators import preserved_generators
+from sb3_moe.tasks.keys import short_names
+from sb3_moe.tasks.of_env import task_names, tasks_played
 
 ALL_TASKS = -1
 # Attribute of the model: the task of its last rollout.

@@ -10,7 +10,6 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.callbacks.keys import LAYER, MEASURE, PRINTED, TASK, short_names
 from sb3_moe.callbacks.probing import ProbeCallback
 from sb3_moe.plasticity.critic_gradients import CriticGradients
 from sb3_moe.plasticity.dormant import TAUS, check_tau
@@ -18,6 +17,7 @@ from sb3_moe.plasticity.hidden_layers import online_parameters
 from sb3_moe.plasticity.measure import measure_layers, measure_ntk, measure_weights
 from sb3_moe.plasticity.probe import Obs, some_hidden_layers
 from sb3_moe.plasticity.weights import weight_change
+from sb3_moe.tasks.keys import LAYER, MEASURE, PRINTED, TASK, short_names
 
 
 class PlasticityCallback(ProbeCallback):

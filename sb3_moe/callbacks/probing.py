@@ -12,13 +12,13 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
-from sb3_moe.callbacks.generators import preserved_generators
 from sb3_moe.callbacks.periodic import PeriodicCallback
-from sb3_moe.callbacks.pinned_env import make_pinned_env, not_built_again_since, synchronise
-from sb3_moe.callbacks.record import Record
-from sb3_moe.callbacks.tasks import task_names, tasks_played
-from sb3_moe.callbacks.watched import Watched, spread
+from sb3_moe.evaluation.pinned_env import make_pinned_env, not_built_again_since, synchronise
+from sb3_moe.evaluation.watched import Watched, spread
+from sb3_moe.files.record import Record
 from sb3_moe.plasticity.probe import Obs, concatenate, select
+from sb3_moe.snapshot.generators import preserved_generators
+from sb3_moe.tasks.of_env import task_names, tasks_played
 
 # Random play goes on for so many steps between the observations that are kept, and so many times.
 STRIDE, ROUNDS = 4, 10

@@ -8,9 +8,9 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_moe.callbacks.episodes import Successes
-from sb3_moe.callbacks.keys import short_names
-from sb3_moe.callbacks.tasks import task_names, tasks_stepped
+from sb3_moe.evaluation.outcomes import Successes
+from sb3_moe.tasks.keys import short_names
+from sb3_moe.tasks.of_env import task_names, tasks_stepped
 
 
 class TaskRolloutCallback(BaseCallback):

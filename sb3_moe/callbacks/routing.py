@@ -14,12 +14,12 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 
-from sb3_moe.callbacks.keys import LAYER, PRINTED, TASK, short_names
 from sb3_moe.callbacks.probing import ProbeCallback
 from sb3_moe.layers import Routing
 from sb3_moe.metrics.specialisation import agreement, load_entropy, specialisation
 from sb3_moe.plasticity.mixtures import expert_outputs
 from sb3_moe.plasticity.probe import Obs, concatenate
+from sb3_moe.tasks.keys import LAYER, PRINTED, TASK, short_names
 
 Array = npt.NDArray[np.float64]
 

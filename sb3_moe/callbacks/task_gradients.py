@@ -15,12 +15,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
 
-from sb3_moe.callbacks.keys import LAYER, PRINTED, short_names
-from sb3_moe.callbacks.record import Record
-from sb3_moe.callbacks.stored import stored_obs
-from sb3_moe.callbacks.tasks import task_names, tasks_stepped
+from sb3_moe.buffers.stored import stored_obs
+from sb3_moe.files.record import Record
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.plasticity.hidden_layers import online_parameters
+from sb3_moe.tasks.keys import LAYER, PRINTED, short_names
+from sb3_moe.tasks.of_env import task_names, tasks_stepped
 
 
 class TaskGradientCallback(BaseCallback):

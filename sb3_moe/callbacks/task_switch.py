@@ -11,10 +11,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_moe.callbacks.pinned_env import are_interleaved
-from sb3_moe.callbacks.reservoir import Reservoir
-from sb3_moe.callbacks.tasks import require_tasks, task_names, tasks_played
+from sb3_moe.buffers.reservoir import Reservoir
+from sb3_moe.evaluation.pinned_env import are_interleaved
 from sb3_moe.plasticity.resets import reset_heads, reset_optimizers
+from sb3_moe.tasks.of_env import require_tasks, task_names, tasks_played
 
 Replay = Literal["keep", "clear", "reservoir"]
 

@@ -12,7 +12,7 @@ from torch import nn
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Put a network into evaluation mode while the block runs, module by module.
 
-    ``network.train(False)`` would move the bias of loss-free balancing.
+    ``network.train(False)`` would move the bias of loss-free balancing, in a layer that does so.
     """
     training = [module for module in network.modules() if module.training]
     for module in training:

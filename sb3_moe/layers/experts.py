@@ -12,8 +12,16 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers.encoder import run
-from sb3_moe.layers.stacked import Stacked, StackedLinear, StackedNorm, gated_sum
-from sb3_moe.layers.stacking import check_alike, flat, singles, stack, unstack_all
+from sb3_moe.layers.stacked import Stacked, StackedLinear, gated_sum
+from sb3_moe.layers.stacking import (
+    check_alike,
+    flat,
+    needs_all_rows,
+    singles,
+    stack,
+    unstack_all,
+)
+from sb3_moe.layers.tracing import is_recorded
 
 # Below this many wasted multiply-adds, computing every expert beats sorting rows (measured on CPU).
 MASK_LIMIT = 4_000_000
@@ -30,9 +38,9 @@ class StackedNetwork(nn.Module):
 
     :param experts: one module per expert, alike but for their weights: an ``nn.Linear``, or an
         ``nn.Sequential`` of linear layers, an image encoder, normalisations and activations that
-        ends in an ``nn.Linear``
+        ends in an ``nn.Linear``; a layer of unknown kind runs expert by expert
     :raises ValueError: if there is no expert, or they differ in more than their weights
-    :raises TypeError: if a layer can't be stacked, or the last one is not linear
+    :raises TypeError: if a convolution can't be stacked, or the last layer is not linear
     """
 
     def __init__(self, experts: Sequence[nn.Module]) -> None:
@@ -50,7 +58,7 @@ class StackedNetwork(nn.Module):
         self.last = StackedLinear(last, last=self.spreads)
         self.out_features = self.last.out_features
         # Statistics over the batch need every row in every expert.
-        self.needs_all_rows = any(isinstance(m, StackedNorm) for m in self.modules())
+        self.needs_all_rows = needs_all_rows(self.layers)
         leaves = [m for m in self.layers.modules() if isinstance(m, StackedLinear)]
         self.width = max((leaf.out_features for leaf in leaves), default=0)
         self.macs = sum(m.macs for m in self.modules() if isinstance(m, StackedLinear))
@@ -66,7 +74,7 @@ class StackedNetwork(nn.Module):
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
         if not self.spreads:
             return gated_sum(self.every(x_TI), gates_TE)
-        if self._one_by_one(len(x_TI)):
+        if self._one_by_one(x_TI.shape[0]):
             return self._mixture_one_by_one(x_TI, gates_TE)
         return self.last.mix(run(self.layers, x_TI, shared=True), gates_TE)
 
@@ -83,9 +91,10 @@ class StackedNetwork(nn.Module):
         :param gates_TE: weight of each expert's output, zero where it was not chosen
         :return: (T, O)
         """
-        wasted = len(x_TI) * (self.num_experts - experts_Tk.shape[1]) * self.macs
         # Sorting needs the counts on the host: on a GPU that wait costs more than the waste.
-        if wasted <= MASK_LIMIT or x_TI.is_cuda or self.needs_all_rows:
+        if self.needs_all_rows or x_TI.is_cuda or is_recorded():
+            return self.mixture(x_TI, gates_TE)
+        if len(x_TI) * (self.num_experts - experts_Tk.shape[1]) * self.macs <= MASK_LIMIT:
             return self.mixture(x_TI, gates_TE)
         return self._sorted(x_TI, experts_Tk, gates_TE)
 
@@ -101,9 +110,9 @@ class StackedNetwork(nn.Module):
         return (y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)).sum(1)
 
     def _one_by_one(self, num_rows: int) -> bool:
-        hidden = self.num_experts * num_rows * self.width
-        large = hidden >= CACHE_LIMIT * th.get_num_threads()
-        return large and not self.last.weight.is_cuda and not self.needs_all_rows
+        if self.needs_all_rows or self.last.weight.is_cuda or is_recorded():
+            return False
+        return self.num_experts * num_rows * self.width >= CACHE_LIMIT * th.get_num_threads()
 
     def _singles(self) -> list[Callable[[th.Tensor], th.Tensor]]:
         """Return each expert as a function of its rows."""
@@ -116,7 +125,9 @@ class StackedNetwork(nn.Module):
             y_TO = gates_TE @ self.last.bias_EO
         gates, weights = gates_TE.split(1, dim=1), self.last.weight_EIO.unbind()
         for hidden, gate_T1, weight_IO in zip(singles(self.layers), gates, weights, strict=True):
-            y_TO = y_TO.addmm_(hidden(x_TI) * gate_T1, weight_IO)
+            # Autocast leaves what is done in place to us.
+            gated = (hidden(x_TI) * gate_T1).to(y_TO.dtype)
+            y_TO = y_TO.addmm_(gated, weight_IO.to(y_TO.dtype))
         return y_TO
 
     def expert(self, k: int) -> nn.Sequential:

@@ -80,9 +80,13 @@ class TaskMoE(MoELayer):
     has_scores = False
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
-        """Send every token to its task's expert; ``router_BNR`` is the one-hot task id."""
+        """Send every token to its task's expert, whatever a normaliser made of the one-hot.
+
+        :param router_BNR: the one-hot task id; the largest entry is taken for the one
+        """
         experts_BN1 = router_BNR.argmax(dim=-1, keepdim=True)
+        gates_BNE = th.zeros_like(router_BNR).scatter(-1, experts_BN1, 1.0)
         y_TO = self.experts.selected(
-            x_BNI.flatten(0, 1), experts_BN1.flatten(0, 1), router_BNR.flatten(0, 1)
+            x_BNI.flatten(0, 1), experts_BN1.flatten(0, 1), gates_BNE.flatten(0, 1)
         )
-        return y_TO.unflatten(0, x_BNI.shape[:2]), Routing(router_BNR, None, experts_BN1)
+        return y_TO.unflatten(0, x_BNI.shape[:2]), Routing(gates_BNE, None, experts_BN1)

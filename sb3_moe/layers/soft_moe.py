@@ -14,6 +14,7 @@ from sb3_moe.layers.experts import StackedNetwork
 from sb3_moe.layers.moe import NO_AUX, MoELayer
 from sb3_moe.layers.routers import LinearRouter
 from sb3_moe.layers.routing import Routing, softmax_over_experts
+from sb3_moe.layers.tracing import is_recorded
 
 # Above so many scores per thread a batch is taken in chunks: larger tensors leave the cache, and
 # the C library gives their memory back to the system on each call (measured on CPU).
@@ -51,7 +52,7 @@ class SoftMoE(MoELayer):
         if x_BNI.shape[1] == 1:
             return self._one_token(x_BNI, logits_BNK)
         size = self._chunk_size(x_BNI, logits_BNK)
-        if size >= len(x_BNI):
+        if size is None:
             y_BNO = self._many_tokens(x_BNI, logits_BNK)
         else:
             chunks = zip(x_BNI.split(size), logits_BNK.split(size), strict=True)
@@ -73,13 +74,15 @@ class SoftMoE(MoELayer):
         out_EBSO = out_EMO.view(self.num_experts, batch, self.num_slots, out_EMO.shape[-1])
         return th.bmm(logits_BNK.softmax(-1), out_EBSO.transpose(0, 1).flatten(1, 2))
 
-    def _chunk_size(self, x_BNI: th.Tensor, logits_BNK: th.Tensor) -> int:
-        """Return how many samples to take at a time: the scores of so many stay in the cache."""
-        batch = max(len(x_BNI), 1)
-        if x_BNI.is_cuda or self.experts.needs_all_rows:
-            return batch
+    def _chunk_size(self, x_BNI: th.Tensor, logits_BNK: th.Tensor) -> int | None:
+        """Return how many samples to take at a time, so that their scores stay in the cache.
+
+        None: all of them.
+        """
+        if self.experts.needs_all_rows or x_BNI.is_cuda or is_recorded():
+            return None
         chunks = math.ceil(logits_BNK.numel() / (CACHE_LIMIT * th.get_num_threads()))
-        return math.ceil(batch / max(chunks, 1))
+        return math.ceil(len(x_BNI) / chunks) if chunks > 1 else None
 
     def _by_slot(self, x_BNK: th.Tensor) -> th.Tensor:
         if self.num_slots == 1:

@@ -30,6 +30,8 @@ class SparseMoE(MoELayer):
         chooses, raised for experts with less than their share of tokens. Loads are counted in
         training passes and the bias moves once, when the module leaves training mode, so that the
         policy stays the same within one update
+    :param move_on_eval: whether leaving training mode moves the bias; False: whoever trains the
+        layer calls :meth:`move_bias` between two updates
     :param aux: coefficients of the auxiliary losses
     :raises ValueError: if an argument is out of range
     """
@@ -44,6 +46,7 @@ class SparseMoE(MoELayer):
         *,
         top_k: int = 1,
         bias_rate: float = 0.0,
+        move_on_eval: bool = True,
         aux: AuxCoefs = NO_AUX,
     ) -> None:
         super().__init__(experts, aux=aux)
@@ -55,6 +58,7 @@ class SparseMoE(MoELayer):
         self.router = router
         self.top_k = top_k
         self.bias_rate = bias_rate
+        self.move_on_eval = move_on_eval
         if bias_rate:
             # Float, persistent and changed in place, so that target networks follow.
             self.register_buffer("running_bias_E", th.zeros(self.num_experts))
@@ -77,13 +81,16 @@ class SparseMoE(MoELayer):
 
     def train(self, mode: bool = True) -> SparseMoE:
         """Set the mode; on leaving training, move the bias by the loads counted since."""
-        if self.bias_rate and self.training and not mode:
-            self._move_bias()
+        if self.move_on_eval and self.training and not mode:
+            self.move_bias()
         super().train(mode)
         return self
 
     @th.no_grad()
-    def _move_bias(self) -> None:
+    def move_bias(self) -> None:
+        """Move the bias by the loads counted since it last moved, and count from zero again."""
+        if not self.bias_rate:
+            return
         count_E = self.running_count_E
         # With no counts every difference is 0, and so is its sign: the bias stays.
         self.running_bias_E += self.bias_rate * (count_E.mean() - count_E).sign()

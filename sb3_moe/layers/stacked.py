@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -88,7 +89,7 @@ class StackedLinear(Stacked):
         if not wide or self.last:
             return super().shared(x)
         y = F.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
-        return y.view(-1, self.num_experts, self.out_features).transpose(0, 1)
+        return y.view(x.shape[0], self.num_experts, self.out_features).transpose(0, 1)
 
     def mix(self, x_ETI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Apply each expert's layer and sum over experts with the gates: (E, T, I) to (T, O)."""
@@ -200,7 +201,7 @@ class StackedFlatten(Stacked):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Flatten each expert's share of the channels."""
-        return x.reshape(x.shape[0], self.num_experts, -1).transpose(0, 1)
+        return x.unflatten(1, (self.num_experts, -1)).flatten(2).transpose(0, 1)
 
     def shared(self, x: th.Tensor) -> th.Tensor:
         """Flatten the one image that every expert sees: (T, C, height, width) to (E, T, ...)."""
@@ -209,6 +210,79 @@ class StackedFlatten(Stacked):
     def unstack(self, k: int) -> nn.Flatten:
         """Return ``nn.Flatten``."""
         return nn.Flatten()
+
+
+class StackedActivation(Stacked):
+    """What the experts' own activations share: values keep their shape."""
+
+    def shared(self, x: th.Tensor) -> th.Tensor:
+        """Apply every expert's activation to the same rows, or the same images."""
+        return super().shared(x) if x.dim() == 2 else self(x.repeat(1, self.num_experts, 1, 1))
+
+
+class StackedPReLU(StackedActivation):
+    """E activations with learned slopes, each expert with as many as its ``nn.PReLU`` has.
+
+    :param activations: one ``nn.PReLU`` per expert
+    """
+
+    def __init__(self, activations: Sequence[nn.PReLU]) -> None:
+        super().__init__(len(activations))
+        self.weight_EH = nn.Parameter(th.stack([each.weight.detach() for each in activations]))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Scale what is below zero of (E, M, H) rows, or of (T, E*C, height, width)."""
+        if x.dim() == 3:
+            return th.where(x > 0, x, self.weight_EH.unsqueeze(1) * x)
+        x_TEChw = x.unflatten(1, (self.num_experts, -1))
+        slopes_EC11 = self.weight_EH[:, :, None, None]
+        return th.where(x_TEChw > 0, x_TEChw, slopes_EC11 * x_TEChw).flatten(1, 2)
+
+    def unstack(self, k: int) -> nn.PReLU:
+        """Return expert ``k``'s activation as an ``nn.PReLU``."""
+        weight_H = self.weight_EH[k].detach().clone()
+        plain = nn.PReLU(len(weight_H), device=weight_H.device, dtype=weight_H.dtype)
+        plain.weight.data = weight_H
+        return plain
+
+    def unbind(self) -> list[tuple[Any, ...]]:
+        """Return (slopes,) per expert."""
+        return [(weight_H,) for weight_H in self.weight_EH.unbind()]
+
+    def single(self, x: th.Tensor, share: tuple[Any, ...]) -> th.Tensor:
+        """Apply one expert's activation."""
+        return F.prelu(x, share[0])
+
+
+class StackedEach(StackedActivation):
+    """E modules of which no more is known: each acts on its own expert's values, by itself.
+
+    :param modules: one per expert; they take rows (M, H), or images (T, C, height, width)
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__(len(modules))
+        self.each = nn.ModuleList(copy.deepcopy(module) for module in modules)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Apply each expert's module to its own values."""
+        if x.dim() == 3:
+            return th.stack([act(x_MH) for act, x_MH in zip(self.each, x.unbind(), strict=True)])
+        images = x.chunk(self.num_experts, dim=1)
+        return th.cat([act(image) for act, image in zip(self.each, images, strict=True)], dim=1)
+
+    def unstack(self, k: int) -> nn.Module:
+        """Return a copy of expert ``k``'s module."""
+        return copy.deepcopy(self.each[k])
+
+    def unbind(self) -> list[tuple[Any, ...]]:
+        """Return (module,) per expert."""
+        return [(module,) for module in self.each]
+
+    def single(self, x: th.Tensor, share: tuple[Any, ...]) -> th.Tensor:
+        """Apply one expert's module."""
+        y: th.Tensor = share[0](x)
+        return y
 
 
 class StackedNorm(Stacked):

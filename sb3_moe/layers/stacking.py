@@ -8,10 +8,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch as th
 from torch import nn
 
+from sb3_moe.layers.activations import is_alike_for_all
 from sb3_moe.layers.encoder import (
     ImageEncoder,
     Residual,
@@ -22,14 +24,17 @@ from sb3_moe.layers.encoder import (
 from sb3_moe.layers.stacked import (
     Stacked,
     StackedConv2d,
+    StackedEach,
     StackedFlatten,
     StackedLinear,
     StackedNorm,
+    StackedPReLU,
 )
 
-LEAVES = (StackedLinear, StackedConv2d)
+LEAVES = (StackedLinear, StackedConv2d, StackedPReLU, StackedEach)
 Function = Callable[[th.Tensor], th.Tensor]
-Tensors = tuple[th.Tensor | None, ...]
+# One expert's share of a leaf: its tensors, or its module.
+Share = tuple[Any, ...]
 
 
 def stack(modules: Sequence[nn.Module]) -> nn.Module:
@@ -48,11 +53,28 @@ def stack(modules: Sequence[nn.Module]) -> nn.Module:
         case ImageEncoder():
             convs = [m.convs for m in modules if isinstance(m, ImageEncoder)]
             return StackedImageEncoder(stack_all(convs), first.image_shape, len(modules))
-    if not first.state_dict():
+        case nn.PReLU() if type(first) is nn.PReLU:
+            return StackedPReLU(modules)  # type: ignore[arg-type]
+    if is_alike_for_all(first):
         return copy.deepcopy(first)
-    if hasattr(first, "num_features") and not isinstance(first, nn.BatchNorm2d | nn.BatchNorm3d):
+    if _normalises_over_rows(first):
         return StackedNorm(modules)
-    raise TypeError(f"don't know how to stack {type(first).__name__} over experts")
+    return StackedEach(modules)
+
+
+def _normalises_over_rows(module: nn.Module) -> bool:
+    """Tell norms whose features don't see each other, so that E times as many are one norm."""
+    over_pictures = isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d)
+    return hasattr(module, "num_features") and not over_pictures
+
+
+def needs_all_rows(layers: nn.Module) -> bool:
+    """Say whether stacked layers keep statistics over the batch, and so must see all of it."""
+    return any(
+        isinstance(m, StackedNorm)
+        or (isinstance(m, StackedEach) and next(m.buffers(), None) is not None)
+        for m in layers.modules()
+    )
 
 
 def stack_all(networks: Sequence[nn.Module]) -> nn.Sequential:
@@ -101,28 +123,28 @@ def singles(layers: Iterable[nn.Module]) -> list[Function]:
     network = nn.Sequential(*layers)
     leaves = [leaf for leaf in network.modules() if isinstance(leaf, LEAVES)]
     experts = zip(*(leaf.unbind() for leaf in leaves), strict=True)
-    return [partial(_from_the_start, network, tensors) for tensors in experts]
+    return [partial(_from_the_start, network, shares) for shares in experts]
 
 
-def _from_the_start(network: nn.Module, tensors: Sequence[Tensors], x: th.Tensor) -> th.Tensor:
-    return single(network, x, iter(tensors))
+def _from_the_start(network: nn.Module, shares: Sequence[Share], x: th.Tensor) -> th.Tensor:
+    return single(network, x, iter(shares))
 
 
-def single(layer: nn.Module, x: th.Tensor, tensors: Iterator[Tensors]) -> th.Tensor:
-    """Apply one expert's share of a module that ``stack`` made, taking its tensors in order."""
+def single(layer: nn.Module, x: th.Tensor, shares: Iterator[Share]) -> th.Tensor:
+    """Apply one expert's share of a module that ``stack`` made, taking its shares in order."""
     match layer:
         case StackedImageEncoder():
             image, rest = split(x, layer.image_shape)
-            return th.cat([single(layer.convs, image, tensors).flatten(1), rest], dim=1)
+            return th.cat([single(layer.convs, image, shares).flatten(1), rest], dim=1)
         case StackedResidual():
-            return x + single(layer.block, x, tensors)
+            return x + single(layer.block, x, shares)
         case nn.Sequential():
             for each in layer:
-                x = single(each, x, tensors)
+                x = single(each, x, shares)
             return x
         case StackedFlatten():
             return x.flatten(1)
-        case StackedLinear() | StackedConv2d():
-            return layer.single(x, next(tensors))
+        case StackedLinear() | StackedConv2d() | StackedPReLU() | StackedEach():
+            return layer.single(x, next(shares))
     y: th.Tensor = layer(x)
     return y

@@ -26,8 +26,8 @@ def token_shape(kind: TokenKind, map_shape: tuple[int, int, int]) -> tuple[int, 
 
 def tokenize(kind: TokenKind, x_BF: th.Tensor, map_shape: tuple[int, int, int]) -> th.Tensor:
     """Split a flattened feature map (B, C*H*W) into tokens (B, N, D)."""
-    channels = map_shape[0]
-    x_BCP = x_BF.view(len(x_BF), channels, -1)
+    channels, height, width = map_shape
+    x_BCP = x_BF.view(x_BF.shape[0], channels, height * width)
     return x_BCP.transpose(1, 2) if kind == "conv" else x_BCP
 
 

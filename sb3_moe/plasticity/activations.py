@@ -13,24 +13,15 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import nn
 
-ACTIVATIONS = (
-    nn.CELU,
-    nn.ELU,
-    nn.GELU,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.LeakyReLU,
-    nn.Mish,
-    nn.PReLU,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.SELU,
-    nn.Sigmoid,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Softsign,
-    nn.Tanh,
-)
+from sb3_moe.layers.activations import POINTWISE
+from sb3_moe.layers.stacked import StackedPReLU
+
+ACTIVATIONS = (nn.PReLU, *POINTWISE)
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Say whether a module is an activation whose values are a hidden layer's, stacked or not."""
+    return isinstance(module, (*ACTIVATIONS, StackedPReLU))
 
 
 class Activations(NamedTuple):

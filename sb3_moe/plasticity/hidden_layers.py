@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import nn
 
 from sb3_moe.layers import MoELayer, StackedNetwork
-from sb3_moe.plasticity.activations import ACTIVATIONS
+from sb3_moe.plasticity.activations import is_activation
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -89,7 +89,7 @@ def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
     counts: dict[str, int] = {}
     layers = []
     for path, module in modules.items():
-        if not isinstance(module, ACTIVATIONS) or _squashes_the_output(policy, module):
+        if not is_activation(module) or _squashes_the_output(policy, module):
             continue
         tower = tower_of(path)
         index = counts[tower] = counts.get(tower, -1) + 1

@@ -13,7 +13,7 @@ from torch import nn
 from sb3_moe.layers import LinearRouter, MoELayer
 from sb3_moe.layers.encoder import Residual, StackedResidual
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
-from sb3_moe.plasticity.activations import ACTIVATIONS
+from sb3_moe.plasticity.activations import is_activation
 from sb3_moe.plasticity.hidden_layers import is_actor_critic
 
 WEIGHTED = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d, LinearRouter)
@@ -180,7 +180,7 @@ def _along(chain: Sequence[nn.Module], heads: list[Reader]) -> Iterator[Wiring]:
         mixture = _mixture(part)
         if mixture is not None:
             yield from _along(_leaves(mixture.experts), [])
-        elif isinstance(part, ACTIVATIONS) and i > 0 and isinstance(chain[i - 1], WEIGHTED):
+        elif is_activation(part) and i > 0 and isinstance(chain[i - 1], WEIGHTED):
             rest = list(chain[i + 1 :])
             norm = next((n for n in _next(rest) if _is_unit_norm(n)), None)
             after = _readers(_next(rest[rest.index(norm) + 1 :] if norm else rest)) or heads
@@ -196,7 +196,7 @@ def _is_unit_norm(part: nn.Module) -> bool:
 def _next(rest: Sequence[nn.Module]) -> list[nn.Module]:
     """Return the next part that does more than reshape."""
     for part in rest:
-        if any(True for _ in part.parameters()) or isinstance(part, ACTIVATIONS):
+        if any(True for _ in part.parameters()) or is_activation(part):
             return [part]
     return []
 

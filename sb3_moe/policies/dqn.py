@@ -14,9 +14,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy, QNetwork
 from torch import nn
 
-from sb3_moe.placement import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.parts import MoEPart, make_part
+from sb3_moe.policies.placement import Architect
 
 if TYPE_CHECKING:
 

@@ -13,18 +13,22 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.policies import BaseModel
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_moe.extractors import CONVS, TaskExtractor, default_encoder
-from sb3_moe.layers import MoELayer, Routing
+from sb3_moe.layers import MoELayer, Routing, SparseMoE
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.tokens import TokenKind
-from sb3_moe.options import DEFAULTS, per_tower
-from sb3_moe.placement import Architect
+from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
+from sb3_moe.policies.options import DEFAULTS, per_tower
+from sb3_moe.policies.placement import Architect
+from sb3_moe.policies.towers import Layout
 from sb3_moe.policies.written_by import WrittenBy
-from sb3_moe.towers import Layout
 
 OURS = ("encoder", "num_tasks")
 
@@ -39,7 +43,7 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param action_space: action space
     :param lr_schedule: learning rate schedule
     :param placement: where the experts sit: ``"none"``, ``"middle"``, ``"final"``, ``"all"``,
-        ``"big"``; see :class:`sb3_moe.options.MoEOptions` for this and the other options
+        ``"big"``; see :class:`sb3_moe.policies.options.MoEOptions` for this and the other options
     :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"uniform"`` or
         ``"random"``
     :param num_experts: None: the number of tasks for ``"task"``, else 4
@@ -56,7 +60,7 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
         ``"none"``
     :param features_extractor_class: None: SB3's own where no experts need more, else
-        :class:`sb3_moe.extractors.TaskExtractor`
+        :class:`sb3_moe.policies.extractors.TaskExtractor`
     :param features_extractor_kwargs: its arguments
     :param net_arch: hidden layers; None: SB3's default, or ``[512]`` behind an image encoder
     :raises TypeError: if an option is unknown or has the wrong type
@@ -69,6 +73,7 @@ class MoEPolicy(WrittenBy, BaseModel):
     dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
     encodes_images: ClassVar[bool] = False
     encodes_in_experts: ClassVar[bool] = True
+    _predicting = False
 
     def __init__(
         self,
@@ -159,7 +164,18 @@ class MoEPolicy(WrittenBy, BaseModel):
                 f"{given.__name__}; to name an encoder use "
                 "features_extractor_kwargs=dict(encoder=...)"
             )
+        self._check_images(space, given)
         return given, kwargs
+
+    def _check_images(self, space: gym.Space[Any], extractor: type[BaseFeaturesExtractor]) -> None:
+        """Refuse to flatten in silence what a policy for images was given."""
+        known = issubclass(extractor, TaskExtractor | NatureCNN)
+        if self.dense_extractor is NatureCNN and known and default_encoder(space) == "flat":
+            raise ValueError(
+                f"a policy for images, {type(self).__name__}, needs an image (a Box of three axes) "
+                f"in the observation, got {space}; for others use 'MoeMlpPolicy', or "
+                "'MoeMultiInputPolicy' for a Dict"
+            )
 
     def _default_extractor(
         self, space: gym.Space[Any], kwargs: dict[str, Any]
@@ -215,6 +231,30 @@ class MoEPolicy(WrittenBy, BaseModel):
         if hasattr(self, "share_features_extractor"):
             data["share_features_extractor"] = self.share_features_extractor
         return data
+
+    # Loss-free balancing.
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Set the mode; where an algorithm ends its update with it, the biases move, once.
+
+        Every algorithm of SB3 says False before it collects what the next update learns from: the
+        one moment at which the choice of experts can change without the data of an update coming
+        from other experts than the update itself. ``predict`` says False too, and moves nothing.
+        """
+        super().set_training_mode(mode)
+        if mode or self._predicting or not any(each.bias_rate for each in self.moe.values()):
+            return
+        for layer in self.moe_layers().values():
+            if isinstance(layer, SparseMoE):
+                layer.move_bias()
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Choose actions as SB3's policy does, and leave the policy as it is."""
+        self._predicting = True
+        try:
+            return super().predict(*args, **kwargs)  # type: ignore[misc]  # of the policy behind
+        finally:
+            self._predicting = False
 
     # Towers.
 

@@ -20,9 +20,9 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_moe.placement import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.towers import Layout
+from sb3_moe.policies.placement import Architect
+from sb3_moe.policies.towers import Layout
 
 HEAD_GAIN = {"pi": 0.01, "vf": 1.0}
 

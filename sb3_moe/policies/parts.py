@@ -11,10 +11,10 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_moe.options import DEFAULTS, MoEOptions
-from sb3_moe.placement import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.towers import Columns
+from sb3_moe.policies.options import DEFAULTS, MoEOptions
+from sb3_moe.policies.placement import Architect
+from sb3_moe.policies.towers import Columns
 
 if TYPE_CHECKING:
     _Model = BaseModel
@@ -29,7 +29,7 @@ class MoEPart(_Model):
     ``save`` keeps every argument, so that ``type(part).load`` builds the same part.
 
     :param kwargs: arguments of SB3's network, and the options of its tower
-        (:class:`sb3_moe.options.MoEOptions`)
+        (:class:`sb3_moe.policies.options.MoEOptions`)
     """
 
     dense_class: ClassVar[type[Any]]

@@ -12,9 +12,9 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.td3.policies import Actor, CnnPolicy, MultiInputPolicy, TD3Policy
 from torch import nn
 
-from sb3_moe.placement import Architect
 from sb3_moe.policies.off_policy import MoEActorWithCritics
 from sb3_moe.policies.parts import MoEPart
+from sb3_moe.policies.placement import Architect
 
 
 class MoEActor(MoEPart, Actor):

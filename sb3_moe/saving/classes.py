@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 from sb3_moe import layers
 from sb3_moe.plasticity.activations import ACTIVATIONS
-from sb3_moe.registration import TABLE
+from sb3_moe.policies.registration import TABLE
 from sb3_moe.saving.errors import UnsafeFileError
 
 _SB3 = "stable_baselines3.common"
 _CONTRIB = "sb3_contrib.common"
 
-# What each argument that takes a class may name, as module:Class.
+# What each argument that takes a class may name, as module:Class; a file has the class alone, so
+# that modules may move.
 KNOWN: dict[str, tuple[str, ...]] = {
     "activation_fn": (
         *(f"torch.nn:{each.__name__}" for each in ACTIVATIONS),
@@ -38,7 +39,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
         f"{_SB3}.torch_layers:FlattenExtractor",
         f"{_SB3}.torch_layers:NatureCNN",
         f"{_SB3}.torch_layers:CombinedExtractor",
-        "sb3_moe.extractors:TaskExtractor",
+        "sb3_moe.policies.extractors:TaskExtractor",
     ),
     "replay_buffer_class": (
         f"{_SB3}.buffers:ReplayBuffer",
@@ -57,10 +58,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
 }
 # Options that take a class of ours, by whatever name they have.
 LAYERS = tuple(
-    f"sb3_moe.layers:{name}"
-    for name in layers.__all__
-    if isinstance(getattr(layers, name), type)
-    and issubclass(getattr(layers, name), layers.MoELayer | layers.StackedNetwork)
+    f"sb3_moe.layers:{name}" for name in layers.__all__ if isinstance(getattr(layers, name), type)
 )
 
 
@@ -76,8 +74,8 @@ def name_of(role: str, value: Any) -> dict[str, str]:
     :param value: a class or function
     :raises ValueError: if it has no name that could be given again
     """
-    for name, known in _known(role):
-        if known is value:
+    for name, known in _known(role).items():
+        if _is_installed(known) and _import(known) is value:
             return {"class": name}
     name = getattr(value, "__name__", "")
     if not name.isidentifier():
@@ -98,12 +96,12 @@ def class_of(role: str, value: Mapping[str, Any], custom_objects: Mapping[str, A
     """
     if is_custom(value):
         return custom_object(role, value["custom"], custom_objects)
-    names = KNOWN.get(role, LAYERS)
-    if value["class"] not in names:
+    known = _known(role)
+    if value["class"] not in known:
         raise UnsafeFileError(
             f"its `{role}` is {str(value['class'])[:80]!r}, which is none of the known classes"
         )
-    return _import(value["class"])
+    return _import(known[value["class"]])
 
 
 def custom_object(role: str, name: Any, custom_objects: Mapping[str, Any]) -> Any:
@@ -165,8 +163,8 @@ def policy_of(algorithm: type[Any], value: Any, custom_objects: Mapping[str, Any
     return algorithm.policy_aliases[value]
 
 
-def _known(role: str) -> Iterator[tuple[str, Any]]:
-    return ((name, _import(name)) for name in KNOWN.get(role, LAYERS) if _is_installed(name))
+def _known(role: str) -> dict[str, str]:
+    return {name.partition(":")[2]: name for name in KNOWN.get(role, LAYERS)}
 
 
 def _is_installed(name: str) -> bool:

@@ -18,7 +18,6 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_moe.callbacks.generators import get_generators, set_generators
 from sb3_moe.saving import archive, strict_json
 from sb3_moe.saving.archive import Archive
 from sb3_moe.saving.arguments import decode_arguments, set_arguments, set_schedules
@@ -32,6 +31,7 @@ from sb3_moe.saving.spaces import decode_space
 from sb3_moe.saving.tensors import TensorFile
 from sb3_moe.saving.values import Decoder, checked_type
 from sb3_moe.saving.writing import FORMAT, FORMAT_VERSION
+from sb3_moe.snapshot.generators import get_generators, set_generators
 from sb3_moe.version import warn_of_another_major_version
 
 _MAX_JSON = 2**20

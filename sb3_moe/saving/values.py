@@ -18,8 +18,8 @@ from stable_baselines3.common.noise import (
 )
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
-from sb3_moe.callbacks import LinearPerBlock
 from sb3_moe.callbacks.task_switch import Restarted
+from sb3_moe.learning_rates import LinearPerBlock
 from sb3_moe.saving.classes import class_of, name_of
 from sb3_moe.saving.errors import UnsafeFileError
 

@@ -6,8 +6,8 @@ from sb3_moe.extras import require
 
 require("sb3_moe.study", "matplotlib", "pydantic", "rich", "scipy", "tyro", "yaml")
 
-from sb3_moe.study.cell import train_cell
-from sb3_moe.study.config import Architecture, CellConfig, Evaluation
-from sb3_moe.study.folder import CellFolder
+from sb3_moe.study.run.cell import train_cell
+from sb3_moe.study.run.folder import CellFolder
+from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
 
 __all__ = ["Architecture", "CellConfig", "CellFolder", "Evaluation", "train_cell"]

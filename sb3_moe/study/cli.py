@@ -13,11 +13,11 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from sb3_moe.study.architectures import named_architecture
 from sb3_moe.study.commands import CACHE, plan, report, run_study, status
-from sb3_moe.study.config import Architecture
-from sb3_moe.study.engine import Engine, LocalEngine
-from sb3_moe.study.grid import StudyConfig, load_study
+from sb3_moe.study.run.engine import Engine, LocalEngine
+from sb3_moe.study.spec.architectures import named_architecture
+from sb3_moe.study.spec.config import Architecture
+from sb3_moe.study.spec.grid import StudyConfig, load_study
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Run:
         :param root: the study's folder
         """
         if self.engine == "ray":
-            from sb3_moe.study.ray_engine import RayEngine
+            from sb3_moe.study.run.ray_engine import RayEngine
 
             return RayEngine(self.address, self.cpus, self.gpus)
         return LocalEngine(self.processes, root / CACHE)

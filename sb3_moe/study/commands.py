@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sb3_moe.study.claims import load_claims
-from sb3_moe.study.engine import Engine, check_processes, child_environment, environment
-from sb3_moe.study.folder import write_json
-from sb3_moe.study.grid import StudyConfig
-from sb3_moe.study.provenance import provenance
-from sb3_moe.study.random_policy import random_returns, read_returns
-from sb3_moe.study.runner import Job, changes, locked, refuse_changes, run, survey, unfinished
-from sb3_moe.study.speeds import measured_speeds
-from sb3_moe.study.view import LiveView
+from sb3_moe.study.report.claims import load_claims
+from sb3_moe.study.run.engine import Engine, check_processes, child_environment, environment
+from sb3_moe.study.run.folder import write_json
+from sb3_moe.study.run.provenance import provenance
+from sb3_moe.study.run.random_policy import random_returns, read_returns
+from sb3_moe.study.run.runner import Job, changes, locked, refuse_changes, run, survey, unfinished
+from sb3_moe.study.run.speeds import measured_speeds
+from sb3_moe.study.run.view import LiveView
+from sb3_moe.study.spec.grid import StudyConfig
 
 #: Where, in a study's folder, processes leave each other what jax has compiled.
 CACHE = ".jax"
@@ -144,7 +144,7 @@ def rehearse(jobs: Sequence[Job], root: Path) -> None:
 
     :raises ValueError: naming the architecture that can't be built
     """
-    from sb3_moe.study.networks import check_networks
+    from sb3_moe.study.spec.networks import check_networks
 
     with environment(child_environment(root / CACHE)):
         check_networks([job.cell for job in jobs])
@@ -152,7 +152,7 @@ def rehearse(jobs: Sequence[Job], root: Path) -> None:
 
 def report(study: StudyConfig, root: Path, console: Console, to: Path | None = None) -> int:
     """Write the report from what is done."""
-    from sb3_moe.study.report import write_report
+    from sb3_moe.study.report.writing import write_report
 
     page = write_report(study, root, to)
     say(console, f"report: {page}")

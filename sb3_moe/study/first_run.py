@@ -17,18 +17,18 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from sb3_moe.study.architectures import moe_architecture, title
 from sb3_moe.study.commands import CACHE, prepare, rehearse, say
-from sb3_moe.study.config import Architecture, Evaluation, Regime
-from sb3_moe.study.engine import LocalEngine
-from sb3_moe.study.folder import check_writable
-from sb3_moe.study.grid import StudyConfig
-from sb3_moe.study.page import number
-from sb3_moe.study.report import write_report
-from sb3_moe.study.results import load_results
-from sb3_moe.study.runner import Job, locked, refuse_changes, run, survey, unfinished
-from sb3_moe.study.tables import Rows, summary
-from sb3_moe.study.view import LiveView
+from sb3_moe.study.report.page import number
+from sb3_moe.study.report.results import load_results
+from sb3_moe.study.report.tables import Rows, summary
+from sb3_moe.study.report.writing import write_report
+from sb3_moe.study.run.engine import LocalEngine
+from sb3_moe.study.run.folder import check_writable
+from sb3_moe.study.run.runner import Job, locked, refuse_changes, run, survey, unfinished
+from sb3_moe.study.run.view import LiveView
+from sb3_moe.study.spec.architectures import moe_architecture, title
+from sb3_moe.study.spec.config import Architecture, Evaluation, Regime
+from sb3_moe.study.spec.grid import StudyConfig
 
 ROLLOUT = 64 * 128
 

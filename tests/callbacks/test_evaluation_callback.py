@@ -252,7 +252,7 @@ def test_a_window_below_one_is_refused():
 
 
 def test_a_wrapper_that_cannot_be_copied_is_named():
-    from sb3_moe.callbacks.pinned_env import wrap_like
+    from sb3_moe.evaluation.pinned_env import wrap_like
 
     class Strange(VecEnvWrapper):
         def reset(self):

@@ -9,6 +9,7 @@ from toy import pinned, toy_vec_env
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.buffers import MultiTaskReplayBuffer
+from sb3_moe.buffers.reservoir import Reservoir
 from sb3_moe.callbacks import (
     LinearPerBlock,
     ReDoCallback,
@@ -17,7 +18,6 @@ from sb3_moe.callbacks import (
     TaskGradientCallback,
     TaskSwitchCallback,
 )
-from sb3_moe.callbacks.reservoir import Reservoir
 from sb3_moe.callbacks.task_switch import Restarted
 
 SEQUENCE = (0,) * 20 + (1,) * 200

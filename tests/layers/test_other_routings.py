@@ -90,6 +90,16 @@ def test_the_task_id_picks_the_expert(
     th.testing.assert_close(routing.experts_BNk[..., 0], ids.argmax(-1))
 
 
+@pytest.mark.parametrize("mask_limit", [-1, 10**9])
+def test_a_normalised_task_id_still_picks_one_expert_on_every_path(monkeypatch, mask_limit):
+    monkeypatch.setattr(experts, "MASK_LIMIT", mask_limit)
+    layer = TaskMoE(network(3)).double()
+    x, ids = th.randn(6, 1, 5, dtype=th.float64), onehot(6, 1, 3)
+    y, routing = layer(x, 2.5 * ids - 1)
+    th.testing.assert_close(y, reference.task_moe(layer, x, ids))
+    assert th.equal(routing.gates_BNE, ids)
+
+
 @pytest.mark.parametrize(("wide", "cache"), [(0, 10**9), (10**9, 10**9), (0, 0)])
 @pytest.mark.parametrize(("batch", "tokens", "num_experts"), [(4, 1, 3), (2, 3, 2), (1, 1, 1)])
 def test_uniform_is_the_mean_over_experts(monkeypatch, batch, tokens, num_experts, wide, cache):

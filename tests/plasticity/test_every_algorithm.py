@@ -20,7 +20,7 @@ from sb3_moe.plasticity import (
 )
 from sb3_moe.plasticity.measure import tower_outputs
 from sb3_moe.plasticity.wiring import heads, wirings
-from sb3_moe.registration import TABLE
+from sb3_moe.policies.registration import TABLE
 
 ACTOR_AND_VALUE, ACTOR_AND_CRITICS = {"pi", "vf"}, {"pi", "qf0", "qf1"}
 TOWERS = {

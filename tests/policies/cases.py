@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import arena
 
-from sb3_moe.options import PLACEMENTS, ROUTERS, ROUTERS_OF, TOKENS, why_invalid
+from sb3_moe.policies.options import PLACEMENTS, ROUTERS, ROUTERS_OF, TOKENS, why_invalid
 
 
 class Case(NamedTuple):
@@ -81,11 +81,12 @@ def options_of(case: Case) -> dict[str, Any]:
         options["expert_width"] = 6
     if case.router != "task":
         options["num_experts"] = 3
+    if arena.kind_of(case.alias) == "MultiInput" and case.router != "uniform":
+        options["task_input"] = "router"
     return {
         "placement": case.placement,
         "router": case.router,
         "tokens": case.tokens,
-        "task_input": "router",
         "net_arch": [8],
         **options,
     }

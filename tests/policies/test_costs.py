@@ -7,7 +7,7 @@ import pytest
 from gymnasium import spaces
 
 from sb3_moe.budget import controls, matching_net_arch, measure
-from sb3_moe.registration import TABLE
+from sb3_moe.policies.registration import TABLE
 
 # As SB3 takes them, so that the dense policy's extractor is SB3's own.
 SPACES = {
@@ -147,7 +147,13 @@ CONTROLLED = [
     CONV | {"router": "task", "num_experts": 2},
     CONV | {"router": "random", "num_slots": 2, "normalize_router": True},
     CONV | {"router": "uniform", "expert_width": 6},
-    CONV | {"placement": "all", "net_arch": [16, 12], "task_input": "router"},
+    CONV
+    | {
+        "placement": "all",
+        "net_arch": [16, 12],
+        "task_input": "router",
+        "features_extractor_kwargs": {"num_tasks": 2},
+    },
     CONV | {"net_arch": [16], "features_extractor_kwargs": {"num_tasks": 2}, "router": "task"},
 ]
 BY_TOWER = [

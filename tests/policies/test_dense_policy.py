@@ -6,7 +6,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_moe.extractors import TaskExtractor
+from sb3_moe.policies.extractors import TaskExtractor
 
 SB3_SPACES = {
     "Mlp": arena.FLAT,

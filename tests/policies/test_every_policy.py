@@ -7,7 +7,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.options import DEFAULTS
+from sb3_moe.policies.options import DEFAULTS
 
 EVERY = cases.every_case()
 COVER = cases.pairwise(EVERY)

@@ -10,8 +10,8 @@ from stable_baselines3.common.vec_env import is_vecenv_wrapped
 from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
 from torch import nn
 
-from sb3_moe.extractors import TaskExtractor
-from sb3_moe.towers import Tower
+from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.towers import Tower
 
 MULTI_CNN = [pair for pair in arena.PAIRS if arena.kind_of(pair[1]) != "Mlp"]
 
@@ -50,6 +50,16 @@ def test_encoders_go_by_name(encoder, alias):
     model = arena.make("PPO", alias, env, features_extractor_kwargs=kwargs, net_arch=[8])
     assert model.policy.features_extractor.encoder == encoder
     arena.train(model)
+
+
+@pytest.mark.parametrize("placement", ["none", "middle", "big"])
+def test_a_policy_for_images_refuses_flat_observations(placement):
+    message = r"MoeCnnPolicy, needs an image .*, got Box\(-1.0, 1.0, \(5,\).* 'MoeMlpPolicy'"
+    with pytest.raises(ValueError, match=message):
+        arena.make("PPO", "MoeCnnPolicy", arena.Arena(arena.FLAT), placement=placement)
+    kwargs = {"features_extractor_class": FlattenExtractor}
+    if placement != "big":
+        arena.make("PPO", "MoeCnnPolicy", arena.Arena(arena.FLAT), placement=placement, **kwargs)
 
 
 def test_the_mlp_policy_flattens_images():

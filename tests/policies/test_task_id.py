@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_moe.extractors import TaskExtractor
-from sb3_moe.towers import MoEBlock
+from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.towers import MoEBlock
 
 TASK_INPUTS = ("both", "router", "experts", "none")
 FLAT_TASK = arena.with_task(arena.FLAT)
@@ -152,6 +153,20 @@ def test_planes_at_the_end_of_an_image_serve_as_the_id(alias):
     gates = model.policy.routing(obs)["vf.middle"].gates_BNE
     assert gates[:, 0].tolist() == [[1, 0, 0], [0, 0, 1]]
     arena.train(model)
+
+
+def test_behind_vec_normalize_a_one_hot_still_sends_each_task_to_its_expert():
+    env = arena.default_env("PPO", "MoeMlpPolicy", num_tasks=3)
+    normalized = VecNormalize(DummyVecEnv([lambda: env]))
+    model = arena.train(
+        arena.make("PPO", env=normalized, router="task", features_extractor_kwargs={"num_tasks": 3})
+    )
+    obs = np.zeros((3, 8), np.float32)
+    obs[:, 5:] = np.eye(3)
+    seen = normalized.normalize_obs(obs)
+    assert not np.isin(seen[:, 5:], [0, 1]).any()
+    gates = model.policy.routing(seen)["pi.middle"].gates_BNE
+    assert th.equal(gates[:, 0], th.eye(3))
 
 
 def test_without_a_number_of_tasks_a_box_has_no_id():

@@ -6,9 +6,10 @@ import pytest
 from made_up_study import run, write, write_arrays
 from rich.console import Console
 
-from sb3_moe.study import cli, first_run, runner
-from sb3_moe.study.folder import CellFolder, write_json
-from sb3_moe.study.runner import survey
+from sb3_moe.study import cli, first_run
+from sb3_moe.study.run import runner
+from sb3_moe.study.run.folder import CellFolder, write_json
+from sb3_moe.study.run.runner import survey
 
 SB3S = "stable_baselines3.common.policies:MultiInputActorCriticPolicy"
 

@@ -5,8 +5,8 @@ import json
 from stable_baselines3 import PPO
 
 from sb3_moe.callbacks import TaskRolloutCallback
-from sb3_moe.study.heartbeat import Heartbeat
-from sb3_moe.vec_env import make_multitask_vec_env
+from sb3_moe.study.run.heartbeat import Heartbeat
+from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
 from sb3_moe_envs import Task
 
 

@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_moe.study.random_policy import random_returns
+from sb3_moe.study.run.random_policy import random_returns
 
 
 class Lives(gym.Env):

@@ -112,9 +112,14 @@ class Channels:
 
 
 def channel_axis(box: spaces.Box) -> int:
-    """Return where an image keeps its channels: SB3's rule for uint8 images, else last."""
-    is_image = box.dtype == np.uint8 and bool((box.high == 255).all())
-    return 0 if is_image and int(np.argmin(box.shape)) == 0 else 2
+    """Return where an image keeps its channels: on the first axis if it is the shortest, else last.
+
+    Where another axis is as short, the first counts only in what SB3 takes for images, uint8 in
+    [0, 255], as in SB3.
+    """
+    first, *others = box.shape
+    is_image = box.dtype == np.uint8 and bool((box.low == 0).all() and (box.high == 255).all())
+    return 0 if first < min(others) or (is_image and first == min(others)) else 2
 
 
 def _require_box(space: Space[Any], ndim: int, mode: str) -> Any:

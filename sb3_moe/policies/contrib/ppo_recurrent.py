@@ -21,9 +21,9 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_moe.placement import Architect
 from sb3_moe.policies.on_policy import MoEActorCritic
-from sb3_moe.towers import Layout
+from sb3_moe.policies.placement import Architect
+from sb3_moe.policies.towers import Layout
 
 if TYPE_CHECKING:
 

@@ -19,10 +19,10 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_moe.placement import Architect
 from sb3_moe.policies.dqn import MoEQ
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.parts import MoEPart, make_part
+from sb3_moe.policies.placement import Architect
 
 if TYPE_CHECKING:
 

@@ -1,0 +1,1 @@
+"""Every task, played in environments of its own."""

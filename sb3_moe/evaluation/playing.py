@@ -1,0 +1,105 @@
+"""Play a fixed number of episodes of every task.
+
+Shapes: N tasks, n episodes of each.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_moe.evaluation.outcomes import Successes, game_return, is_lost_life, monitored
+from sb3_moe.tasks.of_env import task_names, tasks_played
+
+Array = npt.NDArray[np.float64]
+
+
+class TaskEpisodes(NamedTuple):
+    """The episodes of an evaluation.
+
+    :param returns: (N, n)
+    :param lengths: (N, n) in steps
+    :param successes: (N, n), 1 where any step's info had ``is_success`` or ``success`` true, else
+        0; NaN where the task does not say
+    """
+
+    returns: Array
+    lengths: Array
+    successes: Array
+
+
+def evaluate_tasks(
+    model: BaseAlgorithm, env: VecEnv, n_eval_episodes: int = 10, deterministic: bool = True
+) -> TaskEpisodes:
+    """Play every task of an environment in which each copy plays one task for good.
+
+    Each copy has its own share of the episodes: taking those that end first would favour short
+    ones. An Atari game is played to its end, over all lives, and its return is the game's score.
+
+    :param model: only its ``predict`` is used, with ``action_masks`` where it takes them and the
+        environment has them
+    :param env: a monitored environment, multi-task or of a single task
+    :param n_eval_episodes: of each task, at least 1
+    :param deterministic: as in ``predict``
+    :raises ValueError: if a task is not played, or ``n_eval_episodes`` is below 1
+    """
+    if n_eval_episodes < 1:
+        raise ValueError(f"`n_eval_episodes` must be at least 1, got {n_eval_episodes}")
+    obs = env.reset()
+    tasks = tasks_played(env)
+    quota = _quotas(tasks, task_names(env), n_eval_episodes)
+    episodes: list[list[tuple[float, float, float]]] = [[] for _ in range(env.num_envs)]
+    successes, lengths = Successes(env.num_envs), np.zeros(env.num_envs)
+    states, starts = None, np.ones(env.num_envs, dtype=bool)
+    masked = _takes_masks(model) and env.has_attr("action_masks")
+    while any(len(mine) < wanted for mine, wanted in zip(episodes, quota, strict=True)):
+        masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
+        actions, states = model.predict(
+            obs,  # type: ignore[arg-type]  # a tuple of observations is not supported by SB3
+            state=states,
+            episode_start=starts,
+            deterministic=deterministic,
+            **masks,
+        )
+        obs, _, starts, infos = env.step(actions)
+        successes.step(infos)
+        for i in np.flatnonzero(starts).tolist():
+            lengths[i] += monitored(infos[i])["l"]
+            if is_lost_life(infos[i]):
+                continue
+            episode = game_return(infos[i]), float(lengths[i]), successes.end(i)
+            lengths[i] = 0
+            if len(episodes[i]) < quota[i]:
+                episodes[i].append(episode)
+    return _by_task(episodes, tasks, n_eval_episodes)
+
+
+def _takes_masks(model: BaseAlgorithm) -> bool:
+    return "action_masks" in inspect.signature(model.predict).parameters
+
+
+def _quotas(tasks: npt.NDArray[np.int64], names: list[str], episodes: int) -> list[int]:
+    """Share the episodes of each task among the copies that play it."""
+    missing = [name for k, name in enumerate(names) if k not in tasks]
+    if missing:
+        raise ValueError(
+            f"`eval_env` must play every task in a copy of its own, but lacks {missing}; build it "
+            "with sb3_moe.make_multitask_vec_env(tasks, schedule=Interleave())"
+        )
+    rank = [int((tasks[:i] == task).sum()) for i, task in enumerate(tasks)]
+    copies = [int((tasks == task).sum()) for task in tasks]
+    return [(episodes + n - 1 - r) // n for r, n in zip(rank, copies, strict=True)]
+
+
+def _by_task(
+    episodes: list[list[tuple[float, float, float]]], tasks: npt.NDArray[np.int64], count: int
+) -> TaskEpisodes:
+    table = np.empty((int(tasks.max()) + 1, count, 3))
+    for task in range(len(table)):
+        table[task] = [e for i in np.flatnonzero(tasks == task) for e in episodes[i]]
+    return TaskEpisodes(*np.moveaxis(table, -1, 0))

@@ -1,0 +1,1 @@
+"""Files that are whole whenever they are read."""

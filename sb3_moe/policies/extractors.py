@@ -1,0 +1,247 @@
+"""Features extractors that keep the task id apart: features are ``[x | one-hot(task)]``.
+
+Shapes: B batch, F features, N tasks, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_moe.layers.encoder import Residual
+from sb3_moe.observations.pictures import Shape, channel_axis, image_shape_of, is_image
+from sb3_moe.observations.task_ids import TASK_KEY, Tail, as_one_hot, has_task_key
+
+
+def minatar_convs(channels: int) -> nn.Sequential:
+    """Return MinAtar's one convolution (arXiv 1903.03176): 16 filters of 3x3."""
+    return nn.Sequential(nn.Conv2d(channels, 16, 3), nn.ReLU())
+
+
+def nature_convs(channels: int) -> nn.Sequential:
+    """Return the three convolutions of DQN (Mnih et al. 2015), as SB3's ``NatureCNN``."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 8, stride=4),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 4, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3),
+        nn.ReLU(),
+    )
+
+
+def impala_convs(channels: int) -> nn.Sequential:
+    """Return IMPALA's three residual stages (arXiv 1802.01561, figure 3)."""
+    layers: list[nn.Module] = []
+    for width in (16, 32, 32):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.MaxPool2d(3, 2, padding=1)]
+        layers += [_impala_block(width), _impala_block(width)]
+        channels = width
+    return nn.Sequential(*layers, nn.ReLU())
+
+
+def _impala_block(width: int) -> Residual:
+    convs = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+    return Residual(nn.Sequential(*(layer for conv in convs for layer in (nn.ReLU(), conv))))
+
+
+CONVS: dict[str, Callable[[int], nn.Sequential]] = {
+    "minatar": minatar_convs,
+    "nature": nature_convs,
+    "impala": impala_convs,
+}
+ENCODERS = ("flat", *CONVS)
+SMALLEST = {"minatar": 3, "nature": 36, "impala": 1}
+
+
+def make_convs(encoder: str, image_shape: Shape) -> nn.Sequential:
+    """Build an encoder's convolutions.
+
+    :param encoder: one of ``ENCODERS`` but ``"flat"``
+    :param image_shape: (C, H, W)
+    :raises ValueError: if the image is too small for the encoder
+    """
+    smallest = SMALLEST[encoder]
+    if min(image_shape[1:]) < smallest:
+        raise ValueError(
+            f"`encoder`={encoder!r} needs images of at least {smallest}x{smallest}, got "
+            f"{image_shape[1]}x{image_shape[2]}; 'minatar' takes small ones"
+        )
+    return CONVS[encoder](image_shape[0])
+
+
+def map_shape_of(encoder: str, image_shape: Shape) -> Shape:
+    """Return the (C, H, W) that an encoder makes of an image."""
+    convs = make_convs(encoder, image_shape).to("meta")
+    shape = convs(th.empty(1, *image_shape, device="meta")).shape[1:]
+    return (shape[0], shape[1], shape[2])
+
+
+def default_encoder(space: spaces.Space[Any], *, normalized: bool = False) -> str:
+    """Return the encoder for an observation: MinAtar's below 36x36, Nature's above, or flat."""
+    images = [each for each in _parts(space).values() if is_image(each)]
+    if not images:
+        return "flat"
+    shape = image_shape_of(images[0], channel_axis(images[0], normalized=normalized))
+    return "minatar" if min(shape[1:]) < 36 else "nature"
+
+
+def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
+    """Return what there is to see beside the task id, by key."""
+    if not isinstance(space, spaces.Dict):
+        return {"": space}
+    return {key: each for key, each in space.spaces.items() if key != TASK_KEY}
+
+
+class TaskExtractor(BaseFeaturesExtractor):
+    """Encode what is seen and put the one-hot task id behind it: (B, F) = ``[x | one-hot]``.
+
+    The id is a Dict's ``task_id``, or the last ``num_tasks`` features (or channels) of a Box.
+    Pictures may have their channels first or last: see
+    :func:`sb3_moe.observations.pictures.channel_axis`.
+
+    :param observation_space: Box, or Dict with at most one Discrete ``task_id``
+    :param encoder: ``"flat"``, ``"minatar"``, ``"nature"`` or ``"impala"``
+    :param num_tasks: number of tasks in a one-hot that is part of a Box observation
+    :param features_dim: add a linear layer of this width after the convolutions; then there is no
+        feature map
+    :param raw: leave the encoding to the experts and hand on the flattened observation
+    :param normalized_image: images are scaled already, so SB3's rule for their channels holds for
+        all of them; ``normalize_images=False`` sets it
+    :raises ValueError: if an argument does not fit the space
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        *,
+        encoder: str = "flat",
+        num_tasks: int | None = None,
+        features_dim: int | None = None,
+        raw: bool = False,
+        normalized_image: bool = False,
+    ) -> None:
+        if encoder not in ENCODERS:
+            raise ValueError(f"`encoder` must be one of {list(ENCODERS)}, got {encoder!r}")
+        super().__init__(observation_space, features_dim=1)
+        self.encoder, self.raw = encoder, raw
+        parts = _parts(observation_space)
+        self._task_in_obs = self._find_task(observation_space, num_tasks)
+        self._task_in_planes = self._task_in_obs and is_image(observation_space)
+        self.channel_axes = {
+            key: channel_axis(each, normalized=normalized_image)
+            for key, each in parts.items()
+            if is_image(each)
+        }
+        if self._task_in_planes:
+            parts = self._without_planes(observation_space)
+        images = [key for key, each in parts.items() if is_image(each)]
+        if encoder != "flat" and not images:
+            raise ValueError(
+                f"`encoder`={encoder!r} needs an image (a Box of three axes), got "
+                f"{observation_space}; 'flat' takes anything"
+            )
+        if raw and encoder != "flat" and len(images) > 1:
+            raise ValueError(f"`placement`='big' takes one image key, got {images}")
+        self.image_keys = images if encoder != "flat" else []
+        self.flat_keys = [key for key in parts if key not in self.image_keys]
+        self.image_shapes = {
+            key: image_shape_of(parts[key], self.channel_axes[key]) for key in self.image_keys
+        }
+        self.map_shape: Shape | None = None
+        self.image_shape: Shape | None = None
+        flat_dim = sum(get_flattened_obs_dim(parts[key]) for key in self.flat_keys)
+        if self._task_in_obs and not self._task_in_planes:
+            flat_dim -= self.num_tasks
+            if flat_dim < 1:
+                raise ValueError(
+                    f"`num_tasks`={num_tasks} leaves no feature of {flat_dim + self.num_tasks}"
+                )
+        image_dim = self._build_image_encoders(features_dim)
+        self._features_dim = image_dim + flat_dim + self.num_tasks
+
+    def _find_task(self, space: gym.Space[Any], num_tasks: int | None) -> bool:
+        if num_tasks is not None and num_tasks < 1:
+            raise ValueError(f"`num_tasks` must be at least 1, got {num_tasks}")
+        if has_task_key(space):
+            task_space = space[TASK_KEY]  # type: ignore[index]  # a Dict, then
+            if not isinstance(task_space, spaces.Discrete):
+                raise ValueError(f"`task_id` must be Discrete, got {task_space}")
+            self.num_tasks = int(task_space.n)
+            if num_tasks not in (None, self.num_tasks):
+                raise ValueError(
+                    f"`num_tasks` must agree with the task_id space, {self.num_tasks}, "
+                    f"got {num_tasks}"
+                )
+            return False
+        self.num_tasks = num_tasks or 0
+        if num_tasks and not isinstance(space, spaces.Box):
+            raise ValueError(f"`num_tasks` needs a Box observation, got {space}")
+        return num_tasks is not None
+
+    def _without_planes(self, space: gym.Space[Any]) -> dict[str, spaces.Space[Any]]:
+        """Find the planes that show the task, and return the space of the picture without them."""
+        assert isinstance(space, spaces.Box)
+        self._planes = Tail.of_space(space, self.num_tasks, planes=True)
+        axis = self.channel_axes[""] = self._planes.axis + 3
+        num_channels = space.shape[axis] - self.num_tasks
+        if num_channels < 1:
+            raise ValueError(
+                f"`num_tasks`={self.num_tasks} leaves no channel of {space.shape[axis]}"
+            )
+        low, high = (np.delete(b, np.s_[num_channels:], axis) for b in (space.low, space.high))
+        return {"": spaces.Box(low, high, dtype=space.dtype)}  # type: ignore[arg-type]  # as given
+
+    def _build_image_encoders(self, linear: int | None) -> int:
+        self.convs, self.linears = nn.ModuleList(), nn.ModuleList()
+        alone = len(self.image_keys) == 1 and not self.flat_keys
+        dim = 0
+        for shape in self.image_shapes.values():
+            map_shape = map_shape_of(self.encoder, shape)
+            if self.raw:
+                self.image_shape = shape
+                dim += math.prod(shape)
+                continue
+            self.convs.append(make_convs(self.encoder, shape))
+            if linear is not None:
+                layers = (nn.Linear(math.prod(map_shape), linear), nn.ReLU())
+                self.linears.append(nn.Sequential(*layers))
+            elif alone:
+                self.map_shape = map_shape
+            dim += math.prod(map_shape) if linear is None else linear
+        return dim
+
+    def forward(self, observations: PyTorchObs) -> th.Tensor:
+        """Return the features (B, F)."""
+        by_key = observations if isinstance(observations, dict) else {"": observations}
+        task = by_key.get(TASK_KEY)
+        if self._task_in_planes:
+            task = as_one_hot(self._planes.codes(by_key[""]))
+            by_key = {"": self._planes.split(by_key[""])[0]}
+        parts: list[th.Tensor] = []
+        for i, key in enumerate(self.image_keys):
+            image = by_key[key]
+            parts.append(
+                self._encode(i, image.permute(0, 3, 1, 2) if self.channel_axes[key] == 2 else image)
+            )
+        # A flat Box that ends in the one-hot already is [x | one-hot].
+        parts += [by_key[key].flatten(1) for key in self.flat_keys]
+        if task is not None:
+            parts.append(task.flatten(1))
+        return parts[0] if len(parts) == 1 else th.cat(parts, dim=1)
+
+    def _encode(self, i: int, image: th.Tensor) -> th.Tensor:
+        if self.raw:
+            return image.flatten(1)
+        encoded = self.convs[i](image).flatten(1)
+        return self.linears[i](encoded) if len(self.linears) else encoded

@@ -1,0 +1,1 @@
+"""What came out of a study: measures, verdicts, and the page."""

@@ -1,0 +1,300 @@
+"""Claims as data: which runs are compared, on what, and what difference would matter."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+
+from sb3_moe.metrics import bootstrap_interval, holm
+from sb3_moe.study.report.measures import MEASURES, References, Run, measure
+from sb3_moe.study.report.verdict import (
+    Estimate,
+    Expects,
+    Rule,
+    Verdict,
+    combine,
+    decide,
+    t_interval,
+    t_tests,
+)
+from sb3_moe.study.spec.architectures import title
+from sb3_moe.study.spec.config import Regime
+from sb3_moe.study.spec.entries import read_yaml
+
+#: By seed and game.
+Values = dict[tuple[int, str], float]
+#: A regime, and its order of games.
+Setting = tuple[str, tuple[str, ...]]
+#: A run, and what was measured of each game.
+Measured = tuple[Run, Mapping[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selector:
+    """Which runs: those that match in everything that is named.
+
+    :param architecture: the column's name
+    :param regime: None for any
+    :param order: of games, None for any
+    :raises ValueError: if there is no such regime
+    """
+
+    architecture: str
+    regime: str | None = None
+    order: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.regime not in (None, *get_args(Regime)):
+            allowed = ", ".join(get_args(Regime))
+            raise ValueError(f"`regime` must be one of {allowed}, got {self.regime!r}")
+
+    @property
+    def label(self) -> str:
+        """Say which runs are meant."""
+        order = f"({', '.join(self.order)})" if self.order else None
+        regime = self.regime.upper() if self.regime else None
+        return " ".join(word for word in (regime, order, title(self.architecture)) if word)
+
+    def matches(self, run: Run) -> bool:
+        """Say whether a run is meant."""
+        cell = run.cell
+        return (
+            cell.architecture.name == self.architecture
+            and self.regime in (None, cell.regime)
+            and self.order in (None, cell.order)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A difference between groups of runs, seed by seed and game by game.
+
+    :param measure: one of :data:`~sb3_moe.study.report.measures.MEASURES`
+    :param plus: groups that are added
+    :param minus: groups that are subtracted
+    :param expects: what the claim says of the difference
+    :param smallest_effect: the smallest difference that matters, in the measure's unit
+    :param primary: whether the verdict rests on it; the others are only shown
+    :raises ValueError: if a value is out of its range
+    """
+
+    measure: str
+    plus: tuple[Selector, ...]
+    minus: tuple[Selector, ...]
+    expects: Expects
+    smallest_effect: float
+    primary: bool = True
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise ValueError(f"`measure` must be one of {', '.join(MEASURES)}, got {self.measure}")
+        if self.expects not in get_args(Expects):
+            allowed = ", ".join(get_args(Expects))
+            raise ValueError(f"`expects` must be one of {allowed}, got {self.expects!r}")
+        if self.smallest_effect <= 0:
+            raise ValueError(f"`smallest_effect` must be above 0, got {self.smallest_effect}")
+
+    @property
+    def label(self) -> str:
+        """Say the difference: ``CRL SoftMoE-Big - CRL Dense``."""
+        minus = "".join(f" - {selector.label}" for selector in self.minus)
+        return " + ".join(selector.label for selector in self.plus) + minus
+
+    def differences(self, measured: Sequence[Measured]) -> Values:
+        """Give the difference for every seed and game that all groups have.
+
+        Each group is averaged over its orders of games; while some are missing, over those that the
+        groups of one regime share, lest the difference between orders pass for theirs.
+        """
+        selectors = self.plus + self.minus
+        signs = [1.0] * len(self.plus) + [-1.0] * len(self.minus)
+        groups = [_by_setting(selector, measured) for selector in selectors]
+        found = {}
+        for key in sorted(set.intersection(*map(set, groups))):
+            alike = _comparable(selectors, [group[key] for group in groups])
+            if all(alike):
+                means = [float(np.mean(values)) for values in alike]
+                found[key] = sum(sign * mean for sign, mean in zip(signs, means, strict=True))
+        return found
+
+
+def _by_setting(
+    selector: Selector, measured: Sequence[Measured]
+) -> dict[tuple[int, str], dict[Setting, float]]:
+    """Give a group's values for every seed and game, by regime and order."""
+    found: dict[tuple[int, str], dict[Setting, float]] = defaultdict(dict)
+    for run, values in measured:
+        if selector.matches(run):
+            for game, value in values.items():
+                if np.isfinite(value):
+                    found[run.cell.seed, game][run.cell.regime, run.cell.order] = value
+    return found
+
+
+def _comparable(
+    selectors: Sequence[Selector], groups: Sequence[Mapping[Setting, float]]
+) -> list[list[float]]:
+    """Leave out orders that another group of the same regime lacks, unless the claim names one."""
+    free = [group for selector, group in zip(selectors, groups, strict=True) if not selector.order]
+
+    def shared(setting: Setting) -> bool:
+        alike = (group for group in free if any(regime == setting[0] for regime, _ in group))
+        return all(setting in group for group in alike)
+
+    return [
+        [value for setting, value in group.items() if selector.order or shared(setting)]
+        for selector, group in zip(selectors, groups, strict=True)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Something that was said, and the contrasts that test it.
+
+    :param name: a word
+    :param text: what is claimed
+    :param contrasts: at least one of them primary
+    """
+
+    name: str
+    text: str
+    contrasts: tuple[Contrast, ...]
+
+
+@dataclass(frozen=True)
+class Claims:
+    """A file of claims.
+
+    :param rule: how an interval becomes a verdict
+    :param claims: in the order of the report
+    """
+
+    rule: Rule = field(default_factory=Rule)
+    claims: tuple[Claim, ...] = ()
+
+
+class Row(NamedTuple):
+    """One line of the report: a contrast on one game.
+
+    ``verdict_by_t`` is what the rule says with Student's interval in place of the bootstrap.
+    """
+
+    contrast: Contrast
+    game: str
+    estimate: Estimate
+    p_adjusted: float
+    verdict: Verdict
+    verdict_by_t: Verdict
+
+
+class Finding(NamedTuple):
+    """A claim and what came out."""
+
+    claim: Claim
+    rows: list[Row]
+    verdict: Verdict
+    verdict_by_t: Verdict
+
+
+def load_claims(path: Path) -> Claims:
+    """Read a file of claims.
+
+    :raises ValueError: naming the file or the claim that can't be read, and why
+    """
+    try:
+        values = read_yaml(path.read_text())
+        rule, entries = Rule(**values.get("rule", {})), list(values["claims"])
+    except KeyError as error:
+        raise ValueError(f"`claims` in {path} must have an entry {error}, got none") from error
+    except (OSError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"`claims` must be a file of claims and their rule: {error}") from error
+    return Claims(rule, tuple(_read_claim(entry, path) for entry in entries))
+
+
+def _read_claim(entry: Any, path: Path) -> Claim:
+    name = entry.get("name") if isinstance(entry, Mapping) else entry
+    try:
+        contrasts = tuple(_read_contrast(contrast) for contrast in entry["contrasts"])
+        return Claim(name=entry["name"], text=entry["text"], contrasts=contrasts)
+    except KeyError as error:
+        raise ValueError(f"claim {name!r} of {path.name} must have an entry {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"claim {name!r} of {path.name}: {error}") from error
+
+
+def _read_contrast(values: Mapping[str, Any]) -> Contrast:
+    groups = {side: tuple(_read_selector(v) for v in values[side]) for side in ("plus", "minus")}
+    return Contrast(**{**values, **groups})
+
+
+def _read_selector(values: Mapping[str, Any]) -> Selector:
+    order = values.get("order")
+    return Selector(**{**values, "order": tuple(order) if order else None})
+
+
+def judge_claims(claims: Claims, runs: Sequence[Run], references: References) -> list[Finding]:
+    """Test every claim on the runs that there are.
+
+    :param claims: what is claimed, and the rule
+    :param runs: finished runs
+    :param references: what returns are compared with
+    """
+    rows = [
+        (claim, row)
+        for claim in claims.claims
+        for contrast in claim.contrasts
+        for row in _estimates(contrast, runs, references, claims.rule)
+    ]
+    primary = [index for index, (_, row) in enumerate(rows) if row.contrast.primary]
+    p_values = [rows[i][1].estimate.p_value(rows[i][1].contrast.expects) for i in primary]
+    adjusted = dict(zip(primary, holm(p_values), strict=True))
+    judged = [
+        (claim, _judge(row, adjusted.get(index), claims.rule))
+        for index, (claim, row) in enumerate(rows)
+    ]
+    return [_finding(claim, [r for c, r in judged if c is claim]) for claim in claims.claims]
+
+
+def _estimates(
+    contrast: Contrast, runs: Sequence[Run], references: References, rule: Rule
+) -> list[Row]:
+    """Estimate a contrast on each game; not yet judged."""
+    measured = [(run, measure(contrast.measure, run, references)) for run in runs]
+    by_game: dict[str, list[float]] = defaultdict(list)
+    for (_, game), value in contrast.differences(measured).items():
+        by_game[game].append(value)
+    return [
+        Row(contrast, game, estimate(np.array(values), rule), 1.0, "undecided", "undecided")
+        for game, values in by_game.items()
+    ]
+
+
+def estimate(differences: np.ndarray[Any, np.dtype[np.float64]], rule: Rule) -> Estimate:
+    """Summarise paired differences, one per seed; a single one has no interval."""
+    mean, low, high = float(np.mean(differences)), float("nan"), float("nan")
+    if len(differences) > 1:
+        low, high = bootstrap_interval(differences, confidence=rule.interval, seed=0)
+    student = t_interval(differences, rule.interval)
+    return Estimate(mean, low, high, *t_tests(differences), len(differences), *student)
+
+
+def _judge(row: Row, adjusted: float | None, rule: Rule) -> Row:
+    """Apply the rule; what is not primary keeps its own p-value."""
+    contrast = row.contrast
+    p = row.estimate.p_value(contrast.expects) if adjusted is None else adjusted
+    verdict, by_t = (
+        decide(estimate, p, contrast.expects, contrast.smallest_effect, rule)
+        for estimate in (row.estimate, row.estimate.by_t())
+    )
+    return row._replace(p_adjusted=p, verdict=verdict, verdict_by_t=by_t)
+
+
+def _finding(claim: Claim, rows: list[Row]) -> Finding:
+    primary = [row for row in rows if row.contrast.primary]
+    verdicts = combine([row.verdict for row in primary])
+    return Finding(claim, rows, verdicts, combine([row.verdict_by_t for row in primary]))

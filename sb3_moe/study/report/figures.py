@@ -1,0 +1,246 @@
+"""Pictures over the seeds of a study; those of a single run are in :mod:`sb3_moe.plots`."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sb3_moe.plots.style import COLOURS, LINES, as_written
+from sb3_moe.study.report.claims import Finding
+from sb3_moe.study.report.measures import Array, Run
+from sb3_moe.study.spec.architectures import heading, title
+
+MILLION = 1e6
+TOWERS = {"pi": "actor", "vf": "critic"}
+# What these do is known beforehand.
+FIXED_ROUTERS = ("task", "uniform", "random")
+
+
+def style_of(architectures: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Give each architecture a colour, and another line when the colours run out."""
+    return {
+        name: {
+            "color": COLOURS[k % len(COLOURS)],
+            "linestyle": LINES[k // len(COLOURS) % len(LINES)],
+        }
+        for k, name in enumerate(architectures)
+    }
+
+
+def sequences(runs: Sequence[Run]) -> list[tuple[str, tuple[str, ...]]]:
+    """List the regimes and orders, as they come."""
+    return list(dict.fromkeys((run.cell.regime, run.cell.order) for run in runs))
+
+
+def architectures(runs: Sequence[Run]) -> list[str]:
+    """List the columns, as they come."""
+    return list(dict.fromkeys(run.cell.architecture.name for run in runs))
+
+
+def learning_curves(runs: Sequence[Run], random: Mapping[str, float]) -> Figure:
+    """Draw the return of each game against steps: a row per regime and order, a column per game.
+
+    Lines are means over seeds, bands go from the least to the greatest seed, shading marks the
+    steps in which the game was trained, and the dotted line is the random policy.
+    """
+    rows, games = sequences(runs), runs[0].cell.games
+    styles = style_of(architectures(runs))
+    figure = Figure(figsize=(3.4 * len(games), 2.3 * len(rows) + 0.3), layout="constrained")
+    axes = figure.subplots(len(rows), len(games), squeeze=False, sharey="col")
+    for (regime, order), line in zip(rows, axes, strict=True):
+        members = [r for r in runs if (r.cell.regime, r.cell.order) == (regime, order)]
+        for game, ax in zip(games, line, strict=True):
+            _curves(ax, members, game, random.get(game), styles)
+        line[0].set_ylabel(_wrapped(as_written(heading(regime, order))) + "\nreturn")
+    for game, ax in zip(games, axes[0], strict=True):
+        ax.set_title(as_written(game))
+    for ax in axes[-1]:
+        ax.set_xlabel("million steps, all games together")
+    _legend(figure, list(axes.flat))
+    return figure
+
+
+def _curves(
+    ax: Axes,
+    runs: Sequence[Run],
+    game: str,
+    random: float | None,
+    styles: Mapping[str, dict[str, Any]],
+) -> None:
+    """Draw one game in one sequence."""
+    if runs[0].cell.regime != "mtrl":
+        for start, end in runs[0].blocks(game):
+            ax.axvspan(start / MILLION, end / MILLION, color="0.93", zorder=0)
+    for name, style in styles.items():
+        curves = [run for run in runs if run.cell.architecture.name == name]
+        if curves:
+            _band(ax, [(run.steps, run.returns(game)) for run in curves], name, style)
+    if random is not None:
+        ax.axhline(random, color="0.35", linewidth=1, linestyle=":", label="random policy")
+    _plain(ax)
+
+
+def _band(ax: Axes, curves: Sequence[tuple[Any, Array]], name: str, style: dict[str, Any]) -> None:
+    """Draw the mean over seeds and the range of the seeds, as far as all of them have come.
+
+    :param curves: steps and values of each seed
+    """
+    length = min(len(values) for _, values in curves)
+    x = np.asarray(curves[0][0][:length]) / MILLION
+    values_SK = np.stack([values[:length] for _, values in curves])
+    ax.plot(x, values_SK.mean(axis=0), label=as_written(title(name)), linewidth=1.6, **style)
+    if len(values_SK) > 1:
+        low, high = values_SK.min(axis=0), values_SK.max(axis=0)
+        ax.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def dormant_neurons(runs: Sequence[Run]) -> Figure | None:
+    """Draw the fraction of dormant neurons against steps.
+
+    :return: a panel per regime and order; None if no run has measured it
+    """
+    styles = style_of(architectures(runs))
+    runs = [run for run in runs if run.dormant_layers]
+    if not runs:
+        return None
+    columns = sequences(runs)
+    figure = Figure(figsize=(max(6.8, 3.2 * len(columns)), 2.9), layout="constrained")
+    axes = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
+    for (regime, order), ax in zip(columns, axes, strict=True):
+        for name, style in styles.items():
+            curves = [
+                run
+                for run in runs
+                if (run.cell.regime, run.cell.order) == (regime, order)
+                and run.cell.architecture.name == name
+            ]
+            if curves:
+                _band(ax, [dormant_curve(run) for run in curves], name, style)
+        ax.set_title(_wrapped(as_written(heading(regime, order))), fontsize="medium")
+        ax.set_xlabel("million steps")
+        _plain(ax)
+    axes[0].set_ylabel("dormant neurons, %")
+    axes[0].set_ylim(bottom=0)
+    _legend(figure, axes)
+    return figure
+
+
+def dormant_curve(run: Run) -> tuple[Any, Array]:
+    """Give steps, and the percentage of dormant neurons there, averaged over the layers."""
+    return run.diagnostics["steps"], 100 * np.mean(np.stack(run.dormant_layers), axis=0)
+
+
+def expert_weights(runs: Sequence[Run]) -> Figure | None:
+    """Draw how much of each game every expert serves at the end of training, mean over seeds.
+
+    Which expert is the first is chance, so each seed's are sorted by their weight for the first
+    game before the seeds are averaged.
+
+    :return: a panel per architecture, layer, regime and order; None if no run has learned routers
+    """
+    panels = expert_panels(runs)
+    if not panels:
+        return None
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.9 * columns + 0.6, 2.1 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    image = None
+    games = [as_written(game) for game in runs[0].cell.games]
+    for ax, (caption, weights_NE) in zip(axes.flat, panels, strict=False):
+        image = ax.imshow(weights_NE, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        _annotate(ax, weights_NE)
+        ax.set_title(as_written(caption), fontsize="small")
+        ax.set_yticks(range(len(weights_NE)), games, fontsize="small")
+        ax.set_xticks(range(weights_NE.shape[1]))
+        ax.set_xlabel(f"experts by weight for {games[0]}", fontsize="small")
+    for ax in list(axes.flat)[len(panels) :]:
+        ax.set_axis_off()
+    if image is not None:
+        figure.colorbar(image, ax=axes, label="mean weight", shrink=0.8)
+    return figure
+
+
+def expert_panels(runs: Sequence[Run]) -> list[tuple[str, Array]]:
+    """Average the last gates over seeds, by architecture, layer, regime and order.
+
+    :return: captions, and what belongs below them
+    """
+    # By name: captions of two networks may be alike.
+    found: dict[tuple[str, str], list[Array]] = {}
+    for run in runs:
+        if run.cell.architecture.policy_kwargs.get("router") in FIXED_ROUTERS:
+            continue
+        for measured, gates_KNE in run.diagnostics.items():
+            if measured.startswith("gates/"):
+                where = _wrapped(heading(run.cell.regime, run.cell.order), 34)
+                layer = measured.removeprefix("gates/")
+                tower = TOWERS.get(layer.partition(".")[0], "")
+                caption = f"{title(run.cell.architecture.name)}, {tower} ({layer})\n{where}"
+                last_NE = gates_KNE[-1]
+                key = run.cell.architecture.name, caption
+                found.setdefault(key, []).append(last_NE[:, np.argsort(-last_NE[0])])
+    return [(caption, np.mean(np.stack(gates), axis=0)) for (_, caption), gates in found.items()]
+
+
+def _annotate(ax: Axes, weights_NE: Array) -> None:
+    """Write each number into its field, dark on light and light on dark."""
+    for (row, column), value in np.ndenumerate(weights_NE):
+        colour = "black" if value > 0.6 else "white"
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
+
+
+def differences(findings: Sequence[Finding]) -> Figure | None:
+    """Draw the paired difference of every primary contrast with its interval.
+
+    Shading marks what is smaller than the smallest effect that matters.
+    """
+    rows = [(f.claim, row) for f in findings for row in f.rows if row.contrast.primary]
+    if not rows:
+        return None
+    figure = Figure(figsize=(7.5, 0.42 * len(rows) + 1.2), layout="constrained")
+    ax = figure.subplots()
+    for k, (_, row) in enumerate(rows):
+        small = row.contrast.smallest_effect
+        ax.fill_betweenx([k - 0.4, k + 0.4], -small, small, color="0.9", linewidth=0)
+        estimate = row.estimate
+        ax.plot([estimate.low, estimate.high], [k, k], color="#0072B2", linewidth=2)
+        ax.plot(estimate.mean, k, "o", color="#0072B2")
+    ax.axvline(0, color="0.35", linewidth=1)
+    ax.set_yticks(range(len(rows)), [as_written(f"{c.name}: {row.game}") for c, row in rows])
+    ax.invert_yaxis()
+    ax.set_xlabel("paired difference over seeds, with its interval")
+    _plain(ax)
+    return figure
+
+
+def _wrapped(text: str, width: int = 26) -> str:
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def _plain(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Put a legend below, as wide as the figure, which grows by its height."""
+    # Each once, from all panels: the first may lack a network whose run is not done.
+    entries: dict[tuple[str, str, str], Line2D] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            assert isinstance(handle, Line2D)
+            look = str(handle.get_color()), str(handle.get_linestyle())
+            entries.setdefault((label, *look), handle)
+    labels = [label for label, *_ in entries]
+    width, height = figure.get_size_inches()
+    # In inches: a line's sample, and a letter of the default font.
+    columns = int(width / (0.6 + 0.085 * max(map(len, labels))))
+    columns = min(max(columns, 1), 4, len(labels))
+    figure.set_figheight(height + 0.2 * -(-len(labels) // columns))
+    figure.legend(list(entries.values()), labels, loc="outside lower center", ncols=columns)

@@ -1,0 +1,87 @@
+"""The headline of a report as Markdown tables, from the report's CSV files alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+from sb3_moe.study.report.page import interval
+from sb3_moe.study.report.tables import Text, read_csv
+from sb3_moe.study.spec.architectures import title
+
+
+def claims_table(folder: Path) -> str:
+    """Tabulate each claim with its verdict and the primary differences that it rests on.
+
+    :param folder: a report's, with ``verdicts.csv``
+    """
+    claims: dict[str, list[Text]] = {}
+    for row in read_csv(folder / "verdicts.csv"):
+        if row["primary"] == "True":
+            claims.setdefault(row["text"], []).append(row)
+    return markdown(
+        ["Claim", "Difference, with its 95% bootstrap interval", "Verdict", "By t intervals"],
+        [
+            [
+                as_written(text),
+                "<br>".join(_differences(rows)),
+                f"**{rows[0]['claim_verdict']}**",
+                rows[0]["claim_verdict_by_t"],
+            ]
+            for text, rows in claims.items()
+        ],
+    )
+
+
+def returns_table(folder: Path, cycles: int = 1) -> str:
+    """Tabulate what each network reached on each game, by what came before it.
+
+    :param folder: a report's, with ``summary.csv``
+    :param cycles: how often each sequence of games was played through
+    """
+    networks: dict[str, dict[str, str]] = {}
+    for row in read_csv(folder / "summary.csv"):
+        column = as_written(_column(row, cycles))
+        mean, low, high = (float(row[name]) for name in ("return", "low", "high"))
+        networks.setdefault(row["architecture"], {})[column] = interval(mean, low, high)
+    columns = list(dict.fromkeys(column for row in networks.values() for column in row))
+    return markdown(
+        ["Network", *columns],
+        [
+            [as_written(title(name)), *(row.get(column, "-") for column in columns)]
+            for name, row in networks.items()
+        ],
+    )
+
+
+def _column(row: Text, cycles: int) -> str:
+    """Say which training a return is from: the last of a game that is played several times."""
+    game = row["game"]
+    if row["regime"] != "crl":
+        return game + {"mtrl": ", interleaved", "scratch": " alone"}[row["regime"]]
+    sequence = row["order"].split() * cycles
+    last = max(k for k, played in enumerate(sequence) if played == game)
+    return f"{game} after {', '.join(sequence[:last])}" if last else f"{game} first"
+
+
+def as_written(text: str) -> str:
+    """Keep a reader of Markdown from taking a name's characters for marks of its own."""
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", text)
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _differences(rows: Sequence[Text]) -> Iterator[str]:
+    """Say which runs are compared, on what, and the difference on each game."""
+    for (contrast, measure), games in groupby(rows, itemgetter("contrast", "measure")):
+        yield f"{as_written(contrast)}, {measure.replace('_', ' ')}:"
+        for row in games:
+            mean, low, high = (float(row[name]) for name in ("difference", "low", "high"))
+            yield f"{as_written(row['game'])} {interval(mean, low, high)}"

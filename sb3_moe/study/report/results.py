@@ -1,0 +1,91 @@
+"""What a study's folder says, read and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_moe.study.report.claims import Claims, Finding, judge_claims, load_claims
+from sb3_moe.study.report.measures import References, Run
+from sb3_moe.study.run.folder import read_json
+from sb3_moe.study.run.random_policy import read_returns
+from sb3_moe.study.run.runner import Job, refuse_changes, survey
+from sb3_moe.study.spec.grid import StudyConfig
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report is made of.
+
+    :param study: what was asked for
+    :param runs: the cells that are done
+    :param random: the random policy's mean return on each game
+    :param findings: what became of each claim
+    :param claims: the claims and their rule
+    :param provenance: versions, hardware and command
+    :param ppo: the values of PPO that all runs share
+    """
+
+    study: StudyConfig
+    runs: list[Run]
+    random: dict[str, float]
+    findings: list[Finding]
+    claims: Claims
+    provenance: Mapping[str, Any]
+    ppo: Mapping[str, Any]
+
+    @property
+    def references(self) -> References:
+        """What returns are compared with."""
+        return References(self.runs, self.random)
+
+    @property
+    def extent(self) -> str:
+        """Say how much was run."""
+        study = self.study
+        seeds = len({run.cell.seed for run in self.runs})
+        again = f", each sequence played {study.cycles} times" if study.cycles > 1 else ""
+        return (
+            f"Games: {', '.join(study.games)}. {len(self.runs)} of {len(study.cells())} training "
+            f"runs are done, with {seeds} {'seed' if seeds == 1 else 'seeds'} and "
+            f"{study.steps_per_task:,} environment steps per game and visit{again}."
+        )
+
+
+def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Results:
+    """Read a study's folder.
+
+    :param partial: take runs that are not done for what they have
+    :raises ValueError: if no cell is done, or what is there was made by another configuration
+    """
+    wanted = ("done", "interrupted") if partial else ("done",)
+    everything = survey(study.cells(), root)
+    refuse_changes(everything)
+    jobs = [job for job in everything if job.state.status in wanted]
+    runs = [_run(job) for job in jobs if (job.folder.path / "scores.npz").exists()]
+    if not runs:
+        raise ValueError(f"a report needs a cell that is done, {root} has none: run the study")
+    random = _random_means(study, root)
+    claims = load_claims(study.claims) if study.claims else Claims()
+    findings = judge_claims(claims, runs, References(runs, random))
+    ppo = jobs[0].folder.config().get("ppo", {})
+    own = {"policy_kwargs"}.union(*(architecture.ppo for architecture in study.architectures))
+    shared = {name: value for name, value in ppo.items() if name not in own}
+    return Results(study, runs, random, findings, claims, read_json(root / "study.json"), shared)
+
+
+def _random_means(study: StudyConfig, root: Path) -> dict[str, float]:
+    try:
+        returns = read_returns(root / "random.json", study.games, study.random_episodes)
+    except ValueError as error:
+        raise ValueError(f"{error}: run the study, which measures it again") from error
+    return {game: float(np.mean(values)) for game, values in returns.items()}
+
+
+def _run(job: Job) -> Run:
+    has = (job.folder.path / "diagnostics.npz").exists()
+    return Run(job.cell, job.folder.scores(), job.folder.diagnostics() if has else {})

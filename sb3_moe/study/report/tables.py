@@ -1,0 +1,216 @@
+"""The numbers of a report, as rows; each table is a CSV file and part of the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_moe.metrics import bootstrap_interval
+from sb3_moe.study.report.claims import Finding
+from sb3_moe.study.report.measures import (
+    MEASURES,
+    Array,
+    References,
+    Run,
+    block_area,
+    block_end,
+    dormant,
+    final,
+    measure,
+)
+from sb3_moe.study.report.page import interval
+from sb3_moe.study.run.folder import atomic
+from sb3_moe.study.spec.architectures import heading, title
+
+Rows = list[dict[str, Any]]
+Text = dict[str, str]
+Group = tuple[str, tuple[str, ...], str]
+
+
+def grouped(runs: Sequence[Run]) -> dict[Group, list[Run]]:
+    """Put runs that differ only in their seed together: by regime, order and architecture."""
+    groups: dict[Group, list[Run]] = {}
+    for run in runs:
+        cell = run.cell
+        groups.setdefault((cell.regime, cell.order, cell.architecture.name), []).append(run)
+    return groups
+
+
+def summary(runs: Sequence[Run], random: Mapping[str, float], confidence: float = 0.95) -> Rows:
+    """Say what each architecture reached on each game, with an interval over seeds."""
+    return [
+        _summary_row(group, members, game, random[game], confidence)
+        for group, members in grouped(runs).items()
+        for game in members[0].cell.games
+        if members[0].blocks(game)
+    ]
+
+
+def _summary_row(
+    group: Group, runs: Sequence[Run], game: str, random: float, confidence: float
+) -> dict[str, Any]:
+    regime, order, architecture = group
+    ends = np.array([block_end(run, game) for run in runs])
+    low, high = _interval(ends, confidence)
+    return {
+        "regime": regime,
+        "order": " ".join(order),
+        "architecture": architecture,
+        "game": game,
+        "seeds": len(runs),
+        "random": random,
+        "return": float(np.mean(ends)),
+        "low": low,
+        "high": high,
+        # Of a return at or below 0 more would be worse, or nothing.
+        "ratio": float(np.mean(ends)) / random if random > 0 else float("nan"),
+        "while_trained": float(np.mean([block_area(run, game) for run in runs])),
+        "at_the_end": float(np.mean([final(run, game) for run in runs])),
+        "dormant": float(np.mean([dormant(run) for run in runs])),
+    }
+
+
+def by_setting(summary: Rows) -> dict[str, Rows]:
+    """Put the games of a summary side by side: for each setting a table, a row per network."""
+    tables: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in summary:
+        networks = tables.setdefault(heading(row["regime"], row["order"].split()), {})
+        wide = networks.setdefault(
+            row["architecture"],
+            {
+                "network": title(row["architecture"]),
+                "dormant": row["dormant"],
+                "seeds": row["seeds"],
+            },
+        )
+        game = row["game"]
+        wide[f"return {game}"] = interval(row["return"], row["low"], row["high"])
+        wide[f"ratio {game}"] = row["ratio"]
+        wide[f"at_the_end {game}"] = row["at_the_end"]
+    return {setting: list(networks.values()) for setting, networks in tables.items()}
+
+
+def _interval(values: Array, confidence: float) -> tuple[float, float]:
+    """Give no interval for a single seed, nor where one was stopped before its last evaluation."""
+    if len(values) < 2 or not np.isfinite(values).all():
+        return float("nan"), float("nan")
+    low, high = bootstrap_interval(values, confidence=confidence, seed=0)
+    return float(low), float(high)
+
+
+def verdicts(findings: Sequence[Finding]) -> Rows:
+    """List every contrast on every game, with its estimate and verdict."""
+    return [
+        {
+            "claim": finding.claim.name,
+            "text": finding.claim.text,
+            "claim_verdict": finding.verdict,
+            "claim_verdict_by_t": finding.verdict_by_t,
+            "measure": row.contrast.measure,
+            "contrast": row.contrast.label,
+            "primary": row.contrast.primary,
+            "game": row.game,
+            "difference": row.estimate.mean,
+            "low": row.estimate.low,
+            "high": row.estimate.high,
+            "seeds": row.estimate.seeds,
+            "t_low": row.estimate.t_low,
+            "t_high": row.estimate.t_high,
+            "p": row.estimate.p_value(row.contrast.expects),
+            # Holm's correction is over the primary contrasts only.
+            "p_adjusted": row.p_adjusted if row.contrast.primary else float("nan"),
+            "expects": row.contrast.expects,
+            "smallest_effect": row.contrast.smallest_effect,
+            "verdict": row.verdict,
+            "verdict_by_t": row.verdict_by_t,
+        }
+        for finding in findings
+        for row in finding.rows
+    ]
+
+
+def measures(runs: Sequence[Run], references: References) -> Rows:
+    """List what each run is compared by, seed by seed: all that the verdicts rest on."""
+    return [
+        {
+            "regime": run.cell.regime,
+            "order": " ".join(run.cell.order),
+            "architecture": run.cell.architecture.name,
+            "seed": run.cell.seed,
+            "measure": name,
+            "game": game,
+            "value": value,
+        }
+        for name in MEASURES
+        for run in runs
+        for game, value in measure(name, run, references).items()
+        if np.isfinite(value)
+    ]
+
+
+def tensors(runs: Sequence[Run]) -> dict[str, npt.NDArray[Any]]:
+    """Stack the return of every episode, for S seeds, K evaluations, N games and E episodes.
+
+    :return: for each regime, order and architecture ``<them>/returns`` (S, K, N, E), ``.../steps``
+        (K,) and ``.../seeds`` (S,), as far as all seeds have come; and ``games`` (N,)
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {"games": np.array(runs[0].cell.games)}
+    for (regime, order, architecture), members in grouped(runs).items():
+        name = "/".join(word for word in (regime, ".".join(order), architecture) if word)
+        length = min(len(run.steps) for run in members)
+        arrays[f"{name}/returns"] = np.stack([r.scores["returns"][:length] for r in members])
+        arrays[f"{name}/steps"] = members[0].steps[:length]
+        arrays[f"{name}/seeds"] = np.array([run.cell.seed for run in members])
+    return arrays
+
+
+def scores(runs: Sequence[Run]) -> Rows:
+    """List the mean return of every seed, evaluation and game."""
+    return [row for run in runs for row in _score_rows(run)]
+
+
+def _score_rows(run: Run) -> Iterator[dict[str, Any]]:
+    cell = run.cell
+    for game in cell.games:
+        for step, value in zip(run.steps, run.returns(game), strict=True):
+            yield {
+                "regime": cell.regime,
+                "order": " ".join(cell.order),
+                "architecture": cell.architecture.name,
+                "seed": cell.seed,
+                "game": game,
+                "step": int(step),
+                "return": float(value),
+            }
+
+
+def to_csv(rows: Rows) -> str:
+    """Write rows as CSV, numbers with six significant digits."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def read_csv(path: Path) -> list[Text]:
+    """Read what :func:`write_csv` wrote, as text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(path: Path, rows: Rows) -> None:
+    """Write a table in one piece."""
+    with atomic(path) as temporary:
+        temporary.write_text(to_csv(rows))

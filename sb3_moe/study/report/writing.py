@@ -1,0 +1,77 @@
+"""The report of a study: one page, its pictures and its tables, from folders alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from sb3_moe.files.record import write_npz
+from sb3_moe.study.report import figures, tables
+from sb3_moe.study.report.headline import as_written, claims_table, returns_table
+from sb3_moe.study.report.page import png_of
+from sb3_moe.study.report.results import Results, load_results
+from sb3_moe.study.report.sections import QUESTION, build_page
+from sb3_moe.study.report.verdict import TESTS
+from sb3_moe.study.run.folder import atomic
+from sb3_moe.study.spec.grid import StudyConfig
+
+
+def write_report(
+    study: StudyConfig, root: Path, folder: Path | None = None, partial: bool = False
+) -> Path:
+    """Write ``index.html``, its PNG and CSV files, ``scores.npz`` and a short ``README.md``.
+
+    :param root: the study's folder
+    :param folder: where to write; None for ``report`` in the study's folder
+    :param partial: take runs that are not done for what they have
+    :return: the page
+    """
+    results = load_results(study, root, partial)
+    folder = root / "report" if folder is None else folder
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {
+        "summary": tables.summary(results.runs, results.random),
+        "verdicts": tables.verdicts(results.findings),
+        "scores": tables.scores(results.runs),
+        "measures": tables.measures(results.runs, results.references),
+    }
+    for name, table in rows.items():
+        if table:
+            tables.write_csv(folder / f"{name}.csv", table)
+    write_npz(folder / "scores.npz", tables.tensors(results.runs))
+    pictures = {name: png_of(figure) for name, figure in _figures(results).items()}
+    for name, png in pictures.items():
+        with atomic(folder / f"{name}.png") as temporary:
+            temporary.write_bytes(png)
+    with atomic(folder / "README.md") as temporary:
+        temporary.write_text(_readme(results, folder))
+    with atomic(folder / "index.html") as temporary:
+        temporary.write_text(build_page(results, rows, pictures).html())
+    return folder / "index.html"
+
+
+def _figures(results: Results) -> dict[str, Figure]:
+    """Draw what there is something to draw of."""
+    drawn = {
+        "differences": figures.differences(results.findings),
+        "learning_curves": figures.learning_curves(results.runs, results.random),
+        "dormant_neurons": figures.dormant_neurons(results.runs),
+        "expert_weights": figures.expert_weights(results.runs),
+    }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _readme(results: Results, folder: Path) -> str:
+    """Give the headline as Markdown, for those who browse the folder."""
+    extent = as_written(results.extent)
+    parts = [f"# {QUESTION}", f"{extent} The whole report is [index.html](index.html)."]
+    if tables.verdicts(results.findings):
+        parts += [claims_table(folder), TESTS]
+    parts += [
+        "Mean return over the evaluations in the last tenth of the game's training, with a 95% "
+        "bootstrap interval over seeds:",
+        returns_table(folder, results.study.cycles),
+        "![Return of each game while training goes on](learning_curves.png)",
+    ]
+    return "\n\n".join(parts) + "\n"

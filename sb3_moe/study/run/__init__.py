@@ -1,0 +1,1 @@
+"""The running of a study: cells, their folders, and where they run."""

@@ -1,0 +1,252 @@
+"""A run's folder: what is in it, how it is written, and what state it is in.
+
+``config.json`` comes first and ``done.json``, with every file's checksum, last. Each file is
+written under a temporary name and renamed: a file that is there is whole, whenever the run was
+stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_moe.study.run.integrity import check_snapshot, checksums_of, covers, longest_gap
+from sb3_moe.study.run.locks import LOCK
+
+Status = Literal["missing", "interrupted", "done", "failed", "damaged"]
+
+#: What a run's process prints.
+LOG = "log.txt"
+
+
+class State(NamedTuple):
+    """What a folder holds, and why it is thought so."""
+
+    status: Status
+    reason: str = ""
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to, which takes the place of ``path`` at the end."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Make a folder, and raise if nothing can be written there.
+
+    :raises ValueError: naming the folder, and what the system says
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(
+            f"`out` must be a folder that can be written, got {path}: {reason}"
+        ) from error
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file in one piece."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, sort_keys=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    :raises ValueError: naming the file, if it is not one
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path.name} can't be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name} must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read every array of an ``npz`` file.
+
+    :raises ValueError: naming the file, if it is damaged
+    """
+    try:
+        # numpy leaves a damaged file open if it opened it.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # a damaged file can raise anything
+        raise ValueError(f"{path.name} can't be read: {error}") from error
+
+
+class CellFolder:
+    """The folder of one run.
+
+    :param path: need not exist yet
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name
+
+    def config(self) -> dict[str, Any]:
+        """Read ``config.json``: the cell, and what it ran on."""
+        return read_json(self.path / "config.json")
+
+    def scores(self) -> dict[str, npt.NDArray[Any]]:
+        """Read ``scores.npz``."""
+        return read_npz(self.path / "scores.npz")
+
+    def diagnostics(self) -> dict[str, npt.NDArray[Any]]:
+        """Read ``diagnostics.npz``."""
+        return read_npz(self.path / "diagnostics.npz")
+
+    def live(self) -> dict[str, Any]:
+        """Read how far the run is; empty if it has not said so yet."""
+        try:
+            return read_json(self.path / "live.json")
+        except ValueError:
+            return {}
+
+    def checkpoints(self) -> list[Path]:
+        """List the snapshots, oldest first."""
+        return sorted((self.path / "checkpoints").glob("step-*"))
+
+    def snapshots(self) -> list[Path]:
+        """List the snapshots that the run can go on from, oldest first.
+
+        They are whole, and the files of measurements reach from step 0 to them: rows from before a
+        snapshot are not measured again.
+
+        :raises ValueError: naming the file, if it reaches to no snapshot that is whole
+        """
+        usable = [path for path in self.checkpoints() if not _damage(path)]
+        for name in ("scores.npz", "diagnostics.npz") if usable else ():
+            usable = [path for path in usable if self._reaches(name, _step(path))]
+            if not usable:
+                raise ValueError(f"{name} lacks rows from before the snapshot")
+        return usable
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Make the folder and write down what will run in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "config.json", config)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Say that everything is there, with a checksum of each file."""
+        write_json(self.path / "done.json", {**summary, "sha256": self._checksums()})
+
+    def fail(self, error: BaseException) -> None:
+        """Write down why the run could not go on."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = "".join(traceback.format_exception(error))
+        message = str(error).strip().splitlines() or [""]
+        write_json(
+            self.path / "error.json",
+            {"type": type(error).__name__, "message": message[0], "traceback": text},
+        )
+
+    def clear(self) -> None:
+        """Delete everything, so that the run starts anew, but the lock: others may wait for it."""
+        for path in self.path.glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
+
+    def forgive(self) -> None:
+        """Forget a recorded error, so that the run goes on from its last snapshot."""
+        (self.path / "error.json").unlink(missing_ok=True)
+
+    def state(self) -> State:
+        """Find out what the folder holds."""
+        if not any(self._files()) and not self.checkpoints():
+            return State("missing")
+        try:
+            return self._readable_state()
+        except ValueError as error:
+            return State("damaged", str(error))
+
+    def _readable_state(self) -> State:
+        if (self.path / "error.json").exists():
+            error = read_json(self.path / "error.json")
+            return State("failed", f"{error.get('type')}: {error.get('message')}")
+        self.config()
+        for name in ("scores.npz", "diagnostics.npz"):
+            if (self.path / name).exists():
+                read_npz(self.path / name)
+        if (self.path / "done.json").exists():
+            self._check_done()
+            return State("done")
+        self.snapshots()
+        return State("interrupted", "; ".join(filter(None, map(_damage, self.checkpoints()))))
+
+    def _check_done(self) -> None:
+        done = read_json(self.path / "done.json")
+        self._verify(checksums_of(done))
+        if not self._reaches("scores.npz", done["steps"]):
+            raise ValueError(f"scores.npz lacks rows between steps 0 and {done['steps']}")
+
+    def _reaches(self, name: str, step: int) -> bool:
+        """Say whether there are rows from step 0 to another."""
+        rows = read_npz(self.path / name)
+        return "steps" in rows and covers(rows["steps"], step, longest_gap(self.config()))
+
+    def _files(self) -> Iterator[Path]:
+        """List the run's files: no snapshots, nothing temporary, and not what it printed."""
+        for path in sorted(self.path.glob("*")):
+            if path.is_file() and not path.name.startswith(".") and path.name != LOG:
+                yield path
+
+    def _checksums(self) -> dict[str, str]:
+        kept = (path for path in self._files() if path.name not in ("done.json", "live.json"))
+        return {path.name: _sha256(path) for path in kept}
+
+    def _verify(self, expected: Mapping[str, str]) -> None:
+        found = self._checksums()
+        for name, checksum in expected.items():
+            if name == LOG:  # earlier versions took its checksum too
+                continue
+            if name not in found:
+                raise ValueError(f"{name} is missing")
+            if found[name] != checksum:
+                raise ValueError(f"{name} is not what the run wrote")
+
+
+def _damage(snapshot: Path) -> str:
+    """Say what is wrong with a snapshot; nothing if it is whole."""
+    try:
+        check_snapshot(snapshot)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _step(snapshot: Path) -> int:
+    return int(snapshot.name.removeprefix("step-"))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,58 @@
+"""A callback that says, in a small file, how far a run is."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_moe.study.run.folder import write_json
+from sb3_moe.tasks.keys import short_names
+from sb3_moe.tasks.of_env import task_names
+
+
+class Heartbeat(BaseCallback):
+    """Write ``live.json`` after each rollout: steps, rate, and the last returns of each task.
+
+    The returns are those that :class:`~sb3_moe.callbacks.TaskRolloutCallback`, which comes before
+    it in the list of callbacks, has just logged.
+
+    :param path: of the file
+    :param total_steps: of the whole run
+    """
+
+    def __init__(self, path: Path, total_steps: int) -> None:
+        super().__init__()
+        self.path = path
+        self.total_steps = total_steps
+
+    def _on_training_start(self) -> None:
+        self._begun = time.monotonic()
+        self._first_step = self.num_timesteps
+        names = task_names(self.training_env)
+        self._names = dict(zip(short_names(names), names, strict=True))
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        seconds = time.monotonic() - self._begun
+        write_json(
+            self.path,
+            {
+                "steps": self.num_timesteps,
+                "total_steps": self.total_steps,
+                "seconds": round(seconds, 2),
+                "rate": round((self.num_timesteps - self._first_step) / max(seconds, 1e-9), 1),
+                "returns": self._returns(),
+            },
+        )
+
+    def _returns(self) -> dict[str, float]:
+        """Read ``rollout/<task>/ep_rew_mean``."""
+        values = self.logger.name_to_value
+        means = {
+            name: values.get(f"rollout/{key}/ep_rew_mean") for key, name in self._names.items()
+        }
+        return {name: round(float(mean), 3) for name, mean in means.items() if mean is not None}

@@ -1,0 +1,82 @@
+"""Whether what a run left can be relied on."""
+
+from __future__ import annotations
+
+import pickletools
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_moe.presets import MINATAR_PPO
+from sb3_moe.snapshot.writing import MODEL, STATE
+
+#: What every run that is done has written.
+ESSENTIAL = ("config.json", "scores.npz")
+
+
+def check_snapshot(path: Path) -> None:
+    """Raise if a snapshot is not whole, as far as can be told without loading it.
+
+    :raises ValueError: naming the file
+    """
+    checks: dict[str, Callable[[Path], None]] = {MODEL: _check_zip, STATE: _check_pickle}
+    for name, check in checks.items():
+        try:
+            check(path / name)
+        except Exception as error:  # a damaged file can raise anything
+            raise ValueError(f"{path.name}/{name} can't be read: {error}") from error
+
+
+def _check_zip(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f"{damaged} in it is damaged")
+
+
+def _check_pickle(path: Path) -> None:
+    """Walk through a pickle without doing what it says."""
+    for _ in pickletools.genops(path.read_bytes()):
+        pass
+
+
+def covers(steps: npt.NDArray[Any], until: int, longest_gap: int) -> bool:
+    """Say whether evaluations reach from before training to a step.
+
+    :param steps: of the evaluations, rising
+    :param longest_gap: steps between two of them, at most
+    """
+    marks = np.append(steps[steps <= until], until)
+    return bool(marks[0] == 0 and np.diff(marks).max(initial=0) <= longest_gap)
+
+
+def longest_gap(config: Mapping[str, Any]) -> int:
+    """Give the most steps between two evaluations: one that is due waits for the rollout's end.
+
+    :param config: what ``config.json`` holds
+    :raises ValueError: if it lacks what this takes
+    """
+    try:
+        cell = config["cell"]
+        rollout = int(cell["n_envs"] * (MINATAR_PPO | config.get("ppo", {}))["n_steps"])
+        every = max(1, cell["steps_per_task"] // cell["evaluation"]["points"])
+        return -(-every // rollout) * rollout
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"config.json is not what a run writes: {error!r}") from error
+
+
+def checksums_of(done: Mapping[str, Any]) -> Mapping[str, str]:
+    """Give the checksums that ``done.json`` holds.
+
+    :raises ValueError: if it lacks them, or the number of steps
+    """
+    checksums = done.get("sha256")
+    if not isinstance(checksums, Mapping) or not set(ESSENTIAL) <= set(checksums):
+        raise ValueError(f"done.json has no checksums of {' and '.join(ESSENTIAL)}")
+    if not isinstance(done.get("steps"), int):
+        raise ValueError(f"done.json must say how many steps there were, got {done.get('steps')!r}")
+    return checksums

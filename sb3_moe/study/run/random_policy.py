@@ -1,0 +1,77 @@
+"""How well a random policy plays: the level that every report draws in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_moe.evaluation.outcomes import game_return, is_lost_life
+from sb3_moe.study.run.folder import read_json
+from sb3_moe.study.spec.games import make_env
+
+# As many as evaluations have, so that a game is compiled once for both.
+COPIES = 10
+
+
+def random_returns(
+    games: Sequence[str], episodes: int = 64, seed: int = 0
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Play each game with actions drawn uniformly, in the same spaces as the agents.
+
+    Every copy of the environment plays the same number of episodes: taking those that end first
+    would favour short ones.
+
+    :param games: by their short names or ids
+    :param episodes: of each game, at least 1; rounded up to a multiple of the copies
+    :param seed: of the environments and the actions
+    :return: the returns of each game's episodes
+    """
+    if episodes < 1:
+        raise ValueError(f"`episodes` must be at least 1, got {episodes}")
+    return {game: _play(games, game, _quota(episodes), seed) for game in games}
+
+
+def read_returns(path: Path, games: Sequence[str], episodes: int) -> dict[str, list[float]]:
+    """Read the returns that :func:`random_returns` gave.
+
+    :param path: of a JSON file
+    :raises ValueError: if it can't be read, or is of other games or another number of episodes
+    """
+    returns = read_json(path)
+    if list(returns) != list(games):
+        raise ValueError(f"{path.name} must be of {', '.join(games)}, got {', '.join(returns)}")
+    expected = _quota(episodes) * COPIES
+    for game, values in returns.items():
+        found = len(values) if isinstance(values, list) else values
+        if found != expected:
+            raise ValueError(
+                f"{path.name} must hold {expected} episodes of {game}, as `random_episodes` says, "
+                f"got {found}"
+            )
+    return returns
+
+
+def _quota(episodes: int) -> int:
+    """Give the episodes that each copy plays."""
+    return -(-episodes // COPIES)
+
+
+def _play(games: Sequence[str], game: str, quota: int, seed: int) -> npt.NDArray[np.float64]:
+    """Play one of the games only."""
+    from sb3_moe_envs.schedules import Cycle
+
+    env = make_env(games, COPIES, seed, Cycle(1, order=[game]))
+    env.action_space.seed(seed)
+    env.reset()
+    returns: list[list[float]] = [[] for _ in range(COPIES)]
+    while min(map(len, returns)) < quota:
+        actions = np.array([env.action_space.sample() for _ in range(COPIES)])
+        infos = env.step(actions)[3]
+        for mine, info in zip(returns, infos, strict=True):
+            if "episode" in info and not is_lost_life(info) and len(mine) < quota:
+                mine.append(game_return(info))
+    env.close()
+    return np.array(returns).ravel()

@@ -1,0 +1,81 @@
+"""How fast cells train on this machine, measured."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sb3_moe.study.run.engine import LocalEngine
+from sb3_moe.study.run.folder import CellFolder, read_json
+from sb3_moe.study.run.runner import Job, run
+from sb3_moe.study.spec.config import CellConfig
+
+ROLLOUTS = 4
+
+
+class _Silent:
+    """A view that shows nothing."""
+
+    def started(self, job: Job) -> None:
+        """Ignore it."""
+
+    def ended(self, job: Job, state: object) -> None:
+        """Ignore it."""
+
+    def refresh(self, running: Sequence[Job]) -> None:
+        """Ignore it."""
+
+
+def measured_speeds(jobs: Sequence[Job]) -> dict[str, float]:
+    """Give environment steps per second of each architecture, start and evaluation included.
+
+    Cells that are done say how long they took; an architecture without one trains for a moment in
+    a temporary folder.
+
+    :param jobs: cells, one at least of each architecture
+    """
+    speeds: dict[str, float] = {}
+    untried: dict[str, Job] = {}
+    for job in jobs:
+        speed = _past_speed(job) if job.state.status == "done" else 0.0
+        if speed > 0:
+            speeds.setdefault(job.cell.architecture.name, speed)
+    for job in jobs:
+        if job.cell.architecture.name not in speeds:
+            untried.setdefault(job.cell.architecture.name, job)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for job in list(untried.values())[:1]:
+            # Not counted: it leaves the others the compiled games, as a study's first cell does.
+            _try(job, root / "first", root / ".jax")
+        for name, job in untried.items():
+            speeds[name] = _try(job, root / name, root / ".jax")
+    return speeds
+
+
+def _past_speed(job: Job) -> float:
+    """Give the speed of a cell's last attempt; 0 if that had nothing left to do."""
+    done = read_json(job.folder.path / "done.json")
+    attempt = done["last_attempt"]
+    return float((done["steps"] - attempt["start"]) / max(attempt["seconds"], 1e-2))
+
+
+def _try(job: Job, path: Path, cache: Path) -> float:
+    """Train a cell for a few rollouts in a process of its own."""
+    short = _shortened(job.cell)
+    trial = Job(short, CellFolder(path), CellFolder(path).state())
+    run([trial], LocalEngine(1, cache), _Silent())
+    state = trial.folder.state()
+    if state.status != "done":
+        raise RuntimeError(f"a trial of {short.name} {state.status}: {state.reason}")
+    return float(trial.folder.live()["rate"])
+
+
+def _shortened(cell: CellConfig) -> CellConfig:
+    """Evaluate a short cell about as often, step for step, as the whole one."""
+    steps = min(cell.steps_per_task, ROLLOUTS * cell.rollout)
+    points = max(1, round(cell.evaluation.points * steps / cell.steps_per_task))
+    evaluation = replace(cell.evaluation, points=points)
+    return replace(cell, steps_per_task=steps, evaluation=evaluation, checkpoints=1)

@@ -1,0 +1,128 @@
+"""Show a grid of runs while it runs: a bar for all, a line for each cell at work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sb3_moe.study.run.folder import State
+
+if TYPE_CHECKING:
+    from sb3_moe.study.run.runner import Job
+
+
+class View(Protocol):
+    """Who is told how a grid of runs goes on."""
+
+    def started(self, job: Job) -> None:
+        """Take note of a start."""
+        ...
+
+    def ended(self, job: Job, state: State) -> None:
+        """Take note of an end."""
+        ...
+
+    def refresh(self, running: Sequence[Job]) -> None:
+        """Look at what is running."""
+        ...
+
+
+class LiveView:
+    """A live display on a terminal; one line per finished cell everywhere else.
+
+    :param jobs: all that will run
+    :param console: where to
+    """
+
+    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
+        self.console = console
+        self._total = sum(job.cell.total_steps for job in jobs)
+        self._cells = len(jobs)
+        self._begun = time.monotonic()
+        self._at_start = sum(_steps(job) for job in jobs)
+        self._ended_steps = 0
+        self._ended_cells = 0
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> LiveView:
+        """Begin to draw."""
+        self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave the terminal as it was."""
+        self._live.stop()
+
+    def started(self, job: Job) -> None:
+        """Do nothing: the next refresh shows it."""
+
+    def ended(self, job: Job, state: State) -> None:
+        """Print a line on how a cell ended."""
+        self._ended_cells += 1
+        self._ended_steps += job.cell.total_steps
+        live = job.folder.live()
+        line = Text(f"[{self._ended_cells}/{self._cells}] {job.cell.name}: {state.status}")
+        line.append(f" {_ending(state, live)}", style="dim")
+        self.console.print(line, soft_wrap=True)
+
+    def refresh(self, running: Sequence[Job]) -> None:
+        """Draw the table anew."""
+        done = self._ended_steps + sum(_steps(job) for job in running)
+        table = Table.grid(padding=(0, 1))
+        for job in running:
+            live = job.folder.live()
+            bar = ProgressBar(total=job.cell.total_steps, completed=_steps(job), width=20)
+            table.add_row(Text(job.cell.name), bar, Text(_summary(live), style="dim"))
+        self._live.update(Group(self._overall(done), table))
+
+    def _overall(self, done: int) -> Table:
+        elapsed = time.monotonic() - self._begun
+        rate = max(0, done - self._at_start) / max(elapsed, 1e-9)
+        left = (self._total - done) / rate if rate > 0 else None
+        table = Table.grid(padding=(0, 1))
+        table.add_row(
+            Text(f"{self._ended_cells}/{self._cells} cells", style="bold"),
+            ProgressBar(total=max(self._total, 1), completed=done, width=30),
+            Text(f"{done / max(self._total, 1):.0%}"),
+            Text(f"{rate:,.0f} steps/s"),
+            Text(f"{_clock(elapsed)} gone, {_clock(left)} left"),
+        )
+        return table
+
+
+def _ending(state: State, live: dict[str, object]) -> str:
+    """Say what came out, or what went wrong."""
+    if state.status == "done":
+        return _summary(live)
+    if state.status in ("failed", "damaged"):
+        return state.reason
+    return f"{state.reason or 'its process ended early'}; run again to go on"
+
+
+def _steps(job: Job) -> int:
+    return int(job.folder.live().get("steps", 0))
+
+
+def _summary(live: dict[str, object]) -> str:
+    """Say the rate and the last returns of a cell."""
+    if not live:
+        return "starting"
+    returns = live.get("returns", {})
+    scores = (
+        "  ".join(f"{task} {value:.1f}" for task, value in returns.items())
+        if isinstance(returns, dict)
+        else ""
+    )
+    return f"{live.get('rate', 0):,.0f} steps/s  {scores}"
+
+
+def _clock(seconds: float | None) -> str:
+    return "?" if seconds is None else str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,1 @@
+"""What a study asks: networks, tasks, and a grid of runs."""

@@ -1,0 +1,45 @@
+"""Games by name: MinAtar's five by their short names, anything else by its Gymnasium id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stable_baselines3.common.vec_env import VecEnv
+
+MINATAR = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
+
+
+def game_id(game: str) -> str:
+    """Give the Gymnasium id of a game."""
+    return f"SB3MoE/MinAtar-{game}-v0" if game in MINATAR else game
+
+
+def check_games(games: Sequence[str]) -> None:
+    """Raise unless every game is known, and none is named twice.
+
+    :raises ValueError: naming the game and what there is
+    """
+    import gymnasium as gym
+
+    import sb3_moe_envs  # noqa: F401  registers the ids
+
+    if not games:
+        raise ValueError("`games` must name at least one game, got none")
+    for game in games:
+        if game_id(game) not in gym.registry:
+            raise ValueError(
+                f"`games` must be among {', '.join(MINATAR)} or a registered Gymnasium id, "
+                f"got {game!r}"
+            )
+    if len(set(games)) < len(games):
+        raise ValueError(f"`games` must be different from each other, got {list(games)}")
+
+
+def make_env(games: Sequence[str], n_envs: int, seed: int, schedule: Any) -> VecEnv:
+    """Build the environment of a run: all games as tasks, a schedule that says which is played."""
+    from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+    from sb3_moe_envs.tasks import Task
+
+    tasks = [Task(game, game_id(game)) for game in games]
+    return make_multitask_vec_env(tasks, n_envs, seed, schedule=schedule)

@@ -1,0 +1,217 @@
+"""A study as a YAML file: which cells there are."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sb3_moe.study.spec.architectures import check_policy, named_architecture
+from sb3_moe.study.spec.config import (
+    Annealing,
+    Architecture,
+    CellConfig,
+    Evaluation,
+    Regime,
+    check_name,
+    plain,
+)
+from sb3_moe.study.spec.entries import read_yaml, typed
+
+PRESETS = ("smoke", "paper-small", "paper-full")
+Orders = Literal["given", "rotations", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """A grid of cells: every regime and order, with every architecture, for every seed.
+
+    :param name: of the study, and of its folder under ``runs``
+    :param games: the tasks, in the order in which ``"crl"`` plays them unless ``orders`` says more
+    :param regimes: see :class:`~sb3_moe.study.spec.config.CellConfig`
+    :param orders: of ``"crl"``: the one given, its rotations (each game comes first, second, ...
+        once), all permutations, or a list of orders
+    :param architectures: the columns
+    :param seeds: a number of seeds, or the seeds
+    :param random_episodes: episodes of each game that measure the random policy's level
+    :param claims: the file of claims that the report tests, None for none
+    :raises ValueError: if a value is out of its range, or two entries would be one cell
+    """
+
+    name: str
+    games: tuple[str, ...]
+    architectures: tuple[Architecture, ...]
+    regimes: tuple[Regime, ...] = ("mtrl", "crl")
+    orders: Orders | tuple[tuple[str, ...], ...] = "given"
+    seeds: tuple[int, ...] = (0,)
+    steps_per_task: int = 262_144
+    cycles: int = 1
+    n_envs: int = 64
+    ppo: Mapping[str, Any] = field(default_factory=dict)
+    annealing: Annealing = "none"
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    checkpoints: int = 4
+    device: str = "cpu"
+    random_episodes: int = 64
+    claims: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_name("a study", self.name)
+        _check_unique("architectures", [a.name for a in self.architectures])
+        _check_unique("seeds", self.seeds)
+        _check_unique("regimes", self.regimes)
+        if isinstance(self.orders, str) and self.orders not in get_args(Orders):
+            raise ValueError(
+                f"`orders` must be {', '.join(get_args(Orders))} or a list, got {self.orders!r}"
+            )
+        if not isinstance(self.orders, str):
+            _check_unique("orders", self.orders)
+        for regime in self.regimes:
+            if regime not in get_args(Regime):
+                raise ValueError(
+                    f"`regimes` must be among {', '.join(get_args(Regime))}, got {regime!r}"
+                )
+        if self.random_episodes < 1:
+            raise ValueError(f"`random_episodes` must be at least 1, got {self.random_episodes}")
+        for architecture in self.architectures:
+            check_policy(architecture)
+        _check_folders([cell.name for cell in self.cells()])
+
+    def cells(self) -> list[CellConfig]:
+        """List the cells, whole seeds first: what is finished can be compared at any time."""
+        return [
+            CellConfig(
+                regime=regime,
+                order=order,
+                architecture=architecture,
+                seed=seed,
+                **{name: getattr(self, name) for name in _SHARED},
+            )
+            for seed in self.seeds
+            for regime in self.regimes
+            for order in self.sequences(regime)
+            for architecture in self.architectures
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``study.json`` holds them."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["claims"] = None if self.claims is None else self.claims.name
+        return {name: plain(value) for name, value in values.items()}
+
+    def sequences(self, regime: Regime) -> list[tuple[str, ...]]:
+        """List the orders of games that a regime has cells for."""
+        if regime == "mtrl":
+            return [()]
+        if regime == "scratch":
+            return [(game,) for game in self.games]
+        if self.orders == "rotations":
+            return [self.games[k:] + self.games[:k] for k in range(len(self.games))]
+        if self.orders == "all":
+            return list(itertools.permutations(self.games))
+        return [self.games] if isinstance(self.orders, str) else list(self.orders)
+
+
+_SHARED = (
+    "games",
+    "steps_per_task",
+    "cycles",
+    "n_envs",
+    "ppo",
+    "annealing",
+    "evaluation",
+    "checkpoints",
+    "device",
+)
+
+
+def _check_unique(name: str, values: Sequence[Any]) -> None:
+    if not values:
+        raise ValueError(f"`{name}` must have at least one entry, got none")
+    if len(set(values)) < len(values):
+        raise ValueError(f"`{name}` must be different from each other, got {list(values)}")
+
+
+def _check_folders(names: Sequence[str]) -> None:
+    """Raise if two cells would share a folder: names of games and architectures may have dashes."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            "cells must have different names: rename an architecture, since there are two "
+            f"{twice[0]!r}"
+        )
+
+
+def load_study(name_or_path: str) -> StudyConfig:
+    """Read a preset of this package, or a YAML file.
+
+    :param name_or_path: ``smoke``, ``paper-small``, ``paper-full`` or a path
+    :raises ValueError: naming the entry that is unknown or out of range
+    """
+    if name_or_path in PRESETS:
+        folder = Path(str(resources.files("sb3_moe.study") / "presets"))
+        return read_study((folder / f"{name_or_path}.yaml").read_text(), folder)
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ValueError(
+            f"a study must be one of {', '.join(PRESETS)} or a YAML file, got {name_or_path!r}"
+        )
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a study must be text, got {name_or_path!r}: {error}") from error
+    return read_study(text, path.parent)
+
+
+def read_study(text: str, folder: Path) -> StudyConfig:
+    """Read a study from YAML.
+
+    :param text: the file's
+    :param folder: against which the path of the claims is resolved
+    :raises ValueError: if it is no mapping, or an entry is missing, unknown, or not what it must be
+    """
+    values = read_yaml(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"a study must be a YAML mapping, got {values!r}")
+    study = typed(StudyConfig, _spelled_out(values, folder))
+    if study.claims is not None and not study.claims.is_file():
+        raise ValueError(f"`claims` must be a file, got {str(study.claims)!r}")
+    return study
+
+
+def _spelled_out(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Write as the fields have it what a file may say in short."""
+    long = dict(values)
+    if "architectures" in values:
+        long["architectures"] = [asdict(a) for a in _architectures(values["architectures"])]
+    if "seeds" in values:
+        long["seeds"] = _seeds(values["seeds"])
+    if isinstance(values.get("claims"), str):
+        long["claims"] = str(folder / values["claims"])
+    return long
+
+
+def _seeds(value: Any) -> list[Any]:
+    """Count from 0 up to a number of seeds, or take the seeds."""
+    if isinstance(value, list):
+        return value
+    if type(value) is int and value >= 1:
+        return list(range(value))
+    raise ValueError(f"`seeds` must be a number of seeds, at least 1, or a list, got {value!r}")
+
+
+def _architectures(value: Any) -> Iterator[Architecture]:
+    """Read names, or names with their options."""
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, Mapping):
+            yield from (named_architecture(name, options) for name, options in entry.items())
+        elif isinstance(entry, str) and isinstance(value, list):
+            yield named_architecture(entry)
+        else:
+            raise ValueError(
+                f"`architectures` must be names, or names with their options, got {entry!r}"
+            )

@@ -1,0 +1,287 @@
+"""Gymnasium vector environments as SB3's VecEnv, and the one call that builds a multi-task one."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from stable_baselines3.common.vec_env.base_vec_env import (
+    VecEnvIndices,
+    VecEnvObs,
+    VecEnvStepReturn,
+)
+
+from sb3_moe.vec_env.infos import row_of, rows_of
+from sb3_moe.vec_env.members import VectorMembers
+
+# The keys of a vector environment's infos that have a place of their own in SB3's.
+_HANDLED = frozenset(
+    {"task_id", "_task_id", "final_obs", "_final_obs", "final_info", "_final_info"}
+)
+
+
+class GymnasiumVecEnv(VecEnv):
+    """Any Gymnasium vector environment with SAME_STEP autoreset, as SB3 expects it.
+
+    Where the environment reports ``info["task_id"]``, each step's info holds the ``task_id`` (and
+    ``task_name``) of the task that made the step; at the end of an episode, the finished one's.
+
+    :param env: the vector environment; its autoreset mode must be SAME_STEP
+    :raises TypeError: if ``env`` isn't a vector environment
+    :raises ValueError: if its autoreset mode isn't SAME_STEP, it hands out one array over again, or
+        its actions aren't arrays
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        if not isinstance(env, VectorEnv):
+            raise TypeError(f"`env` must be a gymnasium.vector.VectorEnv, got {type(env)}")
+        _check_autoreset(env)
+        _check_actions(env)
+        self.env = env
+        self.spec = env.spec
+        self._members = VectorMembers(env)
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self.metadata = env.metadata
+        self._task_names = self._members.task_names()
+        self._task_ids: np.ndarray | None = None
+        self._step_infos: list[dict[str, Any]] = [
+            {"TimeLimit.truncated": False} for _ in range(self.num_envs)
+        ]
+        self._observations: Any = None
+        self._restored = False
+        #: the arguments of `make_multitask_vec_env`, by which callbacks build such another
+        self.built_with: dict[str, Any] | None = None
+
+    def reset(self) -> VecEnvObs:
+        """Start an episode in every environment.
+
+        The first reset after :meth:`load_state_dict` goes on with the episodes that were restored.
+        """
+        if not self._restored:
+            self._observations, infos = self.env.reset(seed=self._seed(), options=self._option())
+            self.reset_infos = rows_of(infos, self.num_envs)
+            self._note_tasks(infos)
+        self._restored = False
+        self._reset_seeds()
+        self._reset_options()
+        return self._observations
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions for :meth:`step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step all environments; those that end start again and report their last observation."""
+        self._restored = False
+        self._observations, rewards, terminated, truncated, vector_infos = self.env.step(
+            self._actions
+        )
+        # ALE's environment gives a final observation for every row and no mask: the flags decide.
+        dones = terminated | truncated
+        infos = [info.copy() for info in self._step_infos]
+        self._add_infos(infos, vector_infos, dones)
+        for i in np.flatnonzero(dones).tolist():
+            infos[i]["terminal_observation"] = row_of(vector_infos["final_obs"], i)
+            infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+        self._note_tasks(vector_infos)
+        return self._observations, np.asarray(rewards, np.float32), dones, infos
+
+    def close(self) -> None:
+        """Close the vector environment."""
+        self.env.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Return each environment's picture."""
+        frames: Any = self.env.render()
+        return [None] * self.num_envs if frames is None else list(frames)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Return an attribute of each environment, or of the vector environment, once for each."""
+        return self._members.get(attr_name, list(self._get_indices(indices)))
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Say whether each environment, or the vector environment, has an attribute."""
+        return self._members.has(attr_name)
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of each environment, or of the vector environment.
+
+        :raises ValueError: if only some environments are meant and they can't be told apart
+        """
+        self._members.set(attr_name, value, list(self._get_indices(indices)))
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
+    ) -> list[Any]:
+        """Call a method of each environment, or of the vector environment as a whole.
+
+        A method of the vector environment is called once. ``indices`` is handed on if it takes
+        them; a result with a row for each environment is dealt out.
+
+        :raises ValueError: if only some environments are meant and they can't be told apart
+        """
+        chosen = list(self._get_indices(indices))
+        return self._members.call(method_name, chosen, *method_args, **kwargs)
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """Say of each environment whether it is in such a wrapper."""
+        return self._members.are_wrapped(wrapper_class, list(self._get_indices(indices)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the environments and what :meth:`reset` and the next step report.
+
+        :raises AttributeError: if the vector environment has no state to give
+        """
+        return {
+            "env": self._members.of_all("state_dict")(),
+            "observations": copy.deepcopy(self._observations),
+            "task_ids": None if self._task_ids is None else self._task_ids.copy(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that :meth:`state_dict` returned; the next reset keeps to it."""
+        self._members.of_all("load_state_dict")(state["env"])
+        self._observations = state["observations"]
+        self._restored = self._observations is not None
+        if state["task_ids"] is not None:
+            self._note_tasks({"task_id": np.asarray(state["task_ids"])})
+
+    def _seed(self) -> Any:
+        # One number reaches what a vector environment seeds besides its copies: its schedule.
+        first = self._seeds[0]
+        if first is None:
+            return None
+        consecutive = [first + i for i in range(self.num_envs)]
+        return first if self._seeds == consecutive else self._seeds
+
+    def _option(self) -> dict[str, Any] | None:
+        first = self._options[0]
+        if any(options != first for options in self._options):
+            raise ValueError(
+                "options must be the same for all environments of a gymnasium vector environment, "
+                f"got {self._options}"
+            )
+        return first or None
+
+    def _note_tasks(self, vector_infos: Mapping[str, Any]) -> None:
+        """Remember which task each environment plays, for the infos of its next step."""
+        task_ids = vector_infos.get("task_id")
+        if task_ids is None:
+            return
+        changed = (
+            range(self.num_envs)
+            if self._task_ids is None
+            else np.flatnonzero(np.asarray(task_ids) != self._task_ids)
+        )
+        for i in changed:
+            task = int(task_ids[i])
+            self._step_infos[i] = {"TimeLimit.truncated": False, "task_id": task}
+            if self._task_names is not None:
+                self._step_infos[i]["task_name"] = self._task_names[task]
+        self._task_ids = np.array(task_ids)
+
+    def _add_infos(
+        self, infos: list[dict[str, Any]], vector_infos: Mapping[str, Any], dones: np.ndarray
+    ) -> None:
+        """Deal out what else the environments report; a row that ended reports its final info."""
+        extra = {key: value for key, value in vector_infos.items() if key not in _HANDLED}
+        if extra:
+            for i, row in enumerate(rows_of(extra, self.num_envs)):
+                (self.reset_infos if dones[i] else infos)[i].update(row)
+        final = vector_infos.get("final_info")
+        if final:
+            for i, row in enumerate(rows_of(final, self.num_envs)):
+                if dones[i]:
+                    infos[i] = row | infos[i]
+
+
+def make_multitask_vec_env(
+    tasks: Any,
+    n_envs: int | None = None,
+    seed: int | None = None,
+    *,
+    schedule: Any = None,
+    task_id: str = "dict",
+    monitor_dir: str | None = None,
+    monitor_kwargs: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> VecEnv:
+    """Build a monitored VecEnv over several tasks, in the fastest arrangement that fits them.
+
+    :param tasks: a suite's name, or a list of Gymnasium ids, (id, kwargs) pairs or callables
+    :param n_envs: how many environments; None: one per task
+    :param seed: of the environments and the schedule, used at the first reset
+    :param schedule: which task is played when; None: the suite's own, or all tasks interleaved
+    :param task_id: how the task is shown: "dict", "onehot", "channels", "info" or "none"
+    :param monitor_dir: folder for monitor.csv; None: no file
+    :param monitor_kwargs: for VecMonitor
+    :param kwargs: as of :func:`sb3_moe_envs.make_multitask_vector` (``obs_space``, ...)
+    :raises ValueError: if there are fewer environments than interleaved tasks
+    """
+    from sb3_moe_envs import make_multitask_vector
+
+    n_envs = _number_of_envs(tasks, n_envs, schedule)
+    env = GymnasiumVecEnv(
+        make_multitask_vector(tasks, n_envs, schedule=schedule, task_id=task_id, **kwargs)
+    )
+    env.built_with = {
+        "tasks": tasks,
+        "n_envs": n_envs,
+        "schedule": schedule,
+        "task_id": task_id,
+        "monitor_dir": monitor_dir,
+        "monitor_kwargs": monitor_kwargs,
+        **kwargs,
+    }
+    env.seed(seed)
+    env.action_space.seed(seed)
+    if monitor_dir is not None:
+        os.makedirs(monitor_dir, exist_ok=True)
+    # The keys are in every info, so each episode that SB3 keeps or writes says whose it is.
+    options = {"info_keywords": ("task_id", "task_name")} | (monitor_kwargs or {})
+    return VecMonitor(env, monitor_dir, **options)
+
+
+def _number_of_envs(tasks: Any, n_envs: int | None, schedule: Any) -> int:
+    from sb3_moe_envs.multitask import as_schedule
+    from sb3_moe_envs.schedules import Slots
+    from sb3_moe_envs.tasks import as_tasks
+
+    num_tasks = len(as_tasks(tasks))
+    n_envs = num_tasks if n_envs is None else n_envs
+    shared = as_schedule(schedule, tasks).slots is Slots.SHARED
+    if n_envs < (num_tasks if shared else 1):
+        rule = f"the number of interleaved tasks, {num_tasks}," if shared else "1,"
+        raise ValueError(f"`n_envs` must be at least {rule} got {n_envs}")
+    return n_envs
+
+
+def _check_autoreset(env: VectorEnv[Any, Any, Any]) -> None:
+    # ale-py's environments all write into one metadata dict: the attribute is each one's own.
+    mode = getattr(env.unwrapped, "autoreset_mode", env.metadata.get("autoreset_mode"))
+    if mode is not AutoresetMode.SAME_STEP:
+        raise ValueError(
+            f"`env` must reset in the same step, as SB3 does: autoreset_mode must be SAME_STEP, "
+            f"got {mode}; build it with autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP"
+        )
+    if not getattr(env.unwrapped, "copy", True):
+        raise ValueError("`env` must return new arrays each step: copy must be True, got False")
+
+
+def _check_actions(env: VectorEnv[Any, Any, Any]) -> None:
+    arrays = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    if not isinstance(env.single_action_space, arrays):
+        raise ValueError(
+            "`env` must take arrays as actions (Box, Discrete, MultiDiscrete or MultiBinary), as "
+            f"SB3's algorithms give no others, got {env.single_action_space}; wrap its tasks "
+            "(gymnasium.wrappers.TransformAction)"
+        )

@@ -1,0 +1,110 @@
+"""Towers recorded by torch at one batch size and run at others, empty batches, and bfloat16."""
+
+import itertools
+
+import pytest
+import torch as th
+from stable_baselines3.common.torch_layers import create_mlp
+
+from sb3_moe.layers import experts, soft_moe
+from sb3_moe.policies.options import PLACEMENTS, ROUTERS, TOKENS, MoEOptions, why_invalid
+from sb3_moe.policies.placement import Architect
+from sb3_moe.policies.towers import Layout
+
+FLAT = Layout(x_dim=5, num_tasks=3)
+MAP = Layout(x_dim=2 * 3 * 4, map_shape=(2, 3, 4), num_tasks=3)
+IMAGE = Layout(x_dim=4 * 5 * 5, image_shape=(4, 5, 5), encoder="minatar", num_tasks=3)
+CASES = [
+    (*case, layout)
+    for case in itertools.product(ROUTERS, TOKENS, PLACEMENTS[1:])
+    for layout in (("map",) if case[1] != "sample" else ("flat", "image"))
+    if why_invalid(*case) is None
+]
+every_case = pytest.mark.parametrize(("router", "tokens", "placement", "layout"), CASES)
+
+
+@pytest.fixture
+def eager_limits(monkeypatch):
+    """Let eager passes take the ways for large batches, whatever the size."""
+    monkeypatch.setattr(experts, "MASK_LIMIT", 0)
+    monkeypatch.setattr(experts, "CACHE_LIMIT", 0)
+    monkeypatch.setattr(soft_moe, "CACHE_LIMIT", 4)
+
+
+def build(router, tokens, placement, layout):
+    th.manual_seed(0)
+    layout = {"flat": FLAT, "map": MAP, "image": IMAGE}[layout]
+    dense = create_mlp(layout.features_dim, 2, [8] if tokens != "sample" else [8, 6])
+    options = MoEOptions(router=router, tokens=tokens, placement=placement)
+    tower = Architect(options, layout).network(dense).eval()
+    for parameter in tower.parameters():
+        parameter.data.normal_(std=0.5)
+    return tower
+
+
+def inputs(tower, batch):
+    ids = th.nn.functional.one_hot(th.arange(batch) % 3, 3).float()
+    return th.cat([th.randn(batch, tower.layout.x_dim), ids], 1)
+
+
+def assert_same_at_other_sizes(recorded, tower):
+    with th.no_grad():
+        for batch in (1, 2, 9):
+            x = inputs(tower, batch)
+            th.testing.assert_close(recorded(x), tower(x), rtol=1e-4, atol=1e-4)
+
+
+@every_case
+# What is traced here depends on no branch; torch warns of its own deprecation, too.
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_trace_runs_at_any_batch_size(eager_limits, router, tokens, placement, layout):
+    tower = build(router, tokens, placement, layout)
+    with th.no_grad():
+        traced = th.jit.trace(tower, (inputs(tower, 6),), check_trace=False)
+    assert_same_at_other_sizes(traced, tower)
+
+
+@pytest.mark.parametrize(
+    ("router", "tokens", "placement", "layout"),
+    [
+        ("soft", "conv", "all", "map"),
+        ("soft", "sample", "big", "image"),
+        ("top_k", "sample", "all", "flat"),
+        ("top_k", "conv", "middle", "map"),
+        ("expert_choice", "feature", "middle", "map"),
+        ("task", "sample", "big", "image"),
+        ("uniform", "sample", "final", "flat"),
+        ("random", "feature", "all", "map"),
+    ],
+)
+def test_an_export_runs_at_any_batch_size(eager_limits, router, tokens, placement, layout):
+    tower = build(router, tokens, placement, layout)
+    batch = th.export.Dim("batch", min=1, max=10**6)
+    exported = th.export.export(tower, (inputs(tower, 6),), dynamic_shapes=({0: batch},))
+    assert_same_at_other_sizes(exported.module(), tower)
+
+
+@every_case
+@pytest.mark.parametrize("large", [False, True])
+def test_an_empty_batch_goes_through(request, large, router, tokens, placement, layout):
+    if large:
+        request.getfixturevalue("eager_limits")
+    tower = build(router, tokens, placement, layout)
+    assert tower(inputs(tower, 0)).shape == (0, 2)
+
+
+@every_case
+@pytest.mark.parametrize("large", [False, True])
+def test_bfloat16_gives_about_the_same(request, large, router, tokens, placement, layout):
+    if large:
+        request.getfixturevalue("eager_limits")
+    tower = build(router, tokens, placement, layout)
+    x = inputs(tower, 6)
+    exact = tower(x)
+    with th.autocast("cpu", th.bfloat16):
+        rough = tower(x)
+    rough.float().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in tower.parameters())
+    # A router that picks experts may pick another one for a sample, by a hair.
+    close = (rough.float() - exact).abs() < 0.1 * exact.abs().max()
+    assert close.float().mean() > 0.7

@@ -1,0 +1,88 @@
+"""Loss-free balancing under SB3's algorithms: the bias moves once an update, and never else."""
+
+from itertools import pairwise
+
+import arena
+import numpy as np
+import pytest
+import torch as th
+
+ALGORITHMS = ("PPO", "A2C", "DQN", "SAC", "TD3", "MaskablePPO", "RecurrentPPO", "QRDQN", "TQC")
+
+
+def make(algorithm):
+    lstm = "Lstm" if algorithm == "RecurrentPPO" else ""
+    options = {"router": "top_k", "bias_rate": 0.125, "net_arch": [8]}
+    return arena.make(algorithm, f"MoeMlp{lstm}Policy", **options)
+
+
+def state(model):
+    """Return the whole policy, the biases and counts too."""
+    return {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+
+
+def biases(model):
+    layers = model.policy.moe_layers().items()
+    return {name: layer.running_bias_E.clone() for name, layer in layers}
+
+
+def assert_same(a, b):
+    assert list(a) == list(b)
+    for name, tensor in a.items():
+        assert th.equal(tensor, b[name]), name
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_predict_leaves_the_policy_as_it_is(algorithm, tmp_path):
+    model = arena.train(make(algorithm))
+    before = state(model)
+    assert any(tensor.any() for name, tensor in before.items() if "running_count" in name)
+    obs = arena.observe(model)
+    first = arena.predict(model, obs)
+    np.testing.assert_array_equal(arena.predict(model, obs), first)
+    assert_same(state(model), before)
+    model.save(tmp_path / "model")
+    loaded = type(model).load(tmp_path / "model", device="cpu")
+    np.testing.assert_array_equal(arena.predict(loaded, obs), first)
+    assert_same(state(loaded), before)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC"])
+def test_a_look_between_two_calls_of_learn_changes_nothing(algorithm):
+    states = []
+    for look in (False, True):
+        model = arena.train(make(algorithm))
+        if look:
+            arena.predict(model, np.zeros((3, 5), np.float32))
+        model.learn(16, reset_num_timesteps=False, log_interval=10**6)
+        states.append(state(model))
+    assert_same(*states)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC", "RecurrentPPO"])
+def test_the_bias_moves_once_an_update_and_before_the_next_rollout(algorithm):
+    model = make(algorithm)
+    train, seen = model.train, []
+
+    def note(*args, **kwargs):
+        before = biases(model)
+        train(*args, **kwargs)
+        assert_same(biases(model), before)
+        seen.append(before)
+
+    model.train = note
+    model.learn(64, log_interval=10**6)
+    assert len(seen) > 2
+    for name, first in seen[0].items():
+        assert not first.any()
+        # Each step is 0.125, up or down (or none where the load was even).
+        steps = th.stack([after[name] - now[name] for now, after in pairwise(seen)])
+        assert set(steps.abs().unique().tolist()) <= {0.0, 0.125}
+        assert steps.any(1).all()
+
+
+def test_a_part_of_a_policy_predicts_without_moving_the_bias():
+    model = arena.train(make("DQN"))
+    before = state(model)
+    model.q_net.predict(arena.observe(model), deterministic=True)
+    assert_same(state(model), before)

@@ -1,0 +1,263 @@
+"""The task-aware features extractor: encoders, shapes, and where the one-hot task id goes."""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import NatureCNN
+from torch import nn
+
+from sb3_moe.policies.extractors import (
+    CONVS,
+    TaskExtractor,
+    default_encoder,
+    make_convs,
+    map_shape_of,
+)
+
+FLAT = spaces.Box(-1, 1, (5,), np.float32)
+MINATAR = spaces.Box(0, 1, (10, 10, 4), np.uint8)
+ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+TASK = spaces.Discrete(3)
+
+
+def features(extractor, *samples):
+    """Preprocess observations as SB3 does and extract."""
+    space = extractor._observation_space
+    tensors = [to_tensor(each) for each in samples]
+    if isinstance(space, spaces.Dict):
+        batch = {key: th.stack([each[key] for each in tensors]) for key in space.spaces}
+    else:
+        batch = th.stack(tensors)
+    return extractor(preprocess_obs(batch, space))
+
+
+def to_tensor(sample):
+    if isinstance(sample, dict):
+        return {key: th.as_tensor(value) for key, value in sample.items()}
+    return th.as_tensor(sample)
+
+
+def dict_space(**keys):
+    return spaces.Dict(keys)
+
+
+def test_the_one_hot_stands_behind_the_observation():
+    space = dict_space(obs=FLAT, task_id=TASK)
+    extractor = TaskExtractor(space)
+    x = np.arange(5, dtype=np.float32) / 5
+    out = features(extractor, {"obs": x, "task_id": 1})
+    assert out.tolist() == [[*x.tolist(), 0, 1, 0]]
+    assert (extractor.features_dim, extractor.num_tasks, extractor.map_shape) == (8, 3, None)
+
+
+def test_the_one_hot_stands_last_whatever_the_order_of_the_keys():
+    space = dict_space(task_id=TASK, zebra=FLAT, ant=spaces.Discrete(2))
+    out = features(TaskExtractor(space), {"task_id": 2, "zebra": np.ones(5, np.float32), "ant": 0})
+    assert out.tolist() == [[1, 0, 1, 1, 1, 1, 1, 0, 0, 1]]
+
+
+def test_without_a_task_there_are_no_tasks():
+    extractor = TaskExtractor(FLAT)
+    assert (extractor.features_dim, extractor.num_tasks) == (5, 0)
+    assert features(extractor, np.ones(5, np.float32)).shape == (1, 5)
+
+
+def test_a_box_that_ends_in_the_one_hot_is_taken_as_it_is():
+    extractor = TaskExtractor(FLAT, num_tasks=2)
+    x = np.array([0.5, -0.5, 0.25, 0, 1], np.float32)
+    assert features(extractor, x).tolist() == [x.tolist()]
+    assert (extractor.features_dim, extractor.num_tasks) == (5, 2)
+
+
+def planes(space, task, channels_last):
+    """Return a random image whose last three channels are lit for one task."""
+    space.seed(0)
+    image = space.sample()
+    image = image if channels_last else image.transpose(1, 2, 0).copy()
+    image[..., -3:] = 0
+    image[..., -3 + task] = 1
+    return image if channels_last else image.transpose(2, 0, 1).copy()
+
+
+@pytest.mark.parametrize("encoder", ["flat", "minatar"])
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(0, 1, (10, 10, 7), np.uint8),
+        spaces.Box(0, 255, (7, 12, 12), np.uint8),
+        spaces.Box(0, 1, (7, 12, 12), np.float32),
+    ],
+    ids=["channels last", "SB3's images", "scaled"],
+)
+def test_planes_become_a_one_hot_and_are_seen_nowhere_else(space, encoder):
+    last = space.shape[-1] == 7
+    extractor = TaskExtractor(space, encoder=encoder, num_tasks=3)
+    out = features(extractor, planes(space, 0, last), planes(space, 2, last))
+    assert out.shape == (2, extractor.features_dim)
+    assert out[:, -3:].tolist() == [[1, 0, 0], [0, 0, 1]]
+    assert th.equal(out[0, :-3], out[1, :-3])
+    assert extractor.map_shape == (None if encoder == "flat" else (16, *extractor.map_shape[1:]))
+
+
+def test_minatar_images_are_convolved_as_channels_last():
+    extractor = TaskExtractor(MINATAR, encoder="minatar")
+    MINATAR.seed(0)
+    image = MINATAR.sample()
+    expected = extractor.convs[0](th.as_tensor(image).float().permute(2, 0, 1)[None]).flatten(1)
+    th.testing.assert_close(features(extractor, image), expected)
+    assert extractor.map_shape == (16, 8, 8)
+    assert extractor.features_dim == 16 * 64
+
+
+def test_the_nature_encoder_is_sb3s_nature_cnn_without_its_linear_layer():
+    extractor = TaskExtractor(ATARI, encoder="nature")
+    nature = NatureCNN(ATARI)
+    nature.cnn[:6].load_state_dict(extractor.convs[0].state_dict())
+    image = th.rand(2, 4, 84, 84)
+    th.testing.assert_close(extractor(image), nature.cnn[:7](image))
+    assert extractor.map_shape == (64, 7, 7)
+
+
+@pytest.mark.parametrize("encoder", CONVS)
+@pytest.mark.parametrize("size", [36, 84, 40])
+def test_the_map_shape_is_what_the_convolutions_give(encoder, size):
+    shape = (3, size, size)
+    given = make_convs(encoder, shape)(th.zeros(1, *shape)).shape[1:]
+    assert map_shape_of(encoder, shape) == tuple(given)
+    assert TaskExtractor(spaces.Box(0, 255, shape, np.uint8), encoder=encoder).map_shape == given
+
+
+def test_impala_has_three_stages_of_two_residual_blocks():
+    convs = make_convs("impala", (3, 64, 64))
+    assert sum(isinstance(m, nn.Conv2d) for m in convs.modules()) == 15
+    assert map_shape_of("impala", (3, 64, 64)) == (32, 8, 8)
+
+
+def test_features_dim_keeps_the_linear_layer_and_there_is_no_map():
+    extractor = TaskExtractor(MINATAR, encoder="minatar", features_dim=32)
+    assert (extractor.features_dim, extractor.map_shape) == (32, None)
+    MINATAR.seed(0)
+    assert features(extractor, MINATAR.sample()).shape == (1, 32)
+
+
+def test_of_several_keys_images_are_encoded_and_the_rest_flattened():
+    space = dict_space(camera=MINATAR, joints=FLAT, task_id=TASK)
+    extractor = TaskExtractor(space, encoder="minatar")
+    space.seed(0)
+    out = features(
+        extractor,
+        {"camera": np.zeros((10, 10, 4), np.uint8), "joints": np.ones(5, np.float32), "task_id": 0},
+    )
+    assert extractor.map_shape is None
+    assert extractor.features_dim == 1024 + 5 + 3
+    assert out[0, 1024:].tolist() == [1, 1, 1, 1, 1, 1, 0, 0]
+
+
+def test_two_images_get_an_encoder_each():
+    space = dict_space(left=MINATAR, right=MINATAR)
+    extractor = TaskExtractor(space, encoder="minatar")
+    assert len(extractor.convs) == 2
+    assert extractor.features_dim == 2048
+    assert extractor.map_shape is None
+
+
+def test_an_image_with_the_id_alone_beside_it_has_a_map():
+    extractor = TaskExtractor(dict_space(obs=MINATAR, task_id=TASK), encoder="minatar")
+    assert extractor.map_shape == (16, 8, 8)
+    assert extractor.features_dim == 1024 + 3
+
+
+def test_raw_hands_on_the_flattened_image_channels_first():
+    extractor = TaskExtractor(dict_space(obs=MINATAR, task_id=TASK), encoder="minatar", raw=True)
+    image = np.zeros((10, 10, 4), np.uint8)
+    image[0, 1, 2] = 1
+    out = features(extractor, {"obs": image, "task_id": 1})
+    assert extractor.image_shape == (4, 10, 10)
+    assert out[0, :400].nonzero().item() == 2 * 100 + 1
+    assert out[0, 400:].tolist() == [0, 1, 0]
+    assert not list(extractor.parameters())
+
+
+@pytest.mark.parametrize(
+    ("space", "encoder"),
+    [
+        (FLAT, "flat"),
+        (MINATAR, "minatar"),
+        (ATARI, "nature"),
+        (spaces.Box(0, 255, (3, 36, 36), np.uint8), "nature"),
+        (spaces.Box(0, 255, (3, 35, 84), np.uint8), "minatar"),
+        (dict_space(obs=FLAT, task_id=TASK), "flat"),
+        (dict_space(a=FLAT, obs=MINATAR), "minatar"),
+    ],
+    ids=str,
+)
+def test_the_default_encoder_goes_by_the_size_of_the_image(space, encoder):
+    assert default_encoder(space) == encoder
+
+
+@pytest.mark.parametrize(
+    ("space", "channels"),
+    [
+        (spaces.Box(0, 1, (3, 40, 42), np.float32), 3),
+        (spaces.Box(0, 1, (40, 42, 3), np.float32), 3),
+        (spaces.Box(0, 1, (3, 20, 20), np.uint8), 3),
+        (spaces.Box(0, 255, (3, 20, 20), np.uint8), 3),
+        (spaces.Box(0, 1, (10, 10, 10), np.uint8), 10),
+        (spaces.Box(0, 1, (10, 10, 12), np.uint8), 12),
+        (spaces.Box(0, 1, (10, 4, 10), np.uint8), 10),
+    ],
+    ids=str,
+)
+def test_channels_are_on_the_first_axis_where_it_is_the_shortest_else_on_the_last(space, channels):
+    extractor = TaskExtractor(space, encoder="minatar")
+    assert extractor.convs[0][0].in_channels == channels
+    space.seed(0)
+    assert features(extractor, space.sample()).shape == (1, extractor.features_dim)
+
+
+def test_among_images_that_are_scaled_already_the_first_of_two_as_short_axes_counts():
+    space = spaces.Box(0, 1, (8, 8, 9), np.float32)
+    assert TaskExtractor(space, encoder="minatar", normalized_image=True).map_shape == (16, 6, 7)
+    assert TaskExtractor(space, encoder="minatar").map_shape == (16, 6, 6)
+    shortest = spaces.Box(0, 1, (3, 8, 9), np.float32)
+    for normalized in (True, False):
+        extractor = TaskExtractor(shortest, encoder="minatar", normalized_image=normalized)
+        assert extractor.map_shape == (16, 6, 7)
+
+
+@pytest.mark.parametrize(
+    ("space", "kwargs", "message"),
+    [
+        (FLAT, {"encoder": "resnet"}, r"`encoder` must be one of \['flat', 'minatar', 'nature'"),
+        (FLAT, {"encoder": "minatar"}, r"`encoder`='minatar' needs an image .*, got Box\(.*'flat'"),
+        (MINATAR, {"encoder": "nature"}, r"at least 36x36, got 10x10; 'minatar' takes small ones"),
+        (FLAT, {"num_tasks": 0}, "`num_tasks` must be at least 1, got 0"),
+        (FLAT, {"num_tasks": 5}, "`num_tasks`=5 leaves no feature of 5"),
+        (TASK, {"num_tasks": 2}, r"`num_tasks` needs a Box observation, got Discrete\(3\)"),
+        (
+            MINATAR,
+            {"encoder": "minatar", "num_tasks": 4},
+            "`num_tasks`=4 leaves no channel of 4",
+        ),
+        (
+            dict_space(obs=FLAT, task_id=FLAT),
+            {},
+            r"`task_id` must be Discrete, got Box",
+        ),
+        (
+            dict_space(obs=FLAT, task_id=TASK),
+            {"num_tasks": 4},
+            "`num_tasks` must agree with the task_id space, 3, got 4",
+        ),
+        (
+            dict_space(a=MINATAR, b=MINATAR),
+            {"encoder": "minatar", "raw": True},
+            r"`placement`='big' takes one image key, got \['a', 'b'\]",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_space_is_an_error(space, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        TaskExtractor(space, **kwargs)

@@ -1,0 +1,428 @@
+"""From dense networks to towers: what is replaced, how wide, and what it computes."""
+
+import itertools
+
+import pytest
+import torch as th
+from stable_baselines3.common.torch_layers import create_mlp
+from torch import nn
+
+from sb3_moe.layers import MoELayer, SoftMoE, SparseMoE
+from sb3_moe.policies.options import MoEOptions
+from sb3_moe.policies.placement import Architect, as_torch_does, read_stages
+from sb3_moe.policies.towers import Layout, MoEBlock, Tower
+
+FLAT = Layout(x_dim=5)
+TASKS = Layout(x_dim=5, num_tasks=3)
+MAP = Layout(x_dim=2 * 3 * 4, map_shape=(2, 3, 4), num_tasks=3)
+IMAGE = Layout(x_dim=4 * 5 * 5 + 2, image_shape=(4, 5, 5), encoder="minatar", num_tasks=3)
+CRITIC = Layout(x_dim=5, num_tasks=3, action_dim=2)
+
+
+def network(layout=FLAT, hidden=(8, 6), out=2, **options):
+    dense = create_mlp(layout.features_dim + layout.action_dim, out, list(hidden))
+    return Architect(MoEOptions(**options), layout).network(dense)
+
+
+def kinds(tower):
+    return [type(block).__name__ for block in tower.blocks]
+
+
+def layers(tower):
+    return [m for m in tower.modules() if isinstance(m, MoELayer)]
+
+
+def shapes(tower):
+    """Return (inputs, outputs) of each layer's experts."""
+    experts = [layer.experts.expert(0) for layer in layers(tower)]
+    return [
+        (linears[0].in_features, linears[-1].out_features)
+        for linears in ([m for m in e.modules() if isinstance(m, nn.Linear)] for e in experts)
+    ]
+
+
+def one_hot(*tasks):
+    return th.nn.functional.one_hot(th.tensor(tasks), 3).float()
+
+
+def test_middle_replaces_the_last_hidden_layer_and_its_activation():
+    tower = network(placement="middle")
+    assert kinds(tower) == ["Linear", "ReLU", "MoEBlock", "Linear"]
+    assert shapes(tower) == [(8, 6)]
+
+
+def test_final_replaces_the_head():
+    tower = network(placement="final")
+    assert kinds(tower) == ["Linear", "ReLU", "Linear", "ReLU", "MoEBlock"]
+    assert shapes(tower) == [(6, 2)]
+
+
+def test_all_replaces_every_hidden_layer_and_the_head():
+    tower = network(placement="all")
+    assert kinds(tower) == ["MoEBlock", "MoEBlock", "MoEBlock"]
+    assert shapes(tower) == [(5, 8), (8, 6), (6, 2)]
+
+
+def test_big_holds_whole_networks():
+    tower = network(placement="big")
+    assert kinds(tower) == ["MoEBlock"]
+    assert [type(m).__name__ for m in layers(tower)[0].experts.expert(0)] == [
+        *("Linear", "ReLU", "Linear", "ReLU", "Linear")
+    ]
+    assert shapes(tower) == [(5, 2)]
+
+
+def test_none_leaves_dense_layers():
+    assert kinds(network(placement="none")) == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
+
+
+def test_an_expert_is_two_linear_layers_around_the_dense_activation():
+    dense = create_mlp(5, 2, [8], activation_fn=nn.Tanh)
+    tower = Architect(MoEOptions(), FLAT).network(dense)
+    expert = layers(tower)[0].experts.expert(0)
+    assert [type(m) for m in expert] == [nn.Linear, nn.Tanh, nn.Linear]
+
+
+class Swish(nn.Module):
+    """A learned activation of a user's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.beta = nn.Parameter(th.tensor(0.5))
+
+    def forward(self, x):
+        return x * (self.beta * x).sigmoid()
+
+
+@pytest.mark.parametrize("activation", [nn.PReLU, Swish, lambda: nn.Softmax(dim=1)])
+@pytest.mark.parametrize(
+    ("placement", "expected"),
+    [
+        ("middle", [["Linear", "act", "Linear"]]),
+        ("all", [["Linear", "act", "Linear"]] * 2 + [["Linear"]]),
+        ("big", [["Linear", "act", "Linear", "act", "Linear"]]),
+    ],
+)
+def test_learned_activations_are_activations_and_each_expert_has_its_own(
+    placement, expected, activation
+):
+    dense = create_mlp(5, 2, [8, 6], activation_fn=activation)
+    tower = Architect(MoEOptions(placement=placement, num_experts=3), FLAT).network(dense)
+    kind = type(activation())
+    found = [list(layer.experts.expert(1)) for layer in layers(tower)]
+    assert [["act" if type(m) is kind else type(m).__name__ for m in e] for e in found] == expected
+    # As many slopes as SB3's dense layer has, one, and not one for each unit.
+    sizes = {p.numel() for e in found for m in e if type(m) is kind for p in m.parameters()}
+    assert sizes <= {1}
+
+
+@pytest.mark.parametrize("placement", ["middle", "big"])
+@pytest.mark.parametrize(
+    ("activation", "message"),
+    [
+        (lambda: nn.PReLU(6), r"`activation_fn` must take rows of 11 hidden .* PReLU: it failed"),
+        (lambda: nn.GLU(dim=0), r"GLU: it returned \(1, 11\) for \(2, 11\)"),
+    ],
+)
+def test_an_activation_that_does_not_fit_the_experts_is_an_error(placement, activation, message):
+    dense = create_mlp(5, 2, [6], activation_fn=activation)
+    options = MoEOptions(placement=placement, expert_width=11)
+    with pytest.raises(ValueError, match=message):
+        Architect(options, FLAT).network(dense)
+
+
+@pytest.mark.parametrize("placement", ["middle", "all", "big"])
+def test_expert_width_changes_hidden_layers_and_not_the_output(placement):
+    tower = network(placement=placement, expert_width=11)
+    for layer in layers(tower)[: None if placement == "big" else 1]:
+        linears = [m for m in layer.experts.expert(0) if isinstance(m, nn.Linear)]
+        assert {linear.out_features for linear in linears[:-1]} == {11}
+    assert tower(th.zeros(3, 5)).shape == (3, 2)
+
+
+@pytest.mark.parametrize("placement", ["middle", "final", "all", "big"])
+def test_with_one_expert_a_tower_is_that_expert_among_plain_layers(placement):
+    tower = network(placement=placement, num_experts=1)
+    plain = [
+        block.layer.experts.expert(0) if isinstance(block, MoEBlock) else block
+        for block in tower.blocks
+    ]
+    x = th.randn(7, 5)
+    th.testing.assert_close(tower(x), nn.Sequential(*plain)(x))
+
+
+@pytest.mark.parametrize("placement", ["middle", "final", "all", "big"])
+@pytest.mark.parametrize(
+    ("layout", "task_input"),
+    [(FLAT, "both"), *itertools.product([TASKS, CRITIC], ["both", "router", "experts", "none"])],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_tower_equals_its_layers_written_out(placement, layout, task_input):
+    """Follow the input through plain experts, with the id and the action where they belong."""
+    tower = network(layout, placement=placement, task_input=task_input, num_experts=2)
+    x, task, action = th.randn(4, 5), one_hot(0, 1, 2, 1)[:, : layout.num_tasks], th.randn(4, 2)
+    action = action[:, : layout.action_dim]
+    experts_task = task if task_input in ("both", "experts") else task[:, :0]
+    router_task = task if task_input in ("both", "router") else task[:, :0]
+    hidden = x
+    for i, block in enumerate(tower.blocks):
+        first = i == 0
+        seen = th.cat([hidden, experts_task, action], 1) if first else hidden
+        if isinstance(block, MoEBlock):
+            router_in = th.cat([hidden, router_task, *([action] if first else [])], 1)
+            gates = (router_in @ block.layer.router.weight_RK).softmax(-1)
+            outs = th.stack([block.layer.experts.expert(k)(seen) for k in range(2)], 1)
+            hidden = (outs * gates.unsqueeze(-1)).sum(1)
+        else:
+            hidden = block(seen)
+    actions = action if layout.action_dim else None
+    th.testing.assert_close(tower(th.cat([x, task], 1), actions), hidden)
+
+
+def test_the_last_tanh_comes_after_the_experts_are_combined():
+    dense = create_mlp(5, 2, [8], squash_output=True)
+    for placement in ("final", "all", "big"):
+        tower = Architect(MoEOptions(placement=placement), FLAT).network(dense)
+        assert kinds(tower)[-1] == "Tanh"
+        assert not any(isinstance(m, nn.Tanh) for m in layers(tower)[-1].modules())
+
+
+@pytest.mark.parametrize(("tokens", "expert", "width"), [("conv", 2, 24), ("feature", 12, 24)])
+def test_tokens_of_a_map_are_flattened_not_pooled(tokens, expert, width):
+    tower = network(MAP, hidden=(8,), tokens=tokens)
+    # An expert's output is as wide as the bare token; the id was appended to the input.
+    assert shapes(tower) == [(expert + 3, expert)]
+    assert tower.blocks[0].out_features == width
+    assert tower.blocks[1].in_features == width
+    assert tower(th.zeros(2, 27)).shape == (2, 2)
+
+
+def test_only_the_first_layer_of_all_splits_the_map():
+    tower = network(MAP, hidden=(8, 6), placement="all", tokens="conv")
+    assert [block.tokens for block in tower.blocks] == ["conv", "sample", "sample"]
+    assert shapes(tower) == [(5, 2), (24, 6), (6, 2)]
+
+
+@pytest.mark.parametrize(("tokens", "slots"), [("conv", 3), ("feature", 1)])
+def test_slots_are_by_default_tokens_over_experts_rounded_up(tokens, slots):
+    layer = layers(network(MAP, hidden=(8,), tokens=tokens))[0]
+    assert isinstance(layer, SoftMoE)
+    assert layer.num_slots == slots
+    assert layers(network(MAP, hidden=(8,), tokens=tokens, num_slots=5))[0].num_slots == 5
+
+
+def test_big_encodes_the_image_in_each_expert():
+    tower = network(IMAGE, placement="big", num_experts=2)
+    x = th.randn(3, IMAGE.x_dim)
+    task = one_hot(0, 1, 2)
+    layer = layers(tower)[0]
+    gates = (th.cat([x, task], 1) @ layer.router.weight_RK).softmax(-1)
+    outs = th.stack([layer.experts.expert(k)(th.cat([x, task], 1)) for k in range(2)], 1)
+    expected = (outs * gates.unsqueeze(-1)).sum(1)
+    th.testing.assert_close(tower(th.cat([x, task], 1)), expected)
+    convs = [m for m in layer.experts.expert(0).modules() if isinstance(m, nn.Conv2d)]
+    assert len(convs) == 1
+
+
+def test_a_tower_beside_a_big_one_encodes_the_image_itself():
+    tower = network(IMAGE, placement="middle", hidden=(8,))
+    # 16 filters of 3x3 make 16 x 3 x 3 of 4 x 5 x 5; two features stand beside the image.
+    assert shapes(tower) == [(16 * 9 + 2 + 3, 8)]
+    assert tower.encoder is not None
+    assert tower(th.randn(3, IMAGE.features_dim)).shape == (3, 2)
+
+
+def test_body_and_head_together_are_the_network():
+    dense = create_mlp(TASKS.features_dim, -1, [8, 6])
+    architect = Architect(MoEOptions(placement="final"), TASKS)
+    body, width = architect.body(dense)
+    assert width == 6 + 3
+    head = architect.head(nn.Linear(width, 2), dense)
+    x = th.cat([th.randn(3, 5), one_hot(0, 1, 2)], 1)
+    latent = body(x)
+    assert latent.shape == (3, 9)
+    assert th.equal(latent[:, 6:], x[:, 5:])
+    assert head(latent).shape == (3, 2)
+    assert shapes(head) == [(6, 2)]
+
+
+def test_where_the_head_is_dense_it_is_left_alone():
+    dense = create_mlp(5, -1, [8, 6])
+    architect = Architect(MoEOptions(placement="middle"), FLAT)
+    _, width = architect.body(dense)
+    linear = nn.Linear(width, 2)
+    assert architect.head(linear, dense) is linear
+
+
+def test_a_big_head_is_the_whole_network_and_its_body_nothing():
+    dense = create_mlp(5, -1, [8, 6])
+    architect = Architect(MoEOptions(placement="big"), FLAT)
+    body, width = architect.body(dense)
+    assert (len(body), width) == (0, 5)
+    assert isinstance(architect.head(nn.Linear(5, 2), dense), Tower)
+
+
+def test_experts_are_initialised_one_by_one_as_the_given_functions_say():
+    def orthogonal(gain):
+        def init(module):
+            for each in module.modules():
+                if isinstance(each, nn.Linear):
+                    nn.init.orthogonal_(each.weight, gain)
+                    nn.init.zeros_(each.bias)
+
+        return init
+
+    dense = create_mlp(8, 8, [8])
+    architect = Architect(
+        MoEOptions(placement="all"),
+        Layout(x_dim=8),
+        init_hidden=orthogonal(2.0),
+        init_head=orthogonal(0.5),
+    )
+    tower = architect.network(dense)
+    for layer, gain in zip(layers(tower), (2.0, 0.5), strict=True):
+        for k in range(4):
+            for linear in [m for m in layer.experts.expert(k) if isinstance(m, nn.Linear)]:
+                product = linear.weight @ linear.weight.t()
+                th.testing.assert_close(product, gain**2 * th.eye(8), atol=1e-5, rtol=1e-5)
+                assert not linear.bias.any()
+
+
+def test_the_default_is_torchs_own_initialisation():
+    tower = network(placement="all")
+    weight = layers(tower)[0].experts.expert(0)[0].weight
+    assert weight.abs().max() <= 1 / 5**0.5
+    linear = nn.Linear(2, 2)
+    before = linear.weight.clone()
+    as_torch_does(linear)
+    assert th.equal(linear.weight, before)
+
+
+class Scale(nn.Module):
+    """A normalisation with one parameter per feature."""
+
+    def __init__(self, num_features):
+        super().__init__()
+        self.num_features = num_features
+        self.scale = nn.Parameter(th.ones(num_features))
+
+    def forward(self, x):
+        return x * self.scale
+
+
+def test_stages_keep_norms_before_and_activations_after_each_linear_layer():
+    a, b, c = Scale(5), Scale(8), Scale(6)
+    stages = read_stages([a, nn.Linear(5, 8), nn.ReLU(), b, nn.Linear(8, 6), nn.Tanh(), c])
+    assert [stage.norms for stage in stages] == [[a], [b]]
+    assert [[type(m) for m in stage.after] for stage in stages] == [[nn.ReLU], [nn.Tanh, Scale]]
+
+
+@pytest.mark.parametrize("placement", ["middle", "final", "all", "big"])
+def test_norms_are_kept_around_the_experts(placement):
+    dense = [Scale(5), nn.Linear(5, 8), nn.ReLU(), Scale(8), nn.Linear(8, 8), nn.ReLU(), Scale(8)]
+    tower = Architect(MoEOptions(placement=placement), FLAT).network([*dense, nn.Linear(8, 2)])
+    assert [norm.num_features for norm in tower.norms] == [5]
+    inner = tower.blocks if placement != "big" else layers(tower)[0].experts.expert(0)
+    assert [m.num_features for m in inner if isinstance(m, Scale)] == [8, 8]
+    assert tower(th.zeros(3, 5)).shape == (3, 2)
+
+
+def test_first_norms_fit_what_the_first_layer_sees():
+    dense = [Scale(10), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 2)]
+    for task_input, width in (("both", 10), ("router", 7)):
+        options = MoEOptions(task_input=task_input)
+        tower = Architect(options, CRITIC).network(dense)
+        assert [norm.num_features for norm in tower.norms] == [width]
+        assert tower(th.zeros(3, 8), th.zeros(3, 2)).shape == (3, 2)
+
+
+def test_dense_towers_can_be_kept_from_the_task():
+    tower = network(TASKS, placement="none", task_input="none")
+    x = th.randn(3, 5)
+    seen = [tower(th.cat([x, one_hot(k, k, k)], 1)) for k in range(3)]
+    assert th.equal(seen[0], seen[1])
+    assert th.equal(seen[0], seen[2])
+    assert tower.blocks[0].in_features == 5
+
+
+def test_routers_take_the_options():
+    layer = layers(network(router="top_k", top_k=2, bias_rate=0.1, balance_coef=0.2))[0]
+    assert isinstance(layer, SparseMoE)
+    assert (layer.top_k, layer.bias_rate, layer.aux) == (2, 0.1, (0.2, 0.0, 0.0))
+    router = layers(network(normalize_router=True, router_noise=0.3))[0].router
+    assert router.scale is not None
+    assert router.noise == 0.3
+    frozen = layers(network(router="random"))[0].router
+    assert "weight_RK" in dict(frozen.named_buffers())
+
+
+def test_the_task_router_needs_no_router_weights():
+    tower = network(TASKS, router="task")
+    assert not any("router" in name for name in tower.state_dict())
+    assert layers(tower)[0].num_experts == 3
+
+
+@pytest.mark.parametrize(
+    ("layout", "hidden", "options", "message"),
+    [
+        (
+            FLAT,
+            (),
+            {},
+            "`placement`='middle' replaces the last hidden layer, and `net_arch` has none",
+        ),
+        (
+            MAP,
+            (8, 8),
+            {"tokens": "conv"},
+            "`tokens`='conv' with `placement`='middle' needs exactly one hidden .* has 2",
+        ),
+        (
+            MAP,
+            (),
+            {"tokens": "feature", "placement": "all"},
+            "`tokens`='feature' needs a hidden layer, and `net_arch` has none",
+        ),
+        (FLAT, (8,), {"tokens": "conv"}, "`tokens`='conv' needs a feature map, .* 'MoeCnnPolicy'"),
+        (FLAT, (8,), {"router": "task"}, "`router`='task' needs a task id in the observation"),
+        (
+            FLAT,
+            (8,),
+            {"task_input": "none"},
+            "`task_input`='none' needs a task id in the observation, got none: .* at 'both'",
+        ),
+        (
+            FLAT,
+            (),
+            {"placement": "big", "expert_width": 16},
+            "`expert_width`=16 needs experts with a hidden layer, and with `placement`='big'",
+        ),
+        (
+            FLAT,
+            (),
+            {"placement": "all", "expert_width": 16},
+            "`expert_width`=16 needs experts with a hidden layer, and with `placement`='all'",
+        ),
+        (
+            TASKS,
+            (8,),
+            {"router": "task", "num_experts": 2},
+            "`num_experts` must be the number of tasks, 3, .* got 2",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_input_is_an_error(layout, hidden, options, message):
+    with pytest.raises(ValueError, match=message):
+        network(layout, hidden=hidden, **options)
+
+
+def test_a_dense_tower_keeps_options_that_it_has_no_use_for():
+    dense = {"placement": "none", "task_input": "none", "expert_width": 16}
+    assert kinds(network(hidden=(), **dense)) == ["Linear"]
+
+
+def test_final_and_big_need_no_hidden_layer():
+    for placement in ("final", "big", "all"):
+        assert network(CRITIC, hidden=(), placement=placement)(
+            th.zeros(2, 8), th.zeros(2, 2)
+        ).shape == (2, 2)

@@ -1,0 +1,61 @@
+"""The table of algorithms and policy names."""
+
+from importlib import import_module
+
+import pytest
+from stable_baselines3 import A2C, PPO
+
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.registration import TABLE, register
+
+ROWS = [(name, alias) for name, entry in TABLE.items() for alias in entry.aliases]
+
+
+def algorithm(name):
+    module, class_name = TABLE[name].algorithm.split(":")
+    return getattr(import_module(module), class_name)
+
+
+def test_every_algorithm_of_the_table_is_there():
+    assert list(TABLE) == [
+        *("PPO", "A2C", "DQN", "SAC", "TD3", "DDPG"),
+        *("TRPO", "MaskablePPO", "RecurrentPPO", "QRDQN", "TQC", "CrossQ"),
+    ]
+
+
+@pytest.mark.parametrize(("name", "alias"), ROWS)
+def test_a_name_stands_for_the_class_of_that_name(name, alias):
+    policy = algorithm(name).policy_aliases[alias]
+    assert policy is getattr(import_module(TABLE[name].policies), alias)
+    assert issubclass(policy, MoEPolicy)
+    # Behind the mixin stands the dense policy of the same name.
+    dense = algorithm(name).policy_aliases[alias.removeprefix("Moe")]
+    assert issubclass(policy, dense)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_dense_name_has_a_counterpart(name):
+    aliases = algorithm(name).policy_aliases
+    dense = {alias for alias in aliases if not alias.startswith("Moe")}
+    if name == "RecurrentPPO":
+        # It inherits PPO's names without recurrence, which it can't use.
+        dense = {alias for alias in dense if alias.endswith("LstmPolicy")}
+    assert {f"Moe{alias}" for alias in dense} <= set(aliases)
+
+
+def test_names_of_one_algorithm_do_not_reach_another():
+    assert PPO.policy_aliases is not A2C.policy_aliases
+    assert "MoeMlpLstmPolicy" not in PPO.policy_aliases
+
+
+def test_sb3s_own_names_are_left_alone_and_registering_twice_changes_nothing():
+    before = {name: dict(algorithm(name).policy_aliases) for name in TABLE}
+    register()
+    assert {name: algorithm(name).policy_aliases for name in TABLE} == before
+    assert PPO.policy_aliases["MlpPolicy"].__module__ == "stable_baselines3.common.policies"
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_modules_list_their_policies(name):
+    entry = TABLE[name]
+    assert set(entry.aliases) <= set(import_module(entry.policies).__all__)

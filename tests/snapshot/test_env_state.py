@@ -1,0 +1,166 @@
+"""A VecEnv that was saved goes on as the original does, whatever its layers hold."""
+
+import cloudpickle
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils import EzPickle
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnvWrapper,
+    VecFrameStack,
+)
+
+from sb3_moe.snapshot.env_state import SavedEnv, load_env, save_env
+from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+
+
+def play(env, steps=12):
+    seen = [env.step(np.ones(env.num_envs, np.int64)) for _ in range(steps)]
+    return repr([(obs, rewards) for obs, rewards, *_ in seen])
+
+
+def goes_on(env):
+    """Tell whether a copy that was saved and loaded does what the original does."""
+    env.reset()
+    play(env)
+    other = load_env(save_env(env))
+    same = play(other) == play(env)
+    other.close()
+    return same
+
+
+def cart_poles(*wrappers):
+    def make():
+        env = gym.make("CartPole-v1")
+        for wrapper in wrappers:
+            env = wrapper(env)
+        return env
+
+    return DummyVecEnv([make, make])
+
+
+def test_wrappers_that_are_defined_in_a_function_are_saved():
+    class Local(VecEnvWrapper):
+        def reset(self):
+            return self.venv.reset()
+
+        def step_wait(self):
+            obs, rewards, *rest = self.venv.step_wait()
+            return obs, rewards + 1, *rest
+
+    class Inner(gym.Wrapper):
+        def step(self, action):
+            obs, reward, *rest = self.env.step(action)
+            return obs, reward + 2, *rest
+
+    assert goes_on(Local(cart_poles(Inner)))
+
+
+def test_a_layer_that_points_at_another_points_at_the_new_one():
+    class Looking(VecEnvWrapper):
+        def __init__(self, venv):
+            super().__init__(venv)
+            self.stacked, self.table = venv, {"count": self.count}
+            self.counted = 0
+
+        def count(self):
+            self.counted += 1
+            return self.counted
+
+        def reset(self):
+            return self.venv.reset()
+
+        def step_wait(self):
+            obs, rewards, *rest = self.venv.step_wait()
+            self.table["count"]()
+            return obs, rewards + self.counted + self.stacked.stacked_obs.stacked_obs.sum(), *rest
+
+    env = Looking(VecFrameStack(cart_poles(), 2))
+    assert goes_on(env)
+    other = load_env(save_env(env))
+    assert other.stacked is other.venv
+    assert other.table["count"].__self__ is other
+
+
+def test_a_dummy_vec_env_of_ones_own_keeps_its_class():
+    class Doubling(DummyVecEnv):
+        def step_wait(self):
+            obs, rewards, *rest = super().step_wait()
+            return obs, rewards * 2, *rest
+
+    assert goes_on(Doubling([lambda: gym.make("CartPole-v1")]))
+
+
+def test_a_monitors_file_in_a_single_environment_goes_on_where_it_was(tmp_path):
+    env = DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1"), str(tmp_path / "0"))])
+    assert goes_on(env)
+    env.close()
+    lines = (tmp_path / "0.monitor.csv").read_text().splitlines()
+    assert lines[1] == "r,l,t"
+    assert len(lines) > 3
+    assert sum(line.startswith("#") for line in lines) == 1
+
+
+class Rebuilding(gym.Wrapper, EzPickle):
+    """A wrapper that pickles by building itself anew, and so forgets what it counted."""
+
+    def __init__(self, env):
+        EzPickle.__init__(self, env)
+        gym.Wrapper.__init__(self, env)
+
+
+@pytest.mark.parametrize(("wrappers", "exact"), [((), True), ((Rebuilding, Monitor), False)])
+def test_a_layer_that_builds_itself_anew_is_not_said_to_be_exact(wrappers, exact):
+    assert save_env(cart_poles(*wrappers)).exact is exact
+
+
+def test_an_environment_whose_state_cannot_be_saved_is_refused():
+    class Remote(SubprocVecEnv):
+        def __init__(self):  # no process is needed for this
+            pass
+
+    with pytest.raises(ValueError, match="whose state can be saved, got Remote"):
+        save_env(Remote())
+
+
+def test_an_environment_that_was_rendered_is_saved_without_its_window():
+    class Surface:
+        __module__ = "pygame.surface"
+
+        def __reduce__(self):
+            raise TypeError("cannot pickle 'pygame.surface.Surface' object")
+
+    env = cart_poles()
+    env.envs[0].unwrapped.screen = Surface()
+    assert goes_on(env)
+    assert load_env(save_env(env)).envs[0].unwrapped.screen is None
+
+
+def test_a_part_that_cannot_be_pickled_is_refused():
+    env = cart_poles()
+    env.envs[0].unwrapped.stream = (each for each in "ab")
+    with pytest.raises(ValueError, match=r"can't be pickled \(TypeError: .*generator"):
+        save_env(env)
+
+
+@pytest.mark.parametrize("kind", ["single", "tasks"])
+def test_an_environment_that_version_0_1_saved_goes_on(kind, tmp_path):
+    if kind == "single":
+        env, file = VecFrameStack(cart_poles(), 2), None
+    else:
+        env = make_multitask_vec_env(["CartPole-v1"], 2, 0, monitor_dir=str(tmp_path))
+        file = env.results_writer.file_handler.name
+    env.reset()
+    play(env)
+    inner = env.venv
+    state = inner.envs if kind == "single" else (inner.built_with, inner.state_dict())
+    skipped = ("venv", "class_attributes", "results_writer")
+    attributes = {key: value for key, value in vars(env).items() if key not in skipped}
+    layer = (type(env), cloudpickle.dumps(attributes), file)
+    other = load_env(SavedEnv(cloudpickle.dumps(state), [layer], exact=True))
+    assert play(other) == play(env)
+    other.close()
+    env.close()

@@ -1,0 +1,220 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up_study import GAMES, cell, run
+
+from sb3_moe.study.report.claims import Claim, Claims, Contrast, Selector, judge_claims, load_claims
+from sb3_moe.study.report.measures import References
+from sb3_moe.study.spec.grid import PRESETS, load_study
+
+RANDOM = dict.fromkeys(GAMES, 1.0)
+
+
+def contrast(expects="greater", **changes):
+    values = {
+        "measure": "relative_area",
+        "plus": (Selector(architecture="soft-big", regime="crl"),),
+        "minus": (Selector(architecture="dense", regime="crl"),),
+        "expects": expects,
+        "smallest_effect": 0.1,
+    }
+    return Contrast(**{**values, **changes})
+
+
+def judge_one(runs, *contrasts):
+    claim = Claim(name="c", text="text", contrasts=contrasts)
+    return judge_claims(Claims(claims=(claim,)), runs, References(runs, RANDOM))[0]
+
+
+def judged(effect, seeds=5, expects="greater", noise=0.02, **changes):
+    """Judge a made-up study in which soft-big's areas are dense's times 1 + effect."""
+    rng = np.random.default_rng(0)
+    runs = [
+        run(cell("crl", order, name, seed), 1.0 + 9.0 * (1 + gain + noise * rng.normal()))
+        for seed in range(seeds)
+        for order in (GAMES, GAMES[::-1])
+        for name, gain in (("dense", 0.0), ("soft-big", effect))
+    ]
+    claims = Claims(
+        claims=(Claim(name="c", text="text", contrasts=(contrast(expects, **changes),)),)
+    )
+    return judge_claims(claims, runs, References(runs, RANDOM))[0]
+
+
+def test_a_known_gain_is_found_and_supported():
+    finding = judged(0.5)
+    assert finding.verdict == "supported"
+    assert [row.game for row in finding.rows] == sorted(GAMES)
+    assert finding.rows[0].estimate.mean == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_known_loss_contradicts():
+    assert judged(-0.5).verdict == "contradicted"
+
+
+def test_no_effect_with_little_noise_contradicts():
+    assert judged(0.0).verdict == "contradicted"
+
+
+def test_the_verdict_by_students_intervals_stands_beside_the_other():
+    assert judged(0.5).verdict_by_t == "supported"
+    assert judged(0.0).verdict_by_t == "contradicted"
+
+
+def test_no_effect_with_much_noise_is_undecided():
+    assert judged(0.1, noise=0.5).verdict == "undecided"
+
+
+@pytest.mark.parametrize("effect", [-0.5, 0.0, 0.5])
+def test_four_seeds_are_undecided_whatever_they_show(effect):
+    assert judged(effect, seeds=4).verdict == "undecided"
+
+
+def test_a_claim_without_its_runs_has_no_rows_and_no_verdict():
+    finding = judged(0.5, plus=(Selector(architecture="task-big"),))
+    assert finding.rows == []
+    assert finding.verdict == "undecided"
+
+
+def test_holm_counts_the_primary_contrasts_only():
+    rng = np.random.default_rng(1)
+    runs = [
+        run(cell("crl", GAMES, name, seed), 10.0 + gain + rng.normal())
+        for seed in range(5)
+        for name, gain in (("dense", 0.0), ("soft-big", 2.0))
+    ]
+    one = contrast(measure="final")
+    aside = contrast(measure="final", primary=False)
+    rows = judge_one(runs, one, aside).rows
+    primary = [row for row in rows if row.contrast.primary]
+    p = sorted(row.estimate.p_greater for row in primary)
+    assert sorted(row.p_adjusted for row in primary) == pytest.approx(
+        [2 * p[0], max(2 * p[0], p[1])]
+    )
+    for row in rows:
+        if not row.contrast.primary:
+            assert row.p_adjusted == row.estimate.p_greater
+
+
+def test_pairs_without_both_sides_are_left_out():
+    runs = [run(cell("crl", GAMES, "dense", seed)) for seed in range(5)]
+    runs += [run(cell("crl", GAMES, "soft-big", seed)) for seed in (3, 4)]
+    values = contrast(measure="final").differences(
+        [(r, dict.fromkeys(GAMES, r.cell.seed + 1.0)) for r in runs]
+    )
+    assert sorted({seed for seed, _ in values}) == [3, 4]
+    assert set(values.values()) == {0.0}
+
+
+def test_an_order_that_one_side_lacks_does_not_pass_for_a_difference():
+    # Both networks are alike in each order; one order is ten times as hard.
+    levels = {GAMES: 10.0, GAMES[::-1]: 1.0}
+    runs = [
+        run(cell("crl", order, name, seed))
+        for seed in range(5)
+        for name, orders in (("dense", list(levels)), ("soft-big", [GAMES]))
+        for order in orders
+    ]
+    values = contrast(measure="final").differences(
+        [(r, dict.fromkeys(GAMES, levels[r.cell.order])) for r in runs]
+    )
+    assert len(values) == 10
+    assert set(values.values()) == {0.0}
+
+
+def test_orders_that_a_claim_names_are_compared_with_each_other():
+    runs = [run(cell("crl", order, "dense")) for order in (GAMES, GAMES[::-1])]
+    first, second = (Selector(architecture="dense", order=r.cell.order) for r in runs)
+    values = contrast(plus=(first,), minus=(second,)).differences(
+        [(r, {"Breakout": level}) for r, level in zip(runs, (5.0, 3.0), strict=True)]
+    )
+    assert values == {(0, "Breakout"): 2.0}
+
+
+def test_a_difference_of_differences_by_hand():
+    levels = {
+        ("crl", "soft-big"): 7,
+        ("crl", "dense"): 4,
+        ("mtrl", "soft-big"): 5,
+        ("mtrl", "dense"): 3,
+    }
+    runs = [run(cell(regime, GAMES, name)) for regime, name in levels]
+    both = contrast(
+        plus=(
+            Selector(architecture="soft-big", regime="crl"),
+            Selector(architecture="dense", regime="mtrl"),
+        ),
+        minus=(
+            Selector(architecture="dense", regime="crl"),
+            Selector(architecture="soft-big", regime="mtrl"),
+        ),
+    )
+    measured = [(r, {"Breakout": levels[r.cell.regime, r.cell.architecture.name]}) for r in runs]
+    assert both.differences(measured) == {(0, "Breakout"): (7 - 4) - (5 - 3)}
+
+
+def test_the_packages_claims_are_six_and_name_their_runs():
+    claims = load_claims(load_study("smoke").claims)
+    assert len(claims.claims) == 6
+    assert all(any(c.primary for c in claim.contrasts) for claim in claims.claims)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_primary_claim_of_a_preset_names_columns_that_exist(preset):
+    study = load_study(preset)
+    known = {a.name for a in study.architectures}
+    named = {
+        s.architecture
+        for claim in load_claims(study.claims).claims
+        for c in claim.contrasts
+        if c.primary
+        for s in c.plus + c.minus
+    }
+    assert {"dense", "soft-big"} <= known & named
+
+
+def test_a_claim_that_cant_be_read_is_named(tmp_path: Path):
+    path = tmp_path / "claims.yaml"
+    path.write_text(
+        "claims: [{name: odd, text: t, contrasts: [{measure: luck, plus: [], minus: []}]}]"
+    )
+    with pytest.raises(ValueError, match=r"claim 'odd' of claims.yaml"):
+        load_claims(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", r"`claims` must be a file of claims and their rule"),
+        ("rule: {}", r"`claims` in .*claims.yaml must have an entry 'claims', got none"),
+        ("rule: {alfa: 1}\nclaims: []", r"`claims` must be a file .*alfa"),
+        ("claims: [5]", r"claim 5 of claims.yaml"),
+        ("claims: [{name: bare}]", r"claim 'bare' of claims.yaml must have an entry 'contrasts'"),
+        ("claims: [", r"`claims` must be a file"),
+    ],
+)
+def test_a_file_of_claims_that_cant_be_read_is_refused_in_words(tmp_path: Path, text, said):
+    path = tmp_path / "claims.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        load_claims(path)
+
+
+def test_claims_that_are_not_there_are_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"`claims` must be a file .*nowhere.yaml"):
+        load_claims(tmp_path / "nowhere.yaml")
+
+
+def test_a_regime_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match=r"`regime` must be one of mtrl, crl, scratch, got 'cl'"):
+        Selector(architecture="dense", regime="cl")
+
+
+def test_a_contrast_out_of_range_names_the_rule_and_the_value():
+    with pytest.raises(ValueError, match=r"`measure` must be one of .*, got luck"):
+        contrast(measure="luck")
+    with pytest.raises(ValueError, match=r"`expects` must be one of greater.*got 'more'"):
+        contrast("more")
+    with pytest.raises(ValueError, match=r"`smallest_effect` must be above 0, got 0"):
+        contrast(smallest_effect=0)

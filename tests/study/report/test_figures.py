@@ -1,0 +1,40 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from made_up_study import cell, run
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from sb3_moe.study.report.figures import expert_panels, expert_weights, learning_curves
+from sb3_moe.study.spec.config import Architecture
+
+
+def gated(gates_NE, router="soft"):
+    """A run whose router ends with these gates."""
+    architecture = Architecture(name=f"{router}-big", policy_kwargs={"router": router})
+    made = run(dataclasses.replace(cell("mtrl"), architecture=architecture))
+    return dataclasses.replace(made, diagnostics={"gates/pi.big": np.array([gates_NE])})
+
+
+def test_experts_are_matched_between_seeds_before_they_are_averaged():
+    one = [[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]]
+    renamed = [[0.1, 0.7, 0.2], [0.5, 0.0, 0.5]]
+    ((_, weights),) = expert_panels([gated(one), gated(renamed)])
+    np.testing.assert_allclose(weights, one)
+
+
+def test_routers_that_are_not_learned_are_not_drawn():
+    gates = [[1.0, 0.0], [0.0, 1.0]]
+    assert expert_weights([gated(gates, "task"), gated(gates, "uniform")]) is None
+    assert expert_weights([gated(gates, "top_k")]) is not None
+
+
+@pytest.mark.parametrize("count", [1, 8, 18])
+def test_the_legend_is_no_wider_than_the_figure(count):
+    names = [f"dense-matched-{k}" for k in range(count)]
+    figure = learning_curves([run(cell("mtrl", name=name)) for name in names], {})
+    FigureCanvasAgg(figure).draw()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    assert len(figure.legends[0].get_texts()) == count

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+from made_up_study import GAMES, ROLLOUT, cell, run
+
+from sb3_moe.study.report.measures import (
+    MEASURES,
+    WHOLE,
+    References,
+    Run,
+    area,
+    block_area,
+    block_end,
+    final,
+    measure,
+    plasticity,
+)
+
+D = 10 * ROLLOUT
+
+
+def test_an_area_is_the_mean_return_by_hand():
+    c = cell("mtrl")
+    made = Run(
+        c, {"steps": np.array([0, D, 2 * D]), "score": np.array([[0, 1], [4, 1], [6, 1]])}, {}
+    )
+    # Trapezoids: (0 + 4) / 2 and (4 + 6) / 2, averaged over two equal stretches.
+    assert area(made, "SpaceInvaders", (0, 2 * D)) == pytest.approx(3.5)
+    assert area(made, "SpaceInvaders", (0, D)) == pytest.approx(2.0)
+    assert np.isnan(area(made, "SpaceInvaders", (D, 3 * D)))
+
+
+def test_blocks_follow_the_order_and_its_cycles():
+    c = cell("crl", ("Breakout", "SpaceInvaders"), cycles=2)
+    made = run(c)
+    assert made.blocks("Breakout") == [(0, D), (2 * D, 3 * D)]
+    assert made.blocks("SpaceInvaders") == [(D, 2 * D), (3 * D, 4 * D)]
+    assert run(cell("mtrl")).blocks("Breakout") == [(0, 2 * D)]
+    assert np.isnan(block_area(run(cell("scratch", ("Breakout",))), "SpaceInvaders"))
+
+
+def test_the_end_of_a_block_is_its_last_tenth_and_the_end_of_the_run_its_last_evaluation():
+    made = run(cell("crl"), level=10.0, random=1.0)
+    assert block_end(made, "SpaceInvaders") == pytest.approx(10.0)
+    assert block_area(made, "SpaceInvaders") == pytest.approx(5.5)
+    assert final(made, "SpaceInvaders") == pytest.approx(10.0)
+
+
+def test_plasticity_is_one_for_a_network_that_learns_as_if_fresh():
+    first, second = cell("crl", GAMES), cell("crl", GAMES[::-1])
+    runs = [run(first), run(second)]
+    references = References(runs, dict.fromkeys(GAMES, 1.0))
+    assert plasticity(runs[0], "Breakout", references) == pytest.approx(1.0)
+    assert plasticity(runs[1], "SpaceInvaders", references) == pytest.approx(1.0)
+
+
+def test_plasticity_of_the_first_game_is_not_a_number_since_it_is_its_own_reference():
+    runs = [run(cell("crl", GAMES)), run(cell("crl", GAMES[::-1]))]
+    references = References(runs, dict.fromkeys(GAMES, 1.0))
+    assert np.isnan(plasticity(runs[0], "SpaceInvaders", references))
+
+
+def test_plasticity_compares_with_the_same_network_and_seed():
+    runs = [
+        run(cell("crl", ("Breakout", "SpaceInvaders"), "dense", 0), level=11.0),
+        run(cell("crl", ("Breakout", "SpaceInvaders"), "dense", 1), level=101.0),
+        run(cell("crl", GAMES, "dense", 0), level=6.0),
+    ]
+    references = References(runs, dict.fromkeys(GAMES, 1.0))
+    # Areas above random: (6 - 1) / 2 by (11 - 1) / 2.
+    assert plasticity(runs[2], "Breakout", references) == pytest.approx(0.5)
+
+
+def test_a_reference_no_better_than_random_gives_no_number():
+    runs = [run(cell("crl", GAMES[::-1]), level=0.5), run(cell("crl", GAMES))]
+    references = References(runs, dict.fromkeys(GAMES, 1.0))
+    assert np.isnan(plasticity(runs[1], "Breakout", references))
+
+
+def test_a_run_that_was_stopped_in_its_first_block_is_no_reference():
+    half = run(cell("crl", GAMES[::-1]))
+    cut = Run(half.cell, {k: v[:5] for k, v in half.scores.items()}, {})
+    references = References([cut], dict.fromkeys(GAMES, 1.0))
+    assert np.isnan(references.scratch_area("dense", 0, "Breakout"))
+
+
+def test_every_measure_gives_a_number_for_each_game_or_for_the_run():
+    runs = [run(cell("crl", GAMES)), run(cell("crl", GAMES[::-1]))]
+    references = References(runs, dict.fromkeys(GAMES, 1.0))
+    for name in MEASURES:
+        values = measure(name, runs[0], references)
+        assert set(values) in ({WHOLE}, set(GAMES))
+        assert np.isfinite(list(values.values())[-1])
+    assert measure("dormant", runs[0], references) == {WHOLE: pytest.approx(0.2)}
+    assert measure("average_performance", runs[0], references) == {WHOLE: pytest.approx(1.0)}
+
+
+def test_an_unknown_measure_is_refused_with_the_list():
+    references = References([], {})
+    with pytest.raises(ValueError, match=r"`measure` must be one of plasticity.*got 'luck'"):
+        measure("luck", run(cell()), references)

@@ -1,0 +1,245 @@
+import csv
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from made_up_study import study, write
+
+from sb3_moe.study.report.headline import claims_table, returns_table
+from sb3_moe.study.report.measures import MEASURES, collapsed
+from sb3_moe.study.report.page import Page, interval, number
+from sb3_moe.study.report.results import load_results
+from sb3_moe.study.report.tables import by_setting, summary
+from sb3_moe.study.report.writing import write_report
+from sb3_moe.study.run.folder import write_json
+from sb3_moe.study.run.provenance import provenance
+from sb3_moe.study.run.runner import ChangedConfigError
+from sb3_moe.study.spec.config import Architecture
+from sb3_moe.study.spec.grid import load_study
+from sb3_moe.study.spec.silences import silences
+
+LEVELS = {"dense": 5.0, "soft-big": 9.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("made-up")
+    the_study = study(claims=load_study("smoke").claims)
+    write(root, the_study, lambda cell: LEVELS[cell.architecture.name] + 0.01 * cell.seed)
+    write_json(root / "study.json", {"study": the_study.to_dict(), **provenance()})
+    write_json(root / "random.json", {game: [0.5, 1.5] * 35 for game in the_study.games})
+    write_report(the_study, root)
+    return root
+
+
+class Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.sources, self.tags = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_page_needs_no_other_file(folder):
+    links = Links()
+    links.feed((folder / "report" / "index.html").read_text())
+    assert links.tags.count("img") == 4
+    assert all(source.startswith("data:") for source in links.sources)
+    assert "script" not in links.tags
+
+
+def test_pictures_and_tables_lie_beside_the_page(folder):
+    names = {path.name for path in (folder / "report").iterdir()}
+    assert {"summary.csv", "verdicts.csv", "scores.csv", "learning_curves.png"} <= names
+    assert not [name for name in names if name.endswith(".tmp")]
+
+
+def test_the_summary_has_the_made_up_returns_with_their_intervals(folder):
+    with (folder / "report" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    row = next(r for r in rows if (r["regime"], r["architecture"]) == ("crl", "soft-big"))
+    assert float(row["random"]) == 1.0
+    assert float(row["return"]) == pytest.approx(9.02)
+    assert float(row["ratio"]) == pytest.approx(9.02)
+    assert float(row["low"]) <= 9.02 <= float(row["high"])
+    assert row["seeds"] == "5"
+
+
+def test_the_return_of_every_episode_lies_beside_the_page(folder):
+    arrays = np.load(folder / "report" / "scores.npz")
+    assert list(arrays["games"]) == ["SpaceInvaders", "Breakout"]
+    assert arrays["mtrl/soft-big/returns"].shape == (5, 21, 2, 4)
+    assert list(arrays["crl/SpaceInvaders.Breakout/dense/seeds"]) == [0, 1, 2, 3, 4]
+    assert arrays["crl/SpaceInvaders.Breakout/dense/steps"][-1] == 20 * 64 * 128
+    last = arrays["crl/SpaceInvaders.Breakout/dense/returns"][2, -1]
+    assert last == pytest.approx(np.full((2, 4), 5.02))
+
+
+def test_the_headline_is_what_the_csv_files_say(folder):
+    text = (folder / "report" / "README.md").read_text()
+    assert claims_table(folder / "report") in text
+    assert returns_table(folder / "report") in text
+    assert "![Return of each game while training goes on](learning_curves.png)" in text
+
+
+def test_the_headline_shows_interleaved_games_and_both_ends_of_each_order(tmp_path):
+    lines = [
+        "regime,order,architecture,game,return,low,high",
+        "mtrl,,dense,Breakout,5,4,6.5",
+        "crl,Pong Breakout,dense,Breakout,3,2,4",
+        "crl,Pong Breakout,dense,Pong,9,8,10",
+        "crl,Pong Breakout,soft-big,Breakout,7,nan,nan",
+    ]
+    (tmp_path / "summary.csv").write_text("\n".join(lines))
+    assert returns_table(tmp_path).splitlines() == [
+        "| Network | Breakout, interleaved | Breakout after Pong | Pong first |",
+        "| --- | --- | --- | --- |",
+        "| Dense | 5.00 [4.00, 6.50] | 3.00 [2.00, 4.00] | 9.00 [8.00, 10.0] |",
+        "| SoftMoE-Big | - | 7.00 | - |",
+    ]
+
+
+def test_the_headline_shows_the_differences_that_a_verdict_rests_on(tmp_path):
+    lines = [
+        "text,claim_verdict,claim_verdict_by_t,contrast,measure,primary,game,difference,low,high",
+        "It helps.,supported,undecided,MoE - Dense,relative_area,True,Pong,0.5,0.4,0.6",
+        "It helps.,supported,undecided,MoE - Dense,relative_area,True,Breakout,0.3,0.2,0.4",
+        "It helps.,supported,undecided,MoE - Wide,relative_area,False,Breakout,0.9,0.8,1",
+    ]
+    (tmp_path / "verdicts.csv").write_text("\n".join(lines))
+    assert claims_table(tmp_path).splitlines()[2:] == [
+        "| It helps. | MoE - Dense, relative area:<br>Pong 0.50 [0.40, 0.60]<br>"
+        "Breakout 0.30 [0.20, 0.40] | **supported** | undecided |"
+    ]
+
+
+def test_the_same_folders_give_the_same_tables(folder):
+    before = (folder / "report" / "verdicts.csv").read_bytes()
+    write_report(study(claims=load_study("smoke").claims), folder)
+    assert (folder / "report" / "verdicts.csv").read_bytes() == before
+
+
+def test_a_report_can_be_written_elsewhere(folder, tmp_path):
+    page = write_report(study(claims=None), folder, tmp_path / "results")
+    assert page == tmp_path / "results" / "index.html"
+    assert (tmp_path / "results" / "scores.csv").exists()
+
+
+def test_a_study_without_claims_has_no_table_of_verdicts(folder, tmp_path):
+    write_report(study(claims=None), folder, tmp_path)
+    assert not (tmp_path / "verdicts.csv").exists()
+
+
+def test_what_every_run_is_compared_by_lies_beside_the_page(folder):
+    with (folder / "report" / "measures.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    (plastic,) = (
+        float(row["value"])
+        for row in rows
+        if (row["measure"], row["regime"], row["architecture"], row["seed"], row["game"])
+        == ("plasticity", "crl", "soft-big", "3", "Breakout")
+    )
+    assert plastic == pytest.approx(1.0)
+    assert {row["measure"] for row in rows} == set(MEASURES)
+
+
+def test_runs_that_end_below_random_are_named_on_the_page(tmp_path):
+    the_study = study(claims=None)
+    write(tmp_path, the_study, lambda cell: 0.5 if cell.seed == 4 else 5.0)
+    write_json(tmp_path / "study.json", {})
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
+    results = load_results(the_study, tmp_path)
+    assert {run.cell.seed for run, _ in collapsed(results.runs, results.random)} == {4}
+    html = write_report(the_study, tmp_path).read_text()
+    assert "crl-SpaceInvaders.Breakout-dense-s4, Breakout: 0.50" in html
+    assert "dense-s3, Breakout" not in html
+
+
+def test_every_network_is_explained_on_the_page(folder):
+    text = (folder / "report" / "index.html").read_text()
+    assert "Dense: no experts" in text
+
+
+def test_every_claim_is_on_the_page_with_its_verdict(folder):
+    text = (folder / "report" / "index.html").read_text()
+    assert text.count("not tested in this study") == 2  # routing, and the actor against the critic
+    assert len(re.findall(r'class="verdict (supported|contradicted|undecided)"', text)) >= 4
+
+
+def test_games_lie_side_by_side_in_the_wide_table(folder):
+    results = load_results(study(claims=None), folder)
+    wide = by_setting(summary(results.runs, results.random))
+    assert list(wide) == [
+        "interleaved",
+        "one after the other: SpaceInvaders, then Breakout",
+        "one after the other: Breakout, then SpaceInvaders",
+    ]
+    dense, soft_big = wide["interleaved"]
+    assert (dense["network"], soft_big["network"]) == ("Dense", "SoftMoE-Big")
+    assert {"return SpaceInvaders", "return Breakout"} <= set(dense)
+
+
+def test_a_report_without_runs_says_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"needs a cell that is done, .* has none: run the study"):
+        load_results(study(), tmp_path)
+
+
+def test_a_report_of_a_changed_study_is_refused_with_the_difference(folder):
+    changed = study(claims=None, ppo={"learning_rate": 0.1})
+    with pytest.raises(ChangedConfigError, match=r"ppo.learning_rate: None -> 0.1"):
+        load_results(changed, folder)
+
+
+def test_a_report_with_another_number_of_random_episodes_says_what_to_do(folder):
+    with pytest.raises(ValueError, match=r"must hold 100 episodes .* got 70: run the study"):
+        load_results(study(claims=None, random_episodes=100), folder)
+
+
+def test_text_on_the_page_is_escaped():
+    page = Page("a < b")
+    page.text("1 < 2 & 3")
+    page.table([{"x": "<script>"}], {"x": "<x>"})
+    html = page.html()
+    assert "<script>" not in html
+    assert "1 &lt; 2 &amp; 3" in html
+
+
+def test_numbers_have_as_many_digits_as_a_reader_needs():
+    assert [number(x) for x in (0.123, 12.34, 1234.5, float("nan"))] == [
+        "0.12",
+        "12.3",
+        "1,234",
+        "-",
+    ]
+    assert [number(x) for x in (-0.0032, 9.1e-05, 0.0)] == ["-0.003", "9e-05", "0.00"]
+    assert number(7.78500000001) == number(float("7.785"))  # as it is in a CSV file
+    assert interval(1.0, 0.5, 1.5) == "1.00 [0.50, 1.50]"
+    assert interval(1.0, float("nan"), float("nan")) == "1.00"
+
+
+@pytest.mark.parametrize(
+    ("own", "annealing", "words"),
+    [
+        ({}, "none", "Learning rate: the same for all networks, .* It is constant"),
+        ({"learning_rate": 1e-3}, "block", "Learning rate: networks have their own, .* It falls"),
+        ({"n_epochs": 2}, "run", "Learning rate: the same for all networks, .* over the run"),
+    ],
+)
+def test_the_page_says_how_learning_rates_were_chosen(own, annealing, words):
+    column = Architecture(name="dense", policy_kwargs={"placement": "none"}, ppo=own)
+    first, *others = silences(replace(study(annealing=annealing), architectures=(column,)))
+    assert re.match(words, first)
+    assert not [line for line in others if line.startswith("Learning rate")]
+
+
+def test_values_that_a_network_has_of_its_own_are_not_listed_as_shared(tmp_path):
+    column = Architecture(name="dense", ppo={"learning_rate": 1e-3})
+    the_study = replace(study(claims=None), architectures=(column,))
+    write(tmp_path, the_study, lambda cell: 5.0)
+    write_json(tmp_path / "study.json", {})
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
+    assert load_results(the_study, tmp_path).ppo == {"gamma": 0.9}

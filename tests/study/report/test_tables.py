@@ -1,0 +1,14 @@
+import math
+
+from made_up_study import GAMES, cell, run
+
+from sb3_moe.study.report.measures import Run
+from sb3_moe.study.report.tables import summary
+
+
+def test_a_run_that_stopped_early_leaves_no_interval_and_stops_no_table():
+    whole, cut = (run(cell("crl", GAMES, "dense", seed)) for seed in (0, 1))
+    cut = Run(cut.cell, {name: values[:-3] for name, values in cut.scores.items()}, {})
+    rows = {row["game"]: row for row in summary([whole, cut], dict.fromkeys(GAMES, 1.0))}
+    assert rows[GAMES[0]]["low"] == rows[GAMES[0]]["high"] == 10.0
+    assert all(math.isnan(rows[GAMES[1]][bound]) for bound in ("low", "high"))

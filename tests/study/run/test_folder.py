@@ -1,0 +1,236 @@
+import json
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+from made_up_study import ROLLOUT, cell, run, write_arrays
+
+from sb3_moe.study.run.folder import CellFolder, atomic, check_writable, read_json, write_json
+from sb3_moe.study.run.integrity import longest_gap
+from sb3_moe.study.spec.config import Evaluation
+
+
+@pytest.fixture
+def done(tmp_path):
+    folder = CellFolder(tmp_path / "cell")
+    made = run(cell())
+    folder.start({"cell": cell().to_dict()})
+    write_arrays(folder, "scores.npz", made.scores)
+    write_arrays(folder, "diagnostics.npz", made.diagnostics)
+    folder.finish({"steps": 1})
+    return folder
+
+
+def test_a_folder_that_is_not_there_is_missing(tmp_path):
+    assert CellFolder(tmp_path / "none").state().status == "missing"
+
+
+def test_a_folder_with_only_temporary_files_is_missing(tmp_path):
+    (tmp_path / ".config.json.12.tmp").write_text("{")
+    assert CellFolder(tmp_path).state().status == "missing"
+
+
+def test_a_folder_with_everything_is_done(done):
+    assert done.state() == ("done", "")
+
+
+def test_a_folder_without_done_is_interrupted(done):
+    (done.path / "done.json").unlink()
+    assert done.state().status == "interrupted"
+
+
+def test_a_failure_is_recorded_with_its_error_and_can_be_forgiven(done):
+    (done.path / "done.json").unlink()
+    try:
+        raise ValueError("the loss is NaN\nand more")
+    except ValueError as error:
+        done.fail(error)
+    assert done.state() == ("failed", "ValueError: the loss is NaN")
+    assert "test_folder.py" in read_json(done.path / "error.json")["traceback"]
+    done.forgive()
+    assert done.state().status == "interrupted"
+
+
+@pytest.mark.parametrize("name", ["config.json", "scores.npz", "diagnostics.npz", "done.json"])
+def test_a_file_cut_in_half_is_damage_that_names_the_file(done, name):
+    path = done.path / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    status, reason = done.state()
+    assert status == "damaged"
+    assert name in reason
+
+
+def test_a_file_that_has_gone_is_damage_that_names_the_file(done):
+    (done.path / "scores.npz").unlink()
+    assert done.state() == ("damaged", "scores.npz is missing")
+
+
+def test_a_file_that_was_changed_afterwards_is_damage_that_names_the_file(done):
+    path = done.path / "config.json"
+    path.write_text(path.read_text().replace("crl", "mtrl"))
+    assert done.state() == ("damaged", "config.json is not what the run wrote")
+
+
+def test_what_a_process_printed_is_nothing_of_the_run(tmp_path):
+    (tmp_path / "log.txt").write_text("hello")
+    assert CellFolder(tmp_path).state().status == "missing"
+
+
+def test_files_without_a_config_are_damage(tmp_path):
+    (tmp_path / "progress-000000000.csv").write_text("")
+    assert CellFolder(tmp_path).state().status == "damaged"
+
+
+def test_a_line_more_in_the_log_is_no_damage(done):
+    (done.path / "log.txt").write_text("hello")
+    done.finish({"steps": 1})
+    assert "log.txt" not in read_json(done.path / "done.json")["sha256"]
+    (done.path / "log.txt").write_text("hello, goodbye")
+    assert done.state().status == "done"
+
+
+def test_a_log_whose_checksum_an_earlier_version_took_may_change_too(done):
+    finished = read_json(done.path / "done.json")
+    finished["sha256"]["log.txt"] = "0123"
+    write_json(done.path / "done.json", finished)
+    assert done.state().status == "done"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"sha256": 5}, {"sha256": {}}, {"sha256": {"config.json": "0"}}, {"steps": 1}],
+)
+def test_a_done_file_without_checksums_is_damage(done, content):
+    write_json(done.path / "done.json", content)
+    assert done.state().status == "damaged"
+    assert "done.json has no checksums of config.json and scores.npz" in done.state().reason
+
+
+def test_a_done_file_without_steps_is_damage(done):
+    done.finish({})
+    assert done.state() == ("damaged", "done.json must say how many steps there were, got None")
+
+
+@pytest.mark.parametrize("position", range(20, 320, 3))
+def test_flipped_bytes_are_damage_or_nothing_but_no_crash(done, position):
+    (done.path / "done.json").unlink()
+    path = done.path / "scores.npz"
+    np.savez_compressed(path, **run(cell()).scores)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0xFF
+    path.write_bytes(content)
+    assert done.state().status in ("damaged", "interrupted")
+
+
+def test_scores_from_a_snapshot_on_are_damage_to_a_cell_that_is_done(done):
+    scores = run(cell()).scores
+    write_arrays(done, "scores.npz", {name: values[3:] for name, values in scores.items()})
+    done.finish({"steps": cell().total_steps})
+    total = cell().total_steps
+    assert done.state() == ("damaged", f"scores.npz lacks rows between steps 0 and {total}")
+
+
+@pytest.fixture
+def stopped(done):
+    """A cell that was stopped after snapshots at two and at four rollouts."""
+    (done.path / "done.json").unlink()
+    for rollouts in (2, 4):
+        path = done.path / "checkpoints" / f"step-{rollouts * ROLLOUT:012d}"
+        path.mkdir(parents=True)
+        with zipfile.ZipFile(path / "model.zip", "w") as archive:
+            archive.writestr("policy.pth", b"weights" * 100)
+        (path / "state.pkl").write_bytes(pickle.dumps({"state": [1, 2, 3]}))
+    return done
+
+
+def names(folder):
+    return [int(path.name.removeprefix("step-")) // ROLLOUT for path in folder.snapshots()]
+
+
+def test_snapshots_to_which_the_scores_reach_can_be_gone_on_from(stopped):
+    assert names(stopped) == [2, 4]
+    assert stopped.state() == ("interrupted", "")
+
+
+@pytest.mark.parametrize("name", ["model.zip", "state.pkl"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
+def test_a_snapshot_that_is_damaged_is_named_and_left_out(stopped, name, damage):
+    path = stopped.checkpoints()[-1] / name
+    content = path.read_bytes()
+    flipped = content.replace(b"weights", b"weighty").replace(b"K\x01", b"\xff\x01")
+    path.write_bytes({"cut": content[:-10], "flipped": flipped}.get(damage, b""))
+    if damage == "gone":
+        path.unlink()
+    assert names(stopped) == [2]
+    status, reason = stopped.state()
+    assert status == "interrupted"
+    assert f"step-{4 * ROLLOUT:012d}/{name} can't be read" in reason
+
+
+def test_without_a_whole_snapshot_a_cell_is_interrupted_and_starts_at_zero(stopped):
+    for snapshot in stopped.checkpoints():
+        (snapshot / "model.zip").unlink()
+    assert names(stopped) == []
+    assert stopped.state().status == "interrupted"
+
+
+@pytest.mark.parametrize("name", ["scores.npz", "diagnostics.npz"])
+def test_a_snapshot_to_which_rows_are_missing_is_damage(stopped, name):
+    (stopped.path / name).unlink()
+    status, reason = stopped.state()
+    assert status == "damaged"
+    assert name in reason
+
+
+@pytest.mark.parametrize(("count", "usable"), [(2, [2]), (3, [2]), (4, [2, 4]), (5, [2, 4])])
+def test_a_snapshot_is_used_if_the_scores_reach_to_it(stopped, count, usable):
+    # A row for each rollout; that of the snapshot's own step may be yet to come.
+    scores = {name: values[:count] for name, values in run(cell()).scores.items()}
+    write_arrays(stopped, "scores.npz", scores)
+    assert names(stopped) == usable
+
+
+@pytest.mark.parametrize(("points", "gap"), [(10, 1), (11, 1), (5, 2), (4, 3), (1, 10)])
+def test_evaluations_that_are_due_wait_for_the_rollout_to_end(points, gap):
+    values = cell(evaluation=Evaluation(points=points)).to_dict()
+    assert longest_gap({"cell": values}) == gap * ROLLOUT
+
+
+@pytest.mark.parametrize("rows", [[1, 2, 3, 4], [0, 3, 4], [0], []])
+def test_scores_with_a_gap_before_every_snapshot_are_damage(stopped, rows):
+    scores = {name: values[rows] for name, values in run(cell()).scores.items()}
+    write_arrays(stopped, "scores.npz", scores)
+    assert stopped.state() == ("damaged", "scores.npz lacks rows from before the snapshot")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def interrupted():
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_text() == "old"
+
+
+def test_json_that_is_no_object_is_refused_with_its_type(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([1]))
+    with pytest.raises(ValueError, match=r"a.json must hold a JSON object, got list"):
+        read_json(tmp_path / "a.json")
+
+
+def test_the_arrays_come_back(done):
+    assert np.array_equal(done.scores()["steps"], run(cell()).steps)
+    assert "dormant/pi.0" in done.diagnostics()
+
+
+def test_a_folder_that_cant_be_made_is_refused_with_its_name(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"`out` must be a folder that can be written, got .*file"):
+        check_writable(tmp_path / "file" / "below")

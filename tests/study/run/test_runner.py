@@ -1,0 +1,403 @@
+import io
+import os
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_up_study import GAMES, ROLLOUT, cell, run, study, write, write_arrays
+from rich.console import Console
+
+from sb3_moe.study import commands
+from sb3_moe.study.commands import plan, prepare, run_study, status
+from sb3_moe.study.run import engine, runner, speeds
+from sb3_moe.study.run.engine import LocalEngine, environment
+from sb3_moe.study.run.folder import State, read_json, write_json
+from sb3_moe.study.run.locks import BusyError, held
+from sb3_moe.study.run.runner import (
+    ChangedConfigError,
+    locked,
+    refuse_changes,
+    survey,
+    unfinished,
+)
+from sb3_moe.study.run.view import LiveView
+from sb3_moe.study.spec.config import Architecture
+
+
+class InstantEngine:
+    """Ends every cell at once; those named fail, or die without a word."""
+
+    capacity = 2
+
+    def __init__(self, failing=(), dying=(), ending="", why="no luck"):
+        self.failing, self.dying, self.ending, self.why = failing, dying, ending, why
+        self.cells, self.most, self.stopped = [], 0, False
+        self._running = []
+
+    def start(self, cell, path):
+        from sb3_moe.study.run.folder import CellFolder
+
+        folder, made = CellFolder(path), run(cell)
+        folder.start({"cell": cell.to_dict()})
+        if cell.name in self.failing:
+            folder.fail(ValueError(self.why))
+        elif cell.name not in self.dying:
+            write_json(path / "live.json", {"steps": cell.total_steps, "rate": 1e4, "returns": {}})
+            write_arrays(folder, "scores.npz", made.scores)
+            folder.finish({"steps": cell.total_steps, "last_attempt": {"start": 0, "seconds": 2.0}})
+        self.cells.append(cell)
+        self._running.append(cell.name)
+        self.most = max(self.most, len(self._running))
+
+    @property
+    def started(self):
+        return [cell.name for cell in self.cells]
+
+    def ended(self):
+        gone, self._running = self._running, []
+        return dict.fromkeys(gone, self.ending)
+
+    def stop(self):
+        self.stopped = True
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=200)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0)
+
+
+def go(jobs, engine, console):
+    with LiveView(jobs, console) as view:
+        runner.run(jobs, engine, view)
+    return console.file.getvalue()
+
+
+def test_cells_start_in_order_and_never_more_than_the_engine_takes(tmp_path, console):
+    jobs, engine = survey(study(seeds=1).cells(), tmp_path), InstantEngine()
+    text = go(jobs, engine, console)
+    assert engine.started == [job.cell.name for job in jobs]
+    assert engine.most == 2
+    assert engine.stopped
+    assert "[6/6]" in text
+    assert {job.state.status for job in survey(study(seeds=1).cells(), tmp_path)} == {"done"}
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, console):
+    cells = study(seeds=1).cells()
+    text = go(survey(cells, tmp_path), InstantEngine(failing=[cells[1].name]), console)
+    states = [job.state for job in survey(cells, tmp_path)]
+    assert [s.status for s in states].count("done") == 5
+    assert states[1] == ("failed", "ValueError: no luck")
+    assert "no luck" in text
+
+
+def test_a_failed_cell_runs_again_only_when_asked_to(tmp_path, console):
+    cells = study(seeds=1).cells()
+    go(survey(cells, tmp_path), InstantEngine(failing=[cells[1].name]), console)
+    assert unfinished(survey(cells, tmp_path), retry=False) == []
+    again = unfinished(survey(cells, tmp_path), retry=True)
+    assert [job.cell.name for job in again] == [cells[1].name]
+    go(again, InstantEngine(), console)
+    assert survey(cells, tmp_path)[1].state.status == "done"
+
+
+def test_a_damaged_cell_is_named_by_status_and_starts_anew_on_retry(tmp_path, console):
+    the_study = study(seeds=1)
+    write(tmp_path, the_study, lambda cell: 5.0)
+    job = survey(the_study.cells(), tmp_path)[2]
+    scores = job.folder.path / "scores.npz"
+    scores.write_bytes(scores.read_bytes()[:100])
+    assert status(the_study, tmp_path, console) == 1
+    text = console.file.getvalue()
+    assert str(job.folder.path) in text.replace("\n", "")
+    assert "scores.npz" in text
+    assert "run --retry" in text
+    assert unfinished(survey(the_study.cells(), tmp_path), retry=False) == []
+    again = unfinished(survey(the_study.cells(), tmp_path), retry=True)
+    assert [j.cell.name for j in again] == [job.cell.name]
+    assert job.folder.state().status == "missing"
+
+
+def test_status_names_a_changed_configuration_and_lists_the_rest(tmp_path, console):
+    write(tmp_path, study(seeds=1, architectures=("dense",)), lambda cell: 5.0)
+    changed = study(seeds=1, ppo={"learning_rate": 0.1})
+    assert status(changed, tmp_path, console) == 1
+    text = console.file.getvalue()
+    assert text.count("made with another configuration") == 3
+    assert "ppo.learning_rate: None -> 0.1" in text
+    assert "3 done, 3 missing" in text
+    assert "change the configuration back" in text
+
+
+def test_status_names_a_snapshot_that_is_damaged(tmp_path, console):
+    the_study = study(seeds=1)
+    write(tmp_path, the_study, lambda cell: 5.0)
+    job = survey(the_study.cells(), tmp_path)[0]
+    (job.folder.path / "done.json").unlink()
+    (job.folder.path / "checkpoints" / "step-000000008192").mkdir(parents=True)
+    assert status(the_study, tmp_path, console) == 0
+    assert "step-000000008192/model.zip can't be read" in console.file.getvalue()
+
+
+def test_what_looks_like_markup_is_printed_as_it_is(tmp_path, console):
+    cells = study(seeds=1).cells()
+    root = tmp_path / "[bold]"
+    go(survey(cells, root), InstantEngine(failing=[cells[0].name], why="see [/tmp] [red]"), console)
+    status(study(seeds=1), root, console)
+    text = console.file.getvalue()
+    assert f"{root}/cells/{cells[0].name}: failed: ValueError: see [/tmp] [red]" in text
+
+
+def test_status_says_how_far_an_interrupted_cell_is(tmp_path, console):
+    the_study = study(seeds=1)
+    write(tmp_path, the_study, lambda cell: 5.0)
+    job = survey(the_study.cells(), tmp_path)[0]
+    (job.folder.path / "done.json").unlink()
+    write_json(job.folder.path / "live.json", {"steps": 8192})
+    assert status(the_study, tmp_path, console) == 0
+    text = console.file.getvalue().replace("\n", "")
+    assert "interrupted at 8,192 of 163,840 steps" in text
+    assert "1 interrupted" in text
+    assert "5 done" in text
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(tmp_path):
+    write(tmp_path, study(seeds=1), lambda cell: 5.0)
+    changed = study(seeds=1, ppo={"learning_rate": 0.1})
+    with pytest.raises(ChangedConfigError, match=r"ppo.learning_rate: None -> 0.1"):
+        refuse_changes(survey(changed.cells(), tmp_path))
+
+
+def test_a_plan_for_a_changed_configuration_is_refused(tmp_path, console):
+    write(tmp_path, study(seeds=1), lambda cell: 5.0)
+    with pytest.raises(ChangedConfigError, match=r"ppo.learning_rate: None -> 0.1"):
+        plan(study(seeds=1, ppo={"learning_rate": 0.1}), tmp_path, console, processes=1)
+
+
+def test_a_cell_that_failed_before_its_first_snapshot_may_be_corrected(tmp_path, console):
+    wrong, right = study(seeds=1, ppo={"batch_size": 7}), study(seeds=1)
+    go(survey(wrong.cells(), tmp_path), InstantEngine([c.name for c in wrong.cells()]), console)
+    refuse_changes(survey(right.cells(), tmp_path))
+    assert len(unfinished(survey(right.cells(), tmp_path), retry=True)) == 6
+    assert {job.state.status for job in survey(right.cells(), tmp_path)} == {"missing"}
+
+
+def test_a_cell_that_failed_after_a_snapshot_keeps_its_configuration(tmp_path, console):
+    old, new = study(seeds=1, ppo={"batch_size": 512}), study(seeds=1)
+    go(survey(old.cells(), tmp_path), InstantEngine([c.name for c in old.cells()]), console)
+    folder = survey(old.cells(), tmp_path)[0].folder
+    (folder.path / "checkpoints" / "step-000000008192").mkdir(parents=True)
+    with pytest.raises(ChangedConfigError, match=r"ppo.batch_size: 512 -> None"):
+        refuse_changes(survey(new.cells(), tmp_path))
+
+
+def test_a_folder_in_which_another_process_works_is_not_cleared(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "PATIENCE", 0)
+    write(tmp_path, study(seeds=1), lambda cell: 5.0)
+    job = survey(study(seeds=1).cells(), tmp_path)[0]
+    (job.folder.path / "scores.npz").write_bytes(b"")
+    with held(job.folder.path), pytest.raises(BusyError, match=job.cell.name):
+        unfinished(survey(study(seeds=1).cells(), tmp_path), retry=True)
+    assert (job.folder.path / "config.json").exists()
+
+
+@pytest.fixture
+def dry(monkeypatch):
+    """Skip what takes seconds: the random policy's games, the networks, the pictures."""
+    for name in ("rehearse", "report"):
+        monkeypatch.setattr(commands, name, lambda *arguments: 0)
+    levels = {game: np.ones(70) for game in study().games}
+    monkeypatch.setattr(commands, "random_returns", lambda games, episodes: levels)
+
+
+@pytest.mark.usefixtures("dry")
+def test_a_run_whose_cells_are_all_done_ends_with_0(tmp_path, console):
+    assert run_study(study(seeds=1), tmp_path, console, lambda root: InstantEngine()) == 0
+
+
+@pytest.mark.usefixtures("dry")
+def test_a_process_that_dies_without_a_word_is_told_with_its_signal(tmp_path, console):
+    the_study = study(seeds=1)
+    ending = engine._ending(-signal.SIGKILL)
+    dying = InstantEngine(dying=[the_study.cells()[0].name], ending=ending)
+    assert run_study(the_study, tmp_path, console, lambda root: dying) == 1
+    text = console.file.getvalue()
+    assert "interrupted its process was ended by SIGKILL, as when memory runs out; run a" in text
+    assert "5 done" in text
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, ""),
+        (1, "its process ended with exit status 1, see log.txt"),
+        (-signal.SIGTERM, "its process was ended by SIGTERM"),
+        (engine.BUSY, "another process is at work in its folder"),
+    ],
+)
+def test_an_exit_status_is_said_in_words(code, words):
+    assert engine._ending(code) == words
+
+
+@pytest.mark.usefixtures("dry")
+@pytest.mark.parametrize(("command", "last"), [(plan, 1), (run_study, lambda root: None)])
+def test_wrong_claims_are_refused_before_anything_runs(tmp_path, console, command, last):
+    (tmp_path / "claims.yaml").write_text("claims: [{name: odd}]")
+    the_study = study(seeds=1, claims=tmp_path / "claims.yaml")
+    with pytest.raises(ValueError, match=r"claim"):
+        command(the_study, tmp_path / "out", console, last)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_that_cannot_be_built_is_refused_before_any_cell_starts(
+    tmp_path, console, monkeypatch
+):
+    levels = {game: np.ones(70) for game in GAMES}
+    monkeypatch.setattr(commands, "random_returns", lambda games, episodes: levels)
+    odd = Architecture(name="odd", policy_kwargs={"net_archs": [8]})
+    the_study, fake = replace(study(seeds=1), architectures=(odd,)), InstantEngine()
+    with pytest.raises(ValueError, match=r"architecture 'odd' can't be built: .*net_archs"):
+        run_study(the_study, tmp_path, console, lambda root: fake)
+    assert fake.cells == []
+
+
+@pytest.mark.parametrize("before", [None, '{"SpaceInvaders": [1', '{"SpaceInvaders": [1.0]}'])
+def test_the_random_policy_is_measured_unless_it_has_been(tmp_path, monkeypatch, before):
+    the_study, path, asked = study(random_episodes=15), tmp_path / "random.json", []
+
+    def measured(games, episodes):
+        asked.append(episodes)
+        return {game: np.ones(20) for game in games}
+
+    monkeypatch.setattr(commands, "random_returns", measured)
+    if before is not None:
+        path.write_text(before)
+    prepare(the_study, tmp_path)
+    prepare(the_study, tmp_path)
+    assert asked == [15]
+    assert read_json(path) == {game: [1.0] * 20 for game in GAMES}
+    prepare(replace(the_study, random_episodes=21), tmp_path)
+    assert asked == [15, 21]
+
+
+def test_more_seeds_and_columns_are_no_change(tmp_path):
+    write(tmp_path, study(seeds=1), lambda cell: 5.0)
+    larger = study(seeds=2, architectures=("dense", "soft-big", "task-big"))
+    jobs = survey(larger.cells(), tmp_path)
+    refuse_changes(jobs)
+    assert len(unfinished(jobs, retry=False)) == 18 - 6
+
+
+def test_a_second_runner_is_kept_out(tmp_path):
+    with (
+        locked(tmp_path),
+        pytest.raises(RuntimeError, match=r"another process is at work in"),
+        locked(tmp_path),
+    ):
+        pass
+
+
+def test_the_plan_counts_what_is_done_and_estimates_the_rest_from_it(tmp_path, console):
+    the_study = study(seeds=2)
+    write(tmp_path, study(seeds=1), lambda cell: 5.0, seconds=16.384)
+    assert plan(the_study, tmp_path, console, processes=2) == 0
+    text = console.file.getvalue()
+    assert "12 cells, 6 done" in text
+    # 163,840 steps in 16.384 s; six cells of that length on two processes.
+    assert "dense: 10,000 steps/s" in text
+    assert "about 0:00:49 with 2 processes" in text
+
+
+@pytest.mark.parametrize("processes", [0, -2])
+def test_a_plan_for_no_processes_is_refused(tmp_path, console, processes):
+    with pytest.raises(ValueError, match=rf"`processes` must be at least 1, got {processes}"):
+        plan(study(), tmp_path, console, processes)
+
+
+def test_an_attempt_that_had_nothing_left_to_do_says_nothing_of_the_speed(tmp_path, monkeypatch):
+    monkeypatch.setattr(speeds, "LocalEngine", lambda processes, cache: InstantEngine())
+    the_study = study(1, ("dense",))
+    write(tmp_path, the_study, lambda cell: 5.0, seconds=16.384)
+    first, *others = survey(the_study.cells(), tmp_path)
+    attempt = {"start": first.cell.total_steps, "seconds": 0.0}
+    first.folder.finish({"steps": first.cell.total_steps, "last_attempt": attempt})
+    assert speeds.measured_speeds([first, *others]) == {"dense": 10_000}
+    assert speeds.measured_speeds([first]) == {"dense": 1e4}  # as the engine says
+
+
+def test_architectures_without_a_run_are_tried_for_a_moment_evaluated_as_often(
+    tmp_path, monkeypatch
+):
+    engine = InstantEngine()
+    monkeypatch.setattr(speeds, "LocalEngine", lambda processes, cache: engine)
+    the_study = study(1, ("dense", "soft-big", "task-big"), steps_per_task=40 * ROLLOUT)
+    write(tmp_path, study(1, ("dense",), steps_per_task=40 * ROLLOUT), lambda cell: 5.0, 16.384)
+    found = speeds.measured_speeds(survey(the_study.cells(), tmp_path))
+    # 655,360 steps in 16.384 s; the others as the engine says.
+    assert found == {"dense": 40_000, "soft-big": 10_000, "task-big": 10_000}
+    # The first one twice: once for nothing but to compile the games.
+    assert [c.architecture.name for c in engine.cells] == ["soft-big", "soft-big", "task-big"]
+    # Ten evaluations in 40 rollouts are one in four.
+    assert {(c.steps_per_task, c.evaluation.points) for c in engine.cells} == {(4 * ROLLOUT, 1)}
+
+
+def test_the_plan_of_a_wide_grid_fits_a_terminal(tmp_path):
+    narrow = Console(file=io.StringIO(), width=80)
+    games = ("SpaceInvaders", "Breakout", "Asterix")
+    names = ("dense-matched", "soft-big-blind")
+    the_study = study(1, names, games=games, regimes=("crl",), orders="all")
+    write(tmp_path, the_study, lambda cell: 5.0)
+    assert plan(the_study, tmp_path, narrow, processes=2) == 0
+    lines = [line.split() for line in narrow.file.getvalue().splitlines()]
+    assert ["│", "soft-big-blind", *["│", "1/1"] * 6, "│"] in lines
+    assert ["crl", "6:", "Asterix,", "then", "Breakout,", "then", "SpaceInvaders"] in lines
+
+
+def test_no_processes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"`processes` must be at least 1, got 0"):
+        LocalEngine(0, tmp_path)
+
+
+def test_children_get_variables_that_the_user_has_not_set(monkeypatch):
+    monkeypatch.setenv("MINE", "1")
+    with environment({"MINE": "2", "THEIRS": "3"}):
+        assert (os.environ["MINE"], os.environ["THEIRS"]) == ("1", "3")
+    assert "THEIRS" not in os.environ
+
+
+def test_a_cell_that_fails_in_its_process_leaves_its_error_and_its_output(tmp_path):
+    local, bad = LocalEngine(1, tmp_path / ".jax"), cell(ppo={"batch_size": 1})
+    path = tmp_path / "cells" / bad.name
+    assert ended(local, bad, path) == {bad.name: ""}
+    state = survey([bad], tmp_path)[0].state
+    assert state.status == "failed"
+    assert (path / "log.txt").exists()
+
+
+def ended(local, cell, path):
+    local.start(cell, path)
+    while not (gone := local.ended()):
+        time.sleep(0.05)
+    return gone
+
+
+def test_a_cell_in_whose_folder_another_process_works_is_left_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "PATIENCE", 0)
+    with held(tmp_path), pytest.raises(BusyError, match=r"another process is at work in"):
+        engine.work(cell().to_dict(), str(tmp_path))
+    assert not (tmp_path / "error.json").exists()
+
+
+def test_a_cell_that_another_process_has_finished_is_not_trained_again(tmp_path, monkeypatch):
+    write(tmp_path, study(seeds=1), lambda cell: 5.0)
+    job = survey(study(seeds=1).cells(), tmp_path)[0]
+    monkeypatch.setattr(engine, "_train", lambda cell, folder: folder.clear())
+    engine.work(job.cell.to_dict(), str(job.folder.path))
+    assert job.folder.state() == State("done")

@@ -1,0 +1,89 @@
+import pytest
+
+from sb3_moe.study.spec.architectures import (
+    meaning,
+    moe_architecture,
+    named_architecture,
+    policy_of,
+    title,
+)
+from sb3_moe.study.spec.config import Architecture
+
+
+def test_names_of_architectures_say_router_placement_and_tower():
+    assert named_architecture("dense").policy_kwargs == {"placement": "none"}
+    assert named_architecture("soft-big").policy_kwargs["placement"] == "big"
+    one = named_architecture("top_k-middle-pi").policy_kwargs
+    assert one["placement"] == {"pi": "middle", "vf": "none"}
+    assert one["router"] == "top_k"
+    assert moe_architecture("big", "soft", "vf").name == "soft-big-vf"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("soft", "an architecture must be `dense`"),
+        ("hard-big", "`router` must be one of soft, .*, got 'hard'"),
+        ("soft-top", "`placement` must be one of none, .*, got 'top'"),
+        ("soft-big-qf", "`towers` must be one of both, pi, vf, got 'qf'"),
+    ],
+)
+def test_a_name_that_says_nothing_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        named_architecture(name)
+
+
+def test_an_architectures_name_must_fit_a_folder():
+    with pytest.raises(ValueError, match=r"`name` of an architecture .* got 'a/b'"):
+        Architecture(name="a/b")
+
+
+def test_titles_are_what_a_reader_knows():
+    titles = [title(name) for name in ("dense", "soft-big", "top_k-middle", "soft-big-pi")]
+    assert titles == ["Dense", "SoftMoE-Big", "Top-k-Middle", "SoftMoE-Big (actor)"]
+
+
+def test_a_policy_can_be_a_class_of_ones_own():
+    from stable_baselines3.common.policies import ActorCriticPolicy
+
+    assert policy_of("MlpPolicy") is ActorCriticPolicy
+    assert policy_of("stable_baselines3.common.policies:ActorCriticPolicy") is ActorCriticPolicy
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"placement": "none", "net_arch": [213, 213]}, "no experts; hidden layers of [213, 213]"),
+        (
+            {"placement": "big", "router": "task"},
+            "each expert a whole network; the game picks its own",
+        ),
+        (
+            {"placement": {"pi": "none", "vf": "middle"}, "num_experts": 4},
+            "actor: no experts; critic: experts in place of the last hidden layer, 4 of them; "
+            "a learned router weighs all of them",
+        ),
+        (
+            {"placement": "big", "router": {"pi": "soft", "vf": "top_k"}, "num_experts": {"vf": 2}},
+            "actor: each expert a whole network; a learned router weighs all of them; "
+            "critic: each expert a whole network, 2 of them; a learned router picks the best",
+        ),
+        (
+            {"placement": "none", "net_arch": {"pi": [64], "vf": [128]}, "task_input": "none"},
+            "actor: no experts; hidden layers of [64]; task input none; "
+            "critic: no experts; hidden layers of [128]; task input none",
+        ),
+    ],
+)
+def test_an_architecture_is_explained_to_those_who_do_not_know_the_options(options, words):
+    assert meaning(Architecture(name="any", policy_kwargs=options)) == words
+
+
+def test_a_networks_own_values_of_ppo_are_part_of_what_it_is():
+    own = named_architecture("dense", {"placement": "none", "ppo": {"learning_rate": 1e-3}})
+    assert meaning(own) == "no experts; learning rate 0.001"
+
+
+def test_a_policy_of_ones_own_is_called_by_its_name():
+    own = named_architecture("mine", {"policy": "mine:Policy", "net_arch": [64], "router": "soft"})
+    assert meaning(own) == "the policy mine:Policy; net arch [64]; router soft"

@@ -1,0 +1,325 @@
+import itertools
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from made_up_study import GAMES, ROLLOUT, architecture, cell, study
+
+from sb3_moe.policies.on_policy import MoeMultiInputPolicy
+from sb3_moe.study.run.learner import LinearPerBlock, ppo_arguments, stream
+from sb3_moe.study.spec.architectures import (
+    named_architecture,
+)
+from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation, differences
+from sb3_moe.study.spec.grid import PRESETS, load_study, read_study
+
+
+def test_cells_are_every_regime_order_and_architecture_seed_by_seed():
+    names = [c.name for c in study(seeds=2).cells()]
+    assert names[:6] == [
+        "mtrl-SpaceInvaders.Breakout-dense-s0",
+        "mtrl-SpaceInvaders.Breakout-soft-big-s0",
+        "crl-SpaceInvaders.Breakout-dense-s0",
+        "crl-SpaceInvaders.Breakout-soft-big-s0",
+        "crl-Breakout.SpaceInvaders-dense-s0",
+        "crl-Breakout.SpaceInvaders-soft-big-s0",
+    ]
+    assert len(names) == len(set(names)) == 12
+
+
+def test_orders_can_be_given_rotated_permuted_or_listed():
+    three = ("SpaceInvaders", "Breakout", "Asterix")
+    count = {
+        orders: len(study(games=three, orders=orders).sequences("crl"))
+        for orders in ("given", "rotations", "all")
+    }
+    assert count == {"given": 1, "rotations": 3, "all": 6}
+    listed = study(orders=(GAMES[::-1],))
+    assert listed.sequences("crl") == [GAMES[::-1]]
+    assert listed.sequences("scratch") == [(game,) for game in GAMES]
+
+
+def test_every_rotation_opens_with_another_game():
+    three = ("SpaceInvaders", "Breakout", "Asterix")
+    assert {o[0] for o in study(games=three).sequences("crl")} == set(three)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_can_be_read(preset):
+    assert load_study(preset).name == preset
+
+
+@pytest.mark.parametrize("preset", ["paper-small", "paper-full"])
+def test_the_matched_dense_network_has_as_many_parameters_as_the_mixture(preset):
+    study = load_study(preset)
+    space = gym.spaces.Dict(
+        obs=gym.spaces.Box(0, 1, (10, 10, 6), np.uint8),
+        task_id=gym.spaces.Discrete(len(study.games)),
+    )
+    count = {}
+    for column in study.cells()[: len(study.architectures)]:
+        policy = MoeMultiInputPolicy(
+            space,
+            gym.spaces.Discrete(6),
+            lambda _: 1.0,
+            **ppo_arguments(column)["policy_kwargs"],
+        )
+        count[column.architecture.name] = sum(p.numel() for p in policy.parameters())
+    assert count["dense-matched"] == pytest.approx(count["soft-big"], rel=0.01)
+
+
+def test_a_cell_comes_back_from_its_plain_values():
+    before = cell("crl", ppo={"learning_rate": 1e-3}, evaluation=Evaluation(points=3))
+    assert CellConfig.from_dict(before.to_dict()) == before
+
+
+def test_the_total_is_counted_over_all_blocks():
+    assert cell("mtrl").total_steps == 2 * 10 * ROLLOUT
+    assert cell("crl", cycles=3).total_steps == 6 * 10 * ROLLOUT
+    assert cell("scratch", ("Breakout",)).total_steps == 10 * ROLLOUT
+
+
+def test_differences_are_named_by_their_path():
+    old, new = cell().to_dict(), cell(ppo={"learning_rate": 1}, seed=3).to_dict()
+    assert differences(old, new) == ["ppo.learning_rate: None -> 1", "seed: 0 -> 3"]
+
+
+def test_a_study_in_yaml(tmp_path):
+    text = """
+    name: mine
+    games: [Breakout, Asterix]
+    orders: [[Breakout, Asterix], [Asterix, Breakout]]
+    architectures:
+      - dense
+      - soft-big
+      - wide: {placement: none, net_arch: [128, 128], ppo: {learning_rate: 0.001}}
+    seeds: [3, 4]
+    """
+    mine = read_study(text, tmp_path)
+    assert [a.name for a in mine.architectures] == ["dense", "soft-big", "wide"]
+    assert mine.architectures[2].ppo == {"learning_rate": 0.001}
+    assert mine.seeds == (3, 4)
+    assert ppo_arguments(mine.cells()[2])["learning_rate"] == 0.001
+    assert ppo_arguments(mine.cells()[2])["policy_kwargs"]["net_arch"] == [128, 128]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", r"^a study must be a YAML mapping, got \[1\]$"),
+        ("", "^a study must be a YAML mapping, got None$"),
+        ("name: mine", "^`games` must be given\n`architectures` must be given$"),
+        ("name: [1", "^the YAML can't be read: line 1, column 9: expected "),
+        ("name: !!bool x", "^the YAML can't be read: 'x'$"),
+        ("name: mine\nname: yours", "line 2, column 1: there are two entries 'name'$"),
+        ("ppo: {gamma: 0.9, gamma: 0.8}", "line 1, column 19: there are two entries 'gamma'$"),
+        ("architectures: {1: {}}", "line 1, column 17: a key must be text$"),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused(text, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read_study(text, tmp_path)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "study.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(ValueError, match=r"a study must be text, got .*study\.yaml"):
+        load_study(str(tmp_path / "study.yaml"))
+
+
+def read(tmp_path, **changes):
+    values = {"name": "mine", "games": "[Breakout, Asterix]", "architectures": "[dense]"}
+    lines = (f"{name}: {text}" for name, text in {**values, **changes}.items())
+    return read_study("\n".join(lines), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "message"),
+    [
+        ("name", "null", "^`name` must be text, got None$"),
+        ("name", r'"a\0b"', "^`name` of a study must be a word of printable .*, got 'a.x00b'$"),
+        ("name", "a/../../b", "^`name` of a study must be a word .*, got 'a/../../b'$"),
+        ("name", "..", r"^`name` of a study must be a word .*, got '\.\.'$"),
+        ("games", "Breakout", "^`games` must be a list, got 'Breakout'$"),
+        ("games", "[5]", r"^`games\[0\]` must be text, got 5$"),
+        ("regimes", "[mtrl, clr]", r"^`regimes\[1\]` must be 'mtrl', 'crl' .*, got 'clr'$"),
+        ("seeds", "2.5", "^`seeds` must be a number of seeds, at least 1, or a list, got 2.5$"),
+        ("seeds", "true", "^`seeds` must be .*, got True$"),
+        ("seeds", "0", "^`seeds` must be .*, got 0$"),
+        ("seeds", "[0.5]", r"^`seeds\[0\]` must be a whole number, got 0.5$"),
+        ("cycles", "2.5", "^`cycles` must be a whole number, got 2.5$"),
+        ("steps_per_task", "'1e6'", "^`steps_per_task` must be a whole number, got '1e6'$"),
+        ("random_episodes", "abc", "^`random_episodes` must be a whole number, got 'abc'$"),
+        ("random_episodes", "0", "^`random_episodes` must be at least 1, got 0$"),
+        ("evaluation", "3", "^`evaluation` must be a mapping, got 3$"),
+        ("evaluation", "{points: 0}", "^`evaluation.points` must be at least 1, got 0$"),
+        (
+            "evaluation",
+            "{pionts: 2}",
+            "^there is no entry `evaluation.pionts`; did you mean `points`\\?$",
+        ),
+        (
+            "evaluation",
+            '{deterministic: "false"}',
+            "^`evaluation.deterministic` must be true or false, got 'false'$",
+        ),
+        ("orders", "3", "^`orders` must be 'given', 'rotations' or 'all' or a list, got 3$"),
+        ("orders", "[Breakout]", r"\n`orders\[0\]` must be a list, got 'Breakout'$"),
+        ("orders", "[]", "^`orders` must have at least one entry, got none$"),
+        ("orders", "[[Asterix], [Asterix]]", "^`orders` must be different from each other"),
+        ("colour", "red", "^there is no entry `colour`; there are annealing, .*, steps_per_task$"),
+        ("claims", "none.yaml", "^`claims` must be a file, got '.*none.yaml'$"),
+        ("architectures", "[5]", "^`architectures` must be names, .*, got 5$"),
+        ("architectures", "dense", "^`architectures` must be names, .*, got 'dense'$"),
+        ("architectures", "{x: 5}", "^`architectures.x` must be a mapping of options, got 5$"),
+        ("architectures", "{x: {policy: 5}}", "^`architectures.x.policy` must be text, got 5$"),
+        (
+            "architectures",
+            "{x: {placement: top}}",
+            "^`architectures.x`: `placement` must be one of .*, got 'top'$",
+        ),
+    ],
+)
+def test_an_entry_of_another_type_names_the_entry_and_what_it_must_be(
+    entry, text, message, tmp_path
+):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, **{entry: text})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("null", "` must be a mapping, got None$"),
+        ("{gama: 1}", ".gama`; did you mean `gamma`\\?$"),
+        ("{seed: 1}", ".seed`; there are batch_size, .*, vf_coef$"),
+        ("{n_epochs: 2.5}", ".n_epochs` must be a whole number, got 2.5$"),
+        ("{learning_rate: fast}", ".learning_rate` must be a number or callable, got 'fast'$"),
+        ("{n_steps: 0}", ".n_steps` must be at least 1, got 0$"),
+        ("{policy_kwargs: {}}", ".policy_kwargs` can't be given: .* belong to an architecture"),
+    ],
+)
+def test_values_that_ppo_does_not_take_are_refused_in_the_study_and_in_an_architecture(
+    text, message, tmp_path
+):
+    with pytest.raises(ValueError, match="`ppo" + message):
+        read(tmp_path, ppo=text)
+    with pytest.raises(ValueError, match=r"`architectures\.x\.ppo" + message):
+        read(tmp_path, architectures=f"{{x: {{ppo: {text}}}}}")
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path):
+    mine = read(tmp_path, steps_per_task="1.6e4", n_envs="1e1", ppo="{n_steps: 100, gamma: 9e-1}")
+    assert (mine.steps_per_task, mine.n_envs, mine.ppo["gamma"]) == (16000, 10, 0.9)
+    assert type(mine.steps_per_task) is int
+
+
+def test_an_architecture_without_options_is_read_by_its_name(tmp_path):
+    assert read(tmp_path, architectures="{dense: }").architectures == (named_architecture("dense"),)
+
+
+def test_cells_that_would_share_a_folder_are_refused(monkeypatch):
+    games, names = ("Maze", "Maze-dark"), ("dense", "dark-dense")
+    for game in games:
+        monkeypatch.setitem(gym.registry, game, None)
+    with pytest.raises(
+        ValueError, match=r"rename an architecture, .* 'scratch-Maze-dark-dense-s0'"
+    ):
+        study(games=games, architectures=names, regimes=("scratch",))
+
+
+def test_a_study_that_is_not_there_is_refused_with_the_presets():
+    with pytest.raises(ValueError, match=r"one of smoke, paper-small, paper-full .*got 'nope'"):
+        load_study("nope")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"games": ("Breakout", "Pong")}, "`games` must be among .*, got 'Pong'"),
+        ({"games": ("Breakout", "Breakout")}, "`games` must be different"),
+        ({"games": ()}, "`games` must name at least one game, got none"),
+        ({"seeds": ()}, "`seeds` must have at least one entry, got none"),
+        ({"seeds": (1, 1)}, r"`seeds` must be different from each other, got \[1, 1\]"),
+        ({"regimes": ("mixed",)}, "`regimes` must be among mtrl, crl, scratch, got 'mixed'"),
+        ({"orders": "some"}, "`orders` must be given, rotations, all or a list, got 'some'"),
+        ({"orders": ()}, "`orders` must have at least one entry, got none"),
+        ({"orders": (("Pong",),)}, "`order` must be among the games .*, got 'Pong'"),
+        ({"steps_per_task": 100}, "must be a multiple of the rollout of 'dense', .* = 8192"),
+        ({"annealing": "never"}, "`annealing` must be one of none, run, block, got 'never'"),
+        ({"n_envs": 1}, "`n_envs` must be at least the number of games, 2, got 1"),
+        ({"cycles": 0}, "`cycles` must be at least 1, got 0"),
+        ({"seeds": (-1,)}, "`seed` must be at least 0, got -1"),
+        ({"device": "abacus"}, "`device` must be a device that torch has, got 'abacus'"),
+    ],
+)
+def test_a_study_out_of_range_names_the_rule_and_the_value(changes, message):
+    with pytest.raises(ValueError, match=message):
+        study(**changes)
+
+
+def test_an_order_belongs_to_the_regimes_that_have_one():
+    with pytest.raises(ValueError, match=r"`order` must be empty for \"mtrl\""):
+        CellConfig(regime="mtrl", games=GAMES, order=GAMES, architecture=architecture("dense"))
+    with pytest.raises(ValueError, match=r"one game for \"scratch\""):
+        cell("scratch", GAMES)
+    with pytest.raises(ValueError, match=r"`regime` must be one of mtrl, crl, scratch, got 'x'"):
+        cell("x")
+
+
+def test_an_evaluation_out_of_range_names_the_bound():
+    with pytest.raises(ValueError, match=r"`evaluation.points` must be at least 1, got 0"):
+        Evaluation(points=0)
+    with pytest.raises(ValueError, match=r"`evaluation.episodes` must be at least 1, got -2"):
+        Evaluation(episodes=-2)
+
+
+def test_unknown_entries_of_a_cell_are_refused():
+    with pytest.raises(ValueError, match=r"got 'colour'"):
+        CellConfig.from_dict({**cell().to_dict(), "colour": "red"})
+
+
+def test_a_rate_per_block_starts_anew_and_ends_at_zero():
+    rate = LinearPerBlock(1.0, num_blocks=2)
+    # After the first of four rollouts, the second (a block's end), the third and the fourth.
+    assert [rate(p) for p in (0.75, 0.5, 0.25, 0.0)] == [0.5, 0.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (
+            "no.such:Thing",
+            "`policy` must be .* `package.module:Class`, got 'no.such:Thing': No mod",
+        ),
+        ("json:Policy", "got 'json:Policy': module 'json' has no attribute 'Policy'"),
+        (":Policy", "got ':Policy': Empty module name"),
+        ("json:dumps", "`policy` must be a class of SB3's ActorCriticPolicy, got 'json:dumps'"),
+        ("MoeMulitInputPolicy", "'MoeMulitInputPolicy'; did you mean `MoeMultiInputPolicy`?"),
+    ],
+)
+def test_a_policy_that_is_not_there_is_refused_when_the_study_is_read(policy, message, tmp_path):
+    with pytest.raises(ValueError, match="^`architectures.x`: .*" + message):
+        read(tmp_path, architectures=f"{{x: {{policy: '{policy}'}}}}")
+
+
+def test_a_policy_that_is_not_ours_gets_nothing_that_only_ours_take():
+    plain = Architecture(name="plain", policy="MultiInputPolicy", policy_kwargs={"net_arch": [8]})
+    given = ppo_arguments(cell(architecture=plain))["policy_kwargs"]
+    assert given["net_arch"] == [8]
+    assert "features_extractor_kwargs" not in given
+    ours = ppo_arguments(cell())["policy_kwargs"]
+    assert ours["features_extractor_kwargs"] == {"encoder": "flat"}
+
+
+def test_a_rollout_of_ones_own_must_fit_the_steps_too():
+    wide = Architecture(name="wide", ppo={"n_steps": 100})
+    with pytest.raises(ValueError, match=r"rollout of 'wide', .* = 6400, got 81920"):
+        cell(architecture=wide)
+    assert cell(architecture=wide, steps_per_task=12800).rollout == 6400
+
+
+def test_neighbouring_seeds_are_spread_out():
+    # Copy i of an environment seeded s is seeded s + i: 64 copies must not overlap.
+    seeds = sorted(stream(seed) for seed in range(10))
+    assert min(b - a for a, b in itertools.pairwise(seeds)) > 64

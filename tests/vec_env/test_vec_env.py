@@ -1,0 +1,355 @@
+"""GymnasiumVecEnv against SB3's DummyVecEnv, and the multi-task call that builds it."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
+from gymnasium.wrappers.vector import RescaleAction as RescaleVectorAction
+from stable_baselines3 import PPO
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+
+from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv, make_multitask_vec_env
+from sb3_moe_envs import Cycle
+
+
+def short_cart_pole(limit=15, render_mode=None):
+    return TimeLimit(gym.make("CartPole-v1", render_mode=render_mode).unwrapped, limit)
+
+
+def sync(env_fns, mode=AutoresetMode.SAME_STEP, **kwargs):
+    return SyncVectorEnv(env_fns, autoreset_mode=mode, **kwargs)
+
+
+class TwoTasks(VectorEnv):
+    """Two slots on tasks that change at every end; slot 1 ends at every third step."""
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    num_envs = 2
+    task_names = ("left", "right")
+    single_observation_space = gym.spaces.Dict(
+        {"obs": gym.spaces.Box(-1, 1, (2,)), "task_id": gym.spaces.Discrete(2)}
+    )
+    single_action_space = gym.spaces.Discrete(2)
+
+    def __init__(self):
+        self.task = np.array([0, 1])
+        self.time = 0
+        self.calls = []
+
+    def observation(self):
+        return {"obs": np.full((2, 2), self.time / 100, np.float32), "task_id": self.task.copy()}
+
+    def reset(self, *, seed=None, options=None):
+        self.calls.append((seed, options))
+        self.time = 0
+        return self.observation(), {"task_id": self.task.copy()}
+
+    def step(self, actions):
+        self.time += 1
+        done = np.array([False, self.time % 3 == 0])
+        last = self.observation()
+        info = {}
+        if done.any():
+            info = {
+                "final_obs": last,
+                "final_info": {"task_id": self.task.copy(), "lives": np.array([3, 0])},
+            }
+            self.task[1] = 1 - self.task[1]
+        info |= {"task_id": self.task.copy(), "lives": np.array([3, 5])}
+        return self.observation(), np.ones(2), np.zeros(2, bool), done, info
+
+    def get_task(self):
+        return self.task.copy()
+
+    def set_task(self, task, indices=None):
+        self.task[slice(None) if indices is None else indices] = task
+
+    def state_dict(self):
+        return {"task": self.task.copy(), "time": self.time}
+
+    def load_state_dict(self, state):
+        self.task, self.time = state["task"].copy(), state["time"]
+
+
+def test_it_steps_ends_and_starts_again_exactly_as_dummy_vec_env():
+    ours = GymnasiumVecEnv(sync([short_cart_pole] * 3))
+    theirs = DummyVecEnv([short_cart_pole] * 3)
+    for env in (ours, theirs):
+        env.seed(5)
+    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    kinds = set()
+    for actions in np.random.default_rng(0).integers(2, size=(90, 3)):
+        obs, rewards, dones, infos = ours.step(actions)
+        expected_obs, expected_rewards, expected_dones, expected_infos = theirs.step(actions)
+        np.testing.assert_array_equal(obs, expected_obs)
+        np.testing.assert_array_equal(dones, expected_dones)
+        assert rewards.dtype == expected_rewards.dtype
+        np.testing.assert_array_equal(rewards, expected_rewards)
+        for info, expected in zip(infos, expected_infos, strict=True):
+            last, expected_last = (i.pop("terminal_observation", None) for i in (info, expected))
+            np.testing.assert_array_equal(last, expected_last)
+            assert info == expected
+            assert type(info["TimeLimit.truncated"]) is bool
+            kinds.add((last is not None, info["TimeLimit.truncated"]))
+    assert kinds == {(False, False), (True, False), (True, True)}
+
+
+def test_ppo_learns_the_same_weights_as_through_dummy_vec_env():
+    def train(env):
+        model = PPO("MlpPolicy", env, n_steps=32, batch_size=32, n_epochs=2, seed=0, device="cpu")
+        return model.learn(128).policy.state_dict()
+
+    ours = train(VecMonitor(GymnasiumVecEnv(sync([short_cart_pole] * 2))))
+    theirs = train(VecMonitor(DummyVecEnv([short_cart_pole] * 2)))
+    for name, weight in theirs.items():
+        np.testing.assert_array_equal(ours[name], weight)
+
+
+def test_the_task_in_an_info_is_the_one_that_made_the_step():
+    env = GymnasiumVecEnv(TwoTasks())
+    env.reset()
+    for t in range(1, 7):
+        _, _, dones, infos = env.step(np.zeros(2, int))
+        assert infos[0]["task_id"] == 0
+        assert infos[0]["task_name"] == "left"
+        assert infos[1]["task_id"] == (1 if t <= 3 else 0)
+        assert infos[1]["task_name"] == ("right" if t <= 3 else "left")
+        assert type(infos[1]["task_id"]) is int
+        assert dones.tolist() == [False, t % 3 == 0]
+
+
+def test_the_last_observation_and_info_are_of_the_episode_that_ended():
+    env = GymnasiumVecEnv(TwoTasks())
+    env.reset()
+    for _ in range(3):
+        obs, _, _, infos = env.step(np.zeros(2, int))
+    last = infos[1]["terminal_observation"]
+    np.testing.assert_allclose(last["obs"], [0.03, 0.03])
+    assert (last["task_id"], obs["task_id"].tolist()) == (1, [0, 0])
+    assert infos[1]["lives"] == 0
+    assert infos[0]["lives"] == 3
+    assert "terminal_observation" not in infos[0]
+    assert env.reset_infos[1]["lives"] == 5
+
+
+def test_infos_of_two_steps_share_nothing():
+    env = GymnasiumVecEnv(TwoTasks())
+    env.reset()
+    _, _, _, infos = env.step(np.zeros(2, int))
+    infos[0]["mine"] = True
+    assert "mine" not in env.step(np.zeros(2, int))[3][0]
+
+
+def test_infos_with_a_mask_reach_only_the_environments_it_marks():
+    env = GymnasiumVecEnv(sync([lambda: RecordEpisodeStatistics(short_cart_pole(4))] * 2))
+    env.seed(0)
+    env.reset()
+    for _ in range(4):
+        _, _, dones, infos = env.step(np.array([0, 1]))
+    assert dones.all()
+    assert [info["episode"]["l"] for info in infos] == [4, 4]
+    assert [info["episode"]["r"] for info in infos] == [4.0, 4.0]
+
+
+def test_one_seed_reaches_a_vector_environment_as_one_number_and_once():
+    base = TwoTasks()
+    env = GymnasiumVecEnv(base)
+    env.seed(7)
+    env.set_options({"task_id": 1})
+    env.reset()
+    env.reset()
+    env._seeds = [3, 9]
+    env.reset()
+    assert base.calls == [(7, {"task_id": 1}), (None, None), ([3, 9], None)]
+
+
+def test_options_that_differ_are_refused():
+    env = GymnasiumVecEnv(TwoTasks())
+    env.set_options([{"task_id": 0}, {"task_id": 1}])
+    with pytest.raises(ValueError, match="options must be the same for all environments"):
+        env.reset()
+
+
+def test_methods_and_attributes_of_a_vector_environment_are_dealt_out():
+    env = VecMonitor(GymnasiumVecEnv(TwoTasks()))
+    assert env.get_attr("task_names") == [("left", "right")] * 2
+    assert env.env_method("get_task") == [0, 1]
+    assert env.env_method("get_task", indices=[1]) == [1]
+    env.env_method("set_task", 1, indices=[0])
+    assert env.env_method("get_task") == [1, 1]
+    env.env_method("set_task", 0)
+    assert env.env_method("get_task") == [0, 0]
+    assert env.has_attr("get_task")
+    assert not env.has_attr("action_masks")
+    env.set_attr("mark", 3)
+    assert env.get_attr("mark", indices=1) == [3]
+    with pytest.raises(ValueError, match=r"`indices` of set_attr must be None.*got \[0\]"):
+        env.set_attr("mark", 4, indices=0)
+
+
+def test_members_of_a_sync_vector_are_reached_one_by_one():
+    env = GymnasiumVecEnv(sync([lambda: Monitor(short_cart_pole())] * 2))
+    env.set_attr("gravity", 3.0, indices=[1])
+    assert env.get_attr("gravity") == [9.8, 3.0]
+    assert env.env_method("get_wrapper_attr", "gravity", indices=1) == [3.0]
+    assert env.env_is_wrapped(Monitor) == [True, True]
+    assert env.env_is_wrapped(RecordEpisodeStatistics, indices=[0]) == [False]
+
+
+def test_members_of_an_async_vector_are_reached_all_at_once():
+    mode = AutoresetMode.SAME_STEP
+    base = AsyncVectorEnv([short_cart_pole] * 2, autoreset_mode=mode, context="forkserver")
+    env = GymnasiumVecEnv(base)
+    try:
+        env.seed(0)
+        assert env.reset().shape == (2, 4)
+        assert env.get_attr("gravity", indices=[1]) == [9.8]
+        env.set_attr("gravity", 3.0)
+        assert env.env_method("get_wrapper_attr", "gravity") == [3.0, 3.0]
+        with pytest.raises(ValueError, match=r"`indices` of close must be None.*got \[1\]"):
+            env.env_method("close", indices=[1])
+        assert env.step(np.zeros(2, int))[3] == [{"TimeLimit.truncated": False}] * 2
+    finally:
+        env.close()
+
+
+def test_vector_wrappers_keep_their_spaces_and_hide_nothing():
+    base = sync([lambda: gym.make("Pendulum-v1")] * 2)
+    env = GymnasiumVecEnv(RescaleVectorAction(base, np.float32(-1), np.float32(1)))
+    assert env.action_space.high.tolist() == [1.0]
+    assert env.get_attr("max_torque") == [2.0, 2.0]
+
+
+def test_pictures_are_tiled_and_absent_without_a_render_mode():
+    env = GymnasiumVecEnv(sync([lambda: Picture("rgb_array")] * 2))
+    env.reset()
+    assert env.render_mode == "rgb_array"
+    assert env.render().shape == (8, 4, 3)
+    assert [image.shape for image in env.get_images()] == [(4, 4, 3)] * 2
+    assert GymnasiumVecEnv(TwoTasks()).render_mode is None
+
+
+class Picture(gym.Env):
+    observation_space = action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, render_mode):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+    def render(self):
+        return np.zeros((4, 4, 3), np.uint8)
+
+
+def test_a_restored_state_survives_the_seeded_reset_that_loading_a_model_brings():
+    env, resumed = GymnasiumVecEnv(TwoTasks()), GymnasiumVecEnv(TwoTasks())
+    env.reset()
+    for _ in range(4):
+        obs, *_ = env.step(np.zeros(2, int))
+    resumed.load_state_dict(env.state_dict())
+    resumed.seed(0)
+    np.testing.assert_array_equal(resumed.reset()["obs"], obs["obs"])
+    assert resumed.env.calls == []
+    _, _, _, infos = resumed.step(np.zeros(2, int))
+    assert infos[1]["task_name"] == "left"
+    assert infos == env.step(np.zeros(2, int))[3]
+    resumed.reset()
+    assert len(resumed.env.calls) == 1
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
+def test_another_autoreset_mode_is_refused_with_the_cure(mode):
+    with pytest.raises(
+        ValueError, match=rf"must be SAME_STEP, got {mode}; build it with autoreset"
+    ):
+        GymnasiumVecEnv(sync([short_cart_pole] * 2, mode))
+
+
+def test_a_vector_environment_that_reuses_its_arrays_is_refused():
+    with pytest.raises(ValueError, match="copy must be True, got False"):
+        GymnasiumVecEnv(sync([short_cart_pole], copy=False))
+
+
+def test_something_else_than_a_vector_environment_is_refused():
+    with pytest.raises(TypeError, match=r"`env` must be a gymnasium.vector.VectorEnv, got .*TimeL"):
+        GymnasiumVecEnv(short_cart_pole())
+
+
+def tasks():
+    return ["CartPole-v1", ("CartPole-v1", {"sutton_barto_reward": True}), "Acrobot-v1"]
+
+
+def test_one_call_builds_a_monitored_vec_env_with_one_environment_per_task():
+    env = make_multitask_vec_env(tasks(), seed=0)
+    assert isinstance(env, VecMonitor)
+    assert env.num_envs == env.get_attr("num_tasks")[0] == 3
+    assert env.observation_space["task_id"] == gym.spaces.Discrete(3)
+    assert env.env_method("get_task") == [0, 1, 2]
+    env.reset()
+    episodes = []
+    for _ in range(60):
+        infos = env.step(np.zeros(3, int))[3]
+        assert [info["task_id"] for info in infos] == [0, 1, 2]
+        episodes += [info["episode"] for info in infos if "episode" in info]
+    names = env.get_attr("task_names")[0]
+    assert {episode["task_name"] for episode in episodes} == set(names[:2])
+    returns = {name: {e["r"] for e in episodes if e["task_name"] == name} for name in names[:2]}
+    assert min(returns[names[0]]) > 5
+    assert returns[names[1]] == {-1.0}
+
+
+def test_the_schedule_counts_the_steps_of_all_environments():
+    env = make_multitask_vec_env(tasks()[::2], 4, 0, schedule=Cycle(steps_per_task=20))
+    env.reset()
+    played = [env.step(np.zeros(4, int))[3][0]["task_id"] for _ in range(10)]
+    assert played == [0] * 5 + [1] * 5
+
+
+def test_a_seed_makes_two_of_them_play_the_same():
+    first, second, third = (make_multitask_vec_env(tasks(), seed=seed) for seed in (1, 1, 2))
+    starts = [env.reset()["obs"] for env in (first, second, third)]
+    np.testing.assert_array_equal(starts[0], starts[1])
+    assert not np.array_equal(starts[0], starts[2])
+    assert first.action_space.sample() == second.action_space.sample()
+
+
+def test_the_monitors_file_says_whose_each_episode_is(tmp_path):
+    env = make_multitask_vec_env(tasks()[:1], 2, 0, monitor_dir=str(tmp_path / "logs"))
+    env.reset()
+    for _ in range(30):
+        env.step(np.zeros(2, int))
+    env.close()
+    lines = (tmp_path / "logs" / "monitor.csv").read_text().splitlines()
+    assert lines[1] == "r,l,t,task_id,task_name"
+    assert lines[2].endswith(",0,CartPole")
+
+
+def test_ppo_trains_on_several_tasks():
+    env = make_multitask_vec_env(tasks(), 6, 0)
+    model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=32, n_epochs=1, device="cpu")
+    model.learn(192)
+    assert len(model.ep_info_buffer) > 0
+
+
+def test_too_few_environments_are_refused():
+    with pytest.raises(ValueError, match=r"`n_envs` must be at least the number .* 3, got 2"):
+        make_multitask_vec_env(tasks(), 2)
+    with pytest.raises(ValueError, match=r"`n_envs` must be at least 1, got 0"):
+        make_multitask_vec_env(tasks()[::2], 0, schedule=Cycle(steps_per_task=20))
+
+
+def test_a_vec_env_goes_on_from_its_state_through_the_monitor():
+    env, resumed = (make_multitask_vec_env(tasks()[:2], 4, 0) for _ in range(2))
+    env.reset()
+    for _ in range(7):
+        obs = env.step(np.zeros(4, int))[0]
+    resumed.unwrapped.load_state_dict(env.unwrapped.state_dict())
+    resumed.seed(3)
+    np.testing.assert_array_equal(resumed.reset()["obs"], obs["obs"])
+    for _ in range(20):
+        expected, got = (each.step(np.ones(4, int)) for each in (env, resumed))
+        np.testing.assert_array_equal(expected[0]["obs"], got[0]["obs"])
+        np.testing.assert_array_equal(expected[2], got[2])

@@ -1,0 +1,416 @@
+"""PerTaskVecNormalize: each task against SB3's VecNormalize on that task alone."""
+
+from copy import deepcopy
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecNormalize,
+    sync_envs_normalization,
+    unwrap_vec_normalize,
+)
+
+from sb3_moe.buffers import MultiTaskReplayBuffer
+from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv, make_multitask_vec_env
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
+from sb3_moe.vec_env.task_statistics import PerTaskMeanStd
+from sb3_moe_envs import Interleave
+
+SCALES = np.array([1.0, 1000.0])
+LENGTH = 4
+
+
+class Scales(VectorEnv):
+    """Two tasks of very different scale; each slot changes task every LENGTH steps."""
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    num_tasks = 2
+    task_names = ("small", "large")
+
+    def __init__(self, mode="dict", num_envs=2, fixed=False):
+        self.num_envs, self.fixed = num_envs, fixed
+        self.task_id = mode
+        self.rng = np.random.default_rng(0)
+        self.single_action_space = spaces.Box(-1, 1, (1,))
+        self.single_observation_space = {
+            "dict": spaces.Dict(
+                {"obs": spaces.Box(-np.inf, np.inf, (3,)), "task_id": spaces.Discrete(2)}
+            ),
+            "onehot": spaces.Box(-np.inf, np.inf, (5,)),
+            "channels": spaces.Box(-np.inf, np.inf, (2, 2, 5)),
+            "info": spaces.Box(-np.inf, np.inf, (3,)),
+        }[mode]
+
+    def observation(self):
+        shape = (2, 2, 3) if self.task_id == "channels" else (3,)
+        obs = self.rng.normal(1, 1, (self.num_envs, *shape)).astype(np.float32)
+        obs *= SCALES[self.task].reshape((-1,) + (1,) * len(shape))
+        if self.task_id == "dict":
+            return {"obs": obs, "task_id": self.task.copy()}
+        if self.task_id == "info":
+            return obs
+        ids = np.broadcast_to(
+            np.eye(2)[self.task].reshape((-1,) + (1,) * (len(shape) - 1) + (2,)),
+            (*obs.shape[:-1], 2),
+        )
+        return np.concatenate([obs, ids], axis=-1, dtype=np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.task = np.arange(self.num_envs) % 2
+        self.time = 0
+        return self.observation(), {"task_id": self.task.copy()}
+
+    def step(self, actions):
+        self.time += 1
+        rewards = SCALES[self.task] * self.rng.normal(1, 0.1, self.num_envs)
+        done = np.full(self.num_envs, self.time % LENGTH == 0)
+        info = {"final_obs": self.observation()} if done.any() else {}
+        if done.any() and not self.fixed:
+            self.task = 1 - self.task
+        info["task_id"] = self.task.copy()
+        return self.observation(), rewards, np.zeros_like(done), done, info
+
+    def get_task(self):
+        return self.task.copy()
+
+
+def wrapped(mode="dict", **kwargs):
+    return PerTaskVecNormalize(GymnasiumVecEnv(Scales(mode)), **kwargs)
+
+
+def play(env, steps=40):
+    record = [env.reset()]
+    actions = np.zeros((env.num_envs, 1), np.float32)
+    record.extend(env.step(actions) for _ in range(steps))
+    return record
+
+
+class OneSlot(gym.Env):
+    """What slot `index` of a recorded run saw, as an environment of its own."""
+
+    render_mode = None
+    action_space = spaces.Box(-1, 1, (1,))
+    observation_space = spaces.Box(-np.inf, np.inf, (3,))
+
+    def __init__(self, record, index):
+        self.observations = [step[0]["obs"][index] for step in record]
+        self.rewards = [step[1][index] for step in record]
+        self.time = -1
+
+    def reset(self, *, seed=None, options=None):
+        self.time += 1
+        return self.observations[self.time], {}
+
+    def step(self, action):
+        self.time += 1
+        return self.observations[self.time], self.rewards[self.time], False, False, {}
+
+
+def test_with_a_task_per_slot_each_slot_is_normalised_as_vec_normalize_would_alone():
+    base = GymnasiumVecEnv(Scales("dict", fixed=True))
+    zeros = np.zeros((2, 1), np.float32)
+    raw = [(base.reset(), np.zeros(2))] + [base.step(zeros)[:2] for _ in range(LENGTH - 1)]
+    ours = PerTaskVecNormalize(GymnasiumVecEnv(Scales("dict", fixed=True)))
+    alone = [VecNormalize(DummyVecEnv([lambda i=i: OneSlot(raw, i)])) for i in range(2)]
+    np.testing.assert_array_equal(
+        ours.reset()["obs"], np.concatenate([env.reset() for env in alone])
+    )
+    for _ in range(LENGTH - 1):
+        obs, rewards, _, _ = ours.step(zeros)
+        expected = [env.step(zeros[:1]) for env in alone]
+        np.testing.assert_allclose(obs["obs"], np.concatenate([e[0] for e in expected]), rtol=1e-5)
+        np.testing.assert_allclose(rewards, np.concatenate([e[1] for e in expected]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["dict", "onehot", "channels", "info"])
+def test_tasks_of_any_scale_come_out_alike(mode):
+    env = wrapped(mode)
+    rewards = []
+    played = []
+    for _, reward, _, infos in play(env, 400)[1:]:
+        rewards.append(reward)
+        played.append([info["task_id"] for info in infos])
+    rewards, played = np.concatenate(rewards[200:]), np.concatenate(played[200:])
+    small, large = (np.abs(rewards[played == task]).mean() for task in (0, 1))
+    assert 0.9 < small / large < 1.1
+    statistics = env.obs_rms["obs"] if mode == "dict" else env.obs_rms
+    means = [task.mean.mean() for task in statistics.tasks]
+    np.testing.assert_allclose(means, SCALES, rtol=0.1)
+
+
+def test_one_statistic_over_all_tasks_would_shrink_the_small_one_away():
+    base = GymnasiumVecEnv(Scales())
+    env = VecNormalize(base, norm_obs_keys=["obs"])
+    last = play(env, 400)[-1]
+    small = [abs(r) for r, info in zip(last[1], last[3], strict=True) if info["task_id"] == 0]
+    assert max(small) < 0.01
+
+
+@pytest.mark.parametrize("mode", ["dict", "onehot", "channels"])
+def test_the_id_is_never_touched(mode):
+    env = wrapped(mode)
+    raw, normalized = [], []
+    env.reset()
+    for _ in range(12):
+        obs, _, dones, infos = env.step(np.zeros((2, 1), np.float32))
+        raw.append(env.get_original_obs())
+        normalized.append(obs)
+        for info in infos:
+            if dones.any():
+                last = info["terminal_observation"]
+                shown = last["task_id"] if mode == "dict" else last[..., -2:]
+                wanted = info["task_id"] if mode == "dict" else np.eye(2)[info["task_id"]]
+                np.testing.assert_array_equal(shown, np.broadcast_to(wanted, np.shape(shown)))
+    for before, after in zip(raw, normalized, strict=True):
+        if mode == "dict":
+            np.testing.assert_array_equal(before["task_id"], after["task_id"])
+        else:
+            np.testing.assert_array_equal(before[..., -2:], after[..., -2:])
+            assert not np.array_equal(before[..., :-2], after[..., :-2])
+
+
+@pytest.mark.parametrize("mode", ["dict", "onehot", "channels", "info"])
+def test_the_last_observation_is_normalised_by_the_task_that_ended(mode):
+    env = wrapped(mode)
+    for _, _, dones, infos in play(env, 120)[60:]:
+        if dones.any():
+            for info in infos:
+                last = info["terminal_observation"]
+                values = last["obs"] if mode == "dict" else last[..., :3]
+                # by the other task's statistics it would be -1 / 1000 or 10 (clipped)
+                assert np.abs(values).max() < 5
+                assert np.abs(values).mean() > 0.05
+
+
+def test_unnormalising_gives_back_the_original():
+    for mode in ("dict", "onehot", "channels"):
+        env = wrapped(mode)
+        obs = play(env)[-1][0]
+        back, original = env.unnormalize_obs(obs), env.get_original_obs()
+        if mode == "dict":
+            back, original = back["obs"], original["obs"]
+        np.testing.assert_allclose(back, original, rtol=1e-3, atol=0.05)
+    rewards, ids = np.array([0.5, 0.5]), np.array([0, 1])
+    normalized = env.normalize_reward(rewards, ids)
+    np.testing.assert_allclose(env.unnormalize_reward(normalized, ids), rewards, rtol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(-1e3, 1e3)), min_size=1, max_size=40))
+def test_the_statistics_of_all_tasks_add_up_to_the_total(rows):
+    statistics = PerTaskMeanStd(3, (1,))
+    ids = np.array([task for task, _ in rows])
+    values = np.array([[value] for _, value in rows])
+    for start in range(0, len(rows), 7):
+        part = slice(start, start + 7)
+        statistics.update(values[part], ids[part])
+    total, expected = statistics.total(), RunningMeanStd(epsilon=3e-4, shape=(1,))
+    expected.update(values)
+    np.testing.assert_allclose(total.count, expected.count)
+    np.testing.assert_allclose(total.mean, expected.mean, rtol=1e-2, atol=0.1)
+    np.testing.assert_allclose(total.mean, values.mean(axis=0), rtol=1e-2, atol=0.5)
+
+
+def test_sb3_finds_saves_loads_and_synchronises_it(tmp_path):
+    env = wrapped()
+    play(env)
+    assert unwrap_vec_normalize(env) is env
+    other = wrapped(training=False)
+    sync_envs_normalization(env, other)
+    np.testing.assert_array_equal(other.ret_rms.of([0, 1])[1], env.ret_rms.of([0, 1])[1])
+    np.testing.assert_array_equal(other.obs_rms["obs"].of([1])[0], env.obs_rms["obs"].of([1])[0])
+    env.save(tmp_path / "normalize.pkl")
+    loaded = PerTaskVecNormalize.load(tmp_path / "normalize.pkl", GymnasiumVecEnv(Scales()))
+    assert isinstance(loaded, PerTaskVecNormalize)
+    obs = env.get_original_obs()
+    np.testing.assert_array_equal(loaded.normalize_obs(obs)["obs"], env.normalize_obs(obs)["obs"])
+    play(loaded)
+
+
+def test_statistics_stand_still_when_not_training():
+    env = wrapped(training=False)
+    before = deepcopy(env.ret_rms)
+    play(env)
+    np.testing.assert_array_equal(env.ret_rms.of([0, 1]), before.of([0, 1]))
+    assert env.obs_rms["obs"].tasks[0].count < 1
+
+
+def test_ppo_trains_with_it():
+    PPO("MultiInputPolicy", wrapped(), n_steps=16, batch_size=16, n_epochs=1, device="cpu").learn(
+        64
+    )
+
+
+def test_off_policy_rewards_are_normalised_by_the_stored_task():
+    env = wrapped("dict", norm_obs=True)
+    model = SAC(
+        "MultiInputPolicy",
+        env,
+        buffer_size=400,
+        learning_starts=20,
+        batch_size=64,
+        seed=0,
+        device="cpu",
+        replay_buffer_class=MultiTaskReplayBuffer,
+    )
+    model.learn(120)
+    buffer = model.replay_buffer
+    stored = buffer.rewards.flatten().numpy()
+    known = buffer.task_ids >= 0
+    for task in (0, 1):
+        mean = stored[known][buffer.task_ids[known] == task].mean()
+        assert 0.8 < mean / SCALES[task] < 1.2
+    batch = buffer.sample(200, env)
+    ids = batch.observations["task_id"].numpy().ravel()
+    small, large = (batch.rewards.numpy().ravel()[ids == task].mean() for task in (0, 1))
+    assert 0.7 < small / large < 1.4
+
+
+def test_sb3s_own_buffer_is_refused_with_the_reason():
+    model = SAC("MultiInputPolicy", wrapped(), buffer_size=100, learning_starts=4, device="cpu")
+    with pytest.raises(
+        ValueError, match=r"SB3's own replay buffers don't keep: use sb3_moe\.buffers"
+    ):
+        model.learn(40)
+
+
+def test_without_reward_statistics_sb3s_own_buffer_will_do():
+    env = wrapped(norm_reward=False)
+    SAC("MultiInputPolicy", env, buffer_size=100, learning_starts=4, device="cpu").learn(12)
+
+
+def test_observations_that_hide_their_task_need_it_to_be_normalised():
+    env = wrapped("info")
+    obs = env.reset()
+    with pytest.raises(ValueError, match="observations that don't show their task need `task_ids`"):
+        env.normalize_obs(obs)
+    assert env.normalize_obs(obs, [0, 1]).shape == obs.shape
+
+
+def test_environments_without_tasks_are_refused():
+    env = DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    with pytest.raises(ValueError, match="`venv` must hold multi-task environments"):
+        PerTaskVecNormalize(env)
+
+
+@pytest.mark.parametrize("mode", ["dict", "info"])
+def test_a_wrong_way_of_showing_the_task_is_refused(mode):
+    wrong = "onehot" if mode == "dict" else "dict"
+    with pytest.raises(ValueError, match=rf"must be 'dict' exactly if.*got '{wrong}'"):
+        wrapped(mode, task_id=wrong)
+    with pytest.raises(ValueError, match=r"`task_id` must be 'dict', 'onehot'.*got 'magic'"):
+        wrapped(mode, task_id="magic")
+
+
+def test_a_loaded_normaliser_refuses_another_number_of_tasks(tmp_path):
+    env = wrapped()
+    env.save(tmp_path / "normalize.pkl")
+    three = Scales()
+    three.num_tasks = 3
+    with pytest.raises(ValueError, match="`venv` must have num_tasks=2, got 3"):
+        PerTaskVecNormalize.load(tmp_path / "normalize.pkl", GymnasiumVecEnv(three))
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("dict", "dict"), ("onehot", "onehot")])
+@pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=str)
+def test_it_sees_how_a_multi_task_env_shows_its_tasks(mode, expected, schedule):
+    env = PerTaskVecNormalize(
+        make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], 4, 0, task_id=mode, schedule=schedule)
+    )
+    assert env.task_id_mode == expected
+    obs = env.reset()
+    for _ in range(30):
+        obs = env.step(np.zeros(4, int))[0]
+    played = env.env_method("get_task")
+    shown = obs["task_id"] if mode == "dict" else obs[:, -2:].argmax(axis=1)
+    assert shown.tolist() == played
+    assert env._task_ids.tolist() == played
+
+
+@pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=str)
+def test_hidden_tasks_are_asked_for(schedule):
+    venv = make_multitask_vec_env(
+        ["CartPole-v1", "Acrobot-v1"], 4, 0, task_id="none", schedule=schedule
+    )
+    env = PerTaskVecNormalize(venv)
+    assert env.task_id_mode == "hidden"
+    env.reset()
+    for _ in range(60):
+        before = env._task_ids.tolist()
+        infos = env.step(np.ones(4, int))[3]
+        assert [info["task_id"] for info in infos] == before
+    assert env.observation_space.shape == (6,)
+
+
+def test_pictures_are_not_for_it():
+    base = Scales("channels")
+    base.single_observation_space = spaces.Box(0, 255, (2, 2, 5), np.uint8)
+    with pytest.raises(ValueError, match="`norm_obs` must be False for pictures"):
+        PerTaskVecNormalize(GymnasiumVecEnv(base))
+
+
+def atari_like(shape, dtype=np.uint8, high=255):
+    """Return four slots of two tasks whose id is planes of a picture, written by MultiTask."""
+    return make_multitask_vec_env(
+        [lambda: StillPicture(shape, dtype, high), lambda: StillPicture(shape, dtype, high)],
+        n_envs=4,
+        task_id="channels",
+        seed=0,
+    )
+
+
+class StillPicture(gym.Env):
+    """A black picture, ten steps an episode."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, shape, dtype, high):
+        self.observation_space = spaces.Box(0, high, shape, dtype)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros_like(self.observation_space.low), {}
+
+    def step(self, action):
+        self.time += 1
+        return np.zeros_like(self.observation_space.low), 1.0, False, self.time == 10, {}
+
+
+PICTURES = {
+    "SB3's, channels first": ((4, 36, 40), np.uint8, 255),
+    "SB3's, channels last": ((36, 40, 4), np.uint8, 255),
+    "MinAtar's": ((10, 10, 10), np.uint8, 1),
+    "scaled, channels first": ((3, 12, 14), np.float32, 1),
+    "scaled, channels last": ((12, 14, 3), np.float32, 1),
+}
+
+
+@pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES)
+def test_the_id_in_planes_is_read_where_the_world_wrote_it(picture):
+    env = PerTaskVecNormalize(atari_like(*picture), norm_obs=False)
+    env.reset()
+    *_, infos = env.step(np.zeros(4, np.int64))
+    assert env._task_ids.tolist() == [info["task_id"] for info in infos]
+    assert set(env._task_ids.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 14), (12, 14, 3)])
+def test_planes_stay_out_of_the_statistics_of_pictures(shape):
+    env = PerTaskVecNormalize(atari_like(shape, np.float32, 1))
+    assert env.obs_rms.shape == shape
+    raw = env.venv.reset()
+    normalized = env.normalize_obs(raw)
+    axis = 1 if shape[0] == 3 else 3
+    np.testing.assert_array_equal(
+        np.take(normalized, [3, 4], axis=axis), np.take(raw, [3, 4], axis=axis)
+    )
+    assert normalized.shape == raw.shape
