@@ -12,7 +12,7 @@ from torch import nn
 
 from sb3_moe.saving.archive import OPTIMIZERS
 from sb3_moe.saving.errors import UnsafeFileError
-from sb3_moe.saving.tensors import TensorFile, form_of
+from sb3_moe.saving.tensors import Form, TensorFile, form_of
 from sb3_moe.saving.values import Decoder, Encoder, checked_type
 
 
@@ -108,22 +108,27 @@ def load_optimizers(model: BaseAlgorithm, decoder: Decoder, state: Any, file: Te
         raise UnsafeFileError(f"it has the optimisers {sorted(state)}, not {sorted(own)}")
     states = {name: _decoded_state(name, own[name], decoder, state[name]) for name in own}
     for name, form in file.forms.items():
-        optimizer, _, rest = name.partition("/")
-        index, _, key = rest.partition("/")
-        if optimizer not in own or not index.isdecimal():
-            raise UnsafeFileError(f"{OPTIMIZERS} has {name[:60]!r}, which no optimiser has")
-        parameter = _parameter(own[optimizer], int(index), name)
-        if form.shape != parameter.shape and th.Size(form.shape).numel() != 1:
-            raise UnsafeFileError(
-                f"{OPTIMIZERS} has {name!r} as {list(form.shape)} for a parameter of "
-                f"{list(parameter.shape)}"
-            )
+        _check_form(name, form, own)
     for name, tensor in file.read().items():
         optimizer, index, key = name.split("/", 2)
         states[optimizer]["state"].setdefault(int(index), {})[key] = tensor
     for name, optimizer_state in states.items():
         _check_whole(name, optimizer_state["state"])
         own[name].load_state_dict(optimizer_state)
+
+
+def _check_form(name: str, form: Form, own: Mapping[str, th.optim.Optimizer]) -> None:
+    """Refuse a tensor that is of no parameter, or neither shaped like it nor a single number."""
+    optimizer, _, rest = name.partition("/")
+    index = rest.partition("/")[0]
+    if optimizer not in own or not index.isdecimal():
+        raise UnsafeFileError(f"{OPTIMIZERS} has {name[:60]!r}, which no optimiser has")
+    parameter = _parameter(own[optimizer], int(index), name)
+    if form.shape != parameter.shape and th.Size(form.shape).numel() != 1:
+        raise UnsafeFileError(
+            f"{OPTIMIZERS} has {name!r} as {list(form.shape)} for a parameter of "
+            f"{list(parameter.shape)}"
+        )
 
 
 def _decoded_state(
