@@ -50,12 +50,17 @@ def pack(tensors: Mapping[str, th.Tensor | np.ndarray]) -> bytes:
     :param tensors: by name
     :raises ValueError: if one has a dtype that safetensors doesn't know
     """
-    own = {}
+    own, storages = {}, set()
     for name, value in tensors.items():
-        tensor = th.as_tensor(value) if isinstance(value, th.Tensor) else _from_numpy(name, value)
+        tensor = value if isinstance(value, th.Tensor) else _from_numpy(name, value)
         if tensor.dtype not in DTYPES.values():
             raise ValueError(f"{name} can't be saved: its dtype is {tensor.dtype}")
-        own[name] = tensor.detach().cpu().contiguous().clone()
+        tensor = tensor.detach().cpu().contiguous()
+        if (storage := tensor.untyped_storage().data_ptr()) in storages:
+            # safetensors refuses what shares memory, such as two views of one tensor.
+            tensor = tensor.clone()
+        storages.add(storage)
+        own[name] = tensor
     return safetensors.torch.save(own)
 
 

@@ -4,6 +4,7 @@ import arena
 import gymnasium as gym
 import numpy as np
 import pytest
+import safetensors.torch
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
@@ -17,6 +18,7 @@ import sb3_moe
 from sb3_moe import UnsafeFileError, make_multitask_vec_env
 from sb3_moe.buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
 from sb3_moe.saving.spaces import decode_space, encode_space
+from sb3_moe.saving.tensors import pack
 from sb3_moe.saving.values import Decoder, Encoder
 from sb3_moe.snapshot.generators import preserved_generators
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
@@ -97,7 +99,7 @@ def test_a_buffer_of_the_users_own_is_not_saved_but_may_be_made(tmp_path):
 
 def test_hindsight_replay_is_refused_with_what_to_use(tmp_path):
     keys = ("observation", "achieved_goal", "desired_goal")
-    space = spaces.Dict({key: arena.FLAT for key in keys})
+    space = spaces.Dict(dict.fromkeys(keys, arena.FLAT))
     arguments = {"replay_buffer_class": HerReplayBuffer}
     model = arena.make(
         "SAC", "MoeMultiInputPolicy", arena.Arena(space, arena.BOX), model=arguments, net_arch=[4]
@@ -408,3 +410,23 @@ def test_nan_and_arrays_come_back():
 def test_values_without_a_form_in_json_are_refused(value, text):
     with pytest.raises(ValueError, match=text):
         Encoder().encode("x", value)
+
+
+def test_tensors_that_share_memory_and_views_are_packed():
+    whole = th.arange(12.0).reshape(3, 4)
+    named = {"whole": whole, "again": whole, "row": whole[1], "turned": whole.T}
+    found = safetensors.torch.load(pack(named))
+    assert all(th.equal(found[name], tensor) for name, tensor in named.items())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.array(["a"]), "x can't be saved: it is an array of <U1"),
+        (th.zeros(1, dtype=th.complex64), "x can't be saved: its dtype is torch.complex64"),
+    ],
+    ids=["text", "complex"],
+)
+def test_tensors_without_a_form_in_safetensors_are_refused(value, text):
+    with pytest.raises(ValueError, match=text):
+        pack({"x": value})
