@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -84,16 +84,25 @@ class Archive:
         """Return the length of an entry in bytes."""
         return self._entries[name].file_size
 
-    def read(self, name: str, first: int | None = None) -> bytes:
-        """Read an entry, or only its first bytes.
+    def read(self, name: str) -> bytes:
+        """Read an entry.
 
         :param name: of the entry
-        :param first: how many bytes; None: all
+        :raises UnsafeFileError: if it is damaged
+        """
+        return next(self.read_parts(name, [self.size(name)]))
+
+    def read_parts(self, name: str, sizes: Iterable[int]) -> Iterator[bytes]:
+        """Read an entry part by part; with its last byte, its checksum is compared.
+
+        :param name: of the entry
+        :param sizes: of the parts in bytes
         :raises UnsafeFileError: if it is damaged
         """
         try:
             with self._zip.open(self._entries[name]) as entry:
-                return entry.read() if first is None else entry.read(first)
+                for size in sizes:
+                    yield entry.read(size)
         except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
             raise UnsafeFileError(f"{name} is damaged ({error})") from error
 

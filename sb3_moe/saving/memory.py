@@ -97,7 +97,7 @@ class BuildingLimit(TorchDispatchMode):
     A few bytes of a file (``net_arch=[1000000000]``) must not take memory; the sizes are looked at
     before a tensor is made.
 
-    :param weight_bytes: of the file's weights
+    :param weight_bytes: of the file's weights, header included
     :param max_bytes: of :func:`sb3_moe.load`
     :param besides: bytes that are made besides, of buffers that are tensors
     """

@@ -62,15 +62,9 @@ def load_weights(model: BaseAlgorithm, file: TensorFile) -> None:
     :raises UnsafeFileError: if names, dtypes or shapes differ
     """
     own = weights_of(model)
-    loaded = file.read_as({name: form_of(tensor) for name, tensor in own.items()})
     with th.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(loaded[name])
-
-
-def weight_bytes(file: TensorFile) -> int:
-    """Return how many bytes the weights of a file take."""
-    return sum(th.Size(f.shape).numel() * f.dtype.itemsize for f in file.forms.values())
+        for name, tensor in file.read_as({key: form_of(each) for key, each in own.items()}):
+            own[name].copy_(tensor)
 
 
 # Optimisers.
@@ -109,7 +103,7 @@ def load_optimizers(model: BaseAlgorithm, decoder: Decoder, state: Any, file: Te
     states = {name: _decoded_state(name, own[name], decoder, state[name]) for name in own}
     for name, form in file.forms.items():
         _check_form(name, form, own)
-    for name, tensor in file.read().items():
+    for name, tensor in file.read():
         optimizer, index, key = name.split("/", 2)
         states[optimizer]["state"].setdefault(int(index), {})[key] = tensor
     for name, optimizer_state in states.items():

@@ -24,7 +24,7 @@ from sb3_moe.saving.arguments import decode_arguments, set_arguments, set_schedu
 from sb3_moe.saving.classes import algorithm_of, policy_of
 from sb3_moe.saving.errors import UnsafeFileError, blaming
 from sb3_moe.saving.memory import BuildingLimit, check_buffer
-from sb3_moe.saving.networks import load_optimizers, load_weights, weight_bytes
+from sb3_moe.saving.networks import load_optimizers, load_weights
 from sb3_moe.saving.normalizer import SavedNormalizer
 from sb3_moe.saving.replay import load_replay_buffer
 from sb3_moe.saving.spaces import decode_space
@@ -76,11 +76,11 @@ def load(
     try:
         with path.open("rb") as file:
             with blaming(path):
-                saved = _Saved(Archive(file, max_bytes), custom_objects or {})
+                saved = _Saved(Archive(file, max_bytes), custom_objects or {}, max_bytes)
             warn_of_another_major_version(path.name, saved.version)
             venv, own = _environment(saved, env, normalizer)
             with blaming(path):
-                model = saved.build(venv, device, max_bytes)
+                model = saved.build(venv, device)
     except BaseException:
         set_generators(generators)
         raise
@@ -120,15 +120,18 @@ class _Saved:
 
     :param file: the archive
     :param custom_objects: the user's own classes and functions, by name
+    :param max_bytes: the most that its buffers may take
     :raises UnsafeFileError: if it says nothing that could be built
     """
 
-    def __init__(self, file: Archive, custom_objects: Mapping[str, Any]) -> None:
-        self._file = file
+    def __init__(self, file: Archive, custom_objects: Mapping[str, Any], max_bytes: int) -> None:
+        self._file, self._max_bytes = file, max_bytes
         self._state = state = _read_state(file)
+        if file.size(archive.ARRAYS) > max_bytes // 16:
+            raise UnsafeFileError(f"{archive.ARRAYS} is longer than {max_bytes // 16} bytes")
         arrays = TensorFile(file, archive.ARRAYS).read()
         self._decoder = decoder = Decoder(
-            {name: tensor.numpy() for name, tensor in arrays.items()}, custom_objects
+            {name: tensor.numpy() for name, tensor in arrays}, custom_objects
         )
         self.version: str = state["versions"]["sb3_moe"]
         self.algorithm = algorithm_of(state["algorithm"], custom_objects)
@@ -140,12 +143,11 @@ class _Saved:
         if state["normalizer"] is not None:
             self.normalizer = SavedNormalizer(decoder, state["normalizer"])
 
-    def build(self, venv: VecEnv | None, device: th.device | str, max_bytes: int) -> Any:
+    def build(self, venv: VecEnv | None, device: th.device | str) -> Any:
         """Return the model, without environments.
 
         :param venv: the environments that it will have
         :param device: as in SB3's ``load``
-        :param max_bytes: the most that buffers may take
         :raises UnsafeFileError: if parts of the file don't fit
         """
         model: Any = self.algorithm(
@@ -157,7 +159,7 @@ class _Saved:
         set_arguments(model, self._values)
         model.observation_space, model.action_space = self.observation_space, self.action_space
         model.n_envs = venv.num_envs if venv is not None else model.n_envs
-        self._setup(model, max_bytes)
+        self._setup(model)
         set_schedules(model, self._values)
         load_weights(model, TensorFile(self._file, archive.WEIGHTS))
         optimizers = TensorFile(self._file, archive.OPTIMIZERS)
@@ -170,10 +172,10 @@ class _Saved:
             model.policy.reset_noise()
         return model
 
-    def _setup(self, model: BaseAlgorithm, max_bytes: int) -> None:
-        buffer = check_buffer(model, max_bytes)
-        weights = weight_bytes(TensorFile(self._file, archive.WEIGHTS))
-        with BuildingLimit(weights, max_bytes, besides=buffer):
+    def _setup(self, model: BaseAlgorithm) -> None:
+        buffer = check_buffer(model, self._max_bytes)
+        weights = self._file.size(archive.WEIGHTS)
+        with BuildingLimit(weights, self._max_bytes, besides=buffer):
             model._setup_model()
 
 

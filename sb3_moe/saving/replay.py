@@ -78,12 +78,15 @@ def load_replay_buffer(buffer: Any, state: Any, file: TensorFile) -> None:
     expected = {name: form_of(whole[:rows]) for name, whole in wholes.items()}
     if multi_task:
         expected |= _forms_of_places(buffer, state["tasks"], file)
-    loaded = file.read_as(expected)
-    for name, whole in wholes.items():
-        whole[:rows].copy_(loaded[name])
+    places = {}
+    for name, tensor in file.read_as(expected):
+        if name in wholes:
+            wholes[name][:rows].copy_(tensor)
+        else:
+            places[name] = tensor.numpy()
     buffer.pos, buffer.full = pos, full
     if multi_task:
-        _load_places(buffer, {task: loaded[f"places/{task}"].numpy() for task in state["tasks"]})
+        _load_places(buffer, {task: places[f"places/{task}"] for task in state["tasks"]})
 
 
 def _rows(buffer: Any, pos: int, full: bool) -> int:

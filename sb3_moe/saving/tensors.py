@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,21 +84,31 @@ class TensorFile:
         size = archive.size(name)
         if size < 8:
             raise UnsafeFileError(f"{name} is too short for a header")
-        length = int.from_bytes(archive.read(name, 8), "little")
+        (start,) = archive.read_parts(name, [8])
+        length = int.from_bytes(start, "little")
         if length > min(size - 8, _MAX_HEADER):
             raise UnsafeFileError(f"{name} says that its header has {length} bytes of {size}")
-        header = strict_json.loads(archive.read(name, 8 + length)[8:], f"{name}'s header")
-        self.forms = _forms(header, name, size - 8 - length)
+        _, text = archive.read_parts(name, [8, length])
+        #: dtype and shape by name, in the order of the data
+        self.forms = _forms(strict_json.loads(text, f"{name}'s header"), name, size - 8 - length)
+        self._begin = 8 + length
 
-    def read(self) -> dict[str, th.Tensor]:
-        """Return the tensors, on the CPU."""
-        try:
-            return safetensors.torch.load(self._archive.read(self._name))
-        except safetensors.SafetensorError as error:
-            raise UnsafeFileError(f"{self._name} is damaged ({error})") from error
+    def read(self) -> Iterator[tuple[str, th.Tensor]]:
+        """Yield names and tensors, on the CPU, one after the other.
 
-    def read_as(self, expected: Mapping[str, Form]) -> dict[str, th.Tensor]:
-        """Return the tensors, once the header promises exactly what is expected.
+        :raises UnsafeFileError: if the data is damaged, at the end at the latest
+        """
+        sizes = [self._begin, *map(_num_bytes, self.forms.values())]
+        parts = self._archive.read_parts(self._name, sizes)
+        next(parts)
+        for (name, form), part in zip(self.forms.items(), parts, strict=True):
+            if part:
+                yield name, th.frombuffer(bytearray(part), dtype=form.dtype).reshape(form.shape)
+            else:
+                yield name, th.empty(form.shape, dtype=form.dtype)
+
+    def read_as(self, expected: Mapping[str, Form]) -> Iterator[tuple[str, th.Tensor]]:
+        """Yield names and tensors, once the header promises exactly what is expected.
 
         :param expected: by name
         :raises UnsafeFileError: naming the first difference
@@ -130,18 +140,22 @@ def _forms(header: Any, what: str, size: int) -> dict[str, Form]:
     forms, spans = {}, []
     for name, entry in header.items():
         form, begin, end = _form(entry, f"{what}'s header: {name[:60]!r}")
-        if end - begin != math.prod(form.shape) * form.dtype.itemsize:
+        if end - begin != _num_bytes(form):
             raise UnsafeFileError(f"{what} gives {name[:60]!r} more or less bytes than its shape")
         forms[name] = form
-        spans.append((begin, end))
+        spans.append((begin, end, name))
     at = 0
-    for begin, end in sorted(spans):
+    for begin, end, _ in sorted(spans):
         if begin != at:
             raise UnsafeFileError(f"{what} has tensors that overlap or leave gaps")
         at = end
     if at != size:
         raise UnsafeFileError(f"{what} has {size} bytes of data for tensors of {at}")
-    return forms
+    return {name: forms[name] for _, _, name in sorted(spans)}
+
+
+def _num_bytes(form: Form) -> int:
+    return math.prod(form.shape) * form.dtype.itemsize
 
 
 def _form(entry: Any, what: str) -> tuple[Form, int, int]:

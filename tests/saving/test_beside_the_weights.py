@@ -1,6 +1,7 @@
 """Replay buffers, running statistics, classes of the user's own, and what can't be saved."""
 
 import arena
+import forge
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -116,6 +117,17 @@ def test_transitions_of_another_number_of_environments_are_refused(tmp_path):
         load(tmp_path / "x.moe", env)
 
 
+def test_more_places_than_the_buffer_has_are_refused(tmp_path):
+    arguments = {"replay_buffer_class": MultiTaskReplayBuffer}
+    model = arena.make("DQN", "MoeMultiInputPolicy", multi_task_env(), model=arguments)
+    arena.train(model, 60)
+    model.replay_buffer._places._places[0] = np.zeros(100, dtype=np.int64)
+    model.replay_buffer._places._counts[0] = 100
+    sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
+    with pytest.raises(UnsafeFileError, match="has too many 'places/0'"):
+        load(tmp_path / "x.moe")
+
+
 @pytest.mark.parametrize("change", ["outside", "of another", "twice"])
 def test_places_that_do_not_fit_the_tasks_are_refused(change, tmp_path):
     arguments = {"replay_buffer_class": MultiTaskReplayBuffer}
@@ -214,6 +226,21 @@ def test_statistics_of_other_tasks_are_refused(tmp_path):
         load(tmp_path / "x.moe", other)
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "text"),
+    [
+        (("settings", "gamma"), "x", "its normalizer's `gamma` is of the wrong type"),
+        (("statistics", "obs", 0, "more"), 1, "must have mean, var and count"),
+        (("statistics", "obs", 0, "mean"), {"array": "0"}, "it names the array"),
+        (("statistics", "obs", 0, "var"), "0", "must be float64 of one shape"),
+    ],
+)
+def test_statistics_that_are_none_are_refused(at, value, text, saved, tmp_path):
+    parts = forge.changed(forge.parts_of(saved[1]), ("normalizer", *at), value)
+    with pytest.raises(UnsafeFileError, match=text):
+        load(forge.forge(tmp_path / "forged.moe", parts))
+
+
 # The caller's own.
 
 
@@ -253,6 +280,20 @@ class OwnActivation(th.nn.Tanh):
 
 class OwnPolicy(PPO.policy_aliases["MoeMlpPolicy"]):
     pass
+
+
+class WithMore(OwnActivation):
+    def get_extra_state(self):
+        return {"anything": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_a_module_with_more_than_tensors_is_refused(tmp_path):
+    model = arena.make("PPO", net_arch=[4], placement="none", activation_fn=WithMore)
+    with pytest.raises(ValueError, match=r"_extra_state can't be saved: it is no tensor but"):
+        sb3_moe.save(model, tmp_path / "x.moe")
 
 
 class OwnPPO(PPO):

@@ -12,11 +12,13 @@ from pathlib import Path
 import arena
 import forge
 import pytest
+import torch as th
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sb3_moe
 from sb3_moe import UnsafeFileError
+from sb3_moe.saving.memory import BuildingLimit
 
 GIB = 2**30
 SETTINGS = settings(
@@ -36,7 +38,7 @@ def good(tmp_path_factory):
         alias = "MoeMlpLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMlpPolicy"
         options = {"lstm_hidden_size": 4} if algorithm == "RecurrentPPO" else {}
         model = arena.make(
-            algorithm, alias, net_arch=[4], num_experts=2, activation_fn=arena.th.nn.ReLU, **options
+            algorithm, alias, net_arch=[4], num_experts=2, activation_fn=th.nn.ReLU, **options
         )
         sb3_moe.save(arena.train(model), folder / algorithm)
         found[algorithm] = forge.parts_of(folder / algorithm)
@@ -160,6 +162,11 @@ def test_an_entry_that_claims_more_than_the_file_has_is_refused(good, tmp_path):
     assert "longer than the file" in refusal(path)
 
 
+def test_a_directory_that_is_damaged_is_refused(good, tmp_path):
+    path = patched(forge.forge(tmp_path / "x.moe", good["PPO"]), CENTRAL, 0, "<L", 0)
+    assert "no whole zip file (Bad magic number" in refusal(path)
+
+
 def test_an_encrypted_entry_is_refused(good, tmp_path):
     path = patched(forge.forge(tmp_path / "x.moe", good["PPO"]), CENTRAL, 8, "<H", 1)
     assert "encrypted" in refusal(path)
@@ -197,6 +204,14 @@ def test_a_file_above_the_limit_says_what_to_pass(good, tmp_path):
     size = path.stat().st_size
     text = f"{size} bytes and `max_bytes` is 1000: pass max_bytes={2 * size}"
     assert text in refusal(path, max_bytes=1000)
+
+
+def test_arrays_that_are_long_beside_the_limit_are_refused(good, tmp_path):
+    data = good["PPO"]["arrays.safetensors"]
+    header = json.dumps(forge.header_of(data)).encode() + b" " * 10**5
+    parts = good["PPO"] | {"arrays.safetensors": forge.with_header(data, header)}
+    path = forge.forge(tmp_path / "x.moe", parts)
+    assert "arrays.safetensors is longer than 25000 bytes" in refusal(path, max_bytes=400_000)
 
 
 # The JSON.
@@ -479,10 +494,12 @@ def test_weights_of_other_shapes_and_types_are_named(good, tmp_path):
     other = header[name] | {"shape": header[name]["shape"][::-1]}
     ints = header[name] | {"dtype": "I32"}
     renamed = {key + "_": entry for key, entry in header.items()}
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     for changed, text in [
         (header | {name: other}, "where the model needs"),
         (header | {name: ints}, "as torch.int32"),
         (renamed, "weights.safetensors lacks"),
+        (header | {"more": empty}, "has 'more', which the model hasn't"),
     ]:
         parts = good["PPO"] | {"weights.safetensors": forge.with_header(data, changed)}
         assert text in refusal(forge.forge(tmp_path / "x.moe", parts))
@@ -504,6 +521,39 @@ def test_an_optimiser_state_of_another_shape_or_parameter_is_named(good, tmp_pat
     ]:
         parts = good["PPO"] | {"optimizers.safetensors": forge.with_header(data, changed)}
         assert text in refusal(forge.forge(tmp_path / "x.moe", parts))
+
+
+def test_arrays_that_belong_to_nothing_are_named(good, tmp_path):
+    data = good["PPO"]["arrays.safetensors"]
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = forge.header_of(data) | {"more": empty}
+    parts = good["PPO"] | {"arrays.safetensors": forge.with_header(data, header)}
+    path = forge.forge(tmp_path / "x.moe", parts)
+    assert "its array 'more' belongs to nothing" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: th.empty(1000),
+        lambda: th.zeros(10, 100),
+        lambda: th.full((1000,), 1.0),
+        lambda: th.rand(1000),
+        lambda: th.eye(40),
+        lambda: th.eye(40, 30),
+        lambda: th.zeros(1).new_zeros(1000),
+        lambda: th.zeros(500, dtype=th.float64),
+        lambda: [th.zeros_like(th.zeros(100)) for _ in range(10)],
+        lambda: th.nn.Linear(30, 30),
+        lambda: th.nn.LSTM(10, 10),
+        lambda: [th.zeros(0) for _ in range(2001)],
+    ],
+)
+def test_tensors_of_every_kind_are_counted(make):
+    limit = BuildingLimit(weight_bytes=0, max_bytes=0, besides=3000)
+    with limit, pytest.raises(UnsafeFileError, match="more memory than its weights warrant"):
+        make()
+    assert limit.bytes > 3000 or limit.tensors > 2000
 
 
 # Anything.

@@ -1,15 +1,23 @@
 """A model that was saved and loaded acts the same, and takes bit for bit the same next step."""
 
 import copy
+import zipfile
 
 import arena
 import cases
 import numpy as np
 import pytest
+import safetensors.torch
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC, TD3
-from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import (
+    NormalActionNoise,
+    OrnsteinUhlenbeckActionNoise,
+    VectorizedActionNoise,
+)
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 
 import sb3_moe
@@ -147,6 +155,7 @@ SETTINGS = {
         {},
         {"optimizer_class": th.optim.SGD, "optimizer_kwargs": {"momentum": 0.9}},
     ),
+    "tf": ("A2C", arena.DISCRETE, {}, {"optimizer_class": RMSpropTFLike}),
     "activation": ("PPO", arena.DISCRETE, {}, {"activation_fn": th.nn.ELU}),
     "per-tower": (
         "SAC",
@@ -211,6 +220,18 @@ def test_action_noise_is_kept(kind, tmp_path):
     assert repr(loaded.action_noise) == repr(noise)
 
 
+def test_the_noise_of_several_environments_is_made_anew(tmp_path):
+    env = make_vec_env(lambda: arena.default_env("TD3", "MoeMlpPolicy"), n_envs=2)
+    noise = NormalActionNoise(np.zeros(2), 0.1 * np.ones(2))
+    model = arena.make("TD3", env=env, model={"action_noise": noise}, net_arch=[8])
+    arena.train(model)
+    assert isinstance(model.action_noise, VectorizedActionNoise)
+    loaded = round_trip(model, tmp_path, env=env)
+    assert repr(loaded.action_noise) == repr(noise)
+    arena.train(loaded)
+    assert isinstance(loaded.action_noise, VectorizedActionNoise)
+
+
 def test_training_goes_on_with_an_environment(tmp_path):
     model = arena.train(arena.make("SAC", net_arch=[8]))
     env = arena.default_env("SAC", "MoeMlpPolicy")
@@ -220,8 +241,6 @@ def test_training_goes_on_with_an_environment(tmp_path):
 
 
 def test_other_numbers_of_environments_get_buffers_of_their_size(tmp_path):
-    from stable_baselines3.common.env_util import make_vec_env
-
     model = arena.train(arena.make("PPO"))
     env = make_vec_env(lambda: arena.default_env("PPO", "MoeMlpPolicy"), n_envs=3)
     loaded = round_trip(model, tmp_path, env=env)
@@ -249,9 +268,27 @@ def test_saving_leaves_the_model_as_it_was(algorithm, tmp_path):
     assert all(th.equal(value, weights[name]) for name, value in model.policy.state_dict().items())
 
 
+def test_the_tensors_can_be_read_by_safetensors_itself(tmp_path):
+    model = arena.train(arena.make("SAC", net_arch=[4]))
+    sb3_moe.save(model, tmp_path / "x.moe")
+    with zipfile.ZipFile(tmp_path / "x.moe") as archive:
+        found = safetensors.torch.load(archive.read("weights.safetensors"))
+    for name, tensor in model.policy.state_dict().items():
+        assert th.equal(found[f"policy/{name}"], tensor)
+    assert th.equal(found["log_ent_coef"], model.log_ent_coef)
+
+
 def test_a_file_says_who_wrote_it_and_is_the_same_twice(tmp_path):
     model = arena.train(arena.make("PPO", net_arch=[8]))
     for name in ("a.moe", "b.moe"):
         sb3_moe.save(model, tmp_path / name)
     assert (tmp_path / "a.moe").read_bytes() == (tmp_path / "b.moe").read_bytes()
     assert f'"sb3_moe": "{sb3_moe.__version__}"'.encode() in (tmp_path / "a.moe").read_bytes()
+
+
+@pytest.mark.parametrize("actions", [spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3)], ids=str)
+def test_masked_actions_of_every_kind_are_kept(actions, tmp_path):
+    model = arena.make("MaskablePPO", env=arena.Arena(arena.FLAT, actions), net_arch=[8])
+    loaded = round_trip(model, tmp_path)
+    assert loaded.action_space == actions
+    assert loaded.rollout_buffer.mask_dims == model.rollout_buffer.mask_dims
