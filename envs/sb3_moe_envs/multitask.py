@@ -11,8 +11,9 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_moe_envs.checks import observation_problem, step_problem
+from sb3_moe_envs.numbers import whole
 from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule
-from sb3_moe_envs.schedules.base import require_positive, task_index
+from sb3_moe_envs.schedules.base import task_index
 from sb3_moe_envs.seeds import TaskSeeds
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
@@ -62,14 +63,14 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         env_index: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        require_positive("num_envs", num_envs)
+        self.num_envs = whole("num_envs", num_envs)
+        self.env_index = whole("env_index", env_index, minimum=0)
         self.schedule = as_schedule(schedule, tasks)
         self.tasks = as_tasks(tasks)
         self.task_names = [task.name for task in self.tasks]
         self.num_tasks = len(self.tasks)
-        self.schedule.start(self.task_names, env_index=env_index)
-        self.num_envs, self.env_index, self.render_mode = num_envs, env_index, render_mode
-        self.task_id = task_id
+        self.schedule.start(self.task_names, env_index=self.env_index)
+        self.task_id, self.render_mode = task_id, render_mode
         self.metadata = {**type(self).metadata, "task_name": self.task_names[0]}
         self._envs: list[gym.Env[Any, Any]] = [
             built(task, index, functools.partial(task.make, render_mode))

@@ -10,8 +10,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from sb3_moe_envs.multitask import ScheduleLike, as_schedule
+from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
-from sb3_moe_envs.schedules.base import require_positive, task_index
+from sb3_moe_envs.schedules.base import task_index
 from sb3_moe_envs.seeds import TaskSeeds
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.tasks import as_tasks
@@ -55,7 +56,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         vectorization: str = "sync",
         render_mode: str | None = None,
     ) -> None:
-        require_positive("num_envs", num_envs)
+        num_slots = optional_whole("num_envs", num_envs)
         if vectorization not in VECTORIZATIONS:
             raise ValueError(
                 f"`vectorization` must be one of {list(VECTORIZATIONS)}, got {vectorization!r}"
@@ -64,7 +65,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.tasks = as_tasks(tasks)
         self.task_names = [task.name for task in self.tasks]
         self.num_tasks = len(self.tasks)
-        self.num_envs = self.num_tasks if num_envs is None else num_envs
+        self.num_envs = num_slots or self.num_tasks
         self.task_id, self.render_mode = task_id, render_mode
         self.metadata = {
             "render_modes": ["rgb_array"],
@@ -242,7 +243,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             raise ValueError(f"`options` may hold only 'task_id', got {sorted(options)} too")
         if task is None:
             return np.full(self.num_envs, -1)
-        tasks = [task] * self.num_envs if isinstance(task, int | str | np.integer) else task
+        tasks = [task] * self.num_envs if isinstance(task, str) or np.ndim(task) == 0 else task
         if len(tasks) != self.num_envs:
             raise ValueError(
                 f"`task_id` must be one task or one per slot, {self.num_envs}, got {len(tasks)}"
