@@ -10,11 +10,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from sb3_moe_envs.checks import observation_problem, step_problem
+from sb3_moe_envs.checks import observation_problem, reset_result_problem, step_problem
 from sb3_moe_envs.numbers import whole
 from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule
 from sb3_moe_envs.schedules.base import task_index
-from sb3_moe_envs.seeds import TaskSeeds
+from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.suites import suite_schedule
@@ -114,12 +114,18 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self._steps, self._reward, self._running = 0, 0.0, True
         self.metadata["task_name"] = self.task_names[self._task]
         env, seed = self._envs[self._task], self._seeds.take(self._task)
-        obs, info = self._call(self._task, env.reset, seed=seed, options=options or None)
+        result = self._call(self._task, env.reset, seed=seed, options=options or None)
+        self._check(reset_result_problem(result))
+        obs, info = result
         self._check(observation_problem(env.observation_space, obs))
         return self._interface.encode(self._task, obs), self._describe(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Act in the running task."""
+        """Act in the running task.
+
+        :raises gymnasium.error.ResetNeeded: before the first reset
+        """
+        require_reset(self._seeds.started)
         self._restored = False
         env = self._envs[self._task]
         result = self._call(self._task, env.step, self._interface.decode(self._task, action))

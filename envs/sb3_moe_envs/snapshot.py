@@ -12,6 +12,10 @@ from gymnasium.utils import EzPickle
 _WINDOW = ("screen", "clock", "surf", "viewer", "spec")
 
 
+class Stateless(gym.Wrapper[Any, Any, Any, Any]):
+    """A wrapper that has no state of its own, so that snapshots leave it out."""
+
+
 def snapshot(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
     """Return the state of an environment and its wrappers, or None if it has none to give.
 
@@ -54,7 +58,8 @@ def _base_state(base: Any) -> tuple[str, Any] | None:
 def _wrappers(env: gym.Env[Any, Any]) -> list[Any]:
     layers = []
     while isinstance(env, gym.Wrapper):
-        layers.append(env)
+        if not isinstance(env, Stateless):
+            layers.append(env)
         env = env.env
     return layers
 

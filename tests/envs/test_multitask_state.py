@@ -188,6 +188,31 @@ def test_a_state_of_other_tasks_or_slots_is_refused():
         MultiTaskVectorEnv(counting_tasks(2), 3).load_state_dict(state)
 
 
+@pytest.mark.parametrize("schedule", [Interleave(), Cycle(30)], ids=repr)
+@pytest.mark.parametrize(("saved", "loaded"), [(3, 2), (2, 3)])
+def test_a_vectors_state_of_another_number_of_tasks_is_refused(schedule, saved, loaded):
+    env = MultiTaskVectorEnv(counting_tasks(saved), 4, schedule=schedule)
+    env.reset(seed=0)
+    other = MultiTaskVectorEnv(counting_tasks(loaded), 4, schedule=schedule)
+    message = f"`state` must be of {loaded} tasks, got one of {saved}"
+    with pytest.raises(ValueError, match=message):
+        other.load_state_dict(env.state_dict())
+
+
+def test_a_state_of_another_number_of_own_slots_is_refused():
+    schedule = Interleave("episodes")
+    slots = [make_multitask_vector(counting_tasks(2), n, schedule=schedule) for n in (2, 3)]
+    with pytest.raises(ValueError, match="`state` must be of num_envs=3 slots, got one of 2"):
+        slots[1].load_state_dict(slots[0].state_dict())
+
+
+def test_a_state_of_wrapped_copies_is_as_it_was_in_earlier_versions():
+    env = MultiTaskVectorEnv(["CartPole-v1"], 1)
+    env.reset(seed=0)
+    (state,) = env.state_dict()["parts"][0, 1]
+    assert len(state["wrappers"]) == 2  # TimeLimit and OrderEnforcing
+
+
 @pytest.mark.parametrize("schedule", [Interleave(), Cycle(30, num_cycles=None)], ids=repr)
 def test_minatar_is_restored_in_mid_episode(schedule):
     pytest.importorskip("gymnax", reason="needs the minatar extra")

@@ -13,7 +13,7 @@ from sb3_moe_envs.multitask import ScheduleLike, as_schedule
 from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
 from sb3_moe_envs.schedules.base import task_index
-from sb3_moe_envs.seeds import TaskSeeds
+from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.tasks import as_tasks
 from sb3_moe_envs.vector.infos import FINAL, join_infos, row_of, take_rows
@@ -128,7 +128,11 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return self._play()
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Step every slot with its action, of shape (num_envs, ...)."""
+        """Step every slot with its action, of shape (num_envs, ...).
+
+        :raises gymnasium.error.ResetNeeded: before the first reset
+        """
+        require_reset(self._seeds.started)
         self._restored = False
         results = self._step_parts(np.asarray(actions))
         obs = self._join_observations([result[0] for result in results])
@@ -198,8 +202,11 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
         Tasks that can't be restored start new episodes.
 
-        :raises ValueError: if the state is of another number of slots
+        :raises ValueError: if the state is of another number of slots or tasks
         """
+        num_tasks = len({task for task, _ in state["parts"]})
+        if num_tasks != self.num_tasks:
+            raise ValueError(f"`state` must be of {self.num_tasks} tasks, got one of {num_tasks}")
         if len(state["slots"]["_tasks"]) != self.num_envs:
             raise ValueError(
                 f"`state` must be of num_envs={self.num_envs} slots, got one of "

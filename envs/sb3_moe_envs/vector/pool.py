@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sb3_moe_envs.checks import batch_problem, observation_problem
+from sb3_moe_envs.checks import batch_problem, observation_problem, reset_result_problem
 from sb3_moe_envs.tasks import Task, built, reject
+from sb3_moe_envs.vector.copies import abandon
 from sb3_moe_envs.vector.parts import (
     Part,
     Vector,
@@ -57,7 +58,9 @@ class Pool:
 
     def reset(self, part: Part, seed: int | None) -> tuple[Any, dict[str, Any]]:
         """Start an episode in every row of a part."""
-        obs, infos = self._call(part.task, part.env.reset, seed=seed)
+        result = self._call(part.task, part.env.reset, seed=seed)
+        self._check(part.task, reset_result_problem(result))
+        obs, infos = result
         space, rows = part.env.single_observation_space, (part.env.num_envs,)
         self._check(part.task, observation_problem(space, obs, rows))
         return obs, infos
@@ -89,14 +92,18 @@ class Pool:
         for env in self._envs.values():
             env.close()
 
+    def _abandon(self) -> None:
+        for env in self._envs.values():
+            abandon(env)
+
     def _check(self, task: int, problem: str | None) -> None:
         if problem:
-            self.close()
+            self._abandon()
             reject(self.tasks[task], task, problem)
 
     def _call(self, task: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            self.close()
+            self._abandon()
             reject(self.tasks[task], task, f"{type(error).__name__}: {error}", error)
