@@ -62,6 +62,16 @@ def batch_problem(space: Space[Any], num_rows: int, result: Any) -> str | None:
     return observation_problem(space, obs, (num_rows,))
 
 
+def mask_problem(expected: tuple[int, ...], masks: Any) -> str | None:
+    """Say what is wrong with a task's own action masks, if anything.
+
+    :param expected: the shape of its masks, or of a batch of them
+    """
+    if np.shape(masks) != expected:
+        return f"`action_masks` must have the shape {expected}, got {np.shape(masks)}"
+    return None
+
+
 def observation_problem(space: Space[Any], obs: Any, rows: tuple[int, ...] = ()) -> str | None:
     """Say what is wrong with the shape of an observation, if anything.
 

@@ -10,7 +10,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from sb3_moe_envs.checks import observation_problem, reset_result_problem, step_problem
+from sb3_moe_envs.checks import (
+    mask_problem,
+    observation_problem,
+    reset_result_problem,
+    step_problem,
+)
+from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
 from sb3_moe_envs.numbers import whole
 from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule
 from sb3_moe_envs.schedules.base import task_index
@@ -88,6 +94,9 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         )
         self.observation_space = self._interface.observation_space
         self.action_space = self._interface.action_space
+        self._own_masks = OwnMasks(
+            self.action_space, [env.action_space for env in self._envs], invalid_action
+        )
         self._seeds = TaskSeeds()
         self._task = self.schedule.task
         self._pinned: int | None = None
@@ -162,11 +171,16 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         return self._task
 
     def action_masks(self) -> np.ndarray:
-        """Return which actions the running task has, for MaskablePPO.
+        """Return which actions the running task has and, by its own masks, allows, for MaskablePPO.
 
         :raises TypeError: if the action space has no choices to mask
         """
-        return self._interface.masks(self._task)
+        masks, task = self._interface.masks(self._task), self._task
+        if self._seeds.started and has_masks(self._envs[task]):
+            own = self._call(task, masks_of, self._envs[task])
+            self._check(mask_problem((self._own_masks.lengths[task],), own))
+            masks &= self._own_masks.spread(task, own)
+        return masks
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from sb3_moe_envs.masks import OwnMasks
 from sb3_moe_envs.multitask import ScheduleLike, as_schedule
 from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
@@ -84,6 +85,10 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         )
         self.single_observation_space = self._interface.observation_space
         self.single_action_space = self._interface.action_space
+        own_spaces = [
+            self._pool.env(task, size).single_action_space for task, size in enumerate(self._sizes)
+        ]
+        self._own_masks = OwnMasks(self.single_action_space, own_spaces, invalid_action)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._seeds = TaskSeeds()
@@ -180,11 +185,17 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return self._tasks.copy()
 
     def action_masks(self) -> np.ndarray:
-        """Return which actions each slot's task has, (num_envs, num_actions), for MaskablePPO.
+        """Return which actions each slot's task has and, by its own masks, allows, for MaskablePPO.
 
+        :return: (num_envs, num_actions)
         :raises TypeError: if the action space has no choices to mask
         """
-        return self._interface.masks(self._tasks)
+        masks = self._interface.masks(self._tasks)
+        for part in self._parts if self._seeds.started else ():
+            own = self._pool.own_masks(part, self._own_masks.lengths[part.task])
+            if own is not None:
+                masks[part.rows] &= self._own_masks.spread(part.task, own)
+        return masks
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
