@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from sb3_moe.study.config import CellConfig, differences
+from sb3_moe.study.config import SAID_SINCE, CellConfig, differences
 from sb3_moe.study.engine import Engine
 from sb3_moe.study.folder import CellFolder, State
 from sb3_moe.study.locks import PATIENCE, held
@@ -48,7 +48,7 @@ def changes(job: Job) -> list[str]:
         found = job.folder.config().get("cell", {})
     except ValueError:  # it failed before it could write one
         return []
-    return differences(found, job.cell.to_dict())
+    return differences({**SAID_SINCE, **found}, job.cell.to_dict())
 
 
 def refuse_changes(jobs: Sequence[Job]) -> None:
