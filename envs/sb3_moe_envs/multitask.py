@@ -17,10 +17,11 @@ from sb3_moe_envs.checks import (
     step_problem,
 )
 from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
-from sb3_moe_envs.numbers import whole
-from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule
+from sb3_moe_envs.numbers import optional_whole, whole
+from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule, Slots
 from sb3_moe_envs.schedules.base import task_index
 from sb3_moe_envs.seeds import TaskSeeds, require_reset
+from sb3_moe_envs.side_by_side import LoneSteps
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.suites import suite_schedule
@@ -47,7 +48,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
     :param action_space: as `obs_space`
     :param invalid_action: what an action that the task lacks does: `"noop"` (the task's first
         action), `"modulo"` (wraps around) or `"error"`
-    :param num_envs: how many such environments run side by side: each step counts as that many
+    :param num_envs: how many such environments run side by side: each step counts as that many;
+        None: one, with a warning if there turn out to be more in this process
     :param env_index: which of them this is: round robin starts with a different task in each
     :param render_mode: passed on to the tasks
     :raises TypeError: if `tasks` or `schedule` is of the wrong type
@@ -55,6 +57,10 @@ class MultiTaskEnv(gym.Env[Any, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+
+    # An environment that version 0.1 pickled has neither.
+    _own_masks: OwnMasks | None = None
+    _lone_steps: LoneSteps | None = None
 
     def __init__(
         self,
@@ -65,11 +71,11 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         obs_space: str = "pad",
         action_space: str = "pad",
         invalid_action: str = "noop",
-        num_envs: int = 1,
+        num_envs: int | None = None,
         env_index: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        self.num_envs = whole("num_envs", num_envs)
+        self.num_envs = optional_whole("num_envs", num_envs) or 1
         self.env_index = whole("env_index", env_index, minimum=0)
         self.schedule = as_schedule(schedule, tasks)
         self.tasks = as_tasks(tasks)
@@ -99,6 +105,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         )
         self._seeds = TaskSeeds()
         self._task = self.schedule.task
+        alone = num_envs is None and self.schedule.slots is not Slots.OWN
+        self._lone_steps = LoneSteps(self.task_names) if alone else None
         self._pinned: int | None = None
         self._by_hand = False
         self._steps, self._reward, self._running = 0, 0.0, False
@@ -176,7 +184,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         :raises TypeError: if the action space has no choices to mask
         """
         masks, task = self._interface.masks(self._task), self._task
-        if self._seeds.started and has_masks(self._envs[task]):
+        if self._seeds.started and self._own_masks and has_masks(self._envs[task]):
             own = self._call(task, masks_of, self._envs[task])
             self._check(mask_problem((self._own_masks.lengths[task],), own))
             masks &= self._own_masks.spread(task, own)
@@ -227,6 +235,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         """Count a step; return whether the schedule wants another task now."""
         if self._by_hand:
             return False
+        if self._lone_steps is not None:
+            self._lone_steps.count()
         self.schedule.count(self.num_envs)
         return self.schedule.task != self._task
 

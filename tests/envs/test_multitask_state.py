@@ -242,3 +242,13 @@ def test_a_single_atari_game_is_restored_by_cloning():
     assert state["exact"]
     other.load_state_dict(state)
     assert play(other, 40) == play(env, 40)
+
+
+def test_an_environment_that_version_0_1_pickled_plays_on():
+    env = MultiTaskEnv(counting_tasks(2), schedule=Cycle(3))
+    env.reset(seed=0)
+    for name in ("_own_masks", "_lone_steps"):
+        del vars(env)[name]
+    again = pickle.loads(pickle.dumps(env))
+    assert again.action_masks().tolist() == [True, True, False]
+    assert play(again, 10) == play(env, 10)

@@ -100,7 +100,8 @@ class Program:
         num_no_ops, actions = rows % (self._no_op_max + 1), jnp.zeros(NUM_STARTS, jnp.int32)
 
         def no_op(count: Any, playing: Any) -> Any:
-            keys, states, observations = self._step(None, *playing[:2], actions)[:3]
+            keys, states, _ = playing
+            keys, states, observations = self._step(None, keys, states, actions)[:3]
             # An episode is as long as it would be without them, and none ends for its length.
             stepped = keys, states.replace(time=jnp.zeros_like(states.time)), observations
             return jax.tree.map(functools.partial(_select, count < num_no_ops), stepped, playing)
