@@ -10,11 +10,19 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from sb3_moe_envs.checks import observation_problem, step_problem
+from sb3_moe_envs.checks import (
+    mask_problem,
+    observation_problem,
+    reset_result_problem,
+    step_problem,
+)
 from sb3_moe_envs.frames import Canvas
-from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule
-from sb3_moe_envs.schedules.base import require_positive, task_index
-from sb3_moe_envs.seeds import TaskSeeds
+from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
+from sb3_moe_envs.numbers import optional_whole, whole
+from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule, Slots
+from sb3_moe_envs.schedules.base import task_index
+from sb3_moe_envs.seeds import TaskSeeds, require_reset
+from sb3_moe_envs.side_by_side import LoneSteps
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.suites import suite_schedule
@@ -44,7 +52,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         to an integer Box in equal shares per whole number
     :param invalid_action: what an action that the task lacks does: `"noop"` (the task's first
         action), `"modulo"` (wraps around) or `"error"`
-    :param num_envs: how many such environments run side by side: each step counts as that many
+    :param num_envs: how many such environments run side by side: each step counts as that many;
+        None: one, with a warning if there turn out to be more in this process
     :param env_index: which of them this is: round robin starts with a different task in each
     :param render_mode: passed on to the tasks; with one, each task is drawn once when built, for
         the size of its pictures
@@ -53,6 +62,10 @@ class MultiTaskEnv(gym.Env[Any, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+
+    # An environment that version 0.1 pickled has neither.
+    _own_masks: OwnMasks | None = None
+    _lone_steps: LoneSteps | None = None
 
     def __init__(
         self,
@@ -63,18 +76,18 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         obs_space: str = "pad",
         action_space: str = "pad",
         invalid_action: str = "noop",
-        num_envs: int = 1,
+        num_envs: int | None = None,
         env_index: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        require_positive("num_envs", num_envs)
+        self.num_envs = optional_whole("num_envs", num_envs) or 1
+        self.env_index = whole("env_index", env_index, minimum=0)
         self.schedule = as_schedule(schedule, tasks)
         self.tasks = as_tasks(tasks)
         self.task_names = [task.name for task in self.tasks]
         self.num_tasks = len(self.tasks)
-        self.schedule.start(self.task_names, env_index=env_index)
-        self.num_envs, self.env_index, self.render_mode = num_envs, env_index, render_mode
-        self.task_id = task_id
+        self.schedule.start(self.task_names, env_index=self.env_index)
+        self.task_id, self.render_mode = task_id, render_mode
         self.metadata = {**type(self).metadata, "task_name": self.task_names[0]}
         self._envs: list[gym.Env[Any, Any]] = [
             built(task, index, functools.partial(task.make, render_mode))
@@ -96,8 +109,13 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         )
         self.observation_space = self._interface.observation_space
         self.action_space = self._interface.action_space
+        self._own_masks = OwnMasks(
+            self.action_space, [env.action_space for env in self._envs], invalid_action
+        )
         self._seeds = TaskSeeds()
         self._task = self.schedule.task
+        alone = num_envs is None and self.schedule.slots is not Slots.OWN
+        self._lone_steps = LoneSteps(self.task_names) if alone else None
         self._pinned: int | None = None
         self._by_hand = False
         self._steps, self._reward, self._running = 0, 0.0, False
@@ -122,12 +140,18 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self._steps, self._reward, self._running = 0, 0.0, True
         self.metadata["task_name"] = self.task_names[self._task]
         env, seed = self._envs[self._task], self._seeds.take(self._task)
-        obs, info = self._call(self._task, env.reset, seed=seed, options=options or None)
+        result = self._call(self._task, env.reset, seed=seed, options=options or None)
+        self._check(reset_result_problem(result))
+        obs, info = result
         self._check(observation_problem(env.observation_space, obs))
         return self._interface.encode(self._task, obs), self._describe(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Act in the running task."""
+        """Act in the running task.
+
+        :raises gymnasium.error.ResetNeeded: before the first reset
+        """
+        require_reset(self._seeds.started)
         self._restored = False
         env = self._envs[self._task]
         result = self._call(self._task, env.step, self._interface.decode(self._task, action))
@@ -164,11 +188,16 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         return self._task
 
     def action_masks(self) -> np.ndarray:
-        """Return which actions the running task has, for MaskablePPO.
+        """Return which actions the running task has and, by its own masks, allows, for MaskablePPO.
 
         :raises TypeError: if the action space has no choices to mask
         """
-        return self._interface.masks(self._task)
+        masks, task = self._interface.masks(self._task), self._task
+        if self._seeds.started and self._own_masks and has_masks(self._envs[task]):
+            own = self._call(task, masks_of, self._envs[task])
+            self._check(mask_problem((self._own_masks.lengths[task],), own))
+            masks &= self._own_masks.spread(task, own)
+        return masks
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
@@ -215,6 +244,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         """Count a step; return whether the schedule wants another task now."""
         if self._by_hand:
             return False
+        if self._lone_steps is not None:
+            self._lone_steps.count()
         self.schedule.count(self.num_envs)
         return self.schedule.task != self._task
 

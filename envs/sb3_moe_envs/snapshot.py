@@ -15,6 +15,10 @@ _SPEC = ("spec", "_cached_spec")
 _LIVE = ("env", "ale", *_SPEC, *_WINDOW)
 
 
+class Stateless(gym.Wrapper[Any, Any, Any, Any]):
+    """An outermost wrapper without state of its own, so that snapshots leave it out."""
+
+
 def snapshot(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
     """Return the state of an environment and its wrappers, or None if it has none to give.
 
@@ -107,6 +111,8 @@ def _is_of_the_process(value: Any) -> bool:
 
 def _layers(env: gym.Env[Any, Any]) -> list[Any]:
     """List the wrappers, outermost first, and the base."""
+    while isinstance(env, Stateless):
+        env = env.env
     layers: list[Any] = [env]
     while isinstance(env, gym.Wrapper):
         env = env.env

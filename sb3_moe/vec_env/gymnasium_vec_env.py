@@ -253,15 +253,17 @@ def make_multitask_vec_env(
 
 def _number_of_envs(tasks: Any, n_envs: int | None, schedule: Any) -> int:
     from sb3_moe_envs.multitask import as_schedule
+    from sb3_moe_envs.numbers import whole
     from sb3_moe_envs.schedules import Slots
     from sb3_moe_envs.tasks import as_tasks
 
     num_tasks = len(as_tasks(tasks))
     n_envs = num_tasks if n_envs is None else n_envs
-    shared = as_schedule(schedule, tasks).slots is Slots.SHARED
-    if n_envs < (num_tasks if shared else 1):
-        rule = f"the number of interleaved tasks, {num_tasks}," if shared else "1,"
-        raise ValueError(f"`n_envs` must be at least {rule} got {n_envs}")
+    n_envs = whole("n_envs", n_envs)
+    if as_schedule(schedule, tasks).slots is Slots.SHARED and n_envs < num_tasks:
+        raise ValueError(
+            f"`n_envs` must be at least the number of interleaved tasks, {num_tasks}, got {n_envs}"
+        )
     return n_envs
 
 

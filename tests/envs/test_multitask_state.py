@@ -295,6 +295,24 @@ def test_a_state_of_other_tasks_or_slots_is_refused():
         MultiTaskVectorEnv(counting_tasks(2), 3).load_state_dict(state)
 
 
+@pytest.mark.parametrize("schedule", [Interleave(), Cycle(30)], ids=repr)
+@pytest.mark.parametrize(("saved", "loaded"), [(3, 2), (2, 3)])
+def test_a_vectors_state_of_another_number_of_tasks_is_refused(schedule, saved, loaded):
+    env = MultiTaskVectorEnv(counting_tasks(saved), 4, schedule=schedule)
+    env.reset(seed=0)
+    other = MultiTaskVectorEnv(counting_tasks(loaded), 4, schedule=schedule)
+    message = f"`state` must be of {loaded} tasks, got one of {saved}"
+    with pytest.raises(ValueError, match=message):
+        other.load_state_dict(env.state_dict())
+
+
+def test_a_state_of_another_number_of_own_slots_is_refused():
+    schedule = Interleave("episodes")
+    slots = [make_multitask_vector(counting_tasks(2), n, schedule=schedule) for n in (2, 3)]
+    with pytest.raises(ValueError, match="`state` must be of num_envs=3 slots, got one of 2"):
+        slots[1].load_state_dict(slots[0].state_dict())
+
+
 @pytest.mark.parametrize("schedule", [Interleave(), Cycle(30, num_cycles=None)], ids=repr)
 def test_minatar_is_restored_in_mid_episode(schedule):
     pytest.importorskip("gymnax", reason="needs the minatar extra")
@@ -322,3 +340,13 @@ def test_a_single_atari_game_is_restored_by_cloning():
     assert state["exact"]
     other.load_state_dict(state)
     assert play(other, 40) == play(env, 40)
+
+
+def test_an_environment_that_version_0_1_pickled_plays_on():
+    env = MultiTaskEnv(counting_tasks(2), schedule=Cycle(3))
+    env.reset(seed=0)
+    for name in ("_own_masks", "_lone_steps"):
+        del vars(env)[name]
+    again = pickle.loads(pickle.dumps(env))
+    assert again.action_masks().tolist() == [True, True, False]
+    assert play(again, 10) == play(env, 10)

@@ -19,7 +19,7 @@ from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle
 
 # One game twice: jax compiles it once.
-MINATAR = ["sb3_moe_envs:SB3MoE/MinAtar-Breakout-v0"] * 2
+MINATAR = ["sb3_moe_envs:SB3MoE/MinAtar-Breakout-v1"] * 2
 CLASSIC = ["CartPole-v1", "Acrobot-v1"]
 TOTAL = 512
 

@@ -210,6 +210,11 @@ def test_members_of_an_async_vector_are_reached_all_at_once():
         assert env.env_method("get_wrapper_attr", "gravity") == [3.0, 3.0]
         with pytest.raises(ValueError, match=r"`indices` of close must be None.*got \[1\]"):
             env.env_method("close", indices=[1])
+        assert not env.has_attr("lost")
+        with pytest.raises(
+            AttributeError, match=r"the environments of .* have no attribute 'lost'"
+        ):
+            env.env_method("lost")
         assert env.step(np.zeros(2, int))[3] == [{"TimeLimit.truncated": False}] * 2
     finally:
         env.close()

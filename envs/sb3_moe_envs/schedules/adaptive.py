@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sb3_moe_envs.schedules.base import Episode, require_positive
+from sb3_moe_envs.numbers import whole
+from sb3_moe_envs.schedules.base import Episode
 from sb3_moe_envs.schedules.rules import Rule
 from sb3_moe_envs.schedules.turns import Turns
 
@@ -38,8 +39,7 @@ class Adaptive(Turns):
         shuffle_seed: int | None = None,
     ) -> None:
         super().__init__(num_cycles=num_cycles, order=order, shuffle_seed=shuffle_seed)
-        require_positive("window", window)
-        self.rule, self.window = rule, window
+        self.rule, self.window = rule, whole("window", window)
         self._rule = Rule(rule, ("steps", "episodes", "return", "success"))
 
     def __repr__(self) -> str:

@@ -198,11 +198,22 @@ def _unit_dtype(task_spaces: Sequence[Any]) -> Any:
 
 def action_mask(common: Space[Any], space: Any) -> np.ndarray | None:
     """Return which choices of the common space a task has; None for spaces without choices."""
-    if isinstance(common, spaces.Discrete):
-        return np.arange(int(common.n)) < int(space.n)
-    if isinstance(common, spaces.MultiDiscrete) and len(common.nvec.shape) == 1:
-        sizes = np.ones(len(common.nvec), np.int64)
-        sizes[: len(space.nvec)] = space.nvec
-        pairs = zip(common.nvec, sizes, strict=True)
-        return np.concatenate([np.arange(size) < own for size, own in pairs])
-    return None
+    sizes, own = choices(common), choices(space)
+    if not sizes:
+        return None
+    own += [1] * (len(sizes) - len(own))
+    return np.concatenate([np.arange(size) < n for size, n in zip(sizes, own, strict=True)])
+
+
+def choices(space: Any) -> list[int]:
+    """Return how many entries of a mask each choice has; none for a space without choices.
+
+    A bit is a choice of two, as sb3-contrib has it.
+    """
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    if isinstance(space, spaces.MultiDiscrete) and len(space.nvec.shape) == 1:
+        return [int(size) for size in space.nvec]
+    if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
+        return [2] * space.shape[0]
+    return []

@@ -11,10 +11,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
 from sb3_moe_envs.frames import Canvas
+from sb3_moe_envs.masks import OwnMasks
 from sb3_moe_envs.multitask import ScheduleLike, as_schedule
+from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
-from sb3_moe_envs.schedules.base import require_positive, task_index
-from sb3_moe_envs.seeds import TaskSeeds
+from sb3_moe_envs.schedules.base import task_index
+from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.spaces.observations import ARRAYS
 from sb3_moe_envs.tasks import as_tasks, built
@@ -58,7 +60,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         vectorization: str = "sync",
         render_mode: str | None = None,
     ) -> None:
-        require_positive("num_envs", num_envs)
+        num_slots = optional_whole("num_envs", num_envs)
         if vectorization not in VECTORIZATIONS:
             raise ValueError(
                 f"`vectorization` must be one of {list(VECTORIZATIONS)}, got {vectorization!r}"
@@ -67,7 +69,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.tasks = as_tasks(tasks)
         self.task_names = [task.name for task in self.tasks]
         self.num_tasks = len(self.tasks)
-        self.num_envs = self.num_tasks if num_envs is None else num_envs
+        self.num_envs = num_slots or self.num_tasks
         self.task_id, self.render_mode = task_id, render_mode
         self.metadata = {
             "render_modes": ["rgb_array"],
@@ -89,6 +91,10 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             self._measure()
         self.single_observation_space = self._interface.observation_space
         self.single_action_space = self._interface.action_space
+        own_spaces = [
+            self._pool.env(task, size).single_action_space for task, size in enumerate(self._sizes)
+        ]
+        self._own_masks = OwnMasks(self.single_action_space, own_spaces, invalid_action)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._seeds = TaskSeeds()
@@ -133,7 +139,11 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return self._play()
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Step every slot with its action, of shape (num_envs, ...)."""
+        """Step every slot with its action, of shape (num_envs, ...).
+
+        :raises gymnasium.error.ResetNeeded: before the first reset
+        """
+        require_reset(self._seeds.started)
         self._restored = False
         results = self._step_parts(actions)
         obs = self._join_observations([result[0] for result in results])
@@ -181,11 +191,17 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return self._tasks.copy()
 
     def action_masks(self) -> np.ndarray:
-        """Return which actions each slot's task has, (num_envs, num_actions), for MaskablePPO.
+        """Return which actions each slot's task has and, by its own masks, allows, for MaskablePPO.
 
+        :return: (num_envs, num_actions)
         :raises TypeError: if the action space has no choices to mask
         """
-        return self._interface.masks(self._tasks)
+        masks = self._interface.masks(self._tasks)
+        for part in self._parts if self._seeds.started else ():
+            own = self._pool.own_masks(part, self._own_masks.lengths[part.task])
+            if own is not None:
+                masks[part.rows] &= self._own_masks.spread(part.task, own)
+        return masks
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
@@ -203,8 +219,11 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
         Tasks that can't be restored start new episodes.
 
-        :raises ValueError: if the state is of another number of slots
+        :raises ValueError: if the state is of another number of slots or tasks
         """
+        num_tasks = len({task for task, _ in state["parts"]})
+        if num_tasks != self.num_tasks:
+            raise ValueError(f"`state` must be of {self.num_tasks} tasks, got one of {num_tasks}")
         if len(state["slots"]["_tasks"]) != self.num_envs:
             raise ValueError(
                 f"`state` must be of num_envs={self.num_envs} slots, got one of "
@@ -253,7 +272,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             raise ValueError(f"`options` may hold only 'task_id', got {sorted(options)} too")
         if task is None:
             return np.full(self.num_envs, -1)
-        tasks = [task] * self.num_envs if isinstance(task, int | str | np.integer) else task
+        tasks = [task] * self.num_envs if isinstance(task, str) or np.ndim(task) == 0 else task
         if len(tasks) != self.num_envs:
             raise ValueError(
                 f"`task_id` must be one task or one per slot, {self.num_envs}, got {len(tasks)}"

@@ -16,6 +16,9 @@ from sb3_moe.presets import MINATAR_PPO
 from sb3_moe.study.spec.entries import in_words
 from sb3_moe.study.spec.games import check_games
 
+#: what folders of version 0.1 don't say, and how it was
+SAID_SINCE = {"no_op_max": 0}
+
 Regime = Literal["mtrl", "crl", "scratch"]
 Annealing = Literal["none", "run", "block"]
 
@@ -126,6 +129,8 @@ class CellConfig:
     :param evaluation: how the agent is evaluated while it trains
     :param checkpoints: how many snapshots a run can go on from, evenly spread
     :param device: of torch
+    :param no_op_max: most no-ops at the start of an episode, of MinAtar's games by their short
+        names; with 0, as in version 0.1, all episodes of SpaceInvaders begin alike
     :raises ValueError: if a value is out of its range
     """
 
@@ -142,6 +147,7 @@ class CellConfig:
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoints: int = 4
     device: str = "cpu"
+    no_op_max: int = 0
 
     def __post_init__(self) -> None:
         for name, values in (("regime", get_args(Regime)), ("annealing", get_args(Annealing))):
@@ -154,7 +160,9 @@ class CellConfig:
         for name in ("steps_per_task", "cycles", "n_envs", "checkpoints"):
             value = getattr(self, name)
             _check(value >= 1, f"`{name}` must be at least 1, got {value}")
-        _check(self.seed >= 0, f"`seed` must be at least 0, got {self.seed}")
+        for name in ("seed", "no_op_max"):
+            value = getattr(self, name)
+            _check(value >= 0, f"`{name}` must be at least 0, got {value}")
         _check(
             self.regime != "mtrl" or self.n_envs >= len(self.games),
             f"`n_envs` must be at least the number of games, {len(self.games)}, got {self.n_envs}",
