@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_moe.callbacks.carried import keep_action_noise, set_carried
-from sb3_moe.callbacks.checkpoint import MODEL, REPLAY_BUFFER, STATE, RunState
+from sb3_moe.callbacks.checkpoint import MODEL, REPLAY_BUFFER, STATE, RunState, snapshots
 from sb3_moe.callbacks.env_state import load_env
 from sb3_moe.callbacks.generators import set_generators
 
@@ -113,10 +113,10 @@ def _restore_generators(model: BaseAlgorithm, env: VecEnv, state: RunState) -> N
 def _latest(path: Path) -> Path:
     if (path / STATE).exists():
         return path
-    snapshots = sorted((path / "checkpoints").glob("step-*"))
-    if not snapshots:
+    all_of_run = snapshots(path / "checkpoints")
+    if not all_of_run:
         raise ValueError(
             f"{path} has no snapshot; train with SnapshotCallback(every=..., path=folder) to get "
             "one"
         )
-    return snapshots[-1]
+    return all_of_run[-1]

@@ -77,10 +77,10 @@ class SnapshotCallback(PeriodicCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(every, verbose=verbose)
-        if keep < 1:
-            raise ValueError(f"`keep` must be at least 1, got {keep}")
+        if keep < 1 or keep != int(keep):
+            raise ValueError(f"`keep` must be a whole number of at least 1, got {keep}")
         self.folder = Path(path) / "checkpoints"
-        self.keep = keep
+        self.keep = int(keep)
         self.overwrite = overwrite
         self._is_another_run = self._within_rollout = self._ended = False
 
@@ -90,20 +90,20 @@ class SnapshotCallback(PeriodicCallback):
         if self._is_another_run and not self.overwrite:
             raise ValueError(
                 f"{self.folder} holds snapshots of another run (the latest at step "
-                f"{_step(_snapshots(self.folder)[-1])}), and this one stands at step "
+                f"{_step(snapshots(self.folder)[-1])}), and this one stands at step "
                 f"{self.model.num_timesteps}: go on from them with sb3_moe.resume, choose another "
                 "`path`, or pass `overwrite=True` to remove them"
             )
         try_snapshot(self.model, self.folder)
 
     def _starts_anew(self, step: int) -> bool:
-        steps = [_step(path) for path in _snapshots(self.folder)]
+        steps = [_step(path) for path in snapshots(self.folder)]
         return step not in steps and any(other > step for other in steps)
 
     def _resume(self, step: int) -> int | None:
         for path in self.folder.glob(".step-*.tmp"):
             shutil.rmtree(path)
-        for path in _snapshots(self.folder):
+        for path in snapshots(self.folder):
             if self._is_another_run or _step(path) > step:
                 shutil.rmtree(path)
         # There is nothing to save before training, nor where a run has just been resumed.
@@ -129,7 +129,7 @@ class SnapshotCallback(PeriodicCallback):
         target = self.folder / _name(step)
         whole = not (self._ended and self._within_rollout)
         save_snapshot(self.model, target, drawn=not self._ended, whole=whole)
-        for old in _snapshots(self.folder)[: -self.keep]:
+        for old in snapshots(self.folder)[: -self.keep]:
             shutil.rmtree(old)
         if self.verbose:
             print(f"Snapshot at {step} steps: {target}")
@@ -227,9 +227,10 @@ def _named(what: str) -> Iterator[None]:
         ) from error
 
 
-def _snapshots(folder: Path) -> list[Path]:
-    """List the snapshots, oldest first."""
-    return sorted(folder.glob("step-*"), key=_step)
+def snapshots(folder: Path) -> list[Path]:
+    """List the snapshots, oldest first; what else lies there isn't ours."""
+    named = [path for path in folder.glob("step-*") if path.name[len("step-") :].isdecimal()]
+    return sorted((path for path in named if path.is_dir()), key=_step)
 
 
 def _name(step: int) -> str:

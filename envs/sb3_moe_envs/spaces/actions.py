@@ -146,10 +146,10 @@ def pad_actions(
     return common, [_fit(common, space, invalid) for space in task_spaces]
 
 
-def _must_be_read(space: Any) -> bool:
+def _must_be_read(space: Space[Any]) -> bool:
     """Return whether SB3 gives other values than the space's: floats, or choices from 0."""
     if isinstance(space, spaces.Box):
-        return bool(space.dtype.kind != "f")
+        return np.dtype(space.dtype).kind != "f"
     return counts_from_elsewhere(space)
 
 
