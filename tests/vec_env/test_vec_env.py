@@ -1,5 +1,7 @@
 """GymnasiumVecEnv against SB3's DummyVecEnv, and the multi-task call that builds it."""
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -321,8 +323,9 @@ def test_a_seed_makes_two_of_them_play_the_same():
     assert first.action_space.sample() == second.action_space.sample()
 
 
-def test_the_monitors_file_says_whose_each_episode_is(tmp_path):
-    env = make_multitask_vec_env(tasks()[:1], 2, 0, monitor_dir=str(tmp_path / "logs"))
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_monitors_file_says_whose_each_episode_is(tmp_path, kind):
+    env = make_multitask_vec_env(tasks()[:1], 2, 0, monitor_dir=kind(tmp_path / "logs"))
     env.reset()
     for _ in range(30):
         env.step(np.zeros(2, int))

@@ -9,7 +9,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from gymnasium import Space, spaces
 
-from sb3_moe_envs.spaces.observations import ARRAYS, common_space, different_kinds
+from sb3_moe_envs.spaces.observations import (
+    ARRAYS,
+    common_space,
+    counts_from_elsewhere,
+    different_kinds,
+)
 
 InvalidAction = Literal["noop", "modulo", "error"]
 # Floats of 64 bits tell so many apart in [-1, 1], with room for rounding.
@@ -126,15 +131,26 @@ def pad_actions(
     :param task_spaces: all Box, Discrete, MultiDiscrete or MultiBinary; others must be equal
     :raises ValueError: if the spaces are of different or other kinds, or can't be mapped
     """
-    if all(space == task_spaces[0] for space in task_spaces):
-        return task_spaces[0], [Unchanged() for _ in task_spaces]
+    first = task_spaces[0]
+    if all(space == first for space in task_spaces) and not _must_be_read(first):
+        return first, [Unchanged() for _ in task_spaces]
     if any(not isinstance(space, ARRAYS) for space in task_spaces):
         # Texts and Dicts, which observations may be, have no common actions.
         raise different_kinds(task_spaces, names, "action_space")
     if all(isinstance(space, spaces.Box) for space in task_spaces):
         return _pad_boxes(task_spaces, names)
     common = common_space(task_spaces, names, "action_space")
+    if isinstance(common, spaces.MultiBinary) and len(common.shape) == 1:
+        # SB3 refuses actions whose shape was given as a tuple.
+        common = spaces.MultiBinary(common.shape[0])
     return common, [_fit(common, space, invalid) for space in task_spaces]
+
+
+def _must_be_read(space: Space[Any]) -> bool:
+    """Return whether SB3 gives other values than the space's: floats, or choices from 0."""
+    if isinstance(space, spaces.Box):
+        return np.dtype(space.dtype).kind != "f"
+    return counts_from_elsewhere(space)
 
 
 def _fit(common: Space[Any], space: Any, invalid: InvalidAction) -> ActionFit:
