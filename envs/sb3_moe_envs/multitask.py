@@ -54,6 +54,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+    # Environments that version 0.1.0 saved whole don't have it.
+    _success = UNSAID
 
     def __init__(
         self,
