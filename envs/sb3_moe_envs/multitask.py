@@ -25,6 +25,7 @@ from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.side_by_side import LoneSteps
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
+from sb3_moe_envs.success import UNSAID, succeeded
 from sb3_moe_envs.suites import suite_schedule
 from sb3_moe_envs.tasks import as_tasks, built, reject
 
@@ -62,6 +63,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+    # Environments that version 0.1.0 saved whole don't have it.
+    _success = UNSAID
 
     # An environment that version 0.1 pickled has neither.
     _own_masks: OwnMasks | None = None
@@ -118,7 +121,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self._lone_steps = LoneSteps(self.task_names) if alone else None
         self._pinned: int | None = None
         self._by_hand = False
-        self._steps, self._reward, self._running = 0, 0.0, False
+        self._steps, self._reward, self._success, self._running = 0, 0.0, UNSAID, False
         self._restored = False
 
     def reset(
@@ -137,7 +140,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         chosen = options.pop("task_id", self._pinned)
         self._by_hand = chosen is not None
         self._task = self.schedule.task if chosen is None else self._index(chosen)
-        self._steps, self._reward, self._running = 0, 0.0, True
+        self._steps, self._reward, self._success, self._running = 0, 0.0, UNSAID, True
         self.metadata["task_name"] = self.task_names[self._task]
         env, seed = self._envs[self._task], self._seeds.take(self._task)
         result = self._call(self._task, env.reset, seed=seed, options=options or None)
@@ -159,11 +162,12 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         obs, reward, terminated, truncated, info = result
         self._steps += 1
         self._reward += float(reward)
+        self._success = succeeded(self._success, info)
         switched = self._count()
         # A switch is a truncation, so that values are bootstrapped from the old task's observation.
         truncated = bool(truncated) or (switched and not terminated)
         if terminated or truncated:
-            self._end(info, finished=not switched)
+            self._end(finished=not switched)
         obs = self._interface.encode(self._task, obs)
         return obs, float(reward), bool(terminated), truncated, self._describe(info)
 
@@ -221,8 +225,9 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             )
         self.schedule.load_state_dict(state["schedule"])
         self._seeds.load_state_dict(state["seeds"])
-        for name in _EPISODE:
-            setattr(self, name, state["episode"][name])
+        # States of version 0.1.0 don't say whether the episode has succeeded.
+        for name, value in ({"_success": UNSAID} | state["episode"]).items():
+            setattr(self, name, value)
         for env, saved in zip(self._envs, state["envs"], strict=True):
             if saved is not None:
                 restore(env, saved)
@@ -238,7 +243,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             self.schedule.start(self.task_names, seed=seeds.schedule, env_index=index)
             self.action_space.seed(seeds.actions)
         elif self._running and self._steps:
-            self._end({}, finished=False)
+            self._end(finished=False)
 
     def _count(self) -> bool:
         """Count a step; return whether the schedule wants another task now."""
@@ -249,10 +254,10 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self.schedule.count(self.num_envs)
         return self.schedule.task != self._task
 
-    def _end(self, info: dict[str, Any], finished: bool) -> None:
+    def _end(self, finished: bool) -> None:
         if self._running and not self._by_hand:
-            success = float(info.get("is_success", info.get("success", np.nan)))
-            self.schedule.end(Episode(self._task, self._steps, self._reward, success, finished))
+            episode = (self._task, self._steps, self._reward, self._success, finished)
+            self.schedule.end(Episode(*episode))
         self._running = False
 
     def _describe(self, info: dict[str, Any]) -> dict[str, Any]:
@@ -300,4 +305,4 @@ def as_schedule(schedule: Any, tasks: Any) -> Schedule:
 
 
 # What a state keeps of the running episode.
-_EPISODE = ("_task", "_pinned", "_by_hand", "_steps", "_reward", "_running")
+_EPISODE = ("_task", "_pinned", "_by_hand", "_steps", "_reward", "_success", "_running")

@@ -15,7 +15,8 @@ class Adaptive(Turns):
 
     The rule knows, of this turn: `steps` and `episodes` over all environments, and the mean
     `return` and `success` of the last `window` finished episodes, once there are that many. Write
-    `or steps>=1e6` for a limit. `success` is `info["is_success"]` or `info["success"]`.
+    `or steps>=1e6` for a limit. An episode is a success, 1 and not 0, if `info["is_success"]` or
+    `info["success"]` of any of its steps is true.
 
     :param rule: such as `"steps>=1e5 and return>=200"`; `and`, `or`, parentheses and comparisons
     :param window: over how many finished episodes to average

@@ -19,6 +19,7 @@ from sb3_moe_envs.schedules.base import task_index
 from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.spaces.observations import ARRAYS
+from sb3_moe_envs.success import UNSAID, succeeded_rows
 from sb3_moe_envs.tasks import as_tasks, built
 from sb3_moe_envs.vector.infos import FINAL, join_infos, row_of, take_rows
 from sb3_moe_envs.vector.parts import Part
@@ -104,6 +105,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._parts: list[Part] = []
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
+        self._successes = np.full(self.num_envs, UNSAID)
         self._restored = False
         # Whether a task was chosen by hand since the slots were last looked at.
         self._stale = False
@@ -231,8 +233,10 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             )
         self.schedule.load_state_dict(state["schedule"])
         self._seeds.load_state_dict(state["seeds"])
-        for name in _SLOTS:
-            setattr(self, name, state["slots"][name].copy())
+        # States of version 0.1.0 don't say whether the running episodes have succeeded.
+        self._successes[:] = UNSAID
+        for name, value in state["slots"].items():
+            setattr(self, name, value.copy())
         self._stale = True
         self._parts = self._pool.arrange(self._tasks)
         self._pool.load_state_dict(state["parts"])
@@ -289,7 +293,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """Start an episode of the wanted task in every slot."""
         self._tasks = self._wanted()
         self._parts = self._pool.arrange(self._tasks)
-        self._returns[:], self._lengths[:] = 0, 0
+        self._forget(slice(None))
         seeds = [self._seeds.take(part.task, part.env.num_envs) for part in self._parts]
         results = [
             self._pool.reset(part, seed) for part, seed in zip(self._parts, seeds, strict=True)
@@ -362,27 +366,32 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def _count(self, rewards: np.ndarray, done: np.ndarray, infos: dict[str, Any]) -> None:
         self._returns += rewards
         self._lengths += 1
+        # What a slot whose episode ended says beside its final info is of the next one's start.
+        succeeded_rows(self._successes, infos, ~done)
+        succeeded_rows(self._successes, infos.get("final_info", {}), done)
         counted = (self._pinned < 0) & (self._chosen < 0)
         if counted.any():
             before = self.schedule.task
             self.schedule.count(int(counted.sum()))
             if self.schedule.task == before:
-                self._end_episodes(np.flatnonzero(done & counted), infos)
-        self._returns[done], self._lengths[done] = 0, 0
+                self._end_episodes(np.flatnonzero(done & counted))
+        self._forget(done)
 
-    def _end_episodes(self, slots: np.ndarray, infos: dict[str, Any]) -> None:
+    def _forget(self, slots: Any) -> None:
+        """Forget the episodes of these slots, which are over."""
+        self._returns[slots], self._lengths[slots], self._successes[slots] = 0, 0, UNSAID
+
+    def _end_episodes(self, slots: np.ndarray) -> None:
         for slot in slots.tolist():
             if self.schedule.task != self._tasks[slot]:
                 # The turn is over; what else ended in this step doesn't count for the next.
                 return
-            final = infos["final_info"]
-            success = final.get("is_success", final.get("success"))
             self.schedule.end(
                 Episode(
                     int(self._tasks[slot]),
                     int(self._lengths[slot]),
                     float(self._returns[slot]),
-                    float("nan") if success is None else float(success[slot]),
+                    float(self._successes[slot]),
                 )
             )
 
@@ -431,4 +440,4 @@ def _without_final(infos: dict[str, Any]) -> dict[str, Any]:
 
 
 # What a state keeps of the slots.
-_SLOTS = ("_tasks", "_pinned", "_chosen", "_returns", "_lengths")
+_SLOTS = ("_tasks", "_pinned", "_chosen", "_returns", "_lengths", "_successes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -37,6 +38,10 @@ def _check(rule: bool, text: str) -> None:
         raise ValueError(text)
 
 
+# Bytes that file systems take for the name of a folder, and what a part of one leaves to others.
+LONGEST_FOLDER, LONGEST_NAME = 255, 200
+
+
 def check_name(of: str, name: str) -> None:
     """Raise unless a name can be a folder's, and part of one.
 
@@ -44,9 +49,11 @@ def check_name(of: str, name: str) -> None:
     :raises ValueError: naming the rule and the name
     """
     _check(
-        re.fullmatch(r"[^\s/\\.][^\s/\\]*", name) is not None and name.isprintable(),
+        re.fullmatch(r"[^\s/\\.][^\s/\\]*", name) is not None
+        and name.isprintable()
+        and len(name.encode()) <= LONGEST_NAME,
         f"`name` of {of} must be a word of printable characters, without / or spaces, that doesn't "
-        f"begin with a dot, got {name!r}",
+        f"begin with a dot, of {LONGEST_NAME} bytes at most, got {name!r}",
     )
 
 
@@ -202,8 +209,13 @@ class CellConfig:
     @property
     def name(self) -> str:
         """The name of its folder: what tells it from the study's other cells."""
-        games = ".".join(self.order or self.games)
-        return "-".join([self.regime, games, self.architecture.name, f"s{self.seed}"])
+        played = self.order or self.games
+        games = ".".join(played)
+        parts = [self.regime, games, self.architecture.name, f"s{self.seed}"]
+        if len("-".join(parts).encode()) > LONGEST_FOLDER:
+            # Orders may be of any length.
+            parts[1] = f"{len(played)}.{hashlib.sha256(games.encode()).hexdigest()[:12]}"
+        return "-".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``config.json`` holds them."""
