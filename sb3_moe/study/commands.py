@@ -135,7 +135,7 @@ def prepare(study: StudyConfig, root: Path) -> None:
         read_returns(path, study.games, study.random_episodes)
     except ValueError:  # not there, damaged, or of what the study was before
         with environment(child_environment(root / CACHE)):
-            measured = random_returns(study.games, study.random_episodes)
+            measured = random_returns(study.games, study.random_episodes, no_op_max=study.no_op_max)
         write_json(path, {game: np.round(r, 6).tolist() for game, r in measured.items()})
 
 

@@ -49,6 +49,8 @@ class FirstRun:
     """Where the experts sit: none (dense), middle, final, all, big."""
     routers: tuple[str, ...] = ("soft",)
     """What weighs the experts: soft, top_k, task, uniform, random."""
+    no_op_max: int = 30
+    """Most no-ops at the start of a MinAtar episode; 0 as in version 0.1, and for its folders."""
     device: str = "cpu"
     """Of torch."""
     out: Path | None = None
@@ -67,6 +69,7 @@ class FirstRun:
             steps_per_task=-(-self.steps // ROLLOUT) * ROLLOUT,
             evaluation=Evaluation(points=5),
             device=self.device,
+            no_op_max=self.no_op_max,
         )
 
     def architectures(self) -> tuple[Architecture, ...]:

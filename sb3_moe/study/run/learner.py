@@ -25,7 +25,7 @@ from sb3_moe.study.spec.games import make_env
 def build(cell: CellConfig) -> tuple[PPO, VecEnv]:
     """Build a cell's model and its environment, before the first step."""
     seed = stream(cell.seed)
-    env = make_env(cell.games, cell.n_envs, seed, schedule_of(cell))
+    env = make_env(cell.games, cell.n_envs, seed, schedule_of(cell), cell.no_op_max)
     policy = policy_of(cell.architecture.policy)
     return PPO(policy, env, seed=seed, device=cell.device, **ppo_arguments(cell)), env
 

@@ -17,7 +17,7 @@ COPIES = 10
 
 
 def random_returns(
-    games: Sequence[str], episodes: int = 64, seed: int = 0
+    games: Sequence[str], episodes: int = 64, seed: int = 0, no_op_max: int = 0
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Play each game with actions drawn uniformly, in the same spaces as the agents.
 
@@ -27,11 +27,12 @@ def random_returns(
     :param games: by their short names or ids
     :param episodes: of each game, at least 1; rounded up to a multiple of the copies
     :param seed: of the environments and the actions
+    :param no_op_max: as of the agents
     :return: the returns of each game's episodes
     """
     if episodes < 1:
         raise ValueError(f"`episodes` must be at least 1, got {episodes}")
-    return {game: _play(games, game, _quota(episodes), seed) for game in games}
+    return {game: _play(games, game, _quota(episodes), seed, no_op_max) for game in games}
 
 
 def read_returns(path: Path, games: Sequence[str], episodes: int) -> dict[str, list[float]]:
@@ -59,11 +60,13 @@ def _quota(episodes: int) -> int:
     return -(-episodes // COPIES)
 
 
-def _play(games: Sequence[str], game: str, quota: int, seed: int) -> npt.NDArray[np.float64]:
+def _play(
+    games: Sequence[str], game: str, quota: int, seed: int, no_op_max: int
+) -> npt.NDArray[np.float64]:
     """Play one of the games only."""
     from sb3_moe_envs.schedules import Cycle
 
-    env = make_env(games, COPIES, seed, Cycle(1, order=[game]))
+    env = make_env(games, COPIES, seed, Cycle(1, order=[game]), no_op_max)
     env.action_space.seed(seed)
     env.reset()
     returns: list[list[float]] = [[] for _ in range(COPIES)]

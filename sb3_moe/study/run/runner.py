@@ -13,7 +13,7 @@ from sb3_moe.study.run.folder import CellFolder, State
 from sb3_moe.study.run.locks import PATIENCE, held
 from sb3_moe.study.run.stopping import interrupted_by_signals
 from sb3_moe.study.run.view import View
-from sb3_moe.study.spec.config import CellConfig, differences
+from sb3_moe.study.spec.config import SAID_SINCE, CellConfig, differences
 
 POLL_SECONDS = 0.3
 
@@ -48,7 +48,7 @@ def changes(job: Job) -> list[str]:
         found = job.folder.config().get("cell", {})
     except ValueError:  # it failed before it could write one
         return []
-    return differences(found, job.cell.to_dict())
+    return differences({**SAID_SINCE, **found}, job.cell.to_dict())
 
 
 def refuse_changes(jobs: Sequence[Job]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -15,6 +16,9 @@ from typing_extensions import TypedDict
 from sb3_moe.presets import MINATAR_PPO
 from sb3_moe.study.spec.entries import in_words
 from sb3_moe.study.spec.games import check_games
+
+#: what folders of version 0.1 don't say, and how it was
+SAID_SINCE = {"no_op_max": 0}
 
 Regime = Literal["mtrl", "crl", "scratch"]
 Annealing = Literal["none", "run", "block"]
@@ -34,6 +38,10 @@ def _check(rule: bool, text: str) -> None:
         raise ValueError(text)
 
 
+# Bytes that file systems take for the name of a folder, and what a part of one leaves to others.
+LONGEST_FOLDER, LONGEST_NAME = 255, 200
+
+
 def check_name(of: str, name: str) -> None:
     """Raise unless a name can be a folder's, and part of one.
 
@@ -41,9 +49,11 @@ def check_name(of: str, name: str) -> None:
     :raises ValueError: naming the rule and the name
     """
     _check(
-        re.fullmatch(r"[^\s/\\.][^\s/\\]*", name) is not None and name.isprintable(),
+        re.fullmatch(r"[^\s/\\.][^\s/\\]*", name) is not None
+        and name.isprintable()
+        and len(name.encode()) <= LONGEST_NAME,
         f"`name` of {of} must be a word of printable characters, without / or spaces, that doesn't "
-        f"begin with a dot, got {name!r}",
+        f"begin with a dot, of {LONGEST_NAME} bytes at most, got {name!r}",
     )
 
 
@@ -126,6 +136,8 @@ class CellConfig:
     :param evaluation: how the agent is evaluated while it trains
     :param checkpoints: how many snapshots a run can go on from, evenly spread
     :param device: of torch
+    :param no_op_max: most no-ops at the start of an episode, of MinAtar's games by their short
+        names; with 0, as in version 0.1, all episodes of SpaceInvaders begin alike
     :raises ValueError: if a value is out of its range
     """
 
@@ -142,6 +154,7 @@ class CellConfig:
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoints: int = 4
     device: str = "cpu"
+    no_op_max: int = 0
 
     def __post_init__(self) -> None:
         for name, values in (("regime", get_args(Regime)), ("annealing", get_args(Annealing))):
@@ -154,7 +167,9 @@ class CellConfig:
         for name in ("steps_per_task", "cycles", "n_envs", "checkpoints"):
             value = getattr(self, name)
             _check(value >= 1, f"`{name}` must be at least 1, got {value}")
-        _check(self.seed >= 0, f"`seed` must be at least 0, got {self.seed}")
+        for name in ("seed", "no_op_max"):
+            value = getattr(self, name)
+            _check(value >= 0, f"`{name}` must be at least 0, got {value}")
         _check(
             self.regime != "mtrl" or self.n_envs >= len(self.games),
             f"`n_envs` must be at least the number of games, {len(self.games)}, got {self.n_envs}",
@@ -194,8 +209,13 @@ class CellConfig:
     @property
     def name(self) -> str:
         """The name of its folder: what tells it from the study's other cells."""
-        games = ".".join(self.order or self.games)
-        return "-".join([self.regime, games, self.architecture.name, f"s{self.seed}"])
+        played = self.order or self.games
+        games = ".".join(played)
+        parts = [self.regime, games, self.architecture.name, f"s{self.seed}"]
+        if len("-".join(parts).encode()) > LONGEST_FOLDER:
+            # Orders may be of any length.
+            parts[1] = f"{len(played)}.{hashlib.sha256(games.encode()).hexdigest()[:12]}"
+        return "-".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``config.json`` holds them."""

@@ -12,7 +12,7 @@ MINATAR = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 
 def game_id(game: str) -> str:
     """Give the Gymnasium id of a game."""
-    return f"SB3MoE/MinAtar-{game}-v0" if game in MINATAR else game
+    return f"SB3MoE/MinAtar-{game}-v1" if game in MINATAR else game
 
 
 def check_games(games: Sequence[str]) -> None:
@@ -36,10 +36,18 @@ def check_games(games: Sequence[str]) -> None:
         raise ValueError(f"`games` must be different from each other, got {list(games)}")
 
 
-def make_env(games: Sequence[str], n_envs: int, seed: int, schedule: Any) -> VecEnv:
-    """Build the environment of a run: all games as tasks, a schedule that says which is played."""
-    from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+def make_env(
+    games: Sequence[str], n_envs: int, seed: int, schedule: Any, no_op_max: int = 0
+) -> VecEnv:
+    """Build the environment of a run: all games as tasks, a schedule that says which is played.
+
+    :param no_op_max: most no-ops at the start of an episode of MinAtar's games by short names
+    """
+    from sb3_moe.vec_env import make_multitask_vec_env
     from sb3_moe_envs.tasks import Task
 
-    tasks = [Task(game, game_id(game)) for game in games]
+    tasks = [
+        Task(game, game_id(game), {"no_op_max": no_op_max} if game in MINATAR else {})
+        for game in games
+    ]
     return make_multitask_vec_env(tasks, n_envs, seed, schedule=schedule)

@@ -56,6 +56,7 @@ class StudyConfig:
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoints: int = 4
     device: str = "cpu"
+    no_op_max: int = 0
     random_episodes: int = 64
     claims: Path | None = None
 
@@ -126,6 +127,7 @@ _SHARED = (
     "evaluation",
     "checkpoints",
     "device",
+    "no_op_max",
 )
 
 

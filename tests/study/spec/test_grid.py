@@ -133,10 +133,25 @@ def read(tmp_path, **changes):
     return read_study("\n".join(lines), tmp_path)
 
 
+def test_folders_of_orders_of_any_length_have_names_that_fit_and_differ(tmp_path):
+    turns = ["Breakout", "Asterix"] * 30
+    orders = f"[[{', '.join(turns)}], [{', '.join(turns[::-1])}]]"
+    name = "a" * 200
+    study = read(tmp_path, orders=orders, architectures=f"{{{name}: {{placement: none}}}}")
+    names = [cell.name for cell in study.cells() if cell.regime == "crl"]
+    assert len(set(names)) == len(names) == 2 * len(study.seeds)
+    assert all(each.startswith("crl-60.") and f"-{name}-s" in each for each in names)
+    for each in names:
+        (tmp_path / each).mkdir()
+    with pytest.raises(ValueError, match=r"^`name` of an architecture .*, of 200 bytes at"):
+        read(tmp_path, architectures=f"{{{'é' * 101}: {{placement: none}}}}")
+
+
 @pytest.mark.parametrize(
     ("entry", "text", "message"),
     [
         ("name", "null", "^`name` must be text, got None$"),
+        ("name", "n" * 201, "^`name` of a study must be a word .*, of 200 bytes at most, got 'nnn"),
         ("name", r'"a\0b"', "^`name` of a study must be a word of printable .*, got 'a.x00b'$"),
         ("name", "a/../../b", "^`name` of a study must be a word .*, got 'a/../../b'$"),
         ("name", "..", r"^`name` of a study must be a word .*, got '\.\.'$"),
