@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import nn
@@ -12,13 +13,15 @@ _BASE = 1000
 
 
 def as_number(version: str) -> int:
-    """Return ``"1.2.3"`` as one number, 1002003."""
-    major, minor, patch = (int(part) for part in version.split(".")[:3])
+    """Return ``"1.2.3"``, or ``"1.2.3rc1"``, as one number, 1002003."""
+    major, minor, patch = map(int, re.findall(r"\d+", version)[:3])
     return (major * _BASE + minor) * _BASE + patch
 
 
 def as_version(number: int) -> str:
-    """Undo :func:`as_number`; torch's own 1, of files before this, is a version of major 0."""
+    """Undo :func:`as_number`; 1 is torch's own number, in the files of 0.1.0."""
+    if number == 1:
+        return "0.1.0"
     return f"{number // _BASE**2}.{number // _BASE % _BASE}.{number % _BASE}"
 
 

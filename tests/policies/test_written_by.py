@@ -1,6 +1,8 @@
 """SB3's files say which version of this package wrote them."""
 
+import tomllib
 import warnings
+from pathlib import Path
 
 import arena
 import pytest
@@ -12,7 +14,13 @@ from sb3_moe.version import __version__
 def test_a_version_is_one_number_and_back():
     assert as_number("12.3.45") == 12003045
     assert as_version(12003045) == "12.3.45"
-    assert as_version(1) == "0.0.1"
+    assert as_number("1.2.3rc1") == 1002003
+    assert as_version(1) == "0.1.0"
+
+
+def test_the_version_is_the_distributions():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["version"] == __version__
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC", "QRDQN"])
