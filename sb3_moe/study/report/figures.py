@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from sb3_moe.plots.style import COLOURS, LINES, as_written
 from sb3_moe.study.report.claims import Finding
 from sb3_moe.study.report.facts import learned
-from sb3_moe.study.report.measures import Array, Run
+from sb3_moe.study.report.measures import Array, Run, shown
 from sb3_moe.study.spec.architectures import heading, title
 
 MILLION = 1e6
@@ -211,7 +211,7 @@ def differences(findings: Sequence[Finding]) -> Figure | None:
         ax.plot([estimate.low, estimate.high], [k, k], color="#0072B2", linewidth=2)
         ax.plot(estimate.mean, k, "o", color="#0072B2")
     ax.axvline(0, color="0.35", linewidth=1)
-    ax.set_yticks(range(len(rows)), [as_written(f"{c.name}: {row.game}") for c, row in rows])
+    ax.set_yticks(range(len(rows)), [as_written(f"{c.name}: {shown(row.game)}") for c, row in rows])
     ax.invert_yaxis()
     ax.set_xlabel("paired difference over seeds, with its interval")
     _plain(ax)

@@ -8,6 +8,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
+from sb3_moe.study.report.measures import shown
 from sb3_moe.study.report.page import interval, percent
 from sb3_moe.study.report.tables import Text, read_csv
 from sb3_moe.study.spec.architectures import title
@@ -89,4 +90,4 @@ def _differences(rows: Sequence[Text]) -> Iterator[str]:
         yield f"{as_written(contrast)}, {measure.replace('_', ' ')}:"
         for row in games:
             mean, low, high = (float(row[name]) for name in ("difference", "low", "high"))
-            yield f"{as_written(row['game'])} {interval(mean, low, high)}"
+            yield f"{as_written(shown(row['game']))} {interval(mean, low, high)}"

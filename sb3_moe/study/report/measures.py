@@ -18,7 +18,12 @@ from sb3_moe.study.spec.config import CellConfig
 Array = npt.NDArray[np.float64]
 
 #: The value of a measure that belongs to the whole run is filed under this name.
-WHOLE = "all tasks"
+WHOLE = "all games"
+
+
+def shown(game: str) -> str:
+    """Say what a value belongs to: files call tasks games, and readers' tasks need not be."""
+    return "all tasks" if game == WHOLE else game
 
 
 @dataclass(frozen=True)

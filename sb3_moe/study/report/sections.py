@@ -10,7 +10,7 @@ from sb3_moe.plasticity.dormant import TAUS
 from sb3_moe.study.report import tables
 from sb3_moe.study.report.claims import Finding
 from sb3_moe.study.report.facts import facts
-from sb3_moe.study.report.measures import MEASURES, Run, block_end, collapsed
+from sb3_moe.study.report.measures import MEASURES, Run, block_end, collapsed, shown
 from sb3_moe.study.report.page import interval, number
 from sb3_moe.study.report.rendering import render, sentences
 from sb3_moe.study.report.results import Results
@@ -71,7 +71,11 @@ def said(results: Results) -> dict[str, Any]:
 def _claims(findings: Sequence[Finding], verdicts: tables.Rows) -> dict[str, Any]:
     """Give each claim with its verdict, and the comparisons behind it."""
     rows = [
-        {**row, "difference": interval(row["difference"], row["low"], row["high"])}
+        {
+            **row,
+            "game": shown(row["game"]),
+            "difference": interval(row["difference"], row["low"], row["high"]),
+        }
         for row in verdicts
     ]
     used = {row["measure"] for row in rows}
@@ -94,7 +98,7 @@ def _claims_that_expect(expects: str, rows: tables.Rows) -> list[str]:
 def _claim_row(finding: Finding) -> dict[str, Any]:
     rows = [row for row in finding.rows if row.contrast.primary]
     why = "; ".join(
-        f"{row.game}: {interval(row.estimate.mean, row.estimate.low, row.estimate.high)}"
+        f"{shown(row.game)}: {interval(row.estimate.mean, row.estimate.low, row.estimate.high)}"
         for row in rows
     )
     return {
@@ -137,7 +141,7 @@ def _limits(results: Results) -> dict[str, Any]:
         "collapsed": [_collapse(*each) for each in collapsed(results.runs, results.random)],
         "compared": bool(rows),
         "ruled_out": [
-            f"{row.contrast.label}, {row.contrast.measure}, {row.game}: "
+            f"{row.contrast.label}, {row.contrast.measure}, {shown(row.game)}: "
             f"{interval(row.estimate.mean, row.estimate.low, row.estimate.high)}"
             for row in worse
         ],
