@@ -267,6 +267,16 @@ def test_a_tower_whose_router_is_fixed_has_no_picture_of_its_weights():
     assert "critic (vf.big)" in caption
 
 
+def test_a_value_of_a_whole_run_is_of_all_tasks_to_readers_and_of_all_games_in_files(tmp_path):
+    claims = CLAIMS.replace("block_end", "dormant").replace("EXPECTS", "greater")
+    (tmp_path / "claims.yaml").write_text(claims)
+    page, readme = reported(study(seeds=2, claims=tmp_path / "claims.yaml"), tmp_path)
+    assert "all tasks: 0.00" in page
+    assert "dormant:<br>all tasks 0.00" in readme
+    assert "all games" not in page + readme
+    assert ",all games," in (tmp_path / "report" / "verdicts.csv").read_text()
+
+
 def test_what_networks_have_of_their_own_is_not_shared():
     own = Architecture(name="own", ppo={"gamma": 0.5})
     config = {"ppo": {"gamma": 0.9, "n_steps": 128, "policy_kwargs": {}}}
