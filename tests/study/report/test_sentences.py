@@ -251,7 +251,7 @@ def test_a_pictures_caption_is_escaped_once_in_text_and_attribute():
 
 def test_runs_that_were_stopped_are_not_counted_as_done():
     context = {"study": facts(study()), "done": 3, "interrupted": 1, "cells": 5, "seeds": 2}
-    assert "3 of 5 training runs are done, 1 more count as far as they have come, with" in (
+    assert "3 of 5 training runs are done, 1 more counts as far as it has come, with" in (
         render("extent.txt.j2", **context).replace("\n", " ")
     )
 
