@@ -89,7 +89,7 @@ _ROUTES = {
     "soft": "a learned router weighs all of them",
     "top_k": "a learned router picks the best",
     "expert_choice": "each picks its samples by a learned router",
-    "task": "the game picks its own",
+    "task": "the task picks its own",
     "uniform": "all count the same (a control)",
     "random": "weighed by a router that is not trained (a control)",
 }

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from sb3_moe.study.spec.about import About, read_about
 from sb3_moe.study.spec.architectures import check_policy, named_architecture
 from sb3_moe.study.spec.config import (
     Annealing,
@@ -39,6 +40,7 @@ class StudyConfig:
     :param seeds: a number of seeds, or the seeds
     :param random_episodes: episodes of each game that measure the random policy's level
     :param claims: the file of claims that the report tests, None for none
+    :param about: what the report says that the configuration can't tell
     :raises ValueError: if a value is out of its range, or two entries would be one cell
     """
 
@@ -59,6 +61,7 @@ class StudyConfig:
     no_op_max: int = 0
     random_episodes: int = 64
     claims: Path | None = None
+    about: About = field(default_factory=About)
 
     def __post_init__(self) -> None:
         check_name("a study", self.name)
@@ -194,6 +197,8 @@ def _spelled_out(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         long["seeds"] = _seeds(values["seeds"])
     if isinstance(values.get("claims"), str):
         long["claims"] = str(folder / values["claims"])
+    if "about" in values:
+        long["about"] = read_about(values["about"], folder)
     return long
 
 

@@ -56,7 +56,7 @@ def test_a_policy_can_be_a_class_of_ones_own():
         ({"placement": "none", "net_arch": [213, 213]}, "no experts; hidden layers of [213, 213]"),
         (
             {"placement": "big", "router": "task"},
-            "each expert a whole network; the game picks its own",
+            "each expert a whole network; the task picks its own",
         ),
         (
             {"placement": {"pi": "none", "vf": "middle"}, "num_experts": 4},

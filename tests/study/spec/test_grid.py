@@ -182,7 +182,7 @@ def test_folders_of_orders_of_any_length_have_names_that_fit_and_differ(tmp_path
         ("orders", "[Breakout]", r"\n`orders\[0\]` must be a list, got 'Breakout'$"),
         ("orders", "[]", "^`orders` must have at least one entry, got none$"),
         ("orders", "[[Asterix], [Asterix]]", "^`orders` must be different from each other"),
-        ("colour", "red", "^there is no entry `colour`; there are annealing, .*, steps_per_task$"),
+        ("colour", "red", "^there is no entry `colour`; there are about, .*, steps_per_task$"),
         ("claims", "none.yaml", "^`claims` must be a file, got '.*none.yaml'$"),
         ("architectures", "[5]", "^`architectures` must be names, .*, got 5$"),
         ("architectures", "dense", "^`architectures` must be names, .*, got 'dense'$"),
