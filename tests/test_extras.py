@@ -16,7 +16,15 @@ from sb3_moe_envs import extras as env_extras
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # What a base install has: the requirements, and what they bring.
-BASE = {"gymnasium", "numpy", "stable_baselines3", "torch", "cloudpickle", "typing_extensions"}
+BASE = {
+    "gymnasium",
+    "numpy",
+    "stable_baselines3",
+    "torch",
+    "cloudpickle",
+    "typing_extensions",
+    "safetensors",
+}
 # Modules that are called otherwise than what installs them.
 REQUIREMENTS = {
     "mujoco": "gymnasium[mujoco]",

@@ -28,11 +28,12 @@ from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
 from sb3_moe.policies.options import DEFAULTS, per_tower
 from sb3_moe.policies.placement import Architect
 from sb3_moe.policies.towers import Layout
+from sb3_moe.policies.written_by import WrittenBy
 
 OURS = ("encoder", "num_tasks")
 
 
-class MoEPolicy(BaseModel):
+class MoEPolicy(WrittenBy, BaseModel):
     """A mixin that stands before one of SB3's policy classes and gives its networks experts.
 
     Each of SB3's arguments keeps its meaning. Every option below may also be a dict from tower to
