@@ -113,9 +113,9 @@ def test_a_base_install_says_in_one_line_what_its_parts_need():
 @pytest.mark.parametrize(
     ("env_id", "kwargs", "module", "message"),
     [
-        ("MinAtar-Breakout", {}, "gymnax", "a gymnax environment needs gymnax: .*[minatar]"),
-        ("Atari-Pong", {}, "ale_py", "an Atari game needs ale_py: .*[atari]"),
-        ("Hopper", {}, "mujoco", "a MuJoCo environment needs mujoco: .*[mujoco]"),
+        ("MinAtar-Breakout-v1", {}, "gymnax", "a gymnax environment needs gymnax: .*[minatar]"),
+        ("Atari-Pong-v0", {}, "ale_py", "an Atari game needs ale_py: .*[atari]"),
+        ("Hopper-v0", {}, "mujoco", "a MuJoCo environment needs mujoco: .*[mujoco]"),
         *(
             (
                 env_id,
@@ -123,11 +123,11 @@ def test_a_base_install_says_in_one_line_what_its_parts_need():
                 "pygame",
                 "a picture of classic control needs pygame: .*[classic-control]",
             )
-            for env_id in ("CartPole", "Pendulum")
+            for env_id in ("CartPole-v0", "Pendulum-v0")
         ),
     ],
 )
 def test_a_task_says_which_extra_it_needs(env_id, kwargs, module, message, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=message.replace("[", r"\[").replace("]", r"\]")):
-        gym.make(f"sb3_moe_envs:SB3MoE/{env_id}-v0", **kwargs)
+        gym.make(f"sb3_moe_envs:SB3MoE/{env_id}", **kwargs)

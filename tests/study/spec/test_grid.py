@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -338,3 +339,13 @@ def test_neighbouring_seeds_are_spread_out():
     # Copy i of an environment seeded s is seeded s + i: 64 copies must not overlap.
     seeds = sorted(stream(seed) for seed in range(10))
     assert min(b - a for a, b in itertools.pairwise(seeds)) > 64
+
+
+def test_references_that_unfold_to_more_than_memory_holds_are_refused():
+    levels = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    for below, name in zip("abcdefgh", "bcdefghi", strict=True):
+        levels.append(f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]")
+    with pytest.raises(
+        ValueError, match=r"unfold to [\d,]+ entries, and at most 100,000 are taken"
+    ):
+        read_study("\n".join(levels), Path())
