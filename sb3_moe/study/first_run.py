@@ -46,9 +46,9 @@ class FirstRun:
     regimes: tuple[Regime, ...] = ("mtrl", "crl")
     """mtrl: games interleaved; crl: one after the other."""
     placements: tuple[str, ...] = ("none", "big")
-    """Where the experts sit: none (dense), middle, final, all, big."""
+    """Where the experts sit: none (dense), middle, final, all, body, big."""
     routers: tuple[str, ...] = ("soft",)
-    """What weighs the experts: soft, top_k, task, uniform, random."""
+    """What weighs the experts: soft, top_k, task, uniform, random, or package.module:Class."""
     device: str = "cpu"
     """Of torch."""
     out: Path | None = None

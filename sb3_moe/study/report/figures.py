@@ -14,12 +14,11 @@ from matplotlib.lines import Line2D
 from sb3_moe.plots.style import COLOURS, LINES, as_written
 from sb3_moe.study.report.claims import Finding
 from sb3_moe.study.report.measures import Array, Run
-from sb3_moe.study.spec.architectures import heading, title
+from sb3_moe.study.spec.architectures import heading, routers_of, title
 
 MILLION = 1e6
 TOWERS = {"pi": "actor", "vf": "critic"}
 # What these do is known beforehand.
-FIXED_ROUTERS = ("task", "uniform", "random")
 
 
 def style_of(architectures: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -175,10 +174,11 @@ def expert_panels(runs: Sequence[Run]) -> list[tuple[str, Array]]:
     # By name: captions of two networks may be alike.
     found: dict[tuple[str, str], list[Array]] = {}
     for run in runs:
-        if run.cell.architecture.policy_kwargs.get("router") in FIXED_ROUTERS:
-            continue
-        for measured, gates_KNE in run.diagnostics.items():
-            if measured.startswith("gates/"):
+        gates = {k: v for k, v in run.diagnostics.items() if k.startswith("gates/")}
+        routers = routers_of(run.cell.architecture) if gates else {}
+        for measured, gates_KNE in gates.items():
+            tower = measured.removeprefix("gates/").partition(".")[0]
+            if routers[tower].learns:
                 where = _wrapped(heading(run.cell.regime, run.cell.order), 34)
                 layer = measured.removeprefix("gates/")
                 tower = TOWERS.get(layer.partition(".")[0], "")
