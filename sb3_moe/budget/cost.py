@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
 from sb3_moe.budget.flops import flops_by_module
-from sb3_moe.layers import ExpertChoiceMoE, MoELayer, SparseMoE, TaskMoE
+from sb3_moe.layers import MoELayer
 from sb3_moe.policies.moe_policy import MoEPolicy
 
 
@@ -70,8 +70,8 @@ def describe(model: BaseAlgorithm | MoEPolicy) -> Budget:
     """
     policy = _policy_of(model)
     budget = measure(policy)
-    for tower, options in policy.moe.items():
-        print(f"{tower}: {_in_words(policy, tower, options.placement)}")
+    for tower in policy.moe:
+        print(f"{tower}: {_in_words(policy, tower)}")
     print(budget)
     return budget
 
@@ -108,13 +108,19 @@ def _policy_of(model: BaseAlgorithm | MoEPolicy) -> MoEPolicy:
     return policy
 
 
-def _in_words(policy: MoEPolicy, tower: str, placement: str) -> str:
-    if placement == "none":
-        return "dense"
+def _in_words(policy: MoEPolicy, tower: str) -> str:
     options = policy.moe[tower]
+    place, head = options.place, options.head_router_class
     layers = [m for name, m in policy.moe_layers().items() if name.startswith(tower)]
-    words = f"{placement}, {options.router} router, {layers[0].num_experts} experts"
-    return words + (f", {options.tokens} tokens" if options.tokens != "sample" else "")
+    words = [place.name if place.has_experts else "dense"]
+    if place.hidden is not None or (place.has_experts and head is None):
+        router = options.router_class.name
+        words += [f"{router} router", f"{layers[0].num_experts} experts"]
+    if head is not None:
+        words.append(f"{layers[-1].num_experts} heads by the {head.name} router")
+    if options.is_tokenised:
+        words.append(f"{options.tokens} tokens")
+    return ", ".join(words)
 
 
 def _one_sample(space: gym.Space[Any]) -> Any:
@@ -153,12 +159,5 @@ def _cost(module: nn.Module, flops: dict[int, int], counted: set[int]) -> Cost:
         cost += Cost(own, own, flops.get(id(part), 0))
         if isinstance(part, MoELayer):
             idle = sum(p.numel() for p in part.experts.parameters())
-            cost += Cost(0, -round(idle * (1 - _active_share(part))), 0)
+            cost += Cost(0, -round(idle * (1 - part.active_share)), 0)
     return cost
-
-
-def _active_share(layer: MoELayer) -> float:
-    """Return the share of its experts that a token uses."""
-    if isinstance(layer, SparseMoE | ExpertChoiceMoE):
-        return layer.top_k / layer.num_experts
-    return 1 / layer.num_experts if isinstance(layer, TaskMoE) else 1.0

@@ -55,7 +55,9 @@ def matching_net_arch(
 
     @cache
     def count(tower: str, widths: tuple[int, ...]) -> float:
-        dense = build(placement="none", net_arch=_as_given(start | {tower: list(widths)}))
+        dense = build(
+            placement="none", head_router=None, net_arch=_as_given(start | {tower: list(widths)})
+        )
         return _count_by_tower(dense, match)[tower]
 
     def nearest(tower: str, wanted: float) -> tuple[int, ...]:

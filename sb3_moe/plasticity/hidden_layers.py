@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeGuard, TypeVar
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import nn
 
-from sb3_moe.layers import MoELayer, StackedNetwork
+from sb3_moe.layers import Experts, MoELayer, SeparateNetworks, StackedNetwork
 from sb3_moe.plasticity.activations import is_activation
 
 M = TypeVar("M", bound=nn.Module)
@@ -34,12 +34,14 @@ class HiddenLayer(NamedTuple):
     :param module: the activation module
     :param num_experts: 1 for a dense layer
     :param mixture: the mixture it is in, None for a dense layer
+    :param expert: which of the mixture's experts it is in, None where it holds all of them
     """
 
     name: str
     module: nn.Module
     num_experts: int = 1
     mixture: MoELayer | None = None
+    expert: int | None = None
 
 
 def is_actor_critic(policy: BasePolicy) -> TypeGuard[ActorCriticPolicy]:
@@ -81,7 +83,7 @@ def online_parameters(policy: BasePolicy) -> dict[str, list[nn.Parameter]]:
 
 
 def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
-    """List every hidden layer: each activation but an actor's squashed output.
+    """List every hidden layer: each activation but an actor's squashed output, and a router's.
 
     :param policy: of any algorithm
     """
@@ -91,14 +93,20 @@ def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
     for path, module in modules.items():
         if not is_activation(module) or _squashes_the_output(policy, module):
             continue
+        mixture, experts = _nearest(modules, path, MoELayer), _nearest(modules, path, Experts)
+        if mixture is not None and experts is None:
+            continue
         tower = tower_of(path)
         index = counts[tower] = counts.get(tower, -1) + 1
-        stacked = _nearest(modules, path, StackedNetwork)
-        mixture = _nearest(modules, path, MoELayer)
-        layers.append(
-            HiddenLayer(f"{tower}.{index}", module, stacked.num_experts if stacked else 1, mixture)
-        )
+        stacked = experts.num_experts if isinstance(experts, StackedNetwork) else 1
+        expert = _which(experts, module) if isinstance(experts, SeparateNetworks) else None
+        layers.append(HiddenLayer(f"{tower}.{index}", module, stacked, mixture, expert))
     return layers
+
+
+def _which(experts: SeparateNetworks, module: nn.Module) -> int:
+    """Return the number of the expert that a module is in."""
+    return next(k for k, each in enumerate(experts.each) if module in set(each.modules()))
 
 
 def _squashes_the_output(policy: BasePolicy, module: nn.Module) -> bool:

@@ -1,7 +1,6 @@
 """Run a batch through a policy and read every hidden layer, mixtures included.
 
-Shapes: B batch, N tokens per sample, T rows, E experts, S slots of an expert, C tokens that an
-expert chose.
+Shapes: T rows, E experts.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 
-from sb3_moe.layers import ExpertChoiceMoE, MoELayer, Routing, SoftMoE, StackedNetwork
+from sb3_moe.layers import Experts, Routing
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.plasticity.activations import ACTIVATIONS, Activations, as_ETHP, recording
 from sb3_moe.plasticity.hidden_layers import HiddenLayer, hidden_layers, is_actor_critic
@@ -60,7 +59,7 @@ def some_hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
 @contextmanager
 def every_row_in_every_expert(policy: BasePolicy) -> Iterator[None]:
     """Keep sparse layers from sorting rows by expert, so that hooks see one tensor per layer."""
-    networks = [module for module in policy.modules() if isinstance(module, StackedNetwork)]
+    networks = [module for module in policy.modules() if isinstance(module, Experts)]
     before = [network.needs_all_rows for network in networks]
     for network in networks:
         network.needs_all_rows = True
@@ -107,37 +106,15 @@ def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activa
     chunks = calls[-(len(calls) // len(passes)) :]
     values_ETHP = th.cat([as_ETHP(chunk, layer.num_experts) for chunk in chunks], dim=1)
     routing: Routing = passes[-1][1]
-    gates_TE = row_gates(layer.mixture, routing)
+    gates_TE = layer.mixture.row_gates(routing)
+    # An expert that is not stacked with the others has layers of its own.
+    mine = slice(None) if layer.expert is None else slice(layer.expert, layer.expert + 1)
     if routing.experts_BNk is None:
-        return Activations(values_ETHP, gates_TE)
+        return Activations(values_ETHP, gates_TE[:, mine])
     chosen_TE = th.zeros_like(gates_TE).scatter(-1, routing.experts_BNk.flatten(0, 1), 1.0)
+    gates_TE, chosen_TE = gates_TE[:, mine], chosen_TE[:, mine]
     values_ETHP = values_ETHP * chosen_TE.T[:, :, None, None]
     return Activations(values_ETHP, gates_TE, chosen_TE.any(0))
-
-
-def row_gates(mixture: MoELayer, routing: Routing) -> th.Tensor:
-    """Return the weight of each row of each expert in the layer's output.
-
-    :param mixture: the layer
-    :param routing: what it decided
-    :return: (T, E), with rows in the order in which the experts saw them
-    """
-    tokens = routing.gates_BNE.shape[1]
-    if isinstance(mixture, SoftMoE) and tokens > 1:
-        return _slot_gates(mixture, routing)
-    if isinstance(mixture, ExpertChoiceMoE):
-        capacity = -(-tokens * mixture.top_k // mixture.num_experts)
-        gates_BEC = routing.gates_BNE.transpose(1, 2).topk(capacity, dim=-1).values
-        return gates_BEC.transpose(1, 2).flatten(0, 1)
-    return routing.gates_BNE.flatten(0, 1)
-
-
-def _slot_gates(mixture: SoftMoE, routing: Routing) -> th.Tensor:
-    """Return each slot's mean weight over the tokens it is mixed back into."""
-    assert routing.logits_BNE is not None
-    combine_BK = routing.logits_BNE.flatten(2).softmax(-1).mean(1)
-    combine_BES = combine_BK.unflatten(1, (mixture.num_experts, mixture.num_slots))
-    return combine_BES.transpose(1, 2).flatten(0, 1)
 
 
 def select(obs: Obs, index: Any) -> Obs:

@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
 
-from sb3_moe.layers import LinearRouter, MoELayer
+from sb3_moe.layers import Experts, LinearRouter, MoELayer, SeparateNetworks, StackedNetwork
 from sb3_moe.layers.encoder import Residual, StackedResidual
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 from sb3_moe.plasticity.activations import is_activation
@@ -97,7 +97,8 @@ def _last(network: nn.Module) -> nn.Module:
     if mixture is None:
         return part
     # The experts of "big" are whole networks, each with a head of its own.
-    return mixture.experts.last if mixture.experts.spreads else mixture
+    experts = mixture.experts
+    return experts.last if isinstance(experts, StackedNetwork) and experts.spreads else mixture
 
 
 def _networks(policy: Any) -> list[Network]:
@@ -179,7 +180,8 @@ def _along(chain: Sequence[nn.Module], heads: list[Reader]) -> Iterator[Wiring]:
     for i, part in enumerate(chain):
         mixture = _mixture(part)
         if mixture is not None:
-            yield from _along(_leaves(mixture.experts), [])
+            for network in _networks_of(mixture.experts):
+                yield from _along(_leaves(network), [])
         elif is_activation(part) and i > 0 and isinstance(chain[i - 1], WEIGHTED):
             rest = list(chain[i + 1 :])
             norm = next((n for n in _next(rest) if _is_unit_norm(n)), None)
@@ -196,7 +198,8 @@ def _is_unit_norm(part: nn.Module) -> bool:
 def _next(rest: Sequence[nn.Module]) -> list[nn.Module]:
     """Return the next part that does more than reshape."""
     for part in rest:
-        if any(True for _ in part.parameters()) or is_activation(part):
+        weighted = isinstance(part, WEIGHTED) or any(True for _ in part.parameters())
+        if weighted or is_activation(part):
             return [part]
     return []
 
@@ -212,6 +215,11 @@ def _readers_in(part: nn.Module) -> list[Reader]:
     # With a token per feature map each unit comes alone, and the same weights read all of them.
     if mixture is None or tokens == "feature":
         return [Reader(part, isinstance(part, nn.Conv2d | StackedConv2d))]
-    router = getattr(mixture, "router", None)
-    layers = _next(_leaves(mixture.experts)) + ([] if router is None else [router])
+    networks = [*_networks_of(mixture.experts), *mixture.readers()]
+    layers = [first for network in networks for first in _next(_leaves(network))]
     return [Reader(each, tokens == "conv" or isinstance(each, StackedConv2d)) for each in layers]
+
+
+def _networks_of(experts: Experts) -> list[nn.Module]:
+    """Return the experts as one network where they are stacked, else each by itself."""
+    return list(experts.each) if isinstance(experts, SeparateNetworks) else [experts]

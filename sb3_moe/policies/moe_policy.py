@@ -21,16 +21,18 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_moe.layers import MoELayer, Routing, SparseMoE
+from sb3_moe.layers import MoELayer, Routing
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.tokens import TokenKind
 from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
 from sb3_moe.policies.options import DEFAULTS, per_tower
 from sb3_moe.policies.placement import Architect
+from sb3_moe.policies.placements import Placement
 from sb3_moe.policies.towers import Layout
 from sb3_moe.policies.written_by import WrittenBy
 
 OURS = ("encoder", "num_tasks")
+Router = str | type[MoELayer]
 
 
 class MoEPolicy(WrittenBy, BaseModel):
@@ -43,14 +45,20 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param action_space: action space
     :param lr_schedule: learning rate schedule
     :param placement: where the experts sit: ``"none"``, ``"middle"``, ``"final"``, ``"all"``,
-        ``"big"``; see :class:`sb3_moe.policies.options.MoEOptions` for this and the other options
-    :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"uniform"`` or
-        ``"random"``
+        ``"body"``, ``"big"``; see :class:`sb3_moe.policies.options.MoEOptions` for this and the
+        other options
+    :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"uniform"``,
+        ``"random"``, or a class of your own
+    :param router_kwargs: the router's own options
     :param num_experts: None: the number of tasks for ``"task"``, else 4
     :param top_k: experts per token
+    :param renormalize: make the gates of the kept experts sum to 1
     :param tokens: ``"sample"``, ``"conv"`` or ``"feature"``
     :param num_slots: slots per expert for the soft router; None: ceil(tokens / experts)
+    :param expert: ``"mlp"``, ``"linear"``, or a class of your own
+    :param expert_kwargs: the expert's own options
     :param expert_width: hidden width of an expert; None: as the dense layer it replaces
+    :param head_router: ``"task"`` for a head for each task
     :param normalize_router: L2-normalise tokens and router weights
     :param router_noise: noise on the router's scores, off-policy training only
     :param balance_coef: weight of the load-balance loss
@@ -74,6 +82,7 @@ class MoEPolicy(WrittenBy, BaseModel):
     encodes_images: ClassVar[bool] = False
     encodes_in_experts: ClassVar[bool] = True
     _predicting = False
+    _acts_between_updates = False
 
     def __init__(
         self,
@@ -81,13 +90,18 @@ class MoEPolicy(WrittenBy, BaseModel):
         action_space: gym.Space[Any],
         lr_schedule: Schedule,
         *,
-        placement: str | Mapping[str, str] = "middle",
-        router: str | Mapping[str, str] = "soft",
+        placement: str | Placement | Mapping[str, str | Placement] = "middle",
+        router: Router | Mapping[str, Router] = "soft",
+        router_kwargs: Mapping[str, Any] | None = None,
         num_experts: int | Mapping[str, int | None] | None = None,
         top_k: int | Mapping[str, int] = 1,
+        renormalize: bool | Mapping[str, bool] = False,
         tokens: TokenKind | Mapping[str, TokenKind] = "sample",
         num_slots: int | Mapping[str, int | None] | None = None,
+        expert: str | type[nn.Module] | Mapping[str, str | type[nn.Module]] = "mlp",
+        expert_kwargs: Mapping[str, Any] | None = None,
         expert_width: int | Mapping[str, int | None] | None = None,
+        head_router: Router | Mapping[str, Router | None] | None = None,
         normalize_router: bool | Mapping[str, bool] = False,
         router_noise: float | Mapping[str, float] = 0.0,
         balance_coef: float | Mapping[str, float] = 0.0,
@@ -104,13 +118,14 @@ class MoEPolicy(WrittenBy, BaseModel):
         _refuse_unknown(type(self), kwargs)
         self.moe_options = {name: given[name] for name in DEFAULTS}
         self.moe = per_tower(self.moe_options, self.towers)
-        if self.on_policy and any(each.router_noise for each in self.moe.values()):
+        noise = max(each.router_options.get("router_noise", 0.0) for each in self.moe.values())
+        if self.on_policy and noise:
             raise ValueError(
                 "`router_noise` must be 0 for on-policy algorithms, whose ratio of new to old "
-                f"policy it would move, got {router_noise}"
+                f"policy it would move, got {noise}"
             )
-        big = any(each.placement == "big" for each in self.moe.values())
-        self.raw_features = big and self.encodes_in_experts
+        whole = any(each.place.whole for each in self.moe.values())
+        self.raw_features = whole and self.encodes_in_experts
         extractor, extractor_kwargs = self._choose_extractor(
             observation_space,
             features_extractor_class,
@@ -134,6 +149,8 @@ class MoEPolicy(WrittenBy, BaseModel):
             net_arch=net_arch,
             **kwargs,
         )
+        layers = self.moe_layers().values()
+        self._acts_between_updates = any(layer.acts_between_updates for layer in layers)
 
     # What the constructor decides.
 
@@ -210,10 +227,11 @@ class MoEPolicy(WrittenBy, BaseModel):
             kwargs["optimizer_kwargs"] = {**self.adam_kwargs, "fused": True}
 
     def _check_gsde(self, kwargs: dict[str, Any]) -> None:
-        if kwargs.get("use_sde") and self.moe["pi"].placement == "big":
+        if kwargs.get("use_sde") and self.moe["pi"].place.whole:
             raise ValueError(
                 "`use_sde`=True needs the latent of the actor's last layer, which "
-                "`placement`='big' keeps inside each expert: choose another placement for 'pi'"
+                f"`placement`={self.moe['pi'].place.name!r} keeps inside each expert: choose "
+                "another placement for 'pi'"
             )
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
@@ -232,21 +250,20 @@ class MoEPolicy(WrittenBy, BaseModel):
             data["share_features_extractor"] = self.share_features_extractor
         return data
 
-    # Loss-free balancing.
+    # What routers do between two updates, such as loss-free balancing.
 
     def set_training_mode(self, mode: bool) -> None:
-        """Set the mode; where an algorithm ends its update with it, the biases move, once.
+        """Set the mode; where an algorithm ends its update with it, routers may change, once.
 
         Every algorithm of SB3 says False before it collects what the next update learns from: the
         one moment at which the choice of experts can change without the data of an update coming
         from other experts than the update itself. ``predict`` says False too, and moves nothing.
         """
         super().set_training_mode(mode)
-        if mode or self._predicting or not any(each.bias_rate for each in self.moe.values()):
+        if mode or self._predicting or not self._acts_between_updates:
             return
         for layer in self.moe_layers().values():
-            if isinstance(layer, SparseMoE):
-                layer.move_bias()
+            layer.between_updates()
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Choose actions as SB3's policy does, and leave the policy as it is."""
@@ -293,9 +310,9 @@ class MoEPolicy(WrittenBy, BaseModel):
         found: dict[str, MoELayer] = {}
         for tower, modules in self.tower_modules().items():
             layers = [m for each in modules for m in each.modules() if isinstance(m, MoELayer)]
-            placement = self.moe[tower.rstrip("0123456789")].placement
+            place = self.moe[tower.rstrip("0123456789")].place
             for i, layer in enumerate(layers):
-                name = f"{tower}.{placement}"
+                name = f"{tower}.{place.name if place.has_experts else 'head'}"
                 found[name if len(layers) == 1 else f"{name}.{i}"] = layer
         return found
 

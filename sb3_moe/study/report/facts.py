@@ -13,12 +13,12 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_moe.policies.options import DEFAULTS, LEARNED, MoEOptions, per_tower
+from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.registration import ALL
 from sb3_moe.presets import MINATAR_PPO
 from sb3_moe.study.run.learner import described, ppo_arguments
 from sb3_moe.study.spec.about import About
-from sb3_moe.study.spec.architectures import TOWERS, meaning, title
+from sb3_moe.study.spec.architectures import meaning, options_by_tower, title
 from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
 from sb3_moe.study.spec.grid import StudyConfig
 
@@ -119,7 +119,7 @@ def shared_arguments(study: StudyConfig, config: Mapping[str, Any]) -> dict[str,
 def learned(architecture: Architecture, tower: str) -> bool:
     """Say whether the router of a tower learns: what the others do is known beforehand."""
     options = _options(architecture).get(tower)
-    return options is None or options.router in LEARNED
+    return options is None or options.router_class.learns
 
 
 def _algorithm(study: StudyConfig) -> type[BaseAlgorithm]:
@@ -182,5 +182,4 @@ def _options(architecture: Architecture) -> dict[str, MoEOptions]:
     """Give each tower its experts' options; nothing for a policy that is not ours."""
     if architecture.policy not in ALL:
         return {}
-    options = {k: v for k, v in architecture.policy_kwargs.items() if k in DEFAULTS}
-    return per_tower(options, TOWERS["both"])
+    return options_by_tower(architecture.policy_kwargs)

@@ -9,15 +9,15 @@ from typing import Any
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.options import DEFAULTS, PLACEMENTS, ROUTERS, MoEOptions, per_tower
+from sb3_moe.policies.options import DEFAULTS, MoEOptions, per_tower
+from sb3_moe.policies.placements import find_placement
 from sb3_moe.policies.registration import ALL
 from sb3_moe.study.spec.config import Architecture
 from sb3_moe.study.spec.entries import hint
 
 TOWERS = {"both": ("pi", "vf"), "pi": ("pi",), "vf": ("vf",)}
-
-_TITLES = {"soft": "SoftMoE", "top_k": "Top-k", "expert_choice": "Expert choice"}
 
 
 def moe_architecture(
@@ -36,21 +36,17 @@ def moe_architecture(
     :param policy_kwargs: further options
     :raises ValueError: if a placement, router or tower is unknown
     """
-    for argument, value, allowed in (
-        ("placement", placement, PLACEMENTS),
-        ("router", router, ROUTERS),
-        ("towers", towers, tuple(TOWERS)),
-    ):
-        if value not in allowed:
-            raise ValueError(f"`{argument}` must be one of {', '.join(allowed)}, got {value!r}")
-    if placement == "none":
-        return Architecture(name="dense", policy_kwargs={"placement": "none", **policy_kwargs})
+    if towers not in TOWERS:
+        raise ValueError(f"`towers` must be one of {', '.join(TOWERS)}, got {towers!r}")
+    place, routed = find_placement(placement), ROUTERS.find(router)
+    if not place.has_experts:
+        return Architecture(name="dense", policy_kwargs={"placement": placement, **policy_kwargs})
     where: Any = placement
     if towers != "both":
         where = {tower: placement if tower in TOWERS[towers] else "none" for tower in ("pi", "vf")}
     options = {"placement": where, "router": router, "num_experts": num_experts, **policy_kwargs}
     suffix = "" if towers == "both" else f"-{towers}"
-    return Architecture(name=f"{router}-{placement}{suffix}", policy_kwargs=options)
+    return Architecture(name=f"{routed.name}-{placement}{suffix}", policy_kwargs=options)
 
 
 def named_architecture(name: str, options: Mapping[str, Any] | None = None) -> Architecture:
@@ -78,25 +74,8 @@ def named_architecture(name: str, options: Mapping[str, Any] | None = None) -> A
     return moe_architecture(parts[1], parts[0], towers)
 
 
-_PLACES = {
-    "none": "no experts",
-    "middle": "experts in place of the last hidden layer",
-    "final": "experts in place of the output layer",
-    "all": "experts in place of every layer",
-    "big": "each expert a whole network",
-}
-_ROUTES = {
-    "soft": "a learned router weighs all of them",
-    "top_k": "a learned router picks the best",
-    "expert_choice": "each picks its samples by a learned router",
-    "task": "the task picks its own",
-    "uniform": "all count the same (a control)",
-    "random": "weighed by a router that is not trained (a control)",
-}
-
-
 # What a reader is told in other words than the option's own.
-_TOLD = ("placement", "router", "num_experts", "net_arch")
+_TOLD = ("placement", "router", "num_experts", "net_arch", "head_router")
 
 
 def policy_of(name: str) -> type[ActorCriticPolicy]:
@@ -126,12 +105,12 @@ def check_policy(architecture: Architecture) -> None:
     """
     try:
         if issubclass(policy_of(architecture.policy), MoEPolicy):
-            _by_tower(architecture.policy_kwargs)
+            options_by_tower(architecture.policy_kwargs)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`architectures.{architecture.name}`: {error}") from error
 
 
-def _by_tower(policy_kwargs: Mapping[str, Any]) -> dict[str, MoEOptions]:
+def options_by_tower(policy_kwargs: Mapping[str, Any]) -> dict[str, MoEOptions]:
     """Give actor and critic their own options."""
     options = {name: value for name, value in policy_kwargs.items() if name in DEFAULTS}
     return per_tower(options, TOWERS["both"])
@@ -152,7 +131,7 @@ def _as_they_are(options: Mapping[str, Any]) -> list[str]:
 
 def _towers(policy_kwargs: Mapping[str, Any]) -> list[str]:
     """Say once what actor and critic share."""
-    options = _by_tower(policy_kwargs)
+    options = options_by_tower(policy_kwargs)
     actor, critic = (_network(tower, options[tower], policy_kwargs) for tower in TOWERS["both"])
     if actor == critic:
         return actor
@@ -160,10 +139,12 @@ def _towers(policy_kwargs: Mapping[str, Any]) -> list[str]:
 
 
 def _network(tower: str, moe: MoEOptions, policy_kwargs: Mapping[str, Any]) -> list[str]:
-    words = [_PLACES[moe.placement]]
-    if moe.is_moe:
+    words = [moe.place.meaning]
+    if moe.place.has_experts:
         words[0] += f", {moe.num_experts} of them" if moe.num_experts else ""
-        words.append(_ROUTES[moe.router])
+        words.append(moe.router_class.meaning)
+    if moe.head_router_class is not None:
+        words.append(f"a head for each task: {moe.head_router_class.meaning}")
     if "net_arch" in policy_kwargs:
         layers = policy_kwargs["net_arch"]
         words.append(f"hidden layers of {_of_tower(layers, tower)}")
@@ -184,7 +165,8 @@ def _of_tower(layers: Any, tower: str) -> Any:
 def title(name: str) -> str:
     """Say an architecture's name as a reader would: ``soft-big`` is SoftMoE-Big."""
     router, _, rest = name.partition("-")
-    words = [_TITLES.get(router, router.capitalize())] + [
+    titles = {key: each.title for key, each in ROUTERS.items()}
+    words = [titles.get(router, router.capitalize())] + [
         {"pi": "(actor)", "vf": "(critic)"}.get(part, part.capitalize())
         for part in rest.split("-")
         if part

@@ -23,8 +23,8 @@ def test_names_of_architectures_say_router_placement_and_tower():
     ("name", "message"),
     [
         ("soft", "an architecture must be `dense`"),
-        ("hard-big", "`router` must be one of soft, .*, got 'hard'"),
-        ("soft-top", "`placement` must be one of none, .*, got 'top'"),
+        ("hard-big", "`router` must be one of \\['soft', .*, got 'hard'"),
+        ("soft-top", "`placement` must be one of \\['none', .*, got 'top'"),
         ("soft-big-qf", "`towers` must be one of both, pi, vf, got 'qf'"),
     ],
 )
