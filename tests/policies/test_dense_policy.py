@@ -6,6 +6,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
+from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import TaskExtractor
 
 SB3_SPACES = {
@@ -123,4 +124,4 @@ def test_one_dense_tower_beside_one_with_experts_keeps_the_dense_weights_shape()
     ours, theirs = model.policy.actor.state_dict(), dense.policy.actor.state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
     assert list(model.policy.moe_layers()) == ["qf0.middle", "qf1.middle"]
-    np.testing.assert_array_equal(model.policy.tower_modules()["pi"][0][0].in_features, 5)
+    np.testing.assert_array_equal(networks_of(model.policy).towers()["pi"][0][0].in_features, 5)

@@ -7,6 +7,7 @@ import torch as th
 from stable_baselines3 import PPO
 
 from sb3_moe.layers import Routing
+from sb3_moe.networks import networks_of
 
 NAMES = {
     ("PPO", "middle"): ["pi.middle", "vf.middle"],
@@ -70,7 +71,7 @@ def test_looking_changes_no_mode_no_weight_and_no_bias(algorithm):
     assert any(before_modes)
     assert any(count.any() for count in counts)
     policy.routing(arena.observe(model))
-    policy.get_expert("pi" if "pi" in policy.tower_modules() else "qf", 0)
+    policy.get_expert("pi" if "pi" in networks_of(policy).towers() else "qf", 0)
     assert modes(policy) == before_modes
     for name, tensor in policy.state_dict().items():
         assert th.equal(tensor, before[name]), name
