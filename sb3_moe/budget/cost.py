@@ -18,6 +18,7 @@ from sb3_moe.layers import ExpertChoiceMoE, MoELayer, SparseMoE, TaskMoE
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.of_model import policy_of
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,13 @@ class Budget:
         return "\n".join(lines)
 
 
-def describe(model: BaseAlgorithm | MoEPolicy) -> Budget:
+def describe(model: BaseAlgorithm | BaseModel) -> Budget:
     """Print what a model's policy is made of and what it costs, and return the costs.
 
     :param model: an SB3 model, or the policy of one
     :raises TypeError: if the policy is not one of this package's
     """
-    policy = _policy_of(model)
+    policy = policy_of(model)
     budget = measure(policy)
     for tower, options in policy.moe.items():
         print(f"{tower}: {_in_words(policy, tower, options.placement)}")
@@ -101,16 +102,6 @@ def measure(policy: BaseModel) -> Budget:
     rest = cost(networks.online().values())
     parts = {"features": features, "lstm" if networks.memories() else "other": rest}
     return Budget({name: each for name, each in parts.items() if each != Cost()} | towers)
-
-
-def _policy_of(model: BaseAlgorithm | MoEPolicy) -> MoEPolicy:
-    policy = model.policy if isinstance(model, BaseAlgorithm) else model
-    if not isinstance(policy, MoEPolicy):
-        raise TypeError(
-            f"`model` must have one of this package's policies, got {type(policy).__name__}; "
-            "placement='none' gives the dense one"
-        )
-    return policy
 
 
 def _in_words(policy: MoEPolicy, tower: str, placement: str) -> str:

@@ -31,6 +31,7 @@ from sb3_moe.policies.placement import Architect
 from sb3_moe.policies.towers import Layout
 
 OURS = ("encoder", "num_tasks")
+Array = np.ndarray[Any, Any]
 
 
 class MoEPolicy(BaseModel):
@@ -320,8 +321,8 @@ class MoEPolicy(BaseModel):
     @th.no_grad()
     def routing(
         self,
-        obs: np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]] | PyTorchObs,
-        actions: np.ndarray[Any, Any] | th.Tensor | None = None,
+        obs: Array | dict[str, Array] | PyTorchObs,
+        actions: Array | th.Tensor | None = None,
     ) -> dict[str, Routing]:
         """Return what every router decides for a batch of observations, by tower and layer.
 
@@ -340,7 +341,7 @@ class MoEPolicy(BaseModel):
         tensors, _ = self.obs_to_tensor(obs)
         return tensors
 
-    def _as_tensor(self, actions: np.ndarray[Any, Any] | th.Tensor) -> th.Tensor:
+    def _as_tensor(self, actions: Array | th.Tensor) -> th.Tensor:
         return th.as_tensor(actions, dtype=th.float32, device=self.device)
 
     @contextmanager
