@@ -25,8 +25,9 @@ class ActorCriticNetworks(Networks):
 
     @classmethod
     def fits(cls, policy: BaseModel) -> bool:
-        """Say whether there is a value network beside an actor."""
-        return hasattr(policy, "mlp_extractor") and hasattr(policy, "value_net")
+        """Say whether there is a value network beside an actor, with hidden layers of each."""
+        hidden = getattr(policy, "mlp_extractor", None)
+        return hasattr(policy, "value_net") and hasattr(hidden, "policy_net")
 
     def networks(self) -> list[Network]:
         """Return actor and value network."""

@@ -53,3 +53,16 @@ def test_the_one_tensor_that_gsde_learns_is_the_actors(algorithm):
 def test_the_log_std_of_a_gaussian_actor_is_a_part_of_its_own():
     model = arena.make("PPO", "MlpPolicy", arena.Arena(arena.FLAT, arena.BOX))
     assert networks_of(model.policy).parts()["log_std"] == [model.policy.log_std]
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+@pytest.mark.parametrize("alias", ["CnnPolicy", "MoeCnnPolicy"])
+@pytest.mark.parametrize("algorithm", ["PPO", "MaskablePPO", "SAC", "TD3", "TQC"])
+def test_encoders_are_parts_of_their_own_and_a_shared_one_is_one(algorithm, alias, shared):
+    env = arena.Arena(arena.SB3_IMAGE, arena.actions_of(algorithm))
+    kwargs = {"net_arch": [8], "share_features_extractor": shared}
+    policy = arena.make(algorithm, alias, env, **kwargs).policy
+    assert_every_parameter_is_in_one_part(policy)
+    extractors = networks_of(policy).extractors()
+    assert list(extractors) == (["features"] if shared else ["features", "vf_features"])
+    assert all(list(each.parameters()) for each in extractors.values())
