@@ -7,6 +7,7 @@ Importing this package registers the policy names with every algorithm that is i
 from sb3_moe import presets
 from sb3_moe.budget import describe
 from sb3_moe.moved import keep_old_paths
+from sb3_moe.policies.of_model import routing
 from sb3_moe.policies.registration import register
 from sb3_moe.saving import UnsafeFileError, load, save
 from sb3_moe.snapshot.resuming import resume
@@ -22,6 +23,7 @@ __all__ = [
     "make_multitask_vec_env",
     "presets",
     "resume",
+    "routing",
     "save",
 ]
 

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from typing import NamedTuple, TypeGuard, TypeVar
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_moe.layers import Experts, MoELayer, SeparateNetworks, StackedNetwork
+from sb3_moe.networks import networks_of
 from sb3_moe.plasticity.activations import is_activation
 
 M = TypeVar("M", bound=nn.Module)
-
-# Where SB3 and sb3-contrib keep each tower; the first match names it.
-TOWERS = (
-    (r"(mlp_extractor\.policy_net|action_net)\b", "pi"),
-    (r"(mlp_extractor\.value_net|value_net)\b", "vf"),
-    (r"(vf_|critic\.)features_extractor\b", "vf_features"),
-    (r"(\w+\.)?(pi_)?features_extractor\b", "features"),
-    (r"critic\.(qf\d+)\b", r"\1"),
-    (r"actor\.\w+", "pi"),
-    (r"(q_net|quantile_net)\.\w+", "qf"),
-)
-
-TARGET = r"\w+_target\b"
 
 
 class HiddenLayer(NamedTuple):
@@ -44,41 +32,16 @@ class HiddenLayer(NamedTuple):
     expert: int | None = None
 
 
-def is_actor_critic(policy: BasePolicy) -> TypeGuard[ActorCriticPolicy]:
-    """Tell policies with an actor and a value network behind one ``mlp_extractor``.
-
-    sb3-contrib's for MaskablePPO has the same parts and methods, but is no ActorCriticPolicy.
-
-    :param policy: of any algorithm
-    """
-    return hasattr(policy, "mlp_extractor") and hasattr(policy, "value_net")
-
-
-def tower_of(path: str) -> str:
-    """Name the tower that a module belongs to.
-
-    :param path: the module's name among the policy's modules
-    """
-    for pattern, tower in TOWERS:
-        if match := re.match(pattern, path):
-            return match.expand(tower)
-    return path.split(".")[0]
-
-
-def online_modules(policy: BasePolicy) -> dict[str, nn.Module]:
-    """Return the policy's modules by name, without those of target networks."""
-    return {path: module for path, module in policy.named_modules() if not re.match(TARGET, path)}
-
-
 def online_parameters(policy: BasePolicy) -> dict[str, list[nn.Parameter]]:
     """Return the parameters of every tower, without those of target networks.
 
     :param policy: of any algorithm
     """
+    owners = networks_of(policy).owners()
     towers: dict[str, list[nn.Parameter]] = {}
-    for path, parameter in policy.named_parameters():
-        if not re.match(TARGET, path):
-            towers.setdefault(tower_of(path), []).append(parameter)
+    for parameter in policy.parameters():
+        if parameter in owners:
+            towers.setdefault(owners[parameter], []).append(parameter)
     return towers
 
 
@@ -87,16 +50,18 @@ def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
 
     :param policy: of any algorithm
     """
-    modules = online_modules(policy)
+    networks = networks_of(policy)
+    owners, squash = networks.owners(), networks.squash()
+    modules = {path: module for path, module in policy.named_modules() if module in owners}
     counts: dict[str, int] = {}
     layers = []
     for path, module in modules.items():
-        if not is_activation(module) or _squashes_the_output(policy, module):
+        if not is_activation(module) or module is squash:
             continue
         mixture, experts = _nearest(modules, path, MoELayer), _nearest(modules, path, Experts)
         if mixture is not None and experts is None:
             continue
-        tower = tower_of(path)
+        tower = owners[module]
         index = counts[tower] = counts.get(tower, -1) + 1
         stacked = experts.num_experts if isinstance(experts, StackedNetwork) else 1
         expert = _which(experts, module) if isinstance(experts, SeparateNetworks) else None
@@ -109,13 +74,7 @@ def _which(experts: SeparateNetworks, module: nn.Module) -> int:
     return next(k for k, each in enumerate(experts.each) if module in set(each.modules()))
 
 
-def _squashes_the_output(policy: BasePolicy, module: nn.Module) -> bool:
-    """Tell TD3's last tanh, which belongs to the output layer, from a hidden one."""
-    mu = getattr(getattr(policy, "actor", None), "mu", None)
-    return mu is not None and list(mu.modules())[-1] is module
-
-
-def _nearest(modules: dict[str, nn.Module], path: str, kind: type[M]) -> M | None:
+def _nearest(modules: Mapping[str, nn.Module], path: str, kind: type[M]) -> M | None:
     """Return the innermost module of a kind around a path."""
     while path:
         path = path.rpartition(".")[0]

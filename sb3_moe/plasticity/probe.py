@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch as th
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import BasePolicy
 
 from sb3_moe.layers import Experts, Routing
 from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.networks import networks_of
 from sb3_moe.plasticity.activations import ACTIVATIONS, Activations, as_ETHP, recording
-from sb3_moe.plasticity.hidden_layers import HiddenLayer, hidden_layers, is_actor_critic
+from sb3_moe.plasticity.hidden_layers import HiddenLayer, hidden_layers
 
 Obs = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
-TensorObs = th.Tensor | dict[str, th.Tensor]
 
 
 @th.no_grad()
@@ -37,7 +37,7 @@ def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
     watched = {layer.name: layer.module for layer in layers}
     watched |= {f"{la.name} mixture": la.mixture for la in layers if la.mixture is not None}
     with evaluating(policy), every_row_in_every_expert(policy), recording(watched) as outputs:
-        run_towers(policy, policy.obs_to_tensor(obs)[0])
+        networks_of(policy).run(policy.obs_to_tensor(obs)[0])
     return {layer.name: _activations(layer, outputs) for layer in layers if outputs[layer.name]}
 
 
@@ -68,33 +68,6 @@ def every_row_in_every_expert(policy: BasePolicy) -> Iterator[None]:
     finally:
         for network, value in zip(networks, before, strict=True):
             network.needs_all_rows = value
-
-
-def run_towers(policy: BasePolicy, obs: TensorObs) -> None:
-    """Run every tower of a policy once: the actor, then the critics on its actions.
-
-    :param policy: of any algorithm
-    :param obs: a batch of observations on the policy's device
-    """
-    if is_actor_critic(policy):
-        memory = fresh_memory(policy, obs)
-        policy.get_distribution(obs, *memory)
-        policy.predict_values(obs, *memory)
-        return
-    actions = policy._predict(obs, deterministic=True)
-    critic = getattr(policy, "critic", None)
-    if critic is not None:
-        critic(obs, actions)
-
-
-def fresh_memory(policy: ActorCriticPolicy, obs: TensorObs) -> tuple[Any, ...]:
-    """Return what a recurrent policy needs besides observations, at the start of an episode."""
-    shape = getattr(policy, "lstm_hidden_state_shape", None)
-    if shape is None:
-        return ()
-    batch = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-    zeros = th.zeros(shape[0], batch, shape[2], device=policy.device)
-    return (zeros, zeros), th.ones(batch, device=policy.device)
 
 
 def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activations:

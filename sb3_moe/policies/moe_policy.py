@@ -24,6 +24,7 @@ from torch import nn
 from sb3_moe.layers import MoELayer, Routing
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.tokens import TokenKind
+from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
 from sb3_moe.policies.options import DEFAULTS, per_tower
 from sb3_moe.policies.placement import Architect
@@ -33,6 +34,7 @@ from sb3_moe.policies.written_by import WrittenBy
 
 OURS = ("encoder", "num_tasks")
 Router = str | type[MoELayer]
+Array = np.ndarray[Any, Any]
 
 
 class MoEPolicy(WrittenBy, BaseModel):
@@ -78,8 +80,6 @@ class MoEPolicy(WrittenBy, BaseModel):
     towers: ClassVar[tuple[str, ...]] = ("pi", "vf")
     on_policy: ClassVar[bool] = True
     adam_kwargs: ClassVar[dict[str, Any]] = {}
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
-    encodes_images: ClassVar[bool] = False
     encodes_in_experts: ClassVar[bool] = True
     _predicting = False
     _acts_between_updates = False
@@ -154,6 +154,21 @@ class MoEPolicy(WrittenBy, BaseModel):
 
     # What the constructor decides.
 
+    @classmethod
+    def dense_extractor(cls) -> type[BaseFeaturesExtractor]:
+        """Return the features extractor that SB3's policy behind ours takes if none is given."""
+        for each in cls.__mro__:
+            parameter = signature(each).parameters.get("features_extractor_class")
+            if parameter is not None and isinstance(parameter.default, type):
+                found: type[BaseFeaturesExtractor] = parameter.default
+                return found
+        return FlattenExtractor
+
+    @classmethod
+    def encodes_images(cls) -> bool:
+        """Say whether images are encoded, and not flattened, if nothing else is asked for."""
+        return cls.dense_extractor() is not FlattenExtractor
+
     def _choose_extractor(
         self,
         space: gym.Space[Any],
@@ -165,13 +180,13 @@ class MoEPolicy(WrittenBy, BaseModel):
         kwargs = dict(kwargs or {})
         if given is None:
             # As SB3 tells its own extractors of images.
-            told = {"normalized_image": True} if normalized and self.encodes_images else {}
+            told = {"normalized_image": True} if normalized and self.encodes_images() else {}
             given = self._default_extractor(space, kwargs | told)
         if issubclass(given, TaskExtractor):
             if normalized:
                 kwargs["normalized_image"] = True
             encoder = default_encoder(space, normalized=normalized)
-            kwargs.setdefault("encoder", encoder if self.encodes_images else "flat")
+            kwargs.setdefault("encoder", encoder if self.encodes_images() else "flat")
             if "cnn_output_dim" in kwargs:
                 kwargs["features_dim"] = kwargs.pop("cnn_output_dim")
         elif self.raw_features:
@@ -187,7 +202,7 @@ class MoEPolicy(WrittenBy, BaseModel):
     def _check_images(self, space: gym.Space[Any], extractor: type[BaseFeaturesExtractor]) -> None:
         """Refuse to flatten in silence what a policy for images was given."""
         known = issubclass(extractor, TaskExtractor | NatureCNN)
-        if self.dense_extractor is NatureCNN and known and default_encoder(space) == "flat":
+        if self.dense_extractor() is NatureCNN and known and default_encoder(space) == "flat":
             raise ValueError(
                 f"a policy for images, {type(self).__name__}, needs an image (a Box of three axes) "
                 f"in the observation, got {space}; for others use 'MoeMlpPolicy', or "
@@ -199,19 +214,8 @@ class MoEPolicy(WrittenBy, BaseModel):
     ) -> type[BaseFeaturesExtractor]:
         plain = all(not each.is_moe and each.experts_see_task for each in self.moe.values())
         plain = plain and not any(name in kwargs for name in OURS)
-        return self.dense_extractor if plain and self._dense_takes(space, kwargs) else TaskExtractor
-
-    def _dense_takes(self, space: gym.Space[Any], kwargs: dict[str, Any]) -> bool:
-        """Try SB3's extractor on a space, and leave the random numbers as they were.
-
-        SB3 takes only uint8 images in [0, 255] for images, of at least 36x36.
-        """
-        with th.random.fork_rng(devices=[]):
-            try:
-                self.dense_extractor(copy.deepcopy(space), **kwargs)
-            except (AssertionError, RuntimeError):
-                return False
-        return True
+        dense = self.dense_extractor()
+        return dense if plain and _takes(dense, space, kwargs) else TaskExtractor
 
     @staticmethod
     def _ends_in_map(extractor: type[BaseFeaturesExtractor], kwargs: dict[str, Any]) -> bool:
@@ -299,16 +303,12 @@ class MoEPolicy(WrittenBy, BaseModel):
         """Return the builder of one tower."""
         return Architect(self.moe[tower], layout, **kwargs)
 
-    def tower_modules(self) -> dict[str, list[nn.Module]]:
-        """Return each tower's modules, from features to output, by name."""
-        raise NotImplementedError
-
     # Looking inside.
 
     def moe_layers(self) -> dict[str, MoELayer]:
         """Return every MoE layer by tower and place: ``"pi.middle"``, ``"qf0.all.1"``."""
         found: dict[str, MoELayer] = {}
-        for tower, modules in self.tower_modules().items():
+        for tower, modules in networks_of(self).towers().items():
             layers = [m for each in modules for m in each.modules() if isinstance(m, MoELayer)]
             place = self.moe[tower.rstrip("0123456789")].place
             for i, layer in enumerate(layers):
@@ -339,8 +339,8 @@ class MoEPolicy(WrittenBy, BaseModel):
     @th.no_grad()
     def routing(
         self,
-        obs: np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]] | PyTorchObs,
-        actions: np.ndarray[Any, Any] | th.Tensor | None = None,
+        obs: Array | dict[str, Array] | PyTorchObs,
+        actions: Array | th.Tensor | None = None,
     ) -> dict[str, Routing]:
         """Return what every router decides for a batch of observations, by tower and layer.
 
@@ -349,7 +349,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         """
         tensors = self._as_tensors(obs)
         with self._recorded() as routings, evaluating(self):
-            self._run_towers(tensors, None if actions is None else self._as_tensor(actions))
+            networks_of(self).run(tensors, None if actions is None else self._as_tensor(actions))
         return routings
 
     def _as_tensors(self, obs: Any) -> PyTorchObs:
@@ -359,12 +359,8 @@ class MoEPolicy(WrittenBy, BaseModel):
         tensors, _ = self.obs_to_tensor(obs)
         return tensors
 
-    def _as_tensor(self, actions: np.ndarray[Any, Any] | th.Tensor) -> th.Tensor:
+    def _as_tensor(self, actions: Array | th.Tensor) -> th.Tensor:
         return th.as_tensor(actions, dtype=th.float32, device=self.device)
-
-    def _run_towers(self, obs: PyTorchObs, actions: th.Tensor | None) -> None:
-        """Send observations through every tower."""
-        raise NotImplementedError
 
     @contextmanager
     def _recorded(self) -> Iterator[dict[str, Routing]]:
@@ -384,6 +380,21 @@ class MoEPolicy(WrittenBy, BaseModel):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _takes(
+    extractor: type[BaseFeaturesExtractor], space: gym.Space[Any], kwargs: dict[str, Any]
+) -> bool:
+    """Try SB3's extractor on a space, and leave the random numbers as they were.
+
+    SB3 takes only uint8 images in [0, 255] for images, of at least 36x36.
+    """
+    with th.random.fork_rng(devices=[]):
+        try:
+            extractor(copy.deepcopy(space), **kwargs)
+        except (AssertionError, RuntimeError):
+            return False
+    return True
 
 
 def _refuse_unknown(policy: type[MoEPolicy], kwargs: dict[str, Any]) -> None:
