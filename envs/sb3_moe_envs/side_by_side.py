@@ -24,13 +24,15 @@ class LoneSteps:
 
     def __init__(self, task_names: list[str]) -> None:
         self._names = tuple(task_names)
-        self._rounds = 0
+        self._rounds, self._in_a_row = 0, 0
 
     def count(self) -> None:
         """Follow a step of this environment."""
         last, LoneSteps._last = LoneSteps._last, self
-        other = last is not None and last is not self and last._names == self._names
-        self._rounds = self._rounds + 1 if other else 0
+        self._in_a_row = self._in_a_row + 1 if last is self else 1
+        # One that took several steps was evaluated in between, not stepped side by side.
+        alternate = last is not None and last._names == self._names and last._in_a_row == 1
+        self._rounds = self._rounds + 1 if alternate and last is not self else 0
         if self._rounds == ROUNDS and self._names not in self._told:
             self._told.add(self._names)
             warnings.warn(

@@ -34,14 +34,20 @@ def snapshot(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
     try:
         base, attributes = _base_state(layers[-1])
         held = [*map(_attributes, layers[:-1]), attributes]
-        return {"base": base, "layers": _pickled(held, layers)}
+        return {"base": base, "layers": _pickled(held, layers), "classes": _classes(layers)}
     except Exception:  # what others' classes raise when they are pickled can be anything
         return None
 
 
 def restore(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
-    """Bring an environment, built in the same way, into a state."""
+    """Bring an environment, built in the same way, into a state.
+
+    :raises ValueError: if the state is of an environment of other classes
+    """
     layers = _layers(env)
+    # Version 0.1 didn't say.
+    if state.get("classes", _classes(layers)) != _classes(layers):
+        raise ValueError(f"`state` must be of {_classes(layers)}, got one of {state['classes']}")
     if "wrappers" in state:
         state = _from_0_1(state)
         held = state["layers"]
@@ -160,6 +166,11 @@ def _layers(env: gym.Env[Any, Any]) -> list[Any]:
         env = env.env
         layers.append(env)
     return layers
+
+
+def _classes(layers: list[Any]) -> list[str]:
+    """Name the classes, without their modules: another script may define them elsewhere."""
+    return [type(layer).__name__ for layer in layers]
 
 
 def _pickled(held: list[Any], layers: list[Any]) -> bytes:

@@ -95,3 +95,13 @@ def test_environments_of_other_tasks_or_told_that_they_are_alone_are_no_copies()
             for env in pair:
                 if any(env.step(0)[2:4]):
                     env.reset()
+
+
+def test_an_evaluation_after_each_step_of_training_is_no_copy_side_by_side():
+    trained, evaluated = (MultiTaskEnv(TASKS, schedule=Cycle(40)) for _ in range(2))
+    for env in (trained, evaluated):
+        env.reset(seed=0)
+    for _ in range(10):
+        trained.step(0)
+        for _ in range(2):
+            evaluated.step(0)
