@@ -216,10 +216,10 @@ class MoELayer(nn.Module):
     def readers(self) -> list[nn.Module]:
         """Return the modules by which the router reads its input.
 
-        The layer itself is among them where it has weights of its own, in no module.
+        The only part besides the experts; the layer itself where there are several, or weights
+        in none, and so nothing tells.
         """
         if self.needs_tasks or self.blind:
             return []
         parts = [part for part in self.children() if part is not self.experts]
-        own = [*self.parameters(recurse=False)]
-        return [*parts, self] if own else parts
+        return [self] if len(parts) > 1 or [*self.parameters(recurse=False)] else parts

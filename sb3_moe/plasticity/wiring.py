@@ -9,7 +9,14 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
 
-from sb3_moe.layers import Experts, LinearRouter, MoELayer, SeparateNetworks, StackedNetwork
+from sb3_moe.layers import (
+    Experts,
+    LinearRouter,
+    MLPRouter,
+    MoELayer,
+    SeparateNetworks,
+    StackedNetwork,
+)
 from sb3_moe.layers.encoder import Residual, StackedResidual
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 from sb3_moe.networks import Network, networks_of
@@ -134,7 +141,8 @@ def _along(chain: Sequence[nn.Module], heads: list[Reader]) -> Iterator[Wiring]:
         mixture = _mixture(part)
         if mixture is not None:
             for network in _networks_of(mixture.experts):
-                yield from _along(_leaves(network), [])
+                if _runs_in_order(network):
+                    yield from _along(_leaves(network), [])
         elif is_activation(part) and i > 0 and isinstance(chain[i - 1], WEIGHTED):
             rest = list(chain[i + 1 :])
             norm = next((n for n in _next(rest) if _is_unit_norm(n)), None)
@@ -169,10 +177,26 @@ def _readers_in(part: nn.Module) -> list[Reader]:
     if mixture is None or tokens == "feature":
         return [Reader(part, isinstance(part, nn.Conv2d | StackedConv2d))]
     networks = [*_networks_of(mixture.experts), *mixture.readers()]
-    layers = [first for network in networks for first in _next(_leaves(network))]
+    layers = [first for network in networks for first in _firsts(network)]
     return [Reader(each, tokens == "conv" or isinstance(each, StackedConv2d)) for each in layers]
 
 
 def _networks_of(experts: Experts) -> list[nn.Module]:
     """Return the experts as one network where they are stacked, else each by itself."""
     return list(experts.each) if isinstance(experts, SeparateNetworks) else [experts]
+
+
+def _firsts(network: nn.Module) -> list[nn.Module]:
+    """Return what reads a network's input; the network itself where its order is not known."""
+    return _next(_leaves(network)) if _runs_in_order(network) else [network]
+
+
+def _runs_in_order(network: nn.Module) -> bool:
+    """Say whether a network is known to run its parts one after the other.
+
+    A class of the user's own may run them in any way: around a block, or twice.
+    """
+    if isinstance(network, (*WEIGHTED, StackedNetwork, MLPRouter)):
+        return True
+    rows = [part for part in network.modules() if next(part.children(), None) is not None]
+    return all(type(row).forward is nn.Sequential.forward for row in rows)
