@@ -42,7 +42,7 @@ def multitask_row(num_envs: int, rounds: int) -> dict[str, Any]:
     from sb3_moe_envs import make_multitask_vector
 
     env = make_multitask_vector(
-        [f"sb3_moe_envs:SB3MoE/MinAtar-{game}-v0" for game in GAMES], num_envs
+        [f"sb3_moe_envs:SB3MoE/MinAtar-{game}-v1" for game in GAMES], num_envs
     )
     counts = np.bincount(env.get_task())
     parts = [minatar(game, int(count)) for game, count in zip(GAMES, counts, strict=True)]

@@ -26,7 +26,7 @@ mean, std = evaluate_policy(model, model.get_env(), n_eval_episodes=10)
 print(f"return over 10 episodes: {mean:.0f} +- {std:.0f}")
 
 obs = model.get_env().reset()
-for name, routing in model.policy.routing(obs).items():
+for name, routing in sb3_moe.routing(model, obs).items():
     gates = " ".join(f"{gate:.2f}" for gate in routing.load_E.tolist())
     print(f"{name}: weight of each expert {gates}")
 

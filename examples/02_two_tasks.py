@@ -37,6 +37,6 @@ played = evaluate_tasks(model, make_pinned_env(env, copies=2, seed=1), args.epis
 for name, returns in zip(env.get_attr("task_names")[0], played.returns, strict=True):
     print(f"{name}: return {returns.mean():.0f} over {len(returns)} episodes")
 
-routing = model.policy.routing(env.reset())["pi.big"]
+routing = sb3_moe.routing(model, env.reset())["pi.big"]
 for task, gates in zip(env.env_method("get_task"), routing.gates_BNE[:, 0], strict=True):
     print(f"task {task} -> expert {int(gates.argmax())}")

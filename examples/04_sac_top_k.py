@@ -46,5 +46,5 @@ print(f"return over {args.episodes} episodes: {mean:.0f} +- {std:.0f}")
 
 # How evenly the experts share the states that the replay buffer holds.
 states = model.replay_buffer.sample(min(1_000, args.steps)).observations
-for name, routing in model.policy.routing(states).items():
+for name, routing in sb3_moe.routing(model, states).items():
     print(f"{name}: share of each expert {np.round(routing.load_E.tolist(), 2)}")

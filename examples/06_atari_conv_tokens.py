@@ -47,6 +47,6 @@ model = PPO(
 sb3_moe.describe(model)
 model.learn(args.steps)
 
-routing = model.policy.routing(env.reset())["pi.middle"]
+routing = sb3_moe.routing(model, env.reset())["pi.middle"]
 _, num_tokens, num_experts = routing.gates_BNE.shape
 print(f"{num_tokens} tokens of each frame, shared by {num_experts} experts: {routing.load_E}")

@@ -36,7 +36,7 @@ watch = MultiTaskEvalCallback(
 )
 model.learn(schedule.total_steps(env.get_attr("num_tasks")[0]), callback=watch, progress_bar=True)
 
-with np.load(f"{args.out}/scores.npz") as run:
+with np.load(f"{args.out}/scores.npz", allow_pickle=False) as run:
     print("steps      trained      " + " ".join(f"{name:>13}" for name in run["task_names"]))
     for step, task, scores in zip(run["steps"], run["trained"], run["score"], strict=True):
         row = " ".join(f"{score:13.1f}" for score in scores)

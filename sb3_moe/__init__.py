@@ -7,12 +7,25 @@ Importing this package registers the policy names with every algorithm that is i
 from sb3_moe import presets
 from sb3_moe.budget import describe
 from sb3_moe.moved import keep_old_paths
+from sb3_moe.policies.of_model import routing
 from sb3_moe.policies.registration import register
+from sb3_moe.saving import UnsafeFileError, load, save
 from sb3_moe.snapshot.resuming import resume
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv, make_multitask_vec_env
+from sb3_moe.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["GymnasiumVecEnv", "describe", "make_multitask_vec_env", "presets", "resume"]
+__all__ = [
+    "GymnasiumVecEnv",
+    "UnsafeFileError",
+    "__version__",
+    "describe",
+    "load",
+    "make_multitask_vec_env",
+    "presets",
+    "resume",
+    "routing",
+    "save",
+]
 
 keep_old_paths()
 register()

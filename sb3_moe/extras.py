@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 #: Extra by module. :mod:`sb3_moe_envs.extras` has those of the environments.
 EXTRAS = {
+    "jinja2": "cli",
     "matplotlib": "cli",
     "pydantic": "cli",
     "ray": "study",

@@ -50,7 +50,6 @@ MOVED = {
     "sb3_moe.study.results": "sb3_moe.study.report.results",
     "sb3_moe.study.runner": "sb3_moe.study.run.runner",
     "sb3_moe.study.sections": "sb3_moe.study.report.sections",
-    "sb3_moe.study.silences": "sb3_moe.study.spec.silences",
     "sb3_moe.study.speeds": "sb3_moe.study.run.speeds",
     "sb3_moe.study.stopping": "sb3_moe.study.run.stopping",
     "sb3_moe.study.tables": "sb3_moe.study.report.tables",

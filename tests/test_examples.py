@@ -18,6 +18,7 @@ TINY = {
     "08": ["--steps", "1", "--n-envs", "2", "--n-steps", "8", "--device", "cpu"],
     "09": ["--steps", "500", "--episodes", "1"],
     "10": ["--n-envs", "8", "--rollouts", "1", "--cycles", "1", "--episodes", "1"],
+    "11": ["--steps", "8192", "--out", "own"],
 }
 
 
@@ -26,6 +27,8 @@ TINY = {
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    # As when Python runs the file.
+    monkeypatch.syspath_prepend(str(path.parent))
     monkeypatch.setattr(sys, "argv", [path.name, *TINY[path.name[:2]]])
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out

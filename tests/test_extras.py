@@ -16,7 +16,15 @@ from sb3_moe_envs import extras as env_extras
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # What a base install has: the requirements, and what they bring.
-BASE = {"gymnasium", "numpy", "stable_baselines3", "torch", "cloudpickle", "typing_extensions"}
+BASE = {
+    "gymnasium",
+    "numpy",
+    "stable_baselines3",
+    "torch",
+    "cloudpickle",
+    "typing_extensions",
+    "safetensors",
+}
 # Modules that are called otherwise than what installs them.
 REQUIREMENTS = {
     "mujoco": "gymnasium[mujoco]",
@@ -93,21 +101,21 @@ def test_a_base_install_says_in_one_line_what_its_parts_need():
     )
     assert done.stdout.splitlines() == [
         "sb3_moe.plots needs matplotlib: pip install 'sb3-moe[cli]'",
-        "sb3_moe.study needs matplotlib, pydantic, rich, scipy, tyro, yaml: "
+        "sb3_moe.study needs jinja2, matplotlib, pydantic, rich, scipy, tyro, yaml: "
         "pip install 'sb3-moe[cli]'",
         "sb3_moe.policies.contrib needs sb3_contrib: pip install 'sb3-moe[contrib]'",
     ]
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: sb3_moe.study needs matplotlib, ")
+    assert line.startswith("error: sb3_moe.study needs jinja2, matplotlib, ")
 
 
 @pytest.mark.parametrize(
     ("env_id", "kwargs", "module", "message"),
     [
-        ("MinAtar-Breakout", {}, "gymnax", "a gymnax environment needs gymnax: .*[minatar]"),
-        ("Atari-Pong", {}, "ale_py", "an Atari game needs ale_py: .*[atari]"),
-        ("Hopper", {}, "mujoco", "a MuJoCo environment needs mujoco: .*[mujoco]"),
+        ("MinAtar-Breakout-v1", {}, "gymnax", "a gymnax environment needs gymnax: .*[minatar]"),
+        ("Atari-Pong-v0", {}, "ale_py", "an Atari game needs ale_py: .*[atari]"),
+        ("Hopper-v0", {}, "mujoco", "a MuJoCo environment needs mujoco: .*[mujoco]"),
         *(
             (
                 env_id,
@@ -115,11 +123,11 @@ def test_a_base_install_says_in_one_line_what_its_parts_need():
                 "pygame",
                 "a picture of classic control needs pygame: .*[classic-control]",
             )
-            for env_id in ("CartPole", "Pendulum")
+            for env_id in ("CartPole-v0", "Pendulum-v0")
         ),
     ],
 )
 def test_a_task_says_which_extra_it_needs(env_id, kwargs, module, message, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=message.replace("[", r"\[").replace("]", r"\]")):
-        gym.make(f"sb3_moe_envs:SB3MoE/{env_id}-v0", **kwargs)
+        gym.make(f"sb3_moe_envs:SB3MoE/{env_id}", **kwargs)

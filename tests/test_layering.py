@@ -18,6 +18,7 @@ ORDER = [
     "budget",
     "snapshot",
     "callbacks",
+    "saving",
     "study",
     "__main__",
 ]

@@ -9,14 +9,31 @@ import numpy as np
 from gymnasium import Space, spaces
 
 
+def reset_result_problem(result: Any) -> str | None:
+    """Say what is wrong with the form of what `reset` returned, if anything."""
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+        return f"`reset` must return (obs, info), with a dict for info, got {result!r}"
+    return None
+
+
+def step_result_problem(result: Any) -> str | None:
+    """Say what is wrong with the form of what `step` returned, if anything."""
+    if not isinstance(result, tuple) or len(result) != 5:
+        return f"`step` must return (obs, reward, terminated, truncated, info), got {result!r}"
+    if not isinstance(result[4], dict):
+        return f"the info of a step must be a dict, got {result[4]!r}"
+    return None
+
+
 def step_problem(space: Space[Any], result: Any) -> str | None:
     """Say what is wrong with the result of a step, if anything.
 
     :param space: the task's own observation space
     :param result: what `step` returned
     """
-    if not isinstance(result, tuple) or len(result) != 5:
-        return f"`step` must return (obs, reward, terminated, truncated, info), got {result!r}"
+    problem = step_result_problem(result)
+    if problem:
+        return problem
     obs, reward, terminated, truncated, _ = result
     if not isinstance(reward, int | float | np.number) or not math.isfinite(float(reward)):
         return f"the reward must be a finite number, got {reward!r}"
@@ -33,6 +50,9 @@ def batch_problem(space: Space[Any], num_rows: int, result: Any) -> str | None:
     :param num_rows: how many rows each array must have
     :param result: what `step` returned
     """
+    problem = step_result_problem(result)
+    if problem:
+        return problem
     obs, rewards, terminated, truncated, _ = result
     if np.shape(rewards) != (num_rows,) or not np.isfinite(rewards).all():
         return f"the rewards must be {num_rows} finite numbers, got {rewards!r}"
@@ -40,6 +60,16 @@ def batch_problem(space: Space[Any], num_rows: int, result: Any) -> str | None:
         if np.shape(flags) != (num_rows,) or np.asarray(flags).dtype != np.bool_:
             return f"`{name}` must be {num_rows} bools, got {flags!r}"
     return observation_problem(space, obs, (num_rows,))
+
+
+def mask_problem(expected: tuple[int, ...], masks: Any) -> str | None:
+    """Say what is wrong with a task's own action masks, if anything.
+
+    :param expected: the shape of its masks, or of a batch of them
+    """
+    if np.shape(masks) != expected:
+        return f"`action_masks` must have the shape {expected}, got {np.shape(masks)}"
+    return None
 
 
 def observation_problem(space: Space[Any], obs: Any, rows: tuple[int, ...] = ()) -> str | None:

@@ -11,20 +11,28 @@ from sb3_moe_envs.vector.single import SingleCopyEnv
 GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 
 
+#: most no-ops at the start of an episode, as Atari's
+NO_OP_MAX = 30
+
+
 class MinAtarVectorEnv(GymnaxVectorEnv):
     """Copies of one MinAtar game that step together.
 
     :param game: one of :data:`GAMES`
     :param num_envs: how many copies, at least 1
+    :param no_op_max: most no-ops at the start of an episode; 0, as in version 0.1: all episodes of
+        SpaceInvaders begin alike
     :param kwargs: as of :class:`~sb3_moe_envs.vector.gymnax.GymnaxVectorEnv`
     :raises ValueError: if the game is unknown
     """
 
-    def __init__(self, game: str, num_envs: int = 1, **kwargs: Any) -> None:
+    def __init__(
+        self, game: str, num_envs: int = 1, *, no_op_max: int = NO_OP_MAX, **kwargs: Any
+    ) -> None:
         if game not in GAMES:
             raise ValueError(f"`game` must be one of {GAMES}, got {game!r}")
         self.game = game
-        super().__init__(f"{game}-MinAtar", num_envs, **kwargs)
+        super().__init__(f"{game}-MinAtar", num_envs, no_op_max=no_op_max, **kwargs)
 
 
 class MinAtarEnv(SingleCopyEnv):
@@ -36,6 +44,7 @@ class MinAtarEnv(SingleCopyEnv):
     :param render_mode: None or ``"rgb_array"``
     :param use_minimal_action_set: the game's own actions in place of all six
     :param params: gymnax parameters to change, such as ``{"max_steps_in_episode": 500}``
+    :param no_op_max: as of :class:`MinAtarVectorEnv`
     :raises ValueError: if an argument is unknown
     """
 
@@ -45,6 +54,7 @@ class MinAtarEnv(SingleCopyEnv):
         render_mode: str | None = None,
         use_minimal_action_set: bool = False,
         params: Mapping[str, Any] | None = None,
+        no_op_max: int = NO_OP_MAX,
     ) -> None:
         self.game = game
         world = MinAtarVectorEnv(
@@ -52,5 +62,6 @@ class MinAtarEnv(SingleCopyEnv):
             render_mode=render_mode,
             use_minimal_action_set=use_minimal_action_set,
             params=params,
+            no_op_max=no_op_max,
         )
         super().__init__(world)

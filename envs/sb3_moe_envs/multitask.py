@@ -10,13 +10,22 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from sb3_moe_envs.checks import observation_problem, step_problem
+from sb3_moe_envs.checks import (
+    mask_problem,
+    observation_problem,
+    reset_result_problem,
+    step_problem,
+)
 from sb3_moe_envs.frames import Canvas
-from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule
-from sb3_moe_envs.schedules.base import require_positive, task_index
-from sb3_moe_envs.seeds import TaskSeeds
+from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
+from sb3_moe_envs.numbers import optional_whole, whole
+from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule, Slots
+from sb3_moe_envs.schedules.base import task_index
+from sb3_moe_envs.seeds import TaskSeeds, require_reset
+from sb3_moe_envs.side_by_side import LoneSteps
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
+from sb3_moe_envs.success import UNSAID, succeeded
 from sb3_moe_envs.suites import suite_schedule
 from sb3_moe_envs.tasks import as_tasks, built, reject
 
@@ -44,7 +53,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         to an integer Box in equal shares per whole number
     :param invalid_action: what an action that the task lacks does: `"noop"` (the task's first
         action), `"modulo"` (wraps around) or `"error"`
-    :param num_envs: how many such environments run side by side: each step counts as that many
+    :param num_envs: how many such environments run side by side: each step counts as that many;
+        None: one, with a warning if there turn out to be more in this process
     :param env_index: which of them this is: round robin starts with a different task in each
     :param render_mode: passed on to the tasks; with one, each task is drawn once when built, for
         the size of its pictures
@@ -53,6 +63,12 @@ class MultiTaskEnv(gym.Env[Any, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+    # Environments that version 0.1.0 saved whole don't have it.
+    _success = UNSAID
+
+    # An environment that version 0.1 pickled has neither.
+    _own_masks: OwnMasks | None = None
+    _lone_steps: LoneSteps | None = None
 
     def __init__(
         self,
@@ -63,18 +79,18 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         obs_space: str = "pad",
         action_space: str = "pad",
         invalid_action: str = "noop",
-        num_envs: int = 1,
+        num_envs: int | None = None,
         env_index: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        require_positive("num_envs", num_envs)
+        self.num_envs = optional_whole("num_envs", num_envs) or 1
+        self.env_index = whole("env_index", env_index, minimum=0)
         self.schedule = as_schedule(schedule, tasks)
         self.tasks = as_tasks(tasks)
         self.task_names = [task.name for task in self.tasks]
         self.num_tasks = len(self.tasks)
-        self.schedule.start(self.task_names, env_index=env_index)
-        self.num_envs, self.env_index, self.render_mode = num_envs, env_index, render_mode
-        self.task_id = task_id
+        self.schedule.start(self.task_names, env_index=self.env_index)
+        self.task_id, self.render_mode = task_id, render_mode
         self.metadata = {**type(self).metadata, "task_name": self.task_names[0]}
         self._envs: list[gym.Env[Any, Any]] = [
             built(task, index, functools.partial(task.make, render_mode))
@@ -96,11 +112,16 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         )
         self.observation_space = self._interface.observation_space
         self.action_space = self._interface.action_space
+        self._own_masks = OwnMasks(
+            self.action_space, [env.action_space for env in self._envs], invalid_action
+        )
         self._seeds = TaskSeeds()
         self._task = self.schedule.task
+        alone = num_envs is None and self.schedule.slots is not Slots.OWN
+        self._lone_steps = LoneSteps(self.task_names) if alone else None
         self._pinned: int | None = None
         self._by_hand = False
-        self._steps, self._reward, self._running = 0, 0.0, False
+        self._steps, self._reward, self._success, self._running = 0, 0.0, UNSAID, False
         self._restored = False
 
     def reset(
@@ -119,15 +140,21 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         chosen = options.pop("task_id", self._pinned)
         self._by_hand = chosen is not None
         self._task = self.schedule.task if chosen is None else self._index(chosen)
-        self._steps, self._reward, self._running = 0, 0.0, True
+        self._steps, self._reward, self._success, self._running = 0, 0.0, UNSAID, True
         self.metadata["task_name"] = self.task_names[self._task]
         env, seed = self._envs[self._task], self._seeds.take(self._task)
-        obs, info = self._call(self._task, env.reset, seed=seed, options=options or None)
+        result = self._call(self._task, env.reset, seed=seed, options=options or None)
+        self._check(reset_result_problem(result))
+        obs, info = result
         self._check(observation_problem(env.observation_space, obs))
         return self._interface.encode(self._task, obs), self._describe(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Act in the running task."""
+        """Act in the running task.
+
+        :raises gymnasium.error.ResetNeeded: before the first reset
+        """
+        require_reset(self._seeds.started)
         self._restored = False
         env = self._envs[self._task]
         result = self._call(self._task, env.step, self._interface.decode(self._task, action))
@@ -135,11 +162,12 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         obs, reward, terminated, truncated, info = result
         self._steps += 1
         self._reward += float(reward)
+        self._success = succeeded(self._success, info)
         switched = self._count()
         # A switch is a truncation, so that values are bootstrapped from the old task's observation.
         truncated = bool(truncated) or (switched and not terminated)
         if terminated or truncated:
-            self._end(info, finished=not switched)
+            self._end(finished=not switched)
         obs = self._interface.encode(self._task, obs)
         return obs, float(reward), bool(terminated), truncated, self._describe(info)
 
@@ -164,11 +192,16 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         return self._task
 
     def action_masks(self) -> np.ndarray:
-        """Return which actions the running task has, for MaskablePPO.
+        """Return which actions the running task has and, by its own masks, allows, for MaskablePPO.
 
         :raises TypeError: if the action space has no choices to mask
         """
-        return self._interface.masks(self._task)
+        masks, task = self._interface.masks(self._task), self._task
+        if self._seeds.started and self._own_masks and has_masks(self._envs[task]):
+            own = self._call(task, masks_of, self._envs[task])
+            self._check(mask_problem((self._own_masks.lengths[task],), own))
+            masks &= self._own_masks.spread(task, own)
+        return masks
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
@@ -192,8 +225,9 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             )
         self.schedule.load_state_dict(state["schedule"])
         self._seeds.load_state_dict(state["seeds"])
-        for name in _EPISODE:
-            setattr(self, name, state["episode"][name])
+        # States of version 0.1.0 don't say whether the episode has succeeded.
+        for name, value in ({"_success": UNSAID} | state["episode"]).items():
+            setattr(self, name, value)
         for env, saved in zip(self._envs, state["envs"], strict=True):
             if saved is not None:
                 restore(env, saved)
@@ -209,19 +243,21 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             self.schedule.start(self.task_names, seed=seeds.schedule, env_index=index)
             self.action_space.seed(seeds.actions)
         elif self._running and self._steps:
-            self._end({}, finished=False)
+            self._end(finished=False)
 
     def _count(self) -> bool:
         """Count a step; return whether the schedule wants another task now."""
         if self._by_hand:
             return False
+        if self._lone_steps is not None:
+            self._lone_steps.count()
         self.schedule.count(self.num_envs)
         return self.schedule.task != self._task
 
-    def _end(self, info: dict[str, Any], finished: bool) -> None:
+    def _end(self, finished: bool) -> None:
         if self._running and not self._by_hand:
-            success = float(info.get("is_success", info.get("success", np.nan)))
-            self.schedule.end(Episode(self._task, self._steps, self._reward, success, finished))
+            episode = (self._task, self._steps, self._reward, self._success, finished)
+            self.schedule.end(Episode(*episode))
         self._running = False
 
     def _describe(self, info: dict[str, Any]) -> dict[str, Any]:
@@ -269,4 +305,4 @@ def as_schedule(schedule: Any, tasks: Any) -> Schedule:
 
 
 # What a state keeps of the running episode.
-_EPISODE = ("_task", "_pinned", "_by_hand", "_steps", "_reward", "_running")
+_EPISODE = ("_task", "_pinned", "_by_hand", "_steps", "_reward", "_success", "_running")

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_moe_envs.extras import require
+from sb3_moe_envs.numbers import finite, positive
 
 
 def cartpole(render_mode: str | None = None, **physics: float) -> gym.Env[Any, Any]:
@@ -47,8 +48,7 @@ def mujoco(env_id: str, gravity: float = 1.0, **kwargs: Any) -> gym.Env[Any, Any
     :param gravity: in multiples of the usual one
     :raises ValueError: if gravity isn't positive
     """
-    if gravity <= 0:
-        raise ValueError(f"`gravity` must be positive, got {gravity}")
+    gravity = positive("gravity", gravity)
     require("a MuJoCo environment", "mujoco")
     env: Any = gym.make(env_id, disable_env_checker=True, **kwargs).unwrapped
     env.model.opt.gravity[:] *= gravity
@@ -65,7 +65,7 @@ def _change(env: Any, physics: dict[str, float], allowed: tuple[str, ...]) -> No
     for name, value in physics.items():
         if name not in allowed:
             raise ValueError(f"the physics must be among {list(allowed)}, got {name!r}")
-        setattr(env, name, value)
+        setattr(env, name, finite(name, value))
 
 
 def _as_env(env: Any) -> gym.Env[Any, Any]:

@@ -12,14 +12,25 @@ from sb3_moe_envs.suites import ATARI_GAMES, SUITES
 NAMESPACE = "SB3MoE"
 
 
-def _games(family: str, single: str, vector: str, games: tuple[str, ...]) -> dict[str, Any]:
+def _atari() -> dict[str, Any]:
     return {
-        f"{family}-{game}": {
-            "entry_point": single,
-            "vector_entry_point": vector,
+        f"Atari-{game}-v0": {
+            "entry_point": "sb3_moe_envs.vector.atari:AtariEnv",
+            "vector_entry_point": "sb3_moe_envs.vector.atari:AtariVectorWorld",
             "kwargs": {"game": game},
         }
-        for game in games
+        for game in ATARI_GAMES
+    }
+
+
+def _minatar(version: int, **kwargs: Any) -> dict[str, Any]:
+    return {
+        f"MinAtar-{game}-v{version}": {
+            "entry_point": "sb3_moe_envs.minatar:MinAtarEnv",
+            "vector_entry_point": "sb3_moe_envs.minatar:MinAtarVectorEnv",
+            "kwargs": {"game": game, **kwargs},
+        }
+        for game in GAMES
     }
 
 
@@ -39,31 +50,23 @@ def _suite(name: str) -> dict[str, Any]:
     }
 
 
-#: what `gymnasium.register` is told, by the name in `SB3MoE/<name>-v0`
+#: what `gymnasium.register` is told, by the name in `SB3MoE/<name>`
 IDS: dict[str, dict[str, Any]] = {
-    **_games(
-        "MinAtar",
-        "sb3_moe_envs.minatar:MinAtarEnv",
-        "sb3_moe_envs.minatar:MinAtarVectorEnv",
-        GAMES,
-    ),
-    **_games(
-        "Atari",
-        "sb3_moe_envs.vector.atari:AtariEnv",
-        "sb3_moe_envs.vector.atari:AtariVectorWorld",
-        ATARI_GAMES,
-    ),
-    "CartPole": {"entry_point": "sb3_moe_envs.physics:cartpole", "max_episode_steps": 500},
-    "Pendulum": {"entry_point": "sb3_moe_envs.physics:pendulum", "max_episode_steps": 200},
-    "Hopper": _robot("Hopper"),
-    "HalfCheetah": _robot("HalfCheetah"),
-    **{name.replace("/", "-"): _suite(name) for name in SUITES},
+    # Episodes begin with no-ops since the second version of the games.
+    **_minatar(0, no_op_max=0),
+    **_minatar(1),
+    **_atari(),
+    "CartPole-v0": {"entry_point": "sb3_moe_envs.physics:cartpole", "max_episode_steps": 500},
+    "Pendulum-v0": {"entry_point": "sb3_moe_envs.physics:pendulum", "max_episode_steps": 200},
+    "Hopper-v0": _robot("Hopper"),
+    "HalfCheetah-v0": _robot("HalfCheetah"),
+    **{f"{name.replace('/', '-')}-v0": _suite(name) for name in SUITES},
 }
 
 
 def register_all() -> None:
     """Register every id, unless it is registered already."""
     for name, entry in IDS.items():
-        env_id = f"{NAMESPACE}/{name}-v0"
+        env_id = f"{NAMESPACE}/{name}"
         if env_id not in gym.registry:
             gym.register(env_id, **entry)

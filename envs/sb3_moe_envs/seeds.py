@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 
@@ -59,6 +60,15 @@ class TaskSeeds:
 
     def _stream(self, *key: int) -> np.random.SeedSequence:
         return np.random.SeedSequence(self._entropy, spawn_key=key)
+
+
+def require_reset(started: bool) -> None:
+    """Raise unless there was a reset, as Gymnasium's own wrapper does.
+
+    :raises gymnasium.error.ResetNeeded: if there was none
+    """
+    if not started:
+        raise gym.error.ResetNeeded("Cannot call env.step() before calling env.reset()")
 
 
 def _integer(stream: np.random.SeedSequence) -> int:

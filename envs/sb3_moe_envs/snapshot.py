@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
+import types
+from collections.abc import Iterator
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 from gymnasium.utils import EzPickle
 
@@ -13,6 +17,10 @@ from gymnasium.utils import EzPickle
 _WINDOW = ("screen", "clock", "surf", "viewer", "window_surface")
 _SPEC = ("spec", "_cached_spec")
 _LIVE = ("env", "ale", *_SPEC, *_WINDOW)
+
+
+class Stateless(gym.Wrapper[Any, Any, Any, Any]):
+    """An outermost wrapper without state of its own, so that snapshots leave it out."""
 
 
 def snapshot(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
@@ -26,14 +34,20 @@ def snapshot(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
     try:
         base, attributes = _base_state(layers[-1])
         held = [*map(_attributes, layers[:-1]), attributes]
-        return {"base": base, "layers": _pickled(held, layers)}
+        return {"base": base, "layers": _pickled(held, layers), "classes": _classes(layers)}
     except Exception:  # what others' classes raise when they are pickled can be anything
         return None
 
 
 def restore(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
-    """Bring an environment, built in the same way, into a state."""
+    """Bring an environment, built in the same way, into a state.
+
+    :raises ValueError: if the state is of an environment of other classes
+    """
     layers = _layers(env)
+    # Version 0.1 didn't say.
+    if state.get("classes", _classes(layers)) != _classes(layers):
+        raise ValueError(f"`state` must be of {_classes(layers)}, got one of {state['classes']}")
     if "wrappers" in state:
         state = _from_0_1(state)
         held = state["layers"]
@@ -43,7 +57,7 @@ def restore(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
         if saved is not None:
             live = {name: value for name, value in vars(layer).items() if name in _LIVE}
             vars(layer).clear()
-            vars(layer).update(live | saved)
+            _fill(layer, live | saved)
     kind, value = state["base"]
     base: Any = layers[-1]
     if kind == "own":
@@ -52,8 +66,19 @@ def restore(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
         base.restore_state(pickle.loads(value))
 
 
-class _Saver(pickle.Pickler):
-    """Pickle what layers hold; of a layer itself, only which one it is."""
+def _fill(layer: Any, held: dict[str, Any]) -> None:
+    for name, value in held.items():
+        if isinstance(getattr(type(layer), name, None), types.MemberDescriptorType):
+            setattr(layer, name, value)  # of `__slots__`
+        else:
+            vars(layer)[name] = value
+
+
+class _Saver(cloudpickle.Pickler):
+    """Pickle what layers hold; of a layer itself, only which one it is.
+
+    Functions without a name of their own are taken too: Gymnasium's wrappers hold such.
+    """
 
     def __init__(self, file: io.BytesIO, layers: list[Any]) -> None:
         super().__init__(file)
@@ -65,9 +90,19 @@ class _Saver(pickle.Pickler):
             raise pickle.PicklingError(f"{type(obj)} would build itself again")
         return place
 
+    def reducer_override(self, obj: Any) -> Any:
+        named = isinstance(obj, type | types.FunctionType) and "<" not in obj.__qualname__
+        if named and obj.__module__ == "__main__":
+            return NotImplemented  # by name, so that the environment meets its own classes again
+        return super().reducer_override(obj)
+
 
 class _Loader(pickle.Unpickler):
-    """Load what layers hold, pointing at these layers."""
+    """Load what layers hold, pointing at these layers.
+
+    A name is looked up where the layers' own code would: a script that goes on with another's run
+    has its classes, but not under their names.
+    """
 
     def __init__(self, saved: bytes, layers: list[Any]) -> None:
         super().__init__(io.BytesIO(saved))
@@ -75,6 +110,20 @@ class _Loader(pickle.Unpickler):
 
     def persistent_load(self, pid: int) -> Any:
         return self._layers[pid]
+
+    def find_class(self, module: str, name: str) -> Any:
+        first, *rest = name.split(".")
+        for known in self._scripts() if module == "__main__" else ():
+            if first in known:
+                return functools.reduce(getattr, rest, known[first])
+        return super().find_class(module, name)
+
+    def _scripts(self) -> Iterator[dict[str, Any]]:
+        """Yield the globals of the layers' functions that a script defines."""
+        for kind in (kind for layer in self._layers for kind in type(layer).__mro__):
+            for function in vars(kind).values():
+                if isinstance(function, types.FunctionType) and function.__module__ == "__main__":
+                    yield function.__globals__
 
 
 def _base_state(base: Any) -> tuple[tuple[str, Any], dict[str, Any] | None]:
@@ -90,9 +139,12 @@ def _base_state(base: Any) -> tuple[tuple[str, Any], dict[str, Any] | None]:
 
 
 def _attributes(layer: Any, skip: str = "") -> dict[str, Any]:
+    # Python's own `__getstate__` gives a pair where a class has `__slots__`.
+    held: Any = object.__getstate__(layer)
+    held, slots = held if isinstance(held, tuple) else (held, {})
     return {
         name: value
-        for name, value in vars(layer).items()
+        for name, value in ((held or {}) | slots).items()
         if name not in (skip, *_SPEC) and not (name in _WINDOW and _is_of_the_process(value))
     }
 
@@ -107,11 +159,18 @@ def _is_of_the_process(value: Any) -> bool:
 
 def _layers(env: gym.Env[Any, Any]) -> list[Any]:
     """List the wrappers, outermost first, and the base."""
+    while isinstance(env, Stateless):
+        env = env.env
     layers: list[Any] = [env]
     while isinstance(env, gym.Wrapper):
         env = env.env
         layers.append(env)
     return layers
+
+
+def _classes(layers: list[Any]) -> list[str]:
+    """Name the classes, without their modules: another script may define them elsewhere."""
+    return [type(layer).__name__ for layer in layers]
 
 
 def _pickled(held: list[Any], layers: list[Any]) -> bytes:

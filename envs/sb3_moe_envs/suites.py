@@ -33,7 +33,7 @@ class Suite:
 
 
 def _minatar(games: Sequence[str]) -> tuple[Task, ...]:
-    return tuple(Task(game, f"{_OURS}/MinAtar-{game}-v0") for game in games)
+    return tuple(Task(game, f"{_OURS}/MinAtar-{game}-v1") for game in games)
 
 
 def _atari(games: Sequence[str]) -> tuple[Task, ...]:

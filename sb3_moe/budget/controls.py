@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
+from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import (
     DEFAULT_NUM_EXPERTS,
     DEFAULTS,
-    ROUTERS_OF,
-    MoEOptions,
+    KWARGS,
+    TOWERS,
+    is_by_tower,
     per_tower,
+    takes,
 )
 
 # SB3's arguments have no towers; this stands for all of them.
@@ -37,7 +39,7 @@ def controls(
     towers = _towers_of(policy_kwargs, policy_class)
     given = {name: value for name, value in policy_kwargs.items() if name in DEFAULTS}
     options = per_tower(given, towers)
-    tokenised = {tower for tower, each in options.items() if _is_tokenised(each)}
+    tokenised = {tower for tower, each in options.items() if each.is_tokenised}
     if not tokenised:
         tokens = sorted({each.tokens for each in options.values() if each.is_moe})
         raise ValueError(
@@ -47,7 +49,7 @@ def controls(
     base = {name: value for name, value in policy_kwargs.items() if name not in DEFAULTS}
     made: dict[str, dict[str, Any]] = {}
     for name in ("one_scaled_expert", "tokenised_dense"):
-        by_tower = {tower: asdict(each) for tower, each in options.items()}
+        by_tower = {tower: each.by_name() for tower, each in options.items()}
         for tower in tokenised:
             by_tower[tower] = _control(name, by_tower[tower], tower, policy_kwargs)
         made[name] = base | _joined(by_tower)
@@ -61,6 +63,7 @@ def _towers_of(
         name: list(value)
         for name, value in policy_kwargs.items()
         if isinstance(value, Mapping) and (name in DEFAULTS or name == "net_arch")
+        if name not in KWARGS or is_by_tower(name, value, TOWERS)
     }
     if policy_class is not None:
         return policy_class.towers if dicts else (ALL,)
@@ -73,17 +76,16 @@ def _towers_of(
     return named or (ALL,)
 
 
-def _is_tokenised(options: MoEOptions) -> bool:
-    return options.is_moe and options.tokens != "sample"
-
-
 def _control(
     name: str, options: dict[str, Any], tower: str, policy_kwargs: dict[str, Any]
 ) -> dict[str, Any]:
     router = "soft" if name == "one_scaled_expert" else "uniform"
-    kept = {key: v for key, v in options.items() if router in ROUTERS_OF.get(key, {router})}
+    new, own = ROUTERS.find(router), options["router_kwargs"] or {}
+    kept = {key: v for key, v in options.items() if takes(new, key)}
     changed: dict[str, Any] = {"router": router, "num_experts": 1, "num_slots": None}
-    if router == "uniform" and options["task_input"] == "router":
+    speaks = {key: v for key, v in own.items() if key in new.defaults() and key != "num_slots"}
+    changed["router_kwargs"] = speaks or None
+    if new.blind and options["task_input"] == "router":
         changed["task_input"] = "none"  # shown to a router that is gone
     if name == "one_scaled_expert":
         width = options["expert_width"] or _first_width(policy_kwargs.get("net_arch"), tower)
@@ -103,13 +105,14 @@ def _first_width(net_arch: Any, tower: str) -> int:
 def _num_experts(options: dict[str, Any], policy_kwargs: dict[str, Any]) -> int:
     if options["num_experts"] is not None:
         return int(options["num_experts"])
-    if options["router"] != "task":
+    router = ROUTERS.find(options["router"])
+    if not router.needs_tasks:
         return DEFAULT_NUM_EXPERTS
     num_tasks = (policy_kwargs.get("features_extractor_kwargs") or {}).get("num_tasks")
     if num_tasks is None:
         raise ValueError(
-            "`num_experts` must be given with `router`='task', which has one for each task of the "
-            "environment, got None"
+            f"`num_experts` must be given with `router`={router.name!r}, which has one for each "
+            "task of the environment, got None"
         )
     return int(num_tasks)
 

@@ -10,11 +10,15 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BaseModel
 from torch import nn
 
 from sb3_moe.budget.flops import flops_by_module
-from sb3_moe.layers import ExpertChoiceMoE, MoELayer, SparseMoE, TaskMoE
+from sb3_moe.layers import MoELayer
+from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.of_model import policy_of
 
 
 @dataclass(frozen=True)
@@ -62,59 +66,57 @@ class Budget:
         return "\n".join(lines)
 
 
-def describe(model: BaseAlgorithm | MoEPolicy) -> Budget:
+def describe(model: BaseAlgorithm | BaseModel) -> Budget:
     """Print what a model's policy is made of and what it costs, and return the costs.
 
     :param model: an SB3 model, or the policy of one
     :raises TypeError: if the policy is not one of this package's
     """
-    policy = _policy_of(model)
+    policy = policy_of(model)
     budget = measure(policy)
-    for tower, options in policy.moe.items():
-        print(f"{tower}: {_in_words(policy, tower, options.placement)}")
+    for tower in policy.moe:
+        print(f"{tower}: {_in_words(policy, tower)}")
     print(budget)
     return budget
 
 
-def measure(policy: MoEPolicy) -> Budget:
+def measure(policy: BaseModel) -> Budget:
     """Count the parameters of a policy's online networks, each once, and the FLOPs of one sample.
 
-    :param policy: an MoE policy, ``placement="none"`` included
+    :param policy: of any algorithm, ours or SB3's own
     """
-    obs = _one_sample(policy.observation_space)
-    with th.no_grad(), flops_by_module(policy) as flops:
-        policy.routing(obs)
-    counted: set[int] = set()
+    networks = networks_of(policy)
+    obs, _ = policy.obs_to_tensor(_one_sample(policy.observation_space))
+    with th.no_grad(), evaluating(policy), flops_by_module(policy) as flops:
+        networks.run(obs)
+    own = [each for parameters in networks.loose().values() for each in parameters]
+    counted = {id(each) for each in own}
 
     def cost(modules: Iterable[nn.Module]) -> Cost:
         return sum((_cost(module, flops, counted) for module in modules), Cost())
 
-    towers = {tower: cost(modules) for tower, modules in policy.tower_modules().items()}
-    towers["pi" if "pi" in towers else next(iter(towers))] += _own(policy, counted)
-    online = [part for name, part in policy.named_children() if not name.endswith("_target")]
-    features = cost(m for part in online for m in part.modules() if _is_extractor(policy, m))
-    rest = cost(online)
-    parts = {"features": features, _name_of_rest(policy): rest}
+    towers = {tower: cost(modules) for tower, modules in networks.towers().items()}
+    # A Gaussian's log_std is the actor's, and so comes to the first.
+    towers[next(iter(towers))] += _learned(own)
+    features = cost(networks.extractors().values())
+    rest = cost(networks.online().values())
+    parts = {"features": features, "lstm" if networks.memories() else "other": rest}
     return Budget({name: each for name, each in parts.items() if each != Cost()} | towers)
 
 
-def _policy_of(model: BaseAlgorithm | MoEPolicy) -> MoEPolicy:
-    policy = model.policy if isinstance(model, BaseAlgorithm) else model
-    if not isinstance(policy, MoEPolicy):
-        raise TypeError(
-            f"`model` must have one of this package's policies, got {type(policy).__name__}; "
-            "placement='none' gives the dense one"
-        )
-    return policy
-
-
-def _in_words(policy: MoEPolicy, tower: str, placement: str) -> str:
-    if placement == "none":
-        return "dense"
+def _in_words(policy: MoEPolicy, tower: str) -> str:
     options = policy.moe[tower]
+    place, head = options.place, options.head_router_class
     layers = [m for name, m in policy.moe_layers().items() if name.startswith(tower)]
-    words = f"{placement}, {options.router} router, {layers[0].num_experts} experts"
-    return words + (f", {options.tokens} tokens" if options.tokens != "sample" else "")
+    words = [place.name if place.has_experts else "dense"]
+    if place.hidden is not None or (place.has_experts and head is None):
+        router = options.router_class.name
+        words += [f"{router} router", f"{layers[0].num_experts} experts"]
+    if head is not None:
+        words.append(f"{layers[-1].num_experts} heads by the {head.name} router")
+    if options.is_tokenised:
+        words.append(f"{options.tokens} tokens")
+    return ", ".join(words)
 
 
 def _one_sample(space: gym.Space[Any]) -> Any:
@@ -123,23 +125,10 @@ def _one_sample(space: gym.Space[Any]) -> Any:
     return np.zeros((1, *(space.shape or ())), space.dtype)
 
 
-def _own(policy: MoEPolicy, counted: set[int]) -> Cost:
-    """Count what lies in the policy or its actor and in no layer: a Gaussian's ``log_std``."""
-    owners = [policy, getattr(policy, "actor", None)]
-    own = 0
-    for owner in owners:
-        if isinstance(owner, nn.Module):
-            counted.add(id(owner))
-            own += sum(p.numel() for p in owner.parameters(recurse=False))
-    return Cost(own, own)
-
-
-def _name_of_rest(policy: MoEPolicy) -> str:
-    return "lstm" if hasattr(policy, "lstm_actor") else "other"
-
-
-def _is_extractor(policy: MoEPolicy, module: nn.Module) -> bool:
-    return isinstance(module, policy.features_extractor_class)
+def _learned(parameters: Iterable[nn.Parameter]) -> Cost:
+    """Return what parameters cost that every token uses."""
+    number = sum(each.numel() for each in parameters)
+    return Cost(number, number)
 
 
 def _cost(module: nn.Module, flops: dict[int, int], counted: set[int]) -> Cost:
@@ -149,16 +138,9 @@ def _cost(module: nn.Module, flops: dict[int, int], counted: set[int]) -> Cost:
         if id(part) in counted:
             continue
         counted.add(id(part))
-        own = sum(p.numel() for p in part.parameters(recurse=False))
-        cost += Cost(own, own, flops.get(id(part), 0))
+        own = [p for p in part.parameters(recurse=False) if id(p) not in counted]
+        cost += _learned(own) + Cost(flops=flops.get(id(part), 0))
         if isinstance(part, MoELayer):
             idle = sum(p.numel() for p in part.experts.parameters())
-            cost += Cost(0, -round(idle * (1 - _active_share(part))), 0)
+            cost += Cost(0, -round(idle * (1 - part.active_share)), 0)
     return cost
-
-
-def _active_share(layer: MoELayer) -> float:
-    """Return the share of its experts that a token uses."""
-    if isinstance(layer, SparseMoE | ExpertChoiceMoE):
-        return layer.top_k / layer.num_experts
-    return 1 / layer.num_experts if isinstance(layer, TaskMoE) else 1.0

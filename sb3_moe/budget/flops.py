@@ -10,25 +10,19 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_moe.layers import (
-    ExpertChoiceMoE,
-    LinearRouter,
-    MoELayer,
-    SoftMoE,
-    SparseMoE,
-    TaskMoE,
-)
+from sb3_moe.layers import LinearRouter, MoELayer
 
 
 @contextmanager
 def flops_by_module(module: nn.Module) -> Iterator[dict[int, int]]:
-    """Count while the block runs: by id of each layer, an MoE layer as one."""
+    """Count while the block runs: by id of each layer, an MoE layer's experts with it."""
     flops: dict[int, int] = {}
-    inside = {id(p) for m in module.modules() if isinstance(m, MoELayer) for p in m.modules()}
+    layers = [m for m in module.modules() if isinstance(m, MoELayer)]
+    inside = {id(part) for layer in layers for part in layer.experts.modules()}
 
     def hook(layer: nn.Module, args: tuple[th.Tensor, ...], output: Any) -> None:
         if isinstance(layer, MoELayer):
-            flops[id(layer)] = _moe_flops(layer, *args)
+            flops[id(layer)] = _moe_flops(layer, args[0])
         elif id(layer) not in inside:
             flops[id(layer)] = _dense_flops(layer, args, output)
 
@@ -43,6 +37,8 @@ def flops_by_module(module: nn.Module) -> Iterator[dict[int, int]]:
 def _dense_flops(layer: nn.Module, args: tuple[th.Tensor, ...], output: Any) -> int:
     if isinstance(layer, nn.Linear):
         return 2 * output.numel() * layer.in_features
+    if isinstance(layer, LinearRouter):
+        return 2 * output.numel() * layer.weight_RK.shape[0]
     if isinstance(layer, nn.Conv2d):
         window = math.prod(layer.kernel_size) * layer.in_channels // layer.groups
         return 2 * output.numel() * window
@@ -52,28 +48,15 @@ def _dense_flops(layer: nn.Module, args: tuple[th.Tensor, ...], output: Any) -> 
     return 0
 
 
-def _moe_flops(layer: MoELayer, x_BNI: th.Tensor, router_BNR: th.Tensor | None = None) -> int:
-    """Count what the routing needs, whichever path the layer took."""
+def _moe_flops(layer: MoELayer, x_BNI: th.Tensor) -> int:
+    """Count what the routing needs of the experts, whichever path the layer took."""
     num_tokens, width = x_BNI.shape[1:]
-    experts = layer.num_experts
-    rows, mixing, scoring = experts * num_tokens, 0, 0
-    if isinstance(layer, SoftMoE) and num_tokens > 1:
-        rows = experts * layer.num_slots
-        mixing = 2 * num_tokens * rows * (width + layer.experts.out_features)
-    elif isinstance(layer, SparseMoE):
-        rows = num_tokens * layer.top_k
-    elif isinstance(layer, ExpertChoiceMoE):
-        rows = experts * math.ceil(num_tokens * layer.top_k / experts)
-    elif isinstance(layer, TaskMoE):
-        rows = num_tokens
-    router = getattr(layer, "router", None)
-    if isinstance(router, LinearRouter):
-        scoring = 2 * num_tokens * router.weight_RK.numel()
-    return rows * _expert_flops(layer, width) + mixing + scoring
+    experts = layer.rows(num_tokens) * _expert_flops(layer, x_BNI)
+    return experts + layer.extra_flops(num_tokens, width)
 
 
-def _expert_flops(layer: MoELayer, width: int) -> int:
+def _expert_flops(layer: MoELayer, x_BNI: th.Tensor) -> int:
     expert = layer.experts.expert(0)
     with flops_by_module(expert) as flops:
-        expert(th.zeros(1, width, device=next(expert.parameters()).device))
+        expert(x_BNI.new_zeros(1, x_BNI.shape[-1]))
     return sum(flops.values())

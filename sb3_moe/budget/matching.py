@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_moe.budget.cost import measure
+from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 
 
@@ -55,7 +56,9 @@ def matching_net_arch(
 
     @cache
     def count(tower: str, widths: tuple[int, ...]) -> float:
-        dense = build(placement="none", net_arch=_as_given(start | {tower: list(widths)}))
+        dense = build(
+            placement="none", head_router=None, net_arch=_as_given(start | {tower: list(widths)})
+        )
         return _count_by_tower(dense, match)[tower]
 
     def nearest(tower: str, wanted: float) -> tuple[int, ...]:
@@ -73,7 +76,7 @@ def _count_by_tower(policy: MoEPolicy, match: str) -> dict[str, float]:
     """Return each tower's own count, all critics together, and a share of what is none's."""
     counts = {name: getattr(cost, match) for name, cost in measure(policy).parts.items()}
     own = dict.fromkeys(policy.towers, 0)
-    for name in policy.tower_modules():
+    for name in networks_of(policy).towers():
         own[name.rstrip("0123456789")] += counts[name]
     share = (sum(counts.values()) - sum(own.values())) / len(own)
     return {tower: count + share for tower, count in own.items()}

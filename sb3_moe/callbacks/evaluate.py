@@ -23,6 +23,8 @@ from sb3_moe.tasks.keys import short_names
 from sb3_moe.tasks.of_env import task_names, tasks_played
 
 ALL_TASKS = -1
+# What this, SB3's own callback and TaskSwitchCallback log of all tasks at once.
+OVER_ALL = ("mean_reward", "mean_ep_length", "success_rate", "switches", "task")
 # Attribute of the model: the task of its last rollout.
 TRAINED = "task_trained"
 
@@ -151,7 +153,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
             )
 
     def _log(self, episodes: TaskEpisodes, step: int) -> None:
-        for k, name in enumerate(short_names(self.task_names)):
+        for k, name in enumerate(self._keys()):
             self.logger.record(f"eval/{name}/mean_reward", float(episodes.returns[k].mean()))
             self.logger.record(f"eval/{name}/mean_ep_length", float(episodes.lengths[k].mean()))
             if not np.isnan(episodes.successes[k]).any():
@@ -169,11 +171,16 @@ class MultiTaskEvalCallback(PeriodicCallback):
             )
             print(f"Evaluation at {step} steps: {scores}")
 
+    def _keys(self) -> list[str]:
+        # The only task of a plain environment is called "task".
+        taken = OVER_ALL if len(self.task_names) > 1 else ()
+        return short_names(self.task_names, taken=taken)
+
     def _forgotten(self) -> dict[str, float]:
         """Return what each task has lost since its last block, if that is over, by its key."""
         score, trained = self.record.rows["score"], self.record.rows["trained"]
         lost = {}
-        for k, name in enumerate(short_names(self.task_names)):
+        for k, name in enumerate(self._keys()):
             ends = np.flatnonzero(trained == k)
             if len(ends) and ends[-1] < len(score) - 1:
                 lost[name] = float(score[ends[-1], k] - score[-1, k])

@@ -25,7 +25,7 @@ class PlasticityCallback(ProbeCallback):
 
     Logged under ``plasticity/`` and kept in ``diagnostics.npz``, under the names that
     :func:`~sb3_moe.plasticity.measure_layers` explains, but ``dormant@<tau>`` is logged as
-    ``dormant_<tau>``, which trackers take, and ``dormant_per_task`` as ``dormant/<layer>/<task>``.
+    ``dormant_<tau>``, which trackers take; ``dormant_per_task/<layer>/<task>`` stands by itself.
     Measured before training, at the first
     start of a rollout after every ``every`` global steps, and at the end, on one fixed batch,
     balanced over the tasks. ``weight_change/<tower>`` is since the measurement before, and NaN for
@@ -109,14 +109,15 @@ class PlasticityCallback(ProbeCallback):
         names = [name.split("/", 1) for name in measures]
         kinds = _keys([kind for kind, _ in names], MEASURE)
         places = _keys([place for _, place in names], LAYER)
-        room = PRINTED - len("dormant//") - max(map(len, places.values()))
+        room = PRINTED - len("/") - max(map(len, places.values()))
         tasks = short_names(self.task_names, min(room, TASK))
         for (kind, place), value in zip(names, measures.values(), strict=True):
             if np.ndim(value) == 0:
                 self.logger.record(f"plasticity/{kinds[kind]}/{places[place]}", float(value))
             else:
                 for task, one in zip(tasks, value, strict=True):
-                    self.logger.record(f"plasticity/dormant/{places[place]}/{task}", float(one))
+                    # Behind plasticity/ a table has no room for this.
+                    self.logger.record(f"{kinds[kind]}/{places[place]}/{task}", float(one))
 
 
 def _keys(names: list[str], length: int) -> dict[str, str]:

@@ -12,6 +12,9 @@ from sb3_moe.evaluation.outcomes import Successes
 from sb3_moe.tasks.keys import short_names
 from sb3_moe.tasks.of_env import task_names, tasks_stepped
 
+# What SB3 logs under rollout/ of all tasks at once.
+OVER_ALL = ("ep_rew_mean", "ep_len_mean", "success_rate", "exploration_rate")
+
 
 class TaskRolloutCallback(BaseCallback):
     """Log ``rollout/<task>/ep_rew_mean`` and ``ep_len_mean`` over each task's last episodes.
@@ -49,7 +52,8 @@ class TaskRolloutCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        for name, episodes in zip(short_names(self.task_names), self._episodes, strict=True):
+        keys = short_names(self.task_names, taken=OVER_ALL)
+        for name, episodes in zip(keys, self._episodes, strict=True):
             if episodes:
                 rewards, lengths, successes = np.mean(episodes, axis=0)
                 self.logger.record(f"rollout/{name}/ep_rew_mean", float(rewards))

@@ -19,6 +19,8 @@ from sb3_moe.layers import Routing
 from sb3_moe.metrics.specialisation import agreement, load_entropy, specialisation
 from sb3_moe.plasticity.mixtures import expert_outputs
 from sb3_moe.plasticity.probe import Obs, concatenate
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.of_model import policy_of
 from sb3_moe.tasks.keys import LAYER, PRINTED, TASK, short_names
 
 Array = npt.NDArray[np.float64]
@@ -35,7 +37,7 @@ class TaskRouting(NamedTuple):
     load_NE: Array
 
 
-def routing_per_task(policy: Any, batches: list[Obs]) -> dict[str, TaskRouting]:
+def routing_per_task(policy: MoEPolicy, batches: list[Obs]) -> dict[str, TaskRouting]:
     """Return what each mixture does with each task, by its name.
 
     :param policy: one of ours
@@ -91,12 +93,12 @@ class RoutingCallback(ProbeCallback):
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that there is something to look at."""
-        if not hasattr(model.policy, "routing"):
+        if not isinstance(model.policy, MoEPolicy):
             raise ValueError(
                 "the policy must have mixtures of experts, as in PPO('MoeMlpPolicy', env), got "
                 f"{type(model.policy).__name__}"
             )
-        if not model.policy.moe_layers():  # type: ignore[operator]  # a method, which torch hides
+        if not model.policy.moe_layers():
             raise ValueError(
                 "the policy has no mixture of experts: choose another `placement` than 'none'"
             )
@@ -105,7 +107,7 @@ class RoutingCallback(ProbeCallback):
     @th.no_grad()
     def act(self, step: int) -> bool:
         """Measure, log and keep."""
-        policy, batches = self.model.policy, self.batches()
+        policy, batches = policy_of(self.model), self.batches()
         outputs = expert_outputs(policy, concatenate(batches))
         routings = routing_per_task(policy, batches)
         row: dict[str, Any] = {}

@@ -48,10 +48,10 @@ class SnapshotCallback(PeriodicCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(every, verbose=verbose)
-        if keep < 1:
-            raise ValueError(f"`keep` must be at least 1, got {keep}")
+        if keep < 1 or keep != int(keep):
+            raise ValueError(f"`keep` must be a whole number of at least 1, got {keep}")
         self.folder = Path(path) / "checkpoints"
-        self.keep = keep
+        self.keep = int(keep)
         self.overwrite = overwrite
         self._is_another_run = self._within_rollout = self._ended = False
 

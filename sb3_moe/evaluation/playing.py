@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.evaluation.outcomes import Successes, game_return, is_lost_life, monitored
@@ -56,6 +58,7 @@ def evaluate_tasks(
     episodes: list[list[tuple[float, float, float]]] = [[] for _ in range(env.num_envs)]
     successes, lengths = Successes(env.num_envs), np.zeros(env.num_envs)
     states, starts = None, np.ones(env.num_envs, dtype=bool)
+    lives = [env.env_is_wrapped(wrapper) for wrapper in (EpisodicLifeEnv, Monitor)]
     masked = _takes_masks(model) and env.has_attr("action_masks")
     while any(len(mine) < wanted for mine, wanted in zip(episodes, quota, strict=True)):
         masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
@@ -69,6 +72,9 @@ def evaluate_tasks(
         obs, _, starts, infos = env.step(actions)
         successes.step(infos)
         for i in np.flatnonzero(starts).tolist():
+            if all(has[i] for has in lives) and "episode" not in infos[i]:
+                # SB3 puts its Monitor within, where a lost life ends nothing.
+                continue
             lengths[i] += monitored(infos[i])["l"]
             if is_lost_life(infos[i]):
                 continue

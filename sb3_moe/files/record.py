@@ -88,7 +88,7 @@ class Record:
 
     def _read(self) -> None:
         if self.path is not None and self.path.exists():
-            with np.load(self.path) as arrays:
+            with np.load(self.path, allow_pickle=False) as arrays:
                 names = [name for name in arrays.files if name not in self.constants]
                 self.rows = {name: arrays[name] for name in names}
 

@@ -1,4 +1,4 @@
-"""Experts as one stacked network, run all together or one by one.
+"""Experts as one stacked network, run all together or one by one, or as networks of their own.
 
 Shapes: E experts, T rows that every expert may see, M rows per expert, k chosen experts per row,
 I inputs, O outputs.
@@ -6,6 +6,7 @@ I inputs, O outputs.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch as th
@@ -14,6 +15,7 @@ from torch import nn
 from sb3_moe.layers.encoder import run
 from sb3_moe.layers.stacked import Stacked, StackedLinear, gated_sum
 from sb3_moe.layers.stacking import (
+    can_stack,
     check_alike,
     flat,
     needs_all_rows,
@@ -30,58 +32,33 @@ MASK_LIMIT = 4_000_000
 CACHE_LIMIT = 524_288
 
 
-class StackedNetwork(nn.Module):
-    """E networks of one shape, run together.
+class Experts(nn.Module):
+    """E networks of one shape.
 
-    Each expert is given as a plain module and so starts with exactly the weights that module was
-    given: whoever builds the experts decides how they are initialised.
-
-    :param experts: one module per expert, alike but for their weights: an ``nn.Linear``, or an
-        ``nn.Sequential`` of linear layers, an image encoder, normalisations and activations that
-        ends in an ``nn.Linear``; a layer of unknown kind runs expert by expert
-    :raises ValueError: if there is no expert, or they differ in more than their weights
-    :raises TypeError: if a convolution can't be stacked, or the last layer is not linear
+    :param num_experts: E
+    :param out_features: O
     """
 
-    def __init__(self, experts: Sequence[nn.Module]) -> None:
+    def __init__(self, num_experts: int, out_features: int) -> None:
         super().__init__()
-        if not experts:
-            raise ValueError("`experts` must hold at least 1 expert, got 0")
-        check_alike(experts)
-        self.num_experts = len(experts)
-        *hidden, last = zip(*(flat(expert) for expert in experts), strict=True)
-        if not isinstance(last[0], nn.Linear):
-            raise TypeError(f"an expert must end in nn.Linear, got {type(last[0]).__name__}")
-        self.layers = nn.Sequential(*(stack(same) for same in hidden))
-        # Whether a layer before the last one already turns shared rows into rows per expert.
-        self.spreads = any(isinstance(layer, Stacked) for layer in self.layers)
-        self.last = StackedLinear(last, last=self.spreads)
-        self.out_features = self.last.out_features
+        self.num_experts = num_experts
+        self.out_features = out_features
+        # Multiply-adds for one row in one expert.
+        self.macs = 0
         # Statistics over the batch need every row in every expert.
-        self.needs_all_rows = needs_all_rows(self.layers)
-        leaves = [m for m in self.layers.modules() if isinstance(m, StackedLinear)]
-        self.width = max((leaf.out_features for leaf in leaves), default=0)
-        self.macs = sum(m.macs for m in self.modules() if isinstance(m, StackedLinear))
+        self.needs_all_rows = False
 
     def forward(self, x_EMI: th.Tensor) -> th.Tensor:
         """Run each expert on rows of its own: (E, M, I) to (E, M, O)."""
-        if self._one_by_one(x_EMI.shape[1]):
-            pairs = zip(self._singles(), x_EMI.unbind(), strict=True)
-            return th.stack([expert(x_MI) for expert, x_MI in pairs])
-        return self.last(run(self.layers, x_EMI, shared=False))
+        raise NotImplementedError
 
     def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
-        if not self.spreads:
-            return gated_sum(self.every(x_TI), gates_TE)
-        if self._one_by_one(x_TI.shape[0]):
-            return self._mixture_one_by_one(x_TI, gates_TE)
-        return self.last.mix(run(self.layers, x_TI, shared=True), gates_TE)
+        return gated_sum(self.every(x_TI), gates_TE)
 
     def every(self, x_TI: th.Tensor) -> th.Tensor:
         """Run every expert on every row: (T, I) to (E, T, O)."""
-        hidden = run(self.layers, x_TI, shared=True)
-        return self.last(hidden) if self.spreads else self.last.shared(hidden)
+        raise NotImplementedError
 
     def selected(self, x_TI: th.Tensor, experts_Tk: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Run on each row only its chosen experts; no row is dropped.
@@ -109,6 +86,63 @@ class StackedNetwork(nn.Module):
         y_TkO = th.cat(outputs)[inverse].unflatten(0, experts_Tk.shape)
         return (y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)).sum(1)
 
+    def _singles(self) -> Sequence[Callable[[th.Tensor], th.Tensor]]:
+        """Return each expert as a function of its rows."""
+        raise NotImplementedError
+
+    def expert(self, k: int) -> nn.Sequential:
+        """Return expert ``k`` as plain modules, with a copy of its weights."""
+        raise NotImplementedError
+
+
+class StackedNetwork(Experts):
+    """E networks of one shape, run together.
+
+    Each expert is given as a plain module and so starts with exactly the weights that module was
+    given: whoever builds the experts decides how they are initialised.
+
+    :param experts: one module per expert, alike but for their weights: an ``nn.Linear``, or an
+        ``nn.Sequential`` of linear layers, an image encoder, normalisations and activations that
+        ends in an ``nn.Linear``; a layer of unknown kind runs expert by expert
+    :raises ValueError: if there is no expert, or they differ in more than their weights
+    :raises TypeError: if a convolution can't be stacked, or the last layer is not linear
+    """
+
+    def __init__(self, experts: Sequence[nn.Module]) -> None:
+        _check(experts)
+        *hidden, last = zip(*(flat(expert) for expert in experts), strict=True)
+        if not isinstance(last[0], nn.Linear):
+            raise TypeError(f"an expert must end in nn.Linear, got {type(last[0]).__name__}")
+        super().__init__(len(experts), last[0].out_features)
+        self.layers = nn.Sequential(*(stack(same) for same in hidden))
+        # Whether a layer before the last one already turns shared rows into rows per expert.
+        self.spreads = any(isinstance(layer, Stacked) for layer in self.layers)
+        self.last = StackedLinear(last, last=self.spreads)
+        self.needs_all_rows = needs_all_rows(self.layers)
+        leaves = [m for m in self.layers.modules() if isinstance(m, StackedLinear)]
+        self.width = max((leaf.out_features for leaf in leaves), default=0)
+        self.macs = sum(m.macs for m in self.modules() if isinstance(m, StackedLinear))
+
+    def forward(self, x_EMI: th.Tensor) -> th.Tensor:
+        """Run each expert on rows of its own: (E, M, I) to (E, M, O)."""
+        if self._one_by_one(x_EMI.shape[1]):
+            pairs = zip(self._singles(), x_EMI.unbind(), strict=True)
+            return th.stack([expert(x_MI) for expert, x_MI in pairs])
+        return self.last(run(self.layers, x_EMI, shared=False))
+
+    def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+        """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
+        if not self.spreads:
+            return super().mixture(x_TI, gates_TE)
+        if self._one_by_one(x_TI.shape[0]):
+            return self._mixture_one_by_one(x_TI, gates_TE)
+        return self.last.mix(run(self.layers, x_TI, shared=True), gates_TE)
+
+    def every(self, x_TI: th.Tensor) -> th.Tensor:
+        """Run every expert on every row: (T, I) to (E, T, O)."""
+        hidden = run(self.layers, x_TI, shared=True)
+        return self.last(hidden) if self.spreads else self.last.shared(hidden)
+
     def _one_by_one(self, num_rows: int) -> bool:
         if self.needs_all_rows or self.last.weight.is_cuda or is_recorded():
             return False
@@ -133,6 +167,54 @@ class StackedNetwork(nn.Module):
     def expert(self, k: int) -> nn.Sequential:
         """Return expert ``k`` as plain modules, with a copy of its weights."""
         return nn.Sequential(*unstack_all(self.layers, k), self.last.unstack(k))
+
+
+class SeparateNetworks(Experts):
+    """E networks of any kind, run one after the other.
+
+    :param experts: one module per expert, alike but for their weights, from rows to rows
+    :param out_features: O
+    :raises ValueError: if there is no expert, or they differ in more than their weights
+    """
+
+    def __init__(self, experts: Sequence[nn.Module], out_features: int) -> None:
+        _check(experts)
+        super().__init__(len(experts), out_features)
+        self.each = nn.ModuleList(experts)
+        self.needs_all_rows = next(experts[0].buffers(), None) is not None
+        self.macs = sum(p.numel() for p in experts[0].parameters())
+
+    def forward(self, x_EMI: th.Tensor) -> th.Tensor:
+        """Run each expert on rows of its own: (E, M, I) to (E, M, O)."""
+        return th.stack([run(x_MI) for run, x_MI in zip(self.each, x_EMI.unbind(), strict=True)])
+
+    def every(self, x_TI: th.Tensor) -> th.Tensor:
+        """Run every expert on every row: (T, I) to (E, T, O)."""
+        return th.stack([expert(x_TI) for expert in self.each])
+
+    def _singles(self) -> Sequence[Callable[[th.Tensor], th.Tensor]]:
+        return list(self.each)
+
+    def expert(self, k: int) -> nn.Sequential:
+        """Return a copy of expert ``k``."""
+        return nn.Sequential(copy.deepcopy(self.each[k]))
+
+
+def _check(experts: Sequence[nn.Module]) -> None:
+    if not experts:
+        raise ValueError("`experts` must hold at least 1 expert, got 0")
+    check_alike(experts)
+
+
+def together(experts: Sequence[nn.Module], out_features: int) -> Experts:
+    """Stack experts where that is known to be the same, else leave them apart.
+
+    :param experts: one module per expert, alike but for their weights
+    :param out_features: O
+    """
+    if can_stack(experts[0]):
+        return StackedNetwork(experts)
+    return SeparateNetworks(experts, out_features)
 
 
 def mlp_experts(

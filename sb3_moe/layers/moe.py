@@ -1,40 +1,129 @@
-"""What all mixture-of-experts layers share, and the layer whose gates nobody learns.
+"""What all mixture-of-experts layers share: a class of them is a router.
 
-Shapes: B batch, N tokens per sample, E experts, I features of a token, R features that the router
-sees, O outputs.
+Shapes: B batch, N tokens per sample, T = B*N, E experts, k chosen experts per token, I features of
+a token, R features that the router sees, O outputs.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch as th
 from torch import nn
 
 from sb3_moe.layers.aux_loss import AuxCoefs, add_loss, total_loss
-from sb3_moe.layers.experts import StackedNetwork
+from sb3_moe.layers.classes import own_options
+from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.routing import Routing
 
 NO_AUX = AuxCoefs()
 
 
+@dataclass(frozen=True, kw_only=True)
+class RouterInput:
+    """What a router is built for.
+
+    :param features: R, features of what it sees of a token
+    :param num_experts: E
+    :param num_tokens: N
+    :param num_tasks: length of the one-hot task id; 0 where there is none
+    """
+
+    features: int
+    num_experts: int
+    num_tokens: int = 1
+    num_tasks: int = 0
+
+
 class MoELayer(nn.Module):
     """Tokens in, tokens out, and the routing beside them.
 
-    :param experts: the stacked experts
+    A subclass is a router: policies take it as ``router=``. It needs :meth:`route`, and a
+    constructor that takes the experts, a :class:`RouterInput` and options of its own, keyword-only.
+    What else anyone asks of a router has an answer here that the subclass may replace.
+
+    :cvar name: how options, files and figures call it; the class's own where none is given
+    :cvar title: how reports write it
+    :cvar meaning: half a sentence for reports, about the experts
+    :cvar learns: whether gradients reach what it decides by
+    :cvar needs_tasks: it sees the one-hot task id alone, and there is an expert for each task
+    :cvar blind: it looks at nothing
+    :cvar tokens: kinds of tokens that it takes; None: all
+    :cvar placements: where it can sit; None: anywhere
+    :cvar losses: the auxiliary losses that policies may give it: it learns from them
+    :param experts: the experts
     :param aux: coefficients of the auxiliary losses, added while training
     :raises ValueError: if there is an auxiliary loss and nothing that it could teach
     """
 
-    has_scores = True
+    name: ClassVar[str] = "moe"
+    title: ClassVar[str] = "MoE"
+    meaning: ClassVar[str] = ""
+    learns: ClassVar[bool] = False
+    needs_tasks: ClassVar[bool] = False
+    blind: ClassVar[bool] = False
+    tokens: ClassVar[Sequence[str] | None] = None
+    placements: ClassVar[Sequence[str] | None] = None
+    losses: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, experts: StackedNetwork, *, aux: AuxCoefs = NO_AUX) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Name what the class does not name itself."""
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        cls.name = own.get("name", cls.__name__)
+        cls.title = own.get("title", cls.name)
+        cls.meaning = own.get("meaning", f"weighed by the router {cls.title}")
+
+    def __init__(self, experts: Experts, *, aux: AuxCoefs = NO_AUX) -> None:
         super().__init__()
-        if aux != NO_AUX and not self.has_scores:
+        if aux != NO_AUX and not self.losses:
             raise ValueError(
                 f"`aux` must be all 0 for {type(self).__name__}, which has no scores to learn, "
                 f"got {aux}"
             )
         self.experts = experts
         self.aux = aux
+
+    # How it is built.
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return its own options and their defaults, which stand in the signature alone."""
+        builds = any("build" in vars(each) for each in cls.__mro__[: cls.__mro__.index(MoELayer)])
+        found = own_options(cls, "build" if builds else "__init__")
+        return {name: value for name, value in found.items() if name != "aux"}
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], num_experts: int | None) -> None:
+        """Raise if an option is not valid, before anything is built.
+
+        :param options: its own, all of them
+        :param num_experts: E; None where the number of tasks decides
+        """
+
+    @classmethod
+    def why_invalid(cls, tokens: str, placement: str) -> str | None:
+        """Say why the router can't take such tokens, or sit there; None if it can."""
+        if cls.tokens is not None and tokens not in cls.tokens:
+            return f"`router`={cls.name!r} needs `tokens` of {list(cls.tokens)}, got {tokens!r}"
+        if cls.placements is not None and placement not in cls.placements:
+            allowed = " or ".join(map(repr, cls.placements))
+            return f"`router`={cls.name!r} needs `placement`={allowed}, got {placement!r}"
+        return None
+
+    @classmethod
+    def build(cls, experts: Experts, sees: RouterInput, **options: Any) -> Self:
+        """Return the layer for what a router sees there.
+
+        :param experts: the experts
+        :param sees: what the router is built for
+        :param options: its own
+        """
+        return cls(experts, sees, **options)  # type: ignore[call-arg, arg-type]  # a subclass's
+
+    # What it does.
 
     @property
     def num_experts(self) -> int:
@@ -57,36 +146,80 @@ class MoELayer(nn.Module):
         return y_BNO, routing
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
-        """Compute the output and the routing."""
+        """Compute the output and the routing; :meth:`combine` does what follows the gates.
+
+        :param x_BNI: what the experts see
+        :param router_BNR: what the router sees
+        :return: (B, N, O) and the routing
+        """
         raise NotImplementedError
 
+    def combine(
+        self,
+        x_BNI: th.Tensor,
+        gates_BNE: th.Tensor,
+        *,
+        logits_BNE: th.Tensor | None = None,
+        experts_BNk: th.Tensor | None = None,
+    ) -> tuple[th.Tensor, Routing]:
+        """Run the experts and sum their outputs with the gates.
 
-class UniformMoE(MoELayer):
-    """Average all experts: the control that has experts but no router."""
-
-    has_scores = False
-
-    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
-        """Give every expert the weight 1/E."""
-        shape = (*x_BNI.shape[:2], self.num_experts)
-        gates_BNE = x_BNI.new_full(shape, 1.0 / self.num_experts)
-        y_TO = self.experts.mixture(x_BNI.flatten(0, 1), gates_BNE.flatten(0, 1))
-        return y_TO.unflatten(0, shape[:2]), Routing(gates_BNE)
-
-
-class TaskMoE(MoELayer):
-    """Let the task id pick the expert: the paper's hardcoded router."""
-
-    has_scores = False
-
-    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
-        """Send every token to its task's expert, whatever a normaliser made of the one-hot.
-
-        :param router_BNR: the one-hot task id; the largest entry is taken for the one
+        :param x_BNI: what the experts see
+        :param gates_BNE: weight of each expert in each token's output
+        :param logits_BNE: the scores that the gates are made from, for auxiliary losses
+        :param experts_BNk: the chosen experts, all other gates being 0; None: all run
+        :return: (B, N, O) and the routing
         """
-        experts_BN1 = router_BNR.argmax(dim=-1, keepdim=True)
-        gates_BNE = th.zeros_like(router_BNR).scatter(-1, experts_BN1, 1.0)
-        y_TO = self.experts.selected(
-            x_BNI.flatten(0, 1), experts_BN1.flatten(0, 1), gates_BNE.flatten(0, 1)
-        )
-        return y_TO.unflatten(0, x_BNI.shape[:2]), Routing(gates_BNE, None, experts_BN1)
+        x_TI, gates_TE = x_BNI.flatten(0, 1), gates_BNE.flatten(0, 1)
+        if experts_BNk is None:
+            y_TO = self.experts.mixture(x_TI, gates_TE)
+        else:
+            y_TO = self.experts.selected(x_TI, experts_BNk.flatten(0, 1), gates_TE)
+        return y_TO.unflatten(0, x_BNI.shape[:2]), Routing(gates_BNE, logits_BNE, experts_BNk)
+
+    def between_updates(self) -> None:
+        """Change what may only change between two updates of the policy."""
+
+    @property
+    def acts_between_updates(self) -> bool:
+        """Whether :meth:`between_updates` does anything."""
+        return type(self).between_updates is not MoELayer.between_updates
+
+    # What it costs, and what each row counts for.
+
+    @property
+    def num_chosen(self) -> int | None:
+        """How many experts serve a token; None: all of them."""
+        return None
+
+    @property
+    def active_share(self) -> float:
+        """Share of its experts that a token uses."""
+        return 1.0 if self.num_chosen is None else self.num_chosen / self.num_experts
+
+    def rows(self, num_tokens: int) -> int:
+        """Return how many rows its experts run on together, for one sample."""
+        return num_tokens * (self.num_experts if self.num_chosen is None else self.num_chosen)
+
+    def extra_flops(self, num_tokens: int, in_features: int) -> int:
+        """Return the FLOPs for one sample of neither experts nor modules of the router."""
+        return 0
+
+    def row_gates(self, routing: Routing) -> th.Tensor:
+        """Return the weight of each row of each expert in the output.
+
+        :param routing: what the layer decided
+        :return: (T, E), with rows in the order in which the experts saw them
+        """
+        return routing.gates_BNE.flatten(0, 1)
+
+    def readers(self) -> list[nn.Module]:
+        """Return the modules by which the router reads its input.
+
+        The only part besides the experts; the layer itself where there are several, or weights
+        in none, and so nothing tells.
+        """
+        if self.needs_tasks or self.blind:
+            return []
+        parts = [part for part in self.children() if part is not self.experts]
+        return [self] if len(parts) > 1 or [*self.parameters(recurse=False)] else parts

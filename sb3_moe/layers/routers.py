@@ -6,13 +6,35 @@ Shapes: B batch, N tokens per sample, R features that the router sees, K scores,
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_moe.layers.checks import not_negative, widths, yes_or_no
 
-class LinearRouter(nn.Module):
+
+class ScoreRouter(nn.Module):
+    """What gives experts or slots scores.
+
+    :param num_scores: K
+    """
+
+    def __init__(self, num_scores: int) -> None:
+        super().__init__()
+        self.num_scores = num_scores
+
+    def check_scores(self, num_scores: int, rule: str) -> None:
+        """Raise ValueError unless there are that many scores; ``rule`` says why so many."""
+        if self.num_scores != num_scores:
+            raise ValueError(
+                f"`router` must have {rule} = {num_scores} scores, got {self.num_scores}"
+            )
+
+
+class LinearRouter(ScoreRouter):
     """Score experts or slots by a linear map without bias (the Phi of Soft MoE).
 
     The weight is no ``nn.Linear``, since SB3's orthogonal init would visit it.
@@ -37,7 +59,7 @@ class LinearRouter(nn.Module):
         noise: float = 0.0,
         frozen: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(num_scores)
         if noise < 0:
             raise ValueError(f"`noise` must be at least 0, got {noise}")
         self.normalize = normalize
@@ -49,13 +71,6 @@ class LinearRouter(nn.Module):
             self.weight_RK = nn.Parameter(weight_RK)
         self.scale = nn.Parameter(th.ones(())) if normalize else None
 
-    def check_scores(self, num_scores: int, rule: str) -> None:
-        """Raise ValueError unless there are that many scores; ``rule`` says why so many."""
-        if self.weight_RK.shape[1] != num_scores:
-            raise ValueError(
-                f"`router` must have {rule} = {num_scores} scores, got {self.weight_RK.shape[1]}"
-            )
-
     def forward(self, x_BNR: th.Tensor) -> th.Tensor:
         """Return the scores (B, N, K)."""
         weight_RK = self.weight_RK
@@ -66,3 +81,73 @@ class LinearRouter(nn.Module):
         if self.noise and self.training:
             logits_BNK = logits_BNK + self.noise * th.randn_like(logits_BNK)
         return logits_BNK
+
+
+class MLPRouter(ScoreRouter):
+    """Score experts or slots by hidden layers with ReLU and a :class:`LinearRouter` behind them.
+
+    :param in_features: R
+    :param hidden: widths of the hidden layers
+    :param num_scores: K
+    :param frozen: keep all weights as buffers instead of learning them: a control
+    :param kwargs: other arguments of the linear router
+    :raises ValueError: if an argument is out of range
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        num_scores: int,
+        *,
+        frozen: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_scores)
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(in_features, width), nn.ReLU()]
+            in_features = width
+        self.hidden = nn.Sequential(*layers)
+        self.last = LinearRouter(in_features, num_scores, frozen=frozen, **kwargs)
+        if frozen:
+            for layer in layers[::2]:
+                _freeze(layer)
+
+    def forward(self, x_BNR: th.Tensor) -> th.Tensor:
+        """Return the scores (B, N, K)."""
+        scores: th.Tensor = self.last(self.hidden(x_BNR))
+        return scores
+
+
+def _freeze(layer: nn.Module) -> None:
+    """Turn a layer's parameters into buffers of the same names."""
+    for name, parameter in list(layer.named_parameters()):
+        delattr(layer, name)
+        layer.register_buffer(name, parameter.detach())
+
+
+def make_router(
+    in_features: int, num_scores: int, *, hidden: Sequence[int] = (), **kwargs: Any
+) -> ScoreRouter:
+    """Return a linear router, or one with hidden layers.
+
+    :param in_features: R
+    :param num_scores: K
+    :param hidden: widths of hidden layers; none: a linear router
+    :param kwargs: other arguments of :class:`LinearRouter`
+    """
+    if hidden:
+        return MLPRouter(in_features, hidden, num_scores, **kwargs)
+    return LinearRouter(in_features, num_scores, **kwargs)
+
+
+def check_score_options(options: Mapping[str, Any]) -> None:
+    """Check the options of a router that has scores.
+
+    :param options: ``hidden``, ``normalize_router`` and, where there is any, ``router_noise``
+    """
+    widths("hidden", options["hidden"])
+    yes_or_no("normalize_router", options["normalize_router"])
+    if "router_noise" in options:
+        not_negative("router_noise", options["router_noise"])

@@ -6,13 +6,16 @@ Shapes: B batch, N tokens, E experts, S slots per expert, K = E*S slots, I input
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch as th
 
 from sb3_moe.layers.aux_loss import AuxCoefs
-from sb3_moe.layers.experts import StackedNetwork
-from sb3_moe.layers.moe import NO_AUX, MoELayer
-from sb3_moe.layers.routers import LinearRouter
+from sb3_moe.layers.checks import whole_or_none
+from sb3_moe.layers.experts import Experts
+from sb3_moe.layers.moe import NO_AUX, MoELayer, RouterInput
+from sb3_moe.layers.routers import ScoreRouter, check_score_options, make_router
 from sb3_moe.layers.routing import Routing, softmax_over_experts
 from sb3_moe.layers.tracing import is_recorded
 
@@ -31,10 +34,16 @@ class SoftMoE(MoELayer):
     :raises ValueError: if ``num_slots`` is below 1 or the router's scores are too few or many
     """
 
+    name: ClassVar[str] = "soft"
+    title: ClassVar[str] = "SoftMoE"
+    meaning: ClassVar[str] = "a learned router weighs all of them"
+    learns: ClassVar[bool] = True
+    losses: ClassVar[frozenset[str]] = frozenset({"balance", "importance", "z"})
+
     def __init__(
         self,
-        experts: StackedNetwork,
-        router: LinearRouter,
+        experts: Experts,
+        router: ScoreRouter,
         *,
         num_slots: int = 1,
         aux: AuxCoefs = NO_AUX,
@@ -45,6 +54,34 @@ class SoftMoE(MoELayer):
         router.check_scores(self.num_experts * num_slots, "num_experts * num_slots")
         self.router = router
         self.num_slots = num_slots
+
+    @classmethod
+    def build(  # type: ignore[override]  # its options, by name
+        cls,
+        experts: Experts,
+        sees: RouterInput,
+        *,
+        num_slots: int | None = None,
+        normalize_router: bool = False,
+        router_noise: float = 0.0,
+        hidden: Sequence[int] = (),
+    ) -> Self:
+        """Return the layer with its router; without ``num_slots`` there are ceil(N / E)."""
+        slots = slots_for(sees, num_slots)
+        router = make_router(
+            sees.features,
+            sees.num_experts * slots,
+            hidden=hidden,
+            normalize=normalize_router,
+            noise=router_noise,
+        )
+        return cls(experts, router, num_slots=slots)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], num_experts: int | None) -> None:
+        """Check slots and scores."""
+        whole_or_none("num_slots", options["num_slots"])
+        check_score_options(options)
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output and the routing, whose gates are the combine weights."""
@@ -88,3 +125,30 @@ class SoftMoE(MoELayer):
         if self.num_slots == 1:
             return x_BNK
         return x_BNK.view(*x_BNK.shape[:2], self.num_experts, self.num_slots)
+
+    # With one token every slot holds that token, and each expert runs once.
+
+    def rows(self, num_tokens: int) -> int:
+        """Return the number of slots, whatever the number of tokens."""
+        return self.num_experts * (self.num_slots if num_tokens > 1 else 1)
+
+    def extra_flops(self, num_tokens: int, in_features: int) -> int:
+        """Count the mixing of tokens into slots, and back."""
+        if num_tokens == 1:
+            return 0
+        return 2 * num_tokens * self.rows(num_tokens) * (in_features + self.experts.out_features)
+
+    def row_gates(self, routing: Routing) -> th.Tensor:
+        """Return each slot's mean weight over the tokens it is mixed back into."""
+        logits = routing.logits_BNE
+        assert logits is not None
+        if logits.shape[1] == 1:
+            return super().row_gates(routing)
+        combine_BK = logits.flatten(2).softmax(-1).mean(1)
+        combine_BES = combine_BK.unflatten(1, (self.num_experts, self.num_slots))
+        return combine_BES.transpose(1, 2).flatten(0, 1)
+
+
+def slots_for(sees: RouterInput, num_slots: int | None) -> int:
+    """Return the slots per expert: enough for all tokens where no number is given."""
+    return num_slots or math.ceil(sees.num_tokens / sees.num_experts)

@@ -1,27 +1,28 @@
-"""Sparse routing: each token chooses experts, or each expert chooses tokens.
+"""Sparse routing: each token chooses experts.
 
-Shapes: B batch, N tokens per sample, T = B*N, E experts, k choices, C tokens per expert,
-I inputs, O outputs.
+Shapes: B batch, N tokens per sample, T = B*N, E experts, k choices, I inputs, O outputs.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch as th
 
 from sb3_moe.layers.aux_loss import AuxCoefs
-from sb3_moe.layers.experts import StackedNetwork
-from sb3_moe.layers.moe import NO_AUX, MoELayer
-from sb3_moe.layers.routers import LinearRouter
+from sb3_moe.layers.checks import not_negative, whole, yes_or_no
+from sb3_moe.layers.experts import Experts
+from sb3_moe.layers.moe import NO_AUX, MoELayer, RouterInput
+from sb3_moe.layers.routers import ScoreRouter, check_score_options, make_router
 from sb3_moe.layers.routing import Routing, counts, softmax_over_experts
 
 
 class SparseMoE(MoELayer):
     """Send each token to the k experts it scores highest (arXiv 1701.06538), dropping none.
 
-    The gates are the softmax over all experts, not renormalised over the chosen ones: with k = 1 a
-    renormalised gate is always 1 and the router would learn nothing.
+    The gates are the softmax over all experts: renormalised over the chosen ones, a gate would
+    always be 1 with k = 1, and the router learn nothing.
 
     :param experts: the stacked experts
     :param router: one score per expert
@@ -32,26 +33,34 @@ class SparseMoE(MoELayer):
         policy stays the same within one update
     :param move_on_eval: whether leaving training mode moves the bias; False: whoever trains the
         layer calls :meth:`move_bias` between two updates
+    :param renormalize: make the kept gates sum to 1; with k of at least 2
     :param aux: coefficients of the auxiliary losses
     :raises ValueError: if an argument is out of range
     """
+
+    name: ClassVar[str] = "top_k"
+    title: ClassVar[str] = "Top-k"
+    meaning: ClassVar[str] = "a learned router picks the best"
+    learns: ClassVar[bool] = True
+    losses: ClassVar[frozenset[str]] = frozenset({"balance", "importance", "z"})
 
     running_bias_E: th.Tensor
     running_count_E: th.Tensor
 
     def __init__(
         self,
-        experts: StackedNetwork,
-        router: LinearRouter,
+        experts: Experts,
+        router: ScoreRouter,
         *,
         top_k: int = 1,
         bias_rate: float = 0.0,
         move_on_eval: bool = True,
+        renormalize: bool = False,
         aux: AuxCoefs = NO_AUX,
     ) -> None:
         super().__init__(experts, aux=aux)
-        if not 1 <= top_k <= self.num_experts:
-            raise ValueError(f"`top_k` must be in [1, num_experts={self.num_experts}], got {top_k}")
+        check_top_k(top_k, self.num_experts)
+        check_renormalize(renormalize, top_k)
         if bias_rate < 0:
             raise ValueError(f"`bias_rate` must be at least 0, got {bias_rate}")
         router.check_scores(self.num_experts, "num_experts")
@@ -59,10 +68,53 @@ class SparseMoE(MoELayer):
         self.top_k = top_k
         self.bias_rate = bias_rate
         self.move_on_eval = move_on_eval
+        self.renormalize = renormalize
         if bias_rate:
             # Float, persistent and changed in place, so that target networks follow.
             self.register_buffer("running_bias_E", th.zeros(self.num_experts))
             self.register_buffer("running_count_E", th.zeros(self.num_experts))
+
+    @classmethod
+    def build(  # type: ignore[override]  # its options, by name
+        cls,
+        experts: Experts,
+        sees: RouterInput,
+        *,
+        top_k: int = 1,
+        bias_rate: float = 0.0,
+        renormalize: bool = False,
+        normalize_router: bool = False,
+        router_noise: float = 0.0,
+        hidden: Sequence[int] = (),
+    ) -> Self:
+        """Return the layer with its router, for a policy, which moves the bias itself.
+
+        It knows an algorithm's next rollout from a mere ``predict``.
+        """
+        router = make_router(
+            sees.features,
+            sees.num_experts,
+            hidden=hidden,
+            normalize=normalize_router,
+            noise=router_noise,
+        )
+        return cls(
+            experts,
+            router,
+            top_k=top_k,
+            bias_rate=bias_rate,
+            move_on_eval=False,
+            renormalize=renormalize,
+        )
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], num_experts: int | None) -> None:
+        """Check choices, bias and scores."""
+        check_choices(options["top_k"], num_experts)
+        not_negative("bias_rate", options["bias_rate"])
+        yes_or_no("renormalize", options["renormalize"])
+        check_renormalize(options["renormalize"], options["top_k"])
+        check_score_options(options)
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output and the kept gates."""
@@ -71,13 +123,18 @@ class SparseMoE(MoELayer):
         scores_BNE = probs_BNE + self.running_bias_E if self.bias_rate else probs_BNE
         experts_BNk = scores_BNE.detach().topk(self.top_k, dim=-1).indices
         kept_BNE = th.zeros_like(probs_BNE).scatter(-1, experts_BNk, 1.0)
-        gates_BNE = probs_BNE * kept_BNE
+        if self.renormalize:
+            gates_BNE = softmax_over_experts(logits_BNE.masked_fill(kept_BNE == 0, -th.inf))
+        else:
+            gates_BNE = probs_BNE * kept_BNE
         if self.bias_rate and self.training and th.is_grad_enabled():
             self.running_count_E += counts(experts_BNk, self.num_experts)
-        y_TO = self.experts.selected(
-            x_BNI.flatten(0, 1), experts_BNk.flatten(0, 1), gates_BNE.flatten(0, 1)
-        )
-        return y_TO.unflatten(0, x_BNI.shape[:2]), Routing(gates_BNE, logits_BNE, experts_BNk)
+        return self.combine(x_BNI, gates_BNE, logits_BNE=logits_BNE, experts_BNk=experts_BNk)
+
+    @property
+    def num_chosen(self) -> int:
+        """The k of top-k."""
+        return self.top_k
 
     def train(self, mode: bool = True) -> SparseMoE:
         """Set the mode; on leaving training, move the bias by the loads counted since."""
@@ -96,50 +153,36 @@ class SparseMoE(MoELayer):
         self.running_bias_E += self.bias_rate * (count_E.mean() - count_E).sign()
         count_E.zero_()
 
+    def between_updates(self) -> None:
+        """Move the bias."""
+        self.move_bias()
 
-class ExpertChoiceMoE(MoELayer):
-    """Let each expert choose its tokens within a sample (arXiv 2202.09368).
+    @property
+    def acts_between_updates(self) -> bool:
+        """Whether there is a bias to move."""
+        return bool(self.bias_rate)
 
-    Each expert takes C = ceil(N * top_k / E) tokens of every sample; a token that none chooses
-    comes out as zero, and every expert does the same amount of work.
 
-    :param experts: the stacked experts
-    :param router: one score per expert
-    :param top_k: how many experts serve a token on average
-    :param aux: coefficients of the auxiliary losses
-    :raises ValueError: if an argument is out of range
-    """
+def check_top_k(top_k: int, num_experts: int) -> None:
+    """Raise unless so many experts can be chosen."""
+    if not 1 <= top_k <= num_experts:
+        raise ValueError(f"`top_k` must be in [1, num_experts={num_experts}], got {top_k}")
 
-    def __init__(
-        self,
-        experts: StackedNetwork,
-        router: LinearRouter,
-        *,
-        top_k: int = 1,
-        aux: AuxCoefs = NO_AUX,
-    ) -> None:
-        super().__init__(experts, aux=aux)
-        if not 1 <= top_k <= self.num_experts:
-            raise ValueError(f"`top_k` must be in [1, num_experts={self.num_experts}], got {top_k}")
-        router.check_scores(self.num_experts, "num_experts")
-        self.router = router
-        self.top_k = top_k
 
-    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
-        """Compute the output and the gates, zero where an expert did not choose a token."""
-        batch, num_tokens, _ = x_BNI.shape
-        capacity = math.ceil(num_tokens * self.top_k / self.num_experts)
-        logits_BNE = self.router(router_BNR)
-        probs_BEN = softmax_over_experts(logits_BNE).transpose(1, 2)
-        gates_BEC, tokens_BEC = probs_BEN.topk(capacity, dim=-1)
-        index_BK = tokens_BEC.flatten(1)
-        rows_BKI = x_BNI.gather(1, index_BK.unsqueeze(-1).expand(-1, -1, x_BNI.shape[-1]))
-        rows_EBCI = rows_BKI.unflatten(1, (self.num_experts, capacity)).transpose(0, 1)
-        out_EMO = self.experts(rows_EBCI.flatten(1, 2))
-        out_BKO = out_EMO.unflatten(1, (batch, capacity)).transpose(0, 1).flatten(1, 2)
-        weighted_BKO = out_BKO * gates_BEC.flatten(1).unsqueeze(-1)
-        y_BNO = weighted_BKO.new_zeros(batch, num_tokens, out_BKO.shape[-1]).scatter_add(
-            1, index_BK.unsqueeze(-1).expand_as(weighted_BKO), weighted_BKO
+def check_renormalize(renormalize: bool, top_k: int) -> None:
+    """Raise where renormalised gates would always be 1."""
+    if renormalize and top_k < 2:
+        raise ValueError(
+            "`renormalize`=True needs `top_k` of at least 2: the gate of a single expert would "
+            f"always be 1, and the router learn nothing, got {top_k}"
         )
-        gates_BEN = th.zeros_like(probs_BEN).scatter(-1, tokens_BEC, gates_BEC)
-        return y_BNO, Routing(gates_BEN.transpose(1, 2), logits_BNE)
+
+
+def check_choices(top_k: Any, num_experts: int | None) -> None:
+    """Raise unless an option says how many of the experts are chosen.
+
+    :param num_experts: None where the number of tasks decides
+    """
+    whole("top_k", top_k)
+    if num_experts is not None:
+        check_top_k(top_k, num_experts)

@@ -90,6 +90,21 @@ def flat(module: nn.Module) -> list[nn.Module]:
     return [module]
 
 
+def can_stack(expert: nn.Module) -> bool:
+    """Say whether an expert is known to be the same stacked: torch's own layers, in a row.
+
+    :param expert: ends in an ``nn.Linear`` if so
+    """
+    layers = flat(expert)
+    rows = [m for m in expert.modules() if isinstance(m, nn.Sequential)]
+    return (
+        type(layers[-1]) is nn.Linear
+        and all(type(layer).__module__.startswith("torch.nn.") for layer in layers)
+        and not any(isinstance(layer, nn.Conv2d) for layer in layers)
+        and all(type(row).forward is nn.Sequential.forward for row in rows)
+    )
+
+
 def check_alike(experts: Sequence[nn.Module]) -> None:
     """Raise ValueError unless the experts have the same modules and tensors of the same shapes."""
     first, *others = (str(expert) for expert in experts)

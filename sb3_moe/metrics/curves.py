@@ -60,7 +60,7 @@ def load_scores(folder: str | Path) -> Scores:
             f"{folder} has no scores.npz; train with "
             "MultiTaskEvalCallback(every=..., log_path=folder) to get one"
         )
-    with np.load(path) as saved:
+    with np.load(path, allow_pickle=False) as saved:
         return Scores(
             saved["score"],
             saved["steps"].astype(np.float64),

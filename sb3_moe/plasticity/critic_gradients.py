@@ -9,6 +9,8 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from torch.utils.hooks import RemovableHandle
 
+from sb3_moe.networks import networks_of
+
 Gradients = Mapping[th.Tensor, th.Tensor | None]
 
 
@@ -29,8 +31,8 @@ class CriticGradients:
         :param policy: of any algorithm; where one optimiser has all weights, there is nothing to do
         """
         self.detach()
-        optimizer = getattr(getattr(policy, "critic", None), "optimizer", None)
-        if isinstance(optimizer, th.optim.Optimizer):
+        optimizer = networks_of(policy).critic_optimizer()
+        if optimizer is not None:
             # Until it steps, nothing is known.
             self._kept = dict.fromkeys(_parameters(optimizer))
             self._handle = optimizer.register_step_post_hook(self._keep)

@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.networks import networks_of
 from sb3_moe.plasticity.activations import Activations
 from sb3_moe.plasticity.dormant import TAUS, dormant_fraction, dormant_fraction_per_expert
-from sb3_moe.plasticity.hidden_layers import is_actor_critic, online_parameters
+from sb3_moe.plasticity.hidden_layers import online_parameters
 from sb3_moe.plasticity.probe import (
     Obs,
     concatenate,
-    fresh_memory,
     policy_activations,
     select,
 )
@@ -134,28 +133,4 @@ def tower_outputs(policy: BasePolicy, obs: Obs) -> dict[str, th.Tensor]:
     :param policy: of any algorithm
     :param obs: a batch of observations
     """
-    tensors: Any = policy.obs_to_tensor(obs)[0]
-    if is_actor_critic(policy):
-        memory = fresh_memory(policy, tensors)
-        # A recurrent policy also returns its memory.
-        distribution: Any = policy.get_distribution(tensors, *memory)
-        distribution = distribution[0] if isinstance(distribution, tuple) else distribution
-        mode = distribution.mode()
-        continuous = isinstance(policy.action_space, spaces.Box)
-        actor_T = mode.sum(-1) if continuous else distribution.log_prob(mode)
-        return {"pi": actor_T, "vf": policy.predict_values(tensors, *memory).flatten()}
-    if (actor := getattr(policy, "actor", None)) is not None:
-        actions = actor(tensors, deterministic=True) if _stochastic(actor) else actor(tensors)
-        q_values: Any = policy.critic(tensors, actions.detach())  # type: ignore[operator]
-        critics = q_values if isinstance(q_values, tuple) else q_values.unbind(1)
-        named = {f"qf{i}": values.flatten(1).mean(1) for i, values in enumerate(critics)}
-        return {"pi": actions.sum(-1), **named}
-    network: Any = getattr(policy, "q_net", None) or policy.quantile_net
-    values = network(tensors)
-    values_TA = values.mean(1) if values.dim() == 3 else values
-    return {"qf": values_TA.max(dim=1).values}
-
-
-def _stochastic(actor: Any) -> bool:
-    """Tell SAC's actor from TD3's, which takes no ``deterministic``."""
-    return hasattr(actor, "get_action_dist_params")
+    return networks_of(policy).outputs(policy.obs_to_tensor(obs)[0])

@@ -11,7 +11,8 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.plasticity.probe import Obs, run_towers
+from sb3_moe.networks import networks_of
+from sb3_moe.plasticity.probe import Obs
 
 
 @th.no_grad()
@@ -33,7 +34,7 @@ def expert_outputs(policy: Any, obs: Obs) -> dict[str, th.Tensor]:
     handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
     try:
         with evaluating(policy):
-            run_towers(policy, policy.obs_to_tensor(obs)[0])
+            networks_of(policy).run(policy.obs_to_tensor(obs)[0])
     finally:
         for handle in handles:
             handle.remove()

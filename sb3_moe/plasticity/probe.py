@@ -1,7 +1,6 @@
 """Run a batch through a policy and read every hidden layer, mixtures included.
 
-Shapes: B batch, N tokens per sample, T rows, E experts, S slots of an expert, C tokens that an
-expert chose.
+Shapes: T rows, E experts.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch as th
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import BasePolicy
 
-from sb3_moe.layers import ExpertChoiceMoE, MoELayer, Routing, SoftMoE, StackedNetwork
+from sb3_moe.layers import Experts, Routing
 from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.networks import networks_of
 from sb3_moe.plasticity.activations import ACTIVATIONS, Activations, as_ETHP, recording
-from sb3_moe.plasticity.hidden_layers import HiddenLayer, hidden_layers, is_actor_critic
+from sb3_moe.plasticity.hidden_layers import HiddenLayer, hidden_layers
 
 Obs = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
-TensorObs = th.Tensor | dict[str, th.Tensor]
 
 
 @th.no_grad()
@@ -38,7 +37,7 @@ def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
     watched = {layer.name: layer.module for layer in layers}
     watched |= {f"{la.name} mixture": la.mixture for la in layers if la.mixture is not None}
     with evaluating(policy), every_row_in_every_expert(policy), recording(watched) as outputs:
-        run_towers(policy, policy.obs_to_tensor(obs)[0])
+        networks_of(policy).run(policy.obs_to_tensor(obs)[0])
     return {layer.name: _activations(layer, outputs) for layer in layers if outputs[layer.name]}
 
 
@@ -60,7 +59,7 @@ def some_hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
 @contextmanager
 def every_row_in_every_expert(policy: BasePolicy) -> Iterator[None]:
     """Keep sparse layers from sorting rows by expert, so that hooks see one tensor per layer."""
-    networks = [module for module in policy.modules() if isinstance(module, StackedNetwork)]
+    networks = [module for module in policy.modules() if isinstance(module, Experts)]
     before = [network.needs_all_rows for network in networks]
     for network in networks:
         network.needs_all_rows = True
@@ -69,33 +68,6 @@ def every_row_in_every_expert(policy: BasePolicy) -> Iterator[None]:
     finally:
         for network, value in zip(networks, before, strict=True):
             network.needs_all_rows = value
-
-
-def run_towers(policy: BasePolicy, obs: TensorObs) -> None:
-    """Run every tower of a policy once: the actor, then the critics on its actions.
-
-    :param policy: of any algorithm
-    :param obs: a batch of observations on the policy's device
-    """
-    if is_actor_critic(policy):
-        memory = fresh_memory(policy, obs)
-        policy.get_distribution(obs, *memory)
-        policy.predict_values(obs, *memory)
-        return
-    actions = policy._predict(obs, deterministic=True)
-    critic = getattr(policy, "critic", None)
-    if critic is not None:
-        critic(obs, actions)
-
-
-def fresh_memory(policy: ActorCriticPolicy, obs: TensorObs) -> tuple[Any, ...]:
-    """Return what a recurrent policy needs besides observations, at the start of an episode."""
-    shape = getattr(policy, "lstm_hidden_state_shape", None)
-    if shape is None:
-        return ()
-    batch = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-    zeros = th.zeros(shape[0], batch, shape[2], device=policy.device)
-    return (zeros, zeros), th.ones(batch, device=policy.device)
 
 
 def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activations:
@@ -107,37 +79,15 @@ def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activa
     chunks = calls[-(len(calls) // len(passes)) :]
     values_ETHP = th.cat([as_ETHP(chunk, layer.num_experts) for chunk in chunks], dim=1)
     routing: Routing = passes[-1][1]
-    gates_TE = row_gates(layer.mixture, routing)
+    gates_TE = layer.mixture.row_gates(routing)
+    # An expert that is not stacked with the others has layers of its own.
+    mine = slice(None) if layer.expert is None else slice(layer.expert, layer.expert + 1)
     if routing.experts_BNk is None:
-        return Activations(values_ETHP, gates_TE)
+        return Activations(values_ETHP, gates_TE[:, mine])
     chosen_TE = th.zeros_like(gates_TE).scatter(-1, routing.experts_BNk.flatten(0, 1), 1.0)
+    gates_TE, chosen_TE = gates_TE[:, mine], chosen_TE[:, mine]
     values_ETHP = values_ETHP * chosen_TE.T[:, :, None, None]
     return Activations(values_ETHP, gates_TE, chosen_TE.any(0))
-
-
-def row_gates(mixture: MoELayer, routing: Routing) -> th.Tensor:
-    """Return the weight of each row of each expert in the layer's output.
-
-    :param mixture: the layer
-    :param routing: what it decided
-    :return: (T, E), with rows in the order in which the experts saw them
-    """
-    tokens = routing.gates_BNE.shape[1]
-    if isinstance(mixture, SoftMoE) and tokens > 1:
-        return _slot_gates(mixture, routing)
-    if isinstance(mixture, ExpertChoiceMoE):
-        capacity = -(-tokens * mixture.top_k // mixture.num_experts)
-        gates_BEC = routing.gates_BNE.transpose(1, 2).topk(capacity, dim=-1).values
-        return gates_BEC.transpose(1, 2).flatten(0, 1)
-    return routing.gates_BNE.flatten(0, 1)
-
-
-def _slot_gates(mixture: SoftMoE, routing: Routing) -> th.Tensor:
-    """Return each slot's mean weight over the tokens it is mixed back into."""
-    assert routing.logits_BNE is not None
-    combine_BK = routing.logits_BNE.flatten(2).softmax(-1).mean(1)
-    combine_BES = combine_BK.unflatten(1, (mixture.num_experts, mixture.num_slots))
-    return combine_BES.transpose(1, 2).flatten(0, 1)
 
 
 def select(obs: Obs, index: Any) -> Obs:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from inspect import Parameter, signature
-from operator import attrgetter
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from sb3_moe.networks import networks_of
 from sb3_moe.plasticity.wiring import heads
-
-# Where sb3-contrib's recurrent policies keep arguments that they don't give back.
-LSTM_ARGUMENTS = {"lstm_hidden_size": "lstm_output_dim", "n_lstm_layers": "lstm_actor.num_layers"}
 
 
 def fresh_copy(policy: BasePolicy) -> Any:
@@ -22,29 +18,9 @@ def fresh_copy(policy: BasePolicy) -> Any:
     :param policy: of any algorithm
     :raises ValueError: if its class forgets an argument that changes the networks
     """
-    built = policy.__class__(**constructor_arguments(policy))
+    built = policy.__class__(**networks_of(policy).constructor_arguments())
     _check_alike(built, policy)
     return built.to(policy.device)
-
-
-def constructor_arguments(policy: BasePolicy) -> dict[str, Any]:
-    """Return what a policy was built with.
-
-    SB3's policies give back what ``load`` needs, but for a few arguments (whether features are
-    shared, the sizes of an LSTM), which stand in attributes.
-
-    :param policy: of any algorithm
-    """
-    given = policy._get_constructor_parameters()
-    for parameter in signature(type(policy)).parameters.values():
-        name = parameter.name
-        if name in given or parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
-            continue
-        try:
-            given[name] = attrgetter(LSTM_ARGUMENTS.get(name, name))(policy)
-        except AttributeError:
-            continue  # The class's own; whether the networks depend on it is checked.
-    return given
 
 
 def _check_alike(built: BasePolicy, policy: BasePolicy) -> None:
@@ -71,13 +47,11 @@ def reset_heads(policy: BasePolicy) -> None:
     :raises ValueError: if the policy can't be built again
     """
     fresh = dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
-    paths = {module: path for path, module in policy.named_modules()}
-    modules = dict(policy.named_modules())
+    networks = networks_of(policy)
     for head in heads(policy):
         head.load_state_dict(fresh[head].state_dict())
         zero_moments(policy, list(head.parameters()))
-        first, _, rest = paths[head].partition(".")
-        target = modules.get(f"{first}_target.{rest}")
+        target = networks.follower(head)
         if target is not None:
             target.load_state_dict(head.state_dict())
 
@@ -115,11 +89,9 @@ def check_shrink_and_perturb(shrink: float, perturb: float) -> None:
         raise ValueError(f"`perturb` must be at least 0, got {perturb}")
 
 
-def optimizers(policy: Any) -> list[th.optim.Optimizer]:
+def optimizers(policy: BasePolicy) -> list[th.optim.Optimizer]:
     """Return every optimiser of a policy."""
-    holders = [policy, getattr(policy, "actor", None), getattr(policy, "critic", None)]
-    found = [getattr(holder, "optimizer", None) for holder in holders]
-    return [each for each in found if isinstance(each, th.optim.Optimizer)]
+    return list(dict.fromkeys(networks_of(policy).optimizers().values()))
 
 
 def reset_optimizers(policy: BasePolicy) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
 
-from sb3_moe.layers import LinearRouter, MoELayer
+from sb3_moe.layers import (
+    Experts,
+    LinearRouter,
+    MLPRouter,
+    MoELayer,
+    SeparateNetworks,
+    StackedNetwork,
+)
 from sb3_moe.layers.encoder import Residual, StackedResidual
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
+from sb3_moe.networks import Network, networks_of
 from sb3_moe.plasticity.activations import is_activation
-from sb3_moe.plasticity.hidden_layers import is_actor_critic
 
 WEIGHTED = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d, LinearRouter)
 # A unit inside a block, or before it, also goes around it: no weights hold all that leads out.
@@ -47,21 +53,6 @@ class Wiring(NamedTuple):
     norm: nn.Module | None = None
 
 
-class Network(NamedTuple):
-    """One network behind a features extractor.
-
-    :param extractor: what it sees observations through
-    :param entries: what reads the features
-    :param hidden: its hidden layers, with the head where there are no ``heads``
-    :param heads: what reads the last hidden layer
-    """
-
-    extractor: nn.Module
-    entries: list[nn.Module]
-    hidden: nn.Module
-    heads: list[nn.Module]
-
-
 def wirings(policy: BasePolicy) -> list[Wiring]:
     """Return every hidden layer whose weights on both sides are known.
 
@@ -73,10 +64,11 @@ def wirings(policy: BasePolicy) -> list[Wiring]:
     """
     found: list[Wiring] = []
     behind: dict[nn.Module, list[nn.Module]] = {}
-    for net in _networks(policy):
-        found += _along(_leaves(net.hidden), _readers(net.heads))
-        found += [wiring for head in net.heads for wiring in _along(_leaves(head), [])]
-        behind.setdefault(net.extractor, []).extend(net.entries)
+    for net in networks_of(policy).networks():
+        learned = _learned_heads(net)
+        found += _along(_leaves(net.hidden), _readers(learned))
+        found += [wiring for head in learned for wiring in _along(_leaves(head), [])]
+        behind.setdefault(net.extractor, []).extend(_entries(net))
     for extractor, parts in behind.items():
         if _is_one_network(extractor):
             found += _along(_leaves(extractor), _readers(parts))
@@ -88,7 +80,20 @@ def heads(policy: BasePolicy) -> list[nn.Module]:
 
     :param policy: of any algorithm
     """
-    return [_last(net) for each in _networks(policy) for net in each.heads or [each.hidden]]
+    networks = networks_of(policy).networks()
+    return [_last(part) for net in networks for part in _learned_heads(net) or [net.hidden]]
+
+
+def _learned_heads(net: Network) -> list[nn.Module]:
+    """Leave out heads that only take columns of what big experts give."""
+    return [head for head in net.heads if any(True for _ in head.parameters())]
+
+
+def _entries(net: Network) -> list[nn.Module]:
+    """Return what reads the features: the first hidden layer, or else the heads do."""
+    if net.memory is not None:
+        return [net.memory]
+    return _next(_leaves(net.hidden)) or _learned_heads(net)
 
 
 def _last(network: nn.Module) -> nn.Module:
@@ -97,52 +102,8 @@ def _last(network: nn.Module) -> nn.Module:
     if mixture is None:
         return part
     # The experts of "big" are whole networks, each with a head of its own.
-    return mixture.experts.last if mixture.experts.spreads else mixture
-
-
-def _networks(policy: Any) -> list[Network]:
-    """Return every online network."""
-    if is_actor_critic(policy):
-        return _actor_and_value(policy)
-    if getattr(policy, "actor", None) is not None:
-        critics = policy.critic.named_children()
-        qfs = [critic for name, critic in critics if re.fullmatch(r"qf\d+", name)]
-        extractor = policy.critic.features_extractor
-        return [_actor(policy.actor), *(_network(extractor, qf) for qf in qfs)]
-    q_net = getattr(policy, "q_net", None)
-    if q_net is not None:
-        return [_network(q_net.features_extractor, q_net.q_net)]
-    quantiles = policy.quantile_net
-    return [_network(quantiles.features_extractor, quantiles.quantile_net)]
-
-
-def _actor_and_value(policy: Any) -> list[Network]:
-    net = policy.mlp_extractor
-    actor = _network(policy.pi_features_extractor, net.policy_net, [policy.action_net])
-    value = _network(policy.vf_features_extractor, net.value_net, [policy.value_net])
-    lstm = getattr(policy, "lstm_actor", None)
-    if lstm is None:
-        return [actor, value]
-    # Without an LSTM of its own a critic has a linear layer, or shares the actor's.
-    of_value = policy.lstm_critic or policy.critic or lstm
-    return [actor._replace(entries=[lstm]), value._replace(entries=[of_value])]
-
-
-def _actor(actor: Any) -> Network:
-    """Return SAC's actor, or TD3's, whose hidden layers and head are one."""
-    hidden = getattr(actor, "latent_pi", None)
-    if hidden is None:
-        return _network(actor.features_extractor, actor.mu)
-    parts = [actor.mu, getattr(actor, "log_std", None)]
-    # gSDE's log_std is one tensor, and behind "big" both take columns of what the experts give.
-    heads = [part for part in parts if isinstance(part, nn.Module) and list(part.parameters())]
-    return _network(actor.features_extractor, hidden, heads)
-
-
-def _network(extractor: nn.Module, hidden: nn.Module, heads: Sequence[nn.Module] = ()) -> Network:
-    """Return a network whose first hidden layer reads the features, or else its heads do."""
-    entries = _next(_leaves(hidden)) or list(heads)
-    return Network(extractor, entries, hidden, list(heads))
+    experts = mixture.experts
+    return experts.last if isinstance(experts, StackedNetwork) and experts.spreads else mixture
 
 
 def _is_one_network(extractor: nn.Module) -> bool:
@@ -179,7 +140,9 @@ def _along(chain: Sequence[nn.Module], heads: list[Reader]) -> Iterator[Wiring]:
     for i, part in enumerate(chain):
         mixture = _mixture(part)
         if mixture is not None:
-            yield from _along(_leaves(mixture.experts), [])
+            for network in _networks_of(mixture.experts):
+                if _runs_in_order(network):
+                    yield from _along(_leaves(network), [])
         elif is_activation(part) and i > 0 and isinstance(chain[i - 1], WEIGHTED):
             rest = list(chain[i + 1 :])
             norm = next((n for n in _next(rest) if _is_unit_norm(n)), None)
@@ -196,7 +159,8 @@ def _is_unit_norm(part: nn.Module) -> bool:
 def _next(rest: Sequence[nn.Module]) -> list[nn.Module]:
     """Return the next part that does more than reshape."""
     for part in rest:
-        if any(True for _ in part.parameters()) or is_activation(part):
+        weighted = isinstance(part, WEIGHTED) or any(True for _ in part.parameters())
+        if weighted or is_activation(part):
             return [part]
     return []
 
@@ -212,6 +176,27 @@ def _readers_in(part: nn.Module) -> list[Reader]:
     # With a token per feature map each unit comes alone, and the same weights read all of them.
     if mixture is None or tokens == "feature":
         return [Reader(part, isinstance(part, nn.Conv2d | StackedConv2d))]
-    router = getattr(mixture, "router", None)
-    layers = _next(_leaves(mixture.experts)) + ([] if router is None else [router])
+    networks = [*_networks_of(mixture.experts), *mixture.readers()]
+    layers = [first for network in networks for first in _firsts(network)]
     return [Reader(each, tokens == "conv" or isinstance(each, StackedConv2d)) for each in layers]
+
+
+def _networks_of(experts: Experts) -> list[nn.Module]:
+    """Return the experts as one network where they are stacked, else each by itself."""
+    return list(experts.each) if isinstance(experts, SeparateNetworks) else [experts]
+
+
+def _firsts(network: nn.Module) -> list[nn.Module]:
+    """Return what reads a network's input; the network itself where its order is not known."""
+    return _next(_leaves(network)) if _runs_in_order(network) else [network]
+
+
+def _runs_in_order(network: nn.Module) -> bool:
+    """Say whether a network is known to run its parts one after the other.
+
+    A class of the user's own may run them in any way: around a block, or twice.
+    """
+    if isinstance(network, (*WEIGHTED, StackedNetwork, MLPRouter)):
+        return True
+    rows = [part for part in network.modules() if next(part.children(), None) is not None]
+    return all(type(row).forward is nn.Sequential.forward for row in rows)

@@ -109,7 +109,7 @@ def load_diagnostics(folder: str | Path) -> dict[str, npt.NDArray[Any]]:
             f"{folder} has no diagnostics.npz; train with PlasticityCallback(log_path=folder) or "
             "RoutingCallback(log_path=folder) to get one"
         )
-    with np.load(path) as saved:
+    with np.load(path, allow_pickle=False) as saved:
         return {name: saved[name] for name in saved.files}
 
 

@@ -1,1 +1,22 @@
 """MoE policy classes, one module per family of algorithms."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Say which modules have a policy that was looked for here."""
+    from sb3_moe.policies.registration import TABLE
+
+    places: dict[str, list[str]] = {}
+    for algorithm, entry in TABLE.items():
+        if name in entry.aliases:
+            places.setdefault(entry.policies, []).append(algorithm)
+    if not places:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    listed = ", ".join(f"{place} ({', '.join(used)})" for place, used in places.items())
+    # An AttributeError's text would be lost in `from sb3_moe.policies import ...`.
+    raise ImportError(
+        f"cannot import name {name!r} from {__name__!r}: algorithms have their own, in {listed}"
+    )

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch as th
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    NatureCNN,
-)
-from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy, QNetwork
-from torch import nn
 
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.parts import MoEPart, make_part
@@ -53,13 +45,6 @@ class MoEDQN(MoEQ, _Policy):
         net: QNetwork = make_part(self, "qf", MoEQNetwork, kwargs)
         return net
 
-    def tower_modules(self) -> dict[str, list[nn.Module]]:
-        """Return the online network."""
-        return {"qf": [self.q_net.q_net]}
-
-    def _run_towers(self, obs: PyTorchObs, actions: th.Tensor | None) -> None:
-        self.q_net(obs)
-
 
 class MoeMlpPolicy(MoEDQN, DQNPolicy):
     """MoE policy for flat observations (DQN)."""
@@ -68,15 +53,9 @@ class MoeMlpPolicy(MoEDQN, DQNPolicy):
 class MoeCnnPolicy(MoEDQN, CnnPolicy):
     """MoE policy for images (DQN)."""
 
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = NatureCNN
-    encodes_images: ClassVar[bool] = True
-
 
 class MoeMultiInputPolicy(MoEDQN, MultiInputPolicy):
     """MoE policy for Dict observations (DQN)."""
-
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = CombinedExtractor
-    encodes_images: ClassVar[bool] = True
 
 
 __all__ = ["MoeCnnPolicy", "MoeMlpPolicy", "MoeMultiInputPolicy"]

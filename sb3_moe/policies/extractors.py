@@ -133,6 +133,12 @@ class TaskExtractor(BaseFeaturesExtractor):
     ) -> None:
         if encoder not in ENCODERS:
             raise ValueError(f"`encoder` must be one of {list(ENCODERS)}, got {encoder!r}")
+        if features_dim is not None and (encoder == "flat" or raw):
+            reason = "`encoder`='flat' has none" if not raw else "`placement`='big' takes the map"
+            raise ValueError(
+                f"`features_dim`={features_dim} adds a layer behind convolutions, and {reason}: "
+                "leave it out"
+            )
         super().__init__(observation_space, features_dim=1)
         self.encoder, self.raw = encoder, raw
         parts = _parts(observation_space)

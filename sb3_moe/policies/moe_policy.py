@@ -21,18 +21,23 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_moe.layers import MoELayer, Routing, SparseMoE
+from sb3_moe.layers import MoELayer, Routing
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.tokens import TokenKind
+from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
 from sb3_moe.policies.options import DEFAULTS, per_tower
 from sb3_moe.policies.placement import Architect
+from sb3_moe.policies.placements import Placement
 from sb3_moe.policies.towers import Layout
+from sb3_moe.policies.written_by import WrittenBy
 
 OURS = ("encoder", "num_tasks")
+Router = str | type[MoELayer]
+Array = np.ndarray[Any, Any]
 
 
-class MoEPolicy(BaseModel):
+class MoEPolicy(WrittenBy, BaseModel):
     """A mixin that stands before one of SB3's policy classes and gives its networks experts.
 
     Each of SB3's arguments keeps its meaning. Every option below may also be a dict from tower to
@@ -42,14 +47,20 @@ class MoEPolicy(BaseModel):
     :param action_space: action space
     :param lr_schedule: learning rate schedule
     :param placement: where the experts sit: ``"none"``, ``"middle"``, ``"final"``, ``"all"``,
-        ``"big"``; see :class:`sb3_moe.policies.options.MoEOptions` for this and the other options
-    :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"uniform"`` or
-        ``"random"``
+        ``"body"``, ``"big"``; see :class:`sb3_moe.policies.options.MoEOptions` for this and the
+        other options
+    :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"uniform"``,
+        ``"random"``, or a class of your own
+    :param router_kwargs: the router's own options
     :param num_experts: None: the number of tasks for ``"task"``, else 4
     :param top_k: experts per token
+    :param renormalize: make the gates of the kept experts sum to 1
     :param tokens: ``"sample"``, ``"conv"`` or ``"feature"``
     :param num_slots: slots per expert for the soft router; None: ceil(tokens / experts)
+    :param expert: ``"mlp"``, ``"linear"``, or a class of your own
+    :param expert_kwargs: the expert's own options
     :param expert_width: hidden width of an expert; None: as the dense layer it replaces
+    :param head_router: ``"task"`` for a head for each task
     :param normalize_router: L2-normalise tokens and router weights
     :param router_noise: noise on the router's scores, off-policy training only
     :param balance_coef: weight of the load-balance loss
@@ -69,10 +80,9 @@ class MoEPolicy(BaseModel):
     towers: ClassVar[tuple[str, ...]] = ("pi", "vf")
     on_policy: ClassVar[bool] = True
     adam_kwargs: ClassVar[dict[str, Any]] = {}
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
-    encodes_images: ClassVar[bool] = False
     encodes_in_experts: ClassVar[bool] = True
     _predicting = False
+    _acts_between_updates = False
 
     def __init__(
         self,
@@ -80,13 +90,18 @@ class MoEPolicy(BaseModel):
         action_space: gym.Space[Any],
         lr_schedule: Schedule,
         *,
-        placement: str | Mapping[str, str] = "middle",
-        router: str | Mapping[str, str] = "soft",
+        placement: str | Placement | Mapping[str, str | Placement] = "middle",
+        router: Router | Mapping[str, Router] = "soft",
+        router_kwargs: Mapping[str, Any] | None = None,
         num_experts: int | Mapping[str, int | None] | None = None,
         top_k: int | Mapping[str, int] = 1,
+        renormalize: bool | Mapping[str, bool] = False,
         tokens: TokenKind | Mapping[str, TokenKind] = "sample",
         num_slots: int | Mapping[str, int | None] | None = None,
+        expert: str | type[nn.Module] | Mapping[str, str | type[nn.Module]] = "mlp",
+        expert_kwargs: Mapping[str, Any] | None = None,
         expert_width: int | Mapping[str, int | None] | None = None,
+        head_router: Router | Mapping[str, Router | None] | None = None,
         normalize_router: bool | Mapping[str, bool] = False,
         router_noise: float | Mapping[str, float] = 0.0,
         balance_coef: float | Mapping[str, float] = 0.0,
@@ -103,13 +118,14 @@ class MoEPolicy(BaseModel):
         _refuse_unknown(type(self), kwargs)
         self.moe_options = {name: given[name] for name in DEFAULTS}
         self.moe = per_tower(self.moe_options, self.towers)
-        if self.on_policy and any(each.router_noise for each in self.moe.values()):
+        noise = max(each.router_options.get("router_noise", 0.0) for each in self.moe.values())
+        if self.on_policy and noise:
             raise ValueError(
                 "`router_noise` must be 0 for on-policy algorithms, whose ratio of new to old "
-                f"policy it would move, got {router_noise}"
+                f"policy it would move, got {noise}"
             )
-        big = any(each.placement == "big" for each in self.moe.values())
-        self.raw_features = big and self.encodes_in_experts
+        whole = any(each.place.whole for each in self.moe.values())
+        self.raw_features = whole and self.encodes_in_experts
         extractor, extractor_kwargs = self._choose_extractor(
             observation_space,
             features_extractor_class,
@@ -133,8 +149,25 @@ class MoEPolicy(BaseModel):
             net_arch=net_arch,
             **kwargs,
         )
+        layers = self.moe_layers().values()
+        self._acts_between_updates = any(layer.acts_between_updates for layer in layers)
 
     # What the constructor decides.
+
+    @classmethod
+    def dense_extractor(cls) -> type[BaseFeaturesExtractor]:
+        """Return the features extractor that SB3's policy behind ours takes if none is given."""
+        for each in cls.__mro__:
+            parameter = signature(each).parameters.get("features_extractor_class")
+            if parameter is not None and isinstance(parameter.default, type):
+                found: type[BaseFeaturesExtractor] = parameter.default
+                return found
+        return FlattenExtractor
+
+    @classmethod
+    def encodes_images(cls) -> bool:
+        """Say whether images are encoded, and not flattened, if nothing else is asked for."""
+        return cls.dense_extractor() is not FlattenExtractor
 
     def _choose_extractor(
         self,
@@ -147,13 +180,13 @@ class MoEPolicy(BaseModel):
         kwargs = dict(kwargs or {})
         if given is None:
             # As SB3 tells its own extractors of images.
-            told = {"normalized_image": True} if normalized and self.encodes_images else {}
+            told = {"normalized_image": True} if normalized and self.encodes_images() else {}
             given = self._default_extractor(space, kwargs | told)
         if issubclass(given, TaskExtractor):
             if normalized:
                 kwargs["normalized_image"] = True
             encoder = default_encoder(space, normalized=normalized)
-            kwargs.setdefault("encoder", encoder if self.encodes_images else "flat")
+            kwargs.setdefault("encoder", encoder if self.encodes_images() else "flat")
             if "cnn_output_dim" in kwargs:
                 kwargs["features_dim"] = kwargs.pop("cnn_output_dim")
         elif self.raw_features:
@@ -169,7 +202,7 @@ class MoEPolicy(BaseModel):
     def _check_images(self, space: gym.Space[Any], extractor: type[BaseFeaturesExtractor]) -> None:
         """Refuse to flatten in silence what a policy for images was given."""
         known = issubclass(extractor, TaskExtractor | NatureCNN)
-        if self.dense_extractor is NatureCNN and known and default_encoder(space) == "flat":
+        if self.dense_extractor() is NatureCNN and known and default_encoder(space) == "flat":
             raise ValueError(
                 f"a policy for images, {type(self).__name__}, needs an image (a Box of three axes) "
                 f"in the observation, got {space}; for others use 'MoeMlpPolicy', or "
@@ -181,19 +214,8 @@ class MoEPolicy(BaseModel):
     ) -> type[BaseFeaturesExtractor]:
         plain = all(not each.is_moe and each.experts_see_task for each in self.moe.values())
         plain = plain and not any(name in kwargs for name in OURS)
-        return self.dense_extractor if plain and self._dense_takes(space, kwargs) else TaskExtractor
-
-    def _dense_takes(self, space: gym.Space[Any], kwargs: dict[str, Any]) -> bool:
-        """Try SB3's extractor on a space, and leave the random numbers as they were.
-
-        SB3 takes only uint8 images in [0, 255] for images, of at least 36x36.
-        """
-        with th.random.fork_rng(devices=[]):
-            try:
-                self.dense_extractor(copy.deepcopy(space), **kwargs)
-            except (AssertionError, RuntimeError):
-                return False
-        return True
+        dense = self.dense_extractor()
+        return dense if plain and _takes(dense, space, kwargs) else TaskExtractor
 
     @staticmethod
     def _ends_in_map(extractor: type[BaseFeaturesExtractor], kwargs: dict[str, Any]) -> bool:
@@ -209,10 +231,11 @@ class MoEPolicy(BaseModel):
             kwargs["optimizer_kwargs"] = {**self.adam_kwargs, "fused": True}
 
     def _check_gsde(self, kwargs: dict[str, Any]) -> None:
-        if kwargs.get("use_sde") and self.moe["pi"].placement == "big":
+        if kwargs.get("use_sde") and self.moe["pi"].place.whole:
             raise ValueError(
                 "`use_sde`=True needs the latent of the actor's last layer, which "
-                "`placement`='big' keeps inside each expert: choose another placement for 'pi'"
+                f"`placement`={self.moe['pi'].place.name!r} keeps inside each expert: choose "
+                "another placement for 'pi'"
             )
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
@@ -231,21 +254,20 @@ class MoEPolicy(BaseModel):
             data["share_features_extractor"] = self.share_features_extractor
         return data
 
-    # Loss-free balancing.
+    # What routers do between two updates, such as loss-free balancing.
 
     def set_training_mode(self, mode: bool) -> None:
-        """Set the mode; where an algorithm ends its update with it, the biases move, once.
+        """Set the mode; where an algorithm ends its update with it, routers may change, once.
 
         Every algorithm of SB3 says False before it collects what the next update learns from: the
         one moment at which the choice of experts can change without the data of an update coming
         from other experts than the update itself. ``predict`` says False too, and moves nothing.
         """
         super().set_training_mode(mode)
-        if mode or self._predicting or not any(each.bias_rate for each in self.moe.values()):
+        if mode or self._predicting or not self._acts_between_updates:
             return
         for layer in self.moe_layers().values():
-            if isinstance(layer, SparseMoE):
-                layer.move_bias()
+            layer.between_updates()
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Choose actions as SB3's policy does, and leave the policy as it is."""
@@ -281,20 +303,16 @@ class MoEPolicy(BaseModel):
         """Return the builder of one tower."""
         return Architect(self.moe[tower], layout, **kwargs)
 
-    def tower_modules(self) -> dict[str, list[nn.Module]]:
-        """Return each tower's modules, from features to output, by name."""
-        raise NotImplementedError
-
     # Looking inside.
 
     def moe_layers(self) -> dict[str, MoELayer]:
         """Return every MoE layer by tower and place: ``"pi.middle"``, ``"qf0.all.1"``."""
         found: dict[str, MoELayer] = {}
-        for tower, modules in self.tower_modules().items():
+        for tower, modules in networks_of(self).towers().items():
             layers = [m for each in modules for m in each.modules() if isinstance(m, MoELayer)]
-            placement = self.moe[tower.rstrip("0123456789")].placement
+            place = self.moe[tower.rstrip("0123456789")].place
             for i, layer in enumerate(layers):
-                name = f"{tower}.{placement}"
+                name = f"{tower}.{place.name if place.has_experts else 'head'}"
                 found[name if len(layers) == 1 else f"{name}.{i}"] = layer
         return found
 
@@ -321,8 +339,8 @@ class MoEPolicy(BaseModel):
     @th.no_grad()
     def routing(
         self,
-        obs: np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]] | PyTorchObs,
-        actions: np.ndarray[Any, Any] | th.Tensor | None = None,
+        obs: Array | dict[str, Array] | PyTorchObs,
+        actions: Array | th.Tensor | None = None,
     ) -> dict[str, Routing]:
         """Return what every router decides for a batch of observations, by tower and layer.
 
@@ -331,7 +349,7 @@ class MoEPolicy(BaseModel):
         """
         tensors = self._as_tensors(obs)
         with self._recorded() as routings, evaluating(self):
-            self._run_towers(tensors, None if actions is None else self._as_tensor(actions))
+            networks_of(self).run(tensors, None if actions is None else self._as_tensor(actions))
         return routings
 
     def _as_tensors(self, obs: Any) -> PyTorchObs:
@@ -341,12 +359,8 @@ class MoEPolicy(BaseModel):
         tensors, _ = self.obs_to_tensor(obs)
         return tensors
 
-    def _as_tensor(self, actions: np.ndarray[Any, Any] | th.Tensor) -> th.Tensor:
+    def _as_tensor(self, actions: Array | th.Tensor) -> th.Tensor:
         return th.as_tensor(actions, dtype=th.float32, device=self.device)
-
-    def _run_towers(self, obs: PyTorchObs, actions: th.Tensor | None) -> None:
-        """Send observations through every tower."""
-        raise NotImplementedError
 
     @contextmanager
     def _recorded(self) -> Iterator[dict[str, Routing]]:
@@ -366,6 +380,21 @@ class MoEPolicy(BaseModel):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _takes(
+    extractor: type[BaseFeaturesExtractor], space: gym.Space[Any], kwargs: dict[str, Any]
+) -> bool:
+    """Try SB3's extractor on a space, and leave the random numbers as they were.
+
+    SB3 takes only uint8 images in [0, 255] for images, of at least 36x36.
+    """
+    with th.random.fork_rng(devices=[]):
+        try:
+            extractor(copy.deepcopy(space), **kwargs)
+        except (AssertionError, RuntimeError):
+            return False
+    return True
 
 
 def _refuse_unknown(policy: type[MoEPolicy], kwargs: dict[str, Any]) -> None:

@@ -6,18 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    NatureCNN,
-)
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -96,17 +90,6 @@ class MoEActorCritic(_Policy):
             **self.optimizer_kwargs,
         )
 
-    def tower_modules(self) -> dict[str, list[nn.Module]]:
-        """Return body and head of actor and critic."""
-        return {
-            "pi": [self.mlp_extractor.policy_net, self.action_net],
-            "vf": [self.mlp_extractor.value_net, self.value_net],
-        }
-
-    def _run_towers(self, obs: PyTorchObs, actions: th.Tensor | None) -> None:
-        self.get_distribution(obs)
-        self.predict_values(obs)
-
 
 class MoeMlpPolicy(MoEActorCritic, ActorCriticPolicy):
     """MoE policy for flat observations (PPO, A2C, TRPO)."""
@@ -115,15 +98,9 @@ class MoeMlpPolicy(MoEActorCritic, ActorCriticPolicy):
 class MoeCnnPolicy(MoEActorCritic, ActorCriticCnnPolicy):
     """MoE policy for images (PPO, A2C, TRPO)."""
 
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = NatureCNN
-    encodes_images: ClassVar[bool] = True
-
 
 class MoeMultiInputPolicy(MoEActorCritic, MultiInputActorCriticPolicy):
     """MoE policy for Dict observations (PPO, A2C, TRPO)."""
-
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = CombinedExtractor
-    encodes_images: ClassVar[bool] = True
 
 
 __all__ = ["MoeCnnPolicy", "MoeMlpPolicy", "MoeMultiInputPolicy"]

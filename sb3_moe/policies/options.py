@@ -4,36 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, get_args
+from inspect import Parameter
+from typing import Any
 
-from sb3_moe.layers import AuxCoefs
+from torch import nn
+
+from sb3_moe.layers import AuxCoefs, MoELayer
+from sb3_moe.layers.checks import not_negative, one_of, whole, whole_or_none, yes_or_no
+from sb3_moe.layers.classes import check_names, own_options
+from sb3_moe.layers.expert_kinds import EXPERTS
+from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.layers.tokens import TokenKind
+from sb3_moe.policies.placements import PLACEMENTS, TOKENS, Placement, find_placement
 
-PLACEMENTS = ("none", "middle", "final", "all", "big")
-ROUTERS = ("soft", "top_k", "expert_choice", "task", "uniform", "random")
-TOKENS: tuple[str, ...] = get_args(TokenKind)
 TASK_INPUTS = ("both", "router", "experts", "none")
-
-LEARNED = frozenset({"soft", "top_k", "expert_choice"})
-# Which routers an option speaks to; options that are not here speak to all.
-ROUTERS_OF = {
-    "top_k": {"top_k", "expert_choice"},
-    "num_slots": {"soft", "random"},
-    "normalize_router": LEARNED | {"random"},
-    "router_noise": LEARNED,
-    "balance_coef": {"soft", "top_k"},
-    "importance_coef": {"soft", "top_k"},
-    "z_coef": LEARNED,
-    "bias_rate": {"top_k"},
+# Options that are a router's own, as it calls them itself, and the check of each.
+OF_ROUTERS = {
+    "top_k": whole,
+    "num_slots": whole_or_none,
+    "normalize_router": yes_or_no,
+    "renormalize": yes_or_no,
+    "router_noise": not_negative,
+    "bias_rate": not_negative,
 }
-# Which tokens a placement can take: only a layer whose input is the feature map can split it.
-TOKENS_OF = {
-    "none": TOKENS,
-    "middle": TOKENS,
-    "final": ("sample",),
-    "all": TOKENS,
-    "big": ("sample",),
-}
+# Options that ask for an auxiliary loss.
+LOSS_OF = {"balance_coef": "balance", "importance_coef": "importance", "z_coef": "z"}
+# Options that hold a dict of arguments, which is for all towers unless its keys are towers.
+KWARGS = ("router_kwargs", "expert_kwargs")
+# What any algorithm's towers are called.
+TOWERS = ("pi", "vf", "qf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +40,26 @@ class MoEOptions:
     """What one tower is to be.
 
     :param placement: where the experts sit: ``"none"``, ``"middle"`` (the last hidden layer),
-        ``"final"`` (the head), ``"all"`` (each hidden layer and the head) or ``"big"`` (each expert
-        a whole network, encoder and head included)
+        ``"final"`` (the head), ``"all"`` (each hidden layer and the head), ``"body"`` (each expert
+        all hidden layers) or ``"big"`` (each expert a whole network, encoder and head included);
+        or a :class:`~sb3_moe.policies.placements.Placement`
     :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"`` (the task id picks the
-        expert), or a control: ``"uniform"`` (every gate 1/E), ``"random"`` (frozen weights)
+        expert), or a control: ``"uniform"`` (every gate 1/E), ``"random"`` (frozen weights); or a
+        :class:`~sb3_moe.layers.MoELayer`, itself or as ``"package.module:Class"``
+    :param router_kwargs: its own options, ``dict(hidden=[64])`` among them for hidden layers of a
+        router with scores
     :param num_experts: None: the number of tasks for ``"task"``, else 4
-    :param top_k: experts per token; the gates are the softmax over all, not renormalised
+    :param top_k: experts per token; the gates are the softmax over all
+    :param renormalize: make the gates of the experts that were kept sum to 1, for ``"top_k"``
     :param tokens: ``"sample"`` (one token), ``"conv"`` (one per position of the feature map) or
         ``"feature"`` (one per channel)
     :param num_slots: slots per expert for ``"soft"``; None: ceil(tokens / experts)
+    :param expert: what stands in one expert for a hidden layer: ``"mlp"`` (two linear layers),
+        ``"linear"`` (one), or a module's class, itself or as ``"package.module:Class"``, that takes
+        (in_features, width, out_features, activation)
+    :param expert_kwargs: its own options
     :param expert_width: hidden width of an expert; None: as the dense layer it replaces
+    :param head_router: ``"task"``: a head for each task, with any placement whose experts hold none
     :param normalize_router: L2-normalise tokens and router weights, with one learned scale
     :param router_noise: standard deviation of noise on the scores, off-policy training only
     :param balance_coef: weight of the load-balance loss
@@ -59,18 +68,24 @@ class MoEOptions:
     :param bias_rate: step of loss-free balancing
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"`` or
         ``"none"``; dense towers count as experts. With experts, another than ``"both"`` needs a
-        task id, and a router of a kind that can be shown it, or spared it
+        task id, and a router of a kind that can be shown it, or spared it. ``head_router`` goes by
+        the id whoever else sees it
     :raises TypeError: if a value has the wrong type
     :raises ValueError: if a value or a combination is not valid
     """
 
-    placement: str = "middle"
-    router: str = "soft"
+    placement: str | Placement = "middle"
+    router: str | type[MoELayer] = "soft"
+    router_kwargs: Mapping[str, Any] | None = None
     num_experts: int | None = None
     top_k: int = 1
+    renormalize: bool = False
     tokens: TokenKind = "sample"
     num_slots: int | None = None
+    expert: str | type[nn.Module] = "mlp"
+    expert_kwargs: Mapping[str, Any] | None = None
     expert_width: int | None = None
+    head_router: str | type[MoELayer] | None = None
     normalize_router: bool = False
     router_noise: float = 0.0
     balance_coef: float = 0.0
@@ -80,60 +95,166 @@ class MoEOptions:
     task_input: str = "both"
 
     def __post_init__(self) -> None:
-        _one_of("placement", self.placement, PLACEMENTS)
-        _one_of("router", self.router, ROUTERS)
-        _one_of("tokens", self.tokens, TOKENS)
-        _one_of("task_input", self.task_input, TASK_INPUTS)
-        for name in ("num_experts", "num_slots", "expert_width"):
-            if (value := getattr(self, name)) is not None:
-                _whole(name, value)
-        _whole("top_k", self.top_k)
-        for name in ("router_noise", "balance_coef", "importance_coef", "z_coef", "bias_rate"):
-            _not_negative(name, getattr(self, name))
-        if not isinstance(self.normalize_router, bool):
-            raise TypeError(f"`normalize_router` must be a bool, got {self.normalize_router!r}")
-        self._check_top_k()
-        for name, routers in ROUTERS_OF.items():
-            if getattr(self, name) != DEFAULTS[name] and self.router not in routers:
-                raise ValueError(
-                    f"`{name}`={getattr(self, name)!r} needs `router` to be one of "
-                    f"{sorted(routers)}, got {self.router!r}"
-                )
-        reason = why_invalid(self.router, self.tokens, self.placement)
+        place, router = self.place, self.router_class
+        one_of("tokens", self.tokens, TOKENS)
+        one_of("task_input", self.task_input, TASK_INPUTS)
+        whole_or_none("num_experts", self.num_experts)
+        whole_or_none("expert_width", self.expert_width)
+        for name, check in OF_ROUTERS.items():
+            check(name, getattr(self, name))
+        for name in LOSS_OF:
+            not_negative(name, getattr(self, name))
+        self._check_router()
+        reason = why_invalid(router, self.tokens, place)
         if reason is not None:
             raise ValueError(reason)
-        if self.expert_width is not None and self.placement == "final":
+        self._check_expert()
+        self._check_head()
+        self._check_task_input()
+
+    def by_name(self) -> dict[str, Any]:
+        """Return the options as they were given."""
+        return {name: getattr(self, name) for name in DEFAULTS}
+
+    # What the names mean.
+
+    @property
+    def place(self) -> Placement:
+        """Where the experts sit."""
+        return find_placement(self.placement)
+
+    @property
+    def router_class(self) -> type[MoELayer]:
+        """What routes."""
+        return ROUTERS.find(self.router)
+
+    @property
+    def router_options(self) -> dict[str, Any]:
+        """The router's own options, all of them: its defaults, and what is given."""
+        own = self.router_class.defaults()
+        given = {name: v for name in OF_ROUTERS if (v := getattr(self, name)) != DEFAULTS[name]}
+        merged = own | given | dict(self.router_kwargs or {})
+        return {name: value for name, value in merged.items() if value is not Parameter.empty}
+
+    @property
+    def expert_class(self) -> type[nn.Module]:
+        """What stands in one expert for a hidden layer."""
+        return EXPERTS.find(self.expert)
+
+    @property
+    def head_router_class(self) -> type[MoELayer] | None:
+        """What routes the head, where that is not the router of the rest."""
+        if self.head_router is None:
+            return None
+        try:
+            return ROUTERS.find(self.head_router)
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("`router`", "`head_router`", 1)) from error
+
+    # What goes together.
+
+    def _check_router(self) -> None:
+        """Refuse what the router doesn't take."""
+        router, kwargs = self.router_class, self._kwargs_of("router_kwargs")
+        for name in (*OF_ROUTERS, *LOSS_OF):
+            if getattr(self, name) != DEFAULTS[name] and not takes(router, name):
+                raise ValueError(
+                    f"`{name}`={getattr(self, name)!r} needs `router` to be one of "
+                    f"{sorted(key for key, each in ROUTERS.items() if takes(each, name))}, got "
+                    f"{router.name!r}"
+                )
+        check_names("router_kwargs", kwargs, list(router.defaults()), f"{router.name!r}")
+        for name in OF_ROUTERS:
+            if name in kwargs and getattr(self, name) not in (DEFAULTS[name], kwargs[name]):
+                raise ValueError(
+                    f"`{name}` must be given once, got {getattr(self, name)!r} and, in "
+                    f"`router_kwargs`, {kwargs[name]!r}"
+                )
+        own = DEFAULT_NUM_EXPERTS if self.num_experts is None else self.num_experts
+        router.check(self.router_options, None if router.needs_tasks else own)
+
+    def _kwargs_of(self, name: str) -> Mapping[str, Any]:
+        value = getattr(self, name)
+        if not isinstance(value, Mapping | None):
+            raise TypeError(f"`{name}` must be a dict of arguments, got {value!r}")
+        return value or {}
+
+    def _check_expert(self) -> None:
+        """Refuse what the kind of expert doesn't take, or where there is none."""
+        place, kind, kwargs = self.place, self.expert_class, self._kwargs_of("expert_kwargs")
+        check_names("expert_kwargs", kwargs, list(own_options(kind)), f"{called(kind)!r}")
+        if not place.has_experts:
+            return
+        if self.expert != DEFAULTS["expert"] and not place.by_layer:
             raise ValueError(
-                "`expert_width` needs experts with a hidden layer, got `placement`='final', whose "
-                "experts are single linear layers"
+                f"`expert`={called(kind)!r} needs a placement that replaces hidden layers one by "
+                f"one, got `placement`={place.name!r}"
+            )
+        if self.expert_width is not None and place.hidden is None:
+            raise ValueError(
+                "`expert_width` needs experts with a hidden layer, got "
+                f"`placement`={place.name!r}, whose experts are single linear layers"
+            )
+        if self.expert_width is not None and not getattr(kind, "uses_width", True):
+            raise ValueError(
+                f"`expert_width` needs experts with a hidden layer, got `expert`={called(kind)!r}"
             )
 
-        self._check_task_input()
+    def _check_head(self) -> None:
+        """Refuse another router for the head where it can't route."""
+        router = self.head_router_class
+        if router is None:
+            return
+        if not router.needs_tasks:
+            raise ValueError(
+                f"`head_router` must be 'task', or None, got {router.name!r}: what goes by more "
+                "than the task id is a `router` with `placement`='final'"
+            )
+        if (
+            self.place.head == "own"
+            and self.place.hidden is None
+            and self.router != DEFAULTS["router"]
+        ):
+            raise ValueError(
+                f"`router` must be left out where `head_router`={router.name!r} routes the only "
+                f"experts, those of `placement`={self.place.name!r}, got {self.router!r}"
+            )
+        if self.place.whole:
+            raise ValueError(
+                f"`head_router`={router.name!r} needs a head outside the experts, got "
+                f"`placement`={self.place.name!r}, each of whose experts holds one: use 'body'"
+            )
 
     def _check_task_input(self) -> None:
         """Refuse to say of a router what it sees where its kind has settled that."""
-        if self.placement == "none":
+        if not self.place.has_experts:
             return
-        if self.router == "uniform" and self.task_input == "router":
+        router = self.router_class
+        if router.blind and self.task_input == "router" and self.head_router is None:
             raise ValueError(
-                "`task_input`='router' shows the task id to routers only, and `router`='uniform' "
-                "looks at nothing: use 'none', or 'experts'"
+                f"`task_input`='router' shows the task id to routers only, and "
+                f"`router`={router.name!r} looks at nothing: use 'none', or 'experts'"
             )
-        if self.router == "task" and not self.router_sees_task:
+        if router.needs_tasks and not self.router_sees_task:
             raise ValueError(
-                f"`task_input` must be 'both' or 'router' with `router`='task', which goes by the "
-                f"task id, got {self.task_input!r}"
+                f"`task_input` must be 'both' or 'router' with `router`={router.name!r}, which "
+                f"goes by the task id, got {self.task_input!r}"
             )
-
-    def _check_top_k(self) -> None:
-        num_experts = self.num_experts if self.num_experts is not None else DEFAULT_NUM_EXPERTS
-        if self.router != "task" and self.top_k > num_experts:
-            raise ValueError(f"`top_k` must be in [1, num_experts={num_experts}], got {self.top_k}")
 
     @property
     def is_moe(self) -> bool:
-        """Whether there are experts at all."""
-        return self.placement != "none"
+        """Whether there are experts at all, in hidden layers or heads."""
+        return self.place.has_experts or self.head_router is not None
+
+    @property
+    def is_tokenised(self) -> bool:
+        """Whether samples become more than one token."""
+        return self.place.has_experts and self.tokens != "sample"
+
+    @property
+    def routes_head(self) -> bool:
+        """Whether the head has experts of its own."""
+        return self.place.head == "own" or self.head_router is not None
 
     @property
     def experts_see_task(self) -> bool:
@@ -162,16 +283,23 @@ class MoEOptions:
                 f"`task_input`={self.task_input!r} needs a task id in the observation, got none: "
                 f"{TASK_ID_CURE}; or leave it at {DEFAULTS['task_input']!r}"
             )
-        if self.router != "task":
+        router, head = self.router_class, self.head_router_class
+        if head is not None and num_tasks == 0:
+            raise ValueError(
+                f"`head_router`={head.name!r} needs a task id in the observation, got none: "
+                f"{TASK_ID_CURE}"
+            )
+        if not (router.needs_tasks and self.place.has_experts):
             return DEFAULT_NUM_EXPERTS if self.num_experts is None else self.num_experts
         if num_tasks == 0:
             raise ValueError(
-                f"`router`='task' needs a task id in the observation, got none: {TASK_ID_CURE}"
+                f"`router`={router.name!r} needs a task id in the observation, got none: "
+                f"{TASK_ID_CURE}"
             )
         if self.num_experts not in (None, num_tasks):
             raise ValueError(
-                f"`num_experts` must be the number of tasks, {num_tasks}, with `router`='task' "
-                f"(or None), got {self.num_experts}"
+                f"`num_experts` must be the number of tasks, {num_tasks}, with "
+                f"`router`={router.name!r} (or None), got {self.num_experts}"
             )
         return num_tasks
 
@@ -184,28 +312,41 @@ TASK_ID_CURE = (
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MoEOptions)}
 
 
-def why_invalid(router: str, tokens: str, placement: str) -> str | None:
+def takes(router: type[MoELayer], option: str) -> bool:
+    """Say whether an option speaks to a router.
+
+    :param router: a router's class
+    :param option: any of ``MoEOptions``
+    """
+    if option in LOSS_OF:
+        return LOSS_OF[option] in router.losses
+    return option not in OF_ROUTERS or option in router.defaults()
+
+
+def called(kind: type[nn.Module]) -> str:
+    """Return what options call a kind of expert."""
+    return str(getattr(kind, "name", kind.__name__))
+
+
+def why_invalid(
+    router: str | type[MoELayer], tokens: str, placement: str | Placement
+) -> str | None:
     """Say why a combination can't work; None if it can.
 
-    :param router: one of ``ROUTERS``
+    :param router: as the option
     :param tokens: one of ``TOKENS``
-    :param placement: one of ``PLACEMENTS``
+    :param placement: as the option
     """
-    if placement == "none":
+    place = find_placement(placement)
+    if not place.has_experts:
         return None
-    if tokens not in TOKENS_OF[placement]:
+    if tokens not in place.tokens:
+        able = " or ".join(repr(name) for name, row in PLACEMENTS.items() if tokens in row.tokens)
         return (
             f"`tokens`={tokens!r} needs a layer whose input is the feature map, so `placement` "
-            f"'middle' or 'all', got {placement!r}"
+            f"{able}, got {place.name!r}"
         )
-    if router == "expert_choice" and tokens == "sample":
-        return (
-            "`router`='expert_choice' chooses among the tokens of one sample, so `tokens` must be "
-            "'conv' or 'feature', got 'sample'"
-        )
-    if router == "expert_choice" and placement != "middle":
-        return f"`router`='expert_choice' needs `placement`='middle', got {placement!r}"
-    return None
+    return ROUTERS.find(router).why_invalid(tokens, place.name)
 
 
 def per_tower(options: Mapping[str, Any], towers: Sequence[str]) -> dict[str, MoEOptions]:
@@ -220,32 +361,27 @@ def per_tower(options: Mapping[str, Any], towers: Sequence[str]) -> dict[str, Mo
     for name, value in options.items():
         if name not in DEFAULTS:
             raise TypeError(f"unknown option {name!r}; the options are {sorted(DEFAULTS)}")
-        if isinstance(value, Mapping) and not set(value) <= set(towers):
+        if isinstance(value, Mapping) and not is_by_tower(name, value, towers):
+            if name in KWARGS:
+                continue
             raise ValueError(f"`{name}` may name the towers {list(towers)}, got {list(value)}")
     return {
-        tower: MoEOptions(**{name: _of_tower(name, v, tower) for name, v in options.items()})
+        tower: MoEOptions(**{n: _of_tower(n, v, tower, towers) for n, v in options.items()})
         for tower in towers
     }
 
 
-def _of_tower(name: str, value: Any, tower: str) -> Any:
-    return value.get(tower, DEFAULTS[name]) if isinstance(value, Mapping) else value
+def is_by_tower(name: str, value: Mapping[str, Any], towers: Sequence[str]) -> bool:
+    """Say whether an option's dict has a value for each tower that it names.
+
+    :param name: of the option
+    :param value: the dict
+    :param towers: names of the towers
+    """
+    return set(value) <= set(towers) and not (name in KWARGS and not value)
 
 
-def _one_of(name: str, value: object, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {list(allowed)}, got {value!r}")
-
-
-def _whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`{name}` must be an int, got {value!r}")
-    if value < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {value}")
-
-
-def _not_negative(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"`{name}` must be a number, got {value!r}")
-    if not 0.0 <= value < float("inf"):
-        raise ValueError(f"`{name}` must be at least 0 and finite, got {value}")
+def _of_tower(name: str, value: Any, tower: str, towers: Sequence[str]) -> Any:
+    if isinstance(value, Mapping) and is_by_tower(name, value, towers):
+        return value.get(tower, DEFAULTS[name])
+    return value

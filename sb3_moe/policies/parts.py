@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
@@ -66,7 +65,7 @@ def make_part(
     """
     if policy.is_dense(tower, policy.layout(kwargs["features_extractor"])):
         return part_class.dense_class(**kwargs).to(policy.device)
-    return part_class(**kwargs, **asdict(policy.moe[tower])).to(policy.device)
+    return part_class(**kwargs, **policy.moe[tower].by_name()).to(policy.device)
 
 
 class GaussianActor(MoEPart):
@@ -75,7 +74,7 @@ class GaussianActor(MoEPart):
     def put_experts(self, architect: Architect) -> None:
         """Replace hidden layers and heads."""
         actor: Any = self
-        if architect.options.placement == "big":
+        if architect.place.whole:
             self._put_big_experts(actor, architect)
             return
         dense = list(actor.latent_pi)

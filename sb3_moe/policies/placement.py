@@ -15,22 +15,14 @@ from dataclasses import dataclass, field, replace
 import torch as th
 from torch import nn
 
-from sb3_moe.layers import (
-    ExpertChoiceMoE,
-    LinearRouter,
-    MoELayer,
-    SoftMoE,
-    SparseMoE,
-    StackedNetwork,
-    TaskMoE,
-    UniformMoE,
-)
+from sb3_moe.layers import MoELayer, RouterInput
 from sb3_moe.layers.activations import is_alike_for_all, is_norm
 from sb3_moe.layers.encoder import ImageEncoder
 from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.layers.experts import Experts, StackedNetwork, together
 from sb3_moe.layers.tokens import TokenKind, token_shape
 from sb3_moe.policies.extractors import make_convs, map_shape_of
-from sb3_moe.policies.options import MoEOptions
+from sb3_moe.policies.options import MoEOptions, called
 from sb3_moe.policies.towers import Layout, MoEBlock, Tower
 
 Init = Callable[[nn.Module], object]
@@ -93,15 +85,15 @@ class Architect:
         init_head: Init = as_torch_does,
         after_lstm: bool = False,
     ) -> None:
-        self.options = options
+        self.options, self.place = options, options.place
         self.outer = self.layout = layout
         self.init_hidden, self.init_head = init_hidden, init_head
         self.num_experts = options.resolve_num_experts(layout.num_tasks) if options.is_moe else 0
         self.experts_see_task = options.experts_see_task and not after_lstm
         self.encoder: nn.Module | None = None
-        if layout.image_shape is not None and options.placement != "big":
+        if layout.image_shape is not None and not self.place.whole:
             self._encode_first(layout.image_shape)
-        if options.is_moe and options.tokens != "sample" and self.layout.map_shape is None:
+        if options.is_tokenised and self.layout.map_shape is None:
             raise ValueError(
                 f"`tokens`={options.tokens!r} needs a feature map, and the features extractor "
                 "gives none: use an image observation with 'MoeCnnPolicy', or with "
@@ -124,12 +116,12 @@ class Architect:
     def network(self, dense: Iterable[nn.Module]) -> Tower:
         """Return hidden layers and head as one tower (Q networks, TD3's actor)."""
         stages = read_stages(dense)
-        if self.options.placement == "big":
+        if self.place.whole:
             return self._big(stages)
         *hidden, head = stages
         blocks = self._hidden(hidden)
         width = self._width(blocks, hidden)
-        if self.options.placement in ("final", "all"):
+        if self.options.routes_head:
             norms = self._norms(head, width) if hidden else []
             blocks += [*norms, self._moe_head(head, width, first=not hidden), *head.after]
         else:
@@ -141,12 +133,12 @@ class Architect:
 
         Where the head routes, the one-hot task id is handed on to it behind the output.
         """
-        if self.options.placement == "big":
+        if self.place.whole:
             return nn.Sequential(), self.outer.features_dim
         stages = read_stages(dense)
         blocks = self._hidden(stages)
         width = self._width(blocks, stages)
-        carry = self.options.placement in ("final", "all")
+        carry = self.options.routes_head
         tower = self._tower(blocks, stages, carry_task=carry)
         return tower, width + (self.layout.num_tasks if carry else 0)
 
@@ -156,9 +148,9 @@ class Architect:
         :param linear: SB3's head, as wide as the output is to be
         :param dense: the hidden layers that ``body`` was given
         """
-        if self.options.placement == "big":
+        if self.place.whole:
             return self._big([*read_stages(dense), Stage(linear)])
-        if self.options.placement not in ("final", "all"):
+        if not self.options.routes_head:
             return linear
         width = linear.in_features - self.layout.num_tasks
         return Tower(
@@ -185,43 +177,53 @@ class Architect:
 
     def _hidden(self, stages: list[Stage]) -> list[nn.Module]:
         self._check_depth(len(stages))
+        if self.place.hidden == "one":
+            return self._as_one(stages)
         blocks: list[nn.Module] = []
         for i, stage in enumerate(stages):
             first = i == 0
             width = self._width(blocks, stages[:i])
-            if self.options.placement == "all" or (
-                self.options.placement == "middle" and i == len(stages) - 1
-            ):
+            if self.place.takes(i, len(stages)):
                 norms = [] if first else self._norms(stage, width)
                 block = self._moe_hidden(stage, width, first=first)
-                # An expert's output is not activated again; CrossQ's last norm stays.
-                after = [_resized(m, block.out_features) for m in stage.after if is_norm(m)]
-                blocks += [*norms, block, *after]
+                blocks += [*norms, block, *self._after(stage, block.out_features)]
             else:
                 blocks += self._plain(stage, width, first=first)
         return blocks
 
+    def _after(self, stage: Stage, width: int) -> list[nn.Module]:
+        """Return what follows the sum over experts: CrossQ's last norm, and what is not in them."""
+        inside = getattr(self.options.expert_class, "activates", True)
+        return [_fitting(m, width) for m in stage.after if is_norm(m) or not inside]
+
     def _check_depth(self, depth: int) -> None:
-        placement, tokens = self.options.placement, self.options.tokens
-        if placement == "middle" and depth == 0:
+        place, tokens = self.place, self.options.tokens
+        if place.hidden is not None and place.hidden != "each" and not place.whole and depth == 0:
             raise ValueError(
-                "`placement`='middle' replaces the last hidden layer, and `net_arch` has none: "
-                "give it at least one, or choose 'final' or 'big'"
+                f"`placement`={place.name!r} replaces {_span(place.hidden)}, and `net_arch` has "
+                "none: give it at least one, or choose 'final' or 'big'"
             )
-        if self.options.is_moe and self.options.expert_width is not None and depth == 0:
+        if isinstance(place.hidden, int) and not -depth <= place.hidden < depth:
+            raise ValueError(
+                f"`placement`={place.name!r} replaces {_span(place.hidden)}, and `net_arch` has "
+                f"only {depth}"
+            )
+        if place.has_experts and self.options.expert_width is not None and depth == 0:
             raise ValueError(
                 f"`expert_width`={self.options.expert_width} needs experts with a hidden layer, "
-                f"and with `placement`={placement!r} and no hidden layer in `net_arch` they have "
+                f"and with `placement`={place.name!r} and no hidden layer in `net_arch` they have "
                 "none"
             )
-        if placement == "middle" and tokens != "sample" and depth != 1:
-            raise ValueError(
-                f"`tokens`={tokens!r} with `placement`='middle' needs exactly one hidden layer, "
-                f"whose input is the feature map; `net_arch` has {depth}"
-            )
-        if placement == "all" and tokens != "sample" and depth == 0:
+        if not self.options.is_tokenised:
+            return
+        if depth == 0:
             raise ValueError(
                 f"`tokens`={tokens!r} needs a hidden layer, and `net_arch` has none: give it one"
+            )
+        if not place.takes(0, depth):
+            raise ValueError(
+                f"`tokens`={tokens!r} with `placement`={place.name!r} needs exactly one hidden "
+                f"layer, whose input is the feature map; `net_arch` has {depth}"
             )
 
     def _width(self, blocks: Sequence[nn.Module], stages: Sequence[Stage]) -> int:
@@ -258,13 +260,19 @@ class Architect:
             out = bare
         in_features = bare + (self._seen() if first else 0)
         hidden = self.options.expert_width or stage.width
+        kind, kwargs = self.options.expert_class, dict(self.options.expert_kwargs or {})
 
         def expert() -> nn.Module:
-            act = [_activation(m, hidden) for m in stage.after if not is_norm(m)]
-            layers = nn.Linear(in_features, hidden), *act, nn.Linear(hidden, out)
-            return self._started(nn.Sequential(*layers), self.init_hidden)
+            acts = [_activation(m, hidden) for m in stage.after if not is_norm(m)]
+            activation = acts[0] if len(acts) == 1 else nn.Sequential(*acts)
+            module = kind(in_features, hidden, out, activation, **kwargs)
+            return self._started(module, self.init_hidden)
 
-        layer = self._layer(expert, bare, num_tokens, first=first)
+        made = [expert() for _ in range(self.num_experts)]
+        stacks = vars(kind).get("stacks", False)  # not what a subclass inherits
+        experts = StackedNetwork(made) if stacks else together(made, out)
+        _check_rows(experts, in_features, out, called(kind))
+        layer = self._layer(experts, bare, num_tokens, first=first)
         return MoEBlock(layer, tokens=tokens, map_shape=self.layout.map_shape)
 
     def _moe_head(self, stage: Stage, width: int, *, first: bool) -> MoEBlock:
@@ -273,36 +281,60 @@ class Architect:
         def expert() -> nn.Module:
             return self._started(nn.Linear(in_features, stage.width), self.init_head)
 
-        return MoEBlock(self._layer(expert, width, 1, first=first))
+        router = self.options.head_router_class
+        num_experts = self.num_experts if router is None else self.layout.num_tasks
+        experts = StackedNetwork([expert() for _ in range(num_experts)])
+        return MoEBlock(self._layer(experts, width, 1, first=first, router=router))
+
+    def _as_one(self, stages: list[Stage]) -> list[nn.Module]:
+        """Return experts that are all hidden layers, and what follows the last of those."""
+        dim = self.layout.x_dim + self._seen()
+
+        def expert() -> nn.Module:
+            layers, _ = self._deep(stages, dim)
+            own = layers[: len(layers) - len(stages[-1].after)]
+            for layer in own:
+                self.init_hidden(layer)
+            return nn.Sequential(*own)
+
+        experts = StackedNetwork([expert() for _ in range(self.num_experts)])
+        block = MoEBlock(self._layer(experts, self.layout.x_dim, 1, first=True))
+        return [block, *(_fitting(m, block.out_features) for m in stages[-1].after)]
+
+    def _deep(self, stages: Sequence[Stage], dim: int) -> tuple[list[nn.Module], int]:
+        """Return one expert's hidden layers, and their width."""
+        layers: list[nn.Module] = []
+        for i, stage in enumerate(stages):
+            width = self.options.expert_width or stage.width
+            norms = self._norms(stage, dim) if i else []
+            after = [_fitting(m, width) for m in stage.after]
+            layers += [*norms, nn.Linear(dim, width), *after]
+            dim = width
+        return layers, dim
 
     def _big(self, stages: list[Stage]) -> Tower:
         *hidden, head = stages
         self._check_depth(len(hidden))
         x_dim = self.layout.x_dim
-        encoder = self.layout.encoder if self.layout.image_shape is not None else "flat"
+        shape = self.layout.image_shape
+        encoder = self.layout.encoder if shape is not None else "flat"
 
         def expert() -> nn.Module:
             layers: list[nn.Module] = []
             dim = x_dim
-            if self.layout.image_shape is not None:
-                shape = self.layout.image_shape
+            if shape is not None:
                 layers.append(ImageEncoder(make_convs(encoder, shape), shape))
                 dim += math.prod(map_shape_of(encoder, shape)) - math.prod(shape)
-            dim += self._seen()
-            for i, stage in enumerate(hidden):
-                width = self.options.expert_width or stage.width
-                norms = self._norms(stage, dim) if i else []
-                after = [
-                    _resized(m, width) if is_norm(m) else _activation(m, width) for m in stage.after
-                ]
-                layers += [*norms, nn.Linear(dim, width), *after]
-                dim = width
+            deep, dim = self._deep(hidden, dim + self._seen())
+            layers += deep
             for layer in layers:
                 self.init_hidden(layer)
             last = self._started(nn.Linear(dim, head.width), self.init_head)
-            return nn.Sequential(*layers, *(self._norms(head, dim) if hidden else []), last)
+            norms = self._norms(head, dim) if hidden else []
+            return nn.Sequential(*layers, *norms, last)
 
-        block = MoEBlock(self._layer(expert, x_dim, 1, first=True))
+        experts = StackedNetwork([expert() for _ in range(self.num_experts)])
+        block = MoEBlock(self._layer(experts, x_dim, 1, first=True))
         # The tanh of TD3's actor comes after the experts are combined.
         return self._tower([block, *head.after], stages)
 
@@ -312,40 +344,66 @@ class Architect:
         return module
 
     def _layer(
-        self, expert: Callable[[], nn.Module], bare: int, num_tokens: int, *, first: bool
+        self,
+        experts: Experts,
+        bare: int,
+        num_tokens: int,
+        *,
+        first: bool,
+        router: type[MoELayer] | None = None,
     ) -> MoELayer:
-        """Return the routed layer; ``bare`` is the width of a token before anything is appended."""
-        options = self.options
-        experts = StackedNetwork([expert() for _ in range(self.num_experts)])
-        if options.router == "task":
-            return TaskMoE(experts)
-        if options.router == "uniform":
-            return UniformMoE(experts)
-        seen = bare + self.layout.num_tasks * options.router_sees_task
+        """Return the routed layer.
+
+        :param experts: the experts
+        :param bare: width of a token before anything is appended
+        :param num_tokens: tokens per sample
+        :param first: whether the router sees what the first layer does
+        :param router: the head's own; None: that of the options, with its own options
+        """
+        options, num_tasks = self.options, self.layout.num_tasks
+        seen = bare + num_tasks * options.router_sees_task
         seen += self.layout.action_dim if first else 0
-        slots = 1
-        if options.router in ("soft", "random"):
-            slots = options.num_slots or math.ceil(num_tokens / self.num_experts)
-        router = LinearRouter(
-            seen,
-            self.num_experts * slots,
-            normalize=options.normalize_router,
-            noise=options.router_noise,
-            frozen=options.router == "random",
+        kind = options.router_class if router is None else router
+        sees = RouterInput(
+            features=num_tasks if kind.needs_tasks else seen,
+            num_experts=experts.num_experts,
+            num_tokens=num_tokens,
+            num_tasks=num_tasks,
         )
-        if options.router == "top_k":
-            # The policy moves the bias: it knows an algorithm's next rollout from a mere predict.
-            return SparseMoE(
-                experts,
-                router,
-                top_k=options.top_k,
-                bias_rate=options.bias_rate,
-                move_on_eval=False,
-                aux=options.aux,
-            )
-        if options.router == "expert_choice":
-            return ExpertChoiceMoE(experts, router, top_k=options.top_k, aux=options.aux)
-        return SoftMoE(experts, router, num_slots=slots, aux=options.aux)
+        if router is not None:
+            return router.build(experts, sees)
+        layer = kind.build(experts, sees, **options.router_options)
+        layer.aux = options.aux
+        return layer
+
+
+def _span(hidden: str | int) -> str:
+    """Say which hidden layers a placement replaces."""
+    if hidden == "one":
+        return "all hidden layers by one layer of experts"
+    return "the last hidden layer" if hidden == -1 else f"hidden layer {hidden}"
+
+
+def _check_rows(experts: Experts, in_features: int, out_features: int, name: str) -> None:
+    """Raise ValueError unless experts of unknown make turn rows into rows of the right width."""
+    if isinstance(experts, StackedNetwork):
+        return
+    rows = th.zeros(PROBE_ROWS, in_features)
+    try:
+        with th.no_grad(), evaluating(experts):
+            got = f"it returned {tuple(experts.expert(0)(rows).shape)}"
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        got = f"it failed with: {error}"
+    if got != f"it returned {(PROBE_ROWS, out_features)}":
+        raise ValueError(
+            f"`expert`={name!r} must turn rows {tuple(rows.shape)} into rows "
+            f"{(PROBE_ROWS, out_features)}; {got}"
+        )
+
+
+def _fitting(module: nn.Module, width: int) -> nn.Module:
+    """Return a copy of what follows a dense layer, for rows of another width."""
+    return _resized(module, width) if is_norm(module) else _activation(module, width)
 
 
 def _activation(module: nn.Module, width: int) -> nn.Module:

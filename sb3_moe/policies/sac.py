@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    NatureCNN,
-)
 from stable_baselines3.sac.policies import Actor, CnnPolicy, MultiInputPolicy, SACPolicy
 
 from sb3_moe.policies.off_policy import MoEActorWithCritics
@@ -34,15 +29,9 @@ class MoeMlpPolicy(MoESAC, SACPolicy):
 class MoeCnnPolicy(MoESAC, CnnPolicy):
     """MoE policy for images (SAC)."""
 
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = NatureCNN
-    encodes_images: ClassVar[bool] = True
-
 
 class MoeMultiInputPolicy(MoESAC, MultiInputPolicy):
     """MoE policy for Dict observations (SAC)."""
-
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = CombinedExtractor
-    encodes_images: ClassVar[bool] = True
 
 
 __all__ = ["MoeCnnPolicy", "MoeMlpPolicy", "MoeMultiInputPolicy"]

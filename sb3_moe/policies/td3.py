@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    NatureCNN,
-)
 from stable_baselines3.td3.policies import Actor, CnnPolicy, MultiInputPolicy, TD3Policy
-from torch import nn
 
 from sb3_moe.policies.off_policy import MoEActorWithCritics
 from sb3_moe.policies.parts import MoEPart
@@ -32,10 +26,6 @@ class MoETD3(MoEActorWithCritics):
 
     actor_class: ClassVar[type[MoEPart]] = MoEActor
 
-    def tower_modules(self) -> dict[str, list[nn.Module]]:
-        """Return the actor and each online critic."""
-        return {"pi": [self.actor.mu], **self._critic_modules()}
-
 
 class MoeMlpPolicy(MoETD3, TD3Policy):  # type: ignore[misc]  # its actor is not SAC's
     """MoE policy for flat observations (TD3, DDPG)."""
@@ -44,15 +34,9 @@ class MoeMlpPolicy(MoETD3, TD3Policy):  # type: ignore[misc]  # its actor is not
 class MoeCnnPolicy(MoETD3, CnnPolicy):  # type: ignore[misc]
     """MoE policy for images (TD3, DDPG)."""
 
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = NatureCNN
-    encodes_images: ClassVar[bool] = True
-
 
 class MoeMultiInputPolicy(MoETD3, MultiInputPolicy):  # type: ignore[misc]
     """MoE policy for Dict observations (TD3, DDPG)."""
-
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = CombinedExtractor
-    encodes_images: ClassVar[bool] = True
 
 
 __all__ = ["MoeCnnPolicy", "MoeMlpPolicy", "MoeMultiInputPolicy"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch as th
 from torch import nn
 
-from sb3_moe.layers import MoELayer, TaskMoE
+from sb3_moe.layers import MoELayer
 from sb3_moe.layers.tokens import TokenKind, append_to_each, token_shape, tokenize
 
 
@@ -80,8 +80,8 @@ class MoEBlock(nn.Module):
         """
         x_BND = self._tokens(x_BX)
         experts_BND = append_to_each(x_BND, experts_extra)
-        if isinstance(self.layer, TaskMoE):
-            assert task_BK is not None, "a task router is only built where there are tasks"
+        if self.layer.needs_tasks:
+            assert task_BK is not None, "such a router is only built where there are tasks"
             router_BND = task_BK.unsqueeze(1).expand(-1, x_BND.shape[1], -1)
         elif router_extra is experts_extra:
             router_BND = experts_BND

@@ -18,7 +18,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_moe.snapshot.carried import keep_action_noise, set_carried
 from sb3_moe.snapshot.env_state import load_env
 from sb3_moe.snapshot.generators import set_generators
-from sb3_moe.snapshot.writing import MODEL, REPLAY_BUFFER, STATE, RunState
+from sb3_moe.snapshot.writing import MODEL, REPLAY_BUFFER, STATE, RunState, snapshots_in
 
 
 def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, VecEnv]:
@@ -113,10 +113,10 @@ def _restore_generators(model: BaseAlgorithm, env: VecEnv, state: RunState) -> N
 def _latest(path: Path) -> Path:
     if (path / STATE).exists():
         return path
-    snapshots = sorted((path / "checkpoints").glob("step-*"))
-    if not snapshots:
+    all_of_run = snapshots_in(path / "checkpoints")
+    if not all_of_run:
         raise ValueError(
             f"{path} has no snapshot; train with SnapshotCallback(every=..., path=folder) to get "
             "one"
         )
-    return snapshots[-1]
+    return all_of_run[-1]

@@ -135,8 +135,9 @@ def _named(what: str) -> Iterator[None]:
 
 
 def snapshots_in(folder: Path) -> list[Path]:
-    """List the snapshots, oldest first."""
-    return sorted(folder.glob("step-*"), key=step_of)
+    """List the snapshots, oldest first; what else lies there isn't ours."""
+    named = [path for path in folder.glob("step-*") if path.name[len("step-") :].isdecimal()]
+    return sorted((path for path in named if path.is_dir()), key=step_of)
 
 
 def snapshot_name(step: int) -> str:

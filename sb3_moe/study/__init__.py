@@ -4,7 +4,7 @@
 
 from sb3_moe.extras import require
 
-require("sb3_moe.study", "matplotlib", "pydantic", "rich", "scipy", "tyro", "yaml")
+require("sb3_moe.study", "jinja2", "matplotlib", "pydantic", "rich", "scipy", "tyro", "yaml")
 
 from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.folder import CellFolder

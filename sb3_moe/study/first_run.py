@@ -46,9 +46,11 @@ class FirstRun:
     regimes: tuple[Regime, ...] = ("mtrl", "crl")
     """mtrl: games interleaved; crl: one after the other."""
     placements: tuple[str, ...] = ("none", "big")
-    """Where the experts sit: none (dense), middle, final, all, big."""
+    """Where the experts sit: none (dense), middle, final, all, body, big."""
     routers: tuple[str, ...] = ("soft",)
-    """What weighs the experts: soft, top_k, task, uniform, random."""
+    """What weighs the experts: soft, top_k, task, uniform, random, or package.module:Class."""
+    no_op_max: int = 30
+    """Most no-ops at the start of a MinAtar episode; 0 as in version 0.1, and for its folders."""
     device: str = "cpu"
     """Of torch."""
     out: Path | None = None
@@ -67,6 +69,7 @@ class FirstRun:
             steps_per_task=-(-self.steps // ROLLOUT) * ROLLOUT,
             evaluation=Evaluation(points=5),
             device=self.device,
+            no_op_max=self.no_op_max,
         )
 
     def architectures(self) -> tuple[Architecture, ...]:

@@ -2,6 +2,7 @@
 
 SB3's table cuts what follows a key's tag to 33 characters, and raises where two are then the same.
 Trackers take letters, digits and ``_ - . /``, in paths without empty parts and parts of dots.
+MLflow can make a file of each, so that none may be a folder of others.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ def short_names(names: Sequence[str], length: int = TASK, taken: Collection[str]
 
     :param names: of any characters, also equal ones
     :param length: characters that a key has room for, at least 8
-    :param taken: names that must not come out
+    :param taken: names that must not come out, nor what is within them or they are within
     """
     used = {*taken}
     stays = []
     for name in names:
-        stays.append(len(name) <= length and name == _plain(name) and name not in used)
+        stays.append(len(name) <= length and name == _plain(name) and not _clashes(name, used))
         if stays[-1]:
             used.add(name)
     short = []
@@ -57,7 +58,14 @@ def _cut(name: str, length: int) -> str:
 
 
 def _unlike(used: Collection[str], name: str, length: int) -> str:
-    """Number a name that is taken."""
+    """Make one folder's name of a name that is taken, or number it."""
+    flat = name.replace("/", "_")
     numbers = (f"-{number}" for number in itertools.count(2))
-    numbered = (name[: length - len(end)] + end for end in numbers)
-    return next(each for each in itertools.chain([name], numbered) if each not in used)
+    numbered = (flat[: length - len(end)] + end for end in numbers)
+    each = itertools.chain([name, flat], numbered)
+    return next(name for name in each if not _clashes(name, used))
+
+
+def _clashes(name: str, used: Collection[str]) -> bool:
+    """Tell whether a name is taken, as a file, as a folder or within a file."""
+    return any(f"{one}/".startswith(f"{name}/") or name.startswith(f"{one}/") for one in used)

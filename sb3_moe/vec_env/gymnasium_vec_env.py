@@ -211,7 +211,7 @@ def make_multitask_vec_env(
     *,
     schedule: Any = None,
     task_id: str = "dict",
-    monitor_dir: str | None = None,
+    monitor_dir: str | os.PathLike[str] | None = None,
     monitor_kwargs: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> VecEnv:
@@ -244,24 +244,27 @@ def make_multitask_vec_env(
     }
     env.seed(seed)
     env.action_space.seed(seed)
-    if monitor_dir is not None:
-        os.makedirs(monitor_dir, exist_ok=True)
+    folder = None if monitor_dir is None else os.fspath(monitor_dir)  # SB3 takes no Path
+    if folder is not None:
+        os.makedirs(folder, exist_ok=True)
     # The keys are in every info, so each episode that SB3 keeps or writes says whose it is.
     options = {"info_keywords": ("task_id", "task_name")} | (monitor_kwargs or {})
-    return VecMonitor(env, monitor_dir, **options)
+    return VecMonitor(env, folder, **options)
 
 
 def _number_of_envs(tasks: Any, n_envs: int | None, schedule: Any) -> int:
     from sb3_moe_envs.multitask import as_schedule
+    from sb3_moe_envs.numbers import whole
     from sb3_moe_envs.schedules import Slots
     from sb3_moe_envs.tasks import as_tasks
 
     num_tasks = len(as_tasks(tasks))
     n_envs = num_tasks if n_envs is None else n_envs
-    shared = as_schedule(schedule, tasks).slots is Slots.SHARED
-    if n_envs < (num_tasks if shared else 1):
-        rule = f"the number of interleaved tasks, {num_tasks}," if shared else "1,"
-        raise ValueError(f"`n_envs` must be at least {rule} got {n_envs}")
+    n_envs = whole("n_envs", n_envs)
+    if as_schedule(schedule, tasks).slots is Slots.SHARED and n_envs < num_tasks:
+        raise ValueError(
+            f"`n_envs` must be at least the number of interleaved tasks, {num_tasks}, got {n_envs}"
+        )
     return n_envs
 
 

@@ -30,6 +30,7 @@ class VectorMembers:
         if self._envs is not None:
             return [self._envs[i].get_wrapper_attr(name) for i in chosen]
         if isinstance(self._base, AsyncVectorEnv):
+            self._require_in_workers(self._base, name)
             values = self._base.get_attr(name)
             return [values[i] for i in chosen]
         return [self.of_all(name)] * len(chosen)
@@ -67,6 +68,7 @@ class VectorMembers:
             return [self._envs[i].get_wrapper_attr(name)(*args, **kwargs) for i in chosen]
         if isinstance(self._base, AsyncVectorEnv):
             self._require_all(name, chosen)
+            self._require_in_workers(self._base, name)
             return list(self._base.call(name, *args, **kwargs))
         method = self.of_all(name)
         if not self._is_all(chosen) and "indices" in inspect.signature(method).parameters:
@@ -90,14 +92,16 @@ class VectorMembers:
 
     def task_names(self) -> Sequence[str] | None:
         """Return the tasks' names, if there are any."""
-        # A worker process that is asked for what it doesn't have shuts down: it isn't asked.
-        if isinstance(self._base, AsyncVectorEnv):
-            return None
         try:
             names: Sequence[str] = self.get("task_names", [0])[0]
         except AttributeError:
             return None
         return names
+
+    def _require_in_workers(self, workers: AsyncVectorEnv, name: str) -> None:
+        # A worker process that is asked for what it doesn't have shuts down.
+        if not all(workers.call("has_wrapper_attr", name)):
+            raise AttributeError(f"the environments of {self._env} have no attribute {name!r}")
 
     def _is_all(self, chosen: Sequence[int]) -> bool:
         return list(chosen) == list(range(self._env.num_envs))

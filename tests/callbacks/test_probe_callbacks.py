@@ -68,7 +68,7 @@ def test_scalars_are_logged_under_plasticity(tmp_path):
     row = logged_rows(tmp_path, callback, 32)[0]
     assert {
         "plasticity/dormant/pi.0",
-        "plasticity/dormant/pi.0/a",
+        "dormant_per_task/pi.0/a",
         "plasticity/dormant_0.0/pi.0",
     } <= {name for name, value in row.items() if value}
 

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
@@ -179,6 +180,30 @@ def test_joined_spaces_pass_both_checkers(role, own):
     tasks = tasks_with(role, own)
     check_env(MultiTaskEnv(tasks), skip_render_check=True)
     sb3_check_env(MultiTaskEnv(tasks))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "own"),
+    [
+        (PPO, [box(0, 5, np.int32, 2)] * 2),
+        (SAC, [box(0, 5, np.int32, 2)] * 2),
+        (PPO, [spaces.MultiBinary(2), spaces.MultiBinary(3)]),
+        (DQN, [spaces.Discrete(3, start=2)] * 2),
+        (PPO, [spaces.MultiDiscrete([2, 3], start=[1, -1])] * 2),
+    ],
+)
+def test_sb3s_actions_reach_each_task_in_its_own_space(algorithm, own):
+    options = {"n_steps": 8, "batch_size": 8} if algorithm is PPO else {"learning_starts": 4}
+    env = MultiTaskEnv(tasks_with("action", own))
+    algorithm("MultiInputPolicy", env, seed=0, device="cpu", **options).learn(12)
+
+
+def test_sb3_observes_choices_of_equal_tasks_from_zero():
+    own = [spaces.Discrete(3, start=5), spaces.Discrete(3, start=5)]
+    env = MultiTaskVectorEnv(tasks_with("observation", own), task_id="none")
+    assert env.single_observation_space == spaces.Discrete(3)
+    tasks = tasks_with("observation", own)
+    PPO("MultiInputPolicy", MultiTaskEnv(tasks), n_steps=8, batch_size=8, device="cpu").learn(8)
 
 
 @pytest.mark.parametrize("num_slots", [2, 3])

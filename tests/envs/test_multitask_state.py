@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import pickle
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -159,7 +160,7 @@ def test_a_task_that_cannot_be_pickled_is_not_said_to_be_exact():
     class Stubborn(CountingEnv):
         def __init__(self):
             super().__init__()
-            self.window = lambda: None
+            self.window = (frame for frame in "ab")
 
     env = MultiTaskEnv([Stubborn])
     env.reset(seed=0)
@@ -222,6 +223,62 @@ def test_parts_that_point_back_at_their_environment_go_on_with_the_restored_one(
     (task,) = other._envs
     base = task.unwrapped
     assert task.base is base.sensor.env is base.table["read"].__self__ is base
+
+
+class Slotted(CountingEnv):
+    """An environment that keeps a part of its state beside its dict."""
+
+    __slots__ = ("total",)
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        self.total += 1
+        return obs, reward + self.total, *rest
+
+
+def transformed():
+    env, calls = CountingEnv(), []
+    rewards = lambda reward: reward + (calls.append(1) or len(calls))  # noqa: E731
+    return gym.wrappers.TransformReward(env, rewards)
+
+
+@pytest.mark.parametrize("task", [Slotted, transformed])
+def test_slots_and_functions_without_a_name_are_state_too(task):
+    env, other = MultiTaskEnv([task]), MultiTaskEnv([task])
+    env.reset(seed=0)
+    play(env, 7)
+    state = pickle.loads(pickle.dumps(env.state_dict()))
+    assert state["exact"]
+    other.load_state_dict(state)
+    assert play(other, 30) == play(env, 30)
+
+
+SCRIPT = """
+class Part:
+    pass
+
+class Whole(CountingEnv):
+    def __init__(self):
+        super().__init__()
+        self.part = Part()
+"""
+
+
+def test_a_script_takes_parts_of_anothers_environment_for_its_own(monkeypatch):
+    scripts = [{"__name__": "__main__", "CountingEnv": CountingEnv} for _ in range(2)]
+    for script in scripts:
+        exec(SCRIPT, script)
+    env, other = (MultiTaskEnv([script["Whole"]]) for script in scripts)
+    env.reset(seed=0)
+    with monkeypatch.context() as running:
+        running.setattr(sys.modules["__main__"], "Part", scripts[0]["Part"], raising=False)
+        state = pickle.loads(pickle.dumps(env.state_dict()))
+    other.load_state_dict(state)
+    assert type(other._envs[0].unwrapped.part) is scripts[1]["Part"]
 
 
 def test_a_restored_environment_has_no_attribute_that_the_saved_one_lacked():
@@ -295,6 +352,33 @@ def test_a_state_of_other_tasks_or_slots_is_refused():
         MultiTaskVectorEnv(counting_tasks(2), 3).load_state_dict(state)
 
 
+@pytest.mark.parametrize("env_class", [MultiTaskEnv, MultiTaskVectorEnv])
+def test_a_state_of_as_many_tasks_of_other_classes_is_refused(env_class):
+    env, other = env_class(["CartPole-v1", "CartPole-v1"]), env_class(["CartPole-v1", "Acrobot-v1"])
+    env.reset(seed=0)
+    message = r"`state` must be of \[.*'AcrobotEnv'\], got one of \[.*'CartPoleEnv'\]"
+    with pytest.raises(ValueError, match=message):
+        other.load_state_dict(env.state_dict())
+
+
+@pytest.mark.parametrize("schedule", [Interleave(), Cycle(30)], ids=repr)
+@pytest.mark.parametrize(("saved", "loaded"), [(3, 2), (2, 3)])
+def test_a_vectors_state_of_another_number_of_tasks_is_refused(schedule, saved, loaded):
+    env = MultiTaskVectorEnv(counting_tasks(saved), 4, schedule=schedule)
+    env.reset(seed=0)
+    other = MultiTaskVectorEnv(counting_tasks(loaded), 4, schedule=schedule)
+    message = f"`state` must be of {loaded} tasks, got one of {saved}"
+    with pytest.raises(ValueError, match=message):
+        other.load_state_dict(env.state_dict())
+
+
+def test_a_state_of_another_number_of_own_slots_is_refused():
+    schedule = Interleave("episodes")
+    slots = [make_multitask_vector(counting_tasks(2), n, schedule=schedule) for n in (2, 3)]
+    with pytest.raises(ValueError, match="`state` must be of num_envs=3 slots, got one of 2"):
+        slots[1].load_state_dict(slots[0].state_dict())
+
+
 @pytest.mark.parametrize("schedule", [Interleave(), Cycle(30, num_cycles=None)], ids=repr)
 def test_minatar_is_restored_in_mid_episode(schedule):
     pytest.importorskip("gymnax", reason="needs the minatar extra")
@@ -322,3 +406,13 @@ def test_a_single_atari_game_is_restored_by_cloning():
     assert state["exact"]
     other.load_state_dict(state)
     assert play(other, 40) == play(env, 40)
+
+
+def test_an_environment_that_version_0_1_pickled_plays_on():
+    env = MultiTaskEnv(counting_tasks(2), schedule=Cycle(3))
+    env.reset(seed=0)
+    for name in ("_own_masks", "_lone_steps"):
+        del vars(env)[name]
+    again = pickle.loads(pickle.dumps(env))
+    assert again.action_masks().tolist() == [True, True, False]
+    assert play(again, 10) == play(env, 10)

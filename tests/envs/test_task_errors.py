@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from counting import CountingEnv
+from gymnasium.error import ResetNeeded
 
-from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv, MultiTaskVectorEnv, Task, TaskError
+from sb3_moe_envs import (
+    Cycle,
+    Interleave,
+    MultiTaskEnv,
+    MultiTaskVectorEnv,
+    Task,
+    TaskError,
+    make_multitask_vector,
+)
 
 
 class Faulty(CountingEnv):
@@ -143,3 +154,64 @@ def test_a_vector_environment_that_resets_a_step_later_is_refused():
 def test_a_task_needs_one_way_to_be_built():
     with pytest.raises(ValueError, match="a task takes either `env_id` or `env_fn`, got"):
         Task("none")
+
+
+class OldApi(CountingEnv):
+    """Written for an older gym: four values a step, or no info at a reset."""
+
+    def __init__(self, fault=None):
+        super().__init__(size=2)
+        self.fault = fault
+
+    def reset(self, **kwargs):
+        obs, info = super().reset(**kwargs)
+        return obs if self.fault == "reset" else (obs, info)
+
+    def step(self, action):
+        obs, reward, over, late, info = super().step(action)
+        results = {
+            "step": (obs, reward, over, info),
+            "info": (obs, reward, over, late, None),
+            "reward": (obs, None, False, False, info),
+        }
+        return results.get(self.fault, (obs, reward, over, late, info))
+
+
+OLD = [
+    ("step", r"`step` must return \(obs, reward, terminated, truncated, info\), got \(array"),
+    ("reset", r"`reset` must return \(obs, info\), with a dict for info, got array"),
+    ("info", "the info of a step must be a dict, got None"),
+    # Refused only in the main process, with the workers' answers half taken.
+    ("reward", "(the reward must be a finite number, got None|.*NoneType|the rewards must be)"),
+]
+
+
+@pytest.mark.parametrize(("fault", "message"), OLD)
+@pytest.mark.parametrize("vectorization", ["lone", "sync", "async"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # gymnasium's own, as it closes its workers
+def test_a_task_of_an_old_api_is_named_and_does_not_hang(fault, message, vectorization):
+    tasks = [Task("new", env_fn=OldApi), Task("old", env_fn=partial(OldApi, fault))]
+    if vectorization == "lone":
+        env = MultiTaskEnv(tasks, schedule=Cycle(1))
+    else:
+        env = MultiTaskVectorEnv(tasks, 4, vectorization=vectorization)
+    with pytest.raises(TaskError, match=rf"^task 1 \('old'\): (TypeError: )?{message}"):
+        play_on(env) if vectorization == "lone" else play_vector(env)
+
+
+def play_vector(env):
+    env.reset(seed=0)
+    env.step(np.zeros(4, np.int64))
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        MultiTaskEnv([CountingEnv]),
+        MultiTaskVectorEnv([CountingEnv], 2),
+        make_multitask_vector([CountingEnv], 2, schedule=Interleave("episodes")),
+    ],
+)
+def test_a_step_needs_a_reset(env):
+    with pytest.raises(ResetNeeded, match=r"Cannot call env.step\(\) before calling env.reset\(\)"):
+        env.step(np.zeros(getattr(env, "num_envs", 1), np.int64))

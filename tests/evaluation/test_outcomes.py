@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import PPO
+from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
@@ -145,3 +147,34 @@ def test_a_single_atari_environment_counts_whole_games_too():
         returns.append(evaluate_tasks(Fixed(), env, 2).returns)
     np.testing.assert_array_equal(*returns)
     assert returns[0].max() >= 20
+
+
+class ThreeLives(Passing):
+    """Twelve steps, of which every fourth costs a life; the first step of all succeeds."""
+
+    @property
+    def ale(self):
+        return self
+
+    def lives(self):
+        return 3 - self.steps // 4
+
+    def step(self, action):
+        self.steps += 1
+        info = {"is_success": self.steps == 1}
+        return np.zeros(2, np.float32), 1.0, self.steps == 12, False, info
+
+
+def test_a_game_in_sb3s_own_atari_wrappers_is_played_over_all_lives():
+    env = DummyVecEnv([lambda: EpisodicLifeEnv(Monitor(ThreeLives()))] * 2)
+    episodes = evaluate_tasks(Fixed(), env, 3)
+    # SB3's reset after a lost life is one of the twelve steps.
+    assert episodes.returns.tolist() == [[12.0] * 3]
+    assert episodes.lengths.tolist() == [[12.0] * 3]
+    assert episodes.successes.tolist() == [[1.0] * 3]
+
+
+def test_an_unmonitored_game_of_several_lives_is_refused_all_the_same():
+    env = DummyVecEnv([lambda: EpisodicLifeEnv(ThreeLives())])
+    with pytest.raises(ValueError, match="`eval_env` must be monitored"):
+        evaluate_tasks(Fixed(), env, 1)

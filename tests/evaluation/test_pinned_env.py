@@ -255,8 +255,8 @@ def test_frames_of_a_dict_are_stacked_in_the_same_places():
         (TASKS, 9, {}, 2, 2),
         (TASKS, 60, {}, 50, 10),
         (TASKS, 3, {"schedule": Cycle(10)}, 10, 3),
-        (["sb3_moe_envs:SB3MoE/MinAtar-Breakout-v0"] * 2, 2, {}, 10, 10),
-        (["sb3_moe_envs:SB3MoE/MinAtar-Breakout-v0"] * 2, 2, {}, 4, 4),
+        (["sb3_moe_envs:SB3MoE/MinAtar-Breakout-v1"] * 2, 2, {}, 10, 10),
+        (["sb3_moe_envs:SB3MoE/MinAtar-Breakout-v1"] * 2, 2, {}, 4, 4),
     ],
 )
 def test_copies_are_no_more_than_episodes_and_stepped_singly_no_more_than_in_training(

@@ -16,7 +16,7 @@ MAP = Layout(x_dim=2 * 3 * 4, map_shape=(2, 3, 4), num_tasks=3)
 IMAGE = Layout(x_dim=4 * 5 * 5, image_shape=(4, 5, 5), encoder="minatar", num_tasks=3)
 CASES = [
     (*case, layout)
-    for case in itertools.product(ROUTERS, TOKENS, PLACEMENTS[1:])
+    for case in itertools.product(ROUTERS, TOKENS, list(PLACEMENTS)[1:])
     for layout in (("map",) if case[1] != "sample" else ("flat", "image"))
     if why_invalid(*case) is None
 ]

@@ -30,7 +30,6 @@ from sb3_moe.plasticity import (
     recording,
 )
 from sb3_moe.plasticity.measure import tower_outputs
-from sb3_moe.plasticity.probe import row_gates
 
 
 def batch(model, n=5):
@@ -93,7 +92,7 @@ def read_layer(layer, x_BNI):
         y_BNO, routing = layer(x_BNI)
     values_ETHP = as_ETHP(outputs["act"][0], layer.num_experts)
     rows_ETO = layer.experts.last(values_ETHP[..., 0])
-    return rows_ETO, y_BNO, row_gates(layer, routing)
+    return rows_ETO, y_BNO, layer.row_gates(routing)
 
 
 @pytest.mark.parametrize("tokens", [1, 6])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import arena
 
-from sb3_moe.policies.options import PLACEMENTS, ROUTERS, ROUTERS_OF, TOKENS, why_invalid
+from sb3_moe.policies.options import PLACEMENTS, ROUTERS, TOKENS, takes, why_invalid
 
 
 class Case(NamedTuple):
@@ -74,7 +74,7 @@ def options_of(case: Case) -> dict[str, Any]:
     }
     if case.algorithm not in arena.ON_POLICY:
         wanted["router_noise"] = 0.1
-    options = {name: v for name, v in wanted.items() if case.router in ROUTERS_OF[name]}
+    options = {name: v for name, v in wanted.items() if takes(ROUTERS.find(case.router), name)}
     if case.algorithm == "TRPO":
         options = {name: v for name, v in options.items() if not name.endswith("_coef")}
     if case.placement != "final":

@@ -214,3 +214,12 @@ def test_an_options_dict_for_the_one_tower_of_dqn_can_be_controlled():
     assert wide["expert_width"] == 48
     for control in (wide, plain):
         build_for_controls("DQN", control)
+
+
+@pytest.mark.parametrize("algorithm", TABLE)
+def test_sb3s_own_dense_policy_costs_what_ours_without_experts_does(algorithm):
+    alias = TABLE[algorithm].aliases[0]
+    dense = arena.make(algorithm, alias.removeprefix("Moe"), net_arch=[8]).policy
+    ours = arena.make(algorithm, alias, placement="none", net_arch=[8]).policy
+    assert measure(dense) == measure(ours)
+    assert measure(dense).total.parameters == online_parameters(dense)

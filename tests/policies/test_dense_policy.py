@@ -5,8 +5,13 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor
 
+from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.on_policy import MoEActorCritic
 
 SB3_SPACES = {
     "Mlp": arena.FLAT,
@@ -123,4 +128,24 @@ def test_one_dense_tower_beside_one_with_experts_keeps_the_dense_weights_shape()
     ours, theirs = model.policy.actor.state_dict(), dense.policy.actor.state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
     assert list(model.policy.moe_layers()) == ["qf0.middle", "qf1.middle"]
-    np.testing.assert_array_equal(model.policy.tower_modules()["pi"][0][0].in_features, 5)
+    np.testing.assert_array_equal(networks_of(model.policy).towers()["pi"][0][0].in_features, 5)
+
+
+class Combining(ActorCriticPolicy):
+    """A dense policy of a user's own, with its own default."""
+
+    def __init__(self, *args, features_extractor_class=CombinedExtractor, **kwargs):
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class MoeCombining(MoEActorCritic, Combining):
+    """The same, with experts."""
+
+
+def test_the_extractor_without_experts_is_the_default_of_the_policy_behind():
+    assert MoeCombining.dense_extractor() is CombinedExtractor
+    env = arena.Arena(arena.with_task(arena.FLAT))
+    ours = PPO(MoeCombining, env, policy_kwargs={"placement": "none"}, seed=0, device="cpu")
+    dense = PPO(Combining, env, seed=0, device="cpu")
+    assert type(ours.policy.features_extractor) is CombinedExtractor
+    arena.assert_same_weights(ours.policy, dense.policy)

@@ -11,6 +11,8 @@ import torch as th
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sb3_moe.networks import networks_of
+
 NO_GPU = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU that torch can use")
 CUDA = pytest.param("cuda", marks=[pytest.mark.cuda, NO_GPU])
 PLACEMENTS = ("none", "middle", "final", "all", "big")
@@ -63,7 +65,7 @@ def operations_on_host(model, device):
             getattr(policy.actor, "get_action_dist_params", policy.actor)(obs)
             policy.critic(obs, actions)
         else:
-            policy._run_towers(obs, None)
+            networks_of(policy).run(obs)
     return watch.on_host
 
 

@@ -233,6 +233,16 @@ def test_among_images_that_are_scaled_already_the_first_of_two_as_short_axes_cou
         (FLAT, {"encoder": "resnet"}, r"`encoder` must be one of \['flat', 'minatar', 'nature'"),
         (FLAT, {"encoder": "minatar"}, r"`encoder`='minatar' needs an image .*, got Box\(.*'flat'"),
         (MINATAR, {"encoder": "nature"}, r"at least 36x36, got 10x10; 'minatar' takes small ones"),
+        (
+            FLAT,
+            {"features_dim": 4},
+            "`features_dim`=4 adds a layer behind convolutions, and `encoder`='flat' has none",
+        ),
+        (
+            MINATAR,
+            {"encoder": "minatar", "features_dim": 4, "raw": True},
+            "`features_dim`=4 adds a layer .*, and `placement`='big' takes the map",
+        ),
         (FLAT, {"num_tasks": 0}, "`num_tasks` must be at least 1, got 0"),
         (FLAT, {"num_tasks": 5}, "`num_tasks`=5 leaves no feature of 5"),
         (TASK, {"num_tasks": 2}, r"`num_tasks` needs a Box observation, got Discrete\(3\)"),

@@ -6,7 +6,9 @@ import pytest
 import torch as th
 from stable_baselines3 import PPO
 
+import sb3_moe
 from sb3_moe.layers import Routing
+from sb3_moe.networks import networks_of
 
 NAMES = {
     ("PPO", "middle"): ["pi.middle", "vf.middle"],
@@ -70,7 +72,7 @@ def test_looking_changes_no_mode_no_weight_and_no_bias(algorithm):
     assert any(before_modes)
     assert any(count.any() for count in counts)
     policy.routing(arena.observe(model))
-    policy.get_expert("pi" if "pi" in policy.tower_modules() else "qf", 0)
+    policy.get_expert("pi" if "pi" in networks_of(policy).towers() else "qf", 0)
     assert modes(policy) == before_modes
     for name, tensor in policy.state_dict().items():
         assert th.equal(tensor, before[name]), name
@@ -174,3 +176,30 @@ def test_no_such_layer_is_an_error():
 def test_a_misspelt_argument_is_named_with_a_cure(argument, hint):
     with pytest.raises(TypeError, match=f"MoeMlpPolicy got an unexpected keyword argument {hint}"):
         PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs=argument)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "DQN"])
+def test_routing_of_a_model_is_that_of_its_policy(algorithm):
+    model = make(algorithm)
+    obs = arena.observe(model)
+    expected = model.policy.routing(obs)
+    for given in (model, model.policy):
+        found = sb3_moe.routing(given, obs)
+        assert list(found) == list(expected)
+        for name, routing in found.items():
+            assert th.equal(routing.gates_BNE, expected[name].gates_BNE)
+
+
+def test_critics_are_asked_about_the_actions_that_are_given():
+    model = make("SAC", router="top_k")
+    obs, actions = arena.observe(model), np.ones((3, 2))
+    given = sb3_moe.routing(model, obs, actions)["qf0.middle"].logits_BNE
+    assert th.equal(given, model.policy.routing(obs, actions)["qf0.middle"].logits_BNE)
+    assert not th.equal(given, sb3_moe.routing(model, obs)["qf0.middle"].logits_BNE)
+
+
+def test_routing_refuses_a_policy_that_is_not_ours_and_a_tuple_of_observations():
+    with pytest.raises(TypeError, match=r"`model` must have one of .*, got ActorCriticPolicy; "):
+        sb3_moe.routing(arena.make("PPO", "MlpPolicy"), np.zeros((1, 5)))
+    with pytest.raises(TypeError, match=r"`obs` must be an array, .*, got a tuple of 2"):
+        sb3_moe.routing(make("PPO"), (np.zeros(5), np.zeros(5)))

@@ -125,7 +125,7 @@ def test_the_valid_combinations_are_these():
     by_hand = {
         (router, "sample", placement)
         for router in ("soft", "top_k", "task", "uniform", "random")
-        for placement in ("middle", "final", "all", "big")
+        for placement in ("middle", "final", "all", "body", "big")
     }
     by_hand |= {
         (router, tokens, placement)

@@ -5,6 +5,7 @@ from importlib import import_module
 import pytest
 from stable_baselines3 import A2C, PPO
 
+import sb3_moe
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.registration import TABLE, register
 
@@ -59,3 +60,18 @@ def test_sb3s_own_names_are_left_alone_and_registering_twice_changes_nothing():
 def test_the_modules_list_their_policies(name):
     entry = TABLE[name]
     assert set(entry.aliases) <= set(import_module(entry.policies).__all__)
+
+
+def test_a_policy_that_is_looked_for_in_the_wrong_place_is_found_by_algorithm():
+    with pytest.raises(
+        ImportError,
+        match=r"cannot import name 'MoeMlpPolicy' from 'sb3_moe.policies': algorithms have their "
+        r"own, in sb3_moe.policies.on_policy \(PPO, A2C\), sb3_moe.policies.dqn \(DQN\), .*"
+        r"sb3_moe.policies.td3 \(TD3, DDPG\), .*sb3_moe.policies.contrib.crossq \(CrossQ\)$",
+    ):
+        from sb3_moe.policies import MoeMlpPolicy  # noqa: F401
+
+
+def test_what_no_algorithm_has_is_an_attribute_error_as_ever():
+    with pytest.raises(AttributeError, match=r"module 'sb3_moe.policies' has no attribute 'Nope'"):
+        sb3_moe.policies.Nope  # noqa: B018

@@ -9,6 +9,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.towers import MoEBlock
 
@@ -99,16 +100,15 @@ def test_with_no_task_input_nothing_depends_on_the_id(algorithm, placement):
 def outputs_differ(policy):
     """Run a policy for each task and say whether what comes out differs."""
     outputs = []
-    modules = [modules[-1] for modules in policy.tower_modules().values()]
+    towers = networks_of(policy).towers()
     handles = [
         module.register_forward_hook(lambda m, args, out: outputs.append(out.detach()))
-        for module in modules
+        for *_, module in towers.values()
     ]
     policy.set_training_mode(False)
     with th.no_grad():
         tensors, _ = policy.obs_to_tensor(observations())
-        zeros = th.zeros(3, 2) if "qf0" in policy.tower_modules() else None
-        policy._run_towers(tensors, zeros)
+        networks_of(policy).run(tensors, th.zeros(3, 2) if "qf0" in towers else None)
     for handle in handles:
         handle.remove()
     assert outputs

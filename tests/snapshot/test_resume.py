@@ -19,7 +19,7 @@ from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle
 
 # One game twice: jax compiles it once.
-MINATAR = ["sb3_moe_envs:SB3MoE/MinAtar-Breakout-v0"] * 2
+MINATAR = ["sb3_moe_envs:SB3MoE/MinAtar-Breakout-v1"] * 2
 CLASSIC = ["CartPole-v1", "Acrobot-v1"]
 TOTAL = 512
 
@@ -246,9 +246,20 @@ def test_a_folder_without_a_snapshot_says_which_call_writes_one(tmp_path):
         resume(tmp_path)
 
 
-def test_keeping_no_snapshot_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="`keep` must be at least 1, got 0"):
-        SnapshotCallback(1, tmp_path, keep=0)
+@pytest.mark.parametrize("keep", [0, 1.5])
+def test_keeping_no_snapshot_or_part_of_one_is_refused(tmp_path, keep):
+    with pytest.raises(ValueError, match=f"`keep` must be a whole number of .* 1, got {keep}"):
+        SnapshotCallback(1, tmp_path, keep=keep)
+
+
+def test_what_else_lies_among_the_snapshots_is_left_alone(tmp_path):
+    others = [tmp_path / "checkpoints" / name for name in ("step-000000000016 (copy)", "step-x")]
+    for other in others:
+        other.mkdir(parents=True)
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, device="cpu")
+    model.learn(32, callback=SnapshotCallback(16, tmp_path, keep=1))
+    assert all(other.exists() for other in others)
+    assert resume(tmp_path)[0].num_timesteps == 32
 
 
 def _rebuilt_class():

@@ -18,8 +18,8 @@ SB3S = "stable_baselines3.common.policies:MultiInputActorCriticPolicy"
     ("arguments", "message"),
     [
         (["--games", "Pong"], "`games` must be among Asterix, .*, got 'Pong'"),
-        (["--placements", "top"], "`placement` must be one of none, .*, got 'top'"),
-        (["--routers", "hard"], "`router` must be one of soft, .*, got 'hard'"),
+        (["--placements", "top"], "`placement` must be one of \\['none', .*, got 'top'"),
+        (["--routers", "hard"], "`router` must be one of \\['soft', .*, got 'hard'"),
         (["--steps", "0"], "`steps` must be at least 1, got 0"),
         (["--processes", "0"], "`processes` must be at least 1, got 0"),
         (["--device", "abacus"], "`device` must be a device that torch has, got 'abacus'"),

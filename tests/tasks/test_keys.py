@@ -39,6 +39,9 @@ NAMES = {
     "numbered": ("same", "same", "same-2"),
     "arguments": ("CartPole(gravity=1.6,length=0.5)", "CartPole(gravity=1.7,length=0.5)", "a b@c"),
     "towers": ("pi", "vf", "features"),
+    "folders": ("a", "a/b", "mean_reward"),
+    "logged": ("ep_rew_mean", "pi/0", "mean_reward/a"),
+    "of all": ("task", "mean_reward", "switches"),
     "paths": ("/a//b/", "a/../b", "a/./b"),
     "gravities": ("HalfCheetah-0.5g", "HalfCheetah-0.75g", "HalfCheetah-1.0g"),
 }
@@ -67,6 +70,10 @@ def printed(key):
     return tag, rest if len(rest) <= 36 else rest[:33] + "..."
 
 
+def parents(key):
+    return [key[:at] for at, letter in enumerate(key) if letter == "/"]
+
+
 def train(model, steps, callbacks):
     """Return the rows of keys that were logged, while SB3's own table prints each too."""
     kept, table = Kept(), io.StringIO()
@@ -82,6 +89,8 @@ def check(rows):
         assert all(re.fullmatch(r"[A-Za-z0-9_\-./]+", key) for key in row), row
         # MLflow refuses a name that is not its own normal path.
         assert all(posixpath.normpath(key) == key for key in row)
+        # Its store of files makes one of each, in folders of what comes before a slash.
+        assert not {parent for key in row for parent in parents(key)} & row
 
 
 def every_callback(pinned, batches):
@@ -117,10 +126,23 @@ def test_keys_of_every_callback_are_printed_apart_and_taken_by_trackers(kind):
     assert all(any(key.startswith(f"{tag}/") for key in logged) for tag in tags)
     for kinds, parts in (("eval/.*/mean_reward", 3), ("rollout/.*/success_rate", 3)):
         assert sum(re.fullmatch(kinds, key) is not None for key in logged) == parts
-    # A pi.0 and its tasks; gradients of three tasks beside those of the towers.
-    assert sum(key.startswith("plasticity/dormant/pi.0/") for key in logged) == 3
+    # Dormancy and gradients of three tasks beside those of the towers.
+    assert sum(key.startswith("dormant_per_task/pi.0/") for key in logged) == 3
     assert sum(key.startswith("plasticity/advantage_variance/") for key in logged) == 3
     assert sum(key.startswith("moe/gate/pi.all.0/") for key in logged) == 3 * 11
+
+
+def test_what_tasks_have_forgotten_is_logged_beside_the_running_task():
+    names = NAMES["of all"]
+    env = toy_vec_env((0, 1, 2), names=names)
+    pinned = toy_vec_env((0,), (1,), (2,), names=names)
+    model = PPO("MultiInputPolicy", env, n_steps=6, batch_size=6, n_epochs=1)
+    callbacks = [MultiTaskEvalCallback(64, 1, eval_env=pinned), TaskSwitchCallback()]
+    rows = train(model, 24, callbacks)
+    logged = set().union(*rows)
+    assert {"continual/task", "continual/switches"} < logged
+    assert sum(key.endswith("/forgotten") for key in logged) >= 2
+    check([logged])
 
 
 def test_eleven_critics_of_many_layers_and_tasks_are_printed_apart():
@@ -177,6 +199,11 @@ def test_a_number_tells_names_apart_that_are_the_same_when_cut():
     assert short_names(["abcdefgh", "pi"], 8, taken=["pi"]) == ["abcdefgh", "pi-2"]
 
 
+def test_no_name_is_a_folder_of_another():
+    assert short_names(["a", "a/b", "a/b/c", "b/c", "b"]) == ["a", "a_b", "a_b_c", "b/c", "b-2"]
+    assert short_names(["x", "x/y", "y/z"], taken=["x/y/z", "y"]) == ["x-2", "x_y", "y_z"]
+
+
 def test_names_of_any_characters_come_out_short_plain_and_different():
     rng = np.random.default_rng(0)
     letters = list("ab/._- @é雪")
@@ -188,6 +215,7 @@ def test_names_of_any_characters_come_out_short_plain_and_different():
             assert 0 < len(name) <= length
             assert re.fullmatch(r"[A-Za-z0-9_\-./]+", name)
             assert posixpath.normpath(f"x/{name}/y") == f"x/{name}/y"
+            assert not {*parents(name)} & {*short}
 
 
 def test_full_names_stay_in_the_files(tmp_path):

@@ -1,5 +1,7 @@
 """GymnasiumVecEnv against SB3's DummyVecEnv, and the multi-task call that builds it."""
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -210,6 +212,11 @@ def test_members_of_an_async_vector_are_reached_all_at_once():
         assert env.env_method("get_wrapper_attr", "gravity") == [3.0, 3.0]
         with pytest.raises(ValueError, match=r"`indices` of close must be None.*got \[1\]"):
             env.env_method("close", indices=[1])
+        assert not env.has_attr("lost")
+        with pytest.raises(
+            AttributeError, match=r"the environments of .* have no attribute 'lost'"
+        ):
+            env.env_method("lost")
         assert env.step(np.zeros(2, int))[3] == [{"TimeLimit.truncated": False}] * 2
     finally:
         env.close()
@@ -316,8 +323,9 @@ def test_a_seed_makes_two_of_them_play_the_same():
     assert first.action_space.sample() == second.action_space.sample()
 
 
-def test_the_monitors_file_says_whose_each_episode_is(tmp_path):
-    env = make_multitask_vec_env(tasks()[:1], 2, 0, monitor_dir=str(tmp_path / "logs"))
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_monitors_file_says_whose_each_episode_is(tmp_path, kind):
+    env = make_multitask_vec_env(tasks()[:1], 2, 0, monitor_dir=kind(tmp_path / "logs"))
     env.reset()
     for _ in range(30):
         env.step(np.zeros(2, int))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sb3_moe_envs.schedules.base import Episode, require_positive
+from sb3_moe_envs.numbers import whole
+from sb3_moe_envs.schedules.base import Episode
 from sb3_moe_envs.schedules.rules import Rule
 from sb3_moe_envs.schedules.turns import Turns
 
@@ -14,7 +15,8 @@ class Adaptive(Turns):
 
     The rule knows, of this turn: `steps` and `episodes` over all environments, and the mean
     `return` and `success` of the last `window` finished episodes, once there are that many. Write
-    `or steps>=1e6` for a limit. `success` is `info["is_success"]` or `info["success"]`.
+    `or steps>=1e6` for a limit. An episode is a success, 1 and not 0, if `info["is_success"]` or
+    `info["success"]` of any of its steps is true.
 
     :param rule: such as `"steps>=1e5 and return>=200"`; `and`, `or`, parentheses and comparisons
     :param window: over how many finished episodes to average
@@ -38,8 +40,7 @@ class Adaptive(Turns):
         shuffle_seed: int | None = None,
     ) -> None:
         super().__init__(num_cycles=num_cycles, order=order, shuffle_seed=shuffle_seed)
-        require_positive("window", window)
-        self.rule, self.window = rule, window
+        self.rule, self.window = rule, whole("window", window)
         self._rule = Rule(rule, ("steps", "episodes", "return", "success"))
 
     def __repr__(self) -> str:

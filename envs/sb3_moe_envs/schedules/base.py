@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sb3_moe_envs.numbers import whole
+
 
 class Slots(Enum):
     """How a schedule uses the slots of a vector environment."""
@@ -100,13 +102,12 @@ def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, list) else value
 
 
-def require_positive(name: str, value: float | None) -> None:
-    """Check an optional count.
+def task_entries(argument: str, tasks: Sequence[Any]) -> tuple[int | str, ...]:
+    """Check tasks' names and indices before it is known which tasks there are.
 
-    :raises ValueError: if it is below 1
+    :raises ValueError: if one can be neither
     """
-    if value is not None and value < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {value}")
+    return tuple(t if isinstance(t, str) else whole(argument, t, minimum=None) for t in tasks)
 
 
 def task_index(task: int | str | np.integer[Any], task_names: Sequence[str], argument: str) -> int:
@@ -118,6 +119,7 @@ def task_index(task: int | str | np.integer[Any], task_names: Sequence[str], arg
         if task not in task_names:
             raise ValueError(f"`{argument}` must name a task of {list(task_names)}, got {task!r}")
         return list(task_names).index(task)
-    if not 0 <= task < len(task_names):
+    index = whole(argument, task, minimum=None)
+    if not 0 <= index < len(task_names):
         raise ValueError(f"`{argument}` must be in [0, num_tasks={len(task_names)}), got {task}")
-    return int(task)
+    return index

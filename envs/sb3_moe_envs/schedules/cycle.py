@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sb3_moe_envs.schedules.base import Episode, require_positive
+from sb3_moe_envs.numbers import optional_whole
+from sb3_moe_envs.schedules.base import Episode
 from sb3_moe_envs.schedules.turns import Turns
 
 
@@ -42,14 +43,12 @@ class Cycle(Turns):
                 "Cycle takes either `steps_per_task` or `episodes_per_task`, got "
                 f"steps_per_task={steps_per_task} and episodes_per_task={episodes_per_task}"
             )
-        require_positive("steps_per_task", steps_per_task)
-        require_positive("episodes_per_task", episodes_per_task)
-        require_positive("round_to", round_to)
-        if round_to is not None and steps_per_task is None:
+        steps = optional_whole("steps_per_task", steps_per_task)
+        self.episodes_per_task = optional_whole("episodes_per_task", episodes_per_task)
+        unit = optional_whole("round_to", round_to) or 1
+        if round_to is not None and steps is None:
             raise ValueError(f"`round_to` needs `steps_per_task`, got round_to={round_to}")
-        unit = round_to or 1
-        self.steps_per_task = None if steps_per_task is None else -(-steps_per_task // unit) * unit
-        self.episodes_per_task = episodes_per_task
+        self.steps_per_task = None if steps is None else -(-steps // unit) * unit
 
     def __repr__(self) -> str:
         unit = "steps" if self.steps_per_task is not None else "episodes"

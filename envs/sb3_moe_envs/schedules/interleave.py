@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from sb3_moe_envs.numbers import positive
 from sb3_moe_envs.schedules.base import Episode, Schedule, Slots
 
 
@@ -36,10 +37,8 @@ class Interleave(Schedule):
             raise ValueError(f"`unit` must be 'steps' or 'episodes', got {unit!r}")
         if order not in ("round_robin", "random"):
             raise ValueError(f"`order` must be 'round_robin' or 'random', got {order!r}")
-        if weights is not None and not all(0 < weight < float("inf") for weight in weights):
-            raise ValueError(f"`weights` must be positive and finite, got {list(weights)}")
         self.unit, self.order = unit, order
-        self.weights = None if weights is None else tuple(float(weight) for weight in weights)
+        self.weights = None if weights is None else tuple(positive("weights", w) for w in weights)
         fixed = unit == "steps" and order == "round_robin"
         self.slots = Slots.SHARED if fixed else Slots.OWN
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -107,6 +108,8 @@ class _Parser:
             token = self.take()
         if not token[:1].isdigit():
             self.fail(f"a number, not {token!r}")
+        if not math.isfinite(float(token)):
+            self.fail(f"a finite number, not {token!r}")
         return sign * float(token)
 
     def take(self) -> str:

@@ -6,7 +6,8 @@ from bisect import bisect_right
 from collections import abc
 from itertools import accumulate
 
-from sb3_moe_envs.schedules.base import Schedule, require_positive, task_index
+from sb3_moe_envs.numbers import whole
+from sb3_moe_envs.schedules.base import Schedule, task_entries, task_index
 
 
 class Sequence(Schedule):
@@ -22,9 +23,9 @@ class Sequence(Schedule):
     def __init__(self, blocks: abc.Sequence[tuple[int | str, int]]) -> None:
         if not blocks:
             raise ValueError("`blocks` must hold at least one (task, steps) pair, got none")
-        self.blocks = tuple((task, int(steps)) for task, steps in blocks)
-        for index, (_, steps) in enumerate(self.blocks):
-            require_positive(f"blocks[{index}]", steps)
+        tasks = task_entries("blocks", [task for task, _ in blocks])
+        lengths = [whole(f"blocks[{index}]", steps) for index, (_, steps) in enumerate(blocks)]
+        self.blocks = tuple(zip(tasks, lengths, strict=True))
         self._ends = list(accumulate(steps for _, steps in self.blocks))
 
     def __repr__(self) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sb3_moe_envs.schedules.base import Schedule, require_positive, task_index
+from sb3_moe_envs.numbers import optional_whole
+from sb3_moe_envs.schedules.base import Schedule, task_entries, task_index
 
 
 class Turns(Schedule):
@@ -26,12 +27,11 @@ class Turns(Schedule):
         order: Sequence[int | str] | None = None,
         shuffle_seed: int | None = None,
     ) -> None:
-        require_positive("num_cycles", num_cycles)
-        if order is not None and not order:
+        self.num_cycles = optional_whole("num_cycles", num_cycles)
+        if order is not None and not len(order):
             raise ValueError("`order` must hold at least one task, got an empty list")
-        self.num_cycles = num_cycles
-        self.order = None if order is None else tuple(order)
-        self.shuffle_seed = shuffle_seed
+        self.order = None if order is None else task_entries("order", order)
+        self.shuffle_seed = optional_whole("shuffle_seed", shuffle_seed, minimum=0)
 
     @property
     @abstractmethod

@@ -9,7 +9,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from gymnasium import Space, spaces
 
-from sb3_moe_envs.spaces.observations import ARRAYS, common_space, different_kinds
+from sb3_moe_envs.spaces.observations import (
+    ARRAYS,
+    common_space,
+    counts_from_elsewhere,
+    different_kinds,
+)
 
 InvalidAction = Literal["noop", "modulo", "error"]
 # Floats of 64 bits tell so many apart in [-1, 1], with room for rounding.
@@ -126,15 +131,26 @@ def pad_actions(
     :param task_spaces: all Box, Discrete, MultiDiscrete or MultiBinary; others must be equal
     :raises ValueError: if the spaces are of different or other kinds, or can't be mapped
     """
-    if all(space == task_spaces[0] for space in task_spaces):
-        return task_spaces[0], [Unchanged() for _ in task_spaces]
+    first = task_spaces[0]
+    if all(space == first for space in task_spaces) and not _must_be_read(first):
+        return first, [Unchanged() for _ in task_spaces]
     if any(not isinstance(space, ARRAYS) for space in task_spaces):
         # Texts and Dicts, which observations may be, have no common actions.
         raise different_kinds(task_spaces, names, "action_space")
     if all(isinstance(space, spaces.Box) for space in task_spaces):
         return _pad_boxes(task_spaces, names)
     common = common_space(task_spaces, names, "action_space")
+    if isinstance(common, spaces.MultiBinary) and len(common.shape) == 1:
+        # SB3 refuses actions whose shape was given as a tuple.
+        common = spaces.MultiBinary(common.shape[0])
     return common, [_fit(common, space, invalid) for space in task_spaces]
+
+
+def _must_be_read(space: Space[Any]) -> bool:
+    """Return whether SB3 gives other values than the space's: floats, or choices from 0."""
+    if isinstance(space, spaces.Box):
+        return np.dtype(space.dtype).kind != "f"
+    return counts_from_elsewhere(space)
 
 
 def _fit(common: Space[Any], space: Any, invalid: InvalidAction) -> ActionFit:
@@ -198,11 +214,22 @@ def _unit_dtype(task_spaces: Sequence[Any]) -> Any:
 
 def action_mask(common: Space[Any], space: Any) -> np.ndarray | None:
     """Return which choices of the common space a task has; None for spaces without choices."""
-    if isinstance(common, spaces.Discrete):
-        return np.arange(int(common.n)) < int(space.n)
-    if isinstance(common, spaces.MultiDiscrete) and len(common.nvec.shape) == 1:
-        sizes = np.ones(len(common.nvec), np.int64)
-        sizes[: len(space.nvec)] = space.nvec
-        pairs = zip(common.nvec, sizes, strict=True)
-        return np.concatenate([np.arange(size) < own for size, own in pairs])
-    return None
+    sizes, own = choices(common), choices(space)
+    if not sizes:
+        return None
+    own += [1] * (len(sizes) - len(own))
+    return np.concatenate([np.arange(size) < n for size, n in zip(sizes, own, strict=True)])
+
+
+def choices(space: Any) -> list[int]:
+    """Return how many entries of a mask each choice has; none for a space without choices.
+
+    A bit is a choice of two, as sb3-contrib has it.
+    """
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    if isinstance(space, spaces.MultiDiscrete) and len(space.nvec.shape) == 1:
+        return [int(size) for size in space.nvec]
+    if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
+        return [2] * space.shape[0]
+    return []

@@ -89,7 +89,8 @@ class Interface:
         """
         if self._masks is None:
             raise TypeError(
-                f"`action_masks` needs a Discrete or MultiDiscrete action space, got "
+                f"`action_masks` needs a Discrete or MultiDiscrete (or flat MultiBinary) action "
+                f"space, got "
                 f"{self.action_space}"
             )
         return self._masks[tasks].copy()

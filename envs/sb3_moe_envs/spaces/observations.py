@@ -172,13 +172,14 @@ def common_space(
     *,
     optional: bool = False,
 ) -> Space[Any]:
-    """Return the smallest space that holds every task's; unless all are equal, it counts from 0.
+    """Return the smallest space that holds every task's; it counts from 0, as SB3 does.
 
     :param optional: it must hold zeros too, for a task that has nothing here
     :raises ValueError: if the spaces can't be padded to a common one
     """
     first = task_spaces[0]
-    if not optional and all(space == first for space in task_spaces):
+    equal = all(space == first for space in task_spaces)
+    if equal and not optional and not counts_from_elsewhere(first):
         return first
     for kind, pad in _PADDING.items():
         if all(isinstance(space, kind) for space in task_spaces):
@@ -186,6 +187,11 @@ def common_space(
                 break
             return pad(task_spaces, optional)
     raise different_kinds(task_spaces, names, argument)
+
+
+def counts_from_elsewhere(space: Space[Any]) -> bool:
+    """Return whether a space's choices start at another number than 0."""
+    return bool(np.any(getattr(space, "start", 0)))
 
 
 def different_kinds(

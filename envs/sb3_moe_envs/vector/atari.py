@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from sb3_moe_envs.extras import require
+from sb3_moe_envs.numbers import whole
 from sb3_moe_envs.vector.single import SingleCopyEnv
 from sb3_moe_envs.vector.world import StepResult, VectorWorld
 
@@ -53,22 +54,23 @@ class AtariVectorWorld(VectorWorld):
         repeat_action_probability: float = 0.0,
         num_threads: int = 0,
     ) -> None:
+        frame_skip = whole("frame_skip", frame_skip)
         super().__init__(num_envs, render_mode, render_fps=60 // frame_skip)
         self.game = _rom_name(game)
         self.episodic_life, self.clip_reward = episodic_life, clip_reward
         self._ale = _make_ale(
             self.game,
-            num_envs,
+            self.num_envs,
             full_action_space=full_action_space,
-            noop_max=noop_max,
+            noop_max=whole("noop_max", noop_max, minimum=0),
             frameskip=frame_skip,
-            max_num_frames_per_episode=max_frames,
+            max_num_frames_per_episode=whole("max_frames", max_frames),
             repeat_action_probability=repeat_action_probability,
-            num_threads=num_threads,
+            num_threads=whole("num_threads", num_threads, minimum=0),
         )
         self._set_spaces(self._ale.single_observation_space, self._ale.single_action_space)
-        self._scores = np.zeros(num_envs)
-        self._lives = np.zeros(num_envs, dtype=np.int32)
+        self._scores = np.zeros(self.num_envs)
+        self._lives = np.zeros(self.num_envs, dtype=np.int32)
         self._observations: np.ndarray | None = None
 
     @property

@@ -25,6 +25,9 @@ class GymnaxVectorEnv(VectorWorld):
     :param render_mode: None or ``"rgb_array"``: a colour a channel, for observations (H, W, C)
     :param use_minimal_action_set: MinAtar only: the game's own actions in place of all six
     :param params: gymnax parameters to change, such as ``{"max_steps_in_episode": 500}``
+    :param no_op_max: MinAtar only: most no-ops at the start of an episode, drawn with each copy's
+        key; they count neither as its steps nor for its return, and an episode that they end is
+        followed by another
     :param seed: seeds the first reset that is given no seed
     :raises ValueError: if an argument isn't one that gymnax knows, or is out of range
     :raises ImportError: if gymnax isn't installed
@@ -38,11 +41,13 @@ class GymnaxVectorEnv(VectorWorld):
         render_mode: str | None = None,
         use_minimal_action_set: bool = False,
         params: Mapping[str, Any] | None = None,
+        no_op_max: int = 0,
         seed: int | None = None,
     ) -> None:
         super().__init__(num_envs, render_mode, render_fps=10)
-        self._program = _program(name, use_minimal_action_set, tuple((params or {}).items()))
         self.name = name
+        self._options = (use_minimal_action_set, tuple((params or {}).items()))
+        self._use_no_ops(no_op_max)
         self._set_spaces(self._program.observation_space, self._program.action_space)
         if render_mode is not None and len(self.single_observation_space.shape or ()) != 3:
             raise ValueError(
@@ -110,20 +115,27 @@ class GymnaxVectorEnv(VectorWorld):
             "states": self._program.leaves(self._states),
             "observations": None if self._keys is None else np.array(self._observations),
             "np_random": self.np_random.bit_generator.state,
+            "no_op_max": self.no_op_max,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that :meth:`state_dict` returned.
+        """Go on from a state that :meth:`state_dict` returned, with its no-ops.
 
         :param state: taken from a world of the same environment and number of copies
         :raises ValueError: if it was taken from another environment or number of copies
         """
+        # Version 0.1 had no no-ops to tell of.
+        self._use_no_ops(state.get("no_op_max", 0))
         self.np_random.bit_generator.state = state["np_random"]
         if state["keys"] is None:
             self._keys = self._states = self._observations = None
             return
         self._states = self._program.unflatten(state["states"], self.num_envs)
         self._keys, self._observations = state["keys"], state["observations"]
+
+    def _use_no_ops(self, no_op_max: int) -> None:
+        self._program = _program(self.name, *self._options, no_op_max)
+        self.no_op_max = no_op_max
 
     def _check_was_reset(self) -> None:
         if self._keys is None:
@@ -164,9 +176,11 @@ class GymnaxVectorEnv(VectorWorld):
         return {i: array[i].astype(dtype) for i in rows}
 
 
-def _program(name: str, use_minimal_action_set: bool, params: tuple[tuple[str, Any], ...]) -> Any:
+def _program(
+    name: str, use_minimal_action_set: bool, params: tuple[tuple[str, Any], ...], no_op_max: int
+) -> Any:
     # Imported here, so that importing sb3_moe_envs doesn't load jax.
     require("a gymnax environment", "gymnax", "jax", "six")
     from sb3_moe_envs.vector.gymnax_program import compiled
 
-    return compiled(name, use_minimal_action_set, params)
+    return compiled(name, use_minimal_action_set, params, no_op_max)

@@ -13,23 +13,53 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments.spaces import gymnax_space_to_gym_space
 
+from sb3_moe_envs.numbers import whole
+
+# So many that each number of no-ops comes with many draws of the game's own.
+NUM_STARTS = 1024
+
 
 class Program:
     """The compiled reset and step of one gymnax environment, for any number of copies.
 
     gymnax's own ``step`` starts every copy anew at each step and throws nearly all of that away;
     this one resets only where some copy is done, and hands the last observation over.
+
+    No-ops are played once, in many copies at a time: an episode begins with one of these starts,
+    drawn with its copy's key, at the cost of a look-up.
     """
 
-    def __init__(self, name: str, use_minimal_action_set: bool, params: dict[str, Any]) -> None:
+    def __init__(
+        self, name: str, use_minimal_action_set: bool, params: dict[str, Any], no_op_max: int
+    ) -> None:
         self._env, self._params = _make(name, use_minimal_action_set, params)
+        self._no_op_max = whole("no_op_max", no_op_max, minimum=0)
+        if no_op_max and not name.endswith("-MinAtar"):
+            raise ValueError(
+                f"`no_op_max` must be 0 except for MinAtar, got {no_op_max} for {name}"
+            )
         self.observation_space, self.action_space = self._spaces(name)
         self.dtype = self.observation_space.dtype
         if isinstance(self.observation_space, gym.spaces.Discrete):
             self.dtype = np.dtype(np.int32)  # jax has no int64 by default
-        self.reset = jax.jit(self._reset)
+        self._compiled_reset = jax.jit(self._reset)
         # A step overwrites the keys and states it is given.
-        self.step = jax.jit(self._step, donate_argnums=(0, 1))
+        self._compiled_step = jax.jit(self._step, donate_argnums=(1, 2))
+
+    def reset(self, keys: Any, states: Any, observations: Any, mask: Any) -> tuple[Any, ...]:
+        """Start the copies that a mask marks; return keys, states and observations of all."""
+        result: tuple[Any, ...] = self._compiled_reset(
+            self._starts, keys, states, observations, mask
+        )
+        return result
+
+    def step(self, keys: Any, states: Any, actions: Any) -> tuple[Any, ...]:
+        """Step all copies, and start those anew whose episode ends.
+
+        :return: keys, states, observations, last observations, rewards, terminated, truncated
+        """
+        result: tuple[Any, ...] = self._compiled_step(self._starts, keys, states, actions)
+        return result
 
     def blank(self, num_envs: int) -> Any:
         """Return states of the right structure, shapes and types, all zero."""
@@ -49,7 +79,7 @@ class Program:
         return jax.tree.unflatten(structure, list(leaves))
 
     def _shapes(self, num_envs: int) -> Any:
-        return jax.eval_shape(self._start, np.zeros((num_envs, 2), np.uint32))[1]
+        return jax.eval_shape(self._start, None, np.zeros((num_envs, 2), np.uint32))[1]
 
     def _spaces(self, name: str) -> tuple[gym.Space[Any], gym.Space[Any]]:
         observation_space = gymnax_space_to_gym_space(self._env.observation_space(self._params))
@@ -58,19 +88,47 @@ class Program:
             observation_space = gym.spaces.Box(0, 1, shape, np.uint8)
         return observation_space, gymnax_space_to_gym_space(self._env.action_space(self._params))
 
-    def _start(self, keys: Any) -> tuple[Any, Any, Any]:
+    @functools.cached_property
+    def _starts(self) -> Any:
+        """States and observations after 0, 1, ... no-ops, in turn; None: gymnax's own starts."""
+        return jax.jit(self._play_no_ops)() if self._no_op_max else None
+
+    def _play_no_ops(self) -> tuple[Any, Any]:
+        """Play no-ops in many copies; where an episode ends during them, the next one goes on."""
+        rows = jnp.arange(NUM_STARTS)
+        keys = jnp.stack([rows * 0, rows], axis=1).astype(jnp.uint32)
+        num_no_ops, actions = rows % (self._no_op_max + 1), jnp.zeros(NUM_STARTS, jnp.int32)
+
+        def no_op(count: Any, playing: Any) -> Any:
+            keys, states, _ = playing
+            keys, states, observations = self._step(None, keys, states, actions)[:3]
+            # An episode is as long as it would be without them, and none ends for its length.
+            stepped = keys, states.replace(time=jnp.zeros_like(states.time)), observations
+            return jax.tree.map(functools.partial(_select, count < num_no_ops), stepped, playing)
+
+        started = self._start(None, keys)
+        _, states, observations = jax.lax.fori_loop(0, self._no_op_max, no_op, started)
+        return states, observations
+
+    def _start(self, starts: Any, keys: Any) -> tuple[Any, Any, Any]:
         keys, reset_keys = _split(keys)
+        if starts is not None:
+            drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, NUM_STARTS))(reset_keys)
+            states, observations = jax.tree.map(lambda leaf: leaf[drawn], starts)
+            return keys, states, observations
         observations, states = jax.vmap(self._env.reset_env, (0, None))(reset_keys, self._params)
         # Python numbers in a state are "weakly" typed: a saved and loaded state would compile anew.
         states = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), states)
         return keys, states, observations.astype(self.dtype)
 
-    def _reset(self, keys: Any, states: Any, observations: Any, mask: Any) -> tuple[Any, ...]:
-        started, current = self._start(keys), (keys, states, observations)
+    def _reset(
+        self, starts: Any, keys: Any, states: Any, observations: Any, mask: Any
+    ) -> tuple[Any, ...]:
+        started, current = self._start(starts, keys), (keys, states, observations)
         chosen: tuple[Any, ...] = jax.tree.map(functools.partial(_select, mask), started, current)
         return chosen
 
-    def _step(self, keys: Any, states: Any, actions: Any) -> tuple[Any, ...]:
+    def _step(self, starts: Any, keys: Any, states: Any, actions: Any) -> tuple[Any, ...]:
         keys, step_keys = _split(keys)
         last, stepped, rewards, terminated, truncated = jax.vmap(self._step_one)(
             step_keys, states, actions
@@ -80,7 +138,10 @@ class Program:
         )
         done = terminated | truncated
         keys, states, observations = jax.lax.cond(
-            done.any(), self._reset, lambda *unchanged: unchanged[:3], keys, states, last, done
+            done.any(),
+            functools.partial(self._reset, starts),
+            lambda *unchanged: unchanged[:3],
+            *(keys, states, last, done),
         )
         return keys, states, observations, last, rewards, terminated, truncated
 
@@ -100,10 +161,10 @@ class Program:
 
 @functools.lru_cache(maxsize=64)
 def compiled(
-    name: str, use_minimal_action_set: bool, params: tuple[tuple[str, Any], ...]
+    name: str, use_minimal_action_set: bool, params: tuple[tuple[str, Any], ...], no_op_max: int
 ) -> Program:
     """Return the program of an environment; worlds of the same one share what is compiled."""
-    return Program(name, use_minimal_action_set, dict(params))
+    return Program(name, use_minimal_action_set, dict(params), no_op_max)
 
 
 def _make(name: str, use_minimal_action_set: bool, params: dict[str, Any]) -> tuple[Any, Any]:

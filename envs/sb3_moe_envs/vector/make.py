@@ -8,6 +8,7 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from sb3_moe_envs.multitask import MultiTaskEnv, ScheduleLike, as_schedule
+from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Slots
 from sb3_moe_envs.tasks import as_tasks
 from sb3_moe_envs.vector.multitask import MultiTaskVectorEnv
@@ -44,7 +45,7 @@ def make_multitask_vector(
         raise ValueError(
             f"`vectorization` must be 'sync' under {schedule!r}, got {vectorization!r}"
         )
-    num_slots = len(as_tasks(tasks)) if num_envs is None else num_envs
+    num_slots = optional_whole("num_envs", num_envs) or len(as_tasks(tasks))
     make = functools.partial(MultiTaskEnv, tasks, schedule=schedule, num_envs=num_slots, **kwargs)
     return MultiTaskSyncVectorEnv(
         [functools.partial(make, env_index=index) for index in range(num_slots)]

@@ -11,12 +11,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
 from sb3_moe_envs.frames import Canvas
+from sb3_moe_envs.masks import OwnMasks
 from sb3_moe_envs.multitask import ScheduleLike, as_schedule
+from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
-from sb3_moe_envs.schedules.base import require_positive, task_index
-from sb3_moe_envs.seeds import TaskSeeds
+from sb3_moe_envs.schedules.base import task_index
+from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.spaces.observations import ARRAYS
+from sb3_moe_envs.success import UNSAID, succeeded_rows
 from sb3_moe_envs.tasks import as_tasks, built
 from sb3_moe_envs.vector.infos import FINAL, join_infos, row_of, take_rows
 from sb3_moe_envs.vector.parts import Part
@@ -58,7 +61,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         vectorization: str = "sync",
         render_mode: str | None = None,
     ) -> None:
-        require_positive("num_envs", num_envs)
+        num_slots = optional_whole("num_envs", num_envs)
         if vectorization not in VECTORIZATIONS:
             raise ValueError(
                 f"`vectorization` must be one of {list(VECTORIZATIONS)}, got {vectorization!r}"
@@ -67,7 +70,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.tasks = as_tasks(tasks)
         self.task_names = [task.name for task in self.tasks]
         self.num_tasks = len(self.tasks)
-        self.num_envs = self.num_tasks if num_envs is None else num_envs
+        self.num_envs = num_slots or self.num_tasks
         self.task_id, self.render_mode = task_id, render_mode
         self.metadata = {
             "render_modes": ["rgb_array"],
@@ -89,6 +92,10 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             self._measure()
         self.single_observation_space = self._interface.observation_space
         self.single_action_space = self._interface.action_space
+        own_spaces = [
+            self._pool.env(task, size).single_action_space for task, size in enumerate(self._sizes)
+        ]
+        self._own_masks = OwnMasks(self.single_action_space, own_spaces, invalid_action)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._seeds = TaskSeeds()
@@ -98,6 +105,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._parts: list[Part] = []
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
+        self._successes = np.full(self.num_envs, UNSAID)
         self._restored = False
         # Whether a task was chosen by hand since the slots were last looked at.
         self._stale = False
@@ -133,7 +141,11 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return self._play()
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Step every slot with its action, of shape (num_envs, ...)."""
+        """Step every slot with its action, of shape (num_envs, ...).
+
+        :raises gymnasium.error.ResetNeeded: before the first reset
+        """
+        require_reset(self._seeds.started)
         self._restored = False
         results = self._step_parts(actions)
         obs = self._join_observations([result[0] for result in results])
@@ -181,11 +193,17 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return self._tasks.copy()
 
     def action_masks(self) -> np.ndarray:
-        """Return which actions each slot's task has, (num_envs, num_actions), for MaskablePPO.
+        """Return which actions each slot's task has and, by its own masks, allows, for MaskablePPO.
 
+        :return: (num_envs, num_actions)
         :raises TypeError: if the action space has no choices to mask
         """
-        return self._interface.masks(self._tasks)
+        masks = self._interface.masks(self._tasks)
+        for part in self._parts if self._seeds.started else ():
+            own = self._pool.own_masks(part, self._own_masks.lengths[part.task])
+            if own is not None:
+                masks[part.rows] &= self._own_masks.spread(part.task, own)
+        return masks
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
@@ -203,8 +221,11 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
         Tasks that can't be restored start new episodes.
 
-        :raises ValueError: if the state is of another number of slots
+        :raises ValueError: if the state is of another number of slots or tasks
         """
+        num_tasks = len({task for task, _ in state["parts"]})
+        if num_tasks != self.num_tasks:
+            raise ValueError(f"`state` must be of {self.num_tasks} tasks, got one of {num_tasks}")
         if len(state["slots"]["_tasks"]) != self.num_envs:
             raise ValueError(
                 f"`state` must be of num_envs={self.num_envs} slots, got one of "
@@ -212,8 +233,10 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             )
         self.schedule.load_state_dict(state["schedule"])
         self._seeds.load_state_dict(state["seeds"])
-        for name in _SLOTS:
-            setattr(self, name, state["slots"][name].copy())
+        # States of version 0.1.0 don't say whether the running episodes have succeeded.
+        self._successes[:] = UNSAID
+        for name, value in state["slots"].items():
+            setattr(self, name, value.copy())
         self._stale = True
         self._parts = self._pool.arrange(self._tasks)
         self._pool.load_state_dict(state["parts"])
@@ -253,7 +276,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             raise ValueError(f"`options` may hold only 'task_id', got {sorted(options)} too")
         if task is None:
             return np.full(self.num_envs, -1)
-        tasks = [task] * self.num_envs if isinstance(task, int | str | np.integer) else task
+        tasks = [task] * self.num_envs if isinstance(task, str) or np.ndim(task) == 0 else task
         if len(tasks) != self.num_envs:
             raise ValueError(
                 f"`task_id` must be one task or one per slot, {self.num_envs}, got {len(tasks)}"
@@ -270,7 +293,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """Start an episode of the wanted task in every slot."""
         self._tasks = self._wanted()
         self._parts = self._pool.arrange(self._tasks)
-        self._returns[:], self._lengths[:] = 0, 0
+        self._forget(slice(None))
         seeds = [self._seeds.take(part.task, part.env.num_envs) for part in self._parts]
         results = [
             self._pool.reset(part, seed) for part, seed in zip(self._parts, seeds, strict=True)
@@ -343,27 +366,32 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def _count(self, rewards: np.ndarray, done: np.ndarray, infos: dict[str, Any]) -> None:
         self._returns += rewards
         self._lengths += 1
+        # What a slot whose episode ended says beside its final info is of the next one's start.
+        succeeded_rows(self._successes, infos, ~done)
+        succeeded_rows(self._successes, infos.get("final_info", {}), done)
         counted = (self._pinned < 0) & (self._chosen < 0)
         if counted.any():
             before = self.schedule.task
             self.schedule.count(int(counted.sum()))
             if self.schedule.task == before:
-                self._end_episodes(np.flatnonzero(done & counted), infos)
-        self._returns[done], self._lengths[done] = 0, 0
+                self._end_episodes(np.flatnonzero(done & counted))
+        self._forget(done)
 
-    def _end_episodes(self, slots: np.ndarray, infos: dict[str, Any]) -> None:
+    def _forget(self, slots: Any) -> None:
+        """Forget the episodes of these slots, which are over."""
+        self._returns[slots], self._lengths[slots], self._successes[slots] = 0, 0, UNSAID
+
+    def _end_episodes(self, slots: np.ndarray) -> None:
         for slot in slots.tolist():
             if self.schedule.task != self._tasks[slot]:
                 # The turn is over; what else ended in this step doesn't count for the next.
                 return
-            final = infos["final_info"]
-            success = final.get("is_success", final.get("success"))
             self.schedule.end(
                 Episode(
                     int(self._tasks[slot]),
                     int(self._lengths[slot]),
                     float(self._returns[slot]),
-                    float("nan") if success is None else float(success[slot]),
+                    float(self._successes[slot]),
                 )
             )
 
@@ -412,4 +440,4 @@ def _without_final(infos: dict[str, Any]) -> dict[str, Any]:
 
 
 # What a state keeps of the slots.
-_SLOTS = ("_tasks", "_pinned", "_chosen", "_returns", "_lengths")
+_SLOTS = ("_tasks", "_pinned", "_chosen", "_returns", "_lengths", "_successes")

@@ -12,6 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.tasks import Task
+from sb3_moe_envs.vector.copies import make_copy
 
 Vector = VectorEnv[Any, Any, Any]
 
@@ -37,7 +38,7 @@ def make_part(task: Task, num_envs: int, vectorization: str, render_mode: str | 
         if render_mode is not None:
             kwargs["render_mode"] = render_mode
         return _checked(task, gym.make_vec(task.env_id, num_envs, **kwargs))
-    env_fns = [functools.partial(task.make, render_mode)] * num_envs
+    env_fns = [functools.partial(make_copy, task, render_mode)] * num_envs
     if vectorization == "sync":
         return SyncVectorEnv(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
     # A process that has loaded jax hangs when it forks.

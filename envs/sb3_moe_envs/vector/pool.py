@@ -8,8 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from sb3_moe_envs.checks import batch_problem, observation_problem
+from sb3_moe_envs.checks import (
+    batch_problem,
+    mask_problem,
+    observation_problem,
+    reset_result_problem,
+)
+from sb3_moe_envs.masks import masks_of_copies
 from sb3_moe_envs.tasks import Task, built, reject
+from sb3_moe_envs.vector.copies import abandon
 from sb3_moe_envs.vector.parts import (
     Part,
     Vector,
@@ -35,6 +42,7 @@ class Pool:
     def __init__(self, tasks: Sequence[Task], vectorization: str, render_mode: str | None) -> None:
         self.tasks, self.vectorization, self.render_mode = tasks, vectorization, render_mode
         self._envs: dict[tuple[int, int], Vector] = {}
+        self._masks: dict[tuple[int, int], Callable[[], Any] | None] = {}
 
     def env(self, task: int, size: int) -> Vector:
         """Return a task's vector environment of `size` copies.
@@ -57,7 +65,9 @@ class Pool:
 
     def reset(self, part: Part, seed: int | None) -> tuple[Any, dict[str, Any]]:
         """Start an episode in every row of a part."""
-        obs, infos = self._call(part.task, part.env.reset, seed=seed)
+        result = self._call(part.task, part.env.reset, seed=seed)
+        self._check(part.task, reset_result_problem(result))
+        obs, infos = result
         space, rows = part.env.single_observation_space, (part.env.num_envs,)
         self._check(part.task, observation_problem(space, obs, rows))
         return obs, infos
@@ -74,6 +84,21 @@ class Pool:
             results.append(result)
         return results
 
+    def own_masks(self, part: Part, length: int) -> Any:
+        """Return the action masks that a task gives itself, a row for each copy; None: it has none.
+
+        :param length: entries of each mask
+        """
+        key = (part.task, part.env.num_envs)
+        if key not in self._masks:
+            self._masks[key] = self._call(part.task, masks_of_copies, part.env)
+        source = self._masks[key]
+        if source is None:
+            return None
+        masks = self._call(part.task, source)
+        self._check(part.task, mask_problem((part.env.num_envs, length), masks))
+        return masks
+
     def state_dict(self) -> dict[tuple[int, int], Any]:
         """Return each environment's state by task and size, None for one that has none to give."""
         return {key: part_state(env) for key, env in self._envs.items()}
@@ -89,14 +114,18 @@ class Pool:
         for env in self._envs.values():
             env.close()
 
+    def _abandon(self) -> None:
+        for env in self._envs.values():
+            abandon(env)
+
     def _check(self, task: int, problem: str | None) -> None:
         if problem:
-            self.close()
+            self._abandon()
             reject(self.tasks[task], task, problem)
 
     def _call(self, task: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            self.close()
+            self._abandon()
             reject(self.tasks[task], task, f"{type(error).__name__}: {error}", error)

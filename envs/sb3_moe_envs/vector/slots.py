@@ -53,6 +53,14 @@ class MultiTaskSyncVectorEnv(SyncVectorEnv):
         return {"envs": states, "exact": all(state["exact"] for state in states)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of as many slots."""
+        """Go on from a state of as many slots.
+
+        :raises ValueError: if the state is of another number of slots, or of other tasks
+        """
+        if len(state["envs"]) != self.num_envs:
+            raise ValueError(
+                f"`state` must be of num_envs={self.num_envs} slots, got one of "
+                f"{len(state['envs'])}"
+            )
         for env, saved in zip(self.envs, state["envs"], strict=True):
             env.load_state_dict(saved)

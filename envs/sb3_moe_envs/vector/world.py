@@ -11,6 +11,8 @@ from gymnasium import Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from sb3_moe_envs.numbers import whole
+
 StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
@@ -24,11 +26,9 @@ class VectorWorld(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """
 
     def __init__(self, num_envs: int, render_mode: str | None, render_fps: int) -> None:
-        if num_envs < 1:
-            raise ValueError(f"`num_envs` must be at least 1, got {num_envs}")
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
-        self.num_envs = num_envs
+        self.num_envs = whole("num_envs", num_envs)
         self.render_mode = render_mode
         # ale-py writes into a dict that all vector environments share; this one is our own.
         self.metadata = {

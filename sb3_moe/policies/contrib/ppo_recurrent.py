@@ -13,12 +13,6 @@ from sb3_contrib.common.recurrent.policies import (
     RecurrentActorCriticPolicy,
     RecurrentMultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    NatureCNN,
-)
-from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_moe.policies.on_policy import MoEActorCritic
@@ -124,14 +118,6 @@ class MoERecurrent(_Policy):
             "lstm_kwargs": self.lstm_kwargs,
         }
 
-    def _run_towers(self, obs: PyTorchObs, actions: th.Tensor | None) -> None:
-        first = next(iter(obs.values())) if isinstance(obs, dict) else obs
-        layers, _, width = self.lstm_hidden_state_shape
-        zeros = th.zeros(layers, len(first), width, device=self.device)
-        starts = th.ones(len(first), device=self.device)
-        self.get_distribution(obs, (zeros, zeros), starts)  # type: ignore[arg-type]
-        self.predict_values(obs, (zeros, zeros), starts)  # type: ignore[arg-type]
-
 
 class MoeMlpLstmPolicy(MoERecurrent, RecurrentActorCriticPolicy):
     """MoE policy for flat observations (RecurrentPPO)."""
@@ -140,15 +126,9 @@ class MoeMlpLstmPolicy(MoERecurrent, RecurrentActorCriticPolicy):
 class MoeCnnLstmPolicy(MoERecurrent, RecurrentActorCriticCnnPolicy):
     """MoE policy for images (RecurrentPPO)."""
 
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = NatureCNN
-    encodes_images: ClassVar[bool] = True
-
 
 class MoeMultiInputLstmPolicy(MoERecurrent, RecurrentMultiInputActorCriticPolicy):
     """MoE policy for Dict observations (RecurrentPPO)."""
-
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = CombinedExtractor
-    encodes_images: ClassVar[bool] = True
 
 
 __all__ = ["MoeCnnLstmPolicy", "MoeMlpLstmPolicy", "MoeMultiInputLstmPolicy"]

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch as th
 from sb3_contrib.qrdqn.policies import (
     CnnPolicy,
     MultiInputPolicy,
     QRDQNPolicy,
     QuantileNetwork,
 )
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    NatureCNN,
-)
-from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import nn
 
 from sb3_moe.policies.dqn import MoEQ
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -52,13 +44,6 @@ class MoEQRDQN(MoEQ, _Policy):
         net: QuantileNetwork = make_part(self, "qf", MoEQuantileNetwork, kwargs)
         return net
 
-    def tower_modules(self) -> dict[str, list[nn.Module]]:
-        """Return the online network."""
-        return {"qf": [self.quantile_net.quantile_net]}
-
-    def _run_towers(self, obs: PyTorchObs, actions: th.Tensor | None) -> None:
-        self.quantile_net(obs)
-
 
 class MoeMlpPolicy(MoEQRDQN, QRDQNPolicy):
     """MoE policy for flat observations (QR-DQN)."""
@@ -67,15 +52,9 @@ class MoeMlpPolicy(MoEQRDQN, QRDQNPolicy):
 class MoeCnnPolicy(MoEQRDQN, CnnPolicy):
     """MoE policy for images (QR-DQN)."""
 
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = NatureCNN
-    encodes_images: ClassVar[bool] = True
-
 
 class MoeMultiInputPolicy(MoEQRDQN, MultiInputPolicy):
     """MoE policy for Dict observations (QR-DQN)."""
-
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = CombinedExtractor
-    encodes_images: ClassVar[bool] = True
 
 
 __all__ = ["MoeCnnPolicy", "MoeMlpPolicy", "MoeMultiInputPolicy"]

@@ -6,11 +6,6 @@ from typing import Any, ClassVar
 
 import torch as th
 from sb3_contrib.tqc.policies import Actor, CnnPolicy, Critic, MultiInputPolicy, TQCPolicy
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    NatureCNN,
-)
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_moe.policies.off_policy import MoEActorWithCritics
@@ -48,15 +43,9 @@ class MoeMlpPolicy(MoETQC, TQCPolicy):  # type: ignore[misc]  # its actor is a c
 class MoeCnnPolicy(MoETQC, CnnPolicy):  # type: ignore[misc]
     """MoE policy for images (TQC)."""
 
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = NatureCNN
-    encodes_images: ClassVar[bool] = True
-
 
 class MoeMultiInputPolicy(MoETQC, MultiInputPolicy):  # type: ignore[misc]
     """MoE policy for Dict observations (TQC)."""
-
-    dense_extractor: ClassVar[type[BaseFeaturesExtractor]] = CombinedExtractor
-    encodes_images: ClassVar[bool] = True
 
 
 __all__ = ["MoeCnnPolicy", "MoeMlpPolicy", "MoeMultiInputPolicy"]

@@ -13,13 +13,11 @@ from matplotlib.lines import Line2D
 
 from sb3_moe.plots.style import COLOURS, LINES, as_written
 from sb3_moe.study.report.claims import Finding
-from sb3_moe.study.report.measures import Array, Run
-from sb3_moe.study.spec.architectures import heading, title
+from sb3_moe.study.report.facts import learned
+from sb3_moe.study.report.measures import Array, Run, shown
+from sb3_moe.study.spec.architectures import CALLED, heading, title
 
 MILLION = 1e6
-TOWERS = {"pi": "actor", "vf": "critic"}
-# What these do is known beforehand.
-FIXED_ROUTERS = ("task", "uniform", "random")
 
 
 def style_of(architectures: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -61,7 +59,7 @@ def learning_curves(runs: Sequence[Run], random: Mapping[str, float]) -> Figure:
     for game, ax in zip(games, axes[0], strict=True):
         ax.set_title(as_written(game))
     for ax in axes[-1]:
-        ax.set_xlabel("million steps, all games together")
+        ax.set_xlabel("million steps" + (", all tasks together" if len(games) > 1 else ""))
     _legend(figure, list(axes.flat))
     return figure
 
@@ -175,14 +173,13 @@ def expert_panels(runs: Sequence[Run]) -> list[tuple[str, Array]]:
     # By name: captions of two networks may be alike.
     found: dict[tuple[str, str], list[Array]] = {}
     for run in runs:
-        if run.cell.architecture.policy_kwargs.get("router") in FIXED_ROUTERS:
-            continue
         for measured, gates_KNE in run.diagnostics.items():
-            if measured.startswith("gates/"):
+            layer = measured.removeprefix("gates/")
+            tower = layer.partition(".")[0]
+            if layer != measured and learned(run.cell.architecture, tower, run.cell.algorithm):
                 where = _wrapped(heading(run.cell.regime, run.cell.order), 34)
-                layer = measured.removeprefix("gates/")
-                tower = TOWERS.get(layer.partition(".")[0], "")
-                caption = f"{title(run.cell.architecture.name)}, {tower} ({layer})\n{where}"
+                named = f"{CALLED[tower]} ({layer})" if tower in CALLED else layer
+                caption = f"{title(run.cell.architecture.name)}, {named}\n{where}"
                 last_NE = gates_KNE[-1]
                 key = run.cell.architecture.name, caption
                 found.setdefault(key, []).append(last_NE[:, np.argsort(-last_NE[0])])
@@ -213,7 +210,7 @@ def differences(findings: Sequence[Finding]) -> Figure | None:
         ax.plot([estimate.low, estimate.high], [k, k], color="#0072B2", linewidth=2)
         ax.plot(estimate.mean, k, "o", color="#0072B2")
     ax.axvline(0, color="0.35", linewidth=1)
-    ax.set_yticks(range(len(rows)), [as_written(f"{c.name}: {row.game}") for c, row in rows])
+    ax.set_yticks(range(len(rows)), [as_written(f"{c.name}: {shown(row.game)}") for c, row in rows])
     ax.invert_yaxis()
     ax.set_xlabel("paired difference over seeds, with its interval")
     _plain(ax)

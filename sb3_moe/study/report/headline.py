@@ -8,22 +8,24 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from sb3_moe.study.report.page import interval
+from sb3_moe.study.report.measures import shown
+from sb3_moe.study.report.page import interval, percent
 from sb3_moe.study.report.tables import Text, read_csv
 from sb3_moe.study.spec.architectures import title
 
 
-def claims_table(folder: Path) -> str:
+def claims_table(folder: Path, coverage: float = 0.95) -> str:
     """Tabulate each claim with its verdict and the primary differences that it rests on.
 
     :param folder: a report's, with ``verdicts.csv``
+    :param coverage: of the intervals there
     """
     claims: dict[str, list[Text]] = {}
     for row in read_csv(folder / "verdicts.csv"):
         if row["primary"] == "True":
             claims.setdefault(row["text"], []).append(row)
     return markdown(
-        ["Claim", "Difference, with its 95% bootstrap interval", "Verdict", "By t intervals"],
+        ["Claim", _difference_heading(coverage), "Verdict", "By t intervals"],
         [
             [
                 as_written(text),
@@ -34,6 +36,10 @@ def claims_table(folder: Path) -> str:
             for text, rows in claims.items()
         ],
     )
+
+
+def _difference_heading(coverage: float) -> str:
+    return f"Difference, with its {percent(coverage)} bootstrap interval"
 
 
 def returns_table(folder: Path, cycles: int = 1) -> str:
@@ -84,4 +90,4 @@ def _differences(rows: Sequence[Text]) -> Iterator[str]:
         yield f"{as_written(contrast)}, {measure.replace('_', ' ')}:"
         for row in games:
             mean, low, high = (float(row[name]) for name in ("difference", "low", "high"))
-            yield f"{as_written(row['game'])} {interval(mean, low, high)}"
+            yield f"{as_written(shown(row['game']))} {interval(mean, low, high)}"

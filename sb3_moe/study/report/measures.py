@@ -21,6 +21,11 @@ Array = npt.NDArray[np.float64]
 WHOLE = "all games"
 
 
+def shown(game: str) -> str:
+    """Say what a value belongs to: files call tasks games, and readers' tasks need not be."""
+    return "all tasks" if game == WHOLE else game
+
+
 @dataclass(frozen=True)
 class Run:
     """A run as its folder has it.
@@ -191,14 +196,14 @@ def measure(name: str, run: Run, references: References) -> dict[str, float]:
 
 
 MEASURES = {
-    "plasticity": "area within the game's blocks / the same network's area from scratch, both "
-    "above the random policy; a game that opens a sequence is left out. It has transfer in it: "
+    "plasticity": "area within the task's blocks / the same network's area from scratch, both "
+    "above the random policy; a task that opens a sequence is left out. It has transfer in it: "
     "above 1, what was learned before has helped",
-    "relative_area": "area within the game's blocks / the dense network's area from scratch, both "
+    "relative_area": "area within the task's blocks / the dense network's area from scratch, both "
     "above the random policy; mean over the orders",
-    "area": "mean return while the game is trained",
-    "block_end": "mean return over the last tenth of the game's last block",
+    "area": "mean return while the task is trained",
+    "block_end": "mean return over the last tenth of the task's last block",
     "final": "mean return at the end of the run",
-    "average_performance": "mean over games of the normalised return at the end of the run",
+    "average_performance": "mean over tasks of the normalised return at the end of the run",
     "dormant": "fraction of dormant neurons, mean over layers and the second half of the run",
 }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sb3_moe.study.report.claims import Claims, Finding, judge_claims, load_claims
+from sb3_moe.study.report.facts import shared_arguments
 from sb3_moe.study.report.measures import References, Run
 from sb3_moe.study.run.folder import read_json
 from sb3_moe.study.run.random_policy import read_returns
@@ -22,12 +23,13 @@ class Results:
     """All that a report is made of.
 
     :param study: what was asked for
-    :param runs: the cells that are done
+    :param runs: the cells that are done, and those that count as far as they have come
     :param random: the random policy's mean return on each game
     :param findings: what became of each claim
     :param claims: the claims and their rule
     :param provenance: versions, hardware and command
-    :param ppo: the values of PPO that all runs share
+    :param arguments: of the algorithm, those that all runs share
+    :param interrupted: how many of the runs are not done
     """
 
     study: StudyConfig
@@ -36,24 +38,13 @@ class Results:
     findings: list[Finding]
     claims: Claims
     provenance: Mapping[str, Any]
-    ppo: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    interrupted: int = 0
 
     @property
     def references(self) -> References:
         """What returns are compared with."""
         return References(self.runs, self.random)
-
-    @property
-    def extent(self) -> str:
-        """Say how much was run."""
-        study = self.study
-        seeds = len({run.cell.seed for run in self.runs})
-        again = f", each sequence played {study.cycles} times" if study.cycles > 1 else ""
-        return (
-            f"Games: {', '.join(study.games)}. {len(self.runs)} of {len(study.cells())} training "
-            f"runs are done, with {seeds} {'seed' if seeds == 1 else 'seeds'} and "
-            f"{study.steps_per_task:,} environment steps per game and visit{again}."
-        )
 
 
 def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Results:
@@ -66,16 +57,22 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     everything = survey(study.cells(), root)
     refuse_changes(everything)
     jobs = [job for job in everything if job.state.status in wanted]
-    runs = [_run(job) for job in jobs if (job.folder.path / "scores.npz").exists()]
-    if not runs:
+    jobs = [job for job in jobs if (job.folder.path / "scores.npz").exists()]
+    if not jobs:
         raise ValueError(f"a report needs a cell that is done, {root} has none: run the study")
+    runs = [_run(job) for job in jobs]
     random = _random_means(study, root)
     claims = load_claims(study.claims) if study.claims else Claims()
-    findings = judge_claims(claims, runs, References(runs, random))
-    ppo = jobs[0].folder.config().get("ppo", {})
-    own = {"policy_kwargs"}.union(*(architecture.ppo for architecture in study.architectures))
-    shared = {name: value for name, value in ppo.items() if name not in own}
-    return Results(study, runs, random, findings, claims, read_json(root / "study.json"), shared)
+    return Results(
+        study,
+        runs,
+        random,
+        judge_claims(claims, runs, References(runs, random)),
+        claims,
+        read_json(root / "study.json"),
+        shared_arguments(study, jobs[0].folder.config()),
+        sum(job.state.status != "done" for job in jobs),
+    )
 
 
 def _random_means(study: StudyConfig, root: Path) -> dict[str, float]:

@@ -16,12 +16,6 @@ Verdict = Literal["supported", "contradicted", "undecided"]
 #: Bootstrap intervals of fewer say next to nothing.
 FEWEST_SEEDS = 5
 
-#: What readers are told of :func:`t_tests`, and of which of the two a claim takes.
-TESTS = (
-    "The t tests are one-sided (is the mean difference above 0?), but two-sided for a claim that "
-    "something changes the results, which takes either sign."
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:

@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from sb3_moe.files.record import write_npz
 from sb3_moe.study.report import figures, tables
-from sb3_moe.study.report.headline import as_written, claims_table, returns_table
+from sb3_moe.study.report.headline import claims_table, returns_table
 from sb3_moe.study.report.page import png_of
+from sb3_moe.study.report.rendering import render
 from sb3_moe.study.report.results import Results, load_results
-from sb3_moe.study.report.sections import QUESTION, build_page
-from sb3_moe.study.report.verdict import TESTS
+from sb3_moe.study.report.sections import build_page, said
 from sb3_moe.study.run.folder import atomic
 from sb3_moe.study.spec.grid import StudyConfig
 
@@ -47,7 +47,7 @@ def write_report(
     with atomic(folder / "README.md") as temporary:
         temporary.write_text(_readme(results, folder))
     with atomic(folder / "index.html") as temporary:
-        temporary.write_text(build_page(results, rows, pictures).html())
+        temporary.write_text(build_page(results, rows, pictures))
     return folder / "index.html"
 
 
@@ -64,14 +64,11 @@ def _figures(results: Results) -> dict[str, Figure]:
 
 def _readme(results: Results, folder: Path) -> str:
     """Give the headline as Markdown, for those who browse the folder."""
-    extent = as_written(results.extent)
-    parts = [f"# {QUESTION}", f"{extent} The whole report is [index.html](index.html)."]
-    if tables.verdicts(results.findings):
-        parts += [claims_table(folder), TESTS]
-    parts += [
-        "Mean return over the evaluations in the last tenth of the game's training, with a 95% "
-        "bootstrap interval over seeds:",
-        returns_table(folder, results.study.cycles),
-        "![Return of each game while training goes on](learning_curves.png)",
-    ]
-    return "\n\n".join(parts) + "\n"
+    context = said(results)
+    coverage = results.claims.rule.interval
+    return render(
+        "README.md.j2",
+        **context,
+        claims_table=claims_table(folder, coverage) if context["expected"] else "",
+        returns_table=returns_table(folder, results.study.cycles),
+    )

@@ -28,7 +28,8 @@ def random_returns(
     :param games: by their short names or ids
     :param episodes: of each game, at least 1; rounded up to a multiple of the copies
     :param seed: of the environments and the actions
-    :param world: ``tasks`` and ``env``, as of :func:`~sb3_moe.study.spec.tasks.make_env`
+    :param world: ``tasks``, ``env`` and ``no_op_max``, as of
+        :func:`~sb3_moe.study.spec.tasks.make_env`
     :return: the returns of each game's episodes
     """
     if episodes < 1:

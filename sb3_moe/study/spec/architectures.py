@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.options import DEFAULTS, PLACEMENTS, ROUTERS, MoEOptions, per_tower
+from sb3_moe.policies.options import DEFAULTS, MoEOptions, per_tower
+from sb3_moe.policies.placements import find_placement
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.study.spec.algorithms import policy_of, towers_of
 from sb3_moe.study.spec.config import Architecture
@@ -21,8 +23,6 @@ __all__ = [
     "policy_of",
     "title",
 ]
-
-_TITLES = {"soft": "SoftMoE", "top_k": "Top-k", "expert_choice": "Expert choice"}
 
 
 def moe_architecture(
@@ -45,21 +45,17 @@ def moe_architecture(
     :raises ValueError: if a placement, router or tower is unknown
     """
     every = towers_of(algorithm)
-    for argument, value, allowed in (
-        ("placement", placement, PLACEMENTS),
-        ("router", router, ROUTERS),
-        ("towers", towers, ("both", *every)),
-    ):
-        if value not in allowed:
-            raise ValueError(f"`{argument}` must be one of {', '.join(allowed)}, got {value!r}")
-    if placement == "none":
-        return Architecture(name="dense", policy_kwargs={"placement": "none", **policy_kwargs})
+    if towers not in ("both", *every):
+        raise ValueError(f"`towers` must be one of both, {', '.join(every)}, got {towers!r}")
+    place, routed = find_placement(placement), ROUTERS.find(router)
+    if not place.has_experts:
+        return Architecture(name="dense", policy_kwargs={"placement": placement, **policy_kwargs})
     where: Any = placement
     if towers != "both":
         where = {tower: placement if tower == towers else "none" for tower in every}
     options = {"placement": where, "router": router, "num_experts": num_experts, **policy_kwargs}
     suffix = "" if towers == "both" else f"-{towers}"
-    return Architecture(name=f"{router}-{placement}{suffix}", policy_kwargs=options)
+    return Architecture(name=f"{routed.name}-{placement}{suffix}", policy_kwargs=options)
 
 
 def named_architecture(
@@ -98,25 +94,8 @@ def named_architecture(
 _NO_OPTIONS = ("policy", "arguments", "ppo", "callbacks")
 
 
-_PLACES = {
-    "none": "no experts",
-    "middle": "experts in place of the last hidden layer",
-    "final": "experts in place of the output layer",
-    "all": "experts in place of every layer",
-    "big": "each expert a whole network",
-}
-_ROUTES = {
-    "soft": "a learned router weighs all of them",
-    "top_k": "a learned router picks the best",
-    "expert_choice": "each picks its samples by a learned router",
-    "task": "the game picks its own",
-    "uniform": "all count the same (a control)",
-    "random": "weighed by a router that is not trained (a control)",
-}
-
-
 # What a reader is told in other words than the option's own.
-_TOLD = ("placement", "router", "num_experts", "net_arch")
+_TOLD = ("placement", "router", "num_experts", "net_arch", "head_router")
 
 
 def check_policy(architecture: Architecture, algorithm: str = "PPO") -> None:
@@ -127,12 +106,14 @@ def check_policy(architecture: Architecture, algorithm: str = "PPO") -> None:
     try:
         policy = policy_of(architecture.policy or "", algorithm)
         if issubclass(policy, MoEPolicy):
-            _by_tower(architecture.policy_kwargs, policy.towers)
+            options_by_tower(architecture.policy_kwargs, policy.towers)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`architectures.{architecture.name}`: {error}") from error
 
 
-def _by_tower(policy_kwargs: Mapping[str, Any], towers: Sequence[str]) -> dict[str, MoEOptions]:
+def options_by_tower(
+    policy_kwargs: Mapping[str, Any], towers: Sequence[str]
+) -> dict[str, MoEOptions]:
     """Give each tower its own options."""
     options = {name: value for name, value in policy_kwargs.items() if name in DEFAULTS}
     return per_tower(options, towers)
@@ -151,24 +132,27 @@ def _as_they_are(options: Mapping[str, Any]) -> list[str]:
     return [f"{name.replace('_', ' ')} {value}" for name, value in options.items()]
 
 
-_CALLED = {"pi": "actor", "vf": "critic", "qf": "critic"}
+#: How readers know the towers.
+CALLED = {"pi": "actor", "vf": "critic", "qf": "critic"}
 
 
 def _towers(policy_kwargs: Mapping[str, Any], towers: Sequence[str]) -> list[str]:
     """Say once what all towers share."""
-    options = _by_tower(policy_kwargs, towers)
+    options = options_by_tower(policy_kwargs, towers)
     networks = {tower: _network(tower, options[tower], policy_kwargs) for tower in towers}
     first, *others = networks.values()
     if all(other == first for other in others):
         return first
-    return [f"{_CALLED[tower]}: {'; '.join(words)}" for tower, words in networks.items()]
+    return [f"{CALLED[tower]}: {'; '.join(words)}" for tower, words in networks.items()]
 
 
 def _network(tower: str, moe: MoEOptions, policy_kwargs: Mapping[str, Any]) -> list[str]:
-    words = [_PLACES[moe.placement]]
-    if moe.is_moe:
+    words = [moe.place.meaning]
+    if moe.place.has_experts:
         words[0] += f", {moe.num_experts} of them" if moe.num_experts else ""
-        words.append(_ROUTES[moe.router])
+        words.append(moe.router_class.meaning)
+    if moe.head_router_class is not None:
+        words.append(f"a head for each task: {moe.head_router_class.meaning}")
     if "net_arch" in policy_kwargs:
         layers = policy_kwargs["net_arch"]
         words.append(f"hidden layers of {_of_tower(layers, tower)}")
@@ -189,8 +173,9 @@ def _of_tower(layers: Any, tower: str) -> Any:
 def title(name: str) -> str:
     """Say an architecture's name as a reader would: ``soft-big`` is SoftMoE-Big."""
     router, _, rest = name.partition("-")
-    words = [_TITLES.get(router, router.capitalize())] + [
-        {"pi": "(actor)", "vf": "(critic)", "qf": "(critic)"}.get(part, part.capitalize())
+    titles = {key: each.title for key, each in ROUTERS.items()}
+    words = [titles.get(router, router.capitalize())] + [
+        f"({CALLED[part]})" if part in CALLED else part.capitalize()
         for part in rest.split("-")
         if part
     ]

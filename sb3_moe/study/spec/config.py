@@ -21,7 +21,7 @@ from sb3_moe.study.spec.setup import (
     plain,
     settle,
 )
-from sb3_moe.study.spec.tasks import as_entries, in_a_folders_name
+from sb3_moe.study.spec.tasks import as_entries, digest, in_a_folders_name
 
 __all__ = [
     "Annealing",
@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 Regime = Literal["mtrl", "crl", "scratch", "schedule"]
+
+# Bytes that file systems take for the name of a folder.
+LONGEST_FOLDER = 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +154,12 @@ class CellConfig(Setup):
     def name(self) -> str:
         """The name of its folder: what tells it from the study's other cells."""
         games = in_a_folders_name(self.order or self.games, self.tasks)
-        return "-".join([self.regime, games, self.architecture.name, f"s{self.seed}"])
+        parts = [self.regime, games, self.architecture.name, f"s{self.seed}"]
+        if len("-".join(parts).encode()) > LONGEST_FOLDER:
+            # Orders may be of any length.
+            played = self.order or self.games
+            parts[1] = f"{len(played)}.{digest(played)}"
+        return "-".join(parts)
 
     @property
     def resolved(self) -> dict[str, Any]:

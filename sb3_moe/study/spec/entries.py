@@ -14,6 +14,8 @@ from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
 
+# A few lines of references to references can stand for more than fits into memory.
+_MOST_ENTRIES = 100_000
 _TEXT, _MERGE, _FLOAT = (f"tag:yaml.org,2002:{name}" for name in ("str", "merge", "float"))
 
 
@@ -51,6 +53,27 @@ def read_yaml(text: str) -> Any:
 
     :raises ValueError: saying where and why it can't be read
     """
+    values = _loaded(text)
+    if (count := _unfolded(values, {})) > _MOST_ENTRIES:
+        raise ValueError(
+            f"the YAML can't be read: its references unfold to {count:,} entries, and at most "
+            f"{_MOST_ENTRIES:,} are taken"
+        )
+    return values
+
+
+def _unfolded(value: Any, counts: dict[int, int]) -> int:
+    """Count entries as they are once every reference (``*name``) is written out."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in counts:
+        counts[id(value)] = 1  # what holds itself is refused later, when it is written as JSON
+        inside = value.values() if isinstance(value, dict) else value
+        counts[id(value)] = 1 + sum(_unfolded(each, counts) for each in inside)
+    return counts[id(value)]
+
+
+def _loaded(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:

@@ -10,7 +10,7 @@ MINATAR = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 
 def game_id(game: str) -> str:
     """Give the Gymnasium id of a game."""
-    return f"SB3MoE/MinAtar-{game}-v0" if game in MINATAR else game
+    return f"SB3MoE/MinAtar-{game}-v1" if game in MINATAR else game
 
 
 def check_games(games: Sequence[str]) -> None:
@@ -34,8 +34,14 @@ def check_games(games: Sequence[str]) -> None:
         raise ValueError(f"`games` must be different from each other, got {list(games)}")
 
 
-def games_as_tasks(games: Sequence[str]) -> list[Any]:
-    """Give the tasks that games stand for, under the names that the file gives them."""
+def games_as_tasks(games: Sequence[str], no_op_max: int = 0) -> list[Any]:
+    """Give the tasks that games stand for, under the names that the file gives them.
+
+    :param no_op_max: most no-ops at the start of an episode of MinAtar's games by short names
+    """
     from sb3_moe_envs.tasks import Task
 
-    return [Task(game, game_id(game)) for game in games]
+    return [
+        Task(game, game_id(game), {"no_op_max": no_op_max} if game in MINATAR else {})
+        for game in games
+    ]

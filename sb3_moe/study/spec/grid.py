@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from sb3_moe.study.spec.about import About, read_about
 from sb3_moe.study.spec.architectures import check_policy, named_architecture
 from sb3_moe.study.spec.config import Architecture, CellConfig, Regime, check_name, plain, spelled
 from sb3_moe.study.spec.entries import read_yaml, typed
@@ -35,6 +36,7 @@ class StudyConfig(Setup):
     :param seeds: a number of seeds, or the seeds
     :param random_episodes: episodes of each game that measure the random policy's level
     :param claims: the file of claims that the report tests, None for none
+    :param about: what the report says that the configuration can't tell
     :raises ValueError: if a value is out of its range, or two entries would be one cell
     """
 
@@ -45,6 +47,7 @@ class StudyConfig(Setup):
     seeds: tuple[int, ...] = (0,)
     random_episodes: int = 64
     claims: Path | None = None
+    about: About = field(default_factory=About)
 
     def __post_init__(self) -> None:
         check_name("a study", self.name)
@@ -189,6 +192,8 @@ def _spelled_out(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         long["seeds"] = _seeds(values["seeds"])
     if isinstance(values.get("claims"), str):
         long["claims"] = str(folder / values["claims"])
+    if "about" in values:
+        long["about"] = read_about(values["about"], folder)
     return long
 
 

@@ -19,6 +19,9 @@ from sb3_moe.study.spec.tasks import Entries, as_entries, check_env, task_names
 
 Annealing = Literal["none", "run", "block"]
 
+# Bytes of a name that leave other parts of a folder's name their share.
+LONGEST_NAME = 200
+
 
 def check(rule: bool, text: str) -> None:
     """Raise unless a rule holds.
@@ -36,9 +39,11 @@ def check_name(of: str, name: str) -> None:
     :raises ValueError: naming the rule and the name
     """
     check(
-        re.fullmatch(r"[^\s/\\.][^\s/\\]*", name) is not None and name.isprintable(),
+        re.fullmatch(r"[^\s/\\.][^\s/\\]*", name) is not None
+        and name.isprintable()
+        and len(name.encode()) <= LONGEST_NAME,
         f"`name` of {of} must be a word of printable characters, without / or spaces, that doesn't "
-        f"begin with a dot, got {name!r}",
+        f"begin with a dot, of {LONGEST_NAME} bytes at most, got {name!r}",
     )
 
 
@@ -89,6 +94,8 @@ class Setup:
     :param evaluation: how the agent is evaluated while it trains
     :param checkpoints: how many snapshots a run can go on from, evenly spread
     :param device: of torch
+    :param no_op_max: most no-ops at the start of an episode, of MinAtar's ``games`` by their short
+        names; with 0, as in version 0.1, all episodes of SpaceInvaders begin alike
     :raises ValueError: if a value is out of its range
     """
 
@@ -109,6 +116,7 @@ class Setup:
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoints: int = 4
     device: str = "cpu"
+    no_op_max: int = 0
 
     def __post_init__(self) -> None:
         check(
@@ -129,6 +137,12 @@ class Setup:
         for name in ("steps_per_task", "cycles", "n_envs", "checkpoints"):
             value = getattr(self, name)
             check(value >= 1, f"`{name}` must be at least 1, got {value}")
+        check(self.no_op_max >= 0, f"`no_op_max` must be at least 0, got {self.no_op_max}")
+        check(
+            not (self.no_op_max and self.tasks),
+            "`no_op_max` must be left out where there are `tasks`, whose arguments are beside "
+            f"their ids, got {self.no_op_max}",
+        )
 
     def _check_tasks(self) -> None:
         check_env(self.env)
@@ -151,7 +165,9 @@ class Setup:
     @property
     def world(self) -> dict[str, Any]:
         """What the environment is built with, besides the names of its tasks, if there is more."""
-        return {name: value for name in ("tasks", "env") if (value := getattr(self, name))}
+        return {
+            name: value for name in ("tasks", "env", "no_op_max") if (value := getattr(self, name))
+        }
 
 
 def settle(of: Any, **values: Any) -> None:

@@ -20,20 +20,19 @@ Entries = str | tuple[Entry, ...]
 
 # What a cell gives the environment itself; a run draws no pictures.
 OWN = ("tasks", "num_envs", "schedule", "render_mode")
-# File systems take names of 255 characters, of which regime, network and seed need their share.
-LONGEST = 120
 
 
-def read_tasks(games: Sequence[str], tasks: Entries = ()) -> list[Any]:
+def read_tasks(games: Sequence[str], tasks: Entries = (), no_op_max: int = 0) -> list[Any]:
     """Give the tasks of a study, with their names.
 
     :param games: by their short names or ids; not looked at where there are ``tasks``
     :param tasks: a suite's name, or entries
+    :param no_op_max: most no-ops at the start of an episode of MinAtar's games by short names
     :return: :class:`sb3_moe_envs.Task` objects
     :raises ValueError: if there is no such suite, id, module or callable
     """
     if not tasks:
-        return games_as_tasks(games)
+        return games_as_tasks(games, no_op_max)
     from sb3_moe_envs.tasks import as_tasks
 
     if isinstance(tasks, str):
@@ -100,16 +99,18 @@ def make_env(
     *,
     tasks: Entries = (),
     env: Mapping[str, Any] | None = None,
+    no_op_max: int = 0,
 ) -> VecEnv:
     """Build the environment of a run: all tasks, and a schedule that says which is played.
 
     :param games: as of :func:`read_tasks`
     :param tasks: likewise
     :param env: further arguments of :func:`sb3_moe.make_multitask_vec_env`
+    :param no_op_max: as of :func:`read_tasks`
     """
     from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
 
-    every = read_tasks(games, tasks)
+    every = read_tasks(games, tasks, no_op_max)
     return make_multitask_vec_env(every, n_envs, seed, schedule=schedule, **(env or {}))
 
 
@@ -119,6 +120,9 @@ def in_a_folders_name(names: Sequence[str], tasks: Entries) -> str:
     if not tasks:
         return joined
     plain = re.sub(r"[^\w.,=()+#-]+", "_", joined)
-    if plain == joined and len(plain) <= LONGEST:
-        return plain
-    return f"{plain[:LONGEST]}~{hashlib.sha256(joined.encode()).hexdigest()[:8]}"
+    return plain if plain == joined else f"{plain}~{digest(names)}"
+
+
+def digest(names: Sequence[str]) -> str:
+    """Give a short word that tells names from others, for folders that can't hold them."""
+    return hashlib.sha256(".".join(names).encode()).hexdigest()[:12]

@@ -8,11 +8,12 @@ from made_up_study import run, write
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from sb3_moe.study.report import figures
+from sb3_moe.study.report.facts import facts
+from sb3_moe.study.report.rendering import sentences
 from sb3_moe.study.report.tables import read_csv
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.folder import write_json
 from sb3_moe.study.spec.grid import read_study
-from sb3_moe.study.spec.silences import silences
 
 HEAD = """
 name: any
@@ -48,7 +49,7 @@ def cells(line):
 def test_games_that_are_each_played_alone_are_reported_alone(tmp_path):
     folder = report(HEAD + PLAIN + "regimes: [scratch]", tmp_path)
     page = (folder / "index.html").read_text()
-    assert page.count("<p>Games alone: ") == 3
+    assert page.count("<p>Tasks alone: ") == 3
     assert "<th>Breakout times random</th>" in page
     assert header((folder / "README.md").read_text()) == [
         "Network",
@@ -162,7 +163,7 @@ def test_returns_are_in_multiples_of_a_random_return_above_zero_only(
 @pytest.mark.parametrize(
     ("n_envs", "words"),
     [
-        (63, "so all games get the same number of steps."),
+        (63, "so all tasks get the same number of steps."),
         (
             64,
             "here 22 of 64 SpaceInvaders, 21 of 64 Breakout, 21 of 64 Asterix, and of the steps "
@@ -181,7 +182,7 @@ def test_the_page_says_which_share_of_the_steps_each_game_gets(tmp_path, n_envs,
 )
 def test_the_page_says_how_actions_are_taken_in_evaluations(tmp_path, deterministic, words):
     text = HEAD.replace("episodes: 4", f"episodes: 4, deterministic: {deterministic}") + PLAIN
-    last = silences(read_study(text, tmp_path))[-1]
+    last = sentences("choices.txt.j2", study=facts(read_study(text, tmp_path)))[-1]
     assert last.startswith(f"Evaluation: the policy {words} ")
 
 

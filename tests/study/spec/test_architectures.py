@@ -23,8 +23,8 @@ def test_names_of_architectures_say_router_placement_and_tower():
     ("name", "message"),
     [
         ("soft", "an architecture must be `dense`"),
-        ("hard-big", "`router` must be one of soft, .*, got 'hard'"),
-        ("soft-top", "`placement` must be one of none, .*, got 'top'"),
+        ("hard-big", "`router` must be one of \\['soft', .*, got 'hard'"),
+        ("soft-top", "`placement` must be one of \\['none', .*, got 'top'"),
         ("soft-big-qf", "`towers` must be one of both, pi, vf, got 'qf'"),
     ],
 )
@@ -56,7 +56,7 @@ def test_a_policy_can_be_a_class_of_ones_own():
         ({"placement": "none", "net_arch": [213, 213]}, "no experts; hidden layers of [213, 213]"),
         (
             {"placement": "big", "router": "task"},
-            "each expert a whole network; the game picks its own",
+            "each expert a whole network; the task picks its own",
         ),
         (
             {"placement": {"pi": "none", "vf": "middle"}, "num_experts": 4},

@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -133,10 +134,25 @@ def read(tmp_path, **changes):
     return read_study("\n".join(lines), tmp_path)
 
 
+def test_folders_of_orders_of_any_length_have_names_that_fit_and_differ(tmp_path):
+    turns = ["Breakout", "Asterix"] * 30
+    orders = f"[[{', '.join(turns)}], [{', '.join(turns[::-1])}]]"
+    name = "a" * 200
+    study = read(tmp_path, orders=orders, architectures=f"{{{name}: {{placement: none}}}}")
+    names = [cell.name for cell in study.cells() if cell.regime == "crl"]
+    assert len(set(names)) == len(names) == 2 * len(study.seeds)
+    assert all(each.startswith("crl-60.") and f"-{name}-s" in each for each in names)
+    for each in names:
+        (tmp_path / each).mkdir()
+    with pytest.raises(ValueError, match=r"^`name` of an architecture .*, of 200 bytes at"):
+        read(tmp_path, architectures=f"{{{'é' * 101}: {{placement: none}}}}")
+
+
 @pytest.mark.parametrize(
     ("entry", "text", "message"),
     [
         ("name", "null", "^`name` must be text, got None$"),
+        ("name", "n" * 201, "^`name` of a study must be a word .*, of 200 bytes at most, got 'nnn"),
         ("name", r'"a\0b"', "^`name` of a study must be a word of printable .*, got 'a.x00b'$"),
         ("name", "a/../../b", "^`name` of a study must be a word .*, got 'a/../../b'$"),
         ("name", "..", r"^`name` of a study must be a word .*, got '\.\.'$"),
@@ -167,7 +183,7 @@ def read(tmp_path, **changes):
         ("orders", "[Breakout]", r"\n`orders\[0\]` must be a list, got 'Breakout'$"),
         ("orders", "[]", "^`orders` must have at least one entry, got none$"),
         ("orders", "[[Asterix], [Asterix]]", "^`orders` must be different from each other"),
-        ("colour", "red", "^there is no entry `colour`; there are algorithm, .*, tasks$"),
+        ("colour", "red", "^there is no entry `colour`; there are about, .*, tasks$"),
         ("claims", "none.yaml", "^`claims` must be a file, got '.*none.yaml'$"),
         ("architectures", "[5]", "^`architectures` must be names, .*, got 5$"),
         ("architectures", "dense", "^`architectures` must be names, .*, got 'dense'$"),
@@ -330,3 +346,13 @@ def test_neighbouring_seeds_are_spread_out():
     # Copy i of an environment seeded s is seeded s + i: 64 copies must not overlap.
     seeds = sorted(stream(seed) for seed in range(10))
     assert min(b - a for a, b in itertools.pairwise(seeds)) > 64
+
+
+def test_references_that_unfold_to_more_than_memory_holds_are_refused():
+    levels = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    for below, name in zip("abcdefgh", "bcdefghi", strict=True):
+        levels.append(f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]")
+    with pytest.raises(
+        ValueError, match=r"unfold to [\d,]+ entries, and at most 100,000 are taken"
+    ):
+        read_study("\n".join(levels), Path())

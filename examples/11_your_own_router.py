@@ -1,0 +1,60 @@
+"""A router of your own: trained by PPO and DQN, loaded in a new process, drawn, and in a study.
+
+With the extras ``minatar`` and ``cli``, in about two minutes.
+
+    python examples/11_your_own_router.py
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+from stable_baselines3 import DQN, PPO
+from torch import nn
+
+from sb3_moe import describe, plots
+from sb3_moe.callbacks import RoutingCallback
+from sb3_moe.layers import MoELayer
+
+
+class Tempered(MoELayer):
+    """Weigh all experts by the softmax of scores, at a temperature of one's choice."""
+
+    meaning = "a router at a temperature weighs all of them"
+    learns = True
+
+    def __init__(self, experts, sees, *, temperature=1.0):
+        super().__init__(experts)
+        self.scores = nn.Linear(sees.features, sees.num_experts)
+        self.temperature = temperature
+
+    def route(self, x, router_x):
+        """Give every expert a gate; ``combine`` does the rest."""
+        return self.combine(x, (self.scores(router_x) / self.temperature).softmax(-1))
+
+
+NAME = f"{Path(__file__).stem}:Tempered"
+STUDY = f"""{{name: own-router, games: [Breakout], regimes: [mtrl], seeds: 1,
+architectures: {{soft-big: , mine: {{router: "{NAME}", router_kwargs: {{temperature: 2.0}}}}}},
+evaluation: {{points: 1, episodes: 1}}, steps_per_task: """
+LOAD = "import sb3_moe, stable_baselines3 as sb3; print(sb3.{0}.load({1!r}).policy.moe['{2}'])"
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=65_536, help="steps of each run")
+    parser.add_argument("--out", type=Path, default=Path("runs/own-router"), help="folder")
+    args = parser.parse_args()
+    anew = {"check": True, "env": os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}}
+    for kind, tower, path in ((PPO, "pi", args.out / "ppo"), (DQN, "qf", args.out / "dqn")):
+        model = kind("MoeMlpPolicy", gym.make("CartPole-v1"), policy_kwargs={"router": NAME})
+        model.learn(args.steps // 8, RoutingCallback(args.steps // 16, log_path=path))
+        model.save(path / "model")
+        describe(model)
+        plots.draw_last_gates(path).savefig(path / "gates.png")
+        load = LOAD.format(kind.__name__, str(path / "model"), tower)
+        subprocess.run([sys.executable, "-c", load], **anew)
+    Path(file := f"{args.out}/study.yaml").write_text(f"{STUDY}{args.steps}}}")
+    study = [sys.executable, "-m", "sb3_moe", "study", "run", file, "--out", f"{args.out}/study"]
+    subprocess.run(study, **anew)

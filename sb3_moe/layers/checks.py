@@ -1,0 +1,47 @@
+"""What values options may have, each rule with its text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def whole(name: str, value: object) -> None:
+    """Raise unless a value is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` must be an int, got {value!r}")
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {value}")
+
+
+def whole_or_none(name: str, value: object) -> None:
+    """Raise unless a value is None or a whole number of at least 1."""
+    if value is not None:
+        whole(name, value)
+
+
+def not_negative(name: str, value: object) -> None:
+    """Raise unless a value is a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"`{name}` must be a number, got {value!r}")
+    if not 0.0 <= value < float("inf"):
+        raise ValueError(f"`{name}` must be at least 0 and finite, got {value}")
+
+
+def yes_or_no(name: str, value: object) -> None:
+    """Raise unless a value is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a bool, got {value!r}")
+
+
+def widths(name: str, value: object) -> None:
+    """Raise unless a value is a sequence of whole numbers of at least 1."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"`{name}` must be a list of widths, got {value!r}")
+    for each in value:
+        whole(name, each)
+
+
+def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise ValueError unless a value is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {list(allowed)}, got {value!r}")

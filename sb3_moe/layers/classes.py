@@ -1,0 +1,121 @@
+"""Classes that options name: by a word, as ``"package.module:Class"``, or as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import Parameter, signature
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The classes that an option can name.
+
+    :param option: the option's name, for errors
+    :param base: what every class derives from
+    """
+
+    def __init__(self, option: str, base: type[T]) -> None:
+        self.option, self.base = option, base
+        self._classes: dict[str, type[T]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def items(self) -> Iterator[tuple[str, type[T]]]:
+        """Give names and classes, in the order in which they were added."""
+        return iter(list(self._classes.items()))
+
+    def add(self, name: str, cls: type[T]) -> None:
+        """Let a class be found by a name; the same class twice is no matter.
+
+        :raises TypeError: if it does not derive from the base
+        :raises ValueError: if the name is another class's
+        """
+        self._check(cls)
+        other = self._classes.setdefault(name, cls)
+        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(
+                f"`{self.option}` {name!r} is {other.__qualname__} of {other.__module__} already, "
+                f"got {cls.__qualname__} of {cls.__module__}"
+            )
+        self._classes[name] = cls
+
+    def find(self, given: object) -> type[T]:
+        """Return the class that an option means.
+
+        :param given: a name, ``"package.module:Class"``, or a class
+        :raises TypeError: if it is no class of the right kind
+        :raises ValueError: if there is no such name, module or class
+        """
+        if isinstance(given, str):
+            if given in self._classes:
+                return self._classes[given]
+            given = self._imported(given)
+        self._check(given)
+        return given  # type: ignore[return-value]  # as checked
+
+    def _imported(self, path: str) -> object:
+        module, colon, name = path.partition(":")
+        if not colon:
+            near = get_close_matches(path, self._classes, n=1)
+            raise ValueError(
+                f"`{self.option}` must be one of {list(self._classes)}, got {path!r}; a class, or "
+                "'package.module:Class', will do too"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+        try:
+            return getattr(import_module(module), name)
+        except Exception as error:  # a module may raise anything while it is imported
+            raise ValueError(
+                f"`{self.option}`={path!r} must name a class that can be imported: {error}"
+            ) from error
+
+    def _check(self, given: object) -> None:
+        if not (isinstance(given, type) and issubclass(given, self.base)):
+            raise TypeError(
+                f"`{self.option}` must be a subclass of {self.base.__name__}, or name one, got "
+                f"{given!r}"
+            )
+
+
+def own_options(cls: type, method: str = "__init__") -> dict[str, Any]:
+    """Return the keyword-only arguments of a method with their defaults.
+
+    Where it takes any (``**kwargs``), those of the base classes are among them.
+
+    :param cls: whose method
+    :param method: its name
+    """
+    found: dict[str, Any] = {}
+    for each in cls.__mro__:
+        if method not in vars(each):
+            continue
+        parameters = signature(getattr(each, method)).parameters.values()
+        for parameter in parameters:
+            if parameter.kind is Parameter.KEYWORD_ONLY:
+                found.setdefault(parameter.name, parameter.default)
+        if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found
+
+
+def check_names(option: str, given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+    """Raise TypeError unless all arguments are known.
+
+    :param option: that holds them
+    :param given: by name
+    :param known: names
+    :param what: whose arguments they are
+    """
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(
+                f"`{option}` may hold the keyword-only arguments of {what}, {list(known)}, got "
+                f"{name!r}{hint}"
+            )

@@ -1,0 +1,42 @@
+"""The paper's hardcoded router.
+
+Shapes: B batch, N tokens per sample, E experts (one for each task), I features of a token.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import torch as th
+
+from sb3_moe.layers.experts import Experts
+from sb3_moe.layers.moe import MoELayer, RouterInput
+from sb3_moe.layers.routing import Routing
+
+
+class TaskMoE(MoELayer):
+    """Let the task id pick the expert."""
+
+    name: ClassVar[str] = "task"
+    title: ClassVar[str] = "Task"
+    meaning: ClassVar[str] = "the task picks its own"
+    needs_tasks: ClassVar[bool] = True
+
+    @classmethod
+    def build(cls, experts: Experts, sees: RouterInput) -> Self:  # type: ignore[override]
+        """Return the layer; there are no options."""
+        return cls(experts)
+
+    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
+        """Send every token to its task's expert, whatever a normaliser made of the one-hot.
+
+        :param router_BNR: the one-hot task id; the largest entry is taken for the one
+        """
+        experts_BN1 = router_BNR.argmax(dim=-1, keepdim=True)
+        gates_BNE = th.zeros_like(router_BNR).scatter(-1, experts_BN1, 1.0)
+        return self.combine(x_BNI, gates_BNE, experts_BNk=experts_BN1)
+
+    @property
+    def num_chosen(self) -> int:
+        """One expert serves a token."""
+        return 1

@@ -1,0 +1,34 @@
+"""The router that nobody learns: every expert counts the same.
+
+Shapes: B batch, N tokens per sample, E experts, I features of a token, R features that the router
+sees.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import torch as th
+
+from sb3_moe.layers.experts import Experts
+from sb3_moe.layers.moe import MoELayer, RouterInput
+from sb3_moe.layers.routing import Routing
+
+
+class UniformMoE(MoELayer):
+    """Average all experts: the control that has experts but no router."""
+
+    name: ClassVar[str] = "uniform"
+    title: ClassVar[str] = "Uniform"
+    meaning: ClassVar[str] = "all count the same (a control)"
+    blind: ClassVar[bool] = True
+
+    @classmethod
+    def build(cls, experts: Experts, sees: RouterInput) -> Self:  # type: ignore[override]
+        """Return the layer; there are no options."""
+        return cls(experts)
+
+    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
+        """Give every expert the weight 1/E."""
+        shape = (*x_BNI.shape[:2], self.num_experts)
+        return self.combine(x_BNI, x_BNI.new_full(shape, 1.0 / self.num_experts))

@@ -1,0 +1,47 @@
+"""A model's policy, and what its routers decide."""
+
+from __future__ import annotations
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
+
+from sb3_moe.layers import Routing
+from sb3_moe.policies.moe_policy import Array, MoEPolicy
+
+
+def policy_of(model: BaseAlgorithm | BaseModel) -> MoEPolicy:
+    """Return a model's policy, which must be one of this package's.
+
+    :param model: an SB3 model, or the policy of one
+    :raises TypeError: if the policy is not one of this package's
+    """
+    policy = model.policy if isinstance(model, BaseAlgorithm) else model
+    if not isinstance(policy, MoEPolicy):
+        raise TypeError(
+            f"`model` must have one of this package's policies, got {type(policy).__name__}; "
+            "placement='none' gives the dense one"
+        )
+    return policy
+
+
+def routing(
+    model: BaseAlgorithm | BaseModel,
+    obs: VecEnvObs | PyTorchObs,
+    actions: Array | th.Tensor | None = None,
+) -> dict[str, Routing]:
+    """Return what every router of a model decides for a batch of observations.
+
+    :param model: an SB3 model, or the policy of one
+    :param obs: as the environment gives them, with or without a batch axis
+    :param actions: for critics of Box actions; None: the actor's own
+    :return: by tower and place, such as ``"pi.middle"``
+    :raises TypeError: if the policy is not one of this package's, or observations are a tuple
+    """
+    if isinstance(obs, tuple):
+        raise TypeError(
+            f"`obs` must be an array, a tensor or a dict of them, got a tuple of {len(obs)}"
+        )
+    return policy_of(model).routing(obs, actions)

@@ -1,0 +1,133 @@
+"""Where experts can sit: a row of data for each placement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal, get_args
+
+from sb3_moe.layers.checks import one_of
+from sb3_moe.layers.tokens import TokenKind
+
+TOKENS: tuple[str, ...] = get_args(TokenKind)
+ONE_TOKEN = ("sample",)
+HIDDEN = ("each", "one")
+HEADS = ("own", "inside")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Which spans of a network become experts.
+
+    :param name: how options, files and layers call it
+    :param meaning: half a sentence for reports
+    :param hidden: None; ``"each"`` hidden layer by itself; all of them as ``"one"``; or the number
+        of a single one, counted from the input, or from the head with -1, -2, ...
+    :param head: None: it stays dense; ``"own"``: it has experts of its own; ``"inside"``: each
+        expert of the hidden layers as one holds it, and the image encoder too
+    :param tokens: kinds of tokens that the first layer with experts can take: others than
+        ``"sample"`` are parts of a feature map, which no second layer sees
+    :raises ValueError: if a value is not valid
+    """
+
+    name: str
+    meaning: str
+    hidden: Literal["each", "one"] | int | None = None
+    head: Literal["own", "inside"] | None = None
+    tokens: Sequence[str] = ONE_TOKEN
+
+    def __post_init__(self) -> None:
+        if self.hidden is not None and not isinstance(self.hidden, int):
+            one_of("hidden", self.hidden, HIDDEN)
+        if self.head is not None:
+            one_of("head", self.head, HEADS)
+        if self.head == "inside" and self.hidden != "one":
+            raise ValueError(
+                f"`head`='inside' needs `hidden`='one', whose experts hold it, got {self.hidden!r}"
+            )
+        for kind in self.tokens:
+            one_of("tokens", kind, TOKENS)
+        if not self.by_layer and tuple(self.tokens) != ONE_TOKEN:
+            raise ValueError(
+                f"`tokens` must be {list(ONE_TOKEN)} unless hidden layers become experts by "
+                f"themselves, got {list(self.tokens)}"
+            )
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether there are any."""
+        return self.hidden is not None or self.head is not None
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether hidden layers become experts by themselves."""
+        return self.hidden == "each" or isinstance(self.hidden, int)
+
+    @property
+    def whole(self) -> bool:
+        """Whether each expert is a whole network."""
+        return self.head == "inside"
+
+    def takes(self, layer: int, depth: int) -> bool:
+        """Say whether a hidden layer becomes experts by itself.
+
+        :param layer: its number, counted from the input
+        :param depth: how many there are
+        """
+        if isinstance(self.hidden, int):
+            return layer == self.hidden % max(depth, 1)
+        return self.hidden == "each"
+
+
+PLACEMENTS: dict[str, Placement] = {
+    row.name: row
+    for row in (
+        Placement(name="none", meaning="no experts"),
+        Placement(
+            name="middle",
+            meaning="experts in place of the last hidden layer",
+            hidden=-1,
+            tokens=TOKENS,
+        ),
+        Placement(name="final", meaning="experts in place of the output layer", head="own"),
+        Placement(
+            name="all",
+            meaning="experts in place of every layer",
+            hidden="each",
+            head="own",
+            tokens=TOKENS,
+        ),
+        Placement(
+            name="body", meaning="each expert all hidden layers, before one head", hidden="one"
+        ),
+        Placement(name="big", meaning="each expert a whole network", hidden="one", head="inside"),
+    )
+}
+
+
+def register_placement(placement: Placement) -> Placement:
+    """Let a placement be called by its name.
+
+    :param placement: the row
+    :raises ValueError: if another placement has the name
+    """
+    other = PLACEMENTS.setdefault(placement.name, placement)
+    if other != placement:
+        raise ValueError(f"`placement` {placement.name!r} is {other} already, got {placement}")
+    return placement
+
+
+def find_placement(given: str | Placement) -> Placement:
+    """Return the row that an option means.
+
+    :param given: a name, or a row
+    :raises ValueError: if there is no such name
+    """
+    if isinstance(given, Placement):
+        return given
+    if isinstance(given, str) and given in PLACEMENTS:
+        return PLACEMENTS[given]
+    near = get_close_matches(str(given), PLACEMENTS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"`placement` must be one of {list(PLACEMENTS)}, got {given!r}{hint}")

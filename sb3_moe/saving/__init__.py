@@ -1,0 +1,7 @@
+"""Files of models that are safe to open."""
+
+from sb3_moe.saving.errors import UnsafeFileError
+from sb3_moe.saving.reading import load
+from sb3_moe.saving.writing import save
+
+__all__ = ["UnsafeFileError", "load", "save"]

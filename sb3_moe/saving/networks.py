@@ -1,0 +1,173 @@
+"""Weights and optimisers as tensors by name, each tensor once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr
+from torch import nn
+
+from sb3_moe.saving.archive import OPTIMIZERS
+from sb3_moe.saving.errors import UnsafeFileError
+from sb3_moe.saving.tensors import Form, TensorFile, form_of
+from sb3_moe.saving.values import Decoder, Encoder, checked_type
+
+
+def weights_of(model: BaseAlgorithm) -> dict[str, th.Tensor]:
+    """Return every parameter, buffer and other variable that SB3 saves; shared ones once.
+
+    :raises ValueError: if a module keeps something else in its state
+    """
+    found: dict[str, th.Tensor] = {}
+    seen: set[tuple[Any, ...]] = set()
+    for name, tensor in _named_tensors(model):
+        if not isinstance(tensor, th.Tensor):
+            raise ValueError(f"{name} can't be saved: it is no tensor but {type(tensor)}")
+        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() == 0 or place not in seen:
+            seen.add(place)
+            found[name] = tensor.detach()
+    return found
+
+
+def _named_tensors(model: BaseAlgorithm) -> Iterator[tuple[str, Any]]:
+    names, variables = model._get_torch_save_params()
+    for name in names:
+        if isinstance(part := _part(model, name), nn.Module):
+            for key, tensor in part.state_dict().items():
+                yield f"{name}/{key}", tensor
+    for name in variables:
+        if (variable := recursive_getattr(model, name)) is not None:
+            yield name, variable
+
+
+def _part(model: BaseAlgorithm, name: str) -> Any:
+    part = recursive_getattr(model, name)
+    # What torch.compile wraps, as SB3's get_parameters.
+    return getattr(part, "_orig_mod", part)
+
+
+def optimizers_of(model: BaseAlgorithm) -> dict[str, th.optim.Optimizer]:
+    """Return every optimiser that SB3 saves, by name."""
+    parts = {name: _part(model, name) for name in model._get_torch_save_params()[0]}
+    return {name: part for name, part in parts.items() if isinstance(part, th.optim.Optimizer)}
+
+
+def load_weights(model: BaseAlgorithm, file: TensorFile) -> None:
+    """Write a file's weights into a model that is built.
+
+    :raises UnsafeFileError: if names, dtypes or shapes differ
+    """
+    own = weights_of(model)
+    with th.no_grad():
+        for name, tensor in file.read_as({key: form_of(each) for key, each in own.items()}):
+            own[name].copy_(tensor)
+
+
+# Optimisers.
+
+
+def encode_optimizers(
+    encoder: Encoder, model: BaseAlgorithm
+) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
+    """Return the JSON of every optimiser, and the tensors of their states."""
+    found, tensors = {}, {}
+    for name, optimizer in optimizers_of(model).items():
+        state = optimizer.state_dict()
+        groups = [
+            encoder.encode(name, {key: v for key, v in group.items() if key != "params"})
+            for group in state["param_groups"]
+        ]
+        values = []
+        for index, entries in state["state"].items():
+            for key, value in entries.items():
+                if isinstance(value, th.Tensor):
+                    tensors[f"{name}/{index}/{key}"] = value
+                else:
+                    values.append([index, key, encoder.encode(key, value)])
+        found[name] = {"groups": groups, "values": values}
+    return found, tensors
+
+
+def load_optimizers(model: BaseAlgorithm, decoder: Decoder, state: Any, file: TensorFile) -> None:
+    """Write a file's states into the optimisers of a model that is built.
+
+    :raises UnsafeFileError: if they are of other optimisers or parameters
+    """
+    own = optimizers_of(model)
+    if set(checked_type(dict, state, "optimizers")) != set(own):
+        raise UnsafeFileError(f"it has the optimisers {sorted(state)}, not {sorted(own)}")
+    states = {name: _decoded_state(name, own[name], decoder, state[name]) for name in own}
+    for name, form in file.forms.items():
+        _check_form(name, form, own)
+    for name, tensor in file.read():
+        optimizer, index, key = name.split("/", 2)
+        states[optimizer]["state"].setdefault(int(index), {})[key] = tensor
+    for name, optimizer_state in states.items():
+        _check_whole(name, optimizer_state["state"])
+        own[name].load_state_dict(optimizer_state)
+
+
+def _check_form(name: str, form: Form, own: Mapping[str, th.optim.Optimizer]) -> None:
+    """Refuse a tensor that is of no parameter, or neither shaped like it nor a single number."""
+    optimizer, _, rest = name.partition("/")
+    index = rest.partition("/")[0]
+    if optimizer not in own or not index.isdecimal():
+        raise UnsafeFileError(f"{OPTIMIZERS} has {name[:60]!r}, which no optimiser has")
+    parameter = _parameter(own[optimizer], int(index), name)
+    if form.shape != parameter.shape and th.Size(form.shape).numel() != 1:
+        raise UnsafeFileError(
+            f"{OPTIMIZERS} has {name!r} as {list(form.shape)} for a parameter of "
+            f"{list(parameter.shape)}"
+        )
+
+
+def _decoded_state(
+    name: str, optimizer: th.optim.Optimizer, decoder: Decoder, state: Any
+) -> dict[str, Any]:
+    if set(checked_type(dict, state, name)) != {"groups", "values"}:
+        raise UnsafeFileError(f"its optimiser {name} must have groups and values")
+    own = optimizer.state_dict()["param_groups"]
+    groups = [decoder.decode(name, each) for each in checked_type(list, state["groups"], name)]
+    if len(groups) != len(own):
+        raise UnsafeFileError(f"its optimiser {name} has {len(groups)} groups, not {len(own)}")
+    for group, known in zip(groups, own, strict=True):
+        _check_group(name, checked_type(dict, group, name), known)
+        group["params"] = known["params"]
+    values: dict[int, dict[str, Any]] = {}
+    for index, key, value in checked_type(list, state["values"], name):
+        _parameter(optimizer, checked_type(int, index, name), name)
+        values.setdefault(index, {})[checked_type(str, key, name)] = decoder.decode(key, value)
+    return {"state": values, "param_groups": groups}
+
+
+def _check_group(name: str, group: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    if set(group) | {"params"} != set(known) | (set(group) & {"initial_lr"}):
+        raise UnsafeFileError(f"its optimiser {name} has other settings than the model's")
+    for key, value in group.items():
+        if not _is_like(value, known.get(key, 0.0)):
+            raise UnsafeFileError(f"its optimiser {name} has a `{key[:60]}` of the wrong type")
+
+
+def _is_like(value: Any, known: Any) -> bool:
+    if isinstance(known, tuple):
+        return isinstance(value, tuple) and len(value) == len(known)
+    if isinstance(known, float | int) and not isinstance(known, bool):
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    return value is None or isinstance(value, bool)
+
+
+def _parameter(optimizer: th.optim.Optimizer, index: int, name: str) -> th.Tensor:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if not 0 <= index < len(parameters):
+        raise UnsafeFileError(f"{OPTIMIZERS} has {name[:60]!r}, a parameter that isn't there")
+    found: th.Tensor = parameters[index]
+    return found
+
+
+def _check_whole(name: str, state: Mapping[int, Mapping[str, Any]]) -> None:
+    if len({frozenset(entries) for entries in state.values()}) > 1:
+        raise UnsafeFileError(f"its optimiser {name} lacks a part of some parameter's state")

@@ -1,0 +1,149 @@
+"""The running statistics of VecNormalize and PerTaskVecNormalize, without pickle."""
+
+from __future__ import annotations
+
+from types import UnionType
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_moe.saving.errors import UnsafeFileError
+from sb3_moe.saving.values import Decoder, Encoder, checked_type
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
+from sb3_moe.vec_env.task_statistics import PerTaskMeanStd
+
+_KINDS: dict[str, type[VecNormalize]] = {
+    "VecNormalize": VecNormalize,
+    "PerTaskVecNormalize": PerTaskVecNormalize,
+}
+_SETTINGS: dict[str, type[Any] | UnionType] = {
+    "training": bool,
+    "norm_obs": bool,
+    "norm_reward": bool,
+    "clip_obs": int | float,
+    "clip_reward": int | float,
+    "gamma": int | float,
+    "epsilon": int | float,
+    "norm_obs_keys": list | None,
+}
+
+
+def encode_normalizer(encoder: Encoder, normalizer: VecNormalize) -> dict[str, Any]:
+    """Return the JSON of a normaliser's settings and statistics.
+
+    :param encoder: keeps the arrays
+    :param normalizer: as the model's ``get_vec_normalize_env`` returns it
+    :raises ValueError: if it is of a class of the user's own
+    """
+    kind = type(normalizer).__name__
+    if _KINDS.get(kind) is not type(normalizer):
+        raise ValueError(f"`normalizer` must be False for a {kind}, got True")
+    settings = {name: getattr(normalizer, name) for name in _SETTINGS}
+    if isinstance(normalizer, PerTaskVecNormalize):
+        settings["task_id"] = normalizer.task_id_mode
+    return {
+        "class": kind,
+        "settings": {name: encoder.encode(name, value) for name, value in settings.items()},
+        "statistics": {
+            name: [
+                {
+                    "mean": encoder.array(s.mean),
+                    "var": encoder.array(s.var),
+                    "count": float(s.count),
+                }
+                for s in each
+            ]
+            for name, each in _statistics(normalizer).items()
+        },
+    }
+
+
+def _statistics(normalizer: Any) -> dict[str, list[RunningMeanStd]]:
+    """Return SB3's running statistics by name: one each, or one for each task."""
+    found = {"return": normalizer.ret_rms}
+    if normalizer.norm_obs:
+        obs = normalizer.obs_rms
+        own = {f"obs/{key}": each for key, each in obs.items()} if isinstance(obs, dict) else None
+        found |= {"obs": obs} if own is None else own
+    return {
+        name: each.tasks if isinstance(each, PerTaskMeanStd) else [each]
+        for name, each in found.items()
+    }
+
+
+class SavedNormalizer:
+    """A file's normaliser, checked but for the shapes.
+
+    :param decoder: has the arrays
+    :param state: the JSON
+    :raises UnsafeFileError: if it describes none
+    """
+
+    def __init__(self, decoder: Decoder, state: Any) -> None:
+        if set(checked_type(dict, state, "normalizer")) != {"class", "settings", "statistics"}:
+            raise UnsafeFileError("its normalizer must have class, settings and statistics")
+        if state["class"] not in _KINDS:
+            raise UnsafeFileError(f"its normalizer is {str(state['class'])[:60]!r}, which is none")
+        self.kind = _KINDS[state["class"]]
+        settings = checked_type(dict, state["settings"], "settings")
+        known = _SETTINGS | ({"task_id": str} if self.kind is PerTaskVecNormalize else {})
+        if set(settings) != set(known):
+            raise UnsafeFileError(f"its normalizer must have the settings {sorted(known)}")
+        self._settings = {name: decoder.decode(name, value) for name, value in settings.items()}
+        for name, value in self._settings.items():
+            if not isinstance(value, known[name]):
+                raise UnsafeFileError(f"its normalizer's `{name}` is of the wrong type")
+        self._statistics = {
+            name: [_decoded(decoder, one) for one in checked_type(list, each, name)]
+            for name, each in checked_type(dict, state["statistics"], "statistics").items()
+        }
+
+    def wrap(self, venv: VecEnv) -> VecNormalize:
+        """Return the environments behind a new normaliser with the file's settings."""
+        return self.kind(venv, **self._settings)
+
+    def check(self, normalizer: VecNormalize) -> None:
+        """Compare kind, names and shapes with a normaliser that is to take the statistics.
+
+        :raises ValueError: naming the first difference
+        """
+        if type(normalizer) is not self.kind:
+            raise ValueError(
+                f"`env` is normalised by {type(normalizer).__name__} and the file has the "
+                f"statistics of {self.kind.__name__}; pass normalizer=False to keep your own"
+            )
+        own = _statistics(normalizer)
+        if set(own) != set(self._statistics):
+            raise ValueError(
+                f"`env` normalises {sorted(own)} and the file has the statistics of "
+                f"{sorted(self._statistics)}; pass normalizer=False to keep your own"
+            )
+        for name, each in own.items():
+            shapes = [np.shape(one.mean) for one in each]
+            saved = [mean.shape for mean, _, _ in self._statistics[name]]
+            if shapes != saved:
+                raise ValueError(
+                    f"`env` needs statistics {name!r} of {shapes}, the file's: {saved}"
+                )
+
+    def put_into(self, normalizer: Any) -> None:
+        """Give a normaliser that was checked the file's statistics."""
+        for name, each in _statistics(normalizer).items():
+            for one, (mean, var, count) in zip(each, self._statistics[name], strict=True):
+                one.mean, one.var, one.count = mean.copy(), var.copy(), count
+        if isinstance(normalizer, PerTaskVecNormalize):
+            obs = normalizer.obs_rms if normalizer.norm_obs else {}
+            stacked = [*obs.values()] if isinstance(obs, dict) else [obs]
+            for per_task in [normalizer.ret_rms, *stacked]:
+                per_task._stack()
+
+
+def _decoded(decoder: Decoder, state: Any) -> tuple[np.ndarray, np.ndarray, float]:
+    if set(checked_type(dict, state, "statistics")) != {"mean", "var", "count"}:
+        raise UnsafeFileError("its normalizer's statistics must have mean, var and count")
+    mean, var = decoder.array(state["mean"]), decoder.array(state["var"])
+    if mean.shape != var.shape or mean.dtype != np.float64 or var.dtype != np.float64:
+        raise UnsafeFileError("its normalizer's means and variances must be float64 of one shape")
+    return mean, var, float(state["count"])

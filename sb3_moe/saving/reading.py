@@ -1,0 +1,201 @@
+"""Open a file of :func:`sb3_moe.save`, which may come from anyone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import (
+    VecEnv,
+    VecNormalize,
+    VecTransposeImage,
+    unwrap_vec_normalize,
+)
+
+from sb3_moe.saving import archive, strict_json
+from sb3_moe.saving.archive import Archive
+from sb3_moe.saving.arguments import decode_arguments, set_arguments, set_schedules
+from sb3_moe.saving.classes import algorithm_of, policy_of
+from sb3_moe.saving.errors import UnsafeFileError, blaming
+from sb3_moe.saving.memory import BuildingLimit, check_buffer
+from sb3_moe.saving.networks import load_optimizers, load_weights
+from sb3_moe.saving.normalizer import SavedNormalizer
+from sb3_moe.saving.replay import load_replay_buffer
+from sb3_moe.saving.spaces import decode_space
+from sb3_moe.saving.tensors import TensorFile
+from sb3_moe.saving.values import Decoder, checked_type
+from sb3_moe.saving.writing import FORMAT, FORMAT_VERSION
+from sb3_moe.snapshot.generators import get_generators, set_generators
+from sb3_moe.version import warn_of_another_major_version
+
+_MAX_JSON = 2**20
+_VERSION = re.compile(r"[\w.+!-]{1,60}", re.ASCII)
+_KEYS = {
+    "format", "format_version", "versions", "algorithm", "policy", "observation_space",
+    "action_space", "arguments", "progress", "schedules", "optimizers", "replay_buffer",
+    "normalizer",
+}  # fmt: skip
+
+
+def load(
+    path: str | Path,
+    env: gym.Env[Any, Any] | VecEnv | None = None,
+    *,
+    device: th.device | str = "auto",
+    custom_objects: Mapping[str, Any] | None = None,
+    normalizer: bool = True,
+    max_bytes: int = 2**30,
+) -> Any:
+    """Return the model of a file that :func:`sb3_moe.save` wrote, wherever it comes from.
+
+    Nothing in the file is run, and nothing it names is imported but a fixed list of SB3's and our
+    classes. Sizes are checked before memory is taken. If it fails, ``env`` and the random
+    generators are as they were. As in SB3's ``load``, the generators are seeded with the model's
+    seed, and episodes begin anew.
+
+    :param path: the file
+    :param env: to go on training with; None: for predictions, or for ``set_env``
+    :param device: as in SB3's ``load``
+    :param custom_objects: the classes and functions of your own that the file names, by name
+    :param normalizer: give the file's running statistics to the VecNormalize of ``env``, or wrap
+        ``env`` in a new one
+    :param max_bytes: the most that the file, and the buffers it asks for, may take
+    :raises UnsafeFileError: if the file isn't whole, isn't such a file, or doesn't fit together
+    :raises ValueError: if ``env`` has other spaces or another kind of normaliser
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UnsafeFileError(f"{path.name} can't be opened: it is no regular file")
+    generators = get_generators()
+    try:
+        with path.open("rb") as file:
+            with blaming(path):
+                saved = _Saved(Archive(file, max_bytes), custom_objects or {}, max_bytes)
+            warn_of_another_major_version(path.name, saved.version)
+            venv, own = _environment(saved, env, normalizer)
+            with blaming(path):
+                model = saved.build(venv, device)
+    except BaseException:
+        set_generators(generators)
+        raise
+    if venv is not None:
+        model.set_env(venv)
+        if own is not None and saved.normalizer is not None:
+            saved.normalizer.put_into(own)
+        if model.seed is not None:
+            venv.seed(model.seed)
+    return model
+
+
+def _environment(
+    saved: _Saved, env: Any, normalizer: bool
+) -> tuple[VecEnv | None, VecNormalize | None]:
+    """Return the environments as the model takes them, and what is to get the statistics."""
+    if env is None:
+        return None, None
+    wrap = saved.algorithm._wrap_env
+    venv = wrap(env)
+    own = unwrap_vec_normalize(venv)
+    if not normalizer or saved.normalizer is None:
+        own = None
+    elif own is None:
+        # SB3 turns images last, behind the normaliser.
+        inner = venv.venv if venv is not env and isinstance(venv, VecTransposeImage) else venv
+        own = saved.normalizer.wrap(inner)
+        venv = wrap(own)
+    check_for_correct_spaces(venv, saved.observation_space, saved.action_space)
+    if own is not None and saved.normalizer is not None:
+        saved.normalizer.check(own)
+    return venv, own
+
+
+class _Saved:
+    """What a file says, before any network is built.
+
+    :param file: the archive
+    :param custom_objects: the user's own classes and functions, by name
+    :param max_bytes: the most that its buffers may take
+    :raises UnsafeFileError: if it says nothing that could be built
+    """
+
+    def __init__(self, file: Archive, custom_objects: Mapping[str, Any], max_bytes: int) -> None:
+        self._file, self._max_bytes = file, max_bytes
+        self._state = state = _read_state(file)
+        if file.size(archive.ARRAYS) > max_bytes // 16:
+            raise UnsafeFileError(f"{archive.ARRAYS} is longer than {max_bytes // 16} bytes")
+        arrays = TensorFile(file, archive.ARRAYS).read()
+        self._decoder = decoder = Decoder(
+            {name: tensor.numpy() for name, tensor in arrays}, custom_objects
+        )
+        self.version: str = state["versions"]["sb3_moe"]
+        self.algorithm = algorithm_of(state["algorithm"], custom_objects)
+        self._policy = policy_of(self.algorithm, state["policy"], custom_objects)
+        self.observation_space = decode_space(decoder, state["observation_space"])
+        self.action_space = decode_space(decoder, state["action_space"])
+        self._values = decode_arguments(decoder, state)
+        self.normalizer = None
+        if state["normalizer"] is not None:
+            self.normalizer = SavedNormalizer(decoder, state["normalizer"])
+
+    def build(self, venv: VecEnv | None, device: th.device | str) -> Any:
+        """Return the model, without environments.
+
+        :param venv: the environments that it will have
+        :param device: as in SB3's ``load``
+        :raises UnsafeFileError: if parts of the file don't fit
+        """
+        model: Any = self.algorithm(
+            policy=self._policy,
+            env=None,
+            device=device,
+            _init_setup_model=False,
+        )
+        set_arguments(model, self._values)
+        model.observation_space, model.action_space = self.observation_space, self.action_space
+        model.n_envs = venv.num_envs if venv is not None else model.n_envs
+        self._setup(model)
+        set_schedules(model, self._values)
+        load_weights(model, TensorFile(self._file, archive.WEIGHTS))
+        optimizers = TensorFile(self._file, archive.OPTIMIZERS)
+        load_optimizers(model, self._decoder, self._state["optimizers"], optimizers)
+        if archive.REPLAY_BUFFER in self._file:
+            rows = TensorFile(self._file, archive.REPLAY_BUFFER)
+            load_replay_buffer(model.replay_buffer, self._state["replay_buffer"], rows)
+        self._decoder.check_all_used()
+        if model.use_sde:
+            model.policy.reset_noise()
+        return model
+
+    def _setup(self, model: BaseAlgorithm) -> None:
+        buffer = check_buffer(model, self._max_bytes)
+        weights = self._file.size(archive.WEIGHTS)
+        with BuildingLimit(weights, self._max_bytes, besides=buffer):
+            model._setup_model()
+
+
+def _read_state(file: Archive) -> dict[str, Any]:
+    if file.size(archive.MODEL) > _MAX_JSON:
+        raise UnsafeFileError(f"{archive.MODEL} is longer than {_MAX_JSON} bytes")
+    state = strict_json.loads(file.read(archive.MODEL), archive.MODEL)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UnsafeFileError("it is no sb3_moe model")
+    if state.get("format_version") != FORMAT_VERSION:
+        raise UnsafeFileError(
+            f"it is of format version {str(state.get('format_version'))[:20]} and this sb3_moe "
+            f"reads {FORMAT_VERSION}"
+        )
+    if set(state) != _KEYS:
+        raise UnsafeFileError(f"{archive.MODEL} must have exactly the keys {sorted(_KEYS)}")
+    if (state["replay_buffer"] is None) == (archive.REPLAY_BUFFER in file):
+        raise UnsafeFileError("it has a replay buffer's rows or its state, but not both")
+    versions = checked_type(dict, state["versions"], "versions")
+    if not all(_VERSION.fullmatch(str(text)) for text in versions.values()):
+        raise UnsafeFileError("its `versions` are none")
+    checked_type(str, versions.get("sb3_moe"), "versions")
+    return state

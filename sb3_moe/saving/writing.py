@@ -1,0 +1,72 @@
+"""Write a model into a file that is safe to open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_moe.saving import archive, strict_json
+from sb3_moe.saving.arguments import encode_arguments
+from sb3_moe.saving.classes import algorithm_name, policy_name
+from sb3_moe.saving.networks import encode_optimizers, weights_of
+from sb3_moe.saving.normalizer import encode_normalizer
+from sb3_moe.saving.replay import encode_replay_buffer, replay_buffer_of
+from sb3_moe.saving.spaces import encode_space
+from sb3_moe.saving.tensors import pack
+from sb3_moe.saving.values import Encoder
+from sb3_moe.saving.versions import versions
+
+FORMAT = "sb3_moe model"
+FORMAT_VERSION = 1
+
+
+def save(
+    model: BaseAlgorithm,
+    path: str | Path,
+    *,
+    replay_buffer: bool = False,
+    normalizer: bool = True,
+) -> None:
+    """Write a model into a file that :func:`sb3_moe.load` opens without running anything in it.
+
+    Weights, optimisers, arguments, spaces, schedules and step counts, as JSON and safetensors in a
+    zip; nothing is pickled. Not saved: the environment, the current rollout, the log's window of
+    episodes, ``tensorboard_log``. Classes and functions of your own are named in the file;
+    ``load`` takes them as ``custom_objects``.
+
+    :param model: of any algorithm of SB3 or sb3-contrib that this package has policies for, with
+        ours or SB3's own policy
+    :param path: the file, by convention ``"name.moe"``; an older one is replaced when the new one
+        is whole
+    :param replay_buffer: with the replay buffer's transitions
+    :param normalizer: with the statistics of the model's VecNormalize, if it has one
+    :raises ValueError: if something of the model can't be written so
+    """
+    encoder = Encoder()
+    optimizers, states = encode_optimizers(encoder, model)
+    vec_normalize = model.get_vec_normalize_env() if normalizer else None
+    state: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "versions": versions(),
+        "algorithm": algorithm_name(type(model)),
+        "policy": policy_name(type(model), model.policy_class),
+        "observation_space": encode_space(encoder, model.observation_space),
+        "action_space": encode_space(encoder, model.action_space),
+        **encode_arguments(encoder, model),
+        "optimizers": optimizers,
+        "replay_buffer": None,
+        "normalizer": vec_normalize and encode_normalizer(encoder, vec_normalize),
+    }
+    entries = {archive.WEIGHTS: pack(weights_of(model)), archive.OPTIMIZERS: pack(states)}
+    if replay_buffer:
+        state["replay_buffer"], rows = encode_replay_buffer(replay_buffer_of(model))
+        entries[archive.REPLAY_BUFFER] = pack(rows)
+    entries = {
+        archive.MODEL: strict_json.dumps(state),
+        archive.ARRAYS: pack(encoder.arrays),
+        **entries,
+    }
+    archive.write_archive(Path(path), entries)

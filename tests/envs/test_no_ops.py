@@ -1,0 +1,143 @@
+"""MinAtar's episodes begin with a number of no-ops that follows from the seed."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+pytest.importorskip("gymnax", reason="needs the minatar extra")
+
+from sb3_moe import make_multitask_vec_env
+from sb3_moe.evaluation.pinned_env import make_pinned_env
+from sb3_moe_envs import Cycle
+from sb3_moe_envs.minatar import GAMES, NO_OP_MAX, MinAtarEnv, MinAtarVectorEnv
+from sb3_moe_envs.vector.gymnax import GymnaxVectorEnv
+
+COPIES = 8
+
+
+def distinct(observations):
+    return len({observation.tobytes() for observation in observations})
+
+
+def games(world):
+    """Play each copy in the same way: what it saw, (copies, steps, ...)."""
+    world.reset(seed=0)
+    seen = [world.step(np.zeros(world.num_envs, int))[0] for _ in range(12)]
+    return np.stack(seen, axis=1)
+
+
+def plain_starts(game, num_no_ops):
+    """Play no-ops by hand, in many copies: what each sees after 0, 1, ... of them."""
+    world = MinAtarVectorEnv(game, 64, no_op_max=0)
+    seen = [world.reset(seed=0)[0]]
+    seen += [world.step(np.zeros(64, int))[0] for _ in range(num_no_ops)]
+    return {observation.tobytes() for batch in seen for observation in batch}
+
+
+def test_copies_of_space_invaders_are_different_games():
+    plain = MinAtarVectorEnv("SpaceInvaders", COPIES, no_op_max=0)
+    assert distinct(games(plain)) == 1
+    world = MinAtarVectorEnv("SpaceInvaders", COPIES)
+    assert world.no_op_max == NO_OP_MAX == 30
+    assert distinct(games(world)) > 3
+
+
+@pytest.mark.parametrize("game", ["SpaceInvaders", "Breakout"])
+def test_each_start_is_seen_when_playing_no_ops_by_hand(game):
+    # An episode that ends during them is followed by the next one.
+    possible = plain_starts(game, NO_OP_MAX)
+    world = MinAtarVectorEnv(game, COPIES)
+    starts = [
+        observation for seed in range(0, 800, 100) for observation in world.reset(seed=seed)[0]
+    ]
+    assert {start.tobytes() for start in starts} <= possible
+    assert distinct(starts) > 4
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_starts_follow_from_the_seed_and_differ(game):
+    world = MinAtarVectorEnv(game, COPIES)
+    starts, _ = world.reset(seed=3)
+    np.testing.assert_array_equal(starts, MinAtarVectorEnv(game, COPIES).reset(seed=3)[0])
+    assert distinct(starts) > 1
+    assert not np.array_equal(starts, world.reset(seed=100)[0])
+
+
+def test_starts_follow_from_the_seed_and_differ_after_an_autoreset_too():
+    worlds = [
+        MinAtarVectorEnv("SpaceInvaders", COPIES, params={"max_steps_in_episode": 3})
+        for _ in range(2)
+    ]
+    played = []
+    for world in worlds:
+        world.reset(seed=3)
+        played.append([world.step(np.zeros(COPIES, int))[0] for _ in range(9)])
+    np.testing.assert_array_equal(*played)
+    starts = played[0][2::3]
+    assert min(map(distinct, starts)) > 2
+    assert distinct(np.concatenate(starts)) > distinct(starts[0])
+
+
+def test_no_ops_count_neither_as_steps_nor_for_the_return():
+    env = MinAtarEnv("Freeway", params={"max_steps_in_episode": 40})
+    for seed in range(3):
+        env.reset(seed=seed)
+        steps = 0
+        while True:
+            steps += 1
+            _, reward, terminated, truncated, _ = env.step(0)
+            assert reward == 0
+            if terminated or truncated:
+                break
+        assert steps == 40
+
+
+def test_a_lone_copy_starts_as_its_copy_in_a_world():
+    world, env = MinAtarVectorEnv("SpaceInvaders", 3), MinAtarEnv("SpaceInvaders")
+    batch, _ = world.reset(seed=5)
+    for i in range(3):
+        np.testing.assert_array_equal(env.reset(seed=5 + i)[0], batch[i])
+
+
+@pytest.mark.filterwarnings("ignore:.*is out of date")
+def test_the_first_version_of_an_id_has_no_no_ops():
+    for version, expected in ((0, 0), (1, NO_OP_MAX)):
+        env_id = f"sb3_moe_envs:SB3MoE/MinAtar-SpaceInvaders-v{version}"
+        assert gym.make_vec(env_id, num_envs=2).unwrapped.no_op_max == expected
+        assert gym.make(env_id).unwrapped._world.no_op_max == expected
+    assert gym.make_vec(env_id, num_envs=2, no_op_max=4).unwrapped.no_op_max == 4
+
+
+def test_training_and_evaluation_of_a_suite_begin_with_no_ops():
+    tasks = [("sb3_moe_envs:SB3MoE/MinAtar-SpaceInvaders-v1", {})]
+    env = make_multitask_vec_env(tasks, COPIES, seed=0, schedule=Cycle(10_000))
+    assert distinct(env.reset()["obs"]) > 2
+    pinned = make_pinned_env(env, COPIES, seed=1)
+    assert distinct(pinned.reset()["obs"]) > 2
+
+
+def test_a_state_of_version_0_1_goes_on_without_no_ops():
+    old = MinAtarVectorEnv("SpaceInvaders", COPIES, no_op_max=0)
+    old.reset(seed=0)
+    state = old.state_dict()
+    assert state.pop("no_op_max") == 0
+    world = MinAtarVectorEnv("SpaceInvaders", COPIES)
+    world.load_state_dict(state)
+    assert world.no_op_max == 0
+    assert distinct(world.reset(seed=1)[0]) == 1
+    other = MinAtarVectorEnv("SpaceInvaders", COPIES)
+    world.load_state_dict(other.state_dict())
+    assert world.no_op_max == NO_OP_MAX
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("Breakout-MinAtar", -1, "`no_op_max` must be at least 0, got -1"),
+        ("Breakout-MinAtar", 2.5, "`no_op_max` must be a whole number, got 2.5"),
+        ("CartPole-v1", 3, "`no_op_max` must be 0 except for MinAtar, got 3 for CartPole-v1"),
+    ],
+)
+def test_a_number_of_no_ops_that_cannot_be_is_refused(name, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        GymnaxVectorEnv(name, 2, no_op_max=wrong)

@@ -1,0 +1,207 @@
+"""A task's own action masks reach MaskablePPO, together with those of the common space."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from sb3_moe import make_multitask_vec_env
+from sb3_moe.evaluation.pinned_env import make_pinned_env
+from sb3_moe.evaluation.playing import evaluate_tasks
+from sb3_moe_envs import (
+    Cycle,
+    Interleave,
+    MultiTaskEnv,
+    MultiTaskVectorEnv,
+    Task,
+    TaskError,
+    make_multitask_vector,
+)
+
+
+class Forbidding(gym.Env[np.ndarray, Any]):
+    """Forbids a choice that changes with each step, and refuses it; three steps a game."""
+
+    def __init__(self, space: spaces.Space[Any], length: int = 3) -> None:
+        self.action_space, self.length = space, length
+        self.observation_space = spaces.Box(0, 9, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        mask, start = self.action_masks(), 0
+        for choice, size in zip(np.ravel(action), self._sizes(), strict=True):
+            assert mask[start + int(choice)], f"illegal: {action}"
+            start += size
+        self.steps += 1
+        return self._observe(), 1.0, self.steps == self.length, False, {}
+
+    def action_masks(self) -> np.ndarray:
+        """Forbid one choice in each dimension: that of the step's number."""
+        return np.concatenate([np.arange(n) != self.steps % n for n in self._sizes()])
+
+    def _sizes(self) -> list[int]:
+        if isinstance(self.action_space, spaces.Discrete):
+            return [int(self.action_space.n)]
+        if isinstance(self.action_space, spaces.MultiBinary):
+            return [2] * int(self.action_space.n)
+        return [int(n) for n in self.action_space.nvec]  # type: ignore[attr-defined]
+
+    def _observe(self) -> np.ndarray:
+        return np.array([self.steps], np.float32)
+
+
+class Free(Forbidding):
+    """Allows everything, and has no masks to say so."""
+
+    action_masks = property()  # type: ignore[assignment]  # hasattr is False
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        return self._observe(), 1.0, self.steps == self.length, False, {}
+
+
+def pair(space: spaces.Space[Any], other: spaces.Space[Any]) -> list[Task]:
+    return [
+        Task("forbids", env_fn=partial(Forbidding, space)),
+        Task("free", env_fn=partial(Free, other)),
+    ]
+
+
+DISCRETE = pair(spaces.Discrete(3), spaces.Discrete(4))
+PAIRS = {
+    "discrete": (DISCRETE, [[0, 1, 1, 0], [1, 0, 1, 0], [1, 1, 0, 0]], [1, 1, 1, 1]),
+    "multidiscrete": (
+        pair(spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([3, 3, 2])),
+        [[0, 1, 0, 0, 1, 1, 1, 0], [1, 0, 0, 1, 0, 1, 1, 0], [0, 1, 0, 1, 1, 0, 1, 0]],
+        [1] * 8,
+    ),
+    "binary": (
+        pair(spaces.MultiBinary(1), spaces.MultiBinary(2)),
+        [[0, 1, 1, 0], [1, 0, 1, 0], [0, 1, 1, 0]],
+        [1, 1, 1, 1],
+    ),
+}
+LEGAL = {"discrete": [1, 2, 0], "multidiscrete": [[1, 1, 0], [0, 0, 0], [1, 0, 0]]}
+LEGAL["binary"] = [[1, 0], [0, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_a_lone_environment_gives_both_masks_as_they_change(kind):
+    tasks, expected, free = PAIRS[kind]
+    env = MultiTaskEnv(tasks, schedule=Interleave("episodes"))
+    for _ in range(2):
+        env.reset(seed=0)
+        for mask, action in zip(expected, LEGAL[kind], strict=True):
+            assert env.action_masks().tolist() == mask
+            env.step(np.asarray(action))
+        env.reset()
+        assert env.action_masks().tolist() == free
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_a_vector_gives_both_masks_and_the_next_episodes_after_an_autoreset(kind, vectorization):
+    tasks, expected, free = PAIRS[kind]
+    env = MultiTaskVectorEnv(tasks, 4, vectorization=vectorization)
+    env.reset(seed=0)
+    for step in range(4):
+        masks = env.action_masks()
+        assert masks.tolist() == [expected[step % 3]] * 2 + [free] * 2
+        env.step(np.array([LEGAL[kind][step % 3]] * 4))
+    env.close()
+
+
+def test_a_switch_brings_the_masks_of_the_new_task():
+    env = MultiTaskVectorEnv(DISCRETE, 2, schedule=Cycle(4, num_cycles=2, order=["free", 0]))
+    env.reset(seed=0)
+    env.step(np.array([3, 3]))
+    assert env.action_masks().tolist() == [[1, 1, 1, 1]] * 2
+    env.step(np.array([3, 3]))
+    assert env.action_masks().tolist() == [[0, 1, 1, 0]] * 2
+
+
+def test_slots_of_their_own_give_both_masks():
+    env = make_multitask_vector(DISCRETE, 2, schedule=Interleave("episodes"))
+    env.reset(seed=0)
+    assert env.action_masks().tolist() == [[0, 1, 1, 0], [1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("invalid", "first", "second"),
+    [
+        # 3 and 4 become the task's 0 ("noop"), or its 0 and 1.
+        ("noop", [0, 1, 1, 0, 0], [1, 0, 1, 1, 1]),
+        ("modulo", [0, 1, 1, 0, 1], [1, 0, 1, 1, 0]),
+        ("error", [0, 1, 1, 1, 1], [1, 0, 1, 1, 1]),
+    ],
+)
+def test_a_hidden_task_allows_what_stands_for_an_allowed_action(invalid, first, second):
+    tasks = pair(spaces.Discrete(3), spaces.Discrete(5))
+    options = {"task_id": "none", "invalid_action": invalid}
+    lone = MultiTaskEnv(tasks, **options)
+    vector = MultiTaskVectorEnv(tasks, 2, **options)
+    lone.reset(seed=0)
+    vector.reset(seed=0)
+    for expected in (first, second):
+        assert lone.action_masks().tolist() == expected
+        assert vector.action_masks().tolist() == [expected, [1] * 5]
+        lone.step(2)
+        vector.step(np.array([2, 2]))
+
+
+def test_a_vector_environment_of_its_own_gives_masks_for_its_copies():
+    class Own(SyncVectorEnv):
+        pass
+
+    class Batched(gym.vector.VectorWrapper):
+        def action_masks(self):
+            return np.tile([True, False, True], (self.num_envs, 1))
+
+    def vector_fn(n):
+        fns = [partial(Free, spaces.Discrete(3))] * n
+        return Batched(Own(fns, autoreset_mode=AutoresetMode.SAME_STEP))
+
+    task = Task("own", env_fn=partial(Free, spaces.Discrete(3)), vector_fn=vector_fn)
+    env = MultiTaskVectorEnv([task, DISCRETE[1]], 3)
+    env.reset(seed=0)
+    assert env.action_masks()[:2].tolist() == [[1, 0, 1, 0]] * 2
+
+
+def test_masks_of_another_length_name_the_task():
+    class Short(Forbidding):
+        def action_masks(self):
+            return np.ones(2, bool)
+
+    tasks = [Task("short", env_fn=partial(Short, spaces.Discrete(3)))]
+    for env, shape in ((MultiTaskEnv(tasks), "2,"), (MultiTaskVectorEnv(tasks, 2), "2, 2")):
+        env.reset(seed=0)
+        message = rf"^task 0 \('short'\): `action_masks` must have the shape .*3.*, got \({shape}\)"
+        with pytest.raises(TaskError, match=message):
+            env.action_masks()
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_maskable_ppo_never_plays_what_a_task_forbids(vectorization):
+    maskable = pytest.importorskip("sb3_contrib", reason="needs the contrib extra").MaskablePPO
+    env = make_multitask_vec_env(DISCRETE, 4, seed=0, vectorization=vectorization)
+    model = maskable("MultiInputPolicy", env, n_steps=16, batch_size=32, n_epochs=1, seed=0)
+    model.learn(64)
+    env.close()
+
+
+def test_a_pinned_evaluation_plays_by_the_tasks_masks():
+    maskable = pytest.importorskip("sb3_contrib", reason="needs the contrib extra").MaskablePPO
+    env = make_multitask_vec_env(DISCRETE, 2, seed=0, schedule=Cycle(1000))
+    model = maskable("MultiInputPolicy", env, n_steps=16, batch_size=32, n_epochs=1, seed=0)
+    pinned = make_pinned_env(env, 2, seed=1)
+    assert evaluate_tasks(model, pinned, 4).lengths.tolist() == [[3.0] * 4] * 2

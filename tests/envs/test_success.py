@@ -1,0 +1,153 @@
+"""A schedule hears that an episode succeeded if any of its steps said so."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from sb3_moe_envs import MultiTaskEnv, MultiTaskVectorEnv, Task
+from sb3_moe_envs.schedules import Adaptive
+from sb3_moe_envs.schedules.base import Schedule
+
+YES, NO = {"success": True}, {"success": False}
+# What the three steps of an episode say, and what it comes to.
+EPISODES = {
+    "last": ([NO, NO, YES], 1.0),
+    "before the last": ([NO, YES, NO], 1.0),
+    "first": ([YES, {}, {}], 1.0),
+    "other key": ([{}, {"is_success": np.True_}, {"success": 0.0}], 1.0),
+    "both keys": ([{}, {"is_success": False, "success": 1.0}, {}], 1.0),
+    "a share": ([{"success": 0.5}, NO, NO], 1.0),
+    "never": ([NO, {}, {"is_success": 0}], 0.0),
+    "once denied": ([{}, NO, {}], 0.0),
+    "None": ([{"success": None}, YES, {"success": None}], 1.0),
+    "silent": ([{}, {}, {}], np.nan),
+}
+
+
+class Saying(gym.Env):
+    """Episodes whose steps say what they are told to."""
+
+    observation_space = gym.spaces.Box(0, 9, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, said):
+        self.said = said
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        # What a reset says is no step's.
+        return np.zeros(1, np.float32), {"success": True}
+
+    def step(self, action):
+        self.steps += 1
+        info = dict(self.said[self.steps - 1])
+        return np.zeros(1, np.float32), 0.0, self.steps == len(self.said), False, info
+
+
+class Listening(Schedule):
+    """One task for good; keeps what it hears of episodes."""
+
+    task = 0
+    _state = ("heard",)
+
+    def _start(self, task_names):
+        self.heard = []
+
+    def end(self, episode):
+        self.heard.append(episode.success)
+
+
+class Single:
+    """A MultiTaskEnv that resets itself, as a copy of a vector environment does."""
+
+    def __init__(self, tasks, schedule):
+        self.env = MultiTaskEnv(tasks, schedule=schedule)
+
+    def __getattr__(self, name):
+        return getattr(self.env, name)
+
+    def step(self, actions):
+        result = self.env.step(0)
+        if result[2] or result[3]:
+            self.env.reset()
+        return result
+
+
+KINDS = {"one": Single, "many": partial(MultiTaskVectorEnv, num_envs=1)}
+
+
+def says(episode, kind, schedule=None, copies=1):
+    tasks = [Task("says", env_fn=partial(Saying, episode))] * copies
+    return KINDS[kind](tasks, schedule=schedule or Listening())
+
+
+def play(env, steps):
+    for _ in range(steps):
+        env.step(np.zeros(1, np.int64))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("episode", "success"), EPISODES.values(), ids=EPISODES)
+def test_an_episode_succeeds_if_any_of_its_steps_says_so(kind, episode, success):
+    env = says(episode, kind)
+    env.reset(seed=0)
+    play(env, 6)
+    np.testing.assert_array_equal(env.schedule.heard, [success, success])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rule_of_successes_moves_on_though_the_last_steps_say_nothing(kind):
+    env = says([NO, YES, NO], kind, Adaptive("success>=1", window=2), copies=2)
+    env.reset(seed=0)
+    play(env, 5)
+    assert env.schedule.task == 0
+    play(env, 1)
+    assert env.schedule.task == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_episode_that_was_left_says_nothing_of_the_next(kind):
+    episode = [YES, {}, {}]
+    env = says(episode, kind)
+    env.reset(seed=0)
+    play(env, 1)
+    episode[0] = NO
+    env.reset()
+    play(env, 3)
+    assert env.schedule.heard[-1] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("old", "success"), [(False, 1.0), (True, 0.0)])
+def test_a_state_keeps_the_running_success_and_one_without_goes_on(kind, old, success):
+    env = says([YES, {}, NO], kind)
+    env.reset(seed=0)
+    play(env, 1)
+    state = env.state_dict()
+    for part in ("episode", "slots"):
+        for name in ("_success", "_successes") if old else ():
+            state.get(part, {}).pop(name, None)
+    other = says([YES, {}, NO], kind)
+    other.reset(seed=0)
+    play(other, 1)
+    other.load_state_dict(state)
+    play(other, 2)
+    assert other.schedule.heard == [success]
+
+
+def test_slots_succeed_each_on_its_own():
+    tasks = [Task("says", env_fn=partial(Saying, [NO, YES, NO]))]
+    env = MultiTaskVectorEnv(tasks, 3, schedule=Listening())
+    env.reset(seed=0)
+    told = iter([[YES, NO, NO], [NO, NO, NO], [NO, YES, {}]])
+    for part in env._parts:
+        for copy in part.env.envs:
+            copy.unwrapped.said = next(told)
+    for _ in range(3):
+        env.step(np.zeros(3, np.int64))
+    assert env.schedule.heard == [1.0, 0.0, 1.0]

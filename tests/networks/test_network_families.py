@@ -1,0 +1,65 @@
+"""Families of policies: how one is found, and how a user adds one."""
+
+import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import nn
+
+from sb3_moe.networks import Network, Networks, families, networks_of, register_networks
+
+
+class OneTower(ActorCriticPolicy):
+    """A policy of a user's own, which has an ``action_net`` but no value network."""
+
+
+@pytest.fixture
+def registered():
+    """Let a test register families that no other sees."""
+    before = list(families.FAMILIES)
+    yield
+    families.FAMILIES[:] = before
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_user_can_add_a_family_which_goes_before_those_there_are():
+    @register_networks
+    class OwnNetworks(Networks):
+        """Where OneTower keeps things."""
+
+        @classmethod
+        def fits(cls, policy):
+            return isinstance(policy, OneTower)
+
+        def networks(self):
+            policy = self.policy
+            return [Network("both", policy.features_extractor, policy.mlp_extractor)]
+
+        def run(self, obs, actions=None):
+            self.policy(obs)
+
+        def outputs(self, obs):
+            return {"both": self.policy.predict_values(obs).flatten()}
+
+    model = PPO(OneTower, "CartPole-v1", device="cpu")
+    networks = networks_of(model.policy)
+    assert type(networks) is OwnNetworks
+    assert networks.towers() == {"both": [model.policy.mlp_extractor]}
+    # What its family does not name goes by the policy's own name for it.
+    assert networks.owners()[model.policy.action_net] == "action_net"
+
+
+def test_what_is_no_family_is_refused():
+    with pytest.raises(TypeError, match=r"`family` must be a subclass of Networks, got .*Linear"):
+        register_networks(nn.Linear)
+
+
+def test_a_policy_of_no_known_family_is_refused_and_told_what_to_do():
+    policy = PPO("MlpPolicy", "CartPole-v1", device="cpu").policy
+    # SB3 asks a user's own hidden layers for two methods only, so they may be called anything.
+    policy.mlp_extractor = nn.Linear(4, 4)
+    with pytest.raises(
+        TypeError,
+        match=r"`policy` must be of a known family \(RecurrentNetworks, .*\), got "
+        r"ActorCriticPolicy; register_networks adds one",
+    ):
+        networks_of(policy)

@@ -1,0 +1,45 @@
+"""A router, a kind of expert and a placement, as a user would write them."""
+
+from torch import nn
+
+from sb3_moe.layers import MoELayer
+from sb3_moe.policies.placements import Placement
+
+
+class Tempered(MoELayer):
+    """Weigh all experts by the softmax of scores at a temperature."""
+
+    name = "tempered"
+    title = "Tempered"
+    meaning = "a router at a temperature weighs all of them"
+    learns = True
+    losses = frozenset({"balance"})
+
+    def __init__(self, experts, sees, *, temperature=1.0):
+        super().__init__(experts)
+        self.scores = nn.Linear(sees.features, sees.num_experts)
+        self.temperature = temperature
+
+    def route(self, x_BNI, router_BNR):
+        logits_BNE = self.scores(router_BNR) / self.temperature
+        return self.combine(x_BNI, logits_BNE.softmax(-1), logits_BNE=logits_BNE)
+
+
+class Skipping(nn.Module):
+    """A hidden layer with a way around it: no row of layers, so it can't be stacked."""
+
+    def __init__(self, in_features, width, out_features, activation, *, scale=1.0):
+        super().__init__()
+        self.inside = nn.Linear(in_features, width)
+        self.activation = activation
+        self.outside = nn.Linear(width, out_features)
+        self.around = nn.Linear(in_features, out_features)
+        self.scale = scale
+
+    def forward(self, x):
+        return self.around(x) + self.scale * self.outside(self.activation(self.inside(x)))
+
+
+ENDS = Placement(
+    name="ends", meaning="experts in place of the last two layers", hidden=-1, head="own"
+)

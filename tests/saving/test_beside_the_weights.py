@@ -1,0 +1,473 @@
+"""Replay buffers, running statistics, classes of the user's own, and what can't be saved."""
+
+import arena
+import forge
+import gymnasium as gym
+import numpy as np
+import pytest
+import safetensors.torch
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.her import HerReplayBuffer
+
+import sb3_moe
+from sb3_moe import UnsafeFileError, make_multitask_vec_env
+from sb3_moe.buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
+from sb3_moe.saving.spaces import decode_space, encode_space
+from sb3_moe.saving.tensors import pack
+from sb3_moe.saving.values import Decoder, Encoder
+from sb3_moe.snapshot.generators import preserved_generators
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
+
+TASKS = ["CartPole-v1", "MountainCar-v0", "CartPole-v1"]
+
+
+def load(path, *args, **kwargs):
+    return sb3_moe.load(path, *args, device="cpu", **kwargs)
+
+
+def drawn(model, n=32):
+    with preserved_generators():
+        return model.replay_buffer.sample(n, env=model.get_vec_normalize_env())
+
+
+def assert_same_samples(ours, theirs):
+    for name, mine, other in zip(ours._fields, ours, theirs, strict=True):
+        pairs = [(mine[k], other[k]) for k in mine] if isinstance(mine, dict) else [(mine, other)]
+        assert all(th.equal(a, b) for a, b in pairs if a is not None), name
+
+
+# Replay buffers.
+
+
+def multi_task_env(n_envs=3):
+    return make_multitask_vec_env(TASKS, n_envs=n_envs, seed=0)
+
+
+@pytest.mark.parametrize("steps", [24, 90], ids=["part", "full"])
+@pytest.mark.parametrize("kind", [ReplayBuffer, DeviceReplayBuffer])
+def test_a_replay_buffer_draws_the_same(kind, steps, tmp_path):
+    model = arena.train(arena.make("DQN", model={"replay_buffer_class": kind}), steps)
+    sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
+    loaded = load(tmp_path / "x.moe")
+    assert loaded.replay_buffer.pos == model.replay_buffer.pos
+    assert loaded.replay_buffer.full == model.replay_buffer.full == (steps == 90)
+    assert_same_samples(drawn(model), drawn(loaded))
+
+
+@pytest.mark.parametrize("steps", [60, 150], ids=["part", "full"])
+def test_a_multi_task_buffer_and_its_statistics_draw_the_same(steps, tmp_path):
+    env = PerTaskVecNormalize(multi_task_env())
+    arguments = {"replay_buffer_class": MultiTaskReplayBuffer, "buffer_size": 99}
+    model = arena.make("DQN", "MoeMultiInputPolicy", env, model=arguments, net_arch=[4])
+    arena.train(model, steps)
+    sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
+    loaded = load(tmp_path / "x.moe", multi_task_env())
+    assert type(loaded.get_vec_normalize_env()) is PerTaskVecNormalize
+    assert_same_samples(drawn(model), drawn(loaded))
+    arena.train(loaded)
+
+
+def test_without_its_buffer_a_model_begins_with_an_empty_one(tmp_path):
+    model = arena.train(arena.make("DQN"))
+    sb3_moe.save(model, tmp_path / "x.moe")
+    assert load(tmp_path / "x.moe").replay_buffer.size() == 0
+
+
+def test_a_model_without_a_replay_buffer_says_so(tmp_path):
+    with pytest.raises(ValueError, match="`replay_buffer` must be False for PPO, got True"):
+        sb3_moe.save(arena.make("PPO"), tmp_path / "x.moe", replay_buffer=True)
+
+
+class OwnBuffer(ReplayBuffer):
+    pass
+
+
+def test_a_buffer_of_the_users_own_is_not_saved_but_may_be_made(tmp_path):
+    model = arena.train(arena.make("DQN", model={"replay_buffer_class": OwnBuffer}))
+    with pytest.raises(ValueError, match="`replay_buffer` must be False for a OwnBuffer"):
+        sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
+    assert not list(tmp_path.iterdir())
+    sb3_moe.save(model, tmp_path / "x.moe")
+    loaded = load(tmp_path / "x.moe", custom_objects={"OwnBuffer": OwnBuffer})
+    assert type(loaded.replay_buffer) is OwnBuffer
+
+
+def test_hindsight_replay_is_refused_with_what_to_use(tmp_path):
+    keys = ("observation", "achieved_goal", "desired_goal")
+    space = spaces.Dict(dict.fromkeys(keys, arena.FLAT))
+    arguments = {"replay_buffer_class": HerReplayBuffer}
+    model = arena.make(
+        "SAC", "MoeMultiInputPolicy", arena.Arena(space, arena.BOX), model=arguments, net_arch=[4]
+    )
+    with pytest.raises(ValueError, match=r"HerReplayBuffer is built around .* use model.save"):
+        sb3_moe.save(model, tmp_path / "x.moe")
+
+
+def test_transitions_of_another_number_of_environments_are_refused(tmp_path):
+    model = arena.train(arena.make("DQN"))
+    sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
+    env = make_vec_env(lambda: arena.default_env("DQN", "MoeMlpPolicy"), n_envs=2)
+    with pytest.raises(UnsafeFileError, match="where the model needs"):
+        load(tmp_path / "x.moe", env)
+
+
+def test_more_places_than_the_buffer_has_are_refused(tmp_path):
+    arguments = {"replay_buffer_class": MultiTaskReplayBuffer}
+    model = arena.make("DQN", "MoeMultiInputPolicy", multi_task_env(), model=arguments)
+    arena.train(model, 60)
+    model.replay_buffer._places._places[0] = np.zeros(100, dtype=np.int64)
+    model.replay_buffer._places._counts[0] = 100
+    sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
+    with pytest.raises(UnsafeFileError, match="has too many 'places/0'"):
+        load(tmp_path / "x.moe")
+
+
+@pytest.mark.parametrize("change", ["outside", "of another", "twice"])
+def test_places_that_do_not_fit_the_tasks_are_refused(change, tmp_path):
+    arguments = {"replay_buffer_class": MultiTaskReplayBuffer}
+    model = arena.make("DQN", "MoeMultiInputPolicy", multi_task_env(), model=arguments)
+    arena.train(model, 60)
+    places = model.replay_buffer._places
+    if change == "outside":
+        places._places[0][0] = 10**6
+    elif change == "of another":
+        places._places[0][0] = places._places[1][0]
+    else:
+        places._places[0][1] = places._places[0][0]
+    sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
+    with pytest.raises(UnsafeFileError, match=r"replay_buffer.safetensors lists"):
+        load(tmp_path / "x.moe")
+
+
+# Running statistics.
+
+
+def normalised(**kwargs):
+    venv = make_vec_env(lambda: arena.default_env("PPO", "MoeMlpPolicy"), n_envs=2, seed=0)
+    return VecNormalize(venv, **kwargs)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = arena.train(arena.make("PPO", env=normalised(gamma=0.9), net_arch=[4]), 64)
+    sb3_moe.save(model, tmp_path / "x.moe")
+    return model, tmp_path / "x.moe"
+
+
+def statistics(env):
+    return [np.copy(x) for rms in (env.obs_rms, env.ret_rms) for x in (rms.mean, rms.var)]
+
+
+def assert_same_statistics(ours, theirs):
+    for mine, other in zip(statistics(ours), statistics(theirs), strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert ours.obs_rms.count == theirs.obs_rms.count
+
+
+def test_a_plain_environment_is_wrapped_in_the_files_normaliser(saved):
+    model, path = saved
+    loaded = load(path, normalised().venv)
+    env = loaded.get_vec_normalize_env()
+    assert_same_statistics(env, model.get_vec_normalize_env())
+    assert env.gamma == 0.9
+    arena.train(loaded, 64)
+    assert_same_statistics(env, loaded.env)
+
+
+def test_a_normalised_environment_gets_the_statistics_and_keeps_its_settings(saved):
+    model, path = saved
+    env = normalised(training=False, norm_reward=False)
+    loaded = load(path, env)
+    assert loaded.get_vec_normalize_env() is env
+    assert_same_statistics(env, model.get_vec_normalize_env())
+    assert not env.training
+    assert not env.norm_reward
+
+
+def test_statistics_can_be_left_where_they_are(saved, tmp_path):
+    model, path = saved
+    env = normalised()
+    before = statistics(env)
+    load(path, env, normalizer=False)
+    assert all(map(np.array_equal, statistics(env), before))
+    assert load(path, env.venv, normalizer=False).get_vec_normalize_env() is None
+    sb3_moe.save(model, tmp_path / "without.moe", normalizer=False)
+    assert load(tmp_path / "without.moe", env.venv).get_vec_normalize_env() is None
+
+
+class OwnNormalize(VecNormalize):
+    pass
+
+
+def test_an_environment_with_another_normaliser_is_refused(saved, tmp_path):
+    _, path = saved
+    with pytest.raises(ValueError, match=r"normalised by OwnNormalize .* statistics of VecNormal"):
+        load(path, OwnNormalize(normalised().venv))
+    with pytest.raises(ValueError, match=r"`env` normalises \['return'\] and the file has"):
+        load(path, normalised(norm_obs=False))
+    own = arena.make("PPO", env=OwnNormalize(normalised().venv), net_arch=[4])
+    with pytest.raises(ValueError, match="`normalizer` must be False for a OwnNormalize"):
+        sb3_moe.save(own, tmp_path / "own.moe")
+
+
+def test_statistics_of_other_tasks_are_refused(tmp_path):
+    env = PerTaskVecNormalize(multi_task_env())
+    model = arena.make("PPO", "MoeMultiInputPolicy", env, net_arch=[4])
+    sb3_moe.save(model, tmp_path / "x.moe")
+    other = PerTaskVecNormalize(multi_task_env())
+    other.ret_rms.tasks.pop()
+    with pytest.raises(ValueError, match="`env` needs statistics 'return' of"):
+        load(tmp_path / "x.moe", other)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "text"),
+    [
+        (("settings", "gamma"), "x", "its normalizer's `gamma` is of the wrong type"),
+        (("statistics", "obs", 0, "more"), 1, "must have mean, var and count"),
+        (("statistics", "obs", 0, "mean"), {"array": "0"}, "it names the array"),
+        (("statistics", "obs", 0, "var"), "0", "must be float64 of one shape"),
+    ],
+)
+def test_statistics_that_are_none_are_refused(at, value, text, saved, tmp_path):
+    parts = forge.changed(forge.parts_of(saved[1]), ("normalizer", *at), value)
+    with pytest.raises(UnsafeFileError, match=text):
+        load(forge.forge(tmp_path / "forged.moe", parts))
+
+
+# The caller's own.
+
+
+def test_what_the_caller_has_stays_as_it_was_when_loading_fails(saved, tmp_path):
+    _, path = saved
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") - 5] ^= 1  # in the last entry, the optimisers
+    path.write_bytes(data)
+    env = normalised()
+    env.reset()
+    before, attributes = statistics(env), dict(vars(env))
+    np.random.seed(3)
+    th.manual_seed(3)
+    with pytest.raises(UnsafeFileError, match=r"optimizers.safetensors is damaged"):
+        load(path, env)
+    drawn = np.random.rand(), th.rand(1).item()
+    np.random.seed(3)
+    th.manual_seed(3)
+    assert drawn == (np.random.rand(), th.rand(1).item())
+    assert all(map(np.array_equal, statistics(env), before))
+    assert all(vars(env)[name] is value for name, value in attributes.items())
+
+
+def test_an_environment_with_other_spaces_is_refused_as_sb3_does(saved):
+    _, path = saved
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        load(path, gym.make("CartPole-v1"))
+
+
+class OwnExtractor(FlattenExtractor):
+    pass
+
+
+class OwnActivation(th.nn.Tanh):
+    pass
+
+
+class OwnPolicy(PPO.policy_aliases["MoeMlpPolicy"]):
+    pass
+
+
+class WithMore(OwnActivation):
+    def get_extra_state(self):
+        return {"anything": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_a_module_with_more_than_tensors_is_refused(tmp_path):
+    model = arena.make("PPO", net_arch=[4], placement="none", activation_fn=WithMore)
+    with pytest.raises(ValueError, match=r"_extra_state can't be saved: it is no tensor but"):
+        sb3_moe.save(model, tmp_path / "x.moe")
+
+
+class OwnPPO(PPO):
+    pass
+
+
+def own_rate(progress):
+    return 1e-3 * progress
+
+
+def test_classes_and_functions_of_the_users_own_are_given_by_name(tmp_path):
+    model = OwnPPO(
+        OwnPolicy,
+        arena.default_env("PPO", "MoeMlpPolicy"),
+        learning_rate=own_rate,
+        device="cpu",
+        policy_kwargs={
+            "activation_fn": OwnActivation,
+            "features_extractor_class": OwnExtractor,
+            "net_arch": [4],
+        },
+        **arena.small("PPO"),
+    )
+    sb3_moe.save(model, tmp_path / "x.moe")
+    own = {each.__name__: each for each in (OwnPPO, OwnPolicy, OwnActivation, OwnExtractor)}
+    own["own_rate"] = own_rate
+    loaded = load(tmp_path / "x.moe", custom_objects=own)
+    assert type(loaded) is OwnPPO
+    assert type(loaded.policy) is OwnPolicy
+    assert isinstance(loaded.policy.features_extractor, OwnExtractor)
+    assert loaded.lr_schedule(0.5) == 0.5e-3
+    arena.assert_same_weights(model.policy, loaded.policy)
+    for name in own:
+        rest = {key: value for key, value in own.items() if key != name}
+        with pytest.raises(UnsafeFileError, match=f"pass custom_objects={{'{name}': ...}}"):
+            load(tmp_path / "x.moe", custom_objects=rest)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (lambda progress: 1e-3, "`learning_rate` can't be saved: .* has no name under which"),
+        (type("Schedule", (), {"__call__": lambda self, p: 1e-3})(), "without pickle"),
+    ],
+    ids=["lambda", "object"],
+)
+def test_what_has_no_name_can_not_be_saved(value, text, tmp_path):
+    model = arena.make("PPO", model={"learning_rate": value})
+    with pytest.raises(ValueError, match=text):
+        sb3_moe.save(model, tmp_path / "x.moe")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_major_version_is_named_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("sb3_moe.saving.versions.__version__", "7.0.0")
+    sb3_moe.save(arena.make("PPO", net_arch=[4]), tmp_path / "x.moe")
+    with pytest.warns(UserWarning, match="x.moe was written by sb3_moe 7.0.0 and this is"):
+        load(tmp_path / "x.moe")
+
+
+@pytest.mark.filterwarnings("ignore:.*sb3_contrib.*")
+def test_an_algorithm_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    sb3_moe.save(arena.make("TRPO", net_arch=[4]), tmp_path / "x.moe")
+    monkeypatch.setattr("sb3_moe.saving.classes._is_installed", lambda name: False)
+    with pytest.raises(UnsafeFileError, match="its algorithm is TRPO, which needs sb3-contrib"):
+        load(tmp_path / "x.moe")
+
+
+# Values and spaces by themselves.
+
+
+def through_json(encode, decode, value):
+    from sb3_moe.saving import strict_json
+
+    encoder = Encoder()
+    data = strict_json.dumps(encode(encoder, value))
+    return decode(Decoder(encoder.arrays, {}), strict_json.loads(data, "it"))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-1, np.inf, (2, 3), np.float64),
+        spaces.Box(np.array([0, 3]), np.array([1, 9]), dtype=np.int16),
+        spaces.Discrete(5, start=-2),
+        spaces.Discrete(5, dtype=np.int32),
+        spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [2, 3]]),
+        spaces.MultiBinary(4),
+        spaces.MultiBinary([2, 3]),
+        spaces.Text(7, min_length=0, charset="ßäx"),
+        spaces.Dict({"b": spaces.Dict({"x": arena.FLAT}), "a": spaces.Discrete(2)}),
+        spaces.Dict([("b", spaces.Discrete(2)), ("a", spaces.Discrete(3))]),
+        spaces.Tuple([spaces.Discrete(2), spaces.Tuple([arena.IMAGE])]),
+    ],
+    ids=str,
+)
+def test_spaces_of_all_kinds_come_back(space):
+    found = through_json(encode_space, decode_space, space)
+    assert found == space
+    assert found.dtype == space.dtype
+    if isinstance(space, spaces.Dict):
+        assert list(found.spaces) == list(space.spaces)
+
+
+def test_a_space_that_has_no_arguments_here_is_refused():
+    with pytest.raises(ValueError, match="spaces of this kind can't be saved: Sequence"):
+        encode_space(Encoder(), spaces.Sequence(spaces.Discrete(2)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        3,
+        -0.1,
+        float("inf"),
+        "text",
+        [1, [2.5, None]],
+        (1, ("a",)),
+        {"a": {"tuple": [1]}, "dict": (1,)},
+        np.float32(1.5),
+        np.int64(-3),
+        np.float64,
+    ],
+    ids=repr,
+)
+def test_values_come_back_with_their_types(value):
+    found = through_json(
+        lambda encoder, v: encoder.encode("x", v), lambda decoder, v: decoder.decode("x", v), value
+    )
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_nan_and_arrays_come_back():
+    value = {"nan": float("nan"), "array": np.arange(6, dtype=np.uint16).reshape(2, 3)}
+    found = through_json(
+        lambda encoder, v: encoder.encode("x", v), lambda decoder, v: decoder.decode("x", v), value
+    )
+    assert np.isnan(found["nan"])
+    np.testing.assert_array_equal(found["array"], value["array"])
+    assert found["array"].dtype == np.uint16
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({1: 2}, "the key 1 is no text"),
+        (object(), "`x` can't be saved without pickle"),
+        ({"y": {1, 2}}, "`y` can't be saved without pickle"),
+    ],
+    ids=repr,
+)
+def test_values_without_a_form_in_json_are_refused(value, text):
+    with pytest.raises(ValueError, match=text):
+        Encoder().encode("x", value)
+
+
+def test_tensors_that_share_memory_and_views_are_packed():
+    whole = th.arange(12.0).reshape(3, 4)
+    named = {"whole": whole, "again": whole, "row": whole[1], "turned": whole.T}
+    found = safetensors.torch.load(pack(named))
+    assert all(th.equal(found[name], tensor) for name, tensor in named.items())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.array(["a"]), "x can't be saved: it is an array of <U1"),
+        (th.zeros(1, dtype=th.complex64), "x can't be saved: its dtype is torch.complex64"),
+    ],
+    ids=["text", "complex"],
+)
+def test_tensors_without_a_form_in_safetensors_are_refused(value, text):
+    with pytest.raises(ValueError, match=text):
+        pack({"x": value})

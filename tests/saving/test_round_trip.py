@@ -1,0 +1,294 @@
+"""A model that was saved and loaded acts the same, and takes bit for bit the same next step."""
+
+import copy
+import zipfile
+
+import arena
+import cases
+import numpy as np
+import pytest
+import safetensors.torch
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO, SAC, TD3
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import (
+    NormalActionNoise,
+    OrnsteinUhlenbeckActionNoise,
+    VectorizedActionNoise,
+)
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.utils import LinearSchedule
+
+import sb3_moe
+from sb3_moe.buffers import DeviceReplayBuffer, DeviceRolloutBuffer
+from sb3_moe.callbacks.task_switch import Restarted
+from sb3_moe.learning_rates import LinearPerBlock
+from sb3_moe.snapshot.generators import preserved_generators
+
+EVERY = cases.every_case()
+FLAT = [case for case in EVERY if arena.kind_of(case.alias) == "Mlp"]
+# Pictures once for each kind of algorithm; what differs between algorithms shows without them.
+IMAGES = [
+    cases.Case("PPO", "MoeCnnPolicy", "middle", "expert_choice", "conv"),
+    cases.Case("DQN", "MoeMultiInputPolicy", "big", "task", "sample"),
+    cases.Case("SAC", "MoeCnnPolicy", "all", "soft", "feature"),
+    cases.Case("RecurrentPPO", "MoeMultiInputLstmPolicy", "final", "top_k", "sample"),
+]
+COVER = [*cases.pairwise(FLAT), *IMAGES]
+
+
+def build(case):
+    options = cases.options_of(case)
+    num_tasks = 0
+    if case.router == "task" and arena.kind_of(case.alias) != "MultiInput":
+        num_tasks = arena.NUM_TASKS
+        options["features_extractor_kwargs"] = {"num_tasks": num_tasks}
+    env = arena.default_env(case.algorithm, case.alias, num_tasks)
+    if "Lstm" in case.alias:
+        options["lstm_hidden_size"] = 12
+    return arena.make(case.algorithm, case.alias, env, **options)
+
+
+def round_trip(model, path, **kwargs):
+    off_policy = hasattr(model, "replay_buffer")
+    sb3_moe.save(model, path / "x.moe", replay_buffer=off_policy)
+    return sb3_moe.load(path / "x.moe", device="cpu", **kwargs)
+
+
+def step(model):
+    """Take a gradient step, and leave the generators as they were."""
+    with preserved_generators():
+        if hasattr(model, "replay_buffer"):
+            model.train(gradient_steps=3, batch_size=8)
+        else:
+            model.train()
+
+
+def assert_goes_on_alike(model, loaded):
+    obs = arena.observe(model)
+    np.testing.assert_array_equal(arena.predict(loaded, obs), arena.predict(model, obs))
+    arena.assert_same_weights(model.policy, loaded.policy)
+    loaded.set_logger(model.logger)
+    if not hasattr(model, "replay_buffer"):
+        loaded.rollout_buffer = copy.deepcopy(model.rollout_buffer)
+    before = copy.deepcopy(model.policy.state_dict())
+    step(model)
+    step(loaded)
+    arena.assert_same_weights(model.policy, loaded.policy)
+    after = model.policy.state_dict()
+    return any(not th.equal(before[name], after[name]) for name in before)
+
+
+def check(model, path, **kwargs):
+    arena.train(model, 24)
+    # Learning rates that fall to zero have not yet.
+    model._current_progress_remaining = 0.3
+    loaded = round_trip(model, path, **kwargs)
+    assert type(loaded) is type(model)
+    assert type(loaded.policy) is type(model.policy)
+    for name in ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining"):
+        assert getattr(loaded, name) == getattr(model, name), name
+    # TRPO takes no step where its line search fails.
+    assert assert_goes_on_alike(model, loaded) or "TRPO" in type(model).__name__
+    return loaded
+
+
+@pytest.mark.parametrize("case", COVER, ids=str)
+def test_a_loaded_model_takes_the_same_next_step(case, tmp_path):
+    check(build(case), tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", EVERY, ids=str)
+def test_every_loaded_model_takes_the_same_next_step(case, tmp_path):
+    check(build(case), tmp_path)
+
+
+@pytest.mark.parametrize(("algorithm", "alias"), arena.PAIRS)
+def test_models_with_policies_of_sb3_are_saved_too(algorithm, alias, tmp_path):
+    if arena.kind_of(alias) == "Cnn":
+        pytest.skip("SB3's networks for pictures are large, and differ in nothing that is saved")
+    model = arena.algorithm_class(algorithm)(
+        alias.removeprefix("Moe"),
+        arena.default_env(algorithm, alias),
+        policy_kwargs={"net_arch": [8]},
+        seed=0,
+        device="cpu",
+        **arena.small(algorithm),
+    )
+    check(model, tmp_path)
+
+
+SETTINGS = {
+    "gsde": ("PPO", arena.BOX, {"use_sde": True, "sde_sample_freq": 2}, {}),
+    "gsde-sac": ("SAC", arena.BOX, {"use_sde": True}, {}),
+    "fixed-entropy": ("SAC", arena.BOX, {"ent_coef": 0.1}, {}),
+    "auto-entropy": ("TQC", arena.BOX, {"ent_coef": "auto_0.3", "target_entropy": -1.5}, {}),
+    "n-step": ("DQN", arena.DISCRETE, {"n_steps": 3}, {}),
+    "device-replay": ("DQN", arena.DISCRETE, {"replay_buffer_class": DeviceReplayBuffer}, {}),
+    "device-rollout": ("PPO", arena.DISCRETE, {"rollout_buffer_class": DeviceRolloutBuffer}, {}),
+    "lean-replay": (
+        "DQN",
+        arena.DISCRETE,
+        {
+            "optimize_memory_usage": True,
+            "replay_buffer_kwargs": {"handle_timeout_termination": False},
+        },
+        {},
+    ),
+    "episodes": ("TD3", arena.BOX, {"train_freq": (2, "episode"), "gradient_steps": -1}, {}),
+    "clip-vf": ("PPO", arena.DISCRETE, {"clip_range_vf": 0.3, "target_kl": 0.5}, {}),
+    "adamw": (
+        "A2C",
+        arena.DISCRETE,
+        {},
+        {
+            "optimizer_class": th.optim.AdamW,
+            "optimizer_kwargs": {"weight_decay": 0.1, "betas": (0.8, 0.99), "amsgrad": True},
+        },
+    ),
+    "sgd": ("PPO", arena.DISCRETE, {}, {"optimizer_class": th.optim.SGD}),
+    "momentum": (
+        "PPO",
+        arena.DISCRETE,
+        {},
+        {"optimizer_class": th.optim.SGD, "optimizer_kwargs": {"momentum": 0.9}},
+    ),
+    "tf": ("A2C", arena.DISCRETE, {}, {"optimizer_class": RMSpropTFLike}),
+    "activation": ("PPO", arena.DISCRETE, {}, {"activation_fn": th.nn.ELU}),
+    "per-tower": (
+        "SAC",
+        arena.BOX,
+        {},
+        {"placement": {"pi": "all", "qf": "big"}, "net_arch": {"pi": [8], "qf": [6, 7]}},
+    ),
+    "apart": ("PPO", arena.BOX, {}, {"share_features_extractor": False, "log_std_init": -1.0}),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_every_kind_are_kept(name, tmp_path):
+    algorithm, actions, arguments, options = SETTINGS[name]
+    env = arena.Arena(arena.FLAT, actions)
+    options = {"net_arch": [8], **options}
+    check(arena.make(algorithm, env=env, model=arguments, **options), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3), spaces.Discrete(3, start=-1)],
+    ids=str,
+)
+def test_actions_of_every_kind_are_kept(actions, tmp_path):
+    env = arena.Arena(arena.FLAT, actions)
+    loaded = check(arena.make("PPO", env=env, net_arch=[8]), tmp_path)
+    assert loaded.action_space == actions
+
+
+SCHEDULES = {
+    "constant": 1e-3,
+    "linear": LinearSchedule(1e-3, 1e-4, 0.7),
+    "blocks": LinearPerBlock(1e-3, 3),
+    "restarted": Restarted(LinearPerBlock(1e-3, 2), 0.9),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_kept(name, tmp_path):
+    model = arena.make("PPO", model={"learning_rate": SCHEDULES[name], "clip_range": 0.1})
+    loaded = check(model, tmp_path)
+    for at in (0.8, 0.5, 0.123, 0.0):
+        assert loaded.lr_schedule(at) == model.lr_schedule(at)
+        assert loaded.clip_range(at) == model.clip_range(at)
+
+
+def test_schedules_that_a_callback_restarted_stay_restarted(tmp_path):
+    model = arena.make("DQN")
+    arena.train(model)
+    model.exploration_schedule = Restarted(model.exploration_schedule, 0.5)
+    model.lr_schedule = Restarted(model.lr_schedule, 0.5)
+    loaded = round_trip(model, tmp_path)
+    assert loaded.exploration_schedule(0.45) == model.exploration_schedule(0.45) != 0.05
+    assert isinstance(loaded.lr_schedule, Restarted)
+
+
+@pytest.mark.parametrize("kind", [NormalActionNoise, OrnsteinUhlenbeckActionNoise])
+def test_action_noise_is_kept(kind, tmp_path):
+    noise = kind(np.zeros(2), 0.1 * np.ones(2))
+    loaded = check(arena.make("TD3", model={"action_noise": noise}, net_arch=[8]), tmp_path)
+    assert repr(loaded.action_noise) == repr(noise)
+
+
+def test_the_noise_of_several_environments_is_made_anew(tmp_path):
+    env = make_vec_env(lambda: arena.default_env("TD3", "MoeMlpPolicy"), n_envs=2)
+    noise = NormalActionNoise(np.zeros(2), 0.1 * np.ones(2))
+    model = arena.make("TD3", env=env, model={"action_noise": noise}, net_arch=[8])
+    arena.train(model)
+    assert isinstance(model.action_noise, VectorizedActionNoise)
+    loaded = round_trip(model, tmp_path, env=env)
+    assert repr(loaded.action_noise) == repr(noise)
+    arena.train(loaded)
+    assert isinstance(loaded.action_noise, VectorizedActionNoise)
+
+
+def test_training_goes_on_with_an_environment(tmp_path):
+    model = arena.train(arena.make("SAC", net_arch=[8]))
+    env = arena.default_env("SAC", "MoeMlpPolicy")
+    loaded = round_trip(model, tmp_path, env=env)
+    loaded.learn(16, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 32
+
+
+def test_other_numbers_of_environments_get_buffers_of_their_size(tmp_path):
+    model = arena.train(arena.make("PPO"))
+    env = make_vec_env(lambda: arena.default_env("PPO", "MoeMlpPolicy"), n_envs=3)
+    loaded = round_trip(model, tmp_path, env=env)
+    assert loaded.n_envs == loaded.rollout_buffer.n_envs == 3
+    loaded.learn(48)
+
+
+def test_loading_draws_from_the_generators_only_as_sb3_does(tmp_path):
+    model = arena.train(arena.make("PPO"))
+    loaded = round_trip(model, tmp_path)
+    assert loaded.seed == model.seed
+    drawn = np.random.rand()
+    np.random.seed(model.seed)
+    assert drawn == np.random.rand()
+
+
+@pytest.mark.parametrize("algorithm", [PPO, DQN, SAC, TD3])
+def test_saving_leaves_the_model_as_it_was(algorithm, tmp_path):
+    model = arena.train(arena.make(algorithm.__name__, net_arch=[8]))
+    before = {name: copy.copy(value) for name, value in vars(model).items()}
+    weights = copy.deepcopy(model.policy.state_dict())
+    with_buffer = hasattr(model, "replay_buffer")
+    sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=with_buffer)
+    assert set(vars(model)) == set(before)
+    assert all(th.equal(value, weights[name]) for name, value in model.policy.state_dict().items())
+
+
+def test_the_tensors_can_be_read_by_safetensors_itself(tmp_path):
+    model = arena.train(arena.make("SAC", net_arch=[4]))
+    sb3_moe.save(model, tmp_path / "x.moe")
+    with zipfile.ZipFile(tmp_path / "x.moe") as archive:
+        found = safetensors.torch.load(archive.read("weights.safetensors"))
+    for name, tensor in model.policy.state_dict().items():
+        assert th.equal(found[f"policy/{name}"], tensor)
+    assert th.equal(found["log_ent_coef"], model.log_ent_coef)
+
+
+def test_a_file_says_who_wrote_it_and_is_the_same_twice(tmp_path):
+    model = arena.train(arena.make("PPO", net_arch=[8]))
+    for name in ("a.moe", "b.moe"):
+        sb3_moe.save(model, tmp_path / name)
+    assert (tmp_path / "a.moe").read_bytes() == (tmp_path / "b.moe").read_bytes()
+    assert f'"sb3_moe": "{sb3_moe.__version__}"'.encode() in (tmp_path / "a.moe").read_bytes()
+
+
+@pytest.mark.parametrize("actions", [spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3)], ids=str)
+def test_masked_actions_of_every_kind_are_kept(actions, tmp_path):
+    model = arena.make("MaskablePPO", env=arena.Arena(arena.FLAT, actions), net_arch=[8])
+    loaded = round_trip(model, tmp_path)
+    assert loaded.action_space == actions
+    assert loaded.rollout_buffer.mask_dims == model.rollout_buffer.mask_dims

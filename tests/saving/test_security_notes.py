@@ -1,0 +1,62 @@
+"""SECURITY.md stays true: what unpickles, reads arrays or runs text is known by module."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = [*sorted((ROOT / "sb3_moe").rglob("*.py")), *sorted((ROOT / "envs").rglob("*.py"))]
+# What SECURITY.md says of snapshots and of environments' states.
+PICKLES = {
+    "sb3_moe/snapshot/env_state.py",
+    "sb3_moe/snapshot/resuming.py",
+    "sb3_moe/snapshot/writing.py",
+    "sb3_moe/evaluation/pinned_env.py",
+    "sb3_moe/study/run/cell.py",
+    "envs/sb3_moe_envs/snapshot.py",
+}
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def calls(path):
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_runs_no_text_and_unpickles_only_where_it_says_so(path):
+    names = {ast.unparse(call.func) for call in calls(path)}
+    assert not names & {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
+    assert not names & {"yaml.unsafe_load", "yaml.full_load", "th.load", "torch.load"}
+    if set(imports(path)) & {"pickle", "cloudpickle", "dill", "marshal", "shelve"}:
+        assert name_of(path) in PICKLES
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_arrays_are_read_without_pickle_and_yaml_by_the_safe_loader(path):
+    for call in calls(path):
+        text = ast.unparse(call)
+        if text.startswith(("np.load(", "numpy.load(")):
+            assert "allow_pickle=False" in text
+        if text.startswith("yaml.load("):
+            assert text.endswith(", _Loader)")
+            assert "class _Loader(yaml.SafeLoader)" in path.read_text()
+
+
+def test_the_security_notes_name_the_files_that_are_written():
+    notes = (ROOT / "SECURITY.md").read_text()
+    for name in ("*.moe", "state.pkl", "replay_buffer.pkl", "scores.npz", "done.json", "model.zip"):
+        assert f"`{name}`" in notes or name in notes
+    listed = {name for name in PICKLES if (ROOT / name).exists()}
+    assert listed == PICKLES

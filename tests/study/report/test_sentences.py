@@ -1,0 +1,302 @@
+"""A report says what the study's configuration says, and nothing else."""
+
+import re
+import tomllib
+from dataclasses import replace
+from fnmatch import fnmatch
+from html import unescape
+from pathlib import Path
+
+import pytest
+from made_up_study import ROLLOUT, run, study, write
+
+from sb3_moe.study.report import figures, rendering, sections
+from sb3_moe.study.report.facts import facts, shared_arguments
+from sb3_moe.study.report.rendering import render, sentences
+from sb3_moe.study.report.writing import write_report
+from sb3_moe.study.run.folder import write_json
+from sb3_moe.study.spec.about import About
+from sb3_moe.study.spec.config import Architecture, Evaluation
+from sb3_moe.study.spec.grid import read_study
+
+ONE = {"games": ("CartPole-v1",), "architectures": ("dense",), "regimes": ("mtrl",), "seeds": 1}
+TWO = {"games": ("CartPole-v1", "Acrobot-v1"), "architectures": ("dense", "soft-big")}
+SAC = {"algorithm": "SAC", "library": "Stable-Baselines3", "preset": "", "samples": False}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_drawing():
+    """Pictures are made, but not drawn: that takes longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sb3_moe.study.report.writing.png_of", lambda figure: b"")
+        yield
+
+
+def mine(architectures=("dense",), **changes):
+    columns = tuple(
+        Architecture(name=name) if isinstance(name, str) else name for name in architectures
+    )
+    return replace(study(), architectures=columns, **changes)
+
+
+def reported(the_study, root, level=5.0, random=1.0):
+    """Report made-up runs: the page's text without tags, figures and files, and the README."""
+    write(root, the_study, lambda cell: level, random=random)
+    write_json(root / "study.json", {})
+    write_json(root / "random.json", {game: [random] * 70 for game in the_study.games})
+    html = write_report(the_study, root).read_text()
+    html = re.sub(r"<style>.*?</style>|<pre>.*?</pre>|<img.*?>", "", html, flags=re.DOTALL)
+    return unescape(re.sub(r"<.*?>", "\n", html)), (root / "report" / "README.md").read_text()
+
+
+def choices(the_study, **changes):
+    return sentences("choices.txt.j2", study=replace(facts(the_study), **changes))
+
+
+@pytest.mark.parametrize("changes", [ONE, TWO], ids=["one", "two"])
+def test_a_study_of_another_algorithm_speaks_of_no_other(changes, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sections, "facts", lambda the_study: replace(facts(the_study), **SAC, normalize="Per task")
+    )
+    page, readme = reported(study(**changes), tmp_path, level=-100.0, random=-200.0)
+    assert "SAC of Stable-Baselines3 with its default values" in page
+    assert "Normalisation: Per task." in page
+    for word in ("ppo", "minatar", "atari", "game", "six actions", "samples its", "paper"):
+        assert word not in page.lower()
+        assert word not in readme.lower()
+
+
+def test_a_study_of_one_task_and_one_network_speaks_of_no_others(tmp_path):
+    page, readme = reported(study(**ONE), tmp_path)
+    assert "Task: CartPole-v1. 1 of 1 training runs are done, with 1 seed and" in page
+    assert "The network:" in page
+    for words in (
+        "for all networks",
+        "Interleaving:",
+        "From scratch:",
+        "later tasks",
+        "CRL",
+        "Shading marks",
+        "bands reach",
+        "all tasks",
+        "other tasks",
+        "did not help",
+        "claim",
+    ):
+        assert words not in page
+    assert "bootstrap" not in readme
+
+
+PLAIN = {"regimes": ("crl",), "orders": "given", "seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The page of a study that is another in each of the facts."""
+    return reported(study(**PLAIN), tmp_path_factory.mktemp("plain"))[0]
+
+
+FACTS = [
+    ({"steps_per_task": 20 * ROLLOUT}, "163,840 environment steps per task and visit"),
+    ({"seeds": (3, 8)}, "Seeds: 3, 8."),
+    ({"cycles": 2}, "each sequence played 2 times"),
+    ({"ppo": {"gamma": 0.9}}, "PPO of Stable-Baselines3 with .* MINATAR_PPO, but gamma 0.9; 64 co"),
+    ({"ppo": {"gamma": 0.99, "n_epochs": 2}}, "MINATAR_PPO, but n_epochs 2; "),
+    ({"ppo": {"learning_rate": 1e-4}}, "Learning rate: 0.0001, the same for all networks"),
+    ({"n_envs": 32}, "32 copies of the environment step together"),
+    ({"annealing": "run"}, "It falls to zero over the run, so that later tasks"),
+    ({"annealing": "block"}, "It falls to zero over each task's training, and starts again"),
+    ({"evaluation": Evaluation(points=5, episodes=7)}, "samples its .*: 7 episodes .* 5 times per"),
+    (
+        {"evaluation": Evaluation(points=1, deterministic=True)},
+        "takes its most likely actions, .* 1 time p",
+    ),
+    ({"games": ("CartPole-v1", "Acrobot-v1")}, "Tasks: CartPole-v1, Acrobot-v1"),
+    ({"regimes": ("mtrl",)}, "In what follows, MTRL means that tasks are interleaved. The net"),
+    ({"regimes": ("crl", "scratch")}, "CRL means that .*, SCRATCH that each task has runs of its"),
+    ({"about": About(title="Why & how?")}, "^\\s*Why & how\\?"),
+    ({"about": About(introduction="One.\n\nTwo.")}, "One.\n+Two\\."),
+    ({"about": About(notes=("A note.",))}, "A note."),
+    ({"about": About(reproduce="Run it.")}, "Run it."),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), FACTS, ids=range(len(FACTS)))
+def test_each_fact_of_the_configuration_is_on_the_page(changes, words, plain, tmp_path):
+    page, _ = reported(study(**{**PLAIN, **changes}), tmp_path)
+    assert re.search(words, page)
+    assert not re.search(words, plain)
+
+
+def test_a_value_that_is_the_presets_own_is_no_change():
+    assert facts(study(ppo={"gamma": 0.99, "n_epochs": 2})).changed == {"n_epochs": 2}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"placement": "none"}, "no experts; hidden layers of [64, 64]"),
+        ({"placement": "none", "net_arch": [8]}, "no experts; hidden layers of [8]"),
+        (
+            {"placement": "big", "router": "task"},
+            "each expert a whole network, 2 of them; the task picks its own; "
+            "hidden layers of [64, 64]",
+        ),
+        (
+            {"placement": {"pi": "middle", "vf": "none"}},
+            "actor: experts in place of the last hidden layer, 4 of them; "
+            "a learned router weighs all of them; hidden layers of [64, 64]; "
+            "critic: no experts; hidden layers of [64, 64]",
+        ),
+    ],
+)
+def test_a_network_is_told_with_what_it_got_by_default(kwargs, words):
+    (network,) = facts(mine([Architecture(name="any", policy_kwargs=kwargs)])).networks
+    assert network.meaning == words
+
+
+def test_rates_of_their_own_are_told_apart_from_the_rate_of_the_others():
+    own = Architecture(name="own", ppo={"learning_rate": 0.001})
+    (rate,) = (line for line in choices(mine(["dense", own])) if line.startswith("Learning"))
+    assert "networks have their own, " in rate
+    assert "where none is given it is 0.005." in rate
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"samples": False}, "the policy acts with what chance it has of its own"),
+        (
+            {"samples": False, "evaluation": Evaluation(deterministic=True)},
+            "the policy acts without chance",
+        ),
+        ({"callbacks": ("ReDo", "Reset")}, "Callbacks while training: ReDo, Reset."),
+        ({"n_envs": 1}, "; 1 copy of the environment."),
+    ],
+)
+def test_other_facts_have_sentences_of_their_own(changes, line):
+    assert [each for each in choices(study(), **changes) if line in each]
+    assert not [each for each in choices(study()) if line in each]
+
+
+@pytest.mark.parametrize(
+    ("expected", "words", "others"),
+    [
+        ({"greater"}, "one-sided", "two-sided"),
+        ({"not_greater"}, "one-sided", "two-sided"),
+        ({"different"}, "two-sided", "one-sided"),
+        ({"greater", "different"}, "one-sided (is the mean difference above 0?), but two-", "no"),
+    ],
+)
+def test_the_sides_of_the_tests_are_those_that_the_claims_take(expected, words, others):
+    (line,) = sentences("tests.txt.j2", expected=expected)
+    assert words in line
+    assert others not in line
+
+
+CLAIMS = """
+rule: {interval: 0.975, alpha: 0.01}
+claims:
+  - name: <b>
+    text: 1 < 2 & "3" | _4_.
+    contrasts:
+      - measure: block_end
+        plus: [{architecture: soft-big}]
+        minus: [{architecture: dense}]
+        expects: EXPECTS
+        smallest_effect: 0.1
+"""
+
+
+@pytest.mark.parametrize(
+    ("expects", "words"),
+    [
+        ("greater", "To the right is what the claim says."),
+        ("not_greater", "except that for “<b>” (no better) it speaks against the claim."),
+        ("different", "except that for “<b>” either side counts."),
+    ],
+)
+def test_claims_are_told_by_their_own_rule(expects, words, tmp_path):
+    (tmp_path / "claims.yaml").write_text(CLAIMS.replace("EXPECTS", expects))
+    page, readme = reported(study(seeds=2, claims=tmp_path / "claims.yaml"), tmp_path)
+    assert words in page
+    assert '1 < 2 & "3" | _4_.' in page
+    assert "97.5% bootstrap intervals over seeds" in page
+    assert "is below 0.01;" in page
+    assert ("A claim of “no better”" in page) == (expects == "not_greater")
+    assert "Further comparisons" not in page
+    assert "Difference, with its 97.5% bootstrap interval" in readme
+    assert r'| 1 \< 2 \& "3" \| \_4\_. |' in readme
+
+
+def test_words_of_a_study_are_escaped_where_they_stand(tmp_path):
+    odd = "<script>alert('a & b')</script> {{ 7 * 7 }} *c*"
+    about = About(title=odd, introduction=odd, notes=(odd,), reproduce=odd)
+    page, readme = reported(study(seeds=1, about=about), tmp_path)
+    html = (tmp_path / "report" / "index.html").read_text()
+    assert "<script>" not in html
+    assert html.count("&lt;script&gt;alert(&#39;a &amp; b&#39;)&lt;/script&gt; {{ 7 * 7 }}") == 5
+    assert page.count(odd) == 5
+    assert readme.startswith(r"# \<script\>alert('a \& b')\</script\> {{ 7 \* 7 }} \*c\*")
+
+
+def test_a_pictures_caption_is_escaped_once_in_text_and_attribute():
+    template = '{% from "parts.html.j2" import picture %}'
+    template += "{% call picture(png) %}a's\n{{ name }}{% endcall %}"
+    environment = rendering._environment()
+    made = environment.overlay(autoescape=True).from_string(template)
+    html = made.render(png=b"", name='"<i>&')
+    assert html.count("a's &#34;&lt;i&gt;&amp;") == 2
+
+
+def test_runs_that_were_stopped_are_not_counted_as_done():
+    context = {"study": facts(study()), "done": 3, "interrupted": 1, "cells": 5, "seeds": 2}
+    assert "3 of 5 training runs are done, 1 more counts as far as it has come, with" in (
+        render("extent.txt.j2", **context).replace("\n", " ")
+    )
+
+
+def test_a_tower_whose_router_is_fixed_has_no_picture_of_its_weights():
+    routers = {"pi": "task", "vf": "soft"}
+    kwargs = {"placement": "big", "router": routers}
+    cells = mine([Architecture(name="mixed", policy_kwargs=kwargs)], regimes=("mtrl",)).cells()
+    runs = [run(cell) for cell in cells]
+    for each in runs:
+        each.diagnostics["gates/vf.big"] = each.diagnostics["gates/pi.big"]
+    ((caption, _),) = figures.expert_panels(runs)
+    assert "critic (vf.big)" in caption
+
+
+def test_a_value_of_a_whole_run_is_of_all_tasks_to_readers_and_of_all_games_in_files(tmp_path):
+    claims = CLAIMS.replace("block_end", "dormant").replace("EXPECTS", "greater")
+    (tmp_path / "claims.yaml").write_text(claims)
+    page, readme = reported(study(seeds=2, claims=tmp_path / "claims.yaml"), tmp_path)
+    assert "all tasks: 0.00" in page
+    assert "dormant:<br>all tasks 0.00" in readme
+    assert "all games" not in page + readme
+    assert ",all games," in (tmp_path / "report" / "verdicts.csv").read_text()
+
+
+def test_what_networks_have_of_their_own_is_not_shared():
+    own = Architecture(name="own", ppo={"gamma": 0.5})
+    config = {"ppo": {"gamma": 0.9, "n_steps": 128, "policy_kwargs": {}}}
+    assert shared_arguments(mine(["dense", own]), config) == {"n_steps": 128}
+
+
+def test_a_policy_of_another_package_is_told_by_its_name():
+    text = (
+        "name: a\ngames: [Breakout]\nsteps_per_task: 8192\narchitectures: [x: {policy: MlpPolicy}]"
+    )
+    (network,) = facts(read_study(text, Path())).networks
+    assert network.meaning == "the policy MlpPolicy; net arch [64, 64]"
+    assert not network.has_experts
+
+
+def test_all_templates_are_part_of_the_package():
+    root = Path(__file__).parents[3]
+    data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    files = list((root / "sb3_moe" / "study" / "report" / "templates").iterdir())
+    assert len(files) > 5
+    for file in files:
+        name = str(file.relative_to(root / "sb3_moe"))
+        assert any(fnmatch(name, pattern) for pattern in data["package-data"]["sb3_moe"])
