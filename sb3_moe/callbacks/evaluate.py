@@ -138,13 +138,13 @@ class MultiTaskEvalCallback(PeriodicCallback):
         return self.record.last_step
 
     def _evaluate(self, step: int) -> TaskEpisodes:
-        if self.eval_env is None:
-            copies = self.n_eval_envs or evaluation_copies(self.training_env, self.n_eval_episodes)
-            # SB3 draws a seed for it, which must not show in the actions of this evaluation.
-            with preserved_generators():
-                self.eval_env = make_pinned_env(self.training_env, copies)
         # Epsilon-greedy policies draw from the action space.
         with preserved_generators(self.model.action_space.np_random):
+            if self.eval_env is None:
+                copies = self.n_eval_envs or evaluation_copies(
+                    self.training_env, self.n_eval_episodes
+                )
+                self.eval_env = make_pinned_env(self.training_env, copies)
             synchronise(self.training_env, self.eval_env)
             entropy = [self.model.seed or 0, step]
             self.eval_env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]) // 2)

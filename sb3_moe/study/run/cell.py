@@ -22,6 +22,8 @@ from sb3_moe.callbacks import (
     SnapshotCallback,
     TaskRolloutCallback,
 )
+from sb3_moe.evaluation.pinned_env import evaluation_copies, make_pinned_env
+from sb3_moe.snapshot.generators import preserved_generators
 from sb3_moe.snapshot.resuming import resume
 from sb3_moe.study.run.folder import CellFolder, atomic
 from sb3_moe.study.run.heartbeat import Heartbeat
@@ -49,14 +51,16 @@ def train_cell(cell: CellConfig, folder: CellFolder) -> None:
     start = model.num_timesteps
     logger = _logger(folder, start)
     model.set_logger(logger)
+    eval_env = _eval_env(cell, model)
     try:
         model.learn(
             cell.total_steps - start,
-            callback=_callbacks(cell, model, folder),
+            callback=_callbacks(cell, model, folder, eval_env),
             reset_num_timesteps=False,
         )
     finally:
         logger.close()
+        eval_env.close()
         env.close()
     with atomic(folder.path / "model.zip") as temporary, temporary.open("wb") as file:
         model.save(file)
@@ -95,7 +99,21 @@ def _logger(folder: CellFolder, start: int) -> Logger:
     return Logger(str(folder.path), [CSVOutputFormat(str(path))])
 
 
-def _callbacks(cell: CellConfig, model: BaseAlgorithm, folder: CellFolder) -> list[BaseCallback]:
+def _eval_env(cell: CellConfig, model: BaseAlgorithm) -> VecEnv:
+    """Build where the agent is evaluated, before any evaluation.
+
+    SB3 draws a seed for it from the generator that epsilon-greedy policies draw from: were it built
+    in the first evaluation, that one of a run that goes on would have other actions.
+    """
+    env = model.get_env()
+    assert env is not None
+    with preserved_generators():
+        return make_pinned_env(env, evaluation_copies(env, cell.evaluation.episodes))
+
+
+def _callbacks(
+    cell: CellConfig, model: BaseAlgorithm, folder: CellFolder, eval_env: VecEnv
+) -> list[BaseCallback]:
     """Evaluate every task and look inside the network, as often as the cell says."""
     path = folder.path
     named = build_callbacks([*cell.callbacks, *cell.architecture.callbacks], path)
@@ -105,6 +123,7 @@ def _callbacks(cell: CellConfig, model: BaseAlgorithm, folder: CellFolder) -> li
         MultiTaskEvalCallback(
             every,
             cell.evaluation.episodes,
+            eval_env=eval_env,
             deterministic=cell.evaluation.deterministic,
             log_path=path,
         ),
