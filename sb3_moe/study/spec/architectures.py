@@ -125,7 +125,10 @@ def meaning(architecture: Architecture, algorithm: str = "PPO") -> str:
         words = _towers(architecture.policy_kwargs, towers_of(algorithm))
     else:
         words = [f"the policy {architecture.policy}", *_as_they_are(architecture.policy_kwargs)]
-    return "; ".join([*words, *_as_they_are(architecture.arguments or architecture.ppo)])
+    words += _as_they_are(architecture.arguments or architecture.ppo)
+    if architecture.callbacks:
+        words.append(f"trained with {', '.join(map(str, architecture.callbacks))}")
+    return "; ".join(words)
 
 
 def _as_they_are(options: Mapping[str, Any]) -> list[str]:

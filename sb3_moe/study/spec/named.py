@@ -22,6 +22,11 @@ class Named:
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """Say it as a reader would: ``Cycle (num_cycles 2)``."""
+        words = ", ".join(f"{name} {value}" for name, value in self.arguments.items())
+        return f"{self.name} ({words})" if words else self.name
+
     def class_of(self, base: type, known: Mapping[str, type], where: str) -> type[Any]:
         """Give the class.
 
