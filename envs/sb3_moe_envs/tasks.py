@@ -56,16 +56,12 @@ class Task:
 
 
 def as_tasks(tasks: Any) -> list[Task]:
-    """Read a suite's name or a list of ids, (id, kwargs) pairs, callables and tasks.
+    """Read a list of ids, (id, kwargs) pairs, callables and tasks.
 
-    :raises TypeError: if an entry is none of these
-    :raises ValueError: if the list is empty or the suite unknown
+    :raises TypeError: if it is no list, or an entry is none of these
+    :raises ValueError: if the list is empty
     """
-    if isinstance(tasks, str):
-        from sb3_moe_envs.suites import get_suite
-
-        return get_suite(tasks)
-    if not isinstance(tasks, Sequence):
+    if isinstance(tasks, str) or not isinstance(tasks, Sequence):
         raise TypeError(f"`tasks` must be a suite's name or a list of tasks, got {tasks!r}")
     if not tasks:
         raise ValueError("`tasks` must hold at least one task, got an empty list")

@@ -19,6 +19,7 @@ from stable_baselines3.common.noise import (
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
 from sb3_moe.callbacks.task_switch import Restarted
+from sb3_moe.layers.classes import Registry
 from sb3_moe.layers.expert_kinds import EXPERTS
 from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.learning_rates import LinearPerBlock
@@ -61,7 +62,7 @@ OBJECTS_OF: dict[str, frozenset[str]] = {
 }
 # Options whose text may be "package.module:Class", which whoever reads it imports: a file says
 # what the class is called instead, and whoever opens it what that is.
-IMPORTING = {"router": ROUTERS, "head_router": ROUTERS, "expert": EXPERTS}
+IMPORTING: dict[str, Registry[Any]] = {"router": ROUTERS, "head_router": ROUTERS, "expert": EXPERTS}
 DTYPES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float16", "float32", "float64",
