@@ -1,4 +1,4 @@
-"""The documentation follows the code: links lead somewhere, snippets run, and every name has its words."""
+"""The documentation follows the code: links lead somewhere, snippets run, names have a row."""
 
 import re
 from dataclasses import fields
