@@ -5,12 +5,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from sb3_moe.layers.expert_kinds import EXPERTS
-from sb3_moe.layers.registry import ROUTERS
-from sb3_moe.policies.placements import PLACEMENTS
 
 from sb3_moe import callbacks
+from sb3_moe.layers.expert_kinds import EXPERTS
+from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.policies.placements import PLACEMENTS
 from sb3_moe.policies.registration import TABLE
 from sb3_moe_envs import SUITES, schedules
 
