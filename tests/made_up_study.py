@@ -74,8 +74,10 @@ def write(root: Path, the_study, level, seconds=10.0, random=1.0):
     """
     for job in survey(the_study.cells(), root):
         made = run(job.cell, level(job.cell), random)
-        ppo = {"gamma": 0.9, **job.cell.architecture.ppo}
-        job.folder.start({"cell": job.cell.to_dict(), "ppo": ppo})
+        config = {"cell": job.cell.to_dict(), "rollout": job.cell.rollout}
+        arguments = {"gamma": 0.9, **job.cell.architecture.arguments}
+        name = "ppo" if job.cell.algorithm == "PPO" else "arguments"
+        job.folder.start({**config, name: arguments})
         write_arrays(job.folder, "scores.npz", made.scores)
         write_arrays(job.folder, "diagnostics.npz", made.diagnostics)
         attempt = {"start": 0, "seconds": seconds}

@@ -44,7 +44,7 @@ class StudyOptions:
         if self.steps_per_task is not None:
             changes["steps_per_task"] = self.steps_per_task
         if self.architecture:
-            added = tuple(_column(name) for name in self.architecture)
+            added = tuple(_column(name, study.algorithm) for name in self.architecture)
             changes["architectures"] = study.architectures + added
         return replace(study, **changes)  # type: ignore[arg-type]
 
@@ -53,11 +53,11 @@ class StudyOptions:
         return self.out or Path("runs") / study.name
 
 
-def _column(name: str) -> Architecture:
+def _column(name: str, algorithm: str) -> Architecture:
     """Read a name, or a policy class with our task id and nothing else changed."""
     if ":" in name:
         return Architecture(name=name.rpartition(":")[2], policy=name)
-    return named_architecture(name)
+    return named_architecture(name, algorithm=algorithm)
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,10 @@ def run_study(
         # First of all: Ray starts by forks, which jax, once it is loaded, does not bear.
         engine = make_engine(root) if todo else None
         try:
-            prepare(study, root)
             if engine is not None:
                 rehearse(todo, root)
+            prepare(study, root)
+            if engine is not None:
                 with LiveView(todo, console) as view:
                     run(todo, engine, view)
         except KeyboardInterrupt:
@@ -135,7 +136,7 @@ def prepare(study: StudyConfig, root: Path) -> None:
         read_returns(path, study.games, study.random_episodes)
     except ValueError:  # not there, damaged, or of what the study was before
         with environment(child_environment(root / CACHE)):
-            measured = random_returns(study.games, study.random_episodes, no_op_max=study.no_op_max)
+            measured = random_returns(study.games, study.random_episodes, **study.world)
         write_json(path, {game: np.round(r, 6).tolist() for game, r in measured.items()})
 
 

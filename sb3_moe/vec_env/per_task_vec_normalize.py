@@ -54,7 +54,7 @@ class PerTaskVecNormalize(VecNormalize):
                 f"`norm_obs` must be False for pictures, whose policies scale them, got {space}"
             )
         if norm_obs and isinstance(space, spaces.Dict):
-            norm_obs_keys = norm_obs_keys or _box_keys(space)
+            norm_obs_keys = norm_obs_keys or box_keys(space)
         super().__init__(venv, norm_obs=norm_obs, norm_obs_keys=norm_obs_keys, **kwargs)
         if norm_obs:
             self.obs_rms = self._new_statistics()
@@ -264,7 +264,8 @@ def _task_id_mode(venv: VecEnv, task_id: str | None) -> str:
     return task_id
 
 
-def _box_keys(space: spaces.Dict) -> list[str]:
+def box_keys(space: spaces.Dict) -> list[str]:
+    """List the keys that can be normalised: numbers, and not the id."""
     return [
         key
         for key, entry in space.spaces.items()

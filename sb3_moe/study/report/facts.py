@@ -9,20 +9,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stable_baselines3 import PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.registration import ALL
-from sb3_moe.presets import MINATAR_PPO
-from sb3_moe.study.run.learner import described, ppo_arguments
+from sb3_moe.policies.registration import TABLE
 from sb3_moe.study.spec.about import About
+from sb3_moe.study.spec.algorithms import algorithm_class, declared, default_of, towers_of
 from sb3_moe.study.spec.architectures import meaning, options_by_tower, title
+from sb3_moe.study.spec.arguments import NORMALISERS, PRESETS, arguments_of, described, given
 from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
+from sb3_moe.study.spec.games import MINATAR
 from sb3_moe.study.spec.grid import StudyConfig
+from sb3_moe.study.spec.schedules import build_schedule, takes_all_tasks
+from sb3_moe.study.spec.signatures import parameters_of
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 
 LIBRARIES = {"stable_baselines3": "Stable-Baselines3", "sb3_contrib": "sb3-contrib"}
+# How the package calls the presets that files name.
+PRESET_NAMES = {"minatar": "MINATAR_PPO", "none": ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,7 @@ class Network:
     :param title: as readers know it
     :param meaning: what it is, its layers and experts included
     :param rate: its learning rate
+    :param constant: whether that is a number, and no schedule
     :param own_rate: whether that was given with it
     :param has_experts: whether it has any
     """
@@ -39,6 +45,7 @@ class Network:
     title: str
     meaning: str
     rate: str
+    constant: bool
     own_rate: bool
     has_experts: bool
 
@@ -52,11 +59,15 @@ class Facts:
     :param samples: whether training samples actions from the policy, as evaluations can
     :param tasks: names
     :param in_turn: whether any run plays several tasks one after the other
+    :param has_orders: whether any run's tasks have an order that was given
     :param changed: arguments of the algorithm that are not the preset's, for all networks
     :param preset: its name, empty for the algorithm's own defaults
     :param shares: copies of each interleaved task, empty where none are interleaved
+    :param schedule: what says which task is played in the regime of that name, empty for nothing
+    :param env: arguments of the environment
+    :param no_op_max: most no-ops at the start of an episode, 0 where no game takes them
     :param normalize: what normalises observations or rewards, empty for nothing
-    :param callbacks: what else ran while agents were trained
+    :param callbacks: what else ran while agents were trained, with every network
     """
 
     name: str
@@ -66,6 +77,7 @@ class Facts:
     tasks: tuple[str, ...]
     regimes: tuple[str, ...]
     in_turn: bool
+    has_orders: bool
     networks: tuple[Network, ...]
     seeds: tuple[int, ...]
     steps_per_task: int
@@ -76,6 +88,9 @@ class Facts:
     annealing: str
     evaluation: Evaluation
     shares: Mapping[str, int] = field(default_factory=dict)
+    schedule: str = ""
+    env: Mapping[str, Any] = field(default_factory=dict)
+    no_op_max: int = 0
     normalize: str = ""
     callbacks: tuple[str, ...] = ()
     about: About = field(default_factory=About)
@@ -84,25 +99,32 @@ class Facts:
 def facts(study: StudyConfig) -> Facts:
     """Read a study's configuration."""
     cells = {cell.architecture.name: cell for cell in study.cells()}
-    algorithm = _algorithm(study)
+    algorithm = algorithm_class(study.algorithm)
+    orders = _orders(study)
     return Facts(
         name=study.name,
-        algorithm=algorithm.__name__,
+        algorithm=study.algorithm,
         library=_library(algorithm),
         samples=issubclass(algorithm, OnPolicyAlgorithm),
         tasks=study.games,
         regimes=study.regimes,
-        in_turn=any(len(set(order)) > 1 for order in _orders(study)),
+        in_turn=any(len(set(order)) > 1 for order in orders) or _takes_turns(study),
+        has_orders=any(orders),
         networks=tuple(_network(cell) for cell in cells.values()),
         seeds=study.seeds,
         steps_per_task=study.steps_per_task,
         cycles=study.cycles,
         n_envs=study.n_envs,
-        changed=_changed(study),
-        preset="MINATAR_PPO",
+        changed=_changed(study, next(iter(cells.values()))),
+        preset=PRESET_NAMES[study.preset or "none"],
         annealing=study.annealing,
         evaluation=study.evaluation,
         shares=_shares(study),
+        schedule=str(study.schedule or ""),
+        env=study.env,
+        no_op_max=study.no_op_max if set(study.games) & set(MINATAR) else 0,
+        normalize=_normalised(study),
+        callbacks=tuple(map(str, study.callbacks)),
         about=study.about,
     )
 
@@ -112,18 +134,15 @@ def shared_arguments(study: StudyConfig, config: Mapping[str, Any]) -> dict[str,
 
     :param config: what the folder of one run says of it
     """
-    own = {"policy_kwargs"}.union(*(architecture.ppo for architecture in study.architectures))
-    return {name: value for name, value in config.get("ppo", {}).items() if name not in own}
+    own = {"policy_kwargs"}.union(*(each.arguments for each in study.architectures))
+    values = config.get("ppo" if study.algorithm == "PPO" else "arguments", {})
+    return {name: value for name, value in values.items() if name not in own}
 
 
-def learned(architecture: Architecture, tower: str) -> bool:
+def learned(architecture: Architecture, tower: str, algorithm: str) -> bool:
     """Say whether the router of a tower learns: what the others do is known beforehand."""
-    options = _options(architecture).get(tower)
+    options = _options(architecture, algorithm).get(tower)
     return options is None or options.router_class.learns
-
-
-def _algorithm(study: StudyConfig) -> type[BaseAlgorithm]:
-    return PPO
 
 
 def _library(algorithm: type) -> str:
@@ -135,11 +154,30 @@ def _orders(study: StudyConfig) -> list[tuple[str, ...]]:
     return [order for regime in study.regimes for order in study.sequences(regime)]
 
 
-def _changed(study: StudyConfig) -> dict[str, Any]:
+def _takes_turns(study: StudyConfig) -> bool:
+    """Say whether a schedule plays one of several tasks at a time in all copies."""
+    from sb3_moe_envs.schedules import Slots
+
+    if study.schedule is None or len(study.games) == 1:
+        return False
+    return bool(build_schedule(study.schedule).slots is Slots.TOGETHER)
+
+
+def _changed(study: StudyConfig, cell: CellConfig) -> dict[str, Any]:
+    """Give the study's own arguments that are neither the preset's nor the algorithm's own.
+
+    :param cell: any of the study's, whose arguments may have some that a file doesn't name
+    """
+    known = parameters_of(algorithm_class(study.algorithm))
+    usual = {name: parameter.default for name, parameter in known.items()}
+    usual |= PRESETS[study.preset or "none"]
+    named = {"policy_kwargs", *given(cell)}
+    constant = arguments_of(replace(cell, annealing="none"))
+    added = {name: value for name, value in constant.items() if name not in named}
     return {
         name: described(value)
-        for name, value in study.ppo.items()
-        if name not in MINATAR_PPO or MINATAR_PPO[name] != value
+        for name, value in (declared(study.algorithm, study.arguments) | added).items()
+        if described(value) != described(usual[name])
     }
 
 
@@ -147,19 +185,39 @@ def _shares(study: StudyConfig) -> dict[str, int]:
     """Count the copies that each interleaved task has."""
     from sb3_moe_envs.schedules.interleave import Interleave, slot_counts
 
-    if "mtrl" not in study.regimes:
+    schedule = Interleave() if "mtrl" in study.regimes else None
+    if schedule is None and study.schedule is not None:
+        schedule = build_schedule(study.schedule)
+    if not isinstance(schedule, Interleave) or not takes_all_tasks(schedule):
         return {}
-    counts = slot_counts(Interleave().shares(len(study.games)), study.n_envs)
+    counts = slot_counts(schedule.shares(len(study.games)), study.n_envs)
     return dict(zip(study.games, counts, strict=True))
+
+
+def _normalised(study: StudyConfig) -> str:
+    """Say what is normalised, by whose statistics, and by what."""
+    if study.normalize is None:
+        return ""
+    kind = study.normalize.class_of(VecNormalize, NORMALISERS, "normalize")
+    usual = {name: parameter.default for name, parameter in parameters_of(kind).items()}
+    values = {**usual, **study.normalize.arguments}
+    what = [word for word in ("obs", "reward") if values.get(f"norm_{word}", True)]
+    words = [" and ".join({"obs": "observations", "reward": "rewards"}[each] for each in what)]
+    if len(study.games) > 1 and issubclass(kind, PerTaskVecNormalize):
+        words.append("each task's by statistics of its own")
+    elif len(study.games) > 1:
+        words.append("by the same statistics for all tasks")
+    return ", ".join([*words, str(study.normalize)] if what else [str(study.normalize)])
 
 
 def _network(cell: CellConfig) -> Network:
     """Resolve what a network has from the preset and from defaults."""
     architecture = cell.architecture
-    arguments = ppo_arguments(replace(cell, annealing="none"))
+    arguments = arguments_of(replace(cell, annealing="none"))
+    rate = arguments.get("learning_rate", default_of(cell.algorithm, "learning_rate"))
     layers = arguments["policy_kwargs"].get("net_arch")
     resolved = dict(architecture.policy_kwargs)
-    options = _options(architecture)
+    options = _options(architecture, cell.algorithm)
     if layers is not None:
         resolved["net_arch"] = layers
     counts = {
@@ -171,15 +229,16 @@ def _network(cell: CellConfig) -> Network:
         resolved["num_experts"] = counts
     return Network(
         title=title(architecture.name),
-        meaning=meaning(replace(architecture, policy_kwargs=resolved)),
-        rate=str(described(arguments["learning_rate"])),
-        own_rate="learning_rate" in architecture.ppo,
+        meaning=meaning(replace(architecture, policy_kwargs=resolved), cell.algorithm),
+        rate=str(described(rate)),
+        constant=isinstance(rate, int | float),
+        own_rate="learning_rate" in architecture.arguments,
         has_experts=bool(counts),
     )
 
 
-def _options(architecture: Architecture) -> dict[str, MoEOptions]:
+def _options(architecture: Architecture, algorithm: str) -> dict[str, MoEOptions]:
     """Give each tower its experts' options; nothing for a policy that is not ours."""
-    if architecture.policy not in ALL:
+    if architecture.policy not in TABLE[algorithm].aliases:
         return {}
-    return options_by_tower(architecture.policy_kwargs)
+    return options_by_tower(architecture.policy_kwargs, towers_of(algorithm))

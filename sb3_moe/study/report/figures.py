@@ -15,10 +15,9 @@ from sb3_moe.plots.style import COLOURS, LINES, as_written
 from sb3_moe.study.report.claims import Finding
 from sb3_moe.study.report.facts import learned
 from sb3_moe.study.report.measures import Array, Run, shown
-from sb3_moe.study.spec.architectures import heading, title
+from sb3_moe.study.spec.architectures import CALLED, heading, title
 
 MILLION = 1e6
-TOWERS = {"pi": "actor", "vf": "critic"}
 
 
 def style_of(architectures: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -73,7 +72,7 @@ def _curves(
     styles: Mapping[str, dict[str, Any]],
 ) -> None:
     """Draw one game in one sequence."""
-    if runs[0].cell.regime != "mtrl":
+    if runs[0].cell.order:
         for start, end in runs[0].blocks(game):
             ax.axvspan(start / MILLION, end / MILLION, color="0.93", zorder=0)
     for name, style in styles.items():
@@ -177,9 +176,9 @@ def expert_panels(runs: Sequence[Run]) -> list[tuple[str, Array]]:
         for measured, gates_KNE in run.diagnostics.items():
             layer = measured.removeprefix("gates/")
             tower = layer.partition(".")[0]
-            if layer != measured and learned(run.cell.architecture, tower):
+            if layer != measured and learned(run.cell.architecture, tower, run.cell.algorithm):
                 where = _wrapped(heading(run.cell.regime, run.cell.order), 34)
-                named = f"{TOWERS[tower]} ({layer})" if tower in TOWERS else layer
+                named = f"{CALLED[tower]} ({layer})" if tower in CALLED else layer
                 caption = f"{title(run.cell.architecture.name)}, {named}\n{where}"
                 last_NE = gates_KNE[-1]
                 key = run.cell.architecture.name, caption

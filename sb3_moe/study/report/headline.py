@@ -67,7 +67,7 @@ def _column(row: Text, cycles: int) -> str:
     """Say which training a return is from: the last of a game that is played several times."""
     game = row["game"]
     if row["regime"] != "crl":
-        return game + {"mtrl": ", interleaved", "scratch": " alone"}[row["regime"]]
+        return game + {"mtrl": ", interleaved", "scratch": " alone", "schedule": ""}[row["regime"]]
     sequence = row["order"].split() * cycles
     last = max(k for k, played in enumerate(sequence) if played == game)
     return f"{game} after {', '.join(sequence[:last])}" if last else f"{game} first"

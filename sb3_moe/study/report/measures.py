@@ -56,7 +56,7 @@ class Run:
     def blocks(self, game: str) -> list[tuple[int, int]]:
         """The stretches of global steps in which a game was trained."""
         cell = self.cell
-        if cell.regime == "mtrl":
+        if not cell.order:
             return [(0, cell.total_steps)]
         sequence = cell.order * cell.cycles
         length = cell.steps_per_task
@@ -127,7 +127,7 @@ class References:
 
     def _add(self, run: Run) -> None:
         """A block that nothing came before is a run from scratch, whichever regime it opens."""
-        if run.cell.regime == "mtrl" or run.steps[-1] < run.cell.steps_per_task:
+        if not run.cell.order or run.steps[-1] < run.cell.steps_per_task:
             return
         game = run.cell.order[0]
         key = (run.cell.architecture.name, run.cell.seed, game)
@@ -156,7 +156,7 @@ def plasticity(run: Run, game: str, references: References) -> float:
 
     NaN for the first game of a sequence: it is its own reference.
     """
-    if run.cell.regime != "mtrl" and run.cell.order[0] == game:
+    if run.cell.order and run.cell.order[0] == game:
         return float("nan")
     random = references.random.get(game, float("nan"))
     scratch = references.scratch_area(run.cell.architecture.name, run.cell.seed, game)

@@ -7,9 +7,10 @@ import time
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import torch as th
-from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import CSVOutputFormat, Logger
 from stable_baselines3.common.vec_env import VecEnv
@@ -21,11 +22,14 @@ from sb3_moe.callbacks import (
     SnapshotCallback,
     TaskRolloutCallback,
 )
+from sb3_moe.evaluation.pinned_env import evaluation_copies, make_pinned_env
+from sb3_moe.snapshot.generators import preserved_generators
 from sb3_moe.snapshot.resuming import resume
 from sb3_moe.study.run.folder import CellFolder, atomic
 from sb3_moe.study.run.heartbeat import Heartbeat
-from sb3_moe.study.run.learner import build, described, ppo_arguments
+from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.provenance import provenance
+from sb3_moe.study.spec.callbacks import build_callbacks
 from sb3_moe.study.spec.config import CellConfig
 
 # What loading raises if bytes are wrong, and not the code.
@@ -42,19 +46,21 @@ def train_cell(cell: CellConfig, folder: CellFolder) -> None:
     """
     th.set_num_threads(1)
     begun = time.monotonic()
-    folder.start({"cell": cell.to_dict(), "ppo": described(ppo_arguments(cell)), **provenance()})
+    folder.start({"cell": cell.to_dict(), **_resolved(cell), **provenance()})
     model, env = _restored(cell, folder) or build(cell)
     start = model.num_timesteps
     logger = _logger(folder, start)
     model.set_logger(logger)
+    eval_env = _eval_env(cell, model)
     try:
         model.learn(
             cell.total_steps - start,
-            callback=_callbacks(cell, model, folder),
+            callback=_callbacks(cell, model, folder, eval_env),
             reset_num_timesteps=False,
         )
     finally:
         logger.close()
+        eval_env.close()
         env.close()
     with atomic(folder.path / "model.zip") as temporary, temporary.open("wb") as file:
         model.save(file)
@@ -62,7 +68,13 @@ def train_cell(cell: CellConfig, folder: CellFolder) -> None:
     folder.finish({"steps": model.num_timesteps, "last_attempt": attempt})
 
 
-def _restored(cell: CellConfig, folder: CellFolder) -> tuple[PPO, VecEnv] | None:
+def _resolved(cell: CellConfig) -> dict[str, Any]:
+    """Say what the algorithm is built with, and how many steps it takes between two updates."""
+    arguments = "ppo" if cell.algorithm == "PPO" else "arguments"
+    return {arguments: cell.resolved, "algorithm": cell.algorithm, "rollout": cell.rollout}
+
+
+def _restored(cell: CellConfig, folder: CellFolder) -> tuple[BaseAlgorithm, VecEnv] | None:
     """Load the latest snapshot that can be, if there is one."""
     for snapshot in reversed(folder.snapshots()):
         try:
@@ -87,24 +99,44 @@ def _logger(folder: CellFolder, start: int) -> Logger:
     return Logger(str(folder.path), [CSVOutputFormat(str(path))])
 
 
-def _callbacks(cell: CellConfig, model: PPO, folder: CellFolder) -> list[BaseCallback]:
+def _eval_env(cell: CellConfig, model: BaseAlgorithm) -> VecEnv:
+    """Build where the agent is evaluated, before any evaluation.
+
+    SB3 draws a seed for it from the generator that epsilon-greedy policies draw from: were it built
+    in the first evaluation, that one of a run that goes on would have other actions.
+    """
+    env = model.get_env()
+    assert env is not None
+    with preserved_generators():
+        return make_pinned_env(env, evaluation_copies(env, cell.evaluation.episodes))
+
+
+def _callbacks(
+    cell: CellConfig, model: BaseAlgorithm, folder: CellFolder, eval_env: VecEnv
+) -> list[BaseCallback]:
     """Evaluate every task and look inside the network, as often as the cell says."""
     path = folder.path
+    named = build_callbacks([*cell.callbacks, *cell.architecture.callbacks], path)
     every = max(1, cell.steps_per_task // cell.evaluation.points)
     snapshots = max(1, cell.total_steps // (cell.checkpoints + 1))
     callbacks: list[BaseCallback] = [
         MultiTaskEvalCallback(
             every,
             cell.evaluation.episodes,
+            eval_env=eval_env,
             deterministic=cell.evaluation.deterministic,
             log_path=path,
         ),
         PlasticityCallback(every, ntk_size=0, log_path=path),
         TaskRolloutCallback(),
-        Heartbeat(path / "live.json", cell.total_steps),
     ]
     if getattr(model.policy, "moe_layers", dict)():
         callbacks.append(RoutingCallback(every, log_path=path))
+    # One that the file names takes the place of ours.
+    kinds = tuple(map(type, named))
+    callbacks = [each for each in callbacks if not isinstance(each, kinds)] + named
+    # After those whose returns it tells.
+    callbacks.append(Heartbeat(path / "live.json", cell.total_steps))
     # Last, so that a snapshot is of everything that the others did at its step.
     # Two, so that there is another if one is damaged.
     # A run starts anew only where no snapshot can be gone on from.

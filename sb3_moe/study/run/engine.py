@@ -144,8 +144,10 @@ class LocalEngine:
     def start(self, cell: CellConfig, path: Path) -> None:
         """Start a process."""
         path.mkdir(parents=True, exist_ok=True)
+        # Python lets only those that aren't daemons start processes of their own.
+        daemon = cell.env.get("vectorization", "sync") == "sync"
         process = self._context.Process(
-            target=_work_quietly, args=(cell.to_dict(), str(path)), name=cell.name, daemon=True
+            target=_work_quietly, args=(cell.to_dict(), str(path)), name=cell.name, daemon=daemon
         )
         with environment(self._variables):
             process.start()

@@ -13,22 +13,26 @@ from sb3_moe.tasks.of_env import task_names
 
 
 class Heartbeat(BaseCallback):
-    """Write ``live.json`` after each rollout: steps, rate, and the last returns of each task.
+    """Write ``live.json`` while a run goes on: steps, rate, and the last returns of each task.
 
+    At the end of a rollout, but not more often than once in so many seconds, and at the end.
     The returns are those that :class:`~sb3_moe.callbacks.TaskRolloutCallback`, which comes before
     it in the list of callbacks, has just logged.
 
     :param path: of the file
     :param total_steps: of the whole run
+    :param seconds: between two times: a rollout off-policy may be a single step
     """
 
-    def __init__(self, path: Path, total_steps: int) -> None:
+    def __init__(self, path: Path, total_steps: int, seconds: float = 0.5) -> None:
         super().__init__()
+        self.seconds = seconds
         self.path = path
         self.total_steps = total_steps
 
     def _on_training_start(self) -> None:
-        self._begun = time.monotonic()
+        self._begun = self._due = time.monotonic()
+        self._last_returns: dict[str, float] = {}
         self._first_step = self.num_timesteps
         names = task_names(self.training_env)
         self._names = dict(zip(short_names(names), names, strict=True))
@@ -37,7 +41,16 @@ class Heartbeat(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
+        self._last_returns |= self._returns()
+        if time.monotonic() >= self._due:
+            self._write()
+
+    def _on_training_end(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
         seconds = time.monotonic() - self._begun
+        self._due = time.monotonic() + self.seconds
         write_json(
             self.path,
             {
@@ -45,7 +58,7 @@ class Heartbeat(BaseCallback):
                 "total_steps": self.total_steps,
                 "seconds": round(seconds, 2),
                 "rate": round((self.num_timesteps - self._first_step) / max(seconds, 1e-9), 1),
-                "returns": self._returns(),
+                "returns": self._last_returns,
             },
         )
 

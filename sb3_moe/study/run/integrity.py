@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import pickletools
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_moe.presets import MINATAR_PPO
-from sb3_moe.snapshot.writing import MODEL, STATE
+from sb3_moe.snapshot.writing import MODEL, REPLAY_BUFFER, STATE
 
 #: What every run that is done has written.
 ESSENTIAL = ("config.json", "scores.npz")
@@ -24,6 +27,8 @@ def check_snapshot(path: Path) -> None:
     :raises ValueError: naming the file
     """
     checks: dict[str, Callable[[Path], None]] = {MODEL: _check_zip, STATE: _check_pickle}
+    if (path / REPLAY_BUFFER).exists():
+        checks[REPLAY_BUFFER] = _check_end
     for name, check in checks.items():
         try:
             check(path / name)
@@ -44,6 +49,14 @@ def _check_pickle(path: Path) -> None:
         pass
 
 
+def _check_end(path: Path) -> None:
+    """Look for the end of a pickle only: a replay buffer may be as large as the memory."""
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() != pickle.STOP:
+            raise ValueError("it ends too early")
+
+
 def covers(steps: npt.NDArray[Any], until: int, longest_gap: int) -> bool:
     """Say whether evaluations reach from before training to a step.
 
@@ -62,9 +75,14 @@ def longest_gap(config: Mapping[str, Any]) -> int:
     """
     try:
         cell = config["cell"]
-        rollout = int(cell["n_envs"] * (MINATAR_PPO | config.get("ppo", {}))["n_steps"])
         every = max(1, cell["steps_per_task"] // cell["evaluation"]["points"])
-        return -(-every // rollout) * rollout
+        if "rollout" not in config:  # as in 0.1
+            rollout = int(cell["n_envs"] * (MINATAR_PPO | config.get("ppo", {}))["n_steps"])
+        elif config["rollout"] is None:  # whole episodes, of any length
+            return sys.maxsize
+        else:
+            rollout = config["rollout"]
+        return int(-(-every // rollout) * rollout)
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"config.json is not what a run writes: {error!r}") from error
 

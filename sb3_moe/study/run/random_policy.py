@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sb3_moe.evaluation.outcomes import game_return, is_lost_life
 from sb3_moe.study.run.folder import read_json
-from sb3_moe.study.spec.games import make_env
+from sb3_moe.study.spec.tasks import make_env
 
 # As many as evaluations have, so that a game is compiled once for both.
 COPIES = 10
 
 
 def random_returns(
-    games: Sequence[str], episodes: int = 64, seed: int = 0, no_op_max: int = 0
+    games: Sequence[str], episodes: int = 64, seed: int = 0, **world: Any
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Play each game with actions drawn uniformly, in the same spaces as the agents.
 
@@ -27,12 +28,13 @@ def random_returns(
     :param games: by their short names or ids
     :param episodes: of each game, at least 1; rounded up to a multiple of the copies
     :param seed: of the environments and the actions
-    :param no_op_max: as of the agents
+    :param world: ``tasks``, ``env`` and ``no_op_max``, as of
+        :func:`~sb3_moe.study.spec.tasks.make_env`
     :return: the returns of each game's episodes
     """
     if episodes < 1:
         raise ValueError(f"`episodes` must be at least 1, got {episodes}")
-    return {game: _play(games, game, _quota(episodes), seed, no_op_max) for game in games}
+    return {game: _play(games, game, _quota(episodes), seed, world) for game in games}
 
 
 def read_returns(path: Path, games: Sequence[str], episodes: int) -> dict[str, list[float]]:
@@ -61,12 +63,12 @@ def _quota(episodes: int) -> int:
 
 
 def _play(
-    games: Sequence[str], game: str, quota: int, seed: int, no_op_max: int
+    games: Sequence[str], game: str, quota: int, seed: int, world: Mapping[str, Any]
 ) -> npt.NDArray[np.float64]:
     """Play one of the games only."""
     from sb3_moe_envs.schedules import Cycle
 
-    env = make_env(games, COPIES, seed, Cycle(1, order=[game]), no_op_max)
+    env = make_env(games, COPIES, seed, Cycle(1, order=[game]), **world)
     env.action_space.seed(seed)
     env.reset()
     returns: list[list[float]] = [[] for _ in range(COPIES)]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sb3_moe.study.run.engine import Engine
 from sb3_moe.study.run.folder import CellFolder, State
 from sb3_moe.study.run.locks import PATIENCE, held
 from sb3_moe.study.run.stopping import interrupted_by_signals
 from sb3_moe.study.run.view import View
-from sb3_moe.study.spec.config import SAID_SINCE, CellConfig, differences
+from sb3_moe.study.spec.config import CellConfig, differences
 
 POLL_SECONDS = 0.3
 
@@ -48,7 +48,15 @@ def changes(job: Job) -> list[str]:
         found = job.folder.config().get("cell", {})
     except ValueError:  # it failed before it could write one
         return []
-    return differences({**SAID_SINCE, **found}, job.cell.to_dict())
+    return differences(_of_today(found), job.cell.to_dict())
+
+
+def _of_today(cell: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give what an earlier version wrote as this one would write it; as it is if it can't be."""
+    try:
+        return CellConfig.from_dict(cell).to_dict()
+    except (ImportError, KeyError, TypeError, ValueError):
+        return cell
 
 
 def refuse_changes(jobs: Sequence[Job]) -> None:

@@ -10,9 +10,13 @@ from pathlib import Path
 from sb3_moe.study.run.engine import LocalEngine
 from sb3_moe.study.run.folder import CellFolder, read_json
 from sb3_moe.study.run.runner import Job, run
+from sb3_moe.study.spec.algorithms import default_of, is_off_policy
+from sb3_moe.study.spec.arguments import given
 from sb3_moe.study.spec.config import CellConfig
 
 ROLLOUTS = 4
+# Of an off-policy algorithm, whose rollouts may be a step long, after those before it learns.
+LEARNING_STEPS = 1000
 
 
 class _Silent:
@@ -75,7 +79,16 @@ def _try(job: Job, path: Path, cache: Path) -> float:
 
 def _shortened(cell: CellConfig) -> CellConfig:
     """Evaluate a short cell about as often, step for step, as the whole one."""
-    steps = min(cell.steps_per_task, ROLLOUTS * cell.rollout)
+    steps = min(cell.steps_per_task, _trial_steps(cell))
     points = max(1, round(cell.evaluation.points * steps / cell.steps_per_task))
     evaluation = replace(cell.evaluation, points=points)
     return replace(cell, steps_per_task=steps, evaluation=evaluation, checkpoints=1)
+
+
+def _trial_steps(cell: CellConfig) -> int:
+    """Give whole rollouts, in most of which the algorithm learns."""
+    rollout = cell.rollout or 1
+    if not is_off_policy(cell.algorithm):
+        return ROLLOUTS * rollout
+    waits = given(cell).get("learning_starts", default_of(cell.algorithm, "learning_starts"))
+    return -(-(int(waits) + LEARNING_STEPS) // rollout) * rollout

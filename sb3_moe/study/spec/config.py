@@ -2,78 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from inspect import signature
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from pydantic import TypeAdapter, ValidationError
-from stable_baselines3 import PPO
-from typing_extensions import TypedDict
-
-from sb3_moe.presets import MINATAR_PPO
-from sb3_moe.study.spec.entries import in_words
-from sb3_moe.study.spec.games import check_games
-
-#: what folders of version 0.1 don't say, and how it was
-SAID_SINCE = {"no_op_max": 0}
-
-Regime = Literal["mtrl", "crl", "scratch"]
-Annealing = Literal["none", "run", "block"]
-
-# What a cell gives PPO itself.
-_OWN = ("policy", "env", "policy_kwargs", "seed", "device", "_init_setup_model")
-_PPO = TypedDict(  # type: ignore[misc]  # its entries are PPO's own
-    "_PPO",
-    {p.name: p.annotation for p in signature(PPO).parameters.values() if p.name not in _OWN},
-    total=False,
+from sb3_moe.study.spec.algorithms import default_policy, is_off_policy, rollout_of
+from sb3_moe.study.spec.arguments import arguments_of, described, given
+from sb3_moe.study.spec.callbacks import check_callbacks
+from sb3_moe.study.spec.named import Named, named
+from sb3_moe.study.spec.schedules import schedule_of, takes_all_tasks
+from sb3_moe.study.spec.setup import (
+    Annealing,
+    Evaluation,
+    Setup,
+    check,
+    check_name,
+    one_of_both,
+    plain,
+    settle,
 )
-_CHECK_PPO = TypeAdapter(_PPO)
+from sb3_moe.study.spec.tasks import as_entries, digest, in_a_folders_name
 
+__all__ = [
+    "Annealing",
+    "Architecture",
+    "CellConfig",
+    "Evaluation",
+    "Regime",
+    "check_name",
+    "differences",
+    "plain",
+    "spelled",
+]
 
-def _check(rule: bool, text: str) -> None:
-    if not rule:
-        raise ValueError(text)
+Regime = Literal["mtrl", "crl", "scratch", "schedule"]
 
-
-# Bytes that file systems take for the name of a folder, and what a part of one leaves to others.
-LONGEST_FOLDER, LONGEST_NAME = 255, 200
-
-
-def check_name(of: str, name: str) -> None:
-    """Raise unless a name can be a folder's, and part of one.
-
-    :param of: what has it
-    :raises ValueError: naming the rule and the name
-    """
-    _check(
-        re.fullmatch(r"[^\s/\\.][^\s/\\]*", name) is not None
-        and name.isprintable()
-        and len(name.encode()) <= LONGEST_NAME,
-        f"`name` of {of} must be a word of printable characters, without / or spaces, that doesn't "
-        f"begin with a dot, of {LONGEST_NAME} bytes at most, got {name!r}",
-    )
-
-
-def check_ppo(ppo: Mapping[str, Any], where: str) -> None:
-    """Raise unless values can be laid over the preset's.
-
-    :param where: the entry that holds them
-    :raises ValueError: naming what PPO doesn't take
-    """
-    _check(
-        not isinstance(ppo, Mapping) or "policy_kwargs" not in ppo,
-        f"`{where}.policy_kwargs` can't be given: options of the policy belong to an architecture, "
-        "as in `architectures: {wide: {net_arch: [128, 128]}}`",
-    )
-    try:
-        _CHECK_PPO.validate_python(ppo, strict=True, extra="forbid")
-    except ValidationError as error:
-        raise ValueError(in_words(error, _PPO, ppo, where)) from error
-    n_steps = ppo.get("n_steps", 1)
-    _check(n_steps >= 1, f"`{where}.n_steps` must be at least 1, got {n_steps}")
+# Bytes that file systems take for the name of a folder.
+LONGEST_FOLDER = 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,124 +46,103 @@ class Architecture:
     """A column of the study: a policy and what it is built with.
 
     :param name: how folders and reports call it
-    :param policy: an alias that SB3 knows, or ``package.module:Class``
+    :param policy: an alias that the algorithm knows, or ``package.module:Class``; None, in a study,
+        becomes ours for observations such as it has
     :param policy_kwargs: plain values laid over the preset's own ``policy_kwargs``
-    :param ppo: values laid over the study's, such as a learning rate chosen for this network
-    :raises ValueError: if its name can't be part of a folder's, or PPO doesn't take a value
+    :param arguments: of the algorithm, laid over the study's, such as a learning rate chosen for
+        this network
+    :param ppo: 0.1's word for those of PPO; in a study both hold the same
+    :param callbacks: besides the study's, such as a remedy
+    :raises ValueError: if its name can't be part of a folder's
     """
 
     name: str
-    policy: str = "MoeMultiInputPolicy"
+    policy: str | None = None
     policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     ppo: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: tuple[Named, ...] = ()
 
     def __post_init__(self) -> None:
         check_name("an architecture", self.name)
-        check_ppo(self.ppo, f"architectures.{self.name}.ppo")
+
+    def fitted(self, setup: Setup) -> Architecture:
+        """Give this architecture as a study has it.
+
+        :raises ValueError: if the algorithm doesn't take a value, or a callback is not there
+        """
+        where = f"architectures.{self.name}."
+        own = one_of_both(setup.algorithm, self.arguments, self.ppo, where)
+        check_callbacks(self.callbacks, f"{where}callbacks")
+        return replace(
+            self,
+            policy=self.policy or default_policy(setup.algorithm, setup.task_id),
+            arguments=own,
+            ppo=own if setup.algorithm == "PPO" else {},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """How often the agent is looked at, and how closely.
-
-    :param points: evaluations per task and visit, evenly spread, besides the one before training
-    :param episodes: episodes of every task at each of them
-    :param deterministic: whether the policy takes its most likely action
-    :raises ValueError: if there would be none
-    """
-
-    points: int = 10
-    episodes: int = 20
-    deterministic: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("points", "episodes"):
-            value = getattr(self, name)
-            _check(value >= 1, f"`evaluation.{name}` must be at least 1, got {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellConfig:
+class CellConfig(Setup):
     """One training run.
 
-    :param regime: ``"mtrl"`` interleaves the games by steps, ``"crl"`` plays them one after the
-        other, ``"scratch"`` trains on one game only, in the spaces of all of them
-    :param games: the tasks of the environment, by their index
-    :param order: what ``"crl"`` plays, one after the other; ``"scratch"`` plays one game
+    :param regime: ``"mtrl"`` interleaves the tasks by steps, ``"crl"`` plays them one after the
+        other, ``"scratch"`` trains on one task only, in the spaces of all of them, ``"schedule"``
+        plays what ``schedule`` says
+    :param order: what ``"crl"`` plays, one after the other; ``"scratch"`` plays one task
     :param architecture: which network
     :param seed: of the model, the environments and the schedule
-    :param steps_per_task: environment steps that each game gets on each visit, over all copies;
-        the mean over the games where they are interleaved and have unequal shares of the copies
-    :param cycles: how often the sequence of games is played through
-    :param n_envs: copies of the environment that step together
-    :param ppo: values laid over :data:`sb3_moe.presets.MINATAR_PPO`
-    :param annealing: the learning rate falls linearly to zero over nothing, the run, or each block
-    :param evaluation: how the agent is evaluated while it trains
-    :param checkpoints: how many snapshots a run can go on from, evenly spread
-    :param device: of torch
-    :param no_op_max: most no-ops at the start of an episode, of MinAtar's games by their short
-        names; with 0, as in version 0.1, all episodes of SpaceInvaders begin alike
     :raises ValueError: if a value is out of its range
     """
 
     regime: Regime
-    games: tuple[str, ...]
     order: tuple[str, ...] = ()
     architecture: Architecture
     seed: int = 0
-    steps_per_task: int = 262_144
-    cycles: int = 1
-    n_envs: int = 64
-    ppo: Mapping[str, Any] = field(default_factory=dict)
-    annealing: Annealing = "none"
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    checkpoints: int = 4
-    device: str = "cpu"
-    no_op_max: int = 0
 
     def __post_init__(self) -> None:
-        for name, values in (("regime", get_args(Regime)), ("annealing", get_args(Annealing))):
-            value = getattr(self, name)
-            _check(value in values, f"`{name}` must be one of {', '.join(values)}, got {value!r}")
-        check_games(self.games)
-        check_device(self.device)
-        check_ppo(self.ppo, "ppo")
+        check(
+            self.regime in get_args(Regime),
+            f"`regime` must be one of {', '.join(get_args(Regime))}, got {self.regime!r}",
+        )
+        super().__post_init__()
+        settle(self, architecture=self.architecture.fitted(self))
         self._check_order()
-        for name in ("steps_per_task", "cycles", "n_envs", "checkpoints"):
-            value = getattr(self, name)
-            _check(value >= 1, f"`{name}` must be at least 1, got {value}")
-        for name in ("seed", "no_op_max"):
-            value = getattr(self, name)
-            _check(value >= 0, f"`{name}` must be at least 0, got {value}")
-        _check(
-            self.regime != "mtrl" or self.n_envs >= len(self.games),
+        check(self.seed >= 0, f"`seed` must be at least 0, got {self.seed}")
+        check(
+            (self.regime == "schedule") == (self.schedule is not None),
+            '`schedule` must be given for the regime "schedule" and no other, got '
+            f'{self.schedule} for "{self.regime}"',
+        )
+        check(
+            self.n_envs >= len(self.games) or not takes_all_tasks(schedule_of(self)),
             f"`n_envs` must be at least the number of games, {len(self.games)}, got {self.n_envs}",
         )
-        _check(
-            self.steps_per_task % self.rollout == 0,
+        unit = "train_freq" if is_off_policy(self.algorithm) else "n_steps"
+        check(
+            self.rollout is None or self.steps_per_task % self.rollout == 0,
             f"`steps_per_task` must be a multiple of the rollout of {self.architecture.name!r}, "
-            f"n_envs * n_steps = {self.rollout}, got {self.steps_per_task}",
+            f"n_envs * {unit} = {self.rollout}, got {self.steps_per_task}",
         )
 
     def _check_order(self) -> None:
         """The order belongs to the regimes that have one, and plays games that there are."""
-        length = {"mtrl": (0,), "scratch": (1,)}.get(self.regime, range(1, 10_000))
-        _check(
-            len(self.order) in length,
-            '`order` must be empty for "mtrl", one game for "scratch", and at least one for '
-            f'"crl", got {list(self.order)} for "{self.regime}"',
+        length = {"mtrl": (0,), "schedule": (0,), "scratch": (1,)}
+        check(
+            len(self.order) in length.get(self.regime, range(1, 10_000)),
+            '`order` must be empty for "mtrl" and "schedule", one game for "scratch", and at least '
+            f'one for "crl", got {list(self.order)} for "{self.regime}"',
         )
         for game in self.order:
-            _check(
+            check(
                 game in self.games,
                 f"`order` must be among the games {', '.join(self.games)}, got {game!r}",
             )
 
     @property
-    def rollout(self) -> int:
-        """Environment steps between two updates."""
-        values = {**MINATAR_PPO, **self.ppo, **self.architecture.ppo}
-        return self.n_envs * int(values["n_steps"])
+    def rollout(self) -> int | None:
+        """Environment steps between two updates; None if they differ."""
+        return rollout_of(self.algorithm, given(self), self.n_envs)
 
     @property
     def total_steps(self) -> int:
@@ -209,59 +153,57 @@ class CellConfig:
     @property
     def name(self) -> str:
         """The name of its folder: what tells it from the study's other cells."""
-        played = self.order or self.games
-        games = ".".join(played)
+        games = in_a_folders_name(self.order or self.games, self.tasks)
         parts = [self.regime, games, self.architecture.name, f"s{self.seed}"]
         if len("-".join(parts).encode()) > LONGEST_FOLDER:
             # Orders may be of any length.
-            parts[1] = f"{len(played)}.{hashlib.sha256(games.encode()).hexdigest()[:12]}"
+            played = self.order or self.games
+            parts[1] = f"{len(played)}.{digest(played)}"
         return "-".join(parts)
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The algorithm's arguments that aren't SB3's own, as plain values."""
+        values: dict[str, Any] = described(arguments_of(self))
+        return values
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``config.json`` holds them."""
-        return {name: plain(value) for name, value in asdict(self).items()}
+        values = {name: plain(value) for name, value in asdict(self).items()}
+        values["architecture"] = spelled(values["architecture"], self.algorithm)
+        return spelled(values, self.algorithm)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CellConfig:
-        """Read what :meth:`to_dict` wrote."""
+        """Read what :meth:`to_dict` wrote, in 0.1 too."""
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"a cell has {sorted(known)}, got {unknown[0]!r}")
-        nested = {
+        architecture = dict(values["architecture"])
+        architecture["callbacks"] = _all_named(architecture.get("callbacks", ()))
+        nested: dict[str, Any] = {
             "games": tuple(values["games"]),
+            "tasks": as_entries(values.get("tasks", ())),
             "order": tuple(values.get("order", ())),
-            "architecture": Architecture(**values["architecture"]),
+            "architecture": Architecture(**architecture),
             "evaluation": Evaluation(**values.get("evaluation", {})),
+            "callbacks": _all_named(values.get("callbacks", ())),
         }
+        for name in ("schedule", "normalize"):
+            value = values.get(name)
+            nested[name] = None if value is None else named(value, name)
         return cls(**{**values, **nested})
 
 
-def check_device(device: str) -> None:
-    """Raise unless torch has a device.
-
-    :raises ValueError: naming it
-    """
-    import torch as th
-
-    try:
-        th.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"`device` must be a device that torch has, got {device!r}: {reason}"
-        ) from error
+def _all_named(values: Any) -> tuple[Named, ...]:
+    return tuple(named(value, "callbacks") for value in values)
 
 
-def plain(value: Any) -> Any:
-    """Give lists for tuples and dicts for mappings and configs: what JSON gives back."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return value
+def spelled(values: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
+    """Leave out one of ``ppo`` and ``arguments``, which hold the same: files have it once."""
+    other = "arguments" if algorithm == "PPO" else "ppo"
+    return {name: value for name, value in values.items() if name != other}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

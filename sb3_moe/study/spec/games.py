@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stable_baselines3.common.vec_env import VecEnv
-
 MINATAR = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 
 
@@ -36,18 +34,14 @@ def check_games(games: Sequence[str]) -> None:
         raise ValueError(f"`games` must be different from each other, got {list(games)}")
 
 
-def make_env(
-    games: Sequence[str], n_envs: int, seed: int, schedule: Any, no_op_max: int = 0
-) -> VecEnv:
-    """Build the environment of a run: all games as tasks, a schedule that says which is played.
+def games_as_tasks(games: Sequence[str], no_op_max: int = 0) -> list[Any]:
+    """Give the tasks that games stand for, under the names that the file gives them.
 
     :param no_op_max: most no-ops at the start of an episode of MinAtar's games by short names
     """
-    from sb3_moe.vec_env import make_multitask_vec_env
     from sb3_moe_envs.tasks import Task
 
-    tasks = [
+    return [
         Task(game, game_id(game), {"no_op_max": no_op_max} if game in MINATAR else {})
         for game in games
     ]
-    return make_multitask_vec_env(tasks, n_envs, seed, schedule=schedule)

@@ -12,31 +12,27 @@ from typing import Any, Literal, get_args
 
 from sb3_moe.study.spec.about import About, read_about
 from sb3_moe.study.spec.architectures import check_policy, named_architecture
-from sb3_moe.study.spec.config import (
-    Annealing,
-    Architecture,
-    CellConfig,
-    Evaluation,
-    Regime,
-    check_name,
-    plain,
-)
+from sb3_moe.study.spec.config import Architecture, CellConfig, Regime, check_name, plain, spelled
 from sb3_moe.study.spec.entries import read_yaml, typed
+from sb3_moe.study.spec.named import named
+from sb3_moe.study.spec.setup import Setup, settle
+from sb3_moe.study.spec.tasks import as_entries, task_names
 
 PRESETS = ("smoke", "paper-small", "paper-full")
 Orders = Literal["given", "rotations", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig:
+class StudyConfig(Setup):
     """A grid of cells: every regime and order, with every architecture, for every seed.
 
     :param name: of the study, and of its folder under ``runs``
-    :param games: the tasks, in the order in which ``"crl"`` plays them unless ``orders`` says more
+    :param games: see :class:`~sb3_moe.study.spec.setup.Setup`; in the order in which ``"crl"``
+        plays them unless ``orders`` says more
+    :param architectures: the columns
     :param regimes: see :class:`~sb3_moe.study.spec.config.CellConfig`
     :param orders: of ``"crl"``: the one given, its rotations (each game comes first, second, ...
         once), all permutations, or a list of orders
-    :param architectures: the columns
     :param seeds: a number of seeds, or the seeds
     :param random_episodes: episodes of each game that measure the random policy's level
     :param claims: the file of claims that the report tests, None for none
@@ -45,26 +41,18 @@ class StudyConfig:
     """
 
     name: str
-    games: tuple[str, ...]
     architectures: tuple[Architecture, ...]
     regimes: tuple[Regime, ...] = ("mtrl", "crl")
     orders: Orders | tuple[tuple[str, ...], ...] = "given"
     seeds: tuple[int, ...] = (0,)
-    steps_per_task: int = 262_144
-    cycles: int = 1
-    n_envs: int = 64
-    ppo: Mapping[str, Any] = field(default_factory=dict)
-    annealing: Annealing = "none"
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    checkpoints: int = 4
-    device: str = "cpu"
-    no_op_max: int = 0
     random_episodes: int = 64
     claims: Path | None = None
     about: About = field(default_factory=About)
 
     def __post_init__(self) -> None:
         check_name("a study", self.name)
+        super().__post_init__()
+        settle(self, architectures=tuple(each.fitted(self) for each in self.architectures))
         _check_unique("architectures", [a.name for a in self.architectures])
         _check_unique("seeds", self.seeds)
         _check_unique("regimes", self.regimes)
@@ -82,7 +70,11 @@ class StudyConfig:
         if self.random_episodes < 1:
             raise ValueError(f"`random_episodes` must be at least 1, got {self.random_episodes}")
         for architecture in self.architectures:
-            check_policy(architecture)
+            check_policy(architecture, self.algorithm)
+        if self.schedule is not None and "schedule" not in self.regimes:
+            raise ValueError(
+                f'`regimes` must have "schedule" where there is a `schedule`, got {self.regimes}'
+            )
         _check_folders([cell.name for cell in self.cells()])
 
     def cells(self) -> list[CellConfig]:
@@ -93,7 +85,7 @@ class StudyConfig:
                 order=order,
                 architecture=architecture,
                 seed=seed,
-                **{name: getattr(self, name) for name in _SHARED},
+                **self._shared | ({} if regime == "schedule" else {"schedule": None}),
             )
             for seed in self.seeds
             for regime in self.regimes
@@ -101,15 +93,21 @@ class StudyConfig:
             for architecture in self.architectures
         ]
 
+    @property
+    def _shared(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(Setup)}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``study.json`` holds them."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["claims"] = None if self.claims is None else self.claims.name
-        return {name: plain(value) for name, value in values.items()}
+        columns = [spelled(plain(each), self.algorithm) for each in self.architectures]
+        values["architectures"] = columns
+        return spelled({name: plain(value) for name, value in values.items()}, self.algorithm)
 
     def sequences(self, regime: Regime) -> list[tuple[str, ...]]:
         """List the orders of games that a regime has cells for."""
-        if regime == "mtrl":
+        if regime in ("mtrl", "schedule"):
             return [()]
         if regime == "scratch":
             return [(game,) for game in self.games]
@@ -118,20 +116,6 @@ class StudyConfig:
         if self.orders == "all":
             return list(itertools.permutations(self.games))
         return [self.games] if isinstance(self.orders, str) else list(self.orders)
-
-
-_SHARED = (
-    "games",
-    "steps_per_task",
-    "cycles",
-    "n_envs",
-    "ppo",
-    "annealing",
-    "evaluation",
-    "checkpoints",
-    "device",
-    "no_op_max",
-)
 
 
 def _check_unique(name: str, values: Sequence[Any]) -> None:
@@ -192,7 +176,18 @@ def _spelled_out(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Write as the fields have it what a file may say in short."""
     long = dict(values)
     if "architectures" in values:
-        long["architectures"] = [asdict(a) for a in _architectures(values["architectures"])]
+        algorithm = values.get("algorithm", "PPO")
+        columns = _architectures(values["architectures"], algorithm)
+        long["architectures"] = [asdict(column) for column in columns]
+    if values.get("tasks") and "games" not in values:
+        long["games"] = task_names(as_entries(values["tasks"]))
+    for name in ("schedule", "normalize"):
+        if values.get(name) is not None:
+            long[name] = asdict(named(values[name], name))
+    if isinstance(values.get("callbacks"), list):
+        long["callbacks"] = [asdict(named(each, "callbacks")) for each in values["callbacks"]]
+    if "schedule" in values:
+        long.setdefault("regimes", ["schedule"])
     if "seeds" in values:
         long["seeds"] = _seeds(values["seeds"])
     if isinstance(values.get("claims"), str):
@@ -211,13 +206,15 @@ def _seeds(value: Any) -> list[Any]:
     raise ValueError(f"`seeds` must be a number of seeds, at least 1, or a list, got {value!r}")
 
 
-def _architectures(value: Any) -> Iterator[Architecture]:
+def _architectures(value: Any, algorithm: str) -> Iterator[Architecture]:
     """Read names, or names with their options."""
     for entry in value if isinstance(value, list) else [value]:
         if isinstance(entry, Mapping):
-            yield from (named_architecture(name, options) for name, options in entry.items())
+            yield from (
+                named_architecture(name, options, algorithm) for name, options in entry.items()
+            )
         elif isinstance(entry, str) and isinstance(value, list):
-            yield named_architecture(entry)
+            yield named_architecture(entry, algorithm=algorithm)
         else:
             raise ValueError(
                 f"`architectures` must be names, or names with their options, got {entry!r}"

@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch as th
-from stable_baselines3 import PPO
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.plasticity import policy_activations
-from sb3_moe.study.run.learner import ppo_arguments
-from sb3_moe.study.spec.architectures import policy_of
+from sb3_moe.study.run.learner import arguments_of, build_env, build_model
+from sb3_moe.study.spec.algorithms import is_off_policy
+from sb3_moe.study.spec.callbacks import build_callbacks
 from sb3_moe.study.spec.config import CellConfig
-from sb3_moe.study.spec.games import make_env
 
 # PPO wants more than one sample to a rollout, whatever `n_steps` is.
 COPIES = 2
+# Transitions that a replay buffer has room for.
+SMALL = 100
 
 
 def check_networks(cells: Sequence[CellConfig]) -> None:
-    """Build PPO once with each architecture, in the spaces of all games, and let it act once.
+    """Build the algorithm with each architecture, in the spaces of all games, and let it act once.
 
     :param cells: of one study, one at least
-    :raises ValueError: naming the architecture, and why it can't be built
+    :raises ValueError: naming the architecture, and why it can't be built, or the actions that the
+        algorithm can't take
     """
     from sb3_moe_envs.schedules import Cycle
 
     architectures = {cell.architecture.name: cell for cell in cells}
     games = cells[0].games
-    env = make_env(games, COPIES, 0, Cycle(1, order=games[:1]))
+    env = build_env(cells[0], COPIES, 0, Cycle(1, order=games[:1]))
     try:
+        check_spaces(cells[0], env)
         for name, cell in architectures.items():
             try:
                 _build(cell, env)
@@ -43,14 +49,32 @@ def check_networks(cells: Sequence[CellConfig]) -> None:
 
 
 def _build(cell: CellConfig, env: VecEnv) -> None:
+    arguments = arguments_of(cell)
+    if is_off_policy(cell.algorithm):
+        # What it would hold isn't needed, and may be more than there is room for.
+        arguments["buffer_size"] = SMALL
     with warnings.catch_warnings():
         # That a batch is larger than a rollout is so with two copies only.
         warnings.simplefilter("ignore")
-        policy = policy_of(cell.architecture.policy)
-        model = PPO(policy, env, device="cpu", **ppo_arguments(cell))
+        model = build_model(cell, env, device="cpu", **arguments)
+    with TemporaryDirectory() as folder:
+        build_callbacks([*cell.callbacks, *cell.architecture.callbacks], Path(folder))
     # Some policies can be built in spaces that they can't see.
-    model.policy.set_training_mode(False)
     obs: Any = model.observation_space.sample()
-    with th.no_grad():
-        model.policy(model.policy.obs_to_tensor(obs)[0])
-    policy_activations(model.policy, obs)  # which every run measures from its first step on
+    model.predict(obs)
+    policy: Any = model.policy
+    if isinstance(model, OnPolicyAlgorithm) and not hasattr(model, "_last_lstm_states"):
+        with th.no_grad():  # what a rollout calls
+            policy(policy.obs_to_tensor(obs)[0])
+    policy_activations(policy, obs)  # which every run measures from its first step on
+
+
+def check_spaces(cell: CellConfig, env: VecEnv) -> None:
+    """Raise unless an algorithm takes the actions of the tasks.
+
+    :raises ValueError: naming it and the actions
+    """
+    try:
+        build_model(cell, env, device="cpu", _init_setup_model=False)
+    except AssertionError as error:
+        raise ValueError(f"`algorithm` {cell.algorithm} can't be trained here: {error}") from error

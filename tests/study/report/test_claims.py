@@ -207,7 +207,9 @@ def test_claims_that_are_not_there_are_named(tmp_path: Path):
 
 
 def test_a_regime_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match=r"`regime` must be one of mtrl, crl, scratch, got 'cl'"):
+    with pytest.raises(
+        ValueError, match=r"`regime` must be one of mtrl, crl, scratch, schedule, got .cl."
+    ):
         Selector(architecture="dense", regime="cl")
 
 

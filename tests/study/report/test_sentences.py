@@ -66,6 +66,109 @@ def test_a_study_of_another_algorithm_speaks_of_no_other(changes, tmp_path, monk
         assert word not in readme.lower()
 
 
+DQN_YAML = """
+name: mine
+algorithm: DQN
+tasks: [CartPole-v1, Acrobot-v1]
+architectures:
+  dense: {placement: none, net_arch: [8]}
+  redo: {placement: none, callbacks: [{ReDoCallback: {every: 500, tau: 0.1}}]}
+  own: {placement: middle, arguments: {gamma: 0.5}}
+n_envs: 2
+steps_per_task: 2000
+arguments: {learning_rate: 1e-3, buffer_size: 50_000, gamma: 0.99, train_freq: [2, step]}
+annealing: block
+evaluation: {deterministic: true}
+callbacks: [{TaskSwitchCallback: {}}]
+"""
+SAC_YAML = """
+name: mine
+algorithm: SAC
+tasks: Classic/Pendulum4
+regimes: [mtrl]
+architectures: [{soft-middle-qf: {placement: {pi: none, qf: middle}, num_experts: 3}}]
+n_envs: 8
+steps_per_task: 2000
+env: {task_id: onehot}
+normalize: {PerTaskVecNormalize: {clip_obs: 5.0}}
+"""
+SCHEDULE_YAML = """
+name: mine
+preset: none
+games: [CartPole-v1, Acrobot-v1]
+schedule: {Adaptive: {rule: "return>=200"}}
+architectures: {dense: {placement: none}}
+n_envs: 2
+steps_per_task: 4000
+arguments:
+  n_steps: 100
+  learning_rate:
+    "stable_baselines3.common.utils:LinearSchedule": {start: 0.1, end: 0.0, end_fraction: 1.0}
+normalize: {VecNormalize: {norm_reward: false}}
+seeds: 1
+"""
+OTHERS = {
+    "DQN": (
+        DQN_YAML,
+        "mine: DQN on CartPole, Acrobot",
+        "Algorithm: DQN of Stable-Baselines3 with its default values, but learning_rate 0.001, "
+        "buffer_size 50000, train_freq [2, 'step']; 2 copies",
+        "Learning rate: 0.001, the same for all networks, though each may have a best one of its "
+        "own. It falls to zero over each task's training, and starts again with the next task. "
+        "In runs without a given order of tasks it falls to zero over the run.",
+        "Callbacks while training: TaskSwitchCallback.",
+        "the policy acts without chance (deterministic=True), in",
+        "Dense: no experts; hidden layers of [8]",
+        "no experts; trained with ReDoCallback (every 500, tau 0.1)",
+        "gamma 0.5",
+    ),
+    "SAC": (
+        SAC_YAML,
+        "Algorithm: SAC of Stable-Baselines3 with its default values, but replay_buffer_class "
+        "sb3_moe.buffers.multitask.MultiTaskReplayBuffer; 8 copies",
+        "Environment: task_id onehot.",
+        "Learning rate: 0.0003. It is constant.",
+        "Interleaving: every task has a fixed share of the parallel environments, so all tasks",
+        "Normalisation: observations and rewards, each task's by statistics of its own, "
+        "PerTaskVecNormalize (clip_obs 5.0).",
+        "actor: no experts; critic: experts in place of the last hidden layer, 3 of them",
+    ),
+    "schedule": (
+        SCHEDULE_YAML,
+        "1 seed and 8,000 environment steps in each run.",
+        "SCHEDULE means that a schedule says which task is played when.",
+        "Algorithm: PPO of Stable-Baselines3 with its default values, but n_steps 100, ",
+        "Learning rate: LinearSchedule({'start': 0.1, 'end': 0.0, 'end_fraction': 1.0}). It "
+        "changes as this schedule says, over the run.",
+        "Schedule: Adaptive (rule return>=200) says which task is played when.",
+        "Normalisation: observations, by the same statistics for all tasks, VecNormalize "
+        "(norm_reward False).",
+        "20 times while training.",
+        "what is left of it after other tasks were trained",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_a_study_read_from_a_file_is_told_as_it_is_and_as_no_other(name, tmp_path):
+    text, *sentences_of_it = OTHERS[name]
+    page, readme = reported(read_study(text, tmp_path), tmp_path, level=-100.0, random=-200.0)
+    for sentence in sentences_of_it:
+        assert sentence in page
+    others = {"ppo", "dqn", "sac"} - {"ppo" if name == "schedule" else name.lower()}
+    for word in ("minatar", "atari", "game", "six actions", "no-ops", *others):
+        assert word not in page.lower()
+        assert word not in readme.lower()
+    assert ("Shading" in page) == (name == "DQN")
+
+
+def test_games_that_begin_with_no_ops_are_told_so_and_others_not():
+    (line,) = (each for each in choices(study(no_op_max=30)) if each.startswith("Starts:"))
+    assert line == "Starts: an episode of MinAtar's games begins with up to 30 no-ops."
+    for changes in ({}, {"games": ("CartPole-v1",), "no_op_max": 30}):
+        assert not [each for each in choices(study(**changes)) if each.startswith("Starts:")]
+
+
 def test_a_study_of_one_task_and_one_network_speaks_of_no_others(tmp_path):
     page, readme = reported(study(**ONE), tmp_path)
     assert "Task: CartPole-v1. 1 of 1 training runs are done, with 1 seed and" in page

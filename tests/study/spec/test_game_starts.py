@@ -13,8 +13,8 @@ from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.runner import ChangedConfigError, refuse_changes, survey
 from sb3_moe.study.spec.config import CellConfig
-from sb3_moe.study.spec.games import make_env
 from sb3_moe.study.spec.grid import load_study, read_study
+from sb3_moe.study.spec.tasks import make_env
 
 YAML = "{name: mine, games: [SpaceInvaders], regimes: [scratch], architectures: [dense]%s}"
 

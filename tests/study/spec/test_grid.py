@@ -158,7 +158,7 @@ def test_folders_of_orders_of_any_length_have_names_that_fit_and_differ(tmp_path
         ("name", "..", r"^`name` of a study must be a word .*, got '\.\.'$"),
         ("games", "Breakout", "^`games` must be a list, got 'Breakout'$"),
         ("games", "[5]", r"^`games\[0\]` must be text, got 5$"),
-        ("regimes", "[mtrl, clr]", r"^`regimes\[1\]` must be 'mtrl', 'crl' .*, got 'clr'$"),
+        ("regimes", "[mtrl, clr]", r"^`regimes\[1\]` must be 'mtrl', 'crl', .*, got 'clr'$"),
         ("seeds", "2.5", "^`seeds` must be a number of seeds, at least 1, or a list, got 2.5$"),
         ("seeds", "true", "^`seeds` must be .*, got True$"),
         ("seeds", "0", "^`seeds` must be .*, got 0$"),
@@ -183,7 +183,7 @@ def test_folders_of_orders_of_any_length_have_names_that_fit_and_differ(tmp_path
         ("orders", "[Breakout]", r"\n`orders\[0\]` must be a list, got 'Breakout'$"),
         ("orders", "[]", "^`orders` must have at least one entry, got none$"),
         ("orders", "[[Asterix], [Asterix]]", "^`orders` must be different from each other"),
-        ("colour", "red", "^there is no entry `colour`; there are about, .*, steps_per_task$"),
+        ("colour", "red", "^there is no entry `colour`; there are about, .*, tasks$"),
         ("claims", "none.yaml", "^`claims` must be a file, got '.*none.yaml'$"),
         ("architectures", "[5]", "^`architectures` must be names, .*, got 5$"),
         ("architectures", "dense", "^`architectures` must be names, .*, got 'dense'$"),
@@ -231,7 +231,9 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path):
 
 
 def test_an_architecture_without_options_is_read_by_its_name(tmp_path):
-    assert read(tmp_path, architectures="{dense: }").architectures == (named_architecture("dense"),)
+    written, named = read(tmp_path, architectures="{dense: }"), read(tmp_path)
+    assert written.architectures == named.architectures
+    assert named.architectures[0].policy_kwargs == named_architecture("dense").policy_kwargs
 
 
 def test_cells_that_would_share_a_folder_are_refused(monkeypatch):
@@ -257,7 +259,10 @@ def test_a_study_that_is_not_there_is_refused_with_the_presets():
         ({"games": ()}, "`games` must name at least one game, got none"),
         ({"seeds": ()}, "`seeds` must have at least one entry, got none"),
         ({"seeds": (1, 1)}, r"`seeds` must be different from each other, got \[1, 1\]"),
-        ({"regimes": ("mixed",)}, "`regimes` must be among mtrl, crl, scratch, got 'mixed'"),
+        (
+            {"regimes": ("mixed",)},
+            "`regimes` must be among mtrl, crl, scratch, schedule, got 'mixed'",
+        ),
         ({"orders": "some"}, "`orders` must be given, rotations, all or a list, got 'some'"),
         ({"orders": ()}, "`orders` must have at least one entry, got none"),
         ({"orders": (("Pong",),)}, "`order` must be among the games .*, got 'Pong'"),
@@ -275,11 +280,13 @@ def test_a_study_out_of_range_names_the_rule_and_the_value(changes, message):
 
 
 def test_an_order_belongs_to_the_regimes_that_have_one():
-    with pytest.raises(ValueError, match=r"`order` must be empty for \"mtrl\""):
+    with pytest.raises(ValueError, match=r"`order` must be empty for \"mtrl\" and \"schedule\""):
         CellConfig(regime="mtrl", games=GAMES, order=GAMES, architecture=architecture("dense"))
     with pytest.raises(ValueError, match=r"one game for \"scratch\""):
         cell("scratch", GAMES)
-    with pytest.raises(ValueError, match=r"`regime` must be one of mtrl, crl, scratch, got 'x'"):
+    with pytest.raises(
+        ValueError, match=r"`regime` must be one of mtrl, crl, scratch, schedule, got 'x'"
+    ):
         cell("x")
 
 

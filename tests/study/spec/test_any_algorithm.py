@@ -1,0 +1,256 @@
+"""A study of any algorithm that there are policies for, on any tasks, is checked as PPO's is."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+
+from sb3_moe.buffers import MultiTaskReplayBuffer
+from sb3_moe.policies.registration import TABLE
+from sb3_moe.study.run.folder import CellFolder, State, write_json
+from sb3_moe.study.run.learner import arguments_of, build
+from sb3_moe.study.run.runner import Job, changes
+from sb3_moe.study.spec.algorithms import default_policy, policy_base, towers_of
+from sb3_moe.study.spec.architectures import meaning, named_architecture
+from sb3_moe.study.spec.grid import load_study, read_study
+from sb3_moe.study.spec.networks import check_networks
+
+
+def make_cart_pole():
+    return gym.make("CartPole-v1")
+
+
+def read(tmp_path, **changes):
+    values = {
+        "name": "mine",
+        "algorithm": "DQN",
+        "tasks": "[CartPole-v1, Acrobot-v1]",
+        "architectures": "{small: {placement: none, net_arch: [4]}}",
+        "n_envs": "2",
+        "steps_per_task": "2000",
+    }
+    lines = (f"{name}: {text}" for name, text in {**values, **changes}.items() if text)
+    return read_study("\n".join(lines), tmp_path)
+
+
+@pytest.mark.parametrize("algorithm", list(TABLE))
+def test_every_algorithm_has_a_base_class_towers_and_a_policy_by_default(algorithm):
+    if TABLE[algorithm].algorithm.startswith("sb3_contrib"):
+        pytest.importorskip("sb3_contrib")
+    assert default_policy(algorithm, "dict") in TABLE[algorithm].aliases
+    assert "MultiInput" not in default_policy(algorithm, "onehot")
+    assert towers_of(algorithm)
+    assert policy_base(algorithm).__name__.endswith("Policy")
+
+
+def test_other_algorithms_have_sb3s_values_and_our_policy_unless_the_file_says_more(tmp_path):
+    study = read(tmp_path, arguments="{gamma: 0.9, train_freq: [2, step]}")
+    assert (study.preset, study.games) == ("none", ("CartPole", "Acrobot"))
+    assert study.architectures[0].policy == "MoeMultiInputPolicy"
+    cell = study.cells()[0]
+    assert arguments_of(cell) == {
+        "gamma": 0.9,
+        "train_freq": (2, "step"),
+        "policy_kwargs": {"placement": "none", "net_arch": [4]},
+    }
+    assert cell.rollout == 4
+    assert cell.resolved["train_freq"] == [2, "step"]
+
+
+def test_ppo_and_arguments_are_two_words_for_the_same(tmp_path):
+    both = [
+        read(tmp_path, algorithm="PPO", **{word: "{n_steps: 10}"}) for word in ("ppo", "arguments")
+    ]
+    assert both[0] == both[1]
+    assert both[0].preset == "minatar"
+    assert both[0].cells()[0].to_dict()["ppo"] == {"n_steps": 10}
+    assert "arguments" not in both[0].to_dict()
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "message"),
+    [
+        ("algorithm", "DQM", "^`algorithm` must be one .*, got 'DQM'; did you mean `DQN`"),
+        ("arguments", "{gama: 1.0}", "^there is no entry `arguments.gama`; did you mean `gamma`"),
+        ("arguments", "{n_epochs: 4}", "^there is no entry `arguments.n_epochs`"),
+        ("arguments", "{buffer_size: 1.5}", "^`arguments.buffer_size` must be a whole number"),
+        ("arguments", "{policy_kwargs: {}}", "^`arguments.policy_kwargs` can't be given"),
+        (
+            "arguments",
+            "{replay_buffer_class: 'no.such:Thing'}",
+            "^`arguments.replay_buffer_class` must be `package.module:Class`, got 'no.such:Thing'",
+        ),
+        ("arguments", "{train_freq: [1, episode]}", "^`n_envs` must be 1 where `train_freq`"),
+        ("ppo", "{gamma: 0.9}", "^`ppo` must be left out with DQN, whose values are `arguments`"),
+        (
+            "preset",
+            "atari",
+            "^`preset` must be one that there is, got 'atari'; did you mean `minatar`",
+        ),
+        ("preset", "minatar", "^`preset` must be one of DQN's, got 'minatar', which has clip_ra"),
+        ("steps_per_task", "1001", "multiple of the rollout of 'small', n_envs . train_freq = 8"),
+        ("tasks", "Classic/None", "^`tasks` must name a suite, .*, got 'Classic/None'"),
+        ("tasks", "[CartPole-v7]", r"^`tasks\[0\]` must be a registered .*, got 'CartPole-v7'"),
+        ("tasks", "['json:none']", r"^`tasks\[0\]` must be a registered .*, got 'json:none'"),
+        ("tasks", "['no_such:x']", r"^`tasks\[0\]` can't be imported, got 'no_such:x'"),
+        ("games", "[CartPole-v1]", "^`games` must be left out where there are `tasks`, or name"),
+        ("env", "{task: dict}", "^there is no entry `env.task`; did you mean `task_id`"),
+        ("env", "{schedule: x}", "^there is no entry `env.schedule`"),
+        ("normalize", "5", "^`normalize` must be a name, or a name with its arguments, got 5"),
+        ("normalize", "Vec", "^`normalize` must be a name that is known or .*, got 'Vec'"),
+        ("normalize", "'json:loads'", "^`normalize` must be a class of VecNormalize, got"),
+        (
+            "normalize",
+            "{VecNormalize: {clip: 5.0}}",
+            "^there is no entry `normalize.VecNormalize.clip`; did you mean `clip_obs`",
+        ),
+        ("callbacks", "[ReDo]", "^`callbacks` must be a name that is known .*, got 'ReDo'"),
+        ("callbacks", "[ReDoCallback]", "^`callbacks.ReDoCallback.every` must be given"),
+        ("callbacks", "[SnapshotCallback]", "^`callbacks` can't have .*`checkpoints` says how of"),
+        ("schedule", "{Adaptive: {rule: 'x>1'}}", "^`schedule`: `rule` must be comparisons"),
+        (
+            "schedule",
+            "{Cycle: {steps: 5}}",
+            "^there is no entry `schedule.Cycle.steps`; there are episodes_",
+        ),
+    ],
+)
+def test_what_does_not_fit_names_the_entry_and_what_it_must_be(entry, text, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, **{entry: text})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("arguments: {gama: 1}", r"^there is no entry `architectures\.x\.arguments\.gama`"),
+        ("ppo: {gamma: 0.9}", r"^`architectures\.x\.ppo` must be left out with DQN"),
+        ("callbacks: [ReDoCallback]", r"^`architectures\.x\.callbacks\.ReDoCallback\.every` must"),
+        ("placement: {pi: big}", r"^`architectures\.x`: `placement` may name the towers \['qf'\]"),
+        ("policy: MoePolicy", r"^`architectures\.x`: `policy` must be an alias that DQN knows"),
+        (
+            "policy: 'stable_baselines3.sac.policies:SACPolicy'",
+            r"^`architectures\.x`: `policy` must be a class of SB3's DQNPolicy",
+        ),
+    ],
+)
+def test_an_architecture_is_checked_against_the_algorithm(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, architectures=f"{{x: {{{options}}}}}")
+
+
+def test_the_words_contradict_each_other_only_if_their_values_do(tmp_path):
+    with pytest.raises(ValueError, match=r"^`arguments` and `ppo` both have gamma"):
+        read(tmp_path, algorithm="PPO", arguments="{gamma: 0.9}", ppo="{gamma: 0.8}")
+
+
+def test_tasks_are_a_suite_ids_ids_with_arguments_or_callables(tmp_path):
+    text = f"[Acrobot-v1, [CartPole-v1, {{max_episode_steps: 9}}], '{__name__}:make_cart_pole']"
+    study = read(tmp_path, tasks=text, n_envs="3", steps_per_task="1200")
+    assert study.games == ("Acrobot", "CartPole", "make_cart_pole")
+    assert study.cells()[-1].name == "crl-Acrobot.CartPole.make_cart_pole-small-s0"
+    check_networks(study.cells())
+    suite = read(tmp_path, tasks="Classic/CartPole4", n_envs="4", steps_per_task="1600")
+    assert suite.games == ("Earth", "Moon", "LongPole", "WeakMotor")
+
+
+def test_names_of_tasks_that_no_folder_could_have_are_written_otherwise(tmp_path):
+    maps = [f"[FrozenLake-v1, {{map_name: {size}, desc: ['S/', 'FG']}}]" for size in ("a", "b")]
+    study = read(tmp_path, tasks=f"[{', '.join(maps)}]", regimes="[scratch]")
+    names = [cell.name for cell in study.cells()]
+    assert len(set(names)) == 2
+    assert not any(set("/' ") & set(name) for name in names)
+
+
+def test_a_study_of_a_schedule_has_no_other_regimes_unless_it_names_them(tmp_path):
+    blocks = "{Sequence: {blocks: [[CartPole, 800], [Acrobot, 3200]]}}"
+    study = read(tmp_path, schedule=blocks)
+    (cell,) = study.cells()
+    assert (cell.regime, cell.order, cell.total_steps) == ("schedule", (), 4000)
+    mixed = read(tmp_path, schedule=blocks, regimes="[mtrl, schedule]")
+    assert [each.schedule for each in mixed.cells()] == [None, study.schedule]
+    with pytest.raises(ValueError, match=r'^`regimes` must have "schedule"'):
+        read(tmp_path, schedule=blocks, regimes="[mtrl]")
+    with pytest.raises(ValueError, match=r'^`schedule` must be given for the regime "schedule"'):
+        read(tmp_path, regimes="[schedule]").cells()
+
+
+def test_shares_of_the_copies_need_as_many_copies_as_tasks(tmp_path):
+    with pytest.raises(ValueError, match=r"^`n_envs` must be at least the number of games, 2"):
+        read(tmp_path, schedule="Interleave", n_envs="1")
+
+
+PENDULUM = {"tasks": "Classic/Pendulum4", "n_envs": "4", "steps_per_task": "400"}
+
+
+def test_actions_that_an_algorithm_cannot_take_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^`algorithm` DQN can't be trained here: .*Discrete"):
+        check_networks(read(tmp_path, **PENDULUM).cells())
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "tasks"),
+    [
+        ("A2C", {}), ("QRDQN", {}), ("TRPO", {}), ("RecurrentPPO", {}), ("MaskablePPO", {}),
+        ("SAC", PENDULUM), ("TD3", PENDULUM), ("DDPG", PENDULUM), ("TQC", PENDULUM),
+        ("CrossQ", PENDULUM | {"env": "{task_id: onehot}"}),
+    ],
+)  # fmt: skip
+def test_networks_of_every_algorithm_are_built_and_act(algorithm, tasks, tmp_path):
+    if TABLE[algorithm].algorithm.startswith("sb3_contrib"):
+        pytest.importorskip("sb3_contrib")
+    small = "net_arch: [4]" + (", lstm_hidden_size: 4" if algorithm == "RecurrentPPO" else "")
+    columns = f"{{dense: {{placement: none, {small}}}, mix: {{num_experts: 2, {small}}}}}"
+    steps = {"steps_per_task": "40960"} | {k: v for k, v in tasks.items() if k == "env"}
+    check_networks(
+        read(tmp_path, algorithm=algorithm, architectures=columns, **tasks | steps).cells()
+    )
+
+
+def test_rewards_that_are_normalised_by_task_come_from_a_buffer_that_knows_theirs(tmp_path):
+    study = read(
+        tmp_path, algorithm="SAC", normalize="{PerTaskVecNormalize: {clip_obs: 5.0}}", **PENDULUM
+    )
+    assert arguments_of(study.cells()[0])["replay_buffer_class"] is MultiTaskReplayBuffer
+
+
+def test_the_policy_is_told_how_many_tasks_a_onehot_shows(tmp_path):
+    study = read(tmp_path, env="{task_id: onehot}", arguments="{buffer_size: 10}")
+    model, env = build(study.cells()[0])
+    assert study.architectures[0].policy == "MoeMlpPolicy"
+    assert model.policy.q_net.features_extractor.num_tasks == 2
+    env.close()
+
+
+def test_names_of_architectures_say_the_towers_that_an_algorithm_has():
+    one = named_architecture("soft-big-qf", algorithm="SAC").policy_kwargs
+    assert one["placement"] == {"pi": "none", "qf": "big"}
+    with pytest.raises(ValueError, match=r"`towers` must be one of both, pi, qf, got 'vf'"):
+        named_architecture("soft-big-vf", algorithm="SAC")
+    assert meaning(named_architecture("soft-big-qf", algorithm="SAC"), "SAC").startswith(
+        "actor: no"
+    )
+
+
+def test_what_0_1_wrote_is_no_change(tmp_path):
+    cell = read(tmp_path, algorithm="PPO", tasks="", games="[CartPole-v1]", ppo="{n_steps: 10}",
+                regimes="[mtrl]").cells()[0]  # fmt: skip
+    since = ("tasks", "env", "algorithm", "preset", "normalize", "callbacks", "schedule")
+    old = {name: value for name, value in cell.to_dict().items() if name not in since}
+    old["architecture"] = {k: v for k, v in old["architecture"].items() if k != "callbacks"}
+    write_json(tmp_path / "config.json", {"cell": old})
+    job = Job(cell, CellFolder(tmp_path), State("done"))
+    assert changes(job) == []
+    write_json(tmp_path / "config.json", {"cell": {**old, "algorithm": "A2C", "ppo": {}}})
+    assert "algorithm: 'A2C' -> 'PPO'" in changes(job)
+
+
+EXAMPLES = sorted((Path(__file__).parents[3] / "examples" / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_of_a_study_says_how_to_run_it_and_its_networks_can_be_built(path):
+    for package in ("ale_py", "cv2") if "atari" in path.stem else ("sb3_contrib",):
+        pytest.importorskip(package)
+    assert f"#     sb3-moe study run examples/studies/{path.name}\n" in path.read_text()
+    check_networks(load_study(str(path)).cells())
