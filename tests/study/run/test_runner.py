@@ -14,14 +14,9 @@ from sb3_moe.study.commands import plan, prepare, run_study, status
 from sb3_moe.study.run import engine, runner, speeds
 from sb3_moe.study.run.engine import LocalEngine, environment
 from sb3_moe.study.run.folder import State, read_json, write_json
+from sb3_moe.study.run.jobs import ChangedConfigError, refuse_changes, survey, unfinished
 from sb3_moe.study.run.locks import BusyError, held
-from sb3_moe.study.run.runner import (
-    ChangedConfigError,
-    locked,
-    refuse_changes,
-    survey,
-    unfinished,
-)
+from sb3_moe.study.run.runner import locked
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.config import Architecture
 
