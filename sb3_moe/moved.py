@@ -24,7 +24,7 @@ MOVED = {
     "sb3_moe.callbacks.stored": "sb3_moe.buffers.stored",
     "sb3_moe.extractors": "sb3_moe.policies.extractors",
     "sb3_moe.options": "sb3_moe.policies.options",
-    "sb3_moe.placement": "sb3_moe.policies.placement",
+    "sb3_moe.placement": "sb3_moe.policies.architect",
     "sb3_moe.registration": "sb3_moe.policies.registration",
     "sb3_moe.study.architectures": "sb3_moe.study.spec.architectures",
     "sb3_moe.study.cell": "sb3_moe.study.run.cell",

@@ -6,7 +6,7 @@ import numpy as np
 
 from sb3_moe.study.report.measures import Run
 from sb3_moe.study.run.folder import CellFolder, atomic
-from sb3_moe.study.run.runner import survey
+from sb3_moe.study.run.jobs import survey
 from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
 from sb3_moe.study.spec.grid import StudyConfig
 

@@ -73,6 +73,48 @@ def test_a_module_imports_only_what_stands_below_it(path):
             assert may_import(area_of(path), rest.split(".")[0]), module
 
 
+def module_of(path):
+    root = ROOT / "envs" if path in ENVS else ROOT
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def named_in(tree):
+    """Yield every (module, name) that is imported, in functions and for types too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def graph():
+    """Return which of our modules names which, by whatever import."""
+    modules = {module_of(path): path for path in [*OURS, *ENVS]}
+    found = {module: set() for module in modules}
+    for module, path in modules.items():
+        for package, name in named_in(ast.parse(path.read_text())):
+            found[module] |= {f"{package}.{name}", package} & set(modules)
+            if f"{package}.{name}" in modules:
+                found[module].discard(package)  # the face of a room, to reach what is in it
+    return found
+
+
+def test_no_module_comes_back_to_itself_by_imports():
+    edges = graph()
+    while leaves := [module for module, to in edges.items() if not to & edges.keys() - {module}]:
+        for module in leaves:
+            del edges[module]
+    assert not edges, "in, or above, a circle"
+
+
+@pytest.mark.parametrize("path", [*OURS, *ENVS], ids=name_of)
+def test_what_is_private_stays_in_its_module(path):
+    for module, name in named_in(ast.parse(path.read_text())):
+        ours = (module or "").partition(".")[0] in ("sb3_moe", "sb3_moe_envs")
+        assert not (ours and name.startswith("_") and not name.startswith("__")), (module, name)
+
+
 @pytest.mark.parametrize("path", [p for p in OURS if area_of(p) == "layers"], ids=name_of)
 def test_layers_need_nothing_but_torch(path):
     packages = {module.split(".")[0] for module, _ in imports_of(path)}

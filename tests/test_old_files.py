@@ -23,7 +23,7 @@ from sb3_moe.study.commands import status
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.folder import CellFolder, read_npz
-from sb3_moe.study.run.runner import survey
+from sb3_moe.study.run.jobs import survey
 from sb3_moe.study.spec.grid import load_study
 
 FILES = Path(__file__).parent / "fixtures" / "v0_1_0"

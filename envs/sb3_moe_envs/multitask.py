@@ -26,8 +26,8 @@ from sb3_moe_envs.side_by_side import LoneSteps
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.success import UNSAID, succeeded
-from sb3_moe_envs.suites import suite_schedule
-from sb3_moe_envs.tasks import as_tasks, built, reject
+from sb3_moe_envs.suites import suite_schedule, tasks_of
+from sb3_moe_envs.tasks import built, reject
 
 # A function chooses the task of each episode.
 ScheduleLike = Schedule | Callable[[Progress], int | str] | None
@@ -86,7 +86,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self.num_envs = optional_whole("num_envs", num_envs) or 1
         self.env_index = whole("env_index", env_index, minimum=0)
         self.schedule = as_schedule(schedule, tasks)
-        self.tasks = as_tasks(tasks)
+        self.tasks = tasks_of(tasks)
         self.task_names = [task.name for task in self.tasks]
         self.num_tasks = len(self.tasks)
         self.schedule.start(self.task_names, env_index=self.env_index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ def whole(name: str, value: Any, minimum: int | None = 1) -> int:
     :param name: of the argument
     :param value: what was given
     :param minimum: the least that is allowed; None: any
-    :raises ValueError: if it isn't a whole number, or is below the minimum
+    :raises ValueError: if it isn't a whole number, is too large for a float or below the minimum
     """
-    if not _is_number(value) or not math.isfinite(value) or value != int(value):
+    if not _is_finite(name, value) or value != int(value):
         raise ValueError(f"`{name}` must be a whole number, got {value!r}")
     if minimum is not None and value < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}, got {value!r}")
@@ -31,9 +32,9 @@ def optional_whole(name: str, value: Any, minimum: int = 1) -> int | None:
 def finite(name: str, value: Any) -> float:
     """Return a quantity as a float.
 
-    :raises ValueError: if it isn't a finite number
+    :raises ValueError: if it isn't a finite number that a float can hold
     """
-    if not _is_number(value) or not math.isfinite(value):
+    if not _is_finite(name, value):
         raise ValueError(f"`{name}` must be a finite number, got {value!r}")
     return float(value)
 
@@ -48,6 +49,12 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
-def _is_number(value: Any) -> bool:
+def _is_finite(name: str, value: Any) -> bool:
     numbers = (int, float, np.integer, np.floating)
-    return isinstance(value, numbers) and not isinstance(value, bool)
+    if not isinstance(value, numbers) or isinstance(value, bool):
+        return False
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        # Not shown: Python writes out no int of more than 4300 digits.
+        bits = value.bit_length()
+        raise ValueError(f"`{name}` must be a number that a float can hold, got one of {bits} bits")
+    return math.isfinite(value)

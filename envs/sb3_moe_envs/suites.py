@@ -91,6 +91,15 @@ def get_suite(name: str) -> list[Task]:
     return list(SUITES[name].tasks)
 
 
+def tasks_of(tasks: Any) -> list[Task]:
+    """Read a suite's name, or whatever :func:`~sb3_moe_envs.tasks.as_tasks` reads.
+
+    :raises TypeError: if it is neither
+    :raises ValueError: if the suite is unknown, or the list empty
+    """
+    return get_suite(tasks) if isinstance(tasks, str) else as_tasks(tasks)
+
+
 def register_suite(name: str, tasks: Any, schedule: Schedule | None = None) -> None:
     """Add a suite under a new name: `register_suite("Mine/Two", ["CartPole-v1", "Acrobot-v1"])`.
 
@@ -98,7 +107,7 @@ def register_suite(name: str, tasks: Any, schedule: Schedule | None = None) -> N
     """
     if name in SUITES:
         raise ValueError(f"`name` must be new, got {name!r}, which is already a suite")
-    SUITES[name] = Suite(tuple(as_tasks(tasks)), schedule)
+    SUITES[name] = Suite(tuple(tasks_of(tasks)), schedule)
 
 
 def suite_schedule(tasks: Any) -> Schedule | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
 EnvFn = Callable[[], gym.Env[Any, Any]]
@@ -52,20 +53,27 @@ class Task:
         kwargs = {"disable_env_checker": True, **self.kwargs}
         if render_mode is not None:
             kwargs["render_mode"] = render_mode
-        return gym.make(self.env_id, **kwargs)
+        return gym.make(spec_or_id(self.env_id), **kwargs)
+
+
+def spec_or_id(env_id: str) -> EnvSpec | str:
+    """Return what to build by an id: what is registered under it if the id is of this package.
+
+    By an id Gymnasium would warn of the newer version. Whoever goes on with what version 0.1 wrote
+    needs the old one.
+    """
+    module, _, name = env_id.rpartition(":")
+    spec = gym.registry.get(name) if module in ("", "sb3_moe_envs") else None
+    return env_id if spec is None or spec.namespace != "SB3MoE" else spec
 
 
 def as_tasks(tasks: Any) -> list[Task]:
-    """Read a suite's name or a list of ids, (id, kwargs) pairs, callables and tasks.
+    """Read a list of ids, (id, kwargs) pairs, callables and tasks.
 
-    :raises TypeError: if an entry is none of these
-    :raises ValueError: if the list is empty or the suite unknown
+    :raises TypeError: if it is no list, or an entry is none of these
+    :raises ValueError: if the list is empty
     """
-    if isinstance(tasks, str):
-        from sb3_moe_envs.suites import get_suite
-
-        return get_suite(tasks)
-    if not isinstance(tasks, Sequence):
+    if isinstance(tasks, str) or not isinstance(tasks, Sequence):
         raise TypeError(f"`tasks` must be a suite's name or a list of tasks, got {tasks!r}")
     if not tasks:
         raise ValueError("`tasks` must hold at least one task, got an empty list")

@@ -80,11 +80,11 @@ def evaluation_copies(training_env: VecEnv, episodes: int) -> int:
     :param episodes: of each task
     :raises ValueError: if it doesn't
     """
-    from sb3_moe_envs.tasks import as_tasks
+    from sb3_moe_envs.suites import tasks_of
     from sb3_moe_envs.vector.parts import is_batched
 
     built_with = _built_with(training_env)
-    tasks = as_tasks(built_with["tasks"])
+    tasks = tasks_of(built_with["tasks"])
     copies = min(episodes, MAX_COPIES)
     if all(is_batched(task) for task in tasks):
         return copies

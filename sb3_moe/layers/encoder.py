@@ -94,7 +94,8 @@ class StackedResidual(Stacked):
 def split(x_TF: th.Tensor, image_shape: tuple[int, ...]) -> tuple[th.Tensor, th.Tensor]:
     """Split flat rows into the image at the front, (T, C, height, width), and the rest."""
     num_pixels = math.prod(image_shape)
-    return x_TF[:, :num_pixels].unflatten(1, image_shape), x_TF[:, num_pixels:]
+    # ONNX takes T for a constant after `unflatten`.
+    return x_TF[:, :num_pixels].view(-1, *image_shape), x_TF[:, num_pixels:]
 
 
 def run(layers: nn.Sequential, x: th.Tensor, *, shared: bool) -> th.Tensor:

@@ -175,7 +175,9 @@ class MoELayer(nn.Module):
             y_TO = self.experts.mixture(x_TI, gates_TE)
         else:
             y_TO = self.experts.selected(x_TI, experts_BNk.flatten(0, 1), gates_TE)
-        return y_TO.unflatten(0, x_BNI.shape[:2]), Routing(gates_BNE, logits_BNE, experts_BNk)
+        # ONNX takes B for a constant after `unflatten`.
+        y_BNO = y_TO.view(-1, x_BNI.shape[1], y_TO.shape[-1])
+        return y_BNO, Routing(gates_BNE, logits_BNE, experts_BNk)
 
     def between_updates(self) -> None:
         """Change what may only change between two updates of the policy."""

@@ -47,7 +47,8 @@ def plane_axis(space: spaces.Box, num_tasks: int) -> int:
     """Return the axis of the channels in a picture that ends in one plane for each task.
 
     The world put the planes where the channels were, so it is the axis that holds the channels
-    once they are gone; where neither axis does, or both, the shortest.
+    once they are gone; where neither axis does, or both, the shortest. Shapes of which that is not
+    true are refused by the world (``sb3_moe_envs.spaces.task_id``).
 
     :param space: of pictures, planes included
     :param num_tasks: how many planes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from inspect import signature
@@ -23,12 +23,10 @@ from torch import nn
 
 from sb3_moe.layers import MoELayer, Routing
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.layers.tokens import TokenKind
 from sb3_moe.networks import networks_of
+from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
 from sb3_moe.policies.options import DEFAULTS, per_tower
-from sb3_moe.policies.placement import Architect
-from sb3_moe.policies.placements import Placement
 from sb3_moe.policies.towers import Layout
 from sb3_moe.policies.written_by import WrittenBy
 
@@ -90,33 +88,13 @@ class MoEPolicy(WrittenBy, BaseModel):
         action_space: gym.Space[Any],
         lr_schedule: Schedule,
         *,
-        placement: str | Placement | Mapping[str, str | Placement] = "middle",
-        router: Router | Mapping[str, Router] = "soft",
-        router_kwargs: Mapping[str, Any] | None = None,
-        num_experts: int | Mapping[str, int | None] | None = None,
-        top_k: int | Mapping[str, int] = 1,
-        renormalize: bool | Mapping[str, bool] = False,
-        tokens: TokenKind | Mapping[str, TokenKind] = "sample",
-        num_slots: int | Mapping[str, int | None] | None = None,
-        expert: str | type[nn.Module] | Mapping[str, str | type[nn.Module]] = "mlp",
-        expert_kwargs: Mapping[str, Any] | None = None,
-        expert_width: int | Mapping[str, int | None] | None = None,
-        head_router: Router | Mapping[str, Router | None] | None = None,
-        normalize_router: bool | Mapping[str, bool] = False,
-        router_noise: float | Mapping[str, float] = 0.0,
-        balance_coef: float | Mapping[str, float] = 0.0,
-        importance_coef: float | Mapping[str, float] = 0.0,
-        z_coef: float | Mapping[str, float] = 0.0,
-        bias_rate: float | Mapping[str, float] = 0.0,
-        task_input: str | Mapping[str, str] = "both",
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         **kwargs: Any,
     ) -> None:
-        given = locals()
         _refuse_unknown(type(self), kwargs)
-        self.moe_options = {name: given[name] for name in DEFAULTS}
+        self.moe_options = {name: kwargs.pop(name, value) for name, value in DEFAULTS.items()}
         self.moe = per_tower(self.moe_options, self.towers)
         noise = max(each.router_options.get("router_noise", 0.0) for each in self.moe.values())
         if self.on_policy and noise:
@@ -399,7 +377,7 @@ def _takes(
 
 def _refuse_unknown(policy: type[MoEPolicy], kwargs: dict[str, Any]) -> None:
     """Name a misspelt argument ourselves: SB3's class would be named in Python's own error."""
-    known = {name for each in policy.__mro__ for name in signature(each).parameters}
+    known = {name for each in policy.__mro__ for name in signature(each).parameters} | {*DEFAULTS}
     for name in kwargs:
         if name not in known:
             near = get_close_matches(name, known, n=1)

@@ -14,8 +14,8 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.placement import Architect
 from sb3_moe.policies.towers import Layout
 
 HEAD_GAIN = {"pi": 0.01, "vf": 1.0}

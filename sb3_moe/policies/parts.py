@@ -10,9 +10,9 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
-from sb3_moe.policies.placement import Architect
 from sb3_moe.policies.towers import Columns
 
 if TYPE_CHECKING:

@@ -19,6 +19,9 @@ from stable_baselines3.common.noise import (
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
 from sb3_moe.callbacks.task_switch import Restarted
+from sb3_moe.layers.classes import Registry
+from sb3_moe.layers.expert_kinds import EXPERTS
+from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.learning_rates import LinearPerBlock
 from sb3_moe.saving.classes import class_of, name_of
 from sb3_moe.saving.errors import UnsafeFileError
@@ -57,6 +60,9 @@ OBJECTS_OF: dict[str, frozenset[str]] = {
     **dict.fromkeys(("schedule", "value_schedule"), _SCHEDULES),
     "action_noise": frozenset(OBJECTS) - _SCHEDULES,
 }
+# Options whose text may be "package.module:Class", which whoever reads it imports: a file says
+# what the class is called instead, and whoever opens it what that is.
+IMPORTING: dict[str, Registry[Any]] = {"router": ROUTERS, "head_router": ROUTERS, "expert": EXPERTS}
 DTYPES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float16", "float32", "float64",
@@ -82,6 +88,8 @@ class Encoder:
         :param value: plain values, arrays, classes, schedules, noises, and nestings of them
         :raises ValueError: if it is something else
         """
+        if _is_import(name, value):
+            return name_of(name, IMPORTING[name].find(value))
         if value is None or isinstance(value, bool | str):
             return value
         if isinstance(value, np.generic):
@@ -101,7 +109,7 @@ class Encoder:
     def _entries(self, name: str, value: Mapping[Any, Any]) -> dict[str, Any]:
         if other := [key for key in value if not isinstance(key, str)]:
             raise ValueError(f"`{name}` can't be saved: the key {other[0]!r} is no text")
-        return {key: self.encode(key, each) for key, each in value.items()}
+        return {key: self.encode(_role(name, key), each) for key, each in value.items()}
 
     def _encode_object(self, name: str, value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -162,6 +170,8 @@ class Decoder:
         :param value: the JSON
         :raises UnsafeFileError: if it is none
         """
+        if _is_import(name, value):
+            raise UnsafeFileError(f"its `{name}` names a module to import, {value[:60]!r}")
         if value is None or isinstance(value, bool | str | int | float):
             return value
         if isinstance(value, list):
@@ -174,7 +184,7 @@ class Decoder:
                 return tuple(self.decode(name, each) for each in checked_type(list, content, name))
             case "dict":
                 entries = checked_type(dict, content, name).items()
-                return {key: self.decode(key, each) for key, each in entries}
+                return {key: self.decode(_role(name, key), each) for key, each in entries}
             case "float" if content in ("nan", "inf", "-inf"):
                 return float(content)
             case "array":
@@ -194,6 +204,15 @@ class Decoder:
         if set(checked_type(dict, content, kind)) != set(attributes):
             raise UnsafeFileError(f"its {kind} must have {sorted(attributes)}")
         return made(**{key: self.decode(key, each) for key, each in content.items()})
+
+
+def _is_import(name: str, value: Any) -> bool:
+    return name in IMPORTING and isinstance(value, str) and ":" in value
+
+
+def _role(outer: str, key: str) -> str:
+    """Return the argument that an entry of a dict is for: in a dict by tower, the dict's own."""
+    return outer if outer in IMPORTING else key
 
 
 def checked_type(kind: type[Any], value: Any, name: str) -> Any:

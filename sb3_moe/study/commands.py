@@ -15,9 +15,10 @@ from rich.text import Text
 from sb3_moe.study.report.claims import load_claims
 from sb3_moe.study.run.engine import Engine, check_processes, child_environment, environment
 from sb3_moe.study.run.folder import write_json
+from sb3_moe.study.run.jobs import Job, changes, refuse_changes, survey, unfinished
 from sb3_moe.study.run.provenance import provenance
 from sb3_moe.study.run.random_policy import random_returns, read_returns
-from sb3_moe.study.run.runner import Job, changes, locked, refuse_changes, run, survey, unfinished
+from sb3_moe.study.run.runner import locked, run
 from sb3_moe.study.run.speeds import measured_speeds
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.grid import StudyConfig

@@ -24,7 +24,8 @@ from sb3_moe.study.report.tables import Rows, summary
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.engine import LocalEngine
 from sb3_moe.study.run.folder import check_writable
-from sb3_moe.study.run.runner import Job, locked, refuse_changes, run, survey, unfinished
+from sb3_moe.study.run.jobs import Job, refuse_changes, survey, unfinished
+from sb3_moe.study.run.runner import locked, run
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.architectures import moe_architecture, title
 from sb3_moe.study.spec.config import Architecture, Evaluation, Regime

@@ -256,9 +256,9 @@ def _number_of_envs(tasks: Any, n_envs: int | None, schedule: Any) -> int:
     from sb3_moe_envs.multitask import as_schedule
     from sb3_moe_envs.numbers import whole
     from sb3_moe_envs.schedules import Slots
-    from sb3_moe_envs.tasks import as_tasks
+    from sb3_moe_envs.suites import tasks_of
 
-    num_tasks = len(as_tasks(tasks))
+    num_tasks = len(tasks_of(tasks))
     n_envs = num_tasks if n_envs is None else n_envs
     n_envs = whole("n_envs", n_envs)
     if as_schedule(schedule, tasks).slots is Slots.SHARED and n_envs < num_tasks:

@@ -19,7 +19,8 @@ from stable_baselines3.common.env_util import make_vec_env
 import sb3_moe_envs
 from sb3_moe_envs import SUITES, MultiTaskEnv, get_suite, register_suite
 from sb3_moe_envs.registration import IDS, register_all
-from sb3_moe_envs.tasks import Task, as_tasks
+from sb3_moe_envs.suites import tasks_of
+from sb3_moe_envs.tasks import Task
 
 EXTRAS = {"MinAtar": "gymnax", "Atari": "ale_py", "MuJoCo": "mujoco", "Hop": "mujoco",
           "HalfC": "mujoco"}  # fmt: skip
@@ -143,7 +144,7 @@ def test_tasks_have_names_of_their_own():
     def my_task():
         return gym.make("CartPole-v1")
 
-    tasks = as_tasks(
+    tasks = tasks_of(
         [
             "CartPole-v1",
             "sb3_moe_envs:SB3MoE/CartPole-v0",

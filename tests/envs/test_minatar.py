@@ -9,7 +9,9 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 pytest.importorskip("gymnax", reason="needs the minatar extra")
 
 from sb3_moe_envs.minatar import GAMES, MinAtarEnv, MinAtarVectorEnv
+from sb3_moe_envs.tasks import Task
 from sb3_moe_envs.vector.channels import colour_channels
+from sb3_moe_envs.vector.parts import make_part
 
 
 @pytest.mark.parametrize("game", GAMES)
@@ -98,3 +100,14 @@ def test_rendering_follows_the_game_to_the_final_frame():
 def test_an_unknown_game_is_named():
     with pytest.raises(ValueError, match=r"`game` must be one of \('Asterix', .*\), got 'Pong'"):
         MinAtarEnv("Pong")
+
+
+def test_tasks_of_the_first_version_are_built_without_a_word_of_the_second():
+    old = "SB3MoE/MinAtar-Breakout-v0"
+    assert Task("old", old).make().spec.id == old
+    for env_id in (old, f"sb3_moe_envs:{old}"):
+        assert make_part(Task("old", env_id), 2, "sync", None).spec.id == old
+    with pytest.warns(DeprecationWarning, match="MinAtar-Breakout-v0 is out of date"):
+        gym.make(old)
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        Task("old", f"no_such_module:{old}").make()

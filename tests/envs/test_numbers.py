@@ -57,6 +57,44 @@ def test_negative_counts_are_refused(name):
         COUNTS[name](-1)
 
 
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_number_beyond_floats_is_refused_where_it_is_given(name):
+    for huge in (10**400, -(10**400), 10**5000):
+        with pytest.raises(
+            ValueError, match=rf"^`{name.split(' ')[0]}` .* float can hold, got one"
+        ):
+            COUNTS[name](huge)
+
+
+def test_weights_beyond_floats_are_refused():
+    with pytest.raises(ValueError, match=r"^`weights` must be .* float can hold, got one"):
+        Interleave(weights=[1, 10**400])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Sequence(1e5), r"`blocks` must be a list of \(task, steps\) pairs, got 100000.0"),
+        (lambda: Sequence("ab"), r"`blocks` must be a list of .*, got 'ab'"),
+        (lambda: Sequence({"a": 5}), r"`blocks` must be a list of .*, got {'a': 5}"),
+        (lambda: Sequence([("a", 5), 3]), r"`blocks\[1\]` must be a \(task, steps\) pair, got 3"),
+        (lambda: Sequence([(0, 5, 1)]), r"`blocks\[0\]` must be .* pair, got \(0, 5, 1\)"),
+        (lambda: Sequence(["t0"]), r"`blocks\[0\]` must be .* pair, got 't0'"),
+        (lambda: Cycle(3, order=1), "`order` must be a list of tasks' indices or names, got 1"),
+        (lambda: Cycle(3, order="t0"), "`order` must be a list of .*, got 't0'"),
+        (lambda: Interleave(weights=2.0), "`weights` must be a list of positive numbers, got 2.0"),
+    ],
+)
+def test_what_is_no_list_is_refused_where_it_is_given(build, message):
+    with pytest.raises(TypeError, match=f"^{message}"):
+        build()
+
+
+def test_blocks_come_from_anything_that_lists_pairs():
+    assert repr(Sequence({"t0": 5, "t1": 6}.items())) == repr(Sequence([("t0", 5), ("t1", 6)]))
+    assert repr(Sequence((task, 5) for task in (0, 1))) == repr(Sequence([(0, 5), (1, 5)]))
+
+
 @pytest.mark.parametrize(
     ("floats", "ints"),
     [

@@ -1,5 +1,6 @@
 """Towers recorded by torch at one batch size and run at others, empty batches, and bfloat16."""
 
+import io
 import itertools
 
 import pytest
@@ -7,8 +8,8 @@ import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 
 from sb3_moe.layers import experts, soft_moe
+from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.options import PLACEMENTS, ROUTERS, TOKENS, MoEOptions, why_invalid
-from sb3_moe.policies.placement import Architect
 from sb3_moe.policies.towers import Layout
 
 FLAT = Layout(x_dim=5, num_tasks=3)
@@ -82,6 +83,37 @@ def test_an_export_runs_at_any_batch_size(eager_limits, router, tokens, placemen
     batch = th.export.Dim("batch", min=1, max=10**6)
     exported = th.export.export(tower, (inputs(tower, 6),), dynamic_shapes=({0: batch},))
     assert_same_at_other_sizes(exported.module(), tower)
+
+
+@pytest.mark.parametrize(
+    ("router", "tokens", "placement", "layout"),
+    [
+        ("top_k", "sample", "all", "flat"),
+        ("top_k", "conv", "all", "map"),
+        ("top_k", "sample", "final", "image"),
+        ("task", "feature", "all", "map"),
+        ("uniform", "sample", "all", "flat"),
+        ("soft", "sample", "body", "image"),
+        ("soft", "conv", "all", "map"),
+        ("expert_choice", "feature", "middle", "map"),
+        ("task", "sample", "big", "image"),
+    ],
+)
+# What is traced here depends on no branch; torch warns of its own deprecation, too.
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_an_onnx_file_runs_at_any_batch_size(router, tokens, placement, layout):
+    onnx = pytest.importorskip("onnx")
+    reference = pytest.importorskip("onnx.reference")
+    tower = build(router, tokens, placement, layout)
+    file = io.BytesIO()
+    axes = {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
+    th.onnx.export(tower, (inputs(tower, 3),), file, dynamo=False, **axes)
+    evaluator = reference.ReferenceEvaluator(onnx.load_from_string(file.getvalue()))
+
+    def recorded(x):
+        return th.as_tensor(evaluator.run(None, {"x": x.numpy()})[0])
+
+    assert_same_at_other_sizes(recorded, tower)
 
 
 @every_case

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
 
 from sb3_moe.networks import networks_of
+from sb3_moe.observations.task_ids import Tail
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.towers import MoEBlock
+from sb3_moe_envs.spaces.task_id import Channels
 
 TASK_INPUTS = ("both", "router", "experts", "none")
 FLAT_TASK = arena.with_task(arena.FLAT)
@@ -153,6 +156,48 @@ def test_planes_at_the_end_of_an_image_serve_as_the_id(alias):
     gates = model.policy.routing(obs)["vf.middle"].gates_BNE
     assert gates[:, 0].tolist() == [[1, 0, 0], [0, 0, 1]]
     arena.train(model)
+
+
+SHAPES = [(4, 10, 10), (8, 10, 10), (10, 10, 4), (3, 4, 40), (12, 14, 3), (20, 6, 3), (3, 3, 3)]
+
+
+@pytest.mark.parametrize("high", [1.0, 255], ids=["scaled", "SB3's images"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.filterwarnings("ignore:Treating image space as channels-last")  # SB3's, of odd ones
+def test_planes_that_a_world_writes_are_read_or_it_refuses_to_write_them(shape, high):
+    picture = spaces.Box(0, high, shape, np.uint8 if high == 255 else np.float32)
+    for num_tasks in range(1, 21):
+        try:
+            world = Channels(picture, num_tasks)
+        except ValueError:
+            continue
+        obs = world.batch(np.zeros((num_tasks, *shape), picture.dtype), np.arange(num_tasks))
+        for space, shown in as_sb3_shows_them(world.space, obs):
+            tail = Tail.of_space(space, num_tasks, planes=True)
+            assert tail.ids(shown).tolist() == list(range(num_tasks)), num_tasks
+
+
+def as_sb3_shows_them(space, obs):
+    """Yield pictures as the world gives them and, where SB3 turns them, as a policy sees them."""
+    yield space, obs
+    if is_image_space(space) and not is_image_space_channels_first(space):
+        yield VecTransposeImage.transpose_space(space), np.moveaxis(obs, -1, 1)
+
+
+@pytest.mark.parametrize("num_tasks", [6, 7, 9])
+def test_planes_that_would_not_be_found_are_refused(num_tasks):
+    picture = spaces.Box(0, 1, (4, 10, 10), np.float32)
+    message = rf"in the shape \({4 + num_tasks}, 10, 10\); use 'dict', got Box\(0.0, 1.0, \(4, 10"
+    with pytest.raises(ValueError, match=message):
+        Channels(picture, num_tasks)
+
+
+@pytest.mark.parametrize(
+    ("shape", "high"), [((10, 10, 4), 1), ((10, 10, 10), 1), ((84, 84, 4), 255), ((4, 84, 84), 255)]
+)
+def test_planes_behind_the_pictures_of_games_are_never_refused(shape, high):
+    for num_tasks in (1, 5, 6, 20, 57):
+        assert Channels(spaces.Box(0, high, shape, np.uint8), num_tasks).space.shape != shape
 
 
 def test_behind_vec_normalize_a_one_hot_still_sends_each_task_to_its_expert():

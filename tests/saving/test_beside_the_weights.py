@@ -446,7 +446,7 @@ def test_nan_and_arrays_come_back():
         (object(), "`x` can't be saved without pickle"),
         ({"y": {1, 2}}, "`y` can't be saved without pickle"),
     ],
-    ids=repr,
+    ids=["keys", "object", "set"],
 )
 def test_values_without_a_form_in_json_are_refused(value, text):
     with pytest.raises(ValueError, match=text):

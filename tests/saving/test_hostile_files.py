@@ -395,6 +395,18 @@ def test_a_class_of_the_makers_own_must_be_given(at, good, tmp_path, canary):
     assert not canary.exists()
 
 
+@pytest.mark.parametrize("tower", [None, "pi", "elsewhere"])
+@pytest.mark.parametrize("option", ["router", "expert", "head_router"])
+def test_an_option_that_names_a_module_is_refused_before_it_is_imported(
+    option, tower, good, tmp_path, canary
+):
+    name = "canary_in_a_mine:Canary"
+    value = name if tower is None else {"dict": {tower: name}}
+    path = forge.forge(tmp_path / "x.moe", forge.changed(good["PPO"], (*PK, option), value))
+    assert f"its `{option}` names a module to import, {name!r}" in refusal(path)
+    assert not canary.exists()
+
+
 # Memory and time.
 
 BOMBS = {

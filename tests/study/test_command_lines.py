@@ -9,7 +9,7 @@ from rich.console import Console
 from sb3_moe.study import cli, first_run
 from sb3_moe.study.run import runner
 from sb3_moe.study.run.folder import CellFolder, write_json
-from sb3_moe.study.run.runner import survey
+from sb3_moe.study.run.jobs import survey
 
 SB3S = "stable_baselines3.common.policies:MultiInputActorCriticPolicy"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -100,6 +100,19 @@ class Schedule(ABC):
 
 def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, list) else value
+
+
+def as_list(argument: str, entries: Any, what: str) -> list[Any]:
+    """Return what was given one after the other.
+
+    :param argument: its name
+    :param entries: what was given
+    :param what: what it should hold
+    :raises TypeError: if it isn't a list, or something like one
+    """
+    if isinstance(entries, str | Mapping) or not isinstance(entries, Iterable):
+        raise TypeError(f"`{argument}` must be a list of {what}, got {entries!r}")
+    return list(entries)
 
 
 def task_entries(argument: str, tasks: Sequence[Any]) -> tuple[int | str, ...]:

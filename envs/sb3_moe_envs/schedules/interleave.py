@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from sb3_moe_envs.numbers import positive
-from sb3_moe_envs.schedules.base import Episode, Schedule, Slots
+from sb3_moe_envs.schedules.base import Episode, Schedule, Slots, as_list
 
 
 class Interleave(Schedule):
@@ -21,6 +21,7 @@ class Interleave(Schedule):
     :param unit: what the shares are shares of, `"steps"` or `"episodes"`
     :param order: `"round_robin"`, or `"random"`: drawn so that the shares hold on average
     :param weights: share of each task, any positive numbers; None: equal
+    :raises TypeError: if `weights` isn't a list
     :raises ValueError: if an argument is out of range
     """
 
@@ -38,7 +39,8 @@ class Interleave(Schedule):
         if order not in ("round_robin", "random"):
             raise ValueError(f"`order` must be 'round_robin' or 'random', got {order!r}")
         self.unit, self.order = unit, order
-        self.weights = None if weights is None else tuple(positive("weights", w) for w in weights)
+        given = None if weights is None else as_list("weights", weights, "positive numbers")
+        self.weights = None if given is None else tuple(positive("weights", w) for w in given)
         fixed = unit == "steps" and order == "round_robin"
         self.slots = Slots.SHARED if fixed else Slots.OWN
 

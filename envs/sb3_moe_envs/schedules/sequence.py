@@ -5,9 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import abc
 from itertools import accumulate
+from typing import Any
 
 from sb3_moe_envs.numbers import whole
-from sb3_moe_envs.schedules.base import Schedule, task_entries, task_index
+from sb3_moe_envs.schedules.base import Schedule, as_list, task_entries, task_index
 
 
 class Sequence(Schedule):
@@ -15,16 +16,19 @@ class Sequence(Schedule):
 
     :param blocks: pairs of a task's index or name and a number of environment steps, counted over
         all environments: `[("Breakout", 100_000), ("Asterix", 50_000), ("Breakout", 100_000)]`
+    :raises TypeError: if it isn't a list of pairs
     :raises ValueError: if there are no blocks, or one is shorter than a step
     """
 
     _state = ("_steps",)
 
     def __init__(self, blocks: abc.Sequence[tuple[int | str, int]]) -> None:
-        if not blocks:
+        entries = as_list("blocks", blocks, "(task, steps) pairs")
+        pairs = [_pair(index, entry) for index, entry in enumerate(entries)]
+        if not pairs:
             raise ValueError("`blocks` must hold at least one (task, steps) pair, got none")
-        tasks = task_entries("blocks", [task for task, _ in blocks])
-        lengths = [whole(f"blocks[{index}]", steps) for index, (_, steps) in enumerate(blocks)]
+        tasks = task_entries("blocks", [task for task, _ in pairs])
+        lengths = [whole(f"blocks[{index}]", steps) for index, (_, steps) in enumerate(pairs)]
         self.blocks = tuple(zip(tasks, lengths, strict=True))
         self._ends = list(accumulate(steps for _, steps in self.blocks))
 
@@ -47,3 +51,9 @@ class Sequence(Schedule):
     def _start(self, task_names: abc.Sequence[str]) -> None:
         self._tasks = [task_index(task, task_names, "blocks") for task, _ in self.blocks]
         self._steps = 0
+
+
+def _pair(index: int, entry: Any) -> tuple[Any, Any]:
+    if isinstance(entry, str) or not isinstance(entry, abc.Iterable) or len(pair := [*entry]) != 2:
+        raise TypeError(f"`blocks[{index}]` must be a (task, steps) pair, got {entry!r}")
+    return pair[0], pair[1]

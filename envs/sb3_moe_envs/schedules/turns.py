@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sb3_moe_envs.numbers import optional_whole
-from sb3_moe_envs.schedules.base import Schedule, task_entries, task_index
+from sb3_moe_envs.schedules.base import Schedule, as_list, task_entries, task_index
 
 
 class Turns(Schedule):
@@ -17,6 +17,7 @@ class Turns(Schedule):
     :param num_cycles: how often to go through all tasks; None: without end
     :param order: the tasks' indices or names in the order to play; None: as they come
     :param shuffle_seed: shuffle the order, the same way for every environment and cycle
+    :raises TypeError: if `order` isn't a list
     :raises ValueError: if an argument is out of range
     """
 
@@ -28,9 +29,10 @@ class Turns(Schedule):
         shuffle_seed: int | None = None,
     ) -> None:
         self.num_cycles = optional_whole("num_cycles", num_cycles)
-        if order is not None and not len(order):
+        tasks = None if order is None else as_list("order", order, "tasks' indices or names")
+        if tasks == []:
             raise ValueError("`order` must hold at least one task, got an empty list")
-        self.order = None if order is None else task_entries("order", order)
+        self.order = None if tasks is None else task_entries("order", tasks)
         self.shuffle_seed = optional_whole("shuffle_seed", shuffle_seed, minimum=0)
 
     @property

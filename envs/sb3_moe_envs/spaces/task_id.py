@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -83,7 +84,10 @@ class OneHot:
 
 
 class Channels:
-    """Append one constant channel per task to an image: the task's own at the maximum, others 0."""
+    """Append one constant channel per task to an image: the task's own at the maximum, others 0.
+
+    :raises ValueError: if it isn't an image, or its shape would not tell where the id is
+    """
 
     def __init__(self, space: Space[Any], num_tasks: int) -> None:
         box = _require_box(space, 3, "channels")
@@ -101,6 +105,12 @@ class Channels:
             np.concatenate([box.high, self._codes.max(axis=0)], axis=self._axis),
             dtype=box.dtype.type,
         )
+        if not _is_found(self.space.shape, self._axis, num_tasks, is_image=_is_image(box)):
+            raise ValueError(
+                f"`task_id`='channels' needs images whose channels can be told from height and "
+                f"width with one more for each of {num_tasks} tasks, that is in the shape "
+                f"{self.space.shape}; use 'dict', got {space}"
+            )
 
     def single(self, obs: Any, task: int) -> Any:
         """Add the id to one observation."""
@@ -117,9 +127,46 @@ def channel_axis(box: spaces.Box) -> int:
     Where another axis is as short, the first counts only in what SB3 takes for images, uint8 in
     [0, 255], as in SB3.
     """
-    first, *others = box.shape
-    is_image = box.dtype == np.uint8 and bool((box.low == 0).all() and (box.high == 255).all())
-    return 0 if first < min(others) or (is_image and first == min(others)) else 2
+    return _shortest_axis(box.shape, ties_first=_is_image(box))
+
+
+def plane_axis(shape: tuple[int, ...], num_tasks: int, *, is_image: bool) -> int:
+    """Return where whoever is shown no more than the space looks for the planes.
+
+    They are on the axis of the channels without them; where neither axis fits, or both, on that of
+    the channels with them.
+
+    :param shape: of an image, planes included
+    :param num_tasks: how many planes
+    :param is_image: whether SB3 takes it for an image
+    """
+    fitting = []
+    for axis in (0, 2):
+        sizes = list(shape)
+        sizes[axis] -= num_tasks
+        if sizes[axis] > 0 and _shortest_axis(sizes, ties_first=is_image) == axis:
+            fitting.append(axis)
+    return fitting[0] if len(fitting) == 1 else _shortest_axis(shape, ties_first=is_image)
+
+
+def _is_found(shape: tuple[int, ...], axis: int, num_tasks: int, *, is_image: bool) -> bool:
+    """Say whether planes are looked for where they are, in what SB3 makes of an image too."""
+    if plane_axis(shape, num_tasks, is_image=is_image) != axis:
+        return False
+    if not is_image or _shortest_axis(shape, ties_first=True) == 0:
+        return True
+    # SB3 hands it to a policy with the last axis first.
+    height, width, channels = shape
+    return axis == 2 and plane_axis((channels, height, width), num_tasks, is_image=True) == 0
+
+
+def _shortest_axis(shape: Sequence[int], *, ties_first: bool) -> int:
+    first, *others = shape
+    return 0 if first < min(others) or (ties_first and first == min(others)) else 2
+
+
+def _is_image(box: spaces.Box) -> bool:
+    return box.dtype == np.uint8 and bool((box.low == 0).all() and (box.high == 255).all())
 
 
 def _require_box(space: Space[Any], ndim: int, mode: str) -> Any:

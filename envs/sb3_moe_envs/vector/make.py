@@ -10,7 +10,7 @@ from gymnasium.vector import VectorEnv
 from sb3_moe_envs.multitask import MultiTaskEnv, ScheduleLike, as_schedule
 from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Slots
-from sb3_moe_envs.tasks import as_tasks
+from sb3_moe_envs.suites import tasks_of
 from sb3_moe_envs.vector.multitask import MultiTaskVectorEnv
 from sb3_moe_envs.vector.slots import MultiTaskSyncVectorEnv
 
@@ -45,7 +45,7 @@ def make_multitask_vector(
         raise ValueError(
             f"`vectorization` must be 'sync' under {schedule!r}, got {vectorization!r}"
         )
-    num_slots = optional_whole("num_envs", num_envs) or len(as_tasks(tasks))
+    num_slots = optional_whole("num_envs", num_envs) or len(tasks_of(tasks))
     make = functools.partial(MultiTaskEnv, tasks, schedule=schedule, num_envs=num_slots, **kwargs)
     return MultiTaskSyncVectorEnv(
         [functools.partial(make, env_index=index) for index in range(num_slots)]

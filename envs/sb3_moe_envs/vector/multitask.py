@@ -20,7 +20,8 @@ from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.spaces.observations import ARRAYS
 from sb3_moe_envs.success import UNSAID, succeeded_rows
-from sb3_moe_envs.tasks import as_tasks, built
+from sb3_moe_envs.suites import tasks_of
+from sb3_moe_envs.tasks import built
 from sb3_moe_envs.vector.infos import FINAL, join_infos, row_of, take_rows
 from sb3_moe_envs.vector.parts import Part
 from sb3_moe_envs.vector.pool import Pool
@@ -67,7 +68,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
                 f"`vectorization` must be one of {list(VECTORIZATIONS)}, got {vectorization!r}"
             )
         self.schedule = as_schedule(schedule, tasks)
-        self.tasks = as_tasks(tasks)
+        self.tasks = tasks_of(tasks)
         self.task_names = [task.name for task in self.tasks]
         self.num_tasks = len(self.tasks)
         self.num_envs = num_slots or self.num_tasks

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from sb3_moe_envs.snapshot import restore, snapshot
-from sb3_moe_envs.tasks import Task
+from sb3_moe_envs.tasks import Task, spec_or_id
 from sb3_moe_envs.vector.copies import make_copy
 
 Vector = VectorEnv[Any, Any, Any]
@@ -37,7 +37,7 @@ def make_part(task: Task, num_envs: int, vectorization: str, render_mode: str | 
         kwargs: dict[str, Any] = dict(task.kwargs)
         if render_mode is not None:
             kwargs["render_mode"] = render_mode
-        return _checked(task, gym.make_vec(task.env_id, num_envs, **kwargs))
+        return _checked(task, gym.make_vec(spec_or_id(task.env_id), num_envs, **kwargs))
     env_fns = [functools.partial(make_copy, task, render_mode)] * num_envs
     if vectorization == "sync":
         return SyncVectorEnv(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)

@@ -15,8 +15,8 @@ from sb3_contrib.common.recurrent.policies import (
 )
 from torch import nn
 
+from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.on_policy import MoEActorCritic
-from sb3_moe.policies.placement import Architect
 from sb3_moe.policies.towers import Layout
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from sb3_contrib.qrdqn.policies import (
     QuantileNetwork,
 )
 
+from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.dqn import MoEQ
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.parts import MoEPart, make_part
-from sb3_moe.policies.placement import Architect
 
 if TYPE_CHECKING:
 

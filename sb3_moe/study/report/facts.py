@@ -139,7 +139,7 @@ def shared_arguments(study: StudyConfig, config: Mapping[str, Any]) -> dict[str,
     return {name: value for name, value in values.items() if name not in own}
 
 
-def learned(architecture: Architecture, tower: str, algorithm: str) -> bool:
+def learned(architecture: Architecture, tower: str, algorithm: str = "PPO") -> bool:
     """Say whether the router of a tower learns: what the others do is known beforehand."""
     options = _options(architecture, algorithm).get(tower)
     return options is None or options.router_class.learns

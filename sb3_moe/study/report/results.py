@@ -13,8 +13,8 @@ from sb3_moe.study.report.claims import Claims, Finding, judge_claims, load_clai
 from sb3_moe.study.report.facts import shared_arguments
 from sb3_moe.study.report.measures import References, Run
 from sb3_moe.study.run.folder import read_json
+from sb3_moe.study.run.jobs import Job, refuse_changes, survey
 from sb3_moe.study.run.random_policy import read_returns
-from sb3_moe.study.run.runner import Job, refuse_changes, survey
 from sb3_moe.study.spec.grid import StudyConfig
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from sb3_moe.study.run.engine import LocalEngine
 from sb3_moe.study.run.folder import CellFolder, read_json
-from sb3_moe.study.run.runner import Job, run
+from sb3_moe.study.run.jobs import Job
+from sb3_moe.study.run.runner import run
 from sb3_moe.study.spec.algorithms import default_of, is_off_policy
 from sb3_moe.study.spec.arguments import given
 from sb3_moe.study.spec.config import CellConfig

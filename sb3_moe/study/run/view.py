@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,9 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sb3_moe.study.run.folder import State
-
-if TYPE_CHECKING:
-    from sb3_moe.study.run.runner import Job
+from sb3_moe.study.run.jobs import Job
 
 
 class View(Protocol):

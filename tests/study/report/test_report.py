@@ -16,8 +16,8 @@ from sb3_moe.study.report.results import load_results
 from sb3_moe.study.report.tables import by_setting, summary
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.folder import write_json
+from sb3_moe.study.run.jobs import ChangedConfigError
 from sb3_moe.study.run.provenance import provenance
-from sb3_moe.study.run.runner import ChangedConfigError
 from sb3_moe.study.spec.config import Architecture
 from sb3_moe.study.spec.grid import load_study
 

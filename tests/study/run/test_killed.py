@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from sb3_moe.study.run.runner import survey
+from sb3_moe.study.run.jobs import survey
 from sb3_moe.study.spec.grid import load_study
 
 pytestmark = pytest.mark.full

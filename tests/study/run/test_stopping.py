@@ -11,8 +11,8 @@ import time
 import pytest
 
 from sb3_moe.study.run.folder import CellFolder
+from sb3_moe.study.run.jobs import survey
 from sb3_moe.study.run.locks import BusyError, held
-from sb3_moe.study.run.runner import survey
 from sb3_moe.study.run.stopping import interrupted_by_signals
 from sb3_moe.study.spec.grid import load_study
 

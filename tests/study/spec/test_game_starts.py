@@ -10,8 +10,8 @@ from made_up_study import study, write
 
 from sb3_moe.study.first_run import FirstRun
 from sb3_moe.study.run.folder import CellFolder
+from sb3_moe.study.run.jobs import ChangedConfigError, refuse_changes, survey
 from sb3_moe.study.run.learner import build
-from sb3_moe.study.run.runner import ChangedConfigError, refuse_changes, survey
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.grid import load_study, read_study
 from sb3_moe.study.spec.tasks import make_env

@@ -1,68 +1,37 @@
-"""From the dense network that SB3 built to a tower with experts in some of its layers.
-
-SB3 builds every network as a list of linear layers with activations between (``create_mlp``).
-Reading that list keeps each algorithm's own choices: widths, activations, CrossQ's BatchRenorm,
-TD3's final tanh.
-"""
+"""From the dense network that SB3 built to a tower with experts in some of its layers."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch as th
 from torch import nn
 
 from sb3_moe.layers import MoELayer, RouterInput
-from sb3_moe.layers.activations import is_alike_for_all, is_norm
+from sb3_moe.layers.activations import is_norm
 from sb3_moe.layers.encoder import ImageEncoder
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.experts import Experts, StackedNetwork, together
 from sb3_moe.layers.tokens import TokenKind, token_shape
 from sb3_moe.policies.extractors import make_convs, map_shape_of
 from sb3_moe.policies.options import MoEOptions, called
+from sb3_moe.policies.stages import (
+    PROBE_ROWS,
+    Stage,
+    fitted,
+    fitted_activation,
+    read_stages,
+    resized,
+)
 from sb3_moe.policies.towers import Layout, MoEBlock, Tower
 
 Init = Callable[[nn.Module], object]
-# Rows that an activation of unknown kind is tried on.
-PROBE_ROWS = 2
 
 
 def as_torch_does(module: nn.Module) -> None:
     """Leave the weights as they are: off-policy algorithms start from torch's own init."""
-
-
-@dataclass
-class Stage:
-    """One linear layer, with the norms before it and the activation (and last norm) after it."""
-
-    linear: nn.Linear
-    norms: list[nn.Module] = field(default_factory=list)
-    after: list[nn.Module] = field(default_factory=list)
-
-    @property
-    def width(self) -> int:
-        """Outputs of the layer."""
-        return self.linear.out_features
-
-
-def read_stages(modules: Iterable[nn.Module]) -> list[Stage]:
-    """Group a dense network's modules by linear layer."""
-    stages: list[Stage] = []
-    norms: list[nn.Module] = []
-    for module in modules:
-        if isinstance(module, nn.Linear):
-            stages.append(Stage(module, norms))
-            norms = []
-        elif is_norm(module):
-            norms.append(module)
-        else:
-            stages[-1].after.append(module)
-    if stages:
-        stages[-1].after += norms
-    return stages
 
 
 class Architect:
@@ -194,7 +163,7 @@ class Architect:
     def _after(self, stage: Stage, width: int) -> list[nn.Module]:
         """Return what follows the sum over experts: CrossQ's last norm, and what is not in them."""
         inside = getattr(self.options.expert_class, "activates", True)
-        return [_fitting(m, width) for m in stage.after if is_norm(m) or not inside]
+        return [fitted(m, width) for m in stage.after if is_norm(m) or not inside]
 
     def _check_depth(self, depth: int) -> None:
         place, tokens = self.place, self.options.tokens
@@ -248,7 +217,7 @@ class Architect:
         return [*norms, linear, *stage.after]
 
     def _norms(self, stage: Stage, width: int) -> list[nn.Module]:
-        return [_resized(norm, width) for norm in stage.norms]
+        return [resized(norm, width) for norm in stage.norms]
 
     # Experts.
 
@@ -263,7 +232,7 @@ class Architect:
         kind, kwargs = self.options.expert_class, dict(self.options.expert_kwargs or {})
 
         def expert() -> nn.Module:
-            acts = [_activation(m, hidden) for m in stage.after if not is_norm(m)]
+            acts = [fitted_activation(m, hidden) for m in stage.after if not is_norm(m)]
             activation = acts[0] if len(acts) == 1 else nn.Sequential(*acts)
             module = kind(in_features, hidden, out, activation, **kwargs)
             return self._started(module, self.init_hidden)
@@ -299,7 +268,7 @@ class Architect:
 
         experts = StackedNetwork([expert() for _ in range(self.num_experts)])
         block = MoEBlock(self._layer(experts, self.layout.x_dim, 1, first=True))
-        return [block, *(_fitting(m, block.out_features) for m in stages[-1].after)]
+        return [block, *(fitted(m, block.out_features) for m in stages[-1].after)]
 
     def _deep(self, stages: Sequence[Stage], dim: int) -> tuple[list[nn.Module], int]:
         """Return one expert's hidden layers, and their width."""
@@ -307,7 +276,7 @@ class Architect:
         for i, stage in enumerate(stages):
             width = self.options.expert_width or stage.width
             norms = self._norms(stage, dim) if i else []
-            after = [_fitting(m, width) for m in stage.after]
+            after = [fitted(m, width) for m in stage.after]
             layers += [*norms, nn.Linear(dim, width), *after]
             dim = width
         return layers, dim
@@ -399,43 +368,3 @@ def _check_rows(experts: Experts, in_features: int, out_features: int, name: str
             f"`expert`={name!r} must turn rows {tuple(rows.shape)} into rows "
             f"{(PROBE_ROWS, out_features)}; {got}"
         )
-
-
-def _fitting(module: nn.Module, width: int) -> nn.Module:
-    """Return a copy of what follows a dense layer, for rows of another width."""
-    return _resized(module, width) if is_norm(module) else _activation(module, width)
-
-
-def _activation(module: nn.Module, width: int) -> nn.Module:
-    """Return an expert's own copy of a dense layer's activation.
-
-    :raises ValueError: if it doesn't take rows of that width and return as many numbers
-    """
-    module = copy.deepcopy(module)
-    if is_alike_for_all(module):
-        return module
-    shape = (PROBE_ROWS, width)
-    try:
-        with th.no_grad(), evaluating(module):
-            got = f"it returned {tuple(module(th.zeros(shape)).shape)} for {shape}"
-    except (RuntimeError, ValueError, IndexError) as error:
-        got = f"it failed with: {error}"
-    if got != f"it returned {shape} for {shape}":
-        raise ValueError(
-            f"`activation_fn` must take rows of {width} hidden units, as wide as the expert, and "
-            f"keep their shape; of {type(module).__name__}: {got}"
-        )
-    return module
-
-
-def _resized(norm: nn.Module, width: int) -> nn.Module:
-    """Return the norm for another width; all entries of each of its tensors start alike."""
-    norm = copy.deepcopy(norm)
-    for tensor in [*norm.parameters(), *norm.buffers()]:
-        if tensor.dim() == 1 and len(tensor) != width:
-            tensor.data = tensor.data.new_full((width,), th.as_tensor(tensor.data[0]).item())
-    if hasattr(norm, "normalized_shape"):
-        norm.normalized_shape = (width,)  # type: ignore[assignment]  # a plain attribute
-    else:
-        norm.num_features = width  # type: ignore[assignment]
-    return norm

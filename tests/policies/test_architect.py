@@ -8,8 +8,9 @@ from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
 from sb3_moe.layers import MoELayer, SoftMoE, SparseMoE
+from sb3_moe.policies.architect import Architect, as_torch_does
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.placement import Architect, as_torch_does, read_stages
+from sb3_moe.policies.stages import read_stages
 from sb3_moe.policies.towers import Layout, MoEBlock, Tower
 
 FLAT = Layout(x_dim=5)

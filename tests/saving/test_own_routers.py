@@ -1,0 +1,38 @@
+"""Models with routers of the user's own, which a file names and whoever opens it gives."""
+
+import arena
+import pytest
+import torch as th
+
+import sb3_moe
+from sb3_moe.layers import MoELayer
+from sb3_moe.saving import UnsafeFileError
+
+
+class Halves(MoELayer):
+    """Give every expert the same weight, as a user might write it."""
+
+    def __init__(self, experts, sees, *, share=1.0):
+        super().__init__(experts)
+        self.share = share
+
+    def route(self, x_BNI, router_BNR):
+        gates_BNE = x_BNI.new_full((*x_BNI.shape[:2], self.num_experts), self.share / 2)
+        return self.combine(x_BNI, gates_BNE)
+
+
+@pytest.mark.parametrize("by_tower", [False, True])
+@pytest.mark.parametrize("router", [Halves, f"{__name__}:Halves"], ids=["class", "text"])
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
+def test_a_router_of_ones_own_is_given_to_load(algorithm, router, by_tower, tmp_path):
+    tower = "pi" if algorithm == "PPO" else "qf"
+    options = {"router": {tower: router} if by_tower else router, "num_experts": 2}
+    options["router_kwargs"] = {tower: {"share": 0.5}} if by_tower else {"share": 0.5}
+    model = arena.train(arena.make(algorithm, net_arch=[4], **options))
+    sb3_moe.save(model, tmp_path / "x.moe")
+    with pytest.raises(UnsafeFileError, match=r"pass custom_objects=\{'Halves': \.\.\.\}"):
+        sb3_moe.load(tmp_path / "x.moe", device="cpu")
+    loaded = sb3_moe.load(tmp_path / "x.moe", device="cpu", custom_objects={"Halves": Halves})
+    assert loaded.policy.moe[tower].router_class is Halves
+    for old, new in zip(model.policy.parameters(), loaded.policy.parameters(), strict=True):
+        th.testing.assert_close(old, new, rtol=0, atol=0)

@@ -1,0 +1,166 @@
+"""The documentation follows the code: links lead somewhere, snippets run, names have a row."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from sb3_moe import callbacks
+from sb3_moe.layers.expert_kinds import EXPERTS
+from sb3_moe.layers.registry import ROUTERS
+from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.policies.placements import PLACEMENTS
+from sb3_moe.policies.registration import TABLE
+from sb3_moe_envs import SUITES, schedules
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+OTHERS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def snippets(page, *languages):
+    return [code for language, code in FENCE.findall(page.read_text()) if language in languages]
+
+
+def links(page):
+    text = FENCE.sub("", page.read_text())
+    return [link for link in LINK.findall(text) if not re.match(r"https?:|mailto:", link)]
+
+
+def headings(page):
+    text = FENCE.sub("", page.read_text())
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [*OTHERS, *PAGES], ids=name_of)
+def test_every_relative_link_leads_to_a_file_and_a_heading(page):
+    for link in links(page):
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not heading or heading in headings(target), link
+
+
+def test_the_index_has_a_line_for_every_page_and_the_readme_leads_there():
+    assert {DOCS / link for link in links(DOCS / "README.md")} >= {*PAGES} - {DOCS / "README.md"}
+    assert {f"docs/{page.name}" for page in PAGES} <= set(links(ROOT / "README.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_is_short(page):
+    assert len(page.read_text().splitlines()) <= 120
+
+
+@pytest.fixture
+def suites_as_before():
+    before = dict(SUITES)
+    yield
+    SUITES.clear()
+    SUITES.update(before)
+
+
+@pytest.mark.usefixtures("suites_as_before")
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_pages_snippets_run_from_top_to_bottom(page, tmp_path, monkeypatch):
+    """Run them in one namespace; one that begins with a file's name is written there instead."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    namespace = {}
+    for code in snippets(page, "python"):
+        file = re.match(r"# (\w+\.py)\n", code)
+        if file:
+            (tmp_path / file[1]).write_text(code)
+        else:
+            exec(compile(code, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_pages_slow_snippets_compile(page):
+    for code in snippets(page, "py"):
+        compile(code, str(page), "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_pages_yaml_can_be_read(page):
+    entries = pytest.importorskip("sb3_moe.study.spec.entries", reason="needs the cli extra")
+    for text in snippets(page, "yaml"):
+        assert entries.read_yaml(text)
+
+
+def first_columns(page):
+    """Return the first column of every row, where a page says what a name means."""
+    rows = re.findall(r"^\| (.*?) \| ", (DOCS / page).read_text(), re.MULTILINE)
+    return "\n".join(rows)
+
+
+def is_a_schedule(name):
+    found = getattr(schedules, name)
+    base = schedules.Schedule
+    return isinstance(found, type) and issubclass(found, base) and found is not base
+
+
+# Read before any test runs: some register names of their own.
+NAMES = {
+    "routers.md": [f'"{name}"' for name in ROUTERS],
+    "experts.md": [f'"{name}"' for name in EXPERTS],
+    "placements.md": list(PLACEMENTS),
+    "algorithms.md": list(TABLE),
+    "tasks.md": [*SUITES, *filter(is_a_schedule, schedules.__all__)],
+}
+OPTIONS_OF_ROUTERS = {name for _, router in ROUTERS.items() for name in router.defaults()}
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_every_name_that_is_built_in_has_a_row_in_its_page(page):
+    rows = first_columns(page)
+    assert not [name for name in NAMES[page] if name not in rows]
+
+
+def test_every_option_of_a_router_has_a_row():
+    rows = first_columns("routers.md")
+    assert not [name for name in OPTIONS_OF_ROUTERS if f"`{name}`" not in rows]
+
+
+def test_every_entry_of_a_study_has_a_row():
+    grid = pytest.importorskip("sb3_moe.study.spec.grid", reason="needs the cli extra")
+    rows = first_columns("studies.md")
+    assert not [each.name for each in fields(grid.StudyConfig) if f"`{each.name}`" not in rows]
+
+
+def test_every_measure_of_a_study_has_a_row():
+    report = pytest.importorskip("sb3_moe.study.report.measures", reason="needs the cli extra")
+    rows = first_columns("reports.md")
+    assert not [name for name in report.MEASURES if f"`{name}`" not in rows]
+
+
+def test_every_callback_is_on_its_page():
+    text = (DOCS / "callbacks.md").read_text()
+    assert not [name for name in callbacks.__all__ if f"`{name}" not in text]
+
+
+def test_every_option_of_the_policies_is_on_a_page():
+    pages = ("routers.md", "experts.md", "placements.md")
+    text = "\n".join((DOCS / page).read_text() for page in pages)
+    assert not [name for name in DEFAULTS if f"`{name}" not in text]
+
+
+def test_every_room_of_the_package_is_in_the_layout():
+    rows = first_columns("layout.md")
+    rooms = [path.parent.name for path in (ROOT / "sb3_moe").glob("*/__init__.py")]
+    assert not [room for room in rooms if f"`{room}`" not in rows and f"`{room}/" not in rows]
+
+
+def test_the_files_that_contributing_names_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:sb3_moe|envs|tests|docs|examples)/[\w/.-]+)`", text)
+    assert len(named) >= 15
+    assert not [path for path in named if not (ROOT / path).exists()]
