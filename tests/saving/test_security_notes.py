@@ -16,6 +16,19 @@ PICKLES = {
     "sb3_moe/study/run/cell.py",
     "envs/sb3_moe_envs/snapshot.py",
 }
+# What imports a module for a name that a user gave, in a study's file or in code.
+IMPORTERS = {
+    "sb3_moe/layers/classes.py",
+    "sb3_moe/study/spec/algorithms.py",
+    "sb3_moe/study/spec/named.py",
+    "sb3_moe/study/spec/tasks.py",
+}
+# Those that import from lists of this package's own.
+OF_LISTS = {
+    "sb3_moe/moved.py",
+    "sb3_moe/policies/registration.py",
+    "sb3_moe/saving/classes.py",
+}
 
 
 def name_of(path):
@@ -52,6 +65,20 @@ def test_arrays_are_read_without_pickle_and_yaml_by_the_safe_loader(path):
         if text.startswith("yaml.load("):
             assert text.endswith(", _Loader)")
             assert "class _Loader(yaml.SafeLoader)" in path.read_text()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_imports_by_name_only_where_it_is_known(path):
+    names = {ast.unparse(call.func) for call in calls(path)}
+    if names & {"import_module", "importlib.import_module"}:
+        assert name_of(path) in IMPORTERS | OF_LISTS
+
+
+def test_the_security_notes_say_that_a_studys_file_can_run_code():
+    notes = (ROOT / "SECURITY.md").read_text()
+    nothing, code = notes.split("### These can run code")
+    assert "| a study's `*.yaml` |" in code
+    assert "a study's `*.yaml`" not in nothing
 
 
 def test_the_security_notes_name_the_files_that_are_written():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import pickletools
 import sys
 import zipfile
@@ -19,6 +18,8 @@ from sb3_moe.snapshot.writing import MODEL, REPLAY_BUFFER, STATE
 
 #: What every run that is done has written.
 ESSENTIAL = ("config.json", "scores.npz")
+# The last byte of every pickle.
+STOP = b"."
 
 
 def check_snapshot(path: Path) -> None:
@@ -53,7 +54,7 @@ def _check_end(path: Path) -> None:
     """Look for the end of a pickle only: a replay buffer may be as large as the memory."""
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
-        if file.read() != pickle.STOP:
+        if file.read() != STOP:
             raise ValueError("it ends too early")
 
 

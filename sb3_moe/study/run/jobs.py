@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sb3_moe.study.run.folder import CellFolder, State
 from sb3_moe.study.run.locks import PATIENCE, held
-from sb3_moe.study.spec.config import CellConfig, differences
+from sb3_moe.study.spec.config import CellConfig, differences, with_what_is_said_since
 
 
 class ChangedConfigError(ValueError):
@@ -41,15 +41,7 @@ def changes(job: Job) -> list[str]:
         found = job.folder.config().get("cell", {})
     except ValueError:  # it failed before it could write one
         return []
-    return differences(_of_today(found), job.cell.to_dict())
-
-
-def _of_today(cell: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give what an earlier version wrote as this one would write it; as it is if it can't be."""
-    try:
-        return CellConfig.from_dict(cell).to_dict()
-    except (ImportError, KeyError, TypeError, ValueError):
-        return cell
+    return differences(with_what_is_said_since(found), job.cell.to_dict())
 
 
 def refuse_changes(jobs: Sequence[Job]) -> None:

@@ -33,12 +33,26 @@ __all__ = [
     "differences",
     "plain",
     "spelled",
+    "with_what_is_said_since",
 ]
 
 Regime = Literal["mtrl", "crl", "scratch", "schedule"]
 
 # Bytes that file systems take for the name of a folder.
 LONGEST_FOLDER = 255
+
+# What folders of version 0.1 don't say, and how it was: of a cell, and of its architecture.
+_SAID_SINCE: dict[str, Any] = {
+    "algorithm": "PPO",
+    "preset": "minatar",
+    "tasks": [],
+    "env": {},
+    "schedule": None,
+    "normalize": None,
+    "callbacks": [],
+    "no_op_max": 0,
+}
+_SAID_OF_ARCHITECTURES: dict[str, Any] = {"callbacks": []}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +212,18 @@ class CellConfig(Setup):
 
 def _all_named(values: Any) -> tuple[Named, ...]:
     return tuple(named(value, "callbacks") for value in values)
+
+
+def with_what_is_said_since(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete what version 0.1 wrote of a cell.
+
+    Values alone: what a folder's file names, which may be anyone's, is not imported.
+    """
+    architecture = cell.get("architecture")
+    own = {}
+    if isinstance(architecture, Mapping):
+        own["architecture"] = {**_SAID_OF_ARCHITECTURES, **architecture}
+    return {**_SAID_SINCE, **cell, **own}
 
 
 def spelled(values: Mapping[str, Any], algorithm: str) -> dict[str, Any]:

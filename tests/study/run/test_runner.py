@@ -209,7 +209,7 @@ def dry(monkeypatch):
     for name in ("rehearse", "report"):
         monkeypatch.setattr(commands, name, lambda *arguments: 0)
     levels = {game: np.ones(70) for game in study().games}
-    monkeypatch.setattr(commands, "random_returns", lambda games, episodes, no_op_max: levels)
+    monkeypatch.setattr(commands, "random_returns", lambda games, episodes, **world: levels)
 
 
 @pytest.mark.usefixtures("dry")
@@ -255,7 +255,7 @@ def test_a_network_that_cannot_be_built_is_refused_before_any_cell_starts(
     tmp_path, console, monkeypatch
 ):
     levels = {game: np.ones(70) for game in GAMES}
-    monkeypatch.setattr(commands, "random_returns", lambda games, episodes, no_op_max: levels)
+    monkeypatch.setattr(commands, "random_returns", lambda games, episodes, **world: levels)
     odd = Architecture(name="odd", policy_kwargs={"net_archs": [8]})
     the_study, fake = replace(study(seeds=1), architectures=(odd,)), InstantEngine()
     with pytest.raises(ValueError, match=r"architecture 'odd' can't be built: .*net_archs"):
@@ -267,7 +267,7 @@ def test_a_network_that_cannot_be_built_is_refused_before_any_cell_starts(
 def test_the_random_policy_is_measured_unless_it_has_been(tmp_path, monkeypatch, before):
     the_study, path, asked = study(random_episodes=15), tmp_path / "random.json", []
 
-    def measured(games, episodes, no_op_max):
+    def measured(games, episodes, **world):
         asked.append(episodes)
         return {game: np.ones(20) for game in games}
 

@@ -245,6 +245,19 @@ def test_what_0_1_wrote_is_no_change(tmp_path):
     assert "algorithm: 'A2C' -> 'PPO'" in changes(job)
 
 
+def test_a_folders_configuration_is_compared_and_none_of_its_names_are_imported(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "never_imported.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cell = read(tmp_path).cells()[0]
+    named = {"callbacks": [{"name": "never_imported:Callback", "arguments": {}}]}
+    arguments = {"arguments": {"seed": {"never_imported:call": {}}}}
+    write_json(tmp_path / "config.json", {"cell": cell.to_dict() | named | arguments})
+    found = changes(Job(cell, CellFolder(tmp_path), State("done")))
+    assert [line.partition(":")[0] for line in found] == ["arguments.seed", "callbacks"]
+
+
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples" / "studies").glob("*.yaml"))
 
 
