@@ -98,7 +98,7 @@ def ppo_cartpole(device: str) -> Make:
 
 
 def ppo_minatar(device: str) -> Make:
-    from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
+    from sb3_moe.vec_env import GymnasiumVecEnv
     from sb3_moe_envs.minatar import MinAtarVectorEnv
 
     def make(policy_kwargs: dict[str, Any]) -> BaseAlgorithm:

@@ -53,7 +53,7 @@ def multitask_row(num_envs: int, rounds: int) -> dict[str, Any]:
 
 def adapter_row(num_envs: int, rounds: int) -> dict[str, Any]:
     """The time of a step through GymnasiumVecEnv, over that of the world by itself."""
-    from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
+    from sb3_moe.vec_env import GymnasiumVecEnv
     from sb3_moe_envs.minatar import MinAtarVectorEnv
 
     adapted = GymnasiumVecEnv(MinAtarVectorEnv("Breakout", num_envs))
@@ -68,7 +68,7 @@ def atari_row(num_envs: int, rounds: int) -> dict[str, Any]:
     from stable_baselines3.common.env_util import make_atari_env
     from stable_baselines3.common.vec_env import VecFrameStack
 
-    from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
+    from sb3_moe.vec_env import GymnasiumVecEnv
     from sb3_moe_envs.vector.atari import AtariVectorWorld
 
     gym.register_envs(ale_py)

@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_moe.tasks.of_env import task_names, tasks_played
-from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+from sb3_moe.vec_env.make import make_multitask_vec_env
 
 # Other numbers, another schedule, and no file over the one of the training environment.
 NOT_COPIED = ("n_envs", "schedule", "monitor_dir")

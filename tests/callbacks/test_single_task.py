@@ -28,7 +28,7 @@ from sb3_moe.callbacks import (
     TaskRolloutCallback,
     TaskSwitchCallback,
 )
-from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
+from sb3_moe.vec_env import GymnasiumVecEnv
 
 ENVS = {
     "box": ("MlpPolicy", lambda: gym.make("CartPole-v1")),

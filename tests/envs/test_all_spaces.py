@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv, MultiTaskVectorEnv, Task
 
 

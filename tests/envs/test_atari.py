@@ -12,7 +12,7 @@ pytest.importorskip("ale_py", reason="needs the atari extra")
 
 from ale_py.vector_env import AtariVectorEnv
 
-from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
+from sb3_moe.vec_env import GymnasiumVecEnv
 from sb3_moe_envs import MultiTaskVectorEnv, Task
 from sb3_moe_envs.vector.atari import AtariEnv, AtariVectorWorld
 

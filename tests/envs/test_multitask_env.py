@@ -9,7 +9,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv, Sequence, Task
 
 

@@ -11,7 +11,7 @@ from counting import CountingEnv
 from gymnasium.wrappers import RecordVideo, RenderCollection
 from stable_baselines3.common.vec_env import VecVideoRecorder
 
-from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import (
     Cycle,
     Interleave,

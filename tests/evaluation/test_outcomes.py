@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
 from sb3_moe.evaluation.outcomes import Successes, is_lost_life
-from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Task
 
 

@@ -18,7 +18,7 @@ from sb3_moe.callbacks import (
 from sb3_moe.evaluation.pinned_env import are_interleaved, evaluation_copies
 from sb3_moe.metrics import load_scores
 from sb3_moe.tasks.of_env import tasks_played
-from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv
 

@@ -7,7 +7,7 @@ from stable_baselines3 import DDPG, DQN, PPO, SAC, TD3
 
 from sb3_moe.callbacks import PlasticityCallback, collect_probe
 from sb3_moe.plasticity import measure_weights
-from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+from sb3_moe.vec_env import make_multitask_vec_env
 
 OFF_POLICY = [SAC, TD3, DDPG, TQC, CrossQ]
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_moe.snapshot.env_state import SavedEnv, load_env, save_env
-from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+from sb3_moe.vec_env import make_multitask_vec_env
 
 
 def play(env, steps=12):

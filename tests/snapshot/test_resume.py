@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import MultiTaskEvalCallback, SnapshotCallback
 from sb3_moe.snapshot.resuming import resume
-from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle
 
 # One game twice: jax compiles it once.

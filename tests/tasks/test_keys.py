@@ -25,7 +25,7 @@ from sb3_moe.callbacks import (
     collect_probe,
 )
 from sb3_moe.tasks.keys import short_names
-from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Task
 
 LONG = "a-task-whose-name-has-sixty-characters-and-ends-or-bends-so"

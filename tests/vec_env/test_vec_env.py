@@ -12,7 +12,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv, make_multitask_vec_env
+from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
 from sb3_moe_envs import Cycle
 
 

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_moe.buffers import MultiTaskReplayBuffer
-from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv, make_multitask_vec_env
+from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.vec_env.task_statistics import PerTaskMeanStd
 from sb3_moe_envs import Interleave

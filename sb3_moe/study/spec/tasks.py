@@ -108,7 +108,7 @@ def make_env(
     :param env: further arguments of :func:`sb3_moe.make_multitask_vec_env`
     :param no_op_max: as of :func:`read_tasks`
     """
-    from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+    from sb3_moe.vec_env.make import make_multitask_vec_env
 
     every = read_tasks(games, tasks, no_op_max)
     return make_multitask_vec_env(every, n_envs, seed, schedule=schedule, **(env or {}))

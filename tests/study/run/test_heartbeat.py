@@ -6,7 +6,7 @@ from stable_baselines3 import PPO
 
 from sb3_moe.callbacks import TaskRolloutCallback
 from sb3_moe.study.run.heartbeat import Heartbeat
-from sb3_moe.vec_env.gymnasium_vec_env import make_multitask_vec_env
+from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Task
 
 

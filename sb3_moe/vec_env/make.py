@@ -1,0 +1,74 @@
+"""The one call that builds a VecEnv over several tasks."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+
+from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
+
+
+def make_multitask_vec_env(
+    tasks: Any,
+    n_envs: int | None = None,
+    seed: int | None = None,
+    *,
+    schedule: Any = None,
+    task_id: str = "dict",
+    monitor_dir: str | os.PathLike[str] | None = None,
+    monitor_kwargs: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> VecEnv:
+    """Build a monitored VecEnv over several tasks, in the fastest arrangement that fits them.
+
+    :param tasks: a suite's name, or a list of Gymnasium ids, (id, kwargs) pairs or callables
+    :param n_envs: how many environments; None: one per task
+    :param seed: of the environments and the schedule, used at the first reset
+    :param schedule: which task is played when; None: the suite's own, or all tasks interleaved
+    :param task_id: how the task is shown: "dict", "onehot", "channels", "info" or "none"
+    :param monitor_dir: folder for monitor.csv; None: no file
+    :param monitor_kwargs: for VecMonitor
+    :param kwargs: as of :func:`sb3_moe_envs.make_multitask_vector` (``obs_space``, ...)
+    :raises ValueError: if there are fewer environments than interleaved tasks
+    """
+    from sb3_moe_envs import make_multitask_vector
+
+    n_envs = _number_of_envs(tasks, n_envs, schedule)
+    env = GymnasiumVecEnv(
+        make_multitask_vector(tasks, n_envs, schedule=schedule, task_id=task_id, **kwargs)
+    )
+    env.built_with = {
+        "tasks": tasks,
+        "n_envs": n_envs,
+        "schedule": schedule,
+        "task_id": task_id,
+        "monitor_dir": monitor_dir,
+        "monitor_kwargs": monitor_kwargs,
+        **kwargs,
+    }
+    env.seed(seed)
+    env.action_space.seed(seed)
+    folder = None if monitor_dir is None else os.fspath(monitor_dir)  # SB3 takes no Path
+    if folder is not None:
+        os.makedirs(folder, exist_ok=True)
+    # The keys are in every info, so each episode that SB3 keeps or writes says whose it is.
+    options = {"info_keywords": ("task_id", "task_name")} | (monitor_kwargs or {})
+    return VecMonitor(env, folder, **options)
+
+
+def _number_of_envs(tasks: Any, n_envs: int | None, schedule: Any) -> int:
+    from sb3_moe_envs.multitask import as_schedule
+    from sb3_moe_envs.numbers import whole
+    from sb3_moe_envs.schedules import Slots
+    from sb3_moe_envs.suites import tasks_of
+
+    num_tasks = len(tasks_of(tasks))
+    n_envs = num_tasks if n_envs is None else n_envs
+    n_envs = whole("n_envs", n_envs)
+    if as_schedule(schedule, tasks).slots is Slots.SHARED and n_envs < num_tasks:
+        raise ValueError(
+            f"`n_envs` must be at least the number of interleaved tasks, {num_tasks}, got {n_envs}"
+        )
+    return n_envs
