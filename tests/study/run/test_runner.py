@@ -11,7 +11,7 @@ from rich.console import Console
 
 from sb3_moe.study import commands
 from sb3_moe.study.commands import plan, prepare, run_study, status
-from sb3_moe.study.run import engine, runner, speeds
+from sb3_moe.study.run import engine, jobs, runner, speeds
 from sb3_moe.study.run.engine import LocalEngine, environment
 from sb3_moe.study.run.folder import State, read_json, write_json
 from sb3_moe.study.run.jobs import ChangedConfigError, refuse_changes, survey, unfinished
