@@ -15,12 +15,14 @@ from sb3_moe.study.spec.config import Architecture
 from sb3_moe.study.spec.named import named
 
 __all__ = [
+    "CALLED",
     "check_policy",
     "heading",
     "is_ours",
     "meaning",
     "moe_architecture",
     "named_architecture",
+    "options_by_tower",
     "policy_of",
     "title",
 ]
