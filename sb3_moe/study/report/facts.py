@@ -13,10 +13,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.registration import TABLE
 from sb3_moe.study.spec.about import About
 from sb3_moe.study.spec.algorithms import algorithm_class, declared, default_of, towers_of
-from sb3_moe.study.spec.architectures import meaning, options_by_tower, title
+from sb3_moe.study.spec.architectures import is_ours, meaning, options_by_tower, title
 from sb3_moe.study.spec.arguments import NORMALISERS, PRESETS, arguments_of, described, given
 from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
 from sb3_moe.study.spec.games import MINATAR
@@ -139,7 +138,7 @@ def shared_arguments(study: StudyConfig, config: Mapping[str, Any]) -> dict[str,
     return {name: value for name, value in values.items() if name not in own}
 
 
-def learned(architecture: Architecture, tower: str, algorithm: str) -> bool:
+def learned(architecture: Architecture, tower: str, algorithm: str = "PPO") -> bool:
     """Say whether the router of a tower learns: what the others do is known beforehand."""
     options = _options(architecture, algorithm).get(tower)
     return options is None or options.router_class.learns
@@ -239,6 +238,6 @@ def _network(cell: CellConfig) -> Network:
 
 def _options(architecture: Architecture, algorithm: str) -> dict[str, MoEOptions]:
     """Give each tower its experts' options; nothing for a policy that is not ours."""
-    if architecture.policy not in TABLE[algorithm].aliases:
+    if not is_ours(architecture, algorithm):
         return {}
     return options_by_tower(architecture.policy_kwargs, towers_of(algorithm))

@@ -15,11 +15,14 @@ from sb3_moe.study.spec.config import Architecture
 from sb3_moe.study.spec.named import named
 
 __all__ = [
+    "CALLED",
     "check_policy",
     "heading",
+    "is_ours",
     "meaning",
     "moe_architecture",
     "named_architecture",
+    "options_by_tower",
     "policy_of",
     "title",
 ]
@@ -104,7 +107,7 @@ def check_policy(architecture: Architecture, algorithm: str = "PPO") -> None:
     :raises ValueError: naming the architecture and what is wrong with it
     """
     try:
-        policy = policy_of(architecture.policy or "", algorithm)
+        policy = policy_of(architecture.policy or TABLE[algorithm].aliases[0], algorithm)
         if issubclass(policy, MoEPolicy):
             options_by_tower(architecture.policy_kwargs, policy.towers)
     except (TypeError, ValueError) as error:
@@ -119,9 +122,14 @@ def options_by_tower(
     return per_tower(options, towers)
 
 
+def is_ours(architecture: Architecture, algorithm: str) -> bool:
+    """Say whether the policy is one of this package's, by its alias or by default."""
+    return architecture.policy is None or architecture.policy in TABLE[algorithm].aliases
+
+
 def meaning(architecture: Architecture, algorithm: str = "PPO") -> str:
     """Say what an architecture is, to someone who doesn't know the options' names."""
-    if architecture.policy is None or architecture.policy in TABLE[algorithm].aliases:
+    if is_ours(architecture, algorithm):
         words = _towers(architecture.policy_kwargs, towers_of(algorithm))
     else:
         words = [f"the policy {architecture.policy}", *_as_they_are(architecture.policy_kwargs)]

@@ -33,12 +33,12 @@ def read_tasks(games: Sequence[str], tasks: Entries = (), no_op_max: int = 0) ->
     """
     if not tasks:
         return games_as_tasks(games, no_op_max)
-    from sb3_moe_envs.tasks import as_tasks
+    from sb3_moe_envs.suites import tasks_of
 
     if isinstance(tasks, str):
-        return as_tasks(tasks)
+        return tasks_of(tasks)
     try:
-        return as_tasks([_entry(each, f"tasks[{i}]") for i, each in enumerate(tasks)])
+        return tasks_of([_entry(each, f"tasks[{i}]") for i, each in enumerate(tasks)])
     except TypeError as error:
         raise ValueError(str(error)) from error
 
@@ -64,7 +64,7 @@ def _entry(entry: Any, where: str) -> Any:
     elif isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str):
         reference, arguments = entry
     else:
-        return entry  # for `as_tasks` to refuse
+        return entry  # for `tasks_of` to refuse
     module, colon, name = reference.partition(":")
     try:
         found = getattr(import_module(module), name, None) if colon else None

@@ -162,6 +162,21 @@ def test_a_study_read_from_a_file_is_told_as_it_is_and_as_no_other(name, tmp_pat
     assert ("Shading" in page) == (name == "DQN")
 
 
+def test_rates_that_are_numbers_and_rates_that_are_schedules_are_told_apart():
+    shape = {"start": 0.1, "end": 0.0, "end_fraction": 1.0}
+    falling = {"learning_rate": {"stable_baselines3.common.utils:LinearSchedule": shape}}
+    own = Architecture(name="own", arguments=falling)
+    (rate,) = (line for line in choices(mine(["dense", own])) if line.startswith("Learning"))
+    assert rate.endswith("Where it is a number it is constant; a schedule changes it over the run.")
+
+
+def test_a_study_of_both_says_which_of_its_runs_a_schedule_plays(tmp_path):
+    text = SCHEDULE_YAML + "regimes: [mtrl, schedule]\n"
+    page, _ = reported(read_study(text, tmp_path), tmp_path)
+    assert "4,000 environment steps per task and visit, or 8,000 in all where a schedule" in page
+    assert "Interleaving (MTRL): every task has a fixed share" in page
+
+
 def test_games_that_begin_with_no_ops_are_told_so_and_others_not():
     (line,) = (each for each in choices(study(no_op_max=30)) if each.startswith("Starts:"))
     assert line == "Starts: an episode of MinAtar's games begins with up to 30 no-ops."

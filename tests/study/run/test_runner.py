@@ -11,7 +11,7 @@ from rich.console import Console
 
 from sb3_moe.study import commands
 from sb3_moe.study.commands import plan, prepare, run_study, status
-from sb3_moe.study.run import engine, runner, speeds
+from sb3_moe.study.run import engine, jobs, runner, speeds
 from sb3_moe.study.run.engine import LocalEngine, environment
 from sb3_moe.study.run.folder import State, read_json, write_json
 from sb3_moe.study.run.jobs import ChangedConfigError, refuse_changes, survey, unfinished
@@ -194,7 +194,7 @@ def test_a_cell_that_failed_after_a_snapshot_keeps_its_configuration(tmp_path, c
 
 
 def test_a_folder_in_which_another_process_works_is_not_cleared(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "PATIENCE", 0)
+    monkeypatch.setattr(jobs, "PATIENCE", 0)
     write(tmp_path, study(seeds=1), lambda cell: 5.0)
     job = survey(study(seeds=1).cells(), tmp_path)[0]
     (job.folder.path / "scores.npz").write_bytes(b"")

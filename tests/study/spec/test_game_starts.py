@@ -36,6 +36,12 @@ def test_a_negative_number_is_refused(tmp_path):
         read_study(YAML % ", no_op_max: -1", tmp_path)
 
 
+def test_tasks_with_arguments_of_their_own_are_told_beside_their_ids(tmp_path):
+    text = "{name: mine, tasks: [CartPole-v1], architectures: [dense], no_op_max: 30}"
+    with pytest.raises(ValueError, match="`no_op_max` must be left out where there are `tasks`,"):
+        read_study(text, tmp_path)
+
+
 def test_a_folder_of_version_0_1_goes_on_without_no_ops_only(tmp_path):
     write(tmp_path, study(seeds=1), lambda cell: 5.0)
     for path in tmp_path.glob("cells/*/config.json"):
