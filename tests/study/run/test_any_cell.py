@@ -15,6 +15,11 @@ PENDULUMS = (
     ("sb3_moe_envs:SB3MoE/Pendulum-v0", {"max_episode_steps": 20}),
     ("sb3_moe_envs:SB3MoE/Pendulum-v0", {"max_episode_steps": 20, "g": 3.7}),
 )
+# Single games, whose emulator can be copied; ale-py's own vector environment has no state to save.
+ATARI = tuple(
+    (f"ale_py:ALE/{game}-v5", {"obs_type": "ram", "max_num_frames_per_episode": 80})
+    for game in ("Pong", "Breakout")
+)
 SMALL = {"placement": "middle", "num_experts": 2, "net_arch": [8]}
 STORED = {"buffer_size": 200, "learning_starts": 16, "batch_size": 8, "gradient_steps": 1}
 REDO = Named(name="ReDoCallback", arguments={"every": 20, "tau": 0.5})
@@ -58,6 +63,9 @@ CELLS = {
             "stable_baselines3.common.noise:NormalActionNoise": {"mean": [0.0], "sigma": [0.1]}
         }},
     ),
+    "PPO on Atari": cell(
+        ATARI, algorithm="PPO", preset="none", arguments={"n_steps": 8, "batch_size": 8},
+    ),
     "RecurrentPPO": cell(
         CLASSIC, algorithm="RecurrentPPO", arguments={"n_steps": 8, "batch_size": 8},
         policy_kwargs={**SMALL, "lstm_hidden_size": 4},
@@ -84,6 +92,8 @@ def stopped(folder, cell, step, monkeypatch):
 def test_a_cell_that_was_stopped_ends_as_one_that_was_not(name, tmp_path, monkeypatch):
     if CELLS[name].algorithm in ("MaskablePPO", "RecurrentPPO"):
         pytest.importorskip("sb3_contrib")
+    if CELLS[name].tasks == ATARI:
+        pytest.importorskip("ale_py")
     whole, folder = CellFolder(tmp_path / "whole"), CellFolder(tmp_path / "stopped")
     train_cell(CELLS[name], whole)
     assert whole.state() == ("done", "")
