@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import ClassVar, Self
 
-from sb3_moe.layers.checks import whole_or_none
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.moe import RouterInput
-from sb3_moe.layers.routers import check_score_options, make_router
+from sb3_moe.layers.routers import make_router
 from sb3_moe.layers.soft_moe import SoftMoE, slots_for
 
 
@@ -41,9 +40,3 @@ class RandomMoE(SoftMoE):
             frozen=True,
         )
         return cls(experts, router, num_slots=slots)
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any], num_experts: int | None) -> None:
-        """Check slots and scores."""
-        whole_or_none("num_slots", options["num_slots"])
-        check_score_options(options)
