@@ -113,7 +113,7 @@ def check_names(option: str, given: Mapping[str, Any], known: Sequence[str], wha
     """
     for name in given:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
+            near = get_close_matches(str(name), known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(
                 f"`{option}` may hold the keyword-only arguments of {what}, {list(known)}, got "
