@@ -387,7 +387,7 @@ def _check_rows(experts: Experts, in_features: int, out_features: int, name: str
     try:
         with th.no_grad(), evaluating(experts):
             got = f"it returned {tuple(experts.expert(0)(rows).shape)}"
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except Exception as error:  # a class of the user's own may raise anything
         got = f"it failed with: {error}"
     if got != f"it returned {(PROBE_ROWS, out_features)}":
         raise ValueError(

@@ -5,7 +5,8 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_moe.layers import MoELayer, SparseMoE, mlp_experts
+from sb3_moe.layers import MoELayer, SparseMoE, mlp_experts, register_router
+from sb3_moe.policies.placements import Placement, register_placement
 
 
 class Routed(MoELayer):
@@ -112,3 +113,35 @@ def test_stackable_experts_of_another_width_are_refused_too():
 
     with pytest.raises(ValueError, match=r"`expert`='Wide' must turn rows \(2, 5\) into rows"):
         arena.make("PPO", expert=Wide, net_arch=[8])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [(3, "`name` must be a str, got 3"), ("", "`name` must not be empty, got ''")]
+)
+def test_what_is_registered_has_a_name(name, text):
+    with pytest.raises((TypeError, ValueError), match=text):
+        register_router(type("Nameless", (Routed,), {"name": name}))
+    with pytest.raises((TypeError, ValueError), match=text):
+        Placement(name=name, meaning="", hidden=-1)
+
+
+def test_a_placement_is_registered_as_a_row_and_its_layer_is_a_number():
+    with pytest.raises(TypeError, match="`placement` must be a Placement, got 'middle'"):
+        register_placement("middle")
+    with pytest.raises(ValueError, match=r"`hidden` must be one of .*, got True"):
+        Placement(name="x", meaning="", hidden=True)
+
+
+@pytest.mark.parametrize("wrong", ["a tuple", "an assertion"])
+def test_whatever_an_expert_does_instead_of_rows_is_told(wrong):
+    class Strange(nn.Module):
+        def __init__(self, in_features, width, out_features, activation):
+            super().__init__()
+            self.linear = nn.Linear(in_features, out_features)
+
+        def forward(self, x):
+            assert wrong != "an assertion", "no such rows"
+            return self.linear(x), None
+
+    with pytest.raises(ValueError, match=r"`expert`='Strange' must turn rows .* it failed with"):
+        arena.make("PPO", expert=Strange)
