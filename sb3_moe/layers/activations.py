@@ -26,20 +26,20 @@ POINTWISE = (
     nn.Softsign,
     nn.Tanh,
 )
-# What does to each number, or to each channel of a picture, the same whoever's it is.
-ALIKE_FOR_ALL = (
+# What does to each number the same whoever's it is.
+ALIKE_ON_ROWS = (
     *POINTWISE,
-    nn.AvgPool2d,
     nn.Dropout,
     nn.Hardshrink,
     nn.Hardsigmoid,
     nn.Identity,
     nn.LogSigmoid,
-    nn.MaxPool2d,
     nn.Softshrink,
     nn.Tanhshrink,
     nn.Threshold,
 )
+# And to each channel of a picture.
+ALIKE_FOR_ALL = (*ALIKE_ON_ROWS, nn.AvgPool2d, nn.MaxPool2d)
 
 
 def is_norm(module: nn.Module) -> bool:

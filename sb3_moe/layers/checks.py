@@ -41,6 +41,14 @@ def widths(name: str, value: object) -> None:
         whole(name, each)
 
 
+def words(name: str, value: object) -> None:
+    """Raise unless a value is a text that says something."""
+    if not isinstance(value, str):
+        raise TypeError(f"`{name}` must be a str, got {value!r}")
+    if not value.strip():
+        raise ValueError(f"`{name}` must not be empty, got {value!r}")
+
+
 def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
     """Raise ValueError unless a value is one of those allowed."""
     if value not in allowed:

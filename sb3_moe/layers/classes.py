@@ -8,6 +8,8 @@ from importlib import import_module
 from inspect import Parameter, signature
 from typing import Any, Generic, TypeVar
 
+from sb3_moe.layers.checks import words
+
 T = TypeVar("T")
 
 
@@ -32,10 +34,11 @@ class Registry(Generic[T]):
     def add(self, name: str, cls: type[T]) -> None:
         """Let a class be found by a name; the same class twice is no matter.
 
-        :raises TypeError: if it does not derive from the base
-        :raises ValueError: if the name is another class's
+        :raises TypeError: if it does not derive from the base, or its name is no text
+        :raises ValueError: if the name is empty or another class's
         """
         self._check(cls)
+        words("name", name)
         other = self._classes.setdefault(name, cls)
         if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(
@@ -113,7 +116,7 @@ def check_names(option: str, given: Mapping[str, Any], known: Sequence[str], wha
     """
     for name in given:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
+            near = get_close_matches(str(name), known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(
                 f"`{option}` may hold the keyword-only arguments of {what}, {list(known)}, got "

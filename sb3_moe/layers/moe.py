@@ -17,6 +17,7 @@ from sb3_moe.layers.aux_loss import AuxCoefs, add_loss, total_loss
 from sb3_moe.layers.classes import own_options
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.routing import Routing
+from sb3_moe.layers.tracing import is_recorded
 
 NO_AUX = AuxCoefs()
 
@@ -169,7 +170,9 @@ class MoELayer(nn.Module):
         :param logits_BNE: the scores that the gates are made from, for auxiliary losses
         :param experts_BNk: the chosen experts, all other gates being 0; None: all run
         :return: (B, N, O) and the routing
+        :raises ValueError: if there isn't a gate for each token and expert
         """
+        self._check_gates(x_BNI, gates_BNE)
         x_TI, gates_TE = x_BNI.flatten(0, 1), gates_BNE.flatten(0, 1)
         if experts_BNk is None:
             y_TO = self.experts.mixture(x_TI, gates_TE)
@@ -178,6 +181,17 @@ class MoELayer(nn.Module):
         # ONNX takes B for a constant after `unflatten`.
         y_BNO = y_TO.view(-1, x_BNI.shape[1], y_TO.shape[-1])
         return y_BNO, Routing(gates_BNE, logits_BNE, experts_BNk)
+
+    def _check_gates(self, x_BNI: th.Tensor, gates_BNE: th.Tensor) -> None:
+        # While it is recorded a graph has sizes that are no numbers.
+        if is_recorded():
+            return
+        wanted, got = (*x_BNI.shape[:2], self.num_experts), tuple(gates_BNE.shape)
+        if got != wanted:
+            raise ValueError(
+                f"`gates_BNE` of the router {self.name!r} must have a gate for each sample, token "
+                f"and expert, {wanted}, got {got}"
+            )
 
     def between_updates(self) -> None:
         """Change what may only change between two updates of the policy."""

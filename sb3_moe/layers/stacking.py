@@ -13,7 +13,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_moe.layers.activations import is_alike_for_all
+from sb3_moe.layers.activations import ALIKE_ON_ROWS, is_alike_for_all
 from sb3_moe.layers.encoder import (
     ImageEncoder,
     Residual,
@@ -31,6 +31,9 @@ from sb3_moe.layers.stacked import (
     StackedPReLU,
 )
 
+# Kinds of layers, exactly these, that are known to be the same stacked, on rows of features.
+SAME_STACKED = (*ALIKE_ON_ROWS, nn.BatchNorm1d, nn.LayerNorm, nn.Linear, nn.PReLU)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 LEAVES = (StackedLinear, StackedConv2d, StackedPReLU, StackedEach)
 Function = Callable[[th.Tensor], th.Tensor]
 # One expert's share of a leaf: its tensors, or its module.
@@ -91,17 +94,24 @@ def flat(module: nn.Module) -> list[nn.Module]:
 
 
 def can_stack(expert: nn.Module) -> bool:
-    """Say whether an expert is known to be the same stacked: torch's own layers, in a row.
+    """Say whether an expert is known to be the same stacked: layers of known kinds, in a row.
+
+    Stacking copies the weights alone, so none may be shared, frozen or computed, and no layer may
+    have hooks.
 
     :param expert: ends in an ``nn.Linear`` if so
     """
     layers = flat(expert)
     rows = [m for m in expert.modules() if isinstance(m, nn.Sequential)]
+    tensors = [id(t) for layer in layers for t in (*layer.parameters(), *layer.buffers())]
     return (
-        type(layers[-1]) is nn.Linear
-        and all(type(layer).__module__.startswith("torch.nn.") for layer in layers)
-        and not any(isinstance(layer, nn.Conv2d) for layer in layers)
+        bool(layers)
+        and type(layers[-1]) is nn.Linear
+        and all(type(layer) in SAME_STACKED for layer in layers)
         and all(type(row).forward is nn.Sequential.forward for row in rows)
+        and len(tensors) == len(set(tensors))
+        and all(parameter.requires_grad for parameter in expert.parameters())
+        and not any(getattr(m, kind) for m in expert.modules() for kind in HOOKS)
     )
 
 

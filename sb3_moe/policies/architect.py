@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -234,13 +235,20 @@ class Architect:
         def expert() -> nn.Module:
             acts = [fitted_activation(m, hidden) for m in stage.after if not is_norm(m)]
             activation = acts[0] if len(acts) == 1 else nn.Sequential(*acts)
-            module = kind(in_features, hidden, out, activation, **kwargs)
+            try:
+                module = kind(in_features, hidden, out, activation, **kwargs)
+            except TypeError as error:
+                raise TypeError(
+                    f"`expert`={called(kind)!r} must be made from (in_features, width, "
+                    f"out_features, activation) and its options; it failed with: {error}"
+                ) from error
             return self._started(module, self.init_hidden)
 
         made = [expert() for _ in range(self.num_experts)]
         stacks = vars(kind).get("stacks", False)  # not what a subclass inherits
         experts = StackedNetwork(made) if stacks else together(made, out)
-        _check_rows(experts, in_features, out, called(kind))
+        if not stacks:
+            _check_rows(experts, in_features, out, called(kind))
         layer = self._layer(experts, bare, num_tokens, first=first)
         return MoEBlock(layer, tokens=tokens, map_shape=self.layout.map_shape)
 
@@ -339,11 +347,31 @@ class Architect:
             num_tokens=num_tokens,
             num_tasks=num_tasks,
         )
-        if router is not None:
-            return router.build(experts, sees)
-        layer = kind.build(experts, sees, **options.router_options)
-        layer.aux = options.aux
+        layer = _built(kind, experts, sees, {} if router else options.router_options)
+        if router is None:
+            layer.aux = options.aux
         return layer
+
+
+def _built(
+    kind: type[MoELayer], experts: Experts, sees: RouterInput, options: Mapping[str, Any]
+) -> MoELayer:
+    """Build a router, and say what is wrong with a class that can't be one."""
+    if kind.route is MoELayer.route and kind.forward is MoELayer.forward:
+        raise TypeError(f"`router`={kind.name!r} must have a method `route`, got none")
+    try:
+        layer = kind.build(experts, sees, **options)
+    except TypeError as error:
+        raise TypeError(
+            f"`router`={kind.name!r} must be built from (experts, sees) and its options, "
+            f"{list(options)}; it failed with: {error}"
+        ) from error
+    if getattr(layer, "experts", None) is not experts:
+        raise TypeError(
+            f"`router`={kind.name!r} must keep its experts: its constructor must call "
+            "super().__init__(experts)"
+        )
+    return layer
 
 
 def _span(hidden: str | int) -> str:
@@ -355,13 +383,11 @@ def _span(hidden: str | int) -> str:
 
 def _check_rows(experts: Experts, in_features: int, out_features: int, name: str) -> None:
     """Raise ValueError unless experts of unknown make turn rows into rows of the right width."""
-    if isinstance(experts, StackedNetwork):
-        return
     rows = th.zeros(PROBE_ROWS, in_features)
     try:
         with th.no_grad(), evaluating(experts):
             got = f"it returned {tuple(experts.expert(0)(rows).shape)}"
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except Exception as error:  # a class of the user's own may raise anything
         got = f"it failed with: {error}"
     if got != f"it returned {(PROBE_ROWS, out_features)}":
         raise ValueError(

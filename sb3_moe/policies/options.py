@@ -170,8 +170,15 @@ class MoEOptions:
                     f"`{name}` must be given once, got {getattr(self, name)!r} and, in "
                     f"`router_kwargs`, {kwargs[name]!r}"
                 )
+        for name in router.defaults():
+            if name not in self.router_options:
+                raise TypeError(
+                    f"`router_kwargs` must hold {name!r}, which {router.name!r} has no default "
+                    f"for, got {dict(kwargs)}"
+                )
         own = DEFAULT_NUM_EXPERTS if self.num_experts is None else self.num_experts
-        router.check(self.router_options, None if router.needs_tasks else own)
+        options = inherited_defaults(router) | self.router_options
+        router.check(options, None if router.needs_tasks else own)
 
     def _kwargs_of(self, name: str) -> Mapping[str, Any]:
         value = getattr(self, name)
@@ -321,6 +328,18 @@ def takes(router: type[MoELayer], option: str) -> bool:
     if option in LOSS_OF:
         return LOSS_OF[option] in router.losses
     return option not in OF_ROUTERS or option in router.defaults()
+
+
+def inherited_defaults(router: type[MoELayer]) -> dict[str, Any]:
+    """Return the defaults of a router and of its bases, whose checks ask for options of theirs.
+
+    :param router: a router's class, which may take fewer options than its base
+    """
+    found: dict[str, Any] = {}
+    for each in reversed(router.__mro__):
+        if issubclass(each, MoELayer):
+            found |= each.defaults()
+    return found
 
 
 def called(kind: type[nn.Module]) -> str:

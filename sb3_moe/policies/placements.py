@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal, get_args
 
-from sb3_moe.layers.checks import one_of
+from sb3_moe.layers.checks import one_of, words
 from sb3_moe.layers.tokens import TokenKind
 
 TOKENS: tuple[str, ...] = get_args(TokenKind)
@@ -38,7 +38,10 @@ class Placement:
     tokens: Sequence[str] = ONE_TOKEN
 
     def __post_init__(self) -> None:
-        if self.hidden is not None and not isinstance(self.hidden, int):
+        words("name", self.name)
+        if self.hidden is not None and (
+            isinstance(self.hidden, bool) or not isinstance(self.hidden, int)
+        ):
             one_of("hidden", self.hidden, HIDDEN)
         if self.head is not None:
             one_of("head", self.head, HEADS)
@@ -110,8 +113,11 @@ def register_placement(placement: Placement) -> Placement:
     """Let a placement be called by its name.
 
     :param placement: the row
+    :raises TypeError: if it is no Placement
     :raises ValueError: if another placement has the name
     """
+    if not isinstance(placement, Placement):
+        raise TypeError(f"`placement` must be a Placement, got {placement!r}")
     other = PLACEMENTS.setdefault(placement.name, placement)
     if other != placement:
         raise ValueError(f"`placement` {placement.name!r} is {other} already, got {placement}")

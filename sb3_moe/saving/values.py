@@ -8,6 +8,7 @@ Plain values stay as they are. ``{"tuple": [...]}``, ``{"dict": {...}}``, ``{"fl
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,12 @@ from sb3_moe.layers.classes import Registry
 from sb3_moe.layers.expert_kinds import EXPERTS
 from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.learning_rates import LinearPerBlock
-from sb3_moe.saving.classes import class_of, name_of
+from sb3_moe.policies.placements import Placement
+from sb3_moe.saving.classes import class_of, is_custom, name_of
 from sb3_moe.saving.errors import UnsafeFileError
 
-# Schedules and noises: class, and for each argument of its constructor the attribute that keeps it.
+# Schedules, noises and placements: class, and for each argument of its constructor the attribute
+# that keeps it.
 OBJECTS: dict[str, tuple[type[Any], dict[str, str]]] = {
     "FloatSchedule": (FloatSchedule, {"value_schedule": "value_schedule"}),
     "ConstantSchedule": (ConstantSchedule, {"val": "val"}),
@@ -36,6 +39,7 @@ OBJECTS: dict[str, tuple[type[Any], dict[str, str]]] = {
     ),
     "LinearPerBlock": (LinearPerBlock, {"initial": "initial", "num_blocks": "num_blocks"}),
     "Restarted": (Restarted, {"schedule": "schedule", "begin": "begin"}),
+    "Placement": (Placement, {each.name: each.name for each in fields(Placement)}),
     "NormalActionNoise": (
         NormalActionNoise,
         {"mean": "_mu", "sigma": "_sigma", "dtype": "_dtype"},
@@ -53,12 +57,14 @@ OBJECTS: dict[str, tuple[type[Any], dict[str, str]]] = {
     ),
 }
 # Which of them an argument may hold; under a name that isn't here, none.
-_SCHEDULES = frozenset(OBJECTS) - {"NormalActionNoise", "OrnsteinUhlenbeckActionNoise"}
+_NOISES = frozenset({"NormalActionNoise", "OrnsteinUhlenbeckActionNoise"})
+_SCHEDULES = frozenset(OBJECTS) - _NOISES - {"Placement"}
 OBJECTS_OF: dict[str, frozenset[str]] = {
     **dict.fromkeys(("learning_rate", "clip_range", "clip_range_vf"), _SCHEDULES),
     **dict.fromkeys(("lr_schedule", "exploration_schedule"), _SCHEDULES),
     **dict.fromkeys(("schedule", "value_schedule"), _SCHEDULES),
-    "action_noise": frozenset(OBJECTS) - _SCHEDULES,
+    "action_noise": _NOISES,
+    "placement": frozenset({"Placement"}),
 }
 # Options whose text may be "package.module:Class", which whoever reads it imports: a file says
 # what the class is called instead, and whoever opens it what that is.
@@ -74,6 +80,7 @@ class Encoder:
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
+        self._own: dict[str, Any] = {}
 
     def array(self, value: Any) -> str:
         """Keep an array and return its name."""
@@ -89,7 +96,7 @@ class Encoder:
         :raises ValueError: if it is something else
         """
         if _is_import(name, value):
-            return name_of(name, IMPORTING[name].find(value))
+            return self._named(name, IMPORTING[name].find(value))
         if value is None or isinstance(value, bool | str):
             return value
         if isinstance(value, np.generic):
@@ -126,11 +133,26 @@ class Encoder:
                 own = {key: getattr(value, attr) for key, attr in attributes.items()}
                 return {known: self._entries(name, own)}
         if isinstance(value, type) or (callable(value) and hasattr(value, "__name__")):
-            return name_of(name, value)
+            return self._named(name, value)
         raise ValueError(
             f"`{name}` can't be saved without pickle: {value!r} is no plain value, known class, "
             "schedule or noise; a function or class of your own must be given by itself"
         )
+
+    def _named(self, role: str, value: Any) -> dict[str, str]:
+        """Return the JSON of a class or function; ``custom_objects`` has one for each name.
+
+        :raises ValueError: if another of the user's own has its name
+        """
+        named = name_of(role, value)
+        if is_custom(named):
+            other = self._own.setdefault(named["custom"], value)
+            if other is not value:
+                raise ValueError(
+                    f"`{role}` can't be saved: {value!r} has the name of {other!r}, and "
+                    "`custom_objects` could give back only one of them; rename one"
+                )
+        return named
 
 
 class Decoder:
@@ -203,7 +225,11 @@ class Decoder:
         made, attributes = OBJECTS[kind]
         if set(checked_type(dict, content, kind)) != set(attributes):
             raise UnsafeFileError(f"its {kind} must have {sorted(attributes)}")
-        return made(**{key: self.decode(key, each) for key, each in content.items()})
+        values = {key: self.decode(key, each) for key, each in content.items()}
+        try:
+            return made(**values)
+        except (TypeError, ValueError) as error:
+            raise UnsafeFileError(f"its {kind} is not valid: {error}") from error
 
 
 def _is_import(name: str, value: Any) -> bool:
@@ -212,7 +238,7 @@ def _is_import(name: str, value: Any) -> bool:
 
 def _role(outer: str, key: str) -> str:
     """Return the argument that an entry of a dict is for: in a dict by tower, the dict's own."""
-    return outer if outer in IMPORTING else key
+    return outer if outer in IMPORTING or outer == "placement" else key
 
 
 def checked_type(kind: type[Any], value: Any, name: str) -> Any:

@@ -6,7 +6,9 @@ import torch as th
 
 import sb3_moe
 from sb3_moe.layers import MoELayer
+from sb3_moe.policies.placements import Placement
 from sb3_moe.saving import UnsafeFileError
+from sb3_moe.saving.values import Decoder
 
 
 class Halves(MoELayer):
@@ -36,3 +38,31 @@ def test_a_router_of_ones_own_is_given_to_load(algorithm, router, by_tower, tmp_
     assert loaded.policy.moe[tower].router_class is Halves
     for old, new in zip(model.policy.parameters(), loaded.policy.parameters(), strict=True):
         th.testing.assert_close(old, new, rtol=0, atol=0)
+
+
+def test_two_classes_of_one_name_are_refused_when_they_are_saved(tmp_path):
+    other = type("Halves", (Halves,), {"__module__": "elsewhere"})
+    model = arena.make("PPO", net_arch=[4], num_experts=2, router={"pi": Halves, "vf": other})
+    with pytest.raises(ValueError, match=r"`router` can't be saved: .* has the name of .*rename"):
+        sb3_moe.save(model, tmp_path / "x.moe")
+
+
+LAST = Placement(name="last", meaning="experts in the last hidden layer", hidden=-1)
+
+
+@pytest.mark.parametrize("placement", [LAST, {"pi": LAST, "vf": "none"}], ids=["all", "by_tower"])
+def test_a_placement_of_ones_own_is_data_and_lies_in_the_file(placement, tmp_path):
+    model = arena.make("PPO", net_arch=[4], num_experts=2, placement=placement)
+    sb3_moe.save(model, tmp_path / "x.moe")
+    loaded = sb3_moe.load(tmp_path / "x.moe", device="cpu")
+    assert loaded.policy.moe_options["placement"] == placement
+    obs = arena.observe(model)
+    assert (arena.predict(loaded, obs) == arena.predict(model, obs)).all()
+
+
+def test_a_placement_that_is_not_valid_is_refused_when_a_file_is_read():
+    kind = {"name": "x", "meaning": "", "hidden": None, "head": "inside", "tokens": ["sample"]}
+    with pytest.raises(UnsafeFileError, match="its Placement is not valid: `head`='inside' needs"):
+        Decoder({}, {}).decode("placement", {"Placement": kind})
+    with pytest.raises(UnsafeFileError, match="its `router` is of the unknown kind 'Placement'"):
+        Decoder({}, {}).decode("router", {"Placement": kind})

@@ -1,0 +1,147 @@
+"""Routers and experts of the user's own that can't work say why before anything is learned."""
+
+import arena
+import pytest
+import torch as th
+from torch import nn
+
+from sb3_moe.layers import MoELayer, SparseMoE, mlp_experts, register_router
+from sb3_moe.policies.placements import Placement, register_placement
+
+
+class Routed(MoELayer):
+    """Even gates, and whatever a test changes."""
+
+    def __init__(self, experts, sees):
+        super().__init__(experts)
+
+    def route(self, x_BNI, router_BNR):
+        return self.combine(x_BNI, self.gates(x_BNI))
+
+    def gates(self, x_BNI):
+        return th.full((*x_BNI.shape[:2], self.num_experts), 1 / self.num_experts)
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 3), (5, 4), (1, 1, 4), (5, 1, 1)])
+def test_gates_of_another_shape_are_refused_by_the_router_s_name(shape):
+    class Off(Routed):
+        def gates(self, x_BNI):
+            return th.ones(shape)
+
+    with pytest.raises(
+        ValueError, match=r"`gates_BNE` of the router 'Off' must .* \(5, 1, 4\), got"
+    ):
+        Off(mlp_experts(4, 3, 4, 5), None)(th.zeros(5, 1, 3))
+
+
+def test_a_router_without_route_is_refused():
+    class Idle(MoELayer):
+        def __init__(self, experts, sees):
+            super().__init__(experts)
+
+    with pytest.raises(TypeError, match="`router`='Idle' must have a method `route`, got none"):
+        arena.make("PPO", router=Idle)
+
+
+def test_a_router_that_forgets_its_experts_is_refused():
+    class Forgetful(Routed):
+        def __init__(self, experts, sees):
+            nn.Module.__init__(self)
+
+    with pytest.raises(TypeError, match=r"'Forgetful' must keep its experts: .* super\(\)"):
+        arena.make("PPO", router=Forgetful)
+
+
+def test_a_router_with_another_constructor_is_refused_with_the_reason():
+    class Other(Routed):
+        def __init__(self, experts):
+            super().__init__(experts, None)
+
+    with pytest.raises(
+        TypeError, match=r"`router`='Other' must be built from \(experts, sees\).*takes 2 pos"
+    ):
+        arena.make("PPO", router=Other)
+
+
+class Needy(Routed):
+    """Has an option without a default."""
+
+    def __init__(self, experts, sees, *, sharpness):
+        super().__init__(experts, sees)
+        self.sharpness = sharpness
+
+
+def test_a_router_s_option_without_a_default_must_be_given():
+    with pytest.raises(
+        TypeError, match="`router_kwargs` must hold 'sharpness', which 'Needy' has no default for"
+    ):
+        arena.make("PPO", router=Needy)
+    model = arena.make("PPO", router=Needy, router_kwargs={"sharpness": 2.0})
+    assert model.policy.moe_layers()["pi.middle"].sharpness == 2.0
+
+
+class Few(SparseMoE):
+    """Takes fewer options than its base."""
+
+    @classmethod
+    def build(cls, experts, sees, *, top_k=2):
+        return super().build(experts, sees, top_k=top_k)
+
+
+def test_a_router_may_take_fewer_options_than_its_base_and_is_checked_by_it():
+    assert arena.make("PPO", router=Few).policy.moe_layers()["pi.middle"].top_k == 2
+    with pytest.raises(ValueError, match=r"`top_k` must be in \[1, num_experts=4\], got 5"):
+        arena.make("PPO", router=Few, router_kwargs={"top_k": 5})
+
+
+def test_an_argument_that_is_no_name_is_refused_like_a_misspelt_one():
+    with pytest.raises(TypeError, match=r"`router_kwargs` may hold the keyword-only .*, got 1"):
+        arena.make("PPO", router_kwargs={1: 1})
+
+
+def test_an_expert_with_another_constructor_is_refused_with_the_reason():
+    with pytest.raises(
+        TypeError, match=r"`expert`='Linear' must be made from \(in_features, width.*failed with"
+    ):
+        arena.make("PPO", expert=nn.Linear)
+
+
+def test_stackable_experts_of_another_width_are_refused_too():
+    class Wide(nn.Sequential):
+        def __init__(self, in_features, width, out_features, activation):
+            super().__init__(nn.Linear(in_features, out_features + 1))
+
+    with pytest.raises(ValueError, match=r"`expert`='Wide' must turn rows \(2, 5\) into rows"):
+        arena.make("PPO", expert=Wide, net_arch=[8])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [(3, "`name` must be a str, got 3"), ("", "`name` must not be empty, got ''")]
+)
+def test_what_is_registered_has_a_name(name, text):
+    with pytest.raises((TypeError, ValueError), match=text):
+        register_router(type("Nameless", (Routed,), {"name": name}))
+    with pytest.raises((TypeError, ValueError), match=text):
+        Placement(name=name, meaning="", hidden=-1)
+
+
+def test_a_placement_is_registered_as_a_row_and_its_layer_is_a_number():
+    with pytest.raises(TypeError, match="`placement` must be a Placement, got 'middle'"):
+        register_placement("middle")
+    with pytest.raises(ValueError, match=r"`hidden` must be one of .*, got True"):
+        Placement(name="x", meaning="", hidden=True)
+
+
+@pytest.mark.parametrize("wrong", ["a tuple", "an assertion"])
+def test_whatever_an_expert_does_instead_of_rows_is_told(wrong):
+    class Strange(nn.Module):
+        def __init__(self, in_features, width, out_features, activation):
+            super().__init__()
+            self.linear = nn.Linear(in_features, out_features)
+
+        def forward(self, x):
+            assert wrong != "an assertion", "no such rows"
+            return self.linear(x), None
+
+    with pytest.raises(ValueError, match=r"`expert`='Strange' must turn rows .* it failed with"):
+        arena.make("PPO", expert=Strange)
