@@ -33,12 +33,13 @@ def read_tasks(games: Sequence[str], tasks: Entries = (), no_op_max: int = 0) ->
     """
     if not tasks:
         return games_as_tasks(games, no_op_max)
-    from sb3_moe_envs.tasks import as_tasks
+    from sb3_moe_envs.suites import tasks_of
 
-    if isinstance(tasks, str):
-        return as_tasks(tasks)
+    entries: Any = tasks
+    if isinstance(tasks, tuple | list):
+        entries = [_entry(each, f"tasks[{i}]") for i, each in enumerate(tasks)]
     try:
-        return as_tasks([_entry(each, f"tasks[{i}]") for i, each in enumerate(tasks)])
+        return tasks_of(entries)
     except TypeError as error:
         raise ValueError(str(error)) from error
 

@@ -180,6 +180,20 @@ def test_shares_of_the_copies_need_as_many_copies_as_tasks(tmp_path):
         read(tmp_path, schedule="Interleave", n_envs="1")
 
 
+@pytest.mark.parametrize(
+    ("tasks", "text"),
+    [
+        ("Classic/Pendulm4", r"suite.*got 'Classic/Pendulm4'"),
+        ("3", r"^`tasks` must be a suite's name or a list of tasks, got 3$"),
+        ("[]", r"^`tasks` must be a suite's name or a list of tasks, got \[\]$"),
+        ("~", r"^`tasks` must be a suite's name or a list of tasks, got None$"),
+    ],
+)
+def test_tasks_that_are_no_suite_and_no_list_are_refused(tasks, text, tmp_path):
+    with pytest.raises(ValueError, match=text):
+        read(tmp_path, tasks=tasks)
+
+
 PENDULUM = {"tasks": "Classic/Pendulum4", "n_envs": "4", "steps_per_task": "400"}
 
 
