@@ -95,6 +95,15 @@ class Facts:
     callbacks: tuple[str, ...] = ()
     about: About = field(default_factory=About)
 
+    @property
+    def stretch(self) -> str:
+        """Say what the last tenth is of, over which a return is averaged."""
+        if "schedule" not in self.regimes:
+            return "the task's training"
+        if len(self.regimes) == 1:
+            return "the run"
+        return "the task's training, of the whole run where a schedule says what is played"
+
 
 def facts(study: StudyConfig) -> Facts:
     """Read a study's configuration."""
