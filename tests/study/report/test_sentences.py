@@ -435,3 +435,15 @@ def test_a_claim_without_values_to_compare_is_not_said_to_lack_runs(tmp_path):
     the_study = mine(["dense", "soft-big"], seeds=(0,), claims=tmp_path / "claims.yaml")
     page, _ = reported(the_study, tmp_path, level=1.0, random=5.0)
     assert "or without a value of the measure, as where a reference is no better" in page
+
+
+def test_no_more_evaluations_are_told_than_rollouts_end(tmp_path):
+    text = SCHEDULE_YAML.replace('schedule: {Adaptive: {rule: "return>=200"}}', "regimes: [mtrl]")
+    the_study = read_study(text + "evaluation: {points: 50}", tmp_path)
+    assert the_study.cells()[0].rollout == 200
+    assert any("before training and 20 times per task" in line for line in choices(the_study))
+
+
+def test_evaluations_where_a_schedule_changes_the_task_are_told(tmp_path):
+    text = "20 times while training, and whenever the task changes."
+    assert any(text in line for line in choices(read_study(SCHEDULE_YAML, tmp_path)))
