@@ -143,7 +143,7 @@ OTHERS = {
         "Schedule: Adaptive (rule return>=200) says which task is played when.",
         "Normalisation: observations, by the same statistics for all tasks, VecNormalize "
         "(norm_reward False).",
-        "20 times while training.",
+        "20 times while training, and whenever the task changes.",
         "what is left of it after other tasks were trained",
     ),
 }
