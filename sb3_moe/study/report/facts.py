@@ -61,6 +61,7 @@ class Facts:
     :param has_orders: whether any run's tasks have an order that was given
     :param changed: arguments of the algorithm that are not the preset's, for all networks
     :param preset: its name, empty for the algorithm's own defaults
+    :param looks: evaluations per task and visit: one that is due waits for the rollout's end
     :param shares: copies of each interleaved task, empty where none are interleaved
     :param schedule: what says which task is played in the regime of that name, empty for nothing
     :param env: arguments of the environment
@@ -86,6 +87,7 @@ class Facts:
     preset: str
     annealing: str
     evaluation: Evaluation
+    looks: int
     shares: Mapping[str, int] = field(default_factory=dict)
     schedule: str = ""
     env: Mapping[str, Any] = field(default_factory=dict)
@@ -93,6 +95,15 @@ class Facts:
     normalize: str = ""
     callbacks: tuple[str, ...] = ()
     about: About = field(default_factory=About)
+
+    @property
+    def stretch(self) -> str:
+        """Say what the last tenth is of, over which a return is averaged."""
+        if "schedule" not in self.regimes:
+            return "the task's training"
+        if len(self.regimes) == 1:
+            return "the run"
+        return "the task's training, of the whole run where a schedule says what is played"
 
 
 def facts(study: StudyConfig) -> Facts:
@@ -118,6 +129,7 @@ def facts(study: StudyConfig) -> Facts:
         preset=PRESET_NAMES[study.preset or "none"],
         annealing=study.annealing,
         evaluation=study.evaluation,
+        looks=min(_looks(cell) for cell in cells.values()),
         shares=_shares(study),
         schedule=str(study.schedule or ""),
         env=study.env,
@@ -191,6 +203,11 @@ def _shares(study: StudyConfig) -> dict[str, int]:
         return {}
     counts = slot_counts(schedule.shares(len(study.games)), study.n_envs)
     return dict(zip(study.games, counts, strict=True))
+
+
+def _looks(cell: CellConfig) -> int:
+    """Count the evaluations of a task's visit, of which a rollout's end has one at most."""
+    return min(cell.evaluation.points, cell.steps_per_task // (cell.rollout or 1))
 
 
 def _normalised(study: StudyConfig) -> str:

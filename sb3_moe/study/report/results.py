@@ -30,6 +30,7 @@ class Results:
     :param provenance: versions, hardware and command
     :param arguments: of the algorithm, those that all runs share
     :param interrupted: how many of the runs are not done
+    :param ended_early: how many are done, but were ended by a callback before their last step
     """
 
     study: StudyConfig
@@ -40,6 +41,7 @@ class Results:
     provenance: Mapping[str, Any]
     arguments: Mapping[str, Any]
     interrupted: int = 0
+    ended_early: int = 0
 
     @property
     def references(self) -> References:
@@ -72,7 +74,15 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
         read_json(root / "study.json"),
         shared_arguments(study, jobs[0].folder.config()),
         sum(job.state.status != "done" for job in jobs),
+        sum(map(_ended_early, jobs)),
     )
+
+
+def _ended_early(job: Job) -> bool:
+    """Say whether a callback ended a run: SB3 stops without a word where one returns False."""
+    if job.state.status != "done":
+        return False
+    return bool(read_json(job.folder.path / "done.json")["steps"] < job.cell.total_steps)
 
 
 def _random_means(study: StudyConfig, root: Path) -> dict[str, float]:

@@ -52,6 +52,7 @@ def said(results: Results) -> dict[str, Any]:
         "seeds": len({run.cell.seed for run in results.runs}),
         "done": len(results.runs) - results.interrupted,
         "interrupted": results.interrupted,
+        "ended_early": results.ended_early,
         "cells": len(results.study.cells()),
     }
     texts = {
@@ -95,6 +96,12 @@ def _claims_that_expect(expects: str, rows: tables.Rows) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+_NOT_TESTED = (
+    "the runs that it compares are not part of this study, not done, or without a value of the "
+    "measure, as where a reference is no better than the random policy"
+)
+
+
 def _claim_row(finding: Finding) -> dict[str, Any]:
     rows = [row for row in finding.rows if row.contrast.primary]
     why = "; ".join(
@@ -104,7 +111,7 @@ def _claim_row(finding: Finding) -> dict[str, Any]:
     return {
         "text": finding.claim.text,
         "verdict": finding.verdict if rows else "not tested in this study",
-        "why": why or "the runs that it compares are not part of this study, or not done",
+        "why": why or _NOT_TESTED,
         "by_t": finding.verdict_by_t if rows else "-",
     }
 

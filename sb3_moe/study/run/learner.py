@@ -59,7 +59,12 @@ def build_env(cell: CellConfig, n_envs: int, seed: int, schedule: Any) -> VecEnv
     if not issubclass(kind, PerTaskVecNormalize) and isinstance(env.observation_space, spaces.Dict):
         # SB3's own takes all keys, and the task's id is none that it could normalise.
         arguments.setdefault("norm_obs_keys", box_keys(env.observation_space))
-    normalised: VecEnv = kind(env, **arguments)
+    try:
+        normalised: VecEnv = kind(env, **arguments)
+    except Exception as error:  # SB3 looks up keys, and a user's class may do anything
+        env.close()
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"`normalize`: {cell.normalize} can't be built: {reason}") from error
     return normalised
 
 

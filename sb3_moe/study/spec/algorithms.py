@@ -53,9 +53,11 @@ def check_algorithm_arguments(name: str, arguments: Mapping[str, Any], where: st
     is_mapping = isinstance(arguments, Mapping)
     values = resolved(arguments, where) if is_mapping else arguments
     check_arguments(algorithm_class(name), values, where, OWN)
-    n_steps = arguments.get("n_steps", 1)
-    if n_steps < 1:
-        raise ValueError(f"`{where}.n_steps` must be at least 1, got {n_steps}")
+    for argument in ("n_steps", "train_freq"):
+        length = arguments.get(argument, 1)
+        count = length[0] if isinstance(length, list | tuple) else length
+        if count < 1:
+            raise ValueError(f"`{where}.{argument}` must be at least 1, got {length}")
 
 
 def declared(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,10 +104,16 @@ def default_policy(name: str, task_id: str) -> str:
 
     :param name: of the algorithm
     :param task_id: see :func:`sb3_moe.make_multitask_vec_env`
+    :raises ValueError: if no policy of the algorithm sees tasks so
     """
-    aliases = TABLE[name].aliases
     kind = "MultiInput" if task_id == "dict" else "Mlp"
-    return next((alias for alias in aliases if kind in alias), aliases[0])
+    found = next((alias for alias in TABLE[name].aliases if kind in alias), None)
+    if found is None:
+        raise ValueError(
+            f"`env` must have a `task_id` other than 'dict' with {name}, which has no policy for "
+            "Dict observations, as in `env: {task_id: onehot}`"
+        )
+    return found
 
 
 def towers_of(name: str) -> tuple[str, ...]:

@@ -107,6 +107,8 @@ _RULES = {
     "tuple_type": "a list",
     "dict_type": "a mapping",
     "dataclass_type": "a mapping",
+    "needs_python_object": "an object, `{package.module:Class: {argument: value}}`, or where it "
+    "ends in `_class` a class, `package.module:Class`",
 }
 
 

@@ -179,7 +179,11 @@ def _spelled_out(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         algorithm = values.get("algorithm", "PPO")
         columns = _architectures(values["architectures"], algorithm)
         long["architectures"] = [asdict(column) for column in columns]
-    if values.get("tasks") and "games" not in values:
+    if "tasks" in values and "games" not in values:
+        if not values["tasks"]:
+            raise ValueError(
+                f"`tasks` must be a suite's name or a list of tasks, got {values['tasks']!r}"
+            )
         long["games"] = task_names(as_entries(values["tasks"]))
     for name in ("schedule", "normalize"):
         if values.get(name) is not None:

@@ -35,10 +35,11 @@ def read_tasks(games: Sequence[str], tasks: Entries = (), no_op_max: int = 0) ->
         return games_as_tasks(games, no_op_max)
     from sb3_moe_envs.suites import tasks_of
 
-    if isinstance(tasks, str):
-        return tasks_of(tasks)
+    entries: Any = tasks
+    if isinstance(tasks, tuple | list):
+        entries = [_entry(each, f"tasks[{i}]") for i, each in enumerate(tasks)]
     try:
-        return tasks_of([_entry(each, f"tasks[{i}]") for i, each in enumerate(tasks)])
+        return tasks_of(entries)
     except TypeError as error:
         raise ValueError(str(error)) from error
 

@@ -14,7 +14,7 @@ from sb3_moe.study.report import figures, rendering, sections
 from sb3_moe.study.report.facts import facts, shared_arguments
 from sb3_moe.study.report.rendering import render, sentences
 from sb3_moe.study.report.writing import write_report
-from sb3_moe.study.run.folder import write_json
+from sb3_moe.study.run.folder import CellFolder, write_json
 from sb3_moe.study.spec.about import About
 from sb3_moe.study.spec.config import Architecture, Evaluation
 from sb3_moe.study.spec.grid import read_study
@@ -143,7 +143,7 @@ OTHERS = {
         "Schedule: Adaptive (rule return>=200) says which task is played when.",
         "Normalisation: observations, by the same statistics for all tasks, VecNormalize "
         "(norm_reward False).",
-        "20 times while training.",
+        "20 times while training, and whenever the task changes.",
         "what is left of it after other tasks were trained",
     ),
 }
@@ -369,6 +369,7 @@ def test_a_pictures_caption_is_escaped_once_in_text_and_attribute():
 
 def test_runs_that_were_stopped_are_not_counted_as_done():
     context = {"study": facts(study()), "done": 3, "interrupted": 1, "cells": 5, "seeds": 2}
+    context["ended_early"] = 0
     assert "3 of 5 training runs are done, 1 more counts as far as it has come, with" in (
         render("extent.txt.j2", **context).replace("\n", " ")
     )
@@ -418,3 +419,46 @@ def test_all_templates_are_part_of_the_package():
     for file in files:
         name = str(file.relative_to(root / "sb3_moe"))
         assert any(fnmatch(name, pattern) for pattern in data["package-data"]["sb3_moe"])
+
+
+def test_runs_that_a_callback_ended_are_said_to_have_ended_early(tmp_path):
+    the_study = mine(["dense", "soft-big"], regimes=("mtrl",), seeds=(0,))
+    write(tmp_path, the_study, lambda cell: 5.0)
+    ended = CellFolder(next((tmp_path / "cells").glob("*dense*")))
+    ended.finish({"steps": the_study.cells()[0].total_steps - ROLLOUT, "last_attempt": {}})
+    write_json(tmp_path / "study.json", {})
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
+    write_report(the_study, tmp_path)
+    readme = (tmp_path / "report" / "README.md").read_text()
+    assert (
+        "2 of 2 training runs are done (1 was ended by a callback before its last step), with"
+        in (readme.replace("\n", " "))
+    )
+
+
+def test_a_schedules_returns_are_of_the_last_tenth_of_the_run(tmp_path):
+    page, readme = reported(read_study(SCHEDULE_YAML, tmp_path), tmp_path)
+    for text in (page.replace("\n", " "), readme):
+        assert "the evaluations in the last tenth of the run" in text
+        assert "tenth of the task's" not in text
+
+
+def test_a_claim_without_values_to_compare_is_not_said_to_lack_runs(tmp_path):
+    (tmp_path / "claims.yaml").write_text(
+        CLAIMS.replace("block_end", "plasticity").replace("EXPECTS", "greater")
+    )
+    the_study = mine(["dense", "soft-big"], seeds=(0,), claims=tmp_path / "claims.yaml")
+    page, _ = reported(the_study, tmp_path, level=1.0, random=5.0)
+    assert "or without a value of the measure, as where a reference is no better" in page
+
+
+def test_no_more_evaluations_are_told_than_rollouts_end(tmp_path):
+    text = SCHEDULE_YAML.replace('schedule: {Adaptive: {rule: "return>=200"}}', "regimes: [mtrl]")
+    the_study = read_study(text + "evaluation: {points: 50}", tmp_path)
+    assert the_study.cells()[0].rollout == 200
+    assert any("before training and 20 times per task" in line for line in choices(the_study))
+
+
+def test_evaluations_where_a_schedule_changes_the_task_are_told(tmp_path):
+    text = "20 times while training, and whenever the task changes."
+    assert any(text in line for line in choices(read_study(SCHEDULE_YAML, tmp_path)))

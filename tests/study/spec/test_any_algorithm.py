@@ -37,10 +37,17 @@ def read(tmp_path, **changes):
 def test_every_algorithm_has_a_base_class_towers_and_a_policy_by_default(algorithm):
     if TABLE[algorithm].algorithm.startswith("sb3_contrib"):
         pytest.importorskip("sb3_contrib")
-    assert default_policy(algorithm, "dict") in TABLE[algorithm].aliases
+    task_id = "onehot" if algorithm == "CrossQ" else "dict"
+    assert default_policy(algorithm, task_id) in TABLE[algorithm].aliases
     assert "MultiInput" not in default_policy(algorithm, "onehot")
     assert towers_of(algorithm)
     assert policy_base(algorithm).__name__.endswith("Policy")
+
+
+def test_an_algorithm_without_a_policy_for_dicts_says_how_else_tasks_can_be_shown(tmp_path):
+    pytest.importorskip("sb3_contrib")
+    with pytest.raises(ValueError, match=r"^`env` must have a `task_id` other than 'dict' with Cr"):
+        read(tmp_path, algorithm="CrossQ", tasks="[Pendulum-v1]")
 
 
 def test_other_algorithms_have_sb3s_values_and_our_policy_unless_the_file_says_more(tmp_path):
@@ -178,6 +185,39 @@ def test_a_study_of_a_schedule_has_no_other_regimes_unless_it_names_them(tmp_pat
 def test_shares_of_the_copies_need_as_many_copies_as_tasks(tmp_path):
     with pytest.raises(ValueError, match=r"^`n_envs` must be at least the number of games, 2"):
         read(tmp_path, schedule="Interleave", n_envs="1")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "text"),
+    [
+        ("Classic/Pendulm4", r"suite.*got 'Classic/Pendulm4'"),
+        ("3", r"^`tasks` must be a suite's name or a list of tasks, got 3$"),
+        ("[]", r"^`tasks` must be a suite's name or a list of tasks, got \[\]$"),
+        ("~", r"^`tasks` must be a suite's name or a list of tasks, got None$"),
+    ],
+)
+def test_tasks_that_are_no_suite_and_no_list_are_refused(tasks, text, tmp_path):
+    with pytest.raises(ValueError, match=text):
+        read(tmp_path, tasks=tasks)
+
+
+@pytest.mark.parametrize("frequency", ["0", "[0, step]", "-2"])
+def test_a_training_frequency_below_one_is_refused_in_a_line(frequency, tmp_path):
+    with pytest.raises(ValueError, match=r"^`arguments.train_freq` must be at least 1, got"):
+        read(tmp_path, arguments=f"{{train_freq: {frequency}}}")
+
+
+def test_a_normaliser_that_cannot_be_built_is_refused_with_its_entry(tmp_path):
+    study = read(tmp_path, normalize="{VecNormalize: {norm_obs_keys: [nope]}}")
+    with pytest.raises(ValueError, match=r"^`normalize`: VecNormalize.*KeyError: 'nope'"):
+        check_networks(study.cells())
+
+
+def test_a_name_where_an_object_must_be_built_is_refused_with_how_to_write_it(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"`arguments.action_noise` must be an object.*got 'NormalActionNoise'"
+    ):
+        read(tmp_path, algorithm="SAC", arguments="{action_noise: NormalActionNoise}", **PENDULUM)
 
 
 PENDULUM = {"tasks": "Classic/Pendulum4", "n_envs": "4", "steps_per_task": "400"}
