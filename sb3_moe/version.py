@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 
 def warn_of_another_major_version(what: str, version: str) -> None:

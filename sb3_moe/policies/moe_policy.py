@@ -382,6 +382,9 @@ def _refuse_unknown(policy: type[MoEPolicy], kwargs: dict[str, Any]) -> None:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
+            if not near and {"router", "expert"} & kwargs.keys():
+                hint = "; options of a router or an expert of your own go into router_kwargs or "
+                hint += "expert_kwargs"
             if name in OURS:
                 hint = f"; it belongs in features_extractor_kwargs=dict({name}=...)"
             raise TypeError(f"{policy.__name__} got an unexpected keyword argument {name!r}{hint}")

@@ -45,6 +45,7 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
     say(console, f"{len(jobs)} cells, {len(jobs) - len(left)} done, folder {root}")
     if not left:
         return 0
+    say(console, "measuring how fast each network trains, some seconds each ...")
     speeds = measured_speeds(jobs)
     for name, speed in speeds.items():
         say(console, f"  {name}: {speed:,.0f} steps/s, measured, one process")

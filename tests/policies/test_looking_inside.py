@@ -203,3 +203,9 @@ def test_routing_refuses_a_policy_that_is_not_ours_and_a_tuple_of_observations()
         sb3_moe.routing(arena.make("PPO", "MlpPolicy"), np.zeros((1, 5)))
     with pytest.raises(TypeError, match=r"`obs` must be an array, .*, got a tuple of 2"):
         sb3_moe.routing(make("PPO"), (np.zeros(5), np.zeros(5)))
+
+
+def test_an_option_of_a_router_beside_it_is_sent_to_router_kwargs():
+    options = {"router": "soft", "temperature": 2.0}
+    with pytest.raises(TypeError, match=r"'temperature'; options of a router .* router_kwargs or"):
+        arena.make("PPO", **options)

@@ -185,6 +185,12 @@ def test_a_zip64_record_in_a_small_file_is_refused(good, tmp_path):
     assert "zip64" in refusal(path)
 
 
+def test_a_zip_of_sb3s_own_is_told_from_ours(tmp_path):
+    arena.make("PPO", net_arch=[4]).save(tmp_path / "x.zip")
+    text = refusal(tmp_path / "x.zip")
+    assert text.endswith("; a file of SB3's model.save is opened by PPO.load and its like")
+
+
 def test_a_comment_behind_the_zip_is_refused(good, tmp_path):
     path = forge.forge(tmp_path / "x.moe", good["PPO"])
     path.write_bytes(path.read_bytes() + b"x" * 100)

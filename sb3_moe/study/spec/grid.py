@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sb3_moe.study.spec.about import About, read_about
+from sb3_moe.study.spec.algorithms import algorithm_class
 from sb3_moe.study.spec.architectures import check_policy, named_architecture
 from sb3_moe.study.spec.config import Architecture, CellConfig, Regime, check_name, plain, spelled
 from sb3_moe.study.spec.entries import read_yaml, typed
@@ -177,6 +178,8 @@ def _spelled_out(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     long = dict(values)
     if "architectures" in values:
         algorithm = values.get("algorithm", "PPO")
+        if isinstance(algorithm, str):
+            algorithm_class(algorithm)  # before the networks' names are read by its towers
         columns = _architectures(values["architectures"], algorithm)
         long["architectures"] = [asdict(column) for column in columns]
     if "tasks" in values and "games" not in values:

@@ -307,3 +307,10 @@ def test_an_example_of_a_study_says_how_to_run_it_and_its_networks_can_be_built(
         pytest.importorskip(package)
     assert f"#     sb3-moe study run examples/studies/{path.name}\n" in path.read_text()
     check_networks(load_study(str(path)).cells())
+
+
+@pytest.mark.parametrize("columns", ["[dense]", "[soft-middle]"])
+def test_a_misspelt_algorithm_is_named_whatever_the_networks_are_called(columns):
+    text = f"{{name: x, algorithm: DQM, tasks: [CartPole-v1], architectures: {columns}}}"
+    with pytest.raises(ValueError, match=r"`algorithm` must be one .*, got 'DQM'; did you mean"):
+        read_study(text, Path())
