@@ -86,8 +86,8 @@ class _Saver(cloudpickle.Pickler):
 
     def persistent_id(self, obj: Any) -> int | None:
         place = self._places.get(id(obj))
-        if place is None and isinstance(obj, EzPickle):
-            raise pickle.PicklingError(f"{type(obj)} would build itself again")
+        if place is None:
+            _refuse_to_build_again(obj)
         return place
 
     def reducer_override(self, obj: Any) -> Any:
@@ -133,9 +133,14 @@ def _base_state(base: Any) -> tuple[tuple[str, Any], dict[str, Any] | None]:
     if hasattr(base, "clone_state"):
         ale = pickle.dumps(base.clone_state(include_rng=True))
         return ("clone", ale), _attributes(base, skip="ale")
-    if isinstance(base, EzPickle):
-        raise pickle.PicklingError(f"{type(base)} would build itself again")
+    _refuse_to_build_again(base)
     return ("pickle", None), _attributes(base)
+
+
+def _refuse_to_build_again(obj: Any) -> None:
+    """Raise for what pickles by building itself anew, and would lose its state."""
+    if isinstance(obj, EzPickle):
+        raise pickle.PicklingError(f"{type(obj)} would build itself again")
 
 
 def _attributes(layer: Any, skip: str = "") -> dict[str, Any]:

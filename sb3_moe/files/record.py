@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sb3_moe.files.atomic import atomic
+
 Rows = dict[str, npt.NDArray[Any]]
 
 
 def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write arrays under a temporary name and rename, so that a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            # Returns are mostly whole numbers, which pack well.
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # none is `allow_pickle`
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        # Returns are mostly whole numbers, which pack well.
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # none is `allow_pickle`
 
 
 class Record:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+from sb3_moe.files.atomic import atomic
 from sb3_moe.saving.errors import UnsafeFileError
 
 MODEL = "model.json"
@@ -35,17 +36,12 @@ def write_archive(path: Path, entries: Mapping[str, bytes]) -> None:
     :param entries: by name
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name, data in entries.items():
-                    archive.writestr(zipfile.ZipInfo(name, _DATE), data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, data in entries.items():
+                archive.writestr(zipfile.ZipInfo(name, _DATE), data)
+        file.flush()
+        os.fsync(file.fileno())
     _sync_folder(path.parent)
 
 

@@ -17,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_moe.files.atomic import temporary_name
 from sb3_moe.snapshot.carried import Carried, get_carried
 from sb3_moe.snapshot.env_state import SavedEnv, save_env
 from sb3_moe.snapshot.generators import get_generators
@@ -84,7 +85,7 @@ def try_snapshot(model: BaseAlgorithm, folder: Path) -> None:
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """Give a folder to fill, which is gone afterwards unless it was renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)

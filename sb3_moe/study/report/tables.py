@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sb3_moe.files.atomic import atomic
 from sb3_moe.metrics import bootstrap_interval
 from sb3_moe.study.report.claims import Finding
 from sb3_moe.study.report.measures import (
@@ -25,7 +26,6 @@ from sb3_moe.study.report.measures import (
     measure,
 )
 from sb3_moe.study.report.page import interval
-from sb3_moe.study.run.folder import atomic
 from sb3_moe.study.spec.architectures import heading, title
 
 Rows = list[dict[str, Any]]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from sb3_moe.files.atomic import atomic
 from sb3_moe.files.record import write_npz
 from sb3_moe.study.report import figures, tables
 from sb3_moe.study.report.headline import claims_table, returns_table
@@ -13,7 +14,6 @@ from sb3_moe.study.report.page import png_of
 from sb3_moe.study.report.rendering import render
 from sb3_moe.study.report.results import Results, load_results
 from sb3_moe.study.report.sections import build_page, said
-from sb3_moe.study.run.folder import atomic
 from sb3_moe.study.spec.grid import StudyConfig
 
 

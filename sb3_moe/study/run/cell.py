@@ -23,9 +23,10 @@ from sb3_moe.callbacks import (
     TaskRolloutCallback,
 )
 from sb3_moe.evaluation.pinned_env import evaluation_copies, make_pinned_env
+from sb3_moe.files.atomic import atomic
 from sb3_moe.snapshot.generators import preserved_generators
 from sb3_moe.snapshot.resuming import resume
-from sb3_moe.study.run.folder import CellFolder, atomic
+from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.heartbeat import Heartbeat
 from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.provenance import provenance

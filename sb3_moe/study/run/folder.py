@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sb3_moe.files.atomic import atomic
 from sb3_moe.study.run.integrity import check_snapshot, checksums_of, covers, longest_gap
 from sb3_moe.study.run.locks import LOCK
 
@@ -35,17 +34,6 @@ class State(NamedTuple):
 
     status: Status
     reason: str = ""
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to, which takes the place of ``path`` at the end."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from made_up_study import ROLLOUT, cell, run, write_arrays
 
-from sb3_moe.study.run.folder import CellFolder, atomic, check_writable, read_json, write_json
+from sb3_moe.files.atomic import atomic
+from sb3_moe.study.run.folder import CellFolder, check_writable, read_json, write_json
 from sb3_moe.study.run.integrity import longest_gap
 from sb3_moe.study.spec.config import Evaluation
 
