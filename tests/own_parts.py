@@ -1,7 +1,8 @@
-"""A router, a kind of expert and a placement, as a user would write them."""
+"""A router, a kind of expert, a placement and a callback, as a user would write them."""
 
 from torch import nn
 
+from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.layers import MoELayer
 from sb3_moe.policies.placements import Placement
 
@@ -43,3 +44,16 @@ class Skipping(nn.Module):
 ENDS = Placement(
     name="ends", meaning="experts in place of the last two layers", hidden=-1, head="own"
 )
+
+
+class Marks(PeriodicCallback):
+    """A callback of the user's own: it notes every step at which it acted."""
+
+    def __init__(self, every):
+        super().__init__(every)
+        self.steps = []
+
+    def act(self, step):
+        self.steps.append(step)
+        self.logger.record("marks/count", len(self.steps))
+        return True

@@ -5,7 +5,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
+from sb3_moe.budget import measure
+from sb3_moe.callbacks import PlasticityCallback
 from sb3_moe.networks import Network, Networks, families, networks_of, register_networks
+from sb3_moe.plasticity import measure_layers, measure_weights
 
 
 class OneTower(ActorCriticPolicy):
@@ -40,12 +43,18 @@ def test_a_user_can_add_a_family_which_goes_before_those_there_are():
         def outputs(self, obs):
             return {"both": self.policy.predict_values(obs).flatten()}
 
-    model = PPO(OneTower, "CartPole-v1", device="cpu")
+    model = PPO(OneTower, "CartPole-v1", n_steps=64, n_epochs=1, device="cpu")
     networks = networks_of(model.policy)
     assert type(networks) is OwnNetworks
     assert networks.towers() == {"both": [model.policy.mlp_extractor]}
     # What its family does not name goes by the policy's own name for it.
     assert networks.owners()[model.policy.action_net] == "action_net"
+    # Whoever asks the family is served without a line that knows it.
+    model.learn(64, PlasticityCallback(64, probe_size=8, ntk_size=4))
+    obs = model.get_env().reset()
+    assert "dormant/both.0" in measure_layers(model.policy, [obs])
+    assert "weight_norm/both" in measure_weights(model.policy)
+    assert set(measure(model.policy).parts) >= {"both"}
 
 
 def test_what_is_no_family_is_refused():
