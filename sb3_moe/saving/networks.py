@@ -10,6 +10,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from torch import nn
 
+from sb3_moe.optimizers.idle_experts import MARK
+from sb3_moe.optimizers.own_steps import STEPS
 from sb3_moe.saving.archive import OPTIMIZERS
 from sb3_moe.saving.errors import UnsafeFileError
 from sb3_moe.saving.tensors import Form, TensorFile, form_of
