@@ -2,7 +2,7 @@
 
 Stacked tensors share one state, whose momentum and weight decay would move an idle expert too.
 
-Shapes: E experts of one layer, n of them together in some tensors, N weights of each there.
+Shapes: E experts of one layer, n of them together in some tensors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.shares import Share
-from sb3_moe.optimizers.own_steps import ADAMS, STEPS, step_of_own_count
+from sb3_moe.optimizers.own_steps import ADAMS, STEPS, factors_of_own_count, redo
 
 #: The optimisers whose state is known: these classes, and none derived from them.
 SUPPORTED: tuple[type[th.optim.Optimizer], ...] = (*ADAMS, th.optim.RMSprop, th.optim.SGD)
@@ -49,7 +49,7 @@ class IdleExperts:
             _together([share for share in layer.shares() if share.parameter in known])
             for layer in layers
         ]
-        self._stepping: list[list[_Step]] = []
+        self._before: _Before | None = None
         self._mark(optimizer, default=True)
         optimizer.register_step_pre_hook(self._remember)
         optimizer.register_step_post_hook(self._hold)
@@ -60,24 +60,30 @@ class IdleExperts:
             group[MARK] = self._always or group.get(MARK, default)
 
     def _loaded(self, optimizer: th.optim.Optimizer) -> None:
+        """Go on as the file says, which may be anyone's."""
         self._mark(optimizer, default=False)
+        for part in (part for layer in self._layers for part in layer):
+            for each in part.tensors:
+                steps_n = optimizer.state.get(each, {}).get(STEPS)
+                if steps_n is not None and steps_n.shape != (part.num_experts,):
+                    raise ValueError(
+                        f"`{STEPS}` must hold a count for each of {part.num_experts} experts, got "
+                        f"shape {tuple(steps_n.shape)}"
+                    )
 
     def _remember(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
         """Copy what the step is going to change."""
-        self._stepping = []
-        if not optimizer.param_groups[0][MARK]:
-            return
-        for layer in self._layers:
-            stepping = [part.with_gradient() for part in layer]
-            self._stepping.append([_Step(optimizer, part) for part in stepping if part.tensors])
+        self._before = None
+        if optimizer.param_groups[0][MARK]:
+            layers = [[part.with_gradient() for part in layer] for layer in self._layers]
+            layers = [[part for part in layer if part.tensors] for layer in layers]
+            self._before = _Before(optimizer, layers)
 
-    @th.no_grad()
     def _hold(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
         """Put back what idle experts had, and give the others the step of their own count."""
-        stepping, self._stepping = self._stepping, []
-        for steps in stepping:
-            for step, active_n in zip(steps, _active([step.part for step in steps]), strict=True):
-                step.hold(active_n)
+        before, self._before = self._before, None
+        if before is not None and before.tensors:
+            before.hold(optimizer)
 
 
 class _Part(NamedTuple):
@@ -91,59 +97,93 @@ class _Part(NamedTuple):
         """Leave out what torch does not step."""
         return self._replace(tensors=[each for each in self.tensors if each.grad is not None])
 
-    def joined(self, tensors: Sequence[th.Tensor]) -> th.Tensor:
-        """Return what is shaped like the tensors as one, (n, N)."""
-        return th.cat([each.reshape(self.num_experts, -1) for each in tensors], dim=1)
+    def peaks(self) -> th.Tensor:
+        """Return the largest gradient of each expert, (n,)."""
+        grads = [each.grad for each in self.tensors if each.grad is not None]
+        sizes = [each.reshape(self.num_experts, -1) for each in th._foreach_abs(grads)]
+        return th.stack([each.amax(1) for each in sizes]).amax(0)
 
-    def put(self, joined_nN: th.Tensor, tensors: Sequence[th.Tensor]) -> None:
-        """Write what is joined into what is shaped like the tensors."""
-        sizes = [each.numel() // self.num_experts for each in tensors]
-        for each, values_nM in zip(tensors, joined_nN.split(sizes, dim=1), strict=True):
-            # Always a view of the tensor, however it is laid out.
-            own = (each if each.dim() else each.view(1)).unflatten(0, (self.num_experts, -1))
-            own.copy_(values_nM.view(own.shape))
+    def spread(self, factors: th.Tensor) -> list[tuple[th.Tensor, ...]]:
+        """Spread numbers for each expert, (f, n), over every tensor: f of its axes for each."""
+        by_shape: dict[tuple[int, int], tuple[th.Tensor, ...]] = {}
+        found = []
+        for each in self.tensors:
+            rows = each.shape[0] // self.num_experts if each.dim() else 1
+            shape = (1 if self.num_experts == 1 else rows, each.dim())
+            if shape not in by_shape:
+                wide = factors if shape[0] == 1 else factors.repeat_interleave(shape[0], dim=1)
+                axes = (1,) * (each.dim() - 1)
+                leading = wide.shape[1:] if each.dim() else ()
+                by_shape[shape] = wide.view(len(wide), *leading, *axes).unbind()
+            found.append(by_shape[shape])
+        return found
 
 
-class _Step:
-    """One step of the tensors of a part, with what they were before it."""
+class _Before:
+    """What tensors and their moments were before a step.
 
-    def __init__(self, optimizer: th.optim.Optimizer, part: _Part) -> None:
-        self.part, self._optimizer = part, optimizer
+    :param optimizer: that is going to step
+    :param layers: the parts of each layer that have gradients
+    """
+
+    def __init__(self, optimizer: th.optim.Optimizer, layers: list[list[_Part]]) -> None:
+        self._layers = layers
+        self.tensors = [each for layer in layers for part in layer for each in part.tensors]
+        moments = [_moments(optimizer, each) for each in self.tensors]
+        every = [m for each in moments for m in each.values()]
         with th.no_grad():
-            self._old_nN = part.joined(part.tensors)
-            self._old_moments = {name: part.joined(each) for name, each in self._moments().items()}
+            # Times 1 is a copy of all of them in one call.
+            self._olds = _times_1(self.tensors)
+            copies = iter(_times_1(every))
+        self._moments = [{name: next(copies) for name in each} for each in moments]
 
-    def _moments(self) -> dict[str, list[th.Tensor]]:
-        """Return the running averages of all tensors by name, none before the first step."""
-        # Asking for the state of a tensor that has none would make it.
-        states = [self._optimizer.state.get(tensor, {}) for tensor in self.part.tensors]
-        names = [
-            name
-            for name, value in states[0].items()
-            if isinstance(value, th.Tensor) and name not in ("step", STEPS)
-        ]
-        return {name: [state[name] for state in states] for name in names}
-
-    def hold(self, active_n: th.Tensor) -> None:
+    @th.no_grad()
+    def hold(self, optimizer: th.optim.Optimizer) -> None:
         """Undo the step for idle experts, and redo it where the count of steps differs."""
-        part, active_n1, held = self.part, active_n.unsqueeze(1), {}
-        for name, moments in self._moments().items():
-            new_nN, old_nN = part.joined(moments), self._old_moments.get(name)
-            # What was made in this step was made of zeros.
-            held[name] = new_nN * active_n1 if old_nN is None else old_nN.lerp_(new_nN, active_n1)
-            part.put(held[name], moments)
-        new_nN = part.joined(part.tensors)
-        if isinstance(self._optimizer, ADAMS):
-            first, state = part.tensors[0], self._optimizer.state
-            group = next(g for g in self._optimizer.param_groups if _has(g["params"], first))
-            new_nN = step_of_own_count(group, state[first], active_n, self._old_nN, new_nN, held)
+        groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+        is_adam = isinstance(optimizer, ADAMS)
+        factors: list[tuple[th.Tensor, ...]] = []
+        for layer in self._layers:
+            for part, active_n in zip(layer, _active(layer), strict=True):
+                first, of_experts = part.tensors[0], [1.0 - active_n]
+                if is_adam:
+                    state, group = optimizer.state[first], groups[first]
+                    of_experts += factors_of_own_count(group, state, active_n)
+                factors += part.spread(th.stack(of_experts))
+        idle = [each[0] for each in factors]
+        self._hold_moments(optimizer, idle)
+        if is_adam:
+            states = [optimizer.state[each] for each in self.tensors]
+            redo(list(self.tensors), self._olds, states, [each[1:] for each in factors])
         else:
-            new_nN = self._old_nN.lerp_(new_nN, active_n1)
-        part.put(new_nN, part.tensors)
+            th._foreach_lerp_(list[th.Tensor](self.tensors), self._olds, idle)
+
+    def _hold_moments(self, optimizer: th.optim.Optimizer, idle: Sequence[th.Tensor]) -> None:
+        news, olds, weights = [], [], []
+        for tensor, before, weight in zip(self.tensors, self._moments, idle, strict=True):
+            for name, moment in _moments(optimizer, tensor).items():
+                if name in before:
+                    news.append(moment)
+                    olds.append(before[name])
+                    weights.append(weight)
+                else:  # made in this step, of zeros
+                    moment.mul_(1.0 - weight)
+        if news:
+            th._foreach_lerp_(news, olds, weights)
 
 
-def _has(tensors: Sequence[th.Tensor], tensor: th.Tensor) -> bool:
-    return any(each is tensor for each in tensors)
+def _times_1(tensors: Sequence[th.Tensor]) -> list[th.Tensor]:
+    return list(th._foreach_mul(list(tensors), 1.0)) if tensors else []
+
+
+def _moments(optimizer: th.optim.Optimizer, tensor: nn.Parameter) -> dict[str, th.Tensor]:
+    """Return a tensor's running averages by name, none before its first step."""
+    # Asking for the state of a tensor that has none would make it.
+    return {
+        name: value
+        for name, value in optimizer.state.get(tensor, {}).items()
+        if isinstance(value, th.Tensor) and name not in ("step", STEPS)
+    }
 
 
 def _together(shares: Sequence[Share]) -> list[_Part]:
@@ -156,10 +196,7 @@ def _together(shares: Sequence[Share]) -> list[_Part]:
 
 def _active(parts: Sequence[_Part]) -> list[th.Tensor]:
     """Tell which experts of a layer have any gradient: 1.0 or 0.0 for each of every part's."""
-    peaks = [
-        part.joined([each.grad for each in part.tensors if each.grad is not None]).abs().amax(1)
-        for part in parts
-    ]
+    peaks = [part.peaks() for part in parts]
     if len(peaks) > 1:
         last = max(part.first + part.num_experts for part in parts)
         aligned = [
