@@ -118,6 +118,9 @@ def _policy_kwargs(cell: CellConfig) -> dict[str, Any]:
     policy = policy_of(architecture.policy, cell.algorithm)
     preset = dict(PRESETS[cell.preset or "none"].get("policy_kwargs", {}))
     own = resolved(architecture.policy_kwargs, f"architectures.{architecture.name}")
+    if issubclass(policy, MoEPolicy):
+        # A file says what it said in 0.1.
+        preset.setdefault("freeze_idle", False)
     if not issubclass(policy, MoEPolicy):
         # SB3's extractors have no encoder to choose: they flatten MinAtar's observations as ours.
         preset.pop("features_extractor_kwargs", None)
