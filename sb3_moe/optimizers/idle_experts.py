@@ -28,7 +28,7 @@ class IdleExperts:
     """Keep idle experts still in every step of an optimiser, by its hooks.
 
     An expert is idle in a step if the gradient of all that it has is exactly zero. Nothing is read
-    from the device. While a step lasts there is a copy of the experts and their moments.
+    from the device. Copies of the experts and their moments take as much memory again.
 
     :param optimizer: one of ``SUPPORTED``
     :param layers: experts whose weights the optimiser has
@@ -50,6 +50,7 @@ class IdleExperts:
             for layer in layers
         ]
         self._before: _Before | None = None
+        self._copies = _Copies()
         self._mark(optimizer, default=True)
         optimizer.register_step_pre_hook(self._remember)
         optimizer.register_step_post_hook(self._hold)
@@ -77,7 +78,7 @@ class IdleExperts:
         if optimizer.param_groups[0][MARK]:
             layers = [[part.with_gradient() for part in layer] for layer in self._layers]
             layers = [[part for part in layer if part.tensors] for layer in layers]
-            self._before = _Before(optimizer, layers)
+            self._before = _Before(optimizer, layers, self._copies)
 
     def _hold(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
         """Put back what idle experts had, and give the others the step of their own count."""
@@ -119,29 +120,58 @@ class _Part(NamedTuple):
         return found
 
 
+class _Copies:
+    """Copies of tensors, kept from step to step: new memory would cost more than the copying."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[nn.Parameter, str], th.Tensor] = {}
+
+    def of(self, named: Sequence[tuple[nn.Parameter, str, th.Tensor]]) -> list[th.Tensor]:
+        """Copy tensors, each known by the parameter that it belongs to and a name."""
+        copies, tensors = [], []
+        for parameter, name, tensor in named:
+            copy = self._kept.get((parameter, name))
+            if copy is None or copy.device != tensor.device or copy.dtype != tensor.dtype:
+                copy = self._kept[parameter, name] = th.empty_like(tensor)
+            copies.append(copy)
+            tensors.append(tensor)
+        if copies:
+            th._foreach_copy_(copies, tensors)
+        return copies
+
+
 class _Before:
     """What tensors and their moments were before a step.
 
     :param optimizer: that is going to step
     :param layers: the parts of each layer that have gradients
+    :param copies: where to copy to
     """
 
-    def __init__(self, optimizer: th.optim.Optimizer, layers: list[list[_Part]]) -> None:
-        self._layers = layers
+    def __init__(
+        self, optimizer: th.optim.Optimizer, layers: list[list[_Part]], copies: _Copies
+    ) -> None:
+        self._layers, self._copies = layers, copies
         self.tensors = [each for layer in layers for part in layer for each in part.tensors]
         moments = [_moments(optimizer, each) for each in self.tensors]
-        every = [m for each in moments for m in each.values()]
         with th.no_grad():
-            # Times 1 is a copy of all of them in one call.
-            self._olds = _times_1(self.tensors)
-            copies = iter(_times_1(every))
-        self._moments = [{name: next(copies) for name in each} for each in moments]
+            self._olds = copies.of([(each, "", each) for each in self.tensors])
+            copied = iter(
+                copies.of(
+                    [
+                        (each, name, moment)
+                        for each, named in zip(self.tensors, moments, strict=True)
+                        for name, moment in named.items()
+                    ]
+                )
+            )
+        self._moments = [{name: next(copied) for name in named} for named in moments]
 
     @th.no_grad()
     def hold(self, optimizer: th.optim.Optimizer) -> None:
         """Undo the step for idle experts, and redo it where the count of steps differs."""
-        groups = {p: group for group in optimizer.param_groups for p in group["params"]}
         is_adam = isinstance(optimizer, ADAMS)
+        groups = {p: group for group in optimizer.param_groups for p in group["params"]}
         factors: list[tuple[th.Tensor, ...]] = []
         for layer in self._layers:
             for part, active_n in zip(layer, _active(layer), strict=True):
@@ -153,8 +183,7 @@ class _Before:
         idle = [each[0] for each in factors]
         self._hold_moments(optimizer, idle)
         if is_adam:
-            states = [optimizer.state[each] for each in self.tensors]
-            redo(list(self.tensors), self._olds, states, [each[1:] for each in factors])
+            self._redo(optimizer, [each[1:] for each in factors])
         else:
             th._foreach_lerp_(list[th.Tensor](self.tensors), self._olds, idle)
 
@@ -171,9 +200,16 @@ class _Before:
         if news:
             th._foreach_lerp_(news, olds, weights)
 
-
-def _times_1(tensors: Sequence[th.Tensor]) -> list[th.Tensor]:
-    return list(th._foreach_mul(list(tensors), 1.0)) if tensors else []
+    def _redo(self, optimizer: th.optim.Optimizer, factors: Sequence[Sequence[th.Tensor]]) -> None:
+        states = [optimizer.state[each] for each in self.tensors]
+        second = "max_exp_avg_sq" if "max_exp_avg_sq" in states[0] else "exp_avg_sq"
+        averages, squares = (
+            self._copies.of(
+                [(p, name, state[name]) for p, state in zip(self.tensors, states, strict=True)]
+            )
+            for name in ("exp_avg", second)
+        )
+        redo(list(self.tensors), self._olds, averages, squares, factors)
 
 
 def _moments(optimizer: th.optim.Optimizer, tensor: nn.Parameter) -> dict[str, th.Tensor]:

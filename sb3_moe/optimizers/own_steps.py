@@ -34,9 +34,11 @@ def factors_of_own_count(
     decay = group["weight_decay"] if group["decoupled_weight_decay"] else 0.0
     return [
         (steps_n != step).to(active_n.dtype),  # where torch's own step won't do
-        second_n.rsqrt(),
+        1.0 / second_n,
         # Where an expert is idle nothing is taken off, and nothing may be divided by 0, not even 0.
-        (1.0 - active_n) + group["eps"],
+        # Before the root: that of 0 takes several times as long as others (on CPU).
+        1.0 - active_n,
+        th.zeros_like(active_n) + group["eps"],
         active_n * group["lr"] / first_n,
         1.0 - active_n * (group["lr"] * decay),
     ]
@@ -45,24 +47,29 @@ def factors_of_own_count(
 def redo(
     tensors: list[th.Tensor],
     olds: list[th.Tensor],
-    states: Sequence[Mapping[str, th.Tensor]],
+    averages: list[th.Tensor],
+    squares: list[th.Tensor],
     factors: Sequence[Sequence[th.Tensor]],
 ) -> None:
     """Give tensors the step of each expert's own count; idle experts get back what they were.
 
+    The memory of all but the tensors is used up: what is large and new costs more than the rest.
+
     :param tensors: after torch's step, which stays where it is the same
-    :param olds: before it; their memory is used
-    :param states: theirs, with the moments as they are to be
+    :param olds: before it
+    :param averages: first moments as they are to be
+    :param squares: second moments as they are to be, or the largest so far
     :param factors: for each tensor, of its experts, spread over it
     """
-    differs, roots, epsilons, sizes, kept = map(list[th.Tensor], zip(*factors, strict=True))
-    squares = [state.get("max_exp_avg_sq", state["exp_avg_sq"]) for state in states]
-    below = list(th._foreach_sqrt(squares))
-    th._foreach_mul_(below, roots)
-    th._foreach_add_(below, epsilons)
-    above = list(th._foreach_mul([state["exp_avg"] for state in states], sizes))
+    columns = map(list[th.Tensor], zip(*factors, strict=True))
+    differs, corrections, idle, epsilons, sizes, kept = columns
+    th._foreach_mul_(squares, corrections)
+    th._foreach_add_(squares, idle)
+    th._foreach_sqrt_(squares)
+    th._foreach_add_(squares, epsilons)
+    th._foreach_mul_(averages, sizes)
     th._foreach_mul_(olds, kept)
-    th._foreach_addcdiv_(olds, above, below, -1.0)
+    th._foreach_addcdiv_(olds, averages, squares, -1.0)
     th._foreach_lerp_(tensors, olds, differs)
 
 
