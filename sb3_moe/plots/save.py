@@ -40,6 +40,9 @@ def save_figure(
     if not formats or set(formats) - set(FORMATS):
         raise ValueError(f"`formats` must be among {', '.join(FORMATS)}, got {formats!r}")
     files = [Path(f"{path}.{each}") for each in formats]
+    # Laid out once, not once for each format.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     for file, each in zip(files, formats, strict=True):
         with atomic(file) as temporary, matplotlib.rc_context({"svg.hashsalt": file.stem}):
             figure.savefig(temporary, format=each, dpi=dpi, metadata=_METADATA[each])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sb3_moe.study.report.figures import architectures, looks_of, sequences
-from sb3_moe.study.report.measures import MEASURES, Array, References, Run, measure, shown
+from sb3_moe.study.report.measures import MEASURES, WHOLE, Array, References, Run, measure, shown
 from sb3_moe.study.spec.architectures import heading, title
 
 #: The page stays below 3 MB: a study with more values has some of its evaluations left out.
@@ -61,7 +61,7 @@ def curves(runs: Sequence[Run], random: Mapping[str, float]) -> list[Values]:
             "measure": measure["key"],
             "regime": panel["regime"],
             "order": panel["order"],
-            "game": panel["task"],
+            "game": panel["task"] or WHOLE,
             "architecture": names[network],
             "seed": seed,
             "step": step,
