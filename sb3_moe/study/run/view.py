@@ -33,7 +33,7 @@ class View(Protocol):
         ...
 
 
-# Seconds between two lines where a display can't be drawn anew.
+# Seconds between two lines where a display can't be drawn anew, at least; more in a long run.
 BETWEEN_LINES = 10.0
 
 
@@ -90,9 +90,10 @@ class LiveView:
         self._live.update(Group(self._overall(done), table))
 
     def _say(self, done: int) -> None:
-        """Print how far all is, if that was not just done."""
-        if time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + BETWEEN_LINES
+        """Print how far everything is, unless that was just said."""
+        now = time.monotonic()
+        if now >= self._next_line:
+            self._next_line = now + max(BETWEEN_LINES, (now - self._begun) / 20)
             self.console.print(Text("  ".join(self._progress(done)), style="dim"), soft_wrap=True)
 
     def _overall(self, done: int) -> Table:
