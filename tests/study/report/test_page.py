@@ -1,5 +1,7 @@
 """The page in a browser: its charts answer, nothing is clipped, and no name is more than text."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from made_up_study import write, write_arrays
@@ -11,6 +13,7 @@ from sb3_moe.study.spec.grid import read_study
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("no_drawing")]
 
+PAPER = Path(__file__).parents[3] / "examples" / "paper"
 LONG = "network_" * 20
 STUDY = f"""
 name: "<svg,onload=alert(1)>"
@@ -144,6 +147,19 @@ def test_nothing_is_clipped_at_any_width(browser_page, page_file, width):
         page.locator("#measure").select_option(label=measure)
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate(CLIPPED) == []
+
+
+@pytest.mark.parametrize("name", ["results", "own_rates", "rates"])
+def test_the_papers_pages_have_charts_and_clip_nothing(browser_page, name):
+    address = PAPER / name / "index.html"
+    for width in (400, 1280, 1920):
+        page = browser_page.open(address, width)
+        assert page.locator(".uplot").count() >= 4
+        assert page.evaluate(CLIPPED) == []
+    assert browser_page.messages == []
+    assert {url for url in browser_page.requests if not url.startswith("data:")} == {
+        address.as_uri()
+    }
 
 
 def test_a_page_that_is_made_narrower_is_laid_out_again(opened):
