@@ -22,7 +22,8 @@ _KINDS = (
     DeviceReplayBuffer,
     MultiTaskReplayBuffer,
 )
-_PARTS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+#: what a buffer keeps of each transition
+ROWS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
 def replay_buffer_of(model: Any) -> ReplayBuffer:
@@ -33,12 +34,17 @@ def replay_buffer_of(model: Any) -> ReplayBuffer:
     buffer = getattr(model, "replay_buffer", None)
     if buffer is None:
         raise ValueError(f"`replay_buffer` must be False for {type(model).__name__}, got True")
-    if type(buffer) not in _KINDS:
+    if not can_be_saved(buffer):
         raise ValueError(
             f"`replay_buffer` must be False for a {type(buffer).__name__}; the contents of "
             f"{[kind.__name__ for kind in _KINDS]} can be saved"
         )
     return buffer
+
+
+def can_be_saved(buffer: Any) -> bool:
+    """Say whether a buffer's contents are its rows and nothing else."""
+    return type(buffer) in _KINDS
 
 
 def encode_replay_buffer(buffer: Any) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
@@ -68,7 +74,7 @@ def load_replay_buffer(buffer: Any, state: Any, file: TensorFile) -> None:
     """
     multi_task = isinstance(buffer, MultiTaskReplayBuffer)
     keys = {"pos", "full", "tasks"} if multi_task else {"pos", "full"}
-    if type(buffer) not in _KINDS or set(checked_type(dict, state, REPLAY_BUFFER)) != keys:
+    if not can_be_saved(buffer) or set(checked_type(dict, state, REPLAY_BUFFER)) != keys:
         raise UnsafeFileError(f"its replay buffer is no {type(buffer).__name__}")
     pos, full = checked_type(int, state["pos"], "pos"), checked_type(bool, state["full"], "full")
     if not 0 <= pos < buffer.buffer_size:
@@ -96,7 +102,7 @@ def _rows(buffer: Any, pos: int, full: bool) -> int:
 
 def _wholes(buffer: Any) -> Iterator[tuple[str, th.Tensor]]:
     """Yield the buffer's arrays as tensors on the same memory, environments in the second axis."""
-    for name in _PARTS:
+    for name in ROWS:
         if name in vars(buffer):
             part = vars(buffer)[name]
             if isinstance(part, dict):

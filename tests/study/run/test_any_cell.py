@@ -118,10 +118,10 @@ def test_a_replay_buffer_that_was_cut_short_is_left_for_an_earlier_snapshot(tmp_
     folder = CellFolder(tmp_path)
     stopped(folder, CELLS["DQN with ReDo"], 80, monkeypatch)
     earlier, latest = folder.snapshots()
-    buffer = latest / "replay_buffer.pkl"
+    buffer = latest / "replay_buffer.safetensors"
     buffer.write_bytes(buffer.read_bytes()[:-1])
     assert folder.snapshots() == [earlier]
-    assert "replay_buffer.pkl can't be read" in folder.state().reason
+    assert "replay_buffer.safetensors is not what the run wrote" in folder.state().reason
 
 
 def test_a_callback_that_a_file_names_takes_the_place_of_the_studys_own(tmp_path):
