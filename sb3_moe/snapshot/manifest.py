@@ -177,22 +177,22 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], str | None]:
     try:
         found = checked_type(dict, strict_json.loads(data, what), what)
         if set(found) != {"format", "files", "hmac_sha256"} or found["format"] != _FORMAT:
-            raise UnsafeFileError(f"{what} is no manifest of a snapshot")
+            raise UnsafeFileError("it is no list of a snapshot's files")
         for entry in checked_type(dict, found["files"], "files").values():
-            _check_entry(what, entry)
+            _check_entry(entry)
         if not isinstance(found["hmac_sha256"], str | None):
-            raise UnsafeFileError(f"{what} has an `hmac_sha256` that is no text")
+            raise UnsafeFileError("it has an `hmac_sha256` that is no text")
     except UnsafeFileError as error:
-        raise DamagedError(str(error)) from error
+        raise DamagedError(f"{what} is none: {error}") from error
     return found["files"], found["hmac_sha256"]
 
 
-def _check_entry(what: str, entry: Any) -> None:
+def _check_entry(entry: Any) -> None:
     is_entry = isinstance(entry, dict) and set(entry) == {"bytes", "sha256"}
     if not is_entry or type(entry["bytes"]) is not int or entry["bytes"] < 0:
-        raise UnsafeFileError(f"{what} has a file without bytes and sha256")
+        raise UnsafeFileError("it has a file without bytes and sha256")
     if not isinstance(entry["sha256"], str | None):
-        raise UnsafeFileError(f"{what} has a `sha256` that is no text")
+        raise UnsafeFileError("it has a `sha256` that is no text")
 
 
 def _check_signature(folder: Path, files: dict[str, Any], signature: str | None) -> None:

@@ -47,8 +47,8 @@ def resume(
     :return: the model, of the class that was trained, and its environment
     """
     folder = _latest(Path(path))
-    is_old = not (folder / MANIFEST).exists() and (folder / old.STATE).exists()
-    state, model, env = (_read_old if is_old else _read)(folder, device, trust=trust)
+    read = _read_old if old.is_old(folder) else _read
+    state, model, env = read(folder, device, trust=trust)
     goes_on = state.env.exact and state.whole
     if isinstance(model, OffPolicyAlgorithm) and not goes_on:
         replay_file.end_episodes(model)

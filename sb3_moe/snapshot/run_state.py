@@ -108,9 +108,9 @@ def read_state(manifest: Manifest) -> tuple[RunState, dict[str, dict[str, Any]]]
     """
     env: SavedEnv = pickle.loads(manifest.read(ENV))
     rest: dict[str, Any] = pickle.loads(manifest.read(REST)) if REST in manifest else {}
-    folder = manifest.check(ARRAYS).parent
+    folder, text = manifest.check(ARRAYS).parent, manifest.read(STATE)
     with blaming(folder):
-        found = _checked(strict_json.loads(manifest.read(STATE), STATE))
+        found = _checked(strict_json.loads(text, STATE))
         arrays = dict(TensorFile(Loose(folder), ARRAYS).read())
         reader = Reader(arrays)
         sections = {

@@ -308,7 +308,7 @@ def write_as_before(model, folder, **changes):
 def test_a_snapshot_without_a_manifest_goes_on_bit_for_bit_where_it_is_trusted(name, tmp_path):
     expected = EXACT[name]().learn(TOTAL)
     write_as_before(EXACT[name]().learn(60), tmp_path / "snapshot")
-    with pytest.raises(UnsafeFileError, match="an earlier version wrote it, .*`trust=True`"):
+    with pytest.raises(UnsafeFileError, match=r"an earlier version wrote it, .*`trust=True`"):
         resume(tmp_path / "snapshot")
     assert finish(tmp_path / "snapshot", trust=True) == digest(expected)
 

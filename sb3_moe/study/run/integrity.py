@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sb3_moe.presets import MINATAR_PPO
 from sb3_moe.snapshot import old
-from sb3_moe.snapshot.manifest import MANIFEST, check_files
+from sb3_moe.snapshot.manifest import check_files
 
 #: What every run that is done has written.
 ESSENTIAL = ("config.json", "scores.npz")
@@ -28,7 +28,7 @@ def check_snapshot(path: Path) -> None:
 
     :raises ValueError: naming the file
     """
-    if (path / MANIFEST).exists() or not (path / old.STATE).exists():
+    if not old.is_old(path):
         check_files(path)
         return
     checks: dict[str, Callable[[Path], None]] = {old.MODEL: _check_zip, old.STATE: _check_pickle}
