@@ -87,8 +87,9 @@ def write_tensors(file: BinaryIO, tensors: Mapping[str, th.Tensor]) -> None:
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in names:
-        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        file.write(flat.view(th.uint8).numpy().data)
+        if tensors[name].numel():
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(th.uint8).numpy().data)
 
 
 def _from_numpy(name: str, array: np.ndarray) -> th.Tensor:
