@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sb3_moe.files.user_key import VARIABLE, KeyFileError, is_signature, key_path, sign
+from sb3_moe.files.user_key import VARIABLE, KeyFileError, chosen_key, is_signature, key_path, sign
 
 
 @pytest.fixture
@@ -99,3 +99,11 @@ def test_processes_that_make_one_at_a_time_have_the_same(path):
     ]
     assert len({process.communicate()[0] for process in running}) == 1
     assert [each.name for each in path.parent.iterdir()] == ["key"]
+
+
+def test_processes_elsewhere_are_told_which_key_was_chosen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, "mine")
+    assert chosen_key() == {VARIABLE: str(tmp_path / "mine")}
+    monkeypatch.delenv(VARIABLE)
+    assert chosen_key() == {}

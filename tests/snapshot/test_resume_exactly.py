@@ -19,7 +19,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-import sb3_moe  # noqa: F401  registers the policies' names
+import sb3_moe
 from sb3_moe.buffers import DeviceReplayBuffer
 from sb3_moe.callbacks import SnapshotCallback, save_snapshot
 from sb3_moe.generators import get_generators
@@ -215,12 +215,24 @@ def test_a_resumed_model_that_is_saved_before_it_learns_has_its_own_noise(name, 
     model, _ = resume(tmp_path)
     model.save(tmp_path / "model")
     loaded = TD3.load(tmp_path / "model").action_noise
+    sb3_moe.save(model, tmp_path / "model.moe")
+    safe = sb3_moe.load(tmp_path / "model.moe").action_noise
+    assert repr(safe) == repr(getattr(loaded, "base_noise", loaded))
     assert type(loaded) in (OrnsteinUhlenbeckActionNoise, VectorizedActionNoise)
     assert repr(loaded) == repr(model.action_noise)
     np.random.seed(0)
     expected = model.action_noise()
     np.random.seed(0)
     assert loaded().tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["TD3 OU", "TD3 OU one", "SAC gSDE OU"])
+def test_a_resumed_model_that_is_snapshotted_before_it_learns_goes_on_bit_for_bit(name, tmp_path):
+    expected = EXACT[name]().learn(TOTAL)
+    EXACT[name]().learn(60, callback=SnapshotCallback(999, tmp_path))
+    model, _ = resume(tmp_path)
+    save_snapshot(model, tmp_path / "again", drawn=False)
+    assert finish(tmp_path / "again") == digest(expected)
 
 
 def test_two_that_share_a_space_draw_from_it_in_turn_after_resuming(tmp_path):
