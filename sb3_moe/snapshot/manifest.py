@@ -95,10 +95,11 @@ class Manifest:
         :raises DamagedError: if it isn't what was written
         """
         with open_regular(self.folder / name) as file:
-            # No further than it was: what follows isn't ours.
-            length = -1 if self._files is None else self._entry(name)["bytes"] + 1
-            data = file.read(length)
-        self._compare(name, len(data), hashlib.sha256(data).hexdigest())
+            sha256 = self._expected(name, file)
+            data = file.read()
+        # A file of which the length must do is never read as a whole, and never unpickled.
+        if self._files is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise self._damaged(name)
         return data
 
     def check(self, name: str) -> Path:
@@ -106,12 +107,11 @@ class Manifest:
 
         :raises DamagedError: if it isn't what was written
         """
-        path = self.folder / name
-        with open_regular(path) as file:
-            length = os.fstat(file.fileno()).st_size
-            whole = self._files is not None and self._entry(name)["sha256"] is not None
-            self._compare(name, length, _digest(file) if whole else "")
-        return path
+        with open_regular(self.folder / name) as file:
+            sha256 = self._expected(name, file)
+            if sha256 is not None and _digest(file) != sha256:
+                raise self._damaged(name)
+        return self.folder / name
 
     def check_all(self) -> None:
         """Compare every file.
@@ -121,18 +121,20 @@ class Manifest:
         for name in self._files or {}:
             self.check(name)
 
-    def _entry(self, name: str) -> Any:
-        assert self._files is not None
+    def _expected(self, name: str, file: BufferedReader) -> str | None:
+        """Compare a file's length, and return its checksum; None if the length must do."""
+        if self._files is None:
+            return None
         if name not in self._files:
             raise DamagedError(f"{self.folder.name}/{MANIFEST} has no {name}")
-        return self._files[name]
+        entry = self._files[name]
+        if os.fstat(file.fileno()).st_size != entry["bytes"]:
+            raise self._damaged(name)
+        sha256: str | None = entry["sha256"]
+        return sha256
 
-    def _compare(self, name: str, length: int, sha256: str) -> None:
-        if self._files is None:
-            return
-        entry = self._entry(name)
-        if length != entry["bytes"] or entry["sha256"] not in (None, sha256):
-            raise DamagedError(f"{self.folder.name}/{name} is not what the run wrote")
+    def _damaged(self, name: str) -> DamagedError:
+        return DamagedError(f"{self.folder.name}/{name} is not what the run wrote")
 
 
 def check_files(folder: Path) -> None:
@@ -178,8 +180,8 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], str | None]:
         found = checked_type(dict, strict_json.loads(data, what), what)
         if set(found) != {"format", "files", "hmac_sha256"} or found["format"] != _FORMAT:
             raise UnsafeFileError("it is no list of a snapshot's files")
-        for entry in checked_type(dict, found["files"], "files").values():
-            _check_entry(entry)
+        for name, entry in checked_type(dict, found["files"], "files").items():
+            _check_entry(name, entry)
         if not isinstance(found["hmac_sha256"], str | None):
             raise UnsafeFileError("it has an `hmac_sha256` that is no text")
     except UnsafeFileError as error:
@@ -187,7 +189,9 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], str | None]:
     return found["files"], found["hmac_sha256"]
 
 
-def _check_entry(entry: Any) -> None:
+def _check_entry(name: str, entry: Any) -> None:
+    if Path(name).name != name:
+        raise UnsafeFileError(f"it names {name[:60]!r}, which is no file of the folder")
     is_entry = isinstance(entry, dict) and set(entry) == {"bytes", "sha256"}
     if not is_entry or type(entry["bytes"]) is not int or entry["bytes"] < 0:
         raise UnsafeFileError("it has a file without bytes and sha256")

@@ -176,12 +176,14 @@ def test_a_manifest_that_is_gone_leaves_a_snapshot_that_must_be_trusted(snapshot
         '"hmac_sha256": ""}',
         '{"format": "sb3_moe snapshot", "files": {"a": {"bytes": 1, "sha256": 5}}, '
         '"hmac_sha256": ""}',
+        '{"format": "sb3_moe snapshot", "files": {"../a": {"bytes": 1, "sha256": ""}}, '
+        '"hmac_sha256": ""}',
         "[" * 70000,
     ],
 )
 def test_a_manifest_that_is_none_is_damage(snapshots, text):
     (snapshots / "plain" / "1" / "manifest.json").write_text(text)
-    refused(snapshots / "plain" / "1", DamagedError, "manifest.json")
+    refused(snapshots / "plain" / "1", DamagedError, "1/manifest.json is none: ")
 
 
 @pytest.mark.parametrize("name", ["env.pkl", "state.json", "model.moe", "manifest.json"])
