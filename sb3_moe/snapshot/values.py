@@ -18,6 +18,7 @@ import torch as th
 from sb3_moe.saving.classes import lstm_states
 from sb3_moe.saving.errors import UnsafeFileError
 from sb3_moe.saving.strict_json import MAX_INT
+from sb3_moe.saving.tensors import DTYPES as TENSORS_BY_NAME
 from sb3_moe.saving.values import DTYPES, checked_type
 
 _MOST_DIGITS = 80
@@ -56,7 +57,7 @@ class Writer:
             return {"scalar": [value.dtype.name, self.encode(value.item())]}
         if type(value) is np.ndarray and value.dtype.isnative and value.dtype.name in DTYPES:
             return {"array": self._keep(value)}
-        if type(value) is th.Tensor and value.layout is th.strided and not value.requires_grad:
+        if type(value) is th.Tensor and _is_plain(value):
             return {"tensor": self._keep(value)}
         if (lstm := lstm_states()) is not None and type(value) is lstm:
             return {"lstm": [self.encode(each) for each in value]}
@@ -66,6 +67,12 @@ class Writer:
         name = str(len(self.arrays))
         self.arrays[name] = value
         return name
+
+
+def _is_plain(tensor: th.Tensor) -> bool:
+    """Say whether a tensor is its numbers and nothing else."""
+    is_dense = tensor.layout is th.strided and tensor.device.type == "cpu"
+    return is_dense and tensor.dtype in TENSORS_BY_NAME.values() and not tensor.requires_grad
 
 
 class Reader:

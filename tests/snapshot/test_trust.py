@@ -5,10 +5,13 @@ import json
 import os
 import pickle
 import shutil
+from collections import OrderedDict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3 import DQN, PPO
 
 import sb3_moe
@@ -19,6 +22,11 @@ from sb3_moe.snapshot.manifest import DamagedError, UntrustedError
 from sb3_moe.snapshot.resuming import resume
 
 PICKLES = ("env.pkl", "model.zip", "rest.pkl", "replay_buffer.pkl")
+
+
+class Walk(NamedTuple):
+    steps: int
+    left: int
 
 
 def own_schedule(remaining):
@@ -328,3 +336,30 @@ def test_a_model_alone_is_not_resumed_and_the_error_says_what_opens_it(tmp_path,
     sb3_moe.save(made, path) if suffix == ".moe" else made.save(path)
     with pytest.raises(ValueError, match=r"got the file .*; a model alone is opened by sb3"):
         resume(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        th.tensor([1 + 2j]),
+        th.ones(2, requires_grad=True),
+        th.ones(2).to_sparse(),
+        np.array(["a"], dtype=object),
+        np.array([1 + 2j]),
+        np.array([1.0], dtype=">f8"),
+        {1: 2},
+        {"a": {3}},
+        OrderedDict(a=1),
+        Walk(1, 2),
+    ],
+)
+def test_what_is_no_plain_value_is_kept_in_the_pickle_that_is_signed(value, tmp_path):
+    made = model("plain")
+    made.mine = value
+    save_snapshot(made, tmp_path / "s")
+    assert (
+        "mine" not in json.loads((tmp_path / "s" / "state.json").read_text())["parts"]["attributes"]
+    )
+    found = resume(tmp_path / "s", device="cpu")[0].mine
+    assert type(found) is type(value)
+    assert repr(found) == repr(value)
