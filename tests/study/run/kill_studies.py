@@ -19,6 +19,8 @@ from sb3_moe.study.spec.grid import load_study
 PATIENCE = 600
 # One kill in so many comes at any time from the start of the process, the others in training.
 ANYWHERE = 4
+# A kill comes within this share of the whole training, so that several come before its end.
+SHARE = 3
 
 _CLASSIC = "tasks: [CartPole-v1, Acrobot-v1]"
 _PENDULUMS = "tasks: [Pendulum-v1, ['sb3_moe_envs:SB3MoE/Pendulum-v0', {g: 3.7}]]"
@@ -89,7 +91,7 @@ class Killed:
         process, begun = self.start(), time.monotonic()
         if draw.randrange(ANYWHERE):
             begun = self._wait_for_life(process)
-        end = begun + draw.uniform(0, training)
+        end = begun + draw.uniform(0, training / SHARE)
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.002)
         if process.poll() is not None:
