@@ -8,27 +8,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cloudpickle
-import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_moe.saving import strict_json
 from sb3_moe.saving.errors import UnsafeFileError, blaming
 from sb3_moe.saving.loose import Loose
-from sb3_moe.saving.spaces import decode_space, encode_space
 from sb3_moe.saving.tensors import TensorFile, write_tensors
-from sb3_moe.saving.values import Decoder, Encoder, checked_type
+from sb3_moe.saving.values import checked_type
 from sb3_moe.saving.versions import versions
 from sb3_moe.snapshot.carried import Carried
 from sb3_moe.snapshot.env_state import SavedEnv
 from sb3_moe.snapshot.manifest import Manifest
+from sb3_moe.snapshot.space import decode_space_with_generator, encode_space_with_generator
 from sb3_moe.snapshot.values import Reader, Writer
 
 STATE, ARRAYS, ENV, REST = "state.json", "state.safetensors", "env.pkl", "rest.pkl"
 FORMAT, FORMAT_VERSION = "sb3_moe run", 1
-_BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
-_SPACE = "space/"
 
 
 class RunState(NamedTuple):
@@ -62,18 +58,11 @@ def write_state(folder: Path, state: RunState, sections: Sections) -> None:
     :param sections: more than that
     """
     assert state.carried is not None
-    writer, rest = Writer(), {}
+    writer = Writer()
+    parts, rest = _split(_with_carried(state.carried, sections), writer)
     if state.algorithm is not None:
         rest["algorithm"] = state.algorithm
-    parts: dict[str, Any] = {}
-    for section, values in _with_carried(state.carried, sections).items():
-        parts[section] = {}
-        for name, value in values.items():
-            try:
-                parts[section][name] = writer.encode(value)
-            except TypeError:
-                rest[f"{section}/{name}"] = value
-    space, arrays = _encode_space(state.action_space, writer)
+    space, arrays = encode_space_with_generator(state.action_space, writer)
     if space is None:
         rest["action_space"] = state.action_space
     found = {
@@ -96,6 +85,33 @@ def write_state(folder: Path, state: RunState, sections: Sections) -> None:
         (folder / REST).write_bytes(cloudpickle.dumps(rest))
 
 
+def _split(sections: Sections, writer: Writer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the JSON of what is plain, and the rest under ``section/name``."""
+    parts: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for section, values in sections.items():
+        parts[section] = {}
+        for name, value in values.items():
+            try:
+                parts[section][name] = writer.encode(value)
+            except TypeError:
+                rest[f"{section}/{name}"] = value
+    return parts, rest
+
+
+def _joined(parts: Sections, rest: Mapping[str, Any], reader: Reader) -> dict[str, dict[str, Any]]:
+    """Return what :func:`_split` split."""
+    sections = {
+        section: {name: reader.decode(value) for name, value in values.items()}
+        for section, values in parts.items()
+    }
+    for name, value in rest.items():
+        section, _, own = name.partition("/")
+        if own:
+            sections[section][own] = value
+    return sections
+
+
 def _with_carried(carried: Carried, sections: Sections) -> dict[str, Mapping[str, Any]]:
     return {"last": carried.last, "sde": carried.sde, **sections}
 
@@ -113,17 +129,10 @@ def read_state(manifest: Manifest) -> tuple[RunState, dict[str, dict[str, Any]]]
         found = _checked(strict_json.loads(text, STATE))
         arrays = dict(TensorFile(Loose(folder), ARRAYS).read())
         reader = Reader(arrays)
-        sections = {
-            section: {name: reader.decode(value) for name, value in values.items()}
-            for section, values in found["parts"].items()
-        }
-        for name, value in rest.items():
-            section, _, own = name.partition("/")
-            if own:
-                sections[section][own] = value
+        sections = _joined(found["parts"], rest, reader)
         space = rest.get("action_space")
         if space is None:
-            space = _decode_space(found["action_space"], reader, arrays)
+            space = decode_space_with_generator(found["action_space"], reader, arrays)
         last, sde = sections.pop("last"), sections.pop("sde")
         carried = Carried(last, sde, found["shares_space"], found["device"])
         generators = reader.decode(found["generators"])
@@ -142,45 +151,3 @@ def _checked(found: Any) -> dict[str, Any]:
     for section in checked_type(dict, found["parts"], "parts").values():
         checked_type(dict, section, "parts")
     return found
-
-
-# The action space.
-
-
-def _encode_space(space: Any, writer: Writer) -> tuple[Any, dict[str, np.ndarray]]:
-    """Return the JSON of a space with its generator, and its arrays; None if it is another's."""
-    encoder = Encoder()
-    try:
-        value = {
-            "space": encode_space(encoder, space),
-            "generator": _encode_generator(space._np_random, writer),
-        }
-    except (TypeError, ValueError):
-        return None, {}
-    return value, {f"{_SPACE}{name}": array for name, array in encoder.arrays.items()}
-
-
-def _encode_generator(generator: np.random.Generator | None, writer: Writer) -> Any:
-    if generator is None:
-        return None
-    kind = type(generator.bit_generator).__name__
-    if kind not in _BIT_GENERATORS:
-        raise TypeError(f"{kind} is no bit generator of numpy's")
-    return [kind, writer.encode(generator.bit_generator.state)]
-
-
-def _decode_space(value: Any, reader: Reader, arrays: Mapping[str, th.Tensor]) -> spaces.Space[Any]:
-    own = {
-        name.removeprefix(_SPACE): tensor.numpy()
-        for name, tensor in arrays.items()
-        if name.startswith(_SPACE)
-    }
-    space = decode_space(Decoder(own, {}), value["space"])
-    if value["generator"] is not None:
-        kind, state = value["generator"]
-        if kind not in _BIT_GENERATORS:
-            raise UnsafeFileError(f"{STATE} has a generator of the unknown kind {kind!r:.60}")
-        bits = getattr(np.random, kind)()
-        bits.state = reader.decode(state)
-        space._np_random = np.random.Generator(bits)
-    return space
