@@ -94,6 +94,10 @@ class Experts(nn.Module):
         """Return expert ``k`` as plain modules, with a copy of its weights."""
         raise NotImplementedError
 
+    def scale_outputs(self, factor: float) -> None:
+        """Multiply every expert's output by one number, in its last weights."""
+        raise NotImplementedError
+
 
 class StackedNetwork(Experts):
     """E networks of one shape, run together.
@@ -168,6 +172,12 @@ class StackedNetwork(Experts):
         """Return expert ``k`` as plain modules, with a copy of its weights."""
         return nn.Sequential(*unstack_all(self.layers, k), self.last.unstack(k))
 
+    @th.no_grad()
+    def scale_outputs(self, factor: float) -> None:
+        """Multiply the last layers' weights and biases."""
+        for parameter in self.last.parameters():
+            parameter.mul_(factor)
+
 
 class SeparateNetworks(Experts):
     """E networks of any kind, run one after the other.
@@ -198,6 +208,22 @@ class SeparateNetworks(Experts):
     def expert(self, k: int) -> nn.Sequential:
         """Return a copy of expert ``k``."""
         return nn.Sequential(copy.deepcopy(self.each[k]))
+
+    @th.no_grad()
+    def scale_outputs(self, factor: float) -> None:
+        """Ask each expert's own ``scale_outputs``; without one, multiply its last ``nn.Linear``.
+
+        What experts share is multiplied once.
+        """
+        shared: dict[int, th.Tensor] = {}
+        for expert in self.each:
+            if hasattr(expert, "scale_outputs"):
+                expert.scale_outputs(factor)
+                continue
+            linears = [m for m in expert.modules() if isinstance(m, nn.Linear)]
+            shared |= {id(p): p for linear in linears[-1:] for p in linear.parameters()}
+        for parameter in shared.values():
+            parameter.mul_(factor)
 
 
 def _check(experts: Sequence[nn.Module]) -> None:

@@ -1,0 +1,138 @@
+"""Experts that start as strong as the dense layers they stand for.
+
+A sum of E independent experts, weighed by gates that sum to 1, starts 1/sqrt(E) as strong as one of
+them, a single one under its gate 1/E, and an expert has a layer that the dense network hasn't. What
+a router and an expert make of their input is their own: so sizes are measured, not derived.
+
+Shapes: B rows, F features, A action dimensions, N tokens, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import nn
+
+from sb3_moe.layers import MoELayer
+from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.policies.towers import Layout, Tower
+
+PROBE_ROWS = 256
+# How often the dense network is drawn, and how wide its head is at least: a head of one output says
+# little about the size of others.
+DRAWS = 4
+HEAD_WIDTH = 128
+# Sizes that differ by more than rounding.
+TOLERANCE = 0.01
+
+
+class Probe(NamedTuple):
+    """Standard-normal rows, with a task id and an action where towers see these.
+
+    :param features_BF: ``[x | one-hot]``
+    :param actions_BA: None where nothing judges actions
+    """
+
+    features_BF: th.Tensor
+    actions_BA: th.Tensor | None
+
+
+class Size(NamedTuple):
+    """Root mean squares of one layer's input and output."""
+
+    before: float
+    after: float
+
+
+@contextmanager
+def own_generator() -> Iterator[None]:
+    """Draw from a generator of our own: what is drawn outside stays what it is."""
+    with th.random.fork_rng(devices=[]):
+        th.default_generator.manual_seed(0)
+        yield
+
+
+def make_probe(layout: Layout) -> Probe:
+    """Return rows of every task alike.
+
+    :param layout: what a tower's input holds
+    """
+    x = th.randn(PROBE_ROWS, layout.x_dim)
+    actions = th.randn(PROBE_ROWS, layout.action_dim) if layout.action_dim else None
+    if layout.num_tasks:
+        tasks = th.arange(PROBE_ROWS) % layout.num_tasks
+        x = th.cat([x, nn.functional.one_hot(tasks, layout.num_tasks).to(x.dtype)], dim=1)
+    return Probe(x, actions)
+
+
+def dense_sizes(draw: Callable[[], Tower], probe: Probe) -> list[Size]:
+    """Return the size of every linear layer's input and output in a dense tower.
+
+    :param draw: returns the tower with new weights
+    :param probe: its input
+    """
+    draws = [_linear_squares(draw(), probe) for _ in range(DRAWS)]
+    means = th.tensor(draws).mean(0).sqrt()
+    return [Size(*pair) for pair in means.tolist()]
+
+
+def _linear_squares(tower: Tower, probe: Probe) -> list[tuple[float, float]]:
+    squares: list[tuple[float, float]] = []
+
+    def keep(module: nn.Module, args: tuple[th.Tensor, ...], output: th.Tensor) -> None:
+        squares.append((_mean_square(args[0]), _mean_square(output)))
+
+    _run([tower], probe, keep, [m for m in tower.blocks if isinstance(m, nn.Linear)])
+    return squares
+
+
+def match_sizes(parts: Sequence[nn.Module], sizes: Mapping[MoELayer, float], probe: Probe) -> None:
+    """Scale experts so that each layer's output has the size that is wanted.
+
+    :param parts: modules that stand one behind the other, the first being a tower's
+    :param sizes: root mean square of the output of each layer in them
+    :param probe: input of the first
+    :raises ValueError: if a layer's output doesn't follow its experts' last weights
+    """
+
+    def scale(layer: MoELayer, args: Any, output: tuple[th.Tensor, Any]) -> tuple[th.Tensor, Any]:
+        y_BNO, routing = output
+        factor = sizes[layer] / max(_mean_square(y_BNO) ** 0.5, 1e-12)
+        layer.experts.scale_outputs(factor)
+        return y_BNO * factor, routing
+
+    def check(layer: MoELayer, args: Any, output: tuple[th.Tensor, Any]) -> None:
+        ratio = _mean_square(output[0]) ** 0.5 / sizes[layer]
+        if not abs(ratio - 1.0) <= TOLERANCE:
+            raise ValueError(
+                "`match_scale`=True needs experts whose output grows with their last nn.Linear, or "
+                "that have a method `scale_outputs(factor)`, and a router that keeps their sizes; "
+                f"with `router`={layer.name!r} the scaled output is {ratio:.3g} times as strong as "
+                "the dense layer's"
+            )
+
+    for hook in (scale, check):
+        _run(parts, probe, hook, list(sizes))
+
+
+@th.no_grad()
+def _run(
+    parts: Sequence[nn.Module], probe: Probe, hook: Any, hooked: Sequence[nn.Module]
+) -> None:
+    """Run modules one behind the other, with a hook on some modules' forward."""
+    with ExitStack() as stack:
+        for part in parts:
+            stack.enter_context(evaluating(part))
+        for module in hooked:
+            stack.callback(module.register_forward_hook(hook).remove)
+        first, *rest = parts
+        y = first(probe.features_BF, *([] if probe.actions_BA is None else [probe.actions_BA]))
+        for part in rest:
+            y = part(y)
+
+
+def _mean_square(x: th.Tensor) -> float:
+    return x.square().mean().item()
