@@ -20,7 +20,11 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.policies.towers import Layout, Tower
 
-PROBE_ROWS = 256
+# Behind several sharp routers few rows make up most of the size, so there must be many; the wider
+# the fewer, for time and memory.
+PROBE_ROWS = 4096
+FEWEST_ROWS = 64
+PROBE_VALUES = 2**20
 # How often the dense network is drawn, and how wide its head is at least: a head of one output says
 # little about the size of others.
 DRAWS = 4
@@ -60,10 +64,11 @@ def make_probe(layout: Layout) -> Probe:
 
     :param layout: what a tower's input holds
     """
-    x = th.randn(PROBE_ROWS, layout.x_dim)
-    actions = th.randn(PROBE_ROWS, layout.action_dim) if layout.action_dim else None
+    rows = max(FEWEST_ROWS, min(PROBE_ROWS, PROBE_VALUES // max(layout.x_dim, 1)))
+    x = th.randn(rows, layout.x_dim)
+    actions = th.randn(rows, layout.action_dim) if layout.action_dim else None
     if layout.num_tasks:
-        tasks = th.arange(PROBE_ROWS) % layout.num_tasks
+        tasks = th.arange(rows) % layout.num_tasks
         x = th.cat([x, nn.functional.one_hot(tasks, layout.num_tasks).to(x.dtype)], dim=1)
     return Probe(x, actions)
 
