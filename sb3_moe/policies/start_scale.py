@@ -107,20 +107,30 @@ def match_sizes(parts: Sequence[nn.Module], sizes: Mapping[MoELayer, float], pro
         y_BNO, routing = output
         factor = sizes[layer] / max(_mean_square(y_BNO) ** 0.5, 1e-12)
         layer.experts.scale_outputs(factor)
-        return y_BNO * factor, routing
+        y_BNO = y_BNO * factor
+        _check_scaled(layer, args, y_BNO)
+        return y_BNO, routing
 
-    def check(layer: MoELayer, args: Any, output: tuple[th.Tensor, Any]) -> None:
-        ratio = _mean_square(output[0]) ** 0.5 / sizes[layer]
-        if not abs(ratio - 1.0) <= TOLERANCE:
-            raise ValueError(
-                "`match_scale`=True needs experts whose output grows with their last nn.Linear, or "
-                "that have a method `scale_outputs(factor)`, and a router that keeps their sizes; "
-                f"with `router`={layer.name!r} the scaled output is {ratio:.3g} times as strong as "
-                "the dense layer's"
-            )
+    _run(parts, probe, scale, list(sizes))
 
-    for hook in (scale, check):
-        _run(parts, probe, hook, list(sizes))
+
+def _check_scaled(layer: MoELayer, args: tuple[th.Tensor, th.Tensor], y_BNO: th.Tensor) -> None:
+    """Raise unless a layer now returns what it should, or if that is nothing."""
+    rows = slice(FEWEST_ROWS)
+    # Not the module itself, which would call its hooks again.
+    got, wanted = (_mean_square(y[rows]) ** 0.5 for y in (_output(layer, args), y_BNO))
+    if not abs(got - wanted) <= TOLERANCE * wanted or not wanted:
+        raise ValueError(
+            "`match_scale`=True needs experts whose output grows with the weights of their last "
+            "nn.Linear, or that have a method `scale_outputs(factor)`, and a router that keeps "
+            f"their sizes; with `router`={layer.name!r} the scaled output has the size {got:.3g} "
+            f"where it should have {wanted:.3g}"
+        )
+
+
+def _output(layer: MoELayer, args: tuple[th.Tensor, th.Tensor]) -> th.Tensor:
+    y_BNO, _ = layer.forward(*(x[:FEWEST_ROWS] for x in args))
+    return y_BNO
 
 
 @th.no_grad()
