@@ -5,6 +5,7 @@ Each number is the root mean square of what comes out, over seeds, standard-norm
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -35,28 +36,39 @@ NUM_EXPERTS = (2, 4, 16, 64)
 SHARPER = (1, 2, 4, 8)
 TABLE_ROWS = 2048
 # The dense network is what all else is compared with, and cheap.
-DENSE_SEEDS = 256
-BOX = spaces.Box(-np.inf, np.inf, (8,))
-IMAGE = spaces.Box(0, 1, (10, 10, 4), np.uint8)
+DENSE_SEEDS = 128
 
 
 class Networks(NamedTuple):
-    """What is built: the observations, and what policies call their outputs."""
+    """What is built.
 
-    space: spaces.Space[Any]
-    policies: dict[str, type[Any]]
-    net_arch: list[int]
+    :param num_tasks: tasks whose id is observed; 0: none
+    :param image: observe images, and route the positions of their feature map
+    """
 
+    num_tasks: int = 0
+    image: bool = False
 
-FLAT = Networks(BOX, {"PPO": on_policy.MoeMlpPolicy, "DQN": dqn.MoeMlpPolicy}, [32, 32])
-CONV = Networks(IMAGE, {"PPO": on_policy.MoeCnnPolicy, "DQN": dqn.MoeCnnPolicy}, [32])
+    @property
+    def space(self) -> spaces.Space[Any]:
+        """What is observed."""
+        if self.image:
+            return spaces.Box(0, 1, (10, 10, 4), np.uint8)
+        box = spaces.Box(-np.inf, np.inf, (8,))
+        if not self.num_tasks:
+            return box
+        return spaces.Dict(obs=box, task_id=spaces.Discrete(self.num_tasks))
 
+    @property
+    def net_arch(self) -> list[int]:
+        """Widths of hidden layers."""
+        return [32] if self.image else [32, 32]
 
-def with_tasks(num_tasks: int) -> Networks:
-    """Return networks that see a task id."""
-    space = spaces.Dict(obs=BOX, task_id=spaces.Discrete(num_tasks))
-    policies = {"PPO": on_policy.MoeMultiInputPolicy, "DQN": dqn.MoeMultiInputPolicy}
-    return Networks(space, policies, FLAT.net_arch)
+    def policies(self) -> dict[str, type[Any]]:
+        """Return a policy class of each algorithm."""
+        kind = "MultiInput" if self.num_tasks else "Cnn" if self.image else "Mlp"
+        modules = {"PPO": on_policy, "DQN": dqn}
+        return {name: getattr(each, f"Moe{kind}Policy") for name, each in modules.items()}
 
 
 def run(seeds: int = 64) -> list[dict[str, Any]]:
@@ -64,12 +76,20 @@ def run(seeds: int = 64) -> list[dict[str, Any]]:
 
     :param seeds: how many networks are drawn for each number
     """
-    rows = []
-    for placement, router, num_experts in combinations():
-        networks = with_tasks(num_experts) if router == "task" else FLAT
-        options = {"placement": placement, "num_experts": num_experts, **ROUTERS[router]}
-        rows.append(row(f"{placement}, {router}, {num_experts} experts", networks, options, seeds))
-    return [*rows, *reported(seeds)]
+    return [*(promised(*each, seeds) for each in combinations()), *reported(seeds)]
+
+
+def promised(placement: str, router: str, num_experts: int, seeds: int) -> dict[str, Any]:
+    """Measure what should start as strong as the dense network.
+
+    :param placement: as the option
+    :param router: one of ``ROUTERS``
+    :param num_experts: E
+    :param seeds: how many
+    """
+    networks = Networks(num_tasks=num_experts if router == "task" else 0)
+    options = {"placement": placement, "num_experts": num_experts, **ROUTERS[router]}
+    return row(f"{placement}, {router}, {num_experts} experts", networks, options, seeds)
 
 
 def combinations() -> Iterator[tuple[str, str, int]]:
@@ -84,11 +104,11 @@ def reported(seeds: int) -> list[dict[str, Any]]:
     for router, num_experts in itertools.product(("soft", "top_k", "expert_choice"), (4, 16)):
         options = {"placement": "middle", "router": router, "num_experts": num_experts}
         name = f"middle, {router}, {num_experts} experts, conv tokens"
-        rows.append(row(name, CONV, options | {"tokens": "conv"}, seeds // 4, bounds=None))
+        rows.append(row(name, Networks(image=True), options | {"tokens": "conv"}, seeds // 4, bounds=None))
     for router, sharper in itertools.product(("soft", "top-1"), SHARPER):
         options = {"placement": "middle", "num_experts": 16, **ROUTERS[router]}
         name = f"middle, {router}, 16 experts, router weights times {sharper}"
-        rows.append(row(name, FLAT, options, seeds, bounds=None, sharper=sharper))
+        rows.append(row(name, Networks(), options, seeds, bounds=None, sharper=sharper))
     return rows
 
 
@@ -110,7 +130,7 @@ def row(
     :param bounds: what the ratio should be between
     :param sharper: by what router weights are multiplied
     """
-    dense = sizes(networks, {"placement": "none"}, DENSE_SEEDS)
+    dense = dense_sizes(networks)
     matched = sizes(networks, options | {"match_scale": True}, seeds, sharper)
     on = relative(matched, dense)
     off = relative(sizes(networks, options, max(1, seeds // 4), sharper), dense)
@@ -120,6 +140,11 @@ def row(
         low, high = bounds
         found |= {"target": f"{low} to {high}", "met": bool(low <= worst <= high)}
     return found | on | {f"{key}, off": value for key, value in off.items()}
+
+
+@functools.cache
+def dense_sizes(networks: Networks) -> dict[str, float]:
+    return sizes(networks, {"placement": "none"}, DENSE_SEEDS)
 
 
 def relative(found: dict[str, float], dense: dict[str, float]) -> dict[str, float]:
@@ -138,7 +163,9 @@ def sizes(
     :param sharper: by what router weights are multiplied
     """
     squares: dict[str, list[float]] = {}
-    for (name, policy_class), seed in itertools.product(networks.policies.items(), range(seeds)):
+    for (name, policy_class), seed in itertools.product(
+        networks.policies().items(), range(seeds)
+    ):
         th.manual_seed(seed)
         policy = policy_class(
             networks.space,

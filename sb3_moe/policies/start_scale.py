@@ -25,9 +25,10 @@ from sb3_moe.policies.towers import Layout, Tower
 PROBE_ROWS = 4096
 FEWEST_ROWS = 64
 PROBE_VALUES = 2**20
-# How often the dense network is drawn, and how wide its head is at least: a head of one output says
-# little about the size of others.
-DRAWS = 4
+# The dense network is drawn until so many units of its narrowest layer have been seen, within
+# limits; its head is given more outputs, since one says little about the size of others.
+UNITS = 1024
+DRAWS = (4, 16)
 HEAD_WIDTH = 128
 # Sizes that differ by more than rounding.
 TOLERANCE = 0.01
@@ -79,9 +80,16 @@ def dense_sizes(draw: Callable[[], Tower], probe: Probe) -> list[Size]:
     :param draw: returns the tower with new weights
     :param probe: its input
     """
-    draws = [_linear_squares(draw(), probe) for _ in range(DRAWS)]
-    means = th.tensor(draws).mean(0).sqrt()
-    return [Size(*pair) for pair in means.tolist()]
+    fewest, most = DRAWS
+    first = draw()
+    narrowest = min(linear.out_features for linear in _linears(first))
+    others = min(most, max(fewest, UNITS // narrowest)) - 1
+    squares = [_linear_squares(tower, probe) for tower in (first, *(draw() for _ in range(others)))]
+    return [Size(*pair) for pair in th.tensor(squares).mean(0).sqrt().tolist()]
+
+
+def _linears(tower: Tower) -> list[nn.Linear]:
+    return [block for block in tower.blocks if isinstance(block, nn.Linear)]
 
 
 def _linear_squares(tower: Tower, probe: Probe) -> list[tuple[float, float]]:
@@ -90,7 +98,7 @@ def _linear_squares(tower: Tower, probe: Probe) -> list[tuple[float, float]]:
     def keep(module: nn.Module, args: tuple[th.Tensor, ...], output: th.Tensor) -> None:
         squares.append((_mean_square(args[0]), _mean_square(output)))
 
-    _run([tower], probe, keep, [m for m in tower.blocks if isinstance(m, nn.Linear)])
+    _run([tower], probe, keep, _linears(tower))
     return squares
 
 
@@ -116,9 +124,9 @@ def match_sizes(parts: Sequence[nn.Module], sizes: Mapping[MoELayer, float], pro
 
 def _check_scaled(layer: MoELayer, args: tuple[th.Tensor, th.Tensor], y_BNO: th.Tensor) -> None:
     """Raise unless a layer now returns what it should, or if that is nothing."""
-    rows = slice(FEWEST_ROWS)
     # Not the module itself, which would call its hooks again.
-    got, wanted = (_mean_square(y[rows]) ** 0.5 for y in (_output(layer, args), y_BNO))
+    again_BNO, _ = layer.forward(*(x[:FEWEST_ROWS] for x in args))
+    got, wanted = (_mean_square(y) ** 0.5 for y in (again_BNO, y_BNO[:FEWEST_ROWS]))
     if not abs(got - wanted) <= TOLERANCE * wanted or not wanted:
         raise ValueError(
             "`match_scale`=True needs experts whose output grows with the weights of their last "
@@ -126,11 +134,6 @@ def _check_scaled(layer: MoELayer, args: tuple[th.Tensor, th.Tensor], y_BNO: th.
             f"their sizes; with `router`={layer.name!r} the scaled output has the size {got:.3g} "
             f"where it should have {wanted:.3g}"
         )
-
-
-def _output(layer: MoELayer, args: tuple[th.Tensor, th.Tensor]) -> th.Tensor:
-    y_BNO, _ = layer.forward(*(x[:FEWEST_ROWS] for x in args))
-    return y_BNO
 
 
 @th.no_grad()
