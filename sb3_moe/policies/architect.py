@@ -173,18 +173,17 @@ class Architect:
         places = {layer: at for layer, at in self.stands_for.items() if layer in inside}
         if not (self.options.match_scale and places):
             return
-        dense = list(dense)
         with own_generator():
             probe = make_probe(self.outer)
-            found = dense_sizes(lambda: self._dense_twin(dense), probe)
+            found = dense_sizes(*self._dense_twin(dense), probe)
         sizes = {
             layer: found[i + 1].before if activated else found[i].after
             for layer, (i, activated) in places.items()
         }
         match_sizes(parts, sizes, probe)
 
-    def _dense_twin(self, dense: Sequence[nn.Module]) -> Tower:
-        """Return the dense tower with new weights, and a head of many outputs."""
+    def _dense_twin(self, dense: Iterable[nn.Module]) -> tuple[Tower, Callable[[], None]]:
+        """Return the dense tower with a head of many outputs, and what draws its weights anew."""
         *hidden, head = read_stages(copy.deepcopy(list(dense)))
         width = head.linear.in_features
         head.linear = nn.Linear(width, max(head.width, min(width, HEAD_WIDTH)))
@@ -196,13 +195,16 @@ class Architect:
             after_lstm=not self.experts_see_task,
         )
         tower = twin._network([*hidden, head])
-        for module in tower.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                module.reset_parameters()
-        self.init_hidden(tower)
-        *_, last = (block for block in tower.blocks if isinstance(block, nn.Linear))
-        self.init_head(last)
-        return tower
+        linears = [block for block in tower.blocks if isinstance(block, nn.Linear)]
+
+        def restart() -> None:
+            for module in tower.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    module.reset_parameters()
+            self.init_hidden(tower)
+            self.init_head(linears[-1])
+
+        return tower, restart
 
     # Hidden layers.
 

@@ -26,9 +26,11 @@ PROBE_ROWS = 4096
 FEWEST_ROWS = 64
 PROBE_VALUES = 2**20
 # The dense network is drawn until so many units of its narrowest layer have been seen, within
-# limits; its head is given more outputs, since one says little about the size of others.
-UNITS = 1024
-DRAWS = (4, 16)
+# limits; its head is given more outputs, since one says little about the size of others. It has no
+# sharp routers.
+DENSE_ROWS = 512
+UNITS = 4096
+DRAWS = (4, 64)
 HEAD_WIDTH = 128
 # Sizes that differ by more than rounding.
 TOLERANCE = 0.01
@@ -74,17 +76,20 @@ def make_probe(layout: Layout) -> Probe:
     return Probe(x, actions)
 
 
-def dense_sizes(draw: Callable[[], Tower], probe: Probe) -> list[Size]:
+def dense_sizes(tower: Tower, restart: Callable[[], None], probe: Probe) -> list[Size]:
     """Return the size of every linear layer's input and output in a dense tower.
 
-    :param draw: returns the tower with new weights
+    :param tower: the dense one
+    :param restart: draws its weights anew
     :param probe: its input
     """
+    probe = Probe(*(None if part is None else part[:DENSE_ROWS] for part in probe))
     fewest, most = DRAWS
-    first = draw()
-    narrowest = min(linear.out_features for linear in _linears(first))
-    others = min(most, max(fewest, UNITS // narrowest)) - 1
-    squares = [_linear_squares(tower, probe) for tower in (first, *(draw() for _ in range(others)))]
+    narrowest = min(linear.out_features for linear in _linears(tower))
+    squares = []
+    for _ in range(min(most, max(fewest, UNITS // narrowest))):
+        restart()
+        squares.append(_linear_squares(tower, probe))
     return [Size(*pair) for pair in th.tensor(squares).mean(0).sqrt().tolist()]
 
 

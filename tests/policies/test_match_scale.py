@@ -14,8 +14,7 @@ from torch import nn
 
 from benchmarks import start_scale
 from sb3_moe.layers import MoELayer
-from sb3_moe.plasticity import redo
-from sb3_moe.plasticity.resets import fresh_copy
+from sb3_moe.plasticity.resets import fresh_copy, reset_heads
 from sb3_moe.policies import dqn, on_policy, sac
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.options import MoEOptions
@@ -205,15 +204,15 @@ def test_a_fresh_copy_is_scaled_as_the_policy_was():
     assert all(th.equal(fresh[name], before[name]) for name in before)
 
 
-def test_redo_draws_experts_anew_at_their_scaled_size():
+def test_heads_drawn_anew_have_their_scaled_size():
     th.manual_seed(3)
-    options = {"net_arch": [64], "expert": "linear", "num_experts": 16, "match_scale": True}
+    options = {"placement": "final", "num_experts": 16, "match_scale": True}
     policy = dqn.MoeMlpPolicy(SPACE, ACTIONS, lambda _: 1e-3, **options)
-    weight = policy.moe_layers()["qf.middle"].experts.last.weight
+    weight = policy.moe_layers()["qf.final"].experts.last.weight
     before = weight.detach().clone()
-    redo(policy, np.random.default_rng(0).uniform(-1, 1, (64, 5)).astype(np.float32), tau=1e9)
+    reset_heads(policy)
     assert not th.equal(weight, before)
-    assert rms(weight) == pytest.approx(rms(before), rel=0.05)
+    assert rms(weight) == pytest.approx(rms(before), rel=0.2)
 
 
 # Parts of the user's own.
