@@ -104,7 +104,9 @@ def reported(seeds: int) -> list[dict[str, Any]]:
     for router, num_experts in itertools.product(("soft", "top_k", "expert_choice"), (4, 16)):
         options = {"placement": "middle", "router": router, "num_experts": num_experts}
         name = f"middle, {router}, {num_experts} experts, conv tokens"
-        rows.append(row(name, Networks(image=True), options | {"tokens": "conv"}, seeds // 4, bounds=None))
+        rows.append(
+            row(name, Networks(image=True), options | {"tokens": "conv"}, seeds // 4, bounds=None)
+        )
     for router, sharper in itertools.product(("soft", "top-1"), SHARPER):
         options = {"placement": "middle", "num_experts": 16, **ROUTERS[router]}
         name = f"middle, {router}, 16 experts, router weights times {sharper}"
@@ -163,9 +165,7 @@ def sizes(
     :param sharper: by what router weights are multiplied
     """
     squares: dict[str, list[float]] = {}
-    for (name, policy_class), seed in itertools.product(
-        networks.policies().items(), range(seeds)
-    ):
+    for (name, policy_class), seed in itertools.product(networks.policies().items(), range(seeds)):
         th.manual_seed(seed)
         policy = policy_class(
             networks.space,

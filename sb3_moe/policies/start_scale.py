@@ -142,9 +142,7 @@ def _check_scaled(layer: MoELayer, args: tuple[th.Tensor, th.Tensor], y_BNO: th.
 
 
 @th.no_grad()
-def _run(
-    parts: Sequence[nn.Module], probe: Probe, hook: Any, hooked: Sequence[nn.Module]
-) -> None:
+def _run(parts: Sequence[nn.Module], probe: Probe, hook: Any, hooked: Sequence[nn.Module]) -> None:
     """Run modules one behind the other, with a hook on some modules' forward."""
     with ExitStack() as stack:
         for part in parts:
