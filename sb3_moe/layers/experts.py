@@ -217,8 +217,9 @@ class SeparateNetworks(Experts):
         """
         shared: dict[int, th.Tensor] = {}
         for expert in self.each:
-            if hasattr(expert, "scale_outputs"):
-                expert.scale_outputs(factor)
+            own = getattr(expert, "scale_outputs", None)
+            if callable(own):
+                own(factor)
                 continue
             linears = [m for m in expert.modules() if isinstance(m, nn.Linear)]
             shared |= {id(p): p for linear in linears[-1:] for p in linear.parameters()}

@@ -83,7 +83,8 @@ def dense_sizes(tower: Tower, restart: Callable[[], None], probe: Probe) -> list
     :param restart: draws its weights anew
     :param probe: its input
     """
-    probe = Probe(*(None if part is None else part[:DENSE_ROWS] for part in probe))
+    features, actions = probe
+    probe = Probe(features[:DENSE_ROWS], None if actions is None else actions[:DENSE_ROWS])
     fewest, most = DRAWS
     narrowest = min(linear.out_features for linear in _linears(tower))
     squares = []

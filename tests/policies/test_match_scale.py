@@ -207,11 +207,11 @@ def test_heads_drawn_anew_have_their_scaled_size():
     th.manual_seed(3)
     options = {"placement": "final", "num_experts": 16, "match_scale": True}
     policy = dqn.MoeMlpPolicy(SPACE, ACTIONS, lambda _: 1e-3, **options)
-    weight = policy.moe_layers()["qf.final"].experts.last.weight
+    last = policy.moe_layers()["qf.final"].experts.last
+    weight, as_torch_does = last.weight, 1 / (3 * last.in_features) ** 0.5
     before = weight.detach().clone()
     reset_heads(policy)
     assert not th.equal(weight, before)
-    as_torch_does = 1 / (3 * weight.shape[1]) ** 0.5
     assert rms(weight) > 2 * as_torch_does
 
 
