@@ -9,15 +9,15 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch as th
 import tyro
 
 from benchmarks import report
 
-Name = Literal["layers", "training", "worlds", "callbacks", "study", "start_scale"]
-NAMES: tuple[Name, ...] = ("layers", "training", "worlds", "callbacks", "study", "start_scale")
+Name = Literal["layers", "training", "worlds", "callbacks", "idle", "study", "start_scale"]
+NAMES: tuple[Name, ...] = get_args(Name)
 # Small networks train fastest on one thread; a layer may be used in larger ones.
 ALL_THREADS = ("layers",)
 

@@ -13,6 +13,7 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers.encoder import run
+from sb3_moe.layers.shares import Share, apart
 from sb3_moe.layers.stacked import Stacked, StackedLinear, gated_sum
 from sb3_moe.layers.stacking import (
     can_stack,
@@ -98,6 +99,10 @@ class Experts(nn.Module):
         """Multiply every expert's output by one number, in its last weights."""
         raise NotImplementedError
 
+    def shares(self) -> list[Share]:
+        """Return the weights that experts have to themselves, and whose they are."""
+        raise NotImplementedError
+
 
 class StackedNetwork(Experts):
     """E networks of one shape, run together.
@@ -178,6 +183,11 @@ class StackedNetwork(Experts):
         for parameter in self.last.parameters():
             parameter.mul_(factor)
 
+    def shares(self) -> list[Share]:
+        """Return the weights of every stacked layer."""
+        layers = [layer for layer in self.modules() if isinstance(layer, Stacked)]
+        return [share for layer in layers for share in layer.shares()]
+
 
 class SeparateNetworks(Experts):
     """E networks of any kind, run one after the other.
@@ -225,6 +235,10 @@ class SeparateNetworks(Experts):
             shared |= {id(p): p for linear in linears[-1:] for p in linear.parameters()}
         for parameter in shared.values():
             parameter.mul_(factor)
+
+    def shares(self) -> list[Share]:
+        """Return the weights of each network."""
+        return apart(self.each)
 
 
 def _check(experts: Sequence[nn.Module]) -> None:
