@@ -174,7 +174,7 @@ class Architect:
         if not (self.options.match_scale and places):
             return
         with own_generator():
-            probe = make_probe(self.outer)
+            probe = make_probe(self.outer, max(layer.rows(1) for layer in places))
             found = dense_sizes(*self._dense_twin(dense), probe)
         sizes = {
             layer: found[i + 1].before if activated else found[i].after

@@ -20,11 +20,12 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.policies.towers import Layout, Tower
 
-# Behind several sharp routers few rows make up most of the size, so there must be many; the wider
-# the fewer, for time and memory.
-PROBE_ROWS = 4096
+# Behind several sharp routers few rows make up most of the size, so there must be many; fewer where
+# they are wide, or many experts run on each, for time and memory.
+PROBE_ROWS = 2**14
 FEWEST_ROWS = 64
 PROBE_VALUES = 2**20
+EXPERT_ROWS = 2**18
 # The dense network is drawn until so many units of its narrowest layer have been seen, within
 # limits; its head is given more outputs, since one says little about the size of others. It has no
 # sharp routers.
@@ -62,12 +63,14 @@ def own_generator() -> Iterator[None]:
         yield
 
 
-def make_probe(layout: Layout) -> Probe:
+def make_probe(layout: Layout, runs: int) -> Probe:
     """Return rows of every task alike.
 
     :param layout: what a tower's input holds
+    :param runs: how many experts run on a row
     """
-    rows = max(FEWEST_ROWS, min(PROBE_ROWS, PROBE_VALUES // max(layout.x_dim, 1)))
+    most = min(PROBE_ROWS, PROBE_VALUES // max(layout.x_dim, 1), EXPERT_ROWS // runs)
+    rows = max(FEWEST_ROWS, most)
     x = th.randn(rows, layout.x_dim)
     actions = th.randn(rows, layout.action_dim) if layout.action_dim else None
     if layout.num_tasks:

@@ -110,7 +110,9 @@ def test_actor_and_critic_of_on_policy_algorithms_start_as_strong_as_sb3s():
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("placement", "router", "num_experts"), [*start_scale.combinations()], ids=str
+    ("placement", "router", "num_experts"),
+    [each for each in start_scale.combinations() if each != start_scale.HEAVY_TAILED],
+    ids=str,
 )
 def test_over_64_seeds_outputs_start_as_strong_as_the_dense_networks(
     placement, router, num_experts
