@@ -70,6 +70,7 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param freeze_idle: keep an expert without rows as it is; None: where the task id picks it
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
         ``"none"``
+    :param match_scale: let experts start as strong as the dense layers they stand for
     :param features_extractor_class: None: SB3's own where no experts need more, else
         :class:`sb3_moe.policies.extractors.TaskExtractor`
     :param features_extractor_kwargs: its arguments
