@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import arena
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -21,7 +20,9 @@ class Reach(gym.Env[Any, Any]):
         place = spaces.Box(-1, 1, (dim,), np.float32)
         parts = dict.fromkeys(("observation", "achieved_goal", "desired_goal"), place)
         self.observation_space = spaces.Dict(parts)
-        self.action_space = arena.DISCRETE if discrete else spaces.Box(-1, 1, (dim,), np.float32)
+        self.action_space = (
+            spaces.Discrete(4) if discrete else spaces.Box(-1, 1, (dim,), np.float32)
+        )
 
     def observe(self) -> dict[str, Any]:
         return {"observation": self.at, "achieved_goal": self.at, "desired_goal": self.goal}
