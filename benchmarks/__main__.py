@@ -16,8 +16,8 @@ import tyro
 
 from benchmarks import report
 
-Name = Literal["layers", "training", "worlds", "callbacks", "study", "saving"]
-NAMES: tuple[Name, ...] = ("layers", "training", "worlds", "callbacks", "study", "saving")
+Name = Literal["layers", "training", "worlds", "callbacks", "idle", "study", "saving"]
+NAMES: tuple[Name, ...] = ("layers", "training", "worlds", "callbacks", "idle", "study", "saving")
 # Small networks train fastest on one thread; a layer may be used in larger ones.
 ALL_THREADS = ("layers",)
 
