@@ -3,11 +3,11 @@
 import copy
 
 import arena
+import contrib_asked as asked
 import contrib_guests as guests
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     VecNormalize,
@@ -24,7 +24,7 @@ def on_pictures(algorithm, placement, **kwargs):
     return guests.make(algorithm, placement, "Cnn", env, **kwargs)
 
 
-@guests.over("pictures", guests.WITH_PICTURES)
+@asked.over("pictures", guests.WITH_PICTURES)
 def test_pictures_are_turned_and_encoded_and_a_loaded_model_does_the_same(
     algorithm, placement, tmp_path
 ):
@@ -39,7 +39,7 @@ def test_pictures_are_turned_and_encoded_and_a_loaded_model_does_the_same(
     np.testing.assert_array_equal(arena.predict(loaded, picture), action)
 
 
-@guests.over("shared", ["TRPO", "MaskablePPO", "RecurrentPPO", "TQC"], share=SHARED)
+@asked.over("shared", ["TRPO", "MaskablePPO", "RecurrentPPO", "TQC"], share=SHARED)
 def test_a_features_extractor_is_shared_or_not(algorithm, placement, share):
     model = on_pictures(algorithm, placement, share_features_extractor=share)
     policy = model.policy
@@ -81,10 +81,22 @@ def test_targets_follow_by_tau_and_by_nothing_else(algorithm, placement):
     assert not all(equal(target.parameters(), old))
 
 
-@guests.over("scaled", guests.WITH_PICTURES)
+@asked.over("features_dim", guests.WITH_PICTURES)
+def test_a_layer_of_features_dim_stands_behind_the_encoder(algorithm, placement):
+    model = on_pictures(algorithm, placement, features_extractor_kwargs={"features_dim": 8})
+    extractors = [
+        module
+        for name, module in model.policy.named_modules()
+        if name.endswith("features_extractor")
+    ]
+    assert extractors
+    assert all(extractor.features_dim == 8 for extractor in extractors)
+    arena.train(model)
+
+
+@asked.over("scaled", guests.WITH_PICTURES)
 def test_scaled_pictures_are_taken_with_normalize_images_false(algorithm, placement):
-    scaled = spaces.Box(0, 255, (1, 36, 36), np.uint8)
-    env = VecNormalize(DummyVecEnv([lambda: guests.env_of(algorithm, scaled)]))
+    env = VecNormalize(DummyVecEnv([lambda: guests.env_of(algorithm, guests.SB3_PICTURE)]))
     model = guests.make(algorithm, placement, "Cnn", env, normalize_images=False)
     arena.train(model, 24)
     obs = env.reset()

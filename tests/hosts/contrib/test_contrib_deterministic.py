@@ -1,6 +1,7 @@
 """Seeds, as in sb3-contrib's ``test_deterministic``."""
 
 import arena
+import contrib_asked as asked
 import contrib_guests as guests
 import numpy as np
 from stable_baselines3.common.noise import NormalActionNoise
@@ -21,6 +22,6 @@ def run(algorithm, placement):
     return done
 
 
-@guests.over("seed")
+@asked.over("seed")
 def test_the_same_seed_does_the_same_twice(algorithm, placement):
     assert run(algorithm, placement) == run(algorithm, placement)

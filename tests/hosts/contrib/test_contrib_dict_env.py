@@ -1,6 +1,7 @@
 """Dict observations, as in sb3-contrib's ``test_dict_env``."""
 
 import arena
+import contrib_asked as asked
 import contrib_guests as guests
 import numpy as np
 import torch as th
@@ -39,7 +40,7 @@ def grown(algorithm, placement, kind):
     return model, before, arena.predict(arena.train(model, 24), obs)
 
 
-@guests.over("one key", guests.WITH_PICTURES)
+@asked.over("one key", guests.WITH_PICTURES)
 def test_a_dict_of_one_vector_gives_the_policy_of_that_vector(algorithm, placement):
     flat, *said = grown(algorithm, placement, "Mlp")
     as_dict, *said_too = grown(algorithm, placement, "MultiInput")
@@ -48,14 +49,14 @@ def test_a_dict_of_one_vector_gives_the_policy_of_that_vector(algorithm, placeme
     assert all(th.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-@guests.over("keys", guests.WITH_PICTURES, picture=PICTURES)
+@asked.over("keys", guests.WITH_PICTURES, picture=PICTURES)
 def test_a_dict_of_a_picture_a_vector_and_a_number_is_taken(algorithm, placement, picture):
     env = guests.env_of(algorithm, keys(picture))
     model = guests.make(algorithm, placement, "MultiInput", env)
     assert_learns_and_is_evaluated(model, Monitor(env))
 
 
-@guests.over("stacked keys", guests.WITH_PICTURES, last={"last": True, "first": False})
+@asked.over("stacked keys", guests.WITH_PICTURES, last={"last": True, "first": False})
 def test_a_dict_of_stacked_frames_is_taken(algorithm, placement, last):
     discrete = algorithm not in arena.BOX_ACTIONS
 
@@ -71,7 +72,7 @@ def test_a_dict_of_stacked_frames_is_taken(algorithm, placement, last):
     assert model.observation_space["vec"].shape == (15,)
 
 
-@guests.over("normalised keys", guests.WITH_PICTURES)
+@asked.over("normalised keys", guests.WITH_PICTURES)
 def test_a_dict_of_which_a_key_is_normalised_is_taken(algorithm, placement):
     space = keys(PICTURES["channels first"])
     env = VecNormalize(

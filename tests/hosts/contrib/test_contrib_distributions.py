@@ -1,6 +1,7 @@
 """What masks do to a policy's distribution, as in sb3-contrib's ``test_distributions``."""
 
 import arena
+import contrib_asked as asked
 import contrib_guests as guests
 import numpy as np
 import torch as th
@@ -23,7 +24,7 @@ def parts(distribution):
     return list(inner) if inner else [distribution.distribution]
 
 
-@guests.over("distribution", ["MaskablePPO"], actions=ACTIONS)
+@asked.over("distribution", ["MaskablePPO"], actions=ACTIONS)
 def test_masks_scale_up_what_is_left_and_come_off_again(algorithm, placement, actions):
     space, allowed = actions
     model = guests.make(algorithm, placement, env=Choices(arena.FLAT, space), ortho_init=False)

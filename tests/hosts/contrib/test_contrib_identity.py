@@ -1,5 +1,6 @@
 """The simplest thing to learn, as in sb3-contrib's ``test_identity``."""
 
+import contrib_asked as asked
 import contrib_guests as guests
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def assert_learns_the_identity(algorithm, placement, world, steps):
     assert np.shape(model.predict(obs)[0]) == np.shape(obs)
 
 
-@guests.over("identity", ["QRDQN", "TRPO"], world={"discrete": "discrete"})
+@asked.over("identity", ["QRDQN", "TRPO"], world={"discrete": "discrete"})
 def test_it_learns_to_say_what_it_sees(algorithm, placement, world):
     assert_learns_the_identity(algorithm, placement, world, 640)
 

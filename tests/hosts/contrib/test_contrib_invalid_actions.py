@@ -1,6 +1,7 @@
 """Masks, as in sb3-contrib's ``test_invalid_actions``."""
 
 import arena
+import contrib_asked as asked
 import contrib_guests as guests
 import gymnasium as gym
 import numpy as np
@@ -51,7 +52,7 @@ def score(model, env, **kwargs):
     return evaluate_policy(model, env, n_eval_episodes=2, warn=False, **kwargs)[0]
 
 
-@guests.over("masks", MASKED, world=CERTAIN)
+@asked.over("masks", MASKED, world=CERTAIN)
 def test_nothing_that_is_masked_is_done(algorithm, placement, world):
     for env, kind in ((world(), "Mlp"), (AsDict(world()), "MultiInput")):
         model = guests.make(algorithm, placement, kind, env)
@@ -60,7 +61,7 @@ def test_nothing_that_is_masked_is_done(algorithm, placement, world):
         arena.train(model, 16)
 
 
-@guests.over("masks learned", MASKED)
+@asked.over("masks learned", MASKED)
 def test_it_learns_with_masks_what_it_cannot_without(algorithm, placement):
     env = InvalidActionEnvDiscrete(dim=30, n_invalid_actions=24)
     settings = {"n_steps": 128, "batch_size": 64, "n_epochs": 4, "gamma": 0.1, "clip_range": 0.4}
@@ -73,7 +74,7 @@ def test_it_learns_with_masks_what_it_cannot_without(algorithm, placement):
     assert scores[True] > scores[False] + 20
 
 
-@guests.over("no masks", MASKED)
+@asked.over("no masks", MASKED)
 def test_without_masks_it_learns_and_is_evaluated_if_told_so(algorithm, placement):
     env = IdentityEnv(dim=2)
     model = guests.make(algorithm, placement, env=env)
@@ -93,7 +94,7 @@ def assert_learns_in_two(placement, kind):
     env.close()
 
 
-@guests.over("masks of many", MASKED)
+@asked.over("masks of many", MASKED)
 def test_several_environments_at_once_have_masks(algorithm, placement):
     assert_learns_in_two(placement, DummyVecEnv)
 
@@ -102,7 +103,7 @@ def test_environments_in_processes_have_masks():
     assert_learns_in_two("big", SubprocVecEnv)
 
 
-@guests.over("masked callbacks", MASKED)
+@asked.over("masked callbacks", MASKED)
 def test_the_callbacks_of_masked_evaluations_run(algorithm, placement, tmp_path):
     stop, best = StopTrainingOnNoModelImprovement(1, 2), EventCallback()
     callback = MaskableEvalCallback(
@@ -119,7 +120,7 @@ def test_the_callbacks_of_masked_evaluations_run(algorithm, placement, tmp_path)
     assert np.load(tmp_path / "evaluations.npz")["results"].shape[1] == 1
 
 
-@guests.over("masked pictures", MASKED, share={"shared": True, "apart": False})
+@asked.over("masked pictures", MASKED, share={"shared": True, "apart": False})
 def test_it_learns_from_pictures_with_masks(algorithm, placement, share):
     allowed = np.array([True, False, True, False, True, True])
     env = ActionMasker(

@@ -1,6 +1,7 @@
 """Policies with memory, as in sb3-contrib's ``test_lstm``."""
 
 import arena
+import contrib_asked as asked
 import contrib_guests as guests
 import gymnasium as gym
 import numpy as np
@@ -29,7 +30,7 @@ SPACES = {
 }
 
 
-@guests.over("LSTMs", RECURRENT, lstms=LSTMS, seen=SPACES)
+@asked.over("LSTMs", RECURRENT, lstms=LSTMS, seen=SPACES)
 def test_it_learns_with_any_arrangement_of_lstms(algorithm, placement, lstms, seen):
     kind, space = seen
     model = guests.make(algorithm, placement, kind, guests.env_of(algorithm, space), **lstms)
@@ -68,7 +69,7 @@ def test_a_shared_lstm_that_cannot_be_is_refused(placement, name):
         guests.make("RecurrentPPO", placement, shared_lstm=True, **IMPOSSIBLE[name])
 
 
-@guests.over("actions of two axes", RECURRENT)
+@asked.over("actions of two axes", RECURRENT)
 def test_actions_of_two_axes_are_taken(algorithm, placement):
     env = arena.Arena(arena.FLAT, guests.TWO_AXES)
     model = arena.train(guests.make(algorithm, placement, env=env), 32)
@@ -76,7 +77,7 @@ def test_actions_of_two_axes_are_taken(algorithm, placement):
     assert guests.TWO_AXES.contains(arena.predict(model, env.observation_space.sample()))
 
 
-@guests.over("no hidden layer", guests.EVERY)
+@asked.over("no hidden layer", guests.EVERY)
 def test_a_net_arch_without_a_hidden_layer_is_taken(algorithm, placement):
     arena.train(guests.make(algorithm, placement, net_arch=[]))
 
@@ -99,7 +100,7 @@ class Recall(gym.Env):
         return np.zeros(2, np.float32), reward, done, False, {}
 
 
-@guests.over("memory", RECURRENT)
+@asked.over("memory", RECURRENT)
 def test_it_remembers_what_it_saw(algorithm, placement):
     env = make_vec_env(Recall, n_envs=8)
     settings = {"n_steps": 16, "batch_size": 128, "n_epochs": 8, "learning_rate": 1e-2}

@@ -1,6 +1,7 @@
 """Policies learn with each setting of their algorithm, as in sb3-contrib's ``test_run``."""
 
 import arena
+import contrib_asked as asked
 import contrib_guests as guests
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def assert_learns(model, steps=32):
     assert moved or logged.get("train/is_line_search_success") == 0
 
 
-@guests.over(
+@asked.over(
     "entropy",
     guests.WITH_ACTOR,
     ent_coef={"learned": "auto", "fixed": 0.01, "learned from 0.01": "auto_0.01"},
@@ -33,7 +34,7 @@ def test_it_learns_with_any_entropy_coefficient(algorithm, placement, ent_coef):
     assert (model.log_ent_coef is None) == (ent_coef == 0.01)
 
 
-@guests.over("critics", guests.WITH_ACTOR, n_critics={"one": 1, "three": 3})
+@asked.over("critics", guests.WITH_ACTOR, n_critics={"one": 1, "three": 3})
 def test_it_learns_with_any_number_of_critics(algorithm, placement, n_critics):
     model = guests.make(algorithm, placement, n_critics=n_critics)
     assert_learns(model)
@@ -41,7 +42,7 @@ def test_it_learns_with_any_number_of_critics(algorithm, placement, n_critics):
     assert (values.shape[1] if algorithm == "TQC" else len(values)) == n_critics
 
 
-@guests.over("quantiles", ["QRDQN", "TQC"], n_quantiles={"few": 5, "many": 50})
+@asked.over("quantiles", ["QRDQN", "TQC"], n_quantiles={"few": 5, "many": 50})
 def test_it_learns_with_any_number_of_quantiles(algorithm, placement, n_quantiles):
     model = guests.make(algorithm, placement, n_quantiles=n_quantiles)
     assert_learns(model)
@@ -51,7 +52,7 @@ def test_it_learns_with_any_number_of_quantiles(algorithm, placement, n_quantile
         assert model.quantile_net(th.zeros(2, 5)).shape == (2, n_quantiles, 4)
 
 
-@guests.over("gSDE", guests.WITH_GSDE)
+@asked.over("gSDE", guests.WITH_GSDE)
 def test_it_learns_with_gsde_and_draws_its_noise_anew(algorithm, placement):
     model = guests.with_gsde(algorithm, placement)
     assert_learns(model)
@@ -68,12 +69,12 @@ def test_it_learns_with_gsde_and_draws_its_noise_anew(algorithm, placement):
     assert not th.equal(model.policy._predict(obs), first)
 
 
-@guests.over("n steps", guests.OFF_POLICY)
+@asked.over("n steps", guests.OFF_POLICY)
 def test_it_learns_from_returns_of_several_steps(algorithm, placement):
     assert_learns(guests.make(algorithm, placement, model={"n_steps": 3}))
 
 
-@guests.over("warm-up", ["CrossQ"])
+@asked.over("warm-up", ["CrossQ"])
 def test_the_warm_up_reaches_every_batch_renorm(algorithm, placement):
     model = guests.make(algorithm, placement, renorm_warmup_steps=1)
     layers = [m for m in model.policy.modules() if isinstance(m, BatchRenorm)]
@@ -82,13 +83,13 @@ def test_the_warm_up_reaches_every_batch_renorm(algorithm, placement):
     assert_learns(model)
 
 
-@guests.over("subsampling", ["TRPO"], actions={"discrete": arena.DISCRETE, "box": arena.BOX})
+@asked.over("subsampling", ["TRPO"], actions={"discrete": arena.DISCRETE, "box": arena.BOX})
 def test_it_learns_from_a_part_of_its_rollout(algorithm, placement, actions):
     env = arena.Arena(arena.FLAT, actions)
     assert_learns(guests.make(algorithm, placement, env=env, model={"sub_sampling_factor": 4}), 64)
 
 
-@guests.over("several environments", guests.OFF_POLICY)
+@asked.over("several environments", guests.OFF_POLICY)
 def test_it_learns_from_several_environments_whose_time_runs_out(algorithm, placement):
     def limited():
         return TimeLimit(arena.default_env(algorithm, "MoeMlpPolicy"), 5)
@@ -99,7 +100,7 @@ def test_it_learns_from_several_environments_whose_time_runs_out(algorithm, plac
     assert model.replay_buffer.timeouts.any()
 
 
-@guests.over("advantages", ["MaskablePPO"], normalize={"normalised": True, "as they are": False})
+@asked.over("advantages", ["MaskablePPO"], normalize={"normalised": True, "as they are": False})
 def test_it_learns_with_advantages_normalised_or_not(algorithm, placement, normalize):
     settings = {"normalize_advantage": normalize}
     assert_learns(guests.make(algorithm, placement, model=settings))

@@ -3,6 +3,7 @@
 import copy
 
 import arena
+import contrib_asked as asked
 import contrib_guests as guests
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def on_pictures(algorithm, kind):
     return guests.env_of(algorithm, arena.FLAT if kind == "Mlp" else guests.PICTURE)
 
 
-@guests.over("parameters")
+@asked.over("parameters")
 def test_parameters_are_set_whole_and_in_part_and_refused_where_wrong(algorithm, placement):
     model = guests.make(algorithm, placement)
     before = copy.deepcopy(model.get_parameters())
@@ -43,7 +44,7 @@ def test_parameters_are_set_whole_and_in_part_and_refused_where_wrong(algorithm,
     assert th.equal(after[last], before["policy"][last])
 
 
-@guests.over("model")
+@asked.over("model")
 def test_a_loaded_model_has_the_same_weights_and_actions_and_learns_on(
     algorithm, placement, tmp_path
 ):
@@ -59,7 +60,7 @@ def test_a_loaded_model_has_the_same_weights_and_actions_and_learns_on(
     assert moved or loaded.logger.name_to_value.get("train/is_line_search_success") == 0
 
 
-@guests.over("set_env")
+@asked.over("set_env")
 def test_it_learns_on_in_another_environment(algorithm, placement):
     model = arena.train(guests.make(algorithm, placement))
     other = arena.default_env(algorithm, guests.alias_of(algorithm))
@@ -69,7 +70,7 @@ def test_it_learns_on_in_another_environment(algorithm, placement):
     assert model.num_timesteps == 16
 
 
-@guests.over("exclude")
+@asked.over("exclude")
 def test_what_a_file_holds_is_left_out_and_put_in(algorithm, placement, tmp_path):
     model = guests.make(algorithm, placement)
     model.verbose = 2
@@ -81,7 +82,7 @@ def test_what_a_file_holds_is_left_out_and_put_in(algorithm, placement, tmp_path
         arena.assert_same_weights(loaded.policy, model.policy)
 
 
-@guests.over("replay", guests.OFF_POLICY)
+@asked.over("replay", guests.OFF_POLICY)
 def test_a_replay_buffer_comes_back_and_grows(algorithm, placement, tmp_path):
     model = arena.train(guests.make(algorithm, placement), 24)
     old = copy.deepcopy(model.replay_buffer)
@@ -98,7 +99,7 @@ def test_a_replay_buffer_comes_back_and_grows(algorithm, placement, tmp_path):
     arena.train(model)
 
 
-@guests.over("policy", guests.WITH_PICTURES, kind=KINDS)
+@asked.over("policy", guests.WITH_PICTURES, kind=KINDS)
 def test_a_policy_alone_has_the_same_weights_and_actions(algorithm, placement, kind, tmp_path):
     model = guests.make(algorithm, placement, kind, on_pictures(algorithm, kind))
     policy = scrambled(model.policy)
@@ -109,7 +110,7 @@ def test_a_policy_alone_has_the_same_weights_and_actions(algorithm, placement, k
     np.testing.assert_array_equal(arena.predict(loaded, obs), arena.predict(policy, obs))
 
 
-@guests.over("coefficient", guests.WITH_ACTOR, ent_coef={"learned": "auto", "fixed": 0.01})
+@asked.over("coefficient", guests.WITH_ACTOR, ent_coef={"learned": "auto", "fixed": 0.01})
 def test_the_entropy_coefficient_is_kept(algorithm, placement, ent_coef, tmp_path):
     model = arena.train(guests.make(algorithm, placement, model={"ent_coef": ent_coef}))
     model.save(tmp_path / "model")

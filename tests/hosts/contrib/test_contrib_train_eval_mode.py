@@ -1,6 +1,7 @@
 """Extractors that do otherwise in training, as in sb3-contrib's ``test_train_eval_mode``."""
 
 import arena
+import contrib_asked as asked
 import contrib_guests as guests
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def own(algorithm, placement, **settings):
     )
 
 
-@guests.over("own extractor")
+@asked.over("own extractor")
 def test_an_extractor_learns_and_counts_in_training_and_does_neither_in_play(algorithm, placement):
     model = own(algorithm, placement)
     start = statistics(model)
@@ -56,7 +57,7 @@ def test_an_extractor_learns_and_counts_in_training_and_does_neither_in_play(alg
         assert th.equal(mean, trained[name][1])
 
 
-@guests.over("batch norm in targets", ["QRDQN", "TQC"])
+@asked.over("batch norm in targets", ["QRDQN", "TQC"])
 def test_running_statistics_reach_targets_whatever_tau(algorithm, placement):
     model = own(algorithm, placement, tau=0.0)
     start = statistics(model)
@@ -73,7 +74,7 @@ def test_running_statistics_reach_targets_whatever_tau(algorithm, placement):
     assert th.equal(after[target][1], after[online][1])
 
 
-@pytest.mark.parametrize("placement", guests.keeping("own extractor"))
+@pytest.mark.parametrize("placement", asked.keeping("own extractor"))
 @pytest.mark.parametrize("algorithm", WHERE)
 def test_playing_alone_changes_nothing(algorithm, placement):
     model = own(algorithm, placement, gradient_steps=0)
