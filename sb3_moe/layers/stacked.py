@@ -207,7 +207,9 @@ class StackedFlatten(Stacked):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Flatten each expert's share of the channels."""
-        return x.unflatten(1, (self.num_experts, -1)).flatten(2).transpose(0, 1)
+        flat = x.flatten(1)
+        # ONNX takes T for a constant after `unflatten`.
+        return flat.view(-1, self.num_experts, flat.shape[1] // self.num_experts).transpose(0, 1)
 
     def shared(self, x: th.Tensor) -> th.Tensor:
         """Flatten the one image that every expert sees: (T, C, height, width) to (E, T, ...)."""

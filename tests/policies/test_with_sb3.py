@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import arena
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from reach import Reach
 from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -229,33 +229,6 @@ def test_vec_normalize_works_with_several_keys(algorithm):
     model = arena.make(algorithm, "MoeMultiInputPolicy", env, router="task", net_arch=[8])
     arena.train(model, 32)
     assert model.get_vec_normalize_env() is env
-
-
-class Reach(gym.Env):
-    """Move a point to a goal: the smallest environment in the form that HER asks for."""
-
-    def __init__(self):
-        parts = dict.fromkeys(("observation", "achieved_goal", "desired_goal"), arena.BOX)
-        self.observation_space = spaces.Dict(parts)
-        self.action_space = arena.BOX
-
-    def observe(self):
-        return {"observation": self.at, "achieved_goal": self.at, "desired_goal": self.goal}
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        self.at, self.goal = self.np_random.uniform(-1, 1, (2, 2)).astype(np.float32)
-        return self.observe(), {}
-
-    def step(self, action):
-        self.steps += 1
-        self.at = np.clip(self.at + 0.1 * action, -1, 1).astype(np.float32)
-        reward = self.compute_reward(self.at, self.goal, {}).item()
-        return self.observe(), reward, False, self.steps >= 8, {}
-
-    def compute_reward(self, achieved, desired, info):
-        return -(np.linalg.norm(achieved - desired, axis=-1) > 0.2).astype(np.float32)
 
 
 @pytest.mark.parametrize("algorithm", [SAC, TD3])
