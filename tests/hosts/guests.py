@@ -285,8 +285,8 @@ EXCEPTIONS = (
     Exception_(
         "features_dim",
         "big",
-        "its experts take the map itself: a first layer of `net_arch` is the same layer",
-        r"`features_dim`=16 adds a layer behind convolutions, and `placement`='big'",
+        "its experts take the map itself: give that width as the first of `net_arch`",
+        r"`features_dim`=16 adds a layer .* takes the map: give it as the first of `net_arch`",
         attempts(
             EVERY, "big", alias="MoeCnnPolicy", features_extractor_kwargs={"features_dim": 16}
         ),
