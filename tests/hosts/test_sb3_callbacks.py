@@ -1,6 +1,7 @@
 """SB3's own callbacks around a model, as in its ``test_callbacks``."""
 
 import arena
+import asked
 import guests
 import numpy as np
 import torch as th
@@ -25,7 +26,7 @@ def playing(algorithm):
     return Monitor(arena.default_env(algorithm, "MoeMlpPolicy"))
 
 
-@guests.over("callbacks")
+@asked.over("callbacks")
 def test_callbacks_run_listed_and_nested(algorithm, placement, tmp_path):
     model = guests.make(algorithm, placement)
     evaluation = EvalCallback(
@@ -56,7 +57,7 @@ def test_callbacks_run_listed_and_nested(algorithm, placement, tmp_path):
     assert seen == [True] * 16
 
 
-@guests.over("callbacks", guests.ON_POLICY)
+@asked.over("callbacks", guests.ON_POLICY)
 def test_episodes_of_several_environments_are_counted(algorithm, placement):
     env = make_vec_env(lambda: playing(algorithm), n_envs=2)
     model = guests.make(algorithm, placement, env=env)
@@ -80,14 +81,14 @@ class Cancel(BaseCallback):
 NO = {"python": False, "numpy": np.bool_(False), "torch": th.tensor(False)}
 
 
-@guests.over("cancelled", ["A2C", "SAC"], answer=NO)
+@asked.over("cancelled", ["A2C", "SAC"], answer=NO)
 def test_a_run_stops_where_a_callback_says_so(algorithm, placement, answer):
     callback = Cancel(answer)
     guests.make(algorithm, placement).learn(10, callback=callback)
     assert callback.n_calls == 1
 
 
-@guests.over("success", ["DQN"])
+@asked.over("success", ["DQN"])
 def test_an_evaluation_counts_successes(algorithm, placement, tmp_path):
     env = guests.bits(discrete=True, n=2)
     her = {"replay_buffer_class": HerReplayBuffer}
@@ -100,7 +101,7 @@ def test_an_evaluation_counts_successes(algorithm, placement, tmp_path):
     assert np.load(tmp_path / "evaluations.npz")["successes"].shape == (2, 4)
 
 
-@guests.over("checkpoint", ["DQN", "SAC"])
+@asked.over("checkpoint", ["DQN", "SAC"])
 def test_a_checkpoint_holds_the_replay_buffer_and_the_normaliser(algorithm, placement, tmp_path):
     plain = DummyVecEnv([lambda: playing(algorithm)])
     model = guests.make(algorithm, placement, env=VecNormalize(plain))

@@ -3,9 +3,9 @@
 import copy
 
 import arena
+import asked
 import guests
 import numpy as np
-import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import (
@@ -28,7 +28,7 @@ def make(algorithm, placement, env=None, model=None, **kwargs):
     return guests.make(algorithm, placement, "MoeCnnPolicy", env, model=model, **kwargs)
 
 
-@guests.over("pictures", shape={"channels last": LAST, "channels first": FIRST})
+@asked.over("pictures", shape={"channels last": LAST, "channels first": FIRST})
 def test_pictures_are_encoded_and_acted_on_the_same_from_a_file(
     algorithm, placement, shape, tmp_path
 ):
@@ -43,7 +43,7 @@ def test_pictures_are_encoded_and_acted_on_the_same_from_a_file(
     np.testing.assert_array_equal(arena.predict(loaded, obs), arena.predict(model, obs))
 
 
-@guests.over("pictures", ["A2C"])
+@asked.over("pictures", ["A2C"])
 def test_stacked_channels_stay_first_where_sb3_is_told_so(algorithm, placement):
     # More channels than rows: by their shape they would be taken for the last.
     env = VecFrameStack(DummyVecEnv([lambda: pictures(algorithm, (10, 37, 36))]), 5, "first")
@@ -72,7 +72,7 @@ def extractors(module):
 SHARING = {"its own": False, "shared": True}
 
 
-@guests.over("shared", (*guests.ON_POLICY, *guests.WITH_ACTOR), share=SHARING)
+@asked.over("shared", (*guests.ON_POLICY, *guests.WITH_ACTOR), share=SHARING)
 def test_the_features_extractor_is_shared_or_not(algorithm, placement, share):
     model = arena.train(make(algorithm, placement, share_features_extractor=share))
     policy = model.policy
@@ -96,7 +96,7 @@ def moved(before, model, prefix):
     return any(not th.equal(before[k], after[k]) for k in before if k.startswith(prefix))
 
 
-@guests.over("targets", guests.OFF_POLICY)
+@asked.over("targets", guests.OFF_POLICY)
 def test_targets_follow_by_tau_and_by_nothing_else(algorithm, placement):
     interval = {"target_update_interval": 1} if algorithm in ("DQN", "SAC") else {}
     delay = {"policy_delay": 1} if algorithm == "TD3" else {}
@@ -124,7 +124,7 @@ def test_targets_follow_by_tau_and_by_nothing_else(algorithm, placement):
         assert moved(before, model, f"{name}_target.")
 
 
-@guests.over("features_dim", name={"alone": "features_dim", "in a Dict": "cnn_output_dim"})
+@asked.over("features_dim", name={"alone": "features_dim", "in a Dict": "cnn_output_dim"})
 def test_a_linear_layer_stands_behind_the_encoder(algorithm, placement, name):
     env, alias = pictures(algorithm), "MoeCnnPolicy"
     if name == "cnn_output_dim":
@@ -136,7 +136,7 @@ def test_a_linear_layer_stands_behind_the_encoder(algorithm, placement, name):
     assert owner.features_extractor.features_dim == 16
 
 
-@guests.over("scaled")
+@asked.over("scaled")
 def test_scaled_pictures_are_taken_where_sb3_is_told_so(algorithm, placement):
     env = VecNormalize(DummyVecEnv([lambda: pictures(algorithm, FIRST)]))
     model = arena.train(make(algorithm, placement, env, normalize_images=False))

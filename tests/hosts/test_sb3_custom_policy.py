@@ -1,6 +1,7 @@
 """Policies of any shape with any optimiser, as in SB3's ``test_custom_policy``."""
 
 import arena
+import asked
 import guests
 import pytest
 import torch as th
@@ -29,7 +30,7 @@ def widths(module):
     return [each.out_features for each in module.modules() if isinstance(each, th.nn.Linear)]
 
 
-@guests.over("net_arch", net_arch=HIDDEN)
+@asked.over("net_arch", net_arch=HIDDEN)
 def test_it_takes_any_number_and_width_of_hidden_layers(algorithm, placement, net_arch):
     model = guests.make(algorithm, placement, net_arch=by_tower(algorithm, net_arch))
     arena.train(model)
@@ -39,19 +40,19 @@ def test_it_takes_any_number_and_width_of_hidden_layers(algorithm, placement, ne
         assert widths(model.policy.mlp_extractor.policy_net) == expected
 
 
-@guests.over("net_arch", guests.ON_POLICY)
+@asked.over("net_arch", guests.ON_POLICY)
 def test_the_old_form_of_net_arch_still_warns_and_works(algorithm, placement):
     with pytest.warns(UserWarning, match="net_arch"):
         model = guests.make(algorithm, placement, net_arch=[{"vf": [8], "pi": [4]}])
     arena.train(model)
 
 
-@guests.over("no hidden layer")
+@asked.over("no hidden layer")
 def test_it_takes_no_hidden_layer(algorithm, placement):
     arena.train(guests.make(algorithm, placement, net_arch=[]))
 
 
-@guests.over("no hidden layer", guests.ON_POLICY)
+@asked.over("no hidden layer", guests.ON_POLICY)
 def test_a_tower_that_net_arch_leaves_out_has_no_hidden_layer(algorithm, placement):
     model = arena.train(guests.make(algorithm, placement, net_arch={"pi": [8]}))
     assert widths(model.policy.mlp_extractor.value_net) == []
@@ -67,7 +68,7 @@ OPTIMISERS = {
 }
 
 
-@guests.over("optimiser", optimizer=OPTIMISERS)
+@asked.over("optimiser", optimizer=OPTIMISERS)
 def test_it_takes_another_optimiser_and_its_arguments(algorithm, placement, optimizer):
     model = arena.train(guests.make(algorithm, placement, **optimizer))
     owner = model.policy if hasattr(model.policy, "optimizer") else model.policy.critic

@@ -1,6 +1,7 @@
 """The same seed, the same run, as in SB3's ``test_deterministic``."""
 
 import arena
+import asked
 import guests
 import numpy as np
 
@@ -18,7 +19,7 @@ def played(algorithm, placement):
     return model.policy, np.stack(actions), np.stack(rewards)
 
 
-@guests.over("seed")
+@asked.over("seed")
 def test_the_same_seed_gives_the_same_weights_actions_and_rewards(algorithm, placement):
     (policy, *played_once), (other, *played_twice) = (played(algorithm, placement) for _ in "12")
     arena.assert_same_weights(policy, other)

@@ -1,6 +1,7 @@
 """Observations of several keys, as in SB3's ``test_dict_env``."""
 
 import arena
+import asked
 import guests
 import gymnasium as gym
 import numpy as np
@@ -28,14 +29,14 @@ def assert_plays(model, env):
     assert np.isfinite(evaluate_policy(model, env, n_eval_episodes=2, warn=False)[0])
 
 
-@guests.over("goals", guests.ON_POLICY)
+@asked.over("goals", guests.ON_POLICY)
 def test_it_learns_on_policy_in_an_environment_of_goals(algorithm, placement):
     env = guests.bits()
     model = arena.train(guests.make(algorithm, placement, "MoeMultiInputPolicy", env))
     assert_plays(model, model.get_env())
 
 
-@guests.over("one key")
+@asked.over("one key")
 def test_a_dict_of_one_vector_gives_the_policy_of_that_vector(algorithm, placement):
     actions = []
     space, chosen = spaces.Dict({"vector": arena.FLAT}), arena.actions_of(algorithm)
@@ -51,14 +52,14 @@ def test_a_dict_of_one_vector_gives_the_policy_of_that_vector(algorithm, placeme
     np.testing.assert_array_equal(*actions)
 
 
-@guests.over("keys", picture=PICTURES)
+@asked.over("keys", picture=PICTURES)
 def test_it_takes_a_dict_of_a_picture_a_vector_and_a_number(algorithm, placement, picture):
     env = Monitor(arena.Arena(keys(picture), arena.actions_of(algorithm)))
     model = guests.make(algorithm, placement, "MoeMultiInputPolicy", env)
     assert_plays(arena.train(model), env)
 
 
-@guests.over("stacked keys", picture=PICTURES)
+@asked.over("stacked keys", picture=PICTURES)
 def test_it_takes_a_dict_of_stacked_frames(algorithm, placement, picture):
     space = keys(picture)
     del space.spaces["number"]
@@ -69,7 +70,7 @@ def test_it_takes_a_dict_of_stacked_frames(algorithm, placement, picture):
     assert_plays(arena.train(model), model.get_env())
 
 
-@guests.over("normalised keys")
+@asked.over("normalised keys")
 def test_it_takes_a_dict_of_which_some_keys_are_normalised(algorithm, placement):
     space = keys((1, 36, 36))
     env = DummyVecEnv([lambda: arena.Arena(space, arena.actions_of(algorithm))])
@@ -78,8 +79,8 @@ def test_it_takes_a_dict_of_which_some_keys_are_normalised(algorithm, placement)
     assert_plays(arena.train(model), env)
 
 
-@guests.over("nested", ["PPO"])
+@asked.over("nested", ["PPO"])
 def test_dicts_in_dicts_are_refused_as_sb3_does(algorithm, placement):
     env = arena.Arena(spaces.Dict({"outer": spaces.Dict({"inner": arena.FLAT})}))
-    with pytest.raises(NotImplementedError, match="[Nn]ested observation spaces"):
+    with pytest.raises(NotImplementedError, match=r"[Nn]ested observation spaces"):
         guests.make(algorithm, placement, "MoeMultiInputPolicy", env)

@@ -1,6 +1,7 @@
 """Hindsight experience replay, as in SB3's ``test_her``."""
 
 import arena
+import asked
 import guests
 import numpy as np
 import pytest
@@ -19,9 +20,7 @@ CHOICES = {
 
 
 def make(algorithm, placement, *, pictures=False, goals="future", n_envs=1, **model):
-    env = make_vec_env(
-        lambda: guests.bits(pictures=pictures, discrete=algorithm == "DQN"), n_envs
-    )
+    env = make_vec_env(lambda: guests.bits(pictures=pictures, discrete=algorithm == "DQN"), n_envs)
     her = {
         "replay_buffer_class": HerReplayBuffer,
         "replay_buffer_kwargs": {
@@ -34,7 +33,7 @@ def make(algorithm, placement, *, pictures=False, goals="future", n_envs=1, **mo
     return guests.make(algorithm, placement, "MoeMultiInputPolicy", env, model=her | model)
 
 
-@guests.over("HER", guests.OFF_POLICY, goals=CHOICES)
+@asked.over("HER", guests.OFF_POLICY, goals=CHOICES)
 def test_it_learns_with_each_way_to_choose_goals(algorithm, placement, goals):
     model = arena.train(make(algorithm, placement, goals=goals, n_envs=2), 24)
     assert model.logger.name_to_value["train/n_updates"] > 0
@@ -42,13 +41,13 @@ def test_it_learns_with_each_way_to_choose_goals(algorithm, placement, goals):
     assert np.isfinite(evaluate_policy(model, env, n_eval_episodes=2)[0])
 
 
-@guests.over("HER of pictures", guests.OFF_POLICY)
+@asked.over("HER of pictures", guests.OFF_POLICY)
 def test_it_learns_from_pictures(algorithm, placement):
     model = arena.train(make(algorithm, placement, pictures=True), 16)
     assert model.logger.name_to_value["train/n_updates"] > 0
 
 
-@guests.over("HER from a file", guests.OFF_POLICY)
+@asked.over("HER from a file", guests.OFF_POLICY)
 def test_it_goes_on_from_a_file(algorithm, placement, tmp_path):
     model = arena.train(make(algorithm, placement), 16)
     obs = arena.observe(model)
@@ -62,7 +61,7 @@ def test_it_goes_on_from_a_file(algorithm, placement, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:The last trajectory in the replay buffer:UserWarning")
-@guests.over("HER from a file", ["SAC"], whole={"whole": False, "cut": True})
+@asked.over("HER from a file", ["SAC"], whole={"whole": False, "cut": True})
 def test_its_buffer_goes_on_from_a_file(algorithm, placement, whole, tmp_path):
     model = arena.train(make(algorithm, placement, n_envs=2), 24)
     buffer = model.replay_buffer
@@ -75,7 +74,7 @@ def test_its_buffer_goes_on_from_a_file(algorithm, placement, whole, tmp_path):
     assert model.replay_buffer.pos == 24
 
 
-@guests.over("HER", ["SAC"])
+@asked.over("HER", ["SAC"])
 def test_it_learns_from_a_full_buffer(algorithm, placement):
     model = make(algorithm, placement, n_envs=2, buffer_size=20, learning_starts=8)
     assert arena.train(model, 48).replay_buffer.full

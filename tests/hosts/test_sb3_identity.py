@@ -1,5 +1,6 @@
-"""Learning the smallest task, as in SB3's ``test_identity``; ``benchmarks/identity.py`` measures it."""
+"""Learning the smallest task, as in SB3's ``test_identity``; ``benchmarks.identity`` measures."""
 
+import asked
 import guests
 from stable_baselines3.common.envs import (
     IdentityEnv,
@@ -36,16 +37,16 @@ def returned(algorithm, placement, env, seed=0):
     return evaluate_policy(model, Monitor(env), n_eval_episodes=2)[0] / env.ep_length
 
 
-@guests.over("identity", guests.ON_POLICY, env=ON_POLICY)
+@asked.over("identity", guests.ON_POLICY, env=ON_POLICY)
 def test_it_learns_to_say_what_it_sees(algorithm, placement, env):
     assert returned(algorithm, placement, env()) >= 0.9
 
 
-@guests.over("identity", ["DQN"])
+@asked.over("identity", ["DQN"])
 def test_a_q_network_learns_to_say_which_number_it_sees(algorithm, placement):
     assert returned(algorithm, placement, ON_POLICY["number"]()) >= 0.9
 
 
-@guests.over("identity", ["SAC"])
+@asked.over("identity", ["SAC"])
 def test_an_actor_learns_to_say_where_it_is(algorithm, placement):
     assert returned(algorithm, placement, IdentityEnvBox(eps=0.5, ep_length=20)) >= 0.9

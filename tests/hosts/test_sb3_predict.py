@@ -1,6 +1,7 @@
 """Actions for whatever an environment shows, as in SB3's ``test_predict``."""
 
 import arena
+import asked
 import guests
 import gymnasium as gym
 import numpy as np
@@ -13,7 +14,7 @@ class OwnBox(spaces.Box):
     """A Box by another name."""
 
 
-@guests.over("predict")
+@asked.over("predict")
 def test_it_predicts_for_one_observation_and_for_several(algorithm, placement):
     env = arena.default_env(algorithm, "MoeMlpPolicy")
     model = guests.make(algorithm, placement, env=env)
@@ -30,7 +31,7 @@ def test_it_predicts_for_one_observation_and_for_several(algorithm, placement):
 SEEN = {"vector": arena.FLAT, "number": spaces.Discrete(6)}
 
 
-@guests.over("guesses", ["DQN"], space=SEEN)
+@asked.over("guesses", ["DQN"], space=SEEN)
 def test_dqn_guesses_for_one_observation_and_for_several(algorithm, placement, space):
     model = guests.make(algorithm, placement, env=arena.Arena(space))
     model.exploration_rate = 1.0
@@ -39,14 +40,14 @@ def test_dqn_guesses_for_one_observation_and_for_several(algorithm, placement, s
     assert model.predict(np.stack([obs, obs]))[0].shape == (2,)
 
 
-@guests.over("own space", ["A2C", "PPO", "SAC", "TD3"])
+@asked.over("own space", ["A2C", "PPO", "SAC", "TD3"])
 def test_it_takes_subclasses_of_spaces(algorithm, placement):
     box = OwnBox(-1, 1, (2,), np.float32)
     model = arena.train(guests.make(algorithm, placement, env=arena.Arena(box, box)))
     assert box.contains(model.predict(box.sample())[0])
 
 
-@guests.over("mixed up", ["PPO", "DQN"])
+@asked.over("mixed up", ["PPO", "DQN"])
 def test_what_gymnasiums_reset_returns_is_told_from_an_observation(algorithm, placement):
     env = gym.make("CartPole-v1")
     model = guests.make(algorithm, placement, env=env)

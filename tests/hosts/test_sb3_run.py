@@ -1,6 +1,7 @@
 """SB3's algorithms with each of their settings, as in its ``test_run``."""
 
 import arena
+import asked
 import guests
 import numpy as np
 import pytest
@@ -27,20 +28,20 @@ def assert_learned(model):
     assert np.isfinite(list(losses(model).values())).all(), losses(model)
 
 
-@guests.over("action noise", guests.WITH_ACTOR, noise=NOISES)
+@asked.over("action noise", guests.WITH_ACTOR, noise=NOISES)
 def test_it_learns_with_noise_on_its_actions(algorithm, placement, noise):
     model = guests.make(algorithm, placement, model={"action_noise": noise})
     assert_learned(arena.train(model))
     assert model.action_noise is noise
 
 
-@guests.over("advantages", guests.ON_POLICY, normalize={"as they are": False, "normalised": True})
+@asked.over("advantages", guests.ON_POLICY, normalize={"as they are": False, "normalised": True})
 def test_it_learns_with_advantages_normalised_or_not(algorithm, placement, normalize):
     model = guests.make(algorithm, placement, model={"normalize_advantage": normalize})
     assert_learned(arena.train(model))
 
 
-@guests.over("clipped values", ["PPO"], clip={"none": None, "0.2": 0.2}, actions=SPACES)
+@asked.over("clipped values", ["PPO"], clip={"none": None, "0.2": 0.2}, actions=SPACES)
 def test_it_learns_with_values_clipped_or_not(algorithm, placement, clip, actions):
     env = arena.Arena(arena.FLAT, actions)
     model = guests.make(algorithm, placement, env=env, model={"clip_range_vf": clip})
@@ -48,14 +49,14 @@ def test_it_learns_with_values_clipped_or_not(algorithm, placement, clip, action
     assert ("train/clip_range_vf" in model.logger.name_to_value) == (clip is not None)
 
 
-@guests.over("entropy", ["SAC"], ent_coef={word: word for word in ("auto", "auto_0.01", 0.01)})
+@asked.over("entropy", ["SAC"], ent_coef={word: word for word in ("auto", "auto_0.01", 0.01)})
 def test_it_learns_with_entropy_fixed_or_learned(algorithm, placement, ent_coef):
     model = arena.train(guests.make(algorithm, placement, model={"ent_coef": ent_coef}))
     assert_learned(model)
     assert (model.log_ent_coef is None) == (ent_coef == 0.01)
 
 
-@guests.over("critics", guests.WITH_ACTOR, n_critics={"1": 1, "3": 3})
+@asked.over("critics", guests.WITH_ACTOR, n_critics={"1": 1, "3": 3})
 def test_it_learns_with_any_number_of_critics(algorithm, placement, n_critics):
     model = arena.train(guests.make(algorithm, placement, n_critics=n_critics))
     assert_learned(model)
@@ -65,7 +66,7 @@ def test_it_learns_with_any_number_of_critics(algorithm, placement, n_critics):
 FREQUENCIES = {"4": 4, "4 steps": (4, "step"), "1 episode": (1, "episode")}
 
 
-@guests.over("train_freq", guests.OFF_POLICY, train_freq=FREQUENCIES)
+@asked.over("train_freq", guests.OFF_POLICY, train_freq=FREQUENCIES)
 def test_it_learns_every_so_many_steps_or_episodes(algorithm, placement, train_freq, tmp_path):
     model = guests.make(algorithm, placement, model={"train_freq": train_freq})
     assert_learned(arena.train(model, 20))
@@ -76,7 +77,7 @@ def test_it_learns_every_so_many_steps_or_episodes(algorithm, placement, train_f
         assert_learned(arena.train(loaded, 20))
 
 
-@guests.over("several environments", guests.OFF_POLICY)
+@asked.over("several environments", guests.OFF_POLICY)
 def test_it_learns_from_several_environments(algorithm, placement):
     env = make_vec_env(lambda: arena.default_env(algorithm, "MoeMlpPolicy"), n_envs=2)
     kwargs = {"train_freq": 3, "gradient_steps": -1, "learning_starts": 0}
@@ -91,7 +92,7 @@ def test_it_learns_from_several_environments(algorithm, placement):
     assert algorithm == "DQN" or isinstance(model.action_noise, VectorizedActionNoise)
 
 
-@guests.over("one row", ["PPO"])
+@asked.over("one row", ["PPO"])
 def test_it_learns_from_a_batch_of_one_row(algorithm, placement):
     sizes = {"n_steps": 1, "batch_size": 1, "normalize_advantage": False}
     assert_learned(arena.train(guests.make(algorithm, placement, model=sizes), 2))

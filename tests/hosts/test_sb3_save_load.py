@@ -4,6 +4,7 @@ import copy
 import math
 
 import arena
+import asked
 import guests
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def on_pictures(algorithm, alias):
     return arena.Arena(PICTURE, arena.actions_of(algorithm))
 
 
-@guests.over("parameters")
+@asked.over("parameters")
 def test_parameters_are_set_whole_and_in_part_and_refused_where_wrong(algorithm, placement):
     model = guests.make(algorithm, placement)
     before = copy.deepcopy(model.get_parameters())
@@ -52,7 +53,7 @@ def test_parameters_are_set_whole_and_in_part_and_refused_where_wrong(algorithm,
     assert th.equal(after[last], weights(before)[last])
 
 
-@guests.over("model")
+@asked.over("model")
 def test_a_loaded_model_has_the_same_weights_and_actions_and_learns_on(
     algorithm, placement, tmp_path
 ):
@@ -69,7 +70,7 @@ def test_a_loaded_model_has_the_same_weights_and_actions_and_learns_on(
 
 # torch itself imports what it has deprecated.
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-@guests.over("compiled", ["PPO", "DQN"])
+@asked.over("compiled", ["PPO", "DQN"])
 def test_a_compiled_policy_is_saved_and_loaded(algorithm, placement, tmp_path):
     model = guests.make(algorithm, placement)
     before = copy.deepcopy(model.policy.state_dict())
@@ -79,10 +80,8 @@ def test_a_compiled_policy_is_saved_and_loaded(algorithm, placement, tmp_path):
     assert all(th.equal(loaded[name], tensor) for name, tensor in before.items())
 
 
-@guests.over("set_env", ["PPO", "DQN"])
-def test_it_changes_its_environment_and_keeps_or_resets_its_counter(
-    algorithm, placement, tmp_path
-):
+@asked.over("set_env", ["PPO", "DQN"])
+def test_it_changes_its_environment_and_keeps_or_resets_its_counter(algorithm, placement, tmp_path):
     model = arena.train(guests.make(algorithm, placement))
     model.set_env(arena.default_env(algorithm, "MoeMlpPolicy"))
     assert model._last_obs is None
@@ -103,7 +102,7 @@ def test_it_changes_its_environment_and_keeps_or_resets_its_counter(
     assert type(model).load(tmp_path / "model", env=two).learn(32).num_timesteps == 32
 
 
-@guests.over("exclude", ["PPO", "SAC"])
+@asked.over("exclude", ["PPO", "SAC"])
 def test_what_a_file_holds_is_left_out_put_in_and_replaced(algorithm, placement, tmp_path):
     model = guests.make(algorithm, placement)
     model.verbose = 2
@@ -117,7 +116,7 @@ def test_what_a_file_holds_is_left_out_put_in_and_replaced(algorithm, placement,
     arena.assert_same_weights(loaded.policy, model.policy)
 
 
-@guests.over("coefficient", ["SAC"], ent_coef={"learned": "auto", "fixed": 0.01})
+@asked.over("coefficient", ["SAC"], ent_coef={"learned": "auto", "fixed": 0.01})
 def test_the_entropy_coefficient_is_in_the_file(algorithm, placement, ent_coef, tmp_path):
     model = arena.train(guests.make(algorithm, placement, model={"ent_coef": ent_coef}))
     model.save(tmp_path / "model")
@@ -130,7 +129,7 @@ def test_the_entropy_coefficient_is_in_the_file(algorithm, placement, ent_coef, 
     assert not th.equal(arena.train(loaded).log_ent_coef, model.log_ent_coef)
 
 
-@guests.over("pictures from a file", ["A2C", "TD3"])
+@asked.over("pictures from a file", ["A2C", "TD3"])
 def test_it_goes_on_from_a_file_with_pictures(algorithm, placement, tmp_path):
     env = on_pictures(algorithm, "MoeCnnPolicy")
     model = arena.train(guests.make(algorithm, placement, "MoeCnnPolicy", env))
@@ -140,7 +139,7 @@ def test_it_goes_on_from_a_file_with_pictures(algorithm, placement, tmp_path):
     assert arena.train(loaded).num_timesteps == 16
 
 
-@guests.over("replay", guests.OFF_POLICY, thrifty={"each kept twice": False, "once": True})
+@asked.over("replay", guests.OFF_POLICY, thrifty={"each kept twice": False, "once": True})
 def test_the_replay_buffer_is_saved_and_loaded(algorithm, placement, thrifty, tmp_path):
     # SB3's thrifty buffer can't tell time limits from ends.
     kwargs = {
@@ -173,14 +172,14 @@ def assert_loads(module, predict, path):
     np.testing.assert_array_equal(predict(loaded), expected)
 
 
-@guests.over("policy", alias=ALIASES)
+@asked.over("policy", alias=ALIASES)
 def test_a_policy_saved_alone_is_the_same(algorithm, placement, alias, tmp_path):
     model = guests.make(algorithm, placement, alias, on_pictures(algorithm, alias))
     obs = arena.observe(model)
     assert_loads(model.policy, lambda policy: arena.predict(policy, obs), tmp_path / "policy")
 
 
-@guests.over("policy with gSDE", ("A2C", "PPO", "SAC"))
+@asked.over("policy with gSDE", ("A2C", "PPO", "SAC"))
 def test_a_policy_with_gsde_saved_alone_is_the_same(algorithm, placement, tmp_path):
     env = arena.Arena(arena.FLAT, arena.BOX)
     model = guests.make(algorithm, placement, env=env, model={"use_sde": True})
@@ -188,7 +187,7 @@ def test_a_policy_with_gsde_saved_alone_is_the_same(algorithm, placement, tmp_pa
     assert_loads(model.policy, lambda policy: arena.predict(policy, obs), tmp_path / "policy")
 
 
-@guests.over("part", guests.OFF_POLICY, alias=ALIASES)
+@asked.over("part", guests.OFF_POLICY, alias=ALIASES)
 def test_an_actor_or_q_network_saved_alone_is_the_same(algorithm, placement, alias, tmp_path):
     model = guests.make(algorithm, placement, alias, on_pictures(algorithm, alias))
     obs = arena.observe(model)
@@ -198,7 +197,7 @@ def test_an_actor_or_q_network_saved_alone_is_the_same(algorithm, placement, ali
     np.testing.assert_array_equal(arena.predict(model.policy, obs), arena.predict(part, obs))
 
 
-@guests.over("critic", guests.WITH_ACTOR, alias=ALIASES)
+@asked.over("critic", guests.WITH_ACTOR, alias=ALIASES)
 def test_a_critic_saved_alone_is_the_same(algorithm, placement, alias, tmp_path):
     model = guests.make(algorithm, placement, alias, on_pictures(algorithm, alias))
     obs, _ = model.policy.obs_to_tensor(arena.observe(model))
@@ -210,7 +209,7 @@ def test_a_critic_saved_alone_is_the_same(algorithm, placement, alias, tmp_path)
     assert_loads(model.critic, judge, tmp_path / "critic")
 
 
-@guests.over("open file", ["PPO", "SAC"])
+@asked.over("open file", ["PPO", "SAC"])
 def test_a_model_goes_to_a_path_a_string_and_an_open_file(algorithm, placement, tmp_path):
     model = guests.make(algorithm, placement)
     for path in (tmp_path / "path", str(tmp_path / "text")):
@@ -223,7 +222,7 @@ def test_a_model_goes_to_a_path_a_string_and_an_open_file(algorithm, placement, 
     arena.assert_same_weights(loaded.policy, model.policy)
 
 
-@guests.over("schedule", ["PPO", "SAC"])
+@asked.over("schedule", ["PPO", "SAC"])
 def test_a_learning_rate_that_is_a_function_is_kept(algorithm, placement, tmp_path):
     schedule = {"learning_rate": lambda left: left * np.sin(1.0)}
     model = guests.make(algorithm, placement, model=schedule)
@@ -234,7 +233,7 @@ def test_a_learning_rate_that_is_a_function_is_kept(algorithm, placement, tmp_pa
         arena.train(each)
 
 
-@guests.over("default net_arch")
+@asked.over("default net_arch")
 def test_no_net_arch_is_the_default_and_saved_as_what_it_came_to(algorithm, placement, tmp_path):
     model = guests.make(algorithm, placement, net_arch=None)
     model.save(tmp_path / "model")

@@ -1,6 +1,7 @@
 """State-dependent exploration, as in SB3's ``test_sde``."""
 
 import arena
+import asked
 import guests
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ KINDS = {
 }
 
 
-@guests.over("gSDE", WITH_SDE, kind=KINDS)
+@asked.over("gSDE", WITH_SDE, kind=KINDS)
 def test_it_learns_with_gsde_and_keeps_actions_in_their_bounds(algorithm, placement, kind):
     env = Kept(arena.FLAT, spaces.Box(-2, 2, (2,), np.float32))
     options = dict(kind)
@@ -55,7 +56,7 @@ def test_it_learns_with_gsde_and_keeps_actions_in_their_bounds(algorithm, placem
         assert (model.policy.actor.get_std() > 0).all()
 
 
-@guests.over("gSDE refused", guests.ON_POLICY)
+@asked.over("gSDE refused", guests.ON_POLICY)
 def test_gsde_and_squashing_are_refused_where_sb3_does(algorithm, placement):
     with pytest.raises(ValueError, match="can only be used with continuous actions"):
         guests.make(algorithm, placement, model={"use_sde": True})

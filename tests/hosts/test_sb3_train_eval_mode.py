@@ -1,8 +1,9 @@
-"""Modes of training and acting with an extractor of the user's own, as in ``test_train_eval_mode``."""
+"""Training and acting with an extractor of one's own, as in SB3's ``test_train_eval_mode``."""
 
 import copy
 
 import arena
+import asked
 import guests
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def changed(before, after, part=""):
     return {k for k in before if part in k and not th.equal(before[k], after[k])}
 
 
-@guests.over("own extractor")
+@asked.over("own extractor")
 def test_its_batch_norm_learns_with_the_policy(algorithm, placement):
     model = make(algorithm, placement)
     before = norms(model)
@@ -48,7 +49,7 @@ def test_its_batch_norm_learns_with_the_policy(algorithm, placement):
     assert changed(before, after) >= online
 
 
-@guests.over("own extractor")
+@asked.over("own extractor")
 def test_collecting_and_predicting_leave_its_batch_norm_alone(algorithm, placement):
     if algorithm in guests.ON_POLICY:
         model = make(algorithm, placement)
@@ -66,7 +67,7 @@ def test_collecting_and_predicting_leave_its_batch_norm_alone(algorithm, placeme
     assert not changed(before, norms(model))
 
 
-@guests.over("batch norm in targets", guests.OFF_POLICY)
+@asked.over("batch norm in targets", guests.OFF_POLICY)
 def test_targets_take_running_statistics_and_at_tau_0_nothing_else(algorithm, placement):
     kwargs = {"target_update_interval": 1} if algorithm in ("DQN", "SAC") else {}
     model = make(algorithm, placement, tau=0.0, learning_starts=0, **kwargs)
@@ -87,7 +88,7 @@ def test_targets_take_running_statistics_and_at_tau_0_nothing_else(algorithm, pl
             assert not th.equal(after[name], online), name
 
 
-@pytest.mark.parametrize("placement", guests.keeping("own extractor"))
+@pytest.mark.parametrize("placement", asked.keeping("own extractor"))
 def test_a_model_with_an_extractor_of_the_users_own_is_loaded_with_it(placement, tmp_path):
     model = arena.train(make("PPO", placement))
     model.save(tmp_path / "model")

@@ -1,6 +1,7 @@
 """VecNormalize around what a model learns from, as in SB3's ``test_vec_normalize``."""
 
 import arena
+import asked
 import guests
 import numpy as np
 from stable_baselines3 import HerReplayBuffer
@@ -27,7 +28,7 @@ def assert_changes_its_normaliser(model, env, other):
     assert counts[0] > 16 > counts[1]
 
 
-@guests.over("normalised")
+@asked.over("normalised")
 def test_it_learns_under_one_normaliser_and_another(algorithm, placement):
     envs = [
         normalized(lambda: arena.default_env(algorithm, "MoeMlpPolicy"), **kwargs)
@@ -38,7 +39,7 @@ def test_it_learns_under_one_normaliser_and_another(algorithm, placement):
     assert np.isfinite(arena.predict(model, arena.observe(model))).all()
 
 
-@guests.over("normalised", ["SAC"])
+@asked.over("normalised", ["SAC"])
 def test_it_learns_with_her_under_one_normaliser_and_another(algorithm, placement):
     def goals():
         env = guests.bits()

@@ -1,6 +1,7 @@
 """Stacked frames; SB3's ``test_vec_stacked_obs`` has what the stacking itself does."""
 
 import arena
+import asked
 import guests
 import numpy as np
 from gymnasium import spaces
@@ -14,7 +15,7 @@ FRAMES = {
 }
 
 
-@guests.over("stacked", frames=FRAMES)
+@asked.over("stacked", frames=FRAMES)
 def test_it_takes_stacked_vectors_and_pictures(algorithm, placement, frames):
     space, order, shape = frames
     env = DummyVecEnv([lambda: arena.Arena(space, arena.actions_of(algorithm))])
