@@ -13,6 +13,7 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers.encoder import run
+from sb3_moe.layers.shares import Share, apart
 from sb3_moe.layers.stacked import Stacked, StackedLinear, gated_sum
 from sb3_moe.layers.stacking import (
     can_stack,
@@ -94,6 +95,10 @@ class Experts(nn.Module):
         """Return expert ``k`` as plain modules, with a copy of its weights."""
         raise NotImplementedError
 
+    def shares(self) -> list[Share]:
+        """Return the weights that experts have to themselves, and whose they are."""
+        raise NotImplementedError
+
 
 class StackedNetwork(Experts):
     """E networks of one shape, run together.
@@ -168,6 +173,11 @@ class StackedNetwork(Experts):
         """Return expert ``k`` as plain modules, with a copy of its weights."""
         return nn.Sequential(*unstack_all(self.layers, k), self.last.unstack(k))
 
+    def shares(self) -> list[Share]:
+        """Return the weights of every stacked layer."""
+        layers = [layer for layer in self.modules() if isinstance(layer, Stacked)]
+        return [share for layer in layers for share in layer.shares()]
+
 
 class SeparateNetworks(Experts):
     """E networks of any kind, run one after the other.
@@ -198,6 +208,10 @@ class SeparateNetworks(Experts):
     def expert(self, k: int) -> nn.Sequential:
         """Return a copy of expert ``k``."""
         return nn.Sequential(copy.deepcopy(self.each[k]))
+
+    def shares(self) -> list[Share]:
+        """Return the weights of each network."""
+        return apart(self.each)
 
 
 def _check(experts: Sequence[nn.Module]) -> None:
