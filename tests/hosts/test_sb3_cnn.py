@@ -65,10 +65,6 @@ def networks(model):
     return pairs
 
 
-def extractors(module):
-    return [v for k, v in module.state_dict().items() if k.startswith("features_extractor.")]
-
-
 SHARING = {"its own": False, "shared": True}
 
 
@@ -105,8 +101,6 @@ def test_targets_follow_by_tau_and_by_nothing_else(algorithm, placement):
     for online, target in pairs.values():
         arena.assert_same_weights(online, target)
     arena.train(model, 16)  # too few to learn from
-    if algorithm == "DQN":
-        model.tau = 0.0
     before = snapshot(model)
     model.tau = 0.0
     model.train(gradient_steps=2, batch_size=8)
