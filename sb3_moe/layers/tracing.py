@@ -1,8 +1,13 @@
-"""Whether a forward pass is being recorded, for any batch size, rather than computed."""
+"""Whether a forward pass is computed, recorded for any batch size, transformed or watched."""
 
 from __future__ import annotations
 
 import torch as th
+from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def is_recorded() -> bool:
@@ -13,3 +18,27 @@ def is_recorded() -> bool:
     """
     tracing: bool = th.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch's
     return tracing or th.compiler.is_compiling()
+
+
+def is_eager() -> bool:
+    """Say whether a pass is plain: a backward pass written by hand then does all that is asked.
+
+    Not so where it is recorded, under ``torch.func``'s transforms, forward-mode derivatives and
+    autocast: those look into every operation.
+    """
+    return not (
+        th._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or th._C._is_any_autocast_enabled()
+        or is_recorded()
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Say whether anyone has put a hook on a module."""
+    return any(getattr(module, kind) for kind in HOOKS)
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Say whether anyone sees a module called: then it has to be."""
+    return has_hooks(module) or "forward" in vars(module) or _has_any_global_hook()

@@ -27,9 +27,9 @@ every_case = pytest.mark.parametrize(("router", "tokens", "placement", "layout")
 @pytest.fixture
 def eager_limits(monkeypatch):
     """Let eager passes take the ways for large batches, whatever the size."""
-    monkeypatch.setattr(experts, "MASK_LIMIT", 0)
-    monkeypatch.setattr(experts, "CACHE_LIMIT", 0)
-    monkeypatch.setattr(soft_moe, "CACHE_LIMIT", 4)
+    monkeypatch.setattr(paths, "MASK_LIMIT", 0)
+    monkeypatch.setattr(paths, "ONE_BY_ONE_FROM", 0)
+    monkeypatch.setattr(paths, "CHUNK_SCORES", 4)
 
 
 def build(router, tokens, placement, layout):
