@@ -169,10 +169,11 @@ class StackedNetwork(Experts):
         return self.last(hidden) if self.spreads else self.last.shared(hidden)
 
     def _one_by_one(self, num_rows: int) -> bool:
-        if self.needs_all_rows or not paths.on_cpu(self.last.weight) or is_recorded():
-            return False
         values = self.num_experts * num_rows * self.width
-        return values >= paths.ONE_BY_ONE_FROM * th.get_num_threads()
+        if self.needs_all_rows or is_recorded() or values < paths.ONE_BY_ONE_FROM:
+            return False
+        large = values >= paths.ONE_BY_ONE_FROM * th.get_num_threads()
+        return large and paths.on_cpu(self.last.weight)
 
     def two_layers(self, x_BI: th.Tensor) -> fused.TwoLayers | None:
         """Return the weights where one operation can run all experts on the same rows.
@@ -180,18 +181,23 @@ class StackedNetwork(Experts):
         That is for two linear layers with biases and a known activation that nobody watches, and
         sizes at which the layers would run as wide GEMMs.
         """
-        if len(self.layers) != 2 or self._one_by_one(x_BI.shape[:-1].numel()):
+        # Attributes of modules are slow to find, and this is asked in every pass.
+        layers, last = self._modules["layers"]._modules, self._modules["last"]
+        if len(layers) != 2:
             return None
-        first, activation = self.layers
+        first, activation = layers.values()
         pointwise = FROM_OUTPUT.get(type(activation))
-        if pointwise is None or type(first) is not StackedLinear or not is_eager():
+        if pointwise is None or not type(first) is type(last) is StackedLinear:
             return None
-        last = self.last
-        if first.bias_EO is None or last.bias_EO is None or not (first.is_wide and last.is_wide):
+        w1_EHI, b1_EH = first._parameters.values()
+        w2_EHO, b2_EO = last._parameters.values()
+        if b1_EH is None or b2_EO is None or not is_eager() or is_watched(activation):
             return None
-        if type(last) is not StackedLinear or is_watched(activation):
+        if max(w1_EHI.numel(), w2_EHO.numel()) > paths.WIDE_GEMM_LIMIT:
             return None
-        return fused.TwoLayers(first.weight, first.bias_EO, last.weight, last.bias_EO, pointwise)
+        if self._one_by_one(x_BI.shape[:-1].numel()):
+            return None
+        return fused.TwoLayers(w1_EHI, b1_EH, w2_EHO, b2_EO, pointwise)
 
     def runs_grouped(self, x_TI: th.Tensor) -> bool:
         """Say whether each layer can run on sorted rows, for all experts in one call.

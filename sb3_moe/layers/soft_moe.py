@@ -99,8 +99,8 @@ class SoftMoE(MoELayer):
         weight_RE = self.router.as_matrix() if self.num_slots == 1 else None
         two_layers = None if weight_RE is None else self.experts.two_layers(x_B1I)
         if weight_RE is not None and two_layers is not None:
-            y_B1O, *routed = soft_mixture(x_B1I, router_B1R, weight_RE, two_layers)
-            return y_B1O, Routing(*routed)
+            y_B1O, logits_B1E = soft_mixture(x_B1I, router_B1R, weight_RE, two_layers)
+            return y_B1O, Routing(logits_BNE=logits_B1E)
         logits_B1K = self.router(router_B1R)
         weights_B1K = softmax_over_experts(logits_B1K)
         routing = Routing(self._by_slot(weights_B1K), self._by_slot(logits_B1K))

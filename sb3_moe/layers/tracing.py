@@ -7,8 +7,6 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
 
 def is_recorded() -> bool:
     """Say whether ``torch.jit.trace``, ``torch.export``, ONNX or ``torch.compile`` records a pass.
@@ -36,7 +34,12 @@ def is_eager() -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Say whether anyone has put a hook on a module."""
-    return any(getattr(module, kind) for kind in HOOKS)
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def is_watched(module: nn.Module) -> bool:
