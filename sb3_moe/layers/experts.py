@@ -28,6 +28,9 @@ from sb3_moe.layers.stacking import (
 )
 from sb3_moe.layers.tracing import is_eager, is_recorded, is_watched
 
+# A stacked linear layer's parameters.
+NAMES = ("weight", "bias_EO")
+
 
 class Experts(nn.Module):
     """E networks of one shape.
@@ -85,7 +88,7 @@ class Experts(nn.Module):
         """Run each expert on the sorted rows that are its own: (M, I) to (M, O)."""
         raise NotImplementedError
 
-    def two_layers(self, x_BI: th.Tensor) -> fused.TwoLayers | None:
+    def two_layers(self, num_rows: int) -> fused.TwoLayers | None:
         """Return the weights where one operation can run all experts on the same rows."""
         return None
 
@@ -156,7 +159,7 @@ class StackedNetwork(Experts):
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
         if not self.spreads:
             return super().mixture(x_TI, gates_TE)
-        two_layers = self.two_layers(x_TI)
+        two_layers = self.two_layers(x_TI.shape[0])
         if two_layers is not None:
             return fused.mixture(x_TI, gates_TE, two_layers)
         if self._one_by_one(x_TI.shape[0]):
@@ -175,7 +178,7 @@ class StackedNetwork(Experts):
         large = values >= paths.ONE_BY_ONE_FROM * th.get_num_threads()
         return large and paths.on_cpu(self.last.weight)
 
-    def two_layers(self, x_BI: th.Tensor) -> fused.TwoLayers | None:
+    def two_layers(self, num_rows: int) -> fused.TwoLayers | None:
         """Return the weights where one operation can run all experts on the same rows.
 
         That is for two linear layers with biases and a known activation that nobody watches, and
@@ -189,13 +192,16 @@ class StackedNetwork(Experts):
         pointwise = FROM_OUTPUT.get(type(activation))
         if pointwise is None or not type(first) is type(last) is StackedLinear:
             return None
-        w1_EHI, b1_EH = first._parameters.values()
-        w2_EHO, b2_EO = last._parameters.values()
-        if b1_EH is None or b2_EO is None or not is_eager() or is_watched(activation):
+        w1_EHI, b1_EH = map(first._parameters.get, NAMES)
+        w2_EHO, b2_EO = map(last._parameters.get, NAMES)
+        if w1_EHI is None or b1_EH is None or w2_EHO is None or b2_EO is None:
             return None
-        if max(w1_EHI.numel(), w2_EHO.numel()) > paths.WIDE_GEMM_LIMIT:
+        if is_watched(activation) or not is_eager():
             return None
-        if self._one_by_one(x_BI.shape[:-1].numel()):
+        if w1_EHI.numel() > paths.WIDE_GEMM_LIMIT or w2_EHO.numel() > paths.WIDE_GEMM_LIMIT:
+            return None
+        values = num_rows * b1_EH.numel()
+        if values >= paths.ONE_BY_ONE_FROM and self._one_by_one(num_rows):
             return None
         return fused.TwoLayers(w1_EHI, b1_EH, w2_EHO, b2_EO, pointwise)
 

@@ -37,7 +37,7 @@ class TwoLayers(NamedTuple):
 
 def mixture(x_BI: th.Tensor, gates_BE: th.Tensor, experts: TwoLayers) -> th.Tensor:
     """Run every expert on every row and sum with the gates: (B, I) to (B, O)."""
-    y_BO: th.Tensor = Mixture.apply(x_BI, None, None, gates_BE, *experts)
+    y_BO: th.Tensor = _apply(x_BI, None, None, gates_BE, *experts)
     return y_BO
 
 
@@ -49,7 +49,7 @@ def soft_mixture(
     :return: output (B, O), scores (B, E)
     """
     seen = None if seen_BR is x_BI else seen_BR
-    found: tuple[th.Tensor, th.Tensor] = Mixture.apply(x_BI, seen, router_RE, None, *experts)
+    found: tuple[th.Tensor, th.Tensor] = _apply(x_BI, seen, router_RE, None, *experts)
     return found
 
 
@@ -68,7 +68,7 @@ class Mixture(th.autograd.Function):
         ctx.activation = inputs[8]
         logits_TE, kept = _inside(*inputs)
         ctx.save_for_backward(*inputs[:8], *kept)
-        _, _, w2_KO, gates_TE, _, gated_TK = kept
+        _, _, w2_KO, gates_TE, _, _, gated_TK = kept
         y_TO = th.addmm(th.mm(gates_TE, inputs[7]), gated_TK, w2_KO)
         rows = inputs[0].shape[:-1]
         y_BO = y_TO.view(*rows, y_TO.shape[1])
@@ -81,12 +81,12 @@ class Mixture(th.autograd.Function):
         x_BI, seen_BR, router_RE, gates_BE, w1_EHI, b1_EH, w2_EHO, b2_EO = saved[:8]
         # What was kept does not know what it was computed from.
         kept = _inside(*saved[:8], ctx.activation)[1] if th.is_grad_enabled() else saved[8:]
-        x_TI, w1_KI, w2_KO, gates_TE, hidden_TEH, gated_TK = kept
+        x_TI, w1_KI, w2_KO, gates_TE, gates_TE1, hidden_TEH, gated_TK = kept
         if d_y_BO is None:
             d_y_BO = w2_KO.new_zeros(*x_BI.shape[:-1], w2_KO.shape[1])
         d_y_TO = d_y_BO.flatten(0, -2)
-        d_gated_TEH = F.linear(d_y_TO, w2_KO).view(hidden_TEH.shape)
-        d_out_TEH = d_gated_TEH * gates_TE.unsqueeze(2)
+        d_gated_TEH = F.linear(d_y_TO, w2_KO).view_as(hidden_TEH)
+        d_out_TEH = d_gated_TEH * gates_TE1
         d_hidden_TK = ctx.activation.backward(d_out_TEH, hidden_TEH).flatten(1)
         d_x_TI = th.mm(d_hidden_TK, w1_KI) if needs[0] else None
         d_gates_TE = d_seen_TR = d_router_RE = None
@@ -104,13 +104,13 @@ class Mixture(th.autograd.Function):
             seen_TR = x_TI if seen_BR is None else seen_BR.flatten(0, -2)
             d_router_RE = th.mm(seen_TR.t(), d_logits_TE) if needs[2] else None
         return (
-            None if d_x_TI is None else d_x_TI.view(x_BI.shape),
-            None if d_seen_TR is None else d_seen_TR.view(seen_BR.shape),
+            None if d_x_TI is None else d_x_TI.view_as(x_BI),
+            None if d_seen_TR is None else d_seen_TR.view_as(seen_BR),
             d_router_RE,
-            d_gates_TE.view(gates_BE.shape) if needs[3] else None,
-            th.mm(d_hidden_TK.t(), x_TI).view(w1_EHI.shape) if needs[4] else None,
-            d_hidden_TK.sum(0).view(b1_EH.shape) if needs[5] else None,
-            th.mm(gated_TK.t(), d_y_TO).view(w2_EHO.shape) if needs[6] else None,
+            d_gates_TE.view_as(gates_BE) if needs[3] else None,
+            th.mm(d_hidden_TK.t(), x_TI).view_as(w1_EHI) if needs[4] else None,
+            d_hidden_TK.sum(0).view_as(b1_EH) if needs[5] else None,
+            th.mm(gated_TK.t(), d_y_TO).view_as(w2_EHO) if needs[6] else None,
             th.mm(gates_TE.t(), d_y_TO) if needs[7] else None,
             None,
         )
@@ -129,8 +129,8 @@ def _inside(
 ) -> tuple[th.Tensor | None, tuple[th.Tensor, ...]]:
     """Return the scores, if there is a router, and what lies between the inputs and the output.
 
-    :return: scores; rows and weights as matrices, gates, hidden values (T, E, H), and those times
-        the gates (T, K)
+    :return: scores; rows and weights as matrices, gates (T, E) and (T, E, 1), hidden values
+        (T, E, H), and those times the gates (T, K)
     """
     x_TI, logits_TE = x_BI.flatten(0, -2), None
     if router_RE is None:
@@ -142,5 +142,11 @@ def _inside(
     w1_KI = w1_EHI.flatten(0, 1)
     hidden_TK = activation.in_place(F.linear(x_TI, w1_KI, b1_EH.flatten()))
     hidden_TEH = hidden_TK.view(len(x_TI), *b1_EH.shape)
-    gated_TK = (hidden_TEH * gates_TE.unsqueeze(2)).flatten(1)
-    return logits_TE, (x_TI, w1_KI, w2_EHO.flatten(0, 1), gates_TE, hidden_TEH, gated_TK)
+    gates_TE1 = gates_TE.unsqueeze(2)
+    gated_TK = (hidden_TEH * gates_TE1).flatten(1)
+    w2_KO = w2_EHO.flatten(0, 1)
+    return logits_TE, (x_TI, w1_KI, w2_KO, gates_TE, gates_TE1, hidden_TEH, gated_TK)
+
+
+# Without what torch's `apply` does in Python for `torch.func`, whose transforms come here never.
+_apply = super(th.autograd.Function, Mixture).apply

@@ -78,8 +78,9 @@ class LinearRouter(ScoreRouter):
 
     def as_matrix(self) -> th.Tensor | None:
         """Return the weights (R, K) where a product with them is all there is to the scores."""
-        noisy = self.noise and self.training
-        if type(self) is not LinearRouter or self.normalize or noisy or is_watched(self):
+        if self.normalize or (self.noise and self.training):
+            return None
+        if type(self) is not LinearRouter or is_watched(self):
             return None
         return self.weight_RK
 

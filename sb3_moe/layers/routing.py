@@ -81,7 +81,7 @@ def softmax_over_experts(logits_BNE: th.Tensor) -> th.Tensor:
 
 def softmax_over_experts_backward(grad_TE: th.Tensor, probs_TE: th.Tensor) -> th.Tensor:
     """Return the gradient of the scores, by the kernel that torch would take."""
-    backward = th.ops.aten._softmax_backward_data.default
+    backward = th._softmax_backward_data
     if probs_TE.shape[-1] >= paths.LONG_AXIS_FROM:
         return backward(grad_TE, probs_TE, 1, grad_TE.dtype)
     return backward(grad_TE.t(), probs_TE.t(), 0, grad_TE.dtype).t()

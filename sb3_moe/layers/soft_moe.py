@@ -96,11 +96,11 @@ class SoftMoE(MoELayer):
 
     def _one_token(self, x_B1I: th.Tensor, router_B1R: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Mix all experts' outputs: every slot holds the one token itself."""
-        weight_RE = self.router.as_matrix() if self.num_slots == 1 else None
-        two_layers = None if weight_RE is None else self.experts.two_layers(x_B1I)
-        if weight_RE is not None and two_layers is not None:
-            y_B1O, logits_B1E = soft_mixture(x_B1I, router_B1R, weight_RE, two_layers)
-            return y_B1O, Routing(logits_BNE=logits_B1E)
+        if self.num_slots == 1 and (weight_RE := self.router.as_matrix()) is not None:
+            two_layers = self.experts.two_layers(x_B1I.shape[0])
+            if two_layers is not None:
+                y_B1O, logits_B1E = soft_mixture(x_B1I, router_B1R, weight_RE, two_layers)
+                return y_B1O, Routing(logits_BNE=logits_B1E)
         logits_B1K = self.router(router_B1R)
         weights_B1K = softmax_over_experts(logits_B1K)
         routing = Routing(self._by_slot(weights_B1K), self._by_slot(logits_B1K))

@@ -127,8 +127,9 @@ class SparseMoE(MoELayer):
             kept_BNE = th.zeros_like(probs_BNE).scatter(-1, experts_BNk, 1.0)
             gates_BNE = softmax_over_experts(logits_BNE.masked_fill(kept_BNE == 0, -th.inf))
         else:
-            kept_BNk = probs_BNE.gather(-1, experts_BNk)
-            gates_BNE = th.zeros_like(probs_BNE).scatter(-1, experts_BNk, kept_BNk)
+            # Not as -1: ONNX's own evaluator takes that for another axis.
+            kept_BNk = probs_BNE.gather(2, experts_BNk)
+            gates_BNE = th.zeros_like(probs_BNE).scatter(2, experts_BNk, kept_BNk)
         if self.bias_rate and self.training and th.is_grad_enabled():
             self.running_count_E += counts(experts_BNk, self.num_experts)
         return self.combine(x_BNI, gates_BNE, logits_BNE=logits_BNE, experts_BNk=experts_BNk)

@@ -8,6 +8,16 @@ from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 
+# Where a module keeps what others have hung on it.
+OVERRIDES = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "forward",
+)
+
+
 def is_recorded() -> bool:
     """Say whether ``torch.jit.trace``, ``torch.export``, ONNX or ``torch.compile`` records a pass.
 
@@ -22,26 +32,19 @@ def is_eager() -> bool:
     """Say whether a pass is plain: a backward pass written by hand then does all that is asked.
 
     Not so where it is recorded, under ``torch.func``'s transforms, forward-mode derivatives and
-    autocast: those look into every operation.
+    autocast, and with hooks on all modules: those look into every operation.
     """
     return not (
-        th._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
+        # First, since the compiler knows no more than this one.
+        th.compiler.is_compiling()
+        or th._C._is_tracing()
+        or th._C._are_functorch_transforms_active()
         or th._C._is_any_autocast_enabled()
-        or is_recorded()
-    )
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Say whether anyone has put a hook on a module."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
+        or forward_ad._current_level >= 0
+        or _has_any_global_hook()
     )
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Say whether anyone sees a module called: then it has to be."""
-    return has_hooks(module) or "forward" in vars(module) or _has_any_global_hook()
+    """Say whether anyone has put a hook, or another way to run, on a module: it must be called."""
+    return any(map(module.__dict__.get, OVERRIDES))

@@ -10,9 +10,8 @@ from sb3_moe.layers import (
     LinearRouter,
     TaskMoE,
     UniformMoE,
-    experts,
     mlp_experts,
-    stacked,
+    paths,
 )
 
 

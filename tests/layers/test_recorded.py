@@ -7,7 +7,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 
-from sb3_moe.layers import experts, soft_moe
+from sb3_moe.layers import paths
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.options import PLACEMENTS, ROUTERS, TOKENS, MoEOptions, why_invalid
 from sb3_moe.policies.towers import Layout

@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch as th
 
-from sb3_moe.layers import LinearRouter, SoftMoE, experts, mlp_experts, soft_moe, stacked
+from sb3_moe.layers import LinearRouter, SoftMoE, mlp_experts, paths
 
 SHAPES = [  # batch, tokens, experts, slots
     (3, 4, 2, 2),

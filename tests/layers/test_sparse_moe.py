@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch as th
 
-from sb3_moe.layers import LinearRouter, SparseMoE, experts, mlp_experts, stacked
+from sb3_moe.layers import LinearRouter, SparseMoE, mlp_experts, paths
 
 
 def make(num_experts=4, *, top_k=1, bias_rate=0.0, normalize=False, double=True):

@@ -8,7 +8,7 @@ import torch as th
 from sb3_contrib.common.torch_layers import BatchRenorm1d
 from torch import nn
 
-from sb3_moe.layers import StackedNetwork, experts, mlp_experts, stacked
+from sb3_moe.layers import StackedNetwork, mlp_experts, paths
 from sb3_moe.layers.encoder import ImageEncoder, Residual
 
 IMAGE = (2, 6, 6)

@@ -16,9 +16,8 @@ from sb3_moe.layers import (
     SoftMoE,
     SparseMoE,
     UniformMoE,
-    experts,
     mlp_experts,
-    soft_moe,
+    paths,
 )
 from sb3_moe.plasticity import (
     as_ETHP,
