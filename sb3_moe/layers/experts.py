@@ -93,12 +93,15 @@ class Experts(nn.Module):
         return None
 
     def _grouped(self, x_TI: th.Tensor, experts_Tk: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+        top_k = experts_Tk.shape[1]
         order_M, groups = sort_rows(experts_Tk, self.num_experts, at_once=True)
-        rows_M = order_M.div(experts_Tk.shape[1], rounding_mode="floor")
+        rows_M = order_M if top_k == 1 else order_M.div(top_k, rounding_mode="floor")
         y_MO = self.grouped(x_TI.index_select(0, rows_M), groups)
-        inverse_M = th.empty_like(order_M).scatter_(0, order_M, th.arange(len(order_M), device=x_TI.device))
+        places_M = th.arange(len(order_M), device=order_M.device)
+        inverse_M = th.empty_like(order_M).scatter_(0, order_M, places_M)
         y_TkO = y_MO.index_select(0, inverse_M).unflatten(0, experts_Tk.shape)
-        return (y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)).sum(1)
+        gated_TkO = y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)
+        return gated_TkO.squeeze(1) if top_k == 1 else gated_TkO.sum(1)
 
     def _sorted(self, x_TI: th.Tensor, experts_Tk: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         top_k = experts_Tk.shape[1]

@@ -91,14 +91,17 @@ class Mixture(th.autograd.Function):
         d_x_TI = th.mm(d_hidden_TK, w1_KI) if needs[0] else None
         d_gates_TE = d_seen_TR = d_router_RE = None
         if needs[2] or needs[3] or needs[1] or (needs[0] and router_RE is not None):
-            d_gates_TE = th.addmm((d_gated_TEH * hidden_TEH).sum(2), d_y_TO, b2_EO.t())
+            # As torch does for a matrix that lies transposed in memory, to the last bit.
+            by_column = gates_TE.stride(0) == 1
+            d_bias_TE = F.linear(b2_EO, d_y_TO).t() if by_column else F.linear(d_y_TO, b2_EO)
+            d_gates_TE = d_bias_TE + (d_gated_TEH * hidden_TEH).sum(2)
         if router_RE is not None and d_gates_TE is not None:
             d_logits_TE = softmax_over_experts_backward(d_gates_TE, gates_TE)
             if grads[1] is not None:
                 d_logits_TE = d_logits_TE + grads[1].flatten(0, -2)
             if seen_BR is None:
                 if d_x_TI is not None:
-                    d_x_TI = th.addmm(d_x_TI, d_logits_TE, router_RE.t())
+                    d_x_TI = d_x_TI + F.linear(d_logits_TE, router_RE)
             elif needs[1]:
                 d_seen_TR = F.linear(d_logits_TE, router_RE)
             seen_TR = x_TI if seen_BR is None else seen_BR.flatten(0, -2)

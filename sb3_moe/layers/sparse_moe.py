@@ -123,13 +123,11 @@ class SparseMoE(MoELayer):
         probs_BNE = softmax_over_experts(logits_BNE)
         scores_BNE = probs_BNE + self.running_bias_E if self.bias_rate else probs_BNE
         experts_BNk = best(scores_BNE.detach(), self.top_k)
+        kept_BNE = th.zeros_like(probs_BNE).scatter(-1, experts_BNk, 1.0)
         if self.renormalize:
-            kept_BNE = th.zeros_like(probs_BNE).scatter(-1, experts_BNk, 1.0)
             gates_BNE = softmax_over_experts(logits_BNE.masked_fill(kept_BNE == 0, -th.inf))
         else:
-            # Not as -1: ONNX's own evaluator takes that for another axis.
-            kept_BNk = probs_BNE.gather(2, experts_BNk)
-            gates_BNE = th.zeros_like(probs_BNE).scatter(2, experts_BNk, kept_BNk)
+            gates_BNE = probs_BNE * kept_BNE
         if self.bias_rate and self.training and th.is_grad_enabled():
             self.running_count_E += counts(experts_BNk, self.num_experts)
         return self.combine(x_BNI, gates_BNE, logits_BNE=logits_BNE, experts_BNk=experts_BNk)
