@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -188,7 +189,8 @@ class StackedNetwork(Experts):
         sizes at which the layers would run as wide GEMMs.
         """
         # Attributes of modules are slow to find, and this is asked in every pass.
-        layers, last = self._modules["layers"]._modules, self._modules["last"]
+        modules: dict[str, Any] = self._modules
+        layers, last = modules["layers"]._modules, modules["last"]
         if len(layers) != 2:
             return None
         first, activation = layers.values()

@@ -79,8 +79,10 @@ class Mixture(th.autograd.Function):
         """Return the gradients of what needs one, which can be differentiated again."""
         saved, needs, d_y_BO = ctx.saved_tensors, ctx.needs_input_grad, grads[0]
         x_BI, seen_BR, router_RE, gates_BE, w1_EHI, b1_EH, w2_EHO, b2_EO = saved[:8]
-        # What was kept does not know what it was computed from.
-        kept = _inside(*saved[:8], ctx.activation)[1] if th.is_grad_enabled() else saved[8:]
+        kept = saved[8:]
+        if th.is_grad_enabled():
+            # What was kept does not know what it was computed from.
+            _, kept = _inside(*(*saved[:8], ctx.activation))
         x_TI, w1_KI, w2_KO, gates_TE, gates_TE1, hidden_TEH, gated_TK = kept
         if d_y_BO is None:
             d_y_BO = w2_KO.new_zeros(*x_BI.shape[:-1], w2_KO.shape[1])
@@ -108,7 +110,7 @@ class Mixture(th.autograd.Function):
             d_router_RE = th.mm(seen_TR.t(), d_logits_TE) if needs[2] else None
         return (
             None if d_x_TI is None else d_x_TI.view_as(x_BI),
-            None if d_seen_TR is None else d_seen_TR.view_as(seen_BR),
+            None if seen_BR is None or d_seen_TR is None else d_seen_TR.view_as(seen_BR),
             d_router_RE,
             d_gates_TE.view_as(gates_BE) if needs[3] else None,
             th.mm(d_hidden_TK.t(), x_TI).view_as(w1_EHI) if needs[4] else None,
@@ -152,4 +154,4 @@ def _inside(
 
 
 # Without what torch's `apply` does in Python for `torch.func`, whose transforms come here never.
-_apply = super(th.autograd.Function, Mixture).apply
+_apply: Any = super(th.autograd.Function, Mixture).apply

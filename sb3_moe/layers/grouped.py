@@ -54,8 +54,20 @@ def grouped_linear(
     x_MI: th.Tensor, weight_EIO: th.Tensor, bias_EO: th.Tensor | None, groups: Groups
 ) -> th.Tensor:
     """Apply each expert's linear layer to its own rows: (M, I) to (M, O)."""
-    y_MO: th.Tensor = Rows.apply(x_MI, weight_EIO, groups)  # type: ignore[no-untyped-call]
+    y_MO = rows_times(x_MI, weight_EIO, groups)
     return y_MO if bias_EO is None else y_MO + bias_EO.index_select(0, groups.experts_M)
+
+
+def rows_times(x_MI: th.Tensor, weight_EIO: th.Tensor, groups: Groups) -> th.Tensor:
+    """Multiply each row with the matrix of its expert: (M, O)."""
+    y_MO: th.Tensor = Rows.apply(x_MI, weight_EIO, groups)  # type: ignore[no-untyped-call]
+    return y_MO
+
+
+def outer_sums(x_MI: th.Tensor, y_MO: th.Tensor, groups: Groups) -> th.Tensor:
+    """Sum the outer products of each expert's rows: (E, I, O)."""
+    out_EIO: th.Tensor = Outer.apply(x_MI, y_MO, groups)  # type: ignore[no-untyped-call]
+    return out_EIO
 
 
 class Rows(th.autograd.Function):
@@ -76,7 +88,7 @@ class Rows(th.autograd.Function):
         # An expanded gradient, as of a sum, has strides that `grouped_mm` refuses.
         grad_MO = grads[0].contiguous()
         return (
-            Rows.apply(grad_MO, weight_EIO.mT, ctx.groups) if needs_x else None,
+            rows_times(grad_MO, weight_EIO.mT, ctx.groups) if needs_x else None,
             _outer_as(weight_EIO, x_MI, grad_MO, ctx.groups) if needs_weight else None,
             None,
         )
@@ -99,8 +111,8 @@ class Outer(th.autograd.Function):
         needs_x, needs_y, _ = ctx.needs_input_grad
         grad_EIO = grads[0].contiguous()
         return (
-            Rows.apply(y_MO, grad_EIO.mT, ctx.groups) if needs_x else None,
-            Rows.apply(x_MI, grad_EIO, ctx.groups) if needs_y else None,
+            rows_times(y_MO, grad_EIO.mT, ctx.groups) if needs_x else None,
+            rows_times(x_MI, grad_EIO, ctx.groups) if needs_y else None,
             None,
         )
 
@@ -130,10 +142,8 @@ def _outer_as(
 ) -> th.Tensor:
     """Return a weight's gradient, laid out in memory as the weight is."""
     if weight_EIO.is_contiguous():
-        grad_EIO: th.Tensor = Outer.apply(x_MI, grad_MO, groups)
-        return grad_EIO
-    grad_EOI: th.Tensor = Outer.apply(grad_MO, x_MI, groups)
-    return grad_EOI.mT
+        return outer_sums(x_MI, grad_MO, groups)
+    return outer_sums(grad_MO, x_MI, groups).mT
 
 
 def _at_once(a: th.Tensor, b: th.Tensor, ends_E: th.Tensor) -> th.Tensor:

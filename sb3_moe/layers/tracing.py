@@ -7,7 +7,6 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-
 # Where a module keeps what others have hung on it.
 OVERRIDES = (
     "_forward_hooks",
