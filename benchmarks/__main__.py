@@ -16,8 +16,8 @@ import tyro
 
 from benchmarks import report
 
-Name = Literal["layers", "training", "worlds", "callbacks", "study"]
-NAMES: tuple[Name, ...] = ("layers", "training", "worlds", "callbacks", "study")
+Name = Literal["layers", "paths", "training", "worlds", "callbacks", "study"]
+NAMES: tuple[Name, ...] = ("layers", "paths", "training", "worlds", "callbacks", "study")
 # Small networks train fastest on one thread; a layer may be used in larger ones.
 ALL_THREADS = ("layers",)
 

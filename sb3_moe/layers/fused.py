@@ -112,7 +112,7 @@ class Mixture(th.autograd.Function):
             None if d_x_TI is None else d_x_TI.view_as(x_BI),
             None if seen_BR is None or d_seen_TR is None else d_seen_TR.view_as(seen_BR),
             d_router_RE,
-            d_gates_TE.view_as(gates_BE) if needs[3] else None,
+            None if gates_BE is None or d_gates_TE is None else d_gates_TE.view_as(gates_BE),
             th.mm(d_hidden_TK.t(), x_TI).view_as(w1_EHI) if needs[4] else None,
             d_hidden_TK.sum(0).view_as(b1_EH) if needs[5] else None,
             th.mm(gated_TK.t(), d_y_TO).view_as(w2_EHO) if needs[6] else None,
