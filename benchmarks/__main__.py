@@ -16,7 +16,17 @@ import tyro
 
 from benchmarks import report
 
-Name = Literal["layers", "training", "worlds", "callbacks", "idle", "study", "start_scale"]
+Name = Literal[
+    "layers",
+    "paths",
+    "training",
+    "worlds",
+    "callbacks",
+    "idle",
+    "study",
+    "start_scale",
+    "saving",
+]
 NAMES: tuple[Name, ...] = get_args(Name)
 # Small networks train fastest on one thread; a layer may be used in larger ones.
 ALL_THREADS = ("layers",)

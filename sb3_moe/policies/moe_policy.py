@@ -396,8 +396,11 @@ def _takes(
 ) -> bool:
     """Try SB3's extractor on a space, and leave the random numbers as they were.
 
-    SB3 takes only uint8 images in [0, 255] for images, of at least 36x36.
+    SB3 takes only uint8 images in [0, 255] for images, of at least 36x36. Its flat extractor lets
+    itself be built for a Dict, and fails when it is given one.
     """
+    if isinstance(space, gym.spaces.Dict) and issubclass(extractor, FlattenExtractor):
+        return False
     with th.random.fork_rng(devices=[]):
         try:
             extractor(copy.deepcopy(space), **kwargs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_moe.buffers.hindsight import end_running_episodes
+from sb3_moe.saving.hindsight import EPISODES
 from sb3_moe.saving.loose import Loose
 from sb3_moe.saving.replay import (
     ROWS,
@@ -27,7 +28,11 @@ from sb3_moe.snapshot.manifest import Manifest
 SAFE, PICKLED = "replay_buffer.safetensors", "replay_buffer.pkl"
 # The model's own, or among the rows.
 _KNOWN = frozenset(
-    {"observation_space", "action_space", "device", "pos", "full", "task_ids", "_places", *ROWS}
+    {
+        *("observation_space", "action_space", "device", "pos", "full", *ROWS),
+        *("task_ids", "_places"),
+        *("env", "goal_selection_strategy", "infos", "_current_ep_start", *EPISODES),
+    }
 )
 
 
@@ -36,6 +41,8 @@ def is_safe(model: OffPolicyAlgorithm) -> bool:
     buffer: Any = model.replay_buffer
     return (
         can_be_saved(buffer)
+        # Infos may hold anything.
+        and not getattr(buffer, "copy_info_dict", False)
         and type(buffer) is model.replay_buffer_class
         and buffer.n_envs == model.n_envs
         and buffer.buffer_size == max(model.buffer_size // model.n_envs, 1)
@@ -68,7 +75,8 @@ def read_rows(
     :raises UnsafeFileError: if the rows don't fit
     """
     path = manifest.check(SAFE)
-    load_replay_buffer(model.replay_buffer, state, TensorFile(Loose(path.parent), SAFE))
+    rows = TensorFile(Loose(path.parent), SAFE)
+    load_replay_buffer(model.replay_buffer, state, rows, going_on=True)
     vars(model.replay_buffer).update(attributes)
 
 
@@ -83,9 +91,7 @@ def end_episodes(model: OffPolicyAlgorithm) -> None:
     if not buffer.size():
         return
     if isinstance(buffer, HerReplayBuffer):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # SB3's advice is for those who call it themselves
-            buffer.truncate_last_trajectory()
+        end_running_episodes(buffer)
         return
     # Steps that are kept as n-step returns or without their next observation must not run on.
     last = buffer.pos - 1
