@@ -35,7 +35,7 @@ class PlainCategorical(Categorical):
     def log_prob(self, value: th.Tensor) -> th.Tensor:
         """Return the log-probability of one action per row, (B,)."""
         if value.shape != self.logits.shape[:-1]:
-            return super().log_prob(value)
+            return super().log_prob(value)  # type: ignore[no-untyped-call]  # torch's
         return self.logits.gather(-1, value.long().unsqueeze(-1)).squeeze(-1)
 
 
@@ -131,7 +131,7 @@ def plain(distribution: Distribution) -> Distribution:
     plain_class = PLAIN.get(type(distribution))
     if plain_class is None:
         return distribution
-    counterpart: Distribution = plain_class.__new__(plain_class)
+    counterpart: Distribution = object.__new__(plain_class)
     vars(counterpart).update(vars(distribution))
     return counterpart
 
