@@ -8,14 +8,14 @@ the same tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch as th
 from torch import nn
 from torch.func import functional_call
 
 from sb3_moe.layers import ExpertChoiceMoE, LinearRouter, MoELayer, SoftMoE, SparseMoE
-from sb3_moe.layers.experts import StackedNetwork
+from sb3_moe.layers.experts import Experts, StackedNetwork
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 
 Function = Callable[[th.Tensor], th.Tensor]
@@ -154,3 +154,38 @@ def gradients(y: th.Tensor, tensors: list[th.Tensor]) -> list[th.Tensor]:
     return [
         th.zeros_like(t) if grad is None else grad for t, grad in zip(tensors, found, strict=True)
     ]
+
+
+class OwnOptimizers:
+    """Copies of experts, each with an optimiser of its own that steps when the expert is active.
+
+    :param experts: whose gradients are taken
+    :param make: builds an optimiser for some tensors
+    """
+
+    def __init__(self, experts: Experts, make: Callable[[list[th.Tensor]], th.optim.Optimizer]):
+        self.experts = experts
+        own = [list(self._views(k)) for k in range(experts.num_experts)]
+        self.copies = [[view.detach().clone().requires_grad_() for view, _ in e] for e in own]
+        self.optimizers = [make(each) for each in self.copies]
+
+    def _views(self, k: int) -> Iterator[tuple[th.Tensor, th.Tensor | None]]:
+        for parameter, first, n in self.experts.shares():
+            if first <= k < first + n:
+                gradient = parameter.grad
+                yield (
+                    parameter.unflatten(0, (n, -1))[k - first],
+                    None if gradient is None else gradient.unflatten(0, (n, -1))[k - first],
+                )
+
+    def step(self, active: set[int]) -> None:
+        for k in active:
+            for copy, (_, gradient) in zip(self.copies[k], self._views(k), strict=True):
+                copy.grad = gradient
+            self.optimizers[k].step()
+
+    def pairs(self) -> Iterator[tuple[th.Tensor, th.Tensor]]:
+        """Yield each tensor of each expert, and what it is to be."""
+        for k, copies in enumerate(self.copies):
+            for (view, _), copy in zip(self._views(k), copies, strict=True):
+                yield view, copy

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch as th
 
-from benchmarks import before, layers, peers, report
+from benchmarks import before, layers, peers, report, start_scale
 from benchmarks.timing import bounded, paired, ratio
 
 
@@ -88,10 +88,29 @@ def test_all_layers_of_a_shape_run():
 
 def test_a_table_is_written_as_json_and_markdown(tmp_path):
     rows = [bounded("fast", 1.234, 1.1), bounded("slow", 0.5, 1.1) | {"ours_us": 12_345.6}]
-    report.write(tmp_path, "layers", rows, {"threads": 1})
+    report.write(tmp_path, "layers", rows, {"threads": 1}, "Counted.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layers.json", "layers.md"]
     found = json.loads((tmp_path / "layers.json").read_text())
     assert found == {"about": {"threads": 1}, "rows": rows}
     text = (tmp_path / "layers.md").read_text()
+    assert "\nCounted.\n" in text
     assert "| fast | 1.23 | >= 1.1 |  |" in text
     assert "| slow | 0.50 | >= 1.1 **missed** | 12,346 |" in text
+
+
+def test_a_row_of_start_scales_shows_the_output_farthest_from_the_dense_networks(monkeypatch):
+    found = {True: {"a": 1.9, "b": 4.8}, False: {"a": 1.0, "b": 1.0}}
+    monkeypatch.setattr(start_scale, "dense_sizes", lambda networks: {"a": 2.0, "b": 4.0})
+    monkeypatch.setattr(
+        start_scale, "sizes", lambda networks, options, *_: found["match_scale" in options]
+    )
+    assert start_scale.promised("middle", "soft", 4, seeds=8) == {
+        "name": "middle, soft, 4 experts",
+        "ratio": 1.2,
+        "target": "0.9 to 1.1",
+        "met": False,
+        "a": 0.95,
+        "b": 1.2,
+        "a, off": 0.5,
+        "b, off": 0.25,
+    }

@@ -42,6 +42,13 @@ def _robot(robot: str) -> dict[str, Any]:
     }
 
 
+def _conflicting(world: str) -> dict[str, Any]:
+    return {
+        "entry_point": f"sb3_moe_envs.conflicts:{world}",
+        "vector_entry_point": f"sb3_moe_envs.conflicts:{world}s",
+    }
+
+
 def _suite(name: str) -> dict[str, Any]:
     return {
         "entry_point": "sb3_moe_envs.multitask:MultiTaskEnv",
@@ -58,6 +65,8 @@ IDS: dict[str, dict[str, Any]] = {
     **_atari(),
     "CartPole-v0": {"entry_point": "sb3_moe_envs.physics:cartpole", "max_episode_steps": 500},
     "Pendulum-v0": {"entry_point": "sb3_moe_envs.physics:pendulum", "max_episode_steps": 200},
+    "ConflictingCartPole-v0": _conflicting("cartpole"),
+    "ConflictingBreakout-v0": _conflicting("breakout"),
     "Hopper-v0": _robot("Hopper"),
     "HalfCheetah-v0": _robot("HalfCheetah"),
     **{f"{name.replace('/', '-')}-v0": _suite(name) for name in SUITES},

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sb3_moe_envs.conflicts import conflicting_breakouts, conflicting_cartpoles
 from sb3_moe_envs.minatar import GAMES
 from sb3_moe_envs.schedules import Cycle, Schedule
 from sb3_moe_envs.tasks import Task, as_tasks
@@ -75,6 +76,8 @@ SUITES: dict[str, Suite] = {
             {"Earth": {}, "Mars": {"g": 3.7}, "Heavy": {"m": 1.5}, "Short": {"l": 0.7}},
         )
     ),
+    **{f"Conflict/CartPole{k}": Suite(tuple(conflicting_cartpoles(k))) for k in (1, 2, 4, 8, 16)},
+    **{f"Conflict/Breakout{k}": Suite(tuple(conflicting_breakouts(k))) for k in (2, 4, 8)},
     "MuJoCo/Four": Suite(tuple(as_tasks(["Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5"]))),
     "MuJoCo/HopperGravity4": Suite(_gravities("Hopper")),
     "MuJoCo/HalfCheetahGravity4": Suite(_gravities("HalfCheetah")),

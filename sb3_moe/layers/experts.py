@@ -13,6 +13,7 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers.encoder import run
+from sb3_moe.layers.shares import Share, apart
 from sb3_moe.layers.stacked import Stacked, StackedLinear, gated_sum
 from sb3_moe.layers.stacking import (
     can_stack,
@@ -94,6 +95,14 @@ class Experts(nn.Module):
         """Return expert ``k`` as plain modules, with a copy of its weights."""
         raise NotImplementedError
 
+    def scale_outputs(self, factor: float) -> None:
+        """Multiply every expert's output by one number, in its last weights."""
+        raise NotImplementedError
+
+    def shares(self) -> list[Share]:
+        """Return the weights that experts have to themselves, and whose they are."""
+        raise NotImplementedError
+
 
 class StackedNetwork(Experts):
     """E networks of one shape, run together.
@@ -168,6 +177,17 @@ class StackedNetwork(Experts):
         """Return expert ``k`` as plain modules, with a copy of its weights."""
         return nn.Sequential(*unstack_all(self.layers, k), self.last.unstack(k))
 
+    @th.no_grad()
+    def scale_outputs(self, factor: float) -> None:
+        """Multiply the last layers' weights and biases."""
+        for parameter in self.last.parameters():
+            parameter.mul_(factor)
+
+    def shares(self) -> list[Share]:
+        """Return the weights of every stacked layer."""
+        layers = [layer for layer in self.modules() if isinstance(layer, Stacked)]
+        return [share for layer in layers for share in layer.shares()]
+
 
 class SeparateNetworks(Experts):
     """E networks of any kind, run one after the other.
@@ -198,6 +218,27 @@ class SeparateNetworks(Experts):
     def expert(self, k: int) -> nn.Sequential:
         """Return a copy of expert ``k``."""
         return nn.Sequential(copy.deepcopy(self.each[k]))
+
+    @th.no_grad()
+    def scale_outputs(self, factor: float) -> None:
+        """Ask each expert's own ``scale_outputs``; without one, multiply its last ``nn.Linear``.
+
+        What experts share is multiplied once.
+        """
+        shared: dict[int, th.Tensor] = {}
+        for expert in self.each:
+            own = getattr(expert, "scale_outputs", None)
+            if callable(own):
+                own(factor)
+                continue
+            linears = [m for m in expert.modules() if isinstance(m, nn.Linear)]
+            shared |= {id(p): p for linear in linears[-1:] for p in linear.parameters()}
+        for parameter in shared.values():
+            parameter.mul_(factor)
+
+    def shares(self) -> list[Share]:
+        """Return the weights of each network."""
+        return apart(self.each)
 
 
 def _check(experts: Sequence[nn.Module]) -> None:

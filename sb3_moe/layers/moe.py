@@ -53,6 +53,7 @@ class MoELayer(nn.Module):
     :cvar blind: it looks at nothing
     :cvar tokens: kinds of tokens that it takes; None: all
     :cvar placements: where it can sit; None: anywhere
+    :cvar leaves_out: whether an expert may get no row at all
     :cvar losses: the auxiliary losses that policies may give it: it learns from them
     :param experts: the experts
     :param aux: coefficients of the auxiliary losses, added while training
@@ -65,6 +66,7 @@ class MoELayer(nn.Module):
     learns: ClassVar[bool] = False
     needs_tasks: ClassVar[bool] = False
     blind: ClassVar[bool] = False
+    leaves_out: ClassVar[bool] = False
     tokens: ClassVar[Sequence[str] | None] = None
     placements: ClassVar[Sequence[str] | None] = None
     losses: ClassVar[frozenset[str]] = frozenset()

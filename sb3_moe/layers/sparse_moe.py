@@ -42,6 +42,7 @@ class SparseMoE(MoELayer):
     title: ClassVar[str] = "Top-k"
     meaning: ClassVar[str] = "a learned router picks the best"
     learns: ClassVar[bool] = True
+    leaves_out: ClassVar[bool] = True
     losses: ClassVar[frozenset[str]] = frozenset({"balance", "importance", "z"})
 
     running_bias_E: th.Tensor

@@ -14,6 +14,8 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_moe.layers.shares import Share, apart
+
 # Up to this many weights one wide GEMM over all experts beats a batched one (measured on CPU).
 WIDE_GEMM_LIMIT = 2_000_000
 
@@ -36,6 +38,10 @@ class Stacked(nn.Module):
     def unstack(self, k: int) -> nn.Module:
         """Return expert ``k``'s layer as a plain module with copied weights."""
         raise NotImplementedError
+
+    def shares(self) -> list[Share]:
+        """Return the layer's own weights, without those of layers inside it, and whose they are."""
+        return [Share(each, 0, self.num_experts) for each in self.parameters(recurse=False)]
 
 
 class StackedLinear(Stacked):
@@ -275,6 +281,10 @@ class StackedEach(StackedActivation):
         """Return a copy of expert ``k``'s module."""
         return copy.deepcopy(self.each[k])
 
+    def shares(self) -> list[Share]:
+        """Return the weights of each expert's module."""
+        return apart(self.each)
+
     def unbind(self) -> list[tuple[Any, ...]]:
         """Return (module,) per expert."""
         return [(module,) for module in self.each]
@@ -312,6 +322,11 @@ class StackedNorm(Stacked):
             if tensor.dim() > 0:
                 tensor.data = tensor.data.chunk(self.num_experts)[k].clone()
         return norm
+
+    def shares(self) -> list[Share]:
+        """Return the scales and shifts, H entries of each for every expert."""
+        entries = [each for each in self.norm.parameters() if each.dim() > 0]
+        return [Share(each, 0, self.num_experts) for each in entries]
 
 
 @th.no_grad()

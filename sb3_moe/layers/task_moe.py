@@ -21,6 +21,7 @@ class TaskMoE(MoELayer):
     title: ClassVar[str] = "Task"
     meaning: ClassVar[str] = "the task picks its own"
     needs_tasks: ClassVar[bool] = True
+    leaves_out: ClassVar[bool] = True
 
     @classmethod
     def build(cls, experts: Experts, sees: RouterInput) -> Self:  # type: ignore[override]

@@ -9,6 +9,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_moe.networks import networks_of
+from sb3_moe.optimizers.own_steps import STEPS
 from sb3_moe.plasticity.wiring import heads
 
 
@@ -105,7 +106,8 @@ def moments(policy: BasePolicy) -> dict[th.Tensor, list[th.Tensor]]:
     return {
         parameter: [
             value
-            for value in state.values()
+            for name, value in state.items()
+            if name != STEPS
             if isinstance(value, th.Tensor) and value.shape == parameter.shape
         ]
         for optimizer in optimizers(policy)

@@ -6,6 +6,7 @@ from sb3_moe.extras import require
 
 require("sb3_moe.plots", "matplotlib")
 
+from sb3_moe.plots.against import Point, draw_against
 from sb3_moe.plots.inside import (
     draw_dormant,
     draw_gates,
@@ -22,6 +23,8 @@ from sb3_moe.plots.scores import (
 )
 
 __all__ = [
+    "Point",
+    "draw_against",
     "draw_dormant",
     "draw_forgetting",
     "draw_gates",

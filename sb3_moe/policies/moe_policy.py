@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from inspect import signature
+from string import digits
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -21,9 +22,10 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_moe.layers import MoELayer, Routing
+from sb3_moe.layers import Experts, MoELayer, Routing
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
+from sb3_moe.optimizers.idle_experts import MARK, IdleExperts, why_unsupported
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
 from sb3_moe.policies.options import DEFAULTS, per_tower
@@ -65,8 +67,10 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param importance_coef: weight of the importance loss
     :param z_coef: weight of the router's z-loss
     :param bias_rate: step of loss-free balancing
+    :param freeze_idle: keep an expert without rows as it is; None: where the task id picks it
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
         ``"none"``
+    :param match_scale: let experts start as strong as the dense layers they stand for
     :param features_extractor_class: None: SB3's own where no experts need more, else
         :class:`sb3_moe.policies.extractors.TaskExtractor`
     :param features_extractor_kwargs: its arguments
@@ -131,6 +135,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         layers = self.moe_layers().values()
         self._has_experts = bool(layers)
         self._acts_between_updates = any(layer.acts_between_updates for layer in layers)
+        self._freeze_idle()
 
     # What the constructor decides.
 
@@ -233,6 +238,32 @@ class MoEPolicy(WrittenBy, BaseModel):
         if hasattr(self, "share_features_extractor"):
             data["share_features_extractor"] = self.share_features_extractor
         return data
+
+    # Experts that get no row.
+
+    def _freeze_idle(self) -> None:
+        """Let the optimisers keep idle experts as they are, where that is wanted."""
+        optimizers = networks_of(self).optimizers()
+        held: dict[th.optim.Optimizer, list[Experts]] = {}
+        explicit = set()
+        for name, layer in self.moe_layers().items():
+            tower = name.split(".")[0]
+            options = self.moe[tower.rstrip(digits)]
+            if options.freezes_idle(layer):
+                held.setdefault(optimizers[tower], []).append(layer.experts)
+                if options.freeze_idle:
+                    explicit.add(optimizers[tower])
+        for optimizer, layers in held.items():
+            if optimizer in explicit or why_unsupported(optimizer) is None:
+                IdleExperts(optimizer, layers, always=optimizer in explicit)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what a pickle or a copy holds, and teach the optimisers again: they forget it."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
+        for optimizer in networks_of(self).optimizers().values():
+            for group in optimizer.param_groups:
+                group.setdefault(MARK, False)
+        self._freeze_idle()
 
     # What routers do between two updates, such as loss-free balancing.
 

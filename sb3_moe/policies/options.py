@@ -66,10 +66,15 @@ class MoEOptions:
     :param importance_coef: weight of the importance loss
     :param z_coef: weight of the router's z-loss
     :param bias_rate: step of loss-free balancing
+    :param freeze_idle: keep weights and optimiser state of an expert that got no row in an update
+        as they are; None: where the task id picks the expert, if the optimiser is one of Adam,
+        AdamW, RMSprop and SGD
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"`` or
         ``"none"``; dense towers count as experts. With experts, another than ``"both"`` needs a
         task id, and a router of a kind that can be shown it, or spared it. ``head_router`` goes by
         the id whoever else sees it
+    :param match_scale: scale the experts' initial weights so that each layer of experts starts as
+        strong as the dense layer it stands for
     :raises TypeError: if a value has the wrong type
     :raises ValueError: if a value or a combination is not valid
     """
@@ -92,12 +97,15 @@ class MoEOptions:
     importance_coef: float = 0.0
     z_coef: float = 0.0
     bias_rate: float = 0.0
+    freeze_idle: bool | None = None
     task_input: str = "both"
+    match_scale: bool = False
 
     def __post_init__(self) -> None:
         place, router = self.place, self.router_class
         one_of("tokens", self.tokens, TOKENS)
         one_of("task_input", self.task_input, TASK_INPUTS)
+        yes_or_no("match_scale", self.match_scale)
         whole_or_none("num_experts", self.num_experts)
         whole_or_none("expert_width", self.expert_width)
         for name, check in OF_ROUTERS.items():
@@ -110,6 +118,7 @@ class MoEOptions:
             raise ValueError(reason)
         self._check_expert()
         self._check_head()
+        self._check_idle()
         self._check_task_input()
 
     def by_name(self) -> dict[str, Any]:
@@ -232,6 +241,19 @@ class MoEOptions:
                 f"`placement`={self.place.name!r}, each of whose experts holds one: use 'body'"
             )
 
+    def _check_idle(self) -> None:
+        """Refuse to hold idle experts still where there are none."""
+        if self.freeze_idle is not None:
+            yes_or_no("freeze_idle", self.freeze_idle)
+        head, router = self.head_router_class, self.router_class
+        routers = [router] * self.place.has_experts + ([] if head is None else [head])
+        if self.freeze_idle and routers and not any(each.leaves_out for each in routers):
+            able = [name for name, each in ROUTERS.items() if each.leaves_out]
+            raise ValueError(
+                f"`freeze_idle`=True needs a `router` that leaves experts out, {able}, got "
+                f"{router.name!r}"
+            )
+
     def _check_task_input(self) -> None:
         """Refuse to say of a router what it sees where its kind has settled that."""
         if not self.place.has_experts:
@@ -272,6 +294,15 @@ class MoEOptions:
     def router_sees_task(self) -> bool:
         """Whether the one-hot is part of every router's input."""
         return self.task_input in ("both", "router")
+
+    def freezes_idle(self, layer: MoELayer) -> bool:
+        """Say whether an expert of a layer is to stay as it is while it gets no row.
+
+        :param layer: of the tower
+        """
+        return layer.leaves_out and (
+            layer.needs_tasks if self.freeze_idle is None else self.freeze_idle
+        )
 
     @property
     def aux(self) -> AuxCoefs:

@@ -10,7 +10,7 @@ Shapes: B batch, A actions or their components.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch as th
 from stable_baselines3.common.distributions import (
@@ -24,6 +24,11 @@ from stable_baselines3.common.distributions import (
 from torch.distributions import Bernoulli, Categorical, Normal
 
 from sb3_moe.layers.tracing import is_recorded
+
+if TYPE_CHECKING:
+    _Distribution = Distribution
+else:
+    _Distribution = object
 
 
 class PlainCategorical(Categorical):
@@ -39,7 +44,28 @@ class PlainCategorical(Categorical):
         return self.logits.gather(-1, value.long().unsqueeze(-1)).squeeze(-1)
 
 
-class PlainCategoricalDistribution(CategoricalDistribution):
+class LooksOnce(_Distribution):
+    """Look at a distribution's parameters where actions are chosen by it, and nowhere else."""
+
+    def get_actions(self, deterministic: bool = False) -> th.Tensor:
+        """Return sampled actions or the most likely ones.
+
+        :raises ValueError: if a parameter is NaN, in torch's words
+        """
+        given = vars(self).get("distributions") or self.distribution
+        for each in given if isinstance(given, list) else [given]:
+            name = "loc" if isinstance(each, Normal) else "logits"
+            parameter = getattr(each, name)
+            if not is_recorded() and parameter.isnan().any():
+                raise ValueError(
+                    f"Expected parameter {name} (Tensor of shape {tuple(parameter.shape)}) to hold "
+                    "numbers, but found NaN: the network's weights have diverged, or it was given "
+                    "an observation with NaN"
+                )
+        return super().get_actions(deterministic)
+
+
+class PlainCategoricalDistribution(LooksOnce, CategoricalDistribution):
     """For Discrete actions."""
 
     def proba_distribution(self, action_logits: th.Tensor) -> PlainCategoricalDistribution:
@@ -47,13 +73,8 @@ class PlainCategoricalDistribution(CategoricalDistribution):
         self.distribution = PlainCategorical(action_logits)
         return self
 
-    def mode(self) -> th.Tensor:
-        """Return the most likely actions, (B,)."""
-        finite(self.distribution.logits)
-        return super().mode()
 
-
-class PlainMultiCategoricalDistribution(MultiCategoricalDistribution):
+class PlainMultiCategoricalDistribution(LooksOnce, MultiCategoricalDistribution):
     """For MultiDiscrete actions."""
 
     def proba_distribution(self, action_logits: th.Tensor) -> PlainMultiCategoricalDistribution:
@@ -62,14 +83,8 @@ class PlainMultiCategoricalDistribution(MultiCategoricalDistribution):
         self.distribution = [PlainCategorical(part) for part in parts]
         return self
 
-    def mode(self) -> th.Tensor:
-        """Return the most likely actions, (B, A)."""
-        for part in self.distribution:
-            finite(part.logits)
-        return super().mode()
 
-
-class PlainBernoulliDistribution(BernoulliDistribution):
+class PlainBernoulliDistribution(LooksOnce, BernoulliDistribution):
     """For MultiBinary actions."""
 
     def proba_distribution(self, action_logits: th.Tensor) -> PlainBernoulliDistribution:
@@ -77,13 +92,8 @@ class PlainBernoulliDistribution(BernoulliDistribution):
         self.distribution = Bernoulli(logits=action_logits, validate_args=False)
         return self
 
-    def mode(self) -> th.Tensor:
-        """Return the most likely actions, (B, A)."""
-        finite(self.distribution.logits)
-        return super().mode()
 
-
-class PlainGaussianDistribution(DiagGaussianDistribution):
+class PlainGaussianDistribution(LooksOnce, DiagGaussianDistribution):
     """For Box actions."""
 
     def proba_distribution(
@@ -93,12 +103,8 @@ class PlainGaussianDistribution(DiagGaussianDistribution):
         self.distribution = _normal(mean_actions, log_std)
         return self
 
-    def get_actions(self, deterministic: bool = False) -> th.Tensor:
-        """Return sampled actions or the most likely ones, (B, A)."""
-        return finite(super().get_actions(deterministic))
 
-
-class PlainSquashedGaussianDistribution(SquashedDiagGaussianDistribution):
+class PlainSquashedGaussianDistribution(LooksOnce, SquashedDiagGaussianDistribution):
     """For Box actions behind a tanh."""
 
     def proba_distribution(
@@ -107,10 +113,6 @@ class PlainSquashedGaussianDistribution(SquashedDiagGaussianDistribution):
         """Set the means and the log of the deviations before the tanh, (B, A)."""
         self.distribution = _normal(mean_actions, log_std)
         return self
-
-    def get_actions(self, deterministic: bool = False) -> th.Tensor:
-        """Return sampled actions or the most likely ones, (B, A)."""
-        return finite(super().get_actions(deterministic))
 
 
 # By the class that SB3 makes. gSDE stays SB3's: its noise is what takes the time.
@@ -134,20 +136,6 @@ def plain(distribution: Distribution) -> Distribution:
     counterpart: Distribution = object.__new__(plain_class)
     vars(counterpart).update(vars(distribution))
     return counterpart
-
-
-def finite(parameters: th.Tensor) -> th.Tensor:
-    """Return what actions are chosen by, if none of it is NaN.
-
-    :param parameters: logits, or actions
-    :raises ValueError: if the network has diverged
-    """
-    if not is_recorded() and parameters.isnan().any():
-        raise ValueError(
-            "the policy's network must give numbers to choose actions by, got NaN: its weights "
-            "have diverged, or an observation is NaN"
-        )
-    return parameters
 
 
 def _normal(mean_actions: th.Tensor, log_std: th.Tensor) -> Normal:

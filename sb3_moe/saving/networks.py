@@ -10,10 +10,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from torch import nn
 
+from sb3_moe.optimizers.idle_experts import MARK
+from sb3_moe.optimizers.own_steps import STEPS
 from sb3_moe.saving.archive import OPTIMIZERS
 from sb3_moe.saving.errors import UnsafeFileError
 from sb3_moe.saving.tensors import Form, TensorFile, form_of
 from sb3_moe.saving.values import Decoder, Encoder, checked_type
+
+# What one optimiser's groups have and another's lack, a value of its kind: where a rate began, and
+# whether idle experts stay still.
+_MAY_LACK: dict[str, Any] = {"initial_lr": 0.0, MARK: False}
 
 
 def weights_of(model: BaseAlgorithm) -> dict[str, th.Tensor]:
@@ -118,7 +124,9 @@ def _check_form(name: str, form: Form, own: Mapping[str, th.optim.Optimizer]) ->
     if optimizer not in own or not index.isdecimal():
         raise UnsafeFileError(f"{OPTIMIZERS} has {name[:60]!r}, which no optimiser has")
     parameter = _parameter(own[optimizer], int(index), name)
-    if form.shape != parameter.shape and th.Size(form.shape).numel() != 1:
+    counts = rest.partition("/")[2] == STEPS and len(form.shape) == 1  # whose length it checks
+    shaped = counts or form.shape == parameter.shape
+    if not shaped and th.Size(form.shape).numel() != 1:
         raise UnsafeFileError(
             f"{OPTIMIZERS} has {name!r} as {list(form.shape)} for a parameter of "
             f"{list(parameter.shape)}"
@@ -145,10 +153,10 @@ def _decoded_state(
 
 
 def _check_group(name: str, group: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    if set(group) | {"params"} != set(known) | (set(group) & {"initial_lr"}):
+    if {*group, "params"} - {*_MAY_LACK} != {*known} - {*_MAY_LACK}:
         raise UnsafeFileError(f"its optimiser {name} has other settings than the model's")
     for key, value in group.items():
-        if not _is_like(value, known.get(key, 0.0)):
+        if not _is_like(value, known.get(key, _MAY_LACK.get(key))):
             raise UnsafeFileError(f"its optimiser {name} has a `{key[:60]}` of the wrong type")
 
 
@@ -169,5 +177,5 @@ def _parameter(optimizer: th.optim.Optimizer, index: int, name: str) -> th.Tenso
 
 
 def _check_whole(name: str, state: Mapping[int, Mapping[str, Any]]) -> None:
-    if len({frozenset(entries) for entries in state.values()}) > 1:
+    if len({frozenset(entries) - {STEPS} for entries in state.values()}) > 1:
         raise UnsafeFileError(f"its optimiser {name} lacks a part of some parameter's state")

@@ -23,10 +23,13 @@ from sb3_moe_envs.suites import tasks_of
 from sb3_moe_envs.tasks import Task
 
 EXTRAS = {"MinAtar": "gymnax", "Atari": "ale_py", "MuJoCo": "mujoco", "Hop": "mujoco",
-          "HalfC": "mujoco"}  # fmt: skip
+          "HalfC": "mujoco", "Conflict-Breakout": "gymnax",
+          "ConflictingBreakout": "gymnax"}  # fmt: skip
+IMAGES = ("MinAtar", "Atari", "Conflict-Breakout", "ConflictingBreakout")
 SUITE_IDS = {f"{name.replace('/', '-')}-v0": name for name in SUITES}
 # Twenty games take a while; `make test-full` checks them all.
-LONG = ("Atari-MoE20-v0", "Atari-Five-v0", "MinAtar-All5-v0")
+LONG = ("Atari-MoE20-v0", "Atari-Five-v0", "MinAtar-All5-v0", "Conflict-Breakout4-v0",
+        "Conflict-Breakout8-v0", "Conflict-CartPole16-v0")  # fmt: skip
 QUICK_GAMES = ("Atari-Pong-v0", "Atari-Breakout-v0", "Atari-Two-v0")
 
 
@@ -45,7 +48,7 @@ def need_extra(name):
 def cases():
     found = []
     for name in IDS:
-        images = name.startswith(("MinAtar", "Atari"))
+        images = name.startswith(IMAGES)
         shown = "channels" if images else "onehot"
         modes = ("dict", shown, "info", "none") if name in SUITE_IDS else (None,)
         slow = name in LONG or (name.startswith("Atari") and name not in QUICK_GAMES)
@@ -61,7 +64,7 @@ def test_each_id_passes_the_checkers_of_gymnasium_and_sb3(name, task_id):
     kwargs = {} if task_id is None else {"task_id": task_id}
     env = gym.make(f"sb3_moe_envs:SB3MoE/{name}", **kwargs)
     # Pictures of classic control and MuJoCo need a screen; those of MinAtar and Atari don't.
-    no_screen = not name.startswith(("MinAtar", "Atari"))
+    no_screen = not name.startswith(IMAGES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on bounds and image sizes
         gymnasium_check(env.unwrapped, skip_render_check=no_screen)

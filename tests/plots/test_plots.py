@@ -165,3 +165,24 @@ def test_steps_are_written_short():
 def test_drawing_leaves_no_figure_in_pyplots_global_state(folder):
     plots.save_figures(folder)
     assert not Gcf.figs
+
+
+def test_values_against_something_have_a_line_or_a_dot_and_their_intervals():
+    points = {
+        "dense": [plots.Point(1, 5.0, 4.0, 6.0), plots.Point(8, 2.0, 1.0, 2.5)],
+        "task_big": [plots.Point(8, 4.0, 3.0, 5.0)],
+    }
+    axes = plots.draw_against(points, "tasks", doubling=True).axes[0]
+    assert [line.get_label() for line in axes.lines] == ["dense", "task_big"]
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [5.0, 2.0])
+    drawn = axes.collections[0].get_segments()
+    np.testing.assert_array_equal([end for line in drawn for end in line[:, 1]], [4, 6, 1, 2.5])
+    assert texts(axes) == ["task_big"]
+    np.testing.assert_array_equal(axes.get_xticks(), [1, 8])
+
+
+def test_nothing_or_nothing_above_zero_cannot_be_drawn_against_a_logarithm():
+    with pytest.raises(ValueError, match="`points` must hold at least one point, got none"):
+        plots.draw_against({"dense": []}, "tasks")
+    with pytest.raises(ValueError, match="`points` must lie above zero, got 0"):
+        plots.draw_against({"dense": [plots.Point(0, 1.0, 1.0, 1.0)]}, "FLOPs a row")

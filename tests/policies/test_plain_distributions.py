@@ -174,9 +174,5 @@ def test_a_network_that_has_diverged_is_told_of(distribution, deterministic):
     if isinstance(distribution, sb3.DiagGaussianDistribution):
         args.append(th.zeros(4))
     given = plain(distribution).proba_distribution(*args)
-    # torch itself draws no sample from NaN probabilities.
-    with pytest.raises((ValueError, RuntimeError), match=r"(?i)nan|Expected p_in"):
+    with pytest.raises(ValueError, match=r"^Expected parameter \w+ .* hold numbers, but found NaN"):
         given.get_actions(deterministic=deterministic)
-    if deterministic:
-        with pytest.raises(ValueError, match="must give numbers to choose actions by, got NaN"):
-            given.get_actions(deterministic=True)

@@ -15,10 +15,10 @@ from sb3_contrib.common.maskable.distributions import (
     MaskableMultiCategoricalDistribution,
 )
 
-from sb3_moe.policies.plain_distributions import finite
+from sb3_moe.policies.plain_distributions import LooksOnce
 
 
-class PlainMaskableCategoricalDistribution(MaskableCategoricalDistribution):
+class PlainMaskableCategoricalDistribution(LooksOnce, MaskableCategoricalDistribution):
     """For Discrete actions."""
 
     def proba_distribution(self, action_logits: th.Tensor) -> PlainMaskableCategoricalDistribution:
@@ -27,13 +27,8 @@ class PlainMaskableCategoricalDistribution(MaskableCategoricalDistribution):
         self.distribution = MaskableCategorical(logits=logits, validate_args=False)
         return self
 
-    def mode(self) -> th.Tensor:
-        """Return the most likely actions, (B,)."""
-        finite(self.distribution.logits)
-        return super().mode()
 
-
-class PlainMaskableMultiCategoricalDistribution(MaskableMultiCategoricalDistribution):
+class PlainMaskableMultiCategoricalDistribution(LooksOnce, MaskableMultiCategoricalDistribution):
     """For MultiDiscrete and MultiBinary actions."""
 
     def proba_distribution(
@@ -45,12 +40,6 @@ class PlainMaskableMultiCategoricalDistribution(MaskableMultiCategoricalDistribu
             MaskableCategorical(logits=part, validate_args=False) for part in parts
         ]
         return self
-
-    def mode(self) -> th.Tensor:
-        """Return the most likely actions, (B, A)."""
-        for part in self.distributions:
-            finite(part.logits)
-        return super().mode()
 
 
 MASKABLE: dict[type[Any], type[Any]] = {

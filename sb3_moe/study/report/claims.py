@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from sb3_moe.metrics import bootstrap_interval, holm
-from sb3_moe.study.report.measures import MEASURES, References, Run, measure
+from sb3_moe.study.report.measures import MEASURES, WHOLE, Array, References, Run, measure
 from sb3_moe.study.report.verdict import (
     Estimate,
     Expects,
@@ -21,6 +21,7 @@ from sb3_moe.study.report.verdict import (
     decide,
     t_interval,
     t_tests,
+    welch,
 )
 from sb3_moe.study.spec.architectures import title
 from sb3_moe.study.spec.config import Regime
@@ -80,6 +81,7 @@ class Contrast:
     :param expects: what the claim says of the difference
     :param smallest_effect: the smallest difference that matters, in the measure's unit
     :param primary: whether the verdict rests on it; the others are only shown
+    :param over: ``"tasks"``: a seed has one value, the mean over the tasks; None: one for each task
     :raises ValueError: if a value is out of its range
     """
 
@@ -89,6 +91,7 @@ class Contrast:
     expects: Expects
     smallest_effect: float
     primary: bool = True
+    over: str | None = None
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
@@ -96,6 +99,8 @@ class Contrast:
         if self.expects not in get_args(Expects):
             allowed = ", ".join(get_args(Expects))
             raise ValueError(f"`expects` must be one of {allowed}, got {self.expects!r}")
+        if self.over not in (None, "tasks"):
+            raise ValueError(f"`over` must be 'tasks', or left out, got {self.over!r}")
         if self.smallest_effect <= 0:
             raise ValueError(f"`smallest_effect` must be above 0, got {self.smallest_effect}")
 
@@ -105,22 +110,42 @@ class Contrast:
         minus = "".join(f" - {selector.label}" for selector in self.minus)
         return " + ".join(selector.label for selector in self.plus) + minus
 
+    @property
+    def signs(self) -> Array:
+        """Whether a group is added (1) or subtracted (-1), (groups,)."""
+        return np.array([1.0] * len(self.plus) + [-1.0] * len(self.minus))
+
     def differences(self, measured: Sequence[Measured]) -> Values:
-        """Give the difference for every seed and game that all groups have.
+        """Give the difference for every seed and game that all groups have."""
+        return {key: float(self.signs @ values) for key, values in self.groups(measured).items()}
+
+    def groups(self, measured: Sequence[Measured]) -> dict[tuple[int, str], Array]:
+        """Give each group's value, (groups,), for every seed and game that all groups have.
 
         Each group is averaged over its orders of games; while some are missing, over those that the
         groups of one regime share, lest the difference between orders pass for theirs.
         """
         selectors = self.plus + self.minus
-        signs = [1.0] * len(self.plus) + [-1.0] * len(self.minus)
         groups = [_by_setting(selector, measured) for selector in selectors]
         found = {}
         for key in sorted(set.intersection(*map(set, groups))):
             alike = _comparable(selectors, [group[key] for group in groups])
             if all(alike):
-                means = [float(np.mean(values)) for values in alike]
-                found[key] = sum(sign * mean for sign, mean in zip(signs, means, strict=True))
-        return found
+                found[key] = np.array([float(np.mean(values)) for values in alike])
+        return _mean_over_tasks(found) if self.over == "tasks" else found
+
+
+def _mean_over_tasks(values: dict[tuple[int, str], Array]) -> dict[tuple[int, str], Array]:
+    """Give seeds that have every task one value, under the name of them all."""
+    tasks = {task for _, task in values}
+    seeds: dict[int, list[Array]] = defaultdict(list)
+    for (seed, _), each in values.items():
+        seeds[seed].append(each)
+    return {
+        (seed, WHOLE): np.mean(every, axis=0)
+        for seed, every in seeds.items()
+        if len(every) == len(tasks)
+    }
 
 
 def _by_setting(
@@ -265,17 +290,27 @@ def _estimates(
 ) -> list[Row]:
     """Estimate a contrast on each game; not yet judged."""
     measured = [(run, measure(contrast.measure, run, references)) for run in runs]
-    by_game: dict[str, list[float]] = defaultdict(list)
-    for (_, game), value in contrast.differences(measured).items():
-        by_game[game].append(value)
+    by_game: dict[str, list[Array]] = defaultdict(list)
+    for (_, game), values in contrast.groups(measured).items():
+        by_game[game].append(values)
     return [
-        Row(contrast, game, estimate(np.array(values), rule), 1.0, "undecided", "undecided")
-        for game, values in by_game.items()
+        Row(contrast, game, estimate(np.array(every), contrast.signs, rule), 1.0, *_UNJUDGED)
+        for game, every in by_game.items()
     ]
 
 
-def estimate(differences: np.ndarray[Any, np.dtype[np.float64]], rule: Rule) -> Estimate:
-    """Summarise paired differences, one per seed; a single one has no interval."""
+_UNJUDGED: tuple[Verdict, Verdict] = ("undecided", "undecided")
+
+
+def estimate(values: Array, signs: Array, rule: Rule) -> Estimate:
+    """Summarise a difference between groups; a single seed has no interval.
+
+    :param values: of every seed and group, (seeds, groups)
+    :param signs: see :attr:`Contrast.signs`
+    """
+    if not rule.paired:
+        return welch(values, signs, rule.interval)
+    differences = values @ signs
     mean, low, high = float(np.mean(differences)), float("nan"), float("nan")
     if len(differences) > 1:
         low, high = bootstrap_interval(differences, confidence=rule.interval, seed=0)

@@ -194,7 +194,7 @@ def _annotate(ax: Axes, weights_NE: Array) -> None:
 
 
 def differences(findings: Sequence[Finding]) -> Figure | None:
-    """Draw the paired difference of every primary contrast with its interval.
+    """Draw the difference of every primary contrast with its interval.
 
     Shading marks what is smaller than the smallest effect that matters.
     """
@@ -212,7 +212,7 @@ def differences(findings: Sequence[Finding]) -> Figure | None:
     ax.axvline(0, color="0.35", linewidth=1)
     ax.set_yticks(range(len(rows)), [as_written(f"{c.name}: {shown(row.game)}") for c, row in rows])
     ax.invert_yaxis()
-    ax.set_xlabel("paired difference over seeds, with its interval")
+    ax.set_xlabel("difference over seeds, with its interval")
     _plain(ax)
     return figure
 

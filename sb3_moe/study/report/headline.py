@@ -14,18 +14,19 @@ from sb3_moe.study.report.tables import Text, read_csv
 from sb3_moe.study.spec.architectures import title
 
 
-def claims_table(folder: Path, coverage: float = 0.95) -> str:
+def claims_table(folder: Path, coverage: float = 0.95, kind: str = "bootstrap") -> str:
     """Tabulate each claim with its verdict and the primary differences that it rests on.
 
     :param folder: a report's, with ``verdicts.csv``
     :param coverage: of the intervals there
+    :param kind: of them
     """
     claims: dict[str, list[Text]] = {}
     for row in read_csv(folder / "verdicts.csv"):
         if row["primary"] == "True":
             claims.setdefault(row["text"], []).append(row)
     return markdown(
-        ["Claim", _difference_heading(coverage), "Verdict", "By t intervals"],
+        ["Claim", _difference_heading(coverage, kind), "Verdict", "By t intervals"],
         [
             [
                 as_written(text),
@@ -38,8 +39,8 @@ def claims_table(folder: Path, coverage: float = 0.95) -> str:
     )
 
 
-def _difference_heading(coverage: float) -> str:
-    return f"Difference, with its {percent(coverage)} bootstrap interval"
+def _difference_heading(coverage: float, kind: str) -> str:
+    return f"Difference, with its {percent(coverage)} {kind} interval"
 
 
 def returns_table(folder: Path, cycles: int = 1) -> str:

@@ -1,4 +1,4 @@
-"""From paired differences to a verdict, by a rule that is fixed before the runs."""
+"""From differences to a verdict, by a rule that is fixed before the runs."""
 
 from __future__ import annotations
 
@@ -24,18 +24,28 @@ class Rule:
     :param alpha: level of the tests, after Holm's correction over the primary contrasts
     :param interval: coverage of the bootstrap intervals
     :param min_seeds: with fewer, every verdict is ``"undecided"``; at least 5
+    :param paired: whether runs of one seed are compared with each other; False: Welch's test and
+        interval, for seeds whose runs have little in common
     :raises ValueError: if one is out of range
     """
 
     alpha: float = 0.05
     interval: float = 0.95
     min_seeds: int = FEWEST_SEEDS
+    paired: bool = True
+
+    @property
+    def kind(self) -> str:
+        """Say which intervals these are."""
+        return "bootstrap" if self.paired else "Welch"
 
     def __post_init__(self) -> None:
         for name in ("alpha", "interval"):
             value = getattr(self, name)
             if not 0 < value < 1:
                 raise ValueError(f"`{name}` must be between 0 and 1, got {value}")
+        if not isinstance(self.paired, bool):
+            raise ValueError(f"`paired` must be true or false, got {self.paired!r}")
         if self.min_seeds < FEWEST_SEEDS:
             raise ValueError(f"`min_seeds` must be at least {FEWEST_SEEDS}, got {self.min_seeds}")
 
@@ -121,3 +131,30 @@ def t_interval(differences: npt.NDArray[np.float64], coverage: float = 0.95) -> 
     half = float(stats.t.ppf(0.5 + coverage / 2, count - 1) * error)
     mean = float(np.mean(differences))
     return mean - half, mean + half
+
+
+def welch(
+    values: npt.NDArray[np.float64], signs: npt.NDArray[np.float64], coverage: float = 0.95
+) -> Estimate:
+    """Estimate a difference between groups of runs whose seeds have nothing in common.
+
+    :param values: of every seed and group, (seeds, groups)
+    :param signs: 1 for a group that is added, -1 for one that is subtracted, (groups,)
+    :param coverage: of the interval, by Welch's degrees of freedom
+    """
+    count, mean = len(values), float(signs @ values.mean(0))
+    if count < 2:
+        nothing = float("nan")
+        return Estimate(mean, nothing, nothing, 1.0, 1.0, count)
+    squares = values.var(0, ddof=1) / count
+    error = float(np.sqrt(squares.sum()))
+    if error == 0:  # no spread: the t statistic is not defined
+        return Estimate(mean, mean, mean, *t_tests(np.full(count, mean)), count, mean, mean)
+    freedom = (count - 1) * squares.sum() ** 2 / np.square(squares).sum()
+    half = float(stats.t.ppf(0.5 + coverage / 2, freedom)) * error
+    greater, different = (
+        stats.t.sf(mean / error, freedom),
+        2 * stats.t.sf(abs(mean) / error, freedom),
+    )
+    ends = mean - half, mean + half
+    return Estimate(mean, *ends, float(greater), float(different), count, *ends)

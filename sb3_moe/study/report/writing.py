@@ -65,10 +65,11 @@ def _figures(results: Results) -> dict[str, Figure]:
 def _readme(results: Results, folder: Path) -> str:
     """Give the headline as Markdown, for those who browse the folder."""
     context = said(results)
-    coverage = results.claims.rule.interval
+    rule = results.claims.rule
+    table = claims_table(folder, rule.interval, rule.kind) if context["expected"] else ""
     return render(
         "README.md.j2",
         **context,
-        claims_table=claims_table(folder, coverage) if context["expected"] else "",
+        claims_table=table,
         returns_table=returns_table(folder, results.study.cycles),
     )

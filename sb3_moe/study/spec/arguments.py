@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_moe.learning_rates import LinearPerBlock
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.options import DEFAULTS, per_tower
 from sb3_moe.presets import MINATAR_PPO
 from sb3_moe.study.spec.algorithms import (
     algorithm_class,
@@ -118,6 +119,9 @@ def _policy_kwargs(cell: CellConfig) -> dict[str, Any]:
     policy = policy_of(architecture.policy, cell.algorithm)
     preset = dict(PRESETS[cell.preset or "none"].get("policy_kwargs", {}))
     own = resolved(architecture.policy_kwargs, f"architectures.{architecture.name}")
+    if issubclass(policy, MoEPolicy) and _picked_by_task({**preset, **own}, policy):
+        # A file says what it said in 0.1.
+        preset.setdefault("freeze_idle", False)
     if not issubclass(policy, MoEPolicy):
         # SB3's extractors have no encoder to choose: they flatten MinAtar's observations as ours.
         preset.pop("features_extractor_kwargs", None)
@@ -132,6 +136,15 @@ def _policy_kwargs(cell: CellConfig) -> dict[str, Any]:
                 kwargs = options.get("features_extractor_kwargs") or {}
                 options["features_extractor_kwargs"] = {**number, **kwargs}
     return {**preset, **own}
+
+
+def _picked_by_task(policy_kwargs: Mapping[str, Any], policy: type[MoEPolicy]) -> bool:
+    """Say whether the task picks any expert, so that idle ones would be held by default."""
+    options = {name: value for name, value in policy_kwargs.items() if name in DEFAULTS}
+    towers = per_tower(options, policy.towers).values()
+    return any(each.is_moe and each.router_class.needs_tasks for each in towers) or any(
+        each.head_router is not None for each in towers
+    )
 
 
 def _default_extractor(policy: type[BasePolicy]) -> Any:

@@ -3,9 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_up_study import GAMES, cell, run
+from scipy import stats
 
 from sb3_moe.study.report.claims import Claim, Claims, Contrast, Selector, judge_claims, load_claims
-from sb3_moe.study.report.measures import References
+from sb3_moe.study.report.measures import WHOLE, References, measure
+from sb3_moe.study.report.verdict import Rule
 from sb3_moe.study.spec.grid import PRESETS, load_study
 
 RANDOM = dict.fromkeys(GAMES, 1.0)
@@ -220,3 +222,50 @@ def test_a_contrast_out_of_range_names_the_rule_and_the_value():
         contrast("more")
     with pytest.raises(ValueError, match=r"`smallest_effect` must be above 0, got 0"):
         contrast(smallest_effect=0)
+
+
+def composites(dense, soft):
+    """Make runs whose two tasks end a seed's value below and above it."""
+    rows = [(name, seed, value) for name, values in (("dense", dense), ("soft-big", soft))
+            for seed, value in enumerate(values)]  # fmt: skip
+    return [run(cell("crl", GAMES, name, seed), value) for name, seed, value in rows]
+
+
+def test_over_tasks_a_seed_has_one_value_and_a_contrast_one_row():
+    runs = composites([1.0, 2.0, 4.0, 3.0, 5.0], [5.0, 6.0, 9.0, 7.0, 8.0])
+    each = judge_one(runs, contrast(measure="final")).rows
+    (row,) = judge_one(runs, contrast(measure="final", over="tasks")).rows
+    assert row.game == WHOLE
+    assert row.estimate.mean == pytest.approx(np.mean([one.estimate.mean for one in each]))
+    assert row.estimate.seeds == 5
+
+
+def test_over_tasks_a_seed_that_lacks_a_task_is_left_out():
+    measured = [
+        (run(cell("crl", GAMES, name, seed), 1.0), dict(values))
+        for name in ("dense", "soft-big")
+        for seed, values in ((0, {GAMES[0]: 1.0, GAMES[1]: 2.0}), (1, {GAMES[0]: 1.0}))
+    ]
+    assert set(contrast(over="tasks").differences(measured)) == {(0, WHOLE)}
+
+
+def test_without_pairs_the_estimate_is_welchs():
+    dense, soft = [1.0, 2.0, 4.0, 3.0, 5.0], [5.0, 6.0, 19.0, 7.0, 8.0]
+    runs = composites(dense, soft)
+    claim = Claim(name="c", text="text", contrasts=(contrast(measure="final", over="tasks"),))
+    claims = Claims(rule=Rule(paired=False), claims=(claim,))
+    (row,) = judge_claims(claims, runs, References(runs, RANDOM))[0].rows
+    per_run = contrast(measure="final", over="tasks").groups(
+        [(each, measure("final", each, References(runs, RANDOM))) for each in runs]
+    )
+    plus, minus = np.array(list(per_run.values())).T
+    test = stats.ttest_ind(plus, minus, equal_var=False, alternative="greater")
+    interval = stats.ttest_ind(plus, minus, equal_var=False).confidence_interval(0.95)
+    assert row.estimate.p_greater == pytest.approx(test.pvalue)
+    assert (row.estimate.low, row.estimate.high) == pytest.approx((interval.low, interval.high))
+    assert (row.estimate.t_low, row.estimate.t_high) == (row.estimate.low, row.estimate.high)
+
+
+def test_a_contrast_over_anything_else_is_refused():
+    with pytest.raises(ValueError, match="`over` must be 'tasks', or left out, got 'seeds'"):
+        contrast(over="seeds")

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sb3_moe.study.report.verdict import Estimate, Rule, combine, decide, t_interval, t_tests
+from sb3_moe.study.report.verdict import (
+    Estimate,
+    Rule,
+    combine,
+    decide,
+    t_interval,
+    t_tests,
+    welch,
+)
 
 RULE = Rule()
 
@@ -79,6 +87,8 @@ def test_a_rule_out_of_range_names_the_bound_and_the_value():
         Rule(alpha=5)
     with pytest.raises(ValueError, match=r"`min_seeds` must be at least 5, got 4"):
         Rule(min_seeds=4)
+    with pytest.raises(ValueError, match="`paired` must be true or false, got 'no'"):
+        Rule(paired="no")
 
 
 def test_students_interval_is_scipys():
@@ -92,3 +102,24 @@ def test_a_wider_interval_can_leave_open_what_the_bootstrap_rules_out():
     narrow = Estimate(-0.7, -1.2, -0.3, 0.96, 0.07, 5, -1.5, 0.2)
     assert decide(narrow, 1.0, "greater", 0.1, RULE) == "contradicted"
     assert decide(narrow.by_t(), 1.0, "greater", 0.1, RULE) == "undecided"
+
+
+def test_welchs_estimate_is_as_worked_out_by_hand():
+    values, signs = np.array([[4.0, 1.0], [6.0, 1.0], [8.0, 4.0]]), np.array([1.0, -1.0])
+    found = welch(values, signs)
+    # Variances 4 and 3 over three seeds each: squared errors 4/3 and 1.
+    error = math.sqrt(7 / 3)
+    freedom = 2 * (7 / 3) ** 2 / (16 / 9 + 1)
+    half = stats.t.ppf(0.975, freedom) * error
+    assert (found.mean, found.seeds) == (4.0, 3)
+    assert (found.low, found.high) == pytest.approx((4 - half, 4 + half))
+    assert found.p_different == pytest.approx(2 * found.p_greater)
+
+
+def test_welchs_estimate_of_one_seed_has_no_interval_and_of_equal_ones_no_width():
+    signs = np.array([1.0, -1.0])
+    alone = welch(np.array([[4.0, 1.0]]), signs)
+    assert math.isnan(alone.low)
+    assert alone.p_greater == 1.0
+    same = welch(np.array([[4.0, 1.0], [4.0, 1.0]]), signs)
+    assert (same.low, same.high, same.p_greater) == (3.0, 3.0, 0.0)

@@ -1,0 +1,164 @@
+"""The same world in other coordinates: entries permuted and negated, actions exchanged.
+
+Whoever plays such worlds side by side must tell them apart: what is right in one is wrong in
+another. Each alone is exactly as hard as the world itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+
+
+class Coordinates:
+    """What an observation and an action of a world are called elsewhere.
+
+    :param observation_space: of the world, a Box; its last axis is what is permuted
+    :param action_space: of the world, Discrete
+    :param permutation: which entry of the world's is shown at each place; None: as it is
+    :param signs: 1 or -1, by which each shown entry is multiplied; None: 1 everywhere
+    :param actions: which action of the world's each action is; None: as it is
+    :raises TypeError: if the spaces are of another kind
+    :raises ValueError: if one is no permutation, or a sign is neither 1 nor -1, or integers that
+        have no sign would be negated
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        permutation: Sequence[int] | None = None,
+        signs: Sequence[int] | None = None,
+        actions: Sequence[int] | None = None,
+    ) -> None:
+        if not isinstance(observation_space, spaces.Box) or not observation_space.shape:
+            raise TypeError(f"observations must be a Box with an axis, got {observation_space}")
+        if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
+            raise TypeError(f"actions must be Discrete from 0 on, got {action_space}")
+        self._order = _permutation("permutation", permutation, observation_space.shape[-1])
+        self._actions = _permutation("actions", actions, int(action_space.n))
+        self._signs = _signs(signs, observation_space)
+        ends = [self.observation(end) for end in (observation_space.low, observation_space.high)]
+        low, high = np.minimum(*ends), np.maximum(*ends)
+        self.observation_space = spaces.Box(low, high, dtype=observation_space.dtype)  # type: ignore[arg-type]
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """Show observations of the world, (..., entries), in these coordinates."""
+        shown: np.ndarray = observation[..., self._order]
+        return shown if self._signs is None else shown * self._signs
+
+    def action(self, action: Any) -> Any:
+        """Give the world's action for one, or an array of them, of these coordinates."""
+        return self._actions[action]
+
+
+class Conflicting(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], RecordConstructorArgs):
+    """Show an environment in other :class:`Coordinates`.
+
+    :param env: with Box observations and Discrete actions
+    :param permutation: as of :class:`Coordinates`, like the next two
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[np.ndarray, Any],
+        *,
+        permutation: Sequence[int] | None = None,
+        signs: Sequence[int] | None = None,
+        actions: Sequence[int] | None = None,
+    ) -> None:
+        RecordConstructorArgs.__init__(self, permutation=permutation, signs=signs, actions=actions)
+        gym.Wrapper.__init__(self, env)
+        self._coordinates = Coordinates(
+            env.observation_space, env.action_space, permutation, signs, actions
+        )
+        self.observation_space = self._coordinates.observation_space
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode."""
+        observation, info = self.env.reset(**kwargs)
+        return self._coordinates.observation(observation), info
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        """Act."""
+        observation, reward, terminated, truncated, info = self.env.step(
+            self._coordinates.action(action)
+        )
+        return self._coordinates.observation(observation), reward, terminated, truncated, info
+
+
+class ConflictingVector(VectorWrapper):
+    """Show all copies of a vector world in other :class:`Coordinates`.
+
+    :param env: a :class:`~sb3_moe_envs.vector.world.VectorWorld`
+    :param permutation: as of :class:`Coordinates`, like the next two
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv[np.ndarray, np.ndarray, np.ndarray],
+        *,
+        permutation: Sequence[int] | None = None,
+        signs: Sequence[int] | None = None,
+        actions: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(env)
+        self._coordinates = Coordinates(
+            env.single_observation_space, env.single_action_space, permutation, signs, actions
+        )
+        self.single_observation_space = self._coordinates.observation_space
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode in every copy."""
+        world: Any = self.env
+        observations, infos = world.reset(seed=seed, options=options)
+        return self._coordinates.observation(observations), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step every copy with its action."""
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: Any) -> None:
+        """Begin a step."""
+        world: Any = self.env
+        world.step_async(self._coordinates.action(actions))
+
+    def step_wait(self) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Wait for the step that :meth:`step_async` began."""
+        world: Any = self.env
+        observations, rewards, terminated, truncated, infos = world.step_wait()
+        if "final_obs" in infos:
+            for row in np.flatnonzero(infos["_final_obs"]).tolist():
+                infos["final_obs"][row] = self._coordinates.observation(infos["final_obs"][row])
+        shown = self._coordinates.observation(observations)
+        return shown, rewards, terminated, truncated, infos
+
+
+def _permutation(name: str, given: Sequence[int] | None, length: int) -> np.ndarray:
+    order = list(range(length)) if given is None else list(given)
+    if sorted(order) != list(range(length)):
+        raise ValueError(f"`{name}` must have each of 0 to {length - 1} once, got {given!r}")
+    return np.array(order)
+
+
+def _signs(given: Sequence[int] | None, space: spaces.Box) -> np.ndarray | None:
+    assert space.dtype is not None
+    if given is None:
+        return None
+    signs, length = list(given), space.shape[-1]
+    if len(signs) != length or any(sign not in (1, -1) for sign in signs):
+        raise ValueError(f"`signs` must be {length} of 1 and -1, got {given!r}")
+    if np.issubdtype(space.dtype, np.unsignedinteger):
+        raise ValueError(f"`signs` must be None for observations of {space.dtype}, got {given!r}")
+    return np.array(signs, dtype=space.dtype)

@@ -1,0 +1,137 @@
+"""Gymnasium's CartPole, many copies in one step of numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.utils import seeding
+
+from sb3_moe_envs.extras import require
+from sb3_moe_envs.vector.world import StepResult, VectorWorld
+
+#: where `CartPole-v1` is truncated
+MAX_STEPS = 500
+
+
+class CartPoleWorld(VectorWorld):
+    """Copies of `CartPole-v1` with SAME_STEP autoreset, each with a random stream of its own.
+
+    Copy ``i`` of a world seeded ``s`` plays what a lone `CartPole-v1` seeded ``s + i`` does.
+
+    :param num_envs: how many copies, at least 1
+    :param render_mode: None or ``"rgb_array"``
+    :raises ValueError: if an argument is out of range
+    """
+
+    def __init__(self, num_envs: int = 1, *, render_mode: str | None = None) -> None:
+        super().__init__(num_envs, render_mode, CartPoleEnv.metadata["render_fps"])
+        # Whose constants and spaces these are.
+        self._pole = CartPoleEnv()
+        self._set_spaces(self._pole.observation_space, self._pole.action_space)
+        self._random: list[np.random.Generator] = []
+        self._states = np.zeros((4, self.num_envs))
+        self._steps = np.zeros(self.num_envs, dtype=np.int64)
+        self._actions = np.zeros(self.num_envs, dtype=np.int64)
+
+    @property
+    def observations(self) -> np.ndarray:
+        """The latest observation of each copy, as reset or step returned it."""
+        return self._states.T.astype(np.float32)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode in every copy, or in those of ``options["reset_mask"]``.
+
+        :param seed: seeds copy i with ``seed + i``; a sequence gives one seed a copy
+        :param options: ``{"reset_mask": bool array of shape (num_envs,)}``, or nothing
+        """
+        mask = self._reset_mask(options)
+        seeds = self._seed_of_each(seed)
+        if not self._random:
+            self._random = [seeding.np_random(None)[0] for _ in seeds]
+        for i in np.flatnonzero(mask).tolist():
+            if seeds[i] is not None:
+                self._random[i] = seeding.np_random(seeds[i])[0]
+            self._start(i)
+        return self.observations, {}
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions for :meth:`step_wait`."""
+        if not self._random:
+            raise gym.error.ResetNeeded("call reset() on CartPole before anything else")
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or not ((actions == 0) | (actions == 1)).all():
+            raise ValueError(f"actions must be {self.num_envs} of 0 and 1, got {actions}")
+        self._actions = actions
+
+    def step_wait(self) -> StepResult:
+        """Step every copy with its action."""
+        self._states = self._moved()
+        self._steps += 1
+        x, _, theta, _ = np.abs(self._states)
+        terminated = (x > self._pole.x_threshold) | (theta > self._pole.theta_threshold_radians)
+        truncated = self._steps >= MAX_STEPS
+        ended = np.flatnonzero(terminated | truncated).tolist()
+        infos: dict[str, Any] = {}
+        if ended:
+            last = self.observations
+            infos = self._final_infos({i: last[i] for i in ended}, {})
+            for i in ended:
+                self._start(i)
+        return self.observations, np.ones(self.num_envs), terminated, truncated, infos
+
+    @staticmethod
+    def draw(observation: np.ndarray) -> np.ndarray:
+        """Return one observation as Gymnasium's picture of it."""
+        require("a picture of classic control", "pygame")
+        pole: Any = CartPoleEnv(render_mode="rgb_array")
+        pole.state = observation
+        picture: np.ndarray = pole.render()
+        pole.close()
+        return picture
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next steps depend on, as numpy arrays and plain values."""
+        return {
+            "states": self._states.copy(),
+            "steps": self._steps.copy(),
+            "random": [random.bit_generator.state for random in self._random],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that :meth:`state_dict` returned.
+
+        :param state: taken from a world of the same number of copies
+        :raises ValueError: if it was taken from another number of copies
+        """
+        if len(state["steps"]) != self.num_envs:
+            raise ValueError(
+                f"`state` must be of num_envs={self.num_envs} copies, got {len(state['steps'])}"
+            )
+        self._states, self._steps = state["states"].copy(), state["steps"].copy()
+        self._random = [seeding.np_random(None)[0] for _ in state["random"]]
+        for random, saved in zip(self._random, state["random"], strict=True):
+            random.bit_generator.state = saved
+
+    def _start(self, i: int) -> None:
+        self._states[:, i] = self._random[i].uniform(low=-0.05, high=0.05, size=(4,))
+        self._steps[i] = 0
+
+    def _moved(self) -> np.ndarray:
+        """Return the states one step on: Gymnasium's equations and Euler's method."""
+        pole, (_, speed, theta, turn) = self._pole, self._states
+        force = np.where(self._actions == 1, pole.force_mag, -pole.force_mag)
+        cos, sin = np.cos(theta), np.sin(theta)
+        pushed = (force + pole.polemass_length * np.square(turn) * sin) / pole.total_mass
+        inertia = pole.length * (4.0 / 3.0 - pole.masspole * np.square(cos) / pole.total_mass)
+        spin = (pole.gravity * sin - cos * pushed) / inertia
+        push = pushed - pole.polemass_length * spin * cos / pole.total_mass
+        return self._states + pole.tau * np.stack((speed, push, turn, spin))

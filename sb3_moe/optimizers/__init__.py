@@ -1,0 +1,1 @@
+"""What an optimiser is taught by hooks: torch's own takes every step."""

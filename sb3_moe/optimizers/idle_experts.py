@@ -1,0 +1,264 @@
+"""An expert that gets no gradient stays as it is: weights, moments and count of steps.
+
+Stacked tensors share one state, whose momentum and weight decay would move an idle expert too.
+
+Shapes: E experts of one layer, n of them together in some tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_moe.layers.experts import Experts
+from sb3_moe.layers.shares import Share
+from sb3_moe.optimizers.own_steps import ADAMS, STEPS, factors_of_own_count, redo
+
+#: The optimisers whose state is known: these classes, and none derived from them.
+SUPPORTED: tuple[type[th.optim.Optimizer], ...] = (*ADAMS, th.optim.RMSprop, th.optim.SGD)
+#: The entry of an optimiser's groups that says whether idle experts stay still: files keep it.
+MARK = "freeze_idle"
+
+
+class IdleExperts:
+    """Keep idle experts still in every step of an optimiser, by its hooks.
+
+    An expert is idle in a step if the gradient of all that it has is exactly zero. Nothing is read
+    from the device. Copies of the experts and their moments take as much memory again.
+
+    :param optimizer: one of ``SUPPORTED``
+    :param layers: experts whose weights the optimiser has
+    :param always: whether they stay still even if the optimiser is loaded from a file that says
+        nothing of it; else it goes on as it was saved
+    :raises ValueError: if the optimiser's class or settings are not supported
+    """
+
+    def __init__(
+        self, optimizer: th.optim.Optimizer, layers: Sequence[Experts], *, always: bool
+    ) -> None:
+        reason = why_unsupported(optimizer)
+        if reason is not None:
+            raise ValueError(reason)
+        self._always = always
+        known = {p for group in optimizer.param_groups for p in group["params"]}
+        self._layers = [
+            _together([share for share in layer.shares() if share.parameter in known])
+            for layer in layers
+        ]
+        self._before: _Before | None = None
+        self._copies = _Copies()
+        self._mark(optimizer, default=True)
+        optimizer.register_step_pre_hook(self._remember)
+        optimizer.register_step_post_hook(self._hold)
+        optimizer.register_load_state_dict_post_hook(self._loaded)
+
+    def _mark(self, optimizer: th.optim.Optimizer, *, default: bool) -> None:
+        for group in optimizer.param_groups:
+            group[MARK] = self._always or group.get(MARK, default)
+
+    def _loaded(self, optimizer: th.optim.Optimizer) -> None:
+        """Go on as the file says, which may be anyone's."""
+        self._mark(optimizer, default=False)
+        for part in (part for layer in self._layers for part in layer):
+            for each in part.tensors:
+                steps_n = optimizer.state.get(each, {}).get(STEPS)
+                if steps_n is not None and steps_n.shape != (part.num_experts,):
+                    raise ValueError(
+                        f"`{STEPS}` must hold a count for each of {part.num_experts} experts, got "
+                        f"shape {tuple(steps_n.shape)}"
+                    )
+
+    def _remember(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
+        """Copy what the step is going to change."""
+        self._before = None
+        if optimizer.param_groups[0][MARK]:
+            layers = [[part.with_gradient() for part in layer] for layer in self._layers]
+            layers = [[part for part in layer if part.tensors] for layer in layers]
+            self._before = _Before(optimizer, layers, self._copies)
+
+    def _hold(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
+        """Put back what idle experts had, and give the others the step of their own count."""
+        before, self._before = self._before, None
+        if before is not None and before.tensors:
+            before.hold(optimizer)
+
+
+class _Part(NamedTuple):
+    """Tensors that the same n experts hold, the ``first`` and those after it."""
+
+    tensors: list[nn.Parameter]
+    first: int
+    num_experts: int
+
+    def with_gradient(self) -> _Part:
+        """Leave out what torch does not step."""
+        return self._replace(tensors=[each for each in self.tensors if each.grad is not None])
+
+    def peaks(self) -> th.Tensor:
+        """Return the largest gradient of each expert, (n,)."""
+        grads = [each.grad for each in self.tensors if each.grad is not None]
+        sizes = [each.reshape(self.num_experts, -1) for each in th._foreach_abs(grads)]
+        return th.stack([each.amax(1) for each in sizes]).amax(0)
+
+    def spread(self, factors: th.Tensor) -> list[tuple[th.Tensor, ...]]:
+        """Spread numbers for each expert, (f, n), over every tensor: f of its axes for each."""
+        by_shape: dict[tuple[int, int], tuple[th.Tensor, ...]] = {}
+        found = []
+        for each in self.tensors:
+            rows = each.shape[0] // self.num_experts if each.dim() else 1
+            shape = (1 if self.num_experts == 1 else rows, each.dim())
+            if shape not in by_shape:
+                wide = factors if shape[0] == 1 else factors.repeat_interleave(shape[0], dim=1)
+                axes = (1,) * (each.dim() - 1)
+                leading = wide.shape[1:] if each.dim() else ()
+                by_shape[shape] = wide.view(len(wide), *leading, *axes).unbind()
+            found.append(by_shape[shape])
+        return found
+
+
+class _Copies:
+    """Copies of tensors, kept from step to step: new memory would cost more than the copying."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[nn.Parameter, str], th.Tensor] = {}
+
+    def of(self, named: Sequence[tuple[nn.Parameter, str, th.Tensor]]) -> list[th.Tensor]:
+        """Copy tensors, each known by the parameter that it belongs to and a name."""
+        copies, tensors = [], []
+        for parameter, name, tensor in named:
+            copy = self._kept.get((parameter, name))
+            if copy is None or copy.device != tensor.device or copy.dtype != tensor.dtype:
+                copy = self._kept[parameter, name] = th.empty_like(tensor)
+            copies.append(copy)
+            tensors.append(tensor)
+        if copies:
+            th._foreach_copy_(copies, tensors)
+        return copies
+
+
+class _Before:
+    """What tensors and their moments were before a step.
+
+    :param optimizer: that is going to step
+    :param layers: the parts of each layer that have gradients
+    :param copies: where to copy to
+    """
+
+    def __init__(
+        self, optimizer: th.optim.Optimizer, layers: list[list[_Part]], copies: _Copies
+    ) -> None:
+        self._layers, self._copies = layers, copies
+        self.tensors = [each for layer in layers for part in layer for each in part.tensors]
+        moments = [_moments(optimizer, each) for each in self.tensors]
+        with th.no_grad():
+            self._olds = copies.of([(each, "", each) for each in self.tensors])
+            copied = iter(
+                copies.of(
+                    [
+                        (each, name, moment)
+                        for each, named in zip(self.tensors, moments, strict=True)
+                        for name, moment in named.items()
+                    ]
+                )
+            )
+        self._moments = [{name: next(copied) for name in named} for named in moments]
+
+    @th.no_grad()
+    def hold(self, optimizer: th.optim.Optimizer) -> None:
+        """Undo the step for idle experts, and redo it where the count of steps differs."""
+        is_adam = isinstance(optimizer, ADAMS)
+        groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+        factors: list[tuple[th.Tensor, ...]] = []
+        for layer in self._layers:
+            for part, active_n in zip(layer, _active(layer), strict=True):
+                first, of_experts = part.tensors[0], [1.0 - active_n]
+                if is_adam:
+                    state, group = optimizer.state[first], groups[first]
+                    of_experts += factors_of_own_count(group, state, active_n)
+                factors += part.spread(th.stack(of_experts))
+        idle = [each[0] for each in factors]
+        self._hold_moments(optimizer, idle)
+        if is_adam:
+            self._redo(optimizer, [each[1:] for each in factors])
+        else:
+            th._foreach_lerp_(list[th.Tensor](self.tensors), self._olds, idle)
+
+    def _hold_moments(self, optimizer: th.optim.Optimizer, idle: Sequence[th.Tensor]) -> None:
+        news, olds, weights = [], [], []
+        for tensor, before, weight in zip(self.tensors, self._moments, idle, strict=True):
+            for name, moment in _moments(optimizer, tensor).items():
+                if name in before:
+                    news.append(moment)
+                    olds.append(before[name])
+                    weights.append(weight)
+                else:  # made in this step, of zeros
+                    moment.mul_(1.0 - weight)
+        if news:
+            th._foreach_lerp_(news, olds, weights)
+
+    def _redo(self, optimizer: th.optim.Optimizer, factors: Sequence[Sequence[th.Tensor]]) -> None:
+        states = [optimizer.state[each] for each in self.tensors]
+        second = "max_exp_avg_sq" if "max_exp_avg_sq" in states[0] else "exp_avg_sq"
+        averages, squares = (
+            self._copies.of(
+                [(p, name, state[name]) for p, state in zip(self.tensors, states, strict=True)]
+            )
+            for name in ("exp_avg", second)
+        )
+        redo(list(self.tensors), self._olds, averages, squares, factors)
+
+
+def _moments(optimizer: th.optim.Optimizer, tensor: nn.Parameter) -> dict[str, th.Tensor]:
+    """Return a tensor's running averages by name, none before its first step."""
+    # Asking for the state of a tensor that has none would make it.
+    return {
+        name: value
+        for name, value in optimizer.state.get(tensor, {}).items()
+        if isinstance(value, th.Tensor) and name not in ("step", STEPS)
+    }
+
+
+def _together(shares: Sequence[Share]) -> list[_Part]:
+    """Join the tensors that belong to the same experts, and so step together."""
+    parts: dict[tuple[int, int], list[nn.Parameter]] = {}
+    for parameter, first, num_experts in shares:
+        parts.setdefault((first, num_experts), []).append(parameter)
+    return [_Part(tensors, *place) for place, tensors in parts.items()]
+
+
+def _active(parts: Sequence[_Part]) -> list[th.Tensor]:
+    """Tell which experts of a layer have any gradient: 1.0 or 0.0 for each of every part's."""
+    peaks = [part.peaks() for part in parts]
+    if len(peaks) > 1:
+        last = max(part.first + part.num_experts for part in parts)
+        aligned = [
+            F.pad(peak_n, (part.first, last - part.first - part.num_experts))
+            for part, peak_n in zip(parts, peaks, strict=True)
+        ]
+        peak_E = th.stack(aligned).amax(0)
+        peaks = [peak_E[part.first :][: part.num_experts] for part in parts]
+    # Not "> 0": what is not a number is no reason to stay still.
+    return [(peak_n != 0).to(peak_n.dtype) for peak_n in peaks]
+
+
+def why_unsupported(optimizer: th.optim.Optimizer) -> str | None:
+    """Say why idle experts can't be kept still under an optimiser; None if they can.
+
+    :param optimizer: any
+    """
+    kind, names = type(optimizer), ", ".join(each.__name__ for each in SUPPORTED)
+    if kind not in SUPPORTED:
+        return (
+            f"`freeze_idle`=True needs `optimizer_class` to be one of {names}, got {kind.__name__}"
+        )
+    for name in ("differentiable", "dampening"):
+        if value := optimizer.param_groups[0].get(name):
+            return (
+                f"`freeze_idle`=True needs `optimizer_kwargs` without `{name}`, got "
+                f"{kind.__name__} with {name}={value}"
+            )
+    return None

@@ -1,0 +1,301 @@
+"""Conflicting tasks: one world in several coordinates, each exactly as hard as the world itself."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.utils.env_checker import check_env as gymnasium_check
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.env_checker import check_env as sb3_check
+
+from sb3_moe_envs import MultiTaskEnv, get_suite, make_multitask_vector
+from sb3_moe_envs.conflicts import conflicting_breakouts, conflicting_cartpoles
+from sb3_moe_envs.coordinates import Conflicting, ConflictingVector, Coordinates
+from sb3_moe_envs.snapshot import restore, snapshot
+from sb3_moe_envs.vector.cartpole import CartPoleWorld
+
+BOX = spaces.Box(-np.array([1, 2, 3], np.float32), np.array([4, 5, 6], np.float32))
+CARTPOLES = conflicting_cartpoles(16)
+BREAKOUTS = conflicting_breakouts(8)
+
+
+def plain_view(kwargs, observation):
+    """Undo the coordinates of an observation, entry by entry."""
+    signs = kwargs.get("signs", (1,) * len(kwargs["permutation"]))
+    plain = np.empty_like(observation)
+    for place, (entry, sign) in enumerate(zip(kwargs["permutation"], signs, strict=True)):
+        plain[..., entry] = observation[..., place] * sign
+    return plain
+
+
+def own_action(kwargs, action):
+    """Give the task's name of a plain action."""
+    return kwargs["actions"].index(action) if "actions" in kwargs else action
+
+
+def balance(observation):
+    """Keep a pole up for a while."""
+    return int(observation[2] > 0)
+
+
+def hold(observation):
+    """Keep a pole up to the end."""
+    return int(observation[2] + 0.4 * observation[3] > 0)
+
+
+def play(task, policy, steps, seed):
+    """Play a task by a policy for the plain world; return everything that the world says back."""
+    env, kwargs = task.make(), dict(task.kwargs)
+    observation, _ = env.reset(seed=seed)
+    said = []
+    for _ in range(steps):
+        seen = plain_view(kwargs, observation)
+        observation, reward, terminated, truncated, _ = env.step(own_action(kwargs, policy(seen)))
+        said.append((seen.tolist(), reward, terminated, truncated))
+        if terminated or truncated:
+            observation, _ = env.reset()
+    env.close()
+    return said
+
+
+@pytest.mark.parametrize("task", CARTPOLES[1:], ids=lambda task: task.name)
+def test_a_policy_carried_over_plays_each_cartpole_exactly_as_the_plain_one(task):
+    plain = play(CARTPOLES[0], balance, 1200, seed=3)
+    assert len({terminated for _, _, terminated, _ in plain}) == 2
+    assert play(task, balance, 1200, seed=3) == plain
+
+
+@pytest.mark.parametrize("task", BREAKOUTS[1:4], ids=lambda task: task.name)
+def test_a_policy_carried_over_plays_each_breakout_exactly_as_the_plain_one(task):
+    pytest.importorskip("gymnax")
+
+    def follow(observation):
+        paddle, ball = (np.argwhere(observation[..., channel])[-1][1] for channel in (0, 1))
+        return 3 if ball > paddle else 1 if ball < paddle else 0
+
+    plain = play(BREAKOUTS[0], follow, 150, seed=1)
+    assert sum(reward for _, reward, _, _ in plain) > 0
+    assert play(task, follow, 150, seed=1) == plain
+
+
+def test_the_first_task_is_the_plain_cartpole():
+    env, gymnasiums = CARTPOLES[0].make(), gym.make("CartPole-v1")
+    (ours, _), (theirs, _) = env.reset(seed=5), gymnasiums.reset(seed=5)
+    for _ in range(30):
+        np.testing.assert_array_equal(ours, theirs)
+        ours, *said = env.step(0)
+        theirs, *their_words = gymnasiums.step(0)
+        assert said == their_words
+        if said[1]:
+            break
+
+
+def test_a_suite_of_fewer_tasks_holds_the_first_of_a_larger_one():
+    for count in (1, 2, 4, 8):
+        assert get_suite(f"Conflict/CartPole{count}") == CARTPOLES[:count]
+    assert get_suite("Conflict/Breakout4") == BREAKOUTS[:4]
+
+
+def test_the_tables_are_what_they_always_were():
+    assert CARTPOLES[1].kwargs == {
+        "permutation": (3, 2, 1, 0),
+        "signs": (1, -1, 1, -1),
+        "actions": (1, 0),
+    }
+    assert [task.kwargs["permutation"] for task in BREAKOUTS[1:4]] == [
+        (3, 2, 1, 0),
+        (3, 1, 0, 2),
+        (0, 3, 1, 2),
+    ]
+
+
+def test_no_two_cartpoles_have_one_best_policy_even_in_the_mirror():
+    every = conflicting_cartpoles(384)
+    seen = set()
+    for task in every:
+        mirror = -1 if "actions" in task.kwargs else 1
+        signs = tuple(mirror * sign for sign in task.kwargs["signs"])
+        seen.add((task.kwargs["permutation"], signs))
+    assert len(seen) == 384
+
+
+def test_another_seed_draws_other_tasks():
+    assert conflicting_cartpoles(8, seed=1)[1:] != CARTPOLES[1:8]
+    assert conflicting_cartpoles(8, seed=1)[0] == CARTPOLES[0]
+
+
+def test_more_tasks_than_there_are_is_an_error():
+    with pytest.raises(ValueError, match="`num_tasks` must be at most 384, got 385"):
+        conflicting_cartpoles(385)
+    with pytest.raises(ValueError, match="`num_tasks` must be at most 48, got 49"):
+        conflicting_breakouts(49)
+    with pytest.raises(ValueError, match="`num_tasks` must be at least 1, got 0"):
+        conflicting_cartpoles(0)
+
+
+def test_a_world_of_copies_plays_what_lone_cartpoles_do():
+    world, lone = CartPoleWorld(3), [TimeLimit(CartPoleEnv(), 500) for _ in range(3)]
+    observations, _ = world.reset(seed=7)
+    for i, env in enumerate(lone):
+        np.testing.assert_array_equal(observations[i], env.reset(seed=7 + i)[0])
+    endings = 0
+    for _ in range(300):
+        actions = np.array([balance(observations[0]), 1 - balance(observations[1]), 0])
+        observations, rewards, terminated, truncated, infos = world.step(actions)
+        for i, env in enumerate(lone):
+            last, reward, fell, cut, _ = env.step(actions[i])
+            assert (rewards[i], terminated[i], truncated[i]) == (reward, fell, cut)
+            if fell or cut:
+                endings += 1
+                np.testing.assert_allclose(infos["final_obs"][i], last, rtol=1e-5, atol=1e-6)
+                last, _ = env.reset()
+            np.testing.assert_allclose(observations[i], last, rtol=1e-5, atol=1e-6)
+    assert endings > 40
+
+
+def test_a_pole_that_is_held_to_the_end_is_truncated():
+    world = CartPoleWorld(1)
+    observations, _ = world.reset(seed=0)
+    for step in range(500):
+        observations, _, terminated, truncated, _ = world.step(np.array([hold(observations[0])]))
+        assert not terminated
+        assert truncated == (step == 499)
+
+
+@pytest.mark.parametrize("suite", ["Conflict/CartPole4", "Conflict/Breakout2"])
+def test_a_restored_world_goes_on_as_the_first_would_have(suite):
+    if "Breakout" in suite:
+        pytest.importorskip("gymnax")
+    env, other = make_multitask_vector(suite, 8), make_multitask_vector(suite, 8)
+    env.reset(seed=0)
+    other.reset(seed=9)
+    actions = [env.action_space.sample() for _ in range(60)]
+    for action in actions[:20]:
+        env.step(action)
+    state = env.state_dict()
+    assert state["exact"]
+    other.load_state_dict(state)
+    for action in actions[20:]:
+        ours, others = env.step(action), other.step(action)
+        for mine, its in zip(ours[:4], others[:4], strict=True):
+            np.testing.assert_equal(mine, its)
+
+
+def test_a_restored_single_task_goes_on_as_the_first_would_have():
+    env, other = CARTPOLES[1].make(), CARTPOLES[1].make()
+    env.reset(seed=0)
+    env.step(0)
+    state = snapshot(env)
+    assert state is not None
+    other.reset(seed=1)
+    restore(other, state)
+    for _ in range(4):
+        ours, its = env.step(1), other.step(1)
+        np.testing.assert_array_equal(ours[0], its[0])
+        assert ours[1:] == its[1:]
+
+
+def test_the_last_observation_of_an_episode_is_in_the_tasks_coordinates_too():
+    plain, turned = (
+        make_multitask_vector([CARTPOLES[0]], 2),
+        make_multitask_vector([CARTPOLES[1]], 2),
+    )
+    plain.reset(seed=0)
+    turned.reset(seed=0)
+    for _ in range(12):
+        *_, infos = plain.step(np.zeros(2, int))
+        *_, own = turned.step(np.ones(2, int))
+        if "final_obs" in infos:
+            for its, mine in zip(infos["final_obs"], own["final_obs"], strict=True):
+                if its is not None:
+                    back = plain_view(CARTPOLES[1].kwargs, mine["obs"])
+                    np.testing.assert_array_equal(back, its["obs"])
+                    return
+    raise AssertionError("no episode ended")
+
+
+@pytest.mark.filterwarnings("ignore:.*observation space m:UserWarning")  # CartPole has no bounds
+@pytest.mark.parametrize("task", [CARTPOLES[1], BREAKOUTS[1]], ids=lambda task: task.name)
+def test_each_wrapped_task_passes_the_checkers_of_gymnasium_and_sb3(task):
+    if task in BREAKOUTS:
+        pytest.importorskip("gymnax")
+    env = task.make()
+    sb3_check(env)
+    gymnasium_check(MultiTaskEnv([task]), skip_render_check=True)
+    env.close()
+
+
+def test_coordinates_permute_negate_and_exchange_as_worked_out_by_hand():
+    found = Coordinates(BOX, spaces.Discrete(3), (2, 0, 1), (1, -1, 1), (1, 2, 0))
+    np.testing.assert_array_equal(found.observation(np.array([10, 20, 30])), [30, -10, 20])
+    np.testing.assert_array_equal(found.observation_space.low, [-3, -4, -2])
+    np.testing.assert_array_equal(found.observation_space.high, [6, 1, 5])
+    assert [found.action(action) for action in range(3)] == [1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"permutation": (0, 1, 1)}, r"`permutation` must have each of 0 to 2 once, got \(0, 1, 1"),
+        ({"actions": (0, 2)}, r"`actions` must have each of 0 to 1 once, got \(0, 2\)"),
+        ({"signs": (1, 0, 1)}, r"`signs` must be 3 of 1 and -1, got \(1, 0, 1\)"),
+        ({"signs": (1, -1)}, r"`signs` must be 3 of 1 and -1, got \(1, -1\)"),
+    ],
+)
+def test_wrong_coordinates_are_named(arguments, problem):
+    with pytest.raises(ValueError, match=problem):
+        Coordinates(BOX, spaces.Discrete(2), **arguments)
+
+
+def test_images_without_a_sign_cannot_be_negated():
+    space = spaces.Box(0, 1, (10, 10, 2), np.uint8)
+    with pytest.raises(ValueError, match="`signs` must be None for observations of uint8"):
+        Coordinates(space, spaces.Discrete(2), signs=(1, -1))
+
+
+def test_other_spaces_have_no_coordinates():
+    with pytest.raises(TypeError, match="observations must be a Box with an axis, got Discrete"):
+        Coordinates(spaces.Discrete(3), spaces.Discrete(2))
+    with pytest.raises(TypeError, match="actions must be Discrete from 0 on, got Box"):
+        Coordinates(BOX, BOX)
+
+
+def test_wrappers_of_one_world_and_of_many_show_the_same():
+    arguments = {"permutation": (1, 0, 3, 2), "signs": (1, -1, 1, -1), "actions": (1, 0)}
+    one = Conflicting(CartPoleEnv(), **arguments)
+    many = ConflictingVector(CartPoleWorld(1), **arguments)
+    np.testing.assert_array_equal(one.reset(seed=4)[0], many.reset(seed=4)[0][0])
+    np.testing.assert_array_equal(one.step(1)[0], many.step(np.array([1]))[0][0])
+    assert one.observation_space == many.single_observation_space
+
+
+def test_a_world_that_was_not_reset_or_gets_wrong_actions_says_so():
+    world = CartPoleWorld(2)
+    with pytest.raises(gym.error.ResetNeeded, match="call reset"):
+        world.step(np.zeros(2, int))
+    world.reset(seed=0)
+    with pytest.raises(ValueError, match=r"actions must be 2 of 0 and 1, got \[0 2\]"):
+        world.step(np.array([0, 2]))
+    state = CartPoleWorld(3).state_dict()
+    with pytest.raises(ValueError, match="`state` must be of num_envs=2 copies, got 3"):
+        world.load_state_dict(state)
+
+
+def test_a_mask_resets_only_its_copies():
+    world = CartPoleWorld(2)
+    before, _ = world.reset(seed=0)
+    after, _ = world.reset(seed=5, options={"reset_mask": np.array([True, False])})
+    assert (after[0] != before[0]).all()
+    np.testing.assert_array_equal(after[1], before[1])
+
+
+def test_a_picture_of_a_copy_is_gymnasiums():
+    pytest.importorskip("pygame")
+    world, lone = CartPoleWorld(1, render_mode="rgb_array"), CartPoleEnv(render_mode="rgb_array")
+    world.reset(seed=2)
+    lone.reset(seed=2)
+    (picture,) = world.render()
+    np.testing.assert_array_equal(picture, lone.render())
