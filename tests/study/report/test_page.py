@@ -154,7 +154,7 @@ def test_the_papers_pages_have_charts_and_clip_nothing(browser_page, name):
     address = PAPER / name / "index.html"
     for width in (400, 1280, 1920):
         page = browser_page.open(address, width)
-        assert page.locator(".uplot").count() >= 4
+        assert page.locator(".uplot").count() >= 2
         assert page.evaluate(CLIPPED) == []
     assert browser_page.messages == []
     assert {url for url in browser_page.requests if not url.startswith("data:")} == {
