@@ -26,7 +26,8 @@ class Visit:
 @pytest.fixture(scope="session")
 def chromium():
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    binary = shutil.which("chromium") or shutil.which("chromium-browser")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    binary = next(filter(None, map(shutil.which, names)), None)
     if binary is None:
         pytest.skip("needs chromium")
     with playwright.sync_playwright() as running:
