@@ -162,35 +162,31 @@ def _forest(findings: Sequence[Finding]) -> list[dict[str, Any]]:
         for row in finding.rows
         if row.contrast.primary
     ]
-    ends = [
-        end
-        for _, row in rows
-        for end in (row.estimate.low, row.estimate.high, row.contrast.smallest_effect)
-    ]
-    reach = 1.05 * max((abs(end) for end in ends if math.isfinite(end)), default=1.0) or 1.0
-
-    def marks(row: Row) -> dict[str, tuple[float, float]]:
-        found = row.estimate
-        spans = {
-            "small": (-row.contrast.smallest_effect, row.contrast.smallest_effect),
-            "origin": (0.0, 0.0),
-            "bar": (found.low, found.high),
-            "estimate": (found.mean, found.mean),
-        }
-        return {
-            name: (round(50 + 50 * low / reach, 2), round(50 * (high - low) / reach, 2))
-            for name, (low, high) in spans.items()
-            if math.isfinite(low) and math.isfinite(high)
-        }
-
+    ends = [end for _, row in rows for span in _spans(row).values() for end in span]
+    reach = 1.05 * max((abs(end) for end in ends if math.isfinite(end)), default=0.0) or 1.0
     return [
         {
             "label": label,
             "text": interval(row.estimate.mean, row.estimate.low, row.estimate.high),
-            "marks": marks(row),
+            "marks": {
+                name: (round(50 + 50 * low / reach, 2), round(50 * (high - low) / reach, 2))
+                for name, (low, high) in _spans(row).items()
+                if math.isfinite(low) and math.isfinite(high)
+            },
         }
         for label, row in rows
     ]
+
+
+def _spans(row: Row) -> dict[str, tuple[float, float]]:
+    """Say from where to where each mark of a difference reaches."""
+    found, small = row.estimate, row.contrast.smallest_effect
+    return {
+        "small": (-small, small),
+        "origin": (0.0, 0.0),
+        "bar": (found.low, found.high),
+        "estimate": (found.mean, found.mean),
+    }
 
 
 def _returns(summary: tables.Rows) -> list[dict[str, Any]]:

@@ -164,3 +164,25 @@ def test_replays_that_lie_beside_the_page_are_linked(tmp_path):
     text = write_report(the_study, tmp_path).read_text()
     assert '<a href="replays/soft-big.html">SoftMoE-Big</a>' in text
     assert "replays/dense.html" not in text
+
+
+def test_differences_lie_right_of_the_middle_by_their_share_of_the_widest(tmp_path):
+    claims = """
+claims:
+  - name: better
+    text: One is better.
+    contrasts:
+      - measure: block_end
+        plus: [{regime: mtrl, architecture: soft-big}]
+        minus: [{regime: mtrl, architecture: dense}]
+        expects: greater
+        smallest_effect: 1.0
+"""
+    (tmp_path / "claims.yaml").write_text(claims)
+    the_study = study(regimes=("mtrl",), claims=tmp_path / "claims.yaml")
+    write(tmp_path, the_study, lambda each: 5.0 + 2 * (each.architecture.name == "soft-big"))
+    write_json(tmp_path / "study.json", {})
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
+    text = write_report(the_study, tmp_path).read_text()
+    assert text.count('<span class="estimate" style="left:97.62%">') == 2  # 50 + 50 / 1.05
+    assert text.count('<span class="small" style="left:25.58%;width:48.84%">') == 2  # of 1 / 1.95
