@@ -45,6 +45,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
         f"{_SB3}.buffers:ReplayBuffer",
         f"{_SB3}.buffers:DictReplayBuffer",
         f"{_SB3}.buffers:NStepReplayBuffer",
+        "stable_baselines3.her:HerReplayBuffer",
         "sb3_moe.buffers:DeviceReplayBuffer",
         "sb3_moe.buffers:MultiTaskReplayBuffer",
     ),

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.her import HerReplayBuffer
 
 from sb3_moe.buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
+from sb3_moe.buffers.hindsight import end_running_episodes
 from sb3_moe.saving.archive import REPLAY_BUFFER
 from sb3_moe.saving.errors import UnsafeFileError
+from sb3_moe.saving.hindsight import EPISODES, STARTS, check_episodes
 from sb3_moe.saving.tensors import Form, TensorFile, form_of
 from sb3_moe.saving.values import checked_type
 
@@ -19,6 +22,7 @@ _KINDS = (
     ReplayBuffer,
     DictReplayBuffer,
     NStepReplayBuffer,
+    HerReplayBuffer,
     DeviceReplayBuffer,
     MultiTaskReplayBuffer,
 )
@@ -38,6 +42,11 @@ def replay_buffer_of(model: Any) -> ReplayBuffer:
             f"`replay_buffer` must be False for a {type(buffer).__name__}; the contents of "
             f"{[kind.__name__ for kind in _KINDS]} can be saved"
         )
+    if getattr(buffer, "copy_info_dict", False):
+        raise ValueError(
+            "`replay_buffer` must be False for a HerReplayBuffer with `copy_info_dict`=True, whose "
+            "infos may hold anything, got True"
+        )
     return buffer
 
 
@@ -48,6 +57,8 @@ def encode_replay_buffer(buffer: Any) -> tuple[dict[str, Any], dict[str, th.Tens
     """
     rows = _rows(buffer, buffer.pos, buffer.full)
     tensors = {name: whole[:rows] for name, whole in _wholes(buffer)}
+    if isinstance(buffer, HerReplayBuffer):
+        tensors[STARTS] = th.from_numpy(buffer._current_ep_start.copy())
     state: dict[str, Any] = {"pos": int(buffer.pos), "full": bool(buffer.full)}
     if isinstance(buffer, MultiTaskReplayBuffer):
         # The order in which places are listed decides which are drawn.
@@ -78,15 +89,22 @@ def load_replay_buffer(buffer: Any, state: Any, file: TensorFile) -> None:
     expected = {name: form_of(whole[:rows]) for name, whole in wholes.items()}
     if multi_task:
         expected |= _forms_of_places(buffer, state["tasks"], file)
-    places = {}
+    hindsight = isinstance(buffer, HerReplayBuffer)
+    if hindsight:
+        expected[STARTS] = Form(th.int64, (buffer.n_envs,))
+    others = {}
     for name, tensor in file.read_as(expected):
         if name in wholes:
             wholes[name][:rows].copy_(tensor)
         else:
-            places[name] = tensor.numpy()
+            others[name] = tensor.numpy()
     buffer.pos, buffer.full = pos, full
     if multi_task:
-        _load_places(buffer, {task: places[f"places/{task}"] for task in state["tasks"]})
+        _load_places(buffer, {task: others[f"places/{task}"] for task in state["tasks"]})
+    if hindsight:
+        buffer._current_ep_start = others[STARTS]
+        check_episodes(buffer)
+        end_running_episodes(buffer)
 
 
 def _rows(buffer: Any, pos: int, full: bool) -> int:
@@ -96,7 +114,7 @@ def _rows(buffer: Any, pos: int, full: bool) -> int:
 
 def _wholes(buffer: Any) -> Iterator[tuple[str, th.Tensor]]:
     """Yield the buffer's arrays as tensors on the same memory, environments in the second axis."""
-    for name in _PARTS:
+    for name in (*_PARTS, *EPISODES):
         if name in vars(buffer):
             part = vars(buffer)[name]
             if isinstance(part, dict):

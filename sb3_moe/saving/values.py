@@ -18,6 +18,10 @@ from stable_baselines3.common.noise import (
     VectorizedActionNoise,
 )
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+from stable_baselines3.her.goal_selection_strategy import (
+    KEY_TO_GOAL_STRATEGY,
+    GoalSelectionStrategy,
+)
 
 from sb3_moe.callbacks.task_switch import Restarted
 from sb3_moe.layers.classes import Registry
@@ -125,6 +129,8 @@ class Encoder:
             return {"dtype": np.dtype(value).name}
         if isinstance(value, np.dtype):
             return {"dtype": value.name}
+        if isinstance(value, GoalSelectionStrategy):
+            return next(text for text, each in KEY_TO_GOAL_STRATEGY.items() if each is value)
         if isinstance(value, VectorizedActionNoise):
             # `learn` makes as many of it as there are environments.
             return self.encode(name, value.base_noise)

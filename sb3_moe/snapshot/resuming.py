@@ -15,6 +15,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_moe.buffers.hindsight import end_running_episodes
 from sb3_moe.snapshot.carried import keep_action_noise, set_carried
 from sb3_moe.snapshot.env_state import load_env
 from sb3_moe.snapshot.generators import set_generators
@@ -90,9 +91,7 @@ def _load_buffer(model: OffPolicyAlgorithm, path: Path, *, goes_on: bool) -> Non
     if goes_on or not buffer.size():
         return
     if isinstance(buffer, HerReplayBuffer):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # SB3's advice is for those who call it themselves
-            buffer.truncate_last_trajectory()
+        end_running_episodes(buffer)
         return
     # Steps that are kept as n-step returns or without their next observation must not run on.
     last = buffer.pos - 1

@@ -38,18 +38,6 @@ IMAGES = [
 COVER = [*cases.pairwise(FLAT), *IMAGES]
 
 
-def build(case):
-    options = cases.options_of(case)
-    num_tasks = 0
-    if case.router == "task" and arena.kind_of(case.alias) != "MultiInput":
-        num_tasks = arena.NUM_TASKS
-        options["features_extractor_kwargs"] = {"num_tasks": num_tasks}
-    env = arena.default_env(case.algorithm, case.alias, num_tasks)
-    if "Lstm" in case.alias:
-        options["lstm_hidden_size"] = 12
-    return arena.make(case.algorithm, case.alias, env, **options)
-
-
 def round_trip(model, path, **kwargs):
     off_policy = hasattr(model, "replay_buffer")
     sb3_moe.save(model, path / "x.moe", replay_buffer=off_policy)
@@ -96,13 +84,13 @@ def check(model, path, **kwargs):
 
 @pytest.mark.parametrize("case", COVER, ids=str)
 def test_a_loaded_model_takes_the_same_next_step(case, tmp_path):
-    check(build(case), tmp_path)
+    check(cases.make(case), tmp_path)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("case", EVERY, ids=str)
 def test_every_loaded_model_takes_the_same_next_step(case, tmp_path):
-    check(build(case), tmp_path)
+    check(cases.make(case), tmp_path)
 
 
 @pytest.mark.parametrize(("algorithm", "alias"), arena.PAIRS)
