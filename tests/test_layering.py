@@ -19,6 +19,7 @@ ORDER = [
     "snapshot",
     "callbacks",
     "saving",
+    "growing",
     "study",
     "__main__",
 ]

@@ -16,6 +16,10 @@ from torch.nn import functional as F
 from sb3_moe.layers.checks import not_negative, widths, yes_or_no
 
 
+# So small are scores that all gates are as good as alike, and still tell which is the largest.
+FAINT = 1e-6
+
+
 class ScoreRouter(nn.Module):
     """What gives experts or slots scores.
 
@@ -32,6 +36,10 @@ class ScoreRouter(nn.Module):
             raise ValueError(
                 f"`router` must have {rule} = {num_scores} scores, got {self.num_scores}"
             )
+
+    def soften(self, factor: float) -> None:
+        """Multiply the scores of every token by a number, in the weights."""
+        raise NotImplementedError
 
 
 class LinearRouter(ScoreRouter):
@@ -70,6 +78,11 @@ class LinearRouter(ScoreRouter):
         else:
             self.weight_RK = nn.Parameter(weight_RK)
         self.scale = nn.Parameter(th.ones(())) if normalize else None
+
+    @th.no_grad()
+    def soften(self, factor: float) -> None:
+        """Multiply the scale where there is one: the weights' size makes no difference there."""
+        (self.weight_RK if self.scale is None else self.scale).mul_(factor)
 
     def forward(self, x_BNR: th.Tensor) -> th.Tensor:
         """Return the scores (B, N, K)."""
@@ -113,6 +126,10 @@ class MLPRouter(ScoreRouter):
         if frozen:
             for layer in layers[::2]:
                 _freeze(layer)
+
+    def soften(self, factor: float) -> None:
+        """Multiply the last layer's scores."""
+        self.last.soften(factor)
 
     def forward(self, x_BNR: th.Tensor) -> th.Tensor:
         """Return the scores (B, N, K)."""

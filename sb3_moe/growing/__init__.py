@@ -1,0 +1,5 @@
+"""Models that grow: from dense ones to experts, and back."""
+
+from sb3_moe.growing.upcycling import upcycle
+
+__all__ = ["upcycle"]
