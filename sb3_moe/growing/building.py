@@ -100,13 +100,17 @@ def carry_over(new: Any, model: Any, links: Links) -> None:
     alike = all(type(a) is type(b) for a, b in zip(mine, other, strict=True))
     if alike and all(can_carry(each) for each in other):
         links.write_moments(mine, other)
-    _carry_the_rest(new, model)
+    carry_the_rest(new, model)
     if new.use_sde:
         new.policy.reset_noise()
 
 
-def _carry_the_rest(new: Any, model: Any) -> None:
-    """Carry over variables and optimisers beside the policy, such as SAC's of its entropy."""
+def carry_the_rest(new: Any, model: Any) -> None:
+    """Carry over variables and optimisers beside the policy, such as SAC's of its entropy.
+
+    :param new: of :func:`build_like`
+    :param model: the old one
+    """
     names, variables = model._get_torch_save_params()
     for name in variables:
         if (variable := recursive_getattr(model, name)) is not None:

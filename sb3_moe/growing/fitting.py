@@ -67,7 +67,9 @@ class Fit:
             )
         )
         if ("bias" in new.tensors) != ("bias" in old.tensors):
-            raise ValueError(f"the new layer must have a bias just as the dense one: {sorted(new.tensors)}")
+            raise ValueError(
+                f"the new layer must have a bias just as the dense one: {sorted(new.tensors)}"
+            )
         if "bias" in new.tensors:
             bias = Link(
                 new.tensors["bias"],

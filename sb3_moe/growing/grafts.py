@@ -83,9 +83,7 @@ class Graft:
         # The activation is in the experts too, and may hold numbers.
         return linears[0] + sum(not leaf.is_linear for leaf in inside) + 1
 
-    def _experts(
-        self, layer: MoELayer, old: Sequence[Leaf], reader: Leaf | None, fit: Fit
-    ) -> None:
+    def _experts(self, layer: MoELayer, old: Sequence[Leaf], reader: Leaf | None, fit: Fit) -> None:
         """Link every expert of a layer with the dense leaves that it stands for."""
         number = layer.num_experts
         experts = [expert_leaves(layer.experts, k) for k in range(number)]

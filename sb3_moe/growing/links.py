@@ -63,7 +63,9 @@ class Link:
         """
         if source is None:
             value = self.value
-            self.into.view(into)[self.at] = self.into.view(into)[self.at] + value if self.adds else value
+            self.into.view(into)[self.at] = (
+                self.into.view(into)[self.at] + value if self.adds else value
+            )
         else:
             self.into.view(into)[self.at] = source[self.take] * factor
 

@@ -51,13 +51,13 @@ def link_policies(new: MoEPolicy, old: Any, make_graft: MakeGraft) -> Links:
     links: list[Link] = []
     for mine, other in zip(ours.networks(), theirs.networks(), strict=True):
         at = _columns(new, mine, old, other)
-        links += _extractor_links(mine.extractor, other.extractor)
+        links += extractor_links(mine.extractor, other.extractor)
         graft = make_graft(new.moe[mine.tower.rstrip(digits)])
         behind_memory = mine.memory is not None
         _link_network(graft, mine, other, None if behind_memory else at)
         links += graft.links
         if mine.memory is not None and other.memory is not None:
-            links += _memory_links(mine.memory, other.memory, at)
+            links += memory_links(mine.memory, other.memory, at)
     loose = theirs.loose()
     for name, held in ours.loose().items():
         links += [Link(Held(a), b) for a, b in zip(held, loose[name], strict=True)]
@@ -80,7 +80,7 @@ def _link_network(graft: Graft, new: Network, old: Network, at: th.Tensor | None
         graft.network([module], [leaf], behind=None, depth=depth, columns=first)
 
 
-def _extractor_links(new: nn.Module, old: nn.Module) -> list[Link]:
+def extractor_links(new: nn.Module, old: nn.Module) -> list[Link]:
     """Link the encoders of two extractors, where the new one still has them."""
     ours, theirs = (_tensors(each) for each in (new, old))
     if not ours:
@@ -88,7 +88,13 @@ def _extractor_links(new: nn.Module, old: nn.Module) -> list[Link]:
     return [Link(Held(a), b) for a, b in zip(ours, theirs, strict=True)]
 
 
-def _memory_links(new: nn.Module, old: nn.Module, at: th.Tensor | None) -> list[Link]:
+def memory_links(new: nn.Module, old: nn.Module, at: th.Tensor | None) -> list[Link]:
+    """Link what stands between extractors and towers.
+
+    :param new: an LSTM, or a linear layer
+    :param old: the same
+    :param at: where the new one finds each input of the old one; None: where it was
+    """
     links = []
     named = zip(new.named_parameters(), old.parameters(), strict=True)
     for (name, mine), theirs in named:
@@ -132,5 +138,3 @@ def _num_judged(network: Network, features: int) -> int:
     hidden, heads = linear_leaves(network)
     linear = next(leaf for leaf in (*hidden, *heads) if leaf.is_linear)
     return int(linear.tensors["weight"].value.shape[1]) - features
-
-

@@ -17,6 +17,9 @@ from torch import nn
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import Network, networks_of
 
+# How far apart rounding may bring outputs, as a share of their size.
+TOLERANCE = 1e-4
+
 
 def raw_outputs(policy: Any, obs: Any, actions: th.Tensor | None = None) -> dict[str, th.Tensor]:
     """Return what every network returns, by tower and number of the head: ``"pi.0"``, (B, O).
@@ -47,6 +50,29 @@ def _keeper(found: dict[str, th.Tensor], name: str) -> Any:
         found[name] = output
 
     return keep
+
+
+@th.no_grad()
+def check_same(new: Any, old: Any, obs: Any, old_obs: Any) -> None:
+    """Raise ValueError unless two policies return the same, whatever is in them.
+
+    :param new: the new policy
+    :param old: the old one
+    :param obs: a batch of observations for the new one, as environments give them
+    :param old_obs: the same for the old one
+    """
+    found, known = (
+        raw_outputs(policy, policy.obs_to_tensor(each)[0])
+        for policy, each in ((new, obs), (old, old_obs))
+    )
+    for name, wanted in known.items():
+        size = max(wanted.abs().max().item(), 1.0)
+        apart = (found[name] - wanted).abs().max().item() / size
+        if not apart <= TOLERANCE:
+            raise ValueError(
+                "`router` and `expert` must be of kinds that do the same as the layers that are "
+                f"moved, got outputs {name!r} that are {apart:.3g} of their size apart"
+            )
 
 
 def sampled(space: spaces.Space[Any], rows: int) -> Any:

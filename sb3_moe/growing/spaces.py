@@ -41,7 +41,9 @@ def _joins(old: spaces.Space[Any], new: spaces.Space[Any], num_tasks: int | None
     if has_task_key(new) and not has_task_key(old):
         assert isinstance(new, spaces.Dict)
         rest = {key: each for key, each in new.spaces.items() if key != TASK_KEY}
-        return rest == dict(old.spaces) if isinstance(old, spaces.Dict) else [*rest.values()] == [old]
+        return (
+            rest == dict(old.spaces) if isinstance(old, spaces.Dict) else [*rest.values()] == [old]
+        )
     if not (isinstance(old, spaces.Box) and isinstance(new, spaces.Box) and num_tasks):
         return False
     flat = len(old.shape) == len(new.shape) == 1
@@ -64,7 +66,9 @@ def join_task(obs: Any, old: spaces.Space[Any], new: spaces.Space[Any]) -> Any:
     if isinstance(new, spaces.Dict):
         task_space = new[TASK_KEY]
         assert isinstance(task_space, spaces.Discrete)
-        parts = obs if isinstance(obs, dict) else {key: obs for key in new.spaces if key != TASK_KEY}
+        parts = (
+            obs if isinstance(obs, dict) else {key: obs for key in new.spaces if key != TASK_KEY}
+        )
         return {**parts, TASK_KEY: np.arange(rows) % int(task_space.n)}
     assert isinstance(new, spaces.Box)
     num_tasks = new.shape[0] - obs.shape[1]

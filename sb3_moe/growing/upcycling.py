@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
+from string import digits
 from typing import Any, Literal
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -15,20 +16,27 @@ from torch import nn
 
 from sb3_moe.growing.building import build_like, carry_over, dress, undone_on_failure
 from sb3_moe.growing.grafts import Divide, Graft
+from sb3_moe.growing.kinds import moe_class
 from sb3_moe.growing.leaves import Leaf
-from sb3_moe.growing.matching import link_policies
-from sb3_moe.growing.outputs import raw_outputs, sampled
+from sb3_moe.growing.matching import linear_leaves, link_policies
+from sb3_moe.growing.outputs import check_same, raw_outputs, sampled
 from sb3_moe.growing.spaces import check_env, join_task
 from sb3_moe.growing.units import by_firing, evenly
 from sb3_moe.layers.checks import not_negative, one_of
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.options import DEFAULTS, MoEOptions, called
+from sb3_moe.policies.options import (
+    DEFAULT_NUM_EXPERTS,
+    DEFAULTS,
+    MoEOptions,
+    called,
+    per_tower,
+)
 
 HOW = ("copy", "split")
-# Observations on which both models must do the same, and how far apart rounding may bring them.
-ROWS, TOLERANCE = 16, 1e-4
+# Observations on which both models must do the same.
+ROWS = 16
 
 
 def upcycle(
@@ -69,8 +77,10 @@ def upcycle(
     space = model.observation_space if venv is None else venv.observation_space
     check_env(model, venv, num_tasks)
     with undone_on_failure():
-        policy_class = _moe_class(model, space)
-        kwargs = _policy_kwargs(model, old, space, num_tasks) | _sized(old, how, options)
+        policy_class = moe_class(model, space)
+        kwargs = _policy_kwargs(model, old, space, num_tasks) | _sized(
+            policy_class, old, how, options
+        )
         new = build_like(model, policy_class, kwargs, venv)
         divide = None if how == "copy" else _division(old, probe)
 
@@ -79,7 +89,9 @@ def upcycle(
             return Graft(place=tower.place, divide=divide, perturb=perturb)
 
         carry_over(new, model, link_policies(new.policy, old, make_graft))
-        _check_same(new.policy, old)
+        obs = sampled(model.observation_space, ROWS)
+        joined = join_task(obs, model.observation_space, new.observation_space)
+        check_same(new.policy, old, joined, obs)
         return dress(new, model, venv)
 
 
@@ -101,8 +113,7 @@ def _check_expert(options: MoEOptions) -> None:
     place, kind = options.place, options.expert_class
     if options.is_tokenised:
         raise ValueError(
-            "`tokens` must be 'sample': a dense layer reads whole samples, got "
-            f"{options.tokens!r}"
+            f"`tokens` must be 'sample': a dense layer reads whole samples, got {options.tokens!r}"
         )
     if place.by_layer and not getattr(kind, "copies_dense", False):
         raise ValueError(
@@ -126,27 +137,6 @@ def _dense_policy(model: BaseAlgorithm) -> Any:
 
 def _wrapped(model: Any, env: Any) -> Any:
     return model.get_env() if env is None else model._wrap_env(env, 0)
-
-
-def _moe_class(model: BaseAlgorithm, space: spaces.Space[Any]) -> type[Any]:
-    """Return our policy class for the same algorithm and kind of observations."""
-    aliases = model.policy_aliases
-    kind = type(model.policy)
-    alias = next((name for name, each in aliases.items() if each is kind), None)
-    if alias is None:
-        raise TypeError(
-            f"`model` must have a policy that {type(model).__name__} has a name for, "
-            f"{list(aliases)}, got {kind.__name__}"
-        )
-    ours = "Moe" + alias.removeprefix("Moe")
-    if isinstance(space, spaces.Dict):
-        ours = ours.replace("Mlp", "MultiInput", 1).replace("Cnn", "MultiInput", 1)
-    if ours not in aliases:
-        raise ValueError(
-            f"`env` must have observations that {type(model).__name__} has an MoE policy for, "
-            f"{[name for name in aliases if name.startswith('Moe')]}, got {space}"
-        )
-    return aliases[ours]
 
 
 def _policy_kwargs(
@@ -181,8 +171,25 @@ def _is_flat(policy: Any) -> bool:
     return kind is FlattenExtractor
 
 
-def _sized(old: Any, how: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(options)
+def _sized(
+    policy_class: type[MoEPolicy], old: Any, how: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the options, with experts as wide as a share of the units unless they say more."""
+    found = dict(options)
+    if how == "copy" or "expert_width" in options:
+        return found
+    towers = per_tower(options, policy_class.towers)
+    widths: dict[str, int] = {}
+    for network in networks_of(old).networks():
+        name = network.tower.rstrip(digits)
+        tower, (hidden, heads) = towers[name], linear_leaves(network)
+        layers = [leaf.tensors["weight"].value.shape[0] for leaf in hidden if leaf.is_linear]
+        layers = layers if heads else layers[:-1]
+        taken = [h for i, h in enumerate(layers) if tower.place.takes(i, len(layers))]
+        if taken and getattr(tower.expert_class, "uses_width", True):
+            shares = tower.num_experts or DEFAULT_NUM_EXPERTS
+            widths[name] = math.ceil(max(taken) / shares)
+    return found | ({"expert_width": widths} if widths else {})
 
 
 def _division(policy: Any, probe: Any) -> Divide:
@@ -211,25 +218,3 @@ def _division(policy: Any, probe: Any) -> Divide:
         return by_firing(inputs[reader.tensors["weight"].stored], shares)
 
     return divide
-
-
-@th.no_grad()
-def _check_same(new: Any, old: Any) -> None:
-    """Raise unless both policies return the same, whatever routers and experts there are."""
-    obs = sampled(old.observation_space, ROWS)
-    ours, _ = new.obs_to_tensor(join_task(obs, old.observation_space, new.observation_space))
-    theirs, _ = old.obs_to_tensor(obs)
-    found = raw_outputs(new, ours)
-    for name, wanted in raw_outputs(old, theirs).items():
-        got = _output(found, name, wanted)
-        size = max(wanted.abs().max().item(), 1.0)
-        apart = (got - wanted).abs().max().item() / size
-        if not apart <= TOLERANCE:
-            raise ValueError(
-                "`router` and `expert` must let experts that start as the dense layers do what "
-                f"these do, got outputs of {name!r} that are {apart:.3g} of their size apart"
-            )
-
-
-def _output(found: dict[str, th.Tensor], name: str, wanted: th.Tensor) -> th.Tensor:
-    return found[name]
