@@ -115,7 +115,7 @@ def carry_the_rest(new: Any, model: Any) -> None:
     for name in variables:
         if (variable := recursive_getattr(model, name)) is not None:
             recursive_getattr(new, name).data.copy_(variable.data)
-    policies = {each for each in networks_of(model.policy).optimizers().values()}
+    policies = set(networks_of(model.policy).optimizers().values())
     for name in names:
         part = recursive_getattr(model, name)
         if isinstance(part, th.optim.Optimizer) and part not in policies:

@@ -5,7 +5,6 @@ Shapes: B observations, A action dimensions.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from itertools import chain
 from string import digits
@@ -15,7 +14,6 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 
 from sb3_moe.growing.building import (
@@ -24,36 +22,20 @@ from sb3_moe.growing.building import (
     dress,
     undone_on_failure,
 )
+from sb3_moe.growing.distilling import distil
 from sb3_moe.growing.features import columns, pieces
 from sb3_moe.growing.fitting import Fit
-from sb3_moe.growing.kinds import dense_class
+from sb3_moe.growing.kinds import dense_class, dense_kwargs
 from sb3_moe.growing.leaves import Held, plain_leaves
 from sb3_moe.growing.links import Link, Links
 from sb3_moe.growing.matching import extractor_links, linear_leaves, memory_links
-from sb3_moe.growing.outputs import check_same, raw_outputs, sampled
+from sb3_moe.growing.outputs import check_same, sampled
 from sb3_moe.growing.plain import check_usual, in_one, plain_modules, widths_of
-from sb3_moe.layers.checks import whole
 from sb3_moe.networks import Network, Networks, networks_of
-from sb3_moe.observations.pictures import is_image
 from sb3_moe.observations.task_ids import TASK_KEY
-from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.policies.towers import Columns
-
-
-class Distilled(NamedTuple):
-    """A dense model that was fitted to one with experts.
-
-    :param model: SB3's own
-    :param remains: how far its outputs are from the other's on the observations, by tower and head
-        (``"pi.0"``): root mean square of the difference, as a share of that of the outputs around
-        their mean
-    """
-
-    model: Any
-    remains: dict[str, float]
 
 
 class _Plain(NamedTuple):
@@ -87,80 +69,20 @@ def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = No
     if distill is not None:
         if task is not None:
             raise ValueError(
-                f"`task` must be None with `distill`, whose observations tell their tasks, got {task}"
+                f"`task` must be None with `distill`, whose observations hold theirs, got {task}"
             )
         return distil(model, distill)
     old = policy_of(model)
     _check_task(old, task)
     with undone_on_failure():
         found = [_plain(network, task) for network in networks_of(old).networks()]
-        kwargs = _policy_kwargs(model, old) | {"net_arch": _net_arch(old, found)}
+        kwargs = dense_kwargs(model, old) | {"net_arch": _net_arch(old, found)}
         new = build_like(model, dense_class(model), kwargs, model.get_env())
         _fill(new.policy, old, found, task)
         carry_the_rest(new, model)
         obs = sampled(model.observation_space, 16)
         check_same(new.policy, old, *[_of_task(old, obs, task)] * 2)
         return dress(new, model, model.get_env())
-
-
-def distil(
-    model: BaseAlgorithm, obs: Any, *, steps: int = 1000, learning_rate: float = 1e-3
-) -> Distilled:
-    """Fit SB3's own dense model to what one with experts does on observations.
-
-    Its layers are as wide as those of ``net_arch``. Nothing is played and no reward is seen: it
-    learns every network's raw outputs, by Adam on all observations at once.
-
-    :param model: with one of our policies
-    :param obs: a batch of observations, as environments give them
-    :param steps: of Adam
-    :param learning_rate: of Adam
-    :raises TypeError: if the policy is not ours
-    :raises ValueError: if images are encoded, or there are no steps
-    """
-    whole("steps", steps)
-    old = policy_of(model)
-    with undone_on_failure():
-        kwargs = _policy_kwargs(model, old) | {"net_arch": copy.deepcopy(old.net_arch)}
-        new = build_like(model, dense_class(model), kwargs, model.get_env())
-        ours, theirs = (policy.obs_to_tensor(obs)[0] for policy in (new.policy, old))
-        remains = _fit(new.policy, old, ours, theirs, steps, learning_rate)
-        for online, target in networks_of(new.policy).targets().items():
-            target.load_state_dict(online.state_dict())
-        carry_the_rest(new, model)
-        return Distilled(dress(new, model, model.get_env()), remains)
-
-
-def _fit(
-    new: Any, old: Any, obs: Any, old_obs: Any, steps: int, learning_rate: float
-) -> dict[str, float]:
-    actions = _own_actions(old, old_obs)
-    with th.no_grad():
-        wanted = raw_outputs(old, old_obs, actions)
-    spread = {name: (y - y.mean(0)).square().mean() + 1e-12 for name, y in wanted.items()}
-    optimizer = th.optim.Adam(list(new.parameters()), lr=learning_rate)
-    for _ in range(steps):
-        found = raw_outputs(new, obs, actions)
-        losses = [(found[n] - y).square().mean() / spread[n] for n, y in wanted.items()]
-        optimizer.zero_grad()
-        th.stack(losses).sum().backward()  # type: ignore[no-untyped-call]  # torch's
-        optimizer.step()
-    optimizer.zero_grad()
-    with th.no_grad():
-        found = raw_outputs(new, obs, actions)
-    return {
-        name: ((found[name] - y).square().mean() / spread[name]).sqrt().item()
-        for name, y in wanted.items()
-    }
-
-
-@th.no_grad()
-def _own_actions(policy: Any, obs: Any) -> th.Tensor | None:
-    """Return the actions that critics of actions are asked about."""
-    if not isinstance(policy.action_space, spaces.Box) or not hasattr(policy, "critic"):
-        return None
-    actions_BA: th.Tensor = policy._predict(obs, deterministic=True)
-    return actions_BA
 
 
 # Arguments.
@@ -174,29 +96,17 @@ def _check_task(policy: MoEPolicy, task: int | None) -> None:
         raise TypeError(f"`task` must be an int, got {task!r}")
     if not 0 <= task < num_tasks:
         raise ValueError(
-            f"`task` must be in [0, {num_tasks}), the tasks that observations tell apart, got {task}"
+            f"`task` must be in [0, {num_tasks}), the tasks that observations tell, got {task}"
+        )
+    if not any(layer.needs_tasks for layer in policy.moe_layers().values()):
+        raise ValueError(
+            "`task` must be None where no experts go by the task: the dense model is for all, got "
+            f"{task}"
         )
 
 
 def _num_tasks(policy: Any) -> int:
     return int(getattr(networks_of(policy).extractors()["features"], "num_tasks", 0))
-
-
-def _policy_kwargs(model: BaseAlgorithm, old: MoEPolicy) -> dict[str, Any]:
-    """Return the arguments without ours, with an extractor of SB3's."""
-    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in DEFAULTS}
-    kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
-    if issubclass(kind, TaskExtractor):
-        space = old.observation_space
-        parts = space.spaces.values() if isinstance(space, spaces.Dict) else ()
-        if kwargs.get("encoder") != "flat" or any(is_image(each) for each in parts):
-            raise ValueError(
-                "`model` must have the flat encoder, or an extractor of SB3's, to be SB3's own, got "
-                f"`encoder`={kwargs.get('encoder')!r} for {space}"
-            )
-        kind = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor
-        kwargs = {}
-    return found | {"features_extractor_class": kind, "features_extractor_kwargs": kwargs}
 
 
 def _net_arch(old: MoEPolicy, found: Sequence[_Plain]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
-from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from stable_baselines3.common.torch_layers import CombinedExtractor
 from torch import nn
 
 from sb3_moe.observations.task_ids import TASK_KEY
@@ -32,12 +32,10 @@ def _sizes(extractor: nn.Module, space: spaces.Space[object]) -> dict[str, int]:
     total = int(extractor.features_dim)  # type: ignore[arg-type]  # of SB3's extractors
     if isinstance(extractor, TaskExtractor):
         return _of_task_extractor(extractor, space, total)
-    parts = space.spaces if isinstance(space, spaces.Dict) else None
-    if parts is not None and isinstance(extractor, CombinedExtractor):
-        if all(isinstance(each, nn.Flatten) for each in extractor.extractors.values()):
-            return {key: get_flattened_obs_dim(parts[key]) for key in extractor.extractors}
-    if parts is None and isinstance(extractor, FlattenExtractor):
-        return {WHOLE: total}
+    if isinstance(extractor, CombinedExtractor) and isinstance(space, spaces.Dict):
+        flat = all(isinstance(each, nn.Flatten) for each in extractor.extractors.values())
+        if flat:
+            return {key: get_flattened_obs_dim(space[key]) for key in extractor.extractors}
     return {WHOLE: total}
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+
+from sb3_moe.observations.pictures import is_image
+from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.options import DEFAULTS
 
 OURS = "Moe"
 
@@ -48,3 +54,25 @@ def _alias(model: BaseAlgorithm) -> str:
             f"{list(aliases)}, got {kind.__name__}"
         )
     return alias
+
+
+def dense_kwargs(model: BaseAlgorithm, old: Any) -> dict[str, Any]:
+    """Return the arguments of a model's policy without ours, with an extractor of SB3's.
+
+    :param model: with experts
+    :param old: its policy
+    :raises ValueError: if SB3 has no such extractor
+    """
+    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in DEFAULTS}
+    kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
+    if issubclass(kind, TaskExtractor):
+        space = old.observation_space
+        parts = space.spaces.values() if isinstance(space, spaces.Dict) else ()
+        if kwargs.get("encoder") != "flat" or any(is_image(each) for each in parts):
+            raise ValueError(
+                "`model` must have the flat encoder, or SB3's extractor, to be SB3's own, got "
+                f"`encoder`={kwargs.get('encoder')!r} for {space}"
+            )
+        kind = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor
+        kwargs = {}
+    return found | {"features_extractor_class": kind, "features_extractor_kwargs": kwargs}

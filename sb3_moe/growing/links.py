@@ -149,7 +149,7 @@ def _state(
     state: dict[str, Any] = {}
     for name, value in first.items():
         if name in COUNTS:
-            state[name] = value.clone() if isinstance(value, th.Tensor) else value
+            state[name] = _count(optimizer, parameter, value)
         elif name != STEPS and isinstance(value, th.Tensor):
             power = POWERS.get(name, int(isinstance(optimizer, th.optim.SGD)))
             average = th.full_like(parameter, th.nan)
@@ -161,6 +161,15 @@ def _state(
         elif value is None:
             state[name] = None
     return state
+
+
+def _count(optimizer: th.optim.Optimizer, parameter: th.Tensor, value: Any) -> Any:
+    """Return a count where the optimiser wants it: with the parameter, or else on the CPU."""
+    if not isinstance(value, th.Tensor):
+        return value
+    group = optimizer.param_groups[0]
+    beside = group.get("fused") or group.get("capturable")
+    return value.clone().to(parameter.device if beside else "cpu")
 
 
 def _source(link: Link) -> th.Tensor:

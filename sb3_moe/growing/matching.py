@@ -5,7 +5,7 @@ Shapes: A action dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from string import digits
 from typing import Any

@@ -84,27 +84,30 @@ def _mean(linears: Sequence[nn.Module], gates: Sequence[float], layer: MoELayer)
 
 
 @th.no_grad()
-def in_one(first: nn.Linear, second: nn.Linear) -> nn.Linear:
+def in_one(first: nn.Module, second: nn.Module) -> nn.Linear:
     """Return one linear layer for two that stand one behind the other.
 
     :param first: (I to H)
     :param second: (H to O)
     """
-    has_bias = first.bias is not None or second.bias is not None
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
+    biases: list[th.Tensor | None] = [first.bias, second.bias]
+    has_bias = any(bias is not None for bias in biases)
     one = nn.Linear(first.in_features, second.out_features, bias=has_bias)
     one = one.to(first.weight.device)
     one.weight.copy_(second.weight @ first.weight)
     if has_bias:
         one.bias.zero_()
-        if first.bias is not None:
-            one.bias.add_(second.weight @ first.bias)
-        if second.bias is not None:
-            one.bias.add_(second.bias)
+        if biases[0] is not None:
+            one.bias.add_(second.weight @ biases[0])
+        if biases[1] is not None:
+            one.bias.add_(biases[1])
     return one
 
 
 def check_usual(modules: Iterable[nn.Module]) -> None:
-    """Raise ValueError unless layers stand as SB3 builds them, an activation behind each hidden one.
+    """Raise ValueError unless there is an activation behind each hidden layer, as SB3 builds it.
 
     :param modules: of :func:`plain_modules`, up to a head
     """

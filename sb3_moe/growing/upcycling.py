@@ -54,8 +54,8 @@ def upcycle(
     With ``"copy"`` each expert begins as the dense layers it stands for, and experts part as their
     gates differ by row; under gates that are the same for all rows their last layers start apart,
     so that it cancels. With ``"split"`` each has a share of the units, and the gates begin as 1/E.
-    Arguments, counts, target networks, the optimisers' averages (times the gate, or its square) and,
-    where the space stays, the replay buffer go along. The given model stays as it is.
+    Arguments, counts, target networks, the optimisers' averages (times the gate, or its square)
+    and, where the space stays, the replay buffer go along. The given model stays as it is.
 
     :param model: dense, SB3's or ours, of any algorithm with MoE policies
     :param how: ``"copy"`` or ``"split"``
@@ -198,7 +198,8 @@ def _division(policy: Any, probe: Any) -> Divide:
         return lambda reader, shares: evenly(reader.tensors["weight"].value.shape[1], shares)
     inputs: dict[th.Tensor, th.Tensor] = {}
 
-    def keep(module: nn.Linear, args: tuple[th.Tensor, ...], output: th.Tensor) -> None:
+    def keep(module: nn.Module, args: tuple[th.Tensor, ...], output: th.Tensor) -> None:
+        assert isinstance(module, nn.Linear)
         inputs[module.weight] = args[0].flatten(0, -2).cpu()
 
     handles = [

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from sb3_moe.layers.checks import not_negative, widths, yes_or_no
 
-
 # So small are scores that all gates are as good as alike, and still tell which is the largest.
 FAINT = 1e-6
 
