@@ -88,16 +88,16 @@ class Fit:
         :raises ValueError: if they don't fit
         """
         index = self.columns if self.rows is None else self.rows
+        if any(held.value.dim() > 1 for held in old.tensors.values()):
+            index = None  # of a convolution, which reads no features
         links = []
         for name, held in new.tensors.items():
             source = old.tensors[name]
             link = Link(held, source.stored, slope=slope)
             if source.value.dim() == 1 and index is not None and len(source.value) == len(index):
-                if self.rows is None:
-                    link = Link(held, source.stored, at=index, slope=slope)
-                else:
-                    at = th.arange(len(index))
-                    link = Link(held, source.stored, at=at, take=index, slope=slope)
+                every = th.arange(len(index))
+                at, take = (index, every) if self.rows is None else (every, index)
+                link = Link(held, source.stored, at=at, take=take, slope=slope)
             elif held.value.shape != source.value.shape:
                 raise _misfit(held, source)
             links.append(link)
@@ -107,8 +107,8 @@ class Fit:
         """Link a layer of either sort, as it is."""
         if new.is_linear != old.is_linear or new.tensors.keys() != old.tensors.keys():
             raise ValueError(
-                "the new network must have the dense one's layers in their order, got one with "
-                f"{sorted(new.tensors)} where there is one with {sorted(old.tensors)}"
+                "`model` must have layers that can stand where the new one has its own, in their "
+                f"order, got {old} for {new}"
             )
         if new.is_linear:
             return self.linear(new, old, slope=slope)

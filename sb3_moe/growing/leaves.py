@@ -68,6 +68,11 @@ class Leaf:
     tensors: dict[str, Held]
     beside: tuple[Leaf, ...] = ()
 
+    def __str__(self) -> str:
+        """Name the shapes."""
+        shapes = {name: tuple(held.value.shape) for name, held in self.tensors.items()}
+        return f"{'a linear layer' if self.is_linear else 'a layer'} of {shapes}"
+
 
 def plain_leaves(modules: Iterable[nn.Module]) -> list[Leaf]:
     """Return what holds numbers in plain modules that run one after the other."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_moe.growing.features import columns, pieces
+from sb3_moe.growing.features import WHOLE, columns, pieces
 from sb3_moe.growing.fitting import Fit
 from sb3_moe.growing.grafts import Graft, parts_of
 from sb3_moe.growing.leaves import Held, Leaf, plain_leaves
@@ -68,6 +68,8 @@ def _link_network(graft: Graft, new: Network, old: Network, at: th.Tensor | None
     hidden, heads = linear_leaves(old)
     linears = sum(leaf.is_linear for leaf in hidden)
     depth = linears if heads else linears - 1
+    if _encodes(new):
+        hidden = [*plain_leaves(old.extractor.convs), *hidden]
     if graft.place.whole:
         head = [replace(heads[0], beside=tuple(heads[1:]))] if heads else []
         modules = [new.hidden, *new.heads]
@@ -78,6 +80,11 @@ def _link_network(graft: Graft, new: Network, old: Network, at: th.Tensor | None
     for module, leaf in zip(new.heads, heads, strict=True):
         first = None if linears else at
         graft.network([module], [leaf], behind=None, depth=depth, columns=first)
+
+
+def _encodes(network: Network) -> bool:
+    """Say whether a network holds the encoder of its pictures."""
+    return getattr(network.extractor, "image_shape", None) is not None
 
 
 def extractor_links(new: nn.Module, old: nn.Module) -> list[Link]:
@@ -115,8 +122,10 @@ def _columns(new: Any, mine: Network, old: Any, other: Network) -> th.Tensor | N
     tower = mine.tower.rstrip(digits)
     ours = _seen(new, tower, pieces(mine.extractor, new.observation_space))
     theirs = _seen(old, tower, pieces(other.extractor, old.observation_space))
-    if getattr(mine.extractor, "image_shape", None) is not None:
-        return None  # The encoder is inside, and the rest stands where it stood.
+    if _encodes(mine):
+        rest = sum(len(at) for key, at in theirs.items() if key != TASK_KEY)
+        tasks = len(ours.get(TASK_KEY, ()))
+        ours = {WHOLE: range(rest)} | ({TASK_KEY: range(rest, rest + tasks)} if tasks else {})
     found = columns(theirs, ours)
     width = sum(map(len, ours.values()))
     found += range(width, width + _num_judged(other, len(found)))

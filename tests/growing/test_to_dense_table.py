@@ -3,11 +3,10 @@
 import io
 import subprocess
 import sys
+from itertools import product
 
-import arena
 import pytest
 from dense_models import NUM_TASKS, PLACES, gap, make
-from stable_baselines3.common.policies import BasePolicy
 
 from sb3_moe.growing import to_dense
 from sb3_moe.growing.outputs import sampled
@@ -21,6 +20,9 @@ ONE = {
     "single": {"router": "soft", "num_experts": 1},
     "single top-k": {"router": "top_k", "num_experts": 1},
 }
+
+# Placements whose experts may be single linear layers, and the kind of expert that is one.
+LINEAR = {"middle": "linear", "final": "mlp", "all": "linear"}
 
 
 def with_experts(algorithm, place, **options):
@@ -41,29 +43,32 @@ def is_possible(algorithm, place):
     return algorithm != "CrossQ" or place not in ("middle", "all")
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("algorithm", TABLE)
-def test_a_mixture_that_is_one_network_becomes_sb3s_own(algorithm, place):
-    for options in ONE.values():
-        model = with_experts(algorithm, place, **options)
-        task = TASK if options["router"] == "task" else None
-        if not is_possible(algorithm, place):
-            with pytest.raises(ValueError, match="an activation behind each hidden layer"):
-                to_dense(model, task)
-            continue
-        dense = to_dense(model, task)
-        assert not isinstance(dense.policy, MoEPolicy)
-        obs = of_task(model) if task else None
-        assert gap(dense, model, obs) < 1e-5, options
-        dense.learn(32, reset_num_timesteps=False)
+def table(columns, rows):
+    """Return the whole product with the algorithms; a third of it is quick."""
+    for (a, algorithm), (p, place), (r, row) in product(
+        enumerate(TABLE), enumerate(columns), enumerate(rows)
+    ):
+        marks = () if (a + p + r) % 3 == 0 else (pytest.mark.full,)
+        yield pytest.param(algorithm, place, row, marks=marks)
 
 
-@pytest.mark.parametrize(
-    ("place", "expert"), [("middle", "linear"), ("final", "mlp"), ("all", "linear")]
-)
-@pytest.mark.parametrize("algorithm", TABLE)
-def test_uniform_linear_experts_are_one_linear_layer(algorithm, place, expert):
-    model = with_experts(algorithm, place, router="uniform", expert=expert)
+@pytest.mark.parametrize(("algorithm", "place", "kind"), table(PLACES, ONE))
+def test_a_mixture_that_is_one_network_becomes_sb3s_own(algorithm, place, kind):
+    model = with_experts(algorithm, place, **ONE[kind])
+    task = TASK if kind == "task" else None
+    if not is_possible(algorithm, place):
+        with pytest.raises(ValueError, match="an activation behind each hidden layer"):
+            to_dense(model, task)
+        return
+    dense = to_dense(model, task)
+    assert not isinstance(dense.policy, MoEPolicy)
+    assert gap(dense, model, of_task(model) if task else None) < 1e-5
+    dense.learn(32, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize(("algorithm", "place", "router"), table(LINEAR, ["uniform"]))
+def test_uniform_linear_experts_are_one_linear_layer(algorithm, place, router):
+    model = with_experts(algorithm, place, router=router, expert=LINEAR[place])
     assert gap(to_dense(model), model) < 1e-5
 
 
