@@ -142,7 +142,7 @@ def test_a_dense_model_of_sb3s_is_refused():
 
 def test_an_encoder_that_sb3_has_not_is_refused():
     model = make("PPO", "MoeCnnPolicy", arena.Arena(arena.IMAGE), num_experts=1, net_arch=[8])
-    with pytest.raises(ValueError, match="`model` must have the flat encoder.*'minatar'"):
+    with pytest.raises(ValueError, match=r"`model` must have the flat encoder.*'minatar'"):
         to_dense(model)
     assert model.policy.features_extractor_class is TaskExtractor
 
@@ -156,7 +156,7 @@ def test_tokens_of_a_picture_are_no_dense_layers():
         tokens="conv",
         net_arch=[8],
     )
-    with pytest.raises(ValueError, match="experts on whole samples.*`tokens`='conv'"):
+    with pytest.raises(ValueError, match=r"experts on whole samples.*`tokens`='conv'"):
         to_dense(model)
 
 

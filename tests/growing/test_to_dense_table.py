@@ -88,7 +88,9 @@ def test_several_experts_with_hidden_layers_are_no_dense_network(place):
 
 
 def test_the_task_routers_dense_model_needs_its_task():
-    with pytest.raises(ValueError, match="`task` must be one of 0 to 2 with `router`='task'.*None"):
+    with pytest.raises(
+        ValueError, match=r"`task` must be one of 0 to 2 with `router`='task'.*None"
+    ):
         to_dense(with_experts("PPO", "middle", router="task"))
 
 

@@ -102,7 +102,7 @@ def test_copies_under_uniform_gates_start_apart_so_that_it_cancels():
 
 
 def test_copies_under_uniform_gates_must_be_moved_apart():
-    with pytest.raises(ValueError, match="`perturb` must be larger than 0 .*'uniform'.* got 0"):
+    with pytest.raises(ValueError, match=r"`perturb` must be larger than 0 .*'uniform'.* got 0"):
         upcycle(dense("PPO"), router="uniform", perturb=0)
 
 
@@ -262,7 +262,7 @@ def test_a_task_id_joins_pictures(place):
 
 def test_experts_that_hold_the_encoder_need_ours():
     old = make("DQN", "CnnPolicy", arena.Arena(arena.SB3_IMAGE), net_arch=[8])
-    with pytest.raises(ValueError, match="`placement`='big' holds the encoder.*got NatureCNN"):
+    with pytest.raises(ValueError, match=r"`placement`='big' holds the encoder.*got NatureCNN"):
         upcycle(old, placement="big")
 
 
@@ -354,7 +354,7 @@ def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
 
 def test_tokens_of_a_picture_are_no_dense_layers():
     old = make("PPO", "MoeCnnPolicy", arena.Arena(arena.IMAGE), placement="none", net_arch=[8])
-    with pytest.raises(ValueError, match="`tokens` must be 'sample'.*got 'conv'"):
+    with pytest.raises(ValueError, match=r"`tokens` must be 'sample'.*got 'conv'"):
         upcycle(old, placement="middle", tokens="conv")
 
 
@@ -374,7 +374,9 @@ def test_a_policy_class_of_the_users_own_is_refused():
     class Mine(ActorCriticPolicy):
         pass
 
-    with pytest.raises(TypeError, match="`model` must have a policy that PPO has a name.*got Mine"):
+    with pytest.raises(
+        TypeError, match=r"`model` must have a policy that PPO has a name.*got Mine"
+    ):
         upcycle(make("PPO", Mine))
 
 
