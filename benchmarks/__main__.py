@@ -18,6 +18,7 @@ from benchmarks import report
 
 Name = Literal[
     "layers",
+    "paths",
     "training",
     "worlds",
     "callbacks",

@@ -16,10 +16,10 @@ ORDER = [
     "layers",
     "policies",
     "budget",
-    "snapshot",
-    "callbacks",
     "saving",
+    "snapshot",
     "growing",
+    "callbacks",
     "study",
     "__main__",
 ]
