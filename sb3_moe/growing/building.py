@@ -12,11 +12,11 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
+from sb3_moe.generators import get_generators, set_generators
 from sb3_moe.growing.links import Links, can_carry
 from sb3_moe.networks import networks_of
 from sb3_moe.saving.arguments import PROGRESS, SCHEDULES, argument_names
 from sb3_moe.saving.hindsight import hindsight_buffer, is_hindsight
-from sb3_moe.snapshot.generators import get_generators, set_generators
 
 # What a log shows, beside arguments and counts.
 _LOGGED = ("tensorboard_log", "ep_info_buffer", "ep_success_buffer")

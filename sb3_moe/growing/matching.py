@@ -69,7 +69,7 @@ def _link_network(graft: Graft, new: Network, old: Network, at: th.Tensor | None
     linears = sum(leaf.is_linear for leaf in hidden)
     depth = linears if heads else linears - 1
     if _encodes(new):
-        hidden = [*plain_leaves(old.extractor.convs), *hidden]
+        hidden = [*plain_leaves(old.extractor.get_submodule("convs").children()), *hidden]
     if graft.place.whole:
         head = [replace(heads[0], beside=tuple(heads[1:]))] if heads else []
         modules = [new.hidden, *new.heads]

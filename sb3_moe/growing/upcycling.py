@@ -166,7 +166,7 @@ def _is_flat(policy: Any) -> bool:
     """Say whether observations are flattened and no more, by an extractor of SB3's."""
     kind = policy.features_extractor_class
     if kind is CombinedExtractor:
-        extractor = networks_of(policy).extractors()["features"]
+        extractor: Any = networks_of(policy).extractors()["features"]
         return all(isinstance(each, nn.Flatten) for each in extractor.extractors.values())
     return kind is FlattenExtractor
 
