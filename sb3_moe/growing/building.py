@@ -12,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
+from sb3_moe.buffers.hindsight import end_running_episodes
 from sb3_moe.generators import get_generators, set_generators
 from sb3_moe.growing.links import Links, can_carry
 from sb3_moe.networks import networks_of
@@ -74,8 +75,11 @@ def _set_buffers(new: Any, model: BaseAlgorithm, env: Any) -> None:
     same = new.observation_space == model.observation_space and new.n_envs == model.n_envs
     if buffer is not None and same:
         new.replay_buffer = copy.deepcopy(buffer)
-        if is_hindsight(new) and env is not None:
-            new.replay_buffer.set_env(env)
+        if is_hindsight(new):
+            # The environments begin anew with the new model.
+            end_running_episodes(new.replay_buffer)
+            if env is not None:
+                new.replay_buffer.set_env(env)
     elif is_hindsight(new):
         new.replay_buffer = hindsight_buffer(new, env)
 

@@ -52,7 +52,7 @@ def table(columns, rows):
         yield pytest.param(algorithm, place, row, marks=marks)
 
 
-@pytest.mark.parametrize(("algorithm", "place", "kind"), table(PLACES, ONE))
+@pytest.mark.parametrize(("algorithm", "place", "kind"), list(table(PLACES, ONE)))
 def test_a_mixture_that_is_one_network_becomes_sb3s_own(algorithm, place, kind):
     model = with_experts(algorithm, place, **ONE[kind])
     task = TASK if kind == "task" else None
@@ -66,7 +66,7 @@ def test_a_mixture_that_is_one_network_becomes_sb3s_own(algorithm, place, kind):
     dense.learn(32, reset_num_timesteps=False)
 
 
-@pytest.mark.parametrize(("algorithm", "place", "router"), table(LINEAR, ["uniform"]))
+@pytest.mark.parametrize(("algorithm", "place", "router"), list(table(LINEAR, ["uniform"])))
 def test_uniform_linear_experts_are_one_linear_layer(algorithm, place, router):
     model = with_experts(algorithm, place, router=router, expert=LINEAR[place])
     assert gap(to_dense(model), model) < 1e-5

@@ -6,8 +6,11 @@ import pytest
 import torch as th
 from dense_models import NUM_TASKS, dense, flat_env, gap, make, state_of
 from gymnasium import spaces
+from reach import Reach
+from stable_baselines3.her import HerReplayBuffer
 from torch import nn
 
+import sb3_moe
 from sb3_moe.growing import upcycle
 from sb3_moe.growing.units import by_firing, evenly
 from sb3_moe.layers import Routing, SoftMoE
@@ -385,3 +388,27 @@ def test_crossq_has_no_policy_for_dicts():
     env = arena.Arena(arena.with_task(arena.FLAT), arena.BOX)
     with pytest.raises(ValueError, match="`env` must have observations that CrossQ has an MoE"):
         upcycle(old, env=env)
+
+
+def test_what_has_grown_goes_into_safe_files_and_back(tmp_path):
+    new = upcycle(dense("SAC"), placement="all", router="uniform")
+    sb3_moe.save(new, tmp_path / "grown.moe")
+    again = sb3_moe.load(tmp_path / "grown.moe", new.get_env())
+    assert gap(again, new) == 0
+    ours, theirs = (each.actor.optimizer.state_dict()["state"] for each in (again, new))
+    assert ours.keys() == theirs.keys()
+
+
+def test_episodes_of_hindsight_go_along_and_a_running_one_ends():
+    settings = {"replay_buffer_class": HerReplayBuffer, "learning_starts": 16}
+    model = arena.make("SAC", "MultiInputPolicy", Reach(), model=settings, net_arch=[4])
+    model.learn(43)
+    new = upcycle(model, placement="final")
+    assert new.replay_buffer.env is new.get_env()
+    running = model.replay_buffer.pos - model.replay_buffer._current_ep_start[0]
+    assert running > 0
+    kept, known = (each.replay_buffer.ep_length for each in (new, model))
+    assert np.array_equal(kept[known > 0], known[known > 0])
+    assert new.replay_buffer._current_ep_start[0] == new.replay_buffer.pos
+    assert gap(new, model) < 1e-5
+    new.learn(16, reset_num_timesteps=False)

@@ -28,12 +28,12 @@ def table(routers):
         yield pytest.param(algorithm, place, router, marks=marks)
 
 
-@pytest.mark.parametrize(("algorithm", "place", "router"), table(ROUTERS))
+@pytest.mark.parametrize(("algorithm", "place", "router"), list(table(ROUTERS)))
 def test_copies_do_together_what_the_dense_model_did(algorithm, place, router):
     assert gap(grow(algorithm, place, router), dense(algorithm)) < 1e-5
 
 
-@pytest.mark.parametrize(("algorithm", "place", "router"), table(SHARED))
+@pytest.mark.parametrize(("algorithm", "place", "router"), list(table(SHARED)))
 def test_shares_do_together_what_the_dense_model_did(algorithm, place, router):
     assert gap(grow(algorithm, place, router, how="split"), dense(algorithm)) < 1e-5
 
