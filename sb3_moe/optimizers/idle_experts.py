@@ -166,6 +166,7 @@ class _Before:
                 )
             )
         self._moments = [{name: next(copied) for name in named} for named in moments]
+        self._new = {each for each in self.tensors if not optimizer.state.get(each)}
 
     @th.no_grad()
     def hold(self, optimizer: th.optim.Optimizer) -> None:
@@ -174,7 +175,9 @@ class _Before:
         groups = {p: group for group in optimizer.param_groups for p in group["params"]}
         factors: list[tuple[th.Tensor, ...]] = []
         for layer in self._layers:
-            for part, active_n in zip(layer, _active(layer), strict=True):
+            parts = zip(layer, _active(layer), strict=True)
+            runs = ((run, active) for part, active in parts for run in self._runs(optimizer, part))
+            for part, active_n in runs:
                 first, of_experts = part.tensors[0], [1.0 - active_n]
                 if is_adam:
                     state, group = optimizer.state[first], groups[first]
@@ -186,6 +189,14 @@ class _Before:
             self._redo(optimizer, [each[1:] for each in factors])
         else:
             th._foreach_lerp_(list[th.Tensor](self.tensors), self._olds, idle)
+
+    def _runs(self, optimizer: th.optim.Optimizer, part: _Part) -> list[_Part]:
+        """Take tensors apart that have taken different counts of steps: some came later."""
+        first, *others = part.tensors
+        late = any(each in self._new or STEPS in optimizer.state[each] for each in others)
+        if not late or first in self._new:
+            return [part]
+        return [part._replace(tensors=[each]) for each in part.tensors]
 
     def _hold_moments(self, optimizer: th.optim.Optimizer, idle: Sequence[th.Tensor]) -> None:
         news, olds, weights = [], [], []

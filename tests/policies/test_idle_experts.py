@@ -178,6 +178,31 @@ def test_each_expert_steps_as_with_an_optimiser_of_its_own(name, kind):
             th.testing.assert_close(found, expected, atol=1e-6, rtol=0.0)
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "amsgrad", "plain adam"])
+def test_tensors_that_join_late_count_their_own_steps(name):
+    th.manual_seed(0)
+    experts = stacked()
+    optimizer, kwargs = settings(name)
+    ours = optimizer(experts.parameters(), **kwargs)
+    theirs = reference.OwnOptimizers(experts, lambda tensors: optimizer(tensors, **kwargs))
+    gradients(experts, {0, 1, 2})
+    for _ in range(20):  # before anyone keeps idle experts still
+        theirs.step({0, 1, 2})
+        ours.step()
+    for parameter in experts.last.parameters():
+        del ours.state[parameter]
+    for own, copies in zip(theirs.optimizers, theirs.copies, strict=True):
+        for late in copies[2:]:
+            del own.state[late]
+    IdleExperts(ours, [experts], always=True)
+    for active in [{0, 1}, {0}, {1, 2}, {0, 1, 2}, {2}]:
+        gradients(experts, active)
+        theirs.step(active)
+        ours.step()
+        for found, expected in theirs.pairs():
+            th.testing.assert_close(found, expected, atol=1e-6, rtol=0.0)
+
+
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_a_thousand_idle_updates_leave_no_trace(name):
     th.manual_seed(0)
