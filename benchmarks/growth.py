@@ -26,7 +26,7 @@ from sb3_moe_envs.conflicts import conflicting_cartpoles
 
 HOW = (
     "Each point is the median of the processor's time over interleaved rounds; peak memory is what "
-    "a process of its own takes beside what it begins with. `ratio` is the last point's time over "
+    "a process of its own takes for one more of that size. `ratio` is the last point's time over "
     "the first's. Time grows as the size to the power of the exponent: fitted to all points, and "
     "of the last two, where what each call costs by itself counts least."
 )
@@ -142,7 +142,7 @@ def run(rounds: int = 5) -> list[dict[str, Any]]:
 def measure(of: Series, rounds: int) -> dict[str, Any]:
     """Return a series' points and how they grow."""
     # In processes that end, and before this one has made anything of the kind.
-    peaks = {str(size): peak_mb(of.make, size) for size in of.sizes}
+    peaks = {str(size): peak_mb(of, size) for size in of.sizes}
     calls = {str(size): of.make(size) for size in of.sizes}
     seconds = paired(calls, rounds=rounds, clock=time.process_time)
     times = [1e3 * statistics.median(seconds[str(size)]) for size in of.sizes]
@@ -163,13 +163,13 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def peak_mb(make: Callable[[int], Function], size: int) -> float:
+def peak_mb(of: Series, size: int) -> float:
     """Return the memory that building and two calls take at most, in MB, in a child process."""
     receiving, sending = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.write(sending, f"{peak_here(make, size)}".encode())
+            os.write(sending, f"{peak_here(of, size)}".encode())
         finally:
             os._exit(0)
     os.close(sending)
@@ -179,11 +179,14 @@ def peak_mb(make: Callable[[int], Function], size: int) -> float:
     return float(said)
 
 
-def peak_here(make: Callable[[int], Function], size: int) -> float:
+def peak_here(of: Series, size: int) -> float:
     """Return how far this process's memory rises, in MB, where Linux tells it."""
+    # What is loaded with the first call is not the size's, and stays.
+    smallest = of.make(of.sizes[0])
+    smallest()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = status_mb("VmRSS")
-    call = make(size)
+    call = of.make(size)
     call()
     call()
     return status_mb("VmHWM") - before
@@ -207,7 +210,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         column = panels[:, axes_names.index(axis)]
         label = f"{name}: {row['exponent']:.2f}, {row['at_the_end']:.2f}"
         column[0].loglog(row["sizes"], row["ms"], "o-", markersize=3, label=label)
-        column[1].loglog(row["sizes"], row["peak_mb"], "o-", markersize=3)
+        # Less than a page or two is nothing.
+        column[1].loglog(row["sizes"], np.maximum(row["peak_mb"], 0.1), "o-", markersize=3)
         column[1].set_xlabel(axis)
     for panel in panels[0]:
         panel.legend(fontsize=6, title="exponent, at the end", title_fontsize=6)
