@@ -29,7 +29,7 @@ Name = Literal[
     "growth",
     "memory",
 ]
-# Half an hour is too long to go with the others.
+# Runs of millions of steps are too long to go with the others.
 NAMES: tuple[Name, ...] = tuple(name for name in get_args(Name) if name != "memory")
 # Small networks train fastest on one thread; a layer may be used in larger ones.
 ALL_THREADS = ("layers",)

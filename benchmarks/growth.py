@@ -220,6 +220,9 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         # Less than a page or two is nothing.
         column[1].loglog(row["sizes"], np.maximum(row["peak_mb"], 0.1), "o-", markersize=3)
         column[1].set_xlabel(axis)
+        column[1].set_xticks(row["sizes"], row["sizes"])
+    for panel in panels.flat:
+        panel.minorticks_off()
     for panel in panels[0]:
         panel.legend(fontsize=6, title="exponent, at the end", title_fontsize=6)
     panels[0, 0].set_ylabel("ms, one thread")

@@ -1,6 +1,6 @@
 """Whether memory stays flat: long runs with every callback, resident memory at each tenth.
 
-``python -m benchmarks --only memory`` runs them whole, which takes about half an hour;
+``python -m benchmarks --only memory`` runs them whole, which takes several minutes;
 ``python -m benchmarks.memory --share 0.1`` a part of each, and prints the rows.
 """
 

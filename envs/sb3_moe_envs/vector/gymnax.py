@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_moe_envs.extras import require
 from sb3_moe_envs.vector.channels import colour_channels
-from sb3_moe_envs.vector.world import StepResult, VectorWorld
+from sb3_moe_envs.vector.world import StepResult, VectorWorld, filled
 
 
 class GymnaxVectorEnv(VectorWorld):
@@ -80,11 +80,11 @@ class GymnaxVectorEnv(VectorWorld):
         mask = self._reset_mask(options if self._keys is not None else None)
         keys = self._seeded_keys(seed, mask)
         if self._states is None:
-            self._states = self._program.blank(self.num_envs)
-            zeros = np.zeros(self.observation_space.shape, self._program.dtype)
-            self._observations = self._program.fill(zeros)
+            self._states = self._program.blank(self._size)
+            shape = self.single_observation_space.shape or ()
+            self._observations = np.zeros((self._size, *shape), self._program.dtype)
         self._keys, self._states, self._observations = self._program.reset(
-            self._program.fill(keys), self._states, self._observations, self._program.fill(mask)
+            self._filled(keys), self._states, self._observations, self._filled(mask)
         )
         return self._to_numpy(self._observations), {}
 
@@ -92,7 +92,7 @@ class GymnaxVectorEnv(VectorWorld):
         """Let jax begin a step."""
         self._check_was_reset()
         self._keys, self._states, self._observations, *self._outputs = self._program.step(
-            self._keys, self._states, self._program.fill(self._checked(actions))
+            self._keys, self._states, self._filled(self._checked(actions))
         )
 
     def step_wait(self) -> StepResult:
@@ -131,13 +131,14 @@ class GymnaxVectorEnv(VectorWorld):
         if state["keys"] is None:
             self._keys = self._states = self._observations = None
             return
-        self._states = self._program.unflatten(state["states"], self.num_envs)
-        self._keys = self._program.fill(state["keys"])
-        self._observations = self._program.fill(state["observations"])
+        self._states = self._program.unflatten(state["states"], self.num_envs, self._size)
+        self._keys = self._filled(state["keys"])
+        self._observations = self._filled(state["observations"])
 
     def _use_no_ops(self, no_op_max: int) -> None:
         self._program = _program(self.name, *self._options, no_op_max)
         self.no_op_max = no_op_max
+        self._size = self._program.size_for(self.num_envs)
 
     def _check_was_reset(self) -> None:
         if self._keys is None:
@@ -172,6 +173,9 @@ class GymnaxVectorEnv(VectorWorld):
 
     def _to_numpy(self, observations: Any) -> np.ndarray:
         return self._own(observations, self.single_observation_space.dtype)
+
+    def _filled(self, rows: np.ndarray) -> np.ndarray:
+        return filled(rows, self._size)
 
     def _own(self, rows: Any, dtype: Any = None) -> np.ndarray:
         """Copy what is of this world's copies from an array of jax's."""
