@@ -16,9 +16,9 @@ ORDER = [
     "layers",
     "policies",
     "budget",
+    "saving",
     "snapshot",
     "callbacks",
-    "saving",
     "study",
     "__main__",
 ]

@@ -164,6 +164,13 @@ def policy_of(algorithm: type[Any], value: Any, custom_objects: Mapping[str, Any
     return algorithm.policy_aliases[value]
 
 
+def lstm_states() -> type[Any] | None:
+    """Return sb3-contrib's pair of recurrent states, if it is installed."""
+    name = f"{_CONTRIB}.recurrent.type_aliases:RNNStates"
+    found: type[Any] | None = _import(name) if _is_installed(name) else None
+    return found
+
+
 def _known(role: str) -> dict[str, str]:
     return {name.partition(":")[2]: name for name in KNOWN.get(role, LAYERS)}
 

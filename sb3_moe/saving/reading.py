@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
+from sb3_moe.generators import get_generators, set_generators
 from sb3_moe.saving import archive, strict_json
 from sb3_moe.saving.archive import Archive
 from sb3_moe.saving.arguments import decode_arguments, set_arguments, set_schedules
@@ -31,10 +32,9 @@ from sb3_moe.saving.spaces import decode_space
 from sb3_moe.saving.tensors import TensorFile
 from sb3_moe.saving.values import Decoder, checked_type
 from sb3_moe.saving.writing import FORMAT, FORMAT_VERSION
-from sb3_moe.snapshot.generators import get_generators, set_generators
 from sb3_moe.version import warn_of_another_major_version
 
-_MAX_JSON = 2**20
+MAX_JSON = 2**20
 _VERSION = re.compile(r"[\w.+!-]{1,60}", re.ASCII)
 _KEYS = {
     "format", "format_version", "versions", "algorithm", "policy", "observation_space",
@@ -183,8 +183,8 @@ class _Saved:
 
 
 def _read_state(file: Archive) -> dict[str, Any]:
-    if file.size(archive.MODEL) > _MAX_JSON:
-        raise UnsafeFileError(f"{archive.MODEL} is longer than {_MAX_JSON} bytes")
+    if file.size(archive.MODEL) > MAX_JSON:
+        raise UnsafeFileError(f"{archive.MODEL} is longer than {MAX_JSON} bytes")
     state = strict_json.loads(file.read(archive.MODEL), archive.MODEL)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UnsafeFileError("it is no sb3_moe model")

@@ -26,7 +26,8 @@ _KINDS = (
     DeviceReplayBuffer,
     MultiTaskReplayBuffer,
 )
-_PARTS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+#: what a buffer keeps of each transition
+ROWS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
 def replay_buffer_of(model: Any) -> ReplayBuffer:
@@ -37,7 +38,7 @@ def replay_buffer_of(model: Any) -> ReplayBuffer:
     buffer = getattr(model, "replay_buffer", None)
     if buffer is None:
         raise ValueError(f"`replay_buffer` must be False for {type(model).__name__}, got True")
-    if type(buffer) not in _KINDS:
+    if not can_be_saved(buffer):
         raise ValueError(
             f"`replay_buffer` must be False for a {type(buffer).__name__}; the contents of "
             f"{[kind.__name__ for kind in _KINDS]} can be saved"
@@ -48,6 +49,11 @@ def replay_buffer_of(model: Any) -> ReplayBuffer:
             "infos may hold anything, got True"
         )
     return buffer
+
+
+def can_be_saved(buffer: Any) -> bool:
+    """Say whether a buffer's contents are its rows and nothing else."""
+    return type(buffer) in _KINDS
 
 
 def encode_replay_buffer(buffer: Any) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
@@ -69,17 +75,21 @@ def encode_replay_buffer(buffer: Any) -> tuple[dict[str, Any], dict[str, th.Tens
     return state, tensors
 
 
-def load_replay_buffer(buffer: Any, state: Any, file: TensorFile) -> None:
+def load_replay_buffer(
+    buffer: Any, state: Any, file: TensorFile, *, going_on: bool = False
+) -> None:
     """Put a file's transitions into a new buffer.
 
     :param buffer: of the model that was built
     :param state: the JSON
     :param file: the rows
+    :param going_on: leave the episodes of a HerReplayBuffer running, which the environments go on
+        with
     :raises UnsafeFileError: if they don't fit
     """
     multi_task = isinstance(buffer, MultiTaskReplayBuffer)
     keys = {"pos", "full", "tasks"} if multi_task else {"pos", "full"}
-    if type(buffer) not in _KINDS or set(checked_type(dict, state, REPLAY_BUFFER)) != keys:
+    if not can_be_saved(buffer) or set(checked_type(dict, state, REPLAY_BUFFER)) != keys:
         raise UnsafeFileError(f"its replay buffer is no {type(buffer).__name__}")
     pos, full = checked_type(int, state["pos"], "pos"), checked_type(bool, state["full"], "full")
     if not 0 <= pos < buffer.buffer_size:
@@ -104,7 +114,8 @@ def load_replay_buffer(buffer: Any, state: Any, file: TensorFile) -> None:
     if hindsight:
         buffer._current_ep_start = others[STARTS]
         check_episodes(buffer)
-        end_running_episodes(buffer)
+        if not going_on:
+            end_running_episodes(buffer)
 
 
 def _rows(buffer: Any, pos: int, full: bool) -> int:
@@ -114,7 +125,7 @@ def _rows(buffer: Any, pos: int, full: bool) -> int:
 
 def _wholes(buffer: Any) -> Iterator[tuple[str, th.Tensor]]:
     """Yield the buffer's arrays as tensors on the same memory, environments in the second axis."""
-    for name in (*_PARTS, *EPISODES):
+    for name in (*ROWS, *EPISODES):
         if name in vars(buffer):
             part = vars(buffer)[name]
             if isinstance(part, dict):

@@ -15,7 +15,7 @@ from stable_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 
 import sb3_moe
 from sb3_moe import UnsafeFileError
-from sb3_moe.snapshot.generators import preserved_generators
+from sb3_moe.generators import preserved_generators
 
 ROWS = "replay_buffer.safetensors"
 

@@ -23,8 +23,8 @@ from stable_baselines3.common.utils import LinearSchedule
 import sb3_moe
 from sb3_moe.buffers import DeviceReplayBuffer, DeviceRolloutBuffer
 from sb3_moe.callbacks.task_switch import Restarted
+from sb3_moe.generators import preserved_generators
 from sb3_moe.learning_rates import LinearPerBlock
-from sb3_moe.snapshot.generators import preserved_generators
 
 EVERY = cases.every_case()
 FLAT = [case for case in EVERY if arena.kind_of(case.alias) == "Mlp"]
