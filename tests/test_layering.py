@@ -17,6 +17,8 @@ ORDER = [
     "policies",
     "budget",
     "snapshot",
+    "watching",
+    "plots",
     "callbacks",
     "saving",
     "study",

@@ -39,6 +39,8 @@ class SoftMoE(MoELayer):
     meaning: ClassVar[str] = "a learned router weighs all of them"
     learns: ClassVar[bool] = True
     losses: ClassVar[frozenset[str]] = frozenset({"balance", "importance", "z"})
+    steers_itself: ClassVar[bool] = True
+    when_off: ClassVar[str] = "its score is minus infinity, and the others share its weight"
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class SoftMoE(MoELayer):
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output and the routing, whose gates are the combine weights."""
-        logits_BNK = self.router(router_BNR)
+        logits_BNK = self._steered(self.router(router_BNR))
         if x_BNI.shape[1] == 1:
             return self._one_token(x_BNI, logits_BNK)
         size = self._chunk_size(x_BNI, logits_BNK)
