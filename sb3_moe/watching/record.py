@@ -76,11 +76,13 @@ def watch(
         try:
             chosen = _chosen(stage.names, tasks)
             player = _Player(model, stage, chosen, episodes, max_steps, deterministic)
-            runs = [Run(AS_IT_IS, "", player.play(seed))]
+            runs = [Run(AS_IT_IS, "", {}, player.play(seed))]
             for tower, k in experts:
                 with without_expert(model, tower, k):
                     tracks = player.play(seed)
-                runs.append(Run(f"without expert {k} of {tower}", _note(model, tower), tracks))
+                off = {name: [k] for name in mixtures_of(model, tower)}
+                label = f"without expert {k} of {tower}"
+                runs.append(Run(label, _note(model, tower), off, tracks))
         finally:
             if stage.is_own:
                 stage.env.close()

@@ -119,11 +119,13 @@ class Run:
 
     :param label: what was changed
     :param note: what that means
+    :param off: the experts that were off, by mixture
     :param tracks: one for each task
     """
 
     label: str
     note: str
+    off: dict[str, list[int]]
     tracks: list[Track]
 
 
