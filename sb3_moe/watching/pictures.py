@@ -57,8 +57,8 @@ def data_of(frame: Frame) -> str:
 
 def _indexed(frame: Frame) -> tuple[Frame, Frame] | None:
     """Return the colours, (C, 3), and each pixel's place among them; None if there are too many."""
-    parts = frame.astype(np.uint32)
-    codes: npt.NDArray[np.uint32] = parts[..., 0] << 16 | parts[..., 1] << 8 | parts[..., 2]
+    parts = frame.astype(np.int64)
+    codes: npt.NDArray[np.int64] = parts[..., 0] << 16 | parts[..., 1] << 8 | parts[..., 2]
     found, places = np.unique(codes, return_inverse=True)
     if len(found) > PALETTE:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from sb3_moe.evaluation.pinned_env import (
 )
 from sb3_moe.tasks.of_env import task_names
 
+MONITOR = f"{Monitor.__module__}:{Monitor.__name__}"
 PICTURES = "rgb_array"
 NOT_ASKED = "no pictures were asked for"
 NO_MODE = "the environment was built without render_mode='rgb_array'"
@@ -76,6 +78,9 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
             "`env` must be given: the model's own environment is training's, and it doesn't say "
             "how another one is built"
         )
+    # SB3 puts its Monitor around what it makes, and one that can't be made again comes by itself.
+    others = tuple(each for each in spec.additional_wrappers if each.entry_point != MONITOR)
+    spec = replace(spec, additional_wrappers=others)
     again: list[Callable[[], gym.Env[Any, Any]]] = [
         lambda: Monitor(gym.make(spec, render_mode=render_mode))
     ]

@@ -45,8 +45,9 @@ def write_video(
     """
     if path.suffix not in KINDS:
         raise ValueError(f"`path` must end in one of {KINDS}, got {path.name!r}")
-    for name, number, least in (("fps", fps, 1), ("size", size, 64)):
-        if number < least:
+    limits = (("fps", fps, 1), ("size", size, 64), ("max_steps", max_steps, 1))
+    for name, number, least in limits:
+        if number is not None and number < least:
             raise ValueError(f"`{name}` must be at least {least}, got {number}")
     if not 0 <= run < len(replay.runs):
         raise ValueError(f"`run` must be in [0, {len(replay.runs)}), got {run}")
