@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
-import torch as th
-from stable_baselines3.common.logger import Image, TensorBoardOutputFormat, Video
+from stable_baselines3.common.logger import TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.watching.record import watch
 from sb3_moe.watching.replay import Replay, Track
-from sb3_moe.watching.video import Sheet
+from sb3_moe.watching.video import Sheet, save_gif
 
 FPS, SIZE = 10, 160
 
@@ -26,8 +24,7 @@ class ReplayCallback(PeriodicCallback):
 
     Training is the same as without it: it plays in environments of its own and leaves the random
     generators as they were. The page goes to ``log_path`` as ``replay-<step>.html``; to TensorBoard
-    goes a film of each task as ``replay/<number of the task>`` (the first step alone where moviepy
-    is not installed), and to a running W&B the page.
+    goes a film of each task as ``replay/<number of the task>``, and to a running W&B the page.
 
     :param every: global steps between replays
     :param env: where to play; None: an environment like the training one, which must say how it is
@@ -74,29 +71,35 @@ class ReplayCallback(PeriodicCallback):
         if self.log_path is not None:
             self.log_path.mkdir(parents=True, exist_ok=True)
             replay.save(self.log_path / f"replay-{step}.html")
-        self._film(replay)
+        self._film(replay, step)
         _tell_wandb(replay, step)
         return True
 
-    def _film(self, replay: Replay) -> None:
-        # Only TensorBoard can show it.
-        if not any(
-            isinstance(each, TensorBoardOutputFormat) for each in self.logger.output_formats
-        ):
+    def _film(self, replay: Replay, step: int) -> None:
+        """Put a film of each task into TensorBoard, which shows GIFs as pictures."""
+        formats = self.logger.output_formats
+        boards = [each for each in formats if isinstance(each, TensorBoardOutputFormat)]
+        if not boards:
             return
         sheet = Sheet(replay, SIZE)
         for k, track in enumerate(replay.runs[0].tracks):
-            shown = _still(sheet, track) if find_spec("moviepy") is None else _video(sheet, track)
-            self.logger.record(f"replay/{k}", shown, exclude=("stdout", "log", "json", "csv"))
+            film = _film_of(sheet, track, f"replay/{k}")
+            for board in boards:
+                board.writer.file_writer.add_summary(film, step)  # type: ignore[union-attr]
 
 
-def _still(sheet: Sheet, track: Track) -> Image:
-    return Image(np.asarray(sheet.draw(track, 0)), "HWC")
+def _film_of(sheet: Sheet, track: Track, tag: str) -> Any:
+    """Return a film as TensorBoard keeps it."""
+    # SB3's own Video takes moviepy 1.
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
-
-def _video(sheet: Sheet, track: Track) -> Video:
-    frames_THWC = np.stack([np.asarray(sheet.draw(track, step)) for step in range(len(track))])
-    return Video(th.from_numpy(frames_THWC).permute(0, 3, 1, 2).unsqueeze(0), FPS)
+    pictures, buffer = [sheet.draw(track, step) for step in range(len(track))], io.BytesIO()
+    save_gif(buffer, pictures, FPS)
+    width, height = pictures[0].size
+    image = Summary.Image(
+        height=height, width=width, colorspace=3, encoded_image_string=buffer.getvalue()
+    )
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def _tell_wandb(replay: Replay, step: int) -> None:

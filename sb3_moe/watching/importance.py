@@ -12,14 +12,13 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.evaluation.playing import evaluate_tasks
 from sb3_moe.metrics.aggregate import Estimate, bootstrap_interval
 from sb3_moe.snapshot.generators import preserved_generators
 from sb3_moe.watching.interventions import mixtures_of, without_expert
-from sb3_moe.watching.stage import stage_for
+from sb3_moe.watching.stage import seed_generators, stage_for
 
 Array = npt.NDArray[np.float64]
 
@@ -94,8 +93,7 @@ def expert_importance(
         stage = stage_for(model, env, frames=False)
 
         def play() -> Array:
-            set_random_seed(seed)
-            model.action_space.seed(seed)
+            seed_generators(model, seed)
             stage.env.seed(seed)
             return evaluate_tasks(model, stage.env, episodes, deterministic).returns
 

@@ -13,7 +13,6 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.layers import MoELayer
@@ -27,7 +26,7 @@ from sb3_moe.tasks.of_env import tasks_played
 from sb3_moe.watching.interventions import mixtures_of, without_expert
 from sb3_moe.watching.notes import Notes
 from sb3_moe.watching.replay import Mixture, Replay, Run, Track
-from sb3_moe.watching.stage import Stage, stage_for
+from sb3_moe.watching.stage import Stage, seed_generators, stage_for
 
 Expert = str | tuple[str, int]
 AS_IT_IS = "the agent as it is"
@@ -171,8 +170,7 @@ class _Player:
 
     def play(self, seed: int) -> list[Track]:
         """Play all tasks from a seed."""
-        set_random_seed(seed)
-        self._model.action_space.seed(seed)
+        seed_generators(self._model, seed)
         env = self._stage.env
         if self._stage.side_by_side:
             env.seed(seed)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_moe.evaluation.pinned_env import (
@@ -65,6 +66,17 @@ def stage_for(model: BaseAlgorithm, env: gym.Env[Any, Any] | VecEnv | None, fram
         return Stage(own, task_names(own), tasks_apart, True, no_frames)
     no_frames = None if _mode(venv) == PICTURES else NO_MODE
     return Stage(venv, task_names(venv), False, False, no_frames if frames else NOT_ASKED)
+
+
+def seed_generators(model: BaseAlgorithm, seed: int) -> None:
+    """Seed what actions are drawn from, within ``preserved_generators(action_space.np_random)``.
+
+    :param model: whose action space keeps its generator, in another state
+    :param seed: of all of them
+    """
+    set_random_seed(seed)
+    fresh, _ = gym.utils.seeding.np_random(seed)
+    model.action_space.np_random.bit_generator.state = fresh.bit_generator.state
 
 
 def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:

@@ -5,8 +5,9 @@ Shapes: T steps, E experts.
 
 from __future__ import annotations
 
+import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from sb3_moe.watching.replay import Frame, Replay, Track
 
 BACK, INK, EMPTY = "#ffffff", "#1b1f24", "#dfe4ea"
 GAP, LINE = 12, 18
+# Room for the gates, in pixels.
+NARROWEST = 160
 KINDS = (".gif", ".mp4")
 
 
@@ -57,7 +60,7 @@ def write_video(
         for track in replay.runs[run].tracks
         for step in range(min(len(track), max_steps or len(track)))
     )
-    write = _write_gif if path.suffix == ".gif" else _write_mp4
+    write = save_gif if path.suffix == ".gif" else _write_mp4
     with atomic(path) as temporary:
         write(temporary, pictures, fps)
     return path
@@ -80,7 +83,8 @@ class Sheet:
         # Codecs take no odd numbers.
         self._height = max(size, lines * LINE) + 2 * GAP + (2 * GAP + LINE)
         self._height += self._height % 2
-        self._width = 2 * size + 3 * GAP
+        self._beside = max(size, NARROWEST)
+        self._width = size + self._beside + 3 * GAP
         self._width += self._width % 2
 
     def draw(self, track: Track, step: int) -> Any:
@@ -110,7 +114,7 @@ class Sheet:
             y += 2 * LINE
 
     def _bar(self, pen: Any, x: int, y: int, expert: int, gate: float) -> None:
-        start, end = x + 24, x + self._size - 44
+        start, end = x + 24, x + self._beside - 44
         self._write(pen, (x, y), str(expert))
         pen.rectangle((start, y + 3, end, y + LINE - 4), fill=EMPTY)
         if gate > 0:
@@ -141,7 +145,13 @@ def _fit(frame: Frame, size: int) -> Any:
     return square
 
 
-def _write_gif(path: Path, pictures: Iterator[Any], fps: int) -> None:
+def save_gif(target: Path | io.BytesIO, pictures: Iterable[Any], fps: int) -> None:
+    """Write pictures, as :class:`Sheet` draws them, as a GIF.
+
+    :param target: a path or an open file
+    :param pictures: at least one
+    :param fps: pictures a second
+    """
     # One palette for all steps: what stays the same then takes no room.
     first, *others = (each.quantize(64, dither=0) for each in pictures)
     first.save(path, "gif", save_all=True, append_images=others, duration=round(1000 / fps), loop=0)

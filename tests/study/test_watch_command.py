@@ -37,7 +37,7 @@ def test_a_file_becomes_a_page(files, tmp_path, capsys, name):
     assert main([*words, "--out", str(out), *trust]) == 0
     assert "20 steps in" in capsys.readouterr().out
     data = data_of(out.read_text())
-    assert data["tasks"] == TASKS
+    assert data["tasks"] == ["CartPole", "Acrobot"]
     assert [run["label"] for run in data["runs"]] == [
         "the agent as it is",
         "without expert 1 of pi",

@@ -26,11 +26,11 @@ def near(frame, colour):
 
 def test_a_gif_has_a_frame_for_each_step_and_the_gates_in_their_colours(replay, tmp_path):
     path = replay.to_video(tmp_path / "replay.gif", size=100, fps=5)
-    film = Image.open(path)
-    assert film.n_frames == 14
-    assert film.info["duration"] == 200
-    film.seek(9)
-    frame = film.convert("RGB")
+    with Image.open(path) as film:
+        assert film.n_frames == 14
+        assert film.info["duration"] == 200
+        film.seek(9)
+        frame = film.convert("RGB")
     gates = replay.runs[0].tracks[1].gates
     strongest = [gates[name][2].argmax() for name in gates]
     for expert in strongest:
@@ -40,7 +40,8 @@ def test_a_gif_has_a_frame_for_each_step_and_the_gates_in_their_colours(replay, 
 def test_without_pictures_the_gates_are_drawn_all_the_same(tmp_path):
     plain = sb3_moe.watch(shown.agent(), frames=False)
     path = plain.to_video(tmp_path / "replay.gif", max_steps=2)
-    assert Image.open(path).n_frames == 4
+    with Image.open(path) as film:
+        assert film.n_frames == 4
 
 
 def test_an_mp4_is_one(replay, tmp_path):
