@@ -154,7 +154,8 @@ def save_gif(target: Path | io.BytesIO, pictures: Iterable[Any], fps: int) -> No
     """
     # One palette for all steps: what stays the same then takes no room.
     first, *others = (each.quantize(64, dither=0) for each in pictures)
-    first.save(path, "gif", save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
+    duration = round(1000 / fps)
+    first.save(target, "gif", save_all=True, append_images=others, duration=duration, loop=0)
 
 
 def _write_mp4(path: Path, pictures: Iterator[Any], fps: int) -> None:

@@ -135,7 +135,11 @@ document.addEventListener("keydown", event => {
 at("play").addEventListener("click", () => play(!playing));
 at("back").addEventListener("click", () => { play(false); seek(step - 1); });
 at("next").addEventListener("click", () => { play(false); seek(step + 1); });
-at("scrub").addEventListener("input", () => { play(false); seek(Number(at("scrub").value)); });
+at("scrub").addEventListener("input", () => {
+  const wanted = Number(at("scrub").value);
+  play(false);
+  seek(wanted);
+});
 at("lead").textContent = replay.mixtures.length ? replay.mixtures.map(each => `${each.name}: ${each.experts} experts, ${each.router} router`).join("; ") + "." : "A dense policy: no mixture of experts.";
 replay.runs[0].tracks.forEach((track, i) => {
   at("tabs").append(make("button", { type: "button", role: "tab", id: "tab-" + i, "aria-controls": "panel", onclick: () => showTask(i) }, track.task));
