@@ -90,7 +90,7 @@ def expert_importance(
     layers = list(mixtures_of(model, tower).values())
     num_experts = min(layer.num_experts for layer in layers)
     with preserved_generators(model.action_space.np_random):
-        stage = stage_for(model, env, frames=False)
+        stage = stage_for(model, env, False, episodes)
 
         def play() -> Array:
             seed_generators(model, seed)

@@ -11,12 +11,14 @@ import html
 import json
 import re
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sb3_moe.watching.pictures import data_of
-from sb3_moe.watching.replay import Replay, Run, Track
+
+if TYPE_CHECKING:
+    from sb3_moe.watching.replay import Replay, Run, Track
 
 SCRIPTS = ("data.js", "draw.js", "card.js", "player.js")
 # What would end the element that holds the data. JSON in ASCII has escaped all others.

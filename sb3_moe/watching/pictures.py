@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from sb3_moe.extras import require
-from sb3_moe.watching.replay import Frame
+
+if TYPE_CHECKING:
+    from sb3_moe.watching.replay import Frame
 
 # Photos are drawn no larger than this, in pixels.
 LARGEST = 480

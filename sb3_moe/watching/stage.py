@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_moe.evaluation.pinned_env import (
+    evaluation_copies,
     make_pinned_env,
     not_built_again_since,
     synchronise,
@@ -44,7 +45,12 @@ class Stage(NamedTuple):
     no_frames: str | None
 
 
-def stage_for(model: BaseAlgorithm, env: gym.Env[Any, Any] | VecEnv | None, frames: bool) -> Stage:
+def stage_for(
+    model: BaseAlgorithm,
+    env: gym.Env[Any, Any] | VecEnv | None,
+    frames: bool,
+    episodes: int | None = None,
+) -> Stage:
     """Find or build what a model can be watched on.
 
     What :func:`sb3_moe.make_multitask_vec_env` built is built again, with pictures and a copy for
@@ -53,6 +59,7 @@ def stage_for(model: BaseAlgorithm, env: gym.Env[Any, Any] | VecEnv | None, fram
     :param model: an SB3 model
     :param env: as the model takes it; None: the model's own
     :param frames: whether pictures are wanted
+    :param episodes: of each task, which copies of it are to share; None: one copy of each
     :raises ValueError: if there is none
     """
     venv = model.get_env() if env is None else model._wrap_env(env, verbose=0)
@@ -60,7 +67,8 @@ def stage_for(model: BaseAlgorithm, env: gym.Env[Any, Any] | VecEnv | None, fram
         raise ValueError("`env` must be given, since the model has no environment of its own")
     tasks_apart = not_built_again_since(venv) is None
     if tasks_apart or env is None:
-        build = partial(make_pinned_env, venv, 1) if tasks_apart else partial(_again, venv)
+        copies = evaluation_copies(venv, episodes) if episodes and tasks_apart else 1
+        build = partial(make_pinned_env, venv, copies) if tasks_apart else partial(_again, venv)
         own, no_frames = _built(build, frames)
         synchronise(venv, own)
         return Stage(own, task_names(own), tasks_apart, True, no_frames)
