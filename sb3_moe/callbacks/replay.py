@@ -85,7 +85,7 @@ class ReplayCallback(PeriodicCallback):
         for k, track in enumerate(replay.runs[0].tracks):
             film = _film_of(sheet, track, f"replay/{k}")
             for board in boards:
-                board.writer.file_writer.add_summary(film, step)  # type: ignore[union-attr]
+                board.writer.file_writer.add_summary(film, step)  # type: ignore[attr-defined]
 
 
 def _film_of(sheet: Sheet, track: Track, tag: str) -> Any:
