@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: run test test-full check format gif bench install clean
+.PHONY: run test test-full test-floor check format gif bench install clean
 .DEFAULT_GOAL := run
 
 $(PY):
@@ -33,6 +33,16 @@ test: $(VENV)/.test  ## the test suite
 test-full: $(VENV)/.test  ## the whole product of algorithms, placements, routers and tokens
 	$(PY) -m pytest -n 2 $(ARGS)
 
+# The lowest torch that pyproject.toml declares, where layers take the paths for a torch without `grouped_mm`.
+FLOOR := .venv-floor
+$(FLOOR)/.test: pyproject.toml
+	$(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/python -m pip install -e ".[contrib,test]" "torch==2.8.*"
+	touch $@
+
+test-floor: $(FLOOR)/.test  ## the tests of layers and policies with the lowest torch declared
+	$(FLOOR)/bin/python -m pytest -n 2 -m "not full" tests/layers tests/policies $(ARGS)
+
 install: $(VENV)/.dev  ## everything, every extra
 
 check: $(VENV)/.dev  ## format, lint, types, tests
@@ -52,4 +62,4 @@ bench: $(VENV)/.dev  ## ratios against peers, measured in one run
 	$(PY) -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) build *.egg-info envs/*.egg-info
+	rm -rf $(VENV) $(FLOOR) build *.egg-info envs/*.egg-info

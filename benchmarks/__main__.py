@@ -9,15 +9,25 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch as th
 import tyro
 
 from benchmarks import report
 
-Name = Literal["layers", "training", "worlds", "callbacks", "idle", "study"]
-NAMES: tuple[Name, ...] = ("layers", "training", "worlds", "callbacks", "idle", "study")
+Name = Literal[
+    "layers",
+    "paths",
+    "training",
+    "worlds",
+    "callbacks",
+    "idle",
+    "study",
+    "start_scale",
+    "saving",
+]
+NAMES: tuple[Name, ...] = get_args(Name)
 # Small networks train fastest on one thread; a layer may be used in larger ones.
 ALL_THREADS = ("layers",)
 
@@ -71,7 +81,7 @@ def run(name: Name, options: Options) -> None:
     about = {"threads": th.get_num_threads(), **report.machine(options.device)}
     title = f"{name}-{options.device}-{th.get_num_threads()}-threads".replace(":", "")
     report.show(title, rows, about)
-    report.write(options.out, title, rows, about)
+    report.write(options.out, title, rows, about, getattr(benchmark, "HOW", report.HOW))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ PACKAGES = (
     "st-moe-pytorch",
 )
 Rows = Sequence[dict[str, Any]]
+# How most tables were made.
+HOW = "Medians over interleaved rounds, measured side by side in one run."
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -42,11 +44,11 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def write(folder: Path, name: str, rows: Rows, about: dict[str, Any]) -> None:
+def write(folder: Path, name: str, rows: Rows, about: dict[str, Any], how: str = HOW) -> None:
     """Write ``<name>.json`` and ``<name>.md``, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     replace(folder / f"{name}.json", json.dumps({"about": about, "rows": list(rows)}, indent=1))
-    replace(folder / f"{name}.md", markdown(name, rows, about))
+    replace(folder / f"{name}.md", markdown(name, rows, about, how))
 
 
 def replace(path: Path, text: str) -> None:
@@ -55,12 +57,12 @@ def replace(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def markdown(name: str, rows: Rows, about: dict[str, Any]) -> str:
-    """Return the table with what it was measured on above it."""
+def markdown(name: str, rows: Rows, about: dict[str, Any], how: str = HOW) -> str:
+    """Return the table with what it was measured on, and how, above it."""
     columns = [key for row in rows for key in row if key not in ("name", "ratio", "target", "met")]
     extra = list(dict.fromkeys(columns))
     lines = [f"# {name}", "", ", ".join(f"{key} {value}" for key, value in about.items()), ""]
-    lines.append("Medians over interleaved rounds, measured side by side in one run.\n")
+    lines.append(f"{how}\n")
     header = ["what", "ratio", "target", *extra]
     lines += [" | ".join(["", *header, ""]).strip(), "|" + "---|" * len(header)]
     for row in rows:

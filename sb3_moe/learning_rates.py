@@ -1,8 +1,9 @@
-"""A learning rate for tasks that come one after another."""
+"""Learning rates for tasks that come one after another."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 
 class LinearPerBlock:
@@ -31,3 +32,20 @@ class LinearPerBlock:
         # SB3 asks after the block's last step, which still belongs to it.
         within = done - math.ceil(done) + 1.0 if done > 0 else 0.0
         return self.initial * (1.0 - within)
+
+
+class Restarted:
+    """A schedule that begins again in the middle of a run.
+
+    :param schedule: from the remaining progress, 1 to 0, to a value
+    :param begin: remaining progress at which it begins again
+    """
+
+    def __init__(self, schedule: Any, begin: float) -> None:
+        self.schedule = schedule
+        self.begin = begin
+
+    def __call__(self, progress_remaining: float) -> float:
+        """Return the value for a remaining progress of at most ``begin``."""
+        value: float = self.schedule(1.0 - (self.begin - progress_remaining))
+        return value

@@ -16,7 +16,7 @@ MOVED = {
     "sb3_moe.callbacks.checkpoint": "sb3_moe.snapshot.writing",
     "sb3_moe.callbacks.env_state": "sb3_moe.snapshot.env_state",
     "sb3_moe.callbacks.evaluation": "sb3_moe.evaluation.playing",
-    "sb3_moe.callbacks.generators": "sb3_moe.snapshot.generators",
+    "sb3_moe.callbacks.generators": "sb3_moe.generators",
     "sb3_moe.callbacks.linear_per_block": "sb3_moe.learning_rates",
     "sb3_moe.callbacks.pinned_env": "sb3_moe.evaluation.pinned_env",
     "sb3_moe.callbacks.record": "sb3_moe.files.record",

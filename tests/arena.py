@@ -159,10 +159,11 @@ def train(model: Any, steps: int = 16) -> Any:
     return model.learn(steps, log_interval=10**6)
 
 
-def observe(model: Any, n: int = 3) -> Any:
-    """Return a batch of observations as the model's policy takes them."""
-    space = model.observation_space
-    num_tasks = (model.policy.features_extractor_kwargs or {}).get("num_tasks", 0)
+def observe(model_or_policy: Any, n: int = 3) -> Any:
+    """Return a batch of observations as the policy takes them."""
+    policy = getattr(model_or_policy, "policy", model_or_policy)
+    space = policy.observation_space
+    num_tasks = (policy.features_extractor_kwargs or {}).get("num_tasks", 0)
     space.seed(7)
     samples = [sample(space, num_tasks) for _ in range(n)]
     if isinstance(space, spaces.Dict):

@@ -9,6 +9,9 @@ import torch as th
 th.set_num_threads(1)
 
 # Compiling a gymnax game takes seconds, and most tests ask for the same few.
-cache = Path(__file__).parents[1] / ".pytest_cache" / "jax"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+cache = Path(__file__).parents[1] / ".pytest_cache"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+# Snapshots are signed with a key of the tests' own.
+os.environ["SB3_MOE_KEY_FILE"] = str(cache / "key")

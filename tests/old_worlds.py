@@ -198,7 +198,7 @@ def callbacks(name: str, folder: Path) -> list[Any]:
 
 def finish(name: str, folder: Path) -> Any:
     """Go on from a folder's snapshot to the end; return the model."""
-    model, env = sb3_moe.resume(folder, device="cpu")
+    model, env = sb3_moe.resume(folder, device="cpu", trust=True)
     left = TOTAL - model.num_timesteps
     model.learn(left, callback=callbacks(name, folder), reset_num_timesteps=False)
     env.close()

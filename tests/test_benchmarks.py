@@ -5,7 +5,7 @@ import json
 import pytest
 import torch as th
 
-from benchmarks import layers, peers, report
+from benchmarks import layers, paths, peers, report, start_scale
 from benchmarks.timing import bounded, paired, ratio
 
 
@@ -69,10 +69,41 @@ def test_all_layers_of_a_shape_run():
 
 def test_a_table_is_written_as_json_and_markdown(tmp_path):
     rows = [bounded("fast", 1.234, 1.1), bounded("slow", 0.5, 1.1) | {"ours_us": 12_345.6}]
-    report.write(tmp_path, "layers", rows, {"threads": 1})
+    report.write(tmp_path, "layers", rows, {"threads": 1}, "Counted.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layers.json", "layers.md"]
     found = json.loads((tmp_path / "layers.json").read_text())
     assert found == {"about": {"threads": 1}, "rows": rows}
     text = (tmp_path / "layers.md").read_text()
+    assert "\nCounted.\n" in text
     assert "| fast | 1.23 | >= 1.1 |  |" in text
     assert "| slow | 0.50 | >= 1.1 **missed** | 12,346 |" in text
+
+
+def test_every_limit_that_chooses_a_way_is_measured_on_both_sides():
+    from sb3_moe.layers import paths as table
+
+    limits = {name: value for name, value in vars(table).items() if name.isupper()}
+    measured = {case.limit for case in paths.cases()}
+    assert measured == set(limits) - {"MASK_LIMIT_ELSEWHERE"}
+    case = paths.Case("ONE_BY_ONE_FROM", *paths.soft(4, 8, 8, 2), {"WIDE_GEMM_LIMIT": 0})
+    row = paths.measure(case, "cpu", 1)
+    assert row["name"] == "below / above ONE_BY_ONE_FROM=524,288, (4, 1, 8), 2 experts"
+    assert {name: getattr(table, name) for name in limits} == limits
+
+
+def test_a_row_of_start_scales_shows_the_output_farthest_from_the_dense_networks(monkeypatch):
+    found = {True: {"a": 1.9, "b": 4.8}, False: {"a": 1.0, "b": 1.0}}
+    monkeypatch.setattr(start_scale, "dense_sizes", lambda networks: {"a": 2.0, "b": 4.0})
+    monkeypatch.setattr(
+        start_scale, "sizes", lambda networks, options, *_: found["match_scale" in options]
+    )
+    assert start_scale.promised("middle", "soft", 4, seeds=8) == {
+        "name": "middle, soft, 4 experts",
+        "ratio": 1.2,
+        "target": "0.9 to 1.1",
+        "met": False,
+        "a": 0.95,
+        "b": 1.2,
+        "a, off": 0.5,
+        "b, off": 0.25,
+    }

@@ -16,11 +16,11 @@ ORDER = [
     "layers",
     "policies",
     "budget",
+    "saving",
     "snapshot",
     "watching",
     "plots",
     "callbacks",
-    "saving",
     "study",
     "__main__",
 ]

@@ -17,6 +17,7 @@ from sb3_moe_envs.checks import (
     step_problem,
 )
 from sb3_moe_envs.frames import Canvas
+from sb3_moe_envs.goals import reward_of_env, rewards_of
 from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
 from sb3_moe_envs.numbers import optional_whole, whole
 from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule, Slots
@@ -202,6 +203,23 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             self._check(mask_problem((self._own_masks.lengths[task],), own))
             masks &= self._own_masks.spread(task, own)
         return masks
+
+    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
+        """Return what reaching a goal is worth in the task of `info["task_id"]`, for HER.
+
+        :param achieved_goal: of one step or of a batch
+        :param desired_goal: likewise
+        :param info: the step's info, or one for each step
+        :raises TypeError: if the task has no such method
+        :raises ValueError: if there are several tasks and an info doesn't tell which
+        """
+        return rewards_of(
+            self._interface.task_spaces,
+            self.observation_space,
+            lambda task: reward_of_env(self._envs[task], self.task_names[task]),
+            (achieved_goal, desired_goal),
+            info,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""

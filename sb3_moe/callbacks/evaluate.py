@@ -18,7 +18,7 @@ from sb3_moe.evaluation.pinned_env import (
 )
 from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
 from sb3_moe.files.record import Record
-from sb3_moe.snapshot.generators import preserved_generators
+from sb3_moe.generators import preserved_generators
 from sb3_moe.tasks.keys import short_names
 from sb3_moe.tasks.of_env import task_names, tasks_played
 

@@ -16,8 +16,8 @@ from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.evaluation.pinned_env import make_pinned_env, not_built_again_since, synchronise
 from sb3_moe.evaluation.watched import Watched, spread
 from sb3_moe.files.record import Record
+from sb3_moe.generators import preserved_generators
 from sb3_moe.plasticity.probe import Obs, concatenate, select
-from sb3_moe.snapshot.generators import preserved_generators
 from sb3_moe.tasks.of_env import task_names, tasks_played
 
 # Random play goes on for so many steps between the observations that are kept, and so many times.

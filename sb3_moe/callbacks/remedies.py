@@ -11,11 +11,11 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_moe.buffers.stored import stored_obs
 from sb3_moe.callbacks.periodic import PeriodicCallback
+from sb3_moe.generators import preserved_generators
 from sb3_moe.plasticity.dormant import check_tau
 from sb3_moe.plasticity.probe import Obs
 from sb3_moe.plasticity.redo import redo
 from sb3_moe.plasticity.resets import check_shrink_and_perturb, reset_heads, shrink_and_perturb
-from sb3_moe.snapshot.generators import preserved_generators
 from sb3_moe.tasks.keys import LAYER, short_names
 
 

@@ -20,9 +20,9 @@ class SnapshotCallback(PeriodicCallback):
 
     A snapshot is a folder ``checkpoints/step-<global steps>`` with the model and its optimiser, the
     replay buffer, the environment with its schedule, normaliser and running episodes, and the
-    random generators. It appears under its name when it is whole. Put this callback last in the
-    list, so that it sees what the others did at the same step. That all this can be saved is tried
-    before training starts.
+    random generators, signed with the user's key. It appears under its name when it is whole. Put
+    this callback last in the list, so that it sees what the others did at the same step. That all
+    this can be saved is tried before training starts.
 
     A model that stands at the step of one of the folder's snapshots, or beyond all of them, goes on
     with that run; snapshots of later steps are removed, since it is about to do those again. Any

@@ -13,6 +13,7 @@ from stable_baselines3.her import HerReplayBuffer
 
 from sb3_moe.buffers.reservoir import Reservoir
 from sb3_moe.evaluation.pinned_env import are_interleaved
+from sb3_moe.learning_rates import Restarted
 from sb3_moe.plasticity.resets import reset_heads, reset_optimizers
 from sb3_moe.tasks.of_env import require_tasks, task_names, tasks_played
 
@@ -173,20 +174,3 @@ class TaskSwitchCallback(BaseCallback):
         if self._switched_at is None:
             return original
         return Restarted(original, 1.0 - self._switched_at / self.model._total_timesteps)
-
-
-class Restarted:
-    """A schedule that begins again in the middle of a run.
-
-    :param schedule: from the remaining progress, 1 to 0, to a value
-    :param begin: remaining progress at which it begins again
-    """
-
-    def __init__(self, schedule: Any, begin: float) -> None:
-        self.schedule = schedule
-        self.begin = begin
-
-    def __call__(self, progress_remaining: float) -> float:
-        """Return the value for a remaining progress of at most ``begin``."""
-        value: float = self.schedule(1.0 - (self.begin - progress_remaining))
-        return value

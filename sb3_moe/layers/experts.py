@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch as th
 from torch import nn
 
+from sb3_moe.layers import fused, paths
+from sb3_moe.layers.activations import FROM_OUTPUT, POINTWISE
 from sb3_moe.layers.encoder import run
+from sb3_moe.layers.grouped import Groups, can_group, grouped_linear, sort_rows
 from sb3_moe.layers.shares import Share, apart
 from sb3_moe.layers.stacked import Stacked, StackedLinear, gated_sum
 from sb3_moe.layers.stacking import (
@@ -24,13 +28,10 @@ from sb3_moe.layers.stacking import (
     stack,
     unstack_all,
 )
-from sb3_moe.layers.tracing import is_recorded
+from sb3_moe.layers.tracing import is_eager, is_recorded, is_watched
 
-# Below this many wasted multiply-adds, computing every expert beats sorting rows (measured on CPU).
-MASK_LIMIT = 4_000_000
-# From so many hidden values per thread on, one expert after the other is faster (on CPU): its
-# values stay in the cache, and the C library hands no memory back to the system on each call.
-CACHE_LIMIT = 524_288
+# A stacked linear layer's parameters.
+NAMES = ("weight", "bias_EO")
 
 
 class Experts(nn.Module):
@@ -69,12 +70,40 @@ class Experts(nn.Module):
         :param gates_TE: weight of each expert's output, zero where it was not chosen
         :return: (T, O)
         """
-        # Sorting needs the counts on the host: on a GPU that wait costs more than the waste.
-        if self.needs_all_rows or x_TI.is_cuda or is_recorded():
+        if self.needs_all_rows or is_recorded():
             return self.mixture(x_TI, gates_TE)
-        if len(x_TI) * (self.num_experts - experts_Tk.shape[1]) * self.macs <= MASK_LIMIT:
+        wasted = len(x_TI) * (self.num_experts - experts_Tk.shape[1]) * self.macs
+        if wasted <= (paths.MASK_LIMIT if paths.on_cpu(x_TI) else paths.MASK_LIMIT_ELSEWHERE):
+            return self.mixture(x_TI, gates_TE)
+        if self.num_experts >= paths.GROUPED_FROM and self.runs_grouped(x_TI):
+            return self._grouped(x_TI, experts_Tk, gates_TE)
+        # One by one needs the counts on the host: on a GPU that wait costs more than the waste.
+        if not paths.on_cpu(x_TI):
             return self.mixture(x_TI, gates_TE)
         return self._sorted(x_TI, experts_Tk, gates_TE)
+
+    def runs_grouped(self, x_TI: th.Tensor) -> bool:
+        """Say whether each layer can run on sorted rows, for all experts in one call."""
+        return False
+
+    def grouped(self, x_MI: th.Tensor, groups: Groups) -> th.Tensor:
+        """Run each expert on the sorted rows that are its own: (M, I) to (M, O)."""
+        raise NotImplementedError
+
+    def two_layers(self, num_rows: int) -> fused.TwoLayers | None:
+        """Return the weights where one operation can run all experts on the same rows."""
+        return None
+
+    def _grouped(self, x_TI: th.Tensor, experts_Tk: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+        top_k = experts_Tk.shape[1]
+        order_M, groups = sort_rows(experts_Tk, self.num_experts, at_once=True)
+        rows_M = order_M if top_k == 1 else order_M.div(top_k, rounding_mode="floor")
+        y_MO = self.grouped(x_TI.index_select(0, rows_M), groups)
+        places_M = th.arange(len(order_M), device=order_M.device)
+        inverse_M = th.empty_like(order_M).scatter_(0, order_M, places_M)
+        y_TkO = y_MO.index_select(0, inverse_M).unflatten(0, experts_Tk.shape)
+        gated_TkO = y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)
+        return gated_TkO.squeeze(1) if top_k == 1 else gated_TkO.sum(1)
 
     def _sorted(self, x_TI: th.Tensor, experts_Tk: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         top_k = experts_Tk.shape[1]
@@ -93,6 +122,10 @@ class Experts(nn.Module):
 
     def expert(self, k: int) -> nn.Sequential:
         """Return expert ``k`` as plain modules, with a copy of its weights."""
+        raise NotImplementedError
+
+    def scale_outputs(self, factor: float) -> None:
+        """Multiply every expert's output by one number, in its last weights."""
         raise NotImplementedError
 
     def shares(self) -> list[Share]:
@@ -139,6 +172,9 @@ class StackedNetwork(Experts):
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
         if not self.spreads:
             return super().mixture(x_TI, gates_TE)
+        two_layers = self.two_layers(x_TI.shape[0])
+        if two_layers is not None:
+            return fused.mixture(x_TI, gates_TE, two_layers)
         if self._one_by_one(x_TI.shape[0]):
             return self._mixture_one_by_one(x_TI, gates_TE)
         return self.last.mix(run(self.layers, x_TI, shared=True), gates_TE)
@@ -149,9 +185,61 @@ class StackedNetwork(Experts):
         return self.last(hidden) if self.spreads else self.last.shared(hidden)
 
     def _one_by_one(self, num_rows: int) -> bool:
-        if self.needs_all_rows or self.last.weight.is_cuda or is_recorded():
+        values = self.num_experts * num_rows * self.width
+        if self.needs_all_rows or is_recorded() or values < paths.ONE_BY_ONE_FROM:
             return False
-        return self.num_experts * num_rows * self.width >= CACHE_LIMIT * th.get_num_threads()
+        large = values >= paths.ONE_BY_ONE_FROM * th.get_num_threads()
+        return large and paths.on_cpu(self.last.weight)
+
+    def two_layers(self, num_rows: int) -> fused.TwoLayers | None:
+        """Return the weights where one operation can run all experts on the same rows.
+
+        That is for two linear layers with biases and a known activation that nobody watches, and
+        sizes at which the layers would run as wide GEMMs.
+        """
+        # Attributes of modules are slow to find, and this is asked in every pass.
+        modules: dict[str, Any] = self._modules
+        layers, last = modules["layers"]._modules, modules["last"]
+        if len(layers) != 2:
+            return None
+        first, activation = layers.values()
+        pointwise = FROM_OUTPUT.get(type(activation))
+        if pointwise is None or not type(first) is type(last) is StackedLinear:
+            return None
+        w1_EHI, b1_EH = map(first._parameters.get, NAMES)
+        w2_EHO, b2_EO = map(last._parameters.get, NAMES)
+        if w1_EHI is None or b1_EH is None or w2_EHO is None or b2_EO is None:
+            return None
+        if is_watched(activation) or not is_eager():
+            return None
+        if w1_EHI.numel() > paths.WIDE_GEMM_LIMIT or w2_EHO.numel() > paths.WIDE_GEMM_LIMIT:
+            return None
+        values = num_rows * b1_EH.numel()
+        if values >= paths.ONE_BY_ONE_FROM and self._one_by_one(num_rows):
+            return None
+        return fused.TwoLayers(w1_EHI, b1_EH, w2_EHO, b2_EO, pointwise)
+
+    def runs_grouped(self, x_TI: th.Tensor) -> bool:
+        """Say whether each layer can run on sorted rows, for all experts in one call.
+
+        Linear layers can, and what does the same to each number, unless someone watches.
+        """
+        layers = [*self.layers, self.last]
+        kinds = (StackedLinear, *POINTWISE)
+        return (
+            is_eager()
+            and can_group(x_TI.device, x_TI.dtype)
+            and all(type(layer) in kinds and not is_watched(layer) for layer in layers)
+        )
+
+    def grouped(self, x_MI: th.Tensor, groups: Groups) -> th.Tensor:
+        """Run each expert on the sorted rows that are its own: (M, I) to (M, O)."""
+        for layer in (*self.layers, self.last):
+            if isinstance(layer, StackedLinear):
+                x_MI = grouped_linear(x_MI, layer.weight_EIO, layer.bias_EO, groups)
+            else:
+                x_MI = layer(x_MI)
+        return x_MI
 
     def _singles(self) -> list[Callable[[th.Tensor], th.Tensor]]:
         """Return each expert as a function of its rows."""
@@ -172,6 +260,12 @@ class StackedNetwork(Experts):
     def expert(self, k: int) -> nn.Sequential:
         """Return expert ``k`` as plain modules, with a copy of its weights."""
         return nn.Sequential(*unstack_all(self.layers, k), self.last.unstack(k))
+
+    @th.no_grad()
+    def scale_outputs(self, factor: float) -> None:
+        """Multiply the last layers' weights and biases."""
+        for parameter in self.last.parameters():
+            parameter.mul_(factor)
 
     def shares(self) -> list[Share]:
         """Return the weights of every stacked layer."""
@@ -208,6 +302,23 @@ class SeparateNetworks(Experts):
     def expert(self, k: int) -> nn.Sequential:
         """Return a copy of expert ``k``."""
         return nn.Sequential(copy.deepcopy(self.each[k]))
+
+    @th.no_grad()
+    def scale_outputs(self, factor: float) -> None:
+        """Ask each expert's own ``scale_outputs``; without one, multiply its last ``nn.Linear``.
+
+        What experts share is multiplied once.
+        """
+        shared: dict[int, th.Tensor] = {}
+        for expert in self.each:
+            own = getattr(expert, "scale_outputs", None)
+            if callable(own):
+                own(factor)
+                continue
+            linears = [m for m in expert.modules() if isinstance(m, nn.Linear)]
+            shared |= {id(p): p for linear in linears[-1:] for p in linear.parameters()}
+        for parameter in shared.values():
+            parameter.mul_(factor)
 
     def shares(self) -> list[Share]:
         """Return the weights of each network."""

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_moe.layers.checks import not_negative, widths, yes_or_no
+from sb3_moe.layers.tracing import is_watched
 
 
 class ScoreRouter(nn.Module):
@@ -25,6 +26,10 @@ class ScoreRouter(nn.Module):
     def __init__(self, num_scores: int) -> None:
         super().__init__()
         self.num_scores = num_scores
+
+    def as_matrix(self) -> th.Tensor | None:
+        """Return the weights (R, K) where a product with them is all there is to the scores."""
+        return None
 
     def check_scores(self, num_scores: int, rule: str) -> None:
         """Raise ValueError unless there are that many scores; ``rule`` says why so many."""
@@ -70,6 +75,14 @@ class LinearRouter(ScoreRouter):
         else:
             self.weight_RK = nn.Parameter(weight_RK)
         self.scale = nn.Parameter(th.ones(())) if normalize else None
+
+    def as_matrix(self) -> th.Tensor | None:
+        """Return the weights (R, K) where a product with them is all there is to the scores."""
+        if self.normalize or (self.noise and self.training):
+            return None
+        if type(self) is not LinearRouter or is_watched(self):
+            return None
+        return self.weight_RK
 
     def forward(self, x_BNR: th.Tensor) -> th.Tensor:
         """Return the scores (B, N, K)."""

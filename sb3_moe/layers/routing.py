@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch as th
 
+from sb3_moe.layers import paths
+
 NO_SCORES = "this needs a router with scores to learn, and this routing has none"
 
 
@@ -72,4 +74,14 @@ def softmax_over_experts(logits_BNE: th.Tensor) -> th.Tensor:
 
     On CPU torch is up to nine times slower over a short last axis, which a few experts are.
     """
+    if logits_BNE.shape[-1] >= paths.LONG_AXIS_FROM:
+        return logits_BNE.softmax(-1)
     return logits_BNE.transpose(0, -1).softmax(0).transpose(0, -1)
+
+
+def softmax_over_experts_backward(grad_TE: th.Tensor, probs_TE: th.Tensor) -> th.Tensor:
+    """Return the gradient of the scores, by the kernel that torch would take."""
+    backward = th._softmax_backward_data
+    if probs_TE.shape[-1] >= paths.LONG_AXIS_FROM:
+        return backward(grad_TE, probs_TE, 1, grad_TE.dtype)
+    return backward(grad_TE.t(), probs_TE.t(), 0, grad_TE.dtype).t()

@@ -11,17 +11,15 @@ from typing import Any, ClassVar, Self
 
 import torch as th
 
+from sb3_moe.layers import paths
 from sb3_moe.layers.aux_loss import AuxCoefs
 from sb3_moe.layers.checks import whole_or_none
 from sb3_moe.layers.experts import Experts
+from sb3_moe.layers.fused import soft_mixture
 from sb3_moe.layers.moe import NO_AUX, MoELayer, RouterInput
 from sb3_moe.layers.routers import ScoreRouter, check_score_options, make_router
 from sb3_moe.layers.routing import Routing, softmax_over_experts
 from sb3_moe.layers.tracing import is_recorded
-
-# Above so many scores per thread a batch is taken in chunks: larger tensors leave the cache, and
-# the C library gives their memory back to the system on each call (measured on CPU).
-CACHE_LIMIT = 262_144
 
 
 class SoftMoE(MoELayer):
@@ -87,9 +85,9 @@ class SoftMoE(MoELayer):
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output and the routing, whose gates are the combine weights."""
-        logits_BNK = self._steered(self.router(router_BNR))
         if x_BNI.shape[1] == 1:
-            return self._one_token(x_BNI, logits_BNK)
+            return self._one_token(x_BNI, router_BNR)
+        logits_BNK = self._steered(self.router(router_BNR))
         size = self._chunk_size(x_BNI, logits_BNK)
         if size is None:
             y_BNO = self._many_tokens(x_BNI, logits_BNK)
@@ -98,8 +96,15 @@ class SoftMoE(MoELayer):
             y_BNO = th.cat([self._many_tokens(*chunk) for chunk in chunks])
         return y_BNO, Routing(logits_BNE=self._by_slot(logits_BNK))
 
-    def _one_token(self, x_B1I: th.Tensor, logits_B1K: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def _one_token(self, x_B1I: th.Tensor, router_B1R: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Mix all experts' outputs: every slot holds the one token itself."""
+        plain = self.num_slots == 1 and self.steering is None
+        if plain and (weight_RE := self.router.as_matrix()) is not None:
+            two_layers = self.experts.two_layers(x_B1I.shape[0])
+            if two_layers is not None:
+                y_B1O, logits_B1E = soft_mixture(x_B1I, router_B1R, weight_RE, two_layers)
+                return y_B1O, Routing(logits_BNE=logits_B1E)
+        logits_B1K = self._steered(self.router(router_B1R))
         weights_B1K = softmax_over_experts(logits_B1K)
         routing = Routing(self._by_slot(weights_B1K), self._by_slot(logits_B1K))
         y_BO = self.experts.mixture(x_B1I.squeeze(1), routing.gates_BNE.squeeze(1))
@@ -118,9 +123,9 @@ class SoftMoE(MoELayer):
 
         None: all of them.
         """
-        if self.experts.needs_all_rows or x_BNI.is_cuda or is_recorded():
+        if self.experts.needs_all_rows or not paths.on_cpu(x_BNI) or is_recorded():
             return None
-        chunks = math.ceil(logits_BNK.numel() / (CACHE_LIMIT * th.get_num_threads()))
+        chunks = math.ceil(logits_BNK.numel() / (paths.CHUNK_SCORES * th.get_num_threads()))
         return math.ceil(len(x_BNI) / chunks) if chunks > 1 else None
 
     def _by_slot(self, x_BNK: th.Tensor) -> th.Tensor:

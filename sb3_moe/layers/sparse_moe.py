@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 import torch as th
 
+from sb3_moe.layers import paths
 from sb3_moe.layers.aux_loss import AuxCoefs
 from sb3_moe.layers.checks import not_negative, whole, yes_or_no
 from sb3_moe.layers.experts import Experts
@@ -126,7 +127,7 @@ class SparseMoE(MoELayer):
         scores_BNE = probs_BNE
         if self.bias_rate:
             scores_BNE = probs_BNE + self._steered(self.running_bias_E)
-        experts_BNk = scores_BNE.detach().topk(self.top_k, dim=-1).indices
+        experts_BNk = best(scores_BNE.detach(), self.top_k)
         kept_BNE = th.zeros_like(probs_BNE).scatter(-1, experts_BNk, 1.0)
         if self.renormalize:
             gates_BNE = softmax_over_experts(logits_BNE.masked_fill(kept_BNE == 0, -th.inf))
@@ -166,6 +167,13 @@ class SparseMoE(MoELayer):
     def acts_between_updates(self) -> bool:
         """Whether there is a bias to move."""
         return bool(self.bias_rate)
+
+
+def best(scores_BNE: th.Tensor, top_k: int) -> th.Tensor:
+    """Return the indices of the k largest scores: (B, N, k)."""
+    if top_k == 1 and scores_BNE.shape[-1] >= paths.LONG_AXIS_FROM:
+        return scores_BNE.argmax(dim=-1, keepdim=True)
+    return scores_BNE.topk(top_k, dim=-1).indices
 
 
 def check_top_k(top_k: int, num_experts: int) -> None:

@@ -14,10 +14,8 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_moe.layers import paths
 from sb3_moe.layers.shares import Share, apart
-
-# Up to this many weights one wide GEMM over all experts beats a batched one (measured on CPU).
-WIDE_GEMM_LIMIT = 2_000_000
 
 
 class Stacked(nn.Module):
@@ -78,6 +76,11 @@ class StackedLinear(Stacked):
         return self.weight if self.last else self.weight.transpose(1, 2)
 
     @property
+    def is_wide(self) -> bool:
+        """Whether it is small enough for one GEMM over all experts."""
+        return self.weight.numel() <= paths.WIDE_GEMM_LIMIT
+
+    @property
     def macs(self) -> int:
         """Multiply-adds for one row in one expert."""
         return self.in_features * self.out_features
@@ -91,7 +94,7 @@ class StackedLinear(Stacked):
     def shared(self, x: th.Tensor) -> th.Tensor:
         """Apply every expert's layer to the same rows: (T, I) to (E, T, O)."""
         weight, bias = self.weight, self.bias_EO
-        wide = weight.numel() <= WIDE_GEMM_LIMIT or x.is_cuda
+        wide = self.is_wide or not paths.on_cpu(x)
         if not wide or self.last:
             return super().shared(x)
         y = F.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
@@ -100,7 +103,7 @@ class StackedLinear(Stacked):
     def mix(self, x_ETI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Apply each expert's layer and sum over experts with the gates: (E, T, I) to (T, O)."""
         x_TEI, weight, bias = x_ETI.transpose(0, 1), self.weight, self.bias_EO
-        if self.last and weight.numel() <= WIDE_GEMM_LIMIT and x_TEI.is_contiguous():
+        if self.last and self.is_wide and x_TEI.is_contiguous():
             gated = (x_TEI * gates_TE.unsqueeze(-1)).flatten(1)
             if bias is None:
                 return th.mm(gated, weight.flatten(0, 1))
@@ -207,7 +210,9 @@ class StackedFlatten(Stacked):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """Flatten each expert's share of the channels."""
-        return x.unflatten(1, (self.num_experts, -1)).flatten(2).transpose(0, 1)
+        flat = x.flatten(1)
+        # ONNX takes T for a constant after `unflatten`.
+        return flat.view(-1, self.num_experts, flat.shape[1] // self.num_experts).transpose(0, 1)
 
     def shared(self, x: th.Tensor) -> th.Tensor:
         """Flatten the one image that every expert sees: (T, C, height, width) to (E, T, ...)."""

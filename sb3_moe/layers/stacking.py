@@ -30,10 +30,10 @@ from sb3_moe.layers.stacked import (
     StackedNorm,
     StackedPReLU,
 )
+from sb3_moe.layers.tracing import is_watched
 
 # Kinds of layers, exactly these, that are known to be the same stacked, on rows of features.
 SAME_STACKED = (*ALIKE_ON_ROWS, nn.BatchNorm1d, nn.LayerNorm, nn.Linear, nn.PReLU)
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 LEAVES = (StackedLinear, StackedConv2d, StackedPReLU, StackedEach)
 Function = Callable[[th.Tensor], th.Tensor]
 # One expert's share of a leaf: its tensors, or its module.
@@ -111,7 +111,7 @@ def can_stack(expert: nn.Module) -> bool:
         and all(type(row).forward is nn.Sequential.forward for row in rows)
         and len(tensors) == len(set(tensors))
         and all(parameter.requires_grad for parameter in expert.parameters())
-        and not any(getattr(m, kind) for m in expert.modules() for kind in HOOKS)
+        and not any(is_watched(m) for m in expert.modules())
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,13 @@ from sb3_moe.policies.stages import (
     fitted_activation,
     read_stages,
     resized,
+)
+from sb3_moe.policies.start_scale import (
+    HEAD_WIDTH,
+    dense_sizes,
+    make_probe,
+    match_sizes,
+    own_generator,
 )
 from sb3_moe.policies.towers import Layout, MoEBlock, Tower
 
@@ -60,6 +68,9 @@ class Architect:
         self.init_hidden, self.init_head = init_hidden, init_head
         self.num_experts = options.resolve_num_experts(layout.num_tasks) if options.is_moe else 0
         self.experts_see_task = options.experts_see_task and not after_lstm
+        # Which of the dense network's linear layers each layer of experts stands for, and whether
+        # for its activation too.
+        self.stands_for: dict[MoELayer, tuple[int, bool]] = {}
         self.encoder: nn.Module | None = None
         if layout.image_shape is not None and not self.place.whole:
             self._encode_first(layout.image_shape)
@@ -85,7 +96,12 @@ class Architect:
 
     def network(self, dense: Iterable[nn.Module]) -> Tower:
         """Return hidden layers and head as one tower (Q networks, TD3's actor)."""
-        stages = read_stages(dense)
+        modules = list(dense)
+        tower = self._network(read_stages(modules))
+        self.match([tower], modules)
+        return tower
+
+    def _network(self, stages: list[Stage]) -> Tower:
         if self.place.whole:
             return self._big(stages)
         *hidden, head = stages
@@ -93,7 +109,7 @@ class Architect:
         width = self._width(blocks, hidden)
         if self.options.routes_head:
             norms = self._norms(head, width) if hidden else []
-            blocks += [*norms, self._moe_head(head, width, first=not hidden), *head.after]
+            blocks += [*norms, self._moe_head(head, width, depth=len(hidden)), *head.after]
         else:
             blocks += self._plain(head, width, first=not hidden)
         return self._tower(blocks, stages)
@@ -118,13 +134,14 @@ class Architect:
         :param linear: SB3's head, as wide as the output is to be
         :param dense: the hidden layers that ``body`` was given
         """
+        hidden = read_stages(dense)
         if self.place.whole:
-            return self._big([*read_stages(dense), Stage(linear)])
+            return self._big([*hidden, Stage(linear)])
         if not self.options.routes_head:
             return linear
         width = linear.in_features - self.layout.num_tasks
         return Tower(
-            [self._moe_head(Stage(linear), width, first=False)],
+            [self._moe_head(Stage(linear), width, depth=len(hidden), first=False)],
             Layout(x_dim=width, num_tasks=self.layout.num_tasks),
             experts_see_task=False,
             router_sees_task=self.options.router_sees_task,
@@ -143,6 +160,52 @@ class Architect:
             carry_task=carry_task,
         )
 
+    # Sizes at the start.
+
+    def match(self, parts: Sequence[nn.Module], dense: Iterable[nn.Module]) -> None:
+        """Scale the experts' initial weights to the size of the dense layers, if that is asked for.
+
+        :param parts: all of a tower as it is built and initialised, one part behind the other
+        :param dense: the dense network, head included
+        :raises ValueError: if an output doesn't follow its experts' weights
+        """
+        inside = {m for part in parts for m in part.modules()}
+        places = {layer: at for layer, at in self.stands_for.items() if layer in inside}
+        if not (self.options.match_scale and places):
+            return
+        with own_generator():
+            probe = make_probe(self.outer, max(layer.rows(1) for layer in places))
+            found = dense_sizes(*self._dense_twin(dense), probe)
+        sizes = {
+            layer: found[i + 1].before if activated else found[i].after
+            for layer, (i, activated) in places.items()
+        }
+        match_sizes(parts, sizes, probe)
+
+    def _dense_twin(self, dense: Iterable[nn.Module]) -> tuple[Tower, Callable[[], None]]:
+        """Return the dense tower with a head of many outputs, and what draws its weights anew."""
+        *hidden, head = read_stages(copy.deepcopy(list(dense)))
+        width = head.linear.in_features
+        head.linear = nn.Linear(width, max(head.width, min(width, HEAD_WIDTH)))
+        twin = Architect(
+            MoEOptions(placement="none", task_input=self.options.task_input),
+            self.outer,
+            init_hidden=self.init_hidden,
+            init_head=self.init_head,
+            after_lstm=not self.experts_see_task,
+        )
+        tower = twin._network([*hidden, head])
+        linears = [block for block in tower.blocks if isinstance(block, nn.Linear)]
+
+        def restart() -> None:
+            for module in tower.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    module.reset_parameters()
+            self.init_hidden(tower)
+            self.init_head(linears[-1])
+
+        return tower, restart
+
     # Hidden layers.
 
     def _hidden(self, stages: list[Stage]) -> list[nn.Module]:
@@ -156,6 +219,7 @@ class Architect:
             if self.place.takes(i, len(stages)):
                 norms = [] if first else self._norms(stage, width)
                 block = self._moe_hidden(stage, width, first=first)
+                self.stands_for[block.layer] = (i, self._activates())
                 blocks += [*norms, block, *self._after(stage, block.out_features)]
             else:
                 blocks += self._plain(stage, width, first=first)
@@ -163,8 +227,12 @@ class Architect:
 
     def _after(self, stage: Stage, width: int) -> list[nn.Module]:
         """Return what follows the sum over experts: CrossQ's last norm, and what is not in them."""
-        inside = getattr(self.options.expert_class, "activates", True)
+        inside = self._activates()
         return [fitted(m, width) for m in stage.after if is_norm(m) or not inside]
+
+    def _activates(self) -> bool:
+        """Say whether experts in place of one hidden layer hold its activation."""
+        return bool(getattr(self.options.expert_class, "activates", True))
 
     def _check_depth(self, depth: int) -> None:
         place, tokens = self.place, self.options.tokens
@@ -252,7 +320,10 @@ class Architect:
         layer = self._layer(experts, bare, num_tokens, first=first)
         return MoEBlock(layer, tokens=tokens, map_shape=self.layout.map_shape)
 
-    def _moe_head(self, stage: Stage, width: int, *, first: bool) -> MoEBlock:
+    def _moe_head(
+        self, stage: Stage, width: int, *, depth: int, first: bool | None = None
+    ) -> MoEBlock:
+        first = depth == 0 if first is None else first
         in_features = width + (self._seen() if first else 0)
 
         def expert() -> nn.Module:
@@ -261,7 +332,9 @@ class Architect:
         router = self.options.head_router_class
         num_experts = self.num_experts if router is None else self.layout.num_tasks
         experts = StackedNetwork([expert() for _ in range(num_experts)])
-        return MoEBlock(self._layer(experts, width, 1, first=first, router=router))
+        block = MoEBlock(self._layer(experts, width, 1, first=first, router=router))
+        self.stands_for[block.layer] = (depth, False)
+        return block
 
     def _as_one(self, stages: list[Stage]) -> list[nn.Module]:
         """Return experts that are all hidden layers, and what follows the last of those."""
@@ -276,6 +349,7 @@ class Architect:
 
         experts = StackedNetwork([expert() for _ in range(self.num_experts)])
         block = MoEBlock(self._layer(experts, self.layout.x_dim, 1, first=True))
+        self.stands_for[block.layer] = (len(stages) - 1, False)
         return [block, *(fitted(m, block.out_features) for m in stages[-1].after)]
 
     def _deep(self, stages: Sequence[Stage], dim: int) -> tuple[list[nn.Module], int]:
@@ -312,6 +386,7 @@ class Architect:
 
         experts = StackedNetwork([expert() for _ in range(self.num_experts)])
         block = MoEBlock(self._layer(experts, x_dim, 1, first=True))
+        self.stands_for[block.layer] = (len(hidden), False)
         # The tanh of TD3's actor comes after the experts are combined.
         return self._tower([block, *head.after], stages)
 

@@ -134,10 +134,11 @@ class TaskExtractor(BaseFeaturesExtractor):
         if encoder not in ENCODERS:
             raise ValueError(f"`encoder` must be one of {list(ENCODERS)}, got {encoder!r}")
         if features_dim is not None and (encoder == "flat" or raw):
-            reason = "`encoder`='flat' has none" if not raw else "`placement`='big' takes the map"
+            reason = "`encoder`='flat' has none: leave it out"
+            if raw:
+                reason = "`placement`='big' takes the map: give it as the first of `net_arch`"
             raise ValueError(
-                f"`features_dim`={features_dim} adds a layer behind convolutions, and {reason}: "
-                "leave it out"
+                f"`features_dim`={features_dim} adds a layer behind convolutions, and {reason}"
             )
         super().__init__(observation_space, features_dim=1)
         self.encoder, self.raw = encoder, raw

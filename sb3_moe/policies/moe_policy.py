@@ -70,6 +70,7 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param freeze_idle: keep an expert without rows as it is; None: where the task id picks it
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
         ``"none"``
+    :param match_scale: let experts start as strong as the dense layers they stand for
     :param features_extractor_class: None: SB3's own where no experts need more, else
         :class:`sb3_moe.policies.extractors.TaskExtractor`
     :param features_extractor_kwargs: its arguments
@@ -395,8 +396,11 @@ def _takes(
 ) -> bool:
     """Try SB3's extractor on a space, and leave the random numbers as they were.
 
-    SB3 takes only uint8 images in [0, 255] for images, of at least 36x36.
+    SB3 takes only uint8 images in [0, 255] for images, of at least 36x36. Its flat extractor lets
+    itself be built for a Dict, and fails when it is given one.
     """
+    if isinstance(space, gym.spaces.Dict) and issubclass(extractor, FlattenExtractor):
+        return False
     with th.random.fork_rng(devices=[]):
         try:
             extractor(copy.deepcopy(space), **kwargs)

@@ -78,7 +78,11 @@ class MoEActorCritic(_Policy):
         super()._build(lr_schedule)
         for tower, architect in self._architects.items():
             name = "action_net" if tower == "pi" else "value_net"
-            setattr(self, name, architect.head(getattr(self, name), self._dense[tower]))
+            linear, dense = getattr(self, name), self._dense[tower]
+            setattr(self, name, architect.head(linear, dense))
+            # Only now: SB3 has initialised what it visits.
+            body = getattr(self.mlp_extractor, "policy_net" if tower == "pi" else "value_net")
+            architect.match([body, getattr(self, name)], [*dense, linear])
         if self._architects:
             self._rebuild_optimizer(lr_schedule)
         del self._architects, self._dense

@@ -73,6 +73,8 @@ class MoEOptions:
         ``"none"``; dense towers count as experts. With experts, another than ``"both"`` needs a
         task id, and a router of a kind that can be shown it, or spared it. ``head_router`` goes by
         the id whoever else sees it
+    :param match_scale: scale the experts' initial weights so that each layer of experts starts as
+        strong as the dense layer it stands for
     :raises TypeError: if a value has the wrong type
     :raises ValueError: if a value or a combination is not valid
     """
@@ -97,11 +99,13 @@ class MoEOptions:
     bias_rate: float = 0.0
     freeze_idle: bool | None = None
     task_input: str = "both"
+    match_scale: bool = False
 
     def __post_init__(self) -> None:
         place, router = self.place, self.router_class
         one_of("tokens", self.tokens, TOKENS)
         one_of("task_input", self.task_input, TASK_INPUTS)
+        yes_or_no("match_scale", self.match_scale)
         whole_or_none("num_experts", self.num_experts)
         whole_or_none("expert_width", self.expert_width)
         for name, check in OF_ROUTERS.items():

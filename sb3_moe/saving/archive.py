@@ -37,12 +37,21 @@ def write_archive(path: Path, entries: Mapping[str, bytes]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary, temporary.open("wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in entries.items():
-                archive.writestr(zipfile.ZipInfo(name, _DATE), data)
+        write_entries(file, entries)
         file.flush()
         os.fsync(file.fileno())
     _sync_folder(path.parent)
+
+
+def write_entries(file: IO[bytes], entries: Mapping[str, bytes]) -> None:
+    """Write a file's contents, which may yet have to be put on the disk.
+
+    :param file: open for writing
+    :param entries: by name
+    """
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in entries.items():
+            archive.writestr(zipfile.ZipInfo(name, _DATE), data)
 
 
 def _sync_folder(folder: Path) -> None:

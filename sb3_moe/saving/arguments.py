@@ -9,7 +9,6 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.type_aliases import TrainFreq
-from stable_baselines3.her import HerReplayBuffer
 
 from sb3_moe.saving.errors import UnsafeFileError
 from sb3_moe.saving.values import Decoder, Encoder, checked_type
@@ -45,15 +44,7 @@ def argument_names(model: BaseAlgorithm) -> list[str]:
 
 
 def encode_arguments(encoder: Encoder, model: Any) -> dict[str, Any]:
-    """Return the JSON of a model's arguments, progress and schedules.
-
-    :raises ValueError: if a model can't be built again from them
-    """
-    if isinstance(getattr(model, "replay_buffer", None), HerReplayBuffer):
-        raise ValueError(
-            "`model` can't be saved so, since HerReplayBuffer is built around its environment: "
-            "use model.save, whose files only you should open"
-        )
+    """Return the JSON of a model's arguments, progress and schedules."""
     arguments = {name: getattr(model, name) for name in argument_names(model)}
     if isinstance(arguments.get("train_freq"), TrainFreq):
         frequency, unit = arguments["train_freq"]

@@ -45,6 +45,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
         f"{_SB3}.buffers:ReplayBuffer",
         f"{_SB3}.buffers:DictReplayBuffer",
         f"{_SB3}.buffers:NStepReplayBuffer",
+        "stable_baselines3.her:HerReplayBuffer",
         "sb3_moe.buffers:DeviceReplayBuffer",
         "sb3_moe.buffers:MultiTaskReplayBuffer",
     ),
@@ -161,6 +162,13 @@ def policy_of(algorithm: type[Any], value: Any, custom_objects: Mapping[str, Any
             f"its policy is {str(value)[:60]!r}, none of {sorted(algorithm.policy_aliases)}"
         )
     return algorithm.policy_aliases[value]
+
+
+def lstm_states() -> type[Any] | None:
+    """Return sb3-contrib's pair of recurrent states, if it is installed."""
+    name = f"{_CONTRIB}.recurrent.type_aliases:RNNStates"
+    found: type[Any] | None = _import(name) if _is_installed(name) else None
+    return found
 
 
 def _known(role: str) -> dict[str, str]:

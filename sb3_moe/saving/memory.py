@@ -12,6 +12,7 @@ from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_moe.saving.errors import UnsafeFileError
+from sb3_moe.saving.hindsight import is_hindsight
 
 # Building makes networks, their experts one by one, and then stacks them.
 _TIMES_WEIGHTS = 16
@@ -24,6 +25,8 @@ _SIZE_AT = {
 }
 # SB3-contrib's sizes of an LSTM, whose states a rollout keeps.
 _LSTM = {"n_lstm_layers": 1, "lstm_hidden_size": 256}
+# What HerReplayBuffer keeps of each step: where its episode is, and an empty dict for the info.
+_HINDSIGHT = 112
 _AS_FIRST = frozenset({"empty_like", "zeros_like", "ones_like", "full_like", "clone"})
 
 
@@ -47,7 +50,8 @@ def buffer_bytes(model: Any) -> int:
     """
     obs, action = _bytes(model.observation_space), 8 * max(get_action_dim(model.action_space), 1)
     if isinstance(model, OffPolicyAlgorithm):
-        return max(model.buffer_size, model.n_envs) * (2 * obs + action + 40)
+        row = 2 * obs + action + 40 + (_HINDSIGHT if is_hindsight(model) else 0)
+        return int(max(model.buffer_size, model.n_envs) * row)
     kwargs = model.policy_kwargs
     lstm = 16 * math.prod(kwargs.get(name, default) for name, default in _LSTM.items())
     masks = 4 * (_num_actions(model.action_space) if "Maskable" in type(model).__name__ else 0)

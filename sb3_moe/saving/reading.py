@@ -9,7 +9,6 @@ from typing import Any
 
 import gymnasium as gym
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import (
     VecEnv,
@@ -18,11 +17,13 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
+from sb3_moe.generators import get_generators, set_generators
 from sb3_moe.saving import archive, strict_json
 from sb3_moe.saving.archive import Archive
 from sb3_moe.saving.arguments import decode_arguments, set_arguments, set_schedules
 from sb3_moe.saving.classes import algorithm_of, policy_of
 from sb3_moe.saving.errors import UnsafeFileError, blaming
+from sb3_moe.saving.hindsight import hindsight_buffer, is_hindsight
 from sb3_moe.saving.memory import BuildingLimit, check_buffer
 from sb3_moe.saving.networks import load_optimizers, load_weights
 from sb3_moe.saving.normalizer import SavedNormalizer
@@ -31,10 +32,9 @@ from sb3_moe.saving.spaces import decode_space
 from sb3_moe.saving.tensors import TensorFile
 from sb3_moe.saving.values import Decoder, checked_type
 from sb3_moe.saving.writing import FORMAT, FORMAT_VERSION
-from sb3_moe.snapshot.generators import get_generators, set_generators
 from sb3_moe.version import warn_of_another_major_version
 
-_MAX_JSON = 2**20
+MAX_JSON = 2**20
 _VERSION = re.compile(r"[\w.+!-]{1,60}", re.ASCII)
 _KEYS = {
     "format", "format_version", "versions", "algorithm", "policy", "observation_space",
@@ -57,10 +57,11 @@ def load(
     Nothing in the file is run, and nothing it names is imported but a fixed list of SB3's and our
     classes. Sizes are checked before memory is taken. If it fails, ``env`` and the random
     generators are as they were. As in SB3's ``load``, the generators are seeded with the model's
-    seed, and episodes begin anew.
+    seed, and episodes begin anew; those that a HerReplayBuffer has begun end where they are.
 
     :param path: the file
-    :param env: to go on training with; None: for predictions, or for ``set_env``
+    :param env: to go on training with; None: for predictions, or for ``set_env`` (and a
+        HerReplayBuffer's own ``set_env``)
     :param device: as in SB3's ``load``
     :param custom_objects: the classes and functions of your own that the file names, by name
     :param normalizer: give the file's running statistics to the VecNormalize of ``env``, or wrap
@@ -159,7 +160,7 @@ class _Saved:
         set_arguments(model, self._values)
         model.observation_space, model.action_space = self.observation_space, self.action_space
         model.n_envs = venv.num_envs if venv is not None else model.n_envs
-        self._setup(model)
+        self._setup(model, venv)
         set_schedules(model, self._values)
         load_weights(model, TensorFile(self._file, archive.WEIGHTS))
         optimizers = TensorFile(self._file, archive.OPTIMIZERS)
@@ -172,16 +173,18 @@ class _Saved:
             model.policy.reset_noise()
         return model
 
-    def _setup(self, model: BaseAlgorithm) -> None:
+    def _setup(self, model: Any, venv: VecEnv | None) -> None:
         buffer = check_buffer(model, self._max_bytes)
         weights = self._file.size(archive.WEIGHTS)
         with BuildingLimit(weights, self._max_bytes, besides=buffer):
+            if is_hindsight(model):
+                model.replay_buffer = hindsight_buffer(model, venv)
             model._setup_model()
 
 
 def _read_state(file: Archive) -> dict[str, Any]:
-    if file.size(archive.MODEL) > _MAX_JSON:
-        raise UnsafeFileError(f"{archive.MODEL} is longer than {_MAX_JSON} bytes")
+    if file.size(archive.MODEL) > MAX_JSON:
+        raise UnsafeFileError(f"{archive.MODEL} is longer than {MAX_JSON} bytes")
     state = strict_json.loads(file.read(archive.MODEL), archive.MODEL)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UnsafeFileError("it is no sb3_moe model")

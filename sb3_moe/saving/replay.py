@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.her import HerReplayBuffer
 
 from sb3_moe.buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
+from sb3_moe.buffers.hindsight import end_running_episodes
 from sb3_moe.saving.archive import REPLAY_BUFFER
 from sb3_moe.saving.errors import UnsafeFileError
+from sb3_moe.saving.hindsight import EPISODES, STARTS, check_episodes
 from sb3_moe.saving.tensors import Form, TensorFile, form_of
 from sb3_moe.saving.values import checked_type
 
@@ -19,10 +22,12 @@ _KINDS = (
     ReplayBuffer,
     DictReplayBuffer,
     NStepReplayBuffer,
+    HerReplayBuffer,
     DeviceReplayBuffer,
     MultiTaskReplayBuffer,
 )
-_PARTS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+#: what a buffer keeps of each transition
+ROWS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
 def replay_buffer_of(model: Any) -> ReplayBuffer:
@@ -33,12 +38,22 @@ def replay_buffer_of(model: Any) -> ReplayBuffer:
     buffer = getattr(model, "replay_buffer", None)
     if buffer is None:
         raise ValueError(f"`replay_buffer` must be False for {type(model).__name__}, got True")
-    if type(buffer) not in _KINDS:
+    if not can_be_saved(buffer):
         raise ValueError(
             f"`replay_buffer` must be False for a {type(buffer).__name__}; the contents of "
             f"{[kind.__name__ for kind in _KINDS]} can be saved"
         )
+    if getattr(buffer, "copy_info_dict", False):
+        raise ValueError(
+            "`replay_buffer` must be False for a HerReplayBuffer with `copy_info_dict`=True, whose "
+            "infos may hold anything, got True"
+        )
     return buffer
+
+
+def can_be_saved(buffer: Any) -> bool:
+    """Say whether a buffer's contents are its rows and nothing else."""
+    return type(buffer) in _KINDS
 
 
 def encode_replay_buffer(buffer: Any) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
@@ -48,6 +63,8 @@ def encode_replay_buffer(buffer: Any) -> tuple[dict[str, Any], dict[str, th.Tens
     """
     rows = _rows(buffer, buffer.pos, buffer.full)
     tensors = {name: whole[:rows] for name, whole in _wholes(buffer)}
+    if isinstance(buffer, HerReplayBuffer):
+        tensors[STARTS] = th.from_numpy(buffer._current_ep_start.copy())
     state: dict[str, Any] = {"pos": int(buffer.pos), "full": bool(buffer.full)}
     if isinstance(buffer, MultiTaskReplayBuffer):
         # The order in which places are listed decides which are drawn.
@@ -58,17 +75,21 @@ def encode_replay_buffer(buffer: Any) -> tuple[dict[str, Any], dict[str, th.Tens
     return state, tensors
 
 
-def load_replay_buffer(buffer: Any, state: Any, file: TensorFile) -> None:
+def load_replay_buffer(
+    buffer: Any, state: Any, file: TensorFile, *, going_on: bool = False
+) -> None:
     """Put a file's transitions into a new buffer.
 
     :param buffer: of the model that was built
     :param state: the JSON
     :param file: the rows
+    :param going_on: leave the episodes of a HerReplayBuffer running, which the environments go on
+        with
     :raises UnsafeFileError: if they don't fit
     """
     multi_task = isinstance(buffer, MultiTaskReplayBuffer)
     keys = {"pos", "full", "tasks"} if multi_task else {"pos", "full"}
-    if type(buffer) not in _KINDS or set(checked_type(dict, state, REPLAY_BUFFER)) != keys:
+    if not can_be_saved(buffer) or set(checked_type(dict, state, REPLAY_BUFFER)) != keys:
         raise UnsafeFileError(f"its replay buffer is no {type(buffer).__name__}")
     pos, full = checked_type(int, state["pos"], "pos"), checked_type(bool, state["full"], "full")
     if not 0 <= pos < buffer.buffer_size:
@@ -78,15 +99,23 @@ def load_replay_buffer(buffer: Any, state: Any, file: TensorFile) -> None:
     expected = {name: form_of(whole[:rows]) for name, whole in wholes.items()}
     if multi_task:
         expected |= _forms_of_places(buffer, state["tasks"], file)
-    places = {}
+    hindsight = isinstance(buffer, HerReplayBuffer)
+    if hindsight:
+        expected[STARTS] = Form(th.int64, (buffer.n_envs,))
+    others = {}
     for name, tensor in file.read_as(expected):
         if name in wholes:
             wholes[name][:rows].copy_(tensor)
         else:
-            places[name] = tensor.numpy()
+            others[name] = tensor.numpy()
     buffer.pos, buffer.full = pos, full
     if multi_task:
-        _load_places(buffer, {task: places[f"places/{task}"] for task in state["tasks"]})
+        _load_places(buffer, {task: others[f"places/{task}"] for task in state["tasks"]})
+    if hindsight:
+        buffer._current_ep_start = others[STARTS]
+        check_episodes(buffer)
+        if not going_on:
+            end_running_episodes(buffer)
 
 
 def _rows(buffer: Any, pos: int, full: bool) -> int:
@@ -96,7 +125,7 @@ def _rows(buffer: Any, pos: int, full: bool) -> int:
 
 def _wholes(buffer: Any) -> Iterator[tuple[str, th.Tensor]]:
     """Yield the buffer's arrays as tensors on the same memory, environments in the second axis."""
-    for name in _PARTS:
+    for name in (*ROWS, *EPISODES):
         if name in vars(buffer):
             part = vars(buffer)[name]
             if isinstance(part, dict):

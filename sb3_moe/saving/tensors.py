@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import safetensors.torch
 import torch as th
 
 from sb3_moe.saving import strict_json
-from sb3_moe.saving.archive import Archive
 from sb3_moe.saving.errors import UnsafeFileError
 
 DTYPES: dict[str, th.dtype] = {
@@ -64,11 +64,51 @@ def pack(tensors: Mapping[str, th.Tensor | np.ndarray]) -> bytes:
     return safetensors.torch.save(own)
 
 
+def write_tensors(file: BinaryIO, tensors: Mapping[str, th.Tensor]) -> None:
+    """Write tensors as :func:`pack` does, one after the other: they may fill the memory.
+
+    :param file: open for writing
+    :param tensors: by name
+    """
+    header, at = {}, 0
+    # The widest first, so that each begins where its numbers may.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    known = {dtype: name for name, dtype in DTYPES.items()}
+    for name in names:
+        form = form_of(tensors[name])
+        end = at + _num_bytes(form)
+        header[name] = {
+            "dtype": known[form.dtype],
+            "shape": list(form.shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        if tensors[name].numel():
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(th.uint8).numpy().data)
+
+
 def _from_numpy(name: str, array: np.ndarray) -> th.Tensor:
     if array.dtype.kind not in "biuf" or not array.dtype.isnative:
         raise ValueError(f"{name} can't be saved: it is an array of {array.dtype}")
     # A copy: torch warns of arrays that can't be written to.
     return th.from_numpy(np.array(array, order="C"))
+
+
+class Source(Protocol):
+    """Where entries are read from: an archive, or a folder's files."""
+
+    def size(self, name: str) -> int:
+        """Return the length of an entry in bytes."""
+        ...
+
+    def read_parts(self, name: str, sizes: Iterable[int]) -> Iterator[bytes] | Iterator[bytearray]:
+        """Read an entry part by part."""
+        ...
 
 
 class TensorFile:
@@ -79,7 +119,7 @@ class TensorFile:
     :raises UnsafeFileError: if the header isn't one, or doesn't fit the data's length
     """
 
-    def __init__(self, archive: Archive, name: str) -> None:
+    def __init__(self, archive: Source, name: str) -> None:
         self._archive, self._name = archive, name
         size = archive.size(name)
         if size < 8:
@@ -90,7 +130,9 @@ class TensorFile:
             raise UnsafeFileError(f"{name} says that its header has {length} bytes of {size}")
         _, text = archive.read_parts(name, [8, length])
         #: dtype and shape by name, in the order of the data
-        self.forms = _forms(strict_json.loads(text, f"{name}'s header"), name, size - 8 - length)
+        self.forms = _forms(
+            strict_json.loads(bytes(text), f"{name}'s header"), name, size - 8 - length
+        )
         self._begin = 8 + length
 
     def read(self) -> Iterator[tuple[str, th.Tensor]]:
@@ -103,7 +145,8 @@ class TensorFile:
         next(parts)
         for (name, form), part in zip(self.forms.items(), parts, strict=True):
             if part:
-                yield name, th.frombuffer(bytearray(part), dtype=form.dtype).reshape(form.shape)
+                own = part if isinstance(part, bytearray) else bytearray(part)
+                yield name, th.frombuffer(own, dtype=form.dtype).reshape(form.shape)
             else:
                 yield name, th.empty(form.shape, dtype=form.dtype)
 

@@ -18,12 +18,15 @@ from stable_baselines3.common.noise import (
     VectorizedActionNoise,
 )
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+from stable_baselines3.her.goal_selection_strategy import (
+    KEY_TO_GOAL_STRATEGY,
+    GoalSelectionStrategy,
+)
 
-from sb3_moe.callbacks.task_switch import Restarted
 from sb3_moe.layers.classes import Registry
 from sb3_moe.layers.expert_kinds import EXPERTS
 from sb3_moe.layers.registry import ROUTERS
-from sb3_moe.learning_rates import LinearPerBlock
+from sb3_moe.learning_rates import LinearPerBlock, Restarted
 from sb3_moe.policies.placements import Placement
 from sb3_moe.saving.classes import class_of, is_custom, name_of
 from sb3_moe.saving.errors import UnsafeFileError
@@ -80,7 +83,8 @@ class Encoder:
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
-        self._own: dict[str, Any] = {}
+        #: the user's own classes and functions, by the name that the file has
+        self.own: dict[str, Any] = {}
 
     def array(self, value: Any) -> str:
         """Keep an array and return its name."""
@@ -125,6 +129,8 @@ class Encoder:
             return {"dtype": np.dtype(value).name}
         if isinstance(value, np.dtype):
             return {"dtype": value.name}
+        if isinstance(value, GoalSelectionStrategy):
+            return next(text for text, each in KEY_TO_GOAL_STRATEGY.items() if each is value)
         if isinstance(value, VectorizedActionNoise):
             # `learn` makes as many of it as there are environments.
             return self.encode(name, value.base_noise)
@@ -146,7 +152,7 @@ class Encoder:
         """
         named = name_of(role, value)
         if is_custom(named):
-            other = self._own.setdefault(named["custom"], value)
+            other = self.own.setdefault(named["custom"], value)
             if other is not value:
                 raise ValueError(
                     f"`{role}` can't be saved: {value!r} has the name of {other!r}, and "

@@ -9,7 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_moe.saving import archive, strict_json
 from sb3_moe.saving.arguments import encode_arguments
-from sb3_moe.saving.classes import algorithm_name, policy_name
+from sb3_moe.saving.classes import algorithm_name, is_custom, policy_name
 from sb3_moe.saving.networks import encode_optimizers, weights_of
 from sb3_moe.saving.normalizer import encode_normalizer
 from sb3_moe.saving.replay import encode_replay_buffer, replay_buffer_of
@@ -44,6 +44,16 @@ def save(
     :param normalizer: with the statistics of the model's VecNormalize, if it has one
     :raises ValueError: if something of the model can't be written so
     """
+    archive.write_archive(Path(path), entries_of(model, replay_buffer, normalizer)[0])
+
+
+def entries_of(
+    model: BaseAlgorithm, replay_buffer: bool, normalizer: bool
+) -> tuple[dict[str, bytes], set[str]]:
+    """Return a file's entries by name, and the names that ``custom_objects`` must give.
+
+    :param model: as in :func:`save`, as the rest
+    """
     encoder = Encoder()
     optimizers, states = encode_optimizers(encoder, model)
     vec_normalize = model.get_vec_normalize_env() if normalizer else None
@@ -64,9 +74,11 @@ def save(
     if replay_buffer:
         state["replay_buffer"], rows = encode_replay_buffer(replay_buffer_of(model))
         entries[archive.REPLAY_BUFFER] = pack(rows)
+    classes = (state["algorithm"], state["policy"])
+    own = {*encoder.own, *(each["custom"] for each in classes if is_custom(each))}
     entries = {
         archive.MODEL: strict_json.dumps(state),
         archive.ARRAYS: pack(encoder.arrays),
         **entries,
     }
-    archive.write_archive(Path(path), entries)
+    return entries, own

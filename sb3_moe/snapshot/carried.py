@@ -67,6 +67,12 @@ def keep_action_noise(model: BaseAlgorithm) -> None:
         model.action_noise = _Going(model, noise)
 
 
+def noise_of(model: BaseAlgorithm) -> ActionNoise | None:
+    """Return a model's action noise itself, whatever stands in for it."""
+    noise: ActionNoise | None = getattr(model, "action_noise", None)
+    return noise.noise if isinstance(noise, _Going) else noise
+
+
 class _Drawn(StateDependentNoiseDistribution):
     """Stand in for gSDE's noise until it would be drawn once more, and then give way."""
 
@@ -82,20 +88,22 @@ class _Going(VectorizedActionNoise):
     """Stand in for an action noise until it would be reset, and then give way."""
 
     def __init__(self, model: BaseAlgorithm, noise: ActionNoise) -> None:
-        self._model, self._noise = model, noise
+        self._model, self.noise = model, noise
+        # What SB3 and `sb3_moe.save` ask for.
+        self._base_noise = getattr(noise, "base_noise", noise)
 
     def reset(self, indices: Iterable[int] | None = None) -> None:
-        self._model.action_noise = self._noise
+        self._model.action_noise = self.noise
 
     def __call__(self) -> np.ndarray:
-        return self._noise()
+        return self.noise()
 
     def __repr__(self) -> str:
-        return repr(self._noise)
+        return repr(self.noise)
 
     def __reduce__(self) -> Any:
         # A model that is saved meanwhile has its own noise.
-        return copy.copy, (self._noise,)
+        return copy.copy, (self.noise,)
 
 
 _MATRICES = ("exploration_mat", "exploration_matrices")

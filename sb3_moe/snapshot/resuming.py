@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +12,21 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_moe.generators import set_generators
+from sb3_moe.snapshot import old, replay_file
 from sb3_moe.snapshot.carried import keep_action_noise, set_carried
 from sb3_moe.snapshot.env_state import load_env
-from sb3_moe.snapshot.generators import set_generators
-from sb3_moe.snapshot.writing import MODEL, REPLAY_BUFFER, STATE, RunState, snapshots_in
+from sb3_moe.snapshot.manifest import MANIFEST, Manifest
+from sb3_moe.snapshot.model_file import load_pickled, read_model
+from sb3_moe.snapshot.noise import set_noise
+from sb3_moe.snapshot.run_state import STATE, RunState, read_state
+from sb3_moe.snapshot.writing import snapshots_in
 
 
-def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, VecEnv]:
+def resume(
+    path: str | Path, device: th.device | str = "auto", *, trust: bool = False
+) -> tuple[Any, VecEnv]:
     """Return the model and the environment of a snapshot, as they were.
 
     Go on with ``model.learn(total - model.num_timesteps, reset_num_timesteps=False)``: on a CPU the
@@ -34,17 +39,19 @@ def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, Vec
     :param path: a snapshot of :class:`~sb3_moe.callbacks.SnapshotCallback`, or the folder of a
         run, for its latest one
     :param device: as in SB3's ``load``
+    :param trust: read a snapshot that your own runs did not sign, such as another user's or one of
+        an earlier version: it can run code. Your own are signed with a key that is made at first
+        use, ``~/.config/sb3_moe/key`` or the file that ``SB3_MOE_KEY_FILE`` names.
     :raises ValueError: if there is no snapshot
+    :raises UnsafeFileError: if it is not signed with your key, or not what the run wrote
     :return: the model, of the class that was trained, and its environment
     """
     folder = _latest(Path(path))
-    # Only what one's own runs wrote is read: unpickling, as SB3's load does too, runs code.
-    state: RunState = pickle.loads((folder / STATE).read_bytes())
-    env = load_env(state.env)
-    model = _load_model(state.algorithm, folder / MODEL, env, device)
+    read = _read_old if old.is_old(folder) else _read
+    state, model, env = read(folder, device, trust=trust)
     goes_on = state.env.exact and state.whole
-    if isinstance(model, OffPolicyAlgorithm):
-        _load_buffer(model, folder / REPLAY_BUFFER, goes_on=goes_on)
+    if isinstance(model, OffPolicyAlgorithm) and not goes_on:
+        replay_file.end_episodes(model)
     for reason in _inexact(model, state):
         warnings.warn(
             f"{reason}, and the run is not the same, step by step, as one that was never stopped",
@@ -74,31 +81,32 @@ def _inexact(model: BaseAlgorithm, state: RunState) -> Iterator[str]:
         yield "version 0.1 saved neither a recurrent state nor gSDE's noise: they start anew"
 
 
-def _load_model(
-    algorithm: type[BaseAlgorithm], path: Path, env: VecEnv, device: th.device | str
-) -> Any:
-    with warnings.catch_warnings():
-        # SB3 takes the class that it chose itself, with its arguments, for one of the user's.
-        warnings.filterwarnings("ignore", r"`n_steps=\d+` is ignored .*\(`NStepReplayBuffer`\)")
-        return algorithm.load(path, env=env, device=device, force_reset=False)
+def _read(folder: Path, device: th.device | str, *, trust: bool) -> tuple[RunState, Any, VecEnv]:
+    """Read what the folder's manifest lists."""
+    manifest = Manifest(folder, trust=trust)
+    state, sections = read_state(manifest)
+    env = load_env(state.env)
+    model = read_model(manifest, state.algorithm, env, device)
+    vars(model).update(sections.get("attributes", {}))
+    set_noise(model, sections.get("noise", {}))
+    if replay_file.SAFE in manifest:
+        replay_file.read_rows(model, manifest, sections["rows"], sections["buffer"])
+    elif replay_file.PICKLED in manifest:
+        replay_file.read_pickled(model, manifest.read(replay_file.PICKLED))
+    return state, model, env
 
 
-def _load_buffer(model: OffPolicyAlgorithm, path: Path, *, goes_on: bool) -> None:
-    """Load the replay buffer; HER's and others' episodes that don't go on are cut there."""
-    model.load_replay_buffer(path, truncate_last_traj=False)
-    buffer: Any = model.replay_buffer
-    if goes_on or not buffer.size():
-        return
-    if isinstance(buffer, HerReplayBuffer):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # SB3's advice is for those who call it themselves
-            buffer.truncate_last_trajectory()
-        return
-    # Steps that are kept as n-step returns or without their next observation must not run on.
-    last = buffer.pos - 1
-    buffer.timeouts[last][buffer.dones[last] == 0] = 1
-    if buffer.optimize_memory_usage:
-        buffer.dones[last] = 1
+def _read_old(
+    folder: Path, device: th.device | str, *, trust: bool
+) -> tuple[RunState, Any, VecEnv]:
+    """Read what an earlier version wrote."""
+    state = old.read_old_state(folder, trust=trust)
+    env = load_env(state.env)
+    assert state.algorithm is not None
+    model = load_pickled(state.algorithm, folder / old.MODEL, env, device)
+    if isinstance(model, OffPolicyAlgorithm):
+        model.load_replay_buffer(folder / old.REPLAY_BUFFER, truncate_last_traj=False)
+    return state, model, env
 
 
 def _restore_generators(model: BaseAlgorithm, env: VecEnv, state: RunState) -> None:
@@ -111,7 +119,12 @@ def _restore_generators(model: BaseAlgorithm, env: VecEnv, state: RunState) -> N
 
 
 def _latest(path: Path) -> Path:
-    if (path / STATE).exists():
+    if path.is_file():
+        raise ValueError(
+            f"`path` must be a snapshot's folder, or a run's, got the file {path}; a model alone "
+            "is opened by sb3_moe.load, or by its algorithm's load"
+        )
+    if any((path / name).exists() for name in (MANIFEST, STATE, old.STATE)):
         return path
     all_of_run = snapshots_in(path / "checkpoints")
     if not all_of_run:

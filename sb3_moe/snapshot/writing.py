@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cloudpickle
-import numpy as np
-import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.files.atomic import temporary_name
-from sb3_moe.snapshot.carried import Carried, get_carried
-from sb3_moe.snapshot.env_state import SavedEnv, save_env
-from sb3_moe.snapshot.generators import get_generators
-
-MODEL, REPLAY_BUFFER, STATE = "model.zip", "replay_buffer.pkl", "state.pkl"
-
-
-class RunState(NamedTuple):
-    """What SB3's own ``save`` leaves out.
-
-    :param algorithm: the model's class
-    :param env: the training environment
-    :param generators: of Python, numpy and torch
-    :param action_space: with its generator, which DQN and warm-up draw from
-    :param carried: what the next rollout takes over; None in a snapshot of version 0.1
-    :param whole: False if training was ended in the middle of a rollout
-    """
-
-    algorithm: type[BaseAlgorithm]
-    env: SavedEnv
-    generators: dict[str, Any]
-    action_space: Any
-    carried: Carried | None = None
-    whole: bool = True
+from sb3_moe.generators import get_generators
+from sb3_moe.snapshot import replay_file
+from sb3_moe.snapshot.carried import get_carried
+from sb3_moe.snapshot.env_state import save_env
+from sb3_moe.snapshot.manifest import write_manifest
+from sb3_moe.snapshot.model_file import attributes_of, write_model
+from sb3_moe.snapshot.noise import noise_state
+from sb3_moe.snapshot.run_state import RunState, write_state
 
 
 def save_snapshot(
@@ -57,8 +36,7 @@ def save_snapshot(
     """
     with _temporary(path) as temporary:
         _write(model, temporary, drawn=drawn, whole=whole)
-        if isinstance(model, OffPolicyAlgorithm):
-            model.save_replay_buffer(temporary / REPLAY_BUFFER)
+        write_manifest(temporary, unhashed=(replay_file.SAFE,))
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)
 
@@ -73,13 +51,12 @@ def try_snapshot(model: BaseAlgorithm, folder: Path) -> None:
     """
     try:
         with _temporary(folder / snapshot_name(model.num_timesteps)) as temporary:
-            _write(model, temporary, drawn=False, whole=True)
+            _write(model, temporary, drawn=False, whole=True, trial=True)
+            write_manifest(temporary, unhashed=())
     except OSError as error:
         raise type(error)(
             f"snapshots can't be written to {folder} ({error}): pass a `path` that can be written"
         ) from error
-    if isinstance(model, OffPolicyAlgorithm):
-        _try_buffer(model.replay_buffer)
 
 
 @contextmanager
@@ -94,30 +71,44 @@ def _temporary(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(model: BaseAlgorithm, folder: Path, *, drawn: bool, whole: bool) -> None:
-    """Write all but the replay buffer."""
+def _write(
+    model: BaseAlgorithm, folder: Path, *, drawn: bool, whole: bool, trial: bool = False
+) -> None:
+    """Write all but the manifest.
+
+    :param trial: do without the replay buffer's rows
+    """
     env = model.get_env()
     assert isinstance(env, VecEnv)
     saved, carried = save_env(env), get_carried(model, drawn=drawn)
     generators = get_generators()
-    state = RunState(type(model), saved, generators, model.action_space, carried, whole)
-    # SB3 leaves a file open that it opened itself, if it fails.
-    with _named("model"), (folder / MODEL).open("wb") as file:
-        model.save(file)
-        # Unlike pickle, this takes what was defined in a function too.
-        (folder / STATE).write_bytes(cloudpickle.dumps(state))
+    with _named("model"):
+        safe = write_model(model, folder)
+    sections: dict[str, Any] = {}
+    if safe:
+        sections = {"attributes": attributes_of(model), "noise": noise_state(model)}
+    if isinstance(model, OffPolicyAlgorithm):
+        with _named("replay buffer"):
+            sections |= _write_buffer(model, folder, safe=safe, trial=trial)
+    algorithm = None if safe else type(model)
+    state = RunState(algorithm, saved, generators, model.action_space, carried, whole)
+    with _named("model"):
+        # Unlike pickle, cloudpickle takes what was defined in a function too.
+        write_state(folder, state, sections)
 
 
-class _WithoutArrays(pickle.Pickler):
-    """Pickle all but the arrays, which are large and known to pickle."""
-
-    def persistent_id(self, obj: Any) -> str | None:
-        return "array" if isinstance(obj, np.ndarray | th.Tensor) else None
-
-
-def _try_buffer(buffer: Any) -> None:
-    with _named("replay buffer"), open(os.devnull, "wb") as nowhere:
-        _WithoutArrays(nowhere).dump(buffer)
+def _write_buffer(
+    model: OffPolicyAlgorithm, folder: Path, *, safe: bool, trial: bool
+) -> dict[str, Any]:
+    """Write a replay buffer, and return what there is to say of its rows."""
+    if not (safe and replay_file.is_safe(model)):
+        if trial:
+            replay_file.try_pickling(model.replay_buffer)
+        else:
+            model.save_replay_buffer(folder / replay_file.PICKLED)
+        return {}
+    rows = {} if trial else replay_file.write_rows(model, folder)
+    return {"rows": rows, "buffer": replay_file.buffer_attributes(model)}
 
 
 @contextmanager

@@ -78,6 +78,8 @@ class Run:
     """Cells at a time, on one thread each; by default as many as there are cores."""
     retry: bool = False
     """Run cells that failed or are damaged again."""
+    trust: bool = False
+    """Go on from snapshots that your own runs did not sign too: they can run code."""
     engine: Literal["local", "ray"] = "local"
     """Processes of this machine, or tasks of a Ray cluster."""
     address: str | None = None
@@ -95,8 +97,8 @@ class Run:
         if self.engine == "ray":
             from sb3_moe.study.run.ray_engine import RayEngine
 
-            return RayEngine(self.address, self.cpus, self.gpus)
-        return LocalEngine(self.processes, root / CACHE)
+            return RayEngine(self.address, self.cpus, self.gpus, trust=self.trust)
+        return LocalEngine(self.processes, root / CACHE, trust=self.trust)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 from stable_baselines3.common.env_util import is_wrapped
 
+# SB3's HER asks the first environment for the rewards of any number of steps, of any environment.
+_OF_ANY = "compute_reward"
+
 
 class VectorMembers:
     """Reach the environments of a vector environment one by one, where it keeps them apart.
@@ -67,10 +70,14 @@ class VectorMembers:
         if self._envs is not None:
             return [self._envs[i].get_wrapper_attr(name)(*args, **kwargs) for i in chosen]
         if isinstance(self._base, AsyncVectorEnv):
-            self._require_all(name, chosen)
+            if name != _OF_ANY:
+                self._require_all(name, chosen)
             self._require_in_workers(self._base, name)
-            return list(self._base.call(name, *args, **kwargs))
+            results = self._base.call(name, *args, **kwargs)
+            return [results[i] for i in chosen]
         method = self.of_all(name)
+        if name == _OF_ANY:
+            return [method(*args, **kwargs)] * len(chosen)
         if not self._is_all(chosen) and "indices" in inspect.signature(method).parameters:
             kwargs["indices"] = list(chosen)
         elif args or kwargs:

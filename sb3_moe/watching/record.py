@@ -21,7 +21,7 @@ from sb3_moe.networks import networks_of
 from sb3_moe.networks.decisions import Decision
 from sb3_moe.plasticity.activations import recording
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.snapshot.generators import preserved_generators
+from sb3_moe.generators import preserved_generators
 from sb3_moe.tasks.of_env import tasks_played
 from sb3_moe.watching.interventions import mixtures_of, without_expert
 from sb3_moe.watching.notes import Notes

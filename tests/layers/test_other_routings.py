@@ -10,9 +10,8 @@ from sb3_moe.layers import (
     LinearRouter,
     TaskMoE,
     UniformMoE,
-    experts,
     mlp_experts,
-    stacked,
+    paths,
 )
 
 
@@ -40,7 +39,7 @@ def onehot(batch, tokens, num_tasks):
 def test_expert_choice_equals_a_loop_over_experts(
     monkeypatch, cache, tokens, num_experts, top_k, normalize
 ):
-    monkeypatch.setattr(experts, "CACHE_LIMIT", cache)
+    monkeypatch.setattr(paths, "ONE_BY_ONE_FROM", cache)
     layer = choice(num_experts, top_k, normalize=normalize)
     x = th.randn(2, tokens, 5, dtype=th.float64)
     reference.assert_same(layer, reference.expert_choice_moe, x, x.clone())
@@ -77,8 +76,8 @@ def test_expert_choice_checks_the_routers_scores():
 def test_the_task_id_picks_the_expert(
     monkeypatch, batch, tokens, num_tasks, mask_limit, wide_limit
 ):
-    monkeypatch.setattr(experts, "MASK_LIMIT", mask_limit)
-    monkeypatch.setattr(stacked, "WIDE_GEMM_LIMIT", wide_limit)
+    monkeypatch.setattr(paths, "MASK_LIMIT", mask_limit)
+    monkeypatch.setattr(paths, "WIDE_GEMM_LIMIT", wide_limit)
     layer = TaskMoE(network(num_tasks)).double()
     x, ids = th.randn(batch, tokens, 5, dtype=th.float64), onehot(batch, tokens, num_tasks)
     y, routing = layer(x, ids)
@@ -92,7 +91,7 @@ def test_the_task_id_picks_the_expert(
 
 @pytest.mark.parametrize("mask_limit", [-1, 10**9])
 def test_a_normalised_task_id_still_picks_one_expert_on_every_path(monkeypatch, mask_limit):
-    monkeypatch.setattr(experts, "MASK_LIMIT", mask_limit)
+    monkeypatch.setattr(paths, "MASK_LIMIT", mask_limit)
     layer = TaskMoE(network(3)).double()
     x, ids = th.randn(6, 1, 5, dtype=th.float64), onehot(6, 1, 3)
     y, routing = layer(x, 2.5 * ids - 1)
@@ -103,8 +102,8 @@ def test_a_normalised_task_id_still_picks_one_expert_on_every_path(monkeypatch, 
 @pytest.mark.parametrize(("wide", "cache"), [(0, 10**9), (10**9, 10**9), (0, 0)])
 @pytest.mark.parametrize(("batch", "tokens", "num_experts"), [(4, 1, 3), (2, 3, 2), (1, 1, 1)])
 def test_uniform_is_the_mean_over_experts(monkeypatch, batch, tokens, num_experts, wide, cache):
-    monkeypatch.setattr(stacked, "WIDE_GEMM_LIMIT", wide)
-    monkeypatch.setattr(experts, "CACHE_LIMIT", cache)
+    monkeypatch.setattr(paths, "WIDE_GEMM_LIMIT", wide)
+    monkeypatch.setattr(paths, "ONE_BY_ONE_FROM", cache)
     layer = UniformMoE(network(num_experts)).double()
     x = th.randn(batch, tokens, 5, dtype=th.float64)
     reference.assert_same(layer, reference.uniform_moe, x, x.clone())

@@ -7,7 +7,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 
-from sb3_moe.layers import experts, soft_moe
+from sb3_moe.layers import paths
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.options import PLACEMENTS, ROUTERS, TOKENS, MoEOptions, why_invalid
 from sb3_moe.policies.towers import Layout
@@ -27,9 +27,9 @@ every_case = pytest.mark.parametrize(("router", "tokens", "placement", "layout")
 @pytest.fixture
 def eager_limits(monkeypatch):
     """Let eager passes take the ways for large batches, whatever the size."""
-    monkeypatch.setattr(experts, "MASK_LIMIT", 0)
-    monkeypatch.setattr(experts, "CACHE_LIMIT", 0)
-    monkeypatch.setattr(soft_moe, "CACHE_LIMIT", 4)
+    monkeypatch.setattr(paths, "MASK_LIMIT", 0)
+    monkeypatch.setattr(paths, "ONE_BY_ONE_FROM", 0)
+    monkeypatch.setattr(paths, "CHUNK_SCORES", 4)
 
 
 def build(router, tokens, placement, layout):

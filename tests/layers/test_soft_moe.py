@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch as th
 
-from sb3_moe.layers import LinearRouter, SoftMoE, experts, mlp_experts, soft_moe, stacked
+from sb3_moe.layers import LinearRouter, SoftMoE, mlp_experts, paths
 
 SHAPES = [  # batch, tokens, experts, slots
     (3, 4, 2, 2),
@@ -35,15 +35,15 @@ def test_soft_moe_equals_the_equations(batch, tokens, num_experts, num_slots, no
 @pytest.mark.parametrize("tokens", [1, 4])
 @pytest.mark.parametrize(("wide", "cache"), [(0, 10**9), (10**9, 10**9), (0, 0)])
 def test_every_way_to_run_the_experts_agrees_with_the_equations(monkeypatch, tokens, wide, cache):
-    monkeypatch.setattr(stacked, "WIDE_GEMM_LIMIT", wide)
-    monkeypatch.setattr(experts, "CACHE_LIMIT", cache)
+    monkeypatch.setattr(paths, "WIDE_GEMM_LIMIT", wide)
+    monkeypatch.setattr(paths, "ONE_BY_ONE_FROM", cache)
     x = th.randn(3, tokens, 5, dtype=th.float64)
     reference.assert_same(make(3, 2), reference.soft_moe, x, x.clone())
 
 
 @pytest.mark.parametrize("limit", [1, 24, 50])
 def test_a_batch_in_chunks_agrees_with_the_equations(monkeypatch, limit):
-    monkeypatch.setattr(soft_moe, "CACHE_LIMIT", limit)
+    monkeypatch.setattr(paths, "CHUNK_SCORES", limit)
     x = th.randn(5, 4, 5, dtype=th.float64)
     layer = make(3, 2)
     reference.assert_same(layer, reference.soft_moe, x, x.clone())

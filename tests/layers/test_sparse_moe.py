@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch as th
 
-from sb3_moe.layers import LinearRouter, SparseMoE, experts, mlp_experts, stacked
+from sb3_moe.layers import LinearRouter, SparseMoE, mlp_experts, paths
 
 
 def make(num_experts=4, *, top_k=1, bias_rate=0.0, normalize=False, double=True):
@@ -23,7 +23,7 @@ def skew(layer, column=2):
 
 @pytest.fixture(params=["masked", "sorted"])
 def path(request, monkeypatch):
-    monkeypatch.setattr(experts, "MASK_LIMIT", 10**9 if request.param == "masked" else -1)
+    monkeypatch.setattr(paths, "MASK_LIMIT", 10**9 if request.param == "masked" else -1)
     return request.param
 
 
@@ -40,8 +40,8 @@ def test_top_k_equals_a_loop_over_tokens(path, num_experts, top_k, batch, tokens
 
 @pytest.mark.parametrize(("wide", "cache"), [(0, 10**9), (10**9, 10**9), (0, 0)])
 def test_every_way_to_run_the_experts_agrees_with_the_loop(monkeypatch, wide, cache):
-    monkeypatch.setattr(stacked, "WIDE_GEMM_LIMIT", wide)
-    monkeypatch.setattr(experts, "CACHE_LIMIT", cache)
+    monkeypatch.setattr(paths, "WIDE_GEMM_LIMIT", wide)
+    monkeypatch.setattr(paths, "ONE_BY_ONE_FROM", cache)
     x = th.randn(6, 1, 5, dtype=th.float64)
     reference.assert_same(make(top_k=2), reference.sparse_moe, x, x.clone())
 

@@ -8,7 +8,7 @@ import torch as th
 from sb3_contrib.common.torch_layers import BatchRenorm1d
 from torch import nn
 
-from sb3_moe.layers import StackedNetwork, experts, mlp_experts, stacked
+from sb3_moe.layers import StackedNetwork, mlp_experts, paths
 from sb3_moe.layers.encoder import ImageEncoder, Residual
 
 IMAGE = (2, 6, 6)
@@ -155,8 +155,8 @@ def path(request, monkeypatch):
     wide, cache = {"batched": (0, 10**9), "wide": (10**9, 10**9), "one by one": (0, 0)}[
         request.param
     ]
-    monkeypatch.setattr(stacked, "WIDE_GEMM_LIMIT", wide)
-    monkeypatch.setattr(experts, "CACHE_LIMIT", cache)
+    monkeypatch.setattr(paths, "WIDE_GEMM_LIMIT", wide)
+    monkeypatch.setattr(paths, "ONE_BY_ONE_FROM", cache)
 
 
 def build(builder, num_experts):
@@ -206,7 +206,7 @@ def test_selected_experts_equal_separate_networks(
     builder, num_experts, path, monkeypatch, mask_limit, top_k
 ):
     top_k = min(top_k, num_experts)
-    monkeypatch.setattr(experts, "MASK_LIMIT", mask_limit)
+    monkeypatch.setattr(paths, "MASK_LIMIT", mask_limit)
     plain, network, x = build(builder, num_experts)
     x.requires_grad_()
     gates = th.rand(4, num_experts, dtype=th.float64)
@@ -300,8 +300,8 @@ def test_batch_statistics_are_each_experts_own(build_one, warm):
 
 @pytest.mark.parametrize("build_one", [renorm_inside, centred])
 def test_with_batch_statistics_every_expert_sees_every_row(monkeypatch, build_one):
-    monkeypatch.setattr(experts, "MASK_LIMIT", -1)
-    monkeypatch.setattr(experts, "CACHE_LIMIT", 0)
+    monkeypatch.setattr(paths, "MASK_LIMIT", -1)
+    monkeypatch.setattr(paths, "ONE_BY_ONE_FROM", 0)
     network, x = StackedNetwork([build_one() for _ in range(3)]), th.randn(6, 5)
     other = copy.deepcopy(network)
     gates = nn.functional.one_hot(th.tensor([0, 0, 1, 1, 2, 2]), 3).float()

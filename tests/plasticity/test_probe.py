@@ -16,9 +16,8 @@ from sb3_moe.layers import (
     SoftMoE,
     SparseMoE,
     UniformMoE,
-    experts,
     mlp_experts,
-    soft_moe,
+    paths,
 )
 from sb3_moe.plasticity import (
     as_ETHP,
@@ -149,9 +148,9 @@ def test_experts_in_chunks_or_one_by_one_read_the_same(kwargs, monkeypatch):
     model = small_cnn(**kwargs)
     obs = batch(model, 8)
     whole = policy_activations(model.policy, obs)
-    monkeypatch.setattr(soft_moe, "CACHE_LIMIT", 1)
-    monkeypatch.setattr(experts, "CACHE_LIMIT", 1)
-    monkeypatch.setattr(experts, "MASK_LIMIT", 0)
+    monkeypatch.setattr(paths, "CHUNK_SCORES", 1)
+    monkeypatch.setattr(paths, "ONE_BY_ONE_FROM", 1)
+    monkeypatch.setattr(paths, "MASK_LIMIT", 0)
     parts = policy_activations(model.policy, obs)
     assert set(parts) == set(whole)
     for name, one in whole.items():

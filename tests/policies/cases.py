@@ -90,3 +90,16 @@ def options_of(case: Case) -> dict[str, Any]:
         "net_arch": [8],
         **options,
     }
+
+
+def make(case: Case) -> Any:
+    """Build the model; where the task router needs an id in a Box, the Box ends in a one-hot."""
+    options = options_of(case)
+    num_tasks = 0
+    if case.router == "task" and arena.kind_of(case.alias) != "MultiInput":
+        num_tasks = arena.NUM_TASKS
+        options["features_extractor_kwargs"] = {"num_tasks": num_tasks}
+    env = arena.default_env(case.algorithm, case.alias, num_tasks)
+    if "Lstm" in case.alias:
+        options["lstm_hidden_size"] = 12
+    return arena.make(case.algorithm, case.alias, env, **options)

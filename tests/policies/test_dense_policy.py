@@ -93,6 +93,15 @@ def test_images_that_sb3_refuses_get_our_extractor(space):
     arena.train(model)
 
 
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC", "TD3"])
+def test_a_dict_that_sb3_does_not_flatten_gets_our_extractor(algorithm):
+    env = arena.Arena(arena.with_task(arena.FLAT), arena.actions_of(algorithm))
+    model = arena.train(arena.make(algorithm, "MoeMlpPolicy", env, placement="none"))
+    (extractor, *_) = networks_of(model.policy).extractors().values()
+    assert isinstance(extractor, TaskExtractor)
+    assert (extractor.features_dim, extractor.num_tasks) == (5 + 3, 3)
+
+
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC", "CrossQ"])
 def test_experts_bring_the_fused_adam_with_the_dense_settings(algorithm):
     moe = arena.make(algorithm, "MoeMlpPolicy")

@@ -13,19 +13,6 @@ EVERY = cases.every_case()
 COVER = cases.pairwise(EVERY)
 
 
-def make(case):
-    """Build the model; where the task router needs an id in a Box, the Box ends in a one-hot."""
-    options = cases.options_of(case)
-    num_tasks = 0
-    if case.router == "task" and arena.kind_of(case.alias) != "MultiInput":
-        num_tasks = arena.NUM_TASKS
-        options["features_extractor_kwargs"] = {"num_tasks": num_tasks}
-    env = arena.default_env(case.algorithm, case.alias, num_tasks)
-    if case.alias.startswith("MoeMlpLstm"):
-        options["lstm_hidden_size"] = 12
-    return arena.make(case.algorithm, case.alias, env, **options)
-
-
 def is_target(name):
     return "_target" in name
 
@@ -92,7 +79,7 @@ def assert_same_options(policy, other):
 
 
 def check(case, tmp_path):
-    model = make(case)
+    model = cases.make(case)
     assert_every_parameter_is_optimised(model.policy)
     watch = Watch(model.policy)
     arena.train(model, 24)

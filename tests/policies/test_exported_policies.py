@@ -1,56 +1,78 @@
-"""Policies recorded for deployment at one batch size, and run at others."""
+"""Every policy put into other formats as SB3's page on exporting says: the outputs are equal."""
 
 import arena
+import cases
+import exporting
 import pytest
 import torch as th
-from gymnasium import spaces
-from torch import nn
 
-PLANES = spaces.Box(0, 1, (10, 10, 7), "uint8")
-
-
-class Deployed(nn.Module):
-    """From an observation to what SB3 takes the action from."""
-
-    def __init__(self, policy):
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, obs):
-        policy = self.policy
-        if hasattr(policy, "q_net"):
-            return policy.q_net(obs)
-        latent = policy.mlp_extractor.forward_actor(policy.extract_features(obs))
-        return policy.action_net(latent)
+EVERY = [case for case in cases.every_case() if case.algorithm != "RecurrentPPO"]
+RECURRENT = [case for case in cases.every_case() if case.algorithm == "RecurrentPPO"]
+# Whose policies are those of another algorithm.
+TWINS = ("A2C", "TRPO", "DDPG")
+COVER = cases.pairwise([case for case in EVERY if case.algorithm not in TWINS])
+# Behind experts that encode pictures, a Gaussian's mean and deviation are split and joined again.
+SPLIT = cases.Case("SAC", "MoeCnnPolicy", "big", "uniform", "sample")
 
 
-def deployed(algorithm, **options):
-    env = arena.Arena(PLANES, num_tasks=3)
-    kwargs = {"features_extractor_kwargs": {"num_tasks": 3}, "net_arch": [8]}
-    policy = arena.make(algorithm, "MoeCnnPolicy", env, **kwargs, **options).policy
-    policy.set_training_mode(False)
-    return Deployed(policy)
+@pytest.fixture(autouse=True)
+def unchecked_distributions():
+    """Let torch's distributions look at no value, as an export can't."""
+    th.distributions.Distribution.set_default_validate_args(False)
+    yield
+    th.distributions.Distribution.set_default_validate_args(True)
 
 
-def pictures(n):
-    planes = th.eye(3, dtype=th.uint8)[th.arange(n) % 3].view(n, 1, 1, 3).expand(n, 10, 10, 3)
-    return th.cat([th.randint(2, (n, 10, 10, 4), dtype=th.uint8), planes], 3)
+def check(case, export):
+    network = exporting.deployed(case)
+    exporting.assert_says_the_same(export(network), network)
 
 
-OPTIONS = [
-    {"tokens": "conv"},
-    {"placement": "big", "router": "task"},
-    {"placement": "all", "router": "top_k", "tokens": "feature"},
-]
+def quietly(test):
+    """Let torch warn of its own deprecation, of branches, none of which matters here, and of LSTMs
+    whose states are no inputs, as ours are."""
+    for warning in ("torch.jit.TracerWarning", "DeprecationWarning", "UserWarning:torch.onnx"):
+        test = pytest.mark.filterwarnings(f"ignore::{warning}")(test)
+    return test
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
-def test_an_export_of_a_policy_runs_at_any_batch_size(algorithm, options):
-    network = deployed(algorithm, **options)
-    batch = {0: th.export.Dim("batch", min=1, max=10**6)}
-    recorded = th.export.export(network, (pictures(4),), dynamic_shapes=(batch,)).module()
-    with th.no_grad():
-        for n in (1, 3, 9):
-            obs = pictures(n)
-            th.testing.assert_close(recorded(obs), network(obs), rtol=1e-4, atol=1e-4)
+# The first cases of a cover hold most of its pairs.
+@pytest.mark.parametrize("case", COVER[:24], ids=str)
+def test_an_export_says_the_same(case):
+    check(case, exporting.exported)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", EVERY, ids=str)
+def test_every_export_says_the_same(case):
+    check(case, exporting.exported)
+
+
+@quietly
+@pytest.mark.parametrize("case", [*COVER, SPLIT, *cases.pairwise(RECURRENT)[:8]], ids=str)
+def test_an_onnx_file_says_the_same(case):
+    pytest.importorskip("onnx")
+    check(case, exporting.in_onnx)
+
+
+@quietly
+@pytest.mark.full
+@pytest.mark.parametrize("case", [*EVERY, *RECURRENT], ids=str)
+def test_every_onnx_file_says_the_same(case):
+    pytest.importorskip("onnx")
+    check(case, exporting.in_onnx)
+
+
+@pytest.mark.parametrize("alias", ["MlpPolicy", "MoeMlpPolicy"])
+def test_checked_distributions_stop_an_export_with_sb3s_own_policy_too(alias):
+    th.distributions.Distribution.set_default_validate_args(True)
+    network = exporting.Deployed(arena.make("PPO", alias).policy, []).eval()
+    with pytest.raises(RuntimeError, match="Could not guard on data-dependent expression"):
+        exporting.exported(network)
+
+
+@pytest.mark.parametrize("alias", ["MlpLstmPolicy", "MoeMlpLstmPolicy"])
+def test_a_recurrent_policy_cannot_be_exported_nor_can_sb3_contribs_own(alias):
+    model = arena.make("RecurrentPPO", alias, lstm_hidden_size=exporting.HIDDEN)
+    with pytest.raises(RuntimeError, match="Could not guard on data-dependent expression"):
+        exporting.exported(exporting.Deployed(model.policy, []).eval())

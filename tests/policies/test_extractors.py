@@ -241,7 +241,7 @@ def test_among_images_that_are_scaled_already_the_first_of_two_as_short_axes_cou
         (
             MINATAR,
             {"encoder": "minatar", "features_dim": 4, "raw": True},
-            "`features_dim`=4 adds a layer .*, and `placement`='big' takes the map",
+            "`features_dim`=4 adds .* takes the map: give it as the first of `net_arch`",
         ),
         (FLAT, {"num_tasks": 0}, "`num_tasks` must be at least 1, got 0"),
         (FLAT, {"num_tasks": 5}, "`num_tasks`=5 leaves no feature of 5"),

@@ -13,15 +13,14 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
-from stable_baselines3.her import HerReplayBuffer
 
 import sb3_moe
 from sb3_moe import UnsafeFileError, make_multitask_vec_env
 from sb3_moe.buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
+from sb3_moe.generators import preserved_generators
 from sb3_moe.saving.spaces import decode_space, encode_space
 from sb3_moe.saving.tensors import pack
 from sb3_moe.saving.values import Decoder, Encoder
-from sb3_moe.snapshot.generators import preserved_generators
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 
 TASKS = ["CartPole-v1", "MountainCar-v0", "CartPole-v1"]
@@ -96,17 +95,6 @@ def test_a_buffer_of_the_users_own_is_not_saved_but_may_be_made(tmp_path):
     sb3_moe.save(model, tmp_path / "x.moe")
     loaded = load(tmp_path / "x.moe", custom_objects={"OwnBuffer": OwnBuffer})
     assert type(loaded.replay_buffer) is OwnBuffer
-
-
-def test_hindsight_replay_is_refused_with_what_to_use(tmp_path):
-    keys = ("observation", "achieved_goal", "desired_goal")
-    space = spaces.Dict(dict.fromkeys(keys, arena.FLAT))
-    arguments = {"replay_buffer_class": HerReplayBuffer}
-    model = arena.make(
-        "SAC", "MoeMultiInputPolicy", arena.Arena(space, arena.BOX), model=arguments, net_arch=[4]
-    )
-    with pytest.raises(ValueError, match=r"HerReplayBuffer is built around .* use model.save"):
-        sb3_moe.save(model, tmp_path / "x.moe")
 
 
 def test_transitions_of_another_number_of_environments_are_refused(tmp_path):

@@ -23,8 +23,8 @@ from stable_baselines3.common.utils import LinearSchedule
 import sb3_moe
 from sb3_moe.buffers import DeviceReplayBuffer, DeviceRolloutBuffer
 from sb3_moe.callbacks.task_switch import Restarted
+from sb3_moe.generators import preserved_generators
 from sb3_moe.learning_rates import LinearPerBlock
-from sb3_moe.snapshot.generators import preserved_generators
 
 EVERY = cases.every_case()
 FLAT = [case for case in EVERY if arena.kind_of(case.alias) == "Mlp"]
@@ -36,18 +36,6 @@ IMAGES = [
     cases.Case("RecurrentPPO", "MoeMultiInputLstmPolicy", "final", "top_k", "sample"),
 ]
 COVER = [*cases.pairwise(FLAT), *IMAGES]
-
-
-def build(case):
-    options = cases.options_of(case)
-    num_tasks = 0
-    if case.router == "task" and arena.kind_of(case.alias) != "MultiInput":
-        num_tasks = arena.NUM_TASKS
-        options["features_extractor_kwargs"] = {"num_tasks": num_tasks}
-    env = arena.default_env(case.algorithm, case.alias, num_tasks)
-    if "Lstm" in case.alias:
-        options["lstm_hidden_size"] = 12
-    return arena.make(case.algorithm, case.alias, env, **options)
 
 
 def round_trip(model, path, **kwargs):
@@ -96,13 +84,13 @@ def check(model, path, **kwargs):
 
 @pytest.mark.parametrize("case", COVER, ids=str)
 def test_a_loaded_model_takes_the_same_next_step(case, tmp_path):
-    check(build(case), tmp_path)
+    check(cases.make(case), tmp_path)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("case", EVERY, ids=str)
 def test_every_loaded_model_takes_the_same_next_step(case, tmp_path):
-    check(build(case), tmp_path)
+    check(cases.make(case), tmp_path)
 
 
 @pytest.mark.parametrize(("algorithm", "alias"), arena.PAIRS)

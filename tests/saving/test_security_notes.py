@@ -10,8 +10,9 @@ MODULES = [*sorted((ROOT / "sb3_moe").rglob("*.py")), *sorted((ROOT / "envs").rg
 # What SECURITY.md says of snapshots and of environments' states.
 PICKLES = {
     "sb3_moe/snapshot/env_state.py",
-    "sb3_moe/snapshot/resuming.py",
-    "sb3_moe/snapshot/writing.py",
+    "sb3_moe/snapshot/old.py",
+    "sb3_moe/snapshot/replay_file.py",
+    "sb3_moe/snapshot/run_state.py",
     "sb3_moe/evaluation/pinned_env.py",
     "sb3_moe/study/run/cell.py",
     "envs/sb3_moe_envs/snapshot.py",
@@ -83,7 +84,17 @@ def test_the_security_notes_say_that_a_studys_file_can_run_code():
 
 def test_the_security_notes_name_the_files_that_are_written():
     notes = (ROOT / "SECURITY.md").read_text()
-    for name in ("*.moe", "state.pkl", "replay_buffer.pkl", "scores.npz", "done.json", "model.zip"):
+    for name in (
+        "*.moe",
+        "env.pkl",
+        "rest.pkl",
+        "state.pkl",
+        "manifest.json",
+        "replay_buffer.pkl",
+        "scores.npz",
+        "done.json",
+        "model.zip",
+    ):
         assert f"`{name}`" in notes or name in notes
     listed = {name for name in PICKLES if (ROOT / name).exists()}
     assert listed == PICKLES

@@ -1,8 +1,9 @@
 """What is exact after resuming, for every algorithm: the table that `resume` promises."""
 
 import hashlib
-import pickle
+import json
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -14,13 +15,19 @@ from stable_baselines3.common.noise import (
     OrnsteinUhlenbeckActionNoise,
     VectorizedActionNoise,
 )
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-import sb3_moe  # noqa: F401  registers the policies' names
+import sb3_moe
 from sb3_moe.buffers import DeviceReplayBuffer
 from sb3_moe.callbacks import SnapshotCallback, save_snapshot
+from sb3_moe.generators import get_generators
+from sb3_moe.saving import UnsafeFileError
+from sb3_moe.snapshot.carried import get_carried
+from sb3_moe.snapshot.env_state import save_env
 from sb3_moe.snapshot.resuming import resume
+from sb3_moe.snapshot.writing import RunState
 
 TOTAL, FIRST = 120, 40
 
@@ -108,7 +115,10 @@ def recurrent(env, policy="MlpLstmPolicy", **kwargs):
 
 SDE = {"use_sde": True}
 OFTEN = {"use_sde": True, "sde_sample_freq": 3}
+OF_INFOS = ("replay_buffer.pkl",)
 HER = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"n_sampled_goal": 2}}
+
+INFOS = {**HER, "replay_buffer_kwargs": {"n_sampled_goal": 2, "copy_info_dict": True}}
 
 # Algorithm and what it is run with: each goes on bit for bit.
 EXACT = {
@@ -153,6 +163,7 @@ EXACT = {
         replay_buffer_kwargs={"handle_timeout_termination": False},
     ),
     "SAC HER": lambda: off(SAC, envs(Goal), "MultiInputPolicy", **HER),
+    "SAC HER infos": lambda: off(SAC, envs(Goal), "MultiInputPolicy", **INFOS),
     "TD3 HER OU": lambda: off(TD3, envs(Goal), "MultiInputPolicy", action_noise=ou(), **HER),
     "SAC MoE gSDE": lambda: off(SAC, envs(), "MoeMlpPolicy", **SDE),
     "SAC device buffer": lambda: off(SAC, envs(), replay_buffer_class=DeviceReplayBuffer),
@@ -168,8 +179,8 @@ def digest(model):
     return hashlib.sha256(weights).hexdigest()
 
 
-def finish(snapshot):
-    model, _ = resume(snapshot)
+def finish(snapshot, trust=False):
+    model, _ = resume(snapshot, trust=trust)
     assert 0 < model.num_timesteps < TOTAL
     model.learn(TOTAL - model.num_timesteps, reset_num_timesteps=False)
     return digest(model)
@@ -178,7 +189,10 @@ def finish(snapshot):
 @pytest.mark.parametrize("name", EXACT)
 def test_an_algorithm_goes_on_bit_for_bit(name, tmp_path):
     model = EXACT[name]().learn(TOTAL, callback=SnapshotCallback(FIRST, tmp_path, keep=9))
-    assert finish(min(tmp_path.glob("checkpoints/*"))) == digest(model)
+    first = min(tmp_path.glob("checkpoints/*"))
+    pickles = {path.name for path in first.iterdir() if path.suffix in (".pkl", ".zip")}
+    assert pickles == {"env.pkl", *(OF_INFOS if "infos" in name else ())}
+    assert finish(first) == digest(model)
 
 
 @pytest.mark.parametrize("name", ["PPO gSDE", "RecurrentPPO gSDE", "SAC gSDE OU", "TD3 HER OU"])
@@ -204,12 +218,24 @@ def test_a_resumed_model_that_is_saved_before_it_learns_has_its_own_noise(name, 
     model, _ = resume(tmp_path)
     model.save(tmp_path / "model")
     loaded = TD3.load(tmp_path / "model").action_noise
+    sb3_moe.save(model, tmp_path / "model.moe")
+    safe = sb3_moe.load(tmp_path / "model.moe").action_noise
+    assert repr(safe) == repr(getattr(loaded, "base_noise", loaded))
     assert type(loaded) in (OrnsteinUhlenbeckActionNoise, VectorizedActionNoise)
     assert repr(loaded) == repr(model.action_noise)
     np.random.seed(0)
     expected = model.action_noise()
     np.random.seed(0)
     assert loaded().tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["TD3 OU", "TD3 OU one", "SAC gSDE OU"])
+def test_a_resumed_model_that_is_snapshotted_before_it_learns_goes_on_bit_for_bit(name, tmp_path):
+    expected = EXACT[name]().learn(TOTAL)
+    EXACT[name]().learn(60, callback=SnapshotCallback(999, tmp_path))
+    model, _ = resume(tmp_path)
+    save_snapshot(model, tmp_path / "again", drawn=False)
+    assert finish(tmp_path / "again") == digest(expected)
 
 
 def test_two_that_share_a_space_draw_from_it_in_turn_after_resuming(tmp_path):
@@ -272,20 +298,38 @@ def test_an_algorithm_of_another_kind_says_that_it_is_not_the_same(tmp_path):
 def test_a_snapshot_of_another_device_goes_on_and_says_that_it_is_not_the_same(tmp_path):
     model = EXACT["RecurrentPPO"]().learn(20)
     save_snapshot(model, tmp_path / "snapshot")
-    file = tmp_path / "snapshot" / "state.pkl"
-    state = pickle.loads(file.read_bytes())
-    generators = {**state.generators, "cuda": [state.generators["torch"]]}
-    carried = state.carried._replace(device="cuda")
-    file.write_bytes(pickle.dumps(state._replace(carried=carried, generators=generators)))
+    file = tmp_path / "snapshot" / "state.json"
+    state = json.loads(file.read_text())
+    generators = state["generators"]["dict"]
+    generators["cuda"] = [generators["torch"]]
+    file.write_text(json.dumps(state | {"device": "cuda"}))
+    (tmp_path / "snapshot" / "manifest.json").unlink()
     with pytest.warns(UserWarning, match="it was trained on cuda and goes on on cpu"):
-        resume(tmp_path / "snapshot", device="cpu")
+        resume(tmp_path / "snapshot", device="cpu", trust=True)
+
+
+def write_as_before(model, folder, **changes):
+    """Write a snapshot as versions did that had no manifest."""
+    folder.mkdir()
+    model.save(folder / "model.zip")
+    if isinstance(model, OffPolicyAlgorithm):
+        model.save_replay_buffer(folder / "replay_buffer.pkl")
+    env, carried = save_env(model.get_env()), get_carried(model, drawn=False)
+    state = RunState(type(model), env, get_generators(), model.action_space, carried)
+    (folder / "state.pkl").write_bytes(cloudpickle.dumps(state._replace(**changes)))
+
+
+@pytest.mark.parametrize("name", ["PPO gSDE", "SAC HER", "SAC n-step VecNormalize"])
+def test_a_snapshot_without_a_manifest_goes_on_bit_for_bit_where_it_is_trusted(name, tmp_path):
+    expected = EXACT[name]().learn(TOTAL)
+    write_as_before(EXACT[name]().learn(60), tmp_path / "snapshot")
+    with pytest.raises(UnsafeFileError, match=r"an earlier version wrote it, .*`trust=True`"):
+        resume(tmp_path / "snapshot")
+    assert finish(tmp_path / "snapshot", trust=True) == digest(expected)
 
 
 def test_a_snapshot_of_version_0_1_says_what_it_lacks(tmp_path):
     model = EXACT["PPO gSDE"]().learn(20)
-    save_snapshot(model, tmp_path / "snapshot")
-    file = tmp_path / "snapshot" / "state.pkl"
-    state = pickle.loads(file.read_bytes())
-    file.write_bytes(pickle.dumps(state._replace(carried=None)))
+    write_as_before(model, tmp_path / "snapshot", carried=None)
     with pytest.warns(UserWarning, match="neither a recurrent state nor gSDE's noise"):
-        resume(tmp_path / "snapshot")
+        resume(tmp_path / "snapshot", trust=True)

@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
 from sb3_moe_envs.frames import Canvas
+from sb3_moe_envs.goals import reward_of_copies, rewards_of
 from sb3_moe_envs.masks import OwnMasks
 from sb3_moe_envs.multitask import ScheduleLike, as_schedule
 from sb3_moe_envs.numbers import optional_whole
@@ -205,6 +206,18 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             if own is not None:
                 masks[part.rows] &= self._own_masks.spread(part.task, own)
         return masks
+
+    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
+        """Return what reaching a goal is worth, for HER; as of `MultiTaskEnv`."""
+        return rewards_of(
+            self._interface.task_spaces,
+            self.single_observation_space,
+            lambda task: reward_of_copies(
+                self._pool.env(task, self._sizes[task]), self.task_names[task]
+            ),
+            (achieved_goal, desired_goal),
+            info,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""

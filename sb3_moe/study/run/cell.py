@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
 import time
 import zipfile
 import zlib
@@ -23,8 +24,9 @@ from sb3_moe.callbacks import (
     TaskRolloutCallback,
 )
 from sb3_moe.evaluation.pinned_env import evaluation_copies, make_pinned_env
-from sb3_moe.files.atomic import atomic
-from sb3_moe.snapshot.generators import preserved_generators
+from sb3_moe.generators import preserved_generators
+from sb3_moe.snapshot.manifest import DamagedError, UntrustedError
+from sb3_moe.snapshot.model_file import write_model
 from sb3_moe.snapshot.resuming import resume
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.heartbeat import Heartbeat
@@ -34,21 +36,29 @@ from sb3_moe.study.spec.callbacks import build_callbacks
 from sb3_moe.study.spec.config import CellConfig
 
 # What loading raises if bytes are wrong, and not the code.
-DAMAGE = (pickle.UnpicklingError, EOFError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (
+    DamagedError,
+    pickle.UnpicklingError,
+    EOFError,
+    UnicodeDecodeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
-def train_cell(cell: CellConfig, folder: CellFolder) -> None:
+def train_cell(cell: CellConfig, folder: CellFolder, *, trust: bool = False) -> None:
     """Train from the last snapshot that is whole, or from the start, to the end.
 
     :param cell: what to train
     :param folder: where its files go; ``done.json`` last
+    :param trust: go on from snapshots that the user's key didn't sign too, which can run code
     :raises ValueError: if there are snapshots, but the scores don't reach to one
     :raises RuntimeError: if a snapshot is whole, but can't be loaded
     """
     th.set_num_threads(1)
     begun = time.monotonic()
     folder.start({"cell": cell.to_dict(), **_resolved(cell), **provenance()})
-    model, env = _restored(cell, folder) or build(cell)
+    model, env = _restored(cell, folder, trust) or build(cell)
     start = model.num_timesteps
     logger = _logger(folder, start)
     model.set_logger(logger)
@@ -63,10 +73,17 @@ def train_cell(cell: CellConfig, folder: CellFolder) -> None:
         logger.close()
         eval_env.close()
         env.close()
-    with atomic(folder.path / "model.zip") as temporary, temporary.open("wb") as file:
-        model.save(file)
+    _write_model(model, folder.path)
     attempt = {"start": start, "seconds": round(time.monotonic() - begun, 2)}
     folder.finish({"steps": model.num_timesteps, "last_attempt": attempt})
+
+
+def _write_model(model: BaseAlgorithm, path: Path) -> None:
+    """Write the model that training ends with, ``model.moe``, or SB3's ``model.zip``."""
+    with tempfile.TemporaryDirectory(dir=path, prefix=".model-") as temporary:
+        write_model(model, Path(temporary))
+        for file in Path(temporary).iterdir():
+            file.replace(path / file.name)
 
 
 def _resolved(cell: CellConfig) -> dict[str, Any]:
@@ -75,13 +92,17 @@ def _resolved(cell: CellConfig) -> dict[str, Any]:
     return {arguments: cell.resolved, "algorithm": cell.algorithm, "rollout": cell.rollout}
 
 
-def _restored(cell: CellConfig, folder: CellFolder) -> tuple[BaseAlgorithm, VecEnv] | None:
+def _restored(
+    cell: CellConfig, folder: CellFolder, trust: bool
+) -> tuple[BaseAlgorithm, VecEnv] | None:
     """Load the latest snapshot that can be, if there is one."""
     for snapshot in reversed(folder.snapshots()):
         try:
-            return resume(snapshot, device=cell.device)
+            return resume(snapshot, device=cell.device, trust=trust)
         except DAMAGE as error:
             print(f"{snapshot} is damaged: {error!r}")
+        except UntrustedError as error:
+            raise RuntimeError(f"{error}; cells that failed run again with --retry") from error
         except Exception as error:
             raise RuntimeError(_cure(snapshot, error)) from error
     return None

@@ -66,28 +66,31 @@ class Engine(Protocol):
         ...
 
 
-def work(cell: Mapping[str, Any], path: str) -> None:
+def work(cell: Mapping[str, Any], path: str, trust: bool = False) -> None:
     """Train one cell in this process, and write down what went wrong if something did.
 
+    :param cell: what to train
+    :param path: its folder
+    :param trust: go on from snapshots that can run code, whoever wrote them
     :raises BusyError: if another process works in the folder, and goes on to
     """
     folder = CellFolder(Path(path))
     with held(folder.path, PATIENCE):
         # The process that was waited for may have finished the cell.
         if folder.state().status != "done":
-            _train(cell, folder)
+            _train(cell, folder, trust)
 
 
-def _train(cell: Mapping[str, Any], folder: CellFolder) -> None:
+def _train(cell: Mapping[str, Any], folder: CellFolder, trust: bool) -> None:
     try:
         from sb3_moe.study.run.cell import train_cell
 
-        train_cell(CellConfig.from_dict(cell), folder)
+        train_cell(CellConfig.from_dict(cell), folder, trust=trust)
     except Exception as error:
         folder.fail(error)
 
 
-def _work_quietly(cell: Mapping[str, Any], path: str) -> None:
+def _work_quietly(cell: Mapping[str, Any], path: str, trust: bool) -> None:
     """Do the same with the process's own output in a file, so that it doesn't mix with others'."""
     end_with_parent()
     # A terminal sends both to the whole group; the parent decides who stops.
@@ -97,7 +100,7 @@ def _work_quietly(cell: Mapping[str, Any], path: str) -> None:
     os.dup2(log.fileno(), sys.stdout.fileno())
     os.dup2(log.fileno(), sys.stderr.fileno())
     try:
-        work(cell, path)
+        work(cell, path, trust)
     except BusyError as error:
         print(error, file=sys.stderr)
         sys.exit(BUSY)
@@ -132,11 +135,13 @@ class LocalEngine:
 
     :param processes: how many at a time; None: as many as there are cores
     :param cache: see :func:`child_environment`
+    :param trust: go on from snapshots that can run code, whoever wrote them
     :raises ValueError: if there are none
     """
 
-    def __init__(self, processes: int | None, cache: Path) -> None:
+    def __init__(self, processes: int | None, cache: Path, *, trust: bool = False) -> None:
         self.capacity = check_processes(processes)
+        self._trust = trust
         self._variables = child_environment(cache)
         self._context = mp.get_context("spawn")
         self._running: dict[str, SpawnProcess] = {}
@@ -147,7 +152,10 @@ class LocalEngine:
         # Python lets only those that aren't daemons start processes of their own.
         daemon = cell.env.get("vectorization", "sync") == "sync"
         process = self._context.Process(
-            target=_work_quietly, args=(cell.to_dict(), str(path)), name=cell.name, daemon=daemon
+            target=_work_quietly,
+            args=(cell.to_dict(), str(path), self._trust),
+            name=cell.name,
+            daemon=daemon,
         )
         with environment(self._variables):
             process.start()

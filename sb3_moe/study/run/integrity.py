@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_moe.presets import MINATAR_PPO
-from sb3_moe.snapshot.writing import MODEL, REPLAY_BUFFER, STATE
+from sb3_moe.snapshot import old
+from sb3_moe.snapshot.manifest import check_files
 
 #: What every run that is done has written.
 ESSENTIAL = ("config.json", "scores.npz")
@@ -27,9 +28,12 @@ def check_snapshot(path: Path) -> None:
 
     :raises ValueError: naming the file
     """
-    checks: dict[str, Callable[[Path], None]] = {MODEL: _check_zip, STATE: _check_pickle}
-    if (path / REPLAY_BUFFER).exists():
-        checks[REPLAY_BUFFER] = _check_end
+    if not old.is_old(path):
+        check_files(path)
+        return
+    checks: dict[str, Callable[[Path], None]] = {old.MODEL: _check_zip, old.STATE: _check_pickle}
+    if (path / old.REPLAY_BUFFER).exists():
+        checks[old.REPLAY_BUFFER] = _check_end
     for name, check in checks.items():
         try:
             check(path / name)

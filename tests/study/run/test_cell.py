@@ -2,8 +2,8 @@ import pickle
 
 import numpy as np
 import pytest
-from stable_baselines3 import PPO
 
+import sb3_moe
 from sb3_moe.study.run import cell as cell_module
 from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.folder import CellFolder, write_json
@@ -40,7 +40,7 @@ def test_a_cell_leaves_what_the_contract_says(whole):
         "scores.npz",
         "diagnostics.npz",
         "progress-000000000.csv",
-        "model.zip",
+        "model.moe",
         "checkpoints",
         "done.json",
     } <= names
@@ -59,7 +59,7 @@ def test_a_cell_leaves_what_the_contract_says(whole):
 
 
 def test_the_model_can_be_loaded_and_plays(whole):
-    model = PPO.load(whole.path / "model.zip")
+    model = sb3_moe.load(whole.path / "model.moe")
     assert model.num_timesteps == 5120
 
 
@@ -83,7 +83,7 @@ def test_a_cell_that_was_stopped_ends_with_the_scores_of_one_that_was_not(
     earlier, latest = folder.checkpoints()
     assert (earlier.name, latest.name) == ("step-000000001280", "step-000000002560")
     if damaged:
-        (latest / "model.zip").write_bytes((latest / "model.zip").read_bytes()[:1000])
+        (latest / "model.moe").write_bytes((latest / "model.moe").read_bytes()[:1000])
     train_cell(CELL, folder)
     assert folder.state() == ("done", "")
     assert (folder.path / f"progress-{start:09d}.csv").exists()
@@ -106,23 +106,23 @@ class TwoSnapshots(CellFolder):
 def test_a_snapshot_that_turns_out_damaged_is_left_for_an_earlier_one(
     tmp_path, monkeypatch, capsys
 ):
-    def resume(path, device):
+    def resume(path, device, trust):
         if path.name == "step-2":
             raise pickle.UnpicklingError("invalid load key")
         return path.name
 
     monkeypatch.setattr(cell_module, "resume", resume)
-    assert cell_module._restored(CELL, TwoSnapshots(tmp_path)) == "step-1"
+    assert cell_module._restored(CELL, TwoSnapshots(tmp_path), False) == "step-1"
     assert "step-2 is damaged" in capsys.readouterr().out
 
 
 def test_a_snapshot_that_another_version_wrote_is_an_error_with_a_cure(tmp_path, monkeypatch):
-    def resume(path, device):
+    def resume(path, device, trust):
         raise AttributeError("no class Old")
 
     monkeypatch.setattr(cell_module, "resume", resume)
     with pytest.raises(RuntimeError, match=r"step-2 can't be gone on from \(AttributeError: no .*"):
-        cell_module._restored(CELL, TwoSnapshots(tmp_path))
+        cell_module._restored(CELL, TwoSnapshots(tmp_path), False)
 
 
 def test_the_returns_of_other_games_or_of_fewer_episodes_are_refused(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from made_up_study import ROLLOUT, cell, run, write_arrays
 
 from sb3_moe.files.atomic import atomic
+from sb3_moe.snapshot.manifest import write_manifest
 from sb3_moe.study.run.folder import CellFolder, check_writable, read_json, write_json
 from sb3_moe.study.run.integrity import longest_gap
 from sb3_moe.study.spec.config import Evaluation
@@ -134,7 +135,7 @@ def test_scores_from_a_snapshot_on_are_damage_to_a_cell_that_is_done(done):
 
 @pytest.fixture
 def stopped(done):
-    """A cell that was stopped after snapshots at two and at four rollouts."""
+    """A cell of version 0.1 that was stopped after snapshots at two and at four rollouts."""
     (done.path / "done.json").unlink()
     for rollouts in (2, 4):
         path = done.path / "checkpoints" / f"step-{rollouts * ROLLOUT:012d}"
@@ -143,6 +144,16 @@ def stopped(done):
             archive.writestr("policy.pth", b"weights" * 100)
         (path / "state.pkl").write_bytes(pickle.dumps({"state": [1, 2, 3]}))
     return done
+
+
+@pytest.fixture
+def signed(stopped):
+    """The same with the snapshots of today."""
+    for snapshot in stopped.checkpoints():
+        (snapshot / "model.zip").rename(snapshot / "model.moe")
+        (snapshot / "state.pkl").rename(snapshot / "env.pkl")
+        write_manifest(snapshot, unhashed=())
+    return stopped
 
 
 def names(folder):
@@ -167,6 +178,21 @@ def test_a_snapshot_that_is_damaged_is_named_and_left_out(stopped, name, damage)
     status, reason = stopped.state()
     assert status == "interrupted"
     assert f"step-{4 * ROLLOUT:012d}/{name} can't be read" in reason
+
+
+@pytest.mark.parametrize("name", ["model.moe", "env.pkl", "manifest.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
+def test_a_file_that_is_not_what_the_manifest_says_is_named_and_left_out(signed, name, damage):
+    assert signed.state() == ("interrupted", "")
+    path = signed.checkpoints()[-1] / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-10] if damage == "cut" else bytes([content[0] ^ 1]) + content[1:])
+    if damage == "gone":
+        path.unlink()
+    assert names(signed) == [2]
+    status, reason = signed.state()
+    assert status == "interrupted"
+    assert f"step-{4 * ROLLOUT:012d}/{name}" in reason
 
 
 def test_without_a_whole_snapshot_a_cell_is_interrupted_and_starts_at_zero(stopped):

@@ -138,7 +138,7 @@ def test_status_names_a_snapshot_that_is_damaged(tmp_path, console):
     (job.folder.path / "done.json").unlink()
     (job.folder.path / "checkpoints" / "step-000000008192").mkdir(parents=True)
     assert status(the_study, tmp_path, console) == 0
-    assert "step-000000008192/model.zip can't be read" in console.file.getvalue()
+    assert "step-000000008192/manifest.json can't be read" in console.file.getvalue()
 
 
 def test_what_looks_like_markup_is_printed_as_it_is(tmp_path, console):

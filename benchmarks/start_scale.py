@@ -1,0 +1,208 @@
+"""How strong networks with experts start, over seeds, against the dense network: see `match_scale`.
+
+Each number is the root mean square of what comes out, over seeds, standard-normal rows and outputs.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+from sb3_moe.layers import LinearRouter
+from sb3_moe.policies import dqn, on_policy
+
+HOW = (
+    "Root mean square of the output over 64 seeds and standard-normal rows, over that of the dense "
+    "network: `ratio` is the one farthest from 1 with `match_scale`, the columns are the outputs "
+    "with it and, `off`, without."
+)
+ROUTERS: dict[str, dict[str, Any]] = {
+    "soft": {"router": "soft"},
+    "top-1": {"router": "top_k"},
+    "top-2": {"router": "top_k", "top_k": 2},
+    "top-2 renormalised": {"router": "top_k", "top_k": 2, "renormalize": True},
+    "uniform": {"router": "uniform"},
+    "random": {"router": "random"},
+    "task": {"router": "task"},
+}
+PLACEMENTS = ("middle", "final", "all", "body", "big")
+NUM_EXPERTS = (2, 4, 16, 64)
+SHARPER = (1, 2, 4, 8)
+# A row with a sharp gate in one layer has a sharper one in the next: a few rows, and those of a few
+# seeds, make up the size of what comes out.
+HEAVY_TAILED = ("all", "top-1", 64)
+TABLE_ROWS = 2048
+# The dense network is what all else is compared with, and cheap.
+DENSE_SEEDS = 128
+
+
+class Networks(NamedTuple):
+    """What is built.
+
+    :param num_tasks: tasks whose id is observed; 0: none
+    :param image: observe images, and route the positions of their feature map
+    """
+
+    num_tasks: int = 0
+    image: bool = False
+
+    @property
+    def space(self) -> spaces.Space[Any]:
+        """What is observed."""
+        if self.image:
+            return spaces.Box(0, 1, (10, 10, 4), np.uint8)
+        box = spaces.Box(-np.inf, np.inf, (8,))
+        if not self.num_tasks:
+            return box
+        return spaces.Dict(obs=box, task_id=spaces.Discrete(self.num_tasks))
+
+    @property
+    def net_arch(self) -> list[int]:
+        """Widths of hidden layers."""
+        return [32] if self.image else [32, 32]
+
+    def policies(self) -> dict[str, type[Any]]:
+        """Return a policy class of each algorithm."""
+        kind = "MultiInput" if self.num_tasks else "Cnn" if self.image else "Mlp"
+        modules = {"PPO": on_policy, "DQN": dqn}
+        return {name: getattr(each, f"Moe{kind}Policy") for name, each in modules.items()}
+
+
+def run(seeds: int = 64) -> list[dict[str, Any]]:
+    """Measure every placement with every router, and what is reported beside.
+
+    :param seeds: how many networks are drawn for each number
+    """
+    return [*(promised(*each, seeds) for each in combinations()), *reported(seeds)]
+
+
+def promised(placement: str, router: str, num_experts: int, seeds: int) -> dict[str, Any]:
+    """Measure what should start as strong as the dense network.
+
+    :param placement: as the option
+    :param router: one of ``ROUTERS``
+    :param num_experts: E
+    :param seeds: how many
+    """
+    networks = Networks(num_tasks=num_experts if router == "task" else 0)
+    options = {"placement": placement, "num_experts": num_experts, **ROUTERS[router]}
+    name = f"{placement}, {router}, {num_experts} experts"
+    bounds = None if (placement, router, num_experts) == HEAVY_TAILED else (0.9, 1.1)
+    return row(name, networks, options, seeds, bounds=bounds)
+
+
+def combinations() -> Iterator[tuple[str, str, int]]:
+    """Give placement, router and number of experts."""
+    for num_experts, placement, router in itertools.product(NUM_EXPERTS, PLACEMENTS, ROUTERS):
+        yield placement, router, num_experts
+
+
+def reported(seeds: int) -> list[dict[str, Any]]:
+    """Measure tokens of a feature map, and sharper gates, for which nothing is promised."""
+    rows = []
+    for router, num_experts in itertools.product(("soft", "top_k", "expert_choice"), (4, 16)):
+        options = {"placement": "middle", "router": router, "num_experts": num_experts}
+        name = f"middle, {router}, {num_experts} experts, conv tokens"
+        rows.append(
+            row(name, Networks(image=True), options | {"tokens": "conv"}, seeds // 4, bounds=None)
+        )
+    for router, sharper in itertools.product(("soft", "top-1"), SHARPER):
+        options = {"placement": "middle", "num_experts": 16, **ROUTERS[router]}
+        name = f"middle, {router}, 16 experts, router weights times {sharper}"
+        rows.append(row(name, Networks(), options, seeds, bounds=None, sharper=sharper))
+    return rows
+
+
+def row(
+    name: str,
+    networks: Networks,
+    options: dict[str, Any],
+    seeds: int,
+    *,
+    bounds: tuple[float, float] | None = (0.9, 1.1),
+    sharper: float = 1.0,
+) -> dict[str, Any]:
+    """Return one row of the table.
+
+    :param name: what is measured
+    :param networks: what is built
+    :param options: of the policy
+    :param seeds: how many
+    :param bounds: what the ratio should be between
+    :param sharper: by what router weights are multiplied
+    """
+    dense = dense_sizes(networks)
+    matched = sizes(networks, options | {"match_scale": True}, seeds, sharper)
+    on = relative(matched, dense)
+    off = relative(sizes(networks, options, max(1, seeds // 4), sharper), dense)
+    worst = max(on.values(), key=lambda ratio: abs(np.log(ratio)))
+    found: dict[str, Any] = {"name": name, "ratio": worst, "target": ""}
+    if bounds is not None:
+        low, high = bounds
+        found |= {"target": f"{low} to {high}", "met": bool(low <= worst <= high)}
+    return found | on | {f"{key}, off": value for key, value in off.items()}
+
+
+@functools.cache
+def dense_sizes(networks: Networks) -> dict[str, float]:
+    return sizes(networks, {"placement": "none"}, DENSE_SEEDS)
+
+
+def relative(found: dict[str, float], dense: dict[str, float]) -> dict[str, float]:
+    return {name: value / dense[name] for name, value in found.items()}
+
+
+@th.no_grad()
+def sizes(
+    networks: Networks, options: dict[str, Any], seeds: int, sharper: float = 1.0
+) -> dict[str, float]:
+    """Return the root mean square of every output of both policies.
+
+    :param networks: what is built
+    :param options: of the policy
+    :param seeds: how many
+    :param sharper: by what router weights are multiplied
+    """
+    squares: dict[str, list[float]] = {}
+    for (name, policy_class), seed in itertools.product(networks.policies().items(), range(seeds)):
+        th.manual_seed(seed)
+        policy = policy_class(
+            networks.space,
+            spaces.Discrete(4),
+            lambda _: 1e-3,
+            net_arch=networks.net_arch,
+            **options,
+        )
+        policy.set_training_mode(False)
+        for router in (m for m in policy.modules() if isinstance(m, LinearRouter)):
+            router.weight_RK.mul_(sharper)
+        x = standard_normal(policy, th.Generator().manual_seed(1000 + seed))
+        for output, y in outputs(policy, x):
+            squares.setdefault(f"{name} {output}", []).append(y.square().mean().item())
+    return {name: float(np.sqrt(np.mean(values))) for name, values in squares.items()}
+
+
+def standard_normal(policy: Any, generator: th.Generator) -> th.Tensor:
+    """Return features, the task id being one of those there are."""
+    net = getattr(policy, "q_net", policy)
+    layout = policy.layout(net.features_extractor)
+    rows = TABLE_ROWS if layout.map_shape is None else TABLE_ROWS // 8
+    x = th.randn(rows, layout.x_dim, generator=generator)
+    if not layout.num_tasks:
+        return x
+    tasks = th.nn.functional.one_hot(th.arange(rows) % layout.num_tasks, layout.num_tasks)
+    return th.cat([x, tasks.to(x.dtype)], dim=1)
+
+
+def outputs(policy: Any, x: th.Tensor) -> Sequence[tuple[str, th.Tensor]]:
+    """Return what a policy makes of features, by name."""
+    if hasattr(policy, "q_net"):
+        return [("Q values", policy.q_net.q_net(x))]
+    actor, critic = policy.mlp_extractor(x)
+    return [("actions", policy.action_net(actor)), ("values", policy.value_net(critic))]

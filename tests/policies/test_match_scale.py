@@ -1,0 +1,293 @@
+"""Initial weights scaled so that experts start as strong as the dense layers they stand for."""
+
+import copy
+
+import arena
+import own_parts
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.torch_layers import create_mlp
+from torch import nn
+
+from benchmarks import start_scale
+from sb3_moe.layers import MoELayer
+from sb3_moe.plasticity.resets import fresh_copy, reset_heads
+from sb3_moe.policies import dqn, on_policy, sac
+from sb3_moe.policies.architect import Architect
+from sb3_moe.policies.options import MoEOptions
+from sb3_moe.policies.registration import TABLE
+from sb3_moe.policies.towers import Layout
+
+SPACE, ACTIONS = spaces.Box(-1, 1, (5,)), spaces.Discrete(4)
+FLAT, TASKS = Layout(x_dim=5), Layout(x_dim=5, num_tasks=4)
+WIDTHS, OUTPUTS = [64, 48], 8
+# Numbers of the dense network's linear layers, and whether their activation counts, by placement.
+STANDS_FOR = {
+    "middle": [(1, True)],
+    "final": [(2, False)],
+    "all": [(0, True), (1, True), (2, False)],
+    "body": [(1, False)],
+    "big": [(2, False)],
+}
+
+
+def rms(x):
+    return x.square().mean().sqrt().item()
+
+
+def probe(layout, rows=4096):
+    x = th.randn(rows, layout.x_dim, generator=th.Generator().manual_seed(9))
+    tasks = nn.functional.one_hot(th.arange(rows) % max(layout.num_tasks, 1))
+    return th.cat([x, tasks], dim=1) if layout.num_tasks else x
+
+
+def network(layout=FLAT, seed=3, **options):
+    th.manual_seed(seed)
+    dense = create_mlp(layout.features_dim, OUTPUTS, WIDTHS)
+    return Architect(MoEOptions(**{"match_scale": True} | options), layout).network(dense)
+
+
+@th.no_grad()
+def dense_sizes(layout):
+    """Return what 100 dense networks make of the probe: (before, after the activation) by layer."""
+    squares = th.zeros(3, 2)
+    for seed in range(100):
+        th.manual_seed(seed)
+        x = probe(layout, rows=512)
+        for i, layer in enumerate(create_mlp(layout.features_dim, OUTPUTS, WIDTHS)):
+            x = layer(x)
+            squares[i // 2, i % 2] += x.square().mean() / 100
+    return squares.sqrt().tolist()
+
+
+@th.no_grad()
+def layer_sizes(tower, layout):
+    sizes = []
+    for layer in (m for m in tower.modules() if isinstance(m, MoELayer)):
+        layer.register_forward_hook(lambda m, args, output: sizes.append(rms(output[0])))
+    tower.eval()(probe(layout))
+    return sizes
+
+
+@pytest.fixture(scope="module")
+def dense():
+    return {layout: dense_sizes(layout) for layout in (FLAT, TASKS)}
+
+
+@pytest.mark.parametrize("placement", STANDS_FOR)
+@pytest.mark.parametrize("router", start_scale.ROUTERS)
+def test_each_layer_starts_as_strong_as_the_dense_one_it_stands_for(placement, router, dense):
+    layout = TASKS if router == "task" else FLAT
+    options = {"placement": placement, "num_experts": 4, **start_scale.ROUTERS[router]}
+    wanted = [dense[layout][i][activated] for i, activated in STANDS_FOR[placement]]
+    assert layer_sizes(network(layout, **options), layout) == pytest.approx(wanted, rel=0.1)
+
+
+@pytest.mark.parametrize("num_experts", [2, 16, 64])
+def test_so_it_is_for_any_number_of_experts(num_experts, dense):
+    options = {"placement": "middle", "router": "top_k", "num_experts": num_experts}
+    found = layer_sizes(network(**options), FLAT)
+    assert found == pytest.approx([dense[FLAT][1][True]], rel=0.1)
+    weaker = layer_sizes(network(**options, match_scale=False), FLAT)
+    assert weaker[0] < 0.7 * found[0]
+
+
+def test_linear_experts_match_the_dense_layer_before_its_activation(dense):
+    tower = network(placement="middle", expert="linear", num_experts=16)
+    assert layer_sizes(tower, FLAT) == pytest.approx([dense[FLAT][1][False]], rel=0.1)
+
+
+def test_actor_and_critic_of_on_policy_algorithms_start_as_strong_as_sb3s():
+    networks = start_scale.Networks()
+    options = {"placement": "big", "num_experts": 4, "match_scale": True}
+    found = start_scale.relative(
+        start_scale.sizes(networks, options, 4), start_scale.dense_sizes(networks)
+    )
+    assert list(found.values()) == pytest.approx([1.0] * 3, rel=0.1)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("placement", "router", "num_experts"),
+    [each for each in start_scale.combinations() if each != start_scale.HEAVY_TAILED],
+    ids=str,
+)
+def test_over_64_seeds_outputs_start_as_strong_as_the_dense_networks(
+    placement, router, num_experts
+):
+    row = start_scale.promised(placement, router, num_experts, seeds=64)
+    assert row["met"], row
+
+
+# What is scaled, and what stays.
+
+
+def both(policy_class, actions=ACTIONS, **options):
+    """Return two policies of one seed, without and with the option, and the next random number."""
+    made = []
+    for match_scale in (False, True):
+        th.manual_seed(1)
+        given = {"net_arch": [8, 8], "num_experts": 3, "match_scale": match_scale} | options
+        policy = policy_class(SPACE, actions, lambda _: 1e-3, **given)
+        made.append((policy, th.rand(()).item()))
+    return zip(*made, strict=True)
+
+
+def scaled(policy):
+    """Return the experts' last weights, by identity."""
+    experts = [m.experts for m in policy.modules() if isinstance(m, MoELayer)]
+    return {id(p) for each in experts for p in each.last.parameters()}
+
+
+@pytest.mark.parametrize("algorithm", TABLE)
+def test_a_layers_last_weights_get_one_factor_and_nothing_else_changes(algorithm):
+    pytest.importorskip(TABLE[algorithm].algorithm.split(":")[0])
+    policy_class = arena.algorithm_class(algorithm).policy_aliases[TABLE[algorithm].aliases[0]]
+    actions = arena.actions_of(algorithm)
+    (off, on), (number, same) = both(policy_class, actions, placement="all")
+    assert number == same
+    last, factors = scaled(on), []
+    for before, after in zip(off.parameters(), on.parameters(), strict=True):
+        if id(after) not in last:
+            assert th.equal(before, after)
+        elif before.any():
+            ratios = (after / before)[before != 0]
+            th.testing.assert_close(ratios, ratios.mean().expand_as(ratios))
+            factors.append(ratios.mean().item())
+    assert max(abs(factor - 1) for factor in factors) > 0.01
+
+
+def test_by_tower_only_the_critic_is_scaled():
+    (off, on), _ = both(on_policy.MoeMlpPolicy, match_scale={"pi": False, "vf": True})
+    (off, _), _ = both(on_policy.MoeMlpPolicy)
+    before, after = (policy.moe_layers() for policy in (off, on))
+    same = [
+        th.equal(before[name].experts.last.weight, after[name].experts.last.weight)
+        for name in ("pi.middle", "vf.middle")
+    ]
+    assert same == [True, False]
+
+
+def test_heads_per_task_and_gsde_are_scaled_too():
+    space = spaces.Dict(obs=SPACE, task_id=spaces.Discrete(3))
+    options = {"placement": "body", "head_router": "task", "match_scale": True}
+    policy = dqn.MoeMultiInputPolicy(space, ACTIONS, lambda _: 1e-3, net_arch=[8], **options)
+    assert len(policy.moe_layers()) == 2
+    actor = sac.MoeMlpPolicy(
+        SPACE, arena.BOX, lambda _: 1e-3, use_sde=True, placement="final", match_scale=True
+    ).actor
+    off = sac.MoeMlpPolicy(SPACE, arena.BOX, lambda _: 1e-3, use_sde=True, placement="final").actor
+    assert rms(actor.mu[0].blocks[0].layer.experts.last.weight) > 1.5 * rms(
+        off.mu[0].blocks[0].layer.experts.last.weight
+    )
+
+
+def test_the_option_and_the_weights_survive_saving(tmp_path):
+    options = {"match_scale": True, "num_experts": 2, "net_arch": [8]}
+    model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs=options)
+    model.save(tmp_path / "model")
+    loaded = PPO.load(tmp_path / "model")
+    assert loaded.policy.moe_options["match_scale"] is True
+    arena.assert_same_weights(model.policy, loaded.policy)
+
+
+# New starts.
+
+
+def test_a_fresh_copy_is_scaled_as_the_policy_was():
+    th.manual_seed(3)
+    policy = dqn.MoeMlpPolicy(SPACE, ACTIONS, lambda _: 1e-3, num_experts=16, match_scale=True)
+    before = copy.deepcopy(policy.state_dict())
+    th.manual_seed(3)
+    fresh = fresh_copy(policy).state_dict()
+    assert all(th.equal(fresh[name], before[name]) for name in before)
+
+
+def test_heads_drawn_anew_have_their_scaled_size():
+    th.manual_seed(3)
+    options = {"placement": "final", "num_experts": 16, "match_scale": True}
+    policy = dqn.MoeMlpPolicy(SPACE, ACTIONS, lambda _: 1e-3, **options)
+    last = policy.moe_layers()["qf.final"].experts.last
+    weight, as_torch_does = last.weight, 1 / (3 * last.in_features) ** 0.5
+    before = weight.detach().clone()
+    reset_heads(policy)
+    assert not th.equal(weight, before)
+    assert rms(weight) > 2 * as_torch_does
+
+
+# Parts of the user's own.
+
+
+class Scaling(own_parts.Skipping):
+    def scale_outputs(self, factor):
+        for linear in (self.outside, self.around):
+            for parameter in linear.parameters():
+                parameter.mul_(factor)
+
+
+class Sharing(nn.Module):
+    """Experts with one last layer in common."""
+
+    common = nn.Linear(48, 48)
+
+    def __init__(self, in_features, width, out_features, activation):
+        super().__init__()
+        self.first = nn.Linear(in_features, width)
+        self.last = self.common
+
+    def forward(self, x):
+        return self.last(self.first(x).relu())
+
+
+class Normed(own_parts.Tempered):
+    """What its experts' sizes make no difference to."""
+
+    name = "normed"
+
+    def route(self, x_BNI, router_BNR):
+        y_BNO, routing = super().route(x_BNI, router_BNR)
+        return nn.functional.normalize(y_BNO, dim=-1), routing
+
+
+class Silent(nn.Linear):
+    """An expert that starts from nothing."""
+
+    def __init__(self, in_features, width, out_features, activation):
+        super().__init__(in_features, out_features)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"router": own_parts.Tempered}, {"expert": Scaling}, {"expert": Sharing}],
+    ids=["router", "expert", "shared weights"],
+)
+def test_parts_of_the_users_own_are_measured_like_any(options, dense):
+    tower = network(placement="middle", num_experts=16, **options)
+    assert layer_sizes(tower, FLAT) == pytest.approx([dense[FLAT][1][True]], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({"router": Normed}, "'normed' the scaled output has the size"),
+        ({"expert": own_parts.Skipping}, "'soft' the scaled output has the size"),
+        ({"expert": Silent}, "'soft' the scaled output has the size 0 where it should have 0"),
+    ],
+    ids=["router", "expert", "silent"],
+)
+def test_what_does_not_follow_its_experts_weights_is_refused(options, size):
+    with pytest.raises(
+        ValueError,
+        match=r"`match_scale`=True needs experts whose output grows with the weights of their last "
+        rf"nn.Linear, or that have a method `scale_outputs\(factor\)`.*; with `router`={size}",
+    ):
+        network(placement="middle", **options)
+
+
+def test_the_option_must_be_a_bool():
+    with pytest.raises(TypeError, match="`match_scale` must be a bool, got 1"):
+        MoEOptions(match_scale=1)
