@@ -15,8 +15,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.evaluation.playing import evaluate_tasks
-from sb3_moe.metrics.aggregate import Estimate, bootstrap_interval
 from sb3_moe.generators import preserved_generators
+from sb3_moe.metrics.aggregate import Estimate, bootstrap_interval
 from sb3_moe.watching.interventions import mixtures_of, without_expert
 from sb3_moe.watching.stage import seed_generators, stage_for
 
