@@ -35,9 +35,8 @@ out = Path(args.out)
 out.mkdir(parents=True, exist_ok=True)
 sb3_moe.save(model, out / "agent.moe")
 
-replay = sb3_moe.watch(
-    model, max_steps=args.max_steps, without=["pi:1"], deterministic=False, seed=1
-)
+plays = {"episodes": 5, "max_steps": args.max_steps, "deterministic": False, "seed": 1}
+replay = sb3_moe.watch(model, without=["pi:1"], **plays)
 replay.importance = expert_importance(model, episodes=args.episodes, deterministic=False)
 print("page:", replay.save(out / "replay.html"))
 film = replay.to_video(args.gif or out / "replay.gif", size=200, max_steps=120)
