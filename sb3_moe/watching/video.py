@@ -105,8 +105,9 @@ class Sheet:
         return sheet
 
     def _draw_gates(self, pen: Any, track: Track, step: int, x: int, y: int) -> None:
-        score = float(track.rewards_T[: step + 1].sum())
-        self._write(pen, (x, y), f"reward so far {score:.4g}")
+        start = np.flatnonzero(track.starts_T[: step + 1])[-1]
+        score = float(track.rewards_T[start : step + 1].sum())
+        self._write(pen, (x, y), f"return so far {score:.4g}")
         y += 2 * LINE
         for mixture in self._replay.mixtures:
             self._write(pen, (x, y), f"gates of {mixture.name}")
