@@ -15,7 +15,7 @@ from sb3_moe.plots.inside import (
     load_diagnostics,
 )
 from sb3_moe.plots.routing import draw_routing
-from sb3_moe.plots.save import save_figures
+from sb3_moe.plots.save import save_figure, save_figures
 from sb3_moe.plots.scores import (
     draw_forgetting,
     draw_learning_curves,
@@ -36,5 +36,6 @@ __all__ = [
     "draw_routing",
     "draw_transfer",
     "load_diagnostics",
+    "save_figure",
     "save_figures",
 ]

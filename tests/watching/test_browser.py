@@ -3,8 +3,6 @@
 Run wherever playwright and a Chromium of the system are found.
 """
 
-import shutil
-
 import numpy as np
 import pytest
 import shown
@@ -15,10 +13,7 @@ from sb3_moe.watching import expert_importance
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
-]
+pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the dev extra")
 NASTY = "</script><img src=x onerror=alert(1)>"
 
@@ -31,14 +26,6 @@ def replay():
     for run in found.runs:
         run.tracks[1].task = NASTY
     return found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 class Opened:
@@ -69,8 +56,8 @@ def path(replay, tmp_path_factory):
 
 
 @pytest.fixture
-def opened(browser, path):
-    found = Opened(browser, path)
+def opened(chromium, path):
+    found = Opened(chromium, path)
     yield found
     assert found.said == []
     assert {url.split(":")[0] for url in found.asked} <= {"file", "data"}
@@ -158,10 +145,10 @@ def test_names_are_text(opened):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1280, 1920])
-def test_it_fits_and_can_be_read_by_everyone(browser, path, width, scheme):
+def test_it_fits_and_can_be_read_by_everyone(chromium, path, width, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the dev extra")
     size = {"width": width, "height": 800}
-    opened = Opened(browser, path, viewport=size, color_scheme=scheme)
+    opened = Opened(chromium, path, viewport=size, color_scheme=scheme)
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
     clipped = """[...document.querySelectorAll('h1, h2, h3, p, button, .bars > *, select')].filter(
       each => each.scrollWidth > each.clientWidth + 1 && getComputedStyle(each).display !== 'inline'
