@@ -10,9 +10,6 @@ import shown
 import sb3_moe
 from sb3_moe.watching import expert_importance
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the dev extra")
 NASTY = "</script><img src=x onerror=alert(1)>"
@@ -31,8 +28,8 @@ def replay():
 class Opened:
     """A page, with everything that it said or asked for."""
 
-    def __init__(self, browser, path, **kwargs):
-        self.page = browser.new_context(**kwargs).new_page()
+    def __init__(self, chromium, path, **kwargs):
+        self.page = chromium.new_context(**kwargs).new_page()
         self.said, self.asked = [], []
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
