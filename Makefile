@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: run test test-full test-floor check format bench install clean
+.PHONY: run test test-full test-floor check format gif bench install clean
 .DEFAULT_GOAL := run
 
 $(PY):
@@ -55,6 +55,9 @@ check: $(VENV)/.dev  ## format, lint, types, tests
 format: $(VENV)/.dev
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+gif: $(VENV)/.run  ## the film at the top of the README
+	$(PY) examples/12_watch.py --gif docs/watch.gif
 
 bench: $(VENV)/.dev  ## ratios against peers, measured in one run
 	$(PY) -m benchmarks $(ARGS)

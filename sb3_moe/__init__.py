@@ -15,6 +15,7 @@ from sb3_moe.snapshot.resuming import resume
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
 from sb3_moe.vec_env.make import make_multitask_vec_env
 from sb3_moe.version import __version__
+from sb3_moe.watching import only_expert, swap_experts, watch, without_expert
 
 __all__ = [
     "GymnasiumVecEnv",
@@ -23,12 +24,16 @@ __all__ = [
     "describe",
     "load",
     "make_multitask_vec_env",
+    "only_expert",
     "presets",
     "resume",
     "routing",
     "save",
+    "swap_experts",
     "to_dense",
     "upcycle",
+    "watch",
+    "without_expert",
 ]
 
 keep_old_paths()

@@ -19,6 +19,8 @@ ORDER = [
     "saving",
     "snapshot",
     "growing",
+    "watching",
+    "plots",
     "callbacks",
     "study",
     "__main__",

@@ -45,6 +45,8 @@ class SparseMoE(MoELayer):
     learns: ClassVar[bool] = True
     leaves_out: ClassVar[bool] = True
     losses: ClassVar[frozenset[str]] = frozenset({"balance", "importance", "z"})
+    steers_itself: ClassVar[bool] = True
+    when_off: ClassVar[str] = "its score is minus infinity, and others are chosen in its place"
 
     running_bias_E: th.Tensor
     running_count_E: th.Tensor
@@ -120,9 +122,11 @@ class SparseMoE(MoELayer):
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output and the kept gates."""
-        logits_BNE = self.router(router_BNR)
+        logits_BNE = self._steered(self.router(router_BNR))
         probs_BNE = softmax_over_experts(logits_BNE)
-        scores_BNE = probs_BNE + self.running_bias_E if self.bias_rate else probs_BNE
+        scores_BNE = probs_BNE
+        if self.bias_rate:
+            scores_BNE = probs_BNE + self._steered(self.running_bias_E)
         experts_BNk = best(scores_BNE.detach(), self.top_k)
         kept_BNE = th.zeros_like(probs_BNE).scatter(-1, experts_BNk, 1.0)
         if self.renormalize:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,15 @@ from sb3_moe.metrics import Block, load_scores
 # Okabe and Ito's colours, which all readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 Array = npt.NDArray[np.float64]
+
+
+class Picture(Figure):
+    """A figure that shows itself in a notebook, whatever backend there is."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=100)
+        return buffer.getvalue()
 
 
 class Look(NamedTuple):
@@ -108,7 +118,7 @@ def matrix(
     """
     wide = 0.8 + 0.1 * max(map(len, columns))
     size = (2.6 + wide * len(columns), 1.4 + 0.5 * len(rows))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Picture(figsize=size, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto")
     axes.set_yticks(range(len(rows)), [as_written(name) for name in rows])

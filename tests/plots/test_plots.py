@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.cbook import is_math_text
+from stable_baselines3 import PPO
 
 from sb3_moe import plots
 from sb3_moe.plots.style import short
@@ -201,3 +202,25 @@ def test_nothing_or_nothing_above_zero_cannot_be_drawn_against_a_logarithm():
         plots.draw_against({"dense": []}, "tasks")
     with pytest.raises(ValueError, match="`points` must lie above zero, got 0"):
         plots.draw_against({"dense": [plots.Point(0, 1.0, 1.0, 1.0)]}, "FLOPs a row")
+
+
+def test_a_figure_shows_itself_in_a_notebook():
+    figure = plots.draw_gates([[0.5, 0.5]], ["a"])
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_an_agents_routing_is_drawn_in_one_call():
+    model = PPO(
+        "MoeMlpPolicy", "CartPole-v1", seed=0, policy_kwargs={"router": "uniform"}, n_steps=64
+    )
+    figure = plots.draw_routing(model, max_steps=3)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["0.25"] * 4
+    assert figure.axes[0].get_title() == "Experts of pi.middle"
+    assert plots.draw_routing(model, mixture="vf.middle", max_steps=3).axes[0].get_title() == (
+        "Experts of vf.middle"
+    )
+    with pytest.raises(ValueError, match=r"`mixture` must be one of \['pi.middle', 'vf.middle'\]"):
+        plots.draw_routing(model, mixture="qf", max_steps=3)
+    with pytest.raises(ValueError, match="no mixture of experts whose routing could be drawn"):
+        plots.draw_routing(PPO("MlpPolicy", "CartPole-v1", n_steps=64), max_steps=3)
