@@ -24,7 +24,8 @@ $(VENV)/.dev: pyproject.toml | $(PY)
 	$(PY) -m pip install -e ".[study,contrib,minatar,atari,mujoco,dev]"
 	touch $@ $(VENV)/.test $(VENV)/.run
 
-run: $(VENV)/.run  ## train dense and MoE agents on three MinAtar games, and draw what happened
+run: $(VENV)/.run  ## train dense and MoE agents on two MinAtar games, and draw what happened
+	@echo "Training dense and MoE agents on MinAtar games: about three minutes on two cores."
 	$(PY) -m sb3_moe.study.first_run $(ARGS)
 
 test: $(VENV)/.test  ## the test suite

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import torch as th
 
 Function = Callable[[], object]
+Clock = Callable[[], float]
 
 
 def paired(
@@ -18,6 +19,7 @@ def paired(
     rounds: int = 15,
     slice_s: float = 0.02,
     warmups: int = 3,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Return the seconds per call of each function in each round.
 
@@ -28,13 +30,14 @@ def paired(
     :param rounds: how often to go round
     :param slice_s: how long each function runs in a round, in seconds
     :param warmups: calls before anything counts
+    :param clock: what tells the seconds
     """
-    repeats = {name: _repeats(call, slice_s, warmups) for name, call in functions.items()}
+    repeats = {name: _repeats(call, slice_s, warmups, clock) for name, call in functions.items()}
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     gc.collect()
     for index in range(rounds):
         for name in list(functions)[:: 1 if index % 2 == 0 else -1]:
-            seconds[name].append(_time(functions[name], repeats[name]))
+            seconds[name].append(_time(functions[name], repeats[name], clock))
     return seconds
 
 
@@ -43,19 +46,19 @@ def ratio(over: list[float], under: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
-def _repeats(call: Function, slice_s: float, warmups: int) -> int:
+def _repeats(call: Function, slice_s: float, warmups: int, clock: Clock) -> int:
     for _ in range(warmups):
         call()
-    return max(1, round(slice_s / max(_time(call, warmups), 1e-9)))
+    return max(1, round(slice_s / max(_time(call, warmups, clock), 1e-9)))
 
 
-def _time(call: Function, repeats: int) -> float:
+def _time(call: Function, repeats: int, clock: Clock) -> float:
     synchronize()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(repeats):
         call()
     synchronize()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def synchronize() -> None:

@@ -34,7 +34,8 @@ def gymnax_row(game: str, num_envs: int, rounds: int) -> dict[str, Any]:
     """GymnaxVectorEnv's rate over that of gymnax's own step, jitted, with a copy to numpy."""
     steps = {"bare": bare_gymnax(game, num_envs), "ours": minatar(game, num_envs)}
     name = f"GymnaxVectorEnv / bare jitted step, {game}, {num_envs} copies"
-    return _row(name, steps, num_envs, rounds, at_least=0.9)
+    at_least = 0.92 if game == "SpaceInvaders" else 0.9
+    return _row(name, steps, num_envs, rounds, at_least=at_least)
 
 
 def multitask_row(num_envs: int, rounds: int) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def multitask_row(num_envs: int, rounds: int) -> dict[str, Any]:
     parts = [minatar(game, int(count)) for game, count in zip(GAMES, counts, strict=True)]
     steps = {"ours": random_steps(env), "parts": lambda: [part() for part in parts]}
     name = f"MultiTaskVectorEnv / its parts, three games, {num_envs} copies"
-    return _row(name, steps, num_envs, rounds, at_most=1.1)
+    return _row(name, steps, num_envs, rounds, at_most=1.05)
 
 
 def adapter_row(num_envs: int, rounds: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Importing this package registers the policy names with every algorithm that is i
 
 from sb3_moe import presets
 from sb3_moe.budget import describe
+from sb3_moe.growing import to_dense, upcycle
 from sb3_moe.moved import keep_old_paths
 from sb3_moe.policies.of_model import routing
 from sb3_moe.policies.registration import register
@@ -26,6 +27,8 @@ __all__ = [
     "resume",
     "routing",
     "save",
+    "to_dense",
+    "upcycle",
 ]
 
 keep_old_paths()

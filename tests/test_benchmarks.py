@@ -5,7 +5,7 @@ import json
 import pytest
 import torch as th
 
-from benchmarks import layers, paths, peers, report, start_scale
+from benchmarks import before, layers, paths, peers, report, start_scale
 from benchmarks.timing import bounded, paired, ratio
 
 
@@ -19,6 +19,25 @@ def test_every_function_is_timed_once_per_round():
 
 def test_a_ratio_is_the_median_over_rounds():
     assert ratio([2.0, 9.0, 4.0], [1.0, 1.0, 1.0]) == 4.0
+
+
+def test_time_is_told_by_the_clock_that_was_asked_for():
+    hours = iter(range(100))
+    seconds = paired({"a": int}, rounds=2, slice_s=0.0, warmups=1, clock=lambda: next(hours))
+    assert seconds == {"a": [1.0, 1.0]}
+
+
+def test_two_codes_train_turn_by_turn(tmp_path, monkeypatch):
+    child = "import sys\nfor _ in sys.stdin: print(SECONDS, flush=True)"
+    monkeypatch.setattr(before, "CHILD", "from seconds import SECONDS\n" + child)
+    (tmp_path / "seconds.py").write_text("SECONDS = 3.0")
+    now = tmp_path / "now"
+    now.mkdir()
+    (now / "seconds.py").write_text("SECONDS = 2.0")
+    monkeypatch.setattr(before, "ROOT", now)
+    row = before.compare("x", {}, 1.25, tmp_path, rounds=3, steps=6)
+    assert (row["ratio"], row["met"]) == (1.5, True)
+    assert (row["now_steps_per_s"], row["before_steps_per_s"]) == (3.0, 2.0)
 
 
 @pytest.mark.parametrize(("value", "met"), [(1.2, True), (1.0, False)])

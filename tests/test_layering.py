@@ -18,6 +18,7 @@ ORDER = [
     "budget",
     "saving",
     "snapshot",
+    "growing",
     "callbacks",
     "study",
     "__main__",

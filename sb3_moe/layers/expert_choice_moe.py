@@ -115,6 +115,13 @@ class ExpertChoiceMoE(MoELayer):
         """Return C, how many of a sample's tokens each expert takes."""
         return math.ceil(num_tokens * self.top_k / self.num_experts)
 
+    def take_copies(self) -> float:
+        """Refuse: what no expert picks comes out as zero, whatever the experts hold."""
+        raise ValueError(
+            f"`router`={self.name!r} can't take copies of a dense layer: a token that no expert "
+            "picks has no output"
+        )
+
     @property
     def num_chosen(self) -> int:
         """How many experts serve a token, on average."""

@@ -203,6 +203,31 @@ class MoELayer(nn.Module):
         """Whether :meth:`between_updates` does anything."""
         return type(self).between_updates is not MoELayer.between_updates
 
+    # How it grows out of one network, and back into one.
+
+    def take_copies(self) -> float:
+        """Get ready for experts that are all alike, and return what the gates of a token sum to.
+
+        :raises ValueError: if alike experts would not do for each token what one of them does
+        """
+        return 1.0
+
+    def take_shares(self) -> None:
+        """Get ready for experts that hold a share each of what one did: with the gates 1/E.
+
+        :raises ValueError: if some tokens would miss some experts, or gates can't be alike
+        """
+        raise ValueError(
+            f"`how`='split' needs a `router` whose gates can all start as 1/E, got {self.name!r}"
+        )
+
+    def gates_of(self, task: int | None) -> list[float] | None:
+        """Return the gates of the experts where they are the same for every token, else None.
+
+        :param task: the task whose tokens are meant; None: any
+        """
+        return None
+
     # What it costs, and what each row counts for.
 
     @property

@@ -17,7 +17,7 @@ from sb3_moe.layers.checks import whole_or_none
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.fused import soft_mixture
 from sb3_moe.layers.moe import NO_AUX, MoELayer, RouterInput
-from sb3_moe.layers.routers import ScoreRouter, check_score_options, make_router
+from sb3_moe.layers.routers import FAINT, ScoreRouter, check_score_options, make_router
 from sb3_moe.layers.routing import Routing, softmax_over_experts
 from sb3_moe.layers.tracing import is_recorded
 
@@ -129,6 +129,14 @@ class SoftMoE(MoELayer):
         if self.num_slots == 1:
             return x_BNK
         return x_BNK.view(*x_BNK.shape[:2], self.num_experts, self.num_slots)
+
+    def take_shares(self) -> None:
+        """Let the scores start so near 0 that all gates are as good as 1/E."""
+        self.router.soften(FAINT)
+
+    def gates_of(self, task: int | None) -> list[float] | None:
+        """Return the one gate of a single expert."""
+        return [1.0] if self.num_experts == 1 else None
 
     # With one token every slot holds that token, and each expert runs once.
 

@@ -28,6 +28,13 @@ class UniformMoE(MoELayer):
         """Return the layer; there are no options."""
         return cls(experts)
 
+    def take_shares(self) -> None:
+        """Nothing is to be done: the gates are 1/E."""
+
+    def gates_of(self, task: int | None) -> list[float] | None:
+        """Return 1/E for each expert."""
+        return [1.0 / self.num_experts] * self.num_experts
+
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Give every expert the weight 1/E."""
         shape = (*x_BNI.shape[:2], self.num_experts)

@@ -14,7 +14,7 @@ from sb3_moe.plots.inside import (
     draw_last_gates,
     load_diagnostics,
 )
-from sb3_moe.plots.save import save_figures
+from sb3_moe.plots.save import save_figure, save_figures
 from sb3_moe.plots.scores import (
     draw_forgetting,
     draw_learning_curves,
@@ -34,5 +34,6 @@ __all__ = [
     "draw_performance_profile",
     "draw_transfer",
     "load_diagnostics",
+    "save_figure",
     "save_figures",
 ]

@@ -84,6 +84,7 @@ class MoEPolicy(WrittenBy, BaseModel):
     adam_kwargs: ClassVar[dict[str, Any]] = {}
     encodes_in_experts: ClassVar[bool] = True
     _predicting = False
+    _has_experts = False
     _acts_between_updates = False
 
     def __init__(
@@ -132,6 +133,7 @@ class MoEPolicy(WrittenBy, BaseModel):
             **kwargs,
         )
         layers = self.moe_layers().values()
+        self._has_experts = bool(layers)
         self._acts_between_updates = any(layer.acts_between_updates for layer in layers)
         self._freeze_idle()
 
@@ -272,6 +274,8 @@ class MoEPolicy(WrittenBy, BaseModel):
         one moment at which the choice of experts can change without the data of an update coming
         from other experts than the update itself. ``predict`` says False too, and moves nothing.
         """
+        if self._predicting and self._has_experts and _is_in_mode(self, mode):
+            return  # Experts are many modules: to set each anew takes a fifth of a single action.
         super().set_training_mode(mode)
         if mode or self._predicting or not self._acts_between_updates:
             return
@@ -389,6 +393,12 @@ class MoEPolicy(WrittenBy, BaseModel):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _is_in_mode(module: nn.Module, mode: bool) -> bool:
+    """Say whether a module and all within are in training mode, or all out of it."""
+    inner = module._modules.values()
+    return module.training is mode and all(_is_in_mode(m, mode) for m in inner if m is not None)
 
 
 def _takes(

@@ -16,6 +16,7 @@ from torch import nn
 
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.plain_distributions import plain
 from sb3_moe.policies.towers import Layout
 
 HEAD_GAIN = {"pi": 0.01, "vf": 1.0}
@@ -75,6 +76,8 @@ class MoEActorCritic(_Policy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Build as SB3 does, then the heads with experts, then the optimiser over all of it."""
+        if any(options.is_moe for options in self.moe.values()):
+            self.action_dist: Any = plain(self.action_dist)
         super()._build(lr_schedule)
         for tower, architect in self._architects.items():
             name = "action_net" if tower == "pi" else "value_net"

@@ -13,6 +13,7 @@ from torch import nn
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
+from sb3_moe.policies.plain_distributions import plain
 from sb3_moe.policies.towers import Columns
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class GaussianActor(MoEPart):
     def put_experts(self, architect: Architect) -> None:
         """Replace hidden layers and heads."""
         actor: Any = self
+        actor.action_dist = plain(actor.action_dist)
         if architect.place.whole:
             self._put_big_experts(actor, architect)
             return

@@ -117,6 +117,21 @@ def test_everything_a_folder_has_is_saved(folder):
     assert all((folder / "figures" / name).stat().st_size > 1000 for name in names)
 
 
+def test_figures_are_saved_in_every_format_and_alike_each_time(folder):
+    first = plots.save_figures(folder, formats=("svg", "pdf"))
+    assert {path.suffix for path in first} == {".svg", ".pdf"}
+    assert len(first) == 12
+    before = [path.read_bytes() for path in first]
+    again = plots.save_figures(folder, formats=("svg", "pdf"))
+    assert [path.read_bytes() for path in again] == before
+
+
+@pytest.mark.parametrize("formats", [(), ("png", "gif")])
+def test_an_unknown_format_is_refused_with_the_known_ones(folder, formats):
+    with pytest.raises(ValueError, match=r"`formats` must be among png, svg, pdf, got"):
+        plots.save_figures(folder, formats=formats)
+
+
 def test_a_folder_with_diagnostics_alone_is_drawn_too(folder):
     (folder / "scores.npz").unlink()
     assert {path.stem for path in plots.save_figures(folder)} == {

@@ -86,3 +86,14 @@ def test_a_part_of_a_policy_predicts_without_moving_the_bias():
     before = state(model)
     model.q_net.predict(arena.observe(model), deterministic=True)
     assert_same(state(model), before)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC"])
+def test_predict_takes_every_layer_out_of_training_mode(algorithm):
+    model = arena.make(algorithm)
+    obs = arena.observe(model)
+    arena.predict(model, obs)
+    for layer in model.policy.moe_layers().values():
+        layer.train()
+        arena.predict(model, obs)
+        assert not any(module.training for module in model.policy.modules())

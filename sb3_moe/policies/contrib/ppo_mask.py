@@ -8,7 +8,11 @@ from sb3_contrib.common.maskable.policies import (
     MaskableMultiInputActorCriticPolicy,
 )
 
+from sb3_moe.policies.contrib.plain_masks import MASKABLE
 from sb3_moe.policies.on_policy import MoEActorCritic
+from sb3_moe.policies.plain_distributions import PLAIN
+
+PLAIN.update(MASKABLE)
 
 
 class MoeMlpPolicy(MoEActorCritic, MaskableActorCriticPolicy):  # type: ignore[misc]  # alike

@@ -1,0 +1,143 @@
+"""SB3's action distributions without a check of their arguments at every call.
+
+torch checks logits, means, deviations and actions whenever a distribution is made or asked. That is
+a third of the time of choosing an action, and on a GPU each check waits for the device. Here the
+same operations run in the same order, so that numbers and random draws are SB3's bit for bit; one
+look at the parameters where actions are chosen tells of a network that has diverged.
+
+Shapes: B batch, A actions or their components.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+    SquashedDiagGaussianDistribution,
+)
+from torch.distributions import Bernoulli, Categorical, Normal
+
+from sb3_moe.layers.tracing import is_recorded
+
+if TYPE_CHECKING:
+    _Distribution = Distribution
+else:
+    _Distribution = object
+
+
+class PlainCategorical(Categorical):
+    """torch's categorical distribution over rows of logits, (B, A)."""
+
+    def __init__(self, logits: th.Tensor) -> None:
+        super().__init__(logits=logits, validate_args=False)
+
+    def log_prob(self, value: th.Tensor) -> th.Tensor:
+        """Return the log-probability of one action per row, (B,)."""
+        if value.shape != self.logits.shape[:-1]:
+            return super().log_prob(value)  # type: ignore[no-untyped-call]  # torch's
+        return self.logits.gather(-1, value.long().unsqueeze(-1)).squeeze(-1)
+
+
+class LooksOnce(_Distribution):
+    """Look at a distribution's parameters where actions are chosen by it, and nowhere else."""
+
+    def get_actions(self, deterministic: bool = False) -> th.Tensor:
+        """Return sampled actions or the most likely ones.
+
+        :raises ValueError: if a parameter is NaN, in torch's words
+        """
+        given = vars(self).get("distributions") or self.distribution
+        for each in given if isinstance(given, list) else [given]:
+            name = "loc" if isinstance(each, Normal) else "logits"
+            parameter = getattr(each, name)
+            if not is_recorded() and parameter.isnan().any():
+                raise ValueError(
+                    f"Expected parameter {name} (Tensor of shape {tuple(parameter.shape)}) to hold "
+                    "numbers, but found NaN: the network's weights have diverged, or it was given "
+                    "an observation with NaN"
+                )
+        return super().get_actions(deterministic)
+
+
+class PlainCategoricalDistribution(LooksOnce, CategoricalDistribution):
+    """For Discrete actions."""
+
+    def proba_distribution(self, action_logits: th.Tensor) -> PlainCategoricalDistribution:
+        """Set the logits, (B, A)."""
+        self.distribution = PlainCategorical(action_logits)
+        return self
+
+
+class PlainMultiCategoricalDistribution(LooksOnce, MultiCategoricalDistribution):
+    """For MultiDiscrete actions."""
+
+    def proba_distribution(self, action_logits: th.Tensor) -> PlainMultiCategoricalDistribution:
+        """Set the logits of all components side by side, (B, A)."""
+        parts = action_logits.split(list(self.action_dims), dim=1)
+        self.distribution = [PlainCategorical(part) for part in parts]
+        return self
+
+
+class PlainBernoulliDistribution(LooksOnce, BernoulliDistribution):
+    """For MultiBinary actions."""
+
+    def proba_distribution(self, action_logits: th.Tensor) -> PlainBernoulliDistribution:
+        """Set the logits, (B, A)."""
+        self.distribution = Bernoulli(logits=action_logits, validate_args=False)
+        return self
+
+
+class PlainGaussianDistribution(LooksOnce, DiagGaussianDistribution):
+    """For Box actions."""
+
+    def proba_distribution(
+        self, mean_actions: th.Tensor, log_std: th.Tensor
+    ) -> PlainGaussianDistribution:
+        """Set the means, (B, A), and what is the log of the deviations, (A,) or (B, A)."""
+        self.distribution = _normal(mean_actions, log_std)
+        return self
+
+
+class PlainSquashedGaussianDistribution(LooksOnce, SquashedDiagGaussianDistribution):
+    """For Box actions behind a tanh."""
+
+    def proba_distribution(
+        self, mean_actions: th.Tensor, log_std: th.Tensor
+    ) -> PlainSquashedGaussianDistribution:
+        """Set the means and the log of the deviations before the tanh, (B, A)."""
+        self.distribution = _normal(mean_actions, log_std)
+        return self
+
+
+# By the class that SB3 makes. gSDE stays SB3's: its noise is what takes the time.
+PLAIN: dict[type[Any], type[Any]] = {
+    CategoricalDistribution: PlainCategoricalDistribution,
+    MultiCategoricalDistribution: PlainMultiCategoricalDistribution,
+    BernoulliDistribution: PlainBernoulliDistribution,
+    DiagGaussianDistribution: PlainGaussianDistribution,
+    SquashedDiagGaussianDistribution: PlainSquashedGaussianDistribution,
+}
+
+
+def plain(distribution: Distribution) -> Distribution:
+    """Return the plain counterpart of SB3's distribution, or one of another class as it is.
+
+    :param distribution: as the policy or actor has it
+    """
+    plain_class = PLAIN.get(type(distribution))
+    if plain_class is None:
+        return distribution
+    counterpart: Distribution = object.__new__(plain_class)
+    vars(counterpart).update(vars(distribution))
+    return counterpart
+
+
+def _normal(mean_actions: th.Tensor, log_std: th.Tensor) -> Normal:
+    std = th.ones_like(mean_actions) * log_std.exp()
+    return Normal(mean_actions, std, validate_args=False)
