@@ -62,6 +62,7 @@ def test_nothing_that_is_masked_is_done(algorithm, placement, world):
         arena.train(model, 16)
 
 
+@pytest.mark.full  # several seconds each
 @asked.over("masks learned", MASKED)
 def test_it_learns_with_masks_what_it_cannot_without(algorithm, placement):
     env = InvalidActionEnvDiscrete(dim=30, n_invalid_actions=24)
