@@ -1,4 +1,4 @@
-"""A device where there is none: whoever waits for its values is noted, and a mix with the host fails.
+"""A device where there is none: who waits for its values is noted, and a mix with the host fails.
 
 torch's fake tensors have shapes, types and devices but no values. An operation on tensors of two
 devices raises. What would read a value is noted with the place in the code that asked, and is
@@ -89,6 +89,8 @@ class Watch(TorchDispatchMode):
                 [each for index in args[1] for each in self._positions(index)],
                 *args[2:],
             )
+        if func is ATEN._grouped_mm.default:
+            return _grouped(func, *args, **kwargs)
         if func is ATEN._to_copy.default:
             self._note(kwargs.get("device") or args[0].device, args[0].device)
         elif func is ATEN.copy_.default:
@@ -146,11 +148,18 @@ def _place() -> Place:
 # What torch's fake tensors can't do; each does the same, as far as devices go.
 
 
+def _grouped(func: Any, x: th.Tensor, weight: th.Tensor, *args: Any, **kwargs: Any) -> th.Tensor:
+    """Stand for the grouped product of other types than the one that its shapes are known for."""
+    out: th.Tensor = func(x.bfloat16(), weight.bfloat16(), *args, **kwargs)
+    return out.to(x.dtype)
+
+
 def _to_numpy(tensor: th.Tensor, *, force: bool = False) -> np.ndarray[Any, Any]:
-    """Stand for ``Tensor.numpy``: zeros."""
+    """Stand for ``Tensor.numpy``, with ones, or zeros for whole numbers."""
     if tensor.device.type != "cpu" and not force:
         raise TypeError(f"can't convert a tensor on {tensor.device} to numpy: copy it first")
-    return np.zeros(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+    make = np.ones if tensor.is_floating_point() else np.zeros
+    return make(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
 
 def _on_host_first(make: Callable[..., th.Tensor]) -> Callable[..., th.Tensor]:

@@ -53,6 +53,8 @@ TRAINING = {
 DENSE = {
     Place("stable_baselines3/common/distributions.py", "proba_distribution"): CHECKED,
     Place("stable_baselines3/common/distributions.py", "log_prob"): CHECKED,
+    Place("sb3_contrib/common/maskable/distributions.py", "__init__"): CHECKED,
+    Place("sb3_contrib/common/maskable/distributions.py", "apply_masking"): CHECKED,
 }
 LOOKING = {
     Place(
@@ -79,7 +81,8 @@ LOOKING = {
     Place(
         "sb3_moe/plasticity/weights.py",
         "_norm",
-        "return float(th.linalg.vector_norm(th.stack([th.linalg.vector_norm(t) for t in tensors])))",
+        "return float(th.linalg.vector_norm("
+        "th.stack([th.linalg.vector_norm(t) for t in tensors])))",
     ): NUMBER,
     Place(
         "sb3_moe/plasticity/weights.py",

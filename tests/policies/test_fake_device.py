@@ -178,7 +178,7 @@ def test_every_way_to_read_a_value_is_noted(ask, number):
 
 
 def test_a_tensor_that_stays_on_the_host_fails():
-    with fake_device(), pytest.raises(RuntimeError, match="(?i)device"):
+    with fake_device(), pytest.raises(RuntimeError, match="device"):
         th.ones(3, device=NAME) + th.ones(3)
 
 
@@ -199,7 +199,7 @@ def test_a_second_read_in_a_function_that_may_read_once_is_undue():
 
 
 def test_the_device_leaves_torch_as_it_was():
-    assert not th.get_default_device().type == NAME
+    assert th.get_default_device().type != NAME
     with fake_device():
         pass
     assert th.ones(2).numpy().tolist() == [1.0, 1.0]
