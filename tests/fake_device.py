@@ -192,7 +192,11 @@ def _deep_copy(tensor: th.Tensor, memo: dict[int, Any]) -> th.Tensor:
 
 @th.no_grad()
 def _set_data(tensor: th.Tensor, value: th.Tensor) -> None:
-    tensor.copy_(value)
+    """Stand for ``tensor.data = value``, which refuses a tensor that was moved in place."""
+    if tensor.shape == value.shape:
+        tensor.copy_(value)
+    else:  # while it is built
+        th.Tensor.data.__set__(tensor, value)  # type: ignore[attr-defined]
 
 
 _DATA = property(th.Tensor.data.__get__, _set_data)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The tests on the fake device fail where any path that they cover waits for it or mixes devices."""
+"""The tests on the fake device fail where a path that they cover waits for it or mixes devices."""
 
 from importlib import import_module
 from itertools import cycle
@@ -25,7 +25,7 @@ MUTATIONS = {
 }
 FAMILIES = [pair for pair in arena.PAIRS if pair[1].startswith("MoeMlp")]
 MEASURES = [
-    "sb3_moe.plasticity.measure:measure_weights",
+    "sb3_moe.plasticity.measure:online_parameters",
     "sb3_moe.plasticity.measure:dormant_fraction",
     "sb3_moe.plasticity.measure:dormant_fraction_per_expert",
     "sb3_moe.plasticity.measure:effective_rank",
@@ -107,7 +107,7 @@ def test_a_mutation_in_a_policy_of_each_family_is_found(algorithm, alias, mutati
     def run():
         model = on_device.make(algorithm, alias, placement="middle")
         layer = next(iter(model.policy.moe_layers().values()))
-        spoil(monkeypatch, layer.experts, "mixture", mutation)
+        spoil(monkeypatch, type(layer), "forward", mutation)
         on_device.learn(model)
 
     fails(run, mutation)
@@ -116,7 +116,9 @@ def test_a_mutation_in_a_policy_of_each_family_is_found(algorithm, alias, mutati
 @pytest.mark.parametrize(("router", "mutation"), list(with_each([*ROUTERS])))
 def test_a_mutation_in_each_router_is_found(router, mutation, monkeypatch):
     def run():
-        model = on_device.make("PPO", "MoeMultiInputPolicy", placement="middle", router=router)
+        tokens = "feature" if router == "expert_choice" else "sample"
+        options = {"placement": "middle", "router": router, "tokens": tokens}
+        model = on_device.make("PPO", "MoeMultiInputPolicy", **options)
         layer = next(iter(model.policy.moe_layers().values()))
         spoil(monkeypatch, type(layer), "forward", mutation)
         on_device.learn(model)
