@@ -26,6 +26,7 @@ Name = Literal[
     "study",
     "start_scale",
     "saving",
+    "device",
 ]
 NAMES: tuple[Name, ...] = get_args(Name)
 # Small networks train fastest on one thread; a layer may be used in larger ones.
@@ -78,6 +79,8 @@ def run(name: Name, options: Options) -> None:
     benchmark = importlib.import_module(f"benchmarks.{name}")
     takes_device = "device" in inspect.signature(benchmark.run).parameters
     rows = benchmark.run(device=options.device) if takes_device else benchmark.run()
+    if not rows:
+        return
     about = {"threads": th.get_num_threads(), **report.machine(options.device)}
     title = f"{name}-{options.device}-{th.get_num_threads()}-threads".replace(":", "")
     report.show(title, rows, about)

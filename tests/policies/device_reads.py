@@ -55,6 +55,7 @@ DENSE = {
     Place("stable_baselines3/common/distributions.py", "log_prob"): CHECKED,
     Place("sb3_contrib/common/maskable/distributions.py", "__init__"): CHECKED,
     Place("sb3_contrib/common/maskable/distributions.py", "apply_masking"): CHECKED,
+    Place("sb3_contrib/common/maskable/distributions.py", "log_prob"): CHECKED,
 }
 LOOKING = {
     Place(

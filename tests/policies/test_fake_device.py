@@ -137,8 +137,8 @@ def test_every_read_and_every_copy_of_the_list_happens():
     watches = [looked_at(*pair) for pair in MIXED]
     watches += [buffered(algorithm, "MoeMlpPolicy") for algorithm in BUFFERS]
     with fake_device() as dense:
-        model = on_device.make("PPO", "MoeMlpPolicy", placement="none")
-        on_device.learn(model)
+        for algorithm in ("PPO", "MaskablePPO"):
+            on_device.learn(on_device.make(algorithm, "MoeMlpPolicy", placement="none"))
         for algorithm, alias in MIXED:
             model = on_device.make(algorithm, alias, placement="none")
             model.predict(arena.observe(model))
