@@ -28,6 +28,7 @@ Name = Literal[
     "saving",
     "growth",
     "memory",
+    "device",
 ]
 # Runs of millions of steps are too long to go with the others.
 NAMES: tuple[Name, ...] = tuple(name for name in get_args(Name) if name != "memory")
@@ -81,6 +82,8 @@ def run(name: Name, options: Options) -> None:
     benchmark = importlib.import_module(f"benchmarks.{name}")
     takes_device = "device" in inspect.signature(benchmark.run).parameters
     rows = benchmark.run(device=options.device) if takes_device else benchmark.run()
+    if not rows:
+        return
     about = {"threads": th.get_num_threads(), **report.machine(options.device)}
     title = f"{name}-{options.device}-{th.get_num_threads()}-threads".replace(":", "")
     report.show(title, rows, about)

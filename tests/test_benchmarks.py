@@ -5,7 +5,7 @@ import json
 import pytest
 import torch as th
 
-from benchmarks import before, growth, layers, memory, paths, peers, report, start_scale
+from benchmarks import before, device, growth, layers, memory, paths, peers, report, start_scale
 from benchmarks.timing import bounded, paired, ratio
 
 
@@ -138,3 +138,25 @@ def test_a_row_of_start_scales_shows_the_output_farthest_from_the_dense_networks
         "a, off": 0.5,
         "b, off": 0.25,
     }
+
+
+def test_training_on_a_device_compares_policies_buffers_and_a_compiled_policy(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(device.th, "compile", lambda function: compiled.append(1) or function)
+    rows = device.rows("cpu", rounds=1, num_envs=2)
+    names = [row["name"].removesuffix(" / dense, steps/s, 2 copies") for row in rows]
+    extra = [
+        f"{name}, {what}"
+        for name in ("dense", device.MIXTURE)
+        for what in ("buffer on the device", "compiled")
+    ]
+    assert names == [*device.POLICIES, *extra]
+    assert len(compiled) == 2
+    assert rows[0]["ratio"] == 1.0
+    assert all(row["steps_per_s"] > 0 for row in rows)
+
+
+def test_training_on_a_device_is_left_out_in_one_line_without_one(capsys):
+    assert device.run("cpu") == []
+    out = capsys.readouterr().out
+    assert out == "device: left out, as it needs a GPU that torch can use, got device 'cpu'\n"

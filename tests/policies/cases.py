@@ -92,8 +92,12 @@ def options_of(case: Case) -> dict[str, Any]:
     }
 
 
-def make(case: Case) -> Any:
-    """Build the model; where the task router needs an id in a Box, the Box ends in a one-hot."""
+def make(case: Case, **rest: Any) -> Any:
+    """Build the model; where the task router needs an id in a Box, the Box ends in a one-hot.
+
+    :param case: of the policy
+    :param rest: more arguments of ``arena.make``
+    """
     options = options_of(case)
     num_tasks = 0
     if case.router == "task" and arena.kind_of(case.alias) != "MultiInput":
@@ -102,4 +106,4 @@ def make(case: Case) -> Any:
     env = arena.default_env(case.algorithm, case.alias, num_tasks)
     if "Lstm" in case.alias:
         options["lstm_hidden_size"] = 12
-    return arena.make(case.algorithm, case.alias, env, **options)
+    return arena.make(case.algorithm, case.alias, env, **options, **rest)

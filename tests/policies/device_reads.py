@@ -1,0 +1,146 @@
+"""What may be asked of a device, each with its reason; anything else is a defect."""
+
+from __future__ import annotations
+
+from fake_device import Place, Watch
+
+ACTIONS = "the environment takes actions from the host"
+ROLLOUTS = "SB3's own rollouts are numpy arrays"
+LOGGED = "SB3 logs its losses"
+CHECKED = "torch checks the arguments of SB3's distributions, which dense policies have"
+NUMBER = "a measure is a number for the log"
+MASKED = "a remedy, once in many updates, takes the units that a mask says"
+OBSERVATIONS = "observations come from the host"
+MINIBATCHES = "SB3's own buffers are numpy arrays"
+STORED = "what the environment gave is copied once"
+DRAWN = "numpy draws the indices, as in SB3's buffers"
+
+TRAINING = {
+    Place(
+        "sb3_moe/policies/plain_distributions.py",
+        "get_actions",
+        "if not is_recorded() and parameter.isnan().any():",
+    ): "one look for NaN when actions are chosen",
+    Place("stable_baselines3/common/on_policy_algorithm.py", "collect_rollouts"): ACTIONS,
+    Place("sb3_contrib/ppo_mask/ppo_mask.py", "collect_rollouts"): ACTIONS,
+    Place("sb3_contrib/ppo_recurrent/ppo_recurrent.py", "collect_rollouts"): ACTIONS,
+    Place("stable_baselines3/common/policies.py", "predict"): ACTIONS,
+    Place("sb3_contrib/common/maskable/policies.py", "predict"): ACTIONS,
+    Place("sb3_contrib/common/recurrent/policies.py", "predict"): ACTIONS,
+    Place("stable_baselines3/common/buffers.py", "add"): ROLLOUTS,
+    Place("stable_baselines3/common/buffers.py", "compute_returns_and_advantage"): ROLLOUTS,
+    Place("sb3_contrib/common/recurrent/buffers.py", "add"): ROLLOUTS,
+    Place("stable_baselines3/ppo/ppo.py", "train"): LOGGED,
+    Place("stable_baselines3/a2c/a2c.py", "train"): LOGGED,
+    Place("stable_baselines3/dqn/dqn.py", "train"): LOGGED,
+    Place("stable_baselines3/sac/sac.py", "train"): LOGGED,
+    Place("stable_baselines3/td3/td3.py", "train"): LOGGED,
+    Place("sb3_contrib/qrdqn/qrdqn.py", "train"): LOGGED,
+    Place("sb3_contrib/tqc/tqc.py", "train"): LOGGED,
+    Place("sb3_contrib/crossq/crossq.py", "train"): LOGGED,
+    Place("sb3_contrib/ppo_mask/ppo_mask.py", "train"): LOGGED,
+    Place("sb3_contrib/ppo_recurrent/ppo_recurrent.py", "train"): f"{LOGGED}, and masks padding",
+    Place("sb3_contrib/trpo/trpo.py", "train"): f"{LOGGED}, and searches along a line",
+    Place("sb3_contrib/common/utils.py", "conjugate_gradient_solver"): "it ends by a residual",
+    Place("sb3_contrib/common/torch_layers.py", "forward"): "BatchRenorm counts to its warm-up",
+    Place("sb3_contrib/common/recurrent/policies.py", "_process_sequence"): "an episode began?",
+    Place(
+        "sb3_moe/buffers/rollout.py",
+        "add",
+        "both = th.stack([value.flatten(), log_prob.flatten()]).cpu().numpy()",
+    ): "SB3 computes advantages in numpy: one copy a step",
+}
+DENSE = {
+    Place("stable_baselines3/common/distributions.py", "proba_distribution"): CHECKED,
+    Place("stable_baselines3/common/distributions.py", "log_prob"): CHECKED,
+    Place("sb3_contrib/common/maskable/distributions.py", "__init__"): CHECKED,
+    Place("sb3_contrib/common/maskable/distributions.py", "apply_masking"): CHECKED,
+    Place("sb3_contrib/common/maskable/distributions.py", "log_prob"): CHECKED,
+}
+LOOKING = {
+    Place(
+        "sb3_moe/plasticity/dormant.py",
+        "dormant_scores",
+        "return activity_EH / mean if mean > 0 else th.zeros_like(activity_EH)",
+    ): "a silent layer is told apart",
+    Place(
+        "sb3_moe/plasticity/dormant.py",
+        "dormant_fraction",
+        "return float(dormant_mask(activity_EH, tau).double().mean())",
+    ): NUMBER,
+    Place("sb3_moe/plasticity/rank.py", "effective_rank", "if values.sum() == 0:"): NUMBER,
+    Place(
+        "sb3_moe/plasticity/rank.py",
+        "effective_rank",
+        "return float(th.special.entr(shares).sum().exp())",
+    ): NUMBER,
+    Place(
+        "sb3_moe/plasticity/rank.py",
+        "stable_rank",
+        "return float(squares.sum() / squares.max()) if squares.max() > 0 else 0.0",
+    ): NUMBER,
+    Place(
+        "sb3_moe/plasticity/weights.py",
+        "_norm",
+        "return float(th.linalg.vector_norm("
+        "th.stack([th.linalg.vector_norm(t) for t in tensors])))",
+    ): NUMBER,
+    Place(
+        "sb3_moe/plasticity/weights.py",
+        "zero_gradient_fraction",
+        "moved = 0 if gradient is None else int(gradient.count_nonzero())",
+    ): NUMBER,
+    Place(
+        "sb3_moe/callbacks/routing.py",
+        "_stacked",
+        "return th.stack(rows).double().cpu().numpy()",
+    ): NUMBER,
+    Place("sb3_moe/plasticity/redo.py", "redo", "counts[name] = int(mask_EH.sum())"): NUMBER,
+    Place(
+        "sb3_moe/plasticity/redo.py",
+        "_restart",
+        "view(tensor)[mask_EH] = view(new[name])[mask_EH]",
+    ): MASKED,
+}
+READS = TRAINING | DENSE | LOOKING
+
+# What is copied to the device.
+UPLOADS = {
+    Place("stable_baselines3/common/utils.py", "obs_as_tensor"): OBSERVATIONS,
+    Place("stable_baselines3/common/utils.py", "<dictcomp>"): OBSERVATIONS,
+    Place("stable_baselines3/common/buffers.py", "to_torch"): MINIBATCHES,
+    Place("sb3_contrib/common/recurrent/buffers.py", "<listcomp>"): MINIBATCHES,
+    Place("sb3_contrib/ppo_recurrent/ppo_recurrent.py", "collect_rollouts"): "episodes' starts",
+    Place("sb3_contrib/common/recurrent/policies.py", "predict"): "episodes' starts",
+    Place("sb3_contrib/common/maskable/distributions.py", "apply_masking"): "masks, one number",
+    Place("sb3_contrib/common/maskable/distributions.py", "entropy"): "one number",
+    Place(
+        "sb3_moe/buffers/observations.py", "write", "tensor.copy_(source, non_blocking=True)"
+    ): STORED,
+    Place(
+        "sb3_moe/buffers/rollout.py",
+        "_finish",
+        "self._scalars = th.from_numpy(np.stack([row[:, 0] for row in rows])).to(self.device)",
+    ): "advantages and returns, which SB3 computes in numpy",
+    Place(
+        "sb3_moe/buffers/rollout.py",
+        "get",
+        "order = th.from_numpy(np.random.permutation(size)).to(self.device)",
+    ): DRAWN,
+    Place(
+        "sb3_moe/buffers/replay.py",
+        "_gather",
+        "indices = th.from_numpy(flat_indices).to(self.device)",
+    ): DRAWN,
+}
+
+
+def undue(watch: Watch, *, dense: bool = False, looking: bool = False) -> set[Place]:
+    """Return where a device was asked for what it may not be asked for.
+
+    :param watch: what was noted
+    :param dense: whether the policy is one without experts
+    :param looking: whether measures or remedies were asked for
+    """
+    reads = TRAINING | (DENSE if dense else {}) | (LOOKING if looking else {})
+    return (watch.reads.keys() - reads) | (watch.uploads.keys() - UPLOADS)

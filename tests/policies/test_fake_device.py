@@ -1,0 +1,207 @@
+"""Policies train, act and are looked into on a device, and wait for it only where a list says."""
+
+from functools import cache
+
+import arena
+import cases
+import numpy as np
+import on_device
+import pytest
+import torch as th
+from device_reads import READS, UPLOADS, undue
+from fake_device import NAME, Place, Watch, fake_device
+from gymnasium import spaces
+
+from sb3_moe.buffers import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
+from sb3_moe.callbacks import PlasticityCallback, ReDoCallback, RoutingCallback
+from sb3_moe.layers import experts, paths
+
+EVERY = cases.every_case()
+SOME = cases.pairwise(EVERY)
+REST = [pytest.param(case, marks=pytest.mark.full) for case in EVERY if case not in SOME]
+BUFFERS = {
+    "PPO": {"rollout_buffer_class": DeviceRolloutBuffer},
+    "DQN": {"replay_buffer_class": DeviceReplayBuffer},
+    "SAC": {"replay_buffer_class": DeviceReplayBuffer},
+}
+
+
+@pytest.mark.parametrize("case", [*SOME, *REST], ids=str)
+def test_a_policy_trains_and_acts_on_the_device(case):
+    watch = on_device.train_and_act(case)
+    assert undue(watch, dense=case.placement == "none") == set()
+
+
+@cache
+def looked_at(algorithm, alias):
+    with fake_device() as watch:
+        model = on_device.make(algorithm, alias, router="top_k", placement="middle")
+        on_device.learn(model)
+        obs = arena.observe(model)
+        on_device.measure(model.policy, obs)
+        on_device.treat(model.policy, obs)
+        on_device.on_device(model)
+    return watch
+
+
+MIXED = [pair for pair in arena.PAIRS if pair[1].startswith("MoeMlp")] + [
+    ("PPO", "MoeMultiInputPolicy"),
+    ("SAC", "MoeCnnPolicy"),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "alias"), MIXED)
+def test_measures_and_remedies_read_what_they_return_and_no_more(algorithm, alias):
+    assert undue(looked_at(algorithm, alias), looking=True) == set()
+
+
+@cache
+def buffered(algorithm, alias):
+    with fake_device() as watch:
+        model = on_device.make(algorithm, alias, model=BUFFERS[algorithm])
+        on_device.learn(model)
+    return watch
+
+
+@pytest.mark.parametrize("alias", ["MoeMlpPolicy", "MoeCnnPolicy", "MoeMultiInputPolicy"])
+@pytest.mark.parametrize("algorithm", list(BUFFERS))
+def test_a_buffer_on_the_device_gives_minibatches_that_are_there(algorithm, alias):
+    watch = buffered(algorithm, alias)
+    assert undue(watch) == set()
+    from_numpy = {Place("stable_baselines3/common/buffers.py", "to_torch")}
+    assert not from_numpy & watch.uploads.keys()
+
+
+def test_a_rollout_on_the_device_is_read_once_a_step():
+    reads = buffered("PPO", "MoeMlpPolicy").reads
+    of_buffers = {place.file: n for place, n in reads.items() if place.function == "add"}
+    assert of_buffers == {"sb3_moe/buffers/rollout.py": on_device.STEPS}
+    looks = [n for place, n in reads.items() if place.function == "get_actions"]
+    assert looks == [on_device.STEPS]
+
+
+def test_batches_of_tasks_are_drawn_on_the_device():
+    space = arena.with_task(arena.FLAT)
+    obs = {"obs": np.zeros((2, 5), np.float32), "task_id": np.array([0, 1])}
+    with fake_device() as watch:
+        buffer = MultiTaskReplayBuffer(8, space, spaces.Discrete(4), NAME, 2)
+        infos = [{"task_id": 0}, {"task_id": 1}]
+        buffer.add(obs, obs, np.zeros((2, 1)), np.ones(2), np.zeros(2), infos)
+        batch = buffer.sample(4)
+    assert batch.rewards.device.type == batch.observations["obs"].device.type == NAME
+    assert not watch.reads
+    assert undue(watch) == set()
+
+
+def test_callbacks_look_at_a_policy_on_the_device():
+    with fake_device() as watch:
+        model = on_device.make("PPO", "MoeMlpPolicy", router="top_k", placement="middle")
+        probe = [arena.observe(model)]
+        every = {"every": 2, "probe": probe}
+        callbacks = [PlasticityCallback(**every, ntk_size=2), RoutingCallback(**every)]
+        on_device.learn(model, [*callbacks, ReDoCallback(2)])
+    agreement = {each for each in watch.reads if each.file == "sb3_moe/callbacks/routing.py"}
+    assert undue(watch, looking=True) - agreement == set()
+    assert agreement
+
+
+def test_sorted_rows_in_one_call_per_layer_stay_on_the_device(monkeypatch):
+    monkeypatch.setattr(paths, "MASK_LIMIT_ELSEWHERE", 0)
+    monkeypatch.setattr(experts, "can_group", lambda device, dtype: True)
+    calls = []
+    grouped = experts.StackedNetwork.grouped
+
+    def counted(self, *args):
+        calls.append(args[0].device.type)
+        return grouped(self, *args)
+
+    monkeypatch.setattr(experts.StackedNetwork, "grouped", counted)
+    with fake_device() as watch:
+        model = on_device.make(
+            "PPO", "MoeMlpPolicy", router="top_k", placement="middle", num_experts=8
+        )
+        on_device.learn(model)
+    assert undue(watch) == set()
+    assert set(calls) == {NAME}
+
+
+def test_without_such_a_call_nothing_is_counted_on_the_host(monkeypatch):
+    monkeypatch.setattr(paths, "MASK_LIMIT_ELSEWHERE", 0)
+    with fake_device() as watch:
+        model = on_device.make("PPO", "MoeMlpPolicy", router="top_k", placement="middle")
+        on_device.learn(model)
+    assert undue(watch) == set()
+
+
+def test_every_read_and_every_copy_of_the_list_happens():
+    watches = [looked_at(*pair) for pair in MIXED]
+    watches += [buffered(algorithm, "MoeMlpPolicy") for algorithm in BUFFERS]
+    with fake_device() as dense:
+        for algorithm in ("PPO", "MaskablePPO"):
+            on_device.learn(on_device.make(algorithm, "MoeMlpPolicy", placement="none"))
+        for algorithm, alias in MIXED:
+            model = on_device.make(algorithm, alias, placement="none")
+            model.predict(arena.observe(model))
+    watches.append(dense)
+    assert {place for watch in watches for place in watch.reads} == set(READS)
+    assert {place for watch in watches for place in watch.uploads} == set(UPLOADS)
+
+
+# The device itself.
+
+
+def reads(ask):
+    with fake_device() as watch:
+        ask(th.ones(3, device=NAME))
+    return sum(watch.reads.values())
+
+
+@pytest.mark.parametrize(
+    ("ask", "number"),
+    [
+        (lambda x: x.cpu(), 1),
+        (lambda x: x.to("cpu"), 1),
+        (lambda x: x.sum().item(), 1),
+        (lambda x: x.tolist(), 3),
+        (lambda x: float(x.sum()), 1),
+        (lambda x: bool((x > 0).any()), 1),
+        (lambda x: x[x > 0], 1),
+        (lambda x: x.nonzero(), 1),
+        (lambda x: th.empty(3).copy_(x), 1),
+        (lambda x: x.__setitem__(x > 0, 0.0), 0),
+        (lambda x: th.where(x > 0, x, 0.0), 0),
+        (lambda x: x + 1.0, 0),
+    ],
+)
+def test_every_way_to_read_a_value_is_noted(ask, number):
+    assert reads(ask) == number
+
+
+def test_a_tensor_that_stays_on_the_host_fails():
+    with fake_device(), pytest.raises(RuntimeError, match="device"):
+        th.ones(3, device=NAME) + th.ones(3)
+
+
+def test_a_copy_to_the_device_is_noted_with_its_place():
+    with fake_device() as watch:
+        th.ones(3).to(NAME)
+        th.tensor([1.0], device=NAME)
+    here = "tests/policies/test_fake_device.py"
+    place = Place(here, "test_a_copy_to_the_device_is_noted_with_its_place")
+    assert watch.uploads == {place: 2}
+
+
+def test_a_second_read_in_a_function_that_may_read_once_is_undue():
+    allowed = next(place for place in READS if place.function == "get_actions")
+    watch = Watch()
+    watch.reads.update([allowed, allowed._replace(line="parameter.sum().item()")])
+    assert [place.line for place in undue(watch)] == ["parameter.sum().item()"]
+
+
+def test_the_device_leaves_torch_as_it_was():
+    assert th.get_default_device().type != NAME
+    with fake_device():
+        pass
+    assert th.ones(2).numpy().tolist() == [1.0, 1.0]
+    assert th.nn.Linear(2, 2).to("cpu").weight.device.type == "cpu"
+    assert th.tensor([1.0], device="cpu").tolist() == [1.0]
