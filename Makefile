@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: run test test-full test-floor check format bench install clean
+.PHONY: run test test-full test-floor check format gif bench install clean
 .DEFAULT_GOAL := run
 
 $(PY):
@@ -24,7 +24,8 @@ $(VENV)/.dev: pyproject.toml | $(PY)
 	$(PY) -m pip install -e ".[study,contrib,minatar,atari,mujoco,dev]"
 	touch $@ $(VENV)/.test $(VENV)/.run
 
-run: $(VENV)/.run  ## train dense and MoE agents on three MinAtar games, and draw what happened
+run: $(VENV)/.run  ## train dense and MoE agents on two MinAtar games, and draw what happened
+	@echo "Training dense and MoE agents on MinAtar games: about three minutes on two cores."
 	$(PY) -m sb3_moe.study.first_run $(ARGS)
 
 test: $(VENV)/.test  ## the test suite
@@ -54,6 +55,9 @@ check: $(VENV)/.dev  ## format, lint, types, tests
 format: $(VENV)/.dev
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+gif: $(VENV)/.run  ## the film at the top of the README
+	$(PY) examples/12_watch.py --gif docs/watch.gif
 
 bench: $(VENV)/.dev  ## ratios against peers, measured in one run
 	$(PY) -m benchmarks $(ARGS)

@@ -27,8 +27,11 @@ Name = Literal[
     "start_scale",
     "saving",
     "device",
+    "growth",
+    "memory",
 ]
-NAMES: tuple[Name, ...] = get_args(Name)
+# Runs of millions of steps are too long to go with the others.
+NAMES: tuple[Name, ...] = tuple(name for name in get_args(Name) if name != "memory")
 # Small networks train fastest on one thread; a layer may be used in larger ones.
 ALL_THREADS = ("layers",)
 
@@ -37,7 +40,7 @@ ALL_THREADS = ("layers",)
 class Options:
     """Measure, print, and write tables to a folder.
 
-    :param only: which benchmarks to run
+    :param only: which benchmarks to run; of all, ``memory`` only where it is named
     :param device: where layers and policies run
     :param threads: torch's threads; 0 means 1 and, for layers, also as many as there are cores
     :param out: where the tables go
@@ -85,6 +88,8 @@ def run(name: Name, options: Options) -> None:
     title = f"{name}-{options.device}-{th.get_num_threads()}-threads".replace(":", "")
     report.show(title, rows, about)
     report.write(options.out, title, rows, about, getattr(benchmark, "HOW", report.HOW))
+    if hasattr(benchmark, "draw"):
+        benchmark.draw(rows, options.out / f"{title}.png")
 
 
 if __name__ == "__main__":

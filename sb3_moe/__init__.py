@@ -6,6 +6,7 @@ Importing this package registers the policy names with every algorithm that is i
 
 from sb3_moe import presets
 from sb3_moe.budget import describe
+from sb3_moe.growing import to_dense, upcycle
 from sb3_moe.moved import keep_old_paths
 from sb3_moe.policies.of_model import routing
 from sb3_moe.policies.registration import register
@@ -14,6 +15,7 @@ from sb3_moe.snapshot.resuming import resume
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
 from sb3_moe.vec_env.make import make_multitask_vec_env
 from sb3_moe.version import __version__
+from sb3_moe.watching import only_expert, swap_experts, watch, without_expert
 
 __all__ = [
     "GymnasiumVecEnv",
@@ -22,10 +24,16 @@ __all__ = [
     "describe",
     "load",
     "make_multitask_vec_env",
+    "only_expert",
     "presets",
     "resume",
     "routing",
     "save",
+    "swap_experts",
+    "to_dense",
+    "upcycle",
+    "watch",
+    "without_expert",
 ]
 
 keep_old_paths()

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 
 #: Extra by module. :mod:`sb3_moe_envs.extras` has those of the environments.
 EXTRAS = {
+    "PIL": "cli",
+    "imageio_ffmpeg": "video",
     "jinja2": "cli",
     "matplotlib": "cli",
     "pydantic": "cli",

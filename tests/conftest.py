@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import torch as th
+from browsing import browser_page, chromium  # noqa: F401  fixtures of all tests
 
 # Small networks are faster on one thread, and two workers share two cores.
 th.set_num_threads(1)

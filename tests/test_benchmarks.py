@@ -5,7 +5,7 @@ import json
 import pytest
 import torch as th
 
-from benchmarks import before, device, layers, paths, peers, report, start_scale
+from benchmarks import before, device, growth, layers, memory, paths, peers, report, start_scale
 from benchmarks.timing import bounded, paired, ratio
 
 
@@ -48,6 +48,18 @@ def test_a_row_says_whether_it_reached_its_target(value, met):
         "target": ">= 1.1",
         "met": met,
     }
+
+
+def test_the_exponent_of_a_power_law_is_found():
+    assert growth.exponent([1, 2, 8], [3.0, 3 * 2**1.5, 3 * 8**1.5]) == pytest.approx(1.5)
+
+
+def test_every_tenth_of_a_run_has_its_memory():
+    watch = memory.Resident(100)
+    for watch.num_timesteps in range(0, 101, 4):
+        watch._on_step()
+    assert len(watch.tenths) == 10
+    assert min(watch.tenths) > 1
 
 
 def test_flops_by_hand():

@@ -85,6 +85,14 @@ def test_describe_prints_what_the_towers_are(capsys):
     assert f"{budget.total.parameters:,}" in printed
 
 
+def test_a_notebook_shows_what_describe_printed_no_second_time(capsys):
+    budget = sb3_moe.describe(PPO("MoeMlpPolicy", "CartPole-v1"))
+    capsys.readouterr()
+    # IPython asks for nothing else of a value that has this.
+    assert budget._ipython_display_() is None
+    assert capsys.readouterr().out == ""
+
+
 def test_describe_refuses_a_policy_that_is_not_ours():
     with pytest.raises(TypeError, match=r"`model` must have one of this package's policies"):
         sb3_moe.describe(PPO("MlpPolicy", "CartPole-v1"))

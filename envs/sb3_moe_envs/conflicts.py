@@ -67,7 +67,8 @@ def conflicting_cartpoles(num_tasks: int, seed: int = 0) -> list[Task]:
     changes nothing, so that two tasks differ in more than that.
 
     :param num_tasks: at most 384
-    :raises ValueError: if there are not so many
+    :param seed: at least 0
+    :raises ValueError: if there are not so many, or the seed is no such number
     """
     return _tasks("CartPole", num_tasks, seed, signed=True, exchanged=(1, 0), most=384)
 
@@ -78,7 +79,8 @@ def conflicting_breakouts(num_tasks: int, seed: int = 0) -> list[Task]:
     The first is the plain one.
 
     :param num_tasks: at most 48; fewer of one seed are the first of more
-    :raises ValueError: if there are not so many
+    :param seed: at least 0
+    :raises ValueError: if there are not so many, or the seed is no such number
     """
     return _tasks("Breakout", num_tasks, seed, signed=False, exchanged=MIRRORED, most=48)
 
@@ -88,7 +90,7 @@ def _tasks(
 ) -> list[Task]:
     if whole("num_tasks", num_tasks) > most:
         raise ValueError(f"`num_tasks` must be at most {most}, got {num_tasks}")
-    random = Random(seed)
+    random = Random(whole("seed", seed, 0))
     plain: Drawn = ((0, 1, 2, 3), (1, 1, 1, 1), False)
     found = {plain: plain}
     while len(found) < num_tasks:

@@ -6,7 +6,7 @@ another. Each alone is exactly as hard as the world itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -15,6 +15,12 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
+
+from sb3_moe_envs.masks import has_masks, masks_of, masks_of_copies
+from sb3_moe_envs.numbers import whole
+
+#: where an info says which actions are allowed
+MASK = "action_mask"
 
 
 class Coordinates:
@@ -27,7 +33,7 @@ class Coordinates:
     :param actions: which action of the world's each action is; None: as it is
     :raises TypeError: if the spaces are of another kind
     :raises ValueError: if one is no permutation, or a sign is neither 1 nor -1, or integers that
-        have no sign would be negated
+        can't be negated would be
     """
 
     def __init__(
@@ -55,8 +61,24 @@ class Coordinates:
         return shown if self._signs is None else shown * self._signs
 
     def action(self, action: Any) -> Any:
-        """Give the world's action for one, or an array of them, of these coordinates."""
+        """Give the world's action for one, or an array of them, of these coordinates.
+
+        :raises ValueError: if one is below 0: it would count from the end
+        """
+        if np.any(np.less(action, 0)):
+            raise ValueError(f"actions must be of 0 to {len(self._actions) - 1}, got {action}")
         return self._actions[action]
+
+    def masks(self, masks: Any) -> np.ndarray:
+        """Show the world's masks of actions, (..., actions), in these coordinates."""
+        shown: np.ndarray = np.asarray(masks)[..., self._actions]
+        return shown
+
+    def info(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Show the world's masks in these coordinates where an info holds them."""
+        if MASK not in info:
+            return info
+        return {**info, MASK: self.masks(info[MASK])}
 
 
 class Conflicting(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], RecordConstructorArgs):
@@ -81,17 +103,28 @@ class Conflicting(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], RecordConstruct
         )
         self.observation_space = self._coordinates.observation_space
 
+    @property
+    def action_masks(self) -> Callable[[], np.ndarray]:
+        """What tells which actions are allowed; there only if the environment has such a method."""
+        if not has_masks(self.env):
+            raise AttributeError(f"{self.env} has no method `action_masks`")
+        return self._masks
+
+    def _masks(self) -> np.ndarray:
+        return self._coordinates.masks(masks_of(self.env))
+
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode."""
         observation, info = self.env.reset(**kwargs)
-        return self._coordinates.observation(observation), info
+        return self._coordinates.observation(observation), self._coordinates.info(info)
 
     def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """Act."""
         observation, reward, terminated, truncated, info = self.env.step(
             self._coordinates.action(action)
         )
-        return self._coordinates.observation(observation), reward, terminated, truncated, info
+        shown = self._coordinates.observation(observation)
+        return shown, reward, terminated, truncated, self._coordinates.info(info)
 
 
 class ConflictingVector(VectorWrapper):
@@ -115,6 +148,14 @@ class ConflictingVector(VectorWrapper):
         )
         self.single_observation_space = self._coordinates.observation_space
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+
+    @property
+    def action_masks(self) -> Callable[[], np.ndarray]:
+        """What tells each copy's allowed actions; there only if the world has such a method."""
+        own = masks_of_copies(self.env)
+        if own is None:
+            raise AttributeError(f"{self.env} has no method `action_masks`")
+        return lambda: self._coordinates.masks(own())
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
@@ -146,19 +187,31 @@ class ConflictingVector(VectorWrapper):
 
 
 def _permutation(name: str, given: Sequence[int] | None, length: int) -> np.ndarray:
-    order = list(range(length)) if given is None else list(given)
-    if sorted(order) != list(range(length)):
+    order = list(range(length)) if given is None else _numbers(given)
+    if order is None or sorted(order) != list(range(length)):
         raise ValueError(f"`{name}` must have each of 0 to {length - 1} once, got {given!r}")
     return np.array(order)
 
 
 def _signs(given: Sequence[int] | None, space: spaces.Box) -> np.ndarray | None:
-    assert space.dtype is not None
     if given is None:
         return None
-    signs, length = list(given), space.shape[-1]
-    if len(signs) != length or any(sign not in (1, -1) for sign in signs):
+    signs, length = _numbers(given), space.shape[-1]
+    if signs is None or len(signs) != length or any(sign not in (1, -1) for sign in signs):
         raise ValueError(f"`signs` must be {length} of 1 and -1, got {given!r}")
-    if np.issubdtype(space.dtype, np.unsignedinteger):
-        raise ValueError(f"`signs` must be None for observations of {space.dtype}, got {given!r}")
-    return np.array(signs, dtype=space.dtype)
+    dtype = np.dtype(space.dtype)
+    # The least of the signed integers has no opposite.
+    if dtype.kind in "bu" or (dtype.kind == "i" and (space.low == np.iinfo(dtype).min).any()):
+        raise ValueError(
+            f"`signs` must be None for observations of {dtype} from {space.low.min()} on, "
+            f"got {given!r}"
+        )
+    return np.array(signs, dtype=dtype)
+
+
+def _numbers(given: Any) -> list[int] | None:
+    """Read whole numbers; None for anything else."""
+    try:
+        return [whole("", value, None) for value in given]
+    except (TypeError, ValueError):
+        return None

@@ -2,7 +2,7 @@
 
     python examples/conflict/development.py runs/conflict
 
-reads the reports of `rates`, `rates_task`, `images_rates`, `routing` and the two `spread_...` in
+reads the reports of the `rates...`, `images_rates`, `routing` and the two `spread_...` in
 that folder, as far as they are there.
 """
 
@@ -20,6 +20,8 @@ from sb3_moe.study.report.tables import read_csv
 
 # Standard deviations that ten seeds a side can tell from nothing.
 SHARE, LEAST = 1.02, 10
+# The grid of rates, and where it goes on.
+RATES = ("rates", "rates_task", "rates_more")
 PRIMARY = (
     ("interleaved", "task-big", "dense"),
     ("interleaved", "task-big", "dense-wide"),
@@ -74,7 +76,7 @@ def development(root: Path) -> dict[str, Composites]:
     """Give the development composites of the primary networks, at their rates."""
     spread = composites(root, "spread_interleaved")
     interleaved: Composites = {network: dict(seeds) for network, seeds in spread.items()}
-    for network, rates in by_rate(composites(root, "rates", "rates_task")).items():
+    for network, rates in by_rate(composites(root, *RATES)).items():
         interleaved.setdefault(network, {}).update(rates[picked(rates)])
     return {"interleaved": interleaved, "sequence": composites(root, "spread_sequence")}
 
@@ -116,7 +118,7 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="with a folder for each study")
     root = parser.parse_args().root
     print("| network | return by rate | picked |\n|---|---|---|")
-    print("\n".join(rates_table(composites(root, "rates", "rates_task"))))
+    print("\n".join(rates_table(composites(root, *RATES))))
     print("\n| image network | return by rate | picked |\n|---|---|---|")
     print("\n".join(rates_table(composites(root, "images_rates", measure="area"))))
     print("\n| contrast | spread | margin | correlation |\n|---|---|---|---|")

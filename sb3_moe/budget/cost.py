@@ -66,14 +66,23 @@ class Budget:
         return "\n".join(lines)
 
 
+class Described(Budget):
+    """A budget that was printed already, so that a notebook doesn't show it again."""
+
+    def _ipython_display_(self) -> None:
+        """Show nothing."""
+
+
 def describe(model: BaseAlgorithm | BaseModel) -> Budget:
     """Print what a model's policy is made of and what it costs, and return the costs.
+
+    In a notebook it is shown once, as the last line of a cell too.
 
     :param model: an SB3 model, or the policy of one
     :raises TypeError: if the policy is not one of this package's
     """
     policy = policy_of(model)
-    budget = measure(policy)
+    budget = Described(measure(policy).parts)
     for tower in policy.moe:
         print(f"{tower}: {_in_words(policy, tower)}")
     print(budget)

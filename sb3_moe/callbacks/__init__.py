@@ -8,6 +8,7 @@ from sb3_moe.callbacks.remedies import (
     ResetHeadsCallback,
     ShrinkAndPerturbCallback,
 )
+from sb3_moe.callbacks.replay import ReplayCallback
 from sb3_moe.callbacks.rollout import TaskRolloutCallback
 from sb3_moe.callbacks.routing import RoutingCallback
 from sb3_moe.callbacks.snapshot import SnapshotCallback
@@ -23,6 +24,7 @@ __all__ = [
     "MultiTaskEvalCallback",
     "PlasticityCallback",
     "ReDoCallback",
+    "ReplayCallback",
     "ResetHeadsCallback",
     "RoutingCallback",
     "ShrinkAndPerturbCallback",

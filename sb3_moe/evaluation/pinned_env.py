@@ -49,7 +49,11 @@ def are_interleaved(env: VecEnv) -> bool:
 
 
 def make_pinned_env(
-    training_env: VecEnv, copies: int | None = None, seed: int | None = None
+    training_env: VecEnv,
+    copies: int | None = None,
+    seed: int | None = None,
+    *,
+    render_mode: str | None = None,
 ) -> VecEnv:
     """Build environments like the training ones, each of which plays one task for good.
 
@@ -57,12 +61,14 @@ def make_pinned_env(
     :param copies: how many environments for each task; None: as many as a task has in training,
         which saves jax from compiling once more
     :param seed: of the environments
+    :param render_mode: ``"rgb_array"`` for pictures; None: as in training
     :raises ValueError: if it can't be rebuilt
     """
     from sb3_moe_envs.schedules import Interleave
 
     built_with = _built_with(training_env)
     arguments = {name: value for name, value in built_with.items() if name not in NOT_COPIED}
+    arguments |= {"render_mode": render_mode} if render_mode else {}
     num_tasks = len(task_names(training_env))
     n_envs = copies * num_tasks if copies else _as_in_training(training_env, num_tasks)
     env = make_multitask_vec_env(**arguments, n_envs=n_envs, schedule=Interleave(), seed=seed)

@@ -24,15 +24,14 @@ class KeyFileError(ValueError):
 def key_path() -> Path:
     """Return where the key lies, or is to lie."""
     if chosen := os.environ.get(VARIABLE):
-        return Path(chosen)
+        return Path(os.path.expanduser(chosen))
     configuration = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return Path(configuration) / "sb3_moe" / "key"
 
 
 def chosen_key() -> dict[str, str]:
     """Return the variable that names another key, for processes elsewhere; empty if none does."""
-    chosen = os.environ.get(VARIABLE)
-    return {VARIABLE: os.path.abspath(chosen)} if chosen else {}
+    return {VARIABLE: str(key_path())} if os.environ.get(VARIABLE) else {}
 
 
 def sign(message: bytes, *, make: bool = False) -> str:
@@ -43,6 +42,9 @@ def sign(message: bytes, *, make: bool = False) -> str:
     :raises KeyFileError: if there is none, none can be made, or others can read it
     """
     path = key_path()
+    # Else whoever made the folder in which a program is started could have made the key.
+    if not path.is_absolute():
+        raise KeyFileError(f"the key's path must be absolute, got {path}")
     try:
         if make and not path.exists():
             _make(path)

@@ -40,6 +40,7 @@ class ExpertChoiceMoE(MoELayer):
     tokens: ClassVar[Sequence[str] | None] = ("conv", "feature")
     placements: ClassVar[Sequence[str] | None] = ("middle",)
     losses: ClassVar[frozenset[str]] = frozenset({"z"})
+    steers_itself: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -97,7 +98,11 @@ class ExpertChoiceMoE(MoELayer):
         batch, num_tokens, _ = x_BNI.shape
         capacity = self.capacity(num_tokens)
         logits_BNE = self.router(router_BNR)
-        probs_BEN = softmax_over_experts(logits_BNE).transpose(1, 2)
+        probs_BNE = softmax_over_experts(logits_BNE)
+        if self.steering is not None:
+            # No score would keep an expert from choosing: its output is zero.
+            probs_BNE = self.steering.gates(probs_BNE)
+        probs_BEN = probs_BNE.transpose(1, 2)
         gates_BEC, tokens_BEC = probs_BEN.topk(capacity, dim=-1)
         index_BK = tokens_BEC.flatten(1)
         rows_BKI = x_BNI.gather(1, index_BK.unsqueeze(-1).expand(-1, -1, x_BNI.shape[-1]))
@@ -114,6 +119,13 @@ class ExpertChoiceMoE(MoELayer):
     def capacity(self, num_tokens: int) -> int:
         """Return C, how many of a sample's tokens each expert takes."""
         return math.ceil(num_tokens * self.top_k / self.num_experts)
+
+    def take_copies(self) -> float:
+        """Refuse: what no expert picks comes out as zero, whatever the experts hold."""
+        raise ValueError(
+            f"`router`={self.name!r} can't take copies of a dense layer: a token that no expert "
+            "picks has no output"
+        )
 
     @property
     def num_chosen(self) -> int:

@@ -22,6 +22,8 @@ class MLPExpert(nn.Sequential):
     :cvar uses_width: whether it has a hidden layer, whose width can be chosen
     :cvar activates: whether the dense layer's activation is in it; else it follows the sum over
         experts, as it follows the dense layer
+    :cvar copies_dense: whether it does what the dense layer does once its first linear layer has
+        the dense one's weights and every other hands on what it gets
     :param in_features: features of a token
     :param width: of the hidden layer
     :param out_features: features of the output
@@ -32,6 +34,7 @@ class MLPExpert(nn.Sequential):
     stacks: ClassVar[bool] = True
     uses_width: ClassVar[bool] = True
     activates: ClassVar[bool] = True
+    copies_dense: ClassVar[bool] = True
 
     def __init__(
         self, in_features: int, width: int, out_features: int, activation: nn.Module
@@ -52,6 +55,7 @@ class LinearExpert(nn.Sequential):
     stacks: ClassVar[bool] = True
     uses_width: ClassVar[bool] = False
     activates: ClassVar[bool] = False
+    copies_dense: ClassVar[bool] = True
 
     def __init__(
         self, in_features: int, width: int, out_features: int, activation: nn.Module

@@ -17,6 +17,7 @@ from sb3_moe.layers.aux_loss import AuxCoefs, add_loss, total_loss
 from sb3_moe.layers.classes import own_options
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.routing import Routing
+from sb3_moe.layers.steering import Steering
 from sb3_moe.layers.tracing import is_recorded
 
 NO_AUX = AuxCoefs()
@@ -55,6 +56,10 @@ class MoELayer(nn.Module):
     :cvar placements: where it can sit; None: anywhere
     :cvar leaves_out: whether an expert may get no row at all
     :cvar losses: the auxiliary losses that policies may give it: it learns from them
+    :cvar steers_itself: :meth:`route` asks ``steering`` before it makes gates; else
+        :meth:`combine` changes the gates that it is given
+    :cvar when_off: half a sentence for reports, about an expert that is switched off
+    :cvar steering: what someone who looks inside does to the routing for a while
     :param experts: the experts
     :param aux: coefficients of the auxiliary losses, added while training
     :raises ValueError: if there is an auxiliary loss and nothing that it could teach
@@ -70,6 +75,9 @@ class MoELayer(nn.Module):
     tokens: ClassVar[Sequence[str] | None] = None
     placements: ClassVar[Sequence[str] | None] = None
     losses: ClassVar[frozenset[str]] = frozenset()
+    steers_itself: ClassVar[bool] = False
+    when_off: ClassVar[str] = "its output is zero, and the others count as before"
+    steering: Steering | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Name what the class does not name itself."""
@@ -144,6 +152,8 @@ class MoELayer(nn.Module):
         :return: (B, N, O) and the routing
         """
         y_BNO, routing = self.route(x_BNI, x_BNI if router_BNR is None else router_BNR)
+        if self.steering is not None:
+            self._check_steered(self.steering, routing)
         if aux and self.training and self.aux != NO_AUX and th.is_grad_enabled():
             y_BNO = add_loss(y_BNO, total_loss(routing, self.aux))
         return y_BNO, routing
@@ -175,6 +185,10 @@ class MoELayer(nn.Module):
         :raises ValueError: if there isn't a gate for each token and expert
         """
         self._check_gates(x_BNI, gates_BNE)
+        if self.steering is not None and not self.steers_itself:
+            gates_BNE = self.steering.gates(gates_BNE)
+            if experts_BNk is not None:
+                experts_BNk = self.steering.chosen(experts_BNk)
         x_TI, gates_TE = x_BNI.flatten(0, 1), gates_BNE.flatten(0, 1)
         if experts_BNk is None:
             y_TO = self.experts.mixture(x_TI, gates_TE)
@@ -195,6 +209,17 @@ class MoELayer(nn.Module):
                 f"and expert, {wanted}, got {got}"
             )
 
+    def _steered(self, scores_BNK: th.Tensor) -> th.Tensor:
+        """Return scores as whoever looks inside wants them."""
+        return scores_BNK if self.steering is None else self.steering.scores(scores_BNK)
+
+    def _check_steered(self, steering: Steering, routing: Routing) -> None:
+        if steering.off and routing.gates_BNE[..., sorted(steering.off)].any():
+            raise ValueError(
+                f"the router {self.name!r} must call `self.combine` in `route` for experts to be "
+                f"switched off, and gave {sorted(steering.off)} weight all the same"
+            )
+
     def between_updates(self) -> None:
         """Change what may only change between two updates of the policy."""
 
@@ -202,6 +227,31 @@ class MoELayer(nn.Module):
     def acts_between_updates(self) -> bool:
         """Whether :meth:`between_updates` does anything."""
         return type(self).between_updates is not MoELayer.between_updates
+
+    # How it grows out of one network, and back into one.
+
+    def take_copies(self) -> float:
+        """Get ready for experts that are all alike, and return what the gates of a token sum to.
+
+        :raises ValueError: if alike experts would not do for each token what one of them does
+        """
+        return 1.0
+
+    def take_shares(self) -> None:
+        """Get ready for experts that hold a share each of what one did: with the gates 1/E.
+
+        :raises ValueError: if some tokens would miss some experts, or gates can't be alike
+        """
+        raise ValueError(
+            f"`how`='split' needs a `router` whose gates can all start as 1/E, got {self.name!r}"
+        )
+
+    def gates_of(self, task: int | None) -> list[float] | None:
+        """Return the gates of the experts where they are the same for every token, else None.
+
+        :param task: the task whose tokens are meant; None: any
+        """
+        return None
 
     # What it costs, and what each row counts for.
 

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 from sb3_moe.layers.checks import not_negative, widths, yes_or_no
 from sb3_moe.layers.tracing import is_watched
 
+# So small are scores that all gates are as good as alike, and still tell which is the largest.
+FAINT = 1e-6
+
 
 class ScoreRouter(nn.Module):
     """What gives experts or slots scores.
@@ -37,6 +40,10 @@ class ScoreRouter(nn.Module):
             raise ValueError(
                 f"`router` must have {rule} = {num_scores} scores, got {self.num_scores}"
             )
+
+    def soften(self, factor: float) -> None:
+        """Multiply the scores of every token by a number, in the weights."""
+        raise NotImplementedError
 
 
 class LinearRouter(ScoreRouter):
@@ -75,6 +82,11 @@ class LinearRouter(ScoreRouter):
         else:
             self.weight_RK = nn.Parameter(weight_RK)
         self.scale = nn.Parameter(th.ones(())) if normalize else None
+
+    @th.no_grad()
+    def soften(self, factor: float) -> None:
+        """Multiply the scale where there is one: the weights' size makes no difference there."""
+        (self.weight_RK if self.scale is None else self.scale).mul_(factor)
 
     def as_matrix(self) -> th.Tensor | None:
         """Return the weights (R, K) where a product with them is all there is to the scores."""
@@ -126,6 +138,10 @@ class MLPRouter(ScoreRouter):
         if frozen:
             for layer in layers[::2]:
                 _freeze(layer)
+
+    def soften(self, factor: float) -> None:
+        """Multiply the last layer's scores."""
+        self.last.soften(factor)
 
     def forward(self, x_BNR: th.Tensor) -> th.Tensor:
         """Return the scores (B, N, K)."""

@@ -17,7 +17,7 @@ from sb3_moe.layers.checks import whole_or_none
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.fused import soft_mixture
 from sb3_moe.layers.moe import NO_AUX, MoELayer, RouterInput
-from sb3_moe.layers.routers import ScoreRouter, check_score_options, make_router
+from sb3_moe.layers.routers import FAINT, ScoreRouter, check_score_options, make_router
 from sb3_moe.layers.routing import Routing, softmax_over_experts
 from sb3_moe.layers.tracing import is_recorded
 
@@ -37,6 +37,8 @@ class SoftMoE(MoELayer):
     meaning: ClassVar[str] = "a learned router weighs all of them"
     learns: ClassVar[bool] = True
     losses: ClassVar[frozenset[str]] = frozenset({"balance", "importance", "z"})
+    steers_itself: ClassVar[bool] = True
+    when_off: ClassVar[str] = "its score is minus infinity, and the others share its weight"
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class SoftMoE(MoELayer):
         """Compute the output and the routing, whose gates are the combine weights."""
         if x_BNI.shape[1] == 1:
             return self._one_token(x_BNI, router_BNR)
-        logits_BNK = self.router(router_BNR)
+        logits_BNK = self._steered(self.router(router_BNR))
         size = self._chunk_size(x_BNI, logits_BNK)
         if size is None:
             y_BNO = self._many_tokens(x_BNI, logits_BNK)
@@ -96,12 +98,13 @@ class SoftMoE(MoELayer):
 
     def _one_token(self, x_B1I: th.Tensor, router_B1R: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Mix all experts' outputs: every slot holds the one token itself."""
-        if self.num_slots == 1 and (weight_RE := self.router.as_matrix()) is not None:
+        plain = self.num_slots == 1 and self.steering is None
+        if plain and (weight_RE := self.router.as_matrix()) is not None:
             two_layers = self.experts.two_layers(x_B1I.shape[0])
             if two_layers is not None:
                 y_B1O, logits_B1E = soft_mixture(x_B1I, router_B1R, weight_RE, two_layers)
                 return y_B1O, Routing(logits_BNE=logits_B1E)
-        logits_B1K = self.router(router_B1R)
+        logits_B1K = self._steered(self.router(router_B1R))
         weights_B1K = softmax_over_experts(logits_B1K)
         routing = Routing(self._by_slot(weights_B1K), self._by_slot(logits_B1K))
         y_BO = self.experts.mixture(x_B1I.squeeze(1), routing.gates_BNE.squeeze(1))
@@ -129,6 +132,14 @@ class SoftMoE(MoELayer):
         if self.num_slots == 1:
             return x_BNK
         return x_BNK.view(*x_BNK.shape[:2], self.num_experts, self.num_slots)
+
+    def take_shares(self) -> None:
+        """Let the scores start so near 0 that all gates are as good as 1/E."""
+        self.router.soften(FAINT)
+
+    def gates_of(self, task: int | None) -> list[float] | None:
+        """Return the one gate of a single expert."""
+        return [1.0] if self.num_experts == 1 else None
 
     # With one token every slot holds that token, and each expert runs once.
 

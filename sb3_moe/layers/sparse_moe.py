@@ -15,7 +15,7 @@ from sb3_moe.layers.aux_loss import AuxCoefs
 from sb3_moe.layers.checks import not_negative, whole, yes_or_no
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.moe import NO_AUX, MoELayer, RouterInput
-from sb3_moe.layers.routers import ScoreRouter, check_score_options, make_router
+from sb3_moe.layers.routers import FAINT, ScoreRouter, check_score_options, make_router
 from sb3_moe.layers.routing import Routing, counts, softmax_over_experts
 
 
@@ -45,6 +45,8 @@ class SparseMoE(MoELayer):
     learns: ClassVar[bool] = True
     leaves_out: ClassVar[bool] = True
     losses: ClassVar[frozenset[str]] = frozenset({"balance", "importance", "z"})
+    steers_itself: ClassVar[bool] = True
+    when_off: ClassVar[str] = "its score is minus infinity, and others are chosen in its place"
 
     running_bias_E: th.Tensor
     running_count_E: th.Tensor
@@ -120,9 +122,11 @@ class SparseMoE(MoELayer):
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output and the kept gates."""
-        logits_BNE = self.router(router_BNR)
+        logits_BNE = self._steered(self.router(router_BNR))
         probs_BNE = softmax_over_experts(logits_BNE)
-        scores_BNE = probs_BNE + self.running_bias_E if self.bias_rate else probs_BNE
+        scores_BNE = probs_BNE
+        if self.bias_rate:
+            scores_BNE = probs_BNE + self._steered(self.running_bias_E)
         experts_BNk = best(scores_BNE.detach(), self.top_k)
         kept_BNE = th.zeros_like(probs_BNE).scatter(-1, experts_BNk, 1.0)
         if self.renormalize:
@@ -132,6 +136,29 @@ class SparseMoE(MoELayer):
         if self.bias_rate and self.training and th.is_grad_enabled():
             self.running_count_E += counts(experts_BNk, self.num_experts)
         return self.combine(x_BNI, gates_BNE, logits_BNE=logits_BNE, experts_BNk=experts_BNk)
+
+    def take_copies(self) -> float:
+        """Let kept gates that don't sum to 1 start all but alike, and still choose by the token."""
+        if self.renormalize or self.top_k == self.num_experts:
+            return 1.0
+        self.router.soften(FAINT)
+        return self.top_k / self.num_experts
+
+    def take_shares(self) -> None:
+        """Let the scores start so near 0 that all gates are as good as 1/E.
+
+        :raises ValueError: if tokens don't see all experts
+        """
+        if self.top_k < self.num_experts:
+            raise ValueError(
+                "`how`='split' needs `top_k` to be the number of experts, "
+                f"{self.num_experts}, for each token needs all shares, got {self.top_k}"
+            )
+        self.router.soften(FAINT)
+
+    def gates_of(self, task: int | None) -> list[float] | None:
+        """Return the one gate of a single expert."""
+        return [1.0] if self.num_experts == 1 else None
 
     @property
     def num_chosen(self) -> int:

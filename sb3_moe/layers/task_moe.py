@@ -37,6 +37,18 @@ class TaskMoE(MoELayer):
         gates_BNE = th.zeros_like(router_BNR).scatter(-1, experts_BN1, 1.0)
         return self.combine(x_BNI, gates_BNE, experts_BNk=experts_BN1)
 
+    def gates_of(self, task: int | None) -> list[float] | None:
+        """Return 1 for the task's own expert.
+
+        :raises ValueError: if no task is named, or there is no such task
+        """
+        if task is None and self.num_experts > 1:
+            raise ValueError(
+                f"`task` must be one of 0 to {self.num_experts - 1} with `router`={self.name!r}, "
+                "whose experts serve a task each, got None"
+            )
+        return [float(k == (task or 0)) for k in range(self.num_experts)]
+
     @property
     def num_chosen(self) -> int:
         """One expert serves a token."""

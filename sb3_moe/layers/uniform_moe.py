@@ -12,7 +12,7 @@ import torch as th
 
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.moe import MoELayer, RouterInput
-from sb3_moe.layers.routing import Routing
+from sb3_moe.layers.routing import Routing, softmax_over_experts
 
 
 class UniformMoE(MoELayer):
@@ -22,13 +22,25 @@ class UniformMoE(MoELayer):
     title: ClassVar[str] = "Uniform"
     meaning: ClassVar[str] = "all count the same (a control)"
     blind: ClassVar[bool] = True
+    steers_itself: ClassVar[bool] = True
+    when_off: ClassVar[str] = "the others share its weight"
 
     @classmethod
     def build(cls, experts: Experts, sees: RouterInput) -> Self:  # type: ignore[override]
         """Return the layer; there are no options."""
         return cls(experts)
 
+    def take_shares(self) -> None:
+        """Nothing is to be done: the gates are 1/E."""
+
+    def gates_of(self, task: int | None) -> list[float] | None:
+        """Return 1/E for each expert."""
+        return [1.0 / self.num_experts] * self.num_experts
+
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Give every expert the weight 1/E."""
         shape = (*x_BNI.shape[:2], self.num_experts)
+        if self.steering is not None:
+            scores_BNE = self.steering.scores(x_BNI.new_zeros(shape))
+            return self.combine(x_BNI, softmax_over_experts(scores_BNE))
         return self.combine(x_BNI, x_BNI.new_full(shape, 1.0 / self.num_experts))

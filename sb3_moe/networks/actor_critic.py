@@ -6,7 +6,7 @@ Shapes: B batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 from gymnasium import spaces
@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_moe.networks.base import Network, Networks
+from sb3_moe.networks.decisions import Decision, of_distribution
 
 
 class ActorCriticNetworks(Networks):
@@ -59,8 +60,22 @@ class ActorCriticNetworks(Networks):
         actor_B = mode.sum(-1) if continuous else distribution.log_prob(mode)
         return {"pi": actor_B, "vf": self.policy.predict_values(obs, *memory).flatten()}
 
+    def decide(
+        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+    ) -> tuple[Decision, Any]:
+        """Return the actor's distribution and the value."""
+        values_B = self.policy.predict_values(obs).flatten()
+        return of_distribution(self.policy.get_distribution(obs, **masks), {"vf": values_B}), None
+
     def _distribution(self, obs: PyTorchObs, memory: tuple[Any, ...]) -> Any:
         return self.policy.get_distribution(obs, *memory)
+
+
+class Memories(NamedTuple):
+    """The states of both LSTMs, named as sb3-contrib does."""
+
+    pi: Any
+    vf: Any
 
 
 class RecurrentNetworks(ActorCriticNetworks):
@@ -96,6 +111,17 @@ class RecurrentNetworks(ActorCriticNetworks):
         layers, _, width = self.policy.lstm_hidden_state_shape
         zeros = th.zeros(layers, batch, width, device=self.policy.device)
         return (zeros, zeros), th.ones(batch, device=self.policy.device)
+
+    def decide(
+        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+    ) -> tuple[Decision, Any]:
+        """Return the actor's distribution and the value, and move both memories on."""
+        if memory is None:
+            (zeros, _), _ = self.fresh_memory(obs)
+            memory = Memories((zeros, zeros), (zeros, zeros))
+        found, _ = self.policy.get_distribution(obs, memory.pi, starts)
+        _, values_B, _, after = self.policy.forward(obs, memory, starts, deterministic=True)
+        return of_distribution(found, {"vf": values_B.flatten()}), after
 
     def _distribution(self, obs: PyTorchObs, memory: tuple[Any, ...]) -> Any:
         # The memory that comes with it is not needed.

@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_moe.networks.base import Network, Networks
+from sb3_moe.networks.decisions import Decision
 
 
 class ActorWithCriticsNetworks(Networks):
@@ -67,11 +68,20 @@ class ActorWithCriticsNetworks(Networks):
     def outputs(self, obs: PyTorchObs) -> dict[str, th.Tensor]:
         """Return the sum of the actor's actions, and each critic's value of them."""
         actions_BA = self.policy._predict(obs, deterministic=True)
+        return {"pi": actions_BA.sum(-1), **self._values(obs, actions_BA)}
+
+    def _values(self, obs: PyTorchObs, actions_BA: th.Tensor) -> dict[str, th.Tensor]:
         q_values: Any = self.policy.critic(obs, actions_BA.detach())
         # TQC's critic returns one tensor for all.
         critics = q_values if isinstance(q_values, tuple) else q_values.unbind(1)
-        named = {f"qf{i}": values.flatten(1).mean(1) for i, values in enumerate(critics)}
-        return {"pi": actions_BA.sum(-1), **named}
+        return {f"qf{i}": values.flatten(1).mean(1) for i, values in enumerate(critics)}
+
+    def decide(
+        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+    ) -> tuple[Decision, Any]:
+        """Return the actor's most likely action, in [-1, 1], and the critics' values of it."""
+        actions_BA = self.policy._predict(obs, deterministic=True)
+        return Decision("mean", (actions_BA,), self._values(obs, actions_BA)), None
 
 
 class DeterministicActorNetworks(ActorWithCriticsNetworks):

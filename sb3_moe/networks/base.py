@@ -16,6 +16,7 @@ from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_moe.networks.decisions import Decision
 from sb3_moe.observations.task_ids import TASK_KEY, strongest
 
 TARGET = "_target"
@@ -79,6 +80,19 @@ class Networks(ABC):
 
         :param obs: a batch of observations on the policy's device
         """
+
+    def decide(
+        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+    ) -> tuple[Decision, Any]:
+        """Return what the policy thinks of its actions in one step, and its memory after it.
+
+        :param obs: a batch of observations on the policy's device
+        :param memory: what it returned in the step before; None at first
+        :param starts: 1 where an episode starts, (B,)
+        :param masks: ``action_masks`` where the policy takes them
+        :raises TypeError: if the family doesn't say
+        """
+        raise TypeError(f"{type(self).__name__} doesn't say what its policies think of actions")
 
     # Where things are.
 

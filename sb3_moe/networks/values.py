@@ -5,13 +5,14 @@ Shapes: B batch, A actions, Q quantiles.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_moe.networks.base import Network, Networks
+from sb3_moe.networks.decisions import Decision
 
 
 class QNetworks(Networks):
@@ -37,6 +38,13 @@ class QNetworks(Networks):
     def outputs(self, obs: PyTorchObs) -> dict[str, th.Tensor]:
         """Return the value of the best action."""
         return {"qf": self.values(obs).max(dim=1).values}
+
+    def decide(
+        self, obs: PyTorchObs, memory: Any, starts: th.Tensor, **masks: Any
+    ) -> tuple[Decision, Any]:
+        """Return the value of each action, and of the best."""
+        values_BA = self.values(obs)
+        return Decision("value", (values_BA,), {"qf": values_BA.max(dim=1).values}), None
 
     def values(self, obs: PyTorchObs) -> th.Tensor:
         """Return the value of each action, (B, A)."""

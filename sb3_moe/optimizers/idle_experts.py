@@ -14,6 +14,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_moe.layers import paths
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.shares import Share
 from sb3_moe.optimizers.own_steps import ADAMS, STEPS, factors_of_own_count, redo
@@ -28,7 +29,8 @@ class IdleExperts:
     """Keep idle experts still in every step of an optimiser, by its hooks.
 
     An expert is idle in a step if the gradient of all that it has is exactly zero. Nothing is read
-    from the device. Copies of the experts and their moments take as much memory again.
+    from a device other than the CPU. Copies of the experts and their moments take as much memory
+    again, on a CPU from the first step on in which one is idle.
 
     :param optimizer: one of ``SUPPORTED``
     :param layers: experts whose weights the optimiser has
@@ -78,7 +80,13 @@ class IdleExperts:
         if optimizer.param_groups[0][MARK]:
             layers = [[part.with_gradient() for part in layer] for layer in self._layers]
             layers = [[part for part in layer if part.tensors] for layer in layers]
-            self._before = _Before(optimizer, layers, self._copies)
+            if not _torchs_own_will_do(optimizer, layers):
+                self._before = _Before(optimizer, layers, self._copies)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the copies."""
+        return self._copies.memory
 
     def _hold(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
         """Put back what idle experts had, and give the others the step of their own count."""
@@ -126,6 +134,11 @@ class _Copies:
     def __init__(self) -> None:
         self._kept: dict[tuple[nn.Parameter, str], th.Tensor] = {}
 
+    @property
+    def memory(self) -> int:
+        """Bytes of them all."""
+        return sum(each.nbytes for each in self._kept.values())
+
     def of(self, named: Sequence[tuple[nn.Parameter, str, th.Tensor]]) -> list[th.Tensor]:
         """Copy tensors, each known by the parameter that it belongs to and a name."""
         copies, tensors = [], []
@@ -166,6 +179,7 @@ class _Before:
                 )
             )
         self._moments = [{name: next(copied) for name in named} for named in moments]
+        self._new = {each for each in self.tensors if not optimizer.state.get(each)}
 
     @th.no_grad()
     def hold(self, optimizer: th.optim.Optimizer) -> None:
@@ -174,7 +188,9 @@ class _Before:
         groups = {p: group for group in optimizer.param_groups for p in group["params"]}
         factors: list[tuple[th.Tensor, ...]] = []
         for layer in self._layers:
-            for part, active_n in zip(layer, _active(layer), strict=True):
+            parts = zip(layer, _active(layer), strict=True)
+            runs = ((run, active) for part, active in parts for run in self._runs(optimizer, part))
+            for part, active_n in runs:
                 first, of_experts = part.tensors[0], [1.0 - active_n]
                 if is_adam:
                     state, group = optimizer.state[first], groups[first]
@@ -186,6 +202,14 @@ class _Before:
             self._redo(optimizer, [each[1:] for each in factors])
         else:
             th._foreach_lerp_(list[th.Tensor](self.tensors), self._olds, idle)
+
+    def _runs(self, optimizer: th.optim.Optimizer, part: _Part) -> list[_Part]:
+        """Take tensors apart that have taken different counts of steps: some came later."""
+        first, *others = part.tensors
+        late = any(each in self._new or STEPS in optimizer.state[each] for each in others)
+        if not late or first in self._new:
+            return [part]
+        return [part._replace(tensors=[each]) for each in part.tensors]
 
     def _hold_moments(self, optimizer: th.optim.Optimizer, idle: Sequence[th.Tensor]) -> None:
         news, olds, weights = [], [], []
@@ -243,6 +267,16 @@ def _active(parts: Sequence[_Part]) -> list[th.Tensor]:
         peaks = [peak_E[part.first :][: part.num_experts] for part in parts]
     # Not "> 0": what is not a number is no reason to stay still.
     return [(peak_n != 0).to(peak_n.dtype) for peak_n in peaks]
+
+
+def _torchs_own_will_do(optimizer: th.optim.Optimizer, layers: list[list[_Part]]) -> bool:
+    """Say whether no expert is idle now, or counts steps of its own; False if asking would wait."""
+    tensors = [each for layer in layers for part in layer for each in part.tensors]
+    if not all(paths.on_cpu(each) for each in tensors):
+        return False
+    if any(STEPS in optimizer.state.get(each, {}) for each in tensors):
+        return False
+    return all(bool(active_n.all()) for layer in layers for active_n in _active(layer))
 
 
 def why_unsupported(optimizer: th.optim.Optimizer) -> str | None:

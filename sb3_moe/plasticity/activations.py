@@ -14,13 +14,16 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers.activations import POINTWISE
-from sb3_moe.layers.stacked import StackedPReLU
+from sb3_moe.layers.stacked import StackedEach, StackedPReLU
 
 ACTIVATIONS = (nn.PReLU, *POINTWISE)
 
 
 def is_activation(module: nn.Module) -> bool:
     """Say whether a module is an activation whose values are a hidden layer's, stacked or not."""
+    if isinstance(module, StackedEach):
+        # The experts' own modules, of a class of the user's own.
+        return any(isinstance(part, ACTIVATIONS) for part in module.modules())
     return isinstance(module, (*ACTIVATIONS, StackedPReLU))
 
 

@@ -9,6 +9,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_moe.layers import Experts, MoELayer, SeparateNetworks, StackedNetwork
+from sb3_moe.layers.stacked import StackedEach
 from sb3_moe.networks import networks_of
 from sb3_moe.plasticity.activations import is_activation
 
@@ -58,6 +59,8 @@ def hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
     for path, module in modules.items():
         if not is_activation(module) or module is squash:
             continue
+        if _nearest(modules, path, StackedEach) is not None:
+            continue  # one expert's part of a layer that all of them are in
         mixture, experts = _nearest(modules, path, MoELayer), _nearest(modules, path, Experts)
         if mixture is not None and experts is None:
             continue

@@ -18,7 +18,7 @@ from sb3_moe.layers import (
     StackedNetwork,
 )
 from sb3_moe.layers.encoder import Residual, StackedResidual
-from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
+from sb3_moe.layers.stacked import StackedConv2d, StackedEach, StackedLinear
 from sb3_moe.networks import Network, networks_of
 from sb3_moe.plasticity.activations import is_activation
 
@@ -120,12 +120,13 @@ def _mixture(part: nn.Module) -> MoELayer | None:
 def _leaves(module: nn.Module) -> list[nn.Module]:
     """List a module's parts in the order in which they run.
 
-    A mixture is one part, with what makes its tokens, and so is a residual block.
+    A mixture is one part, with what makes its tokens, and so are a residual block and activations
+    of which each expert has its own.
     """
     children = list(module.children())
     if isinstance(module, nn.Sequential) and not children:
         return []
-    whole = isinstance(module, (*WEIGHTED, *BLOCKS)) or _mixture(module) is not None
+    whole = isinstance(module, (*WEIGHTED, *BLOCKS, StackedEach)) or _mixture(module) is not None
     if whole or not children:
         return [module]
     return [leaf for child in children for leaf in _leaves(child)]

@@ -14,7 +14,8 @@ from sb3_moe.plots.inside import (
     draw_last_gates,
     load_diagnostics,
 )
-from sb3_moe.plots.save import save_figures
+from sb3_moe.plots.routing import draw_routing
+from sb3_moe.plots.save import save_figure, save_figures
 from sb3_moe.plots.scores import (
     draw_forgetting,
     draw_learning_curves,
@@ -32,7 +33,9 @@ __all__ = [
     "draw_last_gates",
     "draw_learning_curves",
     "draw_performance_profile",
+    "draw_routing",
     "draw_transfer",
     "load_diagnostics",
+    "save_figure",
     "save_figures",
 ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
-from sb3_moe.plots.style import COLOURS, as_written, line
+from sb3_moe.plots.style import COLOURS, Picture, as_written, line
 
 MARKS = (1.0, 2.0, 5.0)
 
@@ -42,7 +42,7 @@ def draw_against(
         raise ValueError("`points` must hold at least one point, got none")
     if min(point.x for point in every) <= 0:
         raise ValueError(f"`points` must lie above zero, got {min(point.x for point in every)}")
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = Picture(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     for index, (name, each) in enumerate(points.items()):
         xs = [point.x for point in each]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from sb3_moe.plots.style import Array, as_written, label_steps, line, mark_switches, matrix
+from sb3_moe.plots.style import Array, Picture, as_written, label_steps, line, mark_switches, matrix
 
 
 def draw_dormant(folder: str | Path) -> Figure:
@@ -24,7 +24,7 @@ def draw_dormant(folder: str | Path) -> Figure:
     """
     saved = load_diagnostics(folder)
     layers = _names(saved, "dormant", "PlasticityCallback")
-    figure = Figure(figsize=(7.0, 3.6), layout="constrained")
+    figure = Picture(figsize=(7.0, 3.6), layout="constrained")
     axes = figure.subplots()
     for i, layer in enumerate(layers):
         line(axes, *_measured(saved, f"dormant/{layer}"), layer, i)
@@ -47,7 +47,7 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
     mixture = _mixture(saved, mixture)
     steps_K, gates_KNE = _measured(saved, f"gates/{mixture}")
     names = saved["task_names"].tolist()
-    figure = Figure(figsize=(7.0, 1.2 + 1.3 * len(names)), layout="constrained")
+    figure = Picture(figsize=(7.0, 1.2 + 1.3 * len(names)), layout="constrained")
     rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     edges = _edges(steps_K)
     for k, axes in enumerate(rows):

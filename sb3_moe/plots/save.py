@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 
+from sb3_moe.files.atomic import atomic
 from sb3_moe.metrics import load_scores
 from sb3_moe.plots.inside import (
     draw_dormant,
@@ -17,25 +19,57 @@ from sb3_moe.plots.inside import (
 )
 from sb3_moe.plots.scores import draw_forgetting, draw_learning_curves, draw_transfer
 
+#: For screens, for pages, and for papers.
+FORMATS = ("png", "svg", "pdf")
+# What a file says of when it was made, and by what, would make it another one each time.
+_METADATA = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+
+def save_figure(
+    figure: Figure, path: str | Path, formats: Sequence[str] = FORMATS, dpi: int = 150
+) -> list[Path]:
+    """Write a figure, once for each format; the same figure gives the same bytes.
+
+    :param figure: of matplotlib
+    :param path: of the files, without an ending
+    :param formats: among :data:`FORMATS`
+    :param dpi: of the PNG
+    :return: the files
+    :raises ValueError: if a format is another one, or there is none
+    """
+    if not formats or set(formats) - set(FORMATS):
+        raise ValueError(f"`formats` must be among {', '.join(FORMATS)}, got {formats!r}")
+    files = [Path(f"{path}.{each}") for each in formats]
+    # Laid out once, not once for each format.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for file, each in zip(files, formats, strict=True):
+        with atomic(file) as temporary, matplotlib.rc_context({"svg.hashsalt": file.stem}):
+            figure.savefig(temporary, format=each, dpi=dpi, metadata=_METADATA[each])
+    return files
+
 
 def save_figures(
-    folder: str | Path, target: str | Path | None = None, random: Mapping[str, float] | None = None
+    folder: str | Path,
+    target: str | Path | None = None,
+    random: Mapping[str, float] | None = None,
+    formats: Sequence[str] = ("png",),
 ) -> list[Path]:
-    """Draw what a run measured, as PNG files.
+    """Draw what a run measured.
 
     :param folder: of the run
     :param target: where the files go; None: ``figures`` in the run's folder
     :param random: return of a random agent by task, for the learning curves
+    :param formats: see :func:`save_figure`
     :return: the files
-    :raises ValueError: if the folder has neither scores nor diagnostics
+    :raises ValueError: if the folder has neither scores nor diagnostics, or a format is unknown
     """
     folder = Path(folder)
     target = folder / "figures" if target is None else Path(target)
     target.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths: list[Path] = []
     for name, draw in _drawings(folder, random).items():
-        paths.append(target / f"{name}.png")
-        draw(folder).savefig(paths[-1], dpi=150)
+        paths += save_figure(draw(folder), target / name, formats)
     return paths
 
 

@@ -22,6 +22,7 @@ from sb3_moe.metrics import (
 from sb3_moe.plots.style import (
     COLOURS,
     Array,
+    Picture,
     as_written,
     label_steps,
     line,
@@ -40,7 +41,7 @@ def draw_learning_curves(folder: str | Path, random: Mapping[str, float] | None 
     """
     scores = load_scores(folder)
     count = len(scores.task_names)
-    figure = Figure(figsize=(7.0, 1.2 + 1.5 * count), layout="constrained")
+    figure = Picture(figsize=(7.0, 1.2 + 1.5 * count), layout="constrained")
     rows = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     for k, (axes, name) in enumerate(zip(rows, scores.task_names, strict=True)):
         axes.plot(scores.steps, scores.score[:, k], color=COLOURS[k % len(COLOURS)], marker=".")
@@ -108,7 +109,7 @@ def draw_performance_profile(
     """
     highest = max(float(np.max(np.asarray(each))) for each in scores.values())
     at = np.linspace(0.0, highest, 101) if thresholds is None else np.asarray(thresholds)
-    figure = Figure(figsize=(5.0, 3.4), layout="constrained")
+    figure = Picture(figsize=(5.0, 3.4), layout="constrained")
     axes = figure.subplots()
     for i, (name, each) in enumerate(scores.items()):
         line(axes, at, performance_profile(each, at), name, i, marker="")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,36 @@ from sb3_moe.metrics import Block, load_scores
 
 # Okabe and Ito's colours, which all readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINES = ("-", "--", "-.", ":")
 Array = npt.NDArray[np.float64]
+
+
+class Picture(Figure):
+    """A figure that shows itself in a notebook, whatever backend there is."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=100)
+        return buffer.getvalue()
+
+
+class Look(NamedTuple):
+    """How a line looks: a colour, and the lengths of its dashes and gaps, none for a whole line."""
+
+    colour: str
+    dashes: tuple[float, ...]
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """As matplotlib takes it."""
+        return {"color": self.colour, "linestyle": (0, self.dashes) if self.dashes else "-"}
+
+
+def look_of(index: int) -> Look:
+    """Give a line a look of its own, however many there are; neighbours differ in both."""
+    # Seven colours and four dashes have no common divisor: 28 pairs, then there are more dots.
+    kind = index % 4 + 4 * (index // (4 * len(COLOURS)))
+    dashes = (6.0, 2.5, *(1.5, 2.5) * (kind - 1)) if kind else ()
+    return Look(COLOURS[index % len(COLOURS)], dashes)
 
 
 def line(axes: Axes, x: Any, y: Any, label: str, index: int, marker: str = "") -> None:
@@ -25,10 +54,9 @@ def line(axes: Axes, x: Any, y: Any, label: str, index: int, marker: str = "") -
         x,
         y,
         label=as_written(label),
-        color=COLOURS[index % len(COLOURS)],
-        linestyle=LINES[index % len(LINES)],
         marker=marker,
         markersize=3,
+        **look_of(index).style,
     )
 
 
@@ -90,7 +118,7 @@ def matrix(
     """
     wide = 0.8 + 0.1 * max(map(len, columns))
     size = (2.6 + wide * len(columns), 1.4 + 0.5 * len(rows))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Picture(figsize=size, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto")
     axes.set_yticks(range(len(rows)), [as_written(name) for name in rows])

@@ -35,6 +35,8 @@ def loads(data: bytes, what: str) -> Any:
             parse_constant=_no_constant,
             object_pairs_hook=_unique,
         )
+        if b"\\u" in data:
+            dumps(value)  # an escape may be half a character, which no UTF-8 has
     except UnsafeFileError as error:
         raise UnsafeFileError(f"{what} {error}") from error
     except RecursionError as error:

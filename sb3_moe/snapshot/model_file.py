@@ -17,7 +17,7 @@ from sb3_moe.saving.arguments import PROGRESS, SCHEDULES, argument_names
 from sb3_moe.saving.classes import algorithm_name, is_custom
 from sb3_moe.saving.reading import MAX_JSON, load
 from sb3_moe.saving.writing import entries_of
-from sb3_moe.snapshot.manifest import Manifest
+from sb3_moe.snapshot.manifest import DamagedError, Manifest
 from sb3_moe.snapshot.noise import is_plain
 
 SAFE, PICKLED = "model.moe", "model.zip"
@@ -78,12 +78,14 @@ def read_model(
     :param algorithm: the class of one that was pickled
     :param env: to go on with
     :param device: as in SB3's ``load``
+    :raises DamagedError: if there is none, or it isn't what was written
     """
     if SAFE in manifest:
         path = manifest.check(SAFE)
         # One's own model may be of any size.
         return load(path, env, device=device, normalizer=False, max_bytes=sys.maxsize)
-    assert algorithm is not None
+    if algorithm is None or PICKLED not in manifest:
+        raise DamagedError(f"{manifest.folder.name} has neither {SAFE} nor {PICKLED}")
     return load_pickled(algorithm, io.BytesIO(manifest.read(PICKLED)), env, device)
 
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.generators import set_generators
+from sb3_moe.saving.errors import blaming
 from sb3_moe.snapshot import old, replay_file
 from sb3_moe.snapshot.carried import keep_action_noise, set_carried
 from sb3_moe.snapshot.env_state import load_env
@@ -63,7 +64,8 @@ def resume(
         keep_action_noise(model)
     else:
         model._last_obs = None
-    _restore_generators(model, env, state)
+    with blaming(folder):
+        _restore_generators(model, env, state)
     return model, env
 
 

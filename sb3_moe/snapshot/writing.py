@@ -61,14 +61,19 @@ def try_snapshot(model: BaseAlgorithm, folder: Path) -> None:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """Give a folder to fill, which is gone afterwards unless it was renamed."""
-    temporary = temporary_name(path)
-    shutil.rmtree(temporary, ignore_errors=True)
+    """Give a folder to fill, which is gone afterwards unless it was renamed.
+
+    It lies in one that nobody else can enter: what others put into it would be signed as well.
+    """
+    closed = temporary_name(path)
+    shutil.rmtree(closed, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
+        closed.mkdir(parents=True, mode=0o700)
+        temporary = closed / path.name
+        temporary.mkdir()
         yield temporary
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(closed, ignore_errors=True)
 
 
 def _write(

@@ -16,6 +16,7 @@ from sb3_moe.study.report.claims import load_claims
 from sb3_moe.study.run.engine import Engine, check_processes, child_environment, environment
 from sb3_moe.study.run.folder import write_json
 from sb3_moe.study.run.jobs import Job, changes, refuse_changes, survey, unfinished
+from sb3_moe.study.run.locks import LOCK
 from sb3_moe.study.run.provenance import provenance
 from sb3_moe.study.run.random_policy import random_returns, read_returns
 from sb3_moe.study.run.runner import locked, run
@@ -101,6 +102,9 @@ def run_study(
     with locked(root):
         jobs = survey(study.cells(), root)
         refuse_changes(jobs)
+        strangers = found_besides(jobs, root)
+        if strangers:
+            say(console, f"{root} also holds what this study leaves alone: {', '.join(strangers)}")
         todo = unfinished(jobs, retry)
         # First of all: Ray starts by forks, which jax, once it is loaded, does not bear.
         engine = make_engine(root) if todo else None
@@ -119,6 +123,15 @@ def run_study(
         report(study, root, console)
     status(study, root, console)
     return 0 if set(counts) == {"done"} else 1
+
+
+def found_besides(jobs: Sequence[Job], root: Path) -> list[str]:
+    """List what a study's folder holds that isn't the study's, such as another one's cells."""
+    ours = {CACHE, LOCK, "cells", "report", "study.json", "random.json"}
+    cells = {job.folder.name for job in jobs}
+    others = [path.name for path in root.glob("*") if path.name not in ours]
+    others += [f"cells/{p.name}" for p in (root / "cells").glob("*") if p.name not in cells]
+    return sorted(others)
 
 
 def check_claims(study: StudyConfig) -> None:

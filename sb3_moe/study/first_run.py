@@ -1,4 +1,4 @@
-"""A first look: dense and mixture-of-experts agents on three MinAtar games, in a few minutes.
+"""A first look: dense and mixture-of-experts agents on two MinAtar games, in a few minutes.
 
 ``python -m sb3_moe.study.first_run`` trains PPO on the games, interleaved (MTRL) and one after the
 other (CRL), and ends with a folder of learning curves, tables, models and a page.
@@ -38,7 +38,8 @@ ROLLOUT = 64 * 128
 class FirstRun:
     """Train dense and mixture-of-experts agents on MinAtar games, and draw what happened."""
 
-    games: tuple[str, ...] = ("SpaceInvaders", "Breakout", "Asterix")
+    # Which every network learns in so few steps; Asterix takes millions.
+    games: tuple[str, ...] = ("SpaceInvaders", "Breakout")
     """Short names of MinAtar games, or registered Gymnasium ids."""
     steps: int = 20 * ROLLOUT
     """Environment steps per game; rounded up to whole rollouts of 64 x 128."""
@@ -108,6 +109,7 @@ def _train(study: StudyConfig, root: Path, engine: LocalEngine, console: Console
     jobs = survey(study.cells(), root)
     refuse_changes(jobs)
     say(console, f"{len(jobs)} runs of {jobs[0].cell.total_steps:,} steps each, into {root}")
+    say(console, "getting ready: playing at random, and building each network once ...")
     stopped = False
     try:
         prepare(study, root)
@@ -124,29 +126,34 @@ def _train(study: StudyConfig, root: Path, engine: LocalEngine, console: Console
 def _conclude(
     study: StudyConfig, root: Path, console: Console, jobs: Sequence[Job], stopped: bool
 ) -> int:
-    """Print the table, write the page, and say where everything is."""
+    """Print the table, write the page, and say where everything is: the page last."""
     done = sum(job.state.status == "done" for job in jobs)
     for job in jobs:
         if job.state.status == "failed":
             say(console, f"{job.folder.path} failed: {job.state.reason}")
-    if any((job.folder.path / "scores.npz").exists() for job in jobs):
-        results = load_results(study, root, partial=True)
-        console.print(_printed(summary(results.runs, results.random)))
-        say(console, f"page, figures and tables: {write_report(study, root, partial=True).parent}")
     if stopped:
         say(
             console,
             f"stopped: {done} of {len(jobs)} runs finished, all that is there stays readable; "
             f"go on with --out {root}",
         )
+    if any((job.folder.path / "scores.npz").exists() for job in jobs):
+        results = load_results(study, root, partial=True)
+        console.print(_printed(summary(results.runs, results.random)))
+        say(console, f"models, scores and configurations: {root / 'cells'}")
+        say(
+            console,
+            f"page, with figures and tables beside it: {write_report(study, root, partial=True)}",
+        )
+    if stopped:
         return 130
-    say(console, f"models, scores and configurations: {root / 'cells'}")
     return 0 if done == len(jobs) else 1
 
 
 def _printed(rows: Rows) -> Table:
     """Lay the summary out for a terminal."""
-    table = Table(title="mean return over the last tenth of each game's training", box=SIMPLE)
+    measured = "mean return of the evaluations in the last tenth of each game's training"
+    table = Table(title=measured, box=SIMPLE)
     table.padding, table.pad_edge = (0, 1, 0, 0), False
     for name in ("regime", "game", "network"):
         table.add_column(name, no_wrap=True)

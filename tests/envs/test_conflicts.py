@@ -299,3 +299,82 @@ def test_a_picture_of_a_copy_is_gymnasiums():
     lone.reset(seed=2)
     (picture,) = world.render()
     np.testing.assert_array_equal(picture, lone.render())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (
+            {"actions": (True, False)},
+            r"`actions` must have each of 0 to 1 once, got \(True, False\)",
+        ),
+        ({"permutation": 3}, "`permutation` must have each of 0 to 2 once, got 3"),
+        ({"signs": 1}, "`signs` must be 3 of 1 and -1, got 1"),
+    ],
+)
+def test_coordinates_that_only_look_like_numbers_are_named_too(arguments, problem):
+    with pytest.raises(ValueError, match=problem):
+        Coordinates(BOX, spaces.Discrete(2), **arguments)
+
+
+def test_whole_floats_are_places_too():
+    found = Coordinates(BOX, spaces.Discrete(2), permutation=(2.0, 1.0, 0.0))
+    assert found.observation(np.array([10, 20, 30])).tolist() == [30, 20, 10]
+
+
+@pytest.mark.parametrize("low", [0, -128])
+def test_what_cannot_be_negated_is_not(low):
+    space = spaces.Box(low, 1, (2,), np.int8 if low else np.bool_)
+    with pytest.raises(ValueError, match=r"`signs` must be None for observations of (int8|bool)"):
+        Coordinates(space, spaces.Discrete(2), signs=(1, -1))
+
+
+def test_an_action_below_0_is_not_the_last_one():
+    found = Coordinates(BOX, spaces.Discrete(2), actions=(1, 0))
+    for wrong in (-1, np.array([0, -1])):
+        with pytest.raises(ValueError, match=r"actions must be of 0 to 1, got"):
+            found.action(wrong)
+
+
+@pytest.mark.parametrize("seed", [None, "a", 1.5, -1])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(ValueError, match=f"`seed` must be .*, got {seed!r}"):
+        conflicting_cartpoles(2, seed)
+    assert conflicting_cartpoles(4, np.int64(3)) == conflicting_cartpoles(4, 3)
+
+
+class Masked(CartPoleEnv):
+    """A CartPole that can't be pushed to the left."""
+
+    def action_masks(self):
+        return np.array([False, True])
+
+    def reset(self, **kwargs):
+        return super().reset(**kwargs)[0], {"action_mask": self.action_masks()}
+
+    def step(self, action):
+        return *super().step(action)[:4], {"action_mask": self.action_masks()}
+
+
+class MaskedWorld(CartPoleWorld):
+    """Copies of it."""
+
+    def action_masks(self):
+        return np.array([[False, True]] * self.num_envs)
+
+
+def test_masks_are_in_the_tasks_coordinates_too():
+    one = Conflicting(gym.Wrapper(Masked()), actions=(1, 0))
+    assert one.get_wrapper_attr("action_masks")().tolist() == [True, False]
+    tasks = MultiTaskEnv([lambda: one])
+    tasks.reset(seed=0)
+    assert tasks.action_masks().tolist() == [True, False]
+    assert one.reset()[1]["action_mask"].tolist() == [True, False]
+    assert one.step(0)[4]["action_mask"].tolist() == [True, False]
+    many = ConflictingVector(MaskedWorld(2), actions=(1, 0))
+    assert many.action_masks().tolist() == [[True, False]] * 2
+
+
+def test_a_world_without_masks_has_none_in_other_coordinates():
+    assert not Conflicting(CartPoleEnv(), actions=(1, 0)).has_wrapper_attr("action_masks")
+    assert not hasattr(ConflictingVector(CartPoleWorld(1), actions=(1, 0)), "action_masks")

@@ -97,6 +97,22 @@ def test_rendering_follows_the_game_to_the_final_frame():
     np.testing.assert_array_equal(env.render(), colour_channels(observation))
 
 
+def test_fewer_copies_take_what_is_compiled_for_a_few_more():
+    # Of these arguments, so that no other test has compiled it.
+    worlds = [MinAtarVectorEnv("Breakout", n, params={"max_steps_in_episode": 77}) for n in (10, 3)]
+    worlds.append(MinAtarVectorEnv("Breakout", 3, params={"max_steps_in_episode": 77}))
+    results = []
+    for world in worlds:
+        world.reset(seed=5)
+        step = world.step(np.full(world.num_envs, 3))
+        results.append([*step[:4], world.observations, *world.state_dict()["states"]])
+    assert worlds[0]._program is worlds[1]._program
+    assert worlds[0]._program._compiled_step._cache_size() == 1
+    for ten, three, again in zip(*results, strict=True):
+        np.testing.assert_array_equal(ten[:3], three)
+        np.testing.assert_array_equal(again, three)
+
+
 def test_an_unknown_game_is_named():
     with pytest.raises(ValueError, match=r"`game` must be one of \('Asterix', .*\), got 'Pong'"):
         MinAtarEnv("Pong")

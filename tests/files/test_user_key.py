@@ -98,8 +98,29 @@ def test_those_that_make_one_at_a_time_have_the_same(path):
 
 
 def test_processes_elsewhere_are_told_which_key_was_chosen(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(VARIABLE, "mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(VARIABLE, "~/mine")
     assert chosen_key() == {VARIABLE: str(tmp_path / "mine")}
     monkeypatch.delenv(VARIABLE)
     assert chosen_key() == {}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "path"),
+    [
+        (VARIABLE, "mine/key", "mine/key"),
+        ("XDG_CONFIG_HOME", "mine", "mine/sb3_moe/key"),
+        ("HOME", "mine", "mine/.config/sb3_moe/key"),
+    ],
+)
+def test_a_key_that_would_lie_wherever_one_stands_is_refused(
+    variable, value, path, tmp_path, monkeypatch
+):
+    # Whoever made the folder in which a program is started would have chosen the key.
+    monkeypatch.chdir(tmp_path)
+    for name in (VARIABLE, "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(KeyFileError, match=f"the key's path must be absolute, got {path}"):
+        sign(b"x", make=True)
+    assert not list(tmp_path.iterdir())

@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Behaviour(NamedTuple):
-    """A row of the table.
-
-    :param file: of SB3's tests that ask for it
-    :param text: what a policy does
-    """
-
-    file: str
-    text: str
-
+from tables import Behaviour
 
 BEHAVIOURS = {
     "action noise": Behaviour("run", "learns with noise on its actions, of each kind"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,25 +12,7 @@ import guests
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor
-
-
-class Cannot(NamedTuple):
-    """What a placement can't do.
-
-    :param behaviour: a key of ``BEHAVIOURS``
-    :param placement: who can't
-    :param reason: why, a sentence for the table
-    :param error: a pattern of what it says
-    :param attempts: what is refused, by name
-    :param kind: of the error
-    """
-
-    behaviour: str
-    placement: str
-    reason: str
-    error: str
-    attempts: Mapping[str, Callable[[], object]]
-    kind: type[Exception] = ValueError
+from tables import Cannot
 
 
 def attempts(

@@ -6,8 +6,8 @@ from typing import Any
 
 import arena
 from stable_baselines3.common.envs import BitFlippingEnv
+from tables import ROUTERS
 
-PLACEMENTS = ("none", "middle", "final", "big")
 ON_POLICY = ("A2C", "PPO")
 WITH_ACTOR = ("SAC", "TD3", "DDPG")
 OFF_POLICY = ("DQN", *WITH_ACTOR)
@@ -17,10 +17,6 @@ EVERY = (*ON_POLICY, *OFF_POLICY)
 def bits(*, pictures: bool = False, discrete: bool = False, n: int = 4) -> BitFlippingEnv:
     """Return SB3's environment of goals."""
     return BitFlippingEnv(n_bits=n, continuous=not discrete, image_obs_space=pictures)
-
-
-# More than one router, so that what is kept beside the weights is asked too.
-ROUTERS = {"final": {"router": "top_k", "top_k": 2}, "big": {"num_experts": 2}}
 
 
 def make(

@@ -1,6 +1,5 @@
 """The table of what ours keep of SB3's behaviours: every row is asked, every exception refused."""
 
-import re
 from pathlib import Path
 
 import arena
@@ -9,53 +8,36 @@ import guests
 import numpy as np
 import pytest
 import torch as th
-from behaviours import BEHAVIOURS
-from cannot import CANNOT
 from gymnasium import spaces
+from tables import PLACEMENTS, check_refused
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "guests.md"
-ATTEMPTS = [
-    pytest.param(each, attempt, id=f"{each.behaviour}-{each.placement}-{name}")
-    for each in CANNOT
-    for name, attempt in each.attempts.items()
-]
-
-
-def rows_of(file):
-    """Return the behaviours that a test file asks for."""
-    return set(re.findall(r'asked\.over\(\s*"([^"]+)"', (HERE / file).read_text()))
+TABLE = asked.TABLE
 
 
 def test_the_page_shows_the_table_as_it_is_here():
     assert asked.table() in PAGE.read_text(), f"put this into {PAGE.name}:\n{asked.table()}"
 
 
-@pytest.mark.parametrize("file", sorted({row.file for row in BEHAVIOURS.values()}))
+@pytest.mark.parametrize("file", TABLE.files())
 def test_every_behaviour_is_asked_where_sb3_asks_it(file):
-    rows = {key for key, row in BEHAVIOURS.items() if row.file == file}
-    assert rows_of(f"test_sb3_{file}.py") == rows
+    TABLE.check_asked(file, HERE / f"test_sb3_{file}.py")
 
 
-@pytest.mark.parametrize(("exception", "attempt"), ATTEMPTS)
+@pytest.mark.parametrize(("exception", "attempt"), TABLE.attempts())
 def test_what_a_placement_cannot_do_is_refused_in_one_line(exception, attempt):
-    with pytest.raises(exception.kind, match=exception.error) as refusal:
-        attempt()
-    assert "\n" not in str(refusal.value)
+    check_refused(exception, attempt)
 
 
 def test_an_exception_is_of_a_behaviour_and_says_it_in_a_sentence():
-    for each in CANNOT:
-        assert each.behaviour in BEHAVIOURS
-        assert each.placement in guests.PLACEMENTS
-        assert each.attempts
-        assert 20 < len(each.reason) < 200
+    TABLE.check_exceptions()
 
 
 # What all of ours do otherwise.
 
 
-@pytest.mark.parametrize("placement", guests.PLACEMENTS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_dict_is_flattened_where_sb3_refuses_it(placement):
     env = arena.Arena(arena.with_task(arena.FLAT))
     arena.train(guests.make("PPO", placement, env=env))
@@ -63,7 +45,7 @@ def test_a_dict_is_flattened_where_sb3_refuses_it(placement):
         arena.make("PPO", "MlpPolicy", env)
 
 
-@pytest.mark.parametrize("placement", guests.PLACEMENTS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_pictures_that_are_no_bytes_are_taken_where_sb3_refuses_them(placement):
     env = arena.Arena(spaces.Box(0, 1, (1, 36, 36), np.float32))
     arena.train(guests.make("PPO", placement, "MoeCnnPolicy", env))
@@ -71,7 +53,7 @@ def test_pictures_that_are_no_bytes_are_taken_where_sb3_refuses_them(placement):
         arena.make("PPO", "CnnPolicy", env)
 
 
-@pytest.mark.parametrize("placement", guests.PLACEMENTS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_nobody_is_warned_of_a_gpu(placement):
     model = guests.make("PPO", placement)
     theirs = arena.make("PPO", "MlpPolicy")

@@ -27,6 +27,7 @@ from sb3_moe.plasticity import (
     ntk_rank,
     policy_activations,
     recording,
+    redo,
 )
 from sb3_moe.plasticity.measure import tower_outputs
 
@@ -218,3 +219,42 @@ def test_an_actor_of_several_discrete_actions_is_measured_by_their_probability(s
     distribution = model.policy.get_distribution(model.policy.obs_to_tensor(obs)[0])
     log_prob_T = distribution.log_prob(distribution.mode())
     th.testing.assert_close(tower_outputs(model.policy, obs)["pi"], log_prob_T)
+
+
+class OwnReLU(nn.ReLU):
+    """A class of the user's own, which each expert of a stack has for itself."""
+
+
+class AroundReLU(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.ReLU()
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("own", [OwnReLU, AroundReLU])
+@pytest.mark.parametrize(
+    ("router", "placement"), [("soft", "middle"), ("top_k", "middle"), ("soft", "big")]
+)
+def test_an_activation_of_the_users_own_is_read_and_restarted_as_torchs(own, router, placement):
+    found = []
+    for activation in (nn.ReLU, own):
+        kwargs = {"router": router, "placement": placement, "activation_fn": activation}
+        model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs=kwargs, seed=0, device="cpu")
+        obs = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+        read = policy_activations(model.policy, obs)
+        found.append(({name: a.values_ETHP for name, a in read.items()}, redo(model.policy, obs)))
+    th.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+def test_pictures_are_read_through_experts_whose_activation_is_the_users_own():
+    class Pictures(gym.Env):
+        observation_space = gym.spaces.Box(0, 255, (1, 36, 36), np.uint8)
+        action_space = gym.spaces.Discrete(2)
+
+    kwargs = {"placement": "big", "activation_fn": OwnReLU, "net_arch": [6]}
+    model = PPO("MoeCnnPolicy", Pictures(), policy_kwargs=kwargs, device="cpu")
+    layers = policy_activations(model.policy, batch(model)).values()
+    assert {layer.values_ETHP.shape[:2] for layer in layers} == {(4, 5)}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.cbook import is_math_text
+from stable_baselines3 import PPO
 
 from sb3_moe import plots
 from sb3_moe.plots.style import short
@@ -117,6 +118,21 @@ def test_everything_a_folder_has_is_saved(folder):
     assert all((folder / "figures" / name).stat().st_size > 1000 for name in names)
 
 
+def test_figures_are_saved_in_every_format_and_alike_each_time(folder):
+    first = plots.save_figures(folder, formats=("svg", "pdf"))
+    assert {path.suffix for path in first} == {".svg", ".pdf"}
+    assert len(first) == 12
+    before = [path.read_bytes() for path in first]
+    again = plots.save_figures(folder, formats=("svg", "pdf"))
+    assert [path.read_bytes() for path in again] == before
+
+
+@pytest.mark.parametrize("formats", [(), ("png", "gif")])
+def test_an_unknown_format_is_refused_with_the_known_ones(folder, formats):
+    with pytest.raises(ValueError, match=r"`formats` must be among png, svg, pdf, got"):
+        plots.save_figures(folder, formats=formats)
+
+
 def test_a_folder_with_diagnostics_alone_is_drawn_too(folder):
     (folder / "scores.npz").unlink()
     assert {path.stem for path in plots.save_figures(folder)} == {
@@ -186,3 +202,25 @@ def test_nothing_or_nothing_above_zero_cannot_be_drawn_against_a_logarithm():
         plots.draw_against({"dense": []}, "tasks")
     with pytest.raises(ValueError, match="`points` must lie above zero, got 0"):
         plots.draw_against({"dense": [plots.Point(0, 1.0, 1.0, 1.0)]}, "FLOPs a row")
+
+
+def test_a_figure_shows_itself_in_a_notebook():
+    figure = plots.draw_gates([[0.5, 0.5]], ["a"])
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_an_agents_routing_is_drawn_in_one_call():
+    model = PPO(
+        "MoeMlpPolicy", "CartPole-v1", seed=0, policy_kwargs={"router": "uniform"}, n_steps=64
+    )
+    figure = plots.draw_routing(model, max_steps=3)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["0.25"] * 4
+    assert figure.axes[0].get_title() == "Experts of pi.middle"
+    assert plots.draw_routing(model, mixture="vf.middle", max_steps=3).axes[0].get_title() == (
+        "Experts of vf.middle"
+    )
+    with pytest.raises(ValueError, match=r"`mixture` must be one of \['pi.middle', 'vf.middle'\]"):
+        plots.draw_routing(model, mixture="qf", max_steps=3)
+    with pytest.raises(ValueError, match="no mixture of experts whose routing could be drawn"):
+        plots.draw_routing(PPO("MlpPolicy", "CartPole-v1", n_steps=64), max_steps=3)

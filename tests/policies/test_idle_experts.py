@@ -178,6 +178,31 @@ def test_each_expert_steps_as_with_an_optimiser_of_its_own(name, kind):
             th.testing.assert_close(found, expected, atol=1e-6, rtol=0.0)
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "amsgrad", "plain adam"])
+def test_tensors_that_join_late_count_their_own_steps(name):
+    th.manual_seed(0)
+    experts = stacked()
+    optimizer, kwargs = settings(name)
+    ours = optimizer(experts.parameters(), **kwargs)
+    theirs = reference.OwnOptimizers(experts, lambda tensors: optimizer(tensors, **kwargs))
+    gradients(experts, {0, 1, 2})
+    for _ in range(20):  # before anyone keeps idle experts still
+        theirs.step({0, 1, 2})
+        ours.step()
+    for parameter in experts.last.parameters():
+        del ours.state[parameter]
+    for own, copies in zip(theirs.optimizers, theirs.copies, strict=True):
+        for late in copies[2:]:
+            del own.state[late]
+    IdleExperts(ours, [experts], always=True)
+    for active in [{0, 1}, {0}, {1, 2}, {0, 1, 2}, {2}]:
+        gradients(experts, active)
+        theirs.step(active)
+        ours.step()
+        for found, expected in theirs.pairs():
+            th.testing.assert_close(found, expected, atol=1e-6, rtol=0.0)
+
+
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_a_thousand_idle_updates_leave_no_trace(name):
     th.manual_seed(0)
@@ -195,6 +220,7 @@ def test_a_thousand_idle_updates_leave_no_trace(name):
     for parameter, (weights, state) in kept.items():
         assert th.equal(parameter[0], weights)
         assert_same(state_of(ours, parameter), state)
+        assert ours.state[parameter].get(STEPS, [5.0])[0] == 5.0
     for _ in range(5):
         both_step(with_gap, ours, without, plain)
         for found, expected in zip(with_gap.parameters(), without.parameters(), strict=True):
@@ -210,9 +236,9 @@ def both_step(with_gap, ours, without, plain):
 
 
 def state_of(optimizer, parameter):
-    """Return the first expert's part of the state, without the count of all experts."""
-    state = optimizer.state[parameter].items()
-    return {name: value[0].clone() for name, value in state if name != "step" and value is not None}
+    """Return the first expert's part of the state, without counts."""
+    state = {k: v for k, v in optimizer.state[parameter].items() if k not in ("step", STEPS)}
+    return {name: value[0].clone() for name, value in state.items() if value is not None}
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
@@ -227,6 +253,22 @@ def test_where_no_expert_is_ever_idle_the_step_is_torchs_own_to_the_bit(name):
         both_step(held, ours, free, plain)
     for found, expected in zip(held.parameters(), free.parameters(), strict=True):
         assert th.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_until_an_expert_is_idle_an_optimiser_on_a_cpu_holds_what_torch_does(name):
+    optimizer, kwargs = settings(name)
+    held = stacked()
+    free = copy.deepcopy(held)
+    ours, plain = (optimizer(each.parameters(), **kwargs) for each in (held, free))
+    hooks = IdleExperts(ours, [held], always=True)
+    both_step(held, ours, free, plain)
+    both_step(held, ours, free, plain)
+    assert [*ours.state[held.last.weight]] == [*plain.state[free.last.weight]]
+    assert hooks.memory == 0
+    gradients(held, {1})
+    ours.step()
+    assert hooks.memory >= sum(each.nbytes for each in held.parameters())
 
 
 def test_a_gradient_that_is_no_number_is_no_reason_to_stay_still():

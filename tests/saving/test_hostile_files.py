@@ -232,6 +232,7 @@ BAD_JSON = {
     "deep": (b"[" * 10**5 + b"]" * 10**5, "nested deeper than 64"),
     "deep objects": (b'{"a":' * 100 + b"1" + b"}" * 100, "nested deeper than 64"),
     "no JSON": (b"import os", "is not JSON"),
+    "half a character": (b'{"a": "\\uD800"}', "is not JSON"),
     "no text": (b"\xff\xfe", "is not JSON"),
     "no object": (b"[]", "no sb3_moe model"),
     "another": (b'{"format": "keras"}', "no sb3_moe model"),

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import stat
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import sb3_moe
 from sb3_moe.callbacks import SnapshotCallback, save_snapshot
 from sb3_moe.files.user_key import VARIABLE
 from sb3_moe.saving import UnsafeFileError
-from sb3_moe.snapshot.manifest import DamagedError, UntrustedError
+from sb3_moe.snapshot.manifest import DamagedError, UntrustedError, write_manifest
 from sb3_moe.snapshot.resuming import resume
 
 PICKLES = ("env.pkl", "model.zip", "rest.pkl", "replay_buffer.pkl")
@@ -186,6 +187,9 @@ def test_a_manifest_that_is_gone_leaves_a_snapshot_that_must_be_trusted(snapshot
         '"hmac_sha256": ""}',
         '{"format": "sb3_moe snapshot", "files": {"../a": {"bytes": 1, "sha256": ""}}, '
         '"hmac_sha256": ""}',
+        '{"format": "sb3_moe snapshot", "files": {}, "hmac_sha256": "\\ud800"}',
+        '{"format": "sb3_moe snapshot", "files": {"\\uDFFF": {"bytes": 1, "sha256": ""}}, '
+        '"hmac_sha256": ""}',
         "[" * 70000,
     ],
 )
@@ -241,6 +245,7 @@ def test_rows_that_are_none_are_refused(snapshots, begin, rule):
         ({"generators": {"a": 1, "b": 2}}, "an object without one kind"),
         ({"action_space": {"space": {"Box": {}}, "generator": None}}, "its Box space must have"),
         ({"action_space": 5}, "can't be opened"),
+        ({"generators": {"dict": {}}}, "1 can't be opened: .*KeyError: 'python'"),
     ],
 )
 def test_a_state_that_is_none_is_one_line_even_where_it_is_trusted(snapshots, change, rule):
@@ -251,6 +256,33 @@ def test_a_state_that_is_none_is_one_line_even_where_it_is_trusted(snapshots, ch
     with pytest.raises(UnsafeFileError, match=rule) as caught:
         resume(snapshot, device="cpu", trust=True)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_is_gone_is_named(snapshots):
+    snapshot = snapshots / "plain" / "1"
+    for name in ("manifest.json", "model.moe"):
+        (snapshot / name).unlink()
+    with pytest.raises(DamagedError, match=r"1 has neither model\.moe nor"):
+        resume(snapshot, device="cpu", trust=True)
+
+
+def test_while_it_is_written_nobody_else_can_put_a_file_into_a_snapshot(tmp_path, monkeypatch):
+    seen = []
+
+    def looking(folder, unhashed):
+        above = [folder, *folder.parents[: len(folder.parents) - len(tmp_path.parents) - 1]]
+        seen.append([stat.S_IMODE(each.stat().st_mode) for each in above])
+        return write_manifest(folder, unhashed)
+
+    monkeypatch.setattr("sb3_moe.snapshot.writing.write_manifest", looking)
+    before = os.umask(0)  # as where a group shares its folders
+    try:
+        save_snapshot(model("plain"), tmp_path / "s")
+    finally:
+        os.umask(before)
+    assert 0o700 in seen[0]
+    assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o777
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
 def test_an_unknown_bit_generator_is_not_made(snapshots):

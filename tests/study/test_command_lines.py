@@ -86,6 +86,7 @@ def test_ctrl_c_leaves_what_is_there_readable_and_says_so(tmp_path, monkeypatch)
     assert engine.stopped
     text = console.file.getvalue().replace("\n", " ")
     assert "stopped: 1 of 4 runs finished" in text
+    assert text.split()[-1] == str(tmp_path / "report" / "index.html")
     assert f"--out {tmp_path}" in text
     assert (tmp_path / "report" / "summary.csv").exists()
     assert (tmp_path / "report" / "learning_curves.png").exists()

@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_moe_envs.extras import require
 from sb3_moe_envs.vector.channels import colour_channels
-from sb3_moe_envs.vector.world import StepResult, VectorWorld
+from sb3_moe_envs.vector.world import StepResult, VectorWorld, filled
 
 
 class GymnaxVectorEnv(VectorWorld):
@@ -80,10 +80,11 @@ class GymnaxVectorEnv(VectorWorld):
         mask = self._reset_mask(options if self._keys is not None else None)
         keys = self._seeded_keys(seed, mask)
         if self._states is None:
-            self._states = self._program.blank(self.num_envs)
-            self._observations = np.zeros(self.observation_space.shape, self._program.dtype)
+            self._states = self._program.blank(self._size)
+            shape = self.single_observation_space.shape or ()
+            self._observations = np.zeros((self._size, *shape), self._program.dtype)
         self._keys, self._states, self._observations = self._program.reset(
-            keys, self._states, self._observations, mask
+            self._filled(keys), self._states, self._observations, self._filled(mask)
         )
         return self._to_numpy(self._observations), {}
 
@@ -91,17 +92,17 @@ class GymnaxVectorEnv(VectorWorld):
         """Let jax begin a step."""
         self._check_was_reset()
         self._keys, self._states, self._observations, *self._outputs = self._program.step(
-            self._keys, self._states, self._checked(actions)
+            self._keys, self._states, self._filled(self._checked(actions))
         )
 
     def step_wait(self) -> StepResult:
         """Wait for the step that :meth:`step_async` began."""
         last, rewards, terminated, truncated = self._outputs
         observations = self._to_numpy(self._observations)
-        terminated, truncated = np.array(terminated), np.array(truncated)
+        terminated, truncated = self._own(terminated), self._own(truncated)
         ended = (terminated | truncated).nonzero()[0].tolist()
         infos = self._final_infos(self._rows(last, ended), {}) if ended else {}
-        return observations, np.array(rewards, np.float64), terminated, truncated, infos
+        return observations, self._own(rewards, np.float64), terminated, truncated, infos
 
     @staticmethod
     def draw(observation: np.ndarray) -> np.ndarray:
@@ -111,9 +112,9 @@ class GymnaxVectorEnv(VectorWorld):
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next steps depend on, as numpy arrays and plain values."""
         return {
-            "keys": None if self._keys is None else np.array(self._keys),
-            "states": self._program.leaves(self._states),
-            "observations": None if self._keys is None else np.array(self._observations),
+            "keys": None if self._keys is None else self._own(self._keys),
+            "states": self._program.leaves(self._states, self.num_envs),
+            "observations": None if self._keys is None else self._own(self._observations),
             "np_random": self.np_random.bit_generator.state,
             "no_op_max": self.no_op_max,
         }
@@ -130,12 +131,14 @@ class GymnaxVectorEnv(VectorWorld):
         if state["keys"] is None:
             self._keys = self._states = self._observations = None
             return
-        self._states = self._program.unflatten(state["states"], self.num_envs)
-        self._keys, self._observations = state["keys"], state["observations"]
+        self._states = self._program.unflatten(state["states"], self.num_envs, self._size)
+        self._keys = self._filled(state["keys"])
+        self._observations = self._filled(state["observations"])
 
     def _use_no_ops(self, no_op_max: int) -> None:
         self._program = _program(self.name, *self._options, no_op_max)
         self.no_op_max = no_op_max
+        self._size = self._program.size_for(self.num_envs)
 
     def _check_was_reset(self) -> None:
         if self._keys is None:
@@ -145,12 +148,12 @@ class GymnaxVectorEnv(VectorWorld):
         if isinstance(seed, (int, np.integer)):
             self._np_random, self._np_random_seed = gym.utils.seeding.np_random(int(seed))
         elif seed is None and self._keys is not None:
-            return self._keys
+            return self._own(self._keys)
         seeds = self._seed_of_each(seed)
         numbers = [int(self.np_random.integers(2**31)) if s is None else int(s) for s in seeds]
         # What jax.random.PRNGKey makes of a number, without a call each.
         keys = np.array([(n >> 32 & 0xFFFFFFFF, n & 0xFFFFFFFF) for n in numbers], dtype=np.uint32)
-        return keys if self._keys is None else np.where(mask[:, None], keys, self._keys)
+        return keys if self._keys is None else np.where(mask[:, None], keys, self._own(self._keys))
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         # jax clamps an index that is out of range in silence.
@@ -169,7 +172,14 @@ class GymnaxVectorEnv(VectorWorld):
         return actions.astype(np.float32)
 
     def _to_numpy(self, observations: Any) -> np.ndarray:
-        return np.array(observations, self.single_observation_space.dtype)
+        return self._own(observations, self.single_observation_space.dtype)
+
+    def _filled(self, rows: np.ndarray) -> np.ndarray:
+        return filled(rows, self._size)
+
+    def _own(self, rows: Any, dtype: Any = None) -> np.ndarray:
+        """Copy what is of this world's copies from an array of jax's."""
+        return np.array(np.asarray(rows)[: self.num_envs], dtype)
 
     def _rows(self, observations: Any, rows: list[int]) -> dict[int, np.ndarray]:
         array, dtype = np.asarray(observations), self.single_observation_space.dtype

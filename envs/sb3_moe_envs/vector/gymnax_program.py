@@ -14,9 +14,12 @@ import numpy as np
 from gymnax.environments.spaces import gymnax_space_to_gym_space
 
 from sb3_moe_envs.numbers import whole
+from sb3_moe_envs.vector.world import filled
 
 # So many that each number of no-ops comes with many draws of the game's own.
 NUM_STARTS = 1024
+# So many copies take about as long as one.
+FEW = 32
 
 
 class Program:
@@ -34,7 +37,9 @@ class Program:
     ) -> None:
         self._env, self._params = _make(name, use_minimal_action_set, params)
         self._no_op_max = whole("no_op_max", no_op_max, minimum=0)
-        if no_op_max and not name.endswith("-MinAtar"):
+        self._sizes: set[int] = set()
+        self._is_minatar = name.endswith("-MinAtar")
+        if no_op_max and not self._is_minatar:
             raise ValueError(
                 f"`no_op_max` must be 0 except for MinAtar, got {no_op_max} for {name}"
             )
@@ -61,22 +66,33 @@ class Program:
         result: tuple[Any, ...] = self._compiled_step(self._starts, keys, states, actions)
         return result
 
+    def size_for(self, num_envs: int) -> int:
+        """Return for how many copies a new world's step is compiled.
+
+        For as many as an earlier world's, if that has a few more: to compile a game takes longer
+        than a few copies play. A row of a MinAtar game never depends on how many there are.
+        """
+        larger = [size for size in self._sizes if num_envs <= size <= FEW and self._is_minatar]
+        size = min(larger, default=num_envs)
+        self._sizes.add(size)
+        return size
+
     def blank(self, num_envs: int) -> Any:
         """Return states of the right structure, shapes and types, all zero."""
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._shapes(num_envs))
 
-    def leaves(self, states: Any) -> list[np.ndarray]:
-        """Return the arrays of a state, as numpy."""
-        return [np.array(leaf) for leaf in jax.tree.leaves(states)]
+    def leaves(self, states: Any, num_envs: int) -> list[np.ndarray]:
+        """Return the arrays of the states of so many copies, as numpy."""
+        return [np.array(leaf[:num_envs]) for leaf in map(np.asarray, jax.tree.leaves(states))]
 
-    def unflatten(self, leaves: Sequence[np.ndarray], num_envs: int) -> Any:
-        """Put saved leaves back into the environment's own state."""
+    def unflatten(self, leaves: Sequence[np.ndarray], num_envs: int, size: int) -> Any:
+        """Put saved leaves back into the environment's own state, filled up to a size."""
         shapes, structure = jax.tree.flatten(self._shapes(num_envs))
         expected = [(leaf.shape, str(leaf.dtype)) for leaf in shapes]
         got = [(leaf.shape, str(leaf.dtype)) for leaf in leaves]
         if got != expected:
             raise ValueError(f"`states` must hold arrays like {expected}, got {got}")
-        return jax.tree.unflatten(structure, list(leaves))
+        return jax.tree.unflatten(structure, [filled(leaf, size) for leaf in leaves])
 
     def _shapes(self, num_envs: int) -> Any:
         return jax.eval_shape(self._start, None, np.zeros((num_envs, 2), np.uint32))[1]

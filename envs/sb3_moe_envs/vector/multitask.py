@@ -24,7 +24,7 @@ from sb3_moe_envs.success import UNSAID, succeeded_rows
 from sb3_moe_envs.suites import tasks_of
 from sb3_moe_envs.tasks import built
 from sb3_moe_envs.vector.infos import FINAL, join_infos, row_of, take_rows
-from sb3_moe_envs.vector.parts import Part
+from sb3_moe_envs.vector.parts import Part, in_order
 from sb3_moe_envs.vector.pool import Pool
 
 VECTORIZATIONS = ("sync", "async")
@@ -105,6 +105,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._chosen = self._pinned.copy()
         self._tasks = self._wanted()
         self._parts: list[Part] = []
+        self._in_order = False
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
         self._successes = np.full(self.num_envs, UNSAID)
@@ -252,7 +253,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         for name, value in state["slots"].items():
             setattr(self, name, value.copy())
         self._stale = True
-        self._parts = self._pool.arrange(self._tasks)
+        self._arrange()
         self._pool.load_state_dict(state["parts"])
         for part in self._parts:
             if state["parts"].get((part.task, part.env.num_envs)) is None:
@@ -306,7 +307,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def _play(self) -> tuple[Any, dict[str, Any]]:
         """Start an episode of the wanted task in every slot."""
         self._tasks = self._wanted()
-        self._parts = self._pool.arrange(self._tasks)
+        self._arrange()
         self._forget(slice(None))
         seeds = [self._seeds.take(part.task, part.env.num_envs) for part in self._parts]
         results = [
@@ -314,6 +315,10 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         ]
         obs = self._join_observations([result[0] for result in results])
         return obs, self._join_infos([result[1] for result in results])
+
+    def _arrange(self) -> None:
+        self._parts = self._pool.arrange(self._tasks)
+        self._in_order = in_order(self._parts)
 
     def _step_parts(self, actions: Any) -> list[Any]:
         rows = self._rows_of(actions)
@@ -337,6 +342,8 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return self._interface.encode_batch(parts, self._tasks)
 
     def _join(self, arrays: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
+        if self._in_order:
+            return np.concatenate(arrays, dtype=dtype, casting="unsafe")
         joined = np.empty(self.num_envs, dtype)
         for part, array in zip(self._parts, arrays, strict=True):
             joined[part.rows] = array
@@ -354,14 +361,12 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self, infos: dict[str, Any], parts: Sequence[dict[str, Any]], done: np.ndarray
     ) -> None:
         """Add the last observations and infos of the episodes that ended."""
-        final = np.full(self.num_envs, None, dtype=object)
-        own = [
-            (part.rows, info.get("final_info", {}))
-            for part, info in zip(self._parts, parts, strict=True)
-        ]
-        slots = np.arange(self.num_envs)
+        final, slots = np.empty(self.num_envs, dtype=object), np.arange(self.num_envs)
+        own = []
         for part, info in zip(self._parts, parts, strict=True):
-            for index in np.flatnonzero(done[part.rows]).tolist():
+            if info.get("final_info"):
+                own.append((part.rows, info["final_info"]))
+            for index in done[part.rows].nonzero()[0].tolist():
                 obs = row_of(info["final_obs"], index)
                 final[slots[part.rows][index]] = self._interface.encode(part.task, obs)
         infos["final_obs"], infos["_final_obs"] = final, done.copy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -57,6 +58,16 @@ def rows_of_task(tasks_B: np.ndarray, task: int) -> Any:
     rows = np.flatnonzero(tasks_B == task)
     first, last = int(rows[0]), int(rows[-1])
     return slice(first, last + 1) if last - first + 1 == len(rows) else rows
+
+
+def in_order(parts: Sequence[Part]) -> bool:
+    """Say whether the rows of the parts, one after the other, are those of the whole."""
+    end = 0
+    for part in parts:
+        if not isinstance(part.rows, slice) or part.rows.start != end:
+            return False
+        end = part.rows.stop
+    return True
 
 
 def send(part: Part, actions: Any) -> None:

@@ -117,3 +117,9 @@ class VectorWorld(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "final_info": final_info | masks,
             "_final_info": done.copy(),
         }
+
+
+def filled(rows: np.ndarray, size: int) -> np.ndarray:
+    """Repeat the last row of an array up to a size: what is added does what the last copy does."""
+    missing = size - len(rows)
+    return rows if missing == 0 else np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sb3_moe.plots.style import COLOURS, LINES, as_written
+from sb3_moe.plots.style import Look, as_written, look_of
 from sb3_moe.study.report.claims import Finding
 from sb3_moe.study.report.facts import learned
 from sb3_moe.study.report.measures import Array, Run, shown
@@ -20,15 +20,9 @@ from sb3_moe.study.spec.architectures import CALLED, heading, title
 MILLION = 1e6
 
 
-def style_of(architectures: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Give each architecture a colour, and another line when the colours run out."""
-    return {
-        name: {
-            "color": COLOURS[k % len(COLOURS)],
-            "linestyle": LINES[k // len(COLOURS) % len(LINES)],
-        }
-        for k, name in enumerate(architectures)
-    }
+def looks_of(architectures: Sequence[str]) -> dict[str, Look]:
+    """Give each architecture a colour and a dash of its own."""
+    return {name: look_of(k) for k, name in enumerate(architectures)}
 
 
 def sequences(runs: Sequence[Run]) -> list[tuple[str, tuple[str, ...]]]:
@@ -48,13 +42,13 @@ def learning_curves(runs: Sequence[Run], random: Mapping[str, float]) -> Figure:
     steps in which the game was trained, and the dotted line is the random policy.
     """
     rows, games = sequences(runs), runs[0].cell.games
-    styles = style_of(architectures(runs))
+    looks = looks_of(architectures(runs))
     figure = Figure(figsize=(3.4 * len(games), 2.3 * len(rows) + 0.3), layout="constrained")
     axes = figure.subplots(len(rows), len(games), squeeze=False, sharey="col")
     for (regime, order), line in zip(rows, axes, strict=True):
         members = [r for r in runs if (r.cell.regime, r.cell.order) == (regime, order)]
         for game, ax in zip(games, line, strict=True):
-            _curves(ax, members, game, random.get(game), styles)
+            _curves(ax, members, game, random.get(game), looks)
         line[0].set_ylabel(_wrapped(as_written(heading(regime, order))) + "\nreturn")
     for game, ax in zip(games, axes[0], strict=True):
         ax.set_title(as_written(game))
@@ -69,22 +63,22 @@ def _curves(
     runs: Sequence[Run],
     game: str,
     random: float | None,
-    styles: Mapping[str, dict[str, Any]],
+    looks: Mapping[str, Look],
 ) -> None:
     """Draw one game in one sequence."""
     if runs[0].cell.order:
         for start, end in runs[0].blocks(game):
             ax.axvspan(start / MILLION, end / MILLION, color="0.93", zorder=0)
-    for name, style in styles.items():
+    for name, look in looks.items():
         curves = [run for run in runs if run.cell.architecture.name == name]
         if curves:
-            _band(ax, [(run.steps, run.returns(game)) for run in curves], name, style)
+            _band(ax, [(run.steps, run.returns(game)) for run in curves], name, look)
     if random is not None:
         ax.axhline(random, color="0.35", linewidth=1, linestyle=":", label="random policy")
     _plain(ax)
 
 
-def _band(ax: Axes, curves: Sequence[tuple[Any, Array]], name: str, style: dict[str, Any]) -> None:
+def _band(ax: Axes, curves: Sequence[tuple[Any, Array]], name: str, look: Look) -> None:
     """Draw the mean over seeds and the range of the seeds, as far as all of them have come.
 
     :param curves: steps and values of each seed
@@ -92,10 +86,10 @@ def _band(ax: Axes, curves: Sequence[tuple[Any, Array]], name: str, style: dict[
     length = min(len(values) for _, values in curves)
     x = np.asarray(curves[0][0][:length]) / MILLION
     values_SK = np.stack([values[:length] for _, values in curves])
-    ax.plot(x, values_SK.mean(axis=0), label=as_written(title(name)), linewidth=1.6, **style)
+    ax.plot(x, values_SK.mean(axis=0), label=as_written(title(name)), linewidth=1.6, **look.style)
     if len(values_SK) > 1:
         low, high = values_SK.min(axis=0), values_SK.max(axis=0)
-        ax.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        ax.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)
 
 
 def dormant_neurons(runs: Sequence[Run]) -> Figure | None:
@@ -103,7 +97,7 @@ def dormant_neurons(runs: Sequence[Run]) -> Figure | None:
 
     :return: a panel per regime and order; None if no run has measured it
     """
-    styles = style_of(architectures(runs))
+    looks = looks_of(architectures(runs))
     runs = [run for run in runs if run.dormant_layers]
     if not runs:
         return None
@@ -111,7 +105,7 @@ def dormant_neurons(runs: Sequence[Run]) -> Figure | None:
     figure = Figure(figsize=(max(6.8, 3.2 * len(columns)), 2.9), layout="constrained")
     axes = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
     for (regime, order), ax in zip(columns, axes, strict=True):
-        for name, style in styles.items():
+        for name, look in looks.items():
             curves = [
                 run
                 for run in runs
@@ -119,7 +113,7 @@ def dormant_neurons(runs: Sequence[Run]) -> Figure | None:
                 and run.cell.architecture.name == name
             ]
             if curves:
-                _band(ax, [dormant_curve(run) for run in curves], name, style)
+                _band(ax, [dormant_curve(run) for run in curves], name, look)
         ax.set_title(_wrapped(as_written(heading(regime, order))), fontsize="medium")
         ax.set_xlabel("million steps")
         _plain(ax)

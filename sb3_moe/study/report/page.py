@@ -1,11 +1,8 @@
-"""How values are shown on a page: numbers, intervals, verdicts and pictures."""
+"""How values are shown on a page: numbers, intervals and verdicts."""
 
 from __future__ import annotations
 
-import io
 from typing import Any, NamedTuple, get_args
-
-from matplotlib.figure import Figure
 
 from sb3_moe.study.report.verdict import Verdict
 
@@ -28,8 +25,8 @@ def field(value: Any) -> Field:
     text = str(value)
     if text[:1] in tuple("-0123456789") and "[" in text:
         return Field(text, "number")
-    # Names stay on one line; sentences may break.
-    return Field(text, "short" if len(text) < 25 else "")
+    # A word that no table has room for may be broken.
+    return Field(text, "long" if max(map(len, text.split()), default=0) > 24 else "")
 
 
 def number(value: float) -> str:
@@ -55,8 +52,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.4g}%"
 
 
-def png_of(figure: Figure, dpi: int = 130) -> bytes:
-    """Draw a figure; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
+def ground(share: float) -> str:
+    """Give the style of a field: the darker, the larger a share is, with text that can be read."""
+    red, green, blue = (round(255 + share * (end - 255)) for end in (0, 60, 110))
+    # White on what is darker than this: both then have a contrast of at least 4.5.
+    text = "#fff" if share > 0.68 else "#000"
+    return f"background:rgb({red},{green},{blue});color:{text}"

@@ -6,14 +6,13 @@ sentences that the other two share, and escape.
 
 from __future__ import annotations
 
-import base64
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sb3_moe.study.report.headline import as_written
-from sb3_moe.study.report.page import field, number, percent
+from sb3_moe.study.report.page import field, ground, number, percent
 
 
 @cache
@@ -27,8 +26,8 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     found.filters |= {
-        "base64": lambda data: base64.b64encode(data).decode(),
         "field": field,
+        "ground": ground,
         "md": as_written,
         "number": number,
         "percent": percent,

@@ -3,27 +3,53 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from sb3_moe.plasticity.dormant import TAUS
+from sb3_moe.plots.save import FORMATS
 from sb3_moe.study.report import tables
-from sb3_moe.study.report.claims import Finding
+from sb3_moe.study.report.charts import charts
+from sb3_moe.study.report.claims import Finding, Row
 from sb3_moe.study.report.facts import facts
+from sb3_moe.study.report.figures import expert_panels
 from sb3_moe.study.report.measures import MEASURES, Run, block_end, collapsed, shown
 from sb3_moe.study.report.page import interval, number
 from sb3_moe.study.report.rendering import render, sentences
 from sb3_moe.study.report.results import Results
+from sb3_moe.study.report.script import embedded, policy, script
+
+#: What lies beside the page.
+FILES = {
+    "summary.csv": "returns by network and task",
+    "scores.csv": "the mean return of every seed, evaluation and task",
+    "curves.csv": "whatever else the charts show while training goes on",
+    "measures.csv": "every measure of every run: what the comparisons rest on",
+    "verdicts.csv": "a row for each comparison and task",
+    "scores.npz": "the return of every episode, as arrays",
+}
+PICTURES = {
+    "learning_curves": "Returns while training goes on",
+    "dormant_neurons": "Dormant neurons while training goes on",
+    "expert_weights": "How much each expert counts for each task",
+    "differences": "Every primary comparison",
+}
 
 
 def build_page(
-    results: Results, rows: Mapping[str, tables.Rows], pictures: Mapping[str, bytes]
+    results: Results,
+    rows: Mapping[str, tables.Rows],
+    pictures: Collection[str],
+    replays: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Write the page, as HTML.
 
     :param results: what it reports
     :param rows: its tables, by name
-    :param pictures: as PNG, by name
+    :param pictures: names of those that lie beside it
+    :param replays: addresses of networks at play, by their titles
     """
     context = {
         **said(results),
@@ -37,7 +63,19 @@ def build_page(
         rule=results.claims.rule,
         returns=_returns(rows["summary"]),
         random={game: results.random[game] for game in _games(rows["summary"])},
-        pictures=pictures,
+        files={
+            name: meaning
+            for name, meaning in FILES.items()
+            if rows.get(name.removesuffix(".csv"), True)
+        },
+        pictures={name: text for name, text in PICTURES.items() if name in pictures},
+        formats=FORMATS,
+        replays=replays,
+        differences=_forest(results.findings),
+        experts=expert_panels(results.runs),
+        data=embedded(charts(results.runs, results.random)),
+        script=script(),
+        policy=policy(),
         tau=TAUS[0],
     )
 
@@ -113,6 +151,41 @@ def _claim_row(finding: Finding) -> dict[str, Any]:
         "verdict": finding.verdict if rows else "not tested in this study",
         "why": why or _NOT_TESTED,
         "by_t": finding.verdict_by_t if rows else "-",
+    }
+
+
+def _forest(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Say where the marks of each primary difference are, in percent of the widest."""
+    rows = [
+        (f"{finding.claim.name}: {shown(row.game)}", row)
+        for finding in findings
+        for row in finding.rows
+        if row.contrast.primary
+    ]
+    ends = [end for _, row in rows for span in _spans(row).values() for end in span]
+    reach = 1.05 * max((abs(end) for end in ends if math.isfinite(end)), default=0.0) or 1.0
+    return [
+        {
+            "label": label,
+            "text": interval(row.estimate.mean, row.estimate.low, row.estimate.high),
+            "marks": {
+                name: (round(50 + 50 * low / reach, 2), round(50 * (high - low) / reach, 2))
+                for name, (low, high) in _spans(row).items()
+                if math.isfinite(low) and math.isfinite(high)
+            },
+        }
+        for label, row in rows
+    ]
+
+
+def _spans(row: Row) -> dict[str, tuple[float, float]]:
+    """Say from where to where each mark of a difference reaches."""
+    found, small = row.estimate, row.contrast.smallest_effect
+    return {
+        "small": (-small, small),
+        "origin": (0.0, 0.0),
+        "bar": (found.low, found.high),
+        "estimate": (found.mean, found.mean),
     }
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
 from sb3_moe.files.atomic import atomic
 from sb3_moe.files.record import write_npz
+from sb3_moe.plots.save import save_figure
 from sb3_moe.study.report import figures, tables
+from sb3_moe.study.report.charts import curves, networks
 from sb3_moe.study.report.headline import claims_table, returns_table
-from sb3_moe.study.report.page import png_of
 from sb3_moe.study.report.rendering import render
 from sb3_moe.study.report.results import Results, load_results
 from sb3_moe.study.report.sections import build_page, said
@@ -20,7 +22,7 @@ from sb3_moe.study.spec.grid import StudyConfig
 def write_report(
     study: StudyConfig, root: Path, folder: Path | None = None, partial: bool = False
 ) -> Path:
-    """Write ``index.html``, its PNG and CSV files, ``scores.npz`` and a short ``README.md``.
+    """Write ``index.html``, its pictures and CSV files, ``scores.npz`` and a short ``README.md``.
 
     :param root: the study's folder
     :param folder: where to write; None for ``report`` in the study's folder
@@ -34,20 +36,20 @@ def write_report(
         "summary": tables.summary(results.runs, results.random),
         "verdicts": tables.verdicts(results.findings),
         "scores": tables.scores(results.runs),
+        "curves": curves(results.runs, results.random),
         "measures": tables.measures(results.runs, results.references),
     }
     for name, table in rows.items():
         if table:
             tables.write_csv(folder / f"{name}.csv", table)
     write_npz(folder / "scores.npz", tables.tensors(results.runs))
-    pictures = {name: png_of(figure) for name, figure in _figures(results).items()}
-    for name, png in pictures.items():
-        with atomic(folder / f"{name}.png") as temporary:
-            temporary.write_bytes(png)
+    pictures = _figures(results)
+    for name, figure in pictures.items():
+        save_figure(figure, folder / name, dpi=130)
     with atomic(folder / "README.md") as temporary:
         temporary.write_text(_readme(results, folder))
     with atomic(folder / "index.html") as temporary:
-        temporary.write_text(build_page(results, rows, pictures))
+        temporary.write_text(build_page(results, rows, pictures, _replays(results, folder)))
     return folder / "index.html"
 
 
@@ -60,6 +62,16 @@ def _figures(results: Results) -> dict[str, Figure]:
         "expert_weights": figures.expert_weights(results.runs),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _replays(results: Results, folder: Path) -> dict[str, str]:
+    """Find the pages on which networks are seen at play: ``replays/<network>.html``."""
+    names = figures.architectures(results.runs)
+    return {
+        network["name"]: f"replays/{quote(name)}.html"
+        for name, network in zip(names, networks(names), strict=True)
+        if (folder / "replays" / f"{name}.html").is_file()
+    }
 
 
 def _readme(results: Results, folder: Path) -> str:

@@ -65,7 +65,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} can't be read: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} must hold a JSON object, got {type(values).__name__}")

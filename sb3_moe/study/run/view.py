@@ -33,8 +33,12 @@ class View(Protocol):
         ...
 
 
+# Seconds between two lines where a display can't be drawn anew, at least; more in a long run.
+BETWEEN_LINES = 10.0
+
+
 class LiveView:
-    """A live display on a terminal; one line per finished cell everywhere else.
+    """A live display on a terminal; elsewhere a line now and then, and for each finished cell.
 
     :param jobs: all that will run
     :param console: where to
@@ -48,6 +52,7 @@ class LiveView:
         self._at_start = sum(_steps(job) for job in jobs)
         self._ended_steps = 0
         self._ended_cells = 0
+        self._next_line = self._begun
         self._live = Live(console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveView:
@@ -74,6 +79,9 @@ class LiveView:
     def refresh(self, running: Sequence[Job]) -> None:
         """Draw the table anew."""
         done = self._ended_steps + sum(_steps(job) for job in running)
+        if not self.console.is_terminal:
+            self._say(done)
+            return
         table = Table.grid(padding=(0, 1))
         for job in running:
             live = job.folder.live()
@@ -81,19 +89,33 @@ class LiveView:
             table.add_row(Text(job.cell.name), bar, Text(_summary(live), style="dim"))
         self._live.update(Group(self._overall(done), table))
 
+    def _say(self, done: int) -> None:
+        """Print how far everything is, unless that was just said."""
+        now = time.monotonic()
+        if now >= self._next_line:
+            self._next_line = now + max(BETWEEN_LINES, (now - self._begun) / 20)
+            self.console.print(Text("  ".join(self._progress(done)), style="dim"), soft_wrap=True)
+
     def _overall(self, done: int) -> Table:
+        cells, share, rate, clock = self._progress(done)
+        table = Table.grid(padding=(0, 1))
+        table.add_row(
+            Text(cells, style="bold"),
+            ProgressBar(total=max(self._total, 1), completed=done, width=30),
+            *map(Text, (share, rate, clock)),
+        )
+        return table
+
+    def _progress(self, done: int) -> tuple[str, str, str, str]:
         elapsed = time.monotonic() - self._begun
         rate = max(0, done - self._at_start) / max(elapsed, 1e-9)
         left = (self._total - done) / rate if rate > 0 else None
-        table = Table.grid(padding=(0, 1))
-        table.add_row(
-            Text(f"{self._ended_cells}/{self._cells} cells", style="bold"),
-            ProgressBar(total=max(self._total, 1), completed=done, width=30),
-            Text(f"{done / max(self._total, 1):.0%}"),
-            Text(f"{rate:,.0f} steps/s"),
-            Text(f"{_clock(elapsed)} gone, {_clock(left)} left"),
+        return (
+            f"{self._ended_cells}/{self._cells} cells",
+            f"{done / max(self._total, 1):.0%}",
+            f"{rate:,.0f} steps/s",
+            f"{_clock(elapsed)} gone, {_clock(left)} left",
         )
-        return table
 
 
 def _ending(state: State, live: dict[str, object]) -> str:
@@ -110,16 +132,14 @@ def _steps(job: Job) -> int:
 
 
 def _summary(live: dict[str, object]) -> str:
-    """Say the rate and the last returns of a cell."""
+    """Say the rate and the last returns of a cell, and that a report's are other ones."""
     if not live:
         return "starting"
-    returns = live.get("returns", {})
-    scores = (
-        "  ".join(f"{task} {value:.1f}" for task, value in returns.items())
-        if isinstance(returns, dict)
-        else ""
-    )
-    return f"{live.get('rate', 0):,.0f} steps/s  {scores}"
+    rate, returns = f"{live.get('rate', 0):,.0f} steps/s", live.get("returns")
+    if not isinstance(returns, dict) or not returns:
+        return rate
+    scores = "  ".join(f"{task} {value:.1f}" for task, value in returns.items())
+    return f"{rate}, last training episodes: {scores}"
 
 
 def _clock(seconds: float | None) -> str:

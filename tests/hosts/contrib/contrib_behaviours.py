@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Behaviour(NamedTuple):
-    """A row of the table.
-
-    :param file: of sb3-contrib's tests that ask for it
-    :param text: what a policy does
-    """
-
-    file: str
-    text: str
-
+from tables import Behaviour
 
 BEHAVIOURS = {
     "entropy": Behaviour("run", "learns with the entropy coefficient fixed or learned"),

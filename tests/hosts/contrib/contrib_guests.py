@@ -9,9 +9,9 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from tables import ROUTERS
 from torch import nn
 
-PLACEMENTS = ("none", "middle", "final", "big")
 ON_POLICY = ("TRPO", "MaskablePPO", "RecurrentPPO")
 WITH_ACTOR = ("TQC", "CrossQ")
 OFF_POLICY = ("QRDQN", *WITH_ACTOR)
@@ -39,10 +39,6 @@ class OwnExtractor(BaseFeaturesExtractor):
         """Return the features, (B, dim)."""
         features: th.Tensor = self.layers(observations)
         return features
-
-
-# More than one router, so that what is kept beside the weights is asked too.
-ROUTERS = {"final": {"router": "top_k", "top_k": 2}, "big": {"num_experts": 2}}
 
 
 def alias_of(algorithm: str, kind: str = "Mlp") -> str:

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
     is_vecenv_wrapped,
 )
+from tables import PLACEMENTS
 
 SHARED = {"shared": True, "apart": False}
 TARGETS = {"QRDQN": ("quantile_net", "quantile_net_target"), "TQC": ("critic", "critic_target")}
@@ -57,7 +58,7 @@ def equal(ours, theirs):
     return [th.equal(a, b) for a, b in zip(ours, theirs, strict=True)]
 
 
-@pytest.mark.parametrize("placement", guests.PLACEMENTS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("algorithm", TARGETS)
 def test_targets_follow_by_tau_and_by_nothing_else(algorithm, placement):
     model = on_pictures(algorithm, placement)

@@ -10,6 +10,7 @@ from stable_baselines3.common.envs import (
     IdentityEnvMultiDiscrete,
 )
 from stable_baselines3.common.evaluation import evaluate_policy
+from tables import PLACEMENTS
 
 WORLDS = {
     "discrete": lambda: IdentityEnv(4),
@@ -48,7 +49,7 @@ def test_it_learns_to_say_what_it_sees(algorithm, placement, world):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("placement", guests.PLACEMENTS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("world", ["multidiscrete", "multibinary"])
 def test_it_learns_to_say_several_things_at_once(world, placement):
     assert_learns_the_identity("TRPO", placement, world, 4000)

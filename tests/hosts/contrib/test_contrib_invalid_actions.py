@@ -21,6 +21,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, IdentityEnv, IdentityEnvBox
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from tables import PLACEMENTS
 
 from sb3_moe.policies import on_policy
 
@@ -61,6 +62,7 @@ def test_nothing_that_is_masked_is_done(algorithm, placement, world):
         arena.train(model, 16)
 
 
+@pytest.mark.full  # several seconds each
 @asked.over("masks learned", MASKED)
 def test_it_learns_with_masks_what_it_cannot_without(algorithm, placement):
     env = InvalidActionEnvDiscrete(dim=30, n_invalid_actions=24)
@@ -134,7 +136,7 @@ def test_it_learns_from_pictures_with_masks(algorithm, placement, share):
         assert allowed[action]
 
 
-@pytest.mark.parametrize("placement", guests.PLACEMENTS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_an_episode_that_is_cut_is_learned_from(placement):
     env = gym.wrappers.TimeLimit(some(), 10)
     model = guests.make("MaskablePPO", placement, env=env, model={"n_steps": 32})
@@ -149,7 +151,7 @@ def test_policies_without_masks_are_refused(kind, env):
         MaskablePPO(policy, env())
 
 
-@pytest.mark.parametrize("placement", guests.PLACEMENTS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_actions_without_choices_are_refused(placement):
     with pytest.raises(AssertionError, match="The algorithm only supports"):
         guests.make("MaskablePPO", placement, env=IdentityEnvBox())

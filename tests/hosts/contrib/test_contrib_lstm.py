@@ -9,6 +9,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from tables import PLACEMENTS
 
 RECURRENT = ["RecurrentPPO"]
 LSTMS = {
@@ -41,7 +42,7 @@ def test_it_learns_with_any_arrangement_of_lstms(algorithm, placement, lstms, se
 
 
 @pytest.mark.parametrize("name", LSTMS)
-@pytest.mark.parametrize("placement", guests.PLACEMENTS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_states_are_passed_on_and_begin_anew_with_an_episode(placement, name):
     model = guests.make("RecurrentPPO", placement, **LSTMS[name])
     obs = arena.observe(model, 2)
@@ -62,7 +63,7 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)
-@pytest.mark.parametrize("placement", guests.PLACEMENTS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_shared_lstm_that_cannot_be_is_refused(placement, name):
     said = r"You must choose between shared LSTM|If the features extractor is not shared"
     with pytest.raises(AssertionError, match=said):
@@ -100,6 +101,7 @@ class Recall(gym.Env):
         return np.zeros(2, np.float32), reward, done, False, {}
 
 
+@pytest.mark.full  # the slowest of them: 2 to 5 s each
 @asked.over("memory", RECURRENT)
 def test_it_remembers_what_it_saw(algorithm, placement):
     env = make_vec_env(Recall, n_envs=8)

@@ -100,3 +100,14 @@ def test_a_simulated_interval_covers_about_as_often_as_it_says(monkeypatch, corr
     shares = coverage.covered(normal, normal, correlation)
     assert 0.9 <= shares["paired t"] <= 1
     assert shares["bootstrap"] <= shares["paired t"]
+
+
+def test_the_table_of_interventions_has_a_row_for_each_expert(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["interventions.py", "--steps", "1", "--episodes", "2"])
+    script("interventions")
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head == f"|  | {' | '.join(TASKS)} |"
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| all experts",
+        *(f"| without {k}" for k in range(8)),
+    ]

@@ -84,6 +84,42 @@ def test_cells_start_in_order_and_never_more_than_the_engine_takes(tmp_path, con
     assert {job.state.status for job in survey(study(seeds=1).cells(), tmp_path)} == {"done"}
 
 
+def test_where_nothing_can_be_drawn_anew_progress_is_a_line_now_and_then(tmp_path, console):
+    jobs = survey(study(seeds=1).cells(), tmp_path)
+    with LiveView(jobs, console) as view:
+        view.refresh([])
+        view.refresh([])
+    assert console.file.getvalue() == "0/6 cells  0%  0 steps/s  0:00:00 gone, ? left\n"
+
+
+def test_a_finished_cells_line_says_what_its_returns_are_of(tmp_path, console):
+    (job, *_) = survey(study(seeds=1).cells(), tmp_path)
+    job.folder.start({})
+    live = {"steps": 10, "rate": 1234.0, "returns": {"Breakout": 5.0, "SpaceInvaders": 17.25}}
+    write_json(job.folder.path / "live.json", live)
+    LiveView([job], console).ended(job, State("done"))
+    assert console.file.getvalue() == (
+        f"[1/1] {job.cell.name}: done 1,234 steps/s, last training episodes: "
+        "Breakout 5.0  SpaceInvaders 17.2\n"
+    )
+
+
+def test_what_is_not_of_the_study_is_named_and_left_alone(tmp_path, console):
+    (tmp_path / "cells" / "crl-another-s0").mkdir(parents=True)
+    (tmp_path / "mine.zip").write_text("")
+    write(tmp_path, study(seeds=1), lambda cell: 5.0)
+    write_json(tmp_path / "study.json", {})
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in GAMES})
+    assert run_study(study(seeds=1), tmp_path, console, lambda root: InstantEngine()) == 0
+    named = f"{tmp_path} also holds what this study leaves alone: cells/crl-another-s0, mine.zip"
+    assert named in console.file.getvalue()
+    console.file.truncate(0)
+    (tmp_path / "mine.zip").unlink()
+    (tmp_path / "cells" / "crl-another-s0").rmdir()
+    run_study(study(seeds=1), tmp_path, console, lambda root: InstantEngine())
+    assert "leaves alone" not in console.file.getvalue()
+
+
 def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, console):
     cells = study(seeds=1).cells()
     text = go(survey(cells, tmp_path), InstantEngine(failing=[cells[1].name]), console)

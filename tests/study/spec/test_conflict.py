@@ -14,7 +14,14 @@ CONFLICT = Path(__file__).parents[3] / "examples" / "conflict"
 NO_STUDIES = ("about", "claims_interleaved", "claims_sequence")
 STUDIES = sorted(path.stem for path in CONFLICT.glob("*.yaml") if path.stem not in NO_STUDIES)
 CONFIRMING = ("interleaved", "sequence", "routing_confirmed")
-DEVELOPMENT = ("rates", "rates_task", "routing", "spread_interleaved", "spread_sequence")
+DEVELOPMENT = (
+    "rates",
+    "rates_task",
+    "rates_more",
+    "routing",
+    "spread_interleaved",
+    "spread_sequence",
+)
 
 
 def study(name):

@@ -1,0 +1,181 @@
+"""Whether memory stays flat: long runs with every callback, resident memory at each tenth.
+
+``python -m benchmarks --only memory`` runs them whole, which takes several minutes;
+``python -m benchmarks.memory --share 0.1`` a part of each, and prints the rows.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch as th
+import tyro
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+
+import sb3_moe
+from sb3_moe import callbacks as watching
+from sb3_moe_envs.schedules import Cycle
+
+HOW = "Resident memory at the end of a run over that after its first tenth, in one process each."
+# How often a run is looked at, beside all that it does.
+LOOKS = 40
+# Experts as small as they come: what is kept of steps matters, not how fast they are made.
+EXPERTS: dict[str, Any] = {"placement": "big", "num_experts": 2}
+TARGET = 1.02
+Make = Callable[[int], BaseAlgorithm]
+
+
+def ppo(steps: int) -> BaseAlgorithm:
+    """Four CartPoles that contradict each other, interleaved."""
+    env = sb3_moe.make_multitask_vec_env("Conflict/CartPole4", 256, seed=0)
+    return PPO(
+        "MoeMultiInputPolicy",
+        env,
+        n_steps=32,
+        batch_size=2048,
+        n_epochs=2,
+        policy_kwargs=EXPERTS | {"net_arch": [16, 16]},
+        seed=0,
+        device="cpu",
+    )
+
+
+def dqn(steps: int) -> BaseAlgorithm:
+    """Four CartPoles that contradict each other, one after the other, four times."""
+    schedule = Cycle(steps // 16)
+    env = sb3_moe.make_multitask_vec_env("Conflict/CartPole4", 64, seed=0, schedule=schedule)
+    return DQN(
+        "MoeMultiInputPolicy",
+        env,
+        buffer_size=steps // 20,
+        learning_starts=1000,
+        train_freq=4,
+        policy_kwargs=EXPERTS | {"net_arch": [16, 16]},
+        seed=0,
+        device="cpu",
+    )
+
+
+def sac(steps: int) -> BaseAlgorithm:
+    """Four pendulums, one after the other, four times."""
+    schedule = Cycle(steps // 16)
+    env = sb3_moe.make_multitask_vec_env("Classic/Pendulum4", 16, seed=0, schedule=schedule)
+    return SAC(
+        "MoeMultiInputPolicy",
+        env,
+        buffer_size=steps // 20,
+        learning_starts=1000,
+        train_freq=4,
+        policy_kwargs=EXPERTS | {"net_arch": [16, 16]},
+        seed=0,
+        device="cpu",
+    )
+
+
+STEPS: dict[Make, int] = {ppo: 2_000_000, dqn: 2_000_000, sac: 300_000}
+
+
+class Resident(BaseCallback):
+    """Note and print this process's resident memory, in MB, at the end of each tenth of a run.
+
+    :param steps: of the whole run
+    """
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.tenths: list[float] = []
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self.steps * (len(self.tenths) + 1) // 10:
+            gc.collect()
+            self.tenths.append(resident_mb())
+            # A run takes minutes.
+            print(f"{self.num_timesteps:,} steps: {self.tenths[-1]:.1f} MB", flush=True)
+        return True
+
+
+def resident_mb() -> float:
+    """Return how much memory this process holds, in MB, where the system tells it."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def every_callback(model: BaseAlgorithm, steps: int, folder: str) -> Iterator[BaseCallback]:
+    """Return all that the package has and the algorithm takes."""
+    every, on_policy = steps // LOOKS, isinstance(model, PPO)
+    yield watching.MultiTaskEvalCallback(every, 10, log_path=folder)
+    yield watching.PlasticityCallback(every, log_path=folder)
+    yield watching.RoutingCallback(every, log_path=folder)
+    yield watching.TaskRolloutCallback()
+    yield watching.ReDoCallback(every)
+    yield watching.ResetHeadsCallback(every)
+    yield watching.ShrinkAndPerturbCallback(every)
+    if on_policy:
+        yield watching.TaskGradientCallback(every, log_path=folder)
+        yield watching.TaskSwitchCallback(reset_optimizer=True)
+    else:
+        yield watching.TaskSwitchCallback(reset_optimizer=True, replay_buffer="reservoir")
+    yield watching.SnapshotCallback(every, folder)
+
+
+def run(share: float = 1.0, only: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Train with everything, and return a row for each algorithm.
+
+    :param share: of the steps
+    :param only: which algorithms, by their names in lower case; none: all
+    """
+    chosen = {make: n for make, n in STEPS.items() if not only or make.__name__ in only}
+    return [measure(make, int(share * steps)) for make, steps in chosen.items()]
+
+
+def measure(make: Make, steps: int) -> dict[str, Any]:
+    """Train one algorithm, and return its memory at each tenth and what the run took."""
+    model, resident = make(steps), Resident(steps)
+    begun = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        model.set_logger(configure(folder, ["csv"]))
+        model.learn(steps, callback=[*every_callback(model, steps, folder), resident])
+    model.get_env().close()  # type: ignore[union-attr]  # it has one
+    first, last = resident.tenths[0], resident.tenths[-1]
+    return {
+        "name": f"{make.__name__.upper()}, {steps:,} steps, resident memory",
+        "ratio": last / first,
+        "target": f"<= {TARGET:g}",
+        "met": last / first <= TARGET,
+        "cpu_s": time.process_time() - begun,
+        **{f"mb_{tenth}": mb for tenth, mb in enumerate(resident.tenths, 1)},
+    }
+
+
+@dataclass
+class Options:
+    """Run a part.
+
+    :param share: of the steps
+    :param only: which algorithms
+    """
+
+    share: float = 1.0
+    only: tuple[str, ...] = ()
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    th.set_num_threads(1)
+    for row in run(options.share, options.only):
+        print(row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""A dense model that is fitted to what one with experts does.
+
+Shapes: B observations, A action dimensions.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_moe.growing.building import build_like, carry_the_rest, dress, undone_on_failure
+from sb3_moe.growing.kinds import dense_class, dense_kwargs
+from sb3_moe.growing.outputs import raw_outputs
+from sb3_moe.layers.checks import whole
+from sb3_moe.networks import networks_of
+from sb3_moe.policies.of_model import policy_of
+
+
+class Distilled(NamedTuple):
+    """A dense model that was fitted to one with experts.
+
+    :param model: SB3's own
+    :param remains: how far its outputs are from the other's on the observations, by tower and head
+        (``"pi.0"``): root mean square of the difference, as a share of that of the outputs around
+        their mean
+    """
+
+    model: Any
+    remains: dict[str, float]
+
+
+def distil(
+    model: BaseAlgorithm, obs: Any, *, steps: int = 1000, learning_rate: float = 1e-3
+) -> Distilled:
+    """Fit SB3's own dense model to what one with experts does on observations.
+
+    Its layers are as wide as those of ``net_arch``. Nothing is played and no reward is seen: it
+    learns every network's raw outputs, by Adam on all observations at once.
+
+    :param model: with one of our policies
+    :param obs: a batch of observations, as environments give them
+    :param steps: of Adam
+    :param learning_rate: of Adam
+    :raises TypeError: if the policy is not ours
+    :raises ValueError: if images are encoded, or there are no steps
+    """
+    whole("steps", steps)
+    old = policy_of(model)
+    with undone_on_failure():
+        kwargs = dense_kwargs(model, old) | {"net_arch": copy.deepcopy(old.net_arch)}
+        new = build_like(model, dense_class(model), kwargs, model.get_env())
+        ours, theirs = (policy.obs_to_tensor(obs)[0] for policy in (new.policy, old))
+        remains = _fit(new.policy, old, ours, theirs, steps, learning_rate)
+        for online, target in networks_of(new.policy).targets().items():
+            target.load_state_dict(online.state_dict())
+        carry_the_rest(new, model)
+        return Distilled(dress(new, model, model.get_env()), remains)
+
+
+def _fit(
+    new: Any, old: Any, obs: Any, old_obs: Any, steps: int, learning_rate: float
+) -> dict[str, float]:
+    actions = _own_actions(old, old_obs)
+    with th.no_grad():
+        wanted = raw_outputs(old, old_obs, actions)
+    spread = {name: (y - y.mean(0)).square().mean() + 1e-12 for name, y in wanted.items()}
+    optimizer = th.optim.Adam(list(new.parameters()), lr=learning_rate)
+    for _ in range(steps):
+        found = raw_outputs(new, obs, actions)
+        losses = [(found[n] - y).square().mean() / spread[n] for n, y in wanted.items()]
+        optimizer.zero_grad()
+        th.stack(losses).sum().backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    with th.no_grad():
+        found = raw_outputs(new, obs, actions)
+    return {
+        name: ((found[name] - y).square().mean() / spread[name]).sqrt().item()
+        for name, y in wanted.items()
+    }
+
+
+@th.no_grad()
+def _own_actions(policy: Any, obs: Any) -> th.Tensor | None:
+    """Return the actions that critics of actions are asked about."""
+    if not isinstance(policy.action_space, spaces.Box) or not hasattr(policy, "critic"):
+        return None
+    actions_BA: th.Tensor = policy._predict(obs, deterministic=True)
+    return actions_BA

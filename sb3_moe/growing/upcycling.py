@@ -1,0 +1,221 @@
+"""From a dense model to the same algorithm with experts that begin by doing what it did."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from string import digits
+from typing import Any, Literal
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from torch import nn
+
+from sb3_moe.growing.building import build_like, carry_over, dress, undone_on_failure
+from sb3_moe.growing.grafts import Divide, Graft
+from sb3_moe.growing.kinds import moe_class
+from sb3_moe.growing.leaves import Leaf
+from sb3_moe.growing.matching import linear_leaves, link_policies
+from sb3_moe.growing.outputs import check_same, raw_outputs, sampled
+from sb3_moe.growing.spaces import check_env, join_task
+from sb3_moe.growing.units import by_firing, evenly
+from sb3_moe.layers.checks import not_negative, one_of
+from sb3_moe.networks import networks_of
+from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.options import (
+    DEFAULT_NUM_EXPERTS,
+    DEFAULTS,
+    MoEOptions,
+    called,
+    per_tower,
+)
+
+HOW = ("copy", "split")
+# Observations on which both models must do the same.
+ROWS = 16
+
+
+def upcycle(
+    model: BaseAlgorithm,
+    *,
+    how: Literal["copy", "split"] = "copy",
+    env: Any = None,
+    num_tasks: int | None = None,
+    probe: Any = None,
+    perturb: float = 0.1,
+    **options: Any,
+) -> Any:
+    """Return a model with experts that does what a dense one does, to go on training.
+
+    With ``"copy"`` each expert begins as the dense layers it stands for, and experts part as their
+    gates differ by row; under gates that are the same for all rows their last layers start apart,
+    so that it cancels. With ``"split"`` each has a share of the units, and the gates begin as 1/E.
+    Arguments, counts, target networks, the optimisers' averages (times the gate, or its square)
+    and, where the space stays, the replay buffer go along. The given model stays as it is.
+
+    :param model: dense, SB3's or ours, of any algorithm with MoE policies
+    :param how: ``"copy"`` or ``"split"``
+    :param env: of the new model; None: the old one's. Its observations may hold a task id that
+        those of the old one don't: nothing but routers looks at it at first
+    :param num_tasks: length of a one-hot task id at the end of observations that are no dicts
+    :param probe: observations; the units that fire together on them come into one share
+    :param perturb: how far experts under constant gates start apart, as a share of their last
+        layer's weights
+    :param options: of :class:`sb3_moe.policies.options.MoEOptions`, each a value or a dict by tower
+    :raises TypeError: if the policy is of no known class, or an option is unknown
+    :raises ValueError: if a value is not valid, spaces differ, or the function can't be kept
+    """
+    one_of("how", how, HOW)
+    not_negative("perturb", perturb)
+    _check_options(options, how, probe)
+    old = _dense_policy(model)
+    venv = _wrapped(model, env)
+    space = model.observation_space if venv is None else venv.observation_space
+    check_env(model, venv, num_tasks)
+    with undone_on_failure():
+        policy_class = moe_class(model, space)
+        kwargs = _policy_kwargs(model, old, space, num_tasks) | _sized(
+            policy_class, old, how, options
+        )
+        new = build_like(model, policy_class, kwargs, venv)
+        divide = None if how == "copy" else _division(old, probe)
+
+        def make_graft(tower: MoEOptions) -> Graft:
+            _check_expert(tower)
+            return Graft(place=tower.place, divide=divide, perturb=perturb)
+
+        carry_over(new, model, link_policies(new.policy, old, make_graft))
+        obs = sampled(model.observation_space, ROWS)
+        joined = join_task(obs, model.observation_space, new.observation_space)
+        check_same(new.policy, old, joined, obs)
+        return dress(new, model, venv)
+
+
+def _check_options(options: Mapping[str, Any], how: str, probe: Any) -> None:
+    for name in options:
+        if name not in DEFAULTS:
+            raise TypeError(f"`{name}` is no option of MoEOptions, which are {sorted(DEFAULTS)}")
+    if options.get("match_scale"):
+        raise ValueError(
+            "`match_scale` must be False: the experts start with the dense layers' weights, got "
+            f"{options['match_scale']!r}"
+        )
+    if probe is not None and how != "split":
+        raise ValueError(f"`probe` needs `how`='split', whose units it divides, got {how!r}")
+
+
+def _check_expert(options: MoEOptions) -> None:
+    """Refuse experts and tokens that a dense layer can't become."""
+    place, kind = options.place, options.expert_class
+    if options.is_tokenised:
+        raise ValueError(
+            f"`tokens` must be 'sample': a dense layer reads whole samples, got {options.tokens!r}"
+        )
+    if place.by_layer and not getattr(kind, "copies_dense", False):
+        raise ValueError(
+            f"`expert`={called(kind)!r} must say `copies_dense`: that it does what a dense layer "
+            "does once its first linear layer has the weights and another hands on what it gets"
+        )
+
+
+def _dense_policy(model: BaseAlgorithm) -> Any:
+    """Return a model's policy, which must be without experts."""
+    if not isinstance(model, BaseAlgorithm):
+        raise TypeError(f"`model` must be a model of SB3 or sb3-contrib, got {model!r}")
+    policy = model.policy
+    if isinstance(policy, MoEPolicy) and policy.moe_layers():
+        raise ValueError(
+            f"`model` must be dense, got one with experts: {sorted(policy.moe_layers())}"
+        )
+    networks_of(policy)
+    return policy
+
+
+def _wrapped(model: Any, env: Any) -> Any:
+    return model.get_env() if env is None else model._wrap_env(env, 0)
+
+
+def _policy_kwargs(
+    model: BaseAlgorithm, old: Any, space: spaces.Space[Any], num_tasks: int | None
+) -> dict[str, Any]:
+    """Return the arguments of the dense policy, with an extractor that tells the task id apart."""
+    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in DEFAULTS}
+    kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
+    if _is_flat(old):
+        kind, kwargs = TaskExtractor, {"encoder": "flat"}
+    kwargs.pop("raw", None)
+    if num_tasks is not None:
+        if not issubclass(kind, TaskExtractor):
+            raise ValueError(
+                f"`num_tasks`={num_tasks} needs a features extractor that tells the task id apart, "
+                f"got {kind.__name__}"
+            )
+        kwargs["num_tasks"] = num_tasks
+    return found | {
+        "net_arch": old.net_arch,
+        "features_extractor_class": kind,
+        "features_extractor_kwargs": kwargs,
+    }
+
+
+def _is_flat(policy: Any) -> bool:
+    """Say whether observations are flattened and no more, by an extractor of SB3's."""
+    kind = policy.features_extractor_class
+    if kind is CombinedExtractor:
+        extractor: Any = networks_of(policy).extractors()["features"]
+        return all(isinstance(each, nn.Flatten) for each in extractor.extractors.values())
+    return kind is FlattenExtractor
+
+
+def _sized(
+    policy_class: type[MoEPolicy], old: Any, how: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the options, with experts as wide as a share of the units unless they say more."""
+    found = dict(options)
+    if how == "copy" or "expert_width" in options:
+        return found
+    towers = per_tower(options, policy_class.towers)
+    widths: dict[str, int] = {}
+    for network in networks_of(old).networks():
+        name = network.tower.rstrip(digits)
+        tower, (hidden, heads) = towers[name], linear_leaves(network)
+        layers = [leaf.tensors["weight"].value.shape[0] for leaf in hidden if leaf.is_linear]
+        layers = layers if heads else layers[:-1]
+        taken = [h for i, h in enumerate(layers) if tower.place.takes(i, len(layers))]
+        if taken and getattr(tower.expert_class, "uses_width", True):
+            shares = tower.num_experts or DEFAULT_NUM_EXPERTS
+            widths[name] = math.ceil(max(taken) / shares)
+    return found | ({"expert_width": widths} if widths else {})
+
+
+def _division(policy: Any, probe: Any) -> Divide:
+    """Return what divides units: by what fires together on a probe, or else evenly."""
+    if probe is None:
+        return lambda reader, shares: evenly(reader.tensors["weight"].value.shape[1], shares)
+    inputs: dict[th.Tensor, th.Tensor] = {}
+
+    def keep(module: nn.Module, args: tuple[th.Tensor, ...], output: th.Tensor) -> None:
+        assert isinstance(module, nn.Linear)
+        inputs[module.weight] = args[0].flatten(0, -2).cpu()
+
+    handles = [
+        module.register_forward_hook(keep)
+        for module in policy.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        obs, _ = policy.obs_to_tensor(probe)
+        with th.no_grad():
+            raw_outputs(policy, obs)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    def divide(reader: Leaf, shares: int) -> list[th.Tensor]:
+        return by_firing(inputs[reader.tensors["weight"].stored], shares)
+
+    return divide

@@ -1,0 +1,155 @@
+"""``sb3-moe watch``: a page on which an agent of a file plays."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import tyro
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+import sb3_moe
+from sb3_moe.policies.registration import TABLE
+from sb3_moe.watching.importance import expert_importance
+from sb3_moe.watching.record import expert_named
+from sb3_moe.watching.replay import steps_of
+
+SHOWN = ("dict", "onehot", "channels", "info")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Play every task and write a page with pictures, gates, values and rewards."""
+
+    model: tyro.conf.Positional[Path]
+    """A file of sb3_moe.save (.moe), or SB3's zip with --trust."""
+    tasks: tuple[str, ...] = ()
+    """A suite's name, or Gymnasium ids: what the agent was trained on, in the same order."""
+    episodes: int = 1
+    """Of each task."""
+    without: tuple[str, ...] = ()
+    """Experts to play without, side by side, such as pi:2."""
+    table: int = 0
+    """Episodes of each task for a table of returns with each expert off; 0 for none."""
+    max_steps: int = 1000
+    """Of each task."""
+    seed: int = 0
+    """Of the environments and the actions."""
+    stochastic: bool = False
+    """Draw actions instead of taking the most likely ones."""
+    out: Path = Path("replay.html")
+    """The page, or a film where it ends in .gif or .mp4."""
+    trust: bool = False
+    """Open SB3's zip, which can run code: only your own."""
+    algorithm: str = "PPO"
+    """Of SB3's zip, which doesn't say."""
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "sb3-moe watch") -> int:
+    """Run the command; give its exit status.
+
+    :param arguments: without the program's name; None for this process's
+    :param prog: how the help calls the program
+    """
+    options = tyro.cli(Watch, prog=prog, args=arguments)
+    try:
+        return _watch(options)
+    except (ValueError, TypeError, RuntimeError, OSError, ImportError, gym.error.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _watch(options: Watch) -> int:
+    if options.out.suffix not in (".html", ".gif", ".mp4"):
+        raise ValueError(f"`--out` must end in .html, .gif or .mp4, got {options.out}")
+    for each in options.without:
+        expert_named(each)
+    if not options.tasks:
+        raise ValueError("`--tasks` must name a suite or Gymnasium ids, got none")
+    model = _opened(options)
+    replay = sb3_moe.watch(
+        model,
+        episodes=options.episodes,
+        without=options.without,
+        max_steps=options.max_steps,
+        seed=options.seed,
+        deterministic=not options.stochastic,
+    )
+    if options.table:
+        replay.importance = expert_importance(
+            model,
+            episodes=options.table,
+            seed=options.seed,
+            deterministic=not options.stochastic,
+        )
+    is_page = options.out.suffix == ".html"
+    written = replay.save(options.out) if is_page else replay.to_video(options.out)
+    print(f"{steps_of(replay.runs):,} steps in {written}")
+    return 0
+
+
+def _opened(options: Watch) -> BaseAlgorithm:
+    """Open the model twice: its spaces say how the tasks are shown to it."""
+    load = _loader(options)
+    spaces_of: BaseAlgorithm = load(None)
+    env = env_for(options.tasks, spaces_of.observation_space)
+    return load(env)
+
+
+def _loader(options: Watch) -> Any:
+    if options.model.suffix != ".zip":
+        return lambda env: sb3_moe.load(options.model, env, device="cpu")
+    if not options.trust:
+        raise ValueError(
+            f"{options.model.name} is SB3's file, which can run code when it is opened: say "
+            "--trust if it is your own"
+        )
+    if options.algorithm not in TABLE:
+        raise ValueError(f"`--algorithm` must be among {sorted(TABLE)}, got {options.algorithm!r}")
+    module, _, name = TABLE[options.algorithm].algorithm.partition(":")
+    algorithm = getattr(import_module(module), name)
+    return lambda env: algorithm.load(options.model, env, device="cpu")
+
+
+def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:
+    """Build the environment that shows tasks as a model saw them.
+
+    :param tasks: a suite's name, or ids
+    :param space: the model's observations
+    :raises ValueError: if nothing fits
+    """
+    from sb3_moe_envs import SUITES
+
+    named: Any = tasks[0] if len(tasks) == 1 and tasks[0] in SUITES else list(tasks)
+    if len(tasks) == 1 and named is not tasks[0]:
+        env = gym.make(tasks[0])
+        if env.observation_space == space:
+            return env
+    for shown in SHOWN:
+        try:
+            venv = sb3_moe.make_multitask_vec_env(named, task_id=shown)
+        except ValueError:
+            continue  # not every world can be shown in every way
+        if _fits(venv.observation_space, space):
+            return venv
+        venv.close()
+    raise ValueError(
+        f"`--tasks` must be those that the model was trained on: no way to show {list(tasks)} "
+        f"gives its observations, {space}"
+    )
+
+
+def _fits(ours: spaces.Space[Any], models: spaces.Space[Any]) -> bool:
+    """Say whether a model's observations are ours, whatever SB3 or a normaliser made of them."""
+    if isinstance(ours, spaces.Dict) and isinstance(models, spaces.Dict):
+        return ours.keys() == models.keys() and all(_fits(ours[k], models[k]) for k in ours)
+    if isinstance(ours, spaces.Box) and isinstance(models, spaces.Box):
+        return sorted(ours.shape) == sorted(models.shape)
+    return ours == models

@@ -1,0 +1,109 @@
+"""What an agent's returns become with each expert off.
+
+Shapes: N tasks, n episodes, E experts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_moe.evaluation.playing import evaluate_tasks
+from sb3_moe.generators import preserved_generators
+from sb3_moe.metrics.aggregate import Estimate, bootstrap_interval
+from sb3_moe.watching.interventions import mixtures_of, without_expert
+from sb3_moe.watching.stage import seed_generators, stage_for
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Returns of every task, as the agent is and with each expert of a tower off.
+
+    :param tower: the tower
+    :param task_names: of the columns
+    :param when_off: what switching off means there
+    :param returns: (E + 1, N, n); the first row is the agent as it is
+    """
+
+    tower: str
+    task_names: list[str]
+    when_off: str
+    returns: Array
+
+    @property
+    def rows(self) -> list[str]:
+        """Name the rows."""
+        return ["all experts"] + [f"without {k}" for k in range(len(self.returns) - 1)]
+
+    def estimate(self, row: int, task: int) -> Estimate:
+        """Return a mean and its 95% bootstrap interval over episodes."""
+        returns_n = self.returns[row, task]
+        return Estimate(float(returns_n.mean()), *bootstrap_interval(returns_n))
+
+    def cells(self) -> list[list[str]]:
+        """Return the table as text, a row for each of :attr:`rows`."""
+        num_rows, num_tasks, _ = self.returns.shape
+        return [
+            [
+                "{:.1f} [{:.1f}, {:.1f}]".format(*self.estimate(row, task))
+                for task in range(num_tasks)
+            ]
+            for row in range(num_rows)
+        ]
+
+    def to_markdown(self) -> str:
+        """Return the table in Markdown."""
+        lines = [["", *self.task_names], ["---"] * (1 + len(self.task_names))]
+        lines += [[name, *cells] for name, cells in zip(self.rows, self.cells(), strict=True)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def expert_importance(
+    model: BaseAlgorithm,
+    env: gym.Env[Any, Any] | VecEnv | None = None,
+    *,
+    tower: str = "pi",
+    episodes: int = 20,
+    seed: int = 0,
+    deterministic: bool = True,
+) -> Importance:
+    """Evaluate every task with each expert of a tower off, from the same seed each time.
+
+    :param model: of any algorithm, with one of this package's policies
+    :param env: as of :func:`sb3_moe.watch`
+    :param tower: as of :func:`sb3_moe.without_expert`
+    :param episodes: of each task, at least 2
+    :param seed: of the environments and the actions
+    :param deterministic: as in ``predict``
+    :raises ValueError: if there is no such tower, or ``episodes`` is below 2
+    """
+    if episodes < 2:
+        raise ValueError(f"`episodes` must be at least 2 for an interval, got {episodes}")
+    layers = list(mixtures_of(model, tower).values())
+    num_experts = min(layer.num_experts for layer in layers)
+    with preserved_generators(model.action_space.np_random):
+        stage = stage_for(model, env, False, episodes)
+
+        def play() -> Array:
+            seed_generators(model, seed)
+            stage.env.seed(seed)
+            return evaluate_tasks(model, stage.env, episodes, deterministic).returns
+
+        try:
+            returns = [play()]
+            for k in range(num_experts):
+                with without_expert(model, tower, k):
+                    returns.append(play())
+        finally:
+            if stage.is_own:
+                stage.env.close()
+    notes = "; ".join(dict.fromkeys(layer.when_off for layer in layers))
+    return Importance(tower, stage.names, notes, np.stack(returns))

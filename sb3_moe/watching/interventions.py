@@ -1,0 +1,133 @@
+"""Switch experts off, or swap them, and see what becomes of the agent.
+
+Each is a context manager that leaves the model as it was, whatever happens within; they nest, and
+work for training mode and evaluation, on the model's own layers. Target networks stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from string import digits
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BaseModel
+
+from sb3_moe.layers import MoELayer
+from sb3_moe.layers.steering import Steering, steer
+from sb3_moe.policies.of_model import policy_of
+
+
+@contextmanager
+def without_expert(
+    model: BaseAlgorithm | BaseModel, tower: str, expert: int, layer: int | None = None
+) -> Iterator[None]:
+    """Switch one expert off while the block runs.
+
+    Where a router has scores, the expert's are minus infinity before softmax or top-k; the uniform
+    one shares its weight among the others; for the task router and expert choice, and routers of
+    your own, its output is zero.
+
+    :param model: an SB3 model, or the policy of one
+    :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole name
+    :param expert: which one
+    :param layer: which of the tower's mixtures; None: each
+    :raises TypeError: if the policy is not one of this package's
+    :raises ValueError: if there is no such tower, layer or expert, or no other expert
+    """
+    with _steered(model, tower, layer, (expert,), lambda old: old.without(expert)):
+        yield
+
+
+@contextmanager
+def only_expert(
+    model: BaseAlgorithm | BaseModel, tower: str, expert: int, layer: int | None = None
+) -> Iterator[None]:
+    """Switch all experts off but one while the block runs; the rest as :func:`without_expert`.
+
+    :param model: an SB3 model, or the policy of one
+    :param tower: as of :func:`without_expert`
+    :param expert: the one that stays
+    :param layer: which of the tower's mixtures; None: each
+    :raises TypeError: if the policy is not one of this package's
+    :raises ValueError: if there is no such tower, layer or expert
+    """
+
+    def others(old: Steering) -> Steering:
+        return old.without(*(k for k in range(len(old.order)) if k != expert))
+
+    with _steered(model, tower, layer, (expert,), others):
+        yield
+
+
+@contextmanager
+def swap_experts(
+    model: BaseAlgorithm | BaseModel, tower: str, first: int, second: int, layer: int | None = None
+) -> Iterator[None]:
+    """Let two experts change places: each gets the scores that the router gives the other.
+
+    :param model: an SB3 model, or the policy of one
+    :param tower: as of :func:`without_expert`
+    :param first: one expert
+    :param second: another
+    :param layer: which of the tower's mixtures; None: each
+    :raises TypeError: if the policy is not one of this package's
+    :raises ValueError: if there is no such tower, layer or expert
+    """
+    with _steered(model, tower, layer, (first, second), lambda old: old.swapped(first, second)):
+        yield
+
+
+def mixtures_of(
+    model: BaseAlgorithm | BaseModel, tower: str, layer: int | None = None
+) -> dict[str, MoELayer]:
+    """Return a tower's mixtures by name.
+
+    :param model: an SB3 model, or the policy of one
+    :param tower: as of :func:`without_expert`
+    :param layer: which of them; None: each
+    :raises TypeError: if the policy is not one of this package's
+    :raises ValueError: if there is none
+    """
+    layers = policy_of(model).moe_layers()
+    if not layers:
+        raise ValueError(
+            "the policy has no mixture of experts: choose another `placement` than 'none'"
+        )
+    found = {name: each for name, each in layers.items() if tower in _called(name)}
+    if not found:
+        towers = sorted({name.split(".")[0] for name in layers})
+        raise ValueError(f"`tower` must be one of {towers}, which have experts, got {tower!r}")
+    if layer is None:
+        return found
+    if not -len(found) <= layer < len(found):
+        raise ValueError(f"`layer` must be in [-{len(found)}, {len(found)}), got {layer}")
+    return dict([list(found.items())[layer]])
+
+
+def _called(name: str) -> tuple[str, str, str]:
+    """Return what a mixture answers to: itself, its tower, and all towers of the kind."""
+    tower = name.split(".")[0]
+    return name, tower, tower.rstrip(digits)
+
+
+@contextmanager
+def _steered(
+    model: BaseAlgorithm | BaseModel,
+    tower: str,
+    layer: int | None,
+    experts: tuple[int, ...],
+    change: Callable[[Steering], Steering],
+) -> Iterator[None]:
+    layers = mixtures_of(model, tower, layer)
+    for name, each in layers.items():
+        for k in experts:
+            if not 0 <= k < each.num_experts:
+                raise ValueError(
+                    f"`expert` must be in [0, num_experts={each.num_experts}) of {name}, got {k}"
+                )
+    with ExitStack() as stack:
+        for each in layers.values():
+            before = each.steering or Steering.nothing(each.num_experts)
+            stack.enter_context(steer(each, change(before)))
+        yield

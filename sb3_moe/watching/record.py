@@ -1,0 +1,268 @@
+"""Play every task and write down what is seen, thought, done and got.
+
+Shapes: T steps, B copies of the environment, E experts, D components of an action.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_moe.generators import preserved_generators
+from sb3_moe.layers import MoELayer
+from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.networks import networks_of
+from sb3_moe.networks.decisions import Decision
+from sb3_moe.plasticity.activations import recording
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.tasks.of_env import tasks_played
+from sb3_moe.watching.interventions import mixtures_of, without_expert
+from sb3_moe.watching.notes import Notes
+from sb3_moe.watching.replay import Mixture, Replay, Run, Track
+from sb3_moe.watching.stage import Stage, seed_generators, stage_for
+
+Expert = str | tuple[str, int]
+AS_IT_IS = "the agent as it is"
+
+
+def watch(
+    model: BaseAlgorithm,
+    env: gym.Env[Any, Any] | VecEnv | None = None,
+    *,
+    tasks: Sequence[str | int] | None = None,
+    episodes: int = 1,
+    without: Sequence[Expert] = (),
+    max_steps: int = 1000,
+    seed: int = 0,
+    deterministic: bool = True,
+    frames: bool = True,
+) -> Replay:
+    """Play every task and record pictures, actions, values, rewards, gates and dormant units.
+
+    The model, its environment and the random generators are left as they were. Dense policies are
+    watched too. With ``without`` everything is played again, from the same seed, for each expert
+    that is switched off.
+
+    :param model: of any algorithm
+    :param env: as the model takes it; None: one like the model's own. What
+        :func:`sb3_moe.make_multitask_vec_env` built is built again, with a copy for each task
+    :param tasks: names or indices of the tasks to play; None: all
+    :param episodes: of each task, at least 1
+    :param without: experts as ``"pi:2"`` or ``("pi", 2)``
+    :param max_steps: of each task; the last episode is cut there
+    :param seed: of the environments and the actions
+    :param deterministic: as in ``predict``
+    :param frames: whether to take pictures
+    :raises ValueError: if a number is below 1, or there is no such task, tower or expert
+    """
+    for name, number in (("episodes", episodes), ("max_steps", max_steps)):
+        if number < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {number}")
+    experts = [expert_named(each) for each in without]
+    mixtures = _mixtures(model)
+    for each in experts:
+        with without_expert(model, *each):  # raises for what isn't there
+            pass
+    with preserved_generators(model.action_space.np_random):
+        stage = stage_for(model, env, frames)
+        try:
+            chosen = _chosen(stage.names, tasks)
+            player = _Player(model, stage, chosen, episodes, max_steps, deterministic)
+            runs = [Run(AS_IT_IS, "", {}, player.play(seed))]
+            for tower, k in experts:
+                with without_expert(model, tower, k):
+                    tracks = player.play(seed)
+                off = {name: [k] for name in mixtures_of(model, tower)}
+                label = f"without expert {k} of {tower}"
+                runs.append(Run(label, _note(model, tower), off, tracks))
+        finally:
+            if stage.is_own:
+                stage.env.close()
+    title = f"{type(model).__name__} with {type(model.policy).__name__}"
+    kind, critics = player.kind_and_critics
+    return Replay(title, stage.names, kind, critics, mixtures, runs, stage.no_frames)
+
+
+def expert_named(expert: Expert) -> tuple[str, int]:
+    """Read an expert's name, such as ``"pi:2"``.
+
+    :raises ValueError: if it is none
+    """
+    if isinstance(expert, str):
+        tower, colon, number = expert.rpartition(":")
+        if not colon or not number.isdigit():
+            raise ValueError(f"`without` must name experts as 'pi:2', got {expert!r}")
+        return tower, int(number)
+    tower, k = expert
+    return tower, k
+
+
+def _mixtures(model: BaseAlgorithm) -> list[Mixture]:
+    return [
+        Mixture(name, layer.num_experts, layer.title, layer.when_off)
+        for name, layer in _layers(model).items()
+    ]
+
+
+def _layers(model: BaseAlgorithm) -> dict[str, MoELayer]:
+    policy = model.policy
+    return policy.moe_layers() if isinstance(policy, MoEPolicy) else {}
+
+
+def _note(model: BaseAlgorithm, tower: str) -> str:
+    notes = dict.fromkeys(
+        f"{layer.title} router: {layer.when_off}" for layer in mixtures_of(model, tower).values()
+    )
+    return "; ".join(notes)
+
+
+def _chosen(names: list[str], tasks: Sequence[str | int] | None) -> list[int]:
+    if tasks is None:
+        return list(range(len(names)))
+    chosen = []
+    for task in tasks:
+        index = names.index(task) if task in names else task
+        if not isinstance(index, int) or not 0 <= index < len(names):
+            raise ValueError(f"`tasks` must be among {names}, got {task!r}")
+        chosen.append(index)
+    return list(dict.fromkeys(chosen))
+
+
+class _Player:
+    """Plays the same tasks as often as it is asked to.
+
+    :param model: of any algorithm
+    :param stage: where
+    :param tasks: indices of those to play
+    :param episodes: of each
+    :param max_steps: of each
+    :param deterministic: as in ``predict``
+    """
+
+    def __init__(
+        self,
+        model: BaseAlgorithm,
+        stage: Stage,
+        tasks: list[int],
+        episodes: int,
+        max_steps: int,
+        deterministic: bool,
+    ) -> None:
+        self._model, self._stage, self._tasks = model, stage, tasks
+        self._episodes, self._max_steps = episodes, max_steps
+        self._deterministic = deterministic
+        masked = "action_masks" in inspect.signature(model.predict).parameters
+        self._masked = masked and stage.env.has_attr("action_masks")
+        self._mind = Mind(model)
+
+    @property
+    def kind_and_critics(self) -> tuple[Any, list[str]]:
+        """What the policy's preferences are, and its critics' names."""
+        decision = self._mind.decision
+        return decision.kind, list(decision.values)
+
+    def play(self, seed: int) -> list[Track]:
+        """Play all tasks from a seed."""
+        seed_generators(self._model, seed)
+        env = self._stage.env
+        if self._stage.side_by_side:
+            env.seed(seed)
+            return self._play(self._tasks)
+        tracks = []
+        for task in self._tasks:
+            env.seed(seed)
+            if len(self._stage.names) > 1:
+                env.set_options({"task_id": task})
+            tracks += self._play([task])
+        return tracks
+
+    def _play(self, tasks: list[int]) -> list[Track]:
+        """Play some tasks, each in a copy of its own, until all have their episodes."""
+        env, obs = self._stage.env, self._stage.env.reset()
+        copies = self._copies(tasks)
+        notes = {
+            copy: Notes(self._stage.names[task]) for task, copy in zip(tasks, copies, strict=True)
+        }
+        states, starts = None, np.ones(env.num_envs, dtype=bool)
+        self._mind.wake()
+        while running := [c for c, n in notes.items() if not n.is_over(self._goal)]:
+            pictures = env.get_images() if self._stage.no_frames is None else None
+            playing = tasks_played(env)
+            masks = self._masks()
+            decision, gates = self._mind.look(obs, starts, **masks)
+            actions, states = self._model.predict(
+                obs,  # type: ignore[arg-type]  # SB3 takes no tuple
+                state=states,
+                episode_start=starts,
+                deterministic=self._deterministic,
+                **masks,
+            )
+            after, rewards, dones, infos = env.step(actions)
+            for copy in running:
+                notes[copy].see(copy, obs, pictures, decision, gates)
+                notes[copy].do(actions[copy], starts[copy], playing[copy])
+                notes[copy].get(rewards[copy], dones[copy], infos[copy])
+            obs, starts = after, dones
+        return [each.track(self._model.policy, list(self._mind.layers)) for each in notes.values()]
+
+    @property
+    def _goal(self) -> tuple[int, int]:
+        return self._episodes, self._max_steps
+
+    def _copies(self, tasks: list[int]) -> list[int]:
+        playing = tasks_played(self._stage.env).tolist()
+        missing = [self._stage.names[task] for task in tasks if task not in playing]
+        if missing:
+            raise ValueError(
+                f"`env` must play the task that reset(options={{'task_id': k}}) names, but didn't "
+                f"play {missing}; build it with sb3_moe.make_multitask_vec_env(tasks)"
+            )
+        return [playing.index(task) for task in tasks]
+
+    def _masks(self) -> dict[str, Any]:
+        if not self._masked:
+            return {}
+        return {"action_masks": np.stack(self._stage.env.env_method("action_masks"))}
+
+
+class Mind:
+    """What the policy thinks in each step: its preferences, its values, its gates.
+
+    :param model: of any algorithm
+    """
+
+    decision: Decision
+
+    def __init__(self, model: BaseAlgorithm) -> None:
+        self._policy, self._networks = model.policy, networks_of(model.policy)
+        self.layers = _layers(model)
+
+    def wake(self) -> None:
+        """Forget what was before."""
+        self._memory: Any = None
+
+    @th.no_grad()
+    def look(
+        self, obs: Any, starts: np.ndarray[Any, Any], **masks: Any
+    ) -> tuple[Decision, dict[str, th.Tensor]]:
+        """Return what it thinks of a batch, and the gates of each mixture, (B, E).
+
+        :param obs: as the environment gives them
+        :param starts: where an episode starts, (B,)
+        :param masks: ``action_masks`` where the policy takes them
+        """
+        tensors, _ = self._policy.obs_to_tensor(obs)
+        starts_B = th.as_tensor(starts, dtype=th.float32, device=self._policy.device)
+        with evaluating(self._policy), recording(self.layers) as outputs:
+            self.decision, self._memory = self._networks.decide(
+                tensors, self._memory, starts_B, **masks
+            )
+        gates = {name: calls[-1][1].gates_BNE.mean(1).cpu() for name, calls in outputs.items()}
+        return self.decision, gates

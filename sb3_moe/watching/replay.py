@@ -1,0 +1,189 @@
+"""What was seen while an agent played.
+
+Shapes: T steps, A choices of one kind, D components of an action, E experts, V critics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_moe.files.atomic import atomic
+from sb3_moe.networks.decisions import Kind
+
+if TYPE_CHECKING:
+    from sb3_moe.watching.importance import Importance
+
+Floats = npt.NDArray[np.float32]
+Frame = npt.NDArray[np.uint8]
+MOST_STRONGEST = 4
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of experts, as a replay names it.
+
+    :param name: tower and place
+    :param num_experts: E
+    :param router: its title
+    :param when_off: what becomes of an expert that is switched off
+    """
+
+    name: str
+    num_experts: int
+    router: str
+    when_off: str
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """How much of a hidden layer is dormant on what the agent saw.
+
+    :param layer: its name
+    :param share: of its units
+    :param per_expert: each expert's own share; one entry for a dense layer
+    """
+
+    layer: str
+    share: float
+    per_expert: tuple[float, ...]
+
+
+@dataclass
+class Track:
+    """One task, played.
+
+    Step t holds what the agent saw, what it thought of it, what it did, and what it got for it.
+
+    :param task: its name
+    :param frames: the different pictures, uint8 (height, width, 3)
+    :param frame_T: which of them each step shows, -1 for none
+    :param actions_TD: as the environment took them
+    :param preferences: (T, A) for each choice that makes up an action
+    :param spread_TD: standard deviations of a continuous action, or None
+    :param values_TV: of each critic
+    :param rewards_T: as the environment gave them
+    :param starts_T: whether an episode begins with the step
+    :param tasks_T: the task that made the step
+    :param gates: (T, E) by mixture, the mean over tokens
+    :param returns: of the episodes that ended
+    :param sleep: of each hidden layer
+    """
+
+    task: str
+    frames: list[Frame]
+    frame_T: npt.NDArray[np.int32]
+    actions_TD: Floats
+    preferences: list[Floats]
+    spread_TD: Floats | None
+    values_TV: Floats
+    rewards_T: Floats
+    starts_T: npt.NDArray[np.bool_]
+    tasks_T: npt.NDArray[np.int32]
+    gates: dict[str, Floats]
+    returns: list[float] = field(default_factory=list)
+    sleep: list[Sleep] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rewards_T)
+
+    def leading(self, mixture: str) -> npt.NDArray[np.int64]:
+        """Return the expert with the largest gate in each step, (T,)."""
+        return self.gates[mixture].argmax(axis=1)
+
+    def strongest(self, mixture: str, expert: int, count: int = MOST_STRONGEST) -> list[int]:
+        """Return the steps in which an expert counted most, no two of them neighbours.
+
+        :param mixture: its name
+        :param expert: which expert
+        :param count: how many steps, at most
+        """
+        gates_T, found = self.gates[mixture][:, expert], list[int]()
+        apart = max(len(self) // 50, 1)
+        for step in np.argsort(-gates_T, kind="stable").tolist():
+            if len(found) == count or gates_T[step] <= 0:
+                break
+            if all(abs(step - other) > apart for other in found):
+                found.append(step)
+        return found
+
+
+@dataclass
+class Run:
+    """All tasks, played by the agent as it is or with an expert switched off.
+
+    :param label: what was changed
+    :param note: what that means
+    :param off: the experts that were off, by mixture
+    :param tracks: one for each task
+    """
+
+    label: str
+    note: str
+    off: dict[str, list[int]]
+    tracks: list[Track]
+
+
+@dataclass
+class Replay:
+    """An agent that plays, with its routing beside it.
+
+    :param title: of the page
+    :param task_names: of all tasks of the environment
+    :param kind: what ``preferences`` are
+    :param critics: names of the critics
+    :param mixtures: in the order of the policy
+    :param runs: the first is the agent as it is; the same seed for all
+    :param no_frames: why there are no pictures; None if there are
+    :param importance: returns with each expert off, if these were asked for
+    """
+
+    title: str
+    task_names: list[str]
+    kind: Kind
+    critics: list[str]
+    mixtures: list[Mixture]
+    runs: list[Run]
+    no_frames: str | None = None
+    importance: Importance | None = None
+
+    def to_html(self) -> str:
+        """Return the page: one file, which needs no network."""
+        from sb3_moe.watching.page import page_of
+
+        return page_of(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page.
+
+        :param path: of an HTML file
+        """
+        text = self.to_html()
+        with atomic(Path(path)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        return Path(path)
+
+    def to_video(self, path: str | Path, **kwargs: Any) -> Path:
+        """Write a film of all tasks with the gates drawn in.
+
+        :param path: ends in ``.gif``, or in ``.mp4``, which takes the extra ``video``
+        :param kwargs: as of :func:`sb3_moe.watching.video.write_video`
+        """
+        from sb3_moe.watching.video import write_video
+
+        return write_video(self, Path(path), **kwargs)
+
+    def _repr_html_(self) -> str:
+        from sb3_moe.watching.page import in_frame
+
+        return in_frame(self.to_html())
+
+
+def steps_of(runs: Sequence[Run]) -> int:
+    """Count the steps of all runs."""
+    return sum(len(track) for run in runs for track in run.tracks)

@@ -1,0 +1,165 @@
+"""What to_dense carries, what is fitted where there is no equal, and what is refused."""
+
+import arena
+import numpy as np
+import pytest
+import torch as th
+from dense_models import NUM_TASKS, dense, gap, make, state_of
+from gymnasium import spaces
+from torch import nn
+
+from sb3_moe.growing import distil, to_dense, upcycle
+from sb3_moe.growing.outputs import sampled
+from sb3_moe.growing.plain import in_one
+from sb3_moe.networks import networks_of
+from sb3_moe.policies.extractors import TaskExtractor
+
+
+def test_two_linear_layers_in_one_by_hand():
+    first, second = nn.Linear(1, 2), nn.Linear(2, 1)
+    with th.no_grad():
+        first.weight.copy_(th.tensor([[1.0], [2.0]]))
+        first.bias.copy_(th.tensor([3.0, 4.0]))
+        second.weight.copy_(th.tensor([[5.0, 6.0]]))
+        second.bias.copy_(th.tensor([7.0]))
+        one = in_one(first, second)
+    assert one.weight.item() == 17.0
+    assert one.bias.item() == 46.0
+
+
+def test_there_and_back_is_the_dense_model():
+    old = dense("SAC")
+    grown = upcycle(old, placement="all", router="uniform", expert="linear")
+    assert gap(to_dense(grown), old) < 1e-5
+
+
+def test_a_head_for_each_task_becomes_that_tasks_head():
+    model = make(
+        "PPO",
+        "MoeMlpPolicy",
+        placement="none",
+        head_router="task",
+        features_extractor_kwargs={"num_tasks": NUM_TASKS},
+    )
+    obs = sampled(model.observation_space, 32)
+    obs[:, -3:] = [0, 0, 1]
+    new = to_dense(model, 2)
+    assert gap(new, model, obs) < 1e-5
+    wanted = model.policy.moe_layers()["pi.head"].experts.expert(2)[-1]
+    th.testing.assert_close(new.policy.action_net.weight, wanted.weight)
+
+
+def test_the_keys_of_a_dict_go_where_sb3_has_them():
+    space = spaces.Dict(
+        {"obs": arena.FLAT, "task_id": spaces.Discrete(3), "wind": spaces.Box(-1, 1, (2,))}
+    )
+    model = make("PPO", "MoeMultiInputPolicy", arena.Arena(space), router="soft", num_experts=1)
+    assert gap(to_dense(model), model) < 1e-5
+
+
+@pytest.mark.parametrize("algorithm", ["DQN", "SAC", "TD3", "TQC"])
+def test_target_networks_lag_behind_as_they_did(algorithm):
+    model = make(algorithm, "MoeMlpPolicy", placement="middle", num_experts=1)
+    new = to_dense(model)
+    ours, theirs = (networks_of(each.policy).targets() for each in (new, model))
+    obs, actions = th.rand(7, 8), th.rand(7, 2)
+    for target, known in zip(ours.values(), theirs.values(), strict=True):
+        given = (obs, actions) if hasattr(target, "q_networks") else (obs,)
+        th.testing.assert_close(target(*given), known(*given), atol=1e-5, rtol=1e-5)
+
+
+def test_counts_and_transitions_go_along():
+    model = make("DQN", "MoeMlpPolicy", num_experts=1)
+    new = to_dense(model)
+    assert new.num_timesteps == model.num_timesteps > 0
+    assert new.replay_buffer.pos == model.replay_buffer.pos > 0
+    assert new.get_env() is model.get_env()
+
+
+# Where there is no equal.
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
+def test_a_dense_model_is_fitted_to_a_mixture_and_says_what_remains(algorithm):
+    model = make(algorithm, "MoeMlpPolicy", router="soft")
+    obs = sampled(model.observation_space, 64)
+    short, long = (distil(model, obs, steps=steps) for steps in (1, 200))
+    assert long.remains.keys() == short.remains.keys() >= {"pi.0"}
+    assert sum(long.remains.values()) < 0.7 * sum(short.remains.values())
+    long.model.learn(32, reset_num_timesteps=False)
+
+
+def test_what_remains_is_the_distance_as_a_share_of_the_spread():
+    model = make("DQN", "MoeMlpPolicy", router="soft")
+    obs = sampled(model.observation_space, 64)
+    found = distil(model, obs, steps=3)
+    tensors = th.as_tensor(obs)
+    with th.no_grad():
+        got, wanted = (each.policy.q_net(tensors) for each in (found.model, model))
+    share = ((got - wanted) ** 2).mean() / ((wanted - wanted.mean(0)) ** 2).mean()
+    assert found.remains["qf.0"] == pytest.approx(share.sqrt().item(), rel=1e-4)
+
+
+def test_distill_is_an_argument_too(monkeypatch):
+    seen = []
+    monkeypatch.setattr("sb3_moe.growing.densifying.distil", lambda *args: seen.append(args))
+    to_dense("model", distill="obs")
+    assert seen == [("model", "obs")]
+
+
+# What is refused.
+
+
+def flat(**options):
+    tasks = {"num_tasks": NUM_TASKS}
+    return make("PPO", "MoeMlpPolicy", features_extractor_kwargs=tasks, **options)
+
+
+REFUSED = {
+    "task": ({"router": "task"}, {"task": 3}, ValueError, r"`task` must be in \[0, 3\).* got 3"),
+    "type": ({"router": "task"}, {"task": 1.0}, TypeError, "`task` must be an int, got 1.0"),
+    "no task": ({"num_experts": 1}, {"task": 1}, ValueError, "`task` must be None where no.*1"),
+    "both": ({}, {"task": 1, "distill": []}, ValueError, "`task` must be None with `distill`"),
+    "mixture": ({"router": "soft"}, {}, ValueError, "`model` must be a mixture that is one"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
+    options, kwargs, error, text = REFUSED[name]
+    model = flat(**options)
+    before = state_of(model)
+    with pytest.raises(error, match=text):
+        to_dense(model, **kwargs)
+    after = state_of(model)
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+def test_a_dense_model_of_sb3s_is_refused():
+    with pytest.raises(TypeError, match="`model` must have one of this package's policies"):
+        to_dense(dense("PPO"))
+
+
+def test_an_encoder_that_sb3_has_not_is_refused():
+    model = make("PPO", "MoeCnnPolicy", arena.Arena(arena.IMAGE), num_experts=1, net_arch=[8])
+    with pytest.raises(ValueError, match=r"`model` must have the flat encoder.*'minatar'"):
+        to_dense(model)
+    assert model.policy.features_extractor_class is TaskExtractor
+
+
+def test_tokens_of_a_picture_are_no_dense_layers():
+    model = make(
+        "PPO",
+        "MoeCnnPolicy",
+        arena.Arena(arena.IMAGE),
+        num_experts=1,
+        tokens="conv",
+        net_arch=[8],
+    )
+    with pytest.raises(ValueError, match=r"experts on whole samples.*`tokens`='conv'"):
+        to_dense(model)
+
+
+def test_distilling_takes_at_least_one_step():
+    with pytest.raises(ValueError, match="`steps` must be at least 1, got 0"):
+        distil(flat(router="soft"), None, steps=0)

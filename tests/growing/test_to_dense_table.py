@@ -1,0 +1,118 @@
+"""Every algorithm, placement and router: SB3's own dense model, equal, or an error by name."""
+
+import io
+import subprocess
+import sys
+from itertools import product
+
+import pytest
+from dense_models import NUM_TASKS, PLACES, gap, make
+
+from sb3_moe.growing import to_dense
+from sb3_moe.growing.outputs import sampled
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.registration import TABLE
+
+TASK = 1
+# Mixtures that are one network, wherever they sit.
+ONE = {
+    "task": {"router": "task"},
+    "single": {"router": "soft", "num_experts": 1},
+    "single top-k": {"router": "top_k", "num_experts": 1},
+}
+
+# Placements whose experts may be single linear layers, and the kind of expert that is one.
+LINEAR = {"middle": "linear", "final": "mlp", "all": "linear"}
+
+
+def with_experts(algorithm, place, **options):
+    alias = "MoeMlpLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMlpPolicy"
+    tasks = {"num_tasks": NUM_TASKS}
+    return make(algorithm, alias, placement=place, features_extractor_kwargs=tasks, **options)
+
+
+def of_task(model):
+    obs = sampled(model.observation_space, 32)
+    obs[:, -NUM_TASKS:] = 0
+    obs[:, -NUM_TASKS + TASK] = 1
+    return obs
+
+
+def is_possible(algorithm, place):
+    # CrossQ keeps a normalisation behind the experts' last layer, and SB3 never has one there.
+    return algorithm != "CrossQ" or place not in ("middle", "all")
+
+
+def table(columns, rows):
+    """Return the whole product with the algorithms; a third of it is quick."""
+    for (a, algorithm), (p, place), (r, row) in product(
+        enumerate(TABLE), enumerate(columns), enumerate(rows)
+    ):
+        marks = () if (a + p + r) % 3 == 0 else (pytest.mark.full,)
+        yield pytest.param(algorithm, place, row, marks=marks)
+
+
+@pytest.mark.parametrize(("algorithm", "place", "kind"), list(table(PLACES, ONE)))
+def test_a_mixture_that_is_one_network_becomes_sb3s_own(algorithm, place, kind):
+    model = with_experts(algorithm, place, **ONE[kind])
+    task = TASK if kind == "task" else None
+    if not is_possible(algorithm, place):
+        with pytest.raises(ValueError, match="an activation behind each hidden layer"):
+            to_dense(model, task)
+        return
+    dense = to_dense(model, task)
+    assert not isinstance(dense.policy, MoEPolicy)
+    assert gap(dense, model, of_task(model) if task else None) < 1e-5
+    dense.learn(32, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize(("algorithm", "place", "router"), list(table(LINEAR, ["uniform"])))
+def test_uniform_linear_experts_are_one_linear_layer(algorithm, place, router):
+    model = with_experts(algorithm, place, router=router, expert=LINEAR[place])
+    assert gap(to_dense(model), model) < 1e-5
+
+
+@pytest.mark.parametrize("router", ["soft", "random", "top_k"])
+@pytest.mark.parametrize("place", PLACES)
+def test_gates_that_differ_by_sample_are_no_dense_network(place, router):
+    model = with_experts("PPO", place, router=router)
+    with pytest.raises(ValueError, match=f"`router`='{router}' and 4 experts its gates differ by"):
+        to_dense(model)
+
+
+@pytest.mark.parametrize("place", ["middle", "all", "body", "big"])
+def test_several_experts_with_hidden_layers_are_no_dense_network(place):
+    model = with_experts("PPO", place, router="uniform")
+    with pytest.raises(ValueError, match="`router`='uniform' several experts with hidden layers"):
+        to_dense(model)
+
+
+def test_the_task_routers_dense_model_needs_its_task():
+    with pytest.raises(
+        ValueError, match=r"`task` must be one of 0 to 2 with `router`='task'.*None"
+    ):
+        to_dense(with_experts("PPO", "middle", router="task"))
+
+
+def test_a_dense_model_is_loaded_without_this_package(tmp_path):
+    dense = to_dense(with_experts("SAC", "big", router="task"), TASK)
+    dense.save(tmp_path / "dense.zip")
+    code = f"""
+import sys
+sys.modules["sb3_moe"] = None
+from stable_baselines3 import SAC
+model = SAC.load({str(tmp_path / "dense.zip")!r})
+print(type(model.policy).__module__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.stdout.strip() == "stable_baselines3.sac.policies", done.stderr
+
+
+def test_a_dense_model_is_saved_and_loaded_as_it_is():
+    dense = to_dense(with_experts("DQN", "all", router="task"), TASK)
+    file = io.BytesIO()
+    dense.save(file)
+    file.seek(0)
+    assert gap(type(dense).load(file), dense) == 0

@@ -1,0 +1,414 @@
+"""What goes along, how experts part, what joins, and what is refused."""
+
+import arena
+import numpy as np
+import pytest
+import torch as th
+from dense_models import NUM_TASKS, dense, flat_env, gap, make, state_of
+from gymnasium import spaces
+from reach import Reach
+from stable_baselines3.her import HerReplayBuffer
+from torch import nn
+
+import sb3_moe
+from sb3_moe.growing import upcycle
+from sb3_moe.growing.units import by_firing, evenly
+from sb3_moe.layers import Routing, SoftMoE
+from sb3_moe.networks import networks_of
+
+
+def layers_of(model, name):
+    return model.policy.moe_layers()[name].experts
+
+
+def state(model, parameter):
+    return model.policy.optimizer.state[parameter]
+
+
+# What an expert is.
+
+
+def test_an_expert_of_middle_is_the_dense_layer_and_an_identity():
+    old = dense("PPO")
+    new = upcycle(old, placement="middle", num_experts=3)
+    linear = old.policy.mlp_extractor.policy_net[2]
+    expert = [m for m in new.policy.get_expert("pi", 2).modules() if isinstance(m, nn.Linear)]
+    assert th.equal(expert[0].weight, linear.weight)
+    assert th.equal(expert[1].weight, th.eye(6))
+    assert th.equal(expert[1].bias, th.zeros(6))
+
+
+def test_a_share_has_its_units_and_hands_them_on_e_times_larger():
+    old = dense("PPO")
+    new = upcycle(old, placement="middle", num_experts=3, router="uniform", how="split")
+    linear = old.policy.mlp_extractor.policy_net[2]
+    expert = [m for m in new.policy.get_expert("pi", 1).modules() if isinstance(m, nn.Linear)]
+    assert th.equal(expert[0].weight, linear.weight[2:4])
+    wanted = th.zeros(6, 2)
+    wanted[2, 0] = wanted[3, 1] = 3.0
+    assert th.equal(expert[1].weight, wanted)
+
+
+def test_an_expert_that_is_wider_starts_with_units_that_count_nothing():
+    new = upcycle(dense("PPO"), placement="middle", expert_width=9)
+    expert = [m for m in new.policy.get_expert("pi", 0).modules() if isinstance(m, nn.Linear)]
+    assert th.equal(expert[1].weight, th.eye(6, 9))
+    assert gap(new, dense("PPO")) < 1e-5
+
+
+def test_only_the_towers_that_are_named_get_experts():
+    new = upcycle(dense("SAC"), placement={"pi": "none", "qf": "all"}, router={"qf": "soft"})
+    assert {name.split(".")[0] for name in new.policy.moe_layers()} == {"qf0", "qf1"}
+    assert gap(new, dense("SAC")) < 1e-5
+
+
+# How experts part.
+
+
+def train(model):
+    model.learn(64, reset_num_timesteps=False)
+    return [model.policy.get_expert("pi", k).state_dict() for k in range(4)]
+
+
+def are_apart(experts):
+    return any(not th.equal(a, b) for a, b in zip(*(e.values() for e in experts[:2]), strict=True))
+
+
+@pytest.mark.parametrize("router", ["soft", "random", "task"])
+def test_copies_part_where_gates_differ_by_sample(router):
+    tasks = {"num_tasks": NUM_TASKS} if router == "task" else {}
+    new = upcycle(dense("PPO"), placement="middle", router=router, **tasks)
+    first, second = (new.policy.get_expert("pi", k).state_dict() for k in (0, 1))
+    assert all(th.equal(first[name], second[name]) for name in first)
+    new.learn(64, reset_num_timesteps=False)
+    first, second = (new.policy.get_expert("pi", k).state_dict() for k in (0, 1))
+    assert any(not th.equal(first[name], second[name]) for name in first)
+
+
+def test_identical_copies_under_uniform_gates_never_part():
+    new = upcycle(dense("PPO"), placement="middle", router="uniform", perturb=1e-3)
+    for _name, held in layers_of(new, "pi.middle").last.named_parameters():
+        held.data = held.data.mean(0, keepdim=True).expand_as(held).clone()
+    experts = train(new)
+    assert not are_apart(experts)
+
+
+def test_copies_under_uniform_gates_start_apart_so_that_it_cancels():
+    new = upcycle(dense("PPO"), placement="middle", router="uniform", perturb=0.5)
+    weight = layers_of(new, "pi.middle").last.weight_EOI
+    assert (weight - th.eye(6)).abs().amax((1, 2)).min() > 0.01
+    th.testing.assert_close(weight.mean(0), th.eye(6))
+    first_E = layers_of(new, "pi.middle").layers[0].weight
+    assert th.equal(first_E[0], first_E[1])
+    new.learn(64, reset_num_timesteps=False)
+    assert not th.allclose(first_E[0], first_E[1], atol=1e-5)
+
+
+def test_copies_under_uniform_gates_must_be_moved_apart():
+    with pytest.raises(ValueError, match=r"`perturb` must be larger than 0 .*'uniform'.* got 0"):
+        upcycle(dense("PPO"), router="uniform", perturb=0)
+
+
+def test_the_gates_of_top_1_start_alike_and_still_choose_by_the_sample():
+    new = upcycle(dense("PPO"), placement="final", router="top_k", top_k=1)
+    obs = np.random.default_rng(0).uniform(-1, 1, (256, 8)).astype(np.float32)
+    routing = new.policy.routing(obs)["pi.final"]
+    assert len(routing.experts_BNk.unique()) == 4
+    chosen = routing.gates_BNE.max(-1).values
+    th.testing.assert_close(chosen, th.full_like(chosen, 0.25))
+    head = layers_of(new, "pi.final").last.weight_EOI
+    th.testing.assert_close(head[0], 4 * dense("PPO").policy.action_net.weight)
+
+
+# What goes along.
+
+
+def test_the_averages_follow_the_gate_and_its_square():
+    old = dense("PPO")
+    new = upcycle(old, placement="middle", router="uniform", num_experts=3)
+    mine = layers_of(new, "pi.middle").layers[0].weight
+    theirs = old.policy.mlp_extractor.policy_net[2].weight
+    ours, known = state(new, mine), state(old, theirs)
+    for k in range(3):
+        th.testing.assert_close(ours["exp_avg"][k], known["exp_avg"] / 3)
+        th.testing.assert_close(ours["exp_avg_sq"][k], known["exp_avg_sq"] / 9)
+    assert ours["step"] == known["step"] > 0
+
+
+def test_with_these_averages_a_step_of_adam_is_the_dense_models():
+    # By hand: with gates 1/2 and gradients g/2, m/2 over the root of v/4 is m over the root of v.
+    old = make("DQN", model={"learning_rate": 0.01})
+    new = upcycle(old, placement="final", router="uniform", num_experts=2)
+    obs = th.linspace(-1, 1, 5 * 8).view(5, 8)
+    for model in (old, new):
+        model.policy.set_training_mode(True)
+        model.policy.optimizer.zero_grad()
+        model.policy.q_net(obs).square().mean().backward()
+        model.policy.optimizer.step()
+    assert gap(new, old) < 1e-5
+
+
+def test_averages_of_a_share_are_those_of_its_units():
+    old = dense("PPO")
+    new = upcycle(old, placement="middle", router="uniform", num_experts=3, how="split")
+    mine = layers_of(new, "pi.middle").layers[0].weight
+    known = state(old, old.policy.mlp_extractor.policy_net[2].weight)
+    th.testing.assert_close(state(new, mine)["exp_avg"][1], known["exp_avg"][2:4])
+
+
+def test_what_has_no_dense_counterpart_starts_without_averages():
+    new = upcycle(dense("PPO"), placement="middle")
+    layer = new.policy.moe_layers()["pi.middle"]
+    assert layer.router.weight_RK not in new.policy.optimizer.state
+    assert layer.experts.last.weight not in new.policy.optimizer.state
+
+
+@pytest.mark.parametrize("algorithm", ["DQN", "SAC", "TD3", "TQC"])
+def test_target_networks_lag_behind_as_they_did(algorithm):
+    old = dense(algorithm)
+    new = upcycle(old, placement="all", router="uniform")
+    ours, theirs = (networks_of(model.policy).targets() for model in (new, old))
+    assert ours.keys()
+    assert len(ours) == len(theirs)
+    obs, actions = th.rand(7, 8), th.rand(7, 2)
+    for target, known in zip(ours.values(), theirs.values(), strict=True):
+        is_critic = hasattr(target, "q_networks")
+        given = (obs, actions) if is_critic else (obs,)
+        got, wanted = target(*given), known(*given)
+        th.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_the_replay_buffer_goes_along_as_a_copy():
+    old = dense("DQN")
+    new = upcycle(old, placement="final")
+    assert new.replay_buffer is not old.replay_buffer
+    assert new.replay_buffer.pos == old.replay_buffer.pos > 0
+    assert np.array_equal(new.replay_buffer.observations, old.replay_buffer.observations)
+
+
+def test_what_sac_learns_of_its_entropy_goes_along():
+    old = dense("SAC")
+    new = upcycle(old, placement="final")
+    assert th.equal(new.log_ent_coef, old.log_ent_coef)
+    assert new.log_ent_coef is not old.log_ent_coef
+    ours, theirs = (m.ent_coef_optimizer.state_dict()["state"][0] for m in (new, old))
+    assert th.equal(ours["exp_avg"], theirs["exp_avg"])
+
+
+def test_the_dense_model_stays_as_it_is():
+    old = make("SAC")
+    before = state_of(old)
+    upcycle(old, placement="big").learn(32, reset_num_timesteps=False)
+    after = state_of(old)
+    del before["random"], after["random"]
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+# A task id that joins.
+
+
+def dict_env(space=None):
+    space = arena.with_task(arena.FLAT) if space is None else space
+    return arena.Arena(space)
+
+
+def test_a_task_id_joins_with_weights_that_start_at_zero():
+    old = make("PPO", env=arena.Arena(arena.FLAT))
+    new = upcycle(old, placement="final", router="task", env=dict_env())
+    assert gap(new, old) < 1e-5
+    first = new.policy.mlp_extractor.policy_net.blocks[0]
+    assert th.equal(first.weight[:, :5], old.policy.mlp_extractor.policy_net[0].weight)
+    assert th.equal(first.weight[:, 5:], th.zeros(8, 3))
+    new.learn(32, reset_num_timesteps=False)
+    assert first.weight[:, 5:].abs().min() > 0
+
+
+@pytest.mark.parametrize("place", ["middle", "all", "body", "big"])
+def test_a_task_id_joins_before_the_actions_that_critics_see(place):
+    old = make("SAC", env=arena.Arena(arena.FLAT, arena.BOX))
+    env = arena.Arena(arena.with_task(arena.FLAT), arena.BOX)
+    new = upcycle(old, placement=place, env=env)
+    assert gap(new, old) < 1e-5
+    assert new.replay_buffer.pos == 0
+    new.learn(32, reset_num_timesteps=False)
+
+
+def test_a_one_hot_joins_flat_observations():
+    old = make("CrossQ", env=arena.Arena(arena.FLAT, arena.BOX))
+    new = upcycle(old, placement="body", router="task", num_tasks=3, env=flat_env("CrossQ"))
+    assert gap(new, old) < 1e-5
+
+
+def test_a_task_id_among_the_keys_of_sb3s_dict_policy_goes_to_the_router():
+    space = spaces.Dict(
+        {"obs": arena.FLAT, "task_id": spaces.Discrete(3), "wind": spaces.Box(-1, 1, (2,))}
+    )
+    old = make("PPO", "MultiInputPolicy", arena.Arena(space))
+    new = upcycle(old, placement="all", router="task")
+    assert gap(new, old) < 1e-5
+
+
+@pytest.mark.parametrize("place", ["middle", "big"])
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "TD3"])
+def test_our_dense_policies_for_pictures_grow_too(algorithm, place):
+    env = arena.Arena(arena.IMAGE, arena.actions_of(algorithm))
+    old = make(algorithm, "MoeCnnPolicy", env, placement="none", net_arch=[8])
+    assert gap(upcycle(old, placement=place), old) < 1e-5
+
+
+@pytest.mark.parametrize("place", ["middle", "big"])
+def test_a_task_id_joins_pictures(place):
+    old = make("TD3", "MoeCnnPolicy", arena.Arena(arena.IMAGE, arena.BOX), placement="none")
+    env = arena.Arena(arena.with_task(arena.IMAGE), arena.BOX)
+    assert gap(upcycle(old, placement=place, router="task", env=env), old) < 1e-5
+
+
+def test_experts_that_hold_the_encoder_need_ours():
+    old = make("DQN", "CnnPolicy", arena.Arena(arena.SB3_IMAGE), net_arch=[8])
+    with pytest.raises(ValueError, match=r"`placement`='big' holds the encoder.*got NatureCNN"):
+        upcycle(old, placement="big")
+
+
+def test_sb3s_encoder_of_pictures_goes_along():
+    old = make("DQN", "CnnPolicy", arena.Arena(arena.SB3_IMAGE), net_arch=[8])
+    assert gap(upcycle(old, placement="middle"), old) < 1e-5
+
+
+# Units.
+
+
+def test_units_are_divided_evenly_in_their_order():
+    assert [part.tolist() for part in evenly(5, 2)] == [[0, 1, 2], [3, 4]]
+
+
+def test_units_that_fire_together_come_together():
+    a, b = th.randn(2, 50)
+    values = th.stack([a, b, 2 * a, 3 * b], dim=1)
+    parts = sorted(part.tolist() for part in by_firing(values, 2))
+    assert parts == [[0, 2], [1, 3]]
+
+
+def test_more_shares_than_units_leave_some_empty():
+    assert sorted(len(part) for part in by_firing(th.randn(9, 2), 3)) == [0, 1, 1]
+
+
+@pytest.mark.parametrize("place", ["middle", "final", "all", "body", "big"])
+def test_units_divided_by_a_probe_do_together_what_they_did(place):
+    probe = np.random.default_rng(0).uniform(-1, 1, (64, 8)).astype(np.float32)
+    new = upcycle(dense("SAC"), how="split", placement=place, probe=probe)
+    assert gap(new, dense("SAC")) < 1e-5
+
+
+# What is refused.
+
+
+class Halving(SoftMoE):
+    """Gates that sum to a half."""
+
+    def route(self, x_BNI, router_BNR):
+        y_BNO, routing = super().route(x_BNI, router_BNR)
+        return y_BNO / 2, Routing(routing.gates_BNE / 2)
+
+
+class Opaque(nn.Linear):
+    def __init__(self, in_features, width, out_features, activation):
+        super().__init__(in_features, out_features)
+
+
+OTHER = arena.Arena(spaces.Box(-1, 1, (4,)))
+REFUSED = {
+    "how": (
+        {"how": "clone"},
+        ValueError,
+        r"`how` must be one of \['copy', 'split'\], got 'clone'",
+    ),
+    "perturb": ({"perturb": -1}, ValueError, "`perturb` must be at least 0"),
+    "unknown": ({"net_arch": [3]}, TypeError, "`net_arch` is no option of MoEOptions"),
+    "match_scale": ({"match_scale": True}, ValueError, "`match_scale` must be False.*got True"),
+    "probe": ({"probe": np.zeros((2, 8))}, ValueError, "`probe` needs `how`='split'.*got 'copy'"),
+    "router": ({"router": Halving}, ValueError, "`router` and `expert` must be of kinds that do"),
+    "expert": ({"expert": Opaque}, ValueError, "`expert`='Opaque' must say `copies_dense`"),
+    "width": ({"expert_width": 2}, ValueError, "`expert_width` must leave room for 6.*got 2"),
+    "deep width": (
+        {"expert_width": 9, "placement": "big"},
+        ValueError,
+        "`expert_width` must be None, or what the dense layers have",
+    ),
+    "env": ({"env": OTHER}, ValueError, "`env` must have the model's observation space.*got Box"),
+    "actions": (
+        {"env": flat_env("SAC")},
+        ValueError,
+        "`env` must have the model's action space, Discrete.*got Box",
+    ),
+    "no task": ({"router": "task"}, ValueError, "`router`='task' needs a task id"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
+    kwargs, error, text = REFUSED[name]
+    model = make("PPO")
+    before = state_of(model)
+    with pytest.raises(error, match=text):
+        upcycle(model, **{"placement": "middle", **kwargs})
+    after = state_of(model)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_tokens_of_a_picture_are_no_dense_layers():
+    old = make("PPO", "MoeCnnPolicy", arena.Arena(arena.IMAGE), placement="none", net_arch=[8])
+    with pytest.raises(ValueError, match=r"`tokens` must be 'sample'.*got 'conv'"):
+        upcycle(old, placement="middle", tokens="conv")
+
+
+def test_a_model_with_experts_is_not_upcycled():
+    with pytest.raises(ValueError, match=r"`model` must be dense, got one .*\['pi.final'"):
+        upcycle(upcycle(dense("PPO"), placement="final"), placement="middle")
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(TypeError, match="`model` must be a model of SB3 or sb3-contrib, got None"):
+        upcycle(None)
+
+
+def test_a_policy_class_of_the_users_own_is_refused():
+    from stable_baselines3.common.policies import ActorCriticPolicy
+
+    class Mine(ActorCriticPolicy):
+        pass
+
+    with pytest.raises(
+        TypeError, match=r"`model` must have a policy that PPO has a name.*got Mine"
+    ):
+        upcycle(make("PPO", Mine))
+
+
+def test_crossq_has_no_policy_for_dicts():
+    old = make("CrossQ", env=arena.Arena(arena.FLAT, arena.BOX))
+    env = arena.Arena(arena.with_task(arena.FLAT), arena.BOX)
+    with pytest.raises(ValueError, match="`env` must have observations that CrossQ has an MoE"):
+        upcycle(old, env=env)
+
+
+def test_what_has_grown_goes_into_safe_files_and_back(tmp_path):
+    new = upcycle(dense("SAC"), placement="all", router="uniform")
+    sb3_moe.save(new, tmp_path / "grown.moe")
+    again = sb3_moe.load(tmp_path / "grown.moe", new.get_env())
+    assert gap(again, new) == 0
+    ours, theirs = (each.actor.optimizer.state_dict()["state"] for each in (again, new))
+    assert ours.keys() == theirs.keys()
+
+
+def test_episodes_of_hindsight_go_along_and_a_running_one_ends():
+    settings = {"replay_buffer_class": HerReplayBuffer, "learning_starts": 16}
+    model = arena.make("SAC", "MultiInputPolicy", Reach(), model=settings, net_arch=[4])
+    model.learn(43)
+    new = upcycle(model, placement="final")
+    assert new.replay_buffer.env is new.get_env()
+    running = model.replay_buffer.pos - model.replay_buffer._current_ep_start[0]
+    assert running > 0
+    kept, known = (each.replay_buffer.ep_length for each in (new, model))
+    assert np.array_equal(kept[known > 0], known[known > 0])
+    assert new.replay_buffer._current_ep_start[0] == new.replay_buffer.pos
+    assert gap(new, model) < 1e-5
+    new.learn(16, reset_num_timesteps=False)

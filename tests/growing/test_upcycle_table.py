@@ -1,0 +1,87 @@
+"""Every algorithm, placement and router: experts begin by doing what the dense model did."""
+
+import io
+from itertools import product
+
+import pytest
+from dense_models import NUM_TASKS, PLACES, ROUTERS, dense, gap
+
+from sb3_moe.growing import upcycle
+from sb3_moe.policies.registration import TABLE
+
+# Routers under which every sample meets every expert.
+SHARED = ("soft", "uniform", "random", "every")
+
+
+def grow(algorithm, place, router, **kwargs):
+    return upcycle(
+        dense(algorithm), placement=place, num_tasks=NUM_TASKS, **ROUTERS[router], **kwargs
+    )
+
+
+def table(routers):
+    """Return the whole product; a fourth of it, with every pair of values, is quick."""
+    for (a, algorithm), (p, place), (r, router) in product(
+        enumerate(TABLE), enumerate(PLACES), enumerate(routers)
+    ):
+        marks = () if (a + p + r) % 4 == 0 else (pytest.mark.full,)
+        yield pytest.param(algorithm, place, router, marks=marks)
+
+
+@pytest.mark.parametrize(("algorithm", "place", "router"), list(table(ROUTERS)))
+def test_copies_do_together_what_the_dense_model_did(algorithm, place, router):
+    assert gap(grow(algorithm, place, router), dense(algorithm)) < 1e-5
+
+
+@pytest.mark.parametrize(("algorithm", "place", "router"), list(table(SHARED)))
+def test_shares_do_together_what_the_dense_model_did(algorithm, place, router):
+    assert gap(grow(algorithm, place, router, how="split"), dense(algorithm)) < 1e-5
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("router", "text"),
+    [
+        ("task", "`how`='split' needs a `router` whose gates can all start as 1/E, got 'task'"),
+        ("one", "`how`='split' needs `top_k` to be the number of experts, 4, .* got 1"),
+        ("two", "`how`='split' needs `top_k` to be the number of experts, 4, .* got 2"),
+    ],
+)
+def test_shares_that_some_samples_would_miss_are_refused(place, router, text):
+    with pytest.raises(ValueError, match=text):
+        grow("PPO", place, router, how="split")
+
+
+def goes_on(algorithm, place, router, how):
+    model = grow(algorithm, place, router, how=how)
+    file = io.BytesIO()
+    model.save(file)
+    file.seek(0)
+    loaded = type(model).load(file, env=model.get_env())
+    assert gap(loaded, model) == 0
+    assert model.num_timesteps == dense(algorithm).num_timesteps > 0
+    for each in (model, loaded):
+        before = each.num_timesteps
+        each.learn(32, reset_num_timesteps=False)
+        assert each.num_timesteps > before
+    assert gap(model, dense(algorithm)) > 0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "place", "router"),
+    [
+        (algorithm, PLACES[i % len(PLACES)], list(ROUTERS)[(2 * i) % len(ROUTERS)])
+        for i, algorithm in enumerate(TABLE)
+    ],
+)
+def test_what_has_grown_is_saved_loaded_and_learns(algorithm, place, router):
+    goes_on(algorithm, place, router, "copy")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("algorithm", TABLE)
+def test_everything_that_has_grown_is_saved_loaded_and_learns(algorithm, place, router):
+    for how in ("copy", "split") if router in SHARED else ("copy",):
+        goes_on(algorithm, place, router, how)

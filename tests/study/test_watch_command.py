@@ -1,0 +1,81 @@
+import json
+import re
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import PPO
+
+import sb3_moe
+from sb3_moe.study.watch import env_for, main
+
+TASKS = ["CartPole-v1", "Acrobot-v1"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    env = sb3_moe.make_multitask_vec_env(TASKS, seed=0)
+    sizes = {"n_steps": 16, "batch_size": 32, "policy_kwargs": {"net_arch": [6], "num_experts": 2}}
+    model = PPO("MoeMultiInputPolicy", env, seed=0, **sizes)
+    sb3_moe.save(model, folder / "agent.moe")
+    model.save(folder / "agent.zip")
+    return folder
+
+
+def data_of(page):
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(found[1])
+
+
+@pytest.mark.parametrize("name", ["agent.moe", "agent.zip"])
+def test_a_file_becomes_a_page(files, tmp_path, capsys, name):
+    out = tmp_path / "page.html"
+    trust = ["--trust"] if name.endswith(".zip") else []
+    words = [str(files / name), "--tasks", *TASKS, "--without", "pi:1", "--max-steps", "5"]
+    assert main([*words, "--out", str(out), *trust]) == 0
+    assert "20 steps in" in capsys.readouterr().out
+    data = data_of(out.read_text())
+    assert data["tasks"] == ["CartPole", "Acrobot"]
+    assert [run["label"] for run in data["runs"]] == [
+        "the agent as it is",
+        "without expert 1 of pi",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["agent.moe"], "`--tasks` must name a suite or Gymnasium ids, got none"),
+        (["agent.zip", "--tasks", *TASKS], "can run code when it is opened: say --trust"),
+        (
+            ["agent.zip", "--tasks", *TASKS, "--trust", "--algorithm", "none"],
+            "`--algorithm` must be among .*, got 'none'",
+        ),
+        (["agent.moe", "--tasks", *TASKS, "--out", "x.pdf"], "`--out` must end in .html, .gif or"),
+        (["agent.moe", "--tasks", *TASKS, "--without", "2"], "`without` must name experts"),
+        (["agent.moe", "--tasks", "CartPole-v1"], "`--tasks` must be those that the model was"),
+        (["none.moe", "--tasks", *TASKS], "No such file"),
+        (["agent.moe", "--tasks", "None-v0"], "None"),
+    ],
+)
+def test_a_wrong_word_is_one_line(files, capsys, words, message):
+    name, *rest = words
+    assert main([str(files / name), *rest]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(f"error: .*{message}", error)
+
+
+@pytest.mark.parametrize("shown", ["dict", "onehot"])
+def test_tasks_are_shown_as_the_model_saw_them(shown):
+    seen = sb3_moe.make_multitask_vec_env(TASKS, task_id=shown).observation_space
+    assert env_for(TASKS, seen).observation_space == seen
+
+
+def test_a_single_task_is_a_plain_environment():
+    env = env_for(["CartPole-v1"], gym.make("CartPole-v1").observation_space)
+    assert isinstance(env, gym.Env)
+    with pytest.raises(ValueError, match="no way to show"):
+        env_for(["CartPole-v1"], spaces.Box(0, 1, (2,), np.float32))

@@ -1,0 +1,264 @@
+"""An expert that is off is an expert that isn't there."""
+
+import copy
+import pickle
+
+import arena
+import pytest
+import torch as th
+from stable_baselines3 import PPO
+from torch import nn
+
+import sb3_moe
+from sb3_moe.layers import (
+    ExpertChoiceMoE,
+    LinearRouter,
+    MoELayer,
+    SoftMoE,
+    SparseMoE,
+    TaskMoE,
+    UniformMoE,
+    mlp_experts,
+)
+from sb3_moe.layers.routing import Routing
+from sb3_moe.layers.steering import Steering, steer
+
+E = 4
+
+
+def soft(num_experts, slots=1):
+    return SoftMoE(
+        mlp_experts(num_experts, 5, 7, 3), LinearRouter(5, num_experts * slots), num_slots=slots
+    )
+
+
+def top_k(num_experts, **options):
+    return SparseMoE(mlp_experts(num_experts, 5, 7, 3), LinearRouter(5, num_experts), **options)
+
+
+def uniform(num_experts):
+    return UniformMoE(mlp_experts(num_experts, 5, 7, 3))
+
+
+WITH_SCORES = {
+    "soft": (soft, {}),
+    "soft-slots": (soft, {"slots": 3}),
+    "top1": (top_k, {"top_k": 1}),
+    "top2": (top_k, {"top_k": 2}),
+    "top2-renormalized": (top_k, {"top_k": 2, "renormalize": True}),
+    "top2-bias": (top_k, {"top_k": 2, "bias_rate": 0.1}),
+    "uniform": (uniform, {}),
+}
+
+
+def built(kind):
+    th.manual_seed(0)
+    make, options = WITH_SCORES[kind]
+    layer = make(E, **options).double().eval()
+    if "running_bias_E" in layer.state_dict():
+        layer.running_bias_E.copy_(th.tensor([0.3, -0.2, 0.5, 0.0]))
+    return layer
+
+
+def lacking(kind, layer, k):
+    """Build the layer anew without expert k, with the other experts' weights."""
+    make, options = WITH_SCORES[kind]
+    smaller = make(E - 1, **options).double().eval()
+    keep = [i for i in range(E) if i != k]
+    state = {}
+    for name, tensor in layer.state_dict().items():
+        if name == "router.weight_RK":
+            state[name] = tensor.unflatten(1, (E, -1))[:, keep].flatten(1)
+        else:
+            state[name] = tensor[keep]
+    smaller.load_state_dict(state)
+    return smaller
+
+
+@pytest.mark.parametrize("tokens", [1, 6])
+@pytest.mark.parametrize("kind", WITH_SCORES)
+@pytest.mark.parametrize("k", [0, 2])
+def test_a_layer_without_an_expert_equals_one_that_never_had_it(kind, k, tokens):
+    layer, x = built(kind), th.randn(9, tokens, 5, dtype=th.float64)
+    expected, others = lacking(kind, layer, k)(x)
+    with steer(layer, Steering.nothing(E).without(k)):
+        got, routing = layer(x)
+    th.testing.assert_close(got, expected)
+    gates_BNE = routing.gates_BNE
+    assert (gates_BNE[..., k] == 0).all()
+    keep = [i for i in range(E) if i != k]
+    th.testing.assert_close(gates_BNE[..., keep], others.gates_BNE)
+
+
+def tasks_of(x):
+    return nn.functional.one_hot(th.arange(len(x)) % E, E).double().unsqueeze(1)
+
+
+def test_the_task_routers_expert_that_is_off_gives_zero_and_the_others_what_they_gave():
+    layer = TaskMoE(mlp_experts(E, 5, 7, 3)).double()
+    x = th.randn(8, 1, 5, dtype=th.float64)
+    before, _ = layer(x, tasks_of(x))
+    with steer(layer, Steering.nothing(E).without(1)):
+        after, routing = layer(x, tasks_of(x))
+    off = th.arange(8) % E == 1
+    assert (after[off] == 0).all()
+    th.testing.assert_close(after[~off], before[~off])
+    assert routing.gates_BNE[off].sum() == 0
+
+
+def test_expert_choice_without_an_expert_lacks_its_output_alone():
+    th.manual_seed(0)
+    layer = ExpertChoiceMoE(mlp_experts(E, 5, 7, 3), LinearRouter(5, E), top_k=2).double()
+    x = th.randn(3, 6, 5, dtype=th.float64)
+    whole, routing = layer(x)
+    alone = layer.experts.expert(2)(x) * routing.gates_BNE[..., 2:3]
+    with steer(layer, Steering.nothing(E).without(2)):
+        got, _ = layer(x)
+    th.testing.assert_close(got, whole - alone)
+
+
+@pytest.mark.parametrize("kind", WITH_SCORES)
+def test_experts_that_change_places_are_those_of_a_layer_with_their_weights_changed_over(kind):
+    layer, x = built(kind), th.randn(9, 3, 5, dtype=th.float64)
+    order = [2, 1, 0, 3]
+    other = copy.deepcopy(layer)
+    other.experts.load_state_dict(
+        {name: tensor[order] for name, tensor in layer.experts.state_dict().items()}
+    )
+    with steer(layer, Steering.nothing(E).swapped(0, 2)):
+        got, _ = layer(x)
+    th.testing.assert_close(got, other(x)[0])
+
+
+def test_the_task_routers_experts_change_places_by_task():
+    layer = TaskMoE(mlp_experts(E, 5, 7, 3)).double()
+    x = th.randn(4, 1, 5, dtype=th.float64)
+    with steer(layer, Steering.nothing(E).swapped(0, 1).swapped(1, 2)):
+        got, routing = layer(x, tasks_of(x))
+    assert routing.experts_BNk.flatten().tolist() == [2, 0, 1, 3]
+    for row, expert in enumerate([2, 0, 1, 3]):
+        th.testing.assert_close(got[row], layer.experts.expert(expert)(x[row]))
+
+
+def test_to_swap_twice_changes_nothing_and_what_is_off_moves_along():
+    nothing = Steering.nothing(E)
+    assert nothing.swapped(1, 3).swapped(1, 3) == nothing
+    assert nothing.without(1).swapped(1, 3).off == {3}
+
+
+class Stubborn(MoELayer):
+    name = "stubborn"
+
+    def route(self, x_BNI, router_BNR):
+        gates_BNE = x_BNI.new_full((*x_BNI.shape[:2], self.num_experts), 0.5)
+        return x_BNI, Routing(gates_BNE)
+
+
+def test_a_router_that_ignores_what_is_off_is_found_out():
+    layer = Stubborn(mlp_experts(2, 5, 7, 5))
+    with (
+        steer(layer, Steering.nothing(2).without(1)),
+        pytest.raises(ValueError, match=r"'stubborn' must call `self\.combine` in `route`"),
+    ):
+        layer(th.zeros(1, 1, 5))
+
+
+def model_of(**kwargs):
+    options = {"net_arch": [6], "num_experts": E, **kwargs}
+    return PPO("MoeMlpPolicy", arena.Arena(arena.FLAT), seed=0, policy_kwargs=options, n_steps=64)
+
+
+OBS = arena.FLAT.sample()
+
+
+def gates(model, name):
+    return model.policy.routing(OBS)[name].gates_BNE.flatten()
+
+
+def test_an_expert_is_off_within_the_block_and_back_after_it():
+    model = model_of()
+    before = gates(model, "pi.middle")
+    with sb3_moe.without_expert(model, "pi", 2):
+        assert gates(model, "pi.middle")[2] == 0
+        assert gates(model, "vf.middle")[2] > 0
+        with sb3_moe.without_expert(model.policy, "pi", 0):
+            assert (gates(model, "pi.middle") == 0).tolist() == [True, False, True, False]
+        assert (gates(model, "pi.middle") == 0).tolist() == [False, False, True, False]
+    th.testing.assert_close(gates(model, "pi.middle"), before, rtol=0, atol=0)
+
+
+def test_only_one_expert_is_that_expert():
+    model = model_of()
+    with sb3_moe.only_expert(model, "pi.middle", 3):
+        assert gates(model, "pi.middle").tolist() == [0, 0, 0, 1]
+
+
+def test_swapped_experts_have_each_others_gates():
+    model = model_of()
+    before = gates(model, "vf.middle")
+    with sb3_moe.swap_experts(model, "vf", 0, 3):
+        th.testing.assert_close(gates(model, "vf.middle"), before[[3, 1, 2, 0]])
+
+
+def test_nothing_is_left_behind_whatever_happens_within():
+    model = model_of()
+    layer = model.policy.moe_layers()["pi.middle"]
+    names, state = set(vars(layer)), pickle.dumps(model.policy.state_dict())
+    within = set()
+
+    def fail():
+        within.update(vars(layer))
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"), sb3_moe.without_expert(model, "pi", 1):
+        fail()
+    assert within == names | {"steering"}
+    assert set(vars(layer)) == names
+    assert pickle.dumps(model.policy.state_dict()) == state
+
+
+def test_a_tower_of_several_mixtures_is_changed_in_each_or_in_one():
+    model = model_of(placement="all", net_arch=[6, 6])
+    with sb3_moe.without_expert(model, "pi", 1):
+        assert [gates(model, f"pi.all.{i}")[1].item() for i in range(3)] == [0, 0, 0]
+    with sb3_moe.without_expert(model, "pi", 1, layer=-1):
+        assert gates(model, "pi.all.0")[1] > 0
+        assert gates(model, "pi.all.2")[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("q", 0), r"`tower` must be one of \['pi', 'vf'\], which have experts, got 'q'"),
+        (("pi", 4), r"`expert` must be in \[0, num_experts=4\) of pi.middle, got 4"),
+        (("pi", -1), r"`expert` must be in \[0, num_experts=4\) of pi.middle, got -1"),
+        (("pi", 0, 1), r"`layer` must be in \[-1, 1\), got 1"),
+    ],
+)
+def test_a_wrong_tower_expert_or_layer_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message), sb3_moe.without_expert(model_of(), *arguments):
+        pass
+
+
+def test_the_last_expert_stays():
+    with (
+        pytest.raises(ValueError, match="at least one of the 4 experts must stay on"),
+        sb3_moe.only_expert(model := model_of(), "pi", 0),
+        sb3_moe.without_expert(model, "pi", 0),
+    ):
+        pass
+
+
+def test_dense_models_have_no_expert_to_switch_off():
+    dense = model_of(placement="none")
+    with (
+        pytest.raises(ValueError, match="no mixture of experts: choose another `placement`"),
+        sb3_moe.without_expert(dense, "pi", 0),
+    ):
+        pass
+    sb3s = PPO("MlpPolicy", arena.Arena(arena.FLAT))
+    with (
+        pytest.raises(TypeError, match="`model` must have one of this package's policies"),
+        sb3_moe.without_expert(sb3s, "pi", 0),
+    ):
+        pass

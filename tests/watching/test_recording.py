@@ -1,0 +1,279 @@
+"""A replay holds what the policy decided and what the environment gave."""
+
+import re
+
+import arena
+import gymnasium as gym
+import numpy as np
+import pytest
+import shown
+import torch as th
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+import sb3_moe
+from sb3_moe.policies.registration import TABLE
+from sb3_moe.watching import expert_importance
+from sb3_moe.watching.record import expert_named
+from sb3_moe_envs import Cycle, MultiTaskEnv
+
+
+class Seen(gym.ObservationWrapper):
+    """Keeps every observation and reward."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observations, self.rewards = [], []
+
+    def observation(self, observation):
+        self.observations.append(observation)
+        return observation
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        self.rewards.append(reward)
+        return observation, reward, *rest
+
+
+def test_gates_rewards_and_values_are_those_of_the_policy_and_the_environment():
+    env = Seen(shown.Shown(render_mode="rgb_array"))
+    model = shown.agent(env, "MoeMlpPolicy")
+    env.observations.clear()
+    [run] = sb3_moe.watch(model, env, episodes=2, deterministic=False).runs
+    [track] = run.tracks
+    seen = np.stack(env.observations)[[*range(7), *range(8, 15)]]  # without those after an end
+    assert len(track) == 14
+    np.testing.assert_allclose(track.rewards_T, np.float32(env.rewards))
+    assert track.starts_T.nonzero()[0].tolist() == [0, 7]
+    np.testing.assert_allclose(track.returns, np.reshape(env.rewards, (2, 7)).sum(1), rtol=1e-6)
+    for name, routing in model.policy.routing(seen).items():
+        np.testing.assert_allclose(
+            track.gates[name], routing.gates_BNE.mean(1).numpy(), rtol=1e-5, atol=1e-7
+        )
+    with th.no_grad():
+        tensors = model.policy.obs_to_tensor(seen)[0]
+        values = model.policy.predict_values(tensors).numpy()
+        probs = model.policy.get_distribution(tensors).distribution.probs.numpy()
+    np.testing.assert_allclose(track.values_TV, values, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(track.preferences[0], probs, rtol=1e-5, atol=1e-6)
+    assert [frame[0, 0, 0] for frame in track.frames] == [30 * k for k in range(7)]
+    assert track.frame_T.tolist() == [*range(7)] * 2
+
+
+@pytest.mark.parametrize("algorithm", TABLE)
+def test_every_algorithm_can_be_watched_and_without_an_expert(algorithm):
+    alias = "MoeMlpLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMlpPolicy"
+    model = arena.make(algorithm, alias, num_experts=3, net_arch=[6])
+    env = arena.default_env(algorithm, alias)
+    tower = "qf" if "DQN" in algorithm else "pi"
+    replay = sb3_moe.watch(model, env, without=[f"{tower}:1"])
+    for name, gates_TE in replay.runs[1].tracks[0].gates.items():
+        assert (gates_TE[:, 1] == 0).all() == name.startswith(tower)
+    [track] = replay.runs[0].tracks
+    assert len(track) == 6
+    assert set(track.gates) == set(model.policy.moe_layers())
+    for gates_TE in track.gates.values():
+        np.testing.assert_allclose(gates_TE.sum(1), 1, rtol=1e-5)
+    assert track.values_TV.shape == (6, len(replay.critics))
+    if replay.kind == "probability":
+        np.testing.assert_allclose(track.preferences[0].sum(1), 1, rtol=1e-5)
+    # Deterministic agents do what they prefer.
+    best = track.preferences[0].argmax(1)
+    if replay.kind == "mean":
+        np.testing.assert_allclose(track.actions_TD, track.preferences[0].clip(-1, 1), atol=1e-5)
+    else:
+        assert track.actions_TD[:, 0].tolist() == best.tolist()
+
+
+def test_a_recurrent_policys_values_are_those_of_its_memory():
+    model = arena.make("RecurrentPPO", "MoeMlpLstmPolicy", num_experts=3, net_arch=[6])
+    env = Seen(arena.default_env("RecurrentPPO", "MoeMlpLstmPolicy"))
+    [track] = sb3_moe.watch(model, env).runs[0].tracks
+    policy, values = model.policy, []
+    layers, _, width = policy.lstm_hidden_state_shape
+    zeros = th.zeros(layers, 1, width)
+    from sb3_contrib.common.recurrent.type_aliases import RNNStates
+
+    states, start = RNNStates((zeros, zeros), (zeros, zeros)), th.ones(1)
+    for obs in env.observations[:6]:
+        with th.no_grad():
+            tensor = policy.obs_to_tensor(obs)[0]
+            _, value, _, states = policy.forward(tensor, states, start, deterministic=True)
+        values.append(value.item())
+        start = th.zeros(1)
+    np.testing.assert_allclose(track.values_TV[:, 0], values, rtol=1e-5, atol=1e-6)
+
+
+def test_every_task_is_played_in_a_copy_of_its_own_whatever_training_plays_now():
+    model = shown.agent(shown.two_tasks(schedule=Cycle(steps_per_task=64)))
+    replay = sb3_moe.watch(model, episodes=2)
+    assert replay.no_frames is None
+    tracks = replay.runs[0].tracks
+    assert [track.task for track in tracks] == replay.task_names
+    assert [set(track.tasks_T.tolist()) for track in tracks] == [{0}, {1}]
+    assert [len(track.returns) for track in tracks] == [2, 2]
+
+
+def test_a_lone_multi_task_environment_is_played_task_by_task():
+    tasks = [("Shown-v0", {"size": 8}), ("Shown-v0", {"size": 16})]
+    model = shown.agent()
+    env = MultiTaskEnv(tasks, render_mode="rgb_array")
+    replay = sb3_moe.watch(model, env)
+    assert [set(track.tasks_T.tolist()) for track in replay.runs[0].tracks] == [{0}, {1}]
+
+
+def test_some_tasks_can_be_chosen():
+    model = shown.agent()
+    second = model.get_env().get_attr("task_names")[0][1]
+    assert [t.task for t in sb3_moe.watch(model, tasks=[second]).runs[0].tracks] == [second]
+    assert [t.task for t in sb3_moe.watch(model, tasks=[1, 1]).runs[0].tracks] == [second]
+
+
+def test_with_and_without_an_expert_begin_alike_and_only_its_gates_are_zero():
+    replay = sb3_moe.watch(shown.agent(), without=["pi:2"], deterministic=False)
+    whole, lacking = replay.runs
+    assert lacking.label == "without expert 2 of pi"
+    assert lacking.note == (
+        "SoftMoE router: its score is minus infinity, and the others share its weight"
+    )
+    assert lacking.off == {"pi.middle": [2]}
+    for a, b in zip(whole.tracks, lacking.tracks, strict=True):
+        assert (a.gates["pi.middle"][:, 2] > 0).all()
+        assert (b.gates["pi.middle"][:, 2] == 0).all()
+        np.testing.assert_allclose(a.gates["vf.middle"][0], b.gates["vf.middle"][0])
+        np.testing.assert_array_equal(a.frames[0], b.frames[0])
+
+
+def test_the_same_seed_gives_the_same_replay_and_training_goes_on_as_without_it():
+    watched = shown.agent()
+    first = sb3_moe.watch(watched, deterministic=False).runs[0].tracks[0]
+    second = sb3_moe.watch(watched, deterministic=False).runs[0].tracks[0]
+    np.testing.assert_array_equal(first.actions_TD, second.actions_TD)
+    other = shown.agent().learn(64)
+    watched = shown.agent()
+    sb3_moe.watch(watched, deterministic=False)
+    watched.learn(64)
+    arena.assert_same_weights(watched.policy, other.policy)
+
+
+def test_the_models_own_plain_environment_is_made_anew():
+    model = PPO("MlpPolicy", "CartPole-v1", seed=0)
+    before = model.get_env().reset()
+    replay = sb3_moe.watch(model, max_steps=5, frames=False)
+    assert replay.mixtures == []
+    assert replay.no_frames == "no pictures were asked for"
+    assert len(replay.runs[0].tracks[0]) == 5
+    np.testing.assert_allclose(model.get_env().envs[0].unwrapped.state, before[0], rtol=1e-6)
+
+
+def test_a_normaliser_is_taken_along():
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Shown-v0")]))
+    model = shown.agent(env, "MoeMlpPolicy").learn(32)
+    count = env.obs_rms.count
+    [track] = sb3_moe.watch(model).runs[0].tracks
+    assert env.obs_rms.count == count
+    # Rewards are the environment's own.
+    np.testing.assert_allclose(
+        track.rewards_T, 0.1 * track.actions_TD[:, 0] * np.arange(1, 8), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "policy", "kind"),
+    [(DQN, "MlpPolicy", "value"), (SAC, "MlpPolicy", "mean"), (PPO, "MlpPolicy", "probability")],
+)
+def test_dense_policies_of_sb3_are_watched_too(make, policy, kind):
+    env = arena.Arena(arena.FLAT, arena.BOX if make is SAC else arena.DISCRETE)
+    sizes = {} if make is PPO else {"buffer_size": 100}
+    replay = sb3_moe.watch(make(policy, env, seed=0, **sizes), env)
+    assert replay.kind == kind
+    assert replay.no_frames == "the environment was built without render_mode='rgb_array'"
+    [track] = replay.runs[0].tracks
+    assert track.frame_T.tolist() == [-1] * 6
+    assert [each.layer for each in track.sleep][:2] == (
+        ["pi.0", "pi.1"] if make is not DQN else ["qf.0", "qf.1"]
+    )
+
+
+def test_dormant_units_are_measured_on_what_the_agent_saw():
+    model = shown.agent()
+    with th.no_grad():
+        layer = model.policy.moe_layers()["pi.middle"]
+        for name, parameter in layer.experts.named_parameters():
+            if "0" in name:
+                parameter[1] = 0  # expert 1's hidden layer is silent
+    [track, _] = sb3_moe.watch(model).runs[0].tracks
+    sleep = {each.layer: each for each in track.sleep}
+    assert sleep["pi.0"].per_expert[1] == 1
+    assert sleep["pi.0"].share >= 1 / 3
+
+
+def test_episodes_are_cut_at_the_most_steps():
+    [track, _] = sb3_moe.watch(shown.agent(), max_steps=4).runs[0].tracks
+    assert len(track) == 4
+    assert track.returns == []
+
+
+def test_the_strongest_moments_are_the_largest_gates_and_no_neighbours():
+    [track, _] = sb3_moe.watch(shown.agent(), episodes=3).runs[0].tracks
+    gates_T = track.gates["pi.middle"][:, 0]
+    steps = track.strongest("pi.middle", 0)
+    assert steps[0] == gates_T.argmax()
+    assert len(steps) == 4
+    assert min(abs(a - b) for a in steps for b in steps if a != b) > 1
+    gates_T[:] = 0
+    assert track.strongest("pi.middle", 0) == []
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"episodes": 0}, "`episodes` must be at least 1, got 0"),
+        ({"max_steps": 0}, "`max_steps` must be at least 1, got 0"),
+        ({"tasks": ["none"]}, r"`tasks` must be among \['.*'\], got 'none'"),
+        ({"tasks": [2]}, r"`tasks` must be among \['.*'\], got 2"),
+        ({"without": ["pi"]}, "`without` must name experts as 'pi:2', got 'pi'"),
+        ({"without": ["pi:x"]}, "`without` must name experts as 'pi:2', got 'pi:x'"),
+        ({"without": [("pi", 7)]}, r"`expert` must be in \[0, num_experts=3\) of pi.middle, got 7"),
+    ],
+)
+def test_a_wrong_argument_is_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        sb3_moe.watch(shown.agent(), **kwargs)
+
+
+def test_an_environment_that_cant_be_made_again_must_be_given():
+    model = arena.make("PPO")
+    with pytest.raises(ValueError, match="`env` must be given: the model's own environment is"):
+        sb3_moe.watch(model)
+    model.env = None
+    with pytest.raises(ValueError, match="`env` must be given, since the model has no environment"):
+        sb3_moe.watch(model)
+
+
+def test_an_environment_that_plays_other_tasks_than_it_is_told_is_refused():
+    from toy import Toy
+
+    env = Toy((0,))
+    model = PPO("MoeMultiInputPolicy", env, n_steps=16, batch_size=16)
+    with pytest.raises(ValueError, match=re.escape("but didn't play ['b']")):
+        sb3_moe.watch(model, env)
+
+
+def test_an_expert_may_be_named_by_its_mixture():
+    assert expert_named("pi.all.1:3") == ("pi.all.1", 3)
+
+
+def test_the_table_has_a_row_for_each_expert_and_intervals_over_episodes():
+    model = shown.agent()
+    found = expert_importance(model, episodes=3, deterministic=False)
+    assert found.returns.shape == (4, 2, 3)
+    assert found.rows == ["all experts", "without 0", "without 1", "without 2"]
+    whole = found.estimate(0, 1)
+    assert whole.value == pytest.approx(found.returns[0, 1].mean())
+    assert whole.low <= whole.value <= whole.high
+    again = expert_importance(model, episodes=3, deterministic=False)
+    np.testing.assert_array_equal(found.returns, again.returns)
+    assert found.to_markdown().count("\n") == 5
+    with pytest.raises(ValueError, match="`episodes` must be at least 2 for an interval, got 1"):
+        expert_importance(model, episodes=1)

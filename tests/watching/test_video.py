@@ -1,0 +1,76 @@
+"""Films have the gates drawn in, whatever the size of the tasks' pictures."""
+
+import sys
+
+import numpy as np
+import pytest
+import shown
+from PIL import Image, ImageColor
+
+import sb3_moe
+from sb3_moe.watching.colours import COLOURS
+
+
+@pytest.fixture(scope="module")
+def replay():
+    found = sb3_moe.watch(shown.agent())
+    # As an environment without a common canvas draws its tasks.
+    for track, size in zip(found.runs[0].tracks, (8, 300), strict=True):
+        track.frames = [np.full((size, size + 10, 3), 200, np.uint8)] * len(track.frames)
+    return found
+
+
+def near(frame, colour):
+    return (np.abs(np.asarray(frame, int) - ImageColor.getrgb(colour)).sum(-1) < 30).sum()
+
+
+def test_a_gif_has_a_frame_for_each_step_and_the_gates_in_their_colours(replay, tmp_path):
+    path = replay.to_video(tmp_path / "replay.gif", size=100, fps=5)
+    with Image.open(path) as film:
+        assert film.n_frames == 14
+        assert film.info["duration"] == 200
+        film.seek(9)
+        frame = film.convert("RGB")
+    gates = replay.runs[0].tracks[1].gates
+    strongest = [gates[name][2].argmax() for name in gates]
+    for expert in strongest:
+        assert near(frame, COLOURS[expert]) > 100
+
+
+def test_without_pictures_the_gates_are_drawn_all_the_same(tmp_path):
+    plain = sb3_moe.watch(shown.agent(), frames=False)
+    path = plain.to_video(tmp_path / "replay.gif", max_steps=2)
+    with Image.open(path) as film:
+        assert film.n_frames == 4
+
+
+def test_an_mp4_is_one(replay, tmp_path):
+    pytest.importorskip("imageio_ffmpeg", reason="needs the video extra")
+    path = replay.to_video(tmp_path / "replay.mp4", size=64)
+    assert path.read_bytes()[4:8] == b"ftyp"
+    assert [each.name for each in tmp_path.iterdir()] == ["replay.mp4"]
+
+
+def test_what_an_mp4_needs_is_said_in_one_line(replay, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    from sb3_moe import extras
+
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'sb3-moe\[(cli|video)\]'"):
+        replay.to_video(tmp_path / "replay.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("x.avi", {}, r"`path` must end in one of \('.gif', '.mp4'\), got 'x.avi'"),
+        ("x.gif", {"fps": 0}, "`fps` must be at least 1, got 0"),
+        ("x.gif", {"size": 10}, "`size` must be at least 64, got 10"),
+        ("x.gif", {"run": 1}, r"`run` must be in \[0, 1\), got 1"),
+        ("x.gif", {"max_steps": 0}, "`max_steps` must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_argument_is_named(replay, tmp_path, name, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        replay.to_video(tmp_path / name, **kwargs)
