@@ -28,7 +28,8 @@ from sb3_moe_envs import get_suite
 STUDIES = {1: "tasks1", 2: "tasks2", 4: "tasks4", 8: "interleaved", 16: "tasks16"}
 # With fewer, an interval would hide everything else.
 FEWEST_SEEDS = 3
-SEPARATE = "separate"
+# A network for each task: with the settings of all, and with as many updates as an expert gets.
+SEPARATE = {"alone": "separate", "alone_updates": "separate-updates"}
 
 
 def composites(report: Path) -> dict[str, np.ndarray]:
@@ -84,8 +85,9 @@ def against_flops(folder: Path) -> dict[str, list[Point]]:
         network: [point(costs[network], values)]
         for network, values in composites(folder / "interleaved").items()
     }
-    if (folder / "alone" / "measures.csv").exists():
-        found[SEPARATE] = [point(costs["dense"], composites(folder / "alone")["dense"])]
+    for study, network in SEPARATE.items():
+        if (folder / study / "measures.csv").exists():
+            found[network] = [point(costs["dense"], composites(folder / study)["dense"])]
     return found
 
 

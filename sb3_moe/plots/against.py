@@ -44,18 +44,21 @@ def draw_against(
         raise ValueError(f"`points` must lie above zero, got {min(point.x for point in every)}")
     figure = Picture(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
+    named: list[Point] = []
     for index, (name, each) in enumerate(points.items()):
         xs = [point.x for point in each]
         line(axes, xs, [point.value for point in each], name, index, marker="o")
         colour = COLOURS[index % len(COLOURS)]
         axes.vlines(xs, [p.low for p in each], [p.high for p in each], color=colour, linewidth=1.5)
         if len(each) == 1:
-            where = (each[0].x, each[0].value)
+            crowded = any(_near(each[0], other, every) for other in named)
+            named.append(each[0])
             axes.annotate(
                 as_written(name),
-                where,
-                xytext=(6, 0),
+                (each[0].x, each[0].value),
+                xytext=(-6 if crowded else 6, 0),
                 textcoords="offset points",
+                ha="right" if crowded else "left",
                 va="center",
                 color=colour,
                 fontsize="small",
@@ -74,3 +77,11 @@ def draw_against(
     else:
         axes.margins(x=0.3)  # room for names
     return figure
+
+
+def _near(point: Point, other: Point, every: Sequence[Point]) -> bool:
+    """Tell whether names to the right of both would lie upon each other."""
+    height = max(each.high for each in every) - min(each.low for each in every)
+    return max(point.x, other.x) < 2 * min(point.x, other.x) and (
+        abs(point.value - other.value) < 0.05 * height
+    )
