@@ -82,6 +82,6 @@ def draw_against(
 def _near(point: Point, other: Point, every: Sequence[Point]) -> bool:
     """Tell whether names to the right of both would lie upon each other."""
     height = max(each.high for each in every) - min(each.low for each in every)
-    return max(point.x, other.x) < 2 * min(point.x, other.x) and (
+    return max(point.x, other.x) < 1.3 * min(point.x, other.x) and (
         abs(point.value - other.value) < 0.05 * height
     )
