@@ -28,11 +28,16 @@ run: $(VENV)/.run  ## train dense and MoE agents on two MinAtar games, and draw 
 	@echo "Training dense and MoE agents on MinAtar games: about three minutes on two cores."
 	$(PY) -m sb3_moe.study.first_run $(ARGS)
 
+# torch takes a device of its own only before the first backward pass of a process.
+ON_A_FAKE_DEVICE = SB3_MOE_FAKE_DEVICE=1 $(PY) -m pytest -n 2 tests/policies/test_fake_device.py tests/policies/test_fake_device_mutations.py
+
 test: $(VENV)/.test  ## the test suite
 	$(PY) -m pytest -n 2 -m "not full" $(ARGS)
+	$(if $(ARGS),,$(ON_A_FAKE_DEVICE) -m "not full")
 
 test-full: $(VENV)/.test  ## the whole product of algorithms, placements, routers and tokens
 	$(PY) -m pytest -n 2 $(ARGS)
+	$(if $(ARGS),,$(ON_A_FAKE_DEVICE))
 
 # The lowest torch that pyproject.toml declares, where layers take the paths for a torch without `grouped_mm`.
 FLOOR := .venv-floor

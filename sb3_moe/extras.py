@@ -15,6 +15,7 @@ EXTRAS = {
     "rich": "cli",
     "sb3_contrib": "contrib",
     "scipy": "cli",
+    "tensorboard": "cli",
     "tyro": "cli",
     "yaml": "cli",
 }

@@ -8,6 +8,7 @@ answered with a made-up one, so that whole training runs go on.
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch as th
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -30,6 +32,11 @@ from torch.utils.backend_registration import (
 NAME = "gpux"
 PACKAGES = ("sb3_moe", "stable_baselines3", "sb3_contrib", "tests")
 ATEN = th.ops.aten
+#: torch takes a device of its own only before the first backward pass of a process.
+ALONE = pytest.mark.skipif(
+    "SB3_MOE_FAKE_DEVICE" not in os.environ,
+    reason="needs a process of its own: make test sets SB3_MOE_FAKE_DEVICE for one",
+)
 
 
 class Place(NamedTuple):

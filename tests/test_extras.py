@@ -27,6 +27,7 @@ BASE = {
 }
 # Modules that are called otherwise than what installs them.
 REQUIREMENTS = {
+    "PIL": "pillow",
     "mujoco": "gymnasium[mujoco]",
     "pygame": "gymnasium[classic-control]",
     "yaml": "pyyaml",

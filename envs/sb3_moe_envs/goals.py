@@ -14,6 +14,13 @@ from sb3_moe_envs.spaces.observations import array_fit
 
 METHOD = "compute_reward"
 GOALS = ("achieved_goal", "desired_goal")
+
+
+def has_goals(space: Space[Any]) -> bool:
+    """Tell whether observations hold goals: checkers want them of all that has the method."""
+    return isinstance(space, spaces.Dict) and set(GOALS) <= set(space.spaces)
+
+
 Reward = Callable[[Any, Any, Any], Any]
 
 

@@ -17,7 +17,7 @@ from sb3_moe_envs.checks import (
     step_problem,
 )
 from sb3_moe_envs.frames import Canvas
-from sb3_moe_envs.goals import reward_of_env, rewards_of
+from sb3_moe_envs.goals import METHOD, has_goals, reward_of_env, rewards_of
 from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
 from sb3_moe_envs.numbers import optional_whole, whole
 from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule, Slots
@@ -204,7 +204,13 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             masks &= self._own_masks.spread(task, own)
         return masks
 
-    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        """Give `compute_reward` to worlds of goals alone."""
+        if name == METHOD and has_goals(self.observation_space):
+            return self._compute_reward
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
         """Return what reaching a goal is worth in the task of `info["task_id"]`, for HER.
 
         :param achieved_goal: of one step or of a batch

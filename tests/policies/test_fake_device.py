@@ -9,13 +9,14 @@ import on_device
 import pytest
 import torch as th
 from device_reads import READS, UPLOADS, undue
-from fake_device import NAME, Place, Watch, fake_device
+from fake_device import ALONE, NAME, Place, Watch, fake_device
 from gymnasium import spaces
 
 from sb3_moe.buffers import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
 from sb3_moe.callbacks import PlasticityCallback, ReDoCallback, RoutingCallback
 from sb3_moe.layers import experts, paths
 
+pytestmark = ALONE
 EVERY = cases.every_case()
 SOME = cases.pairwise(EVERY)
 REST = [pytest.param(case, marks=pytest.mark.full) for case in EVERY if case not in SOME]

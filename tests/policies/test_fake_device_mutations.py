@@ -9,7 +9,7 @@ import on_device
 import pytest
 import torch as th
 from device_reads import undue
-from fake_device import NAME, Place, fake_device
+from fake_device import ALONE, NAME, Place, fake_device
 from gymnasium import spaces
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from sb3_moe.buffers import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
 from sb3_moe.policies.options import ROUTERS
 
+pytestmark = ALONE
 HERE = "tests/policies/test_fake_device_mutations.py"
 MUTATIONS = {
     "item": lambda x: x.sum().item(),

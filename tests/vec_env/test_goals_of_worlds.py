@@ -92,6 +92,8 @@ def test_one_batch_may_be_as_large_as_there_are_environments():
     np.testing.assert_array_equal(rewards, [0, 0, -1, -1])
 
 
+# The tests before it may have loaded jax, which warns of forks.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 @pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])
 def test_copies_of_one_world_of_goals_answer_one_for_all(kind):
     env = GymnasiumVecEnv(kind([Reach] * 3, autoreset_mode=AutoresetMode.SAME_STEP))

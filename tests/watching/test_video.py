@@ -44,6 +44,8 @@ def test_without_pictures_the_gates_are_drawn_all_the_same(tmp_path):
         assert film.n_frames == 4
 
 
+# The tests before it may have loaded jax, which warns of forks.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_an_mp4_is_one(replay, tmp_path):
     pytest.importorskip("imageio_ffmpeg", reason="needs the video extra")
     path = replay.to_video(tmp_path / "replay.mp4", size=64)

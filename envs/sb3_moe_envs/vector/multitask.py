@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
 from sb3_moe_envs.frames import Canvas
-from sb3_moe_envs.goals import reward_of_copies, rewards_of
+from sb3_moe_envs.goals import METHOD, has_goals, reward_of_copies, rewards_of
 from sb3_moe_envs.masks import OwnMasks
 from sb3_moe_envs.multitask import ScheduleLike, as_schedule
 from sb3_moe_envs.numbers import optional_whole
@@ -208,7 +208,13 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
                 masks[part.rows] &= self._own_masks.spread(part.task, own)
         return masks
 
-    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        """Give `compute_reward` to worlds of goals alone."""
+        if name == METHOD and has_goals(self.single_observation_space):
+            return self._compute_reward
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
         """Return what reaching a goal is worth, for HER; as of `MultiTaskEnv`."""
         return rewards_of(
             self._interface.task_spaces,
