@@ -22,7 +22,7 @@ def policy_of(model: BaseAlgorithm | BaseModel) -> MoEPolicy:
     if not isinstance(policy, MoEPolicy):
         raise TypeError(
             f"`model` must have one of this package's policies, got {type(policy).__name__}; "
-            "placement='none' gives the dense one"
+            "build it with policy='MoeMlpPolicy', or give a trained one experts by sb3_moe.upcycle"
         )
     return policy
 
