@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from numbers import Real
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 
 
@@ -25,7 +25,7 @@ class PeriodicCallback(EventCallback):
         self, every: int, *, callback: BaseCallback | None = None, verbose: int = 0
     ) -> None:
         super().__init__(callback, verbose)
-        if isinstance(every, bool) or not isinstance(every, Real):
+        if isinstance(every, bool) or not isinstance(every, int | float | np.integer):
             raise TypeError(f"`every` must be a number of global steps, got {every!r}")
         if every < 1:
             raise ValueError(f"`every` must be at least 1 global step, got {every}")

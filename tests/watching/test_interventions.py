@@ -258,7 +258,7 @@ def test_dense_models_have_no_expert_to_switch_off():
         pass
     sb3s = PPO("MlpPolicy", arena.Arena(arena.FLAT))
     with (
-        pytest.raises(TypeError, match="`model` must have one of .* experts by sb3_moe.upcycle"),
+        pytest.raises(TypeError, match=r"`model` must have one of .* experts by sb3_moe.upcycle"),
         sb3_moe.without_expert(sb3s, "pi", 0),
     ):
         pass

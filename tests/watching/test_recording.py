@@ -260,6 +260,12 @@ def test_an_environment_that_plays_other_tasks_than_it_is_told_is_refused():
         sb3_moe.watch(model, env)
 
 
+def test_a_replay_is_called_by_its_tasks_and_steps():
+    replay = sb3_moe.watch(shown.agent(), max_steps=5)
+    assert len(replay.task_names) == 2
+    assert repr(replay) == f"Replay({replay.title!r}, tasks={replay.task_names}, steps=10)"
+
+
 def test_an_expert_may_be_named_by_its_mixture():
     assert expert_named("pi.all.1:3") == ("pi.all.1", 3)
 
