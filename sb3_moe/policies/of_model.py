@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from sb3_moe.layers import Routing
+from sb3_moe.layers.checks import model_of_sb3
 from sb3_moe.policies.moe_policy import Array, MoEPolicy
 
 
@@ -18,6 +19,8 @@ def policy_of(model: BaseAlgorithm | BaseModel) -> MoEPolicy:
     :param model: an SB3 model, or the policy of one
     :raises TypeError: if the policy is not one of this package's
     """
+    if not isinstance(model, BaseModel):
+        model_of_sb3(model)
     policy = model.policy if isinstance(model, BaseAlgorithm) else model
     if not isinstance(policy, MoEPolicy):
         raise TypeError(
