@@ -8,8 +8,8 @@ from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
+from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import Routing
-from sb3_moe.layers.checks import model_of_sb3
 from sb3_moe.policies.moe_policy import Array, MoEPolicy
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.layers.checks import model_of_sb3
+from sb3_moe.is_model import model_of_sb3
 from sb3_moe.saving import archive, strict_json
 from sb3_moe.saving.arguments import encode_arguments
 from sb3_moe.saving.classes import algorithm_name, is_custom, policy_name

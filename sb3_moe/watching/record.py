@@ -16,8 +16,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.generators import preserved_generators
+from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import MoELayer
-from sb3_moe.layers.checks import model_of_sb3
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
 from sb3_moe.networks.decisions import Decision
