@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 
 
@@ -16,13 +17,16 @@ class PeriodicCallback(EventCallback):
     :param every: global steps, at least 1
     :param callback: called after each time
     :param verbose: 0 or 1
-    :raises ValueError: if ``every`` is below 1
+    :raises TypeError: if ``every`` is no number
+    :raises ValueError: if it is below 1
     """
 
     def __init__(
         self, every: int, *, callback: BaseCallback | None = None, verbose: int = 0
     ) -> None:
         super().__init__(callback, verbose)
+        if isinstance(every, bool) or not isinstance(every, int | float | np.integer):
+            raise TypeError(f"`every` must be a number of global steps, got {every!r}")
         if every < 1:
             raise ValueError(f"`every` must be at least 1 global step, got {every}")
         self.every = every

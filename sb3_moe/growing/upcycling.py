@@ -23,6 +23,7 @@ from sb3_moe.growing.outputs import check_same, raw_outputs, sampled
 from sb3_moe.growing.spaces import check_env, join_task
 from sb3_moe.growing.units import by_firing, evenly
 from sb3_moe.layers.checks import not_negative, one_of
+from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -98,7 +99,10 @@ def upcycle(
 def _check_options(options: Mapping[str, Any], how: str, probe: Any) -> None:
     for name in options:
         if name not in DEFAULTS:
-            raise TypeError(f"`{name}` is no option of MoEOptions, which are {sorted(DEFAULTS)}")
+            raise TypeError(
+                f"`{name}` is no option of MoEOptions, which are {sorted(DEFAULTS)}"
+                f"{did_you_mean(name, DEFAULTS)}"
+            )
     if options.get("match_scale"):
         raise ValueError(
             "`match_scale` must be False: the experts start with the dense layers' weights, got "

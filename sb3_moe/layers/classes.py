@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import Parameter, signature
@@ -64,11 +64,9 @@ class Registry(Generic[T]):
     def _imported(self, path: str) -> object:
         module, colon, name = path.partition(":")
         if not colon:
-            near = get_close_matches(path, self._classes, n=1)
             raise ValueError(
                 f"`{self.option}` must be one of {list(self._classes)}, got {path!r}; a class, or "
-                "'package.module:Class', will do too"
-                + (f"; did you mean {near[0]!r}?" if near else "")
+                f"'package.module:Class', will do too{did_you_mean(path, self._classes)}"
             )
         try:
             return getattr(import_module(module), name)
@@ -106,6 +104,12 @@ def own_options(cls: type, method: str = "__init__") -> dict[str, Any]:
     return found
 
 
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Say which of the known names was meant, as the end of a sentence; nothing if none is near."""
+    near = get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def check_names(option: str, given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
     """Raise TypeError unless all arguments are known.
 
@@ -116,9 +120,7 @@ def check_names(option: str, given: Mapping[str, Any], known: Sequence[str], wha
     """
     for name in given:
         if name not in known:
-            near = get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(
                 f"`{option}` may hold the keyword-only arguments of {what}, {list(known)}, got "
-                f"{name!r}{hint}"
+                f"{name!r}{did_you_mean(name, known)}"
             )

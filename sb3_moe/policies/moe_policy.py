@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from inspect import signature
 from string import digits
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_moe.layers import Experts, MoELayer, Routing
+from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
 from sb3_moe.optimizers.idle_experts import MARK, IdleExperts, why_unsupported
@@ -424,9 +424,8 @@ def _refuse_unknown(policy: type[MoEPolicy], kwargs: dict[str, Any]) -> None:
     known = {name for each in policy.__mro__ for name in signature(each).parameters} | {*DEFAULTS}
     for name in kwargs:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            if not near and {"router", "expert"} & kwargs.keys():
+            hint = did_you_mean(name, known)
+            if not hint and {"router", "expert"} & kwargs.keys():
                 hint = "; options of a router or an expert of your own go into router_kwargs or "
                 hint += "expert_kwargs"
             if name in OURS:

@@ -8,6 +8,7 @@ from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
+from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import Routing
 from sb3_moe.policies.moe_policy import Array, MoEPolicy
 
@@ -18,11 +19,13 @@ def policy_of(model: BaseAlgorithm | BaseModel) -> MoEPolicy:
     :param model: an SB3 model, or the policy of one
     :raises TypeError: if the policy is not one of this package's
     """
+    if not isinstance(model, BaseModel):
+        model_of_sb3(model)
     policy = model.policy if isinstance(model, BaseAlgorithm) else model
     if not isinstance(policy, MoEPolicy):
         raise TypeError(
             f"`model` must have one of this package's policies, got {type(policy).__name__}; "
-            "placement='none' gives the dense one"
+            "build it with policy='MoeMlpPolicy', or give a trained one experts by sb3_moe.upcycle"
         )
     return policy
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal, get_args
 
 from sb3_moe.layers.checks import one_of, words
+from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.layers.tokens import TokenKind
 
 TOKENS: tuple[str, ...] = get_args(TokenKind)
@@ -134,6 +134,5 @@ def find_placement(given: str | Placement) -> Placement:
         return given
     if isinstance(given, str) and given in PLACEMENTS:
         return PLACEMENTS[given]
-    near = get_close_matches(str(given), PLACEMENTS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(given, PLACEMENTS)
     raise ValueError(f"`placement` must be one of {list(PLACEMENTS)}, got {given!r}{hint}")

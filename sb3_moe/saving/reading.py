@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch as th
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import (
     VecEnv,
@@ -45,7 +46,7 @@ _KEYS = {
 
 def load(
     path: str | Path,
-    env: gym.Env[Any, Any] | VecEnv | None = None,
+    env: gym.Env[Any, Any] | VecEnv | str | None = None,
     *,
     device: th.device | str = "auto",
     custom_objects: Mapping[str, Any] | None = None,
@@ -60,7 +61,7 @@ def load(
     seed, and episodes begin anew; those that a HerReplayBuffer has begun end where they are.
 
     :param path: the file
-    :param env: to go on training with; None: for predictions, or for ``set_env`` (and a
+    :param env: to go on training with, or its id; None: for predictions, or for ``set_env`` (and a
         HerReplayBuffer's own ``set_env``)
     :param device: as in SB3's ``load``
     :param custom_objects: the classes and functions of your own that the file names, by name
@@ -101,7 +102,7 @@ def _environment(
     if env is None:
         return None, None
     wrap = saved.algorithm._wrap_env
-    venv = wrap(env)
+    venv = wrap(maybe_make_env(env, verbose=0))
     own = unwrap_vec_normalize(venv)
     if not normalizer or saved.normalizer is None:
         own = None

@@ -7,6 +7,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_moe.is_model import model_of_sb3
 from sb3_moe.saving import archive, strict_json
 from sb3_moe.saving.arguments import encode_arguments
 from sb3_moe.saving.classes import algorithm_name, is_custom, policy_name
@@ -42,8 +43,10 @@ def save(
         is whole
     :param replay_buffer: with the replay buffer's transitions
     :param normalizer: with the statistics of the model's VecNormalize, if it has one
+    :raises TypeError: if ``model`` is no model
     :raises ValueError: if something of the model can't be written so
     """
+    model_of_sb3(model)
     archive.write_archive(Path(path), entries_of(model, replay_buffer, normalizer)[0])
 
 

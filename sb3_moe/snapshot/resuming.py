@@ -121,6 +121,8 @@ def _restore_generators(model: BaseAlgorithm, env: VecEnv, state: RunState) -> N
 
 
 def _latest(path: Path) -> Path:
+    if not path.exists():
+        raise ValueError(f"`path` must be a snapshot's folder, or a run's: {path} doesn't exist")
     if path.is_file():
         raise ValueError(
             f"`path` must be a snapshot's folder, or a run's, got the file {path}; a model alone "

@@ -68,7 +68,7 @@ class Importance:
 
 def expert_importance(
     model: BaseAlgorithm,
-    env: gym.Env[Any, Any] | VecEnv | None = None,
+    env: gym.Env[Any, Any] | VecEnv | str | None = None,
     *,
     tower: str = "pi",
     episodes: int = 20,

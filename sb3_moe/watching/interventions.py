@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from string import digits
 
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 
@@ -122,6 +123,8 @@ def _steered(
     layers = mixtures_of(model, tower, layer)
     for name, each in layers.items():
         for k in experts:
+            if isinstance(k, bool) or not isinstance(k, int | np.integer):
+                raise TypeError(f"`expert` must be an int, the number of one, got {k!r}")
             if not 0 <= k < each.num_experts:
                 raise ValueError(
                     f"`expert` must be in [0, num_experts={each.num_experts}) of {name}, got {k}"

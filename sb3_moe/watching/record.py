@@ -16,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.generators import preserved_generators
+from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
@@ -34,11 +35,11 @@ AS_IT_IS = "the agent as it is"
 
 def watch(
     model: BaseAlgorithm,
-    env: gym.Env[Any, Any] | VecEnv | None = None,
+    env: gym.Env[Any, Any] | VecEnv | str | None = None,
     *,
     tasks: Sequence[str | int] | None = None,
     episodes: int = 1,
-    without: Sequence[Expert] = (),
+    without: str | Sequence[Expert] = (),
     max_steps: int = 1000,
     seed: int = 0,
     deterministic: bool = True,
@@ -51,21 +52,24 @@ def watch(
     that is switched off.
 
     :param model: of any algorithm
-    :param env: as the model takes it; None: one like the model's own. What
+    :param env: as the model takes it, an id too; None: one like the model's own. What
         :func:`sb3_moe.make_multitask_vec_env` built is built again, with a copy for each task
     :param tasks: names or indices of the tasks to play; None: all
     :param episodes: of each task, at least 1
-    :param without: experts as ``"pi:2"`` or ``("pi", 2)``
+    :param without: an expert as ``"pi:2"``, or several, each so or as ``("pi", 2)``
     :param max_steps: of each task; the last episode is cut there
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
     :param frames: whether to take pictures
+    :raises TypeError: if ``model`` is no model, or an expert's number no int
     :raises ValueError: if a number is below 1, or there is no such task, tower or expert
     """
+    model_of_sb3(model)
     for name, number in (("episodes", episodes), ("max_steps", max_steps)):
         if number < 1:
             raise ValueError(f"`{name}` must be at least 1, got {number}")
-    experts = [expert_named(each) for each in without]
+    named = [without] if isinstance(without, str) else without
+    experts = [expert_named(each) for each in named]
     mixtures = _mixtures(model)
     for each in experts:
         with without_expert(model, *each):  # raises for what isn't there
@@ -100,8 +104,9 @@ def expert_named(expert: Expert) -> tuple[str, int]:
         if not colon or not number.isdigit():
             raise ValueError(f"`without` must name experts as 'pi:2', got {expert!r}")
         return tower, int(number)
-    tower, k = expert
-    return tower, k
+    if not isinstance(expert, tuple) or len(expert) != 2:
+        raise ValueError(f"`without` must name experts as 'pi:2', got {expert!r}")
+    return expert
 
 
 def _mixtures(model: BaseAlgorithm) -> list[Mixture]:

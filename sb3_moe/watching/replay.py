@@ -152,6 +152,10 @@ class Replay:
     no_frames: str | None = None
     importance: Importance | None = None
 
+    def __repr__(self) -> str:
+        tasks = list(dict.fromkeys(track.task for run in self.runs for track in run.tracks))
+        return f"Replay({self.title!r}, tasks={tasks}, steps={steps_of(self.runs)})"
+
     def to_html(self) -> str:
         """Return the page: one file, which needs no network."""
         from sb3_moe.watching.page import page_of

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
@@ -47,7 +47,7 @@ class Stage(NamedTuple):
 
 def stage_for(
     model: BaseAlgorithm,
-    env: gym.Env[Any, Any] | VecEnv | None,
+    env: gym.Env[Any, Any] | VecEnv | str | None,
     frames: bool,
     episodes: int | None = None,
 ) -> Stage:
@@ -62,7 +62,7 @@ def stage_for(
     :param episodes: of each task, which copies of it are to share; None: one copy of each
     :raises ValueError: if there is none
     """
-    venv = model.get_env() if env is None else model._wrap_env(env, verbose=0)
+    venv = model.get_env() if env is None else model._wrap_env(maybe_make_env(env, 0), verbose=0)
     if venv is None:
         raise ValueError("`env` must be given, since the model has no environment of its own")
     tasks_apart = not_built_again_since(venv) is None
@@ -73,7 +73,9 @@ def stage_for(
         synchronise(venv, own)
         return Stage(own, task_names(own), tasks_apart, True, no_frames)
     no_frames = None if _mode(venv) == PICTURES else NO_MODE
-    return Stage(venv, task_names(venv), False, False, no_frames if frames else NOT_ASKED)
+    return Stage(
+        venv, task_names(venv), False, isinstance(env, str), no_frames if frames else NOT_ASKED
+    )
 
 
 def seed_generators(model: BaseAlgorithm, seed: int) -> None:

@@ -267,6 +267,12 @@ def learn_with(callback, algo=PPO, **kwargs):
     make(algo, **kwargs).learn(64, callback=callback)
 
 
+@pytest.mark.parametrize("every", ["64", None, True])
+def test_steps_between_must_be_a_number(every):
+    with pytest.raises(TypeError, match=f"`every` must be a number of global steps, got {every!r}"):
+        ReDoCallback(every)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

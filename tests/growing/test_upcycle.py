@@ -323,6 +323,7 @@ REFUSED = {
         r"`how` must be one of \['copy', 'split'\], got 'clone'",
     ),
     "perturb": ({"perturb": -1}, ValueError, "`perturb` must be at least 0"),
+    "misspelt": ({"num_expert": 3}, TypeError, "`num_expert` is no .*did you mean 'num_experts'"),
     "unknown": ({"net_arch": [3]}, TypeError, "`net_arch` is no option of MoEOptions"),
     "match_scale": ({"match_scale": True}, ValueError, "`match_scale` must be False.*got True"),
     "probe": ({"probe": np.zeros((2, 8))}, ValueError, "`probe` needs `how`='split'.*got 'copy'"),

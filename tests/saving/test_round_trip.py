@@ -280,3 +280,18 @@ def test_masked_actions_of_every_kind_are_kept(actions, tmp_path):
     loaded = round_trip(model, tmp_path)
     assert loaded.action_space == actions
     assert loaded.rollout_buffer.mask_dims == model.rollout_buffer.mask_dims
+
+
+def test_what_is_no_model_cannot_be_saved(tmp_path):
+    model = arena.make("PPO", net_arch=[8])
+    with pytest.raises(TypeError, match="`model` must be an SB3 model, got a MoeMlpPolicy"):
+        sb3_moe.save(model.policy, tmp_path / "x.moe")
+    with pytest.raises(TypeError, match=r"`model` must be an SB3 model, got 'x.moe'"):
+        sb3_moe.save("x.moe", model)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_environment_may_be_named_when_a_model_is_loaded(tmp_path):
+    sb3_moe.save(PPO("MoeMlpPolicy", "CartPole-v1", n_steps=8, batch_size=8), tmp_path / "x.moe")
+    loaded = sb3_moe.load(tmp_path / "x.moe", "CartPole-v1")
+    assert loaded.get_env().num_envs == 1

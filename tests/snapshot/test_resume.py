@@ -246,6 +246,11 @@ def test_a_folder_without_a_snapshot_says_which_call_writes_one(tmp_path):
         resume(tmp_path)
 
 
+def test_a_folder_that_is_not_there_is_said_not_to_be(tmp_path):
+    with pytest.raises(ValueError, match=r"snapshot's folder, or a run's: .*nowhere doesn't exist"):
+        resume(tmp_path / "nowhere")
+
+
 @pytest.mark.parametrize("keep", [0, 1.5])
 def test_keeping_no_snapshot_or_part_of_one_is_refused(tmp_path, keep):
     with pytest.raises(ValueError, match=f"`keep` must be a whole number of .* 1, got {keep}"):

@@ -213,3 +213,8 @@ def test_trust_reaches_the_processes_of_the_cells(words, tmp_path):
     engine._context = Context()
     engine.start(command.options.load().cells()[0], tmp_path / "cell")
     assert started[0][-1] is bool(words)
+
+
+def test_a_study_that_is_not_there_is_said_not_to_be(capsys):
+    assert cli.main(["run", "nofile.yaml"]) == 2
+    assert "got 'nofile.yaml', which doesn't exist" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import arena
 import pytest
@@ -258,7 +259,19 @@ def test_dense_models_have_no_expert_to_switch_off():
         pass
     sb3s = PPO("MlpPolicy", arena.Arena(arena.FLAT))
     with (
-        pytest.raises(TypeError, match="`model` must have one of this package's policies"),
+        pytest.raises(TypeError, match=r"`model` must have one of .* experts by sb3_moe.upcycle"),
         sb3_moe.without_expert(sb3s, "pi", 0),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("expert", ["1", [0, 1], 1.5, True], ids=repr)
+def test_an_expert_that_is_no_number_is_named(expert):
+    with (
+        pytest.raises(
+            TypeError,
+            match=re.escape(f"`expert` must be an int, the number of one, got {expert!r}"),
+        ),
+        sb3_moe.without_expert(model_of(), "pi", expert),
     ):
         pass

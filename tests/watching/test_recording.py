@@ -232,6 +232,7 @@ def test_the_strongest_moments_are_the_largest_gates_and_no_neighbours():
         ({"max_steps": 0}, "`max_steps` must be at least 1, got 0"),
         ({"tasks": ["none"]}, r"`tasks` must be among \['.*'\], got 'none'"),
         ({"tasks": [2]}, r"`tasks` must be among \['.*'\], got 2"),
+        ({"without": [1]}, "`without` must name experts as 'pi:2', got 1"),
         ({"without": ["pi"]}, "`without` must name experts as 'pi:2', got 'pi'"),
         ({"without": ["pi:x"]}, "`without` must name experts as 'pi:2', got 'pi:x'"),
         ({"without": [("pi", 7)]}, r"`expert` must be in \[0, num_experts=3\) of pi.middle, got 7"),
@@ -258,6 +259,31 @@ def test_an_environment_that_plays_other_tasks_than_it_is_told_is_refused():
     model = PPO("MoeMultiInputPolicy", env, n_steps=16, batch_size=16)
     with pytest.raises(ValueError, match=re.escape("but didn't play ['b']")):
         sb3_moe.watch(model, env)
+
+
+def test_what_is_no_model_yet_cannot_be_watched():
+    with pytest.raises(
+        TypeError, match=r"`model` must be an SB3 model, got 'x.moe': open a file by"
+    ):
+        sb3_moe.watch("x.moe")
+
+
+def test_one_expert_may_be_named_without_a_list():
+    model = shown.agent()
+    runs = [sb3_moe.watch(model, max_steps=3, without=w).runs[1] for w in ("pi:1", ["pi:1"])]
+    assert runs[0].off == runs[1].off == {"pi.middle": [1]}
+
+
+def test_an_environment_may_be_named_as_sb3_takes_it():
+    model = shown.agent("Shown-v0", "MoeMlpPolicy")
+    [run] = sb3_moe.watch(model, "Shown-v0", max_steps=3).runs
+    assert len(run.tracks[0]) == 3
+
+
+def test_a_replay_is_called_by_its_tasks_and_steps():
+    replay = sb3_moe.watch(shown.agent(), max_steps=5)
+    assert len(replay.task_names) == 2
+    assert repr(replay) == f"Replay({replay.title!r}, tasks={replay.task_names}, steps=10)"
 
 
 def test_an_expert_may_be_named_by_its_mixture():

@@ -147,8 +147,10 @@ def load_study(name_or_path: str) -> StudyConfig:
         return read_study((folder / f"{name_or_path}.yaml").read_text(), folder)
     path = Path(name_or_path)
     if not path.is_file():
+        why = "is no file" if path.exists() else "doesn't exist"
         raise ValueError(
-            f"a study must be one of {', '.join(PRESETS)} or a YAML file, got {name_or_path!r}"
+            f"a study must be one of {', '.join(PRESETS)} or a YAML file, got {name_or_path!r}, "
+            f"which {why}"
         )
     try:
         text = path.read_text()
