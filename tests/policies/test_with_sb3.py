@@ -268,7 +268,9 @@ def test_recurrent_policies_take_sample_tokens_only(tokens):
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC", "TD3"])
-def test_nan_in_an_observation_ends_as_with_sb3s_own_policy(algorithm):
+def test_nan_in_an_observation_ends_as_with_sb3s_own_policy(algorithm, monkeypatch):
+    # torch.compile, in a test before it, turns these checks off in the whole process.
+    monkeypatch.setattr(th.distributions.Distribution, "_validate_args", True)
     outcomes = []
     for alias in ("MlpPolicy", "MoeMlpPolicy"):
         model = arena.make(algorithm, alias)
