@@ -14,7 +14,6 @@ from sb3_moe.growing.connections import annealed
 from sb3_moe.growing.densities import DENSITIES
 from sb3_moe.growing.sparsifying import Growth, SparseNetworks, counts_of
 from sb3_moe.layers.checks import one_of, whole, yes_or_no
-from sb3_moe.optimizers.masks import SEED
 from sb3_moe.tasks.keys import LAYER, short_names
 
 Method = Literal["static", "set", "rigl"]
@@ -112,7 +111,8 @@ class SparseTrainingCallback(BaseCallback):
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that there is something to make sparse."""
         super().init_callback(model)
-        self._networks = SparseNetworks(model.policy)
+        # What torch.compile wraps.
+        self._networks = SparseNetworks(getattr(model.policy, "_orig_mod", model.policy))
 
     def _on_training_start(self) -> None:
         networks = self._networks
@@ -128,7 +128,7 @@ class SparseTrainingCallback(BaseCallback):
     def _chosen_seed(self) -> int:
         for seed in (self.seed, self.model.seed):
             if seed is not None:
-                return seed
+                return int(seed)
         return int(np.random.SeedSequence().generate_state(1)[0])
 
     def _fraction(self) -> float:
