@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_moe.networks import networks_of
-from sb3_moe.optimizers.own_steps import STEPS
+from sb3_moe.optimizers.moments import moments_in
 from sb3_moe.plasticity.wiring import heads
 
 
@@ -103,16 +103,10 @@ def reset_optimizers(policy: BasePolicy) -> None:
 
 def moments(policy: BasePolicy) -> dict[th.Tensor, list[th.Tensor]]:
     """Return the optimisers' running averages by parameter."""
-    return {
-        parameter: [
-            value
-            for name, value in state.items()
-            if name != STEPS
-            if isinstance(value, th.Tensor) and value.shape == parameter.shape
-        ]
-        for optimizer in optimizers(policy)
-        for parameter, state in optimizer.state.items()
-    }
+    found: dict[th.Tensor, list[th.Tensor]] = {}
+    for optimizer in optimizers(policy):
+        found |= moments_in(optimizer)
+    return found
 
 
 def zero_moments(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:
