@@ -14,7 +14,6 @@ from sb3_moe.growing.connections import annealed
 from sb3_moe.growing.densities import DENSITIES
 from sb3_moe.growing.sparsifying import Growth, SparseNetworks, counts_of
 from sb3_moe.layers.checks import one_of, whole, yes_or_no
-from sb3_moe.optimizers.masks import SEED
 from sb3_moe.tasks.keys import LAYER, short_names
 
 Method = Literal["static", "set", "rigl"]

@@ -29,9 +29,7 @@ def drawn(size: int, alive: int, generator: th.Generator) -> th.Tensor:
     return mask_W
 
 
-def regrown(
-    weight_W: th.Tensor, mask_W: th.Tensor, number: int, scores_W: th.Tensor
-) -> th.Tensor:
+def regrown(weight_W: th.Tensor, mask_W: th.Tensor, number: int, scores_W: th.Tensor) -> th.Tensor:
     """Return the mask without the smallest weights, and with as many others in their place.
 
     A weight that is dropped may grow again, as in the authors' code of RigL (arXiv 1911.11134).

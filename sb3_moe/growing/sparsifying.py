@@ -16,7 +16,6 @@ from sb3_moe.growing.densities import DENSITIES, alive_of
 from sb3_moe.growing.sparse_layers import SparseLayer, sparse_layers
 from sb3_moe.networks import networks_of
 from sb3_moe.optimizers.masks import (
-    MASKS,
     SEED,
     UPDATES,
     MaskedSteps,

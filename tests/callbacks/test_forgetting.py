@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
-from toy import pinned, toy_vec_env
+from toy import toy_vec_env
 
 import sb3_moe  # noqa: F401  registers the policies' names
-from sb3_moe.callbacks import EWCCallback, L2AnchorCallback, SnapshotCallback
+from sb3_moe.callbacks import EWCCallback, L2AnchorCallback
 from sb3_moe.plasticity.fisher import fisher_information
-from sb3_moe.snapshot.resuming import resume
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle
 

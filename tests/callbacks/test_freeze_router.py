@@ -1,6 +1,5 @@
 """Routers that stop once they have settled."""
 
-import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import DQN, PPO
@@ -81,4 +80,7 @@ def test_the_bias_of_a_frozen_router_stays_too():
     model.learn(96, FreezeRouterCallback(32, bound=None, at_step=32, probe=probe()))
     (layer, *_) = model.policy.moe_layers().values()
     before = layer.running_bias_E.clone()
-    model.learn(96, FreezeRouterCallback(32, bound=None, at_step=1, probe=probe()))
+    callback = FreezeRouterCallback(32, bound=None, at_step=1, probe=probe())
+    model.learn(96, callback, reset_num_timesteps=False)
+    assert before.abs().sum() > 0
+    assert th.equal(layer.running_bias_E, before)
