@@ -111,7 +111,8 @@ class SparseTrainingCallback(BaseCallback):
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that there is something to make sparse."""
         super().init_callback(model)
-        self._networks = SparseNetworks(model.policy)
+        # What torch.compile wraps.
+        self._networks = SparseNetworks(getattr(model.policy, "_orig_mod", model.policy))
 
     def _on_training_start(self) -> None:
         networks = self._networks
@@ -127,7 +128,7 @@ class SparseTrainingCallback(BaseCallback):
     def _chosen_seed(self) -> int:
         for seed in (self.seed, self.model.seed):
             if seed is not None:
-                return seed
+                return int(seed)
         return int(np.random.SeedSequence().generate_state(1)[0])
 
     def _fraction(self) -> float:

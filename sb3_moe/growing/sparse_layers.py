@@ -41,8 +41,8 @@ class SparseLayer(NamedTuple):
         return tuple(self.weight.shape[1:] if is_stacked else self.weight.shape)
 
     def by_expert(self, tensor: th.Tensor) -> th.Tensor:
-        """Return a view (E, W) of the weight, or of what is like it."""
-        return tensor.view(self.num_experts, -1)
+        """Return (E, W) of the weight, or of what is like it; a view where its memory is in order."""
+        return tensor.reshape(self.num_experts, -1)
 
     def by_unit(self, tensor: th.Tensor) -> th.Tensor:
         """Return a view (E, H, ...) of the weight, or of what is like it, by what it leads into."""

@@ -20,6 +20,8 @@ from sb3_moe.optimizers.masks import (
     UPDATES,
     MaskedSteps,
     apply_masks,
+    keep_masked,
+    mask_targets,
     masks_in,
     set_masks,
 )
@@ -105,7 +107,7 @@ class SparseNetworks:
             for optimizer in self.optimizers
             if masks_in(optimizer)
         ]
-        self.apply_to_targets()
+        keep_masked(self.policy)
 
     def detach(self) -> None:
         """Keep them no longer; weights and masks stay as they are."""
@@ -146,43 +148,27 @@ class SparseNetworks:
             if mask is None or gradient is None:
                 continue
             before = mask.clone()
-            for k in range(layer.num_experts):
-                parts = (layer.by_expert(each)[k] for each in (layer.weight, mask, gradient))
-                _regrow_expert(*parts, fraction, growth, generator)
+            rows = [layer.by_expert(each) for each in (layer.weight, mask, gradient)]
+            for weight_W, mask_W, gradient_W in zip(*rows, strict=True):
+                if gradient_W.any():
+                    scores_W = _scores(gradient_W, growth, generator)
+                    number = int(fraction * int(mask_W.sum()))
+                    mask_W.copy_(regrown(weight_W, mask_W, number, scores_W))
             born = mask & ~before
             for tensor in (layer.weight, *moments.get(layer.weight, ())):
                 tensor.masked_fill_(born, 0.0)
             new += int(born.sum())
+        # Not of another optimiser: SAC's actor has run already when its critics step.
         apply_masks(optimizer)
-        self.apply_to_targets()
+        mask_targets(self.policy, masks)
         return new
 
-    @th.no_grad()
-    def apply_to_targets(self) -> None:
-        """Set to zero in target networks what is zero in those that they follow."""
-        masks = self.masks()
-        for online, target in networks_of(self.policy).targets().items():
-            for mine, theirs in zip(online.parameters(), target.parameters(), strict=True):
-                if mine in masks:
-                    theirs.mul_(masks[mine])
 
-
-def _regrow_expert(
-    weight_W: th.Tensor,
-    mask_W: th.Tensor,
-    gradient_W: th.Tensor,
-    fraction: float,
-    growth: Growth,
-    generator: th.Generator,
-) -> None:
-    if not gradient_W.any():
-        return
-    number = int(fraction * int(mask_W.sum()))
+def _scores(gradient_W: th.Tensor, growth: Growth, generator: th.Generator) -> th.Tensor:
+    """Return how much each connection is wanted."""
     if growth == "gradient":
-        scores_W = gradient_W.abs()
-    else:
-        scores_W = th.rand(len(mask_W), generator=generator).to(mask_W.device)
-    mask_W.copy_(regrown(weight_W, mask_W, number, scores_W))
+        return gradient_W.abs()
+    return th.rand(len(gradient_W), generator=generator).to(gradient_W.device)
 
 
 @th.no_grad()

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch as th
+from stable_baselines3.common.policies import BaseModel
 
+from sb3_moe.networks import networks_of
 from sb3_moe.optimizers.moments import moments_in
 
 #: The entries of an optimiser's groups: a mask or None for each parameter, how many steps there
@@ -44,6 +46,29 @@ def apply_masks(optimizer: th.optim.Optimizer) -> None:
     for parameter, mask in masks.items():
         for tensor in (parameter, *moments.get(parameter, ())):
             tensor.mul_(mask)
+
+
+def keep_masked(policy: BaseModel) -> None:
+    """Apply a policy's masks, where there are some, after its weights were changed by hand.
+
+    :param policy: of any algorithm
+    """
+    for optimizer in dict.fromkeys(networks_of(policy).optimizers().values()):
+        apply_masks(optimizer)
+        mask_targets(policy, masks_in(optimizer))
+
+
+@th.no_grad()
+def mask_targets(policy: BaseModel, masks: Masks) -> None:
+    """Set to zero in target networks what is zero in those that they follow.
+
+    :param policy: of any algorithm
+    :param masks: of online parameters
+    """
+    for online, target in networks_of(policy).targets().items():
+        for mine, theirs in zip(online.parameters(), target.parameters(), strict=True):
+            if mine in masks:
+                theirs.mul_(masks[mine])
 
 
 def alive_in(optimizer: th.optim.Optimizer) -> dict[th.Tensor, int]:
