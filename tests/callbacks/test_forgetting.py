@@ -71,7 +71,7 @@ def test_an_actor_without_probabilities_is_taken_for_a_gaussian_of_width_one():
     found = fisher_information(model.policy, OBS, np.array([[0.5], [0.0]]), of(last))
     # The slope of tanh at 0 is 1.
     np.testing.assert_allclose(found["weight"], [[5.0, 2.0]])
-    critic = [m for m in model.policy.critic.qf0 if isinstance(m, th.nn.Linear)][0]
+    critic = next(m for m in model.policy.critic.qf0 if isinstance(m, th.nn.Linear))
     found = fisher_information(model.policy, OBS, np.array([[0.5], [0.0]], "f4"), of(critic))
     np.testing.assert_allclose(found["weight"], [[5.0, 2.0, 0.125]])
 

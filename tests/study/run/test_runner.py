@@ -440,7 +440,7 @@ def with_starts():
     dense = Architecture(name="dense", policy_kwargs={"placement": "none"})
     grown = Architecture(name="grown", start_from=StartFrom(architecture="dense"))
     # The one that waits comes first.
-    return study(seeds=1, architectures=(dense, grown)).cells()[::-1]
+    return replace(study(seeds=1), architectures=(dense, grown)).cells()[::-1]
 
 
 def test_a_cell_waits_for_the_one_that_it_begins_with(tmp_path, console):
