@@ -21,6 +21,8 @@ class RecentRows:
     def __init__(self, size: int, kept: dict[str, Any]) -> None:
         self.size = size
         self.kept = kept
+        if any(name != "written" and len(ring) != size for name, ring in kept.items()):
+            kept.clear()  # of another size
 
     def add(self, step: int, columns: Mapping[str, np.ndarray]) -> None:
         """Keep some rows of a step.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -123,11 +124,14 @@ class AnchorCallback(BaseCallback):
         """Reach the updates that follow, and nobody else who computes gradients."""
         if self._pulls is None:
             self._pulls = list(self._all_pulls()) if self.kept["weights"] else []
-        for each in self._pulls:
+        # What someone else keeps as it is takes no hook.
+        pulls = [each for each in self._pulls if each.parameter.requires_grad]
+        for each in pulls:
             hook = self._hook(each)
             self._handles.append(each.parameter.register_post_accumulate_grad_hook(hook))
-        if self._pulls:
-            penalty = self.coef * sum(float(each.penalty()) for each in self._pulls)
+        # Off-policy a rollout may be a step long, and a device would be waited for in each.
+        if pulls and (isinstance(self.model, OnPolicyAlgorithm) or np.any(self.locals["dones"])):
+            penalty = self.coef * float(th.stack([each.penalty() for each in pulls]).sum())
             self.logger.record(f"continual/penalty/{self.key}", penalty)
 
     def _all_pulls(self) -> Any:

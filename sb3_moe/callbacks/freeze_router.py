@@ -5,6 +5,7 @@ Shapes: B samples, N tokens, E experts.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -76,10 +77,7 @@ class FreezeRouterCallback(ProbeCallback):
         """Check that there is a router that learns."""
         refuse_trpo(model, type(self).__name__)
         layers = model.policy.moe_layers() if isinstance(model.policy, MoEPolicy) else {}
-        self._layers: dict[str, MoELayer] = {
-            name: layer for name, layer in layers.items() if layer.router_parameters()
-        }
-        if not self._layers:
+        if not any(layer.router_parameters() for layer in layers.values()):
             kinds = sorted({type(layer).__name__ for layer in layers.values()})
             raise ValueError(
                 "the policy must have a router that learns, such as `router`='soft', got "
@@ -90,23 +88,33 @@ class FreezeRouterCallback(ProbeCallback):
             require_tasks(self.training_env)
         self._interleaved = are_interleaved(self.training_env)
 
+    def _routers(self) -> dict[str, MoELayer]:
+        """Return the mixtures whose routers learn; experts that join make new ones."""
+        layers = policy_of(self.model).moe_layers().items()
+        return {name: layer for name, layer in layers if layer.router_parameters()}
+
     def _on_training_start(self) -> None:
         """Go on from what the model remembers, unless its run starts anew."""
         past = vars(self.model).get("frozen_routers", {}) if self.model.num_timesteps > 0 else {}
         fresh: dict[str, Any] = {
             "last": None,
             "task": None,
-            "since": 0,
+            "since": self.model.num_timesteps,
+            "stepped": False,
             "probe": self.probe,
             "gates": {},
-            "settled": dict.fromkeys(self._layers, 0),
+            "settled": {},
             "frozen": [],
         }
         self.kept = vars(self.model)["frozen_routers"] = past or fresh
         self.probe = self.kept["probe"]
         super()._on_training_start()
+        self._hold()
+
+    def _hold(self) -> None:
+        routers = self._routers()
         for name in self.kept["frozen"]:
-            self._layers[name].hold_router(True)
+            routers[name].hold_router(True)
 
     def _resume(self, step: int) -> int | None:
         last: int | None = self.kept["last"]
@@ -116,34 +124,38 @@ class FreezeRouterCallback(ProbeCallback):
         if self.thaw_at_switch and not self._interleaved:
             self._follow(only_task(self.training_env))
         super()._on_rollout_start()
-        if self.at_step is not None and self.num_timesteps - self.kept["since"] >= self.at_step:
-            self._freeze([name for name in self._layers if name not in self.kept["frozen"]])
+        if self.at_step is not None and not self.kept["stepped"]:
+            self.kept["stepped"] = self.model.num_timesteps - self.kept["since"] >= self.at_step
+            if self.kept["stepped"]:
+                self._freeze(self._routers())
 
     def _follow(self, task: int | None) -> None:
         before, self.kept["task"] = self.kept["task"], self.kept["task"] if task is None else task
         if before is None or self.kept["task"] == before:
             return
+        routers = self._routers()
         for name in self.kept["frozen"]:
-            self._layers[name].hold_router(False)
+            routers[name].hold_router(False)
             self._tell(name, frozen=False)
-        fresh = {"since": self.model.num_timesteps, "gates": {}, "frozen": []}
-        self.kept |= fresh | {"settled": dict.fromkeys(self._layers, 0)}
+        fresh = {"gates": {}, "settled": {}, "frozen": [], "stepped": False}
+        self.kept |= {"since": self.model.num_timesteps, **fresh}
 
-    def _freeze(self, names: list[str]) -> None:
+    def _freeze(self, names: Iterable[str]) -> None:
+        """Freeze routers, and hold those that are frozen already, whose layers may be new."""
         for name in names:
-            self._layers[name].hold_router(True)
-            self.kept["frozen"].append(name)
-            self._tell(name, frozen=True)
+            if name not in self.kept["frozen"]:
+                self.kept["frozen"].append(name)
+                self._tell(name, frozen=True)
+        self._hold()
 
     def _tell(self, name: str, *, frozen: bool) -> None:
-        self.logger.record(f"moe/frozen/{self._keys[name]}", int(frozen))
+        self.logger.record(f"moe/frozen/{self._keys()[name]}", int(frozen))
         if self.verbose:
             word = "frozen" if frozen else "learns again"
             print(f"The router of {name} is {word} at {self.model.num_timesteps} steps")
 
-    @property
     def _keys(self) -> dict[str, str]:
-        names = list(self._layers)
+        names = list(self._routers())
         return dict(zip(names, short_names(names, LAYER), strict=True))
 
     @th.no_grad()
@@ -151,24 +163,22 @@ class FreezeRouterCallback(ProbeCallback):
         """Measure how far gates have moved, and freeze what has settled."""
         self.kept |= {"last": step, "probe": self.probe}
         routings = policy_of(self.model).routing(concatenate(self.batches()))
-        for name in self._layers:
+        keys, frozen, settled = self._keys(), self.kept["frozen"], self.kept["settled"]
+        for name, key in keys.items():
             gates_BNE = routings[name].gates_BNE.float().cpu().numpy()
             before_BNE, self.kept["gates"][name] = self.kept["gates"].get(name), gates_BNE
-            if before_BNE is not None:
-                self._judge(name, float(np.abs(gates_BNE - before_BNE).sum(-1).mean() / 2))
-        if self.bound is not None:
-            settled = self.kept["settled"]
-            due = [name for name in self._layers if settled[name] >= self.patience]
-            self._freeze([name for name in due if name not in self.kept["frozen"]])
+            # Experts may have joined or left.
+            if before_BNE is None or before_BNE.shape != gates_BNE.shape:
+                continue
+            moved = float(np.abs(gates_BNE - before_BNE).sum(-1).mean() / 2)
+            has_settled = self.bound is not None and moved < self.bound
+            settled[name] = settled.get(name, 0) + 1 if has_settled else 0
+            self.logger.record(f"moe/moved/{key}", moved)
+            self.logger.record(f"moe/frozen/{key}", int(name in frozen))
+        self._freeze([name for name in keys if settled.get(name, 0) >= self.patience])
         return True
-
-    def _judge(self, name: str, moved: float) -> None:
-        self.logger.record(f"moe/moved/{self._keys[name]}", moved)
-        self.logger.record(f"moe/frozen/{self._keys[name]}", int(name in self.kept["frozen"]))
-        settled = self.bound is not None and moved < self.bound
-        self.kept["settled"][name] = self.kept["settled"][name] + 1 if settled else 0
 
     def _on_training_end(self) -> None:
         """Leave a model whose parameters are like any other's."""
-        for layer in self._layers.values():
+        for layer in self._routers().values():
             layer.hold_router(False)

@@ -1,5 +1,7 @@
 """Routers that stop once they have settled."""
 
+from itertools import pairwise
+
 import pytest
 import torch as th
 from stable_baselines3 import DQN, PPO
@@ -69,7 +71,7 @@ def test_a_frozen_router_keeps_weights_and_averages_bit_for_bit_while_experts_le
     model.learn(160, callback)
     frozen = [seen for seen in callback.seen if seen[0]]
     assert [bool(seen[0]) for seen in callback.seen] == [False, False, True, True, True]
-    for (_, before, experts), (_, after, later) in zip(frozen, frozen[1:], strict=False):
+    for (_, before, experts), (_, after, later) in pairwise(frozen):
         assert same(before, after)
         assert not same([experts], [later])
     assert not same(callback.seen[0][1], callback.seen[1][1])

@@ -91,12 +91,13 @@ def read_start(value: Any, where: str, folder: Path | None = None) -> StartFrom:
         if not isinstance(order, list | tuple) or not all(isinstance(g, str) for g in order):
             raise ValueError(f"`{where}.order` must be a list of tasks, got {order!r}")
         found["order"] = tuple(order)
-    if folder is not None and found.get("model") is not None:
-        found["model"] = str(folder / found["model"])
     try:
-        return StartFrom(**found)
+        start = StartFrom(**found)
     except ValueError as error:
         raise ValueError(str(error).replace("`start_from", f"`{where}", 1)) from error
+    if folder is None or start.model is None:
+        return start
+    return replace(start, model=str(folder / start.model))
 
 
 def with_starts(
