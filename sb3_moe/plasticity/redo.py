@@ -36,7 +36,7 @@ def redo(policy: BasePolicy, obs: Obs, tau: float = 0.1) -> dict[str, int]:
     stay as they are: the measures of dormancy count them, but nothing tells what they would do.
 
     :param policy: of any algorithm; hidden layers whose weights on both sides are not known
-        (see :func:`~sb3_moe.plasticity.wiring.wirings`) stay as they are
+        (``sb3_moe.plasticity.wiring`` knows which) stay as they are
     :param obs: observations by which activity is judged; the paper takes 256
     :param tau: units whose score is at most this are dormant
     :return: how many neurons started anew in each layer, ``<tower>.<index>``
