@@ -18,6 +18,7 @@ from sb3_moe.saving.spaces import encode_space
 from sb3_moe.saving.tensors import pack
 from sb3_moe.saving.values import Encoder
 from sb3_moe.saving.versions import versions
+from sb3_moe.tasks.known import tasks_known
 
 FORMAT = "sb3_moe model"
 FORMAT_VERSION = 1
@@ -68,6 +69,7 @@ def entries_of(
         "policy": policy_name(type(model), model.policy_class),
         "observation_space": encode_space(encoder, model.observation_space),
         "action_space": encode_space(encoder, model.action_space),
+        "tasks": tasks_known(model),
         **encode_arguments(encoder, model),
         "optimizers": optimizers,
         "replay_buffer": None,

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_moe
 from sb3_moe.policies.registration import TABLE
+from sb3_moe.tasks.known import names_on
 from sb3_moe.watching.importance import expert_importance
 from sb3_moe.watching.record import expert_named
 from sb3_moe.watching.replay import steps_of
@@ -31,7 +32,7 @@ class Watch:
     model: tyro.conf.Positional[Path]
     """A file of sb3_moe.save (.moe), or SB3's zip with --trust."""
     tasks: tuple[str, ...] = ()
-    """A suite's name, or Gymnasium ids: what the agent was trained on, in the same order."""
+    """A suite's name, or Gymnasium ids: what the agent was trained on."""
     episodes: int = 1
     """Of each task."""
     without: tuple[str, ...] = ()
@@ -119,7 +120,7 @@ def _loader(options: Watch) -> Any:
 
 
 def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:
-    """Build the environment that shows tasks as a model saw them.
+    """Build the environment that shows tasks as a model saw them, in the order that it knows.
 
     :param tasks: a suite's name, or ids
     :param space: the model's observations
@@ -127,8 +128,8 @@ def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
     """
     from sb3_moe_envs import SUITES
 
-    named: Any = tasks[0] if len(tasks) == 1 and tasks[0] in SUITES else list(tasks)
-    if len(tasks) == 1 and named is not tasks[0]:
+    named = _in_order(tasks[0] if len(tasks) == 1 and tasks[0] in SUITES else list(tasks), space)
+    if len(tasks) == 1 and tasks[0] not in SUITES:
         env = gym.make(tasks[0])
         if env.observation_space == space:
             return env
@@ -144,6 +145,23 @@ def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
         f"`--tasks` must be those that the model was trained on: no way to show {list(tasks)} "
         f"gives its observations, {space}"
     )
+
+
+def _in_order(tasks: str | list[str], space: spaces.Space[Any]) -> Any:
+    """Put tasks into the order in which a model knows them, if its observations say it.
+
+    :raises ValueError: if they are others
+    """
+    from sb3_moe_envs.suites import tasks_of
+
+    found, known = {each.name: each for each in tasks_of(tasks)}, names_on(space)
+    if known is None or [*found] == known or len(known) == len(found) == 1:
+        return tasks
+    if sorted(found) != sorted(known):
+        raise ValueError(
+            f"`--tasks` must be those that the model was trained on, {known}, got {[*found]}"
+        )
+    return [found[name] for name in known]
 
 
 def _fits(ours: spaces.Space[Any], models: spaces.Space[Any]) -> bool:

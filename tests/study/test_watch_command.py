@@ -44,9 +44,25 @@ def test_a_file_becomes_a_page(files, tmp_path, capsys, name):
     ]
 
 
+@pytest.mark.parametrize("name", ["agent.moe", "agent.zip"])
+def test_tasks_are_played_in_the_models_order_whatever_the_lines(files, tmp_path, name):
+    pages = []
+    for tasks in (TASKS, TASKS[::-1]):
+        words = [str(files / name), "--trust", "--tasks", *tasks, "--max-steps", "5"]
+        assert main([*words, "--out", str(tmp_path / "page.html")]) == 0
+        pages.append(data_of((tmp_path / "page.html").read_text()))
+    assert pages[0]["tasks"] == pages[1]["tasks"] == ["CartPole", "Acrobot"]
+    assert pages[0] == pages[1]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["agent.moe", "--tasks", "CartPole-v1", "MountainCar-v0"],
+            r"`--tasks` must be those that the model was trained on, \['CartPole', 'Acrobot'\], "
+            r"got \['CartPole', 'MountainCar'\]",
+        ),
         (["agent.moe"], "`--tasks` must name a suite or Gymnasium ids, got none"),
         (["agent.zip", "--tasks", *TASKS], "can run code when it is opened: say --trust"),
         (
