@@ -91,9 +91,11 @@ def run_study(
     console: Console,
     make_engine: Callable[[Path], Engine],
     retry: bool = False,
+    replays: bool = False,
 ) -> int:
     """Run what is missing, then write the report; 1 if a cell is not done at the end.
 
+    :param replays: with a page on which each network plays
     :raises ValueError: if a claim is wrong, a network can't be built, or a folder was made by
         another configuration
     :raises BusyError: if another process runs cells in the folder
@@ -120,7 +122,7 @@ def run_study(
             raise
     counts = Counter(job.state.status for job in survey(study.cells(), root))
     if counts["done"]:
-        report(study, root, console)
+        report(study, root, console, replays=replays)
     status(study, root, console)
     return 0 if set(counts) == {"done"} else 1
 
@@ -166,13 +168,33 @@ def rehearse(jobs: Sequence[Job], root: Path) -> None:
         check_networks([job.cell for job in jobs])
 
 
-def report(study: StudyConfig, root: Path, console: Console, to: Path | None = None) -> int:
-    """Write the report from what is done."""
+def report(
+    study: StudyConfig,
+    root: Path,
+    console: Console,
+    to: Path | None = None,
+    *,
+    replays: bool = False,
+) -> int:
+    """Write the report from what is done.
+
+    :param replays: with a page on which each network plays
+    """
     from sb3_moe.study.report.writing import write_report
 
+    if replays:
+        play(study, root, console, to)
     page = write_report(study, root, to)
     say(console, f"report: {page}")
     return 0
+
+
+def play(study: StudyConfig, root: Path, console: Console, to: Path | None = None) -> None:
+    """Write a page on which each network plays, for the report that is written next."""
+    from sb3_moe.study.report.replays import write_replays
+
+    for line in write_replays(study, root, to or root / "report", root / CACHE):
+        say(console, line)
 
 
 def say(console: Console, text: str) -> None:

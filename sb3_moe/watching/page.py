@@ -129,6 +129,7 @@ def _track(track: Track, pictures: dict[str, int]) -> dict[str, Any]:
             for name, gates_TE in track.gates.items()
         },
         "returns": track.returns,
+        "names": track.actions,
         "sleep": [
             {"layer": each.layer, "share": each.share, "perExpert": each.per_expert}
             for each in track.sleep

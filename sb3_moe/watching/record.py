@@ -23,7 +23,7 @@ from sb3_moe.networks import networks_of
 from sb3_moe.networks.decisions import Decision
 from sb3_moe.plasticity.activations import recording
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.tasks.of_env import tasks_played
+from sb3_moe.tasks.of_env import action_meanings, tasks_played
 from sb3_moe.watching.interventions import mixtures_of, without_expert
 from sb3_moe.watching.notes import Notes
 from sb3_moe.watching.replay import Mixture, Replay, Run, Track
@@ -166,6 +166,7 @@ class _Player:
         masked = "action_masks" in inspect.signature(model.predict).parameters
         self._masked = masked and stage.env.has_attr("action_masks")
         self._mind = Mind(model)
+        self._meanings = action_meanings(stage.env)
 
     @property
     def kind_and_critics(self) -> tuple[Any, list[str]]:
@@ -193,7 +194,8 @@ class _Player:
         env, obs = self._stage.env, self._stage.env.reset()
         copies = self._copies(tasks)
         notes = {
-            copy: Notes(self._stage.names[task]) for task, copy in zip(tasks, copies, strict=True)
+            copy: Notes(self._stage.names[task], self._meanings.get(task, ()))
+            for task, copy in zip(tasks, copies, strict=True)
         }
         states, starts = None, np.ones(env.num_envs, dtype=bool)
         self._mind.wake()

@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array,
 from sb3_moe_envs.frames import Canvas
 from sb3_moe_envs.goals import METHOD, has_goals, reward_of_copies, rewards_of
 from sb3_moe_envs.masks import OwnMasks
+from sb3_moe_envs.meanings import meanings_of, named
 from sb3_moe_envs.multitask import ScheduleLike, as_schedule
 from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
@@ -194,6 +195,12 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def get_task(self) -> np.ndarray:
         """Return the index of the task that each slot is playing, (num_envs,)."""
         return self._tasks.copy()
+
+    def action_meanings(self) -> dict[int, list[str]]:
+        """Return what tasks call their choices, as of `MultiTaskEnv`."""
+        return named(
+            meanings_of(self._pool.env(task, size)) for task, size in enumerate(self._sizes)
+        )
 
     def action_masks(self) -> np.ndarray:
         """Return which actions each slot's task has and, by its own masks, allows, for MaskablePPO.

@@ -56,17 +56,17 @@ function swatch(expert) {
   return canvas;
 }
 
-// The leading expert over the episode, with its number where there is room.
-function drawStrip(canvas, gates, steps, all) {
+// Which of a count leads in each step, an expert or a task, with its number where there is room.
+function drawStrip(canvas, leading, count, steps, all) {
   const pen = sharp(canvas), height = canvas.clientHeight, unit = canvas.clientWidth / all;
-  const patterns = Array.from({ length: gates.width }, (_, expert) => hatching(pen, expert));
+  const patterns = Array.from({ length: count }, (_, expert) => hatching(pen, expert));
   pen.font = "600 13px system-ui, sans-serif";
   pen.textAlign = "center";
   pen.textBaseline = "middle";
   let from = 0;
   for (let step = 1; step <= steps; step++) {
-    const expert = largest(row(gates, from));
-    if (step < steps && largest(row(gates, step)) === expert) continue;
+    const expert = leading(from);
+    if (step < steps && leading(step) === expert) continue;
     pen.fillStyle = patterns[expert];
     pen.fillRect(from * unit, 0, (step - from) * unit + .5, height);
     if ((step - from) * unit > 22) {
