@@ -324,6 +324,10 @@ def as_schedule(schedule: Any, tasks: Any) -> Schedule:
 
     :raises TypeError: if it is neither a schedule nor a function
     """
+    if isinstance(schedule, type):
+        raise TypeError(
+            f"`schedule` must be a schedule, not the class: {schedule.__name__}(...), got {schedule}"
+        )
     if schedule is None:
         schedule = suite_schedule(tasks) or Interleave()
     elif callable(schedule):

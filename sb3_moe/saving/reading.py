@@ -63,7 +63,7 @@ def load(
     generators are as they were. As in SB3's ``load``, the generators are seeded with the model's
     seed, and episodes begin anew; those that a HerReplayBuffer has begun end where they are.
 
-    :param path: the file
+    :param path: the file, with its ending ``.moe`` or without
     :param env: to go on training with, or its id; None: for predictions, or for ``set_env`` (and a
         HerReplayBuffer's own ``set_env``)
     :param device: as in SB3's ``load``
@@ -75,7 +75,7 @@ def load(
     :raises ValueError: if ``env`` has other spaces, other tasks or the same in another order, or
         another kind of normaliser
     """
-    path = Path(path)
+    path = archive.as_read(Path(path))
     if path.exists() and not path.is_file():
         raise UnsafeFileError(f"{path.name} can't be opened: it is no regular file")
     generators = get_generators()

@@ -40,15 +40,17 @@ def save(
 
     :param model: of any algorithm of SB3 or sb3-contrib that this package has policies for, with
         ours or SB3's own policy
-    :param path: the file, by convention ``"name.moe"``; an older one is replaced when the new one
-        is whole
+    :param path: the file; a name without an ending gets ``.moe``. An older one is replaced when the
+        new one is whole
     :param replay_buffer: with the replay buffer's transitions
     :param normalizer: with the statistics of the model's VecNormalize, if it has one
     :raises TypeError: if ``model`` is no model
     :raises ValueError: if something of the model can't be written so
     """
     model_of_sb3(model)
-    archive.write_archive(Path(path), entries_of(model, replay_buffer, normalizer)[0])
+    archive.write_archive(
+        archive.as_written(Path(path)), entries_of(model, replay_buffer, normalizer)[0]
+    )
 
 
 def entries_of(

@@ -20,7 +20,7 @@ from sb3_moe.study.run.locks import LOCK
 from sb3_moe.study.run.provenance import provenance
 from sb3_moe.study.run.random_policy import random_returns, read_returns
 from sb3_moe.study.run.runner import locked, run
-from sb3_moe.study.run.speeds import measured_speeds
+from sb3_moe.study.run.speeds import measured_speeds, steps_to_measure
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.grid import StudyConfig
 
@@ -46,7 +46,11 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
     say(console, f"{len(jobs)} cells, {len(jobs) - len(left)} done, folder {root}")
     if not left:
         return 0
-    say(console, "measuring how fast each network trains, some seconds each ...")
+    steps, measured = sum(job.cell.total_steps for job in left), steps_to_measure(jobs)
+    if steps <= measured:
+        say(console, f"{steps:,} steps are left, no more than it takes to measure speed: run them")
+        return 0
+    say(console, f"measuring how fast each network trains, by {measured:,} steps ...")
     speeds = measured_speeds(jobs)
     for name, speed in speeds.items():
         say(console, f"  {name}: {speed:,.0f} steps/s, measured, one process")

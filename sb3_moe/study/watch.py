@@ -116,7 +116,20 @@ def _loader(options: Watch) -> Any:
         raise ValueError(f"`--algorithm` must be among {sorted(TABLE)}, got {options.algorithm!r}")
     module, _, name = TABLE[options.algorithm].algorithm.partition(":")
     algorithm = getattr(import_module(module), name)
-    return lambda env: algorithm.load(options.model, env, device="cpu")
+
+    def load(env: Any) -> BaseAlgorithm:
+        try:
+            model: BaseAlgorithm = algorithm.load(options.model, env, device="cpu")
+        except (ValueError, OSError):  # SB3's own words
+            raise
+        except Exception as error:  # where another algorithm's parts are taken, it can be anything
+            raise ValueError(
+                f"{options.model.name} can't be opened as a model of {name} "
+                f"({type(error).__name__}: {error}); `--algorithm` must be the one that it is of"
+            ) from error
+        return model
+
+    return load
 
 
 def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
@@ -50,7 +51,9 @@ def action_meanings(env: VecEnv) -> dict[int, list[str]]:
     if env.has_attr("action_meanings"):
         found: dict[int, list[str]] = env.env_method("action_meanings", indices=0)[0]
         return found
-    if has_tasks(env) or not env.has_attr("get_action_meanings"):
+    # What stands between may take other actions than it gives.
+    changed = any(env.env_is_wrapped(gym.ActionWrapper))
+    if has_tasks(env) or changed or not env.has_attr("get_action_meanings"):
         return {}
     names = env.env_method("get_action_meanings", indices=0)[0]
     return {0: [*map(str, names)]}

@@ -69,6 +69,10 @@ def test_tasks_are_played_in_the_models_order_whatever_the_lines(files, tmp_path
             ["agent.zip", "--tasks", *TASKS, "--trust", "--algorithm", "none"],
             "`--algorithm` must be among .*, got 'none'",
         ),
+        (
+            ["agent.zip", "--tasks", *TASKS, "--trust", "--algorithm", "DQN"],
+            r"agent.zip can't be opened as a model of DQN \(.*\); `--algorithm` must be the one",
+        ),
         (["agent.moe", "--tasks", *TASKS, "--out", "x.pdf"], "`--out` must end in .html, .gif or"),
         (["agent.moe", "--tasks", *TASKS, "--without", "2"], "`without` must name experts"),
         (["agent.moe", "--tasks", "CartPole-v1"], "`--tasks` must be those that the model was"),
