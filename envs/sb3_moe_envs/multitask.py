@@ -326,7 +326,8 @@ def as_schedule(schedule: Any, tasks: Any) -> Schedule:
     """
     if isinstance(schedule, type):
         raise TypeError(
-            f"`schedule` must be a schedule, not the class: {schedule.__name__}(...), got {schedule}"
+            f"`schedule` must be a schedule, {schedule.__name__}(...), not its class, got "
+            f"{schedule}"
         )
     if schedule is None:
         schedule = suite_schedule(tasks) or Interleave()

@@ -31,7 +31,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def as_written(path: Path) -> Path:
-    """Return where a model is written: a name without an ending gets one, as SB3's gets ``.zip``."""
+    """Return where a model is written: a name without an ending gets one, as SB3's does."""
     return path if path.suffix else Path(f"{path}{ENDING}")
 
 

@@ -27,5 +27,5 @@ def test_a_misspelt_suite_is_named_with_its_neighbour():
 
 @pytest.mark.parametrize("build", [make_multitask_vec_env, MultiTaskEnv])
 def test_a_schedules_class_is_no_schedule(build):
-    with pytest.raises(TypeError, match=r"not the class: Cycle\(\.\.\.\), got <class"):
+    with pytest.raises(TypeError, match=r"a schedule, Cycle\(\.\.\.\), not its class, got <class"):
         build(TASKS, schedule=Cycle)
