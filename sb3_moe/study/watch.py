@@ -17,8 +17,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_moe
 from sb3_moe.policies.registration import TABLE
+from sb3_moe.study.run.folder import check_writable
 from sb3_moe.tasks.known import names_on
-from sb3_moe.watching.importance import expert_importance
+from sb3_moe.watching.importance import check_importance, expert_importance
 from sb3_moe.watching.record import expert_named
 from sb3_moe.watching.replay import steps_of
 
@@ -62,19 +63,27 @@ def main(arguments: Sequence[str] | None = None, prog: str = "sb3-moe watch") ->
     options = tyro.cli(Watch, prog=prog, args=arguments)
     try:
         return _watch(options)
+    except KeyboardInterrupt:
+        return 130
     except (ValueError, TypeError, RuntimeError, OSError, ImportError, gym.error.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _watch(options: Watch) -> int:
-    if options.out.suffix not in (".html", ".gif", ".mp4"):
-        raise ValueError(f"`--out` must end in .html, .gif or .mp4, got {options.out}")
+    if options.out.suffix not in (".html", ".gif", ".mp4") or options.out.is_dir():
+        raise ValueError(
+            f"`--out` must be a file that ends in .html, .gif or .mp4, got {options.out}"
+        )
     for each in options.without:
         expert_named(each)
     if not options.tasks:
         raise ValueError("`--tasks` must name a suite or Gymnasium ids, got none")
+    # What is wrong shows before anything is played.
+    check_writable(options.out.parent)
     model = _opened(options)
+    if options.table:
+        check_importance(model, None, options.table)
     replay = sb3_moe.watch(
         model,
         episodes=options.episodes,

@@ -21,6 +21,7 @@ def files(tmp_path_factory):
     model = PPO("MoeMultiInputPolicy", env, seed=0, **sizes)
     sb3_moe.save(model, folder / "agent.moe")
     model.save(folder / "agent.zip")
+    (folder / "page.moe").write_text("no model")
     return folder
 
 
@@ -73,8 +74,23 @@ def test_tasks_are_played_in_the_models_order_whatever_the_lines(files, tmp_path
             ["agent.zip", "--tasks", *TASKS, "--trust", "--algorithm", "DQN"],
             r"agent.zip can't be opened as a model of DQN \(.*\); `--algorithm` must be the one",
         ),
-        (["agent.moe", "--tasks", *TASKS, "--out", "x.pdf"], "`--out` must end in .html, .gif or"),
+        (
+            ["agent.moe", "--tasks", *TASKS, "--out", "x.pdf"],
+            "`--out` must be a file that ends in .html, .gif or",
+        ),
         (["agent.moe", "--tasks", *TASKS, "--without", "2"], "`without` must name experts"),
+        (["agent.moe", "--tasks", *TASKS, "--table", "1"], "`episodes` must be at least 2 for an"),
+        (
+            ["agent.moe", "--tasks", *TASKS, "--episodes", "0"],
+            "`episodes` must be at least 1, got 0",
+        ),
+        (["agent.moe", "--tasks", *TASKS, "--without", "pi:9"], "`expert` must be in .*, got 9"),
+        (["agent.moe", "--tasks", *TASKS, "--without", "zz:1"], "`tower` must be .*'zz'"),
+        (
+            ["agent.moe", "--tasks", *TASKS, "--out", "/proc/x/a.html"],
+            "must be a folder that can be",
+        ),
+        (["page.moe", "--tasks", *TASKS], "page.moe"),
         (["agent.moe", "--tasks", "CartPole-v1"], "`--tasks` must be those that the model was"),
         (["none.moe", "--tasks", *TASKS], "No such file"),
         (["agent.moe", "--tasks", "None-v0"], "None"),

@@ -163,6 +163,28 @@ def test_a_strip_shows_where_the_task_switches(chromium, replay, tmp_path):
     assert page.locator(".run h3", has_text="Task").count() == 0
 
 
+def test_long_names_many_tasks_and_numbers_that_are_none_fit_too(chromium, replay, tmp_path):
+    strange = copy.deepcopy(replay)
+    strange.importance, strange.runs = None, strange.runs[:1]
+    track = strange.runs[0].tracks[0]
+    track.actions = ["a" * 300] * 3
+    track.rewards_T[:] = track.values_TV[:] = np.nan
+    track.preferences[0][:, 1] = -np.inf
+    track.returns = [np.nan]
+    strange.task_names = [f"{k}{'t' * 300}" for k in range(50)]
+    tracks = [copy.copy(track) for _ in strange.task_names]
+    for each, name in zip(tracks, strange.task_names, strict=True):
+        each.task = name
+    strange.runs[0].tracks = tracks
+    page = strange.save(tmp_path / "strange.html")
+    found = Opened(chromium, page, viewport={"width": 400, "height": 800})
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert "Returns: nan." in found.page.inner_text(".run")
+    assert "values (vf) that are no numbers" in found.page.inner_text(".run")
+    found.page.keyboard.press("End")
+    assert found.said == []
+
+
 def test_names_are_text(opened):
     assert opened.page.text_content("#tab-1") == shown.NASTY
     assert opened.page.locator("#tabs img").count() == 0

@@ -125,7 +125,8 @@ function fact(name, text, value) {
 function fill(bars, numbers, high, chosen) {
   const low = high ? 0 : Math.min(least(numbers), 0), top = high || Math.max(most(numbers), 0);
   bars.forEach((bar, i) => {
-    bar.fill.style.width = 100 * (top > low ? (numbers[i] - low) / (top - low) : 0) + "%";
+    const share = top > low ? (numbers[i] - low) / (top - low) : 0;
+    bar.fill.style.width = 100 * (Number.isFinite(share) ? share : 0) + "%";
     bar.number.textContent = written(numbers[i]);
     bar.number.dataset.value = String(numbers[i]);
     bar.name.className = i === chosen ? "chosen" : "";
@@ -155,7 +156,11 @@ function returnsOf(track) {
 
 function rangesOf(track) {
   const numbers = track.values.numbers, rewards = track.rewards.numbers;
-  return `Lines: values (${replay.critics.join(", ")}) from ${written(least(numbers))} to ${written(most(numbers))}. Bars: rewards from ${written(least(rewards))} to ${written(most(rewards))}. Dashed: a new episode.`;
+  return `Lines: values (${replay.critics.join(", ")}) ${span(numbers)}. Bars: rewards ${span(rewards)}. Dashed: a new episode.`;
+}
+
+function span(numbers) {
+  return least(numbers) > most(numbers) ? "that are no numbers" : `from ${written(least(numbers))} to ${written(most(numbers))}`;
 }
 
 function tasksInWords(track, played) {
