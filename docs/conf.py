@@ -46,7 +46,7 @@ python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 
 nb_execution_mode = "cache"
-nb_execution_timeout = 60
+nb_execution_timeout = 300  # each takes seconds; a machine may be busy
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
