@@ -30,7 +30,9 @@ def test_the_readme_is_short_and_has_code():
 
 
 def test_on_pypi_every_link_and_picture_of_the_readme_is_a_file_of_the_repository():
-    repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"][
+        "Repository"
+    ]
     text = runpy.run_path(str(ROOT / "setup.py"))["with_addresses"](README.read_text(), repository)
     raw = repository.replace("//github.com/", "//raw.githubusercontent.com/")
     targets = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", text)

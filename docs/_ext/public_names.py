@@ -53,9 +53,8 @@ def home(module, name):
 
 def documented_modules():
     """List the modules that the pages of the reference ask for."""
-    return [
-        name for page in sorted(API.glob("*.md")) for name in DIRECTIVE.findall(page.read_text())
-    ]
+    pages = (page.read_text() for page in sorted(API.glob("*.md")))
+    return [name for text in pages for name in DIRECTIVE.findall(text)]
 
 
 @cache
