@@ -49,5 +49,3 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 300  # each takes seconds; a machine may be busy
 nb_execution_raise_on_error = True
 nb_merge_streams = True
-
-linkcheck_ignore = [r"https?://"]  # others' pages; tests/test_docs.py looks at how they are written
