@@ -42,6 +42,12 @@ def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:
     return np.asarray(env.env_method("get_task"), dtype=np.int64).reshape(-1)
 
 
+def only_task(env: VecEnv) -> int | None:
+    """Return the task that all copies play now; None if they play several."""
+    tasks = set(tasks_played(env).tolist())
+    return tasks.pop() if len(tasks) == 1 else None
+
+
 def tasks_stepped(infos: Sequence[dict[str, Any]], names: Sequence[str]) -> list[int]:
     """Return the task that made each environment's step.
 
