@@ -21,8 +21,11 @@ from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 Function = Callable[[th.Tensor], th.Tensor]
 
 
-def expert(network: StackedNetwork, k: int) -> Function:
-    """Return expert k as plain modules that use slices of the stacked parameters."""
+def expert(network: StackedNetwork, k: int, parts: int | None = None) -> Function:
+    """Return expert k as plain modules that use slices of the stacked parameters.
+
+    :param parts: leave out some of its parts, counted from the end
+    """
     plain = network.expert(k)
     leaves = [n for n, m in plain.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     stacked = [m for m in network.modules() if isinstance(m, StackedLinear | StackedConv2d)]
@@ -32,6 +35,9 @@ def expert(network: StackedNetwork, k: int) -> Function:
         tensors[f"{name}.weight"] = weight[k]
         if leaf.bias_EO is not None:
             tensors[f"{name}.bias"] = leaf.bias_EO[k]
+    if parts is not None:
+        plain = plain[:parts]
+        tensors = {name: each for name, each in tensors.items() if name in plain.state_dict()}
     return lambda rows: functional_call(plain, tensors, (rows,))
 
 
@@ -189,3 +195,27 @@ class OwnOptimizers:
         for k, copies in enumerate(self.copies):
             for (view, _), copy in zip(self._views(k), copies, strict=True):
                 yield view, copy
+
+
+def spectral_penalty(phi_TD: th.Tensor) -> th.Tensor:
+    """Return |A|^2 - tr(A)^2 / D, entry by entry of A."""
+    rows, width = phi_TD.shape
+    squares, trace = 0.0, 0.0
+    for i in range(width):
+        for j in range(width):
+            entry = (phi_TD[:, i] * phi_TD[:, j]).sum() / rows
+            squares = squares + entry**2
+            trace = trace + (entry if i == j else 0.0)
+    return squares - trace**2 / width
+
+
+def gated_features(layer: MoELayer, x_BNI: th.Tensor, gates_BNE: th.Tensor) -> th.Tensor:
+    """Return what the last layer of each expert reads times its gate, token by token: (T, D)."""
+    rows = []
+    for x_I, gates_E in zip(x_BNI.flatten(0, 1), gates_BNE.flatten(0, 1), strict=True):
+        parts = [
+            gates_E[k] * expert(layer.experts, k, parts=-1)(x_I.unsqueeze(0)).squeeze(0)
+            for k in range(layer.num_experts)
+        ]
+        rows.append(th.cat(parts))
+    return th.stack(rows)

@@ -17,6 +17,7 @@ from sb3_moe.layers.aux_loss import AuxCoefs, add_loss, total_loss
 from sb3_moe.layers.classes import own_options
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.routing import Routing
+from sb3_moe.layers.spectral import FeaturePenalty
 from sb3_moe.layers.steering import Steering
 from sb3_moe.layers.tracing import is_recorded
 
@@ -60,6 +61,7 @@ class MoELayer(nn.Module):
         :meth:`combine` changes the gates that it is given
     :cvar when_off: half a sentence for reports, about an expert that is switched off
     :cvar steering: what someone who looks inside does to the routing for a while
+    :cvar penalty: on the experts' features while training, which whoever trains the layer sets
     :param experts: the experts
     :param aux: coefficients of the auxiliary losses, added while training
     :raises ValueError: if there is an auxiliary loss and nothing that it could teach
@@ -78,6 +80,7 @@ class MoELayer(nn.Module):
     steers_itself: ClassVar[bool] = False
     when_off: ClassVar[str] = "its output is zero, and the others count as before"
     steering: Steering | None = None
+    penalty: FeaturePenalty | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Name what the class does not name itself."""
@@ -154,8 +157,11 @@ class MoELayer(nn.Module):
         y_BNO, routing = self.route(x_BNI, x_BNI if router_BNR is None else router_BNR)
         if self.steering is not None:
             self._check_steered(self.steering, routing)
-        if aux and self.training and self.aux != NO_AUX and th.is_grad_enabled():
-            y_BNO = add_loss(y_BNO, total_loss(routing, self.aux))
+        if aux and self.training and th.is_grad_enabled():
+            if self.aux != NO_AUX:
+                y_BNO = add_loss(y_BNO, total_loss(routing, self.aux))
+            if self.penalty is not None:
+                y_BNO = self.penalty.attach(self.experts, x_BNI, routing, y_BNO)
         return y_BNO, routing
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:

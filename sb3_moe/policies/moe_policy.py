@@ -29,6 +29,7 @@ from sb3_moe.optimizers.idle_experts import MARK, IdleExperts, why_unsupported
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
 from sb3_moe.policies.options import DEFAULTS, per_tower
+from sb3_moe.policies.spectral import penalise
 from sb3_moe.policies.towers import Layout
 from sb3_moe.policies.written_by import WrittenBy
 
@@ -66,6 +67,8 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param balance_coef: weight of the load-balance loss
     :param importance_coef: weight of the importance loss
     :param z_coef: weight of the router's z-loss
+    :param spectral_coef: size of the penalty on the experts' features; a number is the actor's
+    :param spectral_mode: ``"grad"``, ``"loss"`` or ``"features"``
     :param bias_rate: step of loss-free balancing
     :param freeze_idle: keep an expert without rows as it is; None: where the task id picks it
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
@@ -135,7 +138,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         layers = self.moe_layers().values()
         self._has_experts = bool(layers)
         self._acts_between_updates = any(layer.acts_between_updates for layer in layers)
-        self._freeze_idle()
+        self._teach_optimizers()
 
     # What the constructor decides.
 
@@ -239,7 +242,12 @@ class MoEPolicy(WrittenBy, BaseModel):
             data["share_features_extractor"] = self.share_features_extractor
         return data
 
-    # Experts that get no row.
+    # What optimisers are taught.
+
+    def _teach_optimizers(self) -> None:
+        """Let steps know of penalties and, behind these, of experts that get no row."""
+        penalise(self)
+        self._freeze_idle()
 
     def _freeze_idle(self) -> None:
         """Let the optimisers keep idle experts as they are, where that is wanted."""
@@ -263,7 +271,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         for optimizer in networks_of(self).optimizers().values():
             for group in optimizer.param_groups:
                 group.setdefault(MARK, False)
-        self._freeze_idle()
+        self._teach_optimizers()
 
     # What routers do between two updates, such as loss-free balancing.
 

@@ -18,6 +18,9 @@ from sb3_moe.layers.tokens import TokenKind
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS, Placement, find_placement
 
 TASK_INPUTS = ("both", "router", "experts", "none")
+SPECTRAL_MODES = ("grad", "loss", "features")
+# Options of which a single value is for the first tower alone: the actor, where there is one.
+OF_THE_FIRST = ("spectral_coef",)
 # Options that are a router's own, as it calls them itself, and the check of each.
 OF_ROUTERS = {
     "top_k": whole,
@@ -65,6 +68,12 @@ class MoEOptions:
     :param balance_coef: weight of the load-balance loss
     :param importance_coef: weight of the importance loss
     :param z_coef: weight of the router's z-loss
+    :param spectral_coef: size of the penalty on the features of the experts' last hidden layers
+        (SPHERE, arXiv 2605.04712), as a share of what the actor minimises; a number is the
+        actor's, or of ``qf`` where there is none
+    :param spectral_mode: how that is weighed: ``"grad"`` by the norms of both gradients over the
+        tower, ``"loss"`` by the two values, ``"features"`` by the gradients at the features, which
+        approximates the first
     :param bias_rate: step of loss-free balancing
     :param freeze_idle: keep weights and optimiser state of an expert that got no row in an update
         as they are; None: where the task id picks the expert, if the optimiser is one of Adam,
@@ -96,6 +105,8 @@ class MoEOptions:
     balance_coef: float = 0.0
     importance_coef: float = 0.0
     z_coef: float = 0.0
+    spectral_coef: float = 0.0
+    spectral_mode: str = "grad"
     bias_rate: float = 0.0
     freeze_idle: bool | None = None
     task_input: str = "both"
@@ -112,6 +123,8 @@ class MoEOptions:
             check(name, getattr(self, name))
         for name in LOSS_OF:
             not_negative(name, getattr(self, name))
+        not_negative("spectral_coef", self.spectral_coef)
+        one_of("spectral_mode", self.spectral_mode, SPECTRAL_MODES)
         self._check_router()
         reason = why_invalid(router, self.tokens, place)
         if reason is not None:
@@ -119,6 +132,7 @@ class MoEOptions:
         self._check_expert()
         self._check_head()
         self._check_idle()
+        self._check_spectral()
         self._check_task_input()
 
     def by_name(self) -> dict[str, Any]:
@@ -252,6 +266,13 @@ class MoEOptions:
             raise ValueError(
                 f"`freeze_idle`=True needs a `router` that leaves experts out, {able}, got "
                 f"{router.name!r}"
+            )
+
+    def _check_spectral(self) -> None:
+        """Refuse to penalise features of parts of a sample."""
+        if self.spectral_coef and self.is_tokenised:
+            raise ValueError(
+                f"`spectral_coef` needs `tokens`='sample', one row for each, got {self.tokens!r}"
             )
 
     def _check_task_input(self) -> None:
@@ -434,4 +455,4 @@ def is_by_tower(name: str, value: Mapping[str, Any], towers: Sequence[str]) -> b
 def _of_tower(name: str, value: Any, tower: str, towers: Sequence[str]) -> Any:
     if isinstance(value, Mapping) and is_by_tower(name, value, towers):
         return value.get(tower, DEFAULTS[name])
-    return value
+    return DEFAULTS[name] if name in OF_THE_FIRST and tower != towers[0] else value
