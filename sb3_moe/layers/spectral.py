@@ -35,10 +35,8 @@ def spectral_penalty(phi_TD: th.Tensor) -> th.Tensor:
 def penalty_gradient(phi_TD: th.Tensor) -> th.Tensor:
     """Return the gradient of :func:`spectral_penalty` at the features."""
     rows, width = phi_TD.shape
-    if width > rows:
-        turned_TD = (phi_TD @ phi_TD.T) @ phi_TD
-    else:
-        turned_TD = phi_TD @ (phi_TD.T @ phi_TD)
+    small = width > rows
+    turned_TD = (phi_TD @ phi_TD.T) @ phi_TD if small else phi_TD @ (phi_TD.T @ phi_TD)
     trace = phi_TD.square().sum() / rows
     return 4 / rows * (turned_TD / rows - trace / width * phi_TD)
 
@@ -170,9 +168,9 @@ class Attached(th.autograd.Function):
         return y_BNO.view_as(y_BNO)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch's has no types
+    @once_differentiable
     def backward(ctx: Any, *grads: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        """Pass the output's gradient through, and the weighed one of the penalty to the features."""
+        """Pass the output's gradient through, and give the features the penalty's, weighed."""
         phi_TEH, gates_BNE, weight_EHO = ctx.saved_tensors
         phi_TD = phi_TEH.flatten(1)
         losss_TEH = th.einsum("to,eho->teh", grads[0].flatten(0, -2), weight_EHO)

@@ -5,9 +5,16 @@ import reference
 import torch as th
 from torch import nn
 
-from sb3_moe.layers import LinearRouter, SparseMoE, StackedNetwork, TaskMoE, UniformMoE, mlp_experts
+from sb3_moe.layers import (
+    LinearRouter,
+    SparseMoE,
+    StackedNetwork,
+    TaskMoE,
+    UniformMoE,
+    mlp_experts,
+    paths,
+)
 from sb3_moe.layers import experts as experts_module
-from sb3_moe.layers import paths
 from sb3_moe.layers.spectral import (
     ByFeatures,
     ByLoss,
