@@ -15,6 +15,7 @@ from torch import nn
 
 from sb3_moe.layers import fused, paths
 from sb3_moe.layers.activations import FROM_OUTPUT, POINTWISE
+from sb3_moe.layers.combining import Combination
 from sb3_moe.layers.encoder import run
 from sb3_moe.layers.grouped import Groups, can_group, grouped_linear, sort_rows
 from sb3_moe.layers.shares import Share, apart
@@ -49,6 +50,8 @@ class Experts(nn.Module):
         self.macs = 0
         # Statistics over the batch need every row in every expert.
         self.needs_all_rows = False
+        # What is done with all outputs before they are summed.
+        self.combination: type[Combination] | None = None
 
     def forward(self, x_EMI: th.Tensor) -> th.Tensor:
         """Run each expert on rows of its own: (E, M, I) to (E, M, O)."""
@@ -56,7 +59,10 @@ class Experts(nn.Module):
 
     def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
-        return gated_sum(self.every(x_TI), gates_TE)
+        y_ETO = self.every(x_TI)
+        if self.combination is not None:
+            y_ETO = self.combination.outputs(y_ETO)
+        return gated_sum(y_ETO, gates_TE)
 
     def every(self, x_TI: th.Tensor) -> th.Tensor:
         """Run every expert on every row: (T, I) to (E, T, O)."""
@@ -70,7 +76,7 @@ class Experts(nn.Module):
         :param gates_TE: weight of each expert's output, zero where it was not chosen
         :return: (T, O)
         """
-        if self.needs_all_rows or is_recorded():
+        if self.needs_all_rows or self.combination is not None or is_recorded():
             return self.mixture(x_TI, gates_TE)
         if not self._wastes(x_TI, experts_Tk):
             return self.mixture(x_TI, gates_TE)
@@ -201,7 +207,7 @@ class StackedNetwork(Experts):
 
     def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
-        if not self.spreads:
+        if not self.spreads or self.combination is not None:
             return super().mixture(x_TI, gates_TE)
         two_layers = self.two_layers(x_TI.shape[0])
         if two_layers is not None:
@@ -228,6 +234,8 @@ class StackedNetwork(Experts):
         That is for two linear layers with biases and a known activation that nobody watches, and
         sizes at which the layers would run as wide GEMMs.
         """
+        if self.combination is not None:
+            return None
         # Attributes of modules are slow to find, and this is asked in every pass.
         modules: dict[str, Any] = self._modules
         layers, last = modules["layers"]._modules, modules["last"]

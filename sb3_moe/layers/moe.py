@@ -51,7 +51,8 @@ class MoELayer(nn.Module):
     :cvar title: how reports write it
     :cvar meaning: half a sentence for reports, about the experts
     :cvar learns: whether gradients reach what it decides by
-    :cvar needs_tasks: it sees the one-hot task id alone, and there is an expert for each task
+    :cvar sees_task: it sees the one-hot task id alone
+    :cvar needs_tasks: the same, and there is an expert for each task
     :cvar blind: it looks at nothing
     :cvar tokens: kinds of tokens that it takes; None: all
     :cvar placements: where it can sit; None: anywhere
@@ -71,6 +72,7 @@ class MoELayer(nn.Module):
     title: ClassVar[str] = "MoE"
     meaning: ClassVar[str] = ""
     learns: ClassVar[bool] = False
+    sees_task: ClassVar[bool] = False
     needs_tasks: ClassVar[bool] = False
     blind: ClassVar[bool] = False
     leaves_out: ClassVar[bool] = False
@@ -89,6 +91,7 @@ class MoELayer(nn.Module):
         cls.name = own.get("name", cls.__name__)
         cls.title = own.get("title", cls.name)
         cls.meaning = own.get("meaning", f"weighed by the router {cls.title}")
+        cls.sees_task = cls.sees_task or cls.needs_tasks
 
     def __init__(self, experts: Experts, *, aux: AuxCoefs = NO_AUX) -> None:
         super().__init__()
@@ -226,6 +229,12 @@ class MoELayer(nn.Module):
                 f"switched off, and gave {sorted(steering.off)} weight all the same"
             )
 
+    def join(self, first: MoELayer) -> None:
+        """Take over what the layers of one network have together.
+
+        :param first: the network's first layer with such a router
+        """
+
     def between_updates(self) -> None:
         """Change what may only change between two updates of the policy."""
 
@@ -293,7 +302,7 @@ class MoELayer(nn.Module):
         The only part besides the experts; the layer itself where there are several, or weights
         in none, and so nothing tells.
         """
-        if self.needs_tasks or self.blind:
+        if self.sees_task or self.blind:
             return []
         parts = [part for part in self.children() if part is not self.experts]
         return [self] if len(parts) > 1 or [*self.parameters(recurse=False)] else parts

@@ -50,17 +50,19 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param placement: where the experts sit: ``"none"``, ``"middle"``, ``"final"``, ``"all"``,
         ``"body"``, ``"big"``; see :class:`sb3_moe.policies.options.MoEOptions` for this and the
         other options
-    :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"uniform"``,
-        ``"random"``, or a class of your own
+    :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"embedding"``,
+        ``"uniform"``, ``"random"``, or a class of your own
     :param router_kwargs: the router's own options
     :param num_experts: None: the number of tasks for ``"task"``, else 4
     :param top_k: experts per token
     :param renormalize: make the gates of the kept experts sum to 1
     :param tokens: ``"sample"``, ``"conv"`` or ``"feature"``
     :param num_slots: slots per expert for the soft router; None: ceil(tokens / experts)
-    :param expert: ``"mlp"``, ``"linear"``, or a class of your own
+    :param combine: ``"sum"`` or ``"orthogonal"``
+    :param expert: ``"mlp"``, ``"linear"``, ``"simba"``, or a class of your own
     :param expert_kwargs: the expert's own options
     :param expert_width: hidden width of an expert; None: as the dense layer it replaces
+    :param block: ``"mlp"`` or ``"simba"``, of hidden layers without experts and within them
     :param head_router: ``"task"`` for a head for each task
     :param normalize_router: L2-normalise tokens and router weights
     :param router_noise: noise on the router's scores, off-policy training only
@@ -73,6 +75,7 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param freeze_idle: keep an expert without rows as it is; None: where the task id picks it
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
         ``"none"``
+    :param task_embedding: width of a learned vector for each task in place of the one-hot
     :param match_scale: let experts start as strong as the dense layers they stand for
     :param features_extractor_class: None: SB3's own where no experts need more, else
         :class:`sb3_moe.policies.extractors.TaskExtractor`
@@ -200,7 +203,10 @@ class MoEPolicy(WrittenBy, BaseModel):
     def _default_extractor(
         self, space: gym.Space[Any], kwargs: dict[str, Any]
     ) -> type[BaseFeaturesExtractor]:
-        plain = all(not each.is_moe and each.experts_see_task for each in self.moe.values())
+        plain = all(
+            not each.is_moe and each.experts_see_task and not each.embeds_task
+            for each in self.moe.values()
+        )
         plain = plain and not any(name in kwargs for name in OURS)
         dense = self.dense_extractor()
         return dense if plain and _takes(dense, space, kwargs) else TaskExtractor
@@ -316,7 +322,7 @@ class MoEPolicy(WrittenBy, BaseModel):
     def is_dense(self, tower: str, layout: Layout) -> bool:
         """Say whether SB3's own network serves as it is."""
         options = self.moe[tower]
-        if options.is_moe or layout.image_shape is not None:
+        if not options.is_plain or layout.image_shape is not None:
             return False
         return options.experts_see_task or layout.num_tasks == 0
 
