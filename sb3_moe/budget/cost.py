@@ -124,6 +124,8 @@ def _in_words(policy: MoEPolicy, tower: str) -> str:
         words += [f"{router} router", f"{layers[0].num_experts} experts"]
     if place.has_experts and options.combination is not None:
         words.append(f"{options.combination.name} outputs")
+    if place.has_experts and options.spectral_coef:
+        words.append("penalised features")
     if options.block != DEFAULTS["block"]:
         words.append(f"{options.block} blocks")
     if options.embeds_task:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch as th
 
-# As in the authors' code: an output that is nothing but others' stays next to nothing.
+# The authors add it to every norm, which in single precision is the same: an output of 0 stays 0.
 TINY = 1e-8
 
 
@@ -62,7 +62,7 @@ class Orthogonal(Combination):
         found, rest_ETO = [], y_ETO
         for _ in range(len(y_ETO)):
             first_TO = rest_ETO[0]
-            unit_TO = first_TO / (first_TO.norm(dim=-1, keepdim=True) + TINY)
+            unit_TO = first_TO / first_TO.norm(dim=-1, keepdim=True).clamp_min(TINY)
             found.append(unit_TO)
             rest_ETO = rest_ETO[1:]
             rest_ETO = rest_ETO - (rest_ETO * unit_TO).sum(-1, keepdim=True) * unit_TO

@@ -450,7 +450,6 @@ class MoEOptions:
             )
         return num_tasks
 
-
     def check_embedding(self, num_tasks: int) -> None:
         """Raise ValueError if a task embedding has no task id to stand for.
 

@@ -278,9 +278,7 @@ def test_parts_of_a_sample_are_no_rows_of_features():
 
 
 def test_off_policy_algorithms_have_no_loss_to_read():
-    with pytest.raises(
-        ValueError, match=r"`spectral_mode`='loss' reads .* of sb3_moe.pol"
-    ):
+    with pytest.raises(ValueError, match=r"`spectral_mode`='loss' reads .* of sb3_moe.pol"):
         arena.make("SAC", spectral_coef=0.1, spectral_mode="loss")
 
 
