@@ -32,7 +32,7 @@ MINATAR_PPO: dict[str, Any] = {
     },
 }
 
-# Arguments of a policy, for every algorithm: `SAC("MoeMultiInputPolicy", env, policy_kwargs=MOORE)`.
+# Arguments of a policy of any algorithm: `SAC("MoeMultiInputPolicy", env, policy_kwargs=MOORE)`.
 # What each has of its paper, and what not, stands in docs/methods.md.
 
 # A body for all tasks, which sees the id too, and a head for each.

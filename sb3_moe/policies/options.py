@@ -63,8 +63,8 @@ class MoEOptions:
     :param combine: ``"sum"``, or ``"orthogonal"``: each row's outputs of all experts are made
         orthonormal by Gram-Schmidt before they are summed
     :param expert: what stands in one expert for a hidden layer: ``"mlp"`` (two linear layers),
-        ``"linear"`` (one), ``"simba"`` (SimBa's blocks), or a module's class, itself or as ``"package.module:Class"``, that takes
-        (in_features, width, out_features, activation)
+        ``"linear"`` (one), ``"simba"`` (SimBa's blocks), or a module's class, itself or as
+        ``"package.module:Class"``, that takes (in_features, width, out_features, activation)
     :param expert_kwargs: its own options
     :param expert_width: hidden width of an expert; None: as the dense layer it replaces
     :param block: what a hidden layer is that isn't replaced by experts, or is part of one:

@@ -348,7 +348,7 @@ def test_tokens_that_are_parts_of_a_sample_are_not_combined():
 
 
 def test_behind_an_lstm_the_one_hot_stays():
-    with pytest.raises(ValueError, match="`task_embedding` must be None behind an LSTM, .* 'pi'"):
+    with pytest.raises(ValueError, match=r"`task_embedding` must be None behind an LSTM, .* 'pi'"):
         make("RecurrentPPO", "MoeMultiInputLstmPolicy", task_embedding=2)
 
 
