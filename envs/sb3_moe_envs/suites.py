@@ -52,6 +52,7 @@ def _gravities(robot: str) -> tuple[Task, ...]:
     )
 
 
+#: Every suite by its name, those of `register_suite` too.
 SUITES: dict[str, Suite] = {
     "MinAtar/MTRL3": Suite(_minatar(PAPER_GAMES)),
     "MinAtar/CRL3": Suite(_minatar(PAPER_GAMES), Cycle(steps_per_task=1_000_000)),

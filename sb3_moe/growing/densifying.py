@@ -62,7 +62,7 @@ def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = No
     :param model: with one of our policies
     :param task: the task whose observations it is for, where experts or heads go by that
     :param distill: observations; a dense network is fitted to what the model does on them, as
-        :func:`distil` does, and this returns what that returns
+        :func:`~sb3_moe.growing.distil` does, and this returns what that returns
     :raises TypeError: if the policy is not ours
     :raises ValueError: if the mixture is not one network, or images are encoded
     """

@@ -14,6 +14,7 @@ from torch import nn
 from sb3_moe.layers import LinearRouter
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
+from sb3_moe.optimizers.masks import keep_masked
 from sb3_moe.plasticity.activations import Activations
 from sb3_moe.plasticity.dormant import dormant_mask
 from sb3_moe.plasticity.hidden_layers import hidden_layers
@@ -35,7 +36,7 @@ def redo(policy: BasePolicy, obs: Obs, tau: float = 0.1) -> dict[str, int]:
     stay as they are: the measures of dormancy count them, but nothing tells what they would do.
 
     :param policy: of any algorithm; hidden layers whose weights on both sides are not known
-        (see :func:`~sb3_moe.plasticity.wiring.wirings`) stay as they are
+        (``sb3_moe.plasticity.wiring`` knows which) stay as they are
     :param obs: observations by which activity is judged; the paper takes 256
     :param tau: units whose score is at most this are dormant
     :return: how many neurons started anew in each layer, ``<tower>.<index>``
@@ -57,6 +58,7 @@ def redo(policy: BasePolicy, obs: Obs, tau: float = 0.1) -> dict[str, int]:
         mask_EH = _to_restart(activations[name], tau)
         _restart(wiring, mask_EH, activations[name], fresh, averages)
         counts[name] = int(mask_EH.sum())
+    keep_masked(policy)
     return counts
 
 
