@@ -15,12 +15,14 @@ from sb3_moe.callbacks.snapshot import SnapshotCallback
 from sb3_moe.callbacks.sparse import SparseTrainingCallback
 from sb3_moe.callbacks.task_gradients import TaskGradientCallback
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
+from sb3_moe.callbacks.weight_penalties import L2InitCallback, WeightNormDecayCallback
 from sb3_moe.evaluation.pinned_env import make_pinned_env
 from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
 from sb3_moe.learning_rates import LinearPerBlock
 from sb3_moe.snapshot.writing import save_snapshot
 
 __all__ = [
+    "L2InitCallback",
     "LinearPerBlock",
     "MultiTaskEvalCallback",
     "PlasticityCallback",
@@ -35,6 +37,7 @@ __all__ = [
     "TaskGradientCallback",
     "TaskRolloutCallback",
     "TaskSwitchCallback",
+    "WeightNormDecayCallback",
     "collect_probe",
     "evaluate_tasks",
     "make_pinned_env",
