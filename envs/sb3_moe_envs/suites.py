@@ -9,6 +9,7 @@ from typing import Any
 
 from sb3_moe_envs.conflicts import conflicting_breakouts, conflicting_cartpoles
 from sb3_moe_envs.minatar import GAMES
+from sb3_moe_envs.pixels import shuffled_breakouts
 from sb3_moe_envs.schedules import Cycle, Schedule
 from sb3_moe_envs.tasks import Task, as_tasks
 
@@ -80,6 +81,9 @@ SUITES: dict[str, Suite] = {
     ),
     **{f"Conflict/CartPole{k}": Suite(tuple(conflicting_cartpoles(k))) for k in (1, 2, 4, 8, 16)},
     **{f"Conflict/Breakout{k}": Suite(tuple(conflicting_breakouts(k))) for k in (2, 4, 8)},
+    "Plasticity/Breakout10": Suite(
+        tuple(shuffled_breakouts(10)), Cycle(steps_per_task=131_072, num_cycles=1)
+    ),
     "MuJoCo/Four": Suite(tuple(as_tasks(["Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5"]))),
     "MuJoCo/HopperGravity4": Suite(_gravities("Hopper")),
     "MuJoCo/HalfCheetahGravity4": Suite(_gravities("HalfCheetah")),
