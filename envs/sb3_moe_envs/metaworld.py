@@ -43,8 +43,8 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
 
     Meta-World's own environments ignore the seed of a reset, hide the goal until a task is set, and
     play fifty fixed goals; here each episode has its own, from the seed. After 500 steps an episode
-    is truncated; reaching the goal (`info["success"]`) doesn't end it. Observations are float32,
-    clipped to their space.
+    is truncated; reaching the goal (`info["success"]`, the only info) doesn't end it. Observations
+    are float32, clipped to their space.
 
     :param task: one of :data:`TASKS`
     :param reward: which of Meta-World's reward functions, `"V1"` or `"V2"`
@@ -88,14 +88,17 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         if seed is not None or not self._seeded:
             self._env.seed(int(self.np_random.integers(2**31)))
             self._seeded = True
-        return self._observed(self._env.reset()[0]), {}
+        box: Any = self.observation_space
+        # Meta-World clips what steps give, but not what a reset does.
+        return np.clip(self._env.reset()[0].astype(np.float32), box.low, box.high), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move the hand and the gripper."""
         observation, reward, terminated, truncated, info = self._env.step(action)
-        # Of one kind in all tasks, so that vector environments can stack what many tasks say.
-        said = {name: float(value) for name, value in info.items()}
-        return self._observed(observation), float(reward), bool(terminated), bool(truncated), said
+        # The rest of its info is parts of the reward, which would cost every step some time.
+        said = {"success": float(info["success"])}
+        observation = observation.astype(np.float32)
+        return observation, float(reward), bool(terminated), bool(truncated), said
 
     def render(self) -> Any:
         """Return a picture, or show it."""
@@ -104,10 +107,6 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
     def close(self) -> None:
         """Close the window, if there is one."""
         self._env.close()
-
-    def _observed(self, observation: np.ndarray) -> np.ndarray:
-        box: Any = self.observation_space
-        return np.clip(observation.astype(np.float32), box.low, box.high)
 
 
 def _draw_goals(env: Any) -> None:
