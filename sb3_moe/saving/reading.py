@@ -28,6 +28,7 @@ from sb3_moe.saving.hindsight import hindsight_buffer, is_hindsight
 from sb3_moe.saving.memory import BuildingLimit, check_buffer
 from sb3_moe.saving.networks import load_optimizers, load_weights
 from sb3_moe.saving.normalizer import SavedNormalizer
+from sb3_moe.saving.remembered import set_remembered
 from sb3_moe.saving.replay import load_replay_buffer
 from sb3_moe.saving.spaces import decode_space
 from sb3_moe.saving.tensors import TensorFile
@@ -169,6 +170,7 @@ class _Saved:
         if archive.REPLAY_BUFFER in self._file:
             rows = TensorFile(self._file, archive.REPLAY_BUFFER)
             load_replay_buffer(model.replay_buffer, self._state["replay_buffer"], rows)
+        set_remembered(self._decoder, self._state.get("remembered", {}), model)
         self._decoder.check_all_used()
         if model.use_sde:
             model.policy.reset_noise()
@@ -194,7 +196,7 @@ def _read_state(file: Archive) -> dict[str, Any]:
             f"it is of format version {str(state.get('format_version'))[:20]} and this sb3_moe "
             f"reads {FORMAT_VERSION}"
         )
-    if set(state) != _KEYS:
+    if set(state) - {"remembered"} != _KEYS:
         raise UnsafeFileError(f"{archive.MODEL} must have exactly the keys {sorted(_KEYS)}")
     if (state["replay_buffer"] is None) == (archive.REPLAY_BUFFER in file):
         raise UnsafeFileError("it has a replay buffer's rows or its state, but not both")
