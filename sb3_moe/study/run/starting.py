@@ -18,6 +18,9 @@ from sb3_moe.saving.reading import load
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.start import MODELS, StartFrom
 
+# Of a reason: torch names every tensor.
+LONGEST = 400
+
 
 def start_of(cell: CellConfig, cells: Path) -> Path | None:
     """Return the file of the model that a cell begins with; None for new weights.
@@ -106,7 +109,8 @@ def take_over(model: Any, trained: Any, start: StartFrom, name: str) -> None:
             trained = _upcycled(model, trained, start)
         model.policy.load_state_dict(trained.policy.state_dict())
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{where} doesn't fit: {error}") from error
+        reason = " ".join(str(error).split())  # torch says it in many lines
+        raise ValueError(f"{where} doesn't fit: {reason[:LONGEST]}") from error
     pairs = zip(_optimizers(model), _optimizers(trained), strict=True)
     for mine, theirs in pairs:
         if type(mine) is type(theirs):
