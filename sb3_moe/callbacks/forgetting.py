@@ -132,7 +132,9 @@ class AnchorCallback(BaseCallback):
             hook = self._hook(each)
             self._handles.append(each.parameter.register_post_accumulate_grad_hook(hook))
         # Off-policy a rollout may be a step long, and a device would be waited for in each.
-        if pulls and (isinstance(self.model, OnPolicyAlgorithm) or np.any(self.locals.get("dones"))):
+        if pulls and (
+            isinstance(self.model, OnPolicyAlgorithm) or np.any(self.locals.get("dones"))
+        ):
             penalty = self.coef * float(th.stack([each.penalty() for each in pulls]).sum())
             self.logger.record(f"continual/penalty/{self.key}", penalty)
 

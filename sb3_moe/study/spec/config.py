@@ -37,6 +37,7 @@ __all__ = [
     "with_what_is_said_since",
 ]
 
+#: How tasks come: together, one after the other, each alone, or by a schedule.
 Regime = Literal["mtrl", "crl", "scratch", "schedule"]
 
 # Bytes that file systems take for the name of a folder.
