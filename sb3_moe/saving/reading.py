@@ -42,7 +42,7 @@ _VERSION = re.compile(r"[\w.+!-]{1,60}", re.ASCII)
 _KEYS = {
     "format", "format_version", "versions", "algorithm", "policy", "observation_space",
     "action_space", "arguments", "progress", "schedules", "optimizers", "replay_buffer",
-    "normalizer", "tasks",
+    "normalizer", "tasks", "remembered",
 }  # fmt: skip
 # What files that were written before it was known lack.
 _LATER: dict[str, Any] = {"tasks": None, "remembered": {}}
