@@ -43,6 +43,12 @@ class MultiTaskEnv(gym.Env[Any, Any]):
     task was chosen by hand (`set_task`, `reset(options={"task_id": k})`) isn't counted by the
     schedule.
 
+    >>> env = MultiTaskEnv(["CartPole-v1", "Acrobot-v1"])
+    >>> obs, info = env.reset(seed=0, options={"task_id": 1})
+    >>> int(obs["task_id"]), env.task_names
+    (1, ['CartPole', 'Acrobot'])
+    >>> env.close()
+
     :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
     :param schedule: which task when: a schedule (it is copied), or a function of `Progress` that
         chooses for each episode; None: the suite's, or `Interleave()`

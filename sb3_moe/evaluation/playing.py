@@ -44,6 +44,14 @@ def evaluate_tasks(
     Each copy has its own share of the episodes: taking those that end first would favour short
     ones. An Atari game is played to its end, over all lives, and its return is the game's score.
 
+    >>> import sb3_moe
+    >>> from sb3_moe.callbacks import make_pinned_env
+    >>> from stable_baselines3 import PPO
+    >>> env = sb3_moe.make_multitask_vec_env(["CartPole-v1"], seed=0)
+    >>> model = PPO("MoeMultiInputPolicy", env, seed=0)
+    >>> evaluate_tasks(model, make_pinned_env(env), n_eval_episodes=2).returns.shape
+    (1, 2)
+
     :param model: only its ``predict`` is used, with ``action_masks`` where it takes them and the
         environment has them
     :param env: a monitored environment, multi-task or of a single task

@@ -63,6 +63,14 @@ def load(
     generators are as they were. As in SB3's ``load``, the generators are seeded with the model's
     seed, and episodes begin anew; those that a HerReplayBuffer has begun end where they are.
 
+    >>> import tempfile, sb3_moe
+    >>> from stable_baselines3 import PPO
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sb3_moe.save(PPO("MoeMlpPolicy", "CartPole-v1"), f"{folder}/agent.moe")
+    ...     model = sb3_moe.load(f"{folder}/agent.moe", "CartPole-v1")
+    >>> type(model).__name__, model.policy.get_expert("pi", 0) is not None
+    ('PPO', True)
+
     :param path: the file, with its ending ``.moe`` or without
     :param env: to go on training with, or its id; None: for predictions, or for ``set_env`` (and a
         HerReplayBuffer's own ``set_env``)

@@ -44,6 +44,12 @@ def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:
     return np.asarray(env.env_method("get_task"), dtype=np.int64).reshape(-1)
 
 
+def only_task(env: VecEnv) -> int | None:
+    """Return the task that all copies play now; None if they play several."""
+    tasks = set(tasks_played(env).tolist())
+    return tasks.pop() if len(tasks) == 1 else None
+
+
 def action_meanings(env: VecEnv) -> dict[int, list[str]]:
     """Return what tasks call their choices, by task, for those that say so."""
     if not isinstance(env.action_space, spaces.Discrete):

@@ -25,6 +25,12 @@ def make_multitask_vec_env(
 ) -> VecEnv:
     """Build a monitored VecEnv over several tasks, in the fastest arrangement that fits them.
 
+    >>> env = make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], n_envs=4, seed=0)
+    >>> env.get_attr("task_names")[0]
+    ['CartPole', 'Acrobot']
+    >>> env.reset()["task_id"].tolist()
+    [0, 0, 1, 1]
+
     :param tasks: a suite's name, or a list of Gymnasium ids, (id, kwargs) pairs or callables
     :param n_envs: how many environments; None: one per task
     :param seed: of the environments and the schedule, used at the first reset

@@ -52,6 +52,13 @@ def watch(
     watched too. With ``without`` everything is played again, from the same seed, for each expert
     that is switched off.
 
+    >>> from stable_baselines3 import PPO
+    >>> model = PPO("MoeMlpPolicy", "CartPole-v1")
+    >>> replay = watch(model, max_steps=5, frames=False)
+    >>> track = replay.runs[0].tracks[0]
+    >>> track.gates["pi.middle"].shape  # steps, experts
+    (5, 4)
+
     :param model: of any algorithm
     :param env: as the model takes it, an id too; None: one like the model's own. What
         :func:`sb3_moe.make_multitask_vec_env` built is built again, with a copy for each task

@@ -178,7 +178,7 @@ class Replay:
         """Write a film of all tasks with the gates drawn in.
 
         :param path: ends in ``.gif``, or in ``.mp4``, which takes the extra ``video``
-        :param kwargs: as of :func:`sb3_moe.watching.video.write_video`
+        :param kwargs: as of ``sb3_moe.watching.video.write_video``
         """
         from sb3_moe.watching.video import write_video
 

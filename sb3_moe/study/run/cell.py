@@ -28,10 +28,11 @@ from sb3_moe.generators import preserved_generators
 from sb3_moe.snapshot.manifest import DamagedError, UntrustedError
 from sb3_moe.snapshot.model_file import write_model
 from sb3_moe.snapshot.resuming import resume
-from sb3_moe.study.run.folder import CellFolder
+from sb3_moe.study.run.folder import CellFolder, write_json
 from sb3_moe.study.run.heartbeat import Heartbeat
 from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.provenance import provenance
+from sb3_moe.study.run.starting import begin_with, start_of
 from sb3_moe.study.spec.callbacks import build_callbacks
 from sb3_moe.study.spec.config import CellConfig
 
@@ -58,7 +59,7 @@ def train_cell(cell: CellConfig, folder: CellFolder, *, trust: bool = False) -> 
     th.set_num_threads(1)
     begun = time.monotonic()
     folder.start({"cell": cell.to_dict(), **_resolved(cell), **provenance()})
-    model, env = _restored(cell, folder, trust) or build(cell)
+    model, env = _restored(cell, folder, trust) or _begun(cell, folder)
     start = model.num_timesteps
     logger = _logger(folder, start)
     model.set_logger(logger)
@@ -93,6 +94,15 @@ def _resolved(cell: CellConfig) -> dict[str, Any]:
     """Say what the algorithm is built with, and how many steps it takes between two updates."""
     arguments = "ppo" if cell.algorithm == "PPO" else "arguments"
     return {arguments: cell.resolved, "algorithm": cell.algorithm, "rollout": cell.rollout}
+
+
+def _begun(cell: CellConfig, folder: CellFolder) -> tuple[BaseAlgorithm, VecEnv]:
+    """Build the model, with the weights that it begins with, and write down whose they are."""
+    model, env = build(cell)
+    path = start_of(cell, folder.path.parent)
+    if path is not None:
+        write_json(folder.path / "start_from.json", begin_with(model, cell, path))
+    return model, env
 
 
 def _restored(

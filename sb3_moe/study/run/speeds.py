@@ -103,7 +103,11 @@ def _shortened(cell: CellConfig) -> CellConfig:
     steps = min(cell.steps_per_task, _trial_steps(cell))
     points = max(1, round(cell.evaluation.points * steps / cell.steps_per_task))
     evaluation = replace(cell.evaluation, points=points)
-    return replace(cell, steps_per_task=steps, evaluation=evaluation, checkpoints=1)
+    # Its start is not there yet, and no faster or slower than new weights.
+    new = replace(cell.architecture, start_from=None)
+    return replace(
+        cell, architecture=new, steps_per_task=steps, evaluation=evaluation, checkpoints=1
+    )
 
 
 def _trial_steps(cell: CellConfig) -> int:
