@@ -17,6 +17,7 @@ from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving.reading import load
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.start import MODELS, StartFrom
+from sb3_moe.tasks.known import tasks_known
 
 
 def start_of(cell: CellConfig, cells: Path) -> Path | None:
@@ -54,6 +55,7 @@ def begin_with(model: BaseAlgorithm, cell: CellConfig, path: Path) -> dict[str, 
     start = cell.architecture.start_from
     assert start is not None
     trained = read_trained(model, path)
+    _check_order(model, trained, cell.architecture.name)
     take_over(model, trained, start, cell.architecture.name)
     grows = has_experts(model) and not has_experts(trained)
     return {
@@ -62,6 +64,19 @@ def begin_with(model: BaseAlgorithm, cell: CellConfig, path: Path) -> dict[str, 
         "steps": trained.num_timesteps,
         "upcycled": start.how if grows else None,
     }
+
+
+def _check_order(model: BaseAlgorithm, trained: BaseAlgorithm, name: str) -> None:
+    """Refuse a model in which the ids stand for the same tasks in another order; others may come.
+
+    :raises ValueError: with both orders
+    """
+    known, own = tasks_known(trained) or [], tasks_known(model) or []
+    if known != own and sorted(known) == sorted(own):
+        raise ValueError(
+            f"`architectures.{name}.start_from` must be a model of the tasks in the study's order, "
+            f"{own}, got {known}"
+        )
 
 
 def read_trained(model: BaseAlgorithm, path: Path) -> Any:

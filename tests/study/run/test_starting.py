@@ -66,6 +66,18 @@ def test_a_cell_begins_with_what_the_other_ended_with(tmp_path, values, policy_k
     env.close()
 
 
+def test_a_model_of_the_tasks_in_another_order_is_refused(tmp_path):
+    one = first(**ON_POLICY)
+    swapped, env = build(replace(one, games=one.games[::-1], tasks=one.tasks[::-1]))
+    sb3_moe.save(swapped, tmp_path / "swapped.moe")
+    env.close()
+    model, env = build(one)
+    order = r"in the study's order, \['CartPole', 'Acrobot'\], got \['Acrobot', 'CartPole'\]"
+    with pytest.raises(ValueError, match=r"`architectures.grown.start_from` must be .* " + order):
+        begin_with(model, second(one), tmp_path / "swapped.moe")
+    env.close()
+
+
 def test_a_cell_that_goes_on_from_a_snapshot_does_not_begin_again(tmp_path, monkeypatch):
     from test_any_cell import stopped
 
