@@ -12,6 +12,7 @@ from sb3_moe.callbacks.replay import ReplayCallback
 from sb3_moe.callbacks.rollout import TaskRolloutCallback
 from sb3_moe.callbacks.routing import RoutingCallback
 from sb3_moe.callbacks.snapshot import SnapshotCallback
+from sb3_moe.callbacks.task_advantages import TaskAdvantageCallback
 from sb3_moe.callbacks.task_gradients import TaskGradientCallback
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
 from sb3_moe.evaluation.pinned_env import make_pinned_env
@@ -29,6 +30,7 @@ __all__ = [
     "RoutingCallback",
     "ShrinkAndPerturbCallback",
     "SnapshotCallback",
+    "TaskAdvantageCallback",
     "TaskEpisodes",
     "TaskGradientCallback",
     "TaskRolloutCallback",
