@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_moe.buffers.rollout import DeviceRolloutBuffer
 from sb3_moe.layers.checks import whole_or_none
-from sb3_moe.observations.pictures import is_image
-from sb3_moe.observations.task_ids import TASK_KEY, Tail, has_task_key
+from sb3_moe.observations.task_ids import TaskIds
 
 if TYPE_CHECKING:
     _Buffer = RolloutBuffer
@@ -55,29 +53,11 @@ class PerTaskAdvantages(_Buffer):
         :raises ValueError: if they don't
         """
         whole_or_none("num_tasks", num_tasks)
-        space = self.observation_space
-        self._tail: Tail | None = None
-        if has_task_key(space):
-            if num_tasks is not None:
-                raise ValueError(
-                    f"`num_tasks` must be left out where a Dict holds the task id, got {num_tasks}"
-                )
-            return
-        if num_tasks is None or not isinstance(space, spaces.Box):
-            raise ValueError(
-                "advantages by task need a task id in the observation: a Dict with `task_id`, as "
-                "make_multitask_vec_env gives, or num_tasks=N for a one-hot at the end of a Box; "
-                f"got num_tasks={num_tasks} and {space}"
-            )
-        planes = is_image(space)
-        if not planes and not num_tasks < space.shape[-1]:
-            raise ValueError(f"`num_tasks` must leave something of {space}, got {num_tasks}")
-        self._tail = Tail.of_space(space, num_tasks, planes=planes)
+        self._task_ids = TaskIds(self.observation_space, num_tasks, "normalising by task")
 
     def tasks(self) -> np.ndarray:
         """Return the task of each step, (T, E)."""
-        stored: Any = self.observations
-        ids = stored[TASK_KEY] if self._tail is None else self._tail.ids(stored)
+        ids = self._task_ids(self.observations)
         array = ids.cpu().numpy() if isinstance(ids, th.Tensor) else np.asarray(ids)
         return array.reshape(self.buffer_size, self.n_envs)
 

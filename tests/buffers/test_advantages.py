@@ -93,10 +93,14 @@ def test_tasks_are_read_from_planes_of_pictures_with_channels_first_or_last():
 @pytest.mark.parametrize(
     ("space", "num_tasks", "message"),
     [
-        (spaces.Box(-1, 1, (4,)), None, "need a task id in the observation: a Dict with `task_id`"),
-        (spaces.Discrete(4), 2, "need a task id in the observation: .*Discrete"),
+        (
+            spaces.Box(-1, 1, (4,)),
+            None,
+            "needs a task id in the observation: a Dict with `task_id`",
+        ),
+        (spaces.Discrete(4), 2, "needs a task id in the observation: .*Discrete"),
         (spaces.Box(-1, 1, (4,)), 4, "`num_tasks` must leave something of Box.*got 4"),
-        (DICT, 3, "`num_tasks` must be left out where a Dict holds the task id, got 3"),
+        (DICT, 2, "`num_tasks` must agree with the task_id space, 3, got 2"),
         (spaces.Box(-1, 1, (4,)), 0, "`num_tasks` must be at least 1"),
     ],
 )
