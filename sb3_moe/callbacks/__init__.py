@@ -15,6 +15,7 @@ from sb3_moe.callbacks.rollout import TaskRolloutCallback
 from sb3_moe.callbacks.routing import RoutingCallback
 from sb3_moe.callbacks.snapshot import SnapshotCallback
 from sb3_moe.callbacks.sparse import SparseTrainingCallback
+from sb3_moe.callbacks.task_advantages import TaskAdvantageCallback
 from sb3_moe.callbacks.task_gradients import TaskGradientCallback
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
 from sb3_moe.callbacks.weight_penalties import L2InitCallback, WeightNormDecayCallback
@@ -38,6 +39,7 @@ __all__ = [
     "ShrinkAndPerturbCallback",
     "SnapshotCallback",
     "SparseTrainingCallback",
+    "TaskAdvantageCallback",
     "TaskEpisodes",
     "TaskGradientCallback",
     "TaskRolloutCallback",

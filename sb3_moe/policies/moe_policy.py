@@ -77,6 +77,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         ``"none"``
     :param task_embedding: width of a learned vector for each task in place of the one-hot
     :param match_scale: let experts start as strong as the dense layers they stand for
+    :param action_dims: how many dimensions each task's Box action has; the rest is left out
     :param features_extractor_class: None: SB3's own where no experts need more, else
         :class:`sb3_moe.policies.extractors.TaskExtractor`
     :param features_extractor_kwargs: its arguments
@@ -227,6 +228,8 @@ class MoEPolicy(WrittenBy, BaseModel):
             kwargs["optimizer_kwargs"] = {**self.adam_kwargs, "fused": True}
 
     def _check_gsde(self, kwargs: dict[str, Any]) -> None:
+        if kwargs.get("use_sde") and self.moe["pi"].action_dims is not None:
+            raise ValueError("`use_sde` must be False with `action_dims`, got True")
         if kwargs.get("use_sde") and self.moe["pi"].place.whole:
             raise ValueError(
                 "`use_sde`=True needs the latent of the actor's last layer, which "

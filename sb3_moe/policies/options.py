@@ -93,6 +93,8 @@ class MoEOptions:
         sees in its place; what goes by the task alone still has the one-hot
     :param match_scale: scale the experts' initial weights so that each layer of experts starts as
         strong as the dense layer it stands for
+    :param action_dims: how many dimensions each task's Box action has, where they are padded to one
+        space: what a task lacks is 0, and has no part in log-probability, entropy and critics
     :raises TypeError: if a value has the wrong type
     :raises ValueError: if a value or a combination is not valid
     """
@@ -123,12 +125,14 @@ class MoEOptions:
     task_input: str = "both"
     task_embedding: int | None = None
     match_scale: bool = False
+    action_dims: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         place, router = self.place, self.router_class
         one_of("tokens", self.tokens, TOKENS)
         one_of("task_input", self.task_input, TASK_INPUTS)
         yes_or_no("match_scale", self.match_scale)
+        self._check_action_dims()
         whole_or_none("num_experts", self.num_experts)
         whole_or_none("expert_width", self.expert_width)
         whole_or_none("task_embedding", self.task_embedding)
@@ -192,6 +196,17 @@ class MoEOptions:
             raise type(error)(str(error).replace("`router`", "`head_router`", 1)) from error
 
     # What goes together.
+
+    def _check_action_dims(self) -> None:
+        if self.action_dims is None:
+            return
+        if not isinstance(self.action_dims, list | tuple) or not self.action_dims:
+            raise TypeError(
+                f"`action_dims` must be a list with a number for each task, got "
+                f"{self.action_dims!r}"
+            )
+        for size in self.action_dims:
+            whole("action_dims", size)
 
     def _check_router(self) -> None:
         """Refuse what the router doesn't take."""

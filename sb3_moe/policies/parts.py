@@ -13,6 +13,7 @@ from torch import nn
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
+from sb3_moe.policies.own_actions import OwnDimensions, OwnSquashedDistribution, own_dimensions
 from sb3_moe.policies.plain_distributions import plain
 from sb3_moe.policies.towers import Columns
 
@@ -34,6 +35,7 @@ class MoEPart(_Model):
 
     dense_class: ClassVar[type[Any]]
     judges_actions: ClassVar[bool] = False
+    own: OwnDimensions | None
 
     def __init__(self, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name) for name in DEFAULTS if name in kwargs}
@@ -42,7 +44,9 @@ class MoEPart(_Model):
         self.given = {k: v for k, v in kwargs.items() if k != "features_extractor"} | options
         action_dim = get_action_dim(self.action_space) if self.judges_actions else 0
         layout = MoEPolicy.layout(kwargs["features_extractor"], action_dim)
-        self.put_experts(Architect(MoEOptions(**options), layout))
+        moe = MoEOptions(**options)
+        self.own = own_dimensions(moe.action_dims, self, kwargs["features_extractor"])
+        self.put_experts(Architect(moe, layout))
 
     def put_experts(self, architect: Architect) -> None:
         """Replace layers of the network that SB3 built."""
@@ -64,7 +68,8 @@ def make_part(
     :param part_class: with experts
     :param kwargs: arguments of SB3's network, features extractor included
     """
-    if policy.is_dense(tower, policy.layout(kwargs["features_extractor"])):
+    dense = policy.is_dense(tower, policy.layout(kwargs["features_extractor"]))
+    if dense and policy.moe[tower].action_dims is None:
         return part_class.dense_class(**kwargs).to(policy.device)
     return part_class(**kwargs, **policy.moe[tower].by_name()).to(policy.device)
 
@@ -114,6 +119,31 @@ class GaussianActor(MoEPart):
         actor.mu = Columns(0, action_dim)
         actor.log_std = Columns(action_dim, 2 * action_dim)
 
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """Return actions, 0 where the task has none."""
+        actor: Any = super()
+        if self.own is None:
+            return actor.forward(obs, deterministic)
+        mean_actions, log_std, _ = self._get_params(obs)
+        return self._distribution(obs).actions_from_params(mean_actions, log_std, deterministic)
+
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        """Return sampled actions and the log-probability of what the task has of them."""
+        actor: Any = super()
+        if self.own is None:
+            return actor.action_log_prob(obs)
+        mean_actions, log_std, _ = self._get_params(obs)
+        return self._distribution(obs).log_prob_from_params(mean_actions, log_std)
+
+    def _get_params(self, obs: PyTorchObs) -> Any:
+        actor: Any = self
+        return actor.get_action_dist_params(obs)
+
+    def _distribution(self, obs: PyTorchObs) -> OwnSquashedDistribution:
+        assert self.own is not None
+        distribution = OwnSquashedDistribution(get_action_dim(self.action_space))
+        return distribution.of(self.own(obs))
+
 
 class TowerCritic(MoEPart, _Critic):
     """A critic that hands features and actions to its towers apart.
@@ -142,6 +172,8 @@ class TowerCritic(MoEPart, _Critic):
         """
         with th.set_grad_enabled(grad and th.is_grad_enabled()):
             features = self.extract_features(obs, self.features_extractor)
+        if self.own is not None:
+            actions = self.own.keep(actions, obs)
         towers = self.q_networks[:1] if only_first else self.q_networks
         return tuple(tower(features, actions) for tower in towers)
 
