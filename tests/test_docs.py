@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from budgets import with_tiny_budgets
 
 from sb3_moe import callbacks
 from sb3_moe.layers.expert_kinds import EXPERTS
@@ -82,7 +83,7 @@ def test_a_pages_snippets_run_from_top_to_bottom(page, tmp_path, monkeypatch):
         if file:
             (tmp_path / file[1]).write_text(code)
         else:
-            exec(compile(code, str(page), "exec"), namespace)
+            exec(compile(with_tiny_budgets(code), str(page), "exec"), namespace)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from sb3_moe_envs.conflicts import conflicting_breakouts, conflicting_cartpoles
@@ -91,7 +92,11 @@ def get_suite(name: str) -> list[Task]:
     :raises ValueError: if no suite has that name
     """
     if name not in SUITES:
-        raise ValueError(f"`tasks` must name a suite, one of {sorted(SUITES)}, got {name!r}")
+        near = get_close_matches(name, SUITES, n=1)
+        raise ValueError(
+            f"`tasks` must name a suite, one of {sorted(SUITES)}, got {name!r}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        )
     return list(SUITES[name].tasks)
 
 

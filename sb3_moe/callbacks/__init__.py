@@ -1,6 +1,8 @@
 """Callbacks for any algorithm of SB3: look at every task, and inside the networks."""
 
 from sb3_moe.callbacks.evaluate import MultiTaskEvalCallback
+from sb3_moe.callbacks.forgetting import EWCCallback, L2AnchorCallback
+from sb3_moe.callbacks.freeze_router import FreezeRouterCallback
 from sb3_moe.callbacks.plasticity import PlasticityCallback
 from sb3_moe.callbacks.probing import collect_probe
 from sb3_moe.callbacks.remedies import (
@@ -22,6 +24,9 @@ from sb3_moe.learning_rates import LinearPerBlock
 from sb3_moe.snapshot.writing import save_snapshot
 
 __all__ = [
+    "EWCCallback",
+    "FreezeRouterCallback",
+    "L2AnchorCallback",
     "L2InitCallback",
     "LinearPerBlock",
     "MultiTaskEvalCallback",

@@ -58,6 +58,14 @@ def upcycle(
     Arguments, counts, target networks, the optimisers' averages (times the gate, or its square)
     and, where the space stays, the replay buffer go along. The given model stays as it is.
 
+    >>> from stable_baselines3 import PPO
+    >>> dense = PPO("MlpPolicy", "CartPole-v1", n_steps=64)
+    >>> model = upcycle(dense, placement="middle", num_experts=4)
+    >>> obs = model.get_env().reset()
+    >>> before, after = (each.predict(obs, deterministic=True)[0] for each in (dense, model))
+    >>> bool((before == after).all())
+    True
+
     :param model: dense, SB3's or ours, of any algorithm with MoE policies
     :param how: ``"copy"`` or ``"split"``
     :param env: of the new model; None: the old one's. Its observations may hold a task id that

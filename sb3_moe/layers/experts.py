@@ -28,7 +28,7 @@ from sb3_moe.layers.stacking import (
     stack,
     unstack_all,
 )
-from sb3_moe.layers.tracing import is_eager, is_recorded, is_watched
+from sb3_moe.layers.tracing import is_eager, is_recorded, is_transformed, is_watched
 
 # A stacked linear layer's parameters.
 NAMES = ("weight", "bias_EO")
@@ -77,8 +77,9 @@ class Experts(nn.Module):
             return self.mixture(x_TI, gates_TE)
         if self.num_experts >= paths.GROUPED_FROM and self.runs_grouped(x_TI):
             return self._grouped(x_TI, experts_Tk, gates_TE)
-        # One by one needs the counts on the host: on a GPU that wait costs more than the waste.
-        if not paths.on_cpu(x_TI):
+        # One by one needs the counts on the host: on a GPU that wait costs more than the waste,
+        # and under a transform there is nothing to read.
+        if not paths.on_cpu(x_TI) or is_transformed():
             return self.mixture(x_TI, gates_TE)
         return self._sorted(x_TI, experts_Tk, gates_TE)
 

@@ -60,6 +60,7 @@ class MoELayer(nn.Module):
         :meth:`combine` changes the gates that it is given
     :cvar when_off: half a sentence for reports, about an expert that is switched off
     :cvar steering: what someone who looks inside does to the routing for a while
+    :cvar holds_router: whether its router is kept as it is, see :meth:`hold_router`
     :param experts: the experts
     :param aux: coefficients of the auxiliary losses, added while training
     :raises ValueError: if there is an auxiliary loss and nothing that it could teach
@@ -78,6 +79,7 @@ class MoELayer(nn.Module):
     steers_itself: ClassVar[bool] = False
     when_off: ClassVar[str] = "its output is zero, and the others count as before"
     steering: Steering | None = None
+    holds_router: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Name what the class does not name itself."""
@@ -280,6 +282,26 @@ class MoELayer(nn.Module):
         :return: (T, E), with rows in the order in which the experts saw them
         """
         return routing.gates_BNE.flatten(0, 1)
+
+    # What its router learns.
+
+    def router_parameters(self) -> list[nn.Parameter]:
+        """Return what the router learns: all parameters but the experts'."""
+        of_experts = set(self.experts.parameters())
+        return [each for each in self.parameters() if each not in of_experts]
+
+    def hold_router(self, still: bool) -> None:
+        """Keep what the router decides by as it is, bit for bit, or let it learn again.
+
+        A parameter without a gradient is left alone by torch's optimisers, with its averages.
+        Nothing of this is saved.
+
+        :param still: whether to keep it
+        """
+        self.holds_router = still
+        for each in self.router_parameters():
+            each.requires_grad_(not still)
+            each.grad = None
 
     def readers(self) -> list[nn.Module]:
         """Return the modules by which the router reads its input.

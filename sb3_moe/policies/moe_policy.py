@@ -99,6 +99,8 @@ class MoEPolicy(WrittenBy, BaseModel):
         **kwargs: Any,
     ) -> None:
         _refuse_unknown(type(self), kwargs)
+        # The optimisers that keep idle experts still, by tower.
+        self._frozen: dict[str, th.optim.Optimizer] = {}
         self.moe_options = {name: kwargs.pop(name, value) for name, value in DEFAULTS.items()}
         self.moe = per_tower(self.moe_options, self.towers)
         noise = max(each.router_options.get("router_noise", 0.0) for each in self.moe.values())
@@ -242,18 +244,22 @@ class MoEPolicy(WrittenBy, BaseModel):
     # Experts that get no row.
 
     def _freeze_idle(self) -> None:
-        """Let the optimisers keep idle experts as they are, where that is wanted."""
+        """Let the optimisers keep idle experts as they are, where that is wanted, if they don't."""
         optimizers = networks_of(self).optimizers()
         held: dict[th.optim.Optimizer, list[Experts]] = {}
-        explicit = set()
+        explicit, before = set(), self._frozen.values()
+        self._frozen = {}
         for name, layer in self.moe_layers().items():
             tower = name.split(".")[0]
             options = self.moe[tower.rstrip(digits)]
             if options.freezes_idle(layer):
                 held.setdefault(optimizers[tower], []).append(layer.experts)
+                self._frozen[tower] = optimizers[tower]
                 if options.freeze_idle:
                     explicit.add(optimizers[tower])
         for optimizer, layers in held.items():
+            if optimizer in before:
+                continue
             if optimizer in explicit or why_unsupported(optimizer) is None:
                 IdleExperts(optimizer, layers, always=optimizer in explicit)
 
@@ -263,7 +269,14 @@ class MoEPolicy(WrittenBy, BaseModel):
         for optimizer in networks_of(self).optimizers().values():
             for group in optimizer.param_groups:
                 group.setdefault(MARK, False)
+        self._frozen = {}
         self._freeze_idle()
+
+    def _freeze_idle_again(self) -> None:
+        """Teach an optimiser that the user put in another's place."""
+        optimizers = networks_of(self).optimizers()
+        if any(optimizers[tower] is not known for tower, known in self._frozen.items()):
+            self._freeze_idle()
 
     # What routers do between two updates, such as loss-free balancing.
 
@@ -277,6 +290,8 @@ class MoEPolicy(WrittenBy, BaseModel):
         if self._predicting and self._has_experts and _is_in_mode(self, mode):
             return  # Experts are many modules: to set each anew takes a fifth of a single action.
         super().set_training_mode(mode)
+        if mode and self._frozen:
+            self._freeze_idle_again()
         if mode or self._predicting or not self._acts_between_updates:
             return
         for layer in self.moe_layers().values():

@@ -67,3 +67,8 @@ def _join_arrays(parts: Sequence[tuple[Any, np.ndarray]], num_envs: int) -> np.n
         for row, value in zip(np.arange(num_envs)[rows], array, strict=True):
             joined[row] = value
     return joined
+
+
+def without_final(infos: dict[str, Any]) -> dict[str, Any]:
+    """Return infos without what the episodes that ended left behind."""
+    return {key: value for key, value in infos.items() if key not in FINAL}
