@@ -96,11 +96,9 @@ def test_a_strong_penalty_keeps_weights_where_it_draws_them(kind):
 
 
 def test_an_expert_without_rows_stays_as_it_is_bit_for_bit():
-    model = make(DQN, "MoeMultiInputPolicy", toy_vec_env((0,)))
-    model.policy_kwargs["router"] = "task"
     kwargs = {"router": "task", "net_arch": [8]}
     model = make(DQN, "MoeMultiInputPolicy", toy_vec_env((0,)), policy_kwargs=kwargs)
-    weight = next(iter(model.policy.moe_layers()["qf.0"].experts.layers)).weight
+    weight = model.policy.moe_layers()["qf.middle"].experts.layers[0].weight
     before = weight.detach().clone()
     model.learn(30, WeightNormDecayCallback(1.0))
     assert th.equal(weight[1:], before[1:])
