@@ -13,12 +13,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from sb3_moe_envs.masks import has_masks, masks_of, masks_of_copies
 from sb3_moe_envs.meanings import in_coordinates
 from sb3_moe_envs.numbers import whole
+from sb3_moe_envs.vector.shown import ShownWorld
 
 #: where an info says which actions are allowed
 MASK = "action_mask"
@@ -138,7 +139,7 @@ class Conflicting(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], RecordConstruct
         return shown, reward, terminated, truncated, self._coordinates.info(info)
 
 
-class ConflictingVector(VectorWrapper):
+class ConflictingVector(ShownWorld):
     """Show all copies of a vector world in other :class:`Coordinates`.
 
     :param env: a :class:`~sb3_moe_envs.vector.world.VectorWorld`
@@ -180,33 +181,13 @@ class ConflictingVector(VectorWrapper):
         """What names the choices; there only if the environment has such a method."""
         return in_coordinates(self.env, self._coordinates.actions)
 
-    def reset(
-        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode in every copy."""
-        world: Any = self.env
-        observations, infos = world.reset(seed=seed, options=options)
-        return self._coordinates.observation(observations), infos
+    def shown(self, observations: np.ndarray) -> np.ndarray:
+        """Show observations in these coordinates."""
+        return self._coordinates.observation(observations)
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step every copy with its action."""
-        self.step_async(actions)
-        return self.step_wait()
-
-    def step_async(self, actions: Any) -> None:
-        """Begin a step."""
-        world: Any = self.env
-        world.step_async(self._coordinates.action(actions))
-
-    def step_wait(self) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Wait for the step that :meth:`step_async` began."""
-        world: Any = self.env
-        observations, rewards, terminated, truncated, infos = world.step_wait()
-        if "final_obs" in infos:
-            for row in np.flatnonzero(infos["_final_obs"]).tolist():
-                infos["final_obs"][row] = self._coordinates.observation(infos["final_obs"][row])
-        shown = self._coordinates.observation(observations)
-        return shown, rewards, terminated, truncated, infos
+    def meant(self, actions: Any) -> Any:
+        """Give the world's actions."""
+        return self._coordinates.action(actions)
 
 
 def _permutation(name: str, given: Sequence[int] | None, length: int) -> np.ndarray:
