@@ -57,10 +57,12 @@ class AnchorCallback(WeightPenaltyCallback):
     def _on_training_start(self) -> None:
         """Go on from what the model remembers, unless its run starts anew."""
         super()._on_training_start()
-        past = vars(self.model).get("anchors", {}) if self.model.num_timesteps > 0 else {}
-        vars(self.model)["anchors"] = past
+        # Others may keep theirs beside it.
+        anchors = vars(self.model).setdefault("anchors", {})
+        if self.model.num_timesteps == 0:
+            anchors.pop(self.key, None)
         fresh: dict[str, Any] = {"task": None, "weights": {}, "strengths": {}, "rows": {}}
-        self.kept: dict[str, Any] = past.setdefault(self.key, fresh)
+        self.kept: dict[str, Any] = anchors.setdefault(self.key, fresh)
 
     def _on_rollout_start(self) -> None:
         super()._on_rollout_start()

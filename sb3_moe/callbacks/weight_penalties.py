@@ -116,7 +116,8 @@ class WeightPenaltyCallback(BaseCallback):
             hook = self._hook(each, masks.get(each.parameter), experts.get(each.parameter))
             self._handles.append(each.parameter.register_post_accumulate_grad_hook(hook))
         # Off-policy a rollout may be a step long, and a device would be waited for in each.
-        if pulls and (isinstance(self.model, OnPolicyAlgorithm) or np.any(self.locals["dones"])):
+        on_policy = isinstance(self.model, OnPolicyAlgorithm)
+        if pulls and (on_policy or np.any(self.locals.get("dones"))):
             penalty = self.coef * float(th.stack([each.penalty() for each in pulls]).sum())
             self.logger.record(f"{self.room}/penalty/{self.key}", penalty)
 
