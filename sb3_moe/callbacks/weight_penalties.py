@@ -149,7 +149,7 @@ class L2InitCallback(WeightPenaltyCallback):
     """Draw weights towards those with which they started (Kumar et al. 2023, arXiv 2308.11958).
 
     Their coefficient is half of this one. Where weights started is where they are when the first
-    training with this callback begins; what SB3 saves and snapshots keep it, in
+    training with this callback begins; every file of the model keeps it, as
     ``model.initial_weights``, and a run that starts at step 0 takes them anew.
 
     :param coef: of the penalty, ``coef / 2`` times the squared distance; at least 0
@@ -172,7 +172,7 @@ class L2InitCallback(WeightPenaltyCallback):
         """Yield all weights and their start; none of what came later, or has grown."""
         start = vars(self.model)["initial_weights"]
         for name, parameter in self.parameters().items():
-            if name in start and start[name].shape == tuple(parameter.shape):
+            if np.shape(start.get(name)) == parameter.shape:
                 yield Pull(parameter, th.as_tensor(start[name]).to(parameter))
 
 

@@ -126,11 +126,16 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path, kind):
     assert all(th.equal(one, other) for one, other in pairs)
 
 
-def test_the_start_goes_through_sb3s_own_file_and_a_run_from_step_0_takes_it_anew(tmp_path):
+@pytest.mark.parametrize("how", ["sb3", "ours"])
+def test_the_start_goes_through_files_and_a_run_from_step_0_takes_it_anew(tmp_path, how):
     model = make()
     model.learn(32, L2InitCallback(0.1))
-    model.save(tmp_path / "model.zip")
-    loaded = PPO.load(tmp_path / "model.zip", env=model.get_env(), device="cpu")
+    if how == "sb3":
+        model.save(tmp_path / "model.zip")
+        loaded = PPO.load(tmp_path / "model.zip", env=model.get_env(), device="cpu")
+    else:
+        sb3_moe.save(model, tmp_path / "model.moe")
+        loaded = sb3_moe.load(tmp_path / "model.moe", model.get_env(), device="cpu")
     start = loaded.initial_weights["action_net.weight"]
     assert not th.equal(th.as_tensor(start), loaded.policy.action_net.weight)
     loaded.learn(16, L2InitCallback(0.1), reset_num_timesteps=False)
