@@ -145,9 +145,7 @@ ALGORITHMS = [
 
 
 @pytest.mark.parametrize("method", ["static", pytest.param("rigl", marks=pytest.mark.full)])
-@pytest.mark.parametrize(
-    "policy", ["Mlp", "MoeMlp", pytest.param("MoeMultiInput", marks=pytest.mark.full)]
-)
+@pytest.mark.parametrize("policy", ["Mlp", "MoeMlp"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_policies_of_other_algorithms_are_sparse_too(algorithm, policy, method):
     lstm = "Lstm" if algorithm == "RecurrentPPO" else ""
