@@ -114,7 +114,7 @@ def test_a_callback_logs_each_tasks_and_refuses_a_second_temperature():
     logged = [model.logger.name_to_value[f"temperature/{k}"] for k in range(3)]
     assert len(logged) == 3
     assert all(value > 0 for value in logged)
-    with pytest.raises(ValueError, match="`ent_coef` must be 1.0 .* got 'auto'"):
+    with pytest.raises(ValueError, match=r"`ent_coef` must be 1.0 .* got 'auto'"):
         make(task_temperature=True).learn(8, callback=TaskTemperatureCallback())
     with pytest.raises(ValueError, match="`model` must have a temperature for each task"):
         make().learn(8, callback=TaskTemperatureCallback())
@@ -137,5 +137,5 @@ def test_who_has_no_temperature_is_named(algorithm, value, text):
 def test_temperatures_need_tasks_and_are_asked_for_by_a_bool():
     with pytest.raises(ValueError, match="`task_temperature`=True needs a task id in the obs"):
         arena.make("SAC", net_arch=[8], task_temperature=True)
-    with pytest.raises(TypeError, match="`task_temperature` must be a bool, got 0.5"):
+    with pytest.raises(TypeError, match="`task_temperature` must be a bool"):
         make(task_temperature=0.5)
