@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from inspect import signature
 from string import digits
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_moe.layers import Experts, MoELayer, Routing
+from sb3_moe.layers.checks import numbers_below
 from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
@@ -71,6 +73,8 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
         ``"none"``
     :param match_scale: let experts start as strong as the dense layers they stand for
+    :param frozen_experts: numbers of experts that stay as they are while all else learns, by tower
+        (``"pi"``, ``"qf"`` for all critics, ``"qf0"``) or mixture (``"pi.all.1"``)
     :param features_extractor_class: None: SB3's own where no experts need more, else
         :class:`sb3_moe.policies.extractors.TaskExtractor`
     :param features_extractor_kwargs: its arguments
@@ -96,6 +100,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         net_arch: list[int] | dict[str, list[int]] | None = None,
+        frozen_experts: Mapping[str, Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> None:
         _refuse_unknown(type(self), kwargs)
@@ -135,7 +140,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         layers = self.moe_layers().values()
         self._has_experts = bool(layers)
         self._acts_between_updates = any(layer.acts_between_updates for layer in layers)
-        self._freeze_idle()
+        self.set_frozen_experts(frozen_experts)
 
     # What the constructor decides.
 
@@ -235,27 +240,77 @@ class MoEPolicy(WrittenBy, BaseModel):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """Return what ``load`` needs, with our options and what SB3 itself forgets."""
         data = super()._get_constructor_parameters() | self.moe_options
+        if self.frozen_experts is not None:
+            data["frozen_experts"] = self.frozen_experts
         if hasattr(self, "share_features_extractor"):
             data["share_features_extractor"] = self.share_features_extractor
         return data
 
-    # Experts that get no row.
+    # Experts that get no row, and those that are frozen.
 
-    def _freeze_idle(self) -> None:
-        """Let the optimisers keep idle experts as they are, where that is wanted."""
+    def set_frozen_experts(self, frozen: Mapping[str, Sequence[int]] | None) -> None:
+        """Let these experts stay as they are from now on, and no others.
+
+        :param frozen: numbers by tower or mixture; None: none
+        :raises TypeError: if it is no dict of whole numbers
+        :raises ValueError: if there is no such mixture or expert, or an optimiser of a class that
+            is not known stands behind them
+        """
+        found = self._frozen_by_mixture({} if frozen is None else frozen)
+        layers = self.moe_layers()
         optimizers = networks_of(self).optimizers()
-        held: dict[th.optim.Optimizer, list[Experts]] = {}
-        explicit = set()
+        for name in found:
+            reason = why_unsupported(optimizers[name.split(".")[0]], "`frozen_experts`")
+            if reason is not None:
+                raise ValueError(reason)
+        self.frozen_experts = found or None
+        for name, layer in layers.items():
+            layer.frozen = frozenset(found.get(name, ()))
+        self._hold_experts()
+
+    def _frozen_by_mixture(self, frozen: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+        if not isinstance(frozen, Mapping):
+            raise TypeError(
+                f"`frozen_experts` must be a dict from towers or mixtures to numbers, got {frozen!r}"
+            )
+        found: dict[str, set[int]] = {}
+        for tower, numbers in frozen.items():
+            for name, layer in self.mixtures(tower).items():
+                numbers_below("frozen_experts", numbers, layer.num_experts, name)
+                found.setdefault(name, set()).update(map(int, numbers))
+        return {name: sorted(numbers) for name, numbers in found.items() if numbers}
+
+    def _hold_experts(self) -> None:
+        """Let the optimisers keep experts as they are where that is wanted, or count their steps."""
+        for each in vars(self).pop("_held", ()):
+            each.remove()
+        optimizers = networks_of(self).optimizers()
+        held: dict[th.optim.Optimizer, _Held] = {}
         for name, layer in self.moe_layers().items():
             tower = name.split(".")[0]
             options = self.moe[tower.rstrip(digits)]
+            behind = held.setdefault(optimizers[tower], _Held([], {}, []))
+            behind.others.append(layer.experts)
+            if layer.frozen:
+                behind.frozen[layer.experts] = layer.frozen
             if options.freezes_idle(layer):
-                held.setdefault(optimizers[tower], []).append(layer.experts)
-                if options.freeze_idle:
-                    explicit.add(optimizers[tower])
-        for optimizer, layers in held.items():
-            if optimizer in explicit or why_unsupported(optimizer) is None:
-                IdleExperts(optimizer, layers, always=optimizer in explicit)
+                behind.idle.append(layer.experts)
+                behind.explicit = behind.explicit or bool(options.freeze_idle)
+        self._held = [
+            IdleExperts(
+                optimizer,
+                each.idle,
+                always=each.explicit,
+                frozen=each.frozen,
+                others=each.others,
+            )
+            for optimizer, each in held.items()
+            if each.explicit or why_unsupported(optimizer) is None
+        ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the hooks, which copies of the optimisers don't have."""
+        return {name: value for name, value in vars(self).items() if name != "_held"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what a pickle or a copy holds, and teach the optimisers again: they forget it."""
@@ -263,7 +318,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         for optimizer in networks_of(self).optimizers().values():
             for group in optimizer.param_groups:
                 group.setdefault(MARK, False)
-        self._freeze_idle()
+        self._hold_experts()
 
     # What routers do between two updates, such as loss-free balancing.
 
@@ -329,6 +384,28 @@ class MoEPolicy(WrittenBy, BaseModel):
                 found[name if len(layers) == 1 else f"{name}.{i}"] = layer
         return found
 
+    def mixtures(self, tower: str, layer: int | None = None) -> dict[str, MoELayer]:
+        """Return a tower's mixtures by name.
+
+        :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's name
+        :param layer: which of them; None: each
+        :raises ValueError: if there is none
+        """
+        layers = self.moe_layers()
+        if not layers:
+            raise ValueError(
+                "the policy has no mixture of experts: choose another `placement` than 'none'"
+            )
+        found = {name: each for name, each in layers.items() if tower in _called(name)}
+        if not found:
+            towers = sorted({name.split(".")[0] for name in layers})
+            raise ValueError(f"`tower` must be one of {towers}, which have experts, got {tower!r}")
+        if layer is None:
+            return found
+        if not -len(found) <= layer < len(found):
+            raise ValueError(f"`layer` must be in [-{len(found)}, {len(found)}), got {layer}")
+        return dict([list(found.items())[layer]])
+
     def get_expert(self, tower: str, k: int, layer: int = -1) -> nn.Sequential:
         """Return one expert as plain modules with copied weights.
 
@@ -393,6 +470,25 @@ class MoEPolicy(WrittenBy, BaseModel):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _called(name: str) -> tuple[str, str, str]:
+    """Return what a mixture answers to: itself, its tower, and all towers of the kind."""
+    tower = name.split(".")[0]
+    return name, tower, tower.rstrip(digits)
+
+
+@dataclass
+class _Held:
+    """Experts behind one optimiser: which stay still while they are idle, or in any case; all.
+
+    :param explicit: whether idle ones were asked to
+    """
+
+    idle: list[Experts]
+    frozen: dict[Experts, frozenset[int]]
+    others: list[Experts]
+    explicit: bool = False
 
 
 def _is_in_mode(module: nn.Module, mode: bool) -> bool:
