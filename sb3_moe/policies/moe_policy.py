@@ -275,7 +275,11 @@ class MoEPolicy(WrittenBy, BaseModel):
             )
         found: dict[str, set[int]] = {}
         for tower, numbers in frozen.items():
-            for name, layer in self.mixtures(tower).items():
+            try:
+                mixtures = self.mixtures(tower)
+            except ValueError as error:
+                raise ValueError(str(error).replace("`tower`", "`frozen_experts`", 1)) from error
+            for name, layer in mixtures.items():
                 numbers_below("frozen_experts", numbers, layer.num_experts, name)
                 found.setdefault(name, set()).update(map(int, numbers))
         return {name: sorted(numbers) for name, numbers in found.items() if numbers}
