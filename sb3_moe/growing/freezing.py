@@ -69,15 +69,9 @@ def _change(
     policy = policy_of(model)
     if tower is None and layer is not None:
         raise ValueError(f"`layer` needs a `tower` whose mixtures it counts, got {layer}")
-    towers = policy.towers if tower is None else (tower,)
-    chosen = {
-        name: each
-        for each_tower in towers
-        if tower is not None or any(each_tower in n.split(".")[0] for n in policy.moe_layers())
-        for name, each in policy.mixtures(each_tower, layer).items()
-    }
-    if not chosen:
-        policy.mixtures("")  # says that there are none
+    chosen = policy.moe_layers()
+    if tower is not None or not chosen:  # else it says that there are none
+        chosen = policy.mixtures(str(tower), layer)
     frozen = {name: set(numbers) for name, numbers in (policy.frozen_experts or {}).items()}
     for name, each in chosen.items():
         numbers = range(each.num_experts) if experts is None else experts

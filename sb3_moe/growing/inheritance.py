@@ -91,7 +91,7 @@ def _origins(heir: Heir, leaves: Mapping[int, list[Leaf]], i: int, name: str) ->
 
 def _of_router(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> Iterator[Inherited]:
     axes, before = new.by_expert(), _own_tensors(old)
-    mean = Heir({k: 1.0 / old.num_experts for k in range(old.num_experts)})
+    mean = Heir(dict.fromkeys(range(old.num_experts), 1.0 / old.num_experts))
     for name, tensor in _own_tensors(new).items():
         source = before.get(name)
         if name in axes:

@@ -22,6 +22,7 @@ from sb3_moe.layers.checks import not_negative, numbers_below, whole
 from sb3_moe.layers.heirs import Heir, kept
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
+from sb3_moe.policies.options import MoEOptions
 
 # The share of all gates that a new expert takes, at most, unless more is asked for.
 SHARE = 0.05
@@ -206,19 +207,17 @@ def countable(policy: MoEPolicy, tower: str | None) -> dict[str, MoELayer]:
     """
     layers: Mapping[str, MoELayer] = policy.moe_layers()
     kinds = sorted({name.split(".")[0].rstrip(digits) for name in layers})
-    if tower is not None:
-        if tower not in kinds:
-            raise ValueError(
-                f"`tower` must be one of {kinds}, whose mixtures have a number of experts "
-                f"together, got {tower!r}"
-            )
-        layers = policy.mixtures(tower)
-    elif not layers:
-        policy.mixtures("")  # says that there are none
+    if layers and tower is not None and tower not in kinds:
+        raise ValueError(
+            f"`tower` must be one of {kinds}, whose mixtures have a number of experts together, "
+            f"got {tower!r}"
+        )
+    if tower is not None or not layers:  # else it says that there are none
+        layers = policy.mixtures(str(tower))
     found = {}
     for name, layer in layers.items():
         options = policy.moe[name.split(".")[0].rstrip(digits)]
-        if options.place.has_experts and type(layer) is options.router_class:
+        if not _is_task_head(options, layer):
             found[name] = layer
     for name, layer in (found or dict(layers)).items():
         if layer.needs_tasks:
@@ -228,6 +227,12 @@ def countable(policy: MoEPolicy, tower: str | None) -> dict[str, MoELayer]:
             )
         _check_alone(name, layer)
     return found
+
+
+def _is_task_head(options: MoEOptions, layer: MoELayer) -> bool:
+    """Say whether a layer is a head by task, which stands beside the tower's own experts."""
+    head = options.head_router_class
+    return head is not None and isinstance(layer, head) and not options.router_class.needs_tasks
 
 
 def _check_alone(name: str, layer: MoELayer) -> None:

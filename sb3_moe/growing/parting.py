@@ -17,7 +17,7 @@ from sb3_moe.layers.heirs import Heir
 def moves_apart(
     new: MoELayer, old: MoELayer, heirs: Sequence[Heir], perturb: float
 ) -> dict[int, th.Tensor]:
-    """Draw how far the last weights of copies move, (O, I) each, so that under their gates it cancels.
+    """Draw moves of the last weights of copies, (O, I) each, that cancel under their gates.
 
     :param new: with X experts, whose weights are written
     :param old: the layer before; its frozen experts don't move

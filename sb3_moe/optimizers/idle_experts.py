@@ -381,9 +381,7 @@ def why_unsupported(
     """
     kind, names = type(optimizer), ", ".join(each.__name__ for each in SUPPORTED)
     if kind not in SUPPORTED:
-        return (
-            f"{option} needs `optimizer_class` to be one of {names}, got {kind.__name__}"
-        )
+        return f"{option} needs `optimizer_class` to be one of {names}, got {kind.__name__}"
     for name in ("differentiable", "dampening"):
         if value := optimizer.param_groups[0].get(name):
             return (

@@ -256,22 +256,32 @@ class MoEPolicy(WrittenBy, BaseModel):
         :raises ValueError: if there is no such mixture or expert, or an optimiser of a class that
             is not known stands behind them
         """
-        found = self._frozen_by_mixture({} if frozen is None else frozen)
-        layers = self.moe_layers()
+        found = self.check_frozen_experts({} if frozen is None else frozen)
+        self.frozen_experts = found or None
+        for name, layer in self.moe_layers().items():
+            layer.frozen = frozenset(found.get(name, ()))
+        self._hold_experts()
+
+    def check_frozen_experts(self, frozen: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+        """Return the numbers by mixture, if these experts can be frozen.
+
+        :param frozen: numbers by tower or mixture
+        :raises TypeError: as :meth:`set_frozen_experts`
+        :raises ValueError: as :meth:`set_frozen_experts`
+        """
+        found = self._frozen_by_mixture(frozen)
         optimizers = networks_of(self).optimizers()
         for name in found:
             reason = why_unsupported(optimizers[name.split(".")[0]], "`frozen_experts`")
             if reason is not None:
                 raise ValueError(reason)
-        self.frozen_experts = found or None
-        for name, layer in layers.items():
-            layer.frozen = frozenset(found.get(name, ()))
-        self._hold_experts()
+        return found
 
     def _frozen_by_mixture(self, frozen: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
         if not isinstance(frozen, Mapping):
             raise TypeError(
-                f"`frozen_experts` must be a dict from towers or mixtures to numbers, got {frozen!r}"
+                "`frozen_experts` must be a dict from towers or mixtures to numbers, got "
+                f"{frozen!r}"
             )
         found: dict[str, set[int]] = {}
         for tower, numbers in frozen.items():
@@ -285,7 +295,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         return {name: sorted(numbers) for name, numbers in found.items() if numbers}
 
     def _hold_experts(self) -> None:
-        """Let the optimisers keep experts as they are where that is wanted, or count their steps."""
+        """Let the optimisers keep experts as they are, where that is wanted."""
         for each in vars(self).pop("_held", ()):
             each.remove()
         optimizers = networks_of(self).optimizers()
