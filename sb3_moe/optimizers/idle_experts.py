@@ -69,12 +69,18 @@ class IdleExperts:
         ]
         self._before: _Before | None = None
         self._copies = _Copies()
+        self._beside: dict[nn.Parameter, tuple[int, list[int], th.Tensor]] = {}
         self._mark(optimizer, default=True)
         self._handles = [
             optimizer.register_step_pre_hook(self._remember),
             optimizer.register_step_post_hook(self._hold),
             optimizer.register_load_state_dict_post_hook(self._loaded),
-            *(handle for layer in self._layers for handle in layer.mask_gradients()),
+            *(
+                each.register_hook(partial(self._mask, each, part.num_experts, rows))
+                for layer in self._layers
+                for part, rows in layer.frozen_rows()
+                for each in part.tensors
+            ),
         ]
 
     def remove(self) -> None:
@@ -99,6 +105,26 @@ class IdleExperts:
                         f"shape {tuple(steps_n.shape)}"
                     )
 
+    def _mask(
+        self, parameter: nn.Parameter, num_experts: int, rows: list[int], grad: th.Tensor
+    ) -> th.Tensor:
+        """Return a gradient with zeros for frozen experts, whatever stood there."""
+        masked_nr = grad.reshape(num_experts, -1).clone()
+        masked_nr[rows] = 0.0
+        if th.is_grad_enabled():
+            # TRPO asks for a graph, and moves the actor beside its optimiser, in a direction that
+            # begins as noise: the optimiser's next step, the critic's, puts that right.
+            weights_nr = parameter.detach().reshape(num_experts, -1)
+            self._beside[parameter] = (num_experts, rows, weights_nr[rows].clone())
+        return masked_nr.view_as(grad)
+
+    @th.no_grad()
+    def _put_back(self) -> None:
+        """Undo what was done to frozen experts beside the optimiser."""
+        for parameter, (num_experts, rows, weights) in self._beside.items():
+            parameter.view(num_experts, -1)[rows] = weights
+        self._beside.clear()
+
     def _remember(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
         """Copy what the step is going to change."""
         self._before = None
@@ -117,6 +143,7 @@ class IdleExperts:
 
     def _hold(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
         """Put back what idle experts had, and give the others the step of their own count."""
+        self._put_back()
         before, self._before = self._before, None
         if before is not None and before.tensors:
             before.hold(optimizer)
@@ -171,12 +198,12 @@ class _Layer(NamedTuple):
     idle: bool
     frozen: frozenset[int]
 
-    def mask_gradients(self) -> Iterator[Any]:
-        """Let the gradients of frozen experts be zero, and yield the hooks' handles."""
+    def frozen_rows(self) -> Iterator[tuple[_Part, list[int]]]:
+        """Yield the parts in which experts are frozen, and which of the part's these are."""
         for part in self.parts:
             rows = [k - part.first for k in sorted(self.frozen) if part.holds(k)]
-            for each in part.tensors if rows else ():
-                yield each.register_hook(partial(_masked, rows, part.num_experts))
+            if rows:
+                yield part, rows
 
     def in_step(self, *, marked: bool) -> _Layer:
         """Return what matters in a step: what has gradients.
@@ -207,15 +234,6 @@ class _Layer(NamedTuple):
                 if part.holds(k):
                     active_n[k - part.first] = 0.0
         return found
-
-
-def _masked(rows: list[int], num_experts: int, grad: th.Tensor) -> th.Tensor:
-    """Return a gradient with zeros for some of the experts, whatever stood there."""
-    if num_experts == 1:
-        return th.zeros_like(grad)
-    grad_nr = grad.unflatten(0, (num_experts, -1)).clone()
-    grad_nr[rows] = 0.0
-    return grad_nr.view_as(grad)
 
 
 class _Copies:
