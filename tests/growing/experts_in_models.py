@@ -12,7 +12,6 @@ from dense_models import NUM_TASKS, make
 
 from sb3_moe.growing.leaves import expert_leaves
 from sb3_moe.networks import networks_of
-from sb3_moe.optimizers.own_steps import STEPS
 
 ROUTERS: dict[str, dict[str, Any]] = {
     "soft": {"router": "soft"},
@@ -41,7 +40,7 @@ def loaded(model: Any) -> Any:
 
 
 def of_expert(model: Any, name: str, k: int) -> dict[str, th.Tensor]:
-    """Return copies of what one expert has: weights, buffers, averages and its count of steps."""
+    """Return copies of what one expert has: weights, buffers and averages."""
     experts = model.policy.moe_layers()[name].experts
     optimizer = networks_of(model.policy).optimizers()[name.split(".")[0]]
     found = {}
@@ -49,9 +48,7 @@ def of_expert(model: Any, name: str, k: int) -> dict[str, th.Tensor]:
         for key, held in leaf.tensors.items():
             found[f"{i}.{key}"] = held.value.detach().clone()
             for kind, value in optimizer.state.get(held.stored, {}).items():
-                if kind == STEPS:
-                    found[f"{i}.{key}/{kind}"] = value[k].clone()
-                elif isinstance(value, th.Tensor) and value.shape == held.stored.shape:
+                if isinstance(value, th.Tensor) and value.shape == held.stored.shape:
                     found[f"{i}.{key}/{kind}"] = held.view(value).clone()
     return found
 
