@@ -61,6 +61,7 @@ def test_running_averages_within_a_frozen_expert_stay_too():
 def test_a_frozen_expert_has_no_gradient_and_so_no_part_in_clipping():
     model = moe("PPO")
     freeze_experts(model, [1])
+    model.policy.optimizer.zero_grad()
     obs = model.policy.obs_to_tensor(arena.observe(model))[0]
     model.policy.predict_values(obs).sum().backward()
     grad = model.policy.moe_layers()["vf.middle"].experts.last.weight.grad
