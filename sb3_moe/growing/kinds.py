@@ -11,7 +11,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 
 from sb3_moe.observations.pictures import is_image
 from sb3_moe.policies.extractors import TaskExtractor
-from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.policies.options import ARGUMENTS
 
 OURS = "Moe"
 
@@ -63,7 +63,7 @@ def dense_kwargs(model: BaseAlgorithm, old: Any) -> dict[str, Any]:
     :param old: its policy
     :raises ValueError: if SB3 has no such extractor
     """
-    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in DEFAULTS}
+    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in ARGUMENTS}
     kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
     if issubclass(kind, TaskExtractor):
         space = old.observation_space

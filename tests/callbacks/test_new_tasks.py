@@ -66,9 +66,7 @@ def test_a_run_resumed_at_a_new_task_is_the_run_that_was_never_stopped(
         TaskSwitchCallback(on_new_task=on_new_task),
         SnapshotCallback(BLOCK, tmp_path, keep=9),
     ]
-    model = ppo(in_blocks()).learn(
-        3 * BLOCK, callbacks[::-1] if snapshot_first else callbacks
-    )
+    model = ppo(in_blocks()).learn(3 * BLOCK, callbacks[::-1] if snapshot_first else callbacks)
     again, _ = resume(tmp_path / "checkpoints" / f"step-{2 * BLOCK:012d}")
     again.learn(BLOCK, TaskSwitchCallback(on_new_task=on_new_task), reset_num_timesteps=False)
     assert numbers(again) == numbers(model) == {"pi.middle": 4, "vf.middle": 4}
@@ -79,7 +77,11 @@ def test_a_run_resumed_at_a_new_task_is_the_run_that_was_never_stopped(
 
 REFUSED = {
     "unknown": ({}, "grow", r"`on_new_task` must be None, 'add_expert' or 'freeze_old', got 'grow"),
-    "task": ({"router": "task", "num_experts": None}, "add_expert", r"`on_new_task` can't be 'add_expert'.*each task in"),
+    "task": (
+        {"router": "task", "num_experts": None},
+        "add_expert",
+        r"`on_new_task` can't be 'add_expert'.*each task in",
+    ),
     "dense": ({"placement": "none"}, "add_expert", "can't be 'add_expert': the policy has no mix"),
     "optimiser": (
         {"optimizer_class": th.optim.Adamax, "optimizer_kwargs": {}},

@@ -299,10 +299,14 @@ def test_changes_are_kept_on_the_model_and_logged():
     add_experts(model, tower="pi")
     remove_experts(model, [2], tower="pi")
     steps = model.num_timesteps
-    assert loaded(model).expert_log == model.expert_log == [
-        {"step": steps, "what": "add", "mixtures": ["pi.middle"], "n": 1, "like": None},
-        {"step": steps, "what": "remove", "mixtures": ["pi.middle"], "experts": [2]},
-    ]
+    assert (
+        loaded(model).expert_log
+        == model.expert_log
+        == [
+            {"step": steps, "what": "add", "mixtures": ["pi.middle"], "n": 1, "like": None},
+            {"step": steps, "what": "remove", "mixtures": ["pi.middle"], "experts": [2]},
+        ]
+    )
     assert model.logger.name_to_value["experts/number/pi.middle"] == 4
 
 
@@ -310,7 +314,10 @@ def test_options_say_how_many_experts_each_tower_has():
     model = moe()
     add_experts(model, tower="vf")
     assert model.policy_kwargs["num_experts"] == {"pi": None, "vf": 5}
-    assert model.policy_kwargs["router_kwargs"] == {"pi": None, "vf": {"bias": True, "num_slots": 1}}
+    assert model.policy_kwargs["router_kwargs"] == {
+        "pi": None,
+        "vf": {"bias": True, "num_slots": 1},
+    }
     add_experts(model, tower="pi")
     assert model.policy_kwargs["num_experts"] == 5
 
@@ -392,7 +399,9 @@ def test_frozen_experts_can_not_be_scaled():
     model = moe(router="uniform")
     sb3_moe.freeze_experts(model, [2])
     before = all_of(model)
-    with pytest.raises(ValueError, match=r"`router`='uniform'.*those of \[2\] of pi.middle are fro"):
+    with pytest.raises(
+        ValueError, match=r"`router`='uniform'.*those of \[2\] of pi.middle are fro"
+    ):
         add_experts(model)
     assert_unchanged(model, before)
 
