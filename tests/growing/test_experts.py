@@ -410,7 +410,9 @@ def test_experts_that_are_switched_off_for_a_while_are_left_alone():
     model = moe()
     with (
         sb3_moe.without_expert(model, "pi", 0),
-        pytest.raises(ValueError, match="`model` must not be inside without_expert.*got pi.middle"),
+        pytest.raises(
+            ValueError, match=r"`model` must not be inside without_expert.*got pi.middle"
+        ),
     ):
         add_experts(model)
 
