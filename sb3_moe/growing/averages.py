@@ -113,9 +113,9 @@ def _count_own_steps(
     The first tensor of those that step together counts for all of them.
     """
     groups: dict[tuple[int, int], list[th.Tensor]] = {}
-    for tensor, first, number in experts.shares():
-        if tensor in states:
-            groups.setdefault((first, number), []).append(tensor)
+    for parameter, first, number in experts.shares():
+        if parameter in states:
+            groups.setdefault((first, number), []).append(parameter)
     for tensors in groups.values():
         counting = [t for t in tensors if _counted(optimizer, by_tensor[t])]
         if not counting and any(part.is_new for part in by_tensor[tensors[0]]):

@@ -79,6 +79,6 @@ def _change(
         old = frozen.get(name, set())
         frozen[name] = old | set(numbers) if freeze else old - set(numbers)
     policy.set_frozen_experts({name: sorted(numbers) for name, numbers in frozen.items()})
-    model.policy_kwargs = with_frozen(model.policy_kwargs, policy)  # type: ignore[attr-defined]
+    model.policy_kwargs = with_frozen(model.policy_kwargs, policy)
     listed = None if experts is None else sorted(map(int, experts))
     note(model, "freeze" if freeze else "thaw", chosen, experts=listed)

@@ -21,6 +21,7 @@ from sb3_moe.layers import MoELayer, StackedNetwork
 from sb3_moe.layers.heirs import Heir
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import per_tower
 from sb3_moe.policies.parts import MoEPart
 from sb3_moe.policies.towers import MoEBlock
@@ -63,7 +64,7 @@ class Transplant:
         perturb: float = 0.0,
     ) -> None:
         self.model: Any = model
-        self.policy: Any = model.policy
+        self.policy = policy_of(model)
         self.heirs = heirs
         self.options = _options(self.policy, heirs, shares=shares)
         self.built = _build(self.policy, self.options)

@@ -30,7 +30,7 @@ def numbers_below(name: str, values: object, bound: int, of: str) -> None:
     for each in values:
         if isinstance(each, bool) or not isinstance(each, Integral):
             raise TypeError(f"`{name}` must hold ints, numbers of experts, got {each!r}")
-        if not 0 <= each < bound:
+        if not 0 <= int(each) < bound:
             raise ValueError(
                 f"`{name}` must hold numbers in [0, num_experts={bound}) of {of}, got {each}"
             )
