@@ -7,12 +7,15 @@ from importlib.util import find_spec
 #: Extra by module. :mod:`sb3_moe_envs.extras` has those of the environments.
 EXTRAS = {
     "PIL": "cli",
+    "huggingface_hub": "hub",
     "imageio_ffmpeg": "video",
     "jinja2": "cli",
     "matplotlib": "cli",
+    "optuna": "zoo",
     "pydantic": "cli",
     "ray": "study",
     "rich": "cli",
+    "rl_zoo3": "zoo",
     "sb3_contrib": "contrib",
     "scipy": "cli",
     "tensorboard": "cli",

@@ -22,6 +22,8 @@ ORDER = [
     "watching",
     "plots",
     "callbacks",
+    "hub",
+    "zoo",
     "study",
     "__main__",
 ]

@@ -74,6 +74,7 @@ def add_experts(
     def heirs(name: str, layer: MoELayer) -> list[Heir]:
         if like is not None:
             numbers_below("like", [like], layer.num_experts, name)
+            _check_sums("like", name, layer)
         part = _default_share(layer, n, like) if share is None else share
         old = [kept(k) for k in range(layer.num_experts)]
         if like is None:
@@ -146,6 +147,7 @@ def merge_experts(
 
     def heirs(name: str, layer: MoELayer) -> list[Heir]:
         numbers_below("experts", experts, layer.num_experts, name)
+        _check_sums("experts", name, layer)
         if len(experts) < 2:
             raise ValueError(f"`experts` must name at least 2 to be merged, got {list(experts)}")
         numbers = sorted(map(int, experts))
@@ -233,6 +235,15 @@ def _is_task_head(options: MoEOptions, layer: MoELayer) -> bool:
     """Say whether a layer is a head by task, which stands beside the tower's own experts."""
     head = options.head_router_class
     return head is not None and isinstance(layer, head) and not options.router_class.needs_tasks
+
+
+def _check_sums(argument: str, name: str, layer: MoELayer) -> None:
+    combination = layer.experts.combination
+    if combination is not None:
+        raise ValueError(
+            f"`{argument}` needs experts whose outputs are summed as they are, or else two are not "
+            f"what one was, got {name} with {combination.__name__}"
+        )
 
 
 def _check_alone(name: str, layer: MoELayer) -> None:

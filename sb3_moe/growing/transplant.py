@@ -20,6 +20,7 @@ from sb3_moe.growing.parting import move, moves_apart
 from sb3_moe.layers import MoELayer, StackedNetwork
 from sb3_moe.layers.heirs import Heir
 from sb3_moe.networks import networks_of
+from sb3_moe.optimizers.masks import masks_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import per_tower
@@ -66,6 +67,7 @@ class Transplant:
         self.model: Any = model
         self.policy = policy_of(model)
         self.heirs = heirs
+        _refuse_masks(self.policy)
         self.options = _options(self.policy, heirs, shares=shares)
         self.built = _build(self.policy, self.options)
         self.grafts = list(self._grafts())
@@ -103,6 +105,8 @@ class Transplant:
         flags = {name: p.requires_grad for name, p in graft.old.named_parameters()}
         for name, parameter in graft.new.named_parameters():
             parameter.requires_grad_(flags.get(name, parameter.requires_grad))
+        if graft.old.holds_router:
+            graft.new.hold_router(True)
 
     def _scale(self, graft: _Graft, scales: Sequence[float]) -> None:
         if all(scale == 1.0 for scale in scales):
@@ -187,6 +191,7 @@ class Transplant:
                 tower = "qf" if part.judges_actions or "pi" not in policy.towers else "pi"
                 part.given = part.given | policy.moe[tower].by_name()
         policy.set_frozen_experts(frozen)
+        policy.teach_optimizers()
         kwargs = {**self.model.policy_kwargs, **self.options}
         self.model.policy_kwargs = with_frozen(kwargs, policy)
 
@@ -218,6 +223,15 @@ def _options(
     options: dict[str, Any] = {"num_experts": _plain(numbers), "router_kwargs": _plain(kwargs)}
     per_tower(policy.moe_options | options, policy.towers)
     return options
+
+
+def _refuse_masks(policy: MoEPolicy) -> None:
+    for optimizer in networks_of(policy).optimizers().values():
+        if masks_in(optimizer):
+            raise ValueError(
+                "`model` must not train sparsely: SparseTrainingCallback keeps a mask for each "
+                "tensor, and those of other experts would have none"
+            )
 
 
 def _plain(by_tower: Mapping[str, Any]) -> Any:

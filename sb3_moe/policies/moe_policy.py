@@ -31,6 +31,7 @@ from sb3_moe.optimizers.idle_experts import MARK, IdleExperts, why_unsupported
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
 from sb3_moe.policies.options import DEFAULTS, per_tower
+from sb3_moe.policies.spectral import penalise
 from sb3_moe.policies.towers import Layout
 from sb3_moe.policies.written_by import WrittenBy
 
@@ -51,27 +52,32 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param placement: where the experts sit: ``"none"``, ``"middle"``, ``"final"``, ``"all"``,
         ``"body"``, ``"big"``; see :class:`sb3_moe.policies.options.MoEOptions` for this and the
         other options
-    :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"uniform"``,
-        ``"random"``, or a class of your own
+    :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"embedding"``,
+        ``"uniform"``, ``"random"``, or a class of your own
     :param router_kwargs: the router's own options
     :param num_experts: None: the number of tasks for ``"task"``, else 4
     :param top_k: experts per token
     :param renormalize: make the gates of the kept experts sum to 1
     :param tokens: ``"sample"``, ``"conv"`` or ``"feature"``
     :param num_slots: slots per expert for the soft router; None: ceil(tokens / experts)
-    :param expert: ``"mlp"``, ``"linear"``, or a class of your own
+    :param combine: ``"sum"`` or ``"orthogonal"``
+    :param expert: ``"mlp"``, ``"linear"``, ``"simba"``, or a class of your own
     :param expert_kwargs: the expert's own options
     :param expert_width: hidden width of an expert; None: as the dense layer it replaces
+    :param block: ``"mlp"`` or ``"simba"``, of hidden layers without experts and within them
     :param head_router: ``"task"`` for a head for each task
     :param normalize_router: L2-normalise tokens and router weights
     :param router_noise: noise on the router's scores, off-policy training only
     :param balance_coef: weight of the load-balance loss
     :param importance_coef: weight of the importance loss
     :param z_coef: weight of the router's z-loss
+    :param spectral_coef: size of the penalty on the experts' features; a number is the actor's
+    :param spectral_mode: ``"grad"``, ``"loss"`` or ``"features"``
     :param bias_rate: step of loss-free balancing
     :param freeze_idle: keep an expert without rows as it is; None: where the task id picks it
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
         ``"none"``
+    :param task_embedding: width of a learned vector for each task in place of the one-hot
     :param match_scale: let experts start as strong as the dense layers they stand for
     :param frozen_experts: numbers of experts that stay as they are while all else learns, by tower
         (``"pi"``, ``"qf"`` for all critics, ``"qf0"``) or mixture (``"pi.all.1"``)
@@ -104,6 +110,8 @@ class MoEPolicy(WrittenBy, BaseModel):
         **kwargs: Any,
     ) -> None:
         _refuse_unknown(type(self), kwargs)
+        # The optimisers that keep idle experts still, by tower.
+        self._taught: dict[str, th.optim.Optimizer] = {}
         self.moe_options = {name: kwargs.pop(name, value) for name, value in DEFAULTS.items()}
         self.moe = per_tower(self.moe_options, self.towers)
         noise = max(each.router_options.get("router_noise", 0.0) for each in self.moe.values())
@@ -140,6 +148,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         layers = self.moe_layers().values()
         self._has_experts = bool(layers)
         self._acts_between_updates = any(layer.acts_between_updates for layer in layers)
+        penalise(self)
         self.set_frozen_experts(frozen_experts)
 
     # What the constructor decides.
@@ -202,7 +211,10 @@ class MoEPolicy(WrittenBy, BaseModel):
     def _default_extractor(
         self, space: gym.Space[Any], kwargs: dict[str, Any]
     ) -> type[BaseFeaturesExtractor]:
-        plain = all(not each.is_moe and each.experts_see_task for each in self.moe.values())
+        plain = all(
+            not each.is_moe and each.experts_see_task and not each.embeds_task
+            for each in self.moe.values()
+        )
         plain = plain and not any(name in kwargs for name in OURS)
         dense = self.dense_extractor()
         return dense if plain and _takes(dense, space, kwargs) else TaskExtractor
@@ -246,7 +258,12 @@ class MoEPolicy(WrittenBy, BaseModel):
             data["share_features_extractor"] = self.share_features_extractor
         return data
 
-    # Experts that get no row, and those that are frozen.
+    # What optimisers are taught.
+
+    def teach_optimizers(self) -> None:
+        """Let steps know of penalties and, behind these, of experts that are to stay still."""
+        penalise(self)
+        self._hold_experts()
 
     def set_frozen_experts(self, frozen: Mapping[str, Sequence[int]] | None) -> None:
         """Let these experts stay as they are from now on, and no others.
@@ -298,7 +315,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         """Let the optimisers keep experts as they are, where that is wanted."""
         for each in vars(self).pop("_held", ()):
             each.remove()
-        optimizers = networks_of(self).optimizers()
+        self._taught = optimizers = networks_of(self).optimizers()
         held: dict[th.optim.Optimizer, _Held] = {}
         for name, layer in self.moe_layers().items():
             tower = name.split(".")[0]
@@ -324,7 +341,8 @@ class MoEPolicy(WrittenBy, BaseModel):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the hooks, which copies of the optimisers don't have."""
-        return {name: value for name, value in vars(self).items() if name != "_held"}
+        left_out = ("_held", "_taught")
+        return {name: value for name, value in vars(self).items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what a pickle or a copy holds, and teach the optimisers again: they forget it."""
@@ -332,7 +350,13 @@ class MoEPolicy(WrittenBy, BaseModel):
         for optimizer in networks_of(self).optimizers().values():
             for group in optimizer.param_groups:
                 group.setdefault(MARK, False)
-        self._hold_experts()
+        self.teach_optimizers()
+
+    def _hold_experts_again(self) -> None:
+        """Teach an optimiser that the user put in another's place."""
+        optimizers = networks_of(self).optimizers()
+        if any(optimizers[tower] is not known for tower, known in self._taught.items()):
+            self._hold_experts()
 
     # What routers do between two updates, such as loss-free balancing.
 
@@ -346,6 +370,8 @@ class MoEPolicy(WrittenBy, BaseModel):
         if self._predicting and self._has_experts and _is_in_mode(self, mode):
             return  # Experts are many modules: to set each anew takes a fifth of a single action.
         super().set_training_mode(mode)
+        if mode and self._has_experts:
+            self._hold_experts_again()
         if mode or self._predicting or not self._acts_between_updates:
             return
         for layer in self.moe_layers().values():
@@ -377,7 +403,7 @@ class MoEPolicy(WrittenBy, BaseModel):
     def is_dense(self, tower: str, layout: Layout) -> bool:
         """Say whether SB3's own network serves as it is."""
         options = self.moe[tower]
-        if options.is_moe or layout.image_shape is not None:
+        if not options.is_plain or layout.image_shape is not None:
             return False
         return options.experts_see_task or layout.num_tasks == 0
 
