@@ -13,6 +13,7 @@ from sb3_moe import add_experts, merge_experts, remove_experts
 from sb3_moe.growing.outputs import raw_outputs, sampled
 from sb3_moe.layers import SoftMoE
 from sb3_moe.networks import networks_of
+from sb3_moe.optimizers.masks import set_masks
 from sb3_moe.optimizers.own_steps import STEPS
 
 
@@ -422,3 +423,50 @@ def test_what_is_no_model_of_ours_is_refused():
         add_experts(None)
     with pytest.raises(TypeError, match="`model` must have one of this package's policies"):
         add_experts(arena.make("PPO", "MlpPolicy"))
+
+
+# Beside other parts.
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"weights": "softmax", "bias": True}], ids=str)
+def test_rows_by_task_are_shared_out_too(kwargs):
+    model = moe(router="embedding", router_kwargs={"shared": True, **kwargs}, placement="all")
+    old, before = loaded(model), gates(model, "pi.all.0")
+    add_experts(model, like=1, share=0.25)
+    assert gap(model, old) < 1e-5
+    th.testing.assert_close(gates(model, "pi.all.0")[:, 4], 0.25 * before[:, 1])
+    add_experts(model, share=0.1)
+    total = before.sum(1)
+    th.testing.assert_close(gates(model, "pi.all.2")[:, 5], 0.1 * total)
+    th.testing.assert_close(gates(model, "pi.all.2").sum(1), total)
+    assert gap(loaded(model), model) == 0
+    model.learn(16, reset_num_timesteps=False)
+
+
+def test_experts_made_orthogonal_can_not_be_copied():
+    model = moe(router="embedding", combine="orthogonal")
+    before = all_of(model)
+    with pytest.raises(ValueError, match=r"`like` needs experts whose outputs are summed as they"):
+        add_experts(model, like=0)
+    assert_unchanged(model, before)
+    add_experts(model)
+    model.learn(16, reset_num_timesteps=False)
+
+
+def test_a_router_that_is_held_stays_held_and_a_penalty_goes_on():
+    model = moe(spectral_coef=0.1)
+    layer_of(model).hold_router(True)
+    add_experts(model, like=0)
+    before = {name: p.detach().clone() for name, p in layer_of(model).router.named_parameters()}
+    model.learn(16, reset_num_timesteps=False)
+    for name, parameter in layer_of(model).router.named_parameters():
+        assert th.equal(parameter, before[name])
+    assert layer_of(model).penalty is not None
+
+
+def test_a_model_that_trains_sparsely_is_left_alone():
+    model = moe()
+    first = model.policy.optimizer.param_groups[0]["params"][0]
+    set_masks(model.policy.optimizer, {first: th.ones_like(first, dtype=th.bool)})
+    with pytest.raises(ValueError, match="`model` must not train sparsely: SparseTrainingCallback"):
+        add_experts(model)
