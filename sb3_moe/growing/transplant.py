@@ -240,10 +240,11 @@ def _plain(by_tower: Mapping[str, Any]) -> Any:
     return first if all(each == first for each in others) else dict(by_tower)
 
 
-def _build(policy: Any, options: Mapping[str, Any]) -> Any:
+def _build(policy: Any, options: dict[str, Any]) -> Any:
     """Return a policy like another but for some options, its experts drawn anew."""
-    given = networks_of(policy).constructor_arguments() | {"frozen_experts": None}
-    return policy.__class__(**{**given, **options}).to(policy.device)
+    given = networks_of(policy).constructor_arguments() | options
+    given.pop("frozen_experts", None)  # these are numbers of the old ones
+    return policy.__class__(**given).to(policy.device)
 
 
 def _fitting_names(

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import PPO
 
 import sb3_moe
-from sb3_moe.callbacks import SnapshotCallback, TaskSwitchCallback
+from sb3_moe.callbacks import RoutingCallback, SnapshotCallback, TaskSwitchCallback
 from sb3_moe.snapshot.resuming import resume
 from sb3_moe_envs import Cycle
 
@@ -39,7 +40,12 @@ def numbers(model):
 
 
 def test_an_expert_joins_at_each_task_that_was_not_met_before():
-    model = ppo(in_blocks()).learn(6 * BLOCK, TaskSwitchCallback(on_new_task="add_expert"))
+    routers = RoutingCallback(BLOCK, probe_size=6)
+    grow = TaskSwitchCallback(on_new_task="add_expert")
+    model = ppo(in_blocks()).learn(6 * BLOCK, [grow, routers])
+    seen = routers.diagnostics["gates/pi.middle"]
+    assert seen.shape == (7, 3, 4)
+    assert np.isnan(seen[:, 0]).sum(1).tolist() == [2, 1, 0, 0, 0, 0, 0]
     assert model.task_switches["switches"] == 5
     assert model.task_switches["met"] == [0, 1, 2]
     assert numbers(model) == {"pi.middle": 4, "vf.middle": 4}
