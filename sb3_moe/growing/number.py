@@ -48,8 +48,9 @@ def add_experts(
       else they would stay alike; where the original is frozen it stays as it is, and they part.
       Under ``"top_k"`` with fewer than all experts only one of the two is chosen, with less weight.
     - A new one has the mean of the others' scores, and so at most its share of the gates of any
-      sample, which the others lose evenly. ``"top_k"`` does not choose it before its score has
-      grown; a large ``share``, ``bias_rate`` or ``balance_coef`` makes that soon.
+      sample (about that with ``normalize_router``), which the others lose evenly. ``"top_k"`` does
+      not choose it before its score has grown; a large ``share``, ``bias_rate`` or
+      ``balance_coef`` makes that soon.
 
     Routers with scores get a number to add to each (``router_kwargs=dict(bias=True)``) for it,
     learned from then on. Gates of ``"uniform"`` are all 1/E: there the experts' last layers are
