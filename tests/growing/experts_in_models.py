@@ -46,6 +46,8 @@ def of_expert(model: Any, name: str, k: int) -> dict[str, th.Tensor]:
     found = {}
     for i, leaf in enumerate(expert_leaves(experts, k)):
         for key, held in leaf.tensors.items():
+            if held.stored.dim() == 0:
+                continue  # a count of all experts' norms
             found[f"{i}.{key}"] = held.value.detach().clone()
             for kind, value in optimizer.state.get(held.stored, {}).items():
                 if isinstance(value, th.Tensor) and value.shape == held.stored.shape:
