@@ -153,10 +153,11 @@ class EmbeddingMoE(MoELayer):
         columns = [
             heir.share * gates_KE.sum(-1)
             if heir.is_new
-            else (1.0 - new) * sum(share * gates_KE[:, k] for k, share in heir.gates.items())
+            else (1.0 - new)
+            * th.stack([share * gates_KE[:, k] for k, share in heir.gates.items()]).sum(0)
             for heir in heirs
         ]
-        values_KE = th.stack([each.expand(len(gates_KE)) for each in columns], dim=-1)
+        values_KE = th.stack(columns, dim=-1)
         values_KE = values_KE.log() if self.softmax else values_KE
         own = self.task_weights
         own.weight_KE.copy_(values_KE if own.bias_E is None else values_KE - own.bias_E)
