@@ -5,6 +5,7 @@ Shapes: E experts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from string import digits
 from typing import Any
@@ -187,6 +188,8 @@ def _parts(numbers: Sequence[int], use_E: th.Tensor | None) -> dict[int, float]:
     """Return how much each expert counts, 1 in all."""
     use = [1.0 if use_E is None else float(use_E[k]) for k in numbers]
     total = sum(use)
+    if not math.isfinite(total):
+        raise ValueError(f"`probe` must be observations on which gates are numbers, got {use}")
     if total <= 0.0:  # nobody was used: all count the same
         use, total = [1.0] * len(numbers), float(len(numbers))
     return {k: each / total for k, each in zip(numbers, use, strict=True)}

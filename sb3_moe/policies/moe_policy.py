@@ -429,6 +429,7 @@ class MoEPolicy(WrittenBy, BaseModel):
 
         :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's name
         :param layer: which of them; None: each
+        :raises TypeError: if ``layer`` is no whole number
         :raises ValueError: if there is none
         """
         layers = self.moe_layers()
@@ -442,6 +443,8 @@ class MoEPolicy(WrittenBy, BaseModel):
             raise ValueError(f"`tower` must be one of {towers}, which have experts, got {tower!r}")
         if layer is None:
             return found
+        if isinstance(layer, bool) or not isinstance(layer, int | np.integer):
+            raise TypeError(f"`layer` must be an int, the number of a mixture, got {layer!r}")
         if not -len(found) <= layer < len(found):
             raise ValueError(f"`layer` must be in [-{len(found)}, {len(found)}), got {layer}")
         return dict([list(found.items())[layer]])

@@ -363,6 +363,10 @@ REFUSED = {
     ),
     "none": ({}, lambda m: remove_experts(m, []), ValueError, r"must name some.*got \[\]"),
     "one": ({}, lambda m: merge_experts(m, [2]), ValueError, r"at least 2 to be merged, got \[2\]"),
+    "no gates": (
+        {}, lambda m: merge_experts(m, [0, 1], probe=np.full((2, 8), np.nan, np.float32)),
+        ValueError, r"`probe` must be observations on which gates are numbers, got \[nan, nan\]",
+    ),
     "top_k": (
         {"router": "top_k", "top_k": 3}, lambda m: remove_experts(m, [0, 1]), ValueError,
         r"`top_k` must be in \[1, num_experts=2\], got 3",

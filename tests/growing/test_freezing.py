@@ -209,6 +209,7 @@ REFUSED = {
     "a number": (0, {}, TypeError, "`experts` must be a list of numbers of experts, got 0"),
     "tower": ([0], {"tower": "qf"}, ValueError, r"`tower` must be one of \['pi', 'vf'\].*'qf'"),
     "layer": ([0], {"tower": "pi", "layer": 3}, ValueError, r"`layer` must be in \[-1, 1\), got 3"),
+    "half": ([0], {"tower": "pi", "layer": 0.5}, TypeError, "`layer` must be an int.*got 0.5"),
     "no tower": ([0], {"layer": 0}, ValueError, "`layer` needs a `tower` whose mixtures"),
 }
 
