@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: run test test-full test-floor test-base test-guests dist lint check format gif bench install clean
+.PHONY: run test test-full test-floor test-base test-guests dist lint check format docs gif bench install clean
 .DEFAULT_GOAL := run
 
 $(PY):
@@ -24,8 +24,12 @@ $(VENV)/.dev: pyproject.toml | $(PY)
 	$(PY) -m pip install -e ".[study,contrib,minatar,atari,mujoco,dev]"
 	touch $@ $(VENV)/.test $(VENV)/.run
 
+$(VENV)/.docs: pyproject.toml | $(PY)
+	$(PY) -m pip install -e ".[docs]"
+	touch $@
+
 run: $(VENV)/.run  ## train dense and MoE agents on two MinAtar games, and draw what happened
-	@echo "Training dense and MoE agents on MinAtar games: about three minutes on two cores."
+	@echo "Training dense and MoE agents on MinAtar games: a few minutes. Loading ..."
 	$(PY) -m sb3_moe.study.first_run $(ARGS)
 
 # torch takes a device of its own only before the first backward pass of a process.
@@ -95,6 +99,10 @@ check: lint  ## format, lint, types, tests
 format: $(VENV)/.dev
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+docs: $(VENV)/.docs  ## the site, in build/site; its notebooks are run
+	$(PY) -m sphinx -W --keep-going -d build/doctrees docs build/site
+	$(PY) docs/_ext/check_links.py
 
 gif: $(VENV)/.run  ## the film at the top of the README
 	$(PY) examples/12_watch.py --gif docs/watch.gif

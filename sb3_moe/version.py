@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+#: The version, as in pyproject.toml.
 __version__ = "0.2.0.dev0"
 
 

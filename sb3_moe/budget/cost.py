@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +16,21 @@ from torch import nn
 from sb3_moe.budget.flops import flops_by_module
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.networks import networks_of
+from sb3_moe.networks import Networks, networks_of
+from sb3_moe.optimizers.masks import alive_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
+from sb3_moe.policies.options import DEFAULTS
 
 
 @dataclass(frozen=True)
 class Cost:
     """What one tower, or one features extractor, costs.
 
-    :param parameters: learned numbers
+    :param parameters: learned numbers; of a sparse network those that are alive
     :param active: those that a token uses: the chosen experts' and all that is not an expert's
-    :param flops: multiplications and additions of one forward pass of one sample
+    :param flops: multiplications and additions of one forward pass of one sample; those with a
+        sparse network's zeros count, since they are done
     """
 
     parameters: int = 0
@@ -78,6 +81,15 @@ def describe(model: BaseAlgorithm | BaseModel) -> Budget:
 
     In a notebook it is shown once, as the last line of a cell too.
 
+    >>> from stable_baselines3 import PPO
+    >>> costs = describe(PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"num_experts": 2}))
+    pi: middle, soft router, 2 experts
+    vf: middle, soft router, 2 experts
+                parameters      active  FLOPs/sample
+    pi              17,218      17,218        33,792
+    vf              17,153      17,153        33,664
+    total           34,371      34,371        67,456
+
     :param model: an SB3 model, or the policy of one
     :raises TypeError: if the policy is not one of this package's
     """
@@ -85,6 +97,9 @@ def describe(model: BaseAlgorithm | BaseModel) -> Budget:
     budget = Described(measure(policy).parts)
     for tower in policy.moe:
         print(f"{tower}: {_in_words(policy, tower)}")
+    if alive := _alive(networks_of(policy)):
+        masked = sum(parameter.numel() for parameter in alive)
+        print(f"sparse: {sum(alive.values()):,} of {masked:,} weights are alive")
     print(budget)
     return budget
 
@@ -100,13 +115,14 @@ def measure(policy: BaseModel) -> Budget:
         networks.run(obs)
     own = [each for parameters in networks.loose().values() for each in parameters]
     counted = {id(each) for each in own}
+    alive = _alive(networks)
 
     def cost(modules: Iterable[nn.Module]) -> Cost:
-        return sum((_cost(module, flops, counted) for module in modules), Cost())
+        return sum((_cost(module, flops, counted, alive) for module in modules), Cost())
 
     towers = {tower: cost(modules) for tower, modules in networks.towers().items()}
     # A Gaussian's log_std is the actor's, and so comes to the first.
-    towers[next(iter(towers))] += _learned(own)
+    towers[next(iter(towers))] += _learned(own, alive)
     features = cost(networks.extractors().values())
     rest = cost(networks.online().values())
     parts = {"features": features, "lstm" if networks.memories() else "other": rest}
@@ -121,6 +137,14 @@ def _in_words(policy: MoEPolicy, tower: str) -> str:
     if place.hidden is not None or (place.has_experts and head is None):
         router = options.router_class.name
         words += [f"{router} router", f"{layers[0].num_experts} experts"]
+    if place.has_experts and options.combination is not None:
+        words.append(f"{options.combination.name} outputs")
+    if place.has_experts and options.spectral_coef:
+        words.append("penalised features")
+    if options.block != DEFAULTS["block"]:
+        words.append(f"{options.block} blocks")
+    if options.embeds_task:
+        words.append(f"task embeddings of {options.task_embedding}")
     if head is not None:
         words.append(f"{layers[-1].num_experts} heads by the {head.name} router")
     if options.is_tokenised:
@@ -134,13 +158,28 @@ def _one_sample(space: gym.Space[Any]) -> Any:
     return np.zeros((1, *(space.shape or ())), space.dtype)
 
 
-def _learned(parameters: Iterable[nn.Parameter]) -> Cost:
+def _alive(networks: Networks) -> dict[th.Tensor, int]:
+    """Return how many weights of each masked parameter are alive."""
+    optimizers = dict.fromkeys(networks.optimizers().values())
+    return {p: number for each in optimizers for p, number in alive_in(each).items()}
+
+
+def _number(parameters: Iterable[nn.Parameter], alive: Mapping[th.Tensor, int]) -> int:
+    return sum(alive.get(each, each.numel()) for each in parameters)
+
+
+def _learned(parameters: Iterable[nn.Parameter], alive: Mapping[th.Tensor, int]) -> Cost:
     """Return what parameters cost that every token uses."""
-    number = sum(each.numel() for each in parameters)
+    number = _number(parameters, alive)
     return Cost(number, number)
 
 
-def _cost(module: nn.Module, flops: dict[int, int], counted: set[int]) -> Cost:
+def _cost(
+    module: nn.Module,
+    flops: dict[int, int],
+    counted: set[int],
+    alive: Mapping[th.Tensor, int],
+) -> Cost:
     """Add up a module's parts that were not counted before (networks can share an extractor)."""
     cost = Cost()
     for part in module.modules():
@@ -148,8 +187,8 @@ def _cost(module: nn.Module, flops: dict[int, int], counted: set[int]) -> Cost:
             continue
         counted.add(id(part))
         own = [p for p in part.parameters(recurse=False) if id(p) not in counted]
-        cost += _learned(own) + Cost(flops=flops.get(id(part), 0))
+        cost += _learned(own, alive) + Cost(flops=flops.get(id(part), 0))
         if isinstance(part, MoELayer):
-            idle = sum(p.numel() for p in part.experts.parameters())
+            idle = _number(part.experts.parameters(), alive)
             cost += Cost(0, -round(idle * (1 - part.active_share)), 0)
     return cost

@@ -1,6 +1,8 @@
 """Callbacks for any algorithm of SB3: look at every task, and inside the networks."""
 
 from sb3_moe.callbacks.evaluate import MultiTaskEvalCallback
+from sb3_moe.callbacks.forgetting import EWCCallback, L2AnchorCallback
+from sb3_moe.callbacks.freeze_router import FreezeRouterCallback
 from sb3_moe.callbacks.plasticity import PlasticityCallback
 from sb3_moe.callbacks.probing import collect_probe
 from sb3_moe.callbacks.remedies import (
@@ -12,14 +14,20 @@ from sb3_moe.callbacks.replay import ReplayCallback
 from sb3_moe.callbacks.rollout import TaskRolloutCallback
 from sb3_moe.callbacks.routing import RoutingCallback
 from sb3_moe.callbacks.snapshot import SnapshotCallback
+from sb3_moe.callbacks.sparse import SparseTrainingCallback
 from sb3_moe.callbacks.task_gradients import TaskGradientCallback
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
+from sb3_moe.callbacks.weight_penalties import L2InitCallback, WeightNormDecayCallback
 from sb3_moe.evaluation.pinned_env import make_pinned_env
 from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
 from sb3_moe.learning_rates import LinearPerBlock
 from sb3_moe.snapshot.writing import save_snapshot
 
 __all__ = [
+    "EWCCallback",
+    "FreezeRouterCallback",
+    "L2AnchorCallback",
+    "L2InitCallback",
     "LinearPerBlock",
     "MultiTaskEvalCallback",
     "PlasticityCallback",
@@ -29,10 +37,12 @@ __all__ = [
     "RoutingCallback",
     "ShrinkAndPerturbCallback",
     "SnapshotCallback",
+    "SparseTrainingCallback",
     "TaskEpisodes",
     "TaskGradientCallback",
     "TaskRolloutCallback",
     "TaskSwitchCallback",
+    "WeightNormDecayCallback",
     "collect_probe",
     "evaluate_tasks",
     "make_pinned_env",

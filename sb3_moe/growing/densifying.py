@@ -30,7 +30,7 @@ from sb3_moe.growing.leaves import Held, plain_leaves
 from sb3_moe.growing.links import Link, Links
 from sb3_moe.growing.matching import extractor_links, linear_leaves, memory_links
 from sb3_moe.growing.outputs import check_same, sampled
-from sb3_moe.growing.plain import check_usual, in_one, plain_modules, widths_of
+from sb3_moe.growing.plain import check_sb3s, check_usual, in_one, plain_modules, widths_of
 from sb3_moe.networks import Network, Networks, networks_of
 from sb3_moe.observations.task_ids import TASK_KEY
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -59,10 +59,15 @@ def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = No
     uniform gates over linear experts. It needs nothing of this package to be loaded. Its optimisers
     start anew. The given model stays as it is.
 
+    >>> from stable_baselines3 import PPO
+    >>> model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"num_experts": 1})
+    >>> type(to_dense(model).policy).__name__
+    'ActorCriticPolicy'
+
     :param model: with one of our policies
     :param task: the task whose observations it is for, where experts or heads go by that
     :param distill: observations; a dense network is fitted to what the model does on them, as
-        :func:`distil` does, and this returns what that returns
+        :func:`~sb3_moe.growing.distil` does, and this returns what that returns
     :raises TypeError: if the policy is not ours
     :raises ValueError: if the mixture is not one network, or images are encoded
     """
@@ -73,6 +78,7 @@ def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = No
             )
         return distil(model, distill)
     old = policy_of(model)
+    check_sb3s(old)
     _check_task(old, task)
     with undone_on_failure():
         found = [_plain(network, task) for network in networks_of(old).networks()]
@@ -98,7 +104,7 @@ def _check_task(policy: MoEPolicy, task: int | None) -> None:
         raise ValueError(
             f"`task` must be in [0, {num_tasks}), the tasks that observations tell, got {task}"
         )
-    if not any(layer.needs_tasks for layer in policy.moe_layers().values()):
+    if not any(layer.sees_task for layer in policy.moe_layers().values()):
         raise ValueError(
             "`task` must be None where no experts go by the task: the dense model is for all, got "
             f"{task}"

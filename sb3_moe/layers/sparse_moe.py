@@ -133,7 +133,8 @@ class SparseMoE(MoELayer):
             gates_BNE = softmax_over_experts(logits_BNE.masked_fill(kept_BNE == 0, -th.inf))
         else:
             gates_BNE = probs_BNE * kept_BNE
-        if self.bias_rate and self.training and th.is_grad_enabled():
+        counts_loads = self.bias_rate and not self.holds_router
+        if counts_loads and self.training and th.is_grad_enabled():
             self.running_count_E += counts(experts_BNk, self.num_experts)
         return self.combine(x_BNI, gates_BNE, logits_BNE=logits_BNE, experts_BNk=experts_BNk)
 
@@ -175,7 +176,7 @@ class SparseMoE(MoELayer):
     @th.no_grad()
     def move_bias(self) -> None:
         """Move the bias by the loads counted since it last moved, and count from zero again."""
-        if not self.bias_rate:
+        if not self.bias_rate or self.holds_router:
             return
         count_E = self.running_count_E
         # With no counts every difference is 0, and so is its sign: the bias stays.

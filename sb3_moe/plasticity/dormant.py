@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch as th
 
+#: The thresholds at which neurons count as dormant; the first is the one of figures.
 TAUS = (0.025, 0.0, 0.1)
 
 

@@ -9,7 +9,8 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_moe.networks import networks_of
-from sb3_moe.optimizers.own_steps import STEPS
+from sb3_moe.optimizers.masks import keep_masked
+from sb3_moe.optimizers.moments import moments_in
 from sb3_moe.plasticity.wiring import heads
 
 
@@ -55,6 +56,7 @@ def reset_heads(policy: BasePolicy) -> None:
         target = networks.follower(head)
         if target is not None:
             target.load_state_dict(head.state_dict())
+    keep_masked(policy)
 
 
 @th.no_grad()
@@ -77,6 +79,7 @@ def shrink_and_perturb(policy: BasePolicy, shrink: float = 0.8, perturb: float =
             if id(parameter) in learned:
                 parameter.mul_(shrink).add_(fresh[name], alpha=perturb)
     reset_optimizers(policy)
+    keep_masked(policy)
 
 
 def check_shrink_and_perturb(shrink: float, perturb: float) -> None:
@@ -103,16 +106,10 @@ def reset_optimizers(policy: BasePolicy) -> None:
 
 def moments(policy: BasePolicy) -> dict[th.Tensor, list[th.Tensor]]:
     """Return the optimisers' running averages by parameter."""
-    return {
-        parameter: [
-            value
-            for name, value in state.items()
-            if name != STEPS
-            if isinstance(value, th.Tensor) and value.shape == parameter.shape
-        ]
-        for optimizer in optimizers(policy)
-        for parameter, state in optimizer.state.items()
-    }
+    found: dict[th.Tensor, list[th.Tensor]] = {}
+    for optimizer in optimizers(policy):
+        found |= moments_in(optimizer)
+    return found
 
 
 def zero_moments(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:

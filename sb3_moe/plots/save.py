@@ -32,7 +32,7 @@ def save_figure(
 
     :param figure: of matplotlib
     :param path: of the files, without an ending
-    :param formats: among :data:`FORMATS`
+    :param formats: of ``"png"``, ``"svg"`` and ``"pdf"``
     :param dpi: of the PNG
     :return: the files
     :raises ValueError: if a format is another one, or there is none

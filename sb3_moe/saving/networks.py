@@ -11,15 +11,16 @@ from stable_baselines3.common.save_util import recursive_getattr
 from torch import nn
 
 from sb3_moe.optimizers.idle_experts import MARK
+from sb3_moe.optimizers.masks import MASKS, SEED, UPDATES, masks_in, set_masks
 from sb3_moe.optimizers.own_steps import STEPS
 from sb3_moe.saving.archive import OPTIMIZERS
 from sb3_moe.saving.errors import UnsafeFileError
 from sb3_moe.saving.tensors import Form, TensorFile, form_of
 from sb3_moe.saving.values import Decoder, Encoder, checked_type
 
-# What one optimiser's groups have and another's lack, a value of its kind: where a rate began, and
-# whether idle experts stay still.
-_MAY_LACK: dict[str, Any] = {"initial_lr": 0.0, MARK: False}
+# What one optimiser's groups have and another's lack, a value of its kind: where a rate began,
+# whether idle experts stay still, and what a sparse network's masks go by.
+_MAY_LACK: dict[str, Any] = {"initial_lr": 0.0, MARK: False, UPDATES: 0, SEED: 0}
 
 
 def weights_of(model: BaseAlgorithm) -> dict[str, th.Tensor]:
@@ -84,7 +85,7 @@ def encode_optimizers(
     for name, optimizer in optimizers_of(model).items():
         state = optimizer.state_dict()
         groups = [
-            encoder.encode(name, {key: v for key, v in group.items() if key != "params"})
+            encoder.encode(name, {k: v for k, v in group.items() if k not in ("params", MASKS)})
             for group in state["param_groups"]
         ]
         values = []
@@ -94,6 +95,9 @@ def encode_optimizers(
                     tensors[f"{name}/{index}/{key}"] = value
                 else:
                     values.append([index, key, encoder.encode(key, value)])
+        for index, mask in enumerate(_masks_of(optimizer)):
+            if mask is not None:
+                tensors[f"{name}/{index}/{MASKS}"] = mask
         found[name] = {"groups": groups, "values": values}
     return found, tensors
 
@@ -113,8 +117,26 @@ def load_optimizers(model: BaseAlgorithm, decoder: Decoder, state: Any, file: Te
         optimizer, index, key = name.split("/", 2)
         states[optimizer]["state"].setdefault(int(index), {})[key] = tensor
     for name, optimizer_state in states.items():
+        masks = _taken_masks(optimizer_state["state"])
         _check_whole(name, optimizer_state["state"])
         own[name].load_state_dict(optimizer_state)
+        if masks:
+            parameters = _parameters(own[name])
+            set_masks(own[name], {parameters[i]: mask for i, mask in masks.items()})
+
+
+def _masks_of(optimizer: th.optim.Optimizer) -> list[th.Tensor | None]:
+    masks = masks_in(optimizer)
+    return [masks.get(parameter) for parameter in _parameters(optimizer)]
+
+
+def _taken_masks(state: dict[int, dict[str, Any]]) -> dict[int, th.Tensor]:
+    """Take the masks out of a file's states: they lie in an optimiser's groups."""
+    masks = {index: entries.pop(MASKS) for index, entries in state.items() if MASKS in entries}
+    for index in masks:
+        if not state[index]:
+            del state[index]  # saved before the first step
+    return masks
 
 
 def _check_form(name: str, form: Form, own: Mapping[str, th.optim.Optimizer]) -> None:
@@ -124,7 +146,13 @@ def _check_form(name: str, form: Form, own: Mapping[str, th.optim.Optimizer]) ->
     if optimizer not in own or not index.isdecimal():
         raise UnsafeFileError(f"{OPTIMIZERS} has {name[:60]!r}, which no optimiser has")
     parameter = _parameter(own[optimizer], int(index), name)
-    counts = rest.partition("/")[2] == STEPS and len(form.shape) == 1  # whose length it checks
+    key = rest.partition("/")[2]
+    if key == MASKS and (form.dtype, form.shape) != (th.bool, parameter.shape):
+        raise UnsafeFileError(
+            f"{OPTIMIZERS} has {name!r} as {form.dtype} {list(form.shape)}, which is no mask of a "
+            f"parameter of {list(parameter.shape)}"
+        )
+    counts = key == STEPS and len(form.shape) == 1  # whose length it checks
     shaped = counts or form.shape == parameter.shape
     if not shaped and th.Size(form.shape).numel() != 1:
         raise UnsafeFileError(
@@ -168,8 +196,12 @@ def _is_like(value: Any, known: Any) -> bool:
     return value is None or isinstance(value, bool)
 
 
+def _parameters(optimizer: th.optim.Optimizer) -> list[th.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def _parameter(optimizer: th.optim.Optimizer, index: int, name: str) -> th.Tensor:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = _parameters(optimizer)
     if not 0 <= index < len(parameters):
         raise UnsafeFileError(f"{OPTIMIZERS} has {name[:60]!r}, a parameter that isn't there")
     found: th.Tensor = parameters[index]

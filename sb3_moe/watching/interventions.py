@@ -29,6 +29,15 @@ def without_expert(
     one shares its weight among the others; for the task router and expert choice, and routers of
     your own, its output is zero.
 
+    >>> import sb3_moe
+    >>> from stable_baselines3 import PPO
+    >>> model = PPO("MoeMlpPolicy", "CartPole-v1")
+    >>> obs = model.get_env().reset()
+    >>> with without_expert(model, "pi", 0):
+    ...     gates_BNE = sb3_moe.routing(model, obs)["pi.middle"].gates_BNE
+    >>> gates_BNE[0, 0, 0].item()
+    0.0
+
     :param model: an SB3 model, or the policy of one
     :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole name
     :param expert: which one

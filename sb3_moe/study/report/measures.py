@@ -103,6 +103,17 @@ def final(run: Run, game: str) -> float:
     return float(run.returns(game)[-1])
 
 
+def forgetting(run: Run, game: str) -> float:
+    """Mean return of a game when its last block ended, less that at the end of the run.
+
+    0 for the one trained last (arXiv 2105.10919); NaN for one that never was, or not in blocks.
+    """
+    if not run.cell.order or not run.blocks(game):
+        return float("nan")
+    trained = run.steps <= run.blocks(game)[-1][1]
+    return float(run.returns(game)[trained][-1]) - final(run, game)
+
+
 def dormant(run: Run) -> float:
     """Fraction of dormant neurons, averaged over the layers and the second half of the run."""
     if not run.dormant_layers:
@@ -128,6 +139,8 @@ class References:
     def _add(self, run: Run) -> None:
         """A block that nothing came before is a run from scratch, whichever regime it opens."""
         if not run.cell.order or run.steps[-1] < run.cell.steps_per_task:
+            return
+        if run.cell.architecture.start_from is not None:
             return
         game = run.cell.order[0]
         key = (run.cell.architecture.name, run.cell.seed, game)
@@ -186,6 +199,8 @@ def measure(name: str, run: Run, references: References) -> dict[str, float]:
         return {game: block_end(run, game) for game in games}
     if name == "final":
         return {game: final(run, game) for game in games}
+    if name == "forgetting":
+        return {game: forgetting(run, game) for game in games}
     if name == "average_performance":
         seed = run.cell.seed
         ends = [references.normalised(final(run, game), seed, game) for game in games]
@@ -204,6 +219,8 @@ MEASURES = {
     "area": "mean return while the task is trained",
     "block_end": "mean return over the last tenth of the task's last block",
     "final": "mean return at the end of the run",
+    "forgetting": "mean return at the end of the task's last block, less that at the end of the "
+    "run",
     "average_performance": "mean over tasks of the normalised return at the end of the run",
     "dormant": "fraction of dormant neurons, mean over layers and the second half of the run",
 }

@@ -17,6 +17,7 @@ from sb3_moe.study.spec.named import Named
 from sb3_moe.study.spec.schedules import check_schedule
 from sb3_moe.study.spec.tasks import Entries, as_entries, check_env, task_names
 
+#: Over what the learning rate falls to zero: over nothing, the run, or each task's block.
 Annealing = Literal["none", "run", "block"]
 
 # Bytes of a name that leave other parts of a folder's name their share.

@@ -11,6 +11,7 @@ from sb3_moe.study.report.measures import (
     block_area,
     block_end,
     final,
+    forgetting,
     measure,
     plasticity,
 )
@@ -68,6 +69,17 @@ def test_plasticity_compares_with_the_same_network_and_seed():
     references = References(runs, dict.fromkeys(GAMES, 1.0))
     # Areas above random: (6 - 1) / 2 by (11 - 1) / 2.
     assert plasticity(runs[2], "Breakout", references) == pytest.approx(0.5)
+
+
+def test_forgetting_is_what_a_game_lost_since_its_last_block_ended():
+    forgot = run(cell("crl", GAMES))
+    first, last = forgot.cell.games
+    end = forgot.cell.steps_per_task
+    forgot.scores["score"][forgot.steps == end, 0] = 9.0
+    forgot.scores["score"][-1] = [2.0, 7.0]
+    assert forgetting(forgot, first) == pytest.approx(7.0)
+    assert forgetting(forgot, last) == 0.0
+    assert np.isnan(forgetting(run(cell()), first))
 
 
 def test_a_reference_no_better_than_random_gives_no_number():

@@ -1,0 +1,419 @@
+"""Networks most of whose weights are zero, from the first step to the last, through every file."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import A2C, DQN, PPO, SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from toy import toy_vec_env
+
+import sb3_moe
+from sb3_moe.budget import describe, measure
+from sb3_moe.callbacks import (
+    ReDoCallback,
+    ResetHeadsCallback,
+    ShrinkAndPerturbCallback,
+    SnapshotCallback,
+    SparseTrainingCallback,
+    TaskSwitchCallback,
+)
+from sb3_moe.growing.sparsifying import SparseNetworks
+from sb3_moe.optimizers.moments import moments_in
+
+
+def make(algo=PPO, policy="MlpPolicy", env=None, **kwargs):
+    options = {"n_steps": 32, "batch_size": 16, "n_epochs": 4}
+    if algo is A2C:
+        options = {"n_steps": 4}
+    if algo in (DQN, SAC):
+        options = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200, "train_freq": 1}
+    if algo is DQN:
+        options |= {"target_update_interval": 30}
+    env = env or ("Pendulum-v1" if algo is SAC else "CartPole-v1")
+    policy_kwargs = {"net_arch": [16, 12]} | kwargs.pop("policy_kwargs", {})
+    kwargs = options | {"device": "cpu", "seed": 3} | kwargs
+    return algo(policy, env, policy_kwargs=policy_kwargs, **kwargs)
+
+
+def sparse(method="static", sparsity=0.8, **kwargs):
+    changes = {} if method == "static" else {"interval": 5, "drop_fraction": 0.5}
+    return SparseTrainingCallback(sparsity, method, **(changes | kwargs))
+
+
+def followers(model):
+    networks = sb3_moe.networks.networks_of(model.policy)
+    return {
+        mine: theirs
+        for online, target in networks.targets().items()
+        for mine, theirs in zip(online.parameters(), target.parameters(), strict=True)
+    }
+
+
+def masks_of(model):
+    return dict(SparseNetworks(model.policy).masks())
+
+
+def check_zeros(model):
+    """Weights, moments and targets are zero where masks say so."""
+    networks, targets = SparseNetworks(model.policy), followers(model)
+    masks = networks.masks()
+    assert len(masks) == len(networks.layers)
+    moments = {p: m for each in networks.optimizers for p, m in moments_in(each).items()}
+    for parameter, mask in masks.items():
+        tensors = [parameter, *moments.get(parameter, ())]
+        tensors += [targets[parameter]] if parameter in targets else []
+        assert not any(tensor.detach()[~mask].any() for tensor in tensors)
+
+
+def counts(model):
+    return {name: int(mask.sum()) for name, mask in named_masks(model).items()}
+
+
+def named_masks(model):
+    masks = masks_of(model)
+    return {name: masks[p] for name, p in model.policy.named_parameters() if p in masks}
+
+
+class Watch(BaseCallback):
+    """Check now and then that nothing has grown that shouldn't."""
+
+    def _on_step(self):
+        if self.n_calls % 7:
+            return True
+        check_zeros(self.model)
+        self.counts = getattr(self, "counts", counts(self.model))
+        assert counts(self.model) == self.counts
+        return True
+
+
+@pytest.mark.parametrize(
+    ("algo", "policy", "method"),
+    [
+        (PPO, "MlpPolicy", "static"),
+        (PPO, "MoeMlpPolicy", "rigl"),
+        (DQN, "MlpPolicy", "rigl"),
+        (DQN, "MoeMlpPolicy", "set"),
+        (SAC, "MlpPolicy", "set"),
+        (SAC, "MoeMlpPolicy", "rigl"),
+    ],
+)
+def test_as_many_weights_as_asked_for_stay_zero_for_hundreds_of_updates(algo, policy, method):
+    more = {"n_epochs": 10} if algo is PPO else {"gradient_steps": 4}
+    model, updates = make(algo, policy, **more), []
+    for optimizer in SparseNetworks(model.policy).optimizers:
+        optimizer.register_step_post_hook(lambda *args: updates.append(args))
+    model.learn(320 if algo is PPO else 64, [sparse(method), Watch()])
+    assert len(updates) >= 200
+    check_zeros(model)
+    layers = SparseNetworks(model.policy).layers
+    alive = sum(counts(model).values()) / sum(layer.weight.numel() for layer in layers)
+    assert alive == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.parametrize("method", ["set", "rigl"])
+def test_connections_change_from_time_to_time_until_the_share_has_fallen_to_zero(method):
+    class Count(BaseCallback):
+        def _on_rollout_end(self):
+            self.seen.append(named_masks(self.model)["mlp_extractor.policy_net.0.weight"].clone())
+
+        def _on_training_start(self):
+            self.seen = []
+
+        def _on_step(self):
+            return True
+
+    model, count = make(), Count()
+    model.learn(640, [sparse(method, interval=8, end_fraction=0.5), count])
+    changed = [not th.equal(*pair) for pair in zip(count.seen, count.seen[1:], strict=False)]
+    assert all(changed[:5])
+    assert not any(changed[11:])
+
+
+def test_static_masks_never_change():
+    model = make()
+    model.learn(64, sparse())
+    before = {name: mask.clone() for name, mask in named_masks(model).items()}
+    model.learn(64, sparse())
+    assert all(th.equal(mask, before[name]) for name, mask in named_masks(model).items())
+
+
+class Seen(SparseTrainingCallback):
+    """Keep weight, mask and gradient of the first layer before the last change, and after it."""
+
+    def _regrow(self, optimizer):
+        layer = self._networks.layers[0]
+        masks = masks_of(self.model)
+        self.before = [each.detach().clone() for each in (layer.weight, masks[layer.weight])]
+        self.gradient = layer.weight.grad.clone()
+        self.share = self._fraction()
+        super()._regrow(optimizer)
+        self.after = [each.detach().clone() for each in (layer.weight, masks[layer.weight])]
+
+
+@pytest.mark.parametrize("method", ["set", "rigl"])
+def test_what_grows_starts_from_zero_and_what_stays_stays(method):
+    seen = Seen(0.5, method, interval=20, drop_fraction=0.8)
+    make(DQN).learn(60, seen)
+    (old, old_mask), (new, mask) = seen.before, seen.after
+    assert (mask & ~old_mask).any()
+    assert not new[mask & ~old_mask].any()
+    assert th.equal(new[mask & old_mask], old[mask & old_mask])
+    assert mask.sum() == old_mask.sum()
+
+
+def test_rigl_grows_where_the_gradient_of_the_whole_network_is_largest():
+    seen = Seen(0.5, "rigl", interval=20, drop_fraction=0.8)
+    make(DQN).learn(60, seen)
+    (old, old_mask), (_, mask) = seen.before, seen.after
+    number = int(seen.share * int(old_mask.sum()))
+    assert number >= 3
+    sizes = [size if alive else np.inf for size, alive in zip(*flat(old, old_mask), strict=True)]
+    dropped = set(np.argsort(sizes)[:number].tolist())
+    kept = {i for i, alive in enumerate(old_mask.flatten()) if alive} - dropped
+    wanted = [i for i in np.argsort(-seen.gradient.abs().flatten().numpy()) if i not in kept]
+    assert set(mask.flatten().nonzero().flatten().tolist()) == kept | set(wanted[:number])
+
+
+def flat(weight, mask):
+    return weight.abs().flatten().tolist(), mask.flatten().tolist()
+
+
+def test_dead_weights_dont_count_where_gradients_are_clipped():
+    """Against the network with the zeros taken out of its gradient by hand."""
+    model = make(max_grad_norm=0.01, n_epochs=1, batch_size=32)
+    norms = []
+    model.policy.optimizer.register_step_pre_hook(
+        lambda optimizer, *args: norms.append(
+            th.stack(
+                [p.grad[m].norm() for p, m in masks_of(model).items()]
+                + [p.grad.norm() for p in model.policy.parameters() if p not in masks_of(model)]
+            ).norm()
+        )
+    )
+    model.learn(64, sparse())
+    assert norms == pytest.approx([0.01] * len(norms), rel=1e-3)
+
+
+def test_an_expert_without_rows_keeps_weights_masks_and_moments():
+    env = toy_vec_env((0,))
+    model = make(DQN, "MoeMultiInputPolicy", env, policy_kwargs={"router": "task"})
+    model.learn(40, sparse("set"))
+    layer = next(each for each in SparseNetworks(model.policy).layers if each.num_experts == 3)
+    state = model.policy.optimizer.state[layer.weight]
+    tensors = [layer.weight, masks_of(model)[layer.weight], state["exp_avg"]]
+    before = [tensor.detach().clone() for tensor in tensors]
+    model.learn(60, sparse("set"), reset_num_timesteps=False)
+    after = [layer.weight, masks_of(model)[layer.weight], state["exp_avg"]]
+    for one, other in zip(before, after, strict=True):
+        assert th.equal(one[1:], other[1:])
+        assert not th.equal(one[0], other[0])
+
+
+@pytest.mark.parametrize(
+    "remedy",
+    [
+        lambda: ReDoCallback(64, tau=0.9),
+        lambda: ResetHeadsCallback(64),
+        lambda: ShrinkAndPerturbCallback(64),
+    ],
+    ids=["redo", "heads", "shrink"],
+)
+@pytest.mark.parametrize("first", [True, False], ids=["before", "behind"])
+@pytest.mark.parametrize("algo", [PPO, DQN])
+def test_remedies_beside_it_leave_dead_weights_dead(algo, first, remedy):
+    model, callbacks = make(algo), [sparse("set"), remedy()]
+    model.learn(160, [*(callbacks if first else callbacks[::-1]), Watch()])
+
+
+def test_forgetting_the_optimisers_averages_doesnt_forget_the_masks():
+    env = toy_vec_env((0,) * 6 + (1,) * 100)
+    model = make(PPO, "MultiInputPolicy", env)
+    model.learn(128, [TaskSwitchCallback(reset_optimizer=True), sparse("rigl"), Watch()])
+
+
+def files(model, tmp_path, how):
+    if how == "sb3":
+        model.save(tmp_path / "model.zip")
+        return type(model).load(tmp_path / "model.zip", env=model.get_env(), device="cpu")
+    sb3_moe.save(model, tmp_path / "model.moe", replay_buffer=False)
+    return sb3_moe.load(tmp_path / "model.moe", model.get_env(), device="cpu")
+
+
+@pytest.mark.parametrize("how", ["sb3", "ours"])
+@pytest.mark.parametrize(
+    ("algo", "policy"), [(PPO, "MlpPolicy"), (PPO, "MoeMlpPolicy"), (SAC, "MlpPolicy")]
+)
+def test_a_model_from_a_file_goes_on_with_its_masks(tmp_path, algo, policy, how):
+    model = make(algo, policy)
+    model.learn(32, sparse("set"))
+    loaded = files(model, tmp_path, how)
+    for (name, mask), other in zip(
+        named_masks(model).items(), named_masks(loaded).values(), strict=True
+    ):
+        assert th.equal(mask, other), name
+    loaded.learn(32, [sparse("set"), Watch()], reset_num_timesteps=False)
+    assert counts(loaded) == counts(model)
+
+
+def test_a_model_saved_before_its_first_step_of_the_optimiser_has_its_masks(tmp_path):
+    model = make(DQN, learning_starts=1000)
+    model.learn(10, sparse())
+    assert not model.policy.optimizer.state
+    loaded = files(model, tmp_path, "ours")
+    assert not loaded.policy.optimizer.state
+    assert all(map(th.equal, named_masks(model).values(), named_masks(loaded).values()))
+    loaded.learning_starts = 8
+    loaded.learn(40, [sparse(), Watch()])
+
+
+@pytest.mark.parametrize(
+    ("algo", "policy", "method"),
+    [(PPO, "MlpPolicy", "static"), (PPO, "MoeMlpPolicy", "rigl"), (SAC, "MlpPolicy", "set")],
+)
+def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path, algo, policy, method):
+    whole = make(algo, policy)
+    whole.learn(96, [sparse(method), SnapshotCallback(32, tmp_path, keep=9)])
+    model, _ = sb3_moe.resume(sorted((tmp_path / "checkpoints").iterdir())[0])
+    assert model.num_timesteps == 32
+    model.learn(96 - 32, sparse(method), reset_num_timesteps=False)
+    pairs = zip(whole.policy.parameters(), model.policy.parameters(), strict=True)
+    assert all(th.equal(one, other) for one, other in pairs)
+    assert all(map(th.equal, named_masks(whole).values(), named_masks(model).values()))
+
+
+@pytest.mark.parametrize("option", ["fused", "compiled"])
+def test_fused_and_compiled_policies_are_sparse_too(option):
+    fused = {"policy_kwargs": {"optimizer_kwargs": {"fused": True}}} if option == "fused" else {}
+    model = make(DQN, "MoeMlpPolicy", **fused)
+    if option == "compiled":
+        # The wrapper alone: what the compiler makes of a pass has the same parameters.
+        model.policy = th.compile(model.policy, backend="eager")
+    model.learn(60, sparse("rigl"))
+    model.policy = getattr(model.policy, "_orig_mod", model.policy)
+    check_zeros(model)
+
+
+def test_what_is_alive_is_logged_printed_and_counted(capsys):
+    model = make(policy="MoeMlpPolicy")
+    dense = measure(model.policy).total
+    model.learn(64, sparse("set", verbose=1), log_interval=10**6)
+    alive = sum(counts(model).values())
+    logged = {k: v for k, v in model.logger.name_to_value.items() if k.startswith("sparsity/")}
+    assert sum(v for k, v in logged.items() if "alive" in k) == alive
+    assert set(logged) == {"sparsity/alive/pi", "sparsity/alive/vf", "sparsity/changed"}
+    layers = SparseNetworks(model.policy).layers
+    size = sum(layer.weight.numel() for layer in layers)
+    assert f"{alive:,} of {size:,} weights are alive" in capsys.readouterr().out
+    budget = describe(model)
+    assert f"sparse: {alive:,} of {size:,} weights are alive" in capsys.readouterr().out
+    assert budget.total.parameters == budget.total.active == dense.parameters - size + alive
+    assert budget.total.flops == dense.flops
+
+
+def test_of_experts_that_a_token_doesnt_use_only_living_weights_count():
+    model = make(policy="MoeMlpPolicy", policy_kwargs={"router": "top_k", "net_arch": [8]})
+    model.learn(32, sparse(sparsity=0.5, densities="uniform"))
+    cost = measure(model.policy).parts["pi"]
+    # Experts 4 -> 8 -> 8 with half of 32 + 64 weights and 16 biases; a router 4 x 4; a head 8 x 2.
+    assert cost.parameters == 4 * (48 + 16) + 16 + 8 + 2
+    assert cost.active == 48 + 16 + 16 + 8 + 2
+
+
+def test_weights_that_came_back_in_training_without_the_callback_count():
+    model = make()
+    dense = measure(model.policy).total.parameters
+    model.learn(32, sparse())
+    assert measure(model.policy).total.parameters < dense
+    model.learn(64)
+    assert measure(model.policy).total.parameters == dense
+    model.learn(64, [sparse(), Watch()])
+
+
+def test_callbacks_of_an_interrupted_training_let_go():
+    class Stop(BaseCallback):
+        def _on_step(self):
+            raise KeyboardInterrupt
+
+    model = make()
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(64, [sparse("set"), Stop()])
+    model.learn(64, [sparse("set"), Watch()])
+    hooks = model.policy.optimizer._optimizer_step_post_hooks
+    model.learn(64)
+    assert not hooks
+
+
+def test_other_seeds_draw_other_masks_and_the_models_own_is_the_default():
+    def first(seed, own=None):
+        model = make(seed=seed)
+        model.learn(1, sparse(seed=own))
+        return next(iter(named_masks(model).values()))
+
+    assert th.equal(first(3), first(4, own=3))
+    assert not th.equal(first(3), first(4))
+
+
+def test_a_model_with_masks_refuses_another_sparsity():
+    model = make()
+    model.learn(32, sparse())
+    message = "`sparsity` and `densities` must be those that the model's masks were drawn with"
+    with pytest.raises(ValueError, match=message):
+        model.learn(32, sparse(sparsity=0.5))
+    with pytest.raises(ValueError, match=message):
+        model.learn(32, sparse(densities="uniform"))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: sparse(sparsity=1), ValueError, r"`sparsity` must be in \[0, 1\), got 1"),
+        (lambda: sparse(sparsity=-0.1), ValueError, r"`sparsity` must be in \[0, 1\), got -0.1"),
+        (lambda: sparse(sparsity=np.nan), ValueError, "`sparsity` must be a number, got nan"),
+        (lambda: sparse(sparsity="0.5"), TypeError, "`sparsity` must be a number, got '0.5'"),
+        (lambda: sparse(sparsity=True), TypeError, "`sparsity` must be a number, got True"),
+        (
+            lambda: SparseTrainingCallback(0.5, "prune"),
+            ValueError,
+            r"`method` must be one of \['static', 'set', 'rigl'\], got 'prune'",
+        ),
+        (
+            lambda: sparse(densities="er"),
+            ValueError,
+            r"`densities` must be one of \['erk', 'uniform'\], got 'er'",
+        ),
+        (
+            lambda: sparse(interval=5),
+            ValueError,
+            "`interval` must be None for `method`='static', whose connections don't change, got 5",
+        ),
+        (lambda: sparse("set", interval=0), ValueError, "`interval` must be at least 1, got 0"),
+        (lambda: sparse("set", interval=2.0), TypeError, "`interval` must be an int, got 2.0"),
+        (
+            lambda: sparse("rigl", drop_fraction=0.0),
+            ValueError,
+            r"`drop_fraction` must be in \(0, 1\], got 0.0",
+        ),
+        (
+            lambda: sparse("rigl", end_fraction=1.5),
+            ValueError,
+            r"`end_fraction` must be in \(0, 1\], got 1.5",
+        ),
+        (lambda: sparse(rescale=1), TypeError, "`rescale` must be a bool, got 1"),
+        (lambda: sparse(seed=1.0), TypeError, "`seed` must be an int, got 1.0"),
+        (lambda: sparse(seed=-1), ValueError, "`seed` must be at least 0, got -1"),
+    ],
+)
+def test_bad_input_says_what_is_wrong(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_policy_without_weights_to_leave_out_is_refused():
+    class Frozen(gym.Wrapper):
+        pass
+
+    model = make(env=Frozen(gym.make("CartPole-v1")))
+    model.policy.requires_grad_(False)
+    with pytest.raises(ValueError, match="must have a linear or convolutional layer, got none"):
+        model.learn(1, sparse())
