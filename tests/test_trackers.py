@@ -36,7 +36,9 @@ def test_mlflow_takes_every_number(tmp_path, monkeypatch):
     client = mlflow.MlflowClient(uri)
     (run,) = client.search_runs(["0"])
     check_names(run.data.metrics)
-    loads = [client.get_metric_history(run.info.run_id, f"moe/load/pi.middle/{k}") for k in range(4)]
+    loads = [
+        client.get_metric_history(run.info.run_id, f"moe/load/pi.middle/{k}") for k in range(4)
+    ]
     for at_once in zip(*loads, strict=True):
         assert sum(each.value for each in at_once) == pytest.approx(1)
         assert len({each.step for each in at_once}) == 1

@@ -50,8 +50,10 @@ def test_other_files_name_targets_that_there_are(path):
 
 def test_every_target_is_phony_and_every_extra_that_one_installs_exists():
     phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[1].split()
-    assert TARGETS == set(phony)
-    asked = {extra for group in re.findall(r'"\.\[([\w,-]+)\]"', MAKEFILE) for extra in group.split(",")}
+    assert set(phony) == TARGETS
+    asked = {
+        extra for group in re.findall(r'"\.\[([\w,-]+)\]"', MAKEFILE) for extra in group.split(",")
+    }
     assert asked <= set(PROJECT["optional-dependencies"])
 
 

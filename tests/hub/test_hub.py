@@ -139,7 +139,7 @@ def test_a_policy_is_no_model(model, tmp_path):
 
 
 def test_a_folder_without_a_card_is_not_uploaded(tmp_path):
-    with pytest.raises(ValueError, match="`folder` must have a README.md"):
+    with pytest.raises(ValueError, match=r"`folder` must have a README\.md"):
         push(tmp_path, "me/agent")
 
 

@@ -95,7 +95,8 @@ def test_minatar_has_the_presets_values():
 )
 def test_a_model_is_made_of_an_entry(algorithm, name):
     entry = read(algorithm)[name]
-    given = {key: value for key, value in entry.items() if key not in OF_THE_ZOO}
+    left = OF_THE_ZOO | {"n_steps", "batch_size"}  # those of many copies
+    given = {key: value for key, value in entry.items() if key not in left}
     if isinstance(given.get("learning_rate"), str):
         given = {k: v for k, v in given.items() if k not in ("learning_rate", "clip_range")}
     env = gym.make(name, **entry.get("env_kwargs", {}))
