@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -58,18 +59,29 @@ def test_wandb_takes_every_number_from_tensorboard(tmp_path, monkeypatch):
 def history(log):
     """Yield what was logged at each step."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
-    store = DataStore()
-    store.open_for_scan(str(log))
-    while (data := store.scan_data()) is not None:
+    for data in chunks(log.read_bytes()):
         record = Record()
         record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            yield {
-                each.key or "/".join(each.nested_key): json.loads(each.value_json)
-                for each in record.history.item
-            }
+        yield {
+            each.key or "/".join(each.nested_key): json.loads(each.value_json)
+            for each in record.history.item
+        }
+
+
+def chunks(log):
+    """Yield what W&B has put into a log of LevelDB's format: blocks of 32 KiB, a file header of 7."""
+    place, parts = 7, b""
+    while place + 7 <= len(log):
+        if 32_768 - place % 32_768 < 7:  # no room for a header: zeros to the end of the block
+            place += 32_768 - place % 32_768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", log, place)
+        parts += log[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
 
 
 @pytest.mark.filterwarnings("ignore")

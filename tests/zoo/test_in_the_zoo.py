@@ -79,7 +79,7 @@ def test_it_trains_plays_tunes_and_trains_again_as_a_trial_says(algorithm, tmp_p
 
 
 def test_its_pictures_are_drawn(tmp_path):
-    train("ppo", "--eval-freq", "150", "--eval-episodes", "1", folder=tmp_path)
+    train("ppo", "--eval-freq", "150", "--eval-episodes", "2", folder=tmp_path)
     name = RUNS["ppo"][1].replace("/", "-")  # as the zoo calls its folders
     zoo("plots.plot_train", "-a", "ppo", "-e", name, "-f", "logs", folder=tmp_path)
     drawn = ["-a", "ppo", "-e", name, "-f", "logs", "--no-million", "-o", "scores"]
