@@ -47,7 +47,7 @@ test-full: $(VENV)/.test  ## the whole product of algorithms, placements, router
 # The lowest torch that pyproject.toml declares, where layers take the paths for a torch without `grouped_mm`.
 FLOOR := .venv-floor
 # All layers, without exports (torch's own, which got better since) and what takes time for its own sake.
-ON_THE_FLOOR := tests/layers tests/policies/test_balancing.py tests/policies/test_aux_losses.py \
+ON_THE_FLOOR := tests/layers tests/policies/test_balancing.py \
 	--ignore tests/layers/test_recorded.py --ignore tests/layers/test_memory.py
 $(FLOOR)/.test: pyproject.toml
 	$(PYTHON) -m venv $(FLOOR)

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_moe.budget import measure
 from sb3_moe.files.atomic import atomic
 from sb3_moe.hub.card import card, metadata
+from sb3_moe.hub.pushing import check_repo_id
 from sb3_moe.hub.results import Results, play
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers.checks import whole, words, yes_or_no
@@ -62,7 +63,7 @@ def write_folder(
     yes_or_no("deterministic", deterministic)
     words("license", license)
     if repo_id is not None:
-        words("repo_id", repo_id)
+        check_repo_id(repo_id)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save(model, folder / "model.moe")

@@ -123,6 +123,8 @@ def test_a_dense_agent_of_a_single_task_goes_by_its_id(tmp_path):
         ({"deterministic": "no"}, TypeError, "`deterministic` must be a bool, got 'no'"),
         ({"license": ""}, ValueError, "`license` must not be empty"),
         ({"repo_id": 3}, TypeError, "`repo_id` must be a str, got 3"),
+        ({"repo_id": "a"}, ValueError, "`repo_id` must be 'user/name', got 'a'"),
+        ({"repo_id": 'a/b")#'}, ValueError, "`repo_id` must be 'user/name', got"),
     ],
 )
 def test_a_wrong_argument_is_named_before_anything_is_written(
@@ -141,6 +143,12 @@ def test_a_policy_is_no_model(model, tmp_path):
 def test_a_folder_without_a_card_is_not_uploaded(tmp_path):
     with pytest.raises(ValueError, match=r"`folder` must have a README\.md"):
         push(tmp_path, "me/agent")
+
+
+@pytest.mark.parametrize("repo_id", ["", "agent", "me/agent\n", "a/b/c"])
+def test_a_repository_is_named_with_its_user(folder, repo_id):
+    with pytest.raises(ValueError, match="`repo_id` must"):
+        push(folder, repo_id)
 
 
 def test_uploading_says_what_it_needs(folder, monkeypatch):
