@@ -70,7 +70,7 @@ def history(log):
 
 
 def chunks(log):
-    """Yield what W&B has put into a log of LevelDB's format: blocks of 32 KiB, a file header of 7."""
+    """Yield what W&B has put into a log of LevelDB's format: 32 KiB blocks, 7 bytes before them."""
     place, parts = 7, b""
     while place + 7 <= len(log):
         if 32_768 - place % 32_768 < 7:  # no room for a header: zeros to the end of the block
