@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
+from sb3_contrib import ARS
 from stable_baselines3 import DQN, PPO
 
 import sb3_moe
@@ -16,6 +17,7 @@ from sb3_moe.hub import push, write_folder
 from sb3_moe.hub.card import card, metadata
 from sb3_moe.hub.results import Results
 from sb3_moe.study.card import main
+from sb3_moe.study.cli import console_script
 
 TASKS = ["CartPole-v1", ("SB3MoE/CartPole-v0", {"gravity": 1.62})]
 SMALL = {"episodes": 2, "max_steps": 5}
@@ -140,6 +142,13 @@ def test_a_policy_is_no_model(model, tmp_path):
         write_folder(model.policy, tmp_path)
 
 
+def test_a_policy_that_can_not_be_watched_is_refused_before_anything_is_written(tmp_path):
+    agent = ARS("LinearPolicy", "CartPole-v1", device="cpu")
+    with pytest.raises(TypeError, match="`policy` must be of a known family .* got ARSLinear"):
+        write_folder(agent, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_folder_without_a_card_is_not_uploaded(tmp_path):
     with pytest.raises(ValueError, match=r"`folder` must have a README\.md"):
         push(tmp_path, "me/agent")
@@ -202,3 +211,11 @@ def test_the_command_writes_the_folder_of_a_file(folder, tmp_path, capsys):
 def test_the_command_asks_for_tasks(folder, capsys):
     assert main([str(folder / "model.moe")]) == 2
     assert "`--tasks` must name a suite or Gymnasium ids, got none" in capsys.readouterr().err
+
+
+def test_the_script_knows_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sb3-moe", "card", "agent.moe"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit, match="2"):
+        console_script()
+    assert "`--tasks` must name a suite" in capsys.readouterr().err
