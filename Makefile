@@ -66,7 +66,7 @@ $(TOOLS)/.ready:
 	touch $@
 
 dist: $(TOOLS)/.ready  ## wheel and sdist, as PyPI takes them
-	rm -rf dist build
+	rm -rf dist
 	$(TOOLS)/bin/python -m build
 	$(TOOLS)/bin/python -m twine check --strict dist/*
 

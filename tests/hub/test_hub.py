@@ -144,7 +144,7 @@ def test_a_policy_is_no_model(model, tmp_path):
 
 def test_a_policy_that_can_not_be_watched_is_refused_before_anything_is_written(tmp_path):
     agent = ARS("LinearPolicy", "CartPole-v1", device="cpu")
-    with pytest.raises(TypeError, match="`policy` must be of a known family .* got ARSLinear"):
+    with pytest.raises(TypeError, match=r"`policy` must be of a known family .* got ARSLinear"):
         write_folder(agent, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
