@@ -93,10 +93,12 @@ class AnchorCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         """Go on from what the model remembers, unless its run starts anew."""
-        past = vars(self.model).get("anchors", {}) if self.model.num_timesteps > 0 else {}
-        vars(self.model)["anchors"] = past
+        # Others may keep theirs beside it.
+        anchors = vars(self.model).setdefault("anchors", {})
+        if self.model.num_timesteps == 0:
+            anchors.pop(self.key, None)
         fresh: dict[str, Any] = {"task": None, "weights": {}, "strengths": {}, "rows": {}}
-        self.kept: dict[str, Any] = past.setdefault(self.key, fresh)
+        self.kept: dict[str, Any] = anchors.setdefault(self.key, fresh)
         self._pulls = None
 
     def _on_rollout_start(self) -> None:
@@ -130,7 +132,9 @@ class AnchorCallback(BaseCallback):
             hook = self._hook(each)
             self._handles.append(each.parameter.register_post_accumulate_grad_hook(hook))
         # Off-policy a rollout may be a step long, and a device would be waited for in each.
-        if pulls and (isinstance(self.model, OnPolicyAlgorithm) or np.any(self.locals["dones"])):
+        if pulls and (
+            isinstance(self.model, OnPolicyAlgorithm) or np.any(self.locals.get("dones"))
+        ):
             penalty = self.coef * float(th.stack([each.penalty() for each in pulls]).sum())
             self.logger.record(f"continual/penalty/{self.key}", penalty)
 

@@ -250,6 +250,9 @@ PK = ("arguments", "policy_kwargs", "dict")
 BAD_VALUES = {
     "format_version": (("format_version",), 7, "format version 7 and this sb3_moe reads 1"),
     "key": (("more",), 1, "exactly the keys"),
+    "memories": (("remembered",), [], "`remembered` holds no dict"),
+    "memory": (("remembered",), {"predict": {"dict": {}}}, "it remembers 'predict'"),
+    "memory's": (("remembered",), {"anchors": 3}, "`anchors` holds no dict"),
     "versions": (("versions",), [], "`versions` holds no dict"),
     "algorithm": (("algorithm",), "os.system", "its algorithm is 'os.system', none of"),
     "policy": (("policy",), "os.system", "its policy is 'os.system', none of"),

@@ -79,7 +79,7 @@ def test_forgetting_is_what_a_game_lost_since_its_last_block_ended():
     forgot.scores["score"][-1] = [2.0, 7.0]
     assert forgetting(forgot, first) == pytest.approx(7.0)
     assert forgetting(forgot, last) == 0.0
-    assert np.isnan(forgetting(run(cell()), first))
+    assert np.isnan(forgetting(run(cell("mtrl")), first))
 
 
 def test_a_reference_no_better_than_random_gives_no_number():
