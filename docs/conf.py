@@ -3,12 +3,14 @@
 ``make docs`` builds it into build/site; every warning is an error.
 """
 
+import os
 import sys
 import tomllib
 from pathlib import Path
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS / "_ext"))
+os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pygame draws for notebooks, and looks for sound
 
 PROJECT = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
 
