@@ -29,7 +29,7 @@ $(VENV)/.docs: pyproject.toml | $(PY)
 	touch $@
 
 run: $(VENV)/.run  ## train dense and MoE agents on two MinAtar games, and draw what happened
-	@echo "Training dense and MoE agents on MinAtar games: about three minutes on two cores."
+	@echo "Training dense and MoE agents on MinAtar games: a few minutes. Loading ..."
 	$(PY) -m sb3_moe.study.first_run $(ARGS)
 
 # torch takes a device of its own only before the first backward pass of a process.

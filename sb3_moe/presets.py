@@ -32,6 +32,52 @@ MINATAR_PPO: dict[str, Any] = {
     },
 }
 
+# Arguments of a policy of any algorithm: `SAC("MoeMultiInputPolicy", env, policy_kwargs=MOORE)`.
+# What each has of its paper, and what not, stands in docs/methods.md.
+
+# A body for all tasks, which sees the id too, and a head for each.
+MULTI_HEAD: dict[str, Any] = {"placement": "none", "head_router": "task"}
+
+# MOORE (arXiv 2311.11385): orthonormal outputs of whole bodies, weighed by the task, and a head for
+# each task.
+MOORE: dict[str, Any] = {
+    "placement": "body",
+    "num_experts": 4,
+    "router": "embedding",
+    "combine": "orthogonal",
+    "head_router": "task",
+    "task_input": "router",
+}
+
+# PaCo's parameterisation: every layer is a sum of parameter sets, weighed by the task, alike in all
+# layers.
+PACO: dict[str, Any] = {
+    "placement": "all",
+    "num_experts": 5,
+    "expert": "linear",
+    "router": "embedding",
+    "router_kwargs": {"bias": True, "shared": True},
+    "task_input": "router",
+}
+
+# SimBa's networks (arXiv 2410.09754), whose authors have one block of 128 for an actor and two of
+# 512 for a critic: `net_arch=dict(pi=[128], qf=[512, 512])`, and VecNormalize around the world.
+SIMBA: dict[str, Any] = {"placement": "none", "block": "simba", "activation_fn": nn.ReLU}
+
+# SPHERE (arXiv 2605.04712): top-2 of ten whole networks in the actor, by a router of its own, and
+# the penalty with the one strength that its authors' script has. What is theirs besides: PPO of
+# SBX with 128 environments x 16 steps, minibatches of 64, target_kl 0.03 and a rate that falls from
+# 3e-4 to 1e-4, observations normalised (VecNormalize). The width of the router is ours.
+SPHERE: dict[str, Any] = {
+    "placement": {"pi": "big", "vf": "none"},
+    "router": "top_k",
+    "num_experts": 10,
+    "router_kwargs": {"top_k": 2, "renormalize": True, "hidden": [64]},
+    "spectral_coef": 0.001,
+    "spectral_mode": "grad",
+    "activation_fn": nn.ReLU,
+}
+
 
 def with_policy(preset: dict[str, Any], **policy_kwargs: Any) -> dict[str, Any]:
     """Return the preset with more ``policy_kwargs``: ``with_policy(MINATAR_PPO, placement="big")``.

@@ -21,8 +21,11 @@ from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 Function = Callable[[th.Tensor], th.Tensor]
 
 
-def expert(network: StackedNetwork, k: int) -> Function:
-    """Return expert k as plain modules that use slices of the stacked parameters."""
+def expert(network: StackedNetwork, k: int, parts: int | None = None) -> Function:
+    """Return expert k as plain modules that use slices of the stacked parameters.
+
+    :param parts: leave out some of its parts, counted from the end
+    """
     plain = network.expert(k)
     leaves = [n for n, m in plain.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     stacked = [m for m in network.modules() if isinstance(m, StackedLinear | StackedConv2d)]
@@ -32,6 +35,9 @@ def expert(network: StackedNetwork, k: int) -> Function:
         tensors[f"{name}.weight"] = weight[k]
         if leaf.bias_EO is not None:
             tensors[f"{name}.bias"] = leaf.bias_EO[k]
+    if parts is not None:
+        plain = plain[:parts]
+        tensors = {name: each for name, each in tensors.items() if name in plain.state_dict()}
     return lambda rows: functional_call(plain, tensors, (rows,))
 
 
@@ -189,3 +195,85 @@ class OwnOptimizers:
         for k, copies in enumerate(self.copies):
             for (view, _), copy in zip(self._views(k), copies, strict=True):
                 yield view, copy
+
+
+def spectral_penalty(phi_TD: th.Tensor) -> th.Tensor:
+    """Return |A|^2 - tr(A)^2 / D, entry by entry of A."""
+    rows, width = phi_TD.shape
+    squares, trace = 0.0, 0.0
+    for i in range(width):
+        for j in range(width):
+            entry = (phi_TD[:, i] * phi_TD[:, j]).sum() / rows
+            squares = squares + entry**2
+            trace = trace + (entry if i == j else 0.0)
+    return squares - trace**2 / width
+
+
+def gated_features(layer: MoELayer, x_BNI: th.Tensor, gates_BNE: th.Tensor) -> th.Tensor:
+    """Return what the last layer of each expert reads times its gate, token by token: (T, D)."""
+    rows = []
+    for x_I, gates_E in zip(x_BNI.flatten(0, 1), gates_BNE.flatten(0, 1), strict=True):
+        parts = [
+            gates_E[k] * expert(layer.experts, k, parts=-1)(x_I.unsqueeze(0)).squeeze(0)
+            for k in range(layer.num_experts)
+        ]
+        rows.append(th.cat(parts))
+    return th.stack(rows)
+
+
+def embedding_moe(layer: MoELayer, x_BNI: th.Tensor, onehot_BNK: th.Tensor) -> th.Tensor:
+    """Return all experts' outputs times their task's weights, token by token."""
+    runs = experts(layer)
+
+    def token(x_I: th.Tensor, onehot_K: th.Tensor) -> th.Tensor:
+        weights = layer.task_weights.weight_KE[onehot_K.tolist().index(1.0)]
+        if layer.task_weights.bias_E is not None:
+            weights = weights + layer.task_weights.bias_E
+        gates = softmax(list(weights)) if layer.softmax else list(weights)
+        outputs = [run(x_I.unsqueeze(0)).squeeze(0) for run in runs]
+        if layer.experts.combination is not None:
+            outputs = gram_schmidt(outputs)
+        return sum(gate * y_O for gate, y_O in zip(gates, outputs, strict=True))
+
+    return _per_token(token, x_BNI, onehot_BNK)
+
+
+def gram_schmidt(vectors: list[th.Tensor]) -> list[th.Tensor]:
+    """Return what is left of each vector beside those before it, at length 1."""
+    found: list[th.Tensor] = []
+    for vector in vectors:
+        left = vector - sum((vector @ unit) * unit for unit in found)
+        found.append(left / left.square().sum().sqrt())
+    return found
+
+
+def paco(layers: list[MoELayer], x_I: th.Tensor, task: int, act: Function) -> th.Tensor:
+    """Return what a dense network returns whose every parameter is its task's weighted sum."""
+    weights = layers[0].task_weights.values_KE[task]
+    for i, layer in enumerate(layers):
+        last = layer.experts.last
+        weight = sum(w * each for w, each in zip(weights, last.weight_EOI, strict=True))
+        bias = sum(w * each for w, each in zip(weights, last.bias_EO, strict=True))
+        x_I = weight @ x_I + bias
+        x_I = act(x_I) if i + 1 < len(layers) else x_I
+    return x_I
+
+
+def layer_norm(x_I: th.Tensor, norm: nn.LayerNorm) -> th.Tensor:
+    """Return a row with mean 0 and variance 1, scaled and shifted."""
+    variance = (x_I - x_I.mean()).square().mean()
+    return (x_I - x_I.mean()) / (variance + norm.eps).sqrt() * norm.weight + norm.bias
+
+
+def simba(layers: list[nn.Module], x_I: th.Tensor) -> th.Tensor:
+    """Return SimBa's output for one row: x + W2 relu(W1 LN(x)) for every block."""
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            x_I = layer.weight @ x_I + layer.bias
+        elif isinstance(layer, nn.LayerNorm):
+            x_I = layer_norm(x_I, layer)
+        else:
+            norm, first, _, second = layer.block
+            inside = (first.weight @ layer_norm(x_I, norm) + first.bias).clamp(min=0)
+            x_I = x_I + second.weight @ inside + second.bias
+    return x_I

@@ -14,6 +14,7 @@ from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.policies.placements import PLACEMENTS
 from sb3_moe.policies.registration import TABLE
 from sb3_moe_envs import SUITES, schedules
+from sb3_moe_envs.suites import suite_names
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -117,7 +118,7 @@ NAMES = {
     "experts.md": [f'"{name}"' for name in EXPERTS],
     "placements.md": list(PLACEMENTS),
     "algorithms.md": list(TABLE),
-    "tasks.md": [*SUITES, *filter(is_a_schedule, schedules.__all__)],
+    "tasks.md": [*suite_names(), *filter(is_a_schedule, schedules.__all__)],
 }
 OPTIONS_OF_ROUTERS = {name for _, router in ROUTERS.items() for name in router.defaults()}
 

@@ -13,11 +13,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from sb3_moe_envs.masks import has_masks, masks_of, masks_of_copies
+from sb3_moe_envs.meanings import in_coordinates
 from sb3_moe_envs.numbers import whole
+from sb3_moe_envs.vector.shown import ShownWorld
 
 #: where an info says which actions are allowed
 MASK = "action_mask"
@@ -69,6 +71,11 @@ class Coordinates:
             raise ValueError(f"actions must be of 0 to {len(self._actions) - 1}, got {action}")
         return self._actions[action]
 
+    @property
+    def actions(self) -> list[int]:
+        """The world's action for each of these coordinates'."""
+        return [int(action) for action in self._actions]
+
     def masks(self, masks: Any) -> np.ndarray:
         """Show the world's masks of actions, (..., actions), in these coordinates."""
         shown: np.ndarray = np.asarray(masks)[..., self._actions]
@@ -110,6 +117,11 @@ class Conflicting(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], RecordConstruct
             raise AttributeError(f"{self.env} has no method `action_masks`")
         return self._masks
 
+    @property
+    def get_action_meanings(self) -> Callable[[], list[str]]:
+        """What names the choices; there only if the environment has such a method."""
+        return in_coordinates(self.env, self._coordinates.actions)
+
     def _masks(self) -> np.ndarray:
         return self._coordinates.masks(masks_of(self.env))
 
@@ -127,11 +139,12 @@ class Conflicting(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], RecordConstruct
         return shown, reward, terminated, truncated, self._coordinates.info(info)
 
 
-class ConflictingVector(VectorWrapper):
+class ConflictingVector(ShownWorld):
     """Show all copies of a vector world in other :class:`Coordinates`.
 
     :param env: a :class:`~sb3_moe_envs.vector.world.VectorWorld`
     :param permutation: as of :class:`Coordinates`, like the next two
+    :raises TypeError: if ``env`` can't begin a step and end it later
     """
 
     def __init__(
@@ -142,6 +155,12 @@ class ConflictingVector(VectorWrapper):
         signs: Sequence[int] | None = None,
         actions: Sequence[int] | None = None,
     ) -> None:
+        for name in ("step_async", "step_wait"):
+            if not hasattr(env, name):
+                raise TypeError(
+                    f"`env` must have `{name}`, as worlds of sb3_moe_envs do, got {env}; wrap its "
+                    "copies in Conflicting instead"
+                )
         super().__init__(env)
         self._coordinates = Coordinates(
             env.single_observation_space, env.single_action_space, permutation, signs, actions
@@ -157,33 +176,18 @@ class ConflictingVector(VectorWrapper):
             raise AttributeError(f"{self.env} has no method `action_masks`")
         return lambda: self._coordinates.masks(own())
 
-    def reset(
-        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode in every copy."""
-        world: Any = self.env
-        observations, infos = world.reset(seed=seed, options=options)
-        return self._coordinates.observation(observations), infos
+    @property
+    def get_action_meanings(self) -> Callable[[], list[str]]:
+        """What names the choices; there only if the environment has such a method."""
+        return in_coordinates(self.env, self._coordinates.actions)
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step every copy with its action."""
-        self.step_async(actions)
-        return self.step_wait()
+    def shown(self, observations: np.ndarray) -> np.ndarray:
+        """Show observations in these coordinates."""
+        return self._coordinates.observation(observations)
 
-    def step_async(self, actions: Any) -> None:
-        """Begin a step."""
-        world: Any = self.env
-        world.step_async(self._coordinates.action(actions))
-
-    def step_wait(self) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Wait for the step that :meth:`step_async` began."""
-        world: Any = self.env
-        observations, rewards, terminated, truncated, infos = world.step_wait()
-        if "final_obs" in infos:
-            for row in np.flatnonzero(infos["_final_obs"]).tolist():
-                infos["final_obs"][row] = self._coordinates.observation(infos["final_obs"][row])
-        shown = self._coordinates.observation(observations)
-        return shown, rewards, terminated, truncated, infos
+    def meant(self, actions: Any) -> Any:
+        """Give the world's actions."""
+        return self._coordinates.action(actions)
 
 
 def _permutation(name: str, given: Sequence[int] | None, length: int) -> np.ndarray:

@@ -67,8 +67,13 @@ IDS: dict[str, dict[str, Any]] = {
     "Pendulum-v0": {"entry_point": "sb3_moe_envs.physics:pendulum", "max_episode_steps": 200},
     "ConflictingCartPole-v0": _conflicting("cartpole"),
     "ConflictingBreakout-v0": _conflicting("breakout"),
+    "ShuffledBreakout-v0": {
+        "entry_point": "sb3_moe_envs.pixels:breakout",
+        "vector_entry_point": "sb3_moe_envs.pixels:breakouts",
+    },
     "Hopper-v0": _robot("Hopper"),
     "HalfCheetah-v0": _robot("HalfCheetah"),
+    "MetaWorld-v0": {"entry_point": "sb3_moe_envs.metaworld:MetaWorldEnv"},
     **{f"{name.replace('/', '-')}-v0": _suite(name) for name in SUITES},
 }
 

@@ -20,6 +20,7 @@ from sb3_moe.networks import Networks, networks_of
 from sb3_moe.optimizers.masks import alive_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
+from sb3_moe.policies.options import DEFAULTS
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,14 @@ def _in_words(policy: MoEPolicy, tower: str) -> str:
     if place.hidden is not None or (place.has_experts and head is None):
         router = options.router_class.name
         words += [f"{router} router", f"{layers[0].num_experts} experts"]
+    if place.has_experts and options.combination is not None:
+        words.append(f"{options.combination.name} outputs")
+    if place.has_experts and options.spectral_coef:
+        words.append("penalised features")
+    if options.block != DEFAULTS["block"]:
+        words.append(f"{options.block} blocks")
+    if options.embeds_task:
+        words.append(f"task embeddings of {options.task_embedding}")
     if head is not None:
         words.append(f"{layers[-1].num_experts} heads by the {head.name} router")
     if options.is_tokenised:

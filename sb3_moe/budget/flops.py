@@ -52,6 +52,9 @@ def _moe_flops(layer: MoELayer, x_BNI: th.Tensor) -> int:
     """Count what the routing needs of the experts, whichever path the layer took."""
     num_tokens, width = x_BNI.shape[1:]
     experts = layer.rows(num_tokens) * _expert_flops(layer, x_BNI)
+    if layer.experts.combination is not None:
+        sizes = layer.num_experts, layer.experts.out_features
+        experts += num_tokens * layer.experts.combination.flops(*sizes)
     return experts + layer.extra_flops(num_tokens, width)
 
 

@@ -17,6 +17,7 @@ from sb3_moe.callbacks.snapshot import SnapshotCallback
 from sb3_moe.callbacks.sparse import SparseTrainingCallback
 from sb3_moe.callbacks.task_gradients import TaskGradientCallback
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
+from sb3_moe.callbacks.weight_penalties import L2InitCallback, WeightNormDecayCallback
 from sb3_moe.evaluation.pinned_env import make_pinned_env
 from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
 from sb3_moe.learning_rates import LinearPerBlock
@@ -26,6 +27,7 @@ __all__ = [
     "EWCCallback",
     "FreezeRouterCallback",
     "L2AnchorCallback",
+    "L2InitCallback",
     "LinearPerBlock",
     "MultiTaskEvalCallback",
     "PlasticityCallback",
@@ -40,6 +42,7 @@ __all__ = [
     "TaskGradientCallback",
     "TaskRolloutCallback",
     "TaskSwitchCallback",
+    "WeightNormDecayCallback",
     "collect_probe",
     "evaluate_tasks",
     "make_pinned_env",

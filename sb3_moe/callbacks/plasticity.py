@@ -11,8 +11,10 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_moe.callbacks.probing import ProbeCallback
+from sb3_moe.layers.checks import yes_or_no
 from sb3_moe.plasticity.critic_gradients import CriticGradients
 from sb3_moe.plasticity.dormant import TAUS, check_tau
+from sb3_moe.plasticity.gradient_activity import measure_gradients
 from sb3_moe.plasticity.hidden_layers import online_parameters
 from sb3_moe.plasticity.measure import measure_layers, measure_ntk, measure_weights
 from sb3_moe.plasticity.probe import Obs, some_hidden_layers
@@ -33,6 +35,9 @@ class PlasticityCallback(ProbeCallback):
 
     :param every: global steps between measurements
     :param taus: thresholds of dormancy, each at least 0; the first is the primary one
+    :param by_gradient: also measure the share of units that hardly any gradient reached in the
+        last update, ``inactive/<layer>`` and ``inactive_<tau>``; see
+        :func:`~sb3_moe.plasticity.measure_gradients`
     :param ntk_size: samples for the rank of the neural tangent kernel; 0 leaves it out
     :param probe_size: observations altogether, at least one for each task
     :param probe: the batch itself, one entry for each task, in place of collecting one: from
@@ -48,6 +53,7 @@ class PlasticityCallback(ProbeCallback):
         every: int = 50_000,
         *,
         taus: Sequence[float] = TAUS,
+        by_gradient: bool = False,
         ntk_size: int = 24,
         probe_size: int = 256,
         probe: list[Obs] | None = None,
@@ -63,7 +69,9 @@ class PlasticityCallback(ProbeCallback):
             check_tau(tau)
         if ntk_size < 0:
             raise ValueError(f"`ntk_size` must be at least 0, got {ntk_size}")
+        yes_or_no("by_gradient", by_gradient)
         self.taus = tuple(taus)
+        self.by_gradient = by_gradient
         self.ntk_size = ntk_size
         self._weights: dict[str, list[th.Tensor]] = {}
         self._gradients = CriticGradients()
@@ -87,6 +95,8 @@ class PlasticityCallback(ProbeCallback):
         measures = measure_layers(policy, batches, self.taus)
         measures |= measure_weights(policy, self._gradients.of_last_step())
         measures |= self._weight_changes()
+        if self.by_gradient:
+            measures |= measure_gradients(policy, self._gradients.of_last_step(), self.taus)
         if self.ntk_size:
             measures |= measure_ntk(policy, batches, self.ntk_size)
         self._log(measures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -12,11 +12,16 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_moe.buffers.stored import stored_obs
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.generators import preserved_generators
+from sb3_moe.layers.checks import one_of
+from sb3_moe.plasticity.critic_gradients import CriticGradients
 from sb3_moe.plasticity.dormant import check_tau
+from sb3_moe.plasticity.gradient_activity import gradient_activity
 from sb3_moe.plasticity.probe import Obs
 from sb3_moe.plasticity.redo import redo
 from sb3_moe.plasticity.resets import check_shrink_and_perturb, reset_heads, shrink_and_perturb
 from sb3_moe.tasks.keys import LAYER, short_names
+
+Criterion = Literal["activation", "gradient"]
 
 
 class RemedyCallback(PeriodicCallback):
@@ -50,27 +55,55 @@ class ReDoCallback(RemedyCallback):
 
     :param every: global steps between treatments
     :param tau: units whose score is at most this are dormant
-    :param batch_size: observations to judge by
+    :param batch_size: observations to judge by; None: 256
+    :param criterion: ``"activation"``, or ``"gradient"``: the gradient that reached a neuron in the
+        last update (ReGraMa; Liu et al. 2025, arXiv 2505.24061)
     :param verbose: 0 or 1
-    :raises ValueError: if a number is out of range
+    :raises ValueError: if a number is out of range, the criterion is none, or ``batch_size`` is
+        given with ``"gradient"``
     """
 
     def __init__(
-        self, every: int, tau: float = 0.1, *, batch_size: int = 256, verbose: int = 0
+        self,
+        every: int,
+        tau: float = 0.1,
+        *,
+        batch_size: int | None = None,
+        criterion: Criterion = "activation",
+        verbose: int = 0,
     ) -> None:
         super().__init__(every, verbose=verbose)
         check_tau(tau)
-        if batch_size < 1:
+        one_of("criterion", criterion, get_args(Criterion))
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+        if batch_size is not None and criterion == "gradient":
+            raise ValueError(
+                "`batch_size` must be None for `criterion`='gradient', which judges by the last "
+                f"update's own batch, got {batch_size}"
+            )
         self.tau = tau
-        self.batch_size = batch_size
+        self.batch_size = 256 if batch_size is None else batch_size
+        self.criterion = criterion
+        self._gradients = CriticGradients()
         self._obs: Obs | None = None
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        if self.criterion == "gradient":
+            self._gradients.attach(self.model.policy)
+
+    def _on_training_end(self) -> None:
+        self._gradients.detach()
 
     def treat(self) -> None:
         """Restart dormant neurons."""
         obs = self._replayed() if isinstance(self.model, OffPolicyAlgorithm) else self._obs
         if obs is not None:
-            counts = redo(self.model.policy, obs, self.tau)
+            activity = None
+            if self.criterion == "gradient":
+                activity = gradient_activity(self.model.policy, self._gradients.of_last_step())
+            counts = redo(self.model.policy, obs, self.tau, activity)
             for layer, count in zip(short_names(list(counts), LAYER), counts.values(), strict=True):
                 self.logger.record(f"plasticity/redo/{layer}", count)
 

@@ -30,7 +30,7 @@ from sb3_moe.growing.leaves import Held, plain_leaves
 from sb3_moe.growing.links import Link, Links
 from sb3_moe.growing.matching import extractor_links, linear_leaves, memory_links
 from sb3_moe.growing.outputs import check_same, sampled
-from sb3_moe.growing.plain import check_usual, in_one, plain_modules, widths_of
+from sb3_moe.growing.plain import check_sb3s, check_usual, in_one, plain_modules, widths_of
 from sb3_moe.networks import Network, Networks, networks_of
 from sb3_moe.observations.task_ids import TASK_KEY
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -78,6 +78,7 @@ def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = No
             )
         return distil(model, distill)
     old = policy_of(model)
+    check_sb3s(old)
     _check_task(old, task)
     with undone_on_failure():
         found = [_plain(network, task) for network in networks_of(old).networks()]
@@ -103,7 +104,7 @@ def _check_task(policy: MoEPolicy, task: int | None) -> None:
         raise ValueError(
             f"`task` must be in [0, {num_tasks}), the tasks that observations tell, got {task}"
         )
-    if not any(layer.needs_tasks for layer in policy.moe_layers().values()):
+    if not any(layer.sees_task for layer in policy.moe_layers().values()):
         raise ValueError(
             "`task` must be None where no experts go by the task: the dense model is for all, got "
             f"{task}"

@@ -14,8 +14,10 @@ from torch import nn
 from sb3_moe.growing.grafts import parts_of
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.activations import is_norm
-from sb3_moe.layers.encoder import ImageEncoder
+from sb3_moe.layers.encoder import ImageEncoder, Residual
 from sb3_moe.layers.stacking import flat
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.policies.towers import Columns, MoEBlock
 
 
@@ -37,12 +39,34 @@ def plain_modules(modules: Sequence[nn.Module], task: int | None) -> list[nn.Mod
     return found
 
 
+def check_sb3s(policy: MoEPolicy) -> None:
+    """Raise ValueError unless a policy's layers, experts apart, are such as SB3 has."""
+    for tower, options in policy.moe.items():
+        for name, given in (("block", options.block), ("task_embedding", options.task_embedding)):
+            if given != DEFAULTS[name]:
+                raise ValueError(
+                    f"`model` must have `{name}`={DEFAULTS[name]!r}, since SB3's dense networks "
+                    f"have nothing else, got {given!r} for {tower!r}"
+                )
+
+
 def _layer(block: MoEBlock, task: int | None) -> list[nn.Module]:
     """Return a block of experts as plain layers."""
     layer = block.layer
     if block.tokens != "sample":
         raise ValueError(
             f"`model` must have experts on whole samples to be dense, got `tokens`={block.tokens!r}"
+        )
+    if layer.experts.combination is not None:
+        raise ValueError(
+            "`model` must sum its experts' outputs to be dense, got "
+            f"`combine`={layer.experts.combination.name!r}: `distill` fits a dense one to "
+            "observations"
+        )
+    if any(isinstance(each, Residual) for each in flat(layer.experts.expert(0))):
+        raise ValueError(
+            "`model` must have experts of linear layers to be dense, got blocks with a way around "
+            "them: `distill` fits a dense one to observations"
         )
     gates = layer.gates_of(task)
     if gates is None:

@@ -41,7 +41,7 @@ class SparseLayer(NamedTuple):
         return tuple(self.weight.shape[1:] if is_stacked else self.weight.shape)
 
     def by_expert(self, tensor: th.Tensor) -> th.Tensor:
-        """Return (E, W) of the weight, or of what is like it; a view where its memory is in order."""
+        """Return (E, W) of the weight or what is like it: a view where its memory is in order."""
         return tensor.reshape(self.num_experts, -1)
 
     def by_unit(self, tensor: th.Tensor) -> th.Tensor:

@@ -20,6 +20,7 @@ from sb3_moe.growing.kinds import moe_class
 from sb3_moe.growing.leaves import Leaf
 from sb3_moe.growing.matching import linear_leaves, link_policies
 from sb3_moe.growing.outputs import check_same, raw_outputs, sampled
+from sb3_moe.growing.plain import check_sb3s
 from sb3_moe.growing.spaces import check_env, join_task
 from sb3_moe.growing.units import by_firing, evenly
 from sb3_moe.layers.checks import not_negative, one_of
@@ -38,6 +39,8 @@ from sb3_moe.policies.options import (
 HOW = ("copy", "split")
 # Observations on which both models must do the same.
 ROWS = 16
+# Options whose function no dense layer of SB3's has.
+_NOT_DENSE = ("combine", "block", "task_embedding")
 
 
 def upcycle(
@@ -123,6 +126,12 @@ def _check_options(options: Mapping[str, Any], how: str, probe: Any) -> None:
 def _check_expert(options: MoEOptions) -> None:
     """Refuse experts and tokens that a dense layer can't become."""
     place, kind = options.place, options.expert_class
+    for name in _NOT_DENSE:
+        if getattr(options, name) != DEFAULTS[name]:
+            raise ValueError(
+                f"`{name}` must be {DEFAULTS[name]!r}: a dense model has nothing that could begin "
+                f"as that, got {getattr(options, name)!r}"
+            )
     if options.is_tokenised:
         raise ValueError(
             f"`tokens` must be 'sample': a dense layer reads whole samples, got {options.tokens!r}"
@@ -143,6 +152,8 @@ def _dense_policy(model: BaseAlgorithm) -> Any:
         raise ValueError(
             f"`model` must be dense, got one with experts: {sorted(policy.moe_layers())}"
         )
+    if isinstance(policy, MoEPolicy):
+        check_sb3s(policy)
     networks_of(policy)
     return policy
 

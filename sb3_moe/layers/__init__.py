@@ -1,6 +1,7 @@
 """Mixture-of-experts layers on plain torch, with the experts' weights stacked."""
 
 from sb3_moe.layers.aux_loss import AuxCoefs
+from sb3_moe.layers.embedding_moe import EmbeddingMoE
 from sb3_moe.layers.expert_choice_moe import ExpertChoiceMoE
 from sb3_moe.layers.expert_kinds import LinearExpert, MLPExpert, register_expert
 from sb3_moe.layers.experts import Experts, SeparateNetworks, StackedNetwork, mlp_experts
@@ -10,6 +11,7 @@ from sb3_moe.layers.random_moe import RandomMoE
 from sb3_moe.layers.registry import register_router
 from sb3_moe.layers.routers import LinearRouter, MLPRouter
 from sb3_moe.layers.routing import Routing
+from sb3_moe.layers.simba import SimbaExpert
 from sb3_moe.layers.soft_moe import SoftMoE
 from sb3_moe.layers.sparse_moe import SparseMoE
 from sb3_moe.layers.task_moe import TaskMoE
@@ -17,6 +19,7 @@ from sb3_moe.layers.uniform_moe import UniformMoE
 
 __all__ = [
     "AuxCoefs",
+    "EmbeddingMoE",
     "ExpertChoiceMoE",
     "Experts",
     "LinearExpert",
@@ -28,6 +31,7 @@ __all__ = [
     "RouterInput",
     "Routing",
     "SeparateNetworks",
+    "SimbaExpert",
     "SoftMoE",
     "SparseMoE",
     "StackedNetwork",

@@ -11,6 +11,7 @@ from typing import ClassVar
 from torch import nn
 
 from sb3_moe.layers.classes import Registry
+from sb3_moe.layers.simba import SimbaExpert
 
 
 class MLPExpert(nn.Sequential):
@@ -77,5 +78,5 @@ def register_expert(kind: type[nn.Module]) -> type[nn.Module]:
     return kind
 
 
-for _kind in (MLPExpert, LinearExpert):
+for _kind in (MLPExpert, LinearExpert, SimbaExpert):
     register_expert(_kind)

@@ -7,7 +7,7 @@ I inputs, O outputs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch as th
@@ -15,6 +15,7 @@ from torch import nn
 
 from sb3_moe.layers import fused, paths
 from sb3_moe.layers.activations import FROM_OUTPUT, POINTWISE
+from sb3_moe.layers.combining import Combination
 from sb3_moe.layers.encoder import run
 from sb3_moe.layers.grouped import Groups, can_group, grouped_linear, sort_rows
 from sb3_moe.layers.shares import Share, apart
@@ -28,7 +29,7 @@ from sb3_moe.layers.stacking import (
     stack,
     unstack_all,
 )
-from sb3_moe.layers.tracing import is_eager, is_recorded, is_watched
+from sb3_moe.layers.tracing import is_eager, is_recorded, is_transformed, is_watched
 
 # A stacked linear layer's parameters.
 NAMES = ("weight", "bias_EO")
@@ -49,6 +50,8 @@ class Experts(nn.Module):
         self.macs = 0
         # Statistics over the batch need every row in every expert.
         self.needs_all_rows = False
+        # What is done with all outputs before they are summed.
+        self.combination: type[Combination] | None = None
 
     def forward(self, x_EMI: th.Tensor) -> th.Tensor:
         """Run each expert on rows of its own: (E, M, I) to (E, M, O)."""
@@ -56,7 +59,10 @@ class Experts(nn.Module):
 
     def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
-        return gated_sum(self.every(x_TI), gates_TE)
+        y_ETO = self.every(x_TI)
+        if self.combination is not None:
+            y_ETO = self.combination.outputs(y_ETO)
+        return gated_sum(y_ETO, gates_TE)
 
     def every(self, x_TI: th.Tensor) -> th.Tensor:
         """Run every expert on every row: (T, I) to (E, T, O)."""
@@ -70,17 +76,22 @@ class Experts(nn.Module):
         :param gates_TE: weight of each expert's output, zero where it was not chosen
         :return: (T, O)
         """
-        if self.needs_all_rows or is_recorded():
+        if self.needs_all_rows or self.combination is not None or is_recorded():
             return self.mixture(x_TI, gates_TE)
-        wasted = len(x_TI) * (self.num_experts - experts_Tk.shape[1]) * self.macs
-        if wasted <= (paths.MASK_LIMIT if paths.on_cpu(x_TI) else paths.MASK_LIMIT_ELSEWHERE):
+        if not self._wastes(x_TI, experts_Tk):
             return self.mixture(x_TI, gates_TE)
         if self.num_experts >= paths.GROUPED_FROM and self.runs_grouped(x_TI):
             return self._grouped(x_TI, experts_Tk, gates_TE)
-        # One by one needs the counts on the host: on a GPU that wait costs more than the waste.
-        if not paths.on_cpu(x_TI):
+        # One by one needs the counts on the host: on a GPU that wait costs more than the waste,
+        # and under a transform there is nothing to read.
+        if not paths.on_cpu(x_TI) or is_transformed():
             return self.mixture(x_TI, gates_TE)
         return self._sorted(x_TI, experts_Tk, gates_TE)
+
+    def _wastes(self, x_TI: th.Tensor, experts_Tk: th.Tensor) -> bool:
+        """Say whether experts that were not chosen would cost more than to sort the rows."""
+        wasted = len(x_TI) * (self.num_experts - experts_Tk.shape[1]) * self.macs
+        return wasted > (paths.MASK_LIMIT if paths.on_cpu(x_TI) else paths.MASK_LIMIT_ELSEWHERE)
 
     def runs_grouped(self, x_TI: th.Tensor) -> bool:
         """Say whether each layer can run on sorted rows, for all experts in one call."""
@@ -90,20 +101,47 @@ class Experts(nn.Module):
         """Run each expert on the sorted rows that are its own: (M, I) to (M, O)."""
         raise NotImplementedError
 
+    @property
+    def hidden_width(self) -> int:
+        """H, what an expert's last linear layer reads of its hidden layers; 0: nothing is known."""
+        return 0
+
+    def hidden(self, x_TI: th.Tensor, experts_Tk: th.Tensor | None = None) -> th.Tensor:
+        """Return what each expert's last linear layer reads: (T, E, H).
+
+        :param x_TI: the rows
+        :param experts_Tk: indices of the chosen experts, the others of which don't matter; None:
+            all do
+        """
+        raise NotImplementedError
+
+    def last_weights(self) -> th.Tensor:
+        """Return the weights of the experts' last linear layers: (E, H, O)."""
+        raise NotImplementedError
+
     def two_layers(self, num_rows: int) -> fused.TwoLayers | None:
         """Return the weights where one operation can run all experts on the same rows."""
         return None
 
     def _grouped(self, x_TI: th.Tensor, experts_Tk: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+        y_TkO = self._on_sorted_rows(self.grouped, x_TI, experts_Tk)
+        gated_TkO = y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)
+        return gated_TkO.squeeze(1) if experts_Tk.shape[1] == 1 else gated_TkO.sum(1)
+
+    def _on_sorted_rows(
+        self,
+        run: Callable[[th.Tensor, Groups], th.Tensor],
+        x_TI: th.Tensor,
+        experts_Tk: th.Tensor,
+    ) -> th.Tensor:
+        """Sort the rows by expert, run something on them, and put them back: (T, k, O)."""
         top_k = experts_Tk.shape[1]
         order_M, groups = sort_rows(experts_Tk, self.num_experts, at_once=True)
         rows_M = order_M if top_k == 1 else order_M.div(top_k, rounding_mode="floor")
-        y_MO = self.grouped(x_TI.index_select(0, rows_M), groups)
+        y_MO = run(x_TI.index_select(0, rows_M), groups)
         places_M = th.arange(len(order_M), device=order_M.device)
         inverse_M = th.empty_like(order_M).scatter_(0, order_M, places_M)
-        y_TkO = y_MO.index_select(0, inverse_M).unflatten(0, experts_Tk.shape)
-        gated_TkO = y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)
-        return gated_TkO.squeeze(1) if top_k == 1 else gated_TkO.sum(1)
+        return y_MO.index_select(0, inverse_M).unflatten(0, experts_Tk.shape)
 
     def _sorted(self, x_TI: th.Tensor, experts_Tk: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         top_k = experts_Tk.shape[1]
@@ -170,7 +208,7 @@ class StackedNetwork(Experts):
 
     def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
-        if not self.spreads:
+        if not self.spreads or self.combination is not None:
             return super().mixture(x_TI, gates_TE)
         two_layers = self.two_layers(x_TI.shape[0])
         if two_layers is not None:
@@ -197,6 +235,8 @@ class StackedNetwork(Experts):
         That is for two linear layers with biases and a known activation that nobody watches, and
         sizes at which the layers would run as wide GEMMs.
         """
+        if self.combination is not None:
+            return None
         # Attributes of modules are slow to find, and this is asked in every pass.
         modules: dict[str, Any] = self._modules
         layers, last = modules["layers"]._modules, modules["last"]
@@ -232,9 +272,33 @@ class StackedNetwork(Experts):
             and all(type(layer) in kinds and not is_watched(layer) for layer in layers)
         )
 
+    @property
+    def hidden_width(self) -> int:
+        """H, unless the experts are linear or statistics would see the rows twice."""
+        return self.last.in_features if self.spreads and not self.needs_all_rows else 0
+
+    def hidden(self, x_TI: th.Tensor, experts_Tk: th.Tensor | None = None) -> th.Tensor:
+        """Return what each expert's last linear layer reads: (T, E, H)."""
+        if experts_Tk is None or not (self._wastes(x_TI, experts_Tk) and self.runs_grouped(x_TI)):
+            return run(self.layers, x_TI, shared=True).transpose(0, 1)
+        chosen_TkH = self._on_sorted_rows(self._grouped_hidden, x_TI, experts_Tk)
+        hidden_TEH = chosen_TkH.new_zeros(len(x_TI), self.num_experts, chosen_TkH.shape[2])
+        return hidden_TEH.scatter(1, experts_Tk.unsqueeze(-1).expand_as(chosen_TkH), chosen_TkH)
+
+    def last_weights(self) -> th.Tensor:
+        """Return the weights of the experts' last linear layers: (E, H, O)."""
+        return self.last.weight_EIO
+
     def grouped(self, x_MI: th.Tensor, groups: Groups) -> th.Tensor:
         """Run each expert on the sorted rows that are its own: (M, I) to (M, O)."""
-        for layer in (*self.layers, self.last):
+        return self._run_grouped([*self.layers, self.last], x_MI, groups)
+
+    def _grouped_hidden(self, x_MI: th.Tensor, groups: Groups) -> th.Tensor:
+        return self._run_grouped(self.layers, x_MI, groups)
+
+    @staticmethod
+    def _run_grouped(layers: Iterable[nn.Module], x_MI: th.Tensor, groups: Groups) -> th.Tensor:
+        for layer in layers:
             if isinstance(layer, StackedLinear):
                 x_MI = grouped_linear(x_MI, layer.weight_EIO, layer.bias_EO, groups)
             else:

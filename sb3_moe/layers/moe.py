@@ -17,6 +17,7 @@ from sb3_moe.layers.aux_loss import AuxCoefs, add_loss, total_loss
 from sb3_moe.layers.classes import own_options
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.routing import Routing
+from sb3_moe.layers.spectral import FeaturePenalty
 from sb3_moe.layers.steering import Steering
 from sb3_moe.layers.tracing import is_recorded
 
@@ -50,7 +51,8 @@ class MoELayer(nn.Module):
     :cvar title: how reports write it
     :cvar meaning: half a sentence for reports, about the experts
     :cvar learns: whether gradients reach what it decides by
-    :cvar needs_tasks: it sees the one-hot task id alone, and there is an expert for each task
+    :cvar sees_task: it sees the one-hot task id alone
+    :cvar needs_tasks: the same, and there is an expert for each task
     :cvar blind: it looks at nothing
     :cvar tokens: kinds of tokens that it takes; None: all
     :cvar placements: where it can sit; None: anywhere
@@ -61,6 +63,7 @@ class MoELayer(nn.Module):
     :cvar when_off: half a sentence for reports, about an expert that is switched off
     :cvar steering: what someone who looks inside does to the routing for a while
     :cvar holds_router: whether its router is kept as it is, see :meth:`hold_router`
+    :cvar penalty: on the experts' features while training, which whoever trains the layer sets
     :param experts: the experts
     :param aux: coefficients of the auxiliary losses, added while training
     :raises ValueError: if there is an auxiliary loss and nothing that it could teach
@@ -70,6 +73,7 @@ class MoELayer(nn.Module):
     title: ClassVar[str] = "MoE"
     meaning: ClassVar[str] = ""
     learns: ClassVar[bool] = False
+    sees_task: ClassVar[bool] = False
     needs_tasks: ClassVar[bool] = False
     blind: ClassVar[bool] = False
     leaves_out: ClassVar[bool] = False
@@ -80,6 +84,7 @@ class MoELayer(nn.Module):
     when_off: ClassVar[str] = "its output is zero, and the others count as before"
     steering: Steering | None = None
     holds_router: bool = False
+    penalty: FeaturePenalty | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Name what the class does not name itself."""
@@ -88,6 +93,7 @@ class MoELayer(nn.Module):
         cls.name = own.get("name", cls.__name__)
         cls.title = own.get("title", cls.name)
         cls.meaning = own.get("meaning", f"weighed by the router {cls.title}")
+        cls.sees_task = cls.sees_task or cls.needs_tasks
 
     def __init__(self, experts: Experts, *, aux: AuxCoefs = NO_AUX) -> None:
         super().__init__()
@@ -156,8 +162,11 @@ class MoELayer(nn.Module):
         y_BNO, routing = self.route(x_BNI, x_BNI if router_BNR is None else router_BNR)
         if self.steering is not None:
             self._check_steered(self.steering, routing)
-        if aux and self.training and self.aux != NO_AUX and th.is_grad_enabled():
-            y_BNO = add_loss(y_BNO, total_loss(routing, self.aux))
+        if aux and self.training and th.is_grad_enabled():
+            if self.aux != NO_AUX:
+                y_BNO = add_loss(y_BNO, total_loss(routing, self.aux))
+            if self.penalty is not None:
+                y_BNO = self.penalty.attach(self.experts, x_BNI, routing, y_BNO)
         return y_BNO, routing
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
@@ -221,6 +230,12 @@ class MoELayer(nn.Module):
                 f"the router {self.name!r} must call `self.combine` in `route` for experts to be "
                 f"switched off, and gave {sorted(steering.off)} weight all the same"
             )
+
+    def join(self, first: MoELayer) -> None:
+        """Take over what the layers of one network have together.
+
+        :param first: the network's first layer with such a router
+        """
 
     def between_updates(self) -> None:
         """Change what may only change between two updates of the policy."""
@@ -309,7 +324,7 @@ class MoELayer(nn.Module):
         The only part besides the experts; the layer itself where there are several, or weights
         in none, and so nothing tells.
         """
-        if self.needs_tasks or self.blind:
+        if self.sees_task or self.blind:
             return []
         parts = [part for part in self.children() if part is not self.experts]
         return [self] if len(parts) > 1 or [*self.parameters(recurse=False)] else parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sb3_moe.layers.classes import Registry
+from sb3_moe.layers.embedding_moe import EmbeddingMoE
 from sb3_moe.layers.expert_choice_moe import ExpertChoiceMoE
 from sb3_moe.layers.moe import MoELayer
 from sb3_moe.layers.random_moe import RandomMoE
@@ -25,5 +26,5 @@ def register_router(router: type[MoELayer]) -> type[MoELayer]:
     return router
 
 
-for _router in (SoftMoE, SparseMoE, ExpertChoiceMoE, TaskMoE, UniformMoE, RandomMoE):
+for _router in (SoftMoE, SparseMoE, ExpertChoiceMoE, TaskMoE, EmbeddingMoE, UniformMoE, RandomMoE):
     register_router(_router)

@@ -8,6 +8,7 @@ from sb3_moe.plasticity.dormant import (
     dormant_mask,
     dormant_scores,
 )
+from sb3_moe.plasticity.gradient_activity import gradient_activity, measure_gradients
 from sb3_moe.plasticity.hidden_layers import HiddenLayer, hidden_layers
 from sb3_moe.plasticity.measure import measure_layers, measure_ntk, measure_weights
 from sb3_moe.plasticity.mixtures import expert_outputs
@@ -34,8 +35,10 @@ __all__ = [
     "effective_rank",
     "empirical_ntk",
     "expert_outputs",
+    "gradient_activity",
     "gradient_norm",
     "hidden_layers",
+    "measure_gradients",
     "measure_layers",
     "measure_ntk",
     "measure_weights",

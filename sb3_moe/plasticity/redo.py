@@ -27,7 +27,12 @@ View = Callable[[th.Tensor], th.Tensor]
 
 
 @th.no_grad()
-def redo(policy: BasePolicy, obs: Obs, tau: float = 0.1) -> dict[str, int]:
+def redo(
+    policy: BasePolicy,
+    obs: Obs,
+    tau: float = 0.1,
+    activity: Mapping[str, th.Tensor] | None = None,
+) -> dict[str, int]:
     """Draw what leads into dormant neurons anew, and set what leads out and Adam's moments to 0.
 
     At tau 0 the policy does the same as before on ``obs``, unless a router normalises its input, or
@@ -39,6 +44,9 @@ def redo(policy: BasePolicy, obs: Obs, tau: float = 0.1) -> dict[str, int]:
         (``sb3_moe.plasticity.wiring`` knows which) stay as they are
     :param obs: observations by which activity is judged; the paper takes 256
     :param tau: units whose score is at most this are dormant
+    :param activity: of each unit, (E, H) by layer, in place of what it is on ``obs``, such as
+        :func:`~sb3_moe.plasticity.gradient_activity`; layers that it lacks stay as they are, and so
+        does an expert of which it says 0 throughout
     :return: how many neurons started anew in each layer, ``<tower>.<index>``
     :raises ValueError: if ``tau`` is negative, no layer can be treated, or the policy can't be
         built again
@@ -55,17 +63,23 @@ def redo(policy: BasePolicy, obs: Obs, tau: float = 0.1) -> dict[str, int]:
     counts = {}
     for wiring in known:
         name = names[wiring.activation]
-        mask_EH = _to_restart(activations[name], tau)
+        if activity is not None and name not in activity:
+            continue
+        given_EH = None if activity is None else activity[name]
+        mask_EH = _to_restart(activations[name], given_EH, tau)
         _restart(wiring, mask_EH, activations[name], fresh, averages)
         counts[name] = int(mask_EH.sum())
     keep_masked(policy)
     return counts
 
 
-def _to_restart(activations: Activations, tau: float) -> th.Tensor:
+def _to_restart(activations: Activations, given_EH: th.Tensor | None, tau: float) -> th.Tensor:
     """Tell which units are dormant, (E, H), in the experts that saw any row."""
-    mask_EH = dormant_mask(activations.activity_EH, tau)
-    reached_E = activations.reached_E
+    if given_EH is None:
+        mask_EH = dormant_mask(activations.activity_EH, tau)
+        reached_E = activations.reached_E
+    else:
+        mask_EH, reached_E = dormant_mask(given_EH, tau), given_EH.any(1)
     return mask_EH if reached_E is None else mask_EH & reached_E.unsqueeze(1)
 
 

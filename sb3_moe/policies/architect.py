@@ -13,9 +13,11 @@ from torch import nn
 
 from sb3_moe.layers import MoELayer, RouterInput
 from sb3_moe.layers.activations import is_norm
-from sb3_moe.layers.encoder import ImageEncoder
+from sb3_moe.layers.encoder import ImageEncoder, Residual
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.experts import Experts, StackedNetwork, together
+from sb3_moe.layers.simba import INSIDE, simba_layer
+from sb3_moe.layers.task_embedding import TaskEmbedding
 from sb3_moe.layers.tokens import TokenKind, token_shape
 from sb3_moe.policies.extractors import make_convs, map_shape_of
 from sb3_moe.policies.options import MoEOptions, called
@@ -66,11 +68,15 @@ class Architect:
         self.options, self.place = options, options.place
         self.outer = self.layout = layout
         self.init_hidden, self.init_head = init_hidden, init_head
+        options.check_embedding(layout.num_tasks)
         self.num_experts = options.resolve_num_experts(layout.num_tasks) if options.is_moe else 0
         self.experts_see_task = options.experts_see_task and not after_lstm
         # Which of the dense network's linear layers each layer of experts stands for, and whether
         # for its activation too.
         self.stands_for: dict[MoELayer, tuple[int, bool]] = {}
+        # What the parts of one network have together.
+        self.firsts: dict[type[MoELayer], MoELayer] = {}
+        self.task_embedding: TaskEmbedding | None = None
         self.encoder: nn.Module | None = None
         if layout.image_shape is not None and not self.place.whole:
             self._encode_first(layout.image_shape)
@@ -94,8 +100,17 @@ class Architect:
 
     # Whole towers and their parts.
 
+    def _begin(self) -> None:
+        """Start a network that has nothing together with the one before."""
+        self.firsts = {}
+        self.task_embedding = None
+        if self.options.embeds_task:
+            num_tasks = self.layout.num_tasks
+            self.task_embedding = TaskEmbedding(num_tasks, self.options.task_width(num_tasks))
+
     def network(self, dense: Iterable[nn.Module]) -> Tower:
         """Return hidden layers and head as one tower (Q networks, TD3's actor)."""
+        self._begin()
         modules = list(dense)
         tower = self._network(read_stages(modules))
         self.match([tower], modules)
@@ -119,6 +134,7 @@ class Architect:
 
         Where the head routes, the one-hot task id is handed on to it behind the output.
         """
+        self._begin()
         if self.place.whole:
             return nn.Sequential(), self.outer.features_dim
         stages = read_stages(dense)
@@ -140,11 +156,13 @@ class Architect:
         if not self.options.routes_head:
             return linear
         width = linear.in_features - self.layout.num_tasks
+        block = self._moe_head(Stage(linear), width, depth=len(hidden), first=False)
         return Tower(
-            [self._moe_head(Stage(linear), width, depth=len(hidden), first=False)],
+            [block],
             Layout(x_dim=width, num_tasks=self.layout.num_tasks),
             experts_see_task=False,
             router_sees_task=self.options.router_sees_task,
+            task_embedding=None if block.layer.sees_task else self.task_embedding,
         )
 
     def _tower(
@@ -158,6 +176,7 @@ class Architect:
             encoder=self.encoder,
             norms=self._norms(stages[0], self.layout.x_dim + self._seen()) if stages else [],
             carry_task=carry_task,
+            task_embedding=self.task_embedding,
         )
 
     # Sizes at the start.
@@ -188,7 +207,11 @@ class Architect:
         width = head.linear.in_features
         head.linear = nn.Linear(width, max(head.width, min(width, HEAD_WIDTH)))
         twin = Architect(
-            MoEOptions(placement="none", task_input=self.options.task_input),
+            MoEOptions(
+                placement="none",
+                task_input=self.options.task_input,
+                task_embedding=self.options.task_embedding if self.experts_see_task else None,
+            ),
             self.outer,
             init_hidden=self.init_hidden,
             init_head=self.init_head,
@@ -221,9 +244,37 @@ class Architect:
                 block = self._moe_hidden(stage, width, first=first)
                 self.stands_for[block.layer] = (i, self._activates())
                 blocks += [*norms, block, *self._after(stage, block.out_features)]
+            elif self.options.block == "simba":
+                last = i + 1 == len(stages) or self.place.takes(i + 1, len(stages))
+                blocks += self._simba(stage, width, first=first, last=last)
             else:
                 blocks += self._plain(stage, width, first=first)
+        self._check_blocks(blocks)
         return blocks
+
+    def _simba(self, stage: Stage, width: int, *, first: bool, last: bool) -> list[nn.Module]:
+        """Return a block in place of a dense layer, and the normalisation behind the last one."""
+        norms = [] if first else self._norms(stage, width)
+        dim = width + (self._seen() if first else 0)
+        layers = self._simba_layers(stage, dim, stage.width, first=first, last=last)
+        for layer in layers:
+            self.init_hidden(layer)
+        return [*norms, *layers, *(fitted(m, stage.width) for m in stage.after if is_norm(m))]
+
+    def _simba_layers(
+        self, stage: Stage, dim: int, width: int, *, first: bool, last: bool
+    ) -> list[nn.Module]:
+        activation = self._activation(stage, INSIDE * width)
+        layers = simba_layer(dim, width, activation, first=first)
+        return [*layers, nn.LayerNorm(width)] if last else layers
+
+    def _check_blocks(self, blocks: Sequence[nn.Module]) -> None:
+        if self.options.block == "simba" and not any(isinstance(b, Residual) for b in blocks):
+            raise ValueError(
+                "`block`='simba' needs a hidden layer that isn't replaced by experts, and "
+                f"`net_arch` has none with `placement`={self.place.name!r}: give it one more, or "
+                "use `expert`='simba'"
+            )
 
     def _after(self, stage: Stage, width: int) -> list[nn.Module]:
         """Return what follows the sum over experts: CrossQ's last norm, and what is not in them."""
@@ -274,7 +325,8 @@ class Architect:
 
     def _seen(self) -> int:
         """Features that the first layer sees beside x."""
-        return self.layout.num_tasks * self.experts_see_task + self.layout.action_dim
+        task = self.options.task_width(self.layout.num_tasks) * self.experts_see_task
+        return task + self.layout.action_dim
 
     def _plain(self, stage: Stage, width: int, *, first: bool) -> list[nn.Module]:
         in_features = width + (self._seen() if first else 0)
@@ -301,8 +353,7 @@ class Architect:
         kind, kwargs = self.options.expert_class, dict(self.options.expert_kwargs or {})
 
         def expert() -> nn.Module:
-            acts = [fitted_activation(m, hidden) for m in stage.after if not is_norm(m)]
-            activation = acts[0] if len(acts) == 1 else nn.Sequential(*acts)
+            activation = self._activation(stage, hidden)
             try:
                 module = kind(in_features, hidden, out, activation, **kwargs)
             except TypeError as error:
@@ -358,8 +409,14 @@ class Architect:
         for i, stage in enumerate(stages):
             width = self.options.expert_width or stage.width
             norms = self._norms(stage, dim) if i else []
-            after = [fitted(m, width) for m in stage.after]
-            layers += [*norms, nn.Linear(dim, width), *after]
+            if self.options.block == "simba":
+                last = i + 1 == len(stages)
+                inside = self._simba_layers(stage, dim, width, first=i == 0, last=last)
+                after = [fitted(m, width) for m in stage.after if is_norm(m)]
+            else:
+                inside = [nn.Linear(dim, width)]
+                after = [fitted(m, width) for m in stage.after]
+            layers += [*norms, *inside, *after]
             dim = width
         return layers, dim
 
@@ -391,6 +448,12 @@ class Architect:
         return self._tower([block, *head.after], stages)
 
     @staticmethod
+    def _activation(stage: Stage, width: int) -> nn.Module:
+        """Return a copy of a dense layer's activation, for rows of some width."""
+        acts = [fitted_activation(m, width) for m in stage.after if not is_norm(m)]
+        return acts[0] if len(acts) == 1 else nn.Sequential(*acts)
+
+    @staticmethod
     def _started(module: nn.Module, init: Init) -> nn.Module:
         init(module)
         return module
@@ -413,11 +476,11 @@ class Architect:
         :param router: the head's own; None: that of the options, with its own options
         """
         options, num_tasks = self.options, self.layout.num_tasks
-        seen = bare + num_tasks * options.router_sees_task
+        seen = bare + options.task_width(num_tasks) * options.router_sees_task
         seen += self.layout.action_dim if first else 0
         kind = options.router_class if router is None else router
         sees = RouterInput(
-            features=num_tasks if kind.needs_tasks else seen,
+            features=num_tasks if kind.sees_task else seen,
             num_experts=experts.num_experts,
             num_tokens=num_tokens,
             num_tasks=num_tasks,
@@ -425,6 +488,12 @@ class Architect:
         layer = _built(kind, experts, sees, {} if router else options.router_options)
         if router is None:
             layer.aux = options.aux
+            if options.combination is not None:
+                options.combination.check(experts.num_experts, experts.out_features)
+            experts.combination = options.combination
+        first_of_kind = self.firsts.setdefault(kind, layer)
+        if first_of_kind is not layer:
+            layer.join(first_of_kind)
         return layer
 
 

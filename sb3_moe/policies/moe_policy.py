@@ -29,6 +29,7 @@ from sb3_moe.optimizers.idle_experts import MARK, IdleExperts, why_unsupported
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
 from sb3_moe.policies.options import DEFAULTS, per_tower
+from sb3_moe.policies.spectral import penalise
 from sb3_moe.policies.towers import Layout
 from sb3_moe.policies.written_by import WrittenBy
 
@@ -49,27 +50,32 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param placement: where the experts sit: ``"none"``, ``"middle"``, ``"final"``, ``"all"``,
         ``"body"``, ``"big"``; see :class:`sb3_moe.policies.options.MoEOptions` for this and the
         other options
-    :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"uniform"``,
-        ``"random"``, or a class of your own
+    :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"``, ``"embedding"``,
+        ``"uniform"``, ``"random"``, or a class of your own
     :param router_kwargs: the router's own options
     :param num_experts: None: the number of tasks for ``"task"``, else 4
     :param top_k: experts per token
     :param renormalize: make the gates of the kept experts sum to 1
     :param tokens: ``"sample"``, ``"conv"`` or ``"feature"``
     :param num_slots: slots per expert for the soft router; None: ceil(tokens / experts)
-    :param expert: ``"mlp"``, ``"linear"``, or a class of your own
+    :param combine: ``"sum"`` or ``"orthogonal"``
+    :param expert: ``"mlp"``, ``"linear"``, ``"simba"``, or a class of your own
     :param expert_kwargs: the expert's own options
     :param expert_width: hidden width of an expert; None: as the dense layer it replaces
+    :param block: ``"mlp"`` or ``"simba"``, of hidden layers without experts and within them
     :param head_router: ``"task"`` for a head for each task
     :param normalize_router: L2-normalise tokens and router weights
     :param router_noise: noise on the router's scores, off-policy training only
     :param balance_coef: weight of the load-balance loss
     :param importance_coef: weight of the importance loss
     :param z_coef: weight of the router's z-loss
+    :param spectral_coef: size of the penalty on the experts' features; a number is the actor's
+    :param spectral_mode: ``"grad"``, ``"loss"`` or ``"features"``
     :param bias_rate: step of loss-free balancing
     :param freeze_idle: keep an expert without rows as it is; None: where the task id picks it
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
         ``"none"``
+    :param task_embedding: width of a learned vector for each task in place of the one-hot
     :param match_scale: let experts start as strong as the dense layers they stand for
     :param features_extractor_class: None: SB3's own where no experts need more, else
         :class:`sb3_moe.policies.extractors.TaskExtractor`
@@ -99,6 +105,8 @@ class MoEPolicy(WrittenBy, BaseModel):
         **kwargs: Any,
     ) -> None:
         _refuse_unknown(type(self), kwargs)
+        # The optimisers that keep idle experts still, by tower.
+        self._frozen: dict[str, th.optim.Optimizer] = {}
         self.moe_options = {name: kwargs.pop(name, value) for name, value in DEFAULTS.items()}
         self.moe = per_tower(self.moe_options, self.towers)
         noise = max(each.router_options.get("router_noise", 0.0) for each in self.moe.values())
@@ -135,7 +143,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         layers = self.moe_layers().values()
         self._has_experts = bool(layers)
         self._acts_between_updates = any(layer.acts_between_updates for layer in layers)
-        self._freeze_idle()
+        self._teach_optimizers()
 
     # What the constructor decides.
 
@@ -197,7 +205,10 @@ class MoEPolicy(WrittenBy, BaseModel):
     def _default_extractor(
         self, space: gym.Space[Any], kwargs: dict[str, Any]
     ) -> type[BaseFeaturesExtractor]:
-        plain = all(not each.is_moe and each.experts_see_task for each in self.moe.values())
+        plain = all(
+            not each.is_moe and each.experts_see_task and not each.embeds_task
+            for each in self.moe.values()
+        )
         plain = plain and not any(name in kwargs for name in OURS)
         dense = self.dense_extractor()
         return dense if plain and _takes(dense, space, kwargs) else TaskExtractor
@@ -239,21 +250,30 @@ class MoEPolicy(WrittenBy, BaseModel):
             data["share_features_extractor"] = self.share_features_extractor
         return data
 
-    # Experts that get no row.
+    # What optimisers are taught.
+
+    def _teach_optimizers(self) -> None:
+        """Let steps know of penalties and, behind these, of experts that get no row."""
+        penalise(self)
+        self._freeze_idle()
 
     def _freeze_idle(self) -> None:
-        """Let the optimisers keep idle experts as they are, where that is wanted."""
+        """Let the optimisers keep idle experts as they are, where that is wanted, if they don't."""
         optimizers = networks_of(self).optimizers()
         held: dict[th.optim.Optimizer, list[Experts]] = {}
-        explicit = set()
+        explicit, before = set(), self._frozen.values()
+        self._frozen = {}
         for name, layer in self.moe_layers().items():
             tower = name.split(".")[0]
             options = self.moe[tower.rstrip(digits)]
             if options.freezes_idle(layer):
                 held.setdefault(optimizers[tower], []).append(layer.experts)
+                self._frozen[tower] = optimizers[tower]
                 if options.freeze_idle:
                     explicit.add(optimizers[tower])
         for optimizer, layers in held.items():
+            if optimizer in before:
+                continue
             if optimizer in explicit or why_unsupported(optimizer) is None:
                 IdleExperts(optimizer, layers, always=optimizer in explicit)
 
@@ -263,7 +283,14 @@ class MoEPolicy(WrittenBy, BaseModel):
         for optimizer in networks_of(self).optimizers().values():
             for group in optimizer.param_groups:
                 group.setdefault(MARK, False)
-        self._freeze_idle()
+        self._frozen = {}
+        self._teach_optimizers()
+
+    def _freeze_idle_again(self) -> None:
+        """Teach an optimiser that the user put in another's place."""
+        optimizers = networks_of(self).optimizers()
+        if any(optimizers[tower] is not known for tower, known in self._frozen.items()):
+            self._freeze_idle()
 
     # What routers do between two updates, such as loss-free balancing.
 
@@ -277,6 +304,8 @@ class MoEPolicy(WrittenBy, BaseModel):
         if self._predicting and self._has_experts and _is_in_mode(self, mode):
             return  # Experts are many modules: to set each anew takes a fifth of a single action.
         super().set_training_mode(mode)
+        if mode and self._frozen:
+            self._freeze_idle_again()
         if mode or self._predicting or not self._acts_between_updates:
             return
         for layer in self.moe_layers().values():
@@ -308,7 +337,7 @@ class MoEPolicy(WrittenBy, BaseModel):
     def is_dense(self, tower: str, layout: Layout) -> bool:
         """Say whether SB3's own network serves as it is."""
         options = self.moe[tower]
-        if options.is_moe or layout.image_shape is not None:
+        if not options.is_plain or layout.image_shape is not None:
             return False
         return options.experts_see_task or layout.num_tasks == 0
 

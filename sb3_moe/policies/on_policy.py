@@ -17,6 +17,7 @@ from torch import nn
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.plain_distributions import plain
+from sb3_moe.policies.spectral import by_loss
 from sb3_moe.policies.towers import Layout
 
 HEAD_GAIN = {"pi": 0.01, "vf": 1.0}
@@ -89,6 +90,13 @@ class MoEActorCritic(_Policy):
         if self._architects:
             self._rebuild_optimizer(lr_schedule)
         del self._architects, self._dense
+
+    def evaluate_actions(self, *args: Any, **kwargs: Any) -> Any:
+        """Judge actions as SB3's policy does, and let penalties know what is said of them."""
+        values, log_prob, entropy = super().evaluate_actions(*args, **kwargs)
+        for penalty in by_loss(self):
+            penalty.watch(log_prob, entropy)
+        return values, log_prob, entropy
 
     def _rebuild_optimizer(self, lr_schedule: Schedule) -> None:
         self.optimizer = self.optimizer_class(

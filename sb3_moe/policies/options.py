@@ -12,12 +12,17 @@ from torch import nn
 from sb3_moe.layers import AuxCoefs, MoELayer
 from sb3_moe.layers.checks import not_negative, one_of, whole, whole_or_none, yes_or_no
 from sb3_moe.layers.classes import check_names, own_options
+from sb3_moe.layers.combining import COMBINATIONS, Combination
 from sb3_moe.layers.expert_kinds import EXPERTS
 from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.layers.tokens import TokenKind
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS, Placement, find_placement
 
 TASK_INPUTS = ("both", "router", "experts", "none")
+BLOCKS = ("mlp", "simba")
+SPECTRAL_MODES = ("grad", "loss", "features")
+# Options of which a single value is for the first tower alone: the actor, where there is one.
+OF_THE_FIRST = ("spectral_coef",)
 # Options that are a router's own, as it calls them itself, and the check of each.
 OF_ROUTERS = {
     "top_k": whole,
@@ -44,7 +49,8 @@ class MoEOptions:
         all hidden layers) or ``"big"`` (each expert a whole network, encoder and head included);
         or a :class:`~sb3_moe.policies.placements.Placement`
     :param router: ``"soft"``, ``"top_k"``, ``"expert_choice"``, ``"task"`` (the task id picks the
-        expert), or a control: ``"uniform"`` (every gate 1/E), ``"random"`` (frozen weights); or a
+        expert), ``"embedding"`` (a learned weight of each expert for each task), or a control:
+        ``"uniform"`` (every gate 1/E), ``"random"`` (frozen weights); or a
         :class:`~sb3_moe.layers.MoELayer`, itself or as ``"package.module:Class"``
     :param router_kwargs: its own options, ``dict(hidden=[64])`` among them for hidden layers of a
         router with scores
@@ -54,17 +60,27 @@ class MoEOptions:
     :param tokens: ``"sample"`` (one token), ``"conv"`` (one per position of the feature map) or
         ``"feature"`` (one per channel)
     :param num_slots: slots per expert for ``"soft"``; None: ceil(tokens / experts)
+    :param combine: ``"sum"``, or ``"orthogonal"``: each row's outputs of all experts are made
+        orthonormal by Gram-Schmidt before they are summed
     :param expert: what stands in one expert for a hidden layer: ``"mlp"`` (two linear layers),
-        ``"linear"`` (one), or a module's class, itself or as ``"package.module:Class"``, that takes
-        (in_features, width, out_features, activation)
+        ``"linear"`` (one), ``"simba"`` (SimBa's blocks), or a module's class, itself or as
+        ``"package.module:Class"``, that takes (in_features, width, out_features, activation)
     :param expert_kwargs: its own options
     :param expert_width: hidden width of an expert; None: as the dense layer it replaces
+    :param block: what a hidden layer is that isn't replaced by experts, or is part of one:
+        ``"mlp"`` (a linear layer and its activation) or ``"simba"``
     :param head_router: ``"task"``: a head for each task, with any placement whose experts hold none
     :param normalize_router: L2-normalise tokens and router weights, with one learned scale
     :param router_noise: standard deviation of noise on the scores, off-policy training only
     :param balance_coef: weight of the load-balance loss
     :param importance_coef: weight of the importance loss
     :param z_coef: weight of the router's z-loss
+    :param spectral_coef: size of the penalty on the features of the experts' last hidden layers
+        (SPHERE, arXiv 2605.04712), as a share of what the actor minimises; a number is the
+        actor's, or of ``qf`` where there is none
+    :param spectral_mode: how that is weighed: ``"grad"`` by the norms of both gradients over the
+        tower, ``"loss"`` by the two values, ``"features"`` by the gradients at the features, which
+        approximates the first
     :param bias_rate: step of loss-free balancing
     :param freeze_idle: keep weights and optimiser state of an expert that got no row in an update
         as they are; None: where the task id picks the expert, if the optimiser is one of Adam,
@@ -73,6 +89,8 @@ class MoEOptions:
         ``"none"``; dense towers count as experts. With experts, another than ``"both"`` needs a
         task id, and a router of a kind that can be shown it, or spared it. ``head_router`` goes by
         the id whoever else sees it
+    :param task_embedding: width of a learned vector for each task, which whoever sees the one-hot
+        sees in its place; what goes by the task alone still has the one-hot
     :param match_scale: scale the experts' initial weights so that each layer of experts starts as
         strong as the dense layer it stands for
     :raises TypeError: if a value has the wrong type
@@ -87,18 +105,23 @@ class MoEOptions:
     renormalize: bool = False
     tokens: TokenKind = "sample"
     num_slots: int | None = None
+    combine: str = "sum"
     expert: str | type[nn.Module] = "mlp"
     expert_kwargs: Mapping[str, Any] | None = None
     expert_width: int | None = None
+    block: str = "mlp"
     head_router: str | type[MoELayer] | None = None
     normalize_router: bool = False
     router_noise: float = 0.0
     balance_coef: float = 0.0
     importance_coef: float = 0.0
     z_coef: float = 0.0
+    spectral_coef: float = 0.0
+    spectral_mode: str = "grad"
     bias_rate: float = 0.0
     freeze_idle: bool | None = None
     task_input: str = "both"
+    task_embedding: int | None = None
     match_scale: bool = False
 
     def __post_init__(self) -> None:
@@ -108,17 +131,25 @@ class MoEOptions:
         yes_or_no("match_scale", self.match_scale)
         whole_or_none("num_experts", self.num_experts)
         whole_or_none("expert_width", self.expert_width)
+        whole_or_none("task_embedding", self.task_embedding)
+        one_of("combine", self.combine, list(COMBINATIONS))
+        one_of("block", self.block, BLOCKS)
         for name, check in OF_ROUTERS.items():
             check(name, getattr(self, name))
         for name in LOSS_OF:
             not_negative(name, getattr(self, name))
+        not_negative("spectral_coef", self.spectral_coef)
+        one_of("spectral_mode", self.spectral_mode, SPECTRAL_MODES)
         self._check_router()
         reason = why_invalid(router, self.tokens, place)
         if reason is not None:
             raise ValueError(reason)
         self._check_expert()
+        self._check_combination()
+        self._check_block()
         self._check_head()
         self._check_idle()
+        self._check_spectral()
         self._check_task_input()
 
     def by_name(self) -> dict[str, Any]:
@@ -216,6 +247,42 @@ class MoEOptions:
                 f"`expert_width` needs experts with a hidden layer, got `expert`={called(kind)!r}"
             )
 
+    def _check_combination(self) -> None:
+        """Refuse to combine outputs of experts that don't all run, or see parts of a sample."""
+        if self.combination is None or not self.place.has_experts:
+            return
+        if self.is_tokenised:
+            raise ValueError(
+                f"`combine`={self.combine!r} needs `tokens`='sample', got {self.tokens!r}"
+            )
+        if self.router_class.leaves_out:
+            able = [name for name, each in ROUTERS.items() if not each.leaves_out]
+            raise ValueError(
+                f"`combine`={self.combine!r} needs a `router` that runs every expert, of {able}, "
+                f"got {self.router_class.name!r}"
+            )
+        if self.match_scale:
+            raise ValueError(
+                "`match_scale` must be False where the outputs are given a size of their own by "
+                f"`combine`={self.combine!r}"
+            )
+
+    def _check_block(self) -> None:
+        """Refuse blocks where there is no place for them, or where they can't be measured."""
+        if self.block == DEFAULTS["block"]:
+            return
+        if self.place.hidden == "one" and not self.place.whole:
+            raise ValueError(
+                f"`block`={self.block!r} ends in a normalisation before a head, which experts of "
+                f"`placement`={self.place.name!r} don't hold: use 'big', or `expert`='simba' with "
+                "'middle'"
+            )
+        if self.match_scale:
+            raise ValueError(
+                "`match_scale` must be False, for it compares with SB3's dense layers, with "
+                f"`block`={self.block!r}"
+            )
+
     def _check_head(self) -> None:
         """Refuse another router for the head where it can't route."""
         router = self.head_router_class
@@ -254,8 +321,16 @@ class MoEOptions:
                 f"{router.name!r}"
             )
 
+    def _check_spectral(self) -> None:
+        """Refuse to penalise features of parts of a sample."""
+        if self.spectral_coef and self.is_tokenised:
+            raise ValueError(
+                f"`spectral_coef` needs `tokens`='sample', one row for each, got {self.tokens!r}"
+            )
+
     def _check_task_input(self) -> None:
         """Refuse to say of a router what it sees where its kind has settled that."""
+        self._check_task_embedding()
         if not self.place.has_experts:
             return
         router = self.router_class
@@ -264,16 +339,50 @@ class MoEOptions:
                 f"`task_input`='router' shows the task id to routers only, and "
                 f"`router`={router.name!r} looks at nothing: use 'none', or 'experts'"
             )
-        if router.needs_tasks and not self.router_sees_task:
+        if router.sees_task and not self.router_sees_task:
             raise ValueError(
                 f"`task_input` must be 'both' or 'router' with `router`={router.name!r}, which "
                 f"goes by the task id, got {self.task_input!r}"
+            )
+
+    def _check_task_embedding(self) -> None:
+        """Refuse an embedding that nobody would see."""
+        if self.place.has_experts and self.task_embedding is not None and not self.embeds_task:
+            raise ValueError(
+                f"`task_embedding`={self.task_embedding} needs someone who sees it, got "
+                f"`task_input`={self.task_input!r} with `router`={self.router_class.name!r}: use "
+                "`task_input`='both', or 'experts'"
             )
 
     @property
     def is_moe(self) -> bool:
         """Whether there are experts at all, in hidden layers or heads."""
         return self.place.has_experts or self.head_router is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether SB3's own network will do, apart from who sees the task."""
+        return not self.is_moe and self.block == DEFAULTS["block"] and not self.embeds_task
+
+    @property
+    def combination(self) -> type[Combination] | None:
+        """What is done with the experts' outputs before they are summed."""
+        return COMBINATIONS[self.combine]
+
+    @property
+    def embeds_task(self) -> bool:
+        """Whether anyone sees a learned vector in place of the one-hot."""
+        router = self.router_class
+        asks = self.place.has_experts and not (router.sees_task or router.blind)
+        seen = self.experts_see_task or (asks and self.router_sees_task)
+        return self.task_embedding is not None and seen
+
+    def task_width(self, num_tasks: int) -> int:
+        """Return how many features tell the task to those who see it.
+
+        :param num_tasks: length of the one-hot
+        """
+        return num_tasks if self.task_embedding is None else self.task_embedding
 
     @property
     def is_tokenised(self) -> bool:
@@ -327,19 +436,30 @@ class MoEOptions:
                 f"`head_router`={head.name!r} needs a task id in the observation, got none: "
                 f"{TASK_ID_CURE}"
             )
-        if not (router.needs_tasks and self.place.has_experts):
-            return DEFAULT_NUM_EXPERTS if self.num_experts is None else self.num_experts
-        if num_tasks == 0:
+        if router.sees_task and self.place.has_experts and num_tasks == 0:
             raise ValueError(
                 f"`router`={router.name!r} needs a task id in the observation, got none: "
                 f"{TASK_ID_CURE}"
             )
+        if not (router.needs_tasks and self.place.has_experts):
+            return DEFAULT_NUM_EXPERTS if self.num_experts is None else self.num_experts
         if self.num_experts not in (None, num_tasks):
             raise ValueError(
                 f"`num_experts` must be the number of tasks, {num_tasks}, with "
                 f"`router`={router.name!r} (or None), got {self.num_experts}"
             )
         return num_tasks
+
+    def check_embedding(self, num_tasks: int) -> None:
+        """Raise ValueError if a task embedding has no task id to stand for.
+
+        :param num_tasks: 0 if the observation holds none
+        """
+        if self.embeds_task and num_tasks == 0:
+            raise ValueError(
+                f"`task_embedding`={self.task_embedding} needs a task id in the observation, got "
+                f"none: {TASK_ID_CURE}"
+            )
 
 
 DEFAULT_NUM_EXPERTS = 4
@@ -434,4 +554,4 @@ def is_by_tower(name: str, value: Mapping[str, Any], towers: Sequence[str]) -> b
 def _of_tower(name: str, value: Any, tower: str, towers: Sequence[str]) -> Any:
     if isinstance(value, Mapping) and is_by_tower(name, value, towers):
         return value.get(tower, DEFAULTS[name])
-    return value
+    return DEFAULTS[name] if name in OF_THE_FIRST and tower != towers[0] else value

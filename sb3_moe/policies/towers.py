@@ -80,7 +80,7 @@ class MoEBlock(nn.Module):
         """
         x_BND = self._tokens(x_BX)
         experts_BND = append_to_each(x_BND, experts_extra)
-        if self.layer.needs_tasks:
+        if self.layer.sees_task:
             assert task_BK is not None, "such a router is only built where there are tasks"
             router_BND = task_BK.unsqueeze(1).expand(-1, x_BND.shape[1], -1)
         elif router_extra is experts_extra:
@@ -114,6 +114,7 @@ class Tower(nn.Module):
     :param encoder: encodes the image in x before all else; None where that is done already
     :param norms: modules before the first layer (CrossQ's BatchRenorm), over all that it sees
     :param carry_task: hand the one-hot on behind the output, for a head that routes
+    :param task_embedding: what whoever sees the task sees in place of the one-hot
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Tower(nn.Module):
         encoder: nn.Module | None = None,
         norms: Sequence[nn.Module] = (),
         carry_task: bool = False,
+        task_embedding: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -135,6 +137,7 @@ class Tower(nn.Module):
         self.experts_see_task = experts_see_task
         self.router_sees_task = router_sees_task
         self.carry_task = carry_task
+        self.task_embedding = task_embedding
 
     def forward(self, features_BF: th.Tensor, actions_BA: th.Tensor | None = None) -> th.Tensor:
         """Return the tower's output.
@@ -148,10 +151,11 @@ class Tower(nn.Module):
         x, task = self._split(features_BF)
         if self.encoder is not None:
             x = self.encoder(x)
-        seen, actions = (task if self.experts_see_task else None), actions_BA
+        told = task if self.task_embedding is None else self.task_embedding(task)
+        seen, actions = (told if self.experts_see_task else None), actions_BA
         if len(self.norms):
             x, seen, actions = self._normalise(x, seen, actions)
-        routed = task if self.router_sees_task else None
+        routed = told if self.router_sees_task else None
         experts_extra = router_extra = _join(seen, actions)
         if self.experts_see_task != self.router_sees_task:
             router_extra = _join(routed, actions)

@@ -18,6 +18,7 @@ from sb3_moe.saving.spaces import encode_space
 from sb3_moe.saving.tensors import pack
 from sb3_moe.saving.values import Encoder
 from sb3_moe.saving.versions import versions
+from sb3_moe.tasks.known import tasks_known
 
 FORMAT = "sb3_moe model"
 FORMAT_VERSION = 1
@@ -39,15 +40,17 @@ def save(
 
     :param model: of any algorithm of SB3 or sb3-contrib that this package has policies for, with
         ours or SB3's own policy
-    :param path: the file, by convention ``"name.moe"``; an older one is replaced when the new one
-        is whole
+    :param path: the file; a name without an ending gets ``.moe``. An older one is replaced when the
+        new one is whole
     :param replay_buffer: with the replay buffer's transitions
     :param normalizer: with the statistics of the model's VecNormalize, if it has one
     :raises TypeError: if ``model`` is no model
     :raises ValueError: if something of the model can't be written so
     """
     model_of_sb3(model)
-    archive.write_archive(Path(path), entries_of(model, replay_buffer, normalizer)[0])
+    archive.write_archive(
+        archive.as_written(Path(path)), entries_of(model, replay_buffer, normalizer)[0]
+    )
 
 
 def entries_of(
@@ -68,6 +71,7 @@ def entries_of(
         "policy": policy_name(type(model), model.policy_class),
         "observation_space": encode_space(encoder, model.observation_space),
         "action_space": encode_space(encoder, model.action_space),
+        "tasks": tasks_known(model),
         **encode_arguments(encoder, model),
         "optimizers": optimizers,
         "replay_buffer": None,

@@ -38,7 +38,7 @@ _MADE_AGAIN = frozenset(
 )
 
 
-def write_model(model: BaseAlgorithm, folder: Path) -> bool:
+def write_model(model: BaseAlgorithm, folder: Path, *, normalizer: bool = False) -> bool:
     """Write a model so that nothing in it can run code, where that can be.
 
     Classes of the user's own are code, and so are their functions: a model that has some is pickled
@@ -46,9 +46,12 @@ def write_model(model: BaseAlgorithm, folder: Path) -> bool:
 
     :param model: of any kind
     :param folder: gets ``model.moe`` or ``model.zip``
+    :param normalizer: put the statistics of its VecNormalize, if that is none of the user's own,
+        into ``model.moe``
     :return: whether it is safe to open
     """
-    entries = _safe_entries(model)
+    entries = _safe_entries(model, normalizer=True) if normalizer else None
+    entries = _safe_entries(model, normalizer=False) if entries is None else entries
     if entries is not None:
         with (folder / SAFE).open("wb") as file:
             archive.write_entries(file, entries)
@@ -59,11 +62,11 @@ def write_model(model: BaseAlgorithm, folder: Path) -> bool:
     return False
 
 
-def _safe_entries(model: BaseAlgorithm) -> dict[str, bytes] | None:
+def _safe_entries(model: BaseAlgorithm, *, normalizer: bool) -> dict[str, bytes] | None:
     if is_custom(algorithm_name(type(model))) or not is_plain(model):
         return None
     try:
-        entries, own = entries_of(model, replay_buffer=False, normalizer=False)
+        entries, own = entries_of(model, replay_buffer=False, normalizer=normalizer)
     except ValueError:  # as `sb3_moe.save` says of what it doesn't take
         return None
     return None if own or len(entries[archive.MODEL]) > MAX_JSON else entries

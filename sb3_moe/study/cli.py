@@ -80,6 +80,8 @@ class Run:
     """Run cells that failed or are damaged again."""
     trust: bool = False
     """Go on from snapshots that your own runs did not sign too: they can run code."""
+    replays: bool = False
+    """In the report, a page on which each network plays: some seconds for each."""
     engine: Literal["local", "ray"] = "local"
     """Processes of this machine, or tasks of a Ray cluster."""
     address: str | None = None
@@ -115,6 +117,8 @@ class Report:
     options: tyro.conf.OmitArgPrefixes[StudyOptions]
     to: Path | None = None
     """Where to write; by default `report` in the study's folder."""
+    replays: bool = False
+    """With a page on which each network plays: some seconds for each."""
 
 
 Command = (
@@ -167,8 +171,8 @@ def _dispatch(command: Plan | Run | Status | Report, console: Console) -> int:
     if isinstance(command, Status):
         return status(study, root, console)
     if isinstance(command, Report):
-        return report(study, root, console, command.to)
-    return run_study(study, root, console, command.make_engine, command.retry)
+        return report(study, root, console, command.to, replays=command.replays)
+    return run_study(study, root, console, command.make_engine, command.retry, command.replays)
 
 
 def console_script() -> None:

@@ -8,6 +8,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.utils.env_checker import check_env as gymnasium_check
+from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
@@ -62,6 +63,12 @@ def play(task, policy, steps, seed):
 
 
 @pytest.mark.parametrize("task", CARTPOLES[1:], ids=lambda task: task.name)
+def test_a_vector_world_whose_steps_have_no_two_halves_is_refused_at_once():
+    copies = SyncVectorEnv([lambda: gym.make("CartPole-v1")])
+    with pytest.raises(TypeError, match=r"`env` must have `step_async`, .*wrap its copies"):
+        ConflictingVector(copies, actions=(1, 0))
+
+
 def test_a_policy_carried_over_plays_each_cartpole_exactly_as_the_plain_one(task):
     plain = play(CARTPOLES[0], balance, 1200, seed=3)
     assert len({terminated for _, _, terminated, _ in plain}) == 2

@@ -15,6 +15,7 @@ NUM_TASKS = 3
 ROUTERS: dict[str, dict[str, Any]] = {
     "soft": {"router": "soft"},
     "task": {"router": "task"},
+    "embedding": {"router": "embedding", "router_kwargs": {"weights": "softmax"}},
     "uniform": {"router": "uniform"},
     "random": {"router": "random"},
     "every": {"router": "top_k", "top_k": 4},

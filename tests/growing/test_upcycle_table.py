@@ -10,7 +10,7 @@ from sb3_moe.growing import upcycle
 from sb3_moe.policies.registration import TABLE
 
 # Routers under which every sample meets every expert.
-SHARED = ("soft", "uniform", "random", "every")
+SHARED = ("soft", "embedding", "uniform", "random", "every")
 
 
 def grow(algorithm, place, router, **kwargs):

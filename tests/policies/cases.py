@@ -100,7 +100,7 @@ def make(case: Case, **rest: Any) -> Any:
     """
     options = options_of(case)
     num_tasks = 0
-    if case.router == "task" and arena.kind_of(case.alias) != "MultiInput":
+    if ROUTERS.find(case.router).sees_task and arena.kind_of(case.alias) != "MultiInput":
         num_tasks = arena.NUM_TASKS
         options["features_extractor_kwargs"] = {"num_tasks": num_tasks}
     env = arena.default_env(case.algorithm, case.alias, num_tasks)

@@ -124,12 +124,12 @@ def test_the_valid_combinations_are_these():
     }
     by_hand = {
         (router, "sample", placement)
-        for router in ("soft", "top_k", "task", "uniform", "random")
+        for router in ("soft", "top_k", "task", "embedding", "uniform", "random")
         for placement in ("middle", "final", "all", "body", "big")
     }
     by_hand |= {
         (router, tokens, placement)
-        for router in ("soft", "top_k", "task", "uniform", "random")
+        for router in ("soft", "top_k", "task", "embedding", "uniform", "random")
         for tokens in ("conv", "feature")
         for placement in ("middle", "all")
     }

@@ -85,6 +85,11 @@ class MoERecurrent(_Policy):
                     f"`tokens` must be 'sample' behind an LSTM, got {options.tokens!r} for "
                     f"{tower!r}"
                 )
+            if options.embeds_task:
+                raise ValueError(
+                    "`task_embedding` must be None behind an LSTM, which reads the one-hot, got "
+                    f"{options.task_embedding} for {tower!r}"
+                )
         seen = {tower: options.experts_see_task for tower, options in self.moe.items()}
         if features.num_tasks and len(set(seen.values())) > 1:
             inputs = {tower: options.task_input for tower, options in self.moe.items()}

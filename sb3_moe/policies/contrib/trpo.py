@@ -11,7 +11,7 @@ class NoAuxLosses:
     """Refuse auxiliary losses: TRPO differentiates the KL divergence through the same network."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        for name in ("balance_coef", "importance_coef", "z_coef"):
+        for name in ("balance_coef", "importance_coef", "z_coef", "spectral_coef"):
             value = kwargs.get(name, 0.0)
             if any(value.values()) if isinstance(value, dict) else value:
                 raise ValueError(

@@ -80,9 +80,12 @@ def train_cell(cell: CellConfig, folder: CellFolder, *, trust: bool = False) -> 
 
 
 def _write_model(model: BaseAlgorithm, path: Path) -> None:
-    """Write the model that training ends with, ``model.moe``, or SB3's ``model.zip``."""
+    """Write the model that training ends with, ``model.moe``, or SB3's ``model.zip``.
+
+    What saw normalised observations can't be used without their statistics.
+    """
     with tempfile.TemporaryDirectory(dir=path, prefix=".model-") as temporary:
-        write_model(model, Path(temporary))
+        write_model(model, Path(temporary), normalizer=True)
         for file in Path(temporary).iterdir():
             file.replace(path / file.name)
 

@@ -108,6 +108,8 @@ _NO_OPTIONS = ("policy", "arguments", "ppo", "callbacks", "start_from")
 
 # What a reader is told in other words than the option's own.
 _TOLD = ("placement", "router", "num_experts", "net_arch", "head_router")
+# Options that mean something without experts.
+_OF_DENSE = ("task_input", "block", "task_embedding")
 
 
 def check_policy(architecture: Architecture, algorithm: str = "PPO") -> None:
@@ -178,11 +180,11 @@ def _network(tower: str, moe: MoEOptions, policy_kwargs: Mapping[str, Any]) -> l
     if "net_arch" in policy_kwargs:
         layers = policy_kwargs["net_arch"]
         words.append(f"hidden layers of {_of_tower(layers, tower)}")
-    # A dense tower has none of the experts' options but who sees the task.
+    # A dense tower has none of the experts' options but these.
     further = {
         name: getattr(moe, name, value)
         for name, value in policy_kwargs.items()
-        if name not in _TOLD and (moe.is_moe or name not in DEFAULTS or name == "task_input")
+        if name not in _TOLD and (moe.is_moe or name not in DEFAULTS or name in _OF_DENSE)
     }
     return [*words, *_as_they_are(further)]
 

@@ -347,6 +347,14 @@ def test_the_plan_counts_what_is_done_and_estimates_the_rest_from_it(tmp_path, c
     assert "about 0:00:49 with 2 processes" in text
 
 
+def test_what_is_as_short_as_a_measurement_is_not_measured(tmp_path, console, monkeypatch):
+    monkeypatch.setattr(commands, "measured_speeds", None)
+    the_study = study(1, ("dense",), regimes=("mtrl",), steps_per_task=ROLLOUT)
+    assert plan(the_study, tmp_path, console, processes=2) == 0
+    text = console.file.getvalue()
+    assert "16,384 steps are left, no more than it takes to measure speed: run them" in text
+
+
 @pytest.mark.parametrize("processes", [0, -2])
 def test_a_plan_for_no_processes_is_refused(tmp_path, console, processes):
     with pytest.raises(ValueError, match=rf"`processes` must be at least 1, got {processes}"):

@@ -1,0 +1,70 @@
+"""The penalty on experts' features, weighed by gradients over all parameters of a tower."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch as th
+from torch import nn
+
+from sb3_moe.layers.experts import Experts
+from sb3_moe.layers.routing import Routing
+from sb3_moe.layers.spectral import (
+    TINY,
+    FeaturePenalty,
+    gated_features,
+    spectral_penalty,
+)
+
+
+class ByGradient(FeaturePenalty):
+    """Add the penalty's gradient to that of the loss in an optimiser's steps.
+
+    It is taken in the forward pass, and multiplied by ``coef`` and the ratio of both gradients'
+    norms over the tower when the optimiser is about to step: after the algorithm has clipped the
+    loss's, and only if it steps.
+
+    :param coef: size of its gradient, as a share of the loss's
+    :param optimizer: of the tower
+    :param parameters: of the tower, from features to output
+    """
+
+    def __init__(
+        self, coef: float, optimizer: th.optim.Optimizer, parameters: Iterable[nn.Parameter]
+    ) -> None:
+        super().__init__(coef)
+        self._parameters = [p for p in dict.fromkeys(parameters) if p.requires_grad]
+        self._own: Sequence[th.Tensor | None] | None = None
+        optimizer.register_step_pre_hook(self._add)
+
+    def attach(
+        self, experts: Experts, x_BNI: th.Tensor, routing: Routing, y_BNO: th.Tensor
+    ) -> th.Tensor:
+        """Keep the penalty's gradient until the next step; that of the last pass counts."""
+        penalty = spectral_penalty(gated_features(experts, x_BNI, routing).flatten(1))
+        self._own = th.autograd.grad(
+            penalty, self._parameters, retain_graph=True, allow_unused=True
+        )
+        return y_BNO
+
+    @th.no_grad()
+    def _add(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
+        found, self._own = self._own, None
+        if found is None:
+            return
+        losss = [p.grad for p in self._parameters if p.grad is not None]
+        pairs = zip(self._parameters, found, strict=True)
+        own = [(p, grad) for p, grad in pairs if grad is not None and p.grad is not None]
+        if not own or not losss:
+            return
+        norm = total_norm([grad for _, grad in own])
+        weight = self.coef * total_norm(losss) / norm.clamp_min(TINY)
+        for parameter, grad in own:
+            assert parameter.grad is not None
+            parameter.grad.add_(weight * grad)
+
+
+def total_norm(tensors: Sequence[th.Tensor]) -> th.Tensor:
+    """Return the norm of all tensors together, without a look at it."""
+    return th.stack(th._foreach_norm(list(tensors))).norm()

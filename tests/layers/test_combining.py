@@ -1,0 +1,112 @@
+"""Outputs made orthonormal over the experts, and weights learned for each task."""
+
+import pytest
+import reference
+import torch as th
+from torch import nn
+
+from sb3_moe.layers import EmbeddingMoE, LinearRouter, SoftMoE, UniformMoE, mlp_experts
+from sb3_moe.layers.combining import Orthogonal
+from sb3_moe.layers.embedding_moe import TaskWeights
+
+
+def test_gram_schmidt_by_hand():
+    # (3, 4) becomes (.6, .8); of (0, 5) that leaves (0, 5) - 4 (.6, .8) = (-2.4, 1.8).
+    found = Orthogonal.outputs(th.tensor([[[3.0, 4.0]], [[0.0, 5.0]]]))
+    th.testing.assert_close(found, th.tensor([[[0.6, 0.8]], [[-0.8, 0.6]]]))
+
+
+@pytest.mark.parametrize("num_experts", [1, 3, 8])
+def test_outputs_are_orthonormal_up_to_the_width(num_experts):
+    y = Orthogonal.outputs(th.randn(num_experts, 50, 8, dtype=th.float64))
+    products = th.einsum("eto,fto->tef", y, y)
+    eye = th.eye(num_experts, dtype=th.float64).expand_as(products)
+    th.testing.assert_close(products, eye, atol=1e-9, rtol=0)
+
+
+def test_more_experts_than_directions_are_refused():
+    Orthogonal.check(8, 8)
+    with pytest.raises(ValueError, match="at least as many outputs as there are experts, 9, got 8"):
+        Orthogonal.check(9, 8)
+
+
+def test_what_is_nothing_but_others_stays_finite_and_so_does_its_gradient():
+    y = th.ones(3, 4, 5, requires_grad=True)
+    found = Orthogonal.outputs(y)
+    assert found.isfinite().all()
+    (gradient,) = th.autograd.grad(found.sum(), y)
+    assert gradient.isfinite().all()
+    zeros = th.zeros(2, 1, 3, requires_grad=True)
+    (gradient,) = th.autograd.grad(Orthogonal.outputs(zeros).sum(), zeros)
+    assert gradient.isfinite().all()
+
+
+def layer_of(softmax=False, bias=False, orthogonal=False):
+    th.manual_seed(0)
+    task_weights = TaskWeights(4, 3, bias=bias)
+    layer = EmbeddingMoE(mlp_experts(3, 5, 7, 6, nn.Tanh), task_weights, softmax=softmax)
+    if bias:
+        nn.init.normal_(task_weights.bias_E)
+    layer.experts.combination = Orthogonal if orthogonal else None
+    return layer.double()
+
+
+def seen():
+    x = th.randn(6, 1, 5, dtype=th.float64)
+    return x, th.eye(4, dtype=th.float64)[th.tensor([0, 1, 2, 3, 3, 0])].unsqueeze(1)
+
+
+@pytest.mark.parametrize("orthogonal", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("softmax", [False, True])
+def test_an_embedding_is_the_slow_version_values_and_gradients(softmax, bias, orthogonal):
+    layer = layer_of(softmax, bias, orthogonal)
+    x, onehot = seen()
+    reference.assert_same(layer, reference.embedding_moe, x, onehot)
+    gates = layer(x, onehot)[1].gates_BNE
+    assert th.equal(gates[0], gates[5])
+    assert not th.equal(gates[0], gates[1])
+
+
+def test_an_embedding_takes_the_largest_entry_for_the_one():
+    layer, (x, onehot) = layer_of(), seen()
+    th.testing.assert_close(layer(x, 3 * onehot - 1)[0], layer(x, onehot)[0])
+
+
+@pytest.mark.parametrize("kind", ["soft", "uniform"])
+def test_other_routers_sum_orthonormal_outputs_too(kind):
+    th.manual_seed(0)
+    experts = mlp_experts(3, 5, 7, 6)
+    layer = SoftMoE(experts, LinearRouter(5, 3)) if kind == "soft" else UniformMoE(experts)
+    layer = layer.double()
+    experts.combination = Orthogonal
+    x = th.randn(4, 1, 5, dtype=th.float64)
+    y, routing = layer(x)
+    for row, gates, out in zip(x.squeeze(1), routing.gates_BNE.squeeze(1), y, strict=True):
+        units = reference.gram_schmidt([run(row) for run in reference.experts(layer)])
+        slow = sum(gate * unit for gate, unit in zip(gates, units, strict=True))
+        th.testing.assert_close(out.squeeze(0), slow)
+
+
+def test_a_shared_map_is_the_first_layers_and_another_is_its_own():
+    first, second = layer_of(), layer_of()
+    second.join(first)
+    assert second.task_weights is not first.task_weights
+    second.shared = True
+    second.join(first)
+    assert second.task_weights is first.task_weights
+
+
+def test_the_gates_of_a_task_are_known_and_of_none_are_not():
+    layer, (x, onehot) = layer_of(softmax=True), seen()
+    assert layer.gates_of(None) is None
+    assert layer.gates_of(1) == pytest.approx(layer(x, onehot)[1].gates_BNE[1, 0].tolist())
+
+
+def test_linear_weights_take_no_copies_and_shares_start_alike():
+    with pytest.raises(ValueError, match="'embedding' with linear weights can't take copies"):
+        layer_of().take_copies()
+    assert layer_of(softmax=True).take_copies() == 1.0
+    for layer in (layer_of(bias=True), layer_of(softmax=True, bias=True)):
+        layer.take_shares()
+        assert layer.gates_of(2) == pytest.approx([1 / 3] * 3)

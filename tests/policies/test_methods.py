@@ -1,0 +1,407 @@
+"""Methods of other papers as options: whole policies against slow versions, and what is refused."""
+
+import arena
+import numpy as np
+import pytest
+import reference
+import torch as th
+from torch import nn
+
+import sb3_moe
+from sb3_moe import presets
+from sb3_moe.layers import EmbeddingMoE
+from sb3_moe.layers.encoder import Residual
+from sb3_moe.layers.task_embedding import TaskEmbedding
+from sb3_moe.networks import networks_of
+
+PRESETS = ("MULTI_HEAD", "MOORE", "PACO", "SIMBA", "SPHERE")
+ROWS = 6
+
+
+def world(algorithm="PPO"):
+    return arena.Arena(arena.with_task(arena.FLAT), arena.actions_of(algorithm))
+
+
+def make(algorithm="PPO", alias="MoeMultiInputPolicy", env=None, **options):
+    options = {"net_arch": [8, 8], **options}
+    return arena.make(algorithm, alias, env or world(algorithm), **options)
+
+
+def observations():
+    """Return x, task by task, and the observations that hold both."""
+    th.manual_seed(1)
+    x, tasks = th.rand(ROWS, 5) * 2 - 1, th.arange(ROWS) % arena.NUM_TASKS
+    return x, tasks, {"obs": x, "task_id": tasks.unsqueeze(1)}
+
+
+def tower_of(model, tower="pi"):
+    return networks_of(model.policy).towers()[tower]
+
+
+def outputs(model, obs, tower="pi"):
+    """Return what a tower makes of observations: logits, or values."""
+    policy = model.policy
+    if hasattr(policy, "value_net"):
+        latent = policy.mlp_extractor.policy_net(policy.extract_features(obs))
+        return policy.action_net(latent)
+    return policy.q_net(obs)
+
+
+def assert_same(fast, slow, modules):
+    """Compare values, and the gradients of all parameters of a tower."""
+    th.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
+    parameters = list(dict.fromkeys(p for each in modules for p in each.parameters()))
+    ours, theirs = (reference.gradients(y, parameters) for y in (fast, slow))
+    th.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert any(g.abs().max() > 1e-4 for g in theirs)
+
+
+def heads_of(layer):
+    """Return each task's linear head as (weight, bias)."""
+    last = layer.experts.last
+    return list(zip(last.weight_EOI, last.bias_EO, strict=True))
+
+
+def larger_heads(model):
+    """Undo PPO's small heads, which would hide differences."""
+    with th.no_grad():
+        for layer in model.policy.moe_layers().values():
+            layer.experts.scale_outputs(3.0)
+    return model
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
+def test_moore_is_the_slow_version(algorithm):
+    model = larger_heads(make(algorithm, **presets.MOORE, activation_fn=nn.Tanh))
+    x, tasks, obs = observations()
+    tower = "pi" if algorithm == "PPO" else "qf"
+    body, head = (m for name, m in model.policy.moe_layers().items() if name.startswith(tower))
+    rows = []
+    for row, task in zip(x, tasks.tolist(), strict=True):
+        units = reference.gram_schmidt([run(row) for run in reference.experts(body)])
+        weights = body.task_weights.weight_KE[task]
+        hidden = sum(w * unit for w, unit in zip(weights, units, strict=True)).tanh()
+        weight, bias = heads_of(head)[task]
+        rows.append(weight @ hidden + bias)
+    assert_same(outputs(model, obs), th.stack(rows), tower_of(model, tower))
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
+def test_pacos_network_is_one_of_parameters_summed_for_the_task(algorithm):
+    model = larger_heads(make(algorithm, **presets.PACO, activation_fn=nn.ReLU))
+    x, tasks, obs = observations()
+    tower = "pi" if algorithm == "PPO" else "qf"
+    layers = [m for name, m in model.policy.moe_layers().items() if name.startswith(tower)]
+    assert [layer.num_experts for layer in layers] == [5, 5, 5]
+    assert len({id(layer.task_weights) for layer in layers}) == 1
+    pairs = zip(x, tasks.tolist(), strict=True)
+    slow = [reference.paco(layers, row, task, th.relu) for row, task in pairs]
+    assert_same(outputs(model, obs), th.stack(slow), tower_of(model, tower))
+
+
+def test_each_network_has_a_map_of_its_own():
+    layers = make("SAC", **presets.PACO).policy.moe_layers()
+    maps = {name: id(layer.task_weights) for name, layer in layers.items()}
+    by_tower = {
+        tower: {i for n, i in maps.items() if n.startswith(tower)} for tower in ("pi", "qf0", "qf1")
+    }
+    assert [len(ids) for ids in by_tower.values()] == [1, 1, 1]
+    assert len(set.union(*by_tower.values())) == 3
+    own = make("SAC", **{**presets.PACO, "router_kwargs": {"bias": True}}).policy.moe_layers()
+    assert len({id(layer.task_weights) for layer in own.values()}) == len(own)
+
+
+@pytest.mark.parametrize("task_input", ["both", "router"])
+def test_multi_head_is_a_body_and_a_head_for_each_task(task_input):
+    model = larger_heads(make(**presets.MULTI_HEAD, task_input=task_input))
+    x, tasks, obs = observations()
+    body, head = tower_of(model)
+    linears = [m for m in body.modules() if isinstance(m, nn.Linear)]
+    (layer,) = (m for name, m in model.policy.moe_layers().items() if name.startswith("pi"))
+    rows = []
+    for row, task in zip(x, tasks.tolist(), strict=True):
+        seen = th.cat([row, th.eye(3)[task]]) if task_input == "both" else row
+        for linear in linears:
+            seen = (linear.weight @ seen + linear.bias).tanh()
+        weight, bias = heads_of(layer)[task]
+        rows.append(weight @ seen + bias)
+    assert linears[0].in_features == (8 if task_input == "both" else 5)
+    assert_same(outputs(model, obs), th.stack(rows), [body, head])
+
+
+@pytest.mark.parametrize("widths", [[8], [8, 8], [8, 6]])
+def test_a_dense_simba_network_is_the_slow_version(widths):
+    model = make("DQN", **presets.SIMBA, net_arch=widths)
+    _, _, obs = observations()
+    (tower,) = tower_of(model, "qf")
+    layers = list(tower.blocks)
+    blocks = [m for m in layers if isinstance(m, Residual)]
+    assert [m.block[1].out_features for m in blocks] == [4 * width for width in widths]
+    assert isinstance(layers[-2], nn.LayerNorm)
+    features = model.policy.q_net.extract_features(obs, model.policy.q_net.features_extractor)
+    slow = th.stack([reference.simba(layers, row) for row in features])
+    assert_same(outputs(model, obs), slow, [tower])
+
+
+def test_simbas_blocks_stand_before_experts_and_inside_whole_networks():
+    middle = make(block="simba", expert="simba", placement="middle").policy
+    kinds = [type(m).__name__ for m in middle.mlp_extractor.policy_net.blocks]
+    assert kinds == ["Linear", "Residual", "LayerNorm", "MoEBlock"]
+    big = make(block="simba", placement="big").policy
+    expert = [type(m).__name__ for m in big.get_expert("pi", 0)]
+    assert expert == ["Linear", "Residual", "Residual", "LayerNorm", "Linear"]
+
+
+@pytest.mark.parametrize("placement", ["none", "middle", "final", "big"])
+def test_a_task_embedding_stands_where_the_one_hot_would(placement):
+    model = make(placement=placement, task_embedding=2, activation_fn=nn.ReLU)
+    _, tasks, obs = observations()
+    modules = tower_of(model)
+    found = {m for each in modules for m in each.modules() if isinstance(m, TaskEmbedding)}
+    assert len(found) == 1
+    (embedding,) = found
+    plain = make(placement=placement, activation_fn=nn.ReLU)
+    sizes = [sum(p.numel() for p in each.policy.parameters()) for each in (model, plain)]
+    assert sizes[0] != sizes[1]
+    logits = outputs(model, obs)
+    with th.no_grad():
+        embedding.weight_KW[1] = embedding.weight_KW[0]
+    moved = (outputs(model, obs) != logits).any(dim=1)
+    assert moved.tolist() == (tasks == 1).tolist()
+
+
+def test_a_dense_network_with_task_embeddings_is_the_slow_version():
+    model = make("DQN", placement="none", task_embedding=2)
+    x, tasks, obs = observations()
+    (tower,) = tower_of(model, "qf")
+    weight_KW = tower.task_embedding.weight_KW
+    rows = []
+    for row, task in zip(x, tasks.tolist(), strict=True):
+        seen = th.cat([row, weight_KW[task]])
+        for block in tower.blocks:
+            seen = block.weight @ seen + block.bias if isinstance(block, nn.Linear) else block(seen)
+        rows.append(seen)
+    assert_same(outputs(model, obs), th.stack(rows), [tower])
+
+
+def test_heads_by_the_task_still_go_by_the_one_hot():
+    model = make(placement="none", head_router="task", task_embedding=2)
+    body, head = tower_of(model)
+    assert body.task_embedding is not None
+    assert head.task_embedding is None
+    arena.train(model)
+
+
+SOME = [("PPO", "MoeMultiInputPolicy"), ("SAC", "MoeMultiInputPolicy")]
+REST = [
+    pytest.param(*pair, marks=pytest.mark.full)
+    for pair in arena.PAIRS
+    if "MultiInput" in pair[1] and pair not in SOME
+]
+
+
+def options_for(name, algorithm):
+    options = dict(getattr(presets, name))
+    if name == "SPHERE" and algorithm not in arena.ON_POLICY:
+        options["placement"] = {"qf": "big"} if "DQN" in algorithm else {"pi": "big", "qf": "none"}
+    if algorithm == "TRPO":
+        options.pop("spectral_coef", None)
+    return options
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(("algorithm", "alias"), [*SOME, *REST])
+def test_a_preset_trains_saves_and_goes_on(algorithm, alias, name, tmp_path):
+    options = options_for(name, algorithm)
+    model = arena.train(make(algorithm, alias, **options), 16)
+    obs = arena.observe(model)
+    expected = arena.predict(model, obs)
+    model.save(tmp_path / "model")
+    sb3_moe.save(model, tmp_path / "model.moe")
+    for loaded in (
+        type(model).load(tmp_path / "model", env=model.env),
+        sb3_moe.load(tmp_path / "model.moe"),
+    ):
+        np.testing.assert_array_equal(arena.predict(loaded, obs), expected)
+        for option, value in options.items():
+            assert loaded.policy._get_constructor_parameters()[option] == value
+    again = type(model).load(tmp_path / "model", env=model.env)
+    arena.train(again, 16)
+    for layer in again.policy.moe_layers().values():
+        if isinstance(layer, EmbeddingMoE) and layer.shared:
+            first = next(iter(again.policy.moe_layers().values()))
+            assert layer.task_weights.weight_KE.shape == first.task_weights.weight_KE.shape
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_says_what_it_is(name, capsys):
+    budget = sb3_moe.describe(make(**getattr(presets, name)))
+    printed = capsys.readouterr().out
+    words = {
+        "MULTI_HEAD": "pi: dense, 3 heads by the task router",
+        "MOORE": "pi: body, embedding router, 4 experts, orthogonal outputs, 3 heads by the task",
+        "PACO": "pi: all, embedding router, 5 experts",
+        "SIMBA": "pi: dense, simba blocks",
+        "SPHERE": "pi: big, top_k router, 10 experts, penalised features",
+    }
+    assert words[name] in printed
+    assert budget.total.flops > 0
+
+
+WRONG = [
+    ({"combine": "sum2"}, r"`combine` must be one of \['sum', 'orthogonal'\], got 'sum2'"),
+    (
+        {"combine": "orthogonal", "router": "top_k"},
+        "`combine`='orthogonal' needs a `router` that runs every expert, .* got 'top_k'",
+    ),
+    (
+        {"combine": "orthogonal", "num_experts": 9},
+        "`combine`='orthogonal' needs experts with at least as many outputs .* 9, got 8",
+    ),
+    (
+        {"combine": "orthogonal", "placement": "all", "num_experts": 5},
+        "`combine`='orthogonal' needs experts with at least as many outputs .* 5, got 4",
+    ),
+    (
+        {"combine": "orthogonal", "match_scale": True},
+        "`match_scale` must be False where the outputs are given a size of their own",
+    ),
+    ({"block": "resnet"}, r"`block` must be one of \['mlp', 'simba'\], got 'resnet'"),
+    ({"block": "simba", "placement": "body"}, "`block`='simba' ends in a normalisation before a"),
+    ({"block": "simba", "match_scale": True}, "`match_scale` must be False, for it compares with"),
+    (
+        {"block": "simba", "net_arch": [8]},
+        "`block`='simba' needs a hidden layer that isn't replaced by experts, .*'middle'",
+    ),
+    (
+        {"block": "simba", "placement": "none", "net_arch": []},
+        "`block`='simba' needs a hidden layer that isn't replaced by experts, .*'none'",
+    ),
+    ({"task_embedding": 0}, "`task_embedding` must be at least 1, got 0"),
+    (
+        {"task_embedding": 4, "task_input": "none"},
+        "`task_embedding`=4 needs someone who sees it, got `task_input`='none'",
+    ),
+    (
+        {"task_embedding": 4, "task_input": "router", "router": "embedding"},
+        "`task_embedding`=4 needs someone who sees it, .* `router`='embedding'",
+    ),
+    (
+        {"router": "embedding", "task_input": "experts"},
+        "`task_input` must be 'both' or 'router' with `router`='embedding', .* got 'experts'",
+    ),
+    (
+        {"router": "embedding", "router_kwargs": {"weights": "hard"}},
+        r"`weights` must be one of \['linear', 'softmax'\], got 'hard'",
+    ),
+    (
+        {"router": "embedding", "head_router": "embedding"},
+        "`head_router` must be 'task', or None, got 'embedding'",
+    ),
+    ({"router": "embedding", "balance_coef": 0.1}, "`balance_coef`=0.1 needs `router` .* got 'emb"),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), WRONG)
+def test_what_does_not_go_together_is_named(options, text):
+    with pytest.raises(ValueError, match=text):
+        make(**options)
+
+
+WRONG_TYPES = [
+    ({"task_embedding": 2.0}, "`task_embedding` must be an int, got 2.0"),
+    ({"task_embedding": True}, "`task_embedding` must be an int, got True"),
+    ({"router": "embedding", "router_kwargs": {"shared": 1}}, "`shared` must be a bool, got 1"),
+    ({"router": "embedding", "router_kwargs": {"bias": None}}, "`bias` must be a bool, got None"),
+    (
+        {"router": "embedding", "router_kwargs": {"hidden": [4]}},
+        "`router_kwargs` may hold the keyword-only arguments of 'embedding'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), WRONG_TYPES)
+def test_values_of_another_type_are_named(options, text):
+    with pytest.raises(TypeError, match=text):
+        make(**options)
+
+
+NO_TASKS = [
+    ({"router": "embedding"}, "`router`='embedding' needs a task id in the observation, got none"),
+    ({"task_embedding": 4}, "`task_embedding`=4 needs a task id in the observation, got none"),
+    (
+        {"task_embedding": 4, "placement": "none"},
+        "`task_embedding`=4 needs a task id in the observation, got none",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), NO_TASKS)
+def test_what_goes_by_the_task_needs_its_id(options, text):
+    with pytest.raises(ValueError, match=text):
+        arena.make("PPO", net_arch=[8], **options)
+
+
+def test_tokens_that_are_parts_of_a_sample_are_not_combined():
+    with pytest.raises(ValueError, match=r"`combine`='orthogonal' needs `tokens`='sample'"):
+        arena.make("PPO", "MoeCnnPolicy", tokens="conv", combine="orthogonal")
+
+
+def test_behind_an_lstm_the_one_hot_stays():
+    with pytest.raises(ValueError, match=r"`task_embedding` must be None behind an LSTM, .* 'pi'"):
+        make("RecurrentPPO", "MoeMultiInputLstmPolicy", task_embedding=2)
+
+
+def dense(**options):
+    return make(placement="none", **options)
+
+
+GROWING = [
+    (lambda: sb3_moe.upcycle(dense(), combine="orthogonal"), "`combine` must be 'sum': a dense"),
+    (lambda: sb3_moe.upcycle(dense(), block="simba"), "`block` must be 'mlp': a dense model has"),
+    (lambda: sb3_moe.upcycle(dense(), task_embedding=2), "`task_embedding` must be None: a dense"),
+    (lambda: sb3_moe.upcycle(dense(), expert="simba"), "`expert`='simba' must say `copies_dense`"),
+    (lambda: sb3_moe.upcycle(dense(), router="embedding"), "'embedding' with linear weights can't"),
+    (lambda: sb3_moe.upcycle(dense(block="simba")), "`model` must have `block`='mlp', since SB3's"),
+    (lambda: sb3_moe.upcycle(dense(task_embedding=2)), "must have `task_embedding`=None, since"),
+    (
+        lambda: sb3_moe.to_dense(dense(block="simba")),
+        "`model` must have `block`='mlp', since SB3's",
+    ),
+    (
+        lambda: sb3_moe.to_dense(make(**presets.MOORE), task=1),
+        "`model` must sum its experts' outputs to be dense, got `combine`='orthogonal'",
+    ),
+    (
+        lambda: sb3_moe.to_dense(make(expert="simba", num_experts=1)),
+        "`model` must have experts of linear layers to be dense, got blocks with a way around",
+    ),
+]
+
+
+@pytest.mark.parametrize(("grow", "text"), GROWING, ids=[text[:40] for _, text in GROWING])
+def test_growing_says_what_it_cannot_keep(grow, text):
+    with pytest.raises(ValueError, match=text):
+        grow()
+
+
+def test_a_network_of_pacos_parameters_is_dense_for_a_task():
+    model = make(**presets.PACO)
+    alone = sb3_moe.to_dense(model, task=1)
+    obs = {"obs": np.full((1, 5), 0.3, np.float32), "task_id": np.array([1])}
+    np.testing.assert_allclose(
+        alone.policy.get_distribution(
+            alone.policy.obs_to_tensor(obs)[0]
+        ).distribution.probs.detach(),
+        model.policy.get_distribution(
+            model.policy.obs_to_tensor(obs)[0]
+        ).distribution.probs.detach(),
+        rtol=1e-4,
+    )
+
+
+def test_a_dense_model_goes_on_with_experts_weighed_by_the_task():
+    grown = sb3_moe.upcycle(
+        dense(), router="embedding", router_kwargs={"weights": "softmax"}, num_experts=2
+    )
+    arena.train(grown)

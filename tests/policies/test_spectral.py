@@ -1,0 +1,292 @@
+"""The spectral penalty through algorithms that know nothing of it, against exact values."""
+
+import copy
+
+import arena
+import pytest
+import reference
+import torch as th
+
+from sb3_moe.layers import MoELayer, paths
+from sb3_moe.layers.spectral import FeaturePenalty
+from sb3_moe.networks import networks_of
+
+COEF = 0.5
+SPHERE = {"router": "top_k", "router_kwargs": {"top_k": 2, "renormalize": True, "hidden": [6]}}
+
+
+def rolled_out(algorithm="PPO", alias="MoeMlpPolicy", model=None, **options):
+    """Return a model with one rollout, which trains on all of it at once, without clipping."""
+    whole = {"batch_size": 16, "n_epochs": 1} if algorithm != "A2C" else {}
+    arguments = {**whole, "max_grad_norm": 1e9, **(model or {})}
+    options = {"placement": {"pi": "big", "vf": "none"}, "net_arch": [4, 4], **SPHERE, **options}
+    made = arena.make(algorithm, alias, model=arguments, **options)
+    _, callback = made._setup_learn(16)
+    made.collect_rollouts(made.env, callback, made.rollout_buffer, 16)
+    return made
+
+
+def tower_parameters(policy, tower="pi"):
+    modules = networks_of(policy).towers()[tower]
+    return [p for each in modules for p in each.parameters()]
+
+
+def gradients_of_training(model, module=None, tower="pi", **train_arguments):
+    """Train once and return the gradients with which the tower was stepped last."""
+    found = []
+    parameters = tower_parameters(model.policy, tower)
+
+    def keep(optimizer, args, kwargs):
+        found[:] = [th.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
+
+    handle = (module or model.policy).optimizer.register_step_pre_hook(keep)
+    model.train(**train_arguments)
+    handle.remove()
+    return found
+
+
+def penalties_gradient(policy, tower, forward):
+    """Return the gradient of the slow penalty over a tower, and the penalty."""
+    inside = [m for each in networks_of(policy).towers()[tower] for m in each.modules()]
+    layer = [m for m in inside if isinstance(m, MoELayer) and m.experts.hidden_width][-1]
+    seen = []
+    handle = layer.register_forward_hook(lambda m, args, out: seen.append((args[0], out[1])))
+    policy.set_training_mode(False)
+    forward()
+    handle.remove()
+    x_BNI, routing = seen[-1]
+    penalty = reference.spectral_penalty(reference.gated_features(layer, x_BNI, routing.gates_BNE))
+    parameters = tower_parameters(policy, tower)
+    return reference_gradients(penalty, parameters), penalty.detach()
+
+
+def reference_gradients(loss, parameters):
+    found = th.autograd.grad(loss, parameters, allow_unused=True)
+    return [th.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+
+def norm(tensors):
+    return th.cat([each.flatten() for each in tensors]).norm()
+
+
+def of_rollout(model):
+    buffer = model.rollout_buffer
+    obs = th.as_tensor(buffer.observations).flatten(0, 1)
+    actions = th.as_tensor(buffer.actions).flatten(0, 1)
+    return lambda: model.policy.evaluate_actions(obs, actions.flatten())
+
+
+def assert_added(with_it, base, own, weight):
+    for ours, plain, extra in zip(with_it, base, own, strict=True):
+        th.testing.assert_close(ours, plain + weight * extra, atol=1e-6, rtol=1e-4)
+    assert norm(own) * weight > 1e-4
+
+
+ON_POLICY = [("PPO", "big"), ("PPO", "middle"), ("PPO", "all"), ("A2C", "big"), ("PPO", "body")]
+
+
+@pytest.mark.parametrize(("algorithm", "placement"), ON_POLICY)
+def test_grad_adds_a_share_of_the_losss_norm_over_the_tower(algorithm, placement):
+    options = {"placement": {"pi": placement, "vf": "none"}}
+    model = rolled_out(algorithm, **options)
+    own, _ = penalties_gradient(model.policy, "pi", of_rollout(model))
+    base = gradients_of_training(model)
+    found = gradients_of_training(rolled_out(algorithm, spectral_coef=COEF, **options))
+    assert_added(found, base, own, COEF * norm(base) / norm(own))
+
+
+def test_grad_goes_by_the_gradient_that_was_clipped():
+    clipped = {"max_grad_norm": 0.01}
+    model = rolled_out(model=clipped)
+    own, _ = penalties_gradient(model.policy, "pi", of_rollout(model))
+    base = gradients_of_training(model)
+    found = gradients_of_training(rolled_out(model=clipped, spectral_coef=COEF))
+    assert_added(found, base, own, COEF * norm(base) / norm(own))
+
+
+def test_loss_adds_a_share_of_the_values_of_policy_loss_and_entropy():
+    entropy = {"ent_coef": 0.1}
+    model = rolled_out(model=entropy)
+    own, penalty = penalties_gradient(model.policy, "pi", of_rollout(model))
+    base = gradients_of_training(model)
+    logged = model.logger.name_to_value
+    loss = logged["train/policy_gradient_loss"] + 0.1 * logged["train/entropy_loss"]
+    options = {"spectral_coef": COEF, "spectral_mode": "loss"}
+    found = gradients_of_training(rolled_out(model=entropy, **options))
+    assert_added(found, base, own, COEF * abs(loss) / penalty)
+
+
+def with_larger_heads(factor, **options):
+    """Return a rolled-out model whose experts' heads are larger than SB3's gain of 0.01 is."""
+    model = rolled_out(**options)
+    with th.no_grad():
+        next(iter(model.policy.moe_layers().values())).experts.scale_outputs(factor)
+    return model
+
+
+@pytest.mark.parametrize(("factor", "least", "most"), [(1, 1e-3, 0.1), (100, 0.05, 20)])
+def test_features_adds_the_penaltys_gradient_in_place_of_grads_ratio(factor, least, most):
+    model = with_larger_heads(factor)
+    own, _ = penalties_gradient(model.policy, "pi", of_rollout(model))
+    base = gradients_of_training(model)
+    options = {"spectral_coef": COEF, "spectral_mode": "features"}
+    found = gradients_of_training(with_larger_heads(factor, **options))
+    added = [ours - plain for ours, plain in zip(found, base, strict=True)]
+    weight = (norm(added) / norm(own)).item()
+    for extra, expected in zip(added, own, strict=True):
+        th.testing.assert_close(extra, weight * expected, atol=1e-6, rtol=1e-2)
+    # A small head hands little of its gradient on to the features, and has much itself.
+    assert least < weight / (COEF * (norm(base) / norm(own)).item()) < most
+
+
+PATHS = {"sorted": {"MASK_LIMIT": 0}, "grouped": {"MASK_LIMIT": 0, "GROUPED_FROM": 1}}
+
+
+@pytest.mark.parametrize("mode", ["grad", "loss", "features"])
+def test_the_penalty_is_the_same_on_every_path(mode, monkeypatch):
+    options = {"spectral_coef": COEF, "spectral_mode": mode, "num_experts": 8}
+    wanted = gradients_of_training(rolled_out(**options))
+    for limits in PATHS.values():
+        model = rolled_out(**options)
+        for name, value in limits.items():
+            monkeypatch.setattr(paths, name, value)
+        th.testing.assert_close(gradients_of_training(model), wanted, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tower", ["pi", "qf0"])
+def test_sacs_actor_and_critics_get_their_own_penalty(tower):
+    part = {"pi": "actor", "qf0": "critic"}[tower]
+    coef = COEF if tower == "pi" else {"qf": COEF}
+    gradients = []
+    for spectral in (0.0, coef):
+        options = {"placement": "middle", "net_arch": [8], "spectral_coef": spectral, **SPHERE}
+        model = arena.make("SAC", model={"learning_rate": 0.0, "learning_starts": 40}, **options)
+        arena.train(model, 24)
+        batch = model.replay_buffer.sample(8)
+        model.replay_buffer.sample = lambda *args, batch=batch, **kwargs: batch
+        module = getattr(model.policy, part)
+        inputs = (batch.observations, batch.actions)[: 1 if part == "actor" else 2]
+        own, _ = penalties_gradient(model.policy, tower, lambda m=module, i=inputs: m(*i))
+        th.manual_seed(0)
+        gradients.append(
+            gradients_of_training(model, module, tower, gradient_steps=1, batch_size=8)
+        )
+    base, found = gradients
+    assert_added(found, base, own, COEF * norm(base) / norm(own))
+
+
+def penalised(policy):
+    return {name for name, layer in policy.moe_layers().items() if layer.penalty is not None}
+
+
+def test_a_number_is_the_actors_or_of_the_only_tower():
+    options = {"net_arch": [8], "spectral_coef": 0.1}
+    assert penalised(arena.make("PPO", **options).policy) == {"pi.middle"}
+    assert penalised(arena.make("TD3", **options).policy) == {"pi.middle"}
+    assert penalised(arena.make("DQN", **options).policy) == {"qf.middle"}
+    options["spectral_coef"] = {"vf": 0.1}
+    assert penalised(arena.make("PPO", **options).policy) == {"vf.middle"}
+
+
+def test_of_several_layers_the_last_with_a_hidden_one_is_penalised():
+    model = arena.make("PPO", placement="all", net_arch=[8, 8], spectral_coef=0.1)
+    assert penalised(model.policy) == {"pi.all.1"}
+
+
+ALGORITHMS = [pair for pair in arena.PAIRS if "Mlp" in pair[1] and pair[0] != "TRPO"]
+
+
+@pytest.mark.parametrize(("algorithm", "alias"), ALGORITHMS)
+def test_every_algorithm_trains_saves_and_goes_on_with_it(algorithm, alias, tmp_path):
+    options = {"placement": "middle", "net_arch": [8], "spectral_coef": 0.1, **SPHERE}
+    model = arena.train(arena.make(algorithm, alias, **options), 24)
+    assert all(p.isfinite().all() for p in model.policy.parameters())
+    model.save(tmp_path / "model")
+    loaded = type(model).load(tmp_path / "model", env=model.env)
+    assert penalised(loaded.policy) == penalised(model.policy) != set()
+    arena.train(loaded, 24)
+
+
+def test_an_idle_expert_stays_still_under_the_penalty():
+    env = arena.Arena(arena.with_task(arena.FLAT))
+    model = arena.make(
+        "PPO", "MoeMultiInputPolicy", env, router="task", net_arch=[8], spectral_coef=0.5
+    )
+    obs = {"obs": th.randn(8, 5), "task_id": th.zeros(8, 1)}
+    before = [model.policy.get_expert("pi", k).state_dict() for k in range(3)]
+    model.policy.set_training_mode(True)
+    _, log_prob, _ = model.policy.evaluate_actions(obs, th.zeros(8))
+    log_prob.mean().backward()
+    model.policy.optimizer.step()
+    changed = [
+        any(not th.equal(old[name], new) for name, new in expert.state_dict().items())
+        for old, expert in zip(
+            before, (model.policy.get_expert("pi", k) for k in range(3)), strict=True
+        )
+    ]
+    assert changed == [True, False, False]
+
+
+def test_a_copy_of_a_policy_penalises_its_own_layers():
+    model = rolled_out(spectral_coef=COEF)
+    other = copy.deepcopy(model.policy)
+    layers = [next(iter(each.moe_layers().values())) for each in (model.policy, other)]
+    assert isinstance(layers[1].penalty, FeaturePenalty)
+    assert layers[0].penalty is not layers[1].penalty
+    theirs, before = tower_parameters(other), tower_parameters(model.policy)
+    kept = [p.clone() for p in before]
+    other.set_training_mode(True)
+    other.evaluate_actions(th.randn(8, 5), th.zeros(8))[1].mean().backward()
+    plain = [None if p.grad is None else p.grad.clone() for p in theirs]
+    other.optimizer.step()
+    changed = [g for g, p in zip(plain, theirs, strict=True) if g is not None]
+    moved = [p.grad for p in theirs if p.grad is not None]
+    assert not all(th.equal(a, b) for a, b in zip(changed, moved, strict=True))
+    assert all(th.equal(a, b) for a, b in zip(before, kept, strict=True))
+
+
+WRONG = [
+    ({"placement": "final", "spectral_coef": 0.1}, "`spectral_coef` needs experts of torch's own"),
+    (
+        {"placement": "body", "net_arch": [8], "spectral_coef": 0.1},
+        "`spectral_coef` needs experts of torch's own layers in a row, a hidden one before the",
+    ),
+    ({"expert": "linear", "spectral_coef": 0.1}, "'pi' has none, got .'StackedNetwork'"),
+    (
+        {"expert": "own_parts:Skipping", "spectral_coef": 0.1},
+        "'pi' has none, got .'SeparateNetworks'",
+    ),
+    ({"spectral_coef": -0.1}, "`spectral_coef` must be at least 0 and finite, got -0.1"),
+    ({"spectral_coef": float("nan")}, "`spectral_coef` must be at least 0 and finite, got nan"),
+    ({"spectral_mode": "norm"}, r"`spectral_mode` must be one of .*'features'\], got 'norm'"),
+    (
+        {"spectral_coef": {"vf": 0.1}, "spectral_mode": "loss"},
+        "`spectral_mode`='loss' reads the loss of an actor .* got it for 'vf'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), WRONG)
+def test_what_cannot_be_penalised_is_named(options, text):
+    with pytest.raises(ValueError, match=text):
+        arena.make("PPO", **{"net_arch": [8], **options})
+
+
+def test_parts_of_a_sample_are_no_rows_of_features():
+    with pytest.raises(ValueError, match=r"`spectral_coef` needs `tokens`='sample'.*got 'conv'"):
+        arena.make("PPO", "MoeCnnPolicy", tokens="conv", spectral_coef=0.1)
+
+
+def test_off_policy_algorithms_have_no_loss_to_read():
+    with pytest.raises(ValueError, match=r"`spectral_mode`='loss' reads .* of sb3_moe.pol"):
+        arena.make("SAC", spectral_coef=0.1, spectral_mode="loss")
+
+
+def test_trpo_refuses_it_in_one_line():
+    with pytest.raises(ValueError, match="`spectral_coef` must be 0 for TRPO"):
+        arena.make("TRPO", spectral_coef=0.1)
+
+
+def test_statistics_over_the_batch_are_not_counted_twice():
+    with pytest.raises(ValueError, match="without statistics over the batch"):
+        arena.make("CrossQ", placement="big", spectral_coef=0.1)
