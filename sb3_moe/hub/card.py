@@ -110,4 +110,3 @@ def _table(results: Results) -> str:
 def _plain(name: str) -> str:
     """Return a task's name without what Markdown would read into it."""
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in " ".join(name.split()))
-

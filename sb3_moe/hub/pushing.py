@@ -39,7 +39,5 @@ def push(
 
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
-    uploaded = api.upload_folder(
-        repo_id=repo_id, folder_path=str(folder), commit_message=message
-    )
+    uploaded = api.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message=message)
     return str(uploaded)
