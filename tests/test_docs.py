@@ -152,7 +152,7 @@ def test_every_callback_is_on_its_page():
 
 
 def test_every_option_of_the_policies_is_on_a_page():
-    pages = ("routers.md", "experts.md", "placements.md")
+    pages = ("routers.md", "experts.md", "placements.md", "methods.md")
     text = "\n".join((DOCS / page).read_text() for page in pages)
     assert not [name for name in DEFAULTS if f"`{name}" not in text]
 
