@@ -147,7 +147,8 @@ class GaussianActor(MoEPart):
         if self.temperatures is None:
             return actions_BA, log_prob_B
         with th.no_grad():
-            features_BF = self.extract_features(obs, self.features_extractor)
+            actor: Any = self
+            features_BF = actor.extract_features(obs, actor.features_extractor)
         tasks_B = strongest(features_BF[:, -len(self.temperatures.log_K) :])
         return actions_BA, self.temperatures(log_prob_B, tasks_B)
 
