@@ -78,7 +78,10 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
         ``"none"``
     :param task_embedding: width of a learned vector for each task in place of the one-hot
+    :param task_temperature: a temperature for each task, of SAC, TQC and CrossQ with
+        ``ent_coef=1.0``
     :param match_scale: let experts start as strong as the dense layers they stand for
+    :param action_dims: how many dimensions each task's Box action has; the rest is left out
     :param frozen_experts: numbers of experts that stay as they are while all else learns, by tower
         (``"pi"``, ``"qf"`` for all critics, ``"qf0"``) or mixture (``"pi.all.1"``)
     :param features_extractor_class: None: SB3's own where no experts need more, else
@@ -93,6 +96,7 @@ class MoEPolicy(WrittenBy, BaseModel):
     on_policy: ClassVar[bool] = True
     adam_kwargs: ClassVar[dict[str, Any]] = {}
     encodes_in_experts: ClassVar[bool] = True
+    has_temperature: ClassVar[bool] = False
     _predicting = False
     _has_experts = False
     _acts_between_updates = False
@@ -120,6 +124,7 @@ class MoEPolicy(WrittenBy, BaseModel):
                 "`router_noise` must be 0 for on-policy algorithms, whose ratio of new to old "
                 f"policy it would move, got {noise}"
             )
+        self._check_temperature()
         whole = any(each.place.whole for each in self.moe.values())
         self.raw_features = whole and self.encodes_in_experts
         extractor, extractor_kwargs = self._choose_extractor(
@@ -212,7 +217,9 @@ class MoEPolicy(WrittenBy, BaseModel):
         self, space: gym.Space[Any], kwargs: dict[str, Any]
     ) -> type[BaseFeaturesExtractor]:
         plain = all(
-            not each.is_moe and each.experts_see_task and not each.embeds_task
+            not each.is_moe
+            and each.experts_see_task
+            and not (each.embeds_task or each.task_temperature)
             for each in self.moe.values()
         )
         plain = plain and not any(name in kwargs for name in OURS)
@@ -232,7 +239,18 @@ class MoEPolicy(WrittenBy, BaseModel):
         if moe and optimizer is th.optim.Adam and kwargs.get("optimizer_kwargs") is None:
             kwargs["optimizer_kwargs"] = {**self.adam_kwargs, "fused": True}
 
+    def _check_temperature(self) -> None:
+        for tower, options in self.moe.items():
+            if options.task_temperature and not (self.has_temperature and tower == "pi"):
+                raise ValueError(
+                    "`task_temperature`=True needs the actor of an algorithm that weighs "
+                    f"log-probabilities by a temperature (SAC, TQC, CrossQ), got it for {tower!r} "
+                    f"of {type(self).__module__}"
+                )
+
     def _check_gsde(self, kwargs: dict[str, Any]) -> None:
+        if kwargs.get("use_sde") and self.moe["pi"].action_dims is not None:
+            raise ValueError("`use_sde` must be False with `action_dims`, got True")
         if kwargs.get("use_sde") and self.moe["pi"].place.whole:
             raise ValueError(
                 "`use_sde`=True needs the latent of the actor's last layer, which "

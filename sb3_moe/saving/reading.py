@@ -28,6 +28,7 @@ from sb3_moe.saving.hindsight import hindsight_buffer, is_hindsight
 from sb3_moe.saving.memory import BuildingLimit, check_buffer
 from sb3_moe.saving.networks import load_optimizers, load_weights
 from sb3_moe.saving.normalizer import SavedNormalizer
+from sb3_moe.saving.remembered import set_remembered
 from sb3_moe.saving.replay import load_replay_buffer
 from sb3_moe.saving.spaces import decode_space
 from sb3_moe.saving.tensors import TensorFile
@@ -41,10 +42,10 @@ _VERSION = re.compile(r"[\w.+!-]{1,60}", re.ASCII)
 _KEYS = {
     "format", "format_version", "versions", "algorithm", "policy", "observation_space",
     "action_space", "arguments", "progress", "schedules", "optimizers", "replay_buffer",
-    "normalizer", "tasks",
+    "normalizer", "tasks", "remembered",
 }  # fmt: skip
 # What files that were written before it was known lack.
-_LATER: dict[str, Any] = {"tasks": None}
+_LATER: dict[str, Any] = {"tasks": None, "remembered": {}}
 
 
 def load(
@@ -185,6 +186,7 @@ class _Saved:
         if archive.REPLAY_BUFFER in self._file:
             rows = TensorFile(self._file, archive.REPLAY_BUFFER)
             load_replay_buffer(model.replay_buffer, self._state["replay_buffer"], rows)
+        set_remembered(self._decoder, self._state["remembered"], model)
         self._decoder.check_all_used()
         if model.use_sde:
             model.policy.reset_noise()
@@ -219,6 +221,7 @@ def _read_state(file: Archive) -> dict[str, Any]:
     if not all(_VERSION.fullmatch(str(text)) for text in versions.values()):
         raise UnsafeFileError("its `versions` are none")
     checked_type(str, versions.get("sb3_moe"), "versions")
-    for name in checked_type(list, state["tasks"] or [], "tasks"):
-        checked_type(str, name, "tasks")
+    if state["tasks"] is not None:
+        for name in checked_type(list, state["tasks"], "tasks"):
+            checked_type(str, name, "tasks")
     return state

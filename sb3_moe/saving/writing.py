@@ -13,6 +13,7 @@ from sb3_moe.saving.arguments import encode_arguments
 from sb3_moe.saving.classes import algorithm_name, is_custom, policy_name
 from sb3_moe.saving.networks import encode_optimizers, weights_of
 from sb3_moe.saving.normalizer import encode_normalizer
+from sb3_moe.saving.remembered import encode_remembered
 from sb3_moe.saving.replay import encode_replay_buffer, replay_buffer_of
 from sb3_moe.saving.spaces import encode_space
 from sb3_moe.saving.tensors import pack
@@ -33,7 +34,8 @@ def save(
 ) -> None:
     """Write a model into a file that :func:`sb3_moe.load` opens without running anything in it.
 
-    Weights, optimisers, arguments, spaces, schedules and step counts, as JSON and safetensors in a
+    Weights, optimisers, arguments, spaces, schedules, step counts and what callbacks remember of
+    task switches, anchors and frozen routers, as JSON and safetensors in a
     zip; nothing is pickled. Not saved: the environment, the current rollout, the log's window of
     episodes, ``tensorboard_log``. Classes and functions of your own are named in the file;
     ``load`` takes them as ``custom_objects``.
@@ -76,6 +78,7 @@ def entries_of(
         "optimizers": optimizers,
         "replay_buffer": None,
         "normalizer": vec_normalize and encode_normalizer(encoder, vec_normalize),
+        "remembered": encode_remembered(encoder, model),
     }
     entries = {archive.WEIGHTS: pack(weights_of(model)), archive.OPTIMIZERS: pack(states)}
     if replay_buffer:

@@ -16,6 +16,7 @@ from sb3_moe.saving import archive
 from sb3_moe.saving.arguments import PROGRESS, SCHEDULES, argument_names
 from sb3_moe.saving.classes import algorithm_name, is_custom
 from sb3_moe.saving.reading import MAX_JSON, load
+from sb3_moe.saving.remembered import REMEMBERED
 from sb3_moe.saving.writing import entries_of
 from sb3_moe.snapshot.manifest import DamagedError, Manifest
 from sb3_moe.snapshot.noise import is_plain
@@ -116,6 +117,7 @@ def attributes_of(model: BaseAlgorithm) -> dict[str, Any]:
         *argument_names(model),
         *PROGRESS,
         *SCHEDULES,
+        *REMEMBERED,
         *_MADE_AGAIN,
         *model._excluded_save_params(),
         *(name.partition(".")[0] for name in (*names, *variables)),

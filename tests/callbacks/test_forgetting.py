@@ -1,5 +1,7 @@
 """Penalties that draw weights back to where they were when a task ended."""
 
+from contextlib import suppress
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch as th
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from toy import toy_vec_env
 
-import sb3_moe  # noqa: F401  registers the policies' names
+import sb3_moe
 from sb3_moe.callbacks import EWCCallback, L2AnchorCallback, SnapshotCallback
 from sb3_moe.callbacks.forgetting import grown
 from sb3_moe.plasticity.fisher import fisher_information
@@ -105,8 +107,10 @@ def test_ewc_adds_coef_times_fisher_times_distance_to_the_gradient_of_the_loss()
     weight.sum().backward()
     # 1 from the loss, and 4 * 3 * 0.5 from the penalty.
     th.testing.assert_close(weight.grad, th.full_like(weight, 7.0))
-    (0 * weight).sum().backward()
     count = sum(p.numel() for p in callback.parameters().values())
+    # Off-policy it is logged where an episode has ended.
+    callback.locals["dones"] = [True]
+    callback.on_rollout_end()
     logged = model.logger.name_to_value["continual/penalty/ewc"]
     assert logged == pytest.approx(4.0 / 2 * 3.0 * 0.25 * count)
 
@@ -196,12 +200,25 @@ def test_a_run_resumed_before_at_or_after_a_switch_is_the_run_that_was_never_sto
         np.testing.assert_array_equal(resumed.anchors["ewc"]["strengths"][name], each)
 
 
-def test_a_model_that_sb3_saved_goes_on_with_its_anchors_and_a_run_from_step_0_without(tmp_path):
+@pytest.mark.parametrize("name", ["model.zip", "model.moe"])
+def test_a_saved_model_goes_on_with_its_anchors_and_a_run_from_step_0_without(tmp_path, name):
     model = small(PPO).learn(BLOCK + 64, EWCCallback(100.0))
-    model.save(tmp_path / "model.zip")
-    loaded = PPO.load(tmp_path / "model.zip", in_blocks())
-    loaded.learn(32, EWCCallback(100.0), reset_num_timesteps=False)
-    assert drift(loaded, "ewc") > 0
+    if name == "model.zip":
+        model.save(tmp_path / name)
+        loaded = PPO.load(tmp_path / name, in_blocks())
+    else:
+        sb3_moe.save(model, tmp_path / name)
+        loaded = sb3_moe.load(tmp_path / name, in_blocks())
+    kept, before = loaded.anchors["ewc"], model.anchors["ewc"]
+    assert kept["task"] == before["task"] == 1
+    for part in ("weights", "strengths", "rows"):
+        assert kept[part].keys() == before[part].keys()
+        for key, each in kept[part].items():
+            np.testing.assert_array_equal(each, before[part][key])
+    # A log that is never written keeps what it is told: here of the second of two rollouts, since
+    # the new environment begins with the other task.
+    loaded.learn(128, EWCCallback(100.0), log_interval=10**6, reset_num_timesteps=False)
+    assert loaded.logger.name_to_value["continual/penalty/ewc"] > 0
     loaded.learn(32, EWCCallback(100.0))
     assert not loaded.anchors["ewc"]["weights"]
 
@@ -231,10 +248,8 @@ def test_no_hook_stays_when_training_is_over_or_interrupted():
 
     for callback, steps in ((EWCCallback(1.0), BLOCK + 64), (Stop(1.0), 2 * BLOCK)):
         model = small(PPO)
-        try:
+        with suppress(KeyboardInterrupt):
             model.learn(steps, callback)
-        except KeyboardInterrupt:
-            pass
         assert model.anchors["ewc"]["weights"]
         assert not any(each._post_accumulate_grad_hooks for each in model.policy.parameters())
 

@@ -28,9 +28,9 @@ def run(jobs: Sequence[Job], engine: Engine, view: View) -> None:
     running: dict[str, Job] = {}
     try:
         while waiting or running:
-            for job in _without_start(waiting, running):
-                waiting.remove(job)
-                view.ended(job, State("missing", f"{job.cell.start}, its start, is not done"))
+            for lost in _without_start(waiting, running):
+                waiting.remove(lost)
+                view.ended(lost, State("missing", f"{lost.cell.start}, its start, is not done"))
             while len(running) < engine.capacity and (job := _next(waiting)) is not None:
                 waiting.remove(job)
                 engine.start(job.cell, job.folder.path)

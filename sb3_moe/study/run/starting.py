@@ -17,6 +17,10 @@ from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving.reading import load
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.start import MODELS, StartFrom
+from sb3_moe.tasks.known import check_tasks, tasks_known
+
+# Of a reason: torch names every tensor.
+LONGEST = 400
 
 
 def start_of(cell: CellConfig, cells: Path) -> Path | None:
@@ -55,6 +59,8 @@ def begin_with(model: BaseAlgorithm, cell: CellConfig, path: Path) -> dict[str, 
     assert start is not None
     trained = read_trained(model, path)
     take_over(model, trained, start, cell.architecture.name)
+    # Loading seeds everything with the other model's seed, and so all of a study's seeds alike.
+    model.set_random_seed(model.seed)
     grows = has_experts(model) and not has_experts(trained)
     return {
         "model": str(path) if start.architecture is None else f"{path.parent.name}/{path.name}",
@@ -101,12 +107,16 @@ def take_over(model: Any, trained: Any, start: StartFrom, name: str) -> None:
         raise ValueError(
             f"{where} must be a model of {type(model).__name__}, got {type(trained).__name__}"
         )
+    env = model.get_env()
     try:
+        if env is not None:
+            check_tasks(tasks_known(trained), env)
         if has_experts(model) and not has_experts(trained):
             trained = _upcycled(model, trained, start)
         model.policy.load_state_dict(trained.policy.state_dict())
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{where} doesn't fit: {error}") from error
+        reason = " ".join(str(error).split())  # torch says it in many lines
+        raise ValueError(f"{where} doesn't fit: {reason[:LONGEST]}") from error
     pairs = zip(_optimizers(model), _optimizers(trained), strict=True)
     for mine, theirs in pairs:
         if type(mine) is type(theirs):

@@ -97,7 +97,8 @@ def read_start(value: Any, where: str, folder: Path | None = None) -> StartFrom:
         raise ValueError(str(error).replace("`start_from", f"`{where}", 1)) from error
     if folder is None or start.model is None:
         return start
-    return replace(start, model=str(folder / start.model))
+    # Absolute: a study may be run from another folder the next time.
+    return replace(start, model=str((folder / start.model).absolute()))
 
 
 def with_starts(

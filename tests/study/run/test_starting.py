@@ -109,3 +109,30 @@ def test_networks_that_do_not_fit_are_found_out_before_any_cell_starts(tmp_path)
     env.close()
     with pytest.raises(ValueError, match=r"start_from` must be a model of PPO, got DQN"):
         check_networks([second(one, start=StartFrom(model=str(path)))])
+
+
+def test_each_seed_draws_its_own_actions_whatever_the_seed_of_the_file_was(tmp_path):
+    one = first(**ON_POLICY)
+    model, env = build(one)
+    sb3_moe.save(model, tmp_path / "a.moe")
+    env.close()
+    start, drawn = StartFrom(model=str(tmp_path / "a.moe")), []
+    for seed in (1, 2, 1):
+        grown = second(one, start=start, seed=seed)
+        model, env = build(grown)
+        begin_with(model, grown, tmp_path / "a.moe")
+        drawn.append((th.rand(1).item(), env.reset()["obs"].tolist()))
+        env.close()
+    assert drawn[0] == drawn[2]
+    assert drawn[0][0] != drawn[1][0]
+    assert drawn[0][1] != drawn[1][1]
+
+
+def test_a_model_of_other_tasks_is_refused(tmp_path):
+    one = first(**ON_POLICY)
+    model, env = build(replace(one, tasks=CLASSIC[::-1], games=one.games[::-1]))
+    sb3_moe.save(model, tmp_path / "a.moe")
+    env.close()
+    start = StartFrom(model=str(tmp_path / "a.moe"))
+    with pytest.raises(ValueError, match=r"'grown' can't be built: .*start_from` doesn't fit: "):
+        check_networks([second(one, start=start)])
