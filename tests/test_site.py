@@ -70,6 +70,13 @@ def test_links_to_what_the_site_has_of_its_own_stay_there_and_code_is_left_alone
     )
 
 
+def test_links_of_a_page_in_a_folder_are_read_from_there():
+    text = "[a](../routers.md#own) [b](../../examples) [c](../README.md)"
+    assert pages.on_the_site(text, "R", DOCS / "api") == (
+        "[a](../routers.md#own) [b](R/tree/main/examples) [c](../index.md)"
+    )
+
+
 def test_the_navigation_has_every_page():
     written = "\n".join(pages.tables_of_contents())
     every = {page.stem for page in DOCS.glob("*.md")} - {"README", "index"}
@@ -90,7 +97,7 @@ def test_addresses_of_others_are_written_well():
 def test_a_link_of_the_built_site_that_leads_nowhere_is_found(tmp_path):
     (tmp_path / "a.html").write_text(
         '<p id="here"></p><a href="b.html#there">1</a><a href="#here">2</a><a href="b.html#no">3</a>'
-        '<img src="c.png"><a href="https://e.org/x">4</a><a href="R/blob/main/README.md">5</a>'
+        '<img src="c.png"><link href="b.html?v=1"><a href="https://e.org/x">4</a><a href="R/blob/main/README.md">5</a>'
         '<a href="R/blob/main/NONE.md">6</a>'
     )
     (tmp_path / "b.html").write_text('<p id="there"></p><a href="d.html">7</a>')
