@@ -95,11 +95,13 @@ def test_addresses_of_others_are_written_well():
 
 
 def test_a_link_of_the_built_site_that_leads_nowhere_is_found(tmp_path):
-    (tmp_path / "a.html").write_text(
-        '<p id="here"></p><a href="b.html#there">1</a><a href="#here">2</a><a href="b.html#no">3</a>'
-        '<img src="c.png"><link href="b.html?v=1"><a href="https://e.org/x">4</a><a href="R/blob/main/README.md">5</a>'
-        '<a href="R/blob/main/NONE.md">6</a>'
-    )
+    links = [
+        '<p id="here"></p><a href="b.html#there">1</a><a href="#here">2</a>',
+        '<a href="b.html#no">3</a><img src="c.png"><link href="b.html?v=1">',
+        '<a href="https://e.org/x">4</a><a href="R/blob/main/README.md">5</a>',
+        '<a href="R/blob/main/NONE.md">6</a>',
+    ]
+    (tmp_path / "a.html").write_text("".join(links))
     (tmp_path / "b.html").write_text('<p id="there"></p><a href="d.html">7</a>')
     assert check_links.broken(tmp_path, "R") == [
         "a.html: b.html#no",
