@@ -492,6 +492,8 @@ TASK_ID_CURE = (
     "features_extractor_kwargs=dict(num_tasks=N) for a one-hot at the end of the observation"
 )
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MoEOptions)}
+# All arguments that our policies take and SB3's don't: options by tower, and what is by mixture.
+ARGUMENTS = (*DEFAULTS, "frozen_experts")
 
 
 def takes(router: type[MoELayer], option: str) -> bool:

@@ -81,26 +81,14 @@ class GaussianActor(MoEPart):
 
     temperatures: TaskTemperatures | None
 
-    def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
-        """Draw actions; their log-probabilities, (B,), are weighed where tasks have a temperature.
-
-        :param obs: observations
-        """
-        actions_BA, log_prob_B = super().action_log_prob(obs)  # type: ignore[misc]  # SB3's actor
-        if self.temperatures is None:
-            return actions_BA, log_prob_B
-        with th.no_grad():
-            features_BF = self.extract_features(obs, self.features_extractor)
-        tasks_B = strongest(features_BF[:, -len(self.temperatures.log_K) :])
-        return actions_BA, self.temperatures(log_prob_B, tasks_B)
-
     def put_experts(self, architect: Architect) -> None:
         """Replace hidden layers and heads."""
         actor: Any = self
         actor.temperatures = None
         if architect.options.task_temperature:
-            target = -float(get_action_dim(self.action_space))
-            actor.temperatures = TaskTemperatures(architect.outer.num_tasks, target)
+            every = [get_action_dim(self.action_space)] * architect.outer.num_tasks
+            dims = architect.options.action_dims or every
+            actor.temperatures = TaskTemperatures([-float(each) for each in dims])
         actor.action_dist = plain(actor.action_dist)
         if architect.place.whole:
             self._put_big_experts(actor, architect)
@@ -149,7 +137,22 @@ class GaussianActor(MoEPart):
         return self._distribution(obs).actions_from_params(mean_actions, log_std, deterministic)
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
-        """Return sampled actions and the log-probability of what the task has of them."""
+        """Draw actions; their log-probabilities, (B,), are of what the task has of them.
+
+        They are weighed where tasks have a temperature.
+
+        :param obs: observations
+        """
+        actions_BA, log_prob_B = self._drawn(obs)
+        if self.temperatures is None:
+            return actions_BA, log_prob_B
+        with th.no_grad():
+            actor: Any = self
+            features_BF = actor.extract_features(obs, actor.features_extractor)
+        tasks_B = strongest(features_BF[:, -len(self.temperatures.log_K) :])
+        return actions_BA, self.temperatures(log_prob_B, tasks_B)
+
+    def _drawn(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         actor: Any = super()
         if self.own is None:
             return actor.action_log_prob(obs)
