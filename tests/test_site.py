@@ -81,6 +81,7 @@ def test_the_navigation_has_every_page():
     written = "\n".join(pages.tables_of_contents())
     every = {page.stem for page in DOCS.glob("*.md")} - {"README", "index"}
     assert every <= set(written.split())
+    assert "CONTRIBUTING" not in written  # linked from the index, and no page
 
 
 def test_addresses_of_others_are_written_well():

@@ -42,7 +42,7 @@ def tables_of_contents():
     """Make the site's navigation from the index that GitHub shows: a group for each heading."""
     index = (DOCS / "README.md").read_text()
     for group in re.split(r"^## ", index, flags=re.MULTILINE)[1:]:
-        pages = [path for _, path, _ in LINK.findall(group) if is_page(DOCS / path)]
+        pages = [path for _, path, _ in LINK.findall(group) if is_page((DOCS / path).resolve())]
         entries = "\n".join(Path(path).with_suffix("").as_posix() for path in dict.fromkeys(pages))
         title = group.partition("\n")[0]
         yield f"```{{toctree}}\n:caption: {title}\n:hidden:\n\n{entries}\n```"
