@@ -1,5 +1,6 @@
 """The site has what it must, and its tables are the code's."""
 
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -9,6 +10,7 @@ import draw_placements
 import pages
 import pytest
 
+from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
 
 ROOT = Path(__file__).parents[1]
@@ -121,8 +123,10 @@ def test_the_drawing_of_the_placements_is_that_of_their_rows():
 def test_options_on_their_page_exist_and_have_the_defaults_that_it_says():
     table = [row for row in rows("options.md") if len(row) == 4]
     assert len(table) >= 10
+    of_policies = inspect.signature(MoEPolicy.__init__).parameters
+    defaults = {name: each.default for name, each in of_policies.items()} | DEFAULTS
     for option, default, *_ in table:
-        assert repr(DEFAULTS[option.strip("`")]) == default.strip("`").replace('"', "'")
+        assert repr(defaults[option.strip("`")]) == default.strip("`").replace('"', "'")
 
 
 def test_every_extra_is_on_the_page_that_says_how_to_install():
