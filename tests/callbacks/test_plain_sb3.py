@@ -31,7 +31,7 @@ def needs(name):
     """Read what a callback needs: in a column of its table, or in words of its row."""
     header = []
     for line in PAGE.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| callback"):
             header = cells
         elif line.startswith(f"| `{name}("):
