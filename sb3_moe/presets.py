@@ -78,6 +78,12 @@ SPHERE: dict[str, Any] = {
     "activation_fn": nn.ReLU,
 }
 
+# Arguments of SAC, TQC and CrossQ: a temperature for each task, under the algorithm's own of 1.
+TASK_TEMPERATURES: dict[str, Any] = {
+    "ent_coef": 1.0,
+    "policy_kwargs": {"task_temperature": True},
+}
+
 
 def with_policy(preset: dict[str, Any], **policy_kwargs: Any) -> dict[str, Any]:
     """Return the preset with more ``policy_kwargs``: ``with_policy(MINATAR_PPO, placement="big")``.

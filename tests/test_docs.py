@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
-OTHERS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+OTHERS = [
+    ROOT / name for name in ("README.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md")
+]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -152,7 +154,7 @@ def test_every_callback_is_on_its_page():
 
 
 def test_every_option_of_the_policies_is_on_a_page():
-    pages = ("routers.md", "experts.md", "placements.md")
+    pages = ("routers.md", "experts.md", "placements.md", "methods.md")
     text = "\n".join((DOCS / page).read_text() for page in pages)
     assert not [name for name in DEFAULTS if f"`{name}" not in text]
 

@@ -83,7 +83,9 @@ def reference(module):
     names = import_module(module).__all__
     elsewhere = [home(module, name) for name in names if home(module, name)[0] != module]
     led = ", ".join(f":py:obj:`{place}.{name}`" for place, name in elsewhere)
-    here = [entry(module, name) for name in names if home(module, name)[0] == module]
+    mine = [name for name in names if home(module, name)[0] == module]
+    mine.sort(key=lambda name: not inspect.isroutine(getattr(import_module(module), name)))
+    here = [entry(module, name) for name in mine]  # functions first
     return "\n".join([f"Also here: {led}.\n" if led else "", *here])
 
 

@@ -18,6 +18,7 @@ from sb3_moe.callbacks.sparse import SparseTrainingCallback
 from sb3_moe.callbacks.task_advantages import TaskAdvantageCallback
 from sb3_moe.callbacks.task_gradients import TaskGradientCallback
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
+from sb3_moe.callbacks.temperatures import TaskTemperatureCallback
 from sb3_moe.callbacks.weight_penalties import L2InitCallback, WeightNormDecayCallback
 from sb3_moe.evaluation.pinned_env import make_pinned_env
 from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
@@ -44,6 +45,7 @@ __all__ = [
     "TaskGradientCallback",
     "TaskRolloutCallback",
     "TaskSwitchCallback",
+    "TaskTemperatureCallback",
     "WeightNormDecayCallback",
     "collect_probe",
     "evaluate_tasks",

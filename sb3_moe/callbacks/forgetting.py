@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from sb3_moe.buffers.recent import RecentRows
-from sb3_moe.callbacks.trpo import refuse_trpo
+from sb3_moe.callbacks.weight_penalties import Pull, WeightPenaltyCallback
 from sb3_moe.evaluation.pinned_env import are_interleaved
 from sb3_moe.layers.checks import not_negative, whole
-from sb3_moe.networks import networks_of
 from sb3_moe.plasticity.fisher import fisher_information
 from sb3_moe.tasks.of_env import only_task, require_tasks, task_names, tasks_stepped
 
@@ -28,23 +23,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 _OBS = "obs/"
 
 
-class _Pull(NamedTuple):
-    """A parameter, where it is drawn to, and how strongly each weight is."""
-
-    parameter: nn.Parameter
-    anchor: th.Tensor
-    strength: th.Tensor
-
-    def offset(self) -> th.Tensor:
-        """Return how far it is off, times the strength."""
-        return self.strength * (self.parameter.detach() - self.anchor)
-
-    def penalty(self) -> th.Tensor:
-        """Return half the sum of the squared distances, each times its strength."""
-        return 0.5 * (self.offset() * (self.parameter.detach() - self.anchor)).sum()
-
-
-class AnchorCallback(BaseCallback):
+class AnchorCallback(WeightPenaltyCallback):
     """Add a penalty on how far weights have gone since the last task ended.
 
     It is added to the gradients by hooks, while the algorithm updates and before ``max_grad_norm``
@@ -58,14 +37,7 @@ class AnchorCallback(BaseCallback):
     :raises ValueError: if ``coef`` is out of range
     """
 
-    key: ClassVar[str]
-
-    def __init__(self, coef: float, *, verbose: int = 0) -> None:
-        super().__init__(verbose)
-        not_negative("coef", coef)
-        self.coef = coef
-        self._handles: list[RemovableHandle] = []
-        self._pulls: list[_Pull] | None = None
+    room: ClassVar[str] = "continual"
 
     @abstractmethod
     def strengths(self, task: int, before: Arrays) -> Arrays:
@@ -78,31 +50,22 @@ class AnchorCallback(BaseCallback):
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that there are tasks, and a loss whose gradients can be added to."""
         super().init_callback(model)
-        refuse_trpo(model, type(self).__name__)
-        networks_of(model.policy)
         require_tasks(self.training_env)
         self.task_names = task_names(self.training_env)
         self._interleaved = are_interleaved(self.training_env)
 
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """Return what is learned, without target networks, by name."""
-        policy = self.model.policy
-        owners = networks_of(policy).owners()
-        named = policy.named_parameters()
-        return {name: each for name, each in named if each in owners and each.requires_grad}
-
     def _on_training_start(self) -> None:
         """Go on from what the model remembers, unless its run starts anew."""
+        super()._on_training_start()
         # Others may keep theirs beside it.
         anchors = vars(self.model).setdefault("anchors", {})
         if self.model.num_timesteps == 0:
             anchors.pop(self.key, None)
         fresh: dict[str, Any] = {"task": None, "weights": {}, "strengths": {}, "rows": {}}
         self.kept: dict[str, Any] = anchors.setdefault(self.key, fresh)
-        self._pulls = None
 
     def _on_rollout_start(self) -> None:
-        self._detach()
+        super()._on_rollout_start()
         task = None if self._interleaved else only_task(self.training_env)
         if task is None:
             return
@@ -119,26 +82,8 @@ class AnchorCallback(BaseCallback):
         }
         self._pulls = None
 
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        """Reach the updates that follow, and nobody else who computes gradients."""
-        if self._pulls is None:
-            self._pulls = list(self._all_pulls()) if self.kept["weights"] else []
-        # What someone else keeps as it is takes no hook.
-        pulls = [each for each in self._pulls if each.parameter.requires_grad]
-        for each in pulls:
-            hook = self._hook(each)
-            self._handles.append(each.parameter.register_post_accumulate_grad_hook(hook))
-        # Off-policy a rollout may be a step long, and a device would be waited for in each.
-        if pulls and (
-            isinstance(self.model, OnPolicyAlgorithm) or np.any(self.locals.get("dones"))
-        ):
-            penalty = self.coef * float(th.stack([each.penalty() for each in pulls]).sum())
-            self.logger.record(f"continual/penalty/{self.key}", penalty)
-
-    def _all_pulls(self) -> Any:
+    def pulls(self) -> Iterator[Pull]:
+        """Yield the weights of the last task's end."""
         weights, strengths = self.kept["weights"], self.kept["strengths"]
         for name, parameter in self.parameters().items():
             if name in weights and name in strengths:
@@ -146,22 +91,7 @@ class AnchorCallback(BaseCallback):
                     th.as_tensor(grown(kept[name], tuple(parameter.shape), name)).to(parameter)
                     for kept in (weights, strengths)
                 )
-                yield _Pull(parameter, anchor, strength)
-
-    def _hook(self, pull: _Pull) -> Any:
-        def add(parameter: th.Tensor) -> None:
-            assert parameter.grad is not None
-            parameter.grad.add_(pull.offset(), alpha=self.coef)
-
-        return add
-
-    def _detach(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    def _on_training_end(self) -> None:
-        self._detach()
+                yield Pull(parameter, anchor, strength)
 
 
 class L2AnchorCallback(AnchorCallback):

@@ -62,7 +62,7 @@ class RoutingCallback(ProbeCallback):
 
     For each mixture: ``load/<expert>`` (share of the work, averaged over the tasks: of the choices
     where the router chooses experts, else of the weights), ``entropy`` (of the load, 1 where even),
-    ``specialisation`` (mutual information between task and expert, by the weights, 1 at most),
+    ``specialisation`` (mutual information between task and expert, by the sizes of the weights),
     ``agreement`` (cosine similarity of the experts' outputs), ``gate/<task>/<expert>`` (mean weight
     in the output; those of ``top_k`` sum to less than 1), and a picture of the last for
     TensorBoard. ``diagnostics.npz`` gets ``gates/<mixture>`` (K, N, E), ``load`` (K, E),
@@ -115,7 +115,7 @@ class RoutingCallback(ProbeCallback):
             load_E = load_NE.mean(0)
             row |= {
                 f"entropy/{name}": load_entropy(load_E),
-                f"specialisation/{name}": specialisation(gates_NE),
+                f"specialisation/{name}": specialisation(np.abs(gates_NE)),
                 f"agreement/{name}": agreement(outputs[name].double().cpu().numpy()),
                 f"gates/{name}": gates_NE,
                 f"load/{name}": load_E,

@@ -29,6 +29,7 @@ from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import (
+    ARGUMENTS,
     DEFAULT_NUM_EXPERTS,
     DEFAULTS,
     MoEOptions,
@@ -171,7 +172,7 @@ def _policy_kwargs(
     model: BaseAlgorithm, old: Any, space: spaces.Space[Any], num_tasks: int | None
 ) -> dict[str, Any]:
     """Return the arguments of the dense policy, with an extractor that tells the task id apart."""
-    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in DEFAULTS}
+    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in ARGUMENTS}
     kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
     if _is_flat(old):
         kind, kwargs = TaskExtractor, {"encoder": "flat"}

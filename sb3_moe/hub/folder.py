@@ -12,9 +12,10 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.budget import measure
+from sb3_moe.budget import Budget, measure
 from sb3_moe.files.atomic import atomic
 from sb3_moe.hub.card import card, metadata
+from sb3_moe.hub.pushing import check_repo_id
 from sb3_moe.hub.results import Results, play
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers.checks import whole, words, yes_or_no
@@ -52,7 +53,8 @@ def write_folder(
     :param license: of the agent, as the Hub calls it
     :param repo_id: ``"user/name"`` on the Hub, for the card's first lines of code
     :return: the folder
-    :raises TypeError: if ``model`` is no model, or another argument of the wrong type
+    :raises TypeError: if ``model`` is no model or has a policy that is no network, such as ARS's,
+        or another argument is of the wrong type
     :raises ValueError: if a number is below 1, something of the model can't be saved, or there is
         no environment that plays every task
     """
@@ -62,14 +64,15 @@ def write_folder(
     yes_or_no("deterministic", deterministic)
     words("license", license)
     if repo_id is not None:
-        words("repo_id", repo_id)
+        check_repo_id(repo_id)
+    budget = measure(model.policy)  # refuses a policy of which too little is known to watch it
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save(model, folder / "model.moe")
     results = play(model, env, episodes, seed, deterministic)
     replay = watch(model, env, max_steps=max_steps, seed=seed, deterministic=deterministic)
     replay.save(folder / "replay.html")
-    config = config_of(model, results)
+    config = config_of(model, results, budget)
     _write_json(folder / "config.json", config)
     _write_json(folder / "results.json", results.to_json())
     names = ["model.moe", "config.json", "results.json", "replay.html", *_film(replay, folder)]
@@ -79,13 +82,13 @@ def write_folder(
     return folder
 
 
-def config_of(model: BaseAlgorithm, results: Results) -> dict[str, Any]:
+def config_of(model: BaseAlgorithm, results: Results, budget: Budget) -> dict[str, Any]:
     """Return what an agent is made of, in plain values.
 
     :param model: the agent
     :param results: whose tasks are named
+    :param budget: what its policy costs
     """
-    budget = measure(model.policy)
     total = budget.total
     return {
         "algorithm": type(model).__name__,

@@ -52,11 +52,12 @@ class Routing(NamedTuple):
     def load_E(self) -> th.Tensor:
         """Share of the work that went to each expert, summing to 1.
 
-        Counts of (token, choice) pairs where experts are chosen, else mass of the gates.
+        Counts of (token, choice) pairs where experts are chosen, else mass of the gates, whatever
+        their signs.
         """
         gates_BNE = self.gates_BNE
         if self.experts_BNk is None:
-            mass_E = gates_BNE.sum(dim=(0, 1))
+            mass_E = gates_BNE.abs().sum(dim=(0, 1))
         else:
             mass_E = counts(self.experts_BNk, gates_BNE.shape[-1])
         return mass_E / mass_E.sum().clamp_min(1e-12)

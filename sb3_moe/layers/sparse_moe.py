@@ -90,6 +90,7 @@ class SparseMoE(MoELayer):
         normalize_router: bool = False,
         router_noise: float = 0.0,
         hidden: Sequence[int] = (),
+        bias: bool = False,
     ) -> Self:
         """Return the layer with its router, for a policy, which moves the bias itself.
 
@@ -101,6 +102,7 @@ class SparseMoE(MoELayer):
             hidden=hidden,
             normalize=normalize_router,
             noise=router_noise,
+            bias=bias,
         )
         return cls(
             experts,
@@ -156,6 +158,11 @@ class SparseMoE(MoELayer):
                 f"{self.num_experts}, for each token needs all shares, got {self.top_k}"
             )
         self.router.soften(FAINT)
+
+    def by_expert(self) -> dict[str, int]:
+        """Name the bias and the counts too."""
+        running = ("running_bias_E", "running_count_E") if self.bias_rate else ()
+        return super().by_expert() | dict.fromkeys(running, 0)
 
     def gates_of(self, task: int | None) -> list[float] | None:
         """Return the one gate of a single expert."""

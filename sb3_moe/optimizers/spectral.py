@@ -14,7 +14,7 @@ from sb3_moe.layers.spectral import (
     TINY,
     FeaturePenalty,
     gated_features,
-    spectral_penalty,
+    penalty_gradient,
 )
 
 
@@ -42,9 +42,14 @@ class ByGradient(FeaturePenalty):
         self, experts: Experts, x_BNI: th.Tensor, routing: Routing, y_BNO: th.Tensor
     ) -> th.Tensor:
         """Keep the penalty's gradient until the next step; that of the last pass counts."""
-        penalty = spectral_penalty(gated_features(experts, x_BNI, routing).flatten(1))
+        phi_TD = gated_features(experts, x_BNI, routing).flatten(1)
+        # Written out, the penalty's gradient takes a product less.
         self._own = th.autograd.grad(
-            penalty, self._parameters, retain_graph=True, allow_unused=True
+            phi_TD,
+            self._parameters,
+            penalty_gradient(phi_TD.detach()),
+            retain_graph=True,
+            allow_unused=True,
         )
         return y_BNO
 

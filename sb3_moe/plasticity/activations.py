@@ -47,10 +47,10 @@ class Activations(NamedTuple):
 
     @property
     def gated_activity_EH(self) -> th.Tensor:
-        """The same with each row weighted by its gate; the plain one without gates."""
+        """The same with each row weighted by its gate's size; the plain one without gates."""
         if self.gates_TE is None:
             return self.activity_EH
-        return _mean(self.values_ETHP.abs() * self.gates_TE.T[:, :, None, None])
+        return _mean(self.values_ETHP.abs() * self.gates_TE.abs().T[:, :, None, None])
 
     @property
     def features_TF(self) -> th.Tensor:

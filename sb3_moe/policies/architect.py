@@ -68,7 +68,7 @@ class Architect:
         self.options, self.place = options, options.place
         self.outer = self.layout = layout
         self.init_hidden, self.init_head = init_hidden, init_head
-        options.check_embedding(layout.num_tasks)
+        options.check_tasks(layout.num_tasks)
         self.num_experts = options.resolve_num_experts(layout.num_tasks) if options.is_moe else 0
         self.experts_see_task = options.experts_see_task and not after_lstm
         # Which of the dense network's linear layers each layer of experts stands for, and whether

@@ -22,7 +22,7 @@ TASK_INPUTS = ("both", "router", "experts", "none")
 BLOCKS = ("mlp", "simba")
 SPECTRAL_MODES = ("grad", "loss", "features")
 # Options of which a single value is for the first tower alone: the actor, where there is one.
-OF_THE_FIRST = ("spectral_coef",)
+OF_THE_FIRST = ("spectral_coef", "task_temperature")
 # Options that are a router's own, as it calls them itself, and the check of each.
 OF_ROUTERS = {
     "top_k": whole,
@@ -91,6 +91,8 @@ class MoEOptions:
         the id whoever else sees it
     :param task_embedding: width of a learned vector for each task, which whoever sees the one-hot
         sees in its place; what goes by the task alone still has the one-hot
+    :param task_temperature: an entropy temperature for each task, of SAC, TQC and CrossQ with
+        ``ent_coef=1.0``; a value is the actor's
     :param match_scale: scale the experts' initial weights so that each layer of experts starts as
         strong as the dense layer it stands for
     :param action_dims: how many dimensions each task's Box action has, where they are padded to one
@@ -124,6 +126,7 @@ class MoEOptions:
     freeze_idle: bool | None = None
     task_input: str = "both"
     task_embedding: int | None = None
+    task_temperature: bool = False
     match_scale: bool = False
     action_dims: Sequence[int] | None = None
 
@@ -133,6 +136,7 @@ class MoEOptions:
         one_of("task_input", self.task_input, TASK_INPUTS)
         yes_or_no("match_scale", self.match_scale)
         self._check_action_dims()
+        yes_or_no("task_temperature", self.task_temperature)
         whole_or_none("num_experts", self.num_experts)
         whole_or_none("expert_width", self.expert_width)
         whole_or_none("task_embedding", self.task_embedding)
@@ -377,7 +381,8 @@ class MoEOptions:
     @property
     def is_plain(self) -> bool:
         """Whether SB3's own network will do, apart from who sees the task."""
-        return not self.is_moe and self.block == DEFAULTS["block"] and not self.embeds_task
+        sb3s = self.block == DEFAULTS["block"] and not self.task_temperature
+        return sb3s and not self.is_moe and not self.embeds_task
 
     @property
     def combination(self) -> type[Combination] | None:
@@ -465,16 +470,20 @@ class MoEOptions:
             )
         return num_tasks
 
-    def check_embedding(self, num_tasks: int) -> None:
-        """Raise ValueError if a task embedding has no task id to stand for.
+    def check_tasks(self, num_tasks: int) -> None:
+        """Raise ValueError if something is asked for each task, and there is no task id.
 
         :param num_tasks: 0 if the observation holds none
         """
-        if self.embeds_task and num_tasks == 0:
-            raise ValueError(
-                f"`task_embedding`={self.task_embedding} needs a task id in the observation, got "
-                f"none: {TASK_ID_CURE}"
-            )
+        asked = {
+            f"`task_embedding`={self.task_embedding}": self.embeds_task,
+            "`task_temperature`=True": self.task_temperature,
+        }
+        for name, is_asked in asked.items():
+            if is_asked and num_tasks == 0:
+                raise ValueError(
+                    f"{name} needs a task id in the observation, got none: {TASK_ID_CURE}"
+                )
 
 
 DEFAULT_NUM_EXPERTS = 4
@@ -483,6 +492,8 @@ TASK_ID_CURE = (
     "features_extractor_kwargs=dict(num_tasks=N) for a one-hot at the end of the observation"
 )
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MoEOptions)}
+# All arguments that our policies take and SB3's don't: options by tower, and what is by mixture.
+ARGUMENTS = (*DEFAULTS, "frozen_experts")
 
 
 def takes(router: type[MoELayer], option: str) -> bool:

@@ -10,11 +10,13 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_moe.observations.task_ids import strongest
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
 from sb3_moe.policies.own_actions import OwnDimensions, OwnSquashedDistribution, own_dimensions
 from sb3_moe.policies.plain_distributions import plain
+from sb3_moe.policies.temperatures import TaskTemperatures
 from sb3_moe.policies.towers import Columns
 
 if TYPE_CHECKING:
@@ -77,9 +79,16 @@ def make_part(
 class GaussianActor(MoEPart):
     """An actor with hidden layers and two heads: SAC's, and sb3-contrib's copies of it."""
 
+    temperatures: TaskTemperatures | None
+
     def put_experts(self, architect: Architect) -> None:
         """Replace hidden layers and heads."""
         actor: Any = self
+        actor.temperatures = None
+        if architect.options.task_temperature:
+            every = [get_action_dim(self.action_space)] * architect.outer.num_tasks
+            dims = architect.options.action_dims or every
+            actor.temperatures = TaskTemperatures([-float(each) for each in dims])
         actor.action_dist = plain(actor.action_dist)
         if architect.place.whole:
             self._put_big_experts(actor, architect)
@@ -128,7 +137,22 @@ class GaussianActor(MoEPart):
         return self._distribution(obs).actions_from_params(mean_actions, log_std, deterministic)
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
-        """Return sampled actions and the log-probability of what the task has of them."""
+        """Draw actions; their log-probabilities, (B,), are of what the task has of them.
+
+        They are weighed where tasks have a temperature.
+
+        :param obs: observations
+        """
+        actions_BA, log_prob_B = self._drawn(obs)
+        if self.temperatures is None:
+            return actions_BA, log_prob_B
+        with th.no_grad():
+            actor: Any = self
+            features_BF = actor.extract_features(obs, actor.features_extractor)
+        tasks_B = strongest(features_BF[:, -len(self.temperatures.log_K) :])
+        return actions_BA, self.temperatures(log_prob_B, tasks_B)
+
+    def _drawn(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         actor: Any = super()
         if self.own is None:
             return actor.action_log_prob(obs)

@@ -19,6 +19,7 @@ class MoEActor(GaussianActor, Actor):
 class MoESAC(MoEActorWithCritics):
     """Give SAC's actor and critics experts."""
 
+    has_temperature: ClassVar[bool] = True
     actor_class: ClassVar[type[MoEPart]] = MoEActor
 
 

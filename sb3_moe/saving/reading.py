@@ -221,6 +221,7 @@ def _read_state(file: Archive) -> dict[str, Any]:
     if not all(_VERSION.fullmatch(str(text)) for text in versions.values()):
         raise UnsafeFileError("its `versions` are none")
     checked_type(str, versions.get("sb3_moe"), "versions")
-    for name in checked_type(list, state["tasks"] or [], "tasks"):
-        checked_type(str, name, "tasks")
+    if state["tasks"] is not None:
+        for name in checked_type(list, state["tasks"], "tasks"):
+            checked_type(str, name, "tasks")
     return state

@@ -11,7 +11,7 @@ from sb3_moe.saving.errors import UnsafeFileError
 from sb3_moe.saving.values import Decoder, Encoder, checked_type
 
 #: The attributes, each a dict of plain values and arrays.
-REMEMBERED = ("task_switches", "anchors", "frozen_routers")
+REMEMBERED = ("task_switches", "anchors", "frozen_routers", "initial_weights")
 
 
 def encode_remembered(encoder: Encoder, model: BaseAlgorithm) -> dict[str, Any]:

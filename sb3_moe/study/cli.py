@@ -176,11 +176,12 @@ def _dispatch(command: Plan | Run | Status | Report, console: Console) -> int:
 
 
 def console_script() -> None:
-    """Serve as ``sb3-moe``: its first word is ``study`` or ``watch``."""
+    """Serve as ``sb3-moe``: its first word is ``study``, ``watch`` or ``card``."""
     words = sys.argv[1:]
-    if not words or words[0] not in ("study", "watch"):
+    if not words or words[0] not in ("study", "watch", "card"):
         print("usage: sb3-moe study {plan,run,status,report} ...", file=sys.stderr)
         print("       sb3-moe watch MODEL ...", file=sys.stderr)
+        print("       sb3-moe card MODEL ...", file=sys.stderr)
         sys.exit(0 if words in (["-h"], ["--help"]) else 2)
     # As `python -m` does, so that `mine:Policy` is found here too, and in the processes of cells.
     sys.path.insert(0, os.getcwd())
@@ -188,4 +189,8 @@ def console_script() -> None:
         from sb3_moe.study.watch import main as watch
 
         sys.exit(watch(words[1:]))
+    if words[0] == "card":
+        from sb3_moe.study.card import main as card
+
+        sys.exit(card(words[1:]))
     sys.exit(main(words[1:], prog="sb3-moe study"))

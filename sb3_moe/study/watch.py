@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import tyro
@@ -24,6 +24,26 @@ from sb3_moe.watching.record import expert_named
 from sb3_moe.watching.replay import steps_of
 
 SHOWN = ("dict", "onehot", "channels", "info")
+
+
+class Agent(Protocol):
+    """What a command is told of the agent that it opens."""
+
+    @property
+    def model(self) -> Path:
+        """The file."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """A suite's name, or ids."""
+
+    @property
+    def trust(self) -> bool:
+        """Whether a file that can run code may be opened."""
+
+    @property
+    def algorithm(self) -> str:
+        """Of SB3's zip."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +97,9 @@ def _watch(options: Watch) -> int:
         )
     for each in options.without:
         expert_named(each)
-    if not options.tasks:
-        raise ValueError("`--tasks` must name a suite or Gymnasium ids, got none")
     # What is wrong shows before anything is played.
     check_writable(options.out.parent)
-    model = _opened(options)
+    model = opened(options)
     if options.table:
         check_importance(model, None, options.table)
     replay = sb3_moe.watch(
@@ -105,15 +123,21 @@ def _watch(options: Watch) -> int:
     return 0
 
 
-def _opened(options: Watch) -> BaseAlgorithm:
-    """Open the model twice: its spaces say how the tasks are shown to it."""
+def opened(options: Agent) -> BaseAlgorithm:
+    """Open the model twice: its spaces say how the tasks are shown to it.
+
+    :param options: of the command line
+    :raises ValueError: if no task is named, or they aren't the model's
+    """
+    if not options.tasks:
+        raise ValueError("`--tasks` must name a suite or Gymnasium ids, got none")
     load = _loader(options)
     spaces_of: BaseAlgorithm = load(None)
     env = env_for(options.tasks, spaces_of.observation_space)
     return load(env)
 
 
-def _loader(options: Watch) -> Any:
+def _loader(options: Agent) -> Any:
     if options.model.suffix != ".zip":
         return lambda env: sb3_moe.load(options.model, env, device="cpu")
     if not options.trust:

@@ -39,12 +39,11 @@ def tasks_known(model: BaseAlgorithm) -> list[str] | None:
     return (env and _tasks_shown(env)) or names_on(model.observation_space)
 
 
-def check_tasks(known: Sequence[str] | None, env: VecEnv, argument: str = "env") -> None:
+def check_tasks(known: Sequence[str] | None, env: VecEnv) -> None:
     """Refuse an environment in which ids stand for other tasks than a model knows.
 
     :param known: of :func:`tasks_known`; None takes all
     :param env: which is to be played; one that doesn't say its tasks' names is taken
-    :param argument: what the caller calls it
     :raises ValueError: with both lists
     """
     shown = None if known is None else _tasks_shown(env)
@@ -55,8 +54,7 @@ def check_tasks(known: Sequence[str] | None, env: VecEnv, argument: str = "env")
     else:
         why = "a model is told by its set_env that other tasks take their place"
     raise ValueError(
-        f"`{argument}` must have the model's tasks in the model's order, {list(known)}, got "
-        f"{shown}: {why}"
+        f"`env` must have the model's tasks in the model's order, {list(known)}, got {shown}: {why}"
     )
 
 

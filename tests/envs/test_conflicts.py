@@ -63,12 +63,6 @@ def play(task, policy, steps, seed):
 
 
 @pytest.mark.parametrize("task", CARTPOLES[1:], ids=lambda task: task.name)
-def test_a_vector_world_whose_steps_have_no_two_halves_is_refused_at_once():
-    copies = SyncVectorEnv([lambda: gym.make("CartPole-v1")])
-    with pytest.raises(TypeError, match=r"`env` must have `step_async`, .*wrap its copies"):
-        ConflictingVector(copies, actions=(1, 0))
-
-
 def test_a_policy_carried_over_plays_each_cartpole_exactly_as_the_plain_one(task):
     plain = play(CARTPOLES[0], balance, 1200, seed=3)
     assert len({terminated for _, _, terminated, _ in plain}) == 2
@@ -385,3 +379,9 @@ def test_masks_are_in_the_tasks_coordinates_too():
 def test_a_world_without_masks_has_none_in_other_coordinates():
     assert not Conflicting(CartPoleEnv(), actions=(1, 0)).has_wrapper_attr("action_masks")
     assert not hasattr(ConflictingVector(CartPoleWorld(1), actions=(1, 0)), "action_masks")
+
+
+def test_a_vector_world_whose_steps_have_no_two_halves_is_refused_at_once():
+    copies = SyncVectorEnv([lambda: gym.make("CartPole-v1")])
+    with pytest.raises(TypeError, match=r"`env` must have `step_async`, .*wrap its copies"):
+        ConflictingVector(copies, actions=(1, 0))

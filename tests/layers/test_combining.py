@@ -110,3 +110,10 @@ def test_linear_weights_take_no_copies_and_shares_start_alike():
     for layer in (layer_of(bias=True), layer_of(softmax=True, bias=True)):
         layer.take_shares()
         assert layer.gates_of(2) == pytest.approx([1 / 3] * 3)
+
+
+def test_weights_below_zero_are_work_too():
+    layer, (x, onehot) = layer_of(), seen()
+    with th.no_grad():
+        layer.task_weights.weight_KE.copy_(th.tensor([[-3.0, 1.0, 0.0]]).expand(4, 3))
+    assert layer(x, onehot)[1].load_E.tolist() == pytest.approx([0.75, 0.25, 0.0])

@@ -9,6 +9,7 @@ from torch import nn
 
 import sb3_moe
 from sb3_moe import presets
+from sb3_moe.callbacks import PlasticityCallback, RoutingCallback
 from sb3_moe.layers import EmbeddingMoE
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.task_embedding import TaskEmbedding
@@ -246,6 +247,24 @@ def test_a_preset_says_what_it_is(name, capsys):
     }
     assert words[name] in printed
     assert budget.total.flops > 0
+
+
+def test_experts_with_weights_below_zero_are_looked_into_like_others(tmp_path):
+    model = make(**presets.MOORE)
+    layer = next(iter(model.policy.moe_layers().values()))
+    with th.no_grad():
+        layer.task_weights.weight_KE.fill_(-1.0)
+    obs = arena.observe(model, 6)
+    routing = RoutingCallback(16, probe=[obs], log_path=tmp_path / "routing")
+    plasticity = PlasticityCallback(16, probe=[obs], log_path=tmp_path / "plasticity")
+    model.learn(16, callback=[routing, plasticity])
+    with np.load(tmp_path / "routing" / "diagnostics.npz") as found:
+        assert found["entropy/pi.body.0"][-1] == pytest.approx(1.0)
+        assert found["specialisation/pi.body.0"][-1] == 0.0
+    with np.load(tmp_path / "plasticity" / "diagnostics.npz") as found:
+        shares = [found[name] for name in found.files if name.startswith("dormant/pi")]
+    assert shares
+    assert all(share.min() >= 0 and share.max() < 1 for share in shares)
 
 
 WRONG = [

@@ -40,11 +40,11 @@ def good(tmp_path_factory):
         model = arena.make(
             algorithm, alias, net_arch=[4], num_experts=2, activation_fn=th.nn.ReLU, **options
         )
-        sb3_moe.save(arena.train(model), folder / algorithm)
-        found[algorithm] = forge.parts_of(folder / algorithm)
+        sb3_moe.save(arena.train(model), folder / f"{algorithm}.moe")
+        found[algorithm] = forge.parts_of(folder / f"{algorithm}.moe")
     model = arena.train(arena.make("DQN", net_arch=[4]))
-    sb3_moe.save(model, folder / "DQN", replay_buffer=True)
-    found["DQN"] = forge.parts_of(folder / "DQN")
+    sb3_moe.save(model, folder / "DQN.moe", replay_buffer=True)
+    found["DQN"] = forge.parts_of(folder / "DQN.moe")
     return found
 
 

@@ -118,7 +118,7 @@ def test_a_file_without_tasks_takes_them_in_any_order(tmp_path):
     assert tasks_known(sb3_moe.load(tmp_path / "old.moe")) is None
 
 
-@pytest.mark.parametrize("tasks", ["CartPole", [1, 2], {"a": 1}])
+@pytest.mark.parametrize("tasks", ["CartPole", [1, 2], {"a": 1}, {}, 0, ""], ids=str)
 def test_tasks_that_are_no_names_are_refused(tmp_path, tasks):
     sb3_moe.save(agent(world(TASKS)), tmp_path / "agent.moe")
     parts = forge.changed(forge.parts_of(tmp_path / "agent.moe"), ("tasks",), tasks)

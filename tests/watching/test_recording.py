@@ -310,7 +310,7 @@ def test_an_expert_may_be_named_by_its_mixture():
 
 def test_the_table_of_an_agent_that_only_values_is_of_what_it_values():
     model = arena.make("DQN", num_experts=2, net_arch=[4])
-    found = expert_importance(model, arena.default_env("DQN"), episodes=2)
+    found = expert_importance(model, arena.default_env("DQN", "MoeMlpPolicy"), episodes=2)
     assert found.tower == "qf"
 
 

@@ -1,4 +1,4 @@
-"""rl-baselines3-zoo, unmodified, trains, plays, tunes and draws our policies: `make test-guests`."""
+"""rl-baselines3-zoo, as it is, trains, plays, tunes and draws our policies: `make test-guests`."""
 
 import os
 import subprocess
@@ -36,11 +36,11 @@ def zoo(script, *words, folder):
     return done.stdout + done.stderr
 
 
-def train(algorithm, *words, folder):
+def train(algorithm, *words, folder, given=(GIVEN,)):
     _, env_id, seed, params = RUNS[algorithm]
     run = ["--algo", algorithm, "--env", env_id, "--seed", seed, "--n-timesteps", "300"]
     run += ["--conf-file", str(hyperparameters(algorithm)), "--device", "cpu"]
-    return zoo("train", *run, *PACKAGES, *words, "-params", *params, GIVEN, folder=folder)
+    return zoo("train", *run, *PACKAGES, *words, "-params", *params, *given, folder=folder)
 
 
 def trained(algorithm, number, folder):
@@ -71,14 +71,15 @@ def test_it_trains_plays_tunes_and_trains_again_as_a_trial_says(algorithm, tmp_p
     assert all("router" not in each.params for each in trials)
     assert len({each.params["num_experts"] for each in trials}) > 1
 
-    train(algorithm, *storage, "--trial-id", "3", folder=tmp_path)
-    options = trained(algorithm, 2, tmp_path).policy.moe_options
+    # The search has taken the second folder.
+    train(algorithm, *storage, "--trial-id", "3", folder=tmp_path, given=())
+    options = trained(algorithm, 3, tmp_path).policy.moe_options
     assert (options["placement"], options["router"]) == ("final", "top_k")
     assert options["num_experts"] == trials[3].params["num_experts"]
 
 
 def test_its_pictures_are_drawn(tmp_path):
-    train("ppo", "--eval-freq", "150", "--eval-episodes", "1", folder=tmp_path)
+    train("ppo", "--eval-freq", "150", "--eval-episodes", "2", folder=tmp_path)
     name = RUNS["ppo"][1].replace("/", "-")  # as the zoo calls its folders
     zoo("plots.plot_train", "-a", "ppo", "-e", name, "-f", "logs", folder=tmp_path)
     drawn = ["-a", "ppo", "-e", name, "-f", "logs", "--no-million", "-o", "scores"]

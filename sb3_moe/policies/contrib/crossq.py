@@ -26,6 +26,7 @@ class MoeMlpPolicy(MoEActorWithCritics, CrossQPolicy):  # type: ignore[misc]  # 
     """MoE policy for flat observations (CrossQ)."""
 
     adam_kwargs: ClassVar[dict[str, Any]] = {"betas": (0.5, 0.999)}
+    has_temperature: ClassVar[bool] = True
     actor_class: ClassVar[type[MoEPart]] = MoEActor
     critic_class: ClassVar[type[MoEPart]] = MoECrossQCritic
 

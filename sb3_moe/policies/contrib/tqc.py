@@ -32,6 +32,7 @@ class MoEQuantileCritic(TowerCritic, Critic):  # type: ignore[misc]  # its outpu
 class MoETQC(MoEActorWithCritics):
     """SAC's networks with quantile critics."""
 
+    has_temperature: ClassVar[bool] = True
     actor_class: ClassVar[type[MoEPart]] = MoEActor
     critic_class: ClassVar[type[MoEPart]] = MoEQuantileCritic
 

@@ -1,0 +1,128 @@
+"""Does plasticity fade? What the last blocks of a study's runs gave against the first, as Markdown.
+
+    python examples/plasticity/fading.py runs/plasticity/permuted_breakout
+
+reads the `progress-*.csv` of each cell: the mean return of the last 100 training episodes at the end
+of every block of its tasks, which protocol.md compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_moe.study.report.tables import read_csv
+from sb3_moe.study.report.verdict import t_interval
+from sb3_moe.study.run.folder import read_json
+
+Array = NDArray[np.float64]
+RETURN, STEPS = "rollout/ep_rew_mean", "time/total_timesteps"
+# Blocks at each end that are averaged, and the share of the first that must be lost to count.
+ENDS, LEAST = 2, 0.1
+REFERENCE = "dense"
+
+
+def ends_of_blocks(cell: Path) -> Array | None:
+    """Give the return at the end of each block of a cell; None if it has not come that far."""
+    config = read_json(cell / "config.json")["cell"]
+    length, blocks = int(config["steps_per_task"]), len(config["games"])
+    rows: dict[int, float] = {}
+    for path in sorted(cell.glob("progress-*.csv")):
+        for row in read_csv(path):
+            if row.get(RETURN) and row.get(STEPS):
+                rows[int(float(row[STEPS]))] = float(row[RETURN])
+    found = []
+    for k in range(blocks):
+        inside = [step for step in rows if k * length < step <= (k + 1) * length]
+        if not inside or max(inside) < (k + 0.9) * length:
+            return None
+        found.append(rows[max(inside)])
+    return np.array(found)
+
+
+def by_network(study: Path) -> dict[str, dict[int, Array]]:
+    """Give every whole cell's returns by network and seed."""
+    found: dict[str, dict[int, Array]] = defaultdict(dict)
+    for path in sorted(study.glob("cells/*/config.json")):
+        cell = read_json(path)["cell"]
+        ends = ends_of_blocks(path.parent)
+        if ends is not None:
+            found[cell["architecture"]["name"]][int(cell["seed"])] = ends
+    return found
+
+
+def change(ends: Array) -> float:
+    """Give what the last blocks gave more than the first."""
+    return float(ends[-ends_at(ends) :].mean() - ends[: ends_at(ends)].mean())
+
+
+def ends_at(ends: Array) -> int:
+    """Give how many blocks are averaged at each end."""
+    return min(ENDS, len(ends) // 2)
+
+
+def interval(values: Array) -> str:
+    """Say a mean with Student's 95% interval over seeds."""
+    low, high = t_interval(values) if len(values) > 1 else (float("nan"),) * 2
+    return f"{values.mean():.2f} [{low:.2f}, {high:.2f}]"
+
+
+def table(found: dict[str, dict[int, Array]]) -> Iterator[str]:
+    """Say each network's returns by block, and how they change."""
+    blocks = max(len(ends) for seeds in found.values() for ends in seeds.values())
+    yield f"| network | seeds | {' | '.join(f'block {k + 1}' for k in range(blocks))} | change |"
+    yield "|---" * (blocks + 3) + "|"
+    for network, seeds in found.items():
+        every = np.stack(list(seeds.values()))
+        means = " | ".join(f"{mean:.1f}" for mean in every.mean(0))
+        yield f"| {network} | {len(seeds)} | {means} | {interval(np.array(changes(seeds)))} |"
+
+
+def changes(seeds: dict[int, Array]) -> list[float]:
+    """Give every seed's change."""
+    return [change(ends) for ends in seeds.values()]
+
+
+def against_reference(found: dict[str, dict[int, Array]]) -> Iterator[str]:
+    """Say how much less each network fades than the reference, and what it gives at the end."""
+    dense = found.get(REFERENCE, {})
+    for network, seeds in found.items():
+        both = sorted(set(seeds) & set(dense))
+        if network == REFERENCE or len(both) < 2:
+            continue
+        less = np.array([change(seeds[seed]) - change(dense[seed]) for seed in both])
+        last = np.array([seeds[seed][-ENDS:].mean() - dense[seed][-ENDS:].mean() for seed in both])
+        yield f"| {network} - {REFERENCE} | {interval(less)} | {interval(last)} |"
+
+
+def verdict(found: dict[str, dict[int, Array]]) -> str:
+    """Say whether anything fades, by the rule of the protocol."""
+    seeds = found.get(REFERENCE, {})
+    if len(seeds) < 2:
+        return "undecided: there are no two whole runs of the dense network"
+    first = float(np.mean([ends[: ends_at(ends)].mean() for ends in seeds.values()]))
+    values = np.array(changes(seeds))
+    if values.mean() <= -LEAST * abs(first) and t_interval(values)[1] < 0:
+        return "plasticity fades: the dense network learns later orders worse"
+    return "untestable here: the dense network learns later orders no worse"
+
+
+def main() -> None:
+    """Print the tables and the verdict."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=Path, help="the study's folder")
+    found = by_network(parser.parse_args().study)
+    if not found:
+        parser.error("`study` must hold a cell that went through all of its blocks, got none")
+    print(*table(found), "", sep="\n")
+    print("| networks | change, difference | last blocks, difference |", "|---|---|---|", sep="\n")
+    print(*against_reference(found), "", verdict(found), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

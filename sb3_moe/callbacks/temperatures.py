@@ -1,0 +1,55 @@
+"""Follow the entropy temperature of each task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_moe.policies.temperatures import TaskTemperatures
+from sb3_moe.tasks.keys import TASK, short_names
+from sb3_moe.tasks.of_env import task_names
+
+
+class TaskTemperatureCallback(BaseCallback):
+    """Log every task's temperature under ``temperature/<task>``, at the end of each rollout.
+
+    It also makes sure that the algorithm's own is 1, without which there would be a product of two.
+
+    :param verbose: 0 or 1
+    :raises ValueError: if the policy has no temperatures, or the algorithm's own is another
+    """
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Check the model."""
+        found: Any = getattr(getattr(model, "actor", None), "temperatures", None)
+        if not isinstance(found, TaskTemperatures):
+            raise ValueError(
+                "`model` must have a temperature for each task, policy_kwargs=dict("
+                f"task_temperature=True) of SAC, TQC or CrossQ, got {type(model.policy).__name__} "
+                "without"
+            )
+        own: Any = getattr(model, "ent_coef", None)
+        if own != 1.0:
+            raise ValueError(
+                "`ent_coef` must be 1.0 with a temperature for each task, since the algorithm "
+                f"multiplies by it too, got {own!r}"
+            )
+        self._temperatures = found
+        super().init_callback(model)
+
+    def _on_training_start(self) -> None:
+        number = len(self._temperatures.log_K)
+        names = task_names(self.training_env)
+        if len(names) != number:  # a one-hot that the environment itself makes
+            names = [str(k) for k in range(number)]
+        self._names = short_names(names, TASK)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        values = self._temperatures.log_K.detach().exp().tolist()
+        for name, value in zip(self._names, values, strict=True):
+            self.logger.record(f"temperature/{name}", value)

@@ -1,0 +1,44 @@
+"""An entropy temperature for each task, in an actor whose algorithm has one for all.
+
+SAC multiplies every log-probability by its temperature, and asks the actor for nothing else. So an
+actor that hands out log-probabilities already multiplied by their tasks' temperatures, under a
+temperature of 1 (``ent_coef=1.0``), is trained with one for each.
+
+Shapes: B batch, K tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch as th
+from torch import nn
+
+from sb3_moe.layers.aux_loss import add_loss
+
+
+class TaskTemperatures(nn.Module):
+    """Temperatures that are learned as SAC learns its own (arXiv 1812.05905, eq. 18), task by task.
+
+    :param targets: the entropy that each task's policy is to have, K numbers
+    """
+
+    target_K: th.Tensor
+
+    def __init__(self, targets: Sequence[float]) -> None:
+        super().__init__()
+        self.log_K = nn.Parameter(th.zeros(len(targets)))
+        # Follows from the actions, so that files needn't hold it.
+        self.register_buffer("target_K", th.tensor(targets), persistent=False)
+
+    def forward(self, log_prob_B: th.Tensor, tasks_B: th.Tensor) -> th.Tensor:
+        """Return log-probabilities times their tasks' temperatures.
+
+        While the actor learns, so do these: their loss is attached to what is returned.
+        """
+        log_B = self.log_K[tasks_B]
+        weighed_B = log_B.detach().exp() * log_prob_B
+        if not (self.training and th.is_grad_enabled()):
+            return weighed_B
+        off_B = (log_prob_B + self.target_K[tasks_B]).detach()
+        return add_loss(weighed_B, -(log_B * off_B).mean())

@@ -1,0 +1,149 @@
+"""A temperature for each task: with one task it is SAC's own, with several each is its own."""
+
+import arena
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+import sb3_moe
+from sb3_moe import presets
+from sb3_moe.callbacks import TaskTemperatureCallback
+from sb3_moe.policies.temperatures import TaskTemperatures
+
+ALGORITHMS = ["SAC", "TQC"]
+
+
+def world(num_tasks=arena.NUM_TASKS):
+    space = spaces.Dict({"obs": arena.FLAT, "task_id": spaces.Discrete(num_tasks)})
+    return arena.Arena(space, arena.BOX)
+
+
+def make(algorithm="SAC", env=None, model=None, **options):
+    options = {"net_arch": [8], "placement": "none", **options}
+    return arena.make(
+        algorithm, "MoeMultiInputPolicy", env or world(), model=model or {}, **options
+    )
+
+
+def with_temperatures(algorithm="SAC", **options):
+    return make(algorithm, model={"ent_coef": 1.0}, task_temperature=True, **options)
+
+
+@pytest.mark.parametrize("placement", ["middle", "big"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_with_one_task_it_is_sacs_own_temperature_update_for_update(algorithm, placement):
+    # One after the other: both draw from torch's own generator.
+    own = arena.train(make(algorithm, world(1), placement=placement), 40)
+    ours = arena.train(with_temperatures(algorithm, env=world(1), placement=placement), 40)
+    learned = ours.actor.temperatures.log_K
+    assert abs(learned.item()) > 1e-3
+    th.testing.assert_close(learned, own.log_ent_coef)
+    theirs = own.policy.state_dict()
+    for name, tensor in ours.policy.state_dict().items():
+        if "temperatures" not in name:
+            th.testing.assert_close(tensor, theirs[name], atol=1e-5, rtol=1e-4)
+
+
+def test_each_task_learns_from_its_own_rows_by_hand():
+    temperatures = TaskTemperatures([-2.0] * 3)
+    with th.no_grad():
+        temperatures.log_K.copy_(th.tensor([0.0, np.log(2.0), 0.0]))
+    log_prob = th.tensor([1.0, 3.0, 5.0, -1.0], requires_grad=True)
+    weighed = temperatures(log_prob, th.tensor([0, 1, 1, 0]))
+    assert weighed.tolist() == pytest.approx([1.0, 6.0, 10.0, -1.0])
+    weighed.sum().backward()
+    # An actor's gradient: its task's temperature, whatever that learns itself.
+    assert log_prob.grad.tolist() == pytest.approx([1.0, 2.0, 2.0, 1.0])
+    # Minus the mean of log-probability and target: of (-1, -3), (1, 3) and none, over four rows.
+    assert temperatures.log_K.grad.tolist() == pytest.approx([4 / 4, -4 / 4, 0.0])
+
+
+def test_without_gradients_or_in_evaluation_nothing_is_learned():
+    temperatures = TaskTemperatures([-1.0, -1.0])
+    log_prob, tasks = th.zeros(2, requires_grad=True), th.tensor([0, 1])
+    with th.no_grad():
+        assert not temperatures(log_prob, tasks).requires_grad
+    temperatures.eval()(log_prob, tasks).sum().backward()
+    assert temperatures.log_K.grad is None
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "CrossQ"])
+def test_it_trains_saves_and_goes_on(algorithm, tmp_path):
+    if algorithm == "CrossQ":
+        env = arena.default_env("CrossQ", "MoeMlpPolicy", 3)
+        options = {"features_extractor_kwargs": {"num_tasks": 3}, "task_temperature": True}
+        model = arena.make(
+            "CrossQ", env=env, model={"ent_coef": 1.0}, net_arch=[8], placement="none", **options
+        )
+    else:
+        model = with_temperatures(algorithm)
+    arena.train(model, 24)
+    before = model.actor.temperatures.log_K.detach().clone()
+    assert before.unique().numel() > 1
+    model.save(tmp_path / "model")
+    sb3_moe.save(model, tmp_path / "model.moe")
+    loaded = type(model).load(tmp_path / "model", env=model.env)
+    for each in (loaded, sb3_moe.load(tmp_path / "model.moe")):
+        assert th.equal(each.actor.temperatures.log_K, before)
+    arena.train(loaded, 24)
+    assert not th.equal(loaded.actor.temperatures.log_K, before)
+
+
+def test_critics_stay_sb3s_own_and_actions_are_not_touched():
+    model, plain = with_temperatures(), make()
+    assert type(model.critic) is type(plain.critic)
+    obs = arena.observe(model)
+    assert arena.predict(model, obs).shape == (3, 2)
+
+
+def test_an_actor_saved_alone_keeps_its_temperatures(tmp_path):
+    model = with_temperatures()
+    with th.no_grad():
+        model.actor.temperatures.log_K += 0.5
+    model.actor.save(tmp_path / "actor")
+    loaded = type(model.actor).load(tmp_path / "actor")
+    assert th.equal(loaded.temperatures.log_K, model.actor.temperatures.log_K)
+
+
+def test_a_callback_logs_each_tasks_and_refuses_a_second_temperature():
+    arguments = presets.with_policy(presets.TASK_TEMPERATURES, net_arch=[8], placement="none")
+    policy_kwargs = arguments.pop("policy_kwargs")
+    model = make(model=arguments, **policy_kwargs)
+    model.learn(24, callback=TaskTemperatureCallback(), log_interval=10**6)
+    logged = [model.logger.name_to_value[f"temperature/{k}"] for k in range(3)]
+    assert len(logged) == 3
+    assert all(value > 0 for value in logged)
+    with pytest.raises(ValueError, match=r"`ent_coef` must be 1.0 .* got 'auto'"):
+        make(task_temperature=True).learn(8, callback=TaskTemperatureCallback())
+    with pytest.raises(ValueError, match="`model` must have a temperature for each task"):
+        make().learn(8, callback=TaskTemperatureCallback())
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "value", "text"),
+    [
+        ("TD3", True, "`task_temperature`=True needs the actor .* 'pi' of sb3_moe.policies.td3"),
+        ("DQN", True, "`task_temperature`=True needs the actor .* got it for 'qf'"),
+        ("PPO", True, "`task_temperature`=True needs the actor .* got it for 'pi'"),
+        ("SAC", {"qf": True}, "`task_temperature`=True needs the actor .* got it for 'qf'"),
+    ],
+)
+def test_who_has_no_temperature_is_named(algorithm, value, text):
+    with pytest.raises(ValueError, match=text):
+        arena.make(algorithm, net_arch=[8], task_temperature=value)
+
+
+def test_temperatures_need_tasks_and_are_asked_for_by_a_bool():
+    with pytest.raises(ValueError, match="`task_temperature`=True needs a task id in the obs"):
+        arena.make("SAC", net_arch=[8], task_temperature=True)
+    with pytest.raises(TypeError, match="`task_temperature` must be a bool"):
+        make(task_temperature=0.5)
+
+
+def test_each_task_aims_at_the_entropy_of_its_own_dimensions():
+    temperatures = TaskTemperatures([-1.0, -3.0])
+    log_prob_B, tasks_B = th.tensor([1.0, 1.0]), th.tensor([0, 1])
+    temperatures(log_prob_B.requires_grad_(), tasks_B).sum().backward()
+    # -(log probability + target), a mean over two rows
+    th.testing.assert_close(temperatures.log_K.grad, th.tensor([0.0, 1.0]))
