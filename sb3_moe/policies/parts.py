@@ -84,6 +84,7 @@ class GaussianActor(MoEPart):
         actions_BA, log_prob_B = super().action_log_prob(obs)  # type: ignore[misc]  # SB3's actor
         if self.temperatures is None:
             return actions_BA, log_prob_B
+        assert self.features_extractor is not None, "actors have one"
         with th.no_grad():
             features_BF = self.extract_features(obs, self.features_extractor)
         tasks_B = strongest(features_BF[:, -len(self.temperatures.log_K) :])
@@ -93,7 +94,7 @@ class GaussianActor(MoEPart):
         """Replace hidden layers and heads."""
         actor: Any = self
         actor.temperatures = None
-        if architect.options.task_temperature:
+        if architect.options.ent_coef_per_task:
             target = -float(get_action_dim(self.action_space))
             actor.temperatures = TaskTemperatures(architect.outer.num_tasks, target)
         actor.action_dist = plain(actor.action_dist)

@@ -264,7 +264,7 @@ def test_experts_with_weights_below_zero_are_looked_into_like_others(tmp_path):
     with np.load(tmp_path / "plasticity" / "diagnostics.npz") as found:
         shares = [found[name] for name in found.files if name.startswith("dormant/pi")]
     assert shares
-    assert all(0 <= share.min() and share.max() < 1 for share in shares)
+    assert all(share.min() >= 0 and share.max() < 1 for share in shares)
 
 
 WRONG = [
