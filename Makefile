@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: run test test-full test-floor check format docs gif bench install clean
+.PHONY: run test test-full test-floor test-base test-guests dist lint check format docs gif bench install clean
 .DEFAULT_GOAL := run
 
 $(PY):
@@ -29,7 +29,7 @@ $(VENV)/.docs: pyproject.toml | $(PY)
 	touch $@
 
 run: $(VENV)/.run  ## train dense and MoE agents on two MinAtar games, and draw what happened
-	@echo "Training dense and MoE agents on MinAtar games: about three minutes on two cores."
+	@echo "Training dense and MoE agents on MinAtar games: a few minutes. Loading ..."
 	$(PY) -m sb3_moe.study.first_run $(ARGS)
 
 # torch takes a device of its own only before the first backward pass of a process.
@@ -42,23 +42,58 @@ test: $(VENV)/.test  ## the test suite
 test-full: $(VENV)/.test  ## the whole product of algorithms, placements, routers and tokens
 	$(PY) -m pytest -n 2 $(ARGS)
 	$(if $(ARGS),,$(ON_A_FAKE_DEVICE))
+	$(if $(ARGS),,$(MAKE) test-guests)
 
 # The lowest torch that pyproject.toml declares, where layers take the paths for a torch without `grouped_mm`.
 FLOOR := .venv-floor
+# All layers, without exports (torch's own, which got better since) and what takes time for its own sake.
+ON_THE_FLOOR := tests/layers tests/policies/test_balancing.py \
+	--ignore tests/layers/test_recorded.py --ignore tests/layers/test_memory.py
 $(FLOOR)/.test: pyproject.toml
 	$(PYTHON) -m venv $(FLOOR)
-	$(FLOOR)/bin/python -m pip install -e ".[contrib,test]" "torch==2.8.*"
+	$(FLOOR)/bin/python -m pip install -q -e ".[contrib,test]" "torch==2.8.*"
 	touch $@
 
-test-floor: $(FLOOR)/.test  ## the tests of layers and policies with the lowest torch declared
-	$(FLOOR)/bin/python -m pytest -n 2 -m "not full" tests/layers tests/policies $(ARGS)
+test-floor: $(FLOOR)/.test  ## the tests of layers with the lowest torch declared
+	$(FLOOR)/bin/python -m pytest -n 2 -m "not full" $(or $(ARGS),$(ON_THE_FLOOR))
+
+# What a user gets: the wheel and what it asks for, and tools in an environment of their own.
+TOOLS := .venv-tools
+BASE := .venv-base
+$(TOOLS)/.ready:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install -q build twine mypy
+	touch $@
+
+dist: $(TOOLS)/.ready  ## wheel and sdist, as PyPI takes them
+	rm -rf dist
+	$(TOOLS)/bin/python -m build
+	$(TOOLS)/bin/python -m twine check --strict dist/*
+
+test-base: dist  ## the wheel in an empty environment, without extras
+	$(PYTHON) -m venv --clear $(BASE)
+	$(BASE)/bin/python -m pip install -q dist/*.whl
+	cd $(BASE) && bin/python -P ../tests/base/base_install.py
+	cd $(BASE) && ../$(TOOLS)/bin/python -m mypy --strict --config-file= --python-executable bin/python ../tests/typed_program.py
+
+# Other people's tools ask for versions of their own.
+GUESTS := .venv-guests
+$(GUESTS)/.test: pyproject.toml
+	$(PYTHON) -m venv $(GUESTS)
+	$(GUESTS)/bin/python -m pip install -q -e ".[cli,zoo,hub,test]" "rl-zoo3[plots]" mlflow-skinny wandb
+	touch $@
+
+test-guests: $(GUESTS)/.test  ## rl-baselines3-zoo, the Hub's library, MLflow and W&B
+	$(GUESTS)/bin/python -m pytest $(or $(ARGS),tests/zoo tests/hub tests/test_trackers.py)
 
 install: $(VENV)/.dev  ## everything, every extra
 
-check: $(VENV)/.dev  ## format, lint, types, tests
+lint: $(VENV)/.dev  ## format, lint, types
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+check: lint  ## format, lint, types, tests
 	$(PY) -m pytest -n 2 -m "not full"
 
 format: $(VENV)/.dev
@@ -67,7 +102,7 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.docs  ## the site, in build/site; its notebooks are run
 	$(PY) -m sphinx -W --keep-going -d build/doctrees docs build/site
-	$(PY) -m sphinx -W --keep-going -q -d build/doctrees -b linkcheck docs build/links
+	$(PY) docs/_ext/check_links.py
 
 gif: $(VENV)/.run  ## the film at the top of the README
 	$(PY) examples/12_watch.py --gif docs/watch.gif
@@ -76,4 +111,4 @@ bench: $(VENV)/.dev  ## ratios against peers, measured in one run
 	$(PY) -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(FLOOR) build *.egg-info envs/*.egg-info
+	rm -rf $(VENV) $(FLOOR) $(TOOLS) $(BASE) $(GUESTS) build dist *.egg-info envs/*.egg-info

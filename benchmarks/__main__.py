@@ -29,9 +29,11 @@ Name = Literal[
     "growth",
     "memory",
     "device",
+    "metaworld",
 ]
-# Runs of millions of steps are too long to go with the others.
-NAMES: tuple[Name, ...] = tuple(name for name in get_args(Name) if name != "memory")
+# Runs of millions of steps are too long to go with the others, and not everyone has every extra.
+ALONE = ("memory", "metaworld")
+NAMES: tuple[Name, ...] = tuple(name for name in get_args(Name) if name not in ALONE)
 # Small networks train fastest on one thread; a layer may be used in larger ones.
 ALL_THREADS = ("layers",)
 
@@ -40,7 +42,7 @@ ALL_THREADS = ("layers",)
 class Options:
     """Measure, print, and write tables to a folder.
 
-    :param only: which benchmarks to run; of all, ``memory`` only where it is named
+    :param only: which benchmarks to run; ``memory`` and ``metaworld`` only where named
     :param device: where layers and policies run
     :param threads: torch's threads; 0 means 1 and, for layers, also as many as there are cores
     :param out: where the tables go

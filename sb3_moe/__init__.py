@@ -6,7 +6,15 @@ Importing this package registers the policy names with every algorithm that is i
 
 from sb3_moe import presets
 from sb3_moe.budget import describe
-from sb3_moe.growing import to_dense, upcycle
+from sb3_moe.growing import (
+    add_experts,
+    freeze_experts,
+    merge_experts,
+    remove_experts,
+    thaw_experts,
+    to_dense,
+    upcycle,
+)
 from sb3_moe.moved import keep_old_paths
 from sb3_moe.policies.of_model import routing
 from sb3_moe.policies.registration import register
@@ -21,15 +29,20 @@ __all__ = [
     "GymnasiumVecEnv",
     "UnsafeFileError",
     "__version__",
+    "add_experts",
     "describe",
+    "freeze_experts",
     "load",
     "make_multitask_vec_env",
+    "merge_experts",
     "only_expert",
     "presets",
+    "remove_experts",
     "resume",
     "routing",
     "save",
     "swap_experts",
+    "thaw_experts",
     "to_dense",
     "upcycle",
     "watch",

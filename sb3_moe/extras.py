@@ -7,6 +7,7 @@ from importlib.util import find_spec
 #: Extra by module. :mod:`sb3_moe_envs.extras` has those of the environments.
 EXTRAS = {
     "PIL": "cli",
+    "huggingface_hub": "hub",
     "imageio_ffmpeg": "video",
     "jinja2": "cli",
     "matplotlib": "cli",

@@ -88,6 +88,9 @@ TASK_TEMPERATURES: dict[str, Any] = {
 def with_policy(preset: dict[str, Any], **policy_kwargs: Any) -> dict[str, Any]:
     """Return the preset with more ``policy_kwargs``: ``with_policy(MINATAR_PPO, placement="big")``.
 
+    >>> with_policy(MINATAR_PPO, placement="big")["policy_kwargs"]["placement"]
+    'big'
+
     :param preset: one of this module's dicts; it stays as it is
     :param policy_kwargs: added to its ``policy_kwargs``, and stronger than those
     """

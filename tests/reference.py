@@ -197,6 +197,23 @@ class OwnOptimizers:
                 yield view, copy
 
 
+def gradient_scores(gradient_EOI: th.Tensor) -> list[list[float]]:
+    """Return each unit's mean absolute gradient over the layer's mean, weight by weight."""
+    sizes = [
+        [sum(abs(float(g)) for g in row.flatten()) / row.numel() for row in gradient_OI]
+        for gradient_OI in gradient_EOI
+    ]
+    every = [size for row in sizes for size in row]
+    mean = sum(every) / len(every)
+    return [[size / mean for size in row] for row in sizes]
+
+
+def weight_penalty(weights: list[th.Tensor], anchors: list[th.Tensor], coef: float) -> th.Tensor:
+    """Return half the coefficient times the squared distance, as it would stand in a loss."""
+    pairs = zip(weights, anchors, strict=True)
+    return coef / 2 * sum((weight - anchor).square().sum() for weight, anchor in pairs)
+
+
 def spectral_penalty(phi_TD: th.Tensor) -> th.Tensor:
     """Return |A|^2 - tr(A)^2 / D, entry by entry of A."""
     rows, width = phi_TD.shape

@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from budgets import with_tiny_budgets
 
 from sb3_moe import callbacks
 from sb3_moe.layers.expert_kinds import EXPERTS
@@ -13,12 +14,15 @@ from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.policies.placements import PLACEMENTS
 from sb3_moe.policies.registration import TABLE
 from sb3_moe_envs import SUITES, schedules
+from sb3_moe_envs.suites import suite_names
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
-OTHERS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+OTHERS = [
+    ROOT / name for name in ("README.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md")
+]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -82,7 +86,7 @@ def test_a_pages_snippets_run_from_top_to_bottom(page, tmp_path, monkeypatch):
         if file:
             (tmp_path / file[1]).write_text(code)
         else:
-            exec(compile(code, str(page), "exec"), namespace)
+            exec(compile(with_tiny_budgets(code), str(page), "exec"), namespace)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -116,7 +120,7 @@ NAMES = {
     "experts.md": [f'"{name}"' for name in EXPERTS],
     "placements.md": list(PLACEMENTS),
     "algorithms.md": list(TABLE),
-    "tasks.md": [*SUITES, *filter(is_a_schedule, schedules.__all__)],
+    "tasks.md": [*suite_names(), *filter(is_a_schedule, schedules.__all__)],
 }
 OPTIONS_OF_ROUTERS = {name for _, router in ROUTERS.items() for name in router.defaults()}
 

@@ -20,6 +20,18 @@ TINY = {
     "10": ["--n-envs", "8", "--rollouts", "1", "--cycles", "1", "--episodes", "1"],
     "11": ["--steps", "8192", "--out", "own"],
     "12": ["--steps", "1", "--n-envs", "8", "--max-steps", "20", "--episodes", "2"],
+    "13": [
+        "--n-envs",
+        "8",
+        "--rollouts",
+        "1",
+        "--episodes",
+        "1",
+        "--fit",
+        "2",
+        "--observations",
+        "60",
+    ],
 }
 
 

@@ -176,3 +176,26 @@ import sb3_moe_envs
 print(*{"torch", "stable_baselines3", "jax", "gymnax", "ale_py"} & set(sys.modules))
 """
     assert run(code) == []
+
+
+ADDED = """
+import sys
+sys.path.insert(0, "envs")
+import {first}
+packages = lambda: {{name.partition(".")[0] for name in sys.modules}} - sys.stdlib_module_names
+before = packages()
+import {package}
+print(*sorted(packages() - before))
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "first", "added"),
+    [
+        ("sb3_moe", "stable_baselines3, sb3_contrib", ["safetensors", "sb3_moe"]),
+        ("sb3_moe_envs", "cloudpickle, gymnasium, numpy", ["sb3_moe_envs"]),
+    ],
+    ids=["sb3_moe", "sb3_moe_envs"],
+)
+def test_an_import_brings_nothing_but_what_it_stands_on(package, first, added):
+    assert run(ADDED.format(package=package, first=first)) == added

@@ -1,21 +1,19 @@
-"""The README's code runs, with tiny budgets."""
+"""The README is short, its code runs, and its links lead somewhere on PyPI too."""
 
 import json
 import re
+import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
+from budgets import with_tiny_budgets
 
 from sb3_moe.study.report.headline import claims_table, returns_table
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-TINY = [
-    (r"learn\([\d_]+", "learn(600"),
-    (r"n_envs=64", "n_envs=8"),
-    (r"steps_per_task=[\d_]+", "steps_per_task=1024"),
-    (r"every=[\d_]+", "every=600, n_eval_episodes=1"),
-]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
@@ -23,21 +21,43 @@ def test_the_readmes_code_runs(block, tmp_path, monkeypatch):
     if "MinAtar" in block:
         pytest.importorskip("gymnax", reason="needs the minatar extra")
     monkeypatch.chdir(tmp_path)
-    for pattern, replacement in TINY:
-        block = re.sub(pattern, replacement, block)
-    exec(compile(block, str(README), "exec"), {})
+    exec(compile(with_tiny_budgets(block), str(README), "exec"), {})
 
 
-def test_the_readme_has_code():
-    assert len(BLOCKS) >= 3
+def test_the_readme_is_short_and_has_code():
+    assert len(README.read_text().split()) <= 900
+    assert BLOCKS
 
 
-def test_the_readmes_speed_table_is_the_measured_one():
-    results = README.parent / "benchmarks" / "results" / "layers-cpu-1-threads.json"
-    ratios = {row["name"]: row["ratio"] for row in json.loads(results.read_text())["rows"]}
-    table = re.findall(
-        r"\| (\d+x\d+x\d+, H=.*?) \| (.*?) / (.*?) \| (.*?) / (.*?) \|", README.read_text()
+def test_on_pypi_every_link_and_picture_of_the_readme_is_a_file_of_the_repository():
+    repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"][
+        "Repository"
+    ]
+    text = runpy.run_path(str(ROOT / "setup.py"))["with_addresses"](README.read_text(), repository)
+    raw = repository.replace("//github.com/", "//raw.githubusercontent.com/")
+    targets = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", text)
+    assert len(targets) >= 20
+    for picture, target in targets:
+        assert target.startswith("https://")
+        place = f"{raw}/main/" if picture else f"{repository}/blob/main/"
+        if target.startswith((raw, repository)):
+            assert (ROOT / target.removeprefix(place)).exists(), target
+
+
+def test_addresses_are_left_as_they_are_and_paths_get_one():
+    with_addresses = runpy.run_path(str(ROOT / "setup.py"))["with_addresses"]
+    text = "[a](docs/a.md#b) ![c](d.png) [e](https://e.org) [f](#g)"
+    assert with_addresses(text, "https://github.com/x/y") == (
+        "[a](https://github.com/x/y/blob/main/docs/a.md#b) "
+        "![c](https://raw.githubusercontent.com/x/y/main/d.png) [e](https://e.org) [f](#g)"
     )
+
+
+def test_the_speed_table_is_the_measured_one():
+    results = ROOT / "benchmarks" / "results" / "layers-cpu-1-threads.json"
+    ratios = {row["name"]: row["ratio"] for row in json.loads(results.read_text())["rows"]}
+    page = (ROOT / "docs" / "speed.md").read_text()
+    table = re.findall(r"\| (\d+x\d+x\d+, H=.*?) \| (.*?) / (.*?) \| (.*?) / (.*?) \|", page)
     assert len(table) == 6
     for shape, *quoted in table:
         measured = [
@@ -49,8 +69,9 @@ def test_the_readmes_speed_table_is_the_measured_one():
 
 
 @pytest.mark.parametrize(("name", "table"), [("claims", claims_table), ("returns", returns_table)])
-def test_the_readmes_results_are_those_of_the_csv_files(name, table):
-    results = README.parent / "examples" / "paper" / "own_rates"
-    quoted = README.read_text().split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+def test_the_results_are_those_of_the_csv_files(name, table):
+    results = ROOT / "examples" / "paper" / "own_rates"
+    page = (ROOT / "docs" / "results.md").read_text()
+    quoted = page.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
     assert quoted.strip() == table(results)
     assert quoted.count("[") >= 5  # with intervals

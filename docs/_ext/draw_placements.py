@@ -52,7 +52,9 @@ def row(place, y):
     middle = y + HIGH / 2
     mixtures = spans(place)
     inside = {part for first, last in mixtures for part in range(first, last + 1)}
-    parts = [box("dense", part, part, y, HIGH - 3) for part in range(len(NAMES)) if part not in inside]
+    parts = [
+        box("dense", part, part, y, HIGH - 3) for part in range(len(NAMES)) if part not in inside
+    ]
     line = f'<path d="M{LEFT - 24} {middle}H{LEFT + len(NAMES) * STEP - 14}"/>'
     name = f'<text class="name" x="8" y="{middle + 5}">{place.name}</text>'
     return [line, name, *parts, *(shape for span in mixtures for shape in mixture(*span, y))]

@@ -42,12 +42,29 @@ def tables_of_contents():
         yield f"```{{toctree}}\n:caption: {title}\n:hidden:\n\n{entries}\n```"
 
 
+def below_the_title(text):
+    """Return a page's sections and what stands before them, without the title."""
+    return text.partition("\n")[2]
+
+
+def added():
+    """Return what the site shows below a page's own words, and the files that it comes from."""
+    index, changes = DOCS / "README.md", ROOT / "CHANGELOG.md"
+    lists = index.read_text()[index.read_text().index("\n## ") :]
+    navigation = "\n".join(tables_of_contents())
+    return {
+        "index": (f"{lists}\n{navigation}", index),
+        "changelog": (below_the_title(changes.read_text()), changes),
+    }
+
+
 def read(app, page, source):
     """Rewrite a page's source before it is parsed."""
+    text, file = added().get(page, ("", None))
+    if file:
+        app.env.note_dependency(str(file), docname=page)
     if str(app.env.doc2path(page)).endswith(".md"):
-        source[0] = on_the_site(source[0], app.config.repository)
-    if page == "index":
-        source[0] += "\n".join(tables_of_contents())
+        source[0] = on_the_site(f"{source[0]}\n{text}", app.config.repository)
 
 
 def setup(app):

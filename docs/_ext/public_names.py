@@ -53,9 +53,8 @@ def home(module, name):
 
 def documented_modules():
     """List the modules that the pages of the reference ask for."""
-    return [
-        name for page in sorted(API.glob("*.md")) for name in DIRECTIVE.findall(page.read_text())
-    ]
+    pages = (page.read_text() for page in sorted(API.glob("*.md")))
+    return [name for text in pages for name in DIRECTIVE.findall(text)]
 
 
 @cache
@@ -80,11 +79,13 @@ def entry(module, name):
 
 
 def reference(module):
-    """Write the reStructuredText of a module: what is at home elsewhere in a line, then the rest."""
+    """Write the reStructuredText of a module: what stands elsewhere in a line, then the rest."""
     names = import_module(module).__all__
     elsewhere = [home(module, name) for name in names if home(module, name)[0] != module]
     led = ", ".join(f":py:obj:`{place}.{name}`" for place, name in elsewhere)
-    here = [entry(module, name) for name in names if home(module, name)[0] == module]
+    mine = [name for name in names if home(module, name)[0] == module]
+    mine.sort(key=lambda name: not inspect.isroutine(getattr(import_module(module), name)))
+    here = [entry(module, name) for name in mine]  # functions first
     return "\n".join([f"Also here: {led}.\n" if led else "", *here])
 
 

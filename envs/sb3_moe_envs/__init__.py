@@ -2,7 +2,15 @@
 
 from sb3_moe_envs import registration
 from sb3_moe_envs.multitask import MultiTaskEnv
-from sb3_moe_envs.schedules import Adaptive, Chosen, Cycle, Interleave, Schedule, Sequence
+from sb3_moe_envs.schedules import (
+    Adaptive,
+    Chosen,
+    Cycle,
+    Interleave,
+    LearningProgress,
+    Schedule,
+    Sequence,
+)
 from sb3_moe_envs.suites import SUITES, get_suite, register_suite
 from sb3_moe_envs.tasks import Task, TaskError
 from sb3_moe_envs.vector.make import make_multitask_vector
@@ -16,6 +24,7 @@ __all__ = [
     "Chosen",
     "Cycle",
     "Interleave",
+    "LearningProgress",
     "MultiTaskEnv",
     "MultiTaskVectorEnv",
     "Schedule",

@@ -17,6 +17,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from sb3_moe_envs.masks import has_masks, masks_of, masks_of_copies
+from sb3_moe_envs.meanings import in_coordinates
 from sb3_moe_envs.numbers import whole
 from sb3_moe_envs.vector.shown import ShownWorld
 
@@ -70,6 +71,11 @@ class Coordinates:
             raise ValueError(f"actions must be of 0 to {len(self._actions) - 1}, got {action}")
         return self._actions[action]
 
+    @property
+    def actions(self) -> list[int]:
+        """The world's action for each of these coordinates'."""
+        return [int(action) for action in self._actions]
+
     def masks(self, masks: Any) -> np.ndarray:
         """Show the world's masks of actions, (..., actions), in these coordinates."""
         shown: np.ndarray = np.asarray(masks)[..., self._actions]
@@ -111,6 +117,11 @@ class Conflicting(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], RecordConstruct
             raise AttributeError(f"{self.env} has no method `action_masks`")
         return self._masks
 
+    @property
+    def get_action_meanings(self) -> Callable[[], list[str]]:
+        """What names the choices; there only if the environment has such a method."""
+        return in_coordinates(self.env, self._coordinates.actions)
+
     def _masks(self) -> np.ndarray:
         return self._coordinates.masks(masks_of(self.env))
 
@@ -133,6 +144,7 @@ class ConflictingVector(ShownWorld):
 
     :param env: a :class:`~sb3_moe_envs.vector.world.VectorWorld`
     :param permutation: as of :class:`Coordinates`, like the next two
+    :raises TypeError: if ``env`` can't begin a step and end it later
     """
 
     def __init__(
@@ -143,6 +155,12 @@ class ConflictingVector(ShownWorld):
         signs: Sequence[int] | None = None,
         actions: Sequence[int] | None = None,
     ) -> None:
+        for name in ("step_async", "step_wait"):
+            if not hasattr(env, name):
+                raise TypeError(
+                    f"`env` must have `{name}`, as worlds of sb3_moe_envs do, got {env}; wrap its "
+                    "copies in Conflicting instead"
+                )
         super().__init__(env)
         self._coordinates = Coordinates(
             env.single_observation_space, env.single_action_space, permutation, signs, actions
@@ -157,6 +175,11 @@ class ConflictingVector(ShownWorld):
         if own is None:
             raise AttributeError(f"{self.env} has no method `action_masks`")
         return lambda: self._coordinates.masks(own())
+
+    @property
+    def get_action_meanings(self) -> Callable[[], list[str]]:
+        """What names the choices; there only if the environment has such a method."""
+        return in_coordinates(self.env, self._coordinates.actions)
 
     def shown(self, observations: np.ndarray) -> np.ndarray:
         """Show observations in these coordinates."""

@@ -9,6 +9,7 @@ EXTRAS = {
     "ale_py": "atari",
     "gymnax": "minatar",
     "jax": "minatar",
+    "metaworld": "metaworld",
     "mujoco": "mujoco",
     "pygame": "classic-control",
     "six": "minatar",

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import Space, spaces
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import SyncVectorEnv, VectorEnv, VectorWrapper
 
 from sb3_moe_envs.spaces.observations import array_fit
 
@@ -71,7 +71,8 @@ def reward_of_copies(env: VectorEnv[Any, Any, Any], name: str) -> Reward:
     :param name: the task's
     :raises TypeError: if there is none
     """
-    layer, base = env, env.unwrapped
+    layer: Any = env
+    base: Any = env.unwrapped
     while isinstance(layer, VectorWrapper) and not hasattr(layer, METHOD):
         layer = layer.env
     if hasattr(layer, METHOD):
@@ -79,7 +80,7 @@ def reward_of_copies(env: VectorEnv[Any, Any, Any], name: str) -> Reward:
         return found
     if isinstance(base, SyncVectorEnv):
         return reward_of_env(base.envs[0], name)
-    if isinstance(base, AsyncVectorEnv) and all(base.call("has_wrapper_attr", METHOD)):
+    if hasattr(base, "call") and all(base.call("has_wrapper_attr", METHOD)):
         return lambda achieved, desired, info: base.call(METHOD, achieved, desired, info)[0]
     raise _lacking(name)
 

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import Space
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import VectorEnv, VectorWrapper
 
 from sb3_moe_envs.spaces.actions import choices
 
@@ -57,16 +57,17 @@ def masks_of_copies(env: VectorEnv[Any, Any, Any]) -> Callable[[], Any] | None:
 
     :return: None where neither the vector environment nor its copies have masks
     """
-    layer, base = env, env.unwrapped
+    layer: Any = env
+    base: Any = env.unwrapped
     while isinstance(layer, VectorWrapper) and not hasattr(layer, METHOD):
         layer = layer.env
     if hasattr(layer, METHOD):
         method: Callable[[], Any] = getattr(layer, METHOD)
         return method
-    if isinstance(base, SyncVectorEnv) and all(map(has_masks, base.envs)):
-        return lambda: np.stack([masks_of(single) for single in base.envs])
-    if isinstance(base, AsyncVectorEnv) and all(base.call("has_wrapper_attr", METHOD)):
-        return lambda: np.stack(base.call(METHOD))
+    # Gymnasium's that keep copies apart, and ours.
+    if hasattr(base, "call") and all(base.call("has_wrapper_attr", METHOD)):
+        call: Callable[[str], Any] = base.call
+        return lambda: np.stack(call(METHOD))
     return None
 
 

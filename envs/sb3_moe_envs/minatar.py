@@ -8,6 +8,7 @@ from typing import Any
 from sb3_moe_envs.vector.gymnax import GymnaxVectorEnv
 from sb3_moe_envs.vector.single import SingleCopyEnv
 
+ACTIONS = ("nothing", "left", "up", "right", "down", "fire")
 GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 
 
@@ -34,11 +35,15 @@ class MinAtarVectorEnv(GymnaxVectorEnv):
         self.game = game
         super().__init__(f"{game}-MinAtar", num_envs, no_op_max=no_op_max, **kwargs)
 
+    def get_action_meanings(self) -> list[str]:
+        """Name the choices."""
+        return [ACTIONS[action] for action in self._program.actions]
+
 
 class MinAtarEnv(SingleCopyEnv):
     """One MinAtar game; an observation is (10, 10, channels) zeros and ones, uint8.
 
-    Actions are nothing, left, up, right, down and fire.
+    Actions are those of :data:`ACTIONS`.
 
     :param game: one of :data:`GAMES`
     :param render_mode: None or ``"rgb_array"``
@@ -65,3 +70,8 @@ class MinAtarEnv(SingleCopyEnv):
             no_op_max=no_op_max,
         )
         super().__init__(world)
+
+    def get_action_meanings(self) -> list[str]:
+        """Name the choices."""
+        names: list[str] = self._world.get_action_meanings()
+        return names

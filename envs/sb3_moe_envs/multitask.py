@@ -19,6 +19,7 @@ from sb3_moe_envs.checks import (
 from sb3_moe_envs.frames import Canvas
 from sb3_moe_envs.goals import METHOD, has_goals, reward_of_env, rewards_of
 from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
+from sb3_moe_envs.meanings import meanings_of, named
 from sb3_moe_envs.numbers import optional_whole, whole
 from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule, Slots
 from sb3_moe_envs.schedules.base import task_index
@@ -41,6 +42,12 @@ class MultiTaskEnv(gym.Env[Any, Any]):
     task starts at the next reset. A reset with a seed starts the schedule again. An episode whose
     task was chosen by hand (`set_task`, `reset(options={"task_id": k})`) isn't counted by the
     schedule.
+
+    >>> env = MultiTaskEnv(["CartPole-v1", "Acrobot-v1"])
+    >>> obs, info = env.reset(seed=0, options={"task_id": 1})
+    >>> int(obs["task_id"]), env.task_names
+    (1, ['CartPole', 'Acrobot'])
+    >>> env.close()
 
     :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
     :param schedule: which task when: a schedule (it is copied), or a function of `Progress` that
@@ -192,6 +199,10 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         """Return the index of the running task."""
         return self._task
 
+    def action_meanings(self) -> dict[int, list[str]]:
+        """Return what tasks call their choices, for those that say so (`get_action_meanings`)."""
+        return named(map(meanings_of, self._envs))
+
     def action_masks(self) -> np.ndarray:
         """Return which actions the running task has and, by its own masks, allows, for MaskablePPO.
 
@@ -319,6 +330,11 @@ def as_schedule(schedule: Any, tasks: Any) -> Schedule:
 
     :raises TypeError: if it is neither a schedule nor a function
     """
+    if isinstance(schedule, type):
+        raise TypeError(
+            f"`schedule` must be a schedule, {schedule.__name__}(...), not its class, got "
+            f"{schedule}"
+        )
     if schedule is None:
         schedule = suite_schedule(tasks) or Interleave()
     elif callable(schedule):

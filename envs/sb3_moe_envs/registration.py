@@ -73,6 +73,7 @@ IDS: dict[str, dict[str, Any]] = {
     },
     "Hopper-v0": _robot("Hopper"),
     "HalfCheetah-v0": _robot("HalfCheetah"),
+    "MetaWorld-v0": {"entry_point": "sb3_moe_envs.metaworld:MetaWorldEnv"},
     **{f"{name.replace('/', '-')}-v0": _suite(name) for name in SUITES},
 }
 

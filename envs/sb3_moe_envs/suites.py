@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
+from sb3_moe_envs import metaworld
 from sb3_moe_envs.conflicts import conflicting_breakouts, conflicting_cartpoles
 from sb3_moe_envs.minatar import GAMES
 from sb3_moe_envs.pixels import shuffled_breakouts
@@ -52,6 +55,26 @@ def _gravities(robot: str) -> tuple[Task, ...]:
     )
 
 
+def _metaworld(reward: str, ending: str) -> dict[str, Suite]:
+    """Return Meta-World's suites with one of its rewards, which each task's name says."""
+
+    def tasks(names: Sequence[str]) -> tuple[Task, ...]:
+        return tuple(
+            Task(f"{name}({reward})", f"{_OURS}/MetaWorld-v0", {"task": name, "reward": reward})
+            for name in names
+        )
+
+    suites = {
+        "MT3": Suite(tasks(metaworld.EASY)),
+        "MT10": Suite(tasks(metaworld.MT10)),
+        "MT50": Suite(tasks(metaworld.TASKS)),
+        "CW3": Suite(tasks(metaworld.EASY), Cycle(steps_per_task=200_000)),
+        "CW10": Suite(tasks(metaworld.CW10), Cycle(steps_per_task=1_000_000)),
+        **{f"MT1-{name}": Suite(tasks([name])) for name in metaworld.TASKS},
+    }
+    return {f"MetaWorld/{name}{ending}": suite for name, suite in suites.items()}
+
+
 #: Every suite by its name, those of `register_suite` too.
 SUITES: dict[str, Suite] = {
     "MinAtar/MTRL3": Suite(_minatar(PAPER_GAMES)),
@@ -86,7 +109,14 @@ SUITES: dict[str, Suite] = {
     "MuJoCo/Four": Suite(tuple(as_tasks(["Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5"]))),
     "MuJoCo/HopperGravity4": Suite(_gravities("Hopper")),
     "MuJoCo/HalfCheetahGravity4": Suite(_gravities("HalfCheetah")),
+    **_metaworld("V2", ""),
+    **_metaworld("V1", "-V1"),
 }
+
+
+def suite_names() -> list[str]:
+    """Return the suites' names, those of single tasks of Meta-World as `MetaWorld/MT1-<task>`."""
+    return sorted({re.sub("(?<=/MT1-).*?(?=-V1$|$)", "<task>", name) for name in SUITES})
 
 
 def get_suite(name: str) -> list[Task]:
@@ -95,7 +125,11 @@ def get_suite(name: str) -> list[Task]:
     :raises ValueError: if no suite has that name
     """
     if name not in SUITES:
-        raise ValueError(f"`tasks` must name a suite, one of {sorted(SUITES)}, got {name!r}")
+        near = get_close_matches(name, SUITES, n=1)
+        raise ValueError(
+            f"`tasks` must name a suite, one of {suite_names()}, got {name!r}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        )
     return list(SUITES[name].tasks)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import (
+    ARGUMENTS,
     DEFAULT_NUM_EXPERTS,
     DEFAULTS,
     KWARGS,
@@ -46,7 +47,7 @@ def controls(
             "`tokens` must be 'conv' or 'feature' in a tower with experts for these controls, got "
             f"{' and '.join(map(repr, tokens)) or repr('none')}"
         )
-    base = {name: value for name, value in policy_kwargs.items() if name not in DEFAULTS}
+    base = {name: value for name, value in policy_kwargs.items() if name not in ARGUMENTS}
     made: dict[str, dict[str, Any]] = {}
     for name in ("one_scaled_expert", "tokenised_dense"):
         by_tower = {tower: each.by_name() for tower, each in options.items()}

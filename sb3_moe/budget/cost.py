@@ -81,6 +81,15 @@ def describe(model: BaseAlgorithm | BaseModel) -> Budget:
 
     In a notebook it is shown once, as the last line of a cell too.
 
+    >>> from stable_baselines3 import PPO
+    >>> costs = describe(PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"num_experts": 2}))
+    pi: middle, soft router, 2 experts
+    vf: middle, soft router, 2 experts
+                parameters      active  FLOPs/sample
+    pi              17,218      17,218        33,792
+    vf              17,153      17,153        33,664
+    total           34,371      34,371        67,456
+
     :param model: an SB3 model, or the policy of one
     :raises TypeError: if the policy is not one of this package's
     """

@@ -44,7 +44,8 @@ def matching_net_arch(
         raise ValueError(f"`match` must be 'parameters' or 'flops', got {match!r}")
 
     def build(**kwargs: Any) -> MoEPolicy:
-        merged = policy_kwargs | kwargs
+        # What is frozen costs as much, and a dense policy has no experts to freeze.
+        merged = policy_kwargs | kwargs | {"frozen_experts": None}
         return policy_class(observation_space, action_space, lambda _: 1e-3, **merged)
 
     moe = build()

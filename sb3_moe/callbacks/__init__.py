@@ -1,6 +1,8 @@
 """Callbacks for any algorithm of SB3: look at every task, and inside the networks."""
 
 from sb3_moe.callbacks.evaluate import MultiTaskEvalCallback
+from sb3_moe.callbacks.forgetting import EWCCallback, L2AnchorCallback
+from sb3_moe.callbacks.freeze_router import FreezeRouterCallback
 from sb3_moe.callbacks.plasticity import PlasticityCallback
 from sb3_moe.callbacks.probing import collect_probe
 from sb3_moe.callbacks.remedies import (
@@ -13,6 +15,7 @@ from sb3_moe.callbacks.rollout import TaskRolloutCallback
 from sb3_moe.callbacks.routing import RoutingCallback
 from sb3_moe.callbacks.snapshot import SnapshotCallback
 from sb3_moe.callbacks.sparse import SparseTrainingCallback
+from sb3_moe.callbacks.task_advantages import TaskAdvantageCallback
 from sb3_moe.callbacks.task_gradients import TaskGradientCallback
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
 from sb3_moe.callbacks.temperatures import TaskTemperatureCallback
@@ -23,6 +26,9 @@ from sb3_moe.learning_rates import LinearPerBlock
 from sb3_moe.snapshot.writing import save_snapshot
 
 __all__ = [
+    "EWCCallback",
+    "FreezeRouterCallback",
+    "L2AnchorCallback",
     "L2InitCallback",
     "LinearPerBlock",
     "MultiTaskEvalCallback",
@@ -34,6 +40,7 @@ __all__ = [
     "ShrinkAndPerturbCallback",
     "SnapshotCallback",
     "SparseTrainingCallback",
+    "TaskAdvantageCallback",
     "TaskEpisodes",
     "TaskGradientCallback",
     "TaskRolloutCallback",

@@ -106,4 +106,6 @@ def _tell_wandb(replay: Replay, step: int) -> None:
     """Log the page to W&B, if a program has a run of it."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
-        wandb.log({"replay": wandb.Html(replay.to_html()), "replay/step": step})
+        # It would inject a style sheet of its own, from its network, which the page refuses.
+        page = wandb.Html(replay.to_html(), inject=False)
+        wandb.log({"replay": page, "replay/step": step})

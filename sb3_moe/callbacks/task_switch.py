@@ -13,11 +13,15 @@ from stable_baselines3.her import HerReplayBuffer
 
 from sb3_moe.buffers.reservoir import Reservoir
 from sb3_moe.evaluation.pinned_env import are_interleaved
+from sb3_moe.growing import add_experts, freeze_experts
+from sb3_moe.growing.number import countable
 from sb3_moe.learning_rates import Restarted
 from sb3_moe.plasticity.resets import reset_heads, reset_optimizers
+from sb3_moe.policies.of_model import policy_of
 from sb3_moe.tasks.of_env import require_tasks, task_names, tasks_played
 
 Replay = Literal["keep", "clear", "reservoir"]
+OnNewTask = Literal["add_expert", "freeze_old"]
 
 
 class TaskSwitchCallback(BaseCallback):
@@ -35,6 +39,8 @@ class TaskSwitchCallback(BaseCallback):
     :param restart_exploration: DQN's epsilon starts again, at the pace at which it first fell
     :param restart_learning_rate: a schedule of the learning rate starts again likewise; see
         :class:`~sb3_moe.callbacks.LinearPerBlock` for one that reaches zero in every block
+    :param on_new_task: at a task that wasn't met before, ``"add_expert"`` to every mixture, as
+        :func:`sb3_moe.add_experts` does; ``"freeze_old"`` freezes all there are and adds one
     :param verbose: 1 prints each switch
     :raises ValueError: if an argument is out of range, or does not fit the algorithm
     """
@@ -48,9 +54,14 @@ class TaskSwitchCallback(BaseCallback):
         reservoir_share: float = 0.5,
         restart_exploration: bool = False,
         restart_learning_rate: bool = False,
+        on_new_task: OnNewTask | None = None,
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
+        if on_new_task not in (None, "add_expert", "freeze_old"):
+            raise ValueError(
+                f"`on_new_task` must be None, 'add_expert' or 'freeze_old', got {on_new_task!r}"
+            )
         if replay_buffer not in ("keep", "clear", "reservoir"):
             raise ValueError(
                 "`replay_buffer` must be one of 'keep', 'clear', 'reservoir', got "
@@ -62,7 +73,9 @@ class TaskSwitchCallback(BaseCallback):
         self.reservoir = Reservoir(reservoir_share)
         self.restart_exploration = restart_exploration
         self.restart_learning_rate = restart_learning_rate
+        self.on_new_task = on_new_task
         self.switches = 0
+        self._met: set[int] = set()
         self._task: int | None = None
         self._switched_at: int | None = None
         self._reduced_at = 0
@@ -75,11 +88,22 @@ class TaskSwitchCallback(BaseCallback):
         self._interleaved = are_interleaved(self.training_env)
         if self.replay_buffer != "keep":
             self._check_buffer(model)
+        if self.on_new_task is not None:
+            self._check_experts(model)
         if self.restart_exploration and not hasattr(model, "exploration_schedule"):
             raise ValueError(
                 "`restart_exploration` must be False for algorithms without an epsilon, such as "
                 f"{type(model).__name__}; use {DQN.__name__}"
             )
+
+    def _check_experts(self, model: BaseAlgorithm) -> None:
+        policy = policy_of(model)
+        try:
+            countable(policy, None)
+            if self.on_new_task == "freeze_old":
+                policy.check_frozen_experts({name: [0] for name in policy.moe_layers()})
+        except ValueError as error:
+            raise ValueError(f"`on_new_task` can't be {self.on_new_task!r}: {error}") from error
 
     def _check_buffer(self, model: BaseAlgorithm) -> None:
         if not isinstance(model, OffPolicyAlgorithm):
@@ -106,6 +130,7 @@ class TaskSwitchCallback(BaseCallback):
         task = tasks.pop()
         if self._task is not None and task != self._task:
             self._switch(task)
+        self._met.add(task)
         self._task = task
         self._remember()
 
@@ -117,6 +142,7 @@ class TaskSwitchCallback(BaseCallback):
         past = vars(self.model).get("task_switches", {}) if self.model.num_timesteps > 0 else {}
         self._task, self._switched_at = past.get("task"), past.get("switched_at")
         self.switches = past.get("switches", 0)
+        self._met = {*past.get("met", [] if self._task is None else [self._task])}
         if self.replay_buffer == "reservoir":
             buffer: Any = getattr(self.model, "replay_buffer", None)
             self.reservoir.resume(buffer, past.get("kept", 0), past.get("seen", 0))
@@ -124,7 +150,7 @@ class TaskSwitchCallback(BaseCallback):
         vars(self.model)["task_switches"] = past
 
     def _remember(self) -> None:
-        state = {
+        state: dict[str, Any] = {
             "task": self._task,
             "switches": self.switches,
             "switched_at": self._switched_at,
@@ -135,6 +161,8 @@ class TaskSwitchCallback(BaseCallback):
                 "seen": self.reservoir.seen,
                 "reduced_at": self._reduced_at,
             }
+        if self.on_new_task is not None:
+            state["met"] = sorted(self._met)
         # A second such callback, without a reservoir, leaves the first one's part there.
         vars(self.model)["task_switches"] |= state
 
@@ -146,6 +174,11 @@ class TaskSwitchCallback(BaseCallback):
             reset_optimizers(self.model.policy)
         if self.reset_heads:
             reset_heads(self.model.policy)
+        if self.on_new_task is not None and task not in self._met:
+            if self.on_new_task == "freeze_old":
+                for mixture in countable(policy_of(self.model), None):
+                    freeze_experts(self.model, tower=mixture)
+            add_experts(self.model)
         self._treat_buffer()
         self._switched_at = self.model.num_timesteps
         self._restart_schedules()

@@ -1,14 +1,16 @@
-"""Penalties on weights against the loss of plasticity: the plain baselines."""
+"""Penalties on where weights are, and the plain ones against the loss of plasticity."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -20,13 +22,42 @@ from sb3_moe.optimizers.idle_experts import MARK
 from sb3_moe.optimizers.masks import masks_in
 
 
+class Pull(NamedTuple):
+    """A parameter, where it is drawn to, and how strongly each weight is.
+
+    :param parameter: that is learned
+    :param anchor: like it; None: zero
+    :param strength: like it; None: 1 for every weight
+    """
+
+    parameter: nn.Parameter
+    anchor: th.Tensor | None = None
+    strength: th.Tensor | None = None
+
+    def distance(self) -> th.Tensor:
+        """Return how far it is off."""
+        weight = self.parameter.detach()
+        return weight if self.anchor is None else weight - self.anchor
+
+    def offset(self) -> th.Tensor:
+        """Return how far it is off, times the strength."""
+        distance = self.distance()
+        return distance if self.strength is None else self.strength * distance
+
+    def penalty(self) -> th.Tensor:
+        """Return half the sum of the squared distances, each times its strength."""
+        return 0.5 * (self.offset() * self.distance()).sum()
+
+
 class WeightPenaltyCallback(BaseCallback):
-    """Add ``coef / 2`` times the squared distance of all weights from where they are drawn to.
+    """Add a penalty on how far weights are from where they are drawn to.
 
-    It is added to the gradients by hooks, while the algorithm updates and before ``max_grad_norm``
-    clips them, as if it stood in the algorithm's loss. It doesn't move what ``freeze_idle`` or the
-    masks of a sparse network hold still. Logged as ``plasticity/penalty/<key>``.
+    It is ``coef / 2`` times the squared distance, and is added to the gradients by hooks, while the
+    algorithm updates and before ``max_grad_norm`` clips them, as if it stood in the algorithm's
+    loss. It doesn't move what ``freeze_idle`` or the masks of a sparse network hold still. Logged
+    as ``<room>/penalty/<key>``.
 
+    :cvar room: where it is logged
     :cvar key: how the log calls it
     :param coef: of the penalty, at least 0
     :param verbose: 0 or 1
@@ -34,6 +65,7 @@ class WeightPenaltyCallback(BaseCallback):
     :raises ValueError: if it is out of range, or the algorithm is TRPO
     """
 
+    room: ClassVar[str] = "plasticity"
     key: ClassVar[str]
 
     def __init__(self, coef: float, *, verbose: int = 0) -> None:
@@ -41,33 +73,33 @@ class WeightPenaltyCallback(BaseCallback):
         not_negative("coef", coef)
         self.coef = coef
         self._handles: list[RemovableHandle] = []
-        self._distances: dict[nn.Parameter, Callable[[], th.Tensor]] = {}
+        self._pulls: list[Pull] | None = None
 
     @abstractmethod
-    def distance(self, name: str, parameter: nn.Parameter) -> Callable[[], th.Tensor]:
-        """Return what says how far a parameter is from where it is drawn to.
-
-        :param name: of the parameter in the policy
-        :param parameter: it is asked of while the algorithm updates
-        """
+    def pulls(self) -> Iterator[Pull]:
+        """Yield what is drawn where, from now on."""
 
     def init_callback(self, model: BaseAlgorithm) -> None:
-        """Check that the algorithm has gradients to add to."""
+        """Check that the algorithm has a loss whose gradients can be added to."""
         super().init_callback(model)
         refuse_trpo(model, type(self).__name__)
-        self._policy: Any = getattr(model.policy, "_orig_mod", model.policy)
-        networks_of(self._policy)
+        networks_of(self.policy)
+
+    @property
+    def policy(self) -> Any:
+        """The policy, without what ``torch.compile`` wraps around it."""
+        return getattr(self.model.policy, "_orig_mod", self.model.policy)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return what is learned, without target networks, by name."""
-        owners, named = networks_of(self._policy).owners(), self._policy.named_parameters()
+        owners, named = networks_of(self.policy).owners(), self.policy.named_parameters()
         return {name: each for name, each in named if each in owners and each.requires_grad}
 
     def _on_training_start(self) -> None:
+        self._pulls = None
+
+    def _on_rollout_start(self) -> None:
         self._detach()
-        self._distances = {
-            each: self.distance(name, each) for name, each in self.parameters().items()
-        }
 
     def _on_step(self) -> bool:
         return True
@@ -75,54 +107,52 @@ class WeightPenaltyCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         """Reach the updates that follow, and nobody else who computes gradients."""
         self._detach()
-        masks: dict[th.Tensor, th.Tensor] = {}
-        still: dict[th.Tensor, int] = {}
-        for optimizer in dict.fromkeys(networks_of(self._policy).optimizers().values()):
-            masks |= masks_in(optimizer)
-            if optimizer.param_groups[0].get(MARK):
-                still |= _numbers_of_experts(self._policy)
-        squares = []
-        for parameter, distance in self._distances.items():
-            add = self._hook(distance, masks.get(parameter), still.get(parameter))
-            self._handles.append(parameter.register_post_accumulate_grad_hook(add))
-            squares.append(_held(distance(), masks.get(parameter)).square().sum())
-        penalty = self.coef / 2 * float(th.stack(squares).sum())
-        self.logger.record(f"plasticity/penalty/{self.key}", penalty)
+        if self._pulls is None:
+            self._pulls = list(self.pulls())
+        # What someone else keeps as it is takes no hook.
+        pulls = [each for each in self._pulls if each.parameter.requires_grad]
+        masks, experts = _held_still(self.policy)
+        for each in pulls:
+            hook = self._hook(each, masks.get(each.parameter), experts.get(each.parameter))
+            self._handles.append(each.parameter.register_post_accumulate_grad_hook(hook))
+        # Off-policy a rollout may be a step long, and a device would be waited for in each.
+        on_policy = isinstance(self.model, OnPolicyAlgorithm)
+        if pulls and (on_policy or np.any(self.locals.get("dones"))):
+            penalty = self.coef * float(th.stack([each.penalty() for each in pulls]).sum())
+            self.logger.record(f"{self.room}/penalty/{self.key}", penalty)
 
     def _hook(
-        self, distance: Callable[[], th.Tensor], mask: th.Tensor | None, num_experts: int | None
+        self, pull: Pull, mask: th.Tensor | None, num_experts: int | None
     ) -> Callable[[th.Tensor], None]:
         def add(parameter: th.Tensor) -> None:
-            gradient, off = parameter.grad, _held(distance(), mask)
+            gradient, offset = parameter.grad, pull.offset()
             assert gradient is not None
+            if mask is not None:
+                offset = offset * mask
             if num_experts is not None:
-                by_expert = gradient.reshape(num_experts, -1)
-                moves = (by_expert != 0).any(1, keepdim=True)
-                off = (off.reshape(num_experts, -1) * moves).view_as(gradient)
-            gradient.add_(off, alpha=self.coef)
+                moves = (gradient.reshape(num_experts, -1) != 0).any(1, keepdim=True)
+                offset = (offset.reshape(num_experts, -1) * moves).view_as(gradient)
+            gradient.add_(offset, alpha=self.coef)
 
         return add
-
-    def _on_rollout_start(self) -> None:
-        self._detach()
-
-    def _on_training_end(self) -> None:
-        self._detach()
 
     def _detach(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
+    def _on_training_end(self) -> None:
+        self._detach()
+
 
 class L2InitCallback(WeightPenaltyCallback):
     """Draw weights towards those with which they started (Kumar et al. 2023, arXiv 2308.11958).
 
     Their coefficient is half of this one. Where weights started is where they are when the first
-    training with this callback begins; what SB3 saves and snapshots keep it, in
+    training with this callback begins; every file of the model keeps it, as
     ``model.initial_weights``, and a run that starts at step 0 takes them anew.
 
-    :param coef: of the penalty, at least 0
+    :param coef: of the penalty, ``coef / 2`` times the squared distance; at least 0
     :param verbose: 0 or 1
     :raises TypeError: if ``coef`` is no number
     :raises ValueError: if it is out of range, or the algorithm is TRPO
@@ -131,20 +161,19 @@ class L2InitCallback(WeightPenaltyCallback):
     key: ClassVar[str] = "l2_init"
 
     def _on_training_start(self) -> None:
-        kept = vars(self.model).get("initial_weights")
-        if kept is None or self.model.num_timesteps == 0:
-            kept = {name: p.detach().cpu().numpy().copy() for name, p in self.parameters().items()}
-            vars(self.model)["initial_weights"] = kept
-        self._kept: Mapping[str, Any] = kept
         super()._on_training_start()
+        kept = vars(self.model)
+        if "initial_weights" not in kept or self.model.num_timesteps == 0:
+            named = self.parameters().items()
+            weights = {name: each.detach().cpu().numpy().copy() for name, each in named}
+            kept["initial_weights"] = weights
 
-    def distance(self, name: str, parameter: nn.Parameter) -> Callable[[], th.Tensor]:
-        """Return the distance from the start; none for what came later."""
-        start = self._kept.get(name)
-        if start is None or start.shape != tuple(parameter.shape):
-            return lambda: th.zeros_like(parameter)
-        anchor = th.as_tensor(start).to(parameter)
-        return lambda: parameter.detach() - anchor
+    def pulls(self) -> Iterator[Pull]:
+        """Yield all weights and their start; none of what came later, or has grown."""
+        start = vars(self.model)["initial_weights"]
+        for name, parameter in self.parameters().items():
+            if np.shape(start.get(name)) == parameter.shape:
+                yield Pull(parameter, th.as_tensor(start[name]).to(parameter))
 
 
 class WeightNormDecayCallback(WeightPenaltyCallback):
@@ -152,7 +181,7 @@ class WeightNormDecayCallback(WeightPenaltyCallback):
 
     Unlike AdamW's ``weight_decay`` its gradient goes through the optimiser's running averages.
 
-    :param coef: of the penalty, at least 0
+    :param coef: of the penalty, ``coef / 2`` times the squared norm; at least 0
     :param verbose: 0 or 1
     :raises TypeError: if ``coef`` is no number
     :raises ValueError: if it is out of range, or the algorithm is TRPO
@@ -160,16 +189,21 @@ class WeightNormDecayCallback(WeightPenaltyCallback):
 
     key: ClassVar[str] = "weight_norm"
 
-    def distance(self, name: str, parameter: nn.Parameter) -> Callable[[], th.Tensor]:
-        """Return the weights themselves."""
-        return parameter.detach
+    def pulls(self) -> Iterator[Pull]:
+        """Yield all weights."""
+        yield from map(Pull, self.parameters().values())
 
 
-def _held(distance: th.Tensor, mask: th.Tensor | None) -> th.Tensor:
-    return distance if mask is None else distance * mask
-
-
-def _numbers_of_experts(policy: nn.Module) -> dict[th.Tensor, int]:
-    """Return how many experts each of their parameters holds."""
+def _held_still(policy: Any) -> tuple[dict[th.Tensor, th.Tensor], dict[th.Tensor, int]]:
+    """Return masks, and how many experts, each still while it is idle, a parameter holds."""
+    masks: dict[th.Tensor, th.Tensor] = {}
+    frozen: set[th.Tensor] = set()
+    for optimizer in dict.fromkeys(networks_of(policy).optimizers().values()):
+        masks |= masks_in(optimizer)
+        groups = [group for group in optimizer.param_groups if group.get(MARK)]
+        frozen |= {parameter for group in groups for parameter in group["params"]}
+    if not frozen:
+        return masks, {}
     experts = [module for module in policy.modules() if isinstance(module, Experts)]
-    return {share.parameter: share.num_experts for each in experts for share in each.shares()}
+    shares = [share for each in experts for share in each.shares()]
+    return masks, {s.parameter: s.num_experts for s in shares if s.parameter in frozen}

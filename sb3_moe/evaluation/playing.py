@@ -16,6 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.evaluation.outcomes import Successes, game_return, is_lost_life, monitored
+from sb3_moe.tasks.known import check_tasks, tasks_known
 from sb3_moe.tasks.of_env import task_names, tasks_played
 
 Array = npt.NDArray[np.float64]
@@ -43,15 +44,26 @@ def evaluate_tasks(
     Each copy has its own share of the episodes: taking those that end first would favour short
     ones. An Atari game is played to its end, over all lives, and its return is the game's score.
 
+    >>> import sb3_moe
+    >>> from sb3_moe.callbacks import make_pinned_env
+    >>> from stable_baselines3 import PPO
+    >>> env = sb3_moe.make_multitask_vec_env(["CartPole-v1"], seed=0)
+    >>> model = PPO("MoeMultiInputPolicy", env, seed=0)
+    >>> evaluate_tasks(model, make_pinned_env(env), n_eval_episodes=2).returns.shape
+    (1, 2)
+
     :param model: only its ``predict`` is used, with ``action_masks`` where it takes them and the
         environment has them
     :param env: a monitored environment, multi-task or of a single task
     :param n_eval_episodes: of each task, at least 1
     :param deterministic: as in ``predict``
-    :raises ValueError: if a task is not played, or ``n_eval_episodes`` is below 1
+    :raises ValueError: if a task is not played or isn't the model's, or ``n_eval_episodes`` is
+        below 1
     """
     if n_eval_episodes < 1:
         raise ValueError(f"`n_eval_episodes` must be at least 1, got {n_eval_episodes}")
+    if isinstance(model, BaseAlgorithm):  # else there is nothing but a `predict`
+        check_tasks(tasks_known(model), env)
     obs = env.reset()
     tasks = tasks_played(env)
     quota = _quotas(tasks, task_names(env), n_eval_episodes)

@@ -26,7 +26,7 @@ class Record:
     """Rows of measurements by global step, in one ``npz`` file that several callbacks may share.
 
     ``steps`` is the first axis of every other array but the constants. A measure that a row lacks
-    is NaN there.
+    is NaN there, and so is what an array of a row lacks beside a larger one, of more experts, say.
 
     :param path: the file; None keeps the rows in memory only
     :param constants: arrays that are the same in every row, such as the tasks' names
@@ -79,6 +79,11 @@ class Record:
             array = np.asarray(value)
             if name not in self.rows:
                 self.rows[name] = np.full((length, *array.shape), _blank(array.dtype), array.dtype)
+            old, shape = self.rows[name], self.rows[name].shape[1:]
+            if array.shape != shape and array.ndim == len(shape):
+                wide = tuple(map(max, shape, array.shape))
+                self.rows[name] = _widened(old, (length, *wide))
+                array = _widened(array, wide)
             self.rows[name][-1] = array
         self._write()
 
@@ -100,6 +105,12 @@ def _no_rows() -> Rows:
 def _append_blank(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     blank = np.full((1, *values.shape[1:]), _blank(values.dtype), values.dtype)
     return np.concatenate([values, blank])
+
+
+def _widened(values: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    wide = np.full(shape, _blank(values.dtype), values.dtype)
+    wide[tuple(map(slice, values.shape))] = values
+    return wide
 
 
 def _blank(dtype: np.dtype[Any]) -> Any:

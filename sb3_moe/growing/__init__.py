@@ -1,7 +1,19 @@
-"""Models that grow: from dense ones to experts, and back."""
+"""Models that grow: from dense ones to experts, to more of these or fewer, and back."""
 
 from sb3_moe.growing.densifying import to_dense
 from sb3_moe.growing.distilling import Distilled, distil
+from sb3_moe.growing.freezing import freeze_experts, thaw_experts
+from sb3_moe.growing.number import add_experts, merge_experts, remove_experts
 from sb3_moe.growing.upcycling import upcycle
 
-__all__ = ["Distilled", "distil", "to_dense", "upcycle"]
+__all__ = [
+    "Distilled",
+    "add_experts",
+    "distil",
+    "freeze_experts",
+    "merge_experts",
+    "remove_experts",
+    "thaw_experts",
+    "to_dense",
+    "upcycle",
+]

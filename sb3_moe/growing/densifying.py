@@ -59,6 +59,11 @@ def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = No
     uniform gates over linear experts. It needs nothing of this package to be loaded. Its optimisers
     start anew. The given model stays as it is.
 
+    >>> from stable_baselines3 import PPO
+    >>> model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"num_experts": 1})
+    >>> type(to_dense(model).policy).__name__
+    'ActorCriticPolicy'
+
     :param model: with one of our policies
     :param task: the task whose observations it is for, where experts or heads go by that
     :param distill: observations; a dense network is fitted to what the model does on them, as

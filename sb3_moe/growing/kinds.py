@@ -7,11 +7,11 @@ from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 
-from sb3_moe.observations.pictures import is_image
 from sb3_moe.policies.extractors import TaskExtractor
-from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.policies.options import ARGUMENTS
 
 OURS = "Moe"
 
@@ -63,12 +63,15 @@ def dense_kwargs(model: BaseAlgorithm, old: Any) -> dict[str, Any]:
     :param old: its policy
     :raises ValueError: if SB3 has no such extractor
     """
-    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in DEFAULTS}
+    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in ARGUMENTS}
     kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
     if issubclass(kind, TaskExtractor):
         space = old.observation_space
         parts = space.spaces.values() if isinstance(space, spaces.Dict) else ()
-        if kwargs.get("encoder") != "flat" or any(is_image(each) for each in parts):
+        told = not model.policy_kwargs.get("normalize_images", True)
+        # Other pictures, such as MinAtar's, SB3 flattens as ours does.
+        encoded = [is_image_space(each, normalized_image=told) for each in parts]
+        if kwargs.get("encoder") != "flat" or any(encoded):
             raise ValueError(
                 "`model` must have the flat encoder, or SB3's extractor, to be SB3's own, got "
                 f"`encoder`={kwargs.get('encoder')!r} for {space}"

@@ -29,6 +29,7 @@ from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import (
+    ARGUMENTS,
     DEFAULT_NUM_EXPERTS,
     DEFAULTS,
     MoEOptions,
@@ -60,6 +61,14 @@ def upcycle(
     so that it cancels. With ``"split"`` each has a share of the units, and the gates begin as 1/E.
     Arguments, counts, target networks, the optimisers' averages (times the gate, or its square)
     and, where the space stays, the replay buffer go along. The given model stays as it is.
+
+    >>> from stable_baselines3 import PPO
+    >>> dense = PPO("MlpPolicy", "CartPole-v1", n_steps=64)
+    >>> model = upcycle(dense, placement="middle", num_experts=4)
+    >>> obs = model.get_env().reset()
+    >>> before, after = (each.predict(obs, deterministic=True)[0] for each in (dense, model))
+    >>> bool((before == after).all())
+    True
 
     :param model: dense, SB3's or ours, of any algorithm with MoE policies
     :param how: ``"copy"`` or ``"split"``
@@ -158,7 +167,7 @@ def _policy_kwargs(
     model: BaseAlgorithm, old: Any, space: spaces.Space[Any], num_tasks: int | None
 ) -> dict[str, Any]:
     """Return the arguments of the dense policy, with an extractor that tells the task id apart."""
-    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in DEFAULTS}
+    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in ARGUMENTS}
     kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
     if _is_flat(old):
         kind, kwargs = TaskExtractor, {"encoder": "flat"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from numbers import Integral
 
 
 def whole(name: str, value: object) -> None:
@@ -17,6 +18,24 @@ def whole_or_none(name: str, value: object) -> None:
     """Raise unless a value is None or a whole number of at least 1."""
     if value is not None:
         whole(name, value)
+
+
+def numbers_below(name: str, values: object, bound: int, of: str) -> None:
+    """Raise unless values are the numbers of some of ``bound`` experts, each once.
+
+    :param of: what has these experts
+    """
+    if isinstance(values, str) or not isinstance(values, Collection):
+        raise TypeError(f"`{name}` must be a list of numbers of experts, got {values!r}")
+    for each in values:
+        if isinstance(each, bool) or not isinstance(each, Integral):
+            raise TypeError(f"`{name}` must hold ints, numbers of experts, got {each!r}")
+        if not 0 <= int(each) < bound:
+            raise ValueError(
+                f"`{name}` must hold numbers in [0, num_experts={bound}) of {of}, got {each}"
+            )
+    if len(set(values)) < len(values):
+        raise ValueError(f"`{name}` must name each expert once, got {list(values)}")
 
 
 def not_negative(name: str, value: object) -> None:

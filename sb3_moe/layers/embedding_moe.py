@@ -6,7 +6,7 @@ Shapes: B batch, N tokens per sample, E experts, K tasks, I features of a token.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch as th
@@ -14,6 +14,7 @@ from torch import nn
 
 from sb3_moe.layers.checks import one_of, yes_or_no
 from sb3_moe.layers.experts import Experts
+from sb3_moe.layers.heirs import Heir
 from sb3_moe.layers.moe import MoELayer, RouterInput
 from sb3_moe.layers.routing import Routing, softmax_over_experts
 
@@ -129,6 +130,38 @@ class EmbeddingMoE(MoELayer):
         self.task_weights.weight_KE.fill_(start)
         if self.task_weights.bias_E is not None:
             self.task_weights.bias_E.zero_()
+
+    def by_expert(self) -> dict[str, int]:
+        """Name the rows and what is added to them."""
+        axes = {"task_weights.weight_KE": 1}
+        return axes if self.task_weights.bias_E is None else axes | {"task_weights.bias_E": 0}
+
+    def options_for_others(self, *, shares: bool) -> dict[str, Any]:
+        """There are none: rows can be anything."""
+        return {}
+
+    @th.no_grad()
+    def share_out(self, heirs: Sequence[Heir], old: MoELayer) -> list[float]:
+        """Write each task's weights, by what experts take over.
+
+        One that starts anew takes its share of the sum of weights, which is 1 after a softmax.
+        """
+        assert isinstance(old, EmbeddingMoE)
+        gates_KE = old.task_weights.values_KE
+        gates_KE = gates_KE.softmax(-1) if self.softmax else gates_KE
+        new = sum(heir.share for heir in heirs if heir.is_new)
+        columns = [
+            heir.share * gates_KE.sum(-1)
+            if heir.is_new
+            else (1.0 - new)
+            * th.stack([share * gates_KE[:, k] for k, share in heir.gates.items()]).sum(0)
+            for heir in heirs
+        ]
+        values_KE = th.stack(columns, dim=-1)
+        values_KE = values_KE.log() if self.softmax else values_KE
+        own = self.task_weights
+        own.weight_KE.copy_(values_KE if own.bias_E is None else values_KE - own.bias_E)
+        return [1.0] * self.num_experts
 
     def gates_of(self, task: int | None) -> list[float] | None:
         """Return a task's weights; of none they are known.

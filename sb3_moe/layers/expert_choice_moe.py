@@ -66,6 +66,7 @@ class ExpertChoiceMoE(MoELayer):
         normalize_router: bool = False,
         router_noise: float = 0.0,
         hidden: Sequence[int] = (),
+        bias: bool = False,
     ) -> Self:
         """Return the layer with its router."""
         router = make_router(
@@ -74,6 +75,7 @@ class ExpertChoiceMoE(MoELayer):
             hidden=hidden,
             normalize=normalize_router,
             noise=router_noise,
+            bias=bias,
         )
         return cls(experts, router, top_k=top_k)
 

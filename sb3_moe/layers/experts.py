@@ -18,7 +18,7 @@ from sb3_moe.layers.activations import FROM_OUTPUT, POINTWISE
 from sb3_moe.layers.combining import Combination
 from sb3_moe.layers.encoder import run
 from sb3_moe.layers.grouped import Groups, can_group, grouped_linear, sort_rows
-from sb3_moe.layers.shares import Share, apart
+from sb3_moe.layers.shares import Share, Statistic, apart, statistics_apart
 from sb3_moe.layers.stacked import Stacked, StackedLinear, gated_sum
 from sb3_moe.layers.stacking import (
     can_stack,
@@ -29,7 +29,7 @@ from sb3_moe.layers.stacking import (
     stack,
     unstack_all,
 )
-from sb3_moe.layers.tracing import is_eager, is_recorded, is_watched
+from sb3_moe.layers.tracing import is_eager, is_recorded, is_transformed, is_watched
 
 # A stacked linear layer's parameters.
 NAMES = ("weight", "bias_EO")
@@ -82,8 +82,9 @@ class Experts(nn.Module):
             return self.mixture(x_TI, gates_TE)
         if self.num_experts >= paths.GROUPED_FROM and self.runs_grouped(x_TI):
             return self._grouped(x_TI, experts_Tk, gates_TE)
-        # One by one needs the counts on the host: on a GPU that wait costs more than the waste.
-        if not paths.on_cpu(x_TI):
+        # One by one needs the counts on the host: on a GPU that wait costs more than the waste,
+        # and under a transform there is nothing to read.
+        if not paths.on_cpu(x_TI) or is_transformed():
             return self.mixture(x_TI, gates_TE)
         return self._sorted(x_TI, experts_Tk, gates_TE)
 
@@ -163,10 +164,18 @@ class Experts(nn.Module):
 
     def scale_outputs(self, factor: float) -> None:
         """Multiply every expert's output by one number, in its last weights."""
+        self.scale_each([factor] * self.num_experts)
+
+    def scale_each(self, factors: Sequence[float]) -> None:
+        """Multiply each expert's output by a number of its own, in its last weights."""
         raise NotImplementedError
 
     def shares(self) -> list[Share]:
         """Return the weights that experts have to themselves, and whose they are."""
+        raise NotImplementedError
+
+    def statistics(self) -> list[Statistic]:
+        """Return the buffers that experts have to themselves, and whose they are."""
         raise NotImplementedError
 
 
@@ -325,15 +334,21 @@ class StackedNetwork(Experts):
         return nn.Sequential(*unstack_all(self.layers, k), self.last.unstack(k))
 
     @th.no_grad()
-    def scale_outputs(self, factor: float) -> None:
+    def scale_each(self, factors: Sequence[float]) -> None:
         """Multiply the last layers' weights and biases."""
         for parameter in self.last.parameters():
-            parameter.mul_(factor)
+            factors_E = parameter.new_tensor(factors)
+            parameter.mul_(factors_E.view(-1, *(1,) * (parameter.dim() - 1)))
 
     def shares(self) -> list[Share]:
         """Return the weights of every stacked layer."""
         layers = [layer for layer in self.modules() if isinstance(layer, Stacked)]
         return [share for layer in layers for share in layer.shares()]
+
+    def statistics(self) -> list[Statistic]:
+        """Return the buffers of every stacked layer."""
+        layers = [layer for layer in self.modules() if isinstance(layer, Stacked)]
+        return [each for layer in layers for each in layer.statistics()]
 
 
 class SeparateNetworks(Experts):
@@ -367,25 +382,29 @@ class SeparateNetworks(Experts):
         return nn.Sequential(copy.deepcopy(self.each[k]))
 
     @th.no_grad()
-    def scale_outputs(self, factor: float) -> None:
+    def scale_each(self, factors: Sequence[float]) -> None:
         """Ask each expert's own ``scale_outputs``; without one, multiply its last ``nn.Linear``.
 
         What experts share is multiplied once.
         """
-        shared: dict[int, th.Tensor] = {}
-        for expert in self.each:
+        shared: dict[int, tuple[th.Tensor, float]] = {}
+        for expert, factor in zip(self.each, factors, strict=True):
             own = getattr(expert, "scale_outputs", None)
             if callable(own):
                 own(factor)
                 continue
             linears = [m for m in expert.modules() if isinstance(m, nn.Linear)]
-            shared |= {id(p): p for linear in linears[-1:] for p in linear.parameters()}
-        for parameter in shared.values():
+            shared |= {id(p): (p, factor) for linear in linears[-1:] for p in linear.parameters()}
+        for parameter, factor in shared.values():
             parameter.mul_(factor)
 
     def shares(self) -> list[Share]:
         """Return the weights of each network."""
         return apart(self.each)
+
+    def statistics(self) -> list[Statistic]:
+        """Return the buffers of each network."""
+        return statistics_apart(self.each)
 
 
 def _check(experts: Sequence[nn.Module]) -> None:

@@ -16,7 +16,10 @@ from torch import nn
 from sb3_moe.layers.aux_loss import AuxCoefs, add_loss, total_loss
 from sb3_moe.layers.classes import own_options
 from sb3_moe.layers.experts import Experts
+from sb3_moe.layers.heirs import Heir, shared_biases
+from sb3_moe.layers.routers import ScoreRouter
 from sb3_moe.layers.routing import Routing
+from sb3_moe.layers.shares import unchanged
 from sb3_moe.layers.spectral import FeaturePenalty
 from sb3_moe.layers.steering import Steering
 from sb3_moe.layers.tracing import is_recorded
@@ -62,6 +65,7 @@ class MoELayer(nn.Module):
         :meth:`combine` changes the gates that it is given
     :cvar when_off: half a sentence for reports, about an expert that is switched off
     :cvar steering: what someone who looks inside does to the routing for a while
+    :cvar holds_router: whether its router is kept as it is, see :meth:`hold_router`
     :cvar penalty: on the experts' features while training, which whoever trains the layer sets
     :param experts: the experts
     :param aux: coefficients of the auxiliary losses, added while training
@@ -82,6 +86,9 @@ class MoELayer(nn.Module):
     steers_itself: ClassVar[bool] = False
     when_off: ClassVar[str] = "its output is zero, and the others count as before"
     steering: Steering | None = None
+    #: Experts that stay as they are while the others learn.
+    frozen: frozenset[int] = frozenset()
+    holds_router: bool = False
     penalty: FeaturePenalty | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -157,7 +164,12 @@ class MoELayer(nn.Module):
         :param aux: whether auxiliary losses count in this pass
         :return: (B, N, O) and the routing
         """
-        y_BNO, routing = self.route(x_BNI, x_BNI if router_BNR is None else router_BNR)
+        router_BNR = x_BNI if router_BNR is None else router_BNR
+        if self.frozen and self.training:
+            with unchanged(self.experts.statistics(), self.frozen):
+                y_BNO, routing = self.route(x_BNI, router_BNR)
+        else:
+            y_BNO, routing = self.route(x_BNI, router_BNR)
         if self.steering is not None:
             self._check_steered(self.steering, routing)
         if aux and self.training and th.is_grad_enabled():
@@ -268,6 +280,45 @@ class MoELayer(nn.Module):
         """
         return None
 
+    # How it goes on with more experts, or fewer.
+
+    def by_expert(self) -> dict[str, int]:
+        """Return its tensors that hold something for each expert, and on which axis.
+
+        Those of the experts themselves are not among them. Several entries of one expert (slots)
+        stand side by side.
+        """
+        router = getattr(self, "router", None)
+        if not isinstance(router, ScoreRouter):
+            return {}
+        return {f"router.{name}": axis for name, axis in router.by_score().items()}
+
+    def options_for_others(self, *, shares: bool) -> dict[str, Any]:
+        """Return options of its own with which it can do the same with more experts, or fewer.
+
+        :param shares: whether gates are to be shared out
+        """
+        return {"bias": True} if shares and "bias" in self.defaults() else {}
+
+    @th.no_grad()
+    def share_out(self, heirs: Sequence[Heir], old: MoELayer) -> list[float]:
+        """Let experts take over the gates of others, and return how to scale their outputs.
+
+        :param heirs: what each expert takes over
+        :param old: the layer before, whose experts are meant; all that :meth:`by_expert` names is
+            copied or averaged already
+        :raises ValueError: if the gates can't be shared out
+        """
+        router, before = getattr(self, "router", None), getattr(old, "router", None)
+        if not isinstance(router, ScoreRouter) or router.bias is None:
+            raise ValueError(
+                f"`router`={self.name!r} can't share out gates: it needs an option `bias` for its "
+                "scores, or a method `share_out` of its own"
+            )
+        assert isinstance(before, ScoreRouter)
+        router.bias.copy_(shared_biases(before, old.num_experts, heirs).to(router.bias))
+        return [1.0] * self.num_experts
+
     # What it costs, and what each row counts for.
 
     @property
@@ -295,6 +346,26 @@ class MoELayer(nn.Module):
         :return: (T, E), with rows in the order in which the experts saw them
         """
         return routing.gates_BNE.flatten(0, 1)
+
+    # What its router learns.
+
+    def router_parameters(self) -> list[nn.Parameter]:
+        """Return what the router learns: all parameters but the experts'."""
+        of_experts = set(self.experts.parameters())
+        return [each for each in self.parameters() if each not in of_experts]
+
+    def hold_router(self, still: bool) -> None:
+        """Keep what the router decides by as it is, bit for bit, or let it learn again.
+
+        A parameter without a gradient is left alone by torch's optimisers, with its averages.
+        Nothing of this is saved.
+
+        :param still: whether to keep it
+        """
+        self.holds_router = still
+        for each in self.router_parameters():
+            each.requires_grad_(not still)
+            each.grad = None
 
     def readers(self) -> list[nn.Module]:
         """Return the modules by which the router reads its input.

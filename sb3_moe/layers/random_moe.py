@@ -29,6 +29,7 @@ class RandomMoE(SoftMoE):
         num_slots: int | None = None,
         normalize_router: bool = False,
         hidden: Sequence[int] = (),
+        bias: bool = False,
     ) -> Self:
         """Return the layer with a router whose weights are buffers."""
         slots = slots_for(sees, num_slots)
@@ -38,5 +39,6 @@ class RandomMoE(SoftMoE):
             hidden=hidden,
             normalize=normalize_router,
             frozen=True,
+            bias=bias,
         )
         return cls(experts, router, num_slots=slots)

@@ -34,6 +34,15 @@ class ScoreRouter(nn.Module):
         """Return the weights (R, K) where a product with them is all there is to the scores."""
         return None
 
+    def by_score(self) -> dict[str, int]:
+        """Return the tensors that hold something for each score, and on which axis."""
+        return {}
+
+    @property
+    def bias(self) -> th.Tensor | None:
+        """What is added to each score whatever the token, (K,); None: nothing can be."""
+        return None
+
     def check_scores(self, num_scores: int, rule: str) -> None:
         """Raise ValueError unless there are that many scores; ``rule`` says why so many."""
         if self.num_scores != num_scores:
@@ -57,10 +66,12 @@ class LinearRouter(ScoreRouter):
         (arXiv 2308.00951, section 2.3)
     :param noise: standard deviation of Gaussian noise on the scores while training
     :param frozen: keep the random weights as a buffer instead of learning them: a control
+    :param bias: add a number to each score, 0 at first
     :raises ValueError: if an argument is out of range
     """
 
     weight_RK: th.Tensor
+    bias_K: th.Tensor | None
 
     def __init__(
         self,
@@ -70,6 +81,7 @@ class LinearRouter(ScoreRouter):
         normalize: bool = False,
         noise: float = 0.0,
         frozen: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__(num_scores)
         if noise < 0:
@@ -77,20 +89,34 @@ class LinearRouter(ScoreRouter):
         self.normalize = normalize
         self.noise = noise
         weight_RK = th.randn(in_features, num_scores) / math.sqrt(in_features)
+        bias_K = th.zeros(num_scores) if bias else None
         if frozen:
             self.register_buffer("weight_RK", weight_RK)
+            self.register_buffer("bias_K", bias_K)
         else:
             self.weight_RK = nn.Parameter(weight_RK)
+            self.bias_K = None if bias_K is None else nn.Parameter(bias_K)
         self.scale = nn.Parameter(th.ones(())) if normalize else None
 
     @th.no_grad()
     def soften(self, factor: float) -> None:
         """Multiply the scale where there is one: the weights' size makes no difference there."""
         (self.weight_RK if self.scale is None else self.scale).mul_(factor)
+        if self.bias_K is not None:
+            self.bias_K.mul_(factor)
+
+    def by_score(self) -> dict[str, int]:
+        """Name weights and biases."""
+        return {"weight_RK": 1} | ({} if self.bias_K is None else {"bias_K": 0})
+
+    @property
+    def bias(self) -> th.Tensor | None:
+        """Return the biases."""
+        return self.bias_K
 
     def as_matrix(self) -> th.Tensor | None:
         """Return the weights (R, K) where a product with them is all there is to the scores."""
-        if self.normalize or (self.noise and self.training):
+        if self.normalize or self.bias_K is not None or (self.noise and self.training):
             return None
         if type(self) is not LinearRouter or is_watched(self):
             return None
@@ -102,7 +128,7 @@ class LinearRouter(ScoreRouter):
         if self.scale is not None:
             x_BNR = x_BNR / (x_BNR.norm(dim=-1, keepdim=True) + 1e-6)
             weight_RK = self.scale * weight_RK / (weight_RK.norm(dim=0, keepdim=True) + 1e-6)
-        logits_BNK = F.linear(x_BNR, weight_RK.t())
+        logits_BNK = F.linear(x_BNR, weight_RK.t(), self.bias_K)
         if self.noise and self.training:
             logits_BNK = logits_BNK + self.noise * th.randn_like(logits_BNK)
         return logits_BNK
@@ -143,6 +169,15 @@ class MLPRouter(ScoreRouter):
         """Multiply the last layer's scores."""
         self.last.soften(factor)
 
+    def by_score(self) -> dict[str, int]:
+        """Name those of the last layer."""
+        return {f"last.{name}": axis for name, axis in self.last.by_score().items()}
+
+    @property
+    def bias(self) -> th.Tensor | None:
+        """Return the last layer's biases."""
+        return self.last.bias
+
     def forward(self, x_BNR: th.Tensor) -> th.Tensor:
         """Return the scores (B, N, K)."""
         scores: th.Tensor = self.last(self.hidden(x_BNR))
@@ -174,9 +209,11 @@ def make_router(
 def check_score_options(options: Mapping[str, Any]) -> None:
     """Check the options of a router that has scores.
 
-    :param options: ``hidden``, ``normalize_router`` and, where there is any, ``router_noise``
+    :param options: ``hidden``, ``normalize_router`` and, where there are any, ``bias`` and
+        ``router_noise``
     """
     widths("hidden", options["hidden"])
     yes_or_no("normalize_router", options["normalize_router"])
+    yes_or_no("bias", options.get("bias", False))
     if "router_noise" in options:
         not_negative("router_noise", options["router_noise"])

@@ -1,10 +1,12 @@
-"""Which of the experts' weights are whose."""
+"""Which of the experts' weights and statistics are whose."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
+import torch as th
 from torch import nn
 
 
@@ -21,6 +23,27 @@ class Share(NamedTuple):
     num_experts: int
 
 
+class Statistic(NamedTuple):
+    """A buffer that some experts have to themselves.
+
+    :param buffer: their entries, one expert's after the other on the first axis
+    :param first: number of the first of these experts
+    :param num_experts: how many there are
+    """
+
+    buffer: th.Tensor
+    first: int
+    num_experts: int
+
+    def of(self, k: int) -> th.Tensor | None:
+        """Return one expert's entries, None if it has none."""
+        if not self.first <= k < self.first + self.num_experts:
+            return None
+        if self.num_experts == 1:
+            return self.buffer
+        return self.buffer.unflatten(0, (self.num_experts, -1))[k - self.first]
+
+
 def apart(modules: Iterable[nn.Module]) -> list[Share]:
     """Return the shares of experts that are modules of their own.
 
@@ -31,3 +54,27 @@ def apart(modules: Iterable[nn.Module]) -> list[Share]:
     for parameter, k in held:
         holders.setdefault(parameter, set()).add(k)
     return [Share(each, min(ks), 1) for each, ks in holders.items() if len(ks) == 1]
+
+
+def statistics_apart(modules: Iterable[nn.Module]) -> list[Statistic]:
+    """Return the buffers of experts that are modules of their own.
+
+    :param modules: one per expert
+    """
+    return [Statistic(each, k, 1) for k, module in enumerate(modules) for each in module.buffers()]
+
+
+@contextmanager
+def unchanged(statistics: Sequence[Statistic], experts: Collection[int]) -> Iterator[None]:
+    """Leave what some experts have in their buffers as it was.
+
+    :param statistics: of all experts
+    :param experts: whose stay
+    """
+    found = (each.of(k) for each in statistics for k in sorted(experts))
+    parts = [part for part in found if part is not None]
+    before = [part.clone() for part in parts]
+    yield
+    with th.no_grad():
+        for part, was in zip(parts, before, strict=True):
+            part.copy_(was)

@@ -65,6 +65,7 @@ class SoftMoE(MoELayer):
         normalize_router: bool = False,
         router_noise: float = 0.0,
         hidden: Sequence[int] = (),
+        bias: bool = False,
     ) -> Self:
         """Return the layer with its router; without ``num_slots`` there are ceil(N / E)."""
         slots = slots_for(sees, num_slots)
@@ -74,6 +75,7 @@ class SoftMoE(MoELayer):
             hidden=hidden,
             normalize=normalize_router,
             noise=router_noise,
+            bias=bias,
         )
         return cls(experts, router, num_slots=slots)
 
@@ -136,6 +138,10 @@ class SoftMoE(MoELayer):
     def take_shares(self) -> None:
         """Let the scores start so near 0 that all gates are as good as 1/E."""
         self.router.soften(FAINT)
+
+    def options_for_others(self, *, shares: bool) -> dict[str, Any]:
+        """Keep the number of slots, which else follows from that of the experts."""
+        return super().options_for_others(shares=shares) | {"num_slots": self.num_slots}
 
     def gates_of(self, task: int | None) -> list[float] | None:
         """Return the one gate of a single expert."""

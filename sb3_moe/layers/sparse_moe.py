@@ -90,6 +90,7 @@ class SparseMoE(MoELayer):
         normalize_router: bool = False,
         router_noise: float = 0.0,
         hidden: Sequence[int] = (),
+        bias: bool = False,
     ) -> Self:
         """Return the layer with its router, for a policy, which moves the bias itself.
 
@@ -101,6 +102,7 @@ class SparseMoE(MoELayer):
             hidden=hidden,
             normalize=normalize_router,
             noise=router_noise,
+            bias=bias,
         )
         return cls(
             experts,
@@ -133,7 +135,8 @@ class SparseMoE(MoELayer):
             gates_BNE = softmax_over_experts(logits_BNE.masked_fill(kept_BNE == 0, -th.inf))
         else:
             gates_BNE = probs_BNE * kept_BNE
-        if self.bias_rate and self.training and th.is_grad_enabled():
+        counts_loads = self.bias_rate and not self.holds_router
+        if counts_loads and self.training and th.is_grad_enabled():
             self.running_count_E += counts(experts_BNk, self.num_experts)
         return self.combine(x_BNI, gates_BNE, logits_BNE=logits_BNE, experts_BNk=experts_BNk)
 
@@ -156,6 +159,11 @@ class SparseMoE(MoELayer):
             )
         self.router.soften(FAINT)
 
+    def by_expert(self) -> dict[str, int]:
+        """Name the bias and the counts too."""
+        running = ("running_bias_E", "running_count_E") if self.bias_rate else ()
+        return super().by_expert() | dict.fromkeys(running, 0)
+
     def gates_of(self, task: int | None) -> list[float] | None:
         """Return the one gate of a single expert."""
         return [1.0] if self.num_experts == 1 else None
@@ -175,7 +183,7 @@ class SparseMoE(MoELayer):
     @th.no_grad()
     def move_bias(self) -> None:
         """Move the bias by the loads counted since it last moved, and count from zero again."""
-        if not self.bias_rate:
+        if not self.bias_rate or self.holds_router:
             return
         count_E = self.running_count_E
         # With no counts every difference is 0, and so is its sign: the bias stays.

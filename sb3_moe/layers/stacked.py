@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_moe.layers import paths
-from sb3_moe.layers.shares import Share, apart
+from sb3_moe.layers.shares import Share, Statistic, apart, statistics_apart
 
 
 class Stacked(nn.Module):
@@ -40,6 +40,10 @@ class Stacked(nn.Module):
     def shares(self) -> list[Share]:
         """Return the layer's own weights, without those of layers inside it, and whose they are."""
         return [Share(each, 0, self.num_experts) for each in self.parameters(recurse=False)]
+
+    def statistics(self) -> list[Statistic]:
+        """Return the buffers that experts have entries in, without those of layers inside it."""
+        return []
 
 
 class StackedLinear(Stacked):
@@ -290,6 +294,10 @@ class StackedEach(StackedActivation):
         """Return the weights of each expert's module."""
         return apart(self.each)
 
+    def statistics(self) -> list[Statistic]:
+        """Return the buffers of each expert's module."""
+        return statistics_apart(self.each)
+
     def unbind(self) -> list[tuple[Any, ...]]:
         """Return (module,) per expert."""
         return [(module,) for module in self.each]
@@ -332,6 +340,11 @@ class StackedNorm(Stacked):
         """Return the scales and shifts, H entries of each for every expert."""
         entries = [each for each in self.norm.parameters() if each.dim() > 0]
         return [Share(each, 0, self.num_experts) for each in entries]
+
+    def statistics(self) -> list[Statistic]:
+        """Return the running averages, H entries of each for every expert."""
+        entries = [each for each in self.norm.buffers() if each.dim() > 0]
+        return [Statistic(each, 0, self.num_experts) for each in entries]
 
 
 @th.no_grad()

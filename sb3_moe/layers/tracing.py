@@ -27,6 +27,11 @@ def is_recorded() -> bool:
     return tracing or th.compiler.is_compiling()
 
 
+def is_transformed() -> bool:
+    """Say whether ``torch.func``'s transforms look into a pass: its values can't be read then."""
+    return th._C._are_functorch_transforms_active()
+
+
 def is_eager() -> bool:
     """Say whether a pass is plain: a backward pass written by hand then does all that is asked.
 

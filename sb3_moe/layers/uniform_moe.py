@@ -6,11 +6,13 @@ sees.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import torch as th
 
 from sb3_moe.layers.experts import Experts
+from sb3_moe.layers.heirs import Heir
 from sb3_moe.layers.moe import MoELayer, RouterInput
 from sb3_moe.layers.routing import Routing, softmax_over_experts
 
@@ -32,6 +34,15 @@ class UniformMoE(MoELayer):
 
     def take_shares(self) -> None:
         """Nothing is to be done: the gates are 1/E."""
+
+    def share_out(self, heirs: Sequence[Heir], old: MoELayer) -> list[float]:
+        """Scale outputs, since gates can't differ."""
+        new = sum(heir.share for heir in heirs if heir.is_new)
+        masses = [
+            heir.share if heir.is_new else (1.0 - new) * sum(heir.gates.values()) / old.num_experts
+            for heir in heirs
+        ]
+        return [mass * self.num_experts for mass in masses]
 
     def gates_of(self, task: int | None) -> list[float] | None:
         """Return 1/E for each expert."""

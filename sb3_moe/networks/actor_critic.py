@@ -67,6 +67,10 @@ class ActorCriticNetworks(Networks):
         values_B = self.policy.predict_values(obs).flatten()
         return of_distribution(self.policy.get_distribution(obs, **masks), {"vf": values_B}), None
 
+    def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+        """Return the log-probability of the actions, at the start of an episode."""
+        return [self._distribution(obs, self.fresh_memory(obs)).log_prob(actions)]
+
     def _distribution(self, obs: PyTorchObs, memory: tuple[Any, ...]) -> Any:
         return self.policy.get_distribution(obs, *memory)
 

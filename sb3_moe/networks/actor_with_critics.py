@@ -83,6 +83,16 @@ class ActorWithCriticsNetworks(Networks):
         actions_BA = self.policy._predict(obs, deterministic=True)
         return Decision("mean", (actions_BA,), self._values(obs, actions_BA)), None
 
+    def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+        """Return the log-probability of the actions, in [-1, 1], and each critic's value."""
+        return [*self._preference(obs, actions), *self._values(obs, actions).values()]
+
+    def _preference(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+        actor = self.policy.actor
+        mean_BA, log_std, noise = actor.get_action_dist_params(obs)
+        found = actor.action_dist.proba_distribution(mean_BA, log_std, **noise)
+        return [found.log_prob(actions)]
+
 
 class DeterministicActorNetworks(ActorWithCriticsNetworks):
     """The networks of TD3 and DDPG, whose actor is one network."""
@@ -94,3 +104,7 @@ class DeterministicActorNetworks(ActorWithCriticsNetworks):
 
     def _actor(self) -> Network:
         return Network("pi", self.policy.actor.features_extractor, self.policy.actor.mu)
+
+    def _preference(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+        # Without probabilities: as if they were Gaussian, of width 1.
+        return list(self.policy.actor(obs).unbind(-1))

@@ -94,6 +94,18 @@ class Networks(ABC):
         """
         raise TypeError(f"{type(self).__name__} doesn't say what its policies think of actions")
 
+    def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+        """Return what the policy says of actions that were taken, (B,) each, with a graph.
+
+        The squared gradients of a sample, summed over the list, are its Fisher information: of the
+        log-probability where there is one, and of each critic's value of the action.
+
+        :param obs: a batch of observations on the policy's device
+        :param actions: as the algorithm keeps them in its buffer, on that device
+        :raises TypeError: if the family doesn't say
+        """
+        raise TypeError(f"{type(self).__name__} doesn't say what its policies think of actions")
+
     # Where things are.
 
     def towers(self) -> dict[str, list[nn.Module]]:

@@ -30,6 +30,11 @@ FAMILIES: list[type[Networks]] = [
 def networks_of(policy: BaseModel) -> Networks:
     """Return what knows where a policy keeps its networks.
 
+    >>> from stable_baselines3 import DQN
+    >>> networks = networks_of(DQN("MlpPolicy", "CartPole-v1").policy)
+    >>> list(networks.towers()), list(networks.optimizers())
+    (['qf'], ['qf'])
+
     :param policy: of any algorithm of SB3 or sb3-contrib, ours or a dense one
     :raises TypeError: if no family fits
     """

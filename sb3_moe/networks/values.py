@@ -46,6 +46,10 @@ class QNetworks(Networks):
         values_BA = self.values(obs)
         return Decision("value", (values_BA,), {"qf": values_BA.max(dim=1).values}), None
 
+    def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
+        """Return the value of the actions."""
+        return [self.values(obs).gather(1, actions.long().reshape(-1, 1)).flatten()]
+
     def values(self, obs: PyTorchObs) -> th.Tensor:
         """Return the value of each action, (B, A)."""
         values_BA: th.Tensor = getattr(self.policy, self.name)(obs)

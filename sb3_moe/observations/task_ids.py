@@ -11,7 +11,7 @@ import torch as th
 from gymnasium import spaces
 from torch.nn import functional as F
 
-from sb3_moe.observations.pictures import plane_axis
+from sb3_moe.observations.pictures import is_image, plane_axis
 
 TASK_KEY = "task_id"
 
@@ -80,3 +80,40 @@ class Tail:
     def ids(self, obs: Any) -> Any:
         """Return the task of each observation."""
         return strongest(self.codes(obs))
+
+
+class TaskIds:
+    """Read the task of each observation, wherever the id stands.
+
+    :param space: of observations
+    :param num_tasks: K, where the id is a one-hot at the end of a Box, or planes of a picture; None
+        where a Dict holds it
+    :param what: needs the id, for the error
+    :raises ValueError: if observations hold no task id
+    """
+
+    def __init__(self, space: spaces.Space[Any], num_tasks: int | None, what: str) -> None:
+        self._tail: Tail | None = None
+        if has_task_key(space):
+            known = int(space[TASK_KEY].n)  # type: ignore[index]  # a Dict, then
+            if num_tasks not in (None, known):
+                raise ValueError(
+                    f"`num_tasks` must agree with the task_id space, {known}, got {num_tasks}"
+                )
+            self.num_tasks = known
+            return
+        if num_tasks is None or not isinstance(space, spaces.Box):
+            raise ValueError(
+                f"{what} needs a task id in the observation: a Dict with `task_id`, as "
+                "make_multitask_vec_env gives, or a one-hot at the end of a Box with num_tasks=N; "
+                f"got num_tasks={num_tasks} and {space}"
+            )
+        planes = is_image(space)
+        if not planes and not num_tasks < space.shape[-1]:
+            raise ValueError(f"`num_tasks` must leave something of {space}, got {num_tasks}")
+        self.num_tasks = num_tasks
+        self._tail = Tail.of_space(space, num_tasks, planes=planes)
+
+    def __call__(self, obs: Any) -> Any:
+        """Return the task of each observation; a Dict's as it stands, with an axis more or not."""
+        return obs[TASK_KEY] if self._tail is None else self._tail.ids(obs)

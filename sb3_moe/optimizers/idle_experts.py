@@ -1,4 +1,4 @@
-"""An expert that gets no gradient stays as it is: weights, moments and count of steps.
+"""An expert that gets no gradient, or is frozen, stays as it is: weights, moments, count of steps.
 
 Stacked tensors share one state, whose momentum and weight decay would move an idle expert too.
 
@@ -7,7 +7,8 @@ Shapes: E experts of one layer, n of them together in some tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch as th
@@ -26,46 +27,76 @@ MARK = "freeze_idle"
 
 
 class IdleExperts:
-    """Keep idle experts still in every step of an optimiser, by its hooks.
+    """Keep idle and frozen experts still in every step of an optimiser, by its hooks.
 
     An expert is idle in a step if the gradient of all that it has is exactly zero. Nothing is read
     from a device other than the CPU. Copies of the experts and their moments take as much memory
-    again, on a CPU from the first step on in which one is idle.
+    again, on a CPU from the first step on in which one is idle. Gradients of frozen experts are
+    zero, so that clipping doesn't count them. An expert that has a count of steps of its own, for
+    it is younger than others or was still for a while, is stepped by that.
 
     :param optimizer: one of ``SUPPORTED``
-    :param layers: experts whose weights the optimiser has
+    :param layers: experts whose weights the optimiser has, and of which idle ones stay still
     :param always: whether they stay still even if the optimiser is loaded from a file that says
         nothing of it; else it goes on as it was saved
+    :param frozen: numbers of those that stay still whatever comes, of these layers and others
+    :param others: more layers, whose experts may have counts of their own
     :raises ValueError: if the optimiser's class or settings are not supported
     """
 
     def __init__(
-        self, optimizer: th.optim.Optimizer, layers: Sequence[Experts], *, always: bool
+        self,
+        optimizer: th.optim.Optimizer,
+        layers: Sequence[Experts],
+        *,
+        always: bool,
+        frozen: Mapping[Experts, frozenset[int]] | None = None,
+        others: Sequence[Experts] = (),
     ) -> None:
-        reason = why_unsupported(optimizer)
+        frozen = frozen or {}
+        reason = why_unsupported(optimizer, "`freeze_idle`=True" if layers else "`frozen_experts`")
         if reason is not None:
             raise ValueError(reason)
         self._always = always
         known = {p for group in optimizer.param_groups for p in group["params"]}
         self._layers = [
-            _together([share for share in layer.shares() if share.parameter in known])
-            for layer in layers
+            _Layer(
+                _together([share for share in layer.shares() if share.parameter in known]),
+                layer in layers,
+                frozen.get(layer, frozenset()),
+            )
+            for layer in dict.fromkeys([*layers, *frozen, *others])
         ]
         self._before: _Before | None = None
         self._copies = _Copies()
+        self._beside: dict[nn.Parameter, tuple[int, list[int], th.Tensor]] = {}
         self._mark(optimizer, default=True)
-        optimizer.register_step_pre_hook(self._remember)
-        optimizer.register_step_post_hook(self._hold)
-        optimizer.register_load_state_dict_post_hook(self._loaded)
+        self._handles = [
+            optimizer.register_step_pre_hook(self._remember),
+            optimizer.register_step_post_hook(self._hold),
+            optimizer.register_load_state_dict_post_hook(self._loaded),
+            *(
+                each.register_hook(partial(self._mask, each, part.num_experts, rows))
+                for layer in self._layers
+                for part, rows in layer.frozen_rows()
+                for each in part.tensors
+            ),
+        ]
+
+    def remove(self) -> None:
+        """Take all hooks off again."""
+        for handle in self._handles:
+            handle.remove()
 
     def _mark(self, optimizer: th.optim.Optimizer, *, default: bool) -> None:
-        for group in optimizer.param_groups:
-            group[MARK] = self._always or group.get(MARK, default)
+        if any(layer.idle for layer in self._layers):
+            for group in optimizer.param_groups:
+                group[MARK] = self._always or group.get(MARK, default)
 
     def _loaded(self, optimizer: th.optim.Optimizer) -> None:
         """Go on as the file says, which may be anyone's."""
         self._mark(optimizer, default=False)
-        for part in (part for layer in self._layers for part in layer):
+        for part in (part for layer in self._layers for part in layer.parts):
             for each in part.tensors:
                 steps_n = optimizer.state.get(each, {}).get(STEPS)
                 if steps_n is not None and steps_n.shape != (part.num_experts,):
@@ -74,14 +105,36 @@ class IdleExperts:
                         f"shape {tuple(steps_n.shape)}"
                     )
 
+    def _mask(
+        self, parameter: nn.Parameter, num_experts: int, rows: list[int], grad: th.Tensor
+    ) -> th.Tensor:
+        """Return a gradient with zeros for frozen experts, whatever stood there."""
+        masked_nr = grad.reshape(num_experts, -1).clone()
+        masked_nr[rows] = 0.0
+        if th.is_grad_enabled():
+            # TRPO asks for a graph, and moves the actor beside its optimiser, in a direction that
+            # begins as noise: the optimiser's next step, the critic's, puts that right.
+            weights_nr = parameter.detach().reshape(num_experts, -1)
+            self._beside[parameter] = (num_experts, rows, weights_nr[rows].clone())
+        return masked_nr.view_as(grad)
+
+    @th.no_grad()
+    def _put_back(self) -> None:
+        """Undo what was done to frozen experts beside the optimiser."""
+        for parameter, (num_experts, rows, weights) in self._beside.items():
+            parameter.view(num_experts, -1)[rows] = weights
+        self._beside.clear()
+
     def _remember(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
         """Copy what the step is going to change."""
         self._before = None
-        if optimizer.param_groups[0][MARK]:
-            layers = [[part.with_gradient() for part in layer] for layer in self._layers]
-            layers = [[part for part in layer if part.tensors] for layer in layers]
-            if not _torchs_own_will_do(optimizer, layers):
-                self._before = _Before(optimizer, layers, self._copies)
+        marked = bool(optimizer.param_groups[0].get(MARK, False))
+        if not marked and not any(each.frozen or each.counts(optimizer) for each in self._layers):
+            return
+        layers = [layer.in_step(marked=marked) for layer in self._layers]
+        layers = [layer for layer in layers if layer.matters(optimizer)]
+        if layers and not _torchs_own_will_do(optimizer, layers):
+            self._before = _Before(optimizer, layers, self._copies)
 
     @property
     def memory(self) -> int:
@@ -90,6 +143,7 @@ class IdleExperts:
 
     def _hold(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
         """Put back what idle experts had, and give the others the step of their own count."""
+        self._put_back()
         before, self._before = self._before, None
         if before is not None and before.tensors:
             before.hold(optimizer)
@@ -101,6 +155,10 @@ class _Part(NamedTuple):
     tensors: list[nn.Parameter]
     first: int
     num_experts: int
+
+    def holds(self, k: int) -> bool:
+        """Say whether one of the experts has that number."""
+        return self.first <= k < self.first + self.num_experts
 
     def with_gradient(self) -> _Part:
         """Leave out what torch does not step."""
@@ -125,6 +183,56 @@ class _Part(NamedTuple):
                 leading = wide.shape[1:] if each.dim() else ()
                 by_shape[shape] = wide.view(len(wide), *leading, *axes).unbind()
             found.append(by_shape[shape])
+        return found
+
+
+class _Layer(NamedTuple):
+    """The experts of one layer, and which of them are to stay still.
+
+    :param parts: their tensors
+    :param idle: whether those do that are idle
+    :param frozen: those that do so in any case
+    """
+
+    parts: list[_Part]
+    idle: bool
+    frozen: frozenset[int]
+
+    def frozen_rows(self) -> Iterator[tuple[_Part, list[int]]]:
+        """Yield the parts in which experts are frozen, and which of the part's these are."""
+        for part in self.parts:
+            rows = [k - part.first for k in sorted(self.frozen) if part.holds(k)]
+            if rows:
+                yield part, rows
+
+    def in_step(self, *, marked: bool) -> _Layer:
+        """Return what matters in a step: what has gradients.
+
+        :param marked: whether the optimiser keeps idle experts still at all
+        """
+        parts = [part.with_gradient() for part in self.parts]
+        return _Layer([part for part in parts if part.tensors], self.idle and marked, self.frozen)
+
+    def matters(self, optimizer: th.optim.Optimizer) -> bool:
+        """Say whether a step may have to be another than torch's."""
+        if not self.parts:
+            return False
+        return self.idle or bool(self.frozen) or self.counts(optimizer)
+
+    def counts(self, optimizer: th.optim.Optimizer) -> bool:
+        """Say whether an expert has a count of steps of its own."""
+        return any(STEPS in optimizer.state.get(p, {}) for part in self.parts for p in part.tensors)
+
+    def active(self) -> list[th.Tensor]:
+        """Tell which experts take the step: 1.0 or 0.0 for each of every part's."""
+        if self.idle:
+            found = _with_gradient(self.parts)
+        else:
+            found = [part.tensors[0].new_ones(part.num_experts) for part in self.parts]
+        for part, active_n in zip(self.parts, found, strict=True):
+            for k in self.frozen:
+                if part.holds(k):
+                    active_n[k - part.first] = 0.0
         return found
 
 
@@ -157,15 +265,15 @@ class _Before:
     """What tensors and their moments were before a step.
 
     :param optimizer: that is going to step
-    :param layers: the parts of each layer that have gradients
+    :param layers: with what has gradients
     :param copies: where to copy to
     """
 
     def __init__(
-        self, optimizer: th.optim.Optimizer, layers: list[list[_Part]], copies: _Copies
+        self, optimizer: th.optim.Optimizer, layers: list[_Layer], copies: _Copies
     ) -> None:
         self._layers, self._copies = layers, copies
-        self.tensors = [each for layer in layers for part in layer for each in part.tensors]
+        self.tensors = [each for layer in layers for part in layer.parts for each in part.tensors]
         moments = [_moments(optimizer, each) for each in self.tensors]
         with th.no_grad():
             self._olds = copies.of([(each, "", each) for each in self.tensors])
@@ -188,7 +296,7 @@ class _Before:
         groups = {p: group for group in optimizer.param_groups for p in group["params"]}
         factors: list[tuple[th.Tensor, ...]] = []
         for layer in self._layers:
-            parts = zip(layer, _active(layer), strict=True)
+            parts = zip(layer.parts, layer.active(), strict=True)
             runs = ((run, active) for part, active in parts for run in self._runs(optimizer, part))
             for part, active_n in runs:
                 first, of_experts = part.tensors[0], [1.0 - active_n]
@@ -254,7 +362,7 @@ def _together(shares: Sequence[Share]) -> list[_Part]:
     return [_Part(tensors, *place) for place, tensors in parts.items()]
 
 
-def _active(parts: Sequence[_Part]) -> list[th.Tensor]:
+def _with_gradient(parts: Sequence[_Part]) -> list[th.Tensor]:
     """Tell which experts of a layer have any gradient: 1.0 or 0.0 for each of every part's."""
     peaks = [part.peaks() for part in parts]
     if len(peaks) > 1:
@@ -269,30 +377,33 @@ def _active(parts: Sequence[_Part]) -> list[th.Tensor]:
     return [(peak_n != 0).to(peak_n.dtype) for peak_n in peaks]
 
 
-def _torchs_own_will_do(optimizer: th.optim.Optimizer, layers: list[list[_Part]]) -> bool:
-    """Say whether no expert is idle now, or counts steps of its own; False if asking would wait."""
-    tensors = [each for layer in layers for part in layer for each in part.tensors]
-    if not all(paths.on_cpu(each) for each in tensors):
+def _torchs_own_will_do(optimizer: th.optim.Optimizer, layers: list[_Layer]) -> bool:
+    """Say whether no expert is still now, or counts steps of its own; False if asking would wait.
+
+    :param layers: at least one
+    """
+    if not all(paths.on_cpu(layer.parts[0].tensors[0]) for layer in layers):
         return False
-    if any(STEPS in optimizer.state.get(each, {}) for each in tensors):
+    if any(layer.frozen or layer.counts(optimizer) for layer in layers):
         return False
-    return all(bool(active_n.all()) for layer in layers for active_n in _active(layer))
+    return all(bool(active_n.all()) for layer in layers for active_n in layer.active())
 
 
-def why_unsupported(optimizer: th.optim.Optimizer) -> str | None:
-    """Say why idle experts can't be kept still under an optimiser; None if they can.
+def why_unsupported(
+    optimizer: th.optim.Optimizer, option: str = "`freeze_idle`=True"
+) -> str | None:
+    """Say why experts can't be kept still under an optimiser; None if they can.
 
     :param optimizer: any
+    :param option: what asks for it
     """
     kind, names = type(optimizer), ", ".join(each.__name__ for each in SUPPORTED)
     if kind not in SUPPORTED:
-        return (
-            f"`freeze_idle`=True needs `optimizer_class` to be one of {names}, got {kind.__name__}"
-        )
+        return f"{option} needs `optimizer_class` to be one of {names}, got {kind.__name__}"
     for name in ("differentiable", "dampening"):
         if value := optimizer.param_groups[0].get(name):
             return (
-                f"`freeze_idle`=True needs `optimizer_kwargs` without `{name}`, got "
+                f"{option} needs `optimizer_kwargs` without `{name}`, got "
                 f"{kind.__name__} with {name}={value}"
             )
     return None

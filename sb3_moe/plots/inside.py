@@ -57,7 +57,7 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
             gates_KNE[:, k].T,
             cmap="cividis",
             vmin=0.0,
-            vmax=gates_KNE.max(),
+            vmax=np.nanmax(gates_KNE),
         )
         axes.set_yticks(range(gates_KNE.shape[2]))
         axes.set_ylabel("expert")
@@ -92,7 +92,9 @@ def draw_gates(gates_NE: npt.ArrayLike, task_names: Sequence[str], title: str = 
     gates = np.asarray(gates_NE, dtype=np.float64)
     experts = [str(k) for k in range(gates.shape[1])]
     labels = [[f"{gate:.2f}" for gate in row] for row in gates]
-    figure = matrix(gates, labels, task_names, experts, (0.0, gates.max()), "cividis", "mean gate")
+    figure = matrix(
+        gates, labels, task_names, experts, (0.0, np.nanmax(gates)), "cividis", "mean gate"
+    )
     figure.axes[0].set_xlabel("expert")
     figure.axes[0].set_title(title)
     return figure

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from inspect import signature
 from string import digits
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_moe.layers import Experts, MoELayer, Routing
+from sb3_moe.layers.checks import numbers_below
 from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
@@ -79,6 +81,9 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param ent_coef_per_task: a temperature for each task, of SAC, TQC and CrossQ with
         ``ent_coef=1.0``
     :param match_scale: let experts start as strong as the dense layers they stand for
+    :param action_dims: how many dimensions each task's Box action has; the rest is left out
+    :param frozen_experts: numbers of experts that stay as they are while all else learns, by tower
+        (``"pi"``, ``"qf"`` for all critics, ``"qf0"``) or mixture (``"pi.all.1"``)
     :param features_extractor_class: None: SB3's own where no experts need more, else
         :class:`sb3_moe.policies.extractors.TaskExtractor`
     :param features_extractor_kwargs: its arguments
@@ -105,9 +110,12 @@ class MoEPolicy(WrittenBy, BaseModel):
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         net_arch: list[int] | dict[str, list[int]] | None = None,
+        frozen_experts: Mapping[str, Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> None:
         _refuse_unknown(type(self), kwargs)
+        # The optimisers that keep idle experts still, by tower.
+        self._taught: dict[str, th.optim.Optimizer] = {}
         self.moe_options = {name: kwargs.pop(name, value) for name, value in DEFAULTS.items()}
         self.moe = per_tower(self.moe_options, self.towers)
         noise = max(each.router_options.get("router_noise", 0.0) for each in self.moe.values())
@@ -145,7 +153,8 @@ class MoEPolicy(WrittenBy, BaseModel):
         layers = self.moe_layers().values()
         self._has_experts = bool(layers)
         self._acts_between_updates = any(layer.acts_between_updates for layer in layers)
-        self._teach_optimizers()
+        penalise(self)
+        self.set_frozen_experts(frozen_experts)
 
     # What the constructor decides.
 
@@ -240,6 +249,8 @@ class MoEPolicy(WrittenBy, BaseModel):
                 )
 
     def _check_gsde(self, kwargs: dict[str, Any]) -> None:
+        if kwargs.get("use_sde") and self.moe["pi"].action_dims is not None:
+            raise ValueError("`use_sde` must be False with `action_dims`, got True")
         if kwargs.get("use_sde") and self.moe["pi"].place.whole:
             raise ValueError(
                 "`use_sde`=True needs the latent of the actor's last layer, which "
@@ -259,32 +270,97 @@ class MoEPolicy(WrittenBy, BaseModel):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """Return what ``load`` needs, with our options and what SB3 itself forgets."""
         data = super()._get_constructor_parameters() | self.moe_options
+        if self.frozen_experts is not None:
+            data["frozen_experts"] = self.frozen_experts
         if hasattr(self, "share_features_extractor"):
             data["share_features_extractor"] = self.share_features_extractor
         return data
 
     # What optimisers are taught.
 
-    def _teach_optimizers(self) -> None:
-        """Let steps know of penalties and, behind these, of experts that get no row."""
+    def teach_optimizers(self) -> None:
+        """Let steps know of penalties and, behind these, of experts that are to stay still."""
         penalise(self)
-        self._freeze_idle()
+        self._hold_experts()
 
-    def _freeze_idle(self) -> None:
-        """Let the optimisers keep idle experts as they are, where that is wanted."""
+    def set_frozen_experts(self, frozen: Mapping[str, Sequence[int]] | None) -> None:
+        """Let these experts stay as they are from now on, and no others.
+
+        :param frozen: numbers by tower or mixture; None: none
+        :raises TypeError: if it is no dict of whole numbers
+        :raises ValueError: if there is no such mixture or expert, or an optimiser of a class that
+            is not known stands behind them
+        """
+        found = self.check_frozen_experts({} if frozen is None else frozen)
+        self.frozen_experts = found or None
+        for name, layer in self.moe_layers().items():
+            layer.frozen = frozenset(found.get(name, ()))
+        self._hold_experts()
+
+    def check_frozen_experts(self, frozen: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+        """Return the numbers by mixture, if these experts can be frozen.
+
+        :param frozen: numbers by tower or mixture
+        :raises TypeError: as :meth:`set_frozen_experts`
+        :raises ValueError: as :meth:`set_frozen_experts`
+        """
+        found = self._frozen_by_mixture(frozen)
         optimizers = networks_of(self).optimizers()
-        held: dict[th.optim.Optimizer, list[Experts]] = {}
-        explicit = set()
+        for name in found:
+            reason = why_unsupported(optimizers[name.split(".")[0]], "`frozen_experts`")
+            if reason is not None:
+                raise ValueError(reason)
+        return found
+
+    def _frozen_by_mixture(self, frozen: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+        if not isinstance(frozen, Mapping):
+            raise TypeError(
+                "`frozen_experts` must be a dict from towers or mixtures to numbers, got "
+                f"{frozen!r}"
+            )
+        found: dict[str, set[int]] = {}
+        for tower, numbers in frozen.items():
+            try:
+                mixtures = self.mixtures(tower)
+            except ValueError as error:
+                raise ValueError(str(error).replace("`tower`", "`frozen_experts`", 1)) from error
+            for name, layer in mixtures.items():
+                numbers_below("frozen_experts", numbers, layer.num_experts, name)
+                found.setdefault(name, set()).update(map(int, numbers))
+        return {name: sorted(numbers) for name, numbers in found.items() if numbers}
+
+    def _hold_experts(self) -> None:
+        """Let the optimisers keep experts as they are, where that is wanted."""
+        for each in vars(self).pop("_held", ()):
+            each.remove()
+        self._taught = optimizers = networks_of(self).optimizers()
+        held: dict[th.optim.Optimizer, _Held] = {}
         for name, layer in self.moe_layers().items():
             tower = name.split(".")[0]
             options = self.moe[tower.rstrip(digits)]
+            behind = held.setdefault(optimizers[tower], _Held([], {}, []))
+            behind.others.append(layer.experts)
+            if layer.frozen:
+                behind.frozen[layer.experts] = layer.frozen
             if options.freezes_idle(layer):
-                held.setdefault(optimizers[tower], []).append(layer.experts)
-                if options.freeze_idle:
-                    explicit.add(optimizers[tower])
-        for optimizer, layers in held.items():
-            if optimizer in explicit or why_unsupported(optimizer) is None:
-                IdleExperts(optimizer, layers, always=optimizer in explicit)
+                behind.idle.append(layer.experts)
+                behind.explicit = behind.explicit or bool(options.freeze_idle)
+        self._held = [
+            IdleExperts(
+                optimizer,
+                each.idle,
+                always=each.explicit,
+                frozen=each.frozen,
+                others=each.others,
+            )
+            for optimizer, each in held.items()
+            if each.explicit or why_unsupported(optimizer) is None
+        ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the hooks, which copies of the optimisers don't have."""
+        left_out = ("_held", "_taught")
+        return {name: value for name, value in vars(self).items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what a pickle or a copy holds, and teach the optimisers again: they forget it."""
@@ -292,7 +368,13 @@ class MoEPolicy(WrittenBy, BaseModel):
         for optimizer in networks_of(self).optimizers().values():
             for group in optimizer.param_groups:
                 group.setdefault(MARK, False)
-        self._teach_optimizers()
+        self.teach_optimizers()
+
+    def _hold_experts_again(self) -> None:
+        """Teach an optimiser that the user put in another's place."""
+        optimizers = networks_of(self).optimizers()
+        if any(optimizers[tower] is not known for tower, known in self._taught.items()):
+            self._hold_experts()
 
     # What routers do between two updates, such as loss-free balancing.
 
@@ -306,6 +388,8 @@ class MoEPolicy(WrittenBy, BaseModel):
         if self._predicting and self._has_experts and _is_in_mode(self, mode):
             return  # Experts are many modules: to set each anew takes a fifth of a single action.
         super().set_training_mode(mode)
+        if mode and self._has_experts:
+            self._hold_experts_again()
         if mode or self._predicting or not self._acts_between_updates:
             return
         for layer in self.moe_layers().values():
@@ -357,6 +441,31 @@ class MoEPolicy(WrittenBy, BaseModel):
                 name = f"{tower}.{place.name if place.has_experts else 'head'}"
                 found[name if len(layers) == 1 else f"{name}.{i}"] = layer
         return found
+
+    def mixtures(self, tower: str, layer: int | None = None) -> dict[str, MoELayer]:
+        """Return a tower's mixtures by name.
+
+        :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's name
+        :param layer: which of them; None: each
+        :raises TypeError: if ``layer`` is no whole number
+        :raises ValueError: if there is none
+        """
+        layers = self.moe_layers()
+        if not layers:
+            raise ValueError(
+                "the policy has no mixture of experts: choose another `placement` than 'none'"
+            )
+        found = {name: each for name, each in layers.items() if tower in _called(name)}
+        if not found:
+            towers = sorted({name.split(".")[0] for name in layers})
+            raise ValueError(f"`tower` must be one of {towers}, which have experts, got {tower!r}")
+        if layer is None:
+            return found
+        if isinstance(layer, bool) or not isinstance(layer, int | np.integer):
+            raise TypeError(f"`layer` must be an int, the number of a mixture, got {layer!r}")
+        if not -len(found) <= layer < len(found):
+            raise ValueError(f"`layer` must be in [-{len(found)}, {len(found)}), got {layer}")
+        return dict([list(found.items())[layer]])
 
     def get_expert(self, tower: str, k: int, layer: int = -1) -> nn.Sequential:
         """Return one expert as plain modules with copied weights.
@@ -422,6 +531,25 @@ class MoEPolicy(WrittenBy, BaseModel):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _called(name: str) -> tuple[str, str, str]:
+    """Return what a mixture answers to: itself, its tower, and all towers of the kind."""
+    tower = name.split(".")[0]
+    return name, tower, tower.rstrip(digits)
+
+
+@dataclass
+class _Held:
+    """Experts behind one optimiser: which stay still while they are idle, or in any case; all.
+
+    :param explicit: whether idle ones were asked to
+    """
+
+    idle: list[Experts]
+    frozen: dict[Experts, frozenset[int]]
+    others: list[Experts]
+    explicit: bool = False
 
 
 def _is_in_mode(module: nn.Module, mode: bool) -> bool:

@@ -37,6 +37,14 @@ def routing(
 ) -> dict[str, Routing]:
     """Return what every router of a model decides for a batch of observations.
 
+    >>> from stable_baselines3 import PPO
+    >>> model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"num_experts": 3})
+    >>> decided = routing(model, model.get_env().reset())
+    >>> sorted(decided)
+    ['pi.middle', 'vf.middle']
+    >>> tuple(decided["pi.middle"].gates_BNE.shape)  # observations, tokens, experts
+    (1, 1, 3)
+
     :param model: an SB3 model, or the policy of one
     :param obs: as the environment gives them, with or without a batch axis
     :param actions: for critics of Box actions; None: the actor's own

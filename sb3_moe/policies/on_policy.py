@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
@@ -16,6 +19,11 @@ from torch import nn
 
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.own_actions import (
+    OwnDimensions,
+    OwnGaussianDistribution,
+    own_dimensions,
+)
 from sb3_moe.policies.plain_distributions import plain
 from sb3_moe.policies.spectral import by_loss
 from sb3_moe.policies.towers import Layout
@@ -36,6 +44,8 @@ class MoEActorCritic(_Policy):
     """Give an actor-critic policy's ``mlp_extractor`` and heads experts."""
 
     adam_kwargs: ClassVar[dict[str, Any]] = {"eps": 1e-5}
+    own: OwnDimensions | None
+    _own_BA: th.Tensor | None = None
 
     def _build_mlp_extractor(self) -> None:
         """Build SB3's networks and turn them into towers, before the heads are built on them."""
@@ -80,6 +90,7 @@ class MoEActorCritic(_Policy):
         if any(options.is_moe for options in self.moe.values()):
             self.action_dist: Any = plain(self.action_dist)
         super()._build(lr_schedule)
+        self.own = own_dimensions(self.moe["pi"].action_dims, self, self.pi_features_extractor)
         for tower, architect in self._architects.items():
             name = "action_net" if tower == "pi" else "value_net"
             linear, dense = getattr(self, name), self._dense[tower]
@@ -93,10 +104,43 @@ class MoEActorCritic(_Policy):
 
     def evaluate_actions(self, *args: Any, **kwargs: Any) -> Any:
         """Judge actions as SB3's policy does, and let penalties know what is said of them."""
-        values, log_prob, entropy = super().evaluate_actions(*args, **kwargs)
+        with self._acting_on(args, kwargs):
+            values, log_prob, entropy = super().evaluate_actions(*args, **kwargs)
         for penalty in by_loss(self):
             penalty.watch(log_prob, entropy)
         return values, log_prob, entropy
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Act as SB3's policy does, in each task's own dimensions."""
+        with self._acting_on(args, kwargs):
+            return super().forward(*args, **kwargs)
+
+    def get_distribution(self, *args: Any, **kwargs: Any) -> Any:
+        """Return SB3's distribution, over each task's own dimensions."""
+        with self._acting_on(args, kwargs):
+            return super().get_distribution(*args, **kwargs)
+
+    def _get_action_dist_from_latent(self, latent_pi: th.Tensor, *args: Any) -> Any:
+        if self._own_BA is None:
+            return super()._get_action_dist_from_latent(latent_pi, *args)
+        distribution = OwnGaussianDistribution(self.action_dist.action_dim).of(self._own_BA)
+        return distribution.proba_distribution(self.action_net(latent_pi), self.log_std)
+
+    @contextmanager
+    def _acting_on(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[None]:
+        """Let distributions know the observation, which SB3 doesn't hand on to where it makes them.
+
+        :param args: of one of SB3's methods, the observation first
+        :param kwargs: likewise
+        """
+        if self.own is None:
+            yield
+            return
+        self._own_BA = self.own(args[0] if args else kwargs["obs"])
+        try:
+            yield
+        finally:
+            self._own_BA = None
 
     def _rebuild_optimizer(self, lr_schedule: Schedule) -> None:
         self.optimizer = self.optimizer_class(

@@ -95,6 +95,8 @@ class MoEOptions:
         ``ent_coef=1.0``; a value is the actor's
     :param match_scale: scale the experts' initial weights so that each layer of experts starts as
         strong as the dense layer it stands for
+    :param action_dims: how many dimensions each task's Box action has, where they are padded to one
+        space: what a task lacks is 0, and has no part in log-probability, entropy and critics
     :raises TypeError: if a value has the wrong type
     :raises ValueError: if a value or a combination is not valid
     """
@@ -126,12 +128,14 @@ class MoEOptions:
     task_embedding: int | None = None
     ent_coef_per_task: bool = False
     match_scale: bool = False
+    action_dims: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         place, router = self.place, self.router_class
         one_of("tokens", self.tokens, TOKENS)
         one_of("task_input", self.task_input, TASK_INPUTS)
         yes_or_no("match_scale", self.match_scale)
+        self._check_action_dims()
         yes_or_no("ent_coef_per_task", self.ent_coef_per_task)
         whole_or_none("num_experts", self.num_experts)
         whole_or_none("expert_width", self.expert_width)
@@ -196,6 +200,17 @@ class MoEOptions:
             raise type(error)(str(error).replace("`router`", "`head_router`", 1)) from error
 
     # What goes together.
+
+    def _check_action_dims(self) -> None:
+        if self.action_dims is None:
+            return
+        if not isinstance(self.action_dims, list | tuple) or not self.action_dims:
+            raise TypeError(
+                f"`action_dims` must be a list with a number for each task, got "
+                f"{self.action_dims!r}"
+            )
+        for size in self.action_dims:
+            whole("action_dims", size)
 
     def _check_router(self) -> None:
         """Refuse what the router doesn't take."""
@@ -477,6 +492,8 @@ TASK_ID_CURE = (
     "features_extractor_kwargs=dict(num_tasks=N) for a one-hot at the end of the observation"
 )
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MoEOptions)}
+# All arguments that our policies take and SB3's don't: options by tower, and what is by mixture.
+ARGUMENTS = (*DEFAULTS, "frozen_experts")
 
 
 def takes(router: type[MoELayer], option: str) -> bool:

@@ -14,6 +14,7 @@ from sb3_moe.observations.task_ids import strongest
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
+from sb3_moe.policies.own_actions import OwnDimensions, OwnSquashedDistribution, own_dimensions
 from sb3_moe.policies.plain_distributions import plain
 from sb3_moe.policies.temperatures import TaskTemperatures
 from sb3_moe.policies.towers import Columns
@@ -36,6 +37,7 @@ class MoEPart(_Model):
 
     dense_class: ClassVar[type[Any]]
     judges_actions: ClassVar[bool] = False
+    own: OwnDimensions | None
 
     def __init__(self, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name) for name in DEFAULTS if name in kwargs}
@@ -44,7 +46,9 @@ class MoEPart(_Model):
         self.given = {k: v for k, v in kwargs.items() if k != "features_extractor"} | options
         action_dim = get_action_dim(self.action_space) if self.judges_actions else 0
         layout = MoEPolicy.layout(kwargs["features_extractor"], action_dim)
-        self.put_experts(Architect(MoEOptions(**options), layout))
+        moe = MoEOptions(**options)
+        self.own = own_dimensions(moe.action_dims, self, kwargs["features_extractor"])
+        self.put_experts(Architect(moe, layout))
 
     def put_experts(self, architect: Architect) -> None:
         """Replace layers of the network that SB3 built."""
@@ -66,7 +70,8 @@ def make_part(
     :param part_class: with experts
     :param kwargs: arguments of SB3's network, features extractor included
     """
-    if policy.is_dense(tower, policy.layout(kwargs["features_extractor"])):
+    dense = policy.is_dense(tower, policy.layout(kwargs["features_extractor"]))
+    if dense and policy.moe[tower].action_dims is None:
         return part_class.dense_class(**kwargs).to(policy.device)
     return part_class(**kwargs, **policy.moe[tower].by_name()).to(policy.device)
 
@@ -76,27 +81,14 @@ class GaussianActor(MoEPart):
 
     temperatures: TaskTemperatures | None
 
-    def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
-        """Draw actions; their log-probabilities, (B,), are weighed where tasks have a temperature.
-
-        :param obs: observations
-        """
-        actions_BA, log_prob_B = super().action_log_prob(obs)  # type: ignore[misc]  # SB3's actor
-        if self.temperatures is None:
-            return actions_BA, log_prob_B
-        assert self.features_extractor is not None, "actors have one"
-        with th.no_grad():
-            features_BF = self.extract_features(obs, self.features_extractor)
-        tasks_B = strongest(features_BF[:, -len(self.temperatures.log_K) :])
-        return actions_BA, self.temperatures(log_prob_B, tasks_B)
-
     def put_experts(self, architect: Architect) -> None:
         """Replace hidden layers and heads."""
         actor: Any = self
         actor.temperatures = None
         if architect.options.ent_coef_per_task:
-            target = -float(get_action_dim(self.action_space))
-            actor.temperatures = TaskTemperatures(architect.outer.num_tasks, target)
+            every = [get_action_dim(self.action_space)] * architect.outer.num_tasks
+            dims = architect.options.action_dims or every
+            actor.temperatures = TaskTemperatures([-float(each) for each in dims])
         actor.action_dist = plain(actor.action_dist)
         if architect.place.whole:
             self._put_big_experts(actor, architect)
@@ -136,6 +128,46 @@ class GaussianActor(MoEPart):
         actor.mu = Columns(0, action_dim)
         actor.log_std = Columns(action_dim, 2 * action_dim)
 
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """Return actions, 0 where the task has none."""
+        actor: Any = super()
+        if self.own is None:
+            return actor.forward(obs, deterministic)
+        mean_actions, log_std, _ = self._get_params(obs)
+        return self._distribution(obs).actions_from_params(mean_actions, log_std, deterministic)
+
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        """Draw actions; their log-probabilities, (B,), are of what the task has of them.
+
+        They are weighed where tasks have a temperature.
+
+        :param obs: observations
+        """
+        actions_BA, log_prob_B = self._drawn(obs)
+        if self.temperatures is None:
+            return actions_BA, log_prob_B
+        with th.no_grad():
+            actor: Any = self
+            features_BF = actor.extract_features(obs, actor.features_extractor)
+        tasks_B = strongest(features_BF[:, -len(self.temperatures.log_K) :])
+        return actions_BA, self.temperatures(log_prob_B, tasks_B)
+
+    def _drawn(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        actor: Any = super()
+        if self.own is None:
+            return actor.action_log_prob(obs)
+        mean_actions, log_std, _ = self._get_params(obs)
+        return self._distribution(obs).log_prob_from_params(mean_actions, log_std)
+
+    def _get_params(self, obs: PyTorchObs) -> Any:
+        actor: Any = self
+        return actor.get_action_dist_params(obs)
+
+    def _distribution(self, obs: PyTorchObs) -> OwnSquashedDistribution:
+        assert self.own is not None
+        distribution = OwnSquashedDistribution(get_action_dim(self.action_space))
+        return distribution.of(self.own(obs))
+
 
 class TowerCritic(MoEPart, _Critic):
     """A critic that hands features and actions to its towers apart.
@@ -164,6 +196,8 @@ class TowerCritic(MoEPart, _Critic):
         """
         with th.set_grad_enabled(grad and th.is_grad_enabled()):
             features = self.extract_features(obs, self.features_extractor)
+        if self.own is not None:
+            actions = self.own.keep(actions, obs)
         towers = self.q_networks[:1] if only_first else self.q_networks
         return tuple(tower(features, actions) for tower in towers)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch as th
 from stable_baselines3.td3.policies import Actor, CnnPolicy, MultiInputPolicy, TD3Policy
 
 from sb3_moe.policies.architect import Architect
@@ -19,6 +20,11 @@ class MoEActor(MoEPart, Actor):
     def put_experts(self, architect: Architect) -> None:
         """Replace the one network."""
         self.mu = architect.network(self.mu)  # type: ignore[assignment]
+
+    def forward(self, obs: th.Tensor) -> th.Tensor:
+        """Return actions, 0 where the task has none."""
+        actions = super().forward(obs)
+        return actions if self.own is None else self.own.keep(actions, obs)
 
 
 class MoETD3(MoEActorWithCritics):

@@ -9,6 +9,8 @@ Shapes: B batch, K tasks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch as th
 from torch import nn
 
@@ -18,14 +20,16 @@ from sb3_moe.layers.aux_loss import add_loss
 class TaskTemperatures(nn.Module):
     """Temperatures that are learned as SAC learns its own (arXiv 1812.05905, eq. 18), task by task.
 
-    :param num_tasks: K
-    :param target_entropy: that each task's policy is to have
+    :param targets: the entropy that each task's policy is to have, K numbers
     """
 
-    def __init__(self, num_tasks: int, target_entropy: float) -> None:
+    target_K: th.Tensor
+
+    def __init__(self, targets: Sequence[float]) -> None:
         super().__init__()
-        self.log_K = nn.Parameter(th.zeros(num_tasks))
-        self.target_entropy = target_entropy
+        self.log_K = nn.Parameter(th.zeros(len(targets)))
+        # Follows from the actions, so that files needn't hold it.
+        self.register_buffer("target_K", th.tensor(targets), persistent=False)
 
     def forward(self, log_prob_B: th.Tensor, tasks_B: th.Tensor) -> th.Tensor:
         """Return log-probabilities times their tasks' temperatures.
@@ -36,5 +40,5 @@ class TaskTemperatures(nn.Module):
         weighed_B = log_B.detach().exp() * log_prob_B
         if not (self.training and th.is_grad_enabled()):
             return weighed_B
-        off_B = (log_prob_B + self.target_entropy).detach()
+        off_B = (log_prob_B + self.target_K[tasks_B]).detach()
         return add_loss(weighed_B, -(log_B * off_B).mean())

@@ -12,6 +12,7 @@ from typing import IO
 from sb3_moe.files.atomic import atomic
 from sb3_moe.saving.errors import UnsafeFileError
 
+ENDING = ".moe"
 MODEL = "model.json"
 ARRAYS = "arrays.safetensors"
 WEIGHTS = "weights.safetensors"
@@ -27,6 +28,16 @@ _MAX_DIRECTORY = 4096
 _BY_SB3 = "; a file of SB3's model.save is opened by PPO.load and its like"
 # Any zip tool writes the same bytes for the same entries.
 _DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def as_written(path: Path) -> Path:
+    """Return where a model is written: a name without an ending gets one, as SB3's does."""
+    return path if path.suffix else Path(f"{path}{ENDING}")
+
+
+def as_read(path: Path) -> Path:
+    """Return where a model is found: by its name, or by its name without the ending."""
+    return path if path.exists() else as_written(path)
 
 
 def write_archive(path: Path, entries: Mapping[str, bytes]) -> None:

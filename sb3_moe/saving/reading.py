@@ -28,11 +28,13 @@ from sb3_moe.saving.hindsight import hindsight_buffer, is_hindsight
 from sb3_moe.saving.memory import BuildingLimit, check_buffer
 from sb3_moe.saving.networks import load_optimizers, load_weights
 from sb3_moe.saving.normalizer import SavedNormalizer
+from sb3_moe.saving.remembered import set_remembered
 from sb3_moe.saving.replay import load_replay_buffer
 from sb3_moe.saving.spaces import decode_space
 from sb3_moe.saving.tensors import TensorFile
 from sb3_moe.saving.values import Decoder, checked_type
 from sb3_moe.saving.writing import FORMAT, FORMAT_VERSION
+from sb3_moe.tasks.known import check_tasks, write_names
 from sb3_moe.version import warn_of_another_major_version
 
 MAX_JSON = 2**20
@@ -40,8 +42,10 @@ _VERSION = re.compile(r"[\w.+!-]{1,60}", re.ASCII)
 _KEYS = {
     "format", "format_version", "versions", "algorithm", "policy", "observation_space",
     "action_space", "arguments", "progress", "schedules", "optimizers", "replay_buffer",
-    "normalizer",
+    "normalizer", "tasks", "remembered",
 }  # fmt: skip
+# What files that were written before it was known lack.
+_LATER: dict[str, Any] = {"tasks": None, "remembered": {}}
 
 
 def load(
@@ -60,7 +64,15 @@ def load(
     generators are as they were. As in SB3's ``load``, the generators are seeded with the model's
     seed, and episodes begin anew; those that a HerReplayBuffer has begun end where they are.
 
-    :param path: the file
+    >>> import tempfile, sb3_moe
+    >>> from stable_baselines3 import PPO
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sb3_moe.save(PPO("MoeMlpPolicy", "CartPole-v1"), f"{folder}/agent.moe")
+    ...     model = sb3_moe.load(f"{folder}/agent.moe", "CartPole-v1")
+    >>> type(model).__name__, model.policy.get_expert("pi", 0) is not None
+    ('PPO', True)
+
+    :param path: the file, with its ending ``.moe`` or without
     :param env: to go on training with, or its id; None: for predictions, or for ``set_env`` (and a
         HerReplayBuffer's own ``set_env``)
     :param device: as in SB3's ``load``
@@ -69,9 +81,10 @@ def load(
         ``env`` in a new one
     :param max_bytes: the most that the file, and the buffers it asks for, may take
     :raises UnsafeFileError: if the file isn't whole, isn't such a file, or doesn't fit together
-    :raises ValueError: if ``env`` has other spaces or another kind of normaliser
+    :raises ValueError: if ``env`` has other spaces, other tasks or the same in another order, or
+        another kind of normaliser
     """
-    path = Path(path)
+    path = archive.as_read(Path(path))
     if path.exists() and not path.is_file():
         raise UnsafeFileError(f"{path.name} can't be opened: it is no regular file")
     generators = get_generators()
@@ -103,6 +116,7 @@ def _environment(
         return None, None
     wrap = saved.algorithm._wrap_env
     venv = wrap(maybe_make_env(env, verbose=0))
+    check_tasks(saved.tasks, venv)
     own = unwrap_vec_normalize(venv)
     if not normalizer or saved.normalizer is None:
         own = None
@@ -140,6 +154,9 @@ class _Saved:
         self._policy = policy_of(self.algorithm, state["policy"], custom_objects)
         self.observation_space = decode_space(decoder, state["observation_space"])
         self.action_space = decode_space(decoder, state["action_space"])
+        self.tasks: list[str] | None = state["tasks"]
+        if self.tasks is not None:
+            write_names(self.observation_space, self.tasks)
         self._values = decode_arguments(decoder, state)
         self.normalizer = None
         if state["normalizer"] is not None:
@@ -169,6 +186,7 @@ class _Saved:
         if archive.REPLAY_BUFFER in self._file:
             rows = TensorFile(self._file, archive.REPLAY_BUFFER)
             load_replay_buffer(model.replay_buffer, self._state["replay_buffer"], rows)
+        set_remembered(self._decoder, self._state["remembered"], model)
         self._decoder.check_all_used()
         if model.use_sde:
             model.policy.reset_noise()
@@ -194,6 +212,7 @@ def _read_state(file: Archive) -> dict[str, Any]:
             f"it is of format version {str(state.get('format_version'))[:20]} and this sb3_moe "
             f"reads {FORMAT_VERSION}"
         )
+    state = _LATER | state
     if set(state) != _KEYS:
         raise UnsafeFileError(f"{archive.MODEL} must have exactly the keys {sorted(_KEYS)}")
     if (state["replay_buffer"] is None) == (archive.REPLAY_BUFFER in file):
@@ -202,4 +221,7 @@ def _read_state(file: Archive) -> dict[str, Any]:
     if not all(_VERSION.fullmatch(str(text)) for text in versions.values()):
         raise UnsafeFileError("its `versions` are none")
     checked_type(str, versions.get("sb3_moe"), "versions")
+    if state["tasks"] is not None:
+        for name in checked_type(list, state["tasks"], "tasks"):
+            checked_type(str, name, "tasks")
     return state

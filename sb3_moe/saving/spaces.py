@@ -58,11 +58,17 @@ def encode_space(encoder: Encoder, space: spaces.Space[Any]) -> dict[str, Any]:
         return {"Dict": pairs}
     if type(space) is spaces.Tuple:
         return {"Tuple": [encode_space(encoder, each) for each in space.spaces]}
-    if type(space) not in _ARGUMENTS:
+    kind = _kind_of(space)
+    if kind not in _ARGUMENTS:
         raise ValueError(f"spaces of this kind can't be saved: {space}")
-    arguments = _ARGUMENTS[type(space)](space)
-    own = {key: encoder.encode(key, value) for key, value in arguments.items()}
-    return {type(space).__name__: own}
+    own = {key: encoder.encode(key, value) for key, value in _ARGUMENTS[kind](space).items()}
+    return {kind.__name__: own}
+
+
+def _kind_of(space: spaces.Space[Any]) -> type[Any]:
+    """Return a space's class, or that of ours or Gymnasium's behind one that names its tasks."""
+    classes = type(space).__mro__ if hasattr(space, "task_names") else ()
+    return next((each for each in classes if each in _ARGUMENTS), type(space))
 
 
 def decode_space(decoder: Decoder, value: Any) -> spaces.Space[Any]:

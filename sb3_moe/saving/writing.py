@@ -13,11 +13,13 @@ from sb3_moe.saving.arguments import encode_arguments
 from sb3_moe.saving.classes import algorithm_name, is_custom, policy_name
 from sb3_moe.saving.networks import encode_optimizers, weights_of
 from sb3_moe.saving.normalizer import encode_normalizer
+from sb3_moe.saving.remembered import encode_remembered
 from sb3_moe.saving.replay import encode_replay_buffer, replay_buffer_of
 from sb3_moe.saving.spaces import encode_space
 from sb3_moe.saving.tensors import pack
 from sb3_moe.saving.values import Encoder
 from sb3_moe.saving.versions import versions
+from sb3_moe.tasks.known import tasks_known
 
 FORMAT = "sb3_moe model"
 FORMAT_VERSION = 1
@@ -32,22 +34,25 @@ def save(
 ) -> None:
     """Write a model into a file that :func:`sb3_moe.load` opens without running anything in it.
 
-    Weights, optimisers, arguments, spaces, schedules and step counts, as JSON and safetensors in a
+    Weights, optimisers, arguments, spaces, schedules, step counts and what callbacks remember of
+    task switches, anchors and frozen routers, as JSON and safetensors in a
     zip; nothing is pickled. Not saved: the environment, the current rollout, the log's window of
     episodes, ``tensorboard_log``. Classes and functions of your own are named in the file;
     ``load`` takes them as ``custom_objects``.
 
     :param model: of any algorithm of SB3 or sb3-contrib that this package has policies for, with
         ours or SB3's own policy
-    :param path: the file, by convention ``"name.moe"``; an older one is replaced when the new one
-        is whole
+    :param path: the file; a name without an ending gets ``.moe``. An older one is replaced when the
+        new one is whole
     :param replay_buffer: with the replay buffer's transitions
     :param normalizer: with the statistics of the model's VecNormalize, if it has one
     :raises TypeError: if ``model`` is no model
     :raises ValueError: if something of the model can't be written so
     """
     model_of_sb3(model)
-    archive.write_archive(Path(path), entries_of(model, replay_buffer, normalizer)[0])
+    archive.write_archive(
+        archive.as_written(Path(path)), entries_of(model, replay_buffer, normalizer)[0]
+    )
 
 
 def entries_of(
@@ -68,10 +73,12 @@ def entries_of(
         "policy": policy_name(type(model), model.policy_class),
         "observation_space": encode_space(encoder, model.observation_space),
         "action_space": encode_space(encoder, model.action_space),
+        "tasks": tasks_known(model),
         **encode_arguments(encoder, model),
         "optimizers": optimizers,
         "replay_buffer": None,
         "normalizer": vec_normalize and encode_normalizer(encoder, vec_normalize),
+        "remembered": encode_remembered(encoder, model),
     }
     entries = {archive.WEIGHTS: pack(weights_of(model)), archive.OPTIMIZERS: pack(states)}
     if replay_buffer:

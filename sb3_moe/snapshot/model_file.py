@@ -16,6 +16,7 @@ from sb3_moe.saving import archive
 from sb3_moe.saving.arguments import PROGRESS, SCHEDULES, argument_names
 from sb3_moe.saving.classes import algorithm_name, is_custom
 from sb3_moe.saving.reading import MAX_JSON, load
+from sb3_moe.saving.remembered import REMEMBERED
 from sb3_moe.saving.writing import entries_of
 from sb3_moe.snapshot.manifest import DamagedError, Manifest
 from sb3_moe.snapshot.noise import is_plain
@@ -38,7 +39,7 @@ _MADE_AGAIN = frozenset(
 )
 
 
-def write_model(model: BaseAlgorithm, folder: Path) -> bool:
+def write_model(model: BaseAlgorithm, folder: Path, *, normalizer: bool = False) -> bool:
     """Write a model so that nothing in it can run code, where that can be.
 
     Classes of the user's own are code, and so are their functions: a model that has some is pickled
@@ -46,9 +47,12 @@ def write_model(model: BaseAlgorithm, folder: Path) -> bool:
 
     :param model: of any kind
     :param folder: gets ``model.moe`` or ``model.zip``
+    :param normalizer: put the statistics of its VecNormalize, if that is none of the user's own,
+        into ``model.moe``
     :return: whether it is safe to open
     """
-    entries = _safe_entries(model)
+    entries = _safe_entries(model, normalizer=True) if normalizer else None
+    entries = _safe_entries(model, normalizer=False) if entries is None else entries
     if entries is not None:
         with (folder / SAFE).open("wb") as file:
             archive.write_entries(file, entries)
@@ -59,11 +63,11 @@ def write_model(model: BaseAlgorithm, folder: Path) -> bool:
     return False
 
 
-def _safe_entries(model: BaseAlgorithm) -> dict[str, bytes] | None:
+def _safe_entries(model: BaseAlgorithm, *, normalizer: bool) -> dict[str, bytes] | None:
     if is_custom(algorithm_name(type(model))) or not is_plain(model):
         return None
     try:
-        entries, own = entries_of(model, replay_buffer=False, normalizer=False)
+        entries, own = entries_of(model, replay_buffer=False, normalizer=normalizer)
     except ValueError:  # as `sb3_moe.save` says of what it doesn't take
         return None
     return None if own or len(entries[archive.MODEL]) > MAX_JSON else entries
@@ -113,6 +117,7 @@ def attributes_of(model: BaseAlgorithm) -> dict[str, Any]:
         *argument_names(model),
         *PROGRESS,
         *SCHEDULES,
+        *REMEMBERED,
         *_MADE_AGAIN,
         *model._excluded_save_params(),
         *(name.partition(".")[0] for name in (*names, *variables)),

@@ -80,6 +80,8 @@ class Run:
     """Run cells that failed or are damaged again."""
     trust: bool = False
     """Go on from snapshots that your own runs did not sign too: they can run code."""
+    replays: bool = False
+    """In the report, a page on which each network plays: some seconds for each."""
     engine: Literal["local", "ray"] = "local"
     """Processes of this machine, or tasks of a Ray cluster."""
     address: str | None = None
@@ -115,6 +117,8 @@ class Report:
     options: tyro.conf.OmitArgPrefixes[StudyOptions]
     to: Path | None = None
     """Where to write; by default `report` in the study's folder."""
+    replays: bool = False
+    """With a page on which each network plays: some seconds for each."""
 
 
 Command = (
@@ -167,16 +171,17 @@ def _dispatch(command: Plan | Run | Status | Report, console: Console) -> int:
     if isinstance(command, Status):
         return status(study, root, console)
     if isinstance(command, Report):
-        return report(study, root, console, command.to)
-    return run_study(study, root, console, command.make_engine, command.retry)
+        return report(study, root, console, command.to, replays=command.replays)
+    return run_study(study, root, console, command.make_engine, command.retry, command.replays)
 
 
 def console_script() -> None:
-    """Serve as ``sb3-moe``: its first word is ``study`` or ``watch``."""
+    """Serve as ``sb3-moe``: its first word is ``study``, ``watch`` or ``card``."""
     words = sys.argv[1:]
-    if not words or words[0] not in ("study", "watch"):
+    if not words or words[0] not in ("study", "watch", "card"):
         print("usage: sb3-moe study {plan,run,status,report} ...", file=sys.stderr)
         print("       sb3-moe watch MODEL ...", file=sys.stderr)
+        print("       sb3-moe card MODEL ...", file=sys.stderr)
         sys.exit(0 if words in (["-h"], ["--help"]) else 2)
     # As `python -m` does, so that `mine:Policy` is found here too, and in the processes of cells.
     sys.path.insert(0, os.getcwd())
@@ -184,4 +189,8 @@ def console_script() -> None:
         from sb3_moe.study.watch import main as watch
 
         sys.exit(watch(words[1:]))
+    if words[0] == "card":
+        from sb3_moe.study.card import main as card
+
+        sys.exit(card(words[1:]))
     sys.exit(main(words[1:], prog="sb3-moe study"))

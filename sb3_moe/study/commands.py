@@ -20,7 +20,7 @@ from sb3_moe.study.run.locks import LOCK
 from sb3_moe.study.run.provenance import provenance
 from sb3_moe.study.run.random_policy import random_returns, read_returns
 from sb3_moe.study.run.runner import locked, run
-from sb3_moe.study.run.speeds import measured_speeds
+from sb3_moe.study.run.speeds import measured_speeds, steps_to_measure
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.grid import StudyConfig
 
@@ -46,7 +46,11 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
     say(console, f"{len(jobs)} cells, {len(jobs) - len(left)} done, folder {root}")
     if not left:
         return 0
-    say(console, "measuring how fast each network trains, some seconds each ...")
+    steps, measured = sum(job.cell.total_steps for job in left), steps_to_measure(jobs)
+    if steps <= measured:
+        say(console, f"{steps:,} steps are left, no more than it takes to measure speed: run them")
+        return 0
+    say(console, f"measuring how fast each network trains, by {measured:,} steps ...")
     speeds = measured_speeds(jobs)
     for name, speed in speeds.items():
         say(console, f"  {name}: {speed:,.0f} steps/s, measured, one process")
@@ -91,9 +95,11 @@ def run_study(
     console: Console,
     make_engine: Callable[[Path], Engine],
     retry: bool = False,
+    replays: bool = False,
 ) -> int:
     """Run what is missing, then write the report; 1 if a cell is not done at the end.
 
+    :param replays: with a page on which each network plays
     :raises ValueError: if a claim is wrong, a network can't be built, or a folder was made by
         another configuration
     :raises BusyError: if another process runs cells in the folder
@@ -120,7 +126,7 @@ def run_study(
             raise
     counts = Counter(job.state.status for job in survey(study.cells(), root))
     if counts["done"]:
-        report(study, root, console)
+        report(study, root, console, replays=replays)
     status(study, root, console)
     return 0 if set(counts) == {"done"} else 1
 
@@ -166,13 +172,33 @@ def rehearse(jobs: Sequence[Job], root: Path) -> None:
         check_networks([job.cell for job in jobs])
 
 
-def report(study: StudyConfig, root: Path, console: Console, to: Path | None = None) -> int:
-    """Write the report from what is done."""
+def report(
+    study: StudyConfig,
+    root: Path,
+    console: Console,
+    to: Path | None = None,
+    *,
+    replays: bool = False,
+) -> int:
+    """Write the report from what is done.
+
+    :param replays: with a page on which each network plays
+    """
     from sb3_moe.study.report.writing import write_report
 
+    if replays:
+        play(study, root, console, to)
     page = write_report(study, root, to)
     say(console, f"report: {page}")
     return 0
+
+
+def play(study: StudyConfig, root: Path, console: Console, to: Path | None = None) -> None:
+    """Write a page on which each network plays, for the report that is written next."""
+    from sb3_moe.study.report.replays import write_replays
+
+    for line in write_replays(study, root, to or root / "report", root / CACHE):
+        say(console, line)
 
 
 def say(console: Console, text: str) -> None:

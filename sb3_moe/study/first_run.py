@@ -17,7 +17,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from sb3_moe.study.commands import CACHE, prepare, rehearse, say
+from sb3_moe.study.commands import CACHE, play, prepare, rehearse, say
 from sb3_moe.study.report.page import number
 from sb3_moe.study.report.results import load_results
 from sb3_moe.study.report.tables import Rows, summary
@@ -59,6 +59,8 @@ class FirstRun:
     """The folder; by default a new one under runs/. An earlier one goes on where it stopped."""
     processes: int | None = None
     """Runs at a time, on one thread each; by default as many as there are cores."""
+    replays: bool = True
+    """End with a page on which each network plays."""
 
     def study(self) -> StudyConfig:
         """Give the grid of runs."""
@@ -98,13 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         engine = LocalEngine(options.processes, root / CACHE)
         check_writable(root)
         with locked(root):
-            return _train(study, root, engine, Console())
+            return _train(study, root, engine, Console(), options.replays)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _train(study: StudyConfig, root: Path, engine: LocalEngine, console: Console) -> int:
+def _train(
+    study: StudyConfig, root: Path, engine: LocalEngine, console: Console, replays: bool = True
+) -> int:
     """Train what is missing, and report, also when stopped."""
     jobs = survey(study.cells(), root)
     refuse_changes(jobs)
@@ -118,6 +122,8 @@ def _train(study: StudyConfig, root: Path, engine: LocalEngine, console: Console
             rehearse(todo, root)
         with LiveView(todo, console) as view:
             run(todo, engine, view)
+        if replays:
+            play(study, root, console)
     except KeyboardInterrupt:
         stopped = True
     return _conclude(study, root, console, survey(study.cells(), root), stopped)

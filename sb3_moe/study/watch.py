@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import tyro
@@ -17,11 +17,33 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_moe
 from sb3_moe.policies.registration import TABLE
-from sb3_moe.watching.importance import expert_importance
+from sb3_moe.study.run.folder import check_writable
+from sb3_moe.tasks.known import names_on
+from sb3_moe.watching.importance import check_importance, expert_importance
 from sb3_moe.watching.record import expert_named
 from sb3_moe.watching.replay import steps_of
 
 SHOWN = ("dict", "onehot", "channels", "info")
+
+
+class Agent(Protocol):
+    """What a command is told of the agent that it opens."""
+
+    @property
+    def model(self) -> Path:
+        """The file."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """A suite's name, or ids."""
+
+    @property
+    def trust(self) -> bool:
+        """Whether a file that can run code may be opened."""
+
+    @property
+    def algorithm(self) -> str:
+        """Of SB3's zip."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +53,7 @@ class Watch:
     model: tyro.conf.Positional[Path]
     """A file of sb3_moe.save (.moe), or SB3's zip with --trust."""
     tasks: tuple[str, ...] = ()
-    """A suite's name, or Gymnasium ids: what the agent was trained on, in the same order."""
+    """A suite's name, or Gymnasium ids: what the agent was trained on."""
     episodes: int = 1
     """Of each task."""
     without: tuple[str, ...] = ()
@@ -61,19 +83,25 @@ def main(arguments: Sequence[str] | None = None, prog: str = "sb3-moe watch") ->
     options = tyro.cli(Watch, prog=prog, args=arguments)
     try:
         return _watch(options)
+    except KeyboardInterrupt:
+        return 130
     except (ValueError, TypeError, RuntimeError, OSError, ImportError, gym.error.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _watch(options: Watch) -> int:
-    if options.out.suffix not in (".html", ".gif", ".mp4"):
-        raise ValueError(f"`--out` must end in .html, .gif or .mp4, got {options.out}")
+    if options.out.suffix not in (".html", ".gif", ".mp4") or options.out.is_dir():
+        raise ValueError(
+            f"`--out` must be a file that ends in .html, .gif or .mp4, got {options.out}"
+        )
     for each in options.without:
         expert_named(each)
-    if not options.tasks:
-        raise ValueError("`--tasks` must name a suite or Gymnasium ids, got none")
-    model = _opened(options)
+    # What is wrong shows before anything is played.
+    check_writable(options.out.parent)
+    model = opened(options)
+    if options.table:
+        check_importance(model, None, options.table)
     replay = sb3_moe.watch(
         model,
         episodes=options.episodes,
@@ -95,15 +123,21 @@ def _watch(options: Watch) -> int:
     return 0
 
 
-def _opened(options: Watch) -> BaseAlgorithm:
-    """Open the model twice: its spaces say how the tasks are shown to it."""
+def opened(options: Agent) -> BaseAlgorithm:
+    """Open the model twice: its spaces say how the tasks are shown to it.
+
+    :param options: of the command line
+    :raises ValueError: if no task is named, or they aren't the model's
+    """
+    if not options.tasks:
+        raise ValueError("`--tasks` must name a suite or Gymnasium ids, got none")
     load = _loader(options)
     spaces_of: BaseAlgorithm = load(None)
     env = env_for(options.tasks, spaces_of.observation_space)
     return load(env)
 
 
-def _loader(options: Watch) -> Any:
+def _loader(options: Agent) -> Any:
     if options.model.suffix != ".zip":
         return lambda env: sb3_moe.load(options.model, env, device="cpu")
     if not options.trust:
@@ -115,11 +149,24 @@ def _loader(options: Watch) -> Any:
         raise ValueError(f"`--algorithm` must be among {sorted(TABLE)}, got {options.algorithm!r}")
     module, _, name = TABLE[options.algorithm].algorithm.partition(":")
     algorithm = getattr(import_module(module), name)
-    return lambda env: algorithm.load(options.model, env, device="cpu")
+
+    def load(env: Any) -> BaseAlgorithm:
+        try:
+            model: BaseAlgorithm = algorithm.load(options.model, env, device="cpu")
+        except (ValueError, OSError):  # SB3's own words
+            raise
+        except Exception as error:  # where another algorithm's parts are taken, it can be anything
+            raise ValueError(
+                f"{options.model.name} can't be opened as a model of {name} "
+                f"({type(error).__name__}: {error}); `--algorithm` must be the one that it is of"
+            ) from error
+        return model
+
+    return load
 
 
 def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:
-    """Build the environment that shows tasks as a model saw them.
+    """Build the environment that shows tasks as a model saw them, in the order that it knows.
 
     :param tasks: a suite's name, or ids
     :param space: the model's observations
@@ -127,8 +174,8 @@ def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
     """
     from sb3_moe_envs import SUITES
 
-    named: Any = tasks[0] if len(tasks) == 1 and tasks[0] in SUITES else list(tasks)
-    if len(tasks) == 1 and named is not tasks[0]:
+    named = _in_order(tasks[0] if len(tasks) == 1 and tasks[0] in SUITES else list(tasks), space)
+    if len(tasks) == 1 and tasks[0] not in SUITES:
         env = gym.make(tasks[0])
         if env.observation_space == space:
             return env
@@ -144,6 +191,23 @@ def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
         f"`--tasks` must be those that the model was trained on: no way to show {list(tasks)} "
         f"gives its observations, {space}"
     )
+
+
+def _in_order(tasks: str | list[str], space: spaces.Space[Any]) -> Any:
+    """Put tasks into the order in which a model knows them, if its observations say it.
+
+    :raises ValueError: if they are others
+    """
+    from sb3_moe_envs.suites import tasks_of
+
+    found, known = {each.name: each for each in tasks_of(tasks)}, names_on(space)
+    if known is None or [*found] == known or len(known) == len(found) == 1:
+        return tasks
+    if sorted(found) != sorted(known):
+        raise ValueError(
+            f"`--tasks` must be those that the model was trained on, {known}, got {[*found]}"
+        )
+    return [found[name] for name in known]
 
 
 def _fits(ours: spaces.Space[Any], models: spaces.Space[Any]) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 # What the only task of an environment without tasks is called.
@@ -40,6 +42,27 @@ def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:
     if not has_tasks(env):
         return np.zeros(env.num_envs, dtype=np.int64)
     return np.asarray(env.env_method("get_task"), dtype=np.int64).reshape(-1)
+
+
+def only_task(env: VecEnv) -> int | None:
+    """Return the task that all copies play now; None if they play several."""
+    tasks = set(tasks_played(env).tolist())
+    return tasks.pop() if len(tasks) == 1 else None
+
+
+def action_meanings(env: VecEnv) -> dict[int, list[str]]:
+    """Return what tasks call their choices, by task, for those that say so."""
+    if not isinstance(env.action_space, spaces.Discrete):
+        return {}
+    if env.has_attr("action_meanings"):
+        found: dict[int, list[str]] = env.env_method("action_meanings", indices=0)[0]
+        return found
+    # What stands between may take other actions than it gives.
+    changed = any(env.env_is_wrapped(gym.ActionWrapper))
+    if has_tasks(env) or changed or not env.has_attr("get_action_meanings"):
+        return {}
+    names = env.env_method("get_action_meanings", indices=0)[0]
+    return {0: [*map(str, names)]}
 
 
 def tasks_stepped(infos: Sequence[dict[str, Any]], names: Sequence[str]) -> list[int]:

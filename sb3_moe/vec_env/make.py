@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from inspect import signature
 from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
+from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
 
 
@@ -23,6 +25,12 @@ def make_multitask_vec_env(
 ) -> VecEnv:
     """Build a monitored VecEnv over several tasks, in the fastest arrangement that fits them.
 
+    >>> env = make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], n_envs=4, seed=0)
+    >>> env.get_attr("task_names")[0]
+    ['CartPole', 'Acrobot']
+    >>> env.reset()["task_id"].tolist()
+    [0, 0, 1, 1]
+
     :param tasks: a suite's name, or a list of Gymnasium ids, (id, kwargs) pairs or callables
     :param n_envs: how many environments; None: one per task
     :param seed: of the environments and the schedule, used at the first reset
@@ -31,10 +39,19 @@ def make_multitask_vec_env(
     :param monitor_dir: folder for monitor.csv; None: no file
     :param monitor_kwargs: for VecMonitor
     :param kwargs: as of :func:`sb3_moe_envs.make_multitask_vector` (``obs_space``, ...)
+    :raises TypeError: if there is no such argument
     :raises ValueError: if there are fewer environments than interleaved tasks
     """
-    from sb3_moe_envs import make_multitask_vector
+    from sb3_moe_envs import MultiTaskVectorEnv, make_multitask_vector
 
+    theirs = [*signature(MultiTaskVectorEnv).parameters][1:]
+    own = [*signature(make_multitask_vec_env).parameters][:-1]
+    for name in kwargs:
+        if name not in theirs or name == "num_envs":
+            raise TypeError(
+                f"make_multitask_vec_env got an unexpected keyword argument {name!r}"
+                f"{did_you_mean(name, {*own, *theirs} - {'num_envs'})}"
+            )
     n_envs = _number_of_envs(tasks, n_envs, schedule)
     env = GymnasiumVecEnv(
         make_multitask_vector(tasks, n_envs, schedule=schedule, task_id=task_id, **kwargs)

@@ -6,6 +6,7 @@ Shapes: N tasks, n episodes, E experts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import digits
 from typing import Any
 
 import gymnasium as gym
@@ -16,7 +17,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.evaluation.playing import evaluate_tasks
 from sb3_moe.generators import preserved_generators
+from sb3_moe.layers.checks import whole
 from sb3_moe.metrics.aggregate import Estimate, bootstrap_interval
+from sb3_moe.policies.of_model import policy_of
 from sb3_moe.watching.interventions import mixtures_of, without_expert
 from sb3_moe.watching.stage import seed_generators, stage_for
 
@@ -66,11 +69,28 @@ class Importance:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def check_importance(model: BaseAlgorithm, tower: str | None, episodes: int) -> str:
+    """Return the tower that is meant, before anything is played.
+
+    :param model: as of :func:`expert_importance`, like the rest
+    :raises TypeError: if the policy is not one of this package's, or ``episodes`` no int
+    :raises ValueError: if there is no such tower, or ``episodes`` is below 2
+    """
+    whole("episodes", episodes)
+    if episodes < 2:
+        raise ValueError(f"`episodes` must be at least 2 for an interval, got {episodes}")
+    if tower is None:
+        first = next(iter(policy_of(model).moe_layers()), "pi")
+        tower = first.partition(".")[0].rstrip(digits)
+    mixtures_of(model, tower)
+    return tower
+
+
 def expert_importance(
     model: BaseAlgorithm,
     env: gym.Env[Any, Any] | VecEnv | str | None = None,
     *,
-    tower: str = "pi",
+    tower: str | None = None,
     episodes: int = 20,
     seed: int = 0,
     deterministic: bool = True,
@@ -79,14 +99,13 @@ def expert_importance(
 
     :param model: of any algorithm, with one of this package's policies
     :param env: as of :func:`sb3_moe.watch`
-    :param tower: as of :func:`sb3_moe.without_expert`
+    :param tower: as of :func:`sb3_moe.without_expert`; None: the one that acts
     :param episodes: of each task, at least 2
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
     :raises ValueError: if there is no such tower, or ``episodes`` is below 2
     """
-    if episodes < 2:
-        raise ValueError(f"`episodes` must be at least 2 for an interval, got {episodes}")
+    tower = check_importance(model, tower, episodes)
     layers = list(mixtures_of(model, tower).values())
     num_experts = min(layer.num_experts for layer in layers)
     with preserved_generators(model.action_space.np_random):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from string import digits
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -28,6 +27,15 @@ def without_expert(
     Where a router has scores, the expert's are minus infinity before softmax or top-k; the uniform
     one shares its weight among the others; for the task router and expert choice, and routers of
     your own, its output is zero.
+
+    >>> import sb3_moe
+    >>> from stable_baselines3 import PPO
+    >>> model = PPO("MoeMlpPolicy", "CartPole-v1")
+    >>> obs = model.get_env().reset()
+    >>> with without_expert(model, "pi", 0):
+    ...     gates_BNE = sb3_moe.routing(model, obs)["pi.middle"].gates_BNE
+    >>> gates_BNE[0, 0, 0].item()
+    0.0
 
     :param model: an SB3 model, or the policy of one
     :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole name
@@ -90,26 +98,7 @@ def mixtures_of(
     :raises TypeError: if the policy is not one of this package's
     :raises ValueError: if there is none
     """
-    layers = policy_of(model).moe_layers()
-    if not layers:
-        raise ValueError(
-            "the policy has no mixture of experts: choose another `placement` than 'none'"
-        )
-    found = {name: each for name, each in layers.items() if tower in _called(name)}
-    if not found:
-        towers = sorted({name.split(".")[0] for name in layers})
-        raise ValueError(f"`tower` must be one of {towers}, which have experts, got {tower!r}")
-    if layer is None:
-        return found
-    if not -len(found) <= layer < len(found):
-        raise ValueError(f"`layer` must be in [-{len(found)}, {len(found)}), got {layer}")
-    return dict([list(found.items())[layer]])
-
-
-def _called(name: str) -> tuple[str, str, str]:
-    """Return what a mixture answers to: itself, its tower, and all towers of the kind."""
-    tower = name.split(".")[0]
-    return name, tower, tower.rstrip(digits)
+    return policy_of(model).mixtures(tower, layer)
 
 
 @contextmanager

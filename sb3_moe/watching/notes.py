@@ -29,10 +29,11 @@ class Notes:
     """One task, as it is played.
 
     :param task: its name
+    :param actions: what it calls its choices
     """
 
-    def __init__(self, task: str) -> None:
-        self._task = task
+    def __init__(self, task: str, actions: Sequence[str] = ()) -> None:
+        self._task, self._actions = task, actions
         self._frames: dict[bytes, tuple[int, Frame]] = {}
         self._seen: list[Obs] = []
         self._rows: dict[str, list[Any]] = {}
@@ -105,6 +106,7 @@ class Notes:
             gates={name: self._floats(f"gates {name}") for name in mixtures},
             returns=self._returns,
             sleep=asleep(policy, self._seen),
+            actions=list(self._actions),
         )
 
     def _add(self, name: str, value: Any) -> None:

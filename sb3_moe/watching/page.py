@@ -9,6 +9,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -128,12 +129,22 @@ def _track(track: Track, pictures: dict[str, int]) -> dict[str, Any]:
             name: [track.strongest(name, k) for k in range(gates_TE.shape[1])]
             for name, gates_TE in track.gates.items()
         },
-        "returns": track.returns,
+        "returns": [_number(each) for each in track.returns],
+        "names": track.actions,
         "sleep": [
-            {"layer": each.layer, "share": each.share, "perExpert": each.per_expert}
+            {
+                "layer": each.layer,
+                "share": _number(each.share),
+                "perExpert": [_number(share) for share in each.per_expert],
+            }
             for each in track.sleep
         ],
     }
+
+
+def _number(value: float) -> float | str:
+    """Return what JSON has a word for, and others as the page writes them."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _table(numbers: Any) -> dict[str, Any]:

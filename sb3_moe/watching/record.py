@@ -18,12 +18,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_moe.generators import preserved_generators
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import MoELayer
+from sb3_moe.layers.checks import whole
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
 from sb3_moe.networks.decisions import Decision
 from sb3_moe.plasticity.activations import recording
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.tasks.of_env import tasks_played
+from sb3_moe.tasks.of_env import action_meanings, tasks_played
 from sb3_moe.watching.interventions import mixtures_of, without_expert
 from sb3_moe.watching.notes import Notes
 from sb3_moe.watching.replay import Mixture, Replay, Run, Track
@@ -37,7 +38,7 @@ def watch(
     model: BaseAlgorithm,
     env: gym.Env[Any, Any] | VecEnv | str | None = None,
     *,
-    tasks: Sequence[str | int] | None = None,
+    tasks: str | Sequence[str | int] | None = None,
     episodes: int = 1,
     without: str | Sequence[Expert] = (),
     max_steps: int = 1000,
@@ -51,23 +52,29 @@ def watch(
     watched too. With ``without`` everything is played again, from the same seed, for each expert
     that is switched off.
 
+    >>> from stable_baselines3 import PPO
+    >>> model = PPO("MoeMlpPolicy", "CartPole-v1")
+    >>> replay = watch(model, max_steps=5, frames=False)
+    >>> track = replay.runs[0].tracks[0]
+    >>> track.gates["pi.middle"].shape  # steps, experts
+    (5, 4)
+
     :param model: of any algorithm
     :param env: as the model takes it, an id too; None: one like the model's own. What
         :func:`sb3_moe.make_multitask_vec_env` built is built again, with a copy for each task
-    :param tasks: names or indices of the tasks to play; None: all
+    :param tasks: a name, or names or indices of the tasks to play; None: all
     :param episodes: of each task, at least 1
     :param without: an expert as ``"pi:2"``, or several, each so or as ``("pi", 2)``
     :param max_steps: of each task; the last episode is cut there
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
     :param frames: whether to take pictures
-    :raises TypeError: if ``model`` is no model, or an expert's number no int
+    :raises TypeError: if ``model`` is no model, or a number no int
     :raises ValueError: if a number is below 1, or there is no such task, tower or expert
     """
     model_of_sb3(model)
-    for name, number in (("episodes", episodes), ("max_steps", max_steps)):
-        if number < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {number}")
+    whole("episodes", episodes)
+    whole("max_steps", max_steps)
     named = [without] if isinstance(without, str) else without
     experts = [expert_named(each) for each in named]
     mixtures = _mixtures(model)
@@ -101,7 +108,7 @@ def expert_named(expert: Expert) -> tuple[str, int]:
     """
     if isinstance(expert, str):
         tower, colon, number = expert.rpartition(":")
-        if not colon or not number.isdigit():
+        if not colon or not number.isdecimal():
             raise ValueError(f"`without` must name experts as 'pi:2', got {expert!r}")
         return tower, int(number)
     if not isinstance(expert, tuple) or len(expert) != 2:
@@ -128,15 +135,17 @@ def _note(model: BaseAlgorithm, tower: str) -> str:
     return "; ".join(notes)
 
 
-def _chosen(names: list[str], tasks: Sequence[str | int] | None) -> list[int]:
+def _chosen(names: list[str], tasks: str | Sequence[str | int] | None) -> list[int]:
     if tasks is None:
         return list(range(len(names)))
     chosen = []
-    for task in tasks:
+    for task in [tasks] if isinstance(tasks, str) else tasks:
         index = names.index(task) if task in names else task
-        if not isinstance(index, int) or not 0 <= index < len(names):
+        if not isinstance(index, int | np.integer) or not 0 <= index < len(names):
             raise ValueError(f"`tasks` must be among {names}, got {task!r}")
-        chosen.append(index)
+        chosen.append(int(index))
+    if not chosen:
+        raise ValueError(f"`tasks` must name at least one of {names}, got none")
     return list(dict.fromkeys(chosen))
 
 
@@ -166,6 +175,7 @@ class _Player:
         masked = "action_masks" in inspect.signature(model.predict).parameters
         self._masked = masked and stage.env.has_attr("action_masks")
         self._mind = Mind(model)
+        self._meanings = action_meanings(stage.env)
 
     @property
     def kind_and_critics(self) -> tuple[Any, list[str]]:
@@ -193,7 +203,8 @@ class _Player:
         env, obs = self._stage.env, self._stage.env.reset()
         copies = self._copies(tasks)
         notes = {
-            copy: Notes(self._stage.names[task]) for task, copy in zip(tasks, copies, strict=True)
+            copy: Notes(self._stage.names[task], self._meanings.get(task, ()))
+            for task, copy in zip(tasks, copies, strict=True)
         }
         states, starts = None, np.ones(env.num_envs, dtype=bool)
         self._mind.wake()

@@ -73,6 +73,7 @@ class Track:
     :param gates: (T, E) by mixture, the mean over tokens
     :param returns: of the episodes that ended
     :param sleep: of each hidden layer
+    :param actions: what the task calls its choices, if it says so
     """
 
     task: str
@@ -88,6 +89,7 @@ class Track:
     gates: dict[str, Floats]
     returns: list[float] = field(default_factory=list)
     sleep: list[Sleep] = field(default_factory=list)
+    actions: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.rewards_T)

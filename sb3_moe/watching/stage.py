@@ -20,6 +20,7 @@ from sb3_moe.evaluation.pinned_env import (
     synchronise,
     wrap_like,
 )
+from sb3_moe.tasks.known import check_tasks, tasks_known
 from sb3_moe.tasks.of_env import task_names
 
 MONITOR = f"{Monitor.__module__}:{Monitor.__name__}"
@@ -60,11 +61,12 @@ def stage_for(
     :param env: as the model takes it; None: the model's own
     :param frames: whether pictures are wanted
     :param episodes: of each task, which copies of it are to share; None: one copy of each
-    :raises ValueError: if there is none
+    :raises ValueError: if there is none, or its tasks aren't the model's
     """
     venv = model.get_env() if env is None else model._wrap_env(maybe_make_env(env, 0), verbose=0)
     if venv is None:
         raise ValueError("`env` must be given, since the model has no environment of its own")
+    check_tasks(tasks_known(model), venv)
     tasks_apart = not_built_again_since(venv) is None
     if tasks_apart or env is None:
         copies = evaluation_copies(venv, episodes) if episodes and tasks_apart else 1

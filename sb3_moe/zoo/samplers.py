@@ -4,6 +4,8 @@ A trial of the zoo replaces all ``policy_kwargs`` by those that it samples: a mi
 asks for would be lost, silently.
 """
 
+# ruff: noqa: E402  what is missing is said before it is imported
+
 from __future__ import annotations
 
 from collections.abc import Callable

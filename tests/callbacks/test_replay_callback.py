@@ -54,11 +54,15 @@ def test_tensorboard_gets_a_film_of_each_task(tmp_path):
 @pytest.mark.usefixtures("without_pictures")
 def test_a_running_wandb_gets_the_page(monkeypatch):
     logged = []
-    fake = SimpleNamespace(run=object(), Html=lambda text: text, log=logged.append)
+    fake = SimpleNamespace(
+        run=object(), Html=lambda text, inject: (text, inject), log=logged.append
+    )
     monkeypatch.setitem(sys.modules, "wandb", fake)
     agent().learn(32, callback=ReplayCallback(64, max_steps=3))
     assert [each["replay/step"] for each in logged] == [0, 32]
-    assert logged[0]["replay"].startswith("<!doctype html>")
+    page, injected = logged[0]["replay"]
+    assert page.startswith("<!doctype html>")
+    assert injected is False, "nothing of W&B's own, from its network"
     fake.run = None
     agent().learn(32, callback=ReplayCallback(64, max_steps=3))
     assert len(logged) == 2

@@ -1,5 +1,8 @@
 """Networks most of whose weights are zero, from the first step to the last, through every file."""
 
+from pathlib import Path
+
+import arena
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -20,6 +23,8 @@ from sb3_moe.callbacks import (
 )
 from sb3_moe.growing.sparsifying import SparseNetworks
 from sb3_moe.optimizers.moments import moments_in
+from sb3_moe.study.spec.callbacks import build_callbacks, check_callbacks
+from sb3_moe.study.spec.named import named
 
 
 def make(algo=PPO, policy="MlpPolicy", env=None, **kwargs):
@@ -124,10 +129,55 @@ def test_connections_change_from_time_to_time_until_the_share_has_fallen_to_zero
             return True
 
     model, count = make(), Count()
-    model.learn(640, [sparse(method, interval=8, end_fraction=0.5), count])
+    model.learn(320, [sparse(method, interval=8, end_fraction=0.5), count])
     changed = [not th.equal(*pair) for pair in zip(count.seen, count.seen[1:], strict=False)]
-    assert all(changed[:5])
-    assert not any(changed[11:])
+    assert all(changed[:3])
+    assert not any(changed[6:])
+
+
+ALGORITHMS = [
+    "TRPO",
+    "RecurrentPPO",
+    "CrossQ",
+    *(pytest.param(name, marks=pytest.mark.full) for name in ("MaskablePPO", "A2C", "QRDQN")),
+    *(pytest.param(name, marks=pytest.mark.full) for name in ("TQC", "TD3", "DDPG")),
+]
+
+
+@pytest.mark.parametrize("method", ["static", pytest.param("rigl", marks=pytest.mark.full)])
+@pytest.mark.parametrize("policy", ["Mlp", "MoeMlp"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_policies_of_other_algorithms_are_sparse_too(algorithm, policy, method):
+    lstm = "Lstm" if algorithm == "RecurrentPPO" else ""
+    model = arena.make(algorithm, f"{policy}{lstm}Policy", net_arch=[12, 8])
+    model.learn(48, [sparse(method), Watch()])
+    check_zeros(model)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("policy", ["CnnPolicy", "MoeCnnPolicy"])
+def test_convolutions_are_sparse_too(policy):
+    if policy == "CnnPolicy":
+        space = gym.spaces.Box(0, 255, (36, 36, 1), np.uint8)
+    else:
+        space = gym.spaces.Box(0, 1, (10, 10, 2), np.uint8)
+    env = gym.wrappers.TransformObservation(
+        gym.make("CartPole-v1"), lambda _: np.zeros(space.shape, np.uint8), space
+    )
+    model = make(DQN, policy, env=env)
+    model.learn(24, [sparse("rigl", sparsity=0.9), Watch()])
+    shapes = {len(layer.shape) for layer in SparseNetworks(model.policy).layers}
+    assert shapes == {2, 4}
+
+
+def test_a_studys_file_names_it():
+    entry = named({"SparseTrainingCallback": {"sparsity": 0.9, "method": "rigl"}}, "callbacks")
+    check_callbacks([entry], "callbacks")
+    (callback,) = build_callbacks([entry], Path())
+    assert (callback.sparsity, callback.method) == (0.9, "rigl")
+    wrong = named({"SparseTrainingCallback": {"sparsity": 0.9, "every": 5}}, "callbacks")
+    with pytest.raises(ValueError, match="every"):
+        check_callbacks([wrong], "callbacks")
 
 
 def test_static_masks_never_change():
@@ -219,11 +269,12 @@ def test_an_expert_without_rows_keeps_weights_masks_and_moments():
     ],
     ids=["redo", "heads", "shrink"],
 )
-@pytest.mark.parametrize("first", [True, False], ids=["before", "behind"])
-@pytest.mark.parametrize("algo", [PPO, DQN])
+@pytest.mark.parametrize(
+    ("algo", "first"), [(PPO, True), (DQN, False)], ids=["PPO-before", "DQN-behind"]
+)
 def test_remedies_beside_it_leave_dead_weights_dead(algo, first, remedy):
     model, callbacks = make(algo), [sparse("set"), remedy()]
-    model.learn(160, [*(callbacks if first else callbacks[::-1]), Watch()])
+    model.learn(130, [*(callbacks if first else callbacks[::-1]), Watch()])
 
 
 def test_forgetting_the_optimisers_averages_doesnt_forget_the_masks():

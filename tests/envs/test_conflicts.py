@@ -8,6 +8,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.utils.env_checker import check_env as gymnasium_check
+from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
@@ -378,3 +379,9 @@ def test_masks_are_in_the_tasks_coordinates_too():
 def test_a_world_without_masks_has_none_in_other_coordinates():
     assert not Conflicting(CartPoleEnv(), actions=(1, 0)).has_wrapper_attr("action_masks")
     assert not hasattr(ConflictingVector(CartPoleWorld(1), actions=(1, 0)), "action_masks")
+
+
+def test_a_vector_world_whose_steps_have_no_two_halves_is_refused_at_once():
+    copies = SyncVectorEnv([lambda: gym.make("CartPole-v1")])
+    with pytest.raises(TypeError, match=r"`env` must have `step_async`, .*wrap its copies"):
+        ConflictingVector(copies, actions=(1, 0))

@@ -23,7 +23,7 @@ from sb3_moe_envs.suites import tasks_of
 from sb3_moe_envs.tasks import Task
 
 EXTRAS = {"MinAtar": "gymnax", "Atari": "ale_py", "MuJoCo": "mujoco", "Hop": "mujoco",
-          "HalfC": "mujoco", "Conflict-Breakout": "gymnax",
+          "HalfC": "mujoco", "MetaWorld": "metaworld", "Conflict-Breakout": "gymnax",
           "ConflictingBreakout": "gymnax"}  # fmt: skip
 IMAGES = ("MinAtar", "Atari", "Conflict-Breakout", "ConflictingBreakout")
 SUITE_IDS = {f"{name.replace('/', '-')}-v0": name for name in SUITES}
@@ -51,7 +51,11 @@ def cases():
         images = name.startswith(IMAGES)
         shown = "channels" if images else "onehot"
         modes = ("dict", shown, "info", "none") if name in SUITE_IDS else (None,)
-        slow = name in LONG or (name.startswith("Atari") and name not in QUICK_GAMES)
+        slow = (
+            name in LONG
+            or name.startswith("MetaWorld-")
+            or (name.startswith("Atari") and name not in QUICK_GAMES)
+        )
         marks = [pytest.mark.full] if slow else []
         found += [pytest.param(name, mode, marks=marks) for mode in modes]
     return found
@@ -72,7 +76,10 @@ def test_each_id_passes_the_checkers_of_gymnasium_and_sb3(name, task_id):
     env.close()
 
 
-@pytest.mark.parametrize("name", [name for name in SUITE_IDS if name not in LONG])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in SUITE_IDS if name not in LONG and not name.startswith("MetaWorld-MT1-")],
+)
 def test_each_suite_builds_as_a_vector_environment_by_its_id(name):
     need_extra(name)
     num_envs = len(get_suite(SUITE_IDS[name]))

@@ -122,8 +122,16 @@ def test_tasks_of_the_first_version_are_built_without_a_word_of_the_second():
     old = "SB3MoE/MinAtar-Breakout-v0"
     assert Task("old", old).make().spec.id == old
     for env_id in (old, f"sb3_moe_envs:{old}"):
-        assert make_part(Task("old", env_id), 2, "sync", None).spec.id == old
+        assert make_part(Task("old", env_id), 2, None, None).spec.id == old
     with pytest.warns(DeprecationWarning, match="MinAtar-Breakout-v0 is out of date"):
         gym.make(old)
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         Task("old", f"no_such_module:{old}").make()
+
+
+def test_choices_have_the_names_of_the_actions_they_are():
+    names = ["nothing", "left", "up", "right", "down", "fire"]
+    assert MinAtarEnv("Breakout").get_action_meanings() == names
+    least = MinAtarEnv("Breakout", use_minimal_action_set=True)
+    assert least.get_action_meanings() == ["nothing", "left", "right"]
+    assert len(least.get_action_meanings()) == least.action_space.n

@@ -16,6 +16,7 @@ from sb3_moe_envs.schedules import (
     Cycle,
     Episode,
     Interleave,
+    LearningProgress,
     Sequence,
     slot_counts,
 )
@@ -145,6 +146,76 @@ def test_success_is_a_rate_and_unfinished_episodes_do_not_count():
     assert schedule.task == 0
     schedule.end(Episode(0, 1, 0.0, success=1.0))
     assert schedule.task == 1
+
+
+def played_turns(schedule, means):
+    """Play one-episode turns in which a task's results are these, one after the other."""
+    left, turns = {task: list(values) for task, values in means.items()}, []
+    while left[schedule.task]:
+        task = schedule.task
+        turns.append(task)
+        value = left[task].pop(0)
+        schedule.end(Episode(task, 1, value, success=value))
+    return turns
+
+
+def test_learning_progress_goes_to_the_task_that_changed_most_whichever_way():
+    schedule = started(LearningProgress("episodes>=1", by="success", explore=0.0))
+    # Each has two turns; then b, which gained .5, until c's loss of .3 is more than its next .1.
+    results = {0: [0.2, 0.2], 1: [0.1, 0.6, 0.7], 2: [0.9, 0.6, 0.6]}
+    assert played_turns(schedule, results) == [0, 1, 2, 0, 1, 2, 1, 2]
+    assert schedule.task == 1  # c's last turn changed nothing, b's changed .1
+
+
+def test_learning_progress_compares_returns_of_other_scales():
+    schedule = started(LearningProgress("episodes>=1", explore=0.0))
+    results = {0: [1000.0, 1100.0], 1: [-1.0, -0.5], 2: [0.0, 0.0]}
+    played_turns(schedule, results)
+    assert schedule.task == 1  # half of its largest, where a gained a tenth
+
+
+def test_learning_progress_explores_by_its_seed_and_goes_on_from_a_state():
+    def play(schedule, turns=60):
+        tasks = []
+        for turn in range(turns):
+            tasks.append(schedule.task)
+            schedule.end(Episode(schedule.task, 1, float(turn % 7), success=float("nan")))
+        return tasks
+
+    make = lambda: LearningProgress("episodes>=1", by="success", explore=0.5)  # noqa: E731
+    first = play(started(make(), seed=3))
+    assert first == play(started(make(), seed=3)) != play(started(make(), seed=4))
+    # Nobody says anything of success: all but what is drawn is the first task's.
+    assert {0, 1, 2} == set(first[6:])
+    assert first[6:].count(0) > 30
+    half, rest = started(make(), seed=3), started(make(), seed=9)
+    play(half, 31)
+    rest.load_state_dict(json.loads(json.dumps(half.state_dict())))
+    assert play(rest, 29) == first[31:]
+
+
+def test_learning_progress_holds_its_last_turn_and_says_what_it_is():
+    schedule = started(LearningProgress("steps>=1", explore=0, num_cycles=2))
+    tasks_by_step(schedule, 20)
+    assert schedule.turn == 5
+    assert repr(schedule) == (
+        "LearningProgress('steps>=1', by='return', explore=0, window=20, num_cycles=2)"
+    )
+    assert pickle.loads(pickle.dumps(schedule)).task == schedule.task
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"by": "reward"}, r"`by` must be one of \['return', 'success'\], got 'reward'"),
+        ({"explore": 1.5}, r"`explore` must be in \[0, 1\], got 1.5"),
+        ({"explore": float("nan")}, "`explore` must be a finite number, got nan"),
+        ({"rule": "steps"}, "`rule` must be comparisons"),
+    ],
+)
+def test_learning_progress_refuses_what_it_cannot_use(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        LearningProgress(**{"rule": "episodes>=1"} | kwargs)
 
 
 def test_a_function_sees_what_was_played_and_chooses_the_next_task():

@@ -57,6 +57,13 @@ def test_the_keys_of_a_dict_go_where_sb3_has_them():
     assert gap(to_dense(model), model) < 1e-5
 
 
+def test_pictures_that_sb3_does_not_encode_are_flattened_as_ours_are():
+    env = arena.Arena(arena.with_task(arena.IMAGE))
+    kwargs = {"features_extractor_kwargs": {"encoder": "flat"}, "num_experts": 1}
+    model = make("PPO", "MoeMultiInputPolicy", env, **kwargs)
+    assert gap(to_dense(model), model) < 1e-5
+
+
 @pytest.mark.parametrize("algorithm", ["DQN", "SAC", "TD3", "TQC"])
 def test_target_networks_lag_behind_as_they_did(algorithm):
     model = make(algorithm, "MoeMlpPolicy", placement="middle", num_experts=1)

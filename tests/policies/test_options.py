@@ -187,7 +187,8 @@ def test_a_dict_gives_each_tower_its_own_and_the_others_the_default():
 
 
 def test_an_unknown_option_is_a_type_error_that_lists_the_known():
-    with pytest.raises(TypeError, match=r"unknown option 'n_experts'; the options are \['balance"):
+    message = r"unknown option 'n_experts'; the options are \['action_dims', 'balance"
+    with pytest.raises(TypeError, match=message):
         per_tower({"n_experts": 3}, ("pi", "vf"))
 
 

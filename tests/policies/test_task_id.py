@@ -168,7 +168,7 @@ def test_planes_that_a_world_writes_are_read_or_it_refuses_to_write_them(shape, 
     picture = spaces.Box(0, high, shape, np.uint8 if high == 255 else np.float32)
     for num_tasks in range(1, 21):
         try:
-            world = Channels(picture, num_tasks)
+            world = Channels(picture, [*map(str, range(num_tasks))])
         except ValueError:
             continue
         obs = world.batch(np.zeros((num_tasks, *shape), picture.dtype), np.arange(num_tasks))
@@ -189,7 +189,7 @@ def test_planes_that_would_not_be_found_are_refused(num_tasks):
     picture = spaces.Box(0, 1, (4, 10, 10), np.float32)
     message = rf"in the shape \({4 + num_tasks}, 10, 10\); use 'dict', got Box\(0.0, 1.0, \(4, 10"
     with pytest.raises(ValueError, match=message):
-        Channels(picture, num_tasks)
+        Channels(picture, [*map(str, range(num_tasks))])
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,10 @@ def test_planes_that_would_not_be_found_are_refused(num_tasks):
 )
 def test_planes_behind_the_pictures_of_games_are_never_refused(shape, high):
     for num_tasks in (1, 5, 6, 20, 57):
-        assert Channels(spaces.Box(0, high, shape, np.uint8), num_tasks).space.shape != shape
+        assert (
+            Channels(spaces.Box(0, high, shape, np.uint8), ["task"] * num_tasks).space.shape
+            != shape
+        )
 
 
 def test_behind_vec_normalize_a_one_hot_still_sends_each_task_to_its_expert():

@@ -46,7 +46,7 @@ def test_with_one_task_it_is_sacs_own_temperature_update_for_update(algorithm, p
 
 
 def test_each_task_learns_from_its_own_rows_by_hand():
-    temperatures = TaskTemperatures(3, target_entropy=-2.0)
+    temperatures = TaskTemperatures([-2.0] * 3)
     with th.no_grad():
         temperatures.log_K.copy_(th.tensor([0.0, np.log(2.0), 0.0]))
     log_prob = th.tensor([1.0, 3.0, 5.0, -1.0], requires_grad=True)
@@ -60,7 +60,7 @@ def test_each_task_learns_from_its_own_rows_by_hand():
 
 
 def test_without_gradients_or_in_evaluation_nothing_is_learned():
-    temperatures = TaskTemperatures(2, -1.0)
+    temperatures = TaskTemperatures([-1.0, -1.0])
     log_prob, tasks = th.zeros(2, requires_grad=True), th.tensor([0, 1])
     with th.no_grad():
         assert not temperatures(log_prob, tasks).requires_grad
@@ -139,3 +139,11 @@ def test_temperatures_need_tasks_and_are_asked_for_by_a_bool():
         arena.make("SAC", net_arch=[8], ent_coef_per_task=True)
     with pytest.raises(TypeError, match="`ent_coef_per_task` must be a bool"):
         make(ent_coef_per_task=0.5)
+
+
+def test_each_task_aims_at_the_entropy_of_its_own_dimensions():
+    temperatures = TaskTemperatures([-1.0, -3.0])
+    log_prob_B, tasks_B = th.tensor([1.0, 1.0]), th.tensor([0, 1])
+    temperatures(log_prob_B.requires_grad_(), tasks_B).sum().backward()
+    # -(log probability + target), a mean over two rows
+    th.testing.assert_close(temperatures.log_K.grad, th.tensor([0.0, 1.0]))

@@ -40,11 +40,11 @@ def good(tmp_path_factory):
         model = arena.make(
             algorithm, alias, net_arch=[4], num_experts=2, activation_fn=th.nn.ReLU, **options
         )
-        sb3_moe.save(arena.train(model), folder / algorithm)
-        found[algorithm] = forge.parts_of(folder / algorithm)
+        sb3_moe.save(arena.train(model), folder / f"{algorithm}.moe")
+        found[algorithm] = forge.parts_of(folder / f"{algorithm}.moe")
     model = arena.train(arena.make("DQN", net_arch=[4]))
-    sb3_moe.save(model, folder / "DQN", replay_buffer=True)
-    found["DQN"] = forge.parts_of(folder / "DQN")
+    sb3_moe.save(model, folder / "DQN.moe", replay_buffer=True)
+    found["DQN"] = forge.parts_of(folder / "DQN.moe")
     return found
 
 
@@ -250,6 +250,9 @@ PK = ("arguments", "policy_kwargs", "dict")
 BAD_VALUES = {
     "format_version": (("format_version",), 7, "format version 7 and this sb3_moe reads 1"),
     "key": (("more",), 1, "exactly the keys"),
+    "memories": (("remembered",), [], "`remembered` holds no dict"),
+    "memory": (("remembered",), {"predict": {"dict": {}}}, "it remembers 'predict'"),
+    "memory's": (("remembered",), {"anchors": 3}, "`anchors` holds no dict"),
     "versions": (("versions",), [], "`versions` holds no dict"),
     "algorithm": (("algorithm",), "os.system", "its algorithm is 'os.system', none of"),
     "policy": (("policy",), "os.system", "its policy is 'os.system', none of"),

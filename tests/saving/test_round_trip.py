@@ -282,6 +282,17 @@ def test_masked_actions_of_every_kind_are_kept(actions, tmp_path):
     assert loaded.rollout_buffer.mask_dims == model.rollout_buffer.mask_dims
 
 
+def test_a_name_without_an_ending_gets_one_and_is_found_both_ways(tmp_path):
+    model = arena.make("PPO", net_arch=[4])
+    sb3_moe.save(model, tmp_path / "agent")
+    sb3_moe.save(model, tmp_path / "other.bin")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["agent.moe", "other.bin"]
+    for name in ("agent", "agent.moe", "other.bin"):
+        assert sb3_moe.load(tmp_path / name).num_timesteps == 0
+    (tmp_path / "agent.moe").rename(tmp_path / "old")
+    assert sb3_moe.load(str(tmp_path / "old")).num_timesteps == 0
+
+
 def test_what_is_no_model_cannot_be_saved(tmp_path):
     model = arena.make("PPO", net_arch=[8])
     with pytest.raises(TypeError, match="`model` must be an SB3 model, got a MoeMlpPolicy"):

@@ -21,6 +21,7 @@ def files(tmp_path_factory):
     model = PPO("MoeMultiInputPolicy", env, seed=0, **sizes)
     sb3_moe.save(model, folder / "agent.moe")
     model.save(folder / "agent.zip")
+    (folder / "page.moe").write_text("no model")
     return folder
 
 
@@ -44,17 +45,52 @@ def test_a_file_becomes_a_page(files, tmp_path, capsys, name):
     ]
 
 
+@pytest.mark.parametrize("name", ["agent.moe", "agent.zip"])
+def test_tasks_are_played_in_the_models_order_whatever_the_lines(files, tmp_path, name):
+    pages = []
+    for tasks in (TASKS, TASKS[::-1]):
+        words = [str(files / name), "--trust", "--tasks", *tasks, "--max-steps", "5"]
+        assert main([*words, "--out", str(tmp_path / "page.html")]) == 0
+        pages.append(data_of((tmp_path / "page.html").read_text()))
+    assert pages[0]["tasks"] == pages[1]["tasks"] == ["CartPole", "Acrobot"]
+    assert pages[0] == pages[1]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["agent.moe", "--tasks", "CartPole-v1", "MountainCar-v0"],
+            r"`--tasks` must be those that the model was trained on, \['CartPole', 'Acrobot'\], "
+            r"got \['CartPole', 'MountainCar'\]",
+        ),
         (["agent.moe"], "`--tasks` must name a suite or Gymnasium ids, got none"),
         (["agent.zip", "--tasks", *TASKS], "can run code when it is opened: say --trust"),
         (
             ["agent.zip", "--tasks", *TASKS, "--trust", "--algorithm", "none"],
             "`--algorithm` must be among .*, got 'none'",
         ),
-        (["agent.moe", "--tasks", *TASKS, "--out", "x.pdf"], "`--out` must end in .html, .gif or"),
+        (
+            ["agent.zip", "--tasks", *TASKS, "--trust", "--algorithm", "DQN"],
+            r"agent.zip can't be opened as a model of DQN \(.*\); `--algorithm` must be the one",
+        ),
+        (
+            ["agent.moe", "--tasks", *TASKS, "--out", "x.pdf"],
+            "`--out` must be a file that ends in .html, .gif or",
+        ),
         (["agent.moe", "--tasks", *TASKS, "--without", "2"], "`without` must name experts"),
+        (["agent.moe", "--tasks", *TASKS, "--table", "1"], "`episodes` must be at least 2 for an"),
+        (
+            ["agent.moe", "--tasks", *TASKS, "--episodes", "0"],
+            "`episodes` must be at least 1, got 0",
+        ),
+        (["agent.moe", "--tasks", *TASKS, "--without", "pi:9"], "`expert` must be in .*, got 9"),
+        (["agent.moe", "--tasks", *TASKS, "--without", "zz:1"], "`tower` must be .*'zz'"),
+        (
+            ["agent.moe", "--tasks", *TASKS, "--out", "/proc/x/a.html"],
+            "must be a folder that can be",
+        ),
+        (["page.moe", "--tasks", *TASKS], "page.moe"),
         (["agent.moe", "--tasks", "CartPole-v1"], "`--tasks` must be those that the model was"),
         (["none.moe", "--tasks", *TASKS], "No such file"),
         (["agent.moe", "--tasks", "None-v0"], "None"),

@@ -10,6 +10,7 @@ from stable_baselines3 import PPO
 import sb3_moe
 
 LENGTH = 7
+NASTY = "</script><img src=x onerror=alert(1)>"
 
 
 class Shown(gym.Env[Any, Any]):
@@ -37,6 +38,9 @@ class Shown(gym.Env[Any, Any]):
     def step(self, action: Any) -> Any:
         self.count += 1
         return self._observe(), 0.1 * float(action) * self.count, self.count >= LENGTH, False, {}
+
+    def get_action_meanings(self) -> list[str]:
+        return ["nothing", "little", NASTY]
 
     def render(self) -> Any:
         return np.full((self.size, self.size + 2, 3), 30 * self.count, np.uint8)

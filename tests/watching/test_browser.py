@@ -3,6 +3,8 @@
 Run wherever playwright and a Chromium of the system are found.
 """
 
+import copy
+
 import numpy as np
 import pytest
 import shown
@@ -12,7 +14,6 @@ from sb3_moe.watching import expert_importance
 
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the dev extra")
-NASTY = "</script><img src=x onerror=alert(1)>"
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def replay():
     found = sb3_moe.watch(model, episodes=3, without=["pi:1"], deterministic=False)
     found.importance = expert_importance(model, episodes=2)
     for run in found.runs:
-        run.tracks[1].task = NASTY
+        run.tracks[1].task = shown.NASTY
     return found
 
 
@@ -135,8 +136,57 @@ def test_the_frame_is_that_of_the_step(opened):
     assert opened.page.evaluate(middle) == 90
 
 
+def test_actions_have_the_names_that_the_task_gives_them(opened, replay):
+    labels = (
+        opened.page.locator(".run").first.locator(".bars").first.locator("> span:nth-child(3n+1)")
+    )
+    assert labels.all_inner_texts() == ["0 nothing", "1 little", f"2 {shown.NASTY}"]
+    taken = int(replay.runs[0].tracks[0].actions_TD[0, 0])
+    name = ["nothing", "little", shown.NASTY][taken]
+    assert f"action {taken} ({name}), reward" in opened.page.locator(".facts").first.inner_text()
+
+
+def test_a_strip_shows_where_the_task_switches(chromium, replay, tmp_path):
+    switched = copy.deepcopy(replay)
+    switched.runs = switched.runs[:1]
+    switched.runs[0].tracks[0].tasks_T[5:] = 1
+    page = Opened(chromium, switched.save(tmp_path / "switched.html")).page
+    strip = page.locator(".run .strip").first
+    steps = len(switched.runs[0].tracks[0])
+    first, second = switched.task_names
+    words = f"Tasks: {first} in 5 of {steps} steps, {second} in {steps - 5} of {steps} steps"
+    assert strip.get_attribute("aria-label") == words
+    box = strip.bounding_box()
+    strip.click(position={"x": 5.5 / steps * box["width"], "y": 10})
+    assert page.text_content("#where") == f"step 6 of {steps}"
+    page.get_by_role("tab").nth(1).click()
+    assert page.locator(".run h3", has_text="Task").count() == 0
+
+
+def test_long_names_many_tasks_and_numbers_that_are_none_fit_too(chromium, replay, tmp_path):
+    strange = copy.deepcopy(replay)
+    strange.importance, strange.runs = None, strange.runs[:1]
+    track = strange.runs[0].tracks[0]
+    track.actions = ["a" * 300] * 3
+    track.rewards_T[:] = track.values_TV[:] = np.nan
+    track.preferences[0][:, 1] = -np.inf
+    track.returns = [np.nan]
+    strange.task_names = [f"{k}{'t' * 300}" for k in range(50)]
+    tracks = [copy.copy(track) for _ in strange.task_names]
+    for each, name in zip(tracks, strange.task_names, strict=True):
+        each.task = name
+    strange.runs[0].tracks = tracks
+    page = strange.save(tmp_path / "strange.html")
+    found = Opened(chromium, page, viewport={"width": 400, "height": 800})
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert "Returns: nan." in found.page.inner_text(".run")
+    assert "values (vf) that are no numbers" in found.page.inner_text(".run")
+    found.page.keyboard.press("End")
+    assert found.said == []
+
+
 def test_names_are_text(opened):
-    assert opened.page.text_content("#tab-1") == NASTY
+    assert opened.page.text_content("#tab-1") == shown.NASTY
     assert opened.page.locator("#tabs img").count() == 0
 
 

@@ -231,6 +231,8 @@ def test_the_strongest_moments_are_the_largest_gates_and_no_neighbours():
         ({"episodes": 0}, "`episodes` must be at least 1, got 0"),
         ({"max_steps": 0}, "`max_steps` must be at least 1, got 0"),
         ({"tasks": ["none"]}, r"`tasks` must be among \['.*'\], got 'none'"),
+        ({"tasks": []}, r"`tasks` must name at least one of \['.*'\], got none"),
+        ({"without": ["pi:²"]}, "`without` must name experts as 'pi:2', got 'pi:²'"),
         ({"tasks": [2]}, r"`tasks` must be among \['.*'\], got 2"),
         ({"without": [1]}, "`without` must name experts as 'pi:2', got 1"),
         ({"without": ["pi"]}, "`without` must name experts as 'pi:2', got 'pi'"),
@@ -241,6 +243,22 @@ def test_the_strongest_moments_are_the_largest_gates_and_no_neighbours():
 def test_a_wrong_argument_is_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         sb3_moe.watch(shown.agent(), **kwargs)
+
+
+@pytest.mark.parametrize("name", ["episodes", "max_steps"])
+@pytest.mark.parametrize("number", [1.5, float("nan"), True, "2"], ids=str)
+def test_what_is_no_whole_number_is_named(name, number):
+    with pytest.raises(TypeError, match=f"`{name}` must be an int, got {number!r}"):
+        sb3_moe.watch(shown.agent(), **{name: number})
+
+
+@pytest.mark.parametrize("wanted", [np.int64(1), 1, "name"], ids=str)
+def test_one_task_may_be_named_as_numpy_or_a_text_does(wanted):
+    model = shown.agent()
+    names = model.get_env().get_attr("task_names")[0]
+    tasks = names[1] if wanted == "name" else [wanted]
+    [track] = sb3_moe.watch(model, max_steps=2, tasks=tasks).runs[0].tracks
+    assert track.task == names[1]
 
 
 def test_an_environment_that_cant_be_made_again_must_be_given():
@@ -288,6 +306,12 @@ def test_a_replay_is_called_by_its_tasks_and_steps():
 
 def test_an_expert_may_be_named_by_its_mixture():
     assert expert_named("pi.all.1:3") == ("pi.all.1", 3)
+
+
+def test_the_table_of_an_agent_that_only_values_is_of_what_it_values():
+    model = arena.make("DQN", num_experts=2, net_arch=[4])
+    found = expert_importance(model, arena.default_env("DQN", "MoeMlpPolicy"), episodes=2)
+    assert found.tower == "qf"
 
 
 def test_the_table_has_a_row_for_each_expert_and_intervals_over_episodes():

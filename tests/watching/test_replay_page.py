@@ -1,6 +1,7 @@
 """The page holds what was recorded, loads nothing, and takes no markup from names."""
 
 import base64
+import copy
 import json
 import re
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ import shown
 from PIL import Image
 
 import sb3_moe
+from sb3_moe.watching import Sleep
 from sb3_moe.watching.page import embedded
 from sb3_moe.watching.pictures import data_of, shrunk
 
@@ -72,6 +74,16 @@ def test_names_inject_no_markup(replay):
     assert [tag for tag, _ in Elements(page).tags] == before
     data = data_in(page)
     assert data["tasks"][0] == data["runs"][0]["label"] == data["noFrames"] == NASTY
+
+
+def test_numbers_that_are_none_are_on_the_page_too(replay):
+    strange = copy.deepcopy(replay)
+    track = strange.runs[0].tracks[0]
+    track.returns, track.rewards_T[0] = [float("nan"), -float("inf"), -2.5], np.nan
+    track.sleep[0] = Sleep("pi.0", float("nan"), (float("nan"),))
+    saved = data_in(strange.to_html())["runs"][0]["tracks"][0]
+    assert saved["returns"] == ["nan", "-inf", -2.5]
+    assert saved["sleep"][0] == {"layer": "pi.0", "share": "nan", "perExpert": ["nan"]}
 
 
 def test_json_in_a_page_ends_no_element_and_no_line():

@@ -28,7 +28,7 @@ class Adaptive(Turns):
 
     _returns: list[float]
     _successes: list[float]
-    _state = ("_turn", "_steps", "_episodes", "_returns", "_successes")
+    _state: tuple[str, ...] = ("_turn", "_steps", "_episodes", "_returns", "_successes")
 
     def __init__(
         self,

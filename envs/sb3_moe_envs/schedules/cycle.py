@@ -15,6 +15,10 @@ class Cycle(Turns):
     Steps and episodes are counted over all environments. Boundaries lie at multiples of the length
     of a turn, and a switch comes with the first step that reaches one.
 
+    >>> cycle = Cycle(steps_per_task=1000, num_cycles=2, round_to=256)
+    >>> cycle.total_steps(num_tasks=3)
+    6144
+
     :param steps_per_task: length of a turn in environment steps; exclusive with `episodes_per_task`
     :param episodes_per_task: length of a turn in finished episodes
     :param num_cycles: how often to go through all tasks; None: without end

@@ -48,7 +48,7 @@ class Interface:
         self.task_spaces = list(observation_spaces)
         common, self._observations = _unify_observations(observation_spaces, names, obs_space)
         self._common = common
-        self._encoder = ENCODERS[task_id](common, len(names))
+        self._encoder = ENCODERS[task_id](common, names)
         self.observation_space = self._encoder.space
         self.action_space, self._actions = _unify_actions(
             action_spaces, names, action_space, invalid_action

@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from gymnasium import Space, spaces
 
+from sb3_moe_envs.spaces.named import NamedBox, NamedId
+
 TaskIdMode = Literal["dict", "onehot", "channels", "info", "none"]
 
 
@@ -26,7 +28,7 @@ class TaskIdEncoder(Protocol):
 class Hidden:
     """Leave observations as they are (`info` and `none`)."""
 
-    def __init__(self, space: Space[Any], num_tasks: int) -> None:
+    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
         self.space = space
 
     def single(self, obs: Any, task: int) -> Any:
@@ -41,7 +43,7 @@ class Hidden:
 class AsDict:
     """`{"obs": ..., "task_id": ...}`; a Dict observation gets the key beside its own."""
 
-    def __init__(self, space: Space[Any], num_tasks: int) -> None:
+    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
         self._flat = isinstance(space, spaces.Dict)
         inner = dict(space.spaces) if isinstance(space, spaces.Dict) else {"obs": space}
         if "task_id" in inner:
@@ -49,7 +51,7 @@ class AsDict:
                 "`task_id`='dict' needs tasks without a key of that name, got an observation space "
                 f"with the keys {sorted(inner)}"
             )
-        self.space = spaces.Dict({**inner, "task_id": spaces.Discrete(num_tasks)})
+        self.space = spaces.Dict({**inner, "task_id": NamedId(names)})
 
     def single(self, obs: Any, task: int) -> Any:
         """Add the id to one observation."""
@@ -65,13 +67,14 @@ class AsDict:
 class OneHot:
     """Append a one-hot of the id to a flat Box."""
 
-    def __init__(self, space: Space[Any], num_tasks: int) -> None:
+    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
         box = _require_box(space, 1, "onehot")
-        self._codes = np.eye(num_tasks, dtype=box.dtype)
-        self.space = spaces.Box(
+        self._codes = np.eye(len(names), dtype=box.dtype)
+        self.space = NamedBox(
             np.concatenate([box.low, self._codes.min(axis=0) * 0]),
             np.concatenate([box.high, self._codes.max(axis=0)]),
-            dtype=box.dtype.type,
+            box.dtype.type,
+            names,
         )
 
     def single(self, obs: Any, task: int) -> Any:
@@ -89,9 +92,9 @@ class Channels:
     :raises ValueError: if it isn't an image, or its shape would not tell where the id is
     """
 
-    def __init__(self, space: Space[Any], num_tasks: int) -> None:
+    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
         box = _require_box(space, 3, "channels")
-        self._axis = channel_axis(box)
+        self._axis, num_tasks = channel_axis(box), len(names)
         shape = list(box.shape)
         shape[self._axis] = num_tasks
         index = [1, 1, 1]
@@ -100,10 +103,11 @@ class Channels:
         top = box.high.max() if np.isfinite(box.high).all() else box.dtype.type(1)
         eye = np.eye(num_tasks, dtype=box.dtype) * top
         self._codes = np.stack([np.broadcast_to(row.reshape(index), shape) for row in eye])
-        self.space = spaces.Box(
+        self.space = NamedBox(
             np.concatenate([box.low, np.zeros(shape, box.dtype)], axis=self._axis),
             np.concatenate([box.high, self._codes.max(axis=0)], axis=self._axis),
-            dtype=box.dtype.type,
+            box.dtype.type,
+            names,
         )
         if not _is_found(self.space.shape, self._axis, num_tasks, is_image=_is_image(box)):
             raise ValueError(

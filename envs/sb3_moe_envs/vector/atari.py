@@ -58,6 +58,7 @@ class AtariVectorWorld(VectorWorld):
         super().__init__(num_envs, render_mode, render_fps=60 // frame_skip)
         self.game = _rom_name(game)
         self.episodic_life, self.clip_reward = episodic_life, clip_reward
+        self._full_action_space = full_action_space
         self._ale = _make_ale(
             self.game,
             self.num_envs,
@@ -122,6 +123,14 @@ class AtariVectorWorld(VectorWorld):
         rewards = np.sign(rewards) if self.clip_reward else rewards
         return observations, rewards.astype(np.float64), terminated, truncated, infos
 
+    def get_action_meanings(self) -> list[str]:
+        """Name the choices."""
+        if self._full_action_space:
+            return [*_ale_py().Action.__members__]
+        game = _ale_py().ALEInterface()
+        game.loadROM(_ale_py().roms.get_rom_path(self.game))
+        return [action.name for action in game.getMinimalActionSet()]
+
     @staticmethod
     def draw(observation: np.ndarray) -> np.ndarray:
         """Return the latest frame of one observation as a picture."""
@@ -150,6 +159,11 @@ class AtariEnv(SingleCopyEnv):
     def __init__(self, game: str, render_mode: str | None = None, **kwargs: Any) -> None:
         self.game = game
         super().__init__(AtariVectorWorld(game, render_mode=render_mode, **kwargs))
+
+    def get_action_meanings(self) -> list[str]:
+        """Name the choices."""
+        names: list[str] = self._world.get_action_meanings()
+        return names
 
 
 def _rom_name(game: str) -> str:

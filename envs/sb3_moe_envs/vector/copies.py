@@ -1,15 +1,17 @@
-"""One copy of a task among others, in this process or in one of its own."""
+"""Copies of a task, in this process or in another."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AsyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from sb3_moe_envs.checks import reset_result_problem, step_result_problem
-from sb3_moe_envs.snapshot import Stateless
+from sb3_moe_envs.snapshot import Stateless, restore, snapshot
 from sb3_moe_envs.tasks import Task
 
 
@@ -35,8 +37,29 @@ class TaskCopy(Stateless):
         return result
 
 
-def make_copy(task: Task, render_mode: str | None) -> gym.Env[Any, Any]:
-    """Build one copy of a task."""
+def make_copies(
+    task: Task, num_envs: int, render_mode: str | None, *, copy: bool = True
+) -> SyncVectorEnv:
+    """Build copies of a task that are stepped one by one.
+
+    :param copy: give away arrays that the next step doesn't write into
+    """
+    env_fns = [functools.partial(_make_copy, task, render_mode)] * num_envs
+    return SyncVectorEnv(env_fns, copy=copy, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def states_of(copies: SyncVectorEnv) -> list[Any]:
+    """Return the state of each copy, None for one that has none to give."""
+    return [snapshot(single) for single in copies.envs]
+
+
+def restore_states(copies: SyncVectorEnv, states: Sequence[Any]) -> None:
+    """Bring each copy into a state."""
+    for single, saved in zip(copies.envs, states, strict=True):
+        restore(single, saved)
+
+
+def _make_copy(task: Task, render_mode: str | None) -> gym.Env[Any, Any]:
     return TaskCopy(task.make(render_mode))
 
 

@@ -66,6 +66,11 @@ class Program:
         result: tuple[Any, ...] = self._compiled_step(self._starts, keys, states, actions)
         return result
 
+    @property
+    def actions(self) -> list[int]:
+        """Which of MinAtar's six actions the choices are."""
+        return [int(action) for action in self._env.action_set]
+
     def size_for(self, num_envs: int) -> int:
         """Return for how many copies a new world's step is compiled.
 

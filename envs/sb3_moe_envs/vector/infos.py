@@ -35,6 +35,28 @@ def join_infos(parts: Sequence[tuple[Any, Infos]], num_envs: int) -> Infos:
     return joined
 
 
+def join_final(parts: Sequence[tuple[Any, Infos]], num_envs: int) -> Infos:
+    """Join what the infos of several vector environments say of the episodes that ended.
+
+    :param parts: as of :func:`join_infos`
+    :param num_envs: number of rows of the whole
+    :return: empty where none ended
+    """
+    ended = [(rows, infos) for rows, infos in parts if "final_obs" in infos]
+    if not ended:
+        return {}
+    final_obs, done = np.full(num_envs, None, dtype=object), np.zeros(num_envs, dtype=bool)
+    for rows, infos in ended:
+        final_obs[rows], done[rows] = infos["final_obs"], infos["_final_obs"]
+    final_info = join_infos([(rows, infos["final_info"]) for rows, infos in ended], num_envs)
+    return {
+        "final_obs": final_obs,
+        "_final_obs": done,
+        "final_info": final_info,
+        "_final_info": done.copy(),
+    }
+
+
 def take_rows(infos: Infos, rows: np.ndarray) -> Infos:
     """Return the infos of some rows."""
     return {
@@ -67,3 +89,8 @@ def _join_arrays(parts: Sequence[tuple[Any, np.ndarray]], num_envs: int) -> np.n
         for row, value in zip(np.arange(num_envs)[rows], array, strict=True):
             joined[row] = value
     return joined
+
+
+def without_final(infos: dict[str, Any]) -> dict[str, Any]:
+    """Return infos without what the episodes that ended left behind."""
+    return {key: value for key, value in infos.items() if key not in FINAL}

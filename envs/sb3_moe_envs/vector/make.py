@@ -29,6 +29,11 @@ def make_multitask_vector(
     environment per task (`MultiTaskVectorEnv`). A schedule that chooses per slot and episode gets
     one `MultiTaskEnv` per slot, stepped one by one.
 
+    >>> env = make_multitask_vector(["CartPole-v1", "Acrobot-v1"], num_envs=4)
+    >>> obs, info = env.reset(seed=0)
+    >>> obs["task_id"].tolist()
+    [0, 0, 1, 1]
+
     :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
     :param num_envs: number of slots; None: one per task
     :param schedule: which task when, as of `MultiTaskEnv`; None: the suite's, or `Interleave()`

@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array,
 from sb3_moe_envs.frames import Canvas
 from sb3_moe_envs.goals import METHOD, has_goals, reward_of_copies, rewards_of
 from sb3_moe_envs.masks import OwnMasks
+from sb3_moe_envs.meanings import meanings_of, named
 from sb3_moe_envs.multitask import ScheduleLike, as_schedule
 from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
@@ -23,8 +24,9 @@ from sb3_moe_envs.spaces.observations import ARRAYS
 from sb3_moe_envs.success import UNSAID, succeeded_rows
 from sb3_moe_envs.suites import tasks_of
 from sb3_moe_envs.tasks import built
-from sb3_moe_envs.vector.infos import FINAL, join_infos, row_of, take_rows
-from sb3_moe_envs.vector.parts import Part, in_order
+from sb3_moe_envs.vector.infos import join_infos, row_of, take_rows, without_final
+from sb3_moe_envs.vector.joined import Joined
+from sb3_moe_envs.vector.parts import Part
 from sb3_moe_envs.vector.pool import Pool
 
 VECTORIZATIONS = ("sync", "async")
@@ -43,7 +45,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     :param schedule: which task when (it is copied); None: the suite's, or `Interleave()`
     :param task_id: as of `MultiTaskEnv`, like the next three
     :param vectorization: how tasks without a vector environment of their own are stepped:
-        `"sync"`, in this process, or `"async"`, in processes of their own
+        `"sync"`, in this process, or `"async"`, in as many others as there are cores
     :param render_mode: as of `MultiTaskEnv`
     :raises TypeError: if `tasks` or `schedule` is of the wrong type
     :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, or there are fewer
@@ -105,7 +107,6 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._chosen = self._pinned.copy()
         self._tasks = self._wanted()
         self._parts: list[Part] = []
-        self._in_order = False
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
         self._successes = np.full(self.num_envs, UNSAID)
@@ -151,15 +152,15 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         require_reset(self._seeds.started)
         self._restored = False
         results = self._step_parts(actions)
-        obs = self._join_observations([result[0] for result in results])
+        obs = self._joined.observations([result[0] for result in results])
         rewards, terminated, truncated = (
-            self._join([result[i] for result in results], kind)
+            self._joined.arrays([result[i] for result in results], kind)
             for i, kind in ((1, np.float64), (2, np.bool_), (3, np.bool_))
         )
-        infos = self._join_infos([result[4] for result in results])
+        infos = self._joined.infos([result[4] for result in results])
         done = terminated | truncated
         if done.any():
-            self._add_final(infos, [result[4] for result in results], done)
+            infos |= self._joined.endings([result[4] for result in results], done)
         if self._follow(rewards, done, infos):
             truncated, obs, infos = self._switch(obs, truncated, done, infos)
         return obs, rewards, terminated, truncated, infos
@@ -194,6 +195,12 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def get_task(self) -> np.ndarray:
         """Return the index of the task that each slot is playing, (num_envs,)."""
         return self._tasks.copy()
+
+    def action_meanings(self) -> dict[int, list[str]]:
+        """Return what tasks call their choices, as of `MultiTaskEnv`."""
+        return named(
+            meanings_of(self._pool.env(task, size)) for task, size in enumerate(self._sizes)
+        )
 
     def action_masks(self) -> np.ndarray:
         """Return which actions each slot's task has and, by its own masks, allows, for MaskablePPO.
@@ -319,12 +326,12 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         results = [
             self._pool.reset(part, seed) for part, seed in zip(self._parts, seeds, strict=True)
         ]
-        obs = self._join_observations([result[0] for result in results])
-        return obs, self._join_infos([result[1] for result in results])
+        obs = self._joined.observations([result[0] for result in results])
+        return obs, self._joined.infos([result[1] for result in results])
 
     def _arrange(self) -> None:
         self._parts = self._pool.arrange(self._tasks)
-        self._in_order = in_order(self._parts)
+        self._joined = Joined(self._parts, self._tasks, self._interface)
 
     def _step_parts(self, actions: Any) -> list[Any]:
         rows = self._rows_of(actions)
@@ -340,44 +347,6 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         single = list(iterate(self.action_space, actions))
         every = np.arange(self.num_envs)
         return lambda part: _batch(part.env, [single[row] for row in every[part.rows]])
-
-    def _join_observations(self, observations: Sequence[Any]) -> Any:
-        parts = [
-            (part.task, part.rows, obs) for part, obs in zip(self._parts, observations, strict=True)
-        ]
-        return self._interface.encode_batch(parts, self._tasks)
-
-    def _join(self, arrays: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
-        if self._in_order:
-            return np.concatenate(arrays, dtype=dtype, casting="unsafe")
-        joined = np.empty(self.num_envs, dtype)
-        for part, array in zip(self._parts, arrays, strict=True):
-            joined[part.rows] = array
-        return joined
-
-    def _join_infos(self, infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        rows = [part.rows for part in self._parts]
-        joined = join_infos(list(zip(rows, infos, strict=True)), self.num_envs)
-        return joined | self._task_infos(np.ones(self.num_envs, dtype=bool))
-
-    def _task_infos(self, mask: np.ndarray) -> dict[str, Any]:
-        return {"task_id": self._tasks.copy(), "_task_id": mask}
-
-    def _add_final(
-        self, infos: dict[str, Any], parts: Sequence[dict[str, Any]], done: np.ndarray
-    ) -> None:
-        """Add the last observations and infos of the episodes that ended."""
-        final, slots = np.empty(self.num_envs, dtype=object), np.arange(self.num_envs)
-        own = []
-        for part, info in zip(self._parts, parts, strict=True):
-            if info.get("final_info"):
-                own.append((part.rows, info["final_info"]))
-            for index in done[part.rows].nonzero()[0].tolist():
-                obs = row_of(info["final_obs"], index)
-                final[slots[part.rows][index]] = self._interface.encode(part.task, obs)
-        infos["final_obs"], infos["_final_obs"] = final, done.copy()
-        infos["final_info"] = join_infos(own, self.num_envs) | self._task_infos(done.copy())
-        infos["_final_info"] = done.copy()
 
     def _follow(self, rewards: np.ndarray, done: np.ndarray, infos: dict[str, Any]) -> bool:
         """Tell the schedule what happened; return whether a slot should play another task."""
@@ -429,7 +398,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         for slot in cut.tolist():
             final[slot] = row_of(obs, slot)
         ended = np.flatnonzero(done)
-        last = [(cut, take_rows(_without_final(infos), cut))]
+        last = [(cut, take_rows(without_final(infos), cut))]
         if ended.size:
             last.append((ended, take_rows(infos["final_info"], ended)))
         new_obs, new_infos = self._play()
@@ -458,10 +427,6 @@ def _fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarr
 def _batch(env: VectorEnv[Any, Any, Any], actions: Sequence[Any]) -> Any:
     space = env.single_action_space
     return concatenate(space, actions, create_empty_array(space, len(actions)))
-
-
-def _without_final(infos: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in infos.items() if key not in FINAL}
 
 
 # What a state keeps of the slots.

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.tasks import Task, spec_or_id
-from sb3_moe_envs.vector.copies import make_copy
+from sb3_moe_envs.vector.copies import restore_states, states_of
 
 Vector = VectorEnv[Any, Any, Any]
 
@@ -26,10 +23,12 @@ class Part(NamedTuple):
     env: Vector
 
 
-def make_part(task: Task, num_envs: int, vectorization: str, render_mode: str | None) -> Vector:
-    """Build the vector environment of one task: the fastest that resets in the same step.
+def make_part(
+    task: Task, num_envs: int, render_mode: str | None, make_copies: Callable[[], Vector]
+) -> Vector:
+    """Build the vector environment of one task: its own, or else one that steps copies.
 
-    :param vectorization: `"sync"` or `"async"`, for tasks without a vector environment of their own
+    :param make_copies: builds as many copies as `num_envs`, with SAME_STEP autoreset
     :raises ValueError: if the task's own vector environment resets otherwise
     """
     if task.vector_fn is not None:
@@ -39,13 +38,7 @@ def make_part(task: Task, num_envs: int, vectorization: str, render_mode: str | 
         if render_mode is not None:
             kwargs["render_mode"] = render_mode
         return _checked(task, gym.make_vec(spec_or_id(task.env_id), num_envs, **kwargs))
-    env_fns = [functools.partial(make_copy, task, render_mode)] * num_envs
-    if vectorization == "sync":
-        return SyncVectorEnv(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
-    # A process that has loaded jax hangs when it forks.
-    context = "forkserver" if "jax" in sys.modules else None
-    mode = AutoresetMode.SAME_STEP
-    return AsyncVectorEnv(env_fns, context=context, autoreset_mode=mode)
+    return make_copies()
 
 
 def is_batched(task: Task) -> bool:
@@ -89,7 +82,7 @@ def part_state(env: Vector) -> Any:
     if hasattr(own, "state_dict"):
         return own.state_dict()
     if isinstance(own, SyncVectorEnv):
-        states = [snapshot(single) for single in own.envs]
+        states = states_of(own)
         return None if any(state is None for state in states) else states
     return None
 
@@ -100,8 +93,7 @@ def load_part_state(env: Vector, state: Any) -> None:
     if hasattr(own, "load_state_dict"):
         own.load_state_dict(state)
         return
-    for single, saved in zip(own.envs, state, strict=True):
-        restore(single, saved)
+    restore_states(own, state)
 
 
 def _is_own(env_id: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import SyncVectorEnv
 
 from sb3_moe_envs.checks import (
     batch_problem,
@@ -16,7 +17,8 @@ from sb3_moe_envs.checks import (
 )
 from sb3_moe_envs.masks import masks_of_copies
 from sb3_moe_envs.tasks import Task, built, reject
-from sb3_moe_envs.vector.copies import abandon
+from sb3_moe_envs.vector.copies import abandon, make_copies
+from sb3_moe_envs.vector.in_workers import WorkersVectorEnv
 from sb3_moe_envs.vector.parts import (
     Part,
     Vector,
@@ -27,6 +29,7 @@ from sb3_moe_envs.vector.parts import (
     rows_of_task,
     send,
 )
+from sb3_moe_envs.vector.workers import Workers
 
 
 class Pool:
@@ -42,6 +45,7 @@ class Pool:
     def __init__(self, tasks: Sequence[Task], vectorization: str, render_mode: str | None) -> None:
         self.tasks, self.vectorization, self.render_mode = tasks, vectorization, render_mode
         self._envs: dict[tuple[int, int], Vector] = {}
+        self._workers = Workers(functools.partial(_make_one_of, tuple(tasks), render_mode))
         self._masks: dict[tuple[int, int], Callable[[], Any] | None] = {}
 
     def env(self, task: int, size: int) -> Vector:
@@ -50,8 +54,12 @@ class Pool:
         :raises ValueError: if it can't be built
         """
         if (task, size) not in self._envs:
-            arguments = (self.tasks[task], size, self.vectorization, self.render_mode)
-            build = functools.partial(make_part, *arguments)
+            copies: Callable[[], Vector]
+            if self.vectorization == "async":
+                copies = functools.partial(WorkersVectorEnv, self._workers, task, size)
+            else:
+                copies = functools.partial(make_copies, self.tasks[task], size, self.render_mode)
+            build = functools.partial(make_part, self.tasks[task], size, self.render_mode, copies)
             self._envs[task, size] = built(self.tasks[task], task, build)
         return self._envs[task, size]
 
@@ -113,10 +121,12 @@ class Pool:
         """Close all environments."""
         for env in self._envs.values():
             env.close()
+        self._workers.close()
 
     def _abandon(self) -> None:
         for env in self._envs.values():
             abandon(env)
+        self._workers.terminate()
 
     def _check(self, task: int, problem: str | None) -> None:
         if problem:
@@ -129,3 +139,10 @@ class Pool:
         except Exception as error:
             self._abandon()
             reject(self.tasks[task], task, f"{type(error).__name__}: {error}", error)
+
+
+def _make_one_of(
+    tasks: Sequence[Task], render_mode: str | None, task: int, num_envs: int
+) -> SyncVectorEnv:
+    # What is sent to another process is a copy.
+    return make_copies(tasks[task], num_envs, render_mode, copy=False)

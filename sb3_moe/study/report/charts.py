@@ -116,7 +116,7 @@ class _Drawer:
             "Dense from scratch",
             dict.fromkeys(self._games, 1.0),
         )
-        yield self._by_task("success", "Success, share of episodes", _success)
+        yield self._by_task("success", "Success, share of episodes", Run.success)
         for key, name in INSIDES.items():
             panels = [
                 {**_where(runs), "level": None, **self._curves(runs, partial(_inside, key))}
@@ -210,14 +210,6 @@ def _where(runs: Sequence[Run], game: str = "") -> Values:
 
 def _at_evaluations(take: Callable[[Run, str], Array], game: str, run: Run) -> Curve:
     return run.steps, take(run, game)
-
-
-def _success(run: Run, game: str) -> Array:
-    """Give the share of episodes that were a success, NaN where the task doesn't say."""
-    if "successes" not in run.scores:
-        return np.full(len(run.steps), np.nan)
-    column = run.cell.games.index(game)
-    return np.asarray(run.scores["successes"][:, column].mean(axis=1), dtype=np.float64)
 
 
 def _inside(kind: str, run: Run) -> Curve | None:

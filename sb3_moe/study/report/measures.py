@@ -53,6 +53,13 @@ class Run:
         """Mean return of a game at each evaluation, (K,)."""
         return np.asarray(self.scores["score"][:, self.cell.games.index(game)], dtype=np.float64)
 
+    def success(self, game: str) -> Array:
+        """Share of a game's episodes that succeeded at each evaluation, (K,), NaN if unsaid."""
+        if "successes" not in self.scores:
+            return np.full(len(self.steps), np.nan)
+        column = self.cell.games.index(game)
+        return np.asarray(self.scores["successes"][:, column].mean(axis=1), dtype=np.float64)
+
     def blocks(self, game: str) -> list[tuple[int, int]]:
         """The stretches of global steps in which a game was trained."""
         cell = self.cell
@@ -103,6 +110,34 @@ def final(run: Run, game: str) -> float:
     return float(run.returns(game)[-1])
 
 
+def forgetting(run: Run, game: str) -> float:
+    """Mean return of a game when its last block ended, less that at the end of the run.
+
+    0 for the one trained last (arXiv 2105.10919); NaN for one that never was, or not in blocks.
+    """
+    if not run.cell.order or not run.blocks(game):
+        return float("nan")
+    trained = run.steps <= run.blocks(game)[-1][1]
+    return float(run.returns(game)[trained][-1]) - final(run, game)
+
+
+def success_area(run: Run, game: str) -> float:
+    """Mean share of successes while a game was trained; NaN where it says nothing of success."""
+    shares = run.success(game)
+    if np.isnan(shares).any() or not run.blocks(game) or run.steps[-1] < run.blocks(game)[-1][1]:
+        return float("nan")
+    areas = [metrics.area(shares[:, None], run.steps, *block)[0] for block in run.blocks(game)]
+    return float(np.mean(areas))
+
+
+def success_forgetting(run: Run, game: str) -> float:
+    """Share of successes when a game's last block ended, less that at the end of the run."""
+    if not run.cell.order or not run.blocks(game):
+        return float("nan")
+    shares, trained = run.success(game), run.steps <= run.blocks(game)[-1][1]
+    return float(shares[trained][-1] - shares[-1])
+
+
 def dormant(run: Run) -> float:
     """Fraction of dormant neurons, averaged over the layers and the second half of the run."""
     if not run.dormant_layers:
@@ -128,6 +163,8 @@ class References:
     def _add(self, run: Run) -> None:
         """A block that nothing came before is a run from scratch, whichever regime it opens."""
         if not run.cell.order or run.steps[-1] < run.cell.steps_per_task:
+            return
+        if run.cell.architecture.start_from is not None:
             return
         game = run.cell.order[0]
         key = (run.cell.architecture.name, run.cell.seed, game)
@@ -186,6 +223,14 @@ def measure(name: str, run: Run, references: References) -> dict[str, float]:
         return {game: block_end(run, game) for game in games}
     if name == "final":
         return {game: final(run, game) for game in games}
+    if name == "forgetting":
+        return {game: forgetting(run, game) for game in games}
+    if name == "success":
+        return {game: float(run.success(game)[-1]) for game in games}
+    if name == "success_area":
+        return {game: success_area(run, game) for game in games}
+    if name == "success_forgetting":
+        return {game: success_forgetting(run, game) for game in games}
     if name == "average_performance":
         seed = run.cell.seed
         ends = [references.normalised(final(run, game), seed, game) for game in games]
@@ -204,6 +249,12 @@ MEASURES = {
     "area": "mean return while the task is trained",
     "block_end": "mean return over the last tenth of the task's last block",
     "final": "mean return at the end of the run",
+    "forgetting": "mean return at the end of the task's last block, less that at the end of the "
+    "run",
+    "success": "share of episodes that succeed at the end of the run",
+    "success_area": "mean share of episodes that succeed while the task is trained",
+    "success_forgetting": "share of episodes that succeed at the end of the task's last block, "
+    "less that at the end of the run",
     "average_performance": "mean over tasks of the normalised return at the end of the run",
     "dormant": "fraction of dormant neurons, mean over layers and the second half of the run",
 }

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from sb3_moe.study.report.verdict import Verdict
+
+# As `number` and `interval` write them.
+_NUMBER = re.compile(r"-?[\d,.]+(e-?\d+)?( \[.*\])?")
 
 
 class Field(NamedTuple):
@@ -23,10 +28,15 @@ def field(value: Any) -> Field:
     if isinstance(value, int) and not isinstance(value, bool):
         return Field(f"{value:,}", "number")
     text = str(value)
-    if text[:1] in tuple("-0123456789") and "[" in text:
+    if _NUMBER.fullmatch(text):
         return Field(text, "number")
     # A word that no table has room for may be broken.
     return Field(text, "long" if max(map(len, text.split()), default=0) > 24 else "")
+
+
+def columns_of_numbers(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return which columns of a table hold numbers, dashes for what is missing apart."""
+    return {key for row in rows for key, value in row.items() if field(value).css == "number"}
 
 
 def number(value: float) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sb3_moe.study.report.headline import as_written
-from sb3_moe.study.report.page import field, ground, number, percent
+from sb3_moe.study.report.page import columns_of_numbers, field, ground, number, percent
 
 
 @cache
@@ -26,6 +26,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     found.filters |= {
+        "columns_of_numbers": columns_of_numbers,
         "field": field,
         "ground": ground,
         "md": as_written,

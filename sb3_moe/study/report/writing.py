@@ -14,6 +14,7 @@ from sb3_moe.study.report import figures, tables
 from sb3_moe.study.report.charts import curves, networks
 from sb3_moe.study.report.headline import claims_table, returns_table
 from sb3_moe.study.report.rendering import render
+from sb3_moe.study.report.replays import FOLDER
 from sb3_moe.study.report.results import Results, load_results
 from sb3_moe.study.report.sections import build_page, said
 from sb3_moe.study.spec.grid import StudyConfig
@@ -65,12 +66,12 @@ def _figures(results: Results) -> dict[str, Figure]:
 
 
 def _replays(results: Results, folder: Path) -> dict[str, str]:
-    """Find the pages on which networks are seen at play: ``replays/<network>.html``."""
+    """Find the pages on which networks are seen at play."""
     names = figures.architectures(results.runs)
     return {
-        network["name"]: f"replays/{quote(name)}.html"
+        network["name"]: f"{FOLDER}/{quote(name)}.html"
         for name, network in zip(names, networks(names), strict=True)
-        if (folder / "replays" / f"{name}.html").is_file()
+        if (folder / FOLDER / f"{name}.html").is_file()
     }
 
 

@@ -28,10 +28,11 @@ from sb3_moe.generators import preserved_generators
 from sb3_moe.snapshot.manifest import DamagedError, UntrustedError
 from sb3_moe.snapshot.model_file import write_model
 from sb3_moe.snapshot.resuming import resume
-from sb3_moe.study.run.folder import CellFolder
+from sb3_moe.study.run.folder import CellFolder, write_json
 from sb3_moe.study.run.heartbeat import Heartbeat
 from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.provenance import provenance
+from sb3_moe.study.run.starting import begin_with, start_of
 from sb3_moe.study.spec.callbacks import build_callbacks
 from sb3_moe.study.spec.config import CellConfig
 
@@ -58,7 +59,7 @@ def train_cell(cell: CellConfig, folder: CellFolder, *, trust: bool = False) -> 
     th.set_num_threads(1)
     begun = time.monotonic()
     folder.start({"cell": cell.to_dict(), **_resolved(cell), **provenance()})
-    model, env = _restored(cell, folder, trust) or build(cell)
+    model, env = _restored(cell, folder, trust) or _begun(cell, folder)
     start = model.num_timesteps
     logger = _logger(folder, start)
     model.set_logger(logger)
@@ -79,9 +80,12 @@ def train_cell(cell: CellConfig, folder: CellFolder, *, trust: bool = False) -> 
 
 
 def _write_model(model: BaseAlgorithm, path: Path) -> None:
-    """Write the model that training ends with, ``model.moe``, or SB3's ``model.zip``."""
+    """Write the model that training ends with, ``model.moe``, or SB3's ``model.zip``.
+
+    What saw normalised observations can't be used without their statistics.
+    """
     with tempfile.TemporaryDirectory(dir=path, prefix=".model-") as temporary:
-        write_model(model, Path(temporary))
+        write_model(model, Path(temporary), normalizer=True)
         for file in Path(temporary).iterdir():
             file.replace(path / file.name)
 
@@ -90,6 +94,15 @@ def _resolved(cell: CellConfig) -> dict[str, Any]:
     """Say what the algorithm is built with, and how many steps it takes between two updates."""
     arguments = "ppo" if cell.algorithm == "PPO" else "arguments"
     return {arguments: cell.resolved, "algorithm": cell.algorithm, "rollout": cell.rollout}
+
+
+def _begun(cell: CellConfig, folder: CellFolder) -> tuple[BaseAlgorithm, VecEnv]:
+    """Build the model, with the weights that it begins with, and write down whose they are."""
+    model, env = build(cell)
+    path = start_of(cell, folder.path.parent)
+    if path is not None:
+        write_json(folder.path / "start_from.json", begin_with(model, cell, path))
+    return model, env
 
 
 def _restored(

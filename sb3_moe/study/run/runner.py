@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,8 +28,11 @@ def run(jobs: Sequence[Job], engine: Engine, view: View) -> None:
     running: dict[str, Job] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < engine.capacity:
-                job = waiting.pop(0)
+            for lost in _without_start(waiting, running):
+                waiting.remove(lost)
+                view.ended(lost, State("missing", f"{lost.cell.start}, its start, is not done"))
+            while len(running) < engine.capacity and (job := _next(waiting)) is not None:
+                waiting.remove(job)
                 engine.start(job.cell, job.folder.path)
                 running[job.cell.name] = job
                 view.started(job)
@@ -40,6 +43,23 @@ def run(jobs: Sequence[Job], engine: Engine, view: View) -> None:
             time.sleep(POLL_SECONDS)
     finally:
         engine.stop()
+
+
+def _has_start(job: Job) -> bool:
+    """Say whether the cell that a job begins with, if there is one, is done."""
+    start = job.cell.start
+    # Written last. Whether the rest is as it was is checked where it is read.
+    return start is None or (job.folder.path.parent / start / "done.json").is_file()
+
+
+def _next(waiting: Sequence[Job]) -> Job | None:
+    return next((job for job in waiting if _has_start(job)), None)
+
+
+def _without_start(waiting: Sequence[Job], running: Mapping[str, Job]) -> list[Job]:
+    """List the jobs that wait for a cell that nobody will finish."""
+    names = {*running, *(job.cell.name for job in waiting)}
+    return [job for job in waiting if job.cell.start not in names and not _has_start(job)]
 
 
 def _explained(state: State, ending: str) -> State:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,15 +41,8 @@ def measured_speeds(jobs: Sequence[Job]) -> dict[str, float]:
 
     :param jobs: cells, one at least of each architecture
     """
-    speeds: dict[str, float] = {}
-    untried: dict[str, Job] = {}
-    for job in jobs:
-        speed = _past_speed(job) if job.state.status == "done" else 0.0
-        if speed > 0:
-            speeds.setdefault(job.cell.architecture.name, speed)
-    for job in jobs:
-        if job.cell.architecture.name not in speeds:
-            untried.setdefault(job.cell.architecture.name, job)
+    speeds = _past_speeds(jobs)
+    untried = _untried(jobs, speeds)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for job in list(untried.values())[:1]:
@@ -58,6 +51,33 @@ def measured_speeds(jobs: Sequence[Job]) -> dict[str, float]:
         for name, job in untried.items():
             speeds[name] = _try(job, root / name, root / ".jax")
     return speeds
+
+
+def steps_to_measure(jobs: Sequence[Job]) -> int:
+    """Count the steps that :func:`measured_speeds` would train."""
+    trials = [
+        _shortened(job.cell).total_steps for job in _untried(jobs, _past_speeds(jobs)).values()
+    ]
+    return sum(trials[:1]) + sum(trials)
+
+
+def _past_speeds(jobs: Sequence[Job]) -> dict[str, float]:
+    """Give the speed of each architecture that has a cell which says it."""
+    speeds: dict[str, float] = {}
+    for job in jobs:
+        speed = _past_speed(job) if job.state.status == "done" else 0.0
+        if speed > 0:
+            speeds.setdefault(job.cell.architecture.name, speed)
+    return speeds
+
+
+def _untried(jobs: Sequence[Job], speeds: Mapping[str, float]) -> dict[str, Job]:
+    """Give a cell of each architecture without a speed."""
+    untried: dict[str, Job] = {}
+    for job in jobs:
+        if job.cell.architecture.name not in speeds:
+            untried.setdefault(job.cell.architecture.name, job)
+    return untried
 
 
 def _past_speed(job: Job) -> float:
@@ -83,7 +103,11 @@ def _shortened(cell: CellConfig) -> CellConfig:
     steps = min(cell.steps_per_task, _trial_steps(cell))
     points = max(1, round(cell.evaluation.points * steps / cell.steps_per_task))
     evaluation = replace(cell.evaluation, points=points)
-    return replace(cell, steps_per_task=steps, evaluation=evaluation, checkpoints=1)
+    # Its start is not there yet, and no faster or slower than new weights.
+    new = replace(cell.architecture, start_from=None)
+    return replace(
+        cell, architecture=new, steps_per_task=steps, evaluation=evaluation, checkpoints=1
+    )
 
 
 def _trial_steps(cell: CellConfig) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sb3_moe.layers.registry import ROUTERS
@@ -13,6 +14,7 @@ from sb3_moe.policies.registration import TABLE
 from sb3_moe.study.spec.algorithms import policy_of, towers_of
 from sb3_moe.study.spec.config import Architecture
 from sb3_moe.study.spec.named import named
+from sb3_moe.study.spec.start import read_start
 
 __all__ = [
     "CALLED",
@@ -62,14 +64,18 @@ def moe_architecture(
 
 
 def named_architecture(
-    name: str, options: Mapping[str, Any] | None = None, algorithm: str = "PPO"
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    algorithm: str = "PPO",
+    folder: Path | None = None,
 ) -> Architecture:
     """Read an architecture of a study's file: ``dense``, ``soft-big``, ``top_k-middle-pi``, ...
 
     :param name: any word if ``options`` are given
-    :param options: ``policy_kwargs`` spelled out, and optionally ``policy``, ``arguments``, ``ppo``
-        and ``callbacks``
+    :param options: ``policy_kwargs`` spelled out, and optionally ``policy``, ``arguments``,
+        ``ppo``, ``callbacks`` and ``start_from``
     :param algorithm: whose networks they are
+    :param folder: against which a path in ``start_from`` is resolved
     :raises ValueError: if the name says nothing and no options do
     """
     if not isinstance(options, Mapping | None):
@@ -80,6 +86,9 @@ def named_architecture(
         if isinstance(own.get("callbacks"), list):
             where = f"architectures.{name}.callbacks"
             own["callbacks"] = tuple(named(each, where) for each in own["callbacks"])
+        if own.get("start_from") is not None:
+            where = f"architectures.{name}.start_from"
+            own["start_from"] = read_start(own["start_from"], where, folder)
         return Architecture(name=name, policy_kwargs=kwargs, **own)
     if name == "dense":
         return moe_architecture("none")
@@ -94,7 +103,7 @@ def named_architecture(
 
 
 # What an architecture has besides options of its policy.
-_NO_OPTIONS = ("policy", "arguments", "ppo", "callbacks")
+_NO_OPTIONS = ("policy", "arguments", "ppo", "callbacks", "start_from")
 
 
 # What a reader is told in other words than the option's own.
@@ -138,6 +147,8 @@ def meaning(architecture: Architecture, algorithm: str = "PPO") -> str:
     words += _as_they_are(architecture.arguments or architecture.ppo)
     if architecture.callbacks:
         words.append(f"trained with {', '.join(map(str, architecture.callbacks))}")
+    if architecture.start_from is not None:
+        words.append(f"begins with {architecture.start_from}")
     return "; ".join(words)
 
 

@@ -21,6 +21,7 @@ from sb3_moe.study.spec.setup import (
     plain,
     settle,
 )
+from sb3_moe.study.spec.start import StartFrom, read_start
 from sb3_moe.study.spec.tasks import as_entries, digest, in_a_folders_name
 
 __all__ = [
@@ -53,7 +54,7 @@ _SAID_SINCE: dict[str, Any] = {
     "callbacks": [],
     "no_op_max": 0,
 }
-_SAID_OF_ARCHITECTURES: dict[str, Any] = {"callbacks": []}
+_SAID_OF_ARCHITECTURES: dict[str, Any] = {"callbacks": [], "start_from": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,7 @@ class Architecture:
         this network
     :param ppo: 0.1's word for those of PPO; in a study both hold the same
     :param callbacks: besides the study's, such as a remedy
+    :param start_from: the trained model that it begins with; None: new weights
     :raises ValueError: if its name can't be part of a folder's
     """
 
@@ -77,6 +79,7 @@ class Architecture:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     ppo: Mapping[str, Any] = field(default_factory=dict)
     callbacks: tuple[Named, ...] = ()
+    start_from: StartFrom | None = None
 
     def __post_init__(self) -> None:
         check_name("an architecture", self.name)
@@ -168,11 +171,22 @@ class CellConfig(Setup):
     @property
     def name(self) -> str:
         """The name of its folder: what tells it from the study's other cells."""
-        games = in_a_folders_name(self.order or self.games, self.tasks)
-        parts = [self.regime, games, self.architecture.name, f"s{self.seed}"]
+        return self._named(self.regime, self.order, self.architecture.name)
+
+    @property
+    def start(self) -> str | None:
+        """The name of the cell that this one begins with, if it begins with one."""
+        start = self.architecture.start_from
+        if start is None or start.architecture is None:
+            return None
+        order = self.order if start.order is None else start.order
+        return self._named(start.regime or self.regime, order, start.architecture)
+
+    def _named(self, regime: str, order: tuple[str, ...], architecture: str) -> str:
+        played = order or self.games
+        parts = [regime, in_a_folders_name(played, self.tasks), architecture, f"s{self.seed}"]
         if len("-".join(parts).encode()) > LONGEST_FOLDER:
             # Orders may be of any length.
-            played = self.order or self.games
             parts[1] = f"{len(played)}.{digest(played)}"
         return "-".join(parts)
 
@@ -197,6 +211,8 @@ class CellConfig(Setup):
             raise ValueError(f"a cell has {sorted(known)}, got {unknown[0]!r}")
         architecture = dict(values["architecture"])
         architecture["callbacks"] = _all_named(architecture.get("callbacks", ()))
+        if architecture.get("start_from") is not None:
+            architecture["start_from"] = read_start(architecture["start_from"], "start_from")
         nested: dict[str, Any] = {
             "games": tuple(values["games"]),
             "tasks": as_entries(values.get("tasks", ())),

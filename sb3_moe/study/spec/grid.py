@@ -17,6 +17,7 @@ from sb3_moe.study.spec.config import Architecture, CellConfig, Regime, check_na
 from sb3_moe.study.spec.entries import read_yaml, typed
 from sb3_moe.study.spec.named import named
 from sb3_moe.study.spec.setup import Setup, settle
+from sb3_moe.study.spec.start import with_starts
 from sb3_moe.study.spec.tasks import as_entries, task_names
 
 PRESETS = ("smoke", "paper-small", "paper-full")
@@ -76,11 +77,14 @@ class StudyConfig(Setup):
             raise ValueError(
                 f'`regimes` must have "schedule" where there is a `schedule`, got {self.regimes}'
             )
-        _check_folders([cell.name for cell in self.cells()])
+        self.cells()  # which checks that there are such
 
     def cells(self) -> list[CellConfig]:
-        """List the cells, whole seeds first: what is finished can be compared at any time."""
-        return [
+        """List the cells, whole seeds first: what is finished can be compared at any time.
+
+        A cell that another begins with comes before it, and is added where the grid lacks it.
+        """
+        grid = [
             CellConfig(
                 regime=regime,
                 order=order,
@@ -93,6 +97,8 @@ class StudyConfig(Setup):
             for order in self.sequences(regime)
             for architecture in self.architectures
         ]
+        _check_folders([cell.name for cell in grid])
+        return with_starts(grid, self.architectures, self.schedule)
 
     @property
     def _shared(self) -> dict[str, Any]:
@@ -182,7 +188,7 @@ def _spelled_out(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         algorithm = values.get("algorithm", "PPO")
         if isinstance(algorithm, str):
             algorithm_class(algorithm)  # before the networks' names are read by its towers
-        columns = _architectures(values["architectures"], algorithm)
+        columns = _architectures(values["architectures"], algorithm, folder)
         long["architectures"] = [asdict(column) for column in columns]
     if "tasks" in values and "games" not in values:
         if not values["tasks"]:
@@ -215,12 +221,13 @@ def _seeds(value: Any) -> list[Any]:
     raise ValueError(f"`seeds` must be a number of seeds, at least 1, or a list, got {value!r}")
 
 
-def _architectures(value: Any, algorithm: str) -> Iterator[Architecture]:
+def _architectures(value: Any, algorithm: str, folder: Path) -> Iterator[Architecture]:
     """Read names, or names with their options."""
     for entry in value if isinstance(value, list) else [value]:
         if isinstance(entry, Mapping):
             yield from (
-                named_architecture(name, options, algorithm) for name, options in entry.items()
+                named_architecture(name, options, algorithm, folder)
+                for name, options in entry.items()
             )
         elif isinstance(entry, str) and isinstance(value, list):
             yield named_architecture(entry, algorithm=algorithm)

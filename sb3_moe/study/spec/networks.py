@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.plasticity import policy_activations
 from sb3_moe.study.run.learner import arguments_of, build_env, build_model
+from sb3_moe.study.run.starting import begin_with, take_over
 from sb3_moe.study.spec.algorithms import is_off_policy
 from sb3_moe.study.spec.callbacks import build_callbacks
 from sb3_moe.study.spec.config import CellConfig
@@ -38,9 +40,11 @@ def check_networks(cells: Sequence[CellConfig]) -> None:
     env = build_env(cells[0], COPIES, 0, Cycle(1, order=games[:1]))
     try:
         check_spaces(cells[0], env)
+        built: dict[str, BaseAlgorithm] = {}
         for name, cell in architectures.items():
             try:
-                _build(cell, env)
+                built[name] = _build(cell, env)
+                _check_start(cell, built)
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise ValueError(f"architecture {name!r} can't be built: {reason}") from error
@@ -48,7 +52,22 @@ def check_networks(cells: Sequence[CellConfig]) -> None:
         env.close()
 
 
-def _build(cell: CellConfig, env: VecEnv) -> None:
+def _check_start(cell: CellConfig, built: Mapping[str, BaseAlgorithm]) -> None:
+    """Try what a network will begin with, where it is there already.
+
+    :param built: new models of the networks so far, which starts are among: they come first
+    """
+    start = cell.architecture.start_from
+    if start is None:
+        return
+    model = built[cell.architecture.name]
+    if start.model is not None:
+        begin_with(model, cell, Path(start.model))
+    elif start.architecture is not None and start.architecture in built:
+        take_over(model, built[start.architecture], start, cell.architecture.name)
+
+
+def _build(cell: CellConfig, env: VecEnv) -> BaseAlgorithm:
     arguments = arguments_of(cell)
     if is_off_policy(cell.algorithm):
         # What it would hold isn't needed, and may be more than there is room for.
@@ -67,6 +86,7 @@ def _build(cell: CellConfig, env: VecEnv) -> None:
         with th.no_grad():  # what a rollout calls
             policy(policy.obs_to_tensor(obs)[0])
     policy_activations(policy, obs)  # which every run measures from its first step on
+    return model
 
 
 def check_spaces(cell: CellConfig, env: VecEnv) -> None:

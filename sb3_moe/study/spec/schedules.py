@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 def known_schedules() -> dict[str, type]:
     """Give the schedules that can be named without their module, by their names."""
-    from sb3_moe_envs import Adaptive, Cycle, Interleave, Sequence
+    from sb3_moe_envs import Adaptive, Cycle, Interleave, LearningProgress, Sequence
 
-    return {each.__name__: each for each in (Adaptive, Cycle, Interleave, Sequence)}
+    kinds = (Adaptive, Cycle, Interleave, LearningProgress, Sequence)
+    return {each.__name__: each for each in kinds}
 
 
 def check_schedule(schedule: Named) -> None:

@@ -83,8 +83,8 @@ class Setup:
     :param ppo: 0.1's word for those of PPO; both hold the same
     :param preset: ``"minatar"`` (:data:`sb3_moe.presets.MINATAR_PPO`; PPO's where none is named) or
         ``"none"`` (SB3's own values; the other algorithms')
-    :param schedule: ``Interleave``, ``Cycle``, ``Sequence``, ``Adaptive`` or a class of schedules,
-        for the regime ``"schedule"``
+    :param schedule: ``Interleave``, ``Cycle``, ``Sequence``, ``Adaptive``, ``LearningProgress`` or
+        a class of schedules, for the regime ``"schedule"``
     :param normalize: ``VecNormalize``, ``PerTaskVecNormalize``, or a class of them
     :param callbacks: in every run, besides those that a study always has
     :param steps_per_task: environment steps that each task gets on each visit, over all copies;

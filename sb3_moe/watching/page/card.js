@@ -13,30 +13,36 @@ class Card {
     const left = make("div", {}, this.frame, this.facts, this.returns);
     if (!track.size) left.prepend(make("p", { class: "noframes" }, "No pictures: " + (replay.noFrames || "there are none") + "."));
     const right = make("div");
-    this.preferences = track.preferences.map((each, i) => this.bars(right, preferenceTitle(i, track), each.width, () => "action "));
+    this.preferences = track.preferences.map((each, i) => this.bars(right, preferenceTitle(i, track), each.width, action => actionName(action, track)));
     this.gates = {};
     for (const mixture of replay.mixtures) {
       const title = `Gates of ${mixture.name} (${mixture.router})`;
-      this.gates[mixture.name] = this.bars(right, title, mixture.experts, () => "expert ", mixture.name);
+      this.gates[mixture.name] = this.bars(right, title, mixture.experts, expert => "expert " + expert, mixture.name);
     }
     this.box = make("article", { class: "run" }, make("h2", {}, run.label));
     if (run.note) this.box.append(make("p", { class: "faint note" }, run.note));
     this.box.append(make("div", { class: "seen" }, left, right));
     this.lines = [];
+    const played = [...new Set(track.tasks.numbers)];
+    if (played.length > 1) {
+      this.box.append(make("h3", {}, "Task"));
+      this.line("strip", tasksInWords(track, played), seek, canvas => drawStrip(canvas, step => track.tasks.numbers[step], replay.tasks.length, track.steps, all));
+      this.box.append(make("p", { class: "faint" }, ...played.flatMap(task => [swatch(task), `${task}: ${replay.tasks[task]} `])));
+    }
     for (const mixture of replay.mixtures) {
       this.box.append(make("h3", {}, `Leading expert of ${mixture.name}`));
       const gates = track.gates[mixture.name];
-      this.line("strip", stripInWords(track, mixture), seek, canvas => drawStrip(canvas, gates, track.steps, all));
+      this.line("strip", stripInWords(track, mixture), seek, canvas => drawStrip(canvas, step => largest(row(gates, step)), gates.width, track.steps, all));
     }
     this.box.append(make("h3", {}, "Value and reward"));
     this.line("curve", "Values as lines, rewards as bars, over the steps", seek, canvas => drawCurve(canvas, track, all));
     this.box.append(make("p", { class: "faint" }, rangesOf(track)));
   }
 
-  bars(parent, title, count, prefix, mixture) {
+  bars(parent, title, count, nameOf, mixture) {
     const box = make("div", { class: "bars" }), found = [];
     for (let i = 0; i < count; i++) {
-      const name = make("span", {}, prefix() + i);
+      const name = make("span", {}, nameOf(i));
       if (mixture !== undefined) name.prepend(swatch(i));
       if (mixture !== undefined && (this.off[mixture] || []).includes(i)) name.append(" (off)");
       const fill = make("span"), number = make("span", { class: "number" });
@@ -94,7 +100,7 @@ class Card {
     const values = Array.from(row(track.values, at), (value, i) => `${replay.critics[i]} ${written(value)}`);
     const reward = track.rewards.numbers[at];
     this.facts.replaceChildren(
-      `Episode ${track.episodes[at]}${ended ? " (ended)" : ""}, action `, fact("action", Array.from(action, number => Number.isInteger(number) ? number : written(number)).join(", "), ""),
+      `Episode ${track.episodes[at]}${ended ? " (ended)" : ""}, action `, fact("action", Array.from(action, number => Number.isInteger(number) ? number : written(number)).join(", "), ""), actionInWords(action, track),
       ", reward ", fact("reward", written(reward), reward), ", return so far ", fact("return", written(track.sums[at]), track.sums[at]), "; value ", fact("value", values.join(", "), row(track.values, at)[0]));
     const task = replay.tasks[track.tasks.numbers[at]];
     if (task !== track.task) this.facts.append(`; the task has switched to ${task}`);
@@ -119,11 +125,23 @@ function fact(name, text, value) {
 function fill(bars, numbers, high, chosen) {
   const low = high ? 0 : Math.min(least(numbers), 0), top = high || Math.max(most(numbers), 0);
   bars.forEach((bar, i) => {
-    bar.fill.style.width = 100 * (top > low ? (numbers[i] - low) / (top - low) : 0) + "%";
+    const share = top > low ? (numbers[i] - low) / (top - low) : 0;
+    bar.fill.style.width = 100 * (Number.isFinite(share) ? share : 0) + "%";
     bar.number.textContent = written(numbers[i]);
     bar.number.dataset.value = String(numbers[i]);
     bar.name.className = i === chosen ? "chosen" : "";
   });
+}
+
+// A task may call its choices by names; those that it lacks have none.
+function actionName(action, track) {
+  const name = track.preferences.length === 1 && track.names[action];
+  return name ? `${action} ${name}` : `action ${action}`;
+}
+
+function actionInWords(action, track) {
+  const name = action.length === 1 && track.names[action[0]];
+  return name ? ` (${name})` : "";
 }
 
 function preferenceTitle(i, track) {
@@ -138,7 +156,16 @@ function returnsOf(track) {
 
 function rangesOf(track) {
   const numbers = track.values.numbers, rewards = track.rewards.numbers;
-  return `Lines: values (${replay.critics.join(", ")}) from ${written(least(numbers))} to ${written(most(numbers))}. Bars: rewards from ${written(least(rewards))} to ${written(most(rewards))}. Dashed: a new episode.`;
+  return `Lines: values (${replay.critics.join(", ")}) ${span(numbers)}. Bars: rewards ${span(rewards)}. Dashed: a new episode.`;
+}
+
+function span(numbers) {
+  return least(numbers) > most(numbers) ? "that are no numbers" : `from ${written(least(numbers))} to ${written(most(numbers))}`;
+}
+
+function tasksInWords(track, played) {
+  const count = task => track.tasks.numbers.filter(each => each === task).length;
+  return "Tasks: " + played.map(task => `${replay.tasks[task]} in ${count(task)} of ${track.steps} steps`).join(", ");
 }
 
 function stripInWords(track, mixture) {

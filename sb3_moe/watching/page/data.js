@@ -56,5 +56,6 @@ function make(tag, attributes, ...children) {
 
 function written(number) {
   if (!Number.isFinite(number)) return String(number);
+  if (number && Math.abs(number) < 0.0005) return number.toPrecision(2);
   return Math.abs(number) >= 1000 ? number.toFixed(0) : number.toFixed(3);
 }

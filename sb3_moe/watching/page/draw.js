@@ -56,17 +56,17 @@ function swatch(expert) {
   return canvas;
 }
 
-// The leading expert over the episode, with its number where there is room.
-function drawStrip(canvas, gates, steps, all) {
+// Which of a count leads in each step, an expert or a task, with its number where there is room.
+function drawStrip(canvas, leading, count, steps, all) {
   const pen = sharp(canvas), height = canvas.clientHeight, unit = canvas.clientWidth / all;
-  const patterns = Array.from({ length: gates.width }, (_, expert) => hatching(pen, expert));
+  const patterns = Array.from({ length: count }, (_, expert) => hatching(pen, expert));
   pen.font = "600 13px system-ui, sans-serif";
   pen.textAlign = "center";
   pen.textBaseline = "middle";
   let from = 0;
   for (let step = 1; step <= steps; step++) {
-    const expert = largest(row(gates, from));
-    if (step < steps && largest(row(gates, step)) === expert) continue;
+    const expert = leading(from);
+    if (step < steps && leading(step) === expert) continue;
     pen.fillStyle = patterns[expert];
     pen.fillRect(from * unit, 0, (step - from) * unit + .5, height);
     if ((step - from) * unit > 22) {
@@ -93,10 +93,10 @@ function drawCurve(canvas, track, all) {
   const pen = sharp(canvas), width = canvas.clientWidth, height = canvas.clientHeight;
   const unit = width / all, numbers = track.values.numbers, low = least(numbers), high = most(numbers);
   const scale = y => height - 6 - (height - 12) * (high > low ? (y - low) / (high - low) : .5);
-  const strongest = most(track.rewards.numbers.map(Math.abs)) || 1;
+  const strongest = Math.max(most(track.rewards.numbers.map(Math.abs)), 0) || 1;
   for (let step = 0; step < track.steps; step++) {
     const reward = track.rewards.numbers[step], tall = Math.abs(reward) / strongest * height * .5;
-    if (!reward) continue;
+    if (!reward || !Number.isFinite(reward)) continue;
     pen.fillStyle = reward > 0 ? COLOURS[1] : COLOURS[3];
     pen.fillRect(step * unit, reward > 0 ? height - tall : 0, Math.max(unit, 1.5), tall);
   }
@@ -120,5 +120,6 @@ function drawCurve(canvas, track, all) {
   pen.setLineDash([]);
 }
 
-function least(numbers) { return numbers.reduce((a, b) => Math.min(a, b), Infinity); }
-function most(numbers) { return numbers.reduce((a, b) => Math.max(a, b), -Infinity); }
+// Of those that are numbers.
+function least(numbers) { return numbers.reduce((a, b) => Number.isFinite(b) ? Math.min(a, b) : a, Infinity); }
+function most(numbers) { return numbers.reduce((a, b) => Number.isFinite(b) ? Math.max(a, b) : a, -Infinity); }

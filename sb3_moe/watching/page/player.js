@@ -89,7 +89,7 @@ function rows(table, head, lines) {
 }
 
 function showSleep() {
-  const percent = share => (100 * share).toFixed(0) + "%";
+  const percent = share => Number.isFinite(share) ? (100 * share).toFixed(0) + "%" : String(share);
   const lines = [];
   for (const run of replay.runs) for (const { layer, share, perExpert } of run.tracks[task].sleep) {
     lines.push([layer, run.label, percent(share), perExpert.length > 1 ? perExpert.map(percent).join(", ") : "one network"]);

@@ -11,6 +11,7 @@ from sb3_moe.study.report.measures import (
     block_area,
     block_end,
     final,
+    forgetting,
     measure,
     plasticity,
 )
@@ -70,6 +71,35 @@ def test_plasticity_compares_with_the_same_network_and_seed():
     assert plasticity(runs[2], "Breakout", references) == pytest.approx(0.5)
 
 
+def test_forgetting_is_what_a_game_lost_since_its_last_block_ended():
+    forgot = run(cell("crl", GAMES))
+    first, last = forgot.cell.games
+    end = forgot.cell.steps_per_task
+    forgot.scores["score"][forgot.steps == end, 0] = 9.0
+    forgot.scores["score"][-1] = [2.0, 7.0]
+    assert forgetting(forgot, first) == pytest.approx(7.0)
+    assert forgetting(forgot, last) == 0.0
+    assert np.isnan(forgetting(run(cell("mtrl")), first))
+
+
+def test_success_has_an_end_an_area_and_a_forgetting_by_hand():
+    made = run(cell("crl", GAMES))
+    first, last = made.cell.games
+    end, steps = made.cell.steps_per_task, made.steps
+    shares = np.zeros((len(steps), 2, 4))
+    shares[(steps > 0) & (steps <= end), 0] = 1.0
+    shares[-1] = [[1, 0, 0, 0], [1, 1, 0, 0]]
+    told = Run(made.cell, {**made.scores, "successes": shares}, {})
+    references = References([told], {})
+    assert measure("success", told, references) == {first: 0.25, last: 0.5}
+    assert measure("success_forgetting", told, references) == {first: 0.75, last: 0.0}
+    # All but half a stretch of ten between evaluations.
+    area = measure("success_area", told, references)[first]
+    assert area == pytest.approx(1 - 0.5 * (steps[1] - steps[0]) / end)
+    assert np.isnan(measure("success_forgetting", run(cell("mtrl")), references)[first])
+    assert np.isnan(measure("success_area", made, references)[first])
+
+
 def test_a_reference_no_better_than_random_gives_no_number():
     runs = [run(cell("crl", GAMES[::-1]), level=0.5), run(cell("crl", GAMES))]
     references = References(runs, dict.fromkeys(GAMES, 1.0))
@@ -89,7 +119,8 @@ def test_every_measure_gives_a_number_for_each_game_or_for_the_run():
     for name in MEASURES:
         values = measure(name, runs[0], references)
         assert set(values) in ({WHOLE}, set(GAMES))
-        assert np.isfinite(list(values.values())[-1])
+        # These tasks say nothing of success.
+        assert np.isfinite(list(values.values())[-1]) != name.startswith("success")
     assert measure("dormant", runs[0], references) == {WHOLE: pytest.approx(0.2)}
     assert measure("average_performance", runs[0], references) == {WHOLE: pytest.approx(1.0)}
 

@@ -85,6 +85,14 @@ def test_the_values_under_the_pointer_are_those_of_every_network(opened):
     assert chart.locator(".tip").is_hidden()
 
 
+def test_numbers_stand_right_and_so_do_their_headings(opened):
+    aligned = """all => all.map(each => getComputedStyle(each).textAlign)"""
+    table = opened.locator("table").filter(has=opened.locator("text=Dormant neurons")).first
+    headings = table.locator("th").evaluate_all(aligned)
+    assert headings == ["left"] + ["right"] * (len(headings) - 1)
+    assert table.locator("tbody tr").first.locator("td").evaluate_all(aligned) == headings
+
+
 def test_arrow_keys_read_a_chart_too(opened):
     chart = opened.locator(".chart").first
     chart.locator(".plot").focus()

@@ -19,6 +19,7 @@ from sb3_moe.study.run.locks import BusyError, held
 from sb3_moe.study.run.runner import locked
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.config import Architecture
+from sb3_moe.study.spec.start import StartFrom
 
 
 class InstantEngine:
@@ -346,6 +347,14 @@ def test_the_plan_counts_what_is_done_and_estimates_the_rest_from_it(tmp_path, c
     assert "about 0:00:49 with 2 processes" in text
 
 
+def test_what_is_as_short_as_a_measurement_is_not_measured(tmp_path, console, monkeypatch):
+    monkeypatch.setattr(commands, "measured_speeds", None)
+    the_study = study(1, ("dense",), regimes=("mtrl",), steps_per_task=ROLLOUT)
+    assert plan(the_study, tmp_path, console, processes=2) == 0
+    text = console.file.getvalue()
+    assert "16,384 steps are left, no more than it takes to measure speed: run them" in text
+
+
 @pytest.mark.parametrize("processes", [0, -2])
 def test_a_plan_for_no_processes_is_refused(tmp_path, console, processes):
     with pytest.raises(ValueError, match=rf"`processes` must be at least 1, got {processes}"):
@@ -432,3 +441,30 @@ def test_a_cell_that_another_process_has_finished_is_not_trained_again(tmp_path,
     monkeypatch.setattr(engine, "_train", lambda cell, folder: folder.clear())
     engine.work(job.cell.to_dict(), str(job.folder.path))
     assert job.folder.state() == State("done")
+
+
+def with_starts():
+    """Build a study whose second network begins with the first one's model."""
+    dense = Architecture(name="dense", policy_kwargs={"placement": "none"})
+    grown = Architecture(name="grown", start_from=StartFrom(architecture="dense"))
+    # The one that waits comes first.
+    return replace(study(seeds=1), architectures=(dense, grown)).cells()[::-1]
+
+
+def test_a_cell_waits_for_the_one_that_it_begins_with(tmp_path, console):
+    cells, engine = with_starts(), InstantEngine()
+    go(survey(cells, tmp_path), engine, console)
+    assert sorted(engine.started) == sorted(each.name for each in cells)
+    for each in cells:
+        if each.start is not None:
+            assert engine.started.index(each.start) < engine.started.index(each.name)
+
+
+def test_a_cell_whose_start_failed_is_left_out_with_the_reason(tmp_path, console):
+    cells = with_starts()
+    starts = [each.start for each in cells if each.start is not None]
+    engine = InstantEngine(failing=starts)
+    text = go(survey(cells, tmp_path), engine, console)
+    assert sorted(engine.started) == sorted(starts)
+    for start in starts:
+        assert f"{start}, its start, is not done; run again to go on" in text

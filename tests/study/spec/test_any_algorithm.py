@@ -304,7 +304,8 @@ EXAMPLES = sorted(set(STUDIES.glob("*.yaml")) - set(STUDIES.glob("*_claims.yaml"
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_of_a_study_says_how_to_run_it_and_its_networks_can_be_built(path):
-    for package in ("ale_py", "cv2") if "atari" in path.stem else ("sb3_contrib",):
+    needs = {"ppo_atari": ("ale_py", "cv2"), "metaworld_mt3": ("metaworld",)}
+    for package in needs.get(path.stem, ("sb3_contrib",)):
         pytest.importorskip(package)
     assert f"#     sb3-moe study run examples/studies/{path.name}\n" in path.read_text()
     check_networks(load_study(str(path)).cells())

@@ -1,6 +1,6 @@
 // Charts of what changes while training goes on: means, bands from the least to the greatest seed,
 // or each seed by itself, with the values under the pointer, or at the step that arrow keys chose.
-const HEIGHT = 230;
+const HEIGHT = 248;
 let plots = [];
 
 // Lay the curves of the chosen networks and seeds over all steps that any of them has.
@@ -108,7 +108,10 @@ function axes(perStep) {
   const stroke = variable("--text"), lines = { stroke: variable("--line"), width: 1 };
   const font = "12px system-ui, sans-serif";
   return [
-    { stroke, font, grid: lines, ticks: lines, space: 64, values: (_, steps) => steps.map(short) },
+    {
+      stroke, font, grid: lines, ticks: lines, space: 64, values: (_, steps) => steps.map(short),
+      label: "environment steps", labelFont: font, labelSize: 18,
+    },
     {
       stroke, font, grid: lines, ticks: lines, values: (_, values) => values.map((value) => perStep(value)),
       size: (_, values) => 18 + 7 * Math.max(1, ...(values ?? []).map((value) => value.length)),

@@ -1,0 +1,77 @@
+"""What ten copies of Meta-World's ten tasks cost, in processes and beside Meta-World's own vector.
+
+``python -m benchmarks --only metaworld``; needs the extra ``metaworld``, and no screen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.timing import paired, ratio
+
+ROUNDS = 15
+SLICE_S = 1.0
+SUITE = "MetaWorld/MT10"
+
+
+def run(rounds: int = ROUNDS, slice_s: float = SLICE_S) -> list[dict[str, Any]]:
+    """Measure all ways at once, so that whatever else the machine does hits all of them.
+
+    :param rounds: interleaved rounds
+    :param slice_s: seconds for each way in a round
+    """
+    envs = {"sync": ours("sync"), "async": ours("async"), "theirs": theirs()}
+    seconds = paired(
+        {n: random_steps(env) for n, env in envs.items()}, rounds=rounds, slice_s=slice_s
+    )
+    for env in envs.values():
+        env.close()
+    return [
+        row("async / sync, MT10, ten copies", seconds, "async", "sync", 1.5),
+        row("sync / Meta-World's own vector, MT10, ten copies", seconds, "sync", "theirs", 0.9),
+    ]
+
+
+def row(
+    name: str, seconds: dict[str, list[float]], ours: str, other: str, at_least: float
+) -> dict[str, Any]:
+    """Return the ratio of two rates, and both."""
+    value = ratio(seconds[other], seconds[ours])
+    rates = {key: 10 / float(np.median(times)) for key, times in seconds.items()}
+    return {
+        "name": name,
+        "ratio": value,
+        "target": f">= {at_least:g}",
+        "met": value >= at_least,
+        "ours_steps_per_s": rates[ours],
+        "theirs_steps_per_s": rates[other],
+    }
+
+
+def ours(vectorization: str) -> Any:
+    """Build ten copies of our suite, one of each task."""
+    from sb3_moe_envs import make_multitask_vector
+
+    env = make_multitask_vector(SUITE, vectorization=vectorization)
+    env.reset(seed=0)
+    return env
+
+
+def theirs() -> Any:
+    """Build Meta-World's own vector environment of the same ten."""
+    import gymnasium as gym
+    import metaworld  # noqa: F401  # registers its ids
+
+    # Two goals each in place of fifty: they are found by playing, and cost nothing afterwards.
+    env = gym.make_vec("Meta-World/MT10", seed=0, num_goals=2)
+    env.reset(seed=0)
+    return env
+
+
+def random_steps(env: Any) -> Any:
+    """Return a function that makes one random step."""
+    actions = np.random.default_rng(0).uniform(-1, 1, (64, 10, 4)).astype(np.float32)
+    turn = iter(range(10**9))
+    return lambda: env.step(actions[next(turn) % 64])

@@ -1,0 +1,184 @@
+"""Stop routers once they have settled.
+
+Shapes: B samples, N tokens, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_moe.callbacks.probing import ProbeCallback
+from sb3_moe.callbacks.trpo import refuse_trpo
+from sb3_moe.evaluation.pinned_env import are_interleaved
+from sb3_moe.layers import MoELayer
+from sb3_moe.layers.checks import not_negative, whole, whole_or_none, yes_or_no
+from sb3_moe.plasticity.probe import Obs, concatenate
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.of_model import policy_of
+from sb3_moe.tasks.keys import LAYER, short_names
+from sb3_moe.tasks.of_env import only_task, require_tasks
+
+
+class FreezeRouterCallback(ProbeCallback):
+    """Stop a mixture's router once its gates have settled, or at a step (arXiv 2406.16437).
+
+    Gates are compared from one measurement to the next on a fixed batch of every task: how much
+    of a row's weight went to other experts, on average. A frozen router keeps its weights, their
+    averages in the optimiser, and the bias of ``bias_rate`` bit for bit; experts learn on. It logs
+    ``moe/moved/<mixture>`` and ``moe/frozen/<mixture>``. Routers are frozen while this callback
+    is in training; what a resumed run must know is kept in ``model.frozen_routers``, which SB3
+    saves.
+
+    :param every: global steps between measurements
+    :param bound: gates that have moved less have settled, in (0, 1]; None: only ``at_step`` counts
+    :param patience: measurements in a row in which they must have
+    :param at_step: freeze every router so many global steps after training began, or after the
+        last thaw; None: only ``bound`` counts
+    :param thaw_at_switch: let them learn again whenever the task changes
+    :param probe_size: observations altogether, at least one for each task
+    :param probe: the batch itself, one entry for each task, in place of collecting one
+    :param verbose: 1 prints what is frozen and thawed
+    :raises ValueError: if a number is out of range, nothing would ever freeze, or no router learns
+    """
+
+    def __init__(
+        self,
+        every: int,
+        *,
+        bound: float | None = 0.02,
+        patience: int = 3,
+        at_step: int | None = None,
+        thaw_at_switch: bool = False,
+        probe_size: int = 256,
+        probe: list[Obs] | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(every, probe_size=probe_size, probe=probe, verbose=verbose)
+        if bound is None and at_step is None:
+            raise ValueError("`bound` or `at_step` must say when to freeze, got None for both")
+        if bound is not None:
+            not_negative("bound", bound)
+            if not 0 < bound <= 1:
+                raise ValueError(f"`bound` must be in (0, 1], got {bound}")
+        whole("patience", patience)
+        whole_or_none("at_step", at_step)
+        yes_or_no("thaw_at_switch", thaw_at_switch)
+        self.bound = bound
+        self.patience = patience
+        self.at_step = at_step
+        self.thaw_at_switch = thaw_at_switch
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Check that there is a router that learns."""
+        refuse_trpo(model, type(self).__name__)
+        layers = model.policy.moe_layers() if isinstance(model.policy, MoEPolicy) else {}
+        if not any(layer.router_parameters() for layer in layers.values()):
+            kinds = sorted({type(layer).__name__ for layer in layers.values()})
+            raise ValueError(
+                "the policy must have a router that learns, such as `router`='soft', got "
+                f"{', '.join(kinds) or 'no mixture of experts'}"
+            )
+        super().init_callback(model)
+        if self.thaw_at_switch:
+            require_tasks(self.training_env)
+        self._interleaved = are_interleaved(self.training_env)
+
+    def _routers(self) -> dict[str, MoELayer]:
+        """Return the mixtures whose routers learn; experts that join make new ones."""
+        layers = policy_of(self.model).moe_layers().items()
+        return {name: layer for name, layer in layers if layer.router_parameters()}
+
+    def _on_training_start(self) -> None:
+        """Go on from what the model remembers, unless its run starts anew."""
+        past = vars(self.model).get("frozen_routers", {}) if self.model.num_timesteps > 0 else {}
+        fresh: dict[str, Any] = {
+            "last": None,
+            "task": None,
+            "since": self.model.num_timesteps,
+            "stepped": False,
+            "probe": self.probe,
+            "gates": {},
+            "settled": {},
+            "frozen": [],
+        }
+        self.kept = vars(self.model)["frozen_routers"] = past or fresh
+        self.probe = self.kept["probe"]
+        super()._on_training_start()
+        self._hold()
+
+    def _hold(self) -> None:
+        routers = self._routers()
+        for name in self.kept["frozen"]:
+            routers[name].hold_router(True)
+
+    def _resume(self, step: int) -> int | None:
+        last: int | None = self.kept["last"]
+        return last
+
+    def _on_rollout_start(self) -> None:
+        if self.thaw_at_switch and not self._interleaved:
+            self._follow(only_task(self.training_env))
+        super()._on_rollout_start()
+        if self.at_step is not None and not self.kept["stepped"]:
+            self.kept["stepped"] = self.model.num_timesteps - self.kept["since"] >= self.at_step
+            if self.kept["stepped"]:
+                self._freeze(self._routers())
+
+    def _follow(self, task: int | None) -> None:
+        before, self.kept["task"] = self.kept["task"], self.kept["task"] if task is None else task
+        if before is None or self.kept["task"] == before:
+            return
+        routers = self._routers()
+        for name in self.kept["frozen"]:
+            routers[name].hold_router(False)
+            self._tell(name, frozen=False)
+        fresh = {"gates": {}, "settled": {}, "frozen": [], "stepped": False}
+        self.kept |= {"since": self.model.num_timesteps, **fresh}
+
+    def _freeze(self, names: Iterable[str]) -> None:
+        """Freeze routers, and hold those that are frozen already, whose layers may be new."""
+        for name in names:
+            if name not in self.kept["frozen"]:
+                self.kept["frozen"].append(name)
+                self._tell(name, frozen=True)
+        self._hold()
+
+    def _tell(self, name: str, *, frozen: bool) -> None:
+        self.logger.record(f"moe/frozen/{self._keys()[name]}", int(frozen))
+        if self.verbose:
+            word = "frozen" if frozen else "learns again"
+            print(f"The router of {name} is {word} at {self.model.num_timesteps} steps")
+
+    def _keys(self) -> dict[str, str]:
+        names = list(self._routers())
+        return dict(zip(names, short_names(names, LAYER), strict=True))
+
+    @th.no_grad()
+    def act(self, step: int) -> bool:
+        """Measure how far gates have moved, and freeze what has settled."""
+        self.kept |= {"last": step, "probe": self.probe}
+        routings = policy_of(self.model).routing(concatenate(self.batches()))
+        keys, frozen, settled = self._keys(), self.kept["frozen"], self.kept["settled"]
+        for name, key in keys.items():
+            gates_BNE = routings[name].gates_BNE.float().cpu().numpy()
+            before_BNE, self.kept["gates"][name] = self.kept["gates"].get(name), gates_BNE
+            # Experts may have joined or left.
+            if before_BNE is None or before_BNE.shape != gates_BNE.shape:
+                continue
+            moved = float(np.abs(gates_BNE - before_BNE).sum(-1).mean() / 2)
+            has_settled = self.bound is not None and moved < self.bound
+            settled[name] = settled.get(name, 0) + 1 if has_settled else 0
+            self.logger.record(f"moe/moved/{key}", moved)
+            self.logger.record(f"moe/frozen/{key}", int(name in frozen))
+        self._freeze([name for name in keys if settled.get(name, 0) >= self.patience])
+        return True
+
+    def _on_training_end(self) -> None:
+        """Leave a model whose parameters are like any other's."""
+        for layer in self._routers().values():
+            layer.hold_router(False)

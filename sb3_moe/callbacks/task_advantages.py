@@ -1,0 +1,50 @@
+"""Advantages normalised by task, for an algorithm that builds its own rollout buffer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from sb3_moe.buffers.advantages import PerTaskAdvantages, per_task, warn_of_normalising_twice
+
+
+class TaskAdvantageCallback(BaseCallback):
+    """Let any on-policy algorithm's rollout buffer normalise advantages by task.
+
+    RecurrentPPO has no ``rollout_buffer_class``, and MaskablePPO's must know of masks: their buffer
+    becomes one of the same kind that does what
+    :class:`~sb3_moe.buffers.MultiTaskRolloutBuffer` does. Warns unless
+    ``normalize_advantage=False``.
+
+    :param num_tasks: for a Box observation that ends in a one-hot of so many tasks; None: a Dict
+        has the id under ``task_id``
+    :raises ValueError: if the algorithm has no rollout buffer, or the observation no task id
+    """
+
+    def __init__(self, num_tasks: int | None = None, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.num_tasks = num_tasks
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Swap the buffer."""
+        super().init_callback(model)
+        if not isinstance(model, OnPolicyAlgorithm):
+            raise ValueError(
+                "advantages by task need an on-policy algorithm, such as PPO, got "
+                f"{type(model).__name__}"
+            )
+        buffer = model.rollout_buffer
+        if isinstance(buffer, PerTaskAdvantages):
+            return
+        # With all that the old one was built with; both are empty until the next rollout.
+        swapped: Any = object.__new__(per_task(type(buffer)))
+        vars(swapped).update(vars(buffer))
+        swapped.find_tasks(self.num_tasks)
+        model.rollout_buffer = swapped
+        warn_of_normalising_twice(model)
+
+    def _on_step(self) -> bool:
+        return True

@@ -1,0 +1,258 @@
+"""More experts, or fewer, in a model that goes on training.
+
+Shapes: E experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from string import digits
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_moe.generators import preserved_generators
+from sb3_moe.growing.building import undone_on_failure
+from sb3_moe.growing.logbook import note
+from sb3_moe.growing.transplant import Transplant
+from sb3_moe.is_model import model_of_sb3
+from sb3_moe.layers import MoELayer
+from sb3_moe.layers.checks import not_negative, numbers_below, whole
+from sb3_moe.layers.heirs import Heir, kept
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.of_model import policy_of
+from sb3_moe.policies.options import MoEOptions
+
+# The share of all gates that a new expert takes, at most, unless more is asked for.
+SHARE = 0.05
+
+MakeHeirs = Callable[[str, MoELayer], list[Heir]]
+
+
+def add_experts(
+    model: BaseAlgorithm,
+    n: int = 1,
+    *,
+    tower: str | None = None,
+    like: int | None = None,
+    share: float | None = None,
+    perturb: float = 0.1,
+) -> None:
+    """Add experts behind those that a model has, which goes on as before or nearly so.
+
+    A new expert begins as one of a new policy does (``like=None``), or as a copy of another.
+
+    - A copy has the router's weights of its original, and a share of its gates: what both say is
+      what one said. The last layers of the two start apart so that it cancels (``perturb``), or
+      else they would stay alike; where the original is frozen it stays as it is, and they part.
+      Under ``"top_k"`` with fewer than all experts only one of the two is chosen, with less weight.
+    - A new one has the mean of the others' scores, and so at most its share of the gates of any
+      sample (about that with ``normalize_router``), which the others lose evenly. ``"top_k"`` does
+      not choose it before its score has grown; a large ``share``, ``bias_rate`` or
+      ``balance_coef`` makes that soon.
+
+    Routers with scores get a number to add to each (``router_kwargs=dict(bias=True)``) for it,
+    learned from then on. Gates of ``"uniform"`` are all 1/E: there the experts' last layers are
+    scaled instead, which frozen ones refuse. Averages of the optimisers follow the gates, a new
+    expert counts its own steps, and target networks get what follows the new experts.
+
+    :param model: of any algorithm, with one of this package's policies
+    :param n: how many
+    :param tower: ``"pi"``, ``"vf"`` or ``"qf"`` (all critics); None: each that has experts
+    :param like: the number of the expert to copy; None: they are drawn anew
+    :param share: of its original's gates that each copy takes, or of all gates for new ones, in
+        (0, 1/n); None: equal parts for copies where every sample meets every expert, else 0.05
+    :param perturb: how far copies start apart, as a share of the size of their last weights
+    :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
+    :raises ValueError: if a value is not valid, the task picks the experts, or the router can't
+        share out gates
+    """
+    whole("n", n)
+    not_negative("perturb", perturb)
+    _check_share(share, n)
+
+    def heirs(name: str, layer: MoELayer) -> list[Heir]:
+        if like is not None:
+            numbers_below("like", [like], layer.num_experts, name)
+            _check_sums("like", name, layer)
+        part = _default_share(layer, n, like) if share is None else share
+        old = [kept(k) for k in range(layer.num_experts)]
+        if like is None:
+            return [*old, *(Heir(share=part) for _ in range(n))]
+        old[like] = kept(like, 1.0 - n * part)
+        return [*old, *(Heir({like: 1.0}, {like: part}, stays=False) for _ in range(n))]
+
+    by_mixture = _heirs(model, tower, heirs)
+    with undone_on_failure():
+        Transplant(model, by_mixture, shares=True, perturb=perturb).put_in()
+    note(model, "add", by_mixture, n=n, like=like)
+
+
+def remove_experts(
+    model: BaseAlgorithm, experts: Sequence[int], *, tower: str | None = None
+) -> None:
+    """Take experts away, as :func:`sb3_moe.without_expert` does for a while, for good.
+
+    The others keep weights, averages and counts bit for bit, and close up in their order.
+
+    :param model: of any algorithm, with one of this package's policies
+    :param experts: their numbers, in every mixture of the tower
+    :param tower: ``"pi"``, ``"vf"`` or ``"qf"`` (all critics); None: each that has experts
+    :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
+    :raises ValueError: if there is no such expert, none would be left, the task picks the experts,
+        or the options don't allow so few
+    """
+
+    def heirs(name: str, layer: MoELayer) -> list[Heir]:
+        numbers_below("experts", experts, layer.num_experts, name)
+        left = [kept(k) for k in range(layer.num_experts) if k not in set(experts)]
+        if not left or len(left) == layer.num_experts:
+            raise ValueError(
+                f"`experts` must name some, and leave at least 1, of the {layer.num_experts} "
+                f"experts of {name}, got {list(experts)}"
+            )
+        return left
+
+    by_mixture = _heirs(model, tower, heirs)
+    with preserved_generators():
+        Transplant(model, by_mixture, shares=False).put_in()
+    note(model, "remove", by_mixture, experts=sorted(map(int, experts)))
+
+
+def merge_experts(
+    model: BaseAlgorithm,
+    experts: Sequence[int],
+    *,
+    tower: str | None = None,
+    probe: Any = None,
+) -> None:
+    """Make one expert of several: the average of their weights, by how much they are used.
+
+    It takes the place of the first, and all their gates: the router's weights are averaged as the
+    experts' are, and masses of the softmax are summed. Experts that are alike, and have like
+    scores, are one without a trace (but under ``"top_k"`` with fewer than all experts, which chose
+    one of them). Averaging weights by the router's probabilities is SMEAR's idea (arXiv
+    2306.03745). If all of them are frozen, so is the one.
+
+    :param model: of any algorithm, with one of this package's policies
+    :param experts: their numbers, two or more, in every mixture of the tower
+    :param tower: ``"pi"``, ``"vf"`` or ``"qf"`` (all critics); None: each that has experts
+    :param probe: observations on which the experts' mean gates are their weights in the average;
+        None: all count the same
+    :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
+    :raises ValueError: if there is no such expert, fewer than two are named, the task picks the
+        experts, or the router can't share out gates
+    """
+    use = {} if probe is None else _use(policy_of(model), probe)
+
+    def heirs(name: str, layer: MoELayer) -> list[Heir]:
+        numbers_below("experts", experts, layer.num_experts, name)
+        _check_sums("experts", name, layer)
+        if len(experts) < 2:
+            raise ValueError(f"`experts` must name at least 2 to be merged, got {list(experts)}")
+        numbers = sorted(map(int, experts))
+        one = Heir(_parts(numbers, use.get(name)), dict.fromkeys(numbers, 1.0))
+        old = (one if k == numbers[0] else kept(k) for k in range(layer.num_experts))
+        return [heir for k, heir in enumerate(old) if k not in numbers[1:]]
+
+    by_mixture = _heirs(model, tower, heirs)
+    with preserved_generators():
+        Transplant(model, by_mixture, shares=True).put_in()
+    note(model, "merge", by_mixture, experts=sorted(map(int, experts)))
+
+
+def _check_share(share: float | None, n: int) -> None:
+    if share is None:
+        return
+    not_negative("share", share)
+    if not 0.0 < share * n < 1.0:
+        raise ValueError(f"`share` must be in (0, 1/n), n={n}, got {share}")
+
+
+def _default_share(layer: MoELayer, n: int, like: int | None) -> float:
+    meets_all = layer.num_chosen in (None, layer.num_experts)
+    return 1.0 / (n + 1) if like is not None and meets_all else min(SHARE, 0.5 / n)
+
+
+def _use(policy: MoEPolicy, probe: Any) -> dict[str, th.Tensor]:
+    """Return each expert's mean gate on observations, (E,), by mixture."""
+    return {
+        name: routing.gates_BNE.mean((0, 1)).double().cpu()
+        for name, routing in policy.routing(probe).items()
+    }
+
+
+def _parts(numbers: Sequence[int], use_E: th.Tensor | None) -> dict[int, float]:
+    """Return how much each expert counts, 1 in all."""
+    use = [1.0 if use_E is None else float(use_E[k]) for k in numbers]
+    total = sum(use)
+    if not math.isfinite(total):
+        raise ValueError(f"`probe` must be observations on which gates are numbers, got {use}")
+    if total <= 0.0:  # nobody was used: all count the same
+        use, total = [1.0] * len(numbers), float(len(numbers))
+    return {k: each / total for k, each in zip(numbers, use, strict=True)}
+
+
+def _heirs(model: BaseAlgorithm, tower: str | None, make: MakeHeirs) -> dict[str, list[Heir]]:
+    """Return what the experts of each mixture come from.
+
+    :param make: from a mixture's name and layer
+    """
+    model_of_sb3(model)
+    return {name: make(name, layer) for name, layer in countable(policy_of(model), tower).items()}
+
+
+def countable(policy: MoEPolicy, tower: str | None) -> dict[str, MoELayer]:
+    """Return the mixtures of a tower whose number of experts can change.
+
+    :param policy: one of ours
+    :param tower: None: of each
+    :raises ValueError: if there is none, or they can't
+    """
+    layers: Mapping[str, MoELayer] = policy.moe_layers()
+    kinds = sorted({name.split(".")[0].rstrip(digits) for name in layers})
+    if layers and tower is not None and tower not in kinds:
+        raise ValueError(
+            f"`tower` must be one of {kinds}, whose mixtures have a number of experts together, "
+            f"got {tower!r}"
+        )
+    if tower is not None or not layers:  # else it says that there are none
+        layers = policy.mixtures(str(tower))
+    found = {}
+    for name, layer in layers.items():
+        options = policy.moe[name.split(".")[0].rstrip(digits)]
+        if not _is_task_head(options, layer):
+            found[name] = layer
+    for name, layer in (found or dict(layers)).items():
+        if layer.needs_tasks:
+            raise ValueError(
+                f"`router`={layer.name!r} has an expert for each task in {name}, so their number "
+                "can't change unless the tasks do: upcycle with `env` of other tasks instead"
+            )
+        _check_alone(name, layer)
+    return found
+
+
+def _is_task_head(options: MoEOptions, layer: MoELayer) -> bool:
+    """Say whether a layer is a head by task, which stands beside the tower's own experts."""
+    head = options.head_router_class
+    return head is not None and isinstance(layer, head) and not options.router_class.needs_tasks
+
+
+def _check_sums(argument: str, name: str, layer: MoELayer) -> None:
+    combination = layer.experts.combination
+    if combination is not None:
+        raise ValueError(
+            f"`{argument}` needs experts whose outputs are summed as they are, or else two are not "
+            f"what one was, got {name} with {combination.__name__}"
+        )
+
+
+def _check_alone(name: str, layer: MoELayer) -> None:
+    if layer.steering is not None:
+        raise ValueError(
+            f"`model` must not be inside without_expert, only_expert or swap_experts, got {name} "
+            "with experts switched off or swapped"
+        )

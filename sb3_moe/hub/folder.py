@@ -1,0 +1,133 @@
+"""Write the folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_moe.budget import Budget, measure
+from sb3_moe.files.atomic import atomic
+from sb3_moe.hub.card import card, metadata
+from sb3_moe.hub.pushing import check_repo_id
+from sb3_moe.hub.results import Results, play
+from sb3_moe.is_model import model_of_sb3
+from sb3_moe.layers.checks import whole, words, yes_or_no
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.saving import save
+from sb3_moe.saving.versions import versions
+from sb3_moe.watching import Replay, watch
+
+# Half a minute of film for each task.
+MOST_FILMED = 300
+
+
+def write_folder(
+    model: BaseAlgorithm,
+    folder: str | Path,
+    env: gym.Env[Any, Any] | VecEnv | str | None = None,
+    *,
+    episodes: int = 10,
+    seed: int = 0,
+    deterministic: bool = True,
+    max_steps: int = 1000,
+    license: str = "mit",
+    repo_id: str | None = None,
+) -> Path:
+    """Play every task, and write the model, its card, config, results and replay into a folder.
+
+    :param model: of any algorithm, dense or with experts
+    :param folder: is made if it isn't there; files of the same names are replaced
+    :param env: as of :func:`sb3_moe.watch`: None for one like the model's own
+    :param episodes: of each task, for the results
+    :param seed: of the environments and the actions
+    :param deterministic: as in ``predict``
+    :param max_steps: of each task, in the replay
+    :param license: of the agent, as the Hub calls it
+    :param repo_id: ``"user/name"`` on the Hub, for the card's first lines of code
+    :return: the folder
+    :raises TypeError: if ``model`` is no model or has a policy that is no network, such as ARS's,
+        or another argument is of the wrong type
+    :raises ValueError: if a number is below 1, something of the model can't be saved, or there is
+        no environment that plays every task
+    """
+    model_of_sb3(model)
+    whole("episodes", episodes)
+    whole("max_steps", max_steps)
+    yes_or_no("deterministic", deterministic)
+    words("license", license)
+    if repo_id is not None:
+        check_repo_id(repo_id)
+    budget = measure(model.policy)  # refuses a policy of which too little is known to watch it
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save(model, folder / "model.moe")
+    results = play(model, env, episodes, seed, deterministic)
+    replay = watch(model, env, max_steps=max_steps, seed=seed, deterministic=deterministic)
+    replay.save(folder / "replay.html")
+    config = config_of(model, results, budget)
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "results.json", results.to_json())
+    names = ["model.moe", "config.json", "results.json", "replay.html", *_film(replay, folder)]
+    head = metadata(config["algorithm"], _mixture(model), results, license)
+    with atomic(folder / "README.md") as temporary:
+        temporary.write_text(card(config, results, head, names, repo_id), encoding="utf-8")
+    return folder
+
+
+def config_of(model: BaseAlgorithm, results: Results, budget: Budget) -> dict[str, Any]:
+    """Return what an agent is made of, in plain values.
+
+    :param model: the agent
+    :param results: whose tasks are named
+    :param budget: what its policy costs
+    """
+    total = budget.total
+    return {
+        "algorithm": type(model).__name__,
+        "policy": type(model.policy).__name__,
+        "options": _options(model),
+        "tasks": results.task_names,
+        "num_timesteps": model.num_timesteps,
+        "seed": model.seed,
+        "cost": {
+            "parameters": total.parameters,
+            "active": total.active,
+            "flops_per_sample": total.flops,
+        },
+        "description": str(budget),
+        "versions": versions(),
+    }
+
+
+def _options(model: BaseAlgorithm) -> dict[str, Any]:
+    """Return the options of the mixture that are not the defaults."""
+    if not isinstance(model.policy, MoEPolicy):
+        return {}
+    given = model.policy.moe_options.items()
+    return {name: value for name, value in given if value != DEFAULTS[name]}
+
+
+def _mixture(model: BaseAlgorithm) -> bool:
+    return isinstance(model.policy, MoEPolicy) and bool(model.policy.moe_layers())
+
+
+def _film(replay: Replay, folder: Path) -> list[str]:
+    """Write a film where there are pictures and what draws them; give its name."""
+    if replay.no_frames is not None or find_spec("PIL") is None:
+        return []
+    name = "replay.gif" if find_spec("imageio_ffmpeg") is None else "replay.mp4"
+    replay.to_video(folder / name, max_steps=MOST_FILMED)
+    return [name]
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")

@@ -1,0 +1,94 @@
+"""What an agent reaches, as its card and the Hub's leaderboards say it.
+
+Shapes: N tasks, n episodes of each.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
+from sb3_moe.generators import preserved_generators
+from sb3_moe.tasks.of_env import has_tasks
+from sb3_moe.watching.stage import Stage, seed_generators, stage_for
+
+
+@dataclass(frozen=True)
+class Results:
+    """Returns of every task.
+
+    :param task_names: N
+    :param played: the episodes
+    :param deterministic: as in ``predict``
+    """
+
+    task_names: list[str]
+    played: TaskEpisodes
+    deterministic: bool
+
+    def of_task(self, task: int) -> dict[str, float]:
+        """Return the means of a task, as :mod:`huggingface_sb3` calls them."""
+        returns_n, successes_n = self.played.returns[task], self.played.successes[task]
+        found = {
+            "mean_reward": float(returns_n.mean()),
+            "std_reward": float(returns_n.std()),
+            "mean_ep_length": float(self.played.lengths[task].mean()),
+            "success_rate": float(successes_n.mean()),
+        }
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it for ``results.json``."""
+        returns_Nn = self.played.returns
+        return {
+            "mean_reward": float(returns_Nn.mean()),
+            "std_reward": float(returns_Nn.std()),
+            "is_deterministic": self.deterministic,
+            "n_eval_episodes": returns_Nn.shape[1],
+            "eval_datetime": datetime.now(UTC).isoformat(timespec="seconds"),
+            "tasks": {name: self.of_task(k) for k, name in enumerate(self.task_names)},
+        }
+
+
+def play(
+    model: BaseAlgorithm,
+    env: gym.Env[Any, Any] | VecEnv | str | None,
+    episodes: int,
+    seed: int,
+    deterministic: bool,
+) -> Results:
+    """Play every task; the model, its environment and the generators stay as they were.
+
+    :param model: of any algorithm
+    :param env: as of :func:`sb3_moe.watch`
+    :param episodes: of each task, at least 1
+    :param seed: of the environments and the actions
+    :param deterministic: as in ``predict``
+    :raises ValueError: if there is no environment, or it doesn't play every task
+    """
+    with preserved_generators(model.action_space.np_random):
+        stage = stage_for(model, env, False, episodes)
+        try:
+            seed_generators(model, seed)
+            stage.env.seed(seed)
+            played = evaluate_tasks(model, stage.env, episodes, deterministic)
+        finally:
+            if stage.is_own:
+                stage.env.close()
+    return Results(_names(stage), played, deterministic)
+
+
+def _names(stage: Stage) -> list[str]:
+    """Name the tasks; an environment without any goes by its id."""
+    env = stage.env
+    if has_tasks(env) or not env.has_attr("spec"):
+        return stage.names
+    spec = env.get_attr("spec")[0]
+    return stage.names if spec is None else [spec.id]

@@ -1,0 +1,155 @@
+"""Actions of which each task has its own first dimensions, and the rest are padding.
+
+What a task lacks is 0 in every action, has no part in log-probability and entropy, isn't seen by
+critics, and gets a gradient of exactly 0.
+
+Shapes: B batch, A dimensions of the common action, K tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import (
+    DiagGaussianDistribution,
+    SquashedDiagGaussianDistribution,
+)
+from stable_baselines3.common.policies import BaseModel
+from torch import nn
+from torch.distributions import Normal
+
+from sb3_moe.observations.task_ids import TaskIds
+from sb3_moe.policies.plain_distributions import LooksOnce
+
+if TYPE_CHECKING:
+    _Gaussian = DiagGaussianDistribution
+else:
+    _Gaussian = object
+
+
+class OwnDimensions(nn.Module):
+    """Tell which dimensions of the common action the task of an observation has.
+
+    :param action_dims: how many dimensions each task has, K numbers
+    :param observation_space: which holds the task id
+    :param action_space: a Box of one axis
+    :param num_tasks: K, where the id is a one-hot at the end of a Box
+    :raises ValueError: if these don't fit
+    """
+
+    own_KA: th.Tensor
+
+    def __init__(
+        self,
+        action_dims: Sequence[int],
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        num_tasks: int | None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
+            raise ValueError(f"`action_dims` needs a Box action of one axis, got {action_space}")
+        self._task_ids = TaskIds(observation_space, num_tasks, "`action_dims`")
+        num_tasks, size = self._task_ids.num_tasks, action_space.shape[0]
+        if len(action_dims) != num_tasks:
+            raise ValueError(
+                f"`action_dims` must hold one number for each of {num_tasks} tasks, got "
+                f"{list(action_dims)}"
+            )
+        if max(action_dims) > size:
+            raise ValueError(
+                f"`action_dims` must be at most the {size} dimensions of {action_space}, got "
+                f"{list(action_dims)}"
+            )
+        own_KA = th.arange(size) < th.tensor(list(action_dims)).unsqueeze(1)
+        # Follows from the arguments, so that files needn't hold it.
+        self.register_buffer("own_KA", own_KA, persistent=False)
+
+    def forward(self, obs: Any) -> th.Tensor:
+        """Return whether each dimension is the task's own, (B, A) of bool.
+
+        :param obs: as tensors
+        """
+        return self.own_KA[self._task_ids(obs).reshape(-1).long()]
+
+    def keep(self, actions_BA: th.Tensor, obs: Any) -> th.Tensor:
+        """Return actions with 0 in the dimensions that their task lacks."""
+        return th.where(self(obs), actions_BA, 0.0)
+
+
+def own_dimensions(
+    action_dims: Sequence[int] | None, model: BaseModel, extractor: nn.Module
+) -> OwnDimensions | None:
+    """Return what tells a policy's or network's own dimensions; None where all tasks have all.
+
+    :param action_dims: as the option
+    :param model: whose observations and actions are meant
+    :param extractor: of its features, which knows of one-hots
+    """
+    if action_dims is None:
+        return None
+    num_tasks = int(getattr(extractor, "num_tasks", 0)) or None
+    return OwnDimensions(action_dims, model.observation_space, model.action_space, num_tasks)
+
+
+class _Own(LooksOnce, _Gaussian):
+    own_BA: th.Tensor
+
+    def of(self, own_BA: th.Tensor) -> Any:
+        """Say which dimensions each row has, (B, A) of bool."""
+        self.own_BA = own_BA
+        return self
+
+    def _standard_elsewhere(self, mean_BA: th.Tensor, log_std: th.Tensor) -> Normal:
+        """Return a Gaussian that is a constant one in the other dimensions, as KL needs it."""
+        std_BA = th.ones_like(mean_BA) * log_std.exp()
+        mean_BA, std_BA = self._own(mean_BA), th.where(self.own_BA, std_BA, 1.0)
+        return Normal(mean_BA, std_BA, validate_args=False)
+
+    def _own(self, values_BA: th.Tensor) -> th.Tensor:
+        return th.where(self.own_BA, values_BA, 0.0)
+
+
+class OwnGaussianDistribution(_Own, DiagGaussianDistribution):
+    """SB3's Gaussian over each task's own dimensions."""
+
+    def proba_distribution(self, mean_actions: th.Tensor, log_std: th.Tensor) -> Any:
+        """Set the means, (B, A), and what is the log of the deviations, (A,) or (B, A)."""
+        self.distribution = self._standard_elsewhere(mean_actions, log_std)
+        return self
+
+    def log_prob(self, actions: th.Tensor) -> th.Tensor:
+        """Return the log-probability of the own dimensions, (B,)."""
+        return self._own(self.distribution.log_prob(actions)).sum(dim=1)
+
+    def entropy(self) -> th.Tensor:
+        """Return the entropy of the own dimensions, (B,)."""
+        return self._own(self.distribution.entropy()).sum(dim=1)
+
+    def sample(self) -> th.Tensor:
+        """Return actions, 0 in the other dimensions."""
+        return self._own(self.distribution.rsample())
+
+
+class OwnSquashedDistribution(_Own, SquashedDiagGaussianDistribution):
+    """SB3's Gaussian behind a tanh, over each task's own dimensions."""
+
+    def proba_distribution(self, mean_actions: th.Tensor, log_std: th.Tensor) -> Any:
+        """Set the means and the log of the deviations before the tanh, (B, A)."""
+        self.distribution = self._standard_elsewhere(mean_actions, log_std)
+        return self
+
+    def log_prob(self, actions: th.Tensor, gaussian_actions: th.Tensor | None = None) -> th.Tensor:
+        """Return the log-probability of the own dimensions, (B,)."""
+        assert gaussian_actions is not None, "SAC and its kin know them before the tanh"
+        before_BA = self.distribution.log_prob(gaussian_actions)
+        squash_BA = th.log(1 - actions**2 + self.epsilon)
+        return self._own(before_BA).sum(dim=1) - self._own(squash_BA).sum(dim=1)
+
+    def sample(self) -> th.Tensor:
+        """Return actions, 0 in the other dimensions."""
+        self.gaussian_actions = self._own(self.distribution.rsample())
+        return th.tanh(self.gaussian_actions)

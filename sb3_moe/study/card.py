@@ -1,0 +1,78 @@
+"""``sb3-moe card``: a folder for the Hugging Face Hub, of an agent in a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium as gym
+import tyro
+
+from sb3_moe.extras import require
+from sb3_moe.hub import push, write_folder
+from sb3_moe.study.watch import opened
+
+
+@dataclass(frozen=True)
+class Card:
+    """Write model, card, config, results and replay into a folder, and upload it if asked to."""
+
+    model: tyro.conf.Positional[Path]
+    """A file of sb3_moe.save (.moe), or SB3's zip with --trust."""
+    tasks: tuple[str, ...] = ()
+    """A suite's name, or Gymnasium ids: what the agent was trained on, in the same order."""
+    out: Path = Path("hub")
+    """The folder."""
+    episodes: int = 10
+    """Of each task, for the results."""
+    max_steps: int = 1000
+    """Of each task, in the replay."""
+    seed: int = 0
+    """Of the environments and the actions."""
+    stochastic: bool = False
+    """Draw actions instead of taking the most likely ones."""
+    license: str = "mit"
+    """Of the agent, as the Hub calls it."""
+    push: str | None = None
+    """Upload the folder to this repository of the Hub, such as user/name."""
+    private: bool = False
+    """Let a new repository be yours alone."""
+    trust: bool = False
+    """Open SB3's zip, which can run code: only your own."""
+    algorithm: str = "PPO"
+    """Of SB3's zip, which doesn't say."""
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "sb3-moe card") -> int:
+    """Run the command; give its exit status.
+
+    :param arguments: without the program's name; None for this process's
+    :param prog: how the help calls the program
+    """
+    options = tyro.cli(Card, prog=prog, args=arguments)
+    try:
+        return _card(options)
+    except (ValueError, TypeError, RuntimeError, OSError, ImportError, gym.error.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _card(options: Card) -> int:
+    if options.push is not None:
+        require("--push", "huggingface_hub")
+    folder = write_folder(
+        opened(options),
+        options.out,
+        episodes=options.episodes,
+        seed=options.seed,
+        deterministic=not options.stochastic,
+        max_steps=options.max_steps,
+        license=options.license,
+        repo_id=options.push,
+    )
+    print(f"wrote {folder}")
+    if options.push is not None:
+        print(f"uploaded to {push(folder, options.push, private=options.private)}")
+    return 0

@@ -1,0 +1,142 @@
+"""Begin a cell with a trained model's weights."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_moe.growing import upcycle
+from sb3_moe.growing.building import carry_the_rest
+from sb3_moe.networks import networks_of
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.saving.reading import load
+from sb3_moe.study.spec.config import CellConfig
+from sb3_moe.study.spec.start import MODELS, StartFrom
+from sb3_moe.tasks.known import check_tasks, tasks_known
+
+# Of a reason: torch names every tensor.
+LONGEST = 400
+
+
+def start_of(cell: CellConfig, cells: Path) -> Path | None:
+    """Return the file of the model that a cell begins with; None for new weights.
+
+    :param cell: of a study
+    :param cells: the folder of the study's cells
+    :raises ValueError: if the file isn't there
+    """
+    start = cell.architecture.start_from
+    if start is None:
+        return None
+    if start.model is not None:
+        paths = [Path(start.model)]
+    else:
+        paths = [cells / str(cell.start) / f"model{suffix}" for suffix in MODELS]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        raise ValueError(
+            f"`architectures.{cell.architecture.name}.start_from` must name a trained model, got "
+            f"{paths[0]}, which isn't there"
+        )
+    return found
+
+
+def begin_with(model: BaseAlgorithm, cell: CellConfig, path: Path) -> dict[str, Any]:
+    """Give a model, which has taken no step, the networks of a file.
+
+    :param model: as the cell says
+    :param cell: which the model is of
+    :param path: the file
+    :return: what there is to say of its origin
+    :raises ValueError: if the file holds none that fits
+    """
+    start = cell.architecture.start_from
+    assert start is not None
+    trained = read_trained(model, path)
+    take_over(model, trained, start, cell.architecture.name)
+    # Loading seeds everything with the other model's seed, and so all of a study's seeds alike.
+    model.set_random_seed(model.seed)
+    grows = has_experts(model) and not has_experts(trained)
+    return {
+        "model": str(path) if start.architecture is None else f"{path.parent.name}/{path.name}",
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "steps": trained.num_timesteps,
+        "upcycled": start.how if grows else None,
+    }
+
+
+def read_trained(model: BaseAlgorithm, path: Path) -> Any:
+    """Return a file's model, its normaliser's statistics given to the environment of another.
+
+    :param model: which it is for
+    :param path: of ``sb3_moe.save``, or SB3's zip
+    :raises ValueError: if it can't be loaded
+    """
+    normalised = model.get_vec_normalize_env() is not None
+    try:
+        if path.suffix == ".moe":
+            return load(path, model.get_env() if normalised else None, device=model.device)
+        return type(model).load(path, device=model.device)
+    except Exception as error:  # a foreign file may raise anything
+        raise ValueError(
+            f"`start_from` can't load {path} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def has_experts(model: BaseAlgorithm) -> bool:
+    """Say whether a model has a mixture of experts."""
+    return isinstance(model.policy, MoEPolicy) and bool(model.policy.moe_layers())
+
+
+def take_over(model: Any, trained: Any, start: StartFrom, name: str) -> None:
+    """Write a trained model's weights, and its optimisers' averages, into a new one.
+
+    :param model: a new one, whose arguments stay
+    :param trained: of the same algorithm; a dense one is upcycled where the new one has experts
+    :param start: says how
+    :param name: of the architecture
+    :raises ValueError: if they don't fit
+    """
+    where = f"`architectures.{name}.start_from`"
+    if type(trained) is not type(model):
+        raise ValueError(
+            f"{where} must be a model of {type(model).__name__}, got {type(trained).__name__}"
+        )
+    env = model.get_env()
+    try:
+        if env is not None:
+            check_tasks(tasks_known(trained), env)
+        if has_experts(model) and not has_experts(trained):
+            trained = _upcycled(model, trained, start)
+        model.policy.load_state_dict(trained.policy.state_dict())
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())  # torch says it in many lines
+        raise ValueError(f"{where} doesn't fit: {reason[:LONGEST]}") from error
+    pairs = zip(_optimizers(model), _optimizers(trained), strict=True)
+    for mine, theirs in pairs:
+        if type(mine) is type(theirs):
+            _carry_averages(mine, theirs)
+    carry_the_rest(model, trained)
+
+
+def _upcycled(model: Any, trained: Any, start: StartFrom) -> Any:
+    options = {k: v for k, v in model.policy_kwargs.items() if k in DEFAULTS}
+    same = trained.observation_space == model.observation_space
+    return upcycle(trained, how=start.how, env=None if same else model.get_env(), **options)  # type: ignore[arg-type]
+
+
+def _optimizers(model: Any) -> list[Any]:
+    return list(dict.fromkeys(networks_of(model.policy).optimizers().values()))
+
+
+def _carry_averages(mine: Any, theirs: Any) -> None:
+    """Load an optimiser's averages and keep its own settings."""
+    own = [{k: v for k, v in group.items() if k != "params"} for group in mine.param_groups]
+    mine.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    for group, settings in zip(mine.param_groups, own, strict=True):
+        group.update(settings)

@@ -1,0 +1,288 @@
+"""Penalties that draw weights back to where they were when a task ended."""
+
+from contextlib import suppress
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from toy import toy_vec_env
+
+import sb3_moe
+from sb3_moe.callbacks import EWCCallback, L2AnchorCallback, SnapshotCallback
+from sb3_moe.callbacks.forgetting import grown
+from sb3_moe.plasticity.fisher import fisher_information
+from sb3_moe.snapshot.resuming import resume
+from sb3_moe.vec_env import make_multitask_vec_env
+from sb3_moe_envs import Cycle
+
+TASKS = ["CartPole-v1", "Acrobot-v1"]
+PENDULUMS = [("Pendulum-v1", {"g": g}) for g in (10.0, 3.0)]
+BLOCK = 128
+
+
+class Two(gym.Env):
+    """Two numbers to see and two actions: small enough to work with by hand."""
+
+    observation_space = gym.spaces.Box(-5, 5, (2,))
+    action_space = gym.spaces.Discrete(2)
+
+
+class TwoContinuous(Two):
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+
+OBS = np.array([[1.0, 2.0], [3.0, 0.0]], dtype=np.float32)
+
+
+def linear(algo, env=Two, **kwargs):
+    """Build a model whose networks are linear, with weights 0."""
+    options = {"buffer_size": 10} if algo is not PPO else {"n_steps": 4, "batch_size": 4}
+    model = algo("MlpPolicy", env(), policy_kwargs={"net_arch": []} | kwargs, **options)
+    for parameter in model.policy.parameters():
+        parameter.data.zero_()
+    return model
+
+
+def of(network):
+    return {"weight": network.weight, "bias": network.bias}
+
+
+def test_the_fisher_information_of_a_taken_value_is_the_mean_square_of_what_it_was_weighed_with():
+    model = linear(DQN)
+    (last,) = (m for m in model.policy.q_net.q_net if isinstance(m, th.nn.Linear))
+    found = fisher_information(model.policy, OBS, np.array([0, 1]), of(last))
+    # Row 0 took action 0 and row 1 action 1: each action's weights see one row of two.
+    np.testing.assert_allclose(found["weight"], [[0.5, 2.0], [4.5, 0.0]])
+    np.testing.assert_allclose(found["bias"], [0.5, 0.5])
+
+
+def test_the_fisher_information_of_a_policy_is_of_the_log_probability_of_the_action_taken():
+    model = linear(PPO)
+    found = fisher_information(model.policy, OBS, np.array([0, 1]), of(model.policy.action_net))
+    # With both actions alike the gradient is (1 - 1/2) s for the one taken, and -1/2 s else.
+    np.testing.assert_allclose(found["weight"], np.full((2, 1), 0.25) * [[5.0, 2.0]])
+    np.testing.assert_allclose(found["bias"], [0.25, 0.25])
+    critic = fisher_information(model.policy, OBS, np.array([0, 1]), of(model.policy.value_net))
+    assert not critic["weight"].any()
+
+
+def test_an_actor_without_probabilities_is_taken_for_a_gaussian_of_width_one():
+    model = linear(TD3, TwoContinuous)
+    (last,) = (m for m in model.policy.actor.mu if isinstance(m, th.nn.Linear))
+    found = fisher_information(model.policy, OBS, np.array([[0.5], [0.0]]), of(last))
+    # The slope of tanh at 0 is 1.
+    np.testing.assert_allclose(found["weight"], [[5.0, 2.0]])
+    critic = next(m for m in model.policy.critic.qf0 if isinstance(m, th.nn.Linear))
+    found = fisher_information(model.policy, OBS, np.array([[0.5], [0.0]], "f4"), of(critic))
+    np.testing.assert_allclose(found["weight"], [[5.0, 2.0, 0.125]])
+
+
+def start(model, callback, task=1):
+    """Begin an update after the end of a task, with weights that have moved by 0.5 since."""
+    callback.init_callback(model)
+    callback.on_training_start({}, {})
+    callback.on_rollout_start()
+    callback.kept["task"] = task
+    return callback
+
+
+def moved_since(model, callback):
+    callback.on_rollout_start()
+    for parameter in model.policy.parameters():
+        parameter.data += 0.5
+    callback.on_rollout_end()
+    model.policy.optimizer.zero_grad()
+
+
+def test_ewc_adds_coef_times_fisher_times_distance_to_the_gradient_of_the_loss():
+    model = make(DQN, policy="MultiInputPolicy")
+    callback = start(model, EWCCallback(4.0))
+    model.policy.q_net.q_net[0].weight.data.zero_()
+    fisher = {name: np.full(p.shape, 3.0, "f4") for name, p in callback.parameters().items()}
+    callback.strengths = lambda task, before: fisher
+    moved_since(model, callback)
+    weight = model.policy.q_net.q_net[0].weight
+    weight.sum().backward()
+    # 1 from the loss, and 4 * 3 * 0.5 from the penalty.
+    th.testing.assert_close(weight.grad, th.full_like(weight, 7.0))
+    count = sum(p.numel() for p in callback.parameters().values())
+    # Off-policy it is logged where an episode has ended.
+    callback.locals["dones"] = [True]
+    callback.on_rollout_end()
+    logged = model.logger.name_to_value["continual/penalty/ewc"]
+    assert logged == pytest.approx(4.0 / 2 * 3.0 * 0.25 * count)
+
+
+def make(algo=PPO, env=None, policy="MoeMultiInputPolicy", **kwargs):
+    env = pinned_sequence() if env is None else env
+    options = {"n_steps": 32, "batch_size": 32, "n_epochs": 1}
+    if algo is A2C:
+        options = {"n_steps": 16}
+    elif algo is not PPO:
+        options = {"learning_starts": 20, "buffer_size": 300}
+    model = algo(policy, env, **(options | {"device": "cpu", "seed": 3} | kwargs))
+    model.set_logger(sb3_logger())
+    return model
+
+
+def sb3_logger():
+    from stable_baselines3.common.logger import Logger
+
+    return Logger(None, [])
+
+
+def pinned_sequence():
+    return toy_vec_env((0,) * 10 + (1,) * 200, (0,) * 10 + (1,) * 200)
+
+
+def weights(model):
+    return th.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
+
+
+@pytest.mark.parametrize("kind", [L2AnchorCallback, EWCCallback])
+@pytest.mark.parametrize("policy", ["MultiInputPolicy", "MoeMultiInputPolicy"])
+@pytest.mark.parametrize("algo", [PPO, DQN])
+def test_nothing_happens_in_the_first_task_nor_without_a_coefficient(algo, policy, kind):
+    plain = make(algo, toy_vec_env((0,)), policy).learn(96)
+    treated = make(algo, toy_vec_env((0,)), policy).learn(96, kind(1e6))
+    assert th.equal(weights(plain), weights(treated))
+    plain = make(algo, policy=policy).learn(256)
+    treated = make(algo, policy=policy).learn(256, kind(0.0))
+    assert th.equal(weights(plain), weights(treated))
+
+
+def in_blocks(tasks=TASKS, n_envs=2):
+    return make_multitask_vec_env(tasks, n_envs, seed=0, schedule=Cycle(BLOCK, num_cycles=2))
+
+
+def small(algo, tasks=TASKS, policy="MultiInputPolicy", n_envs=2):
+    options = {"policy_kwargs": {"net_arch": [8]}, "learning_rate": 1e-3}
+    if algo not in (PPO, A2C):
+        options |= {"batch_size": 16, "train_freq": 4}
+    return make(algo, in_blocks(tasks, n_envs), policy, **options)
+
+
+def drift(model, key):
+    """Return how far weights are off, each squared distance times its strength."""
+    kept, now = model.anchors[key], dict(model.policy.named_parameters())
+    offs = (now[name].detach().numpy() - w for name, w in kept["weights"].items())
+    strengths = (kept["strengths"][name] for name in kept["weights"])
+    return sum(float((f * off**2).sum()) for f, off in zip(strengths, offs, strict=True))
+
+
+CASES = [(PPO, TASKS), (A2C, TASKS), (DQN, TASKS), (SAC, PENDULUMS), (TD3, PENDULUMS)]
+
+
+@pytest.mark.parametrize(("algo", "tasks"), CASES, ids=[algo.__name__ for algo, _ in CASES])
+@pytest.mark.parametrize("kind", [L2AnchorCallback, EWCCallback])
+def test_the_larger_the_coefficient_the_less_weights_move_in_the_second_task(algo, tasks, kind):
+    moved = []
+    for coef in (0.0, 1e4):
+        model = small(algo, tasks).learn(2 * BLOCK - 32, kind(coef))
+        moved.append(drift(model, kind.key))
+    assert 0 < moved[1] < moved[0]
+
+
+@pytest.mark.parametrize("stop", [BLOCK // 2, BLOCK, BLOCK + 64])
+@pytest.mark.parametrize("algo", [PPO, DQN])
+def test_a_run_resumed_before_at_or_after_a_switch_is_the_run_that_was_never_stopped(
+    tmp_path, algo, stop
+):
+    snapshots = SnapshotCallback(32, tmp_path, keep=20)
+    whole = small(algo).learn(3 * BLOCK, [EWCCallback(100.0), L2AnchorCallback(0.1), snapshots])
+    resumed, _ = resume(tmp_path / "checkpoints" / f"step-{stop:012d}")
+    callbacks = [EWCCallback(100.0), L2AnchorCallback(0.1)]
+    resumed.learn(3 * BLOCK - stop, callbacks, reset_num_timesteps=False)
+    assert th.equal(weights(whole), weights(resumed))
+    for name, each in whole.anchors["ewc"]["strengths"].items():
+        np.testing.assert_array_equal(resumed.anchors["ewc"]["strengths"][name], each)
+
+
+@pytest.mark.parametrize("name", ["model.zip", "model.moe"])
+def test_a_saved_model_goes_on_with_its_anchors_and_a_run_from_step_0_without(tmp_path, name):
+    model = small(PPO).learn(BLOCK + 64, EWCCallback(100.0))
+    if name == "model.zip":
+        model.save(tmp_path / name)
+        loaded = PPO.load(tmp_path / name, in_blocks())
+    else:
+        sb3_moe.save(model, tmp_path / name)
+        loaded = sb3_moe.load(tmp_path / name, in_blocks())
+    kept, before = loaded.anchors["ewc"], model.anchors["ewc"]
+    assert kept["task"] == before["task"] == 1
+    for part in ("weights", "strengths", "rows"):
+        assert kept[part].keys() == before[part].keys()
+        for key, each in kept[part].items():
+            np.testing.assert_array_equal(each, before[part][key])
+    # A log that is never written keeps what it is told: here of the second of two rollouts, since
+    # the new environment begins with the other task.
+    loaded.learn(128, EWCCallback(100.0), log_interval=10**6, reset_num_timesteps=False)
+    assert loaded.logger.name_to_value["continual/penalty/ewc"] > 0
+    loaded.learn(32, EWCCallback(100.0))
+    assert not loaded.anchors["ewc"]["weights"]
+
+
+def test_a_task_that_comes_back_counts_again_and_decay_forgets():
+    sums = []
+    for decay in (1.0, 0.0):
+        model = small(PPO).learn(2 * BLOCK + 32, EWCCallback(0.0, decay=decay))
+        sums.append(sum(each.sum() for each in model.anchors["ewc"]["strengths"].values()))
+    assert 0 < sums[1] < sums[0]
+
+
+def test_weights_that_join_are_free_and_weights_that_go_are_named():
+    kept = np.ones((2, 3), np.float32)
+    np.testing.assert_array_equal(grown(kept, (3, 3), "w"), [[1] * 3, [1] * 3, [0] * 3])
+    with pytest.raises(ValueError, match=r"`w` must keep at least the shape \(2, 3\) .* \(1, 3\)"):
+        grown(kept, (1, 3), "w")
+
+
+def test_no_hook_stays_when_training_is_over_or_interrupted():
+    class Stop(EWCCallback):
+        def _on_step(self):
+            super()._on_step()
+            if self.num_timesteps > BLOCK + 64:
+                raise KeyboardInterrupt
+            return True
+
+    for callback, steps in ((EWCCallback(1.0), BLOCK + 64), (Stop(1.0), 2 * BLOCK)):
+        model = small(PPO)
+        with suppress(KeyboardInterrupt):
+            model.learn(steps, callback)
+        assert model.anchors["ewc"]["weights"]
+        assert not any(each._post_accumulate_grad_hooks for each in model.policy.parameters())
+
+
+def test_plain_environments_and_algorithms_without_gradients_are_refused():
+    with pytest.raises(ValueError, match="the environment must have tasks"):
+        PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).learn(8, EWCCallback(1.0))
+
+
+@pytest.mark.parametrize("kind", [EWCCallback, L2AnchorCallback])
+def test_trpo_is_refused_since_it_steps_without_backward(kind):
+    contrib = pytest.importorskip("sb3_contrib")
+    model = contrib.TRPO("MultiInputPolicy", in_blocks(), n_steps=8, batch_size=8)
+    with pytest.raises(ValueError, match=f"{kind.__name__} can't be used with TRPO"):
+        model.learn(16, kind(1.0))
+
+
+@pytest.mark.parametrize("coef", [-1, float("nan"), float("inf")])
+def test_a_coefficient_out_of_range_is_refused(coef):
+    with pytest.raises(ValueError, match=f"`coef` must be at least 0 and finite, got {coef}"):
+        L2AnchorCallback(coef)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"rows": 0}, "`rows` must be at least 1, got 0"),
+        ({"rows": 2.5}, "`rows` must be an int, got 2.5"),
+        ({"decay": 1.5}, r"`decay` must be in \[0, 1\], got 1.5"),
+        ({"decay": "much"}, "`decay` must be a number, got 'much'"),
+        ({"decay": True}, "`decay` must be a number, got True"),
+    ],
+)
+def test_other_numbers_out_of_range_are_refused(arguments, text):
+    with pytest.raises((TypeError, ValueError), match=text):
+        EWCCallback(1.0, **arguments)

@@ -1,0 +1,181 @@
+"""Routers that stop once they have settled."""
+
+from itertools import pairwise
+
+import pytest
+import torch as th
+from stable_baselines3 import DQN, PPO
+from test_probe_callbacks import probe
+from toy import toy_vec_env
+
+import sb3_moe  # noqa: F401  registers the policies' names
+from sb3_moe.callbacks import FreezeRouterCallback, SnapshotCallback
+from sb3_moe.snapshot.resuming import resume
+from sb3_moe.vec_env import make_multitask_vec_env
+from sb3_moe_envs import Cycle
+
+TASKS = ((0,) * 10 + (1,) * 200,) * 2
+TWO = ["CartPole-v1", "Acrobot-v1"]
+
+
+def make(algo=PPO, policy="MoeMultiInputPolicy", tasks=TASKS, **policy_kwargs):
+    options = {"n_steps": 16, "batch_size": 32, "n_epochs": 1}
+    if algo is DQN:
+        options = {"learning_starts": 20, "buffer_size": 300}
+    kwargs = {"router": "soft", "num_experts": 3} | policy_kwargs
+    return algo(policy, toy_vec_env(*tasks), **options, seed=3, policy_kwargs=kwargs)
+
+
+def states(model):
+    """Copy every router's weights and what the optimiser knows of them."""
+    state = model.policy.optimizer.state
+    return [
+        [value.clone() for value in (each.data, *state[each].values())]
+        for layer in model.policy.moe_layers().values()
+        for each in layer.router_parameters()
+    ]
+
+
+class Watch(FreezeRouterCallback):
+    """Note routers and experts at the start of every rollout."""
+
+    def _on_training_start(self):
+        super()._on_training_start()
+        self.seen = []
+
+    def _on_rollout_start(self):
+        super()._on_rollout_start()
+        experts = [
+            each.detach().clone()
+            for layer in self.model.policy.moe_layers().values()
+            for each in layer.experts.parameters()
+        ]
+        self.seen.append((list(self.kept["frozen"]), states(self.model), experts))
+
+
+def same(one, other):
+    return all(
+        th.equal(a, b)
+        for first, second in zip(one, other, strict=True)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+OPTIONS = [
+    {},
+    {"router": "top_k", "normalize_router": True, "balance_coef": 0.01},
+    {"router": "top_k", "placement": "big", "bias_rate": 0.01, "router_kwargs": {"hidden": [4]}},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_frozen_router_keeps_weights_and_averages_bit_for_bit_while_experts_learn(options):
+    model = make(**options)
+    callback = Watch(32, bound=None, at_step=64, probe=probe())
+    model.learn(160, callback)
+    frozen = [seen for seen in callback.seen if seen[0]]
+    assert [bool(seen[0]) for seen in callback.seen] == [False, False, True, True, True]
+    for (_, before, experts), (_, after, later) in pairwise(frozen):
+        assert same(before, after)
+        assert not same([experts], [later])
+    assert not same(callback.seen[0][1], callback.seen[1][1])
+
+
+def test_the_bias_of_a_frozen_router_stays_too():
+    model = make(router="top_k", bias_rate=0.01)
+    model.learn(96, FreezeRouterCallback(32, bound=None, at_step=32, probe=probe()))
+    (layer, *_) = model.policy.moe_layers().values()
+    before = layer.running_bias_E.clone()
+    callback = FreezeRouterCallback(32, bound=None, at_step=1, probe=probe())
+    model.learn(96, callback, reset_num_timesteps=False)
+    assert before.abs().sum() > 0
+    assert th.equal(layer.running_bias_E, before)
+
+
+def test_routers_stop_when_gates_have_moved_too_little_several_times_in_a_row():
+    still, moving = (Watch(32, bound=bound, patience=2, probe=probe()) for bound in (1.0, 1e-9))
+    for callback in (still, moving):
+        make().learn(192, callback)
+    # Measured at 0, 32, 64, ...: two differences are there at 64.
+    assert [bool(seen[0]) for seen in still.seen] == [False, False, True, True, True, True]
+    assert set(still.seen[-1][0]) == {"pi.middle", "vf.middle"}
+    assert not any(seen[0] for seen in moving.seen)
+
+
+def test_a_new_task_wakes_routers_and_steps_count_from_there():
+    # 10 episodes of 5 steps, then the other task: a rollout of 16 steps begins with it at 64.
+    callback = Watch(32, bound=None, at_step=96, thaw_at_switch=True, probe=probe())
+    model = make(tasks=((0,) * 20 + (1,) * 200,) * 2)
+    model.learn(352, callback)
+    frozen = [bool(seen[0]) for seen in callback.seen]
+    woke = frozen.index(False, frozen.index(True))
+    assert frozen[:woke] == [False] * 3 + [True] * (woke - 3)
+    assert frozen[woke : woke + 4] == [False] * 3 + [True]
+    assert not same(callback.seen[woke][1], callback.seen[woke + 1][1])
+
+
+@pytest.mark.parametrize("algo", [PPO, DQN])
+def test_a_resumed_run_stays_frozen_and_is_the_run_that_was_never_stopped(tmp_path, algo):
+    def callback():
+        return FreezeRouterCallback(32, bound=1.0, patience=2, thaw_at_switch=True)
+
+    env = make_multitask_vec_env(TWO, 2, seed=0, schedule=Cycle(128))
+    options = {"n_steps": 16, "batch_size": 32, "n_epochs": 1}
+    if algo is DQN:
+        options = {"learning_starts": 20, "buffer_size": 300, "batch_size": 16}
+    kwargs = {"num_experts": 3, "net_arch": [8, 8]}
+    whole = algo("MoeMultiInputPolicy", env, **options, seed=3, policy_kwargs=kwargs)
+    whole.learn(224, [callback(), SnapshotCallback(32, tmp_path, keep=20)])
+    resumed, _ = resume(tmp_path / "checkpoints" / f"step-{96:012d}")
+    assert resumed.frozen_routers["frozen"]
+    resumed.learn(128, callback(), reset_num_timesteps=False)
+    pairs = zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True)
+    assert all(th.equal(one, other) for one, other in pairs)
+
+
+def test_after_training_every_parameter_learns_again():
+    model = make()
+    model.learn(96, FreezeRouterCallback(32, bound=None, at_step=1, probe=probe()))
+    assert model.frozen_routers["frozen"]
+    assert all(each.requires_grad for each in model.policy.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"bound": None}, "`bound` or `at_step` must say when to freeze, got None for both"),
+        ({"bound": 0.0}, r"`bound` must be in \(0, 1\], got 0.0"),
+        ({"bound": 2}, r"`bound` must be in \(0, 1\], got 2"),
+        ({"bound": float("nan")}, "`bound` must be at least 0 and finite, got nan"),
+        ({"bound": "small"}, "`bound` must be a number, got 'small'"),
+        ({"patience": 0}, "`patience` must be at least 1, got 0"),
+        ({"patience": 1.5}, "`patience` must be an int, got 1.5"),
+        ({"at_step": -1}, "`at_step` must be at least 1, got -1"),
+        ({"thaw_at_switch": "yes"}, "`thaw_at_switch` must be a bool, got 'yes'"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(arguments, text):
+    with pytest.raises((TypeError, ValueError), match=text):
+        FreezeRouterCallback(32, **arguments)
+
+
+def test_policies_without_a_router_that_learns_are_refused():
+    callback = FreezeRouterCallback(32, probe=probe())
+    rule = "the policy must have a router that learns, such as `router`='soft', got"
+    with pytest.raises(ValueError, match=f"{rule} TaskMoE"):
+        make(router="task", num_experts=None).learn(32, callback)
+    with pytest.raises(ValueError, match=f"{rule} no mixture of experts"):
+        make(placement="none").learn(32, callback)
+    dense = PPO("MultiInputPolicy", toy_vec_env(*TASKS), n_steps=16, batch_size=32)
+    with pytest.raises(ValueError, match=f"{rule} no mixture of experts"):
+        dense.learn(32, callback)
+    plain = PPO("MoeMlpPolicy", "CartPole-v1", n_steps=16, batch_size=16)
+    with pytest.raises(ValueError, match="the environment must have tasks"):
+        plain.learn(16, FreezeRouterCallback(32, thaw_at_switch=True))
+
+
+def test_trpo_is_refused_since_it_differentiates_every_weight():
+    contrib = pytest.importorskip("sb3_contrib")
+    model = contrib.TRPO("MoeMultiInputPolicy", toy_vec_env(*TASKS), n_steps=16, batch_size=16)
+    with pytest.raises(ValueError, match="FreezeRouterCallback can't be used with TRPO"):
+        model.learn(32, FreezeRouterCallback(32, probe=probe()))

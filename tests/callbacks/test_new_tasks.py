@@ -1,0 +1,116 @@
+"""At tasks that weren't met before experts join, and old ones may be frozen."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import PPO
+
+import sb3_moe
+from sb3_moe.callbacks import RoutingCallback, SnapshotCallback, TaskSwitchCallback
+from sb3_moe.snapshot.resuming import resume
+from sb3_moe_envs import Cycle
+
+TASKS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"]
+BLOCK = 32
+
+
+def in_blocks():
+    schedule = Cycle(BLOCK, num_cycles=2)
+    return sb3_moe.make_multitask_vec_env(TASKS, 2, seed=0, schedule=schedule)
+
+
+def ppo(env, **options):
+    kwargs = {"net_arch": [4], "num_experts": 2, **options}
+    return PPO(
+        "MoeMultiInputPolicy",
+        env,
+        n_steps=BLOCK // 2,
+        batch_size=BLOCK // 2,
+        n_epochs=2,
+        device="cpu",
+        seed=1,
+        policy_kwargs=kwargs,
+    )
+
+
+def numbers(model):
+    return {name: layer.num_experts for name, layer in model.policy.moe_layers().items()}
+
+
+def test_an_expert_joins_at_each_task_that_was_not_met_before():
+    routers = RoutingCallback(BLOCK, probe_size=6)
+    grow = TaskSwitchCallback(on_new_task="add_expert")
+    model = ppo(in_blocks()).learn(6 * BLOCK, [grow, routers])
+    seen = routers.diagnostics["gates/pi.middle"]
+    assert seen.shape == (7, 3, 4)
+    assert np.isnan(seen[:, 0]).sum(1).tolist() == [2, 1, 0, 0, 0, 0, 0]
+    assert model.task_switches["switches"] == 5
+    assert model.task_switches["met"] == [0, 1, 2]
+    assert numbers(model) == {"pi.middle": 4, "vf.middle": 4}
+    assert [line["step"] for line in model.expert_log] == [BLOCK, 2 * BLOCK]
+
+
+def test_old_experts_are_frozen_and_one_joins_that_learns():
+    model = ppo(in_blocks(), head_router="task")
+    model.learn(2 * BLOCK, TaskSwitchCallback(on_new_task="freeze_old"))
+    assert model.policy.frozen_experts == {"pi.middle.0": [0, 1], "vf.middle.0": [0, 1]}
+    weight = model.policy.moe_layers()["pi.middle.0"].experts.last.weight
+    before = weight.detach().clone()
+    model.train()
+    assert th.equal(weight[:2], before[:2])
+    assert not th.equal(weight[2], before[2])
+
+
+@pytest.mark.parametrize("snapshot_first", [True, False])
+@pytest.mark.parametrize("on_new_task", ["add_expert", "freeze_old"])
+def test_a_run_resumed_at_a_new_task_is_the_run_that_was_never_stopped(
+    tmp_path: Path, on_new_task, snapshot_first
+):
+    callbacks = [
+        TaskSwitchCallback(on_new_task=on_new_task),
+        SnapshotCallback(BLOCK, tmp_path, keep=9),
+    ]
+    model = ppo(in_blocks()).learn(3 * BLOCK, callbacks[::-1] if snapshot_first else callbacks)
+    again, _ = resume(tmp_path / "checkpoints" / f"step-{2 * BLOCK:012d}")
+    again.learn(BLOCK, TaskSwitchCallback(on_new_task=on_new_task), reset_num_timesteps=False)
+    assert numbers(again) == numbers(model) == {"pi.middle": 4, "vf.middle": 4}
+    assert again.task_switches == model.task_switches
+    for mine, theirs in zip(again.policy.parameters(), model.policy.parameters(), strict=True):
+        assert th.equal(mine, theirs)
+
+
+REFUSED = {
+    "unknown": ({}, "grow", r"`on_new_task` must be None, 'add_expert' or 'freeze_old', got 'grow"),
+    "task": (
+        {"router": "task", "num_experts": None},
+        "add_expert",
+        r"`on_new_task` can't be 'add_expert'.*each task in",
+    ),
+    "dense": ({"placement": "none"}, "add_expert", "can't be 'add_expert': the policy has no mix"),
+    "optimiser": (
+        {"optimizer_class": th.optim.Adamax, "optimizer_kwargs": {}},
+        "freeze_old",
+        "can't be 'freeze_old': `frozen_experts` needs `optimizer_class`",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_can_not_grow_is_refused_before_training(name):
+    options, value, text = REFUSED[name]
+    model = ppo(in_blocks(), **options)
+    with pytest.raises(ValueError, match=text):
+        model.learn(BLOCK, TaskSwitchCallback(on_new_task=value))
+    assert model.num_timesteps == 0
+
+
+def test_a_study_can_name_it():
+    spec = pytest.importorskip("sb3_moe.study.spec.callbacks", reason="needs the cli extra")
+    from sb3_moe.study.spec.named import named
+
+    entry = named({"TaskSwitchCallback": {"on_new_task": "freeze_old"}}, "callbacks")
+    spec.check_callbacks([entry], "callbacks")
+    (built,) = spec.build_callbacks([entry], Path())
+    assert built.on_new_task == "freeze_old"

@@ -1,0 +1,170 @@
+"""Penalties on weights: the gradients that they add, and what they leave alone."""
+
+import pytest
+import reference
+import torch as th
+from sb3_contrib import TRPO
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from toy import toy_vec_env
+
+import sb3_moe
+from sb3_moe.callbacks import (
+    L2InitCallback,
+    SnapshotCallback,
+    SparseTrainingCallback,
+    WeightNormDecayCallback,
+)
+from sb3_moe.optimizers.masks import masks_in
+from sb3_moe.plasticity.resets import optimizers
+
+
+def make(algo=PPO, policy="MlpPolicy", env=None, **kwargs):
+    options = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "max_grad_norm": 1e9}
+    if algo is not PPO:
+        options = {"learning_starts": 8, "buffer_size": 64, "batch_size": 8, "train_freq": 1}
+    env = env or ("Pendulum-v1" if algo is SAC else "CartPole-v1")
+    options |= {"policy_kwargs": {"net_arch": [8, 6]}, "device": "cpu", "seed": 0}
+    return algo(policy, env, **(options | kwargs))
+
+
+class Record(BaseCallback):
+    """Keep weight, gradient of the loss, and what the optimiser gets, parameter by parameter."""
+
+    def _on_training_start(self):
+        self.of_loss, self.rows, self.start, self.handles = {}, [], {}, []
+        for optimizer in optimizers(self.model.policy):
+            self.handles.append(optimizer.register_step_pre_hook(self._note))
+            for p in optimizer.param_groups[0]["params"]:
+                self.start[p] = p.detach().clone()
+                self.handles.append(p.register_post_accumulate_grad_hook(self._keep))
+
+    def _keep(self, parameter):
+        self.of_loss[parameter] = parameter.grad.clone()
+
+    def _note(self, optimizer, *args):
+        for p in optimizer.param_groups[0]["params"]:
+            if p in self.of_loss:
+                self.rows.append((p, p.detach().clone(), self.of_loss[p], p.grad.clone()))
+
+    def _on_training_end(self):
+        for handle in self.handles:
+            handle.remove()
+
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize("kind", [L2InitCallback, WeightNormDecayCallback])
+@pytest.mark.parametrize(
+    ("algo", "policy"), [(PPO, "MoeMlpPolicy"), (DQN, "MlpPolicy"), (SAC, "MlpPolicy")]
+)
+def test_gradients_are_those_of_a_penalty_in_the_loss(algo, policy, kind):
+    record = Record()
+    make(algo, policy).learn(32, [record, kind(0.3)])
+    assert len(record.rows) > 20
+    moved = 0
+    for parameter, weight, of_loss, seen in record.rows:
+        start = record.start[parameter] if kind is L2InitCallback else th.zeros_like(weight)
+        weight = weight.requires_grad_()
+        penalty = reference.weight_penalty([weight], [start], 0.3)
+        th.testing.assert_close(seen, of_loss + th.autograd.grad(penalty, weight)[0])
+        moved += not th.equal(seen, of_loss)
+    assert moved > 10
+
+
+def test_the_penalty_is_logged_before_an_update():
+    model = make(learning_rate=0.0)
+    expected = sum(p.square().sum() for p in model.policy.parameters()).item()
+    model.learn(16, WeightNormDecayCallback(0.5), log_interval=10**6)
+    logged = model.logger.name_to_value["plasticity/penalty/weight_norm"]
+    assert logged == pytest.approx(0.25 * expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [L2InitCallback, WeightNormDecayCallback])
+def test_a_strong_penalty_keeps_weights_where_it_draws_them(kind):
+    free, held = make(learning_rate=0.01), make(learning_rate=0.01)
+    before = [p.detach().clone() for p in free.policy.parameters()]
+    anchors = before if kind is L2InitCallback else [th.zeros_like(p) for p in before]
+    free.learn(64)
+    held.learn(64, kind(100.0))
+    far = [
+        sum((p - a).square().sum() for p, a in zip(each.policy.parameters(), anchors, strict=True))
+        for each in (free, held)
+    ]
+    assert far[1] < far[0]
+
+
+def test_an_expert_without_rows_stays_as_it_is_bit_for_bit():
+    kwargs = {"router": "task", "net_arch": [8]}
+    model = make(DQN, "MoeMultiInputPolicy", toy_vec_env((0,)), policy_kwargs=kwargs)
+    weight = model.policy.moe_layers()["qf.middle"].experts.layers[0].weight
+    before = weight.detach().clone()
+    model.learn(30, WeightNormDecayCallback(1.0))
+    assert th.equal(weight[1:], before[1:])
+    assert not th.equal(weight[0], before[0])
+
+
+@pytest.mark.parametrize("sparse_first", [True, False])
+def test_dead_weights_of_a_sparse_network_are_not_drawn_anywhere(sparse_first):
+    record, callbacks = Record(), [SparseTrainingCallback(0.5), L2InitCallback(0.3)]
+    model = make()
+    model.learn(48, [record, *(callbacks if sparse_first else callbacks[::-1])])
+    masks = masks_in(model.policy.optimizer)
+    assert masks
+    assert not any(seen[~masks[p]].any() for p, _, _, seen in record.rows if p in masks)
+
+
+@pytest.mark.parametrize("kind", [L2InitCallback, WeightNormDecayCallback])
+def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path, kind):
+    whole = make()
+    whole.learn(64, [kind(0.1), SnapshotCallback(32, tmp_path, keep=9)])
+    model, _ = sb3_moe.resume(sorted((tmp_path / "checkpoints").iterdir())[0])
+    assert model.num_timesteps == 32
+    model.learn(64 - 32, kind(0.1), reset_num_timesteps=False)
+    pairs = zip(whole.policy.parameters(), model.policy.parameters(), strict=True)
+    assert all(th.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("how", ["sb3", "ours"])
+def test_the_start_goes_through_files_and_a_run_from_step_0_takes_it_anew(tmp_path, how):
+    model = make()
+    model.learn(32, L2InitCallback(0.1))
+    if how == "sb3":
+        model.save(tmp_path / "model.zip")
+        loaded = PPO.load(tmp_path / "model.zip", env=model.get_env(), device="cpu")
+    else:
+        sb3_moe.save(model, tmp_path / "model.moe")
+        loaded = sb3_moe.load(tmp_path / "model.moe", model.get_env(), device="cpu")
+    start = loaded.initial_weights["action_net.weight"]
+    assert not th.equal(th.as_tensor(start), loaded.policy.action_net.weight)
+    loaded.learn(16, L2InitCallback(0.1), reset_num_timesteps=False)
+    assert (loaded.initial_weights["action_net.weight"] == start).all()
+    loaded.learn(16, L2InitCallback(0.1))
+    assert not (loaded.initial_weights["action_net.weight"] == start).all()
+
+
+def test_nobody_else_who_computes_gradients_meets_the_penalty():
+    model = make()
+    model.learn(32, WeightNormDecayCallback(1.0))
+    weight = model.policy.action_net.weight
+    weight.grad = None
+    weight.sum().backward()
+    assert th.equal(weight.grad, th.ones_like(weight))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: L2InitCallback(-1), ValueError, "`coef` must be at least 0 and finite, got -1"),
+        (lambda: WeightNormDecayCallback("1"), TypeError, "`coef` must be a number, got '1'"),
+        (
+            lambda: TRPO("MlpPolicy", "CartPole-v1", device="cpu").learn(1, L2InitCallback(0.1)),
+            ValueError,
+            "L2InitCallback can't be used with TRPO",
+        ),
+    ],
+)
+def test_bad_input_says_what_is_wrong(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

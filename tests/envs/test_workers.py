@@ -1,0 +1,166 @@
+"""Copies in worker processes: one process per core, the same numbers, errors with names."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+
+import numpy as np
+import pytest
+from counting import CountingEnv, counting_tasks
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
+
+from sb3_moe_envs import Cycle, MultiTaskVectorEnv, Task, TaskError
+from sb3_moe_envs.vector import workers
+from sb3_moe_envs.vector.batches import join_batches, take_rows_of
+
+# The tests before it may have loaded jax, which warns of forks.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+
+
+@pytest.fixture(autouse=True)
+def _two_cores(monkeypatch):
+    monkeypatch.setattr(workers, "num_cores", lambda: 2)
+
+
+def plain(value):
+    """Turn arrays into lists, so that what was seen can be compared."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype == object):
+        return [plain(entry) for entry in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def seen(env, steps=20, seed=3):
+    actions = np.random.default_rng(0).integers(0, 2, (steps, env.num_envs))
+    first = [plain(env.reset(seed=seed))] if seed is not None else []
+    return first + [plain(list(env.step(each))) for each in actions]
+
+
+@pytest.mark.parametrize(
+    ("num_tasks", "num_envs", "schedule"),
+    [(5, 5, None), (2, 7, None), (2, 3, Cycle(15, num_cycles=2))],
+    ids=["a copy each", "uneven shares", "in turn"],
+)
+def test_processes_are_no_more_than_cores_and_play_what_this_process_plays(
+    num_tasks, num_envs, schedule
+):
+    before = set(multiprocessing.active_children())
+    env = MultiTaskVectorEnv(
+        counting_tasks(num_tasks), num_envs, schedule=schedule, vectorization="async"
+    )
+    found = seen(env)
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    env.close()
+    assert set(multiprocessing.active_children()) <= before
+    here = MultiTaskVectorEnv(counting_tasks(num_tasks), num_envs, schedule=schedule)
+    assert found == seen(here)
+    assert any(any(step[2] + step[3]) for step in found[1:])
+
+
+def test_one_copy_alone_starts_one_process():
+    before = set(multiprocessing.active_children())
+    env = MultiTaskVectorEnv([CountingEnv], vectorization="async")
+    assert len(set(multiprocessing.active_children()) - before) == 1
+    env.close()
+
+
+def test_a_run_goes_on_exactly_with_another_number_of_processes():
+    def build(vectorization):
+        return MultiTaskVectorEnv(counting_tasks(2), 5, vectorization=vectorization)
+
+    first, second = build("async"), build("sync")
+    seen(first, 7)
+    state = first.state_dict()
+    assert state["exact"]
+    expected = seen(first, seed=None)
+    second.load_state_dict(state)
+    again = second.state_dict()
+    assert seen(second, seed=None) == expected
+    first.load_state_dict(again)
+    assert seen(first, seed=None) == expected
+    first.close()
+
+
+class Dying(CountingEnv):
+    """Takes its process with it."""
+
+    def step(self, action):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class OddError(Exception):
+    """Can be sent, but not received."""
+
+    def __init__(self, first, second):
+        super().__init__(first)
+
+
+class Raising(CountingEnv):
+    def step(self, action):
+        raise OddError("it broke", 2)
+
+
+class Unbuilt(CountingEnv):
+    def __init__(self):
+        raise OSError("no such game")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Dying, "RuntimeError: the process that plays it ended, with exit code -9"),
+        (Raising, "RuntimeError: OddError: it broke"),
+    ],
+)
+def test_a_task_that_goes_wrong_in_a_process_is_named_and_all_processes_end(kind, message):
+    before = set(multiprocessing.active_children())
+    tasks = [Task("bad", env_fn=kind), Task("fine", env_fn=CountingEnv)]
+    env = MultiTaskVectorEnv(tasks, 4, vectorization="async")
+    env.reset(seed=0)
+    with pytest.raises(TaskError, match=rf"^task 0 \('bad'\): {message}"):
+        env.step(np.zeros(4, np.int64))
+    assert set(multiprocessing.active_children()) <= before
+    env.close()
+
+
+def test_a_task_that_cannot_be_built_in_a_process_is_named():
+    tasks = [Task("fine", env_fn=CountingEnv), Task("bad", env_fn=Unbuilt)]
+    message = r"`tasks\[1\]` \('bad'\) can't be built: OSError: no such game"
+    with pytest.raises(ValueError, match=message) as caught:
+        MultiTaskVectorEnv(tasks, vectorization="async")
+    assert "In a worker process:" in caught.value.__cause__.__notes__[0]
+
+
+def test_pictures_of_all_processes_come_in_order():
+    tasks = [Task(f"t{k}", env_fn=lambda k=k: CountingEnv(k, render_mode="rgb_array"))
+             for k in (1, 2)]  # fmt: skip
+    env = MultiTaskVectorEnv(tasks, 5, vectorization="async", render_mode="rgb_array")
+    env.reset(seed=0)
+    assert [int(frame.max()) for frame in env.render()] == [1, 1, 1, 2, 2]
+    env.close()
+
+
+SPACES = {
+    "Dict": spaces.Dict(a=spaces.Box(0, 1, (2,)), b=spaces.Discrete(3)),
+    "Tuple": spaces.Tuple([spaces.Box(0, 1, (2,)), spaces.Text(4)]),
+    "Text": spaces.Text(4),
+    "MultiBinary": spaces.MultiBinary(3),
+}
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_batches_taken_apart_and_joined_are_what_they_were(kind):
+    space = SPACES[kind]
+    batch = batch_space(
+        space,
+        5,
+    )
+    batch.seed(0)
+    sample = batch.sample()
+    parts = [take_rows_of(space, sample, rows) for rows in (slice(0, 3), slice(3, 5))]
+    assert repr(join_batches(space, parts)) == repr(sample)
+    assert parts[1] in batch_space(space, 2)

@@ -1,0 +1,87 @@
+"""Small models with experts of every algorithm, and what their experts hold."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import numpy as np
+import torch as th
+from dense_models import NUM_TASKS, make
+
+from sb3_moe.growing.leaves import expert_leaves
+from sb3_moe.networks import networks_of
+
+ROUTERS: dict[str, dict[str, Any]] = {
+    "soft": {"router": "soft"},
+    "uniform": {"router": "uniform"},
+    "random": {"router": "random"},
+    "every": {"router": "top_k", "top_k": 4},
+    "one": {"router": "top_k", "top_k": 1, "bias_rate": 0.01},
+}
+# Routers under which every sample meets every expert, whatever their number.
+SHARED = ("soft", "uniform", "random")
+
+
+def moe(algorithm: str = "PPO", **options: Any) -> Any:
+    """Return a model that has learned a little, with a one-hot task id in its observations."""
+    alias = "MoeMlpLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMlpPolicy"
+    tasks = {"num_tasks": NUM_TASKS}
+    return make(algorithm, alias, features_extractor_kwargs=tasks, **options)
+
+
+def loaded(model: Any) -> Any:
+    """Return the model of SB3's own file."""
+    file = io.BytesIO()
+    model.save(file)
+    file.seek(0)
+    return type(model).load(file, env=model.get_env())
+
+
+def of_expert(model: Any, name: str, k: int) -> dict[str, th.Tensor]:
+    """Return copies of what one expert has: weights, buffers and averages."""
+    experts = model.policy.moe_layers()[name].experts
+    optimizer = networks_of(model.policy).optimizers()[name.split(".")[0]]
+    found = {}
+    for i, leaf in enumerate(expert_leaves(experts, k)):
+        for key, held in leaf.tensors.items():
+            if held.stored.dim() == 0:
+                continue  # a count of all experts' norms
+            found[f"{i}.{key}"] = held.value.detach().clone()
+            for kind, value in optimizer.state.get(held.stored, {}).items():
+                if isinstance(value, th.Tensor) and value.shape == held.stored.shape:
+                    found[f"{i}.{key}/{kind}"] = held.view(value).clone()
+    return found
+
+
+def assert_same(found: dict[str, th.Tensor], expected: dict[str, th.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        assert th.equal(tensor, expected[name]), name
+
+
+def all_of(model: Any) -> dict[str, Any]:
+    """Return a copy of all that a failed change could lose."""
+    policy = model.policy
+    optimizers = list(dict.fromkeys(networks_of(policy).optimizers().values()))
+    return {
+        "weights": {name: tensor.clone() for name, tensor in policy.state_dict().items()},
+        "optimizers": copy.deepcopy([each.state_dict() for each in optimizers]),
+        "options": copy.deepcopy((policy.moe_options, model.policy_kwargs, policy.frozen_experts)),
+        "log": list(getattr(model, "expert_log", [])),
+        "random": th.get_rng_state(),
+    }
+
+
+def assert_unchanged(model: Any, before: dict[str, Any]) -> None:
+    after = all_of(model)
+    assert after["options"] == before["options"]
+    assert after["log"] == before["log"]
+    assert th.equal(after["random"], before["random"])
+    assert_same(after["weights"], before["weights"])
+    for mine, theirs in zip(after["optimizers"], before["optimizers"], strict=True):
+        assert mine["param_groups"] == theirs["param_groups"]
+        for index, state in theirs["state"].items():
+            for name, value in state.items():
+                assert np.array_equal(mine["state"][index][name], value)

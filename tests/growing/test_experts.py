@@ -1,0 +1,476 @@
+"""What new experts, copies and merged ones are, and what stays as it was."""
+
+import arena
+import numpy as np
+import pytest
+import torch as th
+from dense_models import gap
+from experts_in_models import all_of, assert_same, assert_unchanged, loaded, moe, of_expert
+from own_parts import Skipping, Tempered
+
+import sb3_moe
+from sb3_moe import add_experts, merge_experts, remove_experts
+from sb3_moe.growing.outputs import raw_outputs, sampled
+from sb3_moe.layers import SoftMoE
+from sb3_moe.networks import networks_of
+from sb3_moe.optimizers.masks import set_masks
+from sb3_moe.optimizers.own_steps import STEPS
+
+
+def layer_of(model, name="pi.middle"):
+    return model.policy.moe_layers()[name]
+
+
+def observed(model, rows=32):
+    return sampled(model.observation_space, rows)
+
+
+def gates(model, name="pi.middle"):
+    return model.policy.routing(observed(model))[name].gates_BNE.flatten(0, 1)
+
+
+# New ones.
+
+
+@pytest.mark.parametrize("options", [{}, {"router_kwargs": {"hidden": [5]}}], ids=str)
+def test_a_new_expert_takes_at_most_its_share_and_the_others_lose_evenly(options):
+    model = moe(**options)
+    before = gates(model)
+    add_experts(model, 2, share=0.1)
+    after = gates(model)
+    assert after[:, 4:].max() <= 0.1 + 1e-6
+    assert after[:, 4:].min() > 0.01
+    th.testing.assert_close(after[:, :4], before * (1 - after[:, 4:].sum(1, keepdim=True)))
+
+
+def test_the_shares_of_equal_scores_are_what_was_asked_for():
+    model = moe()
+    with th.no_grad():
+        layer_of(model).router.weight_RK.zero_()
+    add_experts(model, share=0.3)
+    th.testing.assert_close(gates(model)[0], th.tensor([0.175] * 4 + [0.3]))
+
+
+def test_new_experts_are_drawn_anew_and_differ():
+    model = moe()
+    add_experts(model, 2)
+    weight = layer_of(model).experts.last.weight.detach()
+    assert not th.equal(weight[4], weight[5])
+    assert 0.1 < float(weight[4].std() / weight[0].std()) < 10
+
+
+def test_the_old_experts_are_the_same_bit_for_bit():
+    model = moe("SAC")
+    before = {(name, k): of_expert(model, name, k) for name in ("pi.middle", "qf1.middle")
+              for k in range(4)}  # fmt: skip
+    add_experts(model)
+    for (name, k), tensors in before.items():
+        found = of_expert(model, name, k)
+        assert_same({key: found[key] for key in tensors}, tensors)
+
+
+def test_all_else_stays_the_very_object_that_it_was():
+    model = moe("SAC")
+    actor, first = model.actor, model.critic.qf0.blocks[0]
+    buffer, optimizer = model.replay_buffer, model.actor.optimizer
+    add_experts(model)
+    assert model.policy.actor is model.actor is actor
+    assert model.critic.qf0.blocks[0] is first
+    assert model.replay_buffer is buffer
+    assert model.actor.optimizer is optimizer
+
+
+def test_a_new_expert_counts_its_own_steps():
+    # By hand: the first step of Adam is the rate, whatever the gradient.
+    model = moe("DQN", model={"learning_rate": 0.01}, optimizer_kwargs={"eps": 1e-12})
+    add_experts(model)
+    optimizer, weight = model.policy.optimizer, layer_of(model, "qf.middle").experts.last.weight
+    before = weight.detach().clone()
+    model.q_net.set_training_mode(True)
+    optimizer.zero_grad()
+    model.q_net(th.as_tensor(observed(model))).square().sum().backward()
+    optimizer.step()
+    moved = (weight.detach() - before)[4]
+    th.testing.assert_close(moved, -0.01 * weight.grad[4].sign(), atol=1e-6, rtol=1e-3)
+    first = layer_of(model, "qf.middle").experts.shares()[0].parameter
+    steps = optimizer.state[first]["step"].item()
+    assert optimizer.state[first][STEPS].tolist() == [steps] * 4 + [1.0]
+
+
+def test_its_own_count_of_steps_goes_through_files(tmp_path):
+    model = moe()
+    add_experts(model)
+    sb3_moe.save(model, tmp_path / "grown.moe")
+    for again in (loaded(model), sb3_moe.load(tmp_path / "grown.moe", model.get_env())):
+        ours, theirs = (m.policy.optimizer.state_dict()["state"] for m in (again, model))
+        counts = [state[STEPS].tolist() for state in theirs.values() if STEPS in state]
+        assert counts
+        assert counts == [state[STEPS].tolist() for state in ours.values() if STEPS in state]
+
+
+def test_what_a_tower_has_beside_its_experts_keeps_its_averages():
+    model = moe()
+    first = model.policy.mlp_extractor.policy_net.blocks[0].weight
+    before = model.policy.optimizer.state[first]["exp_avg"].clone()
+    add_experts(model, tower="pi")
+    assert th.equal(model.policy.optimizer.state[first]["exp_avg"], before)
+    assert layer_of(model, "vf.middle").num_experts == 4
+
+
+def test_with_an_optimiser_of_another_class_squares_start_as_large_as_the_others():
+    model = moe(optimizer_class=th.optim.Adamax, optimizer_kwargs={})
+    add_experts(model)
+    state = model.policy.optimizer.state[layer_of(model).experts.last.weight]
+    assert STEPS not in state
+    assert th.equal(state["exp_avg"][4], th.zeros_like(state["exp_avg"][4]))
+    model.learn(16, reset_num_timesteps=False)
+
+
+# Copies.
+
+
+@pytest.mark.parametrize("share", [None, 0.1])
+def test_a_copy_takes_a_share_of_its_originals_gates_and_averages(share):
+    model = moe()
+    old, parts = gates(model), of_expert(model, "pi.middle", 1)
+    add_experts(model, like=1, share=share, perturb=0)
+    part, new = share or 0.5, gates(model)
+    th.testing.assert_close(new[:, 4], part * old[:, 1])
+    th.testing.assert_close(new[:, 1], (1 - part) * old[:, 1])
+    th.testing.assert_close(new[:, [0, 2, 3]], old[:, [0, 2, 3]])
+    for k, size in ((4, part), (1, 1 - part)):
+        for key, value in of_expert(model, "pi.middle", k).items():
+            power = {"exp_avg": 1, "exp_avg_sq": 2}.get(key.partition("/")[2], 0)
+            th.testing.assert_close(value, parts[key] * size**power)
+
+
+def test_copies_part_because_they_start_apart():
+    def distance(perturb):
+        model = moe()
+        add_experts(model, like=1, perturb=perturb)
+        model.learn(16, reset_num_timesteps=False)
+        weight = layer_of(model).experts.last.weight
+        return (weight[4] - weight[1]).abs().max().item()
+
+    assert distance(0) < 1e-6 < 1e-2 < distance(0.1)
+
+
+def test_a_frozen_original_stays_as_it_is_and_its_copy_learns():
+    model = moe()
+    sb3_moe.freeze_experts(model, [1])
+    before = of_expert(model, "pi.middle", 1)
+    frozen = loaded(model)
+    add_experts(model, like=1)
+    assert gap(model, frozen) < 1e-5
+    assert model.policy.frozen_experts == {"pi.middle": [1], "vf.middle": [1]}
+    weights = {key: value for key, value in before.items() if "/" not in key}
+    model.learn(16, reset_num_timesteps=False)
+    found = of_expert(model, "pi.middle", 1)
+    assert_same({key: found[key] for key in weights}, weights)
+    weight = layer_of(model).experts.last.weight
+    assert not th.equal(weight[4], weight[1])
+
+
+def test_targets_go_on_doing_what_they_did():
+    model = moe("DQN", placement="all")
+    obs = th.as_tensor(observed(model))
+    before = model.q_net_target(obs)
+    online = model.q_net(obs)
+    add_experts(model, 2, like=0)
+    th.testing.assert_close(model.q_net_target(obs), before)
+    assert not th.allclose(online, before)
+    model.learn(16, reset_num_timesteps=False)
+
+
+def test_slots_of_pictures_tokens_stay_as_many():
+    env = arena.Arena(arena.IMAGE)
+    model = arena.make("PPO", "MoeCnnPolicy", env, tokens="conv", num_experts=3, net_arch=[8])
+    slots, old = layer_of(model).num_slots, loaded(model)
+    add_experts(model, 3, like=2)
+    assert layer_of(model).num_slots == layer_of(loaded(model)).num_slots == slots
+    assert gap(model, old) < 1e-5
+
+
+def test_buffers_that_sb3_copies_to_targets_are_those_of_the_new_experts():
+    model = moe("DQN", model={"target_update_interval": 4}, router="top_k", bias_rate=0.1)
+    add_experts(model)
+    (bias, count), own = model.batch_norm_stats, layer_of(model, "qf.middle")
+    assert bias.data_ptr() == own.running_bias_E.data_ptr()
+    assert count.data_ptr() == own.running_count_E.data_ptr()
+    own.running_bias_E[4] = 7.0
+    model.learn(16, reset_num_timesteps=False)
+    target = networks_of(model.policy).follower(own)
+    assert target.running_bias_E[4] > 6.0
+
+
+def test_heads_by_task_stay_as_many_as_the_tasks():
+    model = moe(placement="middle", head_router="task")
+    add_experts(model)
+    found = {name: layer.num_experts for name, layer in model.policy.moe_layers().items()}
+    assert found == {"pi.middle.0": 5, "pi.middle.1": 3, "vf.middle.0": 5, "vf.middle.1": 3}
+
+
+def test_experts_that_run_one_by_one_are_added_too():
+    model = moe(expert=Skipping)
+    old = loaded(model)
+    add_experts(model, like=0, perturb=0)
+    assert gap(model, old) < 1e-5
+    add_experts(model)
+    remove_experts(model, [0])
+    again = loaded(model)
+    assert gap(again, model) == 0
+    again.learn(16, reset_num_timesteps=False)
+
+
+# Fewer.
+
+
+@pytest.mark.parametrize("options", [{}, {"router": "top_k"}, {"router": "uniform"}], ids=str)
+def test_removing_is_switching_off_for_good_and_leaves_the_others_bit_identical(options):
+    model = moe(**options)
+    obs = model.policy.obs_to_tensor(observed(model))[0]
+    with sb3_moe.without_expert(model, "pi", 1), th.no_grad():
+        wanted = raw_outputs(model.policy, obs)["pi.0"]
+    before = [of_expert(model, "pi.middle", k) for k in (0, 2, 3)]
+    remove_experts(model, [1], tower="pi")
+    with th.no_grad():
+        th.testing.assert_close(raw_outputs(model.policy, obs)["pi.0"], wanted)
+    for k, tensors in enumerate(before):
+        assert_same(of_expert(model, "pi.middle", k), tensors)
+
+
+def test_removing_and_merging_draw_no_random_numbers():
+    model = moe()
+    before = th.get_rng_state()
+    remove_experts(model, [3])
+    merge_experts(model, [0, 1])
+    assert th.equal(th.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("options", [{}, {"router": "uniform"}, {"router": "random"}], ids=str)
+def test_merging_a_copy_with_its_original_is_as_if_it_had_never_been(options):
+    model = moe(**options)
+    old, before = loaded(model), of_expert(model, "pi.middle", 1)
+    add_experts(model, like=1, share=0.3, perturb=0)
+    merge_experts(model, [4, 1])
+    assert layer_of(model).num_experts == 4
+    assert gap(model, old) < 1e-5
+    for key, value in of_expert(model, "pi.middle", 1).items():
+        th.testing.assert_close(value, before[key], atol=1e-6, rtol=1e-4)
+
+
+def test_merged_experts_are_averaged_by_use_and_their_masses_summed():
+    model = moe()
+    with th.no_grad():
+        layer_of(model).router.weight_RK.zero_()
+    add_experts(model, share=0.2)  # gates: 0.2 each
+    with th.no_grad():
+        layer_of(model).router.bias_K.copy_(th.tensor([0.1, 0.3, 0.2, 0.2, 0.2]).log())
+    weight = layer_of(model).experts.last.weight.detach().clone()
+    merge_experts(model, [0, 1], tower="pi", probe=observed(model))
+    found = layer_of(model).experts.last.weight
+    th.testing.assert_close(found[0], 0.25 * weight[0] + 0.75 * weight[1])
+    th.testing.assert_close(gates(model)[0], th.tensor([0.4, 0.2, 0.2, 0.2]))
+
+
+def test_without_a_probe_all_count_the_same():
+    model = moe()
+    weight = layer_of(model).experts.last.weight.detach().clone()
+    merge_experts(model, [3, 1, 2])
+    th.testing.assert_close(layer_of(model).experts.last.weight[1], weight[1:].mean(0))
+
+
+def test_frozen_experts_keep_their_places_when_others_go():
+    model = moe()
+    sb3_moe.freeze_experts(model, [1, 3], tower="pi")
+    remove_experts(model, [0])
+    assert model.policy.frozen_experts == {"pi.middle": [0, 2]}
+    merge_experts(model, [0, 2])
+    assert model.policy.frozen_experts == {"pi.middle": [0]}
+    merge_experts(model, [0, 1])
+    assert model.policy.frozen_experts is None
+    assert "frozen_experts" not in model.policy_kwargs
+
+
+# What is written down.
+
+
+def test_changes_are_kept_on_the_model_and_logged():
+    model = moe()
+    add_experts(model, tower="pi")
+    remove_experts(model, [2], tower="pi")
+    steps = model.num_timesteps
+    assert (
+        loaded(model).expert_log
+        == model.expert_log
+        == [
+            {"step": steps, "what": "add", "mixtures": ["pi.middle"], "n": 1, "like": None},
+            {"step": steps, "what": "remove", "mixtures": ["pi.middle"], "experts": [2]},
+        ]
+    )
+    assert model.logger.name_to_value["experts/number/pi.middle"] == 4
+
+
+def test_options_say_how_many_experts_each_tower_has():
+    model = moe()
+    add_experts(model, tower="vf")
+    assert model.policy_kwargs["num_experts"] == {"pi": None, "vf": 5}
+    assert model.policy_kwargs["router_kwargs"] == {
+        "pi": None,
+        "vf": {"bias": True, "num_slots": 1},
+    }
+    add_experts(model, tower="pi")
+    assert model.policy_kwargs["num_experts"] == 5
+
+
+# What is refused.
+
+
+class Told(SoftMoE):
+    """Scores, and no way to add a number to them."""
+
+    name = "told"
+
+    @classmethod
+    def build(cls, experts, sees, *, num_slots=None):
+        return super().build(experts, sees, num_slots=num_slots)
+
+
+REFUSED = {
+    "n": ({}, lambda m: add_experts(m, 0), ValueError, "`n` must be at least 1, got 0"),
+    "n type": ({}, lambda m: add_experts(m, 1.0), TypeError, "`n` must be an int, got 1.0"),
+    "share": (
+        {}, lambda m: add_experts(m, 2, share=0.5), ValueError,
+        r"`share` must be in \(0, 1/n\), n=2, got 0.5",
+    ),
+    "nan": ({}, lambda m: add_experts(m, share=np.nan), ValueError, "`share` must be .*got nan"),
+    "perturb": ({}, lambda m: add_experts(m, perturb=-1), ValueError, "`perturb` must be at least"),
+    "like": (
+        {}, lambda m: add_experts(m, like=4), ValueError,
+        r"`like` must hold numbers in \[0, num_experts=4\) of pi.middle, got 4",
+    ),
+    "like type": ({}, lambda m: add_experts(m, like="a"), TypeError, "`like` must hold ints.*'a'"),
+    "unknown": (
+        {}, lambda m: remove_experts(m, [1, 7]), ValueError,
+        r"`experts` must hold numbers in \[0, num_experts=4\) of pi.middle, got 7",
+    ),
+    "a number": ({}, lambda m: remove_experts(m, 1), TypeError, "`experts` must be a list.*got 1"),
+    "a float": ({}, lambda m: remove_experts(m, [1.0]), TypeError, "must hold ints.*got 1.0"),
+    "twice": ({}, lambda m: merge_experts(m, [1, 1]), ValueError, "name each expert once.*1, 1"),
+    "the last": (
+        {"num_experts": 2}, lambda m: remove_experts(m, [0, 1]), ValueError,
+        r"leave at least 1, of the 2 experts of pi.middle, got \[0, 1\]",
+    ),
+    "none": ({}, lambda m: remove_experts(m, []), ValueError, r"must name some.*got \[\]"),
+    "one": ({}, lambda m: merge_experts(m, [2]), ValueError, r"at least 2 to be merged, got \[2\]"),
+    "no gates": (
+        {}, lambda m: merge_experts(m, [0, 1], probe=np.full((2, 8), np.nan, np.float32)),
+        ValueError, r"`probe` must be observations on which gates are numbers, got \[nan, nan\]",
+    ),
+    "top_k": (
+        {"router": "top_k", "top_k": 3}, lambda m: remove_experts(m, [0, 1]), ValueError,
+        r"`top_k` must be in \[1, num_experts=2\], got 3",
+    ),
+    "tower": (
+        {}, lambda m: add_experts(m, tower="pi.middle"), ValueError,
+        r"`tower` must be one of \['pi', 'vf'\], whose mixtures.*got 'pi.middle'",
+    ),
+    "task": ({"router": "task"}, add_experts, ValueError, "an expert for each task in pi.middle"),
+    "dense": ({"placement": "none"}, add_experts, ValueError, "the policy has no mixture"),
+    "own": ({"router": Tempered}, add_experts, ValueError, "`router`='tempered' must name in `by_"),
+    "told": ({"router": Told}, add_experts, ValueError, "`router`='told' can't share out gates"),
+    "opaque": (
+        {"expert": Skipping}, lambda m: add_experts(m, like=0), ValueError, "`perturb` must be 0",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
+    options, act, error, text = REFUSED[name]
+    model = moe(**options)
+    before = all_of(model)
+    with pytest.raises(error, match=text):
+        act(model)
+    assert_unchanged(model, before)
+
+
+def test_one_of_several_critics_is_none_whose_experts_can_be_counted_alone():
+    with pytest.raises(ValueError, match=r"`tower` must be one of \['pi', 'qf'\].*got 'qf0'"):
+        remove_experts(moe("SAC"), [0], tower="qf0")
+
+
+def test_frozen_experts_can_not_be_scaled():
+    model = moe(router="uniform")
+    sb3_moe.freeze_experts(model, [2])
+    before = all_of(model)
+    with pytest.raises(
+        ValueError, match=r"`router`='uniform'.*those of \[2\] of pi.middle are fro"
+    ):
+        add_experts(model)
+    assert_unchanged(model, before)
+
+
+def test_experts_that_are_switched_off_for_a_while_are_left_alone():
+    model = moe()
+    with (
+        sb3_moe.without_expert(model, "pi", 0),
+        pytest.raises(
+            ValueError, match=r"`model` must not be inside without_expert.*got pi.middle"
+        ),
+    ):
+        add_experts(model)
+
+
+def test_what_is_no_model_of_ours_is_refused():
+    with pytest.raises(TypeError, match="`model` must be an SB3 model, got a NoneType"):
+        add_experts(None)
+    with pytest.raises(TypeError, match="`model` must have one of this package's policies"):
+        add_experts(arena.make("PPO", "MlpPolicy"))
+
+
+# Beside other parts.
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"weights": "softmax", "bias": True}], ids=str)
+def test_rows_by_task_are_shared_out_too(kwargs):
+    model = moe(router="embedding", router_kwargs={"shared": True, **kwargs}, placement="all")
+    old, before = loaded(model), gates(model, "pi.all.0")
+    add_experts(model, like=1, share=0.25)
+    assert gap(model, old) < 1e-5
+    th.testing.assert_close(gates(model, "pi.all.0")[:, 4], 0.25 * before[:, 1])
+    add_experts(model, share=0.1)
+    total = before.sum(1)
+    th.testing.assert_close(gates(model, "pi.all.2")[:, 5], 0.1 * total)
+    th.testing.assert_close(gates(model, "pi.all.2").sum(1), total)
+    assert gap(loaded(model), model) == 0
+    model.learn(16, reset_num_timesteps=False)
+
+
+def test_experts_made_orthogonal_can_not_be_copied():
+    model = moe(router="embedding", combine="orthogonal")
+    before = all_of(model)
+    with pytest.raises(ValueError, match=r"`like` needs experts whose outputs are summed as they"):
+        add_experts(model, like=0)
+    assert_unchanged(model, before)
+    add_experts(model)
+    model.learn(16, reset_num_timesteps=False)
+
+
+def test_a_router_that_is_held_stays_held_and_a_penalty_goes_on():
+    model = moe(spectral_coef=0.1)
+    layer_of(model).hold_router(True)
+    add_experts(model, like=0)
+    before = {name: p.detach().clone() for name, p in layer_of(model).router.named_parameters()}
+    model.learn(16, reset_num_timesteps=False)
+    for name, parameter in layer_of(model).router.named_parameters():
+        assert th.equal(parameter, before[name])
+    assert layer_of(model).penalty is not None
+
+
+def test_a_model_that_trains_sparsely_is_left_alone():
+    model = moe()
+    first = model.policy.optimizer.param_groups[0]["params"][0]
+    set_masks(model.policy.optimizer, {first: th.ones_like(first, dtype=th.bool)})
+    with pytest.raises(ValueError, match="`model` must not train sparsely: SparseTrainingCallback"):
+        add_experts(model)

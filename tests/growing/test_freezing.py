@@ -1,0 +1,269 @@
+"""Frozen experts stay bit for bit while all else learns, through files too, and can go on."""
+
+import copy
+
+import arena
+import numpy as np
+import pytest
+import reference
+import torch as th
+from dense_models import gap
+from experts_in_models import all_of, assert_same, assert_unchanged, loaded, moe, of_expert
+from torch import nn
+
+import sb3_moe
+from sb3_moe import freeze_experts, thaw_experts
+from sb3_moe.callbacks import SnapshotCallback
+from sb3_moe.layers import SeparateNetworks, mlp_experts
+from sb3_moe.networks import networks_of
+from sb3_moe.optimizers.idle_experts import IdleExperts
+from sb3_moe.snapshot.resuming import resume
+
+CASES = {
+    "PPO": {"placement": "all"},
+    "A2C": {"router": "top_k"},
+    "TRPO": {"placement": "body"},
+    "DQN": {"optimizer_class": th.optim.AdamW, "optimizer_kwargs": {"weight_decay": 0.1}},
+    "SAC": {"optimizer_class": th.optim.SGD, "optimizer_kwargs": {"momentum": 0.9}},
+    "TD3": {"placement": "big"},
+    "CrossQ": {"placement": "body"},
+    "RecurrentPPO": {"router": "task"},
+}
+
+
+@pytest.mark.parametrize("algorithm", CASES)
+def test_frozen_experts_stay_and_their_neighbours_learn(algorithm):
+    model = moe(algorithm, **CASES[algorithm])
+    names = list(model.policy.moe_layers())
+    freeze_experts(model, [0, 2])
+    still = {(name, k): of_expert(model, name, k) for name in names for k in (0, 2)}
+    moving = {name: of_expert(model, name, 1) for name in names}
+    model.learn(32, reset_num_timesteps=False)
+    for (name, k), tensors in still.items():
+        assert_same(of_expert(model, name, k), tensors)
+    for name, tensors in moving.items():
+        found = of_expert(model, name, 1)
+        assert any(not th.equal(found[key], each) for key, each in tensors.items()), name
+
+
+def test_running_averages_within_a_frozen_expert_stay_too():
+    model = moe("CrossQ", placement="body")
+    freeze_experts(model, [1])
+    name = "qf0.body"
+    statistics = [key for key in of_expert(model, name, 1) if "ra_" in key]
+    before, other = (of_expert(model, name, k) for k in (1, 0))
+    model.learn(32, reset_num_timesteps=False)
+    assert statistics
+    for key in statistics:
+        assert th.equal(of_expert(model, name, 1)[key], before[key])
+        assert not th.equal(of_expert(model, name, 0)[key], other[key])
+
+
+def test_a_frozen_expert_has_no_gradient_and_so_no_part_in_clipping():
+    model = moe("PPO")
+    freeze_experts(model, [1])
+    model.policy.optimizer.zero_grad()
+    obs = model.policy.obs_to_tensor(arena.observe(model))[0]
+    model.policy.predict_values(obs).sum().backward()
+    grad = model.policy.moe_layers()["vf.middle"].experts.last.weight.grad
+    assert th.equal(grad[1], th.zeros_like(grad[1]))
+    assert grad[0].abs().max() > 0
+
+
+def test_experts_that_are_idle_are_not_held_because_another_is_frozen():
+    experts = mlp_experts(3, 4, 5, 2)
+    optimizer = th.optim.Adam(experts.parameters(), lr=0.1)
+    IdleExperts(optimizer, [], always=False, frozen={experts: frozenset([2])})
+    for active in (1.0, 0.0):
+        before = experts.last.weight.detach().clone()
+        for parameter in experts.parameters():
+            parameter.grad = th.ones_like(parameter)
+            parameter.grad[1] = active
+        optimizer.step()
+        moved = [not th.equal(a, b) for a, b in zip(experts.last.weight, before, strict=True)]
+        assert moved == [True, True, False]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_thawed_expert_goes_on_as_with_an_optimiser_of_its_own(apart):
+    th.manual_seed(0)
+    experts = mlp_experts(3, 4, 5, 2)
+    if apart:
+        experts = SeparateNetworks([experts.expert(k) for k in range(3)], 2)
+    ours = th.optim.Adam(experts.parameters(), lr=0.01)
+    theirs = reference.OwnOptimizers(experts, lambda tensors: th.optim.Adam(tensors, lr=0.01))
+    for frozen in (set(), {1}, {1, 2}, set()):
+        held = {experts: frozenset(frozen)}
+        hooks = IdleExperts(ours, [], always=False, frozen=held, others=[experts])
+        for _ in range(3):
+            for parameter in experts.parameters():
+                parameter.grad = th.randn_like(parameter)
+            theirs.step({0, 1, 2} - frozen)
+            ours.step()
+            for found, expected in theirs.pairs():
+                th.testing.assert_close(found, expected, atol=1e-6, rtol=0.0)
+        hooks.remove()
+
+
+def test_a_gradient_that_is_no_number_does_not_move_a_frozen_expert():
+    model = moe("DQN")
+    freeze_experts(model, [0])
+    before = of_expert(model, "qf.middle", 0)
+    weight = model.policy.moe_layers()["qf.middle"].experts.last.weight
+    (weight[0].sum() * th.nan).backward()
+    model.policy.optimizer.step()
+    assert_same(of_expert(model, "qf.middle", 0), before)
+
+
+# Through files and copies.
+
+
+def goes_on_frozen(model):
+    before = of_expert(model, "pi.middle", 1)
+    model.learn(16, reset_num_timesteps=False)
+    assert_same(of_expert(model, "pi.middle", 1), before)
+
+
+def test_files_keep_what_is_frozen(tmp_path):
+    model = moe("SAC")
+    freeze_experts(model, [1], tower="pi")
+    sb3_moe.save(model, tmp_path / "frozen.moe")
+    for again in (loaded(model), sb3_moe.load(tmp_path / "frozen.moe", model.get_env())):
+        assert again.policy.frozen_experts == {"pi.middle": [1]}
+        goes_on_frozen(again)
+    model.policy.save(tmp_path / "policy")
+    policy = type(model.policy).load(tmp_path / "policy")
+    assert policy.moe_layers()["pi.middle"].frozen == {1}
+    assert not policy.moe_layers()["qf0.middle"].frozen
+
+
+def test_a_copy_of_a_policy_holds_what_its_original_holds():
+    model = moe("DQN")
+    freeze_experts(model, [1])
+    policy = copy.deepcopy(model.policy)
+    experts = policy.moe_layers()["qf.middle"].experts
+    before = experts.last.weight.detach().clone()
+    experts.last.weight.sum().backward()
+    policy.optimizer.step()
+    assert th.equal(experts.last.weight[1], before[1])
+    assert not th.equal(experts.last.weight[0], before[0])
+    assert th.equal(model.policy.moe_layers()["qf.middle"].experts.last.weight, before)
+
+
+def test_weights_that_are_set_from_another_file_are_held_from_then_on():
+    model, other = moe(seed=0), moe(seed=1)
+    freeze_experts(model, [1])
+    model.set_parameters(other.get_parameters())
+    assert_same(of_expert(model, "pi.middle", 1), of_expert(other, "pi.middle", 1))
+    goes_on_frozen(model)
+
+
+def test_a_run_that_is_resumed_is_the_run_that_was_never_stopped(tmp_path):
+    def weights(model):
+        return th.cat([p.detach().flatten() for p in model.policy.parameters()])
+
+    env = sb3_moe.make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], 2, seed=0)
+    model = sb3_moe_model(env)
+    model.learn(32)
+    sb3_moe.add_experts(model)
+    freeze_experts(model, [0, 1])
+    model.learn(64, [SnapshotCallback(32, tmp_path, keep=9)], reset_num_timesteps=False)
+    again, _ = resume(tmp_path / "checkpoints" / "step-000000000064")
+    again.learn(32, reset_num_timesteps=False)
+    assert again.num_timesteps == model.num_timesteps
+    assert th.equal(weights(again), weights(model))
+
+
+def sb3_moe_model(env):
+    from stable_baselines3 import PPO
+
+    kwargs = {"net_arch": [8]}
+    return PPO(
+        "MoeMultiInputPolicy", env, n_steps=16, batch_size=16, seed=0, policy_kwargs=kwargs,
+        device="cpu",
+    )  # fmt: skip
+
+
+def test_it_is_an_option_of_a_policy_too():
+    model = moe(frozen_experts={"pi": [3]}, placement="all")
+    assert model.policy.frozen_experts == {f"pi.all.{i}": [3] for i in range(3)}
+    thaw_experts(model, tower="pi", layer=-1)
+    assert model.policy_kwargs["frozen_experts"] == {"pi.all.0": [3], "pi.all.1": [3]}
+    thaw_experts(model)
+    assert "frozen_experts" not in model.policy_kwargs
+
+
+def test_one_of_several_critics_can_be_frozen():
+    model = moe("SAC")
+    freeze_experts(model, tower="qf1")
+    assert model.policy.frozen_experts == {"qf1.middle": [0, 1, 2, 3]}
+    assert model.expert_log[-1]["what"] == "freeze"
+
+
+# What is refused.
+
+
+REFUSED = {
+    "unknown": ([4], {}, ValueError, r"`experts` must hold numbers in \[0, num_experts=4\) of pi."),
+    "type": (["0"], {}, TypeError, "`experts` must hold ints, numbers of experts, got '0'"),
+    "a number": (0, {}, TypeError, "`experts` must be a list of numbers of experts, got 0"),
+    "tower": ([0], {"tower": "qf"}, ValueError, r"`tower` must be one of \['pi', 'vf'\].*'qf'"),
+    "layer": ([0], {"tower": "pi", "layer": 3}, ValueError, r"`layer` must be in \[-1, 1\), got 3"),
+    "half": ([0], {"tower": "pi", "layer": 0.5}, TypeError, "`layer` must be an int.*got 0.5"),
+    "no tower": ([0], {"layer": 0}, ValueError, "`layer` needs a `tower` whose mixtures"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
+    experts, kwargs, error, text = REFUSED[name]
+    model = moe()
+    before = all_of(model)
+    with pytest.raises(error, match=text):
+        freeze_experts(model, experts, **kwargs)
+    assert_unchanged(model, before)
+
+
+def test_an_optimiser_of_an_unknown_class_can_not_hold_them():
+    model = moe(optimizer_class=th.optim.Adamax, optimizer_kwargs={})
+    before = all_of(model)
+    with pytest.raises(
+        ValueError, match=r"`frozen_experts` needs `optimizer_class` to be one of.*x"
+    ):
+        freeze_experts(model, [0])
+    assert_unchanged(model, before)
+
+
+def test_a_policy_names_its_option():
+    for value, error, text in [
+        ([1], TypeError, r"`frozen_experts` must be a dict from towers.*got \[1\]"),
+        ({"qf": [1]}, ValueError, r"`frozen_experts` must be one of \['pi', 'vf'\].*got 'qf'"),
+        ({"pi": [9]}, ValueError, r"`frozen_experts` must hold numbers in.*of pi.middle, got 9"),
+    ]:
+        with pytest.raises(error, match=text):
+            arena.make("PPO", frozen_experts=value)
+
+
+def test_a_dense_model_is_made_of_one_with_frozen_experts():
+    model = moe("DQN", num_experts=1)
+    freeze_experts(model)
+    assert gap(sb3_moe.to_dense(model), model) < 1e-5
+
+
+def test_a_dense_model_has_none():
+    with pytest.raises(ValueError, match="the policy has no mixture of experts"):
+        freeze_experts(moe(placement="none"))
+
+
+def test_targets_and_routers_of_frozen_experts_go_on():
+    model = moe("DQN", placement="final")
+    freeze_experts(model)
+    layer = model.policy.moe_layers()["qf.final"]
+    before = layer.router.weight_RK.detach().clone()
+    hidden = next(m for m in model.q_net.modules() if isinstance(m, nn.Linear)).weight
+    was = hidden.detach().clone()
+    model.learn(16, reset_num_timesteps=False)
+    assert not th.equal(layer.router.weight_RK, before)
+    assert not th.equal(hidden, was)
+    assert networks_of(model.policy).follower(layer) is not None
+    assert np.isfinite(float(hidden.detach().sum()))

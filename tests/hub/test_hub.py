@@ -1,0 +1,221 @@
+"""The folder for the Hub: what is in it, what its card says, and that it is uploaded whole."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from sb3_contrib import ARS
+from stable_baselines3 import DQN, PPO
+
+import sb3_moe
+from sb3_moe.evaluation.playing import TaskEpisodes
+from sb3_moe.hub import push, write_folder
+from sb3_moe.hub.card import card, metadata
+from sb3_moe.hub.results import Results
+from sb3_moe.study.card import main
+from sb3_moe.study.cli import console_script
+
+TASKS = ["CartPole-v1", ("SB3MoE/CartPole-v0", {"gravity": 1.62})]
+SMALL = {"episodes": 2, "max_steps": 5}
+CONFIG = {
+    "algorithm": "PPO",
+    "num_timesteps": 64,
+    "versions": {"sb3_moe": "1"},
+    "description": "parts",
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    env = sb3_moe.make_multitask_vec_env(TASKS, n_envs=2, seed=0)
+    return PPO("MoeMultiInputPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    return write_folder(model, tmp_path_factory.mktemp("hub") / "new", **SMALL, repo_id="me/agent")
+
+
+def head_of(text):
+    _, above, _ = text.split("---\n", 2)
+    return yaml.safe_load(above)
+
+
+def results(names=("one", "two"), returns=((1.0, 3.0), (2.0, 2.0))):
+    returns = np.array(returns)
+    played = TaskEpisodes(returns, 10 * np.abs(returns), np.full(returns.shape, np.nan))
+    return Results(list(names), played, deterministic=True)
+
+
+def test_the_folder_holds_the_agent_and_all_that_is_said_of_it(folder, model):
+    names = {each.name for each in folder.iterdir()} - {"replay.mp4", "replay.gif"}
+    assert names == {"README.md", "model.moe", "config.json", "results.json", "replay.html"}
+    loaded = sb3_moe.load(folder / "model.moe", device="cpu")
+    obs = model.get_env().reset()
+    found, wanted = (each.predict(obs, deterministic=True)[0] for each in (loaded, model))
+    np.testing.assert_array_equal(found, wanted)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["policy"] == "MoeMultiInputPolicy"
+    assert config["cost"]["parameters"] == sum(p.numel() for p in model.policy.parameters())
+
+
+def test_there_is_a_film_where_there_are_pictures(folder):
+    assert "film" in (folder / "README.md").read_text()
+    assert [each for each in folder.iterdir() if each.stem == "replay" and each.suffix != ".html"]
+
+
+def test_the_card_says_what_the_results_say(folder):
+    head = head_of((folder / "README.md").read_text())
+    said = json.loads((folder / "results.json").read_text())
+    assert head["library_name"] == "stable-baselines3"
+    assert "mixture-of-experts" in head["tags"]
+    (index,) = head["model-index"]
+    for each in index["results"]:
+        means = said["tasks"][each["dataset"]["name"]]
+        value = f"{means['mean_reward']:.2f} +/- {means['std_reward']:.2f}"
+        assert each["metrics"][0]["value"] == value
+    assert 'hf_hub_download("me/agent", "model.moe")' in (folder / "README.md").read_text()
+
+
+def test_means_are_those_of_the_episodes():
+    said = results().to_json()
+    assert said["tasks"]["one"] == {"mean_reward": 2.0, "std_reward": 1.0, "mean_ep_length": 20.0}
+    assert (said["mean_reward"], said["n_eval_episodes"]) == (2.0, 2)
+
+
+def test_the_hub_reads_the_cards_metadata(folder):
+    cards = pytest.importorskip("huggingface_hub").ModelCard
+    found = cards.load(folder / "README.md").data
+    assert found.model_name == "PPO"
+    assert {each.metric_type for each in found.eval_results} == {"mean_reward"}
+    assert len(found.eval_results) == 2
+
+
+def test_a_name_of_any_characters_is_one_name():
+    names = ["a|b", 'quote" \\ # : - {x}\n---\nend', "é" * 300]
+    ours = results(names, ((1.0, 1.0),) * 3)
+    text = card(CONFIG, ours, metadata("PPO", True, ours, "mit"), ["model.moe"], None)
+    assert [each["dataset"]["name"] for each in head_of(text)["model-index"][0]["results"]] == names
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + len(names)
+    assert {row.replace("\\|", "").count("|") for row in rows} == {5}
+
+
+def test_a_dense_agent_of_a_single_task_goes_by_its_id(tmp_path):
+    model = DQN("MlpPolicy", "CartPole-v1", seed=0, device="cpu", buffer_size=100)
+    before = th.get_rng_state(), np.random.get_state()[1].copy()
+    write_folder(model, tmp_path, episodes=1, max_steps=2)
+    th.testing.assert_close(th.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])
+    head = head_of((tmp_path / "README.md").read_text())
+    assert head["tags"][0] == "CartPole-v1"
+    assert "mixture-of-experts" not in head["tags"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"episodes": 0}, ValueError, "`episodes` must be at least 1, got 0"),
+        ({"episodes": 2.5}, TypeError, "`episodes` must be an int, got 2.5"),
+        ({"max_steps": 0}, ValueError, "`max_steps` must be at least 1, got 0"),
+        ({"deterministic": "no"}, TypeError, "`deterministic` must be a bool, got 'no'"),
+        ({"license": ""}, ValueError, "`license` must not be empty"),
+        ({"repo_id": 3}, TypeError, "`repo_id` must be a str, got 3"),
+        ({"repo_id": "a"}, ValueError, "`repo_id` must be 'user/name', got 'a'"),
+        ({"repo_id": 'a/b")#'}, ValueError, "`repo_id` must be 'user/name', got"),
+    ],
+)
+def test_a_wrong_argument_is_named_before_anything_is_written(
+    model, tmp_path, arguments, error, message
+):
+    with pytest.raises(error, match=message):
+        write_folder(model, tmp_path / "new", **arguments)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_policy_is_no_model(model, tmp_path):
+    with pytest.raises(TypeError, match="`model` must be an SB3 model, got a MoeMultiInputPolicy"):
+        write_folder(model.policy, tmp_path)
+
+
+def test_a_policy_that_can_not_be_watched_is_refused_before_anything_is_written(tmp_path):
+    agent = ARS("LinearPolicy", "CartPole-v1", device="cpu")
+    with pytest.raises(TypeError, match=r"`policy` must be of a known family .* got ARSLinear"):
+        write_folder(agent, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_without_a_card_is_not_uploaded(tmp_path):
+    with pytest.raises(ValueError, match=r"`folder` must have a README\.md"):
+        push(tmp_path, "me/agent")
+
+
+@pytest.mark.parametrize("repo_id", ["", "agent", "me/agent\n", "a/b/c"])
+def test_a_repository_is_named_with_its_user(folder, repo_id):
+    with pytest.raises(ValueError, match="`repo_id` must"):
+        push(folder, repo_id)
+
+
+def test_uploading_says_what_it_needs(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"huggingface_hub: pip install 'sb3-moe\[hub\]'"):
+        push(folder, "me/agent")
+
+
+def test_the_whole_folder_is_uploaded_by_the_hubs_own_library(folder, monkeypatch):
+    calls = []
+
+    class HfApi:
+        def __init__(self, token=None):
+            calls.append(("token", token))
+
+        def create_repo(self, repo_id, **kwargs):
+            calls.append((repo_id, kwargs))
+
+        def upload_folder(self, **kwargs):
+            calls.append(kwargs)
+            return "where it is"
+
+    stub = SimpleNamespace(HfApi=HfApi, __spec__=SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "huggingface_hub", stub)
+    assert push(folder, "me/agent", private=True, token="secret") == "where it is"
+    assert calls == [
+        ("token", "secret"),
+        ("me/agent", {"private": True, "exist_ok": True}),
+        {
+            "repo_id": "me/agent",
+            "folder_path": str(folder),
+            "commit_message": "Upload an agent",
+        },
+    ]
+
+
+def test_the_command_writes_the_folder_of_a_file(folder, tmp_path, capsys):
+    words = ["--tasks", "Classic/CartPole4", "--episodes", "1", "--max-steps", "2"]
+    assert main([str(folder / "model.moe"), *words[:1], "CartPole-v1", *words[2:]]) == 2
+    assert "`--tasks` must be those that the model was trained on" in capsys.readouterr().err
+    out = tmp_path / "out"
+    env = sb3_moe.make_multitask_vec_env("Classic/CartPole4", n_envs=4, seed=0)
+    agent = PPO("MoeMultiInputPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu")
+    sb3_moe.save(agent, tmp_path / "agent.moe")
+    assert main([str(tmp_path / "agent.moe"), *words, "--out", str(out)]) == 0
+    assert set(json.loads((out / "results.json").read_text())["tasks"]) == {
+        "Earth", "Moon", "LongPole", "WeakMotor",
+    }  # fmt: skip
+
+
+def test_the_command_asks_for_tasks(folder, capsys):
+    assert main([str(folder / "model.moe")]) == 2
+    assert "`--tasks` must name a suite or Gymnasium ids, got none" in capsys.readouterr().err
+
+
+def test_the_script_knows_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sb3-moe", "card", "agent.moe"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit, match="2"):
+        console_script()
+    assert "`--tasks` must name a suite" in capsys.readouterr().err

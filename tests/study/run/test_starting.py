@@ -1,0 +1,138 @@
+"""Cells that begin with a trained model."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch as th
+from test_any_cell import CLASSIC, SMALL, STORED, cell
+
+import sb3_moe
+from sb3_moe.saving.reading import load
+from sb3_moe.study.run.cell import train_cell
+from sb3_moe.study.run.folder import CellFolder, read_json
+from sb3_moe.study.run.learner import build
+from sb3_moe.study.run.starting import begin_with, start_of
+from sb3_moe.study.spec.config import Architecture
+from sb3_moe.study.spec.networks import check_networks
+from sb3_moe.study.spec.start import StartFrom
+
+DENSE = {"placement": "none", "net_arch": [8]}
+ON_POLICY = {"arguments": {"n_steps": 8, "batch_size": 8}, "preset": "none"}
+OFF_POLICY = {"algorithm": "DQN", "arguments": STORED}
+
+
+def first(**values):
+    values = {"regime": "crl", "order": ("CartPole",), **values}
+    one = cell(CLASSIC, policy_kwargs=DENSE, **values)
+    return replace(one, architecture=replace(one.architecture, name="dense"))
+
+
+def second(one, policy_kwargs=SMALL, start=None, **values):
+    start = start or StartFrom(architecture="dense", order=("CartPole",))
+    grown = Architecture(name="grown", policy_kwargs=policy_kwargs, start_from=start)
+    return replace(one, architecture=grown, order=("Acrobot",), **values)
+
+
+def outputs(model, obs):
+    with th.no_grad():
+        return sb3_moe.networks.networks_of(model.policy).outputs(
+            model.policy.obs_to_tensor(obs)[0]
+        )
+
+
+@pytest.mark.parametrize("values", [ON_POLICY, OFF_POLICY], ids=["PPO", "DQN"])
+@pytest.mark.parametrize("policy_kwargs", [SMALL, DENSE], ids=["upcycled", "dense"])
+def test_a_cell_begins_with_what_the_other_ended_with(tmp_path, values, policy_kwargs):
+    one = first(**values)
+    train_cell(one, CellFolder(tmp_path / one.name))
+    two = second(one, policy_kwargs)
+    folder = CellFolder(tmp_path / two.name)
+    train_cell(two, folder)
+    assert folder.state().status == "done"
+    said = read_json(folder.path / "start_from.json")
+    assert said["model"] == f"{one.name}/model.moe"
+    assert said["steps"] == one.total_steps
+    assert said["upcycled"] == ("copy" if policy_kwargs is SMALL else None)
+
+    trained, (model, env) = load(tmp_path / one.name / "model.moe"), build(two)
+    obs = env.reset()
+    begin_with(model, two, start_of(two, tmp_path))
+    before, after = outputs(trained, obs), outputs(model, obs)
+    for tower, values_B in before.items():
+        th.testing.assert_close(after[tower], values_B, rtol=1e-5, atol=1e-5)
+    assert model.num_timesteps == 0
+    assert model.policy.optimizer.state
+    env.close()
+
+
+def test_a_cell_that_goes_on_from_a_snapshot_does_not_begin_again(tmp_path, monkeypatch):
+    from test_any_cell import stopped
+
+    one = first(**ON_POLICY)
+    train_cell(one, CellFolder(tmp_path / one.name))
+    two, folders = second(one), [CellFolder(tmp_path / "a" / "x"), CellFolder(tmp_path / "b" / "x")]
+    for each in ("a", "b"):
+        (tmp_path / each / one.name).parent.mkdir()
+        (tmp_path / each / one.name).symlink_to(tmp_path / one.name)
+    train_cell(two, folders[0])
+    stopped(folders[1], two, 32, monkeypatch)
+    (tmp_path / "b" / one.name).unlink()
+    train_cell(two, folders[1])
+    np.testing.assert_array_equal(*(folder.scores()["returns"] for folder in folders))
+
+
+def test_a_start_that_is_not_there_or_does_not_fit_is_named(tmp_path):
+    one = first(**ON_POLICY)
+    with pytest.raises(ValueError, match=r"`architectures.grown.start_from` .*model.moe, which"):
+        start_of(second(one), tmp_path)
+    lost = second(one, start=StartFrom(model=str(tmp_path / "lost.moe")))
+    with pytest.raises(ValueError, match=r"must name a trained model, got .*lost.moe, which isn't"):
+        start_of(lost, tmp_path)
+    (tmp_path / "bad.moe").write_bytes(b"no model")
+    model, env = build(second(one))
+    with pytest.raises(ValueError, match=r"`start_from` can't load .*bad.moe \(UnsafeFileError"):
+        begin_with(model, second(one), tmp_path / "bad.moe")
+    env.close()
+
+
+def test_networks_that_do_not_fit_are_found_out_before_any_cell_starts(tmp_path):
+    one = first(**ON_POLICY)
+    check_networks([one, second(one)])
+    wide = second(one, {**SMALL, "net_arch": [16]})
+    with pytest.raises(ValueError, match=r"'grown' can't be built: .*start_from` doesn't fit: "):
+        check_networks([one, wide])
+    other = first(**OFF_POLICY)
+    path = tmp_path / "dqn.moe"
+    model, env = build(other)
+    sb3_moe.save(model, path)
+    env.close()
+    with pytest.raises(ValueError, match=r"start_from` must be a model of PPO, got DQN"):
+        check_networks([second(one, start=StartFrom(model=str(path)))])
+
+
+def test_each_seed_draws_its_own_actions_whatever_the_seed_of_the_file_was(tmp_path):
+    one = first(**ON_POLICY)
+    model, env = build(one)
+    sb3_moe.save(model, tmp_path / "a.moe")
+    env.close()
+    start, drawn = StartFrom(model=str(tmp_path / "a.moe")), []
+    for seed in (1, 2, 1):
+        grown = second(one, start=start, seed=seed)
+        model, env = build(grown)
+        begin_with(model, grown, tmp_path / "a.moe")
+        drawn.append((th.rand(1).item(), env.reset()["obs"].tolist()))
+        env.close()
+    assert drawn[0] == drawn[2]
+    assert drawn[0][0] != drawn[1][0]
+    assert drawn[0][1] != drawn[1][1]
+
+
+def test_a_model_of_other_tasks_is_refused(tmp_path):
+    one = first(**ON_POLICY)
+    model, env = build(replace(one, tasks=CLASSIC[::-1], games=one.games[::-1]))
+    sb3_moe.save(model, tmp_path / "a.moe")
+    env.close()
+    start = StartFrom(model=str(tmp_path / "a.moe"))
+    with pytest.raises(ValueError, match=r"'grown' can't be built: .*start_from` doesn't fit: "):
+        check_networks([second(one, start=start)])

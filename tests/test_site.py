@@ -1,0 +1,137 @@
+"""The site has what it must, and its tables are the code's."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import check_links
+import draw_placements
+import pages
+import pytest
+
+from sb3_moe.policies.options import DEFAULTS
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REPOSITORY = PROJECT["urls"]["Repository"]
+
+
+def rows(page):
+    """Return the cells of every row of a page's tables that begins with code."""
+    found = re.findall(r"^\| (`.*) \|$", (DOCS / page).read_text(), re.MULTILINE)
+    return [row.split(" | ") for row in found]
+
+
+@pytest.fixture
+def public_names():
+    pytest.importorskip("sb3_contrib", reason="needs the contrib extra")
+    pytest.importorskip("tyro", reason="needs the cli extra")
+    import public_names
+
+    return public_names
+
+
+def test_every_module_with_public_names_is_in_the_reference_once(public_names):
+    assert sorted(public_names.documented_modules()) == sorted(public_names.modules())
+    listed = re.findall(r"^\w+$", (DOCS / "api" / "index.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(page.stem for page in (DOCS / "api").glob("[!i]*.md"))
+
+
+def test_every_public_name_stands_in_the_reference_with_a_text(public_names):
+    written = "\n".join(map(public_names.reference, public_names.documented_modules()))
+    there = set(re.findall(r"^\.\. .*:: (\S+)$", written, re.MULTILINE))
+    assert not public_names.missing(there)
+    assert len(there) > 150
+
+
+def test_a_name_that_is_left_out_is_missed(public_names):
+    assert "sb3_moe.load" in public_names.missing(set())
+
+
+def test_a_name_stands_where_it_is_shortest_to_import(public_names):
+    assert public_names.home("sb3_moe.saving", "load") == ("sb3_moe", "load")
+    assert "Also here: :py:obj:`sb3_moe.UnsafeFileError`" in public_names.reference(
+        "sb3_moe.saving"
+    )
+
+
+def test_links_that_leave_the_pages_lead_to_the_repository():
+    text = "[a](../examples) [b](../README.md#x) [c](routers.md#d) [e](https://e.org) `[f](g)`"
+    assert pages.on_the_site(text.replace(" `[f](g)`", ""), "R") == (
+        "[a](R/tree/main/examples) [b](R/blob/main/README.md#x) [c](routers.md#d) [e](https://e.org)"
+    )
+
+
+def test_links_to_what_the_site_has_of_its_own_stay_there_and_code_is_left_alone():
+    text = "[a](README.md) [b](../CHANGELOG.md) ![c](../d.png)\n```md\n[e](../f)\n```\n"
+    assert pages.on_the_site(text, "R") == (
+        "[a](index.md) [b](changelog.md) ![c](../d.png)\n```md\n[e](../f)\n```\n"
+    )
+
+
+def test_the_navigation_has_every_page():
+    written = "\n".join(pages.tables_of_contents())
+    every = {page.stem for page in DOCS.glob("*.md")} - {"README", "index"}
+    assert every <= set(written.split())
+
+
+def test_addresses_of_others_are_written_well():
+    texts = [path.read_text() for path in (ROOT / "README.md", *DOCS.rglob("*.md"))]
+    found = [address for text in texts for address in re.findall(r"\]\((\w+:[^)]*)\)", text)]
+    assert len(found) >= 10
+    assert not [
+        each
+        for each in found
+        if not re.fullmatch(r"https://[\w.-]+\.\w+(/[\w./~-]*)?(#\S+)?", each)
+    ]
+
+
+def test_a_link_of_the_built_site_that_leads_nowhere_is_found(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<p id="here"></p><a href="b.html#there">1</a><a href="#here">2</a><a href="b.html#no">3</a>'
+        '<img src="c.png"><a href="https://e.org/x">4</a><a href="R/blob/main/README.md">5</a>'
+        '<a href="R/blob/main/NONE.md">6</a>'
+    )
+    (tmp_path / "b.html").write_text('<p id="there"></p><a href="d.html">7</a>')
+    assert check_links.broken(tmp_path, "R") == [
+        "a.html: b.html#no",
+        "a.html: c.png",
+        "a.html: R/blob/main/NONE.md",
+        "b.html: d.html",
+    ]
+
+
+def test_the_drawing_of_the_placements_is_that_of_their_rows():
+    assert draw_placements.FILE.read_text() == draw_placements.drawing(), (
+        "run: python docs/_ext/draw_placements.py"
+    )
+
+
+def test_options_on_their_page_exist_and_have_the_defaults_that_it_says():
+    table = [row for row in rows("options.md") if len(row) == 4]
+    assert len(table) >= 10
+    for option, default, *_ in table:
+        assert repr(DEFAULTS[option.strip("`")]) == default.strip("`").replace('"', "'")
+
+
+def test_every_extra_is_on_the_page_that_says_how_to_install():
+    text = (DOCS / "install.md").read_text()
+    assert not [extra for extra in PROJECT["optional-dependencies"] if f"`{extra}`" not in text]
+
+
+def test_what_is_to_be_cited_is_what_the_citation_file_says():
+    yaml = pytest.importorskip("yaml", reason="needs the cli extra")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    text = (DOCS / "citing.md").read_text().replace("\\_", "_")
+    wanted = [cited["title"], cited["version"], cited["references"][0]["title"]]
+    for words in wanted:
+        assert words in text.replace("{RL}", "RL")
+
+
+def test_the_site_for_readers_is_built_as_here():
+    yaml = pytest.importorskip("yaml", reason="needs the cli extra")
+    config = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text())
+    (install,) = config["python"]["install"]
+    assert set(install["extra_requirements"]) <= set(PROJECT["optional-dependencies"])
+    assert config["sphinx"] == {"configuration": "docs/conf.py", "fail_on_warning": True}

@@ -1,0 +1,95 @@
+"""What docs/integrations.md says of trackers: offline logs, read back by the trackers' own code."""
+
+import json
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.full
+PAGE = Path(__file__).parents[1] / "docs" / "integrations.md"
+GROUPS = {"rollout", "time", "train", "eval", "moe", "plasticity"}
+
+
+def run_snippet(first, monkeypatch, folder):
+    """Run the page's code that imports a tracker, with fewer steps."""
+    monkeypatch.chdir(folder)
+    codes = re.findall(r"^```py\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    (code,) = [each for each in codes if f"import {first}\n" in each]
+    code = code.replace("10_000", "512").replace("1_000", "256")
+    namespace = {"__name__": "snippet"}
+    exec(compile(code, str(PAGE), "exec"), namespace)
+    return namespace
+
+
+def check_names(names):
+    assert {name.partition("/")[0] for name in names} >= GROUPS
+    assert {"eval/Moon/mean_reward", "moe/load/pi.middle/0"} <= set(names)
+
+
+@pytest.mark.filterwarnings("ignore")  # those of other people's code
+def test_mlflow_takes_every_number(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    run_snippet("mlflow", monkeypatch, tmp_path)
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs(["0"])
+    check_names(run.data.metrics)
+    loads = [
+        client.get_metric_history(run.info.run_id, f"moe/load/pi.middle/{k}") for k in range(4)
+    ]
+    for at_once in zip(*loads, strict=True):
+        assert sum(each.value for each in at_once) == pytest.approx(1)
+        assert len({each.step for each in at_once}) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_takes_every_number_from_tensorboard(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run_snippet("wandb", monkeypatch, tmp_path)
+    (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    rows = list(history(log))
+    check_names({name for row in rows for name in row})
+
+
+def history(log):
+    """Yield what was logged at each step."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    for data in chunks(log.read_bytes()):
+        record = Record()
+        record.ParseFromString(data)
+        yield {
+            each.key or "/".join(each.nested_key): json.loads(each.value_json)
+            for each in record.history.item
+        }
+
+
+def chunks(log):
+    """Yield what W&B has put into a log of LevelDB's format: 32 KiB blocks, 7 bytes before them."""
+    place, parts = 7, b""
+    while place + 7 <= len(log):
+        if 32_768 - place % 32_768 < 7:  # no room for a header: zeros to the end of the block
+            place += 32_768 - place % 32_768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", log, place)
+        parts += log[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard_reads_every_group(tmp_path, monkeypatch):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    run_snippet("wandb", monkeypatch, tmp_path)
+    (folder,) = tmp_path.glob("runs/*/PPO_1")
+    found = accumulators.EventAccumulator(str(folder)).Reload()
+    check_names(found.Tags()["scalars"])

@@ -1,0 +1,48 @@
+"""The messages on the page of troubles are those of the packages."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
+GAP = "…"
+# Code between one pair of backticks, or two; a row may begin with what is no message.
+ROW = re.compile(r"^\| (?:``(.+?)``|`(.+?)`) \| ", re.MULTILINE)
+MESSAGES = [two or one for two, one in ROW.findall(PAGE)]
+
+
+def texts(path):
+    """Yield every text of a file, with a gap for each value that is put into it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            parts = (part.value if isinstance(part, ast.Constant) else GAP for part in node.values)
+            yield "".join(parts)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def raised():
+    files = [*(ROOT / "sb3_moe").rglob("*.py"), *(ROOT / "envs").rglob("*.py")]
+    return "\n".join(text for path in files for text in texts(path))
+
+
+@pytest.fixture(scope="module")
+def every_text():
+    return raised()
+
+
+def test_the_page_has_messages():
+    assert len(MESSAGES) >= 15
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_on_the_page_is_one_of_the_packages(message, every_text):
+    if re.fullmatch(r"\w+", message):
+        assert f"class {message}(" in "".join(
+            path.read_text() for path in (ROOT / "sb3_moe").rglob("*.py")
+        )
+    else:
+        assert message.strip(GAP) in every_text

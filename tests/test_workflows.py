@@ -1,0 +1,112 @@
+"""What GitHub is told is what there is: targets, extras, versions, addresses."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sb3_moe.version import __version__
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MAKEFILE = (ROOT / "Makefile").read_text()
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
+TARGETS = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
+MAKE = re.compile(r"\bmake ([\w-]+)")
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def jobs(path):
+    return yaml.safe_load(path.read_text())["jobs"]
+
+
+def steps(path):
+    return [step for job in jobs(path).values() for step in job["steps"]]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=name_of)
+def test_a_workflow_runs_targets_that_there_are(path):
+    asked = [target for step in steps(path) for target in MAKE.findall(step.get("run", ""))]
+    assert set(asked) <= TARGETS
+    for step in steps(path):
+        assert ("run" in step) != ("uses" in step)
+        assert "uses" not in step or re.search(r"@(v\d+|release/v1)$", step["uses"])
+    for job in jobs(path).values():
+        assert "timeout-minutes" in job
+
+
+@pytest.mark.parametrize("path", [ROOT / ".ci" / "run", ROOT / "CONTRIBUTING.md"], ids=name_of)
+def test_other_files_name_targets_that_there_are(path):
+    assert set(MAKE.findall(path.read_text())) - {"sure"} <= TARGETS
+
+
+def test_every_target_is_phony_and_every_extra_that_one_installs_exists():
+    phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[1].split()
+    assert set(phony) == TARGETS
+    asked = {
+        extra for group in re.findall(r'"\.\[([\w,-]+)\]"', MAKEFILE) for extra in group.split(",")
+    }
+    assert asked <= set(PROJECT["optional-dependencies"])
+
+
+def test_every_python_that_is_promised_is_tried():
+    promised = {each.rpartition(" ")[2] for each in PROJECT["classifiers"] if ":: 3." in each}
+    matrix = jobs(ROOT / ".github" / "workflows" / "ci.yml")["test"]["strategy"]["matrix"]
+    assert set(matrix["python"]) == promised
+    assert min(promised) == PROJECT["requires-python"].removeprefix(">=")
+
+
+def test_the_lowest_torch_is_the_one_that_is_tried():
+    (torch,) = [each for each in PROJECT["dependencies"] if each.startswith("torch")]
+    assert f'"torch=={torch.removeprefix("torch>=")}.*"' in MAKEFILE
+
+
+def test_only_the_step_that_publishes_may_sign():
+    release = jobs(ROOT / ".github" / "workflows" / "release.yml")
+    assert [name for name, job in release.items() if "permissions" in job] == ["publish"]
+    assert release["publish"]["permissions"] == {"id-token": "write"}
+    assert release["publish"]["needs"] == "build"
+    for path in WORKFLOWS:
+        assert yaml.safe_load(path.read_text())["permissions"] == {"contents": "read"}
+
+
+def test_a_tag_is_compared_with_the_packages_version():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / ".github" / "version.py")], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == __version__ == PROJECT["version"]
+
+
+@pytest.mark.parametrize("path", FORMS, ids=name_of)
+def test_a_form_for_issues_has_what_github_asks_for(path):
+    form = yaml.safe_load(path.read_text())
+    assert {"name", "description", "body"} <= form.keys()
+    assert all({"label"} <= each["attributes"].keys() for each in form["body"])
+
+
+@pytest.mark.parametrize("name", [".pre-commit-config.yaml", ".github/dependabot.yml"])
+def test_other_settings_are_read(name):
+    assert yaml.safe_load((ROOT / name).read_text())
+
+
+def test_addresses_are_those_of_the_project():
+    repository = PROJECT["urls"]["Repository"]
+    for path in [*ROOT.glob("*.*"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/**/*.yml")]:
+        if path.is_file() and path.suffix in (".md", ".yml", ".toml", ".cff"):
+            ours = re.findall(r"https://github\.com/sb3.moe[^\s)\"'>]*", path.read_text())
+            assert all(each.startswith(repository) for each in ours), path
+    assert all(each.startswith("https://") for each in PROJECT["urls"].values())
+
+
+def test_what_a_source_distribution_needs_is_named():
+    named = (ROOT / "MANIFEST.in").read_text().split()
+    assert {"benchmarks", "docs", "examples", "tests", "CHANGELOG.md", "Makefile"} <= set(named)
+    assert all((ROOT / name).exists() for name in named if "." in name and "*" not in name)

@@ -1,0 +1,31 @@
+"""What is misspelt when a world is built is named with what was meant."""
+
+import pytest
+
+from sb3_moe import make_multitask_vec_env
+from sb3_moe_envs import Cycle, MultiTaskEnv
+
+TASKS = ["CartPole-v1", "Acrobot-v1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("n_env", "; did you mean 'n_envs'?"), ("num_envs", "; did you mean 'n_envs'?"), ("zz", "$")],
+)
+def test_an_unknown_argument_is_named(name, hint):
+    message = rf"make_multitask_vec_env got an unexpected keyword argument '{name}'"
+    with pytest.raises(TypeError, match=message + hint.replace("?", r"\?")):
+        make_multitask_vec_env(TASKS, **{name: 2})
+
+
+def test_a_misspelt_suite_is_named_with_its_neighbour():
+    with pytest.raises(ValueError, match=r"got 'MinAtar/MTRL'; did you mean 'MinAtar/MTRL3'\?"):
+        make_multitask_vec_env("MinAtar/MTRL")
+    with pytest.raises(ValueError, match=r"got 'zz'$"):
+        make_multitask_vec_env("zz")
+
+
+@pytest.mark.parametrize("build", [make_multitask_vec_env, MultiTaskEnv])
+def test_a_schedules_class_is_no_schedule(build):
+    with pytest.raises(TypeError, match=r"a schedule, Cycle\(\.\.\.\), not its class, got <class"):
+        build(TASKS, schedule=Cycle)

@@ -1,0 +1,213 @@
+"""Files for the zoo have every suite, with arguments that algorithms and policies take."""
+
+import inspect
+
+import gymnasium as gym
+import pytest
+import torch as th
+import yaml
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO, SAC
+from torch import nn
+
+from sb3_moe.policies.options import DEFAULTS, per_tower
+from sb3_moe.presets import MINATAR_PPO
+from sb3_moe.zoo.__main__ import main
+from sb3_moe.zoo.files import FOLDER, hyperparameters
+from sb3_moe.zoo.given import class_of, read_kwargs
+from sb3_moe.zoo.options import CHOICES, join, sample_options
+from sb3_moe_envs import SUITES, registration
+
+ALGORITHMS = {"ppo": PPO, "dqn": DQN, "sac": SAC}
+# What the zoo reads itself.
+OF_THE_ZOO = {"policy", "n_timesteps", "n_envs", "env_kwargs", "normalize", "policy_kwargs"}
+BOX = ("Classic/Pendulum", "MuJoCo/", "MetaWorld/")
+
+
+def read(algorithm):
+    return yaml.safe_load(hyperparameters(algorithm).read_text())
+
+
+def kwargs_of(entry):
+    return eval(entry.get("policy_kwargs", "{}"), {"nn": nn})
+
+
+def suites(algorithm):
+    """Name the suites that an algorithm can play; those of one task of Meta-World are left out."""
+    for name in SUITES:
+        plays = {"ppo": True, "dqn": not name.startswith(BOX), "sac": name.startswith(BOX)}
+        if plays[algorithm] and not name.startswith("MetaWorld/MT1-"):
+            yield f"SB3MoE/{name.replace('/', '-')}-v0"
+
+
+SUITES_OF = {algorithm: list(suites(algorithm)) for algorithm in ALGORITHMS}
+ENTRIES = [(algorithm, name) for algorithm in ALGORITHMS for name in read(algorithm)]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_there_is_an_entry_for_every_suite_and_every_id_is_registered(algorithm):
+    entries = read(algorithm)
+    assert set(SUITES_OF[algorithm]) <= entries.keys()
+    ids = {name for name in entries if name not in ("default", "atari")}
+    assert ids <= {f"SB3MoE/{name}" for name in registration.IDS}
+    for name in ids:
+        dict_observations = name.removeprefix("SB3MoE/") in {
+            f"{suite.replace('/', '-')}-v0" for suite in SUITES
+        }
+        assert (entries[name]["policy"] == "MoeMultiInputPolicy") == dict_observations
+
+
+@pytest.mark.parametrize(("algorithm", "name"), ENTRIES)
+def test_an_entry_holds_what_its_algorithm_and_policy_take(algorithm, name):
+    entry, cls = read(algorithm)[name], ALGORITHMS[algorithm]
+    taken = inspect.signature(cls).parameters
+    assert set(entry) - OF_THE_ZOO <= set(taken)
+    policy = cls.policy_aliases[entry["policy"]]
+    kwargs = kwargs_of(entry)
+    options = {key: value for key, value in kwargs.items() if key in DEFAULTS}
+    assert per_tower(options, policy.towers)
+    assert set(kwargs) - set(DEFAULTS) <= {
+        "net_arch", "activation_fn", "features_extractor_kwargs"
+    }  # fmt: skip
+    # Schedules count the steps of all copies.
+    copies = entry.get("env_kwargs", {}).get("num_envs")
+    assert copies in (None, entry.get("n_envs"))
+    if name in SUITES_OF[algorithm] and entry.get("n_envs", 1) > 1:
+        assert copies == entry["n_envs"]
+
+
+def test_minatar_has_the_presets_values():
+    entry = read("ppo")["SB3MoE/MinAtar-MTRL3-v0"]
+    assert kwargs_of(entry) == MINATAR_PPO["policy_kwargs"]
+    assert {name: entry[name] for name in MINATAR_PPO if name != "policy_kwargs"} == {
+        name: value for name, value in MINATAR_PPO.items() if name != "policy_kwargs"
+    }
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "name"),
+    [
+        ("ppo", "SB3MoE/Conflict-CartPole8-v0"),
+        ("ppo", "SB3MoE/Classic-Pendulum4-v0"),
+        ("dqn", "SB3MoE/Classic-Mixed3-v0"),
+        ("sac", "SB3MoE/Pendulum-v0"),
+    ],
+)
+def test_a_model_is_made_of_an_entry(algorithm, name):
+    entry = read(algorithm)[name]
+    left = OF_THE_ZOO | {"n_steps", "batch_size"}  # those of many copies
+    given = {key: value for key, value in entry.items() if key not in left}
+    if isinstance(given.get("learning_rate"), str):
+        given = {k: v for k, v in given.items() if k not in ("learning_rate", "clip_range")}
+    env = gym.make(name, **entry.get("env_kwargs", {}))
+    model = ALGORITHMS[algorithm](
+        entry["policy"], env, policy_kwargs=kwargs_of(entry), device="cpu", **given
+    )
+    assert model.policy.moe_layers()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["ppo"], 0, str(FOLDER / "ppo.yml")),
+        (["a2c"], 2, "error: `algorithm` must be among ['dqn', 'ppo', 'sac'], got 'a2c'"),
+        (["../ppo"], 2, "error: `algorithm` must be among ['dqn', 'ppo', 'sac'], got '../ppo'"),
+        ([], 2, "usage: python -m sb3_moe.zoo ALGORITHM"),
+        (["--help"], 0, "usage: python -m sb3_moe.zoo ALGORITHM"),
+    ],
+)
+def test_an_installed_user_finds_a_file_by_a_command(words, status, said, capsys):
+    assert main(words) == status
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).strip() == said
+
+
+class Trial:
+    """Chooses the last of each choice, and remembers all."""
+
+    def __init__(self):
+        self.asked = {}
+
+    def suggest_categorical(self, name, choices):
+        self.asked[name] = list(choices)
+        return choices[-1]
+
+
+def sample(given, cls=PPO, policy="MoeMlpPolicy", **kwargs):
+    trial = Trial()
+    sampled = sample_options(trial, cls.policy_aliases[policy], given, **kwargs)
+    assert sampled == {name: choices[-1] for name, choices in trial.asked.items()}
+    return trial.asked
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({}, {"placement", "router", "num_experts"}),
+        ({"net_arch": [8]}, {"placement", "router", "num_experts"}),
+        ({"placement": "final"}, {"router", "num_experts"}),
+        ({"router": "task"}, {"placement"}),
+        ({"router": {"pi": "task", "vf": "soft"}}, {"placement"}),
+        ({"placement": "none"}, set()),
+        ({"placement": {"pi": "none", "vf": "big"}}, {"router", "num_experts"}),
+        ({"placement": "big", "router": "soft", "num_experts": 3}, set()),
+    ],
+)
+def test_what_is_given_is_kept_and_the_rest_sampled(given, asked):
+    assert set(sample(given)) == asked
+
+
+def test_values_that_do_not_go_with_what_is_given_are_not_offered():
+    assert sample({"tokens": "conv"}, policy="MoeCnnPolicy")["placement"] == ["middle", "all"]
+    assert sample({"top_k": 4, "router": "top_k"})["num_experts"] == [4, 8]
+    assert sample({}, use_sde=True)["placement"] == ["middle", "all"]
+    assert sample({"features_extractor_class": nn.Module})["placement"] == ["middle", "all"]
+    assert sample({"num_slots": 2})["router"] == ["soft"]
+
+
+def test_every_choice_makes_a_policy():
+    env = gym.make("CartPole-v1")
+    for placement in CHOICES["placement"]:
+        for router in CHOICES["router"]:
+            kwargs = {"placement": placement, "router": router, "num_experts": 2}
+            PPO("MoeMlpPolicy", env, policy_kwargs=kwargs, device="cpu")
+
+
+def test_what_the_zoo_drops_is_joined_again():
+    sampled = {"gamma": 0.9, "policy_kwargs": {"net_arch": [64], "activation_fn": nn.ReLU}}
+    given = {"placement": "big", "net_arch": [8]}
+    assert join(sampled, given, {"num_experts": 8}) == {
+        "gamma": 0.9,
+        "policy_kwargs": {
+            "placement": "big", "net_arch": [64], "activation_fn": nn.ReLU, "num_experts": 8
+        },
+    }  # fmt: skip
+    tokens = {"tokens": "conv", "net_arch": [8]}
+    assert join(sampled, tokens, {})["policy_kwargs"]["net_arch"] == [8]
+    assert "net_arch" not in join(sampled, {"tokens": "conv"}, {})["policy_kwargs"]
+    assert join({"gamma": 0.9}, given, {})["policy_kwargs"] == given
+
+
+def test_a_dict_is_read_back_from_its_text():
+    given = {
+        "placement": {"pi": "big", "vf": "none"},
+        "net_arch": [64, 64],
+        "activation_fn": nn.ReLU,
+        "optimizer_class": th.optim.Adam,
+        "router_kwargs": {"hidden": (8,)},
+        "match_scale": True,
+        "expert_width": None,
+    }
+    assert read_kwargs(str(given)) == given
+
+
+@pytest.mark.parametrize("value", [lambda: 0, spaces.Discrete(2), float("nan")])
+def test_what_can_not_be_read_back_is_said(value):
+    with pytest.raises(ValueError, match="`policy_kwargs` must hold plain values and classes"):
+        read_kwargs(str({"a": value}))
+
+
+def test_a_policy_is_named_by_alias_or_class():
+    policy = PPO.policy_aliases["MoeMlpPolicy"]
+    assert class_of(str(policy)) is policy
+    assert class_of("MoeMlpPolicy") is None
