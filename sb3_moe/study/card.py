@@ -43,6 +43,8 @@ class Card:
     """Open SB3's zip, which can run code: only your own."""
     algorithm: str = "PPO"
     """Of SB3's zip, which doesn't say."""
+    custom: tuple[str, ...] = ()
+    """Your own classes that a .moe names, such as nearest:Nearest; imported from the path."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "sb3-moe card") -> int:
