@@ -92,3 +92,19 @@ def entries_of(
         **entries,
     }
     return entries, own
+
+
+def own_classes(model: BaseAlgorithm) -> dict[str, Any]:
+    """Return the user's own classes and functions that a file of a model names, by name.
+
+    :param model: as in :func:`save`
+    """
+    encoder = Encoder()
+    encode_arguments(encoder, model)
+    own = dict(encoder.own)
+    algorithm = algorithm_name(type(model))
+    policy = policy_name(type(model), model.policy_class)
+    for named, kind in ((algorithm, type(model)), (policy, model.policy_class)):
+        if is_custom(named):
+            own[named["custom"]] = kind
+    return own
