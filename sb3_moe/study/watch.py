@@ -58,7 +58,7 @@ class Watch:
     model: tyro.conf.Positional[Path]
     """A file of sb3_moe.save (.moe), or SB3's zip with --trust."""
     tasks: tuple[str, ...] = ()
-    """A suite's name, or Gymnasium ids: what the agent was trained on."""
+    """Needed: a suite's name, or Gymnasium ids, which the agent was trained on, in any order."""
     episodes: int = 1
     """Of each task."""
     without: tuple[str, ...] = ()
