@@ -75,7 +75,7 @@ def card(
         "An agent of [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3), trained for "
         f"{config['num_timesteps']:,} steps and saved by sb3_moe {config['versions']['sb3_moe']}.",
         _film(files),
-        f"## Use\n\n```python\n{_usage(repo_id)}\n```",
+        f"## Use\n\n```python\n{_usage(repo_id, config.get('custom_objects', ()))}\n```",
         f"## Results\n\n{_table(results)}",
         f"## Made of\n\n```text\n{config['description']}\n```",
         "## Files\n\n" + "\n".join(f"- `{name}`: {FILES[name]}" for name in files),
@@ -87,13 +87,19 @@ def _film(files: Sequence[str]) -> str:
     return "![The agent plays](replay.gif)" if "replay.gif" in files else ""
 
 
-def _usage(repo_id: str | None) -> str:
-    lines = ["import sb3_moe", ""]
+def _usage(repo_id: str | None, own: Sequence[str]) -> str:
+    lines = ["import sb3_moe"]
     path = '"model.moe"'
     if repo_id:
         lines.insert(0, "from huggingface_hub import hf_hub_download")
         path = f'hf_hub_download("{repo_id}", "model.moe")'
-    return "\n".join([*lines, f"model = sb3_moe.load({path})  # runs nothing from the file"])
+    given = ""
+    if own:
+        parts = [each.partition(":") for each in own]
+        lines += [f"from {module} import {name}" for module, _, name in parts]
+        given = ", custom_objects={" + ", ".join(f'"{n}": {n}' for _, _, n in parts) + "}"
+    call = f"model = sb3_moe.load({path}{given})  # runs nothing from the file"
+    return "\n".join([*lines, "", call])
 
 
 def _table(results: Results) -> str:

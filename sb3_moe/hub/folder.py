@@ -23,6 +23,7 @@ from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving import save
 from sb3_moe.saving.versions import versions
+from sb3_moe.saving.writing import own_classes
 from sb3_moe.watching import Replay, watch
 
 # Half a minute of film for each task.
@@ -94,6 +95,9 @@ def config_of(model: BaseAlgorithm, results: Results, budget: Budget) -> dict[st
         "algorithm": type(model).__name__,
         "policy": type(model.policy).__name__,
         "options": _options(model),
+        "custom_objects": [
+            f"{each.__module__}:{name}" for name, each in own_classes(model).items()
+        ],
         "tasks": results.task_names,
         "num_timesteps": model.num_timesteps,
         "seed": model.seed,

@@ -1,4 +1,4 @@
-"""What callbacks leave on a model, so that a run which goes on with it goes on with them too."""
+"""What callbacks and growing leave on a model, so that a run which goes on with it has it too."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_moe.saving.errors import UnsafeFileError
 from sb3_moe.saving.values import Decoder, Encoder, checked_type
 
-#: The attributes, each a dict of plain values and arrays.
-REMEMBERED = ("task_switches", "anchors", "frozen_routers", "initial_weights")
+#: The attributes, and what each is, of plain values and arrays.
+REMEMBERED: dict[str, type[Any]] = {
+    "task_switches": dict,
+    "anchors": dict,
+    "frozen_routers": dict,
+    "initial_weights": dict,
+    "expert_log": list,
+}
 
 
 def encode_remembered(encoder: Encoder, model: BaseAlgorithm) -> dict[str, Any]:
-    """Return the JSON of what there is, empty where no callback left anything."""
+    """Return the JSON of what there is, empty where nothing was left."""
     found = {name: vars(model).get(name) for name in REMEMBERED}
     return {name: encoder.encode(name, value) for name, value in found.items() if value}
 
@@ -27,7 +33,7 @@ def set_remembered(decoder: Decoder, value: Any, model: BaseAlgorithm) -> None:
     """
     for name, each in checked_type(dict, value, "remembered").items():
         if name not in REMEMBERED:
-            raise UnsafeFileError(f"it remembers {name[:60]!r}, which no callback leaves")
+            raise UnsafeFileError(f"it remembers {name[:60]!r}, which nothing leaves")
         # A copy: callbacks write into their arrays.
         decoded = copy.deepcopy(decoder.decode(name, each))
-        vars(model)[name] = checked_type(dict, decoded, name)
+        vars(model)[name] = checked_type(REMEMBERED[name], decoded, name)

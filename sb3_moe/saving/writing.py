@@ -34,8 +34,8 @@ def save(
 ) -> None:
     """Write a model into a file that :func:`sb3_moe.load` opens without running anything in it.
 
-    Weights, optimisers, arguments, spaces, schedules, step counts and what callbacks remember of
-    task switches, anchors and frozen routers, as JSON and safetensors in a
+    Weights, optimisers, arguments, spaces, schedules, step counts, what callbacks remember of
+    task switches, anchors and frozen routers, and ``expert_log``, as JSON and safetensors in a
     zip; nothing is pickled. Not saved: the environment, the current rollout, the log's window of
     episodes, ``tensorboard_log``. Classes and functions of your own are named in the file;
     ``load`` takes them as ``custom_objects``.
@@ -92,3 +92,19 @@ def entries_of(
         **entries,
     }
     return entries, own
+
+
+def own_classes(model: BaseAlgorithm) -> dict[str, Any]:
+    """Return the user's own classes and functions that a file of a model names, by name.
+
+    :param model: as in :func:`save`
+    """
+    encoder = Encoder()
+    encode_arguments(encoder, model)
+    own = dict(encoder.own)
+    algorithm = algorithm_name(type(model))
+    policy = policy_name(type(model), model.policy_class)
+    for named, kind in ((algorithm, type(model)), (policy, model.policy_class)):
+        if is_custom(named):
+            own[named["custom"]] = kind
+    return own

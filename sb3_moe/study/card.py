@@ -22,7 +22,7 @@ class Card:
     model: tyro.conf.Positional[Path]
     """A file of sb3_moe.save (.moe), or SB3's zip with --trust."""
     tasks: tuple[str, ...] = ()
-    """A suite's name, or Gymnasium ids: what the agent was trained on, in the same order."""
+    """Needed: a suite's name, or Gymnasium ids, which the agent was trained on, in any order."""
     out: Path = Path("hub")
     """The folder."""
     episodes: int = 10
@@ -43,6 +43,8 @@ class Card:
     """Open SB3's zip, which can run code: only your own."""
     algorithm: str = "PPO"
     """Of SB3's zip, which doesn't say."""
+    custom: tuple[str, ...] = ()
+    """Your own classes that a .moe names, such as nearest:Nearest; imported from the path."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "sb3-moe card") -> int:

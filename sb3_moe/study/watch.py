@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 import sb3_moe
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.study.run.folder import check_writable
+from sb3_moe.study.spec.named import imported
 from sb3_moe.tasks.known import names_on
 from sb3_moe.watching.importance import check_importance, expert_importance
 from sb3_moe.watching.record import expert_named
@@ -45,6 +46,10 @@ class Agent(Protocol):
     def algorithm(self) -> str:
         """Of SB3's zip."""
 
+    @property
+    def custom(self) -> tuple[str, ...]:
+        """The user's own classes that the file names."""
+
 
 @dataclass(frozen=True)
 class Watch:
@@ -53,7 +58,7 @@ class Watch:
     model: tyro.conf.Positional[Path]
     """A file of sb3_moe.save (.moe), or SB3's zip with --trust."""
     tasks: tuple[str, ...] = ()
-    """A suite's name, or Gymnasium ids: what the agent was trained on."""
+    """Needed: a suite's name, or Gymnasium ids, which the agent was trained on, in any order."""
     episodes: int = 1
     """Of each task."""
     without: tuple[str, ...] = ()
@@ -72,6 +77,8 @@ class Watch:
     """Open SB3's zip, which can run code: only your own."""
     algorithm: str = "PPO"
     """Of SB3's zip, which doesn't say."""
+    custom: tuple[str, ...] = ()
+    """Your own classes that a .moe names, such as nearest:Nearest; imported from the path."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "sb3-moe watch") -> int:
@@ -139,7 +146,8 @@ def opened(options: Agent) -> BaseAlgorithm:
 
 def _loader(options: Agent) -> Any:
     if options.model.suffix != ".zip":
-        return lambda env: sb3_moe.load(options.model, env, device="cpu")
+        own = {each.partition(":")[2]: imported(each, "--custom") for each in options.custom}
+        return lambda env: _load_safely(options.model, env, own)
     if not options.trust:
         raise ValueError(
             f"{options.model.name} is SB3's file, which can run code when it is opened: say "
@@ -163,6 +171,15 @@ def _loader(options: Agent) -> Any:
         return model
 
     return load
+
+
+def _load_safely(path: Path, env: Any, own: Mapping[str, Any]) -> BaseAlgorithm:
+    try:
+        return sb3_moe.load(path, env, device="cpu", custom_objects=own)
+    except sb3_moe.UnsafeFileError as error:
+        if "custom_objects=" not in str(error):
+            raise
+        raise ValueError(f"{error}: here by --custom package.module:Class") from error
 
 
 def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:

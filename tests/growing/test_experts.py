@@ -311,6 +311,16 @@ def test_changes_are_kept_on_the_model_and_logged():
     assert model.logger.name_to_value["experts/number/pi.middle"] == 4
 
 
+def test_a_file_that_is_safe_to_open_keeps_what_was_done(tmp_path):
+    model = moe()
+    add_experts(model)
+    sb3_moe.save(model, tmp_path / "x.moe")
+    again = sb3_moe.load(tmp_path / "x.moe", device="cpu")
+    assert again.expert_log == model.expert_log
+    add_experts(again, like=0)
+    assert [line["like"] for line in again.expert_log] == [None, 0]
+
+
 def test_options_say_how_many_experts_each_tower_has():
     model = moe()
     add_experts(model, tower="vf")

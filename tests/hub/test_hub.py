@@ -63,6 +63,17 @@ def test_the_folder_holds_the_agent_and_all_that_is_said_of_it(folder, model):
     assert config["cost"]["parameters"] == sum(p.numel() for p in model.policy.parameters())
 
 
+def test_a_card_says_which_classes_of_its_makers_the_agent_needs(tmp_path):
+    options = {"router": "own_parts:Tempered", "num_experts": 2, "net_arch": [4]}
+    model = PPO("MoeMlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, policy_kwargs=options)
+    folder = write_folder(model, tmp_path / "own", episodes=1, max_steps=2)
+    text = (folder / "README.md").read_text()
+    assert "from own_parts import Tempered\n" in text
+    assert 'load("model.moe", custom_objects={"Tempered": Tempered})' in text
+    config = json.loads((folder / "config.json").read_text())
+    assert config["custom_objects"] == ["own_parts:Tempered"]
+
+
 def test_there_is_a_film_where_there_are_pictures(folder):
     assert "film" in (folder / "README.md").read_text()
     assert [each for each in folder.iterdir() if each.stem == "replay" and each.suffix != ".html"]

@@ -253,6 +253,7 @@ BAD_VALUES = {
     "memories": (("remembered",), [], "`remembered` holds no dict"),
     "memory": (("remembered",), {"predict": {"dict": {}}}, "it remembers 'predict'"),
     "memory's": (("remembered",), {"anchors": 3}, "`anchors` holds no dict"),
+    "log": (("remembered",), {"expert_log": {"dict": {}}}, "`expert_log` holds no list"),
     "versions": (("versions",), [], "`versions` holds no dict"),
     "algorithm": (("algorithm",), "os.system", "its algorithm is 'os.system', none of"),
     "policy": (("policy",), "os.system", "its policy is 'os.system', none of"),

@@ -45,6 +45,19 @@ def test_a_file_becomes_a_page(files, tmp_path, capsys, name):
     ]
 
 
+def test_a_router_of_ones_own_is_named_on_the_command_line(tmp_path, capsys):
+    options = {"router": "own_parts:Tempered", "num_experts": 2, "net_arch": [4]}
+    model = PPO("MoeMlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, policy_kwargs=options)
+    sb3_moe.save(model, tmp_path / "own.moe")
+    words = [str(tmp_path / "own.moe"), "--tasks", "CartPole-v1", "--max-steps", "5"]
+    words += ["--out", str(tmp_path / "page.html")]
+    assert main(words) == 2
+    assert "'Tempered': ...} to say what that is: here by --custom" in capsys.readouterr().err
+    assert main([*words, "--custom", "own_parts:Missing"]) == 2
+    assert "`--custom` must be `package.module:Class`" in capsys.readouterr().err
+    assert main([*words, "--custom", "own_parts:Tempered"]) == 0
+
+
 @pytest.mark.parametrize("name", ["agent.moe", "agent.zip"])
 def test_tasks_are_played_in_the_models_order_whatever_the_lines(files, tmp_path, name):
     pages = []
