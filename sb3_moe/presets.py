@@ -81,7 +81,7 @@ SPHERE: dict[str, Any] = {
 # Arguments of SAC, TQC and CrossQ: a temperature for each task, under the algorithm's own of 1.
 TASK_TEMPERATURES: dict[str, Any] = {
     "ent_coef": 1.0,
-    "policy_kwargs": {"task_temperature": True},
+    "policy_kwargs": {"ent_coef_per_task": True},
 }
 
 

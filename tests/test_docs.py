@@ -74,6 +74,8 @@ def suites_as_before():
     SUITES.update(before)
 
 
+# The pages before it may have loaded jax, which warns of forks.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 @pytest.mark.usefixtures("suites_as_before")
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_a_pages_snippets_run_from_top_to_bottom(page, tmp_path, monkeypatch):

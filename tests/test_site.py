@@ -1,5 +1,6 @@
 """The site has what it must, and its tables are the code's."""
 
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -9,6 +10,7 @@ import draw_placements
 import pages
 import pytest
 
+from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
 
 ROOT = Path(__file__).parents[1]
@@ -70,10 +72,18 @@ def test_links_to_what_the_site_has_of_its_own_stay_there_and_code_is_left_alone
     )
 
 
+def test_links_of_a_page_in_a_folder_are_read_from_there():
+    text = "[a](../routers.md#own) [b](../../examples) [c](../README.md)"
+    assert pages.on_the_site(text, "R", DOCS / "api") == (
+        "[a](../routers.md#own) [b](R/tree/main/examples) [c](../index.md)"
+    )
+
+
 def test_the_navigation_has_every_page():
     written = "\n".join(pages.tables_of_contents())
     every = {page.stem for page in DOCS.glob("*.md")} - {"README", "index"}
     assert every <= set(written.split())
+    assert "CONTRIBUTING" not in written  # linked from the index, and no page
 
 
 def test_addresses_of_others_are_written_well():
@@ -88,11 +98,13 @@ def test_addresses_of_others_are_written_well():
 
 
 def test_a_link_of_the_built_site_that_leads_nowhere_is_found(tmp_path):
-    (tmp_path / "a.html").write_text(
-        '<p id="here"></p><a href="b.html#there">1</a><a href="#here">2</a><a href="b.html#no">3</a>'
-        '<img src="c.png"><a href="https://e.org/x">4</a><a href="R/blob/main/README.md">5</a>'
-        '<a href="R/blob/main/NONE.md">6</a>'
-    )
+    links = [
+        '<p id="here"></p><a href="b.html#there">1</a><a href="#here">2</a>',
+        '<a href="b.html#no">3</a><img src="c.png"><link href="b.html?v=1">',
+        '<a href="https://e.org/x">4</a><a href="R/blob/main/README.md">5</a>',
+        '<a href="R/blob/main/NONE.md">6</a>',
+    ]
+    (tmp_path / "a.html").write_text("".join(links))
     (tmp_path / "b.html").write_text('<p id="there"></p><a href="d.html">7</a>')
     assert check_links.broken(tmp_path, "R") == [
         "a.html: b.html#no",
@@ -111,8 +123,10 @@ def test_the_drawing_of_the_placements_is_that_of_their_rows():
 def test_options_on_their_page_exist_and_have_the_defaults_that_it_says():
     table = [row for row in rows("options.md") if len(row) == 4]
     assert len(table) >= 10
+    of_policies = inspect.signature(MoEPolicy.__init__).parameters
+    defaults = {name: each.default for name, each in of_policies.items()} | DEFAULTS
     for option, default, *_ in table:
-        assert repr(DEFAULTS[option.strip("`")]) == default.strip("`").replace('"', "'")
+        assert repr(defaults[option.strip("`")]) == default.strip("`").replace('"', "'")
 
 
 def test_every_extra_is_on_the_page_that_says_how_to_install():

@@ -34,6 +34,7 @@ page_at = cache(Page)
 def is_broken(page, link, repository):
     """Tell whether a link of a page leads nowhere; others' addresses are believed."""
     address, place = urldefrag(unquote(link))
+    address = address.partition("?")[0]
     for kind in ("blob", "tree"):
         ours = f"{repository}/{kind}/main/"
         if address.startswith(ours):

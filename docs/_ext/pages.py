@@ -1,30 +1,36 @@
 """Pages as GitHub shows them, made to lead somewhere on the site too."""
 
+import os
 import re
 from pathlib import Path
 
-DOCS = Path(__file__).parents[1]
+DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
 FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!!)(\[[^\]]*\])\(([^)\s:#]+)(#[^)\s]*)?\)")
-# Pages of the site that hold a file from outside `docs`, and how GitHub's index is called here.
-HERE = {"README.md": "index.md", "../CHANGELOG.md": "changelog.md"}
+# What the site has in place of GitHub's index, and of a file from outside `docs`.
+HERE = {DOCS / "README.md": DOCS / "index.md", ROOT / "CHANGELOG.md": DOCS / "changelog.md"}
 
 
 def is_page(path):
-    """Tell whether a link's target is a page of the site."""
-    return (DOCS / path).resolve().is_relative_to(DOCS) and path.endswith((".md", ".ipynb"))
+    """Tell whether a file is a page of the site."""
+    return path.is_relative_to(DOCS) and path.suffix in (".md", ".ipynb")
 
 
-def on_the_site(text, repository):
-    """Lead links that leave `docs` to the repository, and keep those between pages."""
+def on_the_site(text, repository, folder=DOCS):
+    """Lead links that leave `docs` to the repository, and keep those between pages.
+
+    :param text: of a page, Markdown
+    :param repository: its address
+    :param folder: in which the page lies
+    """
 
     def lead(link):
         label, path, heading = link.groups(default="")
-        path = HERE.get(path, path)
-        if is_page(path):
-            return f"{label}({path}{heading})"
-        target = (DOCS / path).resolve()
+        target = (folder / path).resolve()
+        target = HERE.get(target, target)
+        if is_page(target):
+            return f"{label}({os.path.relpath(target, folder)}{heading})"
         kind = "tree" if target.is_dir() else "blob"
         return f"{label}({repository}/{kind}/main/{target.relative_to(ROOT)}{heading})"
 
@@ -36,7 +42,7 @@ def tables_of_contents():
     """Make the site's navigation from the index that GitHub shows: a group for each heading."""
     index = (DOCS / "README.md").read_text()
     for group in re.split(r"^## ", index, flags=re.MULTILINE)[1:]:
-        pages = [path for _, path, _ in LINK.findall(group) if is_page(path)]
+        pages = [path for _, path, _ in LINK.findall(group) if is_page((DOCS / path).resolve())]
         entries = "\n".join(Path(path).with_suffix("").as_posix() for path in dict.fromkeys(pages))
         title = group.partition("\n")[0]
         yield f"```{{toctree}}\n:caption: {title}\n:hidden:\n\n{entries}\n```"
@@ -63,8 +69,9 @@ def read(app, page, source):
     text, file = added().get(page, ("", None))
     if file:
         app.env.note_dependency(str(file), docname=page)
-    if str(app.env.doc2path(page)).endswith(".md"):
-        source[0] = on_the_site(f"{source[0]}\n{text}", app.config.repository)
+    path = Path(app.env.doc2path(page))
+    if path.suffix == ".md":
+        source[0] = on_the_site(f"{source[0]}\n{text}", app.config.repository, path.parent)
 
 
 def setup(app):

@@ -2,8 +2,8 @@
 
     python examples/plasticity/fading.py runs/plasticity/permuted_breakout
 
-reads the `progress-*.csv` of each cell: the mean return of the last 100 training episodes at the end
-of every block of its tasks, which protocol.md compares.
+reads the `progress-*.csv` of each cell: the mean return of the last 100 training episodes at the
+end of every block of its tasks, which protocol.md compares.
 """
 
 from __future__ import annotations

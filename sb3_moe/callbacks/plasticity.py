@@ -108,6 +108,8 @@ class PlasticityCallback(ProbeCallback):
         changes = {
             f"weight_change/{name}": weight_change(towers[name], before)
             for name, before in self._weights.items()
+            # Of a tower whose experts became more, or fewer, nothing can be said.
+            if [each.shape for each in before] == [each.shape for each in towers[name]]
         }
         self._weights = {
             name: [parameter.detach().clone() for parameter in parameters]

@@ -27,7 +27,7 @@ class TaskTemperatureCallback(BaseCallback):
         if not isinstance(found, TaskTemperatures):
             raise ValueError(
                 "`model` must have a temperature for each task, policy_kwargs=dict("
-                f"task_temperature=True) of SAC, TQC or CrossQ, got {type(model.policy).__name__} "
+                f"ent_coef_per_task=True) of SAC, TQC or CrossQ, got {type(model.policy).__name__} "
                 "without"
             )
         own: Any = getattr(model, "ent_coef", None)

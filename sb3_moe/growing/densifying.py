@@ -79,6 +79,7 @@ def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = No
         return distil(model, distill)
     old = policy_of(model)
     check_sb3s(old)
+    _check_action_dims(old)
     _check_task(old, task)
     with undone_on_failure():
         found = [_plain(network, task) for network in networks_of(old).networks()]
@@ -92,6 +93,13 @@ def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = No
 
 
 # Arguments.
+
+
+def _check_action_dims(policy: MoEPolicy) -> None:
+    if any(options.action_dims is not None for options in policy.moe.values()):
+        raise ValueError(
+            "`model` must be without `action_dims`, which no policy of SB3's has: give `distill`"
+        )
 
 
 def _check_task(policy: MoEPolicy, task: int | None) -> None:

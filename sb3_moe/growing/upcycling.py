@@ -115,6 +115,11 @@ def _check_options(options: Mapping[str, Any], how: str, probe: Any) -> None:
                 f"`{name}` is no option of MoEOptions, which are {sorted(DEFAULTS)}"
                 f"{did_you_mean(name, DEFAULTS)}"
             )
+    if options.get("action_dims") is not None:
+        raise ValueError(
+            "`action_dims` must be None: the dense model acts in all dimensions, got "
+            f"{options['action_dims']!r}"
+        )
     if options.get("match_scale"):
         raise ValueError(
             "`match_scale` must be False: the experts start with the dense layers' weights, got "

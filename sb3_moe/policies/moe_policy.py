@@ -78,7 +78,7 @@ class MoEPolicy(WrittenBy, BaseModel):
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"``,
         ``"none"``
     :param task_embedding: width of a learned vector for each task in place of the one-hot
-    :param task_temperature: a temperature for each task, of SAC, TQC and CrossQ with
+    :param ent_coef_per_task: a temperature for each task, of SAC, TQC and CrossQ with
         ``ent_coef=1.0``
     :param match_scale: let experts start as strong as the dense layers they stand for
     :param action_dims: how many dimensions each task's Box action has; the rest is left out
@@ -219,7 +219,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         plain = all(
             not each.is_moe
             and each.experts_see_task
-            and not (each.embeds_task or each.task_temperature)
+            and not (each.embeds_task or each.ent_coef_per_task)
             for each in self.moe.values()
         )
         plain = plain and not any(name in kwargs for name in OURS)
@@ -241,9 +241,9 @@ class MoEPolicy(WrittenBy, BaseModel):
 
     def _check_temperature(self) -> None:
         for tower, options in self.moe.items():
-            if options.task_temperature and not (self.has_temperature and tower == "pi"):
+            if options.ent_coef_per_task and not (self.has_temperature and tower == "pi"):
                 raise ValueError(
-                    "`task_temperature`=True needs the actor of an algorithm that weighs "
+                    "`ent_coef_per_task`=True needs the actor of an algorithm that weighs "
                     f"log-probabilities by a temperature (SAC, TQC, CrossQ), got it for {tower!r} "
                     f"of {type(self).__module__}"
                 )

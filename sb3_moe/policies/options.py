@@ -22,7 +22,7 @@ TASK_INPUTS = ("both", "router", "experts", "none")
 BLOCKS = ("mlp", "simba")
 SPECTRAL_MODES = ("grad", "loss", "features")
 # Options of which a single value is for the first tower alone: the actor, where there is one.
-OF_THE_FIRST = ("spectral_coef", "task_temperature")
+OF_THE_FIRST = ("spectral_coef", "ent_coef_per_task")
 # Options that are a router's own, as it calls them itself, and the check of each.
 OF_ROUTERS = {
     "top_k": whole,
@@ -91,7 +91,7 @@ class MoEOptions:
         the id whoever else sees it
     :param task_embedding: width of a learned vector for each task, which whoever sees the one-hot
         sees in its place; what goes by the task alone still has the one-hot
-    :param task_temperature: an entropy temperature for each task, of SAC, TQC and CrossQ with
+    :param ent_coef_per_task: an entropy temperature for each task, of SAC, TQC and CrossQ with
         ``ent_coef=1.0``; a value is the actor's
     :param match_scale: scale the experts' initial weights so that each layer of experts starts as
         strong as the dense layer it stands for
@@ -126,7 +126,7 @@ class MoEOptions:
     freeze_idle: bool | None = None
     task_input: str = "both"
     task_embedding: int | None = None
-    task_temperature: bool = False
+    ent_coef_per_task: bool = False
     match_scale: bool = False
     action_dims: Sequence[int] | None = None
 
@@ -136,7 +136,7 @@ class MoEOptions:
         one_of("task_input", self.task_input, TASK_INPUTS)
         yes_or_no("match_scale", self.match_scale)
         self._check_action_dims()
-        yes_or_no("task_temperature", self.task_temperature)
+        yes_or_no("ent_coef_per_task", self.ent_coef_per_task)
         whole_or_none("num_experts", self.num_experts)
         whole_or_none("expert_width", self.expert_width)
         whole_or_none("task_embedding", self.task_embedding)
@@ -381,7 +381,7 @@ class MoEOptions:
     @property
     def is_plain(self) -> bool:
         """Whether SB3's own network will do, apart from who sees the task."""
-        sb3s = self.block == DEFAULTS["block"] and not self.task_temperature
+        sb3s = self.block == DEFAULTS["block"] and not self.ent_coef_per_task
         return sb3s and not self.is_moe and not self.embeds_task
 
     @property
@@ -477,7 +477,7 @@ class MoEOptions:
         """
         asked = {
             f"`task_embedding`={self.task_embedding}": self.embeds_task,
-            "`task_temperature`=True": self.task_temperature,
+            "`ent_coef_per_task`=True": self.ent_coef_per_task,
         }
         for name, is_asked in asked.items():
             if is_asked and num_tasks == 0:

@@ -85,7 +85,7 @@ class GaussianActor(MoEPart):
         """Replace hidden layers and heads."""
         actor: Any = self
         actor.temperatures = None
-        if architect.options.task_temperature:
+        if architect.options.ent_coef_per_task:
             every = [get_action_dim(self.action_space)] * architect.outer.num_tasks
             dims = architect.options.action_dims or every
             actor.temperatures = TaskTemperatures([-float(each) for each in dims])

@@ -8,7 +8,12 @@ import torch as th
 from stable_baselines3 import PPO
 
 import sb3_moe
-from sb3_moe.callbacks import RoutingCallback, SnapshotCallback, TaskSwitchCallback
+from sb3_moe.callbacks import (
+    PlasticityCallback,
+    RoutingCallback,
+    SnapshotCallback,
+    TaskSwitchCallback,
+)
 from sb3_moe.snapshot.resuming import resume
 from sb3_moe_envs import Cycle
 
@@ -42,7 +47,10 @@ def numbers(model):
 def test_an_expert_joins_at_each_task_that_was_not_met_before():
     routers = RoutingCallback(BLOCK, probe_size=6)
     grow = TaskSwitchCallback(on_new_task="add_expert")
-    model = ppo(in_blocks()).learn(6 * BLOCK, [grow, routers])
+    layers = PlasticityCallback(BLOCK, probe_size=6, ntk_size=0)
+    model = ppo(in_blocks()).learn(6 * BLOCK, [grow, routers, layers])
+    changes = layers.diagnostics["weight_change/pi"]
+    assert np.isnan(changes).tolist() == [True, True, True, False, False, False, False]
     seen = routers.diagnostics["gates/pi.middle"]
     assert seen.shape == (7, 3, 4)
     assert np.isnan(seen[:, 0]).sum(1).tolist() == [2, 1, 0, 0, 0, 0, 0]

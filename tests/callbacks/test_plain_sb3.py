@@ -31,7 +31,8 @@ def needs(name):
     """Read what a callback needs: in a column of its table, or in words of its row."""
     header = []
     for line in PAGE.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        # A cell may be empty, and what divides it from the next stands behind its own.
+        cells = [cell.strip() for cell in re.split(r" \|(?= )", line.strip("|"))]
         if line.startswith("| callback"):
             header = cells
         elif line.startswith(f"| `{name}("):

@@ -100,7 +100,7 @@ class Watch(BaseCallback):
         (DQN, "MlpPolicy", "rigl"),
         (DQN, "MoeMlpPolicy", "set"),
         (SAC, "MlpPolicy", "set"),
-        (SAC, "MoeMlpPolicy", "rigl"),
+        pytest.param(SAC, "MoeMlpPolicy", "rigl", marks=pytest.mark.full),
     ],
 )
 def test_as_many_weights_as_asked_for_stay_zero_for_hundreds_of_updates(algo, policy, method):

@@ -25,7 +25,13 @@ from sb3_moe_envs.tasks import Task
 EXTRAS = {"MinAtar": "gymnax", "Atari": "ale_py", "MuJoCo": "mujoco", "Hop": "mujoco",
           "HalfC": "mujoco", "MetaWorld": "metaworld", "Conflict-Breakout": "gymnax",
           "ConflictingBreakout": "gymnax"}  # fmt: skip
-IMAGES = ("MinAtar", "Atari", "Conflict-Breakout", "ConflictingBreakout")
+IMAGES = (
+    "MinAtar",
+    "Atari",
+    "Conflict-Breakout",
+    "ConflictingBreakout",
+    "Plasticity",
+)
 SUITE_IDS = {f"{name.replace('/', '-')}-v0": name for name in SUITES}
 # Twenty games take a while; `make test-full` checks them all.
 LONG = ("Atari-MoE20-v0", "Atari-Five-v0", "MinAtar-All5-v0", "Conflict-Breakout4-v0",

@@ -5,6 +5,7 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers import LinearRouter
+from sb3_moe.layers.routers import check_score_options, make_router
 
 
 def test_scores_are_a_linear_map_without_bias():
@@ -67,3 +68,28 @@ def test_orthogonal_initialisation_passes_the_router_by():
 def test_negative_noise_is_an_error():
     with pytest.raises(ValueError, match=r"`noise` must be at least 0, got -0\.1"):
         LinearRouter(5, 4, noise=-0.1)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_bias_is_added_to_each_score_and_is_learned_unless_frozen(frozen):
+    router = make_router(3, 2, bias=True, frozen=frozen)
+    x_BNR = th.randn(4, 1, 3)
+    plain = x_BNR @ router.weight_RK
+    assert th.equal(router.bias, th.zeros(2))
+    assert router.as_matrix() is None
+    with th.no_grad():
+        router.bias.copy_(th.tensor([1.0, -2.0]))
+    th.testing.assert_close(router(x_BNR), plain + th.tensor([1.0, -2.0]))
+    assert isinstance(router.bias, nn.Parameter) is not frozen
+    router.soften(0.5)
+    th.testing.assert_close(router(x_BNR), 0.5 * (plain + th.tensor([1.0, -2.0])))
+
+
+def test_without_one_files_hold_nothing_of_it():
+    assert list(make_router(3, 2).state_dict()) == ["weight_RK"]
+    assert list(make_router(3, 2, bias=True).state_dict()) == ["weight_RK", "bias_K"]
+
+
+def test_a_bias_is_yes_or_no():
+    with pytest.raises(TypeError, match="`bias` must be a bool, got 1"):
+        check_score_options({"hidden": (), "normalize_router": False, "bias": 1})

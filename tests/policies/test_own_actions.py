@@ -207,3 +207,11 @@ def test_dimensions_need_a_box_and_a_task_id():
         PPO("MoeMultiInputPolicy", World(action_space=spaces.Discrete(3)), **kwargs)
     with pytest.raises(ValueError, match="`action_dims` needs a task id in the observation"):
         PPO("MoeMlpPolicy", World(onehot=True), **kwargs)
+
+
+def test_what_sb3s_own_policies_do_not_have_is_said_where_models_grow_or_turn_dense():
+    with pytest.raises(ValueError, match="`model` must be without `action_dims`"):
+        sb3_moe.to_dense(make(PPO, num_experts=1))
+    dense = PPO("MultiInputPolicy", World(), device="cpu")
+    with pytest.raises(ValueError, match=r"`action_dims` must be None: .*got \[1, 3, 2\]"):
+        sb3_moe.upcycle(dense, placement="middle", action_dims=DIMS)

@@ -27,7 +27,7 @@ def make(algorithm="SAC", env=None, model=None, **options):
 
 
 def with_temperatures(algorithm="SAC", **options):
-    return make(algorithm, model={"ent_coef": 1.0}, task_temperature=True, **options)
+    return make(algorithm, model={"ent_coef": 1.0}, ent_coef_per_task=True, **options)
 
 
 @pytest.mark.parametrize("placement", ["middle", "big"])
@@ -72,7 +72,7 @@ def test_without_gradients_or_in_evaluation_nothing_is_learned():
 def test_it_trains_saves_and_goes_on(algorithm, tmp_path):
     if algorithm == "CrossQ":
         env = arena.default_env("CrossQ", "MoeMlpPolicy", 3)
-        options = {"features_extractor_kwargs": {"num_tasks": 3}, "task_temperature": True}
+        options = {"features_extractor_kwargs": {"num_tasks": 3}, "ent_coef_per_task": True}
         model = arena.make(
             "CrossQ", env=env, model={"ent_coef": 1.0}, net_arch=[8], placement="none", **options
         )
@@ -115,7 +115,7 @@ def test_a_callback_logs_each_tasks_and_refuses_a_second_temperature():
     assert len(logged) == 3
     assert all(value > 0 for value in logged)
     with pytest.raises(ValueError, match=r"`ent_coef` must be 1.0 .* got 'auto'"):
-        make(task_temperature=True).learn(8, callback=TaskTemperatureCallback())
+        make(ent_coef_per_task=True).learn(8, callback=TaskTemperatureCallback())
     with pytest.raises(ValueError, match="`model` must have a temperature for each task"):
         make().learn(8, callback=TaskTemperatureCallback())
 
@@ -123,22 +123,22 @@ def test_a_callback_logs_each_tasks_and_refuses_a_second_temperature():
 @pytest.mark.parametrize(
     ("algorithm", "value", "text"),
     [
-        ("TD3", True, "`task_temperature`=True needs the actor .* 'pi' of sb3_moe.policies.td3"),
-        ("DQN", True, "`task_temperature`=True needs the actor .* got it for 'qf'"),
-        ("PPO", True, "`task_temperature`=True needs the actor .* got it for 'pi'"),
-        ("SAC", {"qf": True}, "`task_temperature`=True needs the actor .* got it for 'qf'"),
+        ("TD3", True, "`ent_coef_per_task`=True needs the actor .* 'pi' of sb3_moe.policies.td3"),
+        ("DQN", True, "`ent_coef_per_task`=True needs the actor .* got it for 'qf'"),
+        ("PPO", True, "`ent_coef_per_task`=True needs the actor .* got it for 'pi'"),
+        ("SAC", {"qf": True}, "`ent_coef_per_task`=True needs the actor .* got it for 'qf'"),
     ],
 )
 def test_who_has_no_temperature_is_named(algorithm, value, text):
     with pytest.raises(ValueError, match=text):
-        arena.make(algorithm, net_arch=[8], task_temperature=value)
+        arena.make(algorithm, net_arch=[8], ent_coef_per_task=value)
 
 
 def test_temperatures_need_tasks_and_are_asked_for_by_a_bool():
-    with pytest.raises(ValueError, match="`task_temperature`=True needs a task id in the obs"):
-        arena.make("SAC", net_arch=[8], task_temperature=True)
-    with pytest.raises(TypeError, match="`task_temperature` must be a bool"):
-        make(task_temperature=0.5)
+    with pytest.raises(ValueError, match="`ent_coef_per_task`=True needs a task id in the obs"):
+        arena.make("SAC", net_arch=[8], ent_coef_per_task=True)
+    with pytest.raises(TypeError, match="`ent_coef_per_task` must be a bool"):
+        make(ent_coef_per_task=0.5)
 
 
 def test_each_task_aims_at_the_entropy_of_its_own_dimensions():

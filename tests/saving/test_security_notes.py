@@ -16,6 +16,8 @@ PICKLES = {
     "sb3_moe/evaluation/pinned_env.py",
     "sb3_moe/study/run/cell.py",
     "envs/sb3_moe_envs/snapshot.py",
+    # Of its own errors alone, between processes that it started.
+    "envs/sb3_moe_envs/vector/workers.py",
 }
 # What imports a module for a name that a user gave, in a study's file or in code.
 IMPORTERS = {
@@ -23,6 +25,7 @@ IMPORTERS = {
     "sb3_moe/study/spec/algorithms.py",
     "sb3_moe/study/spec/named.py",
     "sb3_moe/study/spec/tasks.py",
+    "sb3_moe/zoo/given.py",
 }
 # Those that import from lists of this package's own.
 OF_LISTS = {

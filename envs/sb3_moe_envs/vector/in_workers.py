@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from sb3_moe_envs.meanings import meanings_of
 from sb3_moe_envs.vector.batches import join_batches, take_rows_of
 from sb3_moe_envs.vector.copies import restore_states, states_of
 from sb3_moe_envs.vector.infos import join_final, join_infos
@@ -79,6 +80,14 @@ class WorkersVectorEnv(VectorEnv[Any, Any, Any]):
     def call(self, name: str, *args: Any) -> tuple[Any, ...]:
         """Call a method of each copy, or read an attribute."""
         return tuple(itertools.chain(*self._of_each(SyncVectorEnv.call, name, *args)))
+
+    @property
+    def get_action_meanings(self) -> Callable[[], list[str]]:
+        """What names the choices; there only if the copies have such a method."""
+        names: list[str] | None = self._of_each(meanings_of)[0]
+        if names is None:
+            raise AttributeError(f"the copies of {self} have no method `get_action_meanings`")
+        return lambda: names
 
     def state_dict(self) -> list[Any] | None:
         """Return the copies' states; None if one has none to give."""

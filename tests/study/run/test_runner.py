@@ -244,7 +244,7 @@ def test_a_folder_in_which_another_process_works_is_not_cleared(tmp_path, monkey
 def dry(monkeypatch):
     """Skip what takes seconds: the random policy's games, the networks, the pictures."""
     for name in ("rehearse", "report"):
-        monkeypatch.setattr(commands, name, lambda *arguments: 0)
+        monkeypatch.setattr(commands, name, lambda *arguments, **options: 0)
     levels = {game: np.ones(70) for game in study().games}
     monkeypatch.setattr(commands, "random_returns", lambda games, episodes, **world: levels)
 
