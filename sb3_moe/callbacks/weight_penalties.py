@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sb3_moe.callbacks.trpo import refuse_trpo
-from sb3_moe.layers import Experts
+from sb3_moe.layers import Experts, MoELayer
 from sb3_moe.layers.checks import not_negative
 from sb3_moe.networks import networks_of
 from sb3_moe.optimizers.idle_experts import MARK
@@ -54,8 +54,9 @@ class WeightPenaltyCallback(BaseCallback):
 
     It is ``coef / 2`` times the squared distance, and is added to the gradients by hooks, while the
     algorithm updates and before ``max_grad_norm`` clips them, as if it stood in the algorithm's
-    loss. It doesn't move what ``freeze_idle`` or the masks of a sparse network hold still. Logged
-    as ``<room>/penalty/<key>``.
+    loss. It doesn't move frozen experts, nor what ``freeze_idle`` or the masks of a sparse network
+    hold still, and doesn't count there where gradients are clipped. Logged as
+    ``<room>/penalty/<key>``.
 
     :cvar room: where it is logged
     :cvar key: how the log calls it
@@ -74,6 +75,7 @@ class WeightPenaltyCallback(BaseCallback):
         self.coef = coef
         self._handles: list[RemovableHandle] = []
         self._pulls: list[Pull] | None = None
+        self._weights: list[nn.Parameter] = []
 
     @abstractmethod
     def pulls(self) -> Iterator[Pull]:
@@ -107,8 +109,10 @@ class WeightPenaltyCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         """Reach the updates that follow, and nobody else who computes gradients."""
         self._detach()
-        if self._pulls is None:
-            self._pulls = list(self.pulls())
+        weights = list(self.policy.parameters())
+        # Where experts joined or left, tensors are others.
+        if self._pulls is None or [*map(id, weights)] != [*map(id, self._weights)]:
+            self._weights, self._pulls = weights, list(self.pulls())
         # What someone else keeps as it is takes no hook.
         pulls = [each for each in self._pulls if each.parameter.requires_grad]
         masks, experts = _held_still(self.policy)
@@ -197,13 +201,25 @@ class WeightNormDecayCallback(WeightPenaltyCallback):
 def _held_still(policy: Any) -> tuple[dict[th.Tensor, th.Tensor], dict[th.Tensor, int]]:
     """Return masks, and how many experts, each still while it is idle, a parameter holds."""
     masks: dict[th.Tensor, th.Tensor] = {}
-    frozen: set[th.Tensor] = set()
+    marked: set[th.Tensor] = set()
     for optimizer in dict.fromkeys(networks_of(policy).optimizers().values()):
         masks |= masks_in(optimizer)
         groups = [group for group in optimizer.param_groups if group.get(MARK)]
-        frozen |= {parameter for group in groups for parameter in group["params"]}
-    if not frozen:
+        marked |= {parameter for group in groups for parameter in group["params"]}
+    for parameter, learns in _unfrozen(policy):
+        masks[parameter] = learns & masks[parameter] if parameter in masks else learns
+    if not marked:
         return masks, {}
     experts = [module for module in policy.modules() if isinstance(module, Experts)]
     shares = [share for each in experts for share in each.shares()]
-    return masks, {s.parameter: s.num_experts for s in shares if s.parameter in frozen}
+    return masks, {s.parameter: s.num_experts for s in shares if s.parameter in marked}
+
+
+def _unfrozen(policy: Any) -> Iterator[tuple[nn.Parameter, th.Tensor]]:
+    """Yield tensors some of whose experts are frozen, with a mask of those that are not."""
+    for layer in (module for module in policy.modules() if isinstance(module, MoELayer)):
+        for share in layer.experts.shares() if layer.frozen else ():
+            learns = th.ones_like(share.parameter, dtype=th.bool)
+            for k in layer.frozen & {*range(share.first, share.first + share.num_experts)}:
+                learns.view(share.num_experts, -1)[k - share.first] = False
+            yield share.parameter, learns

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch as th
 from torch.autograd.function import once_differentiable
+from torch.utils.hooks import RemovableHandle
 
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.routing import Routing
@@ -77,6 +78,13 @@ class FeaturePenalty(ABC):
         :param y_BNO: the layer's output
         :return: the output
         """
+
+    def follow(self, optimizer: th.optim.Optimizer) -> RemovableHandle | None:
+        """Count in an optimiser's steps, if that is where the penalty counts.
+
+        :param optimizer: of the tower
+        """
+        return None
 
 
 class PenaltyOnTheWay(FeaturePenalty):

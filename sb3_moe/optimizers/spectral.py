@@ -7,6 +7,7 @@ from typing import Any
 
 import torch as th
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.routing import Routing
@@ -26,31 +27,34 @@ class ByGradient(FeaturePenalty):
     loss's, and only if it steps.
 
     :param coef: size of its gradient, as a share of the loss's
-    :param optimizer: of the tower
     :param parameters: of the tower, from features to output
     """
 
-    def __init__(
-        self, coef: float, optimizer: th.optim.Optimizer, parameters: Iterable[nn.Parameter]
-    ) -> None:
+    def __init__(self, coef: float, parameters: Iterable[nn.Parameter]) -> None:
         super().__init__(coef)
-        self._parameters = [p for p in dict.fromkeys(parameters) if p.requires_grad]
-        self._own: Sequence[th.Tensor | None] | None = None
-        optimizer.register_step_pre_hook(self._add)
+        self._parameters = list(dict.fromkeys(parameters))
+        self._own: list[tuple[nn.Parameter, th.Tensor | None]] | None = None
+
+    def follow(self, optimizer: th.optim.Optimizer) -> RemovableHandle:
+        """Count in the optimizer's steps."""
+        return optimizer.register_step_pre_hook(self._add)
 
     def attach(
         self, experts: Experts, x_BNI: th.Tensor, routing: Routing, y_BNO: th.Tensor
     ) -> th.Tensor:
         """Keep the penalty's gradient until the next step; that of the last pass counts."""
         phi_TD = gated_features(experts, x_BNI, routing).flatten(1)
+        # A router that is held learns nothing for a while.
+        learned = [p for p in self._parameters if p.requires_grad]
         # Written out, the penalty's gradient takes a product less.
-        self._own = th.autograd.grad(
+        grads = th.autograd.grad(
             phi_TD,
-            self._parameters,
+            learned,
             penalty_gradient(phi_TD.detach()),
             retain_graph=True,
             allow_unused=True,
         )
+        self._own = list(zip(learned, grads, strict=True))
         return y_BNO
 
     @th.no_grad()
@@ -59,8 +63,7 @@ class ByGradient(FeaturePenalty):
         if found is None:
             return
         losss = [p.grad for p in self._parameters if p.grad is not None]
-        pairs = zip(self._parameters, found, strict=True)
-        own = [(p, grad) for p, grad in pairs if grad is not None and p.grad is not None]
+        own = [(p, grad) for p, grad in found if grad is not None and p.grad is not None]
         if not own or not losss:
             return
         norm = total_norm([grad for _, grad in own])

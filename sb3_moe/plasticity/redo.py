@@ -19,7 +19,7 @@ from sb3_moe.plasticity.activations import Activations
 from sb3_moe.plasticity.dormant import dormant_mask
 from sb3_moe.plasticity.hidden_layers import hidden_layers
 from sb3_moe.plasticity.probe import Obs, policy_activations
-from sb3_moe.plasticity.resets import fresh_copy, moments
+from sb3_moe.plasticity.resets import fresh_copy, frozen_kept, moments
 from sb3_moe.plasticity.wiring import Wiring, wirings
 
 # A view of a tensor that a layer stores, or of Adam's moments of it, by expert and unit.
@@ -67,7 +67,8 @@ def redo(
             continue
         given_EH = None if activity is None else activity[name]
         mask_EH = _to_restart(activations[name], given_EH, tau)
-        _restart(wiring, mask_EH, activations[name], fresh, averages)
+        with frozen_kept(policy):
+            _restart(wiring, mask_EH, activations[name], fresh, averages)
         counts[name] = int(mask_EH.sum())
     keep_masked(policy)
     return counts

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from sb3_moe.layers import MoELayer
 from sb3_moe.networks import networks_of
 from sb3_moe.optimizers.masks import keep_masked
 from sb3_moe.optimizers.moments import moments_in
@@ -39,6 +42,25 @@ def _check_alike(built: BasePolicy, policy: BasePolicy) -> None:
             )
 
 
+@contextmanager
+def frozen_kept(policy: BasePolicy) -> Iterator[None]:
+    """Leave frozen experts' weights, and the running averages of these, as they were.
+
+    :param policy: of any algorithm
+    """
+    averages, rows = moments(policy), []
+    for layer in (module for module in policy.modules() if isinstance(module, MoELayer)):
+        for share in layer.experts.shares() if layer.frozen else ():
+            own = {*range(share.first, share.first + share.num_experts)} & layer.frozen
+            for tensor in (share.parameter, *averages.get(share.parameter, ())):
+                by_expert = tensor.detach().view(share.num_experts, -1)
+                rows += [by_expert[k - share.first] for k in own]
+    before = [row.clone() for row in rows]
+    yield
+    for row, was in zip(rows, before, strict=True):
+        row.copy_(was)
+
+
 @th.no_grad()
 def reset_heads(policy: BasePolicy) -> None:
     """Draw the last layer of every network anew (Nikishin et al. 2022, arXiv 2205.07802).
@@ -50,9 +72,11 @@ def reset_heads(policy: BasePolicy) -> None:
     """
     fresh = dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
     networks = networks_of(policy)
+    with frozen_kept(policy):
+        for head in heads(policy):
+            head.load_state_dict(fresh[head].state_dict())
+            zero_moments(policy, list(head.parameters()))
     for head in heads(policy):
-        head.load_state_dict(fresh[head].state_dict())
-        zero_moments(policy, list(head.parameters()))
         target = networks.follower(head)
         if target is not None:
             target.load_state_dict(head.state_dict())
@@ -73,8 +97,9 @@ def shrink_and_perturb(policy: BasePolicy, shrink: float = 0.8, perturb: float =
     """
     check_shrink_and_perturb(shrink, perturb)
     fresh = dict(fresh_copy(policy).named_parameters())
-    for optimizer in optimizers(policy):
-        learned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    groups = [group for each in optimizers(policy) for group in each.param_groups]
+    learned = {id(parameter) for group in groups for parameter in group["params"]}
+    with frozen_kept(policy):
         for name, parameter in policy.named_parameters():
             if id(parameter) in learned:
                 parameter.mul_(shrink).add_(fresh[name], alpha=perturb)

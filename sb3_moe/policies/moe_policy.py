@@ -153,7 +153,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         layers = self.moe_layers().values()
         self._has_experts = bool(layers)
         self._acts_between_updates = any(layer.acts_between_updates for layer in layers)
-        penalise(self)
+        self._penalties = penalise(self)
         self.set_frozen_experts(frozen_experts)
 
     # What the constructor decides.
@@ -280,7 +280,9 @@ class MoEPolicy(WrittenBy, BaseModel):
 
     def teach_optimizers(self) -> None:
         """Let steps know of penalties and, behind these, of experts that are to stay still."""
-        penalise(self)
+        for each in vars(self).pop("_penalties", ()):
+            each.remove()
+        self._penalties = penalise(self)
         self._hold_experts()
 
     def set_frozen_experts(self, frozen: Mapping[str, Sequence[int]] | None) -> None:
@@ -359,7 +361,7 @@ class MoEPolicy(WrittenBy, BaseModel):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the hooks, which copies of the optimisers don't have."""
-        left_out = ("_held", "_taught")
+        left_out = ("_held", "_penalties", "_taught")
         return {name: value for name, value in vars(self).items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -370,11 +372,11 @@ class MoEPolicy(WrittenBy, BaseModel):
                 group.setdefault(MARK, False)
         self.teach_optimizers()
 
-    def _hold_experts_again(self) -> None:
+    def _teach_again(self) -> None:
         """Teach an optimiser that the user put in another's place."""
         optimizers = networks_of(self).optimizers()
         if any(optimizers[tower] is not known for tower, known in self._taught.items()):
-            self._hold_experts()
+            self.teach_optimizers()
 
     # What routers do between two updates, such as loss-free balancing.
 
@@ -389,7 +391,7 @@ class MoEPolicy(WrittenBy, BaseModel):
             return  # Experts are many modules: to set each anew takes a fifth of a single action.
         super().set_training_mode(mode)
         if mode and self._has_experts:
-            self._hold_experts_again()
+            self._teach_again()
         if mode or self._predicting or not self._acts_between_updates:
             return
         for layer in self.moe_layers().values():

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from string import digits
 from typing import TYPE_CHECKING
 
-import torch as th
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.spectral import ByFeatures, ByLoss, FeaturePenalty
@@ -18,24 +18,26 @@ from sb3_moe.policies.options import MoEOptions
 if TYPE_CHECKING:
     from sb3_moe.policies.moe_policy import MoEPolicy
 
-Make = Callable[[float, th.optim.Optimizer, Sequence[nn.Parameter]], FeaturePenalty]
+Make = Callable[[float, Sequence[nn.Parameter]], FeaturePenalty]
 #: How the penalty is weighed, by the option's value.
 MAKERS: dict[str, Make] = {
     "grad": ByGradient,
-    "loss": lambda coef, optimizer, parameters: ByLoss(coef),
-    "features": lambda coef, optimizer, parameters: ByFeatures(coef),
+    "loss": lambda coef, parameters: ByLoss(coef),
+    "features": lambda coef, parameters: ByFeatures(coef),
 }
 
 
-def penalise(policy: MoEPolicy) -> None:
+def penalise(policy: MoEPolicy) -> list[RemovableHandle]:
     """Give the layers that are to have a penalty one, and teach the optimisers of it.
 
     :param policy: whole
+    :return: what takes it off the optimisers again
     :raises ValueError: if a tower's experts have no features that could be penalised, or its loss
         can't be read
     """
     networks = networks_of(policy)
     optimizers = networks.optimizers()
+    handles: list[RemovableHandle | None] = []
     for tower, modules in networks.towers().items():
         options = policy.moe[tower.rstrip(digits)]
         if not (options.spectral_coef and options.place.has_experts):
@@ -45,7 +47,9 @@ def penalise(policy: MoEPolicy) -> None:
         parameters = [p for each in modules for p in each.parameters()]
         make = MAKERS[options.spectral_mode]
         layer = _last_with_features(layers, tower)
-        layer.penalty = make(options.spectral_coef, optimizers[tower], parameters)
+        layer.penalty = make(options.spectral_coef, parameters)
+        handles.append(layer.penalty.follow(optimizers[tower]))
+    return [each for each in handles if each is not None]
 
 
 def by_loss(policy: MoEPolicy) -> list[ByLoss]:

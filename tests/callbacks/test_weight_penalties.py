@@ -105,6 +105,43 @@ def test_an_expert_without_rows_stays_as_it_is_bit_for_bit():
     assert not th.equal(weight[0], before[0])
 
 
+def test_frozen_experts_get_no_gradient_that_clipping_would_count():
+    kwargs = {"net_arch": [8], "num_experts": 3}
+    model = make(PPO, "MoeMlpPolicy", policy_kwargs=kwargs)
+    sb3_moe.freeze_experts(model, [0, 2])
+    record = Record()
+    model.learn(16, [record, WeightNormDecayCallback(1.0)])
+    last = model.policy.moe_layers()["pi.middle"].experts.last.weight
+    seen = [seen for p, _, _, seen in record.rows if p is last]
+    assert len(seen) == 2
+    assert not any(each[[0, 2]].any() for each in seen)
+    assert all(each[1].all() for each in seen)
+
+
+class AddExpert(BaseCallback):
+    """Let an expert join once, after the first update."""
+
+    def _on_rollout_start(self):
+        if self.num_timesteps == 16:
+            sb3_moe.add_experts(self.model)
+
+    def _on_step(self):
+        return True
+
+
+def test_experts_that_join_while_it_trains_are_drawn_too():
+    kwargs = {"net_arch": [8], "num_experts": 2}
+    model = make(PPO, "MoeMlpPolicy", policy_kwargs=kwargs, learning_rate=0.01)
+    other = make(PPO, "MoeMlpPolicy", policy_kwargs=kwargs, learning_rate=0.01)
+    model.learn(160, [AddExpert(), WeightNormDecayCallback(100.0)])
+    other.learn(160, AddExpert())
+    norms = [
+        each.policy.moe_layers()["pi.middle"].experts.layers[0].weight[2].norm().item()
+        for each in (model, other)
+    ]
+    assert norms[0] < 0.8 * norms[1]
+
+
 @pytest.mark.parametrize("sparse_first", [True, False])
 def test_dead_weights_of_a_sparse_network_are_not_drawn_anywhere(sparse_first):
     record, callbacks = Record(), [SparseTrainingCallback(0.5), L2InitCallback(0.3)]

@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3 import DQN, PPO, SAC
 from torch import nn
 
-import sb3_moe  # noqa: F401  registers the policies' names
+import sb3_moe
 from sb3_moe.layers.stacked import StackedLinear
 from sb3_moe.plasticity import (
     hidden_layers,
@@ -316,3 +316,21 @@ def test_every_optimiser_forgets():
     reset_optimizers(model.policy)
     assert not model.actor.optimizer.state
     assert not model.critic.optimizer.state
+
+
+@pytest.mark.parametrize(
+    "remedy",
+    [shrink_and_perturb, reset_heads, lambda policy: redo(policy, np.ones((8, 4)), tau=9.0)],
+    ids=["shrink_and_perturb", "reset_heads", "redo"],
+)
+def test_remedies_leave_frozen_experts_as_they_are(remedy):
+    model = trained("MoeMlpPolicy", {"placement": "big", "num_experts": 3})
+    sb3_moe.freeze_experts(model, [0, 2])
+    experts = model.policy.moe_layers()["pi.big"].experts
+    before = [p.detach().clone() for p in experts.parameters()]
+    remedy(model.policy)
+    for parameter, old in zip(experts.parameters(), before, strict=True):
+        assert th.equal(parameter[[0, 2]], old[[0, 2]])
+    assert any(
+        not th.equal(p[1], old[1]) for p, old in zip(experts.parameters(), before, strict=True)
+    )

@@ -290,3 +290,31 @@ def test_trpo_refuses_it_in_one_line():
 def test_statistics_over_the_batch_are_not_counted_twice():
     with pytest.raises(ValueError, match="without statistics over the batch"):
         arena.make("CrossQ", placement="big", spectral_coef=0.1)
+
+
+def test_a_router_that_is_held_for_a_while_has_no_part_in_it():
+    model = rolled_out(spectral_coef=COEF)
+    layer = model.policy.moe_layers()["pi.big"]
+    router = layer.router_parameters()
+    before = [p.detach().clone() for p in router]
+    layer.hold_router(True)
+    model.train()
+    assert all(th.equal(p, old) for p, old in zip(router, before, strict=True))
+    layer.hold_router(False)
+    model.train()
+    assert not any(th.equal(p, old) for p, old in zip(router, before, strict=True))
+
+
+@pytest.mark.parametrize("how", ["exchanged", "taught twice"])
+def test_it_counts_once_in_the_optimiser_that_a_policy_has(how):
+    model, same = rolled_out(spectral_coef=COEF), rolled_out(spectral_coef=COEF)
+    if how == "exchanged":
+        model.policy.optimizer = th.optim.Adam(model.policy.parameters(), lr=3e-4)
+    else:
+        model.policy.set_training_mode(True)
+        of_rollout(model)()  # a pass that no step follows
+        model.policy.teach_optimizers()
+    model.policy.set_training_mode(True)  # the hook that looks comes last
+    found, expected = gradients_of_training(model), gradients_of_training(same)
+    for ours, theirs in zip(found, expected, strict=True):
+        th.testing.assert_close(ours, theirs)
