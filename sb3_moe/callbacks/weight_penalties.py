@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from sb3_moe.callbacks.trpo import refuse_trpo
 from sb3_moe.layers import Experts, MoELayer
 from sb3_moe.layers.checks import not_negative
+from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of
 from sb3_moe.optimizers.idle_experts import MARK
 from sb3_moe.optimizers.masks import masks_in
@@ -94,8 +95,9 @@ class WeightPenaltyCallback(BaseCallback):
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return what is learned, without target networks, by name."""
-        owners, named = networks_of(self.policy).owners(), self.policy.named_parameters()
-        return {name: each for name, each in named if each in owners and each.requires_grad}
+        weights = networks_of(self.policy).owners().keys() - temperatures_in(self.policy)
+        named = self.policy.named_parameters()
+        return {name: each for name, each in named if each in weights and each.requires_grad}
 
     def _on_training_start(self) -> None:
         self._pulls = None

@@ -69,11 +69,17 @@ class SparseNetworks:
         :param counts: how many weights of each expert's layer are alive
         :param seed: for the masks, and what is grown later
         :param rescale: scale what is alive up, so that what units read stays as large as it was
-        :raises ValueError: if there are masks with other counts
+        :raises ValueError: if there are masks with other counts, or frozen experts to draw some for
         """
         if any(masks_in(optimizer) for optimizer in self.optimizers):
             self._check(counts)
             return
+        frozen = getattr(self.policy, "frozen_experts", None)
+        if frozen:
+            raise ValueError(
+                "`frozen_experts` must be None when sparse training begins, since masks change "
+                f"weights, got {frozen}; thaw them, or freeze them afterwards"
+            )
         masks: dict[th.Tensor, th.Tensor] = {}
         generator = generator_of(seed)
         for layer, count in zip(self.layers, counts, strict=True):

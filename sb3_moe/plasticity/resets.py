@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_moe.layers import MoELayer
+from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of
 from sb3_moe.optimizers.masks import keep_masked
 from sb3_moe.optimizers.moments import moments_in
@@ -99,6 +100,7 @@ def shrink_and_perturb(policy: BasePolicy, shrink: float = 0.8, perturb: float =
     fresh = dict(fresh_copy(policy).named_parameters())
     groups = [group for each in optimizers(policy) for group in each.param_groups]
     learned = {id(parameter) for group in groups for parameter in group["params"]}
+    learned -= {id(parameter) for parameter in temperatures_in(policy)}
     with frozen_kept(policy):
         for name, parameter in policy.named_parameters():
             if id(parameter) in learned:

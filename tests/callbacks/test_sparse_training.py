@@ -468,3 +468,11 @@ def test_a_policy_without_weights_to_leave_out_is_refused():
     model.policy.requires_grad_(False)
     with pytest.raises(ValueError, match="must have a linear or convolutional layer, got none"):
         model.learn(1, sparse())
+
+
+def test_experts_that_are_frozen_before_masks_are_drawn_are_refused():
+    model = PPO("MoeMlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu")
+    sb3_moe.freeze_experts(model, [0])
+    message = "`frozen_experts` must be None when sparse training begins"
+    with pytest.raises(ValueError, match=message):
+        model.learn(8, callback=SparseTrainingCallback(0.5))

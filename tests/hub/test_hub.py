@@ -19,6 +19,9 @@ from sb3_moe.hub.results import Results
 from sb3_moe.study.card import main
 from sb3_moe.study.cli import console_script
 
+# The tests before it may have loaded jax, which warns of forks.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+
 TASKS = ["CartPole-v1", ("SB3MoE/CartPole-v0", {"gravity": 1.62})]
 SMALL = {"episodes": 2, "max_steps": 5}
 CONFIG = {

@@ -8,8 +8,9 @@ from gymnasium import spaces
 
 import sb3_moe
 from sb3_moe import presets
-from sb3_moe.callbacks import TaskTemperatureCallback
-from sb3_moe.policies.temperatures import TaskTemperatures
+from sb3_moe.callbacks import TaskTemperatureCallback, WeightNormDecayCallback
+from sb3_moe.layers.temperatures import TaskTemperatures
+from sb3_moe.plasticity import shrink_and_perturb
 
 ALGORITHMS = ["SAC", "TQC"]
 
@@ -147,3 +148,15 @@ def test_each_task_aims_at_the_entropy_of_its_own_dimensions():
     temperatures(log_prob_B.requires_grad_(), tasks_B).sum().backward()
     # -(log probability + target), a mean over two rows
     th.testing.assert_close(temperatures.log_K.grad, th.tensor([0.0, 1.0]))
+
+
+def test_remedies_take_temperatures_for_no_weights():
+    model = with_temperatures("SAC")
+    log_K = model.actor.temperatures.log_K
+    with th.no_grad():
+        log_K.fill_(0.5)
+    shrink_and_perturb(model.policy)
+    assert log_K.tolist() == [0.5] * len(log_K)
+    callback = WeightNormDecayCallback(0.1)
+    callback.init_callback(model)
+    assert not any("temperatures" in name for name in callback.parameters())

@@ -42,3 +42,11 @@ class TaskTemperatures(nn.Module):
             return weighed_B
         off_B = (log_prob_B + self.target_K[tasks_B]).detach()
         return add_loss(weighed_B, -(log_B * off_B).mean())
+
+
+def temperatures_in(module: nn.Module) -> set[nn.Parameter]:
+    """Return the temperatures in a network: they are learned, but are no weights of its function.
+
+    :param module: a policy, say
+    """
+    return {each.log_K for each in module.modules() if isinstance(each, TaskTemperatures)}
