@@ -182,21 +182,21 @@ def sizes(
         policy.set_training_mode(False)
         for router in (m for m in policy.modules() if isinstance(m, LinearRouter)):
             router.weight_RK.mul_(sharper)
-        x = standard_normal(policy, th.Generator().manual_seed(1000 + seed))
+        x = standard_normal(policy, networks, th.Generator().manual_seed(1000 + seed))
         for output, y in outputs(policy, x):
             squares.setdefault(f"{name} {output}", []).append(y.square().mean().item())
     return {name: float(np.sqrt(np.mean(values))) for name, values in squares.items()}
 
 
-def standard_normal(policy: Any, generator: th.Generator) -> th.Tensor:
-    """Return features, the task id being one of those there are."""
+def standard_normal(policy: Any, networks: Networks, generator: th.Generator) -> th.Tensor:
+    """Return features, the task id being one of those there are, for dense networks too."""
     net = getattr(policy, "q_net", policy)
     layout = policy.layout(net.features_extractor)
     rows = TABLE_ROWS if layout.map_shape is None else TABLE_ROWS // 8
-    x = th.randn(rows, layout.x_dim, generator=generator)
-    if not layout.num_tasks:
+    x = th.randn(rows, layout.features_dim - networks.num_tasks, generator=generator)
+    if not networks.num_tasks:
         return x
-    tasks = th.nn.functional.one_hot(th.arange(rows) % layout.num_tasks, layout.num_tasks)
+    tasks = th.nn.functional.one_hot(th.arange(rows) % networks.num_tasks, networks.num_tasks)
     return th.cat([x, tasks.to(x.dtype)], dim=1)
 
 

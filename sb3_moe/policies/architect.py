@@ -204,7 +204,8 @@ class Architect:
     def _dense_twin(self, dense: Iterable[nn.Module]) -> tuple[Tower, Callable[[], None]]:
         """Return the dense tower with a head of many outputs, and what draws its weights anew."""
         *hidden, head = read_stages(copy.deepcopy(list(dense)))
-        width = head.linear.in_features
+        # Not what a head that routes is handed beside: more outputs than inputs start smaller.
+        width = hidden[-1].width if hidden else self.layout.x_dim + self._seen()
         head.linear = nn.Linear(width, max(head.width, min(width, HEAD_WIDTH)))
         twin = Architect(
             MoEOptions(
