@@ -31,6 +31,7 @@ from sb3_moe.policies.stages import (
 )
 from sb3_moe.policies.start_scale import (
     HEAD_WIDTH,
+    Stand,
     dense_sizes,
     make_probe,
     match_sizes,
@@ -71,9 +72,8 @@ class Architect:
         options.check_tasks(layout.num_tasks)
         self.num_experts = options.resolve_num_experts(layout.num_tasks) if options.is_moe else 0
         self.experts_see_task = options.experts_see_task and not after_lstm
-        # Which of the dense network's linear layers each layer of experts stands for, and whether
-        # for its activation too.
-        self.stands_for: dict[MoELayer, tuple[int, bool]] = {}
+        # Which of the dense network's linear layers each layer of experts stands for.
+        self.stands_for: dict[MoELayer, Stand] = {}
         # What the parts of one network have together.
         self.firsts: dict[type[MoELayer], MoELayer] = {}
         self.task_embedding: TaskEmbedding | None = None
@@ -195,11 +195,7 @@ class Architect:
         with own_generator():
             probe = make_probe(self.outer, max(layer.rows(1) for layer in places))
             found = dense_sizes(*self._dense_twin(dense), probe)
-        sizes = {
-            layer: found[i + 1].before if activated else found[i].after
-            for layer, (i, activated) in places.items()
-        }
-        match_sizes(parts, sizes, probe)
+        match_sizes(parts, {layer: place.goal(found) for layer, place in places.items()}, probe)
 
     def _dense_twin(self, dense: Iterable[nn.Module]) -> tuple[Tower, Callable[[], None]]:
         """Return the dense tower with a head of many outputs, and what draws its weights anew."""
@@ -243,8 +239,9 @@ class Architect:
             if self.place.takes(i, len(stages)):
                 norms = [] if first else self._norms(stage, width)
                 block = self._moe_hidden(stage, width, first=first)
-                self.stands_for[block.layer] = (i, self._activates())
-                blocks += [*norms, block, *self._after(stage, block.out_features)]
+                after = self._after(stage, block.out_features)
+                self.stands_for[block.layer] = Stand(i, inside=self._activates(), then=after)
+                blocks += [*norms, block, *after]
             elif self.options.block == "simba":
                 last = i + 1 == len(stages) or self.place.takes(i + 1, len(stages))
                 blocks += self._simba(stage, width, first=first, last=last)
@@ -385,7 +382,7 @@ class Architect:
         num_experts = self.num_experts if router is None else self.layout.num_tasks
         experts = StackedNetwork([expert() for _ in range(num_experts)])
         block = MoEBlock(self._layer(experts, width, 1, first=first, router=router))
-        self.stands_for[block.layer] = (depth, False)
+        self.stands_for[block.layer] = Stand(depth)
         return block
 
     def _as_one(self, stages: list[Stage]) -> list[nn.Module]:
@@ -401,8 +398,9 @@ class Architect:
 
         experts = StackedNetwork([expert() for _ in range(self.num_experts)])
         block = MoEBlock(self._layer(experts, self.layout.x_dim, 1, first=True))
-        self.stands_for[block.layer] = (len(stages) - 1, False)
-        return [block, *(fitted(m, block.out_features) for m in stages[-1].after)]
+        after = [fitted(m, block.out_features) for m in stages[-1].after]
+        self.stands_for[block.layer] = Stand(len(stages) - 1, then=after)
+        return [block, *after]
 
     def _deep(self, stages: Sequence[Stage], dim: int) -> tuple[list[nn.Module], int]:
         """Return one expert's hidden layers, and their width."""
@@ -444,7 +442,7 @@ class Architect:
 
         experts = StackedNetwork([expert() for _ in range(self.num_experts)])
         block = MoEBlock(self._layer(experts, x_dim, 1, first=True))
-        self.stands_for[block.layer] = (len(hidden), False)
+        self.stands_for[block.layer] = Stand(len(hidden))
         # The tanh of TD3's actor comes after the experts are combined.
         return self._tower([block, *head.after], stages)
 

@@ -17,6 +17,7 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers import MoELayer
+from sb3_moe.layers.activations import is_norm
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.policies.towers import Layout, Tower
 
@@ -35,6 +36,11 @@ DRAWS = (4, 64)
 HEAD_WIDTH = 128
 # Sizes that differ by more than rounding.
 TOLERANCE = 0.01
+TINY = 1e-12
+# Behind an activation the factor is sought within so many times the one before it, halving the
+# range on a log scale to a thousandth.
+WIDEST = 64.0
+HALVINGS = 12
 
 
 class Probe(NamedTuple):
@@ -53,6 +59,44 @@ class Size(NamedTuple):
 
     before: float
     after: float
+
+
+class Goal(NamedTuple):
+    """What the output of a layer of experts should be.
+
+    :param size: its root mean square
+    :param measured: what it goes through before it is measured
+    """
+
+    size: float
+    measured: Sequence[nn.Module] = ()
+
+
+class Stand(NamedTuple):
+    """What a layer of experts takes the place of in the dense network.
+
+    :param number: of the linear layer, from 0
+    :param inside: the experts hold its activation too
+    :param then: what follows the sum over experts, up to the next layer
+    """
+
+    number: int
+    inside: bool = False
+    then: Sequence[nn.Module] = ()
+
+    def goal(self, dense: Sequence[Size]) -> Goal:
+        """Return what the next layer would get from the dense network.
+
+        Behind a sum the activation counts: a few rows with sharp gates may make up most of the
+        size, and tanh keeps less of them. A norm, and what follows heads, makes sizes of its own.
+
+        :param dense: sizes of its linear layers
+        """
+        if self.inside:
+            return Goal(dense[self.number + 1].before)
+        if self.then and not any(map(is_norm, self.then)):
+            return Goal(dense[self.number + 1].before, self.then)
+        return Goal(dense[self.number].after)
 
 
 @contextmanager
@@ -111,31 +155,52 @@ def _linear_squares(tower: Tower, probe: Probe) -> list[tuple[float, float]]:
     return squares
 
 
-def match_sizes(parts: Sequence[nn.Module], sizes: Mapping[MoELayer, float], probe: Probe) -> None:
+def match_sizes(parts: Sequence[nn.Module], goals: Mapping[MoELayer, Goal], probe: Probe) -> None:
     """Scale experts so that each layer's output has the size that is wanted.
 
     :param parts: modules that stand one behind the other, the first being a tower's
-    :param sizes: root mean square of the output of each layer in them
+    :param goals: what the output of each layer in them should be
     :param probe: input of the first
     :raises ValueError: if a layer's output doesn't follow its experts' last weights
     """
 
     def scale(layer: MoELayer, args: Any, output: tuple[th.Tensor, Any]) -> tuple[th.Tensor, Any]:
         y_BNO, routing = output
-        factor = sizes[layer] / max(_mean_square(y_BNO) ** 0.5, 1e-12)
+        factor = output_factor(y_BNO, goals[layer])
         layer.experts.scale_outputs(factor)
         y_BNO = y_BNO * factor
         _check_scaled(layer, args, y_BNO)
         return y_BNO, routing
 
-    _run(parts, probe, scale, list(sizes))
+    _run(parts, probe, scale, list(goals))
+
+
+def output_factor(y_BNO: th.Tensor, goal: Goal) -> float:
+    """Return by what an output is to be multiplied: behind an activation it is found by halving."""
+    factor = goal.size / max(_size(y_BNO), TINY)
+
+    def reached(times: float) -> bool:
+        y = y_BNO * (factor * times)
+        for module in goal.measured:
+            y = module(y)
+        return _size(y) >= goal.size
+
+    if not goal.measured:
+        return factor
+    low, high = 1 / WIDEST, WIDEST
+    if reached(low) or not reached(high):  # an activation of another kind
+        return factor
+    for _ in range(HALVINGS):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return factor * (low * high) ** 0.5
 
 
 def _check_scaled(layer: MoELayer, args: tuple[th.Tensor, th.Tensor], y_BNO: th.Tensor) -> None:
     """Raise unless a layer now returns what it should, or if that is nothing."""
     # Not the module itself, which would call its hooks again.
     again_BNO, _ = layer.forward(*(x[:FEWEST_ROWS] for x in args))
-    got, wanted = (_mean_square(y) ** 0.5 for y in (again_BNO, y_BNO[:FEWEST_ROWS]))
+    got, wanted = _size(again_BNO), _size(y_BNO[:FEWEST_ROWS])
     if not abs(got - wanted) <= TOLERANCE * wanted or not wanted:
         raise ValueError(
             "`match_scale`=True needs experts whose output grows with the weights of their last "
@@ -161,3 +226,7 @@ def _run(parts: Sequence[nn.Module], probe: Probe, hook: Any, hooked: Sequence[n
 
 def _mean_square(x: th.Tensor) -> float:
     return x.square().mean().item()
+
+
+def _size(x: th.Tensor) -> float:
+    return _mean_square(x) ** 0.5

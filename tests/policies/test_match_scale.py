@@ -3,6 +3,7 @@
 import copy
 
 import arena
+import numpy as np
 import own_parts
 import pytest
 import torch as th
@@ -18,12 +19,14 @@ from sb3_moe.policies import dqn, on_policy, sac
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.registration import TABLE
+from sb3_moe.policies.start_scale import Goal, output_factor
 from sb3_moe.policies.towers import Layout
 
 SPACE, ACTIONS = spaces.Box(-1, 1, (5,)), spaces.Discrete(4)
 FLAT, TASKS = Layout(x_dim=5), Layout(x_dim=5, num_tasks=4)
 WIDTHS, OUTPUTS = [64, 48], 8
-# Numbers of the dense network's linear layers, and whether their activation counts, by placement.
+# Numbers of the dense network's linear layers, and whether the experts hold their activation, by
+# placement.
 STANDS_FOR = {
     "middle": [(1, True)],
     "final": [(2, False)],
@@ -103,15 +106,54 @@ def test_actor_and_critic_of_on_policy_algorithms_start_as_strong_as_sb3s():
     networks = start_scale.Networks()
     options = {"placement": "big", "num_experts": 4, "match_scale": True}
     found = start_scale.relative(
-        start_scale.sizes(networks, options, 4), start_scale.dense_sizes(networks)
+        start_scale.sizes(networks, options, 4), start_scale.dense_sizes(networks, 128)
     )
     assert list(found.values()) == pytest.approx([1.0] * 3, rel=0.1)
+
+
+def test_what_a_tanh_behind_the_sum_keeps_is_as_strong_as_the_dense_networks():
+    squares = []
+    for seed in range(100):
+        th.manual_seed(seed)
+        dense = nn.Sequential(*create_mlp(5, OUTPUTS, WIDTHS, nn.Tanh))
+        squares.append(dense[:4](probe(FLAT, rows=512)).square().mean().item())
+    th.manual_seed(3)
+    sharp = MoEOptions(placement="body", router="top_k", num_experts=64, match_scale=True)
+    tower = Architect(sharp, FLAT).network(create_mlp(5, OUTPUTS, WIDTHS, nn.Tanh)).eval()
+    kept = []
+    tower.blocks[1].register_forward_hook(lambda module, args, output: kept.append(output))
+    tower(probe(FLAT))
+    assert isinstance(tower.blocks[1], nn.Tanh)
+    assert rms(kept[0]) == pytest.approx(np.mean(squares) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(("size", "times"), [(0.5, None), (2.0, 2.0)])
+def test_a_size_that_an_activation_cannot_have_is_given_to_what_goes_into_it(size, times):
+    y = nn.functional.normalize(th.randn(4096, generator=th.Generator().manual_seed(1)), dim=0) * 64
+    factor = output_factor(y, Goal(size, [nn.Tanh()]))
+    if times is None:
+        assert rms((factor * y).tanh()) == pytest.approx(size, rel=0.01)
+    else:
+        assert factor == pytest.approx(times, rel=1e-4)
+
+
+def test_heads_that_go_by_the_task_are_as_strong_as_a_dense_head_without_scaling():
+    space = spaces.Dict(obs=SPACE, task_id=spaces.Discrete(16))
+    options = {"placement": "final", "router": "task", "net_arch": [8, 8]}
+    heads = []
+    for match_scale in (False, True):
+        th.manual_seed(1)
+        policy = on_policy.MoeMultiInputPolicy(
+            space, ACTIONS, lambda _: 1e-3, match_scale=match_scale, **options
+        )
+        heads += [rms(layer.experts.last.weight) for layer in policy.moe_layers().values()]
+    assert heads[2:] == pytest.approx(heads[:2], rel=0.1)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("placement", "router", "num_experts"),
-    [each for each in start_scale.combinations() if each != start_scale.HEAVY_TAILED],
+    [each for each in start_scale.combinations() if each not in start_scale.HEAVY_TAILED],
     ids=str,
 )
 def test_over_64_seeds_outputs_start_as_strong_as_the_dense_networks(
