@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -67,7 +66,7 @@ def carried(
     known = {
         tensor: th.as_tensor(old[name])
         for tensor, name in before.items()
-        if np.shape(old.get(name)) == tensor.shape
+        if name in old and old[name].shape == tensor.shape
     }
     for tensor, own in by_tensor.items():
         own = [part for part in own if not _starts_anew(part, kept.are_strengths)]

@@ -21,7 +21,6 @@ from sb3_moe.growing.parting import move, moves_apart
 from sb3_moe.layers import MoELayer, StackedNetwork
 from sb3_moe.layers.heirs import Heir
 from sb3_moe.networks import networks_of
-from sb3_moe.optimizers.masks import masks_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import per_tower
@@ -68,7 +67,6 @@ class Transplant:
         self.model: Any = model
         self.policy = policy_of(model)
         self.heirs = heirs
-        _refuse_masks(self.policy)
         self.options = _options(self.policy, heirs, shares=shares)
         self.built = _build(self.policy, self.options)
         self.grafts = list(self._grafts())
@@ -241,15 +239,6 @@ def _options(
     options: dict[str, Any] = {"num_experts": _plain(numbers), "router_kwargs": _plain(kwargs)}
     per_tower(policy.moe_options | options, policy.towers)
     return options
-
-
-def _refuse_masks(policy: MoEPolicy) -> None:
-    for optimizer in networks_of(policy).optimizers().values():
-        if masks_in(optimizer):
-            raise ValueError(
-                "`model` must not train sparsely: SparseTrainingCallback keeps a mask for each "
-                "tensor, and those of other experts would have none"
-            )
 
 
 def _plain(by_tower: Mapping[str, Any]) -> Any:
