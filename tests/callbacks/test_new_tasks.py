@@ -132,7 +132,7 @@ def test_masks_beside_experts_that_would_join_are_refused_before_a_weight_has_ch
 def test_experts_join_a_model_that_was_sparse_once_its_masks_are_dropped():
     model = ppo(in_blocks()).learn(BLOCK, SparseTrainingCallback(0.5))
     grow = TaskSwitchCallback(on_new_task="add_expert")
-    with pytest.raises(ValueError, match="`on_new_task` can't be 'add_expert': .*drop_masks"):
+    with pytest.raises(ValueError, match=r"`on_new_task` can't be 'add_expert': .*drop_masks"):
         model.learn(BLOCK, grow, reset_num_timesteps=False)
     assert model.num_timesteps == BLOCK
     drop_masks(model)
