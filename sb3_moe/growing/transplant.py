@@ -21,6 +21,7 @@ from sb3_moe.growing.parting import move, moves_apart
 from sb3_moe.layers import MoELayer, StackedNetwork
 from sb3_moe.layers.heirs import Heir
 from sb3_moe.networks import networks_of
+from sb3_moe.plasticity.actor_gradients import KEPT
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import per_tower
@@ -145,6 +146,7 @@ class Transplant:
                 vars(self.model)[name] = [buffers.get(t.data_ptr(), t) for t in value]
         for kept, arrays in anchors:
             kept.place[kept.key] = arrays
+        vars(self.model).pop(KEPT, None)  # of tensors that go
         self._set_options(frozen)
 
     def _frozen(self) -> dict[str, list[int]]:
