@@ -6,15 +6,11 @@ Shapes: T steps, E environments, K tasks.
 from __future__ import annotations
 
 import functools
-import sys
-import warnings
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_moe.buffers.rollout import DeviceRolloutBuffer
 from sb3_moe.layers.checks import whole_or_none
@@ -43,9 +39,6 @@ class PerTaskAdvantages(_Buffer):
     def __init__(self, *args: Any, num_tasks: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.find_tasks(num_tasks)
-        model = _builder()
-        if model is not None:
-            warn_of_normalising_twice(model)
 
     def find_tasks(self, num_tasks: int | None) -> None:
         """Find where observations hold the task id.
@@ -75,7 +68,9 @@ class MultiTaskRolloutBuffer(PerTaskAdvantages, DeviceRolloutBuffer):
     """SB3's rollout buffer, on the training device, with advantages normalised by task.
 
     For PPO, A2C and TRPO: ``rollout_buffer_class=MultiTaskRolloutBuffer`` with
-    ``normalize_advantage=False``.
+    ``normalize_advantage=False``; with True PPO normalises each minibatch over all tasks once more,
+    whose mean is near 0 and deviation near 1 already. A buffer isn't told which:
+    :class:`~sb3_moe.callbacks.TaskAdvantageCallback` warns of it.
 
     :param args: as SB3's RolloutBuffer; takes Dict observations too
     :param num_tasks: for a Box observation that ends in a one-hot of so many tasks
@@ -107,24 +102,3 @@ def per_task(kind: type[RolloutBuffer]) -> type[RolloutBuffer]:
     if issubclass(kind, PerTaskAdvantages):
         return kind
     return type(f"MultiTask{kind.__name__}", (PerTaskAdvantages, kind), {})
-
-
-def warn_of_normalising_twice(model: OnPolicyAlgorithm) -> None:
-    """Warn if an algorithm normalises each minibatch over all of its tasks once more."""
-    if getattr(model, "normalize_advantage", False):
-        warnings.warn(
-            "advantages are normalised by task, and then by minibatch over all tasks: give "
-            f"{type(model).__name__} normalize_advantage=False",
-            stacklevel=2,
-        )
-
-
-def _builder() -> OnPolicyAlgorithm | None:
-    """Return the algorithm that is building a buffer now: SB3 lets no buffer know its algorithm."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, OnPolicyAlgorithm):
-            return owner
-        frame = frame.f_back
-    return None

@@ -20,7 +20,7 @@ from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
 from sb3_moe.files.record import Record
 from sb3_moe.generators import preserved_generators
 from sb3_moe.tasks.keys import short_names
-from sb3_moe.tasks.of_env import task_names, tasks_played
+from sb3_moe.tasks.of_env import only_task, task_names
 
 ALL_TASKS = -1
 # What this, SB3's own callback and TaskSwitchCallback log of all tasks at once.
@@ -207,8 +207,8 @@ class MultiTaskEvalCallback(PeriodicCallback):
 
     def _played_task(self) -> int:
         """Return the task that all environments play now, -1 if they mix tasks."""
-        tasks = {ALL_TASKS} if self._mixed else set(tasks_played(self.training_env).tolist())
-        return tasks.pop() if len(tasks) == 1 else ALL_TASKS
+        task = None if self._mixed else only_task(self.training_env)
+        return ALL_TASKS if task is None else task
 
     def _on_training_end(self) -> None:
         super()._on_training_end()

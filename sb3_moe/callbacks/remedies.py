@@ -13,6 +13,7 @@ from sb3_moe.buffers.stored import stored_obs
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import one_of
+from sb3_moe.plasticity.actor_gradients import recall_actor_gradients, remember_actor_gradients
 from sb3_moe.plasticity.critic_gradients import CriticGradients
 from sb3_moe.plasticity.dormant import check_tau
 from sb3_moe.plasticity.gradient_activity import gradient_activity
@@ -57,7 +58,9 @@ class ReDoCallback(RemedyCallback):
     :param tau: units whose score is at most this are dormant
     :param batch_size: observations to judge by; None: 256
     :param criterion: ``"activation"``, or ``"gradient"``: the gradient that reached a neuron in the
-        last update (ReGraMa; Liu et al. 2025, arXiv 2505.24061)
+        last update (ReGraMa; Liu et al. 2025, arXiv 2505.24061). What a resumed run of TD3 or
+        CrossQ, whose actor isn't updated each time, must know is kept in
+        ``model.actor_gradients``
     :param verbose: 0 or 1
     :raises ValueError: if a number is out of range, the criterion is none, or ``batch_size`` is
         given with ``"gradient"``
@@ -92,6 +95,13 @@ class ReDoCallback(RemedyCallback):
         super()._on_training_start()
         if self.criterion == "gradient":
             self._gradients.attach(self.model.policy)
+            if self.model.num_timesteps > 0:
+                recall_actor_gradients(self.model)
+
+    def _on_rollout_start(self) -> None:
+        super()._on_rollout_start()
+        if self.criterion == "gradient":
+            remember_actor_gradients(self.model)
 
     def _on_training_end(self) -> None:
         self._gradients.detach()

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
+from sb3_moe.callbacks.task_switch import TaskSwitchCallback
 from sb3_moe.growing.connections import annealed
 from sb3_moe.growing.densities import DENSITIES
 from sb3_moe.growing.sparsifying import Growth, SparseNetworks, counts_of
@@ -34,8 +35,9 @@ class SparseTrainingCallback(BaseCallback):
     ``sparsity/alive/<tower>``, and for ``"set"`` and ``"rigl"`` ``sparsity/changed``, the
     connections that the last change made.
 
-    Masks are saved with the optimiser, and a model that has some goes on with them. After training
-    the weights stay as they are; without this callback the next training fills them.
+    Masks are saved with the optimiser, and a model that has some goes on with them, until
+    :func:`sb3_moe.growing.drop_masks`. After training the weights stay as they are; without this
+    callback the next training fills them.
 
     :param sparsity: share of the weights of each network that are zero, in [0, 1)
     :param method: ``"static"``: the masks stay; ``"set"``: the smallest weights are dropped and
@@ -52,7 +54,8 @@ class SparseTrainingCallback(BaseCallback):
     :param seed: of the masks; None: the model's
     :param verbose: 1 prints how many weights are alive
     :raises TypeError: if an argument is of the wrong type
-    :raises ValueError: if it is out of range, or not used by the method
+    :raises ValueError: if it is out of range, or not used by the method, or a TaskSwitchCallback
+        beside it would add experts
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class SparseTrainingCallback(BaseCallback):
     def _on_training_start(self) -> None:
         networks = self._networks
         assert networks is not None, "init_callback comes first"
+        _refuse_growth(self.locals.get("callback"))
         counts = counts_of(networks.layers, self.sparsity, self.densities)
         networks.begin(counts, self._chosen_seed(), rescale=self.rescale)
         networks.attach(self._is_due, self._regrow)
@@ -160,6 +164,18 @@ class SparseTrainingCallback(BaseCallback):
     def _on_training_end(self) -> None:
         if self._networks is not None:
             self._networks.detach()
+
+
+def _refuse_growth(callback: object) -> None:
+    """Refuse a callback, or one in a list, that will add experts, before weights are changed."""
+    for each in callback.callbacks if isinstance(callback, CallbackList) else ():
+        _refuse_growth(each)
+    if isinstance(callback, TaskSwitchCallback) and callback.on_new_task is not None:
+        raise ValueError(
+            "`on_new_task` of TaskSwitchCallback must be None beside SparseTrainingCallback, which "
+            "keeps a mask for each tensor, and those of other experts would have none, got "
+            f"{callback.on_new_task!r}"
+        )
 
 
 def _number(name: str, value: object) -> None:

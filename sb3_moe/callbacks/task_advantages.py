@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_moe.buffers.advantages import PerTaskAdvantages, per_task, warn_of_normalising_twice
+from sb3_moe.buffers.advantages import PerTaskAdvantages, per_task
 
 
 class TaskAdvantageCallback(BaseCallback):
@@ -36,6 +37,12 @@ class TaskAdvantageCallback(BaseCallback):
                 "advantages by task need an on-policy algorithm, such as PPO, got "
                 f"{type(model).__name__}"
             )
+        if getattr(model, "normalize_advantage", False):
+            warnings.warn(
+                "advantages are normalised by task, and then by minibatch over all tasks: give "
+                f"{type(model).__name__} normalize_advantage=False",
+                stacklevel=2,
+            )
         buffer = model.rollout_buffer
         if isinstance(buffer, PerTaskAdvantages):
             return
@@ -44,7 +51,6 @@ class TaskAdvantageCallback(BaseCallback):
         vars(swapped).update(vars(buffer))
         swapped.find_tasks(self.num_tasks)
         model.rollout_buffer = swapped
-        warn_of_normalising_twice(model)
 
     def _on_step(self) -> bool:
         return True

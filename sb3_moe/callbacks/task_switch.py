@@ -18,7 +18,7 @@ from sb3_moe.growing.number import countable
 from sb3_moe.learning_rates import Restarted
 from sb3_moe.plasticity.resets import reset_heads, reset_optimizers
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.tasks.of_env import require_tasks, task_names, tasks_played
+from sb3_moe.tasks.of_env import only_task, require_tasks, task_names
 
 Replay = Literal["keep", "clear", "reservoir"]
 OnNewTask = Literal["add_expert", "freeze_old"]
@@ -124,10 +124,9 @@ class TaskSwitchCallback(BaseCallback):
         self._restart_schedules()
 
     def _on_rollout_start(self) -> None:
-        tasks = set(tasks_played(self.training_env).tolist())
-        if self._interleaved or len(tasks) > 1:
+        task = None if self._interleaved else only_task(self.training_env)
+        if task is None:
             return
-        task = tasks.pop()
         if self._task is not None and task != self._task:
             self._switch(task)
         self._met.add(task)

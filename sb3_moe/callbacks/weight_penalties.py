@@ -156,7 +156,8 @@ class L2InitCallback(WeightPenaltyCallback):
 
     Their coefficient is half of this one. Where weights started is where they are when the first
     training with this callback begins; every file of the model keeps it, as
-    ``model.initial_weights``, and a run that starts at step 0 takes them anew.
+    ``model.initial_weights``, and a run that starts at step 0 takes them anew. Experts keep their
+    own start when others join or leave; a new one is drawn to where it was when it joined.
 
     :param coef: of the penalty, ``coef / 2`` times the squared distance; at least 0
     :param verbose: 0 or 1
@@ -175,7 +176,7 @@ class L2InitCallback(WeightPenaltyCallback):
             kept["initial_weights"] = weights
 
     def pulls(self) -> Iterator[Pull]:
-        """Yield all weights and their start; none of what came later, or has grown."""
+        """Yield the weights whose start is known."""
         start = vars(self.model)["initial_weights"]
         for name, parameter in self.parameters().items():
             if np.shape(start.get(name)) == parameter.shape:

@@ -16,6 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.evaluation.outcomes import Successes, game_return, is_lost_life, monitored
+from sb3_moe.layers.checks import whole_or_none
 from sb3_moe.tasks.known import check_tasks, tasks_known
 from sb3_moe.tasks.of_env import task_names, tasks_played
 
@@ -37,7 +38,12 @@ class TaskEpisodes(NamedTuple):
 
 
 def evaluate_tasks(
-    model: BaseAlgorithm, env: VecEnv, n_eval_episodes: int = 10, deterministic: bool = True
+    model: BaseAlgorithm,
+    env: VecEnv,
+    n_eval_episodes: int = 10,
+    deterministic: bool = True,
+    *,
+    max_episode_steps: int | None = None,
 ) -> TaskEpisodes:
     """Play every task of an environment in which each copy plays one task for good.
 
@@ -57,22 +63,28 @@ def evaluate_tasks(
     :param env: a monitored environment, multi-task or of a single task
     :param n_eval_episodes: of each task, at least 1
     :param deterministic: as in ``predict``
-    :raises ValueError: if a task is not played or isn't the model's, or ``n_eval_episodes`` is
-        below 1
+    :param max_episode_steps: an episode that takes more steps is an error; None: wait for its end
+    :raises TypeError: if ``max_episode_steps`` is neither an int nor None
+    :raises ValueError: if a task is not played or isn't the model's, an episode is too long, or a
+        number is below 1
     """
+    whole_or_none("max_episode_steps", max_episode_steps)
     if n_eval_episodes < 1:
         raise ValueError(f"`n_eval_episodes` must be at least 1, got {n_eval_episodes}")
     if isinstance(model, BaseAlgorithm):  # else there is nothing but a `predict`
         check_tasks(tasks_known(model), env)
     obs = env.reset()
     tasks = tasks_played(env)
-    quota = _quotas(tasks, task_names(env), n_eval_episodes)
+    names = task_names(env)
+    quota = _quotas(tasks, names, n_eval_episodes)
+    running = np.zeros(env.num_envs, dtype=np.int64)  # steps without an end
     episodes: list[list[tuple[float, float, float]]] = [[] for _ in range(env.num_envs)]
     successes, lengths = Successes(env.num_envs), np.zeros(env.num_envs)
     states, starts = None, np.ones(env.num_envs, dtype=bool)
     lives = [env.env_is_wrapped(wrapper) for wrapper in (EpisodicLifeEnv, Monitor)]
     masked = _takes_masks(model) and env.has_attr("action_masks")
-    while any(len(mine) < wanted for mine, wanted in zip(episodes, quota, strict=True)):
+    wanted = [number > 0 for number in quota]
+    while any(wanted):
         masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
         actions, states = model.predict(
             obs,  # type: ignore[arg-type]  # a tuple of observations is not supported by SB3
@@ -83,6 +95,7 @@ def evaluate_tasks(
         )
         obs, _, starts, infos = env.step(actions)
         successes.step(infos)
+        running = np.where(starts, 0, running + 1)
         for i in np.flatnonzero(starts).tolist():
             if all(has[i] for has in lives) and "episode" not in infos[i]:
                 # SB3 puts its Monitor within, where a lost life ends nothing.
@@ -94,7 +107,17 @@ def evaluate_tasks(
             lengths[i] = 0
             if len(episodes[i]) < quota[i]:
                 episodes[i].append(episode)
+        wanted = [len(mine) < number for mine, number in zip(episodes, quota, strict=True)]
+        if max_episode_steps is not None and (running * wanted).max() >= max_episode_steps:
+            _refuse_endless(names[tasks[(running * wanted).argmax()]], max_episode_steps)
     return _by_task(episodes, tasks, n_eval_episodes)
+
+
+def _refuse_endless(task: str, max_episode_steps: int) -> None:
+    raise ValueError(
+        f"`env` must end each episode within `max_episode_steps`={max_episode_steps:,}, got one of "
+        f"{task} that goes on: put gymnasium.wrappers.TimeLimit around it"
+    )
 
 
 def _takes_masks(model: BaseAlgorithm) -> bool:

@@ -21,6 +21,8 @@ from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
 from sb3_moe.layers.heirs import Heir, kept
+from sb3_moe.networks import networks_of
+from sb3_moe.optimizers.masks import masks_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import MoEOptions
@@ -211,6 +213,7 @@ def countable(policy: MoEPolicy, tower: str | None) -> dict[str, MoELayer]:
     :param tower: None: of each
     :raises ValueError: if there is none, or they can't
     """
+    _refuse_masks(policy)
     layers: Mapping[str, MoELayer] = policy.moe_layers()
     kinds = sorted({name.split(".")[0].rstrip(digits) for name in layers})
     if layers and tower is not None and tower not in kinds:
@@ -233,6 +236,16 @@ def countable(policy: MoEPolicy, tower: str | None) -> dict[str, MoELayer]:
             )
         _check_alone(name, layer)
     return found
+
+
+def _refuse_masks(policy: MoEPolicy) -> None:
+    for optimizer in networks_of(policy).optimizers().values():
+        if masks_in(optimizer):
+            raise ValueError(
+                "`model` must not train sparsely: SparseTrainingCallback keeps a mask for each "
+                "tensor, and those of other experts would have none; sb3_moe.growing.drop_masks"
+                "(model) ends sparse training"
+            )
 
 
 def _is_task_head(options: MoEOptions, layer: MoELayer) -> bool:

@@ -9,17 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 
 from sb3_moe.growing.connections import drawn, generator_of, regrown
 from sb3_moe.growing.densities import DENSITIES, alive_of
 from sb3_moe.growing.sparse_layers import SparseLayer, sparse_layers
+from sb3_moe.is_model import model_of_sb3
 from sb3_moe.networks import networks_of
 from sb3_moe.optimizers.masks import (
     SEED,
     UPDATES,
     MaskedSteps,
     apply_masks,
+    forget_masks,
     keep_masked,
     mask_targets,
     masks_in,
@@ -28,6 +31,22 @@ from sb3_moe.optimizers.masks import (
 from sb3_moe.optimizers.moments import moments_in
 
 Growth = Literal["random", "gradient"]
+
+
+def drop_masks(model: BaseAlgorithm) -> None:
+    """End sparse training for good: forget the masks that SparseTrainingCallback left.
+
+    They lie in the optimisers, and so in all files of the model. Weights stay as they are, most of
+    them zero, until training fills them; experts can be added, removed and merged again. The next
+    SparseTrainingCallback draws masks anew. A model without masks stays as it is.
+
+    :param model: of any algorithm, with SB3's policies or ours
+    :raises TypeError: if it is no model of SB3's, or its policy of no known class
+    """
+    model_of_sb3(model)
+    policy = getattr(model.policy, "_orig_mod", model.policy)  # what torch.compile wraps
+    for optimizer in dict.fromkeys(networks_of(policy).optimizers().values()):
+        forget_masks(optimizer)
 
 
 def counts_of(layers: Sequence[SparseLayer], sparsity: float, densities: str) -> list[int]:

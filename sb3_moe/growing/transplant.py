@@ -14,13 +14,14 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_moe.growing.anchors import Arrays, Kept, carried, kept_for_penalties
 from sb3_moe.growing.averages import inherited_states
 from sb3_moe.growing.inheritance import Inherited, Origin, inherited
 from sb3_moe.growing.parting import move, moves_apart
 from sb3_moe.layers import MoELayer, StackedNetwork
 from sb3_moe.layers.heirs import Heir
 from sb3_moe.networks import networks_of
-from sb3_moe.optimizers.masks import masks_in
+from sb3_moe.plasticity.actor_gradients import KEPT
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import per_tower
@@ -67,7 +68,6 @@ class Transplant:
         self.model: Any = model
         self.policy = policy_of(model)
         self.heirs = heirs
-        _refuse_masks(self.policy)
         self.options = _options(self.policy, heirs, shares=shares)
         self.built = _build(self.policy, self.options)
         self.grafts = list(self._grafts())
@@ -135,6 +135,7 @@ class Transplant:
         frozen = self._frozen()
         buffers = self._running_buffers()
         groups = self._groups()
+        anchors = self._anchors()
         blocks = {graft.old: graft.new for graft in self.grafts}
         for block in [m for m in self.policy.modules() if isinstance(m, MoEBlock)]:
             block.layer = blocks.get(block.layer, block.layer)
@@ -143,6 +144,9 @@ class Transplant:
         for name, value in vars(self.model).items():
             if "batch_norm_stats" in name:
                 vars(self.model)[name] = [buffers.get(t.data_ptr(), t) for t in value]
+        for kept, arrays in anchors:
+            kept.place[kept.key] = arrays
+        vars(self.model).pop(KEPT, None)  # of tensors that go
         self._set_options(frozen)
 
     def _frozen(self) -> dict[str, list[int]]:
@@ -154,6 +158,20 @@ class Transplant:
                 x for x, h in enumerate(heirs) if h.stays and h.weights and still >= set(h.weights)
             ]
         return new
+
+    def _anchors(self) -> list[tuple[Kept, Arrays]]:
+        """Return what penalties will draw weights to."""
+        before, after = (
+            {p: name for name, p in policy.named_parameters()}
+            for policy in (self.policy, self.built)
+        )
+        grafts = [graft for graft in self.grafts if not graft.is_target]
+        parts = [part for graft in grafts for part in graft.parts]
+        gone = {before[p] for graft in grafts for p in graft.old.parameters()}
+        return [
+            (kept, carried(kept, parts, before, after, gone))
+            for kept in kept_for_penalties(self.model)
+        ]
 
     def _running_buffers(self) -> dict[int, th.Tensor]:
         """Return what comes in place of buffers that SB3 copies to targets, by where they lie."""
@@ -223,15 +241,6 @@ def _options(
     options: dict[str, Any] = {"num_experts": _plain(numbers), "router_kwargs": _plain(kwargs)}
     per_tower(policy.moe_options | options, policy.towers)
     return options
-
-
-def _refuse_masks(policy: MoEPolicy) -> None:
-    for optimizer in networks_of(policy).optimizers().values():
-        if masks_in(optimizer):
-            raise ValueError(
-                "`model` must not train sparsely: SparseTrainingCallback keeps a mask for each "
-                "tensor, and those of other experts would have none"
-            )
 
 
 def _plain(by_tower: Mapping[str, Any]) -> Any:

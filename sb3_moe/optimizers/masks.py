@@ -39,6 +39,15 @@ def set_masks(optimizer: th.optim.Optimizer, masks: Masks) -> None:
         group[MASKS] = [masks.get(parameter) for parameter in group["params"]]
 
 
+def forget_masks(optimizer: th.optim.Optimizer) -> None:
+    """Keep no masks any more; weights stay as they are."""
+    if (steps := vars(optimizer).get("masked_steps")) is not None:
+        steps.detach()
+    for group in optimizer.param_groups:
+        for name in (MASKS, UPDATES, SEED):
+            group.pop(name, None)
+
+
 @th.no_grad()
 def apply_masks(optimizer: th.optim.Optimizer) -> None:
     """Set weights that are not alive to zero, and their moments."""

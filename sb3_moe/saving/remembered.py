@@ -16,6 +16,7 @@ REMEMBERED: dict[str, type[Any]] = {
     "anchors": dict,
     "frozen_routers": dict,
     "initial_weights": dict,
+    "actor_gradients": dict,
     "expert_log": list,
 }
 

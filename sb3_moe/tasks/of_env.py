@@ -33,8 +33,15 @@ def require_tasks(env: VecEnv) -> None:
     if not has_tasks(env):
         raise ValueError(
             "the environment must have tasks: build it with sb3_moe.make_multitask_vec_env"
-            f"(tasks), got {env}"
+            f"(tasks), got {_described(env)}"
         )
+
+
+def _described(env: VecEnv) -> str:
+    """Say what an environment is, whose own text is an address."""
+    spec = env.get_attr("spec", indices=0)[0] if env.has_attr("spec") else None
+    inside = type(env.unwrapped).__name__
+    return inside if spec is None else f"{spec.id} in a {inside}"
 
 
 def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:

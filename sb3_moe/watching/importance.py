@@ -69,6 +69,10 @@ class Importance:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+#: More steps than an episode of any suite takes: Atari's longest have 27,000.
+LONGEST = 100_000
+
+
 def check_importance(model: BaseAlgorithm, tower: str | None, episodes: int) -> str:
     """Return the tower that is meant, before anything is played.
 
@@ -94,6 +98,7 @@ def expert_importance(
     episodes: int = 20,
     seed: int = 0,
     deterministic: bool = True,
+    max_episode_steps: int = LONGEST,
 ) -> Importance:
     """Evaluate every task with each expert of a tower off, from the same seed each time.
 
@@ -103,8 +108,13 @@ def expert_importance(
     :param episodes: of each task, at least 2
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
-    :raises ValueError: if there is no such tower, or ``episodes`` is below 2
+    :param max_episode_steps: an episode that takes more is an error, or one without an end would
+        be played for ever
+    :raises TypeError: as of :func:`sb3_moe.without_expert`, or if a number is no int
+    :raises ValueError: if there is no such tower, an episode is too long, ``episodes`` is below 2
+        or ``max_episode_steps`` below 1
     """
+    whole("max_episode_steps", max_episode_steps)
     tower = check_importance(model, tower, episodes)
     layers = list(mixtures_of(model, tower).values())
     num_experts = min(layer.num_experts for layer in layers)
@@ -114,7 +124,10 @@ def expert_importance(
         def play() -> Array:
             seed_generators(model, seed)
             stage.env.seed(seed)
-            return evaluate_tasks(model, stage.env, episodes, deterministic).returns
+            played = evaluate_tasks(
+                model, stage.env, episodes, deterministic, max_episode_steps=max_episode_steps
+            )
+            return played.returns
 
         try:
             returns = [play()]

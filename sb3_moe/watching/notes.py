@@ -19,6 +19,7 @@ from sb3_moe.networks.decisions import Decision
 from sb3_moe.plasticity.dormant import TAUS, dormant_fraction, dormant_fraction_per_expert
 from sb3_moe.plasticity.hidden_layers import hidden_layers
 from sb3_moe.plasticity.probe import Obs, concatenate, policy_activations, select
+from sb3_moe.watching.pictures import as_bytes
 from sb3_moe.watching.replay import Frame, Sleep, Track
 
 # Observations on which units are asked whether they sleep.
@@ -119,7 +120,7 @@ class Notes:
         """Return the number of a picture; one that was there before is kept once."""
         if picture is None:
             return -1
-        frame = np.ascontiguousarray(picture, np.uint8)
+        frame = np.ascontiguousarray(as_bytes(picture))
         key = str(frame.shape).encode() + frame.tobytes()
         if key not in self._frames:
             self._frames[key] = len(self._frames), frame.copy()

@@ -19,6 +19,22 @@ LARGEST = 480
 PALETTE = 256
 
 
+def as_bytes(picture: npt.ArrayLike) -> Frame:
+    """Return a picture in whole numbers from 0 to 255, whatever an environment draws in.
+
+    Floats that all lie in [0, 1] are shares of 255, and so is a boolean; other numbers are taken
+    as they are, cut to that range. What is no number is 0.
+
+    :param picture: of any shape
+    """
+    frame = np.asarray(picture)
+    if frame.dtype == np.uint8:
+        return frame
+    values = np.nan_to_num(frame.astype(np.float64), posinf=255.0, neginf=0.0)
+    is_share = frame.dtype.kind in "bf" and ((values >= 0.0) & (values <= 1.0)).all()
+    return np.clip(np.rint(values * 255.0 if is_share else values), 0.0, 255.0).astype(np.uint8)
+
+
 def shrunk(frame: Frame) -> Frame:
     """Undo an enlargement by whole pixels, which a page can do again.
 

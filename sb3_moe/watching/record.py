@@ -68,7 +68,7 @@ def watch(
     :param max_steps: of each task; the last episode is cut there
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
-    :param frames: whether to take pictures
+    :param frames: whether to take pictures, of 0 to 255, or floats that all lie in [0, 1]
     :raises TypeError: if ``model`` is no model, or a number no int
     :raises ValueError: if a number is below 1, or there is no such task, tower or expert
     """

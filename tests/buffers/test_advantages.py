@@ -121,10 +121,20 @@ def ppo(env=None, algorithm=PPO, **kwargs):
 
 def test_ppo_warns_where_it_normalises_over_all_tasks_too():
     cure = "give PPO normalize_advantage=False"
-    with pytest.warns(UserWarning, match=cure):
-        ppo(rollout_buffer_class=MultiTaskRolloutBuffer)
-    with pytest.warns(UserWarning, match=cure):
-        ppo().learn(16, callback=TaskAdvantageCallback())
+    for kwargs in ({}, {"rollout_buffer_class": MultiTaskRolloutBuffer}):
+        with pytest.warns(UserWarning, match=cure):
+            ppo(**kwargs).learn(16, callback=TaskAdvantageCallback())
+
+
+def test_a_minibatch_of_them_is_normal_enough_that_once_more_changes_little():
+    rng, size = np.random.default_rng(0), 256
+    tasks_TE = rng.integers(0, 3, (1024, 4))
+    scales = np.array([0.01, 1.0, 100.0])[tasks_TE]
+    once = normalised_by_task(rng.normal(5, 1, tasks_TE.shape) * scales, tasks_TE).flatten()
+    for batch in rng.permutation(once).reshape(-1, size):
+        # Six standard errors of a mean, and of a deviation.
+        assert abs(batch.mean()) < 6 * size**-0.5
+        assert abs(batch.std() - 1) < 6 * (2 * size) ** -0.5
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C])

@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from toy import toy_vec_env
 
@@ -255,8 +256,11 @@ def test_no_hook_stays_when_training_is_over_or_interrupted():
 
 
 def test_plain_environments_and_algorithms_without_gradients_are_refused():
-    with pytest.raises(ValueError, match="the environment must have tasks"):
+    text = r"the environment must have tasks: .*\(tasks\), got CartPole-v1 in a DummyVecEnv$"
+    with pytest.raises(ValueError, match=text):
         PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).learn(8, EWCCallback(1.0))
+    with pytest.raises(ValueError, match=r"\(tasks\), got DummyVecEnv$"):
+        PPO("MlpPolicy", CartPoleEnv(), n_steps=8, batch_size=8).learn(8, EWCCallback(1.0))
 
 
 @pytest.mark.parametrize("kind", [EWCCallback, L2AnchorCallback])

@@ -12,8 +12,10 @@ from sb3_moe.callbacks import (
     PlasticityCallback,
     RoutingCallback,
     SnapshotCallback,
+    SparseTrainingCallback,
     TaskSwitchCallback,
 )
+from sb3_moe.growing import drop_masks
 from sb3_moe.snapshot.resuming import resume
 from sb3_moe_envs import Cycle
 
@@ -112,6 +114,30 @@ def test_what_can_not_grow_is_refused_before_training(name):
     with pytest.raises(ValueError, match=text):
         model.learn(BLOCK, TaskSwitchCallback(on_new_task=value))
     assert model.num_timesteps == 0
+
+
+@pytest.mark.parametrize("sparse_first", [True, False])
+def test_masks_beside_experts_that_would_join_are_refused_before_a_weight_has_changed(sparse_first):
+    model = ppo(in_blocks())
+    before = [parameter.detach().clone() for parameter in model.policy.parameters()]
+    callbacks = [SparseTrainingCallback(0.5), TaskSwitchCallback(on_new_task="add_expert")]
+    text = "`on_new_task` of TaskSwitchCallback must be None beside Sparse.*, got 'add_expert'"
+    with pytest.raises(ValueError, match=text):
+        model.learn(BLOCK, callbacks if sparse_first else callbacks[::-1])
+    for mine, old in zip(model.policy.parameters(), before, strict=True):
+        assert th.equal(mine, old)
+    model.learn(BLOCK, [SparseTrainingCallback(0.5), TaskSwitchCallback(reset_heads=True)])
+
+
+def test_experts_join_a_model_that_was_sparse_once_its_masks_are_dropped():
+    model = ppo(in_blocks()).learn(BLOCK, SparseTrainingCallback(0.5))
+    grow = TaskSwitchCallback(on_new_task="add_expert")
+    with pytest.raises(ValueError, match=r"`on_new_task` can't be 'add_expert': .*drop_masks"):
+        model.learn(BLOCK, grow, reset_num_timesteps=False)
+    assert model.num_timesteps == BLOCK
+    drop_masks(model)
+    model.learn(3 * BLOCK, grow)
+    assert numbers(model) == {"pi.middle": 4, "vf.middle": 4}
 
 
 def test_a_study_can_name_it():

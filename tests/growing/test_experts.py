@@ -10,6 +10,7 @@ from own_parts import Skipping, Tempered
 
 import sb3_moe
 from sb3_moe import add_experts, merge_experts, remove_experts
+from sb3_moe.growing import expert_log
 from sb3_moe.growing.outputs import raw_outputs, sampled
 from sb3_moe.layers import SoftMoE
 from sb3_moe.networks import networks_of
@@ -309,6 +310,19 @@ def test_changes_are_kept_on_the_model_and_logged():
         ]
     )
     assert model.logger.name_to_value["experts/number/pi.middle"] == 4
+
+
+def test_a_model_whose_experts_are_as_they_began_has_an_empty_log():
+    model = moe()
+    assert expert_log(model) == []
+    assert expert_log(loaded(model)) == []
+    add_experts(model)
+    expert_log(model).clear()
+    expert_log(model)[0]["mixtures"].clear()
+    assert expert_log(model) == model.expert_log
+    assert expert_log(model)[0]["mixtures"] == ["pi.middle", "vf.middle"]
+    with pytest.raises(TypeError, match="`model` must be"):
+        expert_log(model.policy)
 
 
 def test_a_file_that_is_safe_to_open_keeps_what_was_done(tmp_path):

@@ -3,9 +3,11 @@
 import gymnasium as gym
 import pytest
 import torch as th
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import DQN, PPO, SAC
 
 import sb3_moe  # noqa: F401  registers the policies' names
+from sb3_moe.callbacks import SparseTrainingCallback
+from sb3_moe.growing import drop_masks
 from sb3_moe.growing.connections import annealed, drawn, generator_of, regrown
 from sb3_moe.growing.densities import alive_of, erk, uniform
 from sb3_moe.growing.sparse_layers import sparse_layers
@@ -142,3 +144,48 @@ def test_target_networks_start_with_the_same_zeros():
     networks.attach(lambda _: False, print)
     pairs = zip(model.q_net.parameters(), model.q_net_target.parameters(), strict=True)
     assert all(th.equal(online, target) for online, target in pairs)
+
+
+@pytest.mark.parametrize(("algo", "policy"), [(PPO, "MlpPolicy"), (SAC, "MoeMlpPolicy")])
+def test_dropped_masks_leave_weights_as_they_are_and_hold_none_from_then_on(algo, policy, tmp_path):
+    env = "Pendulum-v1" if algo is SAC else "CartPole-v1"
+    options = {"n_steps": 32, "batch_size": 32} if algo is PPO else {"learning_starts": 8}
+    model = algo(policy, env, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **options)
+    model.learn(32, SparseTrainingCallback(0.8))
+    networks = SparseNetworks(model.policy)
+    dead = {layer.weight: layer.weight == 0 for layer in networks.layers}
+    before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    drop_masks(model)
+    assert not networks.masks()
+    for name, tensor in model.policy.state_dict().items():
+        assert th.equal(tensor, before[name])
+    model.save(tmp_path / "model")
+    again = algo.load(tmp_path / "model", device="cpu")
+    assert not SparseNetworks(again.policy).masks()
+    model.learn(64, reset_num_timesteps=False)
+    assert all(weight[was].any() for weight, was in dead.items() if was.any())
+    model.learn(32, SparseTrainingCallback(0.5), reset_num_timesteps=False)
+    assert networks.masks()
+
+
+def test_masks_of_a_run_that_was_interrupted_are_dropped_with_what_keeps_them():
+    class Stop(SparseTrainingCallback):
+        def _on_rollout_end(self):
+            raise KeyboardInterrupt
+
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(32, Stop(0.8))
+    weight = next(layer.weight for layer in SparseNetworks(model.policy).layers)
+    dead = weight == 0
+    drop_masks(model)
+    model.learn(32)
+    assert weight[dead].all()
+
+
+def test_masks_are_dropped_from_models_alone_and_where_there_are_none_nothing_happens():
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu")
+    drop_masks(model)
+    assert not SparseNetworks(model.policy).masks()
+    with pytest.raises(TypeError, match="`model` must be"):
+        drop_masks(model.policy)

@@ -185,6 +185,33 @@ def test_long_names_many_tasks_and_numbers_that_are_none_fit_too(chromium, repla
     assert found.said == []
 
 
+def test_fifty_tasks_are_one_row_on_a_phone_and_the_one_that_is_shown_is_in_sight(
+    chromium, replay, tmp_path
+):
+    many = copy.deepcopy(replay)
+    many.importance, many.runs = None, many.runs[:1]
+    many.task_names = [f"Breakout{k}" for k in range(50)]
+    tracks = [copy.copy(many.runs[0].tracks[0]) for _ in many.task_names]
+    for each, name in zip(tracks, many.task_names, strict=True):
+        each.task = name
+    many.runs[0].tracks = tracks
+    size = {"width": 400, "height": 800}
+    found = Opened(chromium, many.save(tmp_path / "many.html"), viewport=size)
+    page = found.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert page.locator("#tabs").bounding_box()["height"] < 80
+    for key in ("t", "t", "t", "t", "t", "t"):
+        page.keyboard.press(key)
+    page.focus("#tab-6")
+    for key in ("ArrowLeft",) * 8:
+        page.keyboard.press(key)
+    box = page.locator("#tab-48").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 400
+    assert page.evaluate("scrollY") == 0
+    assert found.said == []
+
+
 def test_names_are_text(opened):
     assert opened.page.text_content("#tab-1") == shown.NASTY
     assert opened.page.locator("#tabs img").count() == 0

@@ -6,15 +6,17 @@ import json
 import re
 from html.parser import HTMLParser
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import shown
 from PIL import Image
+from stable_baselines3 import PPO
 
 import sb3_moe
 from sb3_moe.watching import Sleep
 from sb3_moe.watching.page import embedded
-from sb3_moe.watching.pictures import data_of, shrunk
+from sb3_moe.watching.pictures import as_bytes, data_of, shrunk
 
 NASTY = "</script><img src=x onerror=alert(1)>&\u2028{{script}}"
 
@@ -140,3 +142,49 @@ def test_an_equal_picture_is_on_the_page_once(replay):
     assert len(data["frames"]) == len(set(data["frames"])) == 13
     first, second = (run["tracks"][0]["frame"] for run in data["runs"])
     assert first == second
+
+
+class Drawing(gym.Env):
+    """Draws the upper half white and the lower one black, in numbers of a kind.
+
+    :param kind: of numpy
+    :param white: the number of white
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012
+    observation_space = gym.spaces.Box(-1, 1, (2,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, kind, white, render_mode="rgb_array"):
+        self.kind, self.white, self.render_mode = kind, white, render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0, True, False, {}
+
+    def render(self):
+        picture = np.zeros((4, 6, 3), self.kind)
+        picture[:2] = self.white
+        return picture
+
+
+@pytest.mark.parametrize(
+    ("kind", "white"),
+    [("u1", 255), ("f4", 1.0), ("f8", 255.0), ("bool", True), ("i8", 300), ("f4", np.inf)],
+)
+def test_white_is_white_in_whatever_numbers_an_environment_draws(kind, white):
+    model = PPO("MlpPolicy", Drawing(kind, white), n_steps=8, batch_size=8, device="cpu")
+    track = sb3_moe.watch(model, Drawing(kind, white), max_steps=1).runs[0].tracks[0]
+    (frame,) = track.frames
+    assert frame.dtype == np.uint8
+    assert np.unique(frame[:2]).tolist() == [255]
+    assert np.unique(frame[2:]).tolist() == [0]
+
+
+def test_shares_of_255_are_rounded_and_what_is_no_number_is_black():
+    picture = np.array([[0.0, 0.5, 1.0, np.nan]])
+    assert as_bytes(picture).tolist() == [[0, 128, 255, 0]]
+    assert as_bytes(np.array([[-3.0, 1.0, 99.6, 256.0]])).tolist() == [[0, 1, 100, 255]]

@@ -18,6 +18,8 @@ from sb3_moe.study.report.measures import Array, Run, shown
 from sb3_moe.study.spec.architectures import CALLED, heading, title
 
 MILLION = 1e6
+#: Panels side by side, at most.
+ACROSS = 4
 
 
 def looks_of(architectures: Sequence[str]) -> dict[str, Look]:
@@ -36,26 +38,46 @@ def architectures(runs: Sequence[Run]) -> list[str]:
 
 
 def learning_curves(runs: Sequence[Run], random: Mapping[str, float]) -> Figure:
-    """Draw the return of each game against steps: a row per regime and order, a column per game.
+    """Draw the return of each game against steps: panels of every game, per regime and order.
 
     Lines are means over seeds, bands go from the least to the greatest seed, shading marks the
     steps in which the game was trained, and the dotted line is the random policy.
     """
     rows, games = sequences(runs), runs[0].cell.games
     looks = looks_of(architectures(runs))
-    figure = Figure(figsize=(3.4 * len(games), 2.3 * len(rows) + 0.3), layout="constrained")
-    axes = figure.subplots(len(rows), len(games), squeeze=False, sharey="col")
-    for (regime, order), line in zip(rows, axes, strict=True):
+    figure, panels = _panels(len(rows), games)
+    for (regime, order), line in zip(rows, panels, strict=True):
         members = [r for r in runs if (r.cell.regime, r.cell.order) == (regime, order)]
         for game, ax in zip(games, line, strict=True):
             _curves(ax, members, game, random.get(game), looks)
         line[0].set_ylabel(_wrapped(as_written(heading(regime, order))) + "\nreturn")
-    for game, ax in zip(games, axes[0], strict=True):
-        ax.set_title(as_written(game))
-    for ax in axes[-1]:
+        for ax in line[ACROSS::ACROSS]:
+            ax.set_ylabel("return")
+    for ax in panels[-1][-ACROSS:]:
         ax.set_xlabel("million steps" + (", all tasks together" if len(games) > 1 else ""))
-    _legend(figure, list(axes.flat))
+    _legend(figure, [ax for line in panels for ax in line])
     return figure
+
+
+def _panels(number: int, games: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
+    """Return a figure with so many times a panel per game, at most :data:`ACROSS` side by side.
+
+    Panels of one game have one scale, and its name on top, once where a column is one game's.
+    """
+    columns, lines = min(ACROSS, len(games)), -(-len(games) // ACROSS)
+    size = 3.4 * columns, (2.3 if lines == 1 else 2.5) * number * lines + 0.3
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(number * lines, columns, squeeze=False)
+    panels = [list(part.flat)[: len(games)] for part in np.split(grid, number)]
+    for ax in {*grid.flat} - {ax for line in panels for ax in line}:
+        ax.remove()
+    for k, line in enumerate(panels):
+        for game, ax, first in zip(games, line, panels[0], strict=True):
+            if k:
+                ax.sharey(first)
+            if not k or lines > 1:
+                ax.set_title(as_written(game))
+    return figure, panels
 
 
 def _curves(
@@ -139,7 +161,7 @@ def expert_weights(runs: Sequence[Run]) -> Figure | None:
     panels = expert_panels(runs)
     if not panels:
         return None
-    columns = min(4, len(panels))
+    columns = min(ACROSS, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(2.9 * columns + 0.6, 2.1 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)

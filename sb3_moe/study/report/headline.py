@@ -13,6 +13,9 @@ from sb3_moe.study.report.page import interval, percent
 from sb3_moe.study.report.tables import Text, read_csv
 from sb3_moe.study.spec.architectures import title
 
+#: The longest sequence whose games a heading names.
+NAMED = 3
+
 
 def claims_table(folder: Path, coverage: float = 0.95, kind: str = "bootstrap") -> str:
     """Tabulate each claim with its verdict and the primary differences that it rests on.
@@ -50,8 +53,10 @@ def returns_table(folder: Path, cycles: int = 1) -> str:
     :param cycles: how often each sequence of games was played through
     """
     networks: dict[str, dict[str, str]] = {}
-    for row in read_csv(folder / "summary.csv"):
-        column = as_written(_column(row, cycles))
+    summary = read_csv(folder / "summary.csv")
+    orders = list(dict.fromkeys(row["order"] for row in summary if row["regime"] == "crl"))
+    for row in summary:
+        column = as_written(_column(row, cycles, orders))
         mean, low, high = (float(row[name]) for name in ("return", "low", "high"))
         networks.setdefault(row["architecture"], {})[column] = interval(mean, low, high)
     columns = list(dict.fromkeys(column for row in networks.values() for column in row))
@@ -64,13 +69,19 @@ def returns_table(folder: Path, cycles: int = 1) -> str:
     )
 
 
-def _column(row: Text, cycles: int) -> str:
-    """Say which training a return is from: the last of a game that is played several times."""
+def _column(row: Text, cycles: int, orders: Sequence[str]) -> str:
+    """Say which training a return is from: the last of a game that is played several times.
+
+    In a short sequence by what came before, in a longer one by its place.
+    """
     game = row["game"]
     if row["regime"] != "crl":
         return game + {"mtrl": ", interleaved", "scratch": " alone", "schedule": ""}[row["regime"]]
     sequence = row["order"].split() * cycles
     last = max(k for k, played in enumerate(sequence) if played == game)
+    if len(sequence) > NAMED:
+        which = f" of order {orders.index(row['order']) + 1}" if len(orders) > 1 else ""
+        return f"{game}, block {last + 1} of {len(sequence)}{which}"
     return f"{game} after {', '.join(sequence[:last])}" if last else f"{game} first"
 
 

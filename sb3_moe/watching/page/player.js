@@ -39,6 +39,7 @@ function showTask(wanted) {
     tab.setAttribute("aria-selected", String(i === task));
     tab.tabIndex = i === task ? 0 : -1;
   });
+  reveal(at("tabs"), at("tabs").children[task]);
   at("panel").setAttribute("aria-labelledby", "tab-" + task);
   const tracks = replay.runs.map(run => run.tracks[task]);
   steps = Math.max(...tracks.map(track => track.steps));
@@ -50,6 +51,12 @@ function showTask(wanted) {
   seek(0);
   showStrongest();
   showSleep();
+}
+
+// Sideways alone, with room for an outline: scrollIntoView would move the page too.
+function reveal(line, each) {
+  const left = each.offsetLeft - line.offsetLeft - 5, right = left + each.offsetWidth + 10;
+  line.scrollLeft = Math.max(right - line.clientWidth, Math.min(line.scrollLeft, left));
 }
 
 function showStrongest() {

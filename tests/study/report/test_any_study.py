@@ -82,11 +82,11 @@ def test_orders_of_any_length_are_reported_game_by_game(tmp_path):
     ]
 
 
-def test_a_game_that_is_played_again_stands_after_all_that_came_before(tmp_path):
+def test_a_game_that_is_played_again_stands_at_its_last_block(tmp_path):
     folder = report(HEAD + PLAIN + "regimes: [crl]\ncycles: 2", tmp_path)
     text = (folder / "README.md").read_text()
     assert "each sequence played 2 times" in text
-    assert header(text)[1] == "SpaceInvaders after SpaceInvaders, Breakout, Asterix"
+    assert header(text)[1] == "SpaceInvaders, block 4 of 6"
 
 
 def test_names_of_networks_and_studies_are_shown_as_they_are(tmp_path):

@@ -38,3 +38,34 @@ def test_the_legend_is_no_wider_than_the_figure(count):
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.width
     assert len(figure.legends[0].get_texts()) == count
+
+
+EIGHT = ["Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders"]
+EIGHT += ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"]
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "lines"), [(2, 2, 1), (4, 4, 1), (6, 4, 2), (8, 4, 2)]
+)
+def test_curves_of_many_games_wrap_at_four_side_by_side(count, columns, lines):
+    games = tuple(EIGHT[:count])
+    made = [
+        run(dataclasses.replace(cell("crl"), games=games, order=order))
+        for order in (games, games[::-1])
+    ]
+    figure = learning_curves(made, {})
+    FigureCanvasAgg(figure).draw()
+    panels = figure.axes
+    assert len(panels) == 2 * count
+    lefts = {round(ax.get_position().x0, 3) for ax in panels}
+    tops = {round(ax.get_position().y1, 3) for ax in panels}
+    assert len(lefts) == columns
+    assert len(tops) == 2 * lines
+    assert figure.get_figwidth() <= 3.4 * 4
+    titles = [ax.get_title() for ax in panels]
+    assert titles == [*games, *(games if lines > 1 else [""] * count)]
+    named = [ax for ax in panels if "steps" in ax.get_xlabel()]
+    assert len(named) == columns
+    for first, second in zip(panels[:count], panels[count:], strict=True):
+        assert first.get_ylim() == second.get_ylim()
+        assert first.get_shared_y_axes().joined(first, second)

@@ -112,6 +112,32 @@ def test_the_headline_shows_interleaved_games_and_both_ends_of_each_order(tmp_pa
     ]
 
 
+def headings(folder, lines, cycles):
+    (folder / "summary.csv").write_text(
+        "\n".join(["regime,order,architecture,game,return,low,high", *lines])
+    )
+    return returns_table(folder, cycles).splitlines()[0].strip("| ").split(" | ")[1:]
+
+
+def test_a_heading_of_a_long_sequence_says_the_place_of_the_last_training(tmp_path):
+    games = [f"CartPole{k}" for k in range(8)]
+    lines = [f"crl,{' '.join(games)},dense,{game},1,0,2" for game in games]
+    found = headings(tmp_path, lines, cycles=2)
+    assert found == [f"CartPole{k}, block {k + 9} of 16" for k in range(8)]
+
+
+def test_headings_of_several_long_orders_stay_apart(tmp_path):
+    orders = ["A B", "B A"]
+    lines = [f"crl,{order},dense,{game},1,0,2" for order in orders for game in "AB"]
+    assert headings(tmp_path, lines, cycles=2) == [
+        "A, block 3 of 4 of order 1",
+        "B, block 4 of 4 of order 1",
+        "A, block 4 of 4 of order 2",
+        "B, block 3 of 4 of order 2",
+    ]
+    assert headings(tmp_path, lines, cycles=1) == ["A first", "B after A", "A after B", "B first"]
+
+
 def test_the_headline_shows_the_differences_that_a_verdict_rests_on(tmp_path):
     lines = [
         "text,claim_verdict,claim_verdict_by_t,contrast,measure,primary,game,difference,low,high",

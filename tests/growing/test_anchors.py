@@ -1,0 +1,180 @@
+"""Where penalties draw experts to after others have joined, left or become one with them."""
+
+import numpy as np
+import pytest
+import torch as th
+from experts_in_models import moe
+from own_parts import Skipping
+from stable_baselines3 import DQN, PPO
+from toy import toy_vec_env
+
+import sb3_moe
+from sb3_moe import add_experts, merge_experts, remove_experts
+from sb3_moe.callbacks import EWCCallback, L2AnchorCallback, L2InitCallback
+from sb3_moe.growing.leaves import expert_leaves
+
+
+def rows_of(model, arrays, name="pi.middle"):
+    """Return what arrays by parameter say of each expert, as one vector each, by hand."""
+    names = {id(p): key for key, p in model.policy.named_parameters()}
+    layer = model.policy.moe_layers()[name]
+    return [
+        np.concatenate(
+            [
+                held.view(th.as_tensor(arrays[names[id(held.stored)]])).flatten().numpy()
+                for leaf in expert_leaves(layer.experts, k)
+                for held in leaf.tensors.values()
+            ]
+        )
+        for k in range(layer.num_experts)
+    ]
+
+
+def now(model):
+    return {name: p.detach().clone() for name, p in model.policy.named_parameters()}
+
+
+def scores_of(model, arrays):
+    """Return what arrays say of each expert's row of the router."""
+    layer = model.policy.moe_layers()["pi.middle"]
+    (name,) = [name for name, p in model.policy.named_parameters() if p is layer.router.weight_RK]
+    return list(np.asarray(arrays[name]).T)
+
+
+def apart(a, b):
+    return float(np.abs(a - b).max())
+
+
+OPTIONS = [{}, {"expert": Skipping}, {"router": "uniform"}]
+NAMES = ["stacked", "one_by_one", "uniform"]
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
+@pytest.mark.parametrize("options", OPTIONS, ids=NAMES)
+def test_experts_that_stay_are_drawn_to_their_own_start_and_new_ones_to_theirs(algorithm, options):
+    model = moe(algorithm, **options)
+    model.learn(16, L2InitCallback(0.0), reset_num_timesteps=False)
+    start = rows_of(model, model.initial_weights)
+    remove_experts(model, [0], tower="pi")
+    add_experts(model, tower="pi")
+    joined = rows_of(model, now(model))[3]
+    model.learn(32, L2InitCallback(0.0), reset_num_timesteps=False)
+    after = rows_of(model, model.initial_weights)
+    for mine, own in zip(after, [*start[1:], joined], strict=True):
+        np.testing.assert_array_equal(mine, own)
+    assert apart(rows_of(model, now(model))[3], joined) > 0
+
+
+def test_the_penalty_is_on_each_experts_distance_from_its_own_start():
+    model = moe()
+    model.learn(16, L2InitCallback(0.0), reset_num_timesteps=False)
+    start = rows_of(model, model.initial_weights)
+    remove_experts(model, [0], tower="pi")
+    expected = sum(
+        0.5 * float(((mine - own) ** 2).sum())
+        for mine, own in zip(rows_of(model, now(model)), start[1:], strict=True)
+    )
+    callback = L2InitCallback(1.0)
+    callback.init_callback(model)
+    callback.on_training_start({}, {})
+    inside = set(model.policy.moe_layers()["pi.middle"].experts.parameters())
+    found = sum(float(pull.penalty()) for pull in callback.pulls() if pull.parameter in inside)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert expected > 0
+
+
+def test_the_routers_scores_are_drawn_to_where_they_started_too():
+    model = moe(router="top_k", top_k=2)
+    model.learn(16, L2InitCallback(0.0), reset_num_timesteps=False)
+    start = scores_of(model, model.initial_weights)
+    remove_experts(model, [1])
+    add_experts(model)
+    joined = scores_of(model, now(model))[3]
+    for mine, own in zip(
+        scores_of(model, model.initial_weights), [start[0], *start[2:], joined], strict=True
+    ):
+        np.testing.assert_array_equal(mine, own)
+
+
+def test_a_copy_is_drawn_to_the_start_of_its_original_and_one_made_of_two_to_their_mean():
+    model = moe()
+    model.learn(16, L2InitCallback(0.0), reset_num_timesteps=False)
+    start = rows_of(model, model.initial_weights)
+    add_experts(model, like=2)
+    merge_experts(model, [0, 1])
+    after = rows_of(model, model.initial_weights)
+    np.testing.assert_allclose(after[0], (start[0] + start[1]) / 2, rtol=1e-6)
+    for mine, own in zip(after[1:], [start[2], start[3], start[2]], strict=True):
+        np.testing.assert_array_equal(mine, own)
+
+
+def after_a_switch(algo, kind):
+    """Return a model that has finished a task and played another with a penalty on going far."""
+    blocks = (0,) * 10 + (1,) * 200
+    options = {"n_steps": 32, "batch_size": 32, "n_epochs": 1}
+    if algo is DQN:
+        options = {"learning_starts": 20, "buffer_size": 300}
+    kwargs = {"net_arch": [8], "num_experts": 3}
+    env = toy_vec_env(blocks, blocks)
+    model = algo("MoeMultiInputPolicy", env, policy_kwargs=kwargs, seed=0, device="cpu", **options)
+    return model.learn(256, kind(0.1))
+
+
+@pytest.mark.parametrize("kind", [L2AnchorCallback, EWCCallback])
+@pytest.mark.parametrize(("algo", "name"), [(PPO, "pi.middle"), (DQN, "qf.middle")])
+def test_a_finished_task_holds_the_experts_that_stay_and_no_new_one(algo, name, kind):
+    model = after_a_switch(algo, kind)
+    kept = model.anchors[kind.key]
+    weights, strengths = (rows_of(model, kept[key], name) for key in ("weights", "strengths"))
+    assert max(each.max() for each in strengths) > 0
+    remove_experts(model, [1])
+    add_experts(model, like=0)
+    add_experts(model)
+    places, holds = (rows_of(model, kept[key], name) for key in ("weights", "strengths"))
+    for k, own in enumerate([0, 2]):
+        np.testing.assert_array_equal(places[k], weights[own])
+        np.testing.assert_array_equal(holds[k], strengths[own])
+    assert not np.any(holds[2:])
+    model.learn(64, kind(0.1), reset_num_timesteps=False)
+    for k, own in enumerate([0, 2]):
+        np.testing.assert_array_equal(rows_of(model, kept["weights"], name)[k], weights[own])
+
+
+def test_experts_that_leave_in_the_middle_of_a_run_leave_the_others_where_they_were():
+    class Leave(EWCCallback):
+        def _on_rollout_start(self):
+            if self.num_timesteps == 128:
+                remove_experts(self.model, [0])
+            super()._on_rollout_start()
+
+    model = after_a_switch(PPO, Leave)
+    assert model.policy.moe_layers()["pi.middle"].num_experts == 2
+    assert any(each.any() for each in rows_of(model, model.anchors["ewc"]["strengths"]))
+
+
+def test_a_model_that_no_penalty_has_met_keeps_nothing_for_one():
+    model = moe()
+    add_experts(model)
+    assert "initial_weights" not in vars(model)
+    assert "anchors" not in vars(model)
+
+
+def test_what_an_older_file_keeps_of_other_shapes_is_dropped():
+    model = moe()
+    model.learn(16, L2InitCallback(0.0), reset_num_timesteps=False)
+    layer = model.policy.moe_layers()["pi.middle"]
+    (name,) = [n for n, p in model.policy.named_parameters() if p is layer.experts.last.weight]
+    model.initial_weights[name] = model.initial_weights[name][:2]
+    remove_experts(model, [0])
+    assert name not in model.initial_weights
+    model.learn(16, L2InitCallback(0.1), reset_num_timesteps=False)
+
+
+def test_files_keep_where_experts_are_drawn_to(tmp_path):
+    model = moe()
+    model.learn(16, L2InitCallback(0.0), reset_num_timesteps=False)
+    remove_experts(model, [0])
+    sb3_moe.save(model, tmp_path / "x.moe")
+    again = sb3_moe.load(tmp_path / "x.moe", device="cpu")
+    for name, array in model.initial_weights.items():
+        np.testing.assert_array_equal(again.initial_weights[name], array)
