@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,20 @@ def test_a_rate_at_the_end_of_the_grid_is_not_picked_before_the_grid_goes_on(tmp
     assert rates.verdict(rates.rows_of(tmp_path)["dense"]) == "0.002 is an end of the grid: go on"
     summary(tmp_path / "rates_more" / "report", {"dense-0.004": 2.0}, seeds=2)
     assert rates.verdict(rates.rows_of(tmp_path)["dense"]) == "0.002"
+
+
+def test_the_preset_for_a_cluster_has_the_same_networks_and_contrasts():
+    full = load_study("paper-full")
+    without_rates = {
+        a.name: a.policy_kwargs for name in ("tier1", "tier2") for a in study(name).architectures
+    }
+    assert {a.name: a.policy_kwargs for a in full.architectures} == without_rates
+    theirs, ours = load_claims(full.claims), load_claims(PAPER / "claims.yaml")
+    unit_free = {"gain": "plasticity", "area": "relative_area"}
+    assert theirs.rule == ours.rule
+    for claim, other in zip(theirs.claims, ours.claims, strict=True):
+        assert (claim.name, claim.text, claim.needs) == (other.name, other.text, other.needs)
+        assert claim.contrasts == tuple(
+            replace(each, units={}, measure=unit_free.get(each.measure, each.measure))
+            for each in other.contrasts
+        )
