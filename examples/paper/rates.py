@@ -1,6 +1,7 @@
 """Which learning rate each network of the paper's studies takes, by the rule of protocol.md.
 
     python examples/paper/rates.py runs/paper
+    python examples/paper/rates.py runs/paper --second > examples/paper/rates_second.yaml
 
 reads the reports of `rates` and, where they are there, of `rates_second` and `rates_more...`.
 """
@@ -71,6 +72,23 @@ def verdict(rates: dict[float, list[Text]]) -> str:
     return f"{best:g}"
 
 
+def second(found: Rows, first: str) -> str:
+    """Write the study of the two best rates of each network on a second seed.
+
+    :param found: what the first came to
+    :param first: the text of `rates.yaml`
+    """
+    best = {f"{name}-{rate:g}" for name, rates in found.items() for rate in two_best(rates)}
+    head = [
+        "# The two rates of each network that did best in rates.yaml, on a second seed.",
+        "#   sb3-moe study run examples/paper/rates_second.yaml --out runs/paper/rates_second",
+    ]
+    body = [line for line in first.splitlines() if not line.startswith("#")]
+    kept = [line for line in body if line[0] != " " or line.strip().split(":")[0] in best]
+    text = "\n".join([*head, *kept]) + "\n"
+    return text.replace("name: paper-rates", "name: paper-rates-second").replace("[100]", "[101]")
+
+
 def units(dense: dict[float, list[Text]]) -> dict[str, float]:
     """Give what the dense network gained from scratch at its rate, by game."""
     rows = dense[picked(dense)]
@@ -82,10 +100,15 @@ def units(dense: dict[float, list[Text]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print both as Markdown."""
+    """Print rates and units as Markdown, or the study of the second seed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("root", type=Path, help="folder with the studies")
-    found = rows_of(parser.parse_args().root)
+    parser.add_argument("--second", action="store_true", help="print rates_second.yaml")
+    arguments = parser.parse_args()
+    found = rows_of(arguments.root)
+    if arguments.second:
+        print(second(found, Path(__file__).with_name("rates.yaml").read_text()), end="")
+        return
     every = sorted({rate for rates in found.values() for rate in rates})
     table = [
         [network, *(f"{level(rates[r]):.2f}" if r in rates else "" for r in every), verdict(rates)]

@@ -9,7 +9,7 @@ import pytest
 
 from sb3_moe.study.report.claims import load_claims
 from sb3_moe.study.report.tables import write_csv
-from sb3_moe.study.spec.grid import load_study
+from sb3_moe.study.spec.grid import load_study, read_study
 
 PAPER = Path(__file__).parents[3] / "examples" / "paper"
 
@@ -83,6 +83,24 @@ def test_the_two_best_rates_run_again_and_the_better_is_picked_inside_the_grid(t
     dense = rates.rows_of(tmp_path)["dense"]
     assert rates.verdict(dense) == "0.004"
     assert rates.units(dense) == pytest.approx({"SpaceInvaders": 1.6 * 9, "Breakout": 1.6 * 3})
+
+
+def test_the_second_seed_has_the_two_best_rates_of_each_network(tmp_path, monkeypatch, capsys):
+    levels = {a.name: float(a.name.rpartition("-")[2]) for a in study("rates").architectures}
+    summary(tmp_path / "runs" / "rates" / "report", levels | {"soft-big-0.00025": 9.0})
+    monkeypatch.setattr("sys.argv", ["rates.py", str(tmp_path / "runs"), "--second"])
+    script().main()
+    text = capsys.readouterr().out
+    (tmp_path / "about.yaml").write_text((PAPER / "about.yaml").read_text())
+    loaded, first = read_study(text, tmp_path), study("rates")
+    assert (loaded.name, loaded.seeds) == ("paper-rates-second", (101,))
+    tried = {a.name: a for a in first.architectures}
+    assert len(loaded.architectures) == 2 * 5
+    assert all(tried[a.name] == a for a in loaded.architectures)
+    assert {"dense-0.001", "dense-0.0025", "soft-big-0.00025", "soft-big-0.0025"} <= {
+        a.name for a in loaded.architectures
+    }
+    assert loaded.steps_per_task == first.steps_per_task
 
 
 def test_a_rate_at_the_end_of_the_grid_is_not_picked_before_the_grid_goes_on(tmp_path):
