@@ -224,7 +224,7 @@ class Claims:
     :param rule: how an interval becomes a verdict
     :param claims: in the order of the report
     :param units: of the contrasts, see :class:`Contrast`
-    :raises ValueError: if a unit is not above 0
+    :raises ValueError: if a unit is not a number above 0
     """
 
     rule: Rule = field(default_factory=Rule)
@@ -233,8 +233,8 @@ class Claims:
 
     def __post_init__(self) -> None:
         for task, unit in self.units.items():
-            if not unit > 0:
-                raise ValueError(f"`units` must be above 0, got {unit} for {task}")
+            if not (isinstance(unit, int | float) and unit > 0):
+                raise ValueError(f"`units` must be numbers above 0, got {unit!r} for {task}")
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
         """Raise unless the units, if there are any, are those of a study's tasks.

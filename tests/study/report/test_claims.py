@@ -292,8 +292,9 @@ def test_units_are_read_from_the_file_and_checked_against_the_tasks(tmp_path: Pa
     claims.check_tasks(["B", "A"])
     with pytest.raises(ValueError, match="`units` must name A, C, got A, B"):
         claims.check_tasks(["A", "C"])
-    with pytest.raises(ValueError, match="`units` must be above 0, got 0 for A"):
-        Claims(units={"A": 0})
+    for wrong in (0, "2"):
+        with pytest.raises(ValueError, match=f"`units` must be numbers above 0, got {wrong!r} for"):
+            Claims(units={"A": wrong})
 
 
 def test_a_claim_that_needs_all_holds_only_if_every_row_does_and_needs_no_correction():
