@@ -146,7 +146,7 @@ def check_claims(study: StudyConfig) -> None:
     :raises ValueError: naming the claim
     """
     if study.claims is not None:
-        load_claims(study.claims)
+        load_claims(study.claims).check_tasks(study.games)
 
 
 def prepare(study: StudyConfig, root: Path) -> None:

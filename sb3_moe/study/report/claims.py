@@ -6,12 +6,20 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from sb3_moe.metrics import bootstrap_interval, holm
-from sb3_moe.study.report.measures import MEASURES, WHOLE, Array, References, Run, measure
+from sb3_moe.study.report.measures import (
+    IN_RETURNS,
+    MEASURES,
+    WHOLE,
+    Array,
+    References,
+    Run,
+    measure,
+)
 from sb3_moe.study.report.verdict import (
     Estimate,
     Expects,
@@ -31,6 +39,10 @@ from sb3_moe.study.spec.entries import read_yaml
 Values = dict[tuple[int, str], float]
 #: A regime, and its order of games.
 Setting = tuple[str, tuple[str, ...]]
+#: What tasks' returns are divided by before a mean over tasks.
+Units = Mapping[str, float]
+#: How many of a claim's rows have to hold.
+Needs = Literal["any", "all"]
 #: A run, and what was measured of each game.
 Measured = tuple[Run, Mapping[str, float]]
 
@@ -82,6 +94,7 @@ class Contrast:
     :param smallest_effect: the smallest difference that matters, in the measure's unit
     :param primary: whether the verdict rests on it; the others are only shown
     :param over: ``"tasks"``: a seed has one value, the mean over the tasks; None: one for each task
+    :param units: by task, what returns are divided by before that mean; empty: by nothing
     :raises ValueError: if a value is out of its range
     """
 
@@ -92,6 +105,7 @@ class Contrast:
     smallest_effect: float
     primary: bool = True
     over: str | None = None
+    units: Units = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
@@ -132,15 +146,19 @@ class Contrast:
             alike = _comparable(selectors, [group[key] for group in groups])
             if all(alike):
                 found[key] = np.array([float(np.mean(values)) for values in alike])
-        return _mean_over_tasks(found) if self.over == "tasks" else found
+        if self.over != "tasks":
+            return found
+        return _mean_over_tasks(found, self.units if self.measure in IN_RETURNS else {})
 
 
-def _mean_over_tasks(values: dict[tuple[int, str], Array]) -> dict[tuple[int, str], Array]:
+def _mean_over_tasks(
+    values: dict[tuple[int, str], Array], units: Units
+) -> dict[tuple[int, str], Array]:
     """Give seeds that have every task one value, under the name of them all."""
     tasks = {task for _, task in values}
     seeds: dict[int, list[Array]] = defaultdict(list)
-    for (seed, _), each in values.items():
-        seeds[seed].append(each)
+    for (seed, task), each in values.items():
+        seeds[seed].append(each / units[task] if units else each)
     return {
         (seed, WHOLE): np.mean(every, axis=0)
         for seed, every in seeds.items()
@@ -184,11 +202,19 @@ class Claim:
     :param name: a word
     :param text: what is claimed
     :param contrasts: at least one of them primary
+    :param needs: ``"any"``: it holds if one primary row speaks for it and none against; ``"all"``:
+        only if every one does, which needs no correction for their number
+    :raises ValueError: if ``needs`` is neither
     """
 
     name: str
     text: str
     contrasts: tuple[Contrast, ...]
+    needs: Needs = "any"
+
+    def __post_init__(self) -> None:
+        if self.needs not in get_args(Needs):
+            raise ValueError(f"`needs` must be 'any' or 'all', got {self.needs!r}")
 
 
 @dataclass(frozen=True)
@@ -197,10 +223,27 @@ class Claims:
 
     :param rule: how an interval becomes a verdict
     :param claims: in the order of the report
+    :param units: of the contrasts, see :class:`Contrast`
+    :raises ValueError: if a unit is not a number above 0
     """
 
     rule: Rule = field(default_factory=Rule)
     claims: tuple[Claim, ...] = ()
+    units: Units = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for task, unit in self.units.items():
+            if not (isinstance(unit, int | float) and unit > 0):
+                raise ValueError(f"`units` must be numbers above 0, got {unit!r} for {task}")
+
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        """Raise unless the units, if there are any, are those of a study's tasks.
+
+        :raises ValueError: naming the tasks
+        """
+        if self.units and set(self.units) != set(tasks):
+            names = ", ".join(tasks)
+            raise ValueError(f"`units` must name {names}, got {', '.join(self.units)}")
 
 
 class Row(NamedTuple):
@@ -234,27 +277,29 @@ def load_claims(path: Path) -> Claims:
     try:
         values = read_yaml(path.read_text())
         rule, entries = Rule(**values.get("rule", {})), list(values["claims"])
+        units = dict(values.get("units", {}))
     except KeyError as error:
         raise ValueError(f"`claims` in {path} must have an entry {error}, got none") from error
     except (OSError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"`claims` must be a file of claims and their rule: {error}") from error
-    return Claims(rule, tuple(_read_claim(entry, path) for entry in entries))
+    return Claims(rule, tuple(_read_claim(entry, path, units) for entry in entries), units)
 
 
-def _read_claim(entry: Any, path: Path) -> Claim:
+def _read_claim(entry: Any, path: Path, units: Units) -> Claim:
     name = entry.get("name") if isinstance(entry, Mapping) else entry
     try:
-        contrasts = tuple(_read_contrast(contrast) for contrast in entry["contrasts"])
-        return Claim(name=entry["name"], text=entry["text"], contrasts=contrasts)
+        contrasts = tuple(_read_contrast(contrast, units) for contrast in entry["contrasts"])
+        needs = entry.get("needs", "any")
+        return Claim(name=entry["name"], text=entry["text"], contrasts=contrasts, needs=needs)
     except KeyError as error:
         raise ValueError(f"claim {name!r} of {path.name} must have an entry {error}") from error
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"claim {name!r} of {path.name}: {error}") from error
 
 
-def _read_contrast(values: Mapping[str, Any]) -> Contrast:
+def _read_contrast(values: Mapping[str, Any], units: Units) -> Contrast:
     groups = {side: tuple(_read_selector(v) for v in values[side]) for side in ("plus", "minus")}
-    return Contrast(**{**values, **groups})
+    return Contrast(**{**values, **groups}, units=units)
 
 
 def _read_selector(values: Mapping[str, Any]) -> Selector:
@@ -275,7 +320,11 @@ def judge_claims(claims: Claims, runs: Sequence[Run], references: References) ->
         for contrast in claim.contrasts
         for row in _estimates(contrast, runs, references, claims.rule)
     ]
-    primary = [index for index, (_, row) in enumerate(rows) if row.contrast.primary]
+    primary = [
+        index
+        for index, (claim, row) in enumerate(rows)
+        if row.contrast.primary and claim.needs == "any"
+    ]
     p_values = [rows[i][1].estimate.p_value(rows[i][1].contrast.expects) for i in primary]
     adjusted = dict(zip(primary, holm(p_values), strict=True))
     judged = [
@@ -331,5 +380,9 @@ def _judge(row: Row, adjusted: float | None, rule: Rule) -> Row:
 
 def _finding(claim: Claim, rows: list[Row]) -> Finding:
     primary = [row for row in rows if row.contrast.primary]
-    verdicts = combine([row.verdict for row in primary])
-    return Finding(claim, rows, verdicts, combine([row.verdict_by_t for row in primary]))
+    wanted = [each for each in claim.contrasts if each.primary]
+    every = claim.needs == "all"
+    if every and any(all(row.contrast is not each for row in primary) for each in wanted):
+        return Finding(claim, rows, *_UNJUDGED)
+    verdicts = combine([row.verdict for row in primary], every)
+    return Finding(claim, rows, verdicts, combine([row.verdict_by_t for row in primary], every))

@@ -47,7 +47,15 @@ class Run:
     @property
     def dormant_layers(self) -> list[Array]:
         """Fraction of dormant neurons of each hidden layer at each probe."""
-        return [v for k, v in self.diagnostics.items() if k.startswith("dormant/")]
+        return self._layers("dormant/")
+
+    @property
+    def inactive_layers(self) -> list[Array]:
+        """Share of units of each hidden layer that hardly any gradient reached, at each probe."""
+        return self._layers("inactive/")
+
+    def _layers(self, prefix: str) -> list[Array]:
+        return [v for k, v in self.diagnostics.items() if k.startswith(prefix)]
 
     def returns(self, game: str) -> Array:
         """Mean return of a game at each evaluation, (K,)."""
@@ -140,9 +148,18 @@ def success_forgetting(run: Run, game: str) -> float:
 
 def dormant(run: Run) -> float:
     """Fraction of dormant neurons, averaged over the layers and the second half of the run."""
-    if not run.dormant_layers:
+    return _of_second_half(run.dormant_layers)
+
+
+def inactive(run: Run) -> float:
+    """Share of units that hardly any gradient reached, averaged likewise; NaN if unmeasured."""
+    return _of_second_half(run.inactive_layers)
+
+
+def _of_second_half(layers: Sequence[Array]) -> float:
+    if not layers:
         return float("nan")
-    mean = np.mean(np.stack(run.dormant_layers), axis=0)
+    mean = np.mean(np.stack(layers), axis=0)
     return float(np.mean(mean[len(mean) // 2 :]))
 
 
@@ -200,6 +217,17 @@ def plasticity(run: Run, game: str, references: References) -> float:
     return _ratio(block_area(run, game) - random, scratch - random)
 
 
+def gain(run: Run, game: str, references: References) -> float:
+    """Area within the game's first block, less the same network's area from scratch.
+
+    NaN for the first game of a sequence, which is its own reference, and where there are no blocks.
+    """
+    if not run.blocks(game) or not run.cell.order or run.cell.order[0] == game:
+        return float("nan")
+    scratch = references.scratch_area(run.cell.architecture.name, run.cell.seed, game)
+    return area(run, game, run.blocks(game)[0]) - scratch
+
+
 def _ratio(numerator: float, denominator: float) -> float:
     """Divide, or say that there is nothing to divide by: a reference no better than random."""
     return numerator / denominator if denominator > 0 else float("nan")
@@ -214,6 +242,8 @@ def measure(name: str, run: Run, references: References) -> dict[str, float]:
     games = run.cell.games
     if name == "plasticity":
         return {game: plasticity(run, game, references) for game in games}
+    if name == "gain":
+        return {game: gain(run, game, references) for game in games}
     if name == "area":
         return {game: block_area(run, game) for game in games}
     if name == "relative_area":
@@ -237,6 +267,8 @@ def measure(name: str, run: Run, references: References) -> dict[str, float]:
         return {WHOLE: float(np.mean(ends))}
     if name == "dormant":
         return {WHOLE: dormant(run)}
+    if name == "inactive":
+        return {WHOLE: inactive(run)}
     raise ValueError(f"`measure` must be one of {', '.join(MEASURES)}, got {name!r}")
 
 
@@ -246,6 +278,8 @@ MEASURES = {
     "above 1, what was learned before has helped",
     "relative_area": "area within the task's blocks / the dense network's area from scratch, both "
     "above the random policy; mean over the orders",
+    "gain": "mean return within the task's first block, less that of the same network from "
+    "scratch; a task that opens a sequence is left out. Above 0, earlier training has helped",
     "area": "mean return while the task is trained",
     "block_end": "mean return over the last tenth of the task's last block",
     "final": "mean return at the end of the run",
@@ -257,4 +291,9 @@ MEASURES = {
     "less that at the end of the run",
     "average_performance": "mean over tasks of the normalised return at the end of the run",
     "dormant": "fraction of dormant neurons, mean over layers and the second half of the run",
+    "inactive": "fraction of neurons that hardly any gradient reached in the last update, mean "
+    "over layers and the second half of the run; where `PlasticityCallback` has `by_gradient`",
 }
+
+#: Those whose unit is the task's own return.
+IN_RETURNS = ("gain", "area", "block_end", "final", "forgetting")

@@ -65,6 +65,7 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     runs = [_run(job) for job in jobs]
     random = _random_means(study, root)
     claims = load_claims(study.claims) if study.claims else Claims()
+    claims.check_tasks(study.games)
     return Results(
         study,
         runs,

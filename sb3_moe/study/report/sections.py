@@ -61,6 +61,7 @@ def build_page(
         "page.html.j2",
         **context,
         rule=results.claims.rule,
+        units=results.claims.units,
         returns=_returns(rows["summary"]),
         random={game: results.random[game] for game in _games(rows["summary"])},
         files={
@@ -124,6 +125,7 @@ def _claims(findings: Sequence[Finding], verdicts: tables.Rows) -> dict[str, Any
         "further": [row for row in rows if not row["primary"]],
         "reversed": _claims_that_expect("not_greater", rows),
         "either": _claims_that_expect("different", rows),
+        "strict": [f"“{f.claim.name}”" for f in findings if f.claim.needs == "all"],
         "measures": [f"{name}: {meaning}" for name, meaning in MEASURES.items() if name in used],
     }
 

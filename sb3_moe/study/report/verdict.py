@@ -102,9 +102,15 @@ def decide(
     return "supported" if there else "contradicted" if ruled_out else "undecided"
 
 
-def combine(verdicts: Sequence[Verdict]) -> Verdict:
-    """Give one verdict for several games: supported in some, contradicted in none; or reverse."""
+def combine(verdicts: Sequence[Verdict], every: bool = False) -> Verdict:
+    """Give one verdict for several games: supported in some, contradicted in none; or reverse.
+
+    :param verdicts: of the games
+    :param every: supported only if all are, and contradicted if any is
+    """
     supported, contradicted = "supported" in verdicts, "contradicted" in verdicts
+    if every:
+        supported = supported and set(verdicts) == {"supported"}
     if supported == contradicted:
         return "undecided"
     return "supported" if supported else "contradicted"

@@ -269,3 +269,65 @@ def test_without_pairs_the_estimate_is_welchs():
 def test_a_contrast_over_anything_else_is_refused():
     with pytest.raises(ValueError, match="`over` must be 'tasks', or left out, got 'seeds'"):
         contrast(over="seeds")
+
+
+def test_units_put_tasks_on_one_scale_before_their_mean():
+    measured = [
+        (run(cell("crl", GAMES, name)), {GAMES[0]: first, GAMES[1]: second})
+        for name, first, second in (("dense", 10.0, 1.0), ("soft-big", 30.0, 2.0))
+    ]
+    units = {GAMES[0]: 10.0, GAMES[1]: 4.0}
+    scaled = contrast(measure="area", over="tasks", units=units)
+    assert scaled.differences(measured) == {(0, WHOLE): (20 / 10 + 1 / 4) / 2}
+    ratio = contrast(measure="relative_area", over="tasks", units=units)
+    assert ratio.differences(measured) == {(0, WHOLE): (20 + 1) / 2}
+
+
+def test_units_are_read_from_the_file_and_checked_against_the_tasks(tmp_path: Path):
+    path = tmp_path / "claims.yaml"
+    one = "{measure: area, over: tasks, plus: [], minus: [], expects: greater, smallest_effect: 1}"
+    path.write_text(f"units: {{A: 2, B: 3}}\nclaims: [{{name: c, text: t, contrasts: [{one}]}}]")
+    claims = load_claims(path)
+    assert claims.claims[0].contrasts[0].units == {"A": 2, "B": 3}
+    claims.check_tasks(["B", "A"])
+    with pytest.raises(ValueError, match="`units` must name A, C, got A, B"):
+        claims.check_tasks(["A", "C"])
+    for wrong in (0, "2"):
+        with pytest.raises(ValueError, match=f"`units` must be numbers above 0, got {wrong!r} for"):
+            Claims(units={"A": wrong})
+
+
+def test_a_claim_that_needs_all_holds_only_if_every_row_does_and_needs_no_correction():
+    rng = np.random.default_rng(1)
+    levels = {"dense": 10.0, "soft-big": 9.0, "task-big": 9.9, "uniform-big": 12.0}
+    runs = [
+        run(cell("crl", GAMES, name, seed), level + 0.1 * rng.normal())
+        for seed in range(5)
+        for name, level in levels.items()
+    ]
+
+    def as_good_as(*names):
+        contrasts = tuple(
+            contrast(
+                "not_greater",
+                measure="final",
+                over="tasks",
+                plus=(Selector(architecture=name),),
+                smallest_effect=0.5,
+            )
+            for name in names
+        )
+        claim = Claim(name="c", text="text", contrasts=contrasts, needs="all")
+        return judge_claims(Claims(claims=(claim,)), runs, References(runs, RANDOM))[0]
+
+    both = as_good_as("soft-big", "task-big")
+    assert both.verdict == both.verdict_by_t == "supported"
+    assert [row.p_adjusted for row in both.rows] == [row.estimate.p_greater for row in both.rows]
+    assert as_good_as("soft-big", "uniform-big").verdict == "contradicted"
+    # A network that wasn't run can't be passed over.
+    assert as_good_as("soft-big", "random-big").verdict == "undecided"
+
+
+def test_a_claim_that_needs_something_else_is_refused():
+    with pytest.raises(ValueError, match="`needs` must be 'any' or 'all', got 'most'"):
+        Claim(name="c", text="text", contrasts=(), needs="most")

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from sb3_moe.study.report.tables import read_csv, write_csv
 
@@ -90,16 +89,6 @@ def test_development_runs_settle_rates_margins_and_what_is_confirmed(tmp_path, m
     assert f"| interleaved: task-big - dense | 5 seeds, {pooled:.1f} | 13 | 1.00 |" in said
     assert "| sequence: task-big - dense-wide | 0 seeds: too few" in said
     assert "| top1-id | 300.0 | confirm |" in said
-
-
-@pytest.mark.parametrize("correlation", [0.0, 0.5])
-def test_a_simulated_interval_covers_about_as_often_as_it_says(monkeypatch, correlation):
-    coverage = script("coverage")
-    monkeypatch.setattr(coverage, "REPEATS", 200)
-    normal = coverage.bounded(260, 30)
-    shares = coverage.covered(normal, normal, correlation)
-    assert 0.9 <= shares["paired t"] <= 1
-    assert shares["bootstrap"] <= shares["paired t"]
 
 
 def test_the_table_of_interventions_has_a_row_for_each_expert(monkeypatch, capsys):

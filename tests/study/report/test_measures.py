@@ -119,8 +119,8 @@ def test_every_measure_gives_a_number_for_each_game_or_for_the_run():
     for name in MEASURES:
         values = measure(name, runs[0], references)
         assert set(values) in ({WHOLE}, set(GAMES))
-        # These tasks say nothing of success.
-        assert np.isfinite(list(values.values())[-1]) != name.startswith("success")
+        # These tasks say nothing of success, and these runs nothing of gradients.
+        assert np.isfinite(list(values.values())[-1]) != name.startswith(("success", "inactive"))
     assert measure("dormant", runs[0], references) == {WHOLE: pytest.approx(0.2)}
     assert measure("average_performance", runs[0], references) == {WHOLE: pytest.approx(1.0)}
 
@@ -129,3 +129,26 @@ def test_an_unknown_measure_is_refused_with_the_list():
     references = References([], {})
     with pytest.raises(ValueError, match=r"`measure` must be one of plasticity.*got 'luck'"):
         measure("luck", run(cell()), references)
+
+
+def test_a_gain_is_a_later_blocks_area_less_the_same_networks_from_scratch():
+    first, second = cell("crl", GAMES, cycles=2), cell("crl", GAMES[::-1], cycles=2)
+    runs = [run(first, level=10.0), run(second, level=7.0)]
+    references = References(runs, dict.fromkeys(GAMES, 1.0))
+    # Areas are (1 + level) / 2; Breakout comes second in the first run, and opens the second.
+    assert measure("gain", runs[0], references)["Breakout"] == pytest.approx(5.5 - 4.0)
+    assert measure("gain", runs[1], references)["SpaceInvaders"] == pytest.approx(4.0 - 5.5)
+    assert np.isnan(measure("gain", runs[0], references)["SpaceInvaders"])
+    assert np.isnan(measure("gain", run(cell("mtrl")), references)["Breakout"])
+
+
+def test_inactive_neurons_are_those_of_the_second_half_where_they_were_measured():
+    layers = {
+        "inactive/pi.0": np.array([0.0, 0.0, 0.2, 0.4]),
+        "inactive/vf.0": np.array([1.0, 1.0, 0.6, 0.8]),
+        "inactive@0.1/pi.0": np.full(4, 9.0),
+    }
+    made = run(cell("crl"))
+    measured = Run(made.cell, made.scores, layers)
+    assert measure("inactive", measured, References([], {})) == {WHOLE: pytest.approx(0.5)}
+    assert np.isnan(measure("inactive", made, References([], {}))[WHOLE])

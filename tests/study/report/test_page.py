@@ -14,7 +14,7 @@ from sb3_moe.study.spec.grid import read_study
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("no_drawing")]
 
-PAPER = Path(__file__).parents[3] / "examples" / "paper"
+EARLIER = Path(__file__).parents[3] / "examples" / "paper" / "earlier"
 LONG = "network_" * 20
 STUDY = f"""
 name: "<svg,onload=alert(1)>"
@@ -160,7 +160,7 @@ def test_nothing_is_clipped_at_any_width(browser_page, page_file, width):
 
 @pytest.mark.parametrize("name", ["results", "own_rates", "rates"])
 def test_the_papers_pages_have_charts_and_clip_nothing(browser_page, name):
-    address = PAPER / name / "index.html"
+    address = EARLIER / name / "index.html"
     for width in (400, 1280, 1920):
         page = browser_page.open(address, width)
         assert page.locator(".uplot").count() >= 2

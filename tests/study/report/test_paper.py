@@ -1,4 +1,4 @@
-"""The studies of ``examples/paper``: what they compare, and how they were chosen."""
+"""The earlier studies of the paper's questions: what they compare, and how they were chosen."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -10,18 +10,18 @@ from sb3_moe.metrics import normalise, random_returns, reference_returns
 from sb3_moe.study.report.tables import read_csv
 from sb3_moe.study.spec.grid import load_study
 
-PAPER = Path(__file__).parents[3] / "examples" / "paper"
+EARLIER = Path(__file__).parents[3] / "examples" / "paper" / "earlier"
 
 
 @pytest.mark.parametrize(("name", "columns"), [("study.yaml", 6), ("own_rates.yaml", 8)])
 def test_the_studies_have_all_cells_and_claims(name, columns):
-    study = load_study(str(PAPER / name))
+    study = load_study(str(EARLIER / name))
     assert study.claims.exists()
     assert len(study.cells()) == 5 * 3 * columns
 
 
 def test_the_rates_are_compared_on_seeds_that_the_study_does_not_use():
-    paper, rates = (load_study(str(PAPER / name)) for name in ("study.yaml", "rates.yaml"))
+    paper, rates = (load_study(str(EARLIER / name)) for name in ("study.yaml", "rates.yaml"))
     assert not set(paper.seeds) & set(rates.seeds)
     assert {a.ppo["learning_rate"] for a in rates.architectures} == {1e-3, 2.5e-3, 5e-3}
 
@@ -29,7 +29,7 @@ def test_the_rates_are_compared_on_seeds_that_the_study_does_not_use():
 def test_each_network_has_the_rate_that_did_best_on_other_seeds():
     random, reference = random_returns("MinAtar/MTRL3"), reference_returns("MinAtar/MTRL3")
     reached = defaultdict(lambda: defaultdict(list))
-    for row in read_csv(PAPER / "rates" / "summary.csv"):
+    for row in read_csv(EARLIER / "rates" / "summary.csv"):
         network, _, rate = row["architecture"].rpartition("-")
         game, while_trained = row["game"], float(row["while_trained"])
         level = float(normalise(while_trained, random[game], reference[game]))
@@ -39,5 +39,5 @@ def test_each_network_has_the_rate_that_did_best_on_other_seeds():
         for network, levels in reached.items()
     }
     best["soft-big-pi"] = best["soft-big-vf"] = best["soft-big"]
-    own = load_study(str(PAPER / "own_rates.yaml"))
+    own = load_study(str(EARLIER / "own_rates.yaml"))
     assert {a.name: a.ppo["learning_rate"] for a in own.architectures} == best

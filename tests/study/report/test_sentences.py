@@ -341,6 +341,16 @@ def test_claims_are_told_by_their_own_rule(expects, words, tmp_path):
     assert "Further comparisons" not in page
     assert "Difference, with its 97.5% bootstrap interval" in readme
     assert r'| 1 \< 2 \& "3" \| \_4\_. |' in readme
+    assert "A mean over tasks is of returns" not in page
+    assert "supported only where every comparison is" not in page
+
+
+def test_units_and_claims_that_need_all_are_told(tmp_path):
+    text = CLAIMS.replace("EXPECTS", "greater").replace("    text:", "    needs: all\n    text:")
+    (tmp_path / "claims.yaml").write_text(f"units: {{SpaceInvaders: 9, Breakout: 3.5}}\n{text}")
+    page, _ = reported(study(seeds=2, claims=tmp_path / "claims.yaml"), tmp_path)
+    assert "A mean over tasks is of returns divided by 9, 3.5 (SpaceInvaders, Breakout)." in page
+    assert "“<b>”: supported only where every comparison is." in page
 
 
 def test_words_of_a_study_are_escaped_where_they_stand(tmp_path):

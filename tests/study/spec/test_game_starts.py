@@ -21,7 +21,8 @@ YAML = "{name: mine, games: [SpaceInvaders], regimes: [scratch], architectures: 
 
 def test_a_study_that_does_not_say_has_no_no_ops(tmp_path):
     assert read_study(YAML % "", tmp_path).cells()[0].no_op_max == 0
-    assert {load_study(name).no_op_max for name in ("smoke", "paper-small", "paper-full")} == {0}
+    assert {load_study(name).no_op_max for name in ("smoke", "paper-small")} == {0}
+    assert load_study("paper-full").no_op_max == 30
     cell = read_study(YAML % ", no_op_max: 30", tmp_path).cells()[0]
     assert CellConfig.from_dict(cell.to_dict()).no_op_max == 30
 

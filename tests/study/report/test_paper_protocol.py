@@ -1,0 +1,130 @@
+"""The study of ``examples/paper``: what its protocol says is what its files have."""
+
+import importlib.util
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sb3_moe.study.report.claims import load_claims
+from sb3_moe.study.report.tables import write_csv
+from sb3_moe.study.spec.grid import load_study, read_study
+
+PAPER = Path(__file__).parents[3] / "examples" / "paper"
+
+
+def script():
+    spec = importlib.util.spec_from_file_location("paper_rates", PAPER / "rates.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def study(name):
+    return load_study(str(PAPER / f"{name}.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "networks", "seeds", "regimes"),
+    [("rates", 20, [100], 2), ("tier1", 5, range(10), 3), ("tier2", 8, range(5), 3)],
+)
+def test_a_study_has_the_cells_that_the_protocol_counts(name, networks, seeds, regimes):
+    loaded = study(name)
+    assert list(loaded.seeds) == list(seeds)
+    assert loaded.steps_per_task == 524_288
+    assert loaded.no_op_max == 30
+    cells = len(loaded.cells())
+    assert cells == networks * len(seeds) * regimes
+    assert re.search(rf"\| `{name}.yaml` \| {cells} \|", (PAPER / "protocol.md").read_text())
+
+
+def test_rates_are_tried_for_the_networks_of_tier_one_and_for_nothing_else():
+    tried = {
+        (a.name.rpartition("-")[0], str(a.policy_kwargs)) for a in study("rates").architectures
+    }
+    assert tried == {(a.name, str(a.policy_kwargs)) for a in study("tier1").architectures}
+    assert not set(study("rates").seeds) & set(study("tier1").seeds)
+
+
+def test_every_contrast_names_networks_of_tier_one_and_four_tests_are_primary():
+    claims = load_claims(PAPER / "claims.yaml")
+    claims.check_tasks(study("tier1").games)
+    contrasts = [each for claim in claims.claims for each in claim.contrasts]
+    named = {group.architecture for each in contrasts for group in each.plus + each.minus}
+    assert named == {a.name for a in study("tier1").architectures}
+    assert len(claims.claims) == 4
+    primary = [c for claim in claims.claims for c in claim.contrasts if c.primary]
+    assert [c.over for c in primary] == ["tasks"] * 6
+    assert [claim.needs for claim in claims.claims] == ["any", "any", "any", "all"]
+
+
+def summary(folder, levels, seeds=1):
+    """Write what a report says of networks that gain a level of units on both games."""
+    folder.mkdir(parents=True)
+    rows = [
+        {"order": order, "architecture": name, "game": game, "seeds": seeds, "random": 1.0,
+         "while_trained": 1.0 + level * unit}
+        for name, level in levels.items()
+        for order in ("SpaceInvaders Breakout", "Breakout SpaceInvaders")
+        for game, unit in (("SpaceInvaders", 9.0), ("Breakout", 3.0))
+    ]  # fmt: skip
+    write_csv(folder / "summary.csv", rows)
+
+
+def test_the_two_best_rates_run_again_and_the_better_is_picked_inside_the_grid(tmp_path):
+    rates = script()
+    levels = {"dense-0.001": 1.0, "dense-0.002": 2.0, "dense-0.004": 1.5, "dense-0.008": 0.5}
+    summary(tmp_path / "rates" / "report", levels)
+    dense = rates.rows_of(tmp_path)["dense"]
+    assert rates.level(dense[0.004]) == pytest.approx(1.5)
+    assert rates.verdict(dense) == "second seed for 0.002, 0.004"
+    summary(tmp_path / "rates_second" / "report", {"dense-0.002": 1.0, "dense-0.004": 1.7})
+    dense = rates.rows_of(tmp_path)["dense"]
+    assert rates.verdict(dense) == "0.004"
+    assert rates.units(dense) == pytest.approx({"SpaceInvaders": 1.6 * 9, "Breakout": 1.6 * 3})
+
+
+def test_the_second_seed_has_the_two_best_rates_of_each_network(tmp_path, monkeypatch, capsys):
+    levels = {a.name: float(a.name.rpartition("-")[2]) for a in study("rates").architectures}
+    summary(tmp_path / "runs" / "rates" / "report", levels | {"soft-big-0.00025": 9.0})
+    monkeypatch.setattr("sys.argv", ["rates.py", str(tmp_path / "runs"), "--second"])
+    script().main()
+    text = capsys.readouterr().out
+    (tmp_path / "about.yaml").write_text((PAPER / "about.yaml").read_text())
+    loaded, first = read_study(text, tmp_path), study("rates")
+    assert (loaded.name, loaded.seeds) == ("paper-rates-second", (101,))
+    tried = {a.name: a for a in first.architectures}
+    assert len(loaded.architectures) == 2 * 5
+    assert all(tried[a.name] == a for a in loaded.architectures)
+    assert {"dense-0.001", "dense-0.0025", "soft-big-0.00025", "soft-big-0.0025"} <= {
+        a.name for a in loaded.architectures
+    }
+    assert loaded.steps_per_task == first.steps_per_task
+
+
+def test_a_rate_at_the_end_of_the_grid_is_not_picked_before_the_grid_goes_on(tmp_path):
+    rates = script()
+    summary(tmp_path / "rates" / "report", {"dense-0.001": 1.0, "dense-0.002": 2.0})
+    summary(tmp_path / "rates_second" / "report", {"dense-0.001": 1.0, "dense-0.002": 3.0})
+    summary(tmp_path / "rates_third" / "report", {"dense-0.0005": 0.0})  # with one seed only
+    assert rates.verdict(rates.rows_of(tmp_path)["dense"]) == "0.002 is an end of the grid: go on"
+    summary(tmp_path / "rates_more" / "report", {"dense-0.004": 2.0}, seeds=2)
+    assert rates.verdict(rates.rows_of(tmp_path)["dense"]) == "0.002"
+
+
+def test_the_preset_for_a_cluster_has_the_same_networks_and_contrasts():
+    full = load_study("paper-full")
+    without_rates = {
+        a.name: a.policy_kwargs for name in ("tier1", "tier2") for a in study(name).architectures
+    }
+    assert {a.name: a.policy_kwargs for a in full.architectures} == without_rates
+    theirs, ours = load_claims(full.claims), load_claims(PAPER / "claims.yaml")
+    unit_free = {"gain": "plasticity", "area": "relative_area"}
+    assert theirs.rule == ours.rule
+    for claim, other in zip(theirs.claims, ours.claims, strict=True):
+        assert (claim.name, claim.text, claim.needs) == (other.name, other.text, other.needs)
+        assert claim.contrasts == tuple(
+            replace(each, units={}, measure=unit_free.get(each.measure, each.measure))
+            for each in other.contrasts
+        )
