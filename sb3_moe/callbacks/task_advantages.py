@@ -37,12 +37,15 @@ class TaskAdvantageCallback(BaseCallback):
                 "advantages by task need an on-policy algorithm, such as PPO, got "
                 f"{type(model).__name__}"
             )
+        self._swap(model)
         if getattr(model, "normalize_advantage", False):
             warnings.warn(
                 "advantages are normalised by task, and then by minibatch over all tasks: give "
                 f"{type(model).__name__} normalize_advantage=False",
                 stacklevel=2,
             )
+
+    def _swap(self, model: OnPolicyAlgorithm) -> None:
         buffer = model.rollout_buffer
         if isinstance(buffer, PerTaskAdvantages):
             return
