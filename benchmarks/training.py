@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -59,15 +59,7 @@ def compare(
     :param rounds: how many turns each has
     :param at_least: the ratio that we mean to reach
     """
-    # SB3 writes into the dict that it is given.
-    moe = make(dict(MOE))
-    policy_class: Any = type(moe.policy)
-    base = {k: v for k, v in moe.policy_kwargs.items() if k != "use_sde"}
-    net_arch = matching_net_arch(
-        policy_class, moe.observation_space, moe.action_space, base, "parameters"
-    )
-    optimizer = {"fused": True, "eps": moe.policy.optimizer_kwargs.get("eps", 1e-8)}
-    dense = make({"placement": "none", "net_arch": net_arch, "optimizer_kwargs": optimizer})
+    moe, dense = beside_dense(make)
     turns = {"ours": turn(moe, steps), "dense": turn(dense, steps)}
     seconds = paired(turns, rounds=rounds, slice_s=0.0, warmups=1, clock=clock_of(moe))
     row = bounded(
@@ -81,6 +73,25 @@ def compare(
         "ours_parameters": num_parameters(moe),
         "dense_parameters": num_parameters(dense),
     }
+
+
+def beside_dense(
+    make: Make, options: Mapping[str, Any] = MOE
+) -> tuple[BaseAlgorithm, BaseAlgorithm]:
+    """Return a model with experts and a dense one of as many parameters, with one optimiser.
+
+    :param make: from ``policy_kwargs`` to a model
+    :param options: of the policy with experts
+    """
+    # SB3 writes into the dict that it is given.
+    moe = make(dict(options))
+    policy_class: Any = type(moe.policy)
+    base = {k: v for k, v in moe.policy_kwargs.items() if k != "use_sde"}
+    net_arch = matching_net_arch(
+        policy_class, moe.observation_space, moe.action_space, base, "parameters"
+    )
+    optimizer = {"fused": True, "eps": moe.policy.optimizer_kwargs.get("eps", 1e-8)}
+    return moe, make({"placement": "none", "net_arch": net_arch, "optimizer_kwargs": optimizer})
 
 
 def three_games(after: str, device: str, steps: int, rounds: int) -> dict[str, Any]:
