@@ -42,8 +42,10 @@ OTHERS = "other operators"
 KINDS: dict[str, tuple[str, ...]] = {
     "GEMMs": ("mm", "addmm", "bmm", "baddbmm"),
     "activations": ("tanh", "tanh_backward", "relu", "threshold_backward", "clamp_min"),
-    "softmax": ("_softmax", "_softmax_backward_data", "logsumexp"),
-    "sums and products": ("mul", "add", "sum", "sub", "div", "mean"),
+    "softmax, sums, products": (
+        *("_softmax", "_softmax_backward_data", "logsumexp"),
+        *("mul", "add", "sum", "sub", "div", "mean"),
+    ),
     "Adam's kernel, norms": ("_fused_adam", "linalg_vector_norm", "_foreach_norm", "_foreach_mul"),
     OTHERS: (),
 }

@@ -1,6 +1,7 @@
 """The benchmarks' own arithmetic and files; never a time."""
 
 import json
+import time
 
 import pytest
 import torch as th
@@ -20,7 +21,7 @@ from benchmarks import (
     training,
 )
 from benchmarks.stopwatch import REST, Stopwatch
-from benchmarks.timing import bounded, paired, ratio
+from benchmarks.timing import bounded, clock_on, paired, ratio
 
 
 def test_every_function_is_timed_once_per_round():
@@ -39,6 +40,17 @@ def test_time_is_told_by_the_clock_that_was_asked_for():
     hours = iter(range(100))
     seconds = paired({"a": int}, rounds=2, slice_s=0.0, warmups=1, clock=lambda: next(hours))
     assert seconds == {"a": [1.0, 1.0]}
+
+
+def test_one_thread_of_a_cpu_is_timed_by_its_own_time():
+    threads = th.get_num_threads()
+    try:
+        th.set_num_threads(1)
+        assert [clock_on("cpu"), clock_on("cuda")] == [time.process_time, time.perf_counter]
+        th.set_num_threads(2)
+        assert clock_on("cpu") is time.perf_counter
+    finally:
+        th.set_num_threads(threads)
 
 
 def test_two_codes_train_turn_by_turn(tmp_path, monkeypatch):
@@ -107,7 +119,7 @@ def test_a_stopwatch_leaves_methods_as_they_were_after_an_error():
 
 def test_operators_are_told_apart_by_their_names():
     kinds = ["addmm", "mul_", "multinomial", "_fused_adam_"]
-    found = ["GEMMs", "sums and products", profiles.OTHERS, "Adam's kernel, norms"]
+    found = ["GEMMs", "softmax, sums, products", profiles.OTHERS, "Adam's kernel, norms"]
     assert list(map(profiles.kind_of, kinds)) == found
 
 
