@@ -16,8 +16,8 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.timing import bounded, paired, ratio
-from benchmarks.training import clock_of, turn
+from benchmarks.timing import bounded, clock_on, paired, ratio
+from benchmarks.training import turn
 from sb3_moe.buffers import DeviceRolloutBuffer
 from sb3_moe.vec_env import GymnasiumVecEnv
 
@@ -98,7 +98,7 @@ def rows(device: str, rounds: int, num_envs: int) -> list[dict[str, Any]]:
         policy: Any = compiled.policy
         policy.evaluate_actions = th.compile(policy.evaluate_actions)
     turns = {name: turn(model, STEPS * num_envs) for name, model in models.items()}
-    clock = clock_of(models["dense"])
+    clock = clock_on(models["dense"].device.type)
     seconds = paired(turns, rounds=rounds, slice_s=0.0, warmups=2, clock=clock)
     return [
         bounded(

@@ -13,7 +13,7 @@ import torch as th
 from torch import nn
 
 from benchmarks import peers
-from benchmarks.timing import Function, bounded, paired, ratio
+from benchmarks.timing import Function, bounded, clock_on, paired, ratio
 from sb3_moe.layers import LinearRouter, SoftMoE, SparseMoE, keep_freed_memory, mlp_experts
 
 OURS, GELU, GEMM = "SoftMoE", "SoftMoE with GELU", "GEMM ceiling"
@@ -75,14 +75,14 @@ def run(device: str = "cpu", rounds: int = 15) -> list[dict[str, Any]]:
     """
     # Else the heap's layout decides whose tensors cost page faults: luck, not work.
     keep_freed_memory()
-    rows = []
+    rows, clock = [], clock_on(device)
     for shape in SHAPES:
         layers = make_layers(shape, device)
         x_BND = th.randn(shape.B, shape.N, shape.D, device=device, requires_grad=True)
         for name, time in (("forward", forward), ("forward+backward", forward_backward)):
             calls = {key: time(layer, x_BND) for key, layer in layers.items()}
             calls[GEMM] = gemm(device)
-            rows += shape_rows(shape, name, paired(calls, rounds=rounds))
+            rows += shape_rows(shape, name, paired(calls, rounds=rounds, clock=clock))
     return rows
 
 

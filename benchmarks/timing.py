@@ -41,6 +41,15 @@ def paired(
     return seconds
 
 
+def clock_on(device: str) -> Clock:
+    """Return what times a device: one thread's own time on a CPU, whoever else uses the machine.
+
+    :param device: its kind, or its name
+    """
+    alone = device == "cpu" and th.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
+
+
 def ratio(over: list[float], under: list[float]) -> float:
     """Return the median over rounds of one function's time over another's."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))

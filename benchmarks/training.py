@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +11,7 @@ from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 
-from benchmarks.timing import Clock, bounded, paired, ratio
+from benchmarks.timing import bounded, clock_on, paired, ratio
 from sb3_moe.budget import matching_net_arch
 from sb3_moe.layers import keep_freed_memory
 from sb3_moe.presets import MINATAR_PPO, with_policy
@@ -59,17 +58,9 @@ def compare(
     :param rounds: how many turns each has
     :param at_least: the ratio that we mean to reach
     """
-    # SB3 writes into the dict that it is given.
-    moe = make(dict(MOE))
-    policy_class: Any = type(moe.policy)
-    base = {k: v for k, v in moe.policy_kwargs.items() if k != "use_sde"}
-    net_arch = matching_net_arch(
-        policy_class, moe.observation_space, moe.action_space, base, "parameters"
-    )
-    optimizer = {"fused": True, "eps": moe.policy.optimizer_kwargs.get("eps", 1e-8)}
-    dense = make({"placement": "none", "net_arch": net_arch, "optimizer_kwargs": optimizer})
+    moe, dense = beside_dense(make)
     turns = {"ours": turn(moe, steps), "dense": turn(dense, steps)}
-    seconds = paired(turns, rounds=rounds, slice_s=0.0, warmups=1, clock=clock_of(moe))
+    seconds = paired(turns, rounds=rounds, slice_s=0.0, warmups=1, clock=clock_on(moe.device.type))
     row = bounded(
         f"SoftMoE / dense of as many parameters, steps/s, {name}",
         ratio(seconds["dense"], seconds["ours"]),
@@ -83,12 +74,31 @@ def compare(
     }
 
 
+def beside_dense(
+    make: Make, options: Mapping[str, Any] = MOE
+) -> tuple[BaseAlgorithm, BaseAlgorithm]:
+    """Return a model with experts and a dense one of as many parameters, with one optimiser.
+
+    :param make: from ``policy_kwargs`` to a model
+    :param options: of the policy with experts
+    """
+    # SB3 writes into the dict that it is given.
+    moe = make(dict(options))
+    policy_class: Any = type(moe.policy)
+    base = {k: v for k, v in moe.policy_kwargs.items() if k != "use_sde"}
+    net_arch = matching_net_arch(
+        policy_class, moe.observation_space, moe.action_space, base, "parameters"
+    )
+    optimizer = {"fused": True, "eps": moe.policy.optimizer_kwargs.get("eps", 1e-8)}
+    return moe, make({"placement": "none", "net_arch": net_arch, "optimizer_kwargs": optimizer})
+
+
 def three_games(after: str, device: str, steps: int, rounds: int) -> dict[str, Any]:
     """Train SB3's dense policy on three games of MinAtar, and on Breakout alone."""
     dense = {"placement": "none"}
     models = {"ours": ppo_mtrl3(device)(dict(dense)), "alone": ppo_minatar(device)(dict(dense))}
     turns = {name: turn(model, steps) for name, model in models.items()}
-    clock = clock_of(models["ours"])
+    clock = clock_on(models["ours"].device.type)
     seconds = paired(turns, rounds=rounds, slice_s=0.0, warmups=1, clock=clock)
     row = bounded(
         f"MTRL3 / Breakout alone, steps/s, dense PPO, 64 copies{after}",
@@ -96,11 +106,6 @@ def three_games(after: str, device: str, steps: int, rounds: int) -> dict[str, A
         AT_LEAST["mtrl3"],
     )
     return row | {f"{name}_steps_per_s": steps / statistics.median(seconds[name]) for name in turns}
-
-
-def clock_of(model: BaseAlgorithm) -> Clock:
-    """Return what times a model: on the CPU its own time, whoever else uses the machine."""
-    return time.process_time if model.device.type == "cpu" else time.perf_counter
 
 
 def turn(model: BaseAlgorithm, steps: int) -> Callable[[], object]:

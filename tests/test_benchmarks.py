@@ -1,12 +1,27 @@
 """The benchmarks' own arithmetic and files; never a time."""
 
 import json
+import time
 
 import pytest
 import torch as th
 
-from benchmarks import before, device, growth, layers, memory, paths, peers, report, start_scale
-from benchmarks.timing import bounded, paired, ratio
+from benchmarks import (
+    before,
+    cell,
+    device,
+    growth,
+    layers,
+    memory,
+    paths,
+    peers,
+    profiles,
+    report,
+    start_scale,
+    training,
+)
+from benchmarks.stopwatch import REST, Stopwatch
+from benchmarks.timing import bounded, clock_on, paired, ratio
 
 
 def test_every_function_is_timed_once_per_round():
@@ -25,6 +40,17 @@ def test_time_is_told_by_the_clock_that_was_asked_for():
     hours = iter(range(100))
     seconds = paired({"a": int}, rounds=2, slice_s=0.0, warmups=1, clock=lambda: next(hours))
     assert seconds == {"a": [1.0, 1.0]}
+
+
+def test_one_thread_of_a_cpu_is_timed_by_its_own_time():
+    threads = th.get_num_threads()
+    try:
+        th.set_num_threads(1)
+        assert [clock_on("cpu"), clock_on("cuda")] == [time.process_time, time.perf_counter]
+        th.set_num_threads(2)
+        assert clock_on("cpu") is time.perf_counter
+    finally:
+        th.set_num_threads(threads)
 
 
 def test_two_codes_train_turn_by_turn(tmp_path, monkeypatch):
@@ -48,6 +74,87 @@ def test_a_row_says_whether_it_reached_its_target(value, met):
         "target": ">= 1.1",
         "met": met,
     }
+
+
+class Nested:
+    """Two methods that take a second by themselves, one of which calls the other."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def outer(self):
+        self.now += 1
+        self.inner()
+
+    def inner(self):
+        self.now += 1
+
+
+@pytest.mark.parametrize(
+    ("inner", "seconds", "calls"),
+    [(False, {"a": 2, "b": 1}, {"a": 1, "b": 1}), (True, {"a": 1, "b": 2}, {"a": 1, "b": 2})],
+)
+def test_a_method_inside_another_counts_as_the_outer_one_or_by_itself(inner, seconds, calls):
+    watched = Nested()
+    watch = Stopwatch(inner=inner, clock=lambda: watched.now)
+    with watch.on({"a": [(watched, "outer")], "b": [(watched, "inner")]}):
+        watched.outer()
+        watched.inner()
+        watched.now += 5
+    assert (watch.seconds, watch.calls) == ({**seconds, REST: 5}, calls)
+    assert vars(watched) == {"now": 8}
+
+
+def test_a_stopwatch_leaves_methods_as_they_were_after_an_error():
+    def fails():
+        raise KeyError
+
+    watched = Nested()
+    watched.inner = fails
+    with pytest.raises(KeyError), Stopwatch().on({"a": [(watched, "inner"), (Nested, "outer")]}):
+        watched.outer()
+    assert watched.inner is fails
+    assert Nested.outer.__qualname__ == "Nested.outer"
+
+
+def test_operators_are_told_apart_by_their_names():
+    kinds = ["addmm", "mul_", "multinomial", "_fused_adam_"]
+    found = ["GEMMs", "softmax, sums, products", profiles.OTHERS, "Adam's kernel, norms"]
+    assert list(map(profiles.kind_of, kinds)) == found
+
+
+@pytest.mark.parametrize("make", [training.ppo_cartpole, training.dqn, training.sac])
+def test_every_part_of_a_loop_is_met_while_training(make):
+    model = make("cpu")({"placement": "middle", "net_arch": [4, 4]})
+    model.learn(101)
+    watch = Stopwatch()
+    with watch.on(profiles.parts_of(model)):
+        model.learn(4, reset_num_timesteps=False)
+    assert {*watch.calls} == {*profiles.parts_of(model)}
+
+
+def test_a_profile_compares_two_policies_part_by_part():
+    found = {"ours": {"a": (3.0, 2.0)}, "dense": {"a": (2.0, 1.0)}}
+    assert profiles.row("x, a", "a", found) == {
+        "name": "x, a",
+        "ratio": 1.5,
+        "target": "",
+        "met": True,
+        "dense_us": 2.0,
+        "ours_us": 3.0,
+        "more_us": 1.0,
+        "dense_calls": 1.0,
+        "our_calls": 2.0,
+    }
+
+
+def test_a_cell_has_shares_of_its_own_time_and_what_is_done_once_beside_it():
+    found = cell.rows({"imports": 1.0, cell.TRAINING: 3.0}, {"x": 2.0})
+    assert [(row["name"], row["ratio"], row["target"]) for row in found] == [
+        (cell.TRAINING, 0.75, ">= 0.6"),
+        ("imports", 0.25, ""),
+        ("once for a study: x", 0.5, ""),
+    ]
 
 
 def test_the_exponent_of_a_power_law_is_found():

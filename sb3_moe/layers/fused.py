@@ -37,7 +37,7 @@ class TwoLayers(NamedTuple):
 
 def mixture(x_BI: th.Tensor, gates_BE: th.Tensor, experts: TwoLayers) -> th.Tensor:
     """Run every expert on every row and sum with the gates: (B, I) to (B, O)."""
-    y_BO: th.Tensor = _apply(x_BI, None, None, gates_BE, *experts)
+    y_BO: th.Tensor = _run(x_BI, None, None, gates_BE, *experts)
     return y_BO
 
 
@@ -49,7 +49,7 @@ def soft_mixture(
     :return: output (B, O), scores (B, E)
     """
     seen = None if seen_BR is x_BI else seen_BR
-    found: tuple[th.Tensor, th.Tensor] = _apply(x_BI, seen, router_RE, None, *experts)
+    found: tuple[th.Tensor, th.Tensor] = _run(x_BI, seen, router_RE, None, *experts)
     return found
 
 
@@ -66,13 +66,9 @@ class Mixture(th.autograd.Function):
         """Compute the output and, of a router, the scores."""
         ctx.set_materialize_grads(False)
         ctx.activation = inputs[8]
-        logits_TE, kept = _inside(*inputs)
+        found, kept = _forward(*inputs)
         ctx.save_for_backward(*inputs[:8], *kept)
-        _, _, w2_KO, gates_TE, _, _, gated_TK = kept
-        y_TO = th.addmm(th.mm(gates_TE, inputs[7]), gated_TK, w2_KO)
-        rows = inputs[0].shape[:-1]
-        y_BO = y_TO.view(*rows, y_TO.shape[1])
-        return y_BO if logits_TE is None else (y_BO, logits_TE.view(*rows, logits_TE.shape[1]))
+        return found
 
     @staticmethod
     def backward(ctx: Any, *grads: th.Tensor | None) -> tuple[th.Tensor | None, ...]:
@@ -121,6 +117,20 @@ class Mixture(th.autograd.Function):
         )
 
 
+def _forward(
+    *inputs: Any,
+) -> tuple[th.Tensor | tuple[th.Tensor, ...], tuple[th.Tensor, ...]]:
+    """Return what :class:`Mixture` does, and what its backward pass needs."""
+    logits_TE, kept = _inside(*inputs)
+    _, _, w2_KO, gates_TE, _, _, gated_TK = kept
+    y_TO = th.addmm(th.mm(gates_TE, inputs[7]), gated_TK, w2_KO)
+    rows = inputs[0].shape[:-1]
+    y_BO = y_TO.view(*rows, y_TO.shape[1])
+    if logits_TE is None:
+        return y_BO, kept
+    return (y_BO, logits_TE.view(*rows, logits_TE.shape[1])), kept
+
+
 def _inside(
     x_BI: th.Tensor,
     seen_BR: th.Tensor | None,
@@ -155,3 +165,8 @@ def _inside(
 
 # Without what torch's `apply` does in Python for `torch.func`, whose transforms come here never.
 _apply: Any = super(th.autograd.Function, Mixture).apply
+
+
+def _run(*inputs: Any) -> Any:
+    """Compute the mixture, and let autograd know only where it listens."""
+    return _apply(*inputs) if th.is_grad_enabled() else _forward(*inputs)[0]

@@ -556,8 +556,13 @@ class _Held:
 
 def _is_in_mode(module: nn.Module, mode: bool) -> bool:
     """Say whether a module and all within are in training mode, or all out of it."""
-    inner = module._modules.values()
-    return module.training is mode and all(_is_in_mode(m, mode) for m in inner if m is not None)
+    found: list[nn.Module | None] = [module]
+    for each in found:  # It grows: a call for each would take longer than what is looked at.
+        if each is not None:
+            if each.training is not mode:
+                return False
+            found += each._modules.values()
+    return True
 
 
 def _takes(

@@ -295,6 +295,18 @@ def test_passes_without_gradients_agree(sorted_rows, make, guard):
     th.testing.assert_close(found.clone(), watched(layer)(x)[0].detach().clone())
 
 
+@pytest.mark.parametrize("make", [soft, uniform])
+def test_autograd_hears_of_a_pass_only_where_it_listens(calls, monkeypatch, make):
+    heard, layer, x = [], make(), th.randn(6, 1, 5)
+    original = fused._apply
+    monkeypatch.setattr(fused, "_apply", lambda *args: (heard.append(1), original(*args))[1])
+    with th.no_grad():
+        quiet = layer(x)[0]
+    assert (calls, heard) == (["_inside"], [])
+    th.testing.assert_close(layer(x)[0].detach(), quiet, rtol=0, atol=0)
+    assert (calls, heard) == (["_inside"] * 2, [1])
+
+
 def test_rows_that_are_views_with_gaps_agree():
     layer, wide = soft(), th.randn(6, 2, 9)
     x = wide[:, :1, 2:7]

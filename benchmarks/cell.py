@@ -1,0 +1,137 @@
+"""Where the time of a study's cell goes: ``make run``'s dense one of two interleaved games.
+
+``python -m benchmarks --only cell``. The cell trains in a process of its own, as in a study, whose
+folder already holds what ``make run`` measures before it trains; what counts is the processor's
+time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import bounded
+
+AT_LEAST = 0.6
+HOW = (
+    "The processor's seconds in the process that trains the cell; `ratio` is the share of them. "
+    "Programs are the games' steps and resets, traced and compiled, or loaded from the study's "
+    "cache, at their first call for a number of copies. What a study does once for all its cells "
+    "stands last, and isn't part of them."
+)
+PROGRAMS = "the games' programs"
+TRAINING = "training"
+
+
+def run() -> list[dict[str, Any]]:
+    """Prepare as ``make run`` does, train the cell, and return a row for each part."""
+    from sb3_moe.study.commands import CACHE, prepare, rehearse
+    from sb3_moe.study.first_run import FirstRun
+    from sb3_moe.study.run.engine import child_environment
+    from sb3_moe.study.run.jobs import survey
+
+    study = FirstRun(regimes=("mtrl",), placements=("none",)).study()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        jobs = survey(study.cells(), root)
+        once = {}
+        begun = time.process_time()
+        prepare(study, root)
+        once["playing at random"] = time.process_time() - begun
+        rehearse(jobs, root)
+        once["building each network"] = time.process_time() - begun - once["playing at random"]
+        command = [sys.executable, "-m", "benchmarks.cell", str(jobs[0].folder.path)]
+        found = subprocess.run(
+            command,
+            check=True,
+            input=json.dumps(jobs[0].cell.to_dict()),
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | child_environment(root / CACHE),
+        )
+    seconds = json.loads(found.stdout.splitlines()[-1])
+    return rows(seconds, once)
+
+
+def rows(seconds: dict[str, float], once: dict[str, float]) -> list[dict[str, Any]]:
+    """Return each part's share of the cell's time, the largest first, and what is done once.
+
+    :param seconds: of the cell's process, by part
+    :param once: what a study does before its cells, in seconds
+    """
+    total = sum(seconds.values())
+    found = []
+    for part, each in sorted(seconds.items(), key=lambda item: item[1], reverse=True):
+        at_least = AT_LEAST if part == TRAINING else None
+        found.append(bounded(part, each / total, at_least) | {"cpu_s": each})
+    for part, each in once.items():
+        found.append(bounded(f"once for a study: {part}", each / total) | {"cpu_s": each})
+    return found
+
+
+def main() -> None:
+    """Train the cell that stands in the input, and print the seconds of each part."""
+    from stable_baselines3 import PPO
+
+    from benchmarks.stopwatch import Stopwatch
+    from sb3_moe import callbacks as watching
+    from sb3_moe.study.run import cell
+    from sb3_moe.study.run.folder import CellFolder
+    from sb3_moe.study.run.heartbeat import Heartbeat
+    from sb3_moe.study.spec.config import CellConfig
+
+    imported = time.process_time()
+    watch = Stopwatch(inner=True)
+    moments = ("on_step", "on_training_start", "on_rollout_end", "on_training_end")
+    kinds = {
+        "evaluation": [watching.MultiTaskEvalCallback],
+        "measures": [watching.PlasticityCallback, watching.TaskRolloutCallback],
+        "snapshots and signs of life": [watching.SnapshotCallback, Heartbeat],
+    }
+    parts = {part: [(kind, m) for kind in each for m in moments] for part, each in kinds.items()}
+    parts["world and network"] = [(cell, "_begun"), (cell, "_eval_env")]
+    parts[TRAINING] = [(PPO, "learn")]
+    with watch.on(parts), first_calls(watch):
+        config = CellConfig.from_dict(json.load(sys.stdin))
+        cell.train_cell(config, CellFolder(Path(sys.argv[1])))
+    print(json.dumps({"imports": imported, **watch.seconds}))
+
+
+@contextmanager
+def first_calls(watch: Any) -> Iterator[None]:
+    """Count the first step and reset of each game for each number of copies as preparation."""
+    from sb3_moe_envs.vector.gymnax_program import Program
+
+    seen = set()
+    original = {name: getattr(Program, name) for name in ("reset", "step")}
+
+    def watched(name: str) -> Any:
+        def call(program: Any, keys: Any, *args: Any) -> Any:
+            key = (id(program), name, len(keys))
+            if key in seen:
+                return original[name](program, keys, *args)
+            seen.add(key)
+            with watch.during(PROGRAMS):
+                return original[name](program, keys, *args)
+
+        return call
+
+    for name in original:
+        setattr(Program, name, watched(name))
+    try:
+        yield
+    finally:
+        for name, method in original.items():
+            setattr(Program, name, method)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Where the time of training goes with experts, and with a dense policy of as many parameters.
+
+First by part of the loop: the processor's time inside methods of SB3 and the policy, in interleaved
+rounds. Then by kind of operator, as torch's profiler sees it: what is left of a step is what lies
+between operators (Python, torch's dispatch and autograd, numpy, the world).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import stable_baselines3 as sb3
+import torch as th
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.stopwatch import Stopwatch, Timed
+from benchmarks.training import MOE, Make, beside_dense, dqn, ppo_cartpole, ppo_minatar, sac, turn
+
+HOW = (
+    "Microseconds of one thread's time per environment step, and calls per environment step; "
+    "`ratio` is the mixture's time over the dense policy's. Parts: medians over interleaved rounds "
+    "in one run. Operators: the median of each operator's own time at each size, times its calls."
+)
+BETWEEN = "between operators"
+
+BIG: dict[str, Any] = {"placement": "big", "router": "soft", "num_experts": 4}
+# Name, what makes a model, its options, and the steps of a turn.
+CASES: tuple[tuple[str, Callable[[str], Make], dict[str, Any], int], ...] = (
+    ("PPO, CartPole", ppo_cartpole, MOE, 1024),
+    ("PPO, MinAtar", ppo_minatar, MOE, 8192),
+    ("PPO, MinAtar, Big of 4", ppo_minatar, BIG, 8192),
+    ("DQN, CartPole", dqn, MOE, 500),
+    ("SAC, Pendulum", sac, MOE, 50),
+)
+OTHERS = "other operators"
+# torch's names, without "aten::" and the underscore of those in place.
+KINDS: dict[str, tuple[str, ...]] = {
+    "GEMMs": ("mm", "addmm", "bmm", "baddbmm"),
+    "activations": ("tanh", "tanh_backward", "relu", "threshold_backward", "clamp_min"),
+    "softmax, sums, products": (
+        *("_softmax", "_softmax_backward_data", "logsumexp"),
+        *("mul", "add", "sum", "sub", "div", "mean"),
+    ),
+    "Adam's kernel, norms": ("_fused_adam", "linalg_vector_norm", "_foreach_norm", "_foreach_mul"),
+    OTHERS: (),
+}
+
+
+def run(rounds: int = 7) -> list[dict[str, Any]]:
+    """Profile each algorithm with both policies.
+
+    :param rounds: interleaved turns of each
+    """
+    return [row for case in CASES for row in profiled(*case, rounds)]
+
+
+def profiled(
+    name: str, make: Callable[[str], Make], options: dict[str, Any], steps: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Return a row for each part of one algorithm's loop, and for each kind of operator.
+
+    :param name: of the algorithm and its world
+    :param make: what makes a model, from a device
+    :param options: of the policy with experts
+    :param steps: environment steps of a turn
+    :param rounds: turns of each policy
+    """
+    models = dict(zip(("ours", "dense"), beside_dense(make("cpu"), options), strict=True))
+    for model in models.values():
+        turn(model, steps)()
+    parts = in_parts(models, steps, rounds)
+    total = {k: sum(us for us, _ in parts[k].values()) for k in models}
+    kinds = {k: by_kind(model, steps) for k, model in models.items()}
+    for k in models:
+        kinds[k][BETWEEN] = (total[k] - sum(us for us, _ in kinds[k].values()), 0.0)
+        parts[k]["all"] = (total[k], 0.0)
+    found = [row(f"{name}, {part}", part, parts) for part in parts["ours"]]
+    return found + [row(f"{name}, operators: {kind}", kind, kinds) for kind in kinds["ours"]]
+
+
+def row(
+    name: str, key: str, found: Mapping[str, Mapping[str, tuple[float, float]]]
+) -> dict[str, Any]:
+    """Return a row of the table: microseconds and calls per step of both policies.
+
+    :param name: of the row
+    :param key: of what was measured
+    :param found: microseconds and calls of each policy, by what was measured
+    """
+    (ours, our_calls), (dense, dense_calls) = found["ours"][key], found["dense"][key]
+    return {
+        "name": name,
+        "ratio": ours / dense,
+        "target": "",
+        "met": True,
+        "dense_us": dense,
+        "ours_us": ours,
+        "more_us": ours - dense,
+        "dense_calls": dense_calls,
+        "our_calls": our_calls,
+    }
+
+
+def in_parts(
+    models: Mapping[str, BaseAlgorithm], steps: int, rounds: int
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return each model's microseconds and calls per step, by part of the loop."""
+    seen: dict[str, list[Stopwatch]] = {name: [] for name in models}
+    for index in range(rounds):
+        for name in list(models)[:: 1 if index % 2 == 0 else -1]:
+            watch = Stopwatch()
+            with watch.on(parts_of(models[name])):
+                turn(models[name], steps)()
+            seen[name].append(watch)
+    return {
+        name: {
+            part: (
+                statistics.median(each.seconds[part] for each in watches) / steps * 1e6,
+                statistics.mean(each.calls[part] for each in watches) / steps,
+            )
+            for part in watches[0].seconds
+        }
+        for name, watches in seen.items()
+    }
+
+
+def by_kind(model: BaseAlgorithm, steps: int) -> dict[str, tuple[float, float]]:
+    """Return microseconds and calls per step of each kind of operator.
+
+    An operator that was interrupted takes no longer than others of its size do at the median.
+    """
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        turn(model, steps)()
+    times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    for event in profiler.events() or ():
+        if event.name.startswith("aten::"):
+            key = (event.name.removeprefix("aten::"), str(event.input_shapes))
+            times[key].append(event.self_cpu_time_total)
+    found = dict.fromkeys(KINDS, (0.0, 0.0))
+    for (name, _), each in times.items():
+        kind = kind_of(name)
+        us, calls = found[kind]
+        us += statistics.median(each) * len(each) / steps
+        found[kind] = (us, calls + len(each) / steps)
+    return found
+
+
+def kind_of(operator: str) -> str:
+    """Return the kind of an operator, by its name without ``aten::``."""
+    name = operator.rstrip("_")
+    return next((kind for kind, names in KINDS.items() if name in names), OTHERS)
+
+
+def parts_of(model: Any) -> dict[str, Sequence[Timed]]:
+    """Return what is watched of a model, by part of the loop."""
+    parts: dict[str, Sequence[Timed]] = {"world": [(model.env, "step")]}
+    if isinstance(model, PPO):
+        buffer, optimizers = model.rollout_buffer, [model.policy.optimizer]
+        parts["choosing actions"] = [(model.policy, "forward"), (model.policy, "predict_values")]
+        parts["networks in updates"] = [(model.policy, "evaluate_actions")]
+        reads = ["add", "compute_returns_and_advantage", "_get_samples"]
+    else:
+        buffer, reads = model.replay_buffer, ["add", "sample"]
+        parts["choosing actions"] = [(model.policy, "predict")]
+        if isinstance(model, DQN):
+            optimizers, networks = [model.policy.optimizer], [model.q_net, model.q_net_target]
+            parts["networks in updates"] = [(each, "forward") for each in networks]
+        else:
+            optimizers = [model.actor.optimizer, model.critic.optimizer, model.ent_coef_optimizer]
+            networks = [model.critic, model.critic_target]
+            parts["networks in updates"] = [(each, "forward") for each in networks]
+            parts["networks in updates"] += [(model.actor, "action_log_prob")]
+            parts["target networks"] = [(sb3.sac.sac, "polyak_update")]
+    parts["backward pass"] = [(th.Tensor, "backward")]
+    parts["optimiser"] = [(each, name) for each in optimizers for name in ("step", "zero_grad")]
+    parts["optimiser"] += [(th.nn.utils, "clip_grad_norm_")]
+    parts["buffer"] = [(buffer, name) for name in reads]
+    return parts
