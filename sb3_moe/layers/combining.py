@@ -59,13 +59,13 @@ class Orthogonal(Combination):
     @staticmethod
     def outputs(y_ETO: th.Tensor) -> th.Tensor:
         """Return orthonormal outputs, of which later ones lose rounding errors too."""
-        found, rest_ETO = [], y_ETO
-        for _ in range(len(y_ETO)):
-            first_TO = rest_ETO[0]
+        # Apart, since autograd makes a zero tensor of all experts for each slice of theirs.
+        found, rest = [], list(y_ETO.unbind())
+        while rest:
+            first_TO = rest.pop(0)
             unit_TO = first_TO / first_TO.norm(dim=-1, keepdim=True).clamp_min(TINY)
             found.append(unit_TO)
-            rest_ETO = rest_ETO[1:]
-            rest_ETO = rest_ETO - (rest_ETO * unit_TO).sum(-1, keepdim=True) * unit_TO
+            rest = [y_TO - (y_TO * unit_TO).sum(-1, keepdim=True) * unit_TO for y_TO in rest]
         return th.stack(found)
 
     @staticmethod

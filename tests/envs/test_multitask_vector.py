@@ -20,6 +20,7 @@ from sb3_moe_envs import (
     Task,
     make_multitask_vector,
 )
+from sb3_moe_envs.vector.copies import make_copies
 from sb3_moe_envs.vector.infos import join_infos, take_rows
 
 
@@ -171,15 +172,38 @@ def test_a_seeded_reset_repeats_everything():
     assert play([3, 9]) == play([3, 9])
 
 
+def test_copies_of_a_task_step_as_gymnasiums_own_do_and_give_away_arrays_of_their_own():
+    task = Task("pole", "CartPole-v1")
+    ours = make_copies(task, 3, None)
+    theirs = SyncVectorEnv([partial(task.make, None)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
+    np.testing.assert_array_equal(ours.reset(seed=0)[0], theirs.reset(seed=0)[0])
+    before, rng, ended = None, np.random.default_rng(0), 0
+    for _ in range(100):
+        actions = rng.integers(0, 2, 3)
+        mine, other = ours.step(actions), theirs.step(actions)
+        for array, expected in zip(mine[:4], other[:4], strict=True):
+            np.testing.assert_array_equal(array, expected)
+            assert array.dtype == expected.dtype
+        assert mine[4].keys() == other[4].keys()
+        for row in np.flatnonzero(mine[2] | mine[3]):
+            ended += 1
+            np.testing.assert_array_equal(mine[4]["final_obs"][row], other[4]["final_obs"][row])
+        assert before is None or not any(map(np.shares_memory, before, mine[:4]))
+        before = mine[:4]
+    assert ended > 5
+    with pytest.raises(ValueError, match="shorter"):
+        ours.step(actions[:2])
+
+
 def test_the_repr_says_which_arrangement_was_chosen():
     tasks = counting_tasks(2)
     assert repr(make_multitask_vector(tasks, 4)) == (
         "MultiTaskVectorEnv(4 slots, Interleave('steps'): "
-        "t0 x 2 [SyncVectorEnv], t1 x 2 [SyncVectorEnv])"
+        "t0 x 2 [Copies], t1 x 2 [Copies])"
     )
     assert repr(make_multitask_vector(tasks, 4, schedule=Cycle(9, num_cycles=2, order=[1, 0]))) == (
         "MultiTaskVectorEnv(4 slots, Cycle(steps_per_task=9, num_cycles=2, order=[1, 0]): "
-        "t0 x 4 [SyncVectorEnv] then t1 x 4 [SyncVectorEnv])"
+        "t0 x 4 [Copies] then t1 x 4 [Copies])"
     )
     own = make_multitask_vector(tasks, 4, schedule=Interleave("episodes", order="random"))
     assert repr(own) == (

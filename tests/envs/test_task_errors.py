@@ -88,7 +88,7 @@ def play_on(env):
     [
         ("raises", "ZeroDivisionError: division by zero"),
         ("shape", "could not broadcast|shape|Output array"),
-        ("nan", r"the rewards must be 2 finite numbers, got array\(\[nan, nan\]\)"),
+        ("nan", "the reward must be a finite number, got nan"),
     ],
 )
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
@@ -181,8 +181,7 @@ OLD = [
     ("step", r"`step` must return \(obs, reward, terminated, truncated, info\), got \(array"),
     ("reset", r"`reset` must return \(obs, info\), with a dict for info, got array"),
     ("info", "the info of a step must be a dict, got None"),
-    # Refused only in the main process, with the workers' answers half taken.
-    ("reward", "(the reward must be a finite number, got None|.*NoneType|the rewards must be)"),
+    ("reward", "(the reward must be a finite number, got (None|nan)|.*NoneType)"),
 ]
 
 
@@ -195,7 +194,7 @@ def test_a_task_of_an_old_api_is_named_and_does_not_hang(fault, message, vectori
         env = MultiTaskEnv(tasks, schedule=Cycle(1))
     else:
         env = MultiTaskVectorEnv(tasks, 4, vectorization=vectorization)
-    with pytest.raises(TaskError, match=rf"^task 1 \('old'\): (TypeError: )?{message}"):
+    with pytest.raises(TaskError, match=rf"^task 1 \('old'\): ((Type|Value)Error: )?{message}"):
         play_on(env) if vectorization == "lone" else play_vector(env)
 
 

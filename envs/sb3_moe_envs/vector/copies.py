@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from sb3_moe_envs.checks import reset_result_problem, step_result_problem
 from sb3_moe_envs.snapshot import Stateless, restore, snapshot
@@ -37,15 +40,39 @@ class TaskCopy(Stateless):
         return result
 
 
-def make_copies(
-    task: Task, num_envs: int, render_mode: str | None, *, copy: bool = True
-) -> SyncVectorEnv:
-    """Build copies of a task that are stepped one by one.
+class Copies(SyncVectorEnv):
+    """Gymnasium's, with less around a step: most tasks of a world have a single copy.
 
-    :param copy: give away arrays that the next step doesn't write into
+    New arrays each time need no copies, and the mode of autoreset is SAME_STEP.
     """
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Step each copy with its action, of shape (num_envs, ...).
+
+        :raises ValueError: if a reward is no finite number, or an observation of another shape
+        """
+        rewards = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
+        observations, infos = [], dict[str, Any]()
+        each = zip(self.envs, iterate(self.action_space, actions), strict=True)
+        for i, (env, action) in enumerate(each):
+            obs, rewards[i], terminated[i], truncated[i], info = env.step(action)
+            if not math.isfinite(rewards[i]):
+                raise ValueError(f"the reward must be a finite number, got {rewards[i]}")
+            if terminated[i] or truncated[i]:
+                infos = self._add_info(infos, {"final_obs": obs, "final_info": info}, i)
+                obs, info = env.reset()
+            infos = self._add_info(infos, info, i)
+            observations.append(obs)
+        space = self.single_observation_space
+        joined = concatenate(space, observations, create_empty_array(space, self.num_envs))
+        return joined, rewards, terminated, truncated, infos
+
+
+def make_copies(task: Task, num_envs: int, render_mode: str | None) -> Copies:
+    """Build copies of a task that are stepped one by one."""
     env_fns = [functools.partial(_make_copy, task, render_mode)] * num_envs
-    return SyncVectorEnv(env_fns, copy=copy, autoreset_mode=AutoresetMode.SAME_STEP)
+    return Copies(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
 def states_of(copies: SyncVectorEnv) -> list[Any]:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from sb3_moe_envs.meanings import meanings_of
 from sb3_moe_envs.vector.batches import join_batches, take_rows_of
-from sb3_moe_envs.vector.copies import restore_states, states_of
+from sb3_moe_envs.vector.copies import Copies, restore_states, states_of
 from sb3_moe_envs.vector.infos import join_final, join_infos
 from sb3_moe_envs.vector.workers import Ticket, Workers
 
@@ -22,7 +22,7 @@ class WorkersVectorEnv(VectorEnv[Any, Any, Any]):
 
     The processes close what they hold when they end, so closing this does nothing.
 
-    :param workers: whose `make` gives a `SyncVectorEnv` with SAME_STEP autoreset
+    :param workers: whose `make` gives `Copies`
     :param task: the task's index
     :param num_envs: number of copies
     """
@@ -56,7 +56,7 @@ class WorkersVectorEnv(VectorEnv[Any, Any, Any]):
     def step_async(self, actions: Any) -> None:
         """Begin a step."""
         parts = [take_rows_of(self.single_action_space, actions, rows) for rows in self._rows]
-        self._tickets = self._ask(SyncVectorEnv.step, parts)
+        self._tickets = self._ask(Copies.step, parts)
 
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Wait for the step that has begun."""
@@ -75,11 +75,11 @@ class WorkersVectorEnv(VectorEnv[Any, Any, Any]):
 
     def render(self) -> tuple[Any, ...]:
         """Return a picture of each copy."""
-        return tuple(itertools.chain(*self._of_each(SyncVectorEnv.render)))
+        return tuple(itertools.chain(*self._of_each(Copies.render)))
 
     def call(self, name: str, *args: Any) -> tuple[Any, ...]:
         """Call a method of each copy, or read an attribute."""
-        return tuple(itertools.chain(*self._of_each(SyncVectorEnv.call, name, *args)))
+        return tuple(itertools.chain(*self._of_each(Copies.call, name, *args)))
 
     @property
     def get_action_meanings(self) -> Callable[[], list[str]]:
@@ -119,7 +119,7 @@ class WorkersVectorEnv(VectorEnv[Any, Any, Any]):
         return join_infos(parts, self.num_envs) | join_final(parts, self.num_envs)
 
 
-def _describe(copies: SyncVectorEnv) -> tuple[Any, ...]:
+def _describe(copies: Copies) -> tuple[Any, ...]:
     return (
         copies.metadata,
         copies.render_mode,
@@ -128,5 +128,5 @@ def _describe(copies: SyncVectorEnv) -> tuple[Any, ...]:
     )
 
 
-def _reset(copies: SyncVectorEnv, seeds: list[int | None], options: Any) -> Any:
+def _reset(copies: Copies, seeds: list[int | None], options: Any) -> Any:
     return copies.reset(seed=seeds, options=options)

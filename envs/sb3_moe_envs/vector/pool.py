@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import SyncVectorEnv
 
 from sb3_moe_envs.checks import (
     batch_problem,
@@ -17,7 +16,7 @@ from sb3_moe_envs.checks import (
 )
 from sb3_moe_envs.masks import masks_of_copies
 from sb3_moe_envs.tasks import Task, built, reject
-from sb3_moe_envs.vector.copies import abandon, make_copies
+from sb3_moe_envs.vector.copies import Copies, abandon, make_copies
 from sb3_moe_envs.vector.in_workers import WorkersVectorEnv
 from sb3_moe_envs.vector.parts import (
     Part,
@@ -87,8 +86,9 @@ class Pool:
         results = []
         for part, action in zip(parts, actions, strict=True):
             result = self._call(part.task, receive, part, action)
-            space = part.env.single_observation_space
-            self._check(part.task, batch_problem(space, part.env.num_envs, result))
+            if not isinstance(part.env, Copies):  # which have looked at each copy's result
+                space = part.env.single_observation_space
+                self._check(part.task, batch_problem(space, part.env.num_envs, result))
             results.append(result)
         return results
 
@@ -143,6 +143,5 @@ class Pool:
 
 def _make_one_of(
     tasks: Sequence[Task], render_mode: str | None, task: int, num_envs: int
-) -> SyncVectorEnv:
-    # What is sent to another process is a copy.
-    return make_copies(tasks[task], num_envs, render_mode, copy=False)
+) -> Copies:
+    return make_copies(tasks[task], num_envs, render_mode)

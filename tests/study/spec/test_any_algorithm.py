@@ -4,13 +4,15 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
+from yaml import safe_load
 
+from sb3_moe.budget import matching_net_arch
 from sb3_moe.buffers import MultiTaskReplayBuffer
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.study.run.folder import CellFolder, State, write_json
 from sb3_moe.study.run.jobs import Job, changes
 from sb3_moe.study.run.learner import arguments_of, build
-from sb3_moe.study.spec.algorithms import default_policy, policy_base, towers_of
+from sb3_moe.study.spec.algorithms import default_policy, policy_base, policy_of, towers_of
 from sb3_moe.study.spec.architectures import meaning, named_architecture
 from sb3_moe.study.spec.grid import load_study, read_study
 from sb3_moe.study.spec.networks import check_networks
@@ -309,6 +311,17 @@ def test_an_example_of_a_study_says_how_to_run_it_and_its_networks_can_be_built(
         pytest.importorskip(package)
     assert f"#     sb3-moe study run examples/studies/{path.name}\n" in path.read_text()
     check_networks(load_study(str(path)).cells())
+
+
+def test_the_wide_network_of_meta_worlds_study_has_the_parameters_of_its_mixture():
+    text = (STUDIES / "metaworld_mt3.yaml").read_text()
+    networks = {name: dict(options) for name, options in safe_load(text)["architectures"].items()}
+    spaces = gym.spaces.Dict(
+        {"obs": gym.spaces.Box(-1, 1, (39,)), "task_id": gym.spaces.Discrete(3)}
+    ), gym.spaces.Box(-1, 1, (4,))
+    policy = policy_of("MoeMultiInputPolicy", "SAC")
+    arch = matching_net_arch(policy, *spaces, networks["moore"])
+    assert set(map(tuple, arch.values())) == {tuple(networks["dense-wide"]["net_arch"])}
 
 
 @pytest.mark.parametrize("columns", ["[dense]", "[soft-middle]"])
