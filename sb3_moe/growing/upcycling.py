@@ -112,7 +112,7 @@ def _check_options(options: Mapping[str, Any], how: str, probe: Any) -> None:
     for name in options:
         if name not in DEFAULTS:
             raise TypeError(
-                f"`{name}` is no option of MoEOptions, which are {sorted(DEFAULTS)}"
+                f"upcycle got an unexpected option `{name}`; there are {sorted(DEFAULTS)}"
                 f"{did_you_mean(name, DEFAULTS)}"
             )
     if options.get("action_dims") is not None:

@@ -29,8 +29,12 @@ def metadata(algorithm: str, is_moe: bool, results: Results, license: str) -> di
     :param results: what was reached
     :param license: one of the Hub's
     """
-    tags = [*results.task_names, *TAGS, *([MIXTURE] if is_moe else [])]
-    found = [_result(name, results.of_task(k)) for k, name in enumerate(results.task_names)]
+    suite = [] if results.suite is None else [results.suite]
+    tags = [*suite, *results.task_names, *TAGS, *([MIXTURE] if is_moe else [])]
+    found = [
+        _result(name, "/".join([*suite, name]), results.of_task(k))
+        for k, name in enumerate(results.task_names)
+    ]
     return {
         "library_name": LIBRARY,
         "license": license,
@@ -39,11 +43,11 @@ def metadata(algorithm: str, is_moe: bool, results: Results, license: str) -> di
     }
 
 
-def _result(task: str, means: Mapping[str, float]) -> dict[str, Any]:
+def _result(task: str, kind: str, means: Mapping[str, float]) -> dict[str, Any]:
     value = f"{means['mean_reward']:.2f} +/- {means['std_reward']:.2f}"
     return {
         "task": {"type": "reinforcement-learning", "name": "reinforcement-learning"},
-        "dataset": {"name": task, "type": task},
+        "dataset": {"name": task, "type": kind},
         "metrics": [
             {"type": "mean_reward", "value": value, "name": "mean_reward", "verified": False}
         ],
@@ -68,7 +72,9 @@ def card(
     # JSON is YAML: any name is quoted as it must be, and no YAML library is needed.
     above = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.items()]
     kind = "with a mixture of experts " if MIXTURE in head["tags"] else ""
-    played = ", ".join(f"**{_plain(name)}**" for name in results.task_names)
+    # A suite may have fifty tasks; the table below names them.
+    titles = results.task_names if results.suite is None else [results.suite]
+    played = ", ".join(f"**{_plain(name)}**" for name in titles)
     parts = [
         "\n".join(["---", *above, "---"]),
         f"# {config['algorithm']} {kind}playing {played}",

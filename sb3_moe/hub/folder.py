@@ -98,6 +98,7 @@ def config_of(model: BaseAlgorithm, results: Results, budget: Budget) -> dict[st
         "custom_objects": [
             f"{each.__module__}:{name}" for name, each in own_classes(model).items()
         ],
+        "suite": results.suite,
         "tasks": results.task_names,
         "num_timesteps": model.num_timesteps,
         "seed": model.seed,

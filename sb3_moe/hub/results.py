@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
 from sb3_moe.generators import preserved_generators
-from sb3_moe.tasks.of_env import has_tasks
+from sb3_moe.tasks.of_env import has_tasks, suite_of
 from sb3_moe.watching.stage import Stage, seed_generators, stage_for
 
 
@@ -27,11 +27,13 @@ class Results:
     :param task_names: N
     :param played: the episodes
     :param deterministic: as in ``predict``
+    :param suite: which the tasks are; None if they are none
     """
 
     task_names: list[str]
     played: TaskEpisodes
     deterministic: bool
+    suite: str | None = None
 
     def of_task(self, task: int) -> dict[str, float]:
         """Return the means of a task, as :mod:`huggingface_sb3` calls them."""
@@ -53,6 +55,7 @@ class Results:
             "is_deterministic": self.deterministic,
             "n_eval_episodes": returns_Nn.shape[1],
             "eval_datetime": datetime.now(UTC).isoformat(timespec="seconds"),
+            "suite": self.suite,
             "tasks": {name: self.of_task(k) for k, name in enumerate(self.task_names)},
         }
 
@@ -79,10 +82,11 @@ def play(
             seed_generators(model, seed)
             stage.env.seed(seed)
             played = evaluate_tasks(model, stage.env, episodes, deterministic)
+            suite = suite_of(stage.env)
         finally:
             if stage.is_own:
                 stage.env.close()
-    return Results(_names(stage), played, deterministic)
+    return Results(_names(stage), played, deterministic, suite)
 
 
 def _names(stage: Stage) -> list[str]:

@@ -25,7 +25,9 @@ ALLOWED = (*REQUIRED, REPLAY_BUFFER)
 _END = struct.Struct("<4s4H2LH")
 _ZIP64_LOCATOR, _ZIP64_LOCATOR_SIZE = b"PK\x06\x07", 20
 _MAX_DIRECTORY = 4096
-_BY_SB3 = "; a file of SB3's model.save is opened by PPO.load and its like"
+_NOT_OURS = (
+    "sb3_moe.save didn't write it; a file of SB3's model.save is opened by PPO.load or its like"
+)
 # Any zip tool writes the same bytes for the same entries.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -146,7 +148,7 @@ def _check_end(file: IO[bytes], size: int) -> None:
         raise UnsafeFileError("it is no whole zip file (its last record is missing)")
     if count > len(ALLOWED) or directory > _MAX_DIRECTORY:
         raise UnsafeFileError(
-            f"it has {count} entries, more than the {len(ALLOWED)} of a model{_BY_SB3}"
+            f"{_NOT_OURS} (it has {count} entries, more than the {len(ALLOWED)} of ours)"
         )
     if tail.startswith(_ZIP64_LOCATOR) and size < zipfile.ZIP64_LIMIT:
         raise UnsafeFileError("it is a zip64 file below 2 GiB")
@@ -155,7 +157,7 @@ def _check_end(file: IO[bytes], size: int) -> None:
 def _checked_entries(infos: list[zipfile.ZipInfo], size: int) -> dict[str, zipfile.ZipInfo]:
     names = [info.filename for info in infos]
     if unknown := [name for name in names if name not in ALLOWED]:
-        raise UnsafeFileError(f"it has an entry that no model has, {unknown[0][:60]!r}{_BY_SB3}")
+        raise UnsafeFileError(f"{_NOT_OURS} (it has an entry that ours lack, {unknown[0][:60]!r})")
     if len(set(names)) < len(names):
         raise UnsafeFileError("it has two entries of one name")
     if missing := [name for name in REQUIRED if name not in names]:

@@ -86,7 +86,7 @@ def load(
     """
     path = archive.as_read(Path(path))
     if path.exists() and not path.is_file():
-        raise UnsafeFileError(f"{path.name} can't be opened: it is no regular file")
+        raise UnsafeFileError(f"{path.name or path} can't be opened: it is no regular file")
     generators = get_generators()
     try:
         with path.open("rb") as file:

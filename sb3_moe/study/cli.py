@@ -121,6 +121,12 @@ class Report:
     """With a page on which each network plays: some seconds for each."""
 
 
+USAGE = """\
+usage: sb3-moe study {plan,run,status,report} ...   a grid of training runs, and its report
+       sb3-moe watch MODEL --tasks ...              a page on which an agent plays
+       sb3-moe card MODEL --tasks ...               an agent's folder for the Hugging Face Hub
+--help after each of these says more."""
+
 Command = (
     Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[Run, tyro.conf.subcommand("run")]
@@ -179,10 +185,11 @@ def console_script() -> None:
     """Serve as ``sb3-moe``: its first word is ``study``, ``watch`` or ``card``."""
     words = sys.argv[1:]
     if not words or words[0] not in ("study", "watch", "card"):
-        print("usage: sb3-moe study {plan,run,status,report} ...", file=sys.stderr)
-        print("       sb3-moe watch MODEL ...", file=sys.stderr)
-        print("       sb3-moe card MODEL ...", file=sys.stderr)
-        sys.exit(0 if words in (["-h"], ["--help"]) else 2)
+        asked = words in (["-h"], ["--help"])
+        print(USAGE, file=sys.stdout if asked else sys.stderr)
+        sys.exit(0 if asked else 2)
+    # pygame, which draws CartPole and the like, would look for what plays sounds, and complain.
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     # As `python -m` does, so that `mine:Policy` is found here too, and in the processes of cells.
     sys.path.insert(0, os.getcwd())
     if words[0] == "watch":

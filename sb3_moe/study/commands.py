@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from heapq import heapreplace
 from pathlib import Path
 
 import numpy as np
@@ -48,16 +49,33 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
         return 0
     steps, measured = sum(job.cell.total_steps for job in left), steps_to_measure(jobs)
     if steps <= measured:
-        say(console, f"{steps:,} steps are left, no more than it takes to measure speed: run them")
+        say(
+            console,
+            f"{steps:,} steps are left, and measuring speed takes {measured:,}: run them at once",
+        )
         return 0
     say(console, f"measuring how fast each network trains, by {measured:,} steps ...")
-    speeds = measured_speeds(jobs)
-    for name, speed in speeds.items():
-        say(console, f"  {name}: {speed:,.0f} steps/s, measured, one process")
-    seconds = sum(job.cell.total_steps / speeds[job.cell.architecture.name] for job in left)
-    estimate = timedelta(seconds=round(seconds / min(processes, len(left))))
+    speeds = measured_speeds(
+        jobs,
+        lambda name, rate: say(console, f"  {name}: {rate:,.0f} steps/s, measured, one process"),
+    )
+    if speeds.start is not None:
+        say(console, f"  {speeds.start:.0f} s besides for the start of each cell, measured")
+    seconds = [
+        job.cell.total_steps / speeds.rates[job.cell.architecture.name] + (speeds.start or 0.0)
+        for job in left
+    ]
+    estimate = timedelta(seconds=round(_last_end(seconds, processes)))
     say(console, f"about {estimate} with {processes} processes, evaluation included")
     return 0
+
+
+def _last_end(seconds: Sequence[float], processes: int) -> float:
+    """Say when the last cell ends, each of which begins as soon as a process is free."""
+    free = [0.0] * processes
+    for each in seconds:
+        heapreplace(free, free[0] + each)
+    return max(free)
 
 
 def status(study: StudyConfig, root: Path, console: Console) -> int:

@@ -25,6 +25,21 @@ def task_names(env: VecEnv) -> list[str]:
     return list(env.get_attr("task_names")[0]) if has_tasks(env) else [ONLY]
 
 
+def suite_of(env: VecEnv) -> str | None:
+    """Return the name of the suite that an environment plays; None where it was given no name.
+
+    :param env: of make_multitask_vec_env, or of copies that Gymnasium made by a suite's id
+    """
+    if not has_tasks(env):
+        return None
+    built_with = getattr(env, "built_with", None)
+    if built_with is None:
+        spec = env.get_attr("spec")[0]
+        built_with = {} if spec is None else spec.kwargs
+    tasks = built_with.get("tasks")
+    return tasks if isinstance(tasks, str) else None
+
+
 def require_tasks(env: VecEnv) -> None:
     """Refuse an environment without tasks.
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch as th
 import yaml
 from sb3_contrib import ARS
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_moe
 from sb3_moe.evaluation.playing import TaskEpisodes
@@ -18,6 +21,8 @@ from sb3_moe.hub.card import card, metadata
 from sb3_moe.hub.results import Results
 from sb3_moe.study.card import main
 from sb3_moe.study.cli import console_script
+from sb3_moe.tasks.of_env import suite_of
+from sb3_moe_envs import MultiTaskEnv
 
 # The tests before it may have loaded jax, which warns of forks.
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
@@ -107,6 +112,51 @@ def test_the_hub_reads_the_cards_metadata(folder):
     assert found.model_name == "PPO"
     assert {each.metric_type for each in found.eval_results} == {"mean_reward"}
     assert len(found.eval_results) == 2
+
+
+def test_a_suites_card_is_named_after_it_and_the_table_has_its_tasks():
+    ours = replace(results(), suite="Classic/CartPole4")
+    head = metadata("PPO", True, ours, "mit")
+    text = card(CONFIG, ours, head, ["model.moe"], None)
+    assert "\n# PPO with a mixture of experts playing **Classic/CartPole4**\n" in text
+    assert "| one | 2.00 |" in text
+    assert "| two | 2.00 |" in text
+    assert head["tags"][:3] == ["Classic/CartPole4", "one", "two"]
+    assert [each["dataset"] for each in head["model-index"][0]["results"]] == [
+        {"name": "one", "type": "Classic/CartPole4/one"},
+        {"name": "two", "type": "Classic/CartPole4/two"},
+    ]
+    assert ours.to_json()["suite"] == "Classic/CartPole4"
+
+
+def test_a_card_of_tasks_that_are_no_suite_is_named_after_them():
+    ours = results()
+    text = card(CONFIG, ours, metadata("PPO", False, ours, "mit"), ["model.moe"], None)
+    assert "\n# PPO playing **one**, **two**\n" in text
+    assert ours.to_json()["suite"] is None
+
+
+SUITE_ID = "sb3_moe_envs:SB3MoE/Classic-CartPole4-v0"
+
+
+@pytest.mark.parametrize(
+    ("build", "suite"),
+    [
+        (lambda: sb3_moe.make_multitask_vec_env("Classic/CartPole4"), "Classic/CartPole4"),
+        (
+            lambda: VecNormalize(sb3_moe.make_multitask_vec_env("Classic/Mixed3"), norm_obs=False),
+            "Classic/Mixed3",
+        ),
+        (lambda: make_vec_env(SUITE_ID, 4, env_kwargs={"num_envs": 4}), "Classic/CartPole4"),
+        (lambda: sb3_moe.make_multitask_vec_env(TASKS), None),
+        (lambda: DummyVecEnv([lambda: MultiTaskEnv(TASKS)]), None),
+        (lambda: make_vec_env("CartPole-v1"), None),
+    ],
+)
+def test_an_environment_says_which_suite_it_plays(build, suite):
+    env = build()
+    assert suite_of(env) == suite
+    env.close()
 
 
 def test_a_name_of_any_characters_is_one_name():
@@ -217,6 +267,8 @@ def test_the_command_writes_the_folder_of_a_file(folder, tmp_path, capsys):
     agent = PPO("MoeMultiInputPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu")
     sb3_moe.save(agent, tmp_path / "agent.moe")
     assert main([str(tmp_path / "agent.moe"), *words, "--out", str(out)]) == 0
+    assert "playing **Classic/CartPole4**\n" in (out / "README.md").read_text()
+    assert json.loads((out / "config.json").read_text())["suite"] == "Classic/CartPole4"
     assert set(json.loads((out / "results.json").read_text())["tasks"]) == {
         "Earth", "Moon", "LongPole", "WeakMotor",
     }  # fmt: skip

@@ -113,9 +113,9 @@ def test_a_flipped_bit_is_found_or_changes_nothing(data, good, tmp_path):
 # The zip.
 
 BAD_ZIPS = {
-    "a way out": ({"../../evil.py": b"x"}, "an entry that no model has, '../../evil.py'"),
-    "a root": ({"/etc/passwd": b"x"}, "an entry that no model has, '/etc/passwd'"),
-    "a pickle": ({"data.pkl": b"x"}, "an entry that no model has, 'data.pkl'"),
+    "a way out": ({"../../evil.py": b"x"}, "an entry that ours lack, '../../evil.py'"),
+    "a root": ({"/etc/passwd": b"x"}, "an entry that ours lack, '/etc/passwd'"),
+    "a pickle": ({"data.pkl": b"x"}, "an entry that ours lack, 'data.pkl'"),
 }
 
 
@@ -187,8 +187,16 @@ def test_a_zip64_record_in_a_small_file_is_refused(good, tmp_path):
 
 def test_a_zip_of_sb3s_own_is_told_from_ours(tmp_path):
     arena.make("PPO", net_arch=[4]).save(tmp_path / "x.zip")
-    text = refusal(tmp_path / "x.zip")
-    assert text.endswith("; a file of SB3's model.save is opened by PPO.load and its like")
+    assert refusal(tmp_path / "x.zip").startswith(
+        "x.zip can't be opened: sb3_moe.save didn't write it; a file of SB3's model.save is opened "
+        "by PPO.load or its like (it has 6 entries, more than the 5 of ours)"
+    )
+
+
+def test_the_folder_one_stands_in_is_named_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnsafeFileError, match=r"^\. can't be opened: it is no regular file"):
+        sb3_moe.load(".")
 
 
 def test_a_comment_behind_the_zip_is_refused(good, tmp_path):

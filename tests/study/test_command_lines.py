@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import sys
 from types import SimpleNamespace
@@ -183,6 +184,27 @@ def test_status_of_an_untouched_study_is_all_missing(capsys, tmp_path):
     assert cli.main(["status", "smoke", "--out", str(tmp_path)]) == 0
     assert len(survey(cli.StudyOptions("smoke").load().cells(), tmp_path)) == 6
     assert "6 missing" in capsys.readouterr().out
+
+
+def test_the_console_script_says_what_it_can_do(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sb3-moe", "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.console_script()
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"sb3-moe {word} " in text for word in ("study", "watch", "card"))
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "dummy"), ("alsa", "alsa")])
+def test_the_console_script_makes_no_sound_unless_told_to(before, after, monkeypatch):
+    monkeypatch.delenv("SDL_AUDIODRIVER", raising=False)
+    if before is not None:
+        monkeypatch.setenv("SDL_AUDIODRIVER", before)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.setattr("sys.argv", ["sb3-moe", "watch", "agent.moe"])
+    with pytest.raises(SystemExit):
+        cli.console_script()
+    assert os.environ["SDL_AUDIODRIVER"] == after
 
 
 def test_the_console_script_wants_its_first_word(capsys, monkeypatch):

@@ -25,6 +25,12 @@ def test_a_misspelt_suite_is_named_with_its_neighbour():
         make_multitask_vec_env("zz")
 
 
+@pytest.mark.parametrize("name", ["CartPole-v1", "sb3_moe_envs:SB3MoE/CartPole-v0"])
+def test_an_id_outside_a_list_is_told_where_ids_stand(name):
+    with pytest.raises(ValueError, match=rf"ids of environments stand in a list, \['{name}'\]$"):
+        make_multitask_vec_env(name)
+
+
 @pytest.mark.parametrize("build", [make_multitask_vec_env, MultiTaskEnv])
 def test_a_schedules_class_is_no_schedule(build):
     with pytest.raises(TypeError, match=r"a schedule, Cycle\(\.\.\.\), not its class, got <class"):

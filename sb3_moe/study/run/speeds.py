@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
 
 from sb3_moe.study.run.engine import LocalEngine
 from sb3_moe.study.run.folder import CellFolder, read_json
@@ -16,8 +19,22 @@ from sb3_moe.study.spec.arguments import given
 from sb3_moe.study.spec.config import CellConfig
 
 ROLLOUTS = 4
+# Of the trial that isn't counted.
+FIRST = 1
 # Of an off-policy algorithm, whose rollouts may be a step long, after those before it learns.
 LEARNING_STEPS = 1000
+
+
+class Speeds(NamedTuple):
+    """How fast cells train, and what each costs besides.
+
+    :param rates: environment steps per second of each architecture, evaluation included
+    :param start: seconds in which a cell takes no steps: its process and network are built, it is
+        evaluated for the first time; None where none was tried, so that nobody looked
+    """
+
+    rates: dict[str, float]
+    start: float | None
 
 
 class _Silent:
@@ -33,32 +50,36 @@ class _Silent:
         """Ignore it."""
 
 
-def measured_speeds(jobs: Sequence[Job]) -> dict[str, float]:
-    """Give environment steps per second of each architecture, start and evaluation included.
+def measured_speeds(jobs: Sequence[Job], tell: Callable[[str, float], None]) -> Speeds:
+    """Say how fast each architecture trains, and how long a cell takes to start.
 
     Cells that are done say how long they took; an architecture without one trains for a moment in
     a temporary folder.
 
     :param jobs: cells, one at least of each architecture
+    :param tell: is told each architecture's name and rate as soon as it is known
     """
-    speeds = _past_speeds(jobs)
-    untried = _untried(jobs, speeds)
+    rates, starts = _past_speeds(jobs), []
+    for name, rate in rates.items():
+        tell(name, rate)
+    untried = _untried(jobs, rates)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for job in list(untried.values())[:1]:
             # Not counted: it leaves the others the compiled games, as a study's first cell does.
-            _try(job, root / "first", root / ".jax")
+            _try(_shortened(job.cell, FIRST), root / "first", root / ".jax")
         for name, job in untried.items():
-            speeds[name] = _try(job, root / name, root / ".jax")
-    return speeds
+            rates[name], start = _try(_shortened(job.cell), root / name, root / ".jax")
+            starts.append(start)
+            tell(name, rates[name])
+    return Speeds(rates, mean(starts) if starts else None)
 
 
 def steps_to_measure(jobs: Sequence[Job]) -> int:
     """Count the steps that :func:`measured_speeds` would train."""
-    trials = [
-        _shortened(job.cell).total_steps for job in _untried(jobs, _past_speeds(jobs)).values()
-    ]
-    return sum(trials[:1]) + sum(trials)
+    cells = [job.cell for job in _untried(jobs, _past_speeds(jobs)).values()]
+    trials = [_shortened(cell, FIRST) for cell in cells[:1]] + [_shortened(cell) for cell in cells]
+    return sum(trial.total_steps for trial in trials)
 
 
 def _past_speeds(jobs: Sequence[Job]) -> dict[str, float]:
@@ -87,20 +108,22 @@ def _past_speed(job: Job) -> float:
     return float((done["steps"] - attempt["start"]) / max(attempt["seconds"], 1e-2))
 
 
-def _try(job: Job, path: Path, cache: Path) -> float:
-    """Train a cell for a few rollouts in a process of its own."""
-    short = _shortened(job.cell)
+def _try(short: CellConfig, path: Path, cache: Path) -> tuple[float, float]:
+    """Train a cell for a few rollouts in a process of its own; give its rate, and its start."""
     trial = Job(short, CellFolder(path), CellFolder(path).state())
+    begun = time.monotonic()
     run([trial], LocalEngine(1, cache), _Silent())
+    seconds = time.monotonic() - begun
     state = trial.folder.state()
     if state.status != "done":
         raise RuntimeError(f"a trial of {short.name} {state.status}: {state.reason}")
-    return float(trial.folder.live()["rate"])
+    live = trial.folder.live()
+    return float(live["rate"]), max(0.0, seconds - float(live["seconds"]))
 
 
-def _shortened(cell: CellConfig) -> CellConfig:
+def _shortened(cell: CellConfig, rollouts: int = ROLLOUTS) -> CellConfig:
     """Evaluate a short cell about as often, step for step, as the whole one."""
-    steps = min(cell.steps_per_task, _trial_steps(cell))
+    steps = min(cell.steps_per_task, _trial_steps(cell, rollouts))
     points = max(1, round(cell.evaluation.points * steps / cell.steps_per_task))
     evaluation = replace(cell.evaluation, points=points)
     # Its start is not there yet, and no faster or slower than new weights.
@@ -110,10 +133,10 @@ def _shortened(cell: CellConfig) -> CellConfig:
     )
 
 
-def _trial_steps(cell: CellConfig) -> int:
+def _trial_steps(cell: CellConfig, rollouts: int) -> int:
     """Give whole rollouts, in most of which the algorithm learns."""
     rollout = cell.rollout or 1
     if not is_off_policy(cell.algorithm):
-        return ROLLOUTS * rollout
+        return rollouts * rollout
     waits = given(cell).get("learning_starts", default_of(cell.algorithm, "learning_starts"))
     return -(-(int(waits) + LEARNING_STEPS) // rollout) * rollout

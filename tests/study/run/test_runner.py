@@ -40,7 +40,8 @@ class InstantEngine:
         if cell.name in self.failing:
             folder.fail(ValueError(self.why))
         elif cell.name not in self.dying:
-            write_json(path / "live.json", {"steps": cell.total_steps, "rate": 1e4, "returns": {}})
+            live = {"steps": cell.total_steps, "rate": 1e4, "seconds": 0.0, "returns": {}}
+            write_json(path / "live.json", live)
             write_arrays(folder, "scores.npz", made.scores)
             folder.finish({"steps": cell.total_steps, "last_attempt": {"start": 0, "seconds": 2.0}})
         self.cells.append(cell)
@@ -352,13 +353,28 @@ def test_what_is_as_short_as_a_measurement_is_not_measured(tmp_path, console, mo
     the_study = study(1, ("dense",), regimes=("mtrl",), steps_per_task=ROLLOUT)
     assert plan(the_study, tmp_path, console, processes=2) == 0
     text = console.file.getvalue()
-    assert "16,384 steps are left, no more than it takes to measure speed: run them" in text
+    assert "16,384 steps are left, and measuring speed takes 32,768: run them at once" in text
+
+
+def test_a_plan_of_short_cells_counts_their_starts(tmp_path, console, monkeypatch):
+    """Three cells of 2.048 s, and 8 s to start each, on two processes: one of them runs two."""
+    measured = speeds.Speeds({"dense": 80_000.0}, 8.0)
+    monkeypatch.setattr(commands, "measured_speeds", lambda jobs, tell: measured)
+    the_study = study(3, ("dense",), regimes=("mtrl",), steps_per_task=10 * ROLLOUT)
+    assert plan(the_study, tmp_path, console, processes=2) == 0
+    text = console.file.getvalue()
+    assert "8 s besides for the start of each cell, measured" in text
+    assert "about 0:00:20 with 2 processes" in text
 
 
 @pytest.mark.parametrize("processes", [0, -2])
 def test_a_plan_for_no_processes_is_refused(tmp_path, console, processes):
     with pytest.raises(ValueError, match=rf"`processes` must be at least 1, got {processes}"):
         plan(study(), tmp_path, console, processes)
+
+
+def ignore(name, rate):
+    """What a plan prints, here for nobody."""
 
 
 def test_an_attempt_that_had_nothing_left_to_do_says_nothing_of_the_speed(tmp_path, monkeypatch):
@@ -368,8 +384,8 @@ def test_an_attempt_that_had_nothing_left_to_do_says_nothing_of_the_speed(tmp_pa
     first, *others = survey(the_study.cells(), tmp_path)
     attempt = {"start": first.cell.total_steps, "seconds": 0.0}
     first.folder.finish({"steps": first.cell.total_steps, "last_attempt": attempt})
-    assert speeds.measured_speeds([first, *others]) == {"dense": 10_000}
-    assert speeds.measured_speeds([first]) == {"dense": 1e4}  # as the engine says
+    assert speeds.measured_speeds([first, *others], ignore) == ({"dense": 10_000}, None)
+    assert speeds.measured_speeds([first], ignore).rates == {"dense": 1e4}  # as the engine says
 
 
 def test_architectures_without_a_run_are_tried_for_a_moment_evaluated_as_often(
@@ -379,13 +395,19 @@ def test_architectures_without_a_run_are_tried_for_a_moment_evaluated_as_often(
     monkeypatch.setattr(speeds, "LocalEngine", lambda processes, cache: engine)
     the_study = study(1, ("dense", "soft-big", "task-big"), steps_per_task=40 * ROLLOUT)
     write(tmp_path, study(1, ("dense",), steps_per_task=40 * ROLLOUT), lambda cell: 5.0, 16.384)
-    found = speeds.measured_speeds(survey(the_study.cells(), tmp_path))
+    told = []
+    found = speeds.measured_speeds(
+        survey(the_study.cells(), tmp_path), lambda name, rate: told.append((name, rate))
+    )
     # 655,360 steps in 16.384 s; the others as the engine says.
-    assert found == {"dense": 40_000, "soft-big": 10_000, "task-big": 10_000}
+    assert found.rates == {"dense": 40_000, "soft-big": 10_000, "task-big": 10_000}
+    assert told == [*found.rates.items()]
+    assert found.start >= 0
     # The first one twice: once for nothing but to compile the games.
     assert [c.architecture.name for c in engine.cells] == ["soft-big", "soft-big", "task-big"]
     # Ten evaluations in 40 rollouts are one in four.
-    assert {(c.steps_per_task, c.evaluation.points) for c in engine.cells} == {(4 * ROLLOUT, 1)}
+    assert [c.steps_per_task for c in engine.cells] == [ROLLOUT, 4 * ROLLOUT, 4 * ROLLOUT]
+    assert {c.evaluation.points for c in engine.cells} == {1}
 
 
 def test_the_plan_of_a_wide_grid_fits_a_terminal(tmp_path):
