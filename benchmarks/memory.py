@@ -26,7 +26,10 @@ import sb3_moe
 from sb3_moe import callbacks as watching
 from sb3_moe_envs.schedules import Cycle
 
-HOW = "Resident memory at the end of a run over that after its first tenth, in one process each."
+HOW = (
+    "Resident memory at the end of a run over that after its first tenth, one run after the other "
+    "in one process."
+)
 # How often a run is looked at, beside all that it does.
 LOOKS = 40
 # Experts as small as they come: what is kept of steps matters, not how fast they are made.

@@ -18,13 +18,16 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.layers import OURS, SHAPES, forward_backward, make_layers
 from benchmarks.stopwatch import Stopwatch, Timed
+from benchmarks.timing import clock_on, paired
 from benchmarks.training import MOE, Make, beside_dense, dqn, ppo_cartpole, ppo_minatar, sac, turn
 
 HOW = (
-    "Microseconds of one thread's time per environment step, and calls per environment step; "
-    "`ratio` is the mixture's time over the dense policy's. Parts: medians over interleaved rounds "
-    "in one run. Operators: the median of each operator's own time at each size, times its calls."
+    "Microseconds of one thread's time, and calls, per environment step, or per pass of a layer; "
+    "`ratio` is the mixture's time over that of a dense network of as many parameters. Parts: "
+    "medians over interleaved rounds in one run. Operators: the median of each operator's own time "
+    "at each size, times its calls."
 )
 BETWEEN = "between operators"
 
@@ -56,7 +59,8 @@ def run(rounds: int = 7) -> list[dict[str, Any]]:
 
     :param rounds: interleaved turns of each
     """
-    return [row for case in CASES for row in profiled(*case, rounds)]
+    found = [row for case in CASES for row in profiled(*case, rounds)]
+    return found + one_token(rounds)
 
 
 def profiled(
@@ -74,13 +78,38 @@ def profiled(
     for model in models.values():
         turn(model, steps)()
     parts = in_parts(models, steps, rounds)
-    total = {k: sum(us for us, _ in parts[k].values()) for k in models}
-    kinds = {k: by_kind(model, steps) for k, model in models.items()}
-    for k in models:
-        kinds[k][BETWEEN] = (total[k] - sum(us for us, _ in kinds[k].values()), 0.0)
-        parts[k]["all"] = (total[k], 0.0)
+    kinds = {}
+    for k, model in models.items():
+        parts[k]["all"] = (sum(us for us, _ in parts[k].values()), 0.0)
+        kinds[k] = by_kind(turn(model, steps), steps, parts[k]["all"][0])
     found = [row(f"{name}, {part}", part, parts) for part in parts["ours"]]
     return found + [row(f"{name}, operators: {kind}", kind, kinds) for kind in kinds["ours"]]
+
+
+def one_token(rounds: int, passes: int = 100) -> list[dict[str, Any]]:
+    """Return rows for the smallest layer of the table of layers, forward and backward.
+
+    :param rounds: interleaved turns of each layer
+    :param passes: of a turn
+    """
+    shape = SHAPES[0]
+    layers = make_layers(shape, "cpu")
+    x_B1D = th.randn(shape.B, 1, shape.D, requires_grad=True)
+    both = {"ours": layers[OURS], "dense": layers["dense, same parameters"]}
+    calls = {k: forward_backward(layer, x_B1D) for k, layer in both.items()}
+
+    def turn_of(call: Callable[[], object]) -> Callable[[], object]:
+        return lambda: [call() for _ in range(passes)]
+
+    turns = {k: turn_of(call) for k, call in calls.items()}
+    seconds = paired(turns, rounds=rounds, slice_s=0.0, clock=clock_on("cpu"))
+    total = {k: statistics.median(each) / passes * 1e6 for k, each in seconds.items()}
+    kinds = {k: by_kind(turns[k], passes, total[k]) for k in turns}
+    name = f"a layer's forward and backward, {shape}"
+    found = [row(f"{name}, all", "all", {k: {"all": (us, 0.0)} for k, us in total.items()})]
+    # No optimiser here.
+    met = [kind for kind in kinds["ours"] if kinds["ours"][kind] != (0.0, 0.0)]
+    return found + [row(f"{name}, operators: {kind}", kind, kinds) for kind in met]
 
 
 def row(
@@ -129,13 +158,19 @@ def in_parts(
     }
 
 
-def by_kind(model: BaseAlgorithm, steps: int) -> dict[str, tuple[float, float]]:
-    """Return microseconds and calls per step of each kind of operator.
+def by_kind(
+    call: Callable[[], object], units: int, total_us: float
+) -> dict[str, tuple[float, float]]:
+    """Return microseconds and calls per unit of each kind of operator, and between them.
 
     An operator that was interrupted takes no longer than others of its size do at the median.
+
+    :param call: what is profiled
+    :param units: how many steps or passes it makes
+    :param total_us: microseconds that one takes when nobody looks
     """
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
-        turn(model, steps)()
+        call()
     times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     for event in profiler.events() or ():
         if event.name.startswith("aten::"):
@@ -145,8 +180,9 @@ def by_kind(model: BaseAlgorithm, steps: int) -> dict[str, tuple[float, float]]:
     for (name, _), each in times.items():
         kind = kind_of(name)
         us, calls = found[kind]
-        us += statistics.median(each) * len(each) / steps
-        found[kind] = (us, calls + len(each) / steps)
+        us += statistics.median(each) * len(each) / units
+        found[kind] = (us, calls + len(each) / units)
+    found[BETWEEN] = (total_us - sum(us for us, _ in found.values()), 0.0)
     return found
 
 

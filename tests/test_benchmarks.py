@@ -133,6 +133,18 @@ def test_every_part_of_a_loop_is_met_while_training(make):
     assert {*watch.calls} == {*profiles.parts_of(model)}
 
 
+def test_operators_of_a_call_are_counted_by_kind():
+    x = th.ones(2, 3)
+    found = profiles.by_kind(lambda: [(x @ x.t()).tanh() for _ in range(4)], 2, total_us=1e9)
+    assert {kind: calls for kind, (_, calls) in found.items()} | {profiles.OTHERS: 0} == {
+        **dict.fromkeys(profiles.KINDS, 0),
+        "GEMMs": 2,
+        "activations": 2,
+        profiles.BETWEEN: 0,
+    }
+    assert sum(us for us, _ in found.values()) == pytest.approx(1e9)
+
+
 def test_a_profile_compares_two_policies_part_by_part():
     found = {"ours": {"a": (3.0, 2.0)}, "dense": {"a": (2.0, 1.0)}}
     assert profiles.row("x, a", "a", found) == {
