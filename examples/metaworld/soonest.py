@@ -1,4 +1,4 @@
-"""Which of eight likely tasks of Meta-World does dense SAC learn soonest? One seed, each task alone.
+"""Which of eight likely tasks of Meta-World does dense SAC learn soonest? One seed, each alone.
 
     python examples/metaworld/soonest.py runs/metaworld/soonest [TASK ...]
     python examples/metaworld/soonest.py runs/metaworld/soonest --table

@@ -198,8 +198,7 @@ def test_copies_of_a_task_step_as_gymnasiums_own_do_and_give_away_arrays_of_thei
 def test_the_repr_says_which_arrangement_was_chosen():
     tasks = counting_tasks(2)
     assert repr(make_multitask_vector(tasks, 4)) == (
-        "MultiTaskVectorEnv(4 slots, Interleave('steps'): "
-        "t0 x 2 [Copies], t1 x 2 [Copies])"
+        "MultiTaskVectorEnv(4 slots, Interleave('steps'): t0 x 2 [Copies], t1 x 2 [Copies])"
     )
     assert repr(make_multitask_vector(tasks, 4, schedule=Cycle(9, num_cycles=2, order=[1, 0]))) == (
         "MultiTaskVectorEnv(4 slots, Cycle(steps_per_task=9, num_cycles=2, order=[1, 0]): "

@@ -46,7 +46,9 @@ class Copies(SyncVectorEnv):
     New arrays each time need no copies, and the mode of autoreset is SAME_STEP.
     """
 
-    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(  # type: ignore[override]  # Gymnasium's own returns type variables that it never binds
+        self, actions: Any
+    ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step each copy with its action, of shape (num_envs, ...).
 
         :raises ValueError: if a reward is no finite number, or an observation of another shape

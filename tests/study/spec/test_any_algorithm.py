@@ -316,9 +316,10 @@ def test_an_example_of_a_study_says_how_to_run_it_and_its_networks_can_be_built(
 def test_the_wide_network_of_meta_worlds_study_has_the_parameters_of_its_mixture():
     text = (STUDIES / "metaworld_mt3.yaml").read_text()
     networks = {name: dict(options) for name, options in safe_load(text)["architectures"].items()}
-    spaces = gym.spaces.Dict(
-        {"obs": gym.spaces.Box(-1, 1, (39,)), "task_id": gym.spaces.Discrete(3)}
-    ), gym.spaces.Box(-1, 1, (4,))
+    spaces = (
+        gym.spaces.Dict({"obs": gym.spaces.Box(-1, 1, (39,)), "task_id": gym.spaces.Discrete(3)}),
+        gym.spaces.Box(-1, 1, (4,)),
+    )
     policy = policy_of("MoeMultiInputPolicy", "SAC")
     arch = matching_net_arch(policy, *spaces, networks["moore"])
     assert set(map(tuple, arch.values())) == {tuple(networks["dense-wide"]["net_arch"])}
