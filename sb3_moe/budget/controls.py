@@ -6,17 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sb3_moe.layers.registry import ROUTERS
+from sb3_moe.policies.by_tower import KWARGS, is_by_tower, per_tower
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.options import (
-    ARGUMENTS,
-    DEFAULT_NUM_EXPERTS,
-    DEFAULTS,
-    KWARGS,
-    TOWERS,
-    is_by_tower,
-    per_tower,
-    takes,
-)
+from sb3_moe.policies.option_checks import DEFAULT_NUM_EXPERTS, takes
+from sb3_moe.policies.options import ARGUMENTS, DEFAULTS, TOWERS
 
 # SB3's arguments have no towers; this stands for all of them.
 ALL = "all towers"

@@ -22,9 +22,9 @@ from sb3_moe.layers import MoELayer, StackedNetwork
 from sb3_moe.layers.heirs import Heir
 from sb3_moe.networks import networks_of
 from sb3_moe.plasticity.actor_gradients import KEPT
+from sb3_moe.policies.by_tower import per_tower
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.policies.options import per_tower
 from sb3_moe.policies.parts import MoEPart
 from sb3_moe.policies.towers import MoEBlock
 

@@ -26,16 +26,11 @@ from sb3_moe.growing.units import by_firing, evenly
 from sb3_moe.layers.checks import not_negative, one_of
 from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.networks import networks_of
+from sb3_moe.policies.by_tower import per_tower
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.options import (
-    ARGUMENTS,
-    DEFAULT_NUM_EXPERTS,
-    DEFAULTS,
-    MoEOptions,
-    called,
-    per_tower,
-)
+from sb3_moe.policies.option_checks import DEFAULT_NUM_EXPERTS, called
+from sb3_moe.policies.options import ARGUMENTS, DEFAULTS, MoEOptions
 
 HOW = ("copy", "split")
 # Observations on which both models must do the same.

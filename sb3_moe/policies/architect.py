@@ -20,7 +20,8 @@ from sb3_moe.layers.simba import INSIDE, simba_layer
 from sb3_moe.layers.task_embedding import TaskEmbedding
 from sb3_moe.layers.tokens import TokenKind, token_shape
 from sb3_moe.policies.extractors import make_convs, map_shape_of
-from sb3_moe.policies.options import MoEOptions, called
+from sb3_moe.policies.option_checks import called
+from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.stages import (
     PROBE_ROWS,
     Stage,

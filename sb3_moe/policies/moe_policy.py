@@ -29,8 +29,9 @@ from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
 from sb3_moe.optimizers.idle_experts import MARK, IdleExperts, why_unsupported
 from sb3_moe.policies.architect import Architect
+from sb3_moe.policies.by_tower import per_tower
 from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
-from sb3_moe.policies.options import DEFAULTS, per_tower
+from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.policies.spectral import penalise
 from sb3_moe.policies.towers import Layout
 from sb3_moe.policies.written_by import WrittenBy

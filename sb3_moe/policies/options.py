@@ -1,4 +1,4 @@
-"""The mixture-of-experts options: names, defaults, checks, and which combinations are valid."""
+"""The mixture-of-experts options: names, defaults, and what they mean."""
 
 from __future__ import annotations
 
@@ -10,32 +10,13 @@ from typing import Any
 from torch import nn
 
 from sb3_moe.layers import AuxCoefs, MoELayer
-from sb3_moe.layers.checks import not_negative, one_of, whole, whole_or_none, yes_or_no
-from sb3_moe.layers.classes import check_names, own_options
 from sb3_moe.layers.combining import COMBINATIONS, Combination
 from sb3_moe.layers.expert_kinds import EXPERTS
 from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.layers.tokens import TokenKind
-from sb3_moe.policies.placements import PLACEMENTS, TOKENS, Placement, find_placement
+from sb3_moe.policies.option_checks import DEFAULT_NUM_EXPERTS, OF_ROUTERS, check_options
+from sb3_moe.policies.placements import Placement, find_placement
 
-TASK_INPUTS = ("both", "router", "experts", "none")
-BLOCKS = ("mlp", "simba")
-SPECTRAL_MODES = ("grad", "loss", "features")
-# Options of which a single value is for the first tower alone: the actor, where there is one.
-OF_THE_FIRST = ("spectral_coef", "ent_coef_per_task")
-# Options that are a router's own, as it calls them itself, and the check of each.
-OF_ROUTERS = {
-    "top_k": whole,
-    "num_slots": whole_or_none,
-    "normalize_router": yes_or_no,
-    "renormalize": yes_or_no,
-    "router_noise": not_negative,
-    "bias_rate": not_negative,
-}
-# Options that ask for an auxiliary loss.
-LOSS_OF = {"balance_coef": "balance", "importance_coef": "importance", "z_coef": "z"}
-# Options that hold a dict of arguments, which is for all towers unless its keys are towers.
-KWARGS = ("router_kwargs", "expert_kwargs")
 # What any algorithm's towers are called.
 TOWERS = ("pi", "vf", "qf")
 
@@ -131,38 +112,19 @@ class MoEOptions:
     action_dims: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        place, router = self.place, self.router_class
-        one_of("tokens", self.tokens, TOKENS)
-        one_of("task_input", self.task_input, TASK_INPUTS)
-        yes_or_no("match_scale", self.match_scale)
-        self._check_action_dims()
-        yes_or_no("ent_coef_per_task", self.ent_coef_per_task)
-        whole_or_none("num_experts", self.num_experts)
-        whole_or_none("expert_width", self.expert_width)
-        whole_or_none("task_embedding", self.task_embedding)
-        one_of("combine", self.combine, list(COMBINATIONS))
-        one_of("block", self.block, BLOCKS)
-        for name, check in OF_ROUTERS.items():
-            check(name, getattr(self, name))
-        for name in LOSS_OF:
-            not_negative(name, getattr(self, name))
-        not_negative("spectral_coef", self.spectral_coef)
-        one_of("spectral_mode", self.spectral_mode, SPECTRAL_MODES)
-        self._check_router()
-        reason = why_invalid(router, self.tokens, place)
-        if reason is not None:
-            raise ValueError(reason)
-        self._check_expert()
-        self._check_combination()
-        self._check_block()
-        self._check_head()
-        self._check_idle()
-        self._check_spectral()
-        self._check_task_input()
+        check_options(self)
 
     def by_name(self) -> dict[str, Any]:
         """Return the options as they were given."""
         return {name: getattr(self, name) for name in DEFAULTS}
+
+    @classmethod
+    def default(cls, name: str) -> Any:
+        """Return an option's default.
+
+        :param name: of the option
+        """
+        return getattr(cls, name)
 
     # What the names mean.
 
@@ -198,180 +160,6 @@ class MoEOptions:
             return ROUTERS.find(self.head_router)
         except (TypeError, ValueError) as error:
             raise type(error)(str(error).replace("`router`", "`head_router`", 1)) from error
-
-    # What goes together.
-
-    def _check_action_dims(self) -> None:
-        if self.action_dims is None:
-            return
-        if not isinstance(self.action_dims, list | tuple) or not self.action_dims:
-            raise TypeError(
-                f"`action_dims` must be a list with a number for each task, got "
-                f"{self.action_dims!r}"
-            )
-        for size in self.action_dims:
-            whole("action_dims", size)
-
-    def _check_router(self) -> None:
-        """Refuse what the router doesn't take."""
-        router, kwargs = self.router_class, self._kwargs_of("router_kwargs")
-        for name in (*OF_ROUTERS, *LOSS_OF):
-            if getattr(self, name) != DEFAULTS[name] and not takes(router, name):
-                raise ValueError(
-                    f"`{name}`={getattr(self, name)!r} needs `router` to be one of "
-                    f"{sorted(key for key, each in ROUTERS.items() if takes(each, name))}, got "
-                    f"{router.name!r}"
-                )
-        check_names("router_kwargs", kwargs, list(router.defaults()), f"{router.name!r}")
-        for name in OF_ROUTERS:
-            if name in kwargs and getattr(self, name) not in (DEFAULTS[name], kwargs[name]):
-                raise ValueError(
-                    f"`{name}` must be given once, got {getattr(self, name)!r} and, in "
-                    f"`router_kwargs`, {kwargs[name]!r}"
-                )
-        for name in router.defaults():
-            if name not in self.router_options:
-                raise TypeError(
-                    f"`router_kwargs` must hold {name!r}, which {router.name!r} has no default "
-                    f"for, got {dict(kwargs)}"
-                )
-        own = DEFAULT_NUM_EXPERTS if self.num_experts is None else self.num_experts
-        options = inherited_defaults(router) | self.router_options
-        router.check(options, None if router.needs_tasks else own)
-
-    def _kwargs_of(self, name: str) -> Mapping[str, Any]:
-        value = getattr(self, name)
-        if not isinstance(value, Mapping | None):
-            raise TypeError(f"`{name}` must be a dict of arguments, got {value!r}")
-        return value or {}
-
-    def _check_expert(self) -> None:
-        """Refuse what the kind of expert doesn't take, or where there is none."""
-        place, kind, kwargs = self.place, self.expert_class, self._kwargs_of("expert_kwargs")
-        check_names("expert_kwargs", kwargs, list(own_options(kind)), f"{called(kind)!r}")
-        if not place.has_experts:
-            return
-        if self.expert != DEFAULTS["expert"] and not place.by_layer:
-            raise ValueError(
-                f"`expert`={called(kind)!r} needs a placement that replaces hidden layers one by "
-                f"one, got `placement`={place.name!r}"
-            )
-        if self.expert_width is not None and place.hidden is None:
-            raise ValueError(
-                "`expert_width` needs experts with a hidden layer, got "
-                f"`placement`={place.name!r}, whose experts are single linear layers"
-            )
-        if self.expert_width is not None and not getattr(kind, "uses_width", True):
-            raise ValueError(
-                f"`expert_width` needs experts with a hidden layer, got `expert`={called(kind)!r}"
-            )
-
-    def _check_combination(self) -> None:
-        """Refuse to combine outputs of experts that don't all run, or see parts of a sample."""
-        if self.combination is None or not self.place.has_experts:
-            return
-        if self.is_tokenised:
-            raise ValueError(
-                f"`combine`={self.combine!r} needs `tokens`='sample', got {self.tokens!r}"
-            )
-        if self.router_class.leaves_out:
-            able = [name for name, each in ROUTERS.items() if not each.leaves_out]
-            raise ValueError(
-                f"`combine`={self.combine!r} needs a `router` that runs every expert, of {able}, "
-                f"got {self.router_class.name!r}"
-            )
-        if self.match_scale:
-            raise ValueError(
-                "`match_scale` must be False where the outputs are given a size of their own by "
-                f"`combine`={self.combine!r}"
-            )
-
-    def _check_block(self) -> None:
-        """Refuse blocks where there is no place for them, or where they can't be measured."""
-        if self.block == DEFAULTS["block"]:
-            return
-        if self.place.hidden == "one" and not self.place.whole:
-            raise ValueError(
-                f"`block`={self.block!r} ends in a normalisation before a head, which experts of "
-                f"`placement`={self.place.name!r} don't hold: use 'big', or `expert`='simba' with "
-                "'middle'"
-            )
-        if self.match_scale:
-            raise ValueError(
-                "`match_scale` must be False, for it compares with SB3's dense layers, with "
-                f"`block`={self.block!r}"
-            )
-
-    def _check_head(self) -> None:
-        """Refuse another router for the head where it can't route."""
-        router = self.head_router_class
-        if router is None:
-            return
-        if not router.needs_tasks:
-            raise ValueError(
-                f"`head_router` must be 'task', or None, got {router.name!r}: what goes by more "
-                "than the task id is a `router` with `placement`='final'"
-            )
-        if (
-            self.place.head == "own"
-            and self.place.hidden is None
-            and self.router != DEFAULTS["router"]
-        ):
-            raise ValueError(
-                f"`router` must be left out where `head_router`={router.name!r} routes the only "
-                f"experts, those of `placement`={self.place.name!r}, got {self.router!r}"
-            )
-        if self.place.whole:
-            raise ValueError(
-                f"`head_router`={router.name!r} needs a head outside the experts, got "
-                f"`placement`={self.place.name!r}, each of whose experts holds one: use 'body'"
-            )
-
-    def _check_idle(self) -> None:
-        """Refuse to hold idle experts still where there are none."""
-        if self.freeze_idle is not None:
-            yes_or_no("freeze_idle", self.freeze_idle)
-        head, router = self.head_router_class, self.router_class
-        routers = [router] * self.place.has_experts + ([] if head is None else [head])
-        if self.freeze_idle and routers and not any(each.leaves_out for each in routers):
-            able = [name for name, each in ROUTERS.items() if each.leaves_out]
-            raise ValueError(
-                f"`freeze_idle`=True needs a `router` that leaves experts out, {able}, got "
-                f"{router.name!r}"
-            )
-
-    def _check_spectral(self) -> None:
-        """Refuse to penalise features of parts of a sample."""
-        if self.spectral_coef and self.is_tokenised:
-            raise ValueError(
-                f"`spectral_coef` needs `tokens`='sample', one row for each, got {self.tokens!r}"
-            )
-
-    def _check_task_input(self) -> None:
-        """Refuse to say of a router what it sees where its kind has settled that."""
-        self._check_task_embedding()
-        if not self.place.has_experts:
-            return
-        router = self.router_class
-        if router.blind and self.task_input == "router" and self.head_router is None:
-            raise ValueError(
-                f"`task_input`='router' shows the task id to routers only, and "
-                f"`router`={router.name!r} looks at nothing: use 'none', or 'experts'"
-            )
-        if router.sees_task and not self.router_sees_task:
-            raise ValueError(
-                f"`task_input` must be 'both' or 'router' with `router`={router.name!r}, which "
-                f"goes by the task id, got {self.task_input!r}"
-            )
-
-    def _check_task_embedding(self) -> None:
-        """Refuse an embedding that nobody would see."""
-        if self.place.has_experts and self.task_embedding is not None and not self.embeds_task:
-            raise ValueError(
-                f"`task_embedding`={self.task_embedding} needs someone who sees it, got "
-                f"`task_input`={self.task_input!r} with `router`={self.router_class.name!r}: use "
-                "`task_input`='both', or 'experts'"
-            )
 
     @property
     def is_moe(self) -> bool:
@@ -486,7 +274,6 @@ class MoEOptions:
                 )
 
 
-DEFAULT_NUM_EXPERTS = 4
 TASK_ID_CURE = (
     "use a Dict observation with a Discrete `task_id`, as make_multitask_vec_env gives, or "
     "features_extractor_kwargs=dict(num_tasks=N) for a one-hot at the end of the observation"
@@ -494,90 +281,3 @@ TASK_ID_CURE = (
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MoEOptions)}
 # All arguments that our policies take and SB3's don't: options by tower, and what is by mixture.
 ARGUMENTS = (*DEFAULTS, "frozen_experts")
-
-
-def takes(router: type[MoELayer], option: str) -> bool:
-    """Say whether an option speaks to a router.
-
-    :param router: a router's class
-    :param option: any of ``MoEOptions``
-    """
-    if option in LOSS_OF:
-        return LOSS_OF[option] in router.losses
-    return option not in OF_ROUTERS or option in router.defaults()
-
-
-def inherited_defaults(router: type[MoELayer]) -> dict[str, Any]:
-    """Return the defaults of a router and of its bases, whose checks ask for options of theirs.
-
-    :param router: a router's class, which may take fewer options than its base
-    """
-    found: dict[str, Any] = {}
-    for each in reversed(router.__mro__):
-        if issubclass(each, MoELayer):
-            found |= each.defaults()
-    return found
-
-
-def called(kind: type[nn.Module]) -> str:
-    """Return what options call a kind of expert."""
-    return str(getattr(kind, "name", kind.__name__))
-
-
-def why_invalid(
-    router: str | type[MoELayer], tokens: str, placement: str | Placement
-) -> str | None:
-    """Say why a combination can't work; None if it can.
-
-    :param router: as the option
-    :param tokens: one of ``TOKENS``
-    :param placement: as the option
-    """
-    place = find_placement(placement)
-    if not place.has_experts:
-        return None
-    if tokens not in place.tokens:
-        able = " or ".join(repr(name) for name, row in PLACEMENTS.items() if tokens in row.tokens)
-        return (
-            f"`tokens`={tokens!r} needs a layer whose input is the feature map, so `placement` "
-            f"{able}, got {place.name!r}"
-        )
-    return ROUTERS.find(router).why_invalid(tokens, place.name)
-
-
-def per_tower(options: Mapping[str, Any], towers: Sequence[str]) -> dict[str, MoEOptions]:
-    """Check the options and give each tower its own.
-
-    :param options: by name; each a value for all towers or a dict from tower to value
-    :param towers: names of the towers, such as ``("pi", "vf")``
-    :return: the options of each tower
-    :raises TypeError: if an option is unknown
-    :raises ValueError: if a dict names another tower, or a value is not valid
-    """
-    for name, value in options.items():
-        if name not in DEFAULTS:
-            raise TypeError(f"unknown option {name!r}; the options are {sorted(DEFAULTS)}")
-        if isinstance(value, Mapping) and not is_by_tower(name, value, towers):
-            if name in KWARGS:
-                continue
-            raise ValueError(f"`{name}` may name the towers {list(towers)}, got {list(value)}")
-    return {
-        tower: MoEOptions(**{n: _of_tower(n, v, tower, towers) for n, v in options.items()})
-        for tower in towers
-    }
-
-
-def is_by_tower(name: str, value: Mapping[str, Any], towers: Sequence[str]) -> bool:
-    """Say whether an option's dict has a value for each tower that it names.
-
-    :param name: of the option
-    :param value: the dict
-    :param towers: names of the towers
-    """
-    return set(value) <= set(towers) and not (name in KWARGS and not value)
-
-
-def _of_tower(name: str, value: Any, tower: str, towers: Sequence[str]) -> Any:
-    if isinstance(value, Mapping) and is_by_tower(name, value, towers):
-        return value.get(tower, DEFAULTS[name])
-    return DEFAULTS[name] if name in OF_THE_FIRST and tower != towers[0] else value

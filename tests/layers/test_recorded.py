@@ -8,8 +8,11 @@ import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 
 from sb3_moe.layers import paths
+from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.architect import Architect
-from sb3_moe.policies.options import PLACEMENTS, ROUTERS, TOKENS, MoEOptions, why_invalid
+from sb3_moe.policies.option_checks import why_invalid
+from sb3_moe.policies.options import MoEOptions
+from sb3_moe.policies.placements import PLACEMENTS, TOKENS
 from sb3_moe.policies.towers import Layout
 
 FLAT = Layout(x_dim=5, num_tasks=3)

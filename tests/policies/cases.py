@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import arena
 
-from sb3_moe.policies.options import PLACEMENTS, ROUTERS, TOKENS, takes, why_invalid
+from sb3_moe.layers.registry import ROUTERS
+from sb3_moe.policies.option_checks import takes, why_invalid
+from sb3_moe.policies.placements import PLACEMENTS, TOKENS
 
 
 class Case(NamedTuple):

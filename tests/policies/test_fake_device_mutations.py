@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from sb3_moe.buffers import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
-from sb3_moe.policies.options import ROUTERS
+from sb3_moe.layers.registry import ROUTERS
 
 pytestmark = ALONE
 HERE = "tests/policies/test_fake_device_mutations.py"

@@ -4,15 +4,11 @@ from itertools import product
 
 import pytest
 
-from sb3_moe.policies.options import (
-    DEFAULTS,
-    PLACEMENTS,
-    ROUTERS,
-    TOKENS,
-    MoEOptions,
-    per_tower,
-    why_invalid,
-)
+from sb3_moe.layers.registry import ROUTERS
+from sb3_moe.policies.by_tower import per_tower
+from sb3_moe.policies.option_checks import why_invalid
+from sb3_moe.policies.options import DEFAULTS, MoEOptions
+from sb3_moe.policies.placements import PLACEMENTS, TOKENS
 
 
 def test_the_defaults_are_a_soft_mixture_in_the_middle():
