@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,16 @@ def machine(device: str) -> dict[str, Any]:
         "device": gpu or cpu_name(),
         "cpu_cores": os.cpu_count(),
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: installed(name) for name in PACKAGES},
     }
+
+
+def installed(package: str) -> str | None:
+    """Return a package's version; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def cpu_name() -> str:
