@@ -16,9 +16,10 @@ from sb3_moe.evaluation.pinned_env import (
     make_pinned_env,
     synchronise,
 )
-from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
+from sb3_moe.evaluation.playing import LONGEST, TaskEpisodes, evaluate_tasks
 from sb3_moe.files.record import Record
 from sb3_moe.generators import preserved_generators
+from sb3_moe.layers.checks import whole_or_none
 from sb3_moe.tasks.keys import short_names
 from sb3_moe.tasks.of_env import only_task, task_names
 
@@ -57,12 +58,16 @@ class MultiTaskEvalCallback(PeriodicCallback):
         task's copies are stepped one by one no more than in training, and with
         ``vectorization="async"`` no more in all than there are cores, but one of each task
     :param deterministic: whether actions are the most likely ones
+    :param max_episode_steps: an evaluation's episode that takes more steps is an error, or one
+        without an end would be played for ever; None: wait for its end
     :param log_path: folder for ``scores.npz``
     :param best_model_save_path: folder for ``best_model.zip``, by the mean reward over tasks
     :param callback_on_new_best: called when that mean reward is the highest so far
     :param callback_after_eval: called after each evaluation
     :param verbose: 1 prints each evaluation
-    :raises ValueError: if a number is below 1, or ``eval_env`` lacks tasks of the training one
+    :raises TypeError: if ``max_episode_steps`` is neither an int nor None
+    :raises ValueError: if a number is below 1, or ``eval_env`` lacks tasks of the training one;
+        while training, if an episode is too long
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
         eval_env: VecEnv | None = None,
         n_eval_envs: int | None = None,
         deterministic: bool = True,
+        max_episode_steps: int | None = LONGEST,
         log_path: str | Path | None = None,
         best_model_save_path: str | Path | None = None,
         callback_on_new_best: BaseCallback | None = None,
@@ -82,6 +88,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
         super().__init__(every, callback=callback_after_eval, verbose=verbose)
         if n_eval_episodes < 1:
             raise ValueError(f"`n_eval_episodes` must be at least 1, got {n_eval_episodes}")
+        whole_or_none("max_episode_steps", max_episode_steps)
         if n_eval_envs is not None and n_eval_envs < 1:
             raise ValueError(f"`n_eval_envs` must be at least 1, got {n_eval_envs}")
         if n_eval_envs is not None and eval_env is not None:
@@ -93,6 +100,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
         self.n_eval_envs = n_eval_envs
         self.eval_env = eval_env
         self.deterministic = deterministic
+        self.max_episode_steps = max_episode_steps
         self.log_path = None if log_path is None else Path(log_path) / "scores.npz"
         self.best_model_save_path = best_model_save_path
         self.callback_on_new_best = callback_on_new_best
@@ -149,7 +157,11 @@ class MultiTaskEvalCallback(PeriodicCallback):
             entropy = [self.model.seed or 0, step]
             self.eval_env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]) // 2)
             return evaluate_tasks(
-                self.model, self.eval_env, self.n_eval_episodes, self.deterministic
+                self.model,
+                self.eval_env,
+                self.n_eval_episodes,
+                self.deterministic,
+                max_episode_steps=self.max_episode_steps,
             )
 
     def _log(self, episodes: TaskEpisodes, step: int) -> None:

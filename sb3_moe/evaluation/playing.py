@@ -6,7 +6,8 @@ Shapes: N tasks, n episodes of each.
 from __future__ import annotations
 
 import inspect
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,13 +38,17 @@ class TaskEpisodes(NamedTuple):
     successes: Array
 
 
+#: More steps than an episode of any suite takes: Atari's longest have 108,000 without skipping.
+LONGEST = 200_000
+
+
 def evaluate_tasks(
     model: BaseAlgorithm,
     env: VecEnv,
     n_eval_episodes: int = 10,
     deterministic: bool = True,
     *,
-    max_episode_steps: int | None = None,
+    max_episode_steps: int | None = LONGEST,
 ) -> TaskEpisodes:
     """Play every task of an environment in which each copy plays one task for good.
 
@@ -63,7 +68,8 @@ def evaluate_tasks(
     :param env: a monitored environment, multi-task or of a single task
     :param n_eval_episodes: of each task, at least 1
     :param deterministic: as in ``predict``
-    :param max_episode_steps: an episode that takes more steps is an error; None: wait for its end
+    :param max_episode_steps: an episode that takes more steps is an error, or one without an end
+        would be played for ever; None: wait for its end
     :raises TypeError: if ``max_episode_steps`` is neither an int nor None
     :raises ValueError: if a task is not played or isn't the model's, an episode is too long, or a
         number is below 1
@@ -74,17 +80,11 @@ def evaluate_tasks(
     if isinstance(model, BaseAlgorithm):  # else there is nothing but a `predict`
         check_tasks(tasks_known(model), env)
     obs = env.reset()
-    tasks = tasks_played(env)
-    names = task_names(env)
-    quota = _quotas(tasks, names, n_eval_episodes)
-    running = np.zeros(env.num_envs, dtype=np.int64)  # steps without an end
-    episodes: list[list[tuple[float, float, float]]] = [[] for _ in range(env.num_envs)]
-    successes, lengths = Successes(env.num_envs), np.zeros(env.num_envs)
+    tasks, names = tasks_played(env), task_names(env)
+    played = _Played(env, _quotas(tasks, names, n_eval_episodes))
     states, starts = None, np.ones(env.num_envs, dtype=bool)
-    lives = [env.env_is_wrapped(wrapper) for wrapper in (EpisodicLifeEnv, Monitor)]
     masked = _takes_masks(model) and env.has_attr("action_masks")
-    wanted = [number > 0 for number in quota]
-    while any(wanted):
+    while played.wanted.any():
         masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
         actions, states = model.predict(
             obs,  # type: ignore[arg-type]  # a tuple of observations is not supported by SB3
@@ -94,23 +94,53 @@ def evaluate_tasks(
             **masks,
         )
         obs, _, starts, infos = env.step(actions)
-        successes.step(infos)
-        running = np.where(starts, 0, running + 1)
-        for i in np.flatnonzero(starts).tolist():
-            if all(has[i] for has in lives) and "episode" not in infos[i]:
-                # SB3 puts its Monitor within, where a lost life ends nothing.
-                continue
-            lengths[i] += monitored(infos[i])["l"]
-            if is_lost_life(infos[i]):
-                continue
-            episode = game_return(infos[i]), float(lengths[i]), successes.end(i)
-            lengths[i] = 0
-            if len(episodes[i]) < quota[i]:
-                episodes[i].append(episode)
-        wanted = [len(mine) < number for mine, number in zip(episodes, quota, strict=True)]
-        if max_episode_steps is not None and (running * wanted).max() >= max_episode_steps:
-            _refuse_endless(names[tasks[(running * wanted).argmax()]], max_episode_steps)
-    return _by_task(episodes, tasks, n_eval_episodes)
+        played.step(starts, infos)
+        copy = played.longest()
+        if max_episode_steps is not None and played.running[copy] >= max_episode_steps:
+            _refuse_endless(names[tasks[copy]], max_episode_steps)
+    return _by_task(played.episodes, tasks, n_eval_episodes)
+
+
+class _Played:
+    """What each copy of an environment has played of its share of the episodes.
+
+    :param env: what is played
+    :param quota: episodes that count, of each copy
+    """
+
+    def __init__(self, env: VecEnv, quota: list[int]) -> None:
+        self.episodes: list[list[tuple[float, float, float]]] = [[] for _ in quota]
+        self.running = np.zeros(env.num_envs, dtype=np.int64)  # steps without an end
+        self.wanted = np.array(quota) > 0
+        self._quota = quota
+        self._lengths = np.zeros(env.num_envs)  # of the lives of a game that goes on
+        self._successes = Successes(env.num_envs)
+        lives = (env.env_is_wrapped(wrapper) for wrapper in (EpisodicLifeEnv, Monitor))
+        # SB3 puts its Monitor within, where a lost life ends nothing.
+        self._unheard = [all(each) for each in zip(*lives, strict=True)]
+
+    def step(self, dones: npt.NDArray[np.bool_], infos: Sequence[Mapping[str, Any]]) -> None:
+        """Take note of a step of every copy."""
+        self._successes.step(infos)
+        self.running = np.where(dones, 0, self.running + 1)
+        for i in np.flatnonzero(dones).tolist():
+            if "episode" in infos[i] or not self._unheard[i]:
+                self._end(i, infos[i])
+
+    def longest(self) -> int:
+        """Return the copy whose episode has run for longest, of those whose episodes count."""
+        return int((self.running * self.wanted).argmax())
+
+    def _end(self, copy: int, info: Mapping[str, Any]) -> None:
+        self._lengths[copy] += monitored(info)["l"]
+        if is_lost_life(info):
+            return
+        mine = self.episodes[copy]
+        episode = game_return(info), float(self._lengths[copy]), self._successes.end(copy)
+        self._lengths[copy] = 0
+        if len(mine) < self._quota[copy]:
+            mine.append(episode)
+        self.wanted[copy] = len(mine) < self._quota[copy]
 
 
 def _refuse_endless(task: str, max_episode_steps: int) -> None:

@@ -74,7 +74,8 @@ def play(
     :param episodes: of each task, at least 1
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
-    :raises ValueError: if there is no environment, or it doesn't play every task
+    :raises ValueError: if there is no environment, it doesn't play every task, or an episode
+        takes more steps than any suite's
     """
     with preserved_generators(model.action_space.np_random):
         stage = stage_for(model, env, False, episodes)

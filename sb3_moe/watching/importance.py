@@ -15,7 +15,7 @@ import numpy.typing as npt
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.evaluation.playing import evaluate_tasks
+from sb3_moe.evaluation.playing import LONGEST, evaluate_tasks
 from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import whole
 from sb3_moe.metrics.aggregate import Estimate, bootstrap_interval
@@ -67,10 +67,6 @@ class Importance:
         lines = [["", *self.task_names], ["---"] * (1 + len(self.task_names))]
         lines += [[name, *cells] for name, cells in zip(self.rows, self.cells(), strict=True)]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-#: More steps than an episode of any suite takes: Atari's longest have 27,000.
-LONGEST = 100_000
 
 
 def check_importance(model: BaseAlgorithm, tower: str | None, episodes: int) -> str:

@@ -1,5 +1,7 @@
 """Episodes that never end are an error rather than played for ever."""
 
+import inspect
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 
 import sb3_moe
+from sb3_moe.callbacks import MultiTaskEvalCallback
 from sb3_moe.evaluation.playing import evaluate_tasks
 from sb3_moe.watching import expert_importance
 
@@ -52,6 +55,27 @@ def test_a_table_of_experts_names_the_task_that_never_ends():
         expert_importance(agent("Ten-v0", "Endless-v0"), episodes=2, max_episode_steps=50)
 
 
+@pytest.mark.parametrize("limit", [50, None])
+def test_an_evaluation_while_training_ends_or_waits_as_it_is_told(limit):
+    model = agent("Ten-v0", "Endless-v0" if limit else "Ten-v0")
+    callback = MultiTaskEvalCallback(8, 1, max_episode_steps=limit)
+    if limit is None:
+        model.learn(16, callback)
+        assert callback.record.rows["lengths"][-1].tolist() == [[10.0], [10.0]]
+    else:
+        with pytest.raises(ValueError, match=r"`max_episode_steps`=50, got one of Endless that"):
+            model.learn(16, callback)
+
+
+def test_unless_told_otherwise_no_evaluation_waits_for_ever():
+    limits = [
+        inspect.signature(evaluate).parameters["max_episode_steps"].default
+        for evaluate in (evaluate_tasks, expert_importance)
+    ]
+    # The longest game of Atari, without skipped frames, takes 108,000.
+    assert [MultiTaskEvalCallback(8).max_episode_steps, *limits] == [200_000] * 3
+
+
 def test_an_episode_may_take_as_many_steps_as_the_limit_and_no_more():
     model = agent("Ten-v0")
     assert (
@@ -86,5 +110,7 @@ def test_a_limit_is_a_number_of_steps(limit, error, text):
         expert_importance(model, max_episode_steps=limit)
     with pytest.raises(error, match=text):
         evaluate_tasks(model, model.get_env(), max_episode_steps=limit)
+    with pytest.raises(error, match=text):
+        MultiTaskEvalCallback(8, max_episode_steps=limit)
     with pytest.raises(TypeError, match="`max_episode_steps` must be an int, got None"):
         expert_importance(model, max_episode_steps=None)
