@@ -53,7 +53,7 @@ def test_processes_are_no_more_than_cores_and_play_what_this_process_plays(
         counting_tasks(num_tasks), num_envs, schedule=schedule, vectorization="async"
     )
     found = seen(env)
-    assert len(set(multiprocessing.active_children()) - before) == 2
+    assert len(set(multiprocessing.active_children()) - before) == 1  # and this one
     env.close()
     assert set(multiprocessing.active_children()) <= before
     here = MultiTaskVectorEnv(counting_tasks(num_tasks), num_envs, schedule=schedule)
@@ -109,30 +109,59 @@ class Unbuilt(CountingEnv):
         raise OSError("no such game")
 
 
+# With two cores and two copies, the first task is played by another process and the second here.
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("place", "kind", "message"),
     [
-        (Dying, "RuntimeError: the process that plays it ended, with exit code -9"),
-        (Raising, "RuntimeError: OddError: it broke"),
+        (0, Dying, "RuntimeError: the process that plays it ended, with exit code -9"),
+        (0, Raising, "RuntimeError: OddError: it broke"),
+        (1, Raising, "OddError: it broke"),
     ],
+    ids=["dead", "raised there", "raised here"],
 )
-def test_a_task_that_goes_wrong_in_a_process_is_named_and_all_processes_end(kind, message):
+def test_a_task_that_goes_wrong_in_a_process_is_named_and_all_processes_end(place, kind, message):
     before = set(multiprocessing.active_children())
-    tasks = [Task("bad", env_fn=kind), Task("fine", env_fn=CountingEnv)]
-    env = MultiTaskVectorEnv(tasks, 4, vectorization="async")
+    tasks = [Task("fine", env_fn=CountingEnv)]
+    tasks.insert(place, Task("bad", env_fn=kind))
+    env = MultiTaskVectorEnv(tasks, vectorization="async")
     env.reset(seed=0)
-    with pytest.raises(TaskError, match=rf"^task 0 \('bad'\): {message}"):
-        env.step(np.zeros(4, np.int64))
+    with pytest.raises(TaskError, match=rf"^task {place} \('bad'\): {message}"):
+        env.step(np.zeros(2, np.int64))
     assert set(multiprocessing.active_children()) <= before
     env.close()
 
 
-def test_a_task_that_cannot_be_built_in_a_process_is_named():
-    tasks = [Task("fine", env_fn=CountingEnv), Task("bad", env_fn=Unbuilt)]
-    message = r"`tasks\[1\]` \('bad'\) can't be built: OSError: no such game"
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_task_that_cannot_be_built_in_a_process_is_named(place):
+    tasks = [Task("fine", env_fn=CountingEnv)]
+    tasks.insert(place, Task("bad", env_fn=Unbuilt))
+    message = rf"`tasks\[{place}\]` \('bad'\) can't be built: OSError: no such game"
     with pytest.raises(ValueError, match=message) as caught:
         MultiTaskVectorEnv(tasks, vectorization="async")
-    assert "In a worker process:" in caught.value.__cause__.__notes__[0]
+    notes = getattr(caught.value.__cause__, "__notes__", [])
+    assert [note.splitlines()[0] for note in notes] == ["In a worker process:"] * (place == 0)
+
+
+def test_every_process_closes_its_copies():
+    closed = multiprocessing.get_context("fork").Value("i", 0)
+
+    class Closing(CountingEnv):
+        def close(self):
+            with closed.get_lock():
+                closed.value += 1
+
+    env = MultiTaskVectorEnv([Task("one", env_fn=Closing)], 5, vectorization="async")
+    env.reset(seed=0)
+    env.close()
+    assert closed.value == 5
+
+
+def test_on_one_core_this_process_plays_alone(monkeypatch):
+    monkeypatch.setattr(workers, "num_cores", lambda: 1)
+    before = set(multiprocessing.active_children())
+    env = MultiTaskVectorEnv(counting_tasks(3), vectorization="async")
+    assert seen(env) == seen(MultiTaskVectorEnv(counting_tasks(3)))
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_pictures_of_all_processes_come_in_order():

@@ -17,13 +17,14 @@ def join_batches(space: Space[Any], batches: Sequence[Any]) -> Any:
 
     :param space: of one of them
     """
+    # First, as it is cheapest to tell, and done for each task in each step.
+    if isinstance(space, ARRAYS):
+        return np.concatenate(batches)
     if isinstance(space, spaces.Dict):
         return {key: join_batches(space[key], [each[key] for each in batches]) for key in space}
     if isinstance(space, spaces.Tuple):
         parts = zip(space.spaces, zip(*batches, strict=True), strict=True)
         return tuple(join_batches(part, of_part) for part, of_part in parts)
-    if isinstance(space, ARRAYS):
-        return np.concatenate(batches)
     return tuple(itertools.chain(*batches))
 
 
@@ -32,6 +33,8 @@ def take_rows_of(space: Space[Any], batch: Any, rows: slice) -> Any:
 
     :param space: of one row
     """
+    if isinstance(space, ARRAYS):
+        return batch[rows]
     if isinstance(space, spaces.Dict):
         return {key: take_rows_of(space[key], batch[key], rows) for key in space}
     if isinstance(space, spaces.Tuple):

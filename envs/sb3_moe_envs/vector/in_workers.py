@@ -20,7 +20,7 @@ from sb3_moe_envs.vector.workers import Ticket, Workers
 class WorkersVectorEnv(VectorEnv[Any, Any, Any]):
     """Copies of one task, side by side in the processes of :class:`Workers`.
 
-    The processes close what they hold when they end, so closing this does nothing.
+    The processes close what they hold, so closing this does nothing.
 
     :param workers: whose `make` gives `Copies`
     :param task: the task's index
@@ -104,8 +104,8 @@ class WorkersVectorEnv(VectorEnv[Any, Any, Any]):
     def _ask(self, function: Callable[..., Any], *args: Sequence[Any]) -> list[Ticket]:
         """Ask every process, each with its own of the arguments."""
         return [
-            worker.ask(key, function, *(arg[place] for arg in args))
-            for place, (worker, key) in enumerate(self._chunks)
+            player.ask(key, function, *(arg[place] for arg in args))
+            for place, (player, key) in enumerate(self._chunks)
         ]
 
     def _wait(self, tickets: Sequence[Ticket]) -> list[Any]:

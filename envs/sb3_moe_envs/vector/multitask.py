@@ -45,7 +45,8 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     :param schedule: which task when (it is copied); None: the suite's, or `Interleave()`
     :param task_id: as of `MultiTaskEnv`, like the next three
     :param vectorization: how tasks without a vector environment of their own are stepped:
-        `"sync"`, in this process, or `"async"`, in as many others as there are cores
+        `"sync"`, in this process, or `"async"`, in as many processes as there are cores, this one
+        among them
     :param render_mode: as of `MultiTaskEnv`
     :raises TypeError: if `tasks` or `schedule` is of the wrong type
     :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, or there are fewer

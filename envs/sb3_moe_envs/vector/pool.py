@@ -30,6 +30,9 @@ from sb3_moe_envs.vector.parts import (
 )
 from sb3_moe_envs.vector.workers import Workers
 
+# Which have looked at each copy's result themselves, in this process or in another.
+LOOKED_AT = (Copies, WorkersVectorEnv)
+
 
 class Pool:
     """One vector environment per task and number of copies.
@@ -86,7 +89,7 @@ class Pool:
         results = []
         for part, action in zip(parts, actions, strict=True):
             result = self._call(part.task, receive, part, action)
-            if not isinstance(part.env, Copies):  # which have looked at each copy's result
+            if not isinstance(part.env, LOOKED_AT):
                 space = part.env.single_observation_space
                 self._check(part.task, batch_problem(space, part.env.num_envs, result))
             results.append(result)

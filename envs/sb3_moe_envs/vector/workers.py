@@ -8,6 +8,7 @@ import pickle
 import signal
 import sys
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, cast
@@ -23,12 +24,15 @@ Request = tuple[Key, Callable[..., Any], tuple[Any, ...]]
 class Ticket(NamedTuple):
     """A question that was asked, to be shown for its answer."""
 
-    worker: Worker
+    player: Player
     number: int
 
 
 class Workers:
-    """As many processes as there are cores, started when they are needed.
+    """As many processes as there are cores, this one among them, started when they are needed.
+
+    This one plays too, where there are more copies than other cores: it would only wait, and on two
+    cores a system that wakes two processes at once often gives both the same one.
 
     What is asked is sent with the first wait for an answer, in one message to each process, so that
     all work at the same time and none waits for another to read.
@@ -38,20 +42,21 @@ class Workers:
 
     def __init__(self, make: Callable[[int, int], Any]) -> None:
         self._make = make
-        self._workers: list[Worker] = []
+        self._others: list[Other] = []
+        self._here = Here(make)
         self._num_keys = 0
 
-    def deal(self, task: int, num_copies: int) -> list[tuple[Worker, Key]]:
+    def deal(self, task: int, num_copies: int) -> list[tuple[Player, Key]]:
         """Spread a task's copies evenly, most of them to the process that has the fewest."""
-        while len(self._workers) < num_cores() and self._must_grow(num_copies):
-            self._workers.append(Worker(self._make))
-        idlest = sorted(self._workers, key=lambda worker: worker.num_copies)[:num_copies]
+        while len(self._others) < num_cores() - 1 and self._must_grow(num_copies):
+            self._others.append(Other(self._make))
+        idlest = sorted(self._players(), key=lambda player: player.num_copies)[:num_copies]
         dealt = []
-        for place, worker in enumerate(idlest):
+        for place, player in enumerate(idlest):
             size = num_copies // len(idlest) + (place < num_copies % len(idlest))
-            worker.num_copies += size
+            player.num_copies += size
             self._num_keys += 1
-            dealt.append((worker, (task, size, self._num_keys)))
+            dealt.append((player, (task, size, self._num_keys)))
         return dealt
 
     def answer(self, ticket: Ticket) -> Any:
@@ -59,39 +64,35 @@ class Workers:
 
         :raises RuntimeError: if the process has ended
         """
-        for worker in self._workers:
-            worker.flush()
-        return ticket.worker.answer(ticket.number)
+        if not ticket.player.has_answered(ticket.number):
+            for player in self._players():
+                player.flush()
+        return ticket.player.answer(ticket.number)
 
     def close(self) -> None:
-        """Let the processes close their copies and end."""
-        for worker in self._workers:
-            worker.close()
-        self._workers = []
+        """Close the copies, and let the processes end."""
+        for player in self._players():
+            player.close()
+        self._others, self._here = [], Here(self._make)
 
     def terminate(self) -> None:
         """End the processes, whatever they are doing."""
-        for worker in self._workers:
-            worker.terminate()
-        self._workers = []
+        for player in self._players():
+            player.terminate()
+        self._others, self._here = [], Here(self._make)
+
+    def _players(self) -> list[Player]:
+        """List all processes, this one last: once asked it has no time for the others."""
+        return [*self._others, self._here]
 
     def _must_grow(self, num_copies: int) -> bool:
-        return sum(worker.num_copies == 0 for worker in self._workers) < num_copies
+        return sum(other.num_copies == 0 for other in self._others) < num_copies
 
 
-class Worker:
-    """One process, as seen from outside."""
+class Player(ABC):
+    """A process that plays copies: is asked many things at once, and gives as many answers."""
 
-    def __init__(self, make: Callable[[int, int], Any]) -> None:
-        # A process that has loaded jax hangs when it forks.
-        context = multiprocessing.get_context("forkserver" if "jax" in sys.modules else None)
-        self._pipe, theirs = context.Pipe()
-        by_value = CloudpickleWrapper(cast(Any, make))
-        self._process = context.Process(
-            target=_work, args=(theirs, self._pipe, by_value), daemon=True
-        )
-        self._process.start()
-        theirs.close()
+    def __init__(self) -> None:
         self.num_copies = 0
         self._asked = self._answered = 0
         self._outbox: list[Request] = []
@@ -106,19 +107,82 @@ class Worker:
     def flush(self) -> None:
         """Send what was noted."""
         if self._outbox:
-            self._take(self._pipe.send, self._outbox)
+            self._send(self._outbox)
             self._outbox = []
+
+    def has_answered(self, number: int) -> bool:
+        """Say whether an answer is here already."""
+        return number <= self._answered
 
     def answer(self, number: int) -> Any:
         """Return an answer, or raise the error that it is."""
-        while number not in self._inbox:
-            for answer in self._take(self._pipe.recv):
+        while not self.has_answered(number):
+            for answer in self._receive():
                 self._answered += 1
                 self._inbox[self._answered] = answer
         answer = self._inbox.pop(number)
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the copies, and let the process end."""
+
+    @abstractmethod
+    def terminate(self) -> None:
+        """End the process, if it is another one."""
+
+    @abstractmethod
+    def _send(self, requests: list[Request]) -> None: ...
+
+    @abstractmethod
+    def _receive(self) -> list[Any]:
+        """Return the answers to what was sent last, in its order."""
+
+
+class Here(Player):
+    """This process, asked like the others."""
+
+    def __init__(self, make: Callable[[int, int], Any]) -> None:
+        super().__init__()
+        self._copies, self._answers = Made(make), list[Any]()
+
+    def close(self) -> None:
+        """Close the copies."""
+        self._copies.close()
+
+    def terminate(self) -> None:
+        """Close the copies."""
+        self._copies.close()
+
+    def _send(self, requests: list[Request]) -> None:
+        self._answers = [self._done(request) for request in requests]
+
+    def _receive(self) -> list[Any]:
+        return self._answers
+
+    def _done(self, request: Request) -> Any:
+        try:
+            return self._copies.do(request)
+        except Exception as error:
+            return error
+
+
+class Other(Player):
+    """Another process."""
+
+    def __init__(self, make: Callable[[int, int], Any]) -> None:
+        super().__init__()
+        # A process that has loaded jax hangs when it forks.
+        context = multiprocessing.get_context("forkserver" if "jax" in sys.modules else None)
+        self._pipe, theirs = context.Pipe()
+        by_value = CloudpickleWrapper(cast(Any, make))
+        self._process = context.Process(
+            target=_work, args=(theirs, self._pipe, by_value), daemon=True
+        )
+        self._process.start()
+        theirs.close()
 
     def close(self) -> None:
         """Let the process end, and end it if it doesn't."""
@@ -135,6 +199,13 @@ class Worker:
         self._process.join()
         self._pipe.close()
 
+    def _send(self, requests: list[Request]) -> None:
+        self._take(self._pipe.send, requests)
+
+    def _receive(self) -> list[Any]:
+        answers: list[Any] = self._take(self._pipe.recv)
+        return answers
+
     def _take(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
             return function(*args)
@@ -143,6 +214,29 @@ class Worker:
             raise RuntimeError(
                 f"the process that plays it ended, with exit code {self._process.exitcode}"
             ) from error
+
+
+class Made:
+    """The copies of a process, built when something is first asked of them.
+
+    :param make: as of :class:`Workers`
+    """
+
+    def __init__(self, make: Callable[[int, int], Any]) -> None:
+        self._make = make
+        self._copies: dict[Key, Any] = {}
+
+    def do(self, request: Request) -> Any:
+        """Return what a function of some copies gives."""
+        key, function, args = request
+        if key not in self._copies:
+            self._copies[key] = self._make(*key[:2])
+        return function(self._copies[key], *args)
+
+    def close(self) -> None:
+        """Close all of them."""
+        for each in self._copies.values():
+            each.close()
 
 
 def num_cores() -> int:
@@ -157,28 +251,19 @@ def _work(pipe: Connection, others_end: Connection, by_value: CloudpickleWrapper
     others_end.close()
     # Ctrl-C reaches every process of a terminal; the one that asks will end the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    copies: dict[Key, Any] = {}
     make: Any = by_value.fn
+    copies = Made(make)
     try:
         while (requests := pipe.recv()) is not None:
-            pipe.send([_answer(copies, make, *request) for request in requests])
+            pipe.send([_answer(copies, request) for request in requests])
     except (EOFError, OSError):
         pass
-    for each in copies.values():
-        each.close()
+    copies.close()
 
 
-def _answer(
-    copies: dict[Key, Any],
-    make: Callable[[int, int], Any],
-    key: Key,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-) -> Any:
+def _answer(copies: Made, request: Request) -> Any:
     try:
-        if key not in copies:
-            copies[key] = make(*key[:2])
-        return function(copies[key], *args)
+        return copies.do(request)
     except Exception as error:
         error.add_note(f"In a worker process:\n{traceback.format_exc()}")
         return _sendable(error)
