@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
-import torch as th
 from torch import nn
 
 from sb3_moe.layers import MoELayer, RouterInput
 from sb3_moe.layers.activations import is_norm
-from sb3_moe.layers.encoder import ImageEncoder, Residual
-from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.layers.encoder import ImageEncoder
 from sb3_moe.layers.experts import Experts, StackedNetwork, together
 from sb3_moe.layers.simba import INSIDE, simba_layer
 from sb3_moe.layers.task_embedding import TaskEmbedding
 from sb3_moe.layers.tokens import TokenKind, token_shape
+from sb3_moe.policies.architect_checks import built_layer, check_blocks, check_depth, check_rows
 from sb3_moe.policies.extractors import make_convs, map_shape_of
 from sb3_moe.policies.option_checks import called
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.stages import (
-    PROBE_ROWS,
     Stage,
     fitted,
     fitted_activation,
@@ -230,7 +227,7 @@ class Architect:
     # Hidden layers.
 
     def _hidden(self, stages: list[Stage]) -> list[nn.Module]:
-        self._check_depth(len(stages))
+        check_depth(self.options, len(stages))
         if self.place.hidden == "one":
             return self._as_one(stages)
         blocks: list[nn.Module] = []
@@ -248,7 +245,7 @@ class Architect:
                 blocks += self._simba(stage, width, first=first, last=last)
             else:
                 blocks += self._plain(stage, width, first=first)
-        self._check_blocks(blocks)
+        check_blocks(self.options, blocks)
         return blocks
 
     def _simba(self, stage: Stage, width: int, *, first: bool, last: bool) -> list[nn.Module]:
@@ -267,14 +264,6 @@ class Architect:
         layers = simba_layer(dim, width, activation, first=first)
         return [*layers, nn.LayerNorm(width)] if last else layers
 
-    def _check_blocks(self, blocks: Sequence[nn.Module]) -> None:
-        if self.options.block == "simba" and not any(isinstance(b, Residual) for b in blocks):
-            raise ValueError(
-                "`block`='simba' needs a hidden layer that isn't replaced by experts, and "
-                f"`net_arch` has none with `placement`={self.place.name!r}: give it one more, or "
-                "use `expert`='simba'"
-            )
-
     def _after(self, stage: Stage, width: int) -> list[nn.Module]:
         """Return what follows the sum over experts: CrossQ's last norm, and what is not in them."""
         inside = self._activates()
@@ -283,36 +272,6 @@ class Architect:
     def _activates(self) -> bool:
         """Say whether experts in place of one hidden layer hold its activation."""
         return bool(getattr(self.options.expert_class, "activates", True))
-
-    def _check_depth(self, depth: int) -> None:
-        place, tokens = self.place, self.options.tokens
-        if place.hidden is not None and place.hidden != "each" and not place.whole and depth == 0:
-            raise ValueError(
-                f"`placement`={place.name!r} replaces {_span(place.hidden)}, and `net_arch` has "
-                "none: give it at least one, or choose 'final' or 'big'"
-            )
-        if isinstance(place.hidden, int) and not -depth <= place.hidden < depth:
-            raise ValueError(
-                f"`placement`={place.name!r} replaces {_span(place.hidden)}, and `net_arch` has "
-                f"only {depth}"
-            )
-        if place.has_experts and self.options.expert_width is not None and depth == 0:
-            raise ValueError(
-                f"`expert_width`={self.options.expert_width} needs experts with a hidden layer, "
-                f"and with `placement`={place.name!r} and no hidden layer in `net_arch` they have "
-                "none"
-            )
-        if not self.options.is_tokenised:
-            return
-        if depth == 0:
-            raise ValueError(
-                f"`tokens`={tokens!r} needs a hidden layer, and `net_arch` has none: give it one"
-            )
-        if not place.takes(0, depth):
-            raise ValueError(
-                f"`tokens`={tokens!r} with `placement`={place.name!r} needs exactly one hidden "
-                f"layer, whose input is the feature map; `net_arch` has {depth}"
-            )
 
     def _width(self, blocks: Sequence[nn.Module], stages: Sequence[Stage]) -> int:
         for block in reversed(blocks):
@@ -366,7 +325,7 @@ class Architect:
         stacks = vars(kind).get("stacks", False)  # not what a subclass inherits
         experts = StackedNetwork(made) if stacks else together(made, out)
         if not stacks:
-            _check_rows(experts, in_features, out, called(kind))
+            check_rows(experts, in_features, out, called(kind))
         layer = self._layer(experts, bare, num_tokens, first=first)
         return MoEBlock(layer, tokens=tokens, map_shape=self.layout.map_shape)
 
@@ -422,7 +381,7 @@ class Architect:
 
     def _big(self, stages: list[Stage]) -> Tower:
         *hidden, head = stages
-        self._check_depth(len(hidden))
+        check_depth(self.options, len(hidden))
         x_dim = self.layout.x_dim
         shape = self.layout.image_shape
         encoder = self.layout.encoder if shape is not None else "flat"
@@ -485,7 +444,7 @@ class Architect:
             num_tokens=num_tokens,
             num_tasks=num_tasks,
         )
-        layer = _built(kind, experts, sees, {} if router else options.router_options)
+        layer = built_layer(kind, experts, sees, {} if router else options.router_options)
         if router is None:
             layer.aux = options.aux
             if options.combination is not None:
@@ -495,46 +454,3 @@ class Architect:
         if first_of_kind is not layer:
             layer.join(first_of_kind)
         return layer
-
-
-def _built(
-    kind: type[MoELayer], experts: Experts, sees: RouterInput, options: Mapping[str, Any]
-) -> MoELayer:
-    """Build a router, and say what is wrong with a class that can't be one."""
-    if kind.route is MoELayer.route and kind.forward is MoELayer.forward:
-        raise TypeError(f"`router`={kind.name!r} must have a method `route`, got none")
-    try:
-        layer = kind.build(experts, sees, **options)
-    except TypeError as error:
-        raise TypeError(
-            f"`router`={kind.name!r} must be built from (experts, sees) and its options, "
-            f"{list(options)}; it failed with: {error}"
-        ) from error
-    if getattr(layer, "experts", None) is not experts:
-        raise TypeError(
-            f"`router`={kind.name!r} must keep its experts: its constructor must call "
-            "super().__init__(experts)"
-        )
-    return layer
-
-
-def _span(hidden: str | int) -> str:
-    """Say which hidden layers a placement replaces."""
-    if hidden == "one":
-        return "all hidden layers by one layer of experts"
-    return "the last hidden layer" if hidden == -1 else f"hidden layer {hidden}"
-
-
-def _check_rows(experts: Experts, in_features: int, out_features: int, name: str) -> None:
-    """Raise ValueError unless experts of unknown make turn rows into rows of the right width."""
-    rows = th.zeros(PROBE_ROWS, in_features)
-    try:
-        with th.no_grad(), evaluating(experts):
-            got = f"it returned {tuple(experts.expert(0)(rows).shape)}"
-    except Exception as error:  # a class of the user's own may raise anything
-        got = f"it failed with: {error}"
-    if got != f"it returned {(PROBE_ROWS, out_features)}":
-        raise ValueError(
-            f"`expert`={name!r} must turn rows {tuple(rows.shape)} into rows "
-            f"{(PROBE_ROWS, out_features)}; {got}"
-        )

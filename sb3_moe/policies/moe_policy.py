@@ -1,17 +1,13 @@
-"""What every MoE policy shares: its options, its features extractor, and ways to look inside."""
+"""What every MoE policy shares: its options, its features extractor and its towers."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from inspect import signature
-from string import digits
 from typing import Any, ClassVar
 
 import gymnasium as gym
-import numpy as np
 import torch as th
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import (
@@ -19,29 +15,23 @@ from stable_baselines3.common.torch_layers import (
     FlattenExtractor,
     NatureCNN,
 )
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from sb3_moe.layers import Experts, MoELayer, Routing
-from sb3_moe.layers.checks import numbers_below
 from sb3_moe.layers.classes import did_you_mean
-from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.networks import networks_of
-from sb3_moe.optimizers.idle_experts import MARK, IdleExperts, why_unsupported
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.by_tower import per_tower
 from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.policies.spectral import penalise
+from sb3_moe.policies.teaches_optimizers import TeachesOptimizers
 from sb3_moe.policies.towers import Layout
 from sb3_moe.policies.written_by import WrittenBy
 
 OURS = ("encoder", "num_tasks")
-Router = str | type[MoELayer]
-Array = np.ndarray[Any, Any]
 
 
-class MoEPolicy(WrittenBy, BaseModel):
+class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
     """A mixin that stands before one of SB3's policy classes and gives its networks experts.
 
     Each of SB3's arguments keeps its meaning. Every option below may also be a dict from tower to
@@ -115,8 +105,7 @@ class MoEPolicy(WrittenBy, BaseModel):
         **kwargs: Any,
     ) -> None:
         _refuse_unknown(type(self), kwargs)
-        # The optimisers that keep idle experts still, by tower.
-        self._taught: dict[str, th.optim.Optimizer] = {}
+        self._taught = {}
         self.moe_options = {name: kwargs.pop(name, value) for name, value in DEFAULTS.items()}
         self.moe = per_tower(self.moe_options, self.towers)
         noise = max(each.router_options.get("router_noise", 0.0) for each in self.moe.values())
@@ -277,108 +266,6 @@ class MoEPolicy(WrittenBy, BaseModel):
             data["share_features_extractor"] = self.share_features_extractor
         return data
 
-    # What optimisers are taught.
-
-    def teach_optimizers(self) -> None:
-        """Let steps know of penalties and, behind these, of experts that are to stay still."""
-        for each in vars(self).pop("_penalties", ()):
-            each.remove()
-        self._penalties = penalise(self)
-        self._hold_experts()
-
-    def set_frozen_experts(self, frozen: Mapping[str, Sequence[int]] | None) -> None:
-        """Let these experts stay as they are from now on, and no others.
-
-        :param frozen: numbers by tower or mixture; None: none
-        :raises TypeError: if it is no dict of whole numbers
-        :raises ValueError: if there is no such mixture or expert, or an optimiser of a class that
-            is not known stands behind them
-        """
-        found = self.check_frozen_experts({} if frozen is None else frozen)
-        self.frozen_experts = found or None
-        for name, layer in self.moe_layers().items():
-            layer.frozen = frozenset(found.get(name, ()))
-        self._hold_experts()
-
-    def check_frozen_experts(self, frozen: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
-        """Return the numbers by mixture, if these experts can be frozen.
-
-        :param frozen: numbers by tower or mixture
-        :raises TypeError: as :meth:`set_frozen_experts`
-        :raises ValueError: as :meth:`set_frozen_experts`
-        """
-        found = self._frozen_by_mixture(frozen)
-        optimizers = networks_of(self).optimizers()
-        for name in found:
-            reason = why_unsupported(optimizers[name.split(".")[0]], "`frozen_experts`")
-            if reason is not None:
-                raise ValueError(reason)
-        return found
-
-    def _frozen_by_mixture(self, frozen: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
-        if not isinstance(frozen, Mapping):
-            raise TypeError(
-                "`frozen_experts` must be a dict from towers or mixtures to numbers, got "
-                f"{frozen!r}"
-            )
-        found: dict[str, set[int]] = {}
-        for tower, numbers in frozen.items():
-            try:
-                mixtures = self.mixtures(tower)
-            except ValueError as error:
-                raise ValueError(str(error).replace("`tower`", "`frozen_experts`", 1)) from error
-            for name, layer in mixtures.items():
-                numbers_below("frozen_experts", numbers, layer.num_experts, name)
-                found.setdefault(name, set()).update(map(int, numbers))
-        return {name: sorted(numbers) for name, numbers in found.items() if numbers}
-
-    def _hold_experts(self) -> None:
-        """Let the optimisers keep experts as they are, where that is wanted."""
-        for each in vars(self).pop("_held", ()):
-            each.remove()
-        self._taught = optimizers = networks_of(self).optimizers()
-        held: dict[th.optim.Optimizer, _Held] = {}
-        for name, layer in self.moe_layers().items():
-            tower = name.split(".")[0]
-            options = self.moe[tower.rstrip(digits)]
-            behind = held.setdefault(optimizers[tower], _Held([], {}, []))
-            behind.others.append(layer.experts)
-            if layer.frozen:
-                behind.frozen[layer.experts] = layer.frozen
-            if options.freezes_idle(layer):
-                behind.idle.append(layer.experts)
-                behind.explicit = behind.explicit or bool(options.freeze_idle)
-        self._held = [
-            IdleExperts(
-                optimizer,
-                each.idle,
-                always=each.explicit,
-                frozen=each.frozen,
-                others=each.others,
-            )
-            for optimizer, each in held.items()
-            if each.explicit or why_unsupported(optimizer) is None
-        ]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the hooks, which copies of the optimisers don't have."""
-        left_out = ("_held", "_penalties", "_taught")
-        return {name: value for name, value in vars(self).items() if name not in left_out}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what a pickle or a copy holds, and teach the optimisers again: they forget it."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
-        for optimizer in networks_of(self).optimizers().values():
-            for group in optimizer.param_groups:
-                group.setdefault(MARK, False)
-        self.teach_optimizers()
-
-    def _teach_again(self) -> None:
-        """Teach an optimiser that the user put in another's place."""
-        optimizers = networks_of(self).optimizers()
-        if any(optimizers[tower] is not known for tower, known in self._taught.items()):
-            self.teach_optimizers()
-
     # What routers do between two updates, such as loss-free balancing.
 
     def set_training_mode(self, mode: bool) -> None:
@@ -431,128 +318,6 @@ class MoEPolicy(WrittenBy, BaseModel):
     def architect(self, tower: str, layout: Layout, **kwargs: Any) -> Architect:
         """Return the builder of one tower."""
         return Architect(self.moe[tower], layout, **kwargs)
-
-    # Looking inside.
-
-    def moe_layers(self) -> dict[str, MoELayer]:
-        """Return every MoE layer by tower and place: ``"pi.middle"``, ``"qf0.all.1"``."""
-        found: dict[str, MoELayer] = {}
-        for tower, modules in networks_of(self).towers().items():
-            layers = [m for each in modules for m in each.modules() if isinstance(m, MoELayer)]
-            place = self.moe[tower.rstrip("0123456789")].place
-            for i, layer in enumerate(layers):
-                name = f"{tower}.{place.name if place.has_experts else 'head'}"
-                found[name if len(layers) == 1 else f"{name}.{i}"] = layer
-        return found
-
-    def mixtures(self, tower: str, layer: int | None = None) -> dict[str, MoELayer]:
-        """Return a tower's mixtures by name.
-
-        :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's name
-        :param layer: which of them; None: each
-        :raises TypeError: if ``layer`` is no whole number
-        :raises ValueError: if there is none
-        """
-        layers = self.moe_layers()
-        if not layers:
-            raise ValueError(
-                "the policy has no mixture of experts: choose another `placement` than 'none'"
-            )
-        found = {name: each for name, each in layers.items() if tower in _called(name)}
-        if not found:
-            towers = sorted({name.split(".")[0] for name in layers})
-            raise ValueError(f"`tower` must be one of {towers}, which have experts, got {tower!r}")
-        if layer is None:
-            return found
-        if isinstance(layer, bool) or not isinstance(layer, int | np.integer):
-            raise TypeError(f"`layer` must be an int, the number of a mixture, got {layer!r}")
-        if not -len(found) <= layer < len(found):
-            raise ValueError(f"`layer` must be in [-{len(found)}, {len(found)}), got {layer}")
-        return dict([list(found.items())[layer]])
-
-    def get_expert(self, tower: str, k: int, layer: int = -1) -> nn.Sequential:
-        """Return one expert as plain modules with copied weights.
-
-        :param tower: ``"pi"``, ``"vf"``, ``"qf"``, or ``"qf0"`` for the first critic, ...
-        :param k: which expert
-        :param layer: which of the tower's MoE layers
-        :raises ValueError: if there is no such tower, layer or expert
-        """
-        layers = [m for name, m in self.moe_layers().items() if name.split(".")[0] == tower]
-        if not layers:
-            names = sorted({name.split(".")[0] for name in self.moe_layers()})
-            raise ValueError(f"`tower` must be one of {names}, which have experts, got {tower!r}")
-        if not -len(layers) <= layer < len(layers):
-            bounds = f"[-{len(layers)}, {len(layers)})"
-            raise ValueError(f"`layer` must be in {bounds}, got {layer}")
-        num_experts = layers[layer].num_experts
-        if not 0 <= k < num_experts:
-            raise ValueError(f"`k` must be in [0, num_experts={num_experts}), got {k}")
-        return layers[layer].experts.expert(k)
-
-    @th.no_grad()
-    def routing(
-        self,
-        obs: Array | dict[str, Array] | PyTorchObs,
-        actions: Array | th.Tensor | None = None,
-    ) -> dict[str, Routing]:
-        """Return what every router decides for a batch of observations, by tower and layer.
-
-        :param obs: observations as the environment gives them, with or without a batch axis
-        :param actions: for critics of Box actions; None: the actor's own
-        """
-        tensors = self._as_tensors(obs)
-        with self._recorded() as routings, evaluating(self):
-            networks_of(self).run(tensors, None if actions is None else self._as_tensor(actions))
-        return routings
-
-    def _as_tensors(self, obs: Any) -> PyTorchObs:
-        first = next(iter(obs.values())) if isinstance(obs, dict) else obs
-        if isinstance(first, th.Tensor):
-            return obs
-        tensors, _ = self.obs_to_tensor(obs)
-        return tensors
-
-    def _as_tensor(self, actions: Array | th.Tensor) -> th.Tensor:
-        return th.as_tensor(actions, dtype=th.float32, device=self.device)
-
-    @contextmanager
-    def _recorded(self) -> Iterator[dict[str, Routing]]:
-        routings: dict[str, Routing] = {}
-
-        def keep(name: str) -> Callable[..., None]:
-            def hook(module: nn.Module, args: Any, output: tuple[th.Tensor, Routing]) -> None:
-                routings[name] = output[1]
-
-            return hook
-
-        handles = [
-            layer.register_forward_hook(keep(name)) for name, layer in self.moe_layers().items()
-        ]
-        try:
-            yield routings
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def _called(name: str) -> tuple[str, str, str]:
-    """Return what a mixture answers to: itself, its tower, and all towers of the kind."""
-    tower = name.split(".")[0]
-    return name, tower, tower.rstrip(digits)
-
-
-@dataclass
-class _Held:
-    """Experts behind one optimiser: which stay still while they are idle, or in any case; all.
-
-    :param explicit: whether idle ones were asked to
-    """
-
-    idle: list[Experts]
-    frozen: dict[Experts, frozenset[int]]
-    others: list[Experts]
-    explicit: bool = False
 
 
 def _is_in_mode(module: nn.Module, mode: bool) -> bool:

@@ -10,7 +10,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import Routing
-from sb3_moe.policies.moe_policy import Array, MoEPolicy
+from sb3_moe.policies.looks_inside import Array
+from sb3_moe.policies.moe_policy import MoEPolicy
 
 
 def policy_of(model: BaseAlgorithm | BaseModel) -> MoEPolicy:

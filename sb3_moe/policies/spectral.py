@@ -16,7 +16,7 @@ from sb3_moe.optimizers.spectral import ByGradient
 from sb3_moe.policies.options import MoEOptions
 
 if TYPE_CHECKING:
-    from sb3_moe.policies.moe_policy import MoEPolicy
+    from sb3_moe.policies.looks_inside import LooksInside
 
 Make = Callable[[float, Sequence[nn.Parameter]], FeaturePenalty]
 #: How the penalty is weighed, by the option's value.
@@ -27,7 +27,7 @@ MAKERS: dict[str, Make] = {
 }
 
 
-def penalise(policy: MoEPolicy) -> list[RemovableHandle]:
+def penalise(policy: LooksInside) -> list[RemovableHandle]:
     """Give the layers that are to have a penalty one, and teach the optimisers of it.
 
     :param policy: whole
@@ -52,13 +52,13 @@ def penalise(policy: MoEPolicy) -> list[RemovableHandle]:
     return [each for each in handles if each is not None]
 
 
-def by_loss(policy: MoEPolicy) -> list[ByLoss]:
+def by_loss(policy: LooksInside) -> list[ByLoss]:
     """Return the penalties that have to be told what a policy says of actions."""
     found = [layer.penalty for layer in policy.moe_layers().values()]
     return [each for each in found if isinstance(each, ByLoss)]
 
 
-def _check_mode(options: MoEOptions, tower: str, policy: MoEPolicy) -> None:
+def _check_mode(options: MoEOptions, tower: str, policy: LooksInside) -> None:
     if options.spectral_mode == "loss" and not (policy.on_policy and tower == "pi"):
         raise ValueError(
             "`spectral_mode`='loss' reads the loss of an actor off the log-probabilities that PPO "

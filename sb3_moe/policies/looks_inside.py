@@ -1,0 +1,139 @@
+"""A policy's mixtures by name, single experts, and what routers decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from string import digits
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_moe.layers import MoELayer, Routing
+from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.networks import networks_of
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.policies import BaseModel as Base
+
+    from sb3_moe.policies.options import MoEOptions
+else:
+    Base = nn.Module  # SB3's policy stands behind
+
+Array = np.ndarray[Any, Any]
+
+
+class LooksInside(Base):
+    """What a policy shows of its experts."""
+
+    moe: dict[str, MoEOptions]
+
+    def moe_layers(self) -> dict[str, MoELayer]:
+        """Return every MoE layer by tower and place: ``"pi.middle"``, ``"qf0.all.1"``."""
+        found: dict[str, MoELayer] = {}
+        for tower, modules in networks_of(self).towers().items():
+            layers = [m for each in modules for m in each.modules() if isinstance(m, MoELayer)]
+            place = self.moe[tower.rstrip(digits)].place
+            for i, layer in enumerate(layers):
+                name = f"{tower}.{place.name if place.has_experts else 'head'}"
+                found[name if len(layers) == 1 else f"{name}.{i}"] = layer
+        return found
+
+    def mixtures(self, tower: str, layer: int | None = None) -> dict[str, MoELayer]:
+        """Return a tower's mixtures by name.
+
+        :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's name
+        :param layer: which of them; None: each
+        :raises TypeError: if ``layer`` is no whole number
+        :raises ValueError: if there is none
+        """
+        layers = self.moe_layers()
+        if not layers:
+            raise ValueError(
+                "the policy has no mixture of experts: choose another `placement` than 'none'"
+            )
+        found = {name: each for name, each in layers.items() if tower in _called(name)}
+        if not found:
+            towers = sorted({name.split(".")[0] for name in layers})
+            raise ValueError(f"`tower` must be one of {towers}, which have experts, got {tower!r}")
+        if layer is None:
+            return found
+        if isinstance(layer, bool) or not isinstance(layer, int | np.integer):
+            raise TypeError(f"`layer` must be an int, the number of a mixture, got {layer!r}")
+        if not -len(found) <= layer < len(found):
+            raise ValueError(f"`layer` must be in [-{len(found)}, {len(found)}), got {layer}")
+        return dict([list(found.items())[layer]])
+
+    def get_expert(self, tower: str, k: int, layer: int = -1) -> nn.Sequential:
+        """Return one expert as plain modules with copied weights.
+
+        :param tower: ``"pi"``, ``"vf"``, ``"qf"``, or ``"qf0"`` for the first critic, ...
+        :param k: which expert
+        :param layer: which of the tower's MoE layers
+        :raises ValueError: if there is no such tower, layer or expert
+        """
+        layers = [m for name, m in self.moe_layers().items() if name.split(".")[0] == tower]
+        if not layers:
+            names = sorted({name.split(".")[0] for name in self.moe_layers()})
+            raise ValueError(f"`tower` must be one of {names}, which have experts, got {tower!r}")
+        if not -len(layers) <= layer < len(layers):
+            bounds = f"[-{len(layers)}, {len(layers)})"
+            raise ValueError(f"`layer` must be in {bounds}, got {layer}")
+        num_experts = layers[layer].num_experts
+        if not 0 <= k < num_experts:
+            raise ValueError(f"`k` must be in [0, num_experts={num_experts}), got {k}")
+        return layers[layer].experts.expert(k)
+
+    @th.no_grad()
+    def routing(
+        self,
+        obs: Array | dict[str, Array] | PyTorchObs,
+        actions: Array | th.Tensor | None = None,
+    ) -> dict[str, Routing]:
+        """Return what every router decides for a batch of observations, by tower and layer.
+
+        :param obs: observations as the environment gives them, with or without a batch axis
+        :param actions: for critics of Box actions; None: the actor's own
+        """
+        tensors = self._as_tensors(obs)
+        with self._recorded() as routings, evaluating(self):
+            networks_of(self).run(tensors, None if actions is None else self._as_tensor(actions))
+        return routings
+
+    def _as_tensors(self, obs: Any) -> PyTorchObs:
+        first = next(iter(obs.values())) if isinstance(obs, dict) else obs
+        if isinstance(first, th.Tensor):
+            return obs
+        tensors, _ = self.obs_to_tensor(obs)
+        return tensors
+
+    def _as_tensor(self, actions: Array | th.Tensor) -> th.Tensor:
+        return th.as_tensor(actions, dtype=th.float32, device=self.device)
+
+    @contextmanager
+    def _recorded(self) -> Iterator[dict[str, Routing]]:
+        routings: dict[str, Routing] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, output: tuple[th.Tensor, Routing]) -> None:
+                routings[name] = output[1]
+
+            return hook
+
+        handles = [
+            layer.register_forward_hook(keep(name)) for name, layer in self.moe_layers().items()
+        ]
+        try:
+            yield routings
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _called(name: str) -> tuple[str, str, str]:
+    """Return what a mixture answers to: itself, its tower, and all towers of the kind."""
+    tower = name.split(".")[0]
+    return name, tower, tower.rstrip(digits)
