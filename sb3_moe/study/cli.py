@@ -34,6 +34,8 @@ class StudyOptions:
     """Environment steps per game and visit, in place of the file's."""
     architecture: tuple[str, ...] = ()
     """More columns: `<router>-<placement>`, or your own policy as `package.module:Class`."""
+    only: tuple[str, ...] = ()
+    """Only these of its networks, for now: all seeds of one, say, before the next one's."""
 
     def load(self) -> StudyConfig:
         """Read the study, with what the command line changes in it."""
@@ -43,10 +45,17 @@ class StudyOptions:
             changes["seeds"] = tuple(range(self.seeds))
         if self.steps_per_task is not None:
             changes["steps_per_task"] = self.steps_per_task
-        if self.architecture:
+        if self.architecture or self.only:
             added = tuple(_column(name, study.algorithm) for name in self.architecture)
-            changes["architectures"] = study.architectures + added
+            changes["architectures"] = self._chosen(study.architectures + added)
         return replace(study, **changes)  # type: ignore[arg-type]
+
+    def _chosen(self, networks: tuple[Architecture, ...]) -> tuple[Architecture, ...]:
+        names = [each.name for each in networks]
+        unknown = [name for name in self.only if name not in names]
+        if unknown:
+            raise ValueError(f"`--only` must name networks of the study, {names}, got {unknown}")
+        return tuple(each for each in networks if not self.only or each.name in self.only)
 
     def folder(self, study: StudyConfig) -> Path:
         """Give the study's folder."""

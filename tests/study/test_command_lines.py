@@ -106,6 +106,27 @@ def test_a_changed_study_is_refused_with_the_difference(capsys, tmp_path):
     assert "steps_per_task: 65536 -> 8192" in capsys.readouterr().err
 
 
+def test_only_some_networks_run_and_the_others_go_on_later(capsys, tmp_path):
+    dense, *others = (each.name for each in cli.StudyOptions("smoke").load().architectures)
+    chosen = cli.StudyOptions("smoke", only=(dense,)).load()
+    assert {cell.architecture.name for cell in chosen.cells()} == {dense}
+    write(tmp_path, chosen, lambda cell: 5.0)
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in chosen.games})
+    smoke = ["smoke", "--out", str(tmp_path)]
+    assert cli.main(["report", *smoke, "--only", dense]) == 0
+    assert cli.main(["status", *smoke, "--only", dense, others[0]]) == 0
+    left = len(cli.StudyOptions("smoke", only=(others[0],)).load().cells())
+    assert f"{len(chosen.cells())} done, {left} missing" in capsys.readouterr().out
+
+
+def test_only_a_network_of_the_study_can_be_chosen(capsys):
+    assert cli.main(["status", "smoke", "--only", "dense", "huge"]) == 2
+    assert re.match(
+        r"error: `--only` must name networks of the study, \['dense', .*\], got \['huge'\]\n",
+        capsys.readouterr().err,
+    )
+
+
 OWN_POLICY = """
 from stable_baselines3.common.policies import MultiInputActorCriticPolicy
 
