@@ -212,6 +212,7 @@ class Architect:
             init_head=self.init_head,
             after_lstm=not self.experts_see_task,
         )
+        twin.task_embedding = copy.deepcopy(self.task_embedding)
         tower = twin._network([*hidden, head])
         linears = [block for block in tower.blocks if isinstance(block, nn.Linear)]
 

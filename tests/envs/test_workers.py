@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -140,6 +141,68 @@ def test_a_task_that_cannot_be_built_in_a_process_is_named(place):
         MultiTaskVectorEnv(tasks, vectorization="async")
     notes = getattr(caught.value.__cause__, "__notes__", [])
     assert [note.splitlines()[0] for note in notes] == ["In a worker process:"] * (place == 0)
+
+
+def test_a_step_that_was_interrupted_is_not_done_once_more():
+    here, interrupts = os.getpid(), [KeyboardInterrupt]
+
+    class Interrupted(CountingEnv):
+        def step(self, action):
+            if os.getpid() == here and self.steps == 1 and interrupts:
+                raise interrupts.pop()
+            self.steps += 1
+            return self._observe(), 0.0, False, False, {}
+
+    env = MultiTaskVectorEnv([Task("one", env_fn=Interrupted)], 2, vectorization="async")
+    env.reset(seed=0)
+    env.step(np.zeros(2, np.int64))
+    with pytest.raises(KeyboardInterrupt):
+        env.step(np.zeros(2, np.int64))
+    obs = env.step(np.zeros(2, np.int64))[0]["obs"]
+    assert obs[:, 1].tolist() == [3, 2]  # the other process was not interrupted
+    env.close()
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("use", ["step", "reset", "state_dict"])
+def test_what_was_closed_says_so_wherever_its_copies_were(cores, use, monkeypatch):
+    monkeypatch.setattr(workers, "num_cores", lambda: cores)
+    env = MultiTaskVectorEnv(counting_tasks(2), vectorization="async")
+    env.reset(seed=0)
+    env.close()
+    env.close()
+    arguments = [np.zeros(2, np.int64)] if use == "step" else []
+    with pytest.raises(Exception, match="its copies were closed, by close"):
+        getattr(env, use)(*arguments)
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_error_in_closing_does_not_hide_what_went_wrong_before(vectorization):
+    class Sticking(Raising):
+        def close(self):
+            raise OSError("it can't be closed")
+
+    tasks = [Task("fine", env_fn=CountingEnv), Task("bad", env_fn=Sticking)]
+    env = MultiTaskVectorEnv(tasks, vectorization=vectorization)
+    env.reset(seed=0)
+    with pytest.raises(TaskError, match=r"^task 1 \('bad'\): OddError: it broke"):
+        env.step(np.zeros(2, np.int64))
+
+
+def test_what_cannot_be_sent_between_processes_is_named():
+    class Locked(CountingEnv):
+        def step(self, action):
+            return *super().step(action)[:4], {"lock": threading.Lock()}
+
+    tasks = [Task("fine", env_fn=CountingEnv)] * 2 + [
+        Task("bad", env_fn=Locked),
+        *counting_tasks(1),
+    ]
+    env = MultiTaskVectorEnv(tasks, vectorization="async")
+    env.reset(seed=0)
+    text = r"^task 2 \('bad'\): TypeError: what it returned can't be sent between processes: cannot"
+    with pytest.raises(TaskError, match=text):
+        env.step(np.zeros(4, np.int64))
 
 
 def test_every_process_closes_its_copies():

@@ -331,8 +331,8 @@ def test_a_file_that_is_safe_to_open_keeps_what_was_done(tmp_path):
     sb3_moe.save(model, tmp_path / "x.moe")
     again = sb3_moe.load(tmp_path / "x.moe", device="cpu")
     assert again.expert_log == model.expert_log
-    add_experts(again, like=0)
-    assert [line["like"] for line in again.expert_log] == [None, 0]
+    add_experts(again, like=np.int64(0))
+    assert repr([line["like"] for line in again.expert_log]) == "[None, 0]"  # plain values
 
 
 def test_options_say_how_many_experts_each_tower_has():

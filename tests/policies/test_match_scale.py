@@ -53,13 +53,15 @@ def network(layout=FLAT, seed=3, **options):
 
 
 @th.no_grad()
-def dense_sizes(layout):
+def dense_sizes(layout, embedding=None):
     """Return what 100 dense networks make of the probe: (before, after the activation) by layer."""
+    told = (lambda task: task) if embedding is None else embedding
     squares = th.zeros(3, 2)
     for seed in range(100):
         th.manual_seed(seed)
         x = probe(layout, rows=512)
-        for i, layer in enumerate(create_mlp(layout.features_dim, OUTPUTS, WIDTHS)):
+        x = th.cat([x[:, : layout.x_dim], told(x[:, layout.x_dim :])], dim=1)
+        for i, layer in enumerate(create_mlp(x.shape[1], OUTPUTS, WIDTHS)):
             x = layer(x)
             squares[i // 2, i % 2] += x.square().mean() / 100
     return squares.sqrt().tolist()
@@ -109,6 +111,14 @@ def test_actor_and_critic_of_on_policy_algorithms_start_as_strong_as_sb3s():
         start_scale.sizes(networks, options, 4), start_scale.dense_sizes(networks, 128)
     )
     assert list(found.values()) == pytest.approx([1.0] * 3, rel=0.1)
+
+
+@pytest.mark.parametrize("width", [1, 8])
+def test_behind_a_task_embedding_they_start_as_strong_as_dense_layers_behind_it(width):
+    tower = network(TASKS, placement="all", task_embedding=width)
+    expected = dense_sizes(TASKS, tower.task_embedding)
+    wanted = [expected[number][inside] for number, inside in STANDS_FOR["all"]]
+    assert layer_sizes(tower, TASKS) == pytest.approx(wanted, rel=0.1)
 
 
 def test_what_a_tanh_behind_the_sum_keeps_is_as_strong_as_the_dense_networks():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -127,9 +128,12 @@ class Pool:
         self._workers.close()
 
     def _abandon(self) -> None:
+        """Close all, whatever closing raises: what went wrong before that is to be heard."""
         for env in self._envs.values():
-            abandon(env)
-        self._workers.terminate()
+            with suppress(Exception):
+                abandon(env)
+        with suppress(Exception):
+            self._workers.terminate()
 
     def _check(self, task: int, problem: str | None) -> None:
         if problem:

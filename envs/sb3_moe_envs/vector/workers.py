@@ -13,6 +13,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, cast
 
+from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector.utils import CloudpickleWrapper
 
 # A task's copies in a process: its index, how many, and a number that tells equal ones apart.
@@ -63,7 +64,10 @@ class Workers:
         """Return what a question was answered with.
 
         :raises RuntimeError: if the process has ended
+        :raises gymnasium.error.ClosedEnvironmentError: if it was closed
         """
+        if ticket.player not in self._players():
+            raise ClosedEnvironmentError("its copies were closed, by close() or after an error")
         if not ticket.player.has_answered(ticket.number):
             for player in self._players():
                 player.flush()
@@ -71,15 +75,19 @@ class Workers:
 
     def close(self) -> None:
         """Close the copies, and let the processes end."""
-        for player in self._players():
+        for player in self._dismissed():
             player.close()
-        self._others, self._here = [], Here(self._make)
 
     def terminate(self) -> None:
         """End the processes, whatever they are doing."""
-        for player in self._players():
+        for player in self._dismissed():
             player.terminate()
+
+    def _dismissed(self) -> list[Player]:
+        """Return the processes that there were; from now on there are none but this one, idle."""
+        players = self._players()
         self._others, self._here = [], Here(self._make)
+        return players
 
     def _players(self) -> list[Player]:
         """List all processes, this one last: once asked it has no time for the others."""
@@ -94,32 +102,30 @@ class Player(ABC):
 
     def __init__(self) -> None:
         self.num_copies = 0
-        self._asked = self._answered = 0
-        self._outbox: list[Request] = []
+        self._asked = 0
+        self._outbox: dict[int, Request] = {}
         self._inbox: dict[int, Any] = {}
 
     def ask(self, key: Key, function: Callable[..., Any], *args: Any) -> Ticket:
         """Note what is to be done with some copies."""
-        self._outbox.append((key, function, args))
         self._asked += 1
+        self._outbox[self._asked] = (key, function, args)
         return Ticket(self, self._asked)
 
     def flush(self) -> None:
-        """Send what was noted."""
-        if self._outbox:
-            self._send(self._outbox)
-            self._outbox = []
+        """Send what was noted, once: what Ctrl-C interrupts is not begun anew."""
+        requests, self._outbox = self._outbox, {}
+        if requests:
+            self._send(requests)
 
     def has_answered(self, number: int) -> bool:
         """Say whether an answer is here already."""
-        return number <= self._answered
+        return number in self._inbox
 
     def answer(self, number: int) -> Any:
         """Return an answer, or raise the error that it is."""
         while not self.has_answered(number):
-            for answer in self._receive():
-                self._answered += 1
-                self._inbox[self._answered] = answer
+            self._inbox |= self._receive()
         answer = self._inbox.pop(number)
         if isinstance(answer, BaseException):
             raise answer
@@ -134,11 +140,11 @@ class Player(ABC):
         """End the process, if it is another one."""
 
     @abstractmethod
-    def _send(self, requests: list[Request]) -> None: ...
+    def _send(self, requests: dict[int, Request]) -> None: ...
 
     @abstractmethod
-    def _receive(self) -> list[Any]:
-        """Return the answers to what was sent last, in its order."""
+    def _receive(self) -> dict[int, Any]:
+        """Return the answers to what was sent, by number."""
 
 
 class Here(Player):
@@ -146,7 +152,7 @@ class Here(Player):
 
     def __init__(self, make: Callable[[int, int], Any]) -> None:
         super().__init__()
-        self._copies, self._answers = Made(make), list[Any]()
+        self._copies = Made(make)
 
     def close(self) -> None:
         """Close the copies."""
@@ -156,11 +162,12 @@ class Here(Player):
         """Close the copies."""
         self._copies.close()
 
-    def _send(self, requests: list[Request]) -> None:
-        self._answers = [self._done(request) for request in requests]
+    def _send(self, requests: dict[int, Request]) -> None:
+        for number, request in requests.items():
+            self._inbox[number] = self._done(request)
 
-    def _receive(self) -> list[Any]:
-        return self._answers
+    def _receive(self) -> dict[int, Any]:
+        raise RuntimeError("it was interrupted, and has no result")
 
     def _done(self, request: Request) -> Any:
         try:
@@ -199,11 +206,11 @@ class Other(Player):
         self._process.join()
         self._pipe.close()
 
-    def _send(self, requests: list[Request]) -> None:
+    def _send(self, requests: dict[int, Request]) -> None:
         self._take(self._pipe.send, requests)
 
-    def _receive(self) -> list[Any]:
-        answers: list[Any] = self._take(self._pipe.recv)
+    def _receive(self) -> dict[int, Any]:
+        answers: dict[int, Any] = self._take(self._pipe.recv)
         return answers
 
     def _take(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -255,7 +262,7 @@ def _work(pipe: Connection, others_end: Connection, by_value: CloudpickleWrapper
     copies = Made(make)
     try:
         while (requests := pipe.recv()) is not None:
-            pipe.send([_answer(copies, request) for request in requests])
+            _send(pipe, {number: _answer(copies, each) for number, each in requests.items()})
     except (EOFError, OSError):
         pass
     copies.close()
@@ -267,6 +274,24 @@ def _answer(copies: Made, request: Request) -> Any:
     except Exception as error:
         error.add_note(f"In a worker process:\n{traceback.format_exc()}")
         return _sendable(error)
+
+
+def _send(pipe: Connection, answers: dict[int, Any]) -> None:
+    """Send answers, and say of those that can't be sent why not."""
+    try:
+        pipe.send(answers)
+    except OSError:  # nobody listens
+        raise
+    except Exception:
+        pipe.send({number: _or_why_not(each) for number, each in answers.items()})
+
+
+def _or_why_not(answer: Any) -> Any:
+    try:
+        pickle.dumps(answer)
+    except Exception as error:
+        return TypeError(f"what it returned can't be sent between processes: {error}")
+    return answer
 
 
 def _sendable(error: Exception) -> Exception:
