@@ -68,6 +68,8 @@ def cases():
 
 
 @pytest.mark.filterwarnings("ignore:.*is out of date")  # the first version of MinAtar's games
+# Some of Meta-World's goals lie at one height.
+@pytest.mark.filterwarnings("ignore:.*maximum and minimum values are equal")
 @pytest.mark.parametrize(("name", "task_id"), cases())
 def test_each_id_passes_the_checkers_of_gymnasium_and_sb3(name, task_id):
     need_extra(name)
