@@ -96,7 +96,9 @@ class LooksInside(Base):
         """Return what every router decides for a batch of observations, by tower and layer.
 
         :param obs: observations as the environment gives them, with or without a batch axis
-        :param actions: for critics of Box actions; None: the actor's own
+        :param actions: for critics of Box actions, with or without a batch axis, as many as there
+            are observations; None: the actor's own
+        :raises ValueError: if they have another shape
         """
         tensors = self._as_tensors(obs)
         with self._recorded() as routings, evaluating(self):
@@ -111,7 +113,14 @@ class LooksInside(Base):
         return tensors
 
     def _as_tensor(self, actions: Array | th.Tensor) -> th.Tensor:
-        return th.as_tensor(actions, dtype=th.float32, device=self.device)
+        shape = self.action_space.shape or ()
+        tensor = th.as_tensor(actions, dtype=th.float32, device=self.device)
+        if tuple(tensor.shape[tensor.ndim - len(shape) :]) != shape:
+            raise ValueError(
+                f"`actions` must be of the shape {shape}, each alone or in rows, got "
+                f"{tuple(tensor.shape)}"
+            )
+        return tensor.reshape(-1, *shape)
 
     @contextmanager
     def _recorded(self) -> Iterator[dict[str, Routing]]:

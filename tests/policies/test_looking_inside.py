@@ -1,5 +1,7 @@
 """policy.routing, policy.get_expert and the names of layers: looking changes nothing."""
 
+import re
+
 import arena
 import numpy as np
 import pytest
@@ -106,6 +108,21 @@ def test_critics_are_asked_about_the_given_actions_or_the_actors_own():
     own = model.policy.predict(obs, deterministic=True)[0]
     asked = model.policy.routing(obs, own)["qf0.middle"].gates_BNE
     th.testing.assert_close(model.policy.routing(obs)["qf0.middle"].gates_BNE, asked)
+
+
+def test_one_action_goes_with_one_observation_neither_with_a_batch_axis():
+    model = make("SAC")
+    obs, action = arena.observe(model, 1), np.full(2, 0.5, np.float32)
+    alone = model.policy.routing(obs[0], action)["qf0.middle"].gates_BNE
+    th.testing.assert_close(alone, model.policy.routing(obs, action[None])["qf0.middle"].gates_BNE)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), ()])
+def test_actions_of_another_shape_are_refused(shape):
+    model = make("SAC")
+    text = re.escape(f"`actions` must be of the shape (2,), each alone or in rows, got {shape}")
+    with pytest.raises(ValueError, match=text):
+        model.policy.routing(arena.observe(model, 1), np.zeros(shape, np.float32))
 
 
 def test_critics_with_experts_in_the_first_layer_route_by_action():
