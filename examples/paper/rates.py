@@ -3,12 +3,13 @@
     python examples/paper/rates.py runs/paper
     python examples/paper/rates.py runs/paper --second > examples/paper/rates_second.yaml
 
-reads the reports of `rates` and, where they are there, of `rates_second` and `rates_more...`.
+reads the reports of `rates` and, where they are there, of `rates_second...` and `rates_more...`.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -20,6 +21,11 @@ from sb3_moe.study.report.tables import Text, read_csv
 #: What puts the two games on one scale while rates are picked: what a dense network gained from
 #: scratch in `earlier`, rounded.
 PROVISIONAL = {"SpaceInvaders": 9.0, "Breakout": 3.0}
+#: The seeds over which runs differ by chance.
+SEEDS = ("100", "101")
+#: The standard deviations from which margins were taken before these runs: of gain, of CRL's area,
+#: and of area in both regimes together, which contrast 2 needs.
+EARLIER = {"gain": 0.28, "area": 0.15, "both": 0.31}
 #: By network and rate: its rows, one for each order and game.
 Rows = dict[str, dict[float, list[Text]]]
 
@@ -99,6 +105,29 @@ def units(dense: dict[float, list[Text]]) -> dict[str, float]:
     }
 
 
+def spread(root: Path, measure: str, unit: dict[str, float]) -> tuple[float, int]:
+    """Give the pooled standard deviation of a composite over both seeds, and of how many pairs.
+
+    :param measure: `gain` or `area`, averaged over orders and then, in units, over games
+    """
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(root.glob("rates*/report/measures.csv")):
+        for row in read_csv(path):
+            if row["measure"] == measure:
+                share = float(row["value"]) / unit[row["game"]]
+                values[row["architecture"]][row["seed"]].append(share)
+    twice = [seeds for seeds in values.values() if len(seeds) == len(SEEDS)]
+    pairs = [[np.mean(seeds[seed]) for seed in SEEDS] for seeds in twice]
+    return math.sqrt(np.mean(np.var(pairs, axis=1, ddof=1))), len(pairs)
+
+
+def margins(gain: float, area: float) -> dict[str, float]:
+    """Give the margins of contrasts 1 to 4 from the two standard deviations, by the amendment."""
+    both = EARLIER["both"] * area / EARLIER["area"]
+    wanted = {"1": 1.02 * gain, "2": 1.02 * both, "3": 1.02 * area, "4": 1.6 * area}
+    return {contrast: math.ceil(20 * margin) / 20 for contrast, margin in wanted.items()}
+
+
 def main() -> None:
     """Print rates and units as Markdown, or the study of the second seed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -115,8 +144,13 @@ def main() -> None:
         for network, rates in found.items()
     ]
     print(markdown(["network", *(f"{rate:g}" for rate in every), "picked"], table))
-    for game, unit in units(found["dense"]).items():
-        print(f"- unit of {game}: {unit:.2f}")
+    unit = units(found["dense"])
+    for game, gained in unit.items():
+        print(f"- unit of {game}: {gained:.2f}")
+    (gain, pairs), (area, _) = (spread(arguments.root, name, unit) for name in ("gain", "area"))
+    print(f"- standard deviations over {pairs} pairs of seeds: gain {gain:.2f}, area {area:.2f}")
+    for contrast, margin in margins(gain, area).items():
+        print(f"- margin of {contrast}: {margin:.2f}")
 
 
 if __name__ == "__main__":
