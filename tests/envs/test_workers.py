@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 from sb3_moe_envs import Cycle, MultiTaskVectorEnv, Task, TaskError
 from sb3_moe_envs.vector import workers
 from sb3_moe_envs.vector.batches import join_batches, take_rows_of
+from sb3_moe_envs.vector.interrupts import uninterrupted
 
 # The tests before it may have loaded jax, which warns of forks.
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
@@ -161,6 +163,40 @@ def test_a_step_that_was_interrupted_is_not_done_once_more():
     obs = env.step(np.zeros(2, np.int64))[0]["obs"]
     assert obs[:, 1].tolist() == [3, 2]  # the other process was not interrupted
     env.close()
+
+
+def test_an_answer_that_was_interrupted_on_its_way_is_read_whole(monkeypatch):
+    env = MultiTaskVectorEnv([Task("one", env_fn=CountingEnv)], 2, vectorization="async")
+    env.reset(seed=0)
+    interrupts, read = [signal.SIGINT], Connection._recv
+
+    def interrupted_once(pipe, size, *args):
+        part = read(pipe, size, *args)
+        if interrupts:  # the message's length was read, and it wasn't
+            signal.raise_signal(interrupts.pop())
+        return part
+
+    monkeypatch.setattr(Connection, "_recv", interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        env.step(np.zeros(2, np.int64))
+    obs = env.step(np.zeros(2, np.int64))[0]["obs"]
+    assert obs[:, 1].tolist() == [2, 2]
+    env.close()
+
+
+def test_ctrl_c_waits_until_something_is_whole_but_not_when_it_comes_again():
+    def interrupted(times):
+        with uninterrupted():
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+            done.append(times)
+
+    done = []
+    for times in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(times)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert done == [1]
 
 
 @pytest.mark.parametrize("cores", [1, 2])

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, cast
 from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector.utils import CloudpickleWrapper
 
+from sb3_moe_envs.vector.interrupts import uninterrupted
+
 # A task's copies in a process: its index, how many, and a number that tells equal ones apart.
 Key = tuple[int, int, int]
 # What a worker is asked: a function of the copies, and its other arguments.
@@ -125,7 +127,7 @@ class Player(ABC):
     def answer(self, number: int) -> Any:
         """Return an answer, or raise the error that it is."""
         while not self.has_answered(number):
-            self._inbox |= self._receive()
+            self._receive()
         answer = self._inbox.pop(number)
         if isinstance(answer, BaseException):
             raise answer
@@ -143,8 +145,8 @@ class Player(ABC):
     def _send(self, requests: dict[int, Request]) -> None: ...
 
     @abstractmethod
-    def _receive(self) -> dict[int, Any]:
-        """Return the answers to what was sent, by number."""
+    def _receive(self) -> None:
+        """Wait for answers to what was sent, and put them into the inbox."""
 
 
 class Here(Player):
@@ -166,7 +168,7 @@ class Here(Player):
         for number, request in requests.items():
             self._inbox[number] = self._done(request)
 
-    def _receive(self) -> dict[int, Any]:
+    def _receive(self) -> None:
         raise RuntimeError("it was interrupted, and has no result")
 
     def _done(self, request: Request) -> Any:
@@ -206,12 +208,16 @@ class Other(Player):
         self._process.join()
         self._pipe.close()
 
-    def _send(self, requests: dict[int, Request]) -> None:
-        self._take(self._pipe.send, requests)
+    # Half a message, sent or read, would spoil all that come after it.
 
-    def _receive(self) -> dict[int, Any]:
-        answers: dict[int, Any] = self._take(self._pipe.recv)
-        return answers
+    def _send(self, requests: dict[int, Request]) -> None:
+        with uninterrupted():
+            self._take(self._pipe.send, requests)
+
+    def _receive(self) -> None:
+        self._take(self._pipe.poll, None)
+        with uninterrupted():
+            self._inbox |= self._take(self._pipe.recv)
 
     def _take(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
