@@ -144,36 +144,40 @@ class EWCCallback(AnchorCallback):
         self.rows = rows
         self.decay = decay
 
-    def _on_training_start(self) -> None:
-        super()._on_training_start()
-        self._recent = RecentRows(self.rows, self.kept["rows"])
-
     def _on_step(self) -> bool:
+        if self._interleaved:
+            return True
         obs: Any = self.model._last_obs  # SB3 replaces it after this
         # An actor's are scaled before an off-policy algorithm keeps them.
         actions = self.locals.get("buffer_actions", self.locals["actions"])
-        tasks = np.array(tasks_stepped(self.locals["infos"], self.task_names), dtype=np.int64)
+        tasks_n = np.array(tasks_stepped(self.locals["infos"], self.task_names), dtype=np.int64)
         named = obs if isinstance(obs, Mapping) else {"": obs}
         columns = {f"{_OBS}{name}": np.asarray(column) for name, column in named.items()}
+        columns["actions"] = actions
         step = self.num_timesteps // self.training_env.num_envs
-        self._recent.add(step, {**columns, "actions": actions, "tasks": tasks})
+        # The next task has begun before this one is known to be over: at the next rollout's start.
+        for task in np.unique(tasks_n).tolist():
+            mine = {name: column[tasks_n == task] for name, column in columns.items()}
+            self._recent(task).add(step, mine)
         return True
+
+    def _recent(self, task: int) -> RecentRows:
+        return RecentRows(self.rows, self.kept["rows"].setdefault(str(task), {}))
+
+    def _end(self, task: int) -> None:
+        super()._end(task)
+        rows, now = self.kept["rows"], str(self.kept["task"])
+        self.kept["rows"] = {now: rows[now]} if now in rows else {}
 
     def strengths(self, task: int, before: Arrays) -> Arrays:
         """Return the Fisher information of all tasks so far."""
-        columns = self._recent.latest()
-        mine = columns["tasks"] == task if columns else np.zeros(0, bool)
-        if not mine.any():
+        columns = self._recent(task).latest()
+        if not columns:
             return before
-        obs: Any = {
-            name.removeprefix(_OBS): column[mine]
-            for name, column in columns.items()
-            if name.startswith(_OBS)
-        }
+        actions = columns.pop("actions")
+        obs: Any = {name.removeprefix(_OBS): column for name, column in columns.items()}
         obs = obs.get("", obs)
-        found = fisher_information(
-            self.model.policy, obs, columns["actions"][mine], self.parameters()
-        )
+        found = fisher_information(self.model.policy, obs, actions, self.parameters())
         for name, older in before.items():
             if name in found:
                 found[name] += self.decay * grown(older, found[name].shape, name)

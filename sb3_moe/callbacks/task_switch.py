@@ -14,7 +14,7 @@ from stable_baselines3.her import HerReplayBuffer
 from sb3_moe.buffers.reservoir import Reservoir
 from sb3_moe.evaluation.pinned_env import are_interleaved
 from sb3_moe.growing import add_experts, freeze_experts
-from sb3_moe.growing.number import countable
+from sb3_moe.growing.number import check_room, countable
 from sb3_moe.learning_rates import Restarted
 from sb3_moe.plasticity.resets import reset_heads, reset_optimizers
 from sb3_moe.policies.of_model import policy_of
@@ -99,9 +99,13 @@ class TaskSwitchCallback(BaseCallback):
     def _check_experts(self, model: BaseAlgorithm) -> None:
         policy = policy_of(model)
         try:
-            countable(policy, None)
-            if self.on_new_task == "freeze_old":
+            freezes = self.on_new_task == "freeze_old"
+            if freezes:
                 policy.check_frozen_experts({name: [0] for name in policy.moe_layers()})
+            # One joins at each task but the first; a resumed run has some of these already.
+            joins = len(self.task_names) - max(1, len(_past(model).get("met", ())))
+            if joins > 0:
+                check_room(model, joins, frozen=freezes)
         except ValueError as error:
             raise ValueError(f"`on_new_task` can't be {self.on_new_task!r}: {error}") from error
 
@@ -138,7 +142,7 @@ class TaskSwitchCallback(BaseCallback):
 
     def _recall(self) -> None:
         """Go on from what the model remembers, unless its run starts anew."""
-        past = vars(self.model).get("task_switches", {}) if self.model.num_timesteps > 0 else {}
+        past = _past(self.model)
         self._task, self._switched_at = past.get("task"), past.get("switched_at")
         self.switches = past.get("switches", 0)
         self._met = {*past.get("met", [] if self._task is None else [self._task])}
@@ -206,3 +210,9 @@ class TaskSwitchCallback(BaseCallback):
         if self._switched_at is None:
             return original
         return Restarted(original, 1.0 - self._switched_at / self.model._total_timesteps)
+
+
+def _past(model: BaseAlgorithm) -> dict[str, Any]:
+    """Return what a model remembers of switches; a run that starts anew has none behind it."""
+    found: dict[str, Any] = vars(model).get("task_switches", {}) if model.num_timesteps > 0 else {}
+    return found

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from sb3_moe.callbacks.trpo import refuse_trpo
 from sb3_moe.layers import Experts, MoELayer
 from sb3_moe.layers.checks import not_negative
+from sb3_moe.layers.moe import held_routers
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of
 from sb3_moe.optimizers.idle_experts import MARK
@@ -94,10 +95,14 @@ class WeightPenaltyCallback(BaseCallback):
         return getattr(self.model.policy, "_orig_mod", self.model.policy)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Return what is learned, without target networks, by name."""
+        """Return what is learned, now or once routers thaw, without target networks, by name."""
         weights = networks_of(self.policy).owners().keys() - temperatures_in(self.policy)
-        named = self.policy.named_parameters()
-        return {name: each for name, each in named if each in weights and each.requires_grad}
+        held = held_routers(self.policy)
+        return {
+            name: each
+            for name, each in self.policy.named_parameters()
+            if each in weights and (each.requires_grad or each in held)
+        }
 
     def _on_training_start(self) -> None:
         self._pulls = None

@@ -16,7 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_moe.generators import preserved_generators
 from sb3_moe.growing.building import undone_on_failure
 from sb3_moe.growing.logbook import note
-from sb3_moe.growing.transplant import Transplant
+from sb3_moe.growing.transplant import Transplant, needs_thawed
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
@@ -49,7 +49,7 @@ def add_experts(
     - A copy has the router's weights of its original, and a share of its gates: what both say is
       what one said. The last layers of the two start apart so that it cancels (``perturb``), or
       else they would stay alike; where the original is frozen it stays as it is, and they part.
-      Under ``"top_k"`` with fewer than all experts only one of the two is chosen, with less weight.
+      Under ``"top_k"`` only one of the two may be chosen, with less weight.
     - A new one has the mean of the others' scores, and so at most its share of the gates of any
       sample (about that with ``normalize_router``), which the others lose evenly. ``"top_k"`` does
       not choose it before its score has grown; a large ``share``, ``bias_rate`` or
@@ -71,6 +71,36 @@ def add_experts(
     :raises ValueError: if a value is not valid, the task picks the experts, or the router can't
         share out gates
     """
+    with undone_on_failure():
+        by_mixture, transplant = _addition(model, n, tower, like, share, perturb)
+        transplant.put_in()
+    note(model, "add", by_mixture, n=n, like=None if like is None else int(like))
+
+
+def check_room(model: BaseAlgorithm, n: int, *, frozen: bool) -> None:
+    """Check that experts can be added to every mixture, without adding them.
+
+    :param model: of any algorithm, with one of this package's policies
+    :param n: how many
+    :param frozen: whether all that there are will be frozen then
+    :raises ValueError: if they can't
+    """
+    with preserved_generators():
+        _, transplant = _addition(model, n, None, None, None, 0.0)
+    for name in transplant.scaled if frozen else ():
+        layer = policy_of(model).moe_layers()[name]
+        raise ValueError(needs_thawed(name, layer, range(layer.num_experts)))
+
+
+def _addition(
+    model: BaseAlgorithm,
+    n: int,
+    tower: str | None,
+    like: int | None,
+    share: float | None,
+    perturb: float,
+) -> tuple[dict[str, list[Heir]], Transplant]:
+    """Return what the experts come from, by mixture, and the layers that can be put in."""
     whole("n", n)
     not_negative("perturb", perturb)
     _check_share(share, n)
@@ -87,9 +117,7 @@ def add_experts(
         return [*old, *(Heir({like: 1.0}, {like: part}, stays=False) for _ in range(n))]
 
     by_mixture = _heirs(model, tower, heirs)
-    with undone_on_failure():
-        Transplant(model, by_mixture, shares=True, perturb=perturb).put_in()
-    note(model, "add", by_mixture, n=n, like=None if like is None else int(like))
+    return by_mixture, Transplant(model, by_mixture, shares=True, perturb=perturb)
 
 
 def remove_experts(
@@ -174,7 +202,8 @@ def _check_share(share: float | None, n: int) -> None:
 
 
 def _default_share(layer: MoELayer, n: int, like: int | None) -> float:
-    meets_all = layer.num_chosen in (None, layer.num_experts)
+    # Where some are chosen it is one of original and copies that is left out.
+    meets_all = layer.num_chosen is None
     return 1.0 / (n + 1) if like is not None and meets_all else min(SHARE, 0.5 / n)
 
 

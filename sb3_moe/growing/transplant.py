@@ -6,7 +6,7 @@ Nothing is changed before everything is known to fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from string import digits
 from typing import Any
@@ -54,7 +54,9 @@ class Transplant:
     :param heirs: what each expert comes from, by mixture; of one tower they are equally many
     :param shares: whether gates are shared out anew
     :param perturb: how far copies start apart, as a share of the size of their last weights
-    :raises ValueError: if the options don't fit so many experts, or the layers can't be known
+    :ivar scaled: names of the mixtures whose experts' weights are scaled
+    :raises ValueError: if the options don't fit so many experts, the layers can't be known, or an
+        optimiser has several groups of parameters
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class Transplant:
         self.model: Any = model
         self.policy = policy_of(model)
         self.heirs = heirs
+        self.scaled: list[str] = []
+        _check_groups(self.policy)
         self.options = _options(self.policy, heirs, shares=shares)
         self.built = _build(self.policy, self.options)
         self.grafts = list(self._grafts())
@@ -102,21 +106,21 @@ class Transplant:
         graft.new.aux = graft.old.aux
         for module in graft.new.modules():
             module.training = graft.old.training
-        flags = {name: p.requires_grad for name, p in graft.old.named_parameters()}
+        learns = {
+            name: parameter.requires_grad or name in graft.old.held
+            for name, parameter in graft.old.named_parameters()
+        }
         for name, parameter in graft.new.named_parameters():
-            parameter.requires_grad_(flags.get(name, parameter.requires_grad))
+            parameter.requires_grad_(learns.get(name, parameter.requires_grad))
         if graft.old.holds_router:
             graft.new.hold_router(True)
 
     def _scale(self, graft: _Graft, scales: Sequence[float]) -> None:
         if all(scale == 1.0 for scale in scales):
             return
+        self.scaled.append(graft.name)
         if graft.old.frozen:
-            raise ValueError(
-                f"`router`={graft.old.name!r} can share out gates by the experts' weights alone, "
-                f"and those of {sorted(graft.old.frozen)} of {graft.name} are frozen: thaw them "
-                "first"
-            )
+            raise ValueError(needs_thawed(graft.name, graft.old, graft.old.frozen))
         graft.new.experts.scale_each(scales)
         experts = graft.new.experts
         if isinstance(experts, StackedNetwork):
@@ -212,6 +216,29 @@ class Transplant:
         policy.teach_optimizers()
         kwargs = {**self.model.policy_kwargs, **self.options}
         self.model.policy_kwargs = with_frozen(kwargs, policy)
+
+
+def needs_thawed(name: str, layer: MoELayer, frozen: Collection[int]) -> str:
+    """Say why experts can't join a mixture whose experts would be scaled.
+
+    :param name: of the mixture
+    :param layer: the mixture
+    :param frozen: experts that must stay as they are
+    """
+    return (
+        f"`router`={layer.name!r} can share out gates by the experts' weights alone, and those of "
+        f"{sorted(frozen)} of {name} are frozen: thaw them first"
+    )
+
+
+def _check_groups(policy: MoEPolicy) -> None:
+    for optimizer in networks_of(policy).optimizers().values():
+        if len(optimizer.param_groups) > 1:
+            raise ValueError(
+                "`model` must have optimisers with one group of parameters for experts to join or "
+                f"leave, as SB3 builds them, got {len(optimizer.param_groups)} in "
+                f"{type(optimizer).__name__}"
+            )
 
 
 def with_frozen(kwargs: Mapping[str, Any], policy: MoEPolicy) -> dict[str, Any]:

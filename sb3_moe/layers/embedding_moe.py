@@ -78,6 +78,9 @@ class EmbeddingMoE(MoELayer):
         self.task_weights = task_weights
         self.softmax = softmax
         self.shared = shared
+        if softmax:
+            self.steers_itself = True
+            self.when_off = "the others share its weight"
 
     @classmethod
     def build(  # type: ignore[override]  # its options, by name
@@ -109,7 +112,9 @@ class EmbeddingMoE(MoELayer):
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Give every expert its task's weight."""
         values_BNE = self.task_weights(router_BNR)
-        return self.combine(x_BNI, softmax_over_experts(values_BNE) if self.softmax else values_BNE)
+        if not self.softmax:
+            return self.combine(x_BNI, values_BNE)
+        return self.combine(x_BNI, softmax_over_experts(self._steered(values_BNE)))
 
     def take_copies(self) -> float:
         """Let weights that are no shares start as if they were.

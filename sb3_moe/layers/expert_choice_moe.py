@@ -40,7 +40,7 @@ class ExpertChoiceMoE(MoELayer):
     tokens: ClassVar[Sequence[str] | None] = ("conv", "feature")
     placements: ClassVar[Sequence[str] | None] = ("middle",)
     losses: ClassVar[frozenset[str]] = frozenset({"z"})
-    steers_itself: ClassVar[bool] = True
+    steers_itself: bool = True
 
     def __init__(
         self,

@@ -61,11 +61,12 @@ class MoELayer(nn.Module):
     :cvar placements: where it can sit; None: anywhere
     :cvar leaves_out: whether an expert may get no row at all
     :cvar losses: the auxiliary losses that policies may give it: it learns from them
-    :cvar steers_itself: :meth:`route` asks ``steering`` before it makes gates; else
+    :ivar steers_itself: :meth:`route` asks ``steering`` before it makes gates; else
         :meth:`combine` changes the gates that it is given
-    :cvar when_off: half a sentence for reports, about an expert that is switched off
+    :ivar when_off: half a sentence for reports, about an expert that is switched off
     :cvar steering: what someone who looks inside does to the routing for a while
     :cvar holds_router: whether its router is kept as it is, see :meth:`hold_router`
+    :cvar held: names of the router's parameters that would learn if it weren't
     :cvar penalty: on the experts' features while training, which whoever trains the layer sets
     :param experts: the experts
     :param aux: coefficients of the auxiliary losses, added while training
@@ -83,12 +84,13 @@ class MoELayer(nn.Module):
     tokens: ClassVar[Sequence[str] | None] = None
     placements: ClassVar[Sequence[str] | None] = None
     losses: ClassVar[frozenset[str]] = frozenset()
-    steers_itself: ClassVar[bool] = False
-    when_off: ClassVar[str] = "its output is zero, and the others count as before"
+    steers_itself: bool = False
+    when_off: str = "its output is zero, and the others count as before"
     steering: Steering | None = None
     #: Experts that stay as they are while the others learn.
     frozen: frozenset[int] = frozenset()
     holds_router: bool = False
+    held: frozenset[str] = frozenset()
     penalty: FeaturePenalty | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -351,21 +353,32 @@ class MoELayer(nn.Module):
 
     def router_parameters(self) -> list[nn.Parameter]:
         """Return what the router learns: all parameters but the experts'."""
+        return list(self._of_router().values())
+
+    def _of_router(self) -> dict[str, nn.Parameter]:
         of_experts = set(self.experts.parameters())
-        return [each for each in self.parameters() if each not in of_experts]
+        return {name: p for name, p in self.named_parameters() if p not in of_experts}
+
+    def router_buffers(self) -> list[th.Tensor]:
+        """Return what the router keeps beside what it learns: all buffers but the experts'."""
+        of_experts = {id(each) for each in self.experts.buffers()}
+        return [each for each in self.buffers() if id(each) not in of_experts]
 
     def hold_router(self, still: bool) -> None:
         """Keep what the router decides by as it is, bit for bit, or let it learn again.
 
-        A parameter without a gradient is left alone by torch's optimisers, with its averages.
-        Nothing of this is saved.
+        A parameter without a gradient is left alone by torch's optimisers, with its averages. One
+        that wouldn't learn anyway stays so. Nothing of this is saved.
 
         :param still: whether to keep it
         """
+        router = self._of_router()
         self.holds_router = still
-        for each in self.router_parameters():
-            each.requires_grad_(not still)
-            each.grad = None
+        self.held |= {name for name, each in router.items() if still and each.requires_grad}
+        for name in self.held:
+            router[name].requires_grad_(not still)
+            router[name].grad = None
+        self.held = self.held if still else frozenset()
 
     def readers(self) -> list[nn.Module]:
         """Return the modules by which the router reads its input.
@@ -377,3 +390,12 @@ class MoELayer(nn.Module):
             return []
         parts = [part for part in self.children() if part is not self.experts]
         return [self] if len(parts) > 1 or [*self.parameters(recurse=False)] else parts
+
+
+def held_routers(module: nn.Module) -> set[nn.Parameter]:
+    """Return what routers decide by that are held still for a while.
+
+    :param module: a policy, say
+    """
+    layers = [each for each in module.modules() if isinstance(each, MoELayer)]
+    return {layer.get_parameter(name) for layer in layers for name in layer.held}

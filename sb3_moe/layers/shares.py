@@ -75,6 +75,7 @@ def unchanged(statistics: Sequence[Statistic], experts: Collection[int]) -> Iter
     parts = [part for part in found if part is not None]
     before = [part.clone() for part in parts]
     yield
-    with th.no_grad():
-        for part, was in zip(parts, before, strict=True):
-            part.copy_(was)
+    for part, was in zip(parts, before, strict=True):
+        # Behind autograd's back: a normalisation's backward pass has these buffers by it, and
+        # doesn't read them.
+        part.data.copy_(was)

@@ -37,8 +37,8 @@ class SoftMoE(MoELayer):
     meaning: ClassVar[str] = "a learned router weighs all of them"
     learns: ClassVar[bool] = True
     losses: ClassVar[frozenset[str]] = frozenset({"balance", "importance", "z"})
-    steers_itself: ClassVar[bool] = True
-    when_off: ClassVar[str] = "its score is minus infinity, and the others share its weight"
+    steers_itself: bool = True
+    when_off: str = "its score is minus infinity, and the others share its weight"
 
     def __init__(
         self,

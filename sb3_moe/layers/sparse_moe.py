@@ -45,8 +45,8 @@ class SparseMoE(MoELayer):
     learns: ClassVar[bool] = True
     leaves_out: ClassVar[bool] = True
     losses: ClassVar[frozenset[str]] = frozenset({"balance", "importance", "z"})
-    steers_itself: ClassVar[bool] = True
-    when_off: ClassVar[str] = "its score is minus infinity, and others are chosen in its place"
+    steers_itself: bool = True
+    when_off: str = "its score is minus infinity, and others are chosen in its place"
 
     running_bias_E: th.Tensor
     running_count_E: th.Tensor

@@ -24,8 +24,8 @@ class UniformMoE(MoELayer):
     title: ClassVar[str] = "Uniform"
     meaning: ClassVar[str] = "all count the same (a control)"
     blind: ClassVar[bool] = True
-    steers_itself: ClassVar[bool] = True
-    when_off: ClassVar[str] = "the others share its weight"
+    steers_itself: bool = True
+    when_off: str = "the others share its weight"
 
     @classmethod
     def build(cls, experts: Experts, sees: RouterInput) -> Self:  # type: ignore[override]

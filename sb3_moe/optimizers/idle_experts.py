@@ -80,6 +80,7 @@ class IdleExperts:
                 for layer in self._layers
                 for part, rows in layer.frozen_rows()
                 for each in part.tensors
+                if each.requires_grad  # else nothing moves it anyway
             ),
         ]
 

@@ -5,7 +5,8 @@ Shapes: B rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,7 @@ def fisher_information(
     sums = [th.zeros_like(each) for each in wanted]
     taken = th.as_tensor(actions, device=policy.device)
     taken = taken.float() if taken.is_floating_point() else taken
-    with evaluating(policy), th.enable_grad():
+    with evaluating(policy), _learned(wanted), th.enable_grad():
         # The square of a row's own gradient: a batch's would be of their sum.
         for i in range(len(actions)):
             seen, _ = policy.obs_to_tensor(select(obs, slice(i, i + 1)))
@@ -49,3 +50,16 @@ def fisher_information(
                         total += grad.square()
     mean = (total.detach() / len(actions) for total in sums)
     return {name: each.cpu().numpy() for name, each in zip(parameters, mean, strict=True)}
+
+
+@contextmanager
+def _learned(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let gradients reach parameters that are held still."""
+    still = [each for each in parameters if not each.requires_grad]
+    for each in still:
+        each.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for each in still:
+            each.requires_grad_(False)

@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_moe.layers import MoELayer
+from sb3_moe.layers.moe import held_routers
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of
 from sb3_moe.optimizers.masks import keep_masked
@@ -45,12 +46,15 @@ def _check_alike(built: BasePolicy, policy: BasePolicy) -> None:
 
 @contextmanager
 def frozen_kept(policy: BasePolicy) -> Iterator[None]:
-    """Leave frozen experts' weights, and the running averages of these, as they were.
+    """Leave frozen experts' weights and held routers, and their running averages, as they were.
 
     :param policy: of any algorithm
     """
     averages, rows = moments(policy), []
+    for router in held_routers(policy):
+        rows += [router.detach(), *averages.get(router, ())]
     for layer in (module for module in policy.modules() if isinstance(module, MoELayer)):
+        rows += layer.router_buffers() if layer.holds_router else []
         for share in layer.experts.shares() if layer.frozen else ():
             own = {*range(share.first, share.first + share.num_experts)} & layer.frozen
             for tensor in (share.parameter, *averages.get(share.parameter, ())):
@@ -126,9 +130,11 @@ def optimizers(policy: BasePolicy) -> list[th.optim.Optimizer]:
 
 
 def reset_optimizers(policy: BasePolicy) -> None:
-    """Forget the running averages of every optimiser."""
+    """Forget the running averages of every optimiser, but those of routers that are held still."""
+    held = held_routers(policy)
     for optimizer in optimizers(policy):
-        optimizer.state.clear()
+        for parameter in [each for each in optimizer.state if each not in held]:
+            del optimizer.state[parameter]
 
 
 def moments(policy: BasePolicy) -> dict[th.Tensor, list[th.Tensor]]:

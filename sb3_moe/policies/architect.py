@@ -16,7 +16,13 @@ from sb3_moe.layers.experts import Experts, StackedNetwork, together
 from sb3_moe.layers.simba import INSIDE, simba_layer
 from sb3_moe.layers.task_embedding import TaskEmbedding
 from sb3_moe.layers.tokens import TokenKind, token_shape
-from sb3_moe.policies.architect_checks import built_layer, check_blocks, check_depth, check_rows
+from sb3_moe.policies.architect_checks import (
+    built_layer,
+    check_blocks,
+    check_depth,
+    check_rows,
+    check_seen,
+)
 from sb3_moe.policies.extractors import make_convs, map_shape_of
 from sb3_moe.policies.option_checks import called
 from sb3_moe.policies.options import MoEOptions
@@ -131,12 +137,16 @@ class Architect:
         """Return the hidden layers and their width, for policies that keep the head apart.
 
         Where the head routes, the one-hot task id is handed on to it behind the output.
+
+        :raises ValueError: if there is no hidden layer that the task id, which the head is not
+            given, could enter
         """
         self._begin()
         if self.place.whole:
             return nn.Sequential(), self.outer.features_dim
         stages = read_stages(dense)
         blocks = self._hidden(stages)
+        check_seen(self._seen(), len(stages))
         width = self._width(blocks, stages)
         carry = self.options.routes_head
         tower = self._tower(blocks, stages, carry_task=carry)

@@ -52,6 +52,21 @@ def check_depth(options: MoEOptions, depth: int) -> None:
         )
 
 
+def check_seen(num_seen: int, depth: int) -> None:
+    """Raise if the task id would be lost, since only the first hidden layer sees it.
+
+    :param num_seen: features that the first layer sees beside the observation
+    :param depth: number of hidden layers
+    :raises ValueError: naming the option
+    """
+    if num_seen and depth == 0:
+        raise ValueError(
+            "`net_arch` must have a hidden layer for the task id to enter where the head is apart, "
+            "got none: give it one, or let only a routed head see it, with `placement`='final' "
+            "and `task_input`='router'"
+        )
+
+
 def check_blocks(options: MoEOptions, blocks: Sequence[nn.Module]) -> None:
     """Raise if blocks were asked for and all hidden layers are experts.
 

@@ -212,16 +212,60 @@ def test_a_saved_model_goes_on_with_its_anchors_and_a_run_from_step_0_without(tm
         loaded = sb3_moe.load(tmp_path / name, in_blocks())
     kept, before = loaded.anchors["ewc"], model.anchors["ewc"]
     assert kept["task"] == before["task"] == 1
-    for part in ("weights", "strengths", "rows"):
-        assert kept[part].keys() == before[part].keys()
-        for key, each in kept[part].items():
-            np.testing.assert_array_equal(each, before[part][key])
+    assert kept["rows"].keys() == before["rows"].keys() == {"1"}
+    pairs = [(kept[part], before[part]) for part in ("weights", "strengths")]
+    for ours, theirs in [*pairs, (kept["rows"]["1"], before["rows"]["1"])]:
+        assert ours.keys() == theirs.keys()
+        for key, each in ours.items():
+            np.testing.assert_array_equal(each, theirs[key])
     # A log that is never written keeps what it is told: here of the second of two rollouts, since
     # the new environment begins with the other task.
     loaded.learn(128, EWCCallback(100.0), log_interval=10**6, reset_num_timesteps=False)
     assert loaded.logger.name_to_value["continual/penalty/ewc"] > 0
     loaded.learn(32, EWCCallback(100.0))
     assert not loaded.anchors["ewc"]["weights"]
+
+
+def test_a_task_is_judged_by_its_own_rows_wherever_in_a_rollout_it_ends():
+    taken, left = [], []
+
+    class Watched(EWCCallback):
+        def strengths(self, task, before):
+            taken.append((task, len(self.kept["rows"][str(task)]["actions"])))
+            return super().strengths(task, before)
+
+        def _end(self, task):
+            super()._end(task)
+            left.append(list(self.kept["rows"]))
+
+    # Rollouts begin at 0 and at 160, after the first task's end at 128 and 16 rows of the next.
+    model = small(PPO)
+    model.n_steps = model.rollout_buffer.buffer_size = BLOCK // 2 + 16
+    model.rollout_buffer.reset()
+    model.learn(2 * BLOCK, Watched(1.0, rows=16))
+    kept = model.anchors["ewc"]
+    assert (taken, left) == ([(0, 16)], [["1"]])
+    assert sum(each.sum() for each in kept["strengths"].values()) > 0
+
+
+def test_a_router_that_is_held_still_when_a_task_ends_keeps_its_strength_and_gets_its_own():
+    strengths = []
+    for still in (False, True):
+        model = make(PPO, policy_kwargs={"router": "soft"})
+        callback = start(model, EWCCallback(1.0, rows=8))
+        callback.on_rollout_start()
+        obs = model.env.reset()
+        rows = {f"obs/{name}": column for name, column in obs.items()}
+        callback._recent(0).add(0, rows | {"actions": np.zeros(model.n_envs, np.int64)})
+        for layer in model.policy.moe_layers().values():
+            layer.hold_router(still)
+        callback._end(0)
+        assert [p.requires_grad for p in layer.router_parameters()] == [not still]
+        strengths.append(callback.kept["strengths"])
+    loose, held = strengths
+    assert any("router" in name for name in held)
+    for name, each in loose.items():
+        np.testing.assert_array_equal(held[name], each)
 
 
 def test_a_task_that_comes_back_counts_again_and_decay_forgets():

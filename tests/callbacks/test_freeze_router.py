@@ -10,6 +10,8 @@ from toy import toy_vec_env
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import FreezeRouterCallback, SnapshotCallback
+from sb3_moe.layers import MoELayer, RouterInput, mlp_experts
+from sb3_moe.plasticity.resets import reset_heads, reset_optimizers, shrink_and_perturb
 from sb3_moe.snapshot.resuming import resume
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle
@@ -131,6 +133,45 @@ def test_a_resumed_run_stays_frozen_and_is_the_run_that_was_never_stopped(tmp_pa
     resumed.learn(128, callback(), reset_num_timesteps=False)
     pairs = zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True)
     assert all(th.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("remedy", ["shrink", "heads", "optimizer"])
+def test_remedies_leave_a_frozen_router_alone(remedy):
+    model = make(placement="final")
+    model.learn(32)
+    for layer in model.policy.moe_layers().values():
+        layer.hold_router(True)
+    before, experts = states(model), next(iter(model.policy.moe_layers().values())).experts
+    rest = experts.last.weight.detach().clone()
+    if remedy == "shrink":
+        shrink_and_perturb(model.policy)
+    elif remedy == "heads":
+        reset_heads(model.policy)
+    else:
+        reset_optimizers(model.policy)
+    assert same(before, states(model))
+    assert th.equal(rest, experts.last.weight) == (remedy == "optimizer")
+
+
+def test_what_a_router_never_learns_stays_fixed_when_it_thaws():
+    class Fixed(MoELayer):
+        learns = True
+
+        def __init__(self, experts, sees):
+            super().__init__(experts)
+            self.scores = th.nn.Linear(sees.features, sees.num_experts)
+            self.fixed = th.nn.Parameter(th.randn(sees.num_experts), requires_grad=False)
+
+        def route(self, x_BNI, router_BNR):
+            scores_BNE = self.scores(router_BNR) + self.fixed
+            return self.combine(x_BNI, scores_BNE.softmax(-1))
+
+    layer = Fixed(mlp_experts(2, 3, 4, 3), RouterInput(features=3, num_experts=2))
+    for still in (True, True, False):
+        layer.hold_router(still)
+        assert layer.scores.weight.requires_grad != still
+        assert not layer.fixed.requires_grad
+    assert layer.held == frozenset()
 
 
 def test_after_training_every_parameter_learns_again():

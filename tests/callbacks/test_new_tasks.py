@@ -104,6 +104,16 @@ REFUSED = {
         "freeze_old",
         "can't be 'freeze_old': `frozen_experts` needs `optimizer_class`",
     ),
+    "scaled": (
+        {"router": "uniform"},
+        "freeze_old",
+        r"can't be 'freeze_old': `router`='uniform' can .*of \[0, 1\] of pi.middle are frozen",
+    ),
+    "too many": (
+        {"router": "embedding", "combine": "orthogonal", "num_experts": 3},
+        "add_expert",  # one fits, and the third task's doesn't
+        "can't be 'add_expert': `combine`='orthogonal' needs experts .* experts, 5, got 4",
+    ),
 }
 
 

@@ -142,6 +142,27 @@ def test_experts_that_join_while_it_trains_are_drawn_too():
     assert norms[0] < 0.8 * norms[1]
 
 
+def test_a_router_that_thaws_is_drawn_again():
+    class Hold(BaseCallback):
+        """Hold routers in the first of three rollouts."""
+
+        def _on_rollout_start(self):
+            for layer in self.model.policy.moe_layers().values():
+                layer.hold_router(self.num_timesteps == 0)
+
+        def _on_step(self):
+            return True
+
+    kwargs = {"net_arch": [8], "num_experts": 2, "router": "soft"}
+    norms = []
+    for penalties in ([], [WeightNormDecayCallback(100.0)]):
+        model = make(PPO, "MoeMlpPolicy", policy_kwargs=kwargs, learning_rate=0.01)
+        model.learn(48, [Hold(), *penalties])
+        (router, *_) = model.policy.moe_layers()["pi.middle"].router_parameters()
+        norms.append(router.norm().item())
+    assert norms[1] < 0.97 * norms[0]
+
+
 @pytest.mark.parametrize("sparse_first", [True, False])
 def test_dead_weights_of_a_sparse_network_are_not_drawn_anywhere(sparse_first):
     record, callbacks = Record(), [SparseTrainingCallback(0.5), L2InitCallback(0.3)]

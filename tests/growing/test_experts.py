@@ -145,6 +145,15 @@ def test_a_copy_takes_a_share_of_its_originals_gates_and_averages(share):
             th.testing.assert_close(value, parts[key] * size**power)
 
 
+@pytest.mark.parametrize("kwargs", [{}, {"renormalize": True}], ids=str)
+def test_where_one_more_would_be_left_out_a_copy_takes_little_so_that_little_changes(kwargs):
+    model = moe(router="top_k", top_k=4, router_kwargs=kwargs)
+    old = gates(model)
+    add_experts(model, like=1, perturb=0)
+    # The copy is the one that isn't chosen, nearly always.
+    assert (gates(model)[:, :4] - old).abs().max() <= 0.05 + 1e-6
+
+
 def test_copies_part_because_they_start_apart():
     def distance(perturb):
         model = moe()
@@ -226,7 +235,14 @@ def test_experts_that_run_one_by_one_are_added_too():
 # Fewer.
 
 
-@pytest.mark.parametrize("options", [{}, {"router": "top_k"}, {"router": "uniform"}], ids=str)
+SOFTMAX = {"router": "embedding", "router_kwargs": {"weights": "softmax"}}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"router": "top_k"}, {"router": "uniform"}, {"router": "embedding"}, SOFTMAX],
+    ids=str,
+)
 def test_removing_is_switching_off_for_good_and_leaves_the_others_bit_identical(options):
     model = moe(**options)
     obs = model.policy.obs_to_tensor(observed(model))[0]
@@ -433,6 +449,16 @@ def test_frozen_experts_can_not_be_scaled():
     ):
         add_experts(model)
     assert_unchanged(model, before)
+
+
+def test_optimisers_with_several_groups_are_refused_since_a_loaded_model_has_one():
+    model = moe()
+    one, *others = model.policy.parameters()
+    groups = [{"params": [one], "lr": 1.0}, {"params": others}]
+    model.policy.optimizer = th.optim.SGD(groups, lr=0.1)
+    with pytest.raises(ValueError, match=r"optimisers with one group .* got 2 in SGD"):
+        remove_experts(model, [0])
+    assert layer_of(model).num_experts == 4
 
 
 def test_experts_that_are_switched_off_for_a_while_are_left_alone():

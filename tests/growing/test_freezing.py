@@ -255,6 +255,34 @@ def test_a_dense_model_has_none():
         freeze_experts(moe(placement="none"))
 
 
+class Normalised(nn.Sequential):
+    def __init__(self, in_features, width, out_features, activation):
+        norm = nn.BatchNorm1d(width)
+        last = nn.Linear(width, out_features)
+        super().__init__(nn.Linear(in_features, width), norm, activation, last)
+
+
+def test_the_statistics_of_frozen_experts_stay_while_others_count_on():
+    model = moe(expert=Normalised)
+    freeze_experts(model, [1])
+    before = [of_expert(model, "pi.middle", k) for k in (0, 1)]
+    model.learn(32, reset_num_timesteps=False)
+    moved, kept = (of_expert(model, "pi.middle", k) for k in (0, 1))
+    assert_same(kept, before[1])
+    (mean,) = (name for name in moved if name.endswith("running_mean"))
+    assert not th.equal(moved[mean], before[0][mean])
+
+
+def test_what_does_not_learn_anyway_needs_no_hold():
+    model = moe()
+    for layer in model.policy.moe_layers().values():
+        layer.experts.last.requires_grad_(False)
+    freeze_experts(model, [0])
+    before = of_expert(model, "pi.middle", 0)
+    model.learn(32, reset_num_timesteps=False)
+    assert_same(of_expert(model, "pi.middle", 0), before)
+
+
 def test_targets_and_routers_of_frozen_experts_go_on():
     model = moe("DQN", placement="final")
     freeze_experts(model)

@@ -54,6 +54,26 @@ def tells_tasks_apart(x):
     return not th.allclose(x[0], x[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
+@pytest.mark.parametrize(
+    "options",
+    [{"placement": "final"}, {"placement": "final", "router": "uniform"}, {"task_embedding": 2}],
+    ids=str,
+)
+def test_without_a_hidden_layer_a_head_that_would_not_see_the_id_is_refused(algorithm, options):
+    with pytest.raises(ValueError, match="`net_arch` must have a hidden layer for the task id"):
+        make(algorithm, **{"placement": "none", "net_arch": [], **options})
+    assert make(algorithm, placement="final", task_input="router", net_arch=[])
+    plain = make(algorithm, placement="none", net_arch=[]).policy
+    obs, _ = plain.obs_to_tensor(observations())
+    with th.no_grad():
+        assert tells_tasks_apart(
+            plain._predict(obs, deterministic=True)
+            if algorithm == "SAC"
+            else plain.predict_values(obs)
+        )
+
+
 @pytest.mark.parametrize("task_input", TASK_INPUTS)
 @pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if a != "RecurrentPPO"])
 def test_the_id_enters_the_experts_and_the_routers_that_are_to_see_it(algorithm, task_input):
