@@ -90,7 +90,10 @@ class ActorWithCriticsNetworks(Networks):
     def _preference(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
         actor = self.policy.actor
         mean_BA, log_std, noise = actor.get_action_dist_params(obs)
-        found = actor.action_dist.proba_distribution(mean_BA, log_std, **noise)
+        # Where tasks have dimensions of their own, it depends on the observations.
+        all_alike = getattr(actor, "own", None) is None
+        distribution = actor.action_dist if all_alike else actor.own_distribution(obs)
+        found = distribution.proba_distribution(mean_BA, log_std, **noise)
         return [found.log_prob(actions)]
 
 
