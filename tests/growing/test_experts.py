@@ -260,6 +260,17 @@ def test_merging_a_copy_with_its_original_is_as_if_it_had_never_been(options):
         th.testing.assert_close(value, before[key], atol=1e-6, rtol=1e-4)
 
 
+def test_experts_with_gates_of_both_signs_are_averaged_by_the_sizes_of_these():
+    model = moe(router="embedding")
+    layer = layer_of(model)
+    with th.no_grad():
+        layer.task_weights.weight_KE[:, :2] = th.tensor([-0.5, 1.5])
+    weight = layer.experts.last.weight.detach().clone()
+    merge_experts(model, [0, 1], tower="pi", probe=observed(model))
+    merged = layer_of(model).experts.last.weight[0]
+    th.testing.assert_close(merged, 0.25 * weight[0] + 0.75 * weight[1])
+
+
 def test_merged_experts_are_averaged_by_use_and_their_masses_summed():
     model = moe()
     with th.no_grad():
