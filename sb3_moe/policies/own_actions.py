@@ -22,7 +22,7 @@ from stable_baselines3.common.policies import BaseModel
 from torch import nn
 from torch.distributions import Normal
 
-from sb3_moe.observations.task_ids import TaskIds
+from sb3_moe.observations.task_ids import TaskIds, one_hot_behind
 from sb3_moe.policies.plain_distributions import LooksOnce
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def own_dimensions(
     """
     if action_dims is None:
         return None
-    num_tasks = int(getattr(extractor, "num_tasks", 0)) or None
+    num_tasks = one_hot_behind(extractor) or None
     return OwnDimensions(action_dims, model.observation_space, model.action_space, num_tasks)
 
 
