@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import Any, Literal, get_args
 
 import numpy as np
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
@@ -132,7 +133,9 @@ class ReDoCallback(RemedyCallback):
 
     def _replayed(self) -> Obs | None:
         buffer: Any = self.model.replay_buffer  # type: ignore[attr-defined]
-        if buffer.size() == 0:
+        # Hindsight needs an episode that has ended.
+        rows = buffer.ep_length.any() if isinstance(buffer, HerReplayBuffer) else buffer.size()
+        if not rows:
             return None
         with preserved_generators():
             sample = buffer.sample(self.batch_size, env=self.model.get_vec_normalize_env())

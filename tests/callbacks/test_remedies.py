@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import A2C, DQN, PPO
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3 import A2C, DQN, PPO, HerReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toy import pinned, toy_vec_env
 
 import sb3_moe  # noqa: F401  registers the policies' names
@@ -63,6 +64,17 @@ def test_redo_restarts_what_sleeps_and_logs_how_many(algo, policy):
     model.learn(128, callback=ReDoCallback(64, tau=0.0), log_interval=10**6)
     assert model.logger.name_to_value[f"plasticity/redo/{'qf' if algo is DQN else 'pi'}.0"] >= 0
     assert first.weight.data[:5].abs().sum() > 0
+
+
+def test_redo_waits_for_the_first_episode_that_hindsight_can_look_back_on():
+    hindsight = {"replay_buffer_class": HerReplayBuffer, "policy": "MultiInputPolicy"}
+    env = DummyVecEnv([lambda: BitFlippingEnv(n_bits=12, max_steps=40)])
+    model = make(DQN, env, learning_starts=60, batch_size=8, **hindsight)
+    model.learn(20, callback=ReDoCallback(4), log_interval=10**6)
+    assert not any("redo" in name for name in model.logger.name_to_value)
+    more = {"reset_num_timesteps": False, "log_interval": 10**6}
+    model.learn(50, callback=ReDoCallback(4), **more)
+    assert any("redo" in name for name in model.logger.name_to_value)
 
 
 def test_redo_judges_normalised_observations_too():
