@@ -81,6 +81,10 @@ class PlasticityCallback(ProbeCallback):
         some_hidden_layers(model.policy)
         super().init_callback(model)
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._weights = {}
+
     def _on_training_start(self) -> None:
         self._gradients.attach(self.model.policy)
         super()._on_training_start()

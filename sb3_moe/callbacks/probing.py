@@ -81,11 +81,13 @@ class ProbeCallback(PeriodicCallback):
         if probe_size < 1:
             raise ValueError(f"`probe_size` must be at least 1, got {probe_size}")
         self.probe_size = probe_size
-        self.probe = probe
+        self.given = self.probe = probe
         self.log_path = None if log_path is None else Path(log_path) / "diagnostics.npz"
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Collect the batch."""
+        if getattr(self, "model", model) is not model:
+            self._forget()
         super().init_callback(model)
         self.task_names = task_names(self.training_env)
         if self.probe_size < len(self.task_names):
@@ -100,6 +102,10 @@ class ProbeCallback(PeriodicCallback):
                 f"`probe` must hold one batch for each of {self.task_names}, got {len(self.probe)}"
             )
         self.record = Record(self.log_path, {"task_names": np.array(self.task_names)})
+
+    def _forget(self) -> None:
+        """Drop what was another model's."""
+        self.probe = self.given
 
     @property
     def diagnostics(self) -> dict[str, np.ndarray]:

@@ -70,10 +70,10 @@ def test_redo_waits_for_the_first_episode_that_hindsight_can_look_back_on():
     hindsight = {"replay_buffer_class": HerReplayBuffer, "policy": "MultiInputPolicy"}
     env = DummyVecEnv([lambda: BitFlippingEnv(n_bits=12, max_steps=40)])
     model = make(DQN, env, learning_starts=60, batch_size=8, **hindsight)
-    model.learn(20, callback=ReDoCallback(4), log_interval=10**6)
+    model.learn(20, callback=ReDoCallback(8), log_interval=10**6)
     assert not any("redo" in name for name in model.logger.name_to_value)
     more = {"reset_num_timesteps": False, "log_interval": 10**6}
-    model.learn(50, callback=ReDoCallback(4), **more)
+    model.learn(30, callback=ReDoCallback(24), **more)
     assert any("redo" in name for name in model.logger.name_to_value)
 
 
