@@ -19,7 +19,7 @@ from sb3_moe.evaluation.pinned_env import (
 from sb3_moe.evaluation.playing import LONGEST, TaskEpisodes, evaluate_tasks
 from sb3_moe.files.record import Record
 from sb3_moe.generators import preserved_generators
-from sb3_moe.layers.checks import whole_or_none
+from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.tasks.keys import short_names
 from sb3_moe.tasks.of_env import only_task, task_names
 
@@ -65,7 +65,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
     :param callback_on_new_best: called when that mean reward is the highest so far
     :param callback_after_eval: called after each evaluation
     :param verbose: 1 prints each evaluation
-    :raises TypeError: if ``max_episode_steps`` is neither an int nor None
+    :raises TypeError: if a number isn't a whole one
     :raises ValueError: if a number is below 1, or ``eval_env`` lacks tasks of the training one;
         while training, if an episode is too long
     """
@@ -86,11 +86,9 @@ class MultiTaskEvalCallback(PeriodicCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(every, callback=callback_after_eval, verbose=verbose)
-        if n_eval_episodes < 1:
-            raise ValueError(f"`n_eval_episodes` must be at least 1, got {n_eval_episodes}")
+        whole("n_eval_episodes", n_eval_episodes)
         whole_or_none("max_episode_steps", max_episode_steps)
-        if n_eval_envs is not None and n_eval_envs < 1:
-            raise ValueError(f"`n_eval_envs` must be at least 1, got {n_eval_envs}")
+        whole_or_none("n_eval_envs", n_eval_envs)
         if n_eval_envs is not None and eval_env is not None:
             raise ValueError(
                 f"`n_eval_envs` must be None with an `eval_env`, which has its copies, got "

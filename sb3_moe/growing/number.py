@@ -89,7 +89,7 @@ def add_experts(
     by_mixture = _heirs(model, tower, heirs)
     with undone_on_failure():
         Transplant(model, by_mixture, shares=True, perturb=perturb).put_in()
-    note(model, "add", by_mixture, n=n, like=None if like is None else int(like))
+    note(model, "add", by_mixture, n=int(n), like=None if like is None else int(like))
 
 
 def remove_experts(

@@ -210,6 +210,14 @@ def test_numbers_out_of_range_are_named(kwargs, message):
         MultiTaskEvalCallback(**kwargs)
 
 
+@pytest.mark.parametrize("name", ["n_eval_episodes", "n_eval_envs"])
+def test_half_an_episode_or_copy_is_refused_at_once(name):
+    with pytest.raises(TypeError, match=f"`{name}` must be an int, got 2.5"):
+        MultiTaskEvalCallback(64, **{name: 2.5})
+    with pytest.raises(TypeError, match=r"`n_eval_episodes` must be an int, got 2\.5"):
+        evaluate_tasks(Constant(0), None, 2.5)
+
+
 def test_the_best_model_is_kept_and_a_threshold_can_stop_the_run(tmp_path):
     callback = MultiTaskEvalCallback(
         64,
@@ -246,9 +254,11 @@ def test_training_episodes_are_averaged_by_task():
     assert "rollout/c/ep_len_mean" not in logged
 
 
-def test_a_window_below_one_is_refused():
+def test_a_window_that_is_no_number_of_episodes_is_refused():
     with pytest.raises(ValueError, match="`window` must be at least 1, got 0"):
         TaskRolloutCallback(0)
+    with pytest.raises(TypeError, match=r"`window` must be an int, got 10\.0"):
+        TaskRolloutCallback(10.0)
 
 
 def test_a_wrapper_that_cannot_be_copied_is_named():

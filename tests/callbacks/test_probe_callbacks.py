@@ -196,6 +196,12 @@ def test_numbers_out_of_range_are_named(kwargs, message):
         PlasticityCallback(**kwargs)
 
 
+@pytest.mark.parametrize("name", ["ntk_size", "probe_size"])
+def test_sizes_that_are_no_whole_numbers_are_refused_at_once(name):
+    with pytest.raises(TypeError, match=f"`{name}` must be an int, got 16.0"):
+        PlasticityCallback(**{name: 16.0})
+
+
 def test_a_probe_smaller_than_the_tasks_is_refused():
     with pytest.raises(ValueError, match="`probe_size` must be at least num_tasks=3, got 2"):
         make_ppo().learn(32, callback=PlasticityCallback(32, probe_size=2))

@@ -283,6 +283,19 @@ def learn_with(callback, algo=PPO, **kwargs):
 def test_steps_between_must_be_a_number(every):
     with pytest.raises(TypeError, match=f"`every` must be a number of global steps, got {every!r}"):
         ReDoCallback(every)
+    with pytest.raises(TypeError, match=f"`every` must be a number of global steps, got {every!r}"):
+        TaskGradientCallback(every)
+
+
+@pytest.mark.parametrize("kind", [ReDoCallback, TaskGradientCallback])
+def test_a_batch_of_no_whole_number_of_rows_is_refused_at_once(kind):
+    with pytest.raises(TypeError, match=r"`batch_size` must be an int, got 8\.0"):
+        kind(64, batch_size=8.0)
+
+
+@pytest.mark.parametrize("every", [1e4, np.float32(64), np.int64(64)])
+def test_steps_between_may_be_any_kind_of_number(every):
+    assert ReDoCallback(every).every == TaskGradientCallback(every).every == every
 
 
 @pytest.mark.parametrize(
@@ -294,7 +307,8 @@ def test_steps_between_must_be_a_number(every):
         (lambda: ShrinkAndPerturbCallback(1, shrink=2), r"`shrink` must be in \[0, 1\], got 2"),
         (lambda: TaskSwitchCallback(replay_buffer="burn"), "one of 'keep', 'clear', 'reservoir'"),
         (lambda: TaskSwitchCallback(reservoir_share=1), r"`reservoir_share` must be in \(0, 1\)"),
-        (lambda: TaskGradientCallback(0), "`every` must be at least 1, got 0"),
+        (lambda: TaskGradientCallback(0), "`every` must be at least 1 global step, got 0"),
+        (lambda: ReDoCallback(float("nan")), "`every` must be at least 1 global step, got nan"),
         (lambda: LinearPerBlock(0, 1), "`initial` must be above 0, got 0"),
         (lambda: LinearPerBlock(1, 0), "`num_blocks` must be at least 1, got 0"),
         (

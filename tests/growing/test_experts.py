@@ -52,6 +52,14 @@ def test_the_shares_of_equal_scores_are_what_was_asked_for():
     th.testing.assert_close(gates(model)[0], th.tensor([0.175] * 4 + [0.3]))
 
 
+def test_numbers_may_be_numpys():
+    model, other = moe(num_experts=np.int64(3)), moe(num_experts=3)
+    add_experts(model, np.int64(1), like=np.int64(0), share=np.float32(0.25), perturb=np.float32(0))
+    add_experts(other, like=0, share=0.25, perturb=0)
+    th.testing.assert_close(gates(model), gates(other))
+    assert repr(expert_log(model)) == repr(expert_log(other))
+
+
 def test_new_experts_are_drawn_anew_and_differ():
     model = moe()
     add_experts(model, 2)
