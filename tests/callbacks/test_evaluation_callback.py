@@ -2,6 +2,7 @@
 
 import copy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -179,6 +180,13 @@ def test_an_evaluation_without_the_training_normaliser_is_refused():
     env = VecNormalize(toy_vec_env((0, 1, 2)), norm_obs_keys=["obs"])
     with pytest.raises(ValueError, match="must both be in a VecNormalize, or neither"):
         make_ppo(env).learn(64, callback=MultiTaskEvalCallback(32, 1, eval_env=pinned()))
+
+
+def test_an_environment_in_no_vec_env_is_wrapped_as_sb3_wraps_a_models():
+    callback = MultiTaskEvalCallback(32, 2, eval_env=gym.make("CartPole-v1"))
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu")
+    model.learn(32, callback=callback)
+    assert callback.scores["returns"].shape == (2, 1, 2)
 
 
 def test_an_evaluation_environment_without_a_training_task_is_refused():
