@@ -106,7 +106,7 @@ def _check_task(policy: MoEPolicy, task: int | None) -> None:
     if task is None:
         return
     num_tasks = _num_tasks(policy)
-    if isinstance(task, bool) or not isinstance(task, int):
+    if isinstance(task, bool) or not isinstance(task, int | np.integer):
         raise TypeError(f"`task` must be an int, got {task!r}")
     if not 0 <= task < num_tasks:
         raise ValueError(
