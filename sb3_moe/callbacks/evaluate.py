@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -19,7 +21,7 @@ from sb3_moe.evaluation.pinned_env import (
 from sb3_moe.evaluation.playing import LONGEST, TaskEpisodes, evaluate_tasks
 from sb3_moe.files.record import Record
 from sb3_moe.generators import preserved_generators
-from sb3_moe.layers.checks import whole_or_none
+from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.tasks.keys import short_names
 from sb3_moe.tasks.of_env import only_task, task_names
 
@@ -51,8 +53,9 @@ class MultiTaskEvalCallback(PeriodicCallback):
     :param every: global steps between evaluations; those at task switches come on top
     :param n_eval_episodes: episodes of each task
     :param eval_env: a multi-task environment with the training tasks, each in a copy of its own;
-        None builds one like the training environment, wrappers of the VecEnv included. If it is in
-        a VecNormalize, that takes over the training one's statistics and stops learning its own
+        one that is in no VecEnv gets the wrappers that SB3's models give theirs; None builds one
+        like the training environment, wrappers of the VecEnv included. If it is in a VecNormalize,
+        that takes over the training one's statistics and stops learning its own
     :param n_eval_envs: how many copies of each task to build, each of which plays its share of the
         episodes: another number plays other episodes. None: as many as episodes, up to ten; where a
         task's copies are stepped one by one no more than in training, and with
@@ -65,7 +68,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
     :param callback_on_new_best: called when that mean reward is the highest so far
     :param callback_after_eval: called after each evaluation
     :param verbose: 1 prints each evaluation
-    :raises TypeError: if ``max_episode_steps`` is neither an int nor None
+    :raises TypeError: if a number isn't a whole one
     :raises ValueError: if a number is below 1, or ``eval_env`` lacks tasks of the training one;
         while training, if an episode is too long
     """
@@ -75,7 +78,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
         every: int,
         n_eval_episodes: int = 10,
         *,
-        eval_env: VecEnv | None = None,
+        eval_env: gym.Env[Any, Any] | VecEnv | None = None,
         n_eval_envs: int | None = None,
         deterministic: bool = True,
         max_episode_steps: int | None = LONGEST,
@@ -86,11 +89,9 @@ class MultiTaskEvalCallback(PeriodicCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(every, callback=callback_after_eval, verbose=verbose)
-        if n_eval_episodes < 1:
-            raise ValueError(f"`n_eval_episodes` must be at least 1, got {n_eval_episodes}")
+        whole("n_eval_episodes", n_eval_episodes)
         whole_or_none("max_episode_steps", max_episode_steps)
-        if n_eval_envs is not None and n_eval_envs < 1:
-            raise ValueError(f"`n_eval_envs` must be at least 1, got {n_eval_envs}")
+        whole_or_none("n_eval_envs", n_eval_envs)
         if n_eval_envs is not None and eval_env is not None:
             raise ValueError(
                 f"`n_eval_envs` must be None with an `eval_env`, which has its copies, got "
@@ -98,7 +99,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
             )
         self.n_eval_episodes = n_eval_episodes
         self.n_eval_envs = n_eval_envs
-        self.eval_env = eval_env
+        self.eval_env: Any = eval_env
         self.deterministic = deterministic
         self.max_episode_steps = max_episode_steps
         self.log_path = None if log_path is None else Path(log_path) / "scores.npz"
@@ -116,6 +117,8 @@ class MultiTaskEvalCallback(PeriodicCallback):
         super().init_callback(model)
         self.task_names = task_names(self.training_env)
         if self.eval_env is not None:
+            if not isinstance(self.eval_env, VecEnv):
+                self.eval_env = model._wrap_env(self.eval_env, verbose=0)
             _check_tasks(task_names(self.eval_env), self.task_names)
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(model)

@@ -107,9 +107,16 @@ class FreezeRouterCallback(ProbeCallback):
             "frozen": [],
         }
         self.kept = vars(self.model)["frozen_routers"] = past or fresh
-        self.probe = self.kept["probe"]
+        self._take_up_probe()
         super()._on_training_start()
         self._hold()
+
+    def _take_up_probe(self) -> None:
+        """Look at what the run looked at so far, unless another batch is given now."""
+        if self.given is None:
+            self.probe = self.kept["probe"] or self.probe
+        elif not _same(self.given, self.kept["probe"] or []):
+            self.kept |= {"probe": self.given, "gates": {}}
 
     def _hold(self) -> None:
         routers = self._routers()
@@ -182,3 +189,12 @@ class FreezeRouterCallback(ProbeCallback):
         """Leave a model whose parameters are like any other's."""
         for layer in self._routers().values():
             layer.hold_router(False)
+
+
+def _same(one: list[Obs], other: list[Obs]) -> bool:
+    """Say whether two probes hold the same observations."""
+    by_key = [[each if isinstance(each, dict) else {"": each} for each in p] for p in (one, other)]
+    return len(one) == len(other) and all(
+        a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+        for a, b in zip(*by_key, strict=True)
+    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from numbers import Real
 
-import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 
 
@@ -18,17 +18,14 @@ class PeriodicCallback(EventCallback):
     :param callback: called after each time
     :param verbose: 0 or 1
     :raises TypeError: if ``every`` is no number
-    :raises ValueError: if it is below 1
+    :raises ValueError: if it is below 1, or NaN
     """
 
     def __init__(
         self, every: int, *, callback: BaseCallback | None = None, verbose: int = 0
     ) -> None:
         super().__init__(callback, verbose)
-        if isinstance(every, bool) or not isinstance(every, int | float | np.integer):
-            raise TypeError(f"`every` must be a number of global steps, got {every!r}")
-        if every < 1:
-            raise ValueError(f"`every` must be at least 1 global step, got {every}")
+        check_every(every)
         self.every = every
         self._last: int | None = None
         self._continue = True
@@ -69,3 +66,15 @@ class PeriodicCallback(EventCallback):
 
     def _on_step(self) -> bool:
         return self._continue
+
+
+def check_every(every: object) -> None:
+    """Raise unless a value is a number of global steps, such as 10_000 or 1e4.
+
+    :raises TypeError: if it is no number
+    :raises ValueError: if it is below 1, or NaN
+    """
+    if isinstance(every, bool) or not isinstance(every, Real):
+        raise TypeError(f"`every` must be a number of global steps, got {every!r}")
+    if not float(every) >= 1:
+        raise ValueError(f"`every` must be at least 1 global step, got {every}")

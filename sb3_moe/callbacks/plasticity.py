@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_moe.callbacks.probing import ProbeCallback
-from sb3_moe.layers.checks import yes_or_no
+from sb3_moe.layers.checks import whole, yes_or_no
 from sb3_moe.plasticity.critic_gradients import CriticGradients
 from sb3_moe.plasticity.dormant import TAUS, check_tau
 from sb3_moe.plasticity.gradient_activity import measure_gradients
@@ -45,6 +45,7 @@ class PlasticityCallback(ProbeCallback):
         training's first observations, in which case the first measurement waits for them
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
+    :raises TypeError: if a size isn't an int
     :raises ValueError: if a number is out of range, or the policy has no hidden layer
     """
 
@@ -67,8 +68,7 @@ class PlasticityCallback(ProbeCallback):
             raise ValueError("`taus` must hold at least one threshold, got none")
         for tau in taus:
             check_tau(tau)
-        if ntk_size < 0:
-            raise ValueError(f"`ntk_size` must be at least 0, got {ntk_size}")
+        whole("ntk_size", ntk_size, least=0)
         yes_or_no("by_gradient", by_gradient)
         self.taus = tuple(taus)
         self.by_gradient = by_gradient
@@ -80,6 +80,10 @@ class PlasticityCallback(ProbeCallback):
         """Check that there is something to look at."""
         some_hidden_layers(model.policy)
         super().init_callback(model)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._weights = {}
 
     def _on_training_start(self) -> None:
         self._gradients.attach(self.model.policy)

@@ -17,6 +17,7 @@ from sb3_moe.evaluation.pinned_env import make_pinned_env, not_built_again_since
 from sb3_moe.evaluation.watched import Watched, spread
 from sb3_moe.files.record import Record
 from sb3_moe.generators import preserved_generators
+from sb3_moe.layers.checks import whole
 from sb3_moe.plasticity.probe import Obs, concatenate, select
 from sb3_moe.tasks.of_env import task_names, tasks_played
 
@@ -65,6 +66,7 @@ class ProbeCallback(PeriodicCallback):
         collecting one
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
+    :raises TypeError: if ``probe_size`` is no int
     :raises ValueError: if a number is too small, or ``probe`` is not one batch for each task
     """
 
@@ -78,14 +80,15 @@ class ProbeCallback(PeriodicCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(every, verbose=verbose)
-        if probe_size < 1:
-            raise ValueError(f"`probe_size` must be at least 1, got {probe_size}")
+        whole("probe_size", probe_size)
         self.probe_size = probe_size
-        self.probe = probe
+        self.given = self.probe = probe
         self.log_path = None if log_path is None else Path(log_path) / "diagnostics.npz"
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Collect the batch."""
+        if getattr(self, "model", model) is not model:
+            self._forget()
         super().init_callback(model)
         self.task_names = task_names(self.training_env)
         if self.probe_size < len(self.task_names):
@@ -100,6 +103,10 @@ class ProbeCallback(PeriodicCallback):
                 f"`probe` must hold one batch for each of {self.task_names}, got {len(self.probe)}"
             )
         self.record = Record(self.log_path, {"task_names": np.array(self.task_names)})
+
+    def _forget(self) -> None:
+        """Drop what was another model's."""
+        self.probe = self.given
 
     @property
     def diagnostics(self) -> dict[str, np.ndarray]:

@@ -6,13 +6,14 @@ from abc import abstractmethod
 from typing import Any, Literal, get_args
 
 import numpy as np
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_moe.buffers.stored import stored_obs
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.generators import preserved_generators
-from sb3_moe.layers.checks import one_of
+from sb3_moe.layers.checks import one_of, whole_or_none
 from sb3_moe.plasticity.actor_gradients import recall_actor_gradients, remember_actor_gradients
 from sb3_moe.plasticity.critic_gradients import CriticGradients
 from sb3_moe.plasticity.dormant import check_tau
@@ -62,6 +63,7 @@ class ReDoCallback(RemedyCallback):
         CrossQ, whose actor isn't updated each time, must know is kept in
         ``model.actor_gradients``
     :param verbose: 0 or 1
+    :raises TypeError: if ``batch_size`` is neither an int nor None
     :raises ValueError: if a number is out of range, the criterion is none, or ``batch_size`` is
         given with ``"gradient"``
     """
@@ -78,8 +80,7 @@ class ReDoCallback(RemedyCallback):
         super().__init__(every, verbose=verbose)
         check_tau(tau)
         one_of("criterion", criterion, get_args(Criterion))
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+        whole_or_none("batch_size", batch_size)
         if batch_size is not None and criterion == "gradient":
             raise ValueError(
                 "`batch_size` must be None for `criterion`='gradient', which judges by the last "
@@ -132,7 +133,9 @@ class ReDoCallback(RemedyCallback):
 
     def _replayed(self) -> Obs | None:
         buffer: Any = self.model.replay_buffer  # type: ignore[attr-defined]
-        if buffer.size() == 0:
+        # Hindsight needs an episode that has ended.
+        rows = buffer.ep_length.any() if isinstance(buffer, HerReplayBuffer) else buffer.size()
+        if not rows:
             return None
         with preserved_generators():
             sample = buffer.sample(self.batch_size, env=self.model.get_vec_normalize_env())

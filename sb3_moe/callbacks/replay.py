@@ -12,6 +12,7 @@ from stable_baselines3.common.logger import TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
+from sb3_moe.layers.checks import whole
 from sb3_moe.watching.record import watch
 from sb3_moe.watching.replay import Replay, Track
 from sb3_moe.watching.video import Sheet, save_gif
@@ -34,6 +35,7 @@ class ReplayCallback(PeriodicCallback):
     :param deterministic: as in ``predict``
     :param log_path: folder for the pages; None: none are kept
     :param verbose: 0 or 1
+    :raises TypeError: if a number isn't a whole one
     :raises ValueError: if a number is below 1
     """
 
@@ -50,8 +52,7 @@ class ReplayCallback(PeriodicCallback):
     ) -> None:
         super().__init__(every, verbose=verbose)
         for name, number in (("episodes", episodes), ("max_steps", max_steps)):
-            if number < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {number}")
+            whole(name, number)
         self.env = env
         self.episodes = episodes
         self.max_steps = max_steps

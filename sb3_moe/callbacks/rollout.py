@@ -9,6 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_moe.evaluation.outcomes import Successes
+from sb3_moe.layers.checks import whole
 from sb3_moe.tasks.keys import short_names
 from sb3_moe.tasks.of_env import task_names, tasks_stepped
 
@@ -23,13 +24,13 @@ class TaskRolloutCallback(BaseCallback):
 
     :param window: episodes of each task to average over, as SB3's ``stats_window_size``
     :param verbose: unused by SB3's loggers
-    :raises ValueError: if ``window`` is below 1
+    :raises TypeError: if ``window`` is no int
+    :raises ValueError: if it is below 1
     """
 
     def __init__(self, window: int = 100, verbose: int = 0) -> None:
         super().__init__(verbose)
-        if window < 1:
-            raise ValueError(f"`window` must be at least 1, got {window}")
+        whole("window", window)
         self.window = window
 
     def init_callback(self, model: BaseAlgorithm) -> None:

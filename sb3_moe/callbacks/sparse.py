@@ -78,10 +78,8 @@ class SparseTrainingCallback(BaseCallback):
         one_of("method", method, list(GROWTH))
         one_of("densities", densities, list(DENSITIES))
         yes_or_no("rescale", rescale)
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-            raise TypeError(f"`seed` must be an int, got {seed!r}")
-        if seed is not None and seed < 0:
-            raise ValueError(f"`seed` must be at least 0, got {seed}")
+        if seed is not None:
+            whole("seed", seed, least=0)
         self.sparsity, self.method, self.densities = float(sparsity), method, densities
         self.rescale, self.seed = rescale, seed
         given = {

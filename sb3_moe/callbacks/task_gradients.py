@@ -16,7 +16,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
 
 from sb3_moe.buffers.stored import stored_obs
+from sb3_moe.callbacks.periodic import check_every
 from sb3_moe.files.record import Record
+from sb3_moe.layers.checks import whole
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.plasticity.hidden_layers import online_parameters
 from sb3_moe.tasks.keys import LAYER, PRINTED, short_names
@@ -36,6 +38,7 @@ class TaskGradientCallback(BaseCallback):
     :param batch_size: transitions of each task at most
     :param log_path: folder for ``diagnostics.npz``
     :param verbose: 0 or 1
+    :raises TypeError: if a number is none, or not a whole one
     :raises ValueError: if a number is below 1, or the algorithm has another loss
     """
 
@@ -48,9 +51,8 @@ class TaskGradientCallback(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        for name, value in (("every", every), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}")
+        check_every(every)
+        whole("batch_size", batch_size)
         self.every = every
         self.batch_size = batch_size
         self.log_path = None if log_path is None else Path(log_path) / "diagnostics.npz"

@@ -17,7 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.evaluation.outcomes import Successes, game_return, is_lost_life, monitored
-from sb3_moe.layers.checks import whole_or_none
+from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.tasks.known import check_tasks, tasks_known
 from sb3_moe.tasks.of_env import task_names, tasks_played
 
@@ -70,13 +70,12 @@ def evaluate_tasks(
     :param deterministic: as in ``predict``
     :param max_episode_steps: an episode that takes more steps is an error, or one without an end
         would be played for ever; None: wait for its end
-    :raises TypeError: if ``max_episode_steps`` is neither an int nor None
+    :raises TypeError: if a number isn't a whole one
     :raises ValueError: if a task is not played or isn't the model's, an episode is too long, or a
         number is below 1
     """
     whole_or_none("max_episode_steps", max_episode_steps)
-    if n_eval_episodes < 1:
-        raise ValueError(f"`n_eval_episodes` must be at least 1, got {n_eval_episodes}")
+    whole("n_eval_episodes", n_eval_episodes)
     if isinstance(model, BaseAlgorithm):  # else there is nothing but a `predict`
         check_tasks(tasks_known(model), env)
     obs = env.reset()

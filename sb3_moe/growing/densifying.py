@@ -32,7 +32,7 @@ from sb3_moe.growing.matching import extractor_links, linear_leaves, memory_link
 from sb3_moe.growing.outputs import check_same, sampled
 from sb3_moe.growing.plain import check_sb3s, check_usual, in_one, plain_modules, widths_of
 from sb3_moe.networks import Network, Networks, networks_of
-from sb3_moe.observations.task_ids import TASK_KEY
+from sb3_moe.observations.task_ids import TASK_KEY, one_hot_behind
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.towers import Columns
@@ -106,7 +106,7 @@ def _check_task(policy: MoEPolicy, task: int | None) -> None:
     if task is None:
         return
     num_tasks = _num_tasks(policy)
-    if isinstance(task, bool) or not isinstance(task, int):
+    if isinstance(task, bool) or not isinstance(task, int | np.integer):
         raise TypeError(f"`task` must be an int, got {task!r}")
     if not 0 <= task < num_tasks:
         raise ValueError(
@@ -120,7 +120,7 @@ def _check_task(policy: MoEPolicy, task: int | None) -> None:
 
 
 def _num_tasks(policy: Any) -> int:
-    return int(getattr(networks_of(policy).extractors()["features"], "num_tasks", 0))
+    return one_hot_behind(networks_of(policy).extractors()["features"])
 
 
 def _net_arch(old: MoEPolicy, found: Sequence[_Plain]) -> Any:

@@ -20,6 +20,7 @@ from sb3_moe.growing.leaves import Held, Leaf, plain_leaves
 from sb3_moe.growing.links import Link, Links
 from sb3_moe.networks import Network, networks_of
 from sb3_moe.observations.task_ids import TASK_KEY
+from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import MoEOptions
 
@@ -84,7 +85,8 @@ def _link_network(graft: Graft, new: Network, old: Network, at: th.Tensor | None
 
 def _encodes(network: Network) -> bool:
     """Say whether a network holds the encoder of its pictures."""
-    return getattr(network.extractor, "image_shape", None) is not None
+    extractor = network.extractor
+    return isinstance(extractor, TaskExtractor) and extractor.image_shape is not None
 
 
 def extractor_links(new: nn.Module, old: nn.Module) -> list[Link]:

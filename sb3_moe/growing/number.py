@@ -74,7 +74,7 @@ def add_experts(
     with undone_on_failure():
         by_mixture, transplant = _addition(model, n, tower, like, share, perturb)
         transplant.put_in()
-    note(model, "add", by_mixture, n=n, like=None if like is None else int(like))
+    note(model, "add", by_mixture, n=int(n), like=None if like is None else int(like))
 
 
 def check_room(model: BaseAlgorithm, n: int, *, frozen: bool) -> None:
@@ -169,8 +169,8 @@ def merge_experts(
     :param model: of any algorithm, with one of this package's policies
     :param experts: their numbers, two or more, in every mixture of the tower
     :param tower: ``"pi"``, ``"vf"`` or ``"qf"`` (all critics); None: each that has experts
-    :param probe: observations on which the experts' mean gates are their weights in the average;
-        None: all count the same
+    :param probe: observations on which the mean sizes of the experts' gates are their weights in
+        the average; None: all count the same
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
     :raises ValueError: if there is no such expert, fewer than two are named, the task picks the
         experts, or the router can't share out gates
@@ -208,9 +208,12 @@ def _default_share(layer: MoELayer, n: int, like: int | None) -> float:
 
 
 def _use(policy: MoEPolicy, probe: Any) -> dict[str, th.Tensor]:
-    """Return each expert's mean gate on observations, (E,), by mixture."""
+    """Return the mean size of each expert's gates on observations, (E,), by mixture.
+
+    Linear ones may be negative, and with weights of both signs an average is none.
+    """
     return {
-        name: routing.gates_BNE.mean((0, 1)).double().cpu()
+        name: routing.gates_BNE.abs().mean((0, 1)).double().cpu()
         for name, routing in policy.routing(probe).items()
     }
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 
 
-def whole(name: str, value: object) -> None:
-    """Raise unless a value is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
+def whole(name: str, value: object, least: int = 1) -> None:
+    """Raise unless a value is a whole number of at least ``least``, Python's own or numpy's."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"`{name}` must be an int, got {value!r}")
-    if value < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {value}")
+    if int(value) < least:
+        raise ValueError(f"`{name}` must be at least {least}, got {value}")
 
 
 def whole_or_none(name: str, value: object) -> None:
@@ -39,10 +39,10 @@ def numbers_below(name: str, values: object, bound: int, of: str) -> None:
 
 
 def not_negative(name: str, value: object) -> None:
-    """Raise unless a value is a finite number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """Raise unless a value is a finite number of at least 0, Python's own or numpy's."""
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, got {value!r}")
-    if not 0.0 <= value < float("inf"):
+    if not 0.0 <= float(value) < float("inf"):
         raise ValueError(f"`{name}` must be at least 0 and finite, got {value}")
 
 

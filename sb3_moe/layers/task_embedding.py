@@ -14,6 +14,9 @@ from torch import nn
 class TaskEmbedding(nn.Module):
     """A row for each task, which starts about as long as a one-hot.
 
+    A tower holds it behind all else, and runs it first: files keep optimisers' states by the order
+    in which parameters are held. Whoever goes along a tower's modules leaves it out.
+
     :param num_tasks: K
     :param width: W
     """

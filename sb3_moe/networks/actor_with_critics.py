@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_moe.layers.task_embedding import TaskEmbedding
 from sb3_moe.networks.base import Network, Networks
 from sb3_moe.networks.decisions import Decision
 
@@ -46,8 +47,8 @@ class ActorWithCriticsNetworks(Networks):
 
     def squash(self) -> nn.Module | None:
         """Return the last module of the actor's mean: TD3's is a tanh, and gSDE may clip it."""
-        last: nn.Module = list(self.policy.actor.mu.modules())[-1]
-        return last
+        parts = self.policy.actor.mu.modules()
+        return [part for part in parts if not isinstance(part, TaskEmbedding)][-1]
 
     def optimizers(self) -> dict[str, th.optim.Optimizer]:
         """Return the actor's, and for each critic the one of all critics."""
@@ -90,7 +91,10 @@ class ActorWithCriticsNetworks(Networks):
     def _preference(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
         actor = self.policy.actor
         mean_BA, log_std, noise = actor.get_action_dist_params(obs)
-        found = actor.action_dist.proba_distribution(mean_BA, log_std, **noise)
+        # Where tasks have dimensions of their own, it depends on the observations.
+        all_alike = getattr(actor, "own", None) is None
+        distribution = actor.action_dist if all_alike else actor.own_distribution(obs)
+        found = distribution.proba_distribution(mean_BA, log_std, **noise)
         return [found.log_prob(actions)]
 
 

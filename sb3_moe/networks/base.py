@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_moe.networks.decisions import Decision
-from sb3_moe.observations.task_ids import TASK_KEY, strongest
+from sb3_moe.observations.task_ids import TASK_KEY, one_hot_behind, strongest
 
 TARGET = "_target"
 
@@ -220,7 +220,7 @@ class Networks(ABC):
         if isinstance(obs, dict):
             return obs[TASK_KEY].flatten().long() if TASK_KEY in obs else None
         extractor: Any = self.extractors()["features"]
-        num_tasks = getattr(extractor, "num_tasks", 0)
+        num_tasks = one_hot_behind(extractor)
         if not num_tasks:
             return None
         # The actor-critic's own method takes no extractor where there are two.

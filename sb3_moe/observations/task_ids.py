@@ -9,6 +9,7 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
+from torch import nn
 from torch.nn import functional as F
 
 from sb3_moe.observations.pictures import is_image, plane_axis
@@ -32,6 +33,20 @@ def strongest(codes: Any) -> Any:
 def as_one_hot(codes: th.Tensor) -> th.Tensor:
     """Return the exact one-hot that (..., K) codes stand for, in their dtype."""
     return F.one_hot(strongest(codes), codes.shape[-1]).to(codes.dtype)
+
+
+class OneHotBehind:
+    """A features extractor whose features are ``[x | one-hot(task)]``; a mark.
+
+    An extractor of the user's own may mean anything by attributes of the same names.
+    """
+
+    num_tasks: int
+
+
+def one_hot_behind(extractor: nn.Module) -> int:
+    """Return the length of the one-hot task id behind an extractor's features, 0 without one."""
+    return extractor.num_tasks if isinstance(extractor, OneHotBehind) else 0
 
 
 class Tail:

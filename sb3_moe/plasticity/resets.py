@@ -70,22 +70,40 @@ def frozen_kept(policy: BasePolicy) -> Iterator[None]:
 def reset_heads(policy: BasePolicy) -> None:
     """Draw the last layer of every network anew (Nikishin et al. 2022, arXiv 2205.07802).
 
-    Adam's moments there become 0, and target networks get the same new head.
+    Adam's moments there become 0, and target networks get the same new head. A router's map that
+    other layers have too stays as it is.
 
     :param policy: of any algorithm
     :raises ValueError: if the policy can't be built again
     """
     fresh = dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
     networks = networks_of(policy)
+    own = {head: _own(head, policy) for head in heads(policy)}
     with frozen_kept(policy):
-        for head in heads(policy):
-            head.load_state_dict(fresh[head].state_dict())
-            zero_moments(policy, list(head.parameters()))
-    for head in heads(policy):
+        for head, names in own.items():
+            _load(head, fresh[head], names)
+            zero_moments(policy, [p for name, p in head.named_parameters() if name in names])
+    for head, names in own.items():
         target = networks.follower(head)
         if target is not None:
-            target.load_state_dict(head.state_dict())
+            _load(target, head, names)
     keep_masked(policy)
+
+
+def _own(head: nn.Module, policy: BasePolicy) -> set[str]:
+    """Return the names of a head's tensors that no other layer has too."""
+    paths = policy.named_modules(remove_duplicate=False)
+    within = tuple(f"{path}." for path, module in paths if module is head)
+    stored = policy.state_dict(keep_vars=True).items()
+    others = {id(tensor) for path, tensor in stored if not path.startswith(within)}
+    tensors = head.state_dict(keep_vars=True).items()
+    return {name for name, tensor in tensors if id(tensor) not in others}
+
+
+def _load(module: nn.Module, other: nn.Module, names: set[str]) -> None:
+    """Give a module what another one, built alike, has under some names."""
+    new = {name: each for name, each in other.state_dict().items() if name in names}
+    module.load_state_dict(module.state_dict() | new)
 
 
 @th.no_grad()

@@ -19,6 +19,7 @@ from sb3_moe.layers import (
 )
 from sb3_moe.layers.encoder import Residual, StackedResidual
 from sb3_moe.layers.stacked import StackedConv2d, StackedEach, StackedLinear
+from sb3_moe.layers.task_embedding import TaskEmbedding
 from sb3_moe.networks import Network, networks_of
 from sb3_moe.plasticity.activations import is_activation
 
@@ -121,10 +122,10 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
     """List a module's parts in the order in which they run.
 
     A mixture is one part, with what makes its tokens, and so are a residual block and activations
-    of which each expert has its own.
+    of which each expert has its own. What a tower makes of task ids is none.
     """
     children = list(module.children())
-    if isinstance(module, nn.Sequential) and not children:
+    if isinstance(module, TaskEmbedding) or (isinstance(module, nn.Sequential) and not children):
         return []
     whole = isinstance(module, (*WEIGHTED, *BLOCKS, StackedEach)) or _mixture(module) is not None
     if whole or not children:

@@ -20,7 +20,7 @@ from torch import nn
 
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.observations.pictures import Shape, channel_axis, image_shape_of, is_image
-from sb3_moe.observations.task_ids import TASK_KEY, Tail, as_one_hot, has_task_key
+from sb3_moe.observations.task_ids import TASK_KEY, OneHotBehind, Tail, as_one_hot, has_task_key
 
 
 def minatar_convs(channels: int) -> nn.Sequential:
@@ -103,7 +103,7 @@ def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
     return {key: each for key, each in space.spaces.items() if key != TASK_KEY}
 
 
-class TaskExtractor(BaseFeaturesExtractor):
+class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
     """Encode what is seen and put the one-hot task id behind it: (B, F) = ``[x | one-hot]``.
 
     The id is a Dict's ``task_id``, or the last ``num_tasks`` features (or channels) of a Box.

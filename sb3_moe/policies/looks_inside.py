@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from string import digits
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -61,8 +62,7 @@ class LooksInside(Base):
             raise ValueError(f"`tower` must be one of {towers}, which have experts, got {tower!r}")
         if layer is None:
             return found
-        if isinstance(layer, bool) or not isinstance(layer, int | np.integer):
-            raise TypeError(f"`layer` must be an int, the number of a mixture, got {layer!r}")
+        _check_number("layer", layer, "a mixture")
         if not -len(found) <= layer < len(found):
             raise ValueError(f"`layer` must be in [-{len(found)}, {len(found)}), got {layer}")
         return dict([list(found.items())[layer]])
@@ -73,12 +73,15 @@ class LooksInside(Base):
         :param tower: ``"pi"``, ``"vf"``, ``"qf"``, or ``"qf0"`` for the first critic, ...
         :param k: which expert
         :param layer: which of the tower's MoE layers
+        :raises TypeError: if a number isn't a whole one
         :raises ValueError: if there is no such tower, layer or expert
         """
         layers = [m for name, m in self.moe_layers().items() if name.split(".")[0] == tower]
         if not layers:
             names = sorted({name.split(".")[0] for name in self.moe_layers()})
             raise ValueError(f"`tower` must be one of {names}, which have experts, got {tower!r}")
+        _check_number("layer", layer, "a mixture")
+        _check_number("k", k, "an expert")
         if not -len(layers) <= layer < len(layers):
             bounds = f"[-{len(layers)}, {len(layers)})"
             raise ValueError(f"`layer` must be in {bounds}, got {layer}")
@@ -108,9 +111,15 @@ class LooksInside(Base):
     def _as_tensors(self, obs: Any) -> PyTorchObs:
         first = next(iter(obs.values())) if isinstance(obs, dict) else obs
         if isinstance(first, th.Tensor):
-            return obs
+            return self._in_rows(obs)
         tensors, _ = self.obs_to_tensor(obs)
         return tensors
+
+    def _in_rows(self, obs: PyTorchObs) -> PyTorchObs:
+        space: Any = self.observation_space
+        if isinstance(obs, dict):
+            return {key: _in_rows(each, space[key]) for key, each in obs.items()}
+        return _in_rows(obs, space)
 
     def _as_tensor(self, actions: Array | th.Tensor) -> th.Tensor:
         shape = self.action_space.shape or ()
@@ -140,6 +149,16 @@ class LooksInside(Base):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _in_rows(tensor: th.Tensor, space: gym.Space[Any]) -> th.Tensor:
+    """Give a tensor that is a single observation a batch axis."""
+    return tensor.unsqueeze(0) if tensor.ndim == len(space.shape or ()) else tensor
+
+
+def _check_number(name: str, value: object, of: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"`{name}` must be an int, the number of {of}, got {value!r}")
 
 
 def _called(name: str) -> tuple[str, str, str]:

@@ -76,7 +76,8 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
     :param frozen_experts: numbers of experts that stay as they are while all else learns, by tower
         (``"pi"``, ``"qf"`` for all critics, ``"qf0"``) or mixture (``"pi.all.1"``)
     :param features_extractor_class: None: SB3's own where no experts need more, else
-        :class:`sb3_moe.policies.extractors.TaskExtractor`
+        :class:`sb3_moe.policies.extractors.TaskExtractor`. One of your own tells a task id or a
+        feature map apart if it is a subclass of that
     :param features_extractor_kwargs: its arguments
     :param net_arch: hidden layers; None: SB3's default, or ``[512]`` behind an image encoder
     :raises TypeError: if an option is unknown or has the wrong type
@@ -298,14 +299,15 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
     @staticmethod
     def layout(extractor: BaseFeaturesExtractor, action_dim: int = 0) -> Layout:
         """Return what a tower behind this extractor sees."""
-        num_tasks = int(getattr(extractor, "num_tasks", 0))
+        if not isinstance(extractor, TaskExtractor):
+            return Layout(x_dim=extractor.features_dim, action_dim=action_dim)
         return Layout(
-            x_dim=extractor.features_dim - num_tasks,
-            num_tasks=num_tasks,
+            x_dim=extractor.features_dim - extractor.num_tasks,
+            num_tasks=extractor.num_tasks,
             action_dim=action_dim,
-            map_shape=getattr(extractor, "map_shape", None),
-            image_shape=getattr(extractor, "image_shape", None),
-            encoder=getattr(extractor, "encoder", "flat"),
+            map_shape=extractor.map_shape,
+            image_shape=extractor.image_shape,
+            encoder=extractor.encoder,
         )
 
     def is_dense(self, tower: str, layout: Layout) -> bool:

@@ -16,12 +16,13 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import (
     DiagGaussianDistribution,
     SquashedDiagGaussianDistribution,
+    TanhBijector,
 )
 from stable_baselines3.common.policies import BaseModel
 from torch import nn
 from torch.distributions import Normal
 
-from sb3_moe.observations.task_ids import TaskIds
+from sb3_moe.observations.task_ids import TaskIds, one_hot_behind
 from sb3_moe.policies.plain_distributions import LooksOnce
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def own_dimensions(
     """
     if action_dims is None:
         return None
-    num_tasks = int(getattr(extractor, "num_tasks", 0)) or None
+    num_tasks = one_hot_behind(extractor) or None
     return OwnDimensions(action_dims, model.observation_space, model.action_space, num_tasks)
 
 
@@ -143,8 +144,13 @@ class OwnSquashedDistribution(_Own, SquashedDiagGaussianDistribution):
         return self
 
     def log_prob(self, actions: th.Tensor, gaussian_actions: th.Tensor | None = None) -> th.Tensor:
-        """Return the log-probability of the own dimensions, (B,)."""
-        assert gaussian_actions is not None, "SAC and its kin know them before the tanh"
+        """Return the log-probability of the own dimensions, (B,).
+
+        :param actions: behind the tanh
+        :param gaussian_actions: before it; None: what the tanh makes ``actions`` of, as in SB3
+        """
+        if gaussian_actions is None:
+            gaussian_actions = TanhBijector.inverse(actions)
         before_BA = self.distribution.log_prob(gaussian_actions)
         squash_BA = th.log(1 - actions**2 + self.epsilon)
         return self._own(before_BA).sum(dim=1) - self._own(squash_BA).sum(dim=1)

@@ -134,7 +134,7 @@ class GaussianActor(MoEPart):
         if self.own is None:
             return actor.forward(obs, deterministic)
         mean_actions, log_std, _ = self._get_params(obs)
-        return self._distribution(obs).actions_from_params(mean_actions, log_std, deterministic)
+        return self.own_distribution(obs).actions_from_params(mean_actions, log_std, deterministic)
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         """Draw actions; their log-probabilities, (B,), are of what the task has of them.
@@ -157,13 +157,17 @@ class GaussianActor(MoEPart):
         if self.own is None:
             return actor.action_log_prob(obs)
         mean_actions, log_std, _ = self._get_params(obs)
-        return self._distribution(obs).log_prob_from_params(mean_actions, log_std)
+        return self.own_distribution(obs).log_prob_from_params(mean_actions, log_std)
 
     def _get_params(self, obs: PyTorchObs) -> Any:
         actor: Any = self
         return actor.get_action_dist_params(obs)
 
-    def _distribution(self, obs: PyTorchObs) -> OwnSquashedDistribution:
+    def own_distribution(self, obs: PyTorchObs) -> OwnSquashedDistribution:
+        """Return the distribution over each task's own dimensions, where tasks have such.
+
+        :param obs: observations
+        """
         assert self.own is not None
         distribution = OwnSquashedDistribution(get_action_dim(self.action_space))
         return distribution.of(self.own(obs))

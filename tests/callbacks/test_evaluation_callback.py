@@ -2,6 +2,7 @@
 
 import copy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -181,6 +182,13 @@ def test_an_evaluation_without_the_training_normaliser_is_refused():
         make_ppo(env).learn(64, callback=MultiTaskEvalCallback(32, 1, eval_env=pinned()))
 
 
+def test_an_environment_in_no_vec_env_is_wrapped_as_sb3_wraps_a_models():
+    callback = MultiTaskEvalCallback(32, 2, eval_env=gym.make("CartPole-v1"))
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu")
+    model.learn(32, callback=callback)
+    assert callback.scores["returns"].shape == (2, 1, 2)
+
+
 def test_an_evaluation_environment_without_a_training_task_is_refused():
     eval_env = toy_vec_env((0,), (1,), names=("a", "b"))
     with pytest.raises(ValueError, match=r"tasks \['a', 'b', 'c'\], got \['a', 'b'\], which lacks"):
@@ -208,6 +216,14 @@ def test_an_environment_that_cannot_be_rebuilt_asks_for_one():
 def test_numbers_out_of_range_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         MultiTaskEvalCallback(**kwargs)
+
+
+@pytest.mark.parametrize("name", ["n_eval_episodes", "n_eval_envs"])
+def test_half_an_episode_or_copy_is_refused_at_once(name):
+    with pytest.raises(TypeError, match=f"`{name}` must be an int, got 2.5"):
+        MultiTaskEvalCallback(64, **{name: 2.5})
+    with pytest.raises(TypeError, match=r"`n_eval_episodes` must be an int, got 2\.5"):
+        evaluate_tasks(Constant(0), None, 2.5)
 
 
 def test_the_best_model_is_kept_and_a_threshold_can_stop_the_run(tmp_path):
@@ -246,9 +262,11 @@ def test_training_episodes_are_averaged_by_task():
     assert "rollout/c/ep_len_mean" not in logged
 
 
-def test_a_window_below_one_is_refused():
+def test_a_window_that_is_no_number_of_episodes_is_refused():
     with pytest.raises(ValueError, match="`window` must be at least 1, got 0"):
         TaskRolloutCallback(0)
+    with pytest.raises(TypeError, match=r"`window` must be an int, got 10\.0"):
+        TaskRolloutCallback(10.0)
 
 
 def test_a_wrapper_that_cannot_be_copied_is_named():

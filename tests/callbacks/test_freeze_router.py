@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import DQN, PPO
@@ -172,6 +173,31 @@ def test_what_a_router_never_learns_stays_fixed_when_it_thaws():
         assert layer.scores.weight.requires_grad != still
         assert not layer.fixed.requires_grad
     assert layer.held == frozenset()
+
+
+def plain():
+    kwargs = {"net_arch": [6]}
+    return PPO("MoeMlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, policy_kwargs=kwargs)
+
+
+def test_a_run_that_goes_on_takes_the_probe_that_it_is_given():
+    model = plain().learn(32, FreezeRouterCallback(32))
+    given = [np.zeros((8, 4), np.float32)]
+    callback = FreezeRouterCallback(32, probe=given)
+    model.learn(32, callback, reset_num_timesteps=False)
+    assert callback.probe is given
+    assert all(len(gates) == 8 for gates in model.frozen_routers["gates"].values())
+
+
+def test_gates_on_another_probe_do_not_count_as_moved():
+    batches = [[np.full((8, 4), value, np.float32)] for value in (0.0, 1.0)]
+    model = plain().learn(16, FreezeRouterCallback(16, probe=batches[0]))
+    model.learn(0, FreezeRouterCallback(16, probe=batches[0]), reset_num_timesteps=False)
+    assert model.frozen_routers["gates"]
+    callback = FreezeRouterCallback(16, probe=batches[1])
+    callback.init_callback(model)
+    callback.on_training_start({}, {})
+    assert not model.frozen_routers["gates"]
 
 
 def test_after_training_every_parameter_learns_again():

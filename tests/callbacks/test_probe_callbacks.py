@@ -196,9 +196,25 @@ def test_numbers_out_of_range_are_named(kwargs, message):
         PlasticityCallback(**kwargs)
 
 
+@pytest.mark.parametrize("name", ["ntk_size", "probe_size"])
+def test_sizes_that_are_no_whole_numbers_are_refused_at_once(name):
+    with pytest.raises(TypeError, match=f"`{name}` must be an int, got 16.0"):
+        PlasticityCallback(**{name: 16.0})
+
+
 def test_a_probe_smaller_than_the_tasks_is_refused():
     with pytest.raises(ValueError, match="`probe_size` must be at least num_tasks=3, got 2"):
         make_ppo().learn(32, callback=PlasticityCallback(32, probe_size=2))
+
+
+def test_a_callback_that_is_used_again_looks_at_each_model_on_observations_of_its_own():
+    callback = PlasticityCallback(32, probe_size=8, ntk_size=0)
+    for env_id, width in (("CartPole-v1", 4), ("Acrobot-v1", 6)):
+        PPO("MlpPolicy", env_id, n_steps=32, batch_size=32, n_epochs=1).learn(64, callback)
+        (batch,) = callback.probe
+        assert batch.shape == (8, width)
+        # Since the measurement before, of which a model's first has none.
+        assert np.isnan(callback.diagnostics["weight_change/pi"]).tolist() == [True, False]
 
 
 def test_a_probe_of_other_tasks_is_refused():

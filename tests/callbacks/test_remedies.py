@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import A2C, DQN, PPO
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3 import A2C, DQN, PPO, HerReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toy import pinned, toy_vec_env
 
 import sb3_moe  # noqa: F401  registers the policies' names
@@ -63,6 +64,17 @@ def test_redo_restarts_what_sleeps_and_logs_how_many(algo, policy):
     model.learn(128, callback=ReDoCallback(64, tau=0.0), log_interval=10**6)
     assert model.logger.name_to_value[f"plasticity/redo/{'qf' if algo is DQN else 'pi'}.0"] >= 0
     assert first.weight.data[:5].abs().sum() > 0
+
+
+def test_redo_waits_for_the_first_episode_that_hindsight_can_look_back_on():
+    hindsight = {"replay_buffer_class": HerReplayBuffer, "policy": "MultiInputPolicy"}
+    env = DummyVecEnv([lambda: BitFlippingEnv(n_bits=12, max_steps=40)])
+    model = make(DQN, env, learning_starts=60, batch_size=8, **hindsight)
+    model.learn(20, callback=ReDoCallback(8), log_interval=10**6)
+    assert not any("redo" in name for name in model.logger.name_to_value)
+    more = {"reset_num_timesteps": False, "log_interval": 10**6}
+    model.learn(30, callback=ReDoCallback(24), **more)
+    assert any("redo" in name for name in model.logger.name_to_value)
 
 
 def test_redo_judges_normalised_observations_too():
@@ -271,6 +283,19 @@ def learn_with(callback, algo=PPO, **kwargs):
 def test_steps_between_must_be_a_number(every):
     with pytest.raises(TypeError, match=f"`every` must be a number of global steps, got {every!r}"):
         ReDoCallback(every)
+    with pytest.raises(TypeError, match=f"`every` must be a number of global steps, got {every!r}"):
+        TaskGradientCallback(every)
+
+
+@pytest.mark.parametrize("kind", [ReDoCallback, TaskGradientCallback])
+def test_a_batch_of_no_whole_number_of_rows_is_refused_at_once(kind):
+    with pytest.raises(TypeError, match=r"`batch_size` must be an int, got 8\.0"):
+        kind(64, batch_size=8.0)
+
+
+@pytest.mark.parametrize("every", [1e4, np.float32(64), np.int64(64)])
+def test_steps_between_may_be_any_kind_of_number(every):
+    assert ReDoCallback(every).every == TaskGradientCallback(every).every == every
 
 
 @pytest.mark.parametrize(
@@ -282,7 +307,8 @@ def test_steps_between_must_be_a_number(every):
         (lambda: ShrinkAndPerturbCallback(1, shrink=2), r"`shrink` must be in \[0, 1\], got 2"),
         (lambda: TaskSwitchCallback(replay_buffer="burn"), "one of 'keep', 'clear', 'reservoir'"),
         (lambda: TaskSwitchCallback(reservoir_share=1), r"`reservoir_share` must be in \(0, 1\)"),
-        (lambda: TaskGradientCallback(0), "`every` must be at least 1, got 0"),
+        (lambda: TaskGradientCallback(0), "`every` must be at least 1 global step, got 0"),
+        (lambda: ReDoCallback(float("nan")), "`every` must be at least 1 global step, got nan"),
         (lambda: LinearPerBlock(0, 1), "`initial` must be above 0, got 0"),
         (lambda: LinearPerBlock(1, 0), "`num_blocks` must be at least 1, got 0"),
         (

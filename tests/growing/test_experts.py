@@ -52,6 +52,14 @@ def test_the_shares_of_equal_scores_are_what_was_asked_for():
     th.testing.assert_close(gates(model)[0], th.tensor([0.175] * 4 + [0.3]))
 
 
+def test_numbers_may_be_numpys():
+    model, other = moe(num_experts=np.int64(3)), moe(num_experts=3)
+    add_experts(model, np.int64(1), like=np.int64(0), share=np.float32(0.25), perturb=np.float32(0))
+    add_experts(other, like=0, share=0.25, perturb=0)
+    th.testing.assert_close(gates(model), gates(other))
+    assert repr(expert_log(model)) == repr(expert_log(other))
+
+
 def test_new_experts_are_drawn_anew_and_differ():
     model = moe()
     add_experts(model, 2)
@@ -274,6 +282,17 @@ def test_merging_a_copy_with_its_original_is_as_if_it_had_never_been(options):
     assert gap(model, old) < 1e-5
     for key, value in of_expert(model, "pi.middle", 1).items():
         th.testing.assert_close(value, before[key], atol=1e-6, rtol=1e-4)
+
+
+def test_experts_with_gates_of_both_signs_are_averaged_by_the_sizes_of_these():
+    model = moe(router="embedding")
+    layer = layer_of(model)
+    with th.no_grad():
+        layer.task_weights.weight_KE[:, :2] = th.tensor([-0.5, 1.5])
+    weight = layer.experts.last.weight.detach().clone()
+    merge_experts(model, [0, 1], tower="pi", probe=observed(model))
+    merged = layer_of(model).experts.last.weight[0]
+    th.testing.assert_close(merged, 0.25 * weight[0] + 0.75 * weight[1])
 
 
 def test_merged_experts_are_averaged_by_use_and_their_masses_summed():

@@ -131,6 +131,12 @@ REFUSED = {
 }
 
 
+def test_the_number_of_a_task_may_be_numpys():
+    model = flat(router="task")
+    found, expected = (state_of(to_dense(model, task=task)) for task in (np.int64(1), 1))
+    assert all(np.array_equal(found[key], expected[key]) for key in expected)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_use_says_what_and_leaves_the_model_as_it_was(name):
     options, kwargs, error, text = REFUSED[name]

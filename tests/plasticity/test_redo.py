@@ -279,6 +279,27 @@ def test_heads_start_anew_and_all_else_stays(policy, kwargs):
     assert all((m == 0).all() for p in weights for m in averages[p])
 
 
+@pytest.mark.parametrize("algo", [PPO, DQN])
+def test_new_heads_leave_a_map_alone_that_all_layers_share(algo):
+    kwargs = {"placement": "all", "router": "embedding", "router_kwargs": {"shared": True}}
+    options = {"n_steps": 16, "batch_size": 16} if algo is PPO else {"learning_starts": 8}
+    policy_kwargs = {"net_arch": [8], **kwargs}
+    model = algo("MoeMultiInputPolicy", TwoTasks(), policy_kwargs=policy_kwargs, **options)
+    policy = model.learn(16).policy
+    before = {name: each.clone() for name, each in policy.state_dict().items()}
+    stored = {p: [m.clone() for m in averages] for p, averages in moments(policy).items()}
+    reset_heads(policy)
+    for head in heads(policy):
+        assert all((m == 0).all() for p in head.experts.parameters() for m in moments(policy)[p])
+        shared = head.task_weights.weight_KE
+        assert all(map(th.equal, moments(policy)[shared], stored[shared]))
+    now = policy.state_dict()
+    maps = [name for name in now if name.endswith("weight_KE")]
+    assert maps
+    assert all(th.equal(now[name], before[name]) for name in maps)
+    assert any(not th.equal(now[name], before[name]) for name in now)
+
+
 def test_target_networks_get_the_same_new_head():
     model = trained("MlpPolicy", {}, DQN)
     reset_heads(model.policy)

@@ -1,13 +1,16 @@
 """The task-aware features extractor: encoders, shapes, and where the one-hot task id goes."""
 
+import arena
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import preprocess_obs
-from stable_baselines3.common.torch_layers import NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import nn
 
+import sb3_moe
+from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import (
     CONVS,
     TaskExtractor,
@@ -50,6 +53,39 @@ def test_the_one_hot_stands_behind_the_observation():
     out = features(extractor, {"obs": x, "task_id": 1})
     assert out.tolist() == [[*x.tolist(), 0, 1, 0]]
     assert (extractor.features_dim, extractor.num_tasks, extractor.map_shape) == (8, 3, None)
+
+
+class Own(BaseFeaturesExtractor):
+    """The user's own, with attributes that are called like some of ours."""
+
+    def __init__(self, space):
+        super().__init__(space, 6)
+        self.image_shape, self.map_shape, self.encoder = space.shape, "a map", nn.Linear(5, 6)
+        self.num_tasks = 3
+
+    def forward(self, observations):
+        return self.encoder(observations)
+
+
+@pytest.mark.parametrize("placement", ["none", "middle"])
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
+def test_an_extractor_of_the_users_own_may_call_its_attributes_as_ours_does(algorithm, placement):
+    model = arena.make(algorithm, placement=placement, features_extractor_class=Own)
+    arena.train(model)
+    networks = networks_of(model.policy)
+    assert networks.task_ids(th.zeros(2, 5)) is None
+    obs, _ = model.policy.obs_to_tensor(arena.observe(model, 2))
+    networks.run(obs)
+
+
+def test_a_dense_model_with_an_extractor_of_the_users_own_can_be_given_experts():
+    dense = arena.make("PPO", "MlpPolicy", arena.Arena(FLAT), features_extractor_class=Own)
+    arena.train(sb3_moe.upcycle(dense, placement="middle"))
+
+
+def test_a_router_by_the_task_needs_more_than_an_attribute_of_the_users_own_extractor():
+    with pytest.raises(ValueError, match="needs a task id in the observation, got none"):
+        arena.make("PPO", router="task", features_extractor_class=Own)
 
 
 def test_the_one_hot_stands_last_whatever_the_order_of_the_keys():

@@ -90,6 +90,17 @@ def test_routing_takes_observations_as_an_environment_gives_them():
     tensor = model.policy.routing(th.as_tensor(obs))["pi.middle"].gates_BNE
     th.testing.assert_close(single, batch[1:2])
     th.testing.assert_close(tensor, batch)
+    alone = model.policy.routing(th.as_tensor(obs[1]))["pi.middle"].gates_BNE
+    th.testing.assert_close(alone, batch[1:2])
+
+
+def test_a_dict_of_tensors_may_be_a_single_observation_too():
+    env = arena.Arena(arena.with_task(arena.FLAT))
+    policy = arena.make("PPO", "MoeMultiInputPolicy", env, net_arch=TWO).policy
+    obs = {"obs": th.rand(3, 5), "task_id": th.arange(3)}
+    batch = policy.routing(obs)["pi.middle"].gates_BNE
+    alone = policy.routing({key: each[2] for key, each in obs.items()})["pi.middle"].gates_BNE
+    th.testing.assert_close(alone, batch[2:])
 
 
 def test_routing_of_images_scales_and_transposes_as_predicting_does():
@@ -172,6 +183,14 @@ def test_no_such_expert_or_tower_is_an_error():
         policy.get_expert("qf0", -1)
     with pytest.raises(ValueError, match=r"`tower` must be one of \['qf0', 'qf1'\], .* got 'pi'"):
         policy.get_expert("pi", 0)
+
+
+def test_a_number_of_an_expert_or_layer_that_is_not_whole_is_refused():
+    policy = make("PPO", num_experts=3).policy
+    with pytest.raises(TypeError, match=r"`k` must be an int, the number of an expert, got 1\.0"):
+        policy.get_expert("pi", 1.0)
+    with pytest.raises(TypeError, match=r"`layer` must be an int, .* mixture, got 0\.0"):
+        policy.get_expert("pi", 1, layer=0.0)
 
 
 def test_no_such_layer_is_an_error():

@@ -9,6 +9,8 @@ from stable_baselines3 import DDPG, PPO, SAC, TD3
 from torch.distributions import Normal
 
 import sb3_moe
+from sb3_moe.networks import networks_of
+from sb3_moe.plasticity.fisher import fisher_information
 
 DIMS = [1, 3, 2]
 BOX = spaces.Box(-1, 1, (3,))
@@ -133,11 +135,36 @@ def test_sac_and_its_kin_sample_and_judge_own_dimensions_only(name, placement):
         th.testing.assert_close(actions[i][row], th.tanh(before))
         assert (actions[i][~row] == 0).all()
     again = actor.get_action_dist_params(obs)[:2]
-    distribution = actor._distribution(obs)
+    distribution = actor.own_distribution(obs)
     actions, log_prob = distribution.log_prob_from_params(*again)
     gradient = th.autograd.grad(log_prob.sum() + actions.sum(), again)
     assert all((each[~own] == 0).all() for each in gradient)
     assert all((each[own] != 0).any() for each in gradient)
+
+
+@pytest.mark.parametrize("name", ["PPO", *GAUSSIAN, "TD3"])
+def test_lacking_dimensions_count_for_nothing_in_what_ewc_keeps(name):
+    onehot = name == "CrossQ"
+    policy = make(find(name), "none", onehot).policy
+    obs, own = batch(onehot)
+    rows = ~own[:, 2]  # the third dimension is the second task's alone
+    few = obs[rows].numpy() if onehot else {key: each[rows].numpy() for key, each in obs.items()}
+    head = policy.action_net if name == "PPO" else policy.actor.mu
+    last = [module for module in head.modules() if isinstance(module, th.nn.Linear)][-1]
+    actions = np.random.default_rng(0).uniform(-0.9, 0.9, (int(rows.sum()), 3)).astype(np.float32)
+    found = fisher_information(policy, few, actions, {"weight": last.weight})["weight"]
+    assert not found[2].any()
+    assert found[0].any()
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_the_log_probability_of_taken_actions_is_that_which_they_were_drawn_with(name):
+    onehot = name == "CrossQ"
+    policy = make(find(name), "none", onehot).policy.eval()
+    obs, _ = batch(onehot)
+    with th.no_grad():
+        actions, log_prob = policy.actor.action_log_prob(obs)
+        th.testing.assert_close(networks_of(policy).taken(obs, actions)[0], log_prob)
 
 
 @pytest.mark.parametrize("name", [*GAUSSIAN, "TD3", "DDPG"])
