@@ -20,7 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_moe.files.atomic import atomic
-from sb3_moe.study.run.integrity import check_snapshot, checksums_of, covers, longest_gap
+from sb3_moe.study.run.integrity import (
+    check_snapshot,
+    checksums_of,
+    covers,
+    longest_gap,
+    probes_by_itself,
+)
 from sb3_moe.study.run.locks import LOCK
 
 Status = Literal["missing", "interrupted", "done", "failed", "damaged"]
@@ -131,7 +137,7 @@ class CellFolder:
         :raises ValueError: naming the file, if it reaches to no snapshot that is whole
         """
         usable = [path for path in self.checkpoints() if not _damage(path)]
-        for name in ("scores.npz", "diagnostics.npz") if usable else ():
+        for name in self._measured() if usable else ():
             usable = [path for path in usable if self._reaches(name, _step(path))]
             if not usable:
                 raise ValueError(f"{name} lacks rows from before the snapshot")
@@ -196,6 +202,11 @@ class CellFolder:
         self._verify(checksums_of(done))
         if not self._reaches("scores.npz", done["steps"]):
             raise ValueError(f"scores.npz lacks rows between steps 0 and {done['steps']}")
+
+    def _measured(self) -> tuple[str, ...]:
+        """Name the files of measurements that have a row for each evaluation."""
+        alone = probes_by_itself(self.config())
+        return ("scores.npz",) if alone else ("scores.npz", "diagnostics.npz")
 
     def _reaches(self, name: str, step: int) -> bool:
         """Say whether there are rows from step 0 to another."""

@@ -218,6 +218,31 @@ def test_a_snapshot_is_used_if_the_scores_reach_to_it(stopped, count, usable):
     assert names(stopped) == usable
 
 
+@pytest.mark.parametrize("name", ["PlasticityCallback", "sb3_moe.callbacks:PlasticityCallback"])
+@pytest.mark.parametrize("of_architecture", [False, True])
+def test_a_probe_that_the_file_names_may_look_less_often_than_evaluations(
+    stopped, name, of_architecture
+):
+    config = read_json(stopped.path / "config.json")
+    place = config["cell"]["architecture"] if of_architecture else config["cell"]
+    place["callbacks"] = [{"name": name, "arguments": {"by_gradient": True}}]
+    write_json(stopped.path / "config.json", config)
+    write_arrays(stopped, "diagnostics.npz", {"steps": np.array([0])})
+    assert names(stopped) == [2, 4]
+    (stopped.path / "scores.npz").unlink()
+    assert stopped.state().status == "damaged"
+
+
+@pytest.mark.parametrize("wrong", [None, [{"arguments": {}}], ["PlasticityCallback"], 5])
+def test_callbacks_that_no_run_writes_are_damage(stopped, wrong):
+    config = read_json(stopped.path / "config.json")
+    config["cell"]["callbacks"] = wrong
+    write_json(stopped.path / "config.json", config)
+    status, reason = stopped.state()
+    assert status == "damaged"
+    assert "config.json is not what a run writes" in reason
+
+
 @pytest.mark.parametrize(("points", "gap"), [(10, 1), (11, 1), (5, 2), (4, 3), (1, 10)])
 def test_evaluations_that_are_due_wait_for_the_rollout_to_end(points, gap):
     values = cell(evaluation=Evaluation(points=points)).to_dict()
