@@ -38,7 +38,7 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
     :raises ValueError: if a claim or the number of processes is wrong, or a folder was made by
         another configuration
     """
-    check_claims(study)
+    check_claims(study, console)
     processes = check_processes(processes)
     jobs = survey(study.cells(), root)
     refuse_changes(jobs)
@@ -122,7 +122,7 @@ def run_study(
         another configuration
     :raises BusyError: if another process runs cells in the folder
     """
-    check_claims(study)
+    check_claims(study, console)
     with locked(root):
         jobs = survey(study.cells(), root)
         refuse_changes(jobs)
@@ -158,13 +158,19 @@ def found_besides(jobs: Sequence[Job], root: Path) -> list[str]:
     return sorted(others)
 
 
-def check_claims(study: StudyConfig) -> None:
+def check_claims(study: StudyConfig, console: Console) -> None:
     """Read the claims, so that what is wrong with them shows before anything is run.
+
+    Groups without a run are only named: several studies may share a file of claims.
 
     :raises ValueError: naming the claim
     """
-    if study.claims is not None:
-        load_claims(study.claims).check_tasks(study.games)
+    if study.claims is None:
+        return
+    claims = load_claims(study.claims)
+    claims.check_tasks(study.games)
+    for line in claims.without_runs(study.cells()):
+        say(console, line)
 
 
 def prepare(study: StudyConfig, root: Path) -> None:

@@ -181,19 +181,41 @@ def test_a_claim_that_cant_be_read_is_named(tmp_path: Path):
     path.write_text(
         "claims: [{name: odd, text: t, contrasts: [{measure: luck, plus: [], minus: []}]}]"
     )
-    with pytest.raises(ValueError, match=r"claim 'odd' of claims.yaml"):
+    with pytest.raises(ValueError, match=r"claims.yaml: claim 'odd': `contrasts\[0\].expects`"):
         load_claims(path)
+
+
+# A claim that can be read, for tests to spoil.
+SOUND = """
+claims:
+  - name: a
+    text: b
+    contrasts:
+      - {measure: final, plus: [{architecture: x}], minus: [], expects: greater, smallest_effect: 1}
+"""
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", r"`claims` must be a file of claims and their rule"),
-        ("rule: {}", r"`claims` in .*claims.yaml must have an entry 'claims', got none"),
-        ("rule: {alfa: 1}\nclaims: []", r"`claims` must be a file .*alfa"),
-        ("claims: [5]", r"claim 5 of claims.yaml"),
-        ("claims: [{name: bare}]", r"claim 'bare' of claims.yaml must have an entry 'contrasts'"),
+        ("", r"`claims` must be a file of claims and their rule, got claims.yaml: .* got None"),
+        ("rule: {}", r"`claims` must be a file .*: `claims` must be given"),
+        ("rule: {alfa: 1}\nclaims: []", r"there is no entry `rule.alfa`; did you mean `alpha`\?"),
+        ("claims: [5]", r"claim 5: it must be a mapping"),
+        ("claims: [{name: bare, text: t}]", r"claim 'bare': `contrasts` must be given"),
         ("claims: [", r"`claims` must be a file"),
+        ("claims: [{name: a, text: b, contrasts: []}]", r"`contrasts` must have at least one"),
+        ("rules: {paired: false}" + SOUND, r"there is no entry `rules`; did you mean `rule`\?"),
+        ("rule: {min_seeds: 5.5}" + SOUND, r"`rule.min_seeds` must be a whole number, got 5.5"),
+        ("units: {x: true}" + SOUND, r"`units.x` must be a number, got True"),
+        ("units: {x: .inf}" + SOUND, r"`units` must be numbers above 0, got inf"),
+        (SOUND + "    need: all", r"claim 'a': there is no entry `need`; did you mean `needs`\?"),
+        (SOUND.replace("minus: []", "minus: [{architecture: }]"), r"architecture` must be text"),
+        (SOUND.replace("[{architecture: x}]", "[]"), r"`plus` must have at least one group, got"),
+        (SOUND.replace("x}", "x, order: A}"), r"plus\[0\].order` must be a list, got 'A'"),
+        (SOUND.replace("1}", "1, primary: 'false'}"), r"primary` must be true or false, got 'fals"),
+        (SOUND.replace("1}", ".nan}"), r"`smallest_effect` must be above 0, got nan"),
+        (SOUND.replace("1}", "1, units: {x: 2}}"), r"`units` must stand beside `rule`"),
     ],
 )
 def test_a_file_of_claims_that_cant_be_read_is_refused_in_words(tmp_path: Path, text, said):
@@ -201,6 +223,34 @@ def test_a_file_of_claims_that_cant_be_read_is_refused_in_words(tmp_path: Path, 
     path.write_text(text)
     with pytest.raises(ValueError, match=said):
         load_claims(path)
+
+
+def test_without_anything_to_subtract_the_sum_itself_is_tested(tmp_path: Path):
+    path = tmp_path / "claims.yaml"
+    path.write_text(SOUND.replace("architecture: x", "architecture: dense, order: []"))
+    runs = [run(cell("crl", GAMES, "dense", seed), 10.0 + seed) for seed in range(5)]
+    finding = judge_claims(load_claims(path), runs, References(runs, RANDOM))[0]
+    assert finding.verdict == "supported"
+    assert finding.rows[0].estimate.mean == pytest.approx(12.0)
+
+
+def test_a_group_that_no_run_belongs_to_is_named_once():
+    cells = [cell("crl", order, "dense") for order in (GAMES, GAMES[::-1])]
+    there = Selector(architecture="dense", regime="crl", order=GAMES)
+    strangers = (
+        Selector(architecture="dens", regime="crl"),
+        Selector(architecture="dense", regime="mtrl"),
+        Selector(architecture="dense", order=GAMES[:1]),
+    )
+    contrasts = (contrast(plus=(there,), minus=strangers), contrast(minus=strangers[:1]))
+    claims = Claims(claims=(Claim(name="c", text="text", contrasts=contrasts),))
+    said = "claim 'c' compares what no run of this study is: "
+    assert claims.without_runs(cells) == [
+        f"{said}{{regime: crl, architecture: dens}}",
+        f"{said}{{regime: mtrl, architecture: dense}}",
+        f"{said}{{architecture: dense, order: [SpaceInvaders]}}",
+        f"{said}{{regime: crl, architecture: soft-big}}",
+    ]
 
 
 def test_claims_that_are_not_there_are_named(tmp_path: Path):
@@ -285,8 +335,7 @@ def test_units_put_tasks_on_one_scale_before_their_mean():
 
 def test_units_are_read_from_the_file_and_checked_against_the_tasks(tmp_path: Path):
     path = tmp_path / "claims.yaml"
-    one = "{measure: area, over: tasks, plus: [], minus: [], expects: greater, smallest_effect: 1}"
-    path.write_text(f"units: {{A: 2, B: 3}}\nclaims: [{{name: c, text: t, contrasts: [{one}]}}]")
+    path.write_text("units: {A: 2, B: 3}" + SOUND)
     claims = load_claims(path)
     assert claims.claims[0].contrasts[0].units == {"A": 2, "B": 3}
     claims.check_tasks(["B", "A"])

@@ -289,6 +289,18 @@ def test_wrong_claims_are_refused_before_anything_runs(tmp_path, console, comman
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("dry")
+def test_a_network_that_a_claim_misspells_is_named_before_anything_runs(tmp_path, console):
+    claims = """claims: [{name: c, text: t, contrasts: [{measure: final, expects: greater,
+        smallest_effect: 1, plus: [{architecture: dens}], minus: [{architecture: soft-big}]}]}]"""
+    (tmp_path / "claims.yaml").write_text(claims)
+    the_study = study(seeds=1, claims=tmp_path / "claims.yaml")
+    run_study(the_study, tmp_path / "out", console, lambda root: InstantEngine())
+    first, second, *_ = console.file.getvalue().splitlines()
+    assert first == "claim 'c' compares what no run of this study is: {architecture: dens}"
+    assert "soft-big" not in second
+
+
 def test_a_network_that_cannot_be_built_is_refused_before_any_cell_starts(
     tmp_path, console, monkeypatch
 ):
