@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -15,10 +15,12 @@ from sb3_moe.metrics import bootstrap_interval, holm
 from sb3_moe.study.report.measures import (
     IN_RETURNS,
     MEASURES,
+    OF_SUCCESS,
     WHOLE,
     Array,
     References,
     Run,
+    games_measured,
     measure,
 )
 from sb3_moe.study.report.verdict import (
@@ -99,7 +101,8 @@ class Contrast:
     :param expects: what the claim says of the difference
     :param smallest_effect: the smallest difference that matters, in the measure's unit
     :param primary: whether the verdict rests on it; the others are only shown
-    :param over: ``"tasks"``: a seed has one value, the mean over the tasks; None: one for each task
+    :param over: ``"tasks"``: a seed has one value, the mean over the tasks for which the measure is
+        defined, if it has them all; None: one for each task
     :param units: by task, what returns are divided by before that mean; empty: by nothing
     :raises ValueError: if a value is out of its range
     """
@@ -141,11 +144,16 @@ class Contrast:
         """Give the difference for every seed and game that all groups have."""
         return {key: float(self.signs @ values) for key, values in self.groups(measured).items()}
 
-    def groups(self, measured: Sequence[Measured]) -> dict[tuple[int, str], Array]:
+    def groups(
+        self, measured: Sequence[Measured], cells: Sequence[CellConfig] | None = None
+    ) -> dict[tuple[int, str], Array]:
         """Give each group's value, (groups,), for every seed and game that all groups have.
 
         Each group is averaged over its orders of games; while some are missing, over those that the
         groups of one regime share, lest the difference between orders pass for theirs.
+
+        :param cells: of the study, which say of what tasks a mean over them is; None: those of
+            the runs
         """
         selectors = self.plus + self.minus
         groups = [_by_setting(selector, measured) for selector in selectors]
@@ -156,17 +164,37 @@ class Contrast:
                 found[key] = np.array([float(np.mean(values)) for values in alike])
         if self.over != "tasks":
             return found
-        return _mean_over_tasks(found, self.units if self.measure in IN_RETURNS else {})
+        cells = [run.cell for run, _ in measured] if cells is None else cells
+        units = self.units if self.measure in IN_RETURNS else {}
+        return _mean_over_tasks(found, self._tasks(measured, cells), units)
+
+    def _tasks(self, measured: Sequence[Measured], cells: Sequence[CellConfig]) -> set[str]:
+        """Name the tasks for which the measure is defined in every group."""
+        groups = [
+            {
+                task
+                for cell in cells
+                if selector.matches(cell)
+                for task in games_measured(self.measure, cell)
+            }
+            for selector in self.plus + self.minus
+        ]
+        tasks = set.intersection(*groups)
+        if self.measure in OF_SUCCESS:
+            tasks &= {
+                task for _, values in measured for task in values if np.isfinite(values[task])
+            }
+        return tasks
 
 
 def _mean_over_tasks(
-    values: dict[tuple[int, str], Array], units: Units
+    values: dict[tuple[int, str], Array], tasks: Collection[str], units: Units
 ) -> dict[tuple[int, str], Array]:
     """Give seeds that have every task one value, under the name of them all."""
-    tasks = {task for _, task in values}
     seeds: dict[int, list[Array]] = defaultdict(list)
     for (seed, task), each in values.items():
-        seeds[seed].append(each / units[task] if units else each)
+        if task in tasks:
+            seeds[seed].append(each / units[task] if units else each)
     return {
         (seed, WHOLE): np.mean(every, axis=0)
         for seed, every in seeds.items()
@@ -332,18 +360,24 @@ def _read_claim(entry: Any, units: Units) -> Claim:
     return replace(claim, contrasts=contrasts)
 
 
-def judge_claims(claims: Claims, runs: Sequence[Run], references: References) -> list[Finding]:
+def judge_claims(
+    claims: Claims,
+    runs: Sequence[Run],
+    references: References,
+    cells: Sequence[CellConfig] | None = None,
+) -> list[Finding]:
     """Test every claim on the runs that there are.
 
     :param claims: what is claimed, and the rule
     :param runs: finished runs
     :param references: what returns are compared with
+    :param cells: of the study, see :meth:`Contrast.groups`
     """
     rows = [
         (claim, row)
         for claim in claims.claims
         for contrast in claim.contrasts
-        for row in _estimates(contrast, runs, references, claims.rule)
+        for row in _estimates(contrast, runs, references, claims.rule, cells)
     ]
     primary = [
         index
@@ -360,12 +394,16 @@ def judge_claims(claims: Claims, runs: Sequence[Run], references: References) ->
 
 
 def _estimates(
-    contrast: Contrast, runs: Sequence[Run], references: References, rule: Rule
+    contrast: Contrast,
+    runs: Sequence[Run],
+    references: References,
+    rule: Rule,
+    cells: Sequence[CellConfig] | None,
 ) -> list[Row]:
     """Estimate a contrast on each game; not yet judged."""
     measured = [(run, measure(contrast.measure, run, references)) for run in runs]
     by_game: dict[str, list[Array]] = defaultdict(list)
-    for (_, game), values in contrast.groups(measured).items():
+    for (_, game), values in contrast.groups(measured, cells).items():
         by_game[game].append(values)
     return [
         Row(contrast, game, estimate(np.array(every), contrast.signs, rule), 1.0, *_UNJUDGED)

@@ -299,6 +299,52 @@ def test_over_tasks_a_seed_that_lacks_a_task_is_left_out():
     assert set(contrast(over="tasks").differences(measured)) == {(0, WHOLE)}
 
 
+def test_over_tasks_a_task_that_no_seed_has_a_value_of_is_not_passed_over():
+    # Breakout's reference is no better than random.
+    runs = [
+        run(cell("crl", order, name, seed), 0.5 if order[0] == "Breakout" else 10.0)
+        for seed in range(5)
+        for order in (GAMES, GAMES[::-1])
+        for name in ("dense", "soft-big")
+    ]
+    assert len(judge_one(runs, contrast(measure="plasticity")).rows) == 1
+    assert judge_one(runs, contrast(measure="plasticity", over="tasks")).rows == []
+
+
+def test_over_tasks_orders_of_the_study_that_nobody_has_run_yet_leave_tasks_missing():
+    cells = [
+        cell("crl", order, name, seed)
+        for seed in range(5)
+        for order in (GAMES, GAMES[::-1])
+        for name in ("dense", "soft-big")
+    ]
+    runs = [run(each) for each in cells if each.order == GAMES or each.seed < 2]
+    over = contrast(measure="gain", over="tasks")
+    references = References([run(each) for each in cells], RANDOM)
+    measured = [(each, measure("gain", each, references)) for each in runs]
+    assert {seed for seed, _ in over.groups(measured, cells)} == {0, 1}
+    # A study of that order alone asks for the gain of its second task and no other.
+    asked = [each for each in cells if each.order == GAMES]
+    assert {seed for seed, _ in over.groups(measured, asked)} == set(range(5))
+
+
+def test_over_tasks_those_that_say_nothing_of_success_are_left_out():
+    measured = [
+        (run(cell("crl", GAMES, name)), {GAMES[0]: value, GAMES[1]: float("nan")})
+        for name, value in (("dense", 0.25), ("soft-big", 1.0))
+    ]
+    over = contrast(measure="success", over="tasks")
+    assert over.differences(measured) == {(0, WHOLE): 0.75}
+
+
+def test_over_tasks_a_measure_of_the_whole_run_stays_as_it_is():
+    runs = [
+        run(cell("crl", GAMES, name), dormant=d) for name, d in (("dense", 0.5), ("soft-big", 0.2))
+    ]
+    (row,) = judge_one(runs, contrast(measure="dormant", over="tasks")).rows
+    assert row.estimate.mean == pytest.approx(-0.3)
+
+
 def test_without_pairs_the_estimate_is_welchs():
     dense, soft = [1.0, 2.0, 4.0, 3.0, 5.0], [5.0, 6.0, 19.0, 7.0, 8.0]
     runs = composites(dense, soft)
