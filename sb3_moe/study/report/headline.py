@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sb3_moe.study.report.measures import shown
 from sb3_moe.study.report.page import interval, percent
-from sb3_moe.study.report.tables import Text, read_csv
+from sb3_moe.study.report.tables import Text, order_of, read_csv
 from sb3_moe.study.spec.architectures import title
 
 #: The longest sequence whose games a heading names.
@@ -77,7 +77,7 @@ def _column(row: Text, cycles: int, orders: Sequence[str]) -> str:
     game = row["game"]
     if row["regime"] != "crl":
         return game + {"mtrl": ", interleaved", "scratch": " alone", "schedule": ""}[row["regime"]]
-    sequence = row["order"].split() * cycles
+    sequence = order_of(row["order"]) * cycles
     last = max(k for k, played in enumerate(sequence) if played == game)
     if len(sequence) > NAMED:
         which = f" of order {orders.index(row['order']) + 1}" if len(orders) > 1 else ""
