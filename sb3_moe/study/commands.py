@@ -169,7 +169,7 @@ def check_claims(study: StudyConfig, console: Console) -> None:
         return
     claims = load_claims(study.claims)
     claims.check_tasks(study.games)
-    for line in claims.without_runs(study.cells()):
+    for line in claims.without_runs(study.only(()).cells()):
         say(console, line)
 
 
