@@ -152,7 +152,8 @@ def run_study(
 def found_besides(jobs: Sequence[Job], root: Path) -> list[str]:
     """List what a study's folder holds that isn't the study's, such as another one's cells."""
     ours = {CACHE, LOCK, "cells", "report", "study.json", "random.json"}
-    cells = {job.folder.name for job in jobs}
+    # An id's slash makes folders within folders.
+    cells = {Path(job.cell.name).parts[0] for job in jobs}
     others = [path.name for path in root.glob("*") if path.name not in ours]
     others += [f"cells/{p.name}" for p in (root / "cells").glob("*") if p.name not in cells]
     return sorted(others)

@@ -105,6 +105,13 @@ class CellFolder:
         """The folder's own name."""
         return self.path.name
 
+    def cells(self, cell: str) -> Path:
+        """Give the folder in which those of all cells lie: deeper where an id has a slash.
+
+        :param cell: the name of this folder's cell
+        """
+        return Path(*self.path.parts[: -1 - cell.count("/")])
+
     def config(self) -> dict[str, Any]:
         """Read ``config.json``: the cell, and what it ran on."""
         return read_json(self.path / "config.json")
