@@ -15,7 +15,7 @@ from rich.text import Text
 
 from sb3_moe.study.report.claims import load_claims
 from sb3_moe.study.run.engine import Engine, check_processes, child_environment, environment
-from sb3_moe.study.run.folder import write_json
+from sb3_moe.study.run.folder import read_json, write_json
 from sb3_moe.study.run.jobs import Job, changes, refuse_changes, survey, unfinished
 from sb3_moe.study.run.locks import LOCK
 from sb3_moe.study.run.provenance import provenance
@@ -24,6 +24,7 @@ from sb3_moe.study.run.runner import locked, run
 from sb3_moe.study.run.speeds import measured_speeds, steps_to_measure
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.grid import StudyConfig
+from sb3_moe.study.spec.setup import WORLD, plain
 
 #: Where, in a study's folder, processes leave each other what jax has compiled.
 CACHE = ".jax"
@@ -176,14 +177,31 @@ def check_claims(study: StudyConfig, console: Console) -> None:
 
 def prepare(study: StudyConfig, root: Path) -> None:
     """Write down the study, and measure the random policy's level once."""
-    write_json(root / "study.json", {"study": study.to_dict(), **provenance()})
     path = root / "random.json"
     try:
+        _check_world(study, root / "study.json")
         read_returns(path, study.games, study.random_episodes)
     except ValueError:  # not there, damaged, or of what the study was before
         with environment(child_environment(root / CACHE)):
             measured = random_returns(study.games, study.random_episodes, **study.world)
         write_json(path, {game: np.round(r, 6).tolist() for game, r in measured.items()})
+    # After the level, since it says which environments that is of.
+    write_json(root / "study.json", {"study": study.to_dict(), **provenance()})
+
+
+def _check_world(study: StudyConfig, path: Path) -> None:
+    """Raise if a folder's random policy played in other environments, as far as the folder says.
+
+    :param path: of what an earlier call wrote
+    :raises ValueError: if it did, or the file can't be read
+    """
+    said = read_json(path).get("study") if path.exists() else None
+    if not isinstance(said, dict):
+        return
+    # What version 0.1 doesn't say is what a world leaves out.
+    before = {name: said[name] for name in WORLD if said.get(name)}
+    if before != plain(study.world):
+        raise ValueError(f"{path.name} must be of {study.world}, got {before}")
 
 
 def rehearse(jobs: Sequence[Job], root: Path) -> None:

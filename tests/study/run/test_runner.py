@@ -338,6 +338,34 @@ def test_the_random_policy_is_measured_unless_it_has_been(tmp_path, monkeypatch,
     assert asked == [15, 21]
 
 
+@pytest.mark.parametrize("by_0_1", [False, True])
+def test_the_random_policy_plays_again_where_its_environment_is_another(
+    tmp_path, monkeypatch, by_0_1
+):
+    worlds = []
+
+    def played(games, episodes, **world):
+        worlds.append(world)
+        return {game: np.ones(70) for game in games}
+
+    monkeypatch.setattr(commands, "random_returns", played)
+    plain, no_ops = study(seeds=1), study(seeds=1, no_op_max=30)
+    prepare(plain, tmp_path)
+    if by_0_1:
+        said = read_json(tmp_path / "study.json")["study"]
+        old = {name: said[name] for name in said if name not in ("tasks", "env", "no_op_max")}
+        write_json(tmp_path / "study.json", {"study": old})
+    prepare(replace(plain, seeds=(3,)), tmp_path)
+    assert worlds == [{}]
+    prepare(no_ops, tmp_path)
+    prepare(no_ops, tmp_path)
+    assert worlds == [{}, {"no_op_max": 30}]
+    # A folder that says nothing of it is taken as it is.
+    (tmp_path / "study.json").unlink()
+    prepare(plain, tmp_path)
+    assert len(worlds) == 2
+
+
 def test_more_seeds_and_columns_are_no_change(tmp_path):
     write(tmp_path, study(seeds=1), lambda cell: 5.0)
     larger = study(seeds=2, architectures=("dense", "soft-big", "task-big"))
