@@ -187,6 +187,8 @@ def _of_second_half(layers: Sequence[Array]) -> float:
 class References:
     """What a return is compared with: the random policy, and the same network from scratch.
 
+    The regime ``"scratch"`` counts before blocks that open a sequence, and the first of these.
+
     :param runs: all of a study
     :param random: mean return of the random policy, by game
     """
@@ -195,7 +197,7 @@ class References:
         self.random = random
         self._areas: dict[tuple[str, int, str], float] = {}
         self._ends: dict[tuple[str, int, str], float] = {}
-        for run in runs:
+        for run in sorted(runs, key=lambda run: run.cell.regime != "scratch"):
             self._add(run)
 
     def _add(self, run: Run) -> None:
@@ -206,6 +208,8 @@ class References:
             return
         game = run.cell.order[0]
         key = (run.cell.architecture.name, run.cell.seed, game)
+        if key in self._areas:
+            return
         block = (0, run.cell.steps_per_task)
         self._areas[key] = area(run, game, block)
         last = run.steps <= block[1]
