@@ -262,7 +262,7 @@ class Claims:
     :param rule: how an interval becomes a verdict
     :param claims: in the order of the report
     :param units: of the contrasts, see :class:`Contrast`
-    :raises ValueError: if a unit is not a number above 0
+    :raises ValueError: if a unit is not a number above 0, or two claims have one name
     """
 
     rule: Rule = field(default_factory=Rule)
@@ -270,6 +270,9 @@ class Claims:
     units: Units = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        names = [claim.name for claim in self.claims]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`name` of claims must be different from each other, got {names}")
         for task, unit in self.units.items():
             if not (isinstance(unit, int | float) and 0 < unit < math.inf):
                 raise ValueError(f"`units` must be numbers above 0, got {unit!r} for {task}")

@@ -24,10 +24,10 @@ def claims_table(folder: Path, coverage: float = 0.95, kind: str = "bootstrap") 
     :param coverage: of the intervals there
     :param kind: of them
     """
-    claims: dict[str, list[Text]] = {}
+    claims: dict[tuple[str, str], list[Text]] = {}
     for row in read_csv(folder / "verdicts.csv"):
         if row["primary"] == "True":
-            claims.setdefault(row["text"], []).append(row)
+            claims.setdefault((row["claim"], row["text"]), []).append(row)
     return markdown(
         ["Claim", _difference_heading(coverage, kind), "Verdict", "By t intervals"],
         [
@@ -37,7 +37,7 @@ def claims_table(folder: Path, coverage: float = 0.95, kind: str = "bootstrap") 
                 f"**{rows[0]['claim_verdict']}**",
                 rows[0]["claim_verdict_by_t"],
             ]
-            for text, rows in claims.items()
+            for (_, text), rows in claims.items()
         ],
     )
 

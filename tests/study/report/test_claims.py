@@ -209,6 +209,7 @@ claims:
         ("rule: {min_seeds: 5.5}" + SOUND, r"`rule.min_seeds` must be a whole number, got 5.5"),
         ("units: {x: true}" + SOUND, r"`units.x` must be a number, got True"),
         ("units: {x: .inf}" + SOUND, r"`units` must be numbers above 0, got inf"),
+        (SOUND + SOUND.partition("claims:")[2], r"`name` of claims must be different from each"),
         (SOUND + "    need: all", r"claim 'a': there is no entry `need`; did you mean `needs`\?"),
         (SOUND.replace("minus: []", "minus: [{architecture: }]"), r"architecture` must be text"),
         (SOUND.replace("[{architecture: x}]", "[]"), r"`plus` must have at least one group, got"),

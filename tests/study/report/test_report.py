@@ -140,15 +140,20 @@ def test_headings_of_several_long_orders_stay_apart(tmp_path):
 
 def test_the_headline_shows_the_differences_that_a_verdict_rests_on(tmp_path):
     lines = [
-        "text,claim_verdict,claim_verdict_by_t,contrast,measure,primary,game,difference,low,high",
-        "It helps.,supported,undecided,MoE - Dense,relative_area,True,Pong,0.5,0.4,0.6",
-        "It helps.,supported,undecided,MoE - Dense,relative_area,True,Breakout,0.3,0.2,0.4",
-        "It helps.,supported,undecided,MoE - Wide,relative_area,False,Breakout,0.9,0.8,1",
+        "claim,text,claim_verdict,claim_verdict_by_t,contrast,measure,primary,game,difference,low,"
+        "high",
+        "a,It helps.,supported,undecided,MoE - Dense,relative_area,True,Pong,0.5,0.4,0.6",
+        "a,It helps.,supported,undecided,MoE - Dense,relative_area,True,Breakout,0.3,0.2,0.4",
+        "a,It helps.,supported,undecided,MoE - Wide,relative_area,False,Breakout,0.9,0.8,1",
+        "b,It helps.,contradicted,undecided,MoE - Wide,final,True,Pong,0.1,0,0.2",
     ]
     (tmp_path / "verdicts.csv").write_text("\n".join(lines))
     assert claims_table(tmp_path).splitlines()[2:] == [
         "| It helps. | MoE - Dense, relative area:<br>Pong 0.50 [0.40, 0.60]<br>"
-        "Breakout 0.30 [0.20, 0.40] | **supported** | undecided |"
+        "Breakout 0.30 [0.20, 0.40] | **supported** | undecided |",
+        # Another claim in the same words.
+        "| It helps. | MoE - Wide, final:<br>Pong 0.10 [0.00, 0.20] | **contradicted** | "
+        "undecided |",
     ]
 
 
