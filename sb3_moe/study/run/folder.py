@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_moe.files.atomic import atomic
+from sb3_moe.snapshot.writing import snapshots_in, step_of
 from sb3_moe.study.run.integrity import (
     check_snapshot,
     checksums_of,
@@ -133,7 +134,7 @@ class CellFolder:
 
     def checkpoints(self) -> list[Path]:
         """List the snapshots, oldest first."""
-        return sorted((self.path / "checkpoints").glob("step-*"))
+        return snapshots_in(self.path / "checkpoints")
 
     def snapshots(self) -> list[Path]:
         """List the snapshots that the run can go on from, oldest first.
@@ -145,7 +146,7 @@ class CellFolder:
         """
         usable = [path for path in self.checkpoints() if not _damage(path)]
         for name in self._measured() if usable else ():
-            usable = [path for path in usable if self._reaches(name, _step(path))]
+            usable = [path for path in usable if self._reaches(name, step_of(path))]
             if not usable:
                 raise ValueError(f"{name} lacks rows from before the snapshot")
         return usable
@@ -248,10 +249,6 @@ def _damage(snapshot: Path) -> str:
     except ValueError as error:
         return str(error)
     return ""
-
-
-def _step(snapshot: Path) -> int:
-    return int(snapshot.name.removeprefix("step-"))
 
 
 def _sha256(path: Path) -> str:

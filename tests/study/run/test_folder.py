@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 import zipfile
 
 import numpy as np
@@ -161,6 +162,14 @@ def names(folder):
 
 
 def test_snapshots_to_which_the_scores_reach_can_be_gone_on_from(stopped):
+    assert names(stopped) == [2, 4]
+    assert stopped.state() == ("interrupted", "")
+
+
+def test_a_copy_of_a_snapshot_is_none_of_the_runs(stopped):
+    latest = stopped.checkpoints()[-1]
+    shutil.copytree(latest, f"{latest}.bak")
+    latest.with_name("step-000000000007").write_text("a note")
     assert names(stopped) == [2, 4]
     assert stopped.state() == ("interrupted", "")
 
