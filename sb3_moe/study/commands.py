@@ -15,7 +15,7 @@ from rich.text import Text
 
 from sb3_moe.study.report.claims import load_claims
 from sb3_moe.study.run.engine import Engine, check_processes, child_environment, environment
-from sb3_moe.study.run.folder import read_json, write_json
+from sb3_moe.study.run.folder import check_writable, read_json, write_json
 from sb3_moe.study.run.jobs import Job, changes, refuse_changes, survey, unfinished
 from sb3_moe.study.run.locks import LOCK
 from sb3_moe.study.run.provenance import provenance
@@ -124,6 +124,7 @@ def run_study(
     :raises BusyError: if another process runs cells in the folder
     """
     check_claims(study, console)
+    check_writable(root)
     with locked(root):
         jobs = survey(study.cells(), root)
         refuse_changes(jobs)
@@ -227,9 +228,10 @@ def report(
 
     :param replays: with a page on which each network plays
     """
-    from sb3_moe.study.report.writing import write_report
+    from sb3_moe.study.report.writing import report_folder, write_report
 
     if replays:
+        report_folder(root, to)  # where a mistake costs nothing
         play(study, root, console, to)
     page = write_report(study, root, to)
     say(console, f"report: {page}")

@@ -43,9 +43,10 @@ class State(NamedTuple):
     reason: str = ""
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, argument: str = "out") -> None:
     """Make a folder, and raise if nothing can be written there.
 
+    :param argument: what names it
     :raises ValueError: naming the folder, and what the system says
     """
     try:
@@ -55,7 +56,7 @@ def check_writable(path: Path) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(
-            f"`out` must be a folder that can be written, got {path}: {reason}"
+            f"`{argument}` must be a folder that can be written, got {path}: {reason}"
         ) from error
 
 

@@ -169,6 +169,33 @@ def test_a_report_can_be_written_elsewhere(folder, tmp_path):
     assert (tmp_path / "results" / "scores.csv").exists()
 
 
+@pytest.mark.parametrize("name", ["README.md", "index.html"])
+def test_a_page_that_is_no_reports_is_not_written_over(folder, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=rf"`to` must be a folder of its own.*whose {name} would"):
+        write_report(study(claims=None), folder, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_report_over_an_earlier_one_leaves_nothing_behind_that_is_not_its_own(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sb3_moe.study.report.writing.save_figure", lambda *_, **__: None)
+    stale = {"verdicts.csv", "differences.png", "differences.svg", "differences.pdf"}
+    for name in {*stale, "summary.csv", "README.md", "learning_curves.png", "notes.txt"}:
+        (tmp_path / name).write_text("")
+    before = {path.name for path in tmp_path.iterdir()}
+    write_report(study(claims=None), folder, tmp_path)
+    assert before - {path.name for path in tmp_path.iterdir()} == stale
+
+
+def test_a_folder_that_a_report_cant_be_written_to_is_refused_with_its_name(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"`to` must be a folder that can be written, got .*file"):
+        write_report(study(claims=None), folder, tmp_path / "file")
+
+
 def test_a_study_without_claims_has_no_table_of_verdicts(folder, tmp_path):
     write_report(study(claims=None), folder, tmp_path)
     assert not (tmp_path / "verdicts.csv").exists()

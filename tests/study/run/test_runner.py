@@ -307,6 +307,12 @@ def test_a_network_that_a_claim_misspells_is_named_before_anything_runs(tmp_path
     assert "soft-big" not in second
 
 
+def test_a_folder_that_a_study_cant_be_written_to_is_refused_with_its_name(tmp_path, console):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"`out` must be a folder that can be written, got .*file"):
+        run_study(study(seeds=1), tmp_path / "file", console, lambda root: InstantEngine())
+
+
 def test_a_network_that_cannot_be_built_is_refused_before_any_cell_starts(
     tmp_path, console, monkeypatch
 ):
