@@ -100,6 +100,12 @@ def test_ppo_and_arguments_are_two_words_for_the_same(tmp_path):
         ("steps_per_task", "1001", "multiple of the rollout of 'small', n_envs . train_freq = 8"),
         ("tasks", "Classic/None", "^`tasks` must name a suite, .*, got 'Classic/None'"),
         ("tasks", "[CartPole-v7]", r"^`tasks\[0\]` must be a registered .*, got 'CartPole-v7'"),
+        (
+            "tasks",
+            "[[CartPole-v1, [1]]]",
+            r"^`tasks\[0\]` must be .*, got \('CartPole-v1', \[1\]\)",
+        ),
+        ("tasks", "[[CartPole-v1, 5]]", r"^`tasks\[0\]` must be .*, got \('CartPole-v1', 5\)"),
         ("tasks", "['json:none']", r"^`tasks\[0\]` must be a registered .*, got 'json:none'"),
         ("tasks", "['no_such:x']", r"^`tasks\[0\]` can't be imported, got 'no_such:x'"),
         ("games", "[CartPole-v1]", "^`games` must be left out where there are `tasks`, or name"),
