@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickletools
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -83,8 +82,6 @@ def longest_gap(config: Mapping[str, Any]) -> int:
         every = max(1, cell["steps_per_task"] // cell["evaluation"]["points"])
         if "rollout" not in config:  # as in 0.1
             rollout = int(cell["n_envs"] * (MINATAR_PPO | config.get("ppo", {}))["n_steps"])
-        elif config["rollout"] is None:  # whole episodes, of any length
-            return sys.maxsize
         else:
             rollout = config["rollout"]
         return int(-(-every // rollout) * rollout)

@@ -89,7 +89,11 @@ def test_ppo_and_arguments_are_two_words_for_the_same(tmp_path):
             "{replay_buffer_class: 'no.such:Thing'}",
             "^`arguments.replay_buffer_class` must be `package.module:Class`, got 'no.such:Thing'",
         ),
-        ("arguments", "{train_freq: [1, episode]}", "^`n_envs` must be 1 where `train_freq`"),
+        (
+            "arguments",
+            "{train_freq: [1, episode]}",
+            r"^`train_freq` must count steps in a study, got \[1, 'episode'\]",
+        ),
         ("ppo", "{gamma: 0.9}", "^`ppo` must be left out with DQN, whose values are `arguments`"),
         (
             "preset",
