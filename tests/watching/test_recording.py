@@ -314,6 +314,18 @@ def test_the_table_of_an_agent_that_only_values_is_of_what_it_values():
     assert found.tower == "qf"
 
 
+def test_the_table_is_of_one_mixture_where_those_of_a_tower_differ_in_size():
+    model = shown.agent(head_router="task")  # three experts, and a head for each of two tasks
+    first, head = model.policy.mixtures("pi")
+    found = expert_importance(model, episodes=2)
+    assert found.tower == first
+    assert found.rows[-1] == "without 2"
+    assert expert_importance(model, tower=head, episodes=2).rows[-1] == "without 1"
+    rule = rf"`tower` must name one mixture .*'{first}': 3, '{head}': 2.*, got 'pi'"
+    with pytest.raises(ValueError, match=rule):
+        expert_importance(model, tower="pi", episodes=2)
+
+
 def test_the_table_has_a_row_for_each_expert_and_intervals_over_episodes():
     model = shown.agent()
     found = expert_importance(model, episodes=3, deterministic=False)
