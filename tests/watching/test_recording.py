@@ -126,6 +126,7 @@ def test_some_tasks_can_be_chosen():
     model = shown.agent()
     second = model.get_env().get_attr("task_names")[0][1]
     assert [t.task for t in sb3_moe.watch(model, tasks=[second]).runs[0].tracks] == [second]
+    assert [t.task for t in sb3_moe.watch(model, tasks=1).runs[0].tracks] == [second]
     assert [t.task for t in sb3_moe.watch(model, tasks=[1, 1]).runs[0].tracks] == [second]
 
 
@@ -233,6 +234,7 @@ def test_the_strongest_moments_are_the_largest_gates_and_no_neighbours():
         ({"tasks": ["none"]}, r"`tasks` must be among \['.*'\], got 'none'"),
         ({"tasks": []}, r"`tasks` must name at least one of \['.*'\], got none"),
         ({"without": ["pi:²"]}, "`without` must name experts as 'pi:2', got 'pi:²'"),
+        ({"tasks": 2}, r"`tasks` must be among \['.*'\], got 2"),
         ({"tasks": [2]}, r"`tasks` must be among \['.*'\], got 2"),
         ({"without": [1]}, "`without` must name experts as 'pi:2', got 1"),
         ({"without": ["pi"]}, "`without` must name experts as 'pi:2', got 'pi'"),

@@ -216,7 +216,7 @@ def _spelled_out(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             long[name] = asdict(named(values[name], name))
     if isinstance(values.get("callbacks"), list):
         long["callbacks"] = [asdict(named(each, "callbacks")) for each in values["callbacks"]]
-    if "schedule" in values:
+    if values.get("schedule") is not None:
         long.setdefault("regimes", ["schedule"])
     if "seeds" in values:
         long["seeds"] = _seeds(values["seeds"])
