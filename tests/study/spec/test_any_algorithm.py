@@ -186,7 +186,7 @@ def test_a_study_of_a_schedule_has_no_other_regimes_unless_it_names_them(tmp_pat
     study = read(tmp_path, schedule=blocks)
     (cell,) = study.cells()
     assert (cell.regime, cell.order, cell.total_steps) == ("schedule", (), 4000)
-    assert read(tmp_path, schedule="").regimes == read(tmp_path).regimes == ("mtrl", "crl")
+    assert read(tmp_path, schedule="~").regimes == read(tmp_path).regimes == ("mtrl", "crl")
     mixed = read(tmp_path, schedule=blocks, regimes="[mtrl, schedule]")
     assert [each.schedule for each in mixed.cells()] == [None, study.schedule]
     with pytest.raises(ValueError, match=r'^`regimes` must have "schedule"'):
