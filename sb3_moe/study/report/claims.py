@@ -42,8 +42,10 @@ from sb3_moe.study.spec.entries import read_yaml, typed
 Values = dict[tuple[int, str], float]
 #: A regime, and its order of games.
 Setting = tuple[str, tuple[str, ...]]
+#: As a file has it: a report shows 9 as it stands there, and not as 9.0.
+Number = int | float
 #: What tasks' returns are divided by before a mean over tasks.
-Units = Mapping[str, float]
+Units = Mapping[str, Number]
 #: How many of a claim's rows have to hold.
 Needs = Literal["any", "all"]
 #: A run, and what was measured of each game.
@@ -111,7 +113,7 @@ class Contrast:
     plus: tuple[Selector, ...]
     minus: tuple[Selector, ...]
     expects: Expects
-    smallest_effect: float
+    smallest_effect: Number
     primary: bool = True
     over: str | None = None
     units: Units = field(default_factory=dict)
