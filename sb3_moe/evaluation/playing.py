@@ -96,7 +96,7 @@ def evaluate_tasks(
         played.step(starts, infos)
         copy = played.longest()
         if max_episode_steps is not None and played.running[copy] >= max_episode_steps:
-            _refuse_endless(names[tasks[copy]], max_episode_steps)
+            refuse_endless(names[tasks[copy]], max_episode_steps)
     return _by_task(played.episodes, tasks, n_eval_episodes)
 
 
@@ -142,7 +142,11 @@ class _Played:
         self.wanted[copy] = len(mine) < self._quota[copy]
 
 
-def _refuse_endless(task: str, max_episode_steps: int) -> None:
+def refuse_endless(task: str, max_episode_steps: int) -> None:
+    """Raise, since an episode of a task has gone on for so many steps.
+
+    :raises ValueError: in any case
+    """
     raise ValueError(
         f"`env` must end each episode within `max_episode_steps`={max_episode_steps:,}, got one of "
         f"{task} that goes on: put gymnasium.wrappers.TimeLimit around it"

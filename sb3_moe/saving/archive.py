@@ -33,13 +33,24 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def as_written(path: Path) -> Path:
-    """Return where a model is written: a name without an ending gets one, as SB3's does."""
+    """Return where a model is written: a name without an ending gets one, as SB3's does.
+
+    :raises ValueError: if the path has no name that could get one
+    """
+    if path.name in ("", ".."):
+        raise ValueError(f"`path` must be a file's, got {str(path)!r}")
     return path if path.suffix else Path(f"{path}{ENDING}")
 
 
 def as_read(path: Path) -> Path:
-    """Return where a model is found: by its name, or by its name without the ending."""
-    return path if path.exists() else as_written(path)
+    """Return where a model is found: by its name, or by its name without the ending.
+
+    :raises ValueError: as of :func:`as_written`
+    """
+    written = as_written(path)
+    # A folder may have the model's name.
+    others = path.is_dir() and written.is_file()
+    return path if path.exists() and not others else written
 
 
 def write_archive(path: Path, entries: Mapping[str, bytes]) -> None:

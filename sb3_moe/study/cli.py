@@ -35,7 +35,7 @@ class StudyOptions:
     architecture: tuple[str, ...] = ()
     """More columns: `<router>-<placement>`, or your own policy as `package.module:Class`."""
     only: tuple[str, ...] = ()
-    """Only these of its networks, for now: all seeds of one, say, before the next one's."""
+    """Only these of its networks, and what they start from: all seeds of one, say, for now."""
 
     def load(self) -> StudyConfig:
         """Read the study, with what the command line changes in it."""
@@ -45,17 +45,15 @@ class StudyOptions:
             changes["seeds"] = tuple(range(self.seeds))
         if self.steps_per_task is not None:
             changes["steps_per_task"] = self.steps_per_task
-        if self.architecture or self.only:
+        if self.architecture:
             added = tuple(_column(name, study.algorithm) for name in self.architecture)
-            changes["architectures"] = self._chosen(study.architectures + added)
-        return replace(study, **changes)  # type: ignore[arg-type]
-
-    def _chosen(self, networks: tuple[Architecture, ...]) -> tuple[Architecture, ...]:
-        names = [each.name for each in networks]
+            changes["architectures"] = study.architectures + added
+        study = replace(study, **changes)  # type: ignore[arg-type]
+        names = [each.name for each in study.architectures]
         unknown = [name for name in self.only if name not in names]
         if unknown:
             raise ValueError(f"`--only` must name networks of the study, {names}, got {unknown}")
-        return tuple(each for each in networks if not self.only or each.name in self.only)
+        return study.only(self.only)
 
     def folder(self, study: StudyConfig) -> Path:
         """Give the study's folder."""

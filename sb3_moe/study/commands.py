@@ -15,7 +15,7 @@ from rich.text import Text
 
 from sb3_moe.study.report.claims import load_claims
 from sb3_moe.study.run.engine import Engine, check_processes, child_environment, environment
-from sb3_moe.study.run.folder import write_json
+from sb3_moe.study.run.folder import check_writable, read_json, write_json
 from sb3_moe.study.run.jobs import Job, changes, refuse_changes, survey, unfinished
 from sb3_moe.study.run.locks import LOCK
 from sb3_moe.study.run.provenance import provenance
@@ -24,6 +24,7 @@ from sb3_moe.study.run.runner import locked, run
 from sb3_moe.study.run.speeds import measured_speeds, steps_to_measure
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.grid import StudyConfig
+from sb3_moe.study.spec.setup import WORLD, plain
 
 #: Where, in a study's folder, processes leave each other what jax has compiled.
 CACHE = ".jax"
@@ -38,7 +39,7 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
     :raises ValueError: if a claim or the number of processes is wrong, or a folder was made by
         another configuration
     """
-    check_claims(study)
+    check_claims(study, console)
     processes = check_processes(processes)
     jobs = survey(study.cells(), root)
     refuse_changes(jobs)
@@ -122,7 +123,8 @@ def run_study(
         another configuration
     :raises BusyError: if another process runs cells in the folder
     """
-    check_claims(study)
+    check_claims(study, console)
+    check_writable(root)
     with locked(root):
         jobs = survey(study.cells(), root)
         refuse_changes(jobs)
@@ -152,31 +154,55 @@ def run_study(
 def found_besides(jobs: Sequence[Job], root: Path) -> list[str]:
     """List what a study's folder holds that isn't the study's, such as another one's cells."""
     ours = {CACHE, LOCK, "cells", "report", "study.json", "random.json"}
-    cells = {job.folder.name for job in jobs}
+    # An id's slash makes folders within folders.
+    cells = {Path(job.cell.name).parts[0] for job in jobs}
     others = [path.name for path in root.glob("*") if path.name not in ours]
     others += [f"cells/{p.name}" for p in (root / "cells").glob("*") if p.name not in cells]
     return sorted(others)
 
 
-def check_claims(study: StudyConfig) -> None:
+def check_claims(study: StudyConfig, console: Console) -> None:
     """Read the claims, so that what is wrong with them shows before anything is run.
+
+    Groups without a run are only named: several studies may share a file of claims.
 
     :raises ValueError: naming the claim
     """
-    if study.claims is not None:
-        load_claims(study.claims).check_tasks(study.games)
+    if study.claims is None:
+        return
+    claims = load_claims(study.claims)
+    claims.check_tasks(study.games)
+    for line in claims.without_runs(study.only(()).cells()):
+        say(console, line)
 
 
 def prepare(study: StudyConfig, root: Path) -> None:
     """Write down the study, and measure the random policy's level once."""
-    write_json(root / "study.json", {"study": study.to_dict(), **provenance()})
     path = root / "random.json"
     try:
+        _check_world(study, root / "study.json")
         read_returns(path, study.games, study.random_episodes)
     except ValueError:  # not there, damaged, or of what the study was before
         with environment(child_environment(root / CACHE)):
             measured = random_returns(study.games, study.random_episodes, **study.world)
         write_json(path, {game: np.round(r, 6).tolist() for game, r in measured.items()})
+    # After the level, since it says which environments that is of.
+    write_json(root / "study.json", {"study": study.to_dict(), **provenance()})
+
+
+def _check_world(study: StudyConfig, path: Path) -> None:
+    """Raise if a folder's random policy played in other environments, as far as the folder says.
+
+    :param path: of what an earlier call wrote
+    :raises ValueError: if it did, or the file can't be read
+    """
+    said = read_json(path).get("study") if path.exists() else None
+    if not isinstance(said, dict):
+        return
+    # What version 0.1 doesn't say is what a world leaves out.
+    before = {name: said[name] for name in WORLD if said.get(name)}
+    if before != plain(study.world):
+        raise ValueError(f"{path.name} must be of {study.world}, got {before}")
 
 
 def rehearse(jobs: Sequence[Job], root: Path) -> None:
@@ -202,9 +228,10 @@ def report(
 
     :param replays: with a page on which each network plays
     """
-    from sb3_moe.study.report.writing import write_report
+    from sb3_moe.study.report.writing import report_folder, write_report
 
     if replays:
+        report_folder(root, to)  # where a mistake costs nothing
         play(study, root, console, to)
     page = write_report(study, root, to)
     say(console, f"report: {page}")

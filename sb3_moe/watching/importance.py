@@ -74,16 +74,32 @@ def check_importance(model: BaseAlgorithm, tower: str | None, episodes: int) -> 
 
     :param model: as of :func:`expert_importance`, like the rest
     :raises TypeError: if the policy is not one of this package's, or ``episodes`` no int
-    :raises ValueError: if there is no such tower, or ``episodes`` is below 2
+    :raises ValueError: if there is no such tower, its mixtures have unequally many experts, or
+        ``episodes`` is below 2
     """
     whole("episodes", episodes)
     if episodes < 2:
         raise ValueError(f"`episodes` must be at least 2 for an interval, got {episodes}")
     if tower is None:
-        first = next(iter(policy_of(model).moe_layers()), "pi")
-        tower = first.partition(".")[0].rstrip(digits)
-    mixtures_of(model, tower)
+        return _default_tower(model)
+    sizes = _sizes(model, tower)
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"`tower` must name one mixture where they have unequally many experts, {sizes}, got "
+            f"{tower!r}"
+        )
     return tower
+
+
+def _default_tower(model: BaseAlgorithm) -> str:
+    """Return the tower that acts, or its first mixture where they have unequally many experts."""
+    first = next(iter(policy_of(model).moe_layers()), "pi")
+    tower = first.partition(".")[0].rstrip(digits)
+    return tower if len(set(_sizes(model, tower).values())) == 1 else first
+
+
+def _sizes(model: BaseAlgorithm, tower: str) -> dict[str, int]:
+    return {name: layer.num_experts for name, layer in mixtures_of(model, tower).items()}
 
 
 def expert_importance(
@@ -100,20 +116,21 @@ def expert_importance(
 
     :param model: of any algorithm, with one of this package's policies
     :param env: as of :func:`sb3_moe.watch`
-    :param tower: as of :func:`sb3_moe.without_expert`; None: the one that acts
+    :param tower: as of :func:`sb3_moe.without_expert`; None: the one that acts, or its first
+        mixture where they have unequally many experts
     :param episodes: of each task, at least 2
     :param seed: of the environments and the actions
     :param deterministic: as in ``predict``
     :param max_episode_steps: an episode that takes more is an error, or one without an end would
         be played for ever
     :raises TypeError: as of :func:`sb3_moe.without_expert`, or if a number is no int
-    :raises ValueError: if there is no such tower, an episode is too long, ``episodes`` is below 2
-        or ``max_episode_steps`` below 1
+    :raises ValueError: if there is no such tower, its mixtures have unequally many experts, an
+        episode is too long, ``episodes`` is below 2 or ``max_episode_steps`` below 1
     """
     whole("max_episode_steps", max_episode_steps)
     tower = check_importance(model, tower, episodes)
     layers = list(mixtures_of(model, tower).values())
-    num_experts = min(layer.num_experts for layer in layers)
+    num_experts = layers[0].num_experts  # as many as all the others have
     with preserved_generators(model.action_space.np_random):
         stage = stage_for(model, env, False, episodes)
 

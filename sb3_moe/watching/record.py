@@ -38,7 +38,7 @@ def watch(
     model: BaseAlgorithm,
     env: gym.Env[Any, Any] | VecEnv | str | None = None,
     *,
-    tasks: str | Sequence[str | int] | None = None,
+    tasks: str | int | Sequence[str | int] | None = None,
     episodes: int = 1,
     without: str | Sequence[Expert] = (),
     max_steps: int = 1000,
@@ -62,7 +62,7 @@ def watch(
     :param model: of any algorithm
     :param env: as the model takes it, an id too; None: one like the model's own. What
         :func:`sb3_moe.make_multitask_vec_env` built is built again, with a copy for each task
-    :param tasks: a name, or names or indices of the tasks to play; None: all
+    :param tasks: a name or index, or several, of the tasks to play; None: all
     :param episodes: of each task, at least 1
     :param without: an expert as ``"pi:2"``, or several, each so or as ``("pi", 2)``
     :param max_steps: of each task; the last episode is cut there
@@ -135,11 +135,11 @@ def _note(model: BaseAlgorithm, tower: str) -> str:
     return "; ".join(notes)
 
 
-def _chosen(names: list[str], tasks: str | Sequence[str | int] | None) -> list[int]:
+def _chosen(names: list[str], tasks: str | int | Sequence[str | int] | None) -> list[int]:
     if tasks is None:
         return list(range(len(names)))
     chosen = []
-    for task in [tasks] if isinstance(tasks, str) else tasks:
+    for task in [tasks] if isinstance(tasks, str | int) else tasks:
         index = names.index(task) if task in names else task
         if not isinstance(index, int | np.integer) or not 0 <= index < len(names):
             raise ValueError(f"`tasks` must be among {names}, got {task!r}")

@@ -1,6 +1,7 @@
 """A model that was saved and loaded acts the same, and takes bit for bit the same next step."""
 
 import copy
+import re
 import zipfile
 
 import arena
@@ -291,6 +292,22 @@ def test_a_name_without_an_ending_gets_one_and_is_found_both_ways(tmp_path):
         assert sb3_moe.load(tmp_path / name).num_timesteps == 0
     (tmp_path / "agent.moe").rename(tmp_path / "old")
     assert sb3_moe.load(str(tmp_path / "old")).num_timesteps == 0
+
+
+def test_a_folder_that_has_the_models_name_does_not_hide_it(tmp_path):
+    model = arena.make("PPO", net_arch=[4])
+    sb3_moe.save(model, tmp_path / "agent")
+    (tmp_path / "agent").mkdir()
+    assert sb3_moe.load(tmp_path / "agent").num_timesteps == 0
+    (tmp_path / "agent.moe").unlink()
+    with pytest.raises(sb3_moe.UnsafeFileError, match="agent can't be opened: it is no regular"):
+        sb3_moe.load(tmp_path / "agent")
+
+
+@pytest.mark.parametrize("path", [".", "..", "/"])
+def test_a_path_without_a_name_is_refused(path):
+    with pytest.raises(ValueError, match=rf"`path` must be a file's, got '{re.escape(path)}'"):
+        sb3_moe.save(arena.make("PPO", net_arch=[4]), path)
 
 
 def test_what_is_no_model_cannot_be_saved(tmp_path):

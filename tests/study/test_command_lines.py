@@ -119,6 +119,31 @@ def test_only_some_networks_run_and_the_others_go_on_later(capsys, tmp_path):
     assert capsys.readouterr().out == f"{len(chosen.cells())} done, {left} missing\n"
 
 
+def test_only_a_network_that_starts_from_another_comes_with_the_runs_that_it_needs(tmp_path):
+    path = tmp_path / "went-on.yaml"
+    path.write_text("""
+        name: went-on
+        games: [Breakout, SpaceInvaders]
+        regimes: [mtrl, crl]
+        architectures:
+          dense:
+          wide: {placement: none, net_arch: [128]}
+          mine: {placement: none, start_from: {architecture: dense, regime: mtrl, order: []}}
+    """)
+    chosen = cli.StudyOptions(str(path), only=("mine",)).load()
+    assert [cell.name for cell in chosen.cells()] == [
+        "mtrl-Breakout.SpaceInvaders-dense-s0",
+        "mtrl-Breakout.SpaceInvaders-mine-s0",
+        "crl-Breakout.SpaceInvaders-mine-s0",
+    ]
+    whole = cli.StudyOptions(str(path)).load()
+    assert chosen.only(()) == whole
+    assert chosen.to_dict() == whole.to_dict()
+    path.write_text(path.read_text() + "    _only: [mine]")
+    with pytest.raises(ValueError, match=r"there is no entry `_only`; there are [^_]*games"):
+        cli.StudyOptions(str(path)).load()
+
+
 def test_only_a_network_of_the_study_can_be_chosen(capsys):
     assert cli.main(["status", "smoke", "--only", "dense", "huge"]) == 2
     assert re.match(

@@ -126,6 +126,7 @@ def test_some_tasks_can_be_chosen():
     model = shown.agent()
     second = model.get_env().get_attr("task_names")[0][1]
     assert [t.task for t in sb3_moe.watch(model, tasks=[second]).runs[0].tracks] == [second]
+    assert [t.task for t in sb3_moe.watch(model, tasks=1).runs[0].tracks] == [second]
     assert [t.task for t in sb3_moe.watch(model, tasks=[1, 1]).runs[0].tracks] == [second]
 
 
@@ -233,6 +234,7 @@ def test_the_strongest_moments_are_the_largest_gates_and_no_neighbours():
         ({"tasks": ["none"]}, r"`tasks` must be among \['.*'\], got 'none'"),
         ({"tasks": []}, r"`tasks` must name at least one of \['.*'\], got none"),
         ({"without": ["pi:²"]}, "`without` must name experts as 'pi:2', got 'pi:²'"),
+        ({"tasks": 2}, r"`tasks` must be among \['.*'\], got 2"),
         ({"tasks": [2]}, r"`tasks` must be among \['.*'\], got 2"),
         ({"without": [1]}, "`without` must name experts as 'pi:2', got 1"),
         ({"without": ["pi"]}, "`without` must name experts as 'pi:2', got 'pi'"),
@@ -312,6 +314,18 @@ def test_the_table_of_an_agent_that_only_values_is_of_what_it_values():
     model = arena.make("DQN", num_experts=2, net_arch=[4])
     found = expert_importance(model, arena.default_env("DQN", "MoeMlpPolicy"), episodes=2)
     assert found.tower == "qf"
+
+
+def test_the_table_is_of_one_mixture_where_those_of_a_tower_differ_in_size():
+    model = shown.agent(head_router="task")  # three experts, and a head for each of two tasks
+    first, head = model.policy.mixtures("pi")
+    found = expert_importance(model, episodes=2)
+    assert found.tower == first
+    assert found.rows[-1] == "without 2"
+    assert expert_importance(model, tower=head, episodes=2).rows[-1] == "without 1"
+    rule = rf"`tower` must name one mixture .*'{first}': 3, '{head}': 2.*, got 'pi'"
+    with pytest.raises(ValueError, match=rule):
+        expert_importance(model, tower="pi", episodes=2)
 
 
 def test_the_table_has_a_row_for_each_expert_and_intervals_over_episodes():

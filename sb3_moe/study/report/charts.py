@@ -15,6 +15,7 @@ import numpy as np
 
 from sb3_moe.study.report.figures import architectures, looks_of, sequences
 from sb3_moe.study.report.measures import MEASURES, WHOLE, Array, References, Run, measure, shown
+from sb3_moe.study.report.tables import order_as_text
 from sb3_moe.study.spec.architectures import heading, title
 
 #: The page stays below 3 MB: a study with more values has some of its evaluations left out.
@@ -200,7 +201,7 @@ def _where(runs: Sequence[Run], game: str = "") -> Values:
     cell = runs[0].cell
     return {
         "regime": cell.regime,
-        "order": " ".join(cell.order),
+        "order": order_as_text(cell.order),
         "setting": heading(cell.regime, cell.order),
         "task": game,
         # Where tasks have no order all are trained all the time.

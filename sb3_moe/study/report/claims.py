@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -14,10 +15,12 @@ from sb3_moe.metrics import bootstrap_interval, holm
 from sb3_moe.study.report.measures import (
     IN_RETURNS,
     MEASURES,
+    OF_SUCCESS,
     WHOLE,
     Array,
     References,
     Run,
+    games_measured,
     measure,
 )
 from sb3_moe.study.report.verdict import (
@@ -32,15 +35,17 @@ from sb3_moe.study.report.verdict import (
     welch,
 )
 from sb3_moe.study.spec.architectures import title
-from sb3_moe.study.spec.config import Regime
-from sb3_moe.study.spec.entries import read_yaml
+from sb3_moe.study.spec.config import CellConfig, Regime
+from sb3_moe.study.spec.entries import read_yaml, typed
 
 #: By seed and game.
 Values = dict[tuple[int, str], float]
 #: A regime, and its order of games.
 Setting = tuple[str, tuple[str, ...]]
+#: As a file has it: a report shows 9 as it stands there, and not as 9.0.
+Number = int | float
 #: What tasks' returns are divided by before a mean over tasks.
-Units = Mapping[str, float]
+Units = Mapping[str, Number]
 #: How many of a claim's rows have to hold.
 Needs = Literal["any", "all"]
 #: A run, and what was measured of each game.
@@ -53,7 +58,7 @@ class Selector:
 
     :param architecture: the column's name
     :param regime: None for any
-    :param order: of games, None for any
+    :param order: of games, None or empty for any
     :raises ValueError: if there is no such regime
     """
 
@@ -66,6 +71,12 @@ class Selector:
             allowed = ", ".join(get_args(Regime))
             raise ValueError(f"`regime` must be one of {allowed}, got {self.regime!r}")
 
+    def __str__(self) -> str:
+        """Say it as the file does."""
+        order = f"[{', '.join(self.order)}]" if self.order else None
+        named = {"regime": self.regime, "architecture": self.architecture, "order": order}
+        return f"{{{', '.join(f'{name}: {value}' for name, value in named.items() if value)}}}"
+
     @property
     def label(self) -> str:
         """Say which runs are meant."""
@@ -73,13 +84,12 @@ class Selector:
         regime = self.regime.upper() if self.regime else None
         return " ".join(word for word in (regime, order, title(self.architecture)) if word)
 
-    def matches(self, run: Run) -> bool:
+    def matches(self, cell: CellConfig) -> bool:
         """Say whether a run is meant."""
-        cell = run.cell
         return (
             cell.architecture.name == self.architecture
             and self.regime in (None, cell.regime)
-            and self.order in (None, cell.order)
+            and (not self.order or self.order == cell.order)
         )
 
 
@@ -88,12 +98,13 @@ class Contrast:
     """A difference between groups of runs, seed by seed and game by game.
 
     :param measure: one of :data:`~sb3_moe.study.report.measures.MEASURES`
-    :param plus: groups that are added
-    :param minus: groups that are subtracted
+    :param plus: groups that are added, one at least
+    :param minus: groups that are subtracted; with none, the sum itself is tested
     :param expects: what the claim says of the difference
     :param smallest_effect: the smallest difference that matters, in the measure's unit
     :param primary: whether the verdict rests on it; the others are only shown
-    :param over: ``"tasks"``: a seed has one value, the mean over the tasks; None: one for each task
+    :param over: ``"tasks"``: a seed has one value, the mean over the tasks for which the measure is
+        defined, if it has them all; None: one for each task
     :param units: by task, what returns are divided by before that mean; empty: by nothing
     :raises ValueError: if a value is out of its range
     """
@@ -102,7 +113,7 @@ class Contrast:
     plus: tuple[Selector, ...]
     minus: tuple[Selector, ...]
     expects: Expects
-    smallest_effect: float
+    smallest_effect: Number
     primary: bool = True
     over: str | None = None
     units: Units = field(default_factory=dict)
@@ -115,8 +126,10 @@ class Contrast:
             raise ValueError(f"`expects` must be one of {allowed}, got {self.expects!r}")
         if self.over not in (None, "tasks"):
             raise ValueError(f"`over` must be 'tasks', or left out, got {self.over!r}")
-        if self.smallest_effect <= 0:
+        if not 0 < self.smallest_effect < math.inf:
             raise ValueError(f"`smallest_effect` must be above 0, got {self.smallest_effect}")
+        if not self.plus:
+            raise ValueError("`plus` must have at least one group, got none")
 
     @property
     def label(self) -> str:
@@ -133,11 +146,16 @@ class Contrast:
         """Give the difference for every seed and game that all groups have."""
         return {key: float(self.signs @ values) for key, values in self.groups(measured).items()}
 
-    def groups(self, measured: Sequence[Measured]) -> dict[tuple[int, str], Array]:
+    def groups(
+        self, measured: Sequence[Measured], cells: Sequence[CellConfig] | None = None
+    ) -> dict[tuple[int, str], Array]:
         """Give each group's value, (groups,), for every seed and game that all groups have.
 
         Each group is averaged over its orders of games; while some are missing, over those that the
         groups of one regime share, lest the difference between orders pass for theirs.
+
+        :param cells: of the study, which say of what tasks a mean over them is; None: those of
+            the runs
         """
         selectors = self.plus + self.minus
         groups = [_by_setting(selector, measured) for selector in selectors]
@@ -148,17 +166,37 @@ class Contrast:
                 found[key] = np.array([float(np.mean(values)) for values in alike])
         if self.over != "tasks":
             return found
-        return _mean_over_tasks(found, self.units if self.measure in IN_RETURNS else {})
+        cells = [run.cell for run, _ in measured] if cells is None else cells
+        units = self.units if self.measure in IN_RETURNS else {}
+        return _mean_over_tasks(found, self._tasks(measured, cells), units)
+
+    def _tasks(self, measured: Sequence[Measured], cells: Sequence[CellConfig]) -> set[str]:
+        """Name the tasks for which the measure is defined in every group."""
+        groups = [
+            {
+                task
+                for cell in cells
+                if selector.matches(cell)
+                for task in games_measured(self.measure, cell)
+            }
+            for selector in self.plus + self.minus
+        ]
+        tasks = set.intersection(*groups)
+        if self.measure in OF_SUCCESS:
+            tasks &= {
+                task for _, values in measured for task in values if np.isfinite(values[task])
+            }
+        return tasks
 
 
 def _mean_over_tasks(
-    values: dict[tuple[int, str], Array], units: Units
+    values: dict[tuple[int, str], Array], tasks: Collection[str], units: Units
 ) -> dict[tuple[int, str], Array]:
     """Give seeds that have every task one value, under the name of them all."""
-    tasks = {task for _, task in values}
     seeds: dict[int, list[Array]] = defaultdict(list)
     for (seed, task), each in values.items():
-        seeds[seed].append(each / units[task] if units else each)
+        if task in tasks:
+            seeds[seed].append(each / units[task] if units else each)
     return {
         (seed, WHOLE): np.mean(every, axis=0)
         for seed, every in seeds.items()
@@ -172,7 +210,7 @@ def _by_setting(
     """Give a group's values for every seed and game, by regime and order."""
     found: dict[tuple[int, str], dict[Setting, float]] = defaultdict(dict)
     for run, values in measured:
-        if selector.matches(run):
+        if selector.matches(run.cell):
             for game, value in values.items():
                 if np.isfinite(value):
                     found[run.cell.seed, game][run.cell.regime, run.cell.order] = value
@@ -201,10 +239,10 @@ class Claim:
 
     :param name: a word
     :param text: what is claimed
-    :param contrasts: at least one of them primary
+    :param contrasts: one at least; the verdict rests on those that are primary
     :param needs: ``"any"``: it holds if one primary row speaks for it and none against; ``"all"``:
         only if every one does, which needs no correction for their number
-    :raises ValueError: if ``needs`` is neither
+    :raises ValueError: if ``needs`` is neither, or there is no contrast
     """
 
     name: str
@@ -215,6 +253,8 @@ class Claim:
     def __post_init__(self) -> None:
         if self.needs not in get_args(Needs):
             raise ValueError(f"`needs` must be 'any' or 'all', got {self.needs!r}")
+        if not self.contrasts:
+            raise ValueError("`contrasts` must have at least one entry, got none")
 
 
 @dataclass(frozen=True)
@@ -224,7 +264,7 @@ class Claims:
     :param rule: how an interval becomes a verdict
     :param claims: in the order of the report
     :param units: of the contrasts, see :class:`Contrast`
-    :raises ValueError: if a unit is not a number above 0
+    :raises ValueError: if a unit is not a number above 0, or two claims have one name
     """
 
     rule: Rule = field(default_factory=Rule)
@@ -232,8 +272,11 @@ class Claims:
     units: Units = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        names = [claim.name for claim in self.claims]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`name` of claims must be different from each other, got {names}")
         for task, unit in self.units.items():
-            if not (isinstance(unit, int | float) and unit > 0):
+            if not (isinstance(unit, int | float) and 0 < unit < math.inf):
                 raise ValueError(f"`units` must be numbers above 0, got {unit!r} for {task}")
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
@@ -244,6 +287,18 @@ class Claims:
         if self.units and set(self.units) != set(tasks):
             names = ", ".join(tasks)
             raise ValueError(f"`units` must name {names}, got {', '.join(self.units)}")
+
+    def without_runs(self, cells: Sequence[CellConfig]) -> list[str]:
+        """Say, a line each, which groups no run of a study belongs to: they may be misspelt."""
+        found: dict[Selector, str] = {}
+        for claim in self.claims:
+            for selector in (s for c in claim.contrasts for s in c.plus + c.minus):
+                if not any(map(selector.matches, cells)):
+                    found.setdefault(selector, claim.name)
+        return [
+            f"claim {name!r} compares what no run of this study is: {selector}"
+            for selector, name in found.items()
+        ]
 
 
 class Row(NamedTuple):
@@ -269,6 +324,15 @@ class Finding(NamedTuple):
     verdict_by_t: Verdict
 
 
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """What a file holds, its claims yet to be read: what is wrong in one is said with its name."""
+
+    claims: tuple[Any, ...]
+    rule: Rule = field(default_factory=Rule)
+    units: Units = field(default_factory=dict)
+
+
 def load_claims(path: Path) -> Claims:
     """Read a file of claims.
 
@@ -276,49 +340,49 @@ def load_claims(path: Path) -> Claims:
     """
     try:
         values = read_yaml(path.read_text())
-        rule, entries = Rule(**values.get("rule", {})), list(values["claims"])
-        units = dict(values.get("units", {}))
-    except KeyError as error:
-        raise ValueError(f"`claims` in {path} must have an entry {error}, got none") from error
-    except (OSError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"`claims` must be a file of claims and their rule: {error}") from error
-    return Claims(rule, tuple(_read_claim(entry, path, units) for entry in entries), units)
+        if not isinstance(values, Mapping):
+            raise ValueError(f"it must be a mapping, got {values!r}")
+        file = typed(_File, values)
+        claims = tuple(_read_claim(entry, file.units) for entry in file.claims)
+        return Claims(file.rule, claims, file.units)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`claims` must be a file of claims and their rule, got {path.name}: {error}"
+        ) from error
 
 
-def _read_claim(entry: Any, path: Path, units: Units) -> Claim:
+def _read_claim(entry: Any, units: Units) -> Claim:
     name = entry.get("name") if isinstance(entry, Mapping) else entry
     try:
-        contrasts = tuple(_read_contrast(contrast, units) for contrast in entry["contrasts"])
-        needs = entry.get("needs", "any")
-        return Claim(name=entry["name"], text=entry["text"], contrasts=contrasts, needs=needs)
-    except KeyError as error:
-        raise ValueError(f"claim {name!r} of {path.name} must have an entry {error}") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"claim {name!r} of {path.name}: {error}") from error
+        if not isinstance(entry, Mapping):
+            raise ValueError("it must be a mapping")
+        claim = typed(Claim, entry)
+        if any(contrast.units for contrast in claim.contrasts):
+            raise ValueError("`units` must stand beside `rule`, got those of a contrast")
+    except ValueError as error:
+        raise ValueError(f"claim {name!r}: {error}") from error
+    contrasts = tuple(replace(contrast, units=units) for contrast in claim.contrasts)
+    return replace(claim, contrasts=contrasts)
 
 
-def _read_contrast(values: Mapping[str, Any], units: Units) -> Contrast:
-    groups = {side: tuple(_read_selector(v) for v in values[side]) for side in ("plus", "minus")}
-    return Contrast(**{**values, **groups}, units=units)
-
-
-def _read_selector(values: Mapping[str, Any]) -> Selector:
-    order = values.get("order")
-    return Selector(**{**values, "order": tuple(order) if order else None})
-
-
-def judge_claims(claims: Claims, runs: Sequence[Run], references: References) -> list[Finding]:
+def judge_claims(
+    claims: Claims,
+    runs: Sequence[Run],
+    references: References,
+    cells: Sequence[CellConfig] | None = None,
+) -> list[Finding]:
     """Test every claim on the runs that there are.
 
     :param claims: what is claimed, and the rule
     :param runs: finished runs
     :param references: what returns are compared with
+    :param cells: of the study, see :meth:`Contrast.groups`
     """
     rows = [
         (claim, row)
         for claim in claims.claims
         for contrast in claim.contrasts
-        for row in _estimates(contrast, runs, references, claims.rule)
+        for row in _estimates(contrast, runs, references, claims.rule, cells)
     ]
     primary = [
         index
@@ -335,12 +399,16 @@ def judge_claims(claims: Claims, runs: Sequence[Run], references: References) ->
 
 
 def _estimates(
-    contrast: Contrast, runs: Sequence[Run], references: References, rule: Rule
+    contrast: Contrast,
+    runs: Sequence[Run],
+    references: References,
+    rule: Rule,
+    cells: Sequence[CellConfig] | None,
 ) -> list[Row]:
     """Estimate a contrast on each game; not yet judged."""
     measured = [(run, measure(contrast.measure, run, references)) for run in runs]
     by_game: dict[str, list[Array]] = defaultdict(list)
-    for (_, game), values in contrast.groups(measured).items():
+    for (_, game), values in contrast.groups(measured, cells).items():
         by_game[game].append(values)
     return [
         Row(contrast, game, estimate(np.array(every), contrast.signs, rule), 1.0, *_UNJUDGED)

@@ -207,7 +207,7 @@ def _shares(study: StudyConfig) -> dict[str, int]:
 
 def _looks(cell: CellConfig) -> int:
     """Count the evaluations of a task's visit, of which a rollout's end has one at most."""
-    return min(cell.evaluation.points, cell.steps_per_task // (cell.rollout or 1))
+    return min(cell.evaluation.points, cell.steps_per_task // cell.rollout)
 
 
 def _normalised(study: StudyConfig) -> str:

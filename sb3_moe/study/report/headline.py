@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sb3_moe.study.report.measures import shown
 from sb3_moe.study.report.page import interval, percent
-from sb3_moe.study.report.tables import Text, read_csv
+from sb3_moe.study.report.tables import Text, order_of, read_csv
 from sb3_moe.study.spec.architectures import title
 
 #: The longest sequence whose games a heading names.
@@ -24,10 +24,10 @@ def claims_table(folder: Path, coverage: float = 0.95, kind: str = "bootstrap") 
     :param coverage: of the intervals there
     :param kind: of them
     """
-    claims: dict[str, list[Text]] = {}
+    claims: dict[tuple[str, str], list[Text]] = {}
     for row in read_csv(folder / "verdicts.csv"):
         if row["primary"] == "True":
-            claims.setdefault(row["text"], []).append(row)
+            claims.setdefault((row["claim"], row["text"]), []).append(row)
     return markdown(
         ["Claim", _difference_heading(coverage, kind), "Verdict", "By t intervals"],
         [
@@ -37,7 +37,7 @@ def claims_table(folder: Path, coverage: float = 0.95, kind: str = "bootstrap") 
                 f"**{rows[0]['claim_verdict']}**",
                 rows[0]["claim_verdict_by_t"],
             ]
-            for text, rows in claims.items()
+            for (_, text), rows in claims.items()
         ],
     )
 
@@ -77,7 +77,7 @@ def _column(row: Text, cycles: int, orders: Sequence[str]) -> str:
     game = row["game"]
     if row["regime"] != "crl":
         return game + {"mtrl": ", interleaved", "scratch": " alone", "schedule": ""}[row["regime"]]
-    sequence = row["order"].split() * cycles
+    sequence = order_of(row["order"]) * cycles
     last = max(k for k, played in enumerate(sequence) if played == game)
     if len(sequence) > NAMED:
         which = f" of order {orders.index(row['order']) + 1}" if len(orders) > 1 else ""

@@ -78,6 +78,27 @@ class Run:
         return [(k * length, (k + 1) * length) for k, g in enumerate(sequence) if g == game]
 
 
+def is_measured(name: str, cell: CellConfig, game: str) -> bool:
+    """Say whether a measure is defined for a game of a run, by when the game is trained there."""
+    if name in ("final", "success"):
+        return True
+    trained = not cell.order or game in cell.order
+    if name in ("forgetting", "success_forgetting"):
+        return bool(cell.order) and trained
+    if name == "gain":
+        return bool(cell.order) and trained and cell.order[0] != game
+    if name == "plasticity":
+        return trained and cell.order[:1] != (game,)
+    return trained
+
+
+def games_measured(name: str, cell: CellConfig) -> set[str]:
+    """Name the games for which a measure is defined in a run, or :data:`WHOLE`."""
+    if name in OF_RUNS:
+        return {WHOLE}
+    return {game for game in cell.games if is_measured(name, cell, game)}
+
+
 def area(run: Run, game: str, block: tuple[int, int]) -> float:
     """Mean return over a stretch; NaN where a run was stopped before its end."""
     start, end = block
@@ -123,7 +144,7 @@ def forgetting(run: Run, game: str) -> float:
 
     0 for the one trained last (arXiv 2105.10919); NaN for one that never was, or not in blocks.
     """
-    if not run.cell.order or not run.blocks(game):
+    if not is_measured("forgetting", run.cell, game):
         return float("nan")
     trained = run.steps <= run.blocks(game)[-1][1]
     return float(run.returns(game)[trained][-1]) - final(run, game)
@@ -140,7 +161,7 @@ def success_area(run: Run, game: str) -> float:
 
 def success_forgetting(run: Run, game: str) -> float:
     """Share of successes when a game's last block ended, less that at the end of the run."""
-    if not run.cell.order or not run.blocks(game):
+    if not is_measured("success_forgetting", run.cell, game):
         return float("nan")
     shares, trained = run.success(game), run.steps <= run.blocks(game)[-1][1]
     return float(shares[trained][-1] - shares[-1])
@@ -166,6 +187,8 @@ def _of_second_half(layers: Sequence[Array]) -> float:
 class References:
     """What a return is compared with: the random policy, and the same network from scratch.
 
+    The regime ``"scratch"`` counts before blocks that open a sequence, and the first of these.
+
     :param runs: all of a study
     :param random: mean return of the random policy, by game
     """
@@ -174,7 +197,7 @@ class References:
         self.random = random
         self._areas: dict[tuple[str, int, str], float] = {}
         self._ends: dict[tuple[str, int, str], float] = {}
-        for run in runs:
+        for run in sorted(runs, key=lambda run: run.cell.regime != "scratch"):
             self._add(run)
 
     def _add(self, run: Run) -> None:
@@ -185,6 +208,8 @@ class References:
             return
         game = run.cell.order[0]
         key = (run.cell.architecture.name, run.cell.seed, game)
+        if key in self._areas:
+            return
         block = (0, run.cell.steps_per_task)
         self._areas[key] = area(run, game, block)
         last = run.steps <= block[1]
@@ -210,7 +235,7 @@ def plasticity(run: Run, game: str, references: References) -> float:
 
     NaN for the first game of a sequence: it is its own reference.
     """
-    if run.cell.order and run.cell.order[0] == game:
+    if not is_measured("plasticity", run.cell, game):
         return float("nan")
     random = references.random.get(game, float("nan"))
     scratch = references.scratch_area(run.cell.architecture.name, run.cell.seed, game)
@@ -222,7 +247,7 @@ def gain(run: Run, game: str, references: References) -> float:
 
     NaN for the first game of a sequence, which is its own reference, and where there are no blocks.
     """
-    if not run.blocks(game) or not run.cell.order or run.cell.order[0] == game:
+    if not is_measured("gain", run.cell, game):
         return float("nan")
     scratch = references.scratch_area(run.cell.architecture.name, run.cell.seed, game)
     return area(run, game, run.blocks(game)[0]) - scratch
@@ -297,3 +322,9 @@ MEASURES = {
 
 #: Those whose unit is the task's own return.
 IN_RETURNS = ("gain", "area", "block_end", "final", "forgetting")
+
+#: Those of the whole run.
+OF_RUNS = ("average_performance", "dormant", "inactive")
+
+#: Those that only games have which say whether an episode succeeds.
+OF_SUCCESS = ("success", "success_area", "success_forgetting")

@@ -56,7 +56,8 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     :raises ValueError: if no cell is done, or what is there was made by another configuration
     """
     wanted = ("done", "interrupted") if partial else ("done",)
-    everything = survey(study.cells(), root)
+    cells = study.cells()
+    everything = survey(cells, root)
     refuse_changes(everything)
     jobs = [job for job in everything if job.state.status in wanted]
     jobs = [job for job in jobs if (job.folder.path / "scores.npz").exists()]
@@ -70,7 +71,7 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
         study,
         runs,
         random,
-        judge_claims(claims, runs, References(runs, random)),
+        judge_claims(claims, runs, References(runs, random), cells),
         claims,
         read_json(root / "study.json"),
         shared_arguments(study, jobs[0].folder.config()),

@@ -33,6 +33,18 @@ Text = dict[str, str]
 Group = tuple[str, tuple[str, ...], str]
 
 
+def order_as_text(order: Sequence[str]) -> str:
+    """Write an order of games as a field of a table: names with a space stand in quotes."""
+    text = io.StringIO()
+    csv.writer(text, delimiter=" ", lineterminator="").writerow(order)
+    return text.getvalue()
+
+
+def order_of(text: str) -> list[str]:
+    """Read what :func:`order_as_text` wrote."""
+    return next(csv.reader([text], delimiter=" "), [])
+
+
 def grouped(runs: Sequence[Run]) -> dict[Group, list[Run]]:
     """Put runs that differ only in their seed together: by regime, order and architecture."""
     groups: dict[Group, list[Run]] = {}
@@ -60,7 +72,7 @@ def _summary_row(
     low, high = _interval(ends, confidence)
     return {
         "regime": regime,
-        "order": " ".join(order),
+        "order": order_as_text(order),
         "architecture": architecture,
         "game": game,
         "seeds": len(runs),
@@ -80,7 +92,7 @@ def by_setting(summary: Rows) -> dict[str, Rows]:
     """Put the games of a summary side by side: for each setting a table, a row per network."""
     tables: dict[str, dict[str, dict[str, Any]]] = {}
     for row in summary:
-        networks = tables.setdefault(heading(row["regime"], row["order"].split()), {})
+        networks = tables.setdefault(heading(row["regime"], order_of(row["order"])), {})
         wide = networks.setdefault(
             row["architecture"],
             {
@@ -140,7 +152,7 @@ def measures(runs: Sequence[Run], references: References) -> Rows:
     return [
         {
             "regime": run.cell.regime,
-            "order": " ".join(run.cell.order),
+            "order": order_as_text(run.cell.order),
             "architecture": run.cell.architecture.name,
             "seed": run.cell.seed,
             "measure": name,
@@ -181,7 +193,7 @@ def _score_rows(run: Run) -> Iterator[dict[str, Any]]:
         for step, value in zip(run.steps, run.returns(game), strict=True):
             yield {
                 "regime": cell.regime,
-                "order": " ".join(cell.order),
+                "order": order_as_text(cell.order),
                 "architecture": cell.architecture.name,
                 "seed": cell.seed,
                 "game": game,

@@ -9,14 +9,15 @@ from matplotlib.figure import Figure
 
 from sb3_moe.files.atomic import atomic
 from sb3_moe.files.record import write_npz
-from sb3_moe.plots.save import save_figure
+from sb3_moe.plots.save import FORMATS, save_figure
 from sb3_moe.study.report import figures, tables
 from sb3_moe.study.report.charts import curves, networks
 from sb3_moe.study.report.headline import claims_table, returns_table
 from sb3_moe.study.report.rendering import render
 from sb3_moe.study.report.replays import FOLDER
 from sb3_moe.study.report.results import Results, load_results
-from sb3_moe.study.report.sections import build_page, said
+from sb3_moe.study.report.sections import PICTURES, build_page, said
+from sb3_moe.study.run.folder import check_writable
 from sb3_moe.study.spec.grid import StudyConfig
 
 
@@ -29,10 +30,10 @@ def write_report(
     :param folder: where to write; None for ``report`` in the study's folder
     :param partial: take runs that are not done for what they have
     :return: the page
+    :raises ValueError: as of :func:`report_folder`
     """
     results = load_results(study, root, partial)
-    folder = root / "report" if folder is None else folder
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = report_folder(root, folder)
     rows = {
         "summary": tables.summary(results.runs, results.random),
         "verdicts": tables.verdicts(results.findings),
@@ -43,15 +44,40 @@ def write_report(
     for name, table in rows.items():
         if table:
             tables.write_csv(folder / f"{name}.csv", table)
+        else:
+            (folder / f"{name}.csv").unlink(missing_ok=True)
     write_npz(folder / "scores.npz", tables.tensors(results.runs))
     pictures = _figures(results)
     for name, figure in pictures.items():
         save_figure(figure, folder / name, dpi=130)
+    for name in PICTURES.keys() - pictures:
+        for ending in FORMATS:
+            (folder / f"{name}.{ending}").unlink(missing_ok=True)
     with atomic(folder / "README.md") as temporary:
         temporary.write_text(_readme(results, folder))
     with atomic(folder / "index.html") as temporary:
         temporary.write_text(build_page(results, rows, pictures, _replays(results, folder)))
     return folder / "index.html"
+
+
+def report_folder(root: Path, to: Path | None = None) -> Path:
+    """Make the folder that a report goes to.
+
+    :param root: the study's folder
+    :param to: None for ``report`` in the study's folder
+    :raises ValueError: if it can't be written, or a page or README there is no report's
+    """
+    folder = root / "report" if to is None else to
+    check_writable(folder, "out" if to is None else "to")
+    # Of a report, the first file.
+    foreign = [] if (folder / "summary.csv").exists() else ["README.md", "index.html"]
+    for name in foreign:
+        if (folder / name).exists():
+            raise ValueError(
+                f"`to` must be a folder of its own, or an earlier report's, got {folder}, whose "
+                f"{name} would be lost"
+            )
+    return folder
 
 
 def _figures(results: Results) -> dict[str, Figure]:

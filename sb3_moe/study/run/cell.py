@@ -99,7 +99,7 @@ def _resolved(cell: CellConfig) -> dict[str, Any]:
 def _begun(cell: CellConfig, folder: CellFolder) -> tuple[BaseAlgorithm, VecEnv]:
     """Build the model, with the weights that it begins with, and write down whose they are."""
     model, env = build(cell)
-    path = start_of(cell, folder.path.parent)
+    path = start_of(cell, folder.cells(cell.name))
     if path is not None:
         write_json(folder.path / "start_from.json", begin_with(model, cell, path))
     return model, env

@@ -20,7 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_moe.files.atomic import atomic
-from sb3_moe.study.run.integrity import check_snapshot, checksums_of, covers, longest_gap
+from sb3_moe.snapshot.writing import snapshots_in, step_of
+from sb3_moe.study.run.integrity import (
+    check_snapshot,
+    checksums_of,
+    covers,
+    longest_gap,
+    probes_by_itself,
+)
 from sb3_moe.study.run.locks import LOCK
 
 Status = Literal["missing", "interrupted", "done", "failed", "damaged"]
@@ -36,9 +43,10 @@ class State(NamedTuple):
     reason: str = ""
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, argument: str = "out") -> None:
     """Make a folder, and raise if nothing can be written there.
 
+    :param argument: what names it
     :raises ValueError: naming the folder, and what the system says
     """
     try:
@@ -48,7 +56,7 @@ def check_writable(path: Path) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(
-            f"`out` must be a folder that can be written, got {path}: {reason}"
+            f"`{argument}` must be a folder that can be written, got {path}: {reason}"
         ) from error
 
 
@@ -99,6 +107,13 @@ class CellFolder:
         """The folder's own name."""
         return self.path.name
 
+    def cells(self, cell: str) -> Path:
+        """Give the folder in which those of all cells lie: deeper where an id has a slash.
+
+        :param cell: the name of this folder's cell
+        """
+        return Path(*self.path.parts[: -1 - cell.count("/")])
+
     def config(self) -> dict[str, Any]:
         """Read ``config.json``: the cell, and what it ran on."""
         return read_json(self.path / "config.json")
@@ -120,7 +135,7 @@ class CellFolder:
 
     def checkpoints(self) -> list[Path]:
         """List the snapshots, oldest first."""
-        return sorted((self.path / "checkpoints").glob("step-*"))
+        return snapshots_in(self.path / "checkpoints")
 
     def snapshots(self) -> list[Path]:
         """List the snapshots that the run can go on from, oldest first.
@@ -131,8 +146,8 @@ class CellFolder:
         :raises ValueError: naming the file, if it reaches to no snapshot that is whole
         """
         usable = [path for path in self.checkpoints() if not _damage(path)]
-        for name in ("scores.npz", "diagnostics.npz") if usable else ():
-            usable = [path for path in usable if self._reaches(name, _step(path))]
+        for name in self._measured() if usable else ():
+            usable = [path for path in usable if self._reaches(name, step_of(path))]
             if not usable:
                 raise ValueError(f"{name} lacks rows from before the snapshot")
         return usable
@@ -197,6 +212,11 @@ class CellFolder:
         if not self._reaches("scores.npz", done["steps"]):
             raise ValueError(f"scores.npz lacks rows between steps 0 and {done['steps']}")
 
+    def _measured(self) -> tuple[str, ...]:
+        """Name the files of measurements that have a row for each evaluation."""
+        alone = probes_by_itself(self.config())
+        return ("scores.npz",) if alone else ("scores.npz", "diagnostics.npz")
+
     def _reaches(self, name: str, step: int) -> bool:
         """Say whether there are rows from step 0 to another."""
         rows = read_npz(self.path / name)
@@ -230,10 +250,6 @@ def _damage(snapshot: Path) -> str:
     except ValueError as error:
         return str(error)
     return ""
-
-
-def _step(snapshot: Path) -> int:
-    return int(snapshot.name.removeprefix("step-"))
 
 
 def _sha256(path: Path) -> str:

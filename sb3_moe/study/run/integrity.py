@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickletools
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -83,13 +82,29 @@ def longest_gap(config: Mapping[str, Any]) -> int:
         every = max(1, cell["steps_per_task"] // cell["evaluation"]["points"])
         if "rollout" not in config:  # as in 0.1
             rollout = int(cell["n_envs"] * (MINATAR_PPO | config.get("ppo", {}))["n_steps"])
-        elif config["rollout"] is None:  # whole episodes, of any length
-            return sys.maxsize
         else:
             rollout = config["rollout"]
         return int(-(-every // rollout) * rollout)
     except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"config.json is not what a run writes: {error!r}") from error
+        raise _not_ours(error) from error
+
+
+def _not_ours(error: Exception) -> ValueError:
+    return ValueError(f"config.json is not what a run writes: {error!r}")
+
+
+def probes_by_itself(config: Mapping[str, Any]) -> bool:
+    """Say whether the file names a ``PlasticityCallback``, which looks when and where it says.
+
+    :param config: what ``config.json`` holds, whose names are only read: nothing is imported
+    :raises ValueError: if it isn't what a run writes
+    """
+    try:
+        cell = config["cell"]
+        named = [*cell.get("callbacks", ()), *cell["architecture"].get("callbacks", ())]
+        return any(each["name"].rpartition(":")[2] == "PlasticityCallback" for each in named)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _not_ours(error) from error
 
 
 def checksums_of(done: Mapping[str, Any]) -> Mapping[str, str]:

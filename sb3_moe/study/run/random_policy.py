@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_moe.evaluation.outcomes import game_return, is_lost_life
+from sb3_moe.evaluation.playing import LONGEST, refuse_endless
 from sb3_moe.study.run.folder import read_json
 from sb3_moe.study.spec.tasks import make_env
 
@@ -31,6 +32,7 @@ def random_returns(
     :param world: ``tasks``, ``env`` and ``no_op_max``, as of
         :func:`~sb3_moe.study.spec.tasks.make_env`
     :return: the returns of each game's episodes
+    :raises ValueError: if there are none to be played, or one takes more steps than any suite's
     """
     if episodes < 1:
         raise ValueError(f"`episodes` must be at least 1, got {episodes}")
@@ -72,11 +74,17 @@ def _play(
     env.action_space.seed(seed)
     env.reset()
     returns: list[list[float]] = [[] for _ in range(COPIES)]
-    while min(map(len, returns)) < quota:
-        actions = np.array([env.action_space.sample() for _ in range(COPIES)])
-        infos = env.step(actions)[3]
-        for mine, info in zip(returns, infos, strict=True):
-            if "episode" in info and not is_lost_life(info) and len(mine) < quota:
-                mine.append(game_return(info))
-    env.close()
+    running = np.zeros(COPIES, dtype=np.int64)  # steps without an end
+    try:
+        while min(map(len, returns)) < quota:
+            actions = np.array([env.action_space.sample() for _ in range(COPIES)])
+            _, _, dones, infos = env.step(actions)
+            for mine, info in zip(returns, infos, strict=True):
+                if "episode" in info and not is_lost_life(info) and len(mine) < quota:
+                    mine.append(game_return(info))
+            running = np.where(dones, 0, running + 1)
+            if running.max() >= LONGEST:
+                refuse_endless(game, LONGEST)
+    finally:
+        env.close()
     return np.array(returns).ravel()

@@ -49,7 +49,8 @@ def _has_start(job: Job) -> bool:
     """Say whether the cell that a job begins with, if there is one, is done."""
     start = job.cell.start
     # Written last. Whether the rest is as it was is checked where it is read.
-    return start is None or (job.folder.path.parent / start / "done.json").is_file()
+    cells = job.folder.cells(job.cell.name)
+    return start is None or (cells / start / "done.json").is_file()
 
 
 def _next(waiting: Sequence[Job]) -> Job | None:

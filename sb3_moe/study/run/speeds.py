@@ -135,7 +135,7 @@ def _shortened(cell: CellConfig, rollouts: int = ROLLOUTS) -> CellConfig:
 
 def _trial_steps(cell: CellConfig, rollouts: int) -> int:
     """Give whole rollouts, in most of which the algorithm learns."""
-    rollout = cell.rollout or 1
+    rollout = cell.rollout
     if not is_off_policy(cell.algorithm):
         return rollouts * rollout
     waits = given(cell).get("learning_starts", default_of(cell.algorithm, "learning_starts"))

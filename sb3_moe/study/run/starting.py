@@ -63,7 +63,7 @@ def begin_with(model: BaseAlgorithm, cell: CellConfig, path: Path) -> dict[str, 
     model.set_random_seed(model.seed)
     grows = has_experts(model) and not has_experts(trained)
     return {
-        "model": str(path) if start.architecture is None else f"{path.parent.name}/{path.name}",
+        "model": str(path) if start.architecture is None else f"{cell.start}/{path.name}",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "steps": trained.num_timesteps,
         "upcycled": start.how if grows else None,

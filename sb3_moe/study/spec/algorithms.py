@@ -80,23 +80,20 @@ def is_off_policy(name: str) -> bool:
     return issubclass(algorithm_class(name), OffPolicyAlgorithm)
 
 
-def rollout_of(name: str, arguments: Mapping[str, Any], n_envs: int) -> int | None:
-    """Give the environment steps between two updates, over all copies; None if they differ.
+def rollout_of(name: str, arguments: Mapping[str, Any], n_envs: int) -> int:
+    """Give the environment steps between two updates, over all copies.
 
     :param arguments: those that are not SB3's own
-    :raises ValueError: if several copies were to play whole episodes
+    :raises ValueError: if they differ
     """
     if issubclass(algorithm_class(name), OnPolicyAlgorithm):
         return n_envs * int(arguments.get("n_steps", default_of(name, "n_steps")))
     frequency = arguments.get("train_freq", default_of(name, "train_freq"))
     count, unit = frequency if isinstance(frequency, list | tuple) else (frequency, "step")
-    if unit == "step":
-        return n_envs * int(count)
-    if n_envs > 1:
-        raise ValueError(
-            f"`n_envs` must be 1 where `train_freq` counts episodes, {frequency}, got {n_envs}"
-        )
-    return None
+    if unit != "step":
+        # Runs would be evaluated, and end, at steps of their own: a report has them at the same.
+        raise ValueError(f"`train_freq` must count steps in a study, got {frequency}")
+    return n_envs * int(count)
 
 
 def default_policy(name: str, task_id: str) -> str:

@@ -138,7 +138,7 @@ class CellConfig(Setup):
         )
         unit = "train_freq" if is_off_policy(self.algorithm) else "n_steps"
         check(
-            self.rollout is None or self.steps_per_task % self.rollout == 0,
+            self.steps_per_task % self.rollout == 0,
             f"`steps_per_task` must be a multiple of the rollout of {self.architecture.name!r}, "
             f"n_envs * {unit} = {self.rollout}, got {self.steps_per_task}",
         )
@@ -158,8 +158,8 @@ class CellConfig(Setup):
             )
 
     @property
-    def rollout(self) -> int | None:
-        """Environment steps between two updates; None if they differ."""
+    def rollout(self) -> int:
+        """Environment steps between two updates."""
         return rollout_of(self.algorithm, given(self), self.n_envs)
 
     @property

@@ -157,10 +157,10 @@ def _path(loc: Iterable[int | str], values: Any, where: str) -> str:
 
 
 def _names(kind: Any, loc: Iterable[int | str]) -> list[str]:
-    """List the entries that a dataclass has, or one within it."""
+    """List the entries that a dataclass has, or one within it; those with `_` are no file's."""
     for part in loc:
         kind = get_type_hints(kind)[str(part)]
-    return list(get_type_hints(kind))
+    return [name for name in get_type_hints(kind) if not name.startswith("_")]
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -50,6 +50,8 @@ class StudyConfig(Setup):
     random_episodes: int = 64
     claims: Path | None = None
     about: About = field(default_factory=About)
+    # Not of the file: see `only`.
+    _only: tuple[str, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
         check_name("a study", self.name)
@@ -84,6 +86,19 @@ class StudyConfig(Setup):
 
         A cell that another begins with comes before it, and is added where the grid lacks it.
         """
+        wanted = [c for c in self._grid() if not self._only or c.architecture.name in self._only]
+        return with_starts(wanted, self.architectures, self.schedule)
+
+    def only(self, names: Sequence[str]) -> StudyConfig:
+        """Give the same study with the cells of some networks, and those that they begin with.
+
+        :param names: of the networks; none for all
+        """
+        study = replace(self)
+        settle(study, _only=tuple(names))
+        return study
+
+    def _grid(self) -> list[CellConfig]:
         grid = [
             CellConfig(
                 regime=regime,
@@ -98,7 +113,7 @@ class StudyConfig(Setup):
             for architecture in self.architectures
         ]
         _check_folders([cell.name for cell in grid])
-        return with_starts(grid, self.architectures, self.schedule)
+        return grid
 
     @property
     def _shared(self) -> dict[str, Any]:
@@ -106,7 +121,7 @@ class StudyConfig(Setup):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``study.json`` holds them."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         values["claims"] = None if self.claims is None else self.claims.name
         columns = [spelled(plain(each), self.algorithm) for each in self.architectures]
         values["architectures"] = columns
@@ -201,7 +216,7 @@ def _spelled_out(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             long[name] = asdict(named(values[name], name))
     if isinstance(values.get("callbacks"), list):
         long["callbacks"] = [asdict(named(each, "callbacks")) for each in values["callbacks"]]
-    if "schedule" in values:
+    if values.get("schedule") is not None:
         long.setdefault("regimes", ["schedule"])
     if "seeds" in values:
         long["seeds"] = _seeds(values["seeds"])

@@ -20,6 +20,9 @@ from sb3_moe.study.spec.tasks import Entries, as_entries, check_env, task_names
 #: Over what the learning rate falls to zero: over nothing, the run, or each task's block.
 Annealing = Literal["none", "run", "block"]
 
+#: Entries that say, besides the names of the tasks, what the environment is built with.
+WORLD = ("tasks", "env", "no_op_max")
+
 # Bytes of a name that leave other parts of a folder's name their share.
 LONGEST_NAME = 200
 
@@ -166,9 +169,7 @@ class Setup:
     @property
     def world(self) -> dict[str, Any]:
         """What the environment is built with, besides the names of its tasks, if there is more."""
-        return {
-            name: value for name in ("tasks", "env", "no_op_max") if (value := getattr(self, name))
-        }
+        return {name: value for name in WORLD if (value := getattr(self, name))}
 
 
 def settle(of: Any, **values: Any) -> None:

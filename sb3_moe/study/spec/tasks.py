@@ -71,10 +71,11 @@ def _entry(entry: Any, where: str) -> Any:
         found = getattr(import_module(module), name, None) if colon else None
     except Exception as error:  # a module may raise anything while it is imported
         raise ValueError(f"`{where}` can't be imported, got {reference!r}: {error}") from error
-    if (name if colon else reference) in gym.registry:
-        return reference if arguments is None else (reference, dict(arguments))
-    if callable(found) and arguments is None:
-        return found
+    known = (name if colon else reference) in gym.registry
+    if known and isinstance(arguments, Mapping):
+        return reference, dict(arguments)
+    if arguments is None and (known or callable(found)):
+        return reference if known else found
     raise ValueError(
         f"`{where}` must be a registered Gymnasium id, an id with its arguments, or "
         f"`package.module:callable`, got {entry!r}"

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from sb3_moe.study.report import figures
 from sb3_moe.study.report.facts import facts
 from sb3_moe.study.report.rendering import sentences
-from sb3_moe.study.report.tables import read_csv
+from sb3_moe.study.report.tables import order_of, read_csv
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.folder import write_json
 from sb3_moe.study.spec.grid import read_study
@@ -46,6 +46,20 @@ def header(table):
 def cells(line):
     """Split a row of a Markdown table as a reader of GitHub's Markdown does."""
     return re.split(r"(?<!\\)\|", line)[1:-1]
+
+
+def test_tasks_with_a_space_in_their_names_are_reported_in_their_order(tmp_path):
+    tasks = "tasks: [[CartPole-v1, {swap: [0, 1]}], [CartPole-v1, {swap: [1, 0]}]]\n"
+    text = HEAD.replace("games: [SpaceInvaders, Breakout, Asterix]\n", tasks)
+    folder = report(text + PLAIN + "preset: none\nn_envs: 2\nregimes: [crl]", tmp_path)
+    first, second = read_csv(folder / "summary.csv")[:2]
+    assert first["game"] == "CartPole(swap=[0, 1])"
+    assert order_of(first["order"]) == [first["game"], second["game"]]
+    assert header((folder / "README.md").read_text()) == [
+        "Network",
+        "CartPole(swap=\\[0, 1\\]) first",
+        "CartPole(swap=\\[1, 0\\]) after CartPole(swap=\\[0, 1\\])",
+    ]
 
 
 def test_games_that_are_each_played_alone_are_reported_alone(tmp_path):

@@ -181,19 +181,42 @@ def test_a_claim_that_cant_be_read_is_named(tmp_path: Path):
     path.write_text(
         "claims: [{name: odd, text: t, contrasts: [{measure: luck, plus: [], minus: []}]}]"
     )
-    with pytest.raises(ValueError, match=r"claim 'odd' of claims.yaml"):
+    with pytest.raises(ValueError, match=r"claims.yaml: claim 'odd': `contrasts\[0\].expects`"):
         load_claims(path)
+
+
+# A claim that can be read, for tests to spoil.
+SOUND = """
+claims:
+  - name: a
+    text: b
+    contrasts:
+      - {measure: final, plus: [{architecture: x}], minus: [], expects: greater, smallest_effect: 1}
+"""
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", r"`claims` must be a file of claims and their rule"),
-        ("rule: {}", r"`claims` in .*claims.yaml must have an entry 'claims', got none"),
-        ("rule: {alfa: 1}\nclaims: []", r"`claims` must be a file .*alfa"),
-        ("claims: [5]", r"claim 5 of claims.yaml"),
-        ("claims: [{name: bare}]", r"claim 'bare' of claims.yaml must have an entry 'contrasts'"),
+        ("", r"`claims` must be a file of claims and their rule, got claims.yaml: .* got None"),
+        ("rule: {}", r"`claims` must be a file .*: `claims` must be given"),
+        ("rule: {alfa: 1}\nclaims: []", r"there is no entry `rule.alfa`; did you mean `alpha`\?"),
+        ("claims: [5]", r"claim 5: it must be a mapping"),
+        ("claims: [{name: bare, text: t}]", r"claim 'bare': `contrasts` must be given"),
         ("claims: [", r"`claims` must be a file"),
+        ("claims: [{name: a, text: b, contrasts: []}]", r"`contrasts` must have at least one"),
+        ("rules: {paired: false}" + SOUND, r"there is no entry `rules`; did you mean `rule`\?"),
+        ("rule: {min_seeds: 5.5}" + SOUND, r"`rule.min_seeds` must be a whole number, got 5.5"),
+        ("units: {x: true}" + SOUND, r"`units.x` must be .*a number, got True"),
+        ("units: {x: .inf}" + SOUND, r"`units` must be numbers above 0, got inf"),
+        (SOUND + SOUND.partition("claims:")[2], r"`name` of claims must be different from each"),
+        (SOUND + "    need: all", r"claim 'a': there is no entry `need`; did you mean `needs`\?"),
+        (SOUND.replace("minus: []", "minus: [{architecture: }]"), r"architecture` must be text"),
+        (SOUND.replace("[{architecture: x}]", "[]"), r"`plus` must have at least one group, got"),
+        (SOUND.replace("x}", "x, order: A}"), r"plus\[0\].order` must be a list, got 'A'"),
+        (SOUND.replace("1}", "1, primary: 'false'}"), r"primary` must be true or false, got 'fals"),
+        (SOUND.replace("1}", ".nan}"), r"`smallest_effect` must be above 0, got nan"),
+        (SOUND.replace("1}", "1, units: {x: 2}}"), r"`units` must stand beside `rule`"),
     ],
 )
 def test_a_file_of_claims_that_cant_be_read_is_refused_in_words(tmp_path: Path, text, said):
@@ -201,6 +224,42 @@ def test_a_file_of_claims_that_cant_be_read_is_refused_in_words(tmp_path: Path, 
     path.write_text(text)
     with pytest.raises(ValueError, match=said):
         load_claims(path)
+
+
+def test_without_anything_to_subtract_the_sum_itself_is_tested(tmp_path: Path):
+    path = tmp_path / "claims.yaml"
+    path.write_text(SOUND.replace("architecture: x", "architecture: dense, order: []"))
+    runs = [run(cell("crl", GAMES, "dense", seed), 10.0 + seed) for seed in range(5)]
+    finding = judge_claims(load_claims(path), runs, References(runs, RANDOM))[0]
+    assert finding.verdict == "supported"
+    assert finding.rows[0].estimate.mean == pytest.approx(12.0)
+
+
+def test_a_group_that_no_run_belongs_to_is_named_once():
+    cells = [cell("crl", order, "dense") for order in (GAMES, GAMES[::-1])]
+    there = Selector(architecture="dense", regime="crl", order=GAMES)
+    strangers = (
+        Selector(architecture="dens", regime="crl"),
+        Selector(architecture="dense", regime="mtrl"),
+        Selector(architecture="dense", order=GAMES[:1]),
+    )
+    contrasts = (contrast(plus=(there,), minus=strangers), contrast(minus=strangers[:1]))
+    claims = Claims(claims=(Claim(name="c", text="text", contrasts=contrasts),))
+    said = "claim 'c' compares what no run of this study is: "
+    assert claims.without_runs(cells) == [
+        f"{said}{{regime: crl, architecture: dens}}",
+        f"{said}{{regime: mtrl, architecture: dense}}",
+        f"{said}{{architecture: dense, order: [SpaceInvaders]}}",
+        f"{said}{{regime: crl, architecture: soft-big}}",
+    ]
+
+
+def test_numbers_stay_as_a_file_has_them_whole_or_not(tmp_path: Path):
+    path = tmp_path / "claims.yaml"
+    path.write_text("units: {x: 9, y: 3.5}" + SOUND)
+    claims = load_claims(path)
+    shown = [*claims.units.values(), claims.claims[0].contrasts[0].smallest_effect]
+    assert list(map(str, shown)) == ["9", "3.5", "1"]
 
 
 def test_claims_that_are_not_there_are_named(tmp_path: Path):
@@ -249,6 +308,52 @@ def test_over_tasks_a_seed_that_lacks_a_task_is_left_out():
     assert set(contrast(over="tasks").differences(measured)) == {(0, WHOLE)}
 
 
+def test_over_tasks_a_task_that_no_seed_has_a_value_of_is_not_passed_over():
+    # Breakout's reference is no better than random.
+    runs = [
+        run(cell("crl", order, name, seed), 0.5 if order[0] == "Breakout" else 10.0)
+        for seed in range(5)
+        for order in (GAMES, GAMES[::-1])
+        for name in ("dense", "soft-big")
+    ]
+    assert len(judge_one(runs, contrast(measure="plasticity")).rows) == 1
+    assert judge_one(runs, contrast(measure="plasticity", over="tasks")).rows == []
+
+
+def test_over_tasks_orders_of_the_study_that_nobody_has_run_yet_leave_tasks_missing():
+    cells = [
+        cell("crl", order, name, seed)
+        for seed in range(5)
+        for order in (GAMES, GAMES[::-1])
+        for name in ("dense", "soft-big")
+    ]
+    runs = [run(each) for each in cells if each.order == GAMES or each.seed < 2]
+    over = contrast(measure="gain", over="tasks")
+    references = References([run(each) for each in cells], RANDOM)
+    measured = [(each, measure("gain", each, references)) for each in runs]
+    assert {seed for seed, _ in over.groups(measured, cells)} == {0, 1}
+    # A study of that order alone asks for the gain of its second task and no other.
+    asked = [each for each in cells if each.order == GAMES]
+    assert {seed for seed, _ in over.groups(measured, asked)} == set(range(5))
+
+
+def test_over_tasks_those_that_say_nothing_of_success_are_left_out():
+    measured = [
+        (run(cell("crl", GAMES, name)), {GAMES[0]: value, GAMES[1]: float("nan")})
+        for name, value in (("dense", 0.25), ("soft-big", 1.0))
+    ]
+    over = contrast(measure="success", over="tasks")
+    assert over.differences(measured) == {(0, WHOLE): 0.75}
+
+
+def test_over_tasks_a_measure_of_the_whole_run_stays_as_it_is():
+    runs = [
+        run(cell("crl", GAMES, name), dormant=d) for name, d in (("dense", 0.5), ("soft-big", 0.2))
+    ]
+    (row,) = judge_one(runs, contrast(measure="dormant", over="tasks")).rows
+    assert row.estimate.mean == pytest.approx(-0.3)
+
+
 def test_without_pairs_the_estimate_is_welchs():
     dense, soft = [1.0, 2.0, 4.0, 3.0, 5.0], [5.0, 6.0, 19.0, 7.0, 8.0]
     runs = composites(dense, soft)
@@ -285,8 +390,7 @@ def test_units_put_tasks_on_one_scale_before_their_mean():
 
 def test_units_are_read_from_the_file_and_checked_against_the_tasks(tmp_path: Path):
     path = tmp_path / "claims.yaml"
-    one = "{measure: area, over: tasks, plus: [], minus: [], expects: greater, smallest_effect: 1}"
-    path.write_text(f"units: {{A: 2, B: 3}}\nclaims: [{{name: c, text: t, contrasts: [{one}]}}]")
+    path.write_text("units: {A: 2, B: 3}" + SOUND)
     claims = load_claims(path)
     assert claims.claims[0].contrasts[0].units == {"A": 2, "B": 3}
     claims.check_tasks(["B", "A"])

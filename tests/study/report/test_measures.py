@@ -106,6 +106,17 @@ def test_a_reference_no_better_than_random_gives_no_number():
     assert np.isnan(plasticity(runs[1], "Breakout", references))
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_a_run_from_scratch_is_the_reference_before_any_opener_in_whatever_order_they_come(turn):
+    alone = run(cell("scratch", ("Breakout",)), level=21.0)
+    openers = [run(cell("crl", GAMES[::-1])), run(cell("crl", ("Breakout",)), level=5.0)]
+    references = References([alone, *openers][::turn], dict.fromkeys(GAMES, 1.0))
+    assert references.scratch_area("dense", 0, "Breakout") == pytest.approx((1 + 21) / 2)
+    assert references.normalised(11.0, 0, "Breakout") == pytest.approx(0.5)
+    without = References(openers, dict.fromkeys(GAMES, 1.0))
+    assert without.scratch_area("dense", 0, "Breakout") == pytest.approx(5.5)
+
+
 def test_a_run_that_was_stopped_in_its_first_block_is_no_reference():
     half = run(cell("crl", GAMES[::-1]))
     cut = Run(half.cell, {k: v[:5] for k, v in half.scores.items()}, {})

@@ -140,15 +140,20 @@ def test_headings_of_several_long_orders_stay_apart(tmp_path):
 
 def test_the_headline_shows_the_differences_that_a_verdict_rests_on(tmp_path):
     lines = [
-        "text,claim_verdict,claim_verdict_by_t,contrast,measure,primary,game,difference,low,high",
-        "It helps.,supported,undecided,MoE - Dense,relative_area,True,Pong,0.5,0.4,0.6",
-        "It helps.,supported,undecided,MoE - Dense,relative_area,True,Breakout,0.3,0.2,0.4",
-        "It helps.,supported,undecided,MoE - Wide,relative_area,False,Breakout,0.9,0.8,1",
+        "claim,text,claim_verdict,claim_verdict_by_t,contrast,measure,primary,game,difference,low,"
+        "high",
+        "a,It helps.,supported,undecided,MoE - Dense,relative_area,True,Pong,0.5,0.4,0.6",
+        "a,It helps.,supported,undecided,MoE - Dense,relative_area,True,Breakout,0.3,0.2,0.4",
+        "a,It helps.,supported,undecided,MoE - Wide,relative_area,False,Breakout,0.9,0.8,1",
+        "b,It helps.,contradicted,undecided,MoE - Wide,final,True,Pong,0.1,0,0.2",
     ]
     (tmp_path / "verdicts.csv").write_text("\n".join(lines))
     assert claims_table(tmp_path).splitlines()[2:] == [
         "| It helps. | MoE - Dense, relative area:<br>Pong 0.50 [0.40, 0.60]<br>"
-        "Breakout 0.30 [0.20, 0.40] | **supported** | undecided |"
+        "Breakout 0.30 [0.20, 0.40] | **supported** | undecided |",
+        # Another claim in the same words.
+        "| It helps. | MoE - Wide, final:<br>Pong 0.10 [0.00, 0.20] | **contradicted** | "
+        "undecided |",
     ]
 
 
@@ -162,6 +167,33 @@ def test_a_report_can_be_written_elsewhere(folder, tmp_path):
     page = write_report(study(claims=None), folder, tmp_path / "results")
     assert page == tmp_path / "results" / "index.html"
     assert (tmp_path / "results" / "scores.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["README.md", "index.html"])
+def test_a_page_that_is_no_reports_is_not_written_over(folder, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=rf"`to` must be a folder of its own.*whose {name} would"):
+        write_report(study(claims=None), folder, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_report_over_an_earlier_one_leaves_nothing_behind_that_is_not_its_own(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sb3_moe.study.report.writing.save_figure", lambda *_, **__: None)
+    stale = {"verdicts.csv", "differences.png", "differences.svg", "differences.pdf"}
+    for name in {*stale, "summary.csv", "README.md", "learning_curves.png", "notes.txt"}:
+        (tmp_path / name).write_text("")
+    before = {path.name for path in tmp_path.iterdir()}
+    write_report(study(claims=None), folder, tmp_path)
+    assert before - {path.name for path in tmp_path.iterdir()} == stale
+
+
+def test_a_folder_that_a_report_cant_be_written_to_is_refused_with_its_name(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"`to` must be a folder that can be written, got .*file"):
+        write_report(study(claims=None), folder, tmp_path / "file")
 
 
 def test_a_study_without_claims_has_no_table_of_verdicts(folder, tmp_path):

@@ -1,9 +1,10 @@
 import math
 
+import pytest
 from made_up_study import GAMES, cell, run
 
 from sb3_moe.study.report.measures import Run
-from sb3_moe.study.report.tables import summary
+from sb3_moe.study.report.tables import order_as_text, order_of, summary
 
 
 def test_a_run_that_stopped_early_leaves_no_interval_and_stops_no_table():
@@ -12,3 +13,16 @@ def test_a_run_that_stopped_early_leaves_no_interval_and_stops_no_table():
     rows = {row["game"]: row for row in summary([whole, cut], dict.fromkeys(GAMES, 1.0))}
     assert rows[GAMES[0]]["low"] == rows[GAMES[0]]["high"] == 10.0
     assert all(math.isnan(rows[GAMES[1]][bound]) for bound in ("low", "high"))
+
+
+@pytest.mark.parametrize(
+    ("order", "text"),
+    [
+        ((), ""),
+        (("Breakout", "SpaceInvaders"), "Breakout SpaceInvaders"),
+        (("Foo(swap=[0, 1])", 'a"b'), '"Foo(swap=[0, 1])" "a""b"'),
+    ],
+)
+def test_an_order_is_read_as_it_was_written_and_plain_names_stand_side_by_side(order, text):
+    assert order_as_text(order) == text
+    assert order_of(text) == list(order)

@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 import zipfile
 
 import numpy as np
@@ -165,6 +166,14 @@ def test_snapshots_to_which_the_scores_reach_can_be_gone_on_from(stopped):
     assert stopped.state() == ("interrupted", "")
 
 
+def test_a_copy_of_a_snapshot_is_none_of_the_runs(stopped):
+    latest = stopped.checkpoints()[-1]
+    shutil.copytree(latest, f"{latest}.bak")
+    latest.with_name("step-000000000007").write_text("a note")
+    assert names(stopped) == [2, 4]
+    assert stopped.state() == ("interrupted", "")
+
+
 @pytest.mark.parametrize("name", ["model.zip", "state.pkl"])
 @pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
 def test_a_snapshot_that_is_damaged_is_named_and_left_out(stopped, name, damage):
@@ -216,6 +225,31 @@ def test_a_snapshot_is_used_if_the_scores_reach_to_it(stopped, count, usable):
     scores = {name: values[:count] for name, values in run(cell()).scores.items()}
     write_arrays(stopped, "scores.npz", scores)
     assert names(stopped) == usable
+
+
+@pytest.mark.parametrize("name", ["PlasticityCallback", "sb3_moe.callbacks:PlasticityCallback"])
+@pytest.mark.parametrize("of_architecture", [False, True])
+def test_a_probe_that_the_file_names_may_look_less_often_than_evaluations(
+    stopped, name, of_architecture
+):
+    config = read_json(stopped.path / "config.json")
+    place = config["cell"]["architecture"] if of_architecture else config["cell"]
+    place["callbacks"] = [{"name": name, "arguments": {"by_gradient": True}}]
+    write_json(stopped.path / "config.json", config)
+    write_arrays(stopped, "diagnostics.npz", {"steps": np.array([0])})
+    assert names(stopped) == [2, 4]
+    (stopped.path / "scores.npz").unlink()
+    assert stopped.state().status == "damaged"
+
+
+@pytest.mark.parametrize("wrong", [None, [{"arguments": {}}], ["PlasticityCallback"], 5])
+def test_callbacks_that_no_run_writes_are_damage(stopped, wrong):
+    config = read_json(stopped.path / "config.json")
+    config["cell"]["callbacks"] = wrong
+    write_json(stopped.path / "config.json", config)
+    status, reason = stopped.state()
+    assert status == "damaged"
+    assert "config.json is not what a run writes" in reason
 
 
 @pytest.mark.parametrize(("points", "gap"), [(10, 1), (11, 1), (5, 2), (4, 3), (1, 10)])

@@ -2,8 +2,10 @@
 
 import gymnasium as gym
 import numpy as np
+import pytest
 from gymnasium import spaces
 
+from sb3_moe.study.run import random_policy
 from sb3_moe.study.run.random_policy import random_returns
 
 
@@ -31,3 +33,18 @@ def test_whole_games_count_with_their_score():
     finally:
         del gym.registry["LivesForTests-v0"]
     assert returns.tolist() == [60.0] * 20
+
+
+class Endless(Lives):
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, False, False, {}
+
+
+def test_a_game_that_never_ends_is_named_in_place_of_being_played_for_ever(monkeypatch):
+    monkeypatch.setattr(random_policy, "LONGEST", 50)
+    gym.register("EndlessForTests-v0", Endless)
+    try:
+        with pytest.raises(ValueError, match=r"within .*=50, got one of EndlessForTests-v0 that"):
+            random_returns(["EndlessForTests-v0"], 20)
+    finally:
+        del gym.registry["EndlessForTests-v0"]

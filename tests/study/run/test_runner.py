@@ -122,6 +122,12 @@ def test_what_is_not_of_the_study_is_named_and_left_alone(tmp_path, console):
     assert "leaves alone" not in console.file.getvalue()
 
 
+def test_folders_within_folders_of_the_study_are_no_strangers(tmp_path):
+    the_study = study(seeds=1, games=("SB3MoE/MinAtar-Breakout-v1", "Asterix"))
+    write(tmp_path, the_study, lambda cell: 5.0)
+    assert commands.found_besides(survey(the_study.cells(), tmp_path), tmp_path) == []
+
+
 def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, console):
     cells = study(seeds=1).cells()
     text = go(survey(cells, tmp_path), InstantEngine(failing=[cells[1].name]), console)
@@ -289,6 +295,24 @@ def test_wrong_claims_are_refused_before_anything_runs(tmp_path, console, comman
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("dry")
+def test_a_network_that_a_claim_misspells_is_named_before_anything_runs(tmp_path, console):
+    claims = """claims: [{name: c, text: t, contrasts: [{measure: final, expects: greater,
+        smallest_effect: 1, plus: [{architecture: dens}], minus: [{architecture: soft-big}]}]}]"""
+    (tmp_path / "claims.yaml").write_text(claims)
+    the_study = study(seeds=1, claims=tmp_path / "claims.yaml")
+    run_study(the_study, tmp_path / "out", console, lambda root: InstantEngine())
+    first, second, *_ = console.file.getvalue().splitlines()
+    assert first == "claim 'c' compares what no run of this study is: {architecture: dens}"
+    assert "soft-big" not in second
+
+
+def test_a_folder_that_a_study_cant_be_written_to_is_refused_with_its_name(tmp_path, console):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"`out` must be a folder that can be written, got .*file"):
+        run_study(study(seeds=1), tmp_path / "file", console, lambda root: InstantEngine())
+
+
 def test_a_network_that_cannot_be_built_is_refused_before_any_cell_starts(
     tmp_path, console, monkeypatch
 ):
@@ -318,6 +342,34 @@ def test_the_random_policy_is_measured_unless_it_has_been(tmp_path, monkeypatch,
     assert read_json(path) == {game: [1.0] * 20 for game in GAMES}
     prepare(replace(the_study, random_episodes=21), tmp_path)
     assert asked == [15, 21]
+
+
+@pytest.mark.parametrize("by_0_1", [False, True])
+def test_the_random_policy_plays_again_where_its_environment_is_another(
+    tmp_path, monkeypatch, by_0_1
+):
+    worlds = []
+
+    def played(games, episodes, **world):
+        worlds.append(world)
+        return {game: np.ones(70) for game in games}
+
+    monkeypatch.setattr(commands, "random_returns", played)
+    plain, no_ops = study(seeds=1), study(seeds=1, no_op_max=30)
+    prepare(plain, tmp_path)
+    if by_0_1:
+        said = read_json(tmp_path / "study.json")["study"]
+        old = {name: said[name] for name in said if name not in ("tasks", "env", "no_op_max")}
+        write_json(tmp_path / "study.json", {"study": old})
+    prepare(replace(plain, seeds=(3,)), tmp_path)
+    assert worlds == [{}]
+    prepare(no_ops, tmp_path)
+    prepare(no_ops, tmp_path)
+    assert worlds == [{}, {"no_op_max": 30}]
+    # A folder that says nothing of it is taken as it is.
+    (tmp_path / "study.json").unlink()
+    prepare(plain, tmp_path)
+    assert len(worlds) == 2
 
 
 def test_more_seeds_and_columns_are_no_change(tmp_path):
@@ -465,16 +517,18 @@ def test_a_cell_that_another_process_has_finished_is_not_trained_again(tmp_path,
     assert job.folder.state() == State("done")
 
 
-def with_starts():
+def with_starts(**values):
     """Build a study whose second network begins with the first one's model."""
     dense = Architecture(name="dense", policy_kwargs={"placement": "none"})
     grown = Architecture(name="grown", start_from=StartFrom(architecture="dense"))
     # The one that waits comes first.
-    return replace(study(seeds=1), architectures=(dense, grown)).cells()[::-1]
+    return replace(study(seeds=1, **values), architectures=(dense, grown)).cells()[::-1]
 
 
-def test_a_cell_waits_for_the_one_that_it_begins_with(tmp_path, console):
-    cells, engine = with_starts(), InstantEngine()
+# A slash in an id makes a cell's folder lie in another one, as in 0.1.
+@pytest.mark.parametrize("games", [GAMES, ("SB3MoE/MinAtar-Breakout-v1", "Asterix")])
+def test_a_cell_waits_for_the_one_that_it_begins_with(tmp_path, console, games):
+    cells, engine = with_starts(games=games), InstantEngine()
     go(survey(cells, tmp_path), engine, console)
     assert sorted(engine.started) == sorted(each.name for each in cells)
     for each in cells:

@@ -13,7 +13,7 @@ from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.folder import CellFolder, read_json
 from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.starting import begin_with, start_of
-from sb3_moe.study.spec.config import Architecture
+from sb3_moe.study.spec.config import Architecture, CellConfig
 from sb3_moe.study.spec.networks import check_networks
 from sb3_moe.study.spec.start import StartFrom
 
@@ -80,6 +80,18 @@ def test_a_cell_that_goes_on_from_a_snapshot_does_not_begin_again(tmp_path, monk
     (tmp_path / "b" / one.name).unlink()
     train_cell(two, folders[1])
     np.testing.assert_array_equal(*(folder.scores()["returns"] for folder in folders))
+
+
+def test_a_start_is_found_where_an_id_has_a_slash(tmp_path):
+    values = {"regime": "mtrl", "algorithm": "A2C", "arguments": {"n_steps": 8}, "n_envs": 2}
+    dense = Architecture(name="dense", policy_kwargs=DENSE)
+    one = CellConfig(games=("SB3MoE/Pendulum-v0",), architecture=dense, **values)
+    start = StartFrom(architecture="dense")
+    two = replace(one, architecture=replace(dense, name="grown", start_from=start))
+    (tmp_path / one.name).mkdir(parents=True)
+    (tmp_path / one.name / "model.moe").write_bytes(b"no model")
+    with pytest.raises(ValueError, match=r"`start_from` can't load .*dense-s0/model.moe"):
+        train_cell(two, CellFolder(tmp_path / two.name))
 
 
 def test_a_start_that_is_not_there_or_does_not_fit_is_named(tmp_path):

@@ -89,7 +89,11 @@ def test_ppo_and_arguments_are_two_words_for_the_same(tmp_path):
             "{replay_buffer_class: 'no.such:Thing'}",
             "^`arguments.replay_buffer_class` must be `package.module:Class`, got 'no.such:Thing'",
         ),
-        ("arguments", "{train_freq: [1, episode]}", "^`n_envs` must be 1 where `train_freq`"),
+        (
+            "arguments",
+            "{train_freq: [1, episode]}",
+            r"^`train_freq` must count steps in a study, got \[1, 'episode'\]",
+        ),
         ("ppo", "{gamma: 0.9}", "^`ppo` must be left out with DQN, whose values are `arguments`"),
         (
             "preset",
@@ -100,6 +104,12 @@ def test_ppo_and_arguments_are_two_words_for_the_same(tmp_path):
         ("steps_per_task", "1001", "multiple of the rollout of 'small', n_envs . train_freq = 8"),
         ("tasks", "Classic/None", "^`tasks` must name a suite, .*, got 'Classic/None'"),
         ("tasks", "[CartPole-v7]", r"^`tasks\[0\]` must be a registered .*, got 'CartPole-v7'"),
+        (
+            "tasks",
+            "[[CartPole-v1, [1]]]",
+            r"^`tasks\[0\]` must be .*, got \('CartPole-v1', \[1\]\)",
+        ),
+        ("tasks", "[[CartPole-v1, 5]]", r"^`tasks\[0\]` must be .*, got \('CartPole-v1', 5\)"),
         ("tasks", "['json:none']", r"^`tasks\[0\]` must be a registered .*, got 'json:none'"),
         ("tasks", "['no_such:x']", r"^`tasks\[0\]` can't be imported, got 'no_such:x'"),
         ("games", "[CartPole-v1]", "^`games` must be left out where there are `tasks`, or name"),
@@ -176,6 +186,7 @@ def test_a_study_of_a_schedule_has_no_other_regimes_unless_it_names_them(tmp_pat
     study = read(tmp_path, schedule=blocks)
     (cell,) = study.cells()
     assert (cell.regime, cell.order, cell.total_steps) == ("schedule", (), 4000)
+    assert read(tmp_path, schedule="~").regimes == read(tmp_path).regimes == ("mtrl", "crl")
     mixed = read(tmp_path, schedule=blocks, regimes="[mtrl, schedule]")
     assert [each.schedule for each in mixed.cells()] == [None, study.schedule]
     with pytest.raises(ValueError, match=r'^`regimes` must have "schedule"'):
