@@ -278,7 +278,7 @@ def test_a_world_that_was_not_reset_or_gets_wrong_actions_says_so():
     with pytest.raises(gym.error.ResetNeeded, match="call reset"):
         world.step(np.zeros(2, int))
     world.reset(seed=0)
-    with pytest.raises(ValueError, match=r"actions must be 2 of 0 and 1, got \[0 2\]"):
+    with pytest.raises(ValueError, match=r"actions must be in \[0, 2\), got \[0 2\]"):
         world.step(np.array([0, 2]))
     state = CartPoleWorld(3).state_dict()
     with pytest.raises(ValueError, match="`state` must be of num_envs=2 copies, got 3"):
