@@ -16,6 +16,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 from sb3_moe_envs.checks import reset_result_problem, step_result_problem
 from sb3_moe_envs.snapshot import Stateless, restore, snapshot
 from sb3_moe_envs.tasks import Task
+from sb3_moe_envs.vector.infos import MixedInfos
 
 
 class TaskCopy(Stateless):
@@ -40,7 +41,7 @@ class TaskCopy(Stateless):
         return result
 
 
-class Copies(SyncVectorEnv):
+class Copies(MixedInfos, SyncVectorEnv):
     """Gymnasium's, with less around a step: most tasks of a world have a single copy.
 
     New arrays each time need no copies, and the mode of autoreset is SAME_STEP.

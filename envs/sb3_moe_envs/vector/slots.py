@@ -9,9 +9,10 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from sb3_moe_envs.multitask import MultiTaskEnv
+from sb3_moe_envs.vector.infos import MixedInfos
 
 
-class MultiTaskSyncVectorEnv(SyncVectorEnv):
+class MultiTaskSyncVectorEnv(MixedInfos, SyncVectorEnv):
     """A `SyncVectorEnv` of `MultiTaskEnv`s with SAME_STEP autoreset.
 
     :param env_fns: build the environments; each must be a `MultiTaskEnv`

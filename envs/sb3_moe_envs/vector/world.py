@@ -85,12 +85,13 @@ class VectorWorld(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if actions.shape != (self.num_envs,):
             raise ValueError(f"actions must have shape ({self.num_envs},), got {actions.shape}")
         assert isinstance(space, spaces.Discrete)
+        size = int(space.n)
         if actions.dtype.kind in "iub":
-            fits = actions.min() >= 0 and actions.max() < space.n
+            fits = actions.min() >= 0 and actions.max() < size
         else:
-            fits = np.isin(actions, np.arange(space.n)).all()
+            fits = np.isin(actions, np.arange(size)).all()
         if not fits:
-            raise ValueError(f"actions must be in [0, {space.n}), got {actions}")
+            raise ValueError(f"actions must be in [0, {size}), got {actions}")
         return actions.astype(np.int64)
 
     def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
