@@ -69,7 +69,8 @@ class Coordinates:
         """
         if np.any(np.less(action, 0)):
             raise ValueError(f"actions must be of 0 to {len(self._actions) - 1}, got {action}")
-        return self._actions[action]
+        # An index would take a bool for a mask.
+        return self._actions.take(action)
 
     @property
     def actions(self) -> list[int]:

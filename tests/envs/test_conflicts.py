@@ -337,6 +337,12 @@ def test_an_action_below_0_is_not_the_last_one():
             found.action(wrong)
 
 
+def test_a_bool_is_an_action_too():
+    found = Coordinates(BOX, spaces.Discrete(2), actions=(1, 0))
+    assert found.action(True) == 0
+    assert found.action(np.array([True, False])).tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("seed", [None, "a", 1.5, -1])
 def test_a_seed_is_a_whole_number(seed):
     with pytest.raises(ValueError, match=f"`seed` must be .*, got {seed!r}"):

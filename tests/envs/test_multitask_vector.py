@@ -302,3 +302,25 @@ def test_mixed_tasks_of_gymnasium_run_side_by_side():
 def test_bad_input_is_refused_with_the_rule_and_the_value(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("schedule", [Interleave(), Cycle(100)], ids=repr)
+@pytest.mark.parametrize(("actions", "found"), [(np.zeros(9, int), 9), ([0] * 3, 3), (0, "a sing")])
+def test_there_is_one_action_for_each_slot(schedule, actions, found):
+    env = MultiTaskVectorEnv(counting_tasks(2), 4, schedule=schedule)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=f"`actions` must hold num_envs=4 actions, got {found}"):
+        env.step(actions)
+    env.step([0] * 4)
+
+
+def test_there_is_one_action_for_each_slot_in_spaces_without_arrays_too():
+    class Speaking(CountingEnv):
+        def __init__(self):
+            super().__init__()
+            self.action_space = gym.spaces.Text(3)
+
+    env = MultiTaskVectorEnv([Speaking], 2)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="`actions` must hold num_envs=2 actions, got 3"):
+        env.step(("a", "b", "c"))

@@ -148,6 +148,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step every slot with its action, of shape (num_envs, ...).
 
+        :raises ValueError: if there are not as many actions as slots
         :raises gymnasium.error.ResetNeeded: before the first reset
         """
         require_reset(self._seeds.started)
@@ -343,11 +344,20 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """Return how a part gets its actions."""
         if isinstance(self.single_action_space, ARRAYS):
             array = np.asarray(actions)
+            self._require_one_each(len(array) if array.ndim else None)
             return lambda part: self._interface.decode(part.task, array[part.rows])
         # Others (Dict, Tuple, Text, ...) are the same in all tasks.
         single = list(iterate(self.action_space, actions))
+        self._require_one_each(len(single))
         every = np.arange(self.num_envs)
         return lambda part: _batch(part.env, [single[row] for row in every[part.rows]])
+
+    def _require_one_each(self, found: int | None) -> None:
+        if found != self.num_envs:
+            raise ValueError(
+                f"`actions` must hold num_envs={self.num_envs} actions, got "
+                f"{'a single one' if found is None else found}"
+            )
 
     def _follow(self, rewards: np.ndarray, done: np.ndarray, infos: dict[str, Any]) -> bool:
         """Tell the schedule what happened; return whether a slot should play another task."""
