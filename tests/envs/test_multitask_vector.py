@@ -16,6 +16,7 @@ from sb3_moe_envs import (
     Cycle,
     Interleave,
     MultiTaskVectorEnv,
+    Schedule,
     Sequence,
     Task,
     make_multitask_vector,
@@ -137,6 +138,79 @@ def test_set_task_moves_the_slots_meant_and_the_schedule_stands_still():
     assert env.schedule.state_dict() == before
     env.set_task(None)
     assert step(env)[4]["task_id"].tolist() == [0, 0, 0, 0]
+
+
+class Heard(Schedule):
+    """Task 0 for good; keeps what it hears."""
+
+    task = 0
+    _state = ("steps", "episodes")
+
+    def _start(self, task_names):
+        self.steps, self.episodes = 0, []
+
+    def count(self, steps):
+        self.steps += steps
+
+    def end(self, episode):
+        self.episodes.append((episode.task, episode.steps))
+
+
+class Clockwork(CountingEnv):
+    """Episodes of three steps, and of as many more as its tag is above 1."""
+
+    def step(self, action):
+        obs, reward, *_, info = super().step(action)
+        return obs, reward, self.steps >= 2 + self.tag, False, info
+
+
+def heard_by(env):
+    return env.schedule.steps, env.schedule.episodes
+
+
+def clockworks(num_envs):
+    tasks = [Task(f"t{tag}", env_fn=partial(Clockwork, tag=tag)) for tag in (1, 2)]
+    env = MultiTaskVectorEnv(tasks, num_envs, schedule=Heard())
+    env.reset(seed=0)
+    return env
+
+
+def test_a_task_set_by_hand_leaves_the_running_episode_to_the_schedule():
+    env = clockworks(2)
+    step(env)
+    env.set_task(0, [1])
+    step(env)
+    step(env)
+    assert heard_by(env) == (6, [(0, 3), (0, 3)])
+    step(env)
+    assert heard_by(env) == (7, [(0, 3), (0, 3)])
+
+
+def test_the_step_in_which_slots_are_given_to_the_schedule_or_taken_is_the_old_tasks():
+    env = clockworks(2)
+    env.set_task(1, [0])
+    step(env)
+    assert heard_by(env) == (2, [])
+    step(env)
+    step(env)
+    env.set_task(None, [0])
+    step(env)  # slot 1 ends, slot 0 is set free and its episode, by hand, isn't heard of
+    assert heard_by(env) == (5, [(0, 3)])
+    step(env)
+    assert heard_by(env) == (7, [(0, 3)])
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_state_keeps_which_episodes_are_by_hand_and_an_old_one_goes_by_the_slots_tasks(old):
+    env = clockworks(2)
+    env.set_task(0, [1])
+    state = env.state_dict()
+    for name in ("_by_hand",) if old else ():
+        del state["slots"][name]
+    other = clockworks(2)
+    other.load_state_dict(state)
+    step(other)
+    assert heard_by(other) == (1 if old else 2, [])
 
 
 def test_options_choose_tasks_until_the_next_reset():

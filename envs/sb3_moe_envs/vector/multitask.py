@@ -38,7 +38,8 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     Under `Interleave` each task has a fixed share of the slots. Under the other schedules all slots
     play the same task and switch together: the running episodes are truncated, with their last
     observations in `infos["final_obs"]`. Autoreset is SAME_STEP. A slot whose task was chosen by
-    hand (`set_task`, `reset(options={"task_id": k})`) isn't counted by the schedule.
+    hand (`set_task`, `reset(options={"task_id": k})`) isn't counted by the schedule, from its next
+    episode on.
 
     :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
     :param num_envs: number of slots; None: one per task
@@ -106,6 +107,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._seeds = TaskSeeds()
         self._pinned = np.full(self.num_envs, -1)
         self._chosen = self._pinned.copy()
+        self._by_hand = self._picked()
         self._tasks = self._wanted()
         self._parts: list[Part] = []
         self._returns = np.zeros(self.num_envs)
@@ -264,9 +266,11 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.schedule.load_state_dict(state["schedule"])
         self._seeds.load_state_dict(state["seeds"])
         # States of version 0.1.0 don't say whether the running episodes have succeeded.
-        self._successes[:] = UNSAID
-        for name, value in state["slots"].items():
+        slots = {"_successes": np.full(self.num_envs, UNSAID)} | state["slots"]
+        for name, value in slots.items():
             setattr(self, name, value.copy())
+        if "_by_hand" not in slots:  # nor whether they were chosen by hand
+            self._by_hand = self._picked()
         self._stale = True
         self._arrange()
         self._pool.load_state_dict(state["parts"])
@@ -318,6 +322,11 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         tasks = np.full(self.num_envs, self.schedule.task) if self._shares is None else self._shares
         tasks = np.where(self._pinned >= 0, self._pinned, tasks)
         return np.where(self._chosen >= 0, self._chosen, tasks)
+
+    def _picked(self) -> np.ndarray:
+        """Return which slots' next episodes are chosen by hand."""
+        picked: np.ndarray = (self._pinned >= 0) | (self._chosen >= 0)
+        return picked
 
     def _play(self) -> tuple[Any, dict[str, Any]]:
         """Start an episode of the wanted task in every slot."""
@@ -374,17 +383,19 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         # What a slot whose episode ended says beside its final info is of the next one's start.
         succeeded_rows(self._successes, infos, ~done)
         succeeded_rows(self._successes, infos.get("final_info", {}), done)
-        counted = (self._pinned < 0) & (self._chosen < 0)
+        counted = ~self._by_hand
         if counted.any():
             before = self.schedule.task
             self.schedule.count(int(counted.sum()))
             if self.schedule.task == before:
                 self._end_episodes(np.flatnonzero(done & counted))
-        self._forget(done)
+        if done.any():
+            self._forget(done)
 
     def _forget(self, slots: Any) -> None:
-        """Forget the episodes of these slots, which are over."""
+        """Forget the episodes of these slots, which are over; others begin."""
         self._returns[slots], self._lengths[slots], self._successes[slots] = 0, 0, UNSAID
+        self._by_hand[slots] = self._picked()[slots]
 
     def _end_episodes(self, slots: np.ndarray) -> None:
         for slot in slots.tolist():
@@ -441,4 +452,4 @@ def _batch(env: VectorEnv[Any, Any, Any], actions: Sequence[Any]) -> Any:
 
 
 # What a state keeps of the slots.
-_SLOTS = ("_tasks", "_pinned", "_chosen", "_returns", "_lengths", "_successes")
+_SLOTS = ("_tasks", "_pinned", "_chosen", "_by_hand", "_returns", "_lengths", "_successes")
