@@ -148,13 +148,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         chosen = options.pop("task_id", self._pinned)
         self._by_hand = chosen is not None
         self._task = self.schedule.task if chosen is None else self._index(chosen)
-        self._steps, self._reward, self._success, self._running = 0, 0.0, UNSAID, True
         self.metadata["task_name"] = self.task_names[self._task]
-        env, seed = self._envs[self._task], self._seeds.take(self._task)
-        result = self._call(self._task, env.reset, seed=seed, options=options or None)
-        self._check(reset_result_problem(result))
-        obs, info = result
-        self._check(observation_problem(env.observation_space, obs))
+        obs, info = self._start(options or None)
         return self._interface.encode(self._task, obs), self._describe(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -252,6 +247,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; a seed in the first reset after it, before any step, is ignored.
 
+        If the running task can't be restored, it starts a new episode.
+
         :raises ValueError: if the state is of other tasks or another schedule
         """
         if len(state["envs"]) != self.num_tasks:
@@ -267,6 +264,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             if saved is not None:
                 restore(env, saved)
         self.metadata["task_name"] = self.task_names[self._task]
+        if self._running and state["envs"][self._task] is None:
+            self._start(None)
         self._restored = True
 
     def _begin(self, seed: int | None) -> None:
@@ -279,6 +278,16 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             self.action_space.seed(seeds.actions)
         elif self._running and self._steps:
             self._end(finished=False)
+
+    def _start(self, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode of the task, and return what it does."""
+        self._steps, self._reward, self._success, self._running = 0, 0.0, UNSAID, True
+        env, seed = self._envs[self._task], self._seeds.take(self._task)
+        result = self._call(self._task, env.reset, seed=seed, options=options)
+        self._check(reset_result_problem(result))
+        obs, info = result
+        self._check(observation_problem(env.observation_space, obs))
+        return obs, info
 
     def _count(self) -> bool:
         """Count a step; return whether the schedule wants another task now."""

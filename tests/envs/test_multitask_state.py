@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import pickle
 import sys
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -22,6 +23,7 @@ from sb3_moe_envs import (
     Interleave,
     MultiTaskEnv,
     MultiTaskVectorEnv,
+    Schedule,
     make_multitask_vector,
 )
 from sb3_moe_envs.snapshot import restore
@@ -154,6 +156,39 @@ def test_a_task_that_pickles_by_building_itself_again_is_not_said_to_be_exact():
         env.load_state_dict(state)
         env.reset()
         play(env, 3)
+
+
+class Heard(Schedule):
+    """One task for good; keeps what it hears of episodes."""
+
+    task = 0
+    _state = ("heard",)
+
+    def _start(self, task_names):
+        self.heard = []
+
+    def end(self, episode):
+        self.heard.append(episode.steps)
+
+
+class RebuiltClock(Rebuilt):
+    """Episodes of six steps."""
+
+    def step(self, action):
+        obs, reward, *_, info = super().step(action)
+        return obs, reward, self.steps == 6, False, info
+
+
+@pytest.mark.parametrize("build", [MultiTaskEnv, partial(MultiTaskVectorEnv, num_envs=1)])
+def test_a_task_that_cannot_be_restored_starts_an_episode_that_counts_from_its_start(build):
+    env, other = (build([RebuiltClock], schedule=Heard()) for _ in range(2))
+    for each in (env, other):
+        each.reset(seed=0)
+        play(each, 2)
+    play(env, 1)
+    other.load_state_dict(env.state_dict())
+    play(other, 6)
+    assert other.schedule.heard == [6]
 
 
 def test_a_task_that_cannot_be_pickled_is_not_said_to_be_exact():

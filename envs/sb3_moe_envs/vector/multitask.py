@@ -277,6 +277,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         for part in self._parts:
             if state["parts"].get((part.task, part.env.num_envs)) is None:
                 self._pool.reset(part, None)
+                self._forget(part.rows)
         self._restored = True
 
     def _unify(self, **options: str) -> Interface:
