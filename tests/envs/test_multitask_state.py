@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from counting import CountingEnv, counting_tasks
 from gymnasium.utils import EzPickle
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import PPO
@@ -24,6 +26,7 @@ from sb3_moe_envs import (
     MultiTaskEnv,
     MultiTaskVectorEnv,
     Schedule,
+    Task,
     make_multitask_vector,
 )
 from sb3_moe_envs.snapshot import restore
@@ -156,6 +159,56 @@ def test_a_task_that_pickles_by_building_itself_again_is_not_said_to_be_exact():
         env.load_state_dict(state)
         env.reset()
         play(env, 3)
+
+
+class Giving(CountingEnv):
+    """Gives its state."""
+
+    def state_dict(self):
+        return {"steps": self.steps, "random": self.np_random.bit_generator.state}
+
+    def load_state_dict(self, state):
+        self.steps, self.np_random.bit_generator.state = state["steps"], state["random"]
+
+
+class NotAll(Giving):
+    def state_dict(self):
+        return {**super().state_dict(), "exact": False}
+
+
+class GivingOnly(CountingEnv):
+    """Gives a state that nobody can give back."""
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+
+@pytest.mark.parametrize(("task", "exact"), [(Giving, True), (NotAll, False), (GivingOnly, True)])
+@pytest.mark.parametrize("build", [MultiTaskEnv, partial(MultiTaskVectorEnv, num_envs=2)])
+def test_a_state_that_an_environment_gives_is_exact_if_it_says_so_and_takes_it_back(
+    build, task, exact
+):
+    env, other = build([task]), build([task])
+    env.reset(seed=0)
+    play(env, 2)
+    state = env.state_dict()
+    assert state["exact"] is exact
+    other.load_state_dict(state)
+    if exact:
+        assert play(other, 20) == play(env, 20)
+
+
+def test_what_a_vector_wrapper_counts_is_not_said_to_be_saved():
+    def counted(num_envs):
+        copies = SyncVectorEnv([CountingEnv] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+        return RecordEpisodeStatistics(copies)
+
+    env = MultiTaskVectorEnv([Task("counted", env_fn=CountingEnv, vector_fn=counted)], 2)
+    env.reset(seed=0)
+    state = env.state_dict()
+    assert state["exact"] is False
+    env.load_state_dict(state)
+    play(env, 3)
 
 
 class Heard(Schedule):

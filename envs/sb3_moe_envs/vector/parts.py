@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
+from sb3_moe_envs.snapshot import gives_state, own_state
 from sb3_moe_envs.tasks import Task, spec_or_id
 from sb3_moe_envs.vector.copies import restore_states, states_of
+from sb3_moe_envs.vector.shown import ShownWorld
 
 Vector = VectorEnv[Any, Any, Any]
 
@@ -79,8 +81,10 @@ def receive(part: Part, actions: Any) -> Any:
 def part_state(env: Vector) -> Any:
     """Return the state of a part, or None if it has none to give."""
     own: Any = env.unwrapped
-    if hasattr(own, "state_dict"):
-        return own.state_dict()
+    if _holds_more(env):
+        return None
+    if gives_state(own):
+        return own_state(own)
     if isinstance(own, SyncVectorEnv):
         states = states_of(own)
         return None if any(state is None for state in states) else states
@@ -94,6 +98,15 @@ def load_part_state(env: Vector, state: Any) -> None:
         own.load_state_dict(state)
         return
     restore_states(own, state)
+
+
+def _holds_more(env: Vector) -> bool:
+    """Say whether a wrapper may have a state of its own, such as running statistics."""
+    while isinstance(env, VectorWrapper):
+        if not isinstance(env, ShownWorld):
+            return True
+        env = env.env
+    return False
 
 
 def _is_own(env_id: str) -> bool:
