@@ -17,6 +17,7 @@ from sb3_moe_envs.schedules import (
     Episode,
     Interleave,
     LearningProgress,
+    Schedule,
     Sequence,
     slot_counts,
 )
@@ -276,6 +277,31 @@ def follow(schedule, events):
         schedule.end(Episode(schedule.task, steps, float(steps)))
         tasks.append(schedule.task)
     return tasks
+
+
+class Nested(Schedule):
+    """Counts steps in what can be changed in place."""
+
+    task = 0
+    _state = ("counts",)
+
+    def _start(self, task_names):
+        self.counts = {"steps": [0]}
+
+    def count(self, steps):
+        self.counts["steps"][0] += steps
+
+
+def test_a_state_stays_as_it_was_whatever_the_schedule_does_afterwards():
+    saved, loaded = Nested(), Nested()
+    for each in (saved, loaded):
+        each.start(["a"])
+    saved.count(2)
+    state = saved.state_dict()
+    loaded.load_state_dict(state)
+    saved.count(3)
+    loaded.count(4)
+    assert state["counts"] == {"steps": [2]}
 
 
 def test_a_schedule_can_be_sent_to_a_worker():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
@@ -78,7 +79,7 @@ class Schedule(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as JSON."""
-        state = {name: _as_json(getattr(self, name)) for name in self._state}
+        state = {name: copy.deepcopy(getattr(self, name)) for name in self._state}
         return state | {"rng": self.rng.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -93,13 +94,8 @@ class Schedule(ABC):
                 f"got {sorted(state)}"
             )
         for name in self._state:
-            value = state[name]
-            setattr(self, name, list(value) if isinstance(value, list) else value)
+            setattr(self, name, copy.deepcopy(state[name]))
         self.rng.bit_generator.state = state["rng"]
-
-
-def _as_json(value: Any) -> Any:
-    return list(value) if isinstance(value, list) else value
 
 
 def as_list(argument: str, entries: Any, what: str) -> list[Any]:
