@@ -6,6 +6,7 @@ another. Each alone is exactly as hard as the world itself.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -175,12 +176,15 @@ class ConflictingVector(ShownWorld):
         own = masks_of_copies(self.env)
         if own is None:
             raise AttributeError(f"{self.env} has no method `action_masks`")
-        return lambda: self._coordinates.masks(own())
+        return functools.partial(self._masks, own)
 
     @property
     def get_action_meanings(self) -> Callable[[], list[str]]:
         """What names the choices; there only if the environment has such a method."""
         return in_coordinates(self.env, self._coordinates.actions)
+
+    def _masks(self, own: Callable[[], Any]) -> np.ndarray:
+        return self._coordinates.masks(own())
 
     def shown(self, observations: np.ndarray) -> np.ndarray:
         """Show observations in these coordinates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,9 +67,13 @@ def masks_of_copies(env: VectorEnv[Any, Any, Any]) -> Callable[[], Any] | None:
         return method
     # Gymnasium's that keep copies apart, and ours.
     if hasattr(base, "call") and all(base.call("has_wrapper_attr", METHOD)):
-        call: Callable[[str], Any] = base.call
-        return lambda: np.stack(call(METHOD))
+        # A copy of this asks the copies' copy, which a lambda wouldn't.
+        return functools.partial(_stacked, base)
     return None
+
+
+def _stacked(base: Any) -> np.ndarray:
+    return np.stack(base.call(METHOD))
 
 
 def _deciders(common: Sequence[int], own: Sequence[int], invalid: str) -> np.ndarray:

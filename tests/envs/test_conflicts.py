@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -380,6 +382,7 @@ def test_masks_are_in_the_tasks_coordinates_too():
     assert one.step(0)[4]["action_mask"].tolist() == [True, False]
     many = ConflictingVector(MaskedWorld(2), actions=(1, 0))
     assert many.action_masks().tolist() == [[True, False]] * 2
+    assert pickle.loads(pickle.dumps(many.action_masks))().tolist() == [[True, False]] * 2
 
 
 def test_a_world_without_masks_has_none_in_other_coordinates():

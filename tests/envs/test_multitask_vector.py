@@ -24,6 +24,8 @@ from sb3_moe_envs import (
 from sb3_moe_envs.vector.copies import make_copies
 from sb3_moe_envs.vector.infos import join_infos, take_rows
 
+SAME_STEP = {"autoreset_mode": AutoresetMode.SAME_STEP}
+
 
 def step(env, action=0):
     return env.step(np.full(env.num_envs, action))
@@ -300,6 +302,23 @@ def test_a_tasks_own_vector_environment_is_used():
 
     env = make_multitask_vector([Task("mine", env_fn=CountingEnv, vector_fn=vector_fn)], 2)
     assert "mine x 2 [Mine]" in repr(env)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda n: SyncVectorEnv([CountingEnv] * n), "reset in the same step"),
+        (lambda n: SyncVectorEnv([CountingEnv], **SAME_STEP), "build num_envs=2 copies, got 1"),
+        (
+            lambda n: SyncVectorEnv([CountingEnv] * n, copy=False, **SAME_STEP),
+            r"give new observations at each step \(copy=True\), got copy=False",
+        ),
+    ],
+)
+def test_a_vector_environment_that_would_mislead_is_refused(build, message):
+    task = Task("own", env_fn=CountingEnv, vector_fn=build)
+    with pytest.raises(ValueError, match=f"`vector_fn` of 'own' must {message}"):
+        MultiTaskVectorEnv([task], 2)
 
 
 def test_a_schedule_per_slot_answers_for_its_slots():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from functools import partial
 from typing import Any
 
@@ -128,6 +130,17 @@ def test_a_switch_brings_the_masks_of_the_new_task():
     assert env.action_masks().tolist() == [[1, 1, 1, 1]] * 2
     env.step(np.array([3, 3]))
     assert env.action_masks().tolist() == [[0, 1, 1, 0]] * 2
+
+
+def test_a_copy_of_a_world_gives_its_own_masks_and_can_be_pickled():
+    env = MultiTaskVectorEnv(DISCRETE, 2)
+    env.reset(seed=0)
+    env.action_masks()
+    other = pickle.loads(pickle.dumps(env))
+    for each in (copy.deepcopy(env), other):
+        each.step(np.array([1, 0]))
+        assert each.action_masks()[0].tolist() == [1, 0, 1, 0]
+    assert env.action_masks()[0].tolist() == [0, 1, 1, 0]
 
 
 def test_slots_of_their_own_give_both_masks():

@@ -31,15 +31,17 @@ def make_part(
     """Build the vector environment of one task: its own, or else one that steps copies.
 
     :param make_copies: builds as many copies as `num_envs`, with SAME_STEP autoreset
-    :raises ValueError: if the task's own vector environment resets otherwise
+    :raises ValueError: if the task's own vector environment resets otherwise, has another number of
+        copies or writes over its observations
     """
     if task.vector_fn is not None:
-        return _checked(task, task.vector_fn(num_envs))
+        return _checked(task, task.vector_fn(num_envs), num_envs)
     if task.env_id is not None and is_batched(task):
         kwargs: dict[str, Any] = dict(task.kwargs)
         if render_mode is not None:
             kwargs["render_mode"] = render_mode
-        return _checked(task, gym.make_vec(spec_or_id(task.env_id), num_envs, **kwargs))
+        own = gym.make_vec(spec_or_id(task.env_id), num_envs, **kwargs)
+        return _checked(task, own, num_envs)
     return make_copies()
 
 
@@ -114,12 +116,23 @@ def _is_own(env_id: str) -> bool:
     return spec is not None and spec.namespace == "SB3MoE" and spec.vector_entry_point is not None
 
 
-def _checked(task: Task, env: Vector) -> Vector:
-    mode = getattr(env.unwrapped, "autoreset_mode", env.metadata.get("autoreset_mode"))
-    if mode is not AutoresetMode.SAME_STEP:
+def _checked(task: Task, env: Vector, num_envs: int) -> Vector:
+    problem = _problem_of(env, num_envs)
+    if problem:
         env.close()
-        raise ValueError(
-            f"`vector_fn` of {task.name!r} must reset in the same step "
-            f"(autoreset_mode SAME_STEP), got {mode}"
-        )
+        raise ValueError(f"`vector_fn` of {task.name!r} must {problem}")
     return env
+
+
+def _problem_of(env: Vector, num_envs: int) -> str | None:
+    """Say what a vector environment must do but doesn't, if anything."""
+    base: Any = env.unwrapped
+    mode = getattr(base, "autoreset_mode", env.metadata.get("autoreset_mode"))
+    if mode is not AutoresetMode.SAME_STEP:
+        return f"reset in the same step (autoreset_mode SAME_STEP), got {mode}"
+    if env.num_envs != num_envs:
+        return f"build num_envs={num_envs} copies, got {env.num_envs}"
+    # Of Gymnasium's own: the next step would write over observations that were handed out.
+    if getattr(base, "copy", True) is False:
+        return "give new observations at each step (copy=True), got copy=False"
+    return None
