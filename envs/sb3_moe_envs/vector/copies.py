@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -34,7 +33,8 @@ class TaskCopy(Stateless):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Act.
 
-        :raises TypeError: if the task doesn't return the five values of a step
+        :raises TypeError: if the task doesn't return the five values of a step, or the reward is no
+            finite number
         """
         result = self.env.step(action)
         _require_no(step_result_problem(result))
@@ -52,7 +52,7 @@ class Copies(MixedInfos, SyncVectorEnv):
     ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step each copy with its action, of shape (num_envs, ...).
 
-        :raises ValueError: if a reward is no finite number, or an observation of another shape
+        :raises ValueError: if an observation is of another shape
         """
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
@@ -60,8 +60,6 @@ class Copies(MixedInfos, SyncVectorEnv):
         each = zip(self.envs, iterate(self.action_space, actions), strict=True)
         for i, (env, action) in enumerate(each):
             obs, rewards[i], terminated[i], truncated[i], info = env.step(action)
-            if not math.isfinite(rewards[i]):
-                raise ValueError(f"the reward must be a finite number, got {rewards[i]}")
             if terminated[i] or truncated[i]:
                 infos = self._add_info(infos, {"final_obs": obs, "final_info": info}, i)
                 obs, info = env.reset()
