@@ -63,7 +63,8 @@ class Copies(MixedInfos, SyncVectorEnv):
             if terminated[i] or truncated[i]:
                 infos = self._add_info(infos, {"final_obs": obs, "final_info": info}, i)
                 obs, info = env.reset()
-            infos = self._add_info(infos, info, i)
+            if info:
+                infos = self._add_info(infos, info, i)
             observations.append(obs)
         space = self.single_observation_space
         joined = concatenate(space, observations, create_empty_array(space, self.num_envs))

@@ -23,16 +23,9 @@ class MixedInfos(VectorEnv[Any, Any, Any]):
     def _add_info(
         self, vector_infos: Infos, env_info: dict[Any, Any], env_num: int
     ) -> dict[Any, Any]:
-        others = dict(env_info)
-        for key, value in env_info.items():
-            if key in vector_infos and key != "final_obs":
-                mask = vector_infos[f"_{key}"]
-                vector_infos[key] = column = _widened(vector_infos[key], mask, value)
-                # Gymnasium's own takes every dict for more columns.
-                if isinstance(value, dict) and not isinstance(column, dict):
-                    column[env_num] = others.pop(key)
-                    mask[env_num] = True
-        return super()._add_info(vector_infos, others, env_num)
+        if vector_infos and env_info:
+            env_info = _make_room(vector_infos, env_info, env_num)
+        return super()._add_info(vector_infos, env_info, env_num)
 
 
 def join_infos(parts: Sequence[tuple[Any, Infos]], num_envs: int) -> Infos:
@@ -126,6 +119,19 @@ def _empty(num_rows: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     if dtype == np.object_:
         return np.full(num_rows, None, dtype=object)
     return np.zeros((num_rows, *shape), dtype)
+
+
+def _make_room(infos: Infos, info: dict[Any, Any], row: int) -> dict[Any, Any]:
+    """Widen the columns that can't hold a row's info as it is; return what isn't in them yet."""
+    rest = dict(info)
+    for key, value in info.items():
+        if key in infos and key != "final_obs":
+            mask = infos[f"_{key}"]
+            infos[key] = column = _widened(infos[key], mask, value)
+            # Gymnasium takes every dict for more columns.
+            if isinstance(value, dict) and not isinstance(column, dict):
+                column[row], mask[row] = rest.pop(key), True
+    return rest
 
 
 def _widened(column: Any, mask: np.ndarray, value: Any) -> Any:
