@@ -67,7 +67,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
     :param render_mode: passed on to the tasks; with one, each task is drawn once when built, for
         the size of its pictures
     :raises TypeError: if `tasks` or `schedule` is of the wrong type
-    :raises ValueError: if an argument is unknown or the tasks' spaces don't fit
+    :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, or turns of the
+        schedule would be skipped
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
@@ -98,6 +99,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self.task_names = [task.name for task in self.tasks]
         self.num_tasks = len(self.tasks)
         self.schedule.start(self.task_names, env_index=self.env_index)
+        self.schedule.check_num_envs(self.num_envs)
         self.task_id, self.render_mode = task_id, render_mode
         self.metadata = {**type(self).metadata, "task_name": self.task_names[0]}
         self._envs: list[gym.Env[Any, Any]] = [

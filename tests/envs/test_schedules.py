@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sb3_moe_envs import MultiTaskEnv, MultiTaskVectorEnv
 from sb3_moe_envs.schedules import (
     Adaptive,
     Chosen,
@@ -397,6 +398,42 @@ def test_a_rule_that_cannot_be_read_is_refused(text, problem):
 def test_a_bad_schedule_is_refused_with_the_rule_and_the_value(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (
+            Cycle(3, num_cycles=None),
+            "`steps_per_task` must be at least num_envs=4, or turns are skipped, got 3",
+        ),
+        (
+            Sequence([(0, 5), (1, 2), (2, 1)]),
+            r"`blocks\[1\]` must not lie within a step of num_envs=4, .* got steps 5 to 7",
+        ),
+    ],
+    ids=repr,
+)
+def test_a_turn_that_would_be_over_within_a_step_of_all_environments_is_refused(schedule, message):
+    tasks = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"]
+    with pytest.raises(ValueError, match=message):
+        MultiTaskEnv(tasks, schedule=schedule, num_envs=4)
+    with pytest.raises(ValueError, match=message):
+        MultiTaskVectorEnv(tasks, 4, schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [Cycle(4, num_cycles=None), Cycle(1, order=[0, 1]), Sequence([(0, 3), (1, 2), (2, 1)])],
+    ids=repr,
+)
+def test_turns_of_which_each_is_played_may_be_short(schedule):
+    started(schedule).check_num_envs(4)
+    played = [schedule.task]
+    for _ in range(3):
+        schedule.count(4)
+        played.append(schedule.task)
+    assert played[:2] == [0, 1]
 
 
 def test_only_a_function_can_choose():

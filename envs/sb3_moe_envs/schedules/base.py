@@ -77,6 +77,12 @@ class Schedule(ABC):
     def end(self, episode: Episode) -> None:  # noqa: B027 - not every schedule counts episodes
         """Follow the end of an episode."""
 
+    def check_num_envs(self, num_envs: int) -> None:  # noqa: B027 - not every schedule has turns
+        """Look whether every turn can be played by so many environments that step at once.
+
+        :raises ValueError: if one would begin and end within a step
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as JSON."""
         state = {name: copy.deepcopy(getattr(self, name)) for name in self._state}

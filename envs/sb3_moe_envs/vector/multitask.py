@@ -50,8 +50,8 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         among them
     :param render_mode: as of `MultiTaskEnv`
     :raises TypeError: if `tasks` or `schedule` is of the wrong type
-    :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, or there are fewer
-        slots than tasks under `Interleave`
+    :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, there are fewer
+        slots than tasks under `Interleave`, or turns of the schedule would be skipped
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             "task_names": tuple(self.task_names),
         }
         self.schedule.start(self.task_names)
+        self.schedule.check_num_envs(self.num_envs)
         self._shares = _fixed_tasks(self.schedule, self.num_tasks, self.num_envs)
         self._pool = Pool(self.tasks, vectorization, render_mode)
         self._interface = self._unify(
