@@ -150,6 +150,31 @@ def test_success_is_a_rate_and_unfinished_episodes_do_not_count():
     assert schedule.task == 1
 
 
+def test_an_episode_that_says_nothing_is_no_success_beside_others_that_say_something():
+    schedule = started(Adaptive("success>=0.5", window=4))
+    for success in (np.nan, 1.0, np.nan, np.nan):
+        schedule.end(Episode(0, 1, 0.0, success=success))
+    assert schedule.task == 0
+    schedule.end(Episode(0, 1, 0.0, success=1.0))
+    assert schedule.task == 1
+
+
+def test_a_task_of_which_no_episode_says_anything_has_no_success_rate():
+    schedule = started(Adaptive("success<=1", window=2))
+    for _ in range(3):
+        schedule.end(Episode(0, 1, 0.0))
+    assert schedule.task == 0
+
+
+def test_learning_progress_counts_silent_episodes_as_no_success():
+    schedule = started(LearningProgress("episodes>=2", by="success", explore=0.0, window=2))
+    for _ in range(2):
+        for task, says in enumerate([[0.5, 0.5], [0.5, 0.5], [np.nan, 1.0]]):
+            for success in says if schedule.turn < 5 else (1.0, 1.0):
+                schedule.end(Episode(task, 1, 0.0, success=success))
+    assert schedule.task == 2
+
+
 def played_turns(schedule, means):
     """Play one-episode turns in which a task's results are these, one after the other."""
     left, turns = {task: list(values) for task, values in means.items()}, []
