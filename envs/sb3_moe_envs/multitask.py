@@ -21,18 +21,15 @@ from sb3_moe_envs.goals import METHOD, has_goals, reward_of_env, rewards_of
 from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
 from sb3_moe_envs.meanings import meanings_of, named
 from sb3_moe_envs.numbers import optional_whole, whole
-from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule, Slots
+from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Schedule, Slots
 from sb3_moe_envs.schedules.base import task_index
 from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.side_by_side import LoneSteps
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.success import UNSAID, succeeded
-from sb3_moe_envs.suites import suite_schedule, tasks_of
+from sb3_moe_envs.suites import ScheduleLike, suite_schedule, tasks_of
 from sb3_moe_envs.tasks import built, reject
-
-# A function chooses the task of each episode.
-ScheduleLike = Schedule | Callable[[Progress], int | str] | None
 
 
 class MultiTaskEnv(gym.Env[Any, Any]):
@@ -144,8 +141,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         """
         restored, self._restored = self._restored, False
         # Loading a model seeds its environments once more; a restored state outlives that.
-        if not (restored and self._seeds.started):
-            self._begin(seed)
+        self._begin(None if restored and self._seeds.started else seed)
         options = dict(options or {})
         chosen = options.pop("task_id", self._pinned)
         self._by_hand = chosen is not None
@@ -341,14 +337,14 @@ def as_schedule(schedule: Any, tasks: Any) -> Schedule:
 
     :raises TypeError: if it is neither a schedule nor a function
     """
+    if schedule is None:
+        schedule = suite_schedule(tasks) or Interleave()
     if isinstance(schedule, type):
         raise TypeError(
             f"`schedule` must be a schedule, {schedule.__name__}(...), not its class, got "
             f"{schedule}"
         )
-    if schedule is None:
-        schedule = suite_schedule(tasks) or Interleave()
-    elif callable(schedule):
+    if callable(schedule):
         schedule = Chosen(schedule)
     if not isinstance(schedule, Schedule):
         raise TypeError(f"`schedule` must be a Schedule, a function or None, got {schedule!r}")

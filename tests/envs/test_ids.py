@@ -150,6 +150,14 @@ def test_registering_twice_changes_nothing():
     assert dict(gym.registry) == before
 
 
+def test_a_suites_schedule_may_be_a_function(monkeypatch):
+    monkeypatch.setattr("sb3_moe_envs.suites.SUITES", dict(SUITES))
+    register_suite("Mine/Asked", ["CartPole-v1", "Acrobot-v1"], lambda progress: "Acrobot")
+    env = MultiTaskEnv("Mine/Asked")
+    env.reset(seed=0)
+    assert env.get_task() == 1
+
+
 def test_a_suite_of_ones_own_is_one_line(monkeypatch):
     monkeypatch.setattr("sb3_moe_envs.suites.SUITES", dict(SUITES))
     register_suite("Mine/Two", ["CartPole-v1", ("Acrobot-v1", {"max_episode_steps": 9})])

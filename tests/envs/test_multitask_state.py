@@ -147,6 +147,16 @@ def test_a_model_that_is_loaded_with_its_seed_does_not_rewind_a_restored_schedul
     assert env.env_method("get_task") == [2]
 
 
+def test_a_reset_after_loading_leaves_the_episode_as_one_without_loading_does():
+    env, other = (MultiTaskEnv(counting_tasks(3)) for _ in range(2))
+    env.reset(seed=0)
+    env.step(0)
+    other.load_state_dict(env.state_dict())
+    env.reset()
+    other.reset(seed=5)
+    assert env.get_task() == other.get_task() == 1
+
+
 class Rebuilt(CountingEnv, EzPickle):
     pass
 

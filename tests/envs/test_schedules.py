@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_moe_envs import MultiTaskEnv, MultiTaskVectorEnv
+from sb3_moe_envs import MultiTaskEnv, MultiTaskVectorEnv, make_multitask_vector
 from sb3_moe_envs.schedules import (
     Adaptive,
     Chosen,
@@ -257,6 +258,26 @@ def test_a_function_sees_what_was_played_and_chooses_the_next_task():
     schedule.end(episode)
     assert schedule.task == 2
     assert seen == [((0, 0, 0), (0, 0, 0), None), ((0, 4, 0), (0, 1, 0), episode)]
+
+
+class Teacher:
+    """Chooses the task that it was told."""
+
+    told = 0
+
+    def choose(self, progress):
+        return self.told
+
+
+@pytest.mark.parametrize("build", [MultiTaskEnv, partial(make_multitask_vector, num_envs=1)])
+def test_a_method_that_chooses_sees_what_its_object_learns(build):
+    teacher = Teacher()
+    env = build(["CartPole-v1", "Acrobot-v1"], schedule=teacher.choose)
+    env.reset(seed=0)
+    teacher.told = 1
+    env.step(env.action_space.sample() * 0)
+    env.reset()
+    assert np.ravel(env.get_task()).tolist() == [1]
 
 
 def test_a_function_that_names_no_task_is_refused():

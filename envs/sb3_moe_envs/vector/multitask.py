@@ -14,7 +14,7 @@ from sb3_moe_envs.frames import Canvas
 from sb3_moe_envs.goals import METHOD, has_goals, reward_of_copies, rewards_of
 from sb3_moe_envs.masks import OwnMasks
 from sb3_moe_envs.meanings import meanings_of, named
-from sb3_moe_envs.multitask import ScheduleLike, as_schedule
+from sb3_moe_envs.multitask import as_schedule
 from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
 from sb3_moe_envs.schedules.base import task_index
@@ -22,7 +22,7 @@ from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.spaces.observations import ARRAYS
 from sb3_moe_envs.success import UNSAID, succeeded_rows
-from sb3_moe_envs.suites import tasks_of
+from sb3_moe_envs.suites import ScheduleLike, tasks_of
 from sb3_moe_envs.tasks import built
 from sb3_moe_envs.vector.infos import join_infos, row_of, take_rows, without_final
 from sb3_moe_envs.vector.joined import Joined
