@@ -190,6 +190,10 @@ class ConflictingVector(ShownWorld):
         """Show observations in these coordinates."""
         return self._coordinates.observation(observations)
 
+    def told(self, infos: dict[str, Any]) -> dict[str, Any]:
+        """Tell infos, whose masks are of these coordinates."""
+        return self._coordinates.info(infos)
+
     def meant(self, actions: Any) -> Any:
         """Give the world's actions."""
         return self._coordinates.action(actions)

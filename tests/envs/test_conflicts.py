@@ -371,6 +371,15 @@ class MaskedWorld(CartPoleWorld):
     def action_masks(self):
         return np.array([[False, True]] * self.num_envs)
 
+    def reset(self, **kwargs):
+        return super().reset(**kwargs)[0], {"action_mask": self.action_masks()}
+
+    def step_wait(self):
+        *result, infos = super().step_wait()
+        if "final_info" in infos:
+            infos["final_info"] |= {"action_mask": self.action_masks()}
+        return *result, {**infos, "action_mask": self.action_masks()}
+
 
 def test_masks_are_in_the_tasks_coordinates_too():
     one = Conflicting(gym.Wrapper(Masked()), actions=(1, 0))
@@ -382,6 +391,11 @@ def test_masks_are_in_the_tasks_coordinates_too():
     assert one.step(0)[4]["action_mask"].tolist() == [True, False]
     many = ConflictingVector(MaskedWorld(2), actions=(1, 0))
     assert many.action_masks().tolist() == [[True, False]] * 2
+    told = [many.reset(seed=0)[1]]
+    while "final_info" not in told[-1]:
+        told.append(many.step(np.zeros(2, int))[4])
+    for infos in (*told, told[-1]["final_info"]):
+        assert infos["action_mask"].tolist() == [[True, False]] * 2
     assert pickle.loads(pickle.dumps(many.action_masks))().tolist() == [[True, False]] * 2
 
 
