@@ -186,6 +186,11 @@ def test_tasks_have_names_of_their_own():
     ]  # fmt: skip
 
 
+def test_a_name_that_is_given_is_not_given_to_another():
+    tasks = tasks_of(["CartPole-v1", "CartPole-v1", Task("CartPole#2", "CartPole-v1")])
+    assert [task.name for task in tasks] == ["CartPole", "CartPole#3", "CartPole#2"]
+
+
 def test_changed_physics_change_what_happens_and_nothing_else():
     earth, moon, long, weak = get_suite("Classic/CartPole4")
     last = {}
@@ -228,6 +233,9 @@ def test_gravity_is_a_multiple_of_the_usual():
         ("CartPole", {"colour": 1}, r"the physics must be among \['gravity', .*got 'colour'"),
         ("Pendulum", {"gravity": 1}, r"the physics must be among \['g', 'm', 'l'\], got 'gravity'"),
         ("Hopper", {"gravity": 0}, "`gravity` must be positive, got 0"),
+        ("CartPole", {"length": 0.0}, r"`length` must be positive, got 0\.0"),
+        ("Pendulum", {"m": 0}, "`m` must be positive, got 0"),
+        ("Pendulum", {"l": -1}, "`l` must be positive, got -1"),
     ],
 )
 def test_physics_that_do_not_exist_are_refused(env_id, kwargs, message):

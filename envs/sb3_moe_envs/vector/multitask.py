@@ -17,7 +17,7 @@ from sb3_moe_envs.meanings import meanings_of, named
 from sb3_moe_envs.multitask import as_schedule
 from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
-from sb3_moe_envs.schedules.base import task_index
+from sb3_moe_envs.schedules.base import as_list, task_index
 from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.spaces.observations import ARRAYS
@@ -78,9 +78,8 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.num_tasks = len(self.tasks)
         self.num_envs = num_slots or self.num_tasks
         self.task_id, self.render_mode = task_id, render_mode
-        self.metadata = {
+        self.metadata: dict[str, Any] = {
             "render_modes": ["rgb_array"],
-            "render_fps": 30,
             "autoreset_mode": AutoresetMode.SAME_STEP,
             "task_names": tuple(self.task_names),
         }
@@ -94,6 +93,8 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             action_space=action_space,
             invalid_action=invalid_action,
         )
+        first = self._pool.env(0, self._sizes[0])
+        self.metadata["render_fps"] = first.metadata.get("render_fps", 30)
         self._canvas = Canvas()
         if render_mode is not None:
             self._measure()
@@ -191,9 +192,10 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         If a slot changes its task, all running episodes are truncated.
 
         :param indices: the slots meant; None: all
+        :raises TypeError: if they aren't a list
         :raises ValueError: if there is no such task
         """
-        slots = slice(None) if indices is None else list(indices)
+        slots = slice(None) if indices is None else as_list("indices", indices, "slots")
         self._pinned[slots] = -1 if task is None else self._index(task)
         self._stale = True
 
