@@ -417,3 +417,17 @@ def test_there_is_one_action_for_each_slot_in_spaces_without_arrays_too():
     env.reset(seed=0)
     with pytest.raises(ValueError, match="`actions` must hold num_envs=2 actions, got 3"):
         env.step(("a", "b", "c"))
+
+
+@pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=repr)
+def test_slots_to_set_are_a_list(schedule):
+    env = make_multitask_vector(counting_tasks(2), 2, schedule=schedule)
+    with pytest.raises(TypeError, match="`indices` must be a list of slots, got 1"):
+        env.set_task(0, 1)
+
+
+@pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=repr)
+def test_a_seed_may_be_a_number_of_numpys(schedule):
+    env = make_multitask_vector(counting_tasks(2), 2, schedule=schedule)
+    expected = env.reset(seed=3)[0]["obs"]
+    np.testing.assert_array_equal(env.reset(seed=np.int64(3))[0]["obs"], expected)

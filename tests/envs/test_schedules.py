@@ -411,6 +411,8 @@ def test_a_rule_reads_comparisons_and_an_unknown_number_fails(text, holds):
         ("(steps>=1", "a closing parenthesis"),
         ("steps>=1)", r"the end, not '\)'"),
         ("", "not ''"),
+        ("steps>=1__0", "the end, not '__'"),
+        ("steps>=1_", "the end, not '_'"),
     ],
 )
 def test_a_rule_that_cannot_be_read_is_refused(text, problem):
@@ -418,11 +420,19 @@ def test_a_rule_that_cannot_be_read_is_refused(text, problem):
         Adaptive(text)
 
 
+@pytest.mark.parametrize("rule", [5, len])
+@pytest.mark.parametrize("schedule", [Adaptive, LearningProgress])
+def test_a_rule_is_a_text(schedule, rule):
+    with pytest.raises(TypeError, match=r"`rule` must be a text such as 'steps>=1e5 .*, got "):
+        schedule(rule)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: Interleave("frames"), "`unit` must be 'steps' or 'episodes', got 'frames'"),
         (lambda: Interleave(order="fixed"), "`order` must be 'round_robin' or 'random', got 'fix"),
+        (lambda: Interleave(weights=[1e308, 1e308]), "`weights` must have a finite sum, got"),
         (lambda: Interleave(weights=[1, 0]), r"`weights` must be positive, got 0"),
         (lambda: started(Interleave(weights=[1, 2])), "`weights` must have one entry per task, 3"),
         (Cycle, "Cycle takes either `steps_per_task` or `episodes_per_task`"),
