@@ -17,7 +17,7 @@ def cartpole(render_mode: str | None = None, **physics: float) -> gym.Env[Any, A
     """Build a CartPole with other physics.
 
     :param physics: `gravity`, `masscart`, `masspole`, `length` (half the pole's) or `force_mag`
-    :raises ValueError: if there is no such quantity, or a length or mass divided by isn't positive
+    :raises ValueError: if there is no such quantity, or one divided by isn't positive
     """
     from gymnasium.envs.classic_control import CartPoleEnv
 
@@ -34,7 +34,7 @@ def pendulum(render_mode: str | None = None, **physics: float) -> gym.Env[Any, A
     """Build a Pendulum with other physics.
 
     :param physics: `g` (gravity), `m` (mass) or `l` (length)
-    :raises ValueError: if there is no such quantity, or a length or mass divided by isn't positive
+    :raises ValueError: if there is no such quantity, or one divided by isn't positive
     """
     from gymnasium.envs.classic_control import PendulumEnv
 

@@ -36,7 +36,7 @@ class MultiTaskSyncVectorEnv(MixedInfos, SyncVectorEnv):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode in every slot, as Gymnasium's does; its seed must be an int of Python's.
+        """Start an episode in every slot; as a seed Gymnasium's own takes no number of numpy's.
 
         :param seed: of slot 0, one more for each next slot; or one for each
         """
