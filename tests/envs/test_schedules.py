@@ -492,6 +492,12 @@ def test_turns_of_which_each_is_played_may_be_short(schedule):
     assert played[:2] == [0, 1]
 
 
+def test_turns_of_one_task_may_be_short():
+    schedule = Cycle(1, num_cycles=None)
+    schedule.start(["a"])
+    schedule.check_num_envs(4)
+
+
 def test_only_a_function_can_choose():
     with pytest.raises(TypeError, match="`choose` must be a function of a Progress, got 3"):
         Chosen(3)

@@ -93,7 +93,7 @@ class Cycle(Turns):
         """
         num_turns = self.num_turns(self.num_tasks)
         short = self.steps_per_task is not None and self.steps_per_task < num_envs
-        if short and (num_turns is None or num_turns > 2):
+        if short and len({*self._order}) > 1 and (num_turns is None or num_turns > 2):
             raise ValueError(
                 f"`steps_per_task` must be at least num_envs={num_envs}, or turns are skipped, "
                 f"got {self.steps_per_task}"
