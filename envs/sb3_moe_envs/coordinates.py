@@ -6,6 +6,7 @@ another. Each alone is exactly as hard as the world itself.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,7 +70,8 @@ class Coordinates:
         """
         if np.any(np.less(action, 0)):
             raise ValueError(f"actions must be of 0 to {len(self._actions) - 1}, got {action}")
-        return self._actions[action]
+        # An index would take a bool for a mask.
+        return self._actions.take(action)
 
     @property
     def actions(self) -> list[int]:
@@ -174,16 +176,23 @@ class ConflictingVector(ShownWorld):
         own = masks_of_copies(self.env)
         if own is None:
             raise AttributeError(f"{self.env} has no method `action_masks`")
-        return lambda: self._coordinates.masks(own())
+        return functools.partial(self._masks, own)
 
     @property
     def get_action_meanings(self) -> Callable[[], list[str]]:
         """What names the choices; there only if the environment has such a method."""
         return in_coordinates(self.env, self._coordinates.actions)
 
+    def _masks(self, own: Callable[[], Any]) -> np.ndarray:
+        return self._coordinates.masks(own())
+
     def shown(self, observations: np.ndarray) -> np.ndarray:
         """Show observations in these coordinates."""
         return self._coordinates.observation(observations)
+
+    def told(self, infos: dict[str, Any]) -> dict[str, Any]:
+        """Tell infos, whose masks are of these coordinates."""
+        return self._coordinates.info(infos)
 
     def meant(self, actions: Any) -> Any:
         """Give the world's actions."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import Space
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import SyncVectorEnv, VectorEnv, VectorWrapper
 
+from sb3_moe_envs.meanings import OTHER_ACTIONS
 from sb3_moe_envs.spaces.actions import choices
 
 METHOD = "action_masks"
@@ -43,13 +45,14 @@ class OwnMasks:
 
 
 def has_masks(env: gym.Env[Any, Any]) -> bool:
-    """Say whether an environment or one of its wrappers gives masks."""
-    return env.has_wrapper_attr(METHOD)
+    """Say whether an environment or one of its wrappers gives masks of the actions it takes."""
+    return _layer_with_masks(env) is not None
 
 
 def masks_of(env: gym.Env[Any, Any]) -> Any:
     """Return an environment's masks."""
-    return env.get_wrapper_attr(METHOD)()
+    layer: Any = _layer_with_masks(env)
+    return layer.action_masks()
 
 
 def masks_of_copies(env: VectorEnv[Any, Any, Any]) -> Callable[[], Any] | None:
@@ -57,18 +60,47 @@ def masks_of_copies(env: VectorEnv[Any, Any, Any]) -> Callable[[], Any] | None:
 
     :return: None where neither the vector environment nor its copies have masks
     """
-    layer: Any = env
-    base: Any = env.unwrapped
-    while isinstance(layer, VectorWrapper) and not hasattr(layer, METHOD):
-        layer = layer.env
-    if hasattr(layer, METHOD):
+    layer = _layer_with_masks(env)
+    if layer is not None:
         method: Callable[[], Any] = getattr(layer, METHOD)
         return method
-    # Gymnasium's that keep copies apart, and ours.
+    base: Any = env.unwrapped
+    # A property that raises, of our worker processes, says that the copies have none.
+    if _changes_actions(env) or METHOD in dir(type(base)):
+        return None
+    # Partials, since a copy of them asks the copies' copies, which a lambda wouldn't.
+    if isinstance(base, SyncVectorEnv):
+        return functools.partial(stacked, base) if all(map(has_masks, base.envs)) else None
     if hasattr(base, "call") and all(base.call("has_wrapper_attr", METHOD)):
-        call: Callable[[str], Any] = base.call
-        return lambda: np.stack(call(METHOD))
+        return functools.partial(_called, base)
     return None
+
+
+def stacked(copies: SyncVectorEnv) -> np.ndarray:
+    """Return the masks of copies, a row for each."""
+    return np.stack([masks_of(env) for env in copies.envs])
+
+
+def _called(base: Any) -> np.ndarray:
+    return np.stack(base.call(METHOD))
+
+
+def _layer_with_masks(env: Any) -> Any:
+    """Return the outermost layer that has masks, of the same actions as the environment takes."""
+    layer = env
+    while not hasattr(layer, METHOD):
+        if not isinstance(layer, gym.Wrapper | VectorWrapper) or isinstance(layer, OTHER_ACTIONS):
+            return None
+        layer = layer.env
+    return layer
+
+
+def _changes_actions(env: Any) -> bool:
+    while isinstance(env, VectorWrapper):
+        if isinstance(env, OTHER_ACTIONS):
+            return True
+        env = env.env
+    return False
 
 
 def _deciders(common: Sequence[int], own: Sequence[int], invalid: str) -> np.ndarray:

@@ -15,6 +15,8 @@ from gymnasium.vector import (
 )
 
 METHOD = "get_action_meanings"
+#: wrappers behind which names and masks are those of other actions
+OTHER_ACTIONS = (gym.ActionWrapper, VectorActionWrapper)
 
 
 def meanings_of(env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> list[str] | None:
@@ -26,7 +28,7 @@ def meanings_of(env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> list[str] 
     """
     layer: Any = env
     while isinstance(layer, gym.Wrapper | VectorWrapper) and METHOD not in dir(type(layer)):
-        if isinstance(layer, gym.ActionWrapper | VectorActionWrapper):
+        if isinstance(layer, OTHER_ACTIONS):
             return None
         layer = layer.env
     if isinstance(layer, SyncVectorEnv):

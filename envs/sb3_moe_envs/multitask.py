@@ -21,18 +21,15 @@ from sb3_moe_envs.goals import METHOD, has_goals, reward_of_env, rewards_of
 from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
 from sb3_moe_envs.meanings import meanings_of, named
 from sb3_moe_envs.numbers import optional_whole, whole
-from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Progress, Schedule, Slots
+from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Schedule, Slots
 from sb3_moe_envs.schedules.base import task_index
 from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.side_by_side import LoneSteps
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.success import UNSAID, succeeded
-from sb3_moe_envs.suites import suite_schedule, tasks_of
+from sb3_moe_envs.suites import ScheduleLike, suite_schedule, tasks_of
 from sb3_moe_envs.tasks import built, reject
-
-# A function chooses the task of each episode.
-ScheduleLike = Schedule | Callable[[Progress], int | str] | None
 
 
 class MultiTaskEnv(gym.Env[Any, Any]):
@@ -67,7 +64,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
     :param render_mode: passed on to the tasks; with one, each task is drawn once when built, for
         the size of its pictures
     :raises TypeError: if `tasks` or `schedule` is of the wrong type
-    :raises ValueError: if an argument is unknown or the tasks' spaces don't fit
+    :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, or turns of the
+        schedule would be skipped
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
@@ -98,6 +96,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self.task_names = [task.name for task in self.tasks]
         self.num_tasks = len(self.tasks)
         self.schedule.start(self.task_names, env_index=self.env_index)
+        self.schedule.check_num_envs(self.num_envs)
         self.task_id, self.render_mode = task_id, render_mode
         self.metadata = {**type(self).metadata, "task_name": self.task_names[0]}
         self._envs: list[gym.Env[Any, Any]] = [
@@ -142,19 +141,13 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         """
         restored, self._restored = self._restored, False
         # Loading a model seeds its environments once more; a restored state outlives that.
-        if not (restored and self._seeds.started):
-            self._begin(seed)
+        self._begin(None if restored and self._seeds.started else seed)
         options = dict(options or {})
         chosen = options.pop("task_id", self._pinned)
         self._by_hand = chosen is not None
         self._task = self.schedule.task if chosen is None else self._index(chosen)
-        self._steps, self._reward, self._success, self._running = 0, 0.0, UNSAID, True
         self.metadata["task_name"] = self.task_names[self._task]
-        env, seed = self._envs[self._task], self._seeds.take(self._task)
-        result = self._call(self._task, env.reset, seed=seed, options=options or None)
-        self._check(reset_result_problem(result))
-        obs, info = result
-        self._check(observation_problem(env.observation_space, obs))
+        obs, info = self._start(options or None)
         return self._interface.encode(self._task, obs), self._describe(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -252,6 +245,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; a seed in the first reset after it, before any step, is ignored.
 
+        If the running task can't be restored, it starts a new episode.
+
         :raises ValueError: if the state is of other tasks or another schedule
         """
         if len(state["envs"]) != self.num_tasks:
@@ -267,6 +262,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             if saved is not None:
                 restore(env, saved)
         self.metadata["task_name"] = self.task_names[self._task]
+        if self._running and state["envs"][self._task] is None:
+            self._start(None)
         self._restored = True
 
     def _begin(self, seed: int | None) -> None:
@@ -279,6 +276,16 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             self.action_space.seed(seeds.actions)
         elif self._running and self._steps:
             self._end(finished=False)
+
+    def _start(self, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode of the task, and return what it does."""
+        self._steps, self._reward, self._success, self._running = 0, 0.0, UNSAID, True
+        env, seed = self._envs[self._task], self._seeds.take(self._task)
+        result = self._call(self._task, env.reset, seed=seed, options=options)
+        self._check(reset_result_problem(result))
+        obs, info = result
+        self._check(observation_problem(env.observation_space, obs))
+        return obs, info
 
     def _count(self) -> bool:
         """Count a step; return whether the schedule wants another task now."""
@@ -330,14 +337,14 @@ def as_schedule(schedule: Any, tasks: Any) -> Schedule:
 
     :raises TypeError: if it is neither a schedule nor a function
     """
+    if schedule is None:
+        schedule = suite_schedule(tasks) or Interleave()
     if isinstance(schedule, type):
         raise TypeError(
             f"`schedule` must be a schedule, {schedule.__name__}(...), not its class, got "
             f"{schedule}"
         )
-    if schedule is None:
-        schedule = suite_schedule(tasks) or Interleave()
-    elif callable(schedule):
+    if callable(schedule):
         schedule = Chosen(schedule)
     if not isinstance(schedule, Schedule):
         raise TypeError(f"`schedule` must be a Schedule, a function or None, got {schedule!r}")

@@ -9,12 +9,15 @@ import gymnasium as gym
 from sb3_moe_envs.extras import require
 from sb3_moe_envs.numbers import finite, positive
 
+# What the equations divide by: at 0, observations would be NaN.
+_DIVISORS = ("length", "l", "m")
+
 
 def cartpole(render_mode: str | None = None, **physics: float) -> gym.Env[Any, Any]:
     """Build a CartPole with other physics.
 
     :param physics: `gravity`, `masscart`, `masspole`, `length` (half the pole's) or `force_mag`
-    :raises ValueError: if there is no such quantity
+    :raises ValueError: if there is no such quantity, or one divided by isn't positive
     """
     from gymnasium.envs.classic_control import CartPoleEnv
 
@@ -31,7 +34,7 @@ def pendulum(render_mode: str | None = None, **physics: float) -> gym.Env[Any, A
     """Build a Pendulum with other physics.
 
     :param physics: `g` (gravity), `m` (mass) or `l` (length)
-    :raises ValueError: if there is no such quantity
+    :raises ValueError: if there is no such quantity, or one divided by isn't positive
     """
     from gymnasium.envs.classic_control import PendulumEnv
 
@@ -65,7 +68,8 @@ def _change(env: Any, physics: dict[str, float], allowed: tuple[str, ...]) -> No
     for name, value in physics.items():
         if name not in allowed:
             raise ValueError(f"the physics must be among {list(allowed)}, got {name!r}")
-        setattr(env, name, finite(name, value))
+        number = positive if name in _DIVISORS else finite
+        setattr(env, name, number(name, value))
 
 
 def _as_env(env: Any) -> gym.Env[Any, Any]:

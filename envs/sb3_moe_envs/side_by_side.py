@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar
 
 # Training and evaluation take turns too, but with many steps each.
 ROUNDS = 3
@@ -25,6 +25,10 @@ class LoneSteps:
     def __init__(self, task_names: list[str]) -> None:
         self._names = tuple(task_names)
         self._rounds, self._in_a_row = 0, 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LoneSteps:
+        # A copy of an environment looks ahead in its place; vector environments build theirs.
+        return self
 
     def count(self) -> None:
         """Follow a step of this environment."""

@@ -66,6 +66,17 @@ def restore(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
         base.restore_state(pickle.loads(value))
 
 
+def gives_state(base: Any) -> bool:
+    """Say whether an environment gives its state, and takes it back."""
+    return hasattr(base, "state_dict") and hasattr(base, "load_state_dict")
+
+
+def own_state(base: Any) -> Any:
+    """Return the state that an environment gives, or None if it says that this isn't all."""
+    state = base.state_dict()
+    return None if isinstance(state, dict) and not state.get("exact", True) else state
+
+
 def _fill(layer: Any, held: dict[str, Any]) -> None:
     for name, value in held.items():
         if isinstance(getattr(type(layer), name, None), types.MemberDescriptorType):
@@ -128,8 +139,11 @@ class _Loader(pickle.Unpickler):
 
 def _base_state(base: Any) -> tuple[tuple[str, Any], dict[str, Any] | None]:
     """Return how a base gives its state, and which attributes are pickled besides."""
-    if hasattr(base, "state_dict"):
-        return ("own", base.state_dict()), None
+    if gives_state(base):
+        state = own_state(base)
+        if state is None:
+            raise pickle.PicklingError(f"{type(base)} says that its state isn't exact")
+        return ("own", state), None
     if hasattr(base, "clone_state"):
         ale = pickle.dumps(base.clone_state(include_rng=True))
         return ("clone", ale), _attributes(base, skip="ale")

@@ -13,16 +13,19 @@ import numpy as np
 KEYS = ("is_success", "success")
 # Of an episode in which no step has said anything.
 UNSAID = float("nan")
+_NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating)
 
 
 def succeeded(so_far: float, info: Mapping[str, Any]) -> float:
     """Return 1 if a step of the episode has said so, 0 if one has denied it, else NaN.
 
     :param so_far: what this returned for the step before, NaN at first
-    :param info: of a step
+    :param info: of a step; what is neither a number nor an array of numbers says nothing
     """
-    said = [float(info[key] > 0) for key in KEYS if info.get(key) is not None]
-    return float(np.fmax.reduce([so_far, *said]))
+    for key in KEYS:
+        if key in info:
+            so_far = float(np.fmax(so_far, _said(info[key])))
+    return so_far
 
 
 def succeeded_rows(so_far_B: np.ndarray, infos: Mapping[str, Any], rows_B: np.ndarray) -> None:
@@ -35,7 +38,26 @@ def succeeded_rows(so_far_B: np.ndarray, infos: Mapping[str, Any], rows_B: np.nd
     for key in KEYS:
         if key in infos:
             said_B = rows_B & infos.get(f"_{key}", True)
-            # None, where only some tasks say something, becomes NaN.
-            values = np.asarray(infos[key], dtype=np.float64)[said_B]
-            now = np.where(np.isnan(values), np.nan, values > 0)
-            so_far_B[said_B] = np.fmax(so_far_B[said_B], now)
+            so_far_B[said_B] = np.fmax(so_far_B[said_B], _said_rows(infos[key], said_B))
+
+
+def _said(value: Any) -> float:
+    """Return 1 or 0 for a number or an array of them, NaN for what answers nothing.
+
+    An array says so if any of its entries does.
+    """
+    if isinstance(value, np.ndarray):
+        return float(np.fmax.reduce([_said(entry) for entry in value.ravel()], initial=UNSAID))
+    if not isinstance(value, _NUMBERS) or value != value:  # NaN alone is not itself
+        return UNSAID
+    return float(value > 0)
+
+
+def _said_rows(column: Any, rows_B: np.ndarray) -> np.ndarray:
+    """Return what some rows of a column of infos say."""
+    if isinstance(column, Mapping):  # what a dict holds is of something else
+        return np.full(int(rows_B.sum()), UNSAID)
+    values = np.asarray(column)[rows_B]
+    if values.ndim == 1 and values.dtype.kind in "biuf":
+        return np.where(np.isnan(values), UNSAID, values > 0)
+    return np.array([_said(value) for value in values], dtype=np.float64)

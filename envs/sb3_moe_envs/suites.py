@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -14,8 +14,11 @@ from sb3_moe_envs import metaworld
 from sb3_moe_envs.conflicts import conflicting_breakouts, conflicting_cartpoles
 from sb3_moe_envs.minatar import GAMES
 from sb3_moe_envs.pixels import shuffled_breakouts
-from sb3_moe_envs.schedules import Cycle, Schedule
+from sb3_moe_envs.schedules import Cycle, Progress, Schedule
 from sb3_moe_envs.tasks import Task, as_tasks
+
+# A function chooses the task of each episode.
+ScheduleLike = Schedule | Callable[[Progress], int | str] | None
 
 PAPER_GAMES = ("SpaceInvaders", "Breakout", "Asterix")
 # The 20 games of "Mixtures of Experts Unlock Parameter Scaling for Deep RL" (arXiv 2402.08609).
@@ -36,7 +39,7 @@ class Suite:
     """
 
     tasks: tuple[Task, ...]
-    schedule: Schedule | None = None
+    schedule: ScheduleLike = None
 
 
 def _minatar(games: Sequence[str]) -> tuple[Task, ...]:
@@ -150,7 +153,7 @@ def tasks_of(tasks: Any) -> list[Task]:
     return get_suite(tasks) if isinstance(tasks, str) else as_tasks(tasks)
 
 
-def register_suite(name: str, tasks: Any, schedule: Schedule | None = None) -> None:
+def register_suite(name: str, tasks: Any, schedule: ScheduleLike = None) -> None:
     """Add a suite under a new name: `register_suite("Mine/Two", ["CartPole-v1", "Acrobot-v1"])`.
 
     :raises ValueError: if the name is taken
@@ -160,7 +163,7 @@ def register_suite(name: str, tasks: Any, schedule: Schedule | None = None) -> N
     SUITES[name] = Suite(tuple(tasks_of(tasks)), schedule)
 
 
-def suite_schedule(tasks: Any) -> Schedule | None:
+def suite_schedule(tasks: Any) -> ScheduleLike:
     """Return the schedule that a suite comes with, or None."""
     suite = SUITES.get(tasks) if isinstance(tasks, str) else None
     return suite.schedule if suite else None

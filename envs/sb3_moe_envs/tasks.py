@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
@@ -45,9 +47,16 @@ class Task:
             )
 
     def make(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
-        """Build one environment."""
+        """Build one environment; where `env_fn`, which isn't told it, gave it no mode, warn."""
         if self.env_fn is not None:
-            return self.env_fn()
+            env = self.env_fn()
+            if render_mode is not None and env.render_mode is None:
+                warnings.warn(
+                    f"task {self.name!r} gives no pictures: what builds it must pass "
+                    f"render_mode={render_mode!r} itself",
+                    stacklevel=2,
+                )
+            return env
         assert self.env_id is not None
         # What a task returns is checked here anyway, at less cost.
         kwargs = {"disable_env_checker": True, **self.kwargs}
@@ -116,12 +125,14 @@ def _unique(tasks: list[Task]) -> list[Task]:
         else task
         for task in tasks
     ]
-    seen: dict[str, int] = {}
+    given, taken = {task.name for task in tasks}, set[str]()
     unique = []
     for task in tasks:
-        seen[task.name] = seen.get(task.name, 0) + 1
-        count = seen[task.name]
-        unique.append(task if count == 1 else replace(task, name=f"{task.name}#{count}"))
+        numbered = (f"{task.name}#{number}" for number in itertools.count(2))
+        free = (name for name in numbered if name not in given | taken)
+        name = next(free) if task.name in taken else task.name
+        taken.add(name)
+        unique.append(replace(task, name=name))
     return unique
 
 

@@ -171,6 +171,25 @@ def test_a_bad_call_is_refused():
         ours.reset(seed=[1])
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([18, 0], r"actions must be in \[0, 18\), got \[18  0\]"),
+        ([0, -1], r"actions must be in \[0, 18\), got \[ 0 -1\]"),
+        ([0, np.nan], r"actions must be in \[0, 18\), got \[ 0. nan\]"),
+        ([0, 1.5], r"actions must be in \[0, 18\), got \[0.  1.5\]"),
+        ([0], r"actions must have shape \(2,\), got \(1,\)"),
+        ([0, 0, 0], r"actions must have shape \(2,\), got \(3,\)"),
+    ],
+)
+def test_an_action_that_no_game_has_is_refused_before_ale_py_hangs_on_it(wrong, message):
+    ours = world("pong")
+    ours.reset(seed=0)
+    ours._ale.send = lambda actions: pytest.fail(f"{actions} were sent")
+    with pytest.raises(ValueError, match=message):
+        ours.step(np.array(wrong))
+
+
 def test_several_games_run_side_by_side_through_the_adapter():
     tasks = [
         Task(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -278,7 +280,7 @@ def test_a_world_that_was_not_reset_or_gets_wrong_actions_says_so():
     with pytest.raises(gym.error.ResetNeeded, match="call reset"):
         world.step(np.zeros(2, int))
     world.reset(seed=0)
-    with pytest.raises(ValueError, match=r"actions must be 2 of 0 and 1, got \[0 2\]"):
+    with pytest.raises(ValueError, match=r"actions must be in \[0, 2\), got \[0 2\]"):
         world.step(np.array([0, 2]))
     state = CartPoleWorld(3).state_dict()
     with pytest.raises(ValueError, match="`state` must be of num_envs=2 copies, got 3"):
@@ -337,6 +339,12 @@ def test_an_action_below_0_is_not_the_last_one():
             found.action(wrong)
 
 
+def test_a_bool_is_an_action_too():
+    found = Coordinates(BOX, spaces.Discrete(2), actions=(1, 0))
+    assert found.action(True) == 0
+    assert found.action(np.array([True, False])).tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("seed", [None, "a", 1.5, -1])
 def test_a_seed_is_a_whole_number(seed):
     with pytest.raises(ValueError, match=f"`seed` must be .*, got {seed!r}"):
@@ -363,6 +371,15 @@ class MaskedWorld(CartPoleWorld):
     def action_masks(self):
         return np.array([[False, True]] * self.num_envs)
 
+    def reset(self, **kwargs):
+        return super().reset(**kwargs)[0], {"action_mask": self.action_masks()}
+
+    def step_wait(self):
+        *result, infos = super().step_wait()
+        if "final_info" in infos:
+            infos["final_info"] |= {"action_mask": self.action_masks()}
+        return *result, {**infos, "action_mask": self.action_masks()}
+
 
 def test_masks_are_in_the_tasks_coordinates_too():
     one = Conflicting(gym.Wrapper(Masked()), actions=(1, 0))
@@ -374,6 +391,12 @@ def test_masks_are_in_the_tasks_coordinates_too():
     assert one.step(0)[4]["action_mask"].tolist() == [True, False]
     many = ConflictingVector(MaskedWorld(2), actions=(1, 0))
     assert many.action_masks().tolist() == [[True, False]] * 2
+    told = [many.reset(seed=0)[1]]
+    while "final_info" not in told[-1]:
+        told.append(many.step(np.zeros(2, int))[4])
+    for infos in (*told, told[-1]["final_info"]):
+        assert infos["action_mask"].tolist() == [[True, False]] * 2
+    assert pickle.loads(pickle.dumps(many.action_masks))().tolist() == [[True, False]] * 2
 
 
 def test_a_world_without_masks_has_none_in_other_coordinates():

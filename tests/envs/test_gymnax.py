@@ -209,6 +209,8 @@ def test_a_bad_call_is_refused():
         world.reset(options={"reset_mask": np.ones(3, bool)})
     with pytest.raises(ValueError, match=r"actions must have shape \(2,\), got \(3,\)"):
         world.step(np.zeros(3, int))
+    with pytest.raises(ValueError, match=r"actions must be in \[0, 2\), got \[0.  1.7\]"):
+        world.step(np.array([0, 1.7]))
     with pytest.raises(ValueError, match=r"actions must be in \[0, 2\), got \[0 2\]"):
         world.step(np.array([0, 2]))
     with pytest.raises(ValueError, match="`states` must hold arrays like"):

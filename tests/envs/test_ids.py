@@ -150,6 +150,14 @@ def test_registering_twice_changes_nothing():
     assert dict(gym.registry) == before
 
 
+def test_a_suites_schedule_may_be_a_function(monkeypatch):
+    monkeypatch.setattr("sb3_moe_envs.suites.SUITES", dict(SUITES))
+    register_suite("Mine/Asked", ["CartPole-v1", "Acrobot-v1"], lambda progress: "Acrobot")
+    env = MultiTaskEnv("Mine/Asked")
+    env.reset(seed=0)
+    assert env.get_task() == 1
+
+
 def test_a_suite_of_ones_own_is_one_line(monkeypatch):
     monkeypatch.setattr("sb3_moe_envs.suites.SUITES", dict(SUITES))
     register_suite("Mine/Two", ["CartPole-v1", ("Acrobot-v1", {"max_episode_steps": 9})])
@@ -176,6 +184,11 @@ def test_tasks_have_names_of_their_own():
     assert [task.name for task in tasks] == [
         "CartPole", "CartPole#2", "Pendulum(g=5.0)", "Pendulum(g=9.8)", "my_task", "task5", "named"
     ]  # fmt: skip
+
+
+def test_a_name_that_is_given_is_not_given_to_another():
+    tasks = tasks_of(["CartPole-v1", "CartPole-v1", Task("CartPole#2", "CartPole-v1")])
+    assert [task.name for task in tasks] == ["CartPole", "CartPole#3", "CartPole#2"]
 
 
 def test_changed_physics_change_what_happens_and_nothing_else():
@@ -220,6 +233,9 @@ def test_gravity_is_a_multiple_of_the_usual():
         ("CartPole", {"colour": 1}, r"the physics must be among \['gravity', .*got 'colour'"),
         ("Pendulum", {"gravity": 1}, r"the physics must be among \['g', 'm', 'l'\], got 'gravity'"),
         ("Hopper", {"gravity": 0}, "`gravity` must be positive, got 0"),
+        ("CartPole", {"length": 0.0}, r"`length` must be positive, got 0\.0"),
+        ("Pendulum", {"m": 0}, "`m` must be positive, got 0"),
+        ("Pendulum", {"l": -1}, "`l` must be positive, got -1"),
     ],
 )
 def test_physics_that_do_not_exist_are_refused(env_id, kwargs, message):

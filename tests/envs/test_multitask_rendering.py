@@ -165,3 +165,15 @@ def test_minatar_games_render_in_the_suite():
         assert frame.ndim == 3
         assert frame.shape[2] == 3
         assert env.unwrapped.metadata["task_name"] == env.unwrapped.task_names[task]
+
+
+def test_a_world_has_the_frames_a_second_of_its_first_task():
+    for world in (MultiTaskEnv, MultiTaskVectorEnv, make_multitask_vector):
+        assert world(tagged("rgb_array")).metadata["render_fps"] == 7
+
+
+@pytest.mark.parametrize("world", [MultiTaskEnv, MultiTaskVectorEnv])
+def test_a_task_that_was_built_without_a_render_mode_is_named(world):
+    message = "task 't1' gives no pictures: what builds it must pass render_mode='rgb_array' itself"
+    with pytest.warns(UserWarning, match=message):
+        world(tagged(None)[:1], render_mode="rgb_array")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import pickle
 import sys
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from counting import CountingEnv, counting_tasks
 from gymnasium.utils import EzPickle
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import PPO
@@ -22,6 +25,8 @@ from sb3_moe_envs import (
     Interleave,
     MultiTaskEnv,
     MultiTaskVectorEnv,
+    Schedule,
+    Task,
     make_multitask_vector,
 )
 from sb3_moe_envs.snapshot import restore
@@ -142,6 +147,16 @@ def test_a_model_that_is_loaded_with_its_seed_does_not_rewind_a_restored_schedul
     assert env.env_method("get_task") == [2]
 
 
+def test_a_reset_after_loading_leaves_the_episode_as_one_without_loading_does():
+    env, other = (MultiTaskEnv(counting_tasks(3)) for _ in range(2))
+    env.reset(seed=0)
+    env.step(0)
+    other.load_state_dict(env.state_dict())
+    env.reset()
+    other.reset(seed=5)
+    assert env.get_task() == other.get_task() == 1
+
+
 class Rebuilt(CountingEnv, EzPickle):
     pass
 
@@ -154,6 +169,89 @@ def test_a_task_that_pickles_by_building_itself_again_is_not_said_to_be_exact():
         env.load_state_dict(state)
         env.reset()
         play(env, 3)
+
+
+class Giving(CountingEnv):
+    """Gives its state."""
+
+    def state_dict(self):
+        return {"steps": self.steps, "random": self.np_random.bit_generator.state}
+
+    def load_state_dict(self, state):
+        self.steps, self.np_random.bit_generator.state = state["steps"], state["random"]
+
+
+class NotAll(Giving):
+    def state_dict(self):
+        return {**super().state_dict(), "exact": False}
+
+
+class GivingOnly(CountingEnv):
+    """Gives a state that nobody can give back."""
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+
+@pytest.mark.parametrize(("task", "exact"), [(Giving, True), (NotAll, False), (GivingOnly, True)])
+@pytest.mark.parametrize("build", [MultiTaskEnv, partial(MultiTaskVectorEnv, num_envs=2)])
+def test_a_state_that_an_environment_gives_is_exact_if_it_says_so_and_takes_it_back(
+    build, task, exact
+):
+    env, other = build([task]), build([task])
+    env.reset(seed=0)
+    play(env, 2)
+    state = env.state_dict()
+    assert state["exact"] is exact
+    other.load_state_dict(state)
+    if exact:
+        assert play(other, 20) == play(env, 20)
+
+
+def test_what_a_vector_wrapper_counts_is_not_said_to_be_saved():
+    def counted(num_envs):
+        copies = SyncVectorEnv([CountingEnv] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+        return RecordEpisodeStatistics(copies)
+
+    env = MultiTaskVectorEnv([Task("counted", env_fn=CountingEnv, vector_fn=counted)], 2)
+    env.reset(seed=0)
+    state = env.state_dict()
+    assert state["exact"] is False
+    env.load_state_dict(state)
+    play(env, 3)
+
+
+class Heard(Schedule):
+    """One task for good; keeps what it hears of episodes."""
+
+    task = 0
+    _state = ("heard",)
+
+    def _start(self, task_names):
+        self.heard = []
+
+    def end(self, episode):
+        self.heard.append(episode.steps)
+
+
+class RebuiltClock(Rebuilt):
+    """Episodes of six steps."""
+
+    def step(self, action):
+        obs, reward, *_, info = super().step(action)
+        return obs, reward, self.steps == 6, False, info
+
+
+@pytest.mark.parametrize("build", [MultiTaskEnv, partial(MultiTaskVectorEnv, num_envs=1)])
+def test_a_task_that_cannot_be_restored_starts_an_episode_that_counts_from_its_start(build):
+    env, other = (build([RebuiltClock], schedule=Heard()) for _ in range(2))
+    for each in (env, other):
+        each.reset(seed=0)
+        play(each, 2)
+    play(env, 1)
+    other.load_state_dict(env.state_dict())
+    play(other, 6)
+    assert other.schedule.heard == [6]
 
 
 def test_a_task_that_cannot_be_pickled_is_not_said_to_be_exact():

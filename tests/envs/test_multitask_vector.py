@@ -16,12 +16,15 @@ from sb3_moe_envs import (
     Cycle,
     Interleave,
     MultiTaskVectorEnv,
+    Schedule,
     Sequence,
     Task,
     make_multitask_vector,
 )
 from sb3_moe_envs.vector.copies import make_copies
 from sb3_moe_envs.vector.infos import join_infos, take_rows
+
+SAME_STEP = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
 
 def step(env, action=0):
@@ -139,6 +142,79 @@ def test_set_task_moves_the_slots_meant_and_the_schedule_stands_still():
     assert step(env)[4]["task_id"].tolist() == [0, 0, 0, 0]
 
 
+class Heard(Schedule):
+    """Task 0 for good; keeps what it hears."""
+
+    task = 0
+    _state = ("steps", "episodes")
+
+    def _start(self, task_names):
+        self.steps, self.episodes = 0, []
+
+    def count(self, steps):
+        self.steps += steps
+
+    def end(self, episode):
+        self.episodes.append((episode.task, episode.steps))
+
+
+class Clockwork(CountingEnv):
+    """Episodes of three steps, and of as many more as its tag is above 1."""
+
+    def step(self, action):
+        obs, reward, *_, info = super().step(action)
+        return obs, reward, self.steps >= 2 + self.tag, False, info
+
+
+def heard_by(env):
+    return env.schedule.steps, env.schedule.episodes
+
+
+def clockworks(num_envs):
+    tasks = [Task(f"t{tag}", env_fn=partial(Clockwork, tag=tag)) for tag in (1, 2)]
+    env = MultiTaskVectorEnv(tasks, num_envs, schedule=Heard())
+    env.reset(seed=0)
+    return env
+
+
+def test_a_task_set_by_hand_leaves_the_running_episode_to_the_schedule():
+    env = clockworks(2)
+    step(env)
+    env.set_task(0, [1])
+    step(env)
+    step(env)
+    assert heard_by(env) == (6, [(0, 3), (0, 3)])
+    step(env)
+    assert heard_by(env) == (7, [(0, 3), (0, 3)])
+
+
+def test_the_step_in_which_slots_are_given_to_the_schedule_or_taken_is_the_old_tasks():
+    env = clockworks(2)
+    env.set_task(1, [0])
+    step(env)
+    assert heard_by(env) == (2, [])
+    step(env)
+    step(env)
+    env.set_task(None, [0])
+    step(env)  # slot 1 ends, slot 0 is set free and its episode, by hand, isn't heard of
+    assert heard_by(env) == (5, [(0, 3)])
+    step(env)
+    assert heard_by(env) == (7, [(0, 3)])
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_state_keeps_which_episodes_are_by_hand_and_an_old_one_goes_by_the_slots_tasks(old):
+    env = clockworks(2)
+    env.set_task(0, [1])
+    state = env.state_dict()
+    for name in ("_by_hand",) if old else ():
+        del state["slots"][name]
+    other = clockworks(2)
+    other.load_state_dict(state)
+    step(other)
+    assert heard_by(other) == (1 if old else 2, [])
+
+
 def test_options_choose_tasks_until_the_next_reset():
     env = MultiTaskVectorEnv(counting_tasks(3), 3)
     assert env.reset(seed=0, options={"task_id": "t2"})[1]["task_id"].tolist() == [2, 2, 2]
@@ -228,6 +304,23 @@ def test_a_tasks_own_vector_environment_is_used():
     assert "mine x 2 [Mine]" in repr(env)
 
 
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda n: SyncVectorEnv([CountingEnv] * n), "reset in the same step"),
+        (lambda n: SyncVectorEnv([CountingEnv], **SAME_STEP), "build num_envs=2 copies, got 1"),
+        (
+            lambda n: SyncVectorEnv([CountingEnv] * n, copy=False, **SAME_STEP),
+            r"give new observations at each step \(copy=True\), got copy=False",
+        ),
+    ],
+)
+def test_a_vector_environment_that_would_mislead_is_refused(build, message):
+    task = Task("own", env_fn=CountingEnv, vector_fn=build)
+    with pytest.raises(ValueError, match=f"`vector_fn` of 'own' must {message}"):
+        MultiTaskVectorEnv([task], 2)
+
+
 def test_a_schedule_per_slot_answers_for_its_slots():
     env = make_multitask_vector(counting_tasks(3), 4, schedule=Interleave("episodes"))
     env.reset(seed=0)
@@ -302,3 +395,39 @@ def test_mixed_tasks_of_gymnasium_run_side_by_side():
 def test_bad_input_is_refused_with_the_rule_and_the_value(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("schedule", [Interleave(), Cycle(100)], ids=repr)
+@pytest.mark.parametrize(("actions", "found"), [(np.zeros(9, int), 9), ([0] * 3, 3), (0, "a sing")])
+def test_there_is_one_action_for_each_slot(schedule, actions, found):
+    env = MultiTaskVectorEnv(counting_tasks(2), 4, schedule=schedule)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=f"`actions` must hold num_envs=4 actions, got {found}"):
+        env.step(actions)
+    env.step([0] * 4)
+
+
+def test_there_is_one_action_for_each_slot_in_spaces_without_arrays_too():
+    class Speaking(CountingEnv):
+        def __init__(self):
+            super().__init__()
+            self.action_space = gym.spaces.Text(3)
+
+    env = MultiTaskVectorEnv([Speaking], 2)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="`actions` must hold num_envs=2 actions, got 3"):
+        env.step(("a", "b", "c"))
+
+
+@pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=repr)
+def test_slots_to_set_are_a_list(schedule):
+    env = make_multitask_vector(counting_tasks(2), 2, schedule=schedule)
+    with pytest.raises(TypeError, match="`indices` must be a list of slots, got 1"):
+        env.set_task(0, 1)
+
+
+@pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=repr)
+def test_a_seed_may_be_a_number_of_numpys(schedule):
+    env = make_multitask_vector(counting_tasks(2), 2, schedule=schedule)
+    expected = env.reset(seed=3)[0]["obs"]
+    np.testing.assert_array_equal(env.reset(seed=np.int64(3))[0]["obs"], expected)

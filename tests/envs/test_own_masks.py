@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from functools import partial
 from typing import Any
 
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TransformAction
+from gymnasium.wrappers.vector import TransformAction as VectorTransformAction
 
 from sb3_moe import make_multitask_vec_env
 from sb3_moe.evaluation.pinned_env import make_pinned_env
@@ -128,6 +132,63 @@ def test_a_switch_brings_the_masks_of_the_new_task():
     assert env.action_masks().tolist() == [[1, 1, 1, 1]] * 2
     env.step(np.array([3, 3]))
     assert env.action_masks().tolist() == [[0, 1, 1, 0]] * 2
+
+
+def other_way_round():
+    env = Forbidding(spaces.Discrete(3))
+    return TransformAction(env, lambda action: 2 - action, spaces.Discrete(3))
+
+
+class Turned(gym.ActionWrapper):
+    """Actions the other way round, and masks of its own."""
+
+    def action(self, action):
+        return 2 - action
+
+    def action_masks(self):
+        return self.env.action_masks()[::-1]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        MultiTaskEnv,
+        partial(MultiTaskVectorEnv, num_envs=1),
+        partial(MultiTaskVectorEnv, num_envs=1, vectorization="async"),
+    ],
+)
+def test_masks_behind_other_actions_are_none_unless_the_wrapper_gives_its_own(build):
+    for task, expected in (
+        (other_way_round, [1, 1, 1]),
+        (lambda: Turned(Forbidding(spaces.Discrete(3))), [1, 1, 0]),
+    ):
+        env = build([task])
+        env.reset(seed=0)
+        assert np.ravel(env.action_masks()).tolist() == expected
+        env.close()
+
+
+def test_a_vector_wrapper_of_other_actions_hides_masks_too():
+    def vector_fn(n):
+        fns = [partial(Forbidding, spaces.Discrete(3))] * n
+        copies = SyncVectorEnv(fns, autoreset_mode=AutoresetMode.SAME_STEP)
+        return VectorTransformAction(copies, lambda actions: 2 - actions)
+
+    task = Task("turned", env_fn=partial(Forbidding, spaces.Discrete(3)), vector_fn=vector_fn)
+    env = MultiTaskVectorEnv([task], 2)
+    env.reset(seed=0)
+    assert env.action_masks().all()
+
+
+def test_a_copy_of_a_world_gives_its_own_masks_and_can_be_pickled():
+    env = MultiTaskVectorEnv(DISCRETE, 2)
+    env.reset(seed=0)
+    env.action_masks()
+    other = pickle.loads(pickle.dumps(env))
+    for each in (copy.deepcopy(env), other):
+        each.step(np.array([1, 0]))
+        assert each.action_masks()[0].tolist() == [1, 0, 1, 0]
+    assert env.action_masks()[0].tolist() == [0, 1, 1, 0]
 
 
 def test_slots_of_their_own_give_both_masks():

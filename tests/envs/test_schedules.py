@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sb3_moe_envs import MultiTaskEnv, MultiTaskVectorEnv, make_multitask_vector
 from sb3_moe_envs.schedules import (
     Adaptive,
     Chosen,
@@ -17,6 +19,7 @@ from sb3_moe_envs.schedules import (
     Episode,
     Interleave,
     LearningProgress,
+    Schedule,
     Sequence,
     slot_counts,
 )
@@ -148,6 +151,31 @@ def test_success_is_a_rate_and_unfinished_episodes_do_not_count():
     assert schedule.task == 1
 
 
+def test_an_episode_that_says_nothing_is_no_success_beside_others_that_say_something():
+    schedule = started(Adaptive("success>=0.5", window=4))
+    for success in (np.nan, 1.0, np.nan, np.nan):
+        schedule.end(Episode(0, 1, 0.0, success=success))
+    assert schedule.task == 0
+    schedule.end(Episode(0, 1, 0.0, success=1.0))
+    assert schedule.task == 1
+
+
+def test_a_task_of_which_no_episode_says_anything_has_no_success_rate():
+    schedule = started(Adaptive("success<=1", window=2))
+    for _ in range(3):
+        schedule.end(Episode(0, 1, 0.0))
+    assert schedule.task == 0
+
+
+def test_learning_progress_counts_silent_episodes_as_no_success():
+    schedule = started(LearningProgress("episodes>=2", by="success", explore=0.0, window=2))
+    for _ in range(2):
+        for task, says in enumerate([[0.5, 0.5], [0.5, 0.5], [np.nan, 1.0]]):
+            for success in says if schedule.turn < 5 else (1.0, 1.0):
+                schedule.end(Episode(task, 1, 0.0, success=success))
+    assert schedule.task == 2
+
+
 def played_turns(schedule, means):
     """Play one-episode turns in which a task's results are these, one after the other."""
     left, turns = {task: list(values) for task, values in means.items()}, []
@@ -232,6 +260,26 @@ def test_a_function_sees_what_was_played_and_chooses_the_next_task():
     assert seen == [((0, 0, 0), (0, 0, 0), None), ((0, 4, 0), (0, 1, 0), episode)]
 
 
+class Teacher:
+    """Chooses the task that it was told."""
+
+    told = 0
+
+    def choose(self, progress):
+        return self.told
+
+
+@pytest.mark.parametrize("build", [MultiTaskEnv, partial(make_multitask_vector, num_envs=1)])
+def test_a_method_that_chooses_sees_what_its_object_learns(build):
+    teacher = Teacher()
+    env = build(["CartPole-v1", "Acrobot-v1"], schedule=teacher.choose)
+    env.reset(seed=0)
+    teacher.told = 1
+    env.step(env.action_space.sample() * 0)
+    env.reset()
+    assert np.ravel(env.get_task()).tolist() == [1]
+
+
 def test_a_function_that_names_no_task_is_refused():
     with pytest.raises(ValueError, match=r"`choose` must be in \[0, num_tasks=3\), got 3"):
         started(Chosen(lambda progress: 3))
@@ -276,6 +324,31 @@ def follow(schedule, events):
         schedule.end(Episode(schedule.task, steps, float(steps)))
         tasks.append(schedule.task)
     return tasks
+
+
+class Nested(Schedule):
+    """Counts steps in what can be changed in place."""
+
+    task = 0
+    _state = ("counts",)
+
+    def _start(self, task_names):
+        self.counts = {"steps": [0]}
+
+    def count(self, steps):
+        self.counts["steps"][0] += steps
+
+
+def test_a_state_stays_as_it_was_whatever_the_schedule_does_afterwards():
+    saved, loaded = Nested(), Nested()
+    for each in (saved, loaded):
+        each.start(["a"])
+    saved.count(2)
+    state = saved.state_dict()
+    loaded.load_state_dict(state)
+    saved.count(3)
+    loaded.count(4)
+    assert state["counts"] == {"steps": [2]}
 
 
 def test_a_schedule_can_be_sent_to_a_worker():
@@ -338,6 +411,8 @@ def test_a_rule_reads_comparisons_and_an_unknown_number_fails(text, holds):
         ("(steps>=1", "a closing parenthesis"),
         ("steps>=1)", r"the end, not '\)'"),
         ("", "not ''"),
+        ("steps>=1__0", "the end, not '__'"),
+        ("steps>=1_", "the end, not '_'"),
     ],
 )
 def test_a_rule_that_cannot_be_read_is_refused(text, problem):
@@ -345,11 +420,19 @@ def test_a_rule_that_cannot_be_read_is_refused(text, problem):
         Adaptive(text)
 
 
+@pytest.mark.parametrize("rule", [5, len])
+@pytest.mark.parametrize("schedule", [Adaptive, LearningProgress])
+def test_a_rule_is_a_text(schedule, rule):
+    with pytest.raises(TypeError, match=r"`rule` must be a text such as 'steps>=1e5 .*, got "):
+        schedule(rule)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: Interleave("frames"), "`unit` must be 'steps' or 'episodes', got 'frames'"),
         (lambda: Interleave(order="fixed"), "`order` must be 'round_robin' or 'random', got 'fix"),
+        (lambda: Interleave(weights=[1e308, 1e308]), "`weights` must have a finite sum, got"),
         (lambda: Interleave(weights=[1, 0]), r"`weights` must be positive, got 0"),
         (lambda: started(Interleave(weights=[1, 2])), "`weights` must have one entry per task, 3"),
         (Cycle, "Cycle takes either `steps_per_task` or `episodes_per_task`"),
@@ -371,6 +454,48 @@ def test_a_rule_that_cannot_be_read_is_refused(text, problem):
 def test_a_bad_schedule_is_refused_with_the_rule_and_the_value(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (
+            Cycle(3, num_cycles=None),
+            "`steps_per_task` must be at least num_envs=4, or turns are skipped, got 3",
+        ),
+        (
+            Sequence([(0, 5), (1, 2), (2, 1)]),
+            r"`blocks\[1\]` must not lie within a step of num_envs=4, .* got steps 5 to 7",
+        ),
+    ],
+    ids=repr,
+)
+def test_a_turn_that_would_be_over_within_a_step_of_all_environments_is_refused(schedule, message):
+    tasks = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"]
+    with pytest.raises(ValueError, match=message):
+        MultiTaskEnv(tasks, schedule=schedule, num_envs=4)
+    with pytest.raises(ValueError, match=message):
+        MultiTaskVectorEnv(tasks, 4, schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [Cycle(4, num_cycles=None), Cycle(1, order=[0, 1]), Sequence([(0, 3), (1, 2), (2, 1)])],
+    ids=repr,
+)
+def test_turns_of_which_each_is_played_may_be_short(schedule):
+    started(schedule).check_num_envs(4)
+    played = [schedule.task]
+    for _ in range(3):
+        schedule.count(4)
+        played.append(schedule.task)
+    assert played[:2] == [0, 1]
+
+
+def test_turns_of_one_task_may_be_short():
+    schedule = Cycle(1, num_cycles=None)
+    schedule.start(["a"])
+    schedule.check_num_envs(4)
 
 
 def test_only_a_function_can_choose():

@@ -187,8 +187,25 @@ def test_an_action_that_a_task_lacks_is_replaced(invalid, expected):
 
 def test_an_action_that_a_task_lacks_can_be_an_error():
     io = interface([box(1)] * 2, [spaces.Discrete(2), spaces.Discrete(4)], invalid_action="error")
-    with pytest.raises(ValueError, match="`action` must be below 2 in this task, got 3"):
-        io.decode(0, np.int64(3))
+    for lacked in (3, -1):
+        message = f"`action` must be at least 0 and below 2 in this task, got {lacked}"
+        with pytest.raises(ValueError, match=message):
+            io.decode(0, np.int64(lacked))
+
+
+@pytest.mark.parametrize(("invalid", "expected"), [("noop", [0, 0]), ("modulo", [1, 0])])
+def test_a_choice_below_0_is_one_that_the_task_lacks(invalid, expected):
+    io = interface([box(1)] * 2, [spaces.Discrete(2), spaces.Discrete(4)], invalid_action=invalid)
+    assert io.decode(0, np.array([-1, -2])).tolist() == expected
+
+
+@pytest.mark.parametrize("invalid", ["noop", "modulo", "error"])
+@pytest.mark.parametrize("choice", [1.7, np.nan, np.inf])
+def test_a_choice_that_is_no_whole_number_is_refused(invalid, choice):
+    io = interface([box(1)] * 2, [spaces.Discrete(2), spaces.Discrete(4)], invalid_action=invalid)
+    assert io.decode(0, 1.0) == 1
+    with pytest.raises(ValueError, match=f"`action` must be of whole numbers, got {choice}"):
+        io.decode(0, choice)
 
 
 def test_multi_discrete_actions_lose_what_the_task_lacks():

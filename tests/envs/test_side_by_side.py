@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import gymnasium as gym
@@ -105,3 +106,13 @@ def test_an_evaluation_after_each_step_of_training_is_no_copy_side_by_side():
         trained.step(0)
         for _ in range(2):
             evaluated.step(0)
+
+
+def test_a_deep_copy_that_looks_ahead_is_no_copy_side_by_side():
+    env = MultiTaskEnv(TASKS)
+    env.reset(seed=0)
+    for _ in range(9):
+        ahead = copy.deepcopy(env)
+        ahead.step(0)
+        if any(env.step(0)[2:4]):
+            env.reset()

@@ -24,6 +24,15 @@ EPISODES = {
     "never": ([NO, {}, {"is_success": 0}], 0.0),
     "once denied": ([{}, NO, {}], 0.0),
     "None": ([{"success": None}, YES, {"success": None}], 1.0),
+    "text": ([{"success": "yes"}, NO, {}], 0.0),
+    "text alone": ([{"success": "yes"}, {}, {}], np.nan),
+    "dict": ([{"success": {"left": True}}, {}, {}], np.nan),
+    "NaN": ([{"success": np.nan}, {}, {}], np.nan),
+    "NaN beside": ([{"success": np.nan}, NO, {"success": np.float32(np.nan)}], 0.0),
+    "array": ([{"success": np.array([False, True])}, {}, {}], 1.0),
+    "array of NaN": ([{"success": np.array([np.nan, 0.0])}, {}, {}], 0.0),
+    "empty array": ([{"success": np.zeros(0)}, {}, {}], np.nan),
+    "array of one": ([{"success": np.array([False])}, {}, {}], 0.0),
     "silent": ([{}, {}, {}], np.nan),
 }
 

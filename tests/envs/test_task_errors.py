@@ -88,7 +88,7 @@ def play_on(env):
     [
         ("raises", "ZeroDivisionError: division by zero"),
         ("shape", "could not broadcast|shape|Output array"),
-        ("nan", "the reward must be a finite number, got nan"),
+        *FAULTS[2:6],
     ],
 )
 @pytest.mark.parametrize("vectorization", ["sync", "async"])

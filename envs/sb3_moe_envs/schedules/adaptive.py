@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from sb3_moe_envs.numbers import whole
@@ -16,7 +17,8 @@ class Adaptive(Turns):
     The rule knows, of this turn: `steps` and `episodes` over all environments, and the mean
     `return` and `success` of the last `window` finished episodes, once there are that many. Write
     `or steps>=1e6` for a limit. An episode is a success, 1 and not 0, if `info["is_success"]` or
-    `info["success"]` of any of its steps is true.
+    `info["success"]` of any of its steps is true; one that says nothing is none if another of the
+    window says something.
 
     :param rule: such as `"steps>=1e5 and return>=200"`; `and`, `or`, parentheses and comparisons
     :param window: over how many finished episodes to average
@@ -86,4 +88,13 @@ class Adaptive(Turns):
             self._clear()
 
     def _mean(self, values: list[float]) -> float:
-        return sum(values) / self.window if len(values) == self.window else float("nan")
+        return mean(values) if len(values) == self.window else math.nan
+
+
+def mean(values: list[float]) -> float:
+    """Return the mean; what is NaN, the success of a silent episode, is 0 beside any that isn't."""
+    total = sum(values)
+    if math.isnan(total):  # seldom, and this is asked at each step
+        known = [value for value in values if not math.isnan(value)]
+        total = sum(known) if known else math.nan
+    return total / len(values)

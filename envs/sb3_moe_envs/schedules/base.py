@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
@@ -76,9 +77,15 @@ class Schedule(ABC):
     def end(self, episode: Episode) -> None:  # noqa: B027 - not every schedule counts episodes
         """Follow the end of an episode."""
 
+    def check_num_envs(self, num_envs: int) -> None:  # noqa: B027 - not every schedule has turns
+        """Look whether every turn can be played by so many environments that step at once.
+
+        :raises ValueError: if one would begin and end within a step
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as JSON."""
-        state = {name: _as_json(getattr(self, name)) for name in self._state}
+        state = {name: copy.deepcopy(getattr(self, name)) for name in self._state}
         return state | {"rng": self.rng.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -93,13 +100,8 @@ class Schedule(ABC):
                 f"got {sorted(state)}"
             )
         for name in self._state:
-            value = state[name]
-            setattr(self, name, list(value) if isinstance(value, list) else value)
+            setattr(self, name, copy.deepcopy(state[name]))
         self.rng.bit_generator.state = state["rng"]
-
-
-def _as_json(value: Any) -> Any:
-    return list(value) if isinstance(value, list) else value
 
 
 def as_list(argument: str, entries: Any, what: str) -> list[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from types import MethodType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +29,8 @@ class Progress(NamedTuple):
 class Chosen(Schedule):
     """Ask a function for the task of each episode; each environment asks on its own.
 
-    :param choose: takes a `Progress`, returns the index or name of a task
+    :param choose: takes a `Progress`, returns the index or name of a task; of a method the object
+        isn't copied with the schedule
     :raises TypeError: if it can't be called
     """
 
@@ -38,6 +41,14 @@ class Chosen(Schedule):
         if not callable(choose):
             raise TypeError(f"`choose` must be a function of a Progress, got {choose!r}")
         self.choose = choose
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Chosen:
+        if isinstance(self.choose, MethodType):
+            # Copied with its object, it would see nothing of what that does from now on.
+            memo[id(self.choose)] = self.choose
+        copied = type(self).__new__(type(self))
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
 
     def __repr__(self) -> str:
         return f"Chosen({getattr(self.choose, '__name__', self.choose)})"

@@ -86,6 +86,19 @@ class Cycle(Turns):
         if self.episodes_per_task is not None and episode.finished:
             self._done += 1
 
+    def check_num_envs(self, num_envs: int) -> None:
+        """Look whether a turn is as long as a step of so many environments.
+
+        :raises ValueError: if it is shorter, and turns between the first and the last could be lost
+        """
+        num_turns = self.num_turns(self.num_tasks)
+        short = self.steps_per_task is not None and self.steps_per_task < num_envs
+        if short and len({*self._order}) > 1 and (num_turns is None or num_turns > 2):
+            raise ValueError(
+                f"`steps_per_task` must be at least num_envs={num_envs}, or turns are skipped, "
+                f"got {self.steps_per_task}"
+            )
+
     @property
     def _length(self) -> int:
         length = self.episodes_per_task if self.steps_per_task is None else self.steps_per_task

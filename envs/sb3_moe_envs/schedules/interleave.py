@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -41,6 +42,8 @@ class Interleave(Schedule):
         self.unit, self.order = unit, order
         given = None if weights is None else as_list("weights", weights, "positive numbers")
         self.weights = None if given is None else tuple(positive("weights", w) for w in given)
+        if self.weights is not None and not math.isfinite(sum(self.weights)):
+            raise ValueError(f"`weights` must have a finite sum, got {list(self.weights)}")
         fixed = unit == "steps" and order == "round_robin"
         self.slots = Slots.SHARED if fixed else Slots.OWN
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from sb3_moe_envs.numbers import finite
-from sb3_moe_envs.schedules.adaptive import Adaptive
+from sb3_moe_envs.schedules.adaptive import Adaptive, mean
 
 MEASURES = ("return", "success")
 
@@ -75,7 +75,7 @@ class LearningProgress(Adaptive):
         super()._move_on()
         if self._turn > before:
             if seen:
-                self._learn(sum(seen) / len(seen))
+                self._learn(mean(seen))
             self._place = self._next()
 
     def _learn(self, mean: float) -> None:

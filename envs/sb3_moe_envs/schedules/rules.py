@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-_TOKEN = re.compile(r"\s*(?:(\d[\d_]*\.?\d*(?:[eE][+-]?\d+)?)|([a-z_]+)|(>=|<=|>|<|==|[()&|-]))")
+_TOKEN = re.compile(
+    r"\s*(?:(\d+(?:_\d+)*\.?\d*(?:[eE][+-]?\d+)?)|([a-z_]+)|(>=|<=|>|<|==|[()&|-]))"
+)
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -26,10 +28,15 @@ class Rule:
 
     :param text: comparisons of a name with a number, joined by `and`, `or` and parentheses
     :param names: the names that may occur
+    :raises TypeError: if it is no text
     :raises ValueError: if the text can't be read or has another name
     """
 
     def __init__(self, text: str, names: Sequence[str]) -> None:
+        if not isinstance(text, str):
+            raise TypeError(
+                f"`rule` must be a text such as 'steps>=1e5 and return>=200', got {text!r}"
+            )
         self.text, self.names = text, tuple(names)
         parser = _Parser(text, names)
         self._test = parser.any_of()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import abc
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 from sb3_moe_envs.numbers import whole
@@ -47,6 +47,18 @@ class Sequence(Schedule):
     def count(self, steps: int) -> None:
         """Follow steps."""
         self._steps += steps
+
+    def check_num_envs(self, num_envs: int) -> None:
+        """Look whether a step of so many environments begins in each block.
+
+        :raises ValueError: if none does, and the block would be skipped
+        """
+        for index, (start, end) in enumerate(pairwise([0, *self._ends[:-1]])):
+            if -(-start // num_envs) * num_envs >= end:
+                raise ValueError(
+                    f"`blocks[{index}]` must not lie within a step of num_envs={num_envs}, or it "
+                    f"is skipped, got steps {start} to {end}"
+                )
 
     def _start(self, task_names: abc.Sequence[str]) -> None:
         self._tasks = [task_index(task, task_names, "blocks") for task, _ in self.blocks]

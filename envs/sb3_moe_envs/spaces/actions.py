@@ -53,12 +53,18 @@ class DiscreteFit:
     dtype: Any = np.dtype(np.int64)  # noqa: RUF009  # a dtype can't be changed
 
     def __call__(self, action: Any) -> Any:
-        """Return the task's action; extra dimensions are cut off."""
+        """Return the task's action; extra dimensions are cut off.
+
+        :raises ValueError: if a choice is no whole number, or, with `"error"`, not the task's
+        """
         choice = np.asarray(action)[_corner(self.sizes)]
-        valid = choice < self.sizes
+        if choice.dtype.kind == "f" and not _are_whole(choice):
+            raise ValueError(f"`action` must be of whole numbers, got {choice.tolist()}")
+        valid = (choice >= 0) & (choice < self.sizes)
         if self.invalid == "error" and not valid.all():
             raise ValueError(
-                f"`action` must be below {self.sizes.tolist()} in this task, got {choice.tolist()}"
+                f"`action` must be at least 0 and below {self.sizes.tolist()} in this task, "
+                f"got {choice.tolist()}"
             )
         modulo = self.invalid == "modulo"
         choice = (choice % self.sizes if modulo else np.where(valid, choice, 0)) + self.start
@@ -160,6 +166,10 @@ def _fit(common: Space[Any], space: Any, invalid: InvalidAction) -> ActionFit:
         return BoxFit(_corner(space), space.dtype)
     sizes = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec)
     return DiscreteFit(sizes, np.asarray(space.start), invalid, space.dtype)
+
+
+def _are_whole(choice: np.ndarray) -> bool:
+    return bool((np.isfinite(choice) & (choice == np.rint(choice))).all())
 
 
 def _corner(array: Any) -> Any:

@@ -106,7 +106,8 @@ class AtariVectorWorld(VectorWorld):
         """Let ale-py's threads begin a step."""
         if self._observations is None:
             raise gym.error.ResetNeeded(f"call reset() on {self.game} before anything else")
-        self._ale.send(np.asarray(actions, dtype=np.int64))
+        # ale-py waits without end for what it can't play.
+        self._ale.send(self._choices(actions))
 
     def step_wait(self) -> StepResult:
         """Wait for the step that :meth:`step_async` began."""

@@ -67,10 +67,7 @@ class CartPoleWorld(VectorWorld):
         """Keep the actions for :meth:`step_wait`."""
         if not self._random:
             raise gym.error.ResetNeeded("call reset() on CartPole before anything else")
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or not ((actions == 0) | (actions == 1)).all():
-            raise ValueError(f"actions must be {self.num_envs} of 0 and 1, got {actions}")
-        self._actions = actions
+        self._actions = self._choices(actions)
 
     def step_wait(self) -> StepResult:
         """Step every copy with its action."""

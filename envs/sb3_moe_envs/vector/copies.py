@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,6 +15,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 from sb3_moe_envs.checks import reset_result_problem, step_result_problem
 from sb3_moe_envs.snapshot import Stateless, restore, snapshot
 from sb3_moe_envs.tasks import Task
+from sb3_moe_envs.vector.infos import MixedInfos
 
 
 class TaskCopy(Stateless):
@@ -33,14 +33,15 @@ class TaskCopy(Stateless):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Act.
 
-        :raises TypeError: if the task doesn't return the five values of a step
+        :raises TypeError: if the task doesn't return the five values of a step, or the reward is no
+            finite number
         """
         result = self.env.step(action)
         _require_no(step_result_problem(result))
         return result
 
 
-class Copies(SyncVectorEnv):
+class Copies(MixedInfos, SyncVectorEnv):
     """Gymnasium's, with less around a step: most tasks of a world have a single copy.
 
     New arrays each time need no copies, and the mode of autoreset is SAME_STEP.
@@ -51,7 +52,7 @@ class Copies(SyncVectorEnv):
     ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step each copy with its action, of shape (num_envs, ...).
 
-        :raises ValueError: if a reward is no finite number, or an observation of another shape
+        :raises ValueError: if an observation is of another shape
         """
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
@@ -59,12 +60,11 @@ class Copies(SyncVectorEnv):
         each = zip(self.envs, iterate(self.action_space, actions), strict=True)
         for i, (env, action) in enumerate(each):
             obs, rewards[i], terminated[i], truncated[i], info = env.step(action)
-            if not math.isfinite(rewards[i]):
-                raise ValueError(f"the reward must be a finite number, got {rewards[i]}")
             if terminated[i] or truncated[i]:
                 infos = self._add_info(infos, {"final_obs": obs, "final_info": info}, i)
                 obs, info = env.reset()
-            infos = self._add_info(infos, info, i)
+            if info:
+                infos = self._add_info(infos, info, i)
             observations.append(obs)
         space = self.single_observation_space
         joined = concatenate(space, observations, create_empty_array(space, self.num_envs))

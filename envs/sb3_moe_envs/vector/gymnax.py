@@ -156,19 +156,14 @@ class GymnaxVectorEnv(VectorWorld):
         return keys if self._keys is None else np.where(mask[:, None], keys, self._own(self._keys))
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
-        # jax clamps an index that is out of range in silence.
+        if isinstance(self.single_action_space, gym.spaces.Discrete):
+            # jax clamps an index that is out of range in silence.
+            return self._choices(actions).astype(np.int32)
         actions = np.asarray(actions)
         if actions.shape != self.action_space.shape:
             raise ValueError(
                 f"actions must have shape {self.action_space.shape}, got {actions.shape}"
             )
-        space = self.single_action_space
-        if isinstance(space, gym.spaces.Discrete):
-            actions = actions.astype(np.int32)
-            num_actions = int(space.n)
-            if actions.view(np.uint32).max() >= num_actions:  # a negative one is a large one
-                raise ValueError(f"actions must be in [0, {num_actions}), got {actions}")
-            return actions
         return actions.astype(np.float32)
 
     def _to_numpy(self, observations: Any) -> np.ndarray:

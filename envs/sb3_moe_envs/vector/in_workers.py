@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from sb3_moe_envs.masks import has_masks, stacked
 from sb3_moe_envs.meanings import meanings_of
 from sb3_moe_envs.vector.batches import join_batches, take_rows_of
 from sb3_moe_envs.vector.copies import Copies, restore_states, states_of
@@ -89,6 +90,16 @@ class WorkersVectorEnv(VectorEnv[Any, Any, Any]):
             raise AttributeError(f"the copies of {self} have no method `get_action_meanings`")
         return lambda: names
 
+    @property
+    def action_masks(self) -> Callable[[], np.ndarray]:
+        """What gives a row of masks for each copy; there only if the copies have such a method."""
+        if not all(self._of_each(_have_masks)):
+            raise AttributeError(f"the copies of {self} have no method `action_masks`")
+        return self._masks
+
+    def _masks(self) -> np.ndarray:
+        return np.concatenate(self._of_each(stacked))
+
     def state_dict(self) -> list[Any] | None:
         """Return the copies' states; None if one has none to give."""
         states = list(itertools.chain(*self._of_each(states_of)))
@@ -126,6 +137,10 @@ def _describe(copies: Copies) -> tuple[Any, ...]:
         copies.single_observation_space,
         copies.single_action_space,
     )
+
+
+def _have_masks(copies: Copies) -> bool:
+    return all(map(has_masks, copies.envs))
 
 
 def _reset(copies: Copies, seeds: list[int | None], options: Any) -> Any:

@@ -6,10 +6,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 Infos = dict[str, Any]
 # Handled apart from the rest: they describe the episode that ended.
 FINAL = frozenset({"final_obs", "_final_obs", "final_info", "_final_info"})
+
+
+class MixedInfos(VectorEnv[Any, Any, Any]):
+    """Let the infos of copies differ in kind and shape, as :func:`join_infos` does.
+
+    In Gymnasium's own, which this comes before, the first copy decides: what others say is cut to
+    that, or can't be held.
+    """
+
+    def _add_info(
+        self, vector_infos: Infos, env_info: dict[Any, Any], env_num: int
+    ) -> dict[Any, Any]:
+        if vector_infos and env_info:
+            env_info = _make_room(vector_infos, env_info, env_num)
+        return super()._add_info(vector_infos, env_info, env_num)
 
 
 def join_infos(parts: Sequence[tuple[Any, Infos]], num_envs: int) -> Infos:
@@ -27,7 +43,7 @@ def join_infos(parts: Sequence[tuple[Any, Infos]], num_envs: int) -> Infos:
             nested = [(rows, infos[key]) for rows, infos in holders]
             joined[key] = join_infos(nested, num_envs)
         else:
-            arrays = [(rows, np.asarray(infos[key])) for rows, infos in holders]
+            arrays = [(rows, _column(infos[key], rows, num_envs)) for rows, infos in holders]
             joined[key] = _join_arrays(arrays, num_envs)
         joined[f"_{key}"] = np.zeros(num_envs, dtype=bool)
         for rows, infos in holders:
@@ -72,23 +88,98 @@ def row_of(batch: Any, row: int) -> Any:
     return batch[row]
 
 
-def _keys(infos: Infos) -> list[str]:
-    return [key for key in infos if key not in FINAL and not (key[0] == "_" and key[1:] in infos)]
+def _keys(infos: Infos) -> list[Any]:
+    masks = {f"_{key}" for key in infos}
+    return [key for key in infos if key not in FINAL and key not in masks]
 
 
 def _join_arrays(parts: Sequence[tuple[Any, np.ndarray]], num_envs: int) -> np.ndarray:
     arrays = [array for _, array in parts]
-    alike = len({(array.shape[1:], array.dtype.kind) for array in arrays}) == 1
-    if alike and arrays[0].dtype.kind != "O":
-        joined = np.zeros((num_envs, *arrays[0].shape[1:]), np.result_type(*arrays))
-        for rows, array in parts:
-            joined[rows] = array
-        return joined
-    joined = np.full(num_envs, None, dtype=object)
+    shape, dtype = _common([(array.shape[1:], array.dtype) for array in arrays])
+    joined = _empty(num_envs, shape, dtype)
     for rows, array in parts:
+        if dtype != np.object_:
+            joined[rows] = array
+            continue
         for row, value in zip(np.arange(num_envs)[rows], array, strict=True):
             joined[row] = value
     return joined
+
+
+def _common(kinds: Sequence[tuple[tuple[int, ...], Any]]) -> tuple[tuple[int, ...], Any]:
+    """Return which shape and dtype hold rows of all these; objects where they aren't alike."""
+    dtypes = [np.dtype(dtype) for _, dtype in kinds]
+    alike = len({(shape, dtype.kind) for (shape, _), dtype in zip(kinds, dtypes, strict=True)}) == 1
+    if alike and dtypes[0].kind != "O":
+        return kinds[0][0], np.result_type(*dtypes)
+    return (), np.dtype(object)
+
+
+def _empty(num_rows: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    if dtype == np.object_:
+        return np.full(num_rows, None, dtype=object)
+    return np.zeros((num_rows, *shape), dtype)
+
+
+def _make_room(infos: Infos, info: dict[Any, Any], row: int) -> dict[Any, Any]:
+    """Widen the columns that can't hold a row's info as it is; return what isn't in them yet."""
+    rest = dict(info)
+    for key, value in info.items():
+        if key in infos and key != "final_obs":
+            mask = infos[f"_{key}"]
+            infos[key] = column = _widened(infos[key], mask, value)
+            # Gymnasium takes every dict for more columns.
+            if isinstance(value, dict) and not isinstance(column, dict):
+                column[row], mask[row] = rest.pop(key), True
+    return rest
+
+
+def _widened(column: Any, mask: np.ndarray, value: Any) -> Any:
+    """Return a column, with the rows of its mask, that can hold a value as it is.
+
+    :param column: an array, or a dict of columns
+    """
+    if isinstance(column, dict):
+        return column if isinstance(value, dict) else _dicts(column, mask)
+    if column.dtype == np.object_ and column.ndim == 1:
+        return column
+    shape, dtype = _common([(column.shape[1:], column.dtype), _kind_of(value)])
+    if dtype == column.dtype:
+        return column
+    wider = _empty(len(column), shape, dtype)
+    for row in mask.nonzero()[0].tolist():
+        wider[row] = column[row]
+    return wider
+
+
+def _kind_of(value: Any) -> tuple[tuple[int, ...], Any]:
+    """Return the shape and dtype that Gymnasium's vector environments keep a value in."""
+    if isinstance(value, np.ndarray | np.number):
+        return value.shape, value.dtype
+    return (), type(value) if type(value) in (int, float, bool) else object
+
+
+def _column(value: Any, rows: Any, num_envs: int) -> np.ndarray:
+    """Return an array of rows, also of what came as a dict of columns."""
+    if isinstance(value, dict):
+        return _dicts(value, np.ones(len(np.arange(num_envs)[rows]), dtype=bool))
+    return np.asarray(value)
+
+
+def _dicts(columns: Infos, mask: np.ndarray) -> np.ndarray:
+    """Return a column of dicts, one for each row of the mask, in place of a dict of columns."""
+    dicts = np.full(len(mask), None, dtype=object)
+    for row in mask.nonzero()[0].tolist():
+        dicts[row] = _dict_of(columns, row)
+    return dicts
+
+
+def _dict_of(columns: Infos, row: int) -> dict[Any, Any]:
+    return {
+        key: _dict_of(columns[key], row) if isinstance(columns[key], dict) else columns[key][row]
+        for key in _keys(columns)
+        if f"_{key}" not in columns or columns[f"_{key}"][row]
+    }
 
 
 def without_final(infos: dict[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from sb3_moe_envs.multitask import MultiTaskEnv, ScheduleLike, as_schedule
+from sb3_moe_envs.multitask import MultiTaskEnv, as_schedule
 from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Slots
-from sb3_moe_envs.suites import tasks_of
+from sb3_moe_envs.suites import ScheduleLike, tasks_of
 from sb3_moe_envs.vector.multitask import MultiTaskVectorEnv
 from sb3_moe_envs.vector.slots import MultiTaskSyncVectorEnv
 

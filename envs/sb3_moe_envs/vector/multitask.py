@@ -14,15 +14,15 @@ from sb3_moe_envs.frames import Canvas
 from sb3_moe_envs.goals import METHOD, has_goals, reward_of_copies, rewards_of
 from sb3_moe_envs.masks import OwnMasks
 from sb3_moe_envs.meanings import meanings_of, named
-from sb3_moe_envs.multitask import ScheduleLike, as_schedule
+from sb3_moe_envs.multitask import as_schedule
 from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
-from sb3_moe_envs.schedules.base import task_index
+from sb3_moe_envs.schedules.base import as_list, task_index
 from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.spaces.observations import ARRAYS
 from sb3_moe_envs.success import UNSAID, succeeded_rows
-from sb3_moe_envs.suites import tasks_of
+from sb3_moe_envs.suites import ScheduleLike, tasks_of
 from sb3_moe_envs.tasks import built
 from sb3_moe_envs.vector.infos import join_infos, row_of, take_rows, without_final
 from sb3_moe_envs.vector.joined import Joined
@@ -38,7 +38,8 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     Under `Interleave` each task has a fixed share of the slots. Under the other schedules all slots
     play the same task and switch together: the running episodes are truncated, with their last
     observations in `infos["final_obs"]`. Autoreset is SAME_STEP. A slot whose task was chosen by
-    hand (`set_task`, `reset(options={"task_id": k})`) isn't counted by the schedule.
+    hand (`set_task`, `reset(options={"task_id": k})`) isn't counted by the schedule, from its next
+    episode on.
 
     :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
     :param num_envs: number of slots; None: one per task
@@ -49,8 +50,8 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         among them
     :param render_mode: as of `MultiTaskEnv`
     :raises TypeError: if `tasks` or `schedule` is of the wrong type
-    :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, or there are fewer
-        slots than tasks under `Interleave`
+    :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, there are fewer
+        slots than tasks under `Interleave`, or turns of the schedule would be skipped
     """
 
     def __init__(
@@ -77,13 +78,13 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.num_tasks = len(self.tasks)
         self.num_envs = num_slots or self.num_tasks
         self.task_id, self.render_mode = task_id, render_mode
-        self.metadata = {
+        self.metadata: dict[str, Any] = {
             "render_modes": ["rgb_array"],
-            "render_fps": 30,
             "autoreset_mode": AutoresetMode.SAME_STEP,
             "task_names": tuple(self.task_names),
         }
         self.schedule.start(self.task_names)
+        self.schedule.check_num_envs(self.num_envs)
         self._shares = _fixed_tasks(self.schedule, self.num_tasks, self.num_envs)
         self._pool = Pool(self.tasks, vectorization, render_mode)
         self._interface = self._unify(
@@ -92,6 +93,8 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             action_space=action_space,
             invalid_action=invalid_action,
         )
+        first = self._pool.env(0, self._sizes[0])
+        self.metadata["render_fps"] = first.metadata.get("render_fps", 30)
         self._canvas = Canvas()
         if render_mode is not None:
             self._measure()
@@ -106,6 +109,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._seeds = TaskSeeds()
         self._pinned = np.full(self.num_envs, -1)
         self._chosen = self._pinned.copy()
+        self._by_hand = self._picked()
         self._tasks = self._wanted()
         self._parts: list[Part] = []
         self._returns = np.zeros(self.num_envs)
@@ -148,6 +152,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step every slot with its action, of shape (num_envs, ...).
 
+        :raises ValueError: if there are not as many actions as slots
         :raises gymnasium.error.ResetNeeded: before the first reset
         """
         require_reset(self._seeds.started)
@@ -187,9 +192,10 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         If a slot changes its task, all running episodes are truncated.
 
         :param indices: the slots meant; None: all
+        :raises TypeError: if they aren't a list
         :raises ValueError: if there is no such task
         """
-        slots = slice(None) if indices is None else list(indices)
+        slots = slice(None) if indices is None else as_list("indices", indices, "slots")
         self._pinned[slots] = -1 if task is None else self._index(task)
         self._stale = True
 
@@ -263,15 +269,18 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.schedule.load_state_dict(state["schedule"])
         self._seeds.load_state_dict(state["seeds"])
         # States of version 0.1.0 don't say whether the running episodes have succeeded.
-        self._successes[:] = UNSAID
-        for name, value in state["slots"].items():
+        slots = {"_successes": np.full(self.num_envs, UNSAID)} | state["slots"]
+        for name, value in slots.items():
             setattr(self, name, value.copy())
+        if "_by_hand" not in slots:  # nor whether they were chosen by hand
+            self._by_hand = self._picked()
         self._stale = True
         self._arrange()
         self._pool.load_state_dict(state["parts"])
         for part in self._parts:
             if state["parts"].get((part.task, part.env.num_envs)) is None:
                 self._pool.reset(part, None)
+                self._forget(part.rows)
         self._restored = True
 
     def _unify(self, **options: str) -> Interface:
@@ -318,6 +327,11 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         tasks = np.where(self._pinned >= 0, self._pinned, tasks)
         return np.where(self._chosen >= 0, self._chosen, tasks)
 
+    def _picked(self) -> np.ndarray:
+        """Return which slots' next episodes are chosen by hand."""
+        picked: np.ndarray = (self._pinned >= 0) | (self._chosen >= 0)
+        return picked
+
     def _play(self) -> tuple[Any, dict[str, Any]]:
         """Start an episode of the wanted task in every slot."""
         self._tasks = self._wanted()
@@ -343,11 +357,20 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """Return how a part gets its actions."""
         if isinstance(self.single_action_space, ARRAYS):
             array = np.asarray(actions)
+            self._require_one_each(len(array) if array.ndim else None)
             return lambda part: self._interface.decode(part.task, array[part.rows])
         # Others (Dict, Tuple, Text, ...) are the same in all tasks.
         single = list(iterate(self.action_space, actions))
+        self._require_one_each(len(single))
         every = np.arange(self.num_envs)
         return lambda part: _batch(part.env, [single[row] for row in every[part.rows]])
+
+    def _require_one_each(self, found: int | None) -> None:
+        if found != self.num_envs:
+            raise ValueError(
+                f"`actions` must hold num_envs={self.num_envs} actions, got "
+                f"{'a single one' if found is None else found}"
+            )
 
     def _follow(self, rewards: np.ndarray, done: np.ndarray, infos: dict[str, Any]) -> bool:
         """Tell the schedule what happened; return whether a slot should play another task."""
@@ -364,17 +387,19 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         # What a slot whose episode ended says beside its final info is of the next one's start.
         succeeded_rows(self._successes, infos, ~done)
         succeeded_rows(self._successes, infos.get("final_info", {}), done)
-        counted = (self._pinned < 0) & (self._chosen < 0)
+        counted = ~self._by_hand
         if counted.any():
             before = self.schedule.task
             self.schedule.count(int(counted.sum()))
             if self.schedule.task == before:
                 self._end_episodes(np.flatnonzero(done & counted))
-        self._forget(done)
+        if done.any():
+            self._forget(done)
 
     def _forget(self, slots: Any) -> None:
-        """Forget the episodes of these slots, which are over."""
+        """Forget the episodes of these slots, which are over; others begin."""
         self._returns[slots], self._lengths[slots], self._successes[slots] = 0, 0, UNSAID
+        self._by_hand[slots] = self._picked()[slots]
 
     def _end_episodes(self, slots: np.ndarray) -> None:
         for slot in slots.tolist():
@@ -431,4 +456,4 @@ def _batch(env: VectorEnv[Any, Any, Any], actions: Sequence[Any]) -> Any:
 
 
 # What a state keeps of the slots.
-_SLOTS = ("_tasks", "_pinned", "_chosen", "_returns", "_lengths", "_successes")
+_SLOTS = ("_tasks", "_pinned", "_chosen", "_by_hand", "_returns", "_lengths", "_successes")

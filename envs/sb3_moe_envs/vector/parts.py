@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
+from sb3_moe_envs.snapshot import gives_state, own_state
 from sb3_moe_envs.tasks import Task, spec_or_id
 from sb3_moe_envs.vector.copies import restore_states, states_of
+from sb3_moe_envs.vector.shown import ShownWorld
 
 Vector = VectorEnv[Any, Any, Any]
 
@@ -29,15 +31,17 @@ def make_part(
     """Build the vector environment of one task: its own, or else one that steps copies.
 
     :param make_copies: builds as many copies as `num_envs`, with SAME_STEP autoreset
-    :raises ValueError: if the task's own vector environment resets otherwise
+    :raises ValueError: if the task's own vector environment resets otherwise, has another number of
+        copies or writes over its observations
     """
     if task.vector_fn is not None:
-        return _checked(task, task.vector_fn(num_envs))
+        return _checked(task, task.vector_fn(num_envs), num_envs)
     if task.env_id is not None and is_batched(task):
         kwargs: dict[str, Any] = dict(task.kwargs)
         if render_mode is not None:
             kwargs["render_mode"] = render_mode
-        return _checked(task, gym.make_vec(spec_or_id(task.env_id), num_envs, **kwargs))
+        own = gym.make_vec(spec_or_id(task.env_id), num_envs, **kwargs)
+        return _checked(task, own, num_envs)
     return make_copies()
 
 
@@ -79,8 +83,10 @@ def receive(part: Part, actions: Any) -> Any:
 def part_state(env: Vector) -> Any:
     """Return the state of a part, or None if it has none to give."""
     own: Any = env.unwrapped
-    if hasattr(own, "state_dict"):
-        return own.state_dict()
+    if _holds_more(env):
+        return None
+    if gives_state(own):
+        return own_state(own)
     if isinstance(own, SyncVectorEnv):
         states = states_of(own)
         return None if any(state is None for state in states) else states
@@ -96,17 +102,37 @@ def load_part_state(env: Vector, state: Any) -> None:
     restore_states(own, state)
 
 
+def _holds_more(env: Vector) -> bool:
+    """Say whether a wrapper may have a state of its own, such as running statistics."""
+    while isinstance(env, VectorWrapper):
+        if not isinstance(env, ShownWorld):
+            return True
+        env = env.env
+    return False
+
+
 def _is_own(env_id: str) -> bool:
     spec = gym.registry.get(env_id.rpartition(":")[2])
     return spec is not None and spec.namespace == "SB3MoE" and spec.vector_entry_point is not None
 
 
-def _checked(task: Task, env: Vector) -> Vector:
-    mode = getattr(env.unwrapped, "autoreset_mode", env.metadata.get("autoreset_mode"))
-    if mode is not AutoresetMode.SAME_STEP:
+def _checked(task: Task, env: Vector, num_envs: int) -> Vector:
+    problem = _problem_of(env, num_envs)
+    if problem:
         env.close()
-        raise ValueError(
-            f"`vector_fn` of {task.name!r} must reset in the same step "
-            f"(autoreset_mode SAME_STEP), got {mode}"
-        )
+        raise ValueError(f"`vector_fn` of {task.name!r} must {problem}")
     return env
+
+
+def _problem_of(env: Vector, num_envs: int) -> str | None:
+    """Say what a vector environment must do but doesn't, if anything."""
+    base: Any = env.unwrapped
+    mode = getattr(base, "autoreset_mode", env.metadata.get("autoreset_mode"))
+    if mode is not AutoresetMode.SAME_STEP:
+        return f"reset in the same step (autoreset_mode SAME_STEP), got {mode}"
+    if env.num_envs != num_envs:
+        return f"build num_envs={num_envs} copies, got {env.num_envs}"
+    # Of Gymnasium's own: the next step would write over observations that were handed out.
+    if getattr(base, "copy", True) is False:
+        return "give new observations at each step (copy=True), got copy=False"
+    return None

@@ -20,13 +20,17 @@ class ShownWorld(VectorWrapper, ABC):
         """Give the world's actions for those that were chosen."""
         return actions
 
+    def told(self, infos: dict[str, Any]) -> dict[str, Any]:
+        """Tell the world's infos, of all copies, in the same way."""
+        return infos
+
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode in every copy."""
         world: Any = self.env
         observations, infos = world.reset(seed=seed, options=options)
-        return self.shown(observations), infos
+        return self.shown(observations), self.told(infos)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step every copy with its action."""
@@ -45,4 +49,5 @@ class ShownWorld(VectorWrapper, ABC):
         if "final_obs" in infos:
             for row in np.flatnonzero(infos["_final_obs"]).tolist():
                 infos["final_obs"][row] = self.shown(infos["final_obs"][row])
-        return self.shown(observations), rewards, terminated, truncated, infos
+            infos["final_info"] = self.told(infos["final_info"])
+        return self.shown(observations), rewards, terminated, truncated, self.told(infos)

@@ -9,9 +9,11 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from sb3_moe_envs.multitask import MultiTaskEnv
+from sb3_moe_envs.schedules.base import as_list
+from sb3_moe_envs.vector.infos import MixedInfos
 
 
-class MultiTaskSyncVectorEnv(SyncVectorEnv):
+class MultiTaskSyncVectorEnv(MixedInfos, SyncVectorEnv):
     """A `SyncVectorEnv` of `MultiTaskEnv`s with SAME_STEP autoreset.
 
     :param env_fns: build the environments; each must be a `MultiTaskEnv`
@@ -31,12 +33,25 @@ class MultiTaskSyncVectorEnv(SyncVectorEnv):
             f"{', '.join(self.task_names)})"
         )
 
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode in every slot; as a seed Gymnasium's own takes no number of numpy's.
+
+        :param seed: of slot 0, one more for each next slot; or one for each
+        """
+        return super().reset(
+            seed=int(seed) if isinstance(seed, np.integer) else seed, options=options
+        )
+
     def set_task(self, task: int | str | None, indices: Sequence[int] | None = None) -> None:
         """Play this task from each slot's next reset on; None: as scheduled.
 
         :param indices: the slots meant; None: all
+        :raises TypeError: if they aren't a list
         """
-        for index in range(self.num_envs) if indices is None else indices:
+        slots = range(self.num_envs) if indices is None else as_list("indices", indices, "slots")
+        for index in slots:
             self.envs[index].set_task(task)
 
     def get_task(self) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium import Space
+from gymnasium import Space, spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -74,6 +74,25 @@ class VectorWorld(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.single_action_space = action_space
         self.observation_space = batch_space(observation_space, self.num_envs)
         self.action_space = batch_space(action_space, self.num_envs)
+
+    def _choices(self, actions: Any) -> np.ndarray:
+        """Return the copies' choices as int64, having looked that there are such.
+
+        :param actions: of a Discrete space from 0 on, (num_envs,)
+        :raises ValueError: if the shape is another, or one is no whole number or out of range
+        """
+        actions, space = np.asarray(actions), self.single_action_space
+        if actions.shape != (self.num_envs,):
+            raise ValueError(f"actions must have shape ({self.num_envs},), got {actions.shape}")
+        assert isinstance(space, spaces.Discrete)
+        size = int(space.n)
+        if actions.dtype.kind in "iub":
+            fits = actions.min() >= 0 and actions.max() < size
+        else:
+            fits = np.isin(actions, np.arange(size)).all()
+        if not fits:
+            raise ValueError(f"actions must be in [0, {size}), got {actions}")
+        return actions.astype(np.int64)
 
     def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
         """Return which copies a reset starts anew: those of ``options["reset_mask"]``, or all."""
