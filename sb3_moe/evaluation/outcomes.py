@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-SUCCESS = ("is_success", "success")
-
 
 class Successes:
     """Follow which running episodes have succeeded: those in which any step said so.
@@ -17,15 +15,15 @@ class Successes:
     """
 
     def __init__(self, n_envs: int) -> None:
+        from sb3_moe_envs.success import succeeded
+
+        self._now = succeeded
         self._succeeded = np.full(n_envs, np.nan)
 
     def step(self, infos: Sequence[Mapping[str, Any]]) -> None:
         """Look at a step of every environment, before :meth:`end`."""
         for i, info in enumerate(infos):
-            said = [info[key] for key in SUCCESS if info.get(key) is not None]
-            if said:
-                now = float(any(value > 0 for value in said))
-                self._succeeded[i] = np.fmax(self._succeeded[i], now)
+            self._succeeded[i] = self._now(float(self._succeeded[i]), info)
 
     def end(self, index: int) -> float:
         """Return 1 if the episode that ends succeeded, 0 if not, NaN if it never said."""

@@ -64,6 +64,12 @@ def test_an_episode_succeeds_if_any_of_its_steps_does():
     np.testing.assert_array_equal(successes, np.repeat(np.array(RATES)[:, None], 2, axis=1))
 
 
+def test_what_schedules_take_for_success_is_one_here_too():
+    successes = Successes(3)
+    successes.step([{"success": np.array([False, True])}, {"success": "yes"}, {"success": np.nan}])
+    np.testing.assert_array_equal([successes.end(i) for i in range(3)], [1.0, np.nan, np.nan])
+
+
 def test_success_rates_of_training_and_evaluation_are_logged_and_kept(tmp_path):
     model = PPO("MultiInputPolicy", make_env(), n_steps=16, batch_size=80, n_epochs=1)
     callback = MultiTaskEvalCallback(10_000, 2, log_path=tmp_path)
