@@ -37,20 +37,23 @@ def as_written(path: Path) -> Path:
 
     :raises ValueError: if the path has no name that could get one
     """
-    if path.name in ("", ".."):
+    if _is_nameless(path):
         raise ValueError(f"`path` must be a file's, got {str(path)!r}")
     return path if path.suffix else Path(f"{path}{ENDING}")
 
 
 def as_read(path: Path) -> Path:
-    """Return where a model is found: by its name, or by its name without the ending.
-
-    :raises ValueError: as of :func:`as_written`
-    """
+    """Return where a model is found: by its name, or by its name without the ending."""
+    if _is_nameless(path):
+        return path  # whoever opens it says what it is
     written = as_written(path)
     # A folder may have the model's name.
     others = path.is_dir() and written.is_file()
     return path if path.exists() and not others else written
+
+
+def _is_nameless(path: Path) -> bool:
+    return path.name in ("", "..")
 
 
 def write_archive(path: Path, entries: Mapping[str, bytes]) -> None:

@@ -165,6 +165,15 @@ def test_a_step_that_was_interrupted_is_not_done_once_more():
     env.close()
 
 
+@pytest.fixture
+def _interruptible():
+    """Let Ctrl-C interrupt, though whoever started the tests in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_answer_that_was_interrupted_on_its_way_is_read_whole(monkeypatch):
     env = MultiTaskVectorEnv([Task("one", env_fn=CountingEnv)], 2, vectorization="async")
     env.reset(seed=0)
@@ -184,6 +193,7 @@ def test_an_answer_that_was_interrupted_on_its_way_is_read_whole(monkeypatch):
     env.close()
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_waits_until_something_is_whole_but_not_when_it_comes_again():
     def interrupted(times):
         with uninterrupted():
