@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sb3_moe.plots.style import Look, as_written, look_of
-from sb3_moe.study.report.claims import Finding
 from sb3_moe.study.report.facts import learned
+from sb3_moe.study.report.judging import Finding
 from sb3_moe.study.report.measures import Array, Run, shown
 from sb3_moe.study.spec.architectures import CALLED, heading, title
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sb3_moe.study.report.claims import Claims, Finding, judge_claims, load_claims
+from sb3_moe.study.report.claims import Claims, load_claims
 from sb3_moe.study.report.facts import shared_arguments
+from sb3_moe.study.report.judging import Finding, judge_claims
 from sb3_moe.study.report.measures import References, Run
 from sb3_moe.study.run.folder import read_json
 from sb3_moe.study.run.jobs import Job, refuse_changes, survey

@@ -12,9 +12,9 @@ from sb3_moe.plasticity.dormant import TAUS
 from sb3_moe.plots.save import FORMATS
 from sb3_moe.study.report import tables
 from sb3_moe.study.report.charts import charts
-from sb3_moe.study.report.claims import Finding, Row
 from sb3_moe.study.report.facts import facts
 from sb3_moe.study.report.figures import expert_panels
+from sb3_moe.study.report.judging import Finding, Row
 from sb3_moe.study.report.measures import MEASURES, Run, block_end, collapsed, shown
 from sb3_moe.study.report.page import interval, number
 from sb3_moe.study.report.rendering import render, sentences

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sb3_moe.files.atomic import atomic
 from sb3_moe.metrics import bootstrap_interval
-from sb3_moe.study.report.claims import Finding
+from sb3_moe.study.report.judging import Finding
 from sb3_moe.study.report.measures import (
     MEASURES,
     Array,

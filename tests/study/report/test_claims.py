@@ -5,7 +5,8 @@ import pytest
 from made_up_study import GAMES, cell, run
 from scipy import stats
 
-from sb3_moe.study.report.claims import Claim, Claims, Contrast, Selector, judge_claims, load_claims
+from sb3_moe.study.report.claims import Claim, Claims, Contrast, Selector, load_claims
+from sb3_moe.study.report.judging import judge_claims
 from sb3_moe.study.report.measures import WHOLE, References, measure
 from sb3_moe.study.report.verdict import Rule
 from sb3_moe.study.spec.grid import PRESETS, load_study

@@ -1,0 +1,137 @@
+"""Claims, held against what runs came to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sb3_moe.metrics import bootstrap_interval, holm
+from sb3_moe.study.report.claims import Claim, Claims, Contrast
+from sb3_moe.study.report.measures import Array, References, Run, measure
+from sb3_moe.study.report.verdict import (
+    Estimate,
+    Rule,
+    Verdict,
+    combine,
+    decide,
+    t_interval,
+    t_tests,
+    welch,
+)
+from sb3_moe.study.spec.config import CellConfig
+
+_UNJUDGED: tuple[Verdict, Verdict] = ("undecided", "undecided")
+
+
+class Row(NamedTuple):
+    """One line of the report: a contrast on one game.
+
+    ``verdict_by_t`` is what the rule says with Student's interval in place of the bootstrap.
+    """
+
+    contrast: Contrast
+    game: str
+    estimate: Estimate
+    p_adjusted: float
+    verdict: Verdict
+    verdict_by_t: Verdict
+
+
+class Finding(NamedTuple):
+    """A claim and what came out."""
+
+    claim: Claim
+    rows: list[Row]
+    verdict: Verdict
+    verdict_by_t: Verdict
+
+
+def judge_claims(
+    claims: Claims,
+    runs: Sequence[Run],
+    references: References,
+    cells: Sequence[CellConfig] | None = None,
+) -> list[Finding]:
+    """Test every claim on the runs that there are.
+
+    :param claims: what is claimed, and the rule
+    :param runs: finished runs
+    :param references: what returns are compared with
+    :param cells: of the study, see :meth:`Contrast.groups`
+    """
+    rows = [
+        (claim, row)
+        for claim in claims.claims
+        for contrast in claim.contrasts
+        for row in _estimates(contrast, runs, references, claims.rule, cells)
+    ]
+    primary = [
+        index
+        for index, (claim, row) in enumerate(rows)
+        if row.contrast.primary and claim.needs == "any"
+    ]
+    p_values = [rows[i][1].estimate.p_value(rows[i][1].contrast.expects) for i in primary]
+    adjusted = dict(zip(primary, holm(p_values), strict=True))
+    judged = [
+        (claim, _judge(row, adjusted.get(index), claims.rule))
+        for index, (claim, row) in enumerate(rows)
+    ]
+    return [_finding(claim, [r for c, r in judged if c is claim]) for claim in claims.claims]
+
+
+def _estimates(
+    contrast: Contrast,
+    runs: Sequence[Run],
+    references: References,
+    rule: Rule,
+    cells: Sequence[CellConfig] | None,
+) -> list[Row]:
+    """Estimate a contrast on each game; not yet judged."""
+    measured = [(run, measure(contrast.measure, run, references)) for run in runs]
+    by_game: dict[str, list[Array]] = defaultdict(list)
+    for (_, game), values in contrast.groups(measured, cells).items():
+        by_game[game].append(values)
+    return [
+        Row(contrast, game, estimate(np.array(every), contrast.signs, rule), 1.0, *_UNJUDGED)
+        for game, every in by_game.items()
+    ]
+
+
+def estimate(values: Array, signs: Array, rule: Rule) -> Estimate:
+    """Summarise a difference between groups; a single seed has no interval.
+
+    :param values: of every seed and group, (seeds, groups)
+    :param signs: see :attr:`Contrast.signs`
+    """
+    if not rule.paired:
+        return welch(values, signs, rule.interval)
+    differences = values @ signs
+    mean, low, high = float(np.mean(differences)), float("nan"), float("nan")
+    if len(differences) > 1:
+        low, high = bootstrap_interval(differences, confidence=rule.interval, seed=0)
+    student = t_interval(differences, rule.interval)
+    return Estimate(mean, low, high, *t_tests(differences), len(differences), *student)
+
+
+def _judge(row: Row, adjusted: float | None, rule: Rule) -> Row:
+    """Apply the rule; what is not primary keeps its own p-value."""
+    contrast = row.contrast
+    p = row.estimate.p_value(contrast.expects) if adjusted is None else adjusted
+    verdict, by_t = (
+        decide(estimate, p, contrast.expects, contrast.smallest_effect, rule)
+        for estimate in (row.estimate, row.estimate.by_t())
+    )
+    return row._replace(p_adjusted=p, verdict=verdict, verdict_by_t=by_t)
+
+
+def _finding(claim: Claim, rows: list[Row]) -> Finding:
+    primary = [row for row in rows if row.contrast.primary]
+    wanted = [each for each in claim.contrasts if each.primary]
+    every = claim.needs == "all"
+    if every and any(all(row.contrast is not each for row in primary) for each in wanted):
+        return Finding(claim, rows, *_UNJUDGED)
+    verdicts = combine([row.verdict for row in primary], every)
+    return Finding(claim, rows, verdicts, combine([row.verdict_by_t for row in primary], every))
