@@ -9,41 +9,22 @@ from dataclasses import replace
 
 from torch import nn
 
-from sb3_moe.layers import MoELayer, RouterInput
-from sb3_moe.layers.activations import is_norm
 from sb3_moe.layers.encoder import ImageEncoder
-from sb3_moe.layers.experts import Experts, StackedNetwork, together
-from sb3_moe.layers.simba import INSIDE, simba_layer
 from sb3_moe.layers.task_embedding import TaskEmbedding
-from sb3_moe.layers.tokens import TokenKind, token_shape
-from sb3_moe.policies.architect_checks import (
-    built_layer,
-    check_blocks,
-    check_depth,
-    check_rows,
-    check_seen,
-)
+from sb3_moe.policies.architect_checks import check_blocks, check_depth, check_seen
+from sb3_moe.policies.dense_layers import DenseLayers, Init
+from sb3_moe.policies.expert_layers import ExpertLayers
 from sb3_moe.policies.extractors import make_convs, map_shape_of
-from sb3_moe.policies.option_checks import called
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.stages import (
-    Stage,
-    fitted,
-    fitted_activation,
-    read_stages,
-    resized,
-)
+from sb3_moe.policies.stages import Stage, read_stages
 from sb3_moe.policies.start_scale import (
     HEAD_WIDTH,
-    Stand,
     dense_sizes,
     make_probe,
     match_sizes,
     own_generator,
 )
 from sb3_moe.policies.towers import Layout, MoEBlock, Tower
-
-Init = Callable[[nn.Module], object]
 
 
 def as_torch_does(module: nn.Module) -> None:
@@ -74,12 +55,7 @@ class Architect:
         self.outer = self.layout = layout
         self.init_hidden, self.init_head = init_hidden, init_head
         options.check_tasks(layout.num_tasks)
-        self.num_experts = options.resolve_num_experts(layout.num_tasks) if options.is_moe else 0
         self.experts_see_task = options.experts_see_task and not after_lstm
-        # Which of the dense network's linear layers each layer of experts stands for.
-        self.stands_for: dict[MoELayer, Stand] = {}
-        # What the parts of one network have together.
-        self.firsts: dict[type[MoELayer], MoELayer] = {}
         self.task_embedding: TaskEmbedding | None = None
         self.encoder: nn.Module | None = None
         if layout.image_shape is not None and not self.place.whole:
@@ -91,6 +67,8 @@ class Architect:
                 "'MoeMultiInputPolicy' one image key, an `encoder` other than 'flat' and no "
                 "`features_dim`"
             )
+        self.dense = DenseLayers(options, self.layout, init_hidden, sees_task=self.experts_see_task)
+        self.experts = ExpertLayers(options, self.layout, self.dense, init_head)
 
     def _encode_first(self, image_shape: tuple[int, int, int]) -> None:
         self.encoder = ImageEncoder(make_convs(self.layout.encoder, image_shape), image_shape)
@@ -106,7 +84,7 @@ class Architect:
 
     def _begin(self) -> None:
         """Start a network that has nothing together with the one before."""
-        self.firsts = {}
+        self.experts.firsts = {}
         self.task_embedding = None
         if self.options.embeds_task:
             num_tasks = self.layout.num_tasks
@@ -127,11 +105,19 @@ class Architect:
         blocks = self._hidden(hidden)
         width = self._width(blocks, hidden)
         if self.options.routes_head:
-            norms = self._norms(head, width) if hidden else []
-            blocks += [*norms, self._moe_head(head, width, depth=len(hidden)), *head.after]
+            depth = len(hidden)
+            norms = self.dense.norms(head, width) if hidden else []
+            block = self.experts.head(head, width, depth=depth, first=not hidden)
+            blocks += [*norms, block, *head.after]
         else:
-            blocks += self._plain(head, width, first=not hidden)
+            blocks += self.dense.plain(head, width, first=not hidden)
         return self._tower(blocks, stages)
+
+    def _big(self, stages: list[Stage]) -> Tower:
+        *hidden, head = stages
+        check_depth(self.options, len(hidden))
+        # The tanh of TD3's actor comes after the experts are combined.
+        return self._tower([self.experts.big(hidden, head), *head.after], stages)
 
     def body(self, dense: Iterable[nn.Module]) -> tuple[nn.Module, int]:
         """Return the hidden layers and their width, for policies that keep the head apart.
@@ -146,7 +132,7 @@ class Architect:
             return nn.Sequential(), self.outer.features_dim
         stages = read_stages(dense)
         blocks = self._hidden(stages)
-        check_seen(self._seen(), len(stages))
+        check_seen(self.dense.seen, len(stages))
         width = self._width(blocks, stages)
         carry = self.options.routes_head
         tower = self._tower(blocks, stages, carry_task=carry)
@@ -164,7 +150,7 @@ class Architect:
         if not self.options.routes_head:
             return linear
         width = linear.in_features - self.layout.num_tasks
-        block = self._moe_head(Stage(linear), width, depth=len(hidden), first=False)
+        block = self.experts.head(Stage(linear), width, depth=len(hidden), first=False)
         return Tower(
             [block],
             Layout(x_dim=width, num_tasks=self.layout.num_tasks),
@@ -176,16 +162,43 @@ class Architect:
     def _tower(
         self, blocks: list[nn.Module], stages: list[Stage], *, carry_task: bool = False
     ) -> Tower:
+        width = self.layout.x_dim + self.dense.seen
         return Tower(
             blocks,
             self.outer,
             experts_see_task=self.experts_see_task,
             router_sees_task=self.options.router_sees_task,
             encoder=self.encoder,
-            norms=self._norms(stages[0], self.layout.x_dim + self._seen()) if stages else [],
+            norms=self.dense.norms(stages[0], width) if stages else [],
             carry_task=carry_task,
             task_embedding=self.task_embedding,
         )
+
+    # Hidden layers.
+
+    def _hidden(self, stages: list[Stage]) -> list[nn.Module]:
+        check_depth(self.options, len(stages))
+        if self.place.hidden == "one":
+            return self.experts.body(stages)
+        blocks: list[nn.Module] = []
+        for i, stage in enumerate(stages):
+            first = i == 0
+            width = self._width(blocks, stages[:i])
+            if self.place.takes(i, len(stages)):
+                blocks += self.experts.hidden(stage, width, number=i)
+            elif self.options.block == "simba":
+                last = i + 1 == len(stages) or self.place.takes(i + 1, len(stages))
+                blocks += self.dense.simba(stage, width, first=first, last=last)
+            else:
+                blocks += self.dense.plain(stage, width, first=first)
+        check_blocks(self.options, blocks)
+        return blocks
+
+    def _width(self, blocks: Sequence[nn.Module], stages: Sequence[Stage]) -> int:
+        for block in reversed(blocks):
+            if isinstance(block, MoEBlock | nn.Linear):
+                return block.out_features
+        return stages[-1].width if stages else self.layout.x_dim
 
     # Sizes at the start.
 
@@ -197,7 +210,7 @@ class Architect:
         :raises ValueError: if an output doesn't follow its experts' weights
         """
         inside = {m for part in parts for m in part.modules()}
-        places = {layer: at for layer, at in self.stands_for.items() if layer in inside}
+        places = {layer: at for layer, at in self.experts.stands_for.items() if layer in inside}
         if not (self.options.match_scale and places):
             return
         with own_generator():
@@ -209,7 +222,7 @@ class Architect:
         """Return the dense tower with a head of many outputs, and what draws its weights anew."""
         *hidden, head = read_stages(copy.deepcopy(list(dense)))
         # Not what a head that routes is handed beside: more outputs than inputs start smaller.
-        width = hidden[-1].width if hidden else self.layout.x_dim + self._seen()
+        width = hidden[-1].width if hidden else self.layout.x_dim + self.dense.seen
         head.linear = nn.Linear(width, max(head.width, min(width, HEAD_WIDTH)))
         twin = Architect(
             MoEOptions(
@@ -234,234 +247,3 @@ class Architect:
             self.init_head(linears[-1])
 
         return tower, restart
-
-    # Hidden layers.
-
-    def _hidden(self, stages: list[Stage]) -> list[nn.Module]:
-        check_depth(self.options, len(stages))
-        if self.place.hidden == "one":
-            return self._as_one(stages)
-        blocks: list[nn.Module] = []
-        for i, stage in enumerate(stages):
-            first = i == 0
-            width = self._width(blocks, stages[:i])
-            if self.place.takes(i, len(stages)):
-                norms = [] if first else self._norms(stage, width)
-                block = self._moe_hidden(stage, width, first=first)
-                after = self._after(stage, block.out_features)
-                self.stands_for[block.layer] = Stand(i, inside=self._activates(), then=after)
-                blocks += [*norms, block, *after]
-            elif self.options.block == "simba":
-                last = i + 1 == len(stages) or self.place.takes(i + 1, len(stages))
-                blocks += self._simba(stage, width, first=first, last=last)
-            else:
-                blocks += self._plain(stage, width, first=first)
-        check_blocks(self.options, blocks)
-        return blocks
-
-    def _simba(self, stage: Stage, width: int, *, first: bool, last: bool) -> list[nn.Module]:
-        """Return a block in place of a dense layer, and the normalisation behind the last one."""
-        norms = [] if first else self._norms(stage, width)
-        dim = width + (self._seen() if first else 0)
-        layers = self._simba_layers(stage, dim, stage.width, first=first, last=last)
-        for layer in layers:
-            self.init_hidden(layer)
-        return [*norms, *layers, *(fitted(m, stage.width) for m in stage.after if is_norm(m))]
-
-    def _simba_layers(
-        self, stage: Stage, dim: int, width: int, *, first: bool, last: bool
-    ) -> list[nn.Module]:
-        activation = self._activation(stage, INSIDE * width)
-        layers = simba_layer(dim, width, activation, first=first)
-        return [*layers, nn.LayerNorm(width)] if last else layers
-
-    def _after(self, stage: Stage, width: int) -> list[nn.Module]:
-        """Return what follows the sum over experts: CrossQ's last norm, and what is not in them."""
-        inside = self._activates()
-        return [fitted(m, width) for m in stage.after if is_norm(m) or not inside]
-
-    def _activates(self) -> bool:
-        """Say whether experts in place of one hidden layer hold its activation."""
-        return bool(getattr(self.options.expert_class, "activates", True))
-
-    def _width(self, blocks: Sequence[nn.Module], stages: Sequence[Stage]) -> int:
-        for block in reversed(blocks):
-            if isinstance(block, MoEBlock):
-                return block.out_features
-            if isinstance(block, nn.Linear):
-                return block.out_features
-        return stages[-1].width if stages else self.layout.x_dim
-
-    def _seen(self) -> int:
-        """Features that the first layer sees beside x."""
-        task = self.options.task_width(self.layout.num_tasks) * self.experts_see_task
-        return task + self.layout.action_dim
-
-    def _plain(self, stage: Stage, width: int, *, first: bool) -> list[nn.Module]:
-        in_features = width + (self._seen() if first else 0)
-        norms = [] if first else self._norms(stage, width)
-        linear = stage.linear
-        if linear.in_features != in_features:
-            linear = nn.Linear(in_features, linear.out_features)
-            self.init_hidden(linear)
-        return [*norms, linear, *stage.after]
-
-    def _norms(self, stage: Stage, width: int) -> list[nn.Module]:
-        return [resized(norm, width) for norm in stage.norms]
-
-    # Experts.
-
-    def _moe_hidden(self, stage: Stage, width: int, *, first: bool) -> MoEBlock:
-        tokens: TokenKind = self.options.tokens if first else "sample"
-        num_tokens, bare, out = 1, width, stage.width
-        if tokens != "sample" and self.layout.map_shape is not None:
-            num_tokens, bare = token_shape(tokens, self.layout.map_shape)
-            out = bare
-        in_features = bare + (self._seen() if first else 0)
-        hidden = self.options.expert_width or stage.width
-        kind, kwargs = self.options.expert_class, dict(self.options.expert_kwargs or {})
-
-        def expert() -> nn.Module:
-            activation = self._activation(stage, hidden)
-            try:
-                module = kind(in_features, hidden, out, activation, **kwargs)
-            except TypeError as error:
-                raise TypeError(
-                    f"`expert`={called(kind)!r} must be made from (in_features, width, "
-                    f"out_features, activation) and its options; it failed with: {error}"
-                ) from error
-            return self._started(module, self.init_hidden)
-
-        made = [expert() for _ in range(self.num_experts)]
-        stacks = vars(kind).get("stacks", False)  # not what a subclass inherits
-        experts = StackedNetwork(made) if stacks else together(made, out)
-        if not stacks:
-            check_rows(experts, in_features, out, called(kind))
-        layer = self._layer(experts, bare, num_tokens, first=first)
-        return MoEBlock(layer, tokens=tokens, map_shape=self.layout.map_shape)
-
-    def _moe_head(
-        self, stage: Stage, width: int, *, depth: int, first: bool | None = None
-    ) -> MoEBlock:
-        first = depth == 0 if first is None else first
-        in_features = width + (self._seen() if first else 0)
-
-        def expert() -> nn.Module:
-            return self._started(nn.Linear(in_features, stage.width), self.init_head)
-
-        router = self.options.head_router_class
-        num_experts = self.num_experts if router is None else self.layout.num_tasks
-        experts = StackedNetwork([expert() for _ in range(num_experts)])
-        block = MoEBlock(self._layer(experts, width, 1, first=first, router=router))
-        self.stands_for[block.layer] = Stand(depth)
-        return block
-
-    def _as_one(self, stages: list[Stage]) -> list[nn.Module]:
-        """Return experts that are all hidden layers, and what follows the last of those."""
-        dim = self.layout.x_dim + self._seen()
-
-        def expert() -> nn.Module:
-            layers, _ = self._deep(stages, dim)
-            own = layers[: len(layers) - len(stages[-1].after)]
-            for layer in own:
-                self.init_hidden(layer)
-            return nn.Sequential(*own)
-
-        experts = StackedNetwork([expert() for _ in range(self.num_experts)])
-        block = MoEBlock(self._layer(experts, self.layout.x_dim, 1, first=True))
-        after = [fitted(m, block.out_features) for m in stages[-1].after]
-        self.stands_for[block.layer] = Stand(len(stages) - 1, then=after)
-        return [block, *after]
-
-    def _deep(self, stages: Sequence[Stage], dim: int) -> tuple[list[nn.Module], int]:
-        """Return one expert's hidden layers, and their width."""
-        layers: list[nn.Module] = []
-        for i, stage in enumerate(stages):
-            width = self.options.expert_width or stage.width
-            norms = self._norms(stage, dim) if i else []
-            if self.options.block == "simba":
-                last = i + 1 == len(stages)
-                inside = self._simba_layers(stage, dim, width, first=i == 0, last=last)
-                after = [fitted(m, width) for m in stage.after if is_norm(m)]
-            else:
-                inside = [nn.Linear(dim, width)]
-                after = [fitted(m, width) for m in stage.after]
-            layers += [*norms, *inside, *after]
-            dim = width
-        return layers, dim
-
-    def _big(self, stages: list[Stage]) -> Tower:
-        *hidden, head = stages
-        check_depth(self.options, len(hidden))
-        x_dim = self.layout.x_dim
-        shape = self.layout.image_shape
-        encoder = self.layout.encoder if shape is not None else "flat"
-
-        def expert() -> nn.Module:
-            layers: list[nn.Module] = []
-            dim = x_dim
-            if shape is not None:
-                layers.append(ImageEncoder(make_convs(encoder, shape), shape))
-                dim += math.prod(map_shape_of(encoder, shape)) - math.prod(shape)
-            deep, dim = self._deep(hidden, dim + self._seen())
-            layers += deep
-            for layer in layers:
-                self.init_hidden(layer)
-            last = self._started(nn.Linear(dim, head.width), self.init_head)
-            norms = self._norms(head, dim) if hidden else []
-            return nn.Sequential(*layers, *norms, last)
-
-        experts = StackedNetwork([expert() for _ in range(self.num_experts)])
-        block = MoEBlock(self._layer(experts, x_dim, 1, first=True))
-        self.stands_for[block.layer] = Stand(len(hidden))
-        # The tanh of TD3's actor comes after the experts are combined.
-        return self._tower([block, *head.after], stages)
-
-    @staticmethod
-    def _activation(stage: Stage, width: int) -> nn.Module:
-        """Return a copy of a dense layer's activation, for rows of some width."""
-        acts = [fitted_activation(m, width) for m in stage.after if not is_norm(m)]
-        return acts[0] if len(acts) == 1 else nn.Sequential(*acts)
-
-    @staticmethod
-    def _started(module: nn.Module, init: Init) -> nn.Module:
-        init(module)
-        return module
-
-    def _layer(
-        self,
-        experts: Experts,
-        bare: int,
-        num_tokens: int,
-        *,
-        first: bool,
-        router: type[MoELayer] | None = None,
-    ) -> MoELayer:
-        """Return the routed layer.
-
-        :param experts: the experts
-        :param bare: width of a token before anything is appended
-        :param num_tokens: tokens per sample
-        :param first: whether the router sees what the first layer does
-        :param router: the head's own; None: that of the options, with its own options
-        """
-        options, num_tasks = self.options, self.layout.num_tasks
-        seen = bare + options.task_width(num_tasks) * options.router_sees_task
-        seen += self.layout.action_dim if first else 0
-        kind = options.router_class if router is None else router
-        sees = RouterInput(
-            features=num_tasks if kind.sees_task else seen,
-            num_experts=experts.num_experts,
-            num_tokens=num_tokens,
-            num_tasks=num_tasks,
-        )
-        layer = built_layer(kind, experts, sees, {} if router else options.router_options)
-        if router is None:
-            layer.aux = options.aux
-            if options.combination is not None:
-                options.combination.check(experts.num_experts, experts.out_features)
-            experts.combination = options.combination
-        first_of_kind = self.firsts.setdefault(kind, layer)
-        if first_of_kind is not layer:
-            layer.join(first_of_kind)
-        return layer

@@ -1,0 +1,98 @@
+"""Layers of the dense network, made anew where a tower sees more than it, or another width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from sb3_moe.layers.activations import is_norm
+from sb3_moe.layers.simba import INSIDE, simba_layer
+from sb3_moe.policies.options import MoEOptions
+from sb3_moe.policies.stages import Stage, fitted, fitted_activation, resized
+from sb3_moe.policies.towers import Layout
+
+Init = Callable[[nn.Module], object]
+
+
+class DenseLayers:
+    """Makes what stands in a tower for layers of the dense one.
+
+    :param options: what the tower is to be
+    :param layout: what its first layer is given
+    :param init_hidden: initialises hidden layers in place, as SB3 would
+    :param sees_task: whether the task's id enters the first layer
+    """
+
+    def __init__(
+        self, options: MoEOptions, layout: Layout, init_hidden: Init, *, sees_task: bool
+    ) -> None:
+        self.options, self.init_hidden = options, init_hidden
+        task = options.task_width(layout.num_tasks) * sees_task
+        #: Features that the first layer sees beside x.
+        self.seen = task + layout.action_dim
+
+    def plain(self, stage: Stage, width: int, *, first: bool) -> list[nn.Module]:
+        """Return the layer as SB3 made it, for rows of another width if need be.
+
+        :param stage: the dense layer
+        :param width: of the rows, but for what the first layer sees beside them
+        :param first: whether it is the first one
+        """
+        in_features = width + (self.seen if first else 0)
+        norms = [] if first else self.norms(stage, width)
+        linear = stage.linear
+        if linear.in_features != in_features:
+            linear = nn.Linear(in_features, linear.out_features)
+            self.init_hidden(linear)
+        return [*norms, linear, *stage.after]
+
+    def simba(self, stage: Stage, width: int, *, first: bool, last: bool) -> list[nn.Module]:
+        """Return a block in place of a dense layer, and the normalisation behind the last one."""
+        norms = [] if first else self.norms(stage, width)
+        dim = width + (self.seen if first else 0)
+        layers = self.simba_layers(stage, dim, stage.width, first=first, last=last)
+        for layer in layers:
+            self.init_hidden(layer)
+        return [*norms, *layers, *(fitted(m, stage.width) for m in stage.after if is_norm(m))]
+
+    def simba_layers(
+        self, stage: Stage, dim: int, width: int, *, first: bool, last: bool
+    ) -> list[nn.Module]:
+        """Return the same block as it comes from torch, from rows of `dim` to rows of `width`."""
+        activation = self.activation(stage, INSIDE * width)
+        layers = simba_layer(dim, width, activation, first=first)
+        return [*layers, nn.LayerNorm(width)] if last else layers
+
+    def inside(self, stages: Sequence[Stage], dim: int) -> tuple[list[nn.Module], int]:
+        """Return the hidden layers of one expert that has them all, as they come from torch.
+
+        :param stages: the dense hidden layers
+        :param dim: features that the expert sees
+        :return: its layers, and the width of the last
+        """
+        layers: list[nn.Module] = []
+        for i, stage in enumerate(stages):
+            width = self.options.expert_width or stage.width
+            norms = self.norms(stage, dim) if i else []
+            if self.options.block == "simba":
+                last = i + 1 == len(stages)
+                made = self.simba_layers(stage, dim, width, first=i == 0, last=last)
+                after = [fitted(m, width) for m in stage.after if is_norm(m)]
+            else:
+                made = [nn.Linear(dim, width)]
+                after = [fitted(m, width) for m in stage.after]
+            layers += [*norms, *made, *after]
+            dim = width
+        return layers, dim
+
+    @staticmethod
+    def norms(stage: Stage, width: int) -> list[nn.Module]:
+        """Return copies of the norms before a dense layer, for rows of some width."""
+        return [resized(norm, width) for norm in stage.norms]
+
+    @staticmethod
+    def activation(stage: Stage, width: int) -> nn.Module:
+        """Return a copy of a dense layer's activation, for rows of some width."""
+        acts = [fitted_activation(m, width) for m in stage.after if not is_norm(m)]
+        return acts[0] if len(acts) == 1 else nn.Sequential(*acts)
