@@ -11,39 +11,40 @@ from pathlib import Path
 from sb3_moe.study.report.measures import shown
 from sb3_moe.study.report.page import interval, percent
 from sb3_moe.study.report.tables import Text, order_of, read_csv
+from sb3_moe.study.report.verdict import Rule
 from sb3_moe.study.spec.architectures import title
 
+#: The rule of a study that says nothing of it.
+USUAL = Rule()
 #: The longest sequence whose games a heading names.
 NAMED = 3
 
 
-def claims_table(folder: Path, coverage: float = 0.95, kind: str = "bootstrap") -> str:
+def claims_table(folder: Path, rule: Rule = USUAL) -> str:
     """Tabulate each claim with its verdict and the primary differences that it rests on.
 
+    Where seeds are paired, also with its verdict by t intervals, since bootstrap ones are narrow.
+
     :param folder: a report's, with ``verdicts.csv``
-    :param coverage: of the intervals there
-    :param kind: of them
+    :param rule: that the verdicts there follow
     """
     claims: dict[tuple[str, str], list[Text]] = {}
     for row in read_csv(folder / "verdicts.csv"):
         if row["primary"] == "True":
             claims.setdefault((row["claim"], row["text"]), []).append(row)
+    difference = f"Difference, with its {percent(rule.interval)} {rule.kind} interval"
     return markdown(
-        ["Claim", _difference_heading(coverage, kind), "Verdict", "By t intervals"],
+        ["Claim", difference, "Verdict", *(["By t intervals"] if rule.paired else [])],
         [
             [
                 as_written(text),
                 "<br>".join(_differences(rows)),
                 f"**{rows[0]['claim_verdict']}**",
-                rows[0]["claim_verdict_by_t"],
+                *([rows[0]["claim_verdict_by_t"]] if rule.paired else []),
             ]
             for (_, text), rows in claims.items()
         ],
     )
-
-
-def _difference_heading(coverage: float, kind: str) -> str:
-    return f"Difference, with its {percent(coverage)} {kind} interval"
 
 
 def returns_table(folder: Path, cycles: int = 1) -> str:

@@ -22,7 +22,7 @@ class Rule:
     """What turns an interval into a verdict.
 
     :param alpha: level of the tests, after Holm's correction over the primary contrasts
-    :param interval: coverage of the bootstrap intervals
+    :param interval: coverage of the intervals
     :param min_seeds: with fewer, every verdict is ``"undecided"``; at least 5
     :param paired: whether runs of one seed are compared with each other; False: Welch's test and
         interval, for seeds whose runs have little in common

@@ -104,8 +104,7 @@ def _replays(results: Results, folder: Path) -> dict[str, str]:
 def _readme(results: Results, folder: Path) -> str:
     """Give the headline as Markdown, for those who browse the folder."""
     context = said(results)
-    rule = results.claims.rule
-    table = claims_table(folder, rule.interval, rule.kind) if context["expected"] else ""
+    table = claims_table(folder, results.claims.rule) if context["expected"] else ""
     return render(
         "README.md.j2",
         **context,

@@ -14,6 +14,7 @@ from sb3_moe.study.report.page import field, interval, number
 from sb3_moe.study.report.rendering import sentences
 from sb3_moe.study.report.results import load_results
 from sb3_moe.study.report.tables import by_setting, summary
+from sb3_moe.study.report.verdict import Rule
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.folder import write_json
 from sb3_moe.study.run.jobs import ChangedConfigError
@@ -155,6 +156,10 @@ def test_the_headline_shows_the_differences_that_a_verdict_rests_on(tmp_path):
         "| It helps. | MoE - Wide, final:<br>Pong 0.10 [0.00, 0.20] | **contradicted** | "
         "undecided |",
     ]
+    # Welch's intervals are Student's already.
+    heading, *_, last = claims_table(tmp_path, Rule(interval=0.9, paired=False)).splitlines()
+    assert heading == "| Claim | Difference, with its 90% Welch interval | Verdict |"
+    assert last.endswith("Pong 0.10 [0.00, 0.20] | **contradicted** |")
 
 
 def test_the_same_folders_give_the_same_tables(folder):
