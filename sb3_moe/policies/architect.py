@@ -67,8 +67,10 @@ class Architect:
                 "'MoeMultiInputPolicy' one image key, an `encoder` other than 'flat' and no "
                 "`features_dim`"
             )
-        self.dense = DenseLayers(options, self.layout, init_hidden, sees_task=self.experts_see_task)
-        self.experts = ExpertLayers(options, self.layout, self.dense, init_head)
+        self.dense_layers = DenseLayers(
+            options, self.layout, init_hidden, sees_task=self.experts_see_task
+        )
+        self.expert_layers = ExpertLayers(options, self.layout, self.dense_layers, init_head)
 
     def _encode_first(self, image_shape: tuple[int, int, int]) -> None:
         self.encoder = ImageEncoder(make_convs(self.layout.encoder, image_shape), image_shape)
@@ -84,7 +86,7 @@ class Architect:
 
     def _begin(self) -> None:
         """Start a network that has nothing together with the one before."""
-        self.experts.firsts = {}
+        self.expert_layers.firsts = {}
         self.task_embedding = None
         if self.options.embeds_task:
             num_tasks = self.layout.num_tasks
@@ -106,18 +108,18 @@ class Architect:
         width = self._width(blocks, hidden)
         if self.options.routes_head:
             depth = len(hidden)
-            norms = self.dense.norms(head, width) if hidden else []
-            block = self.experts.head(head, width, depth=depth, first=not hidden)
+            norms = self.dense_layers.norms(head, width) if hidden else []
+            block = self.expert_layers.head(head, width, depth=depth, first=not hidden)
             blocks += [*norms, block, *head.after]
         else:
-            blocks += self.dense.plain(head, width, first=not hidden)
+            blocks += self.dense_layers.plain(head, width, first=not hidden)
         return self._tower(blocks, stages)
 
     def _big(self, stages: list[Stage]) -> Tower:
         *hidden, head = stages
         check_depth(self.options, len(hidden))
         # The tanh of TD3's actor comes after the experts are combined.
-        return self._tower([self.experts.big(hidden, head), *head.after], stages)
+        return self._tower([self.expert_layers.big(hidden, head), *head.after], stages)
 
     def body(self, dense: Iterable[nn.Module]) -> tuple[nn.Module, int]:
         """Return the hidden layers and their width, for policies that keep the head apart.
@@ -132,7 +134,7 @@ class Architect:
             return nn.Sequential(), self.outer.features_dim
         stages = read_stages(dense)
         blocks = self._hidden(stages)
-        check_seen(self.dense.seen, len(stages))
+        check_seen(self.dense_layers.seen, len(stages))
         width = self._width(blocks, stages)
         carry = self.options.routes_head
         tower = self._tower(blocks, stages, carry_task=carry)
@@ -150,7 +152,7 @@ class Architect:
         if not self.options.routes_head:
             return linear
         width = linear.in_features - self.layout.num_tasks
-        block = self.experts.head(Stage(linear), width, depth=len(hidden), first=False)
+        block = self.expert_layers.head(Stage(linear), width, depth=len(hidden), first=False)
         return Tower(
             [block],
             Layout(x_dim=width, num_tasks=self.layout.num_tasks),
@@ -162,14 +164,14 @@ class Architect:
     def _tower(
         self, blocks: list[nn.Module], stages: list[Stage], *, carry_task: bool = False
     ) -> Tower:
-        width = self.layout.x_dim + self.dense.seen
+        width = self.layout.x_dim + self.dense_layers.seen
         return Tower(
             blocks,
             self.outer,
             experts_see_task=self.experts_see_task,
             router_sees_task=self.options.router_sees_task,
             encoder=self.encoder,
-            norms=self.dense.norms(stages[0], width) if stages else [],
+            norms=self.dense_layers.norms(stages[0], width) if stages else [],
             carry_task=carry_task,
             task_embedding=self.task_embedding,
         )
@@ -179,18 +181,18 @@ class Architect:
     def _hidden(self, stages: list[Stage]) -> list[nn.Module]:
         check_depth(self.options, len(stages))
         if self.place.hidden == "one":
-            return self.experts.body(stages)
+            return self.expert_layers.body(stages)
         blocks: list[nn.Module] = []
         for i, stage in enumerate(stages):
             first = i == 0
             width = self._width(blocks, stages[:i])
             if self.place.takes(i, len(stages)):
-                blocks += self.experts.hidden(stage, width, number=i)
+                blocks += self.expert_layers.hidden(stage, width, number=i)
             elif self.options.block == "simba":
                 last = i + 1 == len(stages) or self.place.takes(i + 1, len(stages))
-                blocks += self.dense.simba(stage, width, first=first, last=last)
+                blocks += self.dense_layers.simba(stage, width, first=first, last=last)
             else:
-                blocks += self.dense.plain(stage, width, first=first)
+                blocks += self.dense_layers.plain(stage, width, first=first)
         check_blocks(self.options, blocks)
         return blocks
 
@@ -210,7 +212,9 @@ class Architect:
         :raises ValueError: if an output doesn't follow its experts' weights
         """
         inside = {m for part in parts for m in part.modules()}
-        places = {layer: at for layer, at in self.experts.stands_for.items() if layer in inside}
+        places = {
+            layer: at for layer, at in self.expert_layers.stands_for.items() if layer in inside
+        }
         if not (self.options.match_scale and places):
             return
         with own_generator():
@@ -222,7 +226,7 @@ class Architect:
         """Return the dense tower with a head of many outputs, and what draws its weights anew."""
         *hidden, head = read_stages(copy.deepcopy(list(dense)))
         # Not what a head that routes is handed beside: more outputs than inputs start smaller.
-        width = hidden[-1].width if hidden else self.layout.x_dim + self.dense.seen
+        width = hidden[-1].width if hidden else self.layout.x_dim + self.dense_layers.seen
         head.linear = nn.Linear(width, max(head.width, min(width, HEAD_WIDTH)))
         twin = Architect(
             MoEOptions(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import nn
 
@@ -27,7 +27,7 @@ class DenseLayers:
     def __init__(
         self, options: MoEOptions, layout: Layout, init_hidden: Init, *, sees_task: bool
     ) -> None:
-        self.options, self.init_hidden = options, init_hidden
+        self.init_hidden = init_hidden
         task = options.task_width(layout.num_tasks) * sees_task
         #: Features that the first layer sees beside x.
         self.seen = task + layout.action_dim
@@ -63,28 +63,6 @@ class DenseLayers:
         activation = self.activation(stage, INSIDE * width)
         layers = simba_layer(dim, width, activation, first=first)
         return [*layers, nn.LayerNorm(width)] if last else layers
-
-    def inside(self, stages: Sequence[Stage], dim: int) -> tuple[list[nn.Module], int]:
-        """Return the hidden layers of one expert that has them all, as they come from torch.
-
-        :param stages: the dense hidden layers
-        :param dim: features that the expert sees
-        :return: its layers, and the width of the last
-        """
-        layers: list[nn.Module] = []
-        for i, stage in enumerate(stages):
-            width = self.options.expert_width or stage.width
-            norms = self.norms(stage, dim) if i else []
-            if self.options.block == "simba":
-                last = i + 1 == len(stages)
-                made = self.simba_layers(stage, dim, width, first=i == 0, last=last)
-                after = [fitted(m, width) for m in stage.after if is_norm(m)]
-            else:
-                made = [nn.Linear(dim, width)]
-                after = [fitted(m, width) for m in stage.after]
-            layers += [*norms, *made, *after]
-            dim = width
-        return layers, dim
 
     @staticmethod
     def norms(stage: Stage, width: int) -> list[nn.Module]:

@@ -27,7 +27,7 @@ class ExpertLayers:
 
     :param options: what the tower is to be
     :param layout: what its first layer is given
-    :param dense: makes the layers inside whole networks
+    :param dense: makes what stands around experts, and inside those with several layers
     :param init_head: initialises a head in place, as SB3 would
     """
 
@@ -52,7 +52,7 @@ class ExpertLayers:
         first = number == 0
         norms = [] if first else self.dense.norms(stage, width)
         block = self._hidden_block(stage, width, first=first)
-        # Experts that hold the layer's activation leave CrossQ's last norm to follow the sum.
+        # What the experts don't hold follows their sum: CrossQ's last norm, or the activation too.
         inside = bool(getattr(self.options.expert_class, "activates", True))
         after = [fitted(m, block.out_features) for m in stage.after if is_norm(m) or not inside]
         self.stands_for[block.layer] = Stand(number, inside=inside, then=after)
@@ -65,7 +65,7 @@ class ExpertLayers:
             num_tokens, bare = token_shape(tokens, self.layout.map_shape)
             out = bare
         in_features = bare + (self.dense.seen if first else 0)
-        made = [self._one(stage, in_features, out) for _ in range(self.num_experts)]
+        made = [self._layer_expert(stage, in_features, out) for _ in range(self.num_experts)]
         kind = self.options.expert_class
         stacks = vars(kind).get("stacks", False)  # not what a subclass inherits
         experts = StackedNetwork(made) if stacks else together(made, out)
@@ -74,7 +74,7 @@ class ExpertLayers:
         layer = self._routed(experts, bare, num_tokens, first=first)
         return MoEBlock(layer, tokens=tokens, map_shape=self.layout.map_shape)
 
-    def _one(self, stage: Stage, in_features: int, out: int) -> nn.Module:
+    def _layer_expert(self, stage: Stage, in_features: int, out: int) -> nn.Module:
         """Return one expert in place of a hidden layer."""
         kind, kwargs = self.options.expert_class, dict(self.options.expert_kwargs or {})
         hidden = self.options.expert_width or stage.width
@@ -107,28 +107,30 @@ class ExpertLayers:
 
     def body(self, stages: Sequence[Stage]) -> list[nn.Module]:
         """Return experts that are all hidden layers each, and what follows the last of those."""
-
-        def expert() -> nn.Module:
-            layers, _ = self.dense.inside(stages, self.layout.x_dim + self.dense.seen)
-            own = layers[: len(layers) - len(stages[-1].after)]
-            for layer in own:
-                self.init_hidden(layer)
-            return nn.Sequential(*own)
-
-        experts = StackedNetwork([expert() for _ in range(self.num_experts)])
+        experts = StackedNetwork([self._body_expert(stages) for _ in range(self.num_experts)])
         block = MoEBlock(self._routed(experts, self.layout.x_dim, 1, first=True))
         after = [fitted(m, block.out_features) for m in stages[-1].after]
         self.stands_for[block.layer] = Stand(len(stages) - 1, then=after)
         return [block, *after]
 
+    def _body_expert(self, stages: Sequence[Stage]) -> nn.Module:
+        """Return one expert that is all hidden layers, but for what follows the sum."""
+        layers, _ = self._hidden_layers(stages, self.layout.x_dim + self.dense.seen)
+        own = layers[: len(layers) - len(stages[-1].after)]
+        for layer in own:
+            self.init_hidden(layer)
+        return nn.Sequential(*own)
+
     def big(self, hidden: Sequence[Stage], head: Stage) -> MoEBlock:
         """Return experts that are a whole network each, the image's encoder included."""
-        experts = StackedNetwork([self._network(hidden, head) for _ in range(self.num_experts)])
+        experts = StackedNetwork(
+            [self._network_expert(hidden, head) for _ in range(self.num_experts)]
+        )
         block = MoEBlock(self._routed(experts, self.layout.x_dim, 1, first=True))
         self.stands_for[block.layer] = Stand(len(hidden))
         return block
 
-    def _network(self, hidden: Sequence[Stage], head: Stage) -> nn.Module:
+    def _network_expert(self, hidden: Sequence[Stage], head: Stage) -> nn.Module:
         """Return one expert that is a whole network."""
         layers: list[nn.Module] = []
         dim = self.layout.x_dim + self.dense.seen
@@ -137,13 +139,35 @@ class ExpertLayers:
             encoder = self.layout.encoder
             layers.append(ImageEncoder(make_convs(encoder, shape), shape))
             dim += math.prod(map_shape_of(encoder, shape)) - math.prod(shape)
-        deep, dim = self.dense.inside(hidden, dim)
+        deep, dim = self._hidden_layers(hidden, dim)
         layers += deep
         for layer in layers:
             self.init_hidden(layer)
         last = self._last(dim, head)
         norms = self.dense.norms(head, dim) if hidden else []
         return nn.Sequential(*layers, *norms, last)
+
+    def _hidden_layers(self, stages: Sequence[Stage], dim: int) -> tuple[list[nn.Module], int]:
+        """Return the hidden layers of an expert that has them all, as they come from torch.
+
+        :param stages: the dense hidden layers
+        :param dim: features that the expert sees
+        :return: its layers, and the width of the last
+        """
+        layers: list[nn.Module] = []
+        for i, stage in enumerate(stages):
+            width = self.options.expert_width or stage.width
+            norms = self.dense.norms(stage, dim) if i else []
+            if self.options.block == "simba":
+                last = i + 1 == len(stages)
+                made = self.dense.simba_layers(stage, dim, width, first=i == 0, last=last)
+                after = [fitted(m, width) for m in stage.after if is_norm(m)]
+            else:
+                made = [nn.Linear(dim, width)]
+                after = [fitted(m, width) for m in stage.after]
+            layers += [*norms, *made, *after]
+            dim = width
+        return layers, dim
 
     def _last(self, in_features: int, head: Stage) -> nn.Linear:
         linear = nn.Linear(in_features, head.width)
