@@ -86,7 +86,7 @@ $(GUESTS)/.test: pyproject.toml
 test-guests: $(GUESTS)/.test  ## rl-baselines3-zoo, the Hub's library, MLflow and W&B
 	$(GUESTS)/bin/python -m pytest $(or $(ARGS),tests/zoo tests/hub tests/test_trackers.py)
 
-install: $(VENV)/.dev  ## everything, every extra
+install: $(VENV)/.dev  ## every tool, and the extras that `check` needs
 
 lint: $(VENV)/.dev  ## format, lint, types
 	$(PY) -m ruff format --check .

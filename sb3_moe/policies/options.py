@@ -17,6 +17,8 @@ from sb3_moe.layers.tokens import TokenKind
 from sb3_moe.policies.option_checks import DEFAULT_NUM_EXPERTS, OF_ROUTERS, check_options
 from sb3_moe.policies.placements import Placement, find_placement
 
+__all__ = ["MoEOptions"]
+
 # What any algorithm's towers are called.
 TOWERS = ("pi", "vf", "qf")
 
