@@ -18,6 +18,7 @@ from sb3_moe.study.run.engine import Engine, LocalEngine
 from sb3_moe.study.spec.architectures import named_architecture
 from sb3_moe.study.spec.config import Architecture
 from sb3_moe.study.spec.grid import StudyConfig, load_study
+from sb3_moe.study.spec.setup import check_device
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,8 @@ def _dispatch(command: Plan | Run | Status | Report, console: Console) -> int:
     _check_numbers(command.options)
     study = command.options.load()
     root = command.options.folder(study)
+    if isinstance(command, Plan) or (isinstance(command, Run) and command.engine == "local"):
+        check_device(study.device, here=True)
     if isinstance(command, Plan):
         return plan(study, root, console, command.processes)
     if isinstance(command, Status):

@@ -30,6 +30,7 @@ from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.architectures import moe_architecture, title
 from sb3_moe.study.spec.config import Architecture, Evaluation, Regime
 from sb3_moe.study.spec.grid import StudyConfig
+from sb3_moe.study.spec.setup import check_device
 
 ROLLOUT = 64 * 128
 
@@ -97,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.steps < 1:
             raise ValueError(f"`steps` must be at least 1, got {options.steps}")
         study = options.study()
+        check_device(study.device, here=True)
         engine = LocalEngine(options.processes, root / CACHE)
         check_writable(root)
         with locked(root):

@@ -2,6 +2,7 @@ import io
 import os
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -104,6 +105,18 @@ def test_a_changed_study_is_refused_with_the_difference(capsys, tmp_path):
     options = ["smoke", "--out", str(tmp_path), "--steps-per-task", "8192"]
     assert cli.main(["run", *options]) == 2
     assert "steps_per_task: 65536 -> 8192" in capsys.readouterr().err
+
+
+def test_a_study_for_a_device_of_another_machine_is_read_here_and_not_trained(capsys, tmp_path):
+    preset = (Path(cli.__file__).parent / "presets" / "smoke.yaml").read_text()
+    file, out = tmp_path / "study.yaml", str(tmp_path / "out")
+    file.write_text(preset.replace("claims: claims.yaml", "device: cuda:7"))
+    assert cli.main(["status", str(file), "--out", out]) == 0
+    for command in ("plan", "run"):
+        assert cli.main([command, str(file), "--out", out]) == 2
+        error = capsys.readouterr().err
+        assert "`device` must be a device that torch has, got 'cuda:7'" in error
+    assert not Path(out).exists()
 
 
 def test_only_some_networks_run_and_the_others_go_on_later(capsys, tmp_path):

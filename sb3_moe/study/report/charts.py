@@ -120,7 +120,7 @@ class _Drawer:
         yield self._by_task("success", "Success, share of episodes", Run.success)
         for key, name in INSIDES.items():
             panels = [
-                {**_where(runs), "level": None, **self._curves(runs, partial(_inside, key))}
+                {**_where(runs), "level": None, **self._curves(runs, partial(Run.inside, kind=key))}
                 for runs in self._settings
             ]
             yield _measure(key, name, panels)
@@ -149,7 +149,7 @@ class _Drawer:
         panels = [
             {
                 **_where(runs, game),
-                "level": [level, levels[game]] if game in levels else None,
+                "level": [level, levels[game]] if np.isfinite(levels.get(game, np.nan)) else None,
                 **self._curves(runs, partial(_at_evaluations, take, game)),
             }
             for runs in self._settings
@@ -211,16 +211,6 @@ def _where(runs: Sequence[Run], game: str = "") -> Values:
 
 def _at_evaluations(take: Callable[[Run, str], Array], game: str, run: Run) -> Curve:
     return run.steps, take(run, game)
-
-
-def _inside(kind: str, run: Run) -> Curve | None:
-    """Average a measure of the network over its layers, or over its towers."""
-    found = [
-        values
-        for name, values in run.diagnostics.items()
-        if name.startswith(f"{kind}/") and np.ndim(values) == 1
-    ]
-    return (run.diagnostics["steps"], np.mean(np.stack(found), axis=0)) if found else None
 
 
 def _numbers(values: Any) -> list[float | None]:

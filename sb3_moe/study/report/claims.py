@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -141,8 +142,8 @@ class Contrast:
     ) -> dict[tuple[int, str], Array]:
         """Give each group's value, (groups,), for every seed and game that all groups have.
 
-        Each group is averaged over its orders of games; while some are missing, over those that the
-        groups of one regime share, lest the difference between orders pass for theirs.
+        Each group is averaged over its regimes and orders of games; while some are missing, over
+        those that the groups share, lest the difference between these pass for theirs.
 
         :param cells: of the study, which say of what tasks a mean over them is; None: those of
             the runs
@@ -210,11 +211,11 @@ def _by_setting(
 def _comparable(
     selectors: Sequence[Selector], groups: Sequence[Mapping[Setting, float]]
 ) -> list[list[float]]:
-    """Leave out orders that another group of the same regime lacks, unless the claim names one."""
-    free = [group for selector, group in zip(selectors, groups, strict=True) if not selector.order]
+    """Leave out what another group might have and lacks, unless the claim names the order."""
+    free = [each for each in zip(selectors, groups, strict=True) if not each[0].order]
 
     def shared(setting: Setting) -> bool:
-        alike = (group for group in free if any(regime == setting[0] for regime, _ in group))
+        alike = (group for selector, group in free if selector.regime in (None, setting[0]))
         return all(setting in group for group in alike)
 
     return [
@@ -298,6 +299,13 @@ class _File:
     claims: tuple[Any, ...]
     rule: Rule = field(default_factory=Rule)
     units: Units = field(default_factory=dict)
+
+
+def __getattr__(name: str) -> Any:
+    """Find what version 0.1 had here and now judges claims in a module of its own."""
+    if name not in ("Finding", "Row", "estimate", "judge_claims"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("sb3_moe.study.report.judging"), name)
 
 
 def load_claims(path: Path) -> Claims:

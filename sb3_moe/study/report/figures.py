@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from sb3_moe.plots.style import Look, as_written, look_of
 from sb3_moe.study.report.facts import learned
 from sb3_moe.study.report.judging import Finding
-from sb3_moe.study.report.measures import Array, Run, shown
+from sb3_moe.study.report.measures import Array, Run, on_shared_steps, shown
 from sb3_moe.study.spec.architectures import CALLED, heading, title
 
 MILLION = 1e6
@@ -101,13 +101,12 @@ def _curves(
 
 
 def _band(ax: Axes, curves: Sequence[tuple[Any, Array]], name: str, look: Look) -> None:
-    """Draw the mean over seeds and the range of the seeds, as far as all of them have come.
+    """Draw the mean over seeds and the range of the seeds, where all of them have a value.
 
     :param curves: steps and values of each seed
     """
-    length = min(len(values) for _, values in curves)
-    x = np.asarray(curves[0][0][:length]) / MILLION
-    values_SK = np.stack([values[:length] for _, values in curves])
+    steps, values_SK = on_shared_steps(curves)
+    x = steps / MILLION
     ax.plot(x, values_SK.mean(axis=0), label=as_written(title(name)), linewidth=1.6, **look.style)
     if len(values_SK) > 1:
         low, high = values_SK.min(axis=0), values_SK.max(axis=0)
@@ -120,7 +119,8 @@ def dormant_neurons(runs: Sequence[Run]) -> Figure | None:
     :return: a panel per regime and order; None if no run has measured it
     """
     looks = looks_of(architectures(runs))
-    runs = [run for run in runs if run.dormant_layers]
+    found = {id(run): curve for run in runs if (curve := run.inside("dormant")) is not None}
+    runs = [run for run in runs if id(run) in found]
     if not runs:
         return None
     columns = sequences(runs)
@@ -129,13 +129,13 @@ def dormant_neurons(runs: Sequence[Run]) -> Figure | None:
     for (regime, order), ax in zip(columns, axes, strict=True):
         for name, look in looks.items():
             curves = [
-                run
+                found[id(run)]
                 for run in runs
                 if (run.cell.regime, run.cell.order) == (regime, order)
                 and run.cell.architecture.name == name
             ]
             if curves:
-                _band(ax, [dormant_curve(run) for run in curves], name, look)
+                _band(ax, [(steps, 100 * share) for steps, share in curves], name, look)
         ax.set_title(_wrapped(as_written(heading(regime, order))), fontsize="medium")
         ax.set_xlabel("million steps")
         _plain(ax)
@@ -143,11 +143,6 @@ def dormant_neurons(runs: Sequence[Run]) -> Figure | None:
     axes[0].set_ylim(bottom=0)
     _legend(figure, axes)
     return figure
-
-
-def dormant_curve(run: Run) -> tuple[Any, Array]:
-    """Give steps, and the percentage of dormant neurons there, averaged over the layers."""
-    return run.diagnostics["steps"], 100 * np.mean(np.stack(run.dormant_layers), axis=0)
 
 
 def expert_weights(runs: Sequence[Run]) -> Figure | None:
@@ -184,6 +179,8 @@ def expert_weights(runs: Sequence[Run]) -> Figure | None:
 def expert_panels(runs: Sequence[Run]) -> list[tuple[str, Array]]:
     """Average the last gates over seeds, by architecture, layer, regime and order.
 
+    Where experts join at a new task a seed may have more of them: what another lacks counts as 0.
+
     :return: captions, and what belongs below them
     """
     # By name: captions of two networks may be alike.
@@ -199,7 +196,13 @@ def expert_panels(runs: Sequence[Run]) -> list[tuple[str, Array]]:
                 last_NE = gates_KNE[-1]
                 key = run.cell.architecture.name, caption
                 found.setdefault(key, []).append(last_NE[:, np.argsort(-last_NE[0])])
-    return [(caption, np.mean(np.stack(gates), axis=0)) for (_, caption), gates in found.items()]
+    return [(caption, np.mean(_as_wide(gates), axis=0)) for (_, caption), gates in found.items()]
+
+
+def _as_wide(gates: Sequence[Array]) -> Array:
+    """Stack gates (N, E) of S seeds, those of fewer experts filled up with zeros, (S, N, E)."""
+    most = max(gates_NE.shape[1] for gates_NE in gates)
+    return np.stack([np.pad(each, ((0, 0), (0, most - each.shape[1]))) for each in gates])
 
 
 def _annotate(ax: Axes, weights_NE: Array) -> None:

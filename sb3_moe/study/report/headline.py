@@ -87,8 +87,8 @@ def _column(row: Text, cycles: int, orders: Sequence[str]) -> str:
 
 
 def as_written(text: str) -> str:
-    """Keep a reader of Markdown from taking a name's characters for marks of its own."""
-    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", text)
+    """Keep a reader of Markdown from taking a text's characters or lines for marks of its own."""
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", " ".join(text.split()))
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -5,6 +5,7 @@ Shapes: K evaluations, N games.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,18 +45,23 @@ class Run:
         """Global step of each evaluation, (K,)."""
         return self.scores["steps"]
 
-    @property
-    def dormant_layers(self) -> list[Array]:
-        """Fraction of dormant neurons of each hidden layer at each probe."""
-        return self._layers("dormant/")
+    def inside(self, kind: str) -> tuple[npt.NDArray[Any], Array] | None:
+        """Give what was measured of the network, averaged over its layers, or over its towers.
 
-    @property
-    def inactive_layers(self) -> list[Array]:
-        """Share of units of each hidden layer that hardly any gradient reached, at each probe."""
-        return self._layers("inactive/")
-
-    def _layers(self, prefix: str) -> list[Array]:
-        return [v for k, v in self.diagnostics.items() if k.startswith(prefix)]
+        :param kind: what stands before the layer's name, such as ``"dormant"``
+        :return: steps and values, (K',) each, of the K' times that it was looked at: callbacks that
+            share the file may look at other steps; None if it never was
+        """
+        found = [
+            values
+            for name, values in self.diagnostics.items()
+            if name.startswith(f"{kind}/") and np.ndim(values) == 1
+        ]
+        if not found:
+            return None
+        mean = np.mean(np.stack(found), axis=0)
+        seen = np.isfinite(mean)
+        return (self.diagnostics["steps"][seen], mean[seen]) if seen.any() else None
 
     def returns(self, game: str) -> Array:
         """Mean return of a game at each evaluation, (K,)."""
@@ -76,6 +82,20 @@ class Run:
         sequence = cell.order * cell.cycles
         length = cell.steps_per_task
         return [(k * length, (k + 1) * length) for k, g in enumerate(sequence) if g == game]
+
+
+def on_shared_steps(
+    curves: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]],
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Stack values of S runs at the steps that all of them have.
+
+    Runs end early, and some schedules switch at other steps with each seed.
+
+    :param curves: steps (K,) and values (K, ...) of each run, K its own
+    :return: steps (K',) and values (S, K', ...)
+    """
+    shared = functools.reduce(np.intersect1d, [steps for steps, _ in curves])
+    return shared, np.stack([values[np.isin(steps, shared)] for steps, values in curves])
 
 
 def is_measured(name: str, cell: CellConfig, game: str) -> bool:
@@ -100,12 +120,16 @@ def games_measured(name: str, cell: CellConfig) -> set[str]:
 
 
 def area(run: Run, game: str, block: tuple[int, int]) -> float:
-    """Mean return over a stretch; NaN where a run was stopped before its end."""
+    """Mean return over a stretch; NaN where a run was stopped before its end, or a return is."""
+    return _area(run.returns(game), run, block)
+
+
+def _area(values: Array, run: Run, block: tuple[int, int]) -> float:
+    """Mean of one value per evaluation over a stretch."""
     start, end = block
-    if run.steps[-1] < end:
+    if run.steps[-1] < end or not np.isfinite(values).all():
         return float("nan")
-    column = run.cell.games.index(game)
-    return float(metrics.area(run.scores["score"], run.steps, start, end)[column])
+    return float(metrics.area(values[:, None], run.steps, start, end)[0])
 
 
 def block_area(run: Run, game: str) -> float:
@@ -142,46 +166,46 @@ def final(run: Run, game: str) -> float:
 def forgetting(run: Run, game: str) -> float:
     """Mean return of a game when its last block ended, less that at the end of the run.
 
-    0 for the one trained last (arXiv 2105.10919); NaN for one that never was, or not in blocks.
+    0 for the one trained last (arXiv 2105.10919); NaN for one that never was to its end, or not in
+    blocks.
     """
+    return _loss(run.returns(game), run, game)
+
+
+def _loss(values: Array, run: Run, game: str) -> float:
+    """Value when a game's last block ended, less that at the end of the run."""
     if not is_measured("forgetting", run.cell, game):
         return float("nan")
-    trained = run.steps <= run.blocks(game)[-1][1]
-    return float(run.returns(game)[trained][-1]) - final(run, game)
+    end = run.blocks(game)[-1][1]
+    if run.steps[-1] < end:
+        return float("nan")
+    return float(values[run.steps <= end][-1] - values[-1])
 
 
 def success_area(run: Run, game: str) -> float:
     """Mean share of successes while a game was trained; NaN where it says nothing of success."""
-    shares = run.success(game)
-    if np.isnan(shares).any() or not run.blocks(game) or run.steps[-1] < run.blocks(game)[-1][1]:
-        return float("nan")
-    areas = [metrics.area(shares[:, None], run.steps, *block)[0] for block in run.blocks(game)]
-    return float(np.mean(areas))
+    areas = [_area(run.success(game), run, block) for block in run.blocks(game)]
+    return float(np.mean(areas)) if areas else float("nan")
 
 
 def success_forgetting(run: Run, game: str) -> float:
     """Share of successes when a game's last block ended, less that at the end of the run."""
-    if not is_measured("success_forgetting", run.cell, game):
-        return float("nan")
-    shares, trained = run.success(game), run.steps <= run.blocks(game)[-1][1]
-    return float(shares[trained][-1] - shares[-1])
+    return _loss(run.success(game), run, game)
 
 
 def dormant(run: Run) -> float:
     """Fraction of dormant neurons, averaged over the layers and the second half of the run."""
-    return _of_second_half(run.dormant_layers)
+    return _of_second_half(run, "dormant")
 
 
 def inactive(run: Run) -> float:
     """Share of units that hardly any gradient reached, averaged likewise; NaN if unmeasured."""
-    return _of_second_half(run.inactive_layers)
+    return _of_second_half(run, "inactive")
 
 
-def _of_second_half(layers: Sequence[Array]) -> float:
-    if not layers:
-        return float("nan")
-    mean = np.mean(np.stack(layers), axis=0)
-    return float(np.mean(mean[len(mean) // 2 :]))
+def _of_second_half(run: Run, kind: str) -> float:
+    found = run.inside(kind)
+    return float("nan") if found is None else float(np.mean(found[1][len(found[1]) // 2 :]))
 
 
 class References:

@@ -20,6 +20,7 @@ from sb3_moe.study.report.page import interval, number
 from sb3_moe.study.report.rendering import render, sentences
 from sb3_moe.study.report.results import Results
 from sb3_moe.study.report.script import embedded, policy, script
+from sb3_moe.study.spec.grid import StudyConfig
 
 #: What lies beside the page.
 FILES = {
@@ -77,8 +78,14 @@ def build_page(
         data=embedded(charts(results.runs, results.random)),
         script=script(),
         policy=policy(),
-        tau=TAUS[0],
+        tau=_tau(results.study),
     )
+
+
+def _tau(study: StudyConfig) -> float:
+    """Give the threshold of what is called dormant: the first of those that the file names."""
+    named = (each.arguments for each in study.callbacks if each.name == "PlasticityCallback")
+    return next((float(given["taus"][0]) for given in named if given.get("taus")), TAUS[0])
 
 
 def said(results: Results) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from sb3_moe.study.report.measures import (
     dormant,
     final,
     measure,
+    on_shared_steps,
 )
 from sb3_moe.study.report.page import interval
 from sb3_moe.study.spec.architectures import heading, title
@@ -170,14 +171,14 @@ def tensors(runs: Sequence[Run]) -> dict[str, npt.NDArray[Any]]:
     """Stack the return of every episode, for S seeds, K evaluations, N games and E episodes.
 
     :return: for each regime, order and architecture ``<them>/returns`` (S, K, N, E), ``.../steps``
-        (K,) and ``.../seeds`` (S,), as far as all seeds have come; and ``games`` (N,)
+        (K,) and ``.../seeds`` (S,), of the steps at which all seeds were evaluated; and ``games``
+        (N,)
     """
     arrays: dict[str, npt.NDArray[Any]] = {"games": np.array(runs[0].cell.games)}
     for (regime, order, architecture), members in grouped(runs).items():
         name = "/".join(word for word in (regime, ".".join(order), architecture) if word)
-        length = min(len(run.steps) for run in members)
-        arrays[f"{name}/returns"] = np.stack([r.scores["returns"][:length] for r in members])
-        arrays[f"{name}/steps"] = members[0].steps[:length]
+        steps, returns = on_shared_steps([(run.steps, run.scores["returns"]) for run in members])
+        arrays[f"{name}/returns"], arrays[f"{name}/steps"] = returns, steps
         arrays[f"{name}/seeds"] = np.array([run.cell.seed for run in members])
     return arrays
 

@@ -35,6 +35,7 @@ from sb3_moe.study.run.provenance import provenance
 from sb3_moe.study.run.starting import begin_with, start_of
 from sb3_moe.study.spec.callbacks import build_callbacks
 from sb3_moe.study.spec.config import CellConfig
+from sb3_moe.study.spec.setup import check_device
 
 # What loading raises if bytes are wrong, and not the code.
 DAMAGE = (
@@ -53,9 +54,11 @@ def train_cell(cell: CellConfig, folder: CellFolder, *, trust: bool = False) -> 
     :param cell: what to train
     :param folder: where its files go; ``done.json`` last
     :param trust: go on from snapshots that the user's key didn't sign too, which can run code
-    :raises ValueError: if there are snapshots, but the scores don't reach to one
+    :raises ValueError: if there are snapshots, but the scores don't reach to one, or this machine
+        lacks the device
     :raises RuntimeError: if a snapshot is whole, but can't be loaded
     """
+    check_device(cell.device, here=True)
     th.set_num_threads(1)
     begun = time.monotonic()
     folder.start({"cell": cell.to_dict(), **_resolved(cell), **provenance()})

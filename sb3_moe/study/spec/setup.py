@@ -198,15 +198,16 @@ def one_of_both(
     return {**ppo, **arguments}
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, *, here: bool = False) -> None:
     """Raise unless torch has a device.
 
+    :param here: whether this machine must have it, and not only the one that trains
     :raises ValueError: naming it
     """
     import torch as th
 
     try:
-        th.empty(0, device=device)
+        th.empty(0, device=device) if here else th.device(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

@@ -126,6 +126,22 @@ def test_an_order_that_one_side_lacks_does_not_pass_for_a_difference():
     assert set(values.values()) == {0.0}
 
 
+def test_a_regime_that_one_side_lacks_does_not_pass_for_a_difference():
+    # Both networks are alike in each regime; where games come in turn all is ten times as hard.
+    levels = {"mtrl": 10.0, "crl": 1.0}
+    runs = [
+        run(cell(regime, GAMES, name))
+        for name, regimes in (("dense", list(levels)), ("soft-big", ["crl"]))
+        for regime in regimes
+    ]
+    groups = [(Selector(architecture=name),) for name in ("dense", "soft-big")]
+    for plus, minus in (groups, groups[::-1]):
+        values = contrast(measure="final", plus=plus, minus=minus).differences(
+            [(r, dict.fromkeys(GAMES, levels[r.cell.regime])) for r in runs]
+        )
+        assert list(values.values()) == [0.0, 0.0]
+
+
 def test_orders_that_a_claim_names_are_compared_with_each_other():
     runs = [run(cell("crl", order, "dense")) for order in (GAMES, GAMES[::-1])]
     first, second = (Selector(architecture="dense", order=r.cell.order) for r in runs)

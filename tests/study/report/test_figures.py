@@ -23,6 +23,11 @@ def test_experts_are_matched_between_seeds_before_they_are_averaged():
     np.testing.assert_allclose(weights, one)
 
 
+def test_a_seed_in_which_an_expert_joined_is_averaged_with_one_in_which_none_did():
+    ((_, weights),) = expert_panels([gated([[0.7, 0.3], [0.2, 0.8]]), gated([[1.0], [1.0]])])
+    np.testing.assert_allclose(weights, [[0.85, 0.15], [0.6, 0.4]])
+
+
 def test_routers_that_are_not_learned_are_not_drawn():
     gates = [[1.0, 0.0], [0.0, 1.0]]
     assert expert_weights([gated(gates, "task"), gated(gates, "uniform")]) is None

@@ -10,9 +10,11 @@ from sb3_moe.study.report.measures import (
     area,
     block_area,
     block_end,
+    dormant,
     final,
     forgetting,
     measure,
+    on_shared_steps,
     plasticity,
 )
 
@@ -80,6 +82,45 @@ def test_forgetting_is_what_a_game_lost_since_its_last_block_ended():
     assert forgetting(forgot, first) == pytest.approx(7.0)
     assert forgetting(forgot, last) == 0.0
     assert np.isnan(forgetting(run(cell("mtrl")), first))
+
+
+def test_a_run_that_ended_before_a_games_block_did_has_forgotten_nothing_that_is_known():
+    whole = run(cell("crl", GAMES))
+    early = {name: values[: len(values) // 4] for name, values in whole.scores.items()}
+    made = Run(whole.cell, {**early, "successes": np.ones((len(early["steps"]), 2, 4))}, {})
+    references = References([made], {})
+    for name in ("forgetting", "success_forgetting", "area", "success_area"):
+        assert np.isnan(list(measure(name, made, references).values())).all(), name
+
+
+def test_a_return_that_is_no_number_spoils_that_games_area_and_no_other():
+    made = run(cell("crl", GAMES))
+    made.scores["score"][3, 0] = np.nan
+    assert np.isnan(block_area(made, GAMES[0]))
+    assert block_area(made, GAMES[1]) == pytest.approx(5.5)
+
+
+def test_what_was_looked_at_at_fewer_steps_than_another_measure_is_averaged_over_those():
+    made = run(cell("crl"))
+    shares = np.full(len(made.steps), np.nan)
+    shares[[0, 6, 12, 18]] = [0.1, 0.2, 0.3, 0.5]
+    looked = Run(made.cell, made.scores, {**made.diagnostics, "dormant/pi.0": shares})
+    assert dormant(looked) == pytest.approx(0.4)
+    steps, values = looked.inside("dormant")
+    assert steps.tolist() == made.steps[[0, 6, 12, 18]].tolist()
+    assert values.tolist() == [0.1, 0.2, 0.3, 0.5]
+    assert looked.inside("inactive") is None
+    never = Run(made.cell, made.scores, {"steps": made.steps, "dormant/pi.0": np.nan * shares})
+    assert never.inside("dormant") is None
+    assert np.isnan(dormant(never))
+
+
+def test_curves_are_stacked_at_the_steps_that_all_of_them_have():
+    adaptive = (np.array([0, 10, 12, 20]), np.array([[0.0], [1.0], [7.0], [2.0]]))
+    ended_early = (np.array([0, 10, 15]), np.array([[3.0], [4.0], [9.0]]))
+    steps, values = on_shared_steps([adaptive, ended_early])
+    assert steps.tolist() == [0, 10]
+    assert values.tolist() == [[[0.0], [1.0]], [[3.0], [4.0]]]
 
 
 def test_success_has_an_end_an_area_and_a_forgetting_by_hand():
@@ -155,6 +196,7 @@ def test_a_gain_is_a_later_blocks_area_less_the_same_networks_from_scratch():
 
 def test_inactive_neurons_are_those_of_the_second_half_where_they_were_measured():
     layers = {
+        "steps": np.arange(4),
         "inactive/pi.0": np.array([0.0, 0.0, 0.2, 0.4]),
         "inactive/vf.0": np.array([1.0, 1.0, 0.6, 0.8]),
         "inactive@0.1/pi.0": np.full(4, 9.0),

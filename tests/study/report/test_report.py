@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from made_up_study import study, write
+from made_up_study import study, write, write_arrays
 
 from sb3_moe.study.report.facts import facts
 from sb3_moe.study.report.headline import claims_table, returns_table
@@ -17,10 +17,11 @@ from sb3_moe.study.report.tables import by_setting, summary
 from sb3_moe.study.report.verdict import Rule
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.folder import write_json
-from sb3_moe.study.run.jobs import ChangedConfigError
+from sb3_moe.study.run.jobs import ChangedConfigError, survey
 from sb3_moe.study.run.provenance import provenance
 from sb3_moe.study.spec.config import Architecture
 from sb3_moe.study.spec.grid import load_study
+from sb3_moe.study.spec.named import Named
 
 LEVELS = {"dense": 5.0, "soft-big": 9.0}
 
@@ -156,6 +157,9 @@ def test_the_headline_shows_the_differences_that_a_verdict_rests_on(tmp_path):
         "| It helps. | MoE - Wide, final:<br>Pong 0.10 [0.00, 0.20] | **contradicted** | "
         "undecided |",
     ]
+    # A claim whose text is a block in its file ends in a new line.
+    (tmp_path / "verdicts.csv").write_text("\n".join(lines).replace("It helps.", '"It helps.\n"'))
+    assert len(claims_table(tmp_path).splitlines()) == 4
     # Welch's intervals are Student's already.
     heading, *_, last = claims_table(tmp_path, Rule(interval=0.9, paired=False)).splitlines()
     assert heading == "| Claim | Difference, with its 90% Welch interval | Verdict |"
@@ -230,6 +234,32 @@ def test_runs_that_end_below_random_are_named_on_the_page(tmp_path):
     html = write_report(the_study, tmp_path).read_text()
     assert "crl-SpaceInvaders.Breakout-dense-s4, Breakout: 0.50" in html
     assert "dense-s3, Breakout" not in html
+
+
+def test_a_return_that_is_no_number_spoils_no_page(tmp_path):
+    made = study(seeds=1, claims=None)
+    write(tmp_path, made, level=lambda cell: 5.0)
+    broken = survey(made.cells(), tmp_path)[0].folder
+    with np.load(broken.path / "scores.npz") as saved:
+        arrays = dict(saved)
+    arrays["score"][3, 0] = np.nan
+    write_arrays(broken, "scores.npz", arrays)
+    broken.finish({"steps": 0, "last_attempt": {"start": 0, "seconds": 1.0}})
+    levels = {"SpaceInvaders": [float("nan")] * 70, "Breakout": [1.0] * 70}
+    write_json(tmp_path / "random.json", levels)
+    write_json(tmp_path / "study.json", {})
+    assert write_report(made, tmp_path).is_file()
+
+
+def test_the_page_says_from_which_tau_on_a_neuron_counts_as_dormant(tmp_path):
+    own = Named(name="PlasticityCallback", arguments={"taus": [0.5, 0]})
+    for callbacks, tau in ((), "0.025"), ((own,), "0.5"):
+        made, root = study(seeds=1, claims=None, callbacks=callbacks), tmp_path / tau
+        write(root, made, level=lambda cell: 5.0)
+        write_json(root / "random.json", {game: [1.0] * 70 for game in made.games})
+        write_json(root / "study.json", {})
+        page = write_report(made, root)
+        assert f"with tau {tau}," in " ".join(page.read_text().split())
 
 
 def test_every_network_is_explained_on_the_page(folder):
