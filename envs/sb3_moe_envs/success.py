@@ -20,7 +20,7 @@ def succeeded(so_far: float, info: Mapping[str, Any]) -> float:
     """Return 1 if a step of the episode has said so, 0 if one has denied it, else NaN.
 
     :param so_far: what this returned for the step before, NaN at first
-    :param info: of a step; what is neither a number nor an array of numbers says nothing
+    :param info: of a step; what is neither a number nor an array or list of numbers says nothing
     """
     for key in KEYS:
         if key in info:
@@ -42,12 +42,13 @@ def succeeded_rows(so_far_B: np.ndarray, infos: Mapping[str, Any], rows_B: np.nd
 
 
 def _said(value: Any) -> float:
-    """Return 1 or 0 for a number or an array of them, NaN for what answers nothing.
+    """Return 1 or 0 for a number or an array or list of them, NaN for what answers nothing.
 
     An array says so if any of its entries does.
     """
-    if isinstance(value, np.ndarray):
-        return float(np.fmax.reduce([_said(entry) for entry in value.ravel()], initial=UNSAID))
+    if isinstance(value, np.ndarray | list | tuple):
+        entries = value.ravel() if isinstance(value, np.ndarray) else value
+        return float(np.fmax.reduce([_said(entry) for entry in entries], initial=UNSAID))
     if not isinstance(value, _NUMBERS) or value != value:  # NaN alone is not itself
         return UNSAID
     return float(value > 0)

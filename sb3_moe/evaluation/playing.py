@@ -80,7 +80,7 @@ def evaluate_tasks(
         check_tasks(tasks_known(model), env)
     obs = env.reset()
     tasks, names = tasks_played(env), task_names(env)
-    played = _Played(env, _quotas(tasks, names, n_eval_episodes))
+    played = _Played(env, _quotas(tasks, names, n_eval_episodes), tasks if len(names) > 1 else None)
     states, starts = None, np.ones(env.num_envs, dtype=bool)
     masked = _takes_masks(model) and env.has_attr("action_masks")
     while played.wanted.any():
@@ -100,18 +100,25 @@ def evaluate_tasks(
     return _by_task(played.episodes, tasks, n_eval_episodes)
 
 
+_EACH_ITS_OWN = "`eval_env` must play every task in a copy of its own"
+_BUILD = "build it with sb3_moe.make_multitask_vec_env(tasks, schedule=Interleave())"
+
+
 class _Played:
     """What each copy of an environment has played of its share of the episodes.
 
     :param env: what is played
     :param quota: episodes that count, of each copy
+    :param tasks: that each copy plays, (B,); None: there is only one
     """
 
-    def __init__(self, env: VecEnv, quota: list[int]) -> None:
+    def __init__(
+        self, env: VecEnv, quota: list[int], tasks: npt.NDArray[np.int64] | None = None
+    ) -> None:
         self.episodes: list[list[tuple[float, float, float]]] = [[] for _ in quota]
         self.running = np.zeros(env.num_envs, dtype=np.int64)  # steps without an end
         self.wanted = np.array(quota) > 0
-        self._quota = quota
+        self._quota, self._tasks = quota, tasks
         self._lengths = np.zeros(env.num_envs)  # of the lives of a game that goes on
         self._successes = Successes(env.num_envs)
         lives = (env.env_is_wrapped(wrapper) for wrapper in (EpisodicLifeEnv, Monitor))
@@ -131,6 +138,8 @@ class _Played:
         return int((self.running * self.wanted).argmax())
 
     def _end(self, copy: int, info: Mapping[str, Any]) -> None:
+        if self._tasks is not None and info.get("task_id", self._tasks[copy]) != self._tasks[copy]:
+            raise ValueError(f"{_EACH_ITS_OWN}, but copy {copy} went on to another; {_BUILD}")
         self._lengths[copy] += monitored(info)["l"]
         if is_lost_life(info):
             return
@@ -161,10 +170,7 @@ def _quotas(tasks: npt.NDArray[np.int64], names: list[str], episodes: int) -> li
     """Share the episodes of each task among the copies that play it."""
     missing = [name for k, name in enumerate(names) if k not in tasks]
     if missing:
-        raise ValueError(
-            f"`eval_env` must play every task in a copy of its own, but lacks {missing}; build it "
-            "with sb3_moe.make_multitask_vec_env(tasks, schedule=Interleave())"
-        )
+        raise ValueError(f"{_EACH_ITS_OWN}, but lacks {missing}; {_BUILD}")
     rank = [int((tasks[:i] == task).sum()) for i, task in enumerate(tasks)]
     copies = [int((tasks == task).sum()) for task in tasks]
     return [(episodes + n - 1 - r) // n for r, n in zip(rank, copies, strict=True)]

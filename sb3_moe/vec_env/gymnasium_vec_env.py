@@ -20,10 +20,10 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 from sb3_moe.vec_env.infos import row_of, rows_of
 from sb3_moe.vec_env.members import VectorMembers
 
-# The keys of a vector environment's infos that have a place of their own in SB3's.
-_HANDLED = frozenset(
-    {"task_id", "_task_id", "final_obs", "_final_obs", "final_info", "_final_info"}
-)
+# What a vector environment's infos say of episodes that ended.
+_FINAL = frozenset({"final_obs", "_final_obs", "final_info", "_final_info"})
+# And of what has a place of its own in the infos of steps.
+_HANDLED = _FINAL | {"task_id", "_task_id"}
 
 
 class GymnasiumVecEnv(VecEnv):
@@ -147,9 +147,14 @@ class GymnasiumVecEnv(VecEnv):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that :meth:`state_dict` returned; the next reset keeps to it."""
+        """Go on from a state that :meth:`state_dict` returned; the next reset keeps to it.
+
+        Where an environment had to start anew, as MuJoCo's do, the next reset starts all anew.
+        """
         self._members.of_all("load_state_dict")(state["env"])
-        self._observations = state["observations"]
+        inner = state["env"]
+        exact = inner.get("exact", True) if isinstance(inner, Mapping) else True
+        self._observations = state["observations"] if exact else None
         self._restored = self._observations is not None
         if state["task_ids"] is not None:
             self._note_tasks({"task_id": np.asarray(state["task_ids"])})
@@ -195,7 +200,13 @@ class GymnasiumVecEnv(VecEnv):
         extra = {key: value for key, value in vector_infos.items() if key not in _HANDLED}
         if extra:
             for i, row in enumerate(rows_of(extra, self.num_envs)):
-                (self.reset_infos if dones[i] else infos)[i].update(row)
+                if not dones[i]:
+                    infos[i].update(row)
+        if dones.any():
+            begun = {key: value for key, value in vector_infos.items() if key not in _FINAL}
+            for i, row in enumerate(rows_of(begun, self.num_envs)):
+                if dones[i]:
+                    self.reset_infos[i] = row
         final = vector_infos.get("final_info")
         if final:
             for i, row in enumerate(rows_of(final, self.num_envs)):

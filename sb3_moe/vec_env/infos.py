@@ -16,8 +16,9 @@ def rows_of(vector_infos: Mapping[str, Any], num_envs: int) -> list[dict[str, An
     :param num_envs: number of environments
     """
     rows: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+    masks = {f"_{key}" for key in vector_infos}
     for key, value in vector_infos.items():
-        if key.startswith("_"):
+        if key in masks:
             continue
         column = _column(value, num_envs)
         if column is None:

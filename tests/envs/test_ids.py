@@ -10,6 +10,7 @@ import sys
 import warnings
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
@@ -17,7 +18,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_moe_envs
-from sb3_moe_envs import SUITES, MultiTaskEnv, get_suite, register_suite
+from sb3_moe_envs import SUITES, MultiTaskEnv, get_suite, make_multitask_vector, register_suite
 from sb3_moe_envs.registration import IDS, register_all
 from sb3_moe_envs.suites import tasks_of
 from sb3_moe_envs.tasks import Task
@@ -164,6 +165,15 @@ def test_a_suite_of_ones_own_is_one_line(monkeypatch):
     assert MultiTaskEnv("Mine/Two").task_names == ["CartPole", "Acrobot"]
     with pytest.raises(ValueError, match="`name` must be new, got 'Mine/Two'"):
         register_suite("Mine/Two", ["CartPole-v1"])
+
+
+@pytest.mark.parametrize("build", [MultiTaskEnv, make_multitask_vector])
+def test_a_task_that_steps_all_copies_at_once_takes_a_limit_of_steps(build):
+    env = build([("sb3_moe_envs:SB3MoE/ConflictingCartPole-v0", {"max_episode_steps": 3})])
+    env.reset(seed=0)
+    for steps in (1, 2, 3):
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        assert (np.any(terminated), np.any(truncated)) == (False, steps == 3)
 
 
 def test_tasks_have_names_of_their_own():

@@ -121,6 +121,25 @@ def test_what_ends_in_the_step_of_a_switch_does_not_count_for_the_next_task():
     assert [step(env)[4]["task_id"][0] for _ in range(4)] == [1, 2, 0, 1]
 
 
+def test_what_ends_in_the_step_of_a_switch_does_not_count_for_the_same_tasks_next_turn():
+    schedule = Cycle(episodes_per_task=2, order=[0, 0, 1], num_cycles=None)
+    env = MultiTaskVectorEnv(counting_tasks(2, length=1), 4, schedule=schedule)
+    env.reset(seed=0)
+    turns = []
+    for _ in range(4):
+        step(env)
+        turns.append(env.schedule.turn)
+    assert turns == [1, 2, 3, 4]
+
+
+def test_a_turn_that_steps_end_takes_what_ends_in_its_last_step_along():
+    schedule = Adaptive("steps>=4", num_cycles=None, order=[0, 0, 1])
+    env = MultiTaskVectorEnv(counting_tasks(2, length=1), 4, schedule=schedule)
+    env.reset(seed=0)
+    step(env)
+    assert (env.schedule.turn, env.schedule.state_dict()["_episodes"]) == (1, 0)
+
+
 def test_set_task_moves_the_slots_meant_and_the_schedule_stands_still():
     env = MultiTaskVectorEnv(counting_tasks(3), 4, schedule=Cycle(1000))
     env.reset(seed=0)
@@ -222,6 +241,15 @@ def test_options_choose_tasks_until_the_next_reset():
         assert step(env)[4]["task_id"].tolist() == [2, 2, 2]
     assert env.reset(options={"task_id": [2, 0, 2]})[1]["task_id"].tolist() == [2, 0, 2]
     assert env.reset()[1]["task_id"].tolist() == [0, 1, 2]
+
+
+def test_a_task_set_by_hand_later_takes_the_place_of_what_options_chose():
+    env = MultiTaskVectorEnv(counting_tasks(3), 3)
+    env.reset(seed=0, options={"task_id": 2})
+    env.set_task("t1", indices=[0])
+    assert step(env)[4]["task_id"].tolist() == [1, 2, 2]
+    env.set_task(None)
+    assert step(env)[4]["task_id"].tolist() == [0, 1, 2]
 
 
 def test_masks_follow_the_slots():

@@ -33,6 +33,7 @@ EPISODES = {
     "array of NaN": ([{"success": np.array([np.nan, 0.0])}, {}, {}], 0.0),
     "empty array": ([{"success": np.zeros(0)}, {}, {}], np.nan),
     "array of one": ([{"success": np.array([False])}, {}, {}], 0.0),
+    "list": ([{"success": [False, [0.0, 1.0]]}, {}, {}], 1.0),
     "silent": ([{}, {}, {}], np.nan),
 }
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
 from sb3_moe.evaluation.outcomes import Successes, is_lost_life
 from sb3_moe.vec_env import make_multitask_vec_env
-from sb3_moe_envs import Task
+from sb3_moe_envs import Interleave, Task
 
 
 class Passing(gym.Env):
@@ -62,6 +62,21 @@ RATES = [1.0, 1.0, 1.0, 0.0, np.nan]
 def test_an_episode_succeeds_if_any_of_its_steps_does():
     successes = evaluate_tasks(Fixed(), make_env(), 2).successes
     np.testing.assert_array_equal(successes, np.repeat(np.array(RATES)[:, None], 2, axis=1))
+
+
+def test_a_copy_that_goes_on_to_another_task_is_refused():
+    tasks = [Task("one", env_fn=Passing), Task("two", env_fn=Passing)]
+    env = make_multitask_vec_env(tasks, 2, seed=0, schedule=Interleave("episodes"))
+    text = "`eval_env` must play every task in a copy of its own, but copy 0 went on to another; bu"
+    with pytest.raises(ValueError, match=text):
+        evaluate_tasks(Fixed(), env, 2)
+
+
+@pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=str)
+def test_success_as_an_array_is_heard_in_every_world(schedule):
+    task = Task("array", env_fn=lambda: Passing(success=np.array([False, True])))
+    env = make_multitask_vec_env([task], 1, seed=0, schedule=schedule)
+    assert evaluate_tasks(Fixed(), env, 2).successes.tolist() == [[1.0, 1.0]]
 
 
 def test_what_schedules_take_for_success_is_one_here_too():

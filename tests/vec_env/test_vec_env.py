@@ -5,6 +5,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.utils import EzPickle
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 from gymnasium.wrappers.vector import RescaleAction as RescaleVectorAction
@@ -13,7 +14,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
-from sb3_moe_envs import Cycle
+from sb3_moe_envs import Cycle, Task
 
 
 def short_cart_pole(limit=15, render_mode=None):
@@ -133,7 +134,51 @@ def test_the_last_observation_and_info_are_of_the_episode_that_ended():
     assert infos[1]["lives"] == 0
     assert infos[0]["lives"] == 3
     assert "terminal_observation" not in infos[0]
-    assert env.reset_infos[1]["lives"] == 5
+    assert env.reset_infos[1] == {"task_id": 0, "lives": 5}
+
+
+class Speaking(gym.Env):
+    """Two steps; says more of its first start than of later ones, under keys of all kinds."""
+
+    observation_space = gym.spaces.Box(0, 1, (1,))
+    action_space = gym.spaces.Discrete(2)
+    starts = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.starts, self.steps = self.starts + 1, 0
+        return np.zeros(1, np.float32), {"first": True} if self.starts == 1 else {"again": True}
+
+    def step(self, action):
+        self.steps += 1
+        info = {0: 1.5, "_elapsed": self.steps, "rewards": {1: 2.0}}
+        return np.zeros(1, np.float32), 0.0, self.steps == 2, False, info
+
+
+def test_keys_of_infos_may_be_numbers_or_begin_as_masks_do():
+    env = make_multitask_vec_env([Task("speaking", env_fn=Speaking)], 2)
+    env.reset()
+    for steps in (1, 2):
+        infos = env.step(np.zeros(2, int))[3]
+        assert all(info[0] == 1.5 and info["_elapsed"] == steps for info in infos)
+        assert infos[1]["rewards"] == {1: 2.0}
+
+
+def test_what_a_start_says_is_of_the_last_one():
+    env = make_multitask_vec_env([Task("speaking", env_fn=Speaking)], 2).unwrapped
+    env.reset()
+    assert [info["first"] for info in env.reset_infos] == [True, True]
+    for _ in range(2):
+        env.step(np.zeros(2, int))
+    assert [("first" in info, info["again"]) for info in env.reset_infos] == [(False, True)] * 2
+
+
+def test_the_task_of_a_start_is_the_one_that_started():
+    env = make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], 2, 0, schedule=Cycle(6)).unwrapped
+    env.reset()
+    for _ in range(3):
+        env.step(np.zeros(2, int))
+    assert env.env_method("get_task") == [info["task_id"] for info in env.reset_infos] == [1, 1]
 
 
 def test_infos_of_two_steps_share_nothing():
@@ -347,6 +392,24 @@ def test_too_few_environments_are_refused():
         make_multitask_vec_env(tasks(), 2)
     with pytest.raises(ValueError, match=r"`n_envs` must be at least 1, got 0"):
         make_multitask_vec_env(tasks()[::2], 0, schedule=Cycle(steps_per_task=20))
+
+
+class Anew(EzPickle, Speaking):
+    """Pickles by building itself anew, as Gymnasium's MuJoCo environments do."""
+
+    def step(self, action):
+        self.steps += 1
+        return np.full(1, self.steps / 9, np.float32), 0.0, False, False, {}
+
+
+def test_where_a_state_can_only_be_built_anew_the_next_reset_starts_anew_too():
+    env, resumed = (make_multitask_vec_env([Task("anew", env_fn=Anew)], 2, 0) for _ in range(2))
+    env.reset()
+    for _ in range(5):
+        obs = env.step(np.zeros(2, int))[0]
+    assert obs["obs"].max() > 0.5
+    resumed.unwrapped.load_state_dict(env.unwrapped.state_dict())
+    assert resumed.reset()["obs"].tolist() == [[0.0], [0.0]]
 
 
 def test_a_vec_env_goes_on_from_its_state_through_the_monitor():

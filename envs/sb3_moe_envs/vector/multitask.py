@@ -197,6 +197,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """
         slots = slice(None) if indices is None else as_list("indices", indices, "slots")
         self._pinned[slots] = -1 if task is None else self._index(task)
+        self._chosen[slots] = -1  # what a reset's options chose before
         self._stale = True
 
     def get_task(self) -> np.ndarray:
@@ -389,10 +390,9 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         succeeded_rows(self._successes, infos.get("final_info", {}), done)
         counted = ~self._by_hand
         if counted.any():
-            before = self.schedule.task
+            before = self._turn()
             self.schedule.count(int(counted.sum()))
-            if self.schedule.task == before:
-                self._end_episodes(np.flatnonzero(done & counted))
+            self._end_episodes(np.flatnonzero(done & counted), before)
         if done.any():
             self._forget(done)
 
@@ -401,10 +401,14 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._returns[slots], self._lengths[slots], self._successes[slots] = 0, 0, UNSAID
         self._by_hand[slots] = self._picked()[slots]
 
-    def _end_episodes(self, slots: np.ndarray) -> None:
+    def _turn(self) -> tuple[int, int]:
+        """Return the task that is on, and which turn it is: the next may be the same task's."""
+        return self.schedule.task, getattr(self.schedule, "turn", 0)
+
+    def _end_episodes(self, slots: np.ndarray, turn: tuple[int, int]) -> None:
         for slot in slots.tolist():
-            if self.schedule.task != self._tasks[slot]:
-                # The turn is over; what else ended in this step doesn't count for the next.
+            if self._turn() != turn:
+                # It is over; what else ended in this step doesn't count for the next.
                 return
             self.schedule.end(
                 Episode(

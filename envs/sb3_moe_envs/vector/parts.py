@@ -17,6 +17,9 @@ from sb3_moe_envs.vector.shown import ShownWorld
 Vector = VectorEnv[Any, Any, Any]
 
 
+_OF_SINGLE_COPIES = {"max_episode_steps", "disable_env_checker"}
+
+
 class Part(NamedTuple):
     """A task's vector environment, and the rows of the whole that it makes up."""
 
@@ -46,8 +49,14 @@ def make_part(
 
 
 def is_batched(task: Task) -> bool:
-    """Say whether a task has a vector environment of its own, which steps all copies at once."""
-    return task.vector_fn is not None or (task.env_id is not None and _is_own(task.env_id))
+    """Say whether a task has a vector environment of its own, which steps all copies at once.
+
+    What ``gymnasium.make`` alone takes, such as a limit of steps, asks for single copies.
+    """
+    if task.vector_fn is not None:
+        return True
+    own = task.env_id is not None and _is_own(task.env_id)
+    return own and not _OF_SINGLE_COPIES & set(task.kwargs)
 
 
 def rows_of_task(tasks_B: np.ndarray, task: int) -> Any:
