@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
@@ -23,12 +22,18 @@ from sb3_moe.growing.building import (
     undone_on_failure,
 )
 from sb3_moe.growing.distilling import distil
-from sb3_moe.growing.features import columns, pieces
+from sb3_moe.growing.features import pieces
 from sb3_moe.growing.fitting import Fit
 from sb3_moe.growing.kinds import dense_class, dense_kwargs
-from sb3_moe.growing.leaves import Held, plain_leaves
+from sb3_moe.growing.leaves import plain_leaves
 from sb3_moe.growing.links import Link, Links
-from sb3_moe.growing.matching import extractor_links, linear_leaves, memory_links
+from sb3_moe.growing.matching import (
+    dense_columns,
+    extractor_links,
+    linear_leaves,
+    loose_links,
+    memory_links,
+)
 from sb3_moe.growing.outputs import check_same, sampled
 from sb3_moe.growing.plain import check_sb3s, check_usual, in_one, plain_modules, widths_of
 from sb3_moe.networks import Network, Networks, networks_of
@@ -156,7 +161,7 @@ def _columns_of(linear: nn.Linear, heads: Sequence[nn.Module]) -> list[nn.Linear
     found = []
     for head in heads:
         assert isinstance(head, Columns)
-        one = nn.Linear(linear.in_features, head.stop - head.start)
+        one = nn.Linear(linear.in_features, head.stop - head.start).to(linear.weight)
         one.weight.copy_(linear.weight[head.start : head.stop])
         one.bias.copy_(linear.bias[head.start : head.stop])
         found.append(one)
@@ -175,9 +180,7 @@ def _fill(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) -
         lagging, other = (_lagging(n, each) for n, each in ((ours, mine), (theirs, plain.network)))
         if lagging is not None and other is not None:
             links += _links(lagging, _plain(other, task), at)
-    loose = theirs.loose()
-    for name, held in ours.loose().items():
-        links += [Link(Held(a), b) for a, b in zip(held, loose[name], strict=True)]
+    links += loose_links(ours, theirs)
     Links(links).write_weights()
 
 
@@ -208,19 +211,11 @@ def _lagging(networks: Networks, network: Network) -> Network | None:
 
 def _columns(new: Any, old: MoEPolicy, mine: Network, plain: _Plain) -> th.Tensor:
     """Return where the first dense layer finds each input that the experts saw."""
-    ours = pieces(mine.extractor, new.observation_space)
-    theirs = pieces(plain.network.extractor, old.observation_space)
-    sees = old.moe[mine.tower.rstrip(digits)].experts_see_task
-    seen = {key: at for key, at in theirs.items() if sees or key != TASK_KEY}
-    width = sum(map(len, seen.values()))
-    if isinstance(new.observation_space, spaces.Dict):
-        found = columns(seen, ours)
-    else:  # a one-hot is at the end
-        found = list(range(width))
+    found = dense_columns(new, mine, old, plain.network)
     if mine.memory is None:
         linear = next(m for m in (*plain.hidden, *chain(*plain.heads)) if isinstance(m, nn.Linear))
-        total = sum(map(len, ours.values()))
-        found += range(total, total + linear.in_features - width)
+        total = sum(map(len, pieces(mine.extractor, new.observation_space).values()))
+        found += range(total, total + linear.in_features - len(found))
     return th.tensor(found)
 
 

@@ -6,6 +6,7 @@ Shapes: B observations, A action dimensions.
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch as th
@@ -14,9 +15,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_moe.growing.building import build_like, carry_the_rest, dress, undone_on_failure
 from sb3_moe.growing.kinds import dense_class, dense_kwargs
+from sb3_moe.growing.links import Links
+from sb3_moe.growing.matching import dense_columns, loose_links, memory_links
 from sb3_moe.growing.outputs import raw_outputs
 from sb3_moe.layers.checks import whole
 from sb3_moe.networks import networks_of
+from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 
 
@@ -39,7 +43,8 @@ def distil(
     """Fit SB3's own dense model to what one with experts does on observations.
 
     Its layers are as wide as those of ``net_arch``. Nothing is played and no reward is seen: it
-    learns every network's raw outputs, by Adam on all observations at once.
+    learns every network's raw outputs, by Adam on all observations at once. How far actions are
+    spread, and LSTMs, are copied.
 
     :param model: with one of our policies
     :param obs: a batch of observations, as environments give them
@@ -53,29 +58,55 @@ def distil(
     with undone_on_failure():
         kwargs = dense_kwargs(model, old) | {"net_arch": copy.deepcopy(old.net_arch)}
         new = build_like(model, dense_class(model), kwargs, model.get_env())
+        kept = _take_over(new.policy, old)
         ours, theirs = (policy.obs_to_tensor(obs)[0] for policy in (new.policy, old))
-        remains = _fit(new.policy, old, ours, theirs, steps, learning_rate)
+        remains = _fit(new.policy, old, ours, theirs, kept, steps, learning_rate)
         for online, target in networks_of(new.policy).targets().items():
             target.load_state_dict(online.state_dict())
         carry_the_rest(new, model)
         return Distilled(dress(new, model, model.get_env()), remains)
 
 
+@th.no_grad()
+def _take_over(new: Any, old: MoEPolicy) -> set[th.Tensor]:
+    """Copy what outputs for single observations don't show, and return it.
+
+    That is how far actions are spread, and what an LSTM makes of the step before.
+    """
+    ours, theirs = networks_of(new), networks_of(old)
+    links = loose_links(ours, theirs)
+    kept: set[th.Tensor] = {parameter for held in ours.loose().values() for parameter in held}
+    for mine, other in zip(ours.networks(), theirs.networks(), strict=True):
+        if mine.memory is not None and other.memory is not None:
+            at = th.tensor(dense_columns(new, mine, old, other))
+            links += memory_links(mine.memory, other.memory, at)
+            kept |= set(mine.memory.parameters())
+    Links(links).write_weights()
+    return kept
+
+
 def _fit(
-    new: Any, old: Any, obs: Any, old_obs: Any, steps: int, learning_rate: float
+    new: Any,
+    old: Any,
+    obs: Any,
+    old_obs: Any,
+    kept: Collection[th.Tensor],
+    steps: int,
+    learning_rate: float,
 ) -> dict[str, float]:
     actions = _own_actions(old, old_obs)
     with th.no_grad():
         wanted = raw_outputs(old, old_obs, actions)
     spread = {name: (y - y.mean(0)).square().mean() + 1e-12 for name, y in wanted.items()}
-    optimizer = th.optim.Adam(list(new.parameters()), lr=learning_rate)
+    fitted = [parameter for parameter in new.parameters() if parameter not in kept]
+    optimizer = th.optim.Adam(fitted, lr=learning_rate)
     for _ in range(steps):
         found = raw_outputs(new, obs, actions)
         losses = [(found[n] - y).square().mean() / spread[n] for n, y in wanted.items()]
         optimizer.zero_grad()
         th.stack(losses).sum().backward()
         optimizer.step()
-    optimizer.zero_grad()
+    new.zero_grad()
     with th.no_grad():
         found = raw_outputs(new, obs, actions)
     return {

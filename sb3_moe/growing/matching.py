@@ -11,6 +11,7 @@ from string import digits
 from typing import Any
 
 import torch as th
+from gymnasium import spaces
 from torch import nn
 
 from sb3_moe.growing.features import WHOLE, columns, pieces
@@ -18,7 +19,7 @@ from sb3_moe.growing.fitting import Fit
 from sb3_moe.growing.grafts import Graft, parts_of
 from sb3_moe.growing.leaves import Held, Leaf, plain_leaves
 from sb3_moe.growing.links import Link, Links
-from sb3_moe.networks import Network, networks_of
+from sb3_moe.networks import Network, Networks, networks_of
 from sb3_moe.observations.task_ids import TASK_KEY
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -113,6 +114,30 @@ def memory_links(new: nn.Module, old: nn.Module, at: th.Tensor | None) -> list[L
         else:
             links.append(Link(Held(mine), theirs))
     return links
+
+
+def loose_links(new: Networks, old: Networks) -> list[Link]:
+    """Link the parameters that lie in no layer, such as ``log_std``, where they are as large."""
+    theirs = old.loose()
+    pairs = [
+        pair for name, held in new.loose().items() for pair in zip(held, theirs[name], strict=True)
+    ]
+    return [Link(Held(mine), other) for mine, other in pairs if mine.shape == other.shape]
+
+
+def dense_columns(new: Any, mine: Network, old: MoEPolicy, other: Network) -> list[int]:
+    """Return where what a dense policy reads has each feature that the experts saw.
+
+    :param new: the dense policy
+    :param mine: its network
+    :param old: the policy with experts
+    :param other: the network of that
+    """
+    ours = pieces(mine.extractor, new.observation_space)
+    theirs = _seen(old, mine.tower.rstrip(digits), pieces(other.extractor, old.observation_space))
+    if isinstance(new.observation_space, spaces.Dict):
+        return columns(theirs, ours)
+    return list(range(sum(map(len, theirs.values()))))  # a one-hot is at the end
 
 
 def _tensors(module: nn.Module) -> list[th.Tensor]:

@@ -8,8 +8,9 @@ Shapes: E experts of one layer, n of them together in some tensors.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 from torch import nn
@@ -24,6 +25,16 @@ from sb3_moe.optimizers.own_steps import ADAMS, STEPS, factors_of_own_count, red
 SUPPORTED: tuple[type[th.optim.Optimizer], ...] = (*ADAMS, th.optim.RMSprop, th.optim.SGD)
 #: The entry of an optimiser's groups that says whether idle experts stay still: files keep it.
 MARK = "freeze_idle"
+
+
+@contextmanager
+def unmasked() -> Iterator[None]:
+    """Let gradients reach frozen experts, for one who looks at them and moves nothing."""
+    before, IdleExperts.masking = IdleExperts.masking, False
+    try:
+        yield
+    finally:
+        IdleExperts.masking = before
 
 
 class IdleExperts:
@@ -43,6 +54,9 @@ class IdleExperts:
     :param others: more layers, whose experts may have counts of their own
     :raises ValueError: if the optimiser's class or settings are not supported
     """
+
+    #: Whether gradients of frozen experts are zero, see :func:`unmasked`.
+    masking: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -110,6 +124,8 @@ class IdleExperts:
         self, parameter: nn.Parameter, num_experts: int, rows: list[int], grad: th.Tensor
     ) -> th.Tensor:
         """Return a gradient with zeros for frozen experts, whatever stood there."""
+        if not IdleExperts.masking:
+            return grad
         masked_nr = grad.reshape(num_experts, -1).clone()
         masked_nr[rows] = 0.0
         if th.is_grad_enabled():

@@ -16,6 +16,7 @@ from torch import nn
 
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
+from sb3_moe.optimizers.idle_experts import unmasked
 from sb3_moe.plasticity.probe import Obs, select
 
 
@@ -39,7 +40,7 @@ def fisher_information(
     sums = [th.zeros_like(each) for each in wanted]
     taken = th.as_tensor(actions, device=policy.device)
     taken = taken.float() if taken.is_floating_point() else taken
-    with evaluating(policy), _learned(wanted), th.enable_grad():
+    with evaluating(policy), _learned(wanted), unmasked(), th.enable_grad():
         # The square of a row's own gradient: a batch's would be of their sum.
         for i in range(len(actions)):
             seen, _ = policy.obs_to_tensor(select(obs, slice(i, i + 1)))

@@ -19,8 +19,8 @@ from sb3_moe.plasticity.activations import Activations
 from sb3_moe.plasticity.dormant import dormant_mask
 from sb3_moe.plasticity.hidden_layers import hidden_layers
 from sb3_moe.plasticity.probe import Obs, policy_activations
-from sb3_moe.plasticity.resets import fresh_copy, frozen_kept, moments
-from sb3_moe.plasticity.wiring import Wiring, wirings
+from sb3_moe.plasticity.resets import fresh_copy, frozen_kept, kept_entries, moments
+from sb3_moe.plasticity.wiring import Reader, Wiring, wirings
 
 # A view of a tensor that a layer stores, or of Adam's moments of it, by expert and unit.
 View = Callable[[th.Tensor], th.Tensor]
@@ -38,7 +38,8 @@ def redo(
     At tau 0 the policy does the same as before on ``obs``, unless a router normalises its input, or
     reads it behind a normalisation: what that makes of silent units only a bias can keep.
     The units of an expert to which a sparse router sends none of ``obs`` (one of another task, say)
-    stay as they are: the measures of dormancy count them, but nothing tells what they would do.
+    stay as they are: the measures of dormancy count them, but nothing tells what they would do. So
+    do those of frozen experts, and those that a frozen expert or a router that is held still reads.
 
     :param policy: of any algorithm; hidden layers whose weights on both sides are not known
         (``sb3_moe.plasticity.wiring`` knows which) stay as they are
@@ -59,7 +60,7 @@ def redo(
             "`policy` must have a hidden layer between two linear or convolutional ones, got none"
         )
     fresh = dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
-    averages = moments(policy)
+    averages, kept = moments(policy), kept_entries(policy)
     counts = {}
     for wiring in known:
         name = names[wiring.activation]
@@ -67,6 +68,7 @@ def redo(
             continue
         given_EH = None if activity is None else activity[name]
         mask_EH = _to_restart(activations[name], given_EH, tau)
+        mask_EH &= ~_held_still(wiring, mask_EH, activations[name], kept)
         with frozen_kept(policy):
             _restart(wiring, mask_EH, activations[name], fresh, averages)
         counts[name] = int(mask_EH.sum())
@@ -82,6 +84,33 @@ def _to_restart(activations: Activations, given_EH: th.Tensor | None, tau: float
     else:
         mask_EH, reached_E = dormant_mask(given_EH, tau), given_EH.any(1)
     return mask_EH if reached_E is None else mask_EH & reached_E.unsqueeze(1)
+
+
+def _held_still(
+    wiring: Wiring,
+    mask_EH: th.Tensor,
+    activations: Activations,
+    kept: Mapping[th.Tensor, th.Tensor],
+) -> th.Tensor:
+    """Tell which units can't begin anew, (E, H): of frozen experts, or read by what stays."""
+    still_EH = th.zeros_like(mask_EH)
+    view = incoming(wiring.before)
+    for tensor in wiring.before.parameters():
+        if tensor in kept:
+            still_EH |= view(kept[tensor]).reshape(*mask_EH.shape, -1).any(-1)
+    for reader in wiring.after:
+        weight = weight_of(reader.layer)
+        if weight in kept:
+            by_unit = _by_unit(reader, mask_EH, activations)
+            read = by_unit(kept[weight]) & (by_unit(weight) != 0)
+            still_EH |= read.reshape(*mask_EH.shape, -1).any(-1)
+    return still_EH
+
+
+def _by_unit(reader: Reader, mask_EH: th.Tensor, activations: Activations) -> View:
+    num_experts, units = mask_EH.shape
+    inputs = units if reader.by_position else units * activations.values_ETHP.shape[3]
+    return outgoing(reader.layer, num_experts, units, inputs)
 
 
 def _restart(
@@ -101,11 +130,8 @@ def _restart(
     if wiring.norm is not None:
         constants_EH = _of_silent_units(wiring.norm, mask_EH)
         _restart_norm(wiring.norm, fresh[wiring.norm], mask_EH.flatten(), averages)
-    positions = activations.values_ETHP.shape[3]
     for reader in wiring.after:
-        num_experts, units = mask_EH.shape
-        inputs = units if reader.by_position else units * positions
-        by_unit = outgoing(reader.layer, num_experts, units, inputs)
+        by_unit = _by_unit(reader, mask_EH, activations)
         weight, bias = weight_of(reader.layer), bias_of(reader.layer)
         if constants_EH is not None and bias is not None:
             contributions = (by_unit(weight).movedim((0, 1), (-2, -1)) * constants_EH).sum(-1)

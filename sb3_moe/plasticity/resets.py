@@ -44,6 +44,22 @@ def _check_alike(built: BasePolicy, policy: BasePolicy) -> None:
             )
 
 
+def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
+    """Tell which entries of their tensors frozen experts and held routers have: True there.
+
+    :param policy: of any algorithm
+    """
+    kept: dict[th.Tensor, th.Tensor] = {
+        router: th.ones_like(router, dtype=th.bool) for router in held_routers(policy)
+    }
+    for layer in (module for module in policy.modules() if isinstance(module, MoELayer)):
+        for share in layer.experts.shares() if layer.frozen else ():
+            own = {*range(share.first, share.first + share.num_experts)} & layer.frozen
+            mask = kept.setdefault(share.parameter, th.zeros_like(share.parameter, dtype=th.bool))
+            mask.view(share.num_experts, -1)[[k - share.first for k in sorted(own)]] = True
+    return kept
+
+
 @contextmanager
 def frozen_kept(policy: BasePolicy) -> Iterator[None]:
     """Leave frozen experts' weights and held routers, and their running averages, as they were.

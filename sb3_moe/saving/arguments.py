@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.type_aliases import TrainFreq
 
 from sb3_moe.saving.errors import UnsafeFileError
-from sb3_moe.saving.values import Decoder, Encoder, checked_type
+from sb3_moe.saving.values import Decoder, Encoder, as_pythons, checked_type
 
 # Not the file's to say: where to run, and where to write.
 _NOT_SAVED = frozenset({"policy", "env", "device", "tensorboard_log", "self"})
@@ -71,10 +71,10 @@ def _encoded(encoder: Encoder, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def decode_arguments(decoder: Decoder, state: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the values of what :func:`encode_arguments` returned."""
+    """Return the values of what :func:`encode_arguments` returned, NumPy's numbers as Python's."""
     return {
         part: {
-            name: decoder.decode(name, value)
+            name: as_pythons(decoder.decode(name, value))
             for name, value in checked_type(dict, state[part], part).items()
         }
         for part in ("arguments", "progress", "schedules")

@@ -53,6 +53,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
         f"{_SB3}.buffers:RolloutBuffer",
         f"{_SB3}.buffers:DictRolloutBuffer",
         "sb3_moe.buffers:DeviceRolloutBuffer",
+        "sb3_moe.buffers:MultiTaskRolloutBuffer",
         f"{_CONTRIB}.maskable.buffers:MaskableRolloutBuffer",
         f"{_CONTRIB}.maskable.buffers:MaskableDictRolloutBuffer",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 import torch as th
@@ -39,7 +40,7 @@ def check_counts(model: Any) -> None:
     counts = {name: getattr(model, name, None) for name in ("n_envs", steps)}
     lstm = {name: model.policy_kwargs[name] for name in _LSTM if name in model.policy_kwargs}
     for name, value in {**counts, **lstm}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise UnsafeFileError(f"its `{name}` must be an int of at least 1, got {value!r:.60}")
 
 

@@ -122,7 +122,8 @@ def load_optimizers(model: BaseAlgorithm, decoder: Decoder, state: Any, file: Te
         own[name].load_state_dict(optimizer_state)
         if masks:
             parameters = _parameters(own[name])
-            set_masks(own[name], {parameters[i]: mask for i, mask in masks.items()})
+            at = {parameters[i]: mask.to(parameters[i].device) for i, mask in masks.items()}
+            set_masks(own[name], at)
 
 
 def _masks_of(optimizer: th.optim.Optimizer) -> list[th.Tensor | None]:

@@ -10,7 +10,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_moe.saving.errors import UnsafeFileError
-from sb3_moe.saving.values import Decoder, Encoder, checked_type
+from sb3_moe.saving.values import Decoder, Encoder, as_pythons, checked_type
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.vec_env.task_statistics import PerTaskMeanStd
 
@@ -91,7 +91,9 @@ class SavedNormalizer:
         known = _SETTINGS | ({"task_id": str} if self.kind is PerTaskVecNormalize else {})
         if set(settings) != set(known):
             raise UnsafeFileError(f"its normalizer must have the settings {sorted(known)}")
-        self._settings = {name: decoder.decode(name, value) for name, value in settings.items()}
+        self._settings = {
+            name: as_pythons(decoder.decode(name, value)) for name, value in settings.items()
+        }
         for name, value in self._settings.items():
             if not isinstance(value, known[name]):
                 raise UnsafeFileError(f"its normalizer's `{name}` is of the wrong type")

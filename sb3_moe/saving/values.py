@@ -247,6 +247,11 @@ def _role(outer: str, key: str) -> str:
     return outer if outer in IMPORTING or outer == "placement" else key
 
 
+def as_pythons(value: Any) -> Any:
+    """Return a number of NumPy's as one of Python's; SB3 keeps whichever it was given."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def checked_type(kind: type[Any], value: Any, name: str) -> Any:
     """Return a value if it is of a type.
 

@@ -147,6 +147,9 @@ def test_learning_goes_without_a_warning_and_survives_a_file(algorithm, tmp_path
     loaded = algorithm.load(tmp_path / "model", env=make_env())
     assert type(loaded.rollout_buffer) is MultiTaskRolloutBuffer
     loaded.learn(32)
+    sb3_moe.save(model, tmp_path / "model.moe")
+    safe = sb3_moe.load(tmp_path / "model.moe", make_env())
+    assert type(safe.rollout_buffer) is MultiTaskRolloutBuffer
 
 
 def test_a_task_of_a_thousandfold_rewards_moves_the_policy_no_more():

@@ -268,6 +268,17 @@ def test_a_router_that_is_held_still_when_a_task_ends_keeps_its_strength_and_get
         np.testing.assert_array_equal(held[name], each)
 
 
+def test_an_expert_that_is_frozen_when_a_task_ends_keeps_its_strength():
+    model = make(PPO, policy_kwargs={"router": "soft"})
+    parameters = dict(model.policy.named_parameters())
+    obs, actions = model.env.reset(), np.zeros(model.n_envs, np.int64)
+    loose = fisher_information(model.policy, obs, actions, parameters)
+    sb3_moe.freeze_experts(model, [0])
+    held = fisher_information(model.policy, obs, actions, parameters)
+    for name, each in loose.items():
+        np.testing.assert_array_equal(held[name], each)
+
+
 def test_a_task_that_comes_back_counts_again_and_decay_forgets():
     sums = []
     for decay in (1.0, 0.0):

@@ -96,6 +96,23 @@ def test_a_dense_model_is_fitted_to_a_mixture_and_says_what_remains(algorithm):
     long.model.learn(32, reset_num_timesteps=False)
 
 
+def test_a_fitted_actor_spreads_its_actions_as_the_mixture_does():
+    model = make("A2C", "MoeMlpPolicy", arena.Arena(arena.FLAT, arena.BOX), router="soft")
+    model.policy.log_std.data.fill_(-3.0)
+    fitted = distil(model, sampled(model.observation_space, 8), steps=2).model
+    assert fitted.policy.log_std.tolist() == model.policy.log_std.tolist()
+    assert fitted.policy.log_std.grad is None
+
+
+def test_a_fitted_models_lstm_is_the_mixtures():
+    model = make("RecurrentPPO", "MoeMlpLstmPolicy", router="soft")
+    fitted = distil(model, sampled(model.observation_space, 8), steps=2).model
+    ours, theirs = (networks_of(each.policy).memories() for each in (fitted, model))
+    assert ours.keys() == theirs.keys() != set()
+    for name, memory in ours.items():
+        th.testing.assert_close(memory.state_dict(), theirs[name].state_dict())
+
+
 def test_what_remains_is_the_distance_as_a_share_of_the_spread():
     model = make("DQN", "MoeMlpPolicy", router="soft")
     obs = sampled(model.observation_space, 64)

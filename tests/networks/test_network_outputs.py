@@ -3,6 +3,7 @@
 import arena
 import torch as th
 from every_network import every_policy, make, parameters_of
+from torch import nn
 
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
@@ -58,3 +59,11 @@ def test_outputs_are_the_best_actions_and_their_values():
         th.testing.assert_close(outputs["pi"], actions_BA.sum(1))
         for i, values in enumerate(td3.policy.critic(obs, actions_BA)):
             th.testing.assert_close(outputs[f"qf{i}"], values[:, 0])
+
+
+def test_an_lstm_without_dropout_is_left_in_training_mode_for_cudnn():
+    plain, dropping = nn.LSTM(2, 3), nn.LSTM(2, 3, num_layers=2, dropout=0.5)
+    network = nn.ModuleList([plain, dropping, nn.Dropout()])
+    with evaluating(network):
+        assert [module.training for module in network] == [True, False, False]
+    assert all(module.training for module in network)

@@ -339,6 +339,30 @@ def test_every_optimiser_forgets():
     assert not model.critic.optimizer.state
 
 
+@pytest.mark.parametrize("holds", ["experts", "router"])
+def test_units_that_something_held_still_reads_stay_as_they_are_and_are_not_counted(holds):
+    model = trained("MoeMlpPolicy", {"num_experts": 2})
+    mixture = model.policy.moe_layers()["pi.middle"]
+    dense = model.policy.mlp_extractor.policy_net.blocks[0]
+    dense.bias.data[:3] = -1e4  # dead
+    experts = mixture.experts.expert(0)
+    if holds == "experts":
+        sb3_moe.freeze_experts(model, [0])
+    else:
+        mixture.hold_router(True)
+    obs = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    tensors = model.policy.obs_to_tensor(obs)[0]
+    before = model.policy.get_distribution(tensors).distribution.logits
+    counts = redo(model.policy, obs, tau=0.0)
+    th.testing.assert_close(model.policy.get_distribution(tensors).distribution.logits, before)
+    assert dense.bias[:3].tolist() == [-1e4] * 3
+    assert counts["pi.0"] == 0
+    if holds == "experts":
+        for layer, old in zip(mixture.experts.expert(0), experts, strict=True):
+            for name, tensor in old.state_dict().items():
+                assert th.equal(layer.state_dict()[name], tensor)
+
+
 @pytest.mark.parametrize(
     "remedy",
     [shrink_and_perturb, reset_heads, lambda policy: redo(policy, np.ones((8, 4)), tau=9.0)],

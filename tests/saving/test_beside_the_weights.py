@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -415,6 +415,25 @@ def test_values_come_back_with_their_types(value):
     )
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "numbers"),
+    [
+        (PPO, {"n_steps": np.int64(16), "batch_size": 16, "ent_coef": np.float32(0.5)}),
+        (DQN, {"buffer_size": np.int32(90), "gamma": np.float32(0.5)}),
+    ],
+)
+def test_numbers_of_numpys_that_sb3_was_given_come_back_as_pythons(algorithm, numbers, tmp_path):
+    env = VecNormalize(make_vec_env("CartPole-v1", 1), clip_obs=np.float32(5), training=np.True_)
+    model = algorithm("MoeMlpPolicy", env, device="cpu", **numbers)
+    model.learn(np.int64(32))
+    sb3_moe.save(model, tmp_path / "x.moe", normalizer=True)
+    loaded = load(tmp_path / "x.moe", make_vec_env("CartPole-v1", 1))
+    for name, value in numbers.items():
+        assert type(getattr(loaded, name)) in (int, float)
+        assert getattr(loaded, name) == value
+    assert loaded.get_vec_normalize_env().clip_obs == 5
 
 
 def test_nan_and_arrays_come_back():
