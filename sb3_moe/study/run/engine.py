@@ -24,6 +24,15 @@ ONE_THREAD = {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "JAX_PLATFORMS": "cpu",
 }
+# glibc would give the memory of an update back to the system, which hands it out page by page again
+# in the next one: tens of thousands of faults a second.
+KEPT_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+# Of a process that trains, wherever it runs.
+OF_A_CELL = ONE_THREAD | KEPT_MEMORY
 
 
 # The exit status of a process that found another one at work in its cell's folder.
@@ -35,7 +44,7 @@ def child_environment(cache: Path) -> dict[str, str]:
 
     :param cache: folder in which processes leave each other the games that jax has compiled
     """
-    return ONE_THREAD | {
+    return OF_A_CELL | {
         "JAX_COMPILATION_CACHE_DIR": str(cache.resolve()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
