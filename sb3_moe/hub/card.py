@@ -101,8 +101,11 @@ def _usage(repo_id: str | None, own: Sequence[str]) -> str:
         path = f'hf_hub_download("{repo_id}", "model.moe")'
     given = ""
     if own:
-        parts = [each.partition(":") for each in own]
-        lines += [f"from {module} import {name}" for module, _, name in parts]
+        parts = [each.rpartition(":") for each in own]
+        lines += [
+            f"from {module} import {name}" if module else f"# {name} is its maker's own"
+            for module, _, name in parts
+        ]
         given = ", custom_objects={" + ", ".join(f'"{n}": {n}' for _, _, n in parts) + "}"
     call = f"model = sb3_moe.load({path}{given})  # runs nothing from the file"
     return "\n".join([*lines, "", call])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,9 +96,7 @@ def config_of(model: BaseAlgorithm, results: Results, budget: Budget) -> dict[st
         "algorithm": type(model).__name__,
         "policy": type(model.policy).__name__,
         "options": _options(model),
-        "custom_objects": [
-            f"{each.__module__}:{name}" for name, each in own_classes(model).items()
-        ],
+        "custom_objects": [_place(name, each) for name, each in own_classes(model).items()],
         "suite": results.suite,
         "tasks": results.task_names,
         "num_timesteps": model.num_timesteps,
@@ -110,6 +109,15 @@ def config_of(model: BaseAlgorithm, results: Results, budget: Budget) -> dict[st
         "description": str(budget),
         "versions": versions(),
     }
+
+
+def _place(name: str, own: Any) -> str:
+    """Say where others import what is the user's own from: ``module:name``, or the name alone."""
+    module = own.__module__
+    if module == "__main__":  # a script's: others know its file
+        file = getattr(sys.modules[module], "__file__", None)
+        module = Path(file).stem if file else ""
+    return f"{module}:{name}" if module and own.__qualname__ == name else name
 
 
 def _options(model: BaseAlgorithm) -> dict[str, Any]:

@@ -78,8 +78,9 @@ def draw_last_gates(folder: str | Path, mixture: str | None = None) -> Figure:
     """
     saved = load_diagnostics(folder)
     name = _mixture(saved, mixture)
-    _, gates_KNE = _measured(saved, f"gates/{name}")
-    return draw_gates(gates_KNE[-1], saved["task_names"].tolist(), f"Experts of {name}")
+    last_NE = _measured(saved, f"gates/{name}")[1][-1]
+    there_E = np.isfinite(last_NE).any(axis=0)  # there were more, or there will be
+    return draw_gates(last_NE[:, there_E], saved["task_names"].tolist(), f"Experts of {name}")
 
 
 def draw_gates(gates_NE: npt.ArrayLike, task_names: Sequence[str], title: str = "") -> Figure:
@@ -126,9 +127,9 @@ def _names(saved: Mapping[str, npt.NDArray[Any]], kind: str, callback: str) -> l
 
 
 def _measured(saved: Mapping[str, npt.NDArray[Any]], name: str) -> tuple[Array, Array]:
-    """Return the steps at which something was measured, and the values."""
+    """Return the steps at which something was measured, and the values, NaN of what was missing."""
     values = saved[name]
-    there = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    there = np.isfinite(values.reshape(len(values), -1)).any(axis=1)
     return saved["steps"][there].astype(np.float64), values[there]
 
 

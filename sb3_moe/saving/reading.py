@@ -48,6 +48,10 @@ _KEYS = {
 _LATER: dict[str, Any] = {"tasks": None, "remembered": {}}
 
 
+#: The most memory that a file may ask for unless more is allowed.
+MAX_BYTES = 2**30
+
+
 def load(
     path: str | Path,
     env: gym.Env[Any, Any] | VecEnv | str | None = None,
@@ -55,7 +59,7 @@ def load(
     device: th.device | str = "auto",
     custom_objects: Mapping[str, Any] | None = None,
     normalizer: bool = True,
-    max_bytes: int = 2**30,
+    max_bytes: int = MAX_BYTES,
 ) -> Any:
     """Return the model of a file that :func:`sb3_moe.save` wrote, wherever it comes from.
 

@@ -12,6 +12,7 @@ import tyro
 
 from sb3_moe.extras import require
 from sb3_moe.hub import push, write_folder
+from sb3_moe.saving.reading import MAX_BYTES
 from sb3_moe.study.watch import opened
 
 
@@ -45,6 +46,8 @@ class Card:
     """Of SB3's zip, which doesn't say."""
     custom: tuple[str, ...] = ()
     """Your own classes that a .moe names, such as nearest:Nearest; imported from the path."""
+    max_bytes: int = MAX_BYTES
+    """Most memory that a .moe may ask for, its buffer's above all."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "sb3-moe card") -> int:

@@ -16,7 +16,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_moe
+from sb3_moe.extras import require
 from sb3_moe.policies.registration import TABLE
+from sb3_moe.saving.reading import MAX_BYTES
 from sb3_moe.study.run.folder import check_writable
 from sb3_moe.study.spec.named import imported
 from sb3_moe.tasks.known import names_on
@@ -50,6 +52,10 @@ class Agent(Protocol):
     def custom(self) -> tuple[str, ...]:
         """The user's own classes that the file names."""
 
+    @property
+    def max_bytes(self) -> int:
+        """Most memory that the file may ask for."""
+
 
 @dataclass(frozen=True)
 class Watch:
@@ -79,6 +85,8 @@ class Watch:
     """Of SB3's zip, which doesn't say."""
     custom: tuple[str, ...] = ()
     """Your own classes that a .moe names, such as nearest:Nearest; imported from the path."""
+    max_bytes: int = MAX_BYTES
+    """Most memory that a .moe may ask for, its buffer's above all."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "sb3-moe watch") -> int:
@@ -102,6 +110,8 @@ def _watch(options: Watch) -> int:
         raise ValueError(
             f"`--out` must be a file that ends in .html, .gif or .mp4, got {options.out}"
         )
+    if options.out.suffix != ".html":
+        _check_film(options)
     for each in options.without:
         expert_named(each)
     # What is wrong shows before anything is played.
@@ -130,6 +140,22 @@ def _watch(options: Watch) -> int:
     return 0
 
 
+def _check_film(options: Watch) -> None:
+    """Raise if a film can't be written, or wouldn't show what is asked for.
+
+    :raises ValueError: naming the option
+    :raises ImportError: naming the extra
+    """
+    for name, given in (("--without", options.without), ("--table", options.table)):
+        if given:
+            raise ValueError(
+                f"`{name}` must be left out where `--out` is a film, which shows the agent as it "
+                f"is: got {given} and {options.out.name}"
+            )
+    if options.out.suffix == ".mp4":
+        require("an MP4", "imageio_ffmpeg")
+
+
 def opened(options: Agent) -> BaseAlgorithm:
     """Open the model twice: its spaces say how the tasks are shown to it.
 
@@ -147,7 +173,7 @@ def opened(options: Agent) -> BaseAlgorithm:
 def _loader(options: Agent) -> Any:
     if options.model.suffix != ".zip":
         own = {each.partition(":")[2]: imported(each, "--custom") for each in options.custom}
-        return lambda env: _load_safely(options.model, env, own)
+        return lambda env: _load_safely(options, env, own)
     if not options.trust:
         raise ValueError(
             f"{options.model.name} is SB3's file, which can run code when it is opened: say "
@@ -173,13 +199,17 @@ def _loader(options: Agent) -> Any:
     return load
 
 
-def _load_safely(path: Path, env: Any, own: Mapping[str, Any]) -> BaseAlgorithm:
+def _load_safely(options: Agent, env: Any, own: Mapping[str, Any]) -> BaseAlgorithm:
     try:
-        return sb3_moe.load(path, env, device="cpu", custom_objects=own)
+        return sb3_moe.load(
+            options.model, env, device="cpu", custom_objects=own, max_bytes=options.max_bytes
+        )
     except sb3_moe.UnsafeFileError as error:
-        if "custom_objects=" not in str(error):
-            raise
-        raise ValueError(f"{error}: here by --custom package.module:Class") from error
+        here = {"custom_objects=": "--custom package.module:Class", "max_bytes=": "--max-bytes"}
+        for argument, option in here.items():
+            if argument in str(error):
+                raise ValueError(f"{error}: here by {option}") from error
+        raise
 
 
 def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:

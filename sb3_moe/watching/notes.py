@@ -40,11 +40,17 @@ class Notes:
         self._rows: dict[str, list[Any]] = {}
         self._returns: list[float] = []
         self._so_far = 0.0
+        self._ended = False
 
     def is_over(self, goal: tuple[int, int]) -> bool:
         """Say whether so many episodes have ended, or so many steps are made."""
         episodes, steps = goal
         return len(self._returns) >= episodes or len(self._seen) >= steps
+
+    @property
+    def has_just_ended(self) -> bool:
+        """Say whether the last step ended an episode."""
+        return self._ended
 
     def see(
         self,
@@ -82,7 +88,8 @@ class Notes:
         """Note what came of it."""
         self._add("rewards", float(reward))
         self._so_far += float(reward)
-        if done and not is_lost_life(info):
+        self._ended = done and not is_lost_life(info)
+        if self._ended:
             self._returns.append(self._so_far)
             self._so_far = 0.0
 

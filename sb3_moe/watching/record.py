@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import gymnasium as gym
@@ -111,9 +112,10 @@ def expert_named(expert: Expert) -> tuple[str, int]:
         if not colon or not number.isdecimal():
             raise ValueError(f"`without` must name experts as 'pi:2', got {expert!r}")
         return tower, int(number)
-    if not isinstance(expert, tuple) or len(expert) != 2:
+    pair = isinstance(expert, tuple) and len(expert) == 2
+    if not (pair and isinstance(expert[1], Integral)):
         raise ValueError(f"`without` must name experts as 'pi:2', got {expert!r}")
-    return expert
+    return expert[0], int(expert[1])
 
 
 def _mixtures(model: BaseAlgorithm) -> list[Mixture]:
@@ -193,7 +195,7 @@ class _Player:
         tracks = []
         for task in self._tasks:
             env.seed(seed)
-            if len(self._stage.names) > 1:
+            if self._others_follow:
                 env.set_options({"task_id": task})
             tracks += self._play([task])
         return tracks
@@ -226,7 +228,15 @@ class _Player:
                 notes[copy].do(actions[copy], starts[copy], playing[copy])
                 notes[copy].get(rewards[copy], dones[copy], infos[copy])
             obs, starts = after, dones
+            if self._others_follow and any(notes[copy].has_just_ended for copy in running):
+                env.set_options({"task_id": tasks[0]})
+                obs, starts = env.reset(), np.ones(env.num_envs, dtype=bool)
         return [each.track(self._model.policy, list(self._mind.layers)) for each in notes.values()]
+
+    @property
+    def _others_follow(self) -> bool:
+        """Whether the task that a reset's options name is played for one episode alone."""
+        return len(self._stage.names) > 1 and not self._stage.side_by_side
 
     @property
     def _goal(self) -> tuple[int, int]:
@@ -280,5 +290,10 @@ class Mind:
             self.decision, self._memory = self._networks.decide(
                 tensors, self._memory, starts_B, **masks
             )
+        if self.decision.kind == "mean" and self._policy.squash_output:
+            # As the environment gets them.
+            (mean_BD,) = self.decision.preferences
+            played = self._policy.unscale_action(mean_BD.cpu().numpy())
+            self.decision = self.decision._replace(preferences=(th.as_tensor(played),))
         gates = {name: calls[-1][1].gates_BNE.mean(1).cpu() for name, calls in outputs.items()}
         return self.decision, gates

@@ -95,8 +95,8 @@ class Track:
         return len(self.rewards_T)
 
     def leading(self, mixture: str) -> npt.NDArray[np.int64]:
-        """Return the expert with the largest gate in each step, (T,)."""
-        return self.gates[mixture].argmax(axis=1)
+        """Return the expert whose gate is largest in size in each step, (T,)."""
+        return np.abs(self.gates[mixture]).argmax(axis=1)
 
     def strongest(self, mixture: str, expert: int, count: int = MOST_STRONGEST) -> list[int]:
         """Return the steps in which an expert counted most, no two of them neighbours.
@@ -105,7 +105,7 @@ class Track:
         :param expert: which expert
         :param count: how many steps, at most
         """
-        gates_T, found = self.gates[mixture][:, expert], list[int]()
+        gates_T, found = np.abs(self.gates[mixture][:, expert]), list[int]()
         apart = max(len(self) // 50, 1)
         for step in np.argsort(-gates_T, kind="stable").tolist():
             if len(found) == count or gates_T[step] <= 0:

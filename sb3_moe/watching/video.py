@@ -120,8 +120,8 @@ class Sheet:
         start, end = x + 24, x + self._beside - 44
         self._write(pen, (x, y), str(expert))
         pen.rectangle((start, y + 3, end, y + LINE - 4), fill=EMPTY)
-        if gate > 0:
-            full = start + (end - start) * min(gate, 1.0)
+        if gate:
+            full = start + (end - start) * min(abs(gate), 1.0)
             pen.rectangle((start, y + 3, full, y + LINE - 4), fill=COLOURS[expert % len(COLOURS)])
         self._write(pen, (end + 8, y), f"{gate:.2f}")
 

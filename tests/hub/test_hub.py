@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import own_parts
 import pytest
 import torch as th
 import yaml
@@ -80,6 +81,24 @@ def test_a_card_says_which_classes_of_its_makers_the_agent_needs(tmp_path):
     assert 'load("model.moe", custom_objects={"Tempered": Tempered})' in text
     config = json.loads((folder / "config.json").read_text())
     assert config["custom_objects"] == ["own_parts:Tempered"]
+
+
+@pytest.mark.parametrize(
+    ("module", "file", "line"),
+    [
+        ("__main__", "/home/me/train.py", "from train import Tempered"),
+        ("__main__", None, "# Tempered is its maker's own"),
+    ],
+)
+def test_a_class_of_a_script_is_imported_from_its_file(module, file, line, tmp_path, monkeypatch):
+    monkeypatch.setattr(own_parts.Tempered, "__module__", module)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", file)
+    options = {"router": own_parts.Tempered, "num_experts": 2, "net_arch": [4]}
+    model = PPO("MoeMlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, policy_kwargs=options)
+    text = (
+        write_folder(model, tmp_path / "own", episodes=1, max_steps=2) / "README.md"
+    ).read_text()
+    assert f"{line}\n" in text
 
 
 def test_there_is_a_film_where_there_are_pictures(folder):

@@ -224,3 +224,17 @@ def test_an_agents_routing_is_drawn_in_one_call():
         plots.draw_routing(model, mixture="qf", max_steps=3)
     with pytest.raises(ValueError, match="no mixture of experts whose routing could be drawn"):
         plots.draw_routing(PPO("MlpPolicy", "CartPole-v1", n_steps=64), max_steps=3)
+
+
+def test_gates_of_an_expert_that_left_or_is_yet_to_come_leave_no_other_out(tmp_path):
+    gates = np.array([[[0.3, 0.7, np.nan]], [[0.2, 0.3, 0.5]], [[0.6, 0.4, np.nan]]])
+    arrays = {
+        "steps": np.array([0, 10, 20]),
+        "gates/pi.big": gates,
+        "task_names": np.array(["one"]),
+    }
+    np.savez(tmp_path / "diagnostics.npz", **arrays)
+    last = plots.draw_last_gates(tmp_path)
+    assert [text.get_text() for text in last.axes[0].texts] == ["0.60", "0.40"]
+    mesh = plots.draw_gates_over_time(tmp_path).axes[0].collections[0]
+    assert np.ma.count(np.ma.masked_invalid(mesh.get_array())) == 7

@@ -45,6 +45,26 @@ def test_a_file_becomes_a_page(files, tmp_path, capsys, name):
     ]
 
 
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        (["--without", "pi:1"], "`--without` must be left out where `--out` is a film, which sho"),
+        (["--table", "2"], "`--table` must be left out where `--out` is a film, which shows the "),
+    ],
+)
+def test_a_film_shows_the_agent_as_it_is_and_says_so(files, tmp_path, capsys, option, text):
+    words = [str(files / "agent.moe"), "--tasks", *TASKS, "--out", str(tmp_path / "x.gif")]
+    assert main([*words, *option]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_file_may_be_given_more_memory_on_the_command_line(files, tmp_path, capsys):
+    words = [str(files / "agent.moe"), "--tasks", *TASKS, "--out", str(tmp_path / "x.html")]
+    assert main([*words, "--max-bytes", "1000"]) == 2
+    assert "if it" in (error := capsys.readouterr().err)
+    assert "here by --max-bytes" in error
+
+
 def test_a_router_of_ones_own_is_named_on_the_command_line(tmp_path, capsys):
     options = {"router": "own_parts:Tempered", "num_experts": 2, "net_arch": [4]}
     model = PPO("MoeMlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, policy_kwargs=options)

@@ -118,8 +118,23 @@ def test_a_lone_multi_task_environment_is_played_task_by_task():
     tasks = [("Shown-v0", {"size": 8}), ("Shown-v0", {"size": 16})]
     model = shown.agent()
     env = MultiTaskEnv(tasks, render_mode="rgb_array")
-    replay = sb3_moe.watch(model, env)
-    assert [set(track.tasks_T.tolist()) for track in replay.runs[0].tracks] == [{0}, {1}]
+    replay = sb3_moe.watch(model, env, episodes=3)
+    tracks = replay.runs[0].tracks
+    assert [set(track.tasks_T.tolist()) for track in tracks] == [{0}, {1}]
+    assert [np.flatnonzero(track.starts_T).tolist() for track in tracks] == [[0, 7, 14]] * 2
+    assert [len(track.returns) for track in tracks] == [3, 3]
+
+
+def test_mean_actions_are_in_the_units_of_the_environment():
+    model = SAC("MoeMlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}, device="cpu")
+    [track] = sb3_moe.watch(model, max_steps=5, frames=False).runs[0].tracks
+    np.testing.assert_allclose(track.preferences[0], track.actions_TD, rtol=1e-5)
+
+
+def test_an_expert_may_be_a_number_of_numpys(tmp_path):
+    replay = sb3_moe.watch(shown.agent(), max_steps=2, without=[("pi", np.int64(1))])
+    assert replay.runs[1].label == "without expert 1 of pi"
+    replay.save(tmp_path / "page.html")
 
 
 def test_some_tasks_can_be_chosen():
@@ -222,6 +237,11 @@ def test_the_strongest_moments_are_the_largest_gates_and_no_neighbours():
     assert steps[0] == gates_T.argmax()
     assert len(steps) == 4
     assert min(abs(a - b) for a in steps for b in steps if a != b) > 1
+    gates_T[:] = -gates_T  # an embedding's weights may be
+    assert track.strongest("pi.middle", 0) == steps
+    assert (
+        track.leading("pi.middle").tolist() == np.abs(track.gates["pi.middle"]).argmax(1).tolist()
+    )
     gates_T[:] = 0
     assert track.strongest("pi.middle", 0) == []
 

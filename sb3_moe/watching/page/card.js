@@ -121,11 +121,11 @@ function fact(name, text, value) {
   return make("span", { "data-fact": name, "data-value": String(value) }, text);
 }
 
-// Bars from 0 to `high`, or over their own range where there is none.
+// Bars of sizes from 0 to `high`, or over their own range where there is none.
 function fill(bars, numbers, high, chosen) {
   const low = high ? 0 : Math.min(least(numbers), 0), top = high || Math.max(most(numbers), 0);
   bars.forEach((bar, i) => {
-    const share = top > low ? (numbers[i] - low) / (top - low) : 0;
+    const share = high ? Math.min(Math.abs(numbers[i]) / high, 1) : top > low ? (numbers[i] - low) / (top - low) : 0;
     bar.fill.style.width = 100 * (Number.isFinite(share) ? share : 0) + "%";
     bar.number.textContent = written(numbers[i]);
     bar.number.dataset.value = String(numbers[i]);

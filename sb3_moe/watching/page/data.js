@@ -36,9 +36,10 @@ for (const run of replay.runs) {
   }
 }
 
+// Of the largest in size: a gate may be negative.
 function largest(numbers) {
   let best = 0;
-  for (let i = 1; i < numbers.length; i++) if (numbers[i] > numbers[best]) best = i;
+  for (let i = 1; i < numbers.length; i++) if (Math.abs(numbers[i]) > Math.abs(numbers[best])) best = i;
   return best;
 }
 
