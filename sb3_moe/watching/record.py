@@ -112,10 +112,10 @@ def expert_named(expert: Expert) -> tuple[str, int]:
         if not colon or not number.isdecimal():
             raise ValueError(f"`without` must name experts as 'pi:2', got {expert!r}")
         return tower, int(number)
-    pair = isinstance(expert, tuple) and len(expert) == 2
-    if not (pair and isinstance(expert[1], Integral)):
+    pair: Any = expert
+    if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Integral)):
         raise ValueError(f"`without` must name experts as 'pi:2', got {expert!r}")
-    return expert[0], int(expert[1])
+    return pair[0], int(pair[1])
 
 
 def _mixtures(model: BaseAlgorithm) -> list[Mixture]:
