@@ -1,3 +1,4 @@
+import arena
 import gymnasium as gym
 import pytest
 import torch as th
@@ -6,6 +7,7 @@ from stable_baselines3 import DQN, PPO, SAC
 import sb3_moe
 from sb3_moe.budget import controls, matching_net_arch, measure
 from sb3_moe.policies.on_policy import MoeMlpPolicy
+from sb3_moe.policies.options import DEFAULTS, MoEOptions
 
 OBS, ACT = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
 
@@ -107,6 +109,38 @@ def test_the_controls_for_conv_tokens_are_one_expert_each():
 def test_the_controls_are_for_tokens_of_a_map():
     with pytest.raises(ValueError, match=r"`tokens` must be 'conv' or 'feature'"):
         controls({})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"router": "top_k", "freeze_idle": True},
+        {"task_input": "router", "task_embedding": 8},
+    ],
+    ids=str,
+)
+def test_every_control_can_be_built(options):
+    env = arena.default_env("PPO", "MoeCnnPolicy")
+    tasks = {"features_extractor_kwargs": {"num_tasks": 3}} if "task_input" in options else {}
+    for kwargs in controls({"tokens": "conv", "net_arch": [8]} | options | tasks).values():
+        if not tasks:
+            PPO("MoeCnnPolicy", env, policy_kwargs=kwargs, device="cpu")
+        given = {name: value for name, value in kwargs.items() if name in DEFAULTS}
+        MoEOptions(**given)
+
+
+def test_an_expert_without_a_width_has_no_scaled_control():
+    with pytest.raises(ValueError, match=r"`expert` must have a hidden layer .* got 'linear'"):
+        controls({"tokens": "conv", "net_arch": [8], "expert": "linear"})
+
+
+def test_an_encoder_that_all_critics_run_costs_each_of_them_its_flops():
+    env = arena.default_env("SAC", "MoeCnnPolicy")
+    options = {"placement": {"pi": "big", "qf": "none"}, "net_arch": [8]}
+    model = SAC("MoeCnnPolicy", env, policy_kwargs=options, buffer_size=10, device="cpu")
+    parts = measure(model.policy).parts
+    assert parts["qf0"].flops == parts["qf1"].flops > 0
+    assert parts["qf0"].parameters > parts["qf1"].parameters
 
 
 def test_a_scaled_expert_is_as_wide_as_all_together_in_each_tower():

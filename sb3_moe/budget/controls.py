@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sb3_moe.layers.expert_kinds import EXPERTS
 from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.by_tower import KWARGS, is_by_tower, per_tower
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.option_checks import DEFAULT_NUM_EXPERTS, takes
+from sb3_moe.policies.option_checks import DEFAULT_NUM_EXPERTS, called, takes
 from sb3_moe.policies.options import ARGUMENTS, DEFAULTS, TOWERS
 
 # SB3's arguments have no towers; this stands for all of them.
@@ -28,7 +29,8 @@ def controls(
     :param policy_kwargs: the MoE policy's, with ``tokens="conv"`` or ``"feature"``
     :param policy_class: the policy; needed where dicts by tower leave a tower out
     :raises ValueError: if no tower with experts has such tokens, for others of which these
-        controls are not meant, or if it can't be told how many experts or towers there are
+        controls are not meant, if experts have no width, or if it can't be told how many experts
+        or towers there are
     """
     towers = _towers_of(policy_kwargs, policy_class)
     given = {name: value for name, value in policy_kwargs.items() if name in DEFAULTS}
@@ -80,8 +82,16 @@ def _control(
     speaks = {key: v for key, v in own.items() if key in new.defaults() and key != "num_slots"}
     changed["router_kwargs"] = speaks or None
     if new.blind and options["task_input"] == "router":
-        changed["task_input"] = "none"  # shown to a router that is gone
+        # Shown to a router that is gone.
+        changed |= {"task_input": "none", "task_embedding": None}
+    if options["freeze_idle"] and options["head_router"] is None and not new.leaves_out:
+        changed["freeze_idle"] = None
     if name == "one_scaled_expert":
+        if not getattr(EXPERTS.find(options["expert"]), "uses_width", True):
+            raise ValueError(
+                "`expert` must have a hidden layer that can be scaled, got "
+                f"{called(EXPERTS.find(options['expert']))!r}"
+            )
         width = options["expert_width"] or _first_width(policy_kwargs.get("net_arch"), tower)
         changed["expert_width"] = _num_experts(options, policy_kwargs) * width
     return DEFAULTS | kept | changed

@@ -117,10 +117,10 @@ def measure(policy: BaseModel) -> Budget:
     counted = {id(each) for each in own}
     alive = _alive(networks)
 
-    def cost(modules: Iterable[nn.Module]) -> Cost:
-        return sum((_cost(module, flops, counted, alive) for module in modules), Cost())
+    def cost(modules: Iterable[nn.Module], *, runs: bool = False) -> Cost:
+        return sum((_cost(module, flops, counted, alive, runs=runs) for module in modules), Cost())
 
-    towers = {tower: cost(modules) for tower, modules in networks.towers().items()}
+    towers = {tower: cost(modules, runs=True) for tower, modules in networks.towers().items()}
     # A Gaussian's log_std is the actor's, and so comes to the first.
     towers[next(iter(towers))] += _learned(own, alive)
     features = cost(networks.extractors().values())
@@ -179,11 +179,17 @@ def _cost(
     flops: dict[int, int],
     counted: set[int],
     alive: Mapping[th.Tensor, int],
+    *,
+    runs: bool,
 ) -> Cost:
-    """Add up a module's parts that were not counted before (networks can share an extractor)."""
+    """Add up a module's parts that were not counted before (networks can share an extractor).
+
+    :param runs: whether parts that were, such as an encoder that all critics have, run here again
+    """
     cost = Cost()
     for part in module.modules():
         if id(part) in counted:
+            cost += Cost(flops=flops.get(id(part), 0) * runs)
             continue
         counted.add(id(part))
         own = [p for p in part.parameters(recurse=False) if id(p) not in counted]

@@ -5,7 +5,9 @@ Shapes: B batch, N tokens per sample, E experts, S slots per expert.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 
@@ -61,6 +63,9 @@ class AddLoss(th.autograd.Function):
     has to know of it.
     """
 
+    #: Whether the loss is fed on the way back, see :func:`without_added_losses`.
+    feeding: ClassVar[bool] = True
+
     @staticmethod
     def forward(ctx: Any, y: th.Tensor, loss: th.Tensor) -> th.Tensor:
         """Pass ``y`` through."""
@@ -69,10 +74,20 @@ class AddLoss(th.autograd.Function):
         return y.view_as(y)
 
     @staticmethod
-    def backward(ctx: Any, *grads: th.Tensor | None) -> tuple[th.Tensor | None, th.Tensor]:
+    def backward(ctx: Any, *grads: th.Tensor | None) -> tuple[th.Tensor | None, th.Tensor | None]:
         """Pass the gradient through, and 1 to the loss."""
         (loss,) = ctx.saved_tensors
-        return grads[0], th.ones_like(loss)
+        return grads[0], th.ones_like(loss) if AddLoss.feeding else None
+
+
+@contextmanager
+def without_added_losses() -> Iterator[None]:
+    """Let gradients be those of what they are asked of alone, without the losses on their way."""
+    before, AddLoss.feeding = AddLoss.feeding, False
+    try:
+        yield
+    finally:
+        AddLoss.feeding = before
 
 
 def add_loss(y: th.Tensor, loss: th.Tensor) -> th.Tensor:

@@ -96,7 +96,9 @@ class LinearRouter(ScoreRouter):
         else:
             self.weight_RK = nn.Parameter(weight_RK)
             self.bias_K = None if bias_K is None else nn.Parameter(bias_K)
-        self.scale = nn.Parameter(th.ones(())) if normalize else None
+        # No buffer, as optimisers of older files count it among their parameters.
+        scale = nn.Parameter(th.ones(()), requires_grad=not frozen)
+        self.scale = scale if normalize else None
 
     @th.no_grad()
     def soften(self, factor: float) -> None:

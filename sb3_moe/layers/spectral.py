@@ -139,17 +139,16 @@ class ByLoss(PenaltyOnTheWay):
         super().__init__(coef)
         self.loss: th.Tensor | None = None
 
-    def watch(self, log_prob_B: th.Tensor, entropy_B: th.Tensor | None) -> None:
+    def watch(self, log_prob_B: th.Tensor, entropy_B: th.Tensor) -> None:
         """Read the loss off the way back through what a policy says of actions.
 
         :param log_prob_B: log-probabilities of the actions taken
-        :param entropy_B: entropies; None where there are none, and the algorithm takes the negated
-            log-probabilities
+        :param entropy_B: entropies, or what stands for them
         """
         self.loss = None
         if log_prob_B.requires_grad:
             log_prob_B.register_hook(lambda grad_B: self._add(grad_B.sum()))
-        if entropy_B is not None and entropy_B.requires_grad:
+        if entropy_B.requires_grad:
             values_B = entropy_B.detach()
             entropy_B.register_hook(lambda grad_B: self._add((grad_B * values_B).sum()))
 

@@ -69,6 +69,8 @@ class ActorCriticNetworks(Networks):
 
     def taken(self, obs: PyTorchObs, actions: th.Tensor) -> list[th.Tensor]:
         """Return the log-probability of the actions, at the start of an episode."""
+        if isinstance(self.policy.action_space, spaces.Discrete):
+            actions = actions.long().flatten()  # buffers keep a column
         return [self._distribution(obs, self.fresh_memory(obs)).log_prob(actions)]
 
     def _distribution(self, obs: PyTorchObs, memory: tuple[Any, ...]) -> Any:

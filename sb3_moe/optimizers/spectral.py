@@ -9,6 +9,7 @@ import torch as th
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from sb3_moe.layers.aux_loss import without_added_losses
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.routing import Routing
 from sb3_moe.layers.spectral import (
@@ -47,13 +48,9 @@ class ByGradient(FeaturePenalty):
         # A router that is held learns nothing for a while.
         learned = [p for p in self._parameters if p.requires_grad]
         # Written out, the penalty's gradient takes a product less.
-        grads = th.autograd.grad(
-            phi_TD,
-            learned,
-            penalty_gradient(phi_TD.detach()),
-            retain_graph=True,
-            allow_unused=True,
-        )
+        own_TD = penalty_gradient(phi_TD.detach())
+        with without_added_losses():  # those of the layers before
+            grads = th.autograd.grad(phi_TD, learned, own_TD, retain_graph=True, allow_unused=True)
         self._own = list(zip(learned, grads, strict=True))
         return y_BNO
 

@@ -218,10 +218,19 @@ def _check_idle(options: MoEOptions) -> None:
 
 
 def _check_spectral(options: MoEOptions) -> None:
-    """Refuse to penalise features of parts of a sample."""
+    """Refuse to penalise features of parts of a sample, or to weigh by what can't be told."""
     if options.spectral_coef and options.is_tokenised:
         raise ValueError(
             f"`spectral_coef` needs `tokens`='sample', one row for each, got {options.tokens!r}"
+        )
+    if (
+        options.spectral_coef
+        and options.spectral_mode == "features"
+        and options.combination is not None
+    ):
+        raise ValueError(
+            "`spectral_mode` must be 'grad' or 'loss' where outputs go through "
+            f"`combine`={options.combine!r} on their way, got 'features'"
         )
 
 

@@ -60,6 +60,12 @@ def test_frozen_weights_are_a_buffer_that_is_saved():
     assert list(router.state_dict()) == ["weight_RK"]
 
 
+def test_a_frozen_router_that_normalises_learns_no_scale_either():
+    router = LinearRouter(5, 4, frozen=True, normalize=True)
+    assert [name for name, p in router.named_parameters() if p.requires_grad] == []
+    assert LinearRouter(5, 4, normalize=True).scale.requires_grad
+
+
 def test_orthogonal_initialisation_passes_the_router_by():
     # SB3 visits nn.Linear and nn.Conv2d, and a router is neither.
     assert not any(isinstance(m, nn.Linear | nn.Conv2d) for m in LinearRouter(5, 4).modules())

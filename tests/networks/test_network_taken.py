@@ -44,6 +44,15 @@ def test_every_policy_knows_how_much_its_weights_count_for_actions_that_were_tak
         np.testing.assert_allclose(each, mean, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("alias", ["MlpPolicy", "MoeMlpPolicy"])
+def test_single_choices_may_stand_in_a_column_as_buffers_keep_them(alias):
+    model = PPO(alias, arena.Arena(arena.FLAT), n_steps=4, batch_size=4).learn(4)
+    data = next(model.rollout_buffer.get(4))
+    (said_B,) = networks_of(model.policy).taken(data.observations, data.actions)
+    _, log_probs_B, _ = model.policy.evaluate_actions(data.observations, data.actions.flatten())
+    th.testing.assert_close(said_B, log_probs_B)
+
+
 @pytest.mark.parametrize("space", [spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3)], ids=str)
 def test_actions_of_several_parts_have_one_log_probability(space):
     model = PPO("MlpPolicy", arena.Arena(arena.FLAT, space), n_steps=4, batch_size=4)

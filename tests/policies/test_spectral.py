@@ -10,6 +10,7 @@ import torch as th
 from sb3_moe.layers import MoELayer, paths
 from sb3_moe.layers.spectral import FeaturePenalty
 from sb3_moe.networks import networks_of
+from sb3_moe.policies.spectral import by_loss
 
 COEF = 0.5
 SPHERE = {"router": "top_k", "router_kwargs": {"top_k": 2, "renormalize": True, "hidden": [6]}}
@@ -93,6 +94,36 @@ def test_grad_adds_a_share_of_the_losss_norm_over_the_tower(algorithm, placement
     base = gradients_of_training(model)
     found = gradients_of_training(rolled_out(algorithm, spectral_coef=COEF, **options))
     assert_added(found, base, own, COEF * norm(base) / norm(own))
+
+
+def test_grad_leaves_the_losses_of_the_routers_before_to_the_loss():
+    options = {"placement": {"pi": "all", "vf": "none"}, "net_arch": [8, 8]}
+    options |= {"router": "top_k", "balance_coef": 3.0}
+    model = rolled_out(**options)
+    own, _ = penalties_gradient(model.policy, "pi", of_rollout(model))
+    base = gradients_of_training(rolled_out(**options))
+    found = gradients_of_training(rolled_out(spectral_coef=COEF, **options))
+    assert_added(found, base, own, COEF * norm(base) / norm(own))
+
+
+def test_loss_tells_both_terms_apart_where_the_entropy_is_the_negated_log_probability():
+    model = arena.make(
+        "PPO",
+        env=arena.Arena(arena.FLAT, arena.BOX),
+        model={"use_sde": True},
+        squash_output=True,
+        placement="middle",
+        spectral_coef=COEF,
+        spectral_mode="loss",
+    )
+    obs = th.as_tensor(arena.observe(model, 6))
+    actions = th.tanh(th.randn(6, 2))
+    _, log_prob, entropy = model.policy.evaluate_actions(obs, actions)
+    th.testing.assert_close(entropy, -log_prob)
+    (penalty,) = by_loss(model.policy)
+    ((2.0 * log_prob).mean() - 0.5 * entropy.mean()).backward()
+    wanted = 2.0 - 0.5 * entropy.detach().mean()
+    th.testing.assert_close(penalty.loss, wanted)
 
 
 def test_grad_goes_by_the_gradient_that_was_clipped():
@@ -275,6 +306,12 @@ def test_what_cannot_be_penalised_is_named(options, text):
 def test_parts_of_a_sample_are_no_rows_of_features():
     with pytest.raises(ValueError, match=r"`spectral_coef` needs `tokens`='sample'.*got 'conv'"):
         arena.make("PPO", "MoeCnnPolicy", tokens="conv", spectral_coef=0.1)
+
+
+def test_features_are_not_weighed_where_outputs_are_made_orthonormal():
+    options = {"router": "soft", "combine": "orthogonal", "spectral_coef": 0.1}
+    with pytest.raises(ValueError, match="`spectral_mode` must be 'grad' or 'loss' where outputs"):
+        arena.make("PPO", spectral_mode="features", **options)
 
 
 def test_off_policy_algorithms_have_no_loss_to_read():
