@@ -22,7 +22,7 @@ from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
 from sb3_moe_envs.meanings import meanings_of, named
 from sb3_moe_envs.numbers import optional_whole, whole
 from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Schedule, Slots
-from sb3_moe_envs.schedules.base import task_index
+from sb3_moe_envs.schedules.base import task_index, turn_of
 from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.side_by_side import LoneSteps
 from sb3_moe_envs.snapshot import restore, snapshot
@@ -164,11 +164,11 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self._steps += 1
         self._reward += float(reward)
         self._success = succeeded(self._success, info)
-        switched = self._count()
+        over, switched = self._count()
         # A switch is a truncation, so that values are bootstrapped from the old task's observation.
         truncated = bool(truncated) or (switched and not terminated)
         if terminated or truncated:
-            self._end(finished=not switched)
+            self._end(finished=not (over or switched))
         obs = self._interface.encode(self._task, obs)
         return obs, float(reward), bool(terminated), truncated, self._describe(info)
 
@@ -287,14 +287,15 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self._check(observation_problem(env.observation_space, obs))
         return obs, info
 
-    def _count(self) -> bool:
-        """Count a step; return whether the schedule wants another task now."""
+    def _count(self) -> tuple[bool, bool]:
+        """Count a step; return whether the turn is over, and whether another task is wanted."""
         if self._by_hand:
-            return False
+            return False, False
         if self._lone_steps is not None:
             self._lone_steps.count()
+        before = turn_of(self.schedule)
         self.schedule.count(self.num_envs)
-        return self.schedule.task != self._task
+        return turn_of(self.schedule) != before, self.schedule.task != self._task
 
     def _end(self, finished: bool) -> None:
         if self._running and not self._by_hand:

@@ -51,7 +51,8 @@ class Reservoir:
         """Move a uniform sample of all rows so far to the front, and let the rest be overwritten.
 
         The rows that were kept before are themselves a sample, and stand for all that were seen
-        until then. What a long block overwrites by wrapping around the buffer is lost.
+        until then. What a long block overwrites by wrapping around the buffer is lost, whatever
+        its age.
 
         :param buffer: of SB3's kind
         :param written: rows since the last time
@@ -70,7 +71,8 @@ class Reservoir:
             rng.choice(old, from_old, replace=False),
             rng.choice(new, min(size - from_old, len(new)), replace=False),
         ]
-        self.kept = _move_to_front(buffer, np.concatenate(rows).astype(np.int64))
+        # Shuffled, so that a block that wraps around loses rows of any age.
+        self.kept = _move_to_front(buffer, rng.permutation(np.concatenate(rows).astype(np.int64)))
         self.seen += written
 
 

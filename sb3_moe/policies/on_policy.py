@@ -106,11 +106,10 @@ class MoEActorCritic(_Policy):
         """Judge actions as SB3's policy does, and let penalties know what is said of them."""
         with self._acting_on(args, kwargs):
             values, log_prob, entropy = super().evaluate_actions(*args, **kwargs)
-        penalties = by_loss(self)
-        if penalties and entropy is None:
-            # What algorithms take in its place, so that the two terms can be told apart.
-            log_prob, entropy = log_prob.view_as(log_prob), -log_prob
-        for penalty in penalties:
+        for penalty in by_loss(self):
+            if entropy is None:
+                # What algorithms take in its place, so that the two terms can be told apart.
+                log_prob, entropy = log_prob.view_as(log_prob), -log_prob
             penalty.watch(log_prob, entropy)
         return values, log_prob, entropy
 

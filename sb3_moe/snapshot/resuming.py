@@ -64,6 +64,8 @@ def resume(
         keep_action_noise(model)
     else:
         model._last_obs = None
+    # As in a run that goes on: the next reset is no first one, which would rewind the schedule.
+    env.unwrapped._reset_seeds()
     with blaming(folder):
         _restore_generators(model, env, state)
     return model, env

@@ -186,6 +186,21 @@ def test_what_a_long_block_overwrote_is_not_taken_for_the_reservoir():
     assert reservoir.seen == 30
 
 
+def test_a_block_that_wraps_around_loses_kept_rows_of_any_age():
+    buffer = make(DQN, toy_vec_env((0,)), buffer_size=100).replay_buffer
+    left = np.zeros(2)
+    for seed in range(50):
+        buffer.reset()
+        reservoir, rng = Reservoir(0.5), np.random.default_rng(seed)
+        for block, written in enumerate((50, 50, 85)):
+            filled([block] * written, buffer)
+            reservoir.reduce(buffer, written, rng)
+        left += np.bincount(buffer.rewards[: buffer.pos, 0].astype(int), minlength=3)[:2] / 50
+    # 15 of 50 places outlive the last block, whose rows 35 of the sample are.
+    assert left.sum() == pytest.approx(15, abs=1)
+    assert abs(left[0] - left[1]) < 2
+
+
 def test_a_full_buffer_is_reduced_to_a_sample_of_itself():
     buffer = make(DQN, toy_vec_env((0,)), buffer_size=20).replay_buffer
     filled(range(30), buffer)

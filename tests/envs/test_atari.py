@@ -12,7 +12,8 @@ pytest.importorskip("ale_py", reason="needs the atari extra")
 
 from ale_py.vector_env import AtariVectorEnv
 
-from sb3_moe.vec_env import GymnasiumVecEnv
+from sb3_moe.evaluation.outcomes import game_return, is_lost_life
+from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
 from sb3_moe_envs import MultiTaskVectorEnv, Task
 from sb3_moe_envs.vector.atari import AtariEnv, AtariVectorWorld
 
@@ -148,6 +149,21 @@ def test_the_single_environment_passes_gymnasiums_checker_and_reports_the_score(
         *_, done, truncated, info = env.step(env.action_space.sample())
     assert set(info) == {"score", "game_over"}
     assert not truncated
+
+
+def test_a_game_that_a_limit_of_steps_cuts_counts_with_its_score_so_far():
+    task = ("sb3_moe_envs:SB3MoE/Atari-Breakout-v0", {"max_episode_steps": 150, "num_threads": 1})
+    env = make_multitask_vec_env([task], 1, seed=0)
+    env.reset()
+    rng, score, infos = np.random.default_rng(0), 0.0, [{}]
+    while not infos[0].get("TimeLimit.truncated"):
+        score = 0.0 if infos[0].get("game_over") else score
+        _, reward, _, infos = env.step(rng.integers(18, size=1))
+        # Those of Breakout's lowest rows are 1 each, and aren't changed by clipping.
+        score += reward[0]
+    assert (infos[0]["score"], infos[0]["game_over"]) == (score, False)
+    assert not is_lost_life(infos[0])
+    assert game_return(infos[0]) == score > 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_moe.vec_env import make_multitask_vec_env
-from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv, Sequence, Task
+from sb3_moe_envs import Adaptive, Cycle, Interleave, MultiTaskEnv, Sequence, Task
 
 
 def never_ending(num_tasks=2):
@@ -52,6 +52,16 @@ def test_sb3_is_told_of_a_switch_as_a_time_limit():
     assert infos[0]["terminal_observation"]["task_id"] == 0
     assert infos[0]["episode"]["l"] == 2
     assert obs["task_id"].tolist() == [1]
+
+
+def test_what_ends_with_a_turn_does_not_count_for_the_same_tasks_next_turn():
+    schedule = Adaptive("episodes>=1 or steps>=4", num_cycles=None, order=[0, 0, 1])
+    env = MultiTaskEnv(never_ending(), schedule=schedule)
+    env._envs[0].step = lambda action: (env._envs[0]._observe(), 0.0, env._steps == 3, False, {})
+    env.reset(seed=0)
+    ends = [env.step(0)[2:4] for _ in range(4)]
+    assert ends[-1] == (True, False)  # it goes on with the same task
+    assert (env.schedule.turn, env.schedule.state_dict()["_episodes"]) == (1, 0)
 
 
 def test_a_task_that_terminates_as_the_schedule_switches_is_not_truncated():

@@ -126,6 +126,20 @@ def test_a_run_resumed_at_a_switch_or_after_it_evaluates_the_switch_once(stop, t
     assert again[0].scores["trained"].tolist() == [0, 0, 1]
 
 
+def test_a_second_run_after_resuming_goes_on_with_the_schedule_as_without(tmp_path):
+    played = []
+    for stopped in (False, True):
+        model = in_turn()
+        model.learn(96, callback=SnapshotCallback(48, tmp_path) if stopped else None)
+        if stopped:
+            model, _ = resume(tmp_path)
+        model.learn(96, reset_num_timesteps=False)
+        model.learn(48)
+        played.append(model.get_env().env_method("get_task"))
+    assert played[0] == played[1]
+    assert played[0][0] > 0
+
+
 def test_a_run_that_was_stopped_between_snapshot_and_evaluation_makes_up_for_it(
     tmp_path, monkeypatch
 ):

@@ -14,7 +14,7 @@ from sb3_moe_envs.schedules.turns import Turns
 class Adaptive(Turns):
     """Play each task until a rule holds, then the next; then hold the last.
 
-    The rule knows, of this turn: `steps` and `episodes` over all environments, and the mean
+    The rule knows, of this turn: `steps` and `episodes`, counted as by `Cycle`, and the mean
     `return` and `success` of the last `window` finished episodes, once there are that many. Write
     `or steps>=1e6` for a limit. An episode is a success, 1 and not 0, if `info["is_success"]` or
     `info["success"]` of any of its steps is true; one that says nothing is none if another of the

@@ -12,8 +12,9 @@ from sb3_moe_envs.schedules.turns import Turns
 class Cycle(Turns):
     """Play each task for a while, then the next, and so on for some cycles; then hold the last.
 
-    Steps and episodes are counted over all environments. Boundaries lie at multiples of the length
-    of a turn, and a switch comes with the first step that reaches one.
+    Steps and episodes are counted over all environments that step together; one that steps alone
+    counts its own episodes, and with `num_envs` the steps of all. Boundaries lie at multiples of
+    the length of a turn, and a switch comes with the first step that reaches one.
 
     >>> cycle = Cycle(steps_per_task=1000, num_cycles=2, round_to=256)
     >>> cycle.total_steps(num_tasks=3)

@@ -132,6 +132,11 @@ class AtariVectorWorld(VectorWorld):
         game.loadROM(_ale_py().roms.get_rom_path(self.game))
         return [action.name for action in game.getMinimalActionSet()]
 
+    @property
+    def scores(self) -> np.ndarray:
+        """Return the scores of the running games so far, (num_envs,)."""
+        return self._scores.copy()
+
     @staticmethod
     def draw(observation: np.ndarray) -> np.ndarray:
         """Return the latest frame of one observation as a picture."""
@@ -160,6 +165,12 @@ class AtariEnv(SingleCopyEnv):
     def __init__(self, game: str, render_mode: str | None = None, **kwargs: Any) -> None:
         self.game = game
         super().__init__(AtariVectorWorld(game, render_mode=render_mode, **kwargs))
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take one action; ``info`` holds the score so far, as a limit of steps may cut the game."""
+        obs, reward, terminated, truncated, info = super().step(action)
+        score = {"score": float(self._world.scores[0]), "game_over": False}
+        return obs, reward, terminated, truncated, score | info
 
     def get_action_meanings(self) -> list[str]:
         """Name the choices."""

@@ -17,7 +17,7 @@ from sb3_moe_envs.meanings import meanings_of, named
 from sb3_moe_envs.multitask import as_schedule
 from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
-from sb3_moe_envs.schedules.base import as_list, task_index
+from sb3_moe_envs.schedules.base import as_list, task_index, turn_of
 from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.spaces.observations import ARRAYS
@@ -390,7 +390,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         succeeded_rows(self._successes, infos.get("final_info", {}), done)
         counted = ~self._by_hand
         if counted.any():
-            before = self._turn()
+            before = turn_of(self.schedule)
             self.schedule.count(int(counted.sum()))
             self._end_episodes(np.flatnonzero(done & counted), before)
         if done.any():
@@ -401,13 +401,9 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._returns[slots], self._lengths[slots], self._successes[slots] = 0, 0, UNSAID
         self._by_hand[slots] = self._picked()[slots]
 
-    def _turn(self) -> tuple[int, int]:
-        """Return the task that is on, and which turn it is: the next may be the same task's."""
-        return self.schedule.task, getattr(self.schedule, "turn", 0)
-
     def _end_episodes(self, slots: np.ndarray, turn: tuple[int, int]) -> None:
         for slot in slots.tolist():
-            if self._turn() != turn:
+            if turn_of(self.schedule) != turn:
                 # It is over; what else ended in this step doesn't count for the next.
                 return
             self.schedule.end(
