@@ -167,7 +167,7 @@ class AtariEnv(SingleCopyEnv):
         super().__init__(AtariVectorWorld(game, render_mode=render_mode, **kwargs))
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Take one action; ``info`` holds the score so far, as a limit of steps may cut the game."""
+        """Take one action; ``info`` holds the score so far: a limit of steps may cut the game."""
         obs, reward, terminated, truncated, info = super().step(action)
         score = {"score": float(self._world.scores[0]), "game_over": False}
         return obs, reward, terminated, truncated, score | info
