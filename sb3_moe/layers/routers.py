@@ -96,9 +96,9 @@ class LinearRouter(ScoreRouter):
         else:
             self.weight_RK = nn.Parameter(weight_RK)
             self.bias_K = None if bias_K is None else nn.Parameter(bias_K)
-        # No buffer, as optimisers of older files count it among their parameters.
-        scale = nn.Parameter(th.ones(()), requires_grad=not frozen)
-        self.scale = scale if normalize else None
+        # A parameter even if frozen, as optimisers of older files count it among theirs.
+        self.scale = nn.Parameter(th.ones(())) if normalize else None
+        self.learns_scale = not frozen
 
     @th.no_grad()
     def soften(self, factor: float) -> None:
@@ -129,7 +129,8 @@ class LinearRouter(ScoreRouter):
         weight_RK = self.weight_RK
         if self.scale is not None:
             x_BNR = x_BNR / (x_BNR.norm(dim=-1, keepdim=True) + 1e-6)
-            weight_RK = self.scale * weight_RK / (weight_RK.norm(dim=0, keepdim=True) + 1e-6)
+            scale = self.scale if self.learns_scale else self.scale.detach()
+            weight_RK = scale * weight_RK / (weight_RK.norm(dim=0, keepdim=True) + 1e-6)
         logits_BNK = F.linear(x_BNR, weight_RK.t(), self.bias_K)
         if self.noise and self.training:
             logits_BNK = logits_BNK + self.noise * th.randn_like(logits_BNK)

@@ -6,7 +6,6 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -305,7 +304,9 @@ def __getattr__(name: str) -> Any:
     """Find what version 0.1 had here and now judges claims in a module of its own."""
     if name not in ("Finding", "Row", "estimate", "judge_claims"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("sb3_moe.study.report.judging"), name)
+    from sb3_moe.study.report import judging
+
+    return getattr(judging, name)
 
 
 def load_claims(path: Path) -> Claims:
