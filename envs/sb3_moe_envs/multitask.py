@@ -22,7 +22,8 @@ from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
 from sb3_moe_envs.meanings import meanings_of, named
 from sb3_moe_envs.numbers import optional_whole, whole
 from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Schedule, Slots
-from sb3_moe_envs.schedules.base import task_index, turn_of
+from sb3_moe_envs.schedules.base import task_index
+from sb3_moe_envs.schedules.turns import turn_of
 from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.side_by_side import LoneSteps
 from sb3_moe_envs.snapshot import restore, snapshot

@@ -138,8 +138,6 @@ class _Played:
         return int((self.running * self.wanted).argmax())
 
     def _end(self, copy: int, info: Mapping[str, Any]) -> None:
-        if self._tasks is not None and info.get("task_id", self._tasks[copy]) != self._tasks[copy]:
-            raise ValueError(f"{_EACH_ITS_OWN}, but copy {copy} went on to another; {_BUILD}")
         self._lengths[copy] += monitored(info)["l"]
         if is_lost_life(info):
             return
@@ -147,8 +145,13 @@ class _Played:
         episode = game_return(info), float(self._lengths[copy]), self._successes.end(copy)
         self._lengths[copy] = 0
         if len(mine) < self._quota[copy]:
+            self._check_task(copy, info)
             mine.append(episode)
         self.wanted[copy] = len(mine) < self._quota[copy]
+
+    def _check_task(self, copy: int, info: Mapping[str, Any]) -> None:
+        if self._tasks is not None and info.get("task_id", self._tasks[copy]) != self._tasks[copy]:
+            raise ValueError(f"{_EACH_ITS_OWN}, but copy {copy} went on to another; {_BUILD}")
 
 
 def refuse_endless(task: str, max_episode_steps: int) -> None:

@@ -180,8 +180,13 @@ def _fill(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) -
         lagging, other = (_lagging(n, each) for n, each in ((ours, mine), (theirs, plain.network)))
         if lagging is not None and other is not None:
             links += _links(lagging, _plain(other, task), at)
-    links += loose_links(ours, theirs)
-    Links(links).write_weights()
+    loose, other_shapes = loose_links(ours, theirs)
+    if other_shapes:
+        raise ValueError(
+            f"gSDE's noise, {other_shapes[0]}, is for a latent of another width than the dense "
+            "model has: fit one with `distill`, which begins with fresh noise"
+        )
+    Links(links + loose).write_weights()
 
 
 def _links(new: Network, plain: _Plain, at: th.Tensor | None) -> list[Link]:

@@ -44,7 +44,7 @@ def distil(
 
     Its layers are as wide as those of ``net_arch``. Nothing is played and no reward is seen: it
     learns every network's raw outputs, by Adam on all observations at once. How far actions are
-    spread, and LSTMs, are copied.
+    spread is copied, and LSTMs are, unless an extractor before them learns too.
 
     :param model: with one of our policies
     :param obs: a batch of observations, as environments give them
@@ -71,13 +71,15 @@ def distil(
 def _take_over(new: Any, old: MoEPolicy) -> set[th.Tensor]:
     """Copy what outputs for single observations don't show, and return it.
 
-    That is how far actions are spread, and what an LSTM makes of the step before.
+    That is how far actions are spread, and what an LSTM makes of the step before, if it reads what
+    it did: no extractor's features that are to be learned anew.
     """
     ours, theirs = networks_of(new), networks_of(old)
-    links = loose_links(ours, theirs)
+    links, _ = loose_links(ours, theirs)
     kept: set[th.Tensor] = {parameter for held in ours.loose().values() for parameter in held}
     for mine, other in zip(ours.networks(), theirs.networks(), strict=True):
-        if mine.memory is not None and other.memory is not None:
+        learned = next(mine.extractor.parameters(), None) is not None
+        if mine.memory is not None and other.memory is not None and not learned:
             at = th.tensor(dense_columns(new, mine, old, other))
             links += memory_links(mine.memory, other.memory, at)
             kept |= set(mine.memory.parameters())

@@ -116,13 +116,20 @@ def memory_links(new: nn.Module, old: nn.Module, at: th.Tensor | None) -> list[L
     return links
 
 
-def loose_links(new: Networks, old: Networks) -> list[Link]:
-    """Link the parameters that lie in no layer, such as ``log_std``, where they are as large."""
-    theirs = old.loose()
-    pairs = [
-        pair for name, held in new.loose().items() for pair in zip(held, theirs[name], strict=True)
-    ]
-    return [Link(Held(mine), other) for mine, other in pairs if mine.shape == other.shape]
+def loose_links(new: Networks, old: Networks) -> tuple[list[Link], list[str]]:
+    """Link the parameters that lie in no layer, such as ``log_std``.
+
+    :return: links, and the names of parameters that have another shape there: gSDE's noise for a
+        latent of another width
+    """
+    links, other_shapes, theirs = list[Link](), list[str](), old.loose()
+    for name, held in new.loose().items():
+        for mine, other in zip(held, theirs[name], strict=True):
+            if mine.shape == other.shape:
+                links.append(Link(Held(mine), other))
+            else:
+                other_shapes.append(name)
+    return links, other_shapes
 
 
 def dense_columns(new: Any, mine: Network, old: MoEPolicy, other: Network) -> list[int]:

@@ -115,8 +115,9 @@ def _place(name: str, own: Any) -> str:
     """Say where others import what is the user's own from: ``module:name``, or the name alone."""
     module = own.__module__
     if module == "__main__":  # a script's: others know its file
-        file = getattr(sys.modules[module], "__file__", None)
-        module = Path(file).stem if file else ""
+        main = sys.modules[module]
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+        module = spec.name if spec is not None else Path(file).stem if file else ""
     return f"{module}:{name}" if module and own.__qualname__ == name else name
 
 

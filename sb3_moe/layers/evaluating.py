@@ -13,18 +13,14 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     """Put a network into evaluation mode while the block runs, module by module.
 
     ``network.train(False)`` would move the bias of loss-free balancing, in a layer that does so.
-    LSTMs stay as they are: without dropout it is the same to them, and cuDNN has gradients of one
-    in training mode alone.
+    LSTMs without dropout, to which it is the same, are in training mode: in no other does cuDNN
+    give their gradients.
     """
-    training = [
-        module
-        for module in network.modules()
-        if module.training and not (isinstance(module, nn.RNNBase) and module.dropout == 0)
-    ]
-    for module in training:
-        module.training = False
+    before = {module: module.training for module in network.modules()}
+    for module in before:
+        module.training = isinstance(module, nn.RNNBase) and module.dropout == 0
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, training in before.items():
+            module.training = training

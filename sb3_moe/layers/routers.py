@@ -72,6 +72,7 @@ class LinearRouter(ScoreRouter):
 
     weight_RK: th.Tensor
     bias_K: th.Tensor | None
+    learns_scale: bool = True
 
     def __init__(
         self,
@@ -98,7 +99,8 @@ class LinearRouter(ScoreRouter):
             self.bias_K = None if bias_K is None else nn.Parameter(bias_K)
         # A parameter even if frozen, as optimisers of older files count it among theirs.
         self.scale = nn.Parameter(th.ones(())) if normalize else None
-        self.learns_scale = not frozen
+        if frozen:
+            self.learns_scale = False
 
     @th.no_grad()
     def soften(self, factor: float) -> None:

@@ -248,8 +248,12 @@ def _role(outer: str, key: str) -> str:
 
 
 def as_pythons(value: Any) -> Any:
-    """Return a number of NumPy's as one of Python's; SB3 keeps whichever it was given."""
-    return value.item() if isinstance(value, np.generic) else value
+    """Return a number of NumPy's as one of Python's, if it isn't one anyway, as float64 is.
+
+    SB3 keeps whichever it was given, and NumPy rounds by a float64 otherwise than by a float.
+    """
+    ours = not isinstance(value, np.generic) or isinstance(value, float)
+    return value if ours else value.item()
 
 
 def checked_type(kind: type[Any], value: Any, name: str) -> Any:

@@ -62,10 +62,10 @@ def resume(
         set_carried(model, state.carried)
     if goes_on:
         keep_action_noise(model)
+        # The next reset is no first one: a seed would rewind the schedule.
+        env.unwrapped._reset_seeds()
     else:
         model._last_obs = None
-    # As in a run that goes on: the next reset is no first one, which would rewind the schedule.
-    env.unwrapped._reset_seeds()
     with blaming(folder):
         _restore_generators(model, env, state)
     return model, env

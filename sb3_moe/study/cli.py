@@ -175,19 +175,32 @@ def _check_numbers(options: object) -> None:
         raise ValueError(f"`--gpus` must be at least 0, got {options.gpus}")
 
 
+def _check_device(command: Run, device: str) -> None:
+    """Raise unless cells will find their device.
+
+    :raises ValueError: naming the option or the entry
+    """
+    if command.engine == "local":
+        check_device(device, here=True)
+    elif device.startswith("cuda") and not command.gpus:
+        raise ValueError(
+            "`--gpus` must be above 0 where `device` is cuda, since Ray shows no GPU to cells that "
+            f"ask for none, got {command.gpus} and {device}"
+        )
+
+
 def _dispatch(command: Plan | Run | Status | Report, console: Console) -> int:
     _check_numbers(command)
     _check_numbers(command.options)
     study = command.options.load()
     root = command.options.folder(study)
-    if isinstance(command, Plan) or (isinstance(command, Run) and command.engine == "local"):
-        check_device(study.device, here=True)
     if isinstance(command, Plan):
         return plan(study, root, console, command.processes)
     if isinstance(command, Status):
         return status(study, root, console)
     if isinstance(command, Report):
         return report(study, root, console, command.to, replays=command.replays)
+    _check_device(command, study.device)
     return run_study(study, root, console, command.make_engine, command.retry, command.replays)
 
 

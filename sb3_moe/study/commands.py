@@ -24,7 +24,7 @@ from sb3_moe.study.run.runner import locked, run
 from sb3_moe.study.run.speeds import measured_speeds, steps_to_measure
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.grid import StudyConfig
-from sb3_moe.study.spec.setup import WORLD, plain
+from sb3_moe.study.spec.setup import WORLD, check_device, plain
 
 #: Where, in a study's folder, processes leave each other what jax has compiled.
 CACHE = ".jax"
@@ -36,8 +36,8 @@ Setting = tuple[str, tuple[str, ...]]
 def plan(study: StudyConfig, root: Path, console: Console, processes: int | None) -> int:
     """Print what would run, and how long it would take.
 
-    :raises ValueError: if a claim or the number of processes is wrong, or a folder was made by
-        another configuration
+    :raises ValueError: if a claim or the number of processes is wrong, a folder was made by another
+        configuration, or this machine lacks the device on which speeds are to be measured
     """
     check_claims(study, console)
     processes = check_processes(processes)
@@ -55,6 +55,7 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
             f"{steps:,} steps are left, and measuring speed takes {measured:,}: run them at once",
         )
         return 0
+    check_device(study.device, here=True)
     say(console, f"measuring how fast each network trains, by {measured:,} steps ...")
     speeds = measured_speeds(
         jobs,

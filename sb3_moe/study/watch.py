@@ -152,6 +152,7 @@ def _check_film(options: Watch) -> None:
                 f"`{name}` must be left out where `--out` is a film, which shows the agent as it "
                 f"is: got {given} and {options.out.name}"
             )
+    require("films", "PIL")
     if options.out.suffix == ".mp4":
         require("an MP4", "imageio_ffmpeg")
 

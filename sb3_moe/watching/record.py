@@ -294,6 +294,7 @@ class Mind:
             # As the environment gets them.
             (mean_BD,) = self.decision.preferences
             played = self._policy.unscale_action(mean_BD.cpu().numpy())
-            self.decision = self.decision._replace(preferences=(th.as_tensor(played),))
+            # The spread, where there is one, is that before the squashing.
+            self.decision = self.decision._replace(preferences=(th.as_tensor(played),), spread=None)
         gates = {name: calls[-1][1].gates_BNE.mean(1).cpu() for name, calls in outputs.items()}
         return self.decision, gates

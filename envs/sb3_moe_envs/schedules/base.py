@@ -104,11 +104,6 @@ class Schedule(ABC):
         self.rng.bit_generator.state = state["rng"]
 
 
-def turn_of(schedule: Schedule) -> tuple[int, int]:
-    """Return the task that is on, and which turn it is: the next may be the same task's."""
-    return schedule.task, getattr(schedule, "turn", 0)
-
-
 def as_list(argument: str, entries: Any, what: str) -> list[Any]:
     """Return what was given one after the other.
 

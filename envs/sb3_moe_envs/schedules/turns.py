@@ -60,3 +60,11 @@ class Turns(Schedule):
         """Stay within the last turn."""
         num_turns = self.num_turns(self.num_tasks)
         return turn if num_turns is None else min(turn, num_turns - 1)
+
+
+def turn_of(schedule: Schedule) -> tuple[int, int]:
+    """Return the task that is on, and which turn it is: the next may be the same task's.
+
+    :param schedule: turns are told apart by those of :class:`Turns` alone, for others by the task
+    """
+    return schedule.task, schedule.turn if isinstance(schedule, Turns) else 0

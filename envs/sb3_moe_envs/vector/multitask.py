@@ -17,7 +17,8 @@ from sb3_moe_envs.meanings import meanings_of, named
 from sb3_moe_envs.multitask import as_schedule
 from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
-from sb3_moe_envs.schedules.base import as_list, task_index, turn_of
+from sb3_moe_envs.schedules.base import as_list, task_index
+from sb3_moe_envs.schedules.turns import turn_of
 from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.spaces.observations import ARRAYS
@@ -139,7 +140,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
         :param seed: starts the schedule and every task's stream again
         :param options: `{"task_id": k}` chooses the task, for all slots or (a sequence) for each,
-            until the next reset
+            until the next reset or :meth:`set_task`
         :raises ValueError: if an option is unknown
         """
         restored, self._restored = self._restored, False

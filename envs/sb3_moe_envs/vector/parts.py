@@ -17,6 +17,7 @@ from sb3_moe_envs.vector.shown import ShownWorld
 Vector = VectorEnv[Any, Any, Any]
 
 
+# What `gymnasium.make` takes for itself, and the environments don't know.
 _OF_SINGLE_COPIES = {"max_episode_steps", "disable_env_checker"}
 
 

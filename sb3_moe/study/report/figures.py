@@ -194,6 +194,8 @@ def expert_panels(runs: Sequence[Run]) -> list[tuple[str, Array]]:
                 named = f"{CALLED[tower]} ({layer})" if tower in CALLED else layer
                 caption = f"{title(run.cell.architecture.name)}, {named}\n{where}"
                 last_NE = gates_KNE[-1][:, np.isfinite(gates_KNE[-1]).all(axis=0)]
+                if not last_NE.size:  # it diverged
+                    continue
                 key = run.cell.architecture.name, caption
                 found.setdefault(key, []).append(last_NE[:, np.argsort(-last_NE[0])])
     return [(caption, np.mean(_as_wide(gates), axis=0)) for (_, caption), gates in found.items()]

@@ -120,7 +120,7 @@ def games_measured(name: str, cell: CellConfig) -> set[str]:
 
 
 def area(run: Run, game: str, block: tuple[int, int]) -> float:
-    """Mean return over a stretch; NaN where a run was stopped before its end, or a return is."""
+    """Mean return over a stretch; NaN where a run was stopped before its end, or any return is."""
     return _area(run.returns(game), run, block)
 
 
@@ -205,7 +205,11 @@ def inactive(run: Run) -> float:
 
 def _of_second_half(run: Run, kind: str) -> float:
     found = run.inside(kind)
-    return float("nan") if found is None else float(np.mean(found[1][len(found[1]) // 2 :]))
+    if found is None:
+        return float("nan")
+    steps, values = found
+    late = steps >= run.diagnostics["steps"][-1] / 2
+    return float(np.mean(values[late])) if late.any() else float("nan")
 
 
 class References:

@@ -106,6 +106,10 @@ def test_what_was_looked_at_at_fewer_steps_than_another_measure_is_averaged_over
     shares[[0, 6, 12, 18]] = [0.1, 0.2, 0.3, 0.5]
     looked = Run(made.cell, made.scores, {**made.diagnostics, "dormant/pi.0": shares})
     assert dormant(looked) == pytest.approx(0.4)
+    # The half of the run, not of the looks: gradients are first looked at after an update.
+    late = np.where(made.steps > 0, np.arange(len(made.steps)), np.nan)
+    whole = Run(made.cell, made.scores, {"steps": made.steps, "inactive/pi.0": late})
+    assert measure("inactive", whole, References([], {}))[WHOLE] == np.arange(10, 21).mean()
     steps, values = looked.inside("dormant")
     assert steps.tolist() == made.steps[[0, 6, 12, 18]].tolist()
     assert values.tolist() == [0.1, 0.2, 0.3, 0.5]
