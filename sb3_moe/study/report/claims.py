@@ -300,15 +300,6 @@ class _File:
     units: Units = field(default_factory=dict)
 
 
-def __getattr__(name: str) -> Any:
-    """Find what version 0.1 had here and now judges claims in a module of its own."""
-    if name not in ("Finding", "Row", "estimate", "judge_claims"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sb3_moe.study.report import judging
-
-    return getattr(judging, name)
-
-
 def load_claims(path: Path) -> Claims:
     """Read a file of claims.
 
