@@ -28,7 +28,6 @@ MOVED = {
     "sb3_moe.registration": "sb3_moe.policies.registration",
     "sb3_moe.study.architectures": "sb3_moe.study.spec.architectures",
     "sb3_moe.study.cell": "sb3_moe.study.run.cell",
-    "sb3_moe.study.claims": "sb3_moe.study.report.claims",
     "sb3_moe.study.config": "sb3_moe.study.spec.config",
     "sb3_moe.study.engine": "sb3_moe.study.run.engine",
     "sb3_moe.study.entries": "sb3_moe.study.spec.entries",

@@ -27,3 +27,8 @@ def test_an_old_name_can_be_imported_from_where_it_was(module, name):
 
 def test_the_list_of_old_names_is_not_empty():
     assert len(PLACES) > 200
+
+
+@pytest.mark.parametrize("name", ["Contrast", "Finding", "Row", "estimate", "judge_claims"])
+def test_what_reads_and_what_judges_claims_was_one_module(name):
+    assert hasattr(import_module("sb3_moe.study.claims"), name)
