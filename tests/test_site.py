@@ -79,6 +79,19 @@ def test_links_of_a_page_in_a_folder_are_read_from_there():
     )
 
 
+def test_links_of_a_text_that_another_page_shows_are_read_from_where_it_lies():
+    text = "[a](docs/results.md) [b](docs/speed.md#own) [c](examples)"
+    assert pages.on_the_site(text, "R", ROOT, DOCS) == (
+        "[a](results.md) [b](speed.md#own) [c](R/tree/main/examples)"
+    )
+
+
+def test_the_changelogs_links_lead_to_files():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    found = [path for _, path, _ in pages.LINK.findall(text)]
+    assert found and all((ROOT / path).exists() for path in found)
+
+
 def test_the_navigation_has_every_page():
     written = "\n".join(pages.tables_of_contents())
     every = {page.stem for page in DOCS.glob("*.md")} - {"README", "index"}

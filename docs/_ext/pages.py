@@ -17,20 +17,22 @@ def is_page(path):
     return path.is_relative_to(DOCS) and path.suffix in (".md", ".ipynb")
 
 
-def on_the_site(text, repository, folder=DOCS):
+def on_the_site(text, repository, folder=DOCS, shown_in=None):
     """Lead links that leave `docs` to the repository, and keep those between pages.
 
     :param text: of a page, Markdown
     :param repository: its address
-    :param folder: in which the page lies
+    :param folder: in which the text lies, from which its links lead
+    :param shown_in: the folder of the page that shows it; ``folder`` unless another page does
     """
+    shown_in = shown_in or folder
 
     def lead(link):
         label, path, heading = link.groups(default="")
         target = (folder / path).resolve()
         target = HERE.get(target, target)
         if is_page(target):
-            return f"{label}({os.path.relpath(target, folder)}{heading})"
+            return f"{label}({os.path.relpath(target, shown_in)}{heading})"
         kind = "tree" if target.is_dir() else "blob"
         return f"{label}({repository}/{kind}/main/{target.relative_to(ROOT)}{heading})"
 
@@ -71,7 +73,9 @@ def read(app, page, source):
         app.env.note_dependency(str(file), docname=page)
     path = Path(app.env.doc2path(page))
     if path.suffix == ".md":
-        source[0] = on_the_site(f"{source[0]}\n{text}", app.config.repository, path.parent)
+        repository, here = app.config.repository, path.parent
+        below = on_the_site(text, repository, file.parent, here) if file else ""
+        source[0] = f"{on_the_site(source[0], repository, here)}\n{below}"
 
 
 def setup(app):
