@@ -333,7 +333,7 @@ def test_the_wide_network_of_meta_worlds_study_has_the_parameters_of_its_mixture
     )
     policy = policy_of("MoeMultiInputPolicy", "SAC")
     arch = matching_net_arch(policy, *spaces, networks["moore"])
-    assert set(map(tuple, arch.values())) == {tuple(networks["dense-wide"]["net_arch"])}
+    assert arch == networks["dense-wide"]["net_arch"]
 
 
 @pytest.mark.parametrize("columns", ["[dense]", "[soft-middle]"])
