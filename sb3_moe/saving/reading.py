@@ -147,8 +147,12 @@ class _Saved:
     def __init__(self, file: Archive, custom_objects: Mapping[str, Any], max_bytes: int) -> None:
         self._file, self._max_bytes = file, max_bytes
         self._state = state = _read_state(file)
-        if file.size(archive.ARRAYS) > max_bytes // 16:
-            raise UnsafeFileError(f"{archive.ARRAYS} is longer than {max_bytes // 16} bytes")
+        size = file.size(archive.ARRAYS)
+        if size > max_bytes // 16:
+            raise UnsafeFileError(
+                f"{archive.ARRAYS} is longer than {max_bytes // 16} bytes: pass "
+                f"max_bytes={32 * size} if it is yours"
+            )
         arrays = TensorFile(file, archive.ARRAYS).read()
         self._decoder = decoder = Decoder(
             {name: tensor.numpy() for name, tensor in arrays}, custom_objects

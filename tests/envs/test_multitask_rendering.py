@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from counting import CountingEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import RecordVideo, RenderCollection
 from stable_baselines3.common.vec_env import VecVideoRecorder
 
@@ -177,3 +178,19 @@ def test_a_task_that_was_built_without_a_render_mode_is_named(world):
     message = "task 't1' gives no pictures: what builds it must pass render_mode='rgb_array' itself"
     with pytest.warns(UserWarning, match=message):
         world(tagged(None)[:1], render_mode="rgb_array")
+
+
+def test_a_tasks_own_vector_environment_that_draws_nothing_leaves_its_rows_without_a_picture():
+    class Blind(SyncVectorEnv):
+        def render(self):
+            return None
+
+    def vector_fn(num_envs):
+        return Blind([CountingEnv] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+    tasks = [tagged("rgb_array")[1], Task("blind", env_fn=CountingEnv, vector_fn=vector_fn)]
+    env = MultiTaskVectorEnv(tasks, 2, render_mode="rgb_array")
+    env.reset()
+    drawn, blind = env.render()
+    assert drawn.shape == (6, 8, 3)
+    assert blind is None

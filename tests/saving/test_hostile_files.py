@@ -225,7 +225,11 @@ def test_arrays_that_are_long_beside_the_limit_are_refused(good, tmp_path):
     header = json.dumps(forge.header_of(data)).encode() + b" " * 10**5
     parts = good["PPO"] | {"arrays.safetensors": forge.with_header(data, header)}
     path = forge.forge(tmp_path / "x.moe", parts)
-    assert "arrays.safetensors is longer than 25000 bytes" in refusal(path, max_bytes=400_000)
+    size = len(parts["arrays.safetensors"])
+    text = (
+        f"arrays.safetensors is longer than 25000 bytes: pass max_bytes={32 * size} if it is yours"
+    )
+    assert text in refusal(path, max_bytes=400_000)
 
 
 # The JSON.

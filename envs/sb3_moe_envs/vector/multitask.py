@@ -173,14 +173,16 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return obs, rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return one picture per slot, all of the size of the largest task's."""
+        """Return one picture per slot, of the largest task's size; None where a task has none."""
         if self.render_mode is None:
             return None
         frames = np.full(self.num_envs, None, dtype=object)
         for part in self._parts:
-            rows = np.arange(self.num_envs)[part.rows]
-            for row, frame in zip(rows, part.env.render() or (), strict=True):
-                frames[row] = self._canvas.fit(frame)
+            pictures = part.env.render()
+            if pictures is not None:  # a task's own vector environment may draw nothing
+                rows = np.arange(self.num_envs)[part.rows]
+                for row, frame in zip(rows, pictures, strict=True):
+                    frames[row] = self._canvas.fit(frame)
         return tuple(frames)
 
     def close_extras(self, **kwargs: Any) -> None:
