@@ -158,7 +158,8 @@ def test_options_of_ones_own_are_checked_by_their_names():
         MoEOptions(router=own_parts.Tempered, router_kwargs={"temprature": 2.0})
     with pytest.raises(TypeError, match=r"`expert_kwargs` .* \['scale'\], got 'scala'"):
         MoEOptions(expert="own_parts:Skipping", expert_kwargs={"scala": 2.0})
-    with pytest.raises(ValueError, match=r"`top_k`=2 needs `router` .* got 'tempered'"):
+    own = r"`top_k`=2 needs `router` .* got 'tempered'; .* as a keyword-only argument, 'top_k'"
+    with pytest.raises(ValueError, match=own):
         MoEOptions(router="own_parts:Tempered", top_k=2)
     with pytest.raises(TypeError, match=r"`router` must be a subclass of MoELayer, .*Skipping"):
         MoEOptions(router="own_parts:Skipping")
@@ -170,9 +171,19 @@ def test_options_of_ones_own_are_checked_by_their_names():
         MoEOptions(router_kwargs=3)
 
 
+def test_an_option_that_is_not_keyword_only_is_told_how_it_becomes_one():
+    class Wide(own_parts.Tempered):
+        def __init__(self, experts, sees, width=16):
+            super().__init__(experts, sees)
+
+    with pytest.raises(TypeError, match=r"\[\], got 'width'; `\*,` before 'width' in its cons"):
+        MoEOptions(router=Wide, router_kwargs={"width": 8})
+
+
 def test_a_router_learns_from_the_auxiliary_losses_that_its_class_names():
     assert MoEOptions(router=own_parts.Tempered, balance_coef=0.1).aux.balance == 0.1
-    with pytest.raises(ValueError, match=r"`z_coef`=0.1 needs `router` to be one of .* 'tempered'"):
+    own = r"`z_coef`=0.1 needs `router` to be one of .* 'tempered'; .* with 'z' in its `losses`"
+    with pytest.raises(ValueError, match=own):
         MoEOptions(router=own_parts.Tempered, z_coef=0.1)
     layer = make(router=own_parts.Tempered, balance_coef=0.1).policy.moe_layers()["pi.middle"]
     x = th.randn(8, 1, 12)

@@ -110,17 +110,29 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def check_names(option: str, given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+def positional_arguments(cls: type) -> set[str]:
+    """Return the names of what a constructor takes that isn't keyword-only."""
+    parameters = signature(cls).parameters.values()
+    return {each.name for each in parameters if each.kind is Parameter.POSITIONAL_OR_KEYWORD}
+
+
+def check_names(
+    option: str, given: Mapping[str, Any], known: Sequence[str], what: str, *, cls: type
+) -> None:
     """Raise TypeError unless all arguments are known.
 
     :param option: that holds them
     :param given: by name
     :param known: names
-    :param what: whose arguments they are
+    :param what: whose arguments they are, as users call it
+    :param cls: the same, the class
     """
     for name in given:
         if name not in known:
+            hint = did_you_mean(name, known)
+            if name in positional_arguments(cls):
+                hint = f"; `*,` before {name!r} in its constructor makes it one"
             raise TypeError(
                 f"`{option}` may hold the keyword-only arguments of {what}, {list(known)}, got "
-                f"{name!r}{did_you_mean(name, known)}"
+                f"{name!r}{hint}"
             )

@@ -18,7 +18,7 @@ from sb3_moe.layers.classes import own_options
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.heirs import Heir, shared_biases
 from sb3_moe.layers.routers import ScoreRouter
-from sb3_moe.layers.routing import Routing
+from sb3_moe.layers.routing import Routing, as_routed
 from sb3_moe.layers.shares import unchanged
 from sb3_moe.layers.spectral import FeaturePenalty
 from sb3_moe.layers.steering import Steering
@@ -169,9 +169,10 @@ class MoELayer(nn.Module):
         router_BNR = x_BNI if router_BNR is None else router_BNR
         if self.frozen and self.training:
             with unchanged(self.experts.statistics(), self.frozen):
-                y_BNO, routing = self.route(x_BNI, router_BNR)
+                routed = self.route(x_BNI, router_BNR)
         else:
-            y_BNO, routing = self.route(x_BNI, router_BNR)
+            routed = self.route(x_BNI, router_BNR)
+        y_BNO, routing = as_routed(routed, self.name)
         if self.steering is not None:
             self._check_steered(self.steering, routing)
         if aux and self.training and th.is_grad_enabled():

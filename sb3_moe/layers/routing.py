@@ -63,6 +63,21 @@ class Routing(NamedTuple):
         return mass_E / mass_E.sum().clamp_min(1e-12)
 
 
+def as_routed(returned: object, router: str) -> tuple[th.Tensor, Routing]:
+    """Return what a router's `route` gave, an output and its routing.
+
+    :param returned: by `route`
+    :param router: its name
+    :raises TypeError: if it is anything else, such as the gates alone
+    """
+    if isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], Routing):
+        return returned  # type: ignore[return-value]  # an output stands before its routing
+    raise TypeError(
+        f"`route` of the router {router!r} must return an output and a Routing, as "
+        f"`self.combine(x_BNI, gates_BNE)` gives them, got {type(returned).__name__}"
+    )
+
+
 def counts(experts_BNk: th.Tensor, num_experts: int) -> th.Tensor:
     """How often each expert was chosen, as float (E,); never waits for the device."""
     count_E = experts_BNk.new_zeros(num_experts, dtype=th.float32)

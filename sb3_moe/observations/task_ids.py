@@ -22,6 +22,22 @@ def has_task_key(space: spaces.Space[Any]) -> bool:
     return isinstance(space, spaces.Dict) and TASK_KEY in space.spaces
 
 
+def check_num_tasks(space: spaces.Space[Any], num_tasks: int | None) -> None:
+    """Compare a number of tasks with what observations say of it.
+
+    :param space: of observations; a one-hot or planes of this package's know their tasks
+    :param num_tasks: as given, None if it wasn't
+    :raises ValueError: if the space has the ids of another number of tasks
+    """
+    if has_task_key(space):
+        known, where = int(space[TASK_KEY].n), "the task_id space"  # type: ignore[index]
+    else:
+        # A wrapper that makes the space anew leaves the names out, and knows nothing.
+        known, where = len(getattr(space, "task_names", ())), "the tasks in the observation space"
+    if known and num_tasks not in (None, known):
+        raise ValueError(f"`num_tasks` must agree with {where}, {known}, got {num_tasks}")
+
+
 def strongest(codes: Any) -> Any:
     """Return the ids of (..., K) codes, the largest of each: (...).
 
@@ -109,13 +125,9 @@ class TaskIds:
 
     def __init__(self, space: spaces.Space[Any], num_tasks: int | None, what: str) -> None:
         self._tail: Tail | None = None
+        check_num_tasks(space, num_tasks)
         if has_task_key(space):
-            known = int(space[TASK_KEY].n)  # type: ignore[index]  # a Dict, then
-            if num_tasks not in (None, known):
-                raise ValueError(
-                    f"`num_tasks` must agree with the task_id space, {known}, got {num_tasks}"
-                )
-            self.num_tasks = known
+            self.num_tasks = int(space[TASK_KEY].n)  # type: ignore[index]  # a Dict, then
             return
         if num_tasks is None or not isinstance(space, spaces.Box):
             raise ValueError(

@@ -9,11 +9,30 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers import MoELayer, RouterInput
+from sb3_moe.layers.checks import whole
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.experts import Experts
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.stages import PROBE_ROWS
+
+
+def check_widths(net_arch: object) -> None:
+    """Raise unless hidden layers have units.
+
+    :param net_arch: as given: widths, or by tower, or the list around such a dict of older files
+    :raises TypeError: if a width is no whole number
+    :raises ValueError: if a width is below 1
+    """
+    if isinstance(net_arch, Mapping):
+        for widths in net_arch.values():
+            check_widths(widths)
+    elif isinstance(net_arch, Sequence) and not isinstance(net_arch, str):
+        for width in net_arch:
+            if isinstance(width, Mapping):
+                check_widths(width)
+            else:
+                whole("net_arch", width)
 
 
 def check_depth(options: MoEOptions, depth: int) -> None:

@@ -20,7 +20,14 @@ from torch import nn
 
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.observations.pictures import Shape, channel_axis, image_shape_of, is_image
-from sb3_moe.observations.task_ids import TASK_KEY, OneHotBehind, Tail, as_one_hot, has_task_key
+from sb3_moe.observations.task_ids import (
+    TASK_KEY,
+    OneHotBehind,
+    Tail,
+    as_one_hot,
+    check_num_tasks,
+    has_task_key,
+)
 
 
 def minatar_convs(channels: int) -> nn.Sequential:
@@ -184,13 +191,10 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
             task_space = space[TASK_KEY]  # type: ignore[index]  # a Dict, then
             if not isinstance(task_space, spaces.Discrete):
                 raise ValueError(f"`task_id` must be Discrete, got {task_space}")
+            check_num_tasks(space, num_tasks)
             self.num_tasks = int(task_space.n)
-            if num_tasks not in (None, self.num_tasks):
-                raise ValueError(
-                    f"`num_tasks` must agree with the task_id space, {self.num_tasks}, "
-                    f"got {num_tasks}"
-                )
             return False
+        check_num_tasks(space, num_tasks)
         self.num_tasks = num_tasks or 0
         if num_tasks and not isinstance(space, spaces.Box):
             raise ValueError(f"`num_tasks` needs a Box observation, got {space}")

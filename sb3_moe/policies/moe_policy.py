@@ -18,8 +18,9 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from sb3_moe.layers.classes import did_you_mean
+from sb3_moe.layers.classes import check_names, did_you_mean, own_options
 from sb3_moe.policies.architect import Architect
+from sb3_moe.policies.architect_checks import check_widths
 from sb3_moe.policies.by_tower import per_tower
 from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
 from sb3_moe.policies.options import DEFAULTS
@@ -106,6 +107,7 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
         **kwargs: Any,
     ) -> None:
         _refuse_unknown(type(self), kwargs)
+        check_widths(net_arch)
         self._taught = {}
         self.moe_options = {name: kwargs.pop(name, value) for name, value in DEFAULTS.items()}
         self.moe = per_tower(self.moe_options, self.towers)
@@ -184,6 +186,9 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
             kwargs.setdefault("encoder", encoder if self.encodes_images() else "flat")
             if "cnn_output_dim" in kwargs:
                 kwargs["features_dim"] = kwargs.pop("cnn_output_dim")
+            if given is TaskExtractor:
+                known = list(own_options(given))
+                check_names("features_extractor_kwargs", kwargs, known, given.__name__, cls=given)
         elif self.raw_features:
             raise ValueError(
                 "`placement`='big' holds the encoder inside each expert, so "

@@ -90,9 +90,9 @@ def _check_router(options: MoEOptions) -> None:
             raise ValueError(
                 f"`{name}`={getattr(options, name)!r} needs `router` to be one of "
                 f"{sorted(key for key, each in ROUTERS.items() if takes(each, name))}, got "
-                f"{router.name!r}"
+                f"{router.name!r}{_how_to_take(router, name)}"
             )
-    check_names("router_kwargs", kwargs, list(router.defaults()), f"{router.name!r}")
+    check_names("router_kwargs", kwargs, list(router.defaults()), f"{router.name!r}", cls=router)
     for name in OF_ROUTERS:
         if name in kwargs and getattr(options, name) not in (options.default(name), kwargs[name]):
             raise ValueError(
@@ -110,6 +110,15 @@ def _check_router(options: MoEOptions) -> None:
     router.check(asked, None if router.needs_tasks else own)
 
 
+def _how_to_take(router: type[MoELayer], option: str) -> str:
+    """Say what a router of the user's own lacks to take an option."""
+    if router.__module__.partition(".")[0] == "sb3_moe":
+        return ""
+    if option in LOSS_OF:
+        return f"; a router of your own takes it with {LOSS_OF[option]!r} in its `losses`"
+    return f"; a router of your own takes it as a keyword-only argument, {option!r}"
+
+
 def _kwargs_of(options: MoEOptions, name: str) -> Mapping[str, Any]:
     value = getattr(options, name)
     if not isinstance(value, Mapping | None):
@@ -120,7 +129,7 @@ def _kwargs_of(options: MoEOptions, name: str) -> Mapping[str, Any]:
 def _check_expert(options: MoEOptions) -> None:
     """Refuse what the kind of expert doesn't take, or where there is none."""
     place, kind, kwargs = options.place, options.expert_class, _kwargs_of(options, "expert_kwargs")
-    check_names("expert_kwargs", kwargs, list(own_options(kind)), f"{called(kind)!r}")
+    check_names("expert_kwargs", kwargs, list(own_options(kind)), f"{called(kind)!r}", cls=kind)
     if not place.has_experts:
         return
     if options.expert != options.default("expert") and not place.by_layer:

@@ -40,9 +40,11 @@ def make_multitask_vec_env(
     :param monitor_kwargs: for VecMonitor
     :param kwargs: as of :func:`sb3_moe_envs.make_multitask_vector` (``obs_space``, ...)
     :raises TypeError: if there is no such argument
-    :raises ValueError: if there are fewer environments than interleaved tasks
+    :raises ValueError: if there are fewer environments than interleaved tasks, or the seed is no
+        whole number
     """
     from sb3_moe_envs import MultiTaskVectorEnv, make_multitask_vector
+    from sb3_moe_envs.numbers import optional_whole
 
     theirs = [*signature(MultiTaskVectorEnv).parameters][1:]
     own = [*signature(make_multitask_vec_env).parameters][:-1]
@@ -53,6 +55,7 @@ def make_multitask_vec_env(
                 f"{did_you_mean(name, {*own, *theirs} - {'num_envs'})}"
             )
     n_envs = _number_of_envs(tasks, n_envs, schedule)
+    seed = optional_whole("seed", seed, 0)
     env = GymnasiumVecEnv(
         make_multitask_vector(tasks, n_envs, schedule=schedule, task_id=task_id, **kwargs)
     )

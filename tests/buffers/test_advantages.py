@@ -14,8 +14,10 @@ from sb3_moe.buffers import MultiTaskRolloutBuffer
 from sb3_moe.buffers.advantages import normalised_by_task
 from sb3_moe.callbacks import TaskAdvantageCallback
 from sb3_moe_envs import Cycle
+from sb3_moe_envs.spaces.named import NamedBox
 
 DICT = spaces.Dict({"obs": spaces.Box(-1, 1, (3,)), "task_id": spaces.Discrete(3)})
+NAMED = NamedBox(-np.ones(5, np.float32), np.ones(5, np.float32), np.float32, ["a", "b"])
 ACTIONS = spaces.Discrete(2)
 TASKS = ["CartPole-v1", ("SB3MoE/CartPole-v0", {"gravity": 1.62})]
 STEPS, N_ENVS = 8, 3
@@ -102,6 +104,7 @@ def test_tasks_are_read_from_planes_of_pictures_with_channels_first_or_last():
         (spaces.Box(-1, 1, (4,)), 4, "`num_tasks` must leave something of Box.*got 4"),
         (DICT, 2, "`num_tasks` must agree with the task_id space, 3, got 2"),
         (spaces.Box(-1, 1, (4,)), 0, "`num_tasks` must be at least 1"),
+        (NAMED, 3, "`num_tasks` must agree with the tasks in the observation space, 2, got 3"),
     ],
 )
 def test_an_observation_without_a_task_id_is_refused(space, num_tasks, message):

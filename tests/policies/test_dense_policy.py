@@ -158,3 +158,27 @@ def test_the_extractor_without_experts_is_the_default_of_the_policy_behind():
     dense = PPO(Combining, env, seed=0, device="cpu")
     assert type(ours.policy.features_extractor) is CombinedExtractor
     arena.assert_same_weights(ours.policy, dense.policy)
+
+
+@pytest.mark.parametrize(
+    ("net_arch", "error", "rule"),
+    [
+        ([-64], ValueError, "at least 1, got -64"),
+        ({"pi": [64], "vf": [0]}, ValueError, "at least 1, got 0"),
+        ([64.0], TypeError, "an int, got 64.0"),
+        ([{"pi": [64, "a"], "vf": [64]}], TypeError, "an int, got 'a'"),
+    ],
+)
+def test_a_hidden_layer_has_units(net_arch, error, rule):
+    with pytest.raises(error, match=f"`net_arch` must be {rule}"):
+        PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": net_arch}, device="cpu")
+
+
+def test_a_misspelt_argument_of_our_extractor_is_named_with_what_was_meant():
+    told = r"`features_extractor_kwargs` .* 'num_task'; did you mean 'num_tasks'\?"
+    with pytest.raises(TypeError, match=told):
+        PPO(
+            "MoeMlpPolicy",
+            "CartPole-v1",
+            policy_kwargs={"router": "task", "features_extractor_kwargs": {"num_task": 2}},
+        )

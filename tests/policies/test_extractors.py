@@ -18,6 +18,7 @@ from sb3_moe.policies.extractors import (
     make_convs,
     map_shape_of,
 )
+from sb3_moe_envs.spaces.named import NamedBox
 
 FLAT = spaces.Box(-1, 1, (5,), np.float32)
 MINATAR = spaces.Box(0, 1, (10, 10, 4), np.uint8)
@@ -296,6 +297,11 @@ def test_among_images_that_are_scaled_already_the_first_of_two_as_short_axes_cou
             dict_space(obs=FLAT, task_id=TASK),
             {"num_tasks": 4},
             "`num_tasks` must agree with the task_id space, 3, got 4",
+        ),
+        (
+            NamedBox(-np.ones(5, np.float32), np.ones(5, np.float32), np.float32, ["a", "b"]),
+            {"num_tasks": 3},
+            "`num_tasks` must agree with the tasks in the observation space, 2, got 3",
         ),
         (
             dict_space(a=MINATAR, b=MINATAR),

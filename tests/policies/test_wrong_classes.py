@@ -34,6 +34,19 @@ def test_gates_of_another_shape_are_refused_by_the_router_s_name(shape):
         Off(mlp_experts(4, 3, 4, 5), None)(th.zeros(5, 1, 3))
 
 
+def test_a_route_that_gives_the_gates_alone_is_told_of_combine():
+    class Gates(Routed):
+        def route(self, x_BNI, router_BNR):
+            return self.gates(x_BNI)
+
+    layer = Gates(mlp_experts(4, 3, 4, 5), None)
+    for rows in (2, 5):  # two rows would unpack as an output and its routing
+        with pytest.raises(
+            TypeError, match=r"`route` of the router 'Gates' must return .*combine.*, got Tensor"
+        ):
+            layer(th.zeros(rows, 1, 3))
+
+
 def test_a_router_without_route_is_refused():
     class Idle(MoELayer):
         def __init__(self, experts, sees):

@@ -1,5 +1,6 @@
-"""What is misspelt when a world is built is named with what was meant."""
+"""Wrong arguments of worlds are named: the misspelt with what was meant, others with the rule."""
 
+import numpy as np
 import pytest
 
 from sb3_moe import make_multitask_vec_env
@@ -35,3 +36,17 @@ def test_an_id_outside_a_list_is_told_where_ids_stand(name):
 def test_a_schedules_class_is_no_schedule(build):
     with pytest.raises(TypeError, match=r"a schedule, Cycle\(\.\.\.\), not its class, got <class"):
         build(TASKS, schedule=Cycle)
+
+
+@pytest.mark.parametrize(
+    ("seed", "rule"),
+    [("a", "a whole number, got 'a'"), (0.5, "a whole"), (-1, "at least 0, got -1")],
+)
+def test_a_seed_is_a_whole_number(seed, rule):
+    with pytest.raises(ValueError, match=f"`seed` must be {rule}"):
+        make_multitask_vec_env(TASKS, seed=seed)
+
+
+def test_a_seed_of_numpy_is_the_same_seed():
+    mine, same = (make_multitask_vec_env(TASKS, seed=seed).reset() for seed in (3, np.int64(3)))
+    np.testing.assert_array_equal(mine["obs"], same["obs"])
