@@ -171,6 +171,85 @@ def test_options_of_ones_own_are_checked_by_their_names():
         MoEOptions(router_kwargs=3)
 
 
+class Zeroed(own_parts.Tempered):
+    """Scores that begin at 0, all gates even."""
+
+    def __init__(self, experts, sees, **options):
+        super().__init__(experts, sees, **options)
+        nn.init.zeros_(self.scores.weight)
+        nn.init.constant_(self.scores.bias, 0.5)
+
+
+@pytest.mark.parametrize("placement", ["middle", "all", "final", "body", "big"])
+def test_a_router_of_ones_own_begins_as_it_says_in_every_placement(placement):
+    layers = make(router=Zeroed, placement=placement).policy.moe_layers().values()
+    for layer in layers:
+        assert not layer.scores.weight.any()
+        assert (layer.scores.bias == 0.5).all()
+
+
+def test_experts_behind_a_router_of_ones_own_are_initialised_as_sb3_does():
+    own = make(router=own_parts.Tempered, placement="middle").policy.get_expert("pi", 0)
+    weights = [part.weight for part in own.modules() if isinstance(part, nn.Linear)]
+    for weight in weights:
+        rows = weight if len(weight) <= weight.shape[1] else weight.T
+        size = (rows @ rows.T).detach()
+        th.testing.assert_close(size, 2 * th.eye(len(rows)), atol=1e-5, rtol=0)
+
+
+def test_a_held_routers_statistics_stay_and_move_again_when_it_is_let_go():
+    class Normed(own_parts.Tempered):
+        def __init__(self, experts, sees, **options):
+            super().__init__(experts, sees, **options)
+            self.norm = nn.BatchNorm1d(sees.features)
+
+        def route(self, x_BNI, router_BNR):
+            return super().route(x_BNI, self.norm(router_BNR.flatten(0, 1)).view_as(router_BNR))
+
+    layer = make(router=Normed).policy.moe_layers()["pi.middle"].train()
+    before = layer.norm.running_mean.clone()
+    layer.hold_router(True)
+    layer(th.randn(8, 1, 12) + 3)[0].sum().backward()
+    assert th.equal(layer.norm.running_mean, before)
+    assert not layer.norm.num_batches_tracked
+    layer.hold_router(False)
+    layer(th.randn(8, 1, 12) + 3)
+    assert not th.equal(layer.norm.running_mean, before)
+
+
+def test_a_held_router_does_nothing_between_updates():
+    class Counting(own_parts.Tempered):
+        updates = 0
+
+        def between_updates(self):
+            self.updates += 1
+
+    model = make(router=Counting).learn(16)
+    layer = model.policy.moe_layers()["pi.middle"]
+    assert layer.updates
+    layer.updates = 0
+    layer.hold_router(True)
+    model.policy.set_training_mode(False)
+    assert not layer.updates
+
+
+def test_a_layer_that_sees_part_of_the_input_is_no_reader_of_every_unit():
+    class Narrow(own_parts.Tempered):
+        def __init__(self, experts, sees, **options):
+            super().__init__(experts, sees, **options)
+            self.scores = nn.Linear(2, sees.num_experts)
+
+        def route(self, x_BNI, router_BNR):
+            return super().route(x_BNI, router_BNR[..., -2:])
+
+    model = make(router=Narrow)
+    narrow = model.policy.moe_layers()["pi.middle"]
+    whole = make(router=own_parts.Tempered).policy.moe_layers()["pi.middle"]
+    assert narrow.readers() == [narrow]
+    assert whole.readers() == [whole.scores]
+    redo(model.policy, observations(model), tau=0.1)  # leaves alone what nothing tells of
+
+
 def test_an_option_that_is_not_keyword_only_is_told_how_it_becomes_one():
     class Wide(own_parts.Tempered):
         def __init__(self, experts, sees, width=16):
@@ -178,6 +257,11 @@ def test_an_option_that_is_not_keyword_only_is_told_how_it_becomes_one():
 
     with pytest.raises(TypeError, match=r"\[\], got 'width'; `\*,` before 'width' in its cons"):
         MoEOptions(router=Wide, router_kwargs={"width": 8})
+    # What whoever builds it gives, and classes of the package, are none of the user's to change.
+    for given in ({"router_kwargs": {"sees": 1}}, {"router": "top_k", "router_kwargs": {"aux": 1}},
+                  {"expert_kwargs": {"width": 8}}):  # fmt: skip
+        with pytest.raises(TypeError, match=r"got '\w+'$"):
+            MoEOptions(**{"router": Wide} | given)
 
 
 def test_a_router_learns_from_the_auxiliary_losses_that_its_class_names():

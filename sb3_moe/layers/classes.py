@@ -110,14 +110,25 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def positional_arguments(cls: type) -> set[str]:
+def of_this_package(cls: type) -> bool:
+    """Say whether a class is none of the user's own."""
+    return cls.__module__.partition(".")[0] == "sb3_moe"
+
+
+def _positional_arguments(cls: type) -> set[str]:
     """Return the names of what a constructor takes that isn't keyword-only."""
     parameters = signature(cls).parameters.values()
     return {each.name for each in parameters if each.kind is Parameter.POSITIONAL_OR_KEYWORD}
 
 
 def check_names(
-    option: str, given: Mapping[str, Any], known: Sequence[str], what: str, *, cls: type
+    option: str,
+    given: Mapping[str, Any],
+    known: Sequence[str],
+    what: str,
+    *,
+    cls: type,
+    contract: Sequence[str] = (),
 ) -> None:
     """Raise TypeError unless all arguments are known.
 
@@ -126,11 +137,13 @@ def check_names(
     :param known: names
     :param what: whose arguments they are, as users call it
     :param cls: the same, the class
+    :param contract: what whoever builds it gives by place
     """
     for name in given:
         if name not in known:
             hint = did_you_mean(name, known)
-            if name in positional_arguments(cls):
+            own = set() if of_this_package(cls) else _positional_arguments(cls)
+            if name in own.difference(contract):
                 hint = f"; `*,` before {name!r} in its constructor makes it one"
             raise TypeError(
                 f"`{option}` may hold the keyword-only arguments of {what}, {list(known)}, got "

@@ -19,7 +19,7 @@ from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.heirs import Heir, shared_biases
 from sb3_moe.layers.routers import ScoreRouter
 from sb3_moe.layers.routing import Routing, as_routed
-from sb3_moe.layers.shares import unchanged
+from sb3_moe.layers.shares import entries_of, unchanged
 from sb3_moe.layers.spectral import FeaturePenalty
 from sb3_moe.layers.steering import Steering
 from sb3_moe.layers.tracing import is_recorded
@@ -91,6 +91,8 @@ class MoELayer(nn.Module):
     frozen: frozenset[int] = frozenset()
     holds_router: bool = False
     held: frozenset[str] = frozenset()
+    #: R, features of what its router was built to see; None where it wasn't built for a policy.
+    seen: int | None = None
     penalty: FeaturePenalty | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -167,8 +169,8 @@ class MoELayer(nn.Module):
         :return: (B, N, O) and the routing
         """
         router_BNR = x_BNI if router_BNR is None else router_BNR
-        if self.frozen and self.training:
-            with unchanged(self.experts.statistics(), self.frozen):
+        if still := self._still():
+            with unchanged(still):
                 routed = self.route(x_BNI, router_BNR)
         else:
             routed = self.route(x_BNI, router_BNR)
@@ -181,6 +183,13 @@ class MoELayer(nn.Module):
             if self.penalty is not None:
                 y_BNO = self.penalty.attach(self.experts, x_BNI, routing, y_BNO)
         return y_BNO, routing
+
+    def _still(self) -> list[th.Tensor]:
+        """Return the buffers that training leaves alone: frozen experts', and a held router's."""
+        if not self.training:
+            return []
+        frozen = entries_of(self.experts.statistics(), self.frozen) if self.frozen else []
+        return frozen + (self.router_buffers() if self.holds_router else [])
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output and the routing; :meth:`combine` does what follows the gates.
@@ -390,7 +399,11 @@ class MoELayer(nn.Module):
         if self.sees_task or self.blind:
             return []
         parts = [part for part in self.children() if part is not self.experts]
-        return [self] if len(parts) > 1 or [*self.parameters(recurse=False)] else parts
+        if len(parts) > 1 or [*self.parameters(recurse=False)]:
+            return [self]
+        # A layer of another width reads some of what there is to see, and nothing tells which.
+        widths = {part.in_features for part in parts if isinstance(part, nn.Linear)}
+        return [self] if self.seen and widths - {self.seen} else parts
 
 
 def held_routers(module: nn.Module) -> set[nn.Parameter]:

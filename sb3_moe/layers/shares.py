@@ -64,18 +64,25 @@ def statistics_apart(modules: Iterable[nn.Module]) -> list[Statistic]:
     return [Statistic(each, k, 1) for k, module in enumerate(modules) for each in module.buffers()]
 
 
-@contextmanager
-def unchanged(statistics: Sequence[Statistic], experts: Collection[int]) -> Iterator[None]:
-    """Leave what some experts have in their buffers as it was.
+def entries_of(statistics: Sequence[Statistic], experts: Collection[int]) -> list[th.Tensor]:
+    """Return what some experts have in their buffers.
 
     :param statistics: of all experts
-    :param experts: whose stay
+    :param experts: whose
     """
     found = (each.of(k) for each in statistics for k in sorted(experts))
-    parts = [part for part in found if part is not None]
-    before = [part.clone() for part in parts]
+    return [part for part in found if part is not None]
+
+
+@contextmanager
+def unchanged(buffers: Sequence[th.Tensor]) -> Iterator[None]:
+    """Leave buffers as they were.
+
+    :param buffers: whole ones, or parts of some
+    """
+    before = [each.clone() for each in buffers]
     yield
-    for part, was in zip(parts, before, strict=True):
+    for part, was in zip(buffers, before, strict=True):
         # Behind autograd's back: a normalisation's backward pass has these buffers by it, and
         # doesn't read them.
         part.data.copy_(was)

@@ -32,8 +32,10 @@ def check_num_tasks(space: spaces.Space[Any], num_tasks: int | None) -> None:
     if has_task_key(space):
         known, where = int(space[TASK_KEY].n), "the task_id space"  # type: ignore[index]
     else:
-        # A wrapper that makes the space anew leaves the names out, and knows nothing.
-        known, where = len(getattr(space, "task_names", ())), "the tasks in the observation space"
+        # A wrapper that makes the space anew leaves the names out, and a plain Box that was told
+        # names need not show them.
+        names = () if type(space) is spaces.Box else getattr(space, "task_names", ())
+        known, where = len(names), "the tasks in the observation space"
     if known and num_tasks not in (None, known):
         raise ValueError(f"`num_tasks` must agree with {where}, {known}, got {num_tasks}")
 

@@ -289,7 +289,8 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
         if mode or self._predicting or not self._acts_between_updates:
             return
         for layer in self.moe_layers().values():
-            layer.between_updates()
+            if not layer.holds_router:
+                layer.between_updates()
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Choose actions as SB3's policy does, and leave the policy as it is."""

@@ -17,6 +17,8 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from sb3_moe.layers import MoELayer
+from sb3_moe.layers.classes import of_this_package
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.own_actions import (
@@ -60,6 +62,21 @@ class MoEActorCritic(_Policy):
             name = "policy_net" if tower == "pi" else "value_net"
             setattr(self.mlp_extractor, name, net)
             setattr(self.mlp_extractor, f"latent_dim_{tower}", width)
+
+    def init_weights(self, module: nn.Module, gain: float = 1) -> None:  # type: ignore[override]
+        """Initialise as SB3 does, but for what a router of the user's own initialised itself.
+
+        SB3's is a static method, which it calls through the policy.
+        """
+        if module not in self._parts_of_own_routers():
+            super().init_weights(module, gain)
+
+    def _parts_of_own_routers(self) -> set[nn.Module]:
+        layers = [each for each in self.modules() if isinstance(each, MoELayer)]
+        own = [each for each in layers if not of_this_package(type(each))]
+        return {part for each in own for part in each.modules()} - {
+            part for each in own for part in each.experts.modules()
+        }
 
     def _make_architects(self) -> dict[str, Architect]:
         """Return a builder for each tower that is not SB3's own."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, one_of, whole, whole_or_none, yes_or_no
-from sb3_moe.layers.classes import check_names, own_options
+from sb3_moe.layers.classes import check_names, of_this_package, own_options
 from sb3_moe.layers.combining import COMBINATIONS
 from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS, Placement, find_placement
@@ -30,6 +30,9 @@ OF_ROUTERS = {
     "router_noise": not_negative,
     "bias_rate": not_negative,
 }
+# What constructors are given by place.
+ROUTER_TAKES = ("experts", "sees")
+EXPERT_TAKES = ("in_features", "width", "out_features", "activation")
 # Options that ask for an auxiliary loss.
 LOSS_OF = {"balance_coef": "balance", "importance_coef": "importance", "z_coef": "z"}
 
@@ -41,7 +44,9 @@ def check_options(options: MoEOptions) -> None:
     :raises TypeError: if a value has the wrong type
     :raises ValueError: if a value or a combination is not valid
     """
-    place, router = options.place, options.router_class
+    # First what may be imported: a module may register a placement beside its router.
+    router, _ = options.router_class, options.expert_class
+    place = options.place
     one_of("tokens", options.tokens, TOKENS)
     one_of("task_input", options.task_input, TASK_INPUTS)
     yes_or_no("match_scale", options.match_scale)
@@ -92,7 +97,14 @@ def _check_router(options: MoEOptions) -> None:
                 f"{sorted(key for key, each in ROUTERS.items() if takes(each, name))}, got "
                 f"{router.name!r}{_how_to_take(router, name)}"
             )
-    check_names("router_kwargs", kwargs, list(router.defaults()), f"{router.name!r}", cls=router)
+    check_names(
+        "router_kwargs",
+        kwargs,
+        list(router.defaults()),
+        f"{router.name!r}",
+        cls=router,
+        contract=ROUTER_TAKES,
+    )
     for name in OF_ROUTERS:
         if name in kwargs and getattr(options, name) not in (options.default(name), kwargs[name]):
             raise ValueError(
@@ -112,7 +124,7 @@ def _check_router(options: MoEOptions) -> None:
 
 def _how_to_take(router: type[MoELayer], option: str) -> str:
     """Say what a router of the user's own lacks to take an option."""
-    if router.__module__.partition(".")[0] == "sb3_moe":
+    if of_this_package(router):
         return ""
     if option in LOSS_OF:
         return f"; a router of your own takes it with {LOSS_OF[option]!r} in its `losses`"
@@ -129,7 +141,14 @@ def _kwargs_of(options: MoEOptions, name: str) -> Mapping[str, Any]:
 def _check_expert(options: MoEOptions) -> None:
     """Refuse what the kind of expert doesn't take, or where there is none."""
     place, kind, kwargs = options.place, options.expert_class, _kwargs_of(options, "expert_kwargs")
-    check_names("expert_kwargs", kwargs, list(own_options(kind)), f"{called(kind)!r}", cls=kind)
+    check_names(
+        "expert_kwargs",
+        kwargs,
+        list(own_options(kind)),
+        f"{called(kind)!r}",
+        cls=kind,
+        contract=EXPERT_TAKES,
+    )
     if not place.has_experts:
         return
     if options.expert != options.default("expert") and not place.by_layer:

@@ -32,7 +32,8 @@ from sb3_moe.study.run.folder import CellFolder, write_json
 from sb3_moe.study.run.heartbeat import Heartbeat
 from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.provenance import provenance
-from sb3_moe.study.run.starting import begin_with, start_of
+from sb3_moe.study.run.starting import STATISTICS, begin_with, start_of
+from sb3_moe.study.spec.arguments import NORMALISERS
 from sb3_moe.study.spec.callbacks import build_callbacks
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.setup import check_device
@@ -85,10 +86,14 @@ def train_cell(cell: CellConfig, folder: CellFolder, *, trust: bool = False) -> 
 def _write_model(model: BaseAlgorithm, path: Path) -> None:
     """Write the model that training ends with, ``model.moe``, or SB3's ``model.zip``.
 
-    What saw normalised observations can't be used without their statistics.
+    What saw normalised observations can't be used without their statistics: where ``model.moe``
+    can't hold them, they stand beside the model as SB3 writes them.
     """
+    normalizer = model.get_vec_normalize_env()
     with tempfile.TemporaryDirectory(dir=path, prefix=".model-") as temporary:
-        write_model(model, Path(temporary), normalizer=True)
+        is_safe = write_model(model, Path(temporary), normalizer=True)
+        if normalizer is not None and not (is_safe and type(normalizer) in NORMALISERS.values()):
+            normalizer.save(str(Path(temporary) / STATISTICS))
         for file in Path(temporary).iterdir():
             file.replace(path / file.name)
 
@@ -170,9 +175,10 @@ def _callbacks(
     ]
     if getattr(model.policy, "moe_layers", dict)():
         callbacks.append(RoutingCallback(every, log_path=path))
-    # One that the file names takes the place of ours.
-    kinds = tuple(map(type, named))
-    callbacks = [each for each in callbacks if not isinstance(each, kinds)] + named
+    # One that the file names takes the place of ours, as one derived from it does.
+    callbacks = [
+        each for each in callbacks if not any(isinstance(other, type(each)) for other in named)
+    ] + named
     # After those whose returns it tells.
     callbacks.append(Heartbeat(path / "live.json", cell.total_steps))
     # Last, so that a snapshot is of everything that the others did at its step.

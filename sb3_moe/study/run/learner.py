@@ -15,6 +15,7 @@ from sb3_moe.study.spec.arguments import NORMALISERS, arguments_of, described
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.named import resolved
 from sb3_moe.study.spec.schedules import schedule_of
+from sb3_moe.study.spec.signatures import parameters_of
 from sb3_moe.study.spec.tasks import make_env
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize, box_keys
 
@@ -56,7 +57,10 @@ def build_env(cell: CellConfig, n_envs: int, seed: int, schedule: Any) -> VecEnv
         return env
     kind = cell.normalize.class_of(VecNormalize, NORMALISERS, "normalize")
     arguments = resolved(cell.normalize.arguments)
-    if not issubclass(kind, PerTaskVecNormalize) and isinstance(env.observation_space, spaces.Dict):
+    takes_keys = "norm_obs_keys" in parameters_of(kind) and not issubclass(
+        kind, PerTaskVecNormalize
+    )
+    if takes_keys and isinstance(env.observation_space, spaces.Dict):
         # SB3's own takes all keys, and the task's id is none that it could normalise.
         arguments.setdefault("norm_obs_keys", box_keys(env.observation_space))
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_moe.growing import upcycle
 from sb3_moe.growing.building import carry_the_rest
@@ -19,6 +20,8 @@ from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.start import MODELS, StartFrom
 from sb3_moe.tasks.known import check_tasks, tasks_known
 
+# A VecNormalize beside a model that can't hold it.
+STATISTICS = "vec_normalize.pkl"
 # Of a reason: torch names every tensor.
 LONGEST = 400
 
@@ -77,15 +80,39 @@ def read_trained(model: BaseAlgorithm, path: Path) -> Any:
     :param path: of ``sb3_moe.save``, or SB3's zip
     :raises ValueError: if it can't be loaded
     """
-    normalised = model.get_vec_normalize_env() is not None
+    normaliser, statistics = model.get_vec_normalize_env(), path.with_name(STATISTICS)
     try:
-        if path.suffix == ".moe":
-            return load(path, model.get_env() if normalised else None, device=model.device)
-        return type(model).load(path, device=model.device)
+        if path.suffix == ".moe" and not statistics.exists():
+            env = None if normaliser is None else model.get_env()
+            return load(path, env, device=model.device)
+        if normaliser is not None:
+            _take_statistics(normaliser, statistics)
+        read = load if path.suffix == ".moe" else type(model).load
+        return read(path, device=model.device)
     except Exception as error:  # a foreign file may raise anything
         raise ValueError(
             f"`start_from` can't load {path} ({type(error).__name__}: {error})"
         ) from error
+
+
+def _take_statistics(normaliser: VecNormalize, path: Path) -> None:
+    """Give a normaliser the running statistics of one that was saved.
+
+    :raises ValueError: if there is none, or it is of another class
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"the study normalises, and the statistics of what the model saw are missing: save its "
+            f"VecNormalize as {path.name} beside it"
+        )
+    saved = VecNormalize.load(str(path), normaliser.venv)
+    if type(saved) is not type(normaliser):
+        raise ValueError(
+            f"{path.name} is of {type(saved).__name__}, `normalize` of {type(normaliser).__name__}"
+        )
+    for name in ("obs_rms", "ret_rms"):
+        if hasattr(saved, name):
+            setattr(normaliser, name, getattr(saved, name))
 
 
 def has_experts(model: BaseAlgorithm) -> bool:

@@ -14,7 +14,7 @@ from sb3_moe.policies.placements import find_placement
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.study.spec.algorithms import policy_of, towers_of
 from sb3_moe.study.spec.config import Architecture
-from sb3_moe.study.spec.named import named
+from sb3_moe.study.spec.named import named, resolved
 from sb3_moe.study.spec.start import read_start
 
 __all__ = [
@@ -129,9 +129,9 @@ def check_policy(architecture: Architecture, algorithm: str = "PPO") -> None:
 def options_by_tower(
     policy_kwargs: Mapping[str, Any], towers: Sequence[str]
 ) -> dict[str, MoEOptions]:
-    """Give each tower its own options."""
+    """Give each tower its own options, as code takes them."""
     options = {name: value for name, value in policy_kwargs.items() if name in DEFAULTS}
-    return per_tower(options, towers)
+    return per_tower(resolved(options), towers)
 
 
 def is_ours(architecture: Architecture, algorithm: str) -> bool:

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_moe.learning_rates import LinearPerBlock
 from sb3_moe.policies.by_tower import per_tower
+from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.presets import MINATAR_PPO
@@ -129,14 +130,27 @@ def _policy_kwargs(cell: CellConfig) -> dict[str, Any]:
         # Observations have the task id beside them: MlpPolicy sees them as MultiInputPolicy does.
         if cell.task_id == "dict" and _default_extractor(policy) is FlattenExtractor:
             preset["features_extractor_class"] = CombinedExtractor
-    elif cell.task_id in ("onehot", "channels"):
-        # Which entries are the id can't be seen.
-        number = {"num_tasks": len(cell.games)}
-        for options in (preset, own):
-            if "features_extractor_kwargs" in options or options is preset:
-                kwargs = options.get("features_extractor_kwargs") or {}
-                options["features_extractor_kwargs"] = {**number, **kwargs}
+    else:
+        _give_extractor_what_it_takes(cell, preset, own)
     return {**preset, **own}
+
+
+def _give_extractor_what_it_takes(
+    cell: CellConfig, preset: dict[str, Any], own: dict[str, Any]
+) -> None:
+    """Tell an extractor how many tasks there are where it can't see it, and leave out the rest.
+
+    One of the user's own may know neither of tasks nor of a preset's encoder.
+    """
+    takes = parameters_of(own.get("features_extractor_class") or TaskExtractor)
+    shown = cell.task_id in ("onehot", "channels") and "num_tasks" in takes
+    number = {"num_tasks": len(cell.games)} if shown else {}
+    given = preset.pop("features_extractor_kwargs", None) or {}
+    given = {**number, **{name: value for name, value in given.items() if name in takes}}
+    if given:
+        preset["features_extractor_kwargs"] = given
+    if "features_extractor_kwargs" in own:
+        own["features_extractor_kwargs"] = {**number, **(own["features_extractor_kwargs"] or {})}
 
 
 def _picked_by_task(policy_kwargs: Mapping[str, Any], policy: type[MoEPolicy]) -> bool:

@@ -30,11 +30,14 @@ def check_callbacks(callbacks: Sequence[Named], where: str) -> None:
     :raises ValueError: naming the entry
     """
     for each in callbacks:
-        if each.name in _ENTRIES:
-            raise ValueError(
-                f"`{where}` can't have {each.name}, which every run has: `{_ENTRIES[each.name]}` "
-                "says how often"
-            )
+        kind = each.class_of(BaseCallback, CALLBACKS, where)
+        for name, entry in _ENTRIES.items():
+            # One of the user's own would write into the same files.
+            if issubclass(kind, CALLBACKS[name]):
+                raise ValueError(
+                    f"`{where}` can't have {each.name}, a {name}, which every run has: `{entry}` "
+                    "says how often"
+                )
         each.check(BaseCallback, CALLBACKS, where)
 
 
