@@ -32,7 +32,8 @@ MINATAR_PPO: dict[str, Any] = {
     },
 }
 
-# Arguments of a policy of any algorithm: `SAC("MoeMultiInputPolicy", env, policy_kwargs=MOORE)`.
+# Arguments of a policy: `SAC("MoeMultiInputPolicy", env, policy_kwargs=MOORE)`. SPHERE is PPO's and
+# its like's, the others any algorithm's.
 # What each has of its paper, and what not, stands in docs/methods.md.
 
 # A body for all tasks, which sees the id too, and a head for each.
@@ -88,10 +89,14 @@ TASK_TEMPERATURES: dict[str, Any] = {
 def with_policy(preset: dict[str, Any], **policy_kwargs: Any) -> dict[str, Any]:
     """Return the preset with more ``policy_kwargs``: ``with_policy(MINATAR_PPO, placement="big")``.
 
+    A method's preset is itself ``policy_kwargs``, and so is what comes back.
+
     >>> with_policy(MINATAR_PPO, placement="big")["policy_kwargs"]["placement"]
     'big'
 
     :param preset: one of this module's dicts; it stays as it is
     :param policy_kwargs: added to its ``policy_kwargs``, and stronger than those
     """
+    if "policy_kwargs" not in preset:
+        return preset | policy_kwargs
     return preset | {"policy_kwargs": preset["policy_kwargs"] | policy_kwargs}

@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
+from sb3_moe.evaluation.outcomes import success_rate
 from sb3_moe.evaluation.pinned_env import (
     are_interleaved,
     evaluation_copies,
@@ -171,8 +172,9 @@ class MultiTaskEvalCallback(PeriodicCallback):
         for k, name in enumerate(self._keys()):
             self.logger.record(f"eval/{name}/mean_reward", float(episodes.returns[k].mean()))
             self.logger.record(f"eval/{name}/mean_ep_length", float(episodes.lengths[k].mean()))
-            if not np.isnan(episodes.successes[k]).any():
-                self.logger.record(f"eval/{name}/success_rate", float(episodes.successes[k].mean()))
+            rate = success_rate(episodes.successes[k])
+            if not np.isnan(rate):
+                self.logger.record(f"eval/{name}/success_rate", rate)
         for name, lost in self._forgotten().items():
             self.logger.record(f"continual/{name}/forgotten", lost)
         self.last_mean_reward = float(episodes.returns.mean())

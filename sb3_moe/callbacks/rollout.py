@@ -7,8 +7,9 @@ from collections import deque
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_moe.evaluation.outcomes import Successes
+from sb3_moe.evaluation.outcomes import Successes, success_rate
 from sb3_moe.layers.checks import whole
 from sb3_moe.tasks.keys import short_names
 from sb3_moe.tasks.of_env import task_names, tasks_stepped
@@ -37,7 +38,7 @@ class TaskRolloutCallback(BaseCallback):
         """Read the tasks' names."""
         super().init_callback(model)
         self.task_names = task_names(self.training_env)
-        self._successes = Successes(self.training_env.num_envs)
+        self._successes, self._ended = Successes(self.training_env.num_envs), False
         self._episodes = [
             deque[tuple[float, float, float]](maxlen=self.window) for _ in self.task_names
         ]
@@ -50,14 +51,19 @@ class TaskRolloutCallback(BaseCallback):
             if "episode" in infos[i]:
                 episode = infos[i]["episode"]
                 self._episodes[task].append((episode["r"], episode["l"], success))
+                self._ended = True
         return True
 
     def _on_rollout_end(self) -> None:
+        if isinstance(self.model, OffPolicyAlgorithm) and not self._ended:
+            return  # A rollout may be a step, and what was recorded waits for SB3's next line.
+        self._ended = False
         keys = short_names(self.task_names, taken=OVER_ALL)
         for name, episodes in zip(keys, self._episodes, strict=True):
             if episodes:
-                rewards, lengths, successes = np.mean(episodes, axis=0)
-                self.logger.record(f"rollout/{name}/ep_rew_mean", float(rewards))
-                self.logger.record(f"rollout/{name}/ep_len_mean", float(lengths))
-                if not np.isnan(successes):
-                    self.logger.record(f"rollout/{name}/success_rate", float(successes))
+                rewards, lengths, successes = zip(*episodes, strict=True)
+                self.logger.record(f"rollout/{name}/ep_rew_mean", float(np.mean(rewards)))
+                self.logger.record(f"rollout/{name}/ep_len_mean", float(np.mean(lengths)))
+                rate = success_rate(successes)
+                if not np.isnan(rate):
+                    self.logger.record(f"rollout/{name}/success_rate", rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -15,10 +16,12 @@ from sb3_moe.tasks.of_env import task_names
 class TaskTemperatureCallback(BaseCallback):
     """Log every task's temperature under ``temperature/<task>``, at the end of each rollout.
 
-    It also makes sure that the algorithm's own is 1, without which there would be a product of two.
+    It also makes sure that the algorithm's own is 1, without which there would be a product of two,
+    and that no target entropy was given, which would do nothing.
 
     :param verbose: 0 or 1
-    :raises ValueError: if the policy has no temperatures, or the algorithm's own is another
+    :raises ValueError: if the policy has no temperatures, the algorithm's own is another, or a
+        target entropy was given
     """
 
     def init_callback(self, model: BaseAlgorithm) -> None:
@@ -35,6 +38,13 @@ class TaskTemperatureCallback(BaseCallback):
             raise ValueError(
                 "`ent_coef` must be 1.0 with a temperature for each task, since the algorithm "
                 f"multiplies by it too, got {own!r}"
+            )
+        target: Any = getattr(model, "target_entropy", None)
+        usual = -float(np.prod(model.action_space.shape or ()))
+        if target not in ("auto", usual):
+            raise ValueError(
+                "`target_entropy` must be 'auto' with a temperature for each task, whose target is "
+                f"minus the number of its own actions (`action_dims`), got {target!r}"
             )
         self._temperatures = found
         super().init_callback(model)

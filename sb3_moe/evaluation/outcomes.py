@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 
 class Successes:
@@ -30,6 +31,18 @@ class Successes:
         succeeded = float(self._succeeded[index])
         self._succeeded[index] = np.nan
         return succeeded
+
+
+def success_rate(successes: npt.ArrayLike) -> float:
+    """Return the share of episodes that succeeded.
+
+    Some tasks speak only of what succeeded: a silent episode failed, where any other speaks.
+
+    :param successes: of :meth:`Successes.end`, of any shape
+    :return: NaN if no episode speaks, or there is none
+    """
+    told = np.asarray(successes, dtype=np.float64)
+    return float(np.nan_to_num(told).mean()) if np.isfinite(told).any() else float("nan")
 
 
 def is_lost_life(info: Mapping[str, Any]) -> bool:

@@ -114,11 +114,17 @@ def carry_the_rest(new: Any, model: Any) -> None:
 
     :param new: of :func:`build_like`
     :param model: the old one
+    :raises ValueError: if the new one doesn't learn what the old one does
     """
     names, variables = model._get_torch_save_params()
     for name in variables:
         if (variable := recursive_getattr(model, name)) is not None:
-            recursive_getattr(new, name).data.copy_(variable.data)
+            if (into := recursive_getattr(new, name)) is None:
+                raise ValueError(
+                    f"`{name}` is learned by the old model and fixed in the new one: give both the "
+                    "same `ent_coef`"
+                )
+            into.data.copy_(variable.data)
     policies = set(networks_of(model.policy).optimizers().values())
     for name in names:
         part = recursive_getattr(model, name)

@@ -18,6 +18,7 @@ from sb3_moe.growing.kinds import dense_class, dense_kwargs
 from sb3_moe.growing.links import Links
 from sb3_moe.growing.matching import dense_columns, loose_links, memory_links
 from sb3_moe.growing.outputs import raw_outputs
+from sb3_moe.growing.plain import check_temperature
 from sb3_moe.layers.checks import whole
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -56,6 +57,7 @@ def distil(
     whole("steps", steps)
     old = policy_of(model)
     with undone_on_failure():
+        check_temperature(old)
         kwargs = dense_kwargs(model, old) | {"net_arch": copy.deepcopy(old.net_arch)}
         new = build_like(model, dense_class(model), kwargs, model.get_env())
         kept = _take_over(new.policy, old)

@@ -39,10 +39,21 @@ def plain_modules(modules: Sequence[nn.Module], task: int | None) -> list[nn.Mod
     return found
 
 
+def check_temperature(policy: MoEPolicy) -> None:
+    """Raise ValueError if there is a temperature for each task, which would be lost."""
+    if any(options.ent_coef_per_task for options in policy.moe.values()):
+        raise ValueError(
+            "`model` must have one entropy temperature, got `ent_coef_per_task`=True, and a dense "
+            "model, or one made of it, would begin with others"
+        )
+
+
 def check_sb3s(policy: MoEPolicy) -> None:
     """Raise ValueError unless a policy's layers, experts apart, are such as SB3 has."""
+    check_temperature(policy)
     for tower, options in policy.moe.items():
-        for name, given in (("block", options.block), ("task_embedding", options.task_embedding)):
+        for name in ("block", "task_embedding"):
+            given = getattr(options, name)
             if given != DEFAULTS[name]:
                 raise ValueError(
                     f"`model` must have `{name}`={DEFAULTS[name]!r}, since SB3's dense networks "

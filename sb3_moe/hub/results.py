@@ -14,6 +14,7 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_moe.evaluation.outcomes import success_rate
 from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
 from sb3_moe.generators import preserved_generators
 from sb3_moe.tasks.of_env import has_tasks, suite_of
@@ -42,7 +43,7 @@ class Results:
             "mean_reward": float(returns_n.mean()),
             "std_reward": float(returns_n.std()),
             "mean_ep_length": float(self.played.lengths[task].mean()),
-            "success_rate": float(successes_n.mean()),
+            "success_rate": success_rate(successes_n),
         }
         return {name: value for name, value in found.items() if math.isfinite(value)}
 

@@ -213,9 +213,8 @@ def test_learning_progress_explores_by_its_seed_and_goes_on_from_a_state():
     make = lambda: LearningProgress("episodes>=1", by="success", explore=0.5)  # noqa: E731
     first = play(started(make(), seed=3))
     assert first == play(started(make(), seed=3)) != play(started(make(), seed=4))
-    # Nobody says anything of success: all but what is drawn is the first task's.
-    assert {0, 1, 2} == set(first[6:])
-    assert first[6:].count(0) > 30
+    # Nobody says anything of success, so all are as good as the first.
+    assert min(first[6:].count(task) for task in range(3)) > 10
     half, rest = started(make(), seed=3), started(make(), seed=9)
     play(half, 31)
     rest.load_state_dict(json.loads(json.dumps(half.state_dict())))

@@ -10,7 +10,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
-from sb3_moe.evaluation.outcomes import Successes, is_lost_life
+from sb3_moe.evaluation.outcomes import Successes, is_lost_life, success_rate
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Interleave, Task
 
@@ -199,3 +199,16 @@ def test_an_unmonitored_game_of_several_lives_is_refused_all_the_same():
     env = DummyVecEnv([lambda: EpisodicLifeEnv(ThreeLives())])
     with pytest.raises(ValueError, match="`eval_env` must be monitored"):
         evaluate_tasks(Fixed(), env, 1)
+
+
+@pytest.mark.parametrize(
+    ("successes", "rate"),
+    [([1, 0, 1, 1], 0.75), ([1, np.nan, np.nan, 1], 0.5), ([[0, np.nan], [1, 1]], 0.5)],
+)
+def test_a_silent_episode_failed_where_another_speaks(successes, rate):
+    assert success_rate(successes) == rate
+
+
+@pytest.mark.parametrize("successes", [[], [np.nan, np.nan]])
+def test_where_nobody_speaks_there_is_no_rate(successes):
+    assert np.isnan(success_rate(successes))

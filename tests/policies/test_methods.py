@@ -458,3 +458,14 @@ def test_a_dense_model_goes_on_with_experts_weighed_by_the_task():
         dense(), router="embedding", router_kwargs={"weights": "softmax"}, num_experts=2
     )
     arena.train(grown)
+
+
+def test_every_preset_takes_more_options_and_stays_as_it_is():
+    for name in ("MULTI_HEAD", "MOORE", "PACO", "SIMBA", "SPHERE"):
+        preset = getattr(presets, name)
+        before = dict(preset)
+        assert presets.with_policy(preset, net_arch=[8]) == before | {"net_arch": [8]}
+        assert preset == before
+    asked = presets.with_policy(presets.TASK_TEMPERATURES, net_arch=[8])
+    assert asked["policy_kwargs"] == {"ent_coef_per_task": True, "net_arch": [8]}
+    assert asked["ent_coef"] == 1.0

@@ -9,6 +9,7 @@ from gymnasium import spaces
 import sb3_moe
 from sb3_moe import presets
 from sb3_moe.callbacks import TaskTemperatureCallback, WeightNormDecayCallback
+from sb3_moe.growing import distil
 from sb3_moe.layers.temperatures import TaskTemperatures
 from sb3_moe.plasticity import shrink_and_perturb
 
@@ -160,3 +161,23 @@ def test_remedies_take_temperatures_for_no_weights():
     callback = WeightNormDecayCallback(0.1)
     callback.init_callback(model)
     assert not any("temperatures" in name for name in callback.parameters())
+
+
+@pytest.mark.parametrize("target", [-1.0, 0.5])
+def test_a_target_entropy_that_would_do_nothing_is_refused(target):
+    model = with_temperatures()
+    model.target_entropy = target
+    with pytest.raises(ValueError, match=f"`target_entropy` must be 'auto' .*, got {target}"):
+        model.learn(16, callback=TaskTemperatureCallback())
+
+
+def test_what_would_lose_temperatures_is_refused():
+    model = with_temperatures(placement="middle", num_experts=2)
+    obs = arena.observe(model)
+    for lose in (sb3_moe.to_dense, lambda each: distil(each, obs, steps=1)):
+        with pytest.raises(
+            ValueError, match="must have one entropy temperature, got `ent_coef_per"
+        ):
+            lose(model)
+    with pytest.raises(ValueError, match="must have one entropy temperature"):
+        sb3_moe.upcycle(with_temperatures(placement="none"), placement="middle")

@@ -91,6 +91,8 @@ class LearningProgress(Adaptive):
             return self._turn % self.num_tasks
         if self.rng.random() < self.explore:
             return int(self.rng.integers(self.num_tasks))
-        # A task that says nothing of its success has no progress; ties go to the first.
+        # A task that says nothing of its success has no progress. Ties are drawn: while nobody gets
+        # anywhere, as at the start of sparse tasks, all have their turns.
         known = [0.0 if math.isnan(each) else each for each in self._progress]
-        return known.index(max(known))
+        first = [task for task, each in enumerate(known) if each == max(known)]
+        return first[0] if len(first) == 1 else int(self.rng.choice(first))

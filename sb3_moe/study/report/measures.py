@@ -6,8 +6,8 @@ Shapes: K evaluations, N games.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,28 @@ class Run:
         sequence = cell.order * cell.cycles
         length = cell.steps_per_task
         return [(k * length, (k + 1) * length) for k, g in enumerate(sequence) if g == game]
+
+
+def with_silent_failures(runs: Sequence[Run]) -> list[Run]:
+    """Count episodes that say nothing of success as failures, in games of which any run's speak.
+
+    :param runs: of one study: one that never succeeded may hold no word of success
+    """
+    spoken = {
+        game
+        for run in runs
+        if "successes" in run.scores
+        for k, game in enumerate(run.cell.games)
+        if np.isfinite(run.scores["successes"][:, k]).any()
+    }
+    return [_spoken_for(run, spoken) if "successes" in run.scores else run for run in runs]
+
+
+def _spoken_for(run: Run, spoken: Collection[str]) -> Run:
+    columns = [k for k, game in enumerate(run.cell.games) if game in spoken]
+    successes = np.array(run.scores["successes"])
+    successes[:, columns] = np.nan_to_num(successes[:, columns])
+    return replace(run, scores={**run.scores, "successes": successes})
 
 
 def on_shared_steps(

@@ -12,7 +12,7 @@ import numpy as np
 from sb3_moe.study.report.claims import Claims, load_claims
 from sb3_moe.study.report.facts import shared_arguments
 from sb3_moe.study.report.judging import Finding, judge_claims
-from sb3_moe.study.report.measures import References, Run
+from sb3_moe.study.report.measures import References, Run, with_silent_failures
 from sb3_moe.study.run.folder import read_json
 from sb3_moe.study.run.jobs import Job, refuse_changes, survey
 from sb3_moe.study.run.random_policy import read_returns
@@ -64,7 +64,7 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     jobs = [job for job in jobs if (job.folder.path / "scores.npz").exists()]
     if not jobs:
         raise ValueError(f"a report needs a cell that is done, {root} has none: run the study")
-    runs = [_run(job) for job in jobs]
+    runs = with_silent_failures([_run(job) for job in jobs])
     random = _random_means(study, root)
     claims = load_claims(study.claims) if study.claims else Claims()
     claims.check_tasks(study.games)

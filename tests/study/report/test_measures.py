@@ -16,6 +16,7 @@ from sb3_moe.study.report.measures import (
     measure,
     on_shared_steps,
     plasticity,
+    with_silent_failures,
 )
 
 D = 10 * ROLLOUT
@@ -209,3 +210,17 @@ def test_inactive_neurons_are_those_of_the_second_half_where_they_were_measured(
     measured = Run(made.cell, made.scores, layers)
     assert measure("inactive", measured, References([], {})) == {WHOLE: pytest.approx(0.5)}
     assert np.isnan(measure("inactive", made, References([], {}))[WHOLE])
+
+
+def test_a_run_that_never_says_success_failed_where_another_run_says_it():
+    silent, loud = run(cell("crl", GAMES)), run(cell("crl", GAMES))
+    nothing = np.full((len(silent.steps), 2, 4), np.nan)
+    some = nothing.copy()
+    some[-1, 0, :3] = 1.0
+    silent.scores["successes"], loud.scores["successes"] = nothing, some
+    silent, loud = with_silent_failures([silent, loud])
+    assert silent.success(GAMES[0]).tolist() == [0.0] * len(silent.steps)
+    assert loud.success(GAMES[0]).tolist() == [0.0] * (len(loud.steps) - 1) + [0.75]
+    for each in (silent, loud):  # of the other game no run says anything
+        assert np.isnan(each.success(GAMES[1])).all()
+    assert np.isnan(some[0]).all()  # what was read stays

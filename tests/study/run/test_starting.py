@@ -2,18 +2,23 @@
 
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3 import SAC
+from stable_baselines3.common.vec_env import VecNormalize
 from test_any_cell import CLASSIC, SMALL, STORED, cell
 
 import sb3_moe
+from sb3_moe.growing.building import carry_the_rest
 from sb3_moe.saving.reading import load
 from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.folder import CellFolder, read_json
 from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.starting import begin_with, start_of
 from sb3_moe.study.spec.config import Architecture, CellConfig
+from sb3_moe.study.spec.named import Named
 from sb3_moe.study.spec.networks import check_networks
 from sb3_moe.study.spec.start import StartFrom
 
@@ -148,3 +153,32 @@ def test_a_model_of_other_tasks_is_refused(tmp_path):
     start = StartFrom(model=str(tmp_path / "a.moe"))
     with pytest.raises(ValueError, match=r"'grown' can't be built: .*start_from` doesn't fit: "):
         check_networks([second(one, start=start)])
+
+
+def test_a_pickled_model_brings_the_statistics_of_what_it_saw(tmp_path):
+    own = {"router": "own_parts:Tempered", "net_arch": [8], "num_experts": 2}
+    one = first(**ON_POLICY, normalize=Named(name="PerTaskVecNormalize"))
+    one = replace(one, architecture=replace(one.architecture, policy_kwargs=own))
+    train_cell(one, CellFolder(tmp_path / one.name))
+    two = second(one, own)
+    path = start_of(two, tmp_path)
+    assert path.name == "model.zip"
+    model, env = build(two)
+    begin_with(model, two, path)
+    saved = VecNormalize.load(str(path.with_name("vec_normalize.pkl")), env.venv)
+    obs = VecNormalize.load(str(path.with_name("vec_normalize.pkl")), env.venv).reset()
+    np.testing.assert_equal(env.normalize_obs(obs), saved.normalize_obs(obs))
+    np.testing.assert_equal(env.ret_rms.of(np.arange(2)), saved.ret_rms.of(np.arange(2)))
+    assert (env.ret_rms.of(np.arange(2))[1] != 1).any()
+    path.with_name("vec_normalize.pkl").unlink()
+    with pytest.raises(ValueError, match=r"statistics of what the model saw are missing: save its"):
+        begin_with(model, two, path)
+    env.close()
+
+
+def test_a_temperature_that_one_model_learns_and_the_other_does_not_is_named():
+    space = gym.make("Pendulum-v1")
+    learned = SAC("MlpPolicy", space, learning_starts=4).learn(8)
+    fixed = SAC("MlpPolicy", space, ent_coef=0.1)
+    with pytest.raises(ValueError, match="`log_ent_coef` is learned by the old .* `ent_coef`"):
+        carry_the_rest(fixed, learned)
