@@ -180,5 +180,5 @@ def test_a_temperature_that_one_model_learns_and_the_other_does_not_is_named():
     space = gym.make("Pendulum-v1")
     learned = SAC("MlpPolicy", space, learning_starts=4).learn(8)
     fixed = SAC("MlpPolicy", space, ent_coef=0.1)
-    with pytest.raises(ValueError, match="`log_ent_coef` is learned by the old .* `ent_coef`"):
+    with pytest.raises(ValueError, match=r"`log_ent_coef` is learned by the old .* `ent_coef`"):
         carry_the_rest(fixed, learned)
