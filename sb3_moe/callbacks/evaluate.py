@@ -123,7 +123,8 @@ class MultiTaskEvalCallback(PeriodicCallback):
             _check_tasks(task_names(self.eval_env), self.task_names)
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(model)
-        self.record = Record(self.log_path, {"task_names": np.array(self.task_names)})
+        constants = {"task_names": np.array(self.task_names)}
+        self.record = Record.of(model, vars(self).get("record"), self.log_path, constants)
         self._mixed = len(self.task_names) > 1 and are_interleaved(self.training_env)
 
     @property

@@ -102,7 +102,8 @@ class ProbeCallback(PeriodicCallback):
             raise ValueError(
                 f"`probe` must hold one batch for each of {self.task_names}, got {len(self.probe)}"
             )
-        self.record = Record(self.log_path, {"task_names": np.array(self.task_names)})
+        constants = {"task_names": np.array(self.task_names)}
+        self.record = Record.of(model, vars(self).get("record"), self.log_path, constants)
 
     def _forget(self) -> None:
         """Drop what was another model's."""

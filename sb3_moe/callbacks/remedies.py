@@ -29,12 +29,19 @@ Criterion = Literal["activation", "gradient"]
 class RemedyCallback(PeriodicCallback):
     """Treat the policy at the start of a rollout, every so many global steps.
 
-    Not before training and not at its end. Put it before a
+    Not before training and not at its end: what falls due in the last rollout of one ``learn`` is
+    done at the start of the next that goes on with the same class of remedy. ``model.remedies``
+    keeps up to which step each was asked, in files too. Put it before a
     :class:`~sb3_moe.callbacks.SnapshotCallback` in the list.
     """
 
     def _resume(self, step: int) -> int | None:
-        return step
+        asked: dict[str, int] = vars(self.model).setdefault("remedies", {})
+        return min(asked.get(type(self).__name__, step), step)
+
+    def _on_rollout_start(self) -> None:
+        super()._on_rollout_start()
+        vars(self.model)["remedies"][type(self).__name__] = self.model.num_timesteps
 
     def _on_training_end(self) -> None:
         """Leave the trained policy as it is."""

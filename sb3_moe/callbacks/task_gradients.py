@@ -67,11 +67,18 @@ class TaskGradientCallback(BaseCallback):
                 f"{type(model).__name__}"
             )
         self.task_names = task_names(self.training_env)
-        self.record = Record(self.log_path, {"task_names": np.array(self.task_names)})
+        constants = {"task_names": np.array(self.task_names)}
+        self.record = Record.of(model, vars(self).get("record"), self.log_path, constants)
 
     def _on_training_start(self) -> None:
         self.record.resume(self.model.num_timesteps)
-        self._last = self.record.last_step
+        rows: Any = self.record.rows
+        measured = rows.get("gradient_norm_per_task", np.empty((0, 1)))
+        ends = rows["steps"][: len(measured)][np.isfinite(measured).any(axis=1)]
+        # A row is of a rollout's end, and it was due at that rollout's start.
+        model: Any = self.model
+        length = model.n_steps * self.training_env.num_envs
+        self._last = int(ends[-1]) - length if len(ends) else None
 
     def _on_rollout_start(self) -> None:
         self._tasks: list[list[int]] = []

@@ -211,7 +211,7 @@ def _held_still(policy: Any) -> tuple[dict[th.Tensor, th.Tensor], dict[th.Tensor
     masks: dict[th.Tensor, th.Tensor] = {}
     marked: set[th.Tensor] = set()
     for optimizer in dict.fromkeys(networks_of(policy).optimizers().values()):
-        masks |= masks_in(optimizer)
+        masks |= masks_in(optimizer) if "masked_steps" in vars(optimizer) else {}
         groups = [group for group in optimizer.param_groups if group.get(MARK)]
         marked |= {parameter for group in groups for parameter in group["params"]}
     for parameter, learns in _unfrozen(policy):

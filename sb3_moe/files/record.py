@@ -38,6 +38,31 @@ class Record:
         self.path = path
         self.constants = dict(constants or {})
         self.rows = _no_rows()
+        self._model: object = None
+
+    @classmethod
+    def of(
+        cls,
+        model: object,
+        before: Record | None,
+        path: Path | None,
+        constants: Mapping[str, npt.NDArray[Any]],
+    ) -> Record:
+        """Return the record of a model's run: the one before, if it is that model's and in memory.
+
+        SB3 tells callbacks of their model in each ``learn``, and one goes on where another ended.
+
+        :param model: whose run it is
+        :param before: of the same callback
+        :param path: as of the class
+        :param constants: as of the class
+        """
+        goes_on = before is not None and before._model is model and before.path is None is path
+        if before is not None and goes_on and _alike(before.constants, constants):
+            return before
+        record = cls(path, constants)
+        record._model = model
+        return record
 
     @property
     def last_step(self) -> int | None:
@@ -96,6 +121,10 @@ class Record:
     def _write(self) -> None:
         if self.path is not None:
             write_npz(self.path, {**self.constants, **self.rows})
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
 
 
 def _no_rows() -> Rows:

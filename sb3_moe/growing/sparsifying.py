@@ -23,7 +23,6 @@ from sb3_moe.optimizers.masks import (
     MaskedSteps,
     apply_masks,
     forget_masks,
-    keep_masked,
     mask_targets,
     masks_in,
     set_masks,
@@ -107,11 +106,18 @@ class SparseNetworks:
             mask = th.stack(rows).view_as(layer.weight).to(layer.weight.device)
             masks[layer.weight] = mask
             if rescale:
-                _rescale(layer, mask)
+                _rescale(layer, mask, self._targets_of(layer.weight))
         for optimizer in self.optimizers:
             set_masks(optimizer, masks)
             for group in optimizer.param_groups:
                 group[UPDATES], group[SEED] = 0, seed
+
+    def _targets_of(self, weight: th.Tensor) -> list[th.Tensor]:
+        pairs = [
+            zip(online.parameters(), target.parameters(), strict=True)
+            for online, target in networks_of(self.policy).targets().items()
+        ]
+        return [theirs for pair in pairs for mine, theirs in pair if mine is weight]
 
     def _check(self, counts: Sequence[int]) -> None:
         masks = self.masks()
@@ -132,7 +138,8 @@ class SparseNetworks:
             for optimizer in self.optimizers
             if masks_in(optimizer)
         ]
-        keep_masked(self.policy)
+        for optimizer in self.optimizers:
+            mask_targets(self.policy, masks_in(optimizer))
 
     def detach(self) -> None:
         """Keep them no longer; weights and masks stay as they are."""
@@ -197,9 +204,13 @@ def _scores(gradient_W: th.Tensor, growth: Growth, generator: th.Generator) -> t
 
 
 @th.no_grad()
-def _rescale(layer: SparseLayer, mask: th.Tensor) -> None:
-    """Make up for the inputs that each unit loses (Evci et al. 2022, arXiv 2010.03533)."""
+def _rescale(layer: SparseLayer, mask: th.Tensor, targets: Sequence[th.Tensor]) -> None:
+    """Make up for the inputs that each unit loses (Evci et al. 2022, arXiv 2010.03533).
+
+    :param targets: weights that follow the layer's
+    """
     alive = layer.by_unit(mask).flatten(2)
     factors = (alive.shape[2] / alive.sum(2).clamp(min=1)).sqrt()
-    by_unit = layer.by_unit(layer.weight)
-    by_unit.mul_(factors.view(*factors.shape, *[1] * (by_unit.dim() - 2)))
+    for weight in (layer.weight, *targets):
+        by_unit = layer.by_unit(weight)
+        by_unit.mul_(factors.view(*factors.shape, *[1] * (by_unit.dim() - 2)))

@@ -7,7 +7,8 @@ forgetting its running averages doesn't forget them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch as th
@@ -57,12 +58,24 @@ def apply_masks(optimizer: th.optim.Optimizer) -> None:
             tensor.mul_(mask)
 
 
-def keep_masked(policy: BaseModel) -> None:
-    """Apply a policy's masks, where there are some, after its weights were changed by hand.
+def is_masked(optimizer: th.optim.Optimizer) -> bool:
+    """Say whether masks hold: training on without them fills what they leave out."""
+    if "masked_steps" in vars(optimizer):
+        return True
+    masks = masks_in(optimizer)
+    return len(masks) > 0 and alive_in(optimizer).keys() == masks.keys()
+
+
+@contextmanager
+def masked_as_before(policy: BaseModel) -> Iterator[None]:
+    """Apply a policy's masks, where some hold, after its weights were changed by hand.
 
     :param policy: of any algorithm
     """
-    for optimizer in dict.fromkeys(networks_of(policy).optimizers().values()):
+    optimizers = dict.fromkeys(networks_of(policy).optimizers().values())
+    masked = [each for each in optimizers if is_masked(each)]
+    yield
+    for optimizer in masked:
         apply_masks(optimizer)
         mask_targets(policy, masks_in(optimizer))
 

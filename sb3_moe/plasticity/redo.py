@@ -14,7 +14,7 @@ from torch import nn
 from sb3_moe.layers import LinearRouter
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
-from sb3_moe.optimizers.masks import keep_masked
+from sb3_moe.optimizers.masks import masked_as_before
 from sb3_moe.plasticity.activations import Activations
 from sb3_moe.plasticity.dormant import dormant_mask
 from sb3_moe.plasticity.hidden_layers import hidden_layers
@@ -62,17 +62,17 @@ def redo(
     fresh = dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
     averages, kept = moments(policy), kept_entries(policy)
     counts = {}
-    for wiring in known:
-        name = names[wiring.activation]
-        if activity is not None and name not in activity:
-            continue
-        given_EH = None if activity is None else activity[name]
-        mask_EH = _to_restart(activations[name], given_EH, tau)
-        mask_EH &= ~_held_still(wiring, mask_EH, activations[name], kept)
-        with frozen_kept(policy):
-            _restart(wiring, mask_EH, activations[name], fresh, averages)
-        counts[name] = int(mask_EH.sum())
-    keep_masked(policy)
+    with masked_as_before(policy):
+        for wiring in known:
+            name = names[wiring.activation]
+            if activity is not None and name not in activity:
+                continue
+            given_EH = None if activity is None else activity[name]
+            mask_EH = _to_restart(activations[name], given_EH, tau)
+            mask_EH &= ~_held_still(wiring, mask_EH, activations[name], kept)
+            with frozen_kept(policy):
+                _restart(wiring, mask_EH, activations[name], fresh, averages)
+            counts[name] = int(mask_EH.sum())
     return counts
 
 

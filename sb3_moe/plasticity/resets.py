@@ -14,7 +14,7 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.moe import held_routers
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of
-from sb3_moe.optimizers.masks import keep_masked
+from sb3_moe.optimizers.masks import masked_as_before
 from sb3_moe.optimizers.moments import moments_in
 from sb3_moe.plasticity.wiring import heads
 
@@ -86,8 +86,8 @@ def frozen_kept(policy: BasePolicy) -> Iterator[None]:
 def reset_heads(policy: BasePolicy) -> None:
     """Draw the last layer of every network anew (Nikishin et al. 2022, arXiv 2205.07802).
 
-    Adam's moments there become 0, and target networks get the same new head. A router's map that
-    other layers have too stays as it is.
+    Optimisers know nothing of it, as of a new model's, and target networks get the same new head. A
+    router's map that other layers have too stays as it is.
 
     :param policy: of any algorithm
     :raises ValueError: if the policy can't be built again
@@ -95,15 +95,15 @@ def reset_heads(policy: BasePolicy) -> None:
     fresh = dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
     networks = networks_of(policy)
     own = {head: _own(head, policy) for head in heads(policy)}
-    with frozen_kept(policy):
+    with masked_as_before(policy):
+        with frozen_kept(policy):
+            for head, names in own.items():
+                _load(head, fresh[head], names)
+                _forget_moments(policy, [p for name, p in head.named_parameters() if name in names])
         for head, names in own.items():
-            _load(head, fresh[head], names)
-            zero_moments(policy, [p for name, p in head.named_parameters() if name in names])
-    for head, names in own.items():
-        target = networks.follower(head)
-        if target is not None:
-            _load(target, head, names)
-    keep_masked(policy)
+            target = networks.follower(head)
+            if target is not None:
+                _load(target, head, names)
 
 
 def _own(head: nn.Module, policy: BasePolicy) -> set[str]:
@@ -139,12 +139,12 @@ def shrink_and_perturb(policy: BasePolicy, shrink: float = 0.8, perturb: float =
     groups = [group for each in optimizers(policy) for group in each.param_groups]
     learned = {id(parameter) for group in groups for parameter in group["params"]}
     learned -= {id(parameter) for parameter in temperatures_in(policy)}
-    with frozen_kept(policy):
-        for name, parameter in policy.named_parameters():
-            if id(parameter) in learned:
-                parameter.mul_(shrink).add_(fresh[name], alpha=perturb)
-    reset_optimizers(policy)
-    keep_masked(policy)
+    with masked_as_before(policy):
+        with frozen_kept(policy):
+            for name, parameter in policy.named_parameters():
+                if id(parameter) in learned:
+                    parameter.mul_(shrink).add_(fresh[name], alpha=perturb)
+        reset_optimizers(policy)
 
 
 def check_shrink_and_perturb(shrink: float, perturb: float) -> None:
@@ -179,9 +179,18 @@ def moments(policy: BasePolicy) -> dict[th.Tensor, list[th.Tensor]]:
     return found
 
 
-def zero_moments(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:
-    """Set the running averages of some parameters to zero."""
-    averages = moments(policy)
+def _forget_moments(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:
+    """Forget what optimisers know of some parameters, their count of steps too.
+
+    Behind many steps averages that begin at 0 would make the next ones several times too large. But
+    what frozen experts have part in keeps its count, and its averages become 0.
+    """
+    layers = [each for each in policy.modules() if isinstance(each, MoELayer) and each.frozen]
+    shared = {share.parameter for each in layers for share in each.experts.shares()}
+    averages, kept = moments(policy), shared | held_routers(policy)
     for parameter in parameters:
         for moment in averages.get(parameter, ()):
             moment.zero_()
+        for optimizer in optimizers(policy):
+            if parameter in optimizer.state and parameter not in kept:
+                del optimizer.state[parameter]

@@ -50,14 +50,14 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
     figure = Picture(figsize=(7.0, 1.2 + 1.3 * len(names)), layout="constrained")
     rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     edges = _edges(steps_K)
+    low, high, cmap = _colours_of_gates(gates_KNE)
+    colours = {"cmap": cmap, "vmin": low, "vmax": high}
     for k, axes in enumerate(rows):
         image = axes.pcolormesh(
             edges,
             np.arange(gates_KNE.shape[2] + 1) - 0.5,
             gates_KNE[:, k].T,
-            cmap="cividis",
-            vmin=0.0,
-            vmax=np.nanmax(gates_KNE),
+            **colours,
         )
         axes.set_yticks(range(gates_KNE.shape[2]))
         axes.set_ylabel("expert")
@@ -93,12 +93,18 @@ def draw_gates(gates_NE: npt.ArrayLike, task_names: Sequence[str], title: str = 
     gates = np.asarray(gates_NE, dtype=np.float64)
     experts = [str(k) for k in range(gates.shape[1])]
     labels = [[f"{gate:.2f}" for gate in row] for row in gates]
-    figure = matrix(
-        gates, labels, task_names, experts, (0.0, np.nanmax(gates)), "cividis", "mean gate"
-    )
+    low, high, cmap = _colours_of_gates(gates)
+    figure = matrix(gates, labels, task_names, experts, (low, high), cmap, "mean gate")
     figure.axes[0].set_xlabel("expert")
     figure.axes[0].set_title(title)
     return figure
+
+
+def _colours_of_gates(gates: npt.NDArray[Any]) -> tuple[float, float, str]:
+    """Return the ends and the name of the colours: of both signs where weights are, as MOORE's."""
+    low, high = float(np.nanmin(gates)), float(np.nanmax(gates))
+    size = max(-low, high)
+    return (-size, size, "PuOr_r") if low < 0 else (0.0, high, "cividis")
 
 
 def load_diagnostics(folder: str | Path) -> dict[str, npt.NDArray[Any]]:

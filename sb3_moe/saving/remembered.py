@@ -17,6 +17,7 @@ REMEMBERED: dict[str, type[Any]] = {
     "frozen_routers": dict,
     "initial_weights": dict,
     "actor_gradients": dict,
+    "remedies": dict,
     "expert_log": list,
 }
 

@@ -132,6 +132,19 @@ def test_a_run_that_goes_on_keeps_the_scores_up_to_its_step_and_drops_later_ones
     assert callback.scores["steps"].tolist() == [0, 64, 128, 192]
 
 
+def test_scores_in_memory_go_on_with_the_run_and_begin_again_with_another():
+    model, callback = make_ppo(), MultiTaskEvalCallback(64, 1, eval_env=pinned())
+    for _ in range(2):
+        model.learn(128, callback=callback, reset_num_timesteps=False)
+    assert callback.scores["steps"].tolist() == [0, 64, 128, 192, 256]
+    model.learn(64, callback=callback)
+    assert callback.scores["steps"].tolist() == [0, 64]
+    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned())
+    for each in (make_ppo(), make_ppo()):
+        each.learn(64, callback=callback, reset_num_timesteps=False)
+    assert callback.scores["steps"].tolist() == [0, 64]
+
+
 def test_a_new_run_in_a_used_folder_knows_nothing_of_the_tasks_of_an_earlier_one(tmp_path):
     first = MultiTaskEvalCallback(64, 2, eval_env=pinned(), log_path=tmp_path)
     make_ppo().learn(64, callback=first)

@@ -8,7 +8,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toy import pinned, toy_vec_env
 
-import sb3_moe  # noqa: F401  registers the policies' names
+import sb3_moe
 from sb3_moe.buffers import MultiTaskReplayBuffer
 from sb3_moe.buffers.reservoir import Reservoir
 from sb3_moe.callbacks import (
@@ -20,6 +20,7 @@ from sb3_moe.callbacks import (
     TaskSwitchCallback,
 )
 from sb3_moe.callbacks.task_switch import Restarted
+from sb3_moe.files.record import Record
 
 SEQUENCE = (0,) * 20 + (1,) * 200
 
@@ -50,6 +51,32 @@ def test_a_remedy_acts_every_so_many_steps_but_neither_before_training_nor_at_it
     callback = Weights(128)
     make().learn(512, callback=callback)
     assert callback.steps == [128, 256, 384]
+
+
+@pytest.mark.parametrize("new", [False, True], ids=["one callback", "a new one each time"])
+@pytest.mark.parametrize("through", [None, "zip", "moe"])
+def test_what_falls_due_as_a_run_ends_is_done_as_the_next_goes_on(new, through, tmp_path):
+    model, callback, steps = make(), Weights(64), []
+    for _ in range(3):
+        callback = Weights(64) if new else callback
+        model.learn(64, callback=callback, reset_num_timesteps=False)
+        steps += callback.steps if new else []
+        if through == "zip":
+            model.save(tmp_path / "a.zip")
+            model = PPO.load(tmp_path / "a.zip", model.get_env(), device="cpu")
+        elif through == "moe":
+            sb3_moe.save(model, tmp_path / "a")
+            model = sb3_moe.load(tmp_path / "a", model.get_env(), device="cpu")
+    assert (steps or callback.steps) == [64, 128]
+    model.learn(128, callback=(again := Weights(32)))  # a run from its beginning
+    assert again.steps == [64]
+
+
+def test_a_remedy_that_was_not_there_before_makes_up_for_nothing():
+    model = make().learn(64)
+    callback = Weights(64)
+    model.learn(96, callback=callback, reset_num_timesteps=False)
+    assert callback.steps == [128]
 
 
 @pytest.mark.parametrize("algo", [PPO, DQN])
@@ -266,6 +293,22 @@ def test_every_tasks_advantages_and_gradient_are_measured(algo, tmp_path):
         assert saved["advantage_variance"].shape == (2, 3)
         assert (saved["gradient_norm_per_task"] > 0).all()
     assert model.logger.name_to_value["plasticity/gradient_norm/c"] > 0
+
+
+def test_a_gradient_that_was_due_when_a_run_stopped_is_measured_when_it_goes_on(tmp_path):
+    def record():
+        return TaskGradientCallback(64, log_path=tmp_path, batch_size=8)
+
+    model = make(env=pinned())  # 3 x 32 steps a rollout
+    model.learn(96, callback=record())
+    # Another callback that shares the file has a row of the step at which the run stopped.
+    Record(tmp_path / "diagnostics.npz", {"task_names": np.array(["a", "b", "c"])}).add(
+        96, {"other": 1.0}
+    )
+    model.learn(96, callback=(callback := record()), reset_num_timesteps=False)
+    norms = callback.record.rows["gradient_norm_per_task"]
+    assert callback.record.rows["steps"].tolist() == [96, 192]
+    assert np.isfinite(norms).all()
 
 
 def test_a_task_that_a_rollout_lacks_has_no_gradient():

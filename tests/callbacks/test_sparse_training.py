@@ -22,7 +22,9 @@ from sb3_moe.callbacks import (
     TaskSwitchCallback,
 )
 from sb3_moe.growing.sparsifying import SparseNetworks
+from sb3_moe.optimizers.masks import masks_in
 from sb3_moe.optimizers.moments import moments_in
+from sb3_moe.plasticity import shrink_and_perturb
 from sb3_moe.study.spec.callbacks import build_callbacks, check_callbacks
 from sb3_moe.study.spec.named import named
 
@@ -379,6 +381,24 @@ def test_weights_that_came_back_in_training_without_the_callback_count():
     model.learn(64)
     assert measure(model.policy).total.parameters == dense
     model.learn(64, [sparse(), Watch()])
+
+
+def test_remedies_leave_alone_what_came_back_in_training_without_the_callback():
+    model = make().learn(32, sparse()).learn(64)
+    alive = [int((p != 0).sum()) for p in model.policy.parameters()]
+    shrink_and_perturb(model.policy)
+    assert [int((p != 0).sum()) for p in model.policy.parameters()] == alive
+    weights = model.policy.mlp_extractor.policy_net[0]
+    masks = masks_in(model.policy.optimizer)
+    assert any(weight is each for weight in weights.parameters() for each in masks)
+
+
+def test_remedies_by_hand_keep_the_masks_of_a_model_that_is_still_sparse():
+    model = make().learn(32, sparse())
+    masks = masks_in(model.policy.optimizer)
+    shrink_and_perturb(model.policy)
+    assert masks
+    assert not any(p.detach()[~mask].any() for p, mask in masks.items())
 
 
 def test_callbacks_of_an_interrupted_training_let_go():

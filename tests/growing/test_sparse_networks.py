@@ -137,10 +137,11 @@ def test_what_units_read_stays_as_large(kwargs):
         th.testing.assert_close(after, expected)
 
 
-def test_target_networks_start_with_the_same_zeros():
+@pytest.mark.parametrize("rescale", [False, True])
+def test_target_networks_start_with_the_same_zeros_and_weights(rescale):
     model = DQN("MlpPolicy", "CartPole-v1", device="cpu")
     networks = SparseNetworks(model.policy)
-    networks.begin(counts_of(networks.layers, 0.9, "erk"), seed=0, rescale=False)
+    networks.begin(counts_of(networks.layers, 0.9, "erk"), seed=0, rescale=rescale)
     networks.attach(lambda _: False, print)
     pairs = zip(model.q_net.parameters(), model.q_net_target.parameters(), strict=True)
     assert all(th.equal(online, target) for online, target in pairs)

@@ -209,6 +209,13 @@ def test_a_figure_shows_itself_in_a_notebook():
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("gates", [[[-0.5, -0.2], [-1.0, -0.1]], [[0.5, -0.2], [0.1, 0.0]]])
+def test_weights_of_both_signs_have_colours_of_both(gates):
+    image = plots.draw_gates(gates, ["a", "b"]).axes[0].images[0]
+    size = np.abs(gates).max()
+    assert image.get_clim() == (-size, size)
+
+
 def test_an_agents_routing_is_drawn_in_one_call():
     model = PPO(
         "MoeMlpPolicy", "CartPole-v1", seed=0, policy_kwargs={"router": "uniform"}, n_steps=64
