@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
-_NUMBERS = (float, int, np.number)
+_NUMBERS = (float, int, np.number, np.bool_)
 _BOOLS = (bool, np.bool_)
 
 

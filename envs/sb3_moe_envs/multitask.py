@@ -282,7 +282,9 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         """Start an episode of the task, and return what it does."""
         self._steps, self._reward, self._success, self._running = 0, 0.0, UNSAID, True
         env, seed = self._envs[self._task], self._seeds.take(self._task)
-        result = self._call(self._task, env.reset, seed=seed, options=options)
+        # As SB3 does: a `reset` of the user's own may not know of options.
+        given = {} if options is None else {"options": options}
+        result = self._call(self._task, env.reset, seed=seed, **given)
         self._check(reset_result_problem(result))
         obs, info = result
         self._check(observation_problem(env.observation_space, obs))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -50,6 +52,7 @@ class Task:
         """Build one environment; where `env_fn`, which isn't told it, gave it no mode, warn."""
         if self.env_fn is not None:
             env = self.env_fn()
+            _check_new(env, self.name)
             if render_mode is not None and env.render_mode is None:
                 warnings.warn(
                     f"task {self.name!r} gives no pictures: what builds it must pass "
@@ -63,6 +66,25 @@ class Task:
         if render_mode is not None:
             kwargs["render_mode"] = render_mode
         return gym.make(spec_or_id(self.env_id), **kwargs)
+
+
+# What builders gave, by its number, for as long as it lives.
+_GIVEN: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+
+
+def _check_new(env: gym.Env[Any, Any], name: str) -> None:
+    """Raise ValueError if a builder gave the same environment before.
+
+    Copies that are one would step each other, and evaluations the environments of training.
+    """
+    inner = getattr(env, "unwrapped", env)
+    if _GIVEN.get(id(inner)) is inner:
+        raise ValueError(
+            f"`env_fn` of task {name!r} must build a new environment each time, as in "
+            f"lambda: {type(inner).__name__}(...), and gave one that it had given before"
+        )
+    with suppress(TypeError):  # of a class with __slots__ nobody can take note
+        _GIVEN[id(inner)] = inner
 
 
 def spec_or_id(env_id: str) -> EnvSpec | str:

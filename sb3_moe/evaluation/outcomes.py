@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+# What the infos of this package's Atari games hold, whose episodes may be lives: others may call
+# anything `score`.
+OF_ATARI = "of_atari"
+
 
 class Successes:
     """Follow which running episodes have succeeded: those in which any step said so.
@@ -48,21 +52,20 @@ def success_rate(successes: npt.ArrayLike) -> float:
 def is_lost_life(info: Mapping[str, Any]) -> bool:
     """Tell the end of a life from that of a game, which goes on with the next life.
 
-    :param info: of an episode's last step; one that holds no ``score`` and ``game_over``, as those
-        of Atari games do, ended the game
+    :param info: of an episode's last step; one that isn't of this package's Atari games ended the
+        game, whatever it says of a ``score``
     """
-    goes_on = "score" in info and not info.get("game_over", True)
+    goes_on = bool(info.get(OF_ATARI)) and not info.get("game_over", True)
     return goes_on and not info.get("TimeLimit.truncated", False)
 
 
 def game_return(info: Mapping[str, Any]) -> float:
-    """Return what a game came to: its own score if it has one, else the monitored return.
+    """Return what a game came to: an Atari game's own score, else the monitored return.
 
     :param info: of the game's last step
     """
     # Training rewards may be clipped, and of the last life only.
-    scored = "score" in info and "game_over" in info
-    return float(info["score"] if scored else monitored(info)["r"])
+    return float(info["score"] if info.get(OF_ATARI) else monitored(info)["r"])
 
 
 def monitored(info: Mapping[str, Any]) -> Mapping[str, float]:

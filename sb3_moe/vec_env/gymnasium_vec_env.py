@@ -178,20 +178,18 @@ class GymnasiumVecEnv(VecEnv):
 
     def _note_tasks(self, vector_infos: Mapping[str, Any]) -> None:
         """Remember which task each environment plays, for the infos of its next step."""
-        task_ids = vector_infos.get("task_id")
-        if task_ids is None:
+        if vector_infos.get("task_id") is None:
             return
-        changed = (
-            range(self.num_envs)
-            if self._task_ids is None
-            else np.flatnonzero(np.asarray(task_ids) != self._task_ids)
-        )
-        for i in changed:
+        told = np.asarray(vector_infos["task_id"])
+        before = np.full(self.num_envs, -1) if self._task_ids is None else self._task_ids
+        # A row that says nothing goes on: its environment may name its task at a start alone.
+        task_ids = np.where(vector_infos.get("_task_id", True), told, before)
+        for i in np.flatnonzero(task_ids != before):
             task = int(task_ids[i])
             self._step_infos[i] = {"TimeLimit.truncated": False, "task_id": task}
             if self._task_names is not None:
                 self._step_infos[i]["task_name"] = self._task_names[task]
-        self._task_ids = np.array(task_ids)
+        self._task_ids = task_ids
 
     def _add_infos(
         self, infos: list[dict[str, Any]], vector_infos: Mapping[str, Any], dones: np.ndarray

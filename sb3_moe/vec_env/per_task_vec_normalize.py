@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_moe.observations.task_ids import TASK_KEY, Tail, has_task_key
+from sb3_moe.tasks.known import names_on
 from sb3_moe.vec_env.task_statistics import PerTaskMeanStd
 
 
@@ -64,11 +65,14 @@ class PerTaskVecNormalize(VecNormalize):
     def set_venv(self, venv: VecEnv) -> None:
         """Wrap these environments after unpickling.
 
-        :raises ValueError: if they have another number of tasks
+        :raises ValueError: if they have another number of tasks, or the same in another order
         """
         num_tasks = _num_tasks(venv)
         if num_tasks != self.num_tasks:
             raise ValueError(f"`venv` must have num_tasks={self.num_tasks}, got {num_tasks}")
+        seen, found = (names_on(each.observation_space) for each in (self, venv))
+        if seen and found and seen != found and sorted(seen) == sorted(found):
+            raise ValueError(f"`venv` must have the tasks in the order {seen}, got {found}")
         super().set_venv(venv)
         self._task_ids = np.zeros(self.num_envs, dtype=np.int64)
 

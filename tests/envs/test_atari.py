@@ -147,7 +147,7 @@ def test_the_single_environment_passes_gymnasiums_checker_and_reports_the_score(
     done = False
     while not done:
         *_, done, truncated, info = env.step(env.action_space.sample())
-    assert set(info) == {"score", "game_over"}
+    assert set(info) == {"score", "game_over", "of_atari"}
     assert not truncated
 
 

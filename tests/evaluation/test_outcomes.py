@@ -130,9 +130,10 @@ def test_success_starts_anew_with_each_episode():
 @pytest.mark.parametrize(
     ("info", "expected"),
     [
-        ({"score": 3.0, "game_over": False}, True),
-        ({"score": 3.0, "game_over": True}, False),
-        ({"score": 3.0, "game_over": False, "TimeLimit.truncated": True}, False),
+        ({"score": 3.0, "game_over": False, "of_atari": True}, True),
+        ({"score": 3.0, "game_over": True, "of_atari": True}, False),
+        ({"score": 3.0, "game_over": False}, False),
+        ({"score": 3.0, "game_over": False, "of_atari": True, "TimeLimit.truncated": True}, False),
         ({"score": 3.0}, False),
         ({"game_over": False}, False),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from types import MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +28,8 @@ class Progress(NamedTuple):
 class Chosen(Schedule):
     """Ask a function for the task of each episode; each environment asks on its own.
 
-    :param choose: takes a `Progress`, returns the index or name of a task; of a method the object
-        isn't copied with the schedule
+    :param choose: takes a `Progress`, returns the index or name of a task; it isn't copied with the
+        schedule, nor is the object that it is, or is a method of
     :raises TypeError: if it can't be called
     """
 
@@ -43,9 +42,8 @@ class Chosen(Schedule):
         self.choose = choose
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Chosen:
-        if isinstance(self.choose, MethodType):
-            # Copied with its object, it would see nothing of what that does from now on.
-            memo[id(self.choose)] = self.choose
+        # Copied with what it belongs to, it would see nothing of what that does from now on.
+        memo[id(self.choose)] = self.choose
         copied = type(self).__new__(type(self))
         vars(copied).update(copy.deepcopy(vars(self), memo))
         return copied

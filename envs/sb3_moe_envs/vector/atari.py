@@ -22,7 +22,8 @@ class AtariVectorWorld(VectorWorld):
     As SB3's ``make_atari_env``: up to 30 no-ops and FIRE at the start of a game, four frames an
     action, the larger of the last two, grey, 84 x 84, four stacked, rewards clipped to their sign,
     and an episode for each life. The game goes on when a life is lost (without SB3's no-op and
-    FIRE). ``info["final_info"]`` holds the game's ``score`` so far and whether it is ``game_over``.
+    FIRE). ``info["final_info"]`` holds the game's ``score`` so far and whether it is ``game_over``,
+    and ``of_atari``, by which evaluations know that these are a whole game's.
 
     :param game: a ROM's name, ``"space_invaders"`` or ``"SpaceInvaders"``
     :param num_envs: how many copies, at least 1
@@ -151,7 +152,8 @@ class AtariVectorWorld(VectorWorld):
     ) -> dict[str, Any]:
         # A lost life doesn't interrupt the game: the next episode starts where this one ends.
         last = {i: info["final_obs"][i] if over[i] else observations[i].copy() for i in ended}
-        return self._final_infos(last, {"score": self._scores.copy(), "game_over": over})
+        told = {"score": self._scores.copy(), "game_over": over, "of_atari": np.ones_like(over)}
+        return self._final_infos(last, told)
 
 
 class AtariEnv(SingleCopyEnv):
@@ -169,7 +171,7 @@ class AtariEnv(SingleCopyEnv):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one action; ``info`` holds the score so far: a limit of steps may cut the game."""
         obs, reward, terminated, truncated, info = super().step(action)
-        score = {"score": float(self._world.scores[0]), "game_over": False}
+        score = {"score": float(self._world.scores[0]), "game_over": False, "of_atari": True}
         return obs, reward, terminated, truncated, score | info
 
     def get_action_meanings(self) -> list[str]:

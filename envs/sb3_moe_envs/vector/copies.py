@@ -26,7 +26,9 @@ class TaskCopy(Stateless):
 
         :raises TypeError: if the task doesn't return an observation and an info
         """
-        result = self.env.reset(**kwargs)
+        # As SB3 does: a `reset` of the user's own may not know of options.
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        result = self.env.reset(**given)
         _require_no(reset_result_problem(result))
         return result
 

@@ -22,7 +22,11 @@ class Lives(gym.Env):
     def step(self, action):
         self.steps += 1
         over = self.steps % 6 == 0
-        info = {"score": 60.0 if over else 10.0 * (self.steps % 6), "game_over": over}
+        info = {
+            "score": 60.0 if over else 10.0 * (self.steps % 6),
+            "game_over": over,
+            "of_atari": True,
+        }
         return np.zeros(2, np.float32), 1.0, self.steps % 2 == 0, False, info
 
 

@@ -1,0 +1,124 @@
+"""Environments that plain SB3 takes are taken here too."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from sb3_moe import make_multitask_vec_env
+from sb3_moe.callbacks import evaluate_tasks, make_pinned_env
+from sb3_moe.vec_env import GymnasiumVecEnv, PerTaskVecNormalize
+from sb3_moe_envs import Chosen, Interleave, MultiTaskEnv
+
+
+class Simple(gym.Env):
+    """Three steps, a `reset` that knows of no options, and rewards that are bools of NumPy."""
+
+    observation_space = spaces.Box(-1, 1, (2,))
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, **last):
+        self.last = last
+
+    def reset(self, seed=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        over = self.steps == 3
+        return np.zeros(2, np.float32), np.all(over), over, False, self.last if over else {}
+
+
+class Policy:
+    """Any action."""
+
+    def predict(self, obs, **kwargs):
+        return np.zeros(len(obs["task_id"]), int), None
+
+
+@pytest.mark.parametrize("schedule", [None, Interleave("episodes")], ids=["joined", "by slot"])
+def test_a_reset_without_options_and_a_bool_for_a_reward_do(schedule):
+    env = make_multitask_vec_env([Simple, Simple], 2, schedule=schedule)
+    env.reset()
+    rewards = [env.step(np.zeros(2, int))[1].tolist() for _ in range(3)]
+    assert rewards == [[0, 0], [0, 0], [1, 1]]
+    env.close()
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_a_score_of_the_users_own_is_not_taken_for_a_game_of_atari(over):
+    env = make_multitask_vec_env([lambda: Simple(score=7.0, game_over=over)], 1)
+    episodes = evaluate_tasks(Policy(), env, 2)
+    assert episodes.returns.tolist() == [[1.0, 1.0]]
+    assert episodes.lengths.tolist() == [[3.0, 3.0]]
+
+
+class Curriculum:
+    """A task that somebody else sets, for every copy alike."""
+
+    level = 0
+
+    def __call__(self, progress):
+        return self.level
+
+
+def test_an_object_that_chooses_is_the_users_own_in_every_copy():
+    chooses = Curriculum()
+    env = make_multitask_vec_env([Simple, Simple], 2, schedule=Chosen(chooses))
+    assert env.reset()["task_id"].tolist() == [0, 0]
+    chooses.level = 1
+    for _ in range(6):
+        env.step(np.zeros(2, int))
+    assert env.reset()["task_id"].tolist() == [1, 1]
+    lone = MultiTaskEnv([Simple, Simple], schedule=chooses)
+    assert lone.reset()[0]["task_id"] == 1
+
+
+class Named(Simple):
+    """Names its task at a start alone."""
+
+    def __init__(self, task):
+        super().__init__()
+        self.task = task
+
+    def reset(self, seed=None, options=None):
+        obs, _ = super().reset(seed)
+        self.steps = self.task  # ends at another step than the others
+        return obs, {"task_id": self.task}
+
+
+def test_rows_that_say_nothing_keep_their_task():
+    own = SyncVectorEnv(
+        [lambda k=k: Named(k) for k in (1, 2)], autoreset_mode=AutoresetMode.SAME_STEP
+    )
+    env = GymnasiumVecEnv(own)
+    env.reset()
+    for _ in range(7):
+        infos = env.step(np.zeros(2, int))[3]
+        assert [info["task_id"] for info in infos] == [1, 2]
+
+
+def test_a_normaliser_from_a_file_refuses_its_tasks_in_another_order(tmp_path):
+    tasks = ["CartPole-v1", "Acrobot-v1"]
+    env = PerTaskVecNormalize(make_multitask_vec_env(tasks, 2))
+    env.save(str(tmp_path / "n.pkl"))
+    PerTaskVecNormalize.load(str(tmp_path / "n.pkl"), make_multitask_vec_env(tasks, 2))
+    with pytest.raises(
+        ValueError, match=r"`venv` must have the tasks in the order .*Acrobot'\], g"
+    ):
+        PerTaskVecNormalize.load(str(tmp_path / "n.pkl"), make_multitask_vec_env(tasks[::-1], 2))
+
+
+def test_a_builder_that_gives_one_environment_twice_is_refused():
+    one = Simple()
+    env = make_multitask_vec_env([lambda: one, Simple], 2)  # once is no harm
+    with pytest.raises(
+        ValueError, match=r"'task0' must build a new .* lambda: Simple"
+    ):
+        make_pinned_env(env)
+    other = Simple()
+    with pytest.raises(ValueError, match="must build a new environment each time"):
+        make_multitask_vec_env([lambda: other], 2)
