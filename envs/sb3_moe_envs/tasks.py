@@ -6,8 +6,9 @@ import itertools
 import re
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -68,20 +69,30 @@ class Task:
         return gym.make(spec_or_id(self.env_id), **kwargs)
 
 
+_ONLY_NEW = ContextVar("_ONLY_NEW", default=False)
+
+
+@contextmanager
+def only_new() -> Iterator[None]:
+    """Refuse environments that were given before: evaluations would step those of training."""
+    token = _ONLY_NEW.set(True)
+    try:
+        yield
+    finally:
+        _ONLY_NEW.reset(token)
+
+
 # What builders gave, by its number, for as long as it lives.
 _GIVEN: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
 def _check_new(env: gym.Env[Any, Any], name: str) -> None:
-    """Raise ValueError if a builder gave the same environment before.
-
-    Copies that are one would step each other, and evaluations the environments of training.
-    """
+    """Take note of an environment, or raise ValueError if it is to be new and isn't."""
     inner = getattr(env, "unwrapped", env)
-    if _GIVEN.get(id(inner)) is inner:
+    if _ONLY_NEW.get() and _GIVEN.get(id(inner)) is inner:
         raise ValueError(
             f"`env_fn` of task {name!r} must build a new environment each time, as in "
-            f"lambda: {type(inner).__name__}(...), and gave one that it had given before"
+            f"lambda: {type(inner).__name__}(...), and gave one that had been given before"
         )
     with suppress(TypeError):  # of a class with __slots__ nobody can take note
         _GIVEN[id(inner)] = inner

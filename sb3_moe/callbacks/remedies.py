@@ -41,19 +41,26 @@ class RemedyCallback(PeriodicCallback):
 
     def _on_rollout_start(self) -> None:
         super()._on_rollout_start()
-        vars(self.model)["remedies"][type(self).__name__] = self.model.num_timesteps
+        step = self.model.num_timesteps
+        if not self._is_due(step):
+            vars(self.model)["remedies"][type(self).__name__] = step
 
     def _on_training_end(self) -> None:
         """Leave the trained policy as it is."""
 
     def act(self, step: int) -> bool:
-        """Treat the policy."""
-        self.treat()
+        """Treat the policy; what can't be done yet is due again at the next rollout."""
+        before = vars(self.model)["remedies"].get(type(self).__name__, 0)
+        if self.treat() is False:
+            self._last = before
         return True
 
     @abstractmethod
-    def treat(self) -> None:
-        """Change the model's policy."""
+    def treat(self) -> bool | None:
+        """Change the model's policy.
+
+        :return: False if there is nothing yet by which to do it
+        """
 
 
 class ReDoCallback(RemedyCallback):
@@ -114,16 +121,18 @@ class ReDoCallback(RemedyCallback):
     def _on_training_end(self) -> None:
         self._gradients.detach()
 
-    def treat(self) -> None:
+    def treat(self) -> bool:
         """Restart dormant neurons."""
         obs = self._replayed() if isinstance(self.model, OffPolicyAlgorithm) else self._obs
-        if obs is not None:
-            activity = None
-            if self.criterion == "gradient":
-                activity = gradient_activity(self.model.policy, self._gradients.of_last_step())
-            counts = redo(self.model.policy, obs, self.tau, activity)
-            for layer, count in zip(short_names(list(counts), LAYER), counts.values(), strict=True):
-                self.logger.record(f"plasticity/redo/{layer}", count)
+        if obs is None:
+            return False
+        activity = None
+        if self.criterion == "gradient":
+            activity = gradient_activity(self.model.policy, self._gradients.of_last_step())
+        counts = redo(self.model.policy, obs, self.tau, activity)
+        for layer, count in zip(short_names(list(counts), LAYER), counts.values(), strict=True):
+            self.logger.record(f"plasticity/redo/{layer}", count)
+        return True
 
     def _on_rollout_end(self) -> None:
         # SB3 empties the buffer before it announces the next rollout.

@@ -65,13 +65,15 @@ def make_pinned_env(
     :raises ValueError: if it can't be rebuilt
     """
     from sb3_moe_envs.schedules import Interleave
+    from sb3_moe_envs.tasks import only_new
 
     built_with = _built_with(training_env)
     arguments = {name: value for name, value in built_with.items() if name not in NOT_COPIED}
     arguments |= {"render_mode": render_mode} if render_mode else {}
     num_tasks = len(task_names(training_env))
     n_envs = copies * num_tasks if copies else _as_in_training(training_env, num_tasks)
-    env = make_multitask_vec_env(**arguments, n_envs=n_envs, schedule=Interleave(), seed=seed)
+    with only_new():
+        env = make_multitask_vec_env(**arguments, n_envs=n_envs, schedule=Interleave(), seed=seed)
     return wrap_like(env, training_env)
 
 

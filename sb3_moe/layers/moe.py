@@ -92,7 +92,7 @@ class MoELayer(nn.Module):
     holds_router: bool = False
     held: frozenset[str] = frozenset()
     #: R, features of what its router was built to see; None where it wasn't built for a policy.
-    seen: int | None = None
+    router_features: int | None = None
     penalty: FeaturePenalty | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -403,7 +403,7 @@ class MoELayer(nn.Module):
             return [self]
         # A layer of another width reads some of what there is to see, and nothing tells which.
         widths = {part.in_features for part in parts if isinstance(part, nn.Linear)}
-        return [self] if self.seen and widths - {self.seen} else parts
+        return [self] if self.router_features and widths - {self.router_features} else parts
 
 
 def held_routers(module: nn.Module) -> set[nn.Parameter]:

@@ -14,6 +14,7 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.moe import held_routers
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of
+from sb3_moe.optimizers.idle_experts import MARK
 from sb3_moe.optimizers.masks import masked_as_before
 from sb3_moe.optimizers.moments import moments_in
 from sb3_moe.plasticity.wiring import heads
@@ -183,10 +184,12 @@ def _forget_moments(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:
     """Forget what optimisers know of some parameters, their count of steps too.
 
     Behind many steps averages that begin at 0 would make the next ones several times too large. But
-    what frozen experts have part in keeps its count, and its averages become 0.
+    where experts are frozen, or each counts its own steps, their averages alone become 0.
     """
     layers = [each for each in policy.modules() if isinstance(each, MoELayer) and each.frozen]
     shared = {share.parameter for each in layers for share in each.experts.shares()}
+    groups = [group for each in optimizers(policy) for group in each.param_groups]
+    shared |= {each for group in groups if group.get(MARK) for each in group["params"]}
     averages, kept = moments(policy), shared | held_routers(policy)
     for parameter in parameters:
         for moment in averages.get(parameter, ()):

@@ -118,7 +118,7 @@ def built_layer(
             f"`router`={kind.name!r} must keep its experts: its constructor must call "
             "super().__init__(experts)"
         )
-    layer.seen = sees.features
+    layer.router_features = sees.features
     return layer
 
 

@@ -62,21 +62,14 @@ class MoEActorCritic(_Policy):
             name = "policy_net" if tower == "pi" else "value_net"
             setattr(self.mlp_extractor, name, net)
             setattr(self.mlp_extractor, f"latent_dim_{tower}", width)
+        # What SB3 draws anew when it has built everything is the experts' and the dense layers'.
+        self._begins_with = [(each, each.detach().clone()) for each in self._own_routers()]
 
-    def init_weights(self, module: nn.Module, gain: float = 1) -> None:  # type: ignore[override]
-        """Initialise as SB3 does, but for what a router of the user's own initialised itself.
-
-        SB3's is a static method, which it calls through the policy.
-        """
-        if module not in self._parts_of_own_routers():
-            super().init_weights(module, gain)
-
-    def _parts_of_own_routers(self) -> set[nn.Module]:
+    def _own_routers(self) -> list[nn.Parameter]:
+        """Return what routers of the user's own learn."""
         layers = [each for each in self.modules() if isinstance(each, MoELayer)]
         own = [each for each in layers if not of_this_package(type(each))]
-        return {part for each in own for part in each.modules()} - {
-            part for each in own for part in each.experts.modules()
-        }
+        return [parameter for each in own for parameter in each.router_parameters()]
 
     def _make_architects(self) -> dict[str, Architect]:
         """Return a builder for each tower that is not SB3's own."""
@@ -107,6 +100,8 @@ class MoEActorCritic(_Policy):
         if any(options.is_moe for options in self.moe.values()):
             self.action_dist: Any = plain(self.action_dist)
         super()._build(lr_schedule)
+        for parameter, own in self._begins_with:
+            parameter.data.copy_(own)
         self.own = own_dimensions(self.moe["pi"].action_dims, self, self.pi_features_extractor)
         for tower, architect in self._architects.items():
             name = "action_net" if tower == "pi" else "value_net"
@@ -117,7 +112,7 @@ class MoEActorCritic(_Policy):
             architect.match([body, getattr(self, name)], [*dense, linear])
         if self._architects:
             self._rebuild_optimizer(lr_schedule)
-        del self._architects, self._dense
+        del self._architects, self._dense, self._begins_with
 
     def evaluate_actions(self, *args: Any, **kwargs: Any) -> Any:
         """Judge actions as SB3's policy does, and let penalties know what is said of them."""

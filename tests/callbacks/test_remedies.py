@@ -72,6 +72,22 @@ def test_what_falls_due_as_a_run_ends_is_done_as_the_next_goes_on(new, through, 
     assert again.steps == [64]
 
 
+def test_redo_waits_for_observations_and_makes_up_for_what_it_could_not_do_yet():
+    class Noting(ReDoCallback):
+        steps = ()
+
+        def treat(self):
+            done = super().treat()
+            self.steps += ((self.model.num_timesteps, done),)
+            return done
+
+    model = make()
+    model.learn(64, callback=Noting(64))
+    model.learn(128, callback=(new := Noting(64)), reset_num_timesteps=False)
+    assert new.steps == ((64, False), (128, True))
+    assert model.remedies == {"Noting": 128}
+
+
 def test_a_remedy_that_was_not_there_before_makes_up_for_nothing():
     model = make().learn(64)
     callback = Weights(64)

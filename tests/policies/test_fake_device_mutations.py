@@ -40,7 +40,7 @@ MEASURES = [
 ]
 REMEDIES = [
     "sb3_moe.plasticity.redo:_restart",
-    "sb3_moe.plasticity.resets:zero_moments",
+    "sb3_moe.plasticity.resets:_forget_moments",
     "sb3_moe.plasticity.resets:reset_optimizers",
 ]
 BUFFERS = [

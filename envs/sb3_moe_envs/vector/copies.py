@@ -76,7 +76,13 @@ class Copies(MixedInfos, SyncVectorEnv):
 def make_copies(task: Task, num_envs: int, render_mode: str | None) -> Copies:
     """Build copies of a task that are stepped one by one."""
     env_fns = [functools.partial(_make_copy, task, render_mode)] * num_envs
-    return Copies(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
+    copies = Copies(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
+    if len({id(each.unwrapped) for each in copies.envs}) < num_envs:
+        raise ValueError(
+            f"`env_fn` of task {task.name!r} must build a new environment each time, and gave one "
+            "twice: copies that are one would step each other"
+        )
+    return copies
 
 
 def states_of(copies: SyncVectorEnv) -> list[Any]:

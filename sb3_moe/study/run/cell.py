@@ -32,8 +32,7 @@ from sb3_moe.study.run.folder import CellFolder, write_json
 from sb3_moe.study.run.heartbeat import Heartbeat
 from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.provenance import provenance
-from sb3_moe.study.run.starting import STATISTICS, begin_with, start_of
-from sb3_moe.study.spec.arguments import NORMALISERS
+from sb3_moe.study.run.starting import STATISTICS, begin_with, is_held_by_moe, start_of
 from sb3_moe.study.spec.callbacks import build_callbacks
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.setup import check_device
@@ -92,7 +91,7 @@ def _write_model(model: BaseAlgorithm, path: Path) -> None:
     normalizer = model.get_vec_normalize_env()
     with tempfile.TemporaryDirectory(dir=path, prefix=".model-") as temporary:
         is_safe = write_model(model, Path(temporary), normalizer=True)
-        if normalizer is not None and not (is_safe and type(normalizer) in NORMALISERS.values()):
+        if normalizer is not None and not (is_safe and is_held_by_moe(normalizer)):
             normalizer.save(str(Path(temporary) / STATISTICS))
         for file in Path(temporary).iterdir():
             file.replace(path / file.name)
@@ -175,10 +174,10 @@ def _callbacks(
     ]
     if getattr(model.policy, "moe_layers", dict)():
         callbacks.append(RoutingCallback(every, log_path=path))
-    # One that the file names takes the place of ours, as one derived from it does.
-    callbacks = [
-        each for each in callbacks if not any(isinstance(other, type(each)) for other in named)
-    ] + named
+    # One that the file names, or derived from ours, takes our place; the evaluation stays.
+    evaluation, *others = callbacks
+    others = [each for each in others if not any(isinstance(own, type(each)) for own in named)]
+    callbacks = [evaluation, *others, *named]
     # After those whose returns it tells.
     callbacks.append(Heartbeat(path / "live.json", cell.total_steps))
     # Last, so that a snapshot is of everything that the others did at its step.

@@ -16,6 +16,7 @@ from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving.reading import load
+from sb3_moe.study.spec.arguments import NORMALISERS
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.start import MODELS, StartFrom
 from sb3_moe.tasks.known import check_tasks, tasks_known
@@ -80,19 +81,24 @@ def read_trained(model: BaseAlgorithm, path: Path) -> Any:
     :param path: of ``sb3_moe.save``, or SB3's zip
     :raises ValueError: if it can't be loaded
     """
-    normaliser, statistics = model.get_vec_normalize_env(), path.with_name(STATISTICS)
+    normaliser = model.get_vec_normalize_env()
     try:
-        if path.suffix == ".moe" and not statistics.exists():
+        if path.suffix == ".moe" and (normaliser is None or is_held_by_moe(normaliser)):
             env = None if normaliser is None else model.get_env()
             return load(path, env, device=model.device)
         if normaliser is not None:
-            _take_statistics(normaliser, statistics)
+            _take_statistics(normaliser, path.with_name(STATISTICS))
         read = load if path.suffix == ".moe" else type(model).load
         return read(path, device=model.device)
     except Exception as error:  # a foreign file may raise anything
         raise ValueError(
             f"`start_from` can't load {path} ({type(error).__name__}: {error})"
         ) from error
+
+
+def is_held_by_moe(normaliser: VecNormalize) -> bool:
+    """Say whether ``model.moe`` holds a normaliser's statistics: unless it is a user's own."""
+    return type(normaliser) in NORMALISERS.values()
 
 
 def _take_statistics(normaliser: VecNormalize, path: Path) -> None:

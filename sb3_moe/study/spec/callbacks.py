@@ -32,8 +32,9 @@ def check_callbacks(callbacks: Sequence[Named], where: str) -> None:
     for each in callbacks:
         kind = each.class_of(BaseCallback, CALLBACKS, where)
         for name, entry in _ENTRIES.items():
-            # One of the user's own would write into the same files.
-            if issubclass(kind, CALLBACKS[name]):
+            # One of the user's own would write into the same files, unless it is given others.
+            ours = kind is CALLBACKS[name]
+            if ours or (issubclass(kind, CALLBACKS[name]) and "log_path" not in each.arguments):
                 raise ValueError(
                     f"`{where}` can't have {each.name}, a {name}, which every run has: `{entry}` "
                     "says how often"

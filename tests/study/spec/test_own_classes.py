@@ -2,6 +2,7 @@
 
 import pytest
 
+from sb3_moe.policies.placements import PLACEMENTS
 from sb3_moe.study.run.learner import build_env
 from sb3_moe.study.spec.arguments import arguments_of
 from sb3_moe.study.spec.callbacks import build_callbacks
@@ -48,11 +49,14 @@ class Probe(PlasticityCallback):
 
 @pytest.fixture
 def parts(tmp_path, monkeypatch, request):
-    """Write a module of the user's own, which nothing has imported yet, and return its name."""
+    """Write a module of the user's own, which nothing has imported yet, and give its name."""
     name = f"parts_{abs(hash(request.node.name))}"
     (tmp_path / f"{name}.py").write_text(PARTS.replace("{ends}", f"ends of {name}"))
     monkeypatch.syspath_prepend(tmp_path)
-    return name
+    before = dict(PLACEMENTS)
+    yield name
+    PLACEMENTS.clear()
+    PLACEMENTS.update(before)
 
 
 def read(tmp_path, **changes):
@@ -104,6 +108,8 @@ def test_an_evaluation_of_ones_own_would_write_into_the_studys(parts, tmp_path):
     for name in (f"{parts}:Evaluation", "sb3_moe.callbacks:MultiTaskEvalCallback"):
         with pytest.raises(ValueError, match=r"can't have .*, a MultiTaskEvalCallback, which ever"):
             read(tmp_path, callbacks=f"[{{'{name}': {{every: 100}}}}]")
+    elsewhere = f"[{{'{parts}:Evaluation': {{every: 100, log_path: elsewhere}}}}]"
+    assert read(tmp_path, callbacks=elsewhere).cells()[0].callbacks
     study = read(tmp_path, callbacks=f"[{{'{parts}:Probe': {{every: 100}}}}]")
     (probe,) = build_callbacks(study.cells()[0].callbacks, tmp_path)
     assert type(probe).__name__ == "Probe"
