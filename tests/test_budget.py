@@ -183,3 +183,23 @@ def test_measuring_leaves_the_policy_as_it_was():
     measure(it)
     assert it.training
     assert all(th.equal(value, before[name]) for name, value in it.state_dict().items())
+
+
+def test_the_dense_twin_of_a_mixture_whose_router_alone_sees_the_id_sees_it_too():
+    box = gym.spaces.Box(-1, 1, (6,))
+    spaces = (
+        gym.spaces.Dict({"obs": box, "task_id": gym.spaces.Discrete(5)}),
+        gym.spaces.Discrete(2),
+    )
+    policy = PPO.policy_aliases["MoeMultiInputPolicy"]
+    options = {"placement": "big", "net_arch": [16], "num_experts": 3, "task_input": "router"}
+
+    def parameters(**kwargs):
+        built = policy(*spaces, lambda _: 1e-3, **kwargs)
+        return sum(each.numel() for each in built.parameters())
+
+    wide = matching_net_arch(policy, *spaces, options)
+    found = parameters(placement="none", net_arch=wide)
+    assert abs(found - parameters(**options)) <= 2 * (6 + 5 + 1 + 2)  # a unit of either tower
+    by_tower = options | {"task_input": {"pi": "router", "vf": "router"}}
+    assert matching_net_arch(policy, *spaces, by_tower) == wide

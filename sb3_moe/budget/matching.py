@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -58,7 +58,10 @@ def matching_net_arch(
     @cache
     def count(tower: str, widths: tuple[int, ...]) -> float:
         dense = build(
-            placement="none", head_router=None, net_arch=_as_given(start | {tower: list(widths)})
+            placement="none",
+            head_router=None,
+            task_input=_as_dense_sees(policy_kwargs.get("task_input", "both")),
+            net_arch=_as_given(start | {tower: list(widths)}),
         )
         return _count_by_tower(dense, match)[tower]
 
@@ -71,6 +74,13 @@ def matching_net_arch(
     if excess > 0:
         arch |= {tower: nearest(tower, wanted[tower] - excess / len(free)) for tower in free}
     return _as_given({tower: list(widths) for tower, widths in arch.items()})
+
+
+def _as_dense_sees(task_input: Any) -> Any:
+    """Let a dense network see the id that only a router saw: without it it would be no control."""
+    if isinstance(task_input, Mapping):
+        return {tower: _as_dense_sees(each) for tower, each in task_input.items()}
+    return "both" if task_input == "router" else task_input
 
 
 def _count_by_tower(policy: MoEPolicy, match: str) -> dict[str, float]:

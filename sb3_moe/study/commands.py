@@ -13,10 +13,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sb3_moe.snapshot.writing import step_of
 from sb3_moe.study.report.claims import load_claims
 from sb3_moe.study.run.engine import Engine, check_processes, child_environment, environment
 from sb3_moe.study.run.folder import check_writable, read_json, write_json
-from sb3_moe.study.run.jobs import Job, changes, refuse_changes, survey, unfinished
+from sb3_moe.study.run.jobs import (
+    ChangedConfigError,
+    Job,
+    changes,
+    refuse_changes,
+    survey,
+    unfinished,
+)
 from sb3_moe.study.run.locks import LOCK
 from sb3_moe.study.run.provenance import provenance
 from sb3_moe.study.run.random_policy import random_returns, read_returns
@@ -48,7 +56,7 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
     say(console, f"{len(jobs)} cells, {len(jobs) - len(left)} done, folder {root}")
     if not left:
         return 0
-    steps, measured = sum(job.cell.total_steps for job in left), steps_to_measure(jobs)
+    steps, measured = sum(map(_steps_left, left)), steps_to_measure(jobs)
     if steps <= measured:
         say(
             console,
@@ -64,12 +72,19 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
     if speeds.start is not None:
         say(console, f"  {speeds.start:.0f} s besides for the start of each cell, measured")
     seconds = [
-        job.cell.total_steps / speeds.rates[job.cell.architecture.name] + (speeds.start or 0.0)
+        _steps_left(job) / speeds.rates[job.cell.architecture.name] + (speeds.start or 0.0)
         for job in left
     ]
     estimate = timedelta(seconds=round(_last_end(seconds, processes)))
     say(console, f"about {estimate} with {processes} processes, evaluation included")
     return 0
+
+
+def _steps_left(job: Job) -> int:
+    """Return the steps that a run has before it, behind the snapshot from which it goes on."""
+    interrupted = str(job.state.status) == "interrupted"
+    snapshots = job.folder.snapshots() if interrupted else []
+    return job.cell.total_steps - (step_of(snapshots[-1]) if snapshots else 0)
 
 
 def _last_end(seconds: Sequence[float], processes: int) -> float:
@@ -129,7 +144,7 @@ def run_study(
     with locked(root):
         jobs = survey(study.cells(), root)
         refuse_changes(jobs)
-        strangers = found_besides(jobs, root)
+        strangers = found_besides(study.only(()), root)
         if strangers:
             say(console, f"{root} also holds what this study leaves alone: {', '.join(strangers)}")
         todo = unfinished(jobs, retry)
@@ -147,16 +162,29 @@ def run_study(
             raise
     counts = Counter(job.state.status for job in survey(study.cells(), root))
     if counts["done"]:
-        report(study, root, console, replays=replays)
+        report(_as_reported(study, root), root, console, replays=replays)
     status(study, root, console)
     return 0 if set(counts) == {"done"} else 1
 
 
-def found_besides(jobs: Sequence[Job], root: Path) -> list[str]:
+def _as_reported(study: StudyConfig, root: Path) -> StudyConfig:
+    """Give a study with all its networks, also those that were left out of this run.
+
+    Without those where the folder has some of another configuration, which no report takes.
+    """
+    whole = study.only(())
+    try:
+        refuse_changes(survey(whole.cells(), root))
+    except ChangedConfigError:
+        return study
+    return whole
+
+
+def found_besides(study: StudyConfig, root: Path) -> list[str]:
     """List what a study's folder holds that isn't the study's, such as another one's cells."""
     ours = {CACHE, LOCK, "cells", "report", "study.json", "random.json"}
     # An id's slash makes folders within folders.
-    cells = {Path(job.cell.name).parts[0] for job in jobs}
+    cells = {Path(cell.name).parts[0] for cell in study.cells()}
     others = [path.name for path in root.glob("*") if path.name not in ours]
     others += [f"cells/{p.name}" for p in (root / "cells").glob("*") if p.name not in cells]
     return sorted(others)

@@ -10,7 +10,7 @@ import tyro
 from made_up_study import run, write, write_arrays
 from rich.console import Console
 
-from sb3_moe.study import cli, first_run
+from sb3_moe.study import cli, commands, first_run
 from sb3_moe.study.run import runner
 from sb3_moe.study.run.folder import CellFolder, write_json
 from sb3_moe.study.run.jobs import survey
@@ -132,6 +132,18 @@ def test_only_some_networks_run_and_the_others_go_on_later(capsys, tmp_path):
     assert cli.main(smoke) == 0
     left = len(cli.StudyOptions("smoke", only=tuple(others)).load().cells())
     assert capsys.readouterr().out == f"{len(chosen.cells())} done, {left} missing\n"
+
+
+def test_a_report_after_some_networks_is_of_all_that_are_done(monkeypatch, capsys, tmp_path):
+    whole = cli.StudyOptions("smoke").load()
+    write(tmp_path, whole, lambda cell: 5.0)
+    told = []
+    monkeypatch.setattr(commands, "prepare", lambda study, root: None)
+    monkeypatch.setattr(commands, "report", lambda study, *args, **kwargs: told.append(study))
+    dense = whole.architectures[0].name
+    assert cli.main(["run", "smoke", "--out", str(tmp_path), "--only", dense]) == 0
+    assert [cell.name for cell in told[0].cells()] == [cell.name for cell in whole.cells()]
+    assert "leaves alone" not in capsys.readouterr().out
 
 
 def test_only_a_network_that_starts_from_another_comes_with_the_runs_that_it_needs(tmp_path):

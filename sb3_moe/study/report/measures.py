@@ -237,7 +237,8 @@ def _of_second_half(run: Run, kind: str) -> float:
 class References:
     """What a return is compared with: the random policy, and the same network from scratch.
 
-    The regime ``"scratch"`` counts before blocks that open a sequence, and the first of these.
+    Where the regime ``"scratch"`` has runs they alone count: a block that opens a sequence may have
+    another learning rate or exploration. Else it is the first such block.
 
     :param runs: all of a study
     :param random: mean return of the random policy, by game
@@ -247,11 +248,12 @@ class References:
         self.random = random
         self._areas: dict[tuple[str, int, str], float] = {}
         self._ends: dict[tuple[str, int, str], float] = {}
-        for run in sorted(runs, key=lambda run: run.cell.regime != "scratch"):
+        alone = [run for run in runs if run.cell.regime == "scratch"]
+        for run in alone or runs:
             self._add(run)
 
     def _add(self, run: Run) -> None:
-        """A block that nothing came before is a run from scratch, whichever regime it opens."""
+        """Take a block that nothing came before."""
         if not run.cell.order or run.steps[-1] < run.cell.steps_per_task:
             return
         if run.cell.architecture.start_from is not None:

@@ -130,8 +130,8 @@ def _restored(
 
 def _cure(snapshot: Path, error: Exception) -> str:
     return (
-        f"{snapshot.name} can't be gone on from ({type(error).__name__}: {error}); delete it to "
-        "go on from an earlier one, or to start anew if there is none"
+        f"{snapshot.name} can't be gone on from ({type(error).__name__}: {error}); run again with "
+        "--retry, and if it fails again delete it, to go on from an earlier one or to start anew"
     )
 
 

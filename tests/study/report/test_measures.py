@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_up_study import GAMES, ROLLOUT, cell, run
@@ -161,6 +163,13 @@ def test_a_run_from_scratch_is_the_reference_before_any_opener_in_whatever_order
     assert references.normalised(11.0, 0, "Breakout") == pytest.approx(0.5)
     without = References(openers, dict.fromkeys(GAMES, 1.0))
     assert without.scratch_area("dense", 0, "Breakout") == pytest.approx(5.5)
+
+
+def test_an_opener_is_no_reference_beside_runs_from_scratch_of_other_seeds():
+    alone = run(cell("scratch", ("Breakout",)), level=21.0)
+    opener = run(replace(cell("crl", ("Breakout",)), seed=1), level=5.0)
+    references = References([alone, opener], dict.fromkeys(GAMES, 1.0))
+    assert np.isnan(references.scratch_area("dense", 1, "Breakout"))
 
 
 def test_a_run_that_was_stopped_in_its_first_block_is_no_reference():

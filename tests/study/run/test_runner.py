@@ -125,7 +125,7 @@ def test_what_is_not_of_the_study_is_named_and_left_alone(tmp_path, console):
 def test_folders_within_folders_of_the_study_are_no_strangers(tmp_path):
     the_study = study(seeds=1, games=("SB3MoE/MinAtar-Breakout-v1", "Asterix"))
     write(tmp_path, the_study, lambda cell: 5.0)
-    assert commands.found_besides(survey(the_study.cells(), tmp_path), tmp_path) == []
+    assert commands.found_besides(the_study, tmp_path) == []
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, console):
