@@ -14,6 +14,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.evaluation.pinned_env import make_pinned_env, not_built_again_since, synchronise
+from sb3_moe.evaluation.playing import takes_masks
+from sb3_moe.evaluation.random_actions import random_actions
 from sb3_moe.evaluation.watched import Watched, spread
 from sb3_moe.files.record import Record
 from sb3_moe.generators import preserved_generators
@@ -25,12 +27,13 @@ from sb3_moe.tasks.of_env import task_names, tasks_played
 STRIDE, ROUNDS = 4, 10
 
 
-def collect_probe(env: VecEnv, size: int, seed: int = 0) -> list[Obs]:
+def collect_probe(env: VecEnv, size: int, seed: int = 0, *, masked: bool = False) -> list[Obs]:
     """Play every task with random actions and keep observations, equally many of each.
 
     :param env: a multi-task environment in which each copy plays one task for good
     :param size: observations altogether; the whole part of ``size`` / N of each task
     :param seed: of the environments and the actions
+    :param masked: leave out what the environment's ``action_masks`` forbid
     :return: one batch for each task
     """
     env.seed(seed)
@@ -43,7 +46,7 @@ def collect_probe(env: VecEnv, size: int, seed: int = 0) -> list[Obs]:
     kept: list[list[Obs]] = [[] for _ in copies]
     for _ in range(rounds):
         for _ in range(STRIDE):
-            obs, _, _, _ = env.step(np.array([env.action_space.sample() for _ in tasks]))
+            obs, _, _, _ = env.step(random_actions(env, masked=masked))
         for mine, batches in zip(copies, kept, strict=True):
             batches.append(select(obs, mine))
     return [spread(concatenate(batches), wanted) for batches in kept]
@@ -150,7 +153,8 @@ class ProbeCallback(PeriodicCallback):
             own = unwrap_vec_normalize(env)
             if own is not None and self._normaliser() is not None:
                 own.norm_obs = False
-            probe = collect_probe(env, self.probe_size, seed=self.model.seed or 0)
+            seed, masked = self.model.seed or 0, takes_masks(self.model, env)
+            probe = collect_probe(env, self.probe_size, seed, masked=masked)
             env.close()
         return probe
 

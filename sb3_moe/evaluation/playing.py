@@ -82,7 +82,7 @@ def evaluate_tasks(
     tasks, names = tasks_played(env), task_names(env)
     played = _Played(env, _quotas(tasks, names, n_eval_episodes), tasks if len(names) > 1 else None)
     states, starts = None, np.ones(env.num_envs, dtype=bool)
-    masked = _takes_masks(model) and env.has_attr("action_masks")
+    masked = takes_masks(model, env)
     while played.wanted.any():
         masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
         actions, states = model.predict(
@@ -165,8 +165,10 @@ def refuse_endless(task: str, max_episode_steps: int) -> None:
     )
 
 
-def _takes_masks(model: BaseAlgorithm) -> bool:
-    return "action_masks" in inspect.signature(model.predict).parameters
+def takes_masks(model: BaseAlgorithm | type[BaseAlgorithm], env: VecEnv) -> bool:
+    """Say whether a model, or one of an algorithm, is told which actions an environment allows."""
+    told = "action_masks" in inspect.signature(model.predict).parameters
+    return told and env.has_attr("action_masks")
 
 
 def _quotas(tasks: npt.NDArray[np.int64], names: list[str], episodes: int) -> list[int]:

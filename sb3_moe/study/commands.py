@@ -213,7 +213,9 @@ def prepare(study: StudyConfig, root: Path) -> None:
         read_returns(path, study.games, study.random_episodes)
     except ValueError:  # not there, damaged, or of what the study was before
         with environment(child_environment(root / CACHE)):
-            measured = random_returns(study.games, study.random_episodes, **study.world)
+            measured = random_returns(
+                study.games, study.random_episodes, algorithm=study.algorithm, **study.world
+            )
         write_json(path, {game: np.round(r, 6).tolist() for game, r in measured.items()})
     # After the level, since it says which environments that is of.
     write_json(root / "study.json", {"study": study.to_dict(), **provenance()})

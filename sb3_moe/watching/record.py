@@ -5,7 +5,6 @@ Shapes: T steps, B copies of the environment, E experts, D components of an acti
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
@@ -16,6 +15,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_moe.evaluation.playing import takes_masks
 from sb3_moe.generators import preserved_generators
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import MoELayer
@@ -174,8 +174,7 @@ class _Player:
         self._model, self._stage, self._tasks = model, stage, tasks
         self._episodes, self._max_steps = episodes, max_steps
         self._deterministic = deterministic
-        masked = "action_masks" in inspect.signature(model.predict).parameters
-        self._masked = masked and stage.env.has_attr("action_masks")
+        self._masked = takes_masks(model, stage.env)
         self._mind = Mind(model)
         self._meanings = action_meanings(stage.env)
 

@@ -2,13 +2,16 @@
 
 import csv
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 from toy import pinned, toy_vec_env
 
+import sb3_moe
 from sb3_moe.callbacks import PlasticityCallback, RoutingCallback, collect_probe
 from sb3_moe.metrics import load_entropy
 from sb3_moe.policies.on_policy import MoeMultiInputPolicy
@@ -220,3 +223,30 @@ def test_a_callback_that_is_used_again_looks_at_each_model_on_observations_of_it
 def test_a_probe_of_other_tasks_is_refused():
     with pytest.raises(ValueError, match=r"one batch for each of \['a', 'b', 'c'\], got 2"):
         make_ppo().learn(32, callback=PlasticityCallback(32, probe=probe()[:2]))
+
+
+class Strict(gym.Env):
+    """Takes nothing but the second of its actions."""
+
+    observation_space = spaces.Box(-1, 1, (2,))
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        if action != 1:
+            raise RuntimeError(f"forbidden: {action}")
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+    def action_masks(self):
+        return np.array([False, True, False])
+
+
+def test_the_probe_of_a_policy_that_takes_masks_is_played_with_them():
+    contrib = pytest.importorskip("sb3_contrib")
+    env = sb3_moe.make_multitask_vec_env([Strict, Strict], 2, seed=0)
+    model = contrib.MaskablePPO("MoeMultiInputPolicy", env, n_steps=8, batch_size=8, seed=0)
+    callback = PlasticityCallback(8, probe_size=4)
+    model.learn(8, callback=callback)
+    assert len(callback.probe) == 2

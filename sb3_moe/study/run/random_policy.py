@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_moe.evaluation.outcomes import game_return, is_lost_life
-from sb3_moe.evaluation.playing import LONGEST, refuse_endless
+from sb3_moe.evaluation.playing import LONGEST, refuse_endless, takes_masks
+from sb3_moe.evaluation.random_actions import random_actions
 from sb3_moe.study.run.folder import read_json
+from sb3_moe.study.spec.algorithms import algorithm_class
 from sb3_moe.study.spec.tasks import make_env
 
 # As many as evaluations have, so that a game is compiled once for both.
@@ -19,7 +21,12 @@ COPIES = 10
 
 
 def random_returns(
-    games: Sequence[str], episodes: int = 64, seed: int = 0, **world: Any
+    games: Sequence[str],
+    episodes: int = 64,
+    seed: int = 0,
+    *,
+    algorithm: str = "PPO",
+    **world: Any,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Play each game with actions drawn uniformly, in the same spaces as the agents.
 
@@ -29,6 +36,7 @@ def random_returns(
     :param games: by their short names or ids
     :param episodes: of each game, at least 1; rounded up to a multiple of the copies
     :param seed: of the environments and the actions
+    :param algorithm: of the agents; where it masks actions, none that are forbidden are drawn
     :param world: ``tasks``, ``env`` and ``no_op_max``, as of
         :func:`~sb3_moe.study.spec.tasks.make_env`
     :return: the returns of each game's episodes
@@ -36,7 +44,7 @@ def random_returns(
     """
     if episodes < 1:
         raise ValueError(f"`episodes` must be at least 1, got {episodes}")
-    return {game: _play(games, game, _quota(episodes), seed, world) for game in games}
+    return {game: _play(games, game, _quota(episodes), seed, algorithm, world) for game in games}
 
 
 def read_returns(path: Path, games: Sequence[str], episodes: int) -> dict[str, list[float]]:
@@ -65,7 +73,12 @@ def _quota(episodes: int) -> int:
 
 
 def _play(
-    games: Sequence[str], game: str, quota: int, seed: int, world: Mapping[str, Any]
+    games: Sequence[str],
+    game: str,
+    quota: int,
+    seed: int,
+    algorithm: str,
+    world: Mapping[str, Any],
 ) -> npt.NDArray[np.float64]:
     """Play one of the games only."""
     from sb3_moe_envs.schedules import Cycle
@@ -73,12 +86,12 @@ def _play(
     env = make_env(games, COPIES, seed, Cycle(1, order=[game]), **world)
     env.action_space.seed(seed)
     env.reset()
+    masked = takes_masks(algorithm_class(algorithm), env)
     returns: list[list[float]] = [[] for _ in range(COPIES)]
     running = np.zeros(COPIES, dtype=np.int64)  # steps without an end
     try:
         while min(map(len, returns)) < quota:
-            actions = np.array([env.action_space.sample() for _ in range(COPIES)])
-            _, _, dones, infos = env.step(actions)
+            _, _, dones, infos = env.step(random_actions(env, masked=masked))
             for mine, info in zip(returns, infos, strict=True):
                 if "episode" in info and not is_lost_life(info) and len(mine) < quota:
                     mine.append(game_return(info))

@@ -52,3 +52,32 @@ def test_a_game_that_never_ends_is_named_in_place_of_being_played_for_ever(monke
             random_returns(["EndlessForTests-v0"], 20)
     finally:
         del gym.registry["EndlessForTests-v0"]
+
+
+class Forbidding(Lives):
+    """Ends the episode, and is lost, at an action that it forbids."""
+
+    action_space = spaces.Discrete(3)
+    mask = np.array([True, False, False])
+
+    def action_masks(self):
+        return self.mask
+
+    def step(self, action):
+        if not self.mask[action]:
+            return np.zeros(2, np.float32), -100.0, True, False, {}
+        self.steps += 1
+        return np.zeros(2, np.float32), 1.0, self.steps % 4 == 0, False, {}
+
+
+@pytest.mark.parametrize(("algorithm", "is_lost"), [("PPO", True), ("MaskablePPO", False)])
+def test_what_is_forbidden_is_drawn_only_where_the_algorithm_would(algorithm, is_lost):
+    pytest.importorskip("sb3_contrib")
+    gym.register("ForbiddingForTests-v0", Forbidding)
+    try:
+        found = random_returns(["ForbiddingForTests-v0"], 20, algorithm=algorithm)
+    finally:
+        del gym.registry["ForbiddingForTests-v0"]
+    returns = found["ForbiddingForTests-v0"].tolist()
+    assert (min(returns) < 0) == is_lost
+    assert is_lost or returns == [4.0] * 20
