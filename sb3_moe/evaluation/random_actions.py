@@ -37,4 +37,4 @@ def _allowed(space: Space[Any], mask: npt.ArrayLike) -> npt.NDArray[Any]:
         space.np_random.choice(np.flatnonzero(entry if entry.any() else ~entry))
         for entry in entries
     ]
-    return np.reshape(np.array(drawn, dtype=space.dtype), space.shape)
+    return np.array(drawn, dtype=space.dtype).reshape(space.shape or ())

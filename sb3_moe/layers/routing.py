@@ -71,7 +71,8 @@ def as_routed(returned: object, router: str) -> tuple[th.Tensor, Routing]:
     :raises TypeError: if it is anything else, such as the gates alone
     """
     if isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], Routing):
-        return returned  # type: ignore[return-value]  # an output stands before its routing
+        output, routing = returned
+        return output, routing
     raise TypeError(
         f"`route` of the router {router!r} must return an output and a Routing, as "
         f"`self.combine(x_BNI, gates_BNE)` gives them, got {type(returned).__name__}"

@@ -30,6 +30,7 @@ from sb3_moe.study.run.provenance import provenance
 from sb3_moe.study.run.random_policy import random_returns, read_returns
 from sb3_moe.study.run.runner import locked, run
 from sb3_moe.study.run.speeds import measured_speeds, steps_to_measure
+from sb3_moe.study.run.starting import refuse_changed_models
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.grid import StudyConfig
 from sb3_moe.study.spec.setup import WORLD, check_device, plain
@@ -144,6 +145,7 @@ def run_study(
     with locked(root):
         jobs = survey(study.cells(), root)
         refuse_changes(jobs)
+        refuse_changed_models(jobs)
         strangers = found_besides(study.only(()), root)
         if strangers:
             say(console, f"{root} also holds what this study leaves alone: {', '.join(strangers)}")

@@ -32,7 +32,7 @@ from sb3_moe.study.run.folder import CellFolder, write_json
 from sb3_moe.study.run.heartbeat import Heartbeat
 from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.provenance import provenance
-from sb3_moe.study.run.starting import STATISTICS, begin_with, is_held_by_moe, start_of
+from sb3_moe.study.run.starting import ORIGIN, STATISTICS, begin_with, is_held_by_moe, start_of
 from sb3_moe.study.spec.callbacks import build_callbacks
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.setup import check_device
@@ -108,7 +108,7 @@ def _begun(cell: CellConfig, folder: CellFolder) -> tuple[BaseAlgorithm, VecEnv]
     model, env = build(cell)
     path = start_of(cell, folder.cells(cell.name))
     if path is not None:
-        write_json(folder.path / "start_from.json", begin_with(model, cell, path))
+        write_json(folder.path / ORIGIN, begin_with(model, cell, path))
     return model, env
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 from sb3_moe.study.run.folder import CellFolder, State
 from sb3_moe.study.run.locks import PATIENCE, held
@@ -41,7 +41,23 @@ def changes(job: Job) -> list[str]:
         found = job.folder.config().get("cell", {})
     except ValueError:  # it failed before it could write one
         return []
-    return differences(with_what_is_said_since(found), job.cell.to_dict())
+    before, now = with_what_is_said_since(found), job.cell.to_dict()
+    return differences(_wherever_it_lies(before), _wherever_it_lies(now))
+
+
+def _wherever_it_lies(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the folder of the model that a cell begins with.
+
+    A study may be looked at in another place; whether the file is the same its checksum says.
+    """
+    architecture = cell.get("architecture")
+    if not isinstance(architecture, Mapping):
+        return dict(cell)
+    start = architecture.get("start_from")
+    if not isinstance(start, Mapping) or not isinstance(start.get("model"), str):
+        return dict(cell)
+    named = {**start, "model": PurePath(start["model"]).name}
+    return {**cell, "architecture": {**architecture, "start_from": named}}
 
 
 def refuse_changes(jobs: Sequence[Job]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving.reading import load
+from sb3_moe.study.run.folder import read_json
+from sb3_moe.study.run.jobs import ChangedConfigError, Job
 from sb3_moe.study.spec.arguments import NORMALISERS
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.start import MODELS, StartFrom
@@ -23,6 +26,8 @@ from sb3_moe.tasks.known import check_tasks, tasks_known
 
 # A VecNormalize beside a model that can't hold it.
 STATISTICS = "vec_normalize.pkl"
+#: What a run began with, in its folder.
+ORIGIN = "start_from.json"
 # Of a reason: torch names every tensor.
 LONGEST = 400
 
@@ -50,6 +55,28 @@ def start_of(cell: CellConfig, cells: Path) -> Path | None:
     return found
 
 
+def refuse_changed_models(jobs: Sequence[Job]) -> None:
+    """Raise if runs would begin with another model than runs of the same network have begun with.
+
+    What goes on from a snapshot begins with nothing.
+
+    :raises ChangedConfigError: naming the model's file
+    """
+    left = [job for job in jobs if job.state.status != "done" and not job.folder.checkpoints()]
+    begin = {job.cell.architecture.name for job in left}
+    for job in jobs:
+        start, origin = job.cell.architecture.start_from, job.folder.path / ORIGIN
+        if start is None or start.model is None or not origin.is_file():
+            continue
+        path, name = Path(start.model), job.cell.architecture.name
+        if name in begin and path.is_file() and read_json(origin).get("sha256") != _sha256(path):
+            raise ChangedConfigError(
+                f"`architectures.{name}.start_from` must be the file that {job.folder.path} began "
+                f"with, got another under the same name, {path}; put it back, or use another "
+                "output folder"
+            )
+
+
 def begin_with(model: BaseAlgorithm, cell: CellConfig, path: Path) -> dict[str, Any]:
     """Give a model, which has taken no step, the networks of a file.
 
@@ -68,10 +95,14 @@ def begin_with(model: BaseAlgorithm, cell: CellConfig, path: Path) -> dict[str, 
     grows = has_experts(model) and not has_experts(trained)
     return {
         "model": str(path) if start.architecture is None else f"{cell.start}/{path.name}",
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": _sha256(path),
         "steps": trained.num_timesteps,
         "upcycled": start.how if grows else None,
     }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_trained(model: BaseAlgorithm, path: Path) -> Any:

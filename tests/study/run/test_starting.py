@@ -15,8 +15,9 @@ from sb3_moe.growing.building import carry_the_rest
 from sb3_moe.saving.reading import load
 from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.folder import CellFolder, read_json
+from sb3_moe.study.run.jobs import changes, survey
 from sb3_moe.study.run.learner import build
-from sb3_moe.study.run.starting import begin_with, start_of
+from sb3_moe.study.run.starting import begin_with, refuse_changed_models, start_of
 from sb3_moe.study.spec.config import Architecture, CellConfig
 from sb3_moe.study.spec.named import Named
 from sb3_moe.study.spec.networks import check_networks
@@ -85,6 +86,40 @@ def test_a_cell_that_goes_on_from_a_snapshot_does_not_begin_again(tmp_path, monk
     (tmp_path / "b" / one.name).unlink()
     train_cell(two, folders[1])
     np.testing.assert_array_equal(*(folder.scores()["returns"] for folder in folders))
+
+
+def test_seeds_that_are_added_begin_with_the_file_that_the_others_began_with(tmp_path):
+    one, path = first(**ON_POLICY), tmp_path / "agent.moe"
+    model, env = build(one)
+    sb3_moe.save(model, path)
+    env.close()
+    begun = second(one, start=StartFrom(model=str(path)))
+    added = replace(begun, seed=7)
+    train_cell(begun, CellFolder(tmp_path / "cells" / begun.name))
+    refuse_changed_models(survey([begun, added], tmp_path))
+
+    model.policy.optimizer.param_groups[0]["lr"] = 0.5
+    sb3_moe.save(model, path)
+    refuse_changed_models(survey([begun], tmp_path))  # nothing is to begin
+    with pytest.raises(ValueError, match=r"start_from` must be the file .*grown-s0 began wi"):
+        refuse_changed_models(survey([begun, added], tmp_path))
+    path.unlink()  # that it isn't there is said where it is opened
+    refuse_changed_models(survey([begun, added], tmp_path))
+
+
+def test_a_study_can_be_read_where_its_model_lies_elsewhere(tmp_path):
+    one = first(**ON_POLICY)
+    here = second(one, start=StartFrom(model="/home/me/agent.moe"))
+    CellFolder(tmp_path / "cells" / here.name).start({"cell": here.to_dict()})
+
+    def lines(model):
+        cells = [second(one, start=StartFrom(model=model))]
+        return [line for job in survey(cells, tmp_path) for line in changes(job)]
+
+    assert lines("/data/agent.moe") == []
+    assert lines("/home/me/other.moe") == [
+        "architecture.start_from.model: 'agent.moe' -> 'other.moe'"
+    ]
 
 
 def test_a_start_is_found_where_an_id_has_a_slash(tmp_path):
