@@ -122,16 +122,25 @@ def on_shared_steps(
 
 def is_measured(name: str, cell: CellConfig, game: str) -> bool:
     """Say whether a measure is defined for a game of a run, by when the game is trained there."""
-    if name in ("final", "success"):
-        return True
     trained = not cell.order or game in cell.order
+    if name in ("final", "success"):
+        # After a sequence what a task never trained has come to is worth knowing; alone it is noise.
+        return trained or cell.regime != "scratch"
     if name in ("forgetting", "success_forgetting"):
         return bool(cell.order) and trained
     if name == "gain":
         return bool(cell.order) and trained and cell.order[0] != game
-    if name == "plasticity":
-        return trained and cell.order[:1] != (game,)
+    if name in BESIDE_SCRATCH:
+        opens = name == "plasticity" and cell.order[:1] == (game,)
+        return trained and not opens and _is_as_long_as_scratch(cell)
     return trained
+
+
+def _is_as_long_as_scratch(cell: CellConfig) -> bool:
+    """Say whether a stretch of a run has as many of a task's steps as its run from scratch."""
+    if cell.order:  # its first block
+        return True
+    return cell.regime == "mtrl" and cell.cycles == 1
 
 
 def games_measured(name: str, cell: CellConfig) -> set[str]:
@@ -160,6 +169,12 @@ def block_area(run: Run, game: str) -> float:
     return float(np.mean(areas)) if areas else float("nan")
 
 
+def first_area(run: Run, game: str) -> float:
+    """Mean return of a game in its first block, which is as long as that from scratch."""
+    blocks = run.blocks(game)
+    return area(run, game, blocks[0]) if blocks else float("nan")
+
+
 def block_end(run: Run, game: str) -> float:
     """Mean return of a game over the last tenth of its last block; NaN without a block."""
     blocks = run.blocks(game)
@@ -181,8 +196,17 @@ def collapsed(runs: Sequence[Run], random: Mapping[str, float]) -> list[tuple[Ru
 
 
 def final(run: Run, game: str) -> float:
-    """Mean return of a game at the end of the run, whatever was trained last."""
+    """Mean return of a game at the end of the run; NaN for one that a run alone never trained."""
+    if not is_measured("final", run.cell, game):
+        return float("nan")
     return float(run.returns(game)[-1])
+
+
+def success(run: Run, game: str) -> float:
+    """Share of a game's episodes that succeed at the end of the run, where `final` is measured."""
+    if not is_measured("success", run.cell, game):
+        return float("nan")
+    return float(run.success(game)[-1])
 
 
 def forgetting(run: Run, game: str) -> float:
@@ -267,11 +291,6 @@ class References:
         last = run.steps <= block[1]
         self._ends[key] = float(run.returns(game)[last][-1])
 
-    def relative_area(self, value: float, seed: int, game: str) -> float:
-        """Put an area between the random policy's (0) and that of dense from scratch (1)."""
-        random = self.random.get(game, float("nan"))
-        return _ratio(value - random, self.scratch_area("dense", seed, game) - random)
-
     def scratch_area(self, architecture: str, seed: int, game: str) -> float:
         """Area of a game's curve from scratch; NaN if there is no such run."""
         return self._areas.get((architecture, seed, game), float("nan"))
@@ -283,15 +302,28 @@ class References:
 
 
 def plasticity(run: Run, game: str, references: References) -> float:
-    """Area within the game's blocks, by the same network's area from scratch, both above random.
+    """Area within the game's first block, by the same network's from scratch, both above random.
 
-    NaN for the first game of a sequence: it is its own reference.
+    Later blocks, of a sequence that is played again, would reward what was kept. NaN for the first
+    game of a sequence, which is its own reference, and where a schedule or several cycles make the
+    run's stretch another length than that from scratch.
     """
     if not is_measured("plasticity", run.cell, game):
         return float("nan")
+    return _beside_scratch(run, game, references, run.cell.architecture.name)
+
+
+def relative_area(run: Run, game: str, references: References) -> float:
+    """Area within the game's first block, by dense's from scratch, both above random."""
+    if not is_measured("relative_area", run.cell, game):
+        return float("nan")
+    return _beside_scratch(run, game, references, "dense")
+
+
+def _beside_scratch(run: Run, game: str, references: References, architecture: str) -> float:
     random = references.random.get(game, float("nan"))
-    scratch = references.scratch_area(run.cell.architecture.name, run.cell.seed, game)
-    return _ratio(block_area(run, game) - random, scratch - random)
+    scratch = references.scratch_area(architecture, run.cell.seed, game)
+    return _ratio(first_area(run, game) - random, scratch - random)
 
 
 def gain(run: Run, game: str, references: References) -> float:
@@ -302,7 +334,7 @@ def gain(run: Run, game: str, references: References) -> float:
     if not is_measured("gain", run.cell, game):
         return float("nan")
     scratch = references.scratch_area(run.cell.architecture.name, run.cell.seed, game)
-    return area(run, game, run.blocks(game)[0]) - scratch
+    return first_area(run, game) - scratch
 
 
 def _ratio(numerator: float, denominator: float) -> float:
@@ -324,8 +356,7 @@ def measure(name: str, run: Run, references: References) -> dict[str, float]:
     if name == "area":
         return {game: block_area(run, game) for game in games}
     if name == "relative_area":
-        seed = run.cell.seed
-        return {g: references.relative_area(block_area(run, g), seed, g) for g in games}
+        return {game: relative_area(run, game, references) for game in games}
     if name == "block_end":
         return {game: block_end(run, game) for game in games}
     if name == "final":
@@ -333,7 +364,7 @@ def measure(name: str, run: Run, references: References) -> dict[str, float]:
     if name == "forgetting":
         return {game: forgetting(run, game) for game in games}
     if name == "success":
-        return {game: float(run.success(game)[-1]) for game in games}
+        return {game: success(run, game) for game in games}
     if name == "success_area":
         return {game: success_area(run, game) for game in games}
     if name == "success_forgetting":
@@ -350,14 +381,15 @@ def measure(name: str, run: Run, references: References) -> dict[str, float]:
 
 
 MEASURES = {
-    "plasticity": "area within the task's blocks / the same network's area from scratch, both "
-    "above the random policy; a task that opens a sequence is left out. It has transfer in it: "
-    "above 1, what was learned before has helped",
-    "relative_area": "area within the task's blocks / the dense network's area from scratch, both "
-    "above the random policy; mean over the orders",
+    "plasticity": "area within the task's first block, or the run where tasks are interleaved / "
+    "the same network's area from scratch, both above the random policy; a task that opens a "
+    "sequence is left out. It has transfer in it: above 1, what was learned before has helped",
+    "relative_area": "the same area / the dense network's from scratch, both above the random "
+    "policy; mean over the orders",
     "gain": "mean return within the task's first block, less that of the same network from "
     "scratch; a task that opens a sequence is left out. Above 0, earlier training has helped",
-    "area": "mean return while the task is trained",
+    "area": "mean return while the task is trained: within its blocks, or over the run where "
+    "tasks are interleaved or a schedule chooses them",
     "block_end": "mean return over the last tenth of the task's last block",
     "final": "mean return at the end of the run",
     "forgetting": "mean return at the end of the task's last block, less that at the end of the "
@@ -371,6 +403,9 @@ MEASURES = {
     "inactive": "fraction of neurons that hardly any gradient reached in the last update, mean "
     "over layers and the second half of the run; where `PlasticityCallback` has `by_gradient`",
 }
+
+#: Those that put a stretch of a run beside a run from scratch.
+BESIDE_SCRATCH = ("plasticity", "relative_area")
 
 #: Those whose unit is the task's own return.
 IN_RETURNS = ("gain", "area", "block_end", "final", "forgetting")

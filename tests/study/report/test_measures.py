@@ -20,6 +20,7 @@ from sb3_moe.study.report.measures import (
     plasticity,
     with_silent_failures,
 )
+from sb3_moe.study.spec.named import Named
 
 D = 10 * ROLLOUT
 
@@ -233,3 +234,33 @@ def test_a_run_that_never_says_success_failed_where_another_run_says_it():
     for each in (silent, loud):  # of the other game no run says anything
         assert np.isnan(each.success(GAMES[1])).all()
     assert np.isnan(some[0]).all()  # what was read stays
+
+
+def test_a_run_alone_has_an_end_of_the_task_that_it_trained_and_of_no_other():
+    made = run(cell("scratch", ("Breakout",)))
+    shares = np.ones((len(made.steps), 2, 4))
+    told = Run(made.cell, {**made.scores, "successes": shares}, {})
+    references = References([told], dict.fromkeys(GAMES, 1.0))
+    for name, end in {"final": 10.0, "success": 1.0}.items():
+        values = measure(name, told, references)
+        assert values["Breakout"] == end
+        assert np.isnan(values["SpaceInvaders"])
+    assert np.isnan(measure("average_performance", told, references)[WHOLE])
+    # What fine-tuning has left of a task that it never saw is another matter.
+    assert np.isfinite(final(run(cell("crl", ("Breakout",))), "SpaceInvaders"))
+
+
+@pytest.mark.parametrize("name", ["plasticity", "relative_area"])
+def test_what_is_put_beside_a_run_from_scratch_is_as_long_as_that_one(name):
+    def value(made):
+        alone = run(cell("scratch", ("Breakout",)))
+        return measure(name, made, References([alone], dict.fromkeys(GAMES, 1.0)))["Breakout"]
+
+    once, twice = (run(cell("crl", GAMES, cycles=cycles)) for cycles in (1, 2))
+    assert value(once) == pytest.approx(1.0)
+    later = twice.steps > twice.blocks("Breakout")[0][1]
+    twice.scores["score"][later] = 100.0  # what was kept is no ability to learn
+    assert value(twice) == pytest.approx(1.0)
+    assert np.isfinite(value(run(cell("mtrl"))))
+    assert np.isnan(value(run(cell("mtrl", cycles=2))))
+    assert np.isnan(value(run(cell("schedule", (), schedule=Named("Interleave")))))
