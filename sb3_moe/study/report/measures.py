@@ -124,7 +124,7 @@ def is_measured(name: str, cell: CellConfig, game: str) -> bool:
     """Say whether a measure is defined for a game of a run, by when the game is trained there."""
     trained = not cell.order or game in cell.order
     if name in ("final", "success"):
-        # After a sequence what a task never trained has come to is worth knowing; alone it is noise.
+        # What fine-tuning has made of a task that it never trained is worth knowing; alone not.
         return trained or cell.regime != "scratch"
     if name in ("forgetting", "success_forgetting"):
         return bool(cell.order) and trained
