@@ -195,7 +195,8 @@ def found_besides(study: StudyConfig, root: Path) -> list[str]:
 def check_claims(study: StudyConfig, console: Console) -> None:
     """Read the claims, so that what is wrong with them shows before anything is run.
 
-    Groups without a run are only named: several studies may share a file of claims.
+    Groups without a run, and measures without a value, are only named: several studies may share a
+    file of claims.
 
     :raises ValueError: naming the claim
     """
@@ -203,7 +204,8 @@ def check_claims(study: StudyConfig, console: Console) -> None:
         return
     claims = load_claims(study.claims)
     claims.check_tasks(study.games)
-    for line in claims.without_runs(study.only(()).cells()):
+    cells = study.only(()).cells()
+    for line in [*claims.without_runs(cells), *claims.without_values(cells)]:
         say(console, line)
 
 

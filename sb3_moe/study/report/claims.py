@@ -19,6 +19,8 @@ from sb3_moe.study.report.measures import (
     Array,
     Run,
     games_measured,
+    openers,
+    reference_of,
 )
 from sb3_moe.study.report.verdict import (
     Expects,
@@ -156,12 +158,29 @@ class Contrast:
                 found[key] = np.array([float(np.mean(values)) for values in alike])
         if self.over != "tasks":
             return found
-        cells = [run.cell for run, _ in measured] if cells is None else cells
         units = self.units if self.measure in IN_RETURNS else {}
         return _mean_over_tasks(found, self._tasks(measured, cells), units)
 
-    def _tasks(self, measured: Sequence[Measured], cells: Sequence[CellConfig]) -> set[str]:
-        """Name the tasks for which the measure is defined in every group."""
+    def games(
+        self, measured: Sequence[Measured], cells: Sequence[CellConfig] | None = None
+    ) -> set[str]:
+        """Name the games on which the contrast is defined, whether or not runs have a value.
+
+        :param cells: as of :meth:`groups`
+        """
+        return {WHOLE} if self.over == "tasks" else self._tasks(measured, cells)
+
+    def _tasks(self, measured: Sequence[Measured], cells: Sequence[CellConfig] | None) -> set[str]:
+        """Name the tasks of which the measure is defined, and said something where it's success."""
+        tasks = self.defined([run.cell for run, _ in measured] if cells is None else cells)
+        if self.measure in OF_SUCCESS:
+            tasks &= {
+                task for _, values in measured for task in values if np.isfinite(values[task])
+            }
+        return tasks
+
+    def defined(self, cells: Sequence[CellConfig]) -> set[str]:
+        """Name the tasks for which the measure is defined in every group of a study."""
         groups = [
             {
                 task
@@ -171,12 +190,22 @@ class Contrast:
             }
             for selector in self.plus + self.minus
         ]
-        tasks = set.intersection(*groups)
-        if self.measure in OF_SUCCESS:
-            tasks &= {
-                task for _, values in measured for task in values if np.isfinite(values[task])
-            }
-        return tasks
+        return set.intersection(*groups)
+
+    def without_reference(self, cells: Sequence[CellConfig]) -> list[tuple[str, str]]:
+        """List networks and tasks whose runs from scratch the measure needs and a study lacks."""
+        games, tasks = cells[0].games, self.defined(cells)
+        wanted = games if tasks == {WHOLE} else [game for game in games if game in tasks]
+        found = {(cells[i].architecture.name, cells[i].order[0]) for i in openers(cells)}
+        compared = (s.architecture for s in self.plus + self.minus)
+        needed = dict.fromkeys(reference_of(self.measure, name) for name in compared)
+        return [
+            (network, task)
+            for network in needed
+            if network is not None
+            for task in wanted
+            if (network, task) not in found
+        ]
 
 
 def _mean_over_tasks(
@@ -289,6 +318,23 @@ class Claims:
             f"claim {name!r} compares what no run of this study is: {selector}"
             for selector, name in found.items()
         ]
+
+    def without_values(self, cells: Sequence[CellConfig]) -> list[str]:
+        """Say, a line each, which measures no run of a study will have a value of."""
+        lines = []
+        for claim in self.claims:
+            for each in claim.contrasts:
+                if not all(any(map(s.matches, cells)) for s in each.plus + each.minus):
+                    continue  # that they have no runs is said already
+                what = f"claim {claim.name!r}: `{each.measure}`"
+                if not each.defined(cells):
+                    lines.append(f"{what} is of no task that all of {each.label} have")
+                lines += [
+                    f"{what} needs {network} alone on {task}, or at the start of a sequence, and "
+                    "no run of this study is that"
+                    for network, task in each.without_reference(cells)
+                ]
+        return list(dict.fromkeys(lines))
 
 
 @dataclass(frozen=True, kw_only=True)

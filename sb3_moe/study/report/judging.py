@@ -79,7 +79,16 @@ def judge_claims(
         (claim, _judge(row, adjusted.get(index), claims.rule))
         for index, (claim, row) in enumerate(rows)
     ]
-    return [_finding(claim, [r for c, r in judged if c is claim]) for claim in claims.claims]
+    return [
+        _finding(claim, [row for each, row in judged if each is claim], runs, references, cells)
+        for claim in claims.claims
+    ]
+
+
+def _measured(
+    contrast: Contrast, runs: Sequence[Run], references: References
+) -> list[tuple[Run, dict[str, float]]]:
+    return [(run, measure(contrast.measure, run, references)) for run in runs]
 
 
 def _estimates(
@@ -90,7 +99,7 @@ def _estimates(
     cells: Sequence[CellConfig] | None,
 ) -> list[Row]:
     """Estimate a contrast on each game; not yet judged."""
-    measured = [(run, measure(contrast.measure, run, references)) for run in runs]
+    measured = _measured(contrast, runs, references)
     by_game: dict[str, list[Array]] = defaultdict(list)
     for (_, game), values in contrast.groups(measured, cells).items():
         by_game[game].append(values)
@@ -127,11 +136,20 @@ def _judge(row: Row, adjusted: float | None, rule: Rule) -> Row:
     return row._replace(p_adjusted=p, verdict=verdict, verdict_by_t=by_t)
 
 
-def _finding(claim: Claim, rows: list[Row]) -> Finding:
+def _finding(
+    claim: Claim,
+    rows: list[Row],
+    runs: Sequence[Run],
+    references: References,
+    cells: Sequence[CellConfig] | None,
+) -> Finding:
+    """Give a claim its verdict; none where it needs every row and one is missing."""
     primary = [row for row in rows if row.contrast.primary]
-    wanted = [each for each in claim.contrasts if each.primary]
     every = claim.needs == "all"
-    if every and any(all(row.contrast is not each for row in primary) for each in wanted):
-        return Finding(claim, rows, *_UNJUDGED)
+    for contrast in claim.contrasts if every else ():
+        wanted = contrast.games(_measured(contrast, runs, references), cells)
+        found = {row.game for row in primary if row.contrast is contrast}
+        if contrast.primary and (not found or wanted - found):
+            return Finding(claim, rows, *_UNJUDGED)
     verdicts = combine([row.verdict for row in primary], every)
     return Finding(claim, rows, verdicts, combine([row.verdict_by_t for row in primary], every))

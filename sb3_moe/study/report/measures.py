@@ -258,11 +258,33 @@ def _of_second_half(run: Run, kind: str) -> float:
     return float(np.mean(values[late])) if late.any() else float("nan")
 
 
+def openers(cells: Sequence[CellConfig]) -> list[int]:
+    """Find the runs whose first block is that of a network from scratch.
+
+    Where the regime ``"scratch"`` has runs they alone count: a block that opens a sequence may have
+    another learning rate or exploration.
+
+    :return: their places
+    """
+    alone = [i for i, cell in enumerate(cells) if cell.regime == "scratch"]
+    return [
+        i
+        for i in alone or range(len(cells))
+        if cells[i].order and cells[i].architecture.start_from is None
+    ]
+
+
+def reference_of(name: str, architecture: str) -> str | None:
+    """Name the network whose runs from scratch a measure of another needs; None: of none."""
+    if name in ("plasticity", "gain"):
+        return architecture
+    return "dense" if name in ("relative_area", "average_performance") else None
+
+
 class References:
     """What a return is compared with: the random policy, and the same network from scratch.
 
-    Where the regime ``"scratch"`` has runs they alone count: a block that opens a sequence may have
-    another learning rate or exploration. Else it is the first such block.
+    The first of the :func:`openers` counts.
 
     :param runs: all of a study
     :param random: mean return of the random policy, by game
@@ -272,15 +294,12 @@ class References:
         self.random = random
         self._areas: dict[tuple[str, int, str], float] = {}
         self._ends: dict[tuple[str, int, str], float] = {}
-        alone = [run for run in runs if run.cell.regime == "scratch"]
-        for run in alone or runs:
-            self._add(run)
+        for i in openers([run.cell for run in runs]):
+            self._add(runs[i])
 
     def _add(self, run: Run) -> None:
         """Take a block that nothing came before."""
-        if not run.cell.order or run.steps[-1] < run.cell.steps_per_task:
-            return
-        if run.cell.architecture.start_from is not None:
+        if run.steps[-1] < run.cell.steps_per_task:
             return
         game = run.cell.order[0]
         key = (run.cell.architecture.name, run.cell.seed, game)

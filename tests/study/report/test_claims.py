@@ -271,6 +271,34 @@ def test_a_group_that_no_run_belongs_to_is_named_once():
     ]
 
 
+def test_a_measure_that_no_run_will_have_is_named_before_the_runs():
+    def lines(cells, **values):
+        there = Selector(architecture=values.pop("of", "dense"))
+        claim = Claim(name="c", text="t", contrasts=(contrast(plus=(there,), minus=(), **values),))
+        return Claims(claims=(claim,)).without_values(cells)
+
+    one, both = [cell("crl", GAMES)], [cell("crl", GAMES), cell("crl", GAMES[::-1])]
+    mixed = [cell("mtrl"), cell("mtrl", name="moe")]
+    assert lines(mixed, measure="forgetting") == [
+        "claim 'c': `forgetting` is of no task that all of Dense have"
+    ]
+    needs = "claim 'c': `{}` needs {} alone on {}, or at the start of a sequence, and no run of "
+    first, last = GAMES
+    assert lines(one, measure="plasticity") == [
+        needs.format("plasticity", "dense", last) + "this study is that"
+    ]
+    assert lines(both, measure="plasticity") == []
+    assert lines([*both, cell("scratch", (last,))], measure="plasticity") == [
+        needs.format("plasticity", "dense", first) + "this study is that"
+    ]
+    for name in ("relative_area", "average_performance"):
+        assert lines(mixed, of="moe", measure=name) == [
+            needs.format(name, "dense", game) + "this study is that" for game in GAMES
+        ]
+    assert lines(mixed, of="moe", measure="success_area") == []
+    assert lines(mixed, of="nobody", measure="plasticity") == []  # said elsewhere
+
+
 def test_numbers_stay_as_a_file_has_them_whole_or_not(tmp_path: Path):
     path = tmp_path / "claims.yaml"
     path.write_text("units: {x: 9, y: 3.5}" + SOUND)
@@ -447,6 +475,31 @@ def test_a_claim_that_needs_all_holds_only_if_every_row_does_and_needs_no_correc
     assert as_good_as("soft-big", "uniform-big").verdict == "contradicted"
     # A network that wasn't run can't be passed over.
     assert as_good_as("soft-big", "random-big").verdict == "undecided"
+
+
+def test_a_claim_that_needs_all_needs_every_task_that_its_measure_is_of():
+    def runs(random_level):
+        return [
+            run(cell("crl", order, name, seed), level)
+            for seed in range(5)
+            for order in (GAMES, GAMES[::-1])
+            for name, level in {"dense": random_level, "soft-big": 10.0}.items()
+        ]
+
+    def verdict(made, random):
+        better = contrast(
+            plus=(Selector(architecture="soft-big"),),
+            minus=(Selector(architecture="dense"),),
+            smallest_effect=0.1,
+        )
+        claim = Claim(name="c", text="text", contrasts=(better,), needs="all")
+        return judge_claims(Claims(claims=(claim,)), made, References(made, random))[0]
+
+    whole = verdict(runs(5.0), RANDOM)
+    assert (whole.verdict, len(whole.rows)) == ("supported", 2)
+    # Dense from scratch is no better than random on one task, which so has no ratio.
+    part = verdict(runs(5.0), {**RANDOM, "Breakout": 50.0})
+    assert (part.verdict, len(part.rows)) == ("undecided", 1)
 
 
 def test_a_claim_that_needs_something_else_is_refused():

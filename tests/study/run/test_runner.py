@@ -350,7 +350,7 @@ def test_the_random_policy_plays_again_where_its_environment_is_another(
 ):
     worlds = []
 
-    def played(games, episodes, **world):
+    def played(games, episodes, algorithm, **world):
         worlds.append(world)
         return {game: np.ones(70) for game in games}
 
