@@ -3,9 +3,11 @@ import gymnasium as gym
 import pytest
 import torch as th
 from stable_baselines3 import DQN, PPO, SAC
+from torch import nn
 
 import sb3_moe
 from sb3_moe.budget import controls, matching_net_arch, measure
+from sb3_moe.budget.flops import flops_by_module
 from sb3_moe.policies.on_policy import MoeMlpPolicy
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
 
@@ -203,3 +205,24 @@ def test_the_dense_twin_of_a_mixture_whose_router_alone_sees_the_id_sees_it_too(
     assert abs(found - parameters(**options)) <= 2 * (6 + 5 + 1 + 2)  # a unit of either tower
     by_tower = options | {"task_input": {"pi": "router", "vf": "router"}}
     assert matching_net_arch(policy, *spaces, by_tower) == wide
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "flops"),
+    [
+        (nn.Conv1d(3, 4, 5), (2, 3, 9), 2 * (2 * 4 * 5) * 3 * 5),
+        (nn.Conv3d(2, 3, 2), (1, 2, 4, 4, 4), 2 * (3 * 27) * 2 * 8),
+        (nn.GRU(3, 4), (5, 2, 3), 2 * (5 * 2) * 3 * 4 * (3 + 4)),
+    ],
+    ids=["Conv1d", "Conv3d", "GRU"],
+)
+def test_convolutions_and_recurrent_layers_count_their_products(layer, shape, flops):
+    with flops_by_module(layer) as found:
+        layer(th.zeros(shape))
+    assert sum(found.values()) == flops
+
+
+def test_layers_that_nobody_counts_are_named():
+    layer = nn.Bilinear(2, 3, 4)
+    with flops_by_module(layer), pytest.warns(UserWarning, match="FLOPs of Bilinear count as 0"):
+        layer(th.zeros(1, 2), th.zeros(1, 3))

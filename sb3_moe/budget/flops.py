@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,18 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers import LinearRouter, MoELayer
+
+# Layers of torch's with products of matrices that nobody counts here.
+UNCOUNTED = (
+    nn.Bilinear,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.GRUCell,
+    nn.LSTMCell,
+    nn.MultiheadAttention,
+    nn.RNNCell,
+)
 
 
 @contextmanager
@@ -39,12 +52,17 @@ def _dense_flops(layer: nn.Module, args: tuple[th.Tensor, ...], output: Any) -> 
         return 2 * output.numel() * layer.in_features
     if isinstance(layer, LinearRouter):
         return 2 * output.numel() * layer.weight_RK.shape[0]
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         window = math.prod(layer.kernel_size) * layer.in_channels // layer.groups
         return 2 * output.numel() * window
-    if isinstance(layer, nn.LSTM):
+    if isinstance(layer, nn.RNNBase):
         weights = sum(p.numel() for name, p in layer.named_parameters() if "weight" in name)
         return 2 * weights * args[0][..., 0].numel()
+    if type(layer) in UNCOUNTED:
+        name = type(layer).__name__
+        warnings.warn(
+            f"FLOPs of {name} count as 0: those of networks with it are more", stacklevel=2
+        )
     return 0
 
 

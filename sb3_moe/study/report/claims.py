@@ -352,7 +352,7 @@ def load_claims(path: Path) -> Claims:
     :raises ValueError: naming the file or the claim that can't be read, and why
     """
     try:
-        values = read_yaml(path.read_text())
+        values = read_yaml(path.read_text(encoding="utf-8"))
         if not isinstance(values, Mapping):
             raise ValueError(f"it must be a mapping, got {values!r}")
         file = typed(_File, values)

@@ -40,16 +40,22 @@ def architectures(runs: Sequence[Run]) -> list[str]:
 def learning_curves(runs: Sequence[Run], random: Mapping[str, float]) -> Figure:
     """Draw the return of each game against steps: panels of every game, per regime and order.
 
+    Runs of one game alone share a row: of the others they have nothing to show.
+
     Lines are means over seeds, bands go from the least to the greatest seed, shading marks the
     steps in which the game was trained, and the dotted line is the random policy.
     """
-    rows, games = sequences(runs), runs[0].cell.games
+    rows: dict[tuple[str, tuple[str, ...]], list[Run]] = {}
+    for run in runs:
+        alone = run.cell.regime == "scratch"
+        rows.setdefault((run.cell.regime, () if alone else run.cell.order), []).append(run)
+    games = runs[0].cell.games
     looks = looks_of(architectures(runs))
     figure, panels = _panels(len(rows), games)
-    for (regime, order), line in zip(rows, panels, strict=True):
-        members = [r for r in runs if (r.cell.regime, r.cell.order) == (regime, order)]
+    for ((regime, order), members), line in zip(rows.items(), panels, strict=True):
         for game, ax in zip(games, line, strict=True):
-            _curves(ax, members, game, random.get(game), looks)
+            shown_here = [r for r in members if regime != "scratch" or r.cell.order == (game,)]
+            _curves(ax, shown_here, game, random.get(game), looks)
         line[0].set_ylabel(_wrapped(as_written(heading(regime, order))) + "\nreturn")
         for ax in line[ACROSS::ACROSS]:
             ax.set_ylabel("return")
@@ -88,7 +94,7 @@ def _curves(
     looks: Mapping[str, Look],
 ) -> None:
     """Draw one game in one sequence."""
-    if runs[0].cell.order:
+    if runs and runs[0].cell.order:
         for start, end in runs[0].blocks(game):
             ax.axvspan(start / MILLION, end / MILLION, color="0.93", zorder=0)
     for name, look in looks.items():

@@ -16,20 +16,24 @@ from sb3_moe.study.spec.architectures import title
 
 #: The rule of a study that says nothing of it.
 USUAL = Rule()
+#: In place of a verdict.
+UNTESTED = "not tested in this study"
 #: The longest sequence whose games a heading names.
 NAMED = 3
 
 
-def claims_table(folder: Path, rule: Rule = USUAL) -> str:
+def claims_table(folder: Path, rule: Rule = USUAL, untested: Sequence[str] = ()) -> str:
     """Tabulate each claim with its verdict and the primary differences that it rests on.
 
     Where seeds are paired, also with its verdict by t intervals, since bootstrap ones are narrow.
 
     :param folder: a report's, with ``verdicts.csv``
     :param rule: that the verdicts there follow
+    :param untested: texts of claims that no runs were compared for
     """
     claims: dict[tuple[str, str], list[Text]] = {}
-    for row in read_csv(folder / "verdicts.csv"):
+    path = folder / "verdicts.csv"
+    for row in read_csv(path) if path.exists() or not untested else ():
         if row["primary"] == "True":
             claims.setdefault((row["claim"], row["text"]), []).append(row)
     difference = f"Difference, with its {percent(rule.interval)} {rule.kind} interval"
@@ -43,7 +47,8 @@ def claims_table(folder: Path, rule: Rule = USUAL) -> str:
                 *([rows[0]["claim_verdict_by_t"]] if rule.paired else []),
             ]
             for (_, text), rows in claims.items()
-        ],
+        ]
+        + [[as_written(text), "-", UNTESTED, *(["-"] if rule.paired else [])] for text in untested],
     )
 
 

@@ -39,6 +39,10 @@ class Row(NamedTuple):
     verdict: Verdict
     verdict_by_t: Verdict
 
+    def is_corrected(self, claim: Claim) -> bool:
+        """Say whether Holm's correction is over this contrast of a claim too."""
+        return self.contrast.primary and claim.needs == "any"
+
 
 class Finding(NamedTuple):
     """A claim and what came out."""
@@ -68,11 +72,7 @@ def judge_claims(
         for contrast in claim.contrasts
         for row in _estimates(contrast, runs, references, claims.rule, cells)
     ]
-    primary = [
-        index
-        for index, (claim, row) in enumerate(rows)
-        if row.contrast.primary and claim.needs == "any"
-    ]
+    primary = [index for index, (claim, row) in enumerate(rows) if row.is_corrected(claim)]
     p_values = [rows[i][1].estimate.p_value(rows[i][1].contrast.expects) for i in primary]
     adjusted = dict(zip(primary, holm(p_values), strict=True))
     judged = [

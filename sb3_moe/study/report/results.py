@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from sb3_moe.study.run.folder import read_json
 from sb3_moe.study.run.jobs import Job, refuse_changes, survey
 from sb3_moe.study.run.random_policy import read_returns
 from sb3_moe.study.spec.grid import StudyConfig
+
+#: What a run's ``config.json`` says of what it ran on.
+RAN_ON = ("versions", "hardware")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Results:
     :param arguments: of the algorithm, those that all runs share
     :param interrupted: how many of the runs are not done
     :param ended_early: how many are done, but were ended by a callback before their last step
+    :param failed: the cells that failed or are damaged, and why: no number has them in it
+    :param machines: the versions and hardware that runs had, each with the number of runs
     """
 
     study: StudyConfig
@@ -43,6 +50,8 @@ class Results:
     arguments: Mapping[str, Any]
     interrupted: int = 0
     ended_early: int = 0
+    failed: Mapping[str, str] = field(default_factory=dict)
+    machines: Sequence[tuple[Mapping[str, Any], int]] = ()
 
     @property
     def references(self) -> References:
@@ -78,7 +87,22 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
         shared_arguments(study, jobs[0].folder.config()),
         sum(job.state.status != "done" for job in jobs),
         sum(map(_ended_early, jobs)),
+        {
+            job.cell.name: job.state.reason
+            for job in everything
+            if job.state.status in ("failed", "damaged")
+        },
+        _machines(jobs),
     )
+
+
+def _machines(jobs: Sequence[Job]) -> list[tuple[dict[str, Any], int]]:
+    """Give what runs ran on, each with their number, the most frequent first."""
+    counts: dict[str, int] = defaultdict(int)
+    for job in jobs:
+        said = job.folder.config()
+        counts[json.dumps({name: said.get(name) for name in RAN_ON})] += 1
+    return [(json.loads(each), n) for each, n in sorted(counts.items(), key=lambda e: -e[1])]
 
 
 def _ended_early(job: Job) -> bool:

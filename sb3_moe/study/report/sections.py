@@ -14,12 +14,14 @@ from sb3_moe.study.report import tables
 from sb3_moe.study.report.charts import charts
 from sb3_moe.study.report.facts import facts
 from sb3_moe.study.report.figures import expert_panels
+from sb3_moe.study.report.headline import UNTESTED
 from sb3_moe.study.report.judging import Finding, Row
 from sb3_moe.study.report.measures import MEASURES, Run, block_end, collapsed, shown
 from sb3_moe.study.report.page import interval, number
 from sb3_moe.study.report.rendering import render, sentences
 from sb3_moe.study.report.results import Results
 from sb3_moe.study.report.script import embedded, policy, script
+from sb3_moe.study.report.verdict import FEWEST_SEEDS
 from sb3_moe.study.spec.grid import StudyConfig
 
 #: What lies beside the page.
@@ -29,7 +31,7 @@ FILES = {
     "curves.csv": "whatever else the charts show while training goes on",
     "measures.csv": "every measure of every run: what the comparisons rest on",
     "verdicts.csv": "a row for each comparison and task",
-    "scores.npz": "the return of every episode, as arrays",
+    "scores.npz": "the return of every episode, at the steps that all seeds of a network have",
 }
 PICTURES = {
     "learning_curves": "Returns while training goes on",
@@ -95,10 +97,12 @@ def said(results: Results) -> dict[str, Any]:
     context: dict[str, Any] = {
         "study": study,
         "expected": expected,
-        "seeds": len({run.cell.seed for run in results.runs}),
+        "seeds": (seeds := len({run.cell.seed for run in results.runs})),
+        "few": 1 < seeds < FEWEST_SEEDS,
         "done": len(results.runs) - results.interrupted,
         "interrupted": results.interrupted,
         "ended_early": results.ended_early,
+        "failed": results.failed,
         "cells": len(results.study.cells()),
     }
     texts = {
@@ -157,7 +161,7 @@ def _claim_row(finding: Finding) -> dict[str, Any]:
     )
     return {
         "text": finding.claim.text,
-        "verdict": finding.verdict if rows else "not tested in this study",
+        "verdict": finding.verdict if rows else UNTESTED,
         "why": why or _NOT_TESTED,
         "by_t": finding.verdict_by_t if rows else "-",
     }
@@ -225,8 +229,15 @@ def _games(summary: tables.Rows) -> list[str]:
 def _limits(results: Results) -> dict[str, Any]:
     """Say what did not help: what is measured below another, or below random."""
     rows = [row for f in results.findings for row in f.rows if row.contrast.expects == "greater"]
-    worse = [row for row in rows if row.estimate.high < row.contrast.smallest_effect]
+    worse = [
+        row
+        for row in rows
+        if row.estimate.high < row.contrast.smallest_effect
+        # Of fewer an interval rules nothing out.
+        and row.estimate.seeds >= results.claims.rule.min_seeds
+    ]
     return {
+        "failures": [f"{name}: {reason}" for name, reason in results.failed.items()],
         "collapsed": [_collapse(*each) for each in collapsed(results.runs, results.random)],
         "compared": bool(rows),
         "ruled_out": [
@@ -243,11 +254,11 @@ def _collapse(run: Run, game: str) -> str:
 
 def _reproduce(results: Results) -> dict[str, Any]:
     """Give what it takes to check the page; the study's own words are on it already."""
-    ran, configuration = results.provenance, results.study.to_dict()
+    configuration = results.study.to_dict()
     del configuration["about"]
     return {
-        "provenance": ran,
-        "machine": json.dumps({k: ran.get(k) for k in ("versions", "hardware")}, indent=2),
+        "provenance": results.provenance,
+        "machines": [(json.dumps(each, indent=2), count) for each, count in results.machines],
         "arguments": json.dumps(results.arguments, indent=2),
         "configuration": json.dumps(configuration, indent=2),
     }

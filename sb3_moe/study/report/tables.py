@@ -136,8 +136,7 @@ def verdicts(findings: Sequence[Finding]) -> Rows:
             "t_low": row.estimate.t_low,
             "t_high": row.estimate.t_high,
             "p": row.estimate.p_value(row.contrast.expects),
-            # Holm's correction is over the primary contrasts only.
-            "p_adjusted": row.p_adjusted if row.contrast.primary else float("nan"),
+            "p_adjusted": row.p_adjusted if row.is_corrected(finding.claim) else float("nan"),
             "expects": row.contrast.expects,
             "smallest_effect": row.contrast.smallest_effect,
             "verdict": row.verdict,
@@ -219,11 +218,11 @@ def _cell(value: Any) -> Any:
 
 def read_csv(path: Path) -> list[Text]:
     """Read what :func:`write_csv` wrote, as text."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def write_csv(path: Path, rows: Rows) -> None:
     """Write a table in one piece."""
     with atomic(path) as temporary:
-        temporary.write_text(to_csv(rows))
+        temporary.write_text(to_csv(rows), encoding="utf-8")

@@ -54,9 +54,10 @@ def write_report(
         for ending in FORMATS:
             (folder / f"{name}.{ending}").unlink(missing_ok=True)
     with atomic(folder / "README.md") as temporary:
-        temporary.write_text(_readme(results, folder))
+        temporary.write_text(_readme(results, folder), encoding="utf-8")
     with atomic(folder / "index.html") as temporary:
-        temporary.write_text(build_page(results, rows, pictures, _replays(results, folder)))
+        page = build_page(results, rows, pictures, _replays(results, folder))
+        temporary.write_text(page, encoding="utf-8")
     return folder / "index.html"
 
 
@@ -104,7 +105,12 @@ def _replays(results: Results, folder: Path) -> dict[str, str]:
 def _readme(results: Results, folder: Path) -> str:
     """Give the headline as Markdown, for those who browse the folder."""
     context = said(results)
-    table = claims_table(folder, results.claims.rule) if context["expected"] else ""
+    untested = [
+        finding.claim.text
+        for finding in results.findings
+        if not any(row.contrast.primary for row in finding.rows)
+    ]
+    table = claims_table(folder, results.claims.rule, untested) if results.findings else ""
     return render(
         "README.md.j2",
         **context,

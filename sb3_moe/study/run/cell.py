@@ -37,6 +37,8 @@ from sb3_moe.study.spec.callbacks import build_callbacks
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.setup import check_device
 
+#: Observations at which networks are looked at, of all tasks together.
+PROBE = 256
 # What loading raises if bytes are wrong, and not the code.
 DAMAGE = (
     DamagedError,
@@ -161,6 +163,7 @@ def _callbacks(
     named = build_callbacks([*cell.callbacks, *cell.architecture.callbacks], path)
     every = max(1, cell.steps_per_task // cell.evaluation.points)
     snapshots = max(1, cell.total_steps // (cell.checkpoints + 1))
+    probe = max(PROBE, len(cell.games))  # one observation of each task at least
     callbacks: list[BaseCallback] = [
         MultiTaskEvalCallback(
             every,
@@ -169,11 +172,11 @@ def _callbacks(
             deterministic=cell.evaluation.deterministic,
             log_path=path,
         ),
-        PlasticityCallback(every, ntk_size=0, log_path=path),
+        PlasticityCallback(every, probe_size=probe, ntk_size=0, log_path=path),
         TaskRolloutCallback(),
     ]
     if getattr(model.policy, "moe_layers", dict)():
-        callbacks.append(RoutingCallback(every, log_path=path))
+        callbacks.append(RoutingCallback(every, probe_size=probe, log_path=path))
     # One that the file names, or derived from ours, takes our place; the evaluation stays.
     evaluation, *others = callbacks
     others = [each for each in others if not any(isinstance(own, type(each)) for own in named)]

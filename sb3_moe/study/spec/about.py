@@ -36,7 +36,7 @@ def read_about(value: Any, folder: Path) -> Any:
         return value
     path = folder / value
     try:
-        found = read_yaml(path.read_text())
+        found = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"`about` must be a mapping, or a file of one: {error}") from error
     if not isinstance(found, Mapping):

@@ -165,7 +165,7 @@ def load_study(name_or_path: str) -> StudyConfig:
     """
     if name_or_path in PRESETS:
         folder = Path(str(resources.files("sb3_moe.study") / "presets"))
-        return read_study((folder / f"{name_or_path}.yaml").read_text(), folder)
+        return read_study((folder / f"{name_or_path}.yaml").read_text(encoding="utf-8"), folder)
     path = Path(name_or_path)
     if not path.is_file():
         why = "is no file" if path.exists() else "doesn't exist"
@@ -174,7 +174,7 @@ def load_study(name_or_path: str) -> StudyConfig:
             f"which {why}"
         )
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"a study must be text, got {name_or_path!r}: {error}") from error
     return read_study(text, path.parent)

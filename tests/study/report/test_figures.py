@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from made_up_study import cell, run
+from made_up_study import GAMES, cell, run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from sb3_moe.study.report.figures import expert_panels, expert_weights, learning_curves
@@ -43,6 +43,17 @@ def test_the_legend_is_no_wider_than_the_figure(count):
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.width
     assert len(figure.legends[0].get_texts()) == count
+
+
+def test_runs_of_a_game_alone_share_a_row_in_which_each_game_has_its_own():
+    made = [run(cell("mtrl")), *(run(cell("scratch", (game,))) for game in GAMES)]
+    axes = learning_curves(made, {}).axes
+    assert len(axes) == 2 * len(GAMES)
+    assert [len(ax.lines) for ax in axes] == [1] * 4
+    (alone,) = axes[2].lines
+    assert alone.get_ydata().max() == 10.0  # trained, where the other run stays at random
+    # A game whose run isn't done has a panel without a line.
+    assert [len(ax.lines) for ax in learning_curves(made[:2], {}).axes] == [1, 1, 1, 0]
 
 
 EIGHT = ["Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders"]

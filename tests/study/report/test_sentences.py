@@ -374,7 +374,7 @@ def test_a_heading_is_escaped_once_in_text_and_attribute():
 
 def test_runs_that_were_stopped_are_not_counted_as_done():
     context = {"study": facts(study()), "done": 3, "interrupted": 1, "cells": 5, "seeds": 2}
-    context["ended_early"] = 0
+    context |= {"ended_early": 0, "failed": {}}
     assert "3 of 5 training runs are done, 1 more counts as far as it has come, with" in (
         render("extent.txt.j2", **context).replace("\n", " ")
     )
@@ -436,9 +436,69 @@ def test_runs_that_a_callback_ended_are_said_to_have_ended_early(tmp_path):
     write_report(the_study, tmp_path)
     readme = (tmp_path / "report" / "README.md").read_text()
     assert (
-        "2 of 2 training runs are done (1 was ended by a callback before its last step), with"
-        in (readme.replace("\n", " "))
+        "2 of 2 training runs are done (1 was ended by a callback before its last step, and has "
+        "no areas), with" in (readme.replace("\n", " "))
     )
+
+
+def test_runs_that_failed_are_named_with_why_and_counted(tmp_path):
+    the_study = mine(["dense", "soft-big"], regimes=("mtrl",), seeds=(0, 1))
+    write(tmp_path, the_study, lambda cell: 5.0)
+    for folder in (tmp_path / "cells").glob("*soft-big-s1"):
+        CellFolder(folder).fail(ValueError("it <diverged>"))
+    write_json(tmp_path / "study.json", {})
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
+    page = unescape(write_report(the_study, tmp_path).read_text())
+    readme = (tmp_path / "report" / "README.md").read_text()
+    for text in (page, readme):
+        assert "3 of 4 training runs are done (1 failed, and is in no number)" in (
+            text.replace("\n", " ")
+        )
+    assert "soft-big-s1: ValueError: it <diverged>" in page
+
+
+def test_the_page_says_what_its_runs_ran_on_and_not_what_looked_at_them_last(tmp_path):
+    the_study = mine(["dense", "soft-big"], regimes=("mtrl",), seeds=(0, 1))
+    write(tmp_path, the_study, lambda cell: 5.0)
+    for folder in map(CellFolder, (tmp_path / "cells").iterdir()):
+        torch = "2.9" if folder.name.endswith("big-s1") else "2.8"
+        write_json(folder.path / "config.json", {**folder.config(), "versions": {"torch": torch}})
+        folder.finish({"steps": the_study.cells()[0].total_steps, "last_attempt": {}})
+    write_json(tmp_path / "study.json", {"command": "sb3-moe", "versions": {"torch": "9"}})
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
+    page = unescape(write_report(the_study, tmp_path).read_text())
+    assert page.index("3 runs:") < page.index('"torch": "2.8"') < page.index("1 run:")
+    assert page.index("1 run:") < page.index('"torch": "2.9"')
+    assert '"torch": "9"' not in page
+
+
+def test_intervals_of_few_seeds_rule_nothing_out_and_are_said_to_be_of_few(tmp_path):
+    (tmp_path / "claims.yaml").write_text(CLAIMS.replace("EXPECTS", "greater"))
+    columns = ["dense", "soft-big"]
+    for seeds in (2, 5):
+        root = tmp_path / str(seeds)
+        the_study = mine(columns, seeds=tuple(range(seeds)), claims=tmp_path / "claims.yaml")
+        page, readme = reported(the_study, root)
+        text = "which says next to nothing of so few"
+        assert (text in page) == (text in readme.replace("\n", " ")) == (seeds == 2)
+        assert ("rules out the smallest benefit" in page.replace("\n", " ")) == (seeds == 5)
+
+
+def test_a_claim_that_is_not_tested_stays_in_the_headline(tmp_path):
+    (tmp_path / "claims.yaml").write_text(
+        CLAIMS.replace("block_end", "plasticity").replace("EXPECTS", "greater")
+    )
+    the_study = mine(["dense", "soft-big"], seeds=(0,), claims=tmp_path / "claims.yaml")
+    _, readme = reported(the_study, tmp_path, level=1.0, random=5.0)
+    assert "| - | not tested in this study | - |" in readme
+
+
+def test_a_task_alone_is_the_reference_where_there_is_one():
+    alone, first = "a task's run alone is its reference", "the first task of a sequence, which"
+    for regimes, said, other in ((("crl",), first, alone), (("crl", "scratch"), alone, first)):
+        text = " ".join(choices(mine(regimes=regimes)))
+        assert said in text
+        assert other not in text
 
 
 def test_a_schedules_returns_are_of_the_last_tenth_of_the_run(tmp_path):

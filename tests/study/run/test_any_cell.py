@@ -158,6 +158,16 @@ class Own(nn.Tanh):
     pass
 
 
+def test_networks_are_looked_at_on_an_observation_of_each_task_however_many_there_are(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sb3_moe.study.run.cell.PROBE", 1)
+    the_cell, folder = CELLS["DQN with ReDo"], CellFolder(tmp_path)
+    train_cell(the_cell, folder)
+    assert len(the_cell.games) > 1
+    assert folder.state().status == "done"
+
+
 def test_a_callback_that_a_file_names_takes_the_place_of_the_studys_own(tmp_path):
     own = Named(name="PlasticityCallback", arguments={"every": 64, "taus": [0.5]})
     changed = CELLS["DQN with ReDo"].to_dict() | {"callbacks": [{own.name: own.arguments}]}
