@@ -350,7 +350,7 @@ def test_units_and_claims_that_need_all_are_told(tmp_path):
     (tmp_path / "claims.yaml").write_text(f"units: {{SpaceInvaders: 9, Breakout: 3.5}}\n{text}")
     page, _ = reported(study(seeds=2, claims=tmp_path / "claims.yaml"), tmp_path)
     assert "A mean over tasks is of returns divided by 9, 3.5 (SpaceInvaders, Breakout)." in page
-    assert "“<b>”: supported only where every comparison is." in page
+    assert "“<b>”: supported only where every comparison is," in page
 
 
 def test_words_of_a_study_are_escaped_where_they_stand(tmp_path):
