@@ -78,7 +78,7 @@ class _Pickler(cloudpickle.Pickler):
         self.exact = True
 
     def persistent_id(self, obj: Any) -> int | None:
-        if getattr(type(obj), "__getstate__", None) is EzPickle.__getstate__:
+        if isinstance(obj, EzPickle):
             self.exact = False
         return self._places.get(id(obj))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 
 import gymnasium as gym
 import numpy as np
@@ -169,3 +170,29 @@ def test_a_world_of_several_tasks_has_one_space_and_each_tasks_own_goal():
         assert info["task_name"] == env.task_names[k]
         assert np.abs(obs[36:39]).max() > 0.1
     env.close()
+
+
+@needed
+def test_a_pickle_is_built_again_with_the_generators_and_plays_as_one_that_never_was():
+    env = gym.make("sb3_moe_envs:SB3MoE/MetaWorld-v0", task="door-close")
+    played(env, seed=3)
+    again = pickle.loads(pickle.dumps(env))
+    np.testing.assert_array_equal(played(again), played(env))
+    assert again.unwrapped.task == "door-close"
+    # Meta-World's own pickle forgets how the hand hangs in the world, and where the door is.
+    assert again.unwrapped._env.init_qpos is not None
+
+
+@needed
+def test_a_snapshot_of_it_says_that_a_new_episode_begins():
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    from sb3_moe.snapshot.env_state import load_env, save_env
+
+    env = DummyVecEnv([lambda: gym.make("sb3_moe_envs:SB3MoE/MetaWorld-v0", task="reach")])
+    env.seed(1)
+    env.reset()
+    saved = save_env(env)
+    assert not saved.exact
+    again = load_env(saved)
+    np.testing.assert_array_equal(again.reset(), env.reset())
