@@ -259,9 +259,11 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         # States of version 0.1.0 don't say whether the episode has succeeded.
         for name, value in ({"_success": UNSAID} | state["episode"]).items():
             setattr(self, name, value)
-        for env, saved in zip(self._envs, state["envs"], strict=True):
+        for task, (env, saved) in enumerate(zip(self._envs, state["envs"], strict=True)):
             if saved is not None:
                 restore(env, saved)
+            else:
+                self._seeds.renew(task)
         self.metadata["task_name"] = self.task_names[self._task]
         if self._running and state["envs"][self._task] is None:
             self._start(None)

@@ -15,6 +15,7 @@ class TaskSeeds:
     def __init__(self) -> None:
         self._entropy: Any = None
         self._taken: set[tuple[int, ...]] = set()
+        self._renewals: dict[tuple[int, ...], int] = {}
 
     @property
     def started(self) -> bool:
@@ -27,7 +28,7 @@ class TaskSeeds:
         # Plain numbers, so that the state is JSON.
         many = isinstance(entropy, Sequence | np.ndarray)
         self._entropy = [int(number) for number in entropy] if many else int(entropy)
-        self._taken = set()
+        self._taken, self._renewals = set(), {}
 
     @property
     def schedule(self) -> np.random.SeedSequence:
@@ -47,16 +48,29 @@ class TaskSeeds:
         if key in self._taken:
             return None
         self._taken.add(key)
-        return _integer(self._stream(2, *key))
+        renewals = self._renewals.get(key, 0)
+        return _integer(self._stream(3, renewals, *key) if renewals else self._stream(2, *key))
+
+    def renew(self, *key: int) -> None:
+        """Deal another seed to a key that has had one: its environments lost where they were."""
+        if key in self._taken:
+            self._taken.remove(key)
+            self._renewals[key] = self._renewals.get(key, 0) + 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as JSON."""
-        return {"entropy": self._entropy, "taken": sorted(list(key) for key in self._taken)}
+        return {
+            "entropy": self._entropy,
+            "taken": sorted(list(key) for key in self._taken),
+            "renewals": sorted([list(key), count] for key, count in self._renewals.items()),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self._entropy = state["entropy"]
         self._taken = {tuple(key) for key in state["taken"]}
+        # States of version 0.1 have none.
+        self._renewals = {tuple(key): count for key, count in state.get("renewals", ())}
 
     def _stream(self, *key: int) -> np.random.SeedSequence:
         return np.random.SeedSequence(self._entropy, spawn_key=key)

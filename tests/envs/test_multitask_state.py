@@ -171,6 +171,36 @@ def test_a_task_that_pickles_by_building_itself_again_is_not_said_to_be_exact():
         play(env, 3)
 
 
+class Drawing(CountingEnv, EzPickle):
+    """Draws at each step, and can't be saved."""
+
+    def step(self, action):
+        obs, _, *others = super().step(action)
+        return obs, float(self.np_random.random()), *others
+
+
+@pytest.mark.parametrize("kind", [MultiTaskEnv, MultiTaskVectorEnv])
+def test_what_cant_be_restored_begins_anew_from_a_seed_that_follows_from_the_first(kind):
+    def started(state=None, seed=0):
+        env = kind([Drawing, CountingEnv])
+        if state is None:
+            env.reset(seed=seed)
+        else:
+            env.load_state_dict(pickle.loads(pickle.dumps(state)))
+        return env
+
+    env = started()
+    fresh = play(started(), 3)
+    play(env, 3)
+    state = env.state_dict()
+    once, again, other = started(state), started(state), started(started(seed=1).state_dict())
+    state_after = once.state_dict()
+    played = play(once, 3)
+    assert played == play(again, 3)
+    assert played not in (fresh, play(other, 3))  # no stream is played twice
+    assert played != play(started(state_after), 3)
+
+
 class Giving(CountingEnv):
     """Gives its state."""
 

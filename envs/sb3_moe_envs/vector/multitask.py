@@ -281,9 +281,13 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._stale = True
         self._arrange()
         self._pool.load_state_dict(state["parts"])
+        for key, saved in state["parts"].items():
+            if saved is None:
+                self._seeds.renew(*key)
         for part in self._parts:
-            if state["parts"].get((part.task, part.env.num_envs)) is None:
-                self._pool.reset(part, None)
+            key = part.task, part.env.num_envs
+            if state["parts"].get(key) is None:
+                self._pool.reset(part, self._seeds.take(*key))
                 self._forget(part.rows)
         self._restored = True
 
