@@ -82,12 +82,13 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
 
     def __getstate__(self) -> dict[str, Any]:
         """Say how to build it, and which random numbers come next."""
+        built_by = super().__getstate__()  # type: ignore[no-untyped-call]  # Gymnasium's
         generators = self._np_random, self._env.np_random, self._seeded
-        return {**super().__getstate__(), "generators": generators}
+        return {**built_by, "generators": generators}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build it again, before an episode."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._np_random, self._env.np_random, self._seeded = state["generators"]
 
     def reset(

@@ -36,7 +36,7 @@ class PlasticityCallback(ProbeCallback):
     :param every: global steps between measurements
     :param taus: thresholds of dormancy, each at least 0; the first is the primary one
     :param by_gradient: also measure the share of units that hardly any gradient reached in the
-        last update, ``inactive/<layer>`` and ``inactive_<tau>``; see
+        last update (under TRPO the critic's), ``inactive/<layer>`` and ``inactive_<tau>``; see
         :func:`~sb3_moe.plasticity.measure_gradients`
     :param ntk_size: samples for the rank of the neural tangent kernel; 0 leaves it out
     :param probe_size: observations altogether, at least one for each task

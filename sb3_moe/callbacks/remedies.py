@@ -7,11 +7,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_moe.buffers.stored import stored_obs
 from sb3_moe.callbacks.periodic import PeriodicCallback
+from sb3_moe.callbacks.trpo import refuse_trpo
 from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import one_of, whole_or_none
 from sb3_moe.plasticity.actor_gradients import recall_actor_gradients, remember_actor_gradients
@@ -19,7 +21,7 @@ from sb3_moe.plasticity.critic_gradients import CriticGradients
 from sb3_moe.plasticity.dormant import check_tau
 from sb3_moe.plasticity.gradient_activity import gradient_activity
 from sb3_moe.plasticity.probe import Obs
-from sb3_moe.plasticity.redo import redo
+from sb3_moe.plasticity.redo import check_treatable, redo
 from sb3_moe.plasticity.resets import check_shrink_and_perturb, reset_heads, shrink_and_perturb
 from sb3_moe.tasks.keys import LAYER, short_names
 
@@ -78,8 +80,9 @@ class ReDoCallback(RemedyCallback):
         ``model.actor_gradients``
     :param verbose: 0 or 1
     :raises TypeError: if ``batch_size`` is neither an int nor None
-    :raises ValueError: if a number is out of range, the criterion is none, or ``batch_size`` is
-        given with ``"gradient"``
+    :raises ValueError: if a number is out of range, the criterion is none, ``batch_size`` is given
+        with ``"gradient"``, or, before training, if the policy has no layer that can be treated, or
+        TRPO is to be judged by gradients, which its actor's weights don't keep
     """
 
     def __init__(
@@ -106,6 +109,13 @@ class ReDoCallback(RemedyCallback):
         self._gradients = CriticGradients()
         self._obs: Obs | None = None
 
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Refuse what would fail at the first treatment."""
+        super().init_callback(model)
+        if self.criterion == "gradient":
+            refuse_trpo(model, "ReDoCallback(criterion='gradient')")
+        check_treatable(model.policy)
+
     def _on_training_start(self) -> None:
         super()._on_training_start()
         if self.criterion == "gradient":
@@ -123,12 +133,16 @@ class ReDoCallback(RemedyCallback):
 
     def treat(self) -> bool:
         """Restart dormant neurons."""
+        activity = None
+        if self.criterion == "gradient":
+            gradients = self._gradients.of_last_step()
+            activity = gradient_activity(self.model.policy, gradients)
+            # Before the first update of this `learn` nothing is known of the critic, or at all.
+            if not activity or (gradients and all(each is None for each in gradients.values())):
+                return False
         obs = self._replayed() if isinstance(self.model, OffPolicyAlgorithm) else self._obs
         if obs is None:
             return False
-        activity = None
-        if self.criterion == "gradient":
-            activity = gradient_activity(self.model.policy, self._gradients.of_last_step())
         counts = redo(self.model.policy, obs, self.tau, activity)
         for layer, count in zip(short_names(list(counts), LAYER), counts.values(), strict=True):
             self.logger.record(f"plasticity/redo/{layer}", count)

@@ -29,7 +29,8 @@ class TaskGradientCallback(BaseCallback):
     """Measure each task's advantages and its gradient's norm before clipping (PPO, A2C).
 
     The gradient is of the algorithm's own loss on the task's part of the rollout, at the policy
-    that collected it, with advantages normalised over all tasks as training does. Logged as
+    that collected it, with advantages normalised over all tasks as training does (where a buffer or
+    callback has normalised them by task already, the variance of each is 1). Logged as
     ``plasticity/advantage_variance/<task>`` and ``plasticity/gradient_norm/<task>``; kept in
     ``diagnostics.npz`` as ``advantage_variance`` and ``gradient_norm_per_task`` (K, N), NaN for a
     task that the rollout lacks.

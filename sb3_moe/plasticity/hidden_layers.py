@@ -10,6 +10,7 @@ from torch import nn
 
 from sb3_moe.layers import Experts, MoELayer, SeparateNetworks, StackedNetwork
 from sb3_moe.layers.stacked import StackedEach
+from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of
 from sb3_moe.plasticity.activations import is_activation
 
@@ -34,14 +35,15 @@ class HiddenLayer(NamedTuple):
 
 
 def online_parameters(policy: BasePolicy) -> dict[str, list[nn.Parameter]]:
-    """Return the parameters of every tower, without those of target networks.
+    """Return the parameters of every tower, without those of target networks and temperatures.
 
     :param policy: of any algorithm
     """
     owners = networks_of(policy).owners()
+    temperatures = temperatures_in(policy)
     towers: dict[str, list[nn.Parameter]] = {}
     for parameter in policy.parameters():
-        if parameter in owners:
+        if parameter in owners and parameter not in temperatures:
             towers.setdefault(owners[parameter], []).append(parameter)
     return towers
 

@@ -26,6 +26,18 @@ from sb3_moe.plasticity.wiring import Reader, Wiring, wirings
 View = Callable[[th.Tensor], th.Tensor]
 
 
+def check_treatable(policy: BasePolicy) -> None:
+    """Raise unless a policy has a layer of which the weights on both sides are known.
+
+    :raises ValueError: if it has none
+    """
+    names = {layer.module for layer in hidden_layers(policy)}
+    if not any(wiring.activation in names for wiring in wirings(policy)):
+        raise ValueError(
+            "`policy` must have a hidden layer between two linear or convolutional ones, got none"
+        )
+
+
 @th.no_grad()
 def redo(
     policy: BasePolicy,
@@ -52,13 +64,10 @@ def redo(
     :raises ValueError: if ``tau`` is negative, no layer can be treated, or the policy can't be
         built again
     """
+    check_treatable(policy)
     activations = policy_activations(policy, obs)
     names = {layer.module: layer.name for layer in hidden_layers(policy)}
     known = [wiring for wiring in wirings(policy) if names.get(wiring.activation) in activations]
-    if not known:
-        raise ValueError(
-            "`policy` must have a hidden layer between two linear or convolutional ones, got none"
-        )
     fresh = dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
     averages, kept = moments(policy), kept_entries(policy)
     counts = {}

@@ -93,5 +93,6 @@ def tasks_stepped(infos: Sequence[dict[str, Any]], names: Sequence[str]) -> list
     :param infos: of the step
     :param names: of the environment's tasks
     """
-    # Plain environments don't say; of several tasks each step must.
-    return [info.get("task_id", 0) if len(names) == 1 else info["task_id"] for info in infos]
+    if len(names) == 1:  # what a plain environment calls its `task_id` is no place among ours
+        return [0] * len(infos)
+    return [info["task_id"] for info in infos]

@@ -197,6 +197,23 @@ def test_remedies_and_returns_work_without_tasks(kind):
         assert "rollout/task/ep_rew_mean" in model.logger.name_to_value
 
 
+class Named(gym.Wrapper):
+    """Calls what it plays by an id of its own."""
+
+    def step(self, action):
+        *result, info = self.env.step(action)
+        return *result, {**info, "task_id": "level-3"}
+
+
+def test_what_a_plain_environment_calls_its_task_is_no_place_among_ours():
+    env = VecMonitor(DummyVecEnv([lambda: Named(gym.make("CartPole-v1"))] * 2))
+    callbacks = [TaskRolloutCallback(), TaskGradientCallback(32)]
+    model = make_ppo(env, "MlpPolicy")
+    model.learn(96, callback=callbacks, log_interval=100)
+    assert model.logger.name_to_value["plasticity/gradient_norm/task"] > 0
+    assert "rollout/task/ep_rew_mean" in model.logger.name_to_value
+
+
 def test_evaluation_of_a_plain_environment_takes_one_of_the_same_kind(tmp_path):
     callback = MultiTaskEvalCallback(64, 3, eval_env=cartpoles(), log_path=tmp_path)
     make_ppo(cartpoles()).learn(64, callback=callback)

@@ -187,6 +187,17 @@ def played_turns(schedule, means):
     return turns
 
 
+@pytest.mark.parametrize(
+    "turns", [(0.9, np.nan), (np.nan, 0.9)], ids=["forgotten", "learned at last"]
+)
+def test_a_silent_turn_of_a_task_that_speaks_is_one_of_failures(turns):
+    schedule = started(LearningProgress("episodes>=1", by="success", explore=0.0))
+    assert played_turns(schedule, {0: [0.2, 0.6], 1: turns, 2: [np.nan, np.nan]})[:6] == [
+        0, 1, 2, 0, 1, 2,
+    ]  # fmt: skip
+    assert schedule.task == 1  # .9 is more than .4, and a task that never speaks has none
+
+
 def test_learning_progress_goes_to_the_task_that_changed_most_whichever_way():
     schedule = started(LearningProgress("episodes>=1", by="success", explore=0.0))
     # Each has two turns; then b, which gained .5, until c's loss of .3 is more than its next .1.

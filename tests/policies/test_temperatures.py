@@ -12,6 +12,7 @@ from sb3_moe.callbacks import TaskTemperatureCallback, WeightNormDecayCallback
 from sb3_moe.growing import distil
 from sb3_moe.layers.temperatures import TaskTemperatures
 from sb3_moe.plasticity import shrink_and_perturb
+from sb3_moe.plasticity.hidden_layers import online_parameters
 
 ALGORITHMS = ["SAC", "TQC"]
 
@@ -181,3 +182,8 @@ def test_what_would_lose_temperatures_is_refused():
             lose(model)
     with pytest.raises(ValueError, match="must have one entropy temperature"):
         sb3_moe.upcycle(with_temperatures(placement="none"), placement="middle")
+
+
+def test_temperatures_are_measured_as_no_network():
+    policy = with_temperatures().policy
+    assert set(online_parameters(policy)) == {"pi", "qf0", "qf1"}

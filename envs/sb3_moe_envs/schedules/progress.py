@@ -81,9 +81,15 @@ class LearningProgress(Adaptive):
     def _learn(self, mean: float) -> None:
         """Compare the turn that ends with the same task's before."""
         task = self._place
+        before = self._means[task]
+        if self.by == "success" and not (math.isnan(mean) and math.isnan(before)):
+            # It says something of its success now or has before: a silent turn is all failures.
+            mean = 0.0 if math.isnan(mean) else mean
+            has_had_a_turn = self._turn > self.num_tasks
+            before = 0.0 if math.isnan(before) and has_had_a_turn else before
         self._largest[task] = max(self._largest[task], abs(mean))
         scale = 1.0 if self.by == "success" else self._largest[task] or 1.0
-        self._progress[task] = abs(mean - self._means[task]) / scale
+        self._progress[task] = abs(mean - before) / scale
         self._means[task] = mean
 
     def _next(self) -> int:
