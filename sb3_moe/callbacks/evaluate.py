@@ -20,6 +20,7 @@ from sb3_moe.evaluation.pinned_env import (
     synchronise,
 )
 from sb3_moe.evaluation.playing import LONGEST, TaskEpisodes, evaluate_tasks
+from sb3_moe.files.atomic import atomic
 from sb3_moe.files.record import Record
 from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import whole, whole_or_none
@@ -209,7 +210,10 @@ class MultiTaskEvalCallback(PeriodicCallback):
             return True
         self.best_mean_reward = self.last_mean_reward
         if self.best_model_save_path is not None:
-            self.model.save(Path(self.best_model_save_path) / "best_model")
+            path = Path(self.best_model_save_path) / "best_model.zip"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(path) as temporary, temporary.open("wb") as file:
+                self.model.save(file)
         return self.callback_on_new_best is None or self.callback_on_new_best.on_step()
 
     def _on_rollout_start(self) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 def temporary_name(path: Path) -> Path:
-    """Return where this process writes what is to be at ``path``: hidden, in the same folder."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Return where to write what is to be at ``path``: hidden, in the same folder, nobody else's.
+
+    Processes of other machines and containers may have the same number as this one.
+    """
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
 @contextmanager

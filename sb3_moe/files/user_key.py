@@ -12,6 +12,8 @@ import secrets
 import stat
 from pathlib import Path
 
+from sb3_moe.files.atomic import temporary_name
+
 #: Names another file, such as one that all nodes of a cluster see.
 VARIABLE = "SB3_MOE_KEY_FILE"
 _FEWEST, _MOST = 32, 4096
@@ -65,7 +67,7 @@ def is_signature(message: bytes, signature: str) -> bool:
 def _make(path: Path) -> None:
     """Write a new key under another name first: whoever finds the file finds a whole key."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_name(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
         try:

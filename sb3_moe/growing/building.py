@@ -12,11 +12,11 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
-from sb3_moe.buffers.hindsight import end_running_episodes
+from sb3_moe.buffers.episodes import end_running_episodes
 from sb3_moe.generators import get_generators, set_generators
 from sb3_moe.growing.links import Links, can_carry
 from sb3_moe.networks import networks_of
-from sb3_moe.saving.arguments import PROGRESS, SCHEDULES, argument_names
+from sb3_moe.saving.arguments import PROGRESS, SCHEDULES, argument_names, makes_own_buffer
 from sb3_moe.saving.hindsight import hindsight_buffer, is_hindsight
 
 # What a log shows, beside arguments and counts.
@@ -71,15 +71,16 @@ def _set_buffers(new: Any, model: BaseAlgorithm, env: Any) -> None:
         chosen = getattr(new, name, None)
         if chosen is not None and old_kind != new_kind and _is_usual(chosen):
             setattr(new, name, None)
+    if makes_own_buffer(model):
+        new.replay_buffer_class = None
     buffer = getattr(model, "replay_buffer", None)
     same = new.observation_space == model.observation_space and new.n_envs == model.n_envs
     if buffer is not None and same:
         new.replay_buffer = copy.deepcopy(buffer)
-        if is_hindsight(new):
-            # The environments begin anew with the new model.
-            end_running_episodes(new.replay_buffer)
-            if env is not None:
-                new.replay_buffer.set_env(env)
+        # The environments begin anew with the new model.
+        end_running_episodes(new.replay_buffer)
+        if is_hindsight(new) and env is not None:
+            new.replay_buffer.set_env(env)
     elif is_hindsight(new):
         new.replay_buffer = hindsight_buffer(new, env)
 

@@ -86,8 +86,7 @@ def play(
             played = evaluate_tasks(model, stage.env, episodes, deterministic)
             suite = suite_of(stage.env)
         finally:
-            if stage.is_own:
-                stage.env.close()
+            stage.leave()
     return Results(_names(stage), played, deterministic, suite)
 
 

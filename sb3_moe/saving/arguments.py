@@ -49,7 +49,7 @@ def encode_arguments(encoder: Encoder, model: Any) -> dict[str, Any]:
     if isinstance(arguments.get("train_freq"), TrainFreq):
         frequency, unit = arguments["train_freq"]
         arguments["train_freq"] = (frequency, unit.value)
-    if _makes_own_buffer(model):
+    if makes_own_buffer(model):
         arguments["replay_buffer_class"] = None
     found = vars(model)
     return {
@@ -59,7 +59,7 @@ def encode_arguments(encoder: Encoder, model: Any) -> dict[str, Any]:
     }
 
 
-def _makes_own_buffer(model: Any) -> bool:
+def makes_own_buffer(model: Any) -> bool:
     """Tell SB3's choice of a buffer for n-step returns from the user's own, which it warns of."""
     chosen = getattr(model, "replay_buffer_class", None)
     is_dict = isinstance(model.observation_space, spaces.Dict)
@@ -107,8 +107,10 @@ def set_arguments(model: BaseAlgorithm, values: dict[str, dict[str, Any]]) -> No
 def _is_like(value: Any, default: Any) -> bool:
     """Say whether a value may stand where the constructor's default stands."""
     match default:
-        case bool() | dict():
-            return isinstance(value, type(default))
+        case bool():  # 0 and 1 do as well in Python
+            return isinstance(value, bool) or (isinstance(value, int) and value in (0, 1))
+        case dict():
+            return isinstance(value, dict)
         case int() | float():
             # Some may be None, a rate may be a schedule, and a frequency has a unit.
             number = isinstance(value, int | float | tuple) and not isinstance(value, bool)

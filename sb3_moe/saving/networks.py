@@ -190,8 +190,8 @@ def _check_group(name: str, group: Mapping[str, Any], known: Mapping[str, Any]) 
 
 
 def _is_like(value: Any, known: Any) -> bool:
-    if isinstance(known, tuple):
-        return isinstance(value, tuple) and len(value) == len(known)
+    if isinstance(known, tuple | list):  # some optimisers keep a list that they were given
+        return isinstance(value, type(known)) and len(value) == len(known)
     if isinstance(known, float | int) and not isinstance(known, bool):
         return isinstance(value, float | int) and not isinstance(value, bool)
     return value is None or isinstance(value, bool)

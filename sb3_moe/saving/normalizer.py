@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import UnionType
 from typing import Any
 
@@ -28,6 +29,9 @@ _SETTINGS: dict[str, type[Any] | UnionType] = {
     "epsilon": int | float,
     "norm_obs_keys": list | None,
 }
+
+# The statistics of returns; the others are of observations.
+RETURN = "return"
 
 
 def encode_normalizer(encoder: Encoder, normalizer: VecNormalize) -> dict[str, Any]:
@@ -62,7 +66,7 @@ def encode_normalizer(encoder: Encoder, normalizer: VecNormalize) -> dict[str, A
 
 def _statistics(normalizer: Any) -> dict[str, list[RunningMeanStd]]:
     """Return SB3's running statistics by name: one each, or one for each task."""
-    found = {"return": normalizer.ret_rms}
+    found = {RETURN: normalizer.ret_rms}
     if normalizer.norm_obs:
         obs = normalizer.obs_rms
         own = {f"obs/{key}": each for key, each in obs.items()} if isinstance(obs, dict) else None
@@ -71,6 +75,10 @@ def _statistics(normalizer: Any) -> dict[str, list[RunningMeanStd]]:
         name: each.tasks if isinstance(each, PerTaskMeanStd) else [each]
         for name, each in found.items()
     }
+
+
+class NormalizerLeftOutWarning(UserWarning):
+    """A model takes normalised observations, and was opened without what normalises them."""
 
 
 class SavedNormalizer:
@@ -129,6 +137,19 @@ class SavedNormalizer:
                 raise ValueError(
                     f"`env` needs statistics {name!r} of {shapes}, the file's: {saved}"
                 )
+
+    def warn_if_left_out(self, name: str) -> None:
+        """Warn that nothing takes the statistics of observations, if there are any.
+
+        :param name: of the file
+        """
+        if set(self._statistics) - {RETURN}:
+            warnings.warn(
+                f"{name} has the statistics by which observations were normalised, and without an "
+                "`env` they are left out: give one, or normalizer=False if you normalise yourself",
+                NormalizerLeftOutWarning,
+                stacklevel=3,
+            )
 
     def put_into(self, normalizer: Any) -> None:
         """Give a normaliser that was checked the file's statistics."""

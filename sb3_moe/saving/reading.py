@@ -33,11 +33,10 @@ from sb3_moe.saving.replay import load_replay_buffer
 from sb3_moe.saving.spaces import decode_space
 from sb3_moe.saving.tensors import TensorFile
 from sb3_moe.saving.values import Decoder, checked_type
-from sb3_moe.saving.writing import FORMAT, FORMAT_VERSION
+from sb3_moe.saving.writing import FORMAT, FORMAT_VERSION, MAX_JSON
 from sb3_moe.tasks.known import check_tasks, write_names
 from sb3_moe.version import warn_of_another_major_version
 
-MAX_JSON = 2**20
 _VERSION = re.compile(r"[\w.+!-]{1,60}", re.ASCII)
 _KEYS = {
     "format", "format_version", "versions", "algorithm", "policy", "observation_space",
@@ -78,7 +77,8 @@ def load(
 
     :param path: the file, with its ending ``.moe`` or without
     :param env: to go on training with, or its id; None: for predictions, or for ``set_env`` (and a
-        HerReplayBuffer's own ``set_env``)
+        HerReplayBuffer's own ``set_env``). Statistics that normalise observations go with an
+        environment: without one they are left out, with a :class:`NormalizerLeftOutWarning`
     :param device: as in SB3's ``load``
     :param custom_objects: the classes and functions of your own that the file names, by name
     :param normalizer: give the file's running statistics to the VecNormalize of ``env``, or wrap
@@ -103,6 +103,8 @@ def load(
     except BaseException:
         set_generators(generators)
         raise
+    if normalizer and env is None and saved.normalizer is not None:
+        saved.normalizer.warn_if_left_out(path.name)
     if venv is not None:
         model.set_env(venv)
         if own is not None and saved.normalizer is not None:

@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.her import HerReplayBuffer
 
 from sb3_moe.buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
-from sb3_moe.buffers.hindsight import end_running_episodes
+from sb3_moe.buffers.episodes import end_running_episodes
 from sb3_moe.saving.archive import REPLAY_BUFFER
 from sb3_moe.saving.errors import UnsafeFileError
 from sb3_moe.saving.hindsight import EPISODES, STARTS, check_episodes
@@ -114,8 +114,8 @@ def load_replay_buffer(
     if hindsight:
         buffer._current_ep_start = others[STARTS]
         check_episodes(buffer)
-        if not going_on:
-            end_running_episodes(buffer)
+    if not going_on:
+        end_running_episodes(buffer)
 
 
 def _rows(buffer: Any, pos: int, full: bool) -> int:

@@ -30,6 +30,7 @@ from sb3_moe.learning_rates import LinearPerBlock, Restarted
 from sb3_moe.policies.placements import Placement
 from sb3_moe.saving.classes import class_of, is_custom, name_of
 from sb3_moe.saving.errors import UnsafeFileError
+from sb3_moe.saving.strict_json import MAX_INT
 
 # Schedules, noises and placements: class, and for each argument of its constructor the attribute
 # that keeps it.
@@ -106,6 +107,8 @@ class Encoder:
         if isinstance(value, np.generic):
             return {"scalar": self.array(value)}
         if isinstance(value, int):
+            if abs(value) >= MAX_INT:
+                raise ValueError(f"`{name}` must be a number of 64 bits to be saved, got {value}")
             return int(value)
         if isinstance(value, float):
             return float(value) if np.isfinite(value) else {"float": repr(float(value))}

@@ -23,6 +23,8 @@ from sb3_moe.tasks.known import tasks_known
 
 FORMAT = "sb3_moe model"
 FORMAT_VERSION = 1
+#: The most bytes that a file says of its model, besides arrays.
+MAX_JSON = 2**20
 
 
 def save(
@@ -86,8 +88,14 @@ def entries_of(
         entries[archive.REPLAY_BUFFER] = pack(rows)
     classes = (state["algorithm"], state["policy"])
     own = {*encoder.own, *(each["custom"] for each in classes if is_custom(each))}
+    said = strict_json.dumps(state)
+    if len(said) > MAX_JSON:
+        raise ValueError(
+            f"a model's arguments must take at most {MAX_JSON:,} bytes as JSON, and these take "
+            f"{len(said):,}: give long ones as arrays"
+        )
     entries = {
-        archive.MODEL: strict_json.dumps(state),
+        archive.MODEL: said,
         archive.ARRAYS: pack(encoder.arrays),
         **entries,
     }

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_moe.saving import archive
 from sb3_moe.saving.arguments import PROGRESS, SCHEDULES, argument_names
 from sb3_moe.saving.classes import algorithm_name, is_custom
-from sb3_moe.saving.reading import MAX_JSON, load
+from sb3_moe.saving.reading import load
 from sb3_moe.saving.remembered import REMEMBERED
 from sb3_moe.saving.writing import entries_of
 from sb3_moe.snapshot.manifest import DamagedError, Manifest
@@ -70,7 +70,7 @@ def _safe_entries(model: BaseAlgorithm, *, normalizer: bool) -> dict[str, bytes]
         entries, own = entries_of(model, replay_buffer=False, normalizer=normalizer)
     except ValueError:  # as `sb3_moe.save` says of what it doesn't take
         return None
-    return None if own or len(entries[archive.MODEL]) > MAX_JSON else entries
+    return None if own else entries
 
 
 def read_model(

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_moe.buffers.hindsight import end_running_episodes
 from sb3_moe.saving.hindsight import EPISODES
 from sb3_moe.saving.loose import Loose
 from sb3_moe.saving.replay import (
@@ -83,21 +81,6 @@ def read_rows(
 def read_pickled(model: OffPolicyAlgorithm, data: bytes) -> None:
     """Give a model the buffer of a pickle, which can run code."""
     model.load_replay_buffer(io.BytesIO(data), truncate_last_traj=False)
-
-
-def end_episodes(model: OffPolicyAlgorithm) -> None:
-    """Cut the episodes in a buffer that don't go on: HER's, and those of n-step returns."""
-    buffer: Any = model.replay_buffer
-    if not buffer.size():
-        return
-    if isinstance(buffer, HerReplayBuffer):
-        end_running_episodes(buffer)
-        return
-    # Steps that are kept as n-step returns or without their next observation must not run on.
-    last = buffer.pos - 1
-    buffer.timeouts[last][buffer.dones[last] == 0] = 1
-    if buffer.optimize_memory_usage:
-        buffer.dones[last] = 1
 
 
 class _WithoutArrays(pickle.Pickler):

@@ -13,6 +13,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_moe.buffers.episodes import end_running_episodes
 from sb3_moe.generators import set_generators
 from sb3_moe.saving.errors import blaming
 from sb3_moe.snapshot import old, replay_file
@@ -52,7 +53,7 @@ def resume(
     state, model, env = read(folder, device, trust=trust)
     goes_on = state.env.exact and state.whole
     if isinstance(model, OffPolicyAlgorithm) and not goes_on:
-        replay_file.end_episodes(model)
+        end_running_episodes(model.replay_buffer)
     for reason in _inexact(model, state):
         warnings.warn(
             f"{reason}, and the run is not the same, step by step, as one that was never stopped",

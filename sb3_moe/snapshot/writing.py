@@ -66,7 +66,6 @@ def _temporary(path: Path) -> Iterator[Path]:
     It lies in one that nobody else can enter: what others put into it would be signed as well.
     """
     closed = temporary_name(path)
-    shutil.rmtree(closed, ignore_errors=True)
     try:
         closed.mkdir(parents=True, mode=0o700)
         temporary = closed / path.name

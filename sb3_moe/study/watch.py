@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 import sb3_moe
 from sb3_moe.extras import require
 from sb3_moe.policies.registration import TABLE
+from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
 from sb3_moe.saving.reading import MAX_BYTES
 from sb3_moe.study.run.folder import check_writable
 from sb3_moe.study.spec.named import imported
@@ -166,7 +168,9 @@ def opened(options: Agent) -> BaseAlgorithm:
     if not options.tasks:
         raise ValueError("`--tasks` must name a suite or Gymnasium ids, got none")
     load = _loader(options)
-    spaces_of: BaseAlgorithm = load(None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NormalizerLeftOutWarning)
+        spaces_of: BaseAlgorithm = load(None)
     env = env_for(options.tasks, spaces_of.observation_space)
     return load(env)
 

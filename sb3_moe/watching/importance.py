@@ -148,7 +148,6 @@ def expert_importance(
                 with without_expert(model, tower, k):
                     returns.append(play())
         finally:
-            if stage.is_own:
-                stage.env.close()
+            stage.leave()
     notes = "; ".join(dict.fromkeys(layer.when_off for layer in layers))
     return Importance(tower, stage.names, notes, np.stack(returns))

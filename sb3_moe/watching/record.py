@@ -95,8 +95,7 @@ def watch(
                 label = f"without expert {k} of {tower}"
                 runs.append(Run(label, _note(model, tower), off, tracks))
         finally:
-            if stage.is_own:
-                stage.env.close()
+            stage.leave()
     title = f"{type(model).__name__} with {type(model.policy).__name__}"
     kind, critics = player.kind_and_critics
     return Replay(title, stage.names, kind, critics, mixtures, runs, stage.no_frames)

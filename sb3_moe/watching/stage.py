@@ -11,7 +11,13 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecEnvWrapper,
+    VecNormalize,
+    unwrap_vec_normalize,
+)
 
 from sb3_moe.evaluation.pinned_env import (
     evaluation_copies,
@@ -37,6 +43,7 @@ class Stage(NamedTuple):
     :param side_by_side: each task has a copy of its own; else they come one after another
     :param is_own: whether it was built for the replay, and is to be closed
     :param no_frames: why there are no pictures; None if there are
+    :param borrowed: the normaliser of an environment that is played as it is, and what it held
     """
 
     env: VecEnv
@@ -44,6 +51,15 @@ class Stage(NamedTuple):
     side_by_side: bool
     is_own: bool
     no_frames: str | None
+    borrowed: tuple[VecNormalize, dict[str, Any]] | None = None
+
+    def leave(self) -> None:
+        """Close what was built for the replay, and leave anything else as it was."""
+        if self.is_own:
+            self.env.close()
+        elif self.borrowed is not None:
+            normaliser, held = self.borrowed
+            vars(normaliser).update(held)
 
 
 def stage_for(
@@ -55,29 +71,75 @@ def stage_for(
     """Find or build what a model can be watched on.
 
     What :func:`sb3_moe.make_multitask_vec_env` built is built again, with pictures and a copy for
-    each task; other environments are played as they are.
+    each task; other environments are played as they are. Observations are normalised as the
+    model's own environment does it, if it has one that does; nothing learns from the replay.
 
     :param model: an SB3 model
     :param env: as the model takes it; None: the model's own
     :param frames: whether pictures are wanted
     :param episodes: of each task, which copies of it are to share; None: one copy of each
-    :raises ValueError: if there is none, or its tasks aren't the model's
+    :raises ValueError: if there is none, its tasks aren't the model's, or only one of it and the
+        model's own normalises observations
     """
     venv = model.get_env() if env is None else model._wrap_env(maybe_make_env(env, 0), verbose=0)
     if venv is None:
         raise ValueError("`env` must be given, since the model has no environment of its own")
     check_tasks(tasks_known(model), venv)
+    source = venv if model.get_env() is None else model.get_env()
+    assert source is not None
+    _check_normalised_alike(source, venv)
     tasks_apart = not_built_again_since(venv) is None
     if tasks_apart or env is None:
         copies = evaluation_copies(venv, episodes) if episodes and tasks_apart else 1
         build = partial(make_pinned_env, venv, copies) if tasks_apart else partial(_again, venv)
         own, no_frames = _built(build, frames)
-        synchronise(venv, own)
+        _normalise_as(source, own)
         return Stage(own, task_names(own), tasks_apart, True, no_frames)
     no_frames = None if _mode(venv) == PICTURES else NO_MODE
+    borrowed = _normalise_as(source, venv)
     return Stage(
-        venv, task_names(venv), False, isinstance(env, str), no_frames if frames else NOT_ASKED
+        venv,
+        task_names(venv),
+        False,
+        isinstance(env, str),
+        no_frames if frames else NOT_ASKED,
+        borrowed,
     )
+
+
+def _check_normalised_alike(source: VecEnv, env: VecEnv) -> None:
+    """Raise if only one of two environments normalises observations."""
+    own, other = (
+        normaliser is not None and normaliser.norm_obs
+        for normaliser in map(unwrap_vec_normalize, (source, env))
+    )
+    if own and not other:
+        raise ValueError(
+            "`env` must be in a VecNormalize, as the model's own environment is, whose statistics "
+            "it is given"
+        )
+    if other and not own:
+        raise ValueError(
+            "`env` must not be in a VecNormalize that normalises observations, since the model's "
+            "own environment isn't"
+        )
+
+
+def _normalise_as(source: VecEnv, env: VecEnv) -> tuple[VecNormalize, dict[str, Any]] | None:
+    """Give an environment's normaliser the statistics of another's, of which it learns no more.
+
+    :return: the normaliser, and what it held before; None if there is none
+    """
+    normaliser = unwrap_vec_normalize(env)
+    if normaliser is None:
+        return None
+    names = ("training", "norm_reward", "obs_rms", "ret_rms")
+    held = {name: vars(normaliser)[name] for name in names if name in vars(normaliser)}
+    if unwrap_vec_normalize(source) is None:  # both of them leave observations alone
+        normaliser.training = normaliser.norm_reward = False
+    else:
+        synchronise(source, env)
+    return normaliser, held
 
 
 def seed_generators(model: BaseAlgorithm, seed: int) -> None:

@@ -18,6 +18,7 @@ import sb3_moe
 from sb3_moe import UnsafeFileError, make_multitask_vec_env
 from sb3_moe.buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
 from sb3_moe.generators import preserved_generators
+from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
 from sb3_moe.saving.spaces import decode_space, encode_space
 from sb3_moe.saving.tensors import pack
 from sb3_moe.saving.values import Decoder, Encoder
@@ -70,6 +71,34 @@ def test_a_multi_task_buffer_and_its_statistics_draw_the_same(steps, tmp_path):
     assert type(loaded.get_vec_normalize_env()) is PerTaskVecNormalize
     assert_same_samples(drawn(model), drawn(loaded))
     arena.train(loaded)
+
+
+@pytest.mark.parametrize("through", ["a file", "upcycle"])
+def test_rewards_of_n_steps_end_where_an_environment_starts_anew(through, tmp_path):
+    # Episodes have six steps, so the last of 26 is in the middle of one.
+    options = {"n_steps": 3, "train_freq": 2}
+    model = arena.train(arena.make("DQN", model=options, placement="none", net_arch=[4]), 26)
+    if through == "a file":
+        sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
+        other = load(tmp_path / "x.moe", model.get_env())
+    else:
+        other = sb3_moe.upcycle(model, env=model.get_env())
+    last = model.replay_buffer.pos - 1
+    assert not model.replay_buffer.dones[last].any()
+    other.learn(2, reset_num_timesteps=False)
+    assert other.replay_buffer.pos == last + 3
+    rows = other.replay_buffer._get_samples(np.array([last - 1, last]))
+    # Two rewards, or one: none of the episode that began behind them.
+    before, end = model.replay_buffer.rewards[last - 1 : last + 1, 0]
+    expected = [before + model.gamma * end, end]
+    np.testing.assert_allclose(rows.rewards[:, 0], expected, rtol=1e-5)
+
+
+def test_arguments_that_no_file_could_be_opened_with_are_not_written(tmp_path):
+    model = arena.make("PPO", net_arch=[4])
+    model.policy_kwargs["features_extractor_kwargs"] = {"names": ["n" * 1024] * 1100}
+    with pytest.raises(ValueError, match=r"at most 1,048,576 bytes as JSON, and these take 1,1"):
+        sb3_moe.save(model, tmp_path / "x.moe")
 
 
 def test_without_its_buffer_a_model_begins_with_an_empty_one(tmp_path):
@@ -187,6 +216,18 @@ def test_statistics_can_be_left_where_they_are(saved, tmp_path):
     assert load(path, env.venv, normalizer=False).get_vec_normalize_env() is None
     sb3_moe.save(model, tmp_path / "without.moe", normalizer=False)
     assert load(tmp_path / "without.moe", env.venv).get_vec_normalize_env() is None
+
+
+def test_statistics_that_nothing_takes_are_said_to_be_left_out(saved, tmp_path):
+    _, path = saved
+    with pytest.warns(
+        NormalizerLeftOutWarning, match=r"x.moe has the statistics by which obs.*env"
+    ):
+        load(path)
+    load(path, normalizer=False)  # no warning: they are not wanted
+    rewards = normalised(norm_obs=False)
+    sb3_moe.save(arena.make("PPO", env=rewards, net_arch=[4]), tmp_path / "rewards.moe")
+    load(tmp_path / "rewards.moe")  # nor here: nothing that a prediction needs
 
 
 class OwnNormalize(VecNormalize):
@@ -451,9 +492,10 @@ def test_nan_and_arrays_come_back():
     [
         ({1: 2}, "the key 1 is no text"),
         (object(), "`x` can't be saved without pickle"),
+        (2**63, "`x` must be a number of 64 bits to be saved, got 9223372036854775808"),
         ({"y": {1, 2}}, "`y` can't be saved without pickle"),
     ],
-    ids=["keys", "object", "set"],
+    ids=["keys", "object", "long", "set"],
 )
 def test_values_without_a_form_in_json_are_refused(value, text):
     with pytest.raises(ValueError, match=text):

@@ -137,6 +137,12 @@ SETTINGS = {
             "optimizer_kwargs": {"weight_decay": 0.1, "betas": (0.8, 0.99), "amsgrad": True},
         },
     ),
+    "list": (
+        "PPO",
+        arena.DISCRETE,
+        {"use_sde": 0, "normalize_advantage": 1},
+        {"optimizer_class": th.optim.NAdam, "optimizer_kwargs": {"betas": [0.9, 0.95]}},
+    ),
     "sgd": ("PPO", arena.DISCRETE, {}, {"optimizer_class": th.optim.SGD}),
     "momentum": (
         "PPO",

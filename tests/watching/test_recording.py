@@ -194,6 +194,42 @@ def test_a_normaliser_is_taken_along():
     )
 
 
+def normalised_agent():
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Shown-v0")]))
+    return shown.agent(env, "MoeMlpPolicy").learn(64), env
+
+
+def test_another_normalised_environment_takes_the_statistics_and_is_left_as_it_was():
+    model, env = normalised_agent()
+    other = VecNormalize(DummyVecEnv([lambda: gym.make("Shown-v0")]), gamma=0.5)
+    before = other.obs_rms
+    seen = []
+    other.normalize_obs = lambda obs: seen.append(other.obs_rms.mean) or obs
+    sb3_moe.watch(model, other)
+    np.testing.assert_array_equal(seen[0], env.obs_rms.mean)
+    assert other.obs_rms is before
+    assert before.count < 1
+    assert (other.training, other.norm_reward) == (True, True)
+
+
+def test_the_training_environment_learns_nothing_from_being_watched():
+    model, env = normalised_agent()
+    count = env.obs_rms.count
+    sb3_moe.watch(model, env)
+    assert env.obs_rms.count == count
+    assert env.training
+
+
+def test_an_environment_that_shows_other_numbers_than_training_did_is_refused():
+    model, env = normalised_agent()
+    with pytest.raises(ValueError, match="`env` must be in a VecNormalize, as the model's own env"):
+        sb3_moe.watch(model, "Shown-v0")
+    plain = shown.agent(DummyVecEnv([lambda: gym.make("Shown-v0")]), "MoeMlpPolicy")
+    with pytest.raises(ValueError, match="`env` must not be in a VecNormalize that normalises obs"):
+        sb3_moe.watch(plain, env)
+    sb3_moe.watch(plain, VecNormalize(DummyVecEnv([lambda: gym.make("Shown-v0")]), norm_obs=False))
+
+
 @pytest.mark.parametrize(
     ("make", "policy", "kind"),
     [(DQN, "MlpPolicy", "value"), (SAC, "MlpPolicy", "mean"), (PPO, "MlpPolicy", "probability")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sb3_moe.growing.building import carry_the_rest
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
 from sb3_moe.saving.reading import load
 from sb3_moe.study.run.folder import read_json
 from sb3_moe.study.run.jobs import ChangedConfigError, Job
@@ -114,17 +116,28 @@ def read_trained(model: BaseAlgorithm, path: Path) -> Any:
     """
     normaliser = model.get_vec_normalize_env()
     try:
-        if path.suffix == ".moe" and (normaliser is None or is_held_by_moe(normaliser)):
-            env = None if normaliser is None else model.get_env()
-            return load(path, env, device=model.device)
-        if normaliser is not None:
-            _take_statistics(normaliser, path.with_name(STATISTICS))
-        read = load if path.suffix == ".moe" else type(model).load
-        return read(path, device=model.device)
+        return _read(model, path, normaliser)
+    except NormalizerLeftOutWarning as error:
+        raise ValueError(
+            f"`start_from` needs `normalize` in the study, as the model of {path} had"
+        ) from error
     except Exception as error:  # a foreign file may raise anything
         raise ValueError(
             f"`start_from` can't load {path} ({type(error).__name__}: {error})"
         ) from error
+
+
+def _read(model: BaseAlgorithm, path: Path, normaliser: VecNormalize | None) -> Any:
+    if path.suffix == ".moe" and (normaliser is None or is_held_by_moe(normaliser)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", NormalizerLeftOutWarning)
+            env = None if normaliser is None else model.get_env()
+            return load(path, env, device=model.device)
+    if normaliser is not None:
+        _take_statistics(normaliser, path.with_name(STATISTICS))
+    if path.suffix == ".moe":
+        return load(path, device=model.device, normalizer=False)
+    return type(model).load(path, device=model.device)
 
 
 def is_held_by_moe(normaliser: VecNormalize) -> bool:
