@@ -193,6 +193,11 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         """Return the index of the running task."""
         return self._task
 
+    @property
+    def is_interleaved(self) -> bool:
+        """Whether the schedule mixes the tasks, even if one is played at a time."""
+        return isinstance(self.schedule, Interleave)
+
     def action_meanings(self) -> dict[int, list[str]]:
         """Return what tasks call their choices, for those that say so (`get_action_meanings`)."""
         return named(map(meanings_of, self._envs))

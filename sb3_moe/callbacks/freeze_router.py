@@ -72,6 +72,7 @@ class FreezeRouterCallback(ProbeCallback):
         self.patience = patience
         self.at_step = at_step
         self.thaw_at_switch = thaw_at_switch
+        self._updates: int | None = None
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that there is a router that learns."""
@@ -168,6 +169,10 @@ class FreezeRouterCallback(ProbeCallback):
     @th.no_grad()
     def act(self, step: int) -> bool:
         """Measure how far gates have moved, and freeze what has settled."""
+        updates = getattr(self.model, "_n_updates", None)
+        if updates is not None and updates == self._updates:
+            return True  # nothing has learned: before `learning_starts`, say
+        self._updates = updates
         self.kept |= {"last": step, "probe": self.probe}
         routings = policy_of(self.model).routing(concatenate(self.batches()))
         keys, frozen, settled = self._keys(), self.kept["frozen"], self.kept["settled"]

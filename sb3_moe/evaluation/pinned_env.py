@@ -45,6 +45,8 @@ def are_interleaved(env: VecEnv) -> bool:
     """
     from sb3_moe_envs.schedules import Interleave
 
+    if env.has_attr("is_interleaved"):  # of ours, whose schedule other processes might not give
+        return bool(env.get_attr("is_interleaved")[0])
     return env.has_attr("schedule") and isinstance(env.get_attr("schedule")[0], Interleave)
 
 

@@ -94,8 +94,8 @@ def evaluate_tasks(
         )
         obs, _, starts, infos = env.step(actions)
         played.step(starts, infos)
-        copy = played.longest()
-        if max_episode_steps is not None and played.running[copy] >= max_episode_steps:
+        copy, steps = played.longest()
+        if max_episode_steps is not None and steps >= max_episode_steps:
             refuse_endless(names[tasks[copy]], max_episode_steps)
     return _by_task(played.episodes, tasks, n_eval_episodes)
 
@@ -133,9 +133,11 @@ class _Played:
             if "episode" in infos[i] or not self._unheard[i]:
                 self._end(i, infos[i])
 
-    def longest(self) -> int:
-        """Return the copy whose episode has run for longest, of those whose episodes count."""
-        return int((self.running * self.wanted).argmax())
+    def longest(self) -> tuple[int, int]:
+        """Return which episode of those that count has run for longest: its copy, and its steps."""
+        counted = self.running * self.wanted
+        copy = int(counted.argmax())
+        return copy, int(counted[copy])
 
     def _end(self, copy: int, info: Mapping[str, Any]) -> None:
         self._lengths[copy] += monitored(info)["l"]

@@ -178,7 +178,7 @@ class GymnasiumVecEnv(VecEnv):
 
     def _note_tasks(self, vector_infos: Mapping[str, Any]) -> None:
         """Remember which task each environment plays, for the infos of its next step."""
-        if vector_infos.get("task_id") is None:
+        if not _says_ours(vector_infos):
             return
         told = np.asarray(vector_infos["task_id"])
         before = np.full(self.num_envs, -1) if self._task_ids is None else self._task_ids
@@ -195,7 +195,8 @@ class GymnasiumVecEnv(VecEnv):
         self, infos: list[dict[str, Any]], vector_infos: Mapping[str, Any], dones: np.ndarray
     ) -> None:
         """Deal out what else the environments report; a row that ended reports its final info."""
-        extra = {key: value for key, value in vector_infos.items() if key not in _HANDLED}
+        handled = _HANDLED if _says_ours(vector_infos) else _FINAL
+        extra = {key: value for key, value in vector_infos.items() if key not in handled}
         if extra:
             for i, row in enumerate(rows_of(extra, self.num_envs)):
                 if not dones[i]:
@@ -232,3 +233,9 @@ def _check_actions(env: VectorEnv[Any, Any, Any]) -> None:
             f"SB3's algorithms give no others, got {env.single_action_space}; wrap its tasks "
             "(gymnasium.wrappers.TransformAction)"
         )
+
+
+def _says_ours(vector_infos: Mapping[str, Any]) -> bool:
+    """Say whether a `task_id` is a number of ours; environments of others may call theirs so."""
+    told = vector_infos.get("task_id")
+    return told is not None and np.issubdtype(np.asarray(told).dtype, np.integer)

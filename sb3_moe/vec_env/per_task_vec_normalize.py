@@ -32,7 +32,8 @@ class PerTaskVecNormalize(VecNormalize):
         ``num_tasks`` channels, wherever pictures have them) or ``"hidden"``; None: ``"dict"``
         where there is such a key, else what the environments' attribute ``task_id`` says
     :param kwargs: as of VecNormalize
-    :raises ValueError: if the environments aren't multi-task, or don't show the id so
+    :raises ValueError: if the environments aren't multi-task, don't show the id so, or their
+        observations are whole numbers and are to be normalised
     """
 
     obs_rms: Any
@@ -57,6 +58,7 @@ class PerTaskVecNormalize(VecNormalize):
         if norm_obs and isinstance(space, spaces.Dict):
             norm_obs_keys = norm_obs_keys or box_keys(space)
         super().__init__(venv, norm_obs=norm_obs, norm_obs_keys=norm_obs_keys, **kwargs)
+        refuse_whole_numbers(self)
         if norm_obs:
             self.obs_rms = self._new_statistics()
         self.ret_rms = PerTaskMeanStd(self.num_tasks)
@@ -266,6 +268,28 @@ def _task_id_mode(venv: VecEnv, task_id: str | None) -> str:
             f"got {task_id!r} with {space}"
         )
     return task_id
+
+
+def refuse_whole_numbers(normalizer: VecNormalize) -> None:
+    """Raise if a normaliser's observations are stored as whole numbers, which cuts them off.
+
+    :raises ValueError: naming the space
+    """
+    if not normalizer.norm_obs:
+        return
+    space = normalizer.observation_space
+    named = (
+        {f"{key!r} of them": space[key] for key in normalizer.norm_obs_keys or ()}
+        if isinstance(space, spaces.Dict)
+        else {"their space": space}
+    )
+    # SB3 has made pictures of 0 to 255 a space of floats already.
+    for what, box in named.items():
+        if not np.issubdtype(box.dtype, np.floating):
+            raise ValueError(
+                "`norm_obs` must be False for observations of whole numbers, as which buffers "
+                f"would store them: {what} is {box}; or leave it out of `norm_obs_keys`"
+            )
 
 
 def box_keys(space: spaces.Dict) -> list[str]:

@@ -105,6 +105,17 @@ def test_routers_stop_when_gates_have_moved_too_little_several_times_in_a_row():
     assert not any(seen[0] for seen in moving.seen)
 
 
+def test_a_router_that_has_not_learned_yet_has_not_settled():
+    model = make(DQN)
+    model.learning_starts = 200
+    callback = FreezeRouterCallback(32, bound=0.5, patience=2, probe=probe())
+    model.learn(192, callback=callback)
+    assert callback.kept["settled"] == {}
+    assert callback.kept["frozen"] == []
+    model.learn(400, callback=callback, reset_num_timesteps=False)
+    assert callback.kept["frozen"]
+
+
 def test_a_new_task_wakes_routers_and_steps_count_from_there():
     # 10 episodes of 5 steps, then the other task: a rollout of 16 steps begins with it at 64.
     callback = Watch(32, bound=None, at_step=96, thaw_at_switch=True, probe=probe())

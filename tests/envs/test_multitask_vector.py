@@ -21,6 +21,7 @@ from sb3_moe_envs import (
     Task,
     make_multitask_vector,
 )
+from sb3_moe_envs.schedules import Slots
 from sb3_moe_envs.vector.copies import make_copies
 from sb3_moe_envs.vector.infos import join_infos, take_rows
 
@@ -175,6 +176,10 @@ class Heard(Schedule):
 
     def end(self, episode):
         self.episodes.append((episode.task, episode.steps))
+
+
+class Shared(Heard):
+    slots = Slots.SHARED
 
 
 class Clockwork(CountingEnv):
@@ -398,6 +403,10 @@ def test_mixed_tasks_of_gymnasium_run_side_by_side():
     [
         (lambda: MultiTaskVectorEnv(counting_tasks(3), 2), "`num_envs` must be at least the"),
         (lambda: MultiTaskVectorEnv(counting_tasks(3), 0), "`num_envs` must be at least 1, got 0"),
+        (
+            lambda: MultiTaskVectorEnv(counting_tasks(3), 3, schedule=Shared()),
+            r"`schedule` with Slots.SHARED must be an Interleave, got .*: your own has Slots.TOG",
+        ),
         (
             lambda: MultiTaskVectorEnv(counting_tasks(3), 3, schedule=Interleave("episodes")),
             r"`schedule` must share the slots or switch them together; Interleave\('episodes'\)",

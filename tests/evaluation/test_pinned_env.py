@@ -6,7 +6,13 @@ import pytest
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+)
 from toy import pinned, toy_vec_env
 
 from sb3_moe.callbacks import (
@@ -17,7 +23,7 @@ from sb3_moe.callbacks import (
 )
 from sb3_moe.evaluation.pinned_env import are_interleaved, evaluation_copies
 from sb3_moe.metrics import load_scores
-from sb3_moe.tasks.of_env import tasks_played
+from sb3_moe.tasks.of_env import task_names, tasks_played
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv
@@ -209,6 +215,18 @@ def test_an_environment_says_through_its_wrappers_whether_its_tasks_are_interlea
     env = build(schedule)
     assert are_interleaved(env) == expected
     assert are_interleaved(VecNormalize(env, norm_obs_keys=["obs"])) == expected
+
+
+def test_a_schedule_that_stays_in_its_process_is_not_asked_for():
+    def world():
+        return MultiTaskEnv(["CartPole-v1", "Acrobot-v1"], schedule=lambda _: 0)
+
+    env = SubprocVecEnv([world], start_method="forkserver")
+    try:
+        assert not are_interleaved(env)
+        assert task_names(env) == ["CartPole", "Acrobot"]  # the process is still there
+    finally:
+        env.close()
 
 
 def test_without_a_schedule_no_tasks_are_interleaved():

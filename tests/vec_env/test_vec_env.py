@@ -312,6 +312,22 @@ def test_a_restored_state_survives_the_seeded_reset_that_loading_a_model_brings(
     assert len(resumed.env.calls) == 1
 
 
+class Named(gym.Wrapper):
+    """Calls what it plays by an id of its own."""
+
+    def step(self, action):
+        *result, info = self.env.step(action)
+        return *result, {**info, "task_id": "level-3"}
+
+
+def test_what_an_environment_calls_its_task_is_handed_on_as_it_is():
+    env = GymnasiumVecEnv(sync([lambda: Named(short_cart_pole())] * 2))
+    env.reset()
+    for _ in range(30):
+        *_, infos = env.step(np.zeros(2, int))
+    assert [info["task_id"] for info in infos] == ["level-3"] * 2
+
+
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
 def test_another_autoreset_mode_is_refused_with_the_cure(mode):
     with pytest.raises(

@@ -357,6 +357,25 @@ def test_pictures_are_not_for_it():
         PerTaskVecNormalize(GymnasiumVecEnv(base))
 
 
+@pytest.mark.parametrize("task_id", ["dict", "onehot", "none"])
+def test_whole_numbers_are_not_normalised_since_buffers_would_cut_them_off(task_id):
+    def planes(task_id, n_envs=2):
+        task = lambda: StillPicture((4,), np.uint8, 1)  # noqa: E731
+        return make_multitask_vec_env([task, task], n_envs=n_envs, task_id=task_id, seed=0)
+
+    message = r"`norm_obs` must be False for observations of whole numbers, as which buffers would"
+    world = planes(task_id)
+    with pytest.raises(ValueError, match=message):
+        PerTaskVecNormalize(world)
+    PerTaskVecNormalize(world, norm_obs=False)
+
+
+def test_pictures_of_up_to_255_are_normalised_as_sb3_does():
+    task = lambda: StillPicture((36, 40, 3), np.uint8, 255)  # noqa: E731
+    env = PerTaskVecNormalize(make_multitask_vec_env([task, task], n_envs=2, seed=0))
+    assert env.observation_space["obs"].dtype == np.float32
+
+
 def atari_like(shape, dtype=np.uint8, high=255):
     """Return four slots of two tasks whose id is planes of a picture, written by MultiTask."""
     return make_multitask_vec_env(

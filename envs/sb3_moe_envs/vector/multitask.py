@@ -207,6 +207,11 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """Return the index of the task that each slot is playing, (num_envs,)."""
         return self._tasks.copy()
 
+    @property
+    def is_interleaved(self) -> bool:
+        """Whether the schedule mixes the tasks, even if one is played at a time."""
+        return isinstance(self.schedule, Interleave)
+
     def action_meanings(self) -> dict[int, list[str]]:
         """Return what tasks call their choices, as of `MultiTaskEnv`."""
         return named(
@@ -448,6 +453,11 @@ def _fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarr
     """Return the task of each slot under `Interleave`, or None where all slots switch together."""
     if schedule.slots is Slots.TOGETHER:
         return None
+    if schedule.slots is Slots.SHARED and not isinstance(schedule, Interleave):
+        raise ValueError(
+            f"`schedule` with Slots.SHARED must be an Interleave, got {schedule!r}: your own has "
+            "Slots.TOGETHER or Slots.OWN"
+        )
     if schedule.slots is Slots.OWN or not isinstance(schedule, Interleave):
         raise ValueError(
             f"`schedule` must share the slots or switch them together; {schedule!r} chooses per "

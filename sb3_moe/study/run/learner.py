@@ -17,7 +17,11 @@ from sb3_moe.study.spec.named import resolved
 from sb3_moe.study.spec.schedules import schedule_of
 from sb3_moe.study.spec.signatures import parameters_of
 from sb3_moe.study.spec.tasks import make_env
-from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize, box_keys
+from sb3_moe.vec_env.per_task_vec_normalize import (
+    PerTaskVecNormalize,
+    box_keys,
+    refuse_whole_numbers,
+)
 
 __all__ = [
     "LinearPerBlock",
@@ -65,6 +69,8 @@ def build_env(cell: CellConfig, n_envs: int, seed: int, schedule: Any) -> VecEnv
         arguments.setdefault("norm_obs_keys", box_keys(env.observation_space))
     try:
         normalised: VecEnv = kind(env, **arguments)
+        if isinstance(normalised, VecNormalize):
+            refuse_whole_numbers(normalised)
     except Exception as error:  # SB3 looks up keys, and a user's class may do anything
         env.close()
         reason = f"{type(error).__name__}: {error}"
