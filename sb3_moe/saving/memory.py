@@ -29,6 +29,10 @@ _LSTM = {"n_lstm_layers": 1, "lstm_hidden_size": 256}
 # What HerReplayBuffer keeps of each step: where its episode is, and an empty dict for the info.
 _HINDSIGHT = 112
 _AS_FIRST = frozenset({"empty_like", "zeros_like", "ones_like", "full_like", "clone"})
+# Where the first factor stands.
+_PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}
+_COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+_BROADCASTS = _COMPARISONS | {"add", "sub", "mul", "div", "maximum", "minimum", "where"}
 
 
 def check_counts(model: Any) -> None:
@@ -100,7 +104,8 @@ class BuildingLimit(TorchDispatchMode):
     """Stops the building of networks that take more memory than their weights warrant.
 
     A few bytes of a file (``net_arch=[1000000000]``) must not take memory; the sizes are looked at
-    before a tensor is made.
+    before a tensor is made. What is computed on the way may be gone again, so that each result is
+    looked at by itself: products and broadcasts can be far larger than what they are of.
 
     :param weight_bytes: of the file's weights, header included
     :param max_bytes: of :func:`sb3_moe.load`
@@ -112,6 +117,7 @@ class BuildingLimit(TorchDispatchMode):
         self.limit = max(_TIMES_WEIGHTS * weight_bytes, max_bytes // 16) + besides
         # However small an expert is, it has more numbers than tensors are made for it.
         self.max_tensors = min(_FEW_TENSORS + weight_bytes // 4, _MAX_TENSORS)
+        self.largest = max(self.limit, max_bytes // 4)
         self.bytes = self.tensors = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -120,7 +126,14 @@ class BuildingLimit(TorchDispatchMode):
         :raises UnsafeFileError: if it is too much
         """
         kwargs = kwargs or {}
-        numel = _numel(func.overloadpacket.__name__, args)
+        name = func.overloadpacket.__name__
+        result = _result_bytes(name, args)
+        if result > self.largest:
+            raise UnsafeFileError(
+                f"building its networks takes more memory than its weights warrant ({result} bytes "
+                f"in one step, of {self.largest}): pass a larger max_bytes if it is yours"
+            )
+        numel = _numel(name, args)
         if numel is not None:
             self.tensors += 1
             self.bytes += numel * (kwargs.get("dtype") or th.get_default_dtype()).itemsize
@@ -142,3 +155,17 @@ def _numel(name: str, args: Any) -> int | None:
     if name == "eye":
         return math.prod(int(n) for n in args[:2]) if len(args) > 1 else int(args[0]) ** 2
     return None
+
+
+def _result_bytes(name: str, args: Any) -> int:
+    """Return the size of a product, or of what several tensors are broadcast to; 0 for others."""
+    if name in _PRODUCTS:
+        left, right = args[_PRODUCTS[name] : _PRODUCTS[name] + 2]
+        numbers = math.prod(left.shape[:-1]) * right.shape[-1]
+        return int(numbers * left.element_size())
+    tensors = [each for each in args if isinstance(each, th.Tensor)]
+    if name not in _BROADCASTS or len(tensors) < 2:
+        return 0
+    numbers = math.prod(th.broadcast_shapes(*(each.shape for each in tensors)))
+    compares = name in _COMPARISONS
+    return numbers * (1 if compares else max(each.element_size() for each in tensors))

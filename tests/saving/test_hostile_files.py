@@ -465,6 +465,25 @@ def test_sizes_are_looked_at_before_memory_is_taken(name, good, tmp_path):
     assert refusal(path)
 
 
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda: th.arange(10**6) < th.arange(20_000).unsqueeze(1),
+        lambda: th.ones(16_384, 1) @ th.ones(1, 60_000),
+        lambda: th.nn.Linear(1, 60_000)(th.ones(16_384, 1)),
+        lambda: th.ones(2, 16_384, 1) @ th.ones(2, 1, 60_000),
+        lambda: th.ones(60_000, 1) + th.ones(60_000),
+    ],
+    ids=["comparison", "product", "layer", "products", "sum"],
+)
+def test_what_building_computes_is_no_larger_than_a_share_of_what_is_allowed(compute):
+    text = r"takes more memory than its weights warrant \(\d+ bytes in one step, of 268435456\)"
+    with BuildingLimit(1000, 2**30, 0), pytest.raises(UnsafeFileError, match=text):
+        compute()
+    with BuildingLimit(1000, 2**30, 0):  # as `match_scale` runs a network of 2,000 units
+        th.nn.Linear(1, 2000)(th.ones(16_384, 1))
+
+
 def test_what_the_sizes_say_and_what_to_pass_is_told(good, tmp_path):
     for at, value, text in [
         ((*PK, "net_arch"), [10**9], "takes more memory than its weights warrant"),
