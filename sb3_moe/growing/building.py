@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch as th
@@ -18,6 +18,8 @@ from sb3_moe.growing.links import Links, can_carry
 from sb3_moe.networks import networks_of
 from sb3_moe.saving.arguments import PROGRESS, SCHEDULES, argument_names, makes_own_buffer
 from sb3_moe.saving.hindsight import hindsight_buffer, is_hindsight
+from sb3_moe.saving.spaces import made_anew
+from sb3_moe.tasks.known import names_on, write_names
 
 # What a log shows, beside arguments and counts.
 _LOGGED = ("tensorboard_log", "ep_info_buffer", "ep_success_buffer")
@@ -145,3 +147,16 @@ def dress(new: Any, model: BaseAlgorithm, env: Any) -> Any:
     if vars(model).get("_custom_logger"):
         new.set_logger(model.logger)
     return new
+
+
+def with_gymnasiums_spaces(model: Any) -> Any:
+    """Let SB3's file of a model name no space of ours, which whoever opens it need not have.
+
+    :param model: it is changed, and returned
+    """
+    with suppress(ValueError):  # of a kind that only its maker knows
+        space, names = made_anew(model.observation_space), names_on(model.observation_space)
+        if names is not None:
+            write_names(space, names)
+        model.observation_space = space
+    return model

@@ -20,6 +20,7 @@ from sb3_moe.growing.building import (
     carry_the_rest,
     dress,
     undone_on_failure,
+    with_gymnasiums_spaces,
 )
 from sb3_moe.growing.distilling import distil
 from sb3_moe.growing.features import pieces
@@ -94,7 +95,7 @@ def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = No
         carry_the_rest(new, model)
         obs = sampled(model.observation_space, 16)
         check_same(new.policy, old, *[_of_task(old, obs, task)] * 2)
-        return dress(new, model, model.get_env())
+        return with_gymnasiums_spaces(dress(new, model, model.get_env()))
 
 
 # Arguments.

@@ -13,7 +13,13 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.growing.building import build_like, carry_the_rest, dress, undone_on_failure
+from sb3_moe.growing.building import (
+    build_like,
+    carry_the_rest,
+    dress,
+    undone_on_failure,
+    with_gymnasiums_spaces,
+)
 from sb3_moe.growing.kinds import dense_class, dense_kwargs
 from sb3_moe.growing.links import Links
 from sb3_moe.growing.matching import dense_columns, loose_links, memory_links
@@ -66,7 +72,8 @@ def distil(
         for online, target in networks_of(new.policy).targets().items():
             target.load_state_dict(online.state_dict())
         carry_the_rest(new, model)
-        return Distilled(dress(new, model, model.get_env()), remains)
+        new = with_gymnasiums_spaces(dress(new, model, model.get_env()))
+        return Distilled(new, remains)
 
 
 @th.no_grad()

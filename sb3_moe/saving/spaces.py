@@ -65,6 +65,16 @@ def encode_space(encoder: Encoder, space: spaces.Space[Any]) -> dict[str, Any]:
     return {kind.__name__: own}
 
 
+def made_anew(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """Return a space of Gymnasium's own classes that is equal to one whose classes are ours.
+
+    :raises ValueError: as of :func:`encode_space`
+    """
+    encoder = Encoder()
+    state = encode_space(encoder, space)
+    return decode_space(Decoder(encoder.arrays, {}), state)
+
+
 def _kind_of(space: spaces.Space[Any]) -> type[Any]:
     """Return a space's class, or that of ours or Gymnasium's behind one that names its tasks."""
     classes = type(space).__mro__ if hasattr(space, "task_names") else ()

@@ -39,7 +39,8 @@ def save(
     Weights, optimisers, arguments, spaces, schedules, step counts, what callbacks remember of
     task switches, anchors and frozen routers, and ``expert_log``, as JSON and safetensors in a
     zip; nothing is pickled. Not saved: the environment, the current rollout, the log's window of
-    episodes, ``tensorboard_log``. Classes and functions of your own are named in the file;
+    episodes, ``tensorboard_log``, and attributes of an algorithm of your own that are none of its
+    arguments. Classes and functions of your own are named in the file;
     ``load`` takes them as ``custom_objects``.
 
     :param model: of any algorithm of SB3 or sb3-contrib that this package has policies for, with

@@ -7,11 +7,14 @@ from itertools import product
 
 import pytest
 from dense_models import NUM_TASKS, PLACES, gap, make
+from stable_baselines3 import PPO
 
+import sb3_moe
 from sb3_moe.growing import to_dense
 from sb3_moe.growing.outputs import sampled
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.registration import TABLE
+from sb3_moe.tasks.known import names_on
 
 TASK = 1
 # Mixtures that are one network, wherever they sit.
@@ -95,19 +98,24 @@ def test_the_task_routers_dense_model_needs_its_task():
 
 
 def test_a_dense_model_is_loaded_without_this_package(tmp_path):
-    dense = to_dense(with_experts("SAC", "big", router="task"), TASK)
+    env = sb3_moe.make_multitask_vec_env("Classic/CartPole4", task_id="dict", seed=0)
+    model = PPO(
+        "MoeMultiInputPolicy", env, n_steps=8, batch_size=8, policy_kwargs={"router": "task"}
+    )
+    dense = to_dense(model, TASK)
     dense.save(tmp_path / "dense.zip")
+    assert names_on(dense.observation_space) == names_on(env.observation_space)
     code = f"""
 import sys
-sys.modules["sb3_moe"] = None
-from stable_baselines3 import SAC
-model = SAC.load({str(tmp_path / "dense.zip")!r})
-print(type(model.policy).__module__)
+sys.modules["sb3_moe"] = sys.modules["sb3_moe_envs"] = None
+from stable_baselines3 import PPO
+model = PPO.load({str(tmp_path / "dense.zip")!r})
+print(type(model.policy).__module__, model.observation_space["task_id"])
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
     )
-    assert done.stdout.strip() == "stable_baselines3.sac.policies", done.stderr
+    assert done.stdout.strip() == "stable_baselines3.common.policies Discrete(4)", done.stderr
 
 
 def test_a_dense_model_is_saved_and_loaded_as_it_is():
