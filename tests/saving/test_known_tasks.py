@@ -52,7 +52,7 @@ def test_a_file_refuses_its_tasks_in_another_order(tmp_path, build):
     sb3_moe.save(agent(build(TASKS)), path)
     with pytest.raises(ValueError, match=SWAPPED):
         sb3_moe.load(path, build(TASKS[::-1]))
-    assert tasks_known(sb3_moe.load(path)) == NAMES
+    assert tasks_known(sb3_moe.load(path, normalizer=False)) == NAMES
     assert tasks_known(sb3_moe.load(path, build(TASKS))) == NAMES
 
 
