@@ -14,9 +14,10 @@ def end_running_episodes(buffer: Any) -> None:
     Goals of a HerReplayBuffer, rewards of n-step returns, and next observations that aren't kept
     would be taken from there.
 
-    :param buffer: a replay buffer of any kind
+    :param buffer: a replay buffer of any kind; one of the user's own that has none of SB3's arrays
+        stays as it is
     """
-    if not buffer.size():
+    if getattr(buffer, "timeouts", None) is None or not buffer.size():
         return
     if isinstance(buffer, HerReplayBuffer):
         with warnings.catch_warnings():
@@ -24,6 +25,7 @@ def end_running_episodes(buffer: Any) -> None:
             buffer.truncate_last_trajectory()
         return
     last = buffer.pos - 1
-    buffer.timeouts[last][buffer.dones[last] == 0] = 1
     if buffer.optimize_memory_usage:
-        buffer.dones[last] = 1
+        buffer.dones[last] = 1  # a timeout would go on from an observation that isn't there
+    else:
+        buffer.timeouts[last][buffer.dones[last] == 0] = 1

@@ -72,7 +72,6 @@ class FreezeRouterCallback(ProbeCallback):
         self.patience = patience
         self.at_step = at_step
         self.thaw_at_switch = thaw_at_switch
-        self._updates: int | None = None
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that there is a router that learns."""
@@ -99,6 +98,7 @@ class FreezeRouterCallback(ProbeCallback):
         past = vars(self.model).get("frozen_routers", {}) if self.model.num_timesteps > 0 else {}
         fresh: dict[str, Any] = {
             "last": None,
+            "updates": None,
             "task": None,
             "since": self.model.num_timesteps,
             "stepped": False,
@@ -169,11 +169,11 @@ class FreezeRouterCallback(ProbeCallback):
     @th.no_grad()
     def act(self, step: int) -> bool:
         """Measure how far gates have moved, and freeze what has settled."""
+        self.kept["last"] = step
         updates = getattr(self.model, "_n_updates", None)
-        if updates is not None and updates == self._updates:
+        if updates is not None and updates == self.kept.get("updates"):
             return True  # nothing has learned: before `learning_starts`, say
-        self._updates = updates
-        self.kept |= {"last": step, "probe": self.probe}
+        self.kept |= {"updates": updates, "probe": self.probe}
         routings = policy_of(self.model).routing(concatenate(self.batches()))
         keys, frozen, settled = self._keys(), self.kept["frozen"], self.kept["settled"]
         for name, key in keys.items():

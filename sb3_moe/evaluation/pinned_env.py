@@ -178,6 +178,11 @@ def _channels_order(stacked: StackedObservations[Any]) -> Any:
     return "first" if stacked.channels_first else "last"
 
 
+def normalises_observations(normaliser: VecNormalize | None) -> bool:
+    """Say whether there is a normaliser, and observations go through it."""
+    return normaliser is not None and bool(normaliser.norm_obs)
+
+
 def synchronise(training_env: VecEnv, env: VecEnv) -> None:
     """Give an environment's normaliser the statistics of the training one's.
 

@@ -169,8 +169,12 @@ def refuse_endless(task: str, max_episode_steps: int) -> None:
 
 def takes_masks(model: BaseAlgorithm | type[BaseAlgorithm], env: VecEnv) -> bool:
     """Say whether a model, or one of an algorithm, is told which actions an environment allows."""
-    told = "action_masks" in inspect.signature(model.predict).parameters
-    return told and env.has_attr("action_masks")
+    return is_told_masks(model) and env.has_attr("action_masks")
+
+
+def is_told_masks(model: BaseAlgorithm | type[BaseAlgorithm]) -> bool:
+    """Say whether a model, or one of an algorithm, can be told which actions are allowed."""
+    return "action_masks" in inspect.signature(model.predict).parameters
 
 
 def _quotas(tasks: npt.NDArray[np.int64], names: list[str], episodes: int) -> list[int]:

@@ -81,7 +81,7 @@ def card(
         "An agent of [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3), trained for "
         f"{config['num_timesteps']:,} steps and saved by sb3_moe {config['versions']['sb3_moe']}.",
         _film(files),
-        f"## Use\n\n```python\n{_usage(repo_id, config.get('custom_objects', ()))}\n```",
+        f"## Use\n\n```python\n{_usage(repo_id, config)}\n```",
         f"## Results\n\n{_table(results)}",
         f"## Made of\n\n```text\n{config['description']}\n```",
         "## Files\n\n" + "\n".join(f"- `{name}`: {FILES[name]}" for name in files),
@@ -93,20 +93,26 @@ def _film(files: Sequence[str]) -> str:
     return "![The agent plays](replay.gif)" if "replay.gif" in files else ""
 
 
-def _usage(repo_id: str | None, own: Sequence[str]) -> str:
+def _usage(repo_id: str | None, config: Mapping[str, Any]) -> str:
+    own = config.get("custom_objects", ())
     lines = ["import sb3_moe"]
     path = '"model.moe"'
     if repo_id:
         lines.insert(0, "from huggingface_hub import hf_hub_download")
         path = f'hf_hub_download("{repo_id}", "model.moe")'
     given = ""
+    if config.get("normalised"):
+        lines.append(
+            "# Observations were normalised: `env`, of the same tasks, takes the statistics"
+        )
+        given = ", env"
     if own:
         parts = [each.rpartition(":") for each in own]
         lines += [
             f"from {module} import {name}" if module else f"# {name} is its maker's own"
             for module, _, name in parts
         ]
-        given = ", custom_objects={" + ", ".join(f'"{n}": {n}' for _, _, n in parts) + "}"
+        given += ", custom_objects={" + ", ".join(f'"{n}": {n}' for _, _, n in parts) + "}"
     call = f"model = sb3_moe.load({path}{given})  # runs nothing from the file"
     return "\n".join([*lines, "", call])
 

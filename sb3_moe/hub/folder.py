@@ -14,6 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.budget import Budget, measure
+from sb3_moe.evaluation.pinned_env import normalises_observations
 from sb3_moe.files.atomic import atomic
 from sb3_moe.hub.card import card, metadata
 from sb3_moe.hub.pushing import check_repo_id
@@ -97,6 +98,7 @@ def config_of(model: BaseAlgorithm, results: Results, budget: Budget) -> dict[st
         "policy": type(model.policy).__name__,
         "options": _options(model),
         "custom_objects": [_place(name, each) for name, each in own_classes(model).items()],
+        "normalised": normalises_observations(model.get_vec_normalize_env()),
         "suite": results.suite,
         "tasks": results.task_names,
         "num_timesteps": model.num_timesteps,

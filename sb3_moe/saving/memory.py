@@ -117,7 +117,7 @@ class BuildingLimit(TorchDispatchMode):
         self.limit = max(_TIMES_WEIGHTS * weight_bytes, max_bytes // 16) + besides
         # However small an expert is, it has more numbers than tensors are made for it.
         self.max_tensors = min(_FEW_TENSORS + weight_bytes // 4, _MAX_TENSORS)
-        self.largest = max(self.limit, max_bytes // 4)
+        self.largest = max(self.limit, max_bytes // 2)
         self.bytes = self.tensors = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

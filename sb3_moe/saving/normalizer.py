@@ -111,8 +111,17 @@ class SavedNormalizer:
         }
 
     def wrap(self, venv: VecEnv) -> VecNormalize:
-        """Return the environments behind a new normaliser with the file's settings."""
-        return self.kind(venv, **self._settings)
+        """Return the environments behind a new normaliser with the file's settings.
+
+        :raises ValueError: if the environments don't take it
+        """
+        try:
+            return self.kind(venv, **self._settings)
+        except ValueError as error:
+            raise ValueError(
+                f"`env` can't be put into the file's {self.kind.__name__} (normalizer=False does "
+                f"without it): {error}"
+            ) from error
 
     def check(self, normalizer: VecNormalize) -> None:
         """Compare kind, names and shapes with a normaliser that is to take the statistics.

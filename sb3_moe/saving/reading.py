@@ -65,7 +65,7 @@ def load(
     Nothing in the file is run, and nothing it names is imported but a fixed list of SB3's and our
     classes. Sizes are checked before memory is taken. If it fails, ``env`` and the random
     generators are as they were. As in SB3's ``load``, the generators are seeded with the model's
-    seed, and episodes begin anew; those that a HerReplayBuffer has begun end where they are.
+    seed, and episodes begin anew; those that a replay buffer has begun end where they are.
 
     >>> import tempfile, sb3_moe
     >>> from stable_baselines3 import PPO
@@ -78,7 +78,8 @@ def load(
     :param path: the file, with its ending ``.moe`` or without
     :param env: to go on training with, or its id; None: for predictions, or for ``set_env`` (and a
         HerReplayBuffer's own ``set_env``). Statistics that normalise observations go with an
-        environment: without one they are left out, with a :class:`NormalizerLeftOutWarning`
+        environment: without one they are left out, with a
+        :class:`sb3_moe.saving.NormalizerLeftOutWarning`
     :param device: as in SB3's ``load``
     :param custom_objects: the classes and functions of your own that the file names, by name
     :param normalizer: give the file's running statistics to the VecNormalize of ``env``, or wrap

@@ -83,8 +83,7 @@ def load_replay_buffer(
     :param buffer: of the model that was built
     :param state: the JSON
     :param file: the rows
-    :param going_on: leave the episodes of a HerReplayBuffer running, which the environments go on
-        with
+    :param going_on: leave episodes running, which the environments go on with
     :raises UnsafeFileError: if they don't fit
     """
     multi_task = isinstance(buffer, MultiTaskReplayBuffer)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sb3_moe.evaluation.playing import is_told_masks
 from sb3_moe.snapshot.writing import step_of
 from sb3_moe.study.report.claims import load_claims
 from sb3_moe.study.run.engine import Engine, check_processes, child_environment, environment
@@ -32,6 +33,7 @@ from sb3_moe.study.run.runner import locked, run
 from sb3_moe.study.run.speeds import measured_speeds, steps_to_measure
 from sb3_moe.study.run.starting import refuse_changed_models
 from sb3_moe.study.run.view import LiveView
+from sb3_moe.study.spec.algorithms import algorithm_class
 from sb3_moe.study.spec.grid import StudyConfig
 from sb3_moe.study.spec.setup import WORLD, check_device, plain
 
@@ -222,7 +224,10 @@ def prepare(study: StudyConfig, root: Path) -> None:
             )
         write_json(path, {game: np.round(r, 6).tolist() for game, r in measured.items()})
     # After the level, since it says which environments that is of.
-    write_json(root / "study.json", {"study": study.to_dict(), **provenance()})
+    masked = is_told_masks(algorithm_class(study.algorithm))
+    write_json(
+        root / "study.json", {"study": study.to_dict(), "random_masked": masked, **provenance()}
+    )
 
 
 def _check_world(study: StudyConfig, path: Path) -> None:
@@ -231,9 +236,12 @@ def _check_world(study: StudyConfig, path: Path) -> None:
     :param path: of what an earlier call wrote
     :raises ValueError: if it did, or the file can't be read
     """
-    said = read_json(path).get("study") if path.exists() else None
+    found = read_json(path) if path.exists() else {}
+    said = found.get("study")
     if not isinstance(said, dict):
         return
+    if is_told_masks(algorithm_class(study.algorithm)) and not found.get("random_masked"):
+        raise ValueError(f"{path.name} must be of a random policy that keeps to masks")
     # What version 0.1 doesn't say is what a world leaves out.
     before = {name: said[name] for name in WORLD if said.get(name)}
     if before != plain(study.world):

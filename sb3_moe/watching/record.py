@@ -71,7 +71,8 @@ def watch(
     :param deterministic: as in ``predict``
     :param frames: whether to take pictures, of 0 to 255, or floats that all lie in [0, 1]
     :raises TypeError: if ``model`` is no model, or a number no int
-    :raises ValueError: if a number is below 1, or there is no such task, tower or expert
+    :raises ValueError: if a number is below 1, there is no such task, tower or expert, or ``env``
+        doesn't normalise observations as the model's own environment does
     """
     model_of_sb3(model)
     whole("episodes", episodes)

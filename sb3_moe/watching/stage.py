@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import (
 from sb3_moe.evaluation.pinned_env import (
     evaluation_copies,
     make_pinned_env,
+    normalises_observations,
     not_built_again_since,
     synchronise,
     wrap_like,
@@ -109,10 +110,7 @@ def stage_for(
 
 def _check_normalised_alike(source: VecEnv, env: VecEnv) -> None:
     """Raise if only one of two environments normalises observations."""
-    own, other = (
-        normaliser is not None and normaliser.norm_obs
-        for normaliser in map(unwrap_vec_normalize, (source, env))
-    )
+    own, other = map(normalises_observations, map(unwrap_vec_normalize, (source, env)))
     if own and not other:
         raise ValueError(
             "`env` must be in a VecNormalize, as the model's own environment is, whose statistics "
@@ -123,6 +121,16 @@ def _check_normalised_alike(source: VecEnv, env: VecEnv) -> None:
             "`env` must not be in a VecNormalize that normalises observations, since the model's "
             "own environment isn't"
         )
+    if own:
+        (mine, keys), (theirs, others) = (
+            (type(each).__name__, getattr(each, "norm_obs_keys", None))
+            for each in map(unwrap_vec_normalize, (source, env))
+        )
+        if (mine, keys) != (theirs, others):
+            raise ValueError(
+                f"`env` must be normalised as the model's own environment, {mine} of "
+                f"{keys or 'all'}, got {theirs} of {others or 'all'}"
+            )
 
 
 def _normalise_as(source: VecEnv, env: VecEnv) -> tuple[VecNormalize, dict[str, Any]] | None:

@@ -405,7 +405,7 @@ def test_mixed_tasks_of_gymnasium_run_side_by_side():
         (lambda: MultiTaskVectorEnv(counting_tasks(3), 0), "`num_envs` must be at least 1, got 0"),
         (
             lambda: MultiTaskVectorEnv(counting_tasks(3), 3, schedule=Shared()),
-            r"`schedule` with Slots.SHARED must be an Interleave, got .*: your own has Slots.TOG",
+            r"`schedule` with Slots.SHARED must be an Interleave, got .*: give your own Slots.TOG",
         ),
         (
             lambda: MultiTaskVectorEnv(counting_tasks(3), 3, schedule=Interleave("episodes")),

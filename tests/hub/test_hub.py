@@ -83,6 +83,15 @@ def test_a_card_says_which_classes_of_its_makers_the_agent_needs(tmp_path):
     assert config["custom_objects"] == ["own_parts:Tempered"]
 
 
+def test_a_card_says_that_observations_were_normalised(tmp_path):
+    env = VecNormalize(make_vec_env("CartPole-v1", 1))
+    model = PPO("MoeMlpPolicy", env, n_steps=8, batch_size=8, policy_kwargs={"net_arch": [4]})
+    folder = write_folder(model, tmp_path / "own", episodes=1, max_steps=2)
+    text = (folder / "README.md").read_text()
+    assert "# Observations were normalised: `env`, of the same tasks, takes the statistics" in text
+    assert 'sb3_moe.load("model.moe", env)' in text
+
+
 @pytest.mark.parametrize(
     ("module", "file", "line"),
     [

@@ -477,7 +477,7 @@ def test_sizes_are_looked_at_before_memory_is_taken(name, good, tmp_path):
     ids=["comparison", "product", "layer", "products", "sum"],
 )
 def test_what_building_computes_is_no_larger_than_a_share_of_what_is_allowed(compute):
-    text = r"takes more memory than its weights warrant \(\d+ bytes in one step, of 268435456\)"
+    text = r"takes more memory than its weights warrant \(\d+ bytes in one step, of 536870912\)"
     with BuildingLimit(1000, 2**30, 0), pytest.raises(UnsafeFileError, match=text):
         compute()
     with BuildingLimit(1000, 2**30, 0):  # as `match_scale` runs a network of 2,000 units

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_moe
 from sb3_moe.policies.registration import TABLE
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.watching import expert_importance
 from sb3_moe.watching.record import expert_named
 from sb3_moe_envs import Cycle, MultiTaskEnv
@@ -228,6 +229,18 @@ def test_an_environment_that_shows_other_numbers_than_training_did_is_refused():
     with pytest.raises(ValueError, match="`env` must not be in a VecNormalize that normalises obs"):
         sb3_moe.watch(plain, env)
     sb3_moe.watch(plain, VecNormalize(DummyVecEnv([lambda: gym.make("Shown-v0")]), norm_obs=False))
+
+
+def test_an_environment_that_normalises_otherwise_is_refused():
+    tasks = [lambda: gym.make("Shown-v0")] * 2
+    env = PerTaskVecNormalize(sb3_moe.make_multitask_vec_env(tasks, 2, seed=0))
+    model = shown.agent(env, "MoeMultiInputPolicy")
+    other = sb3_moe.make_multitask_vec_env(tasks, 2, seed=0)
+    text = (
+        r"normalised as the model's own environment, PerTaskVecNormalize of \['obs'\], got VecNorm"
+    )
+    with pytest.raises(ValueError, match=text):
+        sb3_moe.watch(model, VecNormalize(other, norm_obs_keys=["obs"]))
 
 
 @pytest.mark.parametrize(

@@ -455,8 +455,8 @@ def _fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarr
         return None
     if schedule.slots is Slots.SHARED and not isinstance(schedule, Interleave):
         raise ValueError(
-            f"`schedule` with Slots.SHARED must be an Interleave, got {schedule!r}: your own has "
-            "Slots.TOGETHER or Slots.OWN"
+            f"`schedule` with Slots.SHARED must be an Interleave, got {schedule!r}: give your "
+            "own Slots.TOGETHER or Slots.OWN"
         )
     if schedule.slots is Slots.OWN or not isinstance(schedule, Interleave):
         raise ValueError(

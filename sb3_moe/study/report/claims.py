@@ -330,8 +330,8 @@ class Claims:
                 if not each.defined(cells):
                     lines.append(f"{what} is of no task that all of {each.label} have")
                 lines += [
-                    f"{what} needs {network} alone on {task}, or at the start of a sequence, and "
-                    "no run of this study is that"
+                    f"{what} needs {network} alone on {task}, or at the start of a sequence, "
+                    "with new weights, and no run of this study is that"
                     for network, task in each.without_reference(cells)
                 ]
         return list(dict.fromkeys(lines))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -150,6 +150,13 @@ def _finding(
         wanted = contrast.games(_measured(contrast, runs, references), cells)
         found = {row.game for row in primary if row.contrast is contrast}
         if contrast.primary and (not found or wanted - found):
-            return Finding(claim, rows, *_UNJUDGED)
+            return Finding(claim, rows, *_contradicted_or_undecided(primary))
     verdicts = combine([row.verdict for row in primary], every)
     return Finding(claim, rows, verdicts, combine([row.verdict_by_t for row in primary], every))
+
+
+def _contradicted_or_undecided(rows: Sequence[Row]) -> tuple[Verdict, Verdict]:
+    """Judge a claim that lacks a row that it needs: one can still contradict it."""
+    found = [[row.verdict for row in rows], [row.verdict_by_t for row in rows]]
+    verdict, by_t = ("contradicted" if "contradicted" in each else "undecided" for each in found)
+    return cast(tuple[Verdict, Verdict], (verdict, by_t))

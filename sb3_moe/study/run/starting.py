@@ -60,18 +60,27 @@ def start_of(cell: CellConfig, cells: Path) -> Path | None:
 def refuse_changed_models(jobs: Sequence[Job]) -> None:
     """Raise if runs would begin with another model than runs of the same network have begun with.
 
-    What goes on from a snapshot begins with nothing.
+    What goes on from a snapshot begins with nothing, and what begins anew began with nothing.
 
+    :param jobs: all of a study
     :raises ChangedConfigError: naming the model's file
     """
-    left = [job for job in jobs if job.state.status != "done" and not job.folder.checkpoints()]
-    begin = {job.cell.architecture.name for job in left}
+    begun, left = [], set()
     for job in jobs:
+        if job.state.status == "done" or job.folder.checkpoints():
+            begun.append(job)
+        else:
+            left.add(job.cell.architecture.name)
+    sums: dict[Path, str] = {}
+    for job in begun:
         start, origin = job.cell.architecture.start_from, job.folder.path / ORIGIN
-        if start is None or start.model is None or not origin.is_file():
+        name = job.cell.architecture.name
+        if name not in left or start is None or start.model is None or not origin.is_file():
             continue
-        path, name = Path(start.model), job.cell.architecture.name
-        if name in begin and path.is_file() and read_json(origin).get("sha256") != _sha256(path):
+        path = Path(start.model)
+        if path.is_file() and path not in sums:
+            sums[path] = _sha256(path)
+        if path in sums and read_json(origin).get("sha256") != sums[path]:
             raise ChangedConfigError(
                 f"`architectures.{name}.start_from` must be the file that {job.folder.path} began "
                 f"with, got another under the same name, {path}; put it back, or use another "

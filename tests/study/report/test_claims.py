@@ -282,7 +282,10 @@ def test_a_measure_that_no_run_will_have_is_named_before_the_runs():
     assert lines(mixed, measure="forgetting") == [
         "claim 'c': `forgetting` is of no task that all of Dense have"
     ]
-    needs = "claim 'c': `{}` needs {} alone on {}, or at the start of a sequence, and no run of "
+    needs = (
+        "claim 'c': `{}` needs {} alone on {}, or at the start of a sequence, with new weights, "
+        "and no run of "
+    )
     first, last = GAMES
     assert lines(one, measure="plasticity") == [
         needs.format("plasticity", "dense", last) + "this study is that"
@@ -475,6 +478,8 @@ def test_a_claim_that_needs_all_holds_only_if_every_row_does_and_needs_no_correc
     assert as_good_as("soft-big", "uniform-big").verdict == "contradicted"
     # A network that wasn't run can't be passed over.
     assert as_good_as("soft-big", "random-big").verdict == "undecided"
+    # But one that is better speaks against it all the same.
+    assert as_good_as("uniform-big", "random-big").verdict == "contradicted"
 
 
 def test_a_claim_that_needs_all_needs_every_task_that_its_measure_is_of():

@@ -436,8 +436,8 @@ def test_runs_that_a_callback_ended_are_said_to_have_ended_early(tmp_path):
     write_report(the_study, tmp_path)
     readme = (tmp_path / "report" / "README.md").read_text()
     assert (
-        "2 of 2 training runs are done (1 was ended by a callback before its last step, and has "
-        "no areas), with" in (readme.replace("\n", " "))
+        "2 of 2 training runs are done (1 was ended by a callback before its last step, and lacks "
+        "areas from there on), with" in (readme.replace("\n", " "))
     )
 
 

@@ -14,7 +14,7 @@ import sb3_moe
 from sb3_moe.growing.building import carry_the_rest
 from sb3_moe.saving.reading import load
 from sb3_moe.study.run.cell import train_cell
-from sb3_moe.study.run.folder import CellFolder, read_json
+from sb3_moe.study.run.folder import CellFolder, read_json, write_json
 from sb3_moe.study.run.jobs import changes, survey
 from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.starting import begin_with, refuse_changed_models, start_of
@@ -105,6 +105,17 @@ def test_seeds_that_are_added_begin_with_the_file_that_the_others_began_with(tmp
         refuse_changed_models(survey([begun, added], tmp_path))
     path.unlink()  # that it isn't there is said where it is opened
     refuse_changed_models(survey([begun, added], tmp_path))
+
+
+def test_a_run_that_failed_as_it_began_may_begin_with_a_mended_file(tmp_path):
+    path = tmp_path / "agent.moe"
+    path.write_bytes(b"mended")
+    failed = second(first(**ON_POLICY), start=StartFrom(model=str(path)))
+    folder = CellFolder(tmp_path / "cells" / failed.name)
+    folder.start({"cell": failed.to_dict()})
+    write_json(folder.path / "start_from.json", {"sha256": "of what it was"})
+    folder.fail(ValueError("it diverged"))
+    refuse_changed_models(survey([failed, replace(failed, seed=3)], tmp_path))
 
 
 def test_a_study_can_be_read_where_its_model_lies_elsewhere(tmp_path):
