@@ -17,6 +17,10 @@ class TaskSeeds:
         self._taken: set[tuple[int, ...]] = set()
         self._renewals: dict[tuple[int, ...], int] = {}
 
+    def __setstate__(self, held: dict[str, Any]) -> None:
+        """Go on from a pickle; those of version 0.1 know of no renewals."""
+        vars(self).update({"_renewals": {}} | held)
+
     @property
     def started(self) -> bool:
         """Whether there was a rewind."""
