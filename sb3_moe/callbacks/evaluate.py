@@ -158,9 +158,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
                 copies = self.n_eval_envs or evaluation_copies(
                     self.training_env, self.n_eval_episodes
                 )
-                # Any seed, since it is seeded below: without one SB3 would draw what the policy
-                # draws from.
-                self.eval_env = make_pinned_env(self.training_env, copies, seed=0)
+                self.eval_env = make_pinned_env(self.training_env, copies)
             synchronise(self.training_env, self.eval_env)
             entropy = [self.model.seed or 0, step]
             self.eval_env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]) // 2)
