@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from sb3_moe.evaluation.playing import is_told_masks
-from sb3_moe.snapshot.writing import step_of
 from sb3_moe.study.report.claims import load_claims
 from sb3_moe.study.run.engine import Engine, check_processes, child_environment, environment
 from sb3_moe.study.run.folder import check_writable, read_json, write_json
@@ -85,9 +84,7 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
 
 def _steps_left(job: Job) -> int:
     """Return the steps that a run has before it, behind the snapshot from which it goes on."""
-    interrupted = str(job.state.status) == "interrupted"
-    snapshots = job.folder.snapshots() if interrupted else []
-    return job.cell.total_steps - (step_of(snapshots[-1]) if snapshots else 0)
+    return job.cell.total_steps - job.folder.goes_on_at()
 
 
 def _last_end(seconds: Sequence[float], processes: int) -> float:

@@ -152,6 +152,14 @@ class CellFolder:
                 raise ValueError(f"{name} lacks rows from before the snapshot")
         return usable
 
+    def goes_on_at(self) -> int:
+        """Give the step of the snapshot that the run goes on from; 0 where it starts anew."""
+        try:
+            snapshots = self.snapshots()
+        except ValueError:
+            return 0
+        return step_of(snapshots[-1]) if snapshots else 0
+
     def start(self, config: Mapping[str, Any]) -> None:
         """Make the folder and write down what will run in it."""
         self.path.mkdir(parents=True, exist_ok=True)

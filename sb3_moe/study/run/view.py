@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -49,9 +49,12 @@ class LiveView:
         self._total = sum(job.cell.total_steps for job in jobs)
         self._cells = len(jobs)
         self._begun = time.monotonic()
-        self._at_start = sum(_steps(job) for job in jobs)
-        self._ended_steps = 0
+        self._reached = {job.cell.name: job.folder.goes_on_at() for job in jobs}
+        self._at_start = sum(self._reached.values())
+        self._given_up = 0
         self._ended_cells = 0
+        # What an earlier attempt said last: it may have been beyond the snapshot.
+        self._stale: dict[str, dict[str, Any]] = {}
         self._next_line = self._begun
         self._live = Live(console=console, refresh_per_second=4, transient=True)
 
@@ -65,54 +68,68 @@ class LiveView:
         self._live.stop()
 
     def started(self, job: Job) -> None:
-        """Do nothing: the next refresh shows it."""
+        """Note what is said of the cell already; the next refresh shows it."""
+        self._stale[job.cell.name] = job.folder.live()
 
     def ended(self, job: Job, state: State) -> None:
         """Print a line on how a cell ended."""
         self._ended_cells += 1
-        self._ended_steps += job.cell.total_steps
-        live = job.folder.live()
+        live = self._live_of(job)
+        if state.status != "done":
+            self._given_up += job.cell.total_steps - self._reached[job.cell.name]
+        else:
+            self._reached[job.cell.name] = job.cell.total_steps
         line = Text(f"[{self._ended_cells}/{self._cells}] {job.cell.name}: {state.status}")
         line.append(f" {_ending(state, live)}", style="dim")
         self.console.print(line, soft_wrap=True)
 
     def refresh(self, running: Sequence[Job]) -> None:
         """Draw the table anew."""
-        done = self._ended_steps + sum(_steps(job) for job in running)
-        if not self.console.is_terminal:
-            self._say(done)
-            return
         table = Table.grid(padding=(0, 1))
         for job in running:
-            live = job.folder.live()
-            bar = ProgressBar(total=job.cell.total_steps, completed=_steps(job), width=20)
-            table.add_row(Text(job.cell.name), bar, Text(_summary(live), style="dim"))
-        self._live.update(Group(self._overall(done), table))
+            name, live = job.cell.name, self._live_of(job)
+            steps = self._reached[name] = int(live.get("steps", self._reached[name]))
+            bar = ProgressBar(total=job.cell.total_steps, completed=steps, width=20)
+            table.add_row(Text(name), bar, Text(_summary(live), style="dim"))
+        if self.console.is_terminal:
+            self._live.update(Group(self._overall(), table))
+        else:
+            self._say()
 
-    def _say(self, done: int) -> None:
+    def _live_of(self, job: Job) -> dict[str, Any]:
+        """Read how far a cell has come in this attempt; empty if it has not said so yet."""
+        live = job.folder.live()
+        return {} if live == self._stale.get(job.cell.name) else live
+
+    def _say(self) -> None:
         """Print how far everything is, unless that was just said."""
         now = time.monotonic()
         if now >= self._next_line:
             self._next_line = now + max(BETWEEN_LINES, (now - self._begun) / 20)
-            self.console.print(Text("  ".join(self._progress(done)), style="dim"), soft_wrap=True)
+            self.console.print(Text("  ".join(self._progress()), style="dim"), soft_wrap=True)
 
-    def _overall(self, done: int) -> Table:
-        cells, share, rate, clock = self._progress(done)
+    def _overall(self) -> Table:
+        cells, share, rate, clock = self._progress()
         table = Table.grid(padding=(0, 1))
         table.add_row(
             Text(cells, style="bold"),
-            ProgressBar(total=max(self._total, 1), completed=done, width=30),
+            ProgressBar(total=max(self._total, 1), completed=self._total - self._left, width=30),
             *map(Text, (share, rate, clock)),
         )
         return table
 
-    def _progress(self, done: int) -> tuple[str, str, str, str]:
+    @property
+    def _left(self) -> int:
+        """Steps that are still to be trained."""
+        return self._total - sum(self._reached.values()) - self._given_up
+
+    def _progress(self) -> tuple[str, str, str, str]:
         elapsed = time.monotonic() - self._begun
-        rate = max(0, done - self._at_start) / max(elapsed, 1e-9)
-        left = (self._total - done) / rate if rate > 0 else None
+        rate = (sum(self._reached.values()) - self._at_start) / max(elapsed, 1e-9)
+        left = self._left / rate if rate > 0 else None
         return (
             f"{self._ended_cells}/{self._cells} cells",
-            f"{done / max(self._total, 1):.0%}",
+            f"{1 - self._left / max(self._total, 1):.0%}",
             f"{rate:,.0f} steps/s",
             f"{_clock(elapsed)} gone, {_clock(left)} left",
         )
@@ -125,10 +142,6 @@ def _ending(state: State, live: dict[str, object]) -> str:
     if state.status in ("failed", "damaged"):
         return state.reason
     return f"{state.reason or 'its process ended early'}; run again to go on"
-
-
-def _steps(job: Job) -> int:
-    return int(job.folder.live().get("steps", 0))
 
 
 def _summary(live: dict[str, object]) -> str:

@@ -163,6 +163,7 @@ def names(folder):
 
 def test_snapshots_to_which_the_scores_reach_can_be_gone_on_from(stopped):
     assert names(stopped) == [2, 4]
+    assert stopped.goes_on_at() == 4 * ROLLOUT
     assert stopped.state() == ("interrupted", "")
 
 
@@ -208,6 +209,7 @@ def test_without_a_whole_snapshot_a_cell_is_interrupted_and_starts_at_zero(stopp
     for snapshot in stopped.checkpoints():
         (snapshot / "model.zip").unlink()
     assert names(stopped) == []
+    assert stopped.goes_on_at() == 0
     assert stopped.state().status == "interrupted"
 
 
@@ -216,6 +218,7 @@ def test_a_snapshot_to_which_rows_are_missing_is_damage(stopped, name):
     (stopped.path / name).unlink()
     status, reason = stopped.state()
     assert status == "damaged"
+    assert stopped.goes_on_at() == 0
     assert name in reason
 
 

@@ -3,6 +3,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sb3_moe.study import commands
 from sb3_moe.study.commands import plan, prepare, run_study, status
 from sb3_moe.study.run import engine, jobs, runner, speeds
 from sb3_moe.study.run.engine import LocalEngine, environment
-from sb3_moe.study.run.folder import State, read_json, write_json
+from sb3_moe.study.run.folder import CellFolder, State, read_json, write_json
 from sb3_moe.study.run.jobs import ChangedConfigError, refuse_changes, survey, unfinished
 from sb3_moe.study.run.locks import BusyError, held
 from sb3_moe.study.run.runner import locked
@@ -33,8 +34,6 @@ class InstantEngine:
         self._running = []
 
     def start(self, cell, path):
-        from sb3_moe.study.run.folder import CellFolder
-
         folder, made = CellFolder(path), run(cell)
         folder.start({"cell": cell.to_dict()})
         if cell.name in self.failing:
@@ -92,6 +91,43 @@ def test_where_nothing_can_be_drawn_anew_progress_is_a_line_now_and_then(tmp_pat
         view.refresh([])
         view.refresh([])
     assert console.file.getvalue() == "0/6 cells  0%  0 steps/s  0:00:00 gone, ? left\n"
+
+
+def test_progress_of_what_goes_on_counts_from_the_snapshot_not_from_what_was_said_last(
+    tmp_path, console, monkeypatch
+):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(CellFolder, "goes_on_at", lambda self: 200)
+    (job, *_) = survey(study(seeds=1).cells(), tmp_path)
+    total = job.cell.total_steps
+    job.folder.start({})
+    write_json(job.folder.path / "live.json", {"steps": 450, "rate": 9.0})
+    seen = LiveView([job], console)
+    seen.started(job)
+    seen.refresh([job])  # only what the attempt before this one said
+    clock[0] += 20
+    write_json(job.folder.path / "live.json", {"steps": 300, "rate": 5.0})
+    seen.refresh([job])
+    left = timedelta(seconds=round((total - 300) / 5))
+    assert console.file.getvalue() == (
+        f"0/1 cells  {200 / total:.0%}  0 steps/s  0:00:00 gone, ? left\n"
+        f"0/1 cells  {300 / total:.0%}  5 steps/s  0:00:20 gone, {left} left\n"
+    )
+
+
+def test_what_a_cell_that_failed_has_left_is_not_waited_for(tmp_path, console, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    jobs = survey(study(seeds=1).cells(), tmp_path)[:2]
+    seen = LiveView(jobs, console)
+    clock[0] += 10
+    seen.ended(jobs[0], State("failed", "ValueError: no"))
+    seen.ended(jobs[1], State("done"))
+    seen.refresh([])
+    rate = jobs[1].cell.total_steps / 10
+    last = console.file.getvalue().splitlines()[-1]
+    assert last == f"2/2 cells  100%  {rate:,.0f} steps/s  0:00:10 gone, 0:00:00 left"
 
 
 def test_a_finished_cells_line_says_what_its_returns_are_of(tmp_path, console):
