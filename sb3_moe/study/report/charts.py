@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from sb3_moe.study.report.figures import architectures, looks_of, sequences
-from sb3_moe.study.report.measures import MEASURES, WHOLE, Array, References, Run, measure, shown
+from sb3_moe.study.report.measures import MEASURES, WHOLE, measure, shown
+from sb3_moe.study.report.references import References
+from sb3_moe.study.report.runs import Array, Run
 from sb3_moe.study.report.tables import order_as_text
 from sb3_moe.study.spec.architectures import heading, title
 

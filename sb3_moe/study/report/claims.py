@@ -11,17 +11,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from sb3_moe.study.report.measures import (
-    IN_RETURNS,
-    MEASURES,
-    OF_SUCCESS,
-    WHOLE,
-    Array,
-    Run,
-    games_measured,
-    openers,
-    reference_of,
-)
+from sb3_moe.study.report.measures import IN_RETURNS, MEASURES, OF_SUCCESS, WHOLE, games_measured
+from sb3_moe.study.report.references import openers, reference_of
+from sb3_moe.study.report.runs import Array, Run
 from sb3_moe.study.report.verdict import (
     Expects,
     Rule,

@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from sb3_moe.plots.style import Look, as_written, look_of
 from sb3_moe.study.report.facts import learned
 from sb3_moe.study.report.judging import Finding
-from sb3_moe.study.report.measures import Array, Run, on_shared_steps, shown
+from sb3_moe.study.report.measures import shown
+from sb3_moe.study.report.runs import Array, Run, on_shared_steps
 from sb3_moe.study.spec.architectures import CALLED, heading, title
 
 MILLION = 1e6

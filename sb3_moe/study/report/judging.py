@@ -10,7 +10,9 @@ import numpy as np
 
 from sb3_moe.metrics import bootstrap_interval, holm
 from sb3_moe.study.report.claims import Claim, Claims, Contrast
-from sb3_moe.study.report.measures import Array, References, Run, measure
+from sb3_moe.study.report.measures import measure
+from sb3_moe.study.report.references import References
+from sb3_moe.study.report.runs import Array, Run
 from sb3_moe.study.report.verdict import (
     Estimate,
     Rule,

@@ -14,7 +14,8 @@ import numpy as np
 from sb3_moe.study.report.claims import Claims, load_claims
 from sb3_moe.study.report.facts import shared_arguments
 from sb3_moe.study.report.judging import Finding, judge_claims
-from sb3_moe.study.report.measures import References, Run, with_silent_failures
+from sb3_moe.study.report.references import References
+from sb3_moe.study.report.runs import Run, with_silent_failures
 from sb3_moe.study.run.folder import read_json
 from sb3_moe.study.run.jobs import Job, refuse_changes, survey
 from sb3_moe.study.run.random_policy import read_returns

@@ -16,10 +16,11 @@ from sb3_moe.study.report.facts import facts
 from sb3_moe.study.report.figures import expert_panels
 from sb3_moe.study.report.headline import UNTESTED
 from sb3_moe.study.report.judging import Finding, Row
-from sb3_moe.study.report.measures import MEASURES, Run, block_end, collapsed, shown
+from sb3_moe.study.report.measures import MEASURES, block_end, collapsed, shown
 from sb3_moe.study.report.page import interval, number
 from sb3_moe.study.report.rendering import render, sentences
 from sb3_moe.study.report.results import Results
+from sb3_moe.study.report.runs import Run
 from sb3_moe.study.report.script import embedded, policy, script
 from sb3_moe.study.report.verdict import FEWEST_SEEDS
 from sb3_moe.study.spec.grid import StudyConfig

@@ -14,19 +14,10 @@ import numpy.typing as npt
 from sb3_moe.files.atomic import atomic
 from sb3_moe.metrics import bootstrap_interval
 from sb3_moe.study.report.judging import Finding
-from sb3_moe.study.report.measures import (
-    MEASURES,
-    Array,
-    References,
-    Run,
-    block_area,
-    block_end,
-    dormant,
-    final,
-    measure,
-    on_shared_steps,
-)
+from sb3_moe.study.report.measures import MEASURES, block_area, block_end, dormant, final, measure
 from sb3_moe.study.report.page import interval
+from sb3_moe.study.report.references import References
+from sb3_moe.study.report.runs import Array, Run, on_shared_steps
 from sb3_moe.study.spec.architectures import heading, title
 
 Rows = list[dict[str, Any]]

@@ -7,7 +7,8 @@ from scipy import stats
 
 from sb3_moe.study.report.claims import Claim, Claims, Contrast, Selector, load_claims
 from sb3_moe.study.report.judging import judge_claims
-from sb3_moe.study.report.measures import WHOLE, References, measure
+from sb3_moe.study.report.measures import WHOLE, measure
+from sb3_moe.study.report.references import References
 from sb3_moe.study.report.verdict import Rule
 from sb3_moe.study.spec.grid import PRESETS, load_study
 

@@ -7,19 +7,16 @@ from made_up_study import GAMES, ROLLOUT, cell, run
 from sb3_moe.study.report.measures import (
     MEASURES,
     WHOLE,
-    References,
-    Run,
-    area,
     block_area,
     block_end,
     dormant,
     final,
     forgetting,
     measure,
-    on_shared_steps,
     plasticity,
-    with_silent_failures,
 )
+from sb3_moe.study.report.references import References
+from sb3_moe.study.report.runs import Run, on_shared_steps, with_silent_failures
 from sb3_moe.study.spec.named import Named
 
 D = 10 * ROLLOUT
@@ -31,9 +28,9 @@ def test_an_area_is_the_mean_return_by_hand():
         c, {"steps": np.array([0, D, 2 * D]), "score": np.array([[0, 1], [4, 1], [6, 1]])}, {}
     )
     # Trapezoids: (0 + 4) / 2 and (4 + 6) / 2, averaged over two equal stretches.
-    assert area(made, "SpaceInvaders", (0, 2 * D)) == pytest.approx(3.5)
-    assert area(made, "SpaceInvaders", (0, D)) == pytest.approx(2.0)
-    assert np.isnan(area(made, "SpaceInvaders", (D, 3 * D)))
+    assert made.area(made.returns("SpaceInvaders"), (0, 2 * D)) == pytest.approx(3.5)
+    assert made.area(made.returns("SpaceInvaders"), (0, D)) == pytest.approx(2.0)
+    assert np.isnan(made.area(made.returns("SpaceInvaders"), (D, 3 * D)))
 
 
 def test_blocks_follow_the_order_and_its_cycles():

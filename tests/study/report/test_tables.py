@@ -3,7 +3,7 @@ import math
 import pytest
 from made_up_study import GAMES, cell, run
 
-from sb3_moe.study.report.measures import Run
+from sb3_moe.study.report.runs import Run
 from sb3_moe.study.report.tables import order_as_text, order_of, summary
 
 
