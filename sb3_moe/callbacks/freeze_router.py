@@ -120,9 +120,9 @@ class FreezeRouterCallback(ProbeCallback):
             self.kept |= {"probe": self.given, "gates": {}}
 
     def _hold(self) -> None:
-        routers = self._routers()
-        for name in self.kept["frozen"]:
-            routers[name].hold_router(True)
+        """Hold the routers that are frozen, and no others: training that broke off may have."""
+        for name, layer in self._routers().items():
+            layer.hold_router(name in self.kept["frozen"])
 
     def _resume(self, step: int) -> int | None:
         last: int | None = self.kept["last"]

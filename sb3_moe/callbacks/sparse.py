@@ -11,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
+from sb3_moe.callbacks.trpo import refuse_trpo
 from sb3_moe.growing.connections import annealed
 from sb3_moe.growing.densities import DENSITIES
 from sb3_moe.growing.sparsifying import Growth, SparseNetworks, counts_of
@@ -111,6 +112,8 @@ class SparseTrainingCallback(BaseCallback):
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that there is something to make sparse."""
+        if GROWTH[self.method] is not None:  # behind the optimiser's steps, by its gradients
+            refuse_trpo(model, f"{type(self).__name__}(method={self.method!r})")
         super().init_callback(model)
         # What torch.compile wraps.
         self._networks = SparseNetworks(getattr(model.policy, "_orig_mod", model.policy))

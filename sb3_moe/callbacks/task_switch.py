@@ -175,12 +175,13 @@ class TaskSwitchCallback(BaseCallback):
             print(f"Task {self.task_names[task]} begins at {self.model.num_timesteps} steps")
         if self.reset_optimizer:
             reset_optimizers(self.model.policy)
-        if self.reset_heads:
+        is_new = self.on_new_task is not None and task not in self._met
+        if is_new and self.on_new_task == "freeze_old":
+            for mixture in countable(policy_of(self.model), None):
+                freeze_experts(self.model, tower=mixture)
+        if self.reset_heads:  # of what is not frozen
             reset_heads(self.model.policy)
-        if self.on_new_task is not None and task not in self._met:
-            if self.on_new_task == "freeze_old":
-                for mixture in countable(policy_of(self.model), None):
-                    freeze_experts(self.model, tower=mixture)
+        if is_new:
             add_experts(self.model)
         self._treat_buffer()
         self._switched_at = self.model.num_timesteps
@@ -197,6 +198,11 @@ class TaskSwitchCallback(BaseCallback):
             written = (step - before) // self.model.n_envs
             self.reservoir.reduce(buffer, written, np.random.default_rng(step))
             self._reduced_at = step
+
+    def _on_training_end(self) -> None:
+        """Leave the model its own schedules: training without this callback would shift them."""
+        self._switched_at = None
+        self._restart_schedules()
 
     def _restart_schedules(self) -> None:
         model: Any = self.model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch as th
@@ -88,6 +89,10 @@ class WeightPenaltyCallback(BaseCallback):
         super().init_callback(model)
         refuse_trpo(model, type(self).__name__)
         networks_of(self.policy)
+        live = _LIVE.setdefault(self.policy, WeakValueDictionary())
+        if type(self) in live:  # of a training that broke off
+            live[type(self)]._detach()
+        live[type(self)] = self
 
     @property
     def policy(self) -> Any:
@@ -154,6 +159,11 @@ class WeightPenaltyCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._detach()
+
+
+# The last of each class, by policy: its hooks stay where training is interrupted.
+_LIVE: WeakKeyDictionary[nn.Module, WeakValueDictionary[type, WeightPenaltyCallback]]
+_LIVE = WeakKeyDictionary()
 
 
 class L2InitCallback(WeightPenaltyCallback):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
 from typing import Any
 
@@ -92,6 +91,7 @@ def evaluation_copies(training_env: VecEnv, episodes: int) -> int:
     """
     from sb3_moe_envs.suites import tasks_of
     from sb3_moe_envs.vector.parts import is_batched
+    from sb3_moe_envs.vector.workers import num_cores
 
     built_with = _built_with(training_env)
     tasks = tasks_of(built_with["tasks"])
@@ -100,7 +100,7 @@ def evaluation_copies(training_env: VecEnv, episodes: int) -> int:
         return copies
     copies = min(copies, max(_as_in_training(training_env, len(tasks)) // len(tasks), 1))
     if built_with.get("vectorization") == "async":
-        copies = min(copies, max((os.cpu_count() or 1) // len(tasks), 1))
+        copies = min(copies, max(num_cores() // len(tasks), 1))
     return copies
 
 

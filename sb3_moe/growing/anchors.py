@@ -75,7 +75,10 @@ def carried(
             if kept.are_strengths:
                 array.zero_()
             for part in own:
-                _at(part, array, known).write()
+                here = _at(part, array, known)
+                here.write()
+                # In weights that are scaled as much the same penalty is weaker.
+                here.into.value.mul_(part.scale**-2 if kept.are_strengths else part.scale)
             found[after[tensor]] = array.numpy()
     return found
 

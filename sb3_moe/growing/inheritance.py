@@ -37,11 +37,13 @@ class Inherited:
     :param into: the part
     :param origins: of its numbers; none: it starts anew
     :param heir: what the expert comes from that has it; None: it is no expert's
+    :param scale: of the numbers, once they are written: it stands for the expert's gate
     """
 
     into: Held
     origins: Sequence[Origin]
     heir: Heir | None = None
+    scale: float = 1.0
 
     @property
     def is_new(self) -> bool:

@@ -121,6 +121,11 @@ class Transplant:
         self.scaled.append(graft.name)
         if graft.old.frozen:
             raise ValueError(needs_thawed(graft.name, graft.old, graft.old.frozen))
+        if graft.old.experts.combination is not None:
+            raise ValueError(
+                f"`router`={graft.old.name!r} can share out gates by the size of the experts' "
+                f"outputs alone, which `combine` takes away in {graft.name}"
+            )
         graft.new.experts.scale_each(scales)
         experts = graft.new.experts
         if isinstance(experts, StackedNetwork):
@@ -259,12 +264,20 @@ def _options(
     """Return the options that change, each with a value for every tower."""
     numbers = {tower: policy.moe[tower].num_experts for tower in policy.towers}
     kwargs = {tower: policy.moe[tower].router_kwargs for tower in policy.towers}
-    layers = policy.moe_layers()
+    layers, changed = policy.moe_layers(), set[str]()
     for name, own in heirs.items():
         tower = name.split(".")[0].rstrip(digits)
         numbers[tower] = len(own)
         more = layers[name].options_for_others(shares=shares)
-        kwargs[tower] = dict(policy.moe[tower].router_kwargs or {}) | more or None
+        chosen = dict(policy.moe[tower].router_kwargs or {}) | more or None
+        if tower in changed and kwargs[tower] != chosen:
+            raise ValueError(
+                f"`router_kwargs` must be the same in every mixture of {tower!r} for experts to "
+                f"join or leave, got {kwargs[tower]} and {chosen}: mixtures of pictures' tokens "
+                "and of single ones have other `num_slots`, unless you give their number"
+            )
+        kwargs[tower] = chosen
+        changed.add(tower)
     options: dict[str, Any] = {"num_experts": _plain(numbers), "router_kwargs": _plain(kwargs)}
     per_tower(policy.moe_options | options, policy.towers)
     return options
@@ -311,7 +324,7 @@ def _slower(part: Inherited, scales: Sequence[float], heirs: Sequence[Heir]) -> 
     """Return a part of a last layer whose gradient is smaller where its numbers are larger."""
     x = next(i for i, heir in enumerate(heirs) if heir is part.heir)
     origins = [Origin(o.held, o.weight, o.gate / scales[x]) for o in part.origins]
-    return replace(part, origins=origins)
+    return replace(part, origins=origins, scale=scales[x])
 
 
 def _set_parameters(

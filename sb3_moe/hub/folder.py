@@ -28,6 +28,9 @@ from sb3_moe.saving.versions import versions
 from sb3_moe.saving.writing import own_classes
 from sb3_moe.watching import Replay, watch
 
+# What a film is written to, and where no encoder is installed.
+FILMS = ("replay.mp4", "replay.gif")
+
 # Half a minute of film for each task.
 MOST_FILMED = 300
 
@@ -136,10 +139,16 @@ def _mixture(model: BaseAlgorithm) -> bool:
 
 
 def _film(replay: Replay, folder: Path) -> list[str]:
-    """Write a film where there are pictures and what draws them; give its name."""
+    """Write a film where there are pictures and what draws them; give its name.
+
+    One of another agent, or of another kind, doesn't stay beside it.
+    """
+    for old in FILMS:
+        (folder / old).unlink(missing_ok=True)
     if replay.no_frames is not None or find_spec("PIL") is None:
         return []
-    name = "replay.gif" if find_spec("imageio_ffmpeg") is None else "replay.mp4"
+    film, picture = FILMS
+    name = picture if find_spec("imageio_ffmpeg") is None else film
     replay.to_video(folder / name, max_steps=MOST_FILMED)
     return [name]
 

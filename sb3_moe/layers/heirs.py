@@ -46,6 +46,7 @@ def shared_biases(router: ScoreRouter, num_experts: int, heirs: Sequence[Heir]) 
     The exponential of a score is an expert's part in the softmax: a share of it is its logarithm
     added to the score. One that starts anew has the mean score of all, and the mean of scores is
     at most the logarithm of the mean of their exponentials: so its gate is at most its share.
+    Where directions alone count, that of the mean may score higher than the mean: by as much less.
 
     :param router: the old one
     :param num_experts: E
@@ -54,11 +55,13 @@ def shared_biases(router: ScoreRouter, num_experts: int, heirs: Sequence[Heir]) 
     weight = next(router.parameters(), next(router.buffers(), th.zeros(())))
     bias_K = weight.new_zeros(router.num_scores) if router.bias is None else router.bias
     bias_ES = bias_K.view(num_experts, -1)
+    above_S = router.above_mean(num_experts).to(bias_ES)
     new = sum(heir.share for heir in heirs if heir.is_new)
     rows = []
     for heir in heirs:
         if heir.is_new:
-            rows.append(bias_ES.mean(0) + math.log(num_experts * heir.share / (1.0 - new)))
+            part = math.log(num_experts * heir.share / (1.0 - new))
+            rows.append(bias_ES.mean(0) + part - above_S)
         else:
             taken = [bias_ES[k] + math.log(share) for k, share in heir.gates.items()]
             rows.append(taken[0] if len(taken) == 1 else th.stack(taken).logsumexp(0))

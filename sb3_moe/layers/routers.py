@@ -43,6 +43,13 @@ class ScoreRouter(nn.Module):
         """What is added to each score whatever the token, (K,); None: nothing can be."""
         return None
 
+    def above_mean(self, num_experts: int) -> th.Tensor:
+        """Say how far the mean of all experts' weights may score above the mean of all scores.
+
+        :return: for each of an expert's scores, (S,)
+        """
+        return th.zeros(self.num_scores // num_experts)
+
     def check_scores(self, num_scores: int, rule: str) -> None:
         """Raise ValueError unless there are that many scores; ``rule`` says why so many."""
         if self.num_scores != num_scores:
@@ -118,6 +125,16 @@ class LinearRouter(ScoreRouter):
         """Return the biases."""
         return self.bias_K
 
+    def above_mean(self, num_experts: int) -> th.Tensor:
+        """Compare directions: that of the mean with the mean of all, which is shorter."""
+        weight_RES = self.weight_RK.unflatten(1, (num_experts, -1))
+        if self.scale is None:
+            return weight_RES.new_zeros(weight_RES.shape[-1])
+        mean_RS = weight_RES.mean(1)
+        directions_RES = weight_RES / (weight_RES.norm(dim=0) + 1e-6)
+        direction_RS = mean_RS / (mean_RS.norm(dim=0) + 1e-6)
+        return self.scale.abs() * (direction_RS - directions_RES.mean(1)).norm(dim=0)
+
     def as_matrix(self) -> th.Tensor | None:
         """Return the weights (R, K) where a product with them is all there is to the scores."""
         if self.normalize or self.bias_K is not None or (self.noise and self.training):
@@ -177,6 +194,10 @@ class MLPRouter(ScoreRouter):
     def by_score(self) -> dict[str, int]:
         """Name those of the last layer."""
         return {f"last.{name}": axis for name, axis in self.last.by_score().items()}
+
+    def above_mean(self, num_experts: int) -> th.Tensor:
+        """Compare those of the last layer."""
+        return self.last.above_mean(num_experts)
 
     @property
     def bias(self) -> th.Tensor | None:

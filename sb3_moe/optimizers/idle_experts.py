@@ -331,10 +331,11 @@ class _Before:
     def _runs(self, optimizer: th.optim.Optimizer, part: _Part) -> list[_Part]:
         """Take tensors apart that have taken different counts of steps: some came later."""
         first, *others = part.tensors
-        late = any(each in self._new or STEPS in optimizer.state[each] for each in others)
-        if not late or first in self._new:
-            return [part]
-        return [part._replace(tensors=[each]) for each in part.tensors]
+        if STEPS in optimizer.state[first]:  # of the others too, unless that is of one that is new
+            apart = any(each in self._new or STEPS in optimizer.state[each] for each in others)
+        else:
+            apart = isinstance(optimizer, ADAMS) and _differ(optimizer, part.tensors)
+        return [part._replace(tensors=[each]) for each in part.tensors] if apart else [part]
 
     def _hold_moments(self, optimizer: th.optim.Optimizer, idle: Sequence[th.Tensor]) -> None:
         news, olds, weights = [], [], []
@@ -369,6 +370,12 @@ def _moments(optimizer: th.optim.Optimizer, tensor: nn.Parameter) -> dict[str, t
         for name, value in optimizer.state.get(tensor, {}).items()
         if isinstance(value, th.Tensor) and name not in ("step", STEPS)
     }
+
+
+def _differ(optimizer: th.optim.Optimizer, tensors: Sequence[nn.Parameter]) -> bool:
+    """Say whether tensors have taken different counts of torch's steps, or any counts its own."""
+    states = [optimizer.state[each] for each in tensors]
+    return len({float(each["step"]) for each in states}) > 1 or any(STEPS in s for s in states)
 
 
 def _together(shares: Sequence[Share]) -> list[_Part]:

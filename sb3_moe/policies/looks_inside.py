@@ -47,7 +47,7 @@ class LooksInside(Base):
         """Return a tower's mixtures by name.
 
         :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's name
-        :param layer: which of them; None: each
+        :param layer: which of them, in each critic; None: each
         :raises TypeError: if ``layer`` is no whole number
         :raises ValueError: if there is none
         """
@@ -63,9 +63,13 @@ class LooksInside(Base):
         if layer is None:
             return found
         _check_number("layer", layer, "a mixture")
-        if not -len(found) <= layer < len(found):
-            raise ValueError(f"`layer` must be in [-{len(found)}, {len(found)}), got {layer}")
-        return dict([list(found.items())[layer]])
+        of_each: dict[str, list[str]] = {}  # of several critics
+        for name in found:
+            of_each.setdefault(name.split(".")[0], []).append(name)
+        fewest = min(map(len, of_each.values()))
+        if not -fewest <= layer < fewest:
+            raise ValueError(f"`layer` must be in [-{fewest}, {fewest}), got {layer}")
+        return {names[layer]: found[names[layer]] for names in of_each.values()}
 
     def get_expert(self, tower: str, k: int, layer: int = -1) -> nn.Sequential:
         """Return one expert as plain modules with copied weights.

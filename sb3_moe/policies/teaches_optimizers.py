@@ -101,7 +101,7 @@ class TeachesOptimizers(LooksInside):
                 others=each.others,
             )
             for optimizer, each in held.items()
-            if each.explicit or why_unsupported(optimizer) is None
+            if each.explicit or each.frozen or why_unsupported(optimizer) is None
         ]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from sb3_moe.policies.registration import TABLE
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
 from sb3_moe.saving.reading import MAX_BYTES
 from sb3_moe.study.run.folder import check_writable
+from sb3_moe.study.spec.games import game_id, games_as_tasks
 from sb3_moe.study.spec.named import imported
 from sb3_moe.tasks.known import names_on
 from sb3_moe.watching.importance import check_importance, expert_importance
@@ -252,7 +253,10 @@ def _in_order(tasks: str | list[str], space: spaces.Space[Any]) -> Any:
     """
     from sb3_moe_envs.suites import tasks_of
 
-    found, known = {each.name: each for each in tasks_of(tasks)}, names_on(space)
+    known = names_on(space)
+    if known is not None and sorted(map(game_id, tasks)) == sorted(map(game_id, known)):
+        return games_as_tasks(known)  # as a study names them
+    found = {each.name: each for each in tasks_of(tasks)}
     if known is None or [*found] == known or len(known) == len(found) == 1:
         return tasks
     if sorted(found) != sorted(known):

@@ -216,6 +216,22 @@ def test_gates_on_another_probe_do_not_count_as_moved():
     assert not model.frozen_routers["gates"]
 
 
+def test_routers_that_an_interrupted_training_held_learn_again():
+    class Stop(FreezeRouterCallback):
+        def _on_rollout_start(self):
+            super()._on_rollout_start()
+            if self.kept["frozen"]:
+                raise KeyboardInterrupt
+
+    model = make()
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(96, Stop(32, bound=None, at_step=1, probe=probe()))
+    layers = model.policy.moe_layers().values()
+    assert any(layer.holds_router for layer in layers)
+    model.learn(32, FreezeRouterCallback(32, bound=None, at_step=10**6, probe=probe()))
+    assert not any(layer.holds_router for layer in layers)
+
+
 def test_after_training_every_parameter_learns_again():
     model = make()
     model.learn(96, FreezeRouterCallback(32, bound=None, at_step=1, probe=probe()))

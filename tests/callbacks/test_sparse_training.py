@@ -151,6 +151,11 @@ ALGORITHMS = [
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_policies_of_other_algorithms_are_sparse_too(algorithm, policy, method):
     lstm = "Lstm" if algorithm == "RecurrentPPO" else ""
+    if algorithm == "TRPO" and method != "static":
+        model = arena.make(algorithm, f"{policy}Policy", net_arch=[12, 8])
+        with pytest.raises(ValueError, match=r"method='rigl'\) can't be used with TRPO"):
+            model.learn(48, sparse(method))
+        return
     model = arena.make(algorithm, f"{policy}{lstm}Policy", net_arch=[12, 8])
     model.learn(48, [sparse(method), Watch()])
     check_zeros(model)

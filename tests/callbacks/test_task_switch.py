@@ -106,10 +106,47 @@ def test_a_run_that_starts_anew_remembers_nothing_of_the_one_before():
     model = dqn(toy_vec_env(((0,) * 10 + (1,) * 10) * 9))
     model.learn(90, callback)
     assert callback.switches > 0
-    assert model.exploration_schedule(1.0) > 1.0
     model.learn(8, callback)
     assert (callback.switches, model.task_switches["switched_at"]) == (0, None)
     assert model.exploration_schedule(1.0) == 1.0
+
+
+@pytest.mark.parametrize("make", [ppo, dqn])
+def test_training_that_follows_without_the_callback_has_the_models_own_schedules(make):
+    model = make(in_blocks())
+    names = ["lr_schedule"] + (["exploration_schedule"] if make is dqn else [])
+    before = [getattr(model, name) for name in names]
+    seen = []
+
+    class Spy(TaskSwitchCallback):
+        def _on_step(self):
+            seen.append(tuple(getattr(model, name) for name in names))
+            return True
+
+    model.learn(BLOCK + 32, Spy(restart_learning_rate=True, restart_exploration=make is dqn))
+    assert seen[-1] != tuple(before)
+    assert [getattr(model, name) for name in names] == before
+
+
+@pytest.mark.parametrize("placement", ["final", "big"])
+def test_heads_of_experts_that_are_to_be_kept_are_not_drawn_anew(placement):
+    model = ppo(in_blocks())
+    kwargs = {"placement": placement, "num_experts": 2, "net_arch": [8]}
+    model = PPO(
+        "MoeMultiInputPolicy", model.env, n_steps=16, batch_size=32, policy_kwargs=kwargs, seed=1
+    )
+    kept = {}
+
+    class Spy(TaskSwitchCallback):
+        def _switch(self, task):
+            policy = model.policy
+            kept["before"] = [policy.get_expert("pi", k).state_dict() for k in range(2)]
+            super()._switch(task)
+            kept["after"] = [policy.get_expert("pi", k).state_dict() for k in range(2)]
+
+    model.learn(BLOCK + 32, Spy(reset_heads=True, on_new_task="freeze_old"))
+    for before, after in zip(kept["before"], kept["after"], strict=True):
+        assert all(th.equal(before[name], after[name]) for name in before)
 
 
 def small_buffer():

@@ -44,6 +44,16 @@ def test_a_new_expert_takes_at_most_its_share_and_the_others_lose_evenly(options
     th.testing.assert_close(after[:, :4], before * (1 - after[:, 4:].sum(1, keepdim=True)))
 
 
+@pytest.mark.parametrize("options", [{}, {"router_kwargs": {"hidden": [5]}}], ids=str)
+def test_a_new_expert_takes_at_most_its_share_where_directions_alone_count(options):
+    model = moe(normalize_router=True, **options)
+    router = layer_of(model).router
+    with th.no_grad():
+        getattr(router, "last", router).scale.fill_(10.0)
+    add_experts(model, share=0.1)
+    assert gates(model)[:, 4].max() <= 0.1 + 1e-6
+
+
 def test_the_shares_of_equal_scores_are_what_was_asked_for():
     model = moe()
     with th.no_grad():
@@ -207,6 +217,24 @@ def test_slots_of_pictures_tokens_stay_as_many():
     add_experts(model, 3, like=2)
     assert layer_of(model).num_slots == layer_of(loaded(model)).num_slots == slots
     assert gap(model, old) < 1e-5
+
+
+def test_mixtures_of_other_slots_in_one_tower_are_refused_with_the_cure():
+    env = arena.Arena(arena.IMAGE)
+    options = {"placement": "all", "tokens": "conv", "num_experts": 3, "net_arch": [8]}
+    model = arena.make("PPO", "MoeCnnPolicy", env, **options)
+    with pytest.raises(ValueError, match="`router_kwargs` must be the same in every mixture of"):
+        add_experts(model)
+    options["router_kwargs"] = {"num_slots": 2}
+    model = arena.make("PPO", "MoeCnnPolicy", env, **options)
+    add_experts(model)
+    assert {each.num_slots for each in model.policy.moe_layers().values()} == {2}
+
+
+def test_a_share_that_no_output_can_have_is_refused():
+    model = moe(router="uniform", combine="orthogonal")
+    with pytest.raises(ValueError, match=r"`combine` takes away in pi\.middle"):
+        add_experts(model)
 
 
 def test_buffers_that_sb3_copies_to_targets_are_those_of_the_new_experts():

@@ -295,3 +295,19 @@ def test_targets_and_routers_of_frozen_experts_go_on():
     assert not th.equal(hidden, was)
     assert networks_of(model.policy).follower(layer) is not None
     assert np.isfinite(float(hidden.detach().sum()))
+
+
+def test_a_layer_is_meant_in_every_critic():
+    model = moe("SAC", placement="all")
+    freeze_experts(model, [0], tower="qf", layer=-1)
+    lasts = {name: layer for name, layer in model.policy.moe_layers().items() if "qf" in name}
+    frozen = {name for name, layer in lasts.items() if layer.frozen}
+    assert frozen == {f"qf{i}.all.{len(lasts) // 2 - 1}" for i in range(2)}
+
+
+def test_an_optimiser_that_can_not_keep_frozen_experts_still_is_refused_once_it_is_noticed():
+    model = moe()
+    freeze_experts(model, [0])
+    model.policy.optimizer = th.optim.NAdam(model.policy.parameters())
+    with pytest.raises(ValueError, match="`frozen_experts` needs `optimizer_class` to be one of"):
+        model.learn(32, reset_num_timesteps=False)

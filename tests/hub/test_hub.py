@@ -116,6 +116,14 @@ def test_there_is_a_film_where_there_are_pictures(folder):
     assert [each for each in folder.iterdir() if each.stem == "replay" and each.suffix != ".html"]
 
 
+def test_a_film_of_another_agent_does_not_stay(model, tmp_path, monkeypatch):
+    for name in ("replay.mp4", "replay.gif"):
+        (tmp_path / name).write_bytes(b"another's")
+    monkeypatch.setattr("sb3_moe.hub.folder.find_spec", lambda name: None)  # nothing draws
+    write_folder(model, tmp_path, episodes=1, max_steps=2)
+    assert {each.name for each in tmp_path.glob("replay.*")} == {"replay.html"}
+
+
 def test_the_card_says_what_the_results_say(folder):
     head = head_of((folder / "README.md").read_text())
     said = json.loads((folder / "results.json").read_text())

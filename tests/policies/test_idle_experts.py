@@ -195,7 +195,8 @@ def test_each_expert_steps_as_with_an_optimiser_of_its_own(name, kind):
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "amsgrad", "plain adam"])
-def test_tensors_that_join_late_count_their_own_steps(name):
+@pytest.mark.parametrize("since", [0, 3])  # steps of all experts since the others joined
+def test_tensors_that_join_late_count_their_own_steps(name, since):
     th.manual_seed(0)
     experts = stacked()
     optimizer, kwargs = settings(name)
@@ -210,6 +211,9 @@ def test_tensors_that_join_late_count_their_own_steps(name):
     for own, copies in zip(theirs.optimizers, theirs.copies, strict=True):
         for late in copies[2:]:
             del own.state[late]
+    for _ in range(since):
+        theirs.step({0, 1, 2})
+        ours.step()
     IdleExperts(ours, [experts], always=True)
     for active in [{0, 1}, {0}, {1, 2}, {0, 1, 2}, {2}]:
         gradients(experts, active)

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 
 import sb3_moe
+from sb3_moe.study.spec.games import games_as_tasks
 from sb3_moe.study.watch import env_for, main
 
 TASKS = ["CartPole-v1", "Acrobot-v1"]
@@ -141,6 +142,25 @@ def test_a_wrong_word_is_one_line(files, capsys, words, message):
 def test_tasks_are_shown_as_the_model_saw_them(shown):
     seen = sb3_moe.make_multitask_vec_env(TASKS, task_id=shown).observation_space
     assert env_for(TASKS, seen).observation_space == seen
+
+
+@pytest.mark.parametrize(
+    ("games", "typed"),
+    [
+        (TASKS, TASKS),
+        (TASKS, TASKS[::-1]),
+        (["SpaceInvaders", "Breakout"], ["Breakout", "SpaceInvaders"]),
+        (
+            ["SpaceInvaders", "Breakout"],
+            ["SB3MoE/MinAtar-SpaceInvaders-v1", "SB3MoE/MinAtar-Breakout-v1"],
+        ),
+    ],
+)
+def test_games_of_a_study_go_by_its_names_and_by_their_ids(games, typed):
+    if games != TASKS:
+        pytest.importorskip("gymnax", reason="needs the minatar extra")
+    seen = sb3_moe.make_multitask_vec_env(games_as_tasks(games)).observation_space
+    assert env_for(typed, seen).observation_space == seen
 
 
 def test_a_single_task_is_a_plain_environment():

@@ -195,7 +195,7 @@ def expert_panels(runs: Sequence[Run]) -> list[tuple[str, Array]]:
     for run in runs:
         for measured, gates_KNE in run.diagnostics.items():
             layer = measured.removeprefix("gates/")
-            tower = layer.partition(".")[0]
+            tower = layer.partition(".")[0].rstrip("0123456789")  # each of several critics
             if layer != measured and learned(run.cell.architecture, tower, run.cell.algorithm):
                 where = _wrapped(heading(run.cell.regime, run.cell.order), 34)
                 named = f"{CALLED[tower]} ({layer})" if tower in CALLED else layer

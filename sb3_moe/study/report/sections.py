@@ -154,8 +154,12 @@ _NOT_TESTED = (
 )
 
 
+_NONE_PRIMARY = "none of its comparisons is primary, so that no verdict rests on any"
+
+
 def _claim_row(finding: Finding) -> dict[str, Any]:
     rows = [row for row in finding.rows if row.contrast.primary]
+    has_primary = any(contrast.primary for contrast in finding.claim.contrasts)
     why = "; ".join(
         f"{shown(row.game)}: {interval(row.estimate.mean, row.estimate.low, row.estimate.high)}"
         for row in rows
@@ -163,7 +167,7 @@ def _claim_row(finding: Finding) -> dict[str, Any]:
     return {
         "text": finding.claim.text,
         "verdict": finding.verdict if rows else UNTESTED,
-        "why": why or _NOT_TESTED,
+        "why": why or (_NOT_TESTED if has_primary else _NONE_PRIMARY),
         "by_t": finding.verdict_by_t if rows else "-",
     }
 

@@ -30,10 +30,11 @@ from sb3_moe.snapshot.model_file import write_model
 from sb3_moe.snapshot.resuming import resume
 from sb3_moe.study.run.folder import CellFolder, write_json
 from sb3_moe.study.run.heartbeat import Heartbeat
+from sb3_moe.study.run.integrity import ORIGIN, STATISTICS
 from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.provenance import provenance
-from sb3_moe.study.run.starting import ORIGIN, STATISTICS, begin_with, is_held_by_moe, start_of
-from sb3_moe.study.spec.callbacks import build_callbacks
+from sb3_moe.study.run.starting import begin_with, is_held_by_moe, start_of
+from sb3_moe.study.spec.callbacks import CALLBACKS, build_callbacks
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.setup import check_device
 
@@ -100,9 +101,20 @@ def _write_model(model: BaseAlgorithm, path: Path) -> None:
 
 
 def _resolved(cell: CellConfig) -> dict[str, Any]:
-    """Say what the algorithm is built with, and how many steps it takes between two updates."""
+    """Say what the algorithm is built with, how often it updates, and whose probe looks inside."""
     arguments = "ppo" if cell.algorithm == "PPO" else "arguments"
-    return {arguments: cell.resolved, "algorithm": cell.algorithm, "rollout": cell.rollout}
+    return {
+        arguments: cell.resolved,
+        "algorithm": cell.algorithm,
+        "rollout": cell.rollout,
+        "probes_by_itself": any(issubclass(kind, PlasticityCallback) for kind in _named(cell)),
+    }
+
+
+def _named(cell: CellConfig) -> list[type]:
+    """Give the classes of the callbacks that the study's file names."""
+    both = [*cell.callbacks, *cell.architecture.callbacks]
+    return [each.class_of(BaseCallback, CALLBACKS, "callbacks") for each in both]
 
 
 def _begun(cell: CellConfig, folder: CellFolder) -> tuple[BaseAlgorithm, VecEnv]:
@@ -179,7 +191,7 @@ def _callbacks(
         callbacks.append(RoutingCallback(every, probe_size=probe, log_path=path))
     # One that the file names, or derived from ours, takes our place; the evaluation stays.
     evaluation, *others = callbacks
-    others = [each for each in others if not any(isinstance(own, type(each)) for own in named)]
+    others = [each for each in others if not any(issubclass(k, type(each)) for k in _named(cell))]
     callbacks = [evaluation, *others, *named]
     # After those whose returns it tells.
     callbacks.append(Heartbeat(path / "live.json", cell.total_steps))

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from sb3_moe.study.run.folder import LOG, CellFolder
 from sb3_moe.study.run.locks import PATIENCE, BusyError, held
+from sb3_moe.study.run.provenance import COMMAND, command
 from sb3_moe.study.run.stopping import end_with_parent
 from sb3_moe.study.spec.config import CellConfig
 
@@ -45,6 +46,7 @@ def child_environment(cache: Path) -> dict[str, str]:
     :param cache: folder in which processes leave each other the games that jax has compiled
     """
     return OF_A_CELL | {
+        COMMAND: command(),
         "JAX_COMPILATION_CACHE_DIR": str(cache.resolve()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -129,11 +131,13 @@ def _ending(code: int | None) -> str:
 
 
 def check_processes(processes: int | None) -> int:
-    """Give the number of processes; as many as there are cores for None.
+    """Give the number of processes; as many as this one may use cores for None.
 
     :raises ValueError: if there are none
     """
-    processes = (os.cpu_count() or 1) if processes is None else processes
+    from sb3_moe_envs.vector.workers import num_cores
+
+    processes = num_cores() if processes is None else processes
     if processes < 1:
         raise ValueError(f"`processes` must be at least 1, got {processes}")
     return processes

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from sb3_moe.files.atomic import atomic
 from sb3_moe.snapshot.writing import snapshots_in, step_of
 from sb3_moe.study.run.integrity import (
+    RESULTS,
     check_snapshot,
     checksums_of,
     covers,
@@ -237,13 +238,12 @@ class CellFolder:
                 yield path
 
     def _checksums(self) -> dict[str, str]:
-        kept = (path for path in self._files() if path.name not in ("done.json", "live.json"))
-        return {path.name: _sha256(path) for path in kept}
+        return {path.name: _sha256(path) for path in self._files() if path.name in RESULTS}
 
     def _verify(self, expected: Mapping[str, str]) -> None:
         found = self._checksums()
         for name, checksum in expected.items():
-            if name == LOG:  # earlier versions took its checksum too
+            if name not in RESULTS:  # earlier versions took checksums of logs too
                 continue
             if name not in found:
                 raise ValueError(f"{name} is missing")

@@ -18,6 +18,12 @@ from sb3_moe.snapshot.manifest import check_files
 
 #: What every run that is done has written.
 ESSENTIAL = ("config.json", "scores.npz")
+#: Statistics of a normaliser that ``model.moe`` can't hold.
+STATISTICS = "vec_normalize.pkl"
+#: Whose weights a run began with.
+ORIGIN = "start_from.json"
+#: What a run that is done is judged by: the user's callbacks may still write into files of theirs.
+RESULTS = (*ESSENTIAL, "diagnostics.npz", "model.moe", "model.zip", STATISTICS, ORIGIN)
 # The last byte of every pickle.
 STOP = b"."
 
@@ -96,9 +102,13 @@ def _not_ours(error: Exception) -> ValueError:
 def probes_by_itself(config: Mapping[str, Any]) -> bool:
     """Say whether the file names a ``PlasticityCallback``, which looks when and where it says.
 
+    The run wrote it down; earlier versions' didn't, and knew only the class itself.
+
     :param config: what ``config.json`` holds, whose names are only read: nothing is imported
     :raises ValueError: if it isn't what a run writes
     """
+    if "probes_by_itself" in config:
+        return bool(config["probes_by_itself"])
     try:
         cell = config["cell"]
         named = [*cell.get("callbacks", ()), *cell["architecture"].get("callbacks", ())]

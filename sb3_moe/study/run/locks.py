@@ -26,6 +26,7 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
     :param folder: made if it is not there
     :param patience: seconds to wait for a process that holds it
     :raises BusyError: if one still holds it then
+    :raises OSError: if the folder's file system has no locks
     """
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + patience
@@ -42,4 +43,9 @@ def _taken(file: IO[str]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise OSError(
+            f"{file.name} can't be locked ({error.strerror}): put the folder on a file system that "
+            "has locks"
+        ) from error
     return True

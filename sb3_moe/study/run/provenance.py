@@ -25,6 +25,9 @@ PACKAGES = (
 
 SCRIPTS = ("sb3-moe",)
 
+#: The variable in which a process that trains is told the command that started the study.
+COMMAND = "SB3_MOE_COMMAND"
+
 
 def provenance() -> dict[str, Any]:
     """Describe this process: ``versions``, ``hardware`` and ``command``."""
@@ -36,8 +39,13 @@ def provenance() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "system": platform.platform(),
         },
-        "command": _command(sys.orig_argv),
+        "command": command(),
     }
+
+
+def command() -> str:
+    """Give the command that started the study; of another program's, this process's own."""
+    return os.environ.get(COMMAND) or _command(sys.orig_argv)
 
 
 def _command(arguments: Sequence[str]) -> str:

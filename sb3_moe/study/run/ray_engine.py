@@ -10,6 +10,7 @@ from typing import Any
 from sb3_moe.extras import require
 from sb3_moe.files.user_key import chosen_key
 from sb3_moe.study.run.engine import OF_A_CELL, work
+from sb3_moe.study.run.provenance import COMMAND, command
 from sb3_moe.study.spec.config import CellConfig
 
 
@@ -44,7 +45,7 @@ class RayEngine:
         self._ray.init(
             address=address,
             # Where the key lies that all nodes see.
-            runtime_env={"env_vars": OF_A_CELL | chosen_key()},
+            runtime_env={"env_vars": OF_A_CELL | chosen_key() | {COMMAND: command()}},
             log_to_driver=False,
             include_dashboard=False if address in (None, "local") else None,
             logging_level=logging.WARNING,

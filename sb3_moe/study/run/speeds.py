@@ -67,7 +67,7 @@ def measured_speeds(jobs: Sequence[Job], tell: Callable[[str, float], None]) -> 
         root = Path(folder)
         for job in list(untried.values())[:1]:
             # Not counted: it leaves the others the compiled games, as a study's first cell does.
-            _try(_shortened(job.cell, FIRST), root / "first", root / ".jax")
+            _try(_shortened(job.cell, FIRST), root / ".first", root / ".jax")
         for name, job in untried.items():
             rates[name], start = _try(_shortened(job.cell), root / name, root / ".jax")
             starts.append(start)

@@ -20,16 +20,13 @@ from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
 from sb3_moe.saving.reading import load
 from sb3_moe.study.run.folder import read_json
+from sb3_moe.study.run.integrity import ORIGIN, STATISTICS
 from sb3_moe.study.run.jobs import ChangedConfigError, Job
 from sb3_moe.study.spec.arguments import NORMALISERS
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.start import MODELS, StartFrom
 from sb3_moe.tasks.known import check_tasks, tasks_known
 
-# A VecNormalize beside a model that can't hold it.
-STATISTICS = "vec_normalize.pkl"
-#: What a run began with, in its folder.
-ORIGIN = "start_from.json"
 # Of a reason: torch names every tensor.
 LONGEST = 400
 

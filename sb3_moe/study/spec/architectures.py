@@ -77,13 +77,16 @@ def named_architecture(
         ``ppo``, ``callbacks`` and ``start_from``
     :param algorithm: whose networks they are
     :param folder: against which a path in ``start_from`` is resolved
-    :raises ValueError: if the name says nothing and no options do
+    :raises ValueError: if the name says nothing and no options do, or it says one thing and the
+        options another
     """
     if not isinstance(options, Mapping | None):
         raise ValueError(f"`architectures.{name}` must be a mapping of options, got {options!r}")
     if options is not None:
         kwargs = dict(options)
         own = {key: kwargs.pop(key) for key in _NO_OPTIONS if key in kwargs}
+        if "placement" not in kwargs and "policy" not in own:
+            _check_name(name, kwargs, algorithm)
         if isinstance(own.get("callbacks"), list):
             where = f"architectures.{name}.callbacks"
             own["callbacks"] = tuple(named(each, where) for each in own["callbacks"])
@@ -101,6 +104,22 @@ def named_architecture(
         )
     towers = parts[2] if len(parts) == 3 else "both"
     return moe_architecture(parts[1], parts[0], towers, algorithm=algorithm)
+
+
+def _check_name(name: str, options: Mapping[str, Any], algorithm: str) -> None:
+    """Raise if a name that means something by itself has options that mean another network."""
+    try:
+        meant = named_architecture(name, None, algorithm).policy_kwargs
+    except (AttributeError, ValueError):  # a word of the user's
+        return
+    given = {**DEFAULTS, **options}
+    said = {key: meant[key] for key in ("placement", "router") if key in meant}
+    if any(given[key] != value for key, value in said.items()):
+        raise ValueError(
+            f"`architectures.{name}` must say its `placement`: beside options a name is only a "
+            f"name, and these stand for {given['router']}-{given['placement']}; without them it "
+            f"is {said}"
+        )
 
 
 # What an architecture has besides options of its policy.

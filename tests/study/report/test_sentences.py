@@ -391,6 +391,17 @@ def test_a_tower_whose_router_is_fixed_has_no_picture_of_its_weights():
     assert "critic (vf.big)" in caption
 
 
+def test_each_of_several_critics_is_known_by_what_routes_it():
+    kwargs = {"placement": "big", "router": {"pi": "soft", "qf": "task"}}
+    (cell, *_) = study(regimes=("mtrl",)).cells()
+    mixed = Architecture(name="mixed", policy_kwargs=kwargs)
+    made = run(replace(cell, algorithm="SAC", preset="none", architecture=mixed))
+    gates = made.diagnostics["gates/pi.big"]
+    shown = {"steps": made.diagnostics["steps"], "gates/pi.big": gates, "gates/qf1.big": gates}
+    ((caption, _),) = figures.expert_panels([replace(made, diagnostics=shown)])
+    assert "actor (pi.big)" in caption
+
+
 def test_a_value_of_a_whole_run_is_of_all_tasks_to_readers_and_of_all_games_in_files(tmp_path):
     claims = CLAIMS.replace("block_end", "dormant").replace("EXPECTS", "greater")
     (tmp_path / "claims.yaml").write_text(claims)
@@ -515,6 +526,14 @@ def test_a_claim_without_values_to_compare_is_not_said_to_lack_runs(tmp_path):
     the_study = mine(["dense", "soft-big"], seeds=(0,), claims=tmp_path / "claims.yaml")
     page, _ = reported(the_study, tmp_path, level=1.0, random=5.0)
     assert "or without a value of the measure, as where a reference is no better" in page
+
+
+def test_a_claim_without_a_primary_comparison_says_so(tmp_path):
+    text = CLAIMS.replace("EXPECTS", "greater\n        primary: false")
+    (tmp_path / "claims.yaml").write_text(text)
+    the_study = mine(["dense", "soft-big"], claims=tmp_path / "claims.yaml")
+    page, _ = reported(the_study, tmp_path, level=1.0)
+    assert "none of its comparisons is primary, so that no verdict rests on any" in page
 
 
 def test_no_more_evaluations_are_told_than_rollouts_end(tmp_path):

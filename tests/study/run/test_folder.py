@@ -100,6 +100,15 @@ def test_a_log_whose_checksum_an_earlier_version_took_may_change_too(done):
     assert done.state().status == "done"
 
 
+def test_files_that_a_callback_of_ones_own_wrote_are_no_results(done):
+    (done.path / "mine.csv").write_text("one")
+    done.finish({"steps": 1})
+    (done.path / "mine.csv").write_text("one and two")  # flushed when its process ended
+    assert done.state().status == "done"
+    (done.path / "mine.csv").unlink()
+    assert done.state().status == "done"
+
+
 @pytest.mark.parametrize(
     "content",
     [{}, {"sha256": 5}, {"sha256": {}}, {"sha256": {"config.json": "0"}}, {"steps": 1}],

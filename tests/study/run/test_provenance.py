@@ -1,5 +1,8 @@
+import sys
+
 import pytest
 
+from sb3_moe.study.run.engine import child_environment, environment
 from sb3_moe.study.run.provenance import _command, provenance
 
 
@@ -18,6 +21,14 @@ from sb3_moe.study.run.provenance import _command, provenance
 )
 def test_the_command_is_given_as_one_would_type_it(arguments, command):
     assert _command(arguments) == command
+
+
+def test_a_process_that_trains_says_what_started_the_study(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "/bin/sb3-moe", "study", "run", "mine.yaml"])
+    variables = child_environment(tmp_path)
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "-c", "from multiprocessing ..."])
+    with environment(variables):
+        assert provenance()["command"] == "sb3-moe study run mine.yaml"
 
 
 def test_versions_and_hardware_are_named():

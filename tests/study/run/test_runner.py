@@ -580,3 +580,18 @@ def test_a_cell_whose_start_failed_is_left_out_with_the_reason(tmp_path, console
     assert sorted(engine.started) == sorted(starts)
     for start in starts:
         assert f"{start}, its start, is not done; run again to go on" in text
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    message = r"\.lock can't be locked \(Function not implemented\): put the folder on"
+    with pytest.raises(OSError, match=message), held(tmp_path):
+        pass
+
+
+def test_processes_are_as_many_as_this_one_may_use(monkeypatch):
+    monkeypatch.setattr("sb3_moe_envs.vector.workers.num_cores", lambda: 3)
+    assert engine.check_processes(None) == 3

@@ -33,6 +33,36 @@ def test_a_name_that_says_nothing_is_refused(name, message):
         named_architecture(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("dense", {"arguments": {"learning_rate": 0.1}}, "'none'"),
+        ("soft-big", {"num_experts": 8}, "'big'"),
+        ("top_k-middle", {"net_arch": [8]}, "'top_k'"),
+        ("soft-middle-pi", {}, "'vf': 'none'"),
+    ],
+)
+def test_a_name_that_means_one_network_beside_options_that_mean_another_is_refused(
+    name, options, said
+):
+    stands = f"these stand for soft-middle; without them it is .*{said}"
+    with pytest.raises(ValueError, match=rf"`architectures.{name}` must say its .*{stands}"):
+        named_architecture(name, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dense", {"placement": "none", "arguments": {"learning_rate": 0.1}}),
+        ("dense", {"policy": "MlpPolicy"}),
+        ("soft-middle", {"num_experts": 8}),
+        ("dense-wide", {"num_experts": 8}),
+    ],
+)
+def test_a_name_beside_options_that_say_the_same_or_of_ones_own_is_a_name(name, options):
+    assert named_architecture(name, options).name == name
+
+
 def test_an_architectures_name_must_fit_a_folder():
     with pytest.raises(ValueError, match=r"`name` of an architecture .* got 'a/b'"):
         Architecture(name="a/b")

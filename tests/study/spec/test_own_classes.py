@@ -3,6 +3,8 @@
 import pytest
 
 from sb3_moe.policies.placements import PLACEMENTS
+from sb3_moe.study.run.cell import _resolved
+from sb3_moe.study.run.integrity import probes_by_itself
 from sb3_moe.study.run.learner import build_env
 from sb3_moe.study.spec.arguments import arguments_of
 from sb3_moe.study.spec.callbacks import build_callbacks
@@ -113,3 +115,13 @@ def test_an_evaluation_of_ones_own_would_write_into_the_studys(parts, tmp_path):
     study = read(tmp_path, callbacks=f"[{{'{parts}:Probe': {{every: 100}}}}]")
     (probe,) = build_callbacks(study.cells()[0].callbacks, tmp_path)
     assert type(probe).__name__ == "Probe"
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_probe_of_ones_own_looks_when_it_says_and_the_run_writes_that_down(
+    parts, tmp_path, shown
+):
+    callbacks = f"[{{'{parts}:Probe': {{every: 100}}}}]" if shown else "[]"
+    (cell, *_) = read(tmp_path, callbacks=callbacks).cells()
+    config = {"cell": cell.to_dict(), **_resolved(cell)}
+    assert probes_by_itself(config) == shown
