@@ -217,6 +217,20 @@ def test_a_held_routers_statistics_stay_and_move_again_when_it_is_let_go():
     assert not th.equal(layer.norm.running_mean, before)
 
 
+def test_a_router_acts_once_between_two_updates_however_often_modes_are_set():
+    class Counting(own_parts.Tempered):
+        updates = 0
+
+        def between_updates(self):
+            self.updates += 1
+
+    model = make(router=Counting)
+    layer = model.policy.moe_layers()["pi.middle"]
+    for mode in (False, False, True, False, False, True, True, False):
+        model.policy.set_training_mode(mode)
+    assert layer.updates == 3  # one before the first
+
+
 def test_a_held_router_does_nothing_between_updates():
     class Counting(own_parts.Tempered):
         updates = 0

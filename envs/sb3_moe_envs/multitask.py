@@ -182,6 +182,10 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         for env in self._envs:
             env.close()
 
+    def by_name(self) -> list[tuple[str, gym.Env[Any, Any]]]:
+        """Return the environment of each task, with its name."""
+        return list(zip(self.task_names, self._envs, strict=True))
+
     def set_task(self, task: int | str | None) -> None:
         """Play this task from the next reset on; None: as the schedule says.
 

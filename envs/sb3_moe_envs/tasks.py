@@ -178,6 +178,14 @@ def reject(task: Task, index: int, problem: str, cause: BaseException | None = N
     raise TaskError(f"task {index} ({task.name!r}): {problem}") from cause
 
 
+def gave_both(first: str, second: str) -> str:
+    """Say what is wrong with builders that gave one environment where two are stepped."""
+    return (
+        f"`env_fn` of the tasks {first!r} and {second!r} must build a new environment each time, "
+        "and gave one to both: tasks that are played side by side would step each other"
+    )
+
+
 def built(task: Task, index: int, build: Callable[[], Any]) -> Any:
     """Build something of a task.
 

@@ -114,8 +114,8 @@ class RoutingCallback(ProbeCallback):
         for name, (gates_NE, load_NE) in routings.items():
             load_E = load_NE.mean(0)
             row |= {
-                f"entropy/{name}": load_entropy(load_E),
-                f"specialisation/{name}": specialisation(np.abs(gates_NE)),
+                f"entropy/{name}": load_entropy(load_E) if load_E.any() else np.nan,
+                f"specialisation/{name}": _specialisation(np.abs(gates_NE)),
                 f"agreement/{name}": agreement(outputs[name].double().cpu().numpy()),
                 f"gates/{name}": gates_NE,
                 f"load/{name}": load_E,
@@ -147,3 +147,9 @@ class RoutingCallback(ProbeCallback):
             picture = Figure(draw_gates(gates_NE, self.task_names, title=name), close=False)
             elsewhere = ("stdout", "log", "json", "csv")
             self.logger.record(f"moe/gates/{key}", picture, exclude=elsewhere)
+
+
+def _specialisation(sizes_NE: Array) -> float:
+    """Leave out tasks that no expert has any weight for; NaN if that is all of them."""
+    met_NE = sizes_NE[sizes_NE.any(1)]
+    return specialisation(met_NE) if len(met_NE) else float("nan")

@@ -163,7 +163,7 @@ def _wrap(env: VecEnv, layer: VecEnvWrapper) -> VecEnv:
         normaliser.training = normaliser.norm_reward = False
         return normaliser
     if isinstance(layer, VecTransposeImage):
-        return VecTransposeImage(env)
+        return VecTransposeImage(env, skip=layer.skip)
     if isinstance(layer, VecFrameStack):
         stacked = layer.stacked_obs
         return VecFrameStack(env, stacked.n_stack, channels_order=_channels_order(stacked))
@@ -183,12 +183,19 @@ def normalises_observations(normaliser: VecNormalize | None) -> bool:
     return normaliser is not None and bool(normaliser.norm_obs)
 
 
+def kind_of_normaliser(normaliser: VecNormalize) -> str:
+    """Say what an environment is normalised by, and which parts of observations."""
+    keys = getattr(normaliser, "norm_obs_keys", None)
+    return f"{type(normaliser).__name__} of {keys or 'all'}"
+
+
 def synchronise(training_env: VecEnv, env: VecEnv) -> None:
     """Give an environment's normaliser the statistics of the training one's.
 
     It learns none of its own from then on, and leaves rewards as they are.
 
-    :raises ValueError: if only one of them normalises, or normalises observations
+    :raises ValueError: if only one of them normalises, or normalises observations, or they do it
+        in different ways
     """
     source, target = unwrap_vec_normalize(training_env), unwrap_vec_normalize(env)
     if (source is None) != (target is None):
@@ -201,6 +208,11 @@ def synchronise(training_env: VecEnv, env: VecEnv) -> None:
         raise ValueError(
             f"`norm_obs` of `eval_env` must be that of the training environment, {source.norm_obs},"
             f" got {target.norm_obs}"
+        )
+    kinds = [kind_of_normaliser(each) for each in (source, target)]
+    if source.norm_obs and kinds[0] != kinds[1]:
+        raise ValueError(
+            f"`eval_env` must be normalised as the training environment, {kinds[0]}, got {kinds[1]}"
         )
     # There are none of observations that are not normalised.
     names = [name for name in ("obs_rms", "ret_rms") if name in vars(source)]

@@ -260,7 +260,10 @@ class MoELayer(nn.Module):
         """
 
     def between_updates(self) -> None:
-        """Change what may only change between two updates of the policy."""
+        """Change what may only change between two updates of the policy.
+
+        Called once after each, and once before the first, or where a file of the model goes on.
+        """
 
     @property
     def acts_between_updates(self) -> bool:

@@ -45,6 +45,8 @@ def strongest(codes: Any) -> Any:
 
     A one-hot that was scaled or normalised, to [1, -1] or whatever, still says the same id.
     """
+    if isinstance(codes, th.Tensor) and codes.dtype is th.bool:
+        codes = codes.byte()  # torch has no largest of these
     return codes.argmax(-1)
 
 
@@ -138,6 +140,11 @@ class TaskIds:
                 f"got num_tasks={num_tasks} and {space}"
             )
         planes = is_image(space)
+        if not planes and len(space.shape) > 1:
+            raise ValueError(
+                f"{what} needs a one-hot at the end of a flat Box, or planes of a picture, got "
+                f"{space}: flatten it (gymnasium.wrappers.FlattenObservation)"
+            )
         if not planes and not num_tasks < space.shape[-1]:
             raise ValueError(f"`num_tasks` must leave something of {space}, got {num_tasks}")
         self.num_tasks = num_tasks

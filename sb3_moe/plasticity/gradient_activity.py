@@ -48,6 +48,10 @@ def gradient_activity(
     return found
 
 
+# Whose modules run their parts in the order in which they hold them.
+_KNOWN = ("torch", "stable_baselines3", "sb3_contrib", "sb3_moe")
+
+
 def measure_gradients(
     policy: BasePolicy,
     gradients: Mapping[th.Tensor, th.Tensor | None] = NOT_KEPT,
@@ -88,7 +92,8 @@ def _feeders(policy: BasePolicy) -> dict[nn.Module, nn.Module]:
 def _leaves(module: nn.Module) -> Iterator[nn.Module | None]:
     """Yield a network's parts in the order in which they run, and None where one ends.
 
-    Weights within a mixture lead into nothing outside: only its sum does.
+    Weights within a mixture lead into nothing outside: only its sum does. A class of the user's
+    own may run its parts in any order: none of them is known to lead into another.
     """
     if isinstance(module, MoELayer):
         yield from _leaves(module.experts)
@@ -98,8 +103,17 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module | None]:
             yield None
     elif isinstance(module, (*_WEIGHTED, StackedEach)) or not any(True for _ in module.children()):
         yield module
+    elif _is_of_users(module):
+        yield None
     else:
         for child in module.children():
             yield from _leaves(child)
     if isinstance(module, Experts):
         yield None
+
+
+def _is_of_users(module: nn.Module) -> bool:
+    """Say whether nobody but its writer knows how a module runs its parts."""
+    if type(module).forward is nn.Sequential.forward:
+        return False
+    return type(module).__module__.partition(".")[0] not in _KNOWN

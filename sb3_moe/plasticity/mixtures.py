@@ -35,7 +35,7 @@ def expert_outputs(policy: Any, obs: Obs) -> dict[str, th.Tensor]:
     try:
         with evaluating(policy):
             networks_of(policy).run(policy.obs_to_tensor(obs)[0])
+            return {name: layers[name].experts.every(x_TI) for name, x_TI in seen.items()}
     finally:
         for handle in handles:
             handle.remove()
-    return {name: layers[name].experts.every(x_TI) for name, x_TI in seen.items()}

@@ -74,11 +74,8 @@ def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activa
     calls = outputs[layer.name]
     if layer.mixture is None:
         return Activations(as_ETHP(calls[-1], layer.num_experts))
-    passes = outputs[f"{layer.name} mixture"]
-    # A large batch goes through the experts in chunks.
-    chunks = calls[-(len(calls) // len(passes)) :]
-    values_ETHP = th.cat([as_ETHP(chunk, layer.num_experts) for chunk in chunks], dim=1)
-    routing: Routing = passes[-1][1]
+    values_ETHP = as_ETHP(calls[-1], layer.num_experts)
+    routing: Routing = outputs[f"{layer.name} mixture"][-1][1]
     gates_TE = layer.mixture.row_gates(routing)
     # An expert that is not stacked with the others has layers of its own.
     mine = slice(None) if layer.expert is None else slice(layer.expert, layer.expert + 1)

@@ -21,6 +21,7 @@ from sb3_moe.layers.encoder import Residual, StackedResidual
 from sb3_moe.layers.stacked import StackedConv2d, StackedEach, StackedLinear
 from sb3_moe.layers.task_embedding import TaskEmbedding
 from sb3_moe.networks import Network, networks_of
+from sb3_moe.observations.task_ids import OneHotBehind
 from sb3_moe.plasticity.activations import is_activation
 
 WEIGHTED = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d, LinearRouter)
@@ -109,7 +110,9 @@ def _last(network: nn.Module) -> nn.Module:
 
 def _is_one_network(extractor: nn.Module) -> bool:
     # Ours has one entry in `convs` for each image.
-    return isinstance(extractor, NatureCNN) or len(getattr(extractor, "convs", ())) == 1
+    # A user's own may mean anything by an attribute of that name.
+    is_ours = isinstance(extractor, OneHotBehind) and len(getattr(extractor, "convs", ())) == 1
+    return isinstance(extractor, NatureCNN) or is_ours
 
 
 def _mixture(part: nn.Module) -> MoELayer | None:

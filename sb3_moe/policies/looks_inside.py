@@ -103,8 +103,8 @@ class LooksInside(Base):
         """Return what every router decides for a batch of observations, by tower and layer.
 
         :param obs: observations as the environment gives them, with or without a batch axis
-        :param actions: for critics of Box actions, with or without a batch axis, as many as there
-            are observations; None: the actor's own
+        :param actions: for critics of Box actions, as the environment takes them and ``predict``
+            gives them, with or without a batch axis, as many as observations; None: the actor's own
         :raises ValueError: if they have another shape
         """
         tensors = self._as_tensors(obs)
@@ -126,13 +126,17 @@ class LooksInside(Base):
         return _in_rows(obs, space)
 
     def _as_tensor(self, actions: Array | th.Tensor) -> th.Tensor:
-        shape = self.action_space.shape or ()
+        space: Any = self.action_space
+        shape = space.shape or ()
         tensor = th.as_tensor(actions, dtype=th.float32, device=self.device)
         if tuple(tensor.shape[tensor.ndim - len(shape) :]) != shape:
             raise ValueError(
                 f"`actions` must be of the shape {shape}, each alone or in rows, got "
                 f"{tuple(tensor.shape)}"
             )
+        if getattr(self, "squash_output", False):  # critics learn from what the actor's tanh gives
+            low, high = (tensor.new_tensor(each) for each in (space.low, space.high))
+            tensor = 2.0 * (tensor - low) / (high - low) - 1.0
         return tensor.reshape(-1, *shape)
 
     @contextmanager

@@ -93,6 +93,8 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
     _predicting = False
     _has_experts = False
     _acts_between_updates = False
+    # One of a file may be between an update and what follows it.
+    _may_have_updated = True
 
     def __init__(
         self,
@@ -286,8 +288,11 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
         super().set_training_mode(mode)
         if mode and self._has_experts:
             self._teach_again()
-        if mode or self._predicting or not self._acts_between_updates:
+        if mode:
+            self._may_have_updated = True
+        if mode or self._predicting or not self._acts_between_updates or not self._may_have_updated:
             return
+        self._may_have_updated = False
         for layer in self.moe_layers().values():
             if not layer.holds_router:
                 layer.between_updates()

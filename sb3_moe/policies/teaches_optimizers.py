@@ -33,6 +33,8 @@ class TeachesOptimizers(LooksInside):
     def set_frozen_experts(self, frozen: Mapping[str, Sequence[int]] | None) -> None:
         """Let these experts stay as they are from now on, and no others.
 
+        Of a model whose files are to know it too, :func:`sb3_moe.freeze_experts` does it.
+
         :param frozen: numbers by tower or mixture; None: none
         :raises TypeError: if it is no dict of whole numbers
         :raises ValueError: if there is no such mixture or expert, or an optimiser of a class that

@@ -19,13 +19,15 @@ REMEMBERED: dict[str, type[Any]] = {
     "actor_gradients": dict,
     "remedies": dict,
     "expert_log": list,
+    "task_trained": int,
 }
 
 
 def encode_remembered(encoder: Encoder, model: BaseAlgorithm) -> dict[str, Any]:
     """Return the JSON of what there is, empty where nothing was left."""
     found = {name: vars(model).get(name) for name in REMEMBERED}
-    return {name: encoder.encode(name, value) for name, value in found.items() if value}
+    left = {name: value for name, value in found.items() if value not in (None, {}, [])}
+    return {name: encoder.encode(name, value) for name, value in left.items()}
 
 
 def set_remembered(decoder: Decoder, value: Any, model: BaseAlgorithm) -> None:

@@ -219,7 +219,8 @@ def _check_autoreset(env: VectorEnv[Any, Any, Any]) -> None:
     if mode is not AutoresetMode.SAME_STEP:
         raise ValueError(
             f"`env` must reset in the same step, as SB3 does: autoreset_mode must be SAME_STEP, "
-            f"got {mode}; build it with autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP"
+            f"got {mode}; build it with autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP "
+            "(make_vec takes it in `vector_kwargs`, with `vectorization_mode='sync'`)"
         )
     if not getattr(env.unwrapped, "copy", True):
         raise ValueError("`env` must return new arrays each step: copy must be True, got False")

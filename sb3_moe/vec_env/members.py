@@ -50,7 +50,16 @@ class VectorMembers:
         return True
 
     def set(self, name: str, value: Any, chosen: Sequence[int]) -> None:
-        """Set an attribute of each of the chosen environments."""
+        """Set an attribute of each of the chosen environments.
+
+        :raises AttributeError: if they play our tasks and have no such attribute, so that nothing
+            that plays would be reached
+        """
+        if self.task_names() is not None and not self.has(name):
+            raise AttributeError(
+                f"`set_attr` reaches no task: {self._env} has no attribute {name!r}; give tasks "
+                f"their arguments where the world is built, as in ('CartPole-v1', {{...}})"
+            )
         if self._envs is not None:
             for i in chosen:
                 self._envs[i].set_wrapper_attr(name, value)

@@ -167,12 +167,14 @@ class Replay:
     def save(self, path: str | Path) -> Path:
         """Write the page.
 
-        :param path: of an HTML file
+        :param path: of an HTML file; its folder is made
         """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         text = self.to_html()
-        with atomic(Path(path)) as temporary:
+        with atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        return Path(path)
+        return path
 
     def to_video(self, path: str | Path, **kwargs: Any) -> Path:
         """Write a film of all tasks with the gates drawn in.

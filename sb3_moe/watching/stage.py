@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_moe.evaluation.pinned_env import (
     evaluation_copies,
+    kind_of_normaliser,
     make_pinned_env,
     normalises_observations,
     not_built_again_since,
@@ -121,15 +122,12 @@ def _check_normalised_alike(source: VecEnv, env: VecEnv) -> None:
             "`env` must not be in a VecNormalize that normalises observations, since the model's "
             "own environment isn't"
         )
+    normalisers = [each for each in map(unwrap_vec_normalize, (source, env)) if each is not None]
     if own:
-        (mine, keys), (theirs, others) = (
-            (type(each).__name__, getattr(each, "norm_obs_keys", None))
-            for each in map(unwrap_vec_normalize, (source, env))
-        )
-        if (mine, keys) != (theirs, others):
+        mine, theirs = map(kind_of_normaliser, normalisers)
+        if mine != theirs:
             raise ValueError(
-                f"`env` must be normalised as the model's own environment, {mine} of "
-                f"{keys or 'all'}, got {theirs} of {others or 'all'}"
+                f"`env` must be normalised as the model's own environment, {mine}, got {theirs}"
             )
 
 
@@ -171,6 +169,12 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
         raise ValueError(
             "`env` must be given: the model's own environment is training's, and it doesn't say "
             "how another one is built"
+        )
+    strange = [each.name for each in spec.additional_wrappers if each.kwargs is None]
+    if strange:
+        raise ValueError(
+            f"`env` must be given: the model's own environment is training's, and {strange[0]} "
+            "around it doesn't say how another one is built"
         )
     # SB3 puts its Monitor around what it makes, and one that can't be made again comes by itself.
     others = tuple(each for each in spec.additional_wrappers if each.entry_point != MONITOR)

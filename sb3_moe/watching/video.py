@@ -56,6 +56,7 @@ def write_video(
             raise ValueError(f"`{name}` must be at least {least}, got {number}")
     if not 0 <= run < len(replay.runs):
         raise ValueError(f"`run` must be in [0, {len(replay.runs)}), got {run}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     sheet = Sheet(replay, size)
     pictures = (
         sheet.draw(track, step)

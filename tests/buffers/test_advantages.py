@@ -13,6 +13,7 @@ import sb3_moe
 from sb3_moe.buffers import MultiTaskRolloutBuffer
 from sb3_moe.buffers.advantages import normalised_by_task
 from sb3_moe.callbacks import TaskAdvantageCallback
+from sb3_moe.observations.task_ids import TaskIds
 from sb3_moe_envs import Cycle
 from sb3_moe_envs.spaces.named import NamedBox
 
@@ -39,6 +40,19 @@ def test_one_task_alone_is_normalised_as_sb3_does_it():
     expected = (whole - whole.mean()) / (whole.std() + 1e-8)
     found = normalised_by_task(advantages, np.zeros((8, 4), int))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_ids_of_bools_are_read_from_tensors_too():
+    space = spaces.Box(0, 1, (6, 6, 3), bool)
+    obs = np.zeros((4, 6, 6, 3), bool)
+    obs[[0, 1, 2, 3], ..., [1, 2, 1, 2]] = True
+    ids = TaskIds(space, 2, "a test")
+    assert ids(obs).tolist() == ids(th.as_tensor(obs)).tolist() == [0, 1, 0, 1]
+
+
+def test_a_one_hot_behind_rows_of_numbers_is_refused():
+    with pytest.raises(ValueError, match="a test needs a one-hot at the end of a flat Box"):
+        TaskIds(spaces.Box(-1, 1, (4, 5)), 2, "a test")
 
 
 def filled(buffer, scales=(1.0, 1000.0, 0.0)):

@@ -4,6 +4,7 @@ import csv
 
 import gymnasium as gym
 import numpy as np
+import own_parts
 import pytest
 import torch as th
 from gymnasium import spaces
@@ -15,6 +16,7 @@ import sb3_moe
 from sb3_moe.callbacks import PlasticityCallback, RoutingCallback, collect_probe
 from sb3_moe.metrics import load_entropy
 from sb3_moe.policies.on_policy import MoeMultiInputPolicy
+from sb3_moe.vec_env import make_multitask_vec_env
 
 
 def make_ppo(policy=MoeMultiInputPolicy, **kwargs):
@@ -126,6 +128,19 @@ def test_a_uniform_router_does_not_specialise():
     callback = RoutingCallback(10_000, probe=probe())
     model.learn(32, callback=callback)
     assert callback.diagnostics["specialisation/pi.middle"][0] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_task_without_any_weight_does_not_end_a_run():
+    class Cut(own_parts.Tempered):
+        def route(self, x_BNI, router_BNR):
+            return self.combine(x_BNI, (self.scores(router_BNR) - 1e6).relu())
+
+    kwargs = {"router": Cut, "num_experts": 2, "net_arch": [4]}
+    env = make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], 2, seed=0)
+    model = PPO("MoeMultiInputPolicy", env, n_steps=8, batch_size=16, policy_kwargs=kwargs)
+    callback = RoutingCallback(16, probe_size=8)
+    model.learn(16, callback)
+    assert np.isnan(callback.diagnostics["specialisation/pi.middle"]).all()
 
 
 def test_load_is_the_share_of_choices_and_gates_are_the_weights():

@@ -90,3 +90,9 @@ def test_a_key_may_be_empty_or_a_number(world, key):
     assert infos[key].tolist() == [1, 2]
     assert infos[f"_{key}"].tolist() == [True, True]
     assert set(infos) <= {key, f"_{key}", "task_id", "_task_id", "task_name", "_task_name"}
+
+
+def test_a_key_that_is_called_like_the_mask_of_another_is_left_out():
+    infos = said(*two_copies({"x": 1}, {"_x": 2}))
+    assert infos["x"].tolist() == [1, 0]
+    assert infos["_x"].tolist() == [True, False]

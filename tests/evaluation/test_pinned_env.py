@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import (
     VecFrameStack,
     VecMonitor,
     VecNormalize,
+    VecTransposeImage,
 )
 from toy import pinned, toy_vec_env
 
@@ -21,7 +22,7 @@ from sb3_moe.callbacks import (
     evaluate_tasks,
     make_pinned_env,
 )
-from sb3_moe.evaluation.pinned_env import are_interleaved, evaluation_copies
+from sb3_moe.evaluation.pinned_env import are_interleaved, evaluation_copies, wrap_like
 from sb3_moe.metrics import load_scores
 from sb3_moe.tasks.of_env import task_names, tasks_played
 from sb3_moe.vec_env import make_multitask_vec_env
@@ -73,6 +74,27 @@ def test_a_normaliser_of_rewards_alone_is_rebuilt_and_synchronised(kind):
     callbacks = [MultiTaskEvalCallback(48, 1), PlasticityCallback(48, probe_size=30)]
     model.learn(48, callback=callbacks)
     assert (callbacks[0].scores["lengths"] == callbacks[0].scores["returns"])[:, :2].all()
+
+
+def test_normalisers_of_two_kinds_are_refused_by_name():
+    model = PPO("MultiInputPolicy", PerTaskVecNormalize(make_env()), n_steps=16, batch_size=48)
+    callback = MultiTaskEvalCallback(
+        48, 1, eval_env=VecNormalize(make_env(), norm_obs_keys=["obs"])
+    )
+    with pytest.raises(ValueError, match=r"as the training environment, PerTaskVecNormalize of \["):
+        model.learn(48, callback)
+
+
+def test_pictures_that_are_left_as_they_are_stay_so():
+    env = VecTransposeImage(DummyVecEnv([lambda: Pictures((8, 8, 8))]), skip=True)
+    assert wrap_like(env.venv, env).observation_space.shape == (8, 8, 8)
+
+
+class Pictures(gym.Env):
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, shape):
+        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
 
 
 def test_evaluation_does_not_move_the_training_schedule():

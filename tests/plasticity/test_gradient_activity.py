@@ -199,3 +199,26 @@ def test_bad_input_says_what_is_wrong(call, error, message):
 def test_before_the_first_update_there_is_nothing_to_measure():
     policy = PPO("MlpPolicy", gym.make("CartPole-v1"), device="cpu").policy
     assert gradient_activity(policy) == {}
+
+
+class Upside(nn.Module):
+    """An expert that holds its activation behind the layer that reads it."""
+
+    def __init__(self, in_features, width, out_features, activation):
+        super().__init__()
+        self.a, self.b = nn.Linear(in_features, width), nn.Linear(width, out_features)
+        self.act = activation
+
+    def forward(self, x):
+        return self.b(self.act(self.a(x)))
+
+
+def test_of_a_module_that_may_run_in_any_order_nothing_is_claimed():
+    model = trained(PPO, "MoeMlpPolicy", expert=Upside, num_experts=2)
+    experts = [name for name, la in measured_layers(model.policy).items() if la.mixture is not None]
+    assert experts
+    assert not set(experts) & set(gradient_activity(model.policy))
+
+
+def measured_layers(policy):
+    return {layer.name: layer for layer in hidden_layers(policy)}

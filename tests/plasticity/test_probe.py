@@ -7,6 +7,7 @@ import torch as th
 from sb3_contrib import QRDQN, RecurrentPPO
 from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 import sb3_moe  # noqa: F401  registers the policies' names
@@ -30,6 +31,7 @@ from sb3_moe.plasticity import (
     redo,
 )
 from sb3_moe.plasticity.measure import tower_outputs
+from sb3_moe.plasticity.mixtures import expert_outputs
 
 
 def batch(model, n=5):
@@ -258,3 +260,60 @@ def test_pictures_are_read_through_experts_whose_activation_is_the_users_own():
     model = PPO("MoeCnnPolicy", Pictures(), policy_kwargs=kwargs, device="cpu")
     layers = policy_activations(model.policy, batch(model)).values()
     assert {layer.values_ETHP.shape[:2] for layer in layers} == {(4, 5)}
+
+
+class Series(BaseFeaturesExtractor):
+    """A convolution over time."""
+
+    def __init__(self, space):
+        super().__init__(space, 6)
+        self.net = nn.Sequential(nn.Conv1d(1, 3, 3), nn.ReLU(), nn.Flatten())
+
+    def forward(self, obs):
+        return self.net(obs[:, None])
+
+
+def test_maps_of_a_series_are_units_at_each_position():
+    kwargs = {"features_extractor_class": Series}
+    model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs=kwargs, device="cpu")
+    obs = batch(model)
+    with th.no_grad():
+        expected = model.policy.features_extractor.net[:2](th.as_tensor(obs)[:, None])
+    found = policy_activations(model.policy, obs)["features.0"].values_ETHP
+    th.testing.assert_close(found, expected[None])
+    redo(model.policy, obs)
+
+
+class Twice(nn.Module):
+    """An expert that uses the activation that it is given twice."""
+
+    def __init__(self, in_features, width, out_features, activation):
+        super().__init__()
+        self.a, self.b = nn.Linear(in_features, width), nn.Linear(width, width)
+        self.c, self.act = nn.Linear(width, out_features), activation
+
+    def forward(self, x):
+        return self.c(self.act(self.b(self.act(self.a(x)))))
+
+
+@pytest.mark.parametrize("router", ["soft", "top_k"])
+def test_an_activation_that_is_used_twice_is_read_where_it_was_used_last(router):
+    kwargs = {"expert": Twice, "router": router, "num_experts": 2, "net_arch": [5]}
+    model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs=kwargs, device="cpu")
+    read = policy_activations(model.policy, batch(model))
+    assert {tuple(each.values_ETHP.shape) for each in read.values()} == {(1, 5, 5, 1)}
+
+
+class Normed(nn.Sequential):
+    def __init__(self, in_features, width, out_features, activation):
+        first = nn.Linear(in_features, width)
+        super().__init__(first, nn.BatchNorm1d(width), activation, nn.Linear(width, out_features))
+
+
+def test_looking_at_what_experts_say_changes_none_of_their_running_averages():
+    model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"expert": Normed}, device="cpu")
+    model.policy.set_training_mode(True)
+    before = {name: each.clone() for name, each in model.policy.named_buffers()}
+    expert_outputs(model.policy, batch(model))
+    assert before
+    assert all(th.equal(each, before[name]) for name, each in model.policy.named_buffers())

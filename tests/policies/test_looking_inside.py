@@ -6,7 +6,7 @@ import arena
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 
 import sb3_moe
 from sb3_moe.layers import Routing
@@ -117,6 +117,14 @@ def test_critics_are_asked_about_the_given_actions_or_the_actors_own():
     model = make("SAC")
     obs = arena.observe(model, 3)
     own = model.policy.predict(obs, deterministic=True)[0]
+    asked = model.policy.routing(obs, own)["qf0.middle"].gates_BNE
+    th.testing.assert_close(model.policy.routing(obs)["qf0.middle"].gates_BNE, asked)
+
+
+def test_actions_are_given_as_the_environment_takes_them():
+    model = SAC("MoeMlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [8]}, seed=0)  # [-2, 2]
+    obs = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    own = model.predict(obs, deterministic=True)[0]
     asked = model.policy.routing(obs, own)["qf0.middle"].gates_BNE
     th.testing.assert_close(model.policy.routing(obs)["qf0.middle"].gates_BNE, asked)
 

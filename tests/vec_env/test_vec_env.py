@@ -14,7 +14,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
-from sb3_moe_envs import Cycle, Task
+from sb3_moe_envs import Cycle, Interleave, Task
 
 
 def short_cart_pole(limit=15, render_mode=None):
@@ -31,6 +31,7 @@ class TwoTasks(VectorEnv):
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
     num_envs = 2
     task_names = ("left", "right")
+    mark = 0
     single_observation_space = gym.spaces.Dict(
         {"obs": gym.spaces.Box(-1, 1, (2,)), "task_id": gym.spaces.Discrete(2)}
     )
@@ -234,6 +235,13 @@ def test_methods_and_attributes_of_a_vector_environment_are_dealt_out():
     assert env.get_attr("mark", indices=1) == [3]
     with pytest.raises(ValueError, match=r"`indices` of set_attr must be None.*got \[0\]"):
         env.set_attr("mark", 4, indices=0)
+
+
+@pytest.mark.parametrize("schedule", [None, Interleave("episodes")])
+def test_what_no_task_would_hear_of_is_refused(schedule):
+    env = make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], 2, schedule=schedule)
+    with pytest.raises(AttributeError, match=r"`set_attr` reaches no task: .* 'gravity'"):
+        env.set_attr("gravity", 3.0)
 
 
 def test_members_of_a_sync_vector_are_reached_one_by_one():

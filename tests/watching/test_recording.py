@@ -341,6 +341,22 @@ def test_an_environment_that_cant_be_made_again_must_be_given():
         sb3_moe.watch(model)
 
 
+class Unsaid(gym.Wrapper):
+    """A wrapper that doesn't say how it was built."""
+
+
+def test_a_wrapper_that_cant_be_built_again_is_named():
+    model = shown.agent(DummyVecEnv([lambda: Unsaid(gym.make("Shown-v0"))]), "MoeMlpPolicy")
+    with pytest.raises(ValueError, match=r"`env` must be given: .* and Unsaid around it"):
+        sb3_moe.watch(model)
+
+
+def test_a_page_makes_its_folder(tmp_path):
+    model = shown.agent(DummyVecEnv([lambda: gym.make("Shown-v0")]), "MoeMlpPolicy")
+    replay = sb3_moe.watch(model, max_steps=2)
+    assert replay.save(tmp_path / "new" / "page.html").exists()
+
+
 def test_an_environment_that_plays_other_tasks_than_it_is_told_is_refused():
     from toy import Toy
 

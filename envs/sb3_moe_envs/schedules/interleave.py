@@ -45,12 +45,27 @@ class Interleave(Schedule):
         if self.weights is not None and not math.isfinite(sum(self.weights)):
             raise ValueError(f"`weights` must have a finite sum, got {list(self.weights)}")
         fixed = unit == "steps" and order == "round_robin"
-        self.slots = Slots.SHARED if fixed else Slots.OWN
+        if not self._chooses_slots():
+            self.slots = Slots.SHARED if fixed else Slots.OWN
 
     def __repr__(self) -> str:
         order = "" if self.order == "round_robin" else f", order={self.order!r}"
         weights = "" if self.weights is None else f", weights={list(self.weights)}"
         return f"Interleave({self.unit!r}{order}{weights})"
+
+    @classmethod
+    def _chooses_slots(cls) -> bool:
+        """Say whether a class of one's own says itself how it uses slots."""
+        own = cls.__mro__[: cls.__mro__.index(Interleave)]
+        return any("slots" in vars(each) for each in own)
+
+    @classmethod
+    def changes_turns(cls) -> bool:
+        """Say whether a class of one's own chooses tasks otherwise: fixed shares never ask it."""
+        return any(
+            getattr(cls, name) is not getattr(Interleave, name)
+            for name in ("task", "count", "end", "_next")
+        )
 
     def shares(self, num_tasks: int) -> np.ndarray:
         """Return each task's share, summing to 1.

@@ -97,7 +97,7 @@ class Interface:
 
     def pad_mask(self, mask: Any) -> Any:
         """Return a task's own action mask at the length of the common Discrete space."""
-        if not isinstance(self.action_space, spaces.Discrete):
+        if not isinstance(self.action_space, spaces.Discrete) or np.ndim(mask) != 1:
             return mask
         padded = np.zeros(int(self.action_space.n), np.asarray(mask).dtype)
         padded[: len(mask)] = mask

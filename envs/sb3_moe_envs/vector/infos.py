@@ -125,7 +125,9 @@ def _make_room(infos: Infos, info: dict[Any, Any], row: int) -> dict[Any, Any]:
     """Widen the columns that can't hold a row's info as it is; return what isn't in them yet."""
     rest = dict(info)
     for key, value in info.items():
-        if key in infos and key != "final_obs":
+        if key in infos and f"_{key}" not in infos:  # what is called like another's mask
+            del rest[key]
+        elif key in infos and key != "final_obs":
             mask = infos[f"_{key}"]
             infos[key] = column = _widened(infos[key], mask, value)
             # Gymnasium takes every dict for more columns.
@@ -160,10 +162,15 @@ def _kind_of(value: Any) -> tuple[tuple[int, ...], Any]:
 
 
 def _column(value: Any, rows: Any, num_envs: int) -> np.ndarray:
-    """Return an array of rows, also of what came as a dict of columns."""
+    """Return an array of rows, also of what came as a dict of columns, or as one for all rows."""
+    num_rows = len(np.arange(num_envs)[rows])
     if isinstance(value, dict):
-        return _dicts(value, np.ones(len(np.arange(num_envs)[rows]), dtype=bool))
-    return np.asarray(value)
+        return _dicts(value, np.ones(num_rows, dtype=bool))
+    if isinstance(value, np.ndarray | list | tuple) and np.ndim(value) and len(value) == num_rows:
+        return np.asarray(value)
+    column = np.full(num_rows, None, dtype=object)
+    column[:] = [value] * num_rows
+    return column
 
 
 def _dicts(columns: Infos, mask: np.ndarray) -> np.ndarray:

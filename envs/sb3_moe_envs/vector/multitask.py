@@ -463,6 +463,11 @@ def _fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarr
             f"`schedule` must share the slots or switch them together; {schedule!r} chooses per "
             "slot: use make_multitask_vector"
         )
+    if schedule.changes_turns():
+        raise ValueError(
+            f"`schedule` of a class of your own must say `slots = Slots.OWN` where it chooses "
+            f"tasks, got {type(schedule).__name__} with Slots.SHARED, which fixes each slot's task"
+        )
     counts = slot_counts(schedule.shares(num_tasks), num_slots)
     return np.repeat(np.arange(num_tasks), counts)
 

@@ -16,7 +16,7 @@ from sb3_moe_envs.checks import (
     reset_result_problem,
 )
 from sb3_moe_envs.masks import masks_of_copies
-from sb3_moe_envs.tasks import Task, built, reject
+from sb3_moe_envs.tasks import Task, built, gave_both, reject
 from sb3_moe_envs.vector.copies import Copies, abandon, make_copies
 from sb3_moe_envs.vector.in_workers import WorkersVectorEnv
 from sb3_moe_envs.vector.parts import (
@@ -72,7 +72,19 @@ class Pool:
         for task in np.unique(tasks_B).tolist():
             size = int((tasks_B == task).sum())
             parts.append(Part(task, rows_of_task(tasks_B, task), self.env(task, size)))
+        self._check_apart(parts)
         return parts
+
+    def _check_apart(self, parts: Sequence[Part]) -> None:
+        """Raise if two tasks that are stepped side by side have one environment between them."""
+        seen: dict[int, int] = {}
+        for part in parts:
+            for copy in part.env.envs if isinstance(part.env, Copies) else ():
+                first = seen.setdefault(id(copy.unwrapped), part.task)
+                if first != part.task:
+                    self._abandon()
+                    names = (self.tasks[first].name, self.tasks[part.task].name)
+                    raise ValueError(gave_both(*names))
 
     def reset(self, part: Part, seed: int | None) -> tuple[Any, dict[str, Any]]:
         """Start an episode in every row of a part."""

@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from sb3_moe_envs.multitask import MultiTaskEnv
 from sb3_moe_envs.schedules.base import as_list
+from sb3_moe_envs.tasks import gave_both
 from sb3_moe_envs.vector.infos import MixedInfos
 
 
@@ -23,8 +24,18 @@ class MultiTaskSyncVectorEnv(MixedInfos, SyncVectorEnv):
 
     def __init__(self, env_fns: Sequence[Callable[[], MultiTaskEnv]]) -> None:
         super().__init__(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
+        self._check_apart()
         self.task_names = self.envs[0].task_names
         self.num_tasks = self.envs[0].num_tasks
+
+    def _check_apart(self) -> None:
+        """Raise if two slots, which are stepped side by side, have one environment between them."""
+        seen: dict[int, tuple[int, str]] = {}
+        for slot, env in enumerate(self.envs):
+            for name, inner in env.by_name():
+                other, first = seen.setdefault(id(inner.unwrapped), (slot, name))
+                if other != slot:
+                    raise ValueError(gave_both(first, name))
 
     def __repr__(self) -> str:
         first = self.envs[0]

@@ -183,8 +183,7 @@ class Other(Player):
 
     def __init__(self, make: Callable[[int, int], Any]) -> None:
         super().__init__()
-        # A process that has loaded jax hangs when it forks.
-        context = multiprocessing.get_context("forkserver" if "jax" in sys.modules else None)
+        context = multiprocessing.get_context("forkserver" if _bears_no_fork() else None)
         self._pipe, theirs = context.Pipe()
         by_value = CloudpickleWrapper(cast(Any, make))
         self._process = context.Process(
@@ -250,6 +249,12 @@ class Made:
         """Close all of them."""
         for each in self._copies.values():
             each.close()
+
+
+def _bears_no_fork() -> bool:
+    """Say whether a fork of this process could hang, as with jax, or lack the GPU that it has."""
+    torch = sys.modules.get("torch")
+    return "jax" in sys.modules or (torch is not None and torch.cuda.is_initialized())
 
 
 def num_cores() -> int:

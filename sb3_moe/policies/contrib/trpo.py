@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from sb3_moe.policies import on_policy
+from sb3_moe.policies.option_checks import LOSS_OF
 
 
 class NoAuxLosses:
     """Refuse auxiliary losses: TRPO differentiates the KL divergence through the same network."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        for name in ("balance_coef", "importance_coef", "z_coef", "spectral_coef"):
+        for name in (*LOSS_OF, "spectral_coef"):
             value = kwargs.get(name, 0.0)
             if any(value.values()) if isinstance(value, dict) else value:
                 raise ValueError(
