@@ -12,7 +12,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv, VectorWrapper
 
 from sb3_moe_envs.spaces.observations import array_fit
 
-METHOD = "compute_reward"
+COMPUTE_REWARD = "compute_reward"
 GOALS = ("achieved_goal", "desired_goal")
 
 
@@ -59,9 +59,9 @@ def reward_of_env(env: gym.Env[Any, Any], name: str) -> Reward:
     :param name: the task's
     :raises TypeError: if it has none
     """
-    if not env.has_wrapper_attr(METHOD):
+    if not env.has_wrapper_attr(COMPUTE_REWARD):
         raise _lacking(name)
-    found: Reward = env.get_wrapper_attr(METHOD)
+    found: Reward = env.get_wrapper_attr(COMPUTE_REWARD)
     return found
 
 
@@ -73,15 +73,15 @@ def reward_of_copies(env: VectorEnv[Any, Any, Any], name: str) -> Reward:
     """
     layer: Any = env
     base: Any = env.unwrapped
-    while isinstance(layer, VectorWrapper) and not hasattr(layer, METHOD):
+    while isinstance(layer, VectorWrapper) and not hasattr(layer, COMPUTE_REWARD):
         layer = layer.env
-    if hasattr(layer, METHOD):
-        found: Reward = getattr(layer, METHOD)
+    if hasattr(layer, COMPUTE_REWARD):
+        found: Reward = getattr(layer, COMPUTE_REWARD)
         return found
     if isinstance(base, SyncVectorEnv):
         return reward_of_env(base.envs[0], name)
-    if hasattr(base, "call") and all(base.call("has_wrapper_attr", METHOD)):
-        return lambda achieved, desired, info: base.call(METHOD, achieved, desired, info)[0]
+    if hasattr(base, "call") and all(base.call("has_wrapper_attr", COMPUTE_REWARD)):
+        return lambda achieved, desired, info: base.call(COMPUTE_REWARD, achieved, desired, info)[0]
     raise _lacking(name)
 
 
@@ -110,4 +110,4 @@ def _own(space: Space[Any], common: Space[Any], goals: Sequence[Any]) -> tuple[A
 
 
 def _lacking(name: str) -> TypeError:
-    return TypeError(f"HER needs tasks with a method `{METHOD}`, which {name!r} hasn't")
+    return TypeError(f"HER needs tasks with a method `{COMPUTE_REWARD}`, which {name!r} hasn't")

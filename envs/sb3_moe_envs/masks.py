@@ -14,7 +14,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv, VectorWrapper
 from sb3_moe_envs.meanings import OTHER_ACTIONS
 from sb3_moe_envs.spaces.actions import choices
 
-METHOD = "action_masks"
+ACTION_MASKS = "action_masks"
 
 
 class OwnMasks:
@@ -62,16 +62,16 @@ def masks_of_copies(env: VectorEnv[Any, Any, Any]) -> Callable[[], Any] | None:
     """
     layer = _layer_with_masks(env)
     if layer is not None:
-        method: Callable[[], Any] = getattr(layer, METHOD)
+        method: Callable[[], Any] = getattr(layer, ACTION_MASKS)
         return method
     base: Any = env.unwrapped
     # A property that raises, of our worker processes, says that the copies have none.
-    if _changes_actions(env) or METHOD in dir(type(base)):
+    if _changes_actions(env) or ACTION_MASKS in dir(type(base)):
         return None
     # Partials, since a copy of them asks the copies' copies, which a lambda wouldn't.
     if isinstance(base, SyncVectorEnv):
         return functools.partial(stacked, base) if all(map(has_masks, base.envs)) else None
-    if hasattr(base, "call") and all(base.call("has_wrapper_attr", METHOD)):
+    if hasattr(base, "call") and all(base.call("has_wrapper_attr", ACTION_MASKS)):
         return functools.partial(_called, base)
     return None
 
@@ -82,13 +82,13 @@ def stacked(copies: SyncVectorEnv) -> np.ndarray:
 
 
 def _called(base: Any) -> np.ndarray:
-    return np.stack(base.call(METHOD))
+    return np.stack(base.call(ACTION_MASKS))
 
 
 def _layer_with_masks(env: Any) -> Any:
     """Return the outermost layer that has masks, of the same actions as the environment takes."""
     layer = env
-    while not hasattr(layer, METHOD):
+    while not hasattr(layer, ACTION_MASKS):
         if not isinstance(layer, gym.Wrapper | VectorWrapper) or isinstance(layer, OTHER_ACTIONS):
             return None
         layer = layer.env

@@ -14,7 +14,7 @@ from gymnasium.vector import (
     VectorWrapper,
 )
 
-METHOD = "get_action_meanings"
+MEANINGS = "get_action_meanings"
 #: wrappers behind which names and masks are those of other actions
 OTHER_ACTIONS = (gym.ActionWrapper, VectorActionWrapper)
 
@@ -27,7 +27,9 @@ def meanings_of(env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> list[str] 
     :param env: an environment, or a vector environment, whose copies have the same
     """
     layer: Any = env
-    while isinstance(layer, gym.Wrapper | VectorWrapper) and METHOD not in dir(type(layer)):
+    while isinstance(layer, gym.Wrapper | VectorWrapper) and MEANINGS not in dir(
+        type(layer)
+    ):
         if isinstance(layer, OTHER_ACTIONS):
             return None
         layer = layer.env
@@ -35,9 +37,9 @@ def meanings_of(env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> list[str] 
         return meanings_of(layer.envs[0])
     if isinstance(layer, AsyncVectorEnv):
         # A worker process that is asked for what it doesn't have shuts down.
-        named = all(layer.call("has_wrapper_attr", METHOD))
-        return _texts(layer.call(METHOD)[0]) if named else None
-    return _texts(getattr(layer, METHOD)()) if hasattr(layer, METHOD) else None
+        named = all(layer.call("has_wrapper_attr", MEANINGS))
+        return _texts(layer.call(MEANINGS)[0]) if named else None
+    return _texts(getattr(layer, MEANINGS)()) if hasattr(layer, MEANINGS) else None
 
 
 def in_coordinates(
@@ -51,7 +53,7 @@ def in_coordinates(
     """
     names = meanings_of(env)
     if names is None:
-        raise AttributeError(f"{env} has no method `{METHOD}`")
+        raise AttributeError(f"{env} has no method `{MEANINGS}`")
     return lambda: [names[action] for action in actions]
 
 

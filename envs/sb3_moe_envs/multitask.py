@@ -17,7 +17,7 @@ from sb3_moe_envs.checks import (
     step_problem,
 )
 from sb3_moe_envs.frames import Canvas
-from sb3_moe_envs.goals import METHOD, has_goals, reward_of_env, rewards_of
+from sb3_moe_envs.goals import COMPUTE_REWARD, has_goals, reward_of_env, rewards_of
 from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
 from sb3_moe_envs.meanings import meanings_of, named
 from sb3_moe_envs.numbers import optional_whole, whole
@@ -220,7 +220,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
 
     def __getattr__(self, name: str) -> Any:
         """Give `compute_reward` to worlds of goals alone."""
-        if name == METHOD and has_goals(self.observation_space):
+        if name == COMPUTE_REWARD and has_goals(self.observation_space):
             return self._compute_reward
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 

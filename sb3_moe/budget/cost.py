@@ -160,7 +160,7 @@ def _one_sample(space: gym.Space[Any]) -> Any:
 
 def _alive(networks: Networks) -> dict[th.Tensor, int]:
     """Return how many weights of each masked parameter are alive."""
-    optimizers = dict.fromkeys(networks.optimizers().values())
+    optimizers = networks.every_optimizer()
     return {p: number for each in optimizers for p, number in alive_in(each).items()}
 
 

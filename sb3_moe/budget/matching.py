@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_moe.budget.cost import measure
-from sb3_moe.networks import networks_of
+from sb3_moe.networks import kind_of, networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 
 
@@ -88,7 +88,7 @@ def _count_by_tower(policy: MoEPolicy, match: str) -> dict[str, float]:
     counts = {name: getattr(cost, match) for name, cost in measure(policy).parts.items()}
     own = dict.fromkeys(policy.towers, 0)
     for name in networks_of(policy).towers():
-        own[name.rstrip("0123456789")] += counts[name]
+        own[kind_of(name)] += counts[name]
     share = (sum(counts.values()) - sum(own.values())) / len(own)
     return {tower: count + share for tower, count in own.items()}
 

@@ -16,6 +16,7 @@ from sb3_moe.growing.connections import annealed
 from sb3_moe.growing.densities import DENSITIES
 from sb3_moe.growing.sparsifying import Growth, SparseNetworks, counts_of
 from sb3_moe.layers.checks import one_of, whole, yes_or_no
+from sb3_moe.networks import uncompiled
 from sb3_moe.tasks.keys import LAYER, short_names
 
 Method = Literal["static", "set", "rigl"]
@@ -115,8 +116,7 @@ class SparseTrainingCallback(BaseCallback):
         if GROWTH[self.method] is not None:  # behind the optimiser's steps, by its gradients
             refuse_trpo(model, f"{type(self).__name__}(method={self.method!r})")
         super().init_callback(model)
-        # What torch.compile wraps.
-        self._networks = SparseNetworks(getattr(model.policy, "_orig_mod", model.policy))
+        self._networks = SparseNetworks(uncompiled(model.policy))
 
     def _on_training_start(self) -> None:
         networks = self._networks

@@ -20,7 +20,7 @@ from sb3_moe.layers import Experts, MoELayer
 from sb3_moe.layers.checks import not_negative
 from sb3_moe.layers.moe import held_routers
 from sb3_moe.layers.temperatures import temperatures_in
-from sb3_moe.networks import networks_of
+from sb3_moe.networks import networks_of, uncompiled
 from sb3_moe.optimizers.idle_experts import MARK
 from sb3_moe.optimizers.masks import masks_in
 
@@ -97,7 +97,7 @@ class WeightPenaltyCallback(BaseCallback):
     @property
     def policy(self) -> Any:
         """The policy, without what ``torch.compile`` wraps around it."""
-        return getattr(self.model.policy, "_orig_mod", self.model.policy)
+        return uncompiled(self.model.policy)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return what is learned, now or once routers thaw, without target networks, by name."""
@@ -220,7 +220,7 @@ def _held_still(policy: Any) -> tuple[dict[th.Tensor, th.Tensor], dict[th.Tensor
     """Return masks, and how many experts, each still while it is idle, a parameter holds."""
     masks: dict[th.Tensor, th.Tensor] = {}
     marked: set[th.Tensor] = set()
-    for optimizer in dict.fromkeys(networks_of(policy).optimizers().values()):
+    for optimizer in networks_of(policy).every_optimizer():
         masks |= masks_in(optimizer) if "masked_steps" in vars(optimizer) else {}
         groups = [group for group in optimizer.param_groups if group.get(MARK)]
         marked |= {parameter for group in groups for parameter in group["params"]}

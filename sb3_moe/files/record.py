@@ -57,8 +57,9 @@ class Record:
         :param path: as of the class
         :param constants: as of the class
         """
-        goes_on = before is not None and before._model is model and before.path is None is path
-        if before is not None and goes_on and _alike(before.constants, constants):
+        in_memory = path is None and before is not None and before.path is None
+        is_same = before is not None and before._model is model
+        if before is not None and in_memory and is_same and _alike(before.constants, constants):
             return before
         record = cls(path, constants)
         record._model = model

@@ -11,9 +11,10 @@ from typing import Any
 import torch as th
 
 from sb3_moe.growing.inheritance import Inherited, Origin
-from sb3_moe.growing.links import COUNTS, POWERS
+from sb3_moe.growing.powers import filled, power_of
 from sb3_moe.layers import Experts
 from sb3_moe.optimizers.idle_experts import why_unsupported
+from sb3_moe.optimizers.moments import COUNTS
 from sb3_moe.optimizers.own_steps import ADAMS, STEPS
 
 State = Mapping[str, Any]
@@ -70,17 +71,14 @@ def _state(
 def _average(
     optimizer: th.optim.Optimizer, tensor: th.Tensor, parts: Sequence[Inherited], name: str
 ) -> th.Tensor:
-    power = POWERS.get(name, int(isinstance(optimizer, th.optim.SGD)))
+    power = power_of(optimizer, name)
     average = th.full_like(tensor, th.nan, requires_grad=False)
     for part in parts:
         if not part.is_new:
             values = [(optimizer.state[o.held.stored][name], o) for o in part.origins]
             part.into.view(average).copy_(_joined(values, power))
-    # A square that starts at 0 behind many steps would make the next ones too large, unless
-    # experts count their own.
-    counts = why_unsupported(optimizer) is None and _is_experts(parts)
-    rest = average.nanmean().item() if power == 2 and not counts else 0.0
-    return average.nan_to_num(nan=rest if rest == rest else 0.0)
+    counts_own = why_unsupported(optimizer) is None and _is_experts(parts)
+    return filled(average, power, from_zero=counts_own)
 
 
 def _is_experts(parts: Sequence[Inherited]) -> bool:

@@ -14,7 +14,8 @@ from stable_baselines3.common.save_util import recursive_getattr
 
 from sb3_moe.buffers.episodes import end_running_episodes
 from sb3_moe.generators import get_generators, set_generators
-from sb3_moe.growing.links import Links, can_carry
+from sb3_moe.growing.links import Links
+from sb3_moe.growing.powers import can_carry
 from sb3_moe.networks import networks_of
 from sb3_moe.saving.arguments import PROGRESS, SCHEDULES, argument_names, makes_own_buffer
 from sb3_moe.saving.hindsight import hindsight_buffer, is_hindsight
@@ -103,7 +104,7 @@ def carry_over(new: Any, model: Any, links: Links) -> None:
     ours, theirs = networks_of(new.policy), networks_of(model.policy)
     links.write_weights()
     links.write_targets(ours, theirs)
-    mine, other = (list(dict.fromkeys(n.optimizers().values())) for n in (ours, theirs))
+    mine, other = (each.every_optimizer() for each in (ours, theirs))
     alike = all(type(a) is type(b) for a, b in zip(mine, other, strict=True))
     if alike and all(can_carry(each) for each in other):
         links.write_moments(mine, other)
@@ -128,7 +129,7 @@ def carry_the_rest(new: Any, model: Any) -> None:
                     "same `ent_coef`"
                 )
             into.data.copy_(variable.data)
-    policies = set(networks_of(model.policy).optimizers().values())
+    policies = set(networks_of(model.policy).every_optimizer())
     for name in names:
         part = recursive_getattr(model, name)
         if isinstance(part, th.optim.Optimizer) and part not in policies:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from string import digits
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +36,7 @@ from sb3_moe.growing.matching import (
 )
 from sb3_moe.growing.outputs import check_same, sampled
 from sb3_moe.growing.plain import check_sb3s, check_usual, in_one, plain_modules, widths_of
-from sb3_moe.networks import Network, Networks, networks_of
+from sb3_moe.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.observations.task_ids import TASK_KEY, one_hot_behind
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
@@ -130,7 +129,7 @@ def _num_tasks(policy: Any) -> int:
 
 
 def _net_arch(old: MoEPolicy, found: Sequence[_Plain]) -> Any:
-    widths = {plain.network.tower.rstrip(digits): plain.widths for plain in found}
+    widths = {kind_of(plain.network.tower): plain.widths for plain in found}
     return widths if len(old.towers) > 1 else widths[old.towers[0]]
 
 

@@ -10,23 +10,10 @@ import torch as th
 from torch import nn
 
 from sb3_moe.growing.leaves import Held
+from sb3_moe.growing.powers import filled, power_of
 from sb3_moe.networks.base import Networks
+from sb3_moe.optimizers.moments import COUNTS
 from sb3_moe.optimizers.own_steps import STEPS
-
-# How an optimiser's averages grow with the gradient: those of other names can't be carried over.
-POWERS = {
-    "exp_avg": 1,
-    "exp_avg_sq": 2,
-    "max_exp_avg_sq": 2,
-    "exp_inf": 1,
-    "square_avg": 2,
-    "grad_avg": 1,
-    "sum": 2,
-}
-# Of SGD it is made of gradients, of RMSprop of steps, which don't grow with them.
-MOMENTUM = "momentum_buffer"
-# Entries that count, and are the same for any gradient.
-COUNTS = ("step", "mu_product")
 
 Index = Any
 
@@ -151,13 +138,11 @@ def _state(
         if name in COUNTS:
             state[name] = _count(optimizer, parameter, value)
         elif name != STEPS and isinstance(value, th.Tensor):
-            power = POWERS.get(name, int(isinstance(optimizer, th.optim.SGD)))
+            power = power_of(optimizer, name)
             average = th.full_like(parameter, th.nan)
             for link in links:
                 link.write(average, states[_source(link)][name], link.slope**power)
-            # A square that starts at 0 behind many steps would make the next ones too large.
-            rest = average.nanmean().item() if power == 2 else 0.0
-            state[name] = average.nan_to_num(nan=rest)
+            state[name] = filled(average, power)
         elif value is None:
             state[name] = None
     return state
@@ -175,9 +160,3 @@ def _count(optimizer: th.optim.Optimizer, parameter: th.Tensor, value: Any) -> A
 def _source(link: Link) -> th.Tensor:
     assert link.source is not None
     return link.source
-
-
-def can_carry(optimizer: th.optim.Optimizer) -> bool:
-    """Say whether an optimiser's running averages are known to follow the gradient."""
-    names = {name for state in optimizer.state.values() for name in state}
-    return names <= {*POWERS, *COUNTS, MOMENTUM, STEPS}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from string import digits
 from typing import Any
 
 import torch as th
@@ -19,7 +18,7 @@ from sb3_moe.growing.fitting import Fit
 from sb3_moe.growing.grafts import Graft, parts_of
 from sb3_moe.growing.leaves import Held, Leaf, plain_leaves
 from sb3_moe.growing.links import Link, Links
-from sb3_moe.networks import Network, Networks, networks_of
+from sb3_moe.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.observations.task_ids import TASK_KEY
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -54,7 +53,7 @@ def link_policies(new: MoEPolicy, old: Any, make_graft: MakeGraft) -> Links:
     for mine, other in zip(ours.networks(), theirs.networks(), strict=True):
         at = _columns(new, mine, old, other)
         links += extractor_links(mine.extractor, other.extractor)
-        graft = make_graft(new.moe[mine.tower.rstrip(digits)])
+        graft = make_graft(new.moe[kind_of(mine.tower)])
         behind_memory = mine.memory is not None
         _link_network(graft, mine, other, None if behind_memory else at)
         links += graft.links
@@ -141,7 +140,7 @@ def dense_columns(new: Any, mine: Network, old: MoEPolicy, other: Network) -> li
     :param other: the network of that
     """
     ours = pieces(mine.extractor, new.observation_space)
-    theirs = _seen(old, mine.tower.rstrip(digits), pieces(other.extractor, old.observation_space))
+    theirs = _seen(old, kind_of(mine.tower), pieces(other.extractor, old.observation_space))
     if isinstance(new.observation_space, spaces.Dict):
         return columns(theirs, ours)
     return list(range(sum(map(len, theirs.values()))))  # a one-hot is at the end
@@ -153,7 +152,7 @@ def _tensors(module: nn.Module) -> list[th.Tensor]:
 
 def _columns(new: Any, mine: Network, old: Any, other: Network) -> th.Tensor | None:
     """Return where the first layer of a network finds each input of the dense one."""
-    tower = mine.tower.rstrip(digits)
+    tower = kind_of(mine.tower)
     ours = _seen(new, tower, pieces(mine.extractor, new.observation_space))
     theirs = _seen(old, tower, pieces(other.extractor, old.observation_space))
     if _encodes(mine):

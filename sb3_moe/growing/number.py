@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from string import digits
 from typing import Any
 
 import torch as th
@@ -21,7 +20,7 @@ from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
 from sb3_moe.layers.heirs import Heir, kept
-from sb3_moe.networks import networks_of
+from sb3_moe.networks import kind_of, networks_of
 from sb3_moe.optimizers.masks import masks_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
@@ -247,7 +246,7 @@ def countable(policy: MoEPolicy, tower: str | None) -> dict[str, MoELayer]:
     """
     _refuse_masks(policy)
     layers: Mapping[str, MoELayer] = policy.moe_layers()
-    kinds = sorted({name.split(".")[0].rstrip(digits) for name in layers})
+    kinds = sorted(set(map(kind_of, layers)))
     if layers and tower is not None and tower not in kinds:
         raise ValueError(
             f"`tower` must be one of {kinds}, whose mixtures have a number of experts together, "
@@ -257,7 +256,7 @@ def countable(policy: MoEPolicy, tower: str | None) -> dict[str, MoELayer]:
         layers = policy.mixtures(str(tower))
     found = {}
     for name, layer in layers.items():
-        options = policy.moe[name.split(".")[0].rstrip(digits)]
+        options = policy.moe[kind_of(name)]
         if not _is_task_head(options, layer):
             found[name] = layer
     for name, layer in (found or dict(layers)).items():
@@ -271,7 +270,7 @@ def countable(policy: MoEPolicy, tower: str | None) -> dict[str, MoELayer]:
 
 
 def _refuse_masks(policy: MoEPolicy) -> None:
-    for optimizer in networks_of(policy).optimizers().values():
+    for optimizer in networks_of(policy).every_optimizer():
         if masks_in(optimizer):
             raise ValueError(
                 "`model` must not train sparsely: SparseTrainingCallback keeps a mask for each "

@@ -16,7 +16,7 @@ from sb3_moe.growing.connections import drawn, generator_of, regrown
 from sb3_moe.growing.densities import DENSITIES, alive_of
 from sb3_moe.growing.sparse_layers import SparseLayer, sparse_layers
 from sb3_moe.is_model import model_of_sb3
-from sb3_moe.networks import networks_of
+from sb3_moe.networks import networks_of, uncompiled
 from sb3_moe.optimizers.masks import (
     SEED,
     UPDATES,
@@ -43,8 +43,7 @@ def drop_masks(model: BaseAlgorithm) -> None:
     :raises TypeError: if it is no model of SB3's, or its policy of no known class
     """
     model_of_sb3(model)
-    policy = getattr(model.policy, "_orig_mod", model.policy)  # what torch.compile wraps
-    for optimizer in dict.fromkeys(networks_of(policy).optimizers().values()):
+    for optimizer in networks_of(uncompiled(model.policy)).every_optimizer():
         forget_masks(optimizer)
 
 
@@ -78,7 +77,7 @@ class SparseNetworks:
         self.layers = sparse_layers(policy)
         if not self.layers:
             raise ValueError("`policy` must have a linear or convolutional layer, got none")
-        self.optimizers = list(dict.fromkeys(networks_of(policy).optimizers().values()))
+        self.optimizers = networks_of(policy).every_optimizer()
         self._steps: list[MaskedSteps] = []
 
     def begin(self, counts: Sequence[int], seed: int, *, rescale: bool) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from string import digits
 from typing import Any
 
 import torch as th
@@ -20,7 +19,7 @@ from sb3_moe.growing.inheritance import Inherited, Origin, inherited
 from sb3_moe.growing.parting import move, moves_apart
 from sb3_moe.layers import MoELayer, StackedNetwork
 from sb3_moe.layers.heirs import Heir
-from sb3_moe.networks import networks_of
+from sb3_moe.networks import kind_of, networks_of
 from sb3_moe.plasticity.actor_gradients import KEPT
 from sb3_moe.policies.by_tower import per_tower
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -237,7 +236,7 @@ def needs_thawed(name: str, layer: MoELayer, frozen: Collection[int]) -> str:
 
 
 def _check_groups(policy: MoEPolicy) -> None:
-    for optimizer in networks_of(policy).optimizers().values():
+    for optimizer in networks_of(policy).every_optimizer():
         if len(optimizer.param_groups) > 1:
             raise ValueError(
                 "`model` must have optimisers with one group of parameters for experts to join or "
@@ -266,7 +265,7 @@ def _options(
     kwargs = {tower: policy.moe[tower].router_kwargs for tower in policy.towers}
     layers, changed = policy.moe_layers(), set[str]()
     for name, own in heirs.items():
-        tower = name.split(".")[0].rstrip(digits)
+        tower = kind_of(name)
         numbers[tower] = len(own)
         more = layers[name].options_for_others(shares=shares)
         chosen = dict(policy.moe[tower].router_kwargs or {}) | more or None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from string import digits
 from typing import Any, Literal
 
 import torch as th
@@ -25,7 +24,7 @@ from sb3_moe.growing.spaces import check_env, join_task
 from sb3_moe.growing.units import by_firing, evenly
 from sb3_moe.layers.checks import not_negative, one_of
 from sb3_moe.layers.classes import did_you_mean
-from sb3_moe.networks import networks_of
+from sb3_moe.networks import kind_of, networks_of
 from sb3_moe.policies.by_tower import per_tower
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -205,7 +204,7 @@ def _sized(
     towers = per_tower(options, policy_class.towers)
     widths: dict[str, int] = {}
     for network in networks_of(old).networks():
-        name = network.tower.rstrip(digits)
+        name = kind_of(network.tower)
         tower, (hidden, heads) = towers[name], linear_leaves(network)
         layers = [leaf.tensors["weight"].value.shape[0] for leaf in hidden if leaf.is_linear]
         layers = layers if heads else layers[:-1]

@@ -252,7 +252,7 @@ class StackedNetwork(Experts):
             return None
         first, activation = layers.values()
         pointwise = FROM_OUTPUT.get(type(activation))
-        if pointwise is None or not type(first) is type(last) is StackedLinear:
+        if pointwise is None or type(first) is not StackedLinear or type(last) is not StackedLinear:
             return None
         w1_EHI, b1_EH = map(first._parameters.get, NAMES)
         w2_EHO, b2_EO = map(last._parameters.get, NAMES)

@@ -37,7 +37,7 @@ SAME_STACKED = (*ALIKE_ON_ROWS, nn.BatchNorm1d, nn.LayerNorm, nn.Linear, nn.PReL
 LEAVES = (StackedLinear, StackedConv2d, StackedPReLU, StackedEach)
 Function = Callable[[th.Tensor], th.Tensor]
 # One expert's share of a leaf: its tensors, or its module.
-Share = tuple[Any, ...]
+OfOneExpert = tuple[Any, ...]
 
 
 def stack(modules: Sequence[nn.Module]) -> nn.Module:
@@ -151,11 +151,11 @@ def singles(layers: Iterable[nn.Module]) -> list[Function]:
     return [partial(_from_the_start, network, shares) for shares in experts]
 
 
-def _from_the_start(network: nn.Module, shares: Sequence[Share], x: th.Tensor) -> th.Tensor:
+def _from_the_start(network: nn.Module, shares: Sequence[OfOneExpert], x: th.Tensor) -> th.Tensor:
     return single(network, x, iter(shares))
 
 
-def single(layer: nn.Module, x: th.Tensor, shares: Iterator[Share]) -> th.Tensor:
+def single(layer: nn.Module, x: th.Tensor, shares: Iterator[OfOneExpert]) -> th.Tensor:
     """Apply one expert's share of a module that ``stack`` made, taking its shares in order."""
     match layer:
         case StackedImageEncoder():

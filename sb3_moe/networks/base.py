@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from inspect import Parameter, signature
 from operator import attrgetter
+from string import digits
 from typing import Any, ClassVar, NamedTuple
 
 import torch as th
@@ -20,6 +21,21 @@ from sb3_moe.networks.decisions import Decision
 from sb3_moe.observations.task_ids import TASK_KEY, one_hot_behind, strongest
 
 TARGET = "_target"
+
+
+def tower_of(mixture: str) -> str:
+    """Return the tower of a mixture, or of any part that is named after one: ``"qf0"``."""
+    return mixture.partition(".")[0]
+
+
+def kind_of(mixture: str) -> str:
+    """Return what stands for a tower in options: ``"qf"`` for each of several critics."""
+    return tower_of(mixture).rstrip(digits)
+
+
+def uncompiled(module: Any) -> Any:
+    """Return the module that ``torch.compile`` wraps, or the module itself."""
+    return getattr(module, "_orig_mod", module)
 
 
 class Network(NamedTuple):
@@ -188,6 +204,10 @@ class Networks(ABC):
     def optimizers(self) -> dict[str, th.optim.Optimizer]:
         """Return the optimiser of each tower; towers may share one."""
         return dict.fromkeys(self.towers(), self.policy.optimizer)
+
+    def every_optimizer(self) -> list[th.optim.Optimizer]:
+        """Return each optimiser once, the actor's first."""
+        return list(dict.fromkeys(self.optimizers().values()))
 
     def critic_optimizer(self) -> th.optim.Optimizer | None:
         """Return the optimiser whose gradients another loss adds to after its step, if any."""

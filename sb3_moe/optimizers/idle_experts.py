@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from sb3_moe.layers import paths
 from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.shares import Share
+from sb3_moe.optimizers.moments import moments_of
 from sb3_moe.optimizers.own_steps import ADAMS, STEPS, factors_of_own_count, redo
 
 #: The optimisers whose state is known: these classes, and none derived from them.
@@ -291,7 +292,7 @@ class _Before:
     ) -> None:
         self._layers, self._copies = layers, copies
         self.tensors = [each for layer in layers for part in layer.parts for each in part.tensors]
-        moments = [_moments(optimizer, each) for each in self.tensors]
+        moments = [moments_of(optimizer, each) for each in self.tensors]
         with th.no_grad():
             self._olds = copies.of([(each, "", each) for each in self.tensors])
             copied = iter(
@@ -340,7 +341,7 @@ class _Before:
     def _hold_moments(self, optimizer: th.optim.Optimizer, idle: Sequence[th.Tensor]) -> None:
         news, olds, weights = [], [], []
         for tensor, before, weight in zip(self.tensors, self._moments, idle, strict=True):
-            for name, moment in _moments(optimizer, tensor).items():
+            for name, moment in moments_of(optimizer, tensor).items():
                 if name in before:
                     news.append(moment)
                     olds.append(before[name])
@@ -360,16 +361,6 @@ class _Before:
             for name in ("exp_avg", second)
         )
         redo(list(self.tensors), self._olds, averages, squares, factors)
-
-
-def _moments(optimizer: th.optim.Optimizer, tensor: nn.Parameter) -> dict[str, th.Tensor]:
-    """Return a tensor's running averages by name, none before its first step."""
-    # Asking for the state of a tensor that has none would make it.
-    return {
-        name: value
-        for name, value in optimizer.state.get(tensor, {}).items()
-        if isinstance(value, th.Tensor) and name not in ("step", STEPS)
-    }
 
 
 def _differ(optimizer: th.optim.Optimizer, tensors: Sequence[nn.Parameter]) -> bool:

@@ -72,8 +72,7 @@ def masked_as_before(policy: BaseModel) -> Iterator[None]:
 
     :param policy: of any algorithm
     """
-    optimizers = dict.fromkeys(networks_of(policy).optimizers().values())
-    masked = [each for each in optimizers if is_masked(each)]
+    masked = [each for each in networks_of(policy).every_optimizer() if is_masked(each)]
     yield
     for optimizer in masked:
         apply_masks(optimizer)

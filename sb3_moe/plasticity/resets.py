@@ -161,7 +161,7 @@ def check_shrink_and_perturb(shrink: float, perturb: float) -> None:
 
 def optimizers(policy: BasePolicy) -> list[th.optim.Optimizer]:
     """Return every optimiser of a policy."""
-    return list(dict.fromkeys(networks_of(policy).optimizers().values()))
+    return networks_of(policy).every_optimizer()
 
 
 def reset_optimizers(policy: BasePolicy) -> None:

@@ -14,7 +14,7 @@ from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.experts import Experts
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.stages import PROBE_ROWS
+from sb3_moe.policies.stages import TRIAL_ROWS
 
 
 def check_widths(net_arch: object) -> None:
@@ -131,14 +131,14 @@ def _span(hidden: str | int) -> str:
 
 def check_rows(experts: Experts, in_features: int, out_features: int, name: str) -> None:
     """Raise ValueError unless experts of unknown make turn rows into rows of the right width."""
-    rows = th.zeros(PROBE_ROWS, in_features)
+    rows = th.zeros(TRIAL_ROWS, in_features)
     try:
         with th.no_grad(), evaluating(experts):
             got = f"it returned {tuple(experts.expert(0)(rows).shape)}"
     except Exception as error:  # a class of the user's own may raise anything
         got = f"it failed with: {error}"
-    if got != f"it returned {(PROBE_ROWS, out_features)}":
+    if got != f"it returned {(TRIAL_ROWS, out_features)}":
         raise ValueError(
             f"`expert`={name!r} must turn rows {tuple(rows.shape)} into rows "
-            f"{(PROBE_ROWS, out_features)}; {got}"
+            f"{(TRIAL_ROWS, out_features)}; {got}"
         )

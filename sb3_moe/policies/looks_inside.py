@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from string import digits
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -15,7 +14,7 @@ from torch import nn
 
 from sb3_moe.layers import MoELayer, Routing
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.networks import networks_of
+from sb3_moe.networks import kind_of, networks_of, tower_of
 
 if TYPE_CHECKING:
     from stable_baselines3.common.policies import BaseModel as Base
@@ -37,7 +36,7 @@ class LooksInside(Base):
         found: dict[str, MoELayer] = {}
         for tower, modules in networks_of(self).towers().items():
             layers = [m for each in modules for m in each.modules() if isinstance(m, MoELayer)]
-            place = self.moe[tower.rstrip(digits)].place
+            place = self.moe[kind_of(tower)].place
             for i, layer in enumerate(layers):
                 name = f"{tower}.{place.name if place.has_experts else 'head'}"
                 found[name if len(layers) == 1 else f"{name}.{i}"] = layer
@@ -58,14 +57,14 @@ class LooksInside(Base):
             )
         found = {name: each for name, each in layers.items() if tower in _called(name)}
         if not found:
-            towers = sorted({name.split(".")[0] for name in layers})
+            towers = sorted({tower_of(name) for name in layers})
             raise ValueError(f"`tower` must be one of {towers}, which have experts, got {tower!r}")
         if layer is None:
             return found
         _check_number("layer", layer, "a mixture")
         of_each: dict[str, list[str]] = {}  # of several critics
         for name in found:
-            of_each.setdefault(name.split(".")[0], []).append(name)
+            of_each.setdefault(tower_of(name), []).append(name)
         fewest = min(map(len, of_each.values()))
         if not -fewest <= layer < fewest:
             raise ValueError(f"`layer` must be in [-{fewest}, {fewest}), got {layer}")
@@ -80,9 +79,9 @@ class LooksInside(Base):
         :raises TypeError: if a number isn't a whole one
         :raises ValueError: if there is no such tower, layer or expert
         """
-        layers = [m for name, m in self.moe_layers().items() if name.split(".")[0] == tower]
+        layers = [m for name, m in self.moe_layers().items() if tower_of(name) == tower]
         if not layers:
-            names = sorted({name.split(".")[0] for name in self.moe_layers()})
+            names = sorted({tower_of(name) for name in self.moe_layers()})
             raise ValueError(f"`tower` must be one of {names}, which have experts, got {tower!r}")
         _check_number("layer", layer, "a mixture")
         _check_number("k", k, "an expert")
@@ -171,5 +170,4 @@ def _check_number(name: str, value: object, of: str) -> None:
 
 def _called(name: str) -> tuple[str, str, str]:
     """Return what a mixture answers to: itself, its tower, and all towers of the kind."""
-    tower = name.split(".")[0]
-    return name, tower, tower.rstrip(digits)
+    return name, tower_of(name), kind_of(name)

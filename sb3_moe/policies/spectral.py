@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from string import digits
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -11,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.spectral import ByFeatures, ByLoss, FeaturePenalty
-from sb3_moe.networks import networks_of
+from sb3_moe.networks import kind_of, networks_of
 from sb3_moe.optimizers.spectral import ByGradient
 from sb3_moe.policies.options import MoEOptions
 
@@ -39,7 +38,7 @@ def penalise(policy: LooksInside) -> list[RemovableHandle]:
     optimizers = networks.optimizers()
     handles: list[RemovableHandle | None] = []
     for tower, modules in networks.towers().items():
-        options = policy.moe[tower.rstrip(digits)]
+        options = policy.moe[kind_of(tower)]
         if not (options.spectral_coef and options.place.has_experts):
             continue
         _check_mode(options, tower, policy)

@@ -18,7 +18,7 @@ from sb3_moe.layers.activations import is_alike_for_all, is_norm
 from sb3_moe.layers.evaluating import evaluating
 
 # Rows that an activation of unknown kind is tried on.
-PROBE_ROWS = 2
+TRIAL_ROWS = 2
 
 
 @dataclass
@@ -65,7 +65,7 @@ def fitted_activation(module: nn.Module, width: int) -> nn.Module:
     module = copy.deepcopy(module)
     if is_alike_for_all(module):
         return module
-    shape = (PROBE_ROWS, width)
+    shape = (TRIAL_ROWS, width)
     try:
         with th.no_grad(), evaluating(module):
             got = f"it returned {tuple(module(th.zeros(shape)).shape)} for {shape}"

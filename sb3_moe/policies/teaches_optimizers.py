@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from string import digits
 from typing import Any
 
 import torch as th
 
 from sb3_moe.layers import Experts
 from sb3_moe.layers.checks import numbers_below
-from sb3_moe.networks import networks_of
+from sb3_moe.networks import kind_of, networks_of, tower_of
 from sb3_moe.optimizers.idle_experts import MARK, IdleExperts, why_unsupported
 from sb3_moe.policies.looks_inside import LooksInside
 from sb3_moe.policies.spectral import penalise
@@ -56,7 +55,7 @@ class TeachesOptimizers(LooksInside):
         found = self._frozen_by_mixture(frozen)
         optimizers = networks_of(self).optimizers()
         for name in found:
-            reason = why_unsupported(optimizers[name.split(".")[0]], "`frozen_experts`")
+            reason = why_unsupported(optimizers[tower_of(name)], "`frozen_experts`")
             if reason is not None:
                 raise ValueError(reason)
         return found
@@ -85,8 +84,7 @@ class TeachesOptimizers(LooksInside):
         self._taught = optimizers = networks_of(self).optimizers()
         held: dict[th.optim.Optimizer, _Held] = {}
         for name, layer in self.moe_layers().items():
-            tower = name.split(".")[0]
-            options = self.moe[tower.rstrip(digits)]
+            tower, options = tower_of(name), self.moe[kind_of(name)]
             behind = held.setdefault(optimizers[tower], _Held([], {}, []))
             behind.others.append(layer.experts)
             if layer.frozen:
@@ -114,7 +112,7 @@ class TeachesOptimizers(LooksInside):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what a pickle or a copy holds, and teach the optimisers again: they forget it."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
-        for optimizer in networks_of(self).optimizers().values():
+        for optimizer in networks_of(self).every_optimizer():
             for group in optimizer.param_groups:
                 group.setdefault(MARK, False)
         self.teach_optimizers()

@@ -10,6 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from torch import nn
 
+from sb3_moe.networks import uncompiled
 from sb3_moe.optimizers.idle_experts import MARK
 from sb3_moe.optimizers.masks import MASKS, SEED, UPDATES, masks_in, set_masks
 from sb3_moe.optimizers.own_steps import STEPS
@@ -52,9 +53,8 @@ def _named_tensors(model: BaseAlgorithm) -> Iterator[tuple[str, Any]]:
 
 
 def _part(model: BaseAlgorithm, name: str) -> Any:
-    part = recursive_getattr(model, name)
-    # What torch.compile wraps, as SB3's get_parameters.
-    return getattr(part, "_orig_mod", part)
+    # As SB3's get_parameters.
+    return uncompiled(recursive_getattr(model, name))
 
 
 def optimizers_of(model: BaseAlgorithm) -> dict[str, th.optim.Optimizer]:

@@ -15,6 +15,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from sb3_moe.files.digest import sha256_of
 from sb3_moe.files.user_key import VARIABLE, KeyFileError, is_signature, key_path, sign
 from sb3_moe.saving import strict_json
 from sb3_moe.saving.errors import UnsafeFileError
@@ -42,7 +43,7 @@ def write_manifest(folder: Path, unhashed: tuple[str, ...]) -> None:
     files = {
         path.name: {
             "bytes": path.stat().st_size,
-            "sha256": None if path.name in unhashed else _sha256(path),
+            "sha256": None if path.name in unhashed else sha256_of(path),
         }
         for path in sorted(folder.iterdir())
     }
@@ -212,11 +213,6 @@ def _check_signature(folder: Path, files: dict[str, Any], signature: str | None)
             f"its {MANIFEST} is not signed with your key {key_path()} (on another machine, let "
             f"{VARIABLE} name a copy of the key that signed it)",
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return _digest(file)
 
 
 def _digest(file: BufferedReader) -> str:

@@ -6,7 +6,6 @@ Shapes: N tasks, n episodes, E experts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from string import digits
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +18,7 @@ from sb3_moe.evaluation.playing import LONGEST, evaluate_tasks
 from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import whole
 from sb3_moe.metrics.aggregate import Estimate, bootstrap_interval
+from sb3_moe.networks import kind_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.watching.interventions import mixtures_of, without_expert
 from sb3_moe.watching.stage import seed_generators, stage_for
@@ -94,7 +94,7 @@ def check_importance(model: BaseAlgorithm, tower: str | None, episodes: int) -> 
 def _default_tower(model: BaseAlgorithm) -> str:
     """Return the tower that acts, or its first mixture where they have unequally many experts."""
     first = next(iter(policy_of(model).moe_layers()), "pi")
-    tower = first.partition(".")[0].rstrip(digits)
+    tower = kind_of(first)
     return tower if len(set(_sizes(model, tower).values())) == 1 else first
 
 

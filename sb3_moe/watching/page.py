@@ -6,9 +6,7 @@ Shapes: T steps, W numbers of one kind in a step.
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
-import json
 import math
 import re
 from importlib.resources import files
@@ -16,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sb3_moe.files.in_html import digest_of, embedded
 from sb3_moe.watching.pictures import data_of
 
 if TYPE_CHECKING:
     from sb3_moe.watching.replay import Replay, Run, Track
 
 SCRIPTS = ("data.js", "draw.js", "card.js", "player.js")
-# What would end the element that holds the data. JSON in ASCII has escaped all others.
-ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
 def page_of(replay: Replay) -> str:
@@ -35,9 +32,9 @@ def page_of(replay: Replay) -> str:
     parts = {
         "title": html.escape(replay.title),
         "style": style,
-        "style-hash": _hash(style),
+        "style-hash": digest_of(style),
         "script": script,
-        "script-hash": _hash(script),
+        "script-hash": digest_of(script),
         "data": embedded(_data(replay)),
     }
     # In one pass, so that nothing in the data is filled in.
@@ -56,20 +53,8 @@ def in_frame(page: str, height: int = 900) -> str:
     )
 
 
-def embedded(value: Any) -> str:
-    """Write JSON that can stand in a script element, whatever its texts are."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    for sign, escape in ESCAPES.items():
-        text = text.replace(sign, escape)
-    return text
-
-
 def _part(name: str) -> str:
     return files("sb3_moe.watching").joinpath("page", name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _data(replay: Replay) -> dict[str, Any]:

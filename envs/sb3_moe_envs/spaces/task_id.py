@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 from gymnasium import Space, spaces
 
 from sb3_moe_envs.spaces.named import NamedBox, NamedId
-
-TaskIdMode = Literal["dict", "onehot", "channels", "info", "none"]
-
-
-class TaskIdEncoder(Protocol):
-    """Add the task id to observations."""
-
-    space: Space[Any]
-
-    def single(self, obs: Any, task: int) -> Any:
-        """Add the id to one observation."""
-
-    def batch(self, obs: Any, tasks_B: np.ndarray) -> Any:
-        """Add the ids to a batch of observations."""
 
 
 class Hidden:

@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
 from sb3_moe_envs.frames import Canvas
-from sb3_moe_envs.goals import METHOD, has_goals, reward_of_copies, rewards_of
+from sb3_moe_envs.goals import COMPUTE_REWARD, has_goals, reward_of_copies, rewards_of
 from sb3_moe_envs.masks import OwnMasks
 from sb3_moe_envs.meanings import meanings_of, named
 from sb3_moe_envs.multitask import as_schedule
@@ -233,7 +233,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
     def __getattr__(self, name: str) -> Any:
         """Give `compute_reward` to worlds of goals alone."""
-        if name == METHOD and has_goals(self.single_observation_space):
+        if name == COMPUTE_REWARD and has_goals(self.single_observation_space):
             return self._compute_reward
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sb3_moe.networks import kind_of
 from sb3_moe.plots.style import Look, as_written, look_of
 from sb3_moe.study.report.facts import learned
 from sb3_moe.study.report.judging import Finding
@@ -195,7 +196,7 @@ def expert_panels(runs: Sequence[Run]) -> list[tuple[str, Array]]:
     for run in runs:
         for measured, gates_KNE in run.diagnostics.items():
             layer = measured.removeprefix("gates/")
-            tower = layer.partition(".")[0].rstrip("0123456789")  # each of several critics
+            tower = kind_of(layer)
             if layer != measured and learned(run.cell.architecture, tower, run.cell.algorithm):
                 where = _wrapped(heading(run.cell.regime, run.cell.order), 34)
                 named = f"{CALLED[tower]} ({layer})" if tower in CALLED else layer

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from functools import cache
 from importlib.resources import files
-from typing import Any
+
+from sb3_moe.files.in_html import digest_of
 
 _TEMPLATES = files("sb3_moe.study.report").joinpath("templates")
 _PARTS = ("looks", "lines", "dots", "controls")
@@ -23,14 +21,7 @@ def script() -> str:
 
 def policy() -> str:
     """Let the browser run this script alone, and load nothing from anywhere."""
-    digest = base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
     return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src 'sha256-{digest_of(script())}'; "
+        "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     )
-
-
-def embedded(values: Any) -> str:
-    """Write values as JSON that nothing in them can end."""
-    text = json.dumps(values, separators=(",", ":"), allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from sb3_moe.files.in_html import embedded
 from sb3_moe.plasticity.dormant import TAUS
 from sb3_moe.plots.save import FORMATS
 from sb3_moe.study.report import tables
@@ -21,7 +22,7 @@ from sb3_moe.study.report.page import interval, number
 from sb3_moe.study.report.rendering import render, sentences
 from sb3_moe.study.report.results import Results
 from sb3_moe.study.report.runs import Run
-from sb3_moe.study.report.script import embedded, policy, script
+from sb3_moe.study.report.script import policy, script
 from sb3_moe.study.report.verdict import FEWEST_SEEDS
 from sb3_moe.study.spec.grid import StudyConfig
 

@@ -36,7 +36,7 @@ from sb3_moe.study.run.provenance import provenance
 from sb3_moe.study.run.starting import begin_with, is_held_by_moe, start_of
 from sb3_moe.study.spec.callbacks import CALLBACKS, build_callbacks
 from sb3_moe.study.spec.config import CellConfig
-from sb3_moe.study.spec.setup import check_device
+from sb3_moe.study.spec.setup import check_device, steps_between
 
 #: Observations at which networks are looked at, of all tasks together.
 PROBE = 256
@@ -173,7 +173,7 @@ def _callbacks(
     """Evaluate every task and look inside the network, as often as the cell says."""
     path = folder.path
     named = build_callbacks([*cell.callbacks, *cell.architecture.callbacks], path)
-    every = max(1, cell.steps_per_task // cell.evaluation.points)
+    every = steps_between(cell.steps_per_task, cell.evaluation.points)
     snapshots = max(1, cell.total_steps // (cell.checkpoints + 1))
     probe = max(PROBE, len(cell.games))  # one observation of each task at least
     callbacks: list[BaseCallback] = [

@@ -7,7 +7,6 @@ stopped.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_moe.files.atomic import atomic
+from sb3_moe.files.digest import sha256_of
 from sb3_moe.snapshot.writing import snapshots_in, step_of
 from sb3_moe.study.run.integrity import (
     RESULTS,
@@ -238,7 +238,7 @@ class CellFolder:
                 yield path
 
     def _checksums(self) -> dict[str, str]:
-        return {path.name: _sha256(path) for path in self._files() if path.name in RESULTS}
+        return {path.name: sha256_of(path) for path in self._files() if path.name in RESULTS}
 
     def _verify(self, expected: Mapping[str, str]) -> None:
         found = self._checksums()
@@ -258,7 +258,3 @@ def _damage(snapshot: Path) -> str:
     except ValueError as error:
         return str(error)
     return ""
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

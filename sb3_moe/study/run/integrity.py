@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sb3_moe.presets import MINATAR_PPO
 from sb3_moe.snapshot import old
 from sb3_moe.snapshot.manifest import check_files
+from sb3_moe.study.spec.setup import steps_between
 
 #: What every run that is done has written.
 ESSENTIAL = ("config.json", "scores.npz")
@@ -85,7 +86,7 @@ def longest_gap(config: Mapping[str, Any]) -> int:
     """
     try:
         cell = config["cell"]
-        every = max(1, cell["steps_per_task"] // cell["evaluation"]["points"])
+        every = steps_between(cell["steps_per_task"], cell["evaluation"]["points"])
         if "rollout" not in config:  # as in 0.1
             rollout = int(cell["n_envs"] * (MINATAR_PPO | config.get("ppo", {}))["n_steps"])
         else:

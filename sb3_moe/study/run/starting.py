@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_moe.files.digest import sha256_of
 from sb3_moe.growing import upcycle
 from sb3_moe.growing.building import carry_the_rest
 from sb3_moe.networks import networks_of
@@ -76,7 +76,7 @@ def refuse_changed_models(jobs: Sequence[Job]) -> None:
             continue
         path = Path(start.model)
         if path.is_file() and path not in sums:
-            sums[path] = _sha256(path)
+            sums[path] = sha256_of(path)
         if path in sums and read_json(origin).get("sha256") != sums[path]:
             raise ChangedConfigError(
                 f"`architectures.{name}.start_from` must be the file that {job.folder.path} began "
@@ -103,14 +103,10 @@ def begin_with(model: BaseAlgorithm, cell: CellConfig, path: Path) -> dict[str, 
     grows = has_experts(model) and not has_experts(trained)
     return {
         "model": str(path) if start.architecture is None else f"{cell.start}/{path.name}",
-        "sha256": _sha256(path),
+        "sha256": sha256_of(path),
         "steps": trained.num_timesteps,
         "upcycled": start.how if grows else None,
     }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_trained(model: BaseAlgorithm, path: Path) -> Any:
@@ -200,7 +196,11 @@ def take_over(model: Any, trained: Any, start: StartFrom, name: str) -> None:
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())  # torch says it in many lines
         raise ValueError(f"{where} doesn't fit: {reason[:LONGEST]}") from error
-    pairs = zip(_optimizers(model), _optimizers(trained), strict=True)
+    pairs = zip(
+        networks_of(model.policy).every_optimizer(),
+        networks_of(trained.policy).every_optimizer(),
+        strict=True,
+    )
     for mine, theirs in pairs:
         if type(mine) is type(theirs):
             _carry_averages(mine, theirs)
@@ -211,10 +211,6 @@ def _upcycled(model: Any, trained: Any, start: StartFrom) -> Any:
     options = {k: v for k, v in model.policy_kwargs.items() if k in DEFAULTS}
     same = trained.observation_space == model.observation_space
     return upcycle(trained, how=start.how, env=None if same else model.get_env(), **options)  # type: ignore[arg-type]
-
-
-def _optimizers(model: Any) -> list[Any]:
-    return list(dict.fromkeys(networks_of(model.policy).optimizers().values()))
 
 
 def _carry_averages(mine: Any, theirs: Any) -> None:

@@ -71,6 +71,11 @@ class Evaluation:
             check(value >= 1, f"`evaluation.{name}` must be at least 1, got {value}")
 
 
+def steps_between(steps_per_task: int, points: int) -> int:
+    """Give the steps from one evaluation to the next, before they wait for a rollout's end."""
+    return max(1, steps_per_task // points)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """What the cells of a study share.

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from made_up_study import GAMES, cell, run, study, write
 
+from sb3_moe.files.in_html import embedded
 from sb3_moe.plots.style import look_of
 from sb3_moe.study.report import charts as charts_module
 from sb3_moe.study.report.charts import charts, curves, networks
 from sb3_moe.study.report.page import ground
 from sb3_moe.study.report.runs import Run
-from sb3_moe.study.report.script import embedded, policy, script
+from sb3_moe.study.report.script import policy, script
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.folder import write_json
 
