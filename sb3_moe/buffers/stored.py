@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_moe.plasticity.probe import Obs
+from sb3_moe.observations.batches import Obs
 
 
 def stored_obs(stored: Any, space: spaces.Space[Any], index: Any = ...) -> Obs:

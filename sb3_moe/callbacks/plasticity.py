@@ -12,12 +12,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_moe.callbacks.probing import ProbeCallback
 from sb3_moe.layers.checks import whole, yes_or_no
+from sb3_moe.observations.batches import Obs
 from sb3_moe.plasticity.critic_gradients import CriticGradients
 from sb3_moe.plasticity.dormant import TAUS, check_tau
 from sb3_moe.plasticity.gradient_activity import measure_gradients
 from sb3_moe.plasticity.hidden_layers import online_parameters
 from sb3_moe.plasticity.measure import measure_layers, measure_ntk, measure_weights
-from sb3_moe.plasticity.probe import Obs, some_hidden_layers
+from sb3_moe.plasticity.probe import some_hidden_layers
 from sb3_moe.plasticity.weights import weight_change
 from sb3_moe.tasks.keys import LAYER, MEASURE, PRINTED, TASK, short_names
 

@@ -20,7 +20,7 @@ from sb3_moe.evaluation.watched import Watched, spread
 from sb3_moe.files.record import Record
 from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import whole
-from sb3_moe.plasticity.probe import Obs, concatenate, select
+from sb3_moe.observations.batches import Obs, concatenate, select
 from sb3_moe.tasks.of_env import task_names, tasks_played
 
 # Random play goes on for so many steps between the observations that are kept, and so many times.

@@ -16,11 +16,11 @@ from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.callbacks.trpo import refuse_trpo
 from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import one_of, whole_or_none
+from sb3_moe.observations.batches import Obs
 from sb3_moe.plasticity.actor_gradients import recall_actor_gradients, remember_actor_gradients
 from sb3_moe.plasticity.critic_gradients import CriticGradients
 from sb3_moe.plasticity.dormant import check_tau
 from sb3_moe.plasticity.gradient_activity import gradient_activity
-from sb3_moe.plasticity.probe import Obs
 from sb3_moe.plasticity.redo import check_treatable, redo
 from sb3_moe.plasticity.resets import check_shrink_and_perturb, reset_heads, shrink_and_perturb
 from sb3_moe.tasks.keys import LAYER, short_names

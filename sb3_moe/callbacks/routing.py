@@ -17,8 +17,8 @@ from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 from sb3_moe.callbacks.probing import ProbeCallback
 from sb3_moe.layers import Routing
 from sb3_moe.metrics.specialisation import agreement, load_entropy, specialisation
+from sb3_moe.observations.batches import Obs, concatenate
 from sb3_moe.plasticity.mixtures import expert_outputs
-from sb3_moe.plasticity.probe import Obs, concatenate
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.tasks.keys import LAYER, PRINTED, TASK, short_names

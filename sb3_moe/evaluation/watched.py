@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_moe.plasticity.probe import Obs, concatenate, select
+from sb3_moe.observations.batches import Obs, concatenate, select
 
 
 class Watched:

@@ -15,9 +15,7 @@ from torch import nn
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 from sb3_moe.networks import Network, networks_of
-from sb3_moe.plasticity.redo import incoming, weight_of
-
-SPARSE = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d)
+from sb3_moe.plasticity.weight_views import WEIGHTED, incoming, weight_of
 
 
 class SparseLayer(NamedTuple):
@@ -84,7 +82,7 @@ def _layers(net: Network) -> Iterator[nn.Module]:
 def _in(module: nn.Module) -> Iterator[nn.Module]:
     if isinstance(module, MoELayer):
         module = module.experts
-    if isinstance(module, SPARSE):
+    if isinstance(module, WEIGHTED):
         yield module
     for child in module.children():
         yield from _in(child)

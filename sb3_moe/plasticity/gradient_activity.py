@@ -12,15 +12,13 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_moe.layers import Experts, MoELayer, SeparateNetworks
-from sb3_moe.layers.stacked import StackedConv2d, StackedEach, StackedLinear
+from sb3_moe.layers.stacked import StackedEach
 from sb3_moe.networks import networks_of
 from sb3_moe.plasticity.activations import is_activation
 from sb3_moe.plasticity.dormant import TAUS, dormant_fraction
 from sb3_moe.plasticity.hidden_layers import hidden_layers
-from sb3_moe.plasticity.redo import incoming, weight_of
+from sb3_moe.plasticity.weight_views import WEIGHTED, incoming, weight_of
 from sb3_moe.plasticity.weights import NOT_KEPT
-
-_WEIGHTED = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d)
 
 
 def gradient_activity(
@@ -84,8 +82,8 @@ def _feeders(policy: BasePolicy) -> dict[nn.Module, nn.Module]:
             for leaf in _leaves(part):
                 if leaf is not None and is_activation(leaf) and last is not None:
                     feeders.setdefault(leaf, last)
-                if leaf is None or isinstance(leaf, _WEIGHTED) or is_activation(leaf):
-                    last = leaf if isinstance(leaf, _WEIGHTED) else None
+                if leaf is None or isinstance(leaf, WEIGHTED) or is_activation(leaf):
+                    last = leaf if isinstance(leaf, WEIGHTED) else None
     return feeders
 
 
@@ -101,7 +99,7 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module | None]:
         for each in module.each:
             yield from _leaves(each)
             yield None
-    elif isinstance(module, (*_WEIGHTED, StackedEach)) or not any(True for _ in module.children()):
+    elif isinstance(module, (*WEIGHTED, StackedEach)) or not any(True for _ in module.children()):
         yield module
     elif _is_of_users(module):
         yield None

@@ -14,15 +14,11 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
+from sb3_moe.observations.batches import Obs, concatenate, select
 from sb3_moe.plasticity.activations import Activations
 from sb3_moe.plasticity.dormant import TAUS, dormant_fraction, dormant_fraction_per_expert
 from sb3_moe.plasticity.hidden_layers import online_parameters
-from sb3_moe.plasticity.probe import (
-    Obs,
-    concatenate,
-    policy_activations,
-    select,
-)
+from sb3_moe.plasticity.probe import policy_activations
 from sb3_moe.plasticity.rank import effective_rank, ntk_rank, stable_rank
 from sb3_moe.plasticity.weights import (
     NOT_KEPT,

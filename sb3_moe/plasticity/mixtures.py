@@ -12,7 +12,7 @@ from torch import nn
 
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
-from sb3_moe.plasticity.probe import Obs
+from sb3_moe.observations.batches import Obs
 
 
 @th.no_grad()

@@ -5,22 +5,19 @@ Shapes: T rows, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_moe.layers import Experts, Routing
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
+from sb3_moe.observations.batches import Obs
 from sb3_moe.plasticity.activations import ACTIVATIONS, Activations, as_ETHP, recording
 from sb3_moe.plasticity.hidden_layers import HiddenLayer, hidden_layers
-
-Obs = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
 
 
 @th.no_grad()
@@ -85,18 +82,3 @@ def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activa
     gates_TE, chosen_TE = gates_TE[:, mine], chosen_TE[:, mine]
     values_ETHP = values_ETHP * chosen_TE.T[:, :, None, None]
     return Activations(values_ETHP, gates_TE, chosen_TE.any(0))
-
-
-def select(obs: Obs, index: Any) -> Obs:
-    """Take some samples of a batch of observations."""
-    if isinstance(obs, dict):
-        return {key: value[index] for key, value in obs.items()}
-    return obs[index]
-
-
-def concatenate(batches: Sequence[Obs]) -> Obs:
-    """Join batches of observations of one space."""
-    dicts = [batch for batch in batches if isinstance(batch, dict)]
-    if dicts:
-        return {key: np.concatenate([batch[key] for batch in dicts]) for key in dicts[0]}
-    return np.concatenate([batch for batch in batches if not isinstance(batch, dict)])

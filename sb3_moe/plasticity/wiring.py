@@ -18,13 +18,14 @@ from sb3_moe.layers import (
     StackedNetwork,
 )
 from sb3_moe.layers.encoder import Residual, StackedResidual
-from sb3_moe.layers.stacked import StackedConv2d, StackedEach, StackedLinear
+from sb3_moe.layers.stacked import StackedConv2d, StackedEach
 from sb3_moe.layers.task_embedding import TaskEmbedding
 from sb3_moe.networks import Network, networks_of
 from sb3_moe.observations.task_ids import OneHotBehind
 from sb3_moe.plasticity.activations import is_activation
+from sb3_moe.plasticity.weight_views import WEIGHTED
 
-WEIGHTED = (nn.Linear, nn.Conv2d, StackedLinear, StackedConv2d, LinearRouter)
+KNOWN = (*WEIGHTED, LinearRouter)
 # A unit inside a block, or before it, also goes around it: no weights hold all that leads out.
 BLOCKS = (Residual, StackedResidual)
 
@@ -99,7 +100,7 @@ def _entries(net: Network) -> list[nn.Module]:
 
 
 def _last(network: nn.Module) -> nn.Module:
-    part = [leaf for leaf in _leaves(network) if isinstance(leaf, WEIGHTED) or _mixture(leaf)][-1]
+    part = [leaf for leaf in _leaves(network) if isinstance(leaf, KNOWN) or _mixture(leaf)][-1]
     mixture = _mixture(part)
     if mixture is None:
         return part
@@ -130,7 +131,7 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
     children = list(module.children())
     if isinstance(module, TaskEmbedding) or (isinstance(module, nn.Sequential) and not children):
         return []
-    whole = isinstance(module, (*WEIGHTED, *BLOCKS, StackedEach)) or _mixture(module) is not None
+    whole = isinstance(module, (*KNOWN, *BLOCKS, StackedEach)) or _mixture(module) is not None
     if whole or not children:
         return [module]
     return [leaf for child in children for leaf in _leaves(child)]
@@ -148,11 +149,11 @@ def _along(chain: Sequence[nn.Module], heads: list[Reader]) -> Iterator[Wiring]:
             for network in _networks_of(mixture.experts):
                 if _runs_in_order(network):
                     yield from _along(_leaves(network), [])
-        elif is_activation(part) and i > 0 and isinstance(chain[i - 1], WEIGHTED):
+        elif is_activation(part) and i > 0 and isinstance(chain[i - 1], KNOWN):
             rest = list(chain[i + 1 :])
             norm = next((n for n in _next(rest) if _is_unit_norm(n)), None)
             after = _readers(_next(rest[rest.index(norm) + 1 :] if norm else rest)) or heads
-            if after and all(isinstance(reader.layer, WEIGHTED) for reader in after):
+            if after and all(isinstance(reader.layer, KNOWN) for reader in after):
                 yield Wiring(part, chain[i - 1], after, norm)
 
 
@@ -164,7 +165,7 @@ def _is_unit_norm(part: nn.Module) -> bool:
 def _next(rest: Sequence[nn.Module]) -> list[nn.Module]:
     """Return the next part that does more than reshape."""
     for part in rest:
-        weighted = isinstance(part, WEIGHTED) or any(True for _ in part.parameters())
+        weighted = isinstance(part, KNOWN) or any(True for _ in part.parameters())
         if weighted or is_activation(part):
             return [part]
     return []
@@ -201,7 +202,7 @@ def _runs_in_order(network: nn.Module) -> bool:
 
     A class of the user's own may run them in any way: around a block, or twice.
     """
-    if isinstance(network, (*WEIGHTED, StackedNetwork, MLPRouter)):
+    if isinstance(network, (*KNOWN, StackedNetwork, MLPRouter)):
         return True
     rows = [part for part in network.modules() if next(part.children(), None) is not None]
     return all(type(row).forward is nn.Sequential.forward for row in rows)

@@ -17,9 +17,10 @@ from stable_baselines3.common.policies import BasePolicy
 from sb3_moe.evaluation.outcomes import is_lost_life
 from sb3_moe.evaluation.watched import spread
 from sb3_moe.networks.decisions import Decision
+from sb3_moe.observations.batches import Obs, concatenate, select
 from sb3_moe.plasticity.dormant import TAUS, dormant_fraction, dormant_fraction_per_expert
 from sb3_moe.plasticity.hidden_layers import hidden_layers
-from sb3_moe.plasticity.probe import Obs, concatenate, policy_activations, select
+from sb3_moe.plasticity.probe import policy_activations
 from sb3_moe.watching.pictures import as_bytes
 from sb3_moe.watching.replay import Frame, Sleep, Track
 
