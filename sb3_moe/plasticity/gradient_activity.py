@@ -91,7 +91,7 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module | None]:
     """Yield a network's parts in the order in which they run, and None where one ends.
 
     Weights within a mixture lead into nothing outside: only its sum does. A class of the user's
-    own may run its parts in any order: none of them is known to lead into another.
+    own may run its parts in any order: none of them is known to lead into the next.
     """
     if isinstance(module, MoELayer):
         yield from _leaves(module.experts)
@@ -101,11 +101,12 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module | None]:
             yield None
     elif isinstance(module, (*WEIGHTED, StackedEach)) or not any(True for _ in module.children()):
         yield module
-    elif _is_of_users(module):
-        yield None
     else:
+        in_order = not _is_of_users(module)
         for child in module.children():
             yield from _leaves(child)
+            if not in_order:
+                yield None
     if isinstance(module, Experts):
         yield None
 
