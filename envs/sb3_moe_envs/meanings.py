@@ -27,9 +27,7 @@ def meanings_of(env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> list[str] 
     :param env: an environment, or a vector environment, whose copies have the same
     """
     layer: Any = env
-    while isinstance(layer, gym.Wrapper | VectorWrapper) and MEANINGS not in dir(
-        type(layer)
-    ):
+    while isinstance(layer, gym.Wrapper | VectorWrapper) and MEANINGS not in dir(type(layer)):
         if isinstance(layer, OTHER_ACTIONS):
             return None
         layer = layer.env

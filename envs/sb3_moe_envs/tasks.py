@@ -180,9 +180,10 @@ def reject(task: Task, index: int, problem: str, cause: BaseException | None = N
 
 def gave_both(first: str, second: str) -> str:
     """Say what is wrong with builders that gave one environment where two are stepped."""
+    of = f"task {first!r}" if first == second else f"the tasks {first!r} and {second!r}"
     return (
-        f"`env_fn` of the tasks {first!r} and {second!r} must build a new environment each time, "
-        "and gave one to both: tasks that are played side by side would step each other"
+        f"`env_fn` of {of} must build a new environment each time, and gave one twice: those that "
+        "are played side by side would step each other"
     )
 
 

@@ -57,7 +57,7 @@ class SparseTrainingCallback(BaseCallback):
     :param verbose: 1 prints how many weights are alive
     :raises TypeError: if an argument is of the wrong type
     :raises ValueError: if it is out of range, or not used by the method, or a TaskSwitchCallback
-        beside it would add experts
+        beside it would add experts, or connections would change under TRPO
     """
 
     def __init__(
@@ -114,7 +114,8 @@ class SparseTrainingCallback(BaseCallback):
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that there is something to make sparse."""
         if GROWTH[self.method] is not None:  # behind the optimiser's steps, by its gradients
-            refuse_trpo(model, f"{type(self).__name__}(method={self.method!r})")
+            own = f"{type(self).__name__}(method={self.method!r})"
+            refuse_trpo(model, own, "use method='static', or PPO")
         super().init_callback(model)
         self._networks = SparseNetworks(uncompiled(model.policy))
 

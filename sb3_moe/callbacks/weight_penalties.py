@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
-from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch as th
@@ -89,10 +88,15 @@ class WeightPenaltyCallback(BaseCallback):
         super().init_callback(model)
         refuse_trpo(model, type(self).__name__)
         networks_of(self.policy)
-        live = _LIVE.setdefault(self.policy, WeakValueDictionary())
-        if type(self) in live:  # of a training that broke off
-            live[type(self)]._detach()
-        live[type(self)] = self
+        for handle in self._left():  # by a training that broke off
+            handle.remove()
+        self._left().clear()
+
+    def _left(self) -> set[RemovableHandle]:
+        """Hooks of all penalties: they outlive a training that is interrupted."""
+        first, *_ = networks_of(self.policy).every_optimizer()
+        hooks: set[RemovableHandle] = vars(first).setdefault("penalty_hooks", set())
+        return hooks
 
     @property
     def policy(self) -> Any:
@@ -131,6 +135,7 @@ class WeightPenaltyCallback(BaseCallback):
         for each in pulls:
             hook = self._hook(each, masks.get(each.parameter), experts.get(each.parameter))
             self._handles.append(each.parameter.register_post_accumulate_grad_hook(hook))
+        self._left().update(self._handles)
         # Off-policy a rollout may be a step long, and a device would be waited for in each.
         on_policy = isinstance(self.model, OnPolicyAlgorithm)
         if pulls and (on_policy or np.any(self.locals.get("dones"))):
@@ -155,15 +160,11 @@ class WeightPenaltyCallback(BaseCallback):
     def _detach(self) -> None:
         for handle in self._handles:
             handle.remove()
+        self._left().difference_update(self._handles)
         self._handles = []
 
     def _on_training_end(self) -> None:
         self._detach()
-
-
-# The last of each class, by policy: its hooks stay where training is interrupted.
-_LIVE: WeakKeyDictionary[nn.Module, WeakValueDictionary[type, WeightPenaltyCallback]]
-_LIVE = WeakKeyDictionary()
 
 
 class L2InitCallback(WeightPenaltyCallback):

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 
 from sb3_moe.tasks.of_env import task_names, tasks_played
 from sb3_moe.vec_env.make import make_multitask_vec_env
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 
 # Other numbers, another schedule, and no file over the one of the training environment.
 NOT_COPIED = ("n_envs", "schedule", "monitor_dir")
@@ -185,8 +186,9 @@ def normalises_observations(normaliser: VecNormalize | None) -> bool:
 
 def kind_of_normaliser(normaliser: VecNormalize) -> str:
     """Say what an environment is normalised by, and which parts of observations."""
+    kind = PerTaskVecNormalize if isinstance(normaliser, PerTaskVecNormalize) else VecNormalize
     keys = getattr(normaliser, "norm_obs_keys", None)
-    return f"{type(normaliser).__name__} of {keys or 'all'}"
+    return f"{kind.__name__} of {sorted(keys) if keys else 'all'}"
 
 
 def synchronise(training_env: VecEnv, env: VecEnv) -> None:

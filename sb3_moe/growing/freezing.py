@@ -30,7 +30,7 @@ def freeze_experts(
     :param experts: their numbers; None: all that there are now
     :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole name;
         None: each that has experts
-    :param layer: which of the tower's mixtures; None: each
+    :param layer: which of the tower's mixtures, in each critic; None: each
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
     :raises ValueError: if there is no such tower, layer or expert, or the optimiser is of a class
         that is not known
@@ -50,7 +50,7 @@ def thaw_experts(
     :param model: of any algorithm, with one of this package's policies
     :param experts: their numbers; None: all
     :param tower: as of :func:`freeze_experts`
-    :param layer: which of the tower's mixtures; None: each
+    :param layer: which of the tower's mixtures, in each critic; None: each
     :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
     :raises ValueError: if there is no such tower, layer or expert
     """

@@ -50,14 +50,14 @@ def add_experts(
       else they would stay alike; where the original is frozen it stays as it is, and they part.
       Under ``"top_k"`` only one of the two may be chosen, with less weight.
     - A new one has the mean of the others' scores, and so at most its share of the gates of any
-      sample (about that with ``normalize_router``), which the others lose evenly. ``"top_k"`` does
+      sample, which the others lose evenly. ``"top_k"`` does
       not choose it before its score has grown; a large ``share``, ``bias_rate`` or
       ``balance_coef`` makes that soon.
 
     Routers with scores get a number to add to each (``router_kwargs=dict(bias=True)``) for it,
     learned from then on. Gates of ``"uniform"`` are all 1/E: there the experts' last layers are
-    scaled instead, which frozen ones refuse. Averages of the optimisers follow the gates, a new
-    expert counts its own steps, and target networks get what follows the new experts.
+    scaled instead, which frozen ones and ``combine`` refuse. Averages of the optimisers follow the
+    gates, a new expert counts its own steps, and target networks get what follows the new experts.
 
     :param model: of any algorithm, with one of this package's policies
     :param n: how many

@@ -46,7 +46,8 @@ def shared_biases(router: ScoreRouter, num_experts: int, heirs: Sequence[Heir]) 
     The exponential of a score is an expert's part in the softmax: a share of it is its logarithm
     added to the score. One that starts anew has the mean score of all, and the mean of scores is
     at most the logarithm of the mean of their exponentials: so its gate is at most its share.
-    Where directions alone count, that of the mean may score higher than the mean: by as much less.
+    With normalised weights the direction of the mean can score above the mean of the scores: the
+    bias is lower by as much.
 
     :param router: the old one
     :param num_experts: E

@@ -364,9 +364,14 @@ class _Before:
 
 
 def _differ(optimizer: th.optim.Optimizer, tensors: Sequence[nn.Parameter]) -> bool:
-    """Say whether tensors have taken different counts of torch's steps, or any counts its own."""
+    """Say whether tensors may have taken different counts of torch's steps, or one has its own."""
+    if len(tensors) < 2:
+        return False
     states = [optimizer.state[each] for each in tensors]
-    return len({float(each["step"]) for each in states}) > 1 or any(STEPS in s for s in states)
+    steps = [each["step"] for each in states]
+    if not all(map(paths.on_cpu, steps)):
+        return True  # to look would be to wait; apart they are right in any case
+    return len({float(each) for each in steps}) > 1 or any(STEPS in each for each in states)
 
 
 def _together(shares: Sequence[Share]) -> list[_Part]:

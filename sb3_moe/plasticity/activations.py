@@ -66,14 +66,12 @@ def _mean(values_ETHP: th.Tensor) -> th.Tensor:
 def as_ETHP(values: th.Tensor, num_experts: int = 1) -> th.Tensor:
     """Bring what an activation module returned into one shape.
 
-    :param values: (T, H) or (T, C, positions, ...) of a dense layer, (E, T, H) or
+    :param values: (T, H) or (T, C, height, width) of a dense layer, (E, T, H) or
         (E, T, C, height, width) of a stacked one, or (T, E*C, height, width) of grouped
         convolutions
     :param num_experts: E of the stacked network that the module belongs to, 1 for a dense layer
     :raises ValueError: if the shape is none of these
     """
-    if num_experts == 1 and values.dim() > 2 and len(values) > 1:
-        return values.flatten(2).unsqueeze(0)
     if values.dim() == 4:
         values = values.reshape(len(values), num_experts, -1, *values.shape[2:]).transpose(0, 1)
     elif values.dim() == 2 and num_experts == 1:

@@ -20,6 +20,9 @@ from sb3_moe.plasticity.hidden_layers import hidden_layers
 from sb3_moe.plasticity.weight_views import WEIGHTED, incoming, weight_of
 from sb3_moe.plasticity.weights import NOT_KEPT
 
+# Whose modules run their parts in the order in which they hold them.
+_KNOWN = ("torch", "stable_baselines3", "sb3_contrib", "sb3_moe")
+
 
 def gradient_activity(
     policy: BasePolicy, gradients: Mapping[th.Tensor, th.Tensor | None] = NOT_KEPT
@@ -44,10 +47,6 @@ def gradient_activity(
         if gradient is not None:
             found[layer.name] = incoming(feeder)(gradient).abs().flatten(2).mean(2)
     return found
-
-
-# Whose modules run their parts in the order in which they hold them.
-_KNOWN = ("torch", "stable_baselines3", "sb3_contrib", "sb3_moe")
 
 
 def measure_gradients(
@@ -113,6 +112,4 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module | None]:
 
 def _is_of_users(module: nn.Module) -> bool:
     """Say whether nobody but its writer knows how a module runs its parts."""
-    if type(module).forward is nn.Sequential.forward:
-        return False
-    return type(module).__module__.partition(".")[0] not in _KNOWN
+    return type(module).forward.__module__.partition(".")[0] not in _KNOWN

@@ -24,7 +24,8 @@ from sb3_moe.plasticity.hidden_layers import HiddenLayer, hidden_layers
 def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
     """Return what each hidden layer computes on a batch, by ``<tower>.<index>``.
 
-    A token that a sparse router did not send to an expert counts there as zeros.
+    A token that a sparse router did not send to an expert counts there as zeros. Layers of the
+    user's own whose values have three axes are left out: which of them are units isn't known.
 
     :param policy: of any algorithm; its mode is left as it was
     :param obs: a batch of observations, as the environment gives them
@@ -35,7 +36,7 @@ def policy_activations(policy: BasePolicy, obs: Obs) -> dict[str, Activations]:
     watched |= {f"{la.name} mixture": la.mixture for la in layers if la.mixture is not None}
     with evaluating(policy), every_row_in_every_expert(policy), recording(watched) as outputs:
         networks_of(policy).run(policy.obs_to_tensor(obs)[0])
-    return {layer.name: _activations(layer, outputs) for layer in layers if outputs[layer.name]}
+    return {la.name: _activations(la, outputs) for la in layers if _is_readable(la, outputs)}
 
 
 def some_hidden_layers(policy: BasePolicy) -> list[HiddenLayer]:
@@ -65,6 +66,19 @@ def every_row_in_every_expert(policy: BasePolicy) -> Iterator[None]:
     finally:
         for network, value in zip(networks, before, strict=True):
             network.needs_all_rows = value
+
+
+def _is_readable(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> bool:
+    """Say whether a layer ran, and which axis its units are on is known.
+
+    Of three axes it isn't: a convolution over time has them before positions, a layer that is
+    applied to each of several things behind.
+    """
+    calls = outputs[layer.name]
+    try:
+        return bool(calls) and as_ETHP(calls[-1], layer.num_experts) is not None
+    except ValueError:
+        return False
 
 
 def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activations:

@@ -79,9 +79,7 @@ class TeachesOptimizers(LooksInside):
 
     def _hold_experts(self) -> None:
         """Let the optimisers keep experts as they are, where that is wanted."""
-        for each in vars(self).pop("_held", ()):
-            each.remove()
-        self._taught = optimizers = networks_of(self).optimizers()
+        optimizers = networks_of(self).optimizers()
         held: dict[th.optim.Optimizer, _Held] = {}
         for name, layer in self.moe_layers().items():
             tower, options = tower_of(name), self.moe[kind_of(name)]
@@ -92,6 +90,13 @@ class TeachesOptimizers(LooksInside):
             if options.freezes_idle(layer):
                 behind.idle.append(layer.experts)
                 behind.explicit = behind.explicit or bool(options.freeze_idle)
+        frozen = {
+            name: sorted(layer.frozen) for name, layer in self.moe_layers().items() if layer.frozen
+        }
+        self.check_frozen_experts(frozen)  # by an optimiser that was put in another's place
+        for known in vars(self).pop("_held", ()):
+            known.remove()
+        self._taught = optimizers
         self._held = [
             IdleExperts(
                 optimizer,
@@ -101,7 +106,7 @@ class TeachesOptimizers(LooksInside):
                 others=each.others,
             )
             for optimizer, each in held.items()
-            if each.explicit or each.frozen or why_unsupported(optimizer) is None
+            if each.explicit or why_unsupported(optimizer) is None
         ]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Plan:
 
     options: tyro.conf.OmitArgPrefixes[StudyOptions]
     processes: int | None = None
-    """Cells at a time; by default as many as there are cores."""
+    """Cells at a time; by default as many as the cores that it may use."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Run:
 
     options: tyro.conf.OmitArgPrefixes[StudyOptions]
     processes: int | None = None
-    """Cells at a time, on one thread each; by default as many as there are cores."""
+    """Cells at a time, on one thread each; by default as many as the cores that it may use."""
     retry: bool = False
     """Run cells that failed or are damaged again."""
     trust: bool = False

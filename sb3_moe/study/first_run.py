@@ -19,7 +19,7 @@ from rich.table import Table
 
 from sb3_moe.study.commands import CACHE, play, prepare, rehearse, say
 from sb3_moe.study.report.page import number
-from sb3_moe.study.report.results import load_results
+from sb3_moe.study.report.results import has_scores, load_results
 from sb3_moe.study.report.tables import Rows, summary
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.engine import LocalEngine
@@ -59,7 +59,7 @@ class FirstRun:
     out: Path | None = None
     """The folder; by default a new one under runs/. An earlier one goes on where it stopped."""
     processes: int | None = None
-    """Runs at a time, on one thread each; by default as many as there are cores."""
+    """Runs at a time, on one thread each; by default as many as the cores that it may use."""
     replays: bool = True
     """End with a page on which each network plays."""
 
@@ -145,7 +145,7 @@ def _conclude(
             f"stopped: {done} of {len(jobs)} runs finished, all that is there stays readable; "
             f"go on with --out {root}",
         )
-    if any((job.folder.path / "scores.npz").exists() for job in jobs):
+    if any(job.state.status in ("done", "interrupted") and has_scores(job) for job in jobs):
         results = load_results(study, root, partial=True)
         console.print(_printed(summary(results.runs, results.random)))
         say(console, f"models, scores and configurations: {root / 'cells'}")

@@ -229,7 +229,7 @@ def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
 
     named = _in_order(tasks[0] if len(tasks) == 1 and tasks[0] in SUITES else list(tasks), space)
     if len(tasks) == 1 and tasks[0] not in SUITES:
-        env = gym.make(tasks[0])
+        env = gym.make(game_id(tasks[0]))
         if env.observation_space == space:
             return env
     for shown in SHOWN:

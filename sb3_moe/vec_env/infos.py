@@ -41,6 +41,8 @@ def _column(value: Any, num_envs: int) -> list[Any] | None:
         return list(rows_of(value, num_envs))
     if isinstance(value, np.ndarray) and value.ndim == 1 and len(value) == num_envs:
         return list(value.tolist())  # plain Python numbers
-    if isinstance(value, np.ndarray | list | tuple) and np.ndim(value) and len(value) == num_envs:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        return None
+    if isinstance(value, np.ndarray | list | tuple) and len(value) == num_envs:
         return list(value)
     return None

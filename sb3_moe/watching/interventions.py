@@ -40,7 +40,7 @@ def without_expert(
     :param model: an SB3 model, or the policy of one
     :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole name
     :param expert: which one
-    :param layer: which of the tower's mixtures; None: each
+    :param layer: which of the tower's mixtures, in each critic; None: each
     :raises TypeError: if the policy is not one of this package's
     :raises ValueError: if there is no such tower, layer or expert, or no other expert
     """
@@ -57,7 +57,7 @@ def only_expert(
     :param model: an SB3 model, or the policy of one
     :param tower: as of :func:`without_expert`
     :param expert: the one that stays
-    :param layer: which of the tower's mixtures; None: each
+    :param layer: which of the tower's mixtures, in each critic; None: each
     :raises TypeError: if the policy is not one of this package's
     :raises ValueError: if there is no such tower, layer or expert
     """
@@ -79,7 +79,7 @@ def swap_experts(
     :param tower: as of :func:`without_expert`
     :param first: one expert
     :param second: another
-    :param layer: which of the tower's mixtures; None: each
+    :param layer: which of the tower's mixtures, in each critic; None: each
     :raises TypeError: if the policy is not one of this package's
     :raises ValueError: if there is no such tower, layer or expert
     """

@@ -170,14 +170,14 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
             "`env` must be given: the model's own environment is training's, and it doesn't say "
             "how another one is built"
         )
-    strange = [each.name for each in spec.additional_wrappers if each.kwargs is None]
+    # SB3 puts its Monitor around what it makes, and one that can't be made again comes by itself.
+    others = tuple(each for each in spec.additional_wrappers if each.entry_point != MONITOR)
+    strange = [each.name for each in others if each.kwargs is None]
     if strange:
         raise ValueError(
             f"`env` must be given: the model's own environment is training's, and {strange[0]} "
             "around it doesn't say how another one is built"
         )
-    # SB3 puts its Monitor around what it makes, and one that can't be made again comes by itself.
-    others = tuple(each for each in spec.additional_wrappers if each.entry_point != MONITOR)
     spec = replace(spec, additional_wrappers=others)
     again: list[Callable[[], gym.Env[Any, Any]]] = [
         lambda: Monitor(gym.make(spec, render_mode=render_mode))

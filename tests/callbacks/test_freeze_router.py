@@ -228,8 +228,16 @@ def test_routers_that_an_interrupted_training_held_learn_again():
         model.learn(96, Stop(32, bound=None, at_step=1, probe=probe()))
     layers = model.policy.moe_layers().values()
     assert any(layer.holds_router for layer in layers)
-    model.learn(32, FreezeRouterCallback(32, bound=None, at_step=10**6, probe=probe()))
-    assert not any(layer.holds_router for layer in layers)
+    held = []
+
+    class Look(FreezeRouterCallback):
+        def _on_rollout_start(self):
+            super()._on_rollout_start()
+            held.append(any(layer.holds_router for layer in layers))
+
+    model.learn(32, Look(32, bound=None, at_step=10**6, probe=probe()))
+    assert held
+    assert not any(held)
 
 
 def test_after_training_every_parameter_learns_again():

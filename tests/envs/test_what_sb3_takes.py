@@ -132,7 +132,7 @@ class Other(gym.RewardWrapper):
 @pytest.mark.parametrize("schedule", [None, Interleave("episodes")])
 def test_one_environment_of_two_tasks_that_are_played_side_by_side_is_refused(schedule):
     one = Simple()
-    with pytest.raises(ValueError, match=r"'task0' and '.*' must build a new environment ea"):
+    with pytest.raises(ValueError, match=r"'task0'.* must build a new environment each"):
         make_multitask_vec_env([lambda: one, lambda: Other(one)], 2, schedule=schedule).reset()
     tasks = [lambda: one, lambda: Other(one)]
     make_multitask_vec_env(tasks, 1, schedule=Cycle(4)).reset()  # in turn it is no harm
@@ -178,7 +178,12 @@ class Batched(SyncVectorEnv):
 
     def step(self, actions):
         *result, infos = super().step(actions)
-        return *result, infos | {"seed": None, "names": ["a", "b", "c"], "lengths": [1, 2]}
+        return *result, infos | {
+            "seed": None,
+            "names": ["a", "b", "c"],
+            "lengths": [1, 2],
+            "legal": [[0], [0, 1]],
+        }
 
 
 def test_what_a_vector_environment_says_once_is_said_of_every_copy():
@@ -188,3 +193,7 @@ def test_what_a_vector_environment_says_once_is_said_of_every_copy():
     assert [info["seed"] for info in infos] == [None, None]
     assert [info["names"] for info in infos] == [["a", "b", "c"]] * 2
     assert [info["lengths"] for info in infos] == [1, 2]
+    assert [info["legal"] for info in infos] == [[0], [0, 1]]
+    alone = GymnasiumVecEnv(Batched(2))
+    alone.reset()
+    assert [info["legal"] for info in alone.step(np.zeros(2, int))[3]] == [[0], [0, 1]]

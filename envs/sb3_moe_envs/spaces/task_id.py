@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from gymnasium import Space, spaces
 
 from sb3_moe_envs.spaces.named import NamedBox, NamedId
+
+
+class TaskIdEncoder(Protocol):
+    """Add the task id to observations."""
+
+    space: Space[Any]
+
+    def single(self, obs: Any, task: int) -> Any:
+        """Add the id to one observation."""
+
+    def batch(self, obs: Any, tasks_B: np.ndarray) -> Any:
+        """Add the ids to a batch of observations."""
 
 
 class Hidden:

@@ -166,10 +166,12 @@ def _column(value: Any, rows: Any, num_envs: int) -> np.ndarray:
     num_rows = len(np.arange(num_envs)[rows])
     if isinstance(value, dict):
         return _dicts(value, np.ones(num_rows, dtype=bool))
-    if isinstance(value, np.ndarray | list | tuple) and np.ndim(value) and len(value) == num_rows:
-        return np.asarray(value)
+    if isinstance(value, np.ndarray) and value.ndim and len(value) == num_rows:
+        return value
+    is_rows = isinstance(value, list | tuple) and len(value) == num_rows
     column = np.full(num_rows, None, dtype=object)
-    column[:] = [value] * num_rows
+    for row, each in enumerate(value if is_rows else [value] * num_rows):
+        column[row] = each
     return column
 
 

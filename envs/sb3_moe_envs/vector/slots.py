@@ -35,6 +35,7 @@ class MultiTaskSyncVectorEnv(MixedInfos, SyncVectorEnv):
             for name, inner in env.by_name():
                 other, first = seen.setdefault(id(inner.unwrapped), (slot, name))
                 if other != slot:
+                    self.close()
                     raise ValueError(gave_both(first, name))
 
     def __repr__(self) -> str:

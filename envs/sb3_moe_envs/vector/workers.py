@@ -183,7 +183,7 @@ class Other(Player):
 
     def __init__(self, make: Callable[[int, int], Any]) -> None:
         super().__init__()
-        context = multiprocessing.get_context("forkserver" if _bears_no_fork() else None)
+        context: Any = multiprocessing.get_context(_start_method())
         self._pipe, theirs = context.Pipe()
         by_value = CloudpickleWrapper(cast(Any, make))
         self._process = context.Process(
@@ -251,10 +251,12 @@ class Made:
             each.close()
 
 
-def _bears_no_fork() -> bool:
-    """Say whether a fork of this process could hang, as with jax, or lack the GPU that it has."""
+def _start_method() -> str | None:
+    """Choose how processes start: a fork could hang, as with jax, or lack the GPU in use here."""
     torch = sys.modules.get("torch")
-    return "jax" in sys.modules or (torch is not None and torch.cuda.is_initialized())
+    bears_no_fork = "jax" in sys.modules or (torch is not None and torch.cuda.is_initialized())
+    there = "forkserver" in multiprocessing.get_all_start_methods()  # Windows never forks
+    return "forkserver" if bears_no_fork and there else None
 
 
 def num_cores() -> int:

@@ -71,7 +71,7 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     everything = survey(cells, root)
     refuse_changes(everything)
     jobs = [job for job in everything if job.state.status in wanted]
-    jobs = [job for job in jobs if _has_scores(job)]
+    jobs = [job for job in jobs if has_scores(job)]
     if not jobs:
         raise ValueError(f"a report needs a cell that is done, {root} has none: run the study")
     runs = with_silent_failures([_run(job) for job in jobs])
@@ -97,7 +97,7 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     )
 
 
-def _has_scores(job: Job) -> bool:
+def has_scores(job: Job) -> bool:
     """Say whether a run was ever evaluated: one that starts anew may hold a file without rows."""
     there = (job.folder.path / "scores.npz").exists()
     return there and len(job.folder.scores().get("steps", ())) > 0

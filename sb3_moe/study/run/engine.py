@@ -131,7 +131,7 @@ def _ending(code: int | None) -> str:
 
 
 def check_processes(processes: int | None) -> int:
-    """Give the number of processes; as many as this one may use cores for None.
+    """Give the number of processes; as many as the cores that this process may use for None.
 
     :raises ValueError: if there are none
     """
@@ -146,7 +146,7 @@ def check_processes(processes: int | None) -> int:
 class LocalEngine:
     """One process per cell, started by spawn: where jax is loaded, fork hangs.
 
-    :param processes: how many at a time; None: as many as there are cores
+    :param processes: how many at a time; None: as many as the cores that it may use
     :param cache: see :func:`child_environment`
     :param trust: go on from snapshots that can run code, whoever wrote them
     :raises ValueError: if there are none

@@ -33,9 +33,9 @@ def run(jobs: Sequence[Job], engine: Engine, view: View) -> None:
                 view.ended(lost, State("missing", f"{lost.cell.start}, its start, is not done"))
             while len(running) < engine.capacity and (job := _next(waiting)) is not None:
                 waiting.remove(job)
+                view.started(job)
                 engine.start(job.cell, job.folder.path)
                 running[job.cell.name] = job
-                view.started(job)
             for name, ending in engine.ended().items():
                 job = running.pop(name)
                 view.ended(job, _explained(job.folder.state(), ending))

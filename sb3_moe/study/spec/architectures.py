@@ -85,7 +85,7 @@ def named_architecture(
     if options is not None:
         kwargs = dict(options)
         own = {key: kwargs.pop(key) for key in _NO_OPTIONS if key in kwargs}
-        if "placement" not in kwargs and "policy" not in own:
+        if own.get("policy", TABLE[algorithm].aliases[0]) in TABLE[algorithm].aliases:
             _check_name(name, kwargs, algorithm)
         if isinstance(own.get("callbacks"), list):
             where = f"architectures.{name}.callbacks"
@@ -112,14 +112,12 @@ def _check_name(name: str, options: Mapping[str, Any], algorithm: str) -> None:
         meant = named_architecture(name, None, algorithm).policy_kwargs
     except (AttributeError, ValueError):  # a word of the user's
         return
-    given = {**DEFAULTS, **options}
-    said = {key: meant[key] for key in ("placement", "router") if key in meant}
-    if any(given[key] != value for key, value in said.items()):
-        raise ValueError(
-            f"`architectures.{name}` must say its `placement`: beside options a name is only a "
-            f"name, and these stand for {given['router']}-{given['placement']}; without them it "
-            f"is {said}"
-        )
+    for key in ("placement", "router"):
+        if key in meant and key not in options and meant[key] != DEFAULTS[key]:
+            raise ValueError(
+                f"`architectures.{name}` must say its `{key}`: beside options a name is only a "
+                f"name, and without it the {key} is {DEFAULTS[key]!r}, not {meant[key]!r}"
+            )
 
 
 # What an architecture has besides options of its policy.

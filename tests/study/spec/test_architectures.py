@@ -34,19 +34,20 @@ def test_a_name_that_says_nothing_is_refused(name, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "lacks"),
     [
-        ("dense", {"arguments": {"learning_rate": 0.1}}, "'none'"),
-        ("soft-big", {"num_experts": 8}, "'big'"),
-        ("top_k-middle", {"net_arch": [8]}, "'top_k'"),
-        ("soft-middle-pi", {}, "'vf': 'none'"),
+        ("dense", {"arguments": {"learning_rate": 0.1}}, "placement.*'middle', not 'none'"),
+        ("dense", {"policy": "MoeMlpPolicy"}, "placement.*'middle', not 'none'"),
+        ("soft-big", {"num_experts": 8}, "placement.*'middle', not 'big'"),
+        ("top_k-middle", {"net_arch": [8]}, "router.*'soft', not 'top_k'"),
+        ("top_k-big", {"placement": "big"}, "router.*'soft', not 'top_k'"),
+        ("soft-middle-pi", {}, "placement.*'middle', not .*'vf': 'none'"),
     ],
 )
 def test_a_name_that_means_one_network_beside_options_that_mean_another_is_refused(
-    name, options, said
+    name, options, lacks
 ):
-    stands = f"these stand for soft-middle; without them it is .*{said}"
-    with pytest.raises(ValueError, match=rf"`architectures.{name}` must say its .*{stands}"):
+    with pytest.raises(ValueError, match=rf"`architectures.{name}` must say its `{lacks}"):
         named_architecture(name, options)
 
 
