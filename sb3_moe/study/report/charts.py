@@ -129,10 +129,10 @@ class _Drawer:
 
     def dots(self) -> Iterator[Values]:
         """Give what each run has one value of."""
-        for key, meaning in MEASURES.items():
+        for key, each in MEASURES.items():
             panels = [panel for runs in self._settings for panel in self._dotted(key, runs)]
             name = key.replace("_", " ").capitalize()
-            yield {"key": key, "name": name, "note": meaning, "panels": panels}
+            yield {"key": key, "name": name, "note": each.meaning, "panels": panels}
 
     def _by_task(
         self,

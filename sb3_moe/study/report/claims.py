@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from sb3_moe.study.report.measures import IN_RETURNS, MEASURES, OF_SUCCESS, WHOLE, games_measured
-from sb3_moe.study.report.references import openers, reference_of
+from sb3_moe.study.report.measures import MEASURES, WHOLE
+from sb3_moe.study.report.references import openers
 from sb3_moe.study.report.runs import Array, Run
 from sb3_moe.study.report.verdict import (
     Expects,
@@ -150,7 +150,7 @@ class Contrast:
                 found[key] = np.array([float(np.mean(values)) for values in alike])
         if self.over != "tasks":
             return found
-        units = self.units if self.measure in IN_RETURNS else {}
+        units = self.units if MEASURES[self.measure].unit == "return" else {}
         return _mean_over_tasks(found, self._tasks(measured, cells), units)
 
     def games(
@@ -165,7 +165,7 @@ class Contrast:
     def _tasks(self, measured: Sequence[Measured], cells: Sequence[CellConfig] | None) -> set[str]:
         """Name the tasks of which the measure is defined, and said something where it's success."""
         tasks = self.defined([run.cell for run, _ in measured] if cells is None else cells)
-        if self.measure in OF_SUCCESS:
+        if MEASURES[self.measure].unit == "success":
             tasks &= {
                 task for _, values in measured for task in values if np.isfinite(values[task])
             }
@@ -178,7 +178,7 @@ class Contrast:
                 task
                 for cell in cells
                 if selector.matches(cell)
-                for task in games_measured(self.measure, cell)
+                for task in MEASURES[self.measure].games(cell)
             }
             for selector in self.plus + self.minus
         ]
@@ -190,7 +190,7 @@ class Contrast:
         wanted = games if tasks == {WHOLE} else [game for game in games if game in tasks]
         found = {(cells[i].architecture.name, cells[i].order[0]) for i in openers(cells)}
         compared = (s.architecture for s in self.plus + self.minus)
-        needed = dict.fromkeys(reference_of(self.measure, name) for name in compared)
+        needed = dict.fromkeys(map(MEASURES[self.measure].reference, compared))
         return [
             (network, task)
             for network in needed

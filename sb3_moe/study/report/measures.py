@@ -6,6 +6,8 @@ Shapes: K evaluations.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -22,34 +24,41 @@ def shown(game: str) -> str:
     return "all tasks" if game == WHOLE else game
 
 
-def is_measured(name: str, cell: CellConfig, game: str) -> bool:
-    """Say whether a measure is defined for a game of a run, by when the game is trained there."""
-    trained = not cell.order or game in cell.order
-    if name in ("final", "success"):
-        # What fine-tuning has made of a task that it never trained is worth knowing; alone not.
-        return trained or cell.regime != "scratch"
-    if name in ("forgetting", "success_forgetting"):
-        return bool(cell.order) and trained
-    if name == "gain":
-        return bool(cell.order) and trained and cell.order[0] != game
-    if name in BESIDE_SCRATCH:
-        opens = name == "plasticity" and cell.order[:1] == (game,)
-        return trained and not opens and _is_as_long_as_scratch(cell)
-    return trained
+# For which games of a run a measure is defined, by when they are trained there.
 
 
-def _is_as_long_as_scratch(cell: CellConfig) -> bool:
-    """Say whether a stretch of a run has as many of a task's steps as its run from scratch."""
-    if cell.order:  # its first block
-        return True
-    return cell.regime == "mtrl" and cell.cycles == 1
+def is_trained(cell: CellConfig, game: str) -> bool:
+    """Say whether a run trains a game."""
+    return not cell.order or game in cell.order
 
 
-def games_measured(name: str, cell: CellConfig) -> set[str]:
-    """Name the games for which a measure is defined in a run, or :data:`WHOLE`."""
-    if name in OF_RUNS:
-        return {WHOLE}
-    return {game for game in cell.games if is_measured(name, cell, game)}
+def has_an_end(cell: CellConfig, game: str) -> bool:
+    """Say whether what a run has made of a game is worth knowing: of others, alone, it isn't."""
+    return is_trained(cell, game) or cell.regime != "scratch"
+
+
+def has_blocks(cell: CellConfig, game: str) -> bool:
+    """Say whether a game is trained in blocks."""
+    return bool(cell.order) and is_trained(cell, game)
+
+
+def comes_later(cell: CellConfig, game: str) -> bool:
+    """Say whether other games are trained before it."""
+    return has_blocks(cell, game) and cell.order[0] != game
+
+
+def is_beside_scratch(cell: CellConfig, game: str) -> bool:
+    """Say whether a stretch of a run has as many of a game's steps as its run from scratch."""
+    as_long = bool(cell.order) or (cell.regime == "mtrl" and cell.cycles == 1)
+    return is_trained(cell, game) and as_long
+
+
+def is_no_opener(cell: CellConfig, game: str) -> bool:
+    """Leave out the first game of a sequence, which is its own reference."""
+    return is_beside_scratch(cell, game) and cell.order[:1] != (game,)
+
+
+# What is measured.
 
 
 def block_area(run: Run, game: str) -> float:
@@ -86,31 +95,24 @@ def collapsed(runs: Sequence[Run], random: Mapping[str, float]) -> list[tuple[Ru
 
 def final(run: Run, game: str) -> float:
     """Mean return of a game at the end of the run; NaN for one that a run alone never trained."""
-    if not is_measured("final", run.cell, game):
-        return float("nan")
-    return float(run.returns(game)[-1])
+    return float(run.returns(game)[-1]) if has_an_end(run.cell, game) else float("nan")
 
 
 def success(run: Run, game: str) -> float:
-    """Share of a game's episodes that succeed at the end of the run, where `final` is measured."""
-    if not is_measured("success", run.cell, game):
-        return float("nan")
+    """Share of a game's episodes that succeed at the end of the run."""
     return float(run.success(game)[-1])
 
 
 def forgetting(run: Run, game: str) -> float:
     """Mean return of a game when its last block ended, less that at the end of the run.
 
-    0 for the one trained last (arXiv 2105.10919); NaN for one that never was to its end, or not in
-    blocks.
+    0 for the one trained last (arXiv 2105.10919); NaN for one that never was to its end.
     """
     return _loss(run.returns(game), run, game)
 
 
 def _loss(values: Array, run: Run, game: str) -> float:
     """Value when a game's last block ended, less that at the end of the run."""
-    if not is_measured("forgetting", run.cell, game):
-        return float("nan")
     end = run.blocks(game)[-1][1]
     if run.steps[-1] < end:
         return float("nan")
@@ -150,19 +152,13 @@ def _of_second_half(run: Run, kind: str) -> float:
 def plasticity(run: Run, game: str, references: References) -> float:
     """Area within the game's first block, by the same network's from scratch, both above random.
 
-    Later blocks, of a sequence that is played again, would reward what was kept. NaN for the first
-    game of a sequence, which is its own reference, and where a schedule or several cycles make the
-    run's stretch another length than that from scratch.
+    Later blocks, of a sequence that is played again, would reward what was kept.
     """
-    if not is_measured("plasticity", run.cell, game):
-        return float("nan")
     return _beside_scratch(run, game, references, run.cell.architecture.name)
 
 
 def relative_area(run: Run, game: str, references: References) -> float:
     """Area within the game's first block, by dense's from scratch, both above random."""
-    if not is_measured("relative_area", run.cell, game):
-        return float("nan")
     return _beside_scratch(run, game, references, "dense")
 
 
@@ -173,12 +169,7 @@ def _beside_scratch(run: Run, game: str, references: References, architecture: s
 
 
 def gain(run: Run, game: str, references: References) -> float:
-    """Area within the game's first block, less the same network's area from scratch.
-
-    NaN for the first game of a sequence, which is its own reference, and where there are no blocks.
-    """
-    if not is_measured("gain", run.cell, game):
-        return float("nan")
+    """Area within the game's first block, less the same network's area from scratch."""
     scratch = references.scratch_area(run.cell.architecture.name, run.cell.seed, game)
     return first_area(run, game) - scratch
 
@@ -190,74 +181,135 @@ def average_performance(run: Run, references: References) -> float:
     return float(np.mean(ends))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What can be known of a run.
+
+    :param meaning: what readers are told
+    :param of_game: its value for a game; None: it belongs to the whole run
+    :param of_run: its value for the whole run
+    :param defined: for which games of a run it is; of others there is no value
+    :param unit: ``"return"``: the game's own; ``"success"``: a share of episodes that say so
+    :param beside: whose runs from scratch it needs: those of the network's own, or of ``dense``
+    """
+
+    meaning: str
+    of_game: Callable[[Run, str, References], float] | None = None
+    of_run: Callable[[Run, References], float] | None = None
+    defined: Callable[[CellConfig, str], bool] = is_trained
+    unit: Literal["return", "success"] | None = None
+    beside: Literal["own", "dense"] | None = None
+
+    def games(self, cell: CellConfig) -> set[str]:
+        """Name the games for which it is defined in a run, or :data:`WHOLE`."""
+        if self.of_game is None:
+            return {WHOLE}
+        return {game for game in cell.games if self.defined(cell, game)}
+
+    def values(self, run: Run, references: References) -> dict[str, float]:
+        """Measure a run, by game; what belongs to the whole run is filed under :data:`WHOLE`."""
+        if self.of_game is None:
+            assert self.of_run is not None
+            return {WHOLE: self.of_run(run, references)}
+        defined = self.games(run.cell)
+        return {
+            game: self.of_game(run, game, references) if game in defined else float("nan")
+            for game in run.cell.games
+        }
+
+    def reference(self, architecture: str) -> str | None:
+        """Name the network whose runs from scratch it needs of another's; None: of none."""
+        return architecture if self.beside == "own" else self.beside
+
+
+MEASURES = {
+    "plasticity": Measure(
+        meaning="area within the task's first block, or the run where tasks are interleaved / "
+        "the same network's area from scratch, both above the random policy; a task that opens a "
+        "sequence is left out. It has transfer in it: above 1, what was learned before has helped",
+        of_game=plasticity,
+        defined=is_no_opener,
+        beside="own",
+    ),
+    "relative_area": Measure(
+        meaning="the same area / the dense network's from scratch, both above the random "
+        "policy; mean over the orders",
+        of_game=relative_area,
+        defined=is_beside_scratch,
+        beside="dense",
+    ),
+    "gain": Measure(
+        meaning="mean return within the task's first block, less that of the same network from "
+        "scratch; a task that opens a sequence is left out. Above 0, earlier training has helped",
+        of_game=gain,
+        defined=comes_later,
+        beside="own",
+        unit="return",
+    ),
+    "area": Measure(
+        meaning="mean return while the task is trained: within its blocks, or over the run where "
+        "tasks are interleaved or a schedule chooses them",
+        of_game=lambda run, game, _: block_area(run, game),
+        unit="return",
+    ),
+    "block_end": Measure(
+        meaning="mean return over the last tenth of the task's last block",
+        of_game=lambda run, game, _: block_end(run, game),
+        unit="return",
+    ),
+    "final": Measure(
+        meaning="mean return at the end of the run",
+        of_game=lambda run, game, _: final(run, game),
+        defined=has_an_end,
+        unit="return",
+    ),
+    "forgetting": Measure(
+        meaning="mean return at the end of the task's last block, less that at the end of the run",
+        of_game=lambda run, game, _: forgetting(run, game),
+        defined=has_blocks,
+        unit="return",
+    ),
+    "success": Measure(
+        meaning="share of episodes that succeed at the end of the run",
+        of_game=lambda run, game, _: success(run, game),
+        defined=has_an_end,
+        unit="success",
+    ),
+    "success_area": Measure(
+        meaning="mean share of episodes that succeed while the task is trained",
+        of_game=lambda run, game, _: success_area(run, game),
+        unit="success",
+    ),
+    "success_forgetting": Measure(
+        meaning="share of episodes that succeed at the end of the task's last block, "
+        "less that at the end of the run",
+        of_game=lambda run, game, _: success_forgetting(run, game),
+        defined=has_blocks,
+        unit="success",
+    ),
+    "average_performance": Measure(
+        meaning="mean over tasks of the normalised return at the end of the run",
+        of_run=average_performance,
+        beside="dense",
+    ),
+    "dormant": Measure(
+        meaning="fraction of dormant neurons, mean over layers and the second half of the run",
+        of_run=lambda run, _: dormant(run),
+    ),
+    "inactive": Measure(
+        meaning="fraction of neurons that hardly any gradient reached in the last update, mean "
+        "over layers and the second half of the run; where `PlasticityCallback` has `by_gradient`",
+        of_run=lambda run, _: inactive(run),
+    ),
+}
+
+
 def measure(name: str, run: Run, references: References) -> dict[str, float]:
     """Measure a run, by game; what belongs to the whole run is filed under :data:`WHOLE`.
 
     :param name: one of :data:`MEASURES`
     :raises ValueError: if it is another
     """
-    games = run.cell.games
-    if name in _OF_GAMES:
-        return {game: _OF_GAMES[name](run, game) for game in games}
-    if name in _COMPARED:
-        return {game: _COMPARED[name](run, game, references) for game in games}
-    if name == "average_performance":
-        return {WHOLE: average_performance(run, references)}
-    if name == "dormant":
-        return {WHOLE: dormant(run)}
-    if name == "inactive":
-        return {WHOLE: inactive(run)}
-    raise ValueError(f"`measure` must be one of {', '.join(MEASURES)}, got {name!r}")
-
-
-_OF_GAMES: dict[str, Callable[[Run, str], float]] = {
-    "area": block_area,
-    "block_end": block_end,
-    "final": final,
-    "forgetting": forgetting,
-    "success": success,
-    "success_area": success_area,
-    "success_forgetting": success_forgetting,
-}
-
-_COMPARED: dict[str, Callable[[Run, str, References], float]] = {
-    "plasticity": plasticity,
-    "relative_area": relative_area,
-    "gain": gain,
-}
-
-MEASURES = {
-    "plasticity": "area within the task's first block, or the run where tasks are interleaved / "
-    "the same network's area from scratch, both above the random policy; a task that opens a "
-    "sequence is left out. It has transfer in it: above 1, what was learned before has helped",
-    "relative_area": "the same area / the dense network's from scratch, both above the random "
-    "policy; mean over the orders",
-    "gain": "mean return within the task's first block, less that of the same network from "
-    "scratch; a task that opens a sequence is left out. Above 0, earlier training has helped",
-    "area": "mean return while the task is trained: within its blocks, or over the run where "
-    "tasks are interleaved or a schedule chooses them",
-    "block_end": "mean return over the last tenth of the task's last block",
-    "final": "mean return at the end of the run",
-    "forgetting": "mean return at the end of the task's last block, less that at the end of the "
-    "run",
-    "success": "share of episodes that succeed at the end of the run",
-    "success_area": "mean share of episodes that succeed while the task is trained",
-    "success_forgetting": "share of episodes that succeed at the end of the task's last block, "
-    "less that at the end of the run",
-    "average_performance": "mean over tasks of the normalised return at the end of the run",
-    "dormant": "fraction of dormant neurons, mean over layers and the second half of the run",
-    "inactive": "fraction of neurons that hardly any gradient reached in the last update, mean "
-    "over layers and the second half of the run; where `PlasticityCallback` has `by_gradient`",
-}
-
-#: Those that put a stretch of a run beside a run from scratch.
-BESIDE_SCRATCH = ("plasticity", "relative_area")
-
-#: Those whose unit is the task's own return.
-IN_RETURNS = ("gain", "area", "block_end", "final", "forgetting")
-
-#: Those of the whole run.
-OF_RUNS = ("average_performance", "dormant", "inactive")
-
-#: Those that only games have which say whether an episode succeeds.
-OF_SUCCESS = ("success", "success_area", "success_forgetting")
+    if name not in MEASURES:
+        raise ValueError(f"`measure` must be one of {', '.join(MEASURES)}, got {name!r}")
+    return MEASURES[name].values(run, references)

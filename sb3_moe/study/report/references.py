@@ -26,13 +26,6 @@ def openers(cells: Sequence[CellConfig]) -> list[int]:
     ]
 
 
-def reference_of(name: str, architecture: str) -> str | None:
-    """Name the network whose runs from scratch a measure of another needs; None: of none."""
-    if name in ("plasticity", "gain"):
-        return architecture
-    return "dense" if name in ("relative_area", "average_performance") else None
-
-
 class References:
     """What a return is compared with: the random policy, and the same network from scratch.
 

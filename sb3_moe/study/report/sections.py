@@ -139,7 +139,7 @@ def _claims(findings: Sequence[Finding], verdicts: tables.Rows) -> dict[str, Any
         "reversed": _claims_that_expect("not_greater", rows),
         "either": _claims_that_expect("different", rows),
         "strict": [f"“{f.claim.name}”" for f in findings if f.claim.needs == "all"],
-        "measures": [f"{name}: {meaning}" for name, meaning in MEASURES.items() if name in used],
+        "measures": [f"{name}: {each.meaning}" for name, each in MEASURES.items() if name in used],
     }
 
 

@@ -11,9 +11,7 @@ from sb3_moe.study.report.measures import (
     block_end,
     dormant,
     final,
-    forgetting,
     measure,
-    plasticity,
 )
 from sb3_moe.study.report.references import References
 from sb3_moe.study.report.runs import Run, on_shared_steps, with_silent_failures
@@ -53,14 +51,14 @@ def test_plasticity_is_one_for_a_network_that_learns_as_if_fresh():
     first, second = cell("crl", GAMES), cell("crl", GAMES[::-1])
     runs = [run(first), run(second)]
     references = References(runs, dict.fromkeys(GAMES, 1.0))
-    assert plasticity(runs[0], "Breakout", references) == pytest.approx(1.0)
-    assert plasticity(runs[1], "SpaceInvaders", references) == pytest.approx(1.0)
+    assert measure("plasticity", runs[0], references)["Breakout"] == pytest.approx(1.0)
+    assert measure("plasticity", runs[1], references)["SpaceInvaders"] == pytest.approx(1.0)
 
 
 def test_plasticity_of_the_first_game_is_not_a_number_since_it_is_its_own_reference():
     runs = [run(cell("crl", GAMES)), run(cell("crl", GAMES[::-1]))]
     references = References(runs, dict.fromkeys(GAMES, 1.0))
-    assert np.isnan(plasticity(runs[0], "SpaceInvaders", references))
+    assert np.isnan(measure("plasticity", runs[0], references)["SpaceInvaders"])
 
 
 def test_plasticity_compares_with_the_same_network_and_seed():
@@ -71,7 +69,7 @@ def test_plasticity_compares_with_the_same_network_and_seed():
     ]
     references = References(runs, dict.fromkeys(GAMES, 1.0))
     # Areas above random: (6 - 1) / 2 by (11 - 1) / 2.
-    assert plasticity(runs[2], "Breakout", references) == pytest.approx(0.5)
+    assert measure("plasticity", runs[2], references)["Breakout"] == pytest.approx(0.5)
 
 
 def test_forgetting_is_what_a_game_lost_since_its_last_block_ended():
@@ -80,9 +78,9 @@ def test_forgetting_is_what_a_game_lost_since_its_last_block_ended():
     end = forgot.cell.steps_per_task
     forgot.scores["score"][forgot.steps == end, 0] = 9.0
     forgot.scores["score"][-1] = [2.0, 7.0]
-    assert forgetting(forgot, first) == pytest.approx(7.0)
-    assert forgetting(forgot, last) == 0.0
-    assert np.isnan(forgetting(run(cell("mtrl")), first))
+    assert measure("forgetting", forgot, References([], {}))[first] == pytest.approx(7.0)
+    assert measure("forgetting", forgot, References([], {}))[last] == 0.0
+    assert np.isnan(measure("forgetting", run(cell("mtrl")), References([], {}))[first])
 
 
 def test_a_run_that_ended_before_a_games_block_did_has_forgotten_nothing_that_is_known():
@@ -149,7 +147,7 @@ def test_success_has_an_end_an_area_and_a_forgetting_by_hand():
 def test_a_reference_no_better_than_random_gives_no_number():
     runs = [run(cell("crl", GAMES[::-1]), level=0.5), run(cell("crl", GAMES))]
     references = References(runs, dict.fromkeys(GAMES, 1.0))
-    assert np.isnan(plasticity(runs[1], "Breakout", references))
+    assert np.isnan(measure("plasticity", runs[1], references)["Breakout"])
 
 
 @pytest.mark.parametrize("turn", [1, -1])
