@@ -41,7 +41,7 @@ MOVED = {
     "sb3_moe.study.learner": "sb3_moe.study.run.learner",
     "sb3_moe.study.locks": "sb3_moe.study.run.locks",
     "sb3_moe.study.measures": "sb3_moe.study.report.measures",
-    "sb3_moe.study.networks": "sb3_moe.study.spec.networks",
+    "sb3_moe.study.networks": "sb3_moe.study.run.rehearsal",
     "sb3_moe.study.page": "sb3_moe.study.report.page",
     "sb3_moe.study.provenance": "sb3_moe.study.run.provenance",
     "sb3_moe.study.random_policy": "sb3_moe.study.run.random_policy",

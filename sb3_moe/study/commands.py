@@ -250,7 +250,7 @@ def rehearse(jobs: Sequence[Job], root: Path) -> None:
 
     :raises ValueError: naming the architecture that can't be built
     """
-    from sb3_moe.study.spec.networks import check_networks
+    from sb3_moe.study.run.rehearsal import check_networks
 
     with environment(child_environment(root / CACHE)):
         check_networks([job.cell for job in jobs])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sb3_moe.study.run.rehearsal import check_networks
 from sb3_moe.study.spec.grid import load_study
-from sb3_moe.study.spec.networks import check_networks
 
 PLASTICITY = Path(__file__).parents[3] / "examples" / "plasticity"
 

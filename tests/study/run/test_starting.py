@@ -17,10 +17,10 @@ from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.folder import CellFolder, read_json, write_json
 from sb3_moe.study.run.jobs import changes, survey
 from sb3_moe.study.run.learner import build
+from sb3_moe.study.run.rehearsal import check_networks
 from sb3_moe.study.run.starting import begin_with, refuse_changed_models, start_of
 from sb3_moe.study.spec.config import Architecture, CellConfig
 from sb3_moe.study.spec.named import Named
-from sb3_moe.study.spec.networks import check_networks
 from sb3_moe.study.spec.start import StartFrom
 
 DENSE = {"placement": "none", "net_arch": [8]}

@@ -12,10 +12,10 @@ from sb3_moe.policies.registration import TABLE
 from sb3_moe.study.run.folder import CellFolder, State, write_json
 from sb3_moe.study.run.jobs import Job, changes
 from sb3_moe.study.run.learner import arguments_of, build
+from sb3_moe.study.run.rehearsal import check_networks
 from sb3_moe.study.spec.algorithms import default_policy, policy_base, policy_of, towers_of
 from sb3_moe.study.spec.architectures import meaning, named_architecture
 from sb3_moe.study.spec.grid import load_study, read_study
-from sb3_moe.study.spec.networks import check_networks
 
 
 def make_cart_pole():

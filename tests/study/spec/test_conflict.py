@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sb3_moe.study.report.claims import load_claims
+from sb3_moe.study.run.rehearsal import check_networks
 from sb3_moe.study.spec.grid import load_study
-from sb3_moe.study.spec.networks import check_networks
 
 CONFLICT = Path(__file__).parents[3] / "examples" / "conflict"
 NO_STUDIES = ("about", "claims_interleaved", "claims_sequence")

@@ -6,10 +6,10 @@ from sb3_moe.policies.placements import PLACEMENTS
 from sb3_moe.study.run.cell import _resolved
 from sb3_moe.study.run.integrity import probes_by_itself
 from sb3_moe.study.run.learner import build_env
+from sb3_moe.study.run.rehearsal import check_networks
 from sb3_moe.study.spec.arguments import arguments_of
 from sb3_moe.study.spec.callbacks import build_callbacks
 from sb3_moe.study.spec.grid import read_study
-from sb3_moe.study.spec.networks import check_networks
 
 PARTS = """
 from gymnasium import spaces

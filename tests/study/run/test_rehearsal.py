@@ -5,10 +5,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor
 
 from sb3_moe.study.run.learner import build
+from sb3_moe.study.run.rehearsal import check_networks
 from sb3_moe.study.spec.architectures import named_architecture
 from sb3_moe.study.spec.config import Architecture
 from sb3_moe.study.spec.grid import StudyConfig
-from sb3_moe.study.spec.networks import check_networks
 
 VALUES = {
     "name": "two",
