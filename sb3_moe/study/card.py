@@ -12,18 +12,14 @@ import tyro
 
 from sb3_moe.extras import require
 from sb3_moe.hub import push, write_folder
-from sb3_moe.saving.reading import MAX_BYTES
-from sb3_moe.study.watch import opened
+from sb3_moe.study.agent import AgentOptions, opened
 
 
 @dataclass(frozen=True)
 class Card:
     """Write model, card, config, results and replay into a folder, and upload it if asked to."""
 
-    model: tyro.conf.Positional[Path]
-    """A file of sb3_moe.save (.moe), or SB3's zip with --trust."""
-    tasks: tuple[str, ...] = ()
-    """Needed: a suite's name, or Gymnasium ids, which the agent was trained on, in any order."""
+    agent: tyro.conf.OmitArgPrefixes[AgentOptions]
     out: Path = Path("hub")
     """The folder."""
     episodes: int = 10
@@ -40,14 +36,6 @@ class Card:
     """Upload the folder to this repository of the Hub, such as user/name."""
     private: bool = False
     """Let a new repository be yours alone."""
-    trust: bool = False
-    """Open SB3's zip, which can run code: only your own."""
-    algorithm: str = "PPO"
-    """Of SB3's zip, which doesn't say."""
-    custom: tuple[str, ...] = ()
-    """Your own classes that a .moe names, such as nearest:Nearest; imported from the path."""
-    max_bytes: int = MAX_BYTES
-    """Most memory that a .moe may ask for, its buffer's above all."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "sb3-moe card") -> int:
@@ -68,7 +56,7 @@ def _card(options: Card) -> int:
     if options.push is not None:
         require("--push", "huggingface_hub")
     folder = write_folder(
-        opened(options),
+        opened(options.agent),
         options.out,
         episodes=options.episodes,
         seed=options.seed,

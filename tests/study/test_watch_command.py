@@ -8,8 +8,9 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 
 import sb3_moe
+from sb3_moe.study.agent import env_for
 from sb3_moe.study.spec.games import games_as_tasks
-from sb3_moe.study.watch import env_for, main
+from sb3_moe.study.watch import main
 
 TASKS = ["CartPole-v1", "Acrobot-v1"]
 
