@@ -12,6 +12,8 @@ from stable_baselines3.common.env_util import is_wrapped
 
 # SB3's HER asks the first environment for the rewards of any number of steps, of any environment.
 _OF_ANY = "compute_reward"
+# What is the same for all environments, though it may be as long as there are environments.
+_OF_ALL = (_OF_ANY, "get_action_meanings")
 
 
 class VectorMembers:
@@ -85,7 +87,7 @@ class VectorMembers:
             results = self._base.call(name, *args, **kwargs)
             return [results[i] for i in chosen]
         method = self.of_all(name)
-        if name == _OF_ANY:
+        if name in _OF_ALL:
             return [method(*args, **kwargs)] * len(chosen)
         if not self._is_all(chosen) and "indices" in inspect.signature(method).parameters:
             kwargs["indices"] = list(chosen)

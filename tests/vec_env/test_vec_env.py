@@ -37,6 +37,9 @@ class TwoTasks(VectorEnv):
     )
     single_action_space = gym.spaces.Discrete(2)
 
+    def get_action_meanings(self):
+        return ["stay", "go"]
+
     def __init__(self):
         self.task = np.array([0, 1])
         self.time = 0
@@ -225,6 +228,7 @@ def test_methods_and_attributes_of_a_vector_environment_are_dealt_out():
     assert env.get_attr("task_names") == [("left", "right")] * 2
     assert env.env_method("get_task") == [0, 1]
     assert env.env_method("get_task", indices=[1]) == [1]
+    assert env.env_method("get_action_meanings") == [["stay", "go"]] * 2
     env.env_method("set_task", 1, indices=[0])
     assert env.env_method("get_task") == [1, 1]
     env.env_method("set_task", 0)
