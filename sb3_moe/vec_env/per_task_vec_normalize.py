@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_moe.observations.task_ids import TASK_KEY, Tail, has_task_key
 from sb3_moe.tasks.known import names_on
+from sb3_moe.vec_env.normalisable import box_keys, refuse_whole_numbers
 from sb3_moe.vec_env.task_statistics import PerTaskMeanStd
 
 
@@ -268,34 +269,3 @@ def _task_id_mode(venv: VecEnv, task_id: str | None) -> str:
             f"got {task_id!r} with {space}"
         )
     return task_id
-
-
-def refuse_whole_numbers(normalizer: VecNormalize) -> None:
-    """Raise if a normaliser's observations are stored as whole numbers, which cuts them off.
-
-    :raises ValueError: naming the space
-    """
-    if not normalizer.norm_obs:
-        return
-    space = normalizer.observation_space
-    named = (
-        {f"{key!r} of them": space[key] for key in normalizer.norm_obs_keys or ()}
-        if isinstance(space, spaces.Dict)
-        else {"their space": space}
-    )
-    # SB3 has made pictures of 0 to 255 a space of floats already.
-    for what, box in named.items():
-        if not np.issubdtype(box.dtype, np.floating):
-            raise ValueError(
-                "`norm_obs` must be False for observations of whole numbers, as which buffers "
-                f"would store them: {what} is {box}; or leave it out of `norm_obs_keys`"
-            )
-
-
-def box_keys(space: spaces.Dict) -> list[str]:
-    """List the keys that can be normalised: numbers, and not the id."""
-    return [
-        key
-        for key, entry in space.spaces.items()
-        if key != TASK_KEY and isinstance(entry, spaces.Box)
-    ]
