@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_moe.policies.options import MoEOptions
+from sb3_moe.study.report.runs import Array
 from sb3_moe.study.spec.about import About
 from sb3_moe.study.spec.algorithms import algorithm_class, declared, default_of, towers_of
 from sb3_moe.study.spec.architectures import is_ours, meaning, options_by_tower, title
@@ -150,10 +152,21 @@ def shared_arguments(study: StudyConfig, config: Mapping[str, Any]) -> dict[str,
     return {name: value for name, value in values.items() if name not in own}
 
 
-def learned(architecture: Architecture, tower: str, algorithm: str = "PPO") -> bool:
-    """Say whether the router of a tower learns: what the others do is known beforehand."""
+def learned(
+    architecture: Architecture, tower: str, gates_KNE: Array, algorithm: str = "PPO"
+) -> bool:
+    """Say whether a router of a tower learns: what the others do is known beforehand.
+
+    :param gates_KNE: of K evaluations, by which a head's own router is told from the tower's
+    """
     options = _options(architecture, algorithm).get(tower)
-    return options is None or options.router_class.learns
+    if options is None:
+        return True
+    head = options.head_router_class
+    if head is None:
+        return options.router_class.learns
+    is_still = not np.ptp(gates_KNE, axis=0).any()
+    return head.learns or (options.router_class.learns and not is_still)
 
 
 def _library(algorithm: type) -> str:

@@ -197,7 +197,8 @@ def expert_panels(runs: Sequence[Run]) -> list[tuple[str, Array]]:
         for measured, gates_KNE in run.diagnostics.items():
             layer = measured.removeprefix("gates/")
             tower = kind_of(layer)
-            if layer != measured and learned(run.cell.architecture, tower, run.cell.algorithm):
+            cell = run.cell
+            if layer != measured and learned(cell.architecture, tower, gates_KNE, cell.algorithm):
                 where = _wrapped(heading(run.cell.regime, run.cell.order), 34)
                 named = f"{CALLED[tower]} ({layer})" if tower in CALLED else layer
                 caption = f"{title(run.cell.architecture.name)}, {named}\n{where}"

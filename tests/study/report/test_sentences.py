@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_up_study import ROLLOUT, run, study, write
 
@@ -389,6 +390,18 @@ def test_a_tower_whose_router_is_fixed_has_no_picture_of_its_weights():
         each.diagnostics["gates/vf.big"] = each.diagnostics["gates/pi.big"]
     ((caption, _),) = figures.expert_panels(runs)
     assert "critic (vf.big)" in caption
+
+
+@pytest.mark.parametrize(("moved", "shown"), [(0.0, 0), (0.1, 1)])
+def test_a_head_by_task_has_no_picture_but_the_towers_own_router_has(moved, shown):
+    kwargs = {"placement": "body", "router": "embedding", "head_router": "task"}
+    (cell, *_) = study(regimes=("mtrl",)).cells()
+    made = run(replace(cell, architecture=Architecture(name="mixed", policy_kwargs=kwargs)))
+    gates = np.array(made.diagnostics["gates/pi.big"])
+    gates[-1] += moved
+    steps = made.diagnostics["steps"]
+    made = replace(made, diagnostics={"steps": steps, "gates/pi.body.0": gates})
+    assert len(figures.expert_panels([made])) == shown
 
 
 def test_each_of_several_critics_is_known_by_what_routes_it():
