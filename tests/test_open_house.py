@@ -321,7 +321,7 @@ def test_a_study_says_what_a_router_of_ones_own_does():
     assert meaning(architecture) == (
         "each expert a whole network; a router at a temperature weighs all of them"
     )
-    assert learned(architecture, "pi")
+    assert learned(architecture, "pi", np.ones((2, 1, 4)))
 
 
 def test_a_router_without_a_name_is_called_by_its_class():

@@ -32,7 +32,7 @@ OF_LISTS = {
     "sb3_moe/moved.py",
     "sb3_moe/policies/registration.py",
     "sb3_moe/saving/classes.py",
-    "sb3_moe/study/watch.py",
+    "sb3_moe/study/agent.py",
 }
 
 
