@@ -59,13 +59,21 @@ class Orthogonal(Combination):
     @staticmethod
     def outputs(y_ETO: th.Tensor) -> th.Tensor:
         """Return orthonormal outputs, of which later ones lose rounding errors too."""
+        # Squares of halves, under autocast, would lose most of their digits.
+        y_ETO = y_ETO.to(th.promote_types(y_ETO.dtype, th.float32))
         # Apart, since autograd makes a zero tensor of all experts for each slice of theirs.
         found, rest = [], list(y_ETO.unbind())
         while rest:
             first_TO = rest.pop(0)
-            unit_TO = first_TO / first_TO.norm(dim=-1, keepdim=True).clamp_min(TINY)
+            # Not `norm`, whose backward pass looks for zeros in every row.
+            squares_T1 = (first_TO * first_TO).sum(-1, keepdim=True)
+            unit_TO = first_TO * squares_T1.clamp_min(TINY**2).rsqrt()
             found.append(unit_TO)
-            rest = [y_TO - (y_TO * unit_TO).sum(-1, keepdim=True) * unit_TO for y_TO in rest]
+            shares = [(y_TO * unit_TO).sum(-1, keepdim=True) for y_TO in rest]
+            rest = [
+                th.addcmul(y_TO, share_T1, unit_TO, value=-1)
+                for y_TO, share_T1 in zip(rest, shares, strict=True)
+            ]
         return th.stack(found)
 
     @staticmethod

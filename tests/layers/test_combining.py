@@ -16,6 +16,12 @@ def test_gram_schmidt_by_hand():
     th.testing.assert_close(found, th.tensor([[[0.6, 0.8]], [[-0.8, 0.6]]]))
 
 
+def test_halves_become_as_orthonormal_as_single_precision_can_say():
+    y = Orthogonal.outputs(th.randn(4, 50, 32).bfloat16())
+    products = th.einsum("eto,fto->tef", y, y)
+    th.testing.assert_close(products, th.eye(4).expand_as(products), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("num_experts", [1, 3, 8])
 def test_outputs_are_orthonormal_up_to_the_width(num_experts):
     y = Orthogonal.outputs(th.randn(num_experts, 50, 8, dtype=th.float64))
