@@ -75,6 +75,7 @@ class Record:
         """Keep what was measured up to a step, as a run that goes on from there needs it.
 
         :param step: where the run stands; 0 forgets everything, names and shapes included
+        :raises ValueError: if the file is of other tasks
         """
         if step <= 0:
             self._clear()
@@ -116,8 +117,17 @@ class Record:
     def _read(self) -> None:
         if self.path is not None and self.path.exists():
             with np.load(self.path, allow_pickle=False) as arrays:
+                self._check(arrays)
                 names = [name for name in arrays.files if name not in self.constants]
                 self.rows = {name: arrays[name] for name in names}
+
+    def _check(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        for name, value in self.constants.items():
+            if name in arrays and not np.array_equal(arrays[name], value):
+                raise ValueError(
+                    f"`log_path` must be another folder: {self.path} is of `{name}` "
+                    f"{arrays[name].tolist()}, and now they are {value.tolist()}"
+                )
 
     def _write(self) -> None:
         if self.path is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from sb3_moe.files.atomic import atomic
+from sb3_moe.files.syncing import sync_folder
 from sb3_moe.saving.errors import UnsafeFileError
 
 ENDING = ".moe"
@@ -67,7 +68,7 @@ def write_archive(path: Path, entries: Mapping[str, bytes]) -> None:
         write_entries(file, entries)
         file.flush()
         os.fsync(file.fileno())
-    _sync_folder(path.parent)
+    sync_folder(Path(os.path.realpath(path)).parent)
 
 
 def write_entries(file: IO[bytes], entries: Mapping[str, bytes]) -> None:
@@ -79,18 +80,6 @@ def write_entries(file: IO[bytes], entries: Mapping[str, bytes]) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, data in entries.items():
             archive.writestr(zipfile.ZipInfo(name, _DATE), data)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the new name on the disk too; systems that can't open a folder do without."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Archive:
