@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from sb3_moe.layers.checks import whole
+
 
 class LinearPerBlock:
     """A schedule that falls to zero over each block of training, and starts again at the next.
@@ -13,14 +15,18 @@ class LinearPerBlock:
 
     :param initial: at the beginning of a block
     :param num_blocks: in the whole run
+    :raises TypeError: if ``num_blocks`` is no whole number
     :raises ValueError: if a number is out of range
     """
 
     def __init__(self, initial: float, num_blocks: int) -> None:
+        if not math.isfinite(initial):
+            raise ValueError(f"`initial` must be finite, got {initial}")
         if initial <= 0:
             raise ValueError(f"`initial` must be above 0, got {initial}")
-        if num_blocks < 1:
-            raise ValueError(f"`num_blocks` must be at least 1, got {num_blocks}")
+        if isinstance(num_blocks, float) and num_blocks.is_integer():
+            num_blocks = int(num_blocks)  # what a division gives, and older files may hold
+        whole("num_blocks", num_blocks)
         self.initial = initial
         self.num_blocks = num_blocks
 
