@@ -16,14 +16,17 @@ Statistic = Callable[..., Any]
 
 
 class Interval(NamedTuple):
-    """A confidence interval."""
+    """A confidence interval; both ends are NaN of fewer than two seeds, which say nothing of one."""
 
     low: float
     high: float
 
 
+_NO_INTERVAL = Interval(float("nan"), float("nan"))
+
+
 class Estimate(NamedTuple):
-    """A value and its confidence interval."""
+    """A value and its confidence interval, see :class:`Interval`."""
 
     value: float
     low: float
@@ -35,8 +38,11 @@ def iqm(scores: npt.ArrayLike, axis: int | tuple[int, ...] | None = None) -> Any
 
     :param scores: of any shape
     :param axis: over which; None: all
+    :raises ValueError: if there are none, or one is not finite
     """
-    values = np.asarray(scores, np.float64)
+    values = _finite(scores, "scores")
+    if values.size == 0:
+        raise ValueError(f"`scores` must not be empty, got shape {values.shape}")
     axes = tuple(range(values.ndim)) if axis is None else np.atleast_1d(axis)
     values = np.moveaxis(values, axes, range(-len(axes), 0))
     values = np.sort(values.reshape(*values.shape[: values.ndim - len(axes)], -1), axis=-1)
@@ -63,9 +69,13 @@ def bootstrap_interval(
     :param confidence: between 0 and 1
     :param resamples: B
     :param seed: the same seed gives the same interval
+    :return: NaN and NaN of a single seed
     :raises ValueError: if there are no values, one is not finite, or ``confidence`` is out of range
     """
     values_S = _checked(values, 1, "values", "(seeds,)")
+    _check_confidence(confidence)
+    if len(values_S) < 2:
+        return _NO_INTERVAL
     index_BS = np.random.default_rng(seed).integers(0, len(values_S), (resamples, len(values_S)))
     return _percentiles(statistic(values_S[index_BS], axis=-1), confidence)
 
@@ -85,10 +95,14 @@ def stratified_interval(
     :param confidence: between 0 and 1
     :param resamples: B
     :param seed: the same seed gives the same interval
+    :return: NaN and NaN of a single seed
     :raises ValueError: as :func:`bootstrap_interval`
     """
     scores_SN = _checked(scores, 2, "scores", "(seeds, tasks)")
+    _check_confidence(confidence)
     seeds, tasks = scores_SN.shape
+    if seeds < 2:
+        return _NO_INTERVAL
     index_BSN = np.random.default_rng(seed).integers(0, seeds, (resamples, seeds, tasks))
     resampled_BSN = scores_SN[index_BSN, np.arange(tasks)]
     return _percentiles(statistic(resampled_BSN, axis=(1, 2)), confidence)
@@ -109,7 +123,8 @@ def paired_difference(
     :param confidence: between 0 and 1
     :param resamples: B
     :param seed: the same seed gives the same interval
-    :raises ValueError: if the numbers of seeds differ
+    :return: with NaN for both ends of a single seed's interval
+    :raises ValueError: if the numbers of seeds differ, or as :func:`bootstrap_interval`
     """
     ours_S, theirs_S = (_checked(v, 1, "values", "(seeds,)") for v in (ours, theirs))
     if len(ours_S) != len(theirs_S):
@@ -151,8 +166,14 @@ def probability_of_improvement(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> fl
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values by Holm's step-down method (Scandinavian J. of Statistics 6, 1979)."""
+    """Adjust p-values by Holm's step-down method (Scandinavian J. of Statistics 6, 1979).
+
+    :param p_values: of all tests; there may be none
+    :raises ValueError: if one is no probability
+    """
     p = np.asarray(p_values, np.float64)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"`p_values` must be between 0 and 1, got {p.tolist()}")
     order = np.argsort(p)
     steps = np.minimum(1.0, p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty(len(p))
@@ -160,9 +181,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def _percentiles(statistics_B: Array, confidence: float) -> Interval:
+def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}")
+
+
+def _percentiles(statistics_B: Array, confidence: float) -> Interval:
     tail = 50.0 * (1.0 - confidence)
     low, high = np.percentile(statistics_B, [tail, 100.0 - tail])
     return Interval(float(low), float(high))
@@ -172,6 +196,11 @@ def _checked(values: npt.ArrayLike, dim: int, name: str, shape: str) -> Array:
     array = np.asarray(values, np.float64)
     if array.ndim != dim or array.size == 0:
         raise ValueError(f"`{name}` must be {shape} and not empty, got shape {array.shape}")
+    return _finite(array, name)
+
+
+def _finite(values: npt.ArrayLike, name: str) -> Array:
+    array = np.asarray(values, np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"`{name}` must be finite, got {array}")
     return array

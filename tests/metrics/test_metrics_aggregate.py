@@ -29,6 +29,14 @@ def test_a_bootstrap_interval_is_scipys():
     np.testing.assert_allclose(ours, (theirs.low, theirs.high), rtol=1e-12)
 
 
+def test_a_single_seed_has_no_interval_rather_than_one_of_no_width():
+    assert np.isnan(metrics.bootstrap_interval([3.0])).all()
+    assert np.isnan(metrics.stratified_interval([[3.0, 4.0]])).all()
+    value, low, high = metrics.paired_difference([5.0], [3.0])
+    assert value == 2.0
+    assert np.isnan([low, high]).all()
+
+
 def test_an_interval_is_reproducible_by_its_seed():
     assert metrics.bootstrap_interval(VALUES, seed=1) == metrics.bootstrap_interval(VALUES, seed=1)
     assert metrics.bootstrap_interval(VALUES, seed=1) != metrics.bootstrap_interval(VALUES, seed=2)
@@ -75,6 +83,7 @@ def test_equal_runs_improve_with_probability_one_half():
 def test_holms_adjustment_is_as_worked_out_by_hand():
     assert metrics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert metrics.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert metrics.holm([]) == []
 
 
 def test_load_entropy_runs_from_one_expert_to_all():
@@ -109,6 +118,10 @@ def test_agreement_is_the_mean_cosine_over_pairs_of_experts():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: metrics.iqm([np.nan, 1.0, 2.0, 3.0]), r"`scores` must be finite, got \[nan"),
+        (lambda: metrics.iqm([]), r"`scores` must not be empty, got shape \(0,\)"),
+        (lambda: metrics.holm([0.01, np.nan]), r"`p_values` must be between 0 and 1, got \[0.01,"),
+        (lambda: metrics.holm([1.5]), r"`p_values` must be between 0 and 1, got \[1.5\]"),
         (lambda: metrics.bootstrap_interval([]), r"`values` must be \(seeds,\) and not empty"),
         (lambda: metrics.bootstrap_interval([np.nan]), "`values` must be finite"),
         (lambda: metrics.bootstrap_interval([1.0], confidence=1.0), "between 0 and 1, got 1.0"),

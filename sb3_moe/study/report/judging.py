@@ -120,9 +120,8 @@ def estimate(values: Array, signs: Array, rule: Rule) -> Estimate:
     if not rule.paired:
         return welch(values, signs, rule.interval)
     differences = values @ signs
-    mean, low, high = float(np.mean(differences)), float("nan"), float("nan")
-    if len(differences) > 1:
-        low, high = bootstrap_interval(differences, confidence=rule.interval, seed=0)
+    mean = float(np.mean(differences))
+    low, high = bootstrap_interval(differences, confidence=rule.interval, seed=0)
     student = t_interval(differences, rule.interval)
     return Estimate(mean, low, high, *t_tests(differences), len(differences), *student)
 

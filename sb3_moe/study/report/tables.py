@@ -101,11 +101,10 @@ def by_setting(summary: Rows) -> dict[str, Rows]:
 
 
 def _interval(values: Array, confidence: float) -> tuple[float, float]:
-    """Give no interval for a single seed, nor where one was stopped before its last evaluation."""
-    if len(values) < 2 or not np.isfinite(values).all():
+    """Give no interval where a run was stopped before its last evaluation."""
+    if not np.isfinite(values).all():
         return float("nan"), float("nan")
-    low, high = bootstrap_interval(values, confidence=confidence, seed=0)
-    return float(low), float(high)
+    return bootstrap_interval(values, confidence=confidence, seed=0)
 
 
 def verdicts(findings: Sequence[Finding]) -> Rows:
