@@ -16,7 +16,7 @@ Statistic = Callable[..., Any]
 
 
 class Interval(NamedTuple):
-    """A confidence interval; both ends are NaN of fewer than two seeds, which say nothing of one."""
+    """A confidence interval; both ends are NaN where there are fewer than two seeds."""
 
     low: float
     high: float

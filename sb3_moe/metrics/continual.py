@@ -97,8 +97,9 @@ def forward_transfer_per_task(
     :param score: (K, N)
     :param steps: (K,)
     :param blocks: of training
-    :param reference: for each task, the scores (K',) and steps (K',) of a run on it alone
-    :raises ValueError: if a reference is missing
+    :param reference: for each task, the scores (K',) and steps (K',) of a run on it alone,
+        normalised as ``score`` is
+    :raises ValueError: if a reference is missing, or ends before the task's first block is over
     """
     score_KN, steps_K = checked(score, steps)
     result = []
@@ -121,8 +122,8 @@ def forward_transfer(
     :param score: (K, N)
     :param steps: (K,)
     :param blocks: of training
-    :param reference: for each task, the scores (K',) and steps (K',) of a run on it alone
-    :raises ValueError: if a reference is missing
+    :param reference: as of :func:`forward_transfer_per_task`
+    :raises ValueError: if a reference is missing, or ends before the task's first block is over
     """
     return float(forward_transfer_per_task(score, steps, blocks, reference).mean())
 
@@ -174,11 +175,17 @@ def _reference_area(reference: Reference | None, task: int, length: float) -> fl
         raise ValueError(
             f"`reference` must hold a run on task {task} alone; train it with "
             "make_multitask_vec_env([task]) and MultiTaskEvalCallback(every, log_path=folder), and "
-            "give {task: (score, steps)} from load_scores(folder)"
+            "give {task: (score, steps)} from load_scores(folder), its score and `score` both "
+            "normalised by metrics.normalise"
         )
     scores, steps = reference[task]
     column = np.asarray(scores, np.float64).reshape(-1, 1)
-    return float(area(column, steps, 0.0, length)[0])
+    try:
+        return float(area(column, steps, 0.0, length)[0])
+    except ValueError as error:
+        raise ValueError(
+            f"`reference[{task}]` must be a run as long as the task's first block: {error}"
+        ) from error
 
 
 def _divide(values: Array, by: Array) -> Array:

@@ -72,8 +72,16 @@ def test_a_reference_that_leaves_no_room_gives_nan():
 @pytest.mark.parametrize("reference", [None, {0: ([0.1, 0.2], [0, 100])}])
 def test_forward_transfer_without_a_reference_says_which_call_supplies_it(reference):
     with pytest.raises(
-        ValueError, match=r"alone; train it with make_multitask_vec_env\(\[task\]\)"
+        ValueError,
+        match=r"alone; train it with make_multitask_vec_env\(\[task\]\) .* metrics.normalise$",
     ):
+        metrics.forward_transfer(SCORE, STEPS, BLOCKS, reference)
+
+
+def test_a_reference_that_ends_before_the_block_does_is_named():
+    reference = {0: ([0.2, 0.2], [0, 100]), 1: ([0.5, 0.5], [0, 50])}
+    rule = r"`reference\[1\]` must be a run as long as .*: evaluations must cover .* from 0 to 50"
+    with pytest.raises(ValueError, match=rule):
         metrics.forward_transfer(SCORE, STEPS, BLOCKS, reference)
 
 
