@@ -24,16 +24,19 @@ def check_tau(tau: float) -> None:
 def dormant_scores(activity_EH: th.Tensor) -> th.Tensor:
     """Return each unit's activity relative to the mean of the whole layer (eq. 1).
 
-    All units of all experts count as one layer. A layer that is silent has only zeros.
+    All units of all experts count as one layer. A layer that is silent has only zeros; one of which
+    any activity is not finite, as of a network that diverged, only NaN.
 
     :param activity_EH: mean absolute activations, (E, H) or (H,)
     """
     mean = activity_EH.mean()
+    if not mean.isfinite():
+        return th.full_like(activity_EH, float("nan"))
     return activity_EH / mean if mean > 0 else th.zeros_like(activity_EH)
 
 
 def dormant_mask(activity_EH: th.Tensor, tau: float) -> th.Tensor:
-    """Tell which units are dormant at a threshold.
+    """Tell which units are dormant at a threshold; none of a layer whose scores are NaN.
 
     :param activity_EH: mean absolute activations
     :param tau: units whose score is at most this are dormant
@@ -51,9 +54,13 @@ def dormant_fraction(activity_EH: th.Tensor, tau: float = 0.0) -> float:
 
     :param activity_EH: mean absolute activations
     :param tau: units whose score is at most this are dormant
+    :return: between 0 and 1; NaN if any activity is not finite
     :raises ValueError: if ``tau`` is negative
     """
-    return float(dormant_mask(activity_EH, tau).double().mean())
+    check_tau(tau)
+    scores_EH = dormant_scores(activity_EH)
+    share = float((scores_EH <= tau).double().mean())
+    return float("nan") if scores_EH.isnan().any() else share
 
 
 def dormant_fraction_per_expert(activity_EH: th.Tensor, tau: float = 0.0) -> th.Tensor:
@@ -64,6 +71,6 @@ def dormant_fraction_per_expert(activity_EH: th.Tensor, tau: float = 0.0) -> th.
     :param activity_EH: mean absolute activations
     :param tau: units whose score is at most this are dormant
     :raises ValueError: if ``tau`` is negative
-    :return: (E,)
+    :return: (E,), NaN for an expert of which any activity is not finite
     """
     return th.tensor([dormant_fraction(activity_H, tau) for activity_H in activity_EH])

@@ -14,9 +14,9 @@ def effective_rank(features_TF: th.Tensor) -> float:
     """Return exp(entropy) of the singular values, scaled to sum to 1 (Roy and Vetterli 2007).
 
     :param features_TF: one row per sample
-    :return: between 1 and min(T, F); 0 if all features are zero
+    :return: between 1 and min(T, F); 0 if all features are zero, NaN if one is not finite
     """
-    values = th.linalg.svdvals(_matrix(features_TF))
+    values = _singular_values(features_TF)
     if values.sum() == 0:
         return 0.0
     shares = values / values.sum()
@@ -27,19 +27,23 @@ def stable_rank(features_TF: th.Tensor) -> float:
     """Return the squared Frobenius norm over the squared spectral norm.
 
     :param features_TF: one row per sample
-    :return: between 1 and min(T, F); 0 if all features are zero
+    :return: between 1 and min(T, F); 0 if all features are zero, NaN if one is not finite
     """
-    squares = th.linalg.svdvals(_matrix(features_TF)).square()
-    return float(squares.sum() / squares.max()) if squares.max() > 0 else 0.0
+    squares = _singular_values(features_TF).square()
+    return 0.0 if squares.max() == 0 else float(squares.sum() / squares.max())
 
 
-def _matrix(features_TF: th.Tensor) -> th.Tensor:
+def _singular_values(features_TF: th.Tensor) -> th.Tensor:
+    """Return them as doubles; NaN of what is not finite, at which LAPACK fails."""
     if features_TF.dim() != 2 or 0 in features_TF.shape:
         raise ValueError(
             "`features_TF` must be a matrix with at least one row and one column, got shape "
             f"{tuple(features_TF.shape)}"
         )
-    return features_TF.detach().double()
+    matrix_TF = features_TF.detach().double()
+    if not matrix_TF.isfinite().all():
+        return matrix_TF.new_full((1,), float("nan"))
+    return th.linalg.svdvals(matrix_TF)
 
 
 def empirical_ntk(outputs_T: th.Tensor, parameters: Sequence[th.Tensor]) -> th.Tensor:
@@ -73,5 +77,6 @@ def ntk_rank(outputs_T: th.Tensor, parameters: Sequence[th.Tensor]) -> float:
 
     :param outputs_T: one scalar per sample, with a graph
     :param parameters: what to differentiate by
+    :return: as of :func:`effective_rank`
     """
     return effective_rank(empirical_ntk(outputs_T, parameters))

@@ -1,5 +1,7 @@
 """Dormancy on layers whose answer is known by hand."""
 
+import math
+
 import pytest
 import torch as th
 from torch import nn
@@ -9,6 +11,7 @@ from sb3_moe.plasticity import (
     as_ETHP,
     dormant_fraction,
     dormant_fraction_per_expert,
+    dormant_mask,
     dormant_scores,
     recording,
 )
@@ -26,6 +29,17 @@ def test_a_unit_whose_score_is_at_most_tau_is_dormant(tau, fraction):
 
 def test_a_silent_layer_is_dormant_as_a_whole():
     assert dormant_fraction(th.zeros(2, 3), 0.0) == 1.0
+
+
+@pytest.mark.parametrize("diverged", [float("nan"), float("inf")])
+def test_a_network_that_diverged_is_not_dormant_but_unknown(diverged):
+    activity_EH = th.tensor([[1.0, 3.0], [diverged, 1.0]])
+    assert dormant_scores(activity_EH).isnan().all()
+    assert math.isnan(dormant_fraction(activity_EH, 0.1))
+    assert not dormant_mask(activity_EH, 0.1).any()
+    sane, lost = dormant_fraction_per_expert(activity_EH, 0.5).tolist()
+    assert sane == 0.5
+    assert math.isnan(lost)
 
 
 def test_dead_units_of_a_dense_layer_are_found():

@@ -41,6 +41,19 @@ def test_silent_features_have_rank_zero():
     assert effective_rank(th.zeros(3, 4)) == stable_rank(th.zeros(3, 4)) == 0.0
 
 
+@pytest.mark.parametrize("diverged", [math.nan, math.inf])
+def test_features_of_a_network_that_diverged_have_no_rank(diverged):
+    features_TF = th.tensor([[1.0, 2.0], [diverged, 3.0]])
+    assert math.isnan(effective_rank(features_TF))
+    assert math.isnan(stable_rank(features_TF))
+
+
+def test_the_kernel_of_a_network_that_diverged_has_no_rank():
+    x_TI, layer = th.ones(5, 3), nn.Linear(3, 1)
+    outputs_T = (layer(x_TI).flatten() * math.nan).exp()
+    assert math.isnan(ntk_rank(outputs_T, list(layer.parameters())))
+
+
 def test_duplicated_experts_add_no_rank():
     values_TH = th.randn(30, 4)
     alone = Activations(values_TH[None, :, :, None])
