@@ -3,6 +3,7 @@ import gymnasium as gym
 import pytest
 import torch as th
 from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 import sb3_moe
@@ -226,3 +227,29 @@ def test_layers_that_nobody_counts_are_named():
     layer = nn.Bilinear(2, 3, 4)
     with flops_by_module(layer), pytest.warns(UserWarning, match="FLOPs of Bilinear count as 0"):
         layer(th.zeros(1, 2), th.zeros(1, 3))
+
+
+class Twice(BaseFeaturesExtractor):
+    """Uses a layer twice, and ties another's weights to it."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, features_dim=4)
+        self.layer, self.tied = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.tied.weight = self.layer.weight
+
+    def forward(self, observations):
+        return self.tied(self.layer(self.layer(observations)))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_layer_counts_as_often_as_it_is_used_and_its_weights_once(shared):
+    it = policy(
+        placement="none",
+        net_arch=[3],
+        features_extractor_class=Twice,
+        share_features_extractor=shared,
+    )
+    budget, number = measure(it), 1 if shared else 2
+    assert budget.parts["features"].parameters == number * (16 + 4 + 4)
+    assert budget.parts["features"].flops == number * 3 * 2 * 16
+    assert budget.total.parameters == sum(each.numel() for each in it.parameters())

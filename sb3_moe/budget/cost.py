@@ -111,7 +111,8 @@ def measure(policy: BaseModel) -> Budget:
     """
     networks = networks_of(policy)
     obs, _ = policy.obs_to_tensor(_one_sample(policy.observation_space))
-    with th.no_grad(), evaluating(policy), flops_by_module(policy) as flops:
+    parts = [each for part in networks.parts().values() for each in part]
+    with th.no_grad(), evaluating(policy), flops_by_module(policy, parts) as flops:
         networks.run(obs)
     own = [each for parameters in networks.loose().values() for each in parameters]
     counted = {id(each) for each in own}
@@ -125,8 +126,8 @@ def measure(policy: BaseModel) -> Budget:
     towers[next(iter(towers))] += _learned(own, alive)
     features = cost(networks.extractors().values())
     rest = cost(networks.online().values())
-    parts = {"features": features, "lstm" if networks.memories() else "other": rest}
-    return Budget({name: each for name, each in parts.items() if each != Cost()} | towers)
+    found = {"features": features, "lstm" if networks.memories() else "other": rest}
+    return Budget({name: each for name, each in found.items() if each != Cost()} | towers)
 
 
 def _in_words(policy: MoEPolicy, tower: str) -> str:
@@ -193,6 +194,7 @@ def _cost(
             continue
         counted.add(id(part))
         own = [p for p in part.parameters(recurse=False) if id(p) not in counted]
+        counted.update(map(id, own))  # tied weights are one
         cost += _learned(own, alive) + Cost(flops=flops.get(id(part), 0))
         if isinstance(part, MoELayer):
             idle = _number(part.experts.parameters(), alive)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,19 +27,36 @@ UNCOUNTED = (
 
 
 @contextmanager
-def flops_by_module(module: nn.Module) -> Iterator[dict[int, int]]:
-    """Count while the block runs: by id of each layer, an MoE layer's experts with it."""
+def flops_by_module(module: nn.Module, parts: Iterable[object] = ()) -> Iterator[dict[int, int]]:
+    """Count while the block runs: by id of each layer, an MoE layer's experts with it.
+
+    A layer counts as often as it is used, but that of a part only in the part's last run: SB3's
+    methods run an extractor once for each network that reads it.
+
+    :param module: with the layers
+    :param parts: modules of it that count once, however often they run
+    """
     flops: dict[int, int] = {}
+    counts = [flops]  # of the parts that run, the innermost last
     layers = [m for m in module.modules() if isinstance(m, MoELayer)]
     inside = {id(part) for layer in layers for part in layer.experts.modules()}
+    known = {id(part) for part in parts}
 
-    def hook(layer: nn.Module, args: tuple[th.Tensor, ...], output: Any) -> None:
+    def begin(layer: nn.Module, args: tuple[th.Tensor, ...]) -> None:
+        if id(layer) in known:
+            counts.append({})
+
+    def end(layer: nn.Module, args: tuple[th.Tensor, ...], output: Any) -> None:
+        mine, now = id(layer), counts[-1]
         if isinstance(layer, MoELayer):
-            flops[id(layer)] = _moe_flops(layer, args[0])
-        elif id(layer) not in inside:
-            flops[id(layer)] = _dense_flops(layer, args, output)
+            now[mine] = now.get(mine, 0) + _moe_flops(layer, args[0])
+        elif mine not in inside:
+            now[mine] = now.get(mine, 0) + _dense_flops(layer, args, output)
+        if mine in known:
+            flops.update(counts.pop())
 
-    handles = [m.register_forward_hook(hook) for m in module.modules()]
+    handles = [m.register_forward_pre_hook(begin) for m in module.modules()]
+    handles += [m.register_forward_hook(end) for m in module.modules()]
     try:
         yield flops
     finally:
