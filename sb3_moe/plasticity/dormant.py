@@ -30,9 +30,8 @@ def dormant_scores(activity_EH: th.Tensor) -> th.Tensor:
     :param activity_EH: mean absolute activations, (E, H) or (H,)
     """
     mean = activity_EH.mean()
-    if not mean.isfinite():
-        return th.full_like(activity_EH, float("nan"))
-    return activity_EH / mean if mean > 0 else th.zeros_like(activity_EH)
+    scores_EH = (activity_EH / mean).masked_fill(mean == 0, 0.0)
+    return scores_EH.masked_fill(~mean.isfinite(), float("nan"))
 
 
 def dormant_mask(activity_EH: th.Tensor, tau: float) -> th.Tensor:
@@ -59,8 +58,8 @@ def dormant_fraction(activity_EH: th.Tensor, tau: float = 0.0) -> float:
     """
     check_tau(tau)
     scores_EH = dormant_scores(activity_EH)
-    share = float((scores_EH <= tau).double().mean())
-    return float("nan") if scores_EH.isnan().any() else share
+    asleep_EH = (scores_EH <= tau).double().masked_fill(scores_EH.isnan(), float("nan"))
+    return float(asleep_EH.mean())
 
 
 def dormant_fraction_per_expert(activity_EH: th.Tensor, tau: float = 0.0) -> th.Tensor:

@@ -41,9 +41,8 @@ def _singular_values(features_TF: th.Tensor) -> th.Tensor:
             f"{tuple(features_TF.shape)}"
         )
     matrix_TF = features_TF.detach().double()
-    if not matrix_TF.isfinite().all():
-        return matrix_TF.new_full((1,), float("nan"))
-    return th.linalg.svdvals(matrix_TF)
+    values = th.linalg.svdvals(matrix_TF.nan_to_num(0.0, 0.0, 0.0))
+    return values.masked_fill(~matrix_TF.isfinite().all(), float("nan"))
 
 
 def empirical_ntk(outputs_T: th.Tensor, parameters: Sequence[th.Tensor]) -> th.Tensor:

@@ -59,14 +59,7 @@ DENSE = {
 }
 LOOKING = {
     Place(
-        "sb3_moe/plasticity/dormant.py",
-        "dormant_scores",
-        "return activity_EH / mean if mean > 0 else th.zeros_like(activity_EH)",
-    ): "a silent layer is told apart",
-    Place(
-        "sb3_moe/plasticity/dormant.py",
-        "dormant_fraction",
-        "return float(dormant_mask(activity_EH, tau).double().mean())",
+        "sb3_moe/plasticity/dormant.py", "dormant_fraction", "return float(asleep_EH.mean())"
     ): NUMBER,
     Place("sb3_moe/plasticity/rank.py", "effective_rank", "if values.sum() == 0:"): NUMBER,
     Place(
@@ -77,7 +70,7 @@ LOOKING = {
     Place(
         "sb3_moe/plasticity/rank.py",
         "stable_rank",
-        "return float(squares.sum() / squares.max()) if squares.max() > 0 else 0.0",
+        "return 0.0 if squares.max() == 0 else float(squares.sum() / squares.max())",
     ): NUMBER,
     Place(
         "sb3_moe/plasticity/weights.py",
