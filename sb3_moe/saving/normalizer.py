@@ -53,8 +53,8 @@ def encode_normalizer(encoder: Encoder, normalizer: VecNormalize) -> dict[str, A
         "statistics": {
             name: [
                 {
-                    "mean": encoder.array(s.mean),
-                    "var": encoder.array(s.var),
+                    "mean": encoder.array("mean", s.mean),
+                    "var": encoder.array("var", s.var),
                     "count": float(s.count),
                 }
                 for s in each

@@ -52,7 +52,7 @@ def pack(tensors: Mapping[str, th.Tensor | np.ndarray]) -> bytes:
     """
     own, storages = {}, set()
     for name, value in tensors.items():
-        tensor = value if isinstance(value, th.Tensor) else _from_numpy(name, value)
+        tensor = value if isinstance(value, th.Tensor) else from_numpy(name, value)
         if tensor.dtype not in DTYPES.values():
             raise ValueError(f"{name} can't be saved: its dtype is {tensor.dtype}")
         tensor = tensor.detach().cpu().contiguous()
@@ -92,9 +92,25 @@ def write_tensors(file: BinaryIO, tensors: Mapping[str, th.Tensor]) -> None:
             file.write(flat.view(th.uint8).numpy().data)
 
 
-def _from_numpy(name: str, array: np.ndarray) -> th.Tensor:
+def check_array(name: str, array: np.ndarray) -> None:
+    """Raise unless an array is one of numbers that a tensor can hold.
+
+    :param name: what it belongs to
+    :param array: of any kind
+    :raises ValueError: if it isn't
+    """
     if array.dtype.kind not in "biuf" or not array.dtype.isnative:
         raise ValueError(f"{name} can't be saved: it is an array of {array.dtype}")
+
+
+def from_numpy(name: str, array: np.ndarray) -> th.Tensor:
+    """Return an array as a tensor, views and what can't be written to as well.
+
+    :param name: what it belongs to
+    :param array: of numbers
+    :raises ValueError: if it is none
+    """
+    check_array(name, array)
     # A copy: torch warns of arrays that can't be written to.
     return th.from_numpy(np.array(array, order="C"))
 

@@ -31,6 +31,7 @@ from sb3_moe.policies.placements import Placement
 from sb3_moe.saving.classes import class_of, is_custom, name_of
 from sb3_moe.saving.errors import UnsafeFileError
 from sb3_moe.saving.strict_json import MAX_INT
+from sb3_moe.saving.tensors import check_array
 
 # Schedules, noises and placements: class, and for each argument of its constructor the attribute
 # that keeps it.
@@ -87,11 +88,18 @@ class Encoder:
         #: the user's own classes and functions, by the name that the file has
         self.own: dict[str, Any] = {}
 
-    def array(self, value: Any) -> str:
-        """Keep an array and return its name."""
-        name = str(len(self.arrays))
-        self.arrays[name] = np.asarray(value)
-        return name
+    def array(self, name: str, value: Any) -> str:
+        """Keep an array and return what the file calls it.
+
+        :param name: the argument that it belongs to
+        :param value: the array, or a number
+        :raises ValueError: if it holds anything but numbers
+        """
+        array = np.asarray(value)
+        check_array(f"`{name}`", array)
+        own = str(len(self.arrays))
+        self.arrays[own] = array
+        return own
 
     def encode(self, name: str, value: Any) -> Any:
         """Return a value's JSON.
@@ -105,7 +113,7 @@ class Encoder:
         if value is None or isinstance(value, bool | str):
             return value
         if isinstance(value, np.generic):
-            return {"scalar": self.array(value)}
+            return {"scalar": self.array(name, value)}
         if isinstance(value, int):
             if abs(value) >= MAX_INT:
                 raise ValueError(f"`{name}` must be a number of 64 bits to be saved, got {value}")
@@ -127,7 +135,7 @@ class Encoder:
 
     def _encode_object(self, name: str, value: Any) -> Any:
         if isinstance(value, np.ndarray):
-            return {"array": self.array(value)}
+            return {"array": self.array(name, value)}
         if isinstance(value, type) and issubclass(value, np.generic):
             return {"dtype": np.dtype(value).name}
         if isinstance(value, np.dtype):

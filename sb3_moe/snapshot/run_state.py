@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_moe.saving import strict_json
 from sb3_moe.saving.errors import UnsafeFileError, blaming
 from sb3_moe.saving.loose import Loose
-from sb3_moe.saving.tensors import TensorFile, write_tensors
+from sb3_moe.saving.tensors import TensorFile, from_numpy, write_tensors
 from sb3_moe.saving.values import checked_type
 from sb3_moe.saving.versions import versions
 from sb3_moe.snapshot.carried import Carried
@@ -77,7 +77,10 @@ def write_state(folder: Path, state: RunState, sections: Sections) -> None:
         "parts": parts,
     }
     (folder / STATE).write_bytes(strict_json.dumps(found))
-    tensors = {name: th.as_tensor(array) for name, array in (writer.arrays | arrays).items()}
+    tensors = {
+        name: each if isinstance(each, th.Tensor) else from_numpy(name, each)
+        for name, each in (writer.arrays | arrays).items()
+    }
     with (folder / ARRAYS).open("wb") as file:
         write_tensors(file, tensors)
     (folder / ENV).write_bytes(cloudpickle.dumps(state.env))

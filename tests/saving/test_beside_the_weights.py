@@ -494,8 +494,10 @@ def test_nan_and_arrays_come_back():
         (object(), "`x` can't be saved without pickle"),
         (2**63, "`x` must be a number of 64 bits to be saved, got 9223372036854775808"),
         ({"y": {1, 2}}, "`y` can't be saved without pickle"),
+        ({"y": [np.array(["a"])]}, "^`y` can't be saved: it is an array of <U1$"),
+        (np.complex128(1j), "^`x` can't be saved: it is an array of complex128$"),
     ],
-    ids=["keys", "object", "long", "set"],
+    ids=["keys", "object", "long", "set", "texts", "complex"],
 )
 def test_values_without_a_form_in_json_are_refused(value, text):
     with pytest.raises(ValueError, match=text):

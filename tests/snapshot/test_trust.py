@@ -354,6 +354,17 @@ def test_what_a_callback_keeps_on_the_model_and_its_log_are_as_they_were(tmp_pat
     assert len(found.ep_info_buffer) > 0
 
 
+def test_an_array_that_is_a_view_or_cannot_be_written_to_is_kept(tmp_path):
+    made = model("plain")
+    turned, still = np.arange(12.0).reshape(3, 4)[::-1, ::-1], np.arange(3)
+    still.flags.writeable = False
+    made.mine = [turned, still]
+    save_snapshot(made, tmp_path / "s")
+    assert not (tmp_path / "s" / "rest.pkl").exists()
+    found = resume(tmp_path / "s", device="cpu")[0].mine
+    assert repr(found) == repr(made.mine)
+
+
 def test_a_setting_of_the_buffer_that_was_changed_stays_so(tmp_path):
     made = DQN("MlpPolicy", "CartPole-v1", n_steps=3, buffer_size=100, device="cpu").learn(8)
     made.replay_buffer.n_steps = 2
