@@ -13,7 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from sb3_moe.plots.style import Array, Picture, as_written, label_steps, line, mark_switches, matrix
+from sb3_moe.plots.style import (
+    Array,
+    Picture,
+    as_numbers,
+    as_written,
+    label_steps,
+    line,
+    mark_switches,
+    matrix,
+)
 
 
 def draw_dormant(folder: str | Path) -> Figure:
@@ -50,7 +59,7 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
     figure = Picture(figsize=(7.0, 1.2 + 1.3 * len(names)), layout="constrained")
     rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     edges = _edges(steps_K)
-    low, high, cmap = _colours_of_gates(gates_KNE)
+    low, high, cmap = colours_of_gates(gates_KNE)
     colours = {"cmap": cmap, "vmin": low, "vmax": high}
     for k, axes in enumerate(rows):
         image = axes.pcolormesh(
@@ -92,16 +101,19 @@ def draw_gates(gates_NE: npt.ArrayLike, task_names: Sequence[str], title: str = 
     """
     gates = np.asarray(gates_NE, dtype=np.float64)
     experts = [str(k) for k in range(gates.shape[1])]
-    labels = [[f"{gate:.2f}" for gate in row] for row in gates]
-    low, high, cmap = _colours_of_gates(gates)
+    labels = as_numbers(gates, ".2f")
+    low, high, cmap = colours_of_gates(gates)
     figure = matrix(gates, labels, task_names, experts, (low, high), cmap, "mean gate")
     figure.axes[0].set_xlabel("expert")
     figure.axes[0].set_title(title)
     return figure
 
 
-def _colours_of_gates(gates: npt.NDArray[Any]) -> tuple[float, float, str]:
-    """Return the ends and the name of the colours: of both signs where weights are, as MOORE's."""
+def colours_of_gates(gates: npt.NDArray[Any]) -> tuple[float, float, str]:
+    """Return the ends and the name of the colours: of both signs where weights are, as MOORE's.
+
+    :param gates: all that have the same colours, of any shape
+    """
     low, high = float(np.nanmin(gates)), float(np.nanmax(gates))
     size = max(-low, high)
     return (-size, size, "PuOr_r") if low < 0 else (0.0, high, "cividis")

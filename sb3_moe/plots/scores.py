@@ -19,10 +19,12 @@ from sb3_moe.metrics import (
     load_scores,
     performance_profile,
 )
+from sb3_moe.metrics.digits import decimals
 from sb3_moe.plots.style import (
     COLOURS,
     Array,
     Picture,
+    as_numbers,
     as_written,
     label_steps,
     line,
@@ -77,7 +79,8 @@ def draw_transfer(folder: str | Path) -> Figure:
     # Where returns are negative the worst one is the origin: it is the furthest from 0.
     lowest_N = np.minimum(scores.score.min(0), 0.0)
     ranges_N = np.maximum(scores.score.max(0) - lowest_N, 1e-12)
-    labels = [[f"{value:.1f}" for value in row] for row in ends_MN]
+    digits_N = [decimals(column) for column in scores.score.T]
+    labels = [[f"{v:.{n}f}" for v, n in zip(row, digits_N, strict=True)] for row in ends_MN]
     shares = (ends_MN - lowest_N) / ranges_N
     unit = "from 0, or the task's lowest return, to its best"
     figure = _block_matrix(scores, shares, labels, (0.0, 1.0), "cividis", unit)
@@ -86,15 +89,17 @@ def draw_transfer(folder: str | Path) -> Figure:
 
 
 def draw_forgetting(folder: str | Path) -> Figure:
-    """Draw what each block took from each task, relative to the task's best return.
+    """Draw what each block took from each task, by the task's largest return in size.
 
     :param folder: of a run with ``MultiTaskEvalCallback`` and tasks one after another
     :raises ValueError: if the folder has no scores, or the tasks were interleaved
     """
     scores = load_scores(folder)
     lost_MN = forgetting_isolated(scores.score, scores.steps, scores.blocks)
-    labels = [[f"{value:+.2f}" for value in row] for row in lost_MN]
-    figure = _block_matrix(scores, lost_MN, labels, (-1.0, 1.0), "PuOr_r", "lost (+) or gained (-)")
+    # More than all of it, where returns change their sign.
+    size = float(np.max(np.abs(lost_MN), initial=1.0, where=np.isfinite(lost_MN)))
+    labels, unit = as_numbers(lost_MN, "+.2f"), "lost (+) or gained (-)"
+    figure = _block_matrix(scores, lost_MN, labels, (-size, size), "PuOr_r", unit)
     figure.axes[0].set_title("Isolated forgetting of each block")
     return figure
 
@@ -105,10 +110,11 @@ def draw_performance_profile(
     """Draw the share of runs above each score, one line for each algorithm.
 
     :param scores: normalised scores (seeds, tasks) by algorithm
-    :param thresholds: None: 101 from 0 to the highest score
+    :param thresholds: None: 101 from 0, or the lowest score below it, to the highest
     """
-    highest = max(float(np.max(np.asarray(each))) for each in scores.values())
-    at = np.linspace(0.0, highest, 101) if thresholds is None else np.asarray(thresholds)
+    every = np.concatenate([np.ravel(each) for each in scores.values()])
+    ends = min(float(every.min()), 0.0), float(every.max())
+    at = np.linspace(*ends, 101) if thresholds is None else np.asarray(thresholds)
     figure = Picture(figsize=(5.0, 3.4), layout="constrained")
     axes = figure.subplots()
     for i, (name, each) in enumerate(scores.items()):

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from sb3_moe.metrics import Block, load_scores
 
@@ -74,11 +75,13 @@ def label_steps(axes: Axes) -> None:
 
 
 def short(step: float) -> str:
-    """Write a number of steps as a reader would say it: 50k, 1.2M."""
-    for unit, sign in ((1e6, "M"), (1e3, "k")):
-        if step >= unit:
-            return f"{step / unit:.3g}{sign}"
-    return f"{step:g}"
+    """Write a number of steps as a reader would say it, with up to four digits: 50k, 1.2M."""
+    # As the reports' script has it. Rounded first: 999,960 is 1M, not 1000k.
+    rounded = float(f"{step:.4g}")
+    for unit, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rounded >= unit:
+            return f"{rounded / unit:g}{sign}"
+    return f"{rounded:g}"
 
 
 def mark_switches(axes: Axes, folder: str | Path, color: str = "0.5") -> None:
@@ -123,13 +126,41 @@ def matrix(
     image = axes.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto")
     axes.set_yticks(range(len(rows)), [as_written(name) for name in rows])
     axes.set_xticks(range(len(columns)), [as_written(name) for name in columns])
-    colours = image.to_rgba(values)
-    for row, column in np.ndindex(*values.shape):
-        red, green, blue, _ = colours[row, column]
-        # Black on light and white on dark, by the luminance that a reader sees.
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        axes.text(
-            column, row, labels[row][column], ha="center", va="center", color="w" if dark else "k"
-        )
+    write_into(axes, image, labels)
     figure.colorbar(image, ax=axes, label=unit)
     return figure
+
+
+def write_into(
+    axes: Axes, image: AxesImage, labels: Sequence[Sequence[str]], fontsize: float | None = None
+) -> None:
+    """Write a text into each field of a matrix, dark on light and light on dark.
+
+    :param axes: on which the image is
+    :param image: of the matrix
+    :param labels: what is written
+    :param fontsize: in points; None: matplotlib's
+    """
+    colours = image.to_rgba(image.get_array())
+    for row, column in np.ndindex(*colours.shape[:2]):
+        red, green, blue, opaque = colours[row, column]
+        # By the luminance that a reader sees; what is no number has no colour, on a white page.
+        light = opaque * (0.299 * red + 0.587 * green + 0.114 * blue) + 1 - opaque
+        axes.text(
+            column,
+            row,
+            labels[row][column],
+            ha="center",
+            va="center",
+            color="w" if light < 0.5 else "k",
+            fontsize=fontsize,
+        )
+
+
+def as_numbers(values: Array, form: str) -> list[list[str]]:
+    """Write a matrix's numbers, a dash for what is none.
+
+    :param values: of the fields
+    :param form: as ``".2f"``
+    """
+    return [[format(each, form) if each == each else "-" for each in row] for row in values]

@@ -18,6 +18,7 @@ from sb3_moe.evaluation.playing import LONGEST, evaluate_tasks
 from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import whole
 from sb3_moe.metrics.aggregate import Estimate, bootstrap_interval
+from sb3_moe.metrics.digits import decimals
 from sb3_moe.networks import kind_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.watching.interventions import mixtures_of, without_expert
@@ -54,10 +55,11 @@ class Importance:
     def cells(self) -> list[list[str]]:
         """Return the table as text, a row for each of :attr:`rows`."""
         num_rows, num_tasks, _ = self.returns.shape
+        digits_N = [decimals(self.returns[:, task].mean(-1)) for task in range(num_tasks)]
         return [
             [
-                "{:.1f} [{:.1f}, {:.1f}]".format(*self.estimate(row, task))
-                for task in range(num_tasks)
+                "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(*self.estimate(row, task), digits)
+                for task, digits in enumerate(digits_N)
             ]
             for row in range(num_rows)
         ]

@@ -42,12 +42,38 @@ def test_learning_curves_show_every_task_its_blocks_and_the_random_level(folder)
 
 def test_the_transfer_matrix_holds_returns_at_the_ends_of_blocks(folder):
     axes = plots.draw_transfer(folder).axes[0]
-    assert texts(axes) == ["4.0", "1.0", "2.0", "3.0"]
+    assert texts(axes) == ["4.00", "1.00", "2.00", "3.00"]
     assert axes.get_yticklabels()[0].get_text() == "Breakout, to 100k"
 
 
-def test_the_forgetting_matrix_holds_what_was_lost_relative_to_the_best(folder):
+def with_score(folder, score):
+    with np.load(folder / "scores.npz") as saved:
+        changed = dict(saved) | {"score": score}
+    np.savez(folder / "scores.npz", **changed)
+
+
+def test_returns_below_1_keep_their_digits_beside_those_in_the_hundreds(folder):
+    with_score(folder, SCORE * [0.1, 100.0])
+    assert texts(plots.draw_transfer(folder).axes[0]) == ["0.400", "100.0", "0.200", "300.0"]
+
+
+def test_the_forgetting_matrix_holds_what_was_lost_relative_to_the_largest_return(folder):
     assert texts(plots.draw_forgetting(folder).axes[0]) == ["-1.00", "+0.00", "+0.50", "-0.67"]
+
+
+def test_what_was_lost_beyond_the_largest_return_has_a_colour_of_its_own(folder):
+    # From 4 before its second block to -4 after it: twice the largest return in size.
+    with_score(folder, np.where(STEPS[:, None] == 200_000, [-4.0, 3.0], SCORE))
+    axes = plots.draw_forgetting(folder).axes[0]
+    assert texts(axes)[2] == "+2.00"
+    assert axes.images[0].get_clim() == (-2.0, 2.0)
+
+
+def test_what_is_no_number_is_a_dash_that_can_be_read(folder):
+    with_score(folder, SCORE * [1.0, 0.0])  # a task that never scored
+    axes = plots.draw_forgetting(folder).axes[0]
+    assert texts(axes) == ["-1.00", "-", "+0.50", "-"]
+    assert [text.get_color() for text in axes.texts if text.get_text() == "-"] == ["k", "k"]
 
 
 def test_dormant_neurons_are_drawn_where_they_were_measured(folder):
@@ -58,9 +84,7 @@ def test_dormant_neurons_are_drawn_where_they_were_measured(folder):
 
 
 def test_transfer_is_brightest_at_the_best_return_also_below_zero(folder):
-    with np.load(folder / "scores.npz") as saved:
-        negative = dict(saved) | {"score": SCORE - 4.0}
-    np.savez(folder / "scores.npz", **negative)
+    with_score(folder, SCORE - 4.0)
     shown = plots.draw_transfer(folder).axes[0].images[0].get_array()
     np.testing.assert_allclose(shown, [[1.0, 0.0], [0.5, 1.0]])
 
@@ -103,6 +127,13 @@ def test_gates_over_time_have_a_row_for_each_task(folder):
 def test_a_profile_has_a_line_for_each_algorithm():
     axes = plots.draw_performance_profile({"a": [[0.0, 1.0]], "b": [[2.0, 3.0]]}, [0.5]).axes[0]
     assert [line.get_ydata().tolist() for line in axes.lines] == [[0.5], [1.0]]
+
+
+def test_a_profile_begins_at_the_lowest_score_where_one_is_below_zero():
+    lines = plots.draw_performance_profile({"a": [[-2.0, 1.0]], "b": [[0.5, 3.0]]}).axes[0].lines
+    assert [(x.get_xdata()[0], x.get_xdata()[-1]) for x in lines] == [(-2.0, 3.0)] * 2
+    (line,) = plots.draw_performance_profile({"a": [[0.5, 3.0]]}).axes[0].lines
+    assert line.get_xdata()[0] == 0.0
 
 
 def test_everything_a_folder_has_is_saved(folder):
@@ -175,7 +206,9 @@ def test_interleaved_tasks_have_no_transfer_matrix(folder):
 
 
 def test_steps_are_written_short():
-    assert [short(n) for n in (0, 500, 98_304, 1_200_000)] == ["0", "500", "98.3k", "1.2M"]
+    steps = (0, 500, 98_304, 163_840, 999_936, 999_960, 1_200_000, 1.5e9)
+    written = ["0", "500", "98.3k", "163.8k", "999.9k", "1M", "1.2M", "1.5G"]
+    assert [short(n) for n in steps] == written
 
 
 def test_drawing_leaves_no_figure_in_pyplots_global_state(folder):

@@ -421,6 +421,8 @@ def test_the_table_has_a_row_for_each_expert_and_intervals_over_episodes():
     whole = found.estimate(0, 1)
     assert whole.value == pytest.approx(found.returns[0, 1].mean())
     assert whole.low <= whole.value <= whole.high
+    # Their returns lie between 1 and 10.
+    assert found.cells()[0][1] == f"{whole.value:.2f} [{whole.low:.2f}, {whole.high:.2f}]"
     again = expert_importance(model, episodes=3, deterministic=False)
     np.testing.assert_array_equal(found.returns, again.returns)
     assert found.to_markdown().count("\n") == 5

@@ -18,10 +18,12 @@ function number(value) {
   return size >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
 
+// As the pictures have them. Rounded first: 999,960 is 1M, not 1000k.
 function short(step) {
+  const rounded = Number(step.toPrecision(4));
   for (const [unit, sign] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]])
-    if (step >= unit) return `${Number((step / unit).toPrecision(4))}${sign}`;
-  return String(step);
+    if (rounded >= unit) return `${rounded / unit}${sign}`;
+  return String(rounded);
 }
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
