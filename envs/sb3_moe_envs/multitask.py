@@ -191,7 +191,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
 
         :raises ValueError: if there is no such task
         """
-        self._pinned = None if task is None else self._index(task)
+        self._pinned = None if task is None else self._index(task, "task")
 
     def get_task(self) -> int:
         """Return the index of the running task."""
@@ -330,8 +330,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             described["action_mask"] = self._interface.pad_mask(info["action_mask"])
         return {**described, "task_id": self._task, "task_name": self.task_names[self._task]}
 
-    def _index(self, task: int | str | np.integer[Any]) -> int:
-        return task_index(task, self.task_names, "task_id")
+    def _index(self, task: int | str | np.integer[Any], argument: str = "task_id") -> int:
+        return task_index(task, self.task_names, argument)
 
     def _check(self, problem: str | None) -> None:
         if problem:

@@ -25,12 +25,12 @@ from sb3_moe.files.record import Record
 from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.tasks.keys import short_names
-from sb3_moe.tasks.of_env import only_task, task_names
+from sb3_moe.tasks.of_env import name_of, only_task, task_names
 
 ALL_TASKS = -1
 # What this, SB3's own callback and TaskSwitchCallback log of all tasks at once.
 OVER_ALL = ("mean_reward", "mean_ep_length", "success_rate", "switches", "task")
-# Attribute of the model: the task of its last rollout.
+# Attribute of the model: the name of its last rollout's task, or ALL_TASKS.
 TRAINED = "task_trained"
 
 
@@ -118,6 +118,8 @@ class MultiTaskEvalCallback(PeriodicCallback):
         """Check or build the evaluation environment."""
         super().init_callback(model)
         self.task_names = task_names(self.training_env)
+        if self._owns_env:  # a training that broke off left it, of what was played then
+            self._close_own()
         if self.eval_env is not None:
             if not isinstance(self.eval_env, VecEnv):
                 self.eval_env = model._wrap_env(self.eval_env, verbose=0)
@@ -143,13 +145,21 @@ class MultiTaskEvalCallback(PeriodicCallback):
 
     def _resume(self, step: int) -> int | None:
         self.record.resume(step)
-        remembered = vars(self.model).get(TRAINED) if step > 0 else None
-        self._trained: int = self._played_task() if remembered is None else remembered
+        self._trained: int = self._remembered(vars(self.model).get(TRAINED) if step > 0 else None)
         if step == 0:
             self.best_mean_reward = -np.inf
         elif self.record.last_step is not None:
             self.best_mean_reward = float(self.record.rows["score"].mean(1).max())
         return self.record.last_step
+
+    def _remembered(self, trained: int | str | None) -> int:
+        if trained == ALL_TASKS:
+            return ALL_TASKS
+        name = name_of(trained, self.task_names)
+        # Of no run before, or of other tasks.
+        if name not in self.task_names:
+            return self._played_task()
+        return self.task_names.index(name)
 
     def _evaluate(self, step: int) -> TaskEpisodes:
         # Epsilon-greedy policies draw from the action space.
@@ -220,7 +230,9 @@ class MultiTaskEvalCallback(PeriodicCallback):
         self._played = self._played_task()
         super()._on_rollout_start()
         # SB3 saves the model's attributes, so that a resumed run finds this again.
-        self._trained = vars(self.model)[TRAINED] = self._played
+        self._trained = self._played
+        is_one = self._trained != ALL_TASKS
+        vars(self.model)[TRAINED] = self.task_names[self._trained] if is_one else ALL_TASKS
 
     def _is_due(self, step: int) -> bool:
         # Copies may leave a task one by one: it ends with the first, and what follows is mixed.
@@ -234,7 +246,11 @@ class MultiTaskEvalCallback(PeriodicCallback):
 
     def _on_training_end(self) -> None:
         super()._on_training_end()
-        if self._owns_env and self.eval_env is not None:
+        if self._owns_env:
+            self._close_own()
+
+    def _close_own(self) -> None:
+        if self.eval_env is not None:
             self.eval_env.close()
             self.eval_env = None
 

@@ -16,7 +16,7 @@ from sb3_moe.callbacks.weight_penalties import Pull, WeightPenaltyCallback
 from sb3_moe.evaluation.pinned_env import are_interleaved
 from sb3_moe.layers.checks import not_negative, whole
 from sb3_moe.plasticity.fisher import fisher_information
-from sb3_moe.tasks.of_env import only_task, require_tasks, task_names, tasks_stepped
+from sb3_moe.tasks.of_env import name_of, only_task, require_tasks, task_names, tasks_stepped
 
 # By the name of the parameter.
 Arrays = dict[str, npt.NDArray[Any]]
@@ -40,10 +40,10 @@ class AnchorCallback(WeightPenaltyCallback):
     room: ClassVar[str] = "continual"
 
     @abstractmethod
-    def strengths(self, task: int, before: Arrays) -> Arrays:
+    def strengths(self, task: str, before: Arrays) -> Arrays:
         """Return how strongly each weight is drawn back from now on, by the parameter's name.
 
-        :param task: the one that has just ended
+        :param task: the name of the one that has just ended
         :param before: what this returned for the task before; empty at first
         """
 
@@ -63,19 +63,20 @@ class AnchorCallback(WeightPenaltyCallback):
             anchors.pop(self.key, None)
         fresh: dict[str, Any] = {"task": None, "weights": {}, "strengths": {}, "rows": {}}
         self.kept: dict[str, Any] = anchors.setdefault(self.key, fresh)
+        self.kept["task"] = name_of(self.kept["task"], self.task_names)
 
     def _on_rollout_start(self) -> None:
         super()._on_rollout_start()
         task = None if self._interleaved else only_task(self.training_env)
         if task is None:
             return
-        before, self.kept["task"] = self.kept["task"], task
-        if before is not None and task != before:
+        before, self.kept["task"] = self.kept["task"], self.task_names[task]
+        if before is not None and self.kept["task"] != before:
             self._end(before)
 
-    def _end(self, task: int) -> None:
+    def _end(self, task: str) -> None:
         if self.verbose:
-            print(f"Task {self.task_names[task]} ended at {self.model.num_timesteps} steps")
+            print(f"Task {task} ended at {self.model.num_timesteps} steps")
         self.kept["strengths"] = self.strengths(task, self.kept["strengths"])
         self.kept["weights"] = {
             name: each.detach().cpu().numpy().copy() for name, each in self.parameters().items()
@@ -107,7 +108,7 @@ class L2AnchorCallback(AnchorCallback):
 
     key: ClassVar[str] = "l2"
 
-    def strengths(self, task: int, before: Arrays) -> Arrays:
+    def strengths(self, task: str, before: Arrays) -> Arrays:
         """Return 1 for every weight."""
         named = self.parameters().items()
         return {name: np.ones(each.shape, np.float32) for name, each in named}
@@ -158,18 +159,18 @@ class EWCCallback(AnchorCallback):
         # The next task has begun before this one is known to be over: at the next rollout's start.
         for task in np.unique(tasks_n).tolist():
             mine = {name: column[tasks_n == task] for name, column in columns.items()}
-            self._recent(task).add(step, mine)
+            self._recent(self.task_names[task]).add(step, mine)
         return True
 
-    def _recent(self, task: int) -> RecentRows:
-        return RecentRows(self.rows, self.kept["rows"].setdefault(str(task), {}))
+    def _recent(self, task: str) -> RecentRows:
+        return RecentRows(self.rows, self.kept["rows"].setdefault(task, {}))
 
-    def _end(self, task: int) -> None:
+    def _end(self, task: str) -> None:
         super()._end(task)
-        rows, now = self.kept["rows"], str(self.kept["task"])
+        rows, now = self.kept["rows"], self.kept["task"]
         self.kept["rows"] = {now: rows[now]} if now in rows else {}
 
-    def strengths(self, task: int, before: Arrays) -> Arrays:
+    def strengths(self, task: str, before: Arrays) -> Arrays:
         """Return the Fisher information of all tasks so far."""
         columns = self._recent(task).latest()
         if not columns:

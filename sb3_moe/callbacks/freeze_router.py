@@ -21,7 +21,7 @@ from sb3_moe.observations.batches import Obs, concatenate
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.tasks.keys import LAYER, short_names
-from sb3_moe.tasks.of_env import only_task, require_tasks
+from sb3_moe.tasks.of_env import name_of, only_task, require_tasks
 
 
 class FreezeRouterCallback(ProbeCallback):
@@ -103,17 +103,22 @@ class FreezeRouterCallback(ProbeCallback):
             "since": self.model.num_timesteps,
             "stepped": False,
             "probe": self.probe,
+            "task_names": self.task_names,
             "gates": {},
             "settled": {},
             "frozen": [],
         }
         self.kept = vars(self.model)["frozen_routers"] = past or fresh
+        self.kept["task"] = name_of(self.kept["task"], self.task_names)
         self._take_up_probe()
         super()._on_training_start()
         self._hold()
 
     def _take_up_probe(self) -> None:
-        """Look at what the run looked at so far, unless another batch is given now."""
+        """Look at what the run looked at so far, unless that is other tasks', or one is given."""
+        if self.kept.get("task_names", self.task_names) != self.task_names:
+            self.kept |= {"probe": self.probe, "gates": {}}
+        self.kept["task_names"] = self.task_names
         if self.given is None:
             self.probe = self.kept["probe"] or self.probe
         elif not _same(self.given, self.kept["probe"] or []):
@@ -138,8 +143,9 @@ class FreezeRouterCallback(ProbeCallback):
                 self._freeze(self._routers())
 
     def _follow(self, task: int | None) -> None:
-        before, self.kept["task"] = self.kept["task"], self.kept["task"] if task is None else task
-        if before is None or self.kept["task"] == before:
+        before = self.kept["task"]
+        self.kept["task"] = before if task is None else self.task_names[task]
+        if before in (None, self.kept["task"]):
             return
         routers = self._routers()
         for name in self.kept["frozen"]:

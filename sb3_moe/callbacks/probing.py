@@ -90,10 +90,11 @@ class ProbeCallback(PeriodicCallback):
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Collect the batch."""
-        if getattr(self, "model", model) is not model:
-            self._forget()
+        is_other = getattr(self, "model", model) is not model
         super().init_callback(model)
-        self.task_names = task_names(self.training_env)
+        before, self.task_names = vars(self).get("task_names"), task_names(self.training_env)
+        if is_other or before not in (None, self.task_names):
+            self._forget()
         if self.probe_size < len(self.task_names):
             raise ValueError(
                 f"`probe_size` must be at least num_tasks={len(self.task_names)}, "
@@ -109,7 +110,7 @@ class ProbeCallback(PeriodicCallback):
         self.record = Record.of(model, vars(self).get("record"), self.log_path, constants)
 
     def _forget(self) -> None:
-        """Drop what was another model's."""
+        """Drop what was another model's, or other tasks'."""
         self.probe = self.given
 
     @property

@@ -18,7 +18,8 @@ class TaskAdvantageCallback(BaseCallback):
     RecurrentPPO has no ``rollout_buffer_class``, and MaskablePPO's must know of masks: their buffer
     becomes one of the same kind that does what
     :class:`~sb3_moe.buffers.MultiTaskRolloutBuffer` does. Warns unless
-    ``normalize_advantage=False``.
+    ``normalize_advantage=False``. The model keeps that buffer, also where it trains on without the
+    callback; files have none, so that one loaded needs the callback again.
 
     :param num_tasks: for a Box observation that ends in a one-hot of so many tasks; None: a Dict
         has the id under ``task_id``

@@ -19,7 +19,7 @@ from sb3_moe.growing.number import check_room
 from sb3_moe.learning_rates import Restarted
 from sb3_moe.plasticity.resets import reset_heads, reset_optimizers
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.tasks.of_env import only_task, require_tasks, task_names
+from sb3_moe.tasks.of_env import name_of, only_task, require_tasks, task_names
 
 Replay = Literal["keep", "clear", "reservoir"]
 OnNewTask = Literal["add_expert", "freeze_old"]
@@ -31,7 +31,8 @@ class TaskSwitchCallback(BaseCallback):
     It logs ``continual/task`` and ``continual/switches``. Tasks that are interleaved never switch.
     What a resumed run must know is kept in ``model.task_switches``, which SB3 saves.
 
-    :param reset_optimizer: forget the optimisers' running averages, whose momentum would go on
+    :param reset_optimizer: forget the optimisers' running averages, SAC's entropy coefficient's
+        too, whose momentum would go on
         moving, for about a rollout, even an expert that the task router no longer uses
     :param reset_heads: draw the last layer of every network anew
     :param replay_buffer: ``"keep"`` it, ``"clear"`` it, or keep a ``"reservoir"``, in which every
@@ -76,8 +77,8 @@ class TaskSwitchCallback(BaseCallback):
         self.restart_learning_rate = restart_learning_rate
         self.on_new_task = on_new_task
         self.switches = 0
-        self._met: set[int] = set()
-        self._task: int | None = None
+        self._met: set[str] = set()
+        self._task: str | None = None
         self._switched_at: int | None = None
         self._reduced_at = 0
 
@@ -104,7 +105,8 @@ class TaskSwitchCallback(BaseCallback):
             if freezes:
                 policy.check_frozen_experts({name: [0] for name in policy.moe_layers()})
             # One joins at each task but the first; a resumed run has some of these already.
-            joins = len(self.task_names) - max(1, len(_past(model).get("met", ())))
+            met = self._met_by(_past(model))
+            joins = len({*self.task_names} - met) - (not met)
             if joins > 0:
                 check_room(model, joins, frozen=freezes)
         except ValueError as error:
@@ -132,10 +134,11 @@ class TaskSwitchCallback(BaseCallback):
         task = None if self._interleaved else only_task(self.training_env)
         if task is None:
             return
-        if self._task is not None and task != self._task:
+        name = self.task_names[task]
+        if self._task is not None and name != self._task:
             self._switch(task)
-        self._met.add(task)
-        self._task = task
+        self._met.add(name)
+        self._task = name
         self._remember()
 
     def _on_step(self) -> bool:
@@ -144,14 +147,21 @@ class TaskSwitchCallback(BaseCallback):
     def _recall(self) -> None:
         """Go on from what the model remembers, unless its run starts anew."""
         past = _past(self.model)
-        self._task, self._switched_at = past.get("task"), past.get("switched_at")
+        self._task = name_of(past.get("task"), self.task_names)
+        self._switched_at = past.get("switched_at")
         self.switches = past.get("switches", 0)
-        self._met = {*past.get("met", [] if self._task is None else [self._task])}
+        self._met = self._met_by(past)
         if self.replay_buffer == "reservoir":
             buffer: Any = getattr(self.model, "replay_buffer", None)
             self.reservoir.resume(buffer, past.get("kept", 0), past.get("seen", 0))
             self._reduced_at = past.get("reduced_at", 0)
         vars(self.model)["task_switches"] = past
+
+    def _met_by(self, past: dict[str, Any]) -> set[str]:
+        """Return the names of the tasks that a model has met."""
+        task = past.get("task")
+        met = past.get("met", [] if task is None else [task])
+        return {name for each in met if (name := name_of(each, self.task_names)) is not None}
 
     def _remember(self) -> None:
         state: dict[str, Any] = {
@@ -176,7 +186,10 @@ class TaskSwitchCallback(BaseCallback):
             print(f"Task {self.task_names[task]} begins at {self.model.num_timesteps} steps")
         if self.reset_optimizer:
             reset_optimizers(self.model.policy)
-        is_new = self.on_new_task is not None and task not in self._met
+            of_entropy = getattr(self.model, "ent_coef_optimizer", None)  # SAC's and its like's own
+            if of_entropy is not None:
+                of_entropy.state.clear()
+        is_new = self.on_new_task is not None and self.task_names[task] not in self._met
         if is_new and self.on_new_task == "freeze_old":
             for mixture in countable(policy_of(self.model), None):
                 freeze_experts(self.model, tower=mixture)

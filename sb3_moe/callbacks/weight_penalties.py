@@ -145,7 +145,12 @@ class WeightPenaltyCallback(BaseCallback):
     def _hook(
         self, pull: Pull, mask: th.Tensor | None, num_experts: int | None
     ) -> Callable[[th.Tensor], None]:
+        # A training that broke off left its hooks, and the next one may have no such callback.
+        started = self.model.start_time
+
         def add(parameter: th.Tensor) -> None:
+            if self.model.start_time != started:
+                return
             gradient, offset = parameter.grad, pull.offset()
             assert gradient is not None
             if mask is not None:

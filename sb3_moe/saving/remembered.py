@@ -11,7 +11,7 @@ from sb3_moe.saving.errors import UnsafeFileError
 from sb3_moe.saving.values import Decoder, Encoder, checked_type
 
 #: The attributes, and what each is, of plain values and arrays.
-REMEMBERED: dict[str, type[Any]] = {
+REMEMBERED: dict[str, Any] = {
     "task_switches": dict,
     "anchors": dict,
     "frozen_routers": dict,
@@ -19,7 +19,7 @@ REMEMBERED: dict[str, type[Any]] = {
     "actor_gradients": dict,
     "remedies": dict,
     "expert_log": list,
-    "task_trained": int,
+    "task_trained": int | str,
 }
 
 

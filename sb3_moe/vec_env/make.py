@@ -74,8 +74,9 @@ def make_multitask_vec_env(
     if folder is not None:
         os.makedirs(folder, exist_ok=True)
     # The keys are in every info, so each episode that SB3 keeps or writes says whose it is.
-    options = {"info_keywords": ("task_id", "task_name")} | (monitor_kwargs or {})
-    return VecMonitor(env, folder, **options)
+    options = dict(monitor_kwargs or {})
+    keywords = ("task_id", "task_name", *options.pop("info_keywords", ()))
+    return VecMonitor(env, folder, info_keywords=tuple(dict.fromkeys(keywords)), **options)
 
 
 def _number_of_envs(tasks: Any, n_envs: int | None, schedule: Any) -> int:

@@ -211,10 +211,10 @@ def test_a_saved_model_goes_on_with_its_anchors_and_a_run_from_step_0_without(tm
         sb3_moe.save(model, tmp_path / name)
         loaded = sb3_moe.load(tmp_path / name, in_blocks())
     kept, before = loaded.anchors["ewc"], model.anchors["ewc"]
-    assert kept["task"] == before["task"] == 1
-    assert kept["rows"].keys() == before["rows"].keys() == {"1"}
+    assert kept["task"] == before["task"] == "Acrobot"
+    assert kept["rows"].keys() == before["rows"].keys() == {"Acrobot"}
     pairs = [(kept[part], before[part]) for part in ("weights", "strengths")]
-    for ours, theirs in [*pairs, (kept["rows"]["1"], before["rows"]["1"])]:
+    for ours, theirs in [*pairs, (kept["rows"]["Acrobot"], before["rows"]["Acrobot"])]:
         assert ours.keys() == theirs.keys()
         for key, each in ours.items():
             np.testing.assert_array_equal(each, theirs[key])
@@ -231,7 +231,7 @@ def test_a_task_is_judged_by_its_own_rows_wherever_in_a_rollout_it_ends():
 
     class Watched(EWCCallback):
         def strengths(self, task, before):
-            taken.append((task, len(self.kept["rows"][str(task)]["actions"])))
+            taken.append((task, len(self.kept["rows"][task]["actions"])))
             return super().strengths(task, before)
 
         def _end(self, task):
@@ -244,7 +244,7 @@ def test_a_task_is_judged_by_its_own_rows_wherever_in_a_rollout_it_ends():
     model.rollout_buffer.reset()
     model.learn(2 * BLOCK, Watched(1.0, rows=16))
     kept = model.anchors["ewc"]
-    assert (taken, left) == ([(0, 16)], [["1"]])
+    assert (taken, left) == ([("CartPole", 16)], [["Acrobot"]])
     assert sum(each.sum() for each in kept["strengths"].values()) > 0
 
 

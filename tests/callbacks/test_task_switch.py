@@ -88,7 +88,7 @@ def test_a_saved_model_keeps_what_it_knows_of_its_switches_as_plain_values(tmp_p
     model.save(tmp_path / "model")
     loaded = type(model).load(tmp_path / "model", device="cpu")
     assert loaded.task_switches == model.task_switches
-    expected = {"task": 0, "switches": 2, "switched_at": 2 * BLOCK}
+    expected = {"task": "CartPole", "switches": 2, "switched_at": 2 * BLOCK}
     if make is dqn:
         expected |= {"kept": 30, "seen": BLOCK, "reduced_at": 2 * BLOCK}
     assert loaded.task_switches == expected

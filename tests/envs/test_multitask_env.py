@@ -322,7 +322,7 @@ def test_the_schedule_given_is_not_touched():
         (
             lambda: MultiTaskEnv([CountingEnv]).set_task("other"),
             ValueError,
-            r"`task_id` must name a task of \['CountingEnv'\], got 'other'",
+            r"`task` must name a task of \['CountingEnv'\], got 'other'",
         ),
         (
             lambda: MultiTaskEnv([CountingEnv]).reset(options={"task_id": 1}),

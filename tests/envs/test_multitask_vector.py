@@ -42,6 +42,27 @@ def test_interleaving_gives_each_task_a_fixed_share_of_the_slots():
     assert np.bincount(weighted.get_task()).tolist() == [4, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("weights", "num_envs", "slots", "enough"),
+    [([3, 1], 2, [1, 1], 4), ([10, 1], 4, [3, 1], 10)],
+)
+def test_weights_that_so_few_slots_miss_by_half_a_slot_are_named(weights, num_envs, slots, enough):
+    text = (
+        rf"`num_envs`={num_envs} the tasks get .*{slots[0]}, {slots[1]}\] slots, .*; {enough} would"
+    )
+    with pytest.warns(UserWarning, match=text):
+        MultiTaskVectorEnv(counting_tasks(2), num_envs, schedule=Interleave(weights=weights))
+    MultiTaskVectorEnv(counting_tasks(2), enough, schedule=Interleave(weights=weights))
+
+
+def test_other_options_of_a_reset_go_to_the_tasks():
+    env = MultiTaskVectorEnv(counting_tasks(2), 4)
+    env.reset(seed=0, options={"task_id": 1, "low": 0.5})
+    assert [each.unwrapped.options for each in env._parts[0].env.envs] == [{"low": 0.5}] * 4
+    env.reset()
+    assert env._parts[0].env.envs[0].unwrapped.options is None
+
+
 def test_one_slot_per_task_is_the_default():
     assert MultiTaskVectorEnv(counting_tasks(3)).num_envs == 3
     assert make_multitask_vector(counting_tasks(3), schedule=Cycle(5)).num_envs == 3
@@ -420,13 +441,17 @@ def test_mixed_tasks_of_gymnasium_run_side_by_side():
         ),
         (
             lambda: MultiTaskVectorEnv(counting_tasks(1)).reset(options={"reset_mask": 1}),
-            r"`options` may hold only 'task_id', got \['reset_mask'\] too",
+            "`options` can't hold 'reset_mask': all slots are reset together",
         ),
         (
             lambda: MultiTaskVectorEnv(counting_tasks(1)).reset(options={"task_id": [0, 0]}),
             "`task_id` must be one task or one per slot, 1, got 2",
         ),
-        (lambda: MultiTaskVectorEnv(counting_tasks(1)).set_task(1), "`task_id` must be in"),
+        (lambda: MultiTaskVectorEnv(counting_tasks(1)).set_task(1), "`task` must be in"),
+        (
+            lambda: MultiTaskVectorEnv(counting_tasks(1), 2).reset(seed=[1, None]),
+            r"`seed` must be a whole number, or a sequence of them, got \[1, None\]",
+        ),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_with_the_rule_and_the_value(build, message):

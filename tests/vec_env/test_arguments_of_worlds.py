@@ -50,3 +50,12 @@ def test_a_seed_is_a_whole_number(seed, rule):
 def test_a_seed_of_numpy_is_the_same_seed():
     mine, same = (make_multitask_vec_env(TASKS, seed=seed).reset() for seed in (3, np.int64(3)))
     np.testing.assert_array_equal(mine["obs"], same["obs"])
+
+
+def test_keywords_of_ones_own_stand_beside_ours_in_the_monitors_file(tmp_path):
+    env = make_multitask_vec_env(
+        ["CartPole-v1"], 1, monitor_dir=tmp_path, monitor_kwargs={"info_keywords": ("task_id",)}
+    )
+    env.close()
+    lines = (tmp_path / "monitor.csv").read_text().splitlines()
+    assert lines[1] == "r,l,t,task_id,task_name"

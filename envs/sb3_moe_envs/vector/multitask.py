@@ -16,7 +16,7 @@ from sb3_moe_envs.masks import OwnMasks
 from sb3_moe_envs.meanings import meanings_of, named
 from sb3_moe_envs.multitask import as_schedule
 from sb3_moe_envs.numbers import optional_whole
-from sb3_moe_envs.schedules import Episode, Interleave, Schedule, Slots, slot_counts
+from sb3_moe_envs.schedules import Episode, Interleave
 from sb3_moe_envs.schedules.base import as_list, task_index
 from sb3_moe_envs.schedules.turns import turn_of
 from sb3_moe_envs.seeds import TaskSeeds, require_reset
@@ -29,6 +29,7 @@ from sb3_moe_envs.vector.infos import join_infos, row_of, take_rows, without_fin
 from sb3_moe_envs.vector.joined import Joined
 from sb3_moe_envs.vector.parts import Part
 from sb3_moe_envs.vector.pool import Pool
+from sb3_moe_envs.vector.shares import fixed_tasks
 
 VECTORIZATIONS = ("sync", "async")
 
@@ -86,7 +87,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         }
         self.schedule.start(self.task_names)
         self.schedule.check_num_envs(self.num_envs)
-        self._shares = _fixed_tasks(self.schedule, self.num_tasks, self.num_envs)
+        self._shares = fixed_tasks(self.schedule, self.num_tasks, self.num_envs)
         self._pool = Pool(self.tasks, vectorization, render_mode)
         self._interface = self._unify(
             task_id=task_id,
@@ -138,17 +139,22 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode in every slot.
 
-        :param seed: starts the schedule and every task's stream again
+        :param seed: starts the schedule and every task's stream again; the numbers of a sequence
+            are one seed together
         :param options: `{"task_id": k}` chooses the task, for all slots or (a sequence) for each,
-            until the next reset or :meth:`set_task`
-        :raises ValueError: if an option is unknown
+            until the next reset or :meth:`set_task`; other entries go to the tasks
+        :raises ValueError: if tasks aren't as many as slots, a seed lacks a number, or a
+            `reset_mask` is given
         """
         restored, self._restored = self._restored, False
         # Loading a model seeds its environments once more; a restored state outlives that.
         if not self._seeds.started or (seed is not None and not restored):
             self._rewind(seed)
-        self._chosen = self._chosen_by(dict(options or {}))
-        return self._play()
+        options = dict(options or {})
+        if "reset_mask" in options:  # Gymnasium's, of vector environments that can
+            raise ValueError("`options` can't hold 'reset_mask': all slots are reset together")
+        self._chosen = self._chosen_by(options.pop("task_id", None))
+        return self._play(options or None)
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step every slot with its action, of shape (num_envs, ...).
@@ -199,7 +205,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         :raises ValueError: if there is no such task
         """
         slots = slice(None) if indices is None else as_list("indices", indices, "slots")
-        self._pinned[slots] = -1 if task is None else self._index(task)
+        self._pinned[slots] = -1 if task is None else self._index(task, "task")
         self._chosen[slots] = -1  # what a reset's options chose before
         self._stale = True
 
@@ -316,15 +322,14 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return [int(count) for count in np.bincount(self._shares)]
 
     def _rewind(self, seed: int | Sequence[int] | None) -> None:
+        if isinstance(seed, Sequence) and None in seed:
+            raise ValueError(f"`seed` must be a whole number, or a sequence of them, got {seed}")
         super().reset(seed=seed if isinstance(seed, int) else None)
         self._seeds.rewind(seed)
         self.schedule.start(self.task_names, seed=self._seeds.schedule)
         self.action_space.seed(self._seeds.actions)
 
-    def _chosen_by(self, options: dict[str, Any]) -> np.ndarray:
-        task = options.pop("task_id", None)
-        if options:
-            raise ValueError(f"`options` may hold only 'task_id', got {sorted(options)} too")
+    def _chosen_by(self, task: Any) -> np.ndarray:
         if task is None:
             return np.full(self.num_envs, -1)
         tasks = [task] * self.num_envs if isinstance(task, str) or np.ndim(task) == 0 else task
@@ -345,14 +350,15 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         picked: np.ndarray = (self._pinned >= 0) | (self._chosen >= 0)
         return picked
 
-    def _play(self) -> tuple[Any, dict[str, Any]]:
+    def _play(self, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode of the wanted task in every slot."""
         self._tasks = self._wanted()
         self._arrange()
         self._forget(slice(None))
         seeds = [self._seeds.take(part.task, part.env.num_envs) for part in self._parts]
         results = [
-            self._pool.reset(part, seed) for part, seed in zip(self._parts, seeds, strict=True)
+            self._pool.reset(part, seed, options)
+            for part, seed in zip(self._parts, seeds, strict=True)
         ]
         obs = self._joined.observations([result[0] for result in results])
         return obs, self._joined.infos([result[1] for result in results])
@@ -445,31 +451,8 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         new_infos |= {"final_info": join_infos(last, self.num_envs), "_final_info": everywhere}
         return truncated | ~done, new_obs, new_infos
 
-    def _index(self, task: int | str | np.integer[Any]) -> int:
-        return task_index(task, self.task_names, "task_id")
-
-
-def _fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarray | None:
-    """Return the task of each slot under `Interleave`, or None where all slots switch together."""
-    if schedule.slots is Slots.TOGETHER:
-        return None
-    if schedule.slots is Slots.SHARED and not isinstance(schedule, Interleave):
-        raise ValueError(
-            f"`schedule` with Slots.SHARED must be an Interleave, got {schedule!r}: give your "
-            "own Slots.TOGETHER or Slots.OWN"
-        )
-    if schedule.slots is Slots.OWN or not isinstance(schedule, Interleave):
-        raise ValueError(
-            f"`schedule` must share the slots or switch them together; {schedule!r} chooses per "
-            "slot: use make_multitask_vector"
-        )
-    if schedule.changes_turns():
-        raise ValueError(
-            f"`schedule` of a class of your own must say `slots = Slots.OWN` where it chooses "
-            f"tasks, got {type(schedule).__name__} with Slots.SHARED, which fixes each slot's task"
-        )
-    counts = slot_counts(schedule.shares(num_tasks), num_slots)
-    return np.repeat(np.arange(num_tasks), counts)
+    def _index(self, task: int | str | np.integer[Any], argument: str = "task_id") -> int:
+        return task_index(task, self.task_names, argument)
 
 
 def _batch(env: VectorEnv[Any, Any, Any], actions: Sequence[Any]) -> Any:

@@ -86,9 +86,11 @@ class Pool:
                     names = (self.tasks[first].name, self.tasks[part.task].name)
                     raise ValueError(gave_both(*names))
 
-    def reset(self, part: Part, seed: int | None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, part: Part, seed: int | None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Start an episode in every row of a part."""
-        result = self._call(part.task, part.env.reset, seed=seed)
+        result = self._call(part.task, part.env.reset, seed=seed, options=options)
         self._check(part.task, reset_result_problem(result))
         obs, infos = result
         space, rows = part.env.single_observation_space, (part.env.num_envs,)

@@ -1,0 +1,162 @@
+"""Callbacks of a model that goes on in an environment of other tasks, by `set_env`."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from toy import Toy, toy_vec_env
+
+import sb3_moe
+from sb3_moe.callbacks import (
+    EWCCallback,
+    FreezeRouterCallback,
+    L2AnchorCallback,
+    MultiTaskEvalCallback,
+    RoutingCallback,
+    TaskSwitchCallback,
+    WeightNormDecayCallback,
+)
+from sb3_moe.vec_env import make_multitask_vec_env
+from sb3_moe_envs import Task
+
+STEPS = 96
+
+
+def world(*names):
+    """Build a world whose tasks are the toys of these names."""
+    tasks = [Task(name, env_fn=lambda k=k: Toy((k,))) for k, name in enumerate(names)]
+    return make_multitask_vec_env(tasks, n_envs=6, seed=0, task_id="info")
+
+
+def make(env, policy="MultiInputPolicy", **kwargs):
+    options = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "device": "cpu", "seed": 3}
+    return PPO(policy, env, **options, policy_kwargs=kwargs)
+
+
+def goes_on(model, env, callback):
+    model.set_env(env)
+    return model.learn(STEPS, callback, reset_num_timesteps=False)
+
+
+def test_scores_of_other_tasks_are_not_continued_under_their_names(tmp_path):
+    callback = MultiTaskEvalCallback(96, 2, log_path=tmp_path)
+    model = make(world("a", "b")).learn(STEPS, callback)
+    text = r"`log_path` must be another folder: .*scores.npz is of `task_names` \['a', 'b'\], and"
+    with pytest.raises(ValueError, match=text):
+        goes_on(model, world("c", "d"), callback)
+    with np.load(tmp_path / "scores.npz") as kept:
+        assert kept["task_names"].tolist() == ["a", "b"]
+
+
+def test_scores_in_memory_begin_anew_with_other_tasks_and_go_on_with_the_same():
+    callback = MultiTaskEvalCallback(96, 2)
+    model = make(world("a", "b")).learn(STEPS, callback)
+    goes_on(model, world("a", "b"), callback)
+    assert callback.scores["steps"].tolist() == [0, 96, 192]
+    goes_on(model, world("c", "d"), callback)
+    assert callback.scores["task_names"].tolist() == ["c", "d"]
+    assert callback.scores["steps"].min() >= 192
+
+
+def test_an_evaluation_is_of_the_world_that_is_trained_in_now():
+    class Stop(BaseCallback):
+        def _on_step(self):
+            raise KeyboardInterrupt
+
+    callback = MultiTaskEvalCallback(96, 2)
+    model = make(world("a", "b"))
+    with suppress(KeyboardInterrupt):
+        model.learn(STEPS, [callback, Stop()])
+    goes_on(model, world("c", "d"), callback)
+    assert callback.scores["task_names"].tolist() == ["c", "d"]
+
+
+def test_a_probe_is_of_the_tasks_that_are_trained_now():
+    callback = RoutingCallback(16, probe_size=6)
+    model = make(world("a", "b", "c"), "MoeMultiInputPolicy", router="soft")
+    model.learn(STEPS, callback)
+    assert [batch["task_id"][0] for batch in callback.probe] == [0, 1, 2]
+    goes_on(model, world("c", "d"), callback)
+    assert [batch["task_id"][0] for batch in callback.probe] == [0, 1]
+    assert callback.diagnostics["task_names"].tolist() == ["c", "d"]
+
+
+def test_routers_are_compared_on_observations_of_the_tasks_that_are_trained_now():
+    callback = FreezeRouterCallback(16, probe_size=6)
+    model = make(world("a", "b", "c"), "MoeMultiInputPolicy", router="soft")
+    model.learn(STEPS, callback)
+    goes_on(model, world("c", "d"), callback)
+    assert len(model.frozen_routers["probe"]) == 2
+
+
+@pytest.mark.parametrize("kind", [EWCCallback, L2AnchorCallback])
+def test_a_world_of_another_task_ends_the_one_before(kind):
+    callback = kind(1.0)
+    model = make(toy_vec_env((0,), names=("a",))).learn(STEPS, callback)
+    goes_on(model, toy_vec_env((0,), names=("a",)), callback)
+    assert not model.anchors[callback.key]["weights"]
+    before = {name: each.detach().clone() for name, each in model.policy.named_parameters()}
+    goes_on(model, toy_vec_env((0,), names=("b",)), callback)
+    kept = model.anchors[callback.key]
+    assert kept["task"] == "b"
+    for name, weights in kept["weights"].items():
+        np.testing.assert_array_equal(weights, before[name])
+    if kind is EWCCallback:
+        assert [*kept["rows"]] == ["b"]
+
+
+def test_a_world_of_another_task_is_a_switch():
+    callback = TaskSwitchCallback(on_new_task="add_expert")
+    model = make(toy_vec_env((0,), names=("a",)), "MoeMultiInputPolicy", num_experts=2)
+    for name in ("a", "b", "a", "c"):
+        model.set_env(toy_vec_env((0,), names=(name,)))
+        model.learn(STEPS, callback, reset_num_timesteps=False)
+    assert callback.switches == 3
+    assert model.task_switches["met"] == ["a", "b", "c"]
+    assert {each.num_experts for each in model.policy.moe_layers().values()} == {4}
+
+
+def test_numbers_of_tasks_that_earlier_versions_left_are_read_as_names():
+    model = make(toy_vec_env((1,))).learn(STEPS)
+    model.task_switches = {"task": 0, "switches": 2, "switched_at": 8, "met": [0, 2]}
+    model.anchors = {"l2": {"task": 0, "weights": {}, "strengths": {}, "rows": {}}}
+    callback = TaskSwitchCallback(on_new_task=None)
+    model.learn(STEPS, [callback, L2AnchorCallback(1.0)], reset_num_timesteps=False)
+    assert callback.switches == 3
+    assert model.anchors["l2"]["task"] == "b"
+    assert model.anchors["l2"]["weights"]
+
+
+def test_a_penalty_ends_with_a_training_that_was_interrupted_in_an_update():
+    class Stop(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            raise KeyboardInterrupt
+
+    trained = []
+    for interrupted in (True, False):
+        model = make(toy_vec_env((0,)))
+        if interrupted:
+            with suppress(KeyboardInterrupt):
+                model.learn(STEPS, [WeightNormDecayCallback(10.0), Stop()])
+            assert any(each._post_accumulate_grad_hooks for each in model.policy.parameters())
+        model.set_random_seed(0)
+        model.learn(STEPS)
+        trained.append(th.cat([each.detach().flatten() for each in model.policy.parameters()]))
+    th.testing.assert_close(*trained, rtol=0, atol=0)
+
+
+def test_a_switch_forgets_the_averages_of_the_entropy_coefficient_too():
+    env = sb3_moe.make_multitask_vec_env(["Pendulum-v1"], n_envs=1, task_id="info")
+    options = {"learning_starts": 4, "buffer_size": 64, "batch_size": 8, "seed": 0}
+    model = SAC("MlpPolicy", env, **options, policy_kwargs={"net_arch": [8]}, device="cpu")
+    callback = TaskSwitchCallback(reset_optimizer=True)
+    model.learn(12, callback)
+    assert model.ent_coef_optimizer.state
+    callback._switch(0)
+    assert not model.ent_coef_optimizer.state
