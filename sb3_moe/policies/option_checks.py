@@ -246,7 +246,13 @@ def _check_idle(options: MoEOptions) -> None:
 
 
 def _check_spectral(options: MoEOptions) -> None:
-    """Refuse to penalise features of parts of a sample, or to weigh by what can't be told."""
+    """Refuse to penalise features of parts of a sample, or of none, or to weigh by what can't be."""
+    if options.spectral_coef and not options.place.has_experts:
+        raise ValueError(
+            f"`spectral_coef`={options.spectral_coef} needs experts, whose features it is about, "
+            f"got `placement`={options.placement!r}; a single number is the first tower's, the "
+            "actor's: name another as in dict(vf=0.001)"
+        )
     if options.spectral_coef and options.is_tokenised:
         raise ValueError(
             f"`spectral_coef` needs `tokens`='sample', one row for each, got {options.tokens!r}"

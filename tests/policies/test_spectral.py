@@ -287,6 +287,10 @@ WRONG = [
         {"expert": "own_parts:Skipping", "spectral_coef": 0.1},
         "'pi' has none, got .'SeparateNetworks'",
     ),
+    (
+        {"placement": {"pi": "none", "vf": "big"}, "spectral_coef": 0.1},
+        "`spectral_coef`=0.1 needs experts, whose features it is about, got `placement`='none'",
+    ),
     ({"spectral_coef": -0.1}, "`spectral_coef` must be at least 0 and finite, got -0.1"),
     ({"spectral_coef": float("nan")}, "`spectral_coef` must be at least 0 and finite, got nan"),
     ({"spectral_mode": "norm"}, r"`spectral_mode` must be one of .*'features'\], got 'norm'"),
