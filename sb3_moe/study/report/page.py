@@ -40,21 +40,37 @@ def columns_of_numbers(rows: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def number(value: float) -> str:
-    """Write a number with up to three significant digits, a dash for none."""
-    # As the CSV files have it, so that both round alike.
-    value = float(f"{value:.6g}")
-    if value != value:
-        return "-"
-    if 0 < abs(value) < 0.005:
-        return f"{value:.1g}"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    """Write a number with two or three significant digits, a dash for none."""
+    # The script on the page has the same rule.
+    value = _as_in_files(value)
+    return f"{value:#.2g}" if 0 < abs(value) < 0.1 else _to_hundredths(value)
 
 
 def interval(mean: float, low: float, high: float) -> str:
-    """Write a number and its interval; the number alone where there is none."""
-    return number(mean) if low != low else f"{number(mean)} [{number(low)}, {number(high)}]"
+    """Write a number and its interval; the number alone where there is none.
+
+    Beside one that is 0.1 or more, nobody needs more than the hundredths of the others.
+    """
+    if low != low:
+        return number(mean)
+    values = [_as_in_files(each) for each in (mean, low, high)]
+    write = number if max(map(abs, values)) < 0.1 else _to_hundredths
+    return "{} [{}, {}]".format(*map(write, values))
+
+
+def _as_in_files(value: float) -> float:
+    """Round as the CSV files do, so that what is made of them is the same."""
+    return float(f"{value:.6g}")
+
+
+def _to_hundredths(value: float) -> str:
+    if value != value:
+        return "-"
+    if 0 < abs(value) < 0.005:
+        return f"{value:.1g}"  # on which side of 0 it lies
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def percent(share: float) -> str:

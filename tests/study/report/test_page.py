@@ -1,12 +1,17 @@
 """The page in a browser: its charts answer, nothing is clipped, and no name is more than text."""
 
+import math
+import re
 import time
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made_up_study import write, write_arrays
 
+from sb3_moe.plots.style import short
+from sb3_moe.study.report.page import number
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.folder import write_json
 from sb3_moe.study.run.jobs import survey
@@ -169,6 +174,23 @@ def test_the_papers_pages_have_charts_and_clip_nothing(browser_page, name):
     assert {url for url in browser_page.requests if not url.startswith("data:")} == {
         address.as_uri()
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "values"),
+    [
+        ("number", number, [0.0, 7e-08, 1.26e-05, -9.99e-05, 0.0032, 0.0491, -0.0549, 0.05]),
+        ("number", number, [0.0996, 0.1, -0.126, 9.876, 12.34, 123.4, -1234.6, math.nan]),
+        ("short", short, [0, 500, 98_304, 163_840, 999_936, 999_960, 1_200_000, 1.5e9]),
+    ],
+)
+def test_numbers_in_charts_are_written_as_in_tables_and_pictures(browser_page, name, write, values):
+    path = files("sb3_moe.study.report").joinpath("templates", "script", "looks.js")
+    (function,) = re.findall(rf"^function {name}\(.*?^}}$", path.read_text(), re.DOTALL | re.M)
+    written = browser_page.page.evaluate(
+        f"(values) => {{ {function} return values.map({name}) }}", values
+    )
+    assert written == [write(each) for each in values]
 
 
 def wait_until(page, condition):

@@ -303,7 +303,7 @@ def test_a_report_with_another_number_of_random_episodes_says_what_to_do(folder)
 
 
 @pytest.mark.parametrize(
-    "text", ["5.03", "-5.03", "1,234", "4e-05", "9.0 [8.1, 9.9]", "-1 [-2, 0]"]
+    "text", ["5.03", "-5.03", "1,234", "4e-05", "9.1e-05", "9.0 [8.1, 9.9]", "-1 [-2, 0]"]
 )
 def test_a_number_that_is_written_already_is_one(text):
     assert field(text).css == "number"
@@ -321,9 +321,14 @@ def test_numbers_have_as_many_digits_as_a_reader_needs():
         "1,234",
         "-",
     ]
-    assert [number(x) for x in (-0.0032, 9.1e-05, 0.0)] == ["-0.003", "9e-05", "0.00"]
+    assert [number(x) for x in (-0.0032, 9.1e-05, 0.0)] == ["-0.0032", "9.1e-05", "0.00"]
+    # On both sides of what is usually asked of a p-value, which two digits don't show.
+    assert [number(x) for x in (0.0491, 0.0549, 0.0051)] == ["0.049", "0.055", "0.0051"]
     assert number(7.78500000001) == number(float("7.785"))  # as it is in a CSV file
     assert interval(1.0, 0.5, 1.5) == "1.00 [0.50, 1.50]"
+    assert interval(0.0161, -0.1812, 0.2134) == "0.02 [-0.18, 0.21]"
+    assert interval(0.3412, 0.0041, 0.6783) == "0.34 [0.004, 0.68]"
+    assert interval(-0.0404, -0.0597, -0.0211) == "-0.040 [-0.060, -0.021]"
     assert interval(1.0, float("nan"), float("nan")) == "1.00"
 
 

@@ -9,11 +9,15 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-// As the page's tables have them: three digits, a dash for none.
+// As the page's tables have them: two or three digits, a dash for none.
 function number(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "-";
   const size = Math.abs(value);
-  if (size > 0 && size < 0.005) return value.toPrecision(1);
+  if (size > 0 && size < 0.1) {
+    const text = value.toPrecision(2);
+    // As Python has it: with an exponent, of two digits, from here on.
+    return Math.abs(text) < 1e-4 ? value.toExponential(1).replace(/-(\d)$/, "-0$1") : text;
+  }
   if (size >= 100) return Math.round(value).toLocaleString("en-US");
   return size >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
