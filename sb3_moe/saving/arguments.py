@@ -112,9 +112,10 @@ def _is_like(value: Any, default: Any) -> bool:
         case dict():
             return isinstance(value, dict)
         case int() | float():
-            # Some may be None, a rate may be a schedule, and a frequency has a unit.
-            number = isinstance(value, int | float | tuple) and not isinstance(value, bool)
-            return number or value is None or callable(value)
+            # Some may be None, a rate may be a schedule, a frequency has a unit, and False is 0.
+            number = isinstance(value, int | float | tuple)
+            fits = not isinstance(value, bool) or default in (0, 1)
+            return (number and fits) or value is None or callable(value)
         case None:
             return not isinstance(value, list)
     return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch as th
@@ -17,7 +17,7 @@ from sb3_moe.optimizers.own_steps import STEPS
 from sb3_moe.saving.archive import OPTIMIZERS
 from sb3_moe.saving.errors import UnsafeFileError
 from sb3_moe.saving.tensors import Form, TensorFile, form_of
-from sb3_moe.saving.values import Decoder, Encoder, checked_type
+from sb3_moe.saving.values import Decoder, Encoder, as_pythons, checked_type
 
 # What one optimiser's groups have and another's lack, a value of its kind: where a rate began,
 # whether idle experts stay still, and what a sparse network's masks go by.
@@ -108,22 +108,47 @@ def load_optimizers(model: BaseAlgorithm, decoder: Decoder, state: Any, file: Te
     :raises UnsafeFileError: if they are of other optimisers or parameters
     """
     own = optimizers_of(model)
-    if set(checked_type(dict, state, "optimizers")) != set(own):
-        raise UnsafeFileError(f"it has the optimisers {sorted(state)}, not {sorted(own)}")
-    states = {name: _decoded_state(name, own[name], decoder, state[name]) for name in own}
-    for name, form in file.forms.items():
-        _check_form(name, form, own)
+    states = decode_optimizers(own, decoder, state, file.forms)
     for name, tensor in file.read():
         optimizer, index, key = name.split("/", 2)
         states[optimizer]["state"].setdefault(int(index), {})[key] = tensor
     for name, optimizer_state in states.items():
         masks = _taken_masks(optimizer_state["state"])
-        _check_whole(name, optimizer_state["state"])
         own[name].load_state_dict(optimizer_state)
         if masks:
             parameters = _parameters(own[name])
             at = {parameters[i]: mask.to(parameters[i].device) for i, mask in masks.items()}
             set_masks(own[name], at)
+
+
+def decode_optimizers(
+    own: Mapping[str, th.optim.Optimizer],
+    decoder: Decoder,
+    state: Any,
+    forms: Mapping[str, Form],
+) -> dict[str, dict[str, Any]]:
+    """Return a file's states, but for the tensors, once all fit the optimisers.
+
+    :param own: the optimisers, by name
+    :param decoder: has the arrays
+    :param state: the JSON
+    :param forms: of the tensors, by name
+    :raises UnsafeFileError: if they are of other optimisers or parameters
+    """
+    if set(checked_type(dict, state, "optimizers")) != set(own):
+        raise UnsafeFileError(f"it has the optimisers {sorted(state)}, not {sorted(own)}")
+    states = {name: _decoded_state(name, own[name], decoder, state[name]) for name in own}
+    kept = {
+        name: {index: set(entries) for index, entries in each["state"].items()}
+        for name, each in states.items()
+    }
+    for name, form in forms.items():
+        _check_form(name, form, own)
+        optimizer, index, key = name.split("/", 2)
+        kept[optimizer].setdefault(int(index), set()).add(key)
+    for name, keys in kept.items():
+        _check_whole(name, keys.values())
+    return states
 
 
 def _masks_of(optimizer: th.optim.Optimizer) -> list[th.Tensor | None]:
@@ -168,12 +193,13 @@ def _decoded_state(
     if set(checked_type(dict, state, name)) != {"groups", "values"}:
         raise UnsafeFileError(f"its optimiser {name} must have groups and values")
     own = optimizer.state_dict()["param_groups"]
-    groups = [decoder.decode(name, each) for each in checked_type(list, state["groups"], name)]
-    if len(groups) != len(own):
-        raise UnsafeFileError(f"its optimiser {name} has {len(groups)} groups, not {len(own)}")
-    for group, known in zip(groups, own, strict=True):
-        _check_group(name, checked_type(dict, group, name), known)
-        group["params"] = known["params"]
+    found = checked_type(list, state["groups"], name)
+    if len(found) != len(own):
+        raise UnsafeFileError(f"its optimiser {name} has {len(found)} groups, not {len(own)}")
+    groups = [
+        _decoded_group(name, decoder.decode(name, each), known)
+        for each, known in zip(found, own, strict=True)
+    ]
     values: dict[int, dict[str, Any]] = {}
     for index, key, value in checked_type(list, state["values"], name):
         _parameter(optimizer, checked_type(int, index, name), name)
@@ -181,12 +207,16 @@ def _decoded_state(
     return {"state": values, "param_groups": groups}
 
 
-def _check_group(name: str, group: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    if {*group, "params"} - {*_MAY_LACK} != {*known} - {*_MAY_LACK}:
+def _decoded_group(name: str, group: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    given = {key: as_pythons(each) for key, each in checked_type(dict, group, name).items()}
+    if {*given} - {*known, *_MAY_LACK}:
         raise UnsafeFileError(f"its optimiser {name} has other settings than the model's")
-    for key, value in group.items():
-        if not _is_like(value, known.get(key, _MAY_LACK.get(key))):
+    for key, value in given.items():
+        if not _is_like(value, as_pythons(known.get(key, _MAY_LACK.get(key)))):
             raise UnsafeFileError(f"its optimiser {name} has a `{key[:60]}` of the wrong type")
+    # What torch's optimisers know since the file was written has its default.
+    newer = {key: value for key, value in known.items() if key not in _MAY_LACK}
+    return newer | given | {"params": known["params"]}
 
 
 def _is_like(value: Any, known: Any) -> bool:
@@ -209,6 +239,7 @@ def _parameter(optimizer: th.optim.Optimizer, index: int, name: str) -> th.Tenso
     return found
 
 
-def _check_whole(name: str, state: Mapping[int, Mapping[str, Any]]) -> None:
-    if len({frozenset(entries) - {STEPS} for entries in state.values()}) > 1:
+def _check_whole(name: str, kept: Iterable[set[str]]) -> None:
+    # A parameter that has only a mask was saved before the first step.
+    if len({frozenset(keys - {STEPS, MASKS}) for keys in kept if keys != {MASKS}}) > 1:
         raise UnsafeFileError(f"its optimiser {name} lacks a part of some parameter's state")

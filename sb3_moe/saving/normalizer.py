@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from types import UnionType
 from typing import Any
 
@@ -44,7 +45,7 @@ def encode_normalizer(encoder: Encoder, normalizer: VecNormalize) -> dict[str, A
     kind = type(normalizer).__name__
     if _KINDS.get(kind) is not type(normalizer):
         raise ValueError(f"`normalizer` must be False for a {kind}, got True")
-    settings = {name: getattr(normalizer, name) for name in _SETTINGS}
+    settings = {name: _plain(name, getattr(normalizer, name)) for name in _SETTINGS}
     if isinstance(normalizer, PerTaskVecNormalize):
         settings["task_id"] = normalizer.task_id_mode
     return {
@@ -62,6 +63,13 @@ def encode_normalizer(encoder: Encoder, normalizer: VecNormalize) -> dict[str, A
             for name, each in _statistics(normalizer).items()
         },
     }
+
+
+def _plain(name: str, setting: Any) -> Any:
+    """Return a setting as it is read: SB3 takes 0 for False, and any collection of keys."""
+    if _SETTINGS[name] is bool:
+        return bool(setting)
+    return list(setting) if isinstance(setting, Collection) else setting
 
 
 def _statistics(normalizer: Any) -> dict[str, list[RunningMeanStd]]:

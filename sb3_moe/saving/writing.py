@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.saving import archive, strict_json
@@ -13,6 +14,7 @@ from sb3_moe.saving.arguments import encode_arguments
 from sb3_moe.saving.classes import algorithm_name, is_custom, policy_name
 from sb3_moe.saving.networks import encode_optimizers, weights_of
 from sb3_moe.saving.normalizer import encode_normalizer
+from sb3_moe.saving.reading_back import check_readable
 from sb3_moe.saving.remembered import encode_remembered
 from sb3_moe.saving.replay import encode_replay_buffer, replay_buffer_of
 from sb3_moe.saving.spaces import encode_space
@@ -53,21 +55,23 @@ def save(
     :raises ValueError: if something of the model can't be written so
     """
     model_of_sb3(model)
-    archive.write_archive(
-        archive.as_written(Path(path)), entries_of(model, replay_buffer, normalizer)[0]
-    )
+    normalised_by = model.get_vec_normalize_env() if normalizer else None
+    entries, _ = entries_of(model, replay_buffer, normalised_by)
+    archive.write_archive(archive.as_written(Path(path)), entries)
 
 
 def entries_of(
-    model: BaseAlgorithm, replay_buffer: bool, normalizer: bool
+    model: BaseAlgorithm, replay_buffer: bool, normalizer: VecNormalize | None
 ) -> tuple[dict[str, bytes], set[str]]:
     """Return a file's entries by name, and the names that ``custom_objects`` must give.
 
-    :param model: as in :func:`save`, as the rest
+    :param model: as in :func:`save`
+    :param replay_buffer: as in :func:`save`
+    :param normalizer: whose statistics are saved
+    :raises ValueError: as :func:`save` does
     """
     encoder = Encoder()
     optimizers, states = encode_optimizers(encoder, model)
-    vec_normalize = model.get_vec_normalize_env() if normalizer else None
     state: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -80,13 +84,13 @@ def entries_of(
         **encode_arguments(encoder, model),
         "optimizers": optimizers,
         "replay_buffer": None,
-        "normalizer": vec_normalize and encode_normalizer(encoder, vec_normalize),
+        "normalizer": normalizer and encode_normalizer(encoder, normalizer),
         "remembered": encode_remembered(encoder, model),
     }
-    entries = {archive.WEIGHTS: pack(weights_of(model)), archive.OPTIMIZERS: pack(states)}
+    more = {}
     if replay_buffer:
         state["replay_buffer"], rows = encode_replay_buffer(replay_buffer_of(model))
-        entries[archive.REPLAY_BUFFER] = pack(rows)
+        more[archive.REPLAY_BUFFER] = pack(rows)
     classes = (state["algorithm"], state["policy"])
     own = {*encoder.own, *(each["custom"] for each in classes if is_custom(each))}
     said = strict_json.dumps(state)
@@ -95,10 +99,13 @@ def entries_of(
             f"a model's arguments must take at most {MAX_JSON:,} bytes as JSON, and these take "
             f"{len(said):,}: give long ones as arrays"
         )
+    check_readable(model, said, encoder, states)
     entries = {
         archive.MODEL: said,
         archive.ARRAYS: pack(encoder.arrays),
-        **entries,
+        archive.WEIGHTS: pack(weights_of(model)),
+        archive.OPTIMIZERS: pack(states),
+        **more,
     }
     return entries, own
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_moe.saving import archive
 from sb3_moe.saving.arguments import PROGRESS, SCHEDULES, argument_names
@@ -51,8 +51,10 @@ def write_model(model: BaseAlgorithm, folder: Path, *, normalizer: bool = False)
         into ``model.moe``
     :return: whether it is safe to open
     """
-    entries = _safe_entries(model, normalizer=True) if normalizer else None
-    entries = _safe_entries(model, normalizer=False) if entries is None else entries
+    normalised_by = model.get_vec_normalize_env() if normalizer else None
+    entries = _safe_entries(model, normalised_by)
+    if entries is None and normalised_by is not None:
+        entries = _safe_entries(model, None)
     if entries is not None:
         with (folder / SAFE).open("wb") as file:
             archive.write_entries(file, entries)
@@ -63,7 +65,9 @@ def write_model(model: BaseAlgorithm, folder: Path, *, normalizer: bool = False)
     return False
 
 
-def _safe_entries(model: BaseAlgorithm, *, normalizer: bool) -> dict[str, bytes] | None:
+def _safe_entries(
+    model: BaseAlgorithm, normalizer: VecNormalize | None
+) -> dict[str, bytes] | None:
     if is_custom(algorithm_name(type(model))) or not is_plain(model):
         return None
     try:

@@ -12,6 +12,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_moe
@@ -255,6 +256,16 @@ def test_statistics_of_other_tasks_are_refused(tmp_path):
         load(tmp_path / "x.moe", other)
 
 
+def test_settings_that_sb3_takes_for_others_are_written_as_those(tmp_path):
+    env = VecNormalize(multi_task_env(), norm_obs_keys=("obs",))
+    model = arena.make("PPO", "MoeMultiInputPolicy", env, net_arch=[4])
+    env.training = 0
+    sb3_moe.save(model, tmp_path / "x.moe")
+    found = load(tmp_path / "x.moe", multi_task_env()).get_vec_normalize_env()
+    assert found.norm_obs_keys == ["obs"]
+    assert found.training is False
+
+
 @pytest.mark.parametrize(
     ("at", "value", "text"),
     [
@@ -374,6 +385,56 @@ def test_what_has_no_name_can_not_be_saved(value, text, tmp_path):
     with pytest.raises(ValueError, match=text):
         sb3_moe.save(model, tmp_path / "x.moe")
     assert not list(tmp_path.iterdir())
+
+
+class Noisy(FlattenExtractor):
+    def __init__(self, observation_space, noise):
+        super().__init__(observation_space)
+        self.noise = noise
+
+
+def noisy():
+    return arena.make(
+        "PPO",
+        net_arch=[4],
+        features_extractor_class=Noisy,
+        features_extractor_kwargs={"noise": LinearSchedule(1.0, 0.0, 1.0)},
+    )
+
+
+def factored():
+    own = {"optimizer_class": th.optim.Adafactor, "optimizer_kwargs": {"eps": (None, 1e-3)}}
+    return arena.train(arena.make("PPO", net_arch=[4], placement="none", **own))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (noisy, r"its `noise` is of the unknown kind 'LinearSchedule'$"),
+        (factored, r"optimizers.safetensors has '.*/row_var' as \[\d, 1\] for a parameter of "),
+    ],
+)
+def test_what_could_not_be_opened_is_refused_before_anything_is_written(make, text, tmp_path):
+    rule = "^`model` can't be saved, since no file of it opens: "
+    with pytest.raises(ValueError, match=rule + text) as caught:
+        sb3_moe.save(make(), tmp_path / "x.moe")
+    assert not isinstance(caught.value, UnsafeFileError)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bool_for_a_number_is_one(tmp_path):
+    sb3_moe.save(arena.make("PPO", model={"verbose": True}), tmp_path / "x.moe")
+    assert load(tmp_path / "x.moe").verbose is True
+
+
+def test_a_setting_that_torchs_optimisers_have_come_to_know_has_its_default(tmp_path):
+    model = arena.make("PPO", net_arch=[4], optimizer_kwargs={"eps": np.float32(0.5)})
+    sb3_moe.save(model, tmp_path / "x.moe")
+    at = ("optimizers", "policy.optimizer", "groups", 0, "dict", "maximize")
+    parts = forge.changed(forge.parts_of(tmp_path / "x.moe"), at, forge.DROP)
+    (group,) = load(forge.forge(tmp_path / "older.moe", parts)).policy.optimizer.param_groups
+    assert group["maximize"] is False
+    assert group["eps"] == 0.5
 
 
 def test_another_major_version_is_named_in_one_line(tmp_path, monkeypatch):
