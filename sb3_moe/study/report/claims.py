@@ -131,7 +131,10 @@ class Contrast:
         return {key: float(self.signs @ values) for key, values in self.groups(measured).items()}
 
     def groups(
-        self, measured: Sequence[Measured], cells: Sequence[CellConfig] | None = None
+        self,
+        measured: Sequence[Measured],
+        cells: Sequence[CellConfig] | None = None,
+        paired: bool = True,
     ) -> dict[tuple[int, str], Array]:
         """Give each group's value, (groups,), for every seed and game that all groups have.
 
@@ -140,14 +143,19 @@ class Contrast:
 
         :param cells: of the study, which say of what tasks a mean over them is; None: those of
             the runs
+        :param paired: False: for every seed and game that any group has, NaN for one that lacks
+            it, or a regime or order that its other seeds have
         """
         selectors = self.plus + self.minus
         groups = [_by_setting(selector, measured) for selector in selectors]
         found = {}
-        for key in sorted(set.intersection(*map(set, groups))):
-            alike = _comparable(selectors, [group[key] for group in groups])
-            if all(alike):
-                found[key] = np.array([float(np.mean(values)) for values in alike])
+        for seed, game in sorted(set.union(*map(set, groups))):
+            values = [group.get((seed, game), {}) for group in groups]
+            known = values if paired else [_of_any_seed(group, game) for group in groups]
+            alike = zip(values, _comparable(selectors, known), strict=True)
+            row = np.array([_mean(each, settings) for each, settings in alike])
+            if np.isfinite(row).all() or (not paired and np.isfinite(row).any()):
+                found[seed, game] = row
         if self.over != "tasks":
             return found
         units = self.units if MEASURES[self.measure].unit == "return" else {}
@@ -228,9 +236,22 @@ def _by_setting(
     return found
 
 
+def _of_any_seed(
+    group: Mapping[tuple[int, str], Mapping[Setting, float]], game: str
+) -> dict[Setting, float]:
+    """Give the settings in which any seed of a group has a value for a game."""
+    return {k: v for (_, of), values in group.items() if of == game for k, v in values.items()}
+
+
+def _mean(values: Mapping[Setting, float], settings: Collection[Setting]) -> float:
+    """Average over settings; NaN where there are none, or one has no value."""
+    kept = [value for setting, value in values.items() if setting in settings]
+    return float(np.mean(kept)) if kept and len(kept) == len(settings) else math.nan
+
+
 def _comparable(
     selectors: Sequence[Selector], groups: Sequence[Mapping[Setting, float]]
-) -> list[list[float]]:
+) -> list[set[Setting]]:
     """Leave out what another group might have and lacks, unless the claim names the order."""
     free = [each for each in zip(selectors, groups, strict=True) if not each[0].order]
 
@@ -239,7 +260,7 @@ def _comparable(
         return all(setting in group for group in alike)
 
     return [
-        [value for setting, value in group.items() if selector.order or shared(setting)]
+        {setting for setting in group if selector.order or shared(setting)}
         for selector, group in zip(selectors, groups, strict=True)
     ]
 

@@ -100,21 +100,23 @@ def _estimates(
     rule: Rule,
     cells: Sequence[CellConfig] | None,
 ) -> list[Row]:
-    """Estimate a contrast on each game; not yet judged."""
+    """Estimate a contrast on each game of which all groups have runs; not yet judged."""
     measured = _measured(contrast, runs, references)
     by_game: dict[str, list[Array]] = defaultdict(list)
-    for (_, game), values in contrast.groups(measured, cells).items():
+    for (_, game), values in contrast.groups(measured, cells, rule.paired).items():
         by_game[game].append(values)
     return [
         Row(contrast, game, estimate(np.array(every), contrast.signs, rule), 1.0, *_UNJUDGED)
         for game, every in by_game.items()
+        if np.isfinite(every).any(axis=0).all()
     ]
 
 
 def estimate(values: Array, signs: Array, rule: Rule) -> Estimate:
     """Summarise a difference between groups; a single seed has no interval.
 
-    :param values: of every seed and group, (seeds, groups)
+    :param values: of every seed and group, (seeds, groups), NaN where a group that isn't paired
+        lacks a seed
     :param signs: see :attr:`Contrast.signs`
     """
     if not rule.paired:

@@ -25,7 +25,7 @@ class Rule:
     :param interval: coverage of the intervals
     :param min_seeds: with fewer, every verdict is ``"undecided"``; at least 5
     :param paired: whether runs of one seed are compared with each other; False: Welch's test and
-        interval, for seeds whose runs have little in common
+        interval over all seeds of each group, for seeds whose runs have little in common
     :raises ValueError: if one is out of range
     """
 
@@ -51,11 +51,12 @@ class Rule:
 
 
 class Estimate(NamedTuple):
-    """A paired difference over seeds: its mean, intervals, and a test.
+    """A difference over seeds: its mean, intervals, and a test.
 
     ``low``, ``high``: bootstrap interval. ``p_greater``, ``p_different``: of a paired t test that
     the mean is at most 0, or is 0. ``t_low``, ``t_high``: Student's interval, which is wider where
-    seeds are few.
+    seeds are few. Of groups that aren't paired all of these are Welch's, and ``seeds`` is the
+    number of the smallest group.
     """
 
     mean: float
@@ -144,23 +145,25 @@ def welch(
 ) -> Estimate:
     """Estimate a difference between groups of runs whose seeds have nothing in common.
 
-    :param values: of every seed and group, (seeds, groups)
+    :param values: of every seed and group, (seeds, groups), NaN where a group lacks a seed; each
+        has one at least
     :param signs: 1 for a group that is added, -1 for one that is subtracted, (groups,)
     :param coverage: of the interval, by Welch's degrees of freedom
     """
-    count, mean = len(values), float(signs @ values.mean(0))
-    if count < 2:
+    counts = np.isfinite(values).sum(0)
+    fewest, mean = int(counts.min()), float(signs @ np.nanmean(values, 0))
+    if fewest < 2:
         nothing = float("nan")
-        return Estimate(mean, nothing, nothing, 1.0, 1.0, count)
-    squares = values.var(0, ddof=1) / count
+        return Estimate(mean, nothing, nothing, 1.0, 1.0, fewest)
+    squares = np.nanvar(values, 0, ddof=1) / counts
     error = float(np.sqrt(squares.sum()))
     if error == 0:  # no spread: the t statistic is not defined
-        return Estimate(mean, mean, mean, *t_tests(np.full(count, mean)), count, mean, mean)
-    freedom = (count - 1) * squares.sum() ** 2 / np.square(squares).sum()
+        return Estimate(mean, mean, mean, *t_tests(np.full(fewest, mean)), fewest, mean, mean)
+    freedom = squares.sum() ** 2 / (np.square(squares) / (counts - 1)).sum()
     half = float(stats.t.ppf(0.5 + coverage / 2, freedom)) * error
     greater, different = (
         stats.t.sf(mean / error, freedom),
         2 * stats.t.sf(abs(mean) / error, freedom),
     )
     ends = mean - half, mean + half
-    return Estimate(mean, *ends, float(greater), float(different), count, *ends)
+    return Estimate(mean, *ends, float(greater), float(different), fewest, *ends)

@@ -420,6 +420,78 @@ def test_without_pairs_the_estimate_is_welchs():
     assert (row.estimate.t_low, row.estimate.t_high) == (row.estimate.low, row.estimate.high)
 
 
+def unpaired(runs, *contrasts):
+    claims = Claims(
+        rule=Rule(paired=False), claims=(Claim(name="c", text="t", contrasts=contrasts),)
+    )
+    return judge_claims(claims, runs, References(runs, RANDOM))[0].rows
+
+
+def test_without_pairs_each_group_has_all_of_its_own_seeds_and_the_smallest_counts():
+    rng = np.random.default_rng(0)
+    levels = {
+        ("dense", seed): 10.0 + rng.normal() for seed in range(7)
+    } | {("soft-big", seed): 12.0 + rng.normal() for seed in range(3, 9)}  # fmt: skip
+    runs = [run(cell("crl", GAMES, *key), level) for key, level in levels.items()]
+    (row,) = unpaired(runs, contrast(measure="final", over="tasks"))
+    dense, soft = (
+        [level for (name, _), level in levels.items() if name == wanted]
+        for wanted in ("dense", "soft-big")
+    )
+    test = stats.ttest_ind(soft, dense, equal_var=False, alternative="greater")
+    interval = stats.ttest_ind(soft, dense, equal_var=False).confidence_interval(0.95)
+    assert row.estimate.mean == pytest.approx(np.mean(soft) - np.mean(dense))
+    assert row.estimate.p_greater == pytest.approx(test.pvalue)
+    assert (row.estimate.low, row.estimate.high) == pytest.approx((interval.low, interval.high))
+    assert row.estimate.seeds == 6
+    assert row.verdict == "supported"
+    # Paired, only seeds 3 to 6 have both.
+    assert judge_one(runs, contrast(measure="final", over="tasks")).rows[0].estimate.seeds == 4
+
+
+def test_without_pairs_a_group_without_runs_is_not_compared():
+    runs = [run(cell("crl", GAMES, "dense", seed)) for seed in range(5)]
+    assert unpaired(runs, contrast(measure="final")) == []
+    assert unpaired(runs, contrast(measure="final", over="tasks")) == []
+
+
+def test_without_pairs_a_seed_that_lacks_an_order_does_not_count_with_the_other_alone():
+    # Both networks are alike in each order, one order is ten times as hard, one run is missing.
+    levels = {GAMES: 10.0, GAMES[::-1]: 1.0}
+    lacking = ("soft-big", 5, GAMES[::-1])
+    runs = [
+        run(cell("crl", order, name, seed))
+        for name in ("dense", "soft-big")
+        for seed in range(6)
+        for order in levels
+        if (name, seed, order) != lacking
+    ]
+    found = contrast(measure="final").groups(
+        [(r, dict.fromkeys(GAMES, levels[r.cell.order])) for r in runs], paired=False
+    )
+    for game in GAMES:
+        np.testing.assert_array_equal(found[0, game], [5.5, 5.5])
+        np.testing.assert_array_equal(found[5, game], [np.nan, 5.5])
+
+
+def test_without_pairs_an_order_that_only_one_group_has_yet_counts_in_neither():
+    levels = {GAMES: 10.0, GAMES[::-1]: 1.0}
+    runs = [
+        run(cell("crl", order, name, seed))
+        for name, seeds, orders in (
+            ("dense", (0, 1), list(levels)),
+            ("soft-big", (1, 2), [GAMES]),
+        )
+        for seed in seeds
+        for order in orders
+    ]
+    found = contrast(measure="final").groups(
+        [(r, dict.fromkeys(GAMES, levels[r.cell.order])) for r in runs], paired=False
+    )
+    rows = [found[seed, "Breakout"] for seed in range(3)]
+    np.testing.assert_array_equal(rows, [[np.nan, 10.0], [10.0, 10.0], [10.0, np.nan]])
+
+
 def test_a_contrast_over_anything_else_is_refused():
     with pytest.raises(ValueError, match="`over` must be 'tasks', or left out, got 'seeds'"):
         contrast(over="seeds")

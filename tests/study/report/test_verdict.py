@@ -116,6 +116,19 @@ def test_welchs_estimate_is_as_worked_out_by_hand():
     assert found.p_different == pytest.approx(2 * found.p_greater)
 
 
+def test_welchs_estimate_of_groups_of_different_sizes_is_as_worked_out_by_hand():
+    values = np.array([[4.0, np.nan], [6.0, 1.0], [8.0, 3.0]])
+    found = welch(values, np.array([1.0, -1.0]))
+    # Variances 4 over three seeds and 2 over two: squared errors 4/3 and 1.
+    freedom = (7 / 3) ** 2 / ((16 / 9) / 2 + 1 / 1)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(7 / 3)
+    assert (found.mean, found.seeds) == (4.0, 2)
+    assert (found.low, found.high) == pytest.approx((4 - half, 4 + half))
+    alone = welch(values[:2], np.array([1.0, -1.0]))
+    assert (alone.mean, alone.seeds, alone.p_greater) == (4.0, 1, 1.0)
+    assert math.isnan(alone.low)
+
+
 def test_welchs_estimate_of_one_seed_has_no_interval_and_of_equal_ones_no_width():
     signs = np.array([1.0, -1.0])
     alone = welch(np.array([[4.0, 1.0]]), signs)
