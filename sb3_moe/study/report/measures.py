@@ -49,7 +49,8 @@ def comes_later(cell: CellConfig, game: str) -> bool:
 
 def is_beside_scratch(cell: CellConfig, game: str) -> bool:
     """Say whether a stretch of a run has as many of a game's steps as its run from scratch."""
-    as_long = bool(cell.order) or (cell.regime == "mtrl" and cell.cycles == 1)
+    evenly = cell.cycles == 1 and cell.n_envs % len(cell.games) == 0
+    as_long = bool(cell.order) or (cell.regime == "mtrl" and evenly)
     return is_trained(cell, game) and as_long
 
 
