@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch as th
-from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import (
     VecEnv,
@@ -19,17 +19,19 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_moe.generators import get_generators, set_generators
+from sb3_moe.layers.checks import not_negative, yes_or_no
 from sb3_moe.saving import archive, strict_json
 from sb3_moe.saving.archive import Archive
 from sb3_moe.saving.arguments import decode_arguments, set_arguments, set_schedules
 from sb3_moe.saving.classes import algorithm_of, policy_of
+from sb3_moe.saving.devices import check_device
 from sb3_moe.saving.errors import UnsafeFileError, blaming
 from sb3_moe.saving.hindsight import hindsight_buffer, is_hindsight
 from sb3_moe.saving.memory import BuildingLimit, check_buffer
 from sb3_moe.saving.networks import load_optimizers, load_weights
 from sb3_moe.saving.normalizer import SavedNormalizer
 from sb3_moe.saving.remembered import set_remembered
-from sb3_moe.saving.replay import load_replay_buffer
+from sb3_moe.saving.replay import check_num_envs, load_replay_buffer
 from sb3_moe.saving.spaces import decode_space
 from sb3_moe.saving.tensors import TensorFile
 from sb3_moe.saving.values import Decoder, checked_type
@@ -57,6 +59,7 @@ def load(
     *,
     device: th.device | str = "auto",
     custom_objects: Mapping[str, Any] | None = None,
+    replay_buffer: bool = True,
     normalizer: bool = True,
     max_bytes: int = MAX_BYTES,
 ) -> Any:
@@ -82,13 +85,21 @@ def load(
         :class:`sb3_moe.saving.NormalizerLeftOutWarning`
     :param device: as in SB3's ``load``
     :param custom_objects: the classes and functions of your own that the file names, by name
+    :param replay_buffer: give the model the file's transitions, if there are any; else it begins
+        with an empty buffer, for any number of environments
     :param normalizer: give the file's running statistics to the VecNormalize of ``env``, or wrap
         ``env`` in a new one
     :param max_bytes: the most that the file, and the buffers it asks for, may take
     :raises UnsafeFileError: if the file isn't whole, isn't such a file, or doesn't fit together
-    :raises ValueError: if ``env`` has other spaces, other tasks or the same in another order, or
-        another kind of normaliser
+    :raises ValueError: if ``env`` has other spaces, other tasks or the same in another order,
+        another kind of normaliser, or not as many environments as the replay buffer, or there is
+        no such ``device``
+    :raises TypeError: if an argument is of the wrong type
     """
+    check_device(device)
+    yes_or_no("replay_buffer", replay_buffer)
+    yes_or_no("normalizer", normalizer)
+    _check_allowed(custom_objects, max_bytes)
     path = archive.as_read(Path(path))
     if path.exists() and not path.is_file():
         raise UnsafeFileError(f"{path.name or path} can't be opened: it is no regular file")
@@ -96,7 +107,8 @@ def load(
     try:
         with path.open("rb") as file:
             with blaming(path):
-                saved = _Saved(Archive(file, max_bytes), custom_objects or {}, max_bytes)
+                entries = Archive(file, max_bytes)
+                saved = _Saved(entries, custom_objects or {}, max_bytes, replay_buffer)
             warn_of_another_major_version(path.name, saved.version)
             venv, own = _environment(saved, env, normalizer)
             with blaming(path):
@@ -107,12 +119,23 @@ def load(
     if normalizer and env is None and saved.normalizer is not None:
         saved.normalizer.warn_if_left_out(path.name)
     if venv is not None:
-        model.set_env(venv)
+        _set_environment(model, venv)
         if own is not None and saved.normalizer is not None:
             saved.normalizer.put_into(own)
-        if model.seed is not None:
-            venv.seed(model.seed)
     return model
+
+
+def _check_allowed(custom_objects: object, max_bytes: object) -> None:
+    """Raise unless these say what a file may name and take."""
+    not_negative("max_bytes", max_bytes)
+    if not isinstance(custom_objects, Mapping | None):
+        raise TypeError(f"`custom_objects` must be a dict by name, got {custom_objects!r}")
+
+
+def _set_environment(model: BaseAlgorithm, venv: VecEnv) -> None:
+    model.set_env(venv)
+    if model.seed is not None:
+        venv.seed(model.seed)
 
 
 def _environment(
@@ -124,6 +147,8 @@ def _environment(
     wrap = saved.algorithm._wrap_env
     venv = wrap(maybe_make_env(env, verbose=0))
     check_tasks(saved.tasks, venv)
+    if saved.rows is not None:
+        check_num_envs(saved.rows, venv.num_envs)
     own = unwrap_vec_normalize(venv)
     if not normalizer or saved.normalizer is None:
         own = None
@@ -144,10 +169,17 @@ class _Saved:
     :param file: the archive
     :param custom_objects: the user's own classes and functions, by name
     :param max_bytes: the most that its buffers may take
+    :param replay_buffer: whether its transitions are wanted
     :raises UnsafeFileError: if it says nothing that could be built
     """
 
-    def __init__(self, file: Archive, custom_objects: Mapping[str, Any], max_bytes: int) -> None:
+    def __init__(
+        self,
+        file: Archive,
+        custom_objects: Mapping[str, Any],
+        max_bytes: int,
+        replay_buffer: bool,
+    ) -> None:
         self._file, self._max_bytes = file, max_bytes
         self._state = state = _read_state(file)
         size = file.size(archive.ARRAYS)
@@ -169,6 +201,8 @@ class _Saved:
         if self.tasks is not None:
             write_names(self.observation_space, self.tasks)
         self._values = decode_arguments(decoder, state)
+        has_rows = replay_buffer and archive.REPLAY_BUFFER in file
+        self.rows = TensorFile(file, archive.REPLAY_BUFFER) if has_rows else None
         self.normalizer = None
         if state["normalizer"] is not None:
             self.normalizer = SavedNormalizer(decoder, state["normalizer"])
@@ -194,9 +228,8 @@ class _Saved:
         load_weights(model, TensorFile(self._file, archive.WEIGHTS))
         optimizers = TensorFile(self._file, archive.OPTIMIZERS)
         load_optimizers(model, self._decoder, self._state["optimizers"], optimizers)
-        if archive.REPLAY_BUFFER in self._file:
-            rows = TensorFile(self._file, archive.REPLAY_BUFFER)
-            load_replay_buffer(model.replay_buffer, self._state["replay_buffer"], rows)
+        if self.rows is not None:
+            load_replay_buffer(model.replay_buffer, self._state["replay_buffer"], self.rows)
         set_remembered(self._decoder, self._state["remembered"], model)
         self._decoder.check_all_used()
         if model.use_sde:

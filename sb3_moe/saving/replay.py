@@ -117,6 +117,21 @@ def load_replay_buffer(
         end_running_episodes(buffer)
 
 
+def check_num_envs(file: TensorFile, num_envs: int) -> None:
+    """Raise unless a file's transitions are of as many environments as a model is to have.
+
+    :param file: the rows
+    :param num_envs: those that are given
+    :raises ValueError: saying what to do
+    """
+    form = file.forms.get("rewards")
+    if form is not None and len(form.shape) == 2 and form.shape[1] != num_envs:
+        raise ValueError(
+            f"`env` must have as many environments as the file's replay buffer, {form.shape[1]}, "
+            f"got {num_envs}: give as many, or replay_buffer=False to begin with an empty one"
+        )
+
+
 def _rows(buffer: Any, pos: int, full: bool) -> int:
     # The row after the last holds its next observation, with `optimize_memory_usage`.
     return int(buffer.buffer_size if full else min(pos + 1, buffer.buffer_size))

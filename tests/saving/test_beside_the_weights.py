@@ -131,8 +131,16 @@ def test_transitions_of_another_number_of_environments_are_refused(tmp_path):
     model = arena.train(arena.make("DQN"))
     sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
     env = make_vec_env(lambda: arena.default_env("DQN", "MoeMlpPolicy"), n_envs=2)
-    with pytest.raises(UnsafeFileError, match="where the model needs"):
+    rule = (
+        r"^`env` must have as many environments as the file's replay buffer, 1, got 2: give as "
+        r"many, or replay_buffer=False to begin with an empty one$"
+    )
+    with pytest.raises(ValueError, match=rule) as caught:
         load(tmp_path / "x.moe", env)
+    assert not isinstance(caught.value, UnsafeFileError)
+    loaded = load(tmp_path / "x.moe", env, replay_buffer=False)
+    assert (loaded.n_envs, loaded.replay_buffer.size()) == (2, 0)
+    arena.train(loaded, 32)
 
 
 def test_more_places_than_the_buffer_has_are_refused(tmp_path):

@@ -1,0 +1,56 @@
+"""What `load` is given wrongly, or lacks, is not blamed on the file."""
+
+import arena
+import pytest
+import torch as th
+
+import sb3_moe
+from sb3_moe import UnsafeFileError
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "x.moe"
+    sb3_moe.save(arena.make("PPO", net_arch=[4]), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"device": "gpu"},
+            ValueError,
+            r"^`device` must be one that torch has here, got 'gpu' \(Expected one of cpu, cuda",
+        ),
+        ({"device": None}, ValueError, r"^`device` must be .*, got None \("),
+        ({"max_bytes": "1e9"}, TypeError, r"^`max_bytes` must be a number, got '1e9'$"),
+        ({"max_bytes": -1}, ValueError, r"^`max_bytes` must be at least 0 and finite, got -1$"),
+        ({"replay_buffer": 1}, TypeError, r"^`replay_buffer` must be a bool, got 1$"),
+        ({"normalizer": "no"}, TypeError, r"^`normalizer` must be a bool, got 'no'$"),
+        (
+            {"custom_objects": [arena]},
+            TypeError,
+            r"^`custom_objects` must be a dict by name, got \[<module",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_named_before_the_file_is_opened(arguments, error, message, tmp_path):
+    with pytest.raises(error, match=message) as caught:
+        sb3_moe.load(tmp_path / "none.moe", **arguments)
+    assert not isinstance(caught.value, UnsafeFileError)
+
+
+@pytest.mark.parametrize("max_bytes", [1e9, 10**9, th.iinfo(th.int64).max])
+def test_any_number_of_bytes_may_be_allowed(max_bytes, path):
+    assert sb3_moe.load(path, device="cpu", max_bytes=max_bytes).num_timesteps == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError, th.OutOfMemoryError])
+def test_that_memory_ran_out_is_no_fault_of_the_files(error, path, monkeypatch):
+    def full(*_):
+        raise error("no room")
+
+    monkeypatch.setattr("sb3_moe.saving.reading.load_weights", full)
+    with pytest.raises(error, match=r"^no room$"):
+        sb3_moe.load(path, device="cpu")
