@@ -40,10 +40,13 @@ Take = Callable[[Run], Curve | None]
 Values = dict[str, Any]
 
 
-def charts(runs: Sequence[Run], random: Mapping[str, float]) -> Values:
-    """Give everything that is drawn, with a curve or a dot for each network and seed."""
+def charts(runs: Sequence[Run], references: References) -> Values:
+    """Give everything that is drawn, with a curve or a dot for each network and seed.
+
+    :param references: what returns are compared with
+    """
     values = sum(len(r.steps) * (3 * len(r.cell.games) + len(INSIDES)) for r in runs)
-    drawer = _Drawer(runs, random, -(-values // MOST_VALUES))
+    drawer = _Drawer(runs, references, -(-values // MOST_VALUES))
     return {
         "networks": networks(architectures(runs)),
         "seeds": sorted({run.cell.seed for run in runs}),
@@ -53,9 +56,10 @@ def charts(runs: Sequence[Run], random: Mapping[str, float]) -> Values:
     }
 
 
-def curves(runs: Sequence[Run], random: Mapping[str, float]) -> list[Values]:
+def curves(runs: Sequence[Run], references: References) -> list[Values]:
     """List what the charts show while training goes on, but returns: these are in a file already.
 
+    :param references: what returns are compared with
     :return: a row for each measure, setting, task, run and step
     """
     names = architectures(runs)
@@ -70,7 +74,7 @@ def curves(runs: Sequence[Run], random: Mapping[str, float]) -> list[Values]:
             "step": step,
             "value": value,
         }
-        for measure in list(_Drawer(runs, random).lines())[1:]
+        for measure in list(_Drawer(runs, references).lines())[1:]
         for panel in measure["panels"]
         for network, seed, steps, values in panel["curves"]
         for step, value in zip(panel["steps"][steps], values, strict=True)
@@ -95,13 +99,13 @@ class _Drawer:
     """Makes the panels of all measures.
 
     :param runs: of a study
-    :param random: the random policy's mean return, by game
+    :param references: what returns are compared with
     :param every: how many evaluations one is drawn of
     """
 
-    def __init__(self, runs: Sequence[Run], random: Mapping[str, float], every: int = 1) -> None:
+    def __init__(self, runs: Sequence[Run], references: References, every: int = 1) -> None:
         self.every = every
-        self._random, self._references = random, References(runs, random)
+        self._references = references
         self._games = runs[0].cell.games
         self._number = {name: k for k, name in enumerate(architectures(runs))}
         self._settings = [
@@ -111,7 +115,8 @@ class _Drawer:
 
     def lines(self) -> Iterator[Values]:
         """Give what changes while training goes on."""
-        yield self._by_task("return", "Return", Run.returns, "random policy", self._random)
+        random = self._references.random
+        yield self._by_task("return", "Return", Run.returns, "random policy", random)
         yield self._by_task(
             "normalised_return",
             "Normalised return: 0 is the random policy, 1 is Dense from scratch",

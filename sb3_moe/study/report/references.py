@@ -29,27 +29,36 @@ def openers(cells: Sequence[CellConfig]) -> list[int]:
 class References:
     """What a return is compared with: the random policy, and the same network from scratch.
 
-    The first of the :func:`openers` counts.
+    The first of the :func:`openers` of a study counts, be it done or not: what a run is put beside
+    stays the same while others are still to come.
 
-    :param runs: all of a study
+    :param runs: that there are
     :param random: mean return of the random policy, by game
+    :param cells: of the study; None: those of the runs
     """
 
-    def __init__(self, runs: Sequence[Run], random: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        random: Mapping[str, float],
+        cells: Sequence[CellConfig] | None = None,
+    ) -> None:
         self.random = random
         self._areas: dict[tuple[str, int, str], float] = {}
         self._ends: dict[tuple[str, int, str], float] = {}
-        for i in openers([run.cell for run in runs]):
-            self._add(runs[i])
+        cells = [run.cell for run in runs] if cells is None else cells
+        found = {run.cell.name: run for run in runs}
+        # Backwards, so that the first one stays.
+        first = {_key(cells[i]): cells[i].name for i in reversed(openers(cells))}
+        for key, name in first.items():
+            if name in found:
+                self._add(key, found[name])
 
-    def _add(self, run: Run) -> None:
+    def _add(self, key: tuple[str, int, str], run: Run) -> None:
         """Take a block that nothing came before."""
         if run.steps[-1] < run.cell.steps_per_task:
             return
         game = run.cell.order[0]
-        key = (run.cell.architecture.name, run.cell.seed, game)
-        if key in self._areas:
-            return
         block = (0, run.cell.steps_per_task)
         self._areas[key] = run.area(run.returns(game), block)
         last = run.steps <= block[1]
@@ -63,6 +72,10 @@ class References:
         """Put a return between the random policy's (0) and dense from scratch's (1)."""
         random = self.random.get(game, float("nan"))
         return ratio(value - random, self._ends.get(("dense", seed, game), np.nan) - random)
+
+
+def _key(cell: CellConfig) -> tuple[str, int, str]:
+    return cell.architecture.name, cell.seed, cell.order[0]
 
 
 def ratio(numerator: float, denominator: float) -> float:

@@ -57,7 +57,7 @@ class Results:
     @property
     def references(self) -> References:
         """What returns are compared with."""
-        return References(self.runs, self.random)
+        return References(self.runs, self.random, self.study.cells())
 
 
 def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Results:
@@ -82,7 +82,7 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
         study,
         runs,
         random,
-        judge_claims(claims, runs, References(runs, random), cells),
+        judge_claims(claims, runs, References(runs, random, cells), cells),
         claims,
         read_json(root / "study.json"),
         shared_arguments(study, jobs[0].folder.config()),

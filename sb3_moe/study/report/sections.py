@@ -79,7 +79,7 @@ def build_page(
         replays=replays,
         differences=_forest(results.findings),
         experts=expert_panels(results.runs),
-        data=embedded(charts(results.runs, results.random)),
+        data=embedded(charts(results.runs, results.references)),
         script=script(),
         policy=policy(),
         tau=_tau(results.study),

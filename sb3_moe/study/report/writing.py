@@ -38,7 +38,7 @@ def write_report(
         "summary": tables.summary(results.runs, results.random),
         "verdicts": tables.verdicts(results.findings),
         "scores": tables.scores(results.runs),
-        "curves": curves(results.runs, results.random),
+        "curves": curves(results.runs, results.references),
         "measures": tables.measures(results.runs, results.references),
     }
     for name, table in rows.items():

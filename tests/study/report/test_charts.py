@@ -14,6 +14,7 @@ from sb3_moe.plots.style import look_of
 from sb3_moe.study.report import charts as charts_module
 from sb3_moe.study.report.charts import charts, curves, networks
 from sb3_moe.study.report.page import ground
+from sb3_moe.study.report.references import References
 from sb3_moe.study.report.runs import Run
 from sb3_moe.study.report.script import policy, script
 from sb3_moe.study.report.writing import write_report
@@ -22,6 +23,14 @@ from sb3_moe.study.run.folder import write_json
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
 RANDOM = dict.fromkeys(GAMES, 1.0)
+
+
+def drawn_of(runs):
+    return charts(runs, References(runs, RANDOM))
+
+
+def rows_of(runs):
+    return curves(runs, References(runs, RANDOM))
 
 
 def named(drawn, key, kind="lines"):
@@ -35,7 +44,7 @@ def with_scores(made, **arrays):
 
 def test_a_curve_has_the_values_of_its_network_and_seed_at_its_steps():
     runs = [run(cell(name=name, seed=seed)) for name in ("dense", "soft-big") for seed in (3, 5)]
-    drawn = charts(runs, RANDOM)
+    drawn = drawn_of(runs)
     assert [each["name"] for each in drawn["networks"]] == ["Dense", "SoftMoE-Big"]
     assert drawn["seeds"] == [3, 5]
     first, second = named(drawn, "return")["panels"]
@@ -50,13 +59,13 @@ def test_a_curve_has_the_values_of_its_network_and_seed_at_its_steps():
 
 
 def test_interleaved_tasks_have_no_blocks():
-    (panel, _) = named(charts([run(cell("mtrl"))], RANDOM), "return")["panels"]
+    (panel, _) = named(drawn_of([run(cell("mtrl"))]), "return")["panels"]
     assert panel["blocks"] == []
 
 
 def test_normalised_returns_are_0_at_random_and_1_where_dense_ends_from_scratch():
     dense, soft = run(cell(), level=11.0), run(cell(name="soft-big"), level=6.0)
-    (panel,) = named(charts([dense, soft], RANDOM), "normalised_return")["panels"]
+    (panel,) = named(drawn_of([dense, soft]), "normalised_return")["panels"]
     assert panel["task"] == "SpaceInvaders"  # nothing says how well Breakout is learned alone
     assert panel["curves"][0][3][0] == 0.0
     assert panel["curves"][1][3][-1] == pytest.approx(0.5)
@@ -64,10 +73,10 @@ def test_normalised_returns_are_0_at_random_and_1_where_dense_ends_from_scratch(
 
 def test_success_is_shown_only_where_a_task_says_what_it_is():
     made = run(cell())
-    assert "success" not in [each["key"] for each in charts([made], RANDOM)["lines"]]
+    assert "success" not in [each["key"] for each in drawn_of([made])["lines"]]
     successes = np.full((len(made.steps), 2, 4), np.nan)
     successes[:, 1] = [1.0, 0.0, 0.0, 0.0]
-    (panel,) = named(charts([with_scores(made, successes=successes)], RANDOM), "success")["panels"]
+    (panel,) = named(drawn_of([with_scores(made, successes=successes)]), "success")["panels"]
     assert panel["task"] == "Breakout"
     assert set(panel["curves"][0][3]) == {0.25}
 
@@ -75,21 +84,21 @@ def test_success_is_shown_only_where_a_task_says_what_it_is():
 def test_the_inside_of_a_network_is_averaged_over_its_layers():
     made = run(cell(), dormant=0.2)
     made.diagnostics["dormant/vf.0"] = made.diagnostics["dormant/pi.0"] + 0.2
-    (panel,) = named(charts([made], RANDOM), "dormant")["panels"]
+    (panel,) = named(drawn_of([made]), "dormant")["panels"]
     assert set(panel["curves"][0][3]) == {0.3}
 
 
 def test_a_run_that_was_stopped_has_a_shorter_curve_of_its_own_steps():
     whole, made = run(cell(seed=0)), run(cell(seed=1))
     cut = Run(made.cell, {name: values[:-3] for name, values in made.scores.items()}, {})
-    (panel, _) = named(charts([whole, cut], RANDOM), "return")["panels"]
+    (panel, _) = named(drawn_of([whole, cut]), "return")["panels"]
     assert [len(steps) for steps in panel["steps"]] == [21, 18]
     assert [curve[2] for curve in panel["curves"]] == [0, 1]
 
 
 def test_each_run_has_a_dot_for_its_one_value():
     runs = [run(cell(name=name, seed=4)) for name in ("dense", "soft-big")]
-    (panel,) = named(charts(runs, RANDOM), "dormant", "dots")["panels"]
+    (panel,) = named(drawn_of(runs), "dormant", "dots")["panels"]
     assert panel["task"] == "all tasks"
     assert panel["dots"] == [[0, 4, 0.2], [1, 4, 0.2]]
 
@@ -97,15 +106,15 @@ def test_each_run_has_a_dot_for_its_one_value():
 def test_many_values_are_thinned_but_for_the_last(monkeypatch):
     monkeypatch.setattr(charts_module, "MOST_VALUES", 100)
     made = run(cell())
-    drawn = charts([made], RANDOM)
+    drawn = drawn_of([made])
     assert drawn["every"] == 3  # 21 evaluations of 13 values
     (panel, _) = named(drawn, "return")["panels"]
     assert panel["steps"] == [made.steps[::-1][::3][::-1].tolist()]
-    assert len(curves([made], RANDOM)) == 2 * 21
+    assert len(rows_of([made])) == 2 * 21
 
 
 def test_the_file_has_what_the_charts_show_besides_returns():
-    rows = curves([run(cell(seed=2))], RANDOM)
+    rows = rows_of([run(cell(seed=2))])
     assert {row["measure"] for row in rows} == {"normalised_return", "dormant"}
     assert rows[-1] == {
         "measure": "dormant",

@@ -168,6 +168,23 @@ def test_an_opener_is_no_reference_beside_runs_from_scratch_of_other_seeds():
     assert np.isnan(references.scratch_area("dense", 1, "Breakout"))
 
 
+def test_which_run_is_a_reference_follows_from_the_study_and_not_from_what_is_done():
+    alone = cell("scratch", ("Breakout",))
+    first, second = cell("crl", GAMES[::-1]), cell("crl", ("Breakout",))
+    runs, random = [run(second, level=5.0)], dict.fromkeys(GAMES, 1.0)
+
+    def area(runs, cells):
+        return References(runs, random, cells).scratch_area("dense", 0, "Breakout")
+
+    # With the runs from scratch still to come, an opener is no reference for now either.
+    assert np.isnan(area(runs, [alone, second]))
+    assert area([*runs, run(alone, level=21.0)], [alone, second]) == pytest.approx(11.0)
+    # Of two openers the study's first is, done or not.
+    assert np.isnan(area(runs, [first, second]))
+    assert area([*runs, run(first, level=9.0)], [first, second]) == pytest.approx(5.0)
+    assert area(runs, [second, first]) == pytest.approx(3.0)
+
+
 def test_a_run_that_was_stopped_in_its_first_block_is_no_reference():
     half = run(cell("crl", GAMES[::-1]))
     cut = Run(half.cell, {k: v[:5] for k, v in half.scores.items()}, {})
