@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.buffers.episodes import end_running_episodes
 from sb3_moe.generators import set_generators
+from sb3_moe.saving.devices import check_device
 from sb3_moe.saving.errors import blaming
 from sb3_moe.snapshot import old, replay_file
 from sb3_moe.snapshot.carried import keep_action_noise, set_carried
 from sb3_moe.snapshot.env_state import load_env
-from sb3_moe.snapshot.manifest import MANIFEST, Manifest
+from sb3_moe.snapshot.manifest import MANIFEST, DamagedError, Manifest
 from sb3_moe.snapshot.model_file import load_pickled, read_model
 from sb3_moe.snapshot.noise import set_noise
 from sb3_moe.snapshot.run_state import STATE, RunState, read_state
@@ -39,16 +41,18 @@ def resume(
     (ARS).
 
     :param path: a snapshot of :class:`~sb3_moe.callbacks.SnapshotCallback`, or the folder of a
-        run, for its latest one
+        run, or of its snapshots, for the latest one; with a warning for the one before where that
+        is not what the run wrote
     :param device: as in SB3's ``load``
     :param trust: read a snapshot that your own runs did not sign, such as another user's or one of
         an earlier version: it can run code. Your own are signed with a key that is made at first
         use, ``~/.config/sb3_moe/key`` or the file that ``SB3_MOE_KEY_FILE`` names.
-    :raises ValueError: if there is no snapshot
+    :raises ValueError: if there is no snapshot, or no such ``device``
     :raises UnsafeFileError: if it is not signed with your key, or not what the run wrote
     :return: the model, of the class that was trained, and its environment
     """
-    folder = _latest(Path(path))
+    check_device(device)
+    folder = _latest(Path(path), trust=trust)
     read = _read_old if old.is_old(folder) else _read
     state, model, env = read(folder, device, trust=trust)
     goes_on = state.env.exact and state.whole
@@ -123,7 +127,8 @@ def _restore_generators(model: BaseAlgorithm, env: VecEnv, state: RunState) -> N
     set_generators(state.generators)
 
 
-def _latest(path: Path) -> Path:
+def _latest(path: Path, *, trust: bool) -> Path:
+    """Return the folder of the snapshot that a path means."""
     if not path.exists():
         raise ValueError(f"`path` must be a snapshot's folder, or a run's: {path} doesn't exist")
     if path.is_file():
@@ -133,10 +138,27 @@ def _latest(path: Path) -> Path:
         )
     if any((path / name).exists() for name in (MANIFEST, STATE, old.STATE)):
         return path
-    all_of_run = snapshots_in(path / "checkpoints")
+    all_of_run = snapshots_in(path / "checkpoints") or snapshots_in(path)
     if not all_of_run:
         raise ValueError(
             f"{path} has no snapshot; train with SnapshotCallback(every=..., path=folder) to get "
             "one"
         )
-    return all_of_run[-1]
+    return _latest_whole(all_of_run, trust=trust)
+
+
+def _latest_whole(snapshots: list[Path], *, trust: bool) -> Path:
+    """Return the latest snapshot that is what the run wrote, or the first if none is.
+
+    :raises UntrustedError: if one may not be read at all
+    """
+    for latest, before in pairwise(reversed(snapshots)):
+        if old.is_old(latest):
+            return latest
+        try:
+            Manifest(latest, trust=trust).check_all()
+        except DamagedError as error:
+            warnings.warn(f"{error}: the run goes on from {before.name}", stacklevel=4)
+        else:
+            return latest
+    return snapshots[0]

@@ -13,6 +13,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.files.atomic import temporary_name
+from sb3_moe.files.syncing import sync_file, sync_folder
 from sb3_moe.generators import get_generators
 from sb3_moe.snapshot import replay_file
 from sb3_moe.snapshot.carried import get_carried
@@ -33,12 +34,15 @@ def save_snapshot(
     :param drawn: False at the end of training, where no rollout has drawn gSDE's noise yet
     :param whole: False in the middle of a rollout, which then can't be gone on with exactly
     :raises ValueError: if the environment's state can't be saved
+    :raises OSError: if it can't be written
     """
     with _temporary(path) as temporary:
         _write(model, temporary, drawn=drawn, whole=whole)
         write_manifest(temporary, unhashed=(replay_file.SAFE,))
+        _sync(temporary)
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)
+        sync_folder(path.parent)
 
 
 def try_snapshot(model: BaseAlgorithm, folder: Path) -> None:
@@ -73,6 +77,13 @@ def _temporary(path: Path) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(closed, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Put a folder on the disk: others may be removed because it is there."""
+    for file in folder.iterdir():
+        sync_file(file)
+    sync_folder(folder)
 
 
 def _write(

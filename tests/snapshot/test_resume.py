@@ -1,7 +1,9 @@
 """A run that is stopped and resumed in a new process is the run that was never stopped."""
 
+import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_moe  # noqa: F401  registers the policies' names
-from sb3_moe.callbacks import MultiTaskEvalCallback, SnapshotCallback
+from sb3_moe.callbacks import MultiTaskEvalCallback, SnapshotCallback, save_snapshot
+from sb3_moe.snapshot.manifest import DamagedError, UntrustedError
 from sb3_moe.snapshot.resuming import resume
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle
@@ -258,6 +261,73 @@ def test_a_task_without_a_state_starts_a_new_episode_and_resume_says_so(tmp_path
 def test_a_folder_without_a_snapshot_says_which_call_writes_one(tmp_path):
     with pytest.raises(ValueError, match=r"no snapshot; train with SnapshotCallback\(every=..."):
         resume(tmp_path)
+
+
+def small_run(folder):
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, device="cpu")
+    model.learn(48, callback=SnapshotCallback(16, folder, keep=3))
+    return sorted((folder / "checkpoints").iterdir())
+
+
+def test_the_folder_of_the_snapshots_will_do(tmp_path):
+    small_run(tmp_path)
+    assert resume(tmp_path / "checkpoints")[0].num_timesteps == 48
+
+
+def test_a_device_that_is_not_there_is_named_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match=r"^`device` must be one that torch has here, got 'gpu'"):
+        resume(tmp_path / "nowhere", device="gpu")
+
+
+def test_where_the_latest_snapshot_is_damaged_the_run_goes_on_from_the_one_before(tmp_path):
+    first, second, third = small_run(tmp_path)
+    (third / "model.moe").write_bytes(b"")
+    (second / "manifest.json").write_bytes(b"")
+    with pytest.warns(UserWarning) as warned:
+        model, _ = resume(tmp_path)
+    rules = [
+        f"{third.name}/model.moe is not what the run wrote: the run goes on from {second.name}",
+        f"{second.name}/manifest.json is none: ",
+    ]
+    assert [str(each.message).startswith(r) for each, r in zip(warned, rules, strict=True)] == [
+        True,
+        True,
+    ]
+    assert warned[0].filename == __file__
+    assert model.num_timesteps == 16
+    model.learn(32, callback=SnapshotCallback(16, tmp_path, keep=3), reset_num_timesteps=False)
+    assert resume(tmp_path)[0].num_timesteps == 48
+    for path in (first, second, third):
+        (path / "env.pkl").write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="goes on from"),
+        pytest.raises(DamagedError, match=f"{first.name}/env.pkl is not what the run wrote"),
+    ):
+        resume(tmp_path)
+
+
+def test_a_latest_snapshot_that_nobody_signed_is_not_passed_over(tmp_path):
+    *_, third = small_run(tmp_path)
+    (third / "manifest.json").unlink()
+    with pytest.raises(UntrustedError, match=r"it has no manifest\.json"):
+        resume(tmp_path)
+
+
+def test_a_disk_that_turns_out_to_be_full_leaves_the_snapshot_that_was_there(
+    tmp_path, monkeypatch
+):
+    *_, third = small_run(tmp_path)
+    before = {path.name: path.read_bytes() for path in third.iterdir()}
+    model, _ = resume(third)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        save_snapshot(model, third)
+    assert {path.name: path.read_bytes() for path in third.iterdir()} == before
+    assert len(list(third.parent.iterdir())) == 3
 
 
 def test_a_folder_that_is_not_there_is_said_not_to_be(tmp_path):
