@@ -55,21 +55,26 @@ def claims_table(folder: Path, rule: Rule = USUAL, untested: Sequence[str] = ())
 def returns_table(folder: Path, cycles: int = 1) -> str:
     """Tabulate what each network reached on each game, by what came before it.
 
+    Of several orders with the same before it, the one with the most seeds counts, or the first.
+
     :param folder: a report's, with ``summary.csv``
     :param cycles: how often each sequence of games was played through
     """
-    networks: dict[str, dict[str, str]] = {}
+    networks: dict[str, dict[str, tuple[int, str]]] = {}
     summary = read_csv(folder / "summary.csv")
     orders = list(dict.fromkeys(row["order"] for row in summary if row["regime"] == "crl"))
     for row in summary:
         column = as_written(_column(row, cycles, orders))
         mean, low, high = (float(row[name]) for name in ("return", "low", "high"))
-        networks.setdefault(row["architecture"], {})[column] = interval(mean, low, high)
+        reached = networks.setdefault(row["architecture"], {})
+        seeds = int(row["seeds"])
+        if column not in reached or seeds > reached[column][0]:
+            reached[column] = seeds, interval(mean, low, high)
     columns = list(dict.fromkeys(column for row in networks.values() for column in row))
     return markdown(
         ["Network", *columns],
         [
-            [as_written(title(name)), *(row.get(column, "-") for column in columns)]
+            [as_written(title(name)), *(row.get(column, (0, "-"))[1] for column in columns)]
             for name, row in networks.items()
         ],
     )

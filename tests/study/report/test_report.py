@@ -99,11 +99,11 @@ def test_the_headline_is_what_the_csv_files_say(folder):
 
 def test_the_headline_shows_interleaved_games_and_both_ends_of_each_order(tmp_path):
     lines = [
-        "regime,order,architecture,game,return,low,high",
-        "mtrl,,dense,Breakout,5,4,6.5",
-        "crl,Pong Breakout,dense,Breakout,3,2,4",
-        "crl,Pong Breakout,dense,Pong,9,8,10",
-        "crl,Pong Breakout,soft-big,Breakout,7,nan,nan",
+        "regime,order,architecture,game,seeds,return,low,high",
+        "mtrl,,dense,Breakout,2,5,4,6.5",
+        "crl,Pong Breakout,dense,Breakout,2,3,2,4",
+        "crl,Pong Breakout,dense,Pong,2,9,8,10",
+        "crl,Pong Breakout,soft-big,Breakout,1,7,nan,nan",
     ]
     (tmp_path / "summary.csv").write_text("\n".join(lines))
     assert returns_table(tmp_path).splitlines() == [
@@ -116,21 +116,21 @@ def test_the_headline_shows_interleaved_games_and_both_ends_of_each_order(tmp_pa
 
 def headings(folder, lines, cycles):
     (folder / "summary.csv").write_text(
-        "\n".join(["regime,order,architecture,game,return,low,high", *lines])
+        "\n".join(["regime,order,architecture,game,seeds,return,low,high", *lines])
     )
     return returns_table(folder, cycles).splitlines()[0].strip("| ").split(" | ")[1:]
 
 
 def test_a_heading_of_a_long_sequence_says_the_place_of_the_last_training(tmp_path):
     games = [f"CartPole{k}" for k in range(8)]
-    lines = [f"crl,{' '.join(games)},dense,{game},1,0,2" for game in games]
+    lines = [f"crl,{' '.join(games)},dense,{game},5,1,0,2" for game in games]
     found = headings(tmp_path, lines, cycles=2)
     assert found == [f"CartPole{k}, block {k + 9} of 16" for k in range(8)]
 
 
 def test_headings_of_several_long_orders_stay_apart(tmp_path):
     orders = ["A B", "B A"]
-    lines = [f"crl,{order},dense,{game},1,0,2" for order in orders for game in "AB"]
+    lines = [f"crl,{order},dense,{game},5,1,0,2" for order in orders for game in "AB"]
     assert headings(tmp_path, lines, cycles=2) == [
         "A, block 3 of 4 of order 1",
         "B, block 4 of 4 of order 1",
@@ -138,6 +138,19 @@ def test_headings_of_several_long_orders_stay_apart(tmp_path):
         "B, block 3 of 4 of order 2",
     ]
     assert headings(tmp_path, lines, cycles=1) == ["A first", "B after A", "A after B", "B first"]
+
+
+@pytest.mark.parametrize(("seeds", "shown"), [((5, 3), 1), ((5, 5), 1), ((3, 5), 2)])
+def test_of_orders_with_the_same_before_a_game_the_one_with_the_most_seeds_counts(
+    tmp_path, seeds, shown
+):
+    orders = zip(("A B C", "A C B"), seeds, (1, 2), strict=True)
+    lines = [f"crl,{order},dense,A,{count},{value},nan,nan" for order, count, value in orders]
+    (tmp_path / "summary.csv").write_text(
+        "\n".join(["regime,order,architecture,game,seeds,return,low,high", *lines])
+    )
+    assert returns_table(tmp_path).splitlines()[2] == f"| Dense | {shown}.00 |"
+    assert returns_table(tmp_path).splitlines()[0] == "| Network | A first |"
 
 
 def test_the_headline_shows_the_differences_that_a_verdict_rests_on(tmp_path):
