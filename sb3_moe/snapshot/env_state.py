@@ -13,6 +13,7 @@ from gymnasium.utils import EzPickle
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
+from sb3_moe.snapshot.monitor_file import Reopened, arguments_of
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
 from sb3_moe.vec_env.make import make_multitask_vec_env
 
@@ -84,7 +85,7 @@ class _Pickler(cloudpickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, ResultsWriter):
-            return _reopened, (obj.file_handler.name, tuple(obj.logger.fieldnames)[3:])
+            return Reopened, arguments_of(obj)
         if type(obj).__module__.partition(".")[0] == "pygame":
             return type(None), ()  # it belongs to the process, and is made again to render
         return super().reducer_override(obj)
@@ -150,7 +151,8 @@ def _built(built_with: dict[str, Any], state: dict[str, Any], *, exact: bool) ->
 
 
 def _reopened(name: str, extra_keys: tuple[str, ...]) -> ResultsWriter:
-    return ResultsWriter(name, extra_keys=extra_keys, override_existing=False)
+    """Return a monitor's file, as snapshots of before the class was known name it."""
+    return Reopened(name, extra_keys)
 
 
 def _load_0_1(saved: SavedEnv) -> VecEnv:
@@ -166,7 +168,7 @@ def _load_0_1(saved: SavedEnv) -> VecEnv:
         _fill(layer, {**pickle.loads(attributes), "venv": env})
         if isinstance(layer, VecMonitor):
             keys = layer.info_keywords
-            layer.results_writer = _reopened(monitor_file, keys) if monitor_file else None
+            layer.results_writer = Reopened(monitor_file, keys) if monitor_file else None
         env = layer
     return env
 

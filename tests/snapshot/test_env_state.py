@@ -32,6 +32,13 @@ def goes_on(env):
     return same
 
 
+def episodes(file):
+    """Read the rows of a monitor's file, without the times."""
+    header, names, *rows = file.read_text().splitlines()
+    assert (header[0], names) == ("#", "r,l,t")
+    return [row.rpartition(",")[0] for row in rows]
+
+
 def cart_poles(*wrappers):
     def make():
         env = gym.make("CartPole-v1")
@@ -96,12 +103,18 @@ def test_a_dummy_vec_env_of_ones_own_keeps_its_class():
 
 def test_a_monitors_file_in_a_single_environment_goes_on_where_it_was(tmp_path):
     env = DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1"), str(tmp_path / "0"))])
-    assert goes_on(env)
+    env.reset()
+    play(env)
+    saved, then = save_env(env), episodes(tmp_path / "0.monitor.csv")
+    play(env, 50)
     env.close()
-    lines = (tmp_path / "0.monitor.csv").read_text().splitlines()
-    assert lines[1] == "r,l,t"
-    assert len(lines) > 3
-    assert sum(line.startswith("#") for line in lines) == 1
+    whole = episodes(tmp_path / "0.monitor.csv")
+    other = load_env(saved)
+    assert episodes(tmp_path / "0.monitor.csv") == whole
+    play(other, 50)
+    other.close()
+    assert episodes(tmp_path / "0.monitor.csv") == whole
+    assert len(whole) > len(then) + 1 > 1
 
 
 class Rebuilding(gym.Wrapper, EzPickle):

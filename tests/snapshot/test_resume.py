@@ -235,18 +235,28 @@ def test_a_run_that_goes_on_from_an_earlier_snapshot_drops_later_ones(tmp_path):
     assert kept(tmp_path) == [64, 128]
 
 
-def test_a_monitors_file_goes_on_where_it_was(tmp_path):
+def episodes(file):
+    """Read the rows of a monitor's file, without the times."""
+    _, names, *rows = [line.split(",") for line in file.read_text().splitlines()]
+    assert names[:3] == ["r", "l", "t"]
+    return [(*row[:2], *row[3:]) for row in rows]
+
+
+def test_episodes_after_a_snapshot_stand_once_in_the_monitors_file(tmp_path):
     env = make_multitask_vec_env(["CartPole-v1"], 4, seed=0, monitor_dir=str(tmp_path))
     model = ppo(env)
-    model.learn(128, callback=SnapshotCallback(64, tmp_path))
+    model.learn(256, callback=SnapshotCallback(128, tmp_path))
     env.close()
     (file,) = tmp_path.glob("*monitor.csv")
     before = file.read_text()
-    model, env = resume(tmp_path)
+    model, env = resume(tmp_path / "checkpoints" / "step-000000000128")
+    assert file.read_text() == before
+    expected = episodes(file)
     model.learn(128, reset_num_timesteps=False)
     env.close()
-    assert file.read_text().startswith(before)
-    assert len(file.read_text()) > len(before)
+    assert episodes(file) == expected
+    assert file.read_text() != before  # the times are others
+    assert len(expected) > 4
 
 
 def test_a_task_without_a_state_starts_a_new_episode_and_resume_says_so(tmp_path):
