@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_moe.budget import Budget, measure
 from sb3_moe.evaluation.pinned_env import normalises_observations
@@ -23,9 +23,10 @@ from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers.checks import whole, words, yes_or_no
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
-from sb3_moe.saving import save
+from sb3_moe.saving.archive import write_archive
+from sb3_moe.saving.normalizer import is_known
 from sb3_moe.saving.versions import versions
-from sb3_moe.saving.writing import own_classes
+from sb3_moe.saving.writing import entries_of, own_classes
 from sb3_moe.watching import Replay, watch
 
 # What a film is written to, and where no encoder is installed.
@@ -49,6 +50,9 @@ def write_folder(
 ) -> Path:
     """Play every task, and write the model, its card, config, results and replay into a folder.
 
+    Nothing is written before all was played. The model has the statistics by which its own
+    environment is normalised, or where it has none, ``env``.
+
     :param model: of any algorithm, dense or with experts
     :param folder: is made if it isn't there; files of the same names are replaced
     :param env: as of :func:`sb3_moe.watch`: None for one like the model's own
@@ -61,8 +65,8 @@ def write_folder(
     :return: the folder
     :raises TypeError: if ``model`` is no model or has a policy that is no network, such as ARS's,
         or another argument is of the wrong type
-    :raises ValueError: if a number is below 1, something of the model can't be saved, or there is
-        no environment that plays every task
+    :raises ValueError: if a number is below 1, ``folder`` is a file, something of the model can't
+        be saved, or there is no environment that plays every task
     """
     model_of_sb3(model)
     whole("episodes", episodes)
@@ -73,27 +77,52 @@ def write_folder(
         check_repo_id(repo_id)
     budget = measure(model.policy)  # refuses a policy of which too little is known to watch it
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save(model, folder / "model.moe")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`folder` must be a folder, got the file {folder}")
+    normalizer = _normalizer(model, env)
+    entries, _ = entries_of(model, replay_buffer=False, normalizer=normalizer)
     results = play(model, env, episodes, seed, deterministic)
     replay = watch(model, env, max_steps=max_steps, seed=seed, deterministic=deterministic)
+    config = config_of(model, results, budget, normalizer)
+    head = metadata(config["algorithm"], _mixture(model), results, license)
+    folder.mkdir(parents=True, exist_ok=True)
     replay.save(folder / "replay.html")
-    config = config_of(model, results, budget)
-    _write_json(folder / "config.json", config)
     _write_json(folder / "results.json", results.to_json())
     names = ["model.moe", "config.json", "results.json", "replay.html", *_film(replay, folder)]
-    head = metadata(config["algorithm"], _mixture(model), results, license)
     with atomic(folder / "README.md") as temporary:
         temporary.write_text(card(config, results, head, names, repo_id), encoding="utf-8")
+    write_archive(folder / "model.moe", entries)
+    _write_json(folder / "config.json", config)
     return folder
 
 
-def config_of(model: BaseAlgorithm, results: Results, budget: Budget) -> dict[str, Any]:
+def _normalizer(model: BaseAlgorithm, env: Any) -> VecNormalize | None:
+    """Return what normalises the model's observations, or those of ``env`` if it has no other.
+
+    :raises ValueError: if its statistics can't be saved
+    """
+    own = model.get_env()
+    name, source = ("env", env) if own is None else ("model", own)
+    found = unwrap_vec_normalize(source) if isinstance(source, VecEnv) else None
+    if found is None or is_known(found):
+        return found
+    if normalises_observations(found):
+        raise ValueError(
+            f"`{name}` must be normalised by VecNormalize or PerTaskVecNormalize, whose statistics "
+            f"model.moe holds, got {type(found).__name__}"
+        )
+    return None
+
+
+def config_of(
+    model: BaseAlgorithm, results: Results, budget: Budget, normalizer: VecNormalize | None
+) -> dict[str, Any]:
     """Return what an agent is made of, in plain values.
 
     :param model: the agent
     :param results: whose tasks are named
     :param budget: what its policy costs
+    :param normalizer: of what it sees
     """
     total = budget.total
     return {
@@ -101,7 +130,7 @@ def config_of(model: BaseAlgorithm, results: Results, budget: Budget) -> dict[st
         "policy": type(model.policy).__name__,
         "options": _options(model),
         "custom_objects": [_place(name, each) for name, each in own_classes(model).items()],
-        "normalised": normalises_observations(model.get_vec_normalize_env()),
+        "normalised": normalises_observations(normalizer),
         "suite": results.suite,
         "tasks": results.task_names,
         "num_timesteps": model.num_timesteps,

@@ -6,6 +6,8 @@ Shapes: N tasks, n episodes of each.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -78,7 +80,7 @@ def play(
     :raises ValueError: if there is no environment, it doesn't play every task, or an episode
         takes more steps than any suite's
     """
-    with preserved_generators(model.action_space.np_random):
+    with _own_words(), preserved_generators(model.action_space.np_random):
         stage = stage_for(model, env, False, episodes)
         try:
             seed_generators(model, seed)
@@ -88,6 +90,17 @@ def play(
         finally:
             stage.leave()
     return Results(_names(stage), played, deterministic, suite)
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """Name environments as the caller does: evaluation names them as a callback's argument."""
+    try:
+        yield
+    except ValueError as error:
+        if "`eval_env`" not in str(error):
+            raise
+        raise ValueError(str(error).replace("`eval_env`", "`env`")) from error
 
 
 def _names(stage: Stage) -> list[str]:

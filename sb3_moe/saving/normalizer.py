@@ -35,6 +35,11 @@ _SETTINGS: dict[str, type[Any] | UnionType] = {
 RETURN = "return"
 
 
+def is_known(normalizer: VecNormalize) -> bool:
+    """Say whether a file can hold a normaliser's statistics: unless it is of a user's own class."""
+    return type(normalizer) in _KINDS.values()
+
+
 def encode_normalizer(encoder: Encoder, normalizer: VecNormalize) -> dict[str, Any]:
     """Return the JSON of a normaliser's settings and statistics.
 
@@ -43,7 +48,7 @@ def encode_normalizer(encoder: Encoder, normalizer: VecNormalize) -> dict[str, A
     :raises ValueError: if it is of a class of the user's own
     """
     kind = type(normalizer).__name__
-    if _KINDS.get(kind) is not type(normalizer):
+    if not is_known(normalizer):
         raise ValueError(f"`normalizer` must be False for a {kind}, got True")
     settings = {name: _plain(name, getattr(normalizer, name)) for name in _SETTINGS}
     if isinstance(normalizer, PerTaskVecNormalize):

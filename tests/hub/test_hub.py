@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import own_parts
 import pytest
@@ -90,6 +91,60 @@ def test_a_card_says_that_observations_were_normalised(tmp_path):
     text = (folder / "README.md").read_text()
     assert "# Observations were normalised: `env`, of the same tasks, takes the statistics" in text
     assert 'sb3_moe.load("model.moe", env)' in text
+
+
+def test_a_model_without_an_environment_takes_the_statistics_of_the_one_it_is_played_on(tmp_path):
+    env = VecNormalize(make_vec_env("CartPole-v1", 1))
+    PPO("MoeMlpPolicy", env, n_steps=8, batch_size=8, policy_kwargs={"net_arch": [4]}).learn(
+        64
+    ).save(tmp_path / "agent.zip")
+    model = PPO.load(tmp_path / "agent.zip", device="cpu")
+    before = env.obs_rms.mean.copy()
+    folder = write_folder(model, tmp_path / "own", env, episodes=1, max_steps=2)
+    assert json.loads((folder / "config.json").read_text())["normalised"] is True
+    assert 'sb3_moe.load("model.moe", env)' in (folder / "README.md").read_text()
+    loaded = sb3_moe.load(folder / "model.moe", make_vec_env("CartPole-v1", 1), device="cpu")
+    np.testing.assert_array_equal(loaded.get_vec_normalize_env().obs_rms.mean, before)
+    assert before.any()
+
+
+class OwnNormalize(VecNormalize):
+    pass
+
+
+@pytest.mark.parametrize("name", ["model", "env"])
+def test_statistics_that_no_file_holds_are_refused_before_anything_is_played(name, tmp_path):
+    env = OwnNormalize(make_vec_env("CartPole-v1", 1))
+    model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu")
+    if name == "env":
+        model.env = None
+    rule = rf"^`{name}` must be normalised by VecNormalize or .* holds, got OwnNormalize$"
+    with pytest.raises(ValueError, match=rule):
+        write_folder(model, tmp_path / "new", env)
+    assert not (tmp_path / "new").exists()
+    env.norm_obs = False
+    written = write_folder(model, tmp_path / "new", env, episodes=1, max_steps=2)
+    assert sb3_moe.load(written / "model.moe", device="cpu").num_timesteps == 0
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_an_environment_that_can_not_be_played_leaves_the_folder_as_it_was(used, tmp_path):
+    agent = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu")
+    files = {}
+    if used:
+        write_folder(agent, tmp_path / "new", episodes=1, max_steps=2)
+        files = {each.name: each.read_bytes() for each in (tmp_path / "new").iterdir()}
+    env = DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    with pytest.raises(ValueError, match=r"^`env` must be monitored: wrap it in SB3's VecMonitor$"):
+        write_folder(agent, tmp_path / "new", env, episodes=1)
+    assert (tmp_path / "new").exists() is used
+    assert all((tmp_path / "new" / name).read_bytes() == data for name, data in files.items())
+
+
+def test_a_file_in_the_folders_place_is_named_before_anything_is_played(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"^`folder` must be a folder, got the file .*/file$"):
+        write_folder(model, tmp_path / "file")
 
 
 @pytest.mark.parametrize(
