@@ -24,7 +24,7 @@ class LinearPerBlock:
             raise ValueError(f"`initial` must be finite, got {initial}")
         if initial <= 0:
             raise ValueError(f"`initial` must be above 0, got {initial}")
-        if isinstance(num_blocks, float) and num_blocks.is_integer():
+        if isinstance(num_blocks, float) and num_blocks % 1 == 0:
             num_blocks = int(num_blocks)  # what a division gives, and older files may hold
         whole("num_blocks", num_blocks)
         self.initial = initial

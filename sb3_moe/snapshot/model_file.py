@@ -65,9 +65,7 @@ def write_model(model: BaseAlgorithm, folder: Path, *, normalizer: bool = False)
     return False
 
 
-def _safe_entries(
-    model: BaseAlgorithm, normalizer: VecNormalize | None
-) -> dict[str, bytes] | None:
+def _safe_entries(model: BaseAlgorithm, normalizer: VecNormalize | None) -> dict[str, bytes] | None:
     if is_custom(algorithm_name(type(model))) or not is_plain(model):
         return None
     try:

@@ -293,7 +293,7 @@ def test_where_the_latest_snapshot_is_damaged_the_run_goes_on_from_the_one_befor
     first, second, third = small_run(tmp_path)
     (third / "model.moe").write_bytes(b"")
     (second / "manifest.json").write_bytes(b"")
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="goes on from") as warned:
         model, _ = resume(tmp_path)
     rules = [
         f"{third.name}/model.moe is not what the run wrote: the run goes on from {second.name}",
@@ -323,9 +323,7 @@ def test_a_latest_snapshot_that_nobody_signed_is_not_passed_over(tmp_path):
         resume(tmp_path)
 
 
-def test_a_disk_that_turns_out_to_be_full_leaves_the_snapshot_that_was_there(
-    tmp_path, monkeypatch
-):
+def test_a_disk_that_turns_out_to_be_full_leaves_the_snapshot_that_was_there(tmp_path, monkeypatch):
     *_, third = small_run(tmp_path)
     before = {path.name: path.read_bytes() for path in third.iterdir()}
     model, _ = resume(third)
