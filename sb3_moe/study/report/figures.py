@@ -12,16 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sb3_moe.networks import kind_of
-from sb3_moe.plots.style import Look, as_written, look_of
+from sb3_moe.plots.inside import colours_of_gates
+from sb3_moe.plots.style import Look, as_numbers, as_written, look_of, write_into
 from sb3_moe.study.report.facts import learned
-from sb3_moe.study.report.judging import Finding
-from sb3_moe.study.report.measures import shown
+from sb3_moe.study.report.judging import Finding, primary_rows
 from sb3_moe.study.report.runs import Array, Run, on_shared_steps
 from sb3_moe.study.spec.architectures import CALLED, heading, title
 
 MILLION = 1e6
-#: Panels side by side, at most.
-ACROSS = 4
+#: Panels side by side, at most; and how wide these are together, in inches.
+ACROSS, WIDEST = 4, 14
+#: Experts in a panel, at most, for whose numbers there is room.
+MOST_WRITTEN = 12
 
 
 def looks_of(architectures: Sequence[str]) -> dict[str, Look]:
@@ -156,31 +158,39 @@ def dormant_neurons(runs: Sequence[Run]) -> Figure | None:
 def expert_weights(runs: Sequence[Run]) -> Figure | None:
     """Draw how much of each game every expert serves at the end of training, mean over seeds.
 
-    Which expert is the first is chance, so each seed's are sorted by their weight for the first
-    game before the seeds are averaged.
+    Which expert is the first is chance, so each seed's are sorted by the size of their weight for
+    the first game before the seeds are averaged. Numbers are written where there is room.
 
     :return: a panel per architecture, layer, regime and order; None if no run has learned routers
     """
     panels = expert_panels(runs)
     if not panels:
         return None
-    columns = min(ACROSS, len(panels))
+    games = [as_written(_wrapped(game)) for game in runs[0].cell.games]
+    lines = [line for game in games for line in game.split("\n")]
+    most = max(weights_NE.shape[1] for _, weights_NE in panels)
+    width = max(2.7, 0.36 * min(most, MOST_WRITTEN))
+    columns = min(ACROSS, len(panels), int(WIDEST / width))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(2.9 * columns + 0.6, 2.1 * rows + 0.3), layout="constrained")
+    height = max(2.1, 1.2 + 0.06 * len(games) + 0.17 * len(lines))
+    size = width * columns + 0.07 * max(map(len, lines)) + 0.8, height * rows + 0.3
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    image = None
-    games = [as_written(game) for game in runs[0].cell.games]
-    for ax, (caption, weights_NE) in zip(axes.flat, panels, strict=False):
-        image = ax.imshow(weights_NE, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-        _annotate(ax, weights_NE)
-        ax.set_title(as_written(caption), fontsize="small")
-        ax.set_yticks(range(len(weights_NE)), games, fontsize="small")
-        ax.set_xticks(range(weights_NE.shape[1]))
-        ax.set_xlabel(f"experts by weight for {games[0]}", fontsize="small")
+    low, high, cmap = colours_of_gates(np.concatenate([np.ravel(each) for _, each in panels]))
+    for k, (ax, (caption, weights_NE)) in enumerate(zip(axes.flat, panels, strict=False)):
+        image = ax.imshow(weights_NE, cmap=cmap, vmin=low, vmax=high, aspect="auto")
+        experts = weights_NE.shape[1]
+        if experts <= MOST_WRITTEN:
+            write_into(ax, image, as_numbers(weights_NE, ".2f"), fontsize=7)
+        title_lines = [_wrapped(line, int(13 * width)) for line in caption.split("\n")]
+        ax.set_title(as_written("\n".join(title_lines)), fontsize="small")
+        ax.set_yticks(range(len(games)), [] if k % columns else games, fontsize="small")
+        ax.set_xticks(range(0, experts, -(-experts // MOST_WRITTEN)))
+        sorting = f"experts, by the size of their weight for {runs[0].cell.games[0]}"
+        ax.set_xlabel(as_written(_wrapped(sorting, int(13 * width))), fontsize="small")
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_axis_off()
-    if image is not None:
-        figure.colorbar(image, ax=axes, label="mean weight", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="mean weight", shrink=0.8)
     return figure
 
 
@@ -206,7 +216,7 @@ def expert_panels(runs: Sequence[Run]) -> list[tuple[str, Array]]:
                 if not last_NE.size:  # it diverged
                     continue
                 key = run.cell.architecture.name, caption
-                found.setdefault(key, []).append(last_NE[:, np.argsort(-last_NE[0])])
+                found.setdefault(key, []).append(last_NE[:, np.argsort(-np.abs(last_NE[0]))])
     return [(caption, np.mean(_as_wide(gates), axis=0)) for (_, caption), gates in found.items()]
 
 
@@ -216,34 +226,38 @@ def _as_wide(gates: Sequence[Array]) -> Array:
     return np.stack([np.pad(each, ((0, 0), (0, most - each.shape[1]))) for each in gates])
 
 
-def _annotate(ax: Axes, weights_NE: Array) -> None:
-    """Write each number into its field, dark on light and light on dark."""
-    for (row, column), value in np.ndenumerate(weights_NE):
-        colour = "black" if value > 0.6 else "white"
-        ax.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
-
-
 def differences(findings: Sequence[Finding]) -> Figure | None:
-    """Draw the difference of every primary contrast with its interval.
+    """Draw the difference of every primary contrast with its interval: a panel for each measure.
 
     Shading marks what is smaller than the smallest effect that matters.
     """
-    rows = [(f.claim, row) for f in findings for row in f.rows if row.contrast.primary]
-    if not rows:
+    panels = {
+        measure: [(as_written(_wrapped(label, 44)), row) for label, row in rows]
+        for measure, rows in primary_rows(findings).items()
+    }
+    if not panels:
         return None
-    figure = Figure(figsize=(7.5, 0.42 * len(rows) + 1.2), layout="constrained")
-    ax = figure.subplots()
-    for k, (_, row) in enumerate(rows):
-        small = row.contrast.smallest_effect
-        ax.fill_betweenx([k - 0.4, k + 0.4], -small, small, color="0.9", linewidth=0)
-        estimate = row.estimate
-        ax.plot([estimate.low, estimate.high], [k, k], color="#0072B2", linewidth=2)
-        ax.plot(estimate.mean, k, "o", color="#0072B2")
-    ax.axvline(0, color="0.35", linewidth=1)
-    ax.set_yticks(range(len(rows)), [as_written(f"{c.name}: {shown(row.game)}") for c, row in rows])
-    ax.invert_yaxis()
-    ax.set_xlabel("difference over seeds, with its interval")
-    _plain(ax)
+    lines = [label.split("\n") for rows in panels.values() for label, _ in rows]
+    height = 0.25 + 0.17 * max(map(len, lines))
+    size = (
+        4.5 + 0.08 * max(35, *(len(line) for each in lines for line in each)),
+        height * len(lines) + 0.8 * len(panels) + 0.3,
+    )
+    figure = Figure(figsize=size, layout="constrained")
+    ratios = [len(rows) for rows in panels.values()]
+    axes = figure.subplots(len(panels), squeeze=False, height_ratios=ratios)[:, 0]
+    for ax, (measure, rows) in zip(axes, panels.items(), strict=True):
+        for k, (_, row) in enumerate(rows):
+            small = row.contrast.smallest_effect
+            ax.fill_betweenx([k - 0.4, k + 0.4], -small, small, color="0.9", linewidth=0)
+            estimate = row.estimate
+            ax.plot([estimate.low, estimate.high], [k, k], color="#0072B2", linewidth=2)
+            ax.plot(estimate.mean, k, "o", color="#0072B2")
+        ax.axvline(0, color="0.35", linewidth=1)
+        ax.set_yticks(range(len(rows)), [label for label, _ in rows])
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.set_xlabel(as_written(f"difference in {measure} over seeds, with its interval"))
+        _plain(ax)
     return figure
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_moe.metrics import bootstrap_interval, holm
 from sb3_moe.study.report.claims import Claim, Claims, Contrast
-from sb3_moe.study.report.measures import measure
+from sb3_moe.study.report.measures import measure, shown
 from sb3_moe.study.report.references import References
 from sb3_moe.study.report.runs import Array, Run
 from sb3_moe.study.report.verdict import (
@@ -53,6 +53,28 @@ class Finding(NamedTuple):
     rows: list[Row]
     verdict: Verdict
     verdict_by_t: Verdict
+
+    def label(self, row: Row) -> str:
+        """Tell one of the claim's primary rows from the others.
+
+        :return: its task, after the comparison and the measure where there are several
+        """
+        primary = [contrast for contrast in self.claim.contrasts if contrast.primary]
+        words = [row.contrast.label] if len(primary) > 1 else []
+        if len({contrast.measure for contrast in primary}) > 1:
+            words.append(row.contrast.measure)
+        return ", ".join([*words, shown(row.game)])
+
+
+def primary_rows(findings: Sequence[Finding]) -> dict[str, list[tuple[str, Row]]]:
+    """List what verdicts rest on, each with a label, by measure: each has a unit of its own."""
+    found: dict[str, list[tuple[str, Row]]] = {}
+    for finding in findings:
+        for row in finding.rows:
+            if row.contrast.primary:
+                label = f"{finding.claim.name}: {finding.label(row)}"
+                found.setdefault(row.contrast.measure, []).append((label, row))
+    return found
 
 
 def judge_claims(

@@ -78,9 +78,22 @@ def percent(share: float) -> str:
     return f"{100 * share:.4g}%"
 
 
-def ground(share: float) -> str:
-    """Give the style of a field: the darker, the larger a share is, with text that can be read."""
-    red, green, blue = (round(255 + share * (end - 255)) for end in (0, 60, 110))
+def ground(share: float, signed: bool = False) -> str:
+    """Give the style of a field: the darker, the larger a share is, with text that can be read.
+
+    :param share: from 0 to 1, or from -1
+    :param signed: whether shares are of both signs, in the colours that pictures have for these
+    """
+    above, below = ((127, 59, 8), (45, 0, 75)) if signed else ((0, 60, 110),) * 2
+    darkest = above if share >= 0 else below
+    red, green, blue = (round(255 + abs(share) * (end - 255)) for end in darkest)
     # White on what is darker than this: both then have a contrast of at least 4.5.
-    text = "#fff" if share > 0.68 else "#000"
+    text = "#fff" if _luminance(red, green, blue) < 0.179 else "#000"
     return f"background:rgb({red},{green},{blue});color:{text}"
+
+
+def _luminance(*channels: int) -> float:
+    """Return how bright a colour is, from 0 to 1, as the guidelines for readable pages count it."""
+    parts = (channel / 255 for channel in channels)
+    linear = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return sum(weight * p for weight, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

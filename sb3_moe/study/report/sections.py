@@ -8,15 +8,18 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from sb3_moe.files.in_html import embedded
 from sb3_moe.plasticity.dormant import TAUS
+from sb3_moe.plots.inside import colours_of_gates
 from sb3_moe.plots.save import FORMATS
 from sb3_moe.study.report import tables
 from sb3_moe.study.report.charts import charts
 from sb3_moe.study.report.facts import facts
 from sb3_moe.study.report.figures import expert_panels
 from sb3_moe.study.report.headline import UNTESTED
-from sb3_moe.study.report.judging import Finding, Row
+from sb3_moe.study.report.judging import Finding, Row, primary_rows
 from sb3_moe.study.report.measures import MEASURES, block_end, collapsed, shown
 from sb3_moe.study.report.page import interval, number
 from sb3_moe.study.report.rendering import render, sentences
@@ -77,13 +80,30 @@ def build_page(
         pictures={name: text for name, text in PICTURES.items() if name in pictures},
         formats=FORMATS,
         replays=replays,
-        differences=_forest(results.findings),
-        experts=expert_panels(results.runs),
+        differences={
+            measure: _forest(rows) for measure, rows in primary_rows(results.findings).items()
+        },
+        **_experts(results.runs),
         data=embedded(charts(results.runs, results.references)),
         script=script(),
         policy=policy(),
         tau=_tau(results.study),
     )
+
+
+def _experts(runs: Sequence[Run]) -> dict[str, Any]:
+    """Give how much experts count for tasks, and what is true of all of those weights."""
+    panels = expert_panels(runs)
+    if not panels:
+        return {"experts": []}
+    low, high, _ = colours_of_gates(np.concatenate([np.ravel(each) for _, each in panels]))
+    return {
+        "experts": panels,
+        "largest": high or 1.0,
+        "signed": low < 0,
+        # A little more than one, since they are rounded.
+        "shares": low >= 0 and all(each.sum(axis=1).max() < 1.001 for _, each in panels),
+    }
 
 
 def _tau(study: StudyConfig) -> float:
@@ -162,7 +182,7 @@ def _claim_row(finding: Finding) -> dict[str, Any]:
     rows = [row for row in finding.rows if row.contrast.primary]
     has_primary = any(contrast.primary for contrast in finding.claim.contrasts)
     why = "; ".join(
-        f"{shown(row.game)}: {interval(row.estimate.mean, row.estimate.low, row.estimate.high)}"
+        f"{finding.label(row)}: {interval(row.estimate.mean, row.estimate.low, row.estimate.high)}"
         for row in rows
     )
     return {
@@ -173,14 +193,8 @@ def _claim_row(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _forest(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Say where the marks of each primary difference are, in percent of the widest."""
-    rows = [
-        (f"{finding.claim.name}: {shown(row.game)}", row)
-        for finding in findings
-        for row in finding.rows
-        if row.contrast.primary
-    ]
+def _forest(rows: Sequence[tuple[str, Row]]) -> list[dict[str, Any]]:
+    """Say where the marks of each difference in a measure are, in percent of the widest."""
     ends = [end for _, row in rows for span in _spans(row).values() for end in span]
     reach = 1.05 * max((abs(end) for end in ends if math.isfinite(end)), default=0.0) or 1.0
     return [

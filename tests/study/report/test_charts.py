@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from made_up_study import GAMES, cell, run, study, write
+from made_up_study import GAMES, cell, run, study, write, write_arrays
 
 from sb3_moe.files.in_html import embedded
 from sb3_moe.plots.style import look_of
@@ -19,6 +19,7 @@ from sb3_moe.study.report.runs import Run
 from sb3_moe.study.report.script import policy, script
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.folder import write_json
+from sb3_moe.study.run.jobs import survey
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -153,9 +154,10 @@ def test_only_the_pages_own_script_may_run_and_nothing_may_be_loaded():
     assert re.fullmatch(r"'sha256-[\w+/]{43}='", rules["script-src"])
 
 
-@pytest.mark.parametrize("share", np.linspace(0, 1, 41))
-def test_weights_can_be_read_on_their_ground(share):
-    style = ground(share)
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("share", np.linspace(-1, 1, 81))
+def test_weights_can_be_read_on_their_ground(share, signed):
+    style = ground(share, signed)
     channels = [int(each) / 255 for each in re.findall(r"\d+", style.partition(")")[0])]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     bright = np.dot([0.2126, 0.7152, 0.0722], linear) + 0.05
@@ -196,3 +198,63 @@ claims:
     text = write_report(the_study, tmp_path).read_text()
     assert text.count('<span class="estimate" style="left:97.62%">') == 2  # 50 + 50 / 1.05
     assert text.count('<span class="small" style="left:25.58%;width:48.84%">') == 2  # of 1 / 1.95
+    assert "<h3>block_end</h3>" not in text  # there is no other
+
+
+def test_differences_in_several_measures_have_a_scale_each_and_say_what_is_compared(tmp_path):
+    groups = """
+        plus: [{regime: mtrl, architecture: soft-big}]
+        minus: [{regime: mtrl, architecture: dense}]
+        expects: greater
+        smallest_effect: 1.0
+        over: tasks
+"""
+    contrasts = "".join(f"      - measure: {each}{groups}" for each in ("block_end", "area"))
+    claims = f"claims:\n  - name: better\n    text: One.\n    contrasts:\n{contrasts}"
+    (tmp_path / "claims.yaml").write_text(claims)
+    the_study = study(regimes=("mtrl",), claims=tmp_path / "claims.yaml")
+    # Ends are 2 apart, and the areas below them half as much.
+    write(tmp_path, the_study, lambda each: 5.0 + 2 * (each.architecture.name == "soft-big"))
+    write_json(tmp_path / "study.json", {})
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
+    text = write_report(the_study, tmp_path).read_text()
+    assert text.count('<span class="estimate" style="left:97.62%">') == 2  # 50 + 50 / 1.05
+    assert "<h3>block_end</h3>" in text
+    assert "<h3>area</h3>" in text
+    for measure, number in (("block_end", "1.95 [1.95, 1.95]"), ("area", "1.00 [1.00, 1.00]")):
+        label = f"MTRL SoftMoE-Big - MTRL Dense, {measure}, all tasks"
+        assert f"<div>better: {label}</div>" in text
+        assert f"{label}: {number}" in text  # because
+
+
+def page_with_gates(root, gates_NE):
+    the_study = study(claims=None, seeds=1, regimes=("mtrl",))
+    write(root, the_study, lambda each: 5.0)
+    for job in survey(the_study.cells(), root):
+        saved = job.folder.diagnostics()
+        if "gates/pi.big" in saved:
+            gates = np.tile(np.array(gates_NE), (len(saved["steps"]), 1, 1))
+            write_arrays(job.folder, "diagnostics.npz", {**saved, "gates/pi.big": gates})
+            job.folder.finish({"steps": job.cell.total_steps, "last_attempt": {}})
+    write_json(root / "study.json", {})
+    write_json(root / "random.json", {game: [1.0] * 70 for game in the_study.games})
+    return write_report(the_study, root).read_text()
+
+
+def test_weights_that_are_shares_are_called_so_and_experts_are_numbered_from_0(tmp_path):
+    text = page_with_gates(tmp_path, [[0.75, 0.25], [0.0, 1.0]])
+    assert "(rows sum to at most one)" in text
+    assert "sorted by their weight" in text
+    assert "purple" not in text
+    assert '<th scope="col">task</th><th scope="col">0</th><th scope="col">1</th></tr>' in text
+    assert f'<td data-label="1" style="{ground(1.0)}">1.00</td>' in text
+
+
+@pytest.mark.parametrize(("low", "signed"), [(-2.0, True), (0.5, False)])
+def test_weights_that_are_no_shares_are_not_called_so(tmp_path, low, signed):
+    text = page_with_gates(tmp_path, [[4.0, low], [low, 1.0]])
+    assert "rows sum to" not in text
+    assert ("Orange is above zero, and purple below." in text) == signed
+    assert ("sorted by the size of their weight" in text) == signed
+    assert f'style="{ground(1.0, signed)}">4.00</td>' in text
+    assert f'style="{ground(low / 4.0, signed)}">{low:.2f}</td>' in text

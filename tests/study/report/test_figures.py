@@ -1,11 +1,20 @@
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from made_up_study import GAMES, cell, run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from sb3_moe.study.report.figures import expert_panels, expert_weights, learning_curves
+from sb3_moe.study.report.claims import Claim, Claims, Contrast, Selector
+from sb3_moe.study.report.figures import (
+    differences,
+    expert_panels,
+    expert_weights,
+    learning_curves,
+)
+from sb3_moe.study.report.judging import judge_claims
+from sb3_moe.study.report.references import References
 from sb3_moe.study.spec.config import Architecture
 
 
@@ -32,6 +41,78 @@ def test_routers_that_are_not_learned_are_not_drawn():
     gates = [[1.0, 0.0], [0.0, 1.0]]
     assert expert_weights([gated(gates, "task"), gated(gates, "uniform")]) is None
     assert expert_weights([gated(gates, "top_k")]) is not None
+
+
+def test_experts_whose_weights_have_both_signs_are_sorted_by_size_and_coloured_by_sign():
+    made = gated([[0.3, -2.0, 0.5], [1.0, 0.0, -1.5]])
+    ((_, weights),) = expert_panels([made])
+    np.testing.assert_allclose(weights, [[-2.0, 0.5, 0.3], [0.0, -1.5, 1.0]])
+    image = expert_weights([made]).axes[0].images[0]
+    assert (image.get_clim(), image.get_cmap().name) == ((-2.0, 2.0), "PuOr_r")
+    shares = expert_weights([gated([[0.7, 0.3], [0.2, 0.8]])]).axes[0].images[0]
+    assert (shares.get_clim(), shares.get_cmap().name) == ((0.0, 0.8), "cividis")
+
+
+@pytest.mark.parametrize(("experts", "numbers"), [(3, 6), (12, 24), (13, 0), (64, 0)])
+def test_weights_are_written_where_there_is_room_and_experts_are_numbered_from_0(experts, numbers):
+    figure = expert_weights([gated(np.full((2, experts), 1 / experts))])
+    FigureCanvasAgg(figure).draw()
+    texts = figure.axes[0].texts
+    assert len(texts) == numbers
+    boxes = sorted(text.get_window_extent().extents.tolist() for text in texts[: numbers // 2])
+    assert all(left[2] < right[0] for left, right in pairwise(boxes))
+    ticks = [tick.get_window_extent() for tick in figure.axes[0].get_xticklabels()]
+    assert figure.axes[0].get_xticks()[0] == 0
+    assert all(left.x1 < right.x0 for left, right in pairwise(ticks))
+
+
+def judged(*contrasts):
+    """Judge a claim on runs of three networks, each better than the one before it."""
+    names = ("dense", "soft-big", "task-big")
+    runs = [
+        run(cell("crl", GAMES, name, seed), 10.0 + k + 0.1 * seed)
+        for k, name in enumerate(names)
+        for seed in range(5)
+    ]
+    made = [
+        Contrast(
+            measure=measure,
+            plus=(Selector(architecture=plus),),
+            minus=(Selector(architecture="dense"),),
+            expects="greater",
+            smallest_effect=0.5,
+            over="tasks",
+        )
+        for plus, measure in contrasts
+    ]
+    claims = Claims(claims=(Claim(name="better", text="t", contrasts=tuple(made)),))
+    return judge_claims(claims, runs, References(runs, dict.fromkeys(GAMES, 1.0)))
+
+
+def labels(ax):
+    return [" ".join(label.get_text().split()) for label in ax.get_yticklabels()]
+
+
+def test_differences_of_one_claim_can_be_told_apart():
+    (ax,) = differences(judged(("soft-big", "final"), ("task-big", "final"))).axes
+    assert labels(ax) == [
+        "better: SoftMoE-Big - Dense, all tasks",
+        "better: Task-Big - Dense, all tasks",
+    ]
+    (ax,) = differences(judged(("soft-big", "final"))).axes
+    assert labels(ax) == ["better: all tasks"]
+
+
+def test_differences_in_other_measures_have_an_axis_of_their_own():
+    found = judged(("soft-big", "final"), ("soft-big", "dormant"), ("task-big", "final"))
+    first, second = differences(found).axes
+    assert labels(first) == [
+        "better: SoftMoE-Big - Dense, final, all tasks",
+        "better: Task-Big - Dense, final, all tasks",
+    ]
+    assert labels(second) == ["better: SoftMoE-Big - Dense, dormant, all tasks"]
+    assert "difference in final" in first.get_xlabel()
+    assert "difference in dormant" in second.get_xlabel()
 
 
 @pytest.mark.parametrize("count", [1, 8, 18])
