@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,26 +97,18 @@ def load(
         no such ``device``
     :raises TypeError: if an argument is of the wrong type
     """
-    check_device(device)
-    yes_or_no("replay_buffer", replay_buffer)
-    yes_or_no("normalizer", normalizer)
-    _check_allowed(custom_objects, max_bytes)
+    _check_given(device, custom_objects, replay_buffer, normalizer, max_bytes)
     path = archive.as_read(Path(path))
     if path.exists() and not path.is_file():
         raise UnsafeFileError(f"{path.name or path} can't be opened: it is no regular file")
-    generators = get_generators()
-    try:
-        with path.open("rb") as file:
-            with blaming(path):
-                entries = Archive(file, max_bytes)
-                saved = _Saved(entries, custom_objects or {}, max_bytes, replay_buffer)
-            warn_of_another_major_version(path.name, saved.version)
-            venv, own = _environment(saved, env, normalizer)
-            with blaming(path):
-                model = saved.build(venv, device)
-    except BaseException:
-        set_generators(generators)
-        raise
+    with _generators_kept_if_it_fails(), path.open("rb") as file:
+        with blaming(path):
+            entries = Archive(file, max_bytes)
+            saved = _Saved(entries, custom_objects or {}, max_bytes, replay_buffer)
+        warn_of_another_major_version(path.name, saved.version)
+        venv, own = _environment(saved, env, normalizer)
+        with blaming(path):
+            model = saved.build(venv, device)
     if normalizer and env is None and saved.normalizer is not None:
         saved.normalizer.warn_if_left_out(path.name)
     if venv is not None:
@@ -125,11 +118,30 @@ def load(
     return model
 
 
-def _check_allowed(custom_objects: object, max_bytes: object) -> None:
-    """Raise unless these say what a file may name and take."""
-    not_negative("max_bytes", max_bytes)
+def _check_given(
+    device: object,
+    custom_objects: object,
+    replay_buffer: object,
+    normalizer: object,
+    max_bytes: object,
+) -> None:
+    """Raise unless these are what :func:`load` takes."""
+    check_device(device)
     if not isinstance(custom_objects, Mapping | None):
         raise TypeError(f"`custom_objects` must be a dict by name, got {custom_objects!r}")
+    yes_or_no("replay_buffer", replay_buffer)
+    yes_or_no("normalizer", normalizer)
+    not_negative("max_bytes", max_bytes)
+
+
+@contextmanager
+def _generators_kept_if_it_fails() -> Iterator[None]:
+    generators = get_generators()
+    try:
+        yield
+    except BaseException:
+        set_generators(generators)
+        raise
 
 
 def _set_environment(model: BaseAlgorithm, venv: VecEnv) -> None:
