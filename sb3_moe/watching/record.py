@@ -62,7 +62,8 @@ def watch(
 
     :param model: of any algorithm
     :param env: as the model takes it, an id too; None: one like the model's own. What
-        :func:`sb3_moe.make_multitask_vec_env` built is built again, with a copy for each task
+        :func:`sb3_moe.make_multitask_vec_env` built is built again, with a copy for each task, and
+        so is the model's own
     :param tasks: a name or index, or several, of the tasks to play; None: all
     :param episodes: of each task, at least 1
     :param without: an expert as ``"pi:2"``, or several, each so or as ``("pi", 2)``
@@ -72,7 +73,8 @@ def watch(
     :param frames: whether to take pictures, of 0 to 255, or floats that all lie in [0, 1]
     :raises TypeError: if ``model`` is no model, or a number no int
     :raises ValueError: if a number is below 1, there is no such task, tower or expert, or ``env``
-        doesn't normalise observations as the model's own environment does
+        doesn't normalise observations as the model's own environment does, or is the model's own
+        and can't be built again
     """
     model_of_sb3(model)
     whole("episodes", episodes)

@@ -73,25 +73,26 @@ def stage_for(
     """Find or build what a model can be watched on.
 
     What :func:`sb3_moe.make_multitask_vec_env` built is built again, with pictures and a copy for
-    each task; other environments are played as they are. Observations are normalised as the
-    model's own environment does it, if it has one that does; nothing learns from the replay.
+    each task, and so is the model's own environment, since training goes on from where it is;
+    other environments are played as they are. Observations are normalised as the model's own
+    environment does it, if it has one that does; nothing learns from the replay.
 
     :param model: an SB3 model
     :param env: as the model takes it; None: the model's own
     :param frames: whether pictures are wanted
     :param episodes: of each task, which copies of it are to share; None: one copy of each
-    :raises ValueError: if there is none, its tasks aren't the model's, or only one of it and the
-        model's own normalises observations
+    :raises ValueError: if there is none, its tasks aren't the model's, only one of it and the
+        model's own normalises observations, or it is the model's own and can't be built again
     """
-    venv = model.get_env() if env is None else model._wrap_env(maybe_make_env(env, 0), verbose=0)
+    own_env = model.get_env()
+    venv = own_env if env is None else model._wrap_env(maybe_make_env(env, 0), verbose=0)
     if venv is None:
         raise ValueError("`env` must be given, since the model has no environment of its own")
     check_tasks(tasks_known(model), venv)
-    source = venv if model.get_env() is None else model.get_env()
-    assert source is not None
+    source = venv if own_env is None else own_env
     _check_normalised_alike(source, venv)
     tasks_apart = not_built_again_since(venv) is None
-    if tasks_apart or env is None:
+    if tasks_apart or (own_env is not None and _step_the_same(venv, own_env)):
         copies = evaluation_copies(venv, episodes) if episodes and tasks_apart else 1
         build = partial(make_pinned_env, venv, copies) if tasks_apart else partial(_again, venv)
         own, no_frames = _built(build, frames)
@@ -107,6 +108,20 @@ def stage_for(
         no_frames if frames else NOT_ASKED,
         borrowed,
     )
+
+
+def _step_the_same(env: VecEnv, other: VecEnv) -> bool:
+    """Say whether a step of one environment is a step of another, whatever wrappers they have."""
+    if env.unwrapped is other.unwrapped:
+        return True
+    # SB3 puts a single environment into a vector of its own each time.
+    mine, theirs = ({id(each.unwrapped) for each in _members(one)} for one in (env, other))
+    return not mine.isdisjoint(theirs)
+
+
+def _members(env: VecEnv) -> list[gym.Env[Any, Any]]:
+    inner = env.unwrapped
+    return inner.envs if isinstance(inner, DummyVecEnv) else []
 
 
 def _check_normalised_alike(source: VecEnv, env: VecEnv) -> None:
@@ -164,20 +179,15 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
 
     :raises ValueError: if it doesn't
     """
+    rule = "`env` must be given, and another than the model's own, which is training's: "
     spec = env.get_attr("spec")[0] if env.has_attr("spec") else None
     if spec is None or spec.id not in gym.registry:
-        raise ValueError(
-            "`env` must be given: the model's own environment is training's, and it doesn't say "
-            "how another one is built"
-        )
+        raise ValueError(f"{rule}it doesn't say how another one is built")
     # SB3 puts its Monitor around what it makes, and one that can't be made again comes by itself.
     others = tuple(each for each in spec.additional_wrappers if each.entry_point != MONITOR)
     strange = [each.name for each in others if each.kwargs is None]
     if strange:
-        raise ValueError(
-            f"`env` must be given: the model's own environment is training's, and {strange[0]} "
-            "around it doesn't say how another one is built"
-        )
+        raise ValueError(f"{rule}{strange[0]} around it doesn't say how another one is built")
     spec = replace(spec, additional_wrappers=others)
     again: list[Callable[[], gym.Env[Any, Any]]] = [
         lambda: Monitor(gym.make(spec, render_mode=render_mode))

@@ -38,8 +38,7 @@ class Seen(gym.ObservationWrapper):
 
 def test_gates_rewards_and_values_are_those_of_the_policy_and_the_environment():
     env = Seen(shown.Shown(render_mode="rgb_array"))
-    model = shown.agent(env, "MoeMlpPolicy")
-    env.observations.clear()
+    model = shown.agent(shown.Shown(), "MoeMlpPolicy")
     [run] = sb3_moe.watch(model, env, episodes=2, deterministic=False).runs
     [track] = run.tracks
     seen = np.stack(env.observations)[[*range(7), *range(8, 15)]]  # without those after an end
@@ -183,6 +182,38 @@ def test_the_models_own_plain_environment_is_made_anew():
     np.testing.assert_allclose(model.get_env().envs[0].unwrapped.state, before[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("given", ["the model's own", "what is within it", "what it was made with"])
+def test_training_goes_on_from_where_it_was_after_its_own_environment_was_given(given):
+    def trained():
+        env = gym.make("Shown-v0")
+        return env, shown.agent(env, "MoeMlpPolicy").learn(32)  # in the middle of an episode
+
+    env, watched = trained()
+    own = watched.get_env()
+    played = {"the model's own": own, "what is within it": own.unwrapped}.get(given, env)
+    count = env.unwrapped.count
+    [track] = sb3_moe.watch(watched, played).runs[0].tracks
+    assert len(track) == 7
+    assert track.frames  # of one that was built with pictures
+    assert env.unwrapped.count == count == 32 % 7
+    watched.learn(32, reset_num_timesteps=False)
+    _, other = trained()
+    other.learn(32, reset_num_timesteps=False)
+    arena.assert_same_weights(watched.policy, other.policy)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_models_own_environment_is_refused_where_it_cant_be_made_again(wrapped):
+    env = shown.Shown()
+    model = shown.agent(env, "MoeMlpPolicy")
+    rule = r"`env` must be given, and another than the model's own, .*: it doesn't say how another"
+    for play in (sb3_moe.watch, lambda *both: expert_importance(*both, episodes=2)):
+        with pytest.raises(ValueError, match=rule):
+            play(model, model.get_env() if wrapped else env)
+    assert env.count == 0
+    assert len(sb3_moe.watch(model, shown.Shown()).runs[0].tracks[0]) == 7
+
+
 def test_a_normaliser_is_taken_along():
     env = VecNormalize(DummyVecEnv([lambda: gym.make("Shown-v0")]))
     model = shown.agent(env, "MoeMlpPolicy").learn(32)
@@ -250,7 +281,8 @@ def test_an_environment_that_normalises_otherwise_is_refused():
 def test_dense_policies_of_sb3_are_watched_too(make, policy, kind):
     env = arena.Arena(arena.FLAT, arena.BOX if make is SAC else arena.DISCRETE)
     sizes = {} if make is PPO else {"buffer_size": 100}
-    replay = sb3_moe.watch(make(policy, env, seed=0, **sizes), env)
+    other = arena.Arena(arena.FLAT, env.action_space)
+    replay = sb3_moe.watch(make(policy, env, seed=0, **sizes), other)
     assert replay.kind == kind
     assert replay.no_frames == "the environment was built without render_mode='rgb_array'"
     [track] = replay.runs[0].tracks
@@ -334,7 +366,8 @@ def test_one_task_may_be_named_as_numpy_or_a_text_does(wanted):
 
 def test_an_environment_that_cant_be_made_again_must_be_given():
     model = arena.make("PPO")
-    with pytest.raises(ValueError, match="`env` must be given: the model's own environment is"):
+    rule = "`env` must be given, and another than the model's own, which is training's: it doesn't"
+    with pytest.raises(ValueError, match=rule):
         sb3_moe.watch(model)
     model.env = None
     with pytest.raises(ValueError, match="`env` must be given, since the model has no environment"):
@@ -347,7 +380,7 @@ class Unsaid(gym.Wrapper):
 
 def test_a_wrapper_that_cant_be_built_again_is_named():
     model = shown.agent(DummyVecEnv([lambda: Unsaid(gym.make("Shown-v0"))]), "MoeMlpPolicy")
-    with pytest.raises(ValueError, match=r"`env` must be given: .* and Unsaid around it"):
+    with pytest.raises(ValueError, match=r"`env` must be given, .*: Unsaid around it doesn't"):
         sb3_moe.watch(model)
 
 
@@ -360,10 +393,9 @@ def test_a_page_makes_its_folder(tmp_path):
 def test_an_environment_that_plays_other_tasks_than_it_is_told_is_refused():
     from toy import Toy
 
-    env = Toy((0,))
-    model = PPO("MoeMultiInputPolicy", env, n_steps=16, batch_size=16)
+    model = PPO("MoeMultiInputPolicy", Toy((0,)), n_steps=16, batch_size=16)
     with pytest.raises(ValueError, match=re.escape("but didn't play ['b']")):
-        sb3_moe.watch(model, env)
+        sb3_moe.watch(model, Toy((0,)))
 
 
 def test_what_is_no_model_yet_cannot_be_watched():
