@@ -141,7 +141,9 @@ def write_into(
     :param labels: what is written
     :param fontsize: in points; None: matplotlib's
     """
-    colours = image.to_rgba(image.get_array())
+    values = image.get_array()
+    assert values is not None
+    colours = image.to_rgba(values)
     for row, column in np.ndindex(*colours.shape[:2]):
         red, green, blue, opaque = colours[row, column]
         # By the luminance that a reader sees; what is no number has no colour, on a white page.
