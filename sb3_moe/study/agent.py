@@ -92,7 +92,12 @@ def _loader(options: AgentOptions) -> Any:
 def _load_safely(options: AgentOptions, env: Any, own: Mapping[str, Any]) -> BaseAlgorithm:
     try:
         return sb3_moe.load(
-            options.model, env, device="cpu", custom_objects=own, max_bytes=options.max_bytes
+            options.model,
+            env,
+            device="cpu",
+            custom_objects=own,
+            max_bytes=options.max_bytes,
+            replay_buffer=False,  # of as many environments as it was trained in
         )
     except sb3_moe.UnsafeFileError as error:
         here = {"custom_objects=": "--custom package.module:Class", "max_bytes=": "--max-bytes"}

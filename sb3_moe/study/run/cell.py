@@ -25,6 +25,7 @@ from sb3_moe.callbacks import (
 )
 from sb3_moe.evaluation.pinned_env import evaluation_copies, make_pinned_env
 from sb3_moe.generators import preserved_generators
+from sb3_moe.saving.normalizer import is_known
 from sb3_moe.snapshot.manifest import DamagedError, UntrustedError
 from sb3_moe.snapshot.model_file import write_model
 from sb3_moe.snapshot.resuming import resume
@@ -33,7 +34,7 @@ from sb3_moe.study.run.heartbeat import Heartbeat
 from sb3_moe.study.run.integrity import ORIGIN, STATISTICS
 from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.provenance import provenance
-from sb3_moe.study.run.starting import begin_with, is_held_by_moe, start_of
+from sb3_moe.study.run.starting import begin_with, start_of
 from sb3_moe.study.spec.callbacks import CALLBACKS, build_callbacks
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.setup import check_device, steps_between
@@ -94,7 +95,7 @@ def _write_model(model: BaseAlgorithm, path: Path) -> None:
     normalizer = model.get_vec_normalize_env()
     with tempfile.TemporaryDirectory(dir=path, prefix=".model-") as temporary:
         is_safe = write_model(model, Path(temporary), normalizer=True)
-        if normalizer is not None and not (is_safe and is_held_by_moe(normalizer)):
+        if normalizer is not None and not (is_safe and is_known(normalizer)):
             normalizer.save(str(Path(temporary) / STATISTICS))
         for file in Path(temporary).iterdir():
             file.replace(path / file.name)

@@ -17,12 +17,11 @@ from sb3_moe.growing.building import carry_the_rest
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
-from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
+from sb3_moe.saving.normalizer import NormalizerLeftOutWarning, is_known
 from sb3_moe.saving.reading import load
 from sb3_moe.study.run.folder import read_json
 from sb3_moe.study.run.integrity import ORIGIN, STATISTICS
 from sb3_moe.study.run.jobs import ChangedConfigError, Job
-from sb3_moe.study.spec.arguments import NORMALISERS
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.start import MODELS, StartFrom
 from sb3_moe.tasks.known import check_tasks, tasks_known
@@ -130,7 +129,7 @@ def read_trained(model: BaseAlgorithm, path: Path) -> Any:
 
 
 def _read(model: BaseAlgorithm, path: Path, normaliser: VecNormalize | None) -> Any:
-    if path.suffix == ".moe" and (normaliser is None or is_held_by_moe(normaliser)):
+    if path.suffix == ".moe" and (normaliser is None or is_known(normaliser)):
         with warnings.catch_warnings():
             warnings.simplefilter("error", NormalizerLeftOutWarning)
             env = None if normaliser is None else model.get_env()
@@ -140,11 +139,6 @@ def _read(model: BaseAlgorithm, path: Path, normaliser: VecNormalize | None) -> 
     if path.suffix == ".moe":
         return load(path, device=model.device, normalizer=False)
     return type(model).load(path, device=model.device)
-
-
-def is_held_by_moe(normaliser: VecNormalize) -> bool:
-    """Say whether ``model.moe`` holds a normaliser's statistics: unless it is a user's own."""
-    return type(normaliser) in NORMALISERS.values()
 
 
 def _take_statistics(normaliser: VecNormalize, path: Path) -> None:
