@@ -109,6 +109,11 @@ def not_built_again_since(env: VecEnv) -> str | None:
     """Say why no environment like this one can be built, or None if one can."""
     if getattr(env, "built_with", None) is None:
         return "it doesn't say how it was built"
+    return not_wrapped_again_since(env)
+
+
+def not_wrapped_again_since(env: VecEnv) -> str | None:
+    """Say why no other environment can have this one's wrappers, or None if one can."""
     strange = [layer for layer in _layers(env) if not isinstance(layer, WRAPPERS)]
     return f"{type(strange[0]).__name__} around it can't be copied" if strange else None
 

@@ -25,6 +25,7 @@ from sb3_moe.evaluation.pinned_env import (
     make_pinned_env,
     normalises_observations,
     not_built_again_since,
+    not_wrapped_again_since,
     synchronise,
     wrap_like,
 )
@@ -188,6 +189,8 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
     strange = [each.name for each in others if each.kwargs is None]
     if strange:
         raise ValueError(f"{rule}{strange[0]} around it doesn't say how another one is built")
+    if why := not_wrapped_again_since(env):
+        raise ValueError(f"{rule}{why}")
     spec = replace(spec, additional_wrappers=others)
     again: list[Callable[[], gym.Env[Any, Any]]] = [
         lambda: Monitor(gym.make(spec, render_mode=render_mode))

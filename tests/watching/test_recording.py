@@ -9,7 +9,7 @@ import pytest
 import shown
 import torch as th
 from stable_baselines3 import DQN, PPO, SAC
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
 
 import sb3_moe
 from sb3_moe.policies.registration import TABLE
@@ -382,6 +382,23 @@ def test_a_wrapper_that_cant_be_built_again_is_named():
     model = shown.agent(DummyVecEnv([lambda: Unsaid(gym.make("Shown-v0"))]), "MoeMlpPolicy")
     with pytest.raises(ValueError, match=r"`env` must be given, .*: Unsaid around it doesn't"):
         sb3_moe.watch(model)
+
+
+class Around(VecEnvWrapper):
+    """A wrapper of a kind that nobody knows how to copy."""
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        return self.venv.step_wait()
+
+
+def test_a_wrapper_around_a_vector_of_environments_that_cant_be_copied_is_named():
+    model = shown.agent(Around(DummyVecEnv([lambda: gym.make("Shown-v0")])), "MoeMlpPolicy")
+    for env in (None, model.get_env()):
+        with pytest.raises(ValueError, match=r"`env` must be .*: Around around it can't be copied"):
+            sb3_moe.watch(model, env)
 
 
 def test_a_page_makes_its_folder(tmp_path):
