@@ -246,7 +246,7 @@ def _check_idle(options: MoEOptions) -> None:
 
 
 def _check_spectral(options: MoEOptions) -> None:
-    """Refuse to penalise features of parts of a sample, or of none, or to weigh by what can't be."""
+    """Refuse to penalise features where there are none, or weights by what can't be told."""
     if options.spectral_coef and not options.place.has_experts:
         raise ValueError(
             f"`spectral_coef`={options.spectral_coef} needs experts, whose features it is about, "
