@@ -5,6 +5,7 @@ Shapes: K evaluations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,9 @@ from sb3_moe.study.spec.config import CellConfig
 
 #: The value of a measure that belongs to the whole run is filed under this name.
 WHOLE = "all games"
+
+# A game that has at most so many times an even share of the environments has as many steps as alone.
+EVENLY = 1.05
 
 
 def shown(game: str) -> str:
@@ -49,7 +53,9 @@ def comes_later(cell: CellConfig, game: str) -> bool:
 
 def is_beside_scratch(cell: CellConfig, game: str) -> bool:
     """Say whether a stretch of a run has as many of a game's steps as its run from scratch."""
-    evenly = cell.cycles == 1 and cell.n_envs % len(cell.games) == 0
+    # Where environments can't be dealt out evenly, one game has more steps than its share.
+    most = math.ceil(cell.n_envs / len(cell.games)) * len(cell.games) / cell.n_envs
+    evenly = cell.cycles == 1 and most <= EVENLY
     as_long = bool(cell.order) or (cell.regime == "mtrl" and evenly)
     return is_trained(cell, game) and as_long
 

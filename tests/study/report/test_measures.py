@@ -276,4 +276,5 @@ def test_what_is_put_beside_a_run_from_scratch_is_as_long_as_that_one(name):
     assert np.isfinite(value(run(cell("mtrl"))))
     assert np.isnan(value(run(cell("mtrl", cycles=2))))
     assert np.isnan(value(run(cell("mtrl", n_envs=5))))  # three of one task, two of the other
+    assert np.isfinite(value(run(cell("mtrl", n_envs=65))))  # 33 and 32, where 32.5 are even
     assert np.isnan(value(run(cell("schedule", (), schedule=Named(name="Interleave")))))
