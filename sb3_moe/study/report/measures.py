@@ -19,7 +19,7 @@ from sb3_moe.study.spec.config import CellConfig
 #: The value of a measure that belongs to the whole run is filed under this name.
 WHOLE = "all games"
 
-# A game that has at most so many times an even share of the environments has as many steps as alone.
+# A game with so many times an even share of the environments at most has as many steps as alone.
 EVENLY = 1.05
 
 
