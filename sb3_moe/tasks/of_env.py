@@ -95,7 +95,9 @@ def name_of(task: int | str | None, names: Sequence[str]) -> str | None:
     :param task: what is remembered; None: nothing
     :param names: of the environment's tasks
     """
-    return names[task] if isinstance(task, int) else task
+    if isinstance(task, int):
+        return names[task] if 0 <= task < len(names) else str(task)
+    return task
 
 
 def tasks_stepped(infos: Sequence[dict[str, Any]], names: Sequence[str]) -> list[int]:

@@ -19,6 +19,7 @@ from sb3_moe.callbacks import (
     TaskSwitchCallback,
     WeightNormDecayCallback,
 )
+from sb3_moe.tasks.of_env import name_of
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Task
 
@@ -128,6 +129,7 @@ def test_numbers_of_tasks_that_earlier_versions_left_are_read_as_names():
     assert callback.switches == 3
     assert model.anchors["l2"]["task"] == "b"
     assert model.anchors["l2"]["weights"]
+    assert name_of(7, ["a"]) == "7"  # of a world that had more tasks
 
 
 def test_a_penalty_ends_with_a_training_that_was_interrupted_in_an_update():
