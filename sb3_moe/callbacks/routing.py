@@ -5,6 +5,7 @@ Shapes: N tasks, E experts, B samples, T rows, I inputs, O outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,9 +115,9 @@ class RoutingCallback(ProbeCallback):
         for name, (gates_NE, load_NE) in routings.items():
             load_E = load_NE.mean(0)
             row |= {
-                f"entropy/{name}": load_entropy(load_E) if load_E.any() else np.nan,
-                f"specialisation/{name}": _specialisation(np.abs(gates_NE)),
-                f"agreement/{name}": agreement(outputs[name].double().cpu().numpy()),
+                f"entropy/{name}": _of_finite(_entropy, load_E),
+                f"specialisation/{name}": _of_finite(_specialisation, np.abs(gates_NE)),
+                f"agreement/{name}": _of_finite(agreement, outputs[name].double().cpu().numpy()),
                 f"gates/{name}": gates_NE,
                 f"load/{name}": load_E,
             }
@@ -147,6 +148,16 @@ class RoutingCallback(ProbeCallback):
             picture = Figure(draw_gates(gates_NE, self.task_names, title=name), close=False)
             elsewhere = ("stdout", "log", "json", "csv")
             self.logger.record(f"moe/gates/{key}", picture, exclude=elsewhere)
+
+
+def _of_finite(measure: Callable[[Array], float], values: Array) -> float:
+    """Measure what there is; NaN of a network that diverged, which doesn't end the run."""
+    return measure(values) if np.isfinite(values).all() else float("nan")
+
+
+def _entropy(load_E: Array) -> float:
+    """Measure how even the work is; NaN where no expert has any."""
+    return load_entropy(load_E) if load_E.any() else float("nan")
 
 
 def _specialisation(sizes_NE: Array) -> float:

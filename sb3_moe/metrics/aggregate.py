@@ -70,10 +70,11 @@ def bootstrap_interval(
     :param resamples: B
     :param seed: the same seed gives the same interval
     :return: NaN and NaN of a single seed
-    :raises ValueError: if there are no values, one is not finite, or ``confidence`` is out of range
+    :raises ValueError: if there are no values, one is not finite, or ``confidence`` or
+        ``resamples`` is out of range
     """
     values_S = _checked(values, 1, "values", "(seeds,)")
-    _check_confidence(confidence)
+    _check_bootstrap(confidence, resamples)
     if len(values_S) < 2:
         return _NO_INTERVAL
     index_BS = np.random.default_rng(seed).integers(0, len(values_S), (resamples, len(values_S)))
@@ -99,7 +100,7 @@ def stratified_interval(
     :raises ValueError: as :func:`bootstrap_interval`
     """
     scores_SN = _checked(scores, 2, "scores", "(seeds, tasks)")
-    _check_confidence(confidence)
+    _check_bootstrap(confidence, resamples)
     seeds, tasks = scores_SN.shape
     if seeds < 2:
         return _NO_INTERVAL
@@ -143,9 +144,13 @@ def performance_profile(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> Arr
 
     :param scores: (S, N)
     :param thresholds: (any number,)
+    :raises ValueError: if there are no scores, one is not finite, or a shape is another one
     """
     scores_SN = _checked(scores, 2, "scores", "(seeds, tasks)")
-    return np.array([(scores_SN > threshold).mean() for threshold in np.asarray(thresholds)])
+    at = np.asarray(thresholds, np.float64)
+    if at.ndim != 1:
+        raise ValueError(f"`thresholds` must be (any number,), got shape {at.shape}")
+    return np.array([(scores_SN > threshold).mean() for threshold in at])
 
 
 def probability_of_improvement(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> float:
@@ -181,9 +186,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def _check_confidence(confidence: float) -> None:
+def _check_bootstrap(confidence: float, resamples: int) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}")
+    if resamples < 1:
+        raise ValueError(f"`resamples` must be at least 1, got {resamples}")
 
 
 def _percentiles(statistics_B: Array, confidence: float) -> Interval:

@@ -16,8 +16,9 @@ def load_entropy(load_E: npt.ArrayLike) -> float:
 
     :param load_E: shares, of any positive sum
     :return: 0 where one expert does everything, 1 where all do the same; 1 for a single expert
+    :raises ValueError: if a share is not finite or below 0, or the sum is 0
     """
-    shares = _shares(load_E)
+    shares = _shares(load_E, "load_E")
     return float(_entropy(shares) / np.log(len(shares))) if len(shares) > 1 else 1.0
 
 
@@ -28,8 +29,10 @@ def specialisation(gates_NE: npt.ArrayLike) -> float:
         tasks count the same
     :return: 0 where all tasks use the experts alike, 1 where the expert tells the task (or, with
         fewer experts than tasks, as far as it can); 0 with one task or one expert
+    :raises ValueError: if a weight is not finite or below 0, or a row's sum is 0
     """
-    rows_NE = np.stack([_shares(row) for row in np.atleast_2d(np.asarray(gates_NE, np.float64))])
+    gates = np.atleast_2d(np.asarray(gates_NE, np.float64))
+    rows_NE = np.stack([_shares(row, "gates_NE") for row in gates])
     smaller = min(rows_NE.shape)
     if smaller == 1:
         return 0.0
@@ -43,8 +46,11 @@ def agreement(outputs_ETO: npt.ArrayLike) -> float:
 
     :param outputs_ETO: every expert's output for every row
     :return: 1 where all experts say the same, -1 at the least; 1 for a single expert
+    :raises ValueError: if an output is not finite
     """
     outputs = np.asarray(outputs_ETO, np.float64)
+    if not np.isfinite(outputs).all():
+        raise ValueError(f"`outputs_ETO` must be finite, got {outputs}")
     num_experts = len(outputs)
     if num_experts < 2:
         return 1.0
@@ -56,13 +62,18 @@ def agreement(outputs_ETO: npt.ArrayLike) -> float:
     return float(np.mean((total - alone) / (num_experts * (num_experts - 1))))
 
 
-def _shares(values: npt.ArrayLike) -> Array:
+def _shares(values: npt.ArrayLike, name: str) -> Array:
     shares = np.asarray(values, np.float64)
-    if shares.ndim != 1 or np.any(shares < 0) or shares.sum() <= 0:
-        raise ValueError(f"weights must be at least 0 with a positive sum, got {shares}")
+    # What isn't finite isn't in that range either.
+    in_range = np.all((shares >= 0) & (shares < np.inf))
+    if shares.ndim != 1 or not in_range or shares.sum() <= 0:
+        raise ValueError(
+            f"`{name}` must be finite weights of at least 0 with a positive sum, got {shares}"
+        )
     return shares / shares.sum()
 
 
 def _entropy(shares: Array) -> float:
     positive = shares[shares > 0]
-    return float(-(positive * np.log(positive)).sum())
+    # Not its negative, which is -0.0 where one has everything.
+    return float(0.0 - (positive * np.log(positive)).sum())

@@ -143,6 +143,18 @@ def test_a_task_without_any_weight_does_not_end_a_run():
     assert np.isnan(callback.diagnostics["specialisation/pi.middle"]).all()
 
 
+def test_a_network_that_diverged_has_no_measures_and_does_not_end_the_run():
+    model = make_ppo()
+    callback = RoutingCallback(10_000, probe=probe())
+    with th.no_grad():
+        for weights in model.policy.moe_layers()["vf.middle"].parameters():
+            weights.fill_(th.nan)
+    model.learn(0, callback=callback)
+    for kind in ("entropy", "specialisation", "agreement", "gates", "load"):
+        assert np.isnan(callback.diagnostics[f"{kind}/vf.middle"]).all()
+        assert np.isfinite(callback.diagnostics[f"{kind}/pi.middle"]).all()
+
+
 def test_load_is_the_share_of_choices_and_gates_are_the_weights():
     model = make_ppo(policy_kwargs={"router": "top_k", "num_experts": 2})
     weight_RK = model.policy.moe_layers()["pi.middle"].router.weight_RK.data

@@ -87,7 +87,7 @@ def test_holms_adjustment_is_as_worked_out_by_hand():
 
 
 def test_load_entropy_runs_from_one_expert_to_all():
-    assert metrics.load_entropy([1.0, 0.0]) == 0.0
+    assert str(metrics.load_entropy([1.0, 0.0])) == "0.0"  # and not -0.0
     assert metrics.load_entropy([2.0, 2.0]) == pytest.approx(1.0)
     assert metrics.load_entropy([5.0]) == 1.0
 
@@ -131,10 +131,35 @@ def test_agreement_is_the_mean_cosine_over_pairs_of_experts():
             lambda: metrics.probability_of_improvement([[1.0]], [[1.0, 2.0]]),
             "the same tasks, got 1 and 2",
         ),
-        (lambda: metrics.load_entropy([-1.0, 2.0]), "weights must be at least 0 with a positive"),
+        (
+            lambda: metrics.load_entropy([-1.0, 2.0]),
+            r"`load_E` must be finite weights of at least 0 with a positive sum, got \[-1",
+        ),
         (
             lambda: metrics.specialisation([[0.0, 0.0]]),
-            "weights must be at least 0 with a positive",
+            r"`gates_NE` must be finite weights of at least 0 with a positive sum, got \[0. 0",
+        ),
+        (lambda: metrics.load_entropy([np.nan, 1.0]), "`load_E` must be finite weights"),
+        (lambda: metrics.load_entropy([np.inf, 1.0]), "`load_E` must be finite weights"),
+        (
+            lambda: metrics.specialisation([[0.5, 0.5], [np.nan, 0.5]]),
+            r"`gates_NE` must be finite weights of at least 0 with a positive sum, got \[nan",
+        ),
+        (
+            lambda: metrics.agreement(np.full((2, 1, 1), np.nan)),
+            r"`outputs_ETO` must be finite, got \[\[\[nan",
+        ),
+        (
+            lambda: metrics.bootstrap_interval([1.0, 2.0], resamples=0),
+            "`resamples` must be at least 1, got 0",
+        ),
+        (
+            lambda: metrics.stratified_interval([[1.0], [2.0]], resamples=-1),
+            "`resamples` must be at least 1, got -1",
+        ),
+        (
+            lambda: metrics.performance_profile([[1.0]], 1.0),
+            r"`thresholds` must be \(any number,\), got shape \(\)",
         ),
     ],
 )
