@@ -128,7 +128,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
             self.callback_on_new_best.init_callback(model)
         constants = {"task_names": np.array(self.task_names)}
         self.record = Record.of(model, vars(self).get("record"), self.log_path, constants)
-        self._mixed = len(self.task_names) > 1 and are_interleaved(self.training_env)
+        self._mixed = are_interleaved(self.training_env)
 
     @property
     def scores(self) -> dict[str, np.ndarray]:

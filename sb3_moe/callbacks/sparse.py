@@ -10,6 +10,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
+from sb3_moe.callbacks.same_training import same_training
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
 from sb3_moe.callbacks.trpo import refuse_trpo
 from sb3_moe.growing.connections import annealed
@@ -125,7 +126,7 @@ class SparseTrainingCallback(BaseCallback):
         _refuse_growth(self.locals.get("callback"))
         counts = counts_of(networks.layers, self.sparsity, self.densities)
         networks.begin(counts, self._chosen_seed(), rescale=self.rescale)
-        networks.attach(self._is_due, self._regrow)
+        networks.attach(self._is_due, self._regrow, same_training(self.model))
         self._alive = networks.alive()
         if self.verbose:
             total = sum(layer.weight.numel() for layer in networks.layers)

@@ -14,6 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from sb3_moe.callbacks.same_training import same_training
 from sb3_moe.callbacks.trpo import refuse_trpo
 from sb3_moe.layers import Experts, MoELayer
 from sb3_moe.layers.checks import not_negative
@@ -21,7 +22,7 @@ from sb3_moe.layers.moe import held_routers
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of, uncompiled
 from sb3_moe.optimizers.idle_experts import MARK
-from sb3_moe.optimizers.masks import masks_in
+from sb3_moe.optimizers.masks import keeps_masks, masks_in
 
 
 class Pull(NamedTuple):
@@ -145,11 +146,10 @@ class WeightPenaltyCallback(BaseCallback):
     def _hook(
         self, pull: Pull, mask: th.Tensor | None, num_experts: int | None
     ) -> Callable[[th.Tensor], None]:
-        # A training that broke off left its hooks, and the next one may have no such callback.
-        started = self.model.start_time
+        lasts = same_training(self.model)
 
         def add(parameter: th.Tensor) -> None:
-            if self.model.start_time != started:
+            if not lasts():
                 return
             gradient, offset = parameter.grad, pull.offset()
             assert gradient is not None
@@ -227,7 +227,7 @@ def _held_still(policy: Any) -> tuple[dict[th.Tensor, th.Tensor], dict[th.Tensor
     masks: dict[th.Tensor, th.Tensor] = {}
     marked: set[th.Tensor] = set()
     for optimizer in networks_of(policy).every_optimizer():
-        masks |= masks_in(optimizer) if "masked_steps" in vars(optimizer) else {}
+        masks |= masks_in(optimizer) if keeps_masks(optimizer) else {}
         groups = [group for group in optimizer.param_groups if group.get(MARK)]
         marked |= {parameter for group in groups for parameter in group["params"]}
     for parameter, learns in _unfrozen(policy):

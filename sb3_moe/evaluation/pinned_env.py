@@ -41,10 +41,12 @@ MAX_COPIES = 10
 def are_interleaved(env: VecEnv) -> bool:
     """Say whether an environment's schedule mixes its tasks, even if one is played at a time.
 
-    :param env: in any wrappers; one without a schedule interleaves nothing
+    :param env: in any wrappers; one without a schedule, or of a single task, interleaves nothing
     """
     from sb3_moe_envs.schedules import Interleave
 
+    if len(task_names(env)) == 1:
+        return False
     if env.has_attr("is_interleaved"):  # of ours, whose schedule other processes might not give
         return bool(env.get_attr("is_interleaved")[0])
     return env.has_attr("schedule") and isinstance(env.get_attr("schedule")[0], Interleave)

@@ -21,6 +21,7 @@ from sb3_moe.optimizers.masks import (
     SEED,
     UPDATES,
     MaskedSteps,
+    always,
     apply_masks,
     forget_masks,
     mask_targets,
@@ -130,10 +131,15 @@ class SparseNetworks:
                     f"masks say {found}"
                 )
 
-    def attach(self, is_due: Callable[[int], bool], regrow: Callable[[Any], None]) -> None:
+    def attach(
+        self,
+        is_due: Callable[[int], bool],
+        regrow: Callable[[Any], None],
+        lasts: Callable[[], bool] = always,
+    ) -> None:
         """Keep the masks from now on; see :class:`~sb3_moe.optimizers.masks.MaskedSteps`."""
         self._steps = [
-            MaskedSteps(optimizer, is_due, regrow)
+            MaskedSteps(optimizer, is_due, regrow, lasts)
             for optimizer in self.optimizers
             if masks_in(optimizer)
         ]

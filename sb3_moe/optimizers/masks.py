@@ -58,9 +58,20 @@ def apply_masks(optimizer: th.optim.Optimizer) -> None:
             tensor.mul_(mask)
 
 
+def always() -> bool:
+    """Say that something lasts."""
+    return True
+
+
+def keeps_masks(optimizer: th.optim.Optimizer) -> bool:
+    """Say whether someone keeps an optimiser's masks now."""
+    steps = vars(optimizer).get("masked_steps")
+    return steps is not None and steps.lasts()
+
+
 def is_masked(optimizer: th.optim.Optimizer) -> bool:
     """Say whether masks hold: training on without them fills what they leave out."""
-    if "masked_steps" in vars(optimizer):
+    if keeps_masks(optimizer):
         return True
     masks = masks_in(optimizer)
     return len(masks) > 0 and alive_in(optimizer).keys() == masks.keys()
@@ -105,7 +116,7 @@ def alive_in(optimizer: th.optim.Optimizer) -> dict[th.Tensor, int]:
 
 
 class MaskedSteps:
-    """Keep the masks of an optimiser through its steps, by hooks, until :meth:`detach`.
+    """Keep the masks of an optimiser through its steps, by hooks, while it lasts.
 
     Gradients of weights that are not alive are zero, so that they don't count where gradients are
     clipped; but in a step after which connections change, ``regrow`` finds all of them.
@@ -113,6 +124,7 @@ class MaskedSteps:
     :param optimizer: with masks; those who kept them before are detached
     :param is_due: says whether connections change after the step of that number, from 1
     :param regrow: called after such a step, before the masks are applied
+    :param lasts: says whether the masks are still to be kept; :meth:`detach` ends it in any case
     """
 
     def __init__(
@@ -120,8 +132,10 @@ class MaskedSteps:
         optimizer: th.optim.Optimizer,
         is_due: Callable[[int], bool],
         regrow: Callable[[th.optim.Optimizer], None],
+        lasts: Callable[[], bool] = always,
     ) -> None:
         self.optimizer, self._is_due, self._regrow = optimizer, is_due, regrow
+        self.lasts = lasts
         # Torch saves and copies an optimiser without its attributes.
         if (before := vars(optimizer).pop("masked_steps", None)) is not None:
             before.detach()
@@ -156,13 +170,15 @@ class MaskedSteps:
     def _hook(self, parameter: th.Tensor) -> Callable[[th.Tensor], th.Tensor]:
         def masked(gradient: th.Tensor) -> th.Tensor:
             mask = self._masks.get(parameter)
-            if mask is None or self._is_due(self.updates + 1):
+            if mask is None or not self.lasts() or self._is_due(self.updates + 1):
                 return gradient
             return gradient * mask
 
         return masked
 
     def _after_step(self, optimizer: th.optim.Optimizer, *args: Any) -> None:
+        if not self.lasts():
+            return
         number = self.updates + 1
         for group in optimizer.param_groups:
             group[UPDATES] = number

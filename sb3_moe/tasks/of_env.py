@@ -95,9 +95,9 @@ def name_of(task: int | str | None, names: Sequence[str]) -> str | None:
     :param task: what is remembered; None: nothing
     :param names: of the environment's tasks
     """
-    if isinstance(task, int):
-        return names[task] if 0 <= task < len(names) else str(task)
-    return task
+    if task is None or isinstance(task, str):
+        return task
+    return names[task] if 0 <= task < len(names) else str(task)
 
 
 def tasks_stepped(infos: Sequence[dict[str, Any]], names: Sequence[str]) -> list[int]:

@@ -16,6 +16,7 @@ from sb3_moe.callbacks import (
     L2AnchorCallback,
     MultiTaskEvalCallback,
     RoutingCallback,
+    SparseTrainingCallback,
     TaskSwitchCallback,
     WeightNormDecayCallback,
 )
@@ -120,6 +121,18 @@ def test_a_world_of_another_task_is_a_switch():
     assert {each.num_experts for each in model.policy.moe_layers().values()} == {4}
 
 
+def test_worlds_of_a_single_task_each_interleave_nothing():
+    worlds = [
+        make_multitask_vec_env([Task(name, env_fn=lambda: Toy((0,)))], 1, seed=0, task_id="info")
+        for name in ("a", "b")
+    ]
+    callbacks = [TaskSwitchCallback(), L2AnchorCallback(1.0)]
+    model = make(worlds[0]).learn(STEPS, callbacks)
+    goes_on(model, worlds[1], callbacks)
+    assert model.task_switches["switches"] == 1
+    assert model.anchors["l2"]["weights"]
+
+
 def test_numbers_of_tasks_that_earlier_versions_left_are_read_as_names():
     model = make(toy_vec_env((1,))).learn(STEPS)
     model.task_switches = {"task": 0, "switches": 2, "switched_at": 8, "met": [0, 2]}
@@ -130,6 +143,7 @@ def test_numbers_of_tasks_that_earlier_versions_left_are_read_as_names():
     assert model.anchors["l2"]["task"] == "b"
     assert model.anchors["l2"]["weights"]
     assert name_of(7, ["a"]) == "7"  # of a world that had more tasks
+    assert name_of(np.int64(0), ["a"]) == "a"
 
 
 def test_a_penalty_ends_with_a_training_that_was_interrupted_in_an_update():
@@ -151,6 +165,24 @@ def test_a_penalty_ends_with_a_training_that_was_interrupted_in_an_update():
         model.learn(STEPS)
         trained.append(th.cat([each.detach().flatten() for each in model.policy.parameters()]))
     th.testing.assert_close(*trained, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", ["static", "rigl"])
+def test_masks_end_with_a_training_that_was_interrupted(method):
+    class Stop(BaseCallback):
+        def _on_step(self):
+            if self.num_timesteps > STEPS // 2:
+                raise KeyboardInterrupt
+            return True
+
+    changes = {"interval": 2} if method == "rigl" else {}
+    model = make(toy_vec_env((0,)))
+    with suppress(KeyboardInterrupt):
+        model.learn(STEPS, [SparseTrainingCallback(0.9, method, **changes), Stop()])
+    weights = [each for each in model.policy.parameters() if each.dim() == 2]
+    assert sum(int((each == 0).sum()) for each in weights) > 1000
+    model.learn(STEPS, reset_num_timesteps=False)
+    assert sum(int((each == 0).sum()) for each in weights) < 1000
 
 
 def test_a_switch_forgets_the_averages_of_the_entropy_coefficient_too():
