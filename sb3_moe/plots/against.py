@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -35,13 +36,15 @@ def draw_against(
     :param xlabel: what the horizontal axis shows
     :param ylabel: what the values are
     :param doubling: mark the horizontal axis where points are, not at round numbers
-    :raises ValueError: if there are no points, or one is not above zero, where a logarithm ends
+    :raises ValueError: if there are no points, or one is not above zero, where a logarithm ends, or
+        not at a finite place
     """
     every = [point for each in points.values() for point in each]
     if not every:
         raise ValueError("`points` must hold at least one point, got none")
-    if min(point.x for point in every) <= 0:
-        raise ValueError(f"`points` must lie above zero, got {min(point.x for point in every)}")
+    for point in every:
+        if not 0 < point.x < math.inf:
+            raise ValueError(f"`points` must lie above zero, at finite `x`, got {point.x}")
     figure = Picture(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     named: list[Point] = []

@@ -19,10 +19,14 @@ from sb3_moe.plots.style import (
     as_numbers,
     as_written,
     label_steps,
+    legend_beside,
     line,
     mark_switches,
     matrix,
 )
+
+#: Experts that have their number beside one task's row, at most: for more there is no room.
+MOST_NUMBERED = 6
 
 
 def draw_dormant(folder: str | Path) -> Figure:
@@ -33,7 +37,7 @@ def draw_dormant(folder: str | Path) -> Figure:
     """
     saved = load_diagnostics(folder)
     layers = _names(saved, "dormant", "PlasticityCallback")
-    figure = Picture(figsize=(7.0, 3.6), layout="constrained")
+    figure = Picture(figsize=(5.8, 3.6), layout="constrained")
     axes = figure.subplots()
     for i, layer in enumerate(layers):
         line(axes, *_measured(saved, f"dormant/{layer}"), layer, i)
@@ -41,7 +45,7 @@ def draw_dormant(folder: str | Path) -> Figure:
     axes.set_ylim(bottom=-0.01)
     axes.set_ylabel("dormant neurons (share)")
     label_steps(axes)
-    figure.legend(loc="outside right upper", frameon=False, title="layer")
+    legend_beside(figure, "layer")
     return figure
 
 
@@ -55,7 +59,7 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
     saved = load_diagnostics(folder)
     mixture = _mixture(saved, mixture)
     steps_K, gates_KNE = _measured(saved, f"gates/{mixture}")
-    names = saved["task_names"].tolist()
+    names, experts = saved["task_names"].tolist(), gates_KNE.shape[2]
     figure = Picture(figsize=(7.0, 1.2 + 1.3 * len(names)), layout="constrained")
     rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     edges = _edges(steps_K)
@@ -64,11 +68,11 @@ def draw_gates_over_time(folder: str | Path, mixture: str | None = None) -> Figu
     for k, axes in enumerate(rows):
         image = axes.pcolormesh(
             edges,
-            np.arange(gates_KNE.shape[2] + 1) - 0.5,
+            np.arange(experts + 1) - 0.5,
             gates_KNE[:, k].T,
             **colours,
         )
-        axes.set_yticks(range(gates_KNE.shape[2]))
+        axes.set_yticks(range(0, experts, -(-experts // MOST_NUMBERED)))
         axes.set_ylabel("expert")
         axes.set_title(as_written(names[k]), loc="left", fontsize="medium")
         mark_switches(axes, folder, "white")
@@ -98,10 +102,20 @@ def draw_gates(gates_NE: npt.ArrayLike, task_names: Sequence[str], title: str = 
     :param gates_NE: (N, E)
     :param task_names: of the rows
     :param title: above the picture
+    :raises ValueError: if there are no weights, or not as many names as rows
     """
     gates = np.asarray(gates_NE, dtype=np.float64)
+    if gates.ndim != 2 or gates.size == 0:
+        raise ValueError(
+            f"`gates_NE` must be (tasks, experts) and not empty, got shape {gates.shape}"
+        )
+    if len(task_names) != len(gates):
+        raise ValueError(
+            f"`task_names` must be one for each row of `gates_NE`, {len(gates)}, "
+            f"got {len(task_names)}"
+        )
     experts = [str(k) for k in range(gates.shape[1])]
-    labels = as_numbers(gates, ".2f")
+    labels = as_numbers(gates, "z.2f")
     low, high, cmap = colours_of_gates(gates)
     figure = matrix(gates, labels, task_names, experts, (low, high), cmap, "mean gate")
     figure.axes[0].set_xlabel("expert")
@@ -114,7 +128,8 @@ def colours_of_gates(gates: npt.NDArray[Any]) -> tuple[float, float, str]:
 
     :param gates: all that have the same colours, of any shape
     """
-    low, high = float(np.nanmin(gates)), float(np.nanmax(gates))
+    there = np.isfinite(gates)
+    low, high = (float(f(gates, initial=0.0, where=there)) for f in (np.min, np.max))
     size = max(-low, high)
     return (-size, size, "PuOr_r") if low < 0 else (0.0, high, "cividis")
 
@@ -146,9 +161,17 @@ def _names(saved: Mapping[str, npt.NDArray[Any]], kind: str, callback: str) -> l
 
 def _measured(saved: Mapping[str, npt.NDArray[Any]], name: str) -> tuple[Array, Array]:
     """Return the steps at which something was measured, and the values, NaN of what was missing."""
-    values = saved[name]
-    there = np.isfinite(values.reshape(len(values), -1)).any(axis=1)
-    return saved["steps"][there].astype(np.float64), values[there]
+    there = was_measured(saved[name])
+    return saved["steps"][there].astype(np.float64), saved[name][there]
+
+
+def was_measured(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Say when something was measured: callbacks that share a file may look at other steps.
+
+    :param values: of K steps at which any callback looked, (K, ...)
+    :return: (K,)
+    """
+    return np.isfinite(values).any(axis=tuple(range(1, values.ndim)))
 
 
 def _mixture(saved: Mapping[str, npt.NDArray[Any]], mixture: str | None) -> str:

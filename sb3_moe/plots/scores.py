@@ -27,6 +27,7 @@ from sb3_moe.plots.style import (
     as_numbers,
     as_written,
     label_steps,
+    legend_beside,
     line,
     matrix,
     shade_blocks,
@@ -80,7 +81,7 @@ def draw_transfer(folder: str | Path) -> Figure:
     lowest_N = np.minimum(scores.score.min(0), 0.0)
     ranges_N = np.maximum(scores.score.max(0) - lowest_N, 1e-12)
     digits_N = [decimals(column) for column in scores.score.T]
-    labels = [[f"{v:.{n}f}" for v, n in zip(row, digits_N, strict=True)] for row in ends_MN]
+    labels = [[f"{v:z.{n}f}" for v, n in zip(row, digits_N, strict=True)] for row in ends_MN]
     shares = (ends_MN - lowest_N) / ranges_N
     unit = "from 0, or the task's lowest return, to its best"
     figure = _block_matrix(scores, shares, labels, (0.0, 1.0), "cividis", unit)
@@ -98,7 +99,7 @@ def draw_forgetting(folder: str | Path) -> Figure:
     lost_MN = forgetting_isolated(scores.score, scores.steps, scores.blocks)
     # More than all of it, where returns change their sign.
     size = float(np.max(np.abs(lost_MN), initial=1.0, where=np.isfinite(lost_MN)))
-    labels, unit = as_numbers(lost_MN, "+.2f"), "lost (+) or gained (-)"
+    labels, unit = as_numbers(lost_MN, "+z.2f"), "lost (+) or gained (-)"
     figure = _block_matrix(scores, lost_MN, labels, (-size, size), "PuOr_r", unit)
     figure.axes[0].set_title("Isolated forgetting of each block")
     return figure
@@ -110,10 +111,13 @@ def draw_performance_profile(
     """Draw the share of runs above each score, one line for each algorithm.
 
     :param scores: normalised scores (seeds, tasks) by algorithm
-    :param thresholds: None: 101 from 0, or the lowest score below it, to the highest
+    :param thresholds: (any number,); None: 101 from 0, or the lowest score below it, to the highest
+    :raises ValueError: if there are no scores, one is not finite, or a shape is another one
     """
-    every = np.concatenate([np.ravel(each) for each in scores.values()])
-    ends = min(float(every.min()), 0.0), float(every.max())
+    every = [float(score) for each in scores.values() for score in np.ravel(each)]
+    if not every:
+        raise ValueError("`scores` must hold at least one score, got none")
+    ends = min(*every, 0.0), max(every)
     at = np.linspace(*ends, 101) if thresholds is None else np.asarray(thresholds)
     figure = Picture(figsize=(5.0, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -122,7 +126,7 @@ def draw_performance_profile(
     axes.set_xlabel("normalised score")
     axes.set_ylabel("runs with a higher score (share)")
     axes.set_ylim(-0.02, 1.02)
-    axes.legend(frameon=False)
+    legend_beside(figure)
     return figure
 
 

@@ -159,10 +159,20 @@ def write_into(
         )
 
 
+def legend_beside(figure: Figure, title: str | None = None) -> None:
+    """Put a legend to the right of all axes, for which the figure grows."""
+    labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
+    width, height = figure.get_size_inches()
+    # In inches: a line's sample and a letter of the default font, and a line of text.
+    beside = 0.7 + 0.085 * max(map(len, labels))
+    figure.set_size_inches(width + beside, max(height, 0.6 + 0.21 * len(labels)))
+    figure.legend(loc="outside right upper", frameon=False, title=title)
+
+
 def as_numbers(values: Array, form: str) -> list[list[str]]:
     """Write a matrix's numbers, a dash for what is none.
 
     :param values: of the fields
-    :param form: as ``".2f"``
+    :param form: as ``"z.2f"``, whose z takes the minus from what is rounded to 0
     """
     return [[format(each, form) if each == each else "-" for each in row] for row in values]

@@ -102,7 +102,7 @@ def test_names_are_drawn_as_they_are(folder):
 
 def test_a_line_whose_name_begins_with_an_underscore_is_in_the_legend():
     figure = plots.draw_performance_profile({"_a": [[0.0, 1.0]], "$b$": [[2.0, 3.0]]}, [0.5])
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [label.strip("\u200b") for label in labels] == ["_a", r"\$b\$"]
 
 
@@ -127,6 +127,55 @@ def test_gates_over_time_have_a_row_for_each_task(folder):
 def test_a_profile_has_a_line_for_each_algorithm():
     axes = plots.draw_performance_profile({"a": [[0.0, 1.0]], "b": [[2.0, 3.0]]}, [0.5]).axes[0]
     assert [line.get_ydata().tolist() for line in axes.lines] == [[0.5], [1.0]]
+
+
+@pytest.mark.parametrize("scores", [{}, {"a": np.zeros((0, 2))}])
+def test_a_profile_of_nothing_is_refused(scores):
+    with pytest.raises(ValueError, match="`scores` must hold at least one score, got none"):
+        plots.draw_performance_profile(scores)
+
+
+def overlaps(figure, extents):
+    """Say whether any of these lies upon the one before, or beyond the figure."""
+    inside = figure.bbox.padded(1)
+    return any(
+        one.y0 < other.y1 and other.y0 < one.y1
+        for one, other in zip(extents[1:], extents, strict=False)
+    ) or any(not inside.containsx(x) for each in extents for x in (each.x0, each.x1))
+
+
+@pytest.mark.parametrize("names", [[f"algorithm {k}" for k in range(15)], ["a", "b" * 60]])
+def test_a_legend_beside_a_profile_is_whole_and_leaves_the_axes_free(names):
+    figure = plots.draw_performance_profile({name: [[0.0, 1.0]] for name in names})
+    figure.draw_without_rendering()
+    legend = figure.legends[0]
+    assert not overlaps(figure, [each.get_window_extent() for each in legend.get_texts()])
+    assert figure.bbox.padded(1).containsy(legend.get_window_extent().y0)
+    assert legend.get_window_extent().x0 >= figure.axes[0].get_window_extent().x1
+    assert figure.axes[0].get_window_extent().width > 3 * figure.dpi
+
+
+def test_layers_of_a_deep_network_are_all_in_the_legend(tmp_path):
+    layers = {f"dormant/features_extractor.extractors.obs.{k}": np.zeros(5) for k in range(24)}
+    np.savez(tmp_path / "diagnostics.npz", steps=STEPS, task_names=NAMES, **layers)
+    figure = plots.draw_dormant(tmp_path)
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert figure.bbox.padded(1).containsy(legend.y0)
+    assert figure.bbox.padded(1).containsy(legend.y1)
+    assert figure.axes[0].get_window_extent().width > 3 * figure.dpi
+
+
+@pytest.mark.parametrize(("experts", "numbers"), [(3, [0, 1, 2]), (24, [0, 4, 8, 12, 16, 20])])
+def test_numbers_of_many_experts_do_not_overlap(tmp_path, experts, numbers):
+    gates = np.full((5, 2, experts), 1 / experts)
+    arrays = {"steps": STEPS, "task_names": NAMES, "gates/pi.middle": gates}
+    np.savez(tmp_path / "diagnostics.npz", **arrays)
+    figure = plots.draw_gates_over_time(tmp_path)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert axes.get_yticks().tolist() == numbers
+    assert not overlaps(figure, [each.get_window_extent() for each in axes.get_yticklabels()])
 
 
 def test_a_profile_begins_at_the_lowest_score_where_one_is_below_zero():
@@ -233,13 +282,44 @@ def test_values_against_something_have_a_line_or_a_dot_and_their_intervals():
 def test_nothing_or_nothing_above_zero_cannot_be_drawn_against_a_logarithm():
     with pytest.raises(ValueError, match="`points` must hold at least one point, got none"):
         plots.draw_against({"dense": []}, "tasks")
-    with pytest.raises(ValueError, match="`points` must lie above zero, got 0"):
-        plots.draw_against({"dense": [plots.Point(0, 1.0, 1.0, 1.0)]}, "FLOPs a row")
+    for x in (0, np.nan, np.inf):
+        message = f"`points` must lie above zero, at finite `x`, got {x}"
+        with pytest.raises(ValueError, match=message):
+            plots.draw_against({"dense": [plots.Point(x, 1.0, 1.0, 1.0)]}, "FLOPs a row")
 
 
 def test_a_figure_shows_itself_in_a_notebook():
     figure = plots.draw_gates([[0.5, 0.5]], ["a"])
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("gates", "names", "message"),
+    [
+        (np.zeros((2, 0)), ["a", "b"], r"`gates_NE` must be .* not empty, got shape \(2, 0\)"),
+        (np.zeros(2), ["a", "b"], r"`gates_NE` must be \(tasks, experts\).* got shape \(2,\)"),
+        (
+            np.zeros((2, 3)),
+            ["a"],
+            "`task_names` must be one for each row of `gates_NE`, 2, got 1",
+        ),
+    ],
+)
+def test_gates_without_rows_columns_or_names_are_refused(gates, names, message):
+    with pytest.raises(ValueError, match=message):
+        plots.draw_gates(gates, names)
+
+
+def test_weights_that_are_rounded_to_zero_have_no_minus():
+    assert texts(plots.draw_gates([[-0.001, -0.01, np.nan]], ["a"]).axes[0]) == [
+        "0.00",
+        "-0.01",
+        "-",
+    ]
+
+
+def test_gates_of_a_network_that_diverged_are_dashes():
+    assert texts(plots.draw_gates(np.full((1, 2), np.nan), ["a"]).axes[0]) == ["-", "-"]
 
 
 @pytest.mark.parametrize("gates", [[[-0.5, -0.2], [-1.0, -0.1]], [[0.5, -0.2], [0.1, 0.0]]])
