@@ -157,7 +157,8 @@ def learned(
 ) -> bool:
     """Say whether a router of a tower learns: what the others do is known beforehand.
 
-    :param gates_KNE: of K evaluations, by which a head's own router is told from the tower's
+    :param gates_KNE: of the K evaluations that measured them, by which a head's own router is told
+        from the tower's
     """
     options = _options(architecture, algorithm).get(tower)
     if options is None:
@@ -165,7 +166,7 @@ def learned(
     head = options.head_router_class
     if head is None:
         return options.router_class.learns
-    is_still = not np.ptp(gates_KNE, axis=0).any()
+    is_still = not np.ptp(gates_KNE, axis=0).any()  # an expert that joined isn't
     return head.learns or (options.router_class.learns and not is_still)
 
 

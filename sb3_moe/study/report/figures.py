@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from sb3_moe.networks import kind_of
-from sb3_moe.plots.inside import colours_of_gates
+from sb3_moe.plots.inside import colours_of_gates, was_measured
 from sb3_moe.plots.style import Look, as_numbers, as_written, look_of, write_into
 from sb3_moe.study.report.facts import learned
 from sb3_moe.study.report.judging import Finding, primary_rows
@@ -20,6 +21,8 @@ from sb3_moe.study.report.runs import Array, Run, on_shared_steps
 from sb3_moe.study.spec.architectures import CALLED, heading, title
 
 MILLION = 1e6
+#: Of matplotlib's default font, in inches: a letter, a line, and a line's sample in a legend.
+LETTER, LINE, SAMPLE = 0.085, 0.2, 0.6
 #: Panels side by side, at most; and how wide these are together, in inches.
 ACROSS, WIDEST = 4, 14
 #: Experts in a panel, at most, for whose numbers there is room.
@@ -75,18 +78,20 @@ def _panels(number: int, games: Sequence[str]) -> tuple[Figure, list[list[Axes]]
     Panels of one game have one scale, and its name on top, once where a column is one game's.
     """
     columns, lines = min(ACROSS, len(games)), -(-len(games) // ACROSS)
-    size = 3.4 * columns, (2.3 if lines == 1 else 2.5) * number * lines + 0.3
+    names = [as_written(_wrapped(game)) for game in games]
+    taller = LINE * max(name.count("\n") for name in names) * (1 if lines == 1 else number * lines)
+    size = 3.4 * columns, (2.3 if lines == 1 else 2.5) * number * lines + 0.3 + taller
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(number * lines, columns, squeeze=False)
     panels = [list(part.flat)[: len(games)] for part in np.split(grid, number)]
     for ax in {*grid.flat} - {ax for line in panels for ax in line}:
         ax.remove()
     for k, line in enumerate(panels):
-        for game, ax, first in zip(games, line, panels[0], strict=True):
+        for name, ax, first in zip(names, line, panels[0], strict=True):
             if k:
                 ax.sharey(first)
             if not k or lines > 1:
-                ax.set_title(as_written(game))
+                ax.set_title(name)
     return figure, panels
 
 
@@ -158,17 +163,16 @@ def dormant_neurons(runs: Sequence[Run]) -> Figure | None:
 def expert_weights(runs: Sequence[Run]) -> Figure | None:
     """Draw how much of each game every expert serves at the end of training, mean over seeds.
 
-    Which expert is the first is chance, so each seed's are sorted by the size of their weight for
-    the first game before the seeds are averaged. Numbers are written where there is room.
+    Experts are in the order of :func:`expert_panels`. Numbers are written where there is room.
 
     :return: a panel per architecture, layer, regime and order; None if no run has learned routers
     """
     panels = expert_panels(runs)
     if not panels:
         return None
-    games = [as_written(_wrapped(game)) for game in runs[0].cell.games]
-    lines = [line for game in games for line in game.split("\n")]
-    most = max(weights_NE.shape[1] for _, weights_NE in panels)
+    games = {game: as_written(_wrapped(game)) for game in runs[0].cell.games}
+    lines = [line for game in games.values() for line in game.split("\n")]
+    most = max(panel.weights_NE.shape[1] for panel in panels)
     width = max(2.7, 0.36 * min(most, MOST_WRITTEN))
     columns = min(ACROSS, len(panels), int(WIDEST / width))
     rows = -(-len(panels) // columns)
@@ -176,17 +180,21 @@ def expert_weights(runs: Sequence[Run]) -> Figure | None:
     size = width * columns + 0.07 * max(map(len, lines)) + 0.8, height * rows + 0.3
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    low, high, cmap = colours_of_gates(np.concatenate([np.ravel(each) for _, each in panels]))
-    for k, (ax, (caption, weights_NE)) in enumerate(zip(axes.flat, panels, strict=False)):
+    low, high, cmap = colours_of_gates(np.concatenate([p.weights_NE.ravel() for p in panels]))
+    for k, (ax, (caption, shown, weights_NE)) in enumerate(zip(axes.flat, panels, strict=False)):
         image = ax.imshow(weights_NE, cmap=cmap, vmin=low, vmax=high, aspect="auto")
         experts = weights_NE.shape[1]
         if experts <= MOST_WRITTEN:
-            write_into(ax, image, as_numbers(weights_NE, ".2f"), fontsize=7)
+            write_into(ax, image, as_numbers(weights_NE, "z.2f"), fontsize=7)
         title_lines = [_wrapped(line, int(13 * width)) for line in caption.split("\n")]
         ax.set_title(as_written("\n".join(title_lines)), fontsize="small")
-        ax.set_yticks(range(len(games)), [] if k % columns else games, fontsize="small")
+        # Those on the left name the rows of all beside them that have the same.
+        named = k % columns == 0 or shown != panels[k - k % columns].games
+        rows_named = [games[game] if named else "" for game in shown]
+        ax.set_yticks(range(len(shown)), rows_named, fontsize="small")
         ax.set_xticks(range(0, experts, -(-experts // MOST_WRITTEN)))
-        sorting = f"experts, by the size of their weight for {runs[0].cell.games[0]}"
+        sorting = f"experts, by the size of their weight for {shown[0]}"
+        sorting += ", which is turned above 0" if low < 0 else ""
         ax.set_xlabel(as_written(_wrapped(sorting, int(13 * width))), fontsize="small")
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_axis_off()
@@ -194,30 +202,56 @@ def expert_weights(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def expert_panels(runs: Sequence[Run]) -> list[tuple[str, Array]]:
+class Panel(NamedTuple):
+    """How much each expert of a layer counts for each game."""
+
+    caption: str
+    games: tuple[str, ...]
+    weights_NE: Array
+
+
+def expert_panels(runs: Sequence[Run]) -> list[Panel]:
     """Average the last gates over seeds, by architecture, layer, regime and order.
 
+    An expert's number is chance, and so is its sign where weights have both. So each seed's experts
+    are sorted by the size of their weight for the first game, and turned to have it above zero.
     Where experts join at a new task a seed may have more of them: what another lacks counts as 0.
-
-    :return: captions, and what belongs below them
+    Of a run of one game alone, the others' weights mean nothing and are left out.
     """
     # By name: captions of two networks may be alike.
-    found: dict[tuple[str, str], list[Array]] = {}
+    found: dict[tuple[str, str, tuple[str, ...]], list[Array]] = {}
     for run in runs:
-        for measured, gates_KNE in run.diagnostics.items():
-            layer = measured.removeprefix("gates/")
+        cell = run.cell
+        games = cell.order if cell.regime == "scratch" else cell.games
+        where = _wrapped(heading(cell.regime, cell.order), 34)
+        for layer, gates_KNE in _gates(run).items():
             tower = kind_of(layer)
-            cell = run.cell
-            if layer != measured and learned(cell.architecture, tower, gates_KNE, cell.algorithm):
-                where = _wrapped(heading(run.cell.regime, run.cell.order), 34)
+            last_NE = gates_KNE[-1][[cell.games.index(game) for game in games]]
+            last_NE = last_NE[:, np.isfinite(last_NE).all(axis=0)]
+            if last_NE.size and learned(cell.architecture, tower, gates_KNE, cell.algorithm):
                 named = f"{CALLED[tower]} ({layer})" if tower in CALLED else layer
-                caption = f"{title(run.cell.architecture.name)}, {named}\n{where}"
-                last_NE = gates_KNE[-1][:, np.isfinite(gates_KNE[-1]).all(axis=0)]
-                if not last_NE.size:  # it diverged
-                    continue
-                key = run.cell.architecture.name, caption
-                found.setdefault(key, []).append(last_NE[:, np.argsort(-np.abs(last_NE[0]))])
-    return [(caption, np.mean(_as_wide(gates), axis=0)) for (_, caption), gates in found.items()]
+                caption = f"{title(cell.architecture.name)}, {named}\n{where}"
+                key = cell.architecture.name, caption, games
+                found.setdefault(key, []).append(_in_order(last_NE))
+    return [
+        Panel(caption, games, np.mean(_as_wide(gates), axis=0))
+        for (_, caption, games), gates in found.items()
+    ]
+
+
+def _gates(run: Run) -> dict[str, Array]:
+    """Give the gates of each layer at those evaluations that measured them, (K, N, E)."""
+    return {
+        name.removeprefix("gates/"): values[there]
+        for name, values in run.diagnostics.items()
+        if name.startswith("gates/") and (there := was_measured(values)).any()
+    }
+
+
+def _in_order(gates_NE: Array) -> Array:
+    """Sort experts by the size of their weight in the first row, and turn it above zero."""
+    signs_E = np.where(gates_NE[0] < 0, -1.0, 1.0)
+    return (gates_NE * signs_E)[:, np.argsort(-np.abs(gates_NE[0]))]
 
 
 def _as_wide(gates: Sequence[Array]) -> Array:
@@ -256,6 +290,9 @@ def differences(findings: Sequence[Finding]) -> Figure | None:
         ax.axvline(0, color="0.35", linewidth=1)
         ax.set_yticks(range(len(rows)), [label for label, _ in rows])
         ax.set_ylim(len(rows) - 0.5, -0.5)
+        # Those of small differences are long: more of them would lie upon each other.
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:z.4g}"))
         ax.set_xlabel(as_written(f"difference in {measure} over seeds, with its interval"))
         _plain(ax)
     return figure
@@ -280,8 +317,9 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
             entries.setdefault((label, *look), handle)
     labels = [label for label, *_ in entries]
     width, height = figure.get_size_inches()
-    # In inches: a line's sample, and a letter of the default font.
-    columns = int(width / (0.6 + 0.085 * max(map(len, labels))))
+    columns = int(width / (SAMPLE + LETTER * max(map(len, labels))))
     columns = min(max(columns, 1), 4, len(labels))
-    figure.set_figheight(height + 0.2 * -(-len(labels) // columns))
+    labels = [_wrapped(label, int((width / columns - SAMPLE) / LETTER)) for label in labels]
+    lines = sum(1 + label.count("\n") for label in labels)
+    figure.set_figheight(height + LINE * -(-lines // columns))
     figure.legend(list(entries.values()), labels, loc="outside lower center", ncols=columns)

@@ -96,13 +96,13 @@ def _experts(runs: Sequence[Run]) -> dict[str, Any]:
     panels = expert_panels(runs)
     if not panels:
         return {"experts": []}
-    low, high, _ = colours_of_gates(np.concatenate([np.ravel(each) for _, each in panels]))
+    low, high, _ = colours_of_gates(np.concatenate([p.weights_NE.ravel() for p in panels]))
     return {
         "experts": panels,
         "largest": high or 1.0,
         "signed": low < 0,
         # A little more than one, since they are rounded.
-        "shares": low >= 0 and all(each.sum(axis=1).max() < 1.001 for _, each in panels),
+        "shares": low >= 0 and all(p.weights_NE.sum(axis=1).max() < 1.001 for p in panels),
     }
 
 

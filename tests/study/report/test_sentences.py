@@ -388,7 +388,7 @@ def test_a_tower_whose_router_is_fixed_has_no_picture_of_its_weights():
     runs = [run(cell) for cell in cells]
     for each in runs:
         each.diagnostics["gates/vf.big"] = each.diagnostics["gates/pi.big"]
-    ((caption, _),) = figures.expert_panels(runs)
+    ((caption, *_),) = figures.expert_panels(runs)
     assert "critic (vf.big)" in caption
 
 
@@ -411,7 +411,7 @@ def test_each_of_several_critics_is_known_by_what_routes_it():
     made = run(replace(cell, algorithm="SAC", preset="none", architecture=mixed))
     gates = made.diagnostics["gates/pi.big"]
     shown = {"steps": made.diagnostics["steps"], "gates/pi.big": gates, "gates/qf1.big": gates}
-    ((caption, _),) = figures.expert_panels([replace(made, diagnostics=shown)])
+    ((caption, *_),) = figures.expert_panels([replace(made, diagnostics=shown)])
     assert "actor (pi.big)" in caption
 
 
