@@ -5,7 +5,6 @@ Shapes: K evaluations.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -18,7 +17,7 @@ from sb3_moe.study.report.measures import MEASURES, WHOLE, measure, shown
 from sb3_moe.study.report.references import References
 from sb3_moe.study.report.runs import Array, Run
 from sb3_moe.study.report.tables import order_as_text
-from sb3_moe.study.spec.architectures import heading, title
+from sb3_moe.study.spec.architectures import heading, titles
 
 #: The page stays below 3 MB: a study with more values has some of its evaluations left out.
 MOST_VALUES = 250_000
@@ -83,14 +82,10 @@ def curves(runs: Sequence[Run], references: References) -> list[Values]:
 
 
 def networks(names: Sequence[str]) -> list[Values]:
-    """Name each network as readers know it, and by its own name where two would be called alike."""
-    titles = Counter(map(title, names))
+    """Name each network as readers know it, with the look of its lines."""
+    called = titles(names)
     return [
-        {
-            "name": title(name) if titles[title(name)] == 1 else name,
-            "colour": look.colour,
-            "dashes": look.dashes,
-        }
+        {"name": called[name], "colour": look.colour, "dashes": look.dashes}
         for name, look in looks_of(names).items()
     ]
 

@@ -18,7 +18,7 @@ from sb3_moe.study.report.verdict import (
     Expects,
     Rule,
 )
-from sb3_moe.study.spec.architectures import title
+from sb3_moe.study.spec.architectures import titles
 from sb3_moe.study.spec.config import CellConfig, Regime
 from sb3_moe.study.spec.entries import read_yaml, typed
 
@@ -61,12 +61,14 @@ class Selector:
         named = {"regime": self.regime, "architecture": self.architecture, "order": order}
         return f"{{{', '.join(f'{name}: {value}' for name, value in named.items() if value)}}}"
 
-    @property
-    def label(self) -> str:
-        """Say which runs are meant."""
+    def label(self, called: Mapping[str, str]) -> str:
+        """Say which runs are meant.
+
+        :param called: networks' titles
+        """
         order = f"({', '.join(self.order)})" if self.order else None
         regime = self.regime.upper() if self.regime else None
-        return " ".join(word for word in (regime, order, title(self.architecture)) if word)
+        return " ".join(word for word in (regime, order, called[self.architecture]) if word)
 
     def matches(self, cell: CellConfig) -> bool:
         """Say whether a run is meant."""
@@ -115,11 +117,10 @@ class Contrast:
         if not self.plus:
             raise ValueError("`plus` must have at least one group, got none")
 
-    @property
-    def label(self) -> str:
+    def label(self, called: Mapping[str, str]) -> str:
         """Say the difference: ``CRL SoftMoE-Big - CRL Dense``."""
-        minus = "".join(f" - {selector.label}" for selector in self.minus)
-        return " + ".join(selector.label for selector in self.plus) + minus
+        minus = "".join(f" - {selector.label(called)}" for selector in self.minus)
+        return " + ".join(selector.label(called) for selector in self.plus) + minus
 
     @property
     def signs(self) -> Array:
@@ -334,14 +335,14 @@ class Claims:
 
     def without_values(self, cells: Sequence[CellConfig]) -> list[str]:
         """Say, a line each, which measures no run of a study will have a value of."""
-        lines = []
+        lines, called = [], titles(cell.architecture.name for cell in cells)
         for claim in self.claims:
             for each in claim.contrasts:
                 if not all(any(map(s.matches, cells)) for s in each.plus + each.minus):
                     continue  # that they have no runs is said already
                 what = f"claim {claim.name!r}: `{each.measure}`"
                 if not each.defined(cells):
-                    lines.append(f"{what} is of no task that all of {each.label} have")
+                    lines.append(f"{what} is of no task that all of {each.label(called)} have")
                 lines += [
                     f"{what} needs {network} alone on {task}, or at the start of a sequence, "
                     "with new weights, and no run of this study is that"

@@ -17,7 +17,7 @@ from sb3_moe.policies.options import MoEOptions
 from sb3_moe.study.report.runs import Array
 from sb3_moe.study.spec.about import About
 from sb3_moe.study.spec.algorithms import algorithm_class, declared, default_of, towers_of
-from sb3_moe.study.spec.architectures import is_ours, meaning, options_by_tower, title
+from sb3_moe.study.spec.architectures import is_ours, meaning, options_by_tower, titles
 from sb3_moe.study.spec.arguments import NORMALISERS, PRESETS, arguments_of, described, given
 from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
 from sb3_moe.study.spec.games import MINATAR
@@ -111,6 +111,7 @@ class Facts:
 def facts(study: StudyConfig) -> Facts:
     """Read a study's configuration."""
     cells = {cell.architecture.name: cell for cell in study.cells()}
+    called = titles(cells)
     algorithm = algorithm_class(study.algorithm)
     orders = _orders(study)
     return Facts(
@@ -122,7 +123,7 @@ def facts(study: StudyConfig) -> Facts:
         regimes=study.regimes,
         in_turn=any(len(set(order)) > 1 for order in orders) or _takes_turns(study),
         has_orders=any(orders),
-        networks=tuple(_network(cell) for cell in cells.values()),
+        networks=tuple(_network(cell, called[name]) for name, cell in cells.items()),
         seeds=study.seeds,
         steps_per_task=study.steps_per_task,
         cycles=study.cycles,
@@ -240,7 +241,7 @@ def _normalised(study: StudyConfig) -> str:
     return ", ".join([*words, str(study.normalize)] if what else [str(study.normalize)])
 
 
-def _network(cell: CellConfig) -> Network:
+def _network(cell: CellConfig, title: str) -> Network:
     """Resolve what a network has from the preset and from defaults."""
     architecture = cell.architecture
     arguments = arguments_of(replace(cell, annealing="none"))
@@ -258,7 +259,7 @@ def _network(cell: CellConfig) -> Network:
     if counts:
         resolved["num_experts"] = counts
     return Network(
-        title=title(architecture.name),
+        title=title,
         meaning=meaning(replace(architecture, policy_kwargs=resolved), cell.algorithm),
         rate=str(described(rate)),
         constant=isinstance(rate, int | float),

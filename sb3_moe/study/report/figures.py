@@ -18,7 +18,7 @@ from sb3_moe.plots.style import Look, as_numbers, as_written, look_of, write_int
 from sb3_moe.study.report.facts import learned
 from sb3_moe.study.report.judging import Finding, primary_rows
 from sb3_moe.study.report.runs import Array, Run, on_shared_steps
-from sb3_moe.study.spec.architectures import CALLED, heading, title
+from sb3_moe.study.spec.architectures import CALLED, heading, titles
 
 MILLION = 1e6
 #: Of matplotlib's default font, in inches: a letter, a line, and a line's sample in a legend.
@@ -57,12 +57,12 @@ def learning_curves(runs: Sequence[Run], random: Mapping[str, float]) -> Figure:
         alone = run.cell.regime == "scratch"
         rows.setdefault((run.cell.regime, () if alone else run.cell.order), []).append(run)
     games = runs[0].cell.games
-    looks = looks_of(architectures(runs))
+    looks, called = looks_of(architectures(runs)), titles(architectures(runs))
     figure, panels = _panels(len(rows), games)
     for ((regime, order), members), line in zip(rows.items(), panels, strict=True):
         for game, ax in zip(games, line, strict=True):
             shown_here = [r for r in members if regime != "scratch" or r.cell.order == (game,)]
-            _curves(ax, shown_here, game, random.get(game), looks)
+            _curves(ax, shown_here, game, random.get(game), looks, called)
         line[0].set_ylabel(_wrapped(as_written(heading(regime, order))) + "\nreturn")
         for ax in line[ACROSS::ACROSS]:
             ax.set_ylabel("return")
@@ -101,6 +101,7 @@ def _curves(
     game: str,
     random: float | None,
     looks: Mapping[str, Look],
+    called: Mapping[str, str],
 ) -> None:
     """Draw one game in one sequence."""
     if runs and runs[0].cell.order:
@@ -109,20 +110,20 @@ def _curves(
     for name, look in looks.items():
         curves = [run for run in runs if run.cell.architecture.name == name]
         if curves:
-            _band(ax, [(run.steps, run.returns(game)) for run in curves], name, look)
+            _band(ax, [(run.steps, run.returns(game)) for run in curves], called[name], look)
     if random is not None:
         ax.axhline(random, color="0.35", linewidth=1, linestyle=":", label="random policy")
     _plain(ax)
 
 
-def _band(ax: Axes, curves: Sequence[tuple[Any, Array]], name: str, look: Look) -> None:
+def _band(ax: Axes, curves: Sequence[tuple[Any, Array]], label: str, look: Look) -> None:
     """Draw the mean over seeds and the range of the seeds, where all of them have a value.
 
     :param curves: steps and values of each seed
     """
     steps, values_SK = on_shared_steps(curves)
     x = steps / MILLION
-    ax.plot(x, values_SK.mean(axis=0), label=as_written(title(name)), linewidth=1.6, **look.style)
+    ax.plot(x, values_SK.mean(axis=0), label=as_written(label), linewidth=1.6, **look.style)
     if len(values_SK) > 1:
         low, high = values_SK.min(axis=0), values_SK.max(axis=0)
         ax.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)
@@ -133,7 +134,7 @@ def dormant_neurons(runs: Sequence[Run]) -> Figure | None:
 
     :return: a panel per regime and order; None if no run has measured it
     """
-    looks = looks_of(architectures(runs))
+    looks, called = looks_of(architectures(runs)), titles(architectures(runs))
     found = {id(run): curve for run in runs if (curve := run.inside("dormant")) is not None}
     runs = [run for run in runs if id(run) in found]
     if not runs:
@@ -150,7 +151,7 @@ def dormant_neurons(runs: Sequence[Run]) -> Figure | None:
                 and run.cell.architecture.name == name
             ]
             if curves:
-                _band(ax, [(steps, 100 * share) for steps, share in curves], name, look)
+                _band(ax, [(steps, 100 * share) for steps, share in curves], called[name], look)
         ax.set_title(_wrapped(as_written(heading(regime, order))), fontsize="medium")
         ax.set_xlabel("million steps")
         _plain(ax)
@@ -218,8 +219,8 @@ def expert_panels(runs: Sequence[Run]) -> list[Panel]:
     Where experts join at a new task a seed may have more of them: what another lacks counts as 0.
     Of a run of one game alone, the others' weights mean nothing and are left out.
     """
-    # By name: captions of two networks may be alike.
-    found: dict[tuple[str, str, tuple[str, ...]], list[Array]] = {}
+    found: dict[tuple[str, tuple[str, ...]], list[Array]] = {}
+    called = titles(architectures(runs))
     for run in runs:
         cell = run.cell
         games = cell.order if cell.regime == "scratch" else cell.games
@@ -230,12 +231,11 @@ def expert_panels(runs: Sequence[Run]) -> list[Panel]:
             last_NE = last_NE[:, np.isfinite(last_NE).all(axis=0)]
             if last_NE.size and learned(cell.architecture, tower, gates_KNE, cell.algorithm):
                 named = f"{CALLED[tower]} ({layer})" if tower in CALLED else layer
-                caption = f"{title(cell.architecture.name)}, {named}\n{where}"
-                key = cell.architecture.name, caption, games
-                found.setdefault(key, []).append(_in_order(last_NE))
+                caption = f"{called[cell.architecture.name]}, {named}\n{where}"
+                found.setdefault((caption, games), []).append(_in_order(last_NE))
     return [
         Panel(caption, games, np.mean(_as_wide(gates), axis=0))
-        for (_, caption, games), gates in found.items()
+        for (caption, games), gates in found.items()
     ]
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 
 from sb3_moe.study.report.measures import shown
 from sb3_moe.study.report.page import interval, percent
 from sb3_moe.study.report.tables import Text, order_of, read_csv
 from sb3_moe.study.report.verdict import Rule
-from sb3_moe.study.spec.architectures import title
+from sb3_moe.study.spec.architectures import titles
 
+#: By the name and the text of a claim, which of its comparisons have no value.
+Untested = Mapping[tuple[str, str], Sequence[str]]
 #: The rule of a study that says nothing of it.
 USUAL = Rule()
 #: In place of a verdict.
@@ -22,14 +25,16 @@ UNTESTED = "not tested in this study"
 NAMED = 3
 
 
-def claims_table(folder: Path, rule: Rule = USUAL, untested: Sequence[str] = ()) -> str:
+def claims_table(
+    folder: Path, rule: Rule = USUAL, untested: Untested = MappingProxyType({})
+) -> str:
     """Tabulate each claim with its verdict and the primary differences that it rests on.
 
     Where seeds are paired, also with its verdict by t intervals, since bootstrap ones are narrow.
 
     :param folder: a report's, with ``verdicts.csv``
     :param rule: that the verdicts there follow
-    :param untested: texts of claims that no runs were compared for
+    :param untested: comparisons without a value, by the name and the text of their claim
     """
     claims: dict[tuple[str, str], list[Text]] = {}
     path = folder / "verdicts.csv"
@@ -41,14 +46,18 @@ def claims_table(folder: Path, rule: Rule = USUAL, untested: Sequence[str] = ())
         ["Claim", difference, "Verdict", *(["By t intervals"] if rule.paired else [])],
         [
             [
-                as_written(text),
-                "<br>".join(_differences(rows)),
+                as_written(claim[1]),
+                "<br>".join([*_differences(rows), *_not_tested(untested.get(claim, ()))]),
                 f"**{rows[0]['claim_verdict']}**",
                 *([rows[0]["claim_verdict_by_t"]] if rule.paired else []),
             ]
-            for (_, text), rows in claims.items()
+            for claim, rows in claims.items()
         ]
-        + [[as_written(text), "-", UNTESTED, *(["-"] if rule.paired else [])] for text in untested],
+        + [
+            [as_written(claim[1]), "-", UNTESTED, *(["-"] if rule.paired else [])]
+            for claim in untested
+            if claim not in claims
+        ],
     )
 
 
@@ -71,10 +80,11 @@ def returns_table(folder: Path, cycles: int = 1) -> str:
         if column not in reached or seeds > reached[column][0]:
             reached[column] = seeds, interval(mean, low, high)
     columns = list(dict.fromkeys(column for row in networks.values() for column in row))
+    called = titles(networks)
     return markdown(
         ["Network", *columns],
         [
-            [as_written(title(name)), *(row.get(column, (0, "-"))[1] for column in columns)]
+            [as_written(called[name]), *(row.get(column, (0, "-"))[1] for column in columns)]
             for name, row in networks.items()
         ],
     )
@@ -105,6 +115,10 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write a Markdown table."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _not_tested(comparisons: Sequence[str]) -> list[str]:
+    return [f"{as_written(each)}: not tested" for each in comparisons]
 
 
 def _differences(rows: Sequence[Text]) -> Iterator[str]:

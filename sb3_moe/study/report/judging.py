@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -23,6 +23,7 @@ from sb3_moe.study.report.verdict import (
     t_tests,
     welch,
 )
+from sb3_moe.study.spec.architectures import titles
 from sb3_moe.study.spec.config import CellConfig
 
 _UNJUDGED: tuple[Verdict, Verdict] = ("undecided", "undecided")
@@ -47,12 +48,26 @@ class Row(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A claim and what came out."""
+    """A claim and what came out; ``called`` are the titles of the study's networks."""
 
     claim: Claim
     rows: list[Row]
     verdict: Verdict
     verdict_by_t: Verdict
+    called: Mapping[str, str]
+
+    @property
+    def untested(self) -> list[Contrast]:
+        """Primary contrasts that runs have no values for."""
+        return [
+            contrast
+            for contrast in self.claim.contrasts
+            if contrast.primary and not any(row.contrast is contrast for row in self.rows)
+        ]
+
+    def comparison(self, contrast: Contrast) -> str:
+        """Say what a contrast compares."""
+        return contrast.label(self.called)
 
     def label(self, row: Row) -> str:
         """Tell one of the claim's primary rows from the others.
@@ -60,7 +75,7 @@ class Finding(NamedTuple):
         :return: its task, after the comparison and the measure where there are several
         """
         primary = [contrast for contrast in self.claim.contrasts if contrast.primary]
-        words = [row.contrast.label] if len(primary) > 1 else []
+        words = [self.comparison(row.contrast)] if len(primary) > 1 else []
         if len({contrast.measure for contrast in primary}) > 1:
             words.append(row.contrast.measure)
         return ", ".join([*words, shown(row.game)])
@@ -103,10 +118,22 @@ def judge_claims(
         (claim, _judge(row, adjusted.get(index), claims.rule))
         for index, (claim, row) in enumerate(rows)
     ]
-    return [
-        _finding(claim, [row for each, row in judged if each is claim], runs, references, cells)
-        for claim in claims.claims
-    ]
+    called, findings = _titles(claims, runs, cells), []
+    for claim in claims.claims:
+        own = [row for each, row in judged if each is claim]
+        verdicts = _verdicts(claim, own, runs, references, cells)
+        findings.append(Finding(claim, own, *verdicts, called))
+    return findings
+
+
+def _titles(
+    claims: Claims, runs: Sequence[Run], cells: Sequence[CellConfig] | None
+) -> dict[str, str]:
+    """Name the networks of a study, and those that only its claims have."""
+    contrasts = [contrast for claim in claims.claims for contrast in claim.contrasts]
+    selectors = [selector for each in contrasts for selector in each.plus + each.minus]
+    own = [run.cell for run in runs] if cells is None else cells
+    return titles([cell.architecture.name for cell in own] + [s.architecture for s in selectors])
 
 
 def _measured(
@@ -161,23 +188,26 @@ def _judge(row: Row, adjusted: float | None, rule: Rule) -> Row:
     return row._replace(p_adjusted=p, verdict=verdict, verdict_by_t=by_t)
 
 
-def _finding(
+def _verdicts(
     claim: Claim,
     rows: list[Row],
     runs: Sequence[Run],
     references: References,
     cells: Sequence[CellConfig] | None,
-) -> Finding:
-    """Give a claim its verdict; none where it needs every row and one is missing."""
+) -> tuple[Verdict, Verdict]:
+    """Give a claim its verdict, and that by t intervals.
+
+    It has none where it needs every row and one is missing.
+    """
     primary = [row for row in rows if row.contrast.primary]
     every = claim.needs == "all"
     for contrast in claim.contrasts if every else ():
         wanted = contrast.games(_measured(contrast, runs, references), cells)
         found = {row.game for row in primary if row.contrast is contrast}
         if contrast.primary and (not found or wanted - found):
-            return Finding(claim, rows, *_contradicted_or_undecided(primary))
-    verdicts = combine([row.verdict for row in primary], every)
-    return Finding(claim, rows, verdicts, combine([row.verdict_by_t for row in primary], every))
+            return _contradicted_or_undecided(primary)
+    verdict = combine([row.verdict for row in primary], every)
+    return verdict, combine([row.verdict_by_t for row in primary], every)
 
 
 def _contradicted_or_undecided(rows: Sequence[Row]) -> tuple[Verdict, Verdict]:

@@ -12,7 +12,7 @@ from sb3_moe.saving.reading import load
 from sb3_moe.snapshot.model_file import SAFE
 from sb3_moe.study.run.engine import child_environment, environment
 from sb3_moe.study.run.jobs import Job, survey
-from sb3_moe.study.spec.architectures import heading, title
+from sb3_moe.study.spec.architectures import heading, titles
 from sb3_moe.study.spec.grid import StudyConfig
 from sb3_moe.study.spec.tasks import make_env
 from sb3_moe.watching.record import watch
@@ -38,20 +38,22 @@ def write_replays(study: StudyConfig, root: Path, to: Path, cache: Path) -> Iter
     for job in survey(study.cells(), root):
         if job.state.status == "done":
             jobs.setdefault(job.cell.architecture.name, job)
+    called = titles(each.name for each in study.architectures)
     with environment(child_environment(cache)):
         for name, job in jobs.items():
             page = to / FOLDER / f"{name}.html"
             try:
-                replay = _replay(job)
+                replay = _replay(job, called[name])
                 page.parent.mkdir(parents=True, exist_ok=True)
                 yield f"replay: {replay.save(page)}"
             except _FAILURES as error:
                 yield f"no replay of {name}: {error}"
 
 
-def _replay(job: Job) -> Replay:
+def _replay(job: Job, title: str) -> Replay:
     """Play every task once.
 
+    :param title: the network's
     :raises ValueError: if the run's model can't be opened safely, or lacks its normaliser
     """
     from sb3_moe_envs.schedules import Interleave
@@ -69,5 +71,5 @@ def _replay(job: Job) -> Replay:
     finally:
         env.close()
     trained = heading(cell.regime, cell.order)
-    replay.title = f"{title(cell.architecture.name)}, trained {trained}, seed {cell.seed}"
+    replay.title = f"{title}, trained {trained}, seed {cell.seed}"
     return replay

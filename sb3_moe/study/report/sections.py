@@ -164,8 +164,18 @@ def _claims(findings: Sequence[Finding], verdicts: tables.Rows) -> dict[str, Any
 
 
 def _claims_that_expect(expects: str, rows: tables.Rows) -> list[str]:
-    """Name the claims whose primary differences don't speak for them to the right."""
-    found = (f"“{row['claim']}”" for row in rows if row["primary"] and row["expects"] == expects)
+    """Name the claims whose primary differences don't speak for them to the right.
+
+    Where only some of a claim's do, these are named with it.
+    """
+    primary = [row for row in rows if row["primary"]]
+    mixed = {row["claim"] for row in primary if row["expects"] != expects}
+    found = (
+        f"“{row['claim']}”"
+        + (f" ({row['contrast']}, {row['measure']})" if row["claim"] in mixed else "")
+        for row in primary
+        if row["expects"] == expects
+    )
     return list(dict.fromkeys(found))
 
 
@@ -181,14 +191,16 @@ _NONE_PRIMARY = "none of its comparisons is primary, so that no verdict rests on
 def _claim_row(finding: Finding) -> dict[str, Any]:
     rows = [row for row in finding.rows if row.contrast.primary]
     has_primary = any(contrast.primary for contrast in finding.claim.contrasts)
-    why = "; ".join(
+    why = [
         f"{finding.label(row)}: {interval(row.estimate.mean, row.estimate.low, row.estimate.high)}"
         for row in rows
-    )
+    ]
+    if rows:
+        why += [f"{finding.comparison(c)}, {c.measure}: not tested" for c in finding.untested]
     return {
         "text": finding.claim.text,
         "verdict": finding.verdict if rows else UNTESTED,
-        "why": why or (_NOT_TESTED if has_primary else _NONE_PRIMARY),
+        "why": "; ".join(why) or (_NOT_TESTED if has_primary else _NONE_PRIMARY),
         "by_t": finding.verdict_by_t if rows else "-",
     }
 
@@ -248,10 +260,10 @@ def _games(summary: tables.Rows) -> list[str]:
 
 def _limits(results: Results) -> dict[str, Any]:
     """Say what did not help: what is measured below another, or below random."""
-    rows = [row for f in results.findings for row in f.rows if row.contrast.expects == "greater"]
+    rows = [(f, r) for f in results.findings for r in f.rows if r.contrast.expects == "greater"]
     worse = [
-        row
-        for row in rows
+        (finding, row)
+        for finding, row in rows
         if row.estimate.high < row.contrast.smallest_effect
         # Of fewer an interval rules nothing out.
         and row.estimate.seeds >= results.claims.rule.min_seeds
@@ -261,9 +273,9 @@ def _limits(results: Results) -> dict[str, Any]:
         "collapsed": [_collapse(*each) for each in collapsed(results.runs, results.random)],
         "compared": bool(rows),
         "ruled_out": [
-            f"{row.contrast.label}, {row.contrast.measure}, {shown(row.game)}: "
+            f"{finding.comparison(row.contrast)}, {row.contrast.measure}, {shown(row.game)}: "
             f"{interval(row.estimate.mean, row.estimate.low, row.estimate.high)}"
-            for row in worse
+            for finding, row in worse
         ],
     }
 

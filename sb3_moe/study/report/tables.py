@@ -18,7 +18,7 @@ from sb3_moe.study.report.measures import MEASURES, block_area, block_end, dorma
 from sb3_moe.study.report.page import interval
 from sb3_moe.study.report.references import References
 from sb3_moe.study.report.runs import Array, Run, on_shared_steps
-from sb3_moe.study.spec.architectures import heading, title
+from sb3_moe.study.spec.architectures import heading, titles
 
 Rows = list[dict[str, Any]]
 Text = dict[str, str]
@@ -83,12 +83,13 @@ def _summary_row(
 def by_setting(summary: Rows) -> dict[str, Rows]:
     """Put the games of a summary side by side: for each setting a table, a row per network."""
     tables: dict[str, dict[str, dict[str, Any]]] = {}
+    called = titles(row["architecture"] for row in summary)
     for row in summary:
         networks = tables.setdefault(heading(row["regime"], order_of(row["order"])), {})
         wide = networks.setdefault(
             row["architecture"],
             {
-                "network": title(row["architecture"]),
+                "network": called[row["architecture"]],
                 "dormant": row["dormant"],
                 "seeds": row["seeds"],
             },
@@ -116,7 +117,7 @@ def verdicts(findings: Sequence[Finding]) -> Rows:
             "claim_verdict": finding.verdict,
             "claim_verdict_by_t": finding.verdict_by_t,
             "measure": row.contrast.measure,
-            "contrast": row.contrast.label,
+            "contrast": finding.comparison(row.contrast),
             "primary": row.contrast.primary,
             "game": row.game,
             "difference": row.estimate.mean,

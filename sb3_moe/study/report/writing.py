@@ -105,11 +105,13 @@ def _replays(results: Results, folder: Path) -> dict[str, str]:
 def _readme(results: Results, folder: Path) -> str:
     """Give the headline as Markdown, for those who browse the folder."""
     context = said(results)
-    untested = [
-        finding.claim.text
+    untested = {
+        (finding.claim.name, finding.claim.text): [
+            f"{finding.comparison(each)}, {each.measure.replace('_', ' ')}"
+            for each in finding.untested
+        ]
         for finding in results.findings
-        if not any(row.contrast.primary for row in finding.rows)
-    ]
+    }
     table = claims_table(folder, results.claims.rule, untested) if results.findings else ""
     return render(
         "README.md.j2",

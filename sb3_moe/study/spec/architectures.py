@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,14 +215,23 @@ def _of_tower(layers: Any, tower: str) -> Any:
 
 def title(name: str) -> str:
     """Say an architecture's name as a reader would: ``soft-big`` is SoftMoE-Big."""
-    router, _, rest = name.partition("-")
-    titles = {key: each.title for key, each in ROUTERS.items()}
-    words = [titles.get(router, router.capitalize())] + [
-        f"({CALLED[part]})" if part in CALLED else part.capitalize()
-        for part in rest.split("-")
-        if part
+    first, *rest = name.split("-")
+    routers = {key: each.title for key, each in ROUTERS.items()}
+    words = [routers.get(first, _capitalised(first))] + [
+        f"({CALLED[part]})" if part in CALLED else _capitalised(part) for part in rest
     ]
-    return "-".join(words).replace("-(", " (") or name
+    return "-".join(words).replace("-(", " (")
+
+
+def titles(names: Iterable[str]) -> dict[str, str]:
+    """Give each network of a study its :func:`title`, or its own name where titles are alike."""
+    found = {name: title(name) for name in names}
+    counts = Counter(found.values())
+    return {name: each if counts[each] == 1 else name for name, each in found.items()}
+
+
+def _capitalised(word: str) -> str:
+    return word[:1].upper() + word[1:]  # ReLU stays as it is
 
 
 def heading(regime: str, order: Sequence[str]) -> str:

@@ -517,6 +517,42 @@ def test_a_claim_that_is_not_tested_stays_in_the_headline(tmp_path):
     assert "| - | not tested in this study | - |" in readme
 
 
+MIXED = """
+claims:
+  - name: both
+    text: Both.
+    contrasts:
+      - {measure: block_end, plus: [{architecture: b}], minus: [{architecture: B}],
+         expects: not_greater, smallest_effect: 0.1}
+      - {measure: dormant, plus: [{architecture: b}], minus: [{architecture: B}],
+         expects: different, smallest_effect: 0.1}
+      - {measure: success_area, plus: [{architecture: b}], minus: [{architecture: B}],
+         expects: greater, smallest_effect: 0.1}
+"""
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mixed")
+    (folder / "claims.yaml").write_text(MIXED)
+    the_study = study(architectures=("b", "B"), seeds=2, claims=folder / "claims.yaml")
+    return reported(the_study, folder)
+
+
+def test_a_primary_comparison_without_values_is_named_beside_those_that_have_some(mixed):
+    page, readme = mixed
+    assert "; b - B, success_area: not tested" in page
+    assert "<br>b - B, success area: not tested |" in readme
+
+
+def test_of_a_claim_with_several_kinds_of_comparisons_those_of_each_kind_are_named(mixed):
+    page, _ = mixed
+    assert (
+        "except that for “both” (b - B, block_end) (no better) it speaks against the claim, "
+        "and that for “both” (b - B, dormant) either side counts."
+    ) in page
+
+
 def test_a_task_alone_is_the_reference_where_there_is_one():
     alone, first = "a task's run alone is its reference", "the first task of a sequence, which"
     for regimes, said, other in ((("crl",), first, alone), (("crl", "scratch"), alone, first)):
