@@ -404,6 +404,23 @@ def test_a_head_by_task_has_no_picture_but_the_towers_own_router_has(moved, show
     assert len(figures.expert_panels([made])) == shown
 
 
+@pytest.mark.parametrize(("other", "signed"), [(-0.001, True), (0.001, False)])
+def test_weights_of_both_signs_are_said_to_be_turned_and_none_is_minus_zero(other, signed):
+    panel = figures.Panel("soft", ("Breakout",), np.array([[0.9, other]]))
+    page = render(
+        "insides.html.j2",
+        pictures=(),
+        experts=[panel],
+        largest=0.9,
+        signed=signed,
+        shares=not signed,
+    )
+    said = "sign is chance too: each is turned to count above zero for the first task."
+    assert (said in page) == signed
+    assert ">0.90</td>" in page
+    assert ">0.00</td>" in page
+
+
 def test_each_of_several_critics_is_known_by_what_routes_it():
     kwargs = {"placement": "big", "router": {"pi": "soft", "qf": "task"}}
     (cell, *_) = study(regimes=("mtrl",)).cells()
