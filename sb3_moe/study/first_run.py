@@ -124,6 +124,7 @@ def _train(
             rehearse(todo, root)
         with LiveView(todo, console) as view:
             run(todo, engine, view)
+        say(console, "drawing what came out, and playing for the replays: about a minute ...")
         if replays:
             play(study, root, console)
     except KeyboardInterrupt:

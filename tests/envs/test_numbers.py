@@ -38,20 +38,20 @@ COUNTS = {
         counting_tasks(2), n, schedule=Interleave("episodes")
     ),
     "n_envs": lambda n: make_multitask_vec_env(counting_tasks(2), n),
-    "task_id": lambda n: MultiTaskEnv(counting_tasks(2)).set_task(n),
+    "task": lambda n: MultiTaskEnv(counting_tasks(2)).set_task(n),
 }
 
 
 @pytest.mark.parametrize("wrong", [2.5, float("nan"), float("inf"), True, np.bool_(True), "3"])
 @pytest.mark.parametrize("name", COUNTS)
 def test_what_is_no_whole_number_is_refused_where_it_is_given(name, wrong):
-    if isinstance(wrong, str) and name in ("order", "blocks", "task_id"):
+    if isinstance(wrong, str) and name in ("order", "blocks", "task"):
         pytest.skip("a task's name is text")
     with pytest.raises(ValueError, match=rf"^`{name.split(' ')[0]}` must be a whole number, got "):
         COUNTS[name](wrong)
 
 
-@pytest.mark.parametrize("name", sorted(set(COUNTS) - {"order", "blocks", "task_id"}))
+@pytest.mark.parametrize("name", sorted(set(COUNTS) - {"order", "blocks", "task"}))
 def test_negative_counts_are_refused(name):
     with pytest.raises(ValueError, match=rf"^`{name.split(' ')[0]}` must be at least [01], got -1"):
         COUNTS[name](-1)
