@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import torch as th
@@ -13,7 +12,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
 from sb3_moe.buffers.episodes import end_running_episodes
-from sb3_moe.generators import get_generators, set_generators
 from sb3_moe.growing.links import Links
 from sb3_moe.growing.powers import can_carry
 from sb3_moe.networks import networks_of
@@ -25,17 +23,6 @@ from sb3_moe.tasks.known import names_on, write_names
 # What a log shows, beside arguments and counts.
 _LOGGED = ("tensorboard_log", "ep_info_buffer", "ep_success_buffer")
 _BUFFER_CLASSES = ("replay_buffer_class", "rollout_buffer_class")
-
-
-@contextmanager
-def undone_on_failure() -> Iterator[None]:
-    """Put the random generators back if the block fails."""
-    generators = get_generators()
-    try:
-        yield
-    except BaseException:
-        set_generators(generators)
-        raise
 
 
 def build_like(

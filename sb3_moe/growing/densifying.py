@@ -14,11 +14,11 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
+from sb3_moe.generators import undone_on_failure
 from sb3_moe.growing.building import (
     build_like,
     carry_the_rest,
     dress,
-    undone_on_failure,
     with_gymnasiums_spaces,
 )
 from sb3_moe.growing.distilling import distil

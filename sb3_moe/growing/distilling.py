@@ -13,11 +13,11 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_moe.generators import undone_on_failure
 from sb3_moe.growing.building import (
     build_like,
     carry_the_rest,
     dress,
-    undone_on_failure,
     with_gymnasiums_spaces,
 )
 from sb3_moe.growing.kinds import dense_class, dense_kwargs

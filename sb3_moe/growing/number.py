@@ -12,8 +12,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.generators import preserved_generators
-from sb3_moe.growing.building import undone_on_failure
+from sb3_moe.generators import preserved_generators, undone_on_failure
 from sb3_moe.growing.countable import countable
 from sb3_moe.growing.logbook import note
 from sb3_moe.growing.transplant import Transplant, needs_thawed

@@ -13,7 +13,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 
-from sb3_moe.growing.building import build_like, carry_over, dress, undone_on_failure
+from sb3_moe.generators import undone_on_failure
+from sb3_moe.growing.building import build_like, carry_over, dress
 from sb3_moe.growing.grafts import Divide, Graft
 from sb3_moe.growing.kinds import moe_class
 from sb3_moe.growing.leaves import Leaf

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_moe.generators import get_generators, set_generators
+from sb3_moe.generators import undone_on_failure
 from sb3_moe.layers.checks import not_negative, yes_or_no
 from sb3_moe.saving import archive, strict_json
 from sb3_moe.saving.archive import Archive
@@ -101,7 +100,7 @@ def load(
     path = archive.as_read(Path(path))
     if path.exists() and not path.is_file():
         raise UnsafeFileError(f"{path.name or path} can't be opened: it is no regular file")
-    with _generators_kept_if_it_fails(), path.open("rb") as file:
+    with undone_on_failure(), path.open("rb") as file:
         with blaming(path):
             entries = Archive(file, max_bytes)
             saved = _Saved(entries, custom_objects or {}, max_bytes, replay_buffer)
@@ -132,16 +131,6 @@ def _check_given(
     yes_or_no("replay_buffer", replay_buffer)
     yes_or_no("normalizer", normalizer)
     not_negative("max_bytes", max_bytes)
-
-
-@contextmanager
-def _generators_kept_if_it_fails() -> Iterator[None]:
-    generators = get_generators()
-    try:
-        yield
-    except BaseException:
-        set_generators(generators)
-        raise
 
 
 def _set_environment(model: BaseAlgorithm, venv: VecEnv) -> None:
