@@ -23,6 +23,8 @@ NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
 OTHERS = [
     ROOT / name for name in ("README.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md")
 ]
+EXAMPLES = sorted((ROOT / "examples").rglob("*.md"))
+REPORTS = sorted((ROOT / "examples").rglob("index.html"))
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -46,13 +48,19 @@ def headings(page):
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", [*OTHERS, *PAGES], ids=name_of)
+@pytest.mark.parametrize("page", [*OTHERS, *PAGES, *EXAMPLES], ids=name_of)
 def test_every_relative_link_leads_to_a_file_and_a_heading(page):
     for link in links(page):
         path, _, heading = link.partition("#")
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not heading or heading in headings(target), link
+
+
+@pytest.mark.parametrize("page", REPORTS, ids=name_of)
+def test_every_link_of_a_report_leads_to_a_file_beside_it(page):
+    for link in re.findall(r'<a href="([^"#:]+)"', page.read_text()):
+        assert (page.parent / link).exists(), link
 
 
 def test_the_index_has_a_line_for_every_page_and_the_readme_leads_there():
