@@ -198,6 +198,15 @@ def test_a_silent_turn_of_a_task_that_speaks_is_one_of_failures(turns):
     assert schedule.task == 1  # .9 is more than .4, and a task that never speaks has none
 
 
+def test_a_turn_that_ends_without_an_episode_says_nothing_of_progress():
+    schedule = started(LearningProgress("steps>=10", by="success", explore=0.0))
+    for turn, success in enumerate([np.nan, 0.2, 0.2, 0.9, 0.3, 0.2]):
+        if turn > 0:  # the first turn's episode is still going on
+            schedule.end(Episode(schedule.task, 10, 0.0, success=success))
+        schedule.count(10)
+    assert schedule.task == 1  # b gained .1; of a's one turn with an episode nothing is known
+
+
 def test_learning_progress_goes_to_the_task_that_changed_most_whichever_way():
     schedule = started(LearningProgress("episodes>=1", by="success", explore=0.0))
     # Each has two turns; then b, which gained .5, until c's loss of .3 is more than its next .1.

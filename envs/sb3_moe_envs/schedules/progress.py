@@ -82,11 +82,8 @@ class LearningProgress(Adaptive):
         """Compare the turn that ends with the same task's before."""
         task = self._place
         before = self._means[task]
-        if self.by == "success" and not (math.isnan(mean) and math.isnan(before)):
-            # It says something of its success now or has before: a silent turn is all failures.
-            mean = 0.0 if math.isnan(mean) else mean
-            has_had_a_turn = self._turn > self.num_tasks
-            before = 0.0 if math.isnan(before) and has_had_a_turn else before
+        if self.by == "success" and math.isnan(mean):  # a silent turn is all failures
+            mean = 0.0
         self._largest[task] = max(self._largest[task], abs(mean))
         scale = 1.0 if self.by == "success" else self._largest[task] or 1.0
         self._progress[task] = abs(mean - before) / scale
@@ -97,7 +94,7 @@ class LearningProgress(Adaptive):
             return self._turn % self.num_tasks
         if self.rng.random() < self.explore:
             return int(self.rng.integers(self.num_tasks))
-        # A task that says nothing of its success has no progress. Ties are drawn: while nobody gets
+        # What has had no turn to compare with has no progress. Ties are drawn: while nobody gets
         # anywhere, as at the start of sparse tasks, all have their turns.
         known = [0.0 if math.isnan(each) else each for each in self._progress]
         first = [task for task, each in enumerate(known) if each == max(known)]
