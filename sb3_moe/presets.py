@@ -2,88 +2,111 @@
 
 SB3's defaults stay SB3's. On MinAtar they stall: at 1M steps of Breakout a learning rate of 3e-4
 gives a return near 6, where 5e-3 gives several times that.
+
+``presets.MOORE`` is a new dict each time it is asked for, and so is what :func:`with_policy` returns:
+SB3's algorithms write into the ``policy_kwargs`` that they are given, and what one of them wrote
+must not reach the next model. Of ``from sb3_moe.presets import MOORE`` there is one.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import nn
 
-# PureJaxRL's values for PPO on MinAtar, for 64 environments. Its value loss has an extra 1/2, so
-# SB3's `vf_coef` is half of its 0.5. The encoder is flat for every placement: an encoder for some
-# and none for others would confound a comparison.
-MINATAR_PPO: dict[str, Any] = {
-    "learning_rate": 5e-3,
-    "n_steps": 128,
-    "batch_size": 1024,
-    "n_epochs": 4,
-    "gamma": 0.99,
-    "gae_lambda": 0.95,
-    "clip_range": 0.2,
-    "clip_range_vf": 0.2,
-    "ent_coef": 0.01,
-    "vf_coef": 0.25,
-    "max_grad_norm": 0.5,
-    "policy_kwargs": {
-        "net_arch": [64, 64],
+MINATAR_PPO: dict[str, Any]
+MULTI_HEAD: dict[str, Any]
+MOORE: dict[str, Any]
+PACO: dict[str, Any]
+SIMBA: dict[str, Any]
+SPHERE: dict[str, Any]
+TASK_TEMPERATURES: dict[str, Any]
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    # PureJaxRL's values for PPO on MinAtar, for 64 environments. Its value loss has an extra 1/2,
+    # so SB3's `vf_coef` is half of its 0.5. The encoder is flat for every placement: an encoder for
+    # some and none for others would confound a comparison.
+    "MINATAR_PPO": {
+        "learning_rate": 5e-3,
+        "n_steps": 128,
+        "batch_size": 1024,
+        "n_epochs": 4,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "clip_range": 0.2,
+        "clip_range_vf": 0.2,
+        "ent_coef": 0.01,
+        "vf_coef": 0.25,
+        "max_grad_norm": 0.5,
+        "policy_kwargs": {
+            "net_arch": [64, 64],
+            "activation_fn": nn.ReLU,
+            "features_extractor_kwargs": {"encoder": "flat"},
+        },
+    },
+    # From here on arguments of a policy: `SAC("MoeMultiInputPolicy", env, policy_kwargs=MOORE)`.
+    # SPHERE is PPO's and its like's, the others any algorithm's. What each has of its paper, and
+    # what not, stands in docs/methods.md.
+    #
+    # A body for all tasks, which sees the id too, and a head for each.
+    "MULTI_HEAD": {"placement": "none", "head_router": "task"},
+    # MOORE (arXiv 2311.11385): orthonormal outputs of whole bodies, weighed by the task, and a head
+    # for each task.
+    "MOORE": {
+        "placement": "body",
+        "num_experts": 4,
+        "router": "embedding",
+        "combine": "orthogonal",
+        "head_router": "task",
+        "task_input": "router",
+    },
+    # PaCo's parameterisation: every layer is a sum of parameter sets, weighed by the task, alike in
+    # all layers.
+    "PACO": {
+        "placement": "all",
+        "num_experts": 5,
+        "expert": "linear",
+        "router": "embedding",
+        "router_kwargs": {"bias": True, "shared": True},
+        "task_input": "router",
+    },
+    # SimBa's networks (arXiv 2410.09754), whose authors have one block of 128 for an actor and two
+    # of 512 for a critic: `net_arch=dict(pi=[128], qf=[512, 512])`, and VecNormalize around the
+    # world.
+    "SIMBA": {"placement": "none", "block": "simba", "activation_fn": nn.ReLU},
+    # SPHERE (arXiv 2605.04712): top-2 of ten whole networks in the actor, by a router of its own,
+    # and the penalty with the one strength that its authors' script has. What is theirs besides:
+    # PPO of SBX with 128 environments x 16 steps, minibatches of 64, target_kl 0.03 and a rate that
+    # falls from 3e-4 to 1e-4, observations normalised (VecNormalize). The width of the router is
+    # ours.
+    "SPHERE": {
+        "placement": {"pi": "big", "vf": "none"},
+        "router": "top_k",
+        "num_experts": 10,
+        "router_kwargs": {"top_k": 2, "renormalize": True, "hidden": [64]},
+        "spectral_coef": 0.001,
+        "spectral_mode": "grad",
         "activation_fn": nn.ReLU,
-        "features_extractor_kwargs": {"encoder": "flat"},
+    },
+    # Arguments of SAC, TQC and CrossQ: a temperature for each task, under the algorithm's own of 1.
+    "TASK_TEMPERATURES": {
+        "ent_coef": 1.0,
+        "policy_kwargs": {"ent_coef_per_task": True},
     },
 }
 
-# Arguments of a policy: `SAC("MoeMultiInputPolicy", env, policy_kwargs=MOORE)`. SPHERE is PPO's and
-# its like's, the others any algorithm's.
-# What each has of its paper, and what not, stands in docs/methods.md.
 
-# A body for all tasks, which sees the id too, and a head for each.
-MULTI_HEAD: dict[str, Any] = {"placement": "none", "head_router": "task"}
+def __getattr__(name: str) -> dict[str, Any]:
+    """Return a preset of one's own."""
+    if name not in _PRESETS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return copy.deepcopy(_PRESETS[name])
 
-# MOORE (arXiv 2311.11385): orthonormal outputs of whole bodies, weighed by the task, and a head for
-# each task.
-MOORE: dict[str, Any] = {
-    "placement": "body",
-    "num_experts": 4,
-    "router": "embedding",
-    "combine": "orthogonal",
-    "head_router": "task",
-    "task_input": "router",
-}
 
-# PaCo's parameterisation: every layer is a sum of parameter sets, weighed by the task, alike in all
-# layers.
-PACO: dict[str, Any] = {
-    "placement": "all",
-    "num_experts": 5,
-    "expert": "linear",
-    "router": "embedding",
-    "router_kwargs": {"bias": True, "shared": True},
-    "task_input": "router",
-}
-
-# SimBa's networks (arXiv 2410.09754), whose authors have one block of 128 for an actor and two of
-# 512 for a critic: `net_arch=dict(pi=[128], qf=[512, 512])`, and VecNormalize around the world.
-SIMBA: dict[str, Any] = {"placement": "none", "block": "simba", "activation_fn": nn.ReLU}
-
-# SPHERE (arXiv 2605.04712): top-2 of ten whole networks in the actor, by a router of its own, and
-# the penalty with the one strength that its authors' script has. What is theirs besides: PPO of
-# SBX with 128 environments x 16 steps, minibatches of 64, target_kl 0.03 and a rate that falls from
-# 3e-4 to 1e-4, observations normalised (VecNormalize). The width of the router is ours.
-SPHERE: dict[str, Any] = {
-    "placement": {"pi": "big", "vf": "none"},
-    "router": "top_k",
-    "num_experts": 10,
-    "router_kwargs": {"top_k": 2, "renormalize": True, "hidden": [64]},
-    "spectral_coef": 0.001,
-    "spectral_mode": "grad",
-    "activation_fn": nn.ReLU,
-}
-
-# Arguments of SAC, TQC and CrossQ: a temperature for each task, under the algorithm's own of 1.
-TASK_TEMPERATURES: dict[str, Any] = {
-    "ent_coef": 1.0,
-    "policy_kwargs": {"ent_coef_per_task": True},
-}
+def __dir__() -> list[str]:
+    """Name the presets too."""
+    return sorted({*globals(), *_PRESETS})
 
 
 def with_policy(preset: dict[str, Any], **policy_kwargs: Any) -> dict[str, Any]:
@@ -91,12 +114,14 @@ def with_policy(preset: dict[str, Any], **policy_kwargs: Any) -> dict[str, Any]:
 
     A method's preset is itself ``policy_kwargs``, and so is what comes back.
 
+    >>> from sb3_moe.presets import MINATAR_PPO
     >>> with_policy(MINATAR_PPO, placement="big")["policy_kwargs"]["placement"]
     'big'
 
     :param preset: one of this module's dicts; it stays as it is
     :param policy_kwargs: added to its ``policy_kwargs``, and stronger than those
     """
+    preset = copy.deepcopy(preset)
     if "policy_kwargs" not in preset:
         return preset | policy_kwargs
     return preset | {"policy_kwargs": preset["policy_kwargs"] | policy_kwargs}

@@ -144,7 +144,8 @@ def _plain(network: Network, task: int | None) -> _Plain:
         *hidden, last = hidden
         assert isinstance(last, nn.Linear)
         heads = [[each] for each in _columns_of(last, network.heads)]
-    elif heads and not hidden:  # whole networks stand where the head did
+    elif len(heads) == 1 and not hidden and isinstance(heads[0][-1], nn.Linear):
+        # Whole networks stand where the head did, or there is nothing but the head.
         *hidden, last = heads[0]
         heads = [[last]]
     elif hidden and isinstance(hidden[-1], nn.Linear) and heads:

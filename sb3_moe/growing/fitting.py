@@ -94,7 +94,9 @@ class Fit:
         for name, held in new.tensors.items():
             source = old.tensors[name]
             link = Link(held, source.stored, slope=slope)
-            if source.value.dim() == 1 and index is not None and len(source.value) == len(index):
+            one = source.value.numel() == held.value.numel() == 1  # of one unit, or for all alike
+            per_unit = source.value.dim() == 1 and not one
+            if per_unit and index is not None and len(source.value) == len(index):
                 every = th.arange(len(index))
                 at, take = (index, every) if self.rows is None else (every, index)
                 link = Link(held, source.stored, at=at, take=take, slope=slope)

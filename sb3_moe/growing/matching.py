@@ -59,10 +59,13 @@ def link_policies(new: MoEPolicy, old: Any, make_graft: MakeGraft) -> Links:
         links += graft.links
         if mine.memory is not None and other.memory is not None:
             links += memory_links(mine.memory, other.memory, at)
-    loose = theirs.loose()
-    for name, held in ours.loose().items():
-        links += [Link(Held(a), b) for a, b in zip(held, loose[name], strict=True)]
-    return Links(list(links))
+    loose, other_shapes = loose_links(ours, theirs)
+    if other_shapes:
+        raise ValueError(
+            f"gSDE's noise, {other_shapes[0]}, is for a latent of another width than the dense "
+            "model has: let the head stay dense (`placement`, `head_router`)"
+        )
+    return Links(links + loose)
 
 
 def _link_network(graft: Graft, new: Network, old: Network, at: th.Tensor | None) -> None:

@@ -20,6 +20,7 @@ from sb3_moe.policies.stages import Stage, read_stages
 from sb3_moe.policies.start_scale import (
     HEAD_WIDTH,
     dense_sizes,
+    is_scaled,
     make_probe,
     match_sizes,
     own_generator,
@@ -215,7 +216,7 @@ class Architect:
         places = {
             layer: at for layer, at in self.expert_layers.stands_for.items() if layer in inside
         }
-        if not (self.options.match_scale and places):
+        if not (self.options.match_scale and places and is_scaled()):
             return
         with own_generator():
             probe = make_probe(self.outer, max(layer.rows(1) for layer in places))

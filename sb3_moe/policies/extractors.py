@@ -18,6 +18,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_moe.layers.checks import whole_or_none
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.observations.pictures import Shape, channel_axis, image_shape_of, is_image
 from sb3_moe.observations.task_ids import (
@@ -125,6 +126,7 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
     :param raw: leave the encoding to the experts and hand on the flattened observation
     :param normalized_image: images are scaled already, so SB3's rule for their channels holds for
         all of them; ``normalize_images=False`` sets it
+    :raises TypeError: if a number is no whole one
     :raises ValueError: if an argument does not fit the space
     """
 
@@ -140,6 +142,8 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
     ) -> None:
         if encoder not in ENCODERS:
             raise ValueError(f"`encoder` must be one of {list(ENCODERS)}, got {encoder!r}")
+        whole_or_none("num_tasks", num_tasks)
+        whole_or_none("features_dim", features_dim)
         if features_dim is not None and (encoder == "flat" or raw):
             reason = "`encoder`='flat' has none: leave it out"
             if raw:
@@ -185,8 +189,6 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         self._features_dim = image_dim + flat_dim + self.num_tasks
 
     def _find_task(self, space: gym.Space[Any], num_tasks: int | None) -> bool:
-        if num_tasks is not None and num_tasks < 1:
-            raise ValueError(f"`num_tasks` must be at least 1, got {num_tasks}")
         if has_task_key(space):
             task_space = space[TASK_KEY]  # type: ignore[index]  # a Dict, then
             if not isinstance(task_space, spaces.Discrete):

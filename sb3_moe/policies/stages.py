@@ -63,6 +63,9 @@ def fitted_activation(module: nn.Module, width: int) -> nn.Module:
     :raises ValueError: if it doesn't take rows of that width and return as many numbers
     """
     module = copy.deepcopy(module)
+    for each in module.modules():
+        if getattr(each, "inplace", False) is True:
+            each.inplace = False  # type: ignore[assignment]  # a sum over experts may be a view
     if is_alike_for_all(module):
         return module
     shape = (TRIAL_ROWS, width)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch as th
@@ -97,6 +98,24 @@ class Stand(NamedTuple):
         if self.then and not any(map(is_norm, self.then)):
             return Goal(dense[self.number + 1].before, self.then)
         return Goal(dense[self.number].after)
+
+
+_unscaled = ContextVar("unscaled", default=False)
+
+
+@contextmanager
+def unscaled() -> Iterator[None]:
+    """Leave experts as they are drawn: their weights are about to be overwritten."""
+    token = _unscaled.set(True)
+    try:
+        yield
+    finally:
+        _unscaled.reset(token)
+
+
+def is_scaled() -> bool:
+    """Say whether experts that are built here start as strong as dense layers, where asked to."""
+    return not _unscaled.get()
 
 
 @contextmanager

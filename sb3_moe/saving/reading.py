@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_moe.generators import undone_on_failure
 from sb3_moe.layers.checks import not_negative, yes_or_no
+from sb3_moe.policies.start_scale import unscaled
 from sb3_moe.saving import archive, strict_json
 from sb3_moe.saving.archive import Archive
 from sb3_moe.saving.arguments import decode_arguments, set_arguments, set_schedules
@@ -240,7 +241,7 @@ class _Saved:
     def _setup(self, model: Any, venv: VecEnv | None) -> None:
         buffer = check_buffer(model, self._max_bytes)
         weights = self._file.size(archive.WEIGHTS)
-        with BuildingLimit(weights, self._max_bytes, besides=buffer):
+        with BuildingLimit(weights, self._max_bytes, besides=buffer), unscaled():
             if is_hindsight(model):
                 model.replay_buffer = hindsight_buffer(model, venv)
             model._setup_model()

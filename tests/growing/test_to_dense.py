@@ -193,3 +193,17 @@ def test_tokens_of_a_picture_are_no_dense_layers():
 def test_distilling_takes_at_least_one_step():
     with pytest.raises(ValueError, match="`steps` must be at least 1, got 0"):
         distil(flat(router="soft"), None, steps=0)
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "TQC", "CrossQ", "PPO"])
+@pytest.mark.parametrize("placement", ["final", "none"])
+def test_heads_with_no_hidden_layer_before_them_stay_as_many_as_they_are(algorithm, placement):
+    options = {} if placement == "none" else {"router": "soft", "num_experts": 1}
+    model = make(algorithm, "MoeMlpPolicy", net_arch=[], placement=placement, **options)
+    assert gap(to_dense(model), model) < 1e-5
+
+
+def test_the_clipping_of_gsdes_head_is_not_taken_for_the_head():
+    options = {"net_arch": [], "placement": "none", "use_sde": True}
+    model = make("SAC", "MoeMlpPolicy", **options)
+    assert gap(to_dense(model), model) < 1e-5

@@ -413,3 +413,17 @@ def test_episodes_of_hindsight_go_along_and_a_running_one_ends():
     assert new.replay_buffer._current_ep_start[0] == new.replay_buffer.pos
     assert gap(new, model) < 1e-5
     new.learn(16, reset_num_timesteps=False)
+
+
+def test_a_slope_for_all_units_goes_to_shares_of_one_unit():
+    old = make("PPO", net_arch=[4], activation_fn=nn.PReLU)
+    new = upcycle(old, placement="middle", how="split", router="uniform", num_experts=4)
+    assert gap(new, old) < 1e-5
+
+
+def test_gsdes_noise_for_a_latent_of_another_width_is_refused():
+    world = arena.Arena(arena.with_task(arena.FLAT), arena.BOX)
+    old = arena.make("PPO", "MultiInputPolicy", world, net_arch=[8], model={"use_sde": True})
+    with pytest.raises(ValueError, match=r"gSDE's noise, log_std, is for a latent of another wid"):
+        upcycle(old, placement="final", num_experts=2)
+    assert gap(upcycle(old, placement="middle", num_experts=2), old) < 1e-5

@@ -313,3 +313,22 @@ def test_among_images_that_are_scaled_already_the_first_of_two_as_short_axes_cou
 def test_what_does_not_fit_the_space_is_an_error(space, kwargs, message):
     with pytest.raises(ValueError, match=message):
         TaskExtractor(space, **kwargs)
+
+
+@pytest.mark.parametrize("value", [True, 2.0, "2"])
+def test_what_is_no_whole_number_is_refused(value):
+    with pytest.raises(TypeError, match=f"`num_tasks` must be an int, got {value!r}"):
+        TaskExtractor(FLAT, num_tasks=value)
+    with pytest.raises(TypeError, match=f"`features_dim` must be an int, got {value!r}"):
+        TaskExtractor(arena.IMAGE, encoder="minatar", features_dim=value)
+
+
+def test_a_layer_without_outputs_is_refused():
+    with pytest.raises(ValueError, match=r"`features_dim` must be at least 1, got 0"):
+        TaskExtractor(arena.IMAGE, encoder="minatar", features_dim=0)
+
+
+def test_crossq_refuses_a_dict_before_it_steps_anything():
+    world = arena.Arena(arena.with_task(arena.FLAT), arena.BOX)
+    with pytest.raises(ValueError, match=r"CrossQ takes no Dict observations.*`task_id`='onehot'"):
+        arena.make("CrossQ", "MoeMlpPolicy", world)

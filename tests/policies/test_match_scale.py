@@ -12,6 +12,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
+import sb3_moe
 from benchmarks import start_scale
 from sb3_moe.layers import MoELayer
 from sb3_moe.plasticity.resets import fresh_copy, reset_heads
@@ -343,3 +344,25 @@ def test_what_does_not_follow_its_experts_weights_is_refused(options, size):
 def test_the_option_must_be_a_bool():
     with pytest.raises(TypeError, match="`match_scale` must be a bool, got 1"):
         MoEOptions(match_scale=1)
+
+
+def test_a_file_of_a_large_network_opens_and_keeps_its_weights(tmp_path):
+    space = spaces.Box(-1, 1, (300,))
+    options = {"net_arch": [512, 8], "match_scale": True}
+    model = PPO("MoeMlpPolicy", arena.Arena(space), policy_kwargs=options, device="cpu")
+    sb3_moe.save(model, tmp_path / "x.moe")
+    loaded = sb3_moe.load(tmp_path / "x.moe", device="cpu")
+    pairs = zip(model.policy.parameters(), loaded.policy.parameters(), strict=True)
+    assert all(th.equal(*pair) for pair in pairs)
+    # What is drawn anew later is scaled again.
+    assert loaded.policy.moe["pi"].match_scale
+    (first, again), *_ = (
+        (layer.experts.last_weights(), fresh.experts.last_weights())
+        for layer, fresh in zip(
+            model.policy.moe_layers().values(),
+            fresh_copy(loaded.policy).moe_layers().values(),
+            strict=True,
+        )
+    )
+    assert not th.equal(first, again)
+    assert rms(again) == pytest.approx(rms(first), rel=0.2)

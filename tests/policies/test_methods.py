@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import reference
 import torch as th
+from stable_baselines3 import A2C, PPO
 from torch import nn
 
 import sb3_moe
@@ -458,6 +459,21 @@ def test_a_dense_model_goes_on_with_experts_weighed_by_the_task():
         dense(), router="embedding", router_kwargs={"weights": "softmax"}, num_experts=2
     )
     arena.train(grown)
+
+
+def test_what_an_algorithm_writes_into_a_preset_reaches_no_other_model():
+    A2C("MoeMlpPolicy", "CartPole-v1", policy_kwargs=presets.SPHERE, device="cpu")
+    model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs=presets.SPHERE, device="cpu")
+    assert type(model.policy.optimizer) is th.optim.Adam
+    preset = presets.SPHERE
+    presets.with_policy(preset)["router_kwargs"]["top_k"] = 5
+    assert preset == presets.SPHERE
+
+
+def test_presets_are_named_and_others_are_not_there():
+    assert {"MOORE", "MINATAR_PPO", "with_policy"} <= set(dir(presets))
+    with pytest.raises(AttributeError, match=r"module 'sb3_moe.presets' has no attribute 'MORE'"):
+        presets.MORE  # noqa: B018
 
 
 def test_every_preset_takes_more_options_and_stays_as_it_is():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from itertools import product
 
 import arena
@@ -280,3 +281,23 @@ def test_nan_in_an_observation_ends_as_with_sb3s_own_policy(algorithm, monkeypat
             outcome = str(error)[:40]
         outcomes.append(outcome)
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"placement": "body", "net_arch": [8, 8]},
+        {"placement": "all", "expert": "linear", "router": "top_k", "balance_coef": 0.1},
+        {"placement": "body", "spectral_coef": 0.1, "spectral_mode": "features"},
+        {"placement": "final", "router": "top_k", "z_coef": 0.1},
+    ],
+)
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
+def test_an_activation_that_writes_in_place_does_not_where_it_can_not(algorithm, options):
+    kwargs = {"net_arch": [8, 8], "num_experts": 2, **options}
+    ours, plain = (
+        arena.train(arena.make(algorithm, activation_fn=partial(nn.ReLU, inplace=here), **kwargs))
+        for here in (True, False)
+    )
+    pairs = zip(ours.policy.parameters(), plain.policy.parameters(), strict=True)
+    assert all(th.equal(*pair) for pair in pairs)

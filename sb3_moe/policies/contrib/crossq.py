@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import gymnasium as gym
+from gymnasium import spaces
 from sb3_contrib.crossq.policies import Actor, CrossQCritic, CrossQPolicy
 
 from sb3_moe.policies.off_policy import MoEActorWithCritics
@@ -23,12 +25,23 @@ class MoECrossQCritic(TowerCritic, CrossQCritic):
 
 
 class MoeMlpPolicy(MoEActorWithCritics, CrossQPolicy):  # type: ignore[misc]  # alike, not related
-    """MoE policy for flat observations (CrossQ)."""
+    """MoE policy for flat observations (CrossQ).
+
+    :raises ValueError: for Dict observations, which CrossQ can't learn from
+    """
 
     adam_kwargs: ClassVar[dict[str, Any]] = {"betas": (0.5, 0.999)}
     has_temperature: ClassVar[bool] = True
     actor_class: ClassVar[type[MoEPart]] = MoEActor
     critic_class: ClassVar[type[MoEPart]] = MoECrossQCritic
+
+    def __init__(self, observation_space: gym.Space[Any], *args: Any, **kwargs: Any) -> None:
+        if isinstance(observation_space, spaces.Dict):
+            raise ValueError(
+                f"CrossQ takes no Dict observations, got {observation_space}: a world of several "
+                "tasks can show the task as part of a Box, with `task_id`='onehot'"
+            )
+        super().__init__(observation_space, *args, **kwargs)
 
 
 __all__ = ["MoeMlpPolicy"]
