@@ -3,9 +3,9 @@
 SB3's defaults stay SB3's. On MinAtar they stall: at 1M steps of Breakout a learning rate of 3e-4
 gives a return near 6, where 5e-3 gives several times that.
 
-``presets.MOORE`` is a new dict each time it is asked for, and so is what :func:`with_policy` returns:
-SB3's algorithms write into the ``policy_kwargs`` that they are given, and what one of them wrote
-must not reach the next model. Of ``from sb3_moe.presets import MOORE`` there is one.
+``presets.MOORE`` is a new dict each time it is asked for, and so is what :func:`with_policy`
+returns: SB3's algorithms write into the ``policy_kwargs`` that they are given, and what one of them
+wrote must not reach the next model. Of ``from sb3_moe.presets import MOORE`` there is one.
 """
 
 from __future__ import annotations

@@ -96,7 +96,10 @@ def _last_end(seconds: Sequence[float], processes: int) -> float:
 
 
 def status(study: StudyConfig, root: Path, console: Console) -> int:
-    """Print what the folders hold; 1 if one failed, is damaged or of another configuration."""
+    """Print what the folders hold.
+
+    :return: 1 if one failed, is damaged, can't be read or is of another configuration
+    """
     jobs = survey(study.cells(), root)
     counts = Counter(job.state.status for job in jobs)
     changed = {job.folder.path: changes(job) for job in jobs}
@@ -107,11 +110,11 @@ def status(study: StudyConfig, root: Path, console: Console) -> int:
             lines = "\n  ".join(changed[job.folder.path])
             say(console, f"{job.folder.path}: made with another configuration:\n  {lines}")
     say(console, ", ".join(f"{count} {name}" for name, count in counts.items()))
-    wrong = counts["failed"] + counts["damaged"]
     if any(changed.values()):
         say(console, "use another output folder, or change the configuration back")
-    if wrong:
-        say(console, "run them again with: run --retry")
+    if counts["failed"] + counts["damaged"]:
+        say(console, "run those that failed or are damaged again with: run --retry")
+    wrong = counts["failed"] + counts["damaged"] + counts["unreadable"]
     return 1 if wrong or any(changed.values()) else 0
 
 

@@ -7,7 +7,9 @@ stopped.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import tempfile
 import traceback
@@ -31,7 +33,8 @@ from sb3_moe.study.run.integrity import (
 )
 from sb3_moe.study.run.locks import LOCK
 
-Status = Literal["missing", "interrupted", "done", "failed", "damaged"]
+#: Unreadable is what is not damaged, as far as is known: nobody may clear it.
+Status = Literal["missing", "interrupted", "done", "failed", "damaged", "unreadable"]
 
 #: What a run's process prints.
 LOG = "log.txt"
@@ -192,14 +195,46 @@ class CellFolder:
         """Forget a recorded error, so that the run goes on from its last snapshot."""
         (self.path / "error.json").unlink(missing_ok=True)
 
+    def make_ready(self) -> None:
+        """Forget what went wrong; without a snapshot to go on from, forget everything.
+
+        What lies beside measurements that are as they were written is written again.
+        """
+        self.forgive()
+        if self.state().status == "damaged" and self._has_measured_well():
+            (self.path / "done.json").unlink(missing_ok=True)
+        status = self.state().status
+        if status == "damaged" or (status == "interrupted" and not self.snapshots()):
+            self.clear()
+
+    def _has_measured_well(self) -> bool:
+        """Say whether the measurements can be read, and are what the run wrote if it says so."""
+        try:
+            expected = checksums_of(read_json(self.path / "done.json"))
+        except ValueError:
+            expected = {}
+        try:
+            names = self._measured()
+            for name in names:
+                read_npz(self.path / name)
+            self._verify({name: expected[name] for name in names if name in expected})
+        except ValueError:
+            return False
+        return True
+
     def state(self) -> State:
         """Find out what the folder holds."""
-        if not any(self._files()) and not self.checkpoints():
-            return State("missing")
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            return State("unreadable", "it is no folder")
         try:
+            if not any(self._files()) and not self.checkpoints():
+                return State("missing")
             return self._readable_state()
+        except OSError as error:
+            return State("unreadable", str(error))
         except ValueError as error:
-            return State("damaged", str(error))
+            reason = "unreadable" if _is_the_systems(error.__cause__) else "damaged"
+            return State(reason, str(error))
 
     def _readable_state(self) -> State:
         if (self.path / "error.json").exists():
@@ -249,6 +284,15 @@ class CellFolder:
                 raise ValueError(f"{name} is missing")
             if found[name] != checksum:
                 raise ValueError(f"{name} is not what the run wrote")
+
+
+def _is_the_systems(error: BaseException | None) -> bool:
+    """Say whether a file may be whole, and the system didn't let us read it."""
+    # A file that isn't there is damage, and zipfile seeks beyond the start of one that was cut.
+    of_the_file = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+    if not isinstance(error, OSError) or isinstance(error, of_the_file):
+        return False
+    return error.errno not in (None, errno.EINVAL)
 
 
 def _damage(snapshot: Path) -> str:

@@ -24,7 +24,12 @@ class Job(NamedTuple):
 
 
 def survey(cells: Sequence[CellConfig], root: Path) -> list[Job]:
-    """Look at the folder of every cell."""
+    """Look at the folder of every cell.
+
+    :raises ValueError: if ``root`` is no folder
+    """
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"`out` must be a folder, got {root}, which is a file")
     folders = [CellFolder(root / "cells" / cell.name) for cell in cells]
     return [Job(cell, folder, folder.state()) for cell, folder in zip(cells, folders, strict=True)]
 
@@ -35,7 +40,9 @@ def changes(job: Job) -> list[str]:
     One in which the run starts anew has no results that could be mixed up, so that it may differ.
     """
     status = job.state.status
-    if status in ("missing", "damaged") or (status == "failed" and not job.folder.checkpoints()):
+    if status in ("missing", "damaged", "unreadable") or (
+        status == "failed" and not job.folder.checkpoints()
+    ):
         return []
     try:
         found = job.folder.config().get("cell", {})
@@ -77,17 +84,14 @@ def refuse_changes(jobs: Sequence[Job]) -> None:
 def unfinished(jobs: Sequence[Job], retry: bool) -> list[Job]:
     """List what is to be run; cells that failed or are damaged only when asked to."""
     wanted = {"missing", "interrupted"} | ({"failed", "damaged"} if retry else set())
-    chosen = [job for job in jobs if job.state.status in wanted]
-    for job in chosen:
-        if job.state.status in ("failed", "damaged"):
-            _make_ready(job.folder)
-    return chosen
+    return [job for job in jobs if job.state.status in wanted]
 
 
-def _make_ready(folder: CellFolder) -> None:
-    """Forget what went wrong; without a snapshot to go on from, forget everything."""
-    with held(folder.path, PATIENCE):
-        folder.forgive()
-        status = folder.state().status
-        if status == "damaged" or (status == "interrupted" and not folder.snapshots()):
-            folder.clear()
+def make_ready(job: Job) -> None:
+    """Forget what went wrong in a cell that failed or is damaged, right before it runs again.
+
+    :raises BusyError: if another process is at work in its folder
+    """
+    if job.state.status in ("failed", "damaged"):
+        with held(job.folder.path, PATIENCE):
+            job.folder.make_ready()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sb3_moe.study.run.engine import Engine
 from sb3_moe.study.run.folder import State
-from sb3_moe.study.run.jobs import Job
-from sb3_moe.study.run.locks import held
+from sb3_moe.study.run.jobs import Job, make_ready
+from sb3_moe.study.run.locks import BusyError, held
 from sb3_moe.study.run.stopping import interrupted_by_signals
 from sb3_moe.study.run.view import View
 
@@ -34,6 +34,11 @@ def run(jobs: Sequence[Job], engine: Engine, view: View) -> None:
             while len(running) < engine.capacity and (job := _next(waiting)) is not None:
                 waiting.remove(job)
                 view.started(job)
+                try:
+                    make_ready(job)
+                except BusyError as error:
+                    view.ended(job, State(job.state.status, str(error)))
+                    continue
                 engine.start(job.cell, job.folder.path)
                 running[job.cell.name] = job
             for name, ending in engine.ended().items():

@@ -63,6 +63,8 @@ def refuse_changed_models(jobs: Sequence[Job]) -> None:
     """
     begun, left = [], set()
     for job in jobs:
+        if job.state.status == "unreadable":
+            continue
         if job.state.status == "done" or job.folder.checkpoints():
             begun.append(job)
         else:

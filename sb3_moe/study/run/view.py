@@ -139,7 +139,7 @@ def _ending(state: State, live: dict[str, object]) -> str:
     """Say what came out, or what went wrong."""
     if state.status == "done":
         return _summary(live)
-    if state.status in ("failed", "damaged"):
+    if state.status in ("failed", "damaged", "unreadable"):
         return state.reason
     return f"{state.reason or 'its process ended early'}; run again to go on"
 

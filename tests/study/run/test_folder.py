@@ -9,6 +9,7 @@ from made_up_study import ROLLOUT, cell, run, write_arrays
 
 from sb3_moe.files.atomic import atomic
 from sb3_moe.snapshot.manifest import write_manifest
+from sb3_moe.study.run import folder as folder_module
 from sb3_moe.study.run.folder import CellFolder, check_writable, read_json, write_json
 from sb3_moe.study.run.integrity import longest_gap
 from sb3_moe.study.spec.config import Evaluation
@@ -53,6 +54,40 @@ def test_a_failure_is_recorded_with_its_error_and_can_be_forgiven(done):
     assert "test_folder.py" in read_json(done.path / "error.json")["traceback"]
     done.forgive()
     assert done.state().status == "interrupted"
+
+
+@pytest.fixture
+def interrupted(done, monkeypatch):
+    """A run that was evaluated up to a whole snapshot at its last step."""
+    monkeypatch.setattr(folder_module, "check_snapshot", lambda path: None)
+    steps = cell().total_steps
+    (done.path / "checkpoints" / f"step-{steps:012d}").mkdir(parents=True)
+    (done.path / "model.moe").write_bytes(b"weights")
+    done.finish({"steps": steps})
+    assert done.state().status == "done"
+    return done
+
+
+@pytest.mark.parametrize("name", ["done.json", "model.moe"])
+def test_damage_beside_the_measurements_lets_a_run_go_on_from_its_snapshot(interrupted, name):
+    path = interrupted.path / name
+    path.write_bytes(path.read_bytes()[:3])
+    assert interrupted.state().status == "damaged"
+    interrupted.make_ready()
+    assert interrupted.state().status == "interrupted"
+    assert interrupted.goes_on_at() == cell().total_steps
+
+
+@pytest.mark.parametrize("cut", [True, False], ids=["cut", "another's"])
+def test_damaged_measurements_let_a_run_start_anew(interrupted, cut):
+    path = interrupted.path / "scores.npz"
+    if cut:
+        path.write_bytes(path.read_bytes()[:100])
+    else:
+        made = run(cell(), level=3.0)
+        write_arrays(interrupted, "scores.npz", made.scores)
+    interrupted.make_ready()
+    assert interrupted.state().status == "missing"
 
 
 @pytest.mark.parametrize("name", ["config.json", "scores.npz", "diagnostics.npz", "done.json"])

@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -197,7 +198,61 @@ def test_a_damaged_cell_is_named_by_status_and_starts_anew_on_retry(tmp_path, co
     assert unfinished(survey(the_study.cells(), tmp_path), retry=False) == []
     again = unfinished(survey(the_study.cells(), tmp_path), retry=True)
     assert [j.cell.name for j in again] == [job.cell.name]
+    assert job.folder.state().status == "damaged"  # until it runs
+    jobs.make_ready(again[0])
     assert job.folder.state().status == "missing"
+
+
+def test_what_can_not_be_run_again_stays_as_it_is(tmp_path, console, dry, monkeypatch):
+    the_study = study(seeds=1)
+    write(tmp_path, the_study, lambda cell: 5.0)
+    job = survey(the_study.cells(), tmp_path)[2]
+    job.folder.fail(ValueError("no luck"))
+
+    def refuse(*arguments):
+        raise ValueError("architecture 'dense' can't be built")
+
+    monkeypatch.setattr(commands, "rehearse", refuse)
+    with pytest.raises(ValueError, match=r"can't be built"):
+        run_study(the_study, tmp_path, console, lambda root: InstantEngine(), retry=True)
+    assert job.folder.state() == ("failed", "ValueError: no luck")
+    assert (job.folder.path / "scores.npz").exists()
+
+
+def test_a_cell_that_can_not_be_read_is_named_and_left_alone(tmp_path, console, monkeypatch):
+    the_study = study(seeds=1)
+    write(tmp_path, the_study, lambda cell: 5.0)
+    closed = survey(the_study.cells(), tmp_path)[2].folder.path / "scores.npz"
+    opened = type(closed).open
+
+    def refuse(path, *arguments, **options):
+        if path == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(type(closed), "open", refuse)
+    assert status(the_study, tmp_path, console) == 1
+    text = console.file.getvalue()
+    assert "unreadable: scores.npz can't be read: [Errno 13] Permission denied" in text
+    assert "5 done, 1 unreadable" in text
+    assert "--retry" not in text
+    assert unfinished(survey(the_study.cells(), tmp_path), retry=True) == []
+
+
+def test_a_cells_folder_that_is_a_file_is_named(tmp_path, console):
+    the_study = study(seeds=1)
+    write(tmp_path, the_study, lambda cell: 5.0)
+    path = survey(the_study.cells(), tmp_path)[2].folder.path
+    shutil.rmtree(path)
+    path.symlink_to(tmp_path / "gone")
+    assert status(the_study, tmp_path, console) == 1
+    assert f"{path}: unreadable: it is no folder" in console.file.getvalue()
+
+
+def test_a_studys_folder_that_is_a_file_is_refused(tmp_path, console):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ValueError, match=r"`out` must be a folder, got .*out, which is a file"):
+        status(study(seeds=1), tmp_path / "out", console)
 
 
 def test_status_names_a_changed_configuration_and_lists_the_rest(tmp_path, console):
@@ -260,7 +315,10 @@ def test_a_cell_that_failed_before_its_first_snapshot_may_be_corrected(tmp_path,
     wrong, right = study(seeds=1, ppo={"batch_size": 7}), study(seeds=1)
     go(survey(wrong.cells(), tmp_path), InstantEngine([c.name for c in wrong.cells()]), console)
     refuse_changes(survey(right.cells(), tmp_path))
-    assert len(unfinished(survey(right.cells(), tmp_path), retry=True)) == 6
+    again = unfinished(survey(right.cells(), tmp_path), retry=True)
+    assert len(again) == 6
+    for job in again:
+        jobs.make_ready(job)
     assert {job.state.status for job in survey(right.cells(), tmp_path)} == {"missing"}
 
 
@@ -273,13 +331,17 @@ def test_a_cell_that_failed_after_a_snapshot_keeps_its_configuration(tmp_path, c
         refuse_changes(survey(new.cells(), tmp_path))
 
 
-def test_a_folder_in_which_another_process_works_is_not_cleared(tmp_path, monkeypatch):
+def test_a_folder_in_which_another_process_works_is_not_cleared(tmp_path, console, monkeypatch):
     monkeypatch.setattr(jobs, "PATIENCE", 0)
     write(tmp_path, study(seeds=1), lambda cell: 5.0)
     job = survey(study(seeds=1).cells(), tmp_path)[0]
     (job.folder.path / "scores.npz").write_bytes(b"")
-    with held(job.folder.path), pytest.raises(BusyError, match=job.cell.name):
-        unfinished(survey(study(seeds=1).cells(), tmp_path), retry=True)
+    (again,) = unfinished(survey(study(seeds=1).cells(), tmp_path), retry=True)
+    with held(job.folder.path):
+        with pytest.raises(BusyError, match=job.cell.name):
+            jobs.make_ready(again)
+        text = go([again], InstantEngine(), console)
+    assert "another process is at work in" in text
     assert (job.folder.path / "config.json").exists()
 
 
