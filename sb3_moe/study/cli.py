@@ -35,7 +35,7 @@ class StudyOptions:
     """Environment steps per game and visit, in place of the file's."""
     architecture: tuple[str, ...] = ()
     """More columns: `<router>-<placement>`, or your own policy as `package.module:Class`."""
-    only: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
     """Only these of its networks, and what they start from: all seeds of one, say, for now."""
 
     def load(self) -> StudyConfig:
@@ -50,9 +50,11 @@ class StudyOptions:
             added = tuple(_column(name, study.algorithm) for name in self.architecture)
             changes["architectures"] = study.architectures + added
         study = replace(study, **changes)  # type: ignore[arg-type]
+        if self.only is None:
+            return study
         names = [each.name for each in study.architectures]
         unknown = [name for name in self.only if name not in names]
-        if unknown:
+        if unknown or not self.only:
             raise ValueError(f"`--only` must name networks of the study, {names}, got {unknown}")
         return study.only(self.only)
 
@@ -94,10 +96,10 @@ class Run:
     """Processes of this machine, or tasks of a Ray cluster."""
     address: str | None = None
     """Of the Ray cluster; by default one found on this machine, else a new one, as with `local`."""
-    cpus: float = 1
-    """CPUs per cell on Ray."""
-    gpus: float = 0
-    """GPUs per cell on Ray; a fraction lets cells share one."""
+    cpus: float | None = None
+    """CPUs per cell on Ray; by default 1."""
+    gpus: float | None = None
+    """GPUs per cell on Ray, by default none; a fraction lets cells share one."""
 
     def make_engine(self, root: Path) -> Engine:
         """Start what the cells will run on.
@@ -107,7 +109,8 @@ class Run:
         if self.engine == "ray":
             from sb3_moe.study.run.ray_engine import RayEngine
 
-            return RayEngine(self.address, self.cpus, self.gpus, trust=self.trust)
+            cpus = 1.0 if self.cpus is None else self.cpus
+            return RayEngine(self.address, cpus, self.gpus or 0.0, trust=self.trust)
         return LocalEngine(self.processes, root / CACHE, trust=self.trust)
 
 
@@ -169,10 +172,19 @@ def _check_numbers(options: object) -> None:
         value = getattr(options, name, None)
         if value is not None and value < 1:
             raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, got {value}")
-    if isinstance(options, Run) and not 0 < options.cpus < math.inf:
+    if not isinstance(options, Run):
+        return
+    if options.cpus is not None and not 0 < options.cpus < math.inf:
         raise ValueError(f"`--cpus` must be above 0, got {options.cpus}")
-    if isinstance(options, Run) and not 0 <= options.gpus < math.inf:
+    if options.gpus is not None and not 0 <= options.gpus < math.inf:
         raise ValueError(f"`--gpus` must be at least 0, got {options.gpus}")
+    for name in ("processes",) if options.engine == "ray" else ("address", "cpus", "gpus"):
+        value = getattr(options, name)
+        if value is not None:
+            raise ValueError(
+                f"`--{name}` must be left out with `--engine {options.engine}`, which doesn't ask "
+                f"for it, got {value}"
+            )
 
 
 def _check_device(command: Run, device: str) -> None:
@@ -185,7 +197,7 @@ def _check_device(command: Run, device: str) -> None:
     elif device.startswith("cuda") and not command.gpus:
         raise ValueError(
             "`--gpus` must be above 0 where `device` is cuda, since Ray shows no GPU to cells that "
-            f"ask for none, got {command.gpus} and {device}"
+            f"ask for none, got {command.gpus or 0} and {device}"
         )
 
 

@@ -25,7 +25,7 @@ from sb3_moe.study.run.jobs import (
     survey,
     unfinished,
 )
-from sb3_moe.study.run.locks import LOCK
+from sb3_moe.study.run.locks import LOCK, is_held
 from sb3_moe.study.run.provenance import provenance
 from sb3_moe.study.run.random_policy import random_returns, read_returns
 from sb3_moe.study.run.runner import locked, run
@@ -122,8 +122,11 @@ def _standing(job: Job) -> str:
     """Say how far a cell is, and what is wrong with it."""
     status, reason = str(job.state.status), job.state.reason
     if status == "interrupted":
-        steps = job.folder.live().get("steps", 0)
-        status = f"interrupted at {steps:,} of {job.cell.total_steps:,} steps"
+        steps = job.folder.live().get("steps")
+        reached = f"{steps if isinstance(steps, int) else 0:,} of {job.cell.total_steps:,} steps"
+        if is_held(job.folder.path):
+            return f"being trained, at {reached}"
+        status = f"interrupted at {reached}, goes on from {job.folder.goes_on_at():,}"
     return f"{status}: {reason}" if reason else status
 
 
@@ -151,6 +154,9 @@ def run_study(
         strangers = found_besides(study.only(()), root)
         if strangers:
             say(console, f"{root} also holds what this study leaves alone: {', '.join(strangers)}")
+        other = _another_study(study, root / "study.json")
+        if other:
+            say(console, f"{root} is of the study {other!r}: its study.json and report go")
         todo = unfinished(jobs, retry)
         # First of all: Ray starts by forks, which jax, once it is loaded, does not bear.
         engine = make_engine(root) if todo else None
@@ -192,6 +198,19 @@ def found_besides(study: StudyConfig, root: Path) -> list[str]:
     others = [path.name for path in root.glob("*") if path.name not in ours]
     others += [f"cells/{p.name}" for p in (root / "cells").glob("*") if p.name not in cells]
     return sorted(others)
+
+
+def _another_study(study: StudyConfig, path: Path) -> str | None:
+    """Give the name of the study that a folder was made for, where that is another one.
+
+    :param path: of what an earlier call wrote
+    """
+    try:
+        said = read_json(path).get("study")
+    except ValueError:  # not there, or damaged
+        return None
+    name = said.get("name") if isinstance(said, dict) else None
+    return name if isinstance(name, str) and name != study.name else None
 
 
 def check_claims(study: StudyConfig, console: Console) -> None:

@@ -171,6 +171,14 @@ def test_only_a_network_that_starts_from_another_comes_with_the_runs_that_it_nee
         cli.StudyOptions(str(path)).load()
 
 
+def test_only_none_of_the_networks_is_a_slip(capsys):
+    assert cli.main(["status", "smoke", "--only"]) == 2
+    assert re.match(
+        r"error: `--only` must name networks of the study, \['dense', .*\], got \[\]\n",
+        capsys.readouterr().err,
+    )
+
+
 def test_only_a_network_of_the_study_can_be_chosen(capsys):
     assert cli.main(["status", "smoke", "--only", "dense", "huge"]) == 2
     assert re.match(
@@ -210,6 +218,19 @@ def test_the_console_script_finds_a_policy_in_the_working_directory(capsys, tmp_
         (["run", "--engine", "ray", "--cpus", "-1"], "`--cpus` must be above 0, got -1.0"),
         (["run", "--engine", "ray", "--gpus", "-1"], "`--gpus` must be at least 0, got -1.0"),
         (["run", "--engine", "ray", "--cpus", "nan"], "`--cpus` must be above 0, got nan"),
+        (
+            ["run", "--gpus", "2"],
+            "`--gpus` must be left out with `--engine local`, which doesn't ask for it, got 2.0",
+        ),
+        (
+            ["run", "--address", "node:1"],
+            "`--address` must be left out with `--engine local`, which doesn't ask for it, got "
+            "node:1",
+        ),
+        (
+            ["run", "--engine", "ray", "--processes", "2"],
+            "`--processes` must be left out with `--engine ray`, which doesn't ask for it, got 2",
+        ),
     ],
 )
 def test_a_number_out_of_range_names_the_option(arguments, message, capsys, tmp_path):

@@ -10,7 +10,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import CSVOutputFormat, Logger
@@ -63,7 +62,6 @@ def train_cell(cell: CellConfig, folder: CellFolder, *, trust: bool = False) -> 
     :raises RuntimeError: if a snapshot is whole, but can't be loaded
     """
     check_device(cell.device, here=True)
-    th.set_num_threads(1)
     begun = time.monotonic()
     folder.start({"cell": cell.to_dict(), **_resolved(cell), **provenance()})
     model, env = _restored(cell, folder, trust) or _begun(cell, folder)

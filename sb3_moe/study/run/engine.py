@@ -94,8 +94,11 @@ def work(cell: Mapping[str, Any], path: str, trust: bool = False) -> None:
 
 def _train(cell: Mapping[str, Any], folder: CellFolder, trust: bool) -> None:
     try:
+        import torch as th
+
         from sb3_moe.study.run.cell import train_cell
 
+        th.set_num_threads(1)
         train_cell(CellConfig.from_dict(cell), folder, trust=trust)
     except Exception as error:
         folder.fail(error)
@@ -162,13 +165,11 @@ class LocalEngine:
     def start(self, cell: CellConfig, path: Path) -> None:
         """Start a process."""
         path.mkdir(parents=True, exist_ok=True)
-        # Python lets only those that aren't daemons start processes of their own.
-        daemon = cell.env.get("vectorization", "sync") == "sync"
         process = self._context.Process(
             target=_work_quietly,
             args=(cell.to_dict(), str(path), self._trust),
             name=cell.name,
-            daemon=daemon,
+            daemon=False,  # so that tasks, and workers of ours, may have processes of their own
         )
         with environment(self._variables):
             process.start()

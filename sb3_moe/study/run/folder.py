@@ -233,8 +233,8 @@ class CellFolder:
         except OSError as error:
             return State("unreadable", str(error))
         except ValueError as error:
-            reason = "unreadable" if _is_the_systems(error.__cause__) else "damaged"
-            return State(reason, str(error))
+            unread = _is_the_systems(error.__cause__)
+            return State("unreadable" if unread else "damaged", str(error))
 
     def _readable_state(self) -> State:
         if (self.path / "error.json").exists():

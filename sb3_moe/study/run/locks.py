@@ -38,6 +38,17 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
         yield
 
 
+def is_held(folder: Path) -> bool:
+    """Say whether another process is at work in a folder, without keeping any out for long."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with (folder / LOCK).open() as file:
+            return not _taken(file)
+    except OSError:  # of somebody else, or without locks: nobody can say
+        return False
+
+
 def _taken(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.evaluation.outcomes import game_return, is_lost_life
+from sb3_moe.evaluation.pinned_env import MAX_COPIES
 from sb3_moe.evaluation.playing import LONGEST, refuse_endless, takes_masks
 from sb3_moe.evaluation.random_actions import random_actions
 from sb3_moe.study.run.folder import read_json
@@ -17,7 +19,7 @@ from sb3_moe.study.spec.algorithms import algorithm_class
 from sb3_moe.study.spec.tasks import make_env
 
 # As many as evaluations have, so that a game is compiled once for both.
-COPIES = 10
+COPIES = MAX_COPIES
 
 
 def random_returns(
@@ -44,7 +46,14 @@ def random_returns(
     """
     if episodes < 1:
         raise ValueError(f"`episodes` must be at least 1, got {episodes}")
-    return {game: _play(games, game, _quota(episodes), seed, algorithm, world) for game in games}
+    from sb3_moe_envs.schedules import Cycle
+
+    env = make_env(games, COPIES, seed, Cycle(1, order=games[:1]), **world)
+    try:
+        masked = takes_masks(algorithm_class(algorithm), env)
+        return {game: _play(env, game, _quota(episodes), seed, masked) for game in games}
+    finally:
+        env.close()
 
 
 def read_returns(path: Path, games: Sequence[str], episodes: int) -> dict[str, list[float]]:
@@ -72,32 +81,20 @@ def _quota(episodes: int) -> int:
     return -(-episodes // COPIES)
 
 
-def _play(
-    games: Sequence[str],
-    game: str,
-    quota: int,
-    seed: int,
-    algorithm: str,
-    world: Mapping[str, Any],
-) -> npt.NDArray[np.float64]:
-    """Play one of the games only."""
-    from sb3_moe_envs.schedules import Cycle
-
-    env = make_env(games, COPIES, seed, Cycle(1, order=[game]), **world)
+def _play(env: VecEnv, game: str, quota: int, seed: int, masked: bool) -> npt.NDArray[np.float64]:
+    """Play one of the games only, from the same seed as the others."""
+    env.env_method("set_task", game)
+    env.seed(seed)
     env.action_space.seed(seed)
     env.reset()
-    masked = takes_masks(algorithm_class(algorithm), env)
     returns: list[list[float]] = [[] for _ in range(COPIES)]
     running = np.zeros(COPIES, dtype=np.int64)  # steps without an end
-    try:
-        while min(map(len, returns)) < quota:
-            _, _, dones, infos = env.step(random_actions(env, masked=masked))
-            for mine, info in zip(returns, infos, strict=True):
-                if "episode" in info and not is_lost_life(info) and len(mine) < quota:
-                    mine.append(game_return(info))
-            running = np.where(dones, 0, running + 1)
-            if running.max() >= LONGEST:
-                refuse_endless(game, LONGEST)
-    finally:
-        env.close()
+    while min(map(len, returns)) < quota:
+        _, _, dones, infos = env.step(random_actions(env, masked=masked))
+        for mine, info in zip(returns, infos, strict=True):
+            if "episode" in info and not is_lost_life(info) and len(mine) < quota:
+                mine.append(game_return(info))
+        running = np.where(dones, 0, running + 1)
+        if running.max() >= LONGEST:
+            refuse_endless(game, LONGEST)
     return np.array(returns).ravel()

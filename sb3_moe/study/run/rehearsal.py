@@ -14,9 +14,10 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.plasticity import policy_activations
-from sb3_moe.study.run.learner import arguments_of, build_env, build_model
+from sb3_moe.study.run.learner import build_env, build_model
 from sb3_moe.study.run.starting import begin_with, take_over
 from sb3_moe.study.spec.algorithms import is_off_policy
+from sb3_moe.study.spec.arguments import arguments_of
 from sb3_moe.study.spec.callbacks import build_callbacks
 from sb3_moe.study.spec.config import CellConfig
 
@@ -77,7 +78,10 @@ def _build(cell: CellConfig, env: VecEnv) -> BaseAlgorithm:
         warnings.simplefilter("ignore")
         model = build_model(cell, env, device="cpu", **arguments)
     with TemporaryDirectory() as folder:
-        build_callbacks([*cell.callbacks, *cell.architecture.callbacks], Path(folder))
+        for callback in build_callbacks(
+            [*cell.callbacks, *cell.architecture.callbacks], Path(folder)
+        ):
+            callback.init_callback(model)
     # Some policies can be built in spaces that they can't see.
     obs: Any = model.observation_space.sample()
     model.predict(obs)

@@ -10,7 +10,7 @@ from sb3_moe.study.spec.algorithms import default_policy, is_off_policy, rollout
 from sb3_moe.study.spec.arguments import arguments_of, described, given
 from sb3_moe.study.spec.callbacks import check_callbacks
 from sb3_moe.study.spec.named import Named, named
-from sb3_moe.study.spec.schedules import schedule_of, takes_all_tasks
+from sb3_moe.study.spec.schedules import check_turns, schedule_of, takes_all_tasks
 from sb3_moe.study.spec.setup import (
     Annealing,
     Evaluation,
@@ -142,12 +142,13 @@ class CellConfig(Setup):
             f"`steps_per_task` must be a multiple of the rollout of {self.architecture.name!r}, "
             f"n_envs * {unit} = {self.rollout}, got {self.steps_per_task}",
         )
+        check_turns(self)
 
     def _check_order(self) -> None:
-        """The order belongs to the regimes that have one, and plays games that there are."""
-        length = {"mtrl": (0,), "schedule": (0,), "scratch": (1,)}
+        """Raise unless the order is one of the games, where the regime has one."""
+        games = {"mtrl": 0, "schedule": 0, "scratch": 1}.get(self.regime)
         check(
-            len(self.order) in length.get(self.regime, range(1, 10_000)),
+            len(self.order) > 0 if games is None else len(self.order) == games,
             '`order` must be empty for "mtrl" and "schedule", one game for "scratch", and at least '
             f'one for "crl", got {list(self.order)} for "{self.regime}"',
         )

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -159,7 +159,7 @@ def _path(loc: Iterable[int | str], values: Any, where: str) -> str:
 def _names(kind: Any, loc: Iterable[int | str]) -> list[str]:
     """List the entries that a dataclass has, or one within it; those with `_` are no file's."""
     for part in loc:
-        kind = get_type_hints(kind)[str(part)]
+        kind = get_args(kind)[0] if isinstance(part, int) else get_type_hints(kind)[part]
     return [name for name in get_type_hints(kind) if not name.startswith("_")]
 
 

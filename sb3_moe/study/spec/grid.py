@@ -20,6 +20,8 @@ from sb3_moe.study.spec.setup import Setup, settle
 from sb3_moe.study.spec.start import with_starts
 from sb3_moe.study.spec.tasks import as_entries, task_names
 
+# More is a slip: the grid is laid out before anything runs.
+MOST_SEEDS = 10_000
 PRESETS = ("smoke", "paper-small", "paper-full")
 Orders = Literal["given", "rotations", "all"]
 
@@ -66,6 +68,11 @@ class StudyConfig(Setup):
             )
         if not isinstance(self.orders, str):
             _check_unique("orders", self.orders)
+            for game in itertools.chain.from_iterable(self.orders):
+                if game not in self.games:
+                    raise ValueError(
+                        f"`orders` must be of the games {', '.join(self.games)}, got {game!r}"
+                    )
         for regime in self.regimes:
             if regime not in get_args(Regime):
                 raise ValueError(
@@ -201,8 +208,9 @@ def _spelled_out(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     long = dict(values)
     if "architectures" in values:
         algorithm = values.get("algorithm", "PPO")
-        if isinstance(algorithm, str):
-            algorithm_class(algorithm)  # before the networks' names are read by its towers
+        if not isinstance(algorithm, str):
+            raise ValueError(f"`algorithm` must be text, got {algorithm!r}")
+        algorithm_class(algorithm)  # before the networks' names are read by its towers
         columns = _architectures(values["architectures"], algorithm, folder)
         long["architectures"] = [asdict(column) for column in columns]
     if "tasks" in values and "games" not in values:
@@ -231,9 +239,11 @@ def _seeds(value: Any) -> list[Any]:
     """Count from 0 up to a number of seeds, or take the seeds."""
     if isinstance(value, list):
         return value
-    if type(value) is int and value >= 1:
+    if type(value) is int and 1 <= value <= MOST_SEEDS:
         return list(range(value))
-    raise ValueError(f"`seeds` must be a number of seeds, at least 1, or a list, got {value!r}")
+    raise ValueError(
+        f"`seeds` must be a number of seeds, 1 to {MOST_SEEDS:,}, or a list, got {value!r}"
+    )
 
 
 def _architectures(value: Any, algorithm: str, folder: Path) -> Iterator[Architecture]:

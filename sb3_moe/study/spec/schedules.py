@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from sb3_moe.study.spec.named import Named, resolved
@@ -52,6 +53,31 @@ def schedule_of(cell: CellConfig) -> Any:
     if cell.regime == "mtrl":
         return Interleave()
     return Cycle(cell.steps_per_task, order=list(cell.order), num_cycles=cell.cycles)
+
+
+def check_turns(cell: CellConfig) -> None:
+    """Raise unless a cell's copies can play its tasks as its schedule says.
+
+    :raises ValueError: naming the entry, or what the schedule says against it
+    """
+    from sb3_moe_envs.schedules import Slots
+    from sb3_moe_envs.vector.shares import fixed_tasks
+
+    schedule, vectorization = schedule_of(cell), cell.env.get("vectorization", "sync")
+    try:
+        schedule.start(cell.games)
+        schedule.check_num_envs(cell.n_envs)
+        if schedule.slots is not Slots.OWN:
+            with warnings.catch_warnings():  # of unequal shares, which the world says itself
+                warnings.simplefilter("ignore")
+                fixed_tasks(schedule, len(cell.games), cell.n_envs)
+        elif vectorization != "sync":
+            raise ValueError(
+                f"{schedule!r} chooses a task for each copy, which needs `vectorization`='sync', "
+                f"got {vectorization!r}"
+            )
+    except ValueError as error:
+        raise ValueError(f"`schedule`: {error}") from error
 
 
 def takes_all_tasks(schedule: Any) -> bool:

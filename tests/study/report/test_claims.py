@@ -229,6 +229,14 @@ claims:
         ("units: {x: .inf}" + SOUND, r"`units` must be numbers above 0, got inf"),
         (SOUND + SOUND.partition("claims:")[2], r"`name` of claims must be different from each"),
         (SOUND + "    need: all", r"claim 'a': there is no entry `need`; did you mean `needs`\?"),
+        (
+            SOUND.replace("smallest", "smalest"),
+            r"there is no entry `contrasts\[0\].smalest_effect`; did you mean `smallest_effect`\?",
+        ),
+        (
+            SOUND.replace("{architecture: x}", "{architecture: x, ordre: [A]}"),
+            r"there is no entry `contrasts\[0\].plus\[0\].ordre`; did you mean `order`\?",
+        ),
         (SOUND.replace("minus: []", "minus: [{architecture: }]"), r"architecture` must be text"),
         (SOUND.replace("[{architecture: x}]", "[]"), r"`plus` must have at least one group, got"),
         (SOUND.replace("x}", "x, order: A}"), r"plus\[0\].order` must be a list, got 'A'"),

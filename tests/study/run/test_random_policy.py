@@ -30,6 +30,28 @@ class Lives(gym.Env):
         return np.zeros(2, np.float32), 1.0, self.steps % 2 == 0, False, info
 
 
+class Built(Lives):
+    """Counts how often it was built."""
+
+    count = 0
+
+    def __init__(self):
+        type(self).count += 1
+
+
+def test_each_task_is_built_once_for_each_copy():
+    names = [f"BuiltForTests{k}-v0" for k in range(3)]
+    for name in names:
+        gym.register(name, Built)
+    try:
+        returns = random_returns(names, 10)
+    finally:
+        for name in names:
+            del gym.registry[name]
+    assert Built.count <= 10 * len(names) + len(names)  # and once to see the spaces
+    assert [each.tolist() for each in returns.values()] == [[60.0] * 10] * 3
+
+
 def test_whole_games_count_with_their_score():
     gym.register("LivesForTests-v0", Lives)
     try:

@@ -1,5 +1,7 @@
 """A network that can't be built is found out before any cell starts."""
 
+from dataclasses import replace
+
 import pytest
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor
@@ -9,6 +11,7 @@ from sb3_moe.study.run.rehearsal import check_networks
 from sb3_moe.study.spec.architectures import named_architecture
 from sb3_moe.study.spec.config import Architecture
 from sb3_moe.study.spec.grid import StudyConfig
+from sb3_moe.study.spec.named import Named
 
 VALUES = {
     "name": "two",
@@ -22,6 +25,14 @@ VALUES = {
 
 def cells(*architectures):
     return StudyConfig(**VALUES, architectures=architectures).cells()
+
+
+def test_a_callback_that_does_not_fit_the_algorithm_is_found_before_any_cell():
+    values = {**VALUES, "algorithm": "DQN", "ppo": {}}
+    odd = replace(named_architecture("dense"), callbacks=(Named(name="TaskAdvantageCallback"),))
+    the_cells = StudyConfig(**values, architectures=(odd,)).cells()
+    with pytest.raises(ValueError, match=r"architecture 'dense' can't be built: .*DQN"):
+        check_networks(the_cells)
 
 
 def test_networks_that_can_be_built_pass():

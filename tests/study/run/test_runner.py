@@ -293,9 +293,30 @@ def test_status_says_how_far_an_interrupted_cell_is(tmp_path, console):
     write_json(job.folder.path / "live.json", {"steps": 8192})
     assert status(the_study, tmp_path, console) == 0
     text = console.file.getvalue().replace("\n", "")
-    assert "interrupted at 8,192 of 163,840 steps" in text
+    assert "interrupted at 8,192 of 163,840 steps, goes on from 0" in text
     assert "1 interrupted" in text
     assert "5 done" in text
+
+
+def test_status_says_which_cells_are_being_trained(tmp_path, console):
+    the_study = study(seeds=1)
+    write(tmp_path, the_study, lambda cell: 5.0)
+    job = survey(the_study.cells(), tmp_path)[0]
+    (job.folder.path / "done.json").unlink()
+    write_json(job.folder.path / "live.json", {"steps": None})
+    with held(job.folder.path):
+        assert status(the_study, tmp_path, console) == 0
+    assert f"{job.folder.path}: being trained, at 0 of" in console.file.getvalue()
+
+
+def test_a_folder_of_another_study_is_named_before_its_report_goes(tmp_path, console, dry):
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in GAMES})
+    run_study(study(seeds=1), tmp_path, console, lambda root: InstantEngine())
+    assert "is of the study" not in console.file.getvalue()
+    other = study(seeds=1, name="other")
+    run_study(other, tmp_path, console, lambda root: InstantEngine())
+    words = f"{tmp_path} is of the study 'made-up': its study.json and report go"
+    assert words in console.file.getvalue()
 
 
 def test_a_changed_configuration_is_refused_with_the_difference(tmp_path):

@@ -132,11 +132,26 @@ def test_ppo_and_arguments_are_two_words_for_the_same(tmp_path):
             "{Cycle: {steps: 5}}",
             "^there is no entry `schedule.Cycle.steps`; there are episodes_",
         ),
+        ("schedule", "{Sequence: {blocks: [[None, 64]]}}", "^`schedule`: .*'None'"),
+        ("schedule", "{Interleave: {weights: [1, 2, 3]}}", "^`schedule`: .*weights.* 2"),
+        ("schedule", "{Adaptive: {rule: 'steps>=8', order: [Nope]}}", "^`schedule`: .*'Nope'"),
+        ("schedule", "{Cycle: {steps_per_task: 1, num_cycles: 5}}", "^`schedule`: .*steps_per_ta"),
+        ("algorithm", "[DQN]", r"^`algorithm` must be text, got \['DQN'\]"),
+        ("algorithm", "~", "^`algorithm` must be text, got None"),
+        ("seeds", "1" + 30 * "0", "^`seeds` must be a number of seeds, 1 to 10,000, or a list"),
+        ("orders", "[[CartPole, Nope]]", "^`orders` must be of the games CartPole, Acrobot, got"),
     ],
 )
 def test_what_does_not_fit_names_the_entry_and_what_it_must_be(entry, text, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         read(tmp_path, **{entry: text})
+
+
+def test_copies_that_choose_for_themselves_need_one_process(tmp_path):
+    chosen = {"schedule": "{Interleave: {order: random}}", "env": "{vectorization: async}"}
+    with pytest.raises(ValueError, match=r"^`schedule`: .*needs `vectorization`='sync', got 'asyn"):
+        read(tmp_path, **chosen)
+    read(tmp_path, **{**chosen, "env": ""})
 
 
 @pytest.mark.parametrize(
