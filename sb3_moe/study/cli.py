@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from sb3_moe.study.commands import CACHE, plan, report, run_study, status
+from sb3_moe.study.commands import CACHE, report, run_study, status
+from sb3_moe.study.planning import plan
 from sb3_moe.study.run.engine import Engine, LocalEngine
 from sb3_moe.study.spec.architectures import named_architecture
 from sb3_moe.study.spec.config import Architecture

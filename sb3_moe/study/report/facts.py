@@ -11,14 +11,19 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.study.report.runs import Array
 from sb3_moe.study.spec.about import About
 from sb3_moe.study.spec.algorithms import algorithm_class, declared, default_of, towers_of
 from sb3_moe.study.spec.architectures import is_ours, meaning, options_by_tower, titles
-from sb3_moe.study.spec.arguments import NORMALISERS, PRESETS, arguments_of, described, given
+from sb3_moe.study.spec.arguments import (
+    PRESETS,
+    arguments_of,
+    described,
+    given,
+    normaliser_class,
+)
 from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
 from sb3_moe.study.spec.games import MINATAR
 from sb3_moe.study.spec.grid import StudyConfig
@@ -229,7 +234,7 @@ def _normalised(study: StudyConfig) -> str:
     """Say what is normalised, by whose statistics, and by what."""
     if study.normalize is None:
         return ""
-    kind = study.normalize.class_of(VecNormalize, NORMALISERS, "normalize")
+    kind = normaliser_class(study.normalize)
     usual = {name: parameter.default for name, parameter in parameters_of(kind).items()}
     values = {**usual, **study.normalize.arguments}
     what = [word for word in ("obs", "reward") if values.get(f"norm_{word}", True)]

@@ -34,7 +34,7 @@ from sb3_moe.study.run.integrity import ORIGIN, STATISTICS
 from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.provenance import provenance
 from sb3_moe.study.run.starting import begin_with, start_of
-from sb3_moe.study.spec.callbacks import CALLBACKS, build_callbacks
+from sb3_moe.study.spec.callbacks import build_callbacks, callback_class
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.setup import check_device, steps_between
 
@@ -113,7 +113,7 @@ def _resolved(cell: CellConfig) -> dict[str, Any]:
 def _named(cell: CellConfig) -> list[type]:
     """Give the classes of the callbacks that the study's file names."""
     both = [*cell.callbacks, *cell.architecture.callbacks]
-    return [each.class_of(BaseCallback, CALLBACKS, "callbacks") for each in both]
+    return [callback_class(each) for each in both]
 
 
 def _begun(cell: CellConfig, folder: CellFolder) -> tuple[BaseAlgorithm, VecEnv]:

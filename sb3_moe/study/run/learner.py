@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_moe.callbacks import LinearPerBlock
 from sb3_moe.study.spec.algorithms import algorithm_class, policy_of
-from sb3_moe.study.spec.arguments import NORMALISERS, arguments_of, described
+from sb3_moe.study.spec.arguments import arguments_of, described, normaliser_class
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.named import resolved
 from sb3_moe.study.spec.schedules import schedule_of
@@ -56,7 +56,7 @@ def build_env(cell: CellConfig, n_envs: int, seed: int, schedule: Any) -> VecEnv
     env = make_env(cell.games, n_envs, seed, schedule, **cell.world)
     if cell.normalize is None:
         return env
-    kind = cell.normalize.class_of(VecNormalize, NORMALISERS, "normalize")
+    kind = normaliser_class(cell.normalize)
     arguments = resolved(cell.normalize.arguments)
     takes_keys = "norm_obs_keys" in parameters_of(kind) and not issubclass(
         kind, PerTaskVecNormalize

@@ -25,7 +25,7 @@ from sb3_moe.study.spec.algorithms import (
     policy_of,
 )
 from sb3_moe.study.spec.entries import hint
-from sb3_moe.study.spec.named import resolved
+from sb3_moe.study.spec.named import Named, resolved
 from sb3_moe.study.spec.signatures import parameters_of
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 
@@ -40,6 +40,14 @@ NORMALISERS: dict[str, type] = {
     "PerTaskVecNormalize": PerTaskVecNormalize,
     "VecNormalize": VecNormalize,
 }
+
+
+def normaliser_class(named: Named) -> type[Any]:
+    """Give the class of normalisers that a file names.
+
+    :raises ValueError: if there is none
+    """
+    return named.class_of(VecNormalize, NORMALISERS, "normalize")
 
 
 def preset_for(algorithm: str, preset: str | None) -> str:
@@ -101,7 +109,7 @@ def _needs_tasks_of_rewards(cell: CellConfig) -> bool:
     """Say whether a replay buffer must know whose a reward was, to normalise it."""
     if cell.normalize is None or not is_off_policy(cell.algorithm):
         return False
-    kind = cell.normalize.class_of(VecNormalize, NORMALISERS, "normalize")
+    kind = normaliser_class(cell.normalize)
     return issubclass(kind, PerTaskVecNormalize)
 
 

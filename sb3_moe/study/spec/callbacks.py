@@ -23,6 +23,15 @@ CALLBACKS: dict[str, type] = {
 _ENTRIES = {"MultiTaskEvalCallback": "evaluation", "SnapshotCallback": "checkpoints"}
 
 
+def callback_class(named: Named, where: str = "callbacks") -> type[Any]:
+    """Give the class that a file names.
+
+    :param where: the entry that holds it
+    :raises ValueError: naming the entry
+    """
+    return named.class_of(BaseCallback, CALLBACKS, where)
+
+
 def check_callbacks(callbacks: Sequence[Named], where: str) -> None:
     """Raise unless there are such callbacks, and they take their arguments.
 
@@ -30,7 +39,7 @@ def check_callbacks(callbacks: Sequence[Named], where: str) -> None:
     :raises ValueError: naming the entry
     """
     for each in callbacks:
-        kind = each.class_of(BaseCallback, CALLBACKS, where)
+        kind = callback_class(each, where)
         for name, entry in _ENTRIES.items():
             # One of the user's own would write into the same files, unless it is given others.
             ours = kind is CALLBACKS[name]
@@ -51,6 +60,6 @@ def build_callbacks(callbacks: Sequence[Named], folder: Path) -> list[BaseCallba
 
 
 def _build(named: Named, folder: Path) -> Any:
-    kind = named.class_of(BaseCallback, CALLBACKS, "callbacks")
+    kind = callback_class(named)
     where = {"log_path": folder} if "log_path" in parameters_of(kind) else {}
     return kind(**{**where, **resolved(named.arguments)})

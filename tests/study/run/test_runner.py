@@ -11,8 +11,9 @@ import pytest
 from made_up_study import GAMES, ROLLOUT, cell, run, study, write, write_arrays
 from rich.console import Console
 
-from sb3_moe.study import commands
-from sb3_moe.study.commands import plan, prepare, run_study, status
+from sb3_moe.study import commands, planning
+from sb3_moe.study.commands import prepare, run_study, status
+from sb3_moe.study.planning import plan
 from sb3_moe.study.run import engine, jobs, runner, speeds
 from sb3_moe.study.run.engine import LocalEngine, environment
 from sb3_moe.study.run.folder import CellFolder, State, read_json, write_json
@@ -520,7 +521,7 @@ def test_the_plan_counts_what_is_done_and_estimates_the_rest_from_it(tmp_path, c
 
 
 def test_what_is_as_short_as_a_measurement_is_not_measured(tmp_path, console, monkeypatch):
-    monkeypatch.setattr(commands, "measured_speeds", None)
+    monkeypatch.setattr(planning, "measured_speeds", None)
     the_study = study(1, ("dense",), regimes=("mtrl",), steps_per_task=ROLLOUT)
     assert plan(the_study, tmp_path, console, processes=2) == 0
     text = console.file.getvalue()
@@ -530,7 +531,7 @@ def test_what_is_as_short_as_a_measurement_is_not_measured(tmp_path, console, mo
 def test_a_plan_of_short_cells_counts_their_starts(tmp_path, console, monkeypatch):
     """Three cells of 2.048 s, and 8 s to start each, on two processes: one of them runs two."""
     measured = speeds.Speeds({"dense": 80_000.0}, 8.0)
-    monkeypatch.setattr(commands, "measured_speeds", lambda jobs, tell: measured)
+    monkeypatch.setattr(planning, "measured_speeds", lambda jobs, tell: measured)
     the_study = study(3, ("dense",), regimes=("mtrl",), steps_per_task=10 * ROLLOUT)
     assert plan(the_study, tmp_path, console, processes=2) == 0
     text = console.file.getvalue()
