@@ -18,6 +18,7 @@ from sb3_moe.study.report import tables
 from sb3_moe.study.report.charts import charts
 from sb3_moe.study.report.facts import facts
 from sb3_moe.study.report.figures import expert_panels
+from sb3_moe.study.report.folder import FILES, PICTURES
 from sb3_moe.study.report.headline import UNTESTED
 from sb3_moe.study.report.judging import Finding, Row, primary_rows
 from sb3_moe.study.report.measures import MEASURES, block_end, collapsed, shown
@@ -28,22 +29,6 @@ from sb3_moe.study.report.runs import Run
 from sb3_moe.study.report.script import policy, script
 from sb3_moe.study.report.verdict import FEWEST_SEEDS
 from sb3_moe.study.spec.grid import StudyConfig
-
-#: What lies beside the page.
-FILES = {
-    "summary.csv": "returns by network and task",
-    "scores.csv": "the mean return of every seed, evaluation and task",
-    "curves.csv": "whatever else the charts show while training goes on",
-    "measures.csv": "every measure of every run: what the comparisons rest on",
-    "verdicts.csv": "a row for each comparison and task",
-    "scores.npz": "the return of every episode, at the steps that all seeds of a network have",
-}
-PICTURES = {
-    "learning_curves": "Returns while training goes on",
-    "dormant_neurons": "Dormant neurons while training goes on",
-    "expert_weights": "How much each expert counts for each task",
-    "differences": "Every primary comparison",
-}
 
 
 def build_page(

@@ -2,12 +2,14 @@ import csv
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from made_up_study import study, write, write_arrays
 
 from sb3_moe.study.report.facts import facts
+from sb3_moe.study.report.folder import check_report_folder
 from sb3_moe.study.report.headline import claims_table, returns_table
 from sb3_moe.study.report.measures import MEASURES, collapsed
 from sb3_moe.study.report.page import field, interval, number
@@ -23,6 +25,7 @@ from sb3_moe.study.spec.config import Architecture
 from sb3_moe.study.spec.grid import load_study
 from sb3_moe.study.spec.named import Named
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 LEVELS = {"dense": 5.0, "soft-big": 9.0}
 
 
@@ -205,19 +208,79 @@ def test_a_report_can_be_written_elsewhere(folder, tmp_path):
     assert (tmp_path / "results" / "scores.csv").exists()
 
 
-@pytest.mark.parametrize("name", ["README.md", "index.html"])
-def test_a_page_that_is_no_reports_is_not_written_over(folder, tmp_path, name):
+MINE = ["README.md", "index.html", "summary.csv", "verdicts.csv", "scores.npz", "differences.png"]
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_a_file_that_is_no_reports_is_neither_written_over_nor_deleted(folder, tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ValueError, match=rf"`to` must be a folder of its own.*whose {name} would"):
+    rule = rf"`to` must be a folder of its own.*got {re.escape(str(tmp_path))}, whose {name} would"
+    with pytest.raises(ValueError, match=rule):
         write_report(study(claims=None), folder, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_table_called_summary_makes_no_folder_a_reports(folder, tmp_path):
+    for name in ("README.md", "index.html", "summary.csv"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=r"`to` must be a folder of its own.*whose README.md"):
+        write_report(study(claims=None), folder, tmp_path)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "done.json", "diagnostics.npz"])
+def test_a_runs_folder_is_never_a_reports(folder, tmp_path, name):
+    (tmp_path / "index.html").write_bytes((folder / "report" / "index.html").read_bytes())
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=rf"earlier report's, got .*, where a run has its {name}"):
+        check_report_folder(tmp_path)
+
+
+def test_a_runs_scores_are_kept(folder):
+    run = next((folder / "cells").iterdir())
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(ValueError, match=r"`to` must be .*, where a run has its config.json"):
+        write_report(study(claims=None), folder, run)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_the_folder_is_asked_about_without_being_made(tmp_path):
+    check_report_folder(tmp_path / "report", "out")
+    assert not (tmp_path / "report").exists()
+    (tmp_path / "summary.csv").write_text("mine")
+    with pytest.raises(ValueError, match=r"`out` must be a folder of its own.*whose summary.csv"):
+        check_report_folder(tmp_path, "out")
+
+
+@pytest.mark.parametrize("page", sorted(EXAMPLES.rglob("index.html")), ids=lambda p: p.parent.name)
+def test_reports_of_every_version_are_known_as_such(page):
+    check_report_folder(page.parent)
+
+
+def test_files_of_other_names_are_in_no_reports_way(folder, tmp_path, no_drawing):
+    (tmp_path / "notes.txt").write_text("mine")
+    write_report(study(claims=None), folder, tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_report_that_was_stopped_can_be_written_again(folder, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sb3_moe.study.report.writing.save_figure", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(study(claims=None), folder, tmp_path)
+    assert (tmp_path / "summary.csv").exists()
+    monkeypatch.setattr("sb3_moe.study.report.writing.save_figure", lambda *_, **__: None)
+    assert write_report(study(claims=None), folder, tmp_path).exists()
 
 
 def test_a_report_over_an_earlier_one_leaves_nothing_behind_that_is_not_its_own(
     folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("sb3_moe.study.report.writing.save_figure", lambda *_, **__: None)
+    (tmp_path / "index.html").write_bytes((folder / "report" / "index.html").read_bytes())
     stale = {"verdicts.csv", "differences.png", "differences.svg", "differences.pdf"}
     for name in {*stale, "summary.csv", "README.md", "learning_curves.png", "notes.txt"}:
         (tmp_path / name).write_text("")
