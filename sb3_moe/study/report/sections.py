@@ -104,8 +104,7 @@ def said(results: Results) -> dict[str, Any]:
     context: dict[str, Any] = {
         "study": study,
         "expected": expected,
-        "seeds": (seeds := len({run.cell.seed for run in results.runs})),
-        "few": 1 < seeds < FEWEST_SEEDS,
+        **_seeds(results.runs),
         "done": len(results.runs) - results.interrupted,
         "interrupted": results.interrupted,
         "ended_early": results.ended_early,
@@ -124,6 +123,17 @@ def said(results: Results) -> dict[str, Any]:
         "tests": texts["tests"][0],
         "choices": [*texts["choices"], *study.about.notes],
     }
+
+
+def _seeds(runs: Sequence[Run]) -> dict[str, int]:
+    """Say how many seeds there are of each network in each setting, which may not all be done yet.
+
+    :return: the most, the fewest, and the fewest that have an interval, if these are too few for
+        it to say much, else 0
+    """
+    counts = sorted(map(len, tables.grouped(runs).values()))
+    few = next((count for count in counts if 1 < count < FEWEST_SEEDS), 0)
+    return {"seeds": counts[-1], "fewest": counts[0], "few": few}
 
 
 def _claims(findings: Sequence[Finding], verdicts: tables.Rows) -> dict[str, Any]:

@@ -113,11 +113,25 @@ def test_the_headline_shows_interleaved_games_and_both_ends_of_each_order(tmp_pa
     ]
     (tmp_path / "summary.csv").write_text("\n".join(lines))
     assert returns_table(tmp_path).splitlines() == [
-        "| Network | Breakout, interleaved | Breakout after Pong | Pong first |",
-        "| --- | --- | --- | --- |",
-        "| Dense | 5.00 [4.00, 6.50] | 3.00 [2.00, 4.00] | 9.00 [8.00, 10.0] |",
-        "| SoftMoE-Big | - | 7.00 | - |",
+        "| Network | Breakout, interleaved | Breakout after Pong | Pong first | Seeds |",
+        "| --- | --- | --- | --- | --- |",
+        "| Dense | 5.00 [4.00, 6.50] | 3.00 [2.00, 4.00] | 9.00 [8.00, 10.0] | 2 |",
+        "| SoftMoE-Big | - | 7.00 | - | 1 |",
     ]
+
+
+def test_the_headline_names_seeds_where_they_differ_between_networks_or_returns(tmp_path):
+    def last(*seeds):
+        lines = ["regime,order,architecture,game,seeds,return,low,high"]
+        for network, game, count in zip(("dense", "dense", "soft-big"), "ABA", seeds, strict=True):
+            lines.append(f"mtrl,,{network},{game},{count},1,0,2")
+        (tmp_path / "summary.csv").write_text("\n".join(lines))
+        heading, _, *rows = returns_table(tmp_path).splitlines()
+        return [line.strip("| ").split(" | ")[-1] for line in (heading, *rows)]
+
+    assert last(7, 7, 2) == ["Seeds", "7", "2"]
+    assert last(7, 3, 7) == ["Seeds", "3 to 7", "7"]
+    assert last(7, 7, 7)[0] == "B, interleaved"
 
 
 def headings(folder, lines, cycles):

@@ -1,6 +1,7 @@
 """A report says what the study's configuration says, and nothing else."""
 
 import re
+import shutil
 import tomllib
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -16,6 +17,7 @@ from sb3_moe.study.report.facts import facts, shared_arguments
 from sb3_moe.study.report.rendering import render, sentences
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.folder import CellFolder, write_json
+from sb3_moe.study.run.jobs import survey
 from sb3_moe.study.spec.about import About
 from sb3_moe.study.spec.config import Architecture, Evaluation
 from sb3_moe.study.spec.grid import read_study
@@ -35,8 +37,13 @@ def mine(architectures=("dense",), **changes):
 
 
 def reported(the_study, root, level=5.0, random=1.0):
-    """Report made-up runs: the page's text without tags, figures and files, and the README."""
+    """Report made-up runs: as :func:`report_of`."""
     write(root, the_study, lambda cell: level, random=random)
+    return report_of(the_study, root, random)
+
+
+def report_of(the_study, root, random=1.0):
+    """Give a report's texts: the page's without tags, figures and files, and the README."""
     write_json(root / "study.json", {})
     write_json(root / "random.json", {game: [random] * 70 for game in the_study.games})
     html = write_report(the_study, root).read_text()
@@ -375,7 +382,7 @@ def test_a_heading_is_escaped_once_in_text_and_attribute():
 
 def test_runs_that_were_stopped_are_not_counted_as_done():
     context = {"study": facts(study()), "done": 3, "interrupted": 1, "cells": 5, "seeds": 2}
-    context |= {"ended_early": 0, "failed": {}}
+    context |= {"ended_early": 0, "failed": {}, "fewest": 2}
     assert "3 of 5 training runs are done, 1 more counts as far as it has come, with" in (
         render("extent.txt.j2", **context).replace("\n", " ")
     )
@@ -525,6 +532,33 @@ def test_intervals_of_few_seeds_rule_nothing_out_and_are_said_to_be_of_few(tmp_p
         text = "differences between networks may be chance"
         assert (text in page) == (text in readme.replace("\n", " ")) == (seeds == 1)
         assert ("rules out the smallest benefit" in page.replace("\n", " ")) == (seeds == 5)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "extent", "words"),
+    [
+        ((7, 2), "with 2 to 7 seeds", ["says next to nothing of so few as 2"]),
+        ((7, 5), "with 5 to 7 seeds", []),
+        ((7, 1), "with 1 to 7 seeds", ["one seed alone it has none"]),
+        ((3, 1), "with 1 to 3 seeds", ["nothing of so few as 3", "one seed alone it has none"]),
+        ((2, 2), "with 2 seeds", ["says next to nothing of so few"]),
+    ],
+)
+def test_what_is_said_of_few_seeds_goes_by_the_network_with_the_fewest(
+    tmp_path, seeds, extent, words
+):
+    the_study = mine(["dense", "soft-big"], regimes=("mtrl",), seeds=tuple(range(7)))
+    write(tmp_path, the_study, lambda cell: 5.0)
+    wanted = dict(zip(("dense", "soft-big"), seeds, strict=True))
+    for job in survey(the_study.cells(), tmp_path):
+        if job.cell.seed >= wanted[job.cell.architecture.name]:
+            shutil.rmtree(job.folder.path)
+    for text in report_of(the_study, tmp_path):
+        said = " ".join(text.split())
+        assert extent in said
+        assert [word for word in words if word not in said] == []
+        assert ("so few" in said) == (any("so few" in word for word in words))
+        assert ("one seed" in said.lower()) == (min(seeds) == 1)
 
 
 def test_a_claim_that_is_not_tested_stays_in_the_headline(tmp_path):
