@@ -21,7 +21,7 @@ from sb3_moe.study.report.figures import expert_panels
 from sb3_moe.study.report.folder import FILES, PICTURES
 from sb3_moe.study.report.headline import UNTESTED
 from sb3_moe.study.report.judging import Finding, Row, primary_rows
-from sb3_moe.study.report.measures import MEASURES, block_end, collapsed, shown
+from sb3_moe.study.report.measures import MEASURES, block_end, collapsed, diverged, shown
 from sb3_moe.study.report.page import interval, number
 from sb3_moe.study.report.rendering import render, sentences
 from sb3_moe.study.report.results import Results
@@ -265,6 +265,7 @@ def _limits(results: Results) -> dict[str, Any]:
     ]
     return {
         "failures": [f"{name}: {reason}" for name, reason in results.failed.items()],
+        "diverged": [_divergence(*each) for each in diverged(results.runs)],
         "collapsed": [_collapse(*each) for each in collapsed(results.runs, results.random)],
         "compared": bool(rows),
         "ruled_out": [
@@ -277,6 +278,12 @@ def _limits(results: Results) -> dict[str, Any]:
 
 def _collapse(run: Run, game: str) -> str:
     return f"{run.cell.name}, {game}: {number(block_end(run, game))}"
+
+
+def _divergence(run: Run, game: str) -> str:
+    is_number = np.isfinite(run.returns(game))
+    last = "" if is_number[-1] else ", the last among them"
+    return f"{run.cell.name}, {game}: {(~is_number).sum()} of {len(is_number)} returns{last}"
 
 
 def _reproduce(results: Results) -> dict[str, Any]:

@@ -340,19 +340,33 @@ def test_runs_that_end_below_random_are_named_on_the_page(tmp_path):
     assert "dense-s3, Breakout" not in html
 
 
-def test_a_return_that_is_no_number_spoils_no_page(tmp_path):
-    made = study(seeds=1, claims=None)
+def with_returns(job, game, value, at):
+    """Put a value in place of some of a game's returns."""
+    arrays = job.folder.scores()
+    arrays["score"][at, job.cell.games.index(game)] = value
+    write_arrays(job.folder, "scores.npz", arrays)
+    job.folder.finish({"steps": job.cell.total_steps, "last_attempt": {"start": 0, "seconds": 1.0}})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_return_that_is_no_number_spoils_no_page_and_is_named_there(tmp_path, value, no_drawing):
+    made = study(seeds=2, claims=load_study("smoke").claims, regimes=("mtrl",))
     write(tmp_path, made, level=lambda cell: 5.0)
-    broken = survey(made.cells(), tmp_path)[0].folder
-    with np.load(broken.path / "scores.npz") as saved:
-        arrays = dict(saved)
-    arrays["score"][3, 0] = np.nan
-    write_arrays(broken, "scores.npz", arrays)
-    broken.finish({"steps": 0, "last_attempt": {"start": 0, "seconds": 1.0}})
-    levels = {"SpaceInvaders": [float("nan")] * 70, "Breakout": [1.0] * 70}
-    write_json(tmp_path / "random.json", levels)
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in made.games})
     write_json(tmp_path / "study.json", {})
-    assert write_report(made, tmp_path).is_file()
+    first, *_, last = survey(made.cells(), tmp_path)
+    with_returns(first, "Breakout", value, slice(-3, None))
+    with_returns(last, "SpaceInvaders", value, 3)
+    _, limits = write_report(made, tmp_path).read_text().split("<h2>What did not help</h2>")
+    assert "Runs with returns that are no numbers" in limits
+    assert f"{first.cell.name}, Breakout: 3 of 21 returns, the last among them<" in limits
+    assert f"{last.cell.name}, SpaceInvaders: 1 of 21 returns<" in limits
+    assert "below the random policy" not in limits
+
+
+def test_runs_that_have_every_return_are_not_named_as_if_they_lacked_one(folder):
+    page = (folder / "report" / "index.html").read_text()
+    assert "Runs with returns that are no numbers" not in page
 
 
 def test_the_page_says_from_which_tau_on_a_neuron_counts_as_dormant(tmp_path):
