@@ -1,5 +1,6 @@
 import csv
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -362,6 +363,15 @@ def test_a_return_that_is_no_number_spoils_no_page_and_is_named_there(tmp_path, 
     assert f"{first.cell.name}, Breakout: 3 of 21 returns, the last among them<" in limits
     assert f"{last.cell.name}, SpaceInvaders: 1 of 21 returns<" in limits
     assert "below the random policy" not in limits
+
+
+@pytest.mark.parametrize("value", [None, "text", float("nan")])
+def test_a_random_level_that_is_no_number_says_which_and_what_to_do(folder, tmp_path, value):
+    root = shutil.copytree(folder, tmp_path / "copy")
+    levels = {"SpaceInvaders": [1.0] * 70, "Breakout": [1.0] * 69 + [value]}
+    write_json(root / "random.json", levels)
+    with pytest.raises(ValueError, match=r"random.json must .* got .* of Breakout: run the study"):
+        load_results(study(claims=None), root)
 
 
 def test_runs_that_have_every_return_are_not_named_as_if_they_lacked_one(folder):
