@@ -14,6 +14,7 @@ import numpy as np
 from sb3_moe.study.report.claims import Claims, load_claims
 from sb3_moe.study.report.facts import shared_arguments
 from sb3_moe.study.report.judging import Finding, judge_claims
+from sb3_moe.study.report.last_run import check_level, other_study
 from sb3_moe.study.report.references import References
 from sb3_moe.study.report.runs import Run, with_silent_failures
 from sb3_moe.study.run.folder import read_json
@@ -40,6 +41,8 @@ class Results:
     :param ended_early: how many are done, but were ended by a callback before their last step
     :param failed: the cells that failed or are damaged, and why: no number has them in it
     :param machines: the versions and hardware that runs had, each with the number of runs
+    :param other: of the study that was run last in the folder, where it is another one: its
+        ``name``, and the ``entries`` that differ
     """
 
     study: StudyConfig
@@ -53,6 +56,7 @@ class Results:
     ended_early: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
     machines: Sequence[tuple[Mapping[str, Any], int]] = ()
+    other: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def references(self) -> References:
@@ -64,7 +68,8 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     """Read a study's folder.
 
     :param partial: take runs that are not done for what they have
-    :raises ValueError: if no cell is done, or what is there was made by another configuration
+    :raises ValueError: if no cell is done, or what numbers rest on was made by another
+        configuration
     """
     wanted = ("done", "interrupted") if partial else ("done",)
     cells = study.cells()
@@ -75,7 +80,8 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     if not jobs:
         raise ValueError(f"a report needs a cell that is done, {root} has none: run the study")
     runs = with_silent_failures([_run(job) for job in jobs])
-    random = _random_means(study, root)
+    last = read_json(root / "study.json")
+    random = _random_means(study, root, last)
     claims = load_claims(study.claims) if study.claims else Claims()
     claims.check_tasks(study.games)
     return Results(
@@ -84,7 +90,7 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
         random,
         judge_claims(claims, runs, References(runs, random, cells), cells),
         claims,
-        read_json(root / "study.json"),
+        last,
         shared_arguments(study, jobs[0].folder.config()),
         sum(job.state.status != "done" for job in jobs),
         sum(map(_ended_early, jobs)),
@@ -94,6 +100,7 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
             if job.state.status in ("failed", "damaged")
         },
         _machines(jobs),
+        other_study(study, last),
     )
 
 
@@ -119,8 +126,9 @@ def _ended_early(job: Job) -> bool:
     return bool(read_json(job.folder.path / "done.json")["steps"] < job.cell.total_steps)
 
 
-def _random_means(study: StudyConfig, root: Path) -> dict[str, float]:
+def _random_means(study: StudyConfig, root: Path, last: Mapping[str, Any]) -> dict[str, float]:
     try:
+        check_level(study, last)
         returns = read_returns(root / "random.json", study.games, study.random_episodes)
     except ValueError as error:
         raise ValueError(f"{error}: run the study, which measures it again") from error

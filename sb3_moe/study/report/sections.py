@@ -292,6 +292,7 @@ def _reproduce(results: Results) -> dict[str, Any]:
     del configuration["about"]
     return {
         "provenance": results.provenance,
+        "other": results.other,
         "machines": [(json.dumps(each, indent=2), count) for each, count in results.machines],
         "arguments": json.dumps(results.arguments, indent=2),
         "configuration": json.dumps(configuration, indent=2),

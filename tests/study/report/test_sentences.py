@@ -380,6 +380,55 @@ def test_a_heading_is_escaped_once_in_text_and_attribute():
     assert html.count("a&#39;s &#34;&lt;i&gt;&amp;") == 2
 
 
+def reproduced(page):
+    """Give the page's last part on one line."""
+    return " ".join(page.read_text().split("<h2>To check this page</h2>")[1].split())
+
+
+def test_a_command_that_ran_another_study_in_the_folder_is_said_to_have(tmp_path):
+    the_study = mine(["dense", "soft-big"], regimes=("mtrl",))
+    write(tmp_path, the_study, lambda cell: 5.0)
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
+
+    def said(**changes):
+        last = {"study": replace(the_study, **changes).to_dict(), "command": "sb3-moe"}
+        write_json(tmp_path / "study.json", last)
+        return reproduced(write_report(the_study, tmp_path))
+
+    assert "That command ran" not in said()
+    about = About(title="Before it was called otherwise")
+    assert "That command ran" not in said(about=about, claims=tmp_path / "claims.yaml")
+    page = said(seeds=(0, 1), ppo={"gamma": 0.5})
+    assert "<p>That command ran this study with other ppo, seeds.</p>" in page
+    networks = (Architecture(name="dense"), Architecture(name="top_k-big"))
+    page = said(name="a<b", architectures=networks)
+    differs = "which differs in architectures."
+    assert f"<p>That command ran another study, a&lt;b, {differs}</p>" in page
+    assert "<p>That command ran another study, b.</p>" in said(name="b")
+
+
+def test_a_random_level_of_another_world_is_in_no_report(tmp_path):
+    the_study = mine(["dense"], regimes=("mtrl",))
+    write(tmp_path, the_study, lambda cell: 5.0)
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
+    other = replace(the_study, name="other", no_op_max=7)
+    write_json(tmp_path / "study.json", {"study": other.to_dict()})
+    rule = (
+        r"random.json must be of {}, got {'no_op_max': 7}: run the study, which measures it again"
+    )
+    with pytest.raises(ValueError, match=rule):
+        write_report(the_study, tmp_path)
+
+
+@pytest.mark.parametrize("said", [None, "text", {"architectures": 5}, {"architectures": [None]}])
+def test_a_study_json_that_says_nothing_of_a_study_spoils_no_page(tmp_path, said):
+    the_study = mine(["dense"], regimes=("mtrl",), seeds=(0,))
+    write(tmp_path, the_study, lambda cell: 5.0)
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
+    write_json(tmp_path / "study.json", {"study": said})
+    assert write_report(the_study, tmp_path).exists()
+
+
 def test_runs_that_were_stopped_are_not_counted_as_done():
     context = {"study": facts(study()), "done": 3, "interrupted": 1, "cells": 5, "seeds": 2}
     context |= {"ended_early": 0, "failed": {}, "fewest": 2}
