@@ -431,7 +431,8 @@ def test_a_report_with_another_number_of_random_episodes_says_what_to_do(folder)
 
 
 @pytest.mark.parametrize(
-    "text", ["5.03", "-5.03", "1,234", "4e-05", "9.1e-05", "9.0 [8.1, 9.9]", "-1 [-2, 0]"]
+    "text",
+    ["5.03", "-5.03", "1,234", "4e-05", "9.1e-05", "1.00e+30", "9.0 [8.1, 9.9]", "-1 [-2, 0]"],
 )
 def test_a_number_that_is_written_already_is_one(text):
     assert field(text).css == "number"
@@ -453,6 +454,15 @@ def test_numbers_have_as_many_digits_as_a_reader_needs():
     # On both sides of what is usually asked of a p-value, which two digits don't show.
     assert [number(x) for x in (0.0491, 0.0549, 0.0051)] == ["0.049", "0.055", "0.0051"]
     assert number(7.78500000001) == number(float("7.785"))  # as it is in a CSV file
+    # More digits than anyone counts.
+    assert [number(x) for x in (123_456_789.0, 1e9, -1.2345e10, 1e30, 1e300)] == [
+        "123,457,000",
+        "1.00e+09",
+        "-1.23e+10",
+        "1.00e+30",
+        "1.00e+300",
+    ]
+    assert interval(1e30, -5.0, 2e30) == "1.00e+30 [-5.00, 2.00e+30]"
     assert interval(1.0, 0.5, 1.5) == "1.00 [0.50, 1.50]"
     assert interval(0.0161, -0.1812, 0.2134) == "0.02 [-0.18, 0.21]"
     assert interval(0.3412, 0.0041, 0.6783) == "0.34 [0.004, 0.68]"
