@@ -33,6 +33,7 @@ class Results:
     :param study: what was asked for
     :param runs: the cells that are done, and those that count as far as they have come
     :param random: the random policy's mean return on each game
+    :param references: what returns are compared with
     :param findings: what became of each claim
     :param claims: the claims and their rule
     :param provenance: versions, hardware and command
@@ -48,6 +49,7 @@ class Results:
     study: StudyConfig
     runs: list[Run]
     random: dict[str, float]
+    references: References
     findings: list[Finding]
     claims: Claims
     provenance: Mapping[str, Any]
@@ -57,11 +59,6 @@ class Results:
     failed: Mapping[str, str] = field(default_factory=dict)
     machines: Sequence[tuple[Mapping[str, Any], int]] = ()
     other: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def references(self) -> References:
-        """What returns are compared with."""
-        return References(self.runs, self.random, self.study.cells())
 
 
 def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Results:
@@ -82,13 +79,15 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     runs = with_silent_failures([_run(job) for job in jobs])
     last = read_json(root / "study.json")
     random = _random_means(study, root, last)
+    references = References(runs, random, cells)
     claims = load_claims(study.claims) if study.claims else Claims()
     claims.check_tasks(study.games)
     return Results(
         study,
         runs,
         random,
-        judge_claims(claims, runs, References(runs, random, cells), cells),
+        references,
+        judge_claims(claims, runs, references, cells),
         claims,
         last,
         shared_arguments(study, jobs[0].folder.config()),

@@ -14,6 +14,7 @@ from sb3_moe.study.report.folder import check_report_folder
 from sb3_moe.study.report.headline import claims_table, returns_table
 from sb3_moe.study.report.measures import MEASURES, collapsed
 from sb3_moe.study.report.page import field, interval, number
+from sb3_moe.study.report.references import References
 from sb3_moe.study.report.rendering import sentences
 from sb3_moe.study.report.results import load_results
 from sb3_moe.study.report.tables import by_setting, summary
@@ -412,6 +413,18 @@ def test_games_lie_side_by_side_in_the_wide_table(folder):
     dense, soft_big = wide["interleaved"]
     assert (dense["network"], soft_big["network"]) == ("Dense", "SoftMoE-Big")
     assert {"return SpaceInvaders", "return Breakout"} <= set(dense)
+
+
+def test_what_returns_are_compared_with_is_found_once(folder, tmp_path, monkeypatch, no_drawing):
+    made = []
+
+    def counted(*values):
+        made.append(References(*values))
+        return made[-1]
+
+    monkeypatch.setattr("sb3_moe.study.report.results.References", counted)
+    write_report(study(claims=load_study("smoke").claims), folder, tmp_path)
+    assert len(made) == 1
 
 
 def test_a_report_without_runs_says_what_to_do(tmp_path):
