@@ -217,7 +217,8 @@ def test_an_old_studys_folder_is_done_and_gives_the_old_tables(tiny):
     study, folder = tiny
     assert {job.state for job in survey(study.cells(), folder)} == {("done", "")}
     assert status(study, folder, Console(quiet=True)) == 0
-    write_report(study, folder, folder / "again")
+    page = write_report(study, folder, folder / "again").read_text()
+    assert "That command ran" not in page  # another study
     for old in (folder / "report").glob("*.csv"):
         assert (folder / "again" / old.name).read_text() == old.read_text()
     for cell in folder.glob("cells/*"):

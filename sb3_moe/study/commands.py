@@ -11,6 +11,7 @@ from rich.console import Console
 
 from sb3_moe.evaluation.playing import is_told_masks
 from sb3_moe.study.report.claims import load_claims
+from sb3_moe.study.report.last_run import check_level, other_study
 from sb3_moe.study.run.engine import Engine, child_environment, environment
 from sb3_moe.study.run.folder import check_writable, read_json, write_json
 from sb3_moe.study.run.jobs import (
@@ -29,7 +30,6 @@ from sb3_moe.study.run.starting import refuse_changed_models
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.algorithms import algorithm_class
 from sb3_moe.study.spec.grid import StudyConfig
-from sb3_moe.study.spec.setup import WORLD, plain
 
 #: Where, in a study's folder, processes leave each other what jax has compiled.
 CACHE = ".jax"
@@ -85,8 +85,11 @@ def run_study(
         another configuration
     :raises BusyError: if another process runs cells in the folder
     """
+    from sb3_moe.study.report.folder import check_report_folder
+
     check_claims(study, console)
     check_writable(root)
+    check_report_folder(root / "report", "out")
     with locked(root):
         jobs = survey(study.cells(), root)
         refuse_changes(jobs)
@@ -146,10 +149,9 @@ def _another_study(study: StudyConfig, path: Path) -> str | None:
     :param path: of what an earlier call wrote
     """
     try:
-        said = read_json(path).get("study")
+        name = other_study(study, read_json(path)).get("name")
     except ValueError:  # not there, or damaged
         return None
-    name = said.get("name") if isinstance(said, dict) else None
     return name if isinstance(name, str) and name != study.name else None
 
 
@@ -174,7 +176,7 @@ def prepare(study: StudyConfig, root: Path) -> None:
     """Write down the study, and measure the random policy's level once."""
     path = root / "random.json"
     try:
-        _check_world(study, root / "study.json")
+        _check_level(study, root / "study.json")
         read_returns(path, study.games, study.random_episodes)
     except ValueError:  # not there, damaged, or of what the study was before
         with environment(child_environment(root / CACHE)):
@@ -189,22 +191,17 @@ def prepare(study: StudyConfig, root: Path) -> None:
     )
 
 
-def _check_world(study: StudyConfig, path: Path) -> None:
+def _check_level(study: StudyConfig, path: Path) -> None:
     """Raise if a folder's random policy played in other environments, as far as the folder says.
 
     :param path: of what an earlier call wrote
     :raises ValueError: if it did, or the file can't be read
     """
-    found = read_json(path) if path.exists() else {}
-    said = found.get("study")
-    if not isinstance(said, dict):
-        return
-    if is_told_masks(algorithm_class(study.algorithm)) and not found.get("random_masked"):
+    last = read_json(path) if path.exists() else {}
+    masked = is_told_masks(algorithm_class(study.algorithm))
+    if "study" in last and masked and not last.get("random_masked"):
         raise ValueError(f"{path.name} must be of a random policy that keeps to masks")
-    # What version 0.1 doesn't say is what a world leaves out.
-    before = {name: said[name] for name in WORLD if said.get(name)}
-    if before != plain(study.world):
-        raise ValueError(f"{path.name} must be of {study.world}, got {before}")
+    check_level(study, last)
 
 
 def rehearse(jobs: Sequence[Job], root: Path) -> None:

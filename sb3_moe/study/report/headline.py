@@ -65,6 +65,7 @@ def returns_table(folder: Path, cycles: int = 1) -> str:
     """Tabulate what each network reached on each game, by what came before it.
 
     Of several orders with the same before it, the one with the most seeds counts, or the first.
+    Where networks, or their returns, are of different numbers of seeds the last column has these.
 
     :param folder: a report's, with ``summary.csv``
     :param cycles: how often each sequence of games was played through
@@ -81,13 +82,25 @@ def returns_table(folder: Path, cycles: int = 1) -> str:
             reached[column] = seeds, interval(mean, low, high)
     columns = list(dict.fromkeys(column for row in networks.values() for column in row))
     called = titles(networks)
+    counts = {name: [seeds for seeds, _ in row.values()] for name, row in networks.items()}
+    uneven = len(set().union(*counts.values())) > 1
     return markdown(
-        ["Network", *columns],
+        ["Network", *columns, *(["Seeds"] if uneven else [])],
         [
-            [as_written(called[name]), *(row.get(column, (0, "-"))[1] for column in columns)]
+            [
+                as_written(called[name]),
+                *(row.get(column, (0, "-"))[1] for column in columns),
+                *([_range(counts[name])] if uneven else []),
+            ]
             for name, row in networks.items()
         ],
     )
+
+
+def _range(counts: Sequence[int]) -> str:
+    """Write how many there are: one number, or the least and the most."""
+    least, most = min(counts), max(counts)
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _column(row: Text, cycles: int, orders: Sequence[str]) -> str:

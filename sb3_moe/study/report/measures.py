@@ -96,7 +96,17 @@ def collapsed(runs: Sequence[Run], random: Mapping[str, float]) -> list[tuple[Ru
         (run, game)
         for run in runs
         for game in run.cell.games
-        if block_end(run, game) < random.get(game, float("nan"))
+        if -math.inf < block_end(run, game) < random.get(game, float("nan"))
+    ]
+
+
+def diverged(runs: Sequence[Run]) -> list[tuple[Run, str]]:
+    """List the runs, and the games, with a return that is no number: measures of it have none."""
+    return [
+        (run, game)
+        for run in runs
+        for game in run.cell.games
+        if has_an_end(run.cell, game) and not np.isfinite(run.returns(game)).all()
     ]
 
 

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple, get_args
 from sb3_moe.study.report.verdict import Verdict
 
 # As `number` and `interval` write them.
-_NUMBER = re.compile(r"-?[\d,.]+(e-?\d+)?( \[.*\])?")
+_NUMBER = re.compile(r"-?[\d,.]+(e[-+]?\d+)?( \[.*\])?")
+# Nobody counts the digits of numbers from here on.
+_LARGE = 1e9
 
 
 class Field(NamedTuple):
@@ -68,6 +70,8 @@ def _to_hundredths(value: float) -> str:
         return "-"
     if 0 < abs(value) < 0.005:
         return f"{value:.1g}"  # on which side of 0 it lies
+    if abs(value) >= _LARGE:
+        return f"{value:.2e}"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -14,6 +14,7 @@ import numpy as np
 from sb3_moe.study.report.claims import Claims, load_claims
 from sb3_moe.study.report.facts import shared_arguments
 from sb3_moe.study.report.judging import Finding, judge_claims
+from sb3_moe.study.report.last_run import check_level, other_study
 from sb3_moe.study.report.references import References
 from sb3_moe.study.report.runs import Run, with_silent_failures
 from sb3_moe.study.run.folder import read_json
@@ -32,6 +33,7 @@ class Results:
     :param study: what was asked for
     :param runs: the cells that are done, and those that count as far as they have come
     :param random: the random policy's mean return on each game
+    :param references: what returns are compared with
     :param findings: what became of each claim
     :param claims: the claims and their rule
     :param provenance: versions, hardware and command
@@ -40,11 +42,14 @@ class Results:
     :param ended_early: how many are done, but were ended by a callback before their last step
     :param failed: the cells that failed or are damaged, and why: no number has them in it
     :param machines: the versions and hardware that runs had, each with the number of runs
+    :param other: of the study that was run last in the folder, where it is another one: its
+        ``name``, and the ``entries`` that differ
     """
 
     study: StudyConfig
     runs: list[Run]
     random: dict[str, float]
+    references: References
     findings: list[Finding]
     claims: Claims
     provenance: Mapping[str, Any]
@@ -53,18 +58,15 @@ class Results:
     ended_early: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
     machines: Sequence[tuple[Mapping[str, Any], int]] = ()
-
-    @property
-    def references(self) -> References:
-        """What returns are compared with."""
-        return References(self.runs, self.random, self.study.cells())
+    other: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Results:
     """Read a study's folder.
 
     :param partial: take runs that are not done for what they have
-    :raises ValueError: if no cell is done, or what is there was made by another configuration
+    :raises ValueError: if no cell is done, or what numbers rest on was made by another
+        configuration
     """
     wanted = ("done", "interrupted") if partial else ("done",)
     cells = study.cells()
@@ -75,25 +77,29 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     if not jobs:
         raise ValueError(f"a report needs a cell that is done, {root} has none: run the study")
     runs = with_silent_failures([_run(job) for job in jobs])
-    random = _random_means(study, root)
+    last = read_json(root / "study.json")
+    random = _random_means(study, root, last)
+    references = References(runs, random, cells)
     claims = load_claims(study.claims) if study.claims else Claims()
     claims.check_tasks(study.games)
     return Results(
         study,
         runs,
         random,
-        judge_claims(claims, runs, References(runs, random, cells), cells),
+        references,
+        judge_claims(claims, runs, references, cells),
         claims,
-        read_json(root / "study.json"),
+        last,
         shared_arguments(study, jobs[0].folder.config()),
         sum(job.state.status != "done" for job in jobs),
         sum(map(_ended_early, jobs)),
         {
             job.cell.name: job.state.reason
             for job in everything
-            if job.state.status in ("failed", "damaged")
+            if job.state.status in ("failed", "damaged", "unreadable")
         },
         _machines(jobs),
+        other_study(study, last),
     )
 
 
@@ -119,8 +125,9 @@ def _ended_early(job: Job) -> bool:
     return bool(read_json(job.folder.path / "done.json")["steps"] < job.cell.total_steps)
 
 
-def _random_means(study: StudyConfig, root: Path) -> dict[str, float]:
+def _random_means(study: StudyConfig, root: Path, last: Mapping[str, Any]) -> dict[str, float]:
     try:
+        check_level(study, last)
         returns = read_returns(root / "random.json", study.games, study.random_episodes)
     except ValueError as error:
         raise ValueError(f"{error}: run the study, which measures it again") from error

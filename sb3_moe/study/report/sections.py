@@ -18,9 +18,10 @@ from sb3_moe.study.report import tables
 from sb3_moe.study.report.charts import charts
 from sb3_moe.study.report.facts import facts
 from sb3_moe.study.report.figures import expert_panels
+from sb3_moe.study.report.folder import FILES, PICTURES
 from sb3_moe.study.report.headline import UNTESTED
 from sb3_moe.study.report.judging import Finding, Row, primary_rows
-from sb3_moe.study.report.measures import MEASURES, block_end, collapsed, shown
+from sb3_moe.study.report.measures import MEASURES, block_end, collapsed, diverged, shown
 from sb3_moe.study.report.page import interval, number
 from sb3_moe.study.report.rendering import render, sentences
 from sb3_moe.study.report.results import Results
@@ -28,22 +29,6 @@ from sb3_moe.study.report.runs import Run
 from sb3_moe.study.report.script import policy, script
 from sb3_moe.study.report.verdict import FEWEST_SEEDS
 from sb3_moe.study.spec.grid import StudyConfig
-
-#: What lies beside the page.
-FILES = {
-    "summary.csv": "returns by network and task",
-    "scores.csv": "the mean return of every seed, evaluation and task",
-    "curves.csv": "whatever else the charts show while training goes on",
-    "measures.csv": "every measure of every run: what the comparisons rest on",
-    "verdicts.csv": "a row for each comparison and task",
-    "scores.npz": "the return of every episode, at the steps that all seeds of a network have",
-}
-PICTURES = {
-    "learning_curves": "Returns while training goes on",
-    "dormant_neurons": "Dormant neurons while training goes on",
-    "expert_weights": "How much each expert counts for each task",
-    "differences": "Every primary comparison",
-}
 
 
 def build_page(
@@ -119,8 +104,7 @@ def said(results: Results) -> dict[str, Any]:
     context: dict[str, Any] = {
         "study": study,
         "expected": expected,
-        "seeds": (seeds := len({run.cell.seed for run in results.runs})),
-        "few": 1 < seeds < FEWEST_SEEDS,
+        **_seeds(results.runs),
         "done": len(results.runs) - results.interrupted,
         "interrupted": results.interrupted,
         "ended_early": results.ended_early,
@@ -139,6 +123,17 @@ def said(results: Results) -> dict[str, Any]:
         "tests": texts["tests"][0],
         "choices": [*texts["choices"], *study.about.notes],
     }
+
+
+def _seeds(runs: Sequence[Run]) -> dict[str, int]:
+    """Say how many seeds there are of each network in each setting, which may not all be done yet.
+
+    :return: the most, the fewest, and the fewest that have an interval, if these are too few for
+        it to say much, else 0
+    """
+    counts = sorted(map(len, tables.grouped(runs).values()))
+    few = next((count for count in counts if 1 < count < FEWEST_SEEDS), 0)
+    return {"seeds": counts[-1], "fewest": counts[0], "few": few}
 
 
 def _claims(findings: Sequence[Finding], verdicts: tables.Rows) -> dict[str, Any]:
@@ -270,6 +265,7 @@ def _limits(results: Results) -> dict[str, Any]:
     ]
     return {
         "failures": [f"{name}: {reason}" for name, reason in results.failed.items()],
+        "diverged": [_divergence(*each) for each in diverged(results.runs)],
         "collapsed": [_collapse(*each) for each in collapsed(results.runs, results.random)],
         "compared": bool(rows),
         "ruled_out": [
@@ -284,12 +280,19 @@ def _collapse(run: Run, game: str) -> str:
     return f"{run.cell.name}, {game}: {number(block_end(run, game))}"
 
 
+def _divergence(run: Run, game: str) -> str:
+    is_number = np.isfinite(run.returns(game))
+    last = "" if is_number[-1] else ", the last among them"
+    return f"{run.cell.name}, {game}: {(~is_number).sum()} of {len(is_number)} returns{last}"
+
+
 def _reproduce(results: Results) -> dict[str, Any]:
     """Give what it takes to check the page; the study's own words are on it already."""
     configuration = results.study.to_dict()
     del configuration["about"]
     return {
         "provenance": results.provenance,
+        "other": results.other,
         "machines": [(json.dumps(each, indent=2), count) for each, count in results.machines],
         "arguments": json.dumps(results.arguments, indent=2),
         "configuration": json.dumps(configuration, indent=2),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,20 @@ Group = tuple[str, tuple[str, ...], str]
 
 def order_as_text(order: Sequence[str]) -> str:
     """Write an order of games as a field of a table: names with a space stand in quotes."""
-    text = io.StringIO()
-    csv.writer(text, delimiter=" ", lineterminator="").writerow(order)
-    return text.getvalue()
+    return _line(order, delimiter=" ")
 
 
 def order_of(text: str) -> list[str]:
     """Read what :func:`order_as_text` wrote."""
     return next(csv.reader([text], delimiter=" "), [])
+
+
+def _line(fields: Iterable[Any], delimiter: str = ",") -> str:
+    """Write fields as a line of CSV, without its end."""
+    text = io.StringIO()
+    # Before Python 3.13 csv puts those characters of a line's end in quotes that it writes itself.
+    csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(fields)
+    return text.getvalue().removesuffix("\r\n")
 
 
 def grouped(runs: Sequence[Run]) -> dict[Group, list[Run]]:
@@ -195,12 +201,9 @@ def _score_rows(run: Run) -> Iterator[dict[str, Any]]:
 
 def to_csv(rows: Rows) -> str:
     """Write rows as CSV, numbers with six significant digits."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    return text.getvalue()
+    names = list(rows[0]) if rows else []
+    lines = [[_cell(row[name]) for name in names] for row in rows]
+    return "".join(f"{_line(fields)}\n" for fields in ([names, *lines] if rows else []))
 
 
 def _cell(value: Any) -> Any:

@@ -12,11 +12,12 @@ from sb3_moe.files.record import write_npz
 from sb3_moe.plots.save import FORMATS, save_figure
 from sb3_moe.study.report import figures, tables
 from sb3_moe.study.report.charts import curves, networks
+from sb3_moe.study.report.folder import PAGE, PICTURES, README, check_report_folder
 from sb3_moe.study.report.headline import claims_table, returns_table
 from sb3_moe.study.report.rendering import render
 from sb3_moe.study.report.replays import FOLDER
 from sb3_moe.study.report.results import Results, load_results
-from sb3_moe.study.report.sections import PICTURES, build_page, said
+from sb3_moe.study.report.sections import build_page, said
 from sb3_moe.study.run.folder import check_writable
 from sb3_moe.study.spec.grid import StudyConfig
 
@@ -41,24 +42,25 @@ def write_report(
         "curves": curves(results.runs, results.references),
         "measures": tables.measures(results.runs, results.references),
     }
+    pictures = _figures(results)
+    # First of all: a report that was stopped before its end is known by its page.
+    with atomic(folder / PAGE) as temporary:
+        page = build_page(results, rows, pictures, _replays(results, folder))
+        temporary.write_text(page, encoding="utf-8")
     for name, table in rows.items():
         if table:
             tables.write_csv(folder / f"{name}.csv", table)
         else:
             (folder / f"{name}.csv").unlink(missing_ok=True)
     write_npz(folder / "scores.npz", tables.tensors(results.runs))
-    pictures = _figures(results)
     for name, figure in pictures.items():
         save_figure(figure, folder / name, dpi=130)
     for name in PICTURES.keys() - pictures:
         for ending in FORMATS:
             (folder / f"{name}.{ending}").unlink(missing_ok=True)
-    with atomic(folder / "README.md") as temporary:
+    with atomic(folder / README) as temporary:
         temporary.write_text(_readme(results, folder), encoding="utf-8")
-    with atomic(folder / "index.html") as temporary:
-        page = build_page(results, rows, pictures, _replays(results, folder))
-        temporary.write_text(page, encoding="utf-8")
-    return folder / "index.html"
+    return folder / PAGE
 
 
 def report_folder(root: Path, to: Path | None = None) -> Path:
@@ -66,18 +68,11 @@ def report_folder(root: Path, to: Path | None = None) -> Path:
 
     :param root: the study's folder
     :param to: None for ``report`` in the study's folder
-    :raises ValueError: if it can't be written, or a page or README there is no report's
+    :raises ValueError: as of :func:`check_report_folder`, or if it can't be written
     """
-    folder = root / "report" if to is None else to
-    check_writable(folder, "out" if to is None else "to")
-    # Of a report, the first file.
-    foreign = [] if (folder / "summary.csv").exists() else ["README.md", "index.html"]
-    for name in foreign:
-        if (folder / name).exists():
-            raise ValueError(
-                f"`to` must be a folder of its own, or an earlier report's, got {folder}, whose "
-                f"{name} would be lost"
-            )
+    folder, argument = (root / "report", "out") if to is None else (to, "to")
+    check_report_folder(folder, argument)
+    check_writable(folder, argument)
     return folder
 
 

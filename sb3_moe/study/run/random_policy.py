@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def read_returns(path: Path, games: Sequence[str], episodes: int) -> dict[str, l
     """Read the returns that :func:`random_returns` gave.
 
     :param path: of a JSON file
-    :raises ValueError: if it can't be read, or is of other games or another number of episodes
+    :raises ValueError: if it can't be read, is of other games or another number of episodes, or
+        holds what is no number
     """
     returns = read_json(path)
     if list(returns) != list(games):
@@ -73,7 +75,18 @@ def read_returns(path: Path, games: Sequence[str], episodes: int) -> dict[str, l
                 f"{path.name} must hold {expected} episodes of {game}, as `random_episodes` says, "
                 f"got {found}"
             )
+        for value in values:
+            if not _is_finite(value):
+                raise ValueError(
+                    f"{path.name} must hold finite numbers, got {value!r} among those of {game}"
+                )
     return returns
+
+
+def _is_finite(value: Any) -> bool:
+    """Say whether a value is a number that a mean can be taken of; NaN is below nothing."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max
 
 
 def _quota(episodes: int) -> int:

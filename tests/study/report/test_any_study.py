@@ -62,6 +62,15 @@ def test_tasks_with_a_space_in_their_names_are_reported_in_their_order(tmp_path)
     ]
 
 
+def test_tasks_with_lines_in_their_names_are_reported_in_their_order(tmp_path):
+    tasks = 'tasks: [[CartPole-v1, {kind: "a\\nb"}], [CartPole-v1, {kind: "a\\rb"}]]\n'
+    text = HEAD.replace("games: [SpaceInvaders, Breakout, Asterix]\n", tasks)
+    folder = report(text + PLAIN + "preset: none\nn_envs: 2\nregimes: [crl]", tmp_path)
+    first, second = read_csv(folder / "summary.csv")[:2]
+    assert order_of(first["order"]) == [first["game"], second["game"]]
+    assert len(header((folder / "README.md").read_text())) == 3
+
+
 def test_games_that_are_each_played_alone_are_reported_alone(tmp_path):
     folder = report(HEAD + PLAIN + "regimes: [scratch]", tmp_path)
     page = (folder / "index.html").read_text()

@@ -181,6 +181,7 @@ def test_the_papers_pages_have_charts_and_clip_nothing(browser_page, name):
     [
         ("number", number, [0.0, 7e-08, 1.26e-05, -9.99e-05, 0.0032, 0.0491, -0.0549, 0.05]),
         ("number", number, [0.0996, 0.1, -0.126, 9.876, 12.34, 123.4, -1234.6, math.nan]),
+        ("number", number, [99_999_900.0, 1e9, -1.2345e10, 1e30, 1.5e300]),
         ("short", short, [0, 500, 98_304, 163_840, 999_936, 999_960, 1_200_000, 1.5e9]),
     ],
 )

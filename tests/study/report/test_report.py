@@ -1,16 +1,20 @@
 import csv
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from made_up_study import study, write, write_arrays
 
 from sb3_moe.study.report.facts import facts
+from sb3_moe.study.report.folder import check_report_folder
 from sb3_moe.study.report.headline import claims_table, returns_table
 from sb3_moe.study.report.measures import MEASURES, collapsed
 from sb3_moe.study.report.page import field, interval, number
+from sb3_moe.study.report.references import References
 from sb3_moe.study.report.rendering import sentences
 from sb3_moe.study.report.results import load_results
 from sb3_moe.study.report.tables import by_setting, summary
@@ -23,6 +27,7 @@ from sb3_moe.study.spec.config import Architecture
 from sb3_moe.study.spec.grid import load_study
 from sb3_moe.study.spec.named import Named
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 LEVELS = {"dense": 5.0, "soft-big": 9.0}
 
 
@@ -110,11 +115,25 @@ def test_the_headline_shows_interleaved_games_and_both_ends_of_each_order(tmp_pa
     ]
     (tmp_path / "summary.csv").write_text("\n".join(lines))
     assert returns_table(tmp_path).splitlines() == [
-        "| Network | Breakout, interleaved | Breakout after Pong | Pong first |",
-        "| --- | --- | --- | --- |",
-        "| Dense | 5.00 [4.00, 6.50] | 3.00 [2.00, 4.00] | 9.00 [8.00, 10.0] |",
-        "| SoftMoE-Big | - | 7.00 | - |",
+        "| Network | Breakout, interleaved | Breakout after Pong | Pong first | Seeds |",
+        "| --- | --- | --- | --- | --- |",
+        "| Dense | 5.00 [4.00, 6.50] | 3.00 [2.00, 4.00] | 9.00 [8.00, 10.0] | 2 |",
+        "| SoftMoE-Big | - | 7.00 | - | 1 |",
     ]
+
+
+def test_the_headline_names_seeds_where_they_differ_between_networks_or_returns(tmp_path):
+    def last(*seeds):
+        lines = ["regime,order,architecture,game,seeds,return,low,high"]
+        for network, game, count in zip(("dense", "dense", "soft-big"), "ABA", seeds, strict=True):
+            lines.append(f"mtrl,,{network},{game},{count},1,0,2")
+        (tmp_path / "summary.csv").write_text("\n".join(lines))
+        heading, _, *rows = returns_table(tmp_path).splitlines()
+        return [line.strip("| ").split(" | ")[-1] for line in (heading, *rows)]
+
+    assert last(7, 7, 2) == ["Seeds", "7", "2"]
+    assert last(7, 3, 7) == ["Seeds", "3 to 7", "7"]
+    assert last(7, 7, 7)[0] == "B, interleaved"
 
 
 def headings(folder, lines, cycles):
@@ -205,19 +224,79 @@ def test_a_report_can_be_written_elsewhere(folder, tmp_path):
     assert (tmp_path / "results" / "scores.csv").exists()
 
 
-@pytest.mark.parametrize("name", ["README.md", "index.html"])
-def test_a_page_that_is_no_reports_is_not_written_over(folder, tmp_path, name):
+MINE = ["README.md", "index.html", "summary.csv", "verdicts.csv", "scores.npz", "differences.png"]
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_a_file_that_is_no_reports_is_neither_written_over_nor_deleted(folder, tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ValueError, match=rf"`to` must be a folder of its own.*whose {name} would"):
+    rule = rf"`to` must be a folder of its own.*got {re.escape(str(tmp_path))}, whose {name} would"
+    with pytest.raises(ValueError, match=rule):
         write_report(study(claims=None), folder, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_table_called_summary_makes_no_folder_a_reports(folder, tmp_path):
+    for name in ("README.md", "index.html", "summary.csv"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=r"`to` must be a folder of its own.*whose README.md"):
+        write_report(study(claims=None), folder, tmp_path)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "done.json", "diagnostics.npz"])
+def test_a_runs_folder_is_never_a_reports(folder, tmp_path, name):
+    (tmp_path / "index.html").write_bytes((folder / "report" / "index.html").read_bytes())
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=rf"earlier report's, got .*, where a run has its {name}"):
+        check_report_folder(tmp_path)
+
+
+def test_a_runs_scores_are_kept(folder):
+    run = next((folder / "cells").iterdir())
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(ValueError, match=r"`to` must be .*, where a run has its config.json"):
+        write_report(study(claims=None), folder, run)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_the_folder_is_asked_about_without_being_made(tmp_path):
+    check_report_folder(tmp_path / "report", "out")
+    assert not (tmp_path / "report").exists()
+    (tmp_path / "summary.csv").write_text("mine")
+    with pytest.raises(ValueError, match=r"`out` must be a folder of its own.*whose summary.csv"):
+        check_report_folder(tmp_path, "out")
+
+
+@pytest.mark.parametrize("page", sorted(EXAMPLES.rglob("index.html")), ids=lambda p: p.parent.name)
+def test_reports_of_every_version_are_known_as_such(page):
+    check_report_folder(page.parent)
+
+
+def test_files_of_other_names_are_in_no_reports_way(folder, tmp_path, no_drawing):
+    (tmp_path / "notes.txt").write_text("mine")
+    write_report(study(claims=None), folder, tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_report_that_was_stopped_can_be_written_again(folder, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sb3_moe.study.report.writing.save_figure", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(study(claims=None), folder, tmp_path)
+    assert (tmp_path / "summary.csv").exists()
+    monkeypatch.setattr("sb3_moe.study.report.writing.save_figure", lambda *_, **__: None)
+    assert write_report(study(claims=None), folder, tmp_path).exists()
 
 
 def test_a_report_over_an_earlier_one_leaves_nothing_behind_that_is_not_its_own(
     folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("sb3_moe.study.report.writing.save_figure", lambda *_, **__: None)
+    (tmp_path / "index.html").write_bytes((folder / "report" / "index.html").read_bytes())
     stale = {"verdicts.csv", "differences.png", "differences.svg", "differences.pdf"}
     for name in {*stale, "summary.csv", "README.md", "learning_curves.png", "notes.txt"}:
         (tmp_path / name).write_text("")
@@ -263,19 +342,42 @@ def test_runs_that_end_below_random_are_named_on_the_page(tmp_path):
     assert "dense-s3, Breakout" not in html
 
 
-def test_a_return_that_is_no_number_spoils_no_page(tmp_path):
-    made = study(seeds=1, claims=None)
+def with_returns(job, game, value, at):
+    """Put a value in place of some of a game's returns."""
+    arrays = job.folder.scores()
+    arrays["score"][at, job.cell.games.index(game)] = value
+    write_arrays(job.folder, "scores.npz", arrays)
+    job.folder.finish({"steps": job.cell.total_steps, "last_attempt": {"start": 0, "seconds": 1.0}})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_return_that_is_no_number_spoils_no_page_and_is_named_there(tmp_path, value, no_drawing):
+    made = study(seeds=2, claims=load_study("smoke").claims, regimes=("mtrl",))
     write(tmp_path, made, level=lambda cell: 5.0)
-    broken = survey(made.cells(), tmp_path)[0].folder
-    with np.load(broken.path / "scores.npz") as saved:
-        arrays = dict(saved)
-    arrays["score"][3, 0] = np.nan
-    write_arrays(broken, "scores.npz", arrays)
-    broken.finish({"steps": 0, "last_attempt": {"start": 0, "seconds": 1.0}})
-    levels = {"SpaceInvaders": [float("nan")] * 70, "Breakout": [1.0] * 70}
-    write_json(tmp_path / "random.json", levels)
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in made.games})
     write_json(tmp_path / "study.json", {})
-    assert write_report(made, tmp_path).is_file()
+    first, *_, last = survey(made.cells(), tmp_path)
+    with_returns(first, "Breakout", value, slice(-3, None))
+    with_returns(last, "SpaceInvaders", value, 3)
+    _, limits = write_report(made, tmp_path).read_text().split("<h2>What did not help</h2>")
+    assert "Runs with returns that are no numbers" in limits
+    assert f"{first.cell.name}, Breakout: 3 of 21 returns, the last among them<" in limits
+    assert f"{last.cell.name}, SpaceInvaders: 1 of 21 returns<" in limits
+    assert "below the random policy" not in limits
+
+
+@pytest.mark.parametrize("value", [None, "text", float("nan")])
+def test_a_random_level_that_is_no_number_says_which_and_what_to_do(folder, tmp_path, value):
+    root = shutil.copytree(folder, tmp_path / "copy")
+    levels = {"SpaceInvaders": [1.0] * 70, "Breakout": [1.0] * 69 + [value]}
+    write_json(root / "random.json", levels)
+    with pytest.raises(ValueError, match=r"random.json must .* got .* of Breakout: run the study"):
+        load_results(study(claims=None), root)
+
+
+def test_runs_that_have_every_return_are_not_named_as_if_they_lacked_one(folder):
+    page = (folder / "report" / "index.html").read_text()
+    assert "Runs with returns that are no numbers" not in page
 
 
 def test_the_page_says_from_which_tau_on_a_neuron_counts_as_dormant(tmp_path):
@@ -313,6 +415,18 @@ def test_games_lie_side_by_side_in_the_wide_table(folder):
     assert {"return SpaceInvaders", "return Breakout"} <= set(dense)
 
 
+def test_what_returns_are_compared_with_is_found_once(folder, tmp_path, monkeypatch, no_drawing):
+    made = []
+
+    def counted(*values):
+        made.append(References(*values))
+        return made[-1]
+
+    monkeypatch.setattr("sb3_moe.study.report.results.References", counted)
+    write_report(study(claims=load_study("smoke").claims), folder, tmp_path)
+    assert len(made) == 1
+
+
 def test_a_report_without_runs_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match=r"needs a cell that is done, .* has none: run the study"):
         load_results(study(), tmp_path)
@@ -330,7 +444,8 @@ def test_a_report_with_another_number_of_random_episodes_says_what_to_do(folder)
 
 
 @pytest.mark.parametrize(
-    "text", ["5.03", "-5.03", "1,234", "4e-05", "9.1e-05", "9.0 [8.1, 9.9]", "-1 [-2, 0]"]
+    "text",
+    ["5.03", "-5.03", "1,234", "4e-05", "9.1e-05", "1.00e+30", "9.0 [8.1, 9.9]", "-1 [-2, 0]"],
 )
 def test_a_number_that_is_written_already_is_one(text):
     assert field(text).css == "number"
@@ -352,6 +467,15 @@ def test_numbers_have_as_many_digits_as_a_reader_needs():
     # On both sides of what is usually asked of a p-value, which two digits don't show.
     assert [number(x) for x in (0.0491, 0.0549, 0.0051)] == ["0.049", "0.055", "0.0051"]
     assert number(7.78500000001) == number(float("7.785"))  # as it is in a CSV file
+    # More digits than anyone counts.
+    assert [number(x) for x in (123_456_789.0, 1e9, -1.2345e10, 1e30, 1e300)] == [
+        "123,457,000",
+        "1.00e+09",
+        "-1.23e+10",
+        "1.00e+30",
+        "1.00e+300",
+    ]
+    assert interval(1e30, -5.0, 2e30) == "1.00e+30 [-5.00, 2.00e+30]"
     assert interval(1.0, 0.5, 1.5) == "1.00 [0.50, 1.50]"
     assert interval(0.0161, -0.1812, 0.2134) == "0.02 [-0.18, 0.21]"
     assert interval(0.3412, 0.0041, 0.6783) == "0.34 [0.004, 0.68]"

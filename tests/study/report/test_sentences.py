@@ -1,6 +1,7 @@
 """A report says what the study's configuration says, and nothing else."""
 
 import re
+import shutil
 import tomllib
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -16,6 +17,7 @@ from sb3_moe.study.report.facts import facts, shared_arguments
 from sb3_moe.study.report.rendering import render, sentences
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.folder import CellFolder, write_json
+from sb3_moe.study.run.jobs import survey
 from sb3_moe.study.spec.about import About
 from sb3_moe.study.spec.config import Architecture, Evaluation
 from sb3_moe.study.spec.grid import read_study
@@ -35,8 +37,13 @@ def mine(architectures=("dense",), **changes):
 
 
 def reported(the_study, root, level=5.0, random=1.0):
-    """Report made-up runs: the page's text without tags, figures and files, and the README."""
+    """Report made-up runs: as :func:`report_of`."""
     write(root, the_study, lambda cell: level, random=random)
+    return report_of(the_study, root, random)
+
+
+def report_of(the_study, root, random=1.0):
+    """Give a report's texts: the page's without tags, figures and files, and the README."""
     write_json(root / "study.json", {})
     write_json(root / "random.json", {game: [random] * 70 for game in the_study.games})
     html = write_report(the_study, root).read_text()
@@ -373,9 +380,58 @@ def test_a_heading_is_escaped_once_in_text_and_attribute():
     assert html.count("a&#39;s &#34;&lt;i&gt;&amp;") == 2
 
 
+def reproduced(page):
+    """Give the page's last part on one line."""
+    return " ".join(page.read_text().split("<h2>To check this page</h2>")[1].split())
+
+
+def test_a_command_that_ran_another_study_in_the_folder_is_said_to_have(tmp_path):
+    the_study = mine(["dense", "soft-big"], regimes=("mtrl",))
+    write(tmp_path, the_study, lambda cell: 5.0)
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
+
+    def said(**changes):
+        last = {"study": replace(the_study, **changes).to_dict(), "command": "sb3-moe"}
+        write_json(tmp_path / "study.json", last)
+        return reproduced(write_report(the_study, tmp_path))
+
+    assert "That command ran" not in said()
+    about = About(title="Before it was called otherwise")
+    assert "That command ran" not in said(about=about, claims=tmp_path / "claims.yaml")
+    page = said(seeds=(0, 1), ppo={"gamma": 0.5})
+    assert "<p>That command ran this study with other ppo, seeds.</p>" in page
+    networks = (Architecture(name="dense"), Architecture(name="top_k-big"))
+    page = said(name="a<b", architectures=networks)
+    differs = "which differs in architectures."
+    assert f"<p>That command ran another study, a&lt;b, {differs}</p>" in page
+    assert "<p>That command ran another study, b.</p>" in said(name="b")
+
+
+def test_a_random_level_of_another_world_is_in_no_report(tmp_path):
+    the_study = mine(["dense"], regimes=("mtrl",))
+    write(tmp_path, the_study, lambda cell: 5.0)
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
+    other = replace(the_study, name="other", no_op_max=7)
+    write_json(tmp_path / "study.json", {"study": other.to_dict()})
+    rule = (
+        r"random.json must be of {}, got {'no_op_max': 7}: run the study, which measures it again"
+    )
+    with pytest.raises(ValueError, match=rule):
+        write_report(the_study, tmp_path)
+
+
+@pytest.mark.parametrize("said", [None, "text", {"architectures": 5}, {"architectures": [None]}])
+def test_a_study_json_that_says_nothing_of_a_study_spoils_no_page(tmp_path, said):
+    the_study = mine(["dense"], regimes=("mtrl",), seeds=(0,))
+    write(tmp_path, the_study, lambda cell: 5.0)
+    write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in the_study.games})
+    write_json(tmp_path / "study.json", {"study": said})
+    assert write_report(the_study, tmp_path).exists()
+
+
 def test_runs_that_were_stopped_are_not_counted_as_done():
     context = {"study": facts(study()), "done": 3, "interrupted": 1, "cells": 5, "seeds": 2}
-    context |= {"ended_early": 0, "failed": {}}
+    context |= {"ended_early": 0, "failed": {}, "fewest": 2}
     assert "3 of 5 training runs are done, 1 more counts as far as it has come, with" in (
         render("extent.txt.j2", **context).replace("\n", " ")
     )
@@ -525,6 +581,33 @@ def test_intervals_of_few_seeds_rule_nothing_out_and_are_said_to_be_of_few(tmp_p
         text = "differences between networks may be chance"
         assert (text in page) == (text in readme.replace("\n", " ")) == (seeds == 1)
         assert ("rules out the smallest benefit" in page.replace("\n", " ")) == (seeds == 5)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "extent", "words"),
+    [
+        ((7, 2), "with 2 to 7 seeds", ["says next to nothing of so few as 2"]),
+        ((7, 5), "with 5 to 7 seeds", []),
+        ((7, 1), "with 1 to 7 seeds", ["one seed alone it has none"]),
+        ((3, 1), "with 1 to 3 seeds", ["nothing of so few as 3", "one seed alone it has none"]),
+        ((2, 2), "with 2 seeds", ["says next to nothing of so few"]),
+    ],
+)
+def test_what_is_said_of_few_seeds_goes_by_the_network_with_the_fewest(
+    tmp_path, seeds, extent, words
+):
+    the_study = mine(["dense", "soft-big"], regimes=("mtrl",), seeds=tuple(range(7)))
+    write(tmp_path, the_study, lambda cell: 5.0)
+    wanted = dict(zip(("dense", "soft-big"), seeds, strict=True))
+    for job in survey(the_study.cells(), tmp_path):
+        if job.cell.seed >= wanted[job.cell.architecture.name]:
+            shutil.rmtree(job.folder.path)
+    for text in report_of(the_study, tmp_path):
+        said = " ".join(text.split())
+        assert extent in said
+        assert [word for word in words if word not in said] == []
+        assert ("so few" in said) == (any("so few" in word for word in words))
+        assert ("one seed" in said.lower()) == (min(seeds) == 1)
 
 
 def test_a_claim_that_is_not_tested_stays_in_the_headline(tmp_path):

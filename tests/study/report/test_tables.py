@@ -4,7 +4,14 @@ import pytest
 from made_up_study import GAMES, cell, run
 
 from sb3_moe.study.report.runs import Run
-from sb3_moe.study.report.tables import order_as_text, order_of, summary
+from sb3_moe.study.report.tables import (
+    order_as_text,
+    order_of,
+    read_csv,
+    summary,
+    to_csv,
+    write_csv,
+)
 
 
 def test_a_run_that_stopped_early_leaves_no_interval_and_stops_no_table():
@@ -26,3 +33,20 @@ def test_a_run_that_stopped_early_leaves_no_interval_and_stops_no_table():
 def test_an_order_is_read_as_it_was_written_and_plain_names_stand_side_by_side(order, text):
     assert order_as_text(order) == text
     assert order_of(text) == list(order)
+
+
+ANY = ["", " ", "a b", "a,b", 'a"b', "a\nb", "a\rb", "a\r\nb", '"\n ,"', "\n", "\r", "\t"]
+
+
+@pytest.mark.parametrize("name", ANY)
+def test_names_of_any_characters_are_read_from_orders_and_tables_as_they_were(tmp_path, name):
+    for order in ([name], [name, "Breakout"], ["Breakout", name, name]):
+        assert order_of(order_as_text(order)) == order
+        rows = [{"order": order_as_text(order), "game": name, "seeds": "5"}] * 2
+        write_csv(tmp_path / "table.csv", rows)
+        assert read_csv(tmp_path / "table.csv") == rows
+
+
+def test_a_table_without_rows_is_empty_and_one_with_rows_has_a_line_each():
+    assert to_csv([]) == ""
+    assert to_csv([{"a": 1, "b": 0.5}, {"b": 1e-7, "a": "x y"}]) == "a,b\n1,0.5\nx y,1e-07\n"

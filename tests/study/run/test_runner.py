@@ -310,6 +310,14 @@ def test_status_says_which_cells_are_being_trained(tmp_path, console):
     assert f"{job.folder.path}: being trained, at 0 of" in console.file.getvalue()
 
 
+def test_a_page_of_ones_own_in_the_reports_place_is_found_before_anything_runs(tmp_path, console):
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"`out` must be a folder of its own.*README.md would"):
+        run_study(study(seeds=1), tmp_path, console, lambda root: InstantEngine())
+    assert not (tmp_path / "cells").exists()
+
+
 def test_a_folder_of_another_study_is_named_before_its_report_goes(tmp_path, console, dry):
     write_json(tmp_path / "random.json", {game: [1.0] * 70 for game in GAMES})
     run_study(study(seeds=1), tmp_path, console, lambda root: InstantEngine())

@@ -18,6 +18,7 @@ function number(value) {
     // As Python has it: with an exponent, of two digits, from here on.
     return Math.abs(text) < 1e-4 ? value.toExponential(1).replace(/-(\d)$/, "-0$1") : text;
   }
+  if (size >= 1e9) return value.toExponential(2).replace(/\+(\d)$/, "+0$1");
   if (size >= 100) return Math.round(value).toLocaleString("en-US");
   return size >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
