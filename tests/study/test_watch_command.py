@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 
 import sb3_moe
+from sb3_moe.study import card, watch
 from sb3_moe.study.agent import env_for
 from sb3_moe.study.spec.games import games_as_tasks
 from sb3_moe.study.typed_tasks import typed_task
@@ -220,3 +221,12 @@ def test_a_task_by_itself_takes_arguments():
 )
 def test_an_ids_arguments_are_literals_or_texts_and_run_nothing(word, task):
     assert typed_task(word) == task
+
+
+@pytest.mark.parametrize(("module", "work"), [(watch, "_watch"), (card, "_card")])
+def test_ctrl_c_is_no_traceback(monkeypatch, module, work):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, work, interrupted)
+    assert module.main(["agent.moe"]) == 130
