@@ -26,7 +26,8 @@ from sb3_moe_envs import SUITES
 from sb3_moe_envs.schedules import Interleave, Sequence
 
 COPIES = 10
-EPISODES = {"MinAtar": 200, "Classic": 200, "MuJoCo": 200, "Atari": 20}
+EPISODES = 200
+ATARI_EPISODES = 20  # which are long
 SEEDS = 3
 REFERENCE_EPISODES = 100
 
@@ -50,7 +51,7 @@ def measure_random(suite: str, seed: int = 0) -> dict[str, Measured]:
     """Play every task of a suite, in the spaces that its agents see."""
     names = _tasks(suite)
     env = make_multitask_vec_env(suite, COPIES * len(names), seed=seed, schedule=Interleave())
-    episodes = EPISODES[suite.partition("/")[0]]
+    episodes = ATARI_EPISODES if suite.startswith("Atari/") else EPISODES
     agent: Any = RandomAgent(env, seed)
     returns = evaluate_tasks(agent, env, episodes).returns
     env.close()
@@ -125,9 +126,13 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="for training")
     arguments = parser.parse_args()
     random = arguments.agent == "random"
+    known_suites = SUITES if random else RECIPES
+    unknown = [suite for suite in arguments.suites if suite not in known_suites]
+    if unknown:
+        parser.error(f"suites must be among {', '.join(known_suites)}, got {unknown}")
     with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
         known: dict[str, dict[str, Measured]] = {}
-        for suite in arguments.suites or (SUITES if random else RECIPES):
+        for suite in arguments.suites or known_suites:
             tasks = repr(SUITES[suite].tasks)  # two suites may differ in their schedule only
             if tasks not in known:
                 known[tasks] = measure_random(suite) if random else measure_reference(suite, pool)

@@ -17,6 +17,7 @@ from benchmarks import (
     peers,
     profiles,
     report,
+    returns,
     start_scale,
     training,
 )
@@ -279,3 +280,20 @@ def test_training_on_a_device_is_left_out_in_one_line_without_one(capsys):
     assert device.run("cpu") == []
     out = capsys.readouterr().out
     assert out == "device: left out, as it needs a GPU that torch can use, got device 'cpu'\n"
+
+
+def test_random_agents_are_measured_in_suites_of_every_family(monkeypatch):
+    monkeypatch.setattr(returns, "EPISODES", 2)
+    found = returns.measure_random("Conflict/CartPole2")
+    assert list(found) == ["CartPole0", "CartPole1"]
+    assert all(each.episodes == 2 and each.mean >= 8 for each in found.values())
+
+
+@pytest.mark.parametrize("words", [["random", "Chess"], ["reference", "Conflict/CartPole2"]])
+def test_a_suite_that_cant_be_measured_is_named(monkeypatch, capsys, words):
+    monkeypatch.setattr("sys.argv", ["returns", *words])
+    with pytest.raises(SystemExit):
+        returns.main()
+    error = capsys.readouterr().err
+    assert "suites must be among MinAtar/MTRL3, " in error
+    assert f"got ['{words[1]}']" in error

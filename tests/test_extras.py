@@ -111,6 +111,25 @@ def test_a_base_install_says_in_one_line_what_its_parts_need():
     assert line.startswith("error: sb3_moe.study needs jinja2, matplotlib, ")
 
 
+WINDOWS = """
+import sys
+sys.modules["fcntl"] = None
+import sb3_moe, sb3_moe.hub, sb3_moe_envs
+import sb3_moe.__main__
+sys.argv = ["sb3-moe", "watch"]
+sb3_moe.__main__.main()
+"""
+
+
+def test_where_folders_cant_be_locked_the_command_alone_says_so():
+    done = subprocess.run(
+        [sys.executable, "-c", WINDOWS], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: sb3_moe.study, and with it sb3-moe, needs fcntl, which Windows")
+
+
 @pytest.mark.parametrize(
     ("env_id", "kwargs", "module", "message"),
     [

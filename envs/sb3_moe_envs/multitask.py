@@ -16,6 +16,7 @@ from sb3_moe_envs.checks import (
     reset_result_problem,
     step_problem,
 )
+from sb3_moe_envs.closing import close_each, closed_on_error
 from sb3_moe_envs.frames import Canvas
 from sb3_moe_envs.goals import COMPUTE_REWARD, has_goals, reward_of_env, rewards_of
 from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
@@ -100,29 +101,16 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self.schedule.check_num_envs(self.num_envs)
         self.task_id, self.render_mode = task_id, render_mode
         self.metadata = {**type(self).metadata, "task_name": self.task_names[0]}
-        self._envs: list[gym.Env[Any, Any]] = [
-            built(task, index, functools.partial(task.make, render_mode))
-            for index, task in enumerate(self.tasks)
-        ]
+        self._envs: list[gym.Env[Any, Any]] = []
         self._canvas = Canvas()
-        if render_mode is not None:
-            for index, env in enumerate(self._envs):
-                built(self.tasks[index], index, functools.partial(self._canvas.measure, env))
-        self.metadata["render_fps"] = self._envs[0].metadata.get("render_fps", 30)
-        self._interface = Interface(
-            [env.observation_space for env in self._envs],
-            [env.action_space for env in self._envs],
-            self.task_names,
-            task_id=task_id,
-            obs_space=obs_space,
-            action_space=action_space,
-            invalid_action=invalid_action,
-        )
-        self.observation_space = self._interface.observation_space
-        self.action_space = self._interface.action_space
-        self._own_masks = OwnMasks(
-            self.action_space, [env.action_space for env in self._envs], invalid_action
-        )
+        with closed_on_error(self._abandon):
+            self._build()
+            self._unify(
+                task_id=task_id,
+                obs_space=obs_space,
+                action_space=action_space,
+                invalid_action=invalid_action,
+            )
         self._seeds = TaskSeeds()
         self._task = self.schedule.task
         alone = num_envs is None and self.schedule.slots is not Slots.OWN
@@ -131,6 +119,30 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self._by_hand = False
         self._steps, self._reward, self._success, self._running = 0, 0.0, UNSAID, False
         self._restored = False
+
+    def _build(self) -> None:
+        """Build each task's environment, and look at the size of its pictures."""
+        for index, task in enumerate(self.tasks):
+            make = functools.partial(task.make, self.render_mode)
+            self._envs.append(built(task, index, make))
+        if self.render_mode is not None:
+            for index, env in enumerate(self._envs):
+                built(self.tasks[index], index, functools.partial(self._canvas.measure, env))
+        self.metadata["render_fps"] = self._envs[0].metadata.get("render_fps", 30)
+
+    def _unify(self, *, invalid_action: str, **options: str) -> None:
+        """Set the spaces and masks that the tasks share.
+
+        :param invalid_action: as of the constructor, like the options
+        """
+        observations = [env.observation_space for env in self._envs]
+        actions = [env.action_space for env in self._envs]
+        self._interface = Interface(
+            observations, actions, self.task_names, invalid_action=invalid_action, **options
+        )
+        self.observation_space = self._interface.observation_space
+        self.action_space = self._interface.action_space
+        self._own_masks = OwnMasks(self.action_space, actions, invalid_action)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -181,6 +193,10 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         """Close every task's environment."""
         for env in self._envs:
             env.close()
+
+    def _abandon(self) -> None:
+        """Close all, whatever closing raises: what went wrong before that is to be heard."""
+        close_each(self._envs)
 
     def by_name(self) -> list[tuple[str, gym.Env[Any, Any]]]:
         """Return the environment of each task, with its name."""
@@ -335,7 +351,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
 
     def _check(self, problem: str | None) -> None:
         if problem:
-            self.close()
+            self._abandon()
             reject(self.tasks[self._task], self._task, problem)
 
     def _call(self, index: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -343,7 +359,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            self.close()
+            self._abandon()
             reject(self.tasks[index], index, f"{type(error).__name__}: {error}", error)
 
 

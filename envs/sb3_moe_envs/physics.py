@@ -17,7 +17,8 @@ def cartpole(render_mode: str | None = None, **physics: float) -> gym.Env[Any, A
     """Build a CartPole with other physics.
 
     :param physics: `gravity`, `masscart`, `masspole`, `length` (half the pole's) or `force_mag`
-    :raises ValueError: if there is no such quantity, or one divided by isn't positive
+    :raises ValueError: if there is no such quantity, or one divided by isn't positive, of which
+        the sum of the two masses is one
     """
     from gymnasium.envs.classic_control import CartPoleEnv
 
@@ -25,7 +26,7 @@ def cartpole(render_mode: str | None = None, **physics: float) -> gym.Env[Any, A
     env: Any = CartPoleEnv(render_mode=render_mode)
     _change(env, physics, ("gravity", "masscart", "masspole", "length", "force_mag"))
     # CartPoleEnv derives these two once, from the values it starts with.
-    env.total_mass = env.masspole + env.masscart
+    env.total_mass = positive("masscart + masspole", env.masspole + env.masscart)
     env.polemass_length = env.masspole * env.length
     return _as_env(env)
 

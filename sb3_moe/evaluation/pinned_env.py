@@ -195,7 +195,7 @@ def kind_of_normaliser(normaliser: VecNormalize) -> str:
     """Say what an environment is normalised by, and which parts of observations."""
     kind = PerTaskVecNormalize if isinstance(normaliser, PerTaskVecNormalize) else VecNormalize
     keys = getattr(normaliser, "norm_obs_keys", None)
-    return f"{kind.__name__} of {sorted(keys) if keys else 'all'}"
+    return f"{kind.__name__} of {'all' if keys is None else sorted(keys)}"
 
 
 def synchronise(training_env: VecEnv, env: VecEnv) -> None:

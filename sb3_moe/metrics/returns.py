@@ -12,6 +12,12 @@ from typing import Literal, NamedTuple
 
 Agent = Literal["random", "reference"]
 
+# What `evaluate_tasks` is to be given, by agent.
+_PLAYED = {
+    "random": "of an object whose `predict` draws actions, as in help(random_returns)",
+    "reference": "of models that were trained on a task each",
+}
+
 FILE = Path(__file__).with_name("returns.json")
 
 
@@ -45,6 +51,18 @@ def load_measured(agent: Agent) -> dict[str, dict[str, Measured]]:
 def random_returns(suite: str) -> dict[str, float]:
     """Return the mean return of uniformly random actions for each task of a suite, as measured.
 
+    Those of another suite, or of tasks of your own, are played by whatever has a ``predict``:
+
+    >>> import sb3_moe
+    >>> from sb3_moe.callbacks import evaluate_tasks
+    >>> env = sb3_moe.make_multitask_vec_env("Conflict/CartPole2", seed=0)
+    >>> class Random:
+    ...     def predict(self, obs, state=None, **kwargs):
+    ...         return [env.action_space.sample() for _ in range(env.num_envs)], state
+    >>> returns = evaluate_tasks(Random(), env, n_eval_episodes=20).returns.mean(axis=1)
+    >>> returns.shape
+    (2,)
+
     :param suite: as ``"MinAtar/MTRL3"``
     :raises ValueError: if it was not measured
     """
@@ -66,8 +84,7 @@ def _means(agent: Agent, suite: str) -> dict[str, float]:
     measured = load_measured(agent)
     if suite not in measured:
         raise ValueError(
-            f"`suite` must be one of {sorted(measured)}, got {suite!r}; add one with "
-            "sb3_moe_envs.register_suite and measure it with "
-            f"python -m benchmarks.returns {agent}"
+            f"`suite` must be one of {sorted(measured)}, got {suite!r}; measure others with "
+            f"sb3_moe.callbacks.evaluate_tasks, {_PLAYED[agent]}"
         )
     return {task: each.mean for task, each in measured[suite].items()}

@@ -21,6 +21,7 @@ from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
 from sb3_moe.saving.reading import MAX_BYTES
 from sb3_moe.study.spec.games import game_id, games_as_tasks
 from sb3_moe.study.spec.named import imported
+from sb3_moe.study.typed_tasks import typed_task
 from sb3_moe.tasks.known import names_on
 
 SHOWN = ("dict", "onehot", "channels", "info")
@@ -33,7 +34,8 @@ class AgentOptions:
     model: tyro.conf.Positional[Path]
     """A file of sb3_moe.save (.moe), or SB3's zip with --trust."""
     tasks: tuple[str, ...] = ()
-    """Needed: a suite's name, or Gymnasium ids or a study's names, as the agent was trained on."""
+    """Needed: a suite's name, or Gymnasium ids or a study's names, as the agent was trained on; an
+    id's arguments stand behind it, as in 'CartPole-v1(max_episode_steps=50)'."""
     trust: bool = False
     """Open SB3's zip, which can run code: only your own."""
     algorithm: str = "PPO"
@@ -110,25 +112,31 @@ def _load_safely(options: AgentOptions, env: Any, own: Mapping[str, Any]) -> Bas
 def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:
     """Build the environment that shows tasks as a model saw them, in the order that it knows.
 
-    :param tasks: a suite's name, or ids
+    :param tasks: a suite's name, or ids, with or without arguments
     :param space: the model's observations
-    :raises ValueError: if nothing fits
+    :raises ValueError: if nothing fits, or can be built
     """
     from sb3_moe_envs import SUITES
 
     named = _in_order(tasks[0] if len(tasks) == 1 and tasks[0] in SUITES else list(tasks), space)
     if len(tasks) == 1 and tasks[0] not in SUITES:
-        env = gym.make(game_id(tasks[0]))
+        env_id, arguments = typed_task(tasks[0])
+        env = gym.make(game_id(env_id), **arguments)
         if env.observation_space == space:
             return env
+        env.close()
+    problems = []
     for shown in SHOWN:
         try:
             venv = sb3_moe.make_multitask_vec_env(named, task_id=shown)
-        except ValueError:
-            continue  # not every world can be shown in every way
+        except ValueError as problem:
+            problems.append(problem)  # not every world can be shown in every way
+            continue
         if _fits(venv.observation_space, space):
             return venv
         venv.close()
+    if len(problems) == len(SHOWN):
+        raise problems[-1]  # of the way that adds nothing: the world itself can't be built
     raise ValueError(
         f"`--tasks` must be those that the model was trained on: no way to show {list(tasks)} "
         f"gives its observations, {space}"
@@ -143,16 +151,24 @@ def _in_order(tasks: str | list[str], space: spaces.Space[Any]) -> Any:
     from sb3_moe_envs.suites import tasks_of
 
     known = names_on(space)
-    if known is not None and sorted(map(game_id, tasks)) == sorted(map(game_id, known)):
-        return games_as_tasks(known)  # as a study names them
-    found = {each.name: each for each in tasks_of(tasks)}
+    if known is not None and _are_games(tasks, known):
+        return games_as_tasks(known)
+    named = tasks if isinstance(tasks, str) else [typed_task(each) for each in tasks]
+    found = {each.name: each for each in tasks_of(named)}
     if known is None or [*found] == known or len(known) == len(found) == 1:
-        return tasks
+        return named
     if sorted(found) != sorted(known):
         raise ValueError(
-            f"`--tasks` must be those that the model was trained on, {known}, got {[*found]}"
+            f"`--tasks` must be those that the model was trained on, {known}, got {[*found]}; an "
+            "id's arguments stand behind it, as in 'CartPole-v1(max_episode_steps=50)'"
         )
     return [found[name] for name in known]
+
+
+def _are_games(tasks: Sequence[str], known: Sequence[str]) -> bool:
+    """Say whether tasks are a model's, as a study names its games: by short names or full ids."""
+    ids = sorted(map(game_id, known))
+    return sorted(map(game_id, tasks)) == ids and all(each in gym.registry for each in ids)
 
 
 def _fits(ours: spaces.Space[Any], models: spaces.Space[Any]) -> bool:

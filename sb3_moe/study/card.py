@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import gymnasium as gym
 import tyro
 
 from sb3_moe.extras import require
 from sb3_moe.hub import push, write_folder
 from sb3_moe.study.agent import AgentOptions, opened
+from sb3_moe.study.exit_status import exit_status
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "sb3-moe card") -> 
     :param prog: how the help calls the program
     """
     options = tyro.cli(Card, prog=prog, args=arguments)
-    try:
-        return _card(options)
-    except (ValueError, TypeError, RuntimeError, OSError, ImportError, gym.error.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: _card(options))
 
 
 def _card(options: Card) -> int:

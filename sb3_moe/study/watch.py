@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import gymnasium as gym
 import tyro
 
 import sb3_moe
 from sb3_moe.extras import require
 from sb3_moe.study.agent import AgentOptions, opened
+from sb3_moe.study.exit_status import exit_status
 from sb3_moe.study.run.folder import check_writable
 from sb3_moe.watching.importance import check_importance, expert_importance
 from sb3_moe.watching.record import expert_named
@@ -47,13 +46,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "sb3-moe watch") ->
     :param prog: how the help calls the program
     """
     options = tyro.cli(Watch, prog=prog, args=arguments)
-    try:
-        return _watch(options)
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, TypeError, RuntimeError, OSError, ImportError, gym.error.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: _watch(options))
 
 
 def _watch(options: Watch) -> int:

@@ -44,6 +44,7 @@ def make_multitask_vec_env(
         whole number
     """
     from sb3_moe_envs import MultiTaskVectorEnv, make_multitask_vector
+    from sb3_moe_envs.closing import closed_on_error
     from sb3_moe_envs.numbers import optional_whole
 
     theirs = [*signature(MultiTaskVectorEnv).parameters][1:]
@@ -70,6 +71,13 @@ def make_multitask_vec_env(
     }
     env.seed(seed)
     env.action_space.seed(seed)
+    with closed_on_error(env.close):
+        return _monitored(env, monitor_dir, monitor_kwargs)
+
+
+def _monitored(
+    env: VecEnv, monitor_dir: str | os.PathLike[str] | None, monitor_kwargs: dict[str, Any] | None
+) -> VecEnv:
     folder = None if monitor_dir is None else os.fspath(monitor_dir)  # SB3 takes no Path
     if folder is not None:
         os.makedirs(folder, exist_ok=True)

@@ -35,7 +35,7 @@ class VectorMembers:
         if self._envs is not None:
             return [self._envs[i].get_wrapper_attr(name) for i in chosen]
         if isinstance(self._base, AsyncVectorEnv):
-            self._require_in_workers(self._base, name)
+            self._require_in_workers(name)
             values = self._base.get_attr(name)
             return [values[i] for i in chosen]
         return [self.of_all(name)] * len(chosen)
@@ -43,7 +43,6 @@ class VectorMembers:
     def has(self, name: str) -> bool:
         """Say whether each environment has an attribute."""
         if isinstance(self._base, AsyncVectorEnv):
-            # A worker process that is asked for what it doesn't have shuts down.
             return all(self._base.call("has_wrapper_attr", name))
         try:
             self.get(name, [0])
@@ -83,7 +82,7 @@ class VectorMembers:
         if isinstance(self._base, AsyncVectorEnv):
             if name != _OF_ANY:
                 self._require_all(name, chosen)
-            self._require_in_workers(self._base, name)
+            self._require_in_workers(name)
             results = self._base.call(name, *args, **kwargs)
             return [results[i] for i in chosen]
         method = self.of_all(name)
@@ -116,9 +115,9 @@ class VectorMembers:
             return None
         return names
 
-    def _require_in_workers(self, workers: AsyncVectorEnv, name: str) -> None:
+    def _require_in_workers(self, name: str) -> None:
         # A worker process that is asked for what it doesn't have shuts down.
-        if not all(workers.call("has_wrapper_attr", name)):
+        if not self.has(name):
             raise AttributeError(f"the environments of {self._env} have no attribute {name!r}")
 
     def _is_all(self, chosen: Sequence[int]) -> bool:

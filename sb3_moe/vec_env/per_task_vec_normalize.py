@@ -27,7 +27,8 @@ class PerTaskVecNormalize(VecNormalize):
     don't keep the task that a reward came from.
 
     :param venv: environments with ``num_tasks`` and ``get_task``, such as make_multitask_vec_env's
-    :param norm_obs_keys: None: every Box key but the id
+    :param norm_obs_keys: of a Dict observation, those to normalise, none if it is empty, as in
+        VecNormalize; None: every Box key but the id
     :param task_id: how observations show the task: ``"dict"`` (in a Dict observation, under
         ``"task_id"``), ``"onehot"`` (the last ``num_tasks`` features), ``"channels"`` (the last
         ``num_tasks`` channels, wherever pictures have them) or ``"hidden"``; None: ``"dict"``
@@ -56,8 +57,8 @@ class PerTaskVecNormalize(VecNormalize):
             raise ValueError(
                 f"`norm_obs` must be False for pictures, whose policies scale them, got {space}"
             )
-        if norm_obs and isinstance(space, spaces.Dict):
-            norm_obs_keys = norm_obs_keys or box_keys(space)
+        if norm_obs and norm_obs_keys is None and isinstance(space, spaces.Dict):
+            norm_obs_keys = box_keys(space)
         super().__init__(venv, norm_obs=norm_obs, norm_obs_keys=norm_obs_keys, **kwargs)
         refuse_whole_numbers(self)
         if norm_obs:

@@ -219,6 +219,19 @@ def test_changed_physics_change_what_happens_and_nothing_else():
     assert long.make().unwrapped.polemass_length == pytest.approx(0.15)
 
 
+@pytest.mark.parametrize("masses", [{"masspole": 0}, {"masscart": 0, "masspole": 1}])
+def test_one_of_the_masses_may_be_none(masses):
+    env = gym.make("SB3MoE/CartPole-v0", **masses)
+    env.reset(seed=0)
+    env.unwrapped.state = np.zeros(4)
+    obs = env.step(1)[0]
+    # A force of 10 on a mass of 1 for 0.02 s. All in the pole, half of which is 0.5 long:
+    # it turns by -10 / (0.5 * (4/3 - 1)) = -60 and the cart moves by 10 + 0.5 * 60 = 40.
+    # All in the cart: -10 / (0.5 * 4/3) = -15, and 10.
+    turns, moves = (-60, 40) if "masscart" in masses else (-15, 10)
+    np.testing.assert_allclose(obs, [0, 0.02 * moves, 0, 0.02 * turns], rtol=1e-6)
+
+
 def test_pendulums_differ_by_their_physics():
     angles = []
     for task in get_suite("Classic/Pendulum4"):
@@ -244,6 +257,13 @@ def test_gravity_is_a_multiple_of_the_usual():
         ("Pendulum", {"gravity": 1}, r"the physics must be among \['g', 'm', 'l'\], got 'gravity'"),
         ("Hopper", {"gravity": 0}, "`gravity` must be positive, got 0"),
         ("CartPole", {"length": 0.0}, r"`length` must be positive, got 0\.0"),
+        ("CartPole", {"masscart": -0.1}, r"`masscart \+ masspole` must be positive, got 0\.0"),
+        ("CartPole", {"masscart": -1}, r"`masscart \+ masspole` must be positive, got -0\.9"),
+        (
+            "CartPole",
+            {"masscart": 0, "masspole": 0},
+            r"`masscart \+ masspole` must be positive, got 0\.0",
+        ),
         ("Pendulum", {"m": 0}, "`m` must be positive, got 0"),
         ("Pendulum", {"l": -1}, "`l` must be positive, got -1"),
     ],

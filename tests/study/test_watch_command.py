@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -8,9 +9,13 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 
 import sb3_moe
+from sb3_moe.study import card, watch
 from sb3_moe.study.agent import env_for
 from sb3_moe.study.spec.games import games_as_tasks
+from sb3_moe.study.typed_tasks import typed_task
 from sb3_moe.study.watch import main
+from sb3_moe_envs import SUITES
+from sb3_moe_envs.spaces.named import NamedId
 
 TASKS = ["CartPole-v1", "Acrobot-v1"]
 
@@ -169,3 +174,59 @@ def test_a_single_task_is_a_plain_environment():
     assert isinstance(env, gym.Env)
     with pytest.raises(ValueError, match="no way to show"):
         env_for(["CartPole-v1"], spaces.Box(0, 1, (2,), np.float32))
+
+
+def test_a_world_that_cant_be_built_says_why(monkeypatch):
+    monkeypatch.setitem(sys.modules, "metaworld", None)  # as if it were not installed
+    names = [task.name for task in SUITES["MetaWorld/MT3"].tasks]
+    seen = spaces.Dict({"obs": spaces.Box(-1, 1, (39,)), "task_id": NamedId(names)})
+    with pytest.raises(ValueError, match=r"can't be built: .* pip install 'sb3-moe\[metaworld\]'"):
+        env_for(["MetaWorld/MT3"], seen)
+
+
+SHORT = [("CartPole-v1", {}), ("CartPole-v1", {"max_episode_steps": 50})]
+
+
+# What Gymnasium says of a name without a version.
+@pytest.mark.filterwarnings("ignore:.*Using the latest versioned environment")
+@pytest.mark.parametrize("short", ["CartPole-v1", "CartPole"])
+def test_tasks_that_differ_in_their_arguments_go_by_ids_and_by_the_models_names(short):
+    seen = sb3_moe.make_multitask_vec_env(SHORT).observation_space
+    env = env_for([f"{short}(max_episode_steps=50)", short], seen)
+    assert env.get_attr("task_names")[0] == ["CartPole", "CartPole(max_episode_steps=50)"]
+
+
+def test_a_task_by_itself_takes_arguments():
+    space = gym.make("CartPole-v1").observation_space
+    env = env_for(["CartPole-v1(max_episode_steps=50)"], space)
+    assert env.spec.max_episode_steps == 50
+
+
+@pytest.mark.parametrize(
+    ("word", "task"),
+    [
+        ("CartPole-v1", ("CartPole-v1", {})),
+        ("CartPole-v1()", ("CartPole-v1", {})),
+        ("A-v0(a=1,b=-0.5,c=None,d=[1, 2])", ("A-v0", {"a": 1, "b": -0.5, "c": None, "d": [1, 2]})),
+        (
+            "my:A/B-v0(task=reach-v3,reward='V2')",
+            ("my:A/B-v0", {"task": "reach-v3", "reward": "V2"}),
+        ),
+        ("A-v0(a=exit())", ("A-v0", {"a": "exit()"})),
+        ("reach-v3(V2)", ("reach-v3(V2)", {})),
+        ("A-v0(**{})", ("A-v0(**{})", {})),
+        ("A-v0(a=1)(b=2)", ("A-v0(a=1)(b=2)", {})),
+        ("A-v0(a=", ("A-v0(a=", {})),
+    ],
+)
+def test_an_ids_arguments_are_literals_or_texts_and_run_nothing(word, task):
+    assert typed_task(word) == task
+
+
+@pytest.mark.parametrize(("module", "work"), [(watch, "_watch"), (card, "_card")])
+def test_ctrl_c_is_no_traceback(monkeypatch, module, work):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, work, interrupted)
+    assert module.main(["agent.moe"]) == 130

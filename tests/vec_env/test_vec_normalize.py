@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_moe.buffers import MultiTaskReplayBuffer
+from sb3_moe.evaluation.pinned_env import kind_of_normaliser
 from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.vec_env.task_statistics import PerTaskMeanStd
@@ -175,6 +176,27 @@ def test_the_id_is_never_touched(mode):
         else:
             np.testing.assert_array_equal(before[..., -2:], after[..., -2:])
             assert not np.array_equal(before[..., :-2], after[..., :-2])
+
+
+BOTH = pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])
+
+
+@BOTH
+def test_without_keys_no_observation_is_normalised_as_with_sb3(kind):
+    env = kind(GymnasiumVecEnv(Scales("dict")), norm_obs_keys=[])
+    alone = GymnasiumVecEnv(Scales("dict"))
+    np.testing.assert_array_equal(env.reset()["obs"], alone.reset()["obs"])
+    actions = np.zeros((2, 1), np.float32)
+    (seen, rewards, *_), (plain, unscaled, *_) = env.step(actions), alone.step(actions)
+    np.testing.assert_array_equal(seen["obs"], plain["obs"])
+    assert (rewards != unscaled).all()
+    assert kind_of_normaliser(env) == f"{kind.__name__} of []"
+
+
+@BOTH
+def test_keys_of_an_observation_that_has_none_are_refused_as_by_sb3(kind):
+    with pytest.raises(ValueError, match="`norm_obs_keys` param is applicable only with"):
+        kind(GymnasiumVecEnv(Scales("onehot")), norm_obs_keys=[])
 
 
 @pytest.mark.parametrize("mode", ["dict", "onehot", "channels", "info"])

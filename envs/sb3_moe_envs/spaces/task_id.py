@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,9 @@ from sb3_moe_envs.spaces.named import NamedBox, NamedId
 class TaskIdEncoder(Protocol):
     """Add the task id to observations."""
 
-    space: Space[Any]
+    @property
+    def space(self) -> Space[Any]:
+        """What observations with the id are of."""
 
     def single(self, obs: Any, task: int) -> Any:
         """Add the id to one observation."""
@@ -178,7 +180,7 @@ def _require_box(space: Space[Any], ndim: int, mode: str) -> Any:
     raise ValueError(f"`task_id`={mode!r} needs {kind}, got {space}")
 
 
-ENCODERS: dict[str, type[Hidden] | type[AsDict] | type[OneHot] | type[Channels]] = {
+ENCODERS: dict[str, Callable[[Space[Any], Sequence[str]], TaskIdEncoder]] = {
     "dict": AsDict,
     "onehot": OneHot,
     "channels": Channels,

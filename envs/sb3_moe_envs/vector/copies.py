@@ -13,8 +13,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from sb3_moe_envs.checks import reset_result_problem, step_result_problem
+from sb3_moe_envs.closing import close_each
 from sb3_moe_envs.snapshot import Stateless, restore, snapshot
 from sb3_moe_envs.tasks import Task
+from sb3_moe_envs.vector.all_or_none import AllOrNone
 from sb3_moe_envs.vector.infos import MixedInfos
 
 
@@ -43,7 +45,7 @@ class TaskCopy(Stateless):
         return result
 
 
-class Copies(MixedInfos, SyncVectorEnv):
+class Copies(MixedInfos, AllOrNone):
     """Gymnasium's, with less around a step: most tasks of a world have a single copy.
 
     New arrays each time need no copies, and the mode of autoreset is SAME_STEP.
@@ -78,6 +80,7 @@ def make_copies(task: Task, num_envs: int, render_mode: str | None) -> Copies:
     env_fns = [functools.partial(_make_copy, task, render_mode)] * num_envs
     copies = Copies(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
     if len({id(each.unwrapped) for each in copies.envs}) < num_envs:
+        close_each(copies.envs)
         raise ValueError(
             f"`env_fn` of task {task.name!r} must build a new environment each time, and gave one "
             "twice: copies that are one would step each other"

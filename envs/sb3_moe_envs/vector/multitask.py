@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
+from sb3_moe_envs.closing import closed_on_error
 from sb3_moe_envs.frames import Canvas
 from sb3_moe_envs.goals import COMPUTE_REWARD, has_goals, reward_of_copies, rewards_of
 from sb3_moe_envs.masks import OwnMasks
@@ -89,25 +90,38 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.schedule.check_num_envs(self.num_envs)
         self._shares = fixed_tasks(self.schedule, self.num_tasks, self.num_envs)
         self._pool = Pool(self.tasks, vectorization, render_mode)
-        self._interface = self._unify(
-            task_id=task_id,
-            obs_space=obs_space,
-            action_space=action_space,
-            invalid_action=invalid_action,
-        )
-        first = self._pool.env(0, self._sizes[0])
-        self.metadata["render_fps"] = first.metadata.get("render_fps", 30)
         self._canvas = Canvas()
-        if render_mode is not None:
+        with closed_on_error(self._pool.abandon):
+            self._unify(
+                task_id=task_id,
+                obs_space=obs_space,
+                action_space=action_space,
+                invalid_action=invalid_action,
+            )
+        self._start_slots()
+
+    def _unify(self, *, invalid_action: str, **options: str) -> None:
+        """Build each task's environments, and the spaces and masks that they share.
+
+        :param invalid_action: as of the constructor, like the options
+        """
+        envs = [self._pool.env(task, size) for task, size in enumerate(self._sizes)]
+        observations = [env.single_observation_space for env in envs]
+        actions = [env.single_action_space for env in envs]
+        self._interface = Interface(
+            observations, actions, self.task_names, invalid_action=invalid_action, **options
+        )
+        self.metadata["render_fps"] = envs[0].metadata.get("render_fps", 30)
+        if self.render_mode is not None:
             self._measure()
         self.single_observation_space = self._interface.observation_space
         self.single_action_space = self._interface.action_space
-        own_spaces = [
-            self._pool.env(task, size).single_action_space for task, size in enumerate(self._sizes)
-        ]
-        self._own_masks = OwnMasks(self.single_action_space, own_spaces, invalid_action)
+        self._own_masks = OwnMasks(self.single_action_space, actions, invalid_action)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    def _start_slots(self) -> None:
+        """Set what each slot plays and has seen, before the first reset."""
         self._seeds = TaskSeeds()
         self._pinned = np.full(self.num_envs, -1)
         self._chosen = self._pinned.copy()
@@ -301,13 +315,6 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
                 self._pool.reset(part, self._seeds.take(*key))
                 self._forget(part.rows)
         self._restored = True
-
-    def _unify(self, **options: str) -> Interface:
-        """Build each task's environments, and the spaces that they share."""
-        envs = [self._pool.env(task, size) for task, size in enumerate(self._sizes)]
-        observations = [env.single_observation_space for env in envs]
-        actions = [env.single_action_space for env in envs]
-        return Interface(observations, actions, self.task_names, **options)
 
     def _measure(self) -> None:
         for task, size in enumerate(self._sizes):

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
+from sb3_moe_envs.closing import close_each
 from sb3_moe_envs.snapshot import gives_state, own_state
 from sb3_moe_envs.tasks import Task, spec_or_id
 from sb3_moe_envs.vector.copies import restore_states, states_of
@@ -129,7 +130,7 @@ def _is_own(env_id: str) -> bool:
 def _checked(task: Task, env: Vector, num_envs: int) -> Vector:
     problem = _problem_of(env, num_envs)
     if problem:
-        env.close()
+        close_each([env])
         raise ValueError(f"`vector_fn` of {task.name!r} must {problem}")
     return env
 

@@ -82,7 +82,7 @@ class Pool:
             for copy in part.env.envs if isinstance(part.env, Copies) else ():
                 first = seen.setdefault(id(copy.unwrapped), part.task)
                 if first != part.task:
-                    self._abandon()
+                    self.abandon()
                     names = (self.tasks[first].name, self.tasks[part.task].name)
                     raise ValueError(gave_both(*names))
 
@@ -141,7 +141,7 @@ class Pool:
             env.close()
         self._workers.close()
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
         """Close all, whatever closing raises: what went wrong before that is to be heard."""
         for env in self._envs.values():
             with suppress(Exception):
@@ -151,14 +151,14 @@ class Pool:
 
     def _check(self, task: int, problem: str | None) -> None:
         if problem:
-            self._abandon()
+            self.abandon()
             reject(self.tasks[task], task, problem)
 
     def _call(self, task: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            self._abandon()
+            self.abandon()
             reject(self.tasks[task], task, f"{type(error).__name__}: {error}", error)
 
 

@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
 
+from sb3_moe_envs.closing import close_each
 from sb3_moe_envs.multitask import MultiTaskEnv
 from sb3_moe_envs.schedules.base import as_list
 from sb3_moe_envs.tasks import gave_both
+from sb3_moe_envs.vector.all_or_none import AllOrNone
 from sb3_moe_envs.vector.infos import MixedInfos
 
 
-class MultiTaskSyncVectorEnv(MixedInfos, SyncVectorEnv):
+class MultiTaskSyncVectorEnv(MixedInfos, AllOrNone):
     """A `SyncVectorEnv` of `MultiTaskEnv`s with SAME_STEP autoreset.
 
     :param env_fns: build the environments; each must be a `MultiTaskEnv`
@@ -35,7 +37,7 @@ class MultiTaskSyncVectorEnv(MixedInfos, SyncVectorEnv):
             for name, inner in env.by_name():
                 other, first = seen.setdefault(id(inner.unwrapped), (slot, name))
                 if other != slot:
-                    self.close()
+                    close_each(self.envs)
                     raise ValueError(gave_both(first, name))
 
     def __repr__(self) -> str:
