@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 
 from sb3_moe.study.commands import CACHE, report, run_study, status
+from sb3_moe.study.exit_status import exit_status
 from sb3_moe.study.planning import plan
 from sb3_moe.study.run.engine import Engine, LocalEngine
 from sb3_moe.study.spec.architectures import named_architecture
@@ -155,13 +156,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m sb3_moe.
     """
     command = tyro.cli(Command, prog=prog, args=arguments)
     console = Console()
-    try:
-        return _dispatch(command, console)
-    except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_status(lambda: _dispatch(command, console))
 
 
 def _check_numbers(options: object) -> None:

@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sb3_moe.study.commands import CACHE, play, prepare, rehearse, say
+from sb3_moe.study.exit_status import exit_status
+from sb3_moe.study.report.folder import check_report_folder
 from sb3_moe.study.report.page import number
 from sb3_moe.study.report.results import has_scores, load_results
 from sb3_moe.study.report.tables import Rows, summary
@@ -93,19 +95,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: without the program's name; None for this process's
     """
     options = tyro.cli(FirstRun, prog="python -m sb3_moe.study.first_run", args=arguments)
+    return exit_status(lambda: _run(options))
+
+
+def _run(options: FirstRun) -> int:
+    """Look at what is asked for, then train in a folder that nobody else works in."""
+    if options.steps < 1:
+        raise ValueError(f"`steps` must be at least 1, got {options.steps}")
     root = options.out or Path("runs") / time.strftime("first-run-%Y%m%d-%H%M%S")
-    try:
-        if options.steps < 1:
-            raise ValueError(f"`steps` must be at least 1, got {options.steps}")
-        study = options.study()
-        check_device(study.device, here=True)
-        engine = LocalEngine(options.processes, root / CACHE)
-        check_writable(root)
-        with locked(root):
-            return _train(study, root, engine, Console(), options.replays)
-    except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    study = options.study()
+    check_device(study.device, here=True)
+    engine = LocalEngine(options.processes, root / CACHE)
+    check_writable(root)
+    check_report_folder(root / "report", "out")
+    with locked(root):
+        return _train(study, root, engine, Console(), options.replays)
 
 
 def _train(
