@@ -23,6 +23,17 @@ SIMBA: dict[str, Any]
 SPHERE: dict[str, Any]
 TASK_TEMPERATURES: dict[str, Any]
 
+__all__ = [
+    "MINATAR_PPO",
+    "MOORE",
+    "MULTI_HEAD",
+    "PACO",
+    "SIMBA",
+    "SPHERE",
+    "TASK_TEMPERATURES",
+    "with_policy",
+]
+
 _PRESETS: dict[str, dict[str, Any]] = {
     # PureJaxRL's values for PPO on MinAtar, for 64 environments. Its value loss has an extra 1/2,
     # so SB3's `vf_coef` is half of its 0.5. The encoder is flat for every placement: an encoder for
@@ -121,7 +132,6 @@ def with_policy(preset: dict[str, Any], **policy_kwargs: Any) -> dict[str, Any]:
     :param preset: one of this module's dicts; it stays as it is
     :param policy_kwargs: added to its ``policy_kwargs``, and stronger than those
     """
-    preset = copy.deepcopy(preset)
     if "policy_kwargs" not in preset:
-        return preset | policy_kwargs
-    return preset | {"policy_kwargs": preset["policy_kwargs"] | policy_kwargs}
+        return copy.deepcopy(preset) | policy_kwargs
+    return preset | {"policy_kwargs": copy.deepcopy(preset["policy_kwargs"]) | policy_kwargs}

@@ -34,6 +34,8 @@ from sb3_moe.study.spec.grid import StudyConfig
 #: Where, in a study's folder, processes leave each other what jax has compiled.
 CACHE = ".jax"
 
+TRAINED = "being trained"
+
 
 def status(study: StudyConfig, root: Path, console: Console) -> int:
     """Print what the folders hold.
@@ -41,7 +43,7 @@ def status(study: StudyConfig, root: Path, console: Console) -> int:
     :return: 1 if one failed, is damaged, can't be read or is of another configuration
     """
     jobs = survey(study.cells(), root)
-    counts = Counter(job.state.status for job in jobs)
+    counts = Counter(map(_status, jobs))
     changed = {job.folder.path: changes(job) for job in jobs}
     for job in jobs:
         if job.state.status not in ("done", "missing"):
@@ -60,14 +62,21 @@ def status(study: StudyConfig, root: Path, console: Console) -> int:
 
 def _standing(job: Job) -> str:
     """Say how far a cell is, and what is wrong with it."""
-    status, reason = str(job.state.status), job.state.reason
-    if status == "interrupted":
+    status, reason = _status(job), job.state.reason
+    if job.state.status == "interrupted":
         steps = job.folder.live().get("steps")
         reached = f"{steps if isinstance(steps, int) else 0:,} of {job.cell.total_steps:,} steps"
-        if is_held(job.folder.path):
-            return f"being trained, at {reached}"
-        status = f"interrupted at {reached}, goes on from {job.folder.goes_on_at():,}"
+        if status == TRAINED:
+            return f"{status}, at {reached}"
+        status = f"{status} at {reached}, goes on from {job.folder.goes_on_at():,}"
     return f"{status}: {reason}" if reason else status
+
+
+def _status(job: Job) -> str:
+    """Give a cell's status; one that seems interrupted may be at work."""
+    if job.state.status == "interrupted" and is_held(job.folder.path):
+        return TRAINED
+    return job.state.status
 
 
 def run_study(

@@ -28,7 +28,9 @@ WRITTEN = (README, PAGE, *FILES, *(f"{name}.{end}" for name in PICTURES for end 
 
 # A run's own, without which it would be lost; its ``scores.npz`` has the name of a report's.
 _OF_A_RUN = ("config.json", "done.json", "live.json", "error.json", "diagnostics.npz")
-# Every version's pages have these headings, and no other page is likely to have both.
+# Every version's pages have these headings, and no other page is likely to have both; every
+# version's tables begin so.
+_COLUMNS = b"regime,order,architecture,game,seeds,random,return,low,high,"
 _HEADINGS = (b"<h2>What the agents reached</h2>", b"<h2>To check this page</h2>")
 
 
@@ -45,17 +47,19 @@ def check_report_folder(folder: Path, argument: str = "to") -> None:
     for name in _OF_A_RUN:
         if (folder / name).exists():
             raise ValueError(f"{rule}, where a run has its {name}")
-    if _is_a_reports(folder / PAGE):
+    if _is_a_reports(folder):
         return
     for name in WRITTEN:
         if (folder / name).exists():
             raise ValueError(f"{rule}, whose {name} would be lost")
 
 
-def _is_a_reports(page: Path) -> bool:
-    """Say whether a page is an earlier report's."""
+def _is_a_reports(folder: Path) -> bool:
+    """Say whether a folder is an earlier report's, by its page, or its table where it has none."""
     try:
-        html = page.read_bytes()
+        if (folder / PAGE).exists():
+            html = (folder / PAGE).read_bytes()
+            return all(heading in html for heading in _HEADINGS)
+        return (folder / "summary.csv").read_bytes().startswith(_COLUMNS)
     except OSError:
         return False
-    return all(heading in html for heading in _HEADINGS)

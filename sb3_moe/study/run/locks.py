@@ -43,7 +43,7 @@ def is_held(folder: Path) -> bool:
     if not (folder / LOCK).exists():
         return False
     try:
-        with (folder / LOCK).open() as file:
+        with (folder / LOCK).open("a") as file:  # NFS locks only what can be written
             return not _taken(file)
     except OSError:  # of somebody else, or without locks: nobody can say
         return False

@@ -78,10 +78,8 @@ def _build(cell: CellConfig, env: VecEnv) -> BaseAlgorithm:
         warnings.simplefilter("ignore")
         model = build_model(cell, env, device="cpu", **arguments)
     with TemporaryDirectory() as folder:
-        for callback in build_callbacks(
-            [*cell.callbacks, *cell.architecture.callbacks], Path(folder)
-        ):
-            callback.init_callback(model)
+        # Not given the model, at whose step 0 they might find the files of a run that goes on.
+        build_callbacks([*cell.callbacks, *cell.architecture.callbacks], Path(folder))
     # Some policies can be built in spaces that they can't see.
     obs: Any = model.observation_space.sample()
     model.predict(obs)

@@ -245,6 +245,12 @@ def test_a_table_called_summary_makes_no_folder_a_reports(folder, tmp_path):
     assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
 
 
+def test_tables_alone_are_known_as_a_reports(folder, tmp_path):
+    for name in ("README.md", "summary.csv"):
+        (tmp_path / name).write_bytes((folder / "report" / name).read_bytes())
+    check_report_folder(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["config.json", "done.json", "diagnostics.npz"])
 def test_a_runs_folder_is_never_a_reports(folder, tmp_path, name):
     (tmp_path / "index.html").write_bytes((folder / "report" / "index.html").read_bytes())

@@ -308,6 +308,7 @@ def test_status_says_which_cells_are_being_trained(tmp_path, console):
     with held(job.folder.path):
         assert status(the_study, tmp_path, console) == 0
     assert f"{job.folder.path}: being trained, at 0 of" in console.file.getvalue()
+    assert "1 being trained, 5 done" in console.file.getvalue()
 
 
 def test_a_page_of_ones_own_in_the_reports_place_is_found_before_anything_runs(tmp_path, console):
