@@ -23,17 +23,6 @@ SIMBA: dict[str, Any]
 SPHERE: dict[str, Any]
 TASK_TEMPERATURES: dict[str, Any]
 
-__all__ = [
-    "MINATAR_PPO",
-    "MOORE",
-    "MULTI_HEAD",
-    "PACO",
-    "SIMBA",
-    "SPHERE",
-    "TASK_TEMPERATURES",
-    "with_policy",
-]
-
 _PRESETS: dict[str, dict[str, Any]] = {
     # PureJaxRL's values for PPO on MinAtar, for 64 environments. Its value loss has an extra 1/2,
     # so SB3's `vf_coef` is half of its 0.5. The encoder is flat for every placement: an encoder for
