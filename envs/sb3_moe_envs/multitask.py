@@ -29,6 +29,7 @@ from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.side_by_side import LoneSteps
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
+from sb3_moe_envs.spaces.interface import check_options
 from sb3_moe_envs.success import UNSAID, succeeded
 from sb3_moe_envs.suites import ScheduleLike, suite_schedule, tasks_of
 from sb3_moe_envs.tasks import built, reject
@@ -91,6 +92,8 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         env_index: int = 0,
         render_mode: str | None = None,
     ) -> None:
+        # Before anything is built, which would have to be closed.
+        check_options(task_id, obs_space, action_space, invalid_action)
         self.num_envs = optional_whole("num_envs", num_envs) or 1
         self.env_index = whole("env_index", env_index, minimum=0)
         self.schedule = as_schedule(schedule, tasks)

@@ -69,6 +69,16 @@ def test_spaces_that_dont_fit_close_every_task(build):
 
 
 @BUILDS
+@pytest.mark.parametrize("name", ["task_id", "obs_space", "action_space", "invalid_action"])
+def test_an_option_that_is_unknown_builds_and_closes_nothing(build, name):
+    is_open = []
+    mine = Door(is_open)
+    with pytest.raises(ValueError, match=f"`{name}` must be one of .*, got 'same'"):
+        build([lambda: mine, lambda: Door(is_open)], **{name: "same"})
+    assert is_open == [mine]
+
+
+@BUILDS
 def test_ctrl_c_while_a_task_is_built_closes_those_before_it(build):
     def interrupted():
         raise KeyboardInterrupt

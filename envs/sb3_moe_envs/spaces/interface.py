@@ -41,10 +41,7 @@ class Interface:
         action_space: str = "pad",
         invalid_action: str = "noop",
     ) -> None:
-        _require("task_id", task_id, tuple(ENCODERS))
-        _require("obs_space", obs_space, MODES)
-        _require("action_space", action_space, MODES)
-        _require("invalid_action", invalid_action, INVALID_ACTIONS)
+        check_options(task_id, obs_space, action_space, invalid_action)
         self.task_spaces = list(observation_spaces)
         common, self._observations = _unify_observations(observation_spaces, names, obs_space)
         self._common = common
@@ -106,6 +103,14 @@ class Interface:
     def _is_same(self, task: int) -> bool:
         fit = self._observations[task]
         return isinstance(fit, ArrayFit) and fit.same
+
+
+def check_options(task_id: str, obs_space: str, action_space: str, invalid_action: str) -> None:
+    """Raise ValueError if an option of an `Interface` is unknown, whatever the spaces are."""
+    _require("task_id", task_id, tuple(ENCODERS))
+    _require("obs_space", obs_space, MODES)
+    _require("action_space", action_space, MODES)
+    _require("invalid_action", invalid_action, INVALID_ACTIONS)
 
 
 def _require(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -22,6 +22,7 @@ from sb3_moe_envs.schedules.base import as_list, task_index
 from sb3_moe_envs.schedules.turns import turn_of
 from sb3_moe_envs.seeds import TaskSeeds, require_reset
 from sb3_moe_envs.spaces import Interface
+from sb3_moe_envs.spaces.interface import check_options
 from sb3_moe_envs.spaces.observations import ARRAYS
 from sb3_moe_envs.success import UNSAID, succeeded_rows
 from sb3_moe_envs.suites import ScheduleLike, tasks_of
@@ -70,6 +71,8 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         vectorization: str = "sync",
         render_mode: str | None = None,
     ) -> None:
+        # Before anything is built, which would have to be closed.
+        check_options(task_id, obs_space, action_space, invalid_action)
         num_slots = optional_whole("num_envs", num_envs)
         if vectorization not in VECTORIZATIONS:
             raise ValueError(
