@@ -16,6 +16,7 @@ import old_worlds
 import pytest
 from rich.console import Console
 
+from sb3_moe.files.npz_file import read_npz
 from sb3_moe.files.record import Record
 from sb3_moe.metrics import load_scores
 from sb3_moe.plots import load_diagnostics
@@ -23,7 +24,7 @@ from sb3_moe.study.cli import main
 from sb3_moe.study.commands import status
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.cell import train_cell
-from sb3_moe.study.run.folder import CellFolder, read_npz
+from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import survey
 from sb3_moe.study.spec.grid import load_study
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_moe.files.json_file import read_json
 from sb3_moe.study.report.tables import read_csv
 from sb3_moe.study.report.verdict import t_interval
-from sb3_moe.study.run.folder import read_json
 
 Array = NDArray[np.float64]
 RETURN, STEPS = "rollout/ep_rew_mean", "time/total_timesteps"

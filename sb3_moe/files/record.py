@@ -9,17 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sb3_moe.files.atomic import atomic
+from sb3_moe.files.npz_file import read_npz, write_npz
 
 Rows = dict[str, npt.NDArray[Any]]
-
-
-def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write arrays under a temporary name and rename, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        # Returns are mostly whole numbers, which pack well.
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # none is `allow_pickle`
 
 
 class Record:
@@ -116,10 +108,9 @@ class Record:
 
     def _read(self) -> None:
         if self.path is not None and self.path.exists():
-            with np.load(self.path, allow_pickle=False) as arrays:
-                self._check(arrays)
-                names = [name for name in arrays.files if name not in self.constants]
-                self.rows = {name: arrays[name] for name in names}
+            arrays = read_npz(self.path)
+            self._check(arrays)
+            self.rows = {name: arrays[name] for name in arrays if name not in self.constants}
 
     def _check(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         for name, value in self.constants.items():

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sb3_moe.files.npz_file import read_npz
+
 Array = npt.NDArray[np.float64]
 
 
@@ -52,7 +54,7 @@ def load_scores(folder: str | Path) -> Scores:
     """Read the scores of a run from its folder.
 
     :param folder: where ``MultiTaskEvalCallback`` wrote
-    :raises ValueError: if there are none
+    :raises ValueError: if there are none, or the file is damaged
     """
     path = Path(folder) / "scores.npz"
     if not path.exists():
@@ -60,13 +62,13 @@ def load_scores(folder: str | Path) -> Scores:
             f"{folder} has no scores.npz; train with "
             "MultiTaskEvalCallback(every=..., log_path=folder) to get one"
         )
-    with np.load(path, allow_pickle=False) as saved:
-        return Scores(
-            saved["score"],
-            saved["steps"].astype(np.float64),
-            saved["trained"],
-            saved["task_names"].tolist(),
-        )
+    saved = read_npz(path)
+    return Scores(
+        saved["score"],
+        saved["steps"].astype(np.float64),
+        saved["trained"],
+        saved["task_names"].tolist(),
+    )
 
 
 def blocks_of(steps: npt.ArrayLike, trained: npt.ArrayLike) -> list[Block]:

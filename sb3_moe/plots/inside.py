@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from sb3_moe.files.npz_file import read_npz
 from sb3_moe.plots.style import (
     Array,
     Picture,
@@ -145,8 +146,7 @@ def load_diagnostics(folder: str | Path) -> dict[str, npt.NDArray[Any]]:
             f"{folder} has no diagnostics.npz; train with PlasticityCallback(log_path=folder) or "
             "RoutingCallback(log_path=folder) to get one"
         )
-    with np.load(path, allow_pickle=False) as saved:
-        return {name: saved[name] for name in saved.files}
+    return read_npz(path)
 
 
 def _names(saved: Mapping[str, npt.NDArray[Any]], kind: str, callback: str) -> list[str]:

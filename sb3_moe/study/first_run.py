@@ -17,6 +17,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from sb3_moe.files.writable import check_writable
 from sb3_moe.study.commands import CACHE, play, prepare, rehearse, say
 from sb3_moe.study.exit_status import exit_status
 from sb3_moe.study.report.folder import check_report_folder
@@ -25,7 +26,6 @@ from sb3_moe.study.report.results import has_scores, load_results
 from sb3_moe.study.report.tables import Rows, summary
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.engine import LocalEngine
-from sb3_moe.study.run.folder import check_writable
 from sb3_moe.study.run.jobs import Job, refuse_changes, survey, unfinished
 from sb3_moe.study.run.runner import locked, run
 from sb3_moe.study.run.view import LiveView

@@ -10,9 +10,9 @@ import tyro
 
 import sb3_moe
 from sb3_moe.extras import require
+from sb3_moe.files.writable import check_writable
 from sb3_moe.study.agent import AgentOptions, opened
 from sb3_moe.study.exit_status import exit_status
-from sb3_moe.study.run.folder import check_writable
 from sb3_moe.watching.importance import check_importance, expert_importance
 from sb3_moe.watching.record import expert_named
 from sb3_moe.watching.replay import steps_of

@@ -58,3 +58,29 @@ def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path):
         write(file, "new \udcff")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def interrupted():
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_text() == "old"
+
+
+def test_a_full_disk_is_told_with_the_files_name(tmp_path):
+    file = tmp_path / "file"
+
+    def on_a_full_disk():
+        with atomic(file):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=f"No space left on device: '{file}'"):
+        on_a_full_disk()

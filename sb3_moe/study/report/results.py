@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from sb3_moe.files.json_file import read_json
 from sb3_moe.study.report.claims import Claims, load_claims
 from sb3_moe.study.report.facts import shared_arguments
 from sb3_moe.study.report.judging import Finding, judge_claims
 from sb3_moe.study.report.last_run import check_level, other_study
 from sb3_moe.study.report.references import References
 from sb3_moe.study.report.runs import Run, with_silent_failures
-from sb3_moe.study.run.folder import read_json
 from sb3_moe.study.run.jobs import Job, refuse_changes, survey
 from sb3_moe.study.run.random_policy import read_returns
 from sb3_moe.study.spec.grid import StudyConfig

@@ -8,7 +8,8 @@ from urllib.parse import quote
 from matplotlib.figure import Figure
 
 from sb3_moe.files.atomic import atomic
-from sb3_moe.files.record import write_npz
+from sb3_moe.files.npz_file import write_npz
+from sb3_moe.files.writable import check_writable
 from sb3_moe.plots.save import FORMATS, save_figure
 from sb3_moe.study.report import figures, tables
 from sb3_moe.study.report.charts import curves, networks
@@ -18,7 +19,6 @@ from sb3_moe.study.report.rendering import render
 from sb3_moe.study.report.replays import FOLDER
 from sb3_moe.study.report.results import Results, load_results
 from sb3_moe.study.report.sections import build_page, said
-from sb3_moe.study.run.folder import check_writable
 from sb3_moe.study.spec.grid import StudyConfig
 
 

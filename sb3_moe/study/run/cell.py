@@ -23,12 +23,13 @@ from sb3_moe.callbacks import (
     TaskRolloutCallback,
 )
 from sb3_moe.evaluation.pinned_env import evaluation_copies, make_pinned_env
+from sb3_moe.files.json_file import write_json
 from sb3_moe.generators import preserved_generators
 from sb3_moe.saving.normalizer import is_known
 from sb3_moe.snapshot.manifest import DamagedError, UntrustedError
 from sb3_moe.snapshot.model_file import write_model
 from sb3_moe.snapshot.resuming import resume
-from sb3_moe.study.run.folder import CellFolder, write_json
+from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.heartbeat import Heartbeat
 from sb3_moe.study.run.integrity import ORIGIN, STATISTICS
 from sb3_moe.study.run.learner import build

@@ -8,20 +8,18 @@ stopped.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
-import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
-from sb3_moe.files.atomic import atomic
 from sb3_moe.files.digest import sha256_of
+from sb3_moe.files.json_file import read_json, write_json
+from sb3_moe.files.npz_file import read_npz
 from sb3_moe.snapshot.writing import snapshots_in, step_of
 from sb3_moe.study.run.integrity import (
     RESULTS,
@@ -45,56 +43,6 @@ class State(NamedTuple):
 
     status: Status
     reason: str = ""
-
-
-def check_writable(path: Path, argument: str = "out") -> None:
-    """Make a folder, and raise if nothing can be written there.
-
-    :param argument: what names it
-    :raises ValueError: naming the folder, and what the system says
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(
-            f"`{argument}` must be a folder that can be written, got {path}: {reason}"
-        ) from error
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file in one piece."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, sort_keys=False) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    :raises ValueError: naming the file, if it is not one
-    """
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} can't be read: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path.name} must hold a JSON object, got {type(values).__name__}")
-    return values
-
-
-def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Read every array of an ``npz`` file.
-
-    :raises ValueError: naming the file, if it is damaged
-    """
-    try:
-        # numpy leaves a damaged file open if it opened it.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except Exception as error:  # a damaged file can raise anything
-        raise ValueError(f"{path.name} can't be read: {error}") from error
 
 
 class CellFolder:

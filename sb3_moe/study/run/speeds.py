@@ -10,8 +10,9 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
+from sb3_moe.files.json_file import read_json
 from sb3_moe.study.run.engine import LocalEngine
-from sb3_moe.study.run.folder import CellFolder, read_json
+from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import Job
 from sb3_moe.study.run.runner import run
 from sb3_moe.study.spec.algorithms import default_of, is_off_policy

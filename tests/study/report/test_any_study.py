@@ -7,12 +7,12 @@ import pytest
 from made_up_study import run, write
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from sb3_moe.files.json_file import write_json
 from sb3_moe.study.report import figures
 from sb3_moe.study.report.facts import facts
 from sb3_moe.study.report.rendering import sentences
 from sb3_moe.study.report.tables import order_of, read_csv
 from sb3_moe.study.report.writing import write_report
-from sb3_moe.study.run.folder import write_json
 from sb3_moe.study.spec.grid import read_study
 
 pytestmark = pytest.mark.usefixtures("no_drawing")

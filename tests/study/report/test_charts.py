@@ -10,6 +10,7 @@ import pytest
 from made_up_study import GAMES, cell, run, study, write, write_arrays
 
 from sb3_moe.files.in_html import embedded
+from sb3_moe.files.json_file import write_json
 from sb3_moe.plots.style import look_of
 from sb3_moe.study.report import charts as charts_module
 from sb3_moe.study.report.charts import charts, curves, networks
@@ -18,7 +19,6 @@ from sb3_moe.study.report.references import References
 from sb3_moe.study.report.runs import Run
 from sb3_moe.study.report.script import policy, script
 from sb3_moe.study.report.writing import write_report
-from sb3_moe.study.run.folder import write_json
 from sb3_moe.study.run.jobs import survey
 
 pytestmark = pytest.mark.usefixtures("no_drawing")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from made_up_study import write, write_arrays
 
+from sb3_moe.files.json_file import write_json
 from sb3_moe.plots.style import short
 from sb3_moe.study.report.page import number
 from sb3_moe.study.report.writing import write_report
-from sb3_moe.study.run.folder import write_json
 from sb3_moe.study.run.jobs import survey
 from sb3_moe.study.spec.grid import read_study
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from made_up_study import study, write, write_arrays
 
+from sb3_moe.files.json_file import write_json
 from sb3_moe.study.report.facts import facts
 from sb3_moe.study.report.folder import check_report_folder
 from sb3_moe.study.report.headline import claims_table, returns_table
@@ -20,7 +21,6 @@ from sb3_moe.study.report.results import load_results
 from sb3_moe.study.report.tables import by_setting, summary
 from sb3_moe.study.report.verdict import Rule
 from sb3_moe.study.report.writing import write_report
-from sb3_moe.study.run.folder import write_json
 from sb3_moe.study.run.jobs import ChangedConfigError, survey
 from sb3_moe.study.run.provenance import provenance
 from sb3_moe.study.spec.config import Architecture

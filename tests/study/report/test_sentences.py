@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from made_up_study import ROLLOUT, run, study, write
 
+from sb3_moe.files.json_file import write_json
 from sb3_moe.study.report import figures, rendering, sections
 from sb3_moe.study.report.facts import facts, shared_arguments
 from sb3_moe.study.report.rendering import render, sentences
 from sb3_moe.study.report.writing import write_report
-from sb3_moe.study.run.folder import CellFolder, write_json
+from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import survey
 from sb3_moe.study.spec.about import About
 from sb3_moe.study.spec.config import Architecture, Evaluation

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import sb3_moe
+from sb3_moe.files.json_file import write_json
 from sb3_moe.study.run import cell as cell_module
 from sb3_moe.study.run.cell import train_cell
-from sb3_moe.study.run.folder import CellFolder, write_json
+from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.heartbeat import Heartbeat
 from sb3_moe.study.run.random_policy import random_returns, read_returns
 from sb3_moe.study.spec.architectures import named_architecture

@@ -1,4 +1,3 @@
-import json
 import pickle
 import shutil
 import zipfile
@@ -7,10 +6,10 @@ import numpy as np
 import pytest
 from made_up_study import ROLLOUT, cell, run, write_arrays
 
-from sb3_moe.files.atomic import atomic
+from sb3_moe.files.json_file import read_json, write_json
 from sb3_moe.snapshot.manifest import write_manifest
 from sb3_moe.study.run import folder as folder_module
-from sb3_moe.study.run.folder import CellFolder, check_writable, read_json, write_json
+from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.integrity import longest_gap
 from sb3_moe.study.spec.config import Evaluation
 
@@ -312,41 +311,6 @@ def test_scores_with_a_gap_before_every_snapshot_are_damage(stopped, rows):
     assert stopped.state() == ("damaged", "scores.npz lacks rows from before the snapshot")
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text("old")
-
-    def interrupted():
-        with atomic(path) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    assert path.read_text() == "old"
-
-
-@pytest.mark.parametrize("text", ["[" * 10**5, '{"a": ' + "9" * 5000 + "}", "{", "\xff"])
-def test_json_that_cannot_be_read_is_one_line_with_the_files_name(tmp_path, text):
-    path = tmp_path / "done.json"
-    path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"^done\.json can't be read: .+$"):
-        read_json(path)
-
-
-def test_json_that_is_no_object_is_refused_with_its_type(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps([1]))
-    with pytest.raises(ValueError, match=r"a.json must hold a JSON object, got list"):
-        read_json(tmp_path / "a.json")
-
-
 def test_the_arrays_come_back(done):
     assert np.array_equal(done.scores()["steps"], run(cell()).steps)
     assert "dormant/pi.0" in done.diagnostics()
-
-
-def test_a_folder_that_cant_be_made_is_refused_with_its_name(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"`out` must be a folder that can be written, got .*file"):
-        check_writable(tmp_path / "file" / "below")

@@ -11,12 +11,13 @@ import pytest
 from made_up_study import GAMES, ROLLOUT, cell, run, study, write, write_arrays
 from rich.console import Console
 
+from sb3_moe.files.json_file import read_json, write_json
 from sb3_moe.study import commands, planning
 from sb3_moe.study.commands import prepare, run_study, status
 from sb3_moe.study.planning import plan
 from sb3_moe.study.run import engine, jobs, runner, speeds
 from sb3_moe.study.run.engine import LocalEngine, environment
-from sb3_moe.study.run.folder import CellFolder, State, read_json, write_json
+from sb3_moe.study.run.folder import CellFolder, State
 from sb3_moe.study.run.jobs import ChangedConfigError, refuse_changes, survey, unfinished
 from sb3_moe.study.run.locks import BusyError, held
 from sb3_moe.study.run.runner import locked
