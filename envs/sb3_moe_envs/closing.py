@@ -1,9 +1,9 @@
-"""Close what was built where the rest can't be."""
+"""Close all there is, whatever closing one of them raises."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 
@@ -21,8 +21,16 @@ def closed_on_error(close: Callable[[], Any]) -> Iterator[None]:
         raise
 
 
+def close_all(closes: Iterable[Callable[[], Any]]) -> None:
+    """Call all, also after one that raises, whose error is heard at the end."""
+    with ExitStack() as stack:
+        # The last that was pushed is called first.
+        for close in reversed(list(closes)):
+            stack.callback(close)
+
+
 def close_each(envs: Iterable[Any]) -> None:
-    """Close all environments, whatever one of them raises."""
+    """Close all environments after an error, which is to be heard and not what closing raises."""
     for env in envs:
         with suppress(Exception):
             env.close()

@@ -16,7 +16,7 @@ from sb3_moe_envs.checks import (
     reset_result_problem,
     step_problem,
 )
-from sb3_moe_envs.closing import close_each, closed_on_error
+from sb3_moe_envs.closing import close_all, close_each, closed_on_error
 from sb3_moe_envs.frames import Canvas
 from sb3_moe_envs.goals import COMPUTE_REWARD, has_goals, reward_of_env, rewards_of
 from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
@@ -194,8 +194,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
 
     def close(self) -> None:
         """Close every task's environment."""
-        for env in self._envs:
-            env.close()
+        close_all(env.close for env in self._envs)
 
     def _abandon(self) -> None:
         """Close all, whatever closing raises: what went wrong before that is to be heard."""

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from sb3_moe.layers import paths
 from sb3_moe.layers.shares import Share, Statistic, apart, statistics_apart
+from sb3_moe.layers.tracing import is_recorded
 
 
 class Stacked(nn.Module):
@@ -111,7 +112,11 @@ class StackedLinear(Stacked):
             gated = (x_TEI * gates_TE.unsqueeze(-1)).flatten(1)
             if bias is None:
                 return th.mm(gated, weight.flatten(0, 1))
-            return th.addmm(th.mm(gates_TE, bias), gated, weight.flatten(0, 1))
+            shifts, weight_flat = th.mm(gates_TE, bias), weight.flatten(0, 1)
+            # TorchScript's `freeze` takes what is added by `addmm` for a constant row.
+            if is_recorded():
+                return shifts + th.mm(gated, weight_flat)
+            return th.addmm(shifts, gated, weight_flat)
         return gated_sum(self(x_ETI), gates_TE)
 
     def unstack(self, k: int) -> nn.Linear:

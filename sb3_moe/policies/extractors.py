@@ -68,14 +68,15 @@ CONVS: dict[str, Callable[[int], nn.Sequential]] = {
     "nature": nature_convs,
     "impala": impala_convs,
 }
-ENCODERS = ("flat", *CONVS)
+#: ``"auto"``: each picture's by its size.
+ENCODERS = ("flat", *CONVS, "auto")
 SMALLEST = {"minatar": 3, "nature": 36, "impala": 1}
 
 
 def make_convs(encoder: str, image_shape: Shape) -> nn.Sequential:
     """Build an encoder's convolutions.
 
-    :param encoder: one of ``ENCODERS`` but ``"flat"``
+    :param encoder: one of ``CONVS``
     :param image_shape: (C, H, W)
     :raises ValueError: if the image is too small for the encoder
     """
@@ -83,7 +84,7 @@ def make_convs(encoder: str, image_shape: Shape) -> nn.Sequential:
     if min(image_shape[1:]) < smallest:
         raise ValueError(
             f"`encoder`={encoder!r} needs images of at least {smallest}x{smallest}, got "
-            f"{image_shape[1]}x{image_shape[2]}; 'minatar' takes small ones"
+            f"{image_shape[1]}x{image_shape[2]}; 'auto' goes by the size"
         )
     return CONVS[encoder](image_shape[0])
 
@@ -96,12 +97,26 @@ def map_shape_of(encoder: str, image_shape: Shape) -> Shape:
 
 
 def default_encoder(space: spaces.Space[Any], *, normalized: bool = False) -> str:
-    """Return the encoder for an observation: MinAtar's below 36x36, Nature's above, or flat."""
+    """Return the encoder for an observation: that of its pictures, ``"auto"`` where they differ."""
     images = [each for each in _parts(space).values() if is_image(each)]
-    if not images:
+    found = {
+        encoder_of_size(image_shape_of(each, channel_axis(each, normalized=normalized)))
+        for each in images
+    }
+    if not found:
         return "flat"
-    shape = image_shape_of(images[0], channel_axis(images[0], normalized=normalized))
-    return "minatar" if min(shape[1:]) < 36 else "nature"
+    return found.pop() if len(found) == 1 else "auto"
+
+
+def encoder_of_size(image_shape: Shape) -> str:
+    """Return the encoder for a picture: MinAtar's from 3x3 on, Nature's from 36x36, else flat.
+
+    :param image_shape: (C, H, W)
+    """
+    for encoder in ("nature", "minatar"):
+        if min(image_shape[1:]) >= SMALLEST[encoder]:
+            return encoder
+    return "flat"
 
 
 def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
@@ -119,7 +134,8 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
     :func:`sb3_moe.observations.pictures.channel_axis`.
 
     :param observation_space: Box, or Dict with at most one Discrete ``task_id``
-    :param encoder: ``"flat"``, ``"minatar"``, ``"nature"`` or ``"impala"``
+    :param encoder: ``"flat"``, ``"minatar"``, ``"nature"`` or ``"impala"``, for all pictures;
+        ``"auto"``: for each by its size, as :func:`encoder_of_size` says
     :param num_tasks: number of tasks in a one-hot that is part of a Box observation
     :param features_dim: add a linear layer of this width after the convolutions; then there is no
         feature map
@@ -152,7 +168,7 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
                 f"`features_dim`={features_dim} adds a layer behind convolutions, and {reason}"
             )
         super().__init__(observation_space, features_dim=1)
-        self.encoder, self.raw = encoder, raw
+        self.raw = raw
         parts = _parts(observation_space)
         self._task_in_obs = self._find_task(observation_space, num_tasks)
         self._task_in_planes = self._task_in_obs and is_image(observation_space)
@@ -169,13 +185,19 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
                 f"`encoder`={encoder!r} needs an image (a Box of three axes), got "
                 f"{observation_space}; 'flat' takes anything"
             )
-        if raw and encoder != "flat" and len(images) > 1:
-            raise ValueError(f"`placement`='big' takes one image key, got {images}")
-        self.image_keys = images if encoder != "flat" else []
-        self.flat_keys = [key for key in parts if key not in self.image_keys]
-        self.image_shapes = {
-            key: image_shape_of(parts[key], self.channel_axes[key]) for key in self.image_keys
+        shapes = {key: image_shape_of(parts[key], self.channel_axes[key]) for key in images}
+        by_key = {
+            key: encoder_of_size(shape) if encoder == "auto" else encoder
+            for key, shape in shapes.items()
         }
+        self.image_keys = [key for key in images if by_key[key] != "flat"]
+        self.encoders = {key: by_key[key] for key in self.image_keys}
+        # Of the only picture that is encoded, its own.
+        self.encoder = self.encoders[self.image_keys[0]] if len(self.image_keys) == 1 else encoder
+        if raw and len(self.image_keys) > 1:
+            raise ValueError(f"`placement`='big' takes one image key, got {self.image_keys}")
+        self.flat_keys = [key for key in parts if key not in self.image_keys]
+        self.image_shapes = {key: shapes[key] for key in self.image_keys}
         self.map_shape: Shape | None = None
         self.image_shape: Shape | None = None
         flat_dim = sum(get_flattened_obs_dim(parts[key]) for key in self.flat_keys)
@@ -219,13 +241,14 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         self.convs, self.linears = nn.ModuleList(), nn.ModuleList()
         alone = len(self.image_keys) == 1 and not self.flat_keys
         dim = 0
-        for shape in self.image_shapes.values():
-            map_shape = map_shape_of(self.encoder, shape)
+        for key, shape in self.image_shapes.items():
+            encoder = self.encoders[key]
+            map_shape = map_shape_of(encoder, shape)
             if self.raw:
                 self.image_shape = shape
                 dim += math.prod(shape)
                 continue
-            self.convs.append(make_convs(self.encoder, shape))
+            self.convs.append(make_convs(encoder, shape))
             if linear is not None:
                 layers = (nn.Linear(math.prod(map_shape), linear), nn.ReLU())
                 self.linears.append(nn.Sequential(*layers))

@@ -184,8 +184,9 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
         if issubclass(given, TaskExtractor):
             if normalized:
                 kwargs["normalized_image"] = True
-            encoder = default_encoder(space, normalized=normalized)
-            kwargs.setdefault("encoder", encoder if self.encodes_images() else "flat")
+            asked = kwargs.get("encoder", "auto" if self.encodes_images() else "flat")
+            by_size = asked == "auto"
+            kwargs["encoder"] = default_encoder(space, normalized=normalized) if by_size else asked
             if "cnn_output_dim" in kwargs:
                 kwargs["features_dim"] = kwargs.pop("cnn_output_dim")
             if given is TaskExtractor:
@@ -206,8 +207,8 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
         known = issubclass(extractor, TaskExtractor | NatureCNN)
         if self.dense_extractor() is NatureCNN and known and default_encoder(space) == "flat":
             raise ValueError(
-                f"a policy for images, {type(self).__name__}, needs an image (a Box of three axes) "
-                f"in the observation, got {space}; for others use 'MoeMlpPolicy', or "
+                f"a policy for images, {type(self).__name__}, needs an image (a Box of three axes, "
+                f"at least 3x3) in the observation, got {space}; for others use 'MoeMlpPolicy', or "
                 "'MoeMultiInputPolicy' for a Dict"
             )
 

@@ -129,6 +129,12 @@ def _check_given(
     check_device(device)
     if not isinstance(custom_objects, Mapping | None):
         raise TypeError(f"`custom_objects` must be a dict by name, got {custom_objects!r}")
+    for name, value in (custom_objects or {}).items():
+        if not callable(value):
+            raise TypeError(
+                "`custom_objects` must hold classes and functions, by the names that the file has "
+                f"for them, got {name!r}: {value!r}; other arguments are changed on the model"
+            )
     yes_or_no("replay_buffer", replay_buffer)
     yes_or_no("normalizer", normalizer)
     not_negative("max_bytes", max_bytes)

@@ -60,7 +60,10 @@ def encode_space(encoder: Encoder, space: spaces.Space[Any]) -> dict[str, Any]:
         return {"Tuple": [encode_space(encoder, each) for each in space.spaces]}
     kind = _kind_of(space)
     if kind not in _ARGUMENTS:
-        raise ValueError(f"spaces of this kind can't be saved: {space}")
+        raise ValueError(
+            f"a space of {type(space).__module__}.{type(space).__qualname__} can't be saved, got "
+            f"{space}: give the environment one of Gymnasium's {', '.join(_KINDS)}, Dict, Tuple"
+        )
     own = {key: encoder.encode(key, value) for key, value in _ARGUMENTS[kind](space).items()}
     return {kind.__name__: own}
 

@@ -99,6 +99,17 @@ def test_an_error_while_closing_hides_neither_the_first_nor_what_else_is_to_be_c
     assert not is_open
 
 
+@BUILDS
+def test_closing_goes_on_after_a_task_that_raises_and_the_error_is_heard(build):
+    is_open = []
+    jammed = []
+    env = build([lambda: Door(jammed, jams=True), lambda: Door(is_open)])
+    with pytest.raises(OSError, match="it jams"):
+        env.close()
+    assert not is_open
+    jammed[0].jams = False  # for the garbage collector, which closes once more
+
+
 @pytest.mark.parametrize("schedule", [None, Interleave("episodes")])
 def test_a_copy_that_cant_be_built_closes_those_before_it(schedule):
     is_open = []

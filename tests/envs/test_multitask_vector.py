@@ -444,6 +444,13 @@ def test_mixed_tasks_of_gymnasium_run_side_by_side():
             "`options` can't hold 'reset_mask': all slots are reset together",
         ),
         (
+            lambda: make_multitask_vector(
+                counting_tasks(2), num_envs=2, schedule=Interleave("episodes")
+            ).reset(options={"task_id": np.array([1, 0])}),
+            r"`task_id` must be one task for all slots, .*, got \[1, 0\]; `env.set_task\(task, "
+            r"indices=\[0\]\)` chooses for some",
+        ),
+        (
             lambda: MultiTaskVectorEnv(counting_tasks(1)).reset(options={"task_id": [0, 0]}),
             "`task_id` must be one task or one per slot, 1, got 2",
         ),

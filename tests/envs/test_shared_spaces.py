@@ -8,6 +8,7 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_moe_envs.spaces import Interface
 
@@ -41,6 +42,13 @@ def test_images_are_padded_by_channels():
     assert image.dtype == np.uint8
     assert image[..., :2].all()
     assert not image[..., 2:].any()
+
+
+@pytest.mark.parametrize("shapes", [[(4, 6, 3), (6, 4, 3)], [(8, 8, 1), (6, 6, 3)]])
+def test_pictures_that_dont_nest_stay_pictures_with_the_corner_that_none_fills(shapes):
+    io = interface([box(*shape, low=0, high=255, dtype=np.uint8) for shape in shapes])
+    assert io.observation_space == box(*np.max(shapes, axis=0), low=0, high=255, dtype=np.uint8)
+    assert is_image_space(io.observation_space)
 
 
 def test_discrete_spaces_take_the_largest_and_count_from_zero():

@@ -68,6 +68,17 @@ def test_a_trace_runs_at_any_batch_size(eager_limits, router, tokens, placement,
     assert_same_at_other_sizes(traced, tower)
 
 
+@pytest.mark.parametrize("placement", ["middle", "all", "big"])
+@pytest.mark.parametrize("router", ["soft", "top_k", "uniform", "task"])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_trace_that_is_frozen_runs_at_any_batch_size(router, placement):
+    tower = build(router, "sample", placement, "flat")
+    with th.no_grad():
+        traced = th.jit.trace(tower, (inputs(tower, 6),), check_trace=False)
+        frozen = th.jit.optimize_for_inference(th.jit.freeze(traced.eval()))
+    assert_same_at_other_sizes(frozen, tower)
+
+
 @pytest.mark.parametrize(
     ("router", "tokens", "placement", "layout"),
     [

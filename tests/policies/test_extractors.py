@@ -227,11 +227,36 @@ def test_raw_hands_on_the_flattened_image_channels_first():
         (spaces.Box(0, 255, (3, 35, 84), np.uint8), "minatar"),
         (dict_space(obs=FLAT, task_id=TASK), "flat"),
         (dict_space(a=FLAT, obs=MINATAR), "minatar"),
+        (dict_space(a=MINATAR, b=MINATAR), "minatar"),
+        (dict_space(a=MINATAR, b=ATARI), "auto"),
+        (spaces.Box(-1, 1, (2, 2, 2), np.float32), "flat"),
+        (dict_space(a=spaces.Box(-1, 1, (4, 2, 2), np.float32), b=ATARI), "auto"),
     ],
     ids=str,
 )
 def test_the_default_encoder_goes_by_the_size_of_the_image(space, encoder):
     assert default_encoder(space) == encoder
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_each_of_several_pictures_gets_the_encoder_of_its_size(swapped):
+    names = ["b", "a"] if swapped else ["a", "b"]
+    tiny = spaces.Box(-1, 1, (2, 2, 3), np.float32)
+    space = dict_space(**dict(zip(names, [MINATAR, ATARI], strict=True)), tiny=tiny, task_id=TASK)
+    extractor = TaskExtractor(space, encoder="auto")
+    assert extractor.encoders == dict(zip(names, ["minatar", "nature"], strict=True))
+    assert extractor.flat_keys == ["tiny"]
+    nature = TaskExtractor(dict_space(obs=ATARI), encoder="nature").features_dim
+    assert extractor.features_dim == 16 * 8 * 8 + nature + 2 * 2 * 3 + 3
+    space.seed(0)
+    assert features(extractor, space.sample()).shape == (1, extractor.features_dim)
+
+
+def test_the_only_picture_that_is_encoded_may_be_left_to_the_experts():
+    tiny = spaces.Box(-1, 1, (2, 2, 3), np.float32)
+    extractor = TaskExtractor(dict_space(obs=MINATAR, tiny=tiny), encoder="auto", raw=True)
+    assert (extractor.encoder, extractor.image_shape) == ("minatar", (4, 10, 10))
+    assert extractor.flat_keys == ["tiny"]
 
 
 @pytest.mark.parametrize(
@@ -269,7 +294,7 @@ def test_among_images_that_are_scaled_already_the_first_of_two_as_short_axes_cou
     [
         (FLAT, {"encoder": "resnet"}, r"`encoder` must be one of \['flat', 'minatar', 'nature'"),
         (FLAT, {"encoder": "minatar"}, r"`encoder`='minatar' needs an image .*, got Box\(.*'flat'"),
-        (MINATAR, {"encoder": "nature"}, r"at least 36x36, got 10x10; 'minatar' takes small ones"),
+        (MINATAR, {"encoder": "nature"}, r"at least 36x36, got 10x10; 'auto' goes by the size"),
         (
             FLAT,
             {"features_dim": 4},

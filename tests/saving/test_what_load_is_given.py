@@ -33,6 +33,12 @@ def path(tmp_path_factory):
             TypeError,
             r"^`custom_objects` must be a dict by name, got \[<module",
         ),
+        (
+            {"custom_objects": {"learning_rate": 1e-5}},
+            TypeError,
+            r"^`custom_objects` must hold classes and functions, .*, got 'learning_rate': 1e-05; "
+            r"other arguments are changed on the model$",
+        ),
     ],
 )
 def test_a_wrong_argument_is_named_before_the_file_is_opened(arguments, error, message, tmp_path):

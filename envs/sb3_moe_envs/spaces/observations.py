@@ -213,12 +213,19 @@ def _largest_shape(task_spaces: Sequence[Any]) -> tuple[int, ...]:
 def _pad_boxes(task_spaces: Sequence[Any], optional: bool) -> spaces.Box:
     shape = _largest_shape(task_spaces)
     dtype = np.result_type(*[space.dtype for space in task_spaces])
+    if all(_holds_every_pixel(space) for space in task_spaces):
+        # A corner that no task fills is one of a picture all the same, or SB3 sees no picture.
+        return spaces.Box(0, 255, shape, np.uint8)
     # Zeros stay where a task has nothing, so that the bounds hold them.
     low, high = np.zeros((2, len(task_spaces) + optional, *shape), dtype)
     for index, space in enumerate(task_spaces):
         region = (index, *(slice(size) for size in space.shape))
         low[region], high[region] = space.low, space.high
     return spaces.Box(low.min(axis=0), high.max(axis=0), shape, dtype.type)
+
+
+def _holds_every_pixel(space: Any) -> bool:
+    return bool(space.dtype == np.uint8 and not space.low.any() and (space.high == 255).all())
 
 
 def _pad_discrete(task_spaces: Sequence[Any], _: bool) -> Space[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import SyncVectorEnv
 
-from sb3_moe_envs.closing import close_each, closed_on_error
+from sb3_moe_envs.closing import close_all, close_each, closed_on_error
 
 
 class AllOrNone(SyncVectorEnv):
@@ -26,6 +26,11 @@ class AllOrNone(SyncVectorEnv):
                 built.append(build())  # noqa: PERF401  a comprehension would lose them
             super().__init__([functools.partial(_given, env) for env in built], **kwargs)
         self.env_fns = env_fns
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close each environment, also after one whose closing raises."""
+        if hasattr(self, "envs"):
+            close_all(env.close for env in self.envs)
 
 
 def _given(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:

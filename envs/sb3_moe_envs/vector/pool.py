@@ -15,6 +15,7 @@ from sb3_moe_envs.checks import (
     observation_problem,
     reset_result_problem,
 )
+from sb3_moe_envs.closing import close_all
 from sb3_moe_envs.masks import masks_of_copies
 from sb3_moe_envs.tasks import Task, built, gave_both, reject
 from sb3_moe_envs.vector.copies import Copies, abandon, make_copies
@@ -137,9 +138,7 @@ class Pool:
 
     def close(self) -> None:
         """Close all environments."""
-        for env in self._envs.values():
-            env.close()
-        self._workers.close()
+        close_all([*(env.close for env in self._envs.values()), self._workers.close])
 
     def abandon(self) -> None:
         """Close all, whatever closing raises: what went wrong before that is to be heard."""

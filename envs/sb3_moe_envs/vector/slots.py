@@ -53,7 +53,15 @@ class MultiTaskSyncVectorEnv(MixedInfos, AllOrNone):
         """Start an episode in every slot; as a seed Gymnasium's own takes no number of numpy's.
 
         :param seed: of slot 0, one more for each next slot; or one for each
+        :param options: as of `MultiTaskEnv`, for all slots
+        :raises ValueError: if `task_id` isn't one task; :meth:`set_task` chooses for some slots
         """
+        task = (options or {}).get("task_id")
+        if isinstance(task, Sequence | np.ndarray) and not isinstance(task, str):
+            raise ValueError(
+                "`task_id` must be one task for all slots, whose schedules are their own here, got "
+                f"{np.asarray(task).tolist()}; `env.set_task(task, indices=[0])` chooses for some"
+            )
         return super().reset(
             seed=int(seed) if isinstance(seed, np.integer) else seed, options=options
         )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector.utils import CloudpickleWrapper
 
+from sb3_moe_envs.closing import close_all
 from sb3_moe_envs.vector.interrupts import uninterrupted
 
 # A task's copies in a process: its index, how many, and a number that tells equal ones apart.
@@ -77,8 +78,7 @@ class Workers:
 
     def close(self) -> None:
         """Close the copies, and let the processes end."""
-        for player in self._dismissed():
-            player.close()
+        close_all(player.close for player in self._dismissed())
 
     def terminate(self) -> None:
         """End the processes, whatever they are doing."""
@@ -247,8 +247,7 @@ class Made:
 
     def close(self) -> None:
         """Close all of them."""
-        for each in self._copies.values():
-            each.close()
+        close_all(each.close for each in self._copies.values())
 
 
 def _start_method() -> str | None:
