@@ -146,9 +146,9 @@ class MultiTaskEvalCallback(PeriodicCallback):
     def _resume(self, step: int) -> int | None:
         self.record.resume(step)
         self._trained: int = self._remembered(vars(self.model).get(TRAINED) if step > 0 else None)
-        if step == 0:
-            self.best_mean_reward = -np.inf
-        elif self.record.last_step is not None:
+        # Of another model's run nothing counts, wherever this one stands.
+        self.best_mean_reward = -np.inf
+        if step > 0 and self.record.last_step is not None:
             self.best_mean_reward = float(self.record.rows["score"].mean(1).max())
         return self.record.last_step
 

@@ -65,6 +65,8 @@ class PlasticityCallback(ProbeCallback):
         super().__init__(
             every, probe_size=probe_size, probe=probe, log_path=log_path, verbose=verbose
         )
+        if not isinstance(taus, Sequence):
+            raise TypeError(f"`taus` must be a sequence of thresholds, got {taus!r}")
         if not taus:
             raise ValueError("`taus` must hold at least one threshold, got none")
         for tau in taus:

@@ -35,12 +35,18 @@ def collect_probe(env: VecEnv, size: int, seed: int = 0, *, masked: bool = False
     :param seed: of the environments and the actions
     :param masked: leave out what the environment's ``action_masks`` forbid
     :return: one batch for each task
+    :raises ValueError: if ``size`` is below N, a task is not among those that copies play, or a
+        copy changes its task
     """
+    names = task_names(env)
+    if size < len(names):
+        raise ValueError(f"`size` must be at least num_tasks={len(names)}, got {size}")
     env.seed(seed)
     env.action_space.seed(seed)
     obs: Any = env.reset()
     tasks = tasks_played(env)
-    copies = [np.flatnonzero(tasks == k) for k in range(len(task_names(env)))]
+    copies = [np.flatnonzero(tasks == k) for k in range(len(names))]
+    _check_apart([name for name, mine in zip(names, copies, strict=True) if not len(mine)])
     wanted = size // len(copies)
     rounds = max(ROUNDS, -(-wanted // min(map(len, copies))))
     kept: list[list[Obs]] = [[] for _ in copies]
@@ -49,7 +55,16 @@ def collect_probe(env: VecEnv, size: int, seed: int = 0, *, masked: bool = False
             obs, _, _, _ = env.step(random_actions(env, masked=masked))
         for mine, batches in zip(copies, kept, strict=True):
             batches.append(select(obs, mine))
+        _check_apart([names[k] for k in set(tasks[tasks_played(env) != tasks].tolist())])
     return [spread(concatenate(batches), wanted) for batches in kept]
+
+
+def _check_apart(lacking: list[str]) -> None:
+    if lacking:
+        raise ValueError(
+            "`env` must play every task in a copy of its own, for good, but lacks one of "
+            f"{', '.join(lacking)}: build it with make_pinned_env"
+        )
 
 
 class ProbeCallback(PeriodicCallback):
@@ -115,7 +130,7 @@ class ProbeCallback(PeriodicCallback):
 
     @property
     def diagnostics(self) -> dict[str, np.ndarray]:
-        """What ``diagnostics.npz`` holds."""
+        """What ``diagnostics.npz`` held at this callback's last row; others may write there too."""
         return {**self.record.constants, **self.record.rows}
 
     def batches(self) -> list[Obs]:

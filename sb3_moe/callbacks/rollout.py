@@ -23,7 +23,8 @@ class TaskRolloutCallback(BaseCallback):
 
     And ``success_rate`` where the task reports it: an episode succeeds if any of its steps does.
 
-    :param window: episodes of each task to average over, as SB3's ``stats_window_size``
+    :param window: episodes of each task to average over, as SB3's ``stats_window_size``; those of
+        the ``learn`` before count where a run goes on
     :param verbose: unused by SB3's loggers
     :raises TypeError: if ``window`` is no int
     :raises ValueError: if it is below 1
@@ -35,10 +36,14 @@ class TaskRolloutCallback(BaseCallback):
         self.window = window
 
     def init_callback(self, model: BaseAlgorithm) -> None:
-        """Read the tasks' names."""
+        """Read the tasks' names, and go on with the episodes of the same run."""
         super().init_callback(model)
-        self.task_names = task_names(self.training_env)
-        self._successes, self._ended = Successes(self.training_env.num_envs), False
+        env, before = self.training_env, vars(self).get("_of")
+        self.task_names = task_names(env)
+        self._of = (model, self.task_names, env.num_envs)
+        if self._of == before and model.num_timesteps > 0:
+            return
+        self._successes, self._ended = Successes(env.num_envs), False
         self._episodes = [
             deque[tuple[float, float, float]](maxlen=self.window) for _ in self.task_names
         ]

@@ -130,7 +130,8 @@ class TaskGradientCallback(BaseCallback):
         model: Any = self.model
         buffer = model.rollout_buffer
         obs = stored_obs(buffer.observations, model.observation_space, rows)
-        actions = self._column(buffer.actions, rows)
+        # The buffer keeps them in their space's type, and gives them to PPO in this one.
+        actions = self._column(buffer.actions, rows).float()
         if actions.shape[-1] == 1 and not model.action_space.shape:
             actions = actions.long().flatten()
         values, log_prob, entropy = model.policy.evaluate_actions(

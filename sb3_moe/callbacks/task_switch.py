@@ -36,7 +36,9 @@ class TaskSwitchCallback(BaseCallback):
         moving, for about a rollout, even an expert that the task router no longer uses
     :param reset_heads: draw the last layer of every network anew
     :param replay_buffer: ``"keep"`` it, ``"clear"`` it, or keep a ``"reservoir"``, in which every
-        transition of the run so far is equally likely, and fill the rest of the buffer anew
+        transition of the run so far is equally likely, and fill the rest of the buffer anew. SB3
+        counts ``learning_starts`` from the run's beginning alone: after ``"clear"`` it goes on with
+        batches drawn from the new task's first few transitions
     :param reservoir_share: share of the buffer that the reservoir takes at most, in (0, 1)
     :param restart_exploration: DQN's epsilon starts again, at the pace at which it first fell
     :param restart_learning_rate: a schedule of the learning rate starts again likewise; see

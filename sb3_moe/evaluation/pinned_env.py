@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
-from sb3_moe.tasks.of_env import task_names, tasks_played
+from sb3_moe.tasks.of_env import task_names
 from sb3_moe.vec_env.make import make_multitask_vec_env
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 
@@ -141,7 +141,8 @@ def _layers(env: VecEnv) -> list[VecEnvWrapper]:
 
 def _as_in_training(env: VecEnv, num_tasks: int) -> int:
     """Count the environments that give each task as many copies as it has in training."""
-    shared = len(set(tasks_played(env).tolist())) == num_tasks
+    # By the schedule: which tasks are played at this moment may be chance.
+    shared = are_interleaved(env) and env.num_envs >= num_tasks
     return env.num_envs if shared else env.num_envs * num_tasks
 
 

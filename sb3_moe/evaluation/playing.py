@@ -100,7 +100,7 @@ def evaluate_tasks(
     return _by_task(played.episodes, tasks, n_eval_episodes)
 
 
-_EACH_ITS_OWN = "`eval_env` must play every task in a copy of its own"
+_EACH_ITS_OWN = "the environment must play every task in a copy of its own"
 _BUILD = "build it with sb3_moe.make_multitask_vec_env(tasks, schedule=Interleave())"
 
 

@@ -39,8 +39,15 @@ def average_performance(score: npt.ArrayLike, steps: npt.ArrayLike, window: int 
 
 
 def interleaved_area(score: npt.ArrayLike, steps: npt.ArrayLike) -> float:
-    """Return (1/T) times the integral of P(t): how well and how soon all tasks are learned."""
+    """Return (1/T) times the integral of P(t): how well and how soon all tasks are learned.
+
+    :param score: (K, N), of at least two evaluations
+    :param steps: (K,)
+    :raises ValueError: if there is one evaluation only
+    """
     _, steps_K = checked(score, steps)
+    if len(steps_K) < 2:
+        raise ValueError("`steps` must be of at least two evaluations, got one")
     return float(area(score, steps, float(steps_K[0]), float(steps_K[-1])).mean())
 
 

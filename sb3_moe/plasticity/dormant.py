@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch as th
 
+from sb3_moe.layers.checks import not_negative
+
 #: The thresholds at which neurons count as dormant; the first is the one of figures.
 TAUS = (0.025, 0.0, 0.1)
 
@@ -15,10 +17,10 @@ TAUS = (0.025, 0.0, 0.1)
 def check_tau(tau: float) -> None:
     """Refuse a threshold that no score can reach.
 
-    :raises ValueError: if ``tau`` is negative
+    :raises TypeError: if ``tau`` is no number
+    :raises ValueError: if it is negative or not finite
     """
-    if tau < 0:
-        raise ValueError(f"`tau` must be at least 0, got {tau}")
+    not_negative("tau", tau)
 
 
 def dormant_scores(activity_EH: th.Tensor) -> th.Tensor:

@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_moe.layers import MoELayer
+from sb3_moe.layers.checks import not_negative
 from sb3_moe.layers.moe import held_routers
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of
@@ -151,12 +152,12 @@ def shrink_and_perturb(policy: BasePolicy, shrink: float = 0.8, perturb: float =
 def check_shrink_and_perturb(shrink: float, perturb: float) -> None:
     """Refuse factors out of range.
 
+    :raises TypeError: if ``perturb`` is no number
     :raises ValueError: if a number is out of range
     """
     if not 0 <= shrink <= 1:
         raise ValueError(f"`shrink` must be in [0, 1], got {shrink}")
-    if perturb < 0:
-        raise ValueError(f"`perturb` must be at least 0, got {perturb}")
+    not_negative("perturb", perturb)
 
 
 def optimizers(policy: BasePolicy) -> list[th.optim.Optimizer]:

@@ -101,7 +101,9 @@ class LooksInside(Base):
     ) -> dict[str, Routing]:
         """Return what every router decides for a batch of observations, by tower and layer.
 
-        :param obs: observations as the environment gives them, with or without a batch axis
+        :param obs: observations as the environment gives them, with or without a batch axis. An
+            LSTM sees each as the first step of an episode, as all measures on a batch do;
+            :func:`sb3_moe.watch` plays with its memory
         :param actions: for critics of Box actions, as the environment takes them and ``predict``
             gives them, with or without a batch axis, as many as observations; None: the actor's own
         :raises ValueError: if they have another shape

@@ -42,7 +42,7 @@ class Notes:
         self._rows: dict[str, list[Any]] = {}
         self._returns: list[float] = []
         self._so_far = 0.0
-        self._ended = False
+        self._begins, self._ended = True, False
 
     def is_over(self, goal: tuple[int, int]) -> bool:
         """Say whether so many episodes have ended, or so many steps are made."""
@@ -80,17 +80,18 @@ class Notes:
         for name, gates_BE in gates.items():
             self._add(f"gates {name}", gates_BE[copy].numpy())
 
-    def do(self, action: Any, starts: bool, task: int) -> None:
+    def do(self, action: Any, task: int) -> None:
         """Note what the agent does, and in which task."""
         self._add("actions", np.asarray(action, np.float32).reshape(-1))
-        self._add("starts", bool(starts))
+        self._add("starts", self._begins)
         self._add("tasks", int(task))
 
     def get(self, reward: float, done: bool, info: Mapping[str, Any]) -> None:
         """Note what came of it."""
         self._add("rewards", float(reward))
         self._so_far += float(reward)
-        self._ended = done and not is_lost_life(info)
+        # A lost life ends nothing: its game's return goes on.
+        self._begins = self._ended = done and not is_lost_life(info)
         if self._ended:
             self._returns.append(self._so_far)
             self._so_far = 0.0

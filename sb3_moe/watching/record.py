@@ -226,7 +226,7 @@ class _Player:
             after, rewards, dones, infos = env.step(actions)
             for copy in running:
                 notes[copy].see(copy, obs, pictures, decision, gates)
-                notes[copy].do(actions[copy], starts[copy], playing[copy])
+                notes[copy].do(actions[copy], playing[copy])
                 notes[copy].get(rewards[copy], dones[copy], infos[copy])
             obs, starts = after, dones
             if self._others_follow and any(notes[copy].has_just_ended for copy in running):

@@ -265,6 +265,31 @@ def test_it_works_beside_a_progress_bar():
     assert callback.scores["steps"].tolist() == [0, 64]
 
 
+def test_the_best_of_another_model_is_forgotten_though_the_next_one_has_steps_behind_it(tmp_path):
+    callback = MultiTaskEvalCallback(64, 1, eval_env=pinned(), best_model_save_path=tmp_path)
+    for _ in range(2):
+        model = make_ppo()
+        model.learn(64)
+        model.learn(64, callback=callback, reset_num_timesteps=False)
+        assert callback.best_mean_reward == callback.scores["score"].mean(1).max()
+        (tmp_path / "best_model.zip").unlink()
+        callback.best_mean_reward = 1e9
+
+
+def test_training_episodes_count_on_where_a_run_goes_on_and_begin_again_with_another():
+    callback = TaskRolloutCallback()
+    model = make_ppo(toy_vec_env((0,), (1,)))
+    counts = []
+    for _ in range(2):
+        model.learn(32, callback=callback, reset_num_timesteps=False)
+        counts.append([len(each) for each in callback._episodes])
+    assert counts[1][0] > counts[0][0] > 0
+    model.learn(32, callback=callback)
+    assert [len(each) for each in callback._episodes] == counts[0]
+    make_ppo(toy_vec_env((0,), (1,))).learn(32, callback=callback, reset_num_timesteps=False)
+    assert [len(each) for each in callback._episodes] == counts[0]
+
+
 def test_training_episodes_are_averaged_by_task():
     callback = TaskRolloutCallback(window=3)
     model = make_ppo(toy_vec_env((0, 1)))

@@ -214,7 +214,8 @@ def test_routing_without_a_mixture_is_refused():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"taus": (0.1, -0.1)}, "`tau` must be at least 0, got -0.1"),
+        ({"taus": (0.1, -0.1)}, "`tau` must be at least 0 and finite, got -0.1"),
+        ({"taus": (np.nan,)}, "`tau` must be at least 0 and finite, got nan"),
         ({"taus": ()}, "`taus` must hold at least one threshold, got none"),
         ({"ntk_size": -1}, "`ntk_size` must be at least 0, got -1"),
         ({"probe_size": 0}, "`probe_size` must be at least 1, got 0"),

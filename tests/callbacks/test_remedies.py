@@ -374,7 +374,7 @@ def test_steps_between_may_be_any_kind_of_number(every):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ReDoCallback(1, tau=-1), "`tau` must be at least 0, got -1"),
+        (lambda: ReDoCallback(1, tau=-1), "`tau` must be at least 0 and finite, got -1"),
         (lambda: ReDoCallback(1, batch_size=0), "`batch_size` must be at least 1, got 0"),
         (lambda: ReDoCallback(0), "`every` must be at least 1 global step, got 0"),
         (lambda: ShrinkAndPerturbCallback(1, shrink=2), r"`shrink` must be in \[0, 1\], got 2"),

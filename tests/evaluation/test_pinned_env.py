@@ -50,6 +50,18 @@ def test_every_task_has_copies_of_its_own_whatever_the_schedule(schedule, copies
     assert np.bincount(tasks_played(env)).tolist() == [expected // 3] * 3
 
 
+def test_tasks_drawn_at_random_have_as_many_copies_whichever_are_played_now():
+    env = make_env(schedule=Interleave(order="random"))
+    found, played = set(), set()
+    for seed in range(20):
+        env.seed(seed)
+        env.reset()
+        played.add(len(set(tasks_played(env).tolist())))
+        found.add(evaluation_copies(env, 20))
+    assert len(played) > 1
+    assert found == {1}
+
+
 def test_it_shows_the_task_as_training_does():
     env = make_env(task_id="onehot", obs_space="pad")
     assert make_pinned_env(env).observation_space == env.observation_space

@@ -101,6 +101,11 @@ def test_metrics_over_other_tasks_are_nan_for_a_single_one():
     assert np.isnan(metrics.zero_shot_transfer_gem(score, STEPS[:3], blocks))
 
 
+def test_the_area_of_one_evaluation_is_refused():
+    with pytest.raises(ValueError, match="`steps` must be of at least two evaluations, got one"):
+        metrics.interleaved_area([[1.0, 2.0]], [0])
+
+
 def test_the_interleaved_area_is_the_mean_over_time_and_tasks():
     # Means over tasks: 0, 0.25, 0.45, 0.4, 0.4; the first and the last count half.
     assert metrics.interleaved_area(SCORE, STEPS) == pytest.approx(1.3 / 4)

@@ -98,7 +98,7 @@ def test_a_grouped_convolution_is_split_into_its_experts():
 
 
 def test_a_negative_tau_names_the_rule_and_the_value():
-    with pytest.raises(ValueError, match=r"`tau` must be at least 0, got -0.1"):
+    with pytest.raises(ValueError, match=r"`tau` must be at least 0 and finite, got -0.1"):
         dormant_fraction(th.ones(1, 2), -0.1)
 
 

@@ -187,7 +187,7 @@ def test_redo_by_gradients_treats_in_training_and_lets_go(algo, policy):
         (
             lambda: measure_gradients(trained().policy, taus=(-1.0,)),
             ValueError,
-            "`tau` must be at least 0, got -1.0",
+            "`tau` must be at least 0 and finite, got -1.0",
         ),
     ],
 )

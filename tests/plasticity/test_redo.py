@@ -258,7 +258,7 @@ def test_a_policy_without_two_known_layers_around_a_hidden_one_is_refused():
 
 def test_a_negative_tau_is_refused():
     model = trained("MlpPolicy", {})
-    with pytest.raises(ValueError, match="`tau` must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="`tau` must be at least 0 and finite, got -1"):
         redo(model.policy, batch(model), tau=-1)
 
 
