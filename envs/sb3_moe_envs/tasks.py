@@ -134,8 +134,8 @@ def _as_task(task: Any, index: int) -> Task:
         if isinstance(env_id, str) and isinstance(kwargs, Mapping):
             return Task(_short_name(env_id), env_id=env_id, kwargs=dict(kwargs))
     raise TypeError(
-        f"`tasks[{index}]` must be a Gymnasium id, an (id, kwargs) pair or a callable without "
-        f"arguments, got {task!r}"
+        f"`tasks[{index}]` must be a Gymnasium id, an (id, kwargs) pair, a callable without "
+        f"arguments or sb3_moe_envs.Task(name, env_fn=a callable), got {task!r}"
     )
 
 

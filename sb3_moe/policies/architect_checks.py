@@ -100,6 +100,13 @@ def check_blocks(options: MoEOptions, blocks: Sequence[nn.Module]) -> None:
         )
 
 
+def _keeps_none(kind: type[MoELayer]) -> str:
+    return (
+        f"`router`={kind.name!r} must keep its experts: its constructor must call "
+        "super().__init__(experts), before all else"
+    )
+
+
 def built_layer(
     kind: type[MoELayer], experts: Experts, sees: RouterInput, options: Mapping[str, Any]
 ) -> MoELayer:
@@ -113,11 +120,12 @@ def built_layer(
             f"`router`={kind.name!r} must be built from (experts, sees) and its options, "
             f"{list(options)}; it failed with: {error}"
         ) from error
+    except AttributeError as error:
+        if "Module.__init__() call" not in str(error):
+            raise
+        raise TypeError(_keeps_none(kind)) from error
     if getattr(layer, "experts", None) is not experts:
-        raise TypeError(
-            f"`router`={kind.name!r} must keep its experts: its constructor must call "
-            "super().__init__(experts)"
-        )
+        raise TypeError(_keeps_none(kind))
     layer.router_features = sees.features
     return layer
 

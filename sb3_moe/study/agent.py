@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch as th
 import tyro
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -55,6 +56,8 @@ def opened(options: AgentOptions) -> BaseAlgorithm:
     if not options.tasks:
         raise ValueError("`--tasks` must name a suite or Gymnasium ids, got none")
     load = _loader(options)
+    # A single observation is no work for two, who wait for each other on a busy machine.
+    th.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NormalizerLeftOutWarning)
         spaces_of: BaseAlgorithm = load(None)

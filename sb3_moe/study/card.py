@@ -60,7 +60,7 @@ def _card(options: Card) -> int:
         license=options.license,
         repo_id=options.push,
     )
-    print(f"wrote {folder}")
+    print(f"wrote {folder / 'README.md'}, and what it shows beside it")
     if options.push is not None:
         print(f"uploaded to {push(folder, options.push, private=options.private)}")
     return 0
