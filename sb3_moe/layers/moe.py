@@ -22,7 +22,7 @@ from sb3_moe.layers.routing import Routing, as_routed
 from sb3_moe.layers.shares import entries_of, unchanged
 from sb3_moe.layers.spectral import FeaturePenalty
 from sb3_moe.layers.steering import Steering
-from sb3_moe.layers.tracing import is_recorded, is_transformed
+from sb3_moe.layers.tracing import is_recorded
 
 NO_AUX = AuxCoefs()
 
@@ -94,7 +94,6 @@ class MoELayer(nn.Module):
     #: R, features of what its router was built to see; None where it wasn't built for a policy.
     router_features: int | None = None
     penalty: FeaturePenalty | None = None
-    _leaves_out_well: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Name what the class does not name itself."""
@@ -216,12 +215,9 @@ class MoELayer(nn.Module):
         :param logits_BNE: the scores that the gates are made from, for auxiliary losses
         :param experts_BNk: the chosen experts, all other gates being 0; None: all run
         :return: (B, N, O) and the routing
-        :raises ValueError: if there isn't a gate for each token and expert; in the first pass, if
-            an expert that isn't chosen has a gate that isn't 0
+        :raises ValueError: if there isn't a gate for each token and expert
         """
         self._check_gates(x_BNI, gates_BNE)
-        if experts_BNk is not None and not self._leaves_out_well:
-            self._check_left_out(gates_BNE, experts_BNk)
         if self.steering is not None and not self.steers_itself:
             gates_BNE = self.steering.gates(gates_BNE)
             if experts_BNk is not None:
@@ -245,19 +241,6 @@ class MoELayer(nn.Module):
                 f"`gates_BNE` of the router {self.name!r} must have a gate for each sample, token "
                 f"and expert, {wanted}, got {got}"
             )
-
-    def _check_left_out(self, gates_BNE: th.Tensor, experts_BNk: th.Tensor) -> None:
-        """Look once at what a router of anybody's gives experts that it leaves out."""
-        if is_recorded() or is_transformed():
-            return
-        others_BNE = gates_BNE.detach().scatter(-1, experts_BNk, 0.0)
-        if others_BNE.any():
-            weight = float(others_BNE[others_BNE != 0][0])
-            raise ValueError(
-                f"`gates_BNE` of the router {self.name!r} must be 0 for the experts that "
-                f"`experts_BNk` leaves out, got {weight:.4g}"
-            )
-        self._leaves_out_well = True
 
     def _steered(self, scores_BNK: th.Tensor) -> th.Tensor:
         """Return scores as whoever looks inside wants them."""

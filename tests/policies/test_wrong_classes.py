@@ -74,19 +74,6 @@ def test_a_router_that_sets_something_up_before_its_experts_is_refused():
         arena.make("PPO", router=Early)
 
 
-def test_a_router_that_weighs_experts_that_it_leaves_out_is_refused_in_its_first_pass():
-    class Leaky(Routed):
-        def route(self, x_BNI, router_BNR):
-            shape = (*x_BNI.shape[:2], self.num_experts)
-            gates_BNE = th.full(shape, 1 / self.num_experts)
-            return self.combine(x_BNI, gates_BNE, experts_BNk=gates_BNE.argmax(-1, keepdim=True))
-
-    model = arena.make("PPO", router=Leaky)
-    message = r"`gates_BNE` of the router 'Leaky' must be 0 for .*`experts_BNk` leaves out, got 0"
-    with pytest.raises(ValueError, match=message):
-        model.predict(model.observation_space.sample())
-
-
 def test_a_router_with_another_constructor_is_refused_with_the_reason():
     class Other(Routed):
         def __init__(self, experts):
