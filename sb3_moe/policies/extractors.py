@@ -179,25 +179,9 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         }
         if self._task_in_planes:
             parts = self._without_planes(observation_space)
-        images = [key for key, each in parts.items() if is_image(each)]
-        if encoder != "flat" and not images:
-            raise ValueError(
-                f"`encoder`={encoder!r} needs an image (a Box of three axes), got "
-                f"{observation_space}; 'flat' takes anything"
-            )
-        shapes = {key: image_shape_of(parts[key], self.channel_axes[key]) for key in images}
-        by_key = {
-            key: encoder_of_size(shape) if encoder == "auto" else encoder
-            for key, shape in shapes.items()
-        }
-        self.image_keys = [key for key in images if by_key[key] != "flat"]
-        self.encoders = {key: by_key[key] for key in self.image_keys}
-        # Of the only picture that is encoded, its own.
-        self.encoder = self.encoders[self.image_keys[0]] if len(self.image_keys) == 1 else encoder
+        self._choose_encoders(encoder, parts)
         if raw and len(self.image_keys) > 1:
             raise ValueError(f"`placement`='big' takes one image key, got {self.image_keys}")
-        self.flat_keys = [key for key in parts if key not in self.image_keys]
-        self.image_shapes = {key: shapes[key] for key in self.image_keys}
         self.map_shape: Shape | None = None
         self.image_shape: Shape | None = None
         flat_dim = sum(get_flattened_obs_dim(parts[key]) for key in self.flat_keys)
@@ -209,6 +193,29 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
                 )
         image_dim = self._build_image_encoders(features_dim)
         self._features_dim = image_dim + flat_dim + self.num_tasks
+
+    def _choose_encoders(self, encoder: str, parts: dict[str, spaces.Space[Any]]) -> None:
+        """Share out what is seen among encoders, one for each picture, and what stays flat."""
+        shapes = {
+            key: image_shape_of(each, self.channel_axes[key])
+            for key, each in parts.items()
+            if is_image(each)
+        }
+        if encoder != "flat" and not shapes:
+            raise ValueError(
+                f"`encoder`={encoder!r} needs an image (a Box of three axes), got "
+                f"{self._observation_space}; 'flat' takes anything"
+            )
+        by_key = {
+            key: encoder_of_size(shape) if encoder == "auto" else encoder
+            for key, shape in shapes.items()
+        }
+        self.encoders = {key: name for key, name in by_key.items() if name != "flat"}
+        self.image_keys = list(self.encoders)
+        self.image_shapes = {key: shapes[key] for key in self.image_keys}
+        self.flat_keys = [key for key in parts if key not in self.encoders]
+        # Of the only picture that is encoded, its own.
+        self.encoder = self.encoders[self.image_keys[0]] if len(self.image_keys) == 1 else encoder
 
     def _find_task(self, space: gym.Space[Any], num_tasks: int | None) -> bool:
         if has_task_key(space):
