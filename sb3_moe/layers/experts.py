@@ -61,7 +61,7 @@ class Experts(nn.Module):
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
         y_ETO = self.every(x_TI)
         if self.combination is not None:
-            y_ETO = self.combination.outputs(y_ETO)
+            return self.combination.mixture(y_ETO, gates_TE)
         return gated_sum(y_ETO, gates_TE)
 
     def every(self, x_TI: th.Tensor) -> th.Tensor:

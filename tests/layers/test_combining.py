@@ -47,6 +47,67 @@ def test_what_is_nothing_but_others_stays_finite_and_so_does_its_gradient():
     assert gradient.isfinite().all()
 
 
+def summed(y_ETO, gates_TE):
+    """The sum by torch's own operations."""
+    return (Orthogonal.outputs(y_ETO) * gates_TE.t().unsqueeze(-1)).sum(0)
+
+
+def rows(num_experts, width=8, num_rows=7):
+    th.manual_seed(num_experts)
+    y = th.randn(num_experts, num_rows, width, dtype=th.float64, requires_grad=True)
+    gates = th.randn(num_rows, num_experts, dtype=th.float64, requires_grad=True)
+    return y, gates
+
+
+@pytest.mark.parametrize("num_experts", [1, 2, 3, 8])
+def test_the_sum_as_one_operation_has_the_gradients_of_its_parts(num_experts):
+    inputs = rows(num_experts)
+    d = th.randn(7, 8, dtype=th.float64)
+    one, parts = Orthogonal.mixture(*inputs), summed(*inputs)
+    th.testing.assert_close(one, parts)
+    gradients = [th.autograd.grad(each, inputs, d) for each in (one, parts)]
+    th.testing.assert_close(*gradients)
+
+
+def test_its_gradients_can_be_differentiated_again():
+    assert th.autograd.gradgradcheck(Orthogonal.mixture, rows(3, 5, 2))
+
+
+def test_what_needs_no_gradient_gets_none():
+    y, gates = rows(3)
+    (only_y,) = th.autograd.grad(Orthogonal.mixture(y, gates.detach()).sum(), y)
+    (only_gates,) = th.autograd.grad(Orthogonal.mixture(y.detach(), gates).sum(), gates)
+    found = th.autograd.grad(summed(y, gates).sum(), (y, gates))
+    th.testing.assert_close((only_y, only_gates), found)
+
+
+def test_a_vector_of_which_nothing_is_left_has_the_gradients_of_the_parts_too():
+    y, gates = rows(3)
+    with th.no_grad():
+        y[1] = 0.0
+    gradients = [
+        th.autograd.grad(each(y, gates).square().sum(), (y, gates))
+        for each in (Orthogonal.mixture, summed)
+    ]
+    th.testing.assert_close(*gradients)
+
+
+def test_the_sum_goes_through_transforms_and_autocast():
+    y, gates = rows(3)
+    transformed = th.func.jacrev(Orthogonal.mixture)(y, gates)
+    jacobian = th.autograd.functional.jacobian(lambda y: Orthogonal.mixture(y, gates), y)
+    th.testing.assert_close(transformed, jacobian)
+    with th.autocast("cpu", dtype=th.bfloat16):
+        halves = Orthogonal.mixture(y.float(), gates.bfloat16())
+    assert halves.dtype == th.float32
+    th.testing.assert_close(halves.double(), summed(y, gates), atol=0.05, rtol=0.02)
+
+
+def test_the_sum_of_halves_is_in_single_precision():
+    y, gates = rows(3)
+    assert Orthogonal.mixture(y.bfloat16(), gates.bfloat16()).dtype == th.float32
+
+
 def layer_of(softmax=False, bias=False, orthogonal=False):
     th.manual_seed(0)
     task_weights = TaskWeights(4, 3, bias=bias)
