@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -22,11 +22,23 @@ def closed_on_error(close: Callable[[], Any]) -> Iterator[None]:
 
 
 def close_all(closes: Iterable[Callable[[], Any]]) -> None:
-    """Call all, also after one that raises, whose error is heard at the end."""
-    with ExitStack() as stack:
-        # The last that was pushed is called first.
-        for close in reversed(list(closes)):
-            stack.callback(close)
+    """Call all, also after one that raises.
+
+    The first error is heard at the end, Ctrl-C before any other, with notes of the rest.
+    """
+    errors: list[BaseException] = []
+    for close in closes:
+        try:
+            close()
+        except BaseException as error:  # all are closed, whatever it is
+            errors.append(error)
+    if not errors:
+        return
+    # Stable, so that of each kind the first stays first.
+    heard, *others = sorted(errors, key=lambda error: isinstance(error, Exception))
+    for other in others:
+        heard.add_note(f"closing also raised {type(other).__name__}: {other}")
+    raise heard
 
 
 def close_each(envs: Iterable[Any]) -> None:

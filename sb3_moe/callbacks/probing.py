@@ -5,6 +5,7 @@ Shapes: N tasks.
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,11 @@ def collect_probe(env: VecEnv, size: int, seed: int = 0, *, masked: bool = False
     :param seed: of the environments and the actions
     :param masked: leave out what the environment's ``action_masks`` forbid
     :return: one batch for each task
+    :raises TypeError: if ``size`` is no int
     :raises ValueError: if ``size`` is below N, a task is not among those that copies play, or a
         copy changes its task
     """
+    whole("size", size)
     names = task_names(env)
     if size < len(names):
         raise ValueError(f"`size` must be at least num_tasks={len(names)}, got {size}")
@@ -165,14 +168,13 @@ class ProbeCallback(PeriodicCallback):
     def _play(self) -> list[Obs]:
         with preserved_generators():
             env = make_pinned_env(self.training_env)
-            synchronise(self.training_env, env)
-            own = unwrap_vec_normalize(env)
-            if own is not None and self._normaliser() is not None:
-                own.norm_obs = False
-            seed, masked = self.model.seed or 0, takes_masks(self.model, env)
-            probe = collect_probe(env, self.probe_size, seed, masked=masked)
-            env.close()
-        return probe
+            with closing(env):
+                synchronise(self.training_env, env)
+                own = unwrap_vec_normalize(env)
+                if own is not None and self._normaliser() is not None:
+                    own.norm_obs = False
+                seed, masked = self.model.seed or 0, takes_masks(self.model, env)
+                return collect_probe(env, self.probe_size, seed, masked=masked)
 
     def _resume(self, step: int) -> int | None:
         self.record.resume(step)

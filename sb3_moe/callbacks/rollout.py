@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -34,6 +35,8 @@ class TaskRolloutCallback(BaseCallback):
         super().__init__(verbose)
         whole("window", window)
         self.window = window
+        # The observation after the last step: another one stands there after a reset.
+        self._seen: Any = None
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Read the tasks' names, and go on with the episodes of the same run."""
@@ -41,15 +44,19 @@ class TaskRolloutCallback(BaseCallback):
         env, before = self.training_env, vars(self).get("_of")
         self.task_names = task_names(env)
         self._of = (model, self.task_names, env.num_envs)
-        if self._of == before and model.num_timesteps > 0:
+        goes_on = self._of == before and model.num_timesteps > 0
+        if not goes_on or model._last_obs is not self._seen:
+            # Episodes begin where the environment was reset, or is another one.
+            self._successes, self._seen = Successes(env.num_envs), None
+        if goes_on:
             return
-        self._successes, self._ended = Successes(env.num_envs), False
+        self._ended = False
         self._episodes = [
             deque[tuple[float, float, float]](maxlen=self.window) for _ in self.task_names
         ]
 
     def _on_step(self) -> bool:
-        infos = self.locals["infos"]
+        infos, self._seen = self.locals["infos"], self.locals["new_obs"]
         self._successes.step(infos)
         for i in np.flatnonzero(self.locals["dones"]).tolist():
             (task,), success = tasks_stepped([infos[i]], self.task_names), self._successes.end(i)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch as th
 
 from sb3_moe.layers.stacked import gated_sum
-from sb3_moe.layers.tracing import is_eager
+from sb3_moe.layers.tracing import is_batched, is_eager
 
 # The authors add it to every norm, which in single precision is the same: an output of 0 stays 0.
 TINY = 1e-8
@@ -137,7 +137,7 @@ class OrthonormalSum(th.autograd.Function):
         """Return the gradients of what needs one, which can be differentiated again."""
         (d_TO,) = grads
         y_ETO, gates_TE, *kept = ctx.saved_tensors
-        if th.is_grad_enabled():
+        if th.is_grad_enabled() or is_batched(d_TO):
             # What was kept does not know what it was computed from.
             return _gradients_again(ctx.needs_input_grad, y_ETO, gates_TE, d_TO)
         num_experts = len(y_ETO)
@@ -181,10 +181,11 @@ def _gradients_again(
     needed: Sequence[bool], y_ETO: th.Tensor, gates_TE: th.Tensor, d_TO: th.Tensor
 ) -> tuple[th.Tensor | None, ...]:
     """Return the gradients by torch's own operations, which it can differentiate."""
-    inputs = (y_ETO, gates_TE)
-    y_TO = gated_sum(Orthogonal.outputs(y_ETO), gates_TE)
+    inputs, again = (y_ETO, gates_TE), th.is_grad_enabled()
+    with th.enable_grad():
+        y_TO = gated_sum(Orthogonal.outputs(y_ETO), gates_TE)
     wanted = [each for each, is_needed in zip(inputs, needed, strict=True) if is_needed]
-    gradients = iter(th.autograd.grad(y_TO, wanted, d_TO, create_graph=True))
+    gradients = iter(th.autograd.grad(y_TO, wanted, d_TO, create_graph=again))
     return tuple(next(gradients) if is_needed else None for is_needed in needed)
 
 

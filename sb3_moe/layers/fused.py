@@ -82,10 +82,10 @@ class Mixture(th.autograd.Function):
         x_TI, w1_KI, w2_KO, gates_TE, gates_TE1, hidden_TEH, gated_TK = kept
         if d_y_BO is None:
             d_y_BO = w2_KO.new_zeros(*x_BI.shape[:-1], w2_KO.shape[1])
-        d_y_TO = d_y_BO.flatten(0, -2)
+        d_y_TO = d_y_BO.reshape(-1, d_y_BO.shape[-1])
         d_gated_TEH = F.linear(d_y_TO, w2_KO).view_as(hidden_TEH)
         d_out_TEH = d_gated_TEH * gates_TE1
-        d_hidden_TK = ctx.activation.backward(d_out_TEH, hidden_TEH).flatten(1)
+        d_hidden_TK = ctx.activation.backward(d_out_TEH, hidden_TEH).reshape(gated_TK.shape)
         d_x_TI = th.mm(d_hidden_TK, w1_KI) if needs[0] else None
         d_gates_TE = d_seen_TR = d_router_RE = None
         if needs[2] or needs[3] or needs[1] or (needs[0] and router_RE is not None):
@@ -96,7 +96,7 @@ class Mixture(th.autograd.Function):
         if router_RE is not None and d_gates_TE is not None:
             d_logits_TE = softmax_over_experts_backward(d_gates_TE, gates_TE)
             if grads[1] is not None:
-                d_logits_TE = d_logits_TE + grads[1].flatten(0, -2)
+                d_logits_TE = d_logits_TE + grads[1].reshape(d_logits_TE.shape)
             if seen_BR is None:
                 if d_x_TI is not None:
                     d_x_TI = d_x_TI + F.linear(d_logits_TE, router_RE)

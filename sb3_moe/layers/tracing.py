@@ -32,6 +32,11 @@ def is_transformed() -> bool:
     return th._C._are_functorch_transforms_active()
 
 
+def is_batched(gradient: th.Tensor) -> bool:
+    """Say whether a gradient stands for many, as with ``is_grads_batched`` and ``vectorize``."""
+    return is_transformed() or th._C._functorch.is_legacy_batchedtensor(gradient)
+
+
 def is_eager() -> bool:
     """Say whether a pass is plain: a backward pass written by hand then does all that is asked.
 

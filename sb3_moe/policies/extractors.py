@@ -6,7 +6,7 @@ Shapes: B batch, F features, N tasks, C channels, H height, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -179,7 +179,7 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         }
         if self._task_in_planes:
             parts = self._without_planes(observation_space)
-        self._choose_encoders(encoder, parts)
+        self._choose_encoders(encoder, parts, features_dim)
         if raw and len(self.image_keys) > 1:
             raise ValueError(f"`placement`='big' takes one image key, got {self.image_keys}")
         self.map_shape: Shape | None = None
@@ -194,14 +194,16 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         image_dim = self._build_image_encoders(features_dim)
         self._features_dim = image_dim + flat_dim + self.num_tasks
 
-    def _choose_encoders(self, encoder: str, parts: dict[str, spaces.Space[Any]]) -> None:
+    def _choose_encoders(
+        self, encoder: str, parts: dict[str, spaces.Space[Any]], features_dim: int | None
+    ) -> None:
         """Share out what is seen among encoders, one for each picture, and what stays flat."""
         shapes = {
             key: image_shape_of(each, self.channel_axes[key])
             for key, each in parts.items()
             if is_image(each)
         }
-        if encoder != "flat" and not shapes:
+        if encoder in CONVS and not shapes:
             raise ValueError(
                 f"`encoder`={encoder!r} needs an image (a Box of three axes), got "
                 f"{self._observation_space}; 'flat' takes anything"
@@ -211,6 +213,11 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
             for key, shape in shapes.items()
         }
         self.encoders = {key: name for key, name in by_key.items() if name != "flat"}
+        if features_dim is not None and not self.encoders:
+            raise ValueError(
+                f"`features_dim`={features_dim} adds a layer behind convolutions, and 'auto' has "
+                f"none for {self._observation_space}: leave it out"
+            )
         self.image_keys = list(self.encoders)
         self.image_shapes = {key: shapes[key] for key in self.image_keys}
         self.flat_keys = [key for key in parts if key not in self.encoders]
@@ -282,6 +289,30 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         if task is not None:
             parts.append(task.flatten(1))
         return parts[0] if len(parts) == 1 else th.cat(parts, dim=1)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, th.Tensor],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Take weights, or say what a file needs whose pictures all have one encoder."""
+        told = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(state_dict, prefix, *told)
+        under = f"{prefix}convs."
+        theirs = {name: each.shape for name, each in state_dict.items() if name.startswith(under)}
+        own = {f"{under}{name}": each.shape for name, each in self.convs.state_dict().items()}
+        if self.encoder == "auto" and theirs and theirs != own:
+            first = next(iter(self.encoders.values()))
+            error_msgs.append(
+                "version 0.1 gave all pictures the first one's encoder: `load` such a model with "
+                "custom_objects=dict(policy_kwargs=...), its own and among them "
+                f"features_extractor_kwargs=dict(encoder={first!r})"
+            )
 
     def _encode(self, i: int, image: th.Tensor) -> th.Tensor:
         if self.raw:

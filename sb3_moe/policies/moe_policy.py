@@ -22,7 +22,7 @@ from sb3_moe.layers.classes import check_names, did_you_mean, own_options
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.architect_checks import check_widths
 from sb3_moe.policies.by_tower import per_tower
-from sb3_moe.policies.extractors import CONVS, TaskExtractor, default_encoder
+from sb3_moe.policies.extractors import TaskExtractor, default_encoder
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.policies.spectral import penalise
 from sb3_moe.policies.teaches_optimizers import TeachesOptimizers
@@ -181,11 +181,11 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
             # As SB3 tells its own extractors of images.
             told = {"normalized_image": True} if normalized and self.encodes_images() else {}
             given = self._default_extractor(space, kwargs | told)
+        asked = kwargs.get("encoder", "auto" if self.encodes_images() else "flat")
+        by_size = asked == "auto"
         if issubclass(given, TaskExtractor):
             if normalized:
                 kwargs["normalized_image"] = True
-            asked = kwargs.get("encoder", "auto" if self.encodes_images() else "flat")
-            by_size = asked == "auto"
             kwargs["encoder"] = default_encoder(space, normalized=normalized) if by_size else asked
             if "cnn_output_dim" in kwargs:
                 kwargs["features_dim"] = kwargs.pop("cnn_output_dim")
@@ -199,13 +199,13 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
                 f"{given.__name__}; to name an encoder use "
                 "features_extractor_kwargs=dict(encoder=...)"
             )
-        self._check_images(space, given)
+        if by_size and issubclass(given, TaskExtractor | NatureCNN):
+            self._check_images(space, default_encoder(space, normalized=normalized))
         return given, kwargs
 
-    def _check_images(self, space: gym.Space[Any], extractor: type[BaseFeaturesExtractor]) -> None:
+    def _check_images(self, space: gym.Space[Any], encoder: str) -> None:
         """Refuse to flatten in silence what a policy for images was given."""
-        known = issubclass(extractor, TaskExtractor | NatureCNN)
-        if self.dense_extractor() is NatureCNN and known and default_encoder(space) == "flat":
+        if self.dense_extractor() is NatureCNN and encoder == "flat":
             raise ValueError(
                 f"a policy for images, {type(self).__name__}, needs an image (a Box of three axes, "
                 f"at least 3x3) in the observation, got {space}; for others use 'MoeMlpPolicy', or "
@@ -229,7 +229,7 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
     def _ends_in_map(extractor: type[BaseFeaturesExtractor], kwargs: dict[str, Any]) -> bool:
         if not issubclass(extractor, TaskExtractor):
             return False
-        return kwargs["encoder"] in CONVS and kwargs.get("features_dim") is None
+        return kwargs["encoder"] != "flat" and kwargs.get("features_dim") is None
 
     def _default_to_fused_adam(self, kwargs: dict[str, Any]) -> None:
         """Use the fused Adam where there are experts: one stacked tensor is one launch."""

@@ -48,7 +48,10 @@ _KEYS = {
 }  # fmt: skip
 # What files that were written before it was known lack.
 _LATER: dict[str, Any] = {"tasks": None, "remembered": {}}
-
+_ONLY_CLASSES = (
+    "`custom_objects` must hold classes and functions, by the names that the file has for them"
+)
+_ELSEWHERE = "other arguments are changed on the model"
 
 #: The most memory that a file may ask for unless more is allowed.
 MAX_BYTES = 2**30
@@ -105,6 +108,7 @@ def load(
         with blaming(path):
             entries = Archive(file, max_bytes)
             saved = _Saved(entries, custom_objects or {}, max_bytes, replay_buffer)
+        saved.refuse_as_custom(custom_objects or {})
         warn_of_another_major_version(path.name, saved.version)
         venv, own = _environment(saved, env, normalizer)
         with blaming(path):
@@ -131,10 +135,7 @@ def _check_given(
         raise TypeError(f"`custom_objects` must be a dict by name, got {custom_objects!r}")
     for name, value in (custom_objects or {}).items():
         if not callable(value):
-            raise TypeError(
-                "`custom_objects` must hold classes and functions, by the names that the file has "
-                f"for them, got {name!r}: {value!r}; other arguments are changed on the model"
-            )
+            raise TypeError(f"{_ONLY_CLASSES}, got {name!r}: {value!r}; {_ELSEWHERE}")
     yes_or_no("replay_buffer", replay_buffer)
     yes_or_no("normalizer", normalizer)
     not_negative("max_bytes", max_bytes)
@@ -214,6 +215,13 @@ class _Saved:
         self.normalizer = None
         if state["normalizer"] is not None:
             self.normalizer = SavedNormalizer(decoder, state["normalizer"])
+
+    def refuse_as_custom(self, given: Mapping[str, Any]) -> None:
+        """Raise TypeError for the algorithm's own arguments, which SB3's ``load`` would take."""
+        names = {name for part in self._values.values() for name in part}
+        for name in given:
+            if name in names:
+                raise TypeError(f"{_ONLY_CLASSES}, got {name!r}, an argument; {_ELSEWHERE}")
 
     def build(self, venv: VecEnv | None, device: th.device | str) -> Any:
         """Return the model, without environments.

@@ -233,6 +233,11 @@ def test_sizes_that_are_no_whole_numbers_are_refused_at_once(name):
         PlasticityCallback(**{name: 16.0})
 
 
+def test_a_size_that_is_no_whole_number_is_refused():
+    with pytest.raises(TypeError, match=r"`size` must be an int, got 9\.0"):
+        collect_probe(pinned(), 9.0)
+
+
 def test_a_probe_smaller_than_the_tasks_is_refused():
     with pytest.raises(ValueError, match="`probe_size` must be at least num_tasks=3, got 2"):
         make_ppo().learn(32, callback=PlasticityCallback(32, probe_size=2))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+from functools import partial
 
 import pytest
 from counting import CountingEnv
 
 import sb3_moe
 from sb3_moe_envs import Interleave, MultiTaskEnv, Task, make_multitask_vector
+from sb3_moe_envs.closing import close_all
 from sb3_moe_envs.vector import workers
 
 
@@ -108,6 +110,25 @@ def test_closing_goes_on_after_a_task_that_raises_and_the_error_is_heard(build):
         env.close()
     assert not is_open
     jammed[0].jams = False  # for the garbage collector, which closes once more
+
+
+def test_of_several_errors_the_first_is_heard_but_ctrl_c_before_it_with_notes_of_the_others():
+    closed = []
+
+    def closing(error):
+        closed.append(error)
+        raise error
+
+    errors = [OSError("a"), KeyboardInterrupt(), ValueError("b")]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        close_all([partial(closing, error) for error in errors])
+    assert closed == errors
+    assert caught.value.__notes__ == [
+        "closing also raised OSError: a",
+        "closing also raised ValueError: b",
+    ]
+    with pytest.raises(OSError, match="a"):
+        close_all([partial(closing, error) for error in errors[::2]])
 
 
 @pytest.mark.parametrize("schedule", [None, Interleave("episodes")])

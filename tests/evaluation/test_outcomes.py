@@ -119,6 +119,26 @@ def test_scores_without_successes_go_on(tmp_path):
     np.testing.assert_array_equal(callback.scores["successes"][1].mean(1), RATES)
 
 
+def lone(success):
+    """Build a world of one task, which reports this at its second step."""
+    task = Task("lone", env_fn=lambda: Passing(success=success))
+    return make_multitask_vec_env([task], 1, seed=0)
+
+
+@pytest.mark.parametrize("begins", ["another", "the same", "no other"])
+def test_an_environment_that_is_put_in_has_no_success_of_the_episode_before(begins):
+    env, callback = lone(1.0), TaskRolloutCallback()
+    model = PPO("MultiInputPolicy", env, n_steps=3, batch_size=3, n_epochs=1)
+    model.learn(3, callback)  # within its first episode, behind the step that succeeds
+    if begins != "no other":
+        model.set_env(lone(0.0) if begins == "another" else env)
+    model.learn(3, callback, reset_num_timesteps=False)
+    ended = {"another": [], "the same": [], "no other": [1.0]}
+    assert [success for *_, success in callback._episodes[0]] == ended[begins]
+    model.learn(3, callback, reset_num_timesteps=False)
+    assert callback._episodes[0][-1][2] == float(begins != "another")
+
+
 def test_success_starts_anew_with_each_episode():
     successes = Successes(2)
     successes.step([{"success": True}, {}])

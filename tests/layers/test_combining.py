@@ -73,6 +73,14 @@ def test_its_gradients_can_be_differentiated_again():
     assert th.autograd.gradgradcheck(Orthogonal.mixture, rows(3, 5, 2))
 
 
+def test_many_gradients_can_be_taken_at_once():
+    y, gates = rows(3)
+    many = th.randn(4, 7, 8, dtype=th.float64)
+    found = th.autograd.grad(Orthogonal.mixture(y, gates), (y, gates), many, is_grads_batched=True)
+    each = [th.autograd.grad(summed(y, gates), (y, gates), d) for d in many]
+    th.testing.assert_close(found, tuple(map(th.stack, zip(*each, strict=True))))
+
+
 def test_what_needs_no_gradient_gets_none():
     y, gates = rows(3)
     (only_y,) = th.autograd.grad(Orthogonal.mixture(y, gates.detach()).sum(), y)

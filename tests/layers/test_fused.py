@@ -143,6 +143,16 @@ def test_gradients_can_be_differentiated_again(calls, make, activation_fn):
     assert "_inside" in calls
 
 
+@pytest.mark.parametrize("make", [soft, uniform])
+def test_many_gradients_can_be_taken_at_once(make):
+    layer, x = make().double(), th.randn(3, 1, 5, dtype=th.float64)
+    inputs, y = list(layer.parameters()), layer(x)[0]
+    many = th.randn(4, *y.shape, dtype=th.float64)
+    found = th.autograd.grad(y, inputs, many, is_grads_batched=True)
+    each = [th.autograd.grad(layer(x)[0], inputs, d) for d in many]
+    th.testing.assert_close(found, tuple(map(th.stack, zip(*each, strict=True))))
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("k", [1, 2])
 def test_gradients_of_sorted_rows_can_be_differentiated_again(at_once, k):

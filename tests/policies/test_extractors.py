@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import PPO
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import nn
@@ -252,6 +253,44 @@ def test_each_of_several_pictures_gets_the_encoder_of_its_size(swapped):
     assert features(extractor, space.sample()).shape == (1, extractor.features_dim)
 
 
+def test_where_there_is_no_picture_auto_is_flat():
+    assert TaskExtractor(FLAT, encoder="auto").features_dim == FLAT.shape[0]
+
+
+@pytest.mark.parametrize("beside", [MINATAR, spaces.Box(-1, 1, (2, 2, 3), np.float32), FLAT])
+def test_behind_encoders_of_any_kind_networks_are_as_wide(beside):
+    model = PPO(
+        "MoeMultiInputPolicy",
+        arena.Arena(dict_space(a=ATARI, b=beside), spaces.Discrete(2)),
+        n_steps=2,
+        batch_size=2,
+    )
+    assert model.policy.net_arch == [512]
+
+
+@pytest.mark.parametrize("encoder", ["flat", "impala"])
+def test_a_policy_for_images_takes_a_tiny_one_with_the_encoder_that_is_asked_for(encoder):
+    env = arena.Arena(spaces.Box(0, 255, (2, 2, 3), np.uint8), spaces.Discrete(2))
+    with pytest.raises(ValueError, match=r"needs an image .* at least 3x3"):
+        PPO("MoeCnnPolicy", env)
+    kwargs = {"features_extractor_kwargs": {"encoder": encoder}}
+    assert PPO("MoeCnnPolicy", env, policy_kwargs=kwargs).policy.features_dim > 0
+
+
+def test_weights_of_pictures_that_all_had_the_first_ones_encoder_say_how_they_load(tmp_path):
+    env = arena.Arena(dict_space(a=MINATAR, b=ATARI), spaces.Discrete(2))
+    kwargs = {"features_extractor_kwargs": {"encoder": "minatar"}, "net_arch": [4]}
+    old = PPO(
+        "MoeMultiInputPolicy", env, n_steps=2, batch_size=2, device="cpu", policy_kwargs=kwargs
+    )
+    old.policy_kwargs = {"net_arch": [4]}
+    old.save(tmp_path / "old.zip")
+    with pytest.raises(RuntimeError, match=r"custom_objects=.*dict\(encoder='minatar'\)"):
+        PPO.load(tmp_path / "old.zip", device="cpu")
+    loaded = PPO.load(tmp_path / "old.zip", device="cpu", custom_objects={"policy_kwargs": kwargs})
+    assert loaded.policy.features_extractor.encoder == "minatar"
+
+
 def test_the_only_picture_that_is_encoded_may_be_left_to_the_experts():
     tiny = spaces.Box(-1, 1, (2, 2, 3), np.float32)
     extractor = TaskExtractor(dict_space(obs=MINATAR, tiny=tiny), encoder="auto", raw=True)
@@ -304,6 +343,11 @@ def test_among_images_that_are_scaled_already_the_first_of_two_as_short_axes_cou
             MINATAR,
             {"encoder": "minatar", "features_dim": 4, "raw": True},
             "`features_dim`=4 adds .* takes the map: give it as the first of `net_arch`",
+        ),
+        (
+            spaces.Box(-1, 1, (2, 2, 2), np.float32),
+            {"encoder": "auto", "features_dim": 4},
+            r"`features_dim`=4 adds a layer behind convolutions, and 'auto' has none for Box",
         ),
         (FLAT, {"num_tasks": 0}, "`num_tasks` must be at least 1, got 0"),
         (FLAT, {"num_tasks": 5}, "`num_tasks`=5 leaves no feature of 5"),

@@ -47,6 +47,17 @@ def test_a_wrong_argument_is_named_before_the_file_is_opened(arguments, error, m
     assert not isinstance(caught.value, UnsafeFileError)
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "clip_range", "policy_kwargs"])
+def test_an_argument_is_no_custom_object_whatever_it_is(name, path):
+    text = f"must hold classes and functions, .* got '{name}', an argument; other arguments are"
+    with pytest.raises(TypeError, match=text):
+        sb3_moe.load(path, device="cpu", custom_objects={name: lambda _: 1e-5})
+
+
+def test_a_class_that_this_file_has_no_name_for_does_no_harm(path):
+    sb3_moe.load(path, device="cpu", custom_objects={"Other": dict})
+
+
 @pytest.mark.parametrize("max_bytes", [1e9, 10**9, th.iinfo(th.int64).max])
 def test_any_number_of_bytes_may_be_allowed(max_bytes, path):
     assert sb3_moe.load(path, device="cpu", max_bytes=max_bytes).num_timesteps == 0
