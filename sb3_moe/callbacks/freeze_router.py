@@ -75,6 +75,14 @@ class FreezeRouterCallback(ProbeCallback):
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that there is a router that learns."""
+        self.check_model(model)
+        super().init_callback(model)
+        if self.thaw_at_switch:
+            require_tasks(self.training_env)
+        self._interleaved = are_interleaved(self.training_env)
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless a router learns, in steps of an optimiser."""
         refuse_trpo(model, type(self).__name__)
         layers = model.policy.moe_layers() if isinstance(model.policy, MoEPolicy) else {}
         if not any(layer.router_parameters() for layer in layers.values()):
@@ -83,10 +91,6 @@ class FreezeRouterCallback(ProbeCallback):
                 "the policy must have a router that learns, such as `router`='soft', got "
                 f"{', '.join(kinds) or 'no mixture of experts'}"
             )
-        super().init_callback(model)
-        if self.thaw_at_switch:
-            require_tasks(self.training_env)
-        self._interleaved = are_interleaved(self.training_env)
 
     def _routers(self) -> dict[str, MoELayer]:
         """Return the mixtures whose routers learn; experts that join make new ones."""

@@ -81,8 +81,12 @@ class PlasticityCallback(ProbeCallback):
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that there is something to look at."""
-        some_hidden_layers(model.policy)
+        self.check_model(model)
         super().init_callback(model)
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless there is a hidden layer to look at."""
+        some_hidden_layers(model.policy)
 
     def _forget(self) -> None:
         super()._forget()

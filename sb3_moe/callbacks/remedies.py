@@ -112,6 +112,10 @@ class ReDoCallback(RemedyCallback):
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Refuse what would fail at the first treatment."""
         super().init_callback(model)
+        self.check_model(model)
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless there is a layer to treat, by what the algorithm has."""
         if self.criterion == "gradient":
             refuse_trpo(model, "ReDoCallback(criterion='gradient')")
         check_treatable(model.policy)

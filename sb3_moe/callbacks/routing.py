@@ -94,6 +94,11 @@ class RoutingCallback(ProbeCallback):
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that there is something to look at."""
+        self.check_model(model)
+        super().init_callback(model)
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless there is a mixture."""
         if not isinstance(model.policy, MoEPolicy):
             raise ValueError(
                 "the policy must have mixtures of experts, as in PPO('MoeMlpPolicy', env), got "
@@ -103,7 +108,6 @@ class RoutingCallback(ProbeCallback):
             raise ValueError(
                 "the policy has no mixture of experts: choose another `placement` than 'none'"
             )
-        super().init_callback(model)
 
     @th.no_grad()
     def act(self, step: int) -> bool:

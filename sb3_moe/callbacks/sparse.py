@@ -114,11 +114,15 @@ class SparseTrainingCallback(BaseCallback):
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that there is something to make sparse."""
+        self.check_model(model)
+        super().init_callback(model)
+        self._networks = SparseNetworks(uncompiled(model.policy))
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError where the method needs steps that the algorithm doesn't take."""
         if GROWTH[self.method] is not None:  # behind the optimiser's steps, by its gradients
             own = f"{type(self).__name__}(method={self.method!r})"
             refuse_trpo(model, own, "use method='static', or PPO")
-        super().init_callback(model)
-        self._networks = SparseNetworks(uncompiled(model.policy))
 
     def _on_training_start(self) -> None:
         networks = self._networks

@@ -33,17 +33,22 @@ class TaskAdvantageCallback(BaseCallback):
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Swap the buffer."""
         super().init_callback(model)
-        if not isinstance(model, OnPolicyAlgorithm):
-            raise ValueError(
-                "advantages by task need an on-policy algorithm, such as PPO, got "
-                f"{type(model).__name__}"
-            )
+        self.check_model(model)
+        assert isinstance(model, OnPolicyAlgorithm)
         self._swap(model)
         if getattr(model, "normalize_advantage", False):
             warnings.warn(
                 "advantages are normalised by task, and then by minibatch over all tasks: give "
                 f"{type(model).__name__} normalize_advantage=False",
                 stacklevel=2,
+            )
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless the algorithm has advantages."""
+        if not isinstance(model, OnPolicyAlgorithm):
+            raise ValueError(
+                "advantages by task need an on-policy algorithm, such as PPO, got "
+                f"{type(model).__name__}"
             )
 
     def _swap(self, model: OnPolicyAlgorithm) -> None:

@@ -61,15 +61,19 @@ class TaskGradientCallback(BaseCallback):
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check the algorithm."""
         super().init_callback(model)
+        self.check_model(model)
+        self.task_names = task_names(self.training_env)
+        constants = {"task_names": np.array(self.task_names)}
+        self.record = Record.of(model, vars(self).get("record"), self.log_path, constants)
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless the algorithm's loss is known."""
         # sb3-contrib's on-policy algorithms have the same attributes and other losses.
         if not isinstance(model, PPO | A2C):
             raise ValueError(
                 "the algorithm must have PPO's or A2C's loss and no memory, got "
                 f"{type(model).__name__}"
             )
-        self.task_names = task_names(self.training_env)
-        constants = {"task_names": np.array(self.task_names)}
-        self.record = Record.of(model, vars(self).get("record"), self.log_path, constants)
 
     def _on_training_start(self) -> None:
         self.record.resume(self.model.num_timesteps)

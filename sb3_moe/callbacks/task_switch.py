@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -90,6 +91,10 @@ class TaskSwitchCallback(BaseCallback):
         require_tasks(self.training_env)
         self.task_names = task_names(self.training_env)
         self._interleaved = are_interleaved(self.training_env)
+        self.check_model(model)
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless the model has what is to change at a switch."""
         if self.replay_buffer != "keep":
             self._check_buffer(model)
         if self.on_new_task is not None:
@@ -107,8 +112,10 @@ class TaskSwitchCallback(BaseCallback):
             if freezes:
                 policy.check_frozen_experts({name: [0] for name in policy.moe_layers()})
             # One joins at each task but the first; a resumed run has some of these already.
-            met = self._met_by(_past(model))
-            joins = len({*self.task_names} - met) - (not met)
+            env = model.get_env()
+            names = [] if env is None else task_names(env)
+            met = _met_by(_past(model), names)
+            joins = len({*names} - met) - (not met)
             if joins > 0:
                 check_room(model, joins, frozen=freezes)
         except ValueError as error:
@@ -152,18 +159,12 @@ class TaskSwitchCallback(BaseCallback):
         self._task = name_of(past.get("task"), self.task_names)
         self._switched_at = past.get("switched_at")
         self.switches = past.get("switches", 0)
-        self._met = self._met_by(past)
+        self._met = _met_by(past, self.task_names)
         if self.replay_buffer == "reservoir":
             buffer: Any = getattr(self.model, "replay_buffer", None)
             self.reservoir.resume(buffer, past.get("kept", 0), past.get("seen", 0))
             self._reduced_at = past.get("reduced_at", 0)
         vars(self.model)["task_switches"] = past
-
-    def _met_by(self, past: dict[str, Any]) -> set[str]:
-        """Return the names of the tasks that a model has met."""
-        task = past.get("task")
-        met = past.get("met", [] if task is None else [task])
-        return {name for each in met if (name := name_of(each, self.task_names)) is not None}
 
     def _remember(self) -> None:
         state: dict[str, Any] = {
@@ -232,6 +233,13 @@ class TaskSwitchCallback(BaseCallback):
         if self._switched_at is None:
             return original
         return Restarted(original, 1.0 - self._switched_at / self.model._total_timesteps)
+
+
+def _met_by(past: dict[str, Any], names: Sequence[str]) -> set[str]:
+    """Return the names of the tasks that a model has met."""
+    task = past.get("task")
+    met = past.get("met", [] if task is None else [task])
+    return {name for each in met if (name := name_of(each, names)) is not None}
 
 
 def _past(model: BaseAlgorithm) -> dict[str, Any]:

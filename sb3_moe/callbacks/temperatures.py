@@ -26,6 +26,12 @@ class TaskTemperatureCallback(BaseCallback):
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check the model."""
+        self.check_model(model)
+        self._temperatures: TaskTemperatures = model.actor.temperatures  # type: ignore[attr-defined]  # checked
+        super().init_callback(model)
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless the model has the temperatures, and no other of its own."""
         found: Any = getattr(getattr(model, "actor", None), "temperatures", None)
         if not isinstance(found, TaskTemperatures):
             raise ValueError(
@@ -46,8 +52,6 @@ class TaskTemperatureCallback(BaseCallback):
                 "`target_entropy` must be 'auto' with a temperature for each task, whose target is "
                 f"minus the number of its own actions (`action_dims`), got {target!r}"
             )
-        self._temperatures = found
-        super().init_callback(model)
 
     def _on_training_start(self) -> None:
         number = len(self._temperatures.log_K)

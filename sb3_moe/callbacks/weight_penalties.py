@@ -87,11 +87,15 @@ class WeightPenaltyCallback(BaseCallback):
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that the algorithm has a loss whose gradients can be added to."""
         super().init_callback(model)
-        refuse_trpo(model, type(self).__name__)
-        networks_of(self.policy)
+        self.check_model(model)
         for handle in self._left():  # by a training that broke off
             handle.remove()
         self._left().clear()
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Raise ValueError unless the algorithm steps by gradients, on networks that are known."""
+        refuse_trpo(model, type(self).__name__)
+        networks_of(uncompiled(model.policy))
 
     def _left(self) -> set[RemovableHandle]:
         """Hooks of all penalties: they outlive a training that is interrupted."""

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 from sb3_moe.budget import Budget, measure
 from sb3_moe.evaluation.pinned_env import normalises_observations
 from sb3_moe.files.atomic import atomic
+from sb3_moe.files.writable import check_writable
 from sb3_moe.hub.card import card, metadata
 from sb3_moe.hub.pushing import check_repo_id
 from sb3_moe.hub.results import Results, play
@@ -29,8 +30,12 @@ from sb3_moe.saving.versions import versions
 from sb3_moe.saving.writing import entries_of, own_classes
 from sb3_moe.watching import Replay, watch
 
+README, MODEL, CONFIG = "README.md", "model.moe", "config.json"
+RESULTS, REPLAY = "results.json", "replay.html"
 # What a film is written to, and where no encoder is installed.
 FILMS = ("replay.mp4", "replay.gif")
+#: All that a card writes over, or deletes where it has none.
+WRITTEN = (README, MODEL, CONFIG, RESULTS, REPLAY, *FILMS)
 
 # Half a minute of film for each task.
 MOST_FILMED = 300
@@ -54,7 +59,8 @@ def write_folder(
     environment is normalised, or where it has none, ``env``.
 
     :param model: of any algorithm, dense or with experts
-    :param folder: is made if it isn't there; files of the same names are replaced
+    :param folder: is made if it isn't there; where an earlier card of any agent lies, it is
+        replaced
     :param env: as of :func:`sb3_moe.watch`: None for one like the model's own
     :param episodes: of each task, for the results
     :param seed: of the environments and the actions
@@ -65,8 +71,9 @@ def write_folder(
     :return: the folder
     :raises TypeError: if ``model`` is no model or has a policy that is no network, such as ARS's,
         or another argument is of the wrong type
-    :raises ValueError: if a number is below 1, ``folder`` is a file, something of the model can't
-        be saved, or there is no environment that plays every task
+    :raises ValueError: if a number is below 1, ``folder`` is a file, can't be written or has files
+        of other origin that would be replaced, something of the model can't be saved, or there is
+        no environment that plays every task
     """
     model_of_sb3(model)
     whole("episodes", episodes)
@@ -77,8 +84,7 @@ def write_folder(
         check_repo_id(repo_id)
     budget = measure(model.policy)  # refuses a policy of which too little is known to watch it
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`folder` must be a folder, got the file {folder}")
+    check_folder(folder)
     normalizer = _normalizer(model, env)
     entries, _ = entries_of(model, replay_buffer=False, normalizer=normalizer)
     results = play(model, env, episodes, seed, deterministic)
@@ -86,14 +92,45 @@ def write_folder(
     config = config_of(model, results, budget, normalizer)
     head = metadata(config["algorithm"], _mixture(model), results, license)
     folder.mkdir(parents=True, exist_ok=True)
-    replay.save(folder / "replay.html")
-    _write_json(folder / "results.json", results.to_json())
-    names = ["model.moe", "config.json", "results.json", "replay.html", *_film(replay, folder)]
-    with atomic(folder / "README.md") as temporary:
+    # First, since by it the folder is known for a card's, should the rest be interrupted.
+    _write_json(folder / CONFIG, config)
+    replay.save(folder / REPLAY)
+    _write_json(folder / RESULTS, results.to_json())
+    names = [MODEL, CONFIG, RESULTS, REPLAY, *_film(replay, folder)]
+    with atomic(folder / README) as temporary:
         temporary.write_text(card(config, results, head, names, repo_id), encoding="utf-8")
-    write_archive(folder / "model.moe", entries)
-    _write_json(folder / "config.json", config)
+    write_archive(folder / MODEL, entries)
     return folder
+
+
+def check_folder(folder: Path, argument: str = "folder") -> None:
+    """Raise if a card would write over what is no earlier card's, or can't be written.
+
+    :param folder: need not exist
+    :param argument: what names it
+    :raises ValueError: naming the folder, and a file that stands in the way, or what the system
+        says
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`{argument}` must be a folder, got the file {folder}")
+    if not _is_a_cards(folder):
+        for name in WRITTEN:
+            if (folder / name).exists():
+                raise ValueError(
+                    f"`{argument}` must be a folder of its own, or an earlier card's, got "
+                    f"{folder}, whose {name} would be lost"
+                )
+    # What isn't there is made when there is something to write.
+    check_writable(next(each for each in (folder, *folder.parents) if each.exists()), argument)
+
+
+def _is_a_cards(folder: Path) -> bool:
+    """Say whether a folder is an earlier card's, by its config: a run's has other keys."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and {"custom_objects", "cost", "description"} <= config.keys()
 
 
 def _normalizer(model: BaseAlgorithm, env: Any) -> VecNormalize | None:

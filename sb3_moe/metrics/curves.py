@@ -54,7 +54,7 @@ def load_scores(folder: str | Path) -> Scores:
     """Read the scores of a run from its folder.
 
     :param folder: where ``MultiTaskEvalCallback`` wrote
-    :raises ValueError: if there are none, or the file is damaged
+    :raises ValueError: if there are none, or the file is damaged or another
     """
     path = Path(folder) / "scores.npz"
     if not path.exists():
@@ -63,6 +63,11 @@ def load_scores(folder: str | Path) -> Scores:
             "MultiTaskEvalCallback(every=..., log_path=folder) to get one"
         )
     saved = read_npz(path)
+    if missing := [name for name in Scores._fields if name not in saved]:
+        raise ValueError(
+            f"{path} must be what MultiTaskEvalCallback wrote, which has {missing[0]!r}: a "
+            "report's file of that name is another"
+        )
     return Scores(
         saved["score"],
         saved["steps"].astype(np.float64),

@@ -52,12 +52,18 @@ def save(
     :param replay_buffer: with the replay buffer's transitions
     :param normalizer: with the statistics of the model's VecNormalize, if it has one
     :raises TypeError: if ``model`` is no model
-    :raises ValueError: if something of the model can't be written so
+    :raises ValueError: if ``path`` ends in .zip, or something of the model can't be written so
     """
     model_of_sb3(model)
+    path = Path(path)
+    if path.suffix == ".zip":
+        raise ValueError(
+            f"`path` must not end in .zip, which SB3's `load` would open, got {str(path)!r}: leave "
+            "the ending out, or use .moe"
+        )
     normalised_by = model.get_vec_normalize_env() if normalizer else None
     entries, _ = entries_of(model, replay_buffer, normalised_by)
-    archive.write_archive(archive.as_written(Path(path)), entries)
+    archive.write_archive(archive.as_written(path), entries)
 
 
 def entries_of(

@@ -22,6 +22,7 @@ from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
 from sb3_moe.saving.reading import MAX_BYTES
 from sb3_moe.study.spec.games import game_id, games_as_tasks
 from sb3_moe.study.spec.named import imported
+from sb3_moe.study.spec.tasks import entry_of
 from sb3_moe.study.typed_tasks import typed_task
 from sb3_moe.tasks.known import names_on
 
@@ -36,7 +37,8 @@ class AgentOptions:
     """A file of sb3_moe.save (.moe), or SB3's zip with --trust."""
     tasks: tuple[str, ...] = ()
     """Needed: a suite's name, or Gymnasium ids or a study's names, as the agent was trained on; an
-    id's arguments stand behind it, as in 'CartPole-v1(max_episode_steps=50)'."""
+    id's arguments stand behind it, as in 'CartPole-v1(max_episode_steps=50)'; what builds your own
+    is package.module:callable, imported from the path."""
     trust: bool = False
     """Open SB3's zip, which can run code: only your own."""
     algorithm: str = "PPO"
@@ -115,7 +117,7 @@ def _load_safely(options: AgentOptions, env: Any, own: Mapping[str, Any]) -> Bas
 def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:
     """Build the environment that shows tasks as a model saw them, in the order that it knows.
 
-    :param tasks: a suite's name, or ids, with or without arguments
+    :param tasks: a suite's name, or ids, with or without arguments, or ``module:callable``
     :param space: the model's observations
     :raises ValueError: if nothing fits, or can be built
     """
@@ -123,8 +125,12 @@ def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
 
     named = _in_order(tasks[0] if len(tasks) == 1 and tasks[0] in SUITES else list(tasks), space)
     if len(tasks) == 1 and tasks[0] not in SUITES:
-        env_id, arguments = typed_task(tasks[0])
-        env = gym.make(game_id(env_id), **arguments)
+        found = _typed(tasks[0])
+        if callable(found):
+            env = found()
+        else:
+            env_id, arguments = found
+            env = gym.make(game_id(env_id), **arguments)
         if env.observation_space == space:
             return env
         env.close()
@@ -156,7 +162,7 @@ def _in_order(tasks: str | list[str], space: spaces.Space[Any]) -> Any:
     known = names_on(space)
     if known is not None and _are_games(tasks, known):
         return games_as_tasks(known)
-    named = tasks if isinstance(tasks, str) else [typed_task(each) for each in tasks]
+    named = tasks if isinstance(tasks, str) else [_typed(each) for each in tasks]
     found = {each.name: each for each in tasks_of(named)}
     if known is None or [*found] == known or len(known) == len(found) == 1:
         return named
@@ -166,6 +172,16 @@ def _in_order(tasks: str | list[str], space: spaces.Space[Any]) -> Any:
             "id's arguments stand behind it, as in 'CartPole-v1(max_episode_steps=50)'"
         )
     return [found[name] for name in known]
+
+
+def _typed(word: str) -> Any:
+    """Give an id with its arguments, or what ``module:callable`` stands for."""
+    env_id, arguments = typed_task(word)
+    if ":" in env_id and not arguments:
+        found = entry_of(env_id, "--tasks")
+        if callable(found):
+            return found
+    return env_id, arguments
 
 
 def _are_games(tasks: Sequence[str], known: Sequence[str]) -> bool:

@@ -10,6 +10,7 @@ import tyro
 
 from sb3_moe.extras import require
 from sb3_moe.hub import push, write_folder
+from sb3_moe.hub.folder import check_folder
 from sb3_moe.study.agent import AgentOptions, opened
 from sb3_moe.study.exit_status import exit_status
 
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "sb3-moe card") -> 
 def _card(options: Card) -> int:
     if options.push is not None:
         require("--push", "huggingface_hub")
+    check_folder(options.out, "--out")
     folder = write_folder(
         opened(options.agent),
         options.out,

@@ -192,9 +192,9 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
     if why := not_wrapped_again_since(env):
         raise ValueError(f"{rule}{why}")
     spec = replace(spec, additional_wrappers=others)
-    again: list[Callable[[], gym.Env[Any, Any]]] = [
-        lambda: Monitor(gym.make(spec, render_mode=render_mode))
-    ]
+    # A class of one's own need not take it.
+    mode: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    again: list[Callable[[], gym.Env[Any, Any]]] = [lambda: Monitor(gym.make(spec, **mode))]
     return wrap_like(DummyVecEnv(again), env)
 
 
@@ -208,9 +208,16 @@ def _built(build: Callable[..., VecEnv], frames: bool) -> tuple[VecEnv, str | No
     """Build an environment, and say why it has no pictures if it has none."""
     if not frames:
         return build(), NOT_ASKED
+    env = None
     try:
-        return build(render_mode=PICTURES), None
-    # What a task can't draw, or lacks for it, is its own to say.
-    except (ValueError, TypeError, ImportError, gym.error.Error) as error:
-        why = str(error)
+        env = build(render_mode=PICTURES)
+        # Drawn once here, since many an environment says only then that it can't.
+        env.reset()
+        if any(picture is not None for picture in env.get_images()):
+            return env, None
+        why = NO_MODE
+    except Exception as error:  # what a task can't draw, or lacks for it, is its own to say
+        why = str(error) or f"drawing raised {type(error).__name__}"
+    if env is not None:
+        env.close()
     return build(), why

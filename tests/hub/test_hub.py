@@ -171,7 +171,26 @@ def test_there_is_a_film_where_there_are_pictures(folder):
     assert [each for each in folder.iterdir() if each.stem == "replay" and each.suffix != ".html"]
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.moe", "replay.gif"])
+def test_files_of_other_origin_are_not_written_over(name, model, tmp_path):
+    (tmp_path / name).write_text("mine")
+    text = rf"`folder` must be a folder of its own, or an earlier card's, .* whose {name} would be"
+    with pytest.raises(ValueError, match=text):
+        write_folder(model, tmp_path, episodes=1, max_steps=2)
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_place_that_cant_be_written_is_named_before_anything_is_played(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ValueError, match=r"`folder` must be a folder that can be written, got .*/fi"
+    ):
+        write_folder(model, tmp_path / "file" / "new")
+
+
 def test_a_film_of_another_agent_does_not_stay(model, tmp_path, monkeypatch):
+    write_folder(model, tmp_path, episodes=1, max_steps=2)
     for name in ("replay.mp4", "replay.gif"):
         (tmp_path / name).write_bytes(b"another's")
     monkeypatch.setattr("sb3_moe.hub.folder.find_spec", lambda name: None)  # nothing draws

@@ -162,6 +162,12 @@ def test_scores_are_read_from_a_runs_folder(tmp_path):
     assert scores.blocks == BLOCKS
 
 
+def test_a_reports_file_of_the_same_name_is_told_from_a_runs(tmp_path):
+    np.savez(tmp_path / "scores.npz", steps=STEPS, returns=SCORE)
+    with pytest.raises(ValueError, match=r"has 'score': a report's file of that name is another"):
+        metrics.load_scores(tmp_path)
+
+
 def test_a_folder_without_scores_says_which_call_writes_them(tmp_path):
     with pytest.raises(ValueError, match=r"no scores\.npz; train with MultiTaskEvalCallback"):
         metrics.load_scores(tmp_path)

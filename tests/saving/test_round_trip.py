@@ -300,6 +300,12 @@ def test_a_name_without_an_ending_gets_one_and_is_found_both_ways(tmp_path):
     assert sb3_moe.load(str(tmp_path / "old")).num_timesteps == 0
 
 
+def test_sb3s_ending_is_left_to_sb3(tmp_path):
+    text = r"`path` must not end in \.zip, .* got '.*agent\.zip': leave the ending out"
+    with pytest.raises(ValueError, match=text):
+        sb3_moe.save(arena.make("PPO", net_arch=[4]), tmp_path / "agent.zip")
+
+
 def test_a_folder_that_has_the_models_name_does_not_hide_it(tmp_path):
     model = arena.make("PPO", net_arch=[4])
     sb3_moe.save(model, tmp_path / "agent")

@@ -85,6 +85,34 @@ def test_a_router_of_ones_own_is_named_on_the_command_line(tmp_path, capsys):
     assert main([*words, "--custom", "own_parts:Tempered"]) == 0
 
 
+def cart_poles():
+    return gym.make("CartPole-v1")
+
+
+def other_poles():
+    return gym.make("CartPole-v1", max_episode_steps=50)
+
+
+def test_tasks_of_ones_own_are_named_on_the_command_line_as_in_a_studys_file(tmp_path):
+    for tasks in ([cart_poles, other_poles], [cart_poles]):
+        env = sb3_moe.make_multitask_vec_env(tasks, seed=0)
+        kwargs = {"net_arch": [4]}
+        model = PPO("MoeMultiInputPolicy", env, 1e-3, 8, 8, seed=0, policy_kwargs=kwargs)
+        sb3_moe.save(model, tmp_path / "own.moe")
+        words = [f"{__name__}:{each.__name__}" for each in reversed(tasks)]
+        command = [str(tmp_path / "own.moe"), "--tasks", *words, "--max-steps", "5"]
+        with pytest.warns(UserWarning, match="gives no pictures"):
+            assert main([*command, "--out", str(tmp_path / "page.html")]) == 0
+        names = data_of((tmp_path / "page.html").read_text())["tasks"]
+        assert names == [each.__name__ for each in tasks]
+
+
+def test_a_task_of_ones_own_that_isnt_there_is_named(files, capsys):
+    words = [str(files / "agent.moe"), "--tasks", f"{__name__}:none", "CartPole-v1"]
+    assert main(words) == 2
+    assert "`--tasks` must be a registered Gymnasium id" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["agent.moe", "agent.zip"])
 def test_tasks_are_played_in_the_models_order_whatever_the_lines(files, tmp_path, name):
     pages = []

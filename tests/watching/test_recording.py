@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNorm
 
 import sb3_moe
 from sb3_moe.policies.registration import TABLE
+from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.watching import expert_importance
 from sb3_moe.watching.record import expert_named
@@ -180,6 +181,32 @@ def test_the_models_own_plain_environment_is_made_anew():
     assert replay.no_frames == "no pictures were asked for"
     assert len(replay.runs[0].tracks[0]) == 5
     np.testing.assert_allclose(model.get_env().envs[0].unwrapped.state, before[0], rtol=1e-6)
+
+
+class Unseen(arena.Arena):
+    """Takes no render mode, and can't draw."""
+
+    def __init__(self):
+        super().__init__(arena.FLAT, arena.DISCRETE)
+
+
+def test_tasks_that_cant_draw_are_played_and_say_why_there_are_no_pictures():
+    model = PPO("MultiInputPolicy", make_multitask_vec_env([Unseen], 1, seed=0), seed=0)
+    with pytest.warns(UserWarning, match="task 'Unseen' gives no pictures"):
+        replay = sb3_moe.watch(model)
+    assert replay.no_frames == "drawing raised NotImplementedError"
+    assert len(replay.runs[0].tracks[0]) == 6
+
+
+def test_a_registered_class_that_takes_no_render_mode_is_played_too():
+    gym.register("Unseen-v0", Unseen)
+    try:
+        with pytest.warns(UserWarning, match="not in the possible render_modes"):
+            replay = sb3_moe.watch(PPO("MlpPolicy", "Unseen-v0", seed=0))
+    finally:
+        del gym.registry["Unseen-v0"]
+    assert "render_mode" in replay.no_frames
+    assert len(replay.runs[0].tracks[0]) == 6
 
 
 @pytest.mark.parametrize("given", ["the model's own", "what is within it", "what it was made with"])

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import gymnasium as gym
-
 from sb3_moe.saving.reading import load
 from sb3_moe.snapshot.model_file import SAFE
 from sb3_moe.study.run.engine import child_environment, environment
@@ -22,8 +20,6 @@ from sb3_moe.watching.replay import Replay
 FOLDER = "replays"
 # A page stays small enough to be sent, and is recorded in seconds.
 MAX_STEPS = 500
-# What a task can't do, or lacks for it, is its own to say.
-_FAILURES = (ValueError, TypeError, RuntimeError, OSError, ImportError, gym.error.Error)
 
 
 def write_replays(study: StudyConfig, root: Path, to: Path, cache: Path) -> Iterator[str]:
@@ -46,8 +42,8 @@ def write_replays(study: StudyConfig, root: Path, to: Path, cache: Path) -> Iter
                 replay = _replay(job, called[name])
                 page.parent.mkdir(parents=True, exist_ok=True)
                 yield f"replay: {replay.save(page)}"
-            except _FAILURES as error:
-                yield f"no replay of {name}: {error}"
+            except Exception as error:  # what a task can't do, or lacks for it, is its own to say
+                yield f"no replay of {name}: {str(error) or type(error).__name__}"
 
 
 def _replay(job: Job, title: str) -> Replay:

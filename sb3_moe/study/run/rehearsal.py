@@ -10,6 +10,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -45,10 +46,13 @@ def check_networks(cells: Sequence[CellConfig]) -> None:
         for name, cell in architectures.items():
             try:
                 built[name] = _build(cell, env)
+                callbacks = _callbacks(cell)
                 _check_start(cell, built)
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise ValueError(f"architecture {name!r} can't be built: {reason}") from error
+            for callback in callbacks:
+                _check_callback(callback, built[name], name)
     finally:
         env.close()
 
@@ -77,9 +81,6 @@ def _build(cell: CellConfig, env: VecEnv) -> BaseAlgorithm:
         # That a batch is larger than a rollout is so with two copies only.
         warnings.simplefilter("ignore")
         model = build_model(cell, env, device="cpu", **arguments)
-    with TemporaryDirectory() as folder:
-        # Not given the model, at whose step 0 they might find the files of a run that goes on.
-        build_callbacks([*cell.callbacks, *cell.architecture.callbacks], Path(folder))
     # Some policies can be built in spaces that they can't see.
     obs: Any = model.observation_space.sample()
     model.predict(obs)
@@ -89,6 +90,28 @@ def _build(cell: CellConfig, env: VecEnv) -> BaseAlgorithm:
             policy(policy.obs_to_tensor(obs)[0])
     policy_activations(policy, obs)  # which every run measures from its first step on
     return model
+
+
+def _callbacks(cell: CellConfig) -> list[BaseCallback]:
+    with TemporaryDirectory() as folder:
+        return build_callbacks([*cell.callbacks, *cell.architecture.callbacks], Path(folder))
+
+
+def _check_callback(callback: BaseCallback, model: BaseAlgorithm, architecture: str) -> None:
+    """Ask a callback that can say it, the user's own too, whether it takes the model.
+
+    It isn't given the model: at its step 0 it might find the files of a run that goes on.
+    """
+    check = getattr(callback, "check_model", None)
+    if check is None:
+        return
+    try:
+        check(model)
+    except ValueError as error:
+        raise ValueError(
+            f"architecture {architecture!r} can't have {type(callback).__name__}: {error} (the "
+            "study's `callbacks` are for every architecture, its own for it alone)"
+        ) from error
 
 
 def check_spaces(cell: CellConfig, env: VecEnv) -> None:

@@ -37,7 +37,7 @@ def read_tasks(games: Sequence[str], tasks: Entries = (), no_op_max: int = 0) ->
 
     entries: Any = tasks
     if isinstance(tasks, tuple | list):
-        entries = [_entry(each, f"tasks[{i}]") for i, each in enumerate(tasks)]
+        entries = [entry_of(each, f"tasks[{i}]") for i, each in enumerate(tasks)]
     try:
         return tasks_of(entries)
     except TypeError as error:
@@ -56,8 +56,12 @@ def as_entries(value: Any) -> Any:
     return tuple(tuple(each) if isinstance(each, list) else each for each in value)
 
 
-def _entry(entry: Any, where: str) -> Any:
-    """Give an id, an id with arguments, or the callable that ``module:callable`` stands for."""
+def entry_of(entry: Any, where: str) -> Any:
+    """Give an id, an id with arguments, or the callable that ``module:callable`` stands for.
+
+    :param where: what holds the entry
+    :raises ValueError: if there is no such id, module or callable
+    """
     import gymnasium as gym
 
     if isinstance(entry, str):

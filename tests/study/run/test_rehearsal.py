@@ -12,7 +12,7 @@ from sb3_moe.study.run.rehearsal import check_networks
 from sb3_moe.study.spec.architectures import named_architecture
 from sb3_moe.study.spec.config import Architecture
 from sb3_moe.study.spec.grid import StudyConfig
-from sb3_moe.study.spec.named import Named
+from sb3_moe.study.spec.named import Named, named
 
 VALUES = {
     "name": "two",
@@ -41,6 +41,47 @@ class Looks(BaseCallback):
 def test_callbacks_are_built_and_begin_nothing():
     own = Named(name=f"{__name__}:Looks")
     check_networks(cells(replace(named_architecture("dense"), callbacks=(own,))))
+
+
+@pytest.mark.parametrize(
+    ("callback", "cause"),
+    [
+        ("RoutingCallback", "the policy has no mixture of experts"),
+        ({"FreezeRouterCallback": {"every": 64}}, "the policy must have a router that learns"),
+        ("TaskTemperatureCallback", "`model` must have a temperature for each task"),
+        ({"TaskSwitchCallback": {"replay_buffer": "clear"}}, "`replay_buffer` must be 'keep'"),
+        ({"TaskSwitchCallback": {"restart_exploration": True}}, "without an epsilon"),
+        ({"TaskSwitchCallback": {"on_new_task": "add_expert"}}, "`on_new_task` can't be"),
+    ],
+)
+def test_a_callback_that_cant_take_the_model_is_named_with_its_network(callback, cause):
+    each = named(callback, "callbacks")
+    dense = replace(named_architecture("dense"), callbacks=(each,))
+    text = f"architecture 'dense' can't have {each.name}: .*{cause}.* its own for it alone"
+    with pytest.raises(ValueError, match=text):
+        check_networks(cells(named_architecture("soft-big"), dense))
+
+
+def test_what_needs_an_on_policy_algorithm_is_refused_for_others():
+    each = Named(name="TaskAdvantageCallback")
+    dense = replace(named_architecture("dense"), callbacks=(each,))
+    values = {name: value for name, value in VALUES.items() if name != "ppo"}
+    study = StudyConfig(**values, algorithm="DQN", architectures=(dense,))
+    with pytest.raises(ValueError, match="can't have TaskAdvantageCallback: advantages by task"):
+        check_networks(study.cells())
+
+
+class Particular(Looks):
+    """Says by itself what it takes."""
+
+    def check_model(self, model):
+        raise ValueError("not this one")
+
+
+def test_users_own_callbacks_may_say_what_they_take():
+    own = Named(name=f"{__name__}:Particular")
+    with pytest.raises(ValueError, match="'dense' can't have Particular: not this one"):
+        check_networks(cells(replace(named_architecture("dense"), callbacks=(own,))))
 
 
 def test_networks_that_can_be_built_pass():
