@@ -425,8 +425,8 @@ WAYS = {
 def test_a_loaded_model_goes_on_holding_with_the_same_counts(way, algorithm, tmp_path):
     save, load = WAYS[way]
     model = after_a_switch(algorithm)
-    save(model, tmp_path / "model.zip")
-    loaded = load(type(model), tmp_path / "model.zip", model.get_env())
+    save(model, tmp_path / f"model.{way}")
+    loaded = load(type(model), tmp_path / f"model.{way}", model.get_env())
     assert len(set(map(tuple, counts(loaded)))) >= 1
     assert counts(loaded) == counts(model)
     assert any(len(set(each)) > 1 for each in counts(loaded))
