@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -204,6 +205,14 @@ def _mode(env: VecEnv) -> str | None:
     return env.render_mode
 
 
+def _draws(env: VecEnv) -> bool:
+    """Draw once: many an environment says only then that it can't."""
+    env.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it says of it
+        return any(picture is not None for picture in env.get_images())
+
+
 def _built(build: Callable[..., VecEnv], frames: bool) -> tuple[VecEnv, str | None]:
     """Build an environment, and say why it has no pictures if it has none."""
     if not frames:
@@ -211,9 +220,7 @@ def _built(build: Callable[..., VecEnv], frames: bool) -> tuple[VecEnv, str | No
     env = None
     try:
         env = build(render_mode=PICTURES)
-        # Drawn once here, since many an environment says only then that it can't.
-        env.reset()
-        if any(picture is not None for picture in env.get_images()):
+        if _draws(env):
             return env, None
         why = NO_MODE
     except Exception as error:  # what a task can't draw, or lacks for it, is its own to say
