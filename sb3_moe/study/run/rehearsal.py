@@ -100,7 +100,7 @@ def _callbacks(cell: CellConfig) -> list[BaseCallback]:
 def _check_callback(callback: BaseCallback, model: BaseAlgorithm, architecture: str) -> None:
     """Ask a callback that can say it, the user's own too, whether it takes the model.
 
-    It isn't given the model: at its step 0 it might find the files of a run that goes on.
+    No more of it is called: at the model's step 0 it might find the files of a run that goes on.
     """
     check = getattr(callback, "check_model", None)
     if check is None:
