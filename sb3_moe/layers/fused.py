@@ -82,6 +82,7 @@ class Mixture(th.autograd.Function):
         x_TI, w1_KI, w2_KO, gates_TE, gates_TE1, hidden_TEH, gated_TK = kept
         if d_y_BO is None:
             d_y_BO = w2_KO.new_zeros(*x_BI.shape[:-1], w2_KO.shape[1])
+        # Not `flatten`, here and below, which many gradients at once have no rule for.
         d_y_TO = d_y_BO.reshape(-1, d_y_BO.shape[-1])
         d_gated_TEH = F.linear(d_y_TO, w2_KO).view_as(hidden_TEH)
         d_out_TEH = d_gated_TEH * gates_TE1
