@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sb3_moe.layers.checks import whole
+from sb3_moe.layers.checks import number, whole
 
 
 class LinearPerBlock:
@@ -15,12 +15,12 @@ class LinearPerBlock:
 
     :param initial: at the beginning of a block
     :param num_blocks: in the whole run
-    :raises TypeError: if ``num_blocks`` is no whole number
+    :raises TypeError: if ``initial`` is no number, or ``num_blocks`` no whole one
     :raises ValueError: if a number is out of range
     """
 
     def __init__(self, initial: float, num_blocks: int) -> None:
-        if not math.isfinite(initial):
+        if not math.isfinite(number("initial", initial)):
             raise ValueError(f"`initial` must be finite, got {initial}")
         if initial <= 0:
             raise ValueError(f"`initial` must be above 0, got {initial}")

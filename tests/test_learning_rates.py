@@ -10,6 +10,7 @@ from sb3_moe.learning_rates import LinearPerBlock
     [
         (float("nan"), 2, ValueError, r"^`initial` must be finite, got nan$"),
         (float("inf"), 2, ValueError, r"^`initial` must be finite, got inf$"),
+        ("1e-3", 2, TypeError, r"^`initial` must be a number, got '1e-3'$"),
         (-1.0, 2, ValueError, r"^`initial` must be above 0, got -1\.0$"),
         (1e-3, 2.5, TypeError, r"^`num_blocks` must be an int, got 2\.5$"),
         (1e-3, True, TypeError, r"^`num_blocks` must be an int, got True$"),

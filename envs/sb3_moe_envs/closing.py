@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -37,7 +38,10 @@ def close_all(closes: Iterable[Callable[[], Any]]) -> None:
     # Stable, so that of each kind the first stays first.
     heard, *others = sorted(errors, key=lambda error: isinstance(error, Exception))
     for other in others:
-        heard.add_note(f"closing also raised {type(other).__name__}: {other}")
+        if other is not heard:  # two may raise the same one
+            # As a traceback has it, whatever the error's own text raises.
+            said = "".join(traceback.format_exception_only(other)).strip()
+            heard.add_note(f"closing also raised {said}")
     raise heard
 
 

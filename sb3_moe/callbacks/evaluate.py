@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -55,9 +55,9 @@ class MultiTaskEvalCallback(PeriodicCallback):
     :param every: global steps between evaluations; those at task switches come on top
     :param n_eval_episodes: episodes of each task
     :param eval_env: a multi-task environment with the training tasks, each in a copy of its own;
-        one that is in no VecEnv gets the wrappers that SB3's models give theirs; None builds one
-        like the training environment, wrappers of the VecEnv included. If it is in a VecNormalize,
-        that takes over the training one's statistics and stops learning its own
+        an id's, or one that is in no VecEnv, gets the wrappers that SB3's models give theirs; None
+        builds one like the training environment, wrappers of the VecEnv included. If it is in a
+        VecNormalize, that takes over the training one's statistics and stops learning its own
     :param n_eval_envs: how many copies of each task to build, each of which plays its share of the
         episodes: another number plays other episodes. None: as many as episodes, up to ten; where a
         task's copies are stepped one by one no more than in training, and with
@@ -80,7 +80,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
         every: int,
         n_eval_episodes: int = 10,
         *,
-        eval_env: gym.Env[Any, Any] | VecEnv | None = None,
+        eval_env: gym.Env[Any, Any] | VecEnv | str | None = None,
         n_eval_envs: int | None = None,
         deterministic: bool = True,
         max_episode_steps: int | None = LONGEST,
@@ -122,7 +122,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
             self._close_own()
         if self.eval_env is not None:
             if not isinstance(self.eval_env, VecEnv):
-                self.eval_env = model._wrap_env(self.eval_env, verbose=0)
+                self.eval_env = model._wrap_env(maybe_make_env(self.eval_env, 0), verbose=0)
             _check_tasks(task_names(self.eval_env), self.task_names)
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(model)

@@ -5,6 +5,7 @@ Shapes: N tasks.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,10 @@ class ProbeCallback(PeriodicCallback):
             )
         if self.probe is None:
             self.probe = self._collect()
-        if self.probe is not None and len(self.probe) != len(self.task_names):
+        held: Any = len(self.probe) if isinstance(self.probe, Sized) else repr(self.probe)
+        if self.probe is not None and held != len(self.task_names):
             raise ValueError(
-                f"`probe` must hold one batch for each of {self.task_names}, got {len(self.probe)}"
+                f"`probe` must hold one batch for each of {self.task_names}, got {held}"
             )
         constants = {"task_names": np.array(self.task_names)}
         self.record = Record.of(model, vars(self).get("record"), self.log_path, constants)

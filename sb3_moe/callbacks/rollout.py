@@ -35,8 +35,8 @@ class TaskRolloutCallback(BaseCallback):
         super().__init__(verbose)
         whole("window", window)
         self.window = window
-        # The observation after the last step: another one stands there after a reset.
-        self._seen: Any = None
+        # The observations around the last step: another one stands there after a reset.
+        self._seen: tuple[Any, ...] = ()
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Read the tasks' names, and go on with the episodes of the same run."""
@@ -45,9 +45,9 @@ class TaskRolloutCallback(BaseCallback):
         self.task_names = task_names(env)
         self._of = (model, self.task_names, env.num_envs)
         goes_on = self._of == before and model.num_timesteps > 0
-        if not goes_on or model._last_obs is not self._seen:
+        if not goes_on or not any(model._last_obs is each for each in self._seen):
             # Episodes begin where the environment was reset, or is another one.
-            self._successes, self._seen = Successes(env.num_envs), None
+            self._successes, self._seen = Successes(env.num_envs), ()
         if goes_on:
             return
         self._ended = False
@@ -56,7 +56,9 @@ class TaskRolloutCallback(BaseCallback):
         ]
 
     def _on_step(self) -> bool:
-        infos, self._seen = self.locals["infos"], self.locals["new_obs"]
+        infos = self.locals["infos"]
+        # A learn that a callback ends keeps the one before; loops of one's own name it otherwise.
+        self._seen = (self.model._last_obs, self.locals.get("new_obs"))
         self._successes.step(infos)
         for i in np.flatnonzero(self.locals["dones"]).tolist():
             (task,), success = tasks_stepped([infos[i]], self.task_names), self._successes.end(i)

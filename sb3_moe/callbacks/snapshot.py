@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
+from sb3_moe.layers.checks import number
 from sb3_moe.snapshot.writing import (
     save_snapshot,
     snapshot_name,
@@ -33,6 +34,7 @@ class SnapshotCallback(PeriodicCallback):
     :param keep: how many of the latest snapshots stay, at least 1
     :param overwrite: whether another run may start in the folder; that removes its snapshots
     :param verbose: 1 prints each snapshot
+    :raises TypeError: if a number is none
     :raises ValueError: if a number is below 1, the environment, the model or its buffer can't be
         saved, or the folder holds another run's snapshots
     :raises OSError: if the folder can't be written to
@@ -48,7 +50,7 @@ class SnapshotCallback(PeriodicCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(every, verbose=verbose)
-        if keep < 1 or keep != int(keep):
+        if number("keep", keep) < 1 or keep != int(keep):
             raise ValueError(f"`keep` must be a whole number of at least 1, got {keep}")
         self.folder = Path(path) / "checkpoints"
         self.keep = int(keep)

@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
+from sb3_moe.layers.checks import whole_or_none
 from sb3_moe.tasks.of_env import task_names
 from sb3_moe.vec_env.make import make_multitask_vec_env
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
@@ -66,11 +67,13 @@ def make_pinned_env(
         which saves jax from compiling once more
     :param seed: of the environments
     :param render_mode: ``"rgb_array"`` for pictures; None: as in training
-    :raises ValueError: if it can't be rebuilt
+    :raises TypeError: if ``copies`` is no whole number
+    :raises ValueError: if it can't be rebuilt, or ``copies`` is below 1
     """
     from sb3_moe_envs.schedules import Interleave
     from sb3_moe_envs.tasks import only_new
 
+    whole_or_none("copies", copies)
     built_with = _built_with(training_env)
     arguments = {name: value for name, value in built_with.items() if name not in NOT_COPIED}
     arguments |= {"render_mode": render_mode} if render_mode else {}
@@ -124,8 +127,9 @@ def _built_with(env: VecEnv) -> dict[str, Any]:
     built_with: dict[str, Any] | None = getattr(env, "built_with", None)
     if built_with is None:
         raise ValueError(
-            "the training environment doesn't say how it was built; give `eval_env`, with each "
-            "task in a copy of its own, or build it with sb3_moe.make_multitask_vec_env(tasks)"
+            "the training environment doesn't say how it was built; build it with "
+            "sb3_moe.make_multitask_vec_env(tasks), or give MultiTaskEvalCallback an `eval_env`, "
+            "with each task in a copy of its own"
         )
     return built_with
 

@@ -70,12 +70,17 @@ def evaluate_tasks(
     :param deterministic: as in ``predict``
     :param max_episode_steps: an episode that takes more steps is an error, or one without an end
         would be played for ever; None: wait for its end
-    :raises TypeError: if a number isn't a whole one
+    :raises TypeError: if a number isn't a whole one, or ``env`` no VecEnv
     :raises ValueError: if a task is not played or isn't the model's, an episode is too long, or a
         number is below 1
     """
     whole_or_none("max_episode_steps", max_episode_steps)
     whole("n_eval_episodes", n_eval_episodes)
+    if not isinstance(env, VecEnv):
+        raise TypeError(
+            f"`env` must be a VecEnv, as make_vec_env or make_multitask_vec_env give it, got "
+            f"{type(env).__name__}"
+        )
     if isinstance(model, BaseAlgorithm):  # else there is nothing but a `predict`
         check_tasks(tasks_known(model), env)
     obs = env.reset()

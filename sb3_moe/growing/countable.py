@@ -37,7 +37,7 @@ def countable(policy: MoEPolicy, tower: str | None) -> dict[str, MoELayer]:
         if layer.needs_tasks:
             raise ValueError(
                 f"`router`={layer.name!r} has an expert for each task in {name}, so their number "
-                "can't change unless the tasks do: upcycle with `env` of other tasks instead"
+                "can't change: upcycle a dense model with `env` of other tasks instead"
             )
         _check_alone(name, layer)
     return found

@@ -113,6 +113,8 @@ def _check_task(policy: MoEPolicy, task: int | None) -> None:
     num_tasks = _num_tasks(policy)
     if isinstance(task, bool) or not isinstance(task, int | np.integer):
         raise TypeError(f"`task` must be an int, got {task!r}")
+    if not num_tasks:
+        raise ValueError(f"`task` must be None where observations tell no task, got {task}")
     if not 0 <= task < num_tasks:
         raise ValueError(
             f"`task` must be in [0, {num_tasks}), the tasks that observations tell, got {task}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -111,15 +112,24 @@ def check_folder(folder: Path, argument: str = "folder") -> None:
     :raises ValueError: naming the folder, and a file that stands in the way, or what the system
         says
     """
-    if folder.exists() and not folder.is_dir():
+    # A link that leads nowhere doesn't exist, and can't be made a folder either.
+    if os.path.lexists(folder) and not folder.is_dir():
         raise ValueError(f"`{argument}` must be a folder, got the file {folder}")
-    if not _is_a_cards(folder):
-        for name in WRITTEN:
-            if (folder / name).exists():
-                raise ValueError(
-                    f"`{argument}` must be a folder of its own, or an earlier card's, got "
-                    f"{folder}, whose {name} would be lost"
-                )
+    is_a_cards = _is_a_cards(folder)
+    for path in (folder / name for name in WRITTEN):
+        if not os.path.lexists(path):
+            continue
+        if not is_a_cards:
+            raise ValueError(
+                f"`{argument}` must be a folder of its own, or an earlier card's, got {folder}, "
+                f"whose {path.name} would be lost"
+            )
+        # What a link leads to, as in the Hub's own cache, is somebody else's.
+        if path.is_symlink() or not path.is_file():
+            raise ValueError(
+                f"`{argument}` must have plain files where a card has its own, got {folder}, whose "
+                f"{path.name} is a {'link' if path.is_symlink() else 'folder'}"
+            )
     # What isn't there is made when there is something to write.
     check_writable(next(each for each in (folder, *folder.parents) if each.exists()), argument)
 

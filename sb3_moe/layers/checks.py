@@ -38,11 +38,16 @@ def numbers_below(name: str, values: object, bound: int, of: str) -> None:
         raise ValueError(f"`{name}` must name each expert once, got {list(values)}")
 
 
-def not_negative(name: str, value: object) -> None:
-    """Raise unless a value is a finite number of at least 0, Python's own or numpy's."""
+def number(name: str, value: object) -> float:
+    """Return a number, Python's own or numpy's, or raise."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, got {value!r}")
-    if not 0.0 <= float(value) < float("inf"):
+    return float(value)
+
+
+def not_negative(name: str, value: object) -> None:
+    """Raise unless a value is a finite number of at least 0, Python's own or numpy's."""
+    if not 0.0 <= number(name, value) < float("inf"):
         raise ValueError(f"`{name}` must be at least 0 and finite, got {value}")
 
 

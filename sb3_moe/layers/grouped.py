@@ -15,6 +15,8 @@ import torch as th
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes
 
+from sb3_moe.layers.tracing import is_batched
+
 # `grouped_mm` wants the rows of every matrix to begin at multiples of so many bytes.
 ALIGNMENT = 16
 # Where it can be told whether it waits for the host.
@@ -85,6 +87,14 @@ class Rows(th.autograd.Function):
         """Return gradients that can be differentiated again."""
         x_MI, weight_EIO = ctx.saved_tensors
         needs_x, needs_weight, _ = ctx.needs_input_grad
+        if is_batched(grads[0]):
+            return (
+                _masked_rows(grads[0], weight_EIO.mT, ctx.groups) if needs_x else None,
+                _masked_outer(x_MI, grads[0], ctx.groups, len(weight_EIO))
+                if needs_weight
+                else None,
+                None,
+            )
         # An expanded gradient, as of a sum, has strides that `grouped_mm` refuses.
         grad_MO = grads[0].contiguous()
         return (
@@ -109,10 +119,12 @@ class Outer(th.autograd.Function):
         """Return gradients that can be differentiated again."""
         x_MI, y_MO = ctx.saved_tensors
         needs_x, needs_y, _ = ctx.needs_input_grad
-        grad_EIO = grads[0].contiguous()
+        is_many = is_batched(grads[0])
+        times = _masked_rows if is_many else rows_times
+        grad_EIO = grads[0] if is_many else grads[0].contiguous()
         return (
-            rows_times(y_MO, grad_EIO.mT, ctx.groups) if needs_x else None,
-            rows_times(x_MI, grad_EIO, ctx.groups) if needs_y else None,
+            times(y_MO, grad_EIO.mT, ctx.groups) if needs_x else None,
+            times(x_MI, grad_EIO, ctx.groups) if needs_y else None,
             None,
         )
 
@@ -135,6 +147,22 @@ def _outer(x_MI: th.Tensor, y_MO: th.Tensor, groups: Groups) -> th.Tensor:
     for (x, y), out in zip(pairs, out_EIO.unbind(), strict=True):
         th.mm(x.t(), y, out=out)
     return out_EIO
+
+
+def _masked_rows(x_MI: th.Tensor, weight_EIO: th.Tensor, groups: Groups) -> th.Tensor:
+    """Do as :func:`rows_times` by what torch knows of many at once: every expert on every row."""
+    return _masked(x_MI, groups, weight_EIO.shape[-3]).matmul(weight_EIO).sum(-3)
+
+
+def _masked_outer(x_MI: th.Tensor, y_MO: th.Tensor, groups: Groups, num_experts: int) -> th.Tensor:
+    """Do as :func:`outer_sums` by what torch knows of many at once."""
+    return _masked(x_MI, groups, num_experts).mT.matmul(y_MO)
+
+
+def _masked(x_MI: th.Tensor, groups: Groups, num_experts: int) -> th.Tensor:
+    """Return the rows of each expert, with zeros where they are another's: (E, M, I)."""
+    ids_E = th.arange(num_experts, device=x_MI.device)
+    return x_MI.unsqueeze(-3) * (groups.experts_M == ids_E.unsqueeze(1)).unsqueeze(2)
 
 
 def _outer_as(

@@ -111,8 +111,10 @@ def _gradients_again(
     needed: Sequence[bool], y_ETO: th.Tensor, gates_TE: th.Tensor, d_TO: th.Tensor
 ) -> tuple[th.Tensor | None, ...]:
     """Return the gradients by torch's own operations, which it can differentiate."""
-    inputs, again = (y_ETO, gates_TE), th.is_grad_enabled()
+    again = th.is_grad_enabled()
     with th.enable_grad():
+        # Of a view: hooks on what was saved, and paths between the two, are the outer pass's.
+        inputs = y_ETO, gates_TE = y_ETO.view_as(y_ETO), gates_TE.view_as(gates_TE)
         y_TO = gated_sum(th.stack(gram_schmidt(y_ETO)[0]), gates_TE)
     wanted = [each for each, is_needed in zip(inputs, needed, strict=True) if is_needed]
     gradients = iter(th.autograd.grad(y_TO, wanted, d_TO, create_graph=again))

@@ -176,7 +176,12 @@ def _check_combination(options: MoEOptions) -> None:
             f"`combine`={options.combine!r} needs `tokens`='sample', got {options.tokens!r}"
         )
     if options.router_class.leaves_out:
-        able = [name for name, each in ROUTERS.items() if not each.leaves_out]
+        where = options.tokens, options.place.name
+        able = [
+            name
+            for name, each in ROUTERS.items()
+            if not each.leaves_out and each.why_invalid(*where) is None
+        ]
         raise ValueError(
             f"`combine`={options.combine!r} needs a `router` that runs every expert, of {able}, "
             f"got {options.router_class.name!r}"

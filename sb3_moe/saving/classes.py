@@ -69,6 +69,14 @@ def is_custom(value: Any) -> bool:
     return isinstance(value, dict) and set(value) == {"custom"}
 
 
+def names_asked(value: Any) -> set[str]:
+    """Return the names of all objects of the user's own in a file's JSON."""
+    if is_custom(value):
+        return {str(value["custom"])}
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return set().union(*map(names_asked, inner))
+
+
 def name_of(role: str, value: Any) -> dict[str, str]:
     """Return the JSON of a class, or of a function that the user names.
 

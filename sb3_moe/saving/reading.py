@@ -24,7 +24,7 @@ from sb3_moe.policies.start_scale import unscaled
 from sb3_moe.saving import archive, strict_json
 from sb3_moe.saving.archive import Archive
 from sb3_moe.saving.arguments import decode_arguments, set_arguments, set_schedules
-from sb3_moe.saving.classes import algorithm_of, policy_of
+from sb3_moe.saving.classes import algorithm_of, names_asked, policy_of
 from sb3_moe.saving.devices import check_device
 from sb3_moe.saving.errors import UnsafeFileError, blaming
 from sb3_moe.saving.hindsight import hindsight_buffer, is_hindsight
@@ -217,10 +217,14 @@ class _Saved:
             self.normalizer = SavedNormalizer(decoder, state["normalizer"])
 
     def refuse_as_custom(self, given: Mapping[str, Any]) -> None:
-        """Raise TypeError for the algorithm's own arguments, which SB3's ``load`` would take."""
-        names = {name for part in self._values.values() for name in part}
+        """Raise TypeError for the algorithm's own arguments, which SB3's ``load`` would take.
+
+        A class or function of its maker's may be called like one.
+        """
+        names = {name for part in self._values.values() for name in part} | {"policy_class"}
+        own = names_asked(self._state)
         for name in given:
-            if name in names:
+            if name in names and name not in own:
                 raise TypeError(f"{_ONLY_CLASSES}, got {name!r}, an argument; {_ELSEWHERE}")
 
     def build(self, venv: VecEnv | None, device: th.device | str) -> Any:

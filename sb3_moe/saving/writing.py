@@ -56,7 +56,7 @@ def save(
     """
     model_of_sb3(model)
     path = Path(path)
-    if path.suffix == ".zip":
+    if path.suffix.lower() == ".zip":
         raise ValueError(
             f"`path` must not end in .zip, which SB3's `load` would open, got {str(path)!r}: leave "
             "the ending out, or use .moe"

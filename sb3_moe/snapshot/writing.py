@@ -25,7 +25,7 @@ from sb3_moe.snapshot.run_state import RunState, write_state
 
 
 def save_snapshot(
-    model: BaseAlgorithm, path: Path, *, drawn: bool = True, whole: bool = True
+    model: BaseAlgorithm, path: str | Path, *, drawn: bool = True, whole: bool = True
 ) -> None:
     """Write a snapshot of a model that is about to start a rollout, or to end its training.
 
@@ -36,6 +36,7 @@ def save_snapshot(
     :raises ValueError: if the environment's state can't be saved
     :raises OSError: if it can't be written
     """
+    path = Path(path)
     with _temporary(path) as temporary:
         _write(model, temporary, drawn=drawn, whole=whole)
         write_manifest(temporary, unhashed=(replay_file.SAFE,))

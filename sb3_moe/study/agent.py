@@ -126,14 +126,13 @@ def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
     named = _in_order(tasks[0] if len(tasks) == 1 and tasks[0] in SUITES else list(tasks), space)
     if len(tasks) == 1 and tasks[0] not in SUITES:
         found = _typed(tasks[0])
-        if callable(found):
-            env = found()
-        else:
+        # What one's own callable builds can be built again, for a replay, in a world alone.
+        if not callable(found):
             env_id, arguments = found
             env = gym.make(game_id(env_id), **arguments)
-        if env.observation_space == space:
-            return env
-        env.close()
+            if env.observation_space == space:
+                return env
+            env.close()
     problems = []
     for shown in SHOWN:
         try:
@@ -177,8 +176,8 @@ def _in_order(tasks: str | list[str], space: spaces.Space[Any]) -> Any:
 def _typed(word: str) -> Any:
     """Give an id with its arguments, or what ``module:callable`` stands for."""
     env_id, arguments = typed_task(word)
-    if ":" in env_id and not arguments:
-        found = entry_of(env_id, "--tasks")
+    if ":" in env_id:
+        found = entry_of((env_id, arguments) if arguments else env_id, "--tasks")
         if callable(found):
             return found
     return env_id, arguments

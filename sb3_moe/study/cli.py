@@ -219,8 +219,9 @@ def console_script() -> None:
         asked = words in (["-h"], ["--help"])
         print(USAGE, file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
-    # pygame, which draws CartPole and the like, would look for what plays sounds, and complain.
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    # pygame, which draws CartPole and the like, would look for a screen and what plays sounds.
+    for driver in ("SDL_AUDIODRIVER", "SDL_VIDEODRIVER"):
+        os.environ.setdefault(driver, "dummy")
     # As `python -m` does, so that `mine:Policy` is found here too, and in the processes of cells.
     sys.path.insert(0, os.getcwd())
     if words[0] == "watch":

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sb3_moe.study.commands import check_claims, say
+from sb3_moe.study.commands import check_claims, rehearse, say
 from sb3_moe.study.run.engine import check_processes
 from sb3_moe.study.run.jobs import Job, refuse_changes, survey
 from sb3_moe.study.run.speeds import measured_speeds, steps_to_measure
@@ -26,7 +26,8 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
     """Print what would run, and how long it would take.
 
     :raises ValueError: if a claim or the number of processes is wrong, a folder was made by another
-        configuration, or this machine lacks the device on which speeds are to be measured
+        configuration, a network can't be built, or this machine lacks the device on which speeds
+        are to be measured
     """
     check_claims(study, console)
     processes = check_processes(processes)
@@ -37,6 +38,7 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
     say(console, f"{len(jobs)} cells, {len(jobs) - len(left)} done, folder {root}")
     if not left:
         return 0
+    rehearse(left, root)
     steps, measured = sum(map(_steps_left, left)), steps_to_measure(jobs)
     if steps <= measured:
         say(

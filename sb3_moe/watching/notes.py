@@ -21,7 +21,6 @@ from sb3_moe.observations.batches import Obs, concatenate, select
 from sb3_moe.plasticity.dormant import TAUS, dormant_fraction, dormant_fraction_per_expert
 from sb3_moe.plasticity.hidden_layers import hidden_layers
 from sb3_moe.plasticity.probe import policy_activations
-from sb3_moe.watching.pictures import as_bytes
 from sb3_moe.watching.replay import Frame, Sleep, Track
 
 # Observations on which units are asked whether they sleep.
@@ -58,7 +57,7 @@ class Notes:
         self,
         copy: int,
         obs: Any,
-        pictures: Sequence[Any] | None,
+        pictures: Sequence[Frame | None] | None,
         decision: Decision,
         gates: Mapping[str, th.Tensor],
     ) -> None:
@@ -126,11 +125,11 @@ class Notes:
     def _floats(self, name: str) -> npt.NDArray[np.float32]:
         return np.array(self._rows[name], np.float32)
 
-    def _frame(self, picture: Any) -> int:
+    def _frame(self, picture: Frame | None) -> int:
         """Return the number of a picture; one that was there before is kept once."""
         if picture is None:
             return -1
-        frame = np.ascontiguousarray(as_bytes(picture))
+        frame = np.ascontiguousarray(picture)
         key = str(frame.shape).encode() + hashlib.sha256(frame.data).digest()
         if key not in self._frames:
             self._frames[key] = len(self._frames), frame.copy()

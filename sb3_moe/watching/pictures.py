@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Photos are drawn no larger than this, in pixels.
 LARGEST = 480
 PALETTE = 256
+# What may stand behind height and width.
+CHANNELS = ((), (1,), (3,), (4,))
 
 
 def as_bytes(picture: npt.ArrayLike) -> Frame:
@@ -33,6 +35,22 @@ def as_bytes(picture: npt.ArrayLike) -> Frame:
     values = np.nan_to_num(frame.astype(np.float64), posinf=255.0, neginf=0.0)
     is_share = frame.dtype.kind in "bf" and ((values >= 0.0) & (values <= 1.0)).all()
     return np.clip(np.rint(values * 255.0 if is_share else values), 0.0, 255.0).astype(np.uint8)
+
+
+def as_frame(picture: Any) -> Frame:
+    """Return what an environment drew, or raise for what is no picture.
+
+    :param picture: (height, width), or with 1, 3 or 4 channels behind, of any numbers
+    :raises ValueError: if it is anything else, such as a text or a list of pictures
+    """
+    frame = np.asarray(picture)
+    is_picture = frame.ndim in (2, 3) and frame.size > 0 and frame.shape[2:] in CHANNELS
+    if frame.dtype.kind not in "buif" or not is_picture:
+        raise ValueError(
+            "`render()` must give an array of numbers (height, width), or with 1, 3 or 4 channels "
+            f"behind, got {type(picture).__name__} {frame.shape if frame.ndim else ''}".rstrip()
+        )
+    return as_bytes(frame)
 
 
 def shrunk(frame: Frame) -> Frame:

@@ -28,8 +28,8 @@ from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.tasks.of_env import action_meanings, tasks_played
 from sb3_moe.watching.interventions import mixtures_of, without_expert
 from sb3_moe.watching.notes import Notes
-from sb3_moe.watching.replay import Mixture, Replay, Run, Track
-from sb3_moe.watching.stage import Stage, seed_generators, stage_for
+from sb3_moe.watching.replay import Frame, Mixture, Replay, Run, Track
+from sb3_moe.watching.stage import Stage, drawn, seed_generators, stage_for, why_not_drawn
 
 Expert = str | tuple[str, int]
 AS_IT_IS = "the agent as it is"
@@ -101,7 +101,7 @@ def watch(
             stage.leave()
     title = f"{type(model).__name__} with {type(model.policy).__name__}"
     kind, critics = player.kind_and_critics
-    return Replay(title, stage.names, kind, critics, mixtures, runs, stage.no_frames)
+    return Replay(title, stage.names, kind, critics, mixtures, runs, player.no_frames)
 
 
 def expert_named(expert: Expert) -> tuple[str, int]:
@@ -177,6 +177,8 @@ class _Player:
         self._episodes, self._max_steps = episodes, max_steps
         self._deterministic = deterministic
         self._masked = takes_masks(model, stage.env)
+        #: Why there are no pictures, or no more from some step on; None if there are.
+        self.no_frames = stage.no_frames
         self._mind = Mind(model)
         self._meanings = action_meanings(stage.env)
 
@@ -212,7 +214,7 @@ class _Player:
         states, starts = None, np.ones(env.num_envs, dtype=bool)
         self._mind.wake()
         while running := [c for c, n in notes.items() if not n.is_over(self._goal)]:
-            pictures = env.get_images() if self._stage.no_frames is None else None
+            pictures = self._pictures()
             playing = tasks_played(env)
             masks = self._masks()
             decision, gates = self._mind.look(obs, starts, **masks)
@@ -233,6 +235,16 @@ class _Player:
                 env.set_options({"task_id": tasks[0]})
                 obs, starts = env.reset(), np.ones(env.num_envs, dtype=bool)
         return [each.track(self._model.policy, list(self._mind.layers)) for each in notes.values()]
+
+    def _pictures(self) -> list[Frame | None] | None:
+        """Draw every copy, until one of them can't be drawn: it is played on without pictures."""
+        if self.no_frames is not None:
+            return None
+        try:
+            return drawn(self._stage.env)
+        except Exception as error:  # an environment may raise anything
+            self.no_frames = why_not_drawn(error)
+            return None
 
     @property
     def _others_follow(self) -> bool:

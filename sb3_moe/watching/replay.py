@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Frame = npt.NDArray[np.uint8]
 MOST_STRONGEST = 4
+# What films are called, and pages aren't.
+KINDS = (".gif", ".mp4")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Replay:
     :param critics: names of the critics
     :param mixtures: in the order of the policy
     :param runs: the first is the agent as it is; the same seed for all
-    :param no_frames: why there are no pictures; None if there are
+    :param no_frames: why there are no pictures, or no more from some step on; None if all are there
     :param importance: returns with each expert off, if these were asked for
     """
 
@@ -168,8 +170,13 @@ class Replay:
         """Write the page.
 
         :param path: of an HTML file; its folder is made
+        :raises ValueError: if the name is a film's or a picture's
         """
         path = Path(path)
+        if path.suffix.lower() in KINDS:
+            raise ValueError(
+                f"`path` must be an HTML file's, got {path.name!r}: `to_video` writes films"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         text = self.to_html()
         with atomic(path) as temporary:

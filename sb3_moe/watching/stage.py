@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import set_random_seed
@@ -32,6 +33,8 @@ from sb3_moe.evaluation.pinned_env import (
 )
 from sb3_moe.tasks.known import check_tasks, tasks_known
 from sb3_moe.tasks.of_env import task_names
+from sb3_moe.watching.pictures import as_frame
+from sb3_moe.watching.replay import Frame
 
 MONITOR = f"{Monitor.__module__}:{Monitor.__name__}"
 PICTURES = "rgb_array"
@@ -192,7 +195,9 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
         raise ValueError(f"{rule}{strange[0]} around it doesn't say how another one is built")
     if why := not_wrapped_again_since(env):
         raise ValueError(f"{rule}{why}")
-    spec = replace(spec, additional_wrappers=others)
+    # No second window opens where the first shows what humans see.
+    kwargs = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
+    spec = replace(spec, additional_wrappers=others, kwargs=kwargs)
     # A class of one's own need not take it.
     mode: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     again: list[Callable[[], gym.Env[Any, Any]]] = [lambda: Monitor(gym.make(spec, **mode))]
@@ -205,12 +210,29 @@ def _mode(env: VecEnv) -> str | None:
     return env.render_mode
 
 
+def drawn(env: VecEnv) -> list[Frame | None]:
+    """Return a picture of every copy, None of one that draws none.
+
+    :param env: whatever it raises is raised
+    :raises ValueError: if what it drew is no picture
+    """
+    return [None if each is None else as_frame(each) for each in env.get_images()]
+
+
+def why_not_drawn(error: Exception) -> str:
+    """Say in one line why there are no pictures."""
+    return str(error) or f"drawing raised {type(error).__name__}"
+
+
 def _draws(env: VecEnv) -> bool:
-    """Draw once: many an environment says only then that it can't."""
+    """Draw, before a step and after it: many an environment says only then that it can't."""
     env.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it says of it
-        return any(picture is not None for picture in env.get_images())
+        if any(picture is not None for picture in drawn(env)):
+            return True
+        env.step(np.array([env.action_space.sample() for _ in range(env.num_envs)]))
+        return any(picture is not None for picture in drawn(env))
 
 
 def _built(build: Callable[..., VecEnv], frames: bool) -> tuple[VecEnv, str | None]:
@@ -224,7 +246,7 @@ def _built(build: Callable[..., VecEnv], frames: bool) -> tuple[VecEnv, str | No
             return env, None
         why = NO_MODE
     except Exception as error:  # what a task can't draw, or lacks for it, is its own to say
-        why = str(error) or f"drawing raised {type(error).__name__}"
+        why = why_not_drawn(error)
     if env is not None:
         env.close()
     return build(), why

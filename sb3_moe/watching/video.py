@@ -9,7 +9,7 @@ import io
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,15 +17,12 @@ from sb3_moe.extras import require
 from sb3_moe.files.atomic import atomic
 from sb3_moe.watching.colours import COLOURS
 from sb3_moe.watching.pictures import shrunk
-
-if TYPE_CHECKING:
-    from sb3_moe.watching.replay import Frame, Replay, Track
+from sb3_moe.watching.replay import KINDS, Frame, Replay, Track
 
 BACK, INK, EMPTY = "#ffffff", "#1b1f24", "#dfe4ea"
 GAP, LINE = 12, 18
 # Room for the gates, in pixels.
 NARROWEST = 160
-KINDS = (".gif", ".mp4")
 
 
 def write_video(

@@ -12,7 +12,13 @@ from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 from toy import Toy, pinned, toy_vec_env
 
-from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
+from sb3_moe.callbacks import (
+    MultiTaskEvalCallback,
+    TaskRolloutCallback,
+    evaluate_tasks,
+    make_pinned_env,
+)
+from sb3_moe.vec_env import make_multitask_vec_env
 
 
 class Constant:
@@ -215,8 +221,16 @@ def test_a_training_environment_without_tasks_says_which_call_builds_one():
 
 
 def test_an_environment_that_cannot_be_rebuilt_asks_for_one():
-    with pytest.raises(ValueError, match="doesn't say how it was built; give `eval_env`"):
+    with pytest.raises(ValueError, match=r"doesn't say how it was built; .* an `eval_env`"):
         make_ppo().learn(64, callback=MultiTaskEvalCallback(64))
+
+
+def test_what_builds_and_plays_environments_says_what_it_takes():
+    env = make_multitask_vec_env(["CartPole-v1"], seed=0)
+    with pytest.raises(ValueError, match="`copies` must be at least 1, got 0"):
+        make_pinned_env(env, 0)
+    with pytest.raises(TypeError, match=r"`env` must be a VecEnv, .* got TimeLimit"):
+        evaluate_tasks(make_ppo(), gym.make("CartPole-v1"), 1)
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,22 @@ def test_of_several_errors_the_first_is_heard_but_ctrl_c_before_it_with_notes_of
         close_all([partial(closing, error) for error in errors[::2]])
 
 
+class SpeechlessError(ValueError):
+    def __str__(self):
+        raise TypeError("no words")
+
+
+def test_what_is_said_of_the_others_never_hides_the_error_that_is_heard():
+    def closing(error):
+        raise error
+
+    first = OSError("a")
+    with pytest.raises(OSError, match="a") as caught:
+        close_all([partial(closing, error) for error in (first, SpeechlessError(), first)])
+    [note] = caught.value.__notes__
+    assert "SpeechlessError" in note
+
+
 @pytest.mark.parametrize("schedule", [None, Interleave("episodes")])
 def test_a_copy_that_cant_be_built_closes_those_before_it(schedule):
     is_open = []

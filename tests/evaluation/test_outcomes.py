@@ -6,6 +6,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
@@ -137,6 +138,19 @@ def test_an_environment_that_is_put_in_has_no_success_of_the_episode_before(begi
     assert [success for *_, success in callback._episodes[0]] == ended[begins]
     model.learn(3, callback, reset_num_timesteps=False)
     assert callback._episodes[0][-1][2] == float(begins != "another")
+
+
+class StopAtTwo(BaseCallback):
+    def _on_step(self):
+        return self.n_calls < 2
+
+
+def test_an_episode_goes_on_where_a_callback_ended_the_learn_before():
+    env, callback = lone(1.0), TaskRolloutCallback()
+    model = PPO("MultiInputPolicy", env, n_steps=3, batch_size=3, n_epochs=1)
+    model.learn(3, [callback, StopAtTwo()])  # within its first episode, at the success
+    model.learn(3, callback, reset_num_timesteps=False)
+    assert [success for *_, success in callback._episodes[0]] == [1.0]
 
 
 def test_success_starts_anew_with_each_episode():

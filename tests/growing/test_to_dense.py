@@ -148,6 +148,12 @@ REFUSED = {
 }
 
 
+def test_a_task_where_observations_tell_none_is_said_to_be_none():
+    model = make("PPO", "MoeMlpPolicy", num_experts=1)
+    with pytest.raises(ValueError, match="must be None where observations tell no task, got 0"):
+        to_dense(model, task=0)
+
+
 def test_the_number_of_a_task_may_be_numpys():
     model = flat(router="task")
     found, expected = (state_of(to_dense(model, task=task)) for task in (np.int64(1), 1))

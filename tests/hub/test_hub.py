@@ -181,6 +181,27 @@ def test_files_of_other_origin_are_not_written_over(name, model, tmp_path):
     assert (tmp_path / name).read_text() == "mine"
 
 
+def test_links_and_folders_where_a_card_has_files_are_left_alone(model, tmp_path):
+    card_folder = write_folder(model, tmp_path / "card", episodes=1, max_steps=2)
+    mine = tmp_path / "notes.md"
+    mine.write_text("mine")
+    (card_folder / "README.md").unlink()
+    (card_folder / "README.md").symlink_to(mine)
+    before = (card_folder / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=r"`folder` must have plain .* README\.md is a link$"):
+        write_folder(model, card_folder)
+    assert mine.read_text() == "mine"
+    (card_folder / "README.md").unlink()
+    (card_folder / "replay.gif").unlink(missing_ok=True)
+    (card_folder / "replay.gif").mkdir()
+    with pytest.raises(ValueError, match=r"`folder` must have plain .* replay\.gif is a folder$"):
+        write_folder(model, card_folder)
+    assert (card_folder / "config.json").read_bytes() == before
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"`folder` must be a folder, got the file .*nowhere"):
+        write_folder(model, tmp_path / "nowhere")
+
+
 def test_a_place_that_cant_be_written_is_named_before_anything_is_played(model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(

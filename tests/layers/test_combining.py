@@ -81,6 +81,25 @@ def test_many_gradients_can_be_taken_at_once():
     th.testing.assert_close(found, tuple(map(th.stack, zip(*each, strict=True))))
 
 
+def test_what_hangs_on_an_output_is_called_once_where_gradients_are_differentiated_again():
+    y, gates = rows(3)
+    outputs, calls = y * 1.0, []
+    outputs.register_hook(lambda gradient: calls.append(1) or 2.0 * gradient)
+    d = th.randn(7, 8, dtype=th.float64)
+    found = th.autograd.grad(Orthogonal.mixture(outputs, gates), y, d, create_graph=True)
+    (once,) = th.autograd.grad(summed(y, gates), y, d)
+    th.testing.assert_close(found, (2.0 * once,))
+    assert calls == [1]
+
+
+def test_gates_that_depend_on_the_outputs_have_their_part_counted_once():
+    y, _ = rows(3)
+    d = th.randn(7, 8, dtype=th.float64)
+    one, parts = (each(y, y.mean(2).t()) for each in (Orthogonal.mixture, summed))
+    gradients = [th.autograd.grad(each, y, d, create_graph=True) for each in (one, parts)]
+    th.testing.assert_close(*gradients)
+
+
 def test_what_needs_no_gradient_gets_none():
     y, gates = rows(3)
     (only_y,) = th.autograd.grad(Orthogonal.mixture(y, gates.detach()).sum(), y)

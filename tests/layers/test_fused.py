@@ -155,7 +155,7 @@ def test_many_gradients_can_be_taken_at_once(make):
 
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("k", [1, 2])
-def test_gradients_of_sorted_rows_can_be_differentiated_again(at_once, k):
+def test_gradients_of_sorted_rows_can_be_differentiated_again_and_taken_many_at_once(at_once, k):
     if at_once and not grouped.can_group(th.device("cpu"), th.float64):
         pytest.skip("this torch has no grouped_mm for it")
     th.manual_seed(0)
@@ -172,6 +172,11 @@ def test_gradients_of_sorted_rows_can_be_differentiated_again(at_once, k):
     th.testing.assert_close(call(x, weight, bias), expected)
     assert th.autograd.gradcheck(call, (x, weight, bias))
     assert th.autograd.gradgradcheck(call, (x, weight, bias))
+    many = th.randn(4, len(order), 3, dtype=th.float64)
+    inputs, y = (x, weight, bias), call(x, weight, bias)
+    found = th.autograd.grad(y, inputs, many, is_grads_batched=True, retain_graph=True)
+    each = [th.autograd.grad(y, inputs, d, retain_graph=True) for d in many]
+    th.testing.assert_close(found, tuple(map(th.stack, zip(*each, strict=True))))
 
 
 @pytest.mark.parametrize("k", [1, 2])

@@ -306,7 +306,8 @@ WRONG = [
     ({"combine": "sum2"}, r"`combine` must be one of \['sum', 'orthogonal'\], got 'sum2'"),
     (
         {"combine": "orthogonal", "router": "top_k"},
-        "`combine`='orthogonal' needs a `router` that runs every expert, .* got 'top_k'",
+        r"`combine`='orthogonal' needs a `router` that runs every expert, of \['soft', 'embedding"
+        r"', .* got 'top_k'",
     ),
     (
         {"combine": "orthogonal", "num_experts": 9},

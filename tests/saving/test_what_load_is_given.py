@@ -3,6 +3,7 @@
 import arena
 import pytest
 import torch as th
+from stable_baselines3 import PPO
 
 import sb3_moe
 from sb3_moe import UnsafeFileError
@@ -47,11 +48,22 @@ def test_a_wrong_argument_is_named_before_the_file_is_opened(arguments, error, m
     assert not isinstance(caught.value, UnsafeFileError)
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "clip_range", "policy_kwargs"])
+@pytest.mark.parametrize("name", ["learning_rate", "clip_range", "policy_kwargs", "policy_class"])
 def test_an_argument_is_no_custom_object_whatever_it_is(name, path):
     text = f"must hold classes and functions, .* got '{name}', an argument; other arguments are"
     with pytest.raises(TypeError, match=text):
         sb3_moe.load(path, device="cpu", custom_objects={name: lambda _: 1e-5})
+
+
+def clip_range(progress_remaining):
+    return 0.1 + 0.1 * progress_remaining
+
+
+def test_a_function_of_ones_own_may_be_called_like_an_argument(tmp_path):
+    model = PPO("MoeMlpPolicy", "CartPole-v1", clip_range=clip_range, device="cpu")
+    sb3_moe.save(model, tmp_path / "own.moe")
+    again = sb3_moe.load(tmp_path / "own.moe", custom_objects={"clip_range": clip_range})
+    assert again.clip_range(0.5) == pytest.approx(0.15)
 
 
 def test_a_class_that_this_file_has_no_name_for_does_no_harm(path):

@@ -349,6 +349,11 @@ def test_keeping_no_snapshot_or_part_of_one_is_refused(tmp_path, keep):
         SnapshotCallback(1, tmp_path, keep=keep)
 
 
+def test_a_number_of_snapshots_that_is_none_is_named(tmp_path):
+    with pytest.raises(TypeError, match="`keep` must be a number, got None"):
+        SnapshotCallback(1, tmp_path, keep=None)
+
+
 def test_what_else_lies_among_the_snapshots_is_left_alone(tmp_path):
     others = [tmp_path / "checkpoints" / name for name in ("step-000000000016 (copy)", "step-x")]
     for other in others:

@@ -297,7 +297,7 @@ def test_an_algorithm_of_another_kind_says_that_it_is_not_the_same(tmp_path):
 
 def test_a_snapshot_of_another_device_goes_on_and_says_that_it_is_not_the_same(tmp_path):
     model = EXACT["RecurrentPPO"]().learn(20)
-    save_snapshot(model, tmp_path / "snapshot")
+    save_snapshot(model, str(tmp_path / "snapshot"))
     file = tmp_path / "snapshot" / "state.json"
     state = json.loads(file.read_text())
     generators = state["generators"]["dict"]

@@ -290,16 +290,20 @@ def test_the_console_script_says_what_it_can_do(capsys, monkeypatch):
     assert all(f"sb3-moe {word} " in text for word in ("study", "watch", "card"))
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, "dummy"), ("alsa", "alsa")])
-def test_the_console_script_makes_no_sound_unless_told_to(before, after, monkeypatch):
-    monkeypatch.delenv("SDL_AUDIODRIVER", raising=False)
-    if before is not None:
-        monkeypatch.setenv("SDL_AUDIODRIVER", before)
+@pytest.mark.parametrize(("before", "after"), [(None, "dummy"), ("own", "own")])
+def test_the_console_script_asks_for_no_sound_and_no_screen_unless_told_to(
+    before, after, monkeypatch
+):
+    drivers = ("SDL_AUDIODRIVER", "SDL_VIDEODRIVER")
+    for driver in drivers:
+        monkeypatch.delenv(driver, raising=False)
+        if before is not None:
+            monkeypatch.setenv(driver, before)
     monkeypatch.setattr("sys.path", list(sys.path))
     monkeypatch.setattr("sys.argv", ["sb3-moe", "watch", "agent.moe"])
     with pytest.raises(SystemExit):
         cli.console_script()
-    assert os.environ["SDL_AUDIODRIVER"] == after
+    assert [os.environ[driver] for driver in drivers] == [after, after]
 
 
 def test_the_console_script_wants_its_first_word(capsys, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_moe
 from sb3_moe.study import card, watch
@@ -107,8 +108,26 @@ def test_tasks_of_ones_own_are_named_on_the_command_line_as_in_a_studys_file(tmp
         assert names == [each.__name__ for each in tasks]
 
 
-def test_a_task_of_ones_own_that_isnt_there_is_named(files, capsys):
-    words = [str(files / "agent.moe"), "--tasks", f"{__name__}:none", "CartPole-v1"]
+def short_poles():
+    env = gym.make("CartPole-v1")
+    env.unwrapped.theta_threshold_radians = 1e-9  # which no id says: it ends at its first step
+    return env
+
+
+def test_what_ones_own_task_builds_is_played_for_an_agent_without_tasks_too(tmp_path):
+    model = PPO("MoeMlpPolicy", DummyVecEnv([short_poles]), 1e-3, 8, 8, seed=0)
+    sb3_moe.save(model, tmp_path / "own.moe")
+    command = [str(tmp_path / "own.moe"), "--tasks", f"{__name__}:short_poles"]
+    with pytest.warns(UserWarning, match="gives no pictures"):
+        assert main([*command, "--out", str(tmp_path / "page.html")]) == 0
+    data = data_of((tmp_path / "page.html").read_text())
+    assert data["tasks"] == ["short_poles"]
+    assert [track["steps"] for track in data["runs"][0]["tracks"]] == [1]
+
+
+@pytest.mark.parametrize("word", [f"{__name__}:none", f"{__name__}:short_poles(length=3)"])
+def test_a_task_of_ones_own_that_isnt_there_or_takes_no_arguments_is_named(word, files, capsys):
+    words = [str(files / "agent.moe"), "--tasks", word, "CartPole-v1"]
     assert main(words) == 2
     assert "`--tasks` must be a registered Gymnasium id" in capsys.readouterr().err
 

@@ -209,6 +209,69 @@ def test_a_registered_class_that_takes_no_render_mode_is_played_too():
     assert len(replay.runs[0].tracks[0]) == 6
 
 
+def draws(pictures):
+    """Return an environment that draws these, the last of them for ever, or raises one of them."""
+
+    class Drawing(shown.Shown):
+        def render(self):
+            found = pictures[min(self.count, len(pictures) - 1)]
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+    return Drawing(render_mode="rgb_array")
+
+
+PICTURE = np.zeros((4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "why", "drawn"),
+    [
+        ([NotImplementedError()], "drawing raised NotImplementedError", 0),
+        ([PICTURE, PICTURE, OSError("no screen")], "no screen", 2),
+        (["# text #"], r"`render()` must give an array of numbers (height, width), or", 0),
+        ([[PICTURE, PICTURE]], "channels behind, got list (2, 4, 4, 3)", 0),
+        ([np.zeros((0, 4, 3))], "channels behind, got ndarray (0, 4, 3)", 0),
+    ],
+)
+def test_what_cant_be_drawn_at_some_step_is_played_on_without_pictures(pictures, why, drawn):
+    replay = sb3_moe.watch(shown.agent(shown.Shown(), "MoeMlpPolicy"), draws(pictures))
+    [track] = replay.runs[0].tracks
+    assert why in replay.no_frames
+    assert len(track) == shown.LENGTH
+    assert (track.frame_T >= 0).sum() == drawn
+    assert "noframes" in replay.to_html()
+
+
+def test_what_draws_nothing_before_its_first_step_has_pictures_from_there_on():
+    gym.register("Late-v0", lambda render_mode=None: draws([None, PICTURE]))
+    try:
+        replay = sb3_moe.watch(PPO("MlpPolicy", gym.make("Late-v0"), seed=0))
+    finally:
+        del gym.registry["Late-v0"]
+    assert replay.no_frames is None
+    assert replay.runs[0].tracks[0].frame_T.tolist() == [-1, *[0] * (shown.LENGTH - 1)]
+
+
+def test_no_second_window_opens_beside_the_models_own():
+    windows = []
+
+    class Window(shown.Shown):
+        def __init__(self, render_mode=None):
+            windows.append(render_mode)
+            super().__init__(render_mode="rgb_array" if render_mode is None else render_mode)
+
+    gym.register("Window-v0", Window)
+    try:
+        Window.metadata = {"render_modes": ["human", "rgb_array"]}
+        model = PPO("MlpPolicy", gym.make("Window-v0", render_mode="human"), seed=0)
+        sb3_moe.watch(model, frames=False)
+    finally:
+        del gym.registry["Window-v0"]
+    assert windows == ["human", None]
+
+
 @pytest.mark.parametrize("given", ["the model's own", "what is within it", "what it was made with"])
 def test_training_goes_on_from_where_it_was_after_its_own_environment_was_given(given):
     def trained():
@@ -432,6 +495,8 @@ def test_a_page_makes_its_folder(tmp_path):
     model = shown.agent(DummyVecEnv([lambda: gym.make("Shown-v0")]), "MoeMlpPolicy")
     replay = sb3_moe.watch(model, max_steps=2)
     assert replay.save(tmp_path / "new" / "page.html").exists()
+    with pytest.raises(ValueError, match=r"`path` must be .*'x\.GIF': `to_video` writes films"):
+        replay.save(tmp_path / "x.GIF")
 
 
 def test_an_environment_that_plays_other_tasks_than_it_is_told_is_refused():

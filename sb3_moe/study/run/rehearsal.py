@@ -103,13 +103,14 @@ def _check_callback(callback: BaseCallback, model: BaseAlgorithm, architecture: 
     No more of it is called: at the model's step 0 it might find the files of a run that goes on.
     """
     check = getattr(callback, "check_model", None)
-    if check is None:
+    if not callable(check):
         return
     try:
         check(model)
-    except ValueError as error:
+    except Exception as error:  # the user's own may raise anything
+        why = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(
-            f"architecture {architecture!r} can't have {type(callback).__name__}: {error} (the "
+            f"architecture {architecture!r} can't have {type(callback).__name__}: {why} (the "
             "study's `callbacks` are for every architecture, its own for it alone)"
         ) from error
 

@@ -93,7 +93,7 @@ class Card {
     this.at = at;
     const frame = track.frame.numbers[at];
     if (frame >= 0) picture(frame, image => { if (this.at === at) this.paint(image); });
-    if (frame >= 0 && at + 1 < track.steps) picture(track.frame.numbers[at + 1], () => {});
+    if (at + 1 < track.steps && track.frame.numbers[at + 1] >= 0) picture(track.frame.numbers[at + 1], () => {});
     const action = row(track.actions, at);
     track.preferences.forEach((each, i) => fill(this.preferences[i], row(each, at), replay.kind === "probability" ? 1 : 0, replay.kind === "mean" ? -1 : action[Math.min(i, action.length - 1)]));
     for (const [name, bars] of Object.entries(this.gates)) fill(bars, row(track.gates[name], at), 1, -1);

@@ -84,6 +84,29 @@ def test_users_own_callbacks_may_say_what_they_take():
         check_networks(cells(replace(named_architecture("dense"), callbacks=(own,))))
 
 
+class Asserting(Looks):
+    def check_model(self, model):
+        raise AssertionError("needs two of them")
+
+
+class Flagged(Looks):
+    """Has an option that is called like the question."""
+
+    check_model = True
+
+
+def test_whatever_a_users_own_callback_raises_is_said_with_its_name():
+    own = Named(name=f"{__name__}:Asserting")
+    text = "'dense' can't have Asserting: AssertionError: needs two of them"
+    with pytest.raises(ValueError, match=text):
+        check_networks(cells(replace(named_architecture("dense"), callbacks=(own,))))
+
+
+def test_an_option_that_is_called_like_the_question_is_none():
+    own = Named(name=f"{__name__}:Flagged")
+    check_networks(cells(replace(named_architecture("dense"), callbacks=(own,))))
+
+
 def test_networks_that_can_be_built_pass():
     check_networks(cells(*map(named_architecture, ("dense", "soft-big", "task-middle"))))
 

@@ -538,6 +538,13 @@ def test_what_is_as_short_as_a_measurement_is_not_measured(tmp_path, console, mo
     assert "16,384 steps are left, and measuring speed takes 32,768: run them at once" in text
 
 
+def test_a_plan_names_a_network_that_cant_be_built_however_short_the_study_is(tmp_path, console):
+    wrong = Architecture(name="wrong", policy_kwargs={"num_expert": 3})
+    the_study = study(1, regimes=("mtrl",), steps_per_task=ROLLOUT)
+    with pytest.raises(ValueError, match=r"'wrong' can't be built: .*'num_expert'"):
+        plan(replace(the_study, architectures=(wrong,)), tmp_path, console, processes=2)
+
+
 def test_a_plan_of_short_cells_counts_their_starts(tmp_path, console, monkeypatch):
     """Three cells of 2.048 s, and 8 s to start each, on two processes: one of them runs two."""
     measured = speeds.Speeds({"dense": 80_000.0}, 8.0)
