@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Photos are drawn no larger than this, in pixels.
 LARGEST = 480
 PALETTE = 256
+# How films end, and pages don't.
+FILMS = (".gif", ".mp4")
 # What may stand behind height and width.
 CHANNELS = ((), (1,), (3,), (4,))
 

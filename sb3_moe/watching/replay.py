@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sb3_moe.files.atomic import atomic
 from sb3_moe.networks.decisions import Kind
+from sb3_moe.watching.pictures import FILMS
 
 if TYPE_CHECKING:
     from sb3_moe.watching.importance import Importance
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Frame = npt.NDArray[np.uint8]
 MOST_STRONGEST = 4
-# What films are called, and pages aren't.
-KINDS = (".gif", ".mp4")
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ class Replay:
         :raises ValueError: if the name is a film's or a picture's
         """
         path = Path(path)
-        if path.suffix.lower() in KINDS:
+        if path.suffix.lower() in FILMS:
             raise ValueError(
                 f"`path` must be an HTML file's, got {path.name!r}: `to_video` writes films"
             )

@@ -9,15 +9,17 @@ import io
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sb3_moe.extras import require
 from sb3_moe.files.atomic import atomic
 from sb3_moe.watching.colours import COLOURS
-from sb3_moe.watching.pictures import shrunk
-from sb3_moe.watching.replay import KINDS, Frame, Replay, Track
+from sb3_moe.watching.pictures import FILMS, shrunk
+
+if TYPE_CHECKING:
+    from sb3_moe.watching.replay import Frame, Replay, Track
 
 BACK, INK, EMPTY = "#ffffff", "#1b1f24", "#dfe4ea"
 GAP, LINE = 12, 18
@@ -45,8 +47,8 @@ def write_video(
     :raises ValueError: if a number is out of range or the file's kind unknown
     :raises ImportError: if an MP4 needs what isn't installed
     """
-    if path.suffix not in KINDS:
-        raise ValueError(f"`path` must end in one of {KINDS}, got {path.name!r}")
+    if path.suffix not in FILMS:
+        raise ValueError(f"`path` must end in one of {FILMS}, got {path.name!r}")
     limits = (("fps", fps, 1), ("size", size, 64), ("max_steps", max_steps, 1))
     for name, number, least in limits:
         if number is not None and number < least:
