@@ -34,7 +34,7 @@ class SnapshotCallback(PeriodicCallback):
     :param keep: how many of the latest snapshots stay, at least 1
     :param overwrite: whether another run may start in the folder; that removes its snapshots
     :param verbose: 1 prints each snapshot
-    :raises TypeError: if a number is none
+    :raises TypeError: if ``every`` or ``keep`` is no number
     :raises ValueError: if a number is below 1, the environment, the model or its buffer can't be
         saved, or the folder holds another run's snapshots
     :raises OSError: if the folder can't be written to

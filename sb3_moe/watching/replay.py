@@ -169,7 +169,7 @@ class Replay:
         """Write the page.
 
         :param path: of an HTML file; its folder is made
-        :raises ValueError: if the name is a film's or a picture's
+        :raises ValueError: if the name is a film's
         """
         path = Path(path)
         if path.suffix.lower() in FILMS:

@@ -214,8 +214,9 @@ def test_what_a_plain_environment_calls_its_task_is_no_place_among_ours():
     assert "rollout/task/ep_rew_mean" in model.logger.name_to_value
 
 
-def test_evaluation_of_a_plain_environment_takes_one_of_the_same_kind(tmp_path):
-    callback = MultiTaskEvalCallback(64, 3, eval_env=cartpoles(), log_path=tmp_path)
+@pytest.mark.parametrize("build", [cartpoles, lambda: "CartPole-v1"])
+def test_evaluation_of_a_plain_environment_takes_one_of_the_same_kind(build, tmp_path):
+    callback = MultiTaskEvalCallback(64, 3, eval_env=build(), log_path=tmp_path)
     make_ppo(cartpoles()).learn(64, callback=callback)
     with np.load(tmp_path / "scores.npz") as saved:
         assert saved["task_names"].tolist() == ["task"]
