@@ -22,7 +22,7 @@ from sb3_moe.study.spec.config import CellConfig
 ROLLOUTS = 4
 # Of the trial that isn't counted.
 FIRST = 1
-# Of an off-policy algorithm, whose rollouts may be a step long, after those before it learns.
+# Of an off-policy algorithm, whose rollouts may be a step long.
 LEARNING_STEPS = 1000
 
 
@@ -124,20 +124,35 @@ def _try(short: CellConfig, path: Path, cache: Path) -> tuple[float, float]:
 
 def _shortened(cell: CellConfig, rollouts: int = ROLLOUTS) -> CellConfig:
     """Evaluate a short cell about as often, step for step, as the whole one."""
-    steps = min(cell.steps_per_task, _trial_steps(cell, rollouts))
+    waits = _waits(cell)
+    steps = min(cell.steps_per_task, _trial_steps(cell, rollouts, waits))
     points = max(1, round(cell.evaluation.points * steps / cell.steps_per_task))
     evaluation = replace(cell.evaluation, points=points)
+    own = {**cell.architecture.arguments, **({} if waits is None else {"learning_starts": waits})}
     # Its start is not there yet, and no faster or slower than new weights.
-    new = replace(cell.architecture, start_from=None)
+    new = replace(cell.architecture, start_from=None, arguments=own)
     return replace(
         cell, architecture=new, steps_per_task=steps, evaluation=evaluation, checkpoints=1
     )
 
 
-def _trial_steps(cell: CellConfig, rollouts: int) -> int:
-    """Give whole rollouts, in most of which the algorithm learns."""
-    rollout = cell.rollout
+def _waits(cell: CellConfig) -> int | None:
+    """Give the steps before an off-policy algorithm learns in a trial; None: it is none.
+
+    It needn't wait, which takes long and is faster than what is measured, unless for a buffer of
+    the user's choice: hindsight has nothing to draw before an episode has ended.
+    """
     if not is_off_policy(cell.algorithm):
+        return None
+    arguments = given(cell)
+    if "replay_buffer_class" not in arguments:
+        return 0
+    return int(arguments.get("learning_starts", default_of(cell.algorithm, "learning_starts")))
+
+
+def _trial_steps(cell: CellConfig, rollouts: int, waits: int | None) -> int:
+    """Give whole rollouts, in most of which the algorithm learns unless the first is enough."""
+    rollout = cell.rollout
+    if waits is None or rollouts == FIRST:
         return rollouts * rollout
-    waits = given(cell).get("learning_starts", default_of(cell.algorithm, "learning_starts"))
-    return -(-(int(waits) + LEARNING_STEPS) // rollout) * rollout
+    return -(-(waits + LEARNING_STEPS) // rollout) * rollout

@@ -22,6 +22,7 @@ from sb3_moe.study.run.jobs import ChangedConfigError, refuse_changes, survey, u
 from sb3_moe.study.run.locks import BusyError, held
 from sb3_moe.study.run.runner import locked
 from sb3_moe.study.run.view import LiveView
+from sb3_moe.study.spec.arguments import given
 from sb3_moe.study.spec.config import Architecture
 from sb3_moe.study.spec.start import StartFrom
 
@@ -597,6 +598,34 @@ def test_architectures_without_a_run_are_tried_for_a_moment_evaluated_as_often(
     # Ten evaluations in 40 rollouts are one in four.
     assert [c.steps_per_task for c in engine.cells] == [ROLLOUT, 4 * ROLLOUT, 4 * ROLLOUT]
     assert {c.evaluation.points for c in engine.cells} == {1}
+
+
+def off_policy(arguments=None):
+    """DQN on the games of made-up studies, a rollout of 16 steps, told to wait for 50,000."""
+    waits = {"learning_starts": 50_000, "train_freq": 4, **(arguments or {})}
+    dense = Architecture(name="dense", policy_kwargs={"placement": "none"})
+    return replace(
+        cell("mtrl", "dense"), algorithm="DQN", preset="none", ppo={}, arguments=waits,
+        architecture=dense, n_envs=4, steps_per_task=64_000,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps", "waits"),
+    [
+        (None, 1008, 0),
+        # Hindsight must have seen an episode end, and nobody knows how long these are.
+        ({"replay_buffer_class": "stable_baselines3:HerReplayBuffer"}, 51_008, 50_000),
+    ],
+)
+def test_an_off_policy_algorithm_learns_from_the_first_step_of_a_trial_unless_its_buffer_waits(
+    tmp_path, monkeypatch, arguments, steps, waits
+):
+    engine = InstantEngine()
+    monkeypatch.setattr(speeds, "LocalEngine", lambda processes, cache: engine)
+    speeds.measured_speeds(survey([off_policy(arguments)], tmp_path), ignore)
+    assert [each.steps_per_task for each in engine.cells] == [16, steps]
+    assert [given(each)["learning_starts"] for each in engine.cells] == [waits, waits]
 
 
 def test_the_plan_of_a_wide_grid_fits_a_terminal(tmp_path):
