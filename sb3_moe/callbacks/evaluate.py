@@ -112,7 +112,9 @@ class MultiTaskEvalCallback(PeriodicCallback):
         # SB3's StopTrainingOnRewardThreshold and StopTrainingOnNoModelImprovement read these.
         self.best_mean_reward = -np.inf
         self.last_mean_reward = -np.inf
-        self._owns_env = eval_env is None
+        # What is built here, now or at the first evaluation, is closed here too.
+        self._built_from = eval_env
+        self._owns_env = eval_env is None or isinstance(eval_env, str)
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check or build the evaluation environment."""
@@ -122,7 +124,9 @@ class MultiTaskEvalCallback(PeriodicCallback):
             self._close_own()
         if self.eval_env is not None:
             if not isinstance(self.eval_env, VecEnv):
-                self.eval_env = model._wrap_env(maybe_make_env(self.eval_env, 0), verbose=0)
+                # An environment may draw numbers while it is built.
+                with preserved_generators(model.action_space.np_random):
+                    self.eval_env = model._wrap_env(maybe_make_env(self.eval_env, 0), verbose=0)
             _check_tasks(task_names(self.eval_env), self.task_names)
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(model)
@@ -250,9 +254,9 @@ class MultiTaskEvalCallback(PeriodicCallback):
             self._close_own()
 
     def _close_own(self) -> None:
-        if self.eval_env is not None:
+        if isinstance(self.eval_env, VecEnv):
             self.eval_env.close()
-            self.eval_env = None
+        self.eval_env = self._built_from
 
 
 def _check_tasks(names: list[str], expected: list[str]) -> None:

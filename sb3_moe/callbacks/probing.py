@@ -5,7 +5,7 @@ Shapes: N tasks.
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -121,11 +121,7 @@ class ProbeCallback(PeriodicCallback):
             )
         if self.probe is None:
             self.probe = self._collect()
-        held: Any = len(self.probe) if isinstance(self.probe, Sized) else repr(self.probe)
-        if self.probe is not None and held != len(self.task_names):
-            raise ValueError(
-                f"`probe` must hold one batch for each of {self.task_names}, got {held}"
-            )
+        _check_probe(self.probe, self.task_names)
         constants = {"task_names": np.array(self.task_names)}
         self.record = Record.of(model, vars(self).get("record"), self.log_path, constants)
 
@@ -211,6 +207,18 @@ class ProbeCallback(PeriodicCallback):
             # SB3 writes what was logged during a rollout, and none follows.
             self.logger.record("time/total_timesteps", step, exclude="tensorboard")
             self.logger.dump(step)
+
+
+def _check_probe(probe: Any, names: Sequence[str]) -> None:
+    """Raise unless a probe holds a batch for each task; None: it is still to be collected."""
+    if probe is None:
+        return
+    try:
+        held = repr(probe) if isinstance(probe, str | Mapping) else len(probe)
+    except TypeError:  # a number, or numpy's or torch's like of one
+        held = repr(probe)
+    if held != len(names):
+        raise ValueError(f"`probe` must hold one batch for each of {list(names)}, got {held}")
 
 
 def _normalised(normaliser: VecNormalize, batch: Obs, task: int) -> Obs:

@@ -45,7 +45,9 @@ class TaskRolloutCallback(BaseCallback):
         self.task_names = task_names(env)
         self._of = (model, self.task_names, env.num_envs)
         goes_on = self._of == before and model.num_timesteps > 0
-        if not goes_on or not any(model._last_obs is each for each in self._seen):
+        if not goes_on or not any(
+            each is not None and model._last_obs is each for each in self._seen
+        ):
             # Episodes begin where the environment was reset, or is another one.
             self._successes, self._seen = Successes(env.num_envs), ()
         if goes_on:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class SnapshotCallback(PeriodicCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(every, verbose=verbose)
-        if number("keep", keep) < 1 or keep != int(keep):
+        if not math.isfinite(number("keep", keep)) or keep < 1 or keep != int(keep):
             raise ValueError(f"`keep` must be a whole number of at least 1, got {keep}")
         self.folder = Path(path) / "checkpoints"
         self.keep = int(keep)

@@ -66,7 +66,7 @@ def make_pinned_env(
     :param copies: how many environments for each task; None: as many as a task has in training,
         which saves jax from compiling once more
     :param seed: of the environments
-    :param render_mode: ``"rgb_array"`` for pictures; None: as in training
+    :param render_mode: ``"rgb_array"`` for pictures; None: as in training, but in no window
     :raises TypeError: if ``copies`` is no whole number
     :raises ValueError: if it can't be rebuilt, or ``copies`` is below 1
     """
@@ -76,12 +76,21 @@ def make_pinned_env(
     whole_or_none("copies", copies)
     built_with = _built_with(training_env)
     arguments = {name: value for name, value in built_with.items() if name not in NOT_COPIED}
-    arguments |= {"render_mode": render_mode} if render_mode else {}
+    arguments["render_mode"] = render_mode or mode_again(arguments.get("render_mode"))
     num_tasks = len(task_names(training_env))
     n_envs = copies * num_tasks if copies else _as_in_training(training_env, num_tasks)
     with only_new():
         env = make_multitask_vec_env(**arguments, n_envs=n_envs, schedule=Interleave(), seed=seed)
     return wrap_like(env, training_env)
+
+
+def mode_again(render_mode: str | None) -> str | None:
+    """Give the ``render_mode`` in which an environment is built once more.
+
+    No second window opens where the first shows what humans see. Any other mode stays, since what
+    an environment draws may be what is observed.
+    """
+    return None if render_mode == "human" else render_mode
 
 
 def evaluation_copies(training_env: VecEnv, episodes: int) -> int:

@@ -128,17 +128,25 @@ def check_folder(folder: Path, argument: str = "folder") -> None:
         if path.is_symlink() or not path.is_file():
             raise ValueError(
                 f"`{argument}` must have plain files where a card has its own, got {folder}, whose "
-                f"{path.name} is a {'link' if path.is_symlink() else 'folder'}"
+                f"{path.name} is {_kind(path)}"
             )
     # What isn't there is made when there is something to write.
-    check_writable(next(each for each in (folder, *folder.parents) if each.exists()), argument)
+    nearest = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    check_writable(nearest, argument)
+
+
+def _kind(path: Path) -> str:
+    """Say what stands there in the place of a plain file."""
+    if path.is_symlink():
+        return "a link"
+    return "a folder" if path.is_dir() else "no plain file"
 
 
 def _is_a_cards(folder: Path) -> bool:
     """Say whether a folder is an earlier card's, by its config: a run's has other keys."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and {"custom_objects", "cost", "description"} <= config.keys()
 
@@ -221,7 +229,8 @@ def _film(replay: Replay, folder: Path) -> list[str]:
     """
     for old in FILMS:
         (folder / old).unlink(missing_ok=True)
-    if replay.no_frames is not None or find_spec("PIL") is None:
+    drawn = any(len(track.frames) for track in replay.runs[0].tracks)
+    if not drawn or find_spec("PIL") is None:
         return []
     film, picture = FILMS
     name = picture if find_spec("imageio_ffmpeg") is None else film

@@ -151,18 +151,24 @@ def _outer(x_MI: th.Tensor, y_MO: th.Tensor, groups: Groups) -> th.Tensor:
 
 def _masked_rows(x_MI: th.Tensor, weight_EIO: th.Tensor, groups: Groups) -> th.Tensor:
     """Do as :func:`rows_times` by what torch knows of many at once: every expert on every row."""
-    return _masked(x_MI, groups, weight_EIO.shape[-3]).matmul(weight_EIO).sum(-3)
+    products_EMO = x_MI.unsqueeze(-3).matmul(weight_EIO)
+    return _own_rows(products_EMO, groups).sum(-3)
 
 
 def _masked_outer(x_MI: th.Tensor, y_MO: th.Tensor, groups: Groups, num_experts: int) -> th.Tensor:
     """Do as :func:`outer_sums` by what torch knows of many at once."""
-    return _masked(x_MI, groups, num_experts).mT.matmul(y_MO)
+    x_EMI, y_EMO = (
+        _own_rows(each.unsqueeze(-3).expand(num_experts, *each.shape), groups)
+        for each in (x_MI, y_MO)
+    )
+    return x_EMI.mT.matmul(y_EMO)
 
 
-def _masked(x_MI: th.Tensor, groups: Groups, num_experts: int) -> th.Tensor:
-    """Return the rows of each expert, with zeros where they are another's: (E, M, I)."""
-    ids_E = th.arange(num_experts, device=x_MI.device)
-    return x_MI.unsqueeze(-3) * (groups.experts_M == ids_E.unsqueeze(1)).unsqueeze(2)
+def _own_rows(x_EMI: th.Tensor, groups: Groups) -> th.Tensor:
+    """Keep each expert's own rows, and put zeros, whatever stood there, in place of the others."""
+    ids_E = th.arange(x_EMI.shape[-3], device=x_EMI.device)
+    is_others_EM = groups.experts_M != ids_E.unsqueeze(1)
+    return x_EMI.masked_fill(is_others_EM.unsqueeze(2), 0.0)
 
 
 def _outer_as(

@@ -71,8 +71,8 @@ def is_custom(value: Any) -> bool:
 
 def names_asked(value: Any) -> set[str]:
     """Return the names of all objects of the user's own in a file's JSON."""
-    if is_custom(value):
-        return {str(value["custom"])}
+    if is_custom(value) and isinstance(value["custom"], str):
+        return {value["custom"]}
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return set().union(*map(names_asked, inner))
 

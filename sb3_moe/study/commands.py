@@ -30,6 +30,7 @@ from sb3_moe.study.run.runner import locked, run
 from sb3_moe.study.run.starting import refuse_changed_models
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.algorithms import algorithm_class
+from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.grid import StudyConfig
 
 #: Where, in a study's folder, processes leave each other what jax has compiled.
@@ -115,7 +116,7 @@ def run_study(
         engine = make_engine(root) if todo else None
         try:
             if engine is not None:
-                rehearse(todo, root)
+                rehearse([job.cell for job in todo], root)
             prepare(study, root)
             if engine is not None:
                 with LiveView(todo, console) as view:
@@ -214,7 +215,7 @@ def _check_level(study: StudyConfig, path: Path) -> None:
     check_level(study, last)
 
 
-def rehearse(jobs: Sequence[Job], root: Path) -> None:
+def rehearse(cells: Sequence[CellConfig], root: Path) -> None:
     """Build each network that will be trained, where a mistake costs seconds.
 
     :raises ValueError: naming the architecture that can't be built
@@ -222,7 +223,7 @@ def rehearse(jobs: Sequence[Job], root: Path) -> None:
     from sb3_moe.study.run.rehearsal import check_networks
 
     with environment(child_environment(root / CACHE)):
-        check_networks([job.cell for job in jobs])
+        check_networks(cells)
 
 
 def report(

@@ -125,7 +125,7 @@ def _train(
         prepare(study, root)
         todo = unfinished(jobs, retry=True)
         if todo:
-            rehearse(todo, root)
+            rehearse([job.cell for job in todo], root)
         with LiveView(todo, console) as view:
             run(todo, engine, view)
         say(console, "drawing what came out, and playing for the replays: about a minute ...")

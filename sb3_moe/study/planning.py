@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from heapq import heapreplace
 from pathlib import Path
@@ -15,6 +16,7 @@ from sb3_moe.study.commands import check_claims, rehearse, say
 from sb3_moe.study.run.engine import check_processes
 from sb3_moe.study.run.jobs import Job, refuse_changes, survey
 from sb3_moe.study.run.speeds import measured_speeds, steps_to_measure
+from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.grid import StudyConfig
 from sb3_moe.study.spec.setup import check_device
 
@@ -38,7 +40,8 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
     say(console, f"{len(jobs)} cells, {len(jobs) - len(left)} done, folder {root}")
     if not left:
         return 0
-    rehearse(left, root)
+    networks = {job.cell.architecture.name: job.cell for job in left}
+    rehearse([_to_rehearse(cell, console) for cell in networks.values()], root)
     steps, measured = sum(map(_steps_left, left)), steps_to_measure(jobs)
     if steps <= measured:
         say(
@@ -61,6 +64,15 @@ def plan(study: StudyConfig, root: Path, console: Console, processes: int | None
     estimate = timedelta(seconds=round(_last_end(seconds, processes)))
     say(console, f"about {estimate} with {processes} processes, evaluation included")
     return 0
+
+
+def _to_rehearse(cell: CellConfig, console: Console) -> CellConfig:
+    """Let a network begin anew where what it is to begin with isn't there yet, and say so."""
+    start = cell.architecture.start_from
+    if start is None or start.model is None or Path(start.model).exists():
+        return cell
+    say(console, f"{cell.architecture.name} begins with {start.model}, which isn't there yet")
+    return replace(cell, architecture=replace(cell.architecture, start_from=None))
 
 
 def _steps_left(job: Job) -> int:

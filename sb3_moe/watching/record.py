@@ -75,6 +75,7 @@ def watch(
     :raises ValueError: if a number is below 1, there is no such task, tower or expert, or ``env``
         doesn't normalise observations as the model's own environment does, or is the model's own
         and can't be built again
+    :raises RuntimeError: if a process of ``env`` ended while it drew
     """
     model_of_sb3(model)
     whole("episodes", episodes)
@@ -179,6 +180,7 @@ class _Player:
         self._masked = takes_masks(model, stage.env)
         #: Why there are no pictures, or no more from some step on; None if there are.
         self.no_frames = stage.no_frames
+        self._draws = stage.no_frames is None
         self._mind = Mind(model)
         self._meanings = action_meanings(stage.env)
 
@@ -189,7 +191,9 @@ class _Player:
         return decision.kind, list(decision.values)
 
     def play(self, seed: int) -> list[Track]:
-        """Play all tasks from a seed."""
+        """Play all tasks from a seed, with pictures until one can't be drawn."""
+        # What failed in an earlier run may be drawn as long in this one, to be compared.
+        self._draws = self._stage.no_frames is None
         seed_generators(self._model, seed)
         env = self._stage.env
         if self._stage.side_by_side:
@@ -238,12 +242,17 @@ class _Player:
 
     def _pictures(self) -> list[Frame | None] | None:
         """Draw every copy, until one of them can't be drawn: it is played on without pictures."""
-        if self.no_frames is not None:
+        if not self._draws:
             return None
         try:
             return drawn(self._stage.env)
+        except (EOFError, ConnectionError) as error:  # a worker of SB3's ends with such an error
+            raise RuntimeError(
+                "`env` can't be played on, since one of its processes ended while it drew: pass "
+                "frames=False, or put it into a DummyVecEnv, to see why"
+            ) from error
         except Exception as error:  # an environment may raise anything
-            self.no_frames = why_not_drawn(error)
+            self._draws, self.no_frames = False, why_not_drawn(error)
             return None
 
     @property

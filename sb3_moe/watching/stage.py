@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import set_random_seed
@@ -25,12 +25,15 @@ from sb3_moe.evaluation.pinned_env import (
     evaluation_copies,
     kind_of_normaliser,
     make_pinned_env,
+    mode_again,
     normalises_observations,
     not_built_again_since,
     not_wrapped_again_since,
     synchronise,
     wrap_like,
 )
+from sb3_moe.evaluation.playing import takes_masks
+from sb3_moe.evaluation.random_actions import random_actions
 from sb3_moe.tasks.known import check_tasks, tasks_known
 from sb3_moe.tasks.of_env import task_names
 from sb3_moe.watching.pictures import as_frame
@@ -100,7 +103,7 @@ def stage_for(
     if tasks_apart or (own_env is not None and _step_the_same(venv, own_env)):
         copies = evaluation_copies(venv, episodes) if episodes and tasks_apart else 1
         build = partial(make_pinned_env, venv, copies) if tasks_apart else partial(_again, venv)
-        own, no_frames = _built(build, frames)
+        own, no_frames = _built(model, build, frames)
         _normalise_as(source, own)
         return Stage(own, task_names(own), tasks_apart, True, no_frames)
     no_frames = None if _mode(venv) == PICTURES else NO_MODE
@@ -195,11 +198,11 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
         raise ValueError(f"{rule}{strange[0]} around it doesn't say how another one is built")
     if why := not_wrapped_again_since(env):
         raise ValueError(f"{rule}{why}")
-    # No second window opens where the first shows what humans see.
-    kwargs = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
-    spec = replace(spec, additional_wrappers=others, kwargs=kwargs)
-    # A class of one's own need not take it.
-    mode: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    spec = replace(spec, additional_wrappers=others)
+    # A class of one's own need not take any.
+    mode: dict[str, Any] = {}
+    if render_mode is not None or "render_mode" in spec.kwargs:
+        mode["render_mode"] = render_mode or mode_again(spec.kwargs.get("render_mode"))
     again: list[Callable[[], gym.Env[Any, Any]]] = [lambda: Monitor(gym.make(spec, **mode))]
     return wrap_like(DummyVecEnv(again), env)
 
@@ -221,32 +224,39 @@ def drawn(env: VecEnv) -> list[Frame | None]:
 
 def why_not_drawn(error: Exception) -> str:
     """Say in one line why there are no pictures."""
-    return str(error) or f"drawing raised {type(error).__name__}"
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # an error may have no words for itself
+        text = ""
+    return text or f"drawing raised {type(error).__name__}"
 
 
-def _draws(env: VecEnv) -> bool:
+def _draws(model: BaseAlgorithm, env: VecEnv) -> bool:
     """Draw, before a step and after it: many an environment says only then that it can't."""
     env.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it says of it
         if any(picture is not None for picture in drawn(env)):
             return True
-        env.step(np.array([env.action_space.sample() for _ in range(env.num_envs)]))
+        env.step(random_actions(env, masked=takes_masks(model, env)))
         return any(picture is not None for picture in drawn(env))
 
 
-def _built(build: Callable[..., VecEnv], frames: bool) -> tuple[VecEnv, str | None]:
+def _built(
+    model: BaseAlgorithm, build: Callable[..., VecEnv], frames: bool
+) -> tuple[VecEnv, str | None]:
     """Build an environment, and say why it has no pictures if it has none."""
     if not frames:
         return build(), NOT_ASKED
     env = None
     try:
         env = build(render_mode=PICTURES)
-        if _draws(env):
+        if _draws(model, env):
             return env, None
         why = NO_MODE
     except Exception as error:  # what a task can't draw, or lacks for it, is its own to say
         why = why_not_drawn(error)
     if env is not None:
-        env.close()
+        with suppress(Exception):  # it may close no better than it draws
+            env.close()
     return build(), why

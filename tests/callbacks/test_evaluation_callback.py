@@ -2,10 +2,12 @@
 
 import copy
 
+import arena
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
@@ -206,6 +208,37 @@ def test_an_environment_in_no_vec_env_is_wrapped_as_sb3_wraps_a_models():
     model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu")
     model.learn(32, callback=callback)
     assert callback.scores["returns"].shape == (2, 1, 2)
+
+
+class Drawing(CartPoleEnv):
+    """Draws a number while it is built."""
+
+    closed = 0
+
+    def __init__(self):
+        super().__init__()
+        self.luck = np.random.rand()
+
+    def close(self):
+        type(self).closed += 1
+        super().close()
+
+
+def test_an_ids_environment_changes_nothing_of_the_training_and_is_closed_each_time():
+    gym.register("Drawing-v0", Drawing)
+    try:
+        trained = []
+        for callback in (None, MultiTaskEvalCallback(32, 1, eval_env="Drawing-v0")):
+            model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, seed=0, device="cpu")
+            model.learn(32, callback=callback)
+            trained.append(model.policy)
+        arena.assert_same_weights(*trained)
+        assert Drawing.closed == 1
+        model.learn(32, callback=callback, reset_num_timesteps=False)
+    finally:
+        del gym.registry["Drawing-v0"]
+    assert Drawing.closed == 2
+    assert len(callback.scores["steps"]) == 3
 
 
 def test_an_evaluation_environment_without_a_training_task_is_refused():

@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC
@@ -177,6 +178,13 @@ def test_several_tasks_that_can_not_be_played_apart_need_a_probe():
     message = r"`probe` must hold one batch .* \['a', 'b', 'c'\], got None.*say how it was built"
     with pytest.raises(ValueError, match=message):
         model.learn(32, callback=PlasticityCallback(32))
+
+
+@pytest.mark.parametrize("probe", [np.array(3.0), th.tensor(1.0), "abc", {"a": 1, "b": 2, "c": 3}])
+def test_a_probe_that_holds_no_batches_is_named(probe):
+    model = make_ppo(toy_vec_env((0, 1, 2)), "MultiInputPolicy")
+    with pytest.raises(ValueError, match=r"`probe` must hold one batch for each of \['a', 'b', 'c"):
+        model.learn(32, callback=PlasticityCallback(32, probe=probe))
 
 
 @pytest.mark.parametrize("kind", ENVS)

@@ -153,6 +153,15 @@ def test_an_episode_goes_on_where_a_callback_ended_the_learn_before():
     assert [success for *_, success in callback._episodes[0]] == [1.0]
 
 
+def test_of_a_loop_that_keeps_no_observation_nobody_knows_that_an_episode_goes_on():
+    env, callback = lone(1.0), TaskRolloutCallback()
+    model = PPO("MultiInputPolicy", env, n_steps=3, batch_size=3, n_epochs=1)
+    model.learn(3, callback)
+    model._last_obs, callback._seen = None, (None, None)
+    callback.init_callback(model)
+    assert callback._successes.end(0) != 1.0
+
+
 def test_success_starts_anew_with_each_episode():
     successes = Successes(2)
     successes.step([{"success": True}, {}])

@@ -1,6 +1,7 @@
 """The folder for the Hub: what is in it, what its card says, and that it is uploaded whole."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import own_parts
 import pytest
 import torch as th
 import yaml
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from sb3_contrib import ARS
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -20,6 +22,7 @@ import sb3_moe
 from sb3_moe.evaluation.playing import TaskEpisodes
 from sb3_moe.hub import push, write_folder
 from sb3_moe.hub.card import card, metadata
+from sb3_moe.hub.folder import check_folder
 from sb3_moe.hub.results import Results
 from sb3_moe.study.card import main
 from sb3_moe.study.cli import console_script
@@ -200,6 +203,38 @@ def test_links_and_folders_where_a_card_has_files_are_left_alone(model, tmp_path
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
     with pytest.raises(ValueError, match=r"`folder` must be a folder, got the file .*nowhere"):
         write_folder(model, tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"`folder` must be a folder that can .* got .*nowhere"):
+        write_folder(model, tmp_path / "nowhere" / "within")
+
+
+def test_a_config_that_is_nested_without_end_is_no_cards(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"whose config\.json would be lost"):
+        check_folder(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are none on this system")
+def test_what_is_no_plain_file_is_not_called_a_folder(model, tmp_path):
+    write_folder(model, tmp_path, episodes=1, max_steps=2)
+    (tmp_path / "README.md").unlink()
+    os.mkfifo(tmp_path / "README.md")
+    with pytest.raises(ValueError, match=r"README\.md is no plain file$"):
+        check_folder(tmp_path)
+
+
+def test_a_film_stops_showing_what_stopped_being_drawn(model, tmp_path, monkeypatch):
+    render = CartPoleEnv.render
+
+    def breaks(env):
+        if env.steps_beyond_terminated is None and abs(env.state[0]) > 0.05:
+            raise OSError("no screen")
+        return render(env)
+
+    write_folder(model, tmp_path / "whole", episodes=1, max_steps=60)
+    monkeypatch.setattr(CartPoleEnv, "render", breaks)
+    write_folder(model, tmp_path / "part", episodes=1, max_steps=60)
+    films = [{each.name for each in (tmp_path / name).iterdir()} for name in ("whole", "part")]
+    assert films[0] == films[1]
 
 
 def test_a_place_that_cant_be_written_is_named_before_anything_is_played(model, tmp_path):

@@ -179,6 +179,20 @@ def test_gradients_of_sorted_rows_can_be_differentiated_again_and_taken_many_at_
     th.testing.assert_close(found, tuple(map(th.stack, zip(*each, strict=True))))
 
 
+@pytest.mark.parametrize("place", ["a row", "a weight", "a gradient"])
+def test_of_many_gradients_what_is_no_number_stays_with_its_expert(place):
+    order, groups = grouped.sort_rows(th.tensor([[0], [0], [1], [2], [2]]), 3, at_once=False)
+    x, weight, many = th.randn(len(order), 4), th.randn(3, 4, 2), th.randn(2, len(order), 2)
+    {"a row": x, "a weight": weight, "a gradient": many[1]}[place].flatten()[0] = th.inf
+    inputs = (x.requires_grad_(), weight.requires_grad_())
+    y = grouped.rows_times(*inputs, groups)
+    found = th.autograd.grad(y, inputs, many, is_grads_batched=True, retain_graph=True)
+    each = [th.autograd.grad(y, inputs, d, retain_graph=True) for d in many]
+    expected = tuple(map(th.stack, zip(*each, strict=True)))
+    th.testing.assert_close(found, expected, equal_nan=True)
+    assert found[1][0, 2].isfinite().all()
+
+
 @pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("dtype", [th.float32, th.float64])
 def test_sorted_rows_at_once_equal_a_loop_over_tokens(calls, sorted_rows, k, dtype):

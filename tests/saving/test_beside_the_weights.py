@@ -19,6 +19,7 @@ import sb3_moe
 from sb3_moe import UnsafeFileError, make_multitask_vec_env
 from sb3_moe.buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
 from sb3_moe.generators import preserved_generators
+from sb3_moe.saving.classes import names_asked
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
 from sb3_moe.saving.spaces import decode_space, encode_space
 from sb3_moe.saving.tensors import pack
@@ -378,6 +379,10 @@ def test_classes_and_functions_of_the_users_own_are_given_by_name(tmp_path):
         rest = {key: value for key, value in own.items() if key != name}
         with pytest.raises(UnsafeFileError, match=f"pass custom_objects={{'{name}': ...}}"):
             load(tmp_path / "x.moe", custom_objects=rest)
+
+
+def test_an_option_that_is_called_custom_hides_none_of_ones_own():
+    assert names_asked({"dict": {"custom": {"custom": "gamma"}}}) == {"gamma"}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -343,7 +344,7 @@ def test_a_folder_that_is_not_there_is_said_not_to_be(tmp_path):
         resume(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("keep", [0, 1.5])
+@pytest.mark.parametrize("keep", [0, 1.5, math.inf, math.nan])
 def test_keeping_no_snapshot_or_part_of_one_is_refused(tmp_path, keep):
     with pytest.raises(ValueError, match=f"`keep` must be a whole number of .* 1, got {keep}"):
         SnapshotCallback(1, tmp_path, keep=keep)

@@ -79,6 +79,27 @@ def test_its_numbers_are_those_of_the_policy_and_the_environment(opened, replay)
             )
 
 
+def test_a_picture_goes_where_none_is_drawn_any_more_and_the_page_says_why(
+    chromium, replay, tmp_path
+):
+    part = copy.deepcopy(replay)
+    part.no_frames = "no screen"
+    for run in part.runs:
+        for track in run.tracks:
+            track.frame_T[10:] = -1
+    found = Opened(chromium, part.save(tmp_path / "part.html"))
+    blank = """all => all.map(each => !each.getContext("2d")
+        .getImageData(0, 0, each.width, each.height).data.some(value => value))"""
+    found.page.evaluate("seek(9)")
+    found.page.wait_for_timeout(100)
+    assert not any(found.page.eval_on_selector_all("canvas.frame", blank))
+    found.page.evaluate("seek(10)")
+    found.page.wait_for_timeout(100)
+    assert all(found.page.eval_on_selector_all("canvas.frame", blank))
+    assert found.page.text_content(".noframes") == "No more pictures: no screen."
+    found.page.context.close()
+
+
 def test_it_plays_to_the_end_and_stops(opened):
     opened.page.select_option("#speed", "50")
     opened.page.click("#play")

@@ -1,6 +1,8 @@
 """A replay holds what the policy decided and what the environment gave."""
 
+import json
 import re
+from functools import partial
 
 import arena
 import gymnasium as gym
@@ -8,8 +10,14 @@ import numpy as np
 import pytest
 import shown
 import torch as th
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN, PPO, SAC
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnvWrapper,
+    VecNormalize,
+)
 
 import sb3_moe
 from sb3_moe.policies.registration import TABLE
@@ -241,7 +249,97 @@ def test_what_cant_be_drawn_at_some_step_is_played_on_without_pictures(pictures,
     assert why in replay.no_frames
     assert len(track) == shown.LENGTH
     assert (track.frame_T >= 0).sum() == drawn
-    assert "noframes" in replay.to_html()
+    assert json.dumps(why)[1:-1] in replay.to_html()
+
+
+def test_each_run_has_pictures_as_far_as_they_can_be_drawn():
+    env = draws([PICTURE, PICTURE, OSError("no screen")])
+    replay = sb3_moe.watch(shown.agent(shown.Shown(), "MoeMlpPolicy"), env, without=["pi:0"])
+    drawn = [(run.tracks[0].frame_T >= 0).tolist() for run in replay.runs]
+    assert drawn == [[True, True, *[False] * (shown.LENGTH - 2)]] * 2
+    assert replay.no_frames == "no screen"
+
+
+class WordlessError(OSError):
+    def __str__(self):
+        raise TypeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [(WordlessError(), "drawing raised WordlessError"), (OSError("no\n  screen"), "no screen")],
+)
+def test_why_nothing_is_drawn_is_one_line_whatever_was_raised(error, why):
+    replay = sb3_moe.watch(shown.agent(shown.Shown(), "MoeMlpPolicy"), draws([error]))
+    assert replay.no_frames == why
+
+
+def test_a_process_that_ends_while_it_draws_is_named():
+    env = SubprocVecEnv([partial(draws, [OSError("no screen")])] * 2, start_method="fork")
+    with pytest.raises(RuntimeError, match=r"`env` can't be played on, .* pass frames=False"):
+        sb3_moe.watch(shown.agent(shown.Shown(), "MoeMlpPolicy"), env)
+
+
+class ObservedAsDrawn(shown.Shown):
+    """Is observed as it is drawn."""
+
+    def __init__(self, render_mode):
+        super().__init__(render_mode=render_mode)
+
+    def _observe(self):
+        return np.full(3, 0.0 if self.render_mode is None else 1.0, np.float32)
+
+
+def test_what_is_observed_as_it_is_drawn_is_so_without_pictures_too():
+    gym.register("Seen-v0", ObservedAsDrawn)
+    try:
+        model = PPO("MlpPolicy", gym.make("Seen-v0", render_mode="rgb_array"), seed=0)
+        with_pictures, without = (sb3_moe.watch(model, frames=each) for each in (True, False))
+    finally:
+        del gym.registry["Seen-v0"]
+    values = [each.runs[0].tracks[0].values_TV for each in (with_pictures, without)]
+    np.testing.assert_array_equal(*values)
+    assert values[0].std() == 0
+
+
+class Masked(shown.Shown):
+    """Has pictures behind its first step, and knows of action 1 alone."""
+
+    def action_masks(self):
+        return np.array([False, True, False])
+
+    def step(self, action):
+        assert action == 1
+        return super().step(action)
+
+    def render(self):
+        return PICTURE if self.count else None
+
+
+def test_what_forbids_actions_is_drawn_by_allowed_ones():
+    gym.register("Masked-v0", Masked)
+    try:
+        model = MaskablePPO("MlpPolicy", gym.make("Masked-v0"), seed=0)
+        replay = sb3_moe.watch(model)
+    finally:
+        del gym.registry["Masked-v0"]
+    assert replay.no_frames is None
+
+
+def test_what_neither_draws_nor_closes_is_played(monkeypatch):
+    def fails(env):
+        raise OSError("no screen")
+
+    gym.register("Stuck-v0", shown.Shown)
+    monkeypatch.setattr(shown.Shown, "render", fails)
+    try:
+        model = PPO("MlpPolicy", gym.make("Stuck-v0"), seed=0)
+        closed = iter([fails])
+        monkeypatch.setattr(shown.Shown, "close", lambda env: next(closed, lambda env: None)(env))
+        replay = sb3_moe.watch(model)
+    finally:
+        del gym.registry["Stuck-v0"]
+    assert (replay.no_frames, len(replay.runs[0].tracks[0])) == ("no screen", shown.LENGTH)
 
 
 def test_what_draws_nothing_before_its_first_step_has_pictures_from_there_on():
@@ -254,7 +352,8 @@ def test_what_draws_nothing_before_its_first_step_has_pictures_from_there_on():
     assert replay.runs[0].tracks[0].frame_T.tolist() == [-1, *[0] * (shown.LENGTH - 1)]
 
 
-def test_no_second_window_opens_beside_the_models_own():
+@pytest.mark.parametrize("is_a_world", [False, True])
+def test_no_second_window_opens_beside_the_models_own(is_a_world):
     windows = []
 
     class Window(shown.Shown):
@@ -265,7 +364,11 @@ def test_no_second_window_opens_beside_the_models_own():
     gym.register("Window-v0", Window)
     try:
         Window.metadata = {"render_modes": ["human", "rgb_array"]}
-        model = PPO("MlpPolicy", gym.make("Window-v0", render_mode="human"), seed=0)
+        if is_a_world:
+            env = make_multitask_vec_env(["Window-v0"], render_mode="human")
+            model = shown.agent(env)
+        else:
+            model = PPO("MlpPolicy", gym.make("Window-v0", render_mode="human"), seed=0)
         sb3_moe.watch(model, frames=False)
     finally:
         del gym.registry["Window-v0"]

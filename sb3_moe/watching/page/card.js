@@ -11,7 +11,7 @@ class Card {
     this.facts = make("p", { class: "facts" });
     this.returns = make("p", { class: "faint" }, returnsOf(track));
     const left = make("div", {}, this.frame, this.facts, this.returns);
-    if (!track.size) left.prepend(make("p", { class: "noframes" }, "No pictures: " + (replay.noFrames || "there are none") + "."));
+    if (!track.size || (replay.noFrames && track.frame.numbers[track.steps - 1] < 0)) left.prepend(make("p", { class: "noframes" }, `No ${track.size ? "more " : ""}pictures: ${replay.noFrames || "there are none"}.`));
     const right = make("div");
     this.preferences = track.preferences.map((each, i) => this.bars(right, preferenceTitle(i, track), each.width, action => actionName(action, track)));
     this.gates = {};
@@ -93,6 +93,7 @@ class Card {
     this.at = at;
     const frame = track.frame.numbers[at];
     if (frame >= 0) picture(frame, image => { if (this.at === at) this.paint(image); });
+    else this.clear();
     if (at + 1 < track.steps && track.frame.numbers[at + 1] >= 0) picture(track.frame.numbers[at + 1], () => {});
     const action = row(track.actions, at);
     track.preferences.forEach((each, i) => fill(this.preferences[i], row(each, at), replay.kind === "probability" ? 1 : 0, replay.kind === "mean" ? -1 : action[Math.min(i, action.length - 1)]));
@@ -107,10 +108,14 @@ class Card {
     this.mark(step);
   }
 
+  clear() {
+    this.frame.getContext("2d").clearRect(0, 0, this.frame.width, this.frame.height);
+  }
+
   paint(image) {
     const pen = this.frame.getContext("2d");
     pen.imageSmoothingEnabled = false;
-    pen.clearRect(0, 0, this.frame.width, this.frame.height);
+    this.clear();
     const scale = Math.min(this.frame.width / image.naturalWidth, this.frame.height / image.naturalHeight);
     const width = image.naturalWidth * scale, height = image.naturalHeight * scale;
     pen.drawImage(image, (this.frame.width - width) / 2, (this.frame.height - height) / 2, width, height);

@@ -546,6 +546,15 @@ def test_a_plan_names_a_network_that_cant_be_built_however_short_the_study_is(tm
         plan(replace(the_study, architectures=(wrong,)), tmp_path, console, processes=2)
 
 
+def test_a_plan_of_what_begins_with_a_file_needs_none_yet(tmp_path, console):
+    model = str(tmp_path / "teacher.moe")
+    later = Architecture(name="later", start_from=StartFrom(model=model))
+    the_study = study(2, regimes=("mtrl",), steps_per_task=ROLLOUT)
+    assert plan(replace(the_study, architectures=(later,)), tmp_path, console, processes=2) == 0
+    text = console.file.getvalue().replace("\n", " ")
+    assert text.count(f"later begins with {model}, which isn't there yet") == 1
+
+
 def test_a_plan_of_short_cells_counts_their_starts(tmp_path, console, monkeypatch):
     """Three cells of 2.048 s, and 8 s to start each, on two processes: one of them runs two."""
     measured = speeds.Speeds({"dense": 80_000.0}, 8.0)
