@@ -275,7 +275,7 @@ def test_why_nothing_is_drawn_is_one_line_whatever_was_raised(error, why):
 
 
 def test_a_process_that_ends_while_it_draws_is_named():
-    env = SubprocVecEnv([partial(draws, [OSError("no screen")])] * 2, start_method="fork")
+    env = SubprocVecEnv([partial(draws, [OSError("no screen")])] * 2, start_method="spawn")
     with pytest.raises(RuntimeError, match=r"`env` can't be played on, .* pass frames=False"):
         sb3_moe.watch(shown.agent(shown.Shown(), "MoeMlpPolicy"), env)
 
