@@ -303,10 +303,14 @@ def test_what_is_observed_as_it_is_drawn_is_so_without_pictures_too():
 
 
 class Masked(shown.Shown):
-    """Has pictures behind its first step, and knows of action 1 alone."""
+    """Has pictures behind its first step, and knows of action 1 of fifty alone."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode=render_mode)
+        self.action_space = gym.spaces.Discrete(50)
 
     def action_masks(self):
-        return np.array([False, True, False])
+        return np.arange(50) == 1
 
     def step(self, action):
         assert action == 1
