@@ -123,11 +123,14 @@ def _try(short: CellConfig, path: Path, cache: Path) -> tuple[float, float]:
 
 
 def _shortened(cell: CellConfig, rollouts: int = ROLLOUTS) -> CellConfig:
-    """Evaluate a short cell about as often, step for step, as the whole one."""
+    """Evaluate a short cell about as much, step for step, as the whole one."""
     waits = _waits(cell)
     steps = min(cell.steps_per_task, _trial_steps(cell, rollouts, waits))
-    points = max(1, round(cell.evaluation.points * steps / cell.steps_per_task))
-    evaluation = replace(cell.evaluation, points=points)
+    due = cell.evaluation.points * steps / cell.steps_per_task
+    points = max(1, round(due))
+    # The one there must be would count for more than the training between it and the next.
+    episodes = max(1, round(cell.evaluation.episodes * min(1.0, due / points)))
+    evaluation = replace(cell.evaluation, points=points, episodes=episodes)
     own = {**cell.architecture.arguments, **({} if waits is None else {"learning_starts": waits})}
     # Its start is not there yet, and no faster or slower than new weights.
     new = replace(cell.architecture, start_from=None, arguments=own)

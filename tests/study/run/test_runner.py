@@ -607,6 +607,9 @@ def test_architectures_without_a_run_are_tried_for_a_moment_evaluated_as_often(
     # Ten evaluations in 40 rollouts are one in four.
     assert [c.steps_per_task for c in engine.cells] == [ROLLOUT, 4 * ROLLOUT, 4 * ROLLOUT]
     assert {c.evaluation.points for c in engine.cells} == {1}
+    # One rollout is due a quarter of an evaluation.
+    episodes = the_study.evaluation.episodes
+    assert [c.evaluation.episodes for c in engine.cells] == [episodes / 4, episodes, episodes]
 
 
 def off_policy(arguments=None):
