@@ -1,5 +1,6 @@
 """A router, a kind of expert, a placement and a callback, as a user would write them."""
 
+from stable_baselines3.common.buffers import ReplayBuffer
 from torch import nn
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
@@ -57,3 +58,7 @@ class Marks(PeriodicCallback):
         self.steps.append(step)
         self.logger.record("marks/count", len(self.steps))
         return True
+
+
+class OwnReplayBuffer(ReplayBuffer):
+    """One of a user's own."""

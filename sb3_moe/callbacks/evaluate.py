@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,8 @@ class MultiTaskEvalCallback(PeriodicCallback):
         # SB3's StopTrainingOnRewardThreshold and StopTrainingOnNoModelImprovement read these.
         self.best_mean_reward = -np.inf
         self.last_mean_reward = -np.inf
+        #: How long each evaluation of this training took.
+        self.seconds: list[float] = []
         # What is built here, now or at the first evaluation, is closed here too.
         self._built_from = eval_env
         self._owns_env = eval_env is None or isinstance(eval_env, str)
@@ -119,6 +122,7 @@ class MultiTaskEvalCallback(PeriodicCallback):
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check or build the evaluation environment."""
         super().init_callback(model)
+        self.seconds = []
         self.task_names = task_names(self.training_env)
         if self._owns_env:  # a training that broke off left it, of what was played then
             self._close_own()
@@ -127,7 +131,12 @@ class MultiTaskEvalCallback(PeriodicCallback):
                 # An environment may draw numbers while it is built.
                 with preserved_generators(model.action_space.np_random):
                     self.eval_env = model._wrap_env(maybe_make_env(self.eval_env, 0), verbose=0)
-            _check_tasks(task_names(self.eval_env), self.task_names)
+            try:
+                _check_tasks(task_names(self.eval_env), self.task_names)
+            except ValueError:
+                if self._owns_env:
+                    self._close_own()
+                raise
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(model)
         constants = {"task_names": np.array(self.task_names)}
@@ -141,7 +150,9 @@ class MultiTaskEvalCallback(PeriodicCallback):
 
     def act(self, step: int) -> bool:
         """Evaluate, log and keep the scores."""
+        begun = time.monotonic()
         episodes = self._evaluate(step)
+        self.seconds.append(time.monotonic() - begun)
         scores = {"score": episodes.returns.mean(1), "trained": self._trained}
         self.record.add(step, scores | episodes._asdict())
         self._log(episodes, step)

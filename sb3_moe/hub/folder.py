@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -17,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 from sb3_moe.budget import Budget, measure
 from sb3_moe.evaluation.pinned_env import normalises_observations
 from sb3_moe.files.atomic import atomic
-from sb3_moe.files.writable import check_writable
+from sb3_moe.files.writable import check_writable, not_writable
 from sb3_moe.hub.card import card, metadata
 from sb3_moe.hub.pushing import check_repo_id
 from sb3_moe.hub.results import Results, play
@@ -113,11 +112,11 @@ def check_folder(folder: Path, argument: str = "folder") -> None:
         says
     """
     # A link that leads nowhere doesn't exist, and can't be made a folder either.
-    if os.path.lexists(folder) and not folder.is_dir():
+    if _stands(folder, argument) and not folder.is_dir():
         raise ValueError(f"`{argument}` must be a folder, got the file {folder}")
     is_a_cards = _is_a_cards(folder)
     for path in (folder / name for name in WRITTEN):
-        if not os.path.lexists(path):
+        if not _stands(path, argument):
             continue
         if not is_a_cards:
             raise ValueError(
@@ -131,8 +130,22 @@ def check_folder(folder: Path, argument: str = "folder") -> None:
                 f"{path.name} is {_kind(path)}"
             )
     # What isn't there is made when there is something to write.
-    nearest = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    nearest = next(each for each in (folder, *folder.parents) if _stands(each, argument))
     check_writable(nearest, argument)
+
+
+def _stands(path: Path, argument: str) -> bool:
+    """Say whether anything stands there, a link that leads nowhere too.
+
+    :raises ValueError: naming it, if nothing of such a name can be
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # it is too long, or holds a zero
+        raise not_writable(path, argument, error) from error
+    return True
 
 
 def _kind(path: Path) -> str:
@@ -144,6 +157,8 @@ def _kind(path: Path) -> str:
 
 def _is_a_cards(folder: Path) -> bool:
     """Say whether a folder is an earlier card's, by its config: a run's has other keys."""
+    if not (folder / CONFIG).is_file():  # a pipe there would be read for ever
+        return False
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

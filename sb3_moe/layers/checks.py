@@ -42,7 +42,10 @@ def number(name: str, value: object) -> float:
     """Return a number, Python's own or numpy's, or raise."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # too large for one, as 10**400
+        raise ValueError(f"`{name}` must be a number that fits a float, got {value}") from None
 
 
 def not_negative(name: str, value: object) -> None:

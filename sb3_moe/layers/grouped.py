@@ -151,17 +151,20 @@ def _outer(x_MI: th.Tensor, y_MO: th.Tensor, groups: Groups) -> th.Tensor:
 
 def _masked_rows(x_MI: th.Tensor, weight_EIO: th.Tensor, groups: Groups) -> th.Tensor:
     """Do as :func:`rows_times` by what torch knows of many at once: every expert on every row."""
-    products_EMO = x_MI.unsqueeze(-3).matmul(weight_EIO)
-    return _own_rows(products_EMO, groups).sum(-3)
+    x_EMI = _spread(x_MI, weight_EIO.shape[-3], groups)
+    # Once more, since zeros times an infinity are no numbers.
+    return _own_rows(x_EMI.matmul(weight_EIO), groups).sum(-3)
 
 
 def _masked_outer(x_MI: th.Tensor, y_MO: th.Tensor, groups: Groups, num_experts: int) -> th.Tensor:
     """Do as :func:`outer_sums` by what torch knows of many at once."""
-    x_EMI, y_EMO = (
-        _own_rows(each.unsqueeze(-3).expand(num_experts, *each.shape), groups)
-        for each in (x_MI, y_MO)
-    )
+    x_EMI, y_EMO = (_spread(each, num_experts, groups) for each in (x_MI, y_MO))
     return x_EMI.mT.matmul(y_EMO)
+
+
+def _spread(x_MI: th.Tensor, num_experts: int, groups: Groups) -> th.Tensor:
+    """Give each expert all rows, zeros in place of those of others: gradients keep apart too."""
+    return _own_rows(x_MI.unsqueeze(-3).expand(num_experts, *x_MI.shape), groups)
 
 
 def _own_rows(x_EMI: th.Tensor, groups: Groups) -> th.Tensor:

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_moe.evaluation.playing import takes_masks
 from sb3_moe.generators import preserved_generators
@@ -246,12 +246,14 @@ class _Player:
             return None
         try:
             return drawn(self._stage.env)
-        except (EOFError, ConnectionError) as error:  # a worker of SB3's ends with such an error
-            raise RuntimeError(
-                "`env` can't be played on, since one of its processes ended while it drew: pass "
-                "frames=False, or put it into a DummyVecEnv, to see why"
-            ) from error
         except Exception as error:  # an environment may raise anything
+            # What is raised in a process of SB3's ends it, and comes here as a broken pipe.
+            lost = isinstance(error, EOFError | ConnectionError)
+            if lost and isinstance(self._stage.env.unwrapped, SubprocVecEnv):
+                raise RuntimeError(
+                    "`env` can't be played on, since one of its processes ended while it drew: "
+                    "pass frames=False, or put it into a DummyVecEnv, to see why"
+                ) from error
             self._draws, self.no_frames = False, why_not_drawn(error)
             return None
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+from gymnasium.wrappers import HumanRendering, RecordVideo, RenderCollection
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import set_random_seed
@@ -39,10 +40,15 @@ from sb3_moe.tasks.of_env import task_names
 from sb3_moe.watching.pictures import as_frame
 from sb3_moe.watching.replay import Frame
 
-MONITOR = f"{Monitor.__module__}:{Monitor.__name__}"
+# What comes by itself, draws otherwise, or films over training's own files.
+NOT_AGAIN = tuple(
+    f"{each.__module__}:{each.__name__}"
+    for each in (Monitor, HumanRendering, RecordVideo, RenderCollection)
+)
 PICTURES = "rgb_array"
 NOT_ASKED = "no pictures were asked for"
 NO_MODE = "the environment was built without render_mode='rgb_array'"
+OBSERVES_OTHERWISE = "with render_mode='rgb_array' the agent would observe something else"
 
 
 class Stage(NamedTuple):
@@ -103,7 +109,7 @@ def stage_for(
     if tasks_apart or (own_env is not None and _step_the_same(venv, own_env)):
         copies = evaluation_copies(venv, episodes) if episodes and tasks_apart else 1
         build = partial(make_pinned_env, venv, copies) if tasks_apart else partial(_again, venv)
-        own, no_frames = _built(model, build, frames)
+        own, no_frames = _built(model, venv, build, frames)
         _normalise_as(source, own)
         return Stage(own, task_names(own), tasks_apart, True, no_frames)
     no_frames = None if _mode(venv) == PICTURES else NO_MODE
@@ -191,8 +197,7 @@ def _again(env: VecEnv, *, render_mode: str | None = None) -> VecEnv:
     spec = env.get_attr("spec")[0] if env.has_attr("spec") else None
     if spec is None or spec.id not in gym.registry:
         raise ValueError(f"{rule}it doesn't say how another one is built")
-    # SB3 puts its Monitor around what it makes, and one that can't be made again comes by itself.
-    others = tuple(each for each in spec.additional_wrappers if each.entry_point != MONITOR)
+    others = tuple(each for each in spec.additional_wrappers if each.entry_point not in NOT_AGAIN)
     strange = [each.name for each in others if each.kwargs is None]
     if strange:
         raise ValueError(f"{rule}{strange[0]} around it doesn't say how another one is built")
@@ -243,17 +248,20 @@ def _draws(model: BaseAlgorithm, env: VecEnv) -> bool:
 
 
 def _built(
-    model: BaseAlgorithm, build: Callable[..., VecEnv], frames: bool
+    model: BaseAlgorithm, venv: VecEnv, build: Callable[..., VecEnv], frames: bool
 ) -> tuple[VecEnv, str | None]:
-    """Build an environment, and say why it has no pictures if it has none."""
+    """Build an environment like another, and say why it has no pictures if it has none."""
     if not frames:
         return build(), NOT_ASKED
     env = None
     try:
         env = build(render_mode=PICTURES)
-        if _draws(model, env):
+        if env.observation_space != venv.observation_space:
+            why = OBSERVES_OTHERWISE
+        elif _draws(model, env):
             return env, None
-        why = NO_MODE
+        else:
+            why = NO_MODE
     except Exception as error:  # what a task can't draw, or lacks for it, is its own to say
         why = why_not_drawn(error)
     if env is not None:

@@ -241,6 +241,19 @@ def test_an_ids_environment_changes_nothing_of_the_training_and_is_closed_each_t
     assert len(callback.scores["steps"]) == 3
 
 
+def test_an_ids_environment_of_other_tasks_is_closed_before_it_is_refused(monkeypatch):
+    monkeypatch.setattr(Drawing, "closed", 0)
+    gym.register("Drawing-v0", Drawing)
+    env = make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], 2)
+    model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=32)
+    try:
+        with pytest.raises(ValueError, match=r"`eval_env` must"):
+            model.learn(32, callback=MultiTaskEvalCallback(32, 1, eval_env="Drawing-v0"))
+    finally:
+        del gym.registry["Drawing-v0"]
+    assert Drawing.closed == 1
+
+
 def test_an_evaluation_environment_without_a_training_task_is_refused():
     eval_env = toy_vec_env((0,), (1,), names=("a", "b"))
     with pytest.raises(ValueError, match=r"tasks \['a', 'b', 'c'\], got \['a', 'b'\], which lacks"):

@@ -222,6 +222,20 @@ def test_what_is_no_plain_file_is_not_called_a_folder(model, tmp_path):
         check_folder(tmp_path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are none on this system")
+def test_a_pipe_in_the_place_of_a_config_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ValueError, match=r"whose config\.json would be lost"):
+        check_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "zero\0"])
+def test_a_name_that_no_folder_can_have_is_refused_before_anything_is_played(name, tmp_path):
+    with pytest.raises(ValueError, match=r"`folder` must be a folder that can be written, got .*"):
+        check_folder(tmp_path / name)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_film_stops_showing_what_stopped_being_drawn(model, tmp_path, monkeypatch):
     render = CartPoleEnv.render
 

@@ -193,6 +193,23 @@ def test_of_many_gradients_what_is_no_number_stays_with_its_expert(place):
     assert found[1][0, 2].isfinite().all()
 
 
+@pytest.mark.parametrize("place", ["a weight", "a gradient"])
+def test_of_many_gradients_differentiated_again_it_stays_there_too(place):
+    order, groups = grouped.sort_rows(th.tensor([[0], [0], [1], [2], [2]]), 3, at_once=False)
+    x, weight, many = th.randn(len(order), 4), th.randn(3, 4, 2), th.randn(2, len(order), 2)
+    {"a weight": weight, "a gradient": many[0]}[place].flatten()[0] = th.inf
+    inputs = (x.requires_grad_(), weight.requires_grad_(), many.requires_grad_())
+    y = grouped.rows_times(x, weight, groups)
+    kept = {"is_grads_batched": True, "create_graph": True}
+    found = th.autograd.grad(y, (x, weight), many, **kept)
+    again = th.autograd.grad(sum(each.pow(2).sum() for each in found), inputs)
+    others = groups.experts_M != 0
+    assert again[0][others].isfinite().all()
+    assert again[1][1:].isfinite().all()
+    assert again[2][:, others].isfinite().all()
+    assert not again[2].isfinite().all(), "what is none is told"
+
+
 @pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("dtype", [th.float32, th.float64])
 def test_sorted_rows_at_once_equal_a_loop_over_tokens(calls, sorted_rows, k, dtype):

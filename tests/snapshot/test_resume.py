@@ -350,6 +350,11 @@ def test_keeping_no_snapshot_or_part_of_one_is_refused(tmp_path, keep):
         SnapshotCallback(1, tmp_path, keep=keep)
 
 
+def test_a_number_of_snapshots_beyond_all_floats_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"`keep` must be a number that fits a float, got 10{400}"):
+        SnapshotCallback(1, tmp_path, keep=10**400)
+
+
 def test_a_number_of_snapshots_that_is_none_is_named(tmp_path):
     with pytest.raises(TypeError, match="`keep` must be a number, got None"):
         SnapshotCallback(1, tmp_path, keep=None)

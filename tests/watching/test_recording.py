@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import shown
 import torch as th
+from gymnasium.wrappers import HumanRendering, RecordVideo
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.vec_env import (
@@ -280,6 +281,13 @@ def test_a_process_that_ends_while_it_draws_is_named():
         sb3_moe.watch(shown.agent(shown.Shown(), "MoeMlpPolicy"), env)
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError("it closed"), EOFError("it closed")])
+def test_a_connection_of_the_environments_own_is_no_process_that_ended(error):
+    replay = sb3_moe.watch(shown.agent(shown.Shown(), "MoeMlpPolicy"), draws([PICTURE, error]))
+    assert replay.no_frames == "it closed"
+    assert len(replay.runs[0].tracks[0]) == shown.LENGTH
+
+
 class ObservedAsDrawn(shown.Shown):
     """Is observed as it is drawn."""
 
@@ -300,6 +308,54 @@ def test_what_is_observed_as_it_is_drawn_is_so_without_pictures_too():
     values = [each.runs[0].tracks[0].values_TV for each in (with_pictures, without)]
     np.testing.assert_array_equal(*values)
     assert values[0].std() == 0
+
+
+class OfTwoSizes(shown.Shown):
+    """Is observed as a picture, whose size is another where it is to be drawn."""
+
+    metadata = {"render_modes": ["rgb_array", "small"], "render_fps": 5}  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode=render_mode)
+        size = 36 if render_mode == "small" else 40
+        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+
+    def _observe(self):
+        return self.observation_space.sample()
+
+
+def test_an_agent_is_shown_what_it_learned_from_rather_than_drawn():
+    gym.register("TwoSizes-v0", OfTwoSizes)
+    try:
+        model = PPO("CnnPolicy", gym.make("TwoSizes-v0", render_mode="small"), seed=0)
+        replay = sb3_moe.watch(model)
+    finally:
+        del gym.registry["TwoSizes-v0"]
+    assert "would observe something else" in replay.no_frames
+    assert len(replay.runs[0].tracks[0]) == shown.LENGTH
+
+
+@pytest.mark.parametrize("frames", [True, False])
+def test_films_of_the_training_stay_as_they_are(tmp_path, frames):
+    films = tmp_path / "films"
+    drawn = gym.make("Shown-v0", render_mode="rgb_array", size=16)
+    env = RecordVideo(drawn, films, lambda episode: episode == 0, name_prefix="mine")
+    model = PPO("MlpPolicy", env, n_steps=16, batch_size=16, seed=0).learn(16)
+    before = {each: each.read_bytes() for each in films.iterdir()}
+    replay = sb3_moe.watch(model, frames=frames)
+    assert before == {each: each.read_bytes() for each in films.iterdir()}
+    assert len(before) == 1
+    assert bool(replay.no_frames) != frames
+
+
+@pytest.mark.filterwarnings("ignore:.*doesn't natively support it")
+@pytest.mark.parametrize("mode", ["human", "rgb_array_list"])
+def test_modes_that_gymnasium_adds_are_left_to_the_training(mode, monkeypatch):
+    opened = []
+    monkeypatch.setattr(HumanRendering, "_render_frame", opened.append)
+    model = PPO("MlpPolicy", gym.make("Shown-v0", render_mode=mode), seed=0)
+    assert sb3_moe.watch(model).no_frames is None
+    assert not opened
 
 
 class Masked(shown.Shown):

@@ -176,26 +176,25 @@ def _callbacks(
     every = steps_between(cell.steps_per_task, cell.evaluation.points)
     snapshots = max(1, cell.total_steps // (cell.checkpoints + 1))
     probe = max(PROBE, len(cell.games))  # one observation of each task at least
-    callbacks: list[BaseCallback] = [
-        MultiTaskEvalCallback(
-            every,
-            cell.evaluation.episodes,
-            eval_env=eval_env,
-            deterministic=cell.evaluation.deterministic,
-            log_path=path,
-        ),
+    evaluation = MultiTaskEvalCallback(
+        every,
+        cell.evaluation.episodes,
+        eval_env=eval_env,
+        deterministic=cell.evaluation.deterministic,
+        log_path=path,
+    )
+    others: list[BaseCallback] = [
         PlasticityCallback(every, probe_size=probe, ntk_size=0, log_path=path),
         TaskRolloutCallback(),
     ]
     if getattr(model.policy, "moe_layers", dict)():
-        callbacks.append(RoutingCallback(every, probe_size=probe, log_path=path))
+        others.append(RoutingCallback(every, probe_size=probe, log_path=path))
     # One that the file names, or derived from ours, takes our place; the evaluation stays.
-    evaluation, *others = callbacks
     others = [each for each in others if not any(issubclass(k, type(each)) for k in _named(cell))]
-    callbacks = [evaluation, *others, *named]
-    # After those whose returns it tells.
-    callbacks.append(Heartbeat(path / "live.json", cell.total_steps))
+    # After those whose returns and times it tells.
+    heartbeat = Heartbeat(path / "live.json", cell.total_steps, evaluation=evaluation)
     # Last, so that a snapshot is of everything that the others did at its step.
     # Two, so that there is another if one is damaged.
     # A run starts anew only where no snapshot can be gone on from.
-    return [*callbacks, SnapshotCallback(snapshots, path, keep=2, overwrite=True)]
+    snapshot = SnapshotCallback(snapshots, path, keep=2, overwrite=True)
+    return [evaluation, *others, *named, heartbeat, snapshot]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_moe.callbacks.evaluate import MultiTaskEvalCallback
 from sb3_moe.files.json_file import write_json
 from sb3_moe.tasks.keys import short_names
 from sb3_moe.tasks.of_env import task_names
@@ -22,10 +23,19 @@ class Heartbeat(BaseCallback):
     :param path: of the file
     :param total_steps: of the whole run
     :param seconds: between two times: a rollout off-policy may be a single step
+    :param evaluation: a callback that comes before it too; how long each evaluation of this run
+        took is written with the rest
     """
 
-    def __init__(self, path: Path, total_steps: int, seconds: float = 0.5) -> None:
+    def __init__(
+        self,
+        path: Path,
+        total_steps: int,
+        seconds: float = 0.5,
+        evaluation: MultiTaskEvalCallback | None = None,
+    ) -> None:
         super().__init__()
+        self.evaluation = evaluation
         self.seconds = seconds
         self.path = path
         self.total_steps = total_steps
@@ -50,6 +60,7 @@ class Heartbeat(BaseCallback):
 
     def _write(self) -> None:
         seconds = time.monotonic() - self._begun
+        evaluations = [] if self.evaluation is None else self.evaluation.seconds
         self._due = time.monotonic() + self.seconds
         write_json(
             self.path,
@@ -59,6 +70,7 @@ class Heartbeat(BaseCallback):
                 "seconds": round(seconds, 2),
                 "rate": round((self.num_timesteps - self._first_step) / max(seconds, 1e-9), 1),
                 "returns": self._last_returns,
+                "evaluations": [round(each, 3) for each in evaluations],
             },
         )
 

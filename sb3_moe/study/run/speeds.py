@@ -10,12 +10,15 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
+from stable_baselines3.her import HerReplayBuffer
+
+from sb3_moe.evaluation.pinned_env import MAX_COPIES
 from sb3_moe.files.json_file import read_json
 from sb3_moe.study.run.engine import LocalEngine
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import Job
 from sb3_moe.study.run.runner import run
-from sb3_moe.study.spec.algorithms import default_of, is_off_policy
+from sb3_moe.study.spec.algorithms import declared, default_of, is_off_policy
 from sb3_moe.study.spec.arguments import given
 from sb3_moe.study.spec.config import CellConfig
 
@@ -30,8 +33,8 @@ class Speeds(NamedTuple):
     """How fast cells train, and what each costs besides.
 
     :param rates: environment steps per second of each architecture, evaluation included
-    :param start: seconds in which a cell takes no steps: its process and network are built, it is
-        evaluated for the first time; None where none was tried, so that nobody looked
+    :param start: seconds that a cell takes besides, until its process and network are built and
+        what its evaluations play is compiled; None where none was tried, so that nobody looked
     """
 
     rates: dict[str, float]
@@ -68,9 +71,10 @@ def measured_speeds(jobs: Sequence[Job], tell: Callable[[str, float], None]) -> 
         root = Path(folder)
         for job in list(untried.values())[:1]:
             # Not counted: it leaves the others the compiled games, as a study's first cell does.
-            _try(_shortened(job.cell, FIRST), root / ".first", root / ".jax")
+            _try(job.cell, _shortened(job.cell, FIRST), root / ".first", root / ".jax")
         for name, job in untried.items():
-            rates[name], start = _try(_shortened(job.cell), root / name, root / ".jax")
+            short = _shortened(job.cell)
+            rates[name], start = _try(job.cell, short, root / name, root / ".jax")
             starts.append(start)
             tell(name, rates[name])
     return Speeds(rates, mean(starts) if starts else None)
@@ -109,8 +113,8 @@ def _past_speed(job: Job) -> float:
     return float((done["steps"] - attempt["start"]) / max(attempt["seconds"], 1e-2))
 
 
-def _try(short: CellConfig, path: Path, cache: Path) -> tuple[float, float]:
-    """Train a cell for a few rollouts in a process of its own; give its rate, and its start."""
+def _try(cell: CellConfig, short: CellConfig, path: Path, cache: Path) -> tuple[float, float]:
+    """Train a short cell in a process of its own; give the whole one's rate, and its start."""
     trial = Job(short, CellFolder(path), CellFolder(path).state())
     begun = time.monotonic()
     run([trial], LocalEngine(1, cache), _Silent())
@@ -119,18 +123,35 @@ def _try(short: CellConfig, path: Path, cache: Path) -> tuple[float, float]:
     if state.status != "done":
         raise RuntimeError(f"a trial of {short.name} {state.status}: {state.reason}")
     live = trial.folder.live()
-    return float(live["rate"]), max(0.0, seconds - float(live["seconds"]))
+    evaluations = live["evaluations"]
+    # The first one compiles what it plays, too.
+    each = evaluations[-1]
+    training = max(live["seconds"] - sum(evaluations), 1e-9)
+    start = seconds - training - len(evaluations) * each
+    rate = _rate(cell, training / live["steps"], each / short.evaluation.episodes)
+    return rate, max(0.0, start)
+
+
+def _rate(cell: CellConfig, step: float, episode: float) -> float:
+    """Give the steps per second of a whole cell with its evaluations.
+
+    :param step: seconds of a step of training
+    :param episode: seconds of an evaluation's episode of every task
+    """
+    visits = cell.total_steps // cell.steps_per_task
+    # One before training, and then at most one after each rollout.
+    evaluations = 1 + min(visits * cell.evaluation.points, cell.total_steps // cell.rollout)
+    evaluating = evaluations * cell.evaluation.episodes * episode
+    return cell.total_steps / (cell.total_steps * step + evaluating)
 
 
 def _shortened(cell: CellConfig, rollouts: int = ROLLOUTS) -> CellConfig:
-    """Evaluate a short cell about as much, step for step, as the whole one."""
+    """Give a cell of a few rollouts, evaluated before and after them in as many copies as ever."""
     waits = _waits(cell)
     steps = min(cell.steps_per_task, _trial_steps(cell, rollouts, waits))
-    due = cell.evaluation.points * steps / cell.steps_per_task
-    points = max(1, round(due))
-    # The one there must be would count for more than the training between it and the next.
-    episodes = max(1, round(cell.evaluation.episodes * min(1.0, due / points)))
-    evaluation = replace(cell.evaluation, points=points, episodes=episodes)
+    evaluation = replace(
+        cell.evaluation, points=1, episodes=min(cell.evaluation.episodes, MAX_COPIES)
+    )
     own = {**cell.architecture.arguments, **({} if waits is None else {"learning_starts": waits})}
     # Its start is not there yet, and no faster or slower than new weights.
     new = replace(cell.architecture, start_from=None, arguments=own)
@@ -142,15 +163,23 @@ def _shortened(cell: CellConfig, rollouts: int = ROLLOUTS) -> CellConfig:
 def _waits(cell: CellConfig) -> int | None:
     """Give the steps before an off-policy algorithm learns in a trial; None: it is none.
 
-    It needn't wait, which takes long and is faster than what is measured, unless for a buffer of
-    the user's choice: hindsight has nothing to draw before an episode has ended.
+    It needn't wait, which takes long and is faster than what is measured, unless its buffer must:
+    hindsight has nothing to draw before an episode has ended, and what one of the user's own needs
+    nobody knows.
     """
     if not is_off_policy(cell.algorithm):
         return None
-    arguments = given(cell)
-    if "replay_buffer_class" not in arguments:
+    arguments = declared(cell.algorithm, given(cell))
+    buffer = arguments.get("replay_buffer_class")
+    if buffer is None or _draws_at_once(buffer):
         return 0
     return int(arguments.get("learning_starts", default_of(cell.algorithm, "learning_starts")))
+
+
+def _draws_at_once(buffer: type) -> bool:
+    package = buffer.__module__.partition(".")[0]
+    known = package in ("stable_baselines3", "sb3_contrib", "sb3_moe")
+    return known and not issubclass(buffer, HerReplayBuffer)
 
 
 def _trial_steps(cell: CellConfig, rollouts: int, waits: int | None) -> int:

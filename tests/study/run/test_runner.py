@@ -24,6 +24,7 @@ from sb3_moe.study.run.runner import locked
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.arguments import given
 from sb3_moe.study.spec.config import Architecture
+from sb3_moe.study.spec.setup import Evaluation
 from sb3_moe.study.spec.start import StartFrom
 
 
@@ -32,8 +33,9 @@ class InstantEngine:
 
     capacity = 2
 
-    def __init__(self, failing=(), dying=(), ending="", why="no luck"):
+    def __init__(self, failing=(), dying=(), ending="", why="no luck", evaluations=(0.0,)):
         self.failing, self.dying, self.ending, self.why = failing, dying, ending, why
+        self.evaluations = list(evaluations)
         self.cells, self.most, self.stopped = [], 0, False
         self._running = []
 
@@ -43,8 +45,9 @@ class InstantEngine:
         if cell.name in self.failing:
             folder.fail(ValueError(self.why))
         elif cell.name not in self.dying:
-            live = {"steps": cell.total_steps, "rate": 1e4, "seconds": 0.0, "returns": {}}
-            write_json(path / "live.json", live)
+            seconds = cell.total_steps / 1e4 + sum(self.evaluations)
+            live = {"steps": cell.total_steps, "seconds": seconds, "rate": 1e4, "returns": {}}
+            write_json(path / "live.json", {**live, "evaluations": self.evaluations})
             write_arrays(folder, "scores.npz", made.scores)
             folder.finish({"steps": cell.total_steps, "last_attempt": {"start": 0, "seconds": 2.0}})
         self.cells.append(cell)
@@ -587,9 +590,7 @@ def test_an_attempt_that_had_nothing_left_to_do_says_nothing_of_the_speed(tmp_pa
     assert speeds.measured_speeds([first], ignore).rates == {"dense": 1e4}  # as the engine says
 
 
-def test_architectures_without_a_run_are_tried_for_a_moment_evaluated_as_often(
-    tmp_path, monkeypatch
-):
+def test_architectures_without_a_run_are_tried_for_a_moment(tmp_path, monkeypatch):
     engine = InstantEngine()
     monkeypatch.setattr(speeds, "LocalEngine", lambda processes, cache: engine)
     the_study = study(1, ("dense", "soft-big", "task-big"), steps_per_task=40 * ROLLOUT)
@@ -599,17 +600,36 @@ def test_architectures_without_a_run_are_tried_for_a_moment_evaluated_as_often(
         survey(the_study.cells(), tmp_path), lambda name, rate: told.append((name, rate))
     )
     # 655,360 steps in 16.384 s; the others as the engine says.
-    assert found.rates == {"dense": 40_000, "soft-big": 10_000, "task-big": 10_000}
+    assert found.rates == pytest.approx({"dense": 4e4, "soft-big": 1e4, "task-big": 1e4})
     assert told == [*found.rates.items()]
     assert found.start >= 0
     # The first one twice: once for nothing but to compile the games.
     assert [c.architecture.name for c in engine.cells] == ["soft-big", "soft-big", "task-big"]
-    # Ten evaluations in 40 rollouts are one in four.
     assert [c.steps_per_task for c in engine.cells] == [ROLLOUT, 4 * ROLLOUT, 4 * ROLLOUT]
     assert {c.evaluation.points for c in engine.cells} == {1}
-    # One rollout is due a quarter of an evaluation.
-    episodes = the_study.evaluation.episodes
-    assert [c.evaluation.episodes for c in engine.cells] == [episodes / 4, episodes, episodes]
+
+
+def test_a_trials_speed_counts_training_and_evaluations_as_often_as_the_run_has_them(
+    tmp_path, monkeypatch
+):
+    # The first one compiles; the second takes 2 s for 10 episodes.
+    engine = InstantEngine(evaluations=[7.0, 2.0])
+    monkeypatch.setattr(speeds, "LocalEngine", lambda processes, cache: engine)
+    the_study = study(1, ("dense",), regimes=("mtrl",), steps_per_task=40 * ROLLOUT)
+    the_study = replace(the_study, evaluation=Evaluation(points=10, episodes=30))
+    found = speeds.measured_speeds(survey(the_study.cells(), tmp_path), ignore)
+    assert [c.evaluation.episodes for c in engine.cells] == [10, 10]
+    # 655,360 steps at 10,000 a second, and 21 evaluations of 30 episodes, 6 s each.
+    assert found.rates["dense"] == pytest.approx(655_360 / (65.536 + 21 * 6))
+
+
+def test_evaluations_closer_than_rollouts_are_one_after_each(tmp_path, monkeypatch):
+    engine = InstantEngine(evaluations=[2.0, 2.0])
+    monkeypatch.setattr(speeds, "LocalEngine", lambda processes, cache: engine)
+    the_study = study(1, ("dense",), regimes=("mtrl",), steps_per_task=8 * ROLLOUT)
+    the_study = replace(the_study, evaluation=Evaluation(points=100, episodes=5))
+    found = speeds.measured_speeds(survey(the_study.cells(), tmp_path), ignore)
+    assert found.rates["dense"] == pytest.approx(131_072 / (13.1072 + 17 * 2))
 
 
 def off_policy(arguments=None):
@@ -628,6 +648,10 @@ def off_policy(arguments=None):
         (None, 1008, 0),
         # Hindsight must have seen an episode end, and nobody knows how long these are.
         ({"replay_buffer_class": "stable_baselines3:HerReplayBuffer"}, 51_008, 50_000),
+        ({"replay_buffer_class": "sb3_moe.buffers:MultiTaskReplayBuffer"}, 1008, 0),
+        ({"replay_buffer_class": None}, 1008, 0),
+        # What one of the user's own has nothing to draw before, nobody knows either.
+        ({"replay_buffer_class": "own_parts:OwnReplayBuffer"}, 51_008, 50_000),
     ],
 )
 def test_an_off_policy_algorithm_learns_from_the_first_step_of_a_trial_unless_its_buffer_waits(
