@@ -1,10 +1,12 @@
-"""One torch thread per worker, and compiled games that all workers and runs share."""
+"""One torch thread per worker, games compiled once, and products of arguments cut short."""
 
 import os
 from pathlib import Path
 
+import pytest
 import torch as th
 from browsing import browser_page, chromium  # noqa: F401  fixtures of all tests
+from covering import leave_the_rest
 
 # Small networks are faster on one thread, and two workers share two cores.
 th.set_num_threads(1)
@@ -16,3 +18,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 # Snapshots are signed with a key of the tests' own.
 os.environ["SB3_MOE_KEY_FILE"] = str(cache / "key")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m doesn't name
+def pytest_collection_modifyitems(items):
+    leave_the_rest(items)

@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
+T = TypeVar("T")
 PLACEMENTS = ("none", "middle", "final", "big")
 # More than one router, so that what is kept beside the weights is asked too.
 ROUTERS = {"final": {"router": "top_k", "top_k": 2}, "big": {"num_experts": 2}}
@@ -73,21 +74,22 @@ class Table:
         behaviour: str,
         algorithms: Sequence[str] | None = None,
         **options: Mapping[str, Any],
-    ) -> pytest.MarkDecorator:
+    ) -> Callable[[T], T]:
         """Parametrise a test over algorithms, the placements that keep a behaviour, and options.
 
-        Every algorithm meets every placement; of the options each such pair takes one, in turn,
-        and the rest of the product is marked ``full``.
+        Each of them is met once, together with other tests' in other company; the rest of the
+        product is marked ``full``.
 
         :param behaviour: a key of the behaviours
         :param algorithms: the test's ``algorithm``; None for everyone
         :param options: further arguments of the test, each a dict from a word to a value
         """
         asked = self.everyone if algorithms is None else algorithms
-        return pytest.mark.parametrize(
+        cases = pytest.mark.parametrize(
             ("algorithm", "placement", *options),
             list(_parameters(asked, self.keeping(behaviour), list(options.values()))),
         )
+        return lambda test: pytest.mark.covering(cases(test))
 
     def lines(self, whose: str) -> list[str]:
         """Return the table for a page of ``docs``.
@@ -139,14 +141,11 @@ def check_refused(exception: Cannot, attempt: Callable[[], object]) -> None:
 def _parameters(
     algorithms: Sequence[str], placements: Sequence[str], options: Sequence[Mapping[str, Any]]
 ) -> Iterator[Any]:
-    choices = list(product(*(each.items() for each in options)))
-    for i, algorithm in enumerate(algorithms):
-        for j, placement in enumerate(placements):
-            for k, chosen in enumerate(choices):
-                yield pytest.param(
-                    algorithm,
-                    placement,
-                    *(value for _, value in chosen),
-                    id="-".join([algorithm, placement, *(str(word) for word, _ in chosen)]),
-                    marks=[] if k == (i + j) % len(choices) else pytest.mark.full,
-                )
+    for algorithm, placement in product(algorithms, placements):
+        for chosen in product(*(each.items() for each in options)):
+            yield pytest.param(
+                algorithm,
+                placement,
+                *(value for _, value in chosen),
+                id="-".join([algorithm, placement, *(str(word) for word, _ in chosen)]),
+            )

@@ -46,6 +46,7 @@ def test_the_total_is_every_learned_number_of_an_on_policy_model():
     )
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("match", ["parameters", "flops"])
 @pytest.mark.parametrize("placement", ["middle", "final", "all", "big"])
 def test_the_matching_dense_network_costs_nearly_the_same(placement, match):

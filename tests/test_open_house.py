@@ -58,6 +58,7 @@ def observations(model, count=32):
     return rng.uniform(low, high, (count, *low.shape)).astype(np.float32)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("case", CASES)
 def test_parts_of_ones_own_learn_and_are_looked_into(algorithm, case, tmp_path, capsys):
@@ -406,6 +407,7 @@ def multi_task(algorithm, **policy_kwargs):
     return kind("MoeMlpPolicy", env, policy_kwargs=kwargs, seed=0, device="cpu", **arguments)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("placement", ["none", "middle", "final", "all", "body", own_parts.ENDS])
 def test_each_task_has_its_own_head_with_any_placement(algorithm, placement, tmp_path):

@@ -182,6 +182,7 @@ def test_a_task_of_a_thousandfold_rewards_moves_the_policy_no_more():
     assert np.abs(scaled.returns).max() > 500
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("name", ["MaskablePPO", "RecurrentPPO", "TRPO"])
 @pytest.mark.parametrize("task_id", ["dict", "onehot"])
 def test_a_callback_swaps_the_buffer_of_every_on_policy_algorithm(name, task_id):

@@ -142,6 +142,7 @@ def weights(model):
     return th.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("kind", [L2AnchorCallback, EWCCallback])
 @pytest.mark.parametrize("policy", ["MultiInputPolicy", "MoeMultiInputPolicy"])
 @pytest.mark.parametrize("algo", [PPO, DQN])
@@ -176,6 +177,7 @@ def drift(model, key):
 CASES = [(PPO, TASKS), (A2C, TASKS), (DQN, TASKS), (SAC, PENDULUMS), (TD3, PENDULUMS)]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("algo", "tasks"), CASES, ids=[algo.__name__ for algo, _ in CASES])
 @pytest.mark.parametrize("kind", [L2AnchorCallback, EWCCallback])
 def test_the_larger_the_coefficient_the_less_weights_move_in_the_second_task(algo, tasks, kind):
@@ -186,6 +188,7 @@ def test_the_larger_the_coefficient_the_less_weights_move_in_the_second_task(alg
     assert 0 < moved[1] < moved[0]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("stop", [BLOCK // 2, BLOCK, BLOCK + 64])
 @pytest.mark.parametrize("algo", [PPO, DQN])
 def test_a_run_resumed_before_at_or_after_a_switch_is_the_run_that_was_never_stopped(

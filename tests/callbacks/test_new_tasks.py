@@ -73,6 +73,7 @@ def test_old_experts_are_frozen_and_one_joins_that_learns():
     assert not th.equal(weight[2], before[2])
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("snapshot_first", [True, False])
 @pytest.mark.parametrize("on_new_task", ["add_expert", "freeze_old"])
 def test_a_run_resumed_at_a_new_task_is_the_run_that_was_never_stopped(

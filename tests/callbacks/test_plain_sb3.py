@@ -48,6 +48,7 @@ def made(name, tmp_path):
     return CALLBACKS[name](**{key: value for key, value in given.items() if key in asked})
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_a_callback_works_with_plain_sb3_or_its_page_says_what_it_needs(name, algorithm, tmp_path):

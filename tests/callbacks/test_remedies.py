@@ -53,6 +53,7 @@ def test_a_remedy_acts_every_so_many_steps_but_neither_before_training_nor_at_it
     assert callback.steps == [128, 256, 384]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("new", [False, True], ids=["one callback", "a new one each time"])
 @pytest.mark.parametrize("through", [None, "zip", "moe"])
 def test_what_falls_due_as_a_run_ends_is_done_as_the_next_goes_on(new, through, tmp_path):

@@ -50,6 +50,7 @@ def make_ppo(env, policy="MlpPolicy", algo=PPO, **kwargs):
     return algo(policy, env, **(options | kwargs))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize("prefix", ["", "Moe"])
 @pytest.mark.parametrize("kind", ENVS)

@@ -146,6 +146,7 @@ ALGORITHMS = [
 ]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("method", ["static", pytest.param("rigl", marks=pytest.mark.full)])
 @pytest.mark.parametrize("policy", ["Mlp", "MoeMlp"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -267,6 +268,7 @@ def test_an_expert_without_rows_keeps_weights_masks_and_moments():
         assert not th.equal(one[0], other[0])
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(
     "remedy",
     [
@@ -298,6 +300,7 @@ def files(model, tmp_path, how):
     return sb3_moe.load(tmp_path / "model.moe", model.get_env(), device="cpu")
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("how", ["sb3", "ours"])
 @pytest.mark.parametrize(
     ("algo", "policy"), [(PPO, "MlpPolicy"), (PPO, "MoeMlpPolicy"), (SAC, "MlpPolicy")]

@@ -54,6 +54,7 @@ def treatment(make):
     )
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("stop", [2 * BLOCK, 2 * BLOCK + 64])
 @pytest.mark.parametrize("snapshot_first", [True, False])
 @pytest.mark.parametrize("make", [ppo, dqn])

@@ -68,6 +68,7 @@ def cases():
     return found
 
 
+@pytest.mark.covering
 @pytest.mark.filterwarnings("ignore:.*is out of date")  # the first version of MinAtar's games
 # Some of Meta-World's goals lie at one height.
 @pytest.mark.filterwarnings("ignore:.*maximum and minimum values are equal")

@@ -49,6 +49,7 @@ OPTIONS = [{}, {"expert": Skipping}]
 NAMES = ["stacked", "one_by_one"]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
 @pytest.mark.parametrize("options", OPTIONS, ids=NAMES)
 def test_experts_that_stay_are_drawn_to_their_own_start_and_new_ones_to_theirs(algorithm, options):
@@ -135,6 +136,7 @@ def after_a_switch(algo, kind):
     return model.learn(256, kind(0.1))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("kind", [L2AnchorCallback, EWCCallback])
 @pytest.mark.parametrize(("algo", "name"), [(PPO, "pi.middle"), (DQN, "qf.middle")])
 def test_a_finished_task_holds_the_experts_that_stay_and_no_new_one(algo, name, kind):

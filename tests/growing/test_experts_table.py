@@ -78,6 +78,7 @@ def test_every_changed_model_is_saved_loaded_and_learns(algorithm, place, router
     check(algorithm, place, router)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("change", ["new", "copies", "merged", "removed"])
 @pytest.mark.parametrize("place", PLACES)
 def test_the_task_routers_experts_are_as_many_as_the_tasks(place, change):

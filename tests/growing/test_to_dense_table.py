@@ -55,6 +55,7 @@ def table(columns, rows):
         yield pytest.param(algorithm, place, row, marks=marks)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("algorithm", "place", "kind"), list(table(PLACES, ONE)))
 def test_a_mixture_that_is_one_network_becomes_sb3s_own(algorithm, place, kind):
     model = with_experts(algorithm, place, **ONE[kind])
@@ -75,6 +76,7 @@ def test_uniform_linear_experts_are_one_linear_layer(algorithm, place, router):
     assert gap(to_dense(model), model) < 1e-5
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("router", ["soft", "random", "top_k"])
 @pytest.mark.parametrize("place", PLACES)
 def test_gates_that_differ_by_sample_are_no_dense_network(place, router):

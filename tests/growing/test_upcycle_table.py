@@ -28,11 +28,13 @@ def table(routers):
         yield pytest.param(algorithm, place, router, marks=marks)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("algorithm", "place", "router"), list(table(ROUTERS)))
 def test_copies_do_together_what_the_dense_model_did(algorithm, place, router):
     assert gap(grow(algorithm, place, router), dense(algorithm)) < 1e-5
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("algorithm", "place", "router"), list(table(SHARED)))
 def test_shares_do_together_what_the_dense_model_did(algorithm, place, router):
     assert gap(grow(algorithm, place, router, how="split"), dense(algorithm)) < 1e-5

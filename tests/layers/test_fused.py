@@ -127,6 +127,7 @@ def test_what_needs_no_gradient_gets_none(frozen):
         assert ours.grad is None or ours.grad.equal(other.grad)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("activation_fn", [nn.Tanh, nn.Sigmoid])
 @pytest.mark.parametrize("make", [soft, uniform])
 def test_gradients_can_be_differentiated_again(calls, make, activation_fn):

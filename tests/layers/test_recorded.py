@@ -58,6 +58,7 @@ def assert_same_at_other_sizes(recorded, tower):
             th.testing.assert_close(recorded(x), tower(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.covering
 @every_case
 # What is traced here depends on no branch; torch warns of its own deprecation, too.
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
@@ -79,6 +80,7 @@ def test_a_trace_that_is_frozen_runs_at_any_batch_size(router, placement):
     assert_same_at_other_sizes(frozen, tower)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(
     ("router", "tokens", "placement", "layout"),
     [
@@ -130,6 +132,7 @@ def test_an_onnx_file_runs_at_any_batch_size(router, tokens, placement, layout):
     assert_same_at_other_sizes(recorded, tower)
 
 
+@pytest.mark.covering
 @every_case
 @pytest.mark.parametrize("large", [False, True])
 def test_an_empty_batch_goes_through(request, large, router, tokens, placement, layout):
@@ -139,6 +142,7 @@ def test_an_empty_batch_goes_through(request, large, router, tokens, placement, 
     assert tower(inputs(tower, 0)).shape == (0, 2)
 
 
+@pytest.mark.covering
 @every_case
 @pytest.mark.parametrize("large", [False, True])
 def test_bfloat16_gives_about_the_same(request, large, router, tokens, placement, layout):

@@ -34,6 +34,7 @@ def watch(optimizer):
     return seen
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("policy", ["MlpPolicy", "MoeMlpPolicy"])
 @pytest.mark.parametrize("algo", OFF_POLICY)
 def test_gradients_of_critics_and_actors_are_those_of_their_own_last_step(algo, policy):

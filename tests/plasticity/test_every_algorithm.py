@@ -96,6 +96,7 @@ def silence(policy, units=3):
         (wiring.before.bias if bias is None else bias).data[..., :units] = -1e4
 
 
+@pytest.mark.covering
 @every_algorithm
 @dense_or_moe
 def test_dormant_neurons_of_every_tower_start_anew_and_its_output_stays(algorithm, prefix):
@@ -139,6 +140,7 @@ def test_what_a_normalisation_makes_of_silent_units_stays_and_they_start_anew(pr
         assert (norm.ra_mean != 0).any()
 
 
+@pytest.mark.covering
 @every_algorithm
 @pytest.mark.parametrize(
     ("prefix", "kwargs"),
@@ -154,6 +156,7 @@ def test_the_head_of_every_tower_starts_anew(algorithm, prefix, kwargs):
     assert not any(th.equal(*pair) for pair in zip(weights, old, strict=True))
 
 
+@pytest.mark.covering
 @every_algorithm
 @dense_or_moe
 def test_every_weight_that_is_learned_is_shrunk_and_perturbed(algorithm, prefix):
@@ -166,6 +169,7 @@ def test_every_weight_that_is_learned_is_shrunk_and_perturbed(algorithm, prefix)
         assert not th.equal(after_T, before[tower])
 
 
+@pytest.mark.covering
 @every_algorithm
 @dense_or_moe
 def test_training_goes_on_after_every_remedy(algorithm, prefix):

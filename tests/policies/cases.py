@@ -7,6 +7,7 @@ from itertools import combinations, product
 from typing import Any, NamedTuple
 
 import arena
+from covering import fewest
 
 from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.option_checks import takes, why_invalid
@@ -49,18 +50,11 @@ def pairs_of(case: Sequence[str]) -> set[Any]:
 
 
 def pairwise(cases: Sequence[Case]) -> list[Case]:
-    """Return few cases that hold every pair of values found in any: always the one with most news.
+    """Return few cases that hold every pair of values found in any.
 
     :param cases: to choose from
     """
-    pairs = {case: pairs_of(case) for case in cases}
-    missing = set().union(*pairs.values())
-    chosen = []
-    while missing:
-        best = max(cases, key=lambda case: len(pairs[case] & missing))
-        chosen.append(best)
-        missing -= pairs[best]
-    return chosen
+    return fewest({case: pairs_of(case) for case in cases})
 
 
 def options_of(case: Case) -> dict[str, Any]:

@@ -87,6 +87,7 @@ def trained_off_policy(algorithm, learning_rate=0.0, **options):
     return model, batch
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("router", ROUTERS)
 @pytest.mark.parametrize("placement", ["middle", "all", "big"])
 @pytest.mark.parametrize("part", ["actor", "critic"])
@@ -103,6 +104,7 @@ def test_sacs_gradient_is_that_of_adding_the_losses_to_its_own(part, placement, 
     assert_difference(*gradients, by_hand)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("algorithm", ["SAC", "TD3", "DDPG", "TQC", "CrossQ"])
 @pytest.mark.parametrize("placement", ["middle", "big"])
 def test_a_loss_in_the_critic_leaves_the_actors_gradient_as_it_is(algorithm, placement):
@@ -151,6 +153,7 @@ def loads(model):
     return [routing.load_E.max().item() for routing in model.policy.routing(obs).values()]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("placement", ["middle", "big"])
 @pytest.mark.parametrize("algorithm", BUSY)
 def test_a_router_skewed_on_purpose_becomes_balanced(algorithm, placement):
@@ -168,6 +171,7 @@ def test_a_bias_balances_a_skewed_router_that_learns_nothing(algorithm):
     assert max(after) < 0.65
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("placement", ["middle", "final", "all", "big"])
 @pytest.mark.parametrize("router", ["soft", "top_k", "task", "uniform", "random"])
 @pytest.mark.parametrize("algorithm", ["PPO", "RecurrentPPO"])

@@ -46,6 +46,7 @@ def placements(algorithm):
     return ["none", "middle", "big", *mixed]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("algorithm", "alias", "extractors"), EXTRACTORS)
 def test_every_parameter_of_the_online_networks_is_counted_once(algorithm, alias, extractors):
     kwargs = {"net_arch": [8]}
@@ -97,6 +98,7 @@ def totals(algorithm, alias, kwargs, match):
     return *(getattr(measure(policy).total, match) for policy in policies), twin
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(
     ("algorithm", "alias", "match"),
     [(*pair, "parameters") for pair in IMAGES]
@@ -111,6 +113,7 @@ def test_behind_images_the_whole_policy_matches(algorithm, alias, match):
     assert got == pytest.approx(wanted, rel=0.02)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("match", ["parameters", "flops"])
 @pytest.mark.parametrize("alias", ["MoeCnnPolicy", "MoeMultiInputPolicy"])
 def test_dqns_default_behind_images_matches(alias, match):
@@ -180,6 +183,7 @@ def with_second(value, second):
     return {second if k == "SECOND" else k: with_second(v, second) for k, v in value.items()}
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("i", range(len(CONTROLLED)))
 @pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC"])
 def test_every_control_can_be_built(algorithm, i):
@@ -193,6 +197,7 @@ def test_every_control_can_be_built(algorithm, i):
         assert all(layer.num_experts == 1 for layer in layers)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("i", range(len(BY_TOWER)))
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC", "TD3"])
 def test_every_control_by_tower_can_be_built(algorithm, i):

@@ -32,6 +32,7 @@ def optimizers(policy):
     return [m.optimizer for m in (policy, *policy.children()) if hasattr(m, "optimizer")]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("algorithm", "alias"), arena.PAIRS)
 def test_without_experts_weights_optimisers_and_training_are_those_of_sb3(algorithm, alias):
     ours, dense = pair_of_models(algorithm, alias, net_arch=[8, 8])

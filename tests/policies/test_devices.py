@@ -76,6 +76,7 @@ def test_a_tensor_that_is_made_on_the_host_shows():
     assert watch.on_host == ["aten.zeros.default"]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("device", ["meta", CUDA])
 @pytest.mark.parametrize("router", ROUTERS)
 @pytest.mark.parametrize("placement", PLACEMENTS[1:])

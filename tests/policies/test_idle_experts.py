@@ -114,6 +114,7 @@ def test_an_optimiser_that_is_put_in_anothers_place_holds_too(algorithm):
     )
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_expert_whose_task_is_gone_stays_as_it_is(algorithm, optimizer):
@@ -177,6 +178,7 @@ def gradients(experts, active):
         parameter.grad = gradient.view(parameter.shape)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_each_expert_steps_as_with_an_optimiser_of_its_own(name, kind):
@@ -420,6 +422,7 @@ WAYS = {
 }
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
 @pytest.mark.parametrize("way", list(WAYS))
 def test_a_loaded_model_goes_on_holding_with_the_same_counts(way, algorithm, tmp_path):

@@ -20,6 +20,7 @@ def convs_of(module):
     return [m for m in module.modules() if isinstance(m, nn.Conv2d)]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("algorithm", "alias"), MULTI_CNN)
 def test_small_images_get_the_minatar_encoder_and_one_hidden_layer_without_being_told(
     algorithm, alias

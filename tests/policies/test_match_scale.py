@@ -82,6 +82,7 @@ def dense():
     return {layout: dense_sizes(layout) for layout in (FLAT, TASKS)}
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("placement", STANDS_FOR)
 @pytest.mark.parametrize("router", start_scale.ROUTERS)
 def test_each_layer_starts_as_strong_as_the_dense_one_it_stands_for(placement, router, dense):

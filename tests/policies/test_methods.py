@@ -245,6 +245,7 @@ def options_for(name, algorithm):
     return options
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize(("algorithm", "alias"), [*SOME, *REST])
 def test_a_preset_trains_saves_and_goes_on(algorithm, alias, name, tmp_path):

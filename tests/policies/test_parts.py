@@ -59,6 +59,7 @@ def assert_loads(part, model, path):
     assert loaded._get_constructor_parameters().keys() == part._get_constructor_parameters().keys()
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("algorithm", PARTS)
 def test_every_part_with_experts_loads_as_it_was_saved(algorithm, placement, tmp_path):

@@ -37,6 +37,7 @@ def update_targets(model):
         model._on_step()
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("algorithm", NETWORKS)
 def test_at_tau_1_targets_are_copies_with_the_bias_too(algorithm, placement):

@@ -87,6 +87,7 @@ def test_the_id_enters_the_experts_and_the_routers_that_are_to_see_it(algorithm,
         assert tells_tasks_apart(router) == (task_input in ("both", "router"))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("task_input", TASK_INPUTS)
 @pytest.mark.parametrize("placement", ["all", "final"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -111,6 +112,7 @@ def test_dense_networks_see_the_id_only_as_experts_would(algorithm, task_input):
     assert outputs_differ(policy) == sees
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("placement", ["middle", "all", "big"])
 def test_with_no_task_input_nothing_depends_on_the_id(algorithm, placement):
@@ -262,6 +264,7 @@ def test_an_lstm_can_not_show_the_id_to_one_tower_only():
         make("RecurrentPPO", task_input={"pi": "both", "vf": "router"})
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("task_input", TASK_INPUTS)
 @pytest.mark.parametrize(
     "lstm",

@@ -33,6 +33,7 @@ def with_temperatures(algorithm="SAC", **options):
     return make(algorithm, model={"ent_coef": 1.0}, ent_coef_per_task=True, **options)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("placement", ["middle", "big"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_with_one_task_it_is_sacs_own_temperature_update_for_update(algorithm, placement):

@@ -27,6 +27,7 @@ ACTIONS = {
 }
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(
     ("algorithm", "placement"),
     [
@@ -91,6 +92,7 @@ def test_gsde_with_a_big_actor_is_an_error_and_with_a_big_critic_is_none(algorit
     arena.train(arena.make(algorithm, env=env, model=sde, placement={critic: "big"}, net_arch=[8]))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("n_critics", [1, 2, 3])
 @pytest.mark.parametrize("algorithm", ["SAC", "TD3", "TQC", "CrossQ"])
 def test_every_critic_has_experts_of_its_own(algorithm, n_critics):

@@ -54,6 +54,7 @@ def like(model):
 
 
 # At 40 steps an episode has just ended, at 43 one runs; 90 steps are more than the buffer holds.
+@pytest.mark.covering
 @pytest.mark.parametrize("steps", [40, 43, 90])
 @pytest.mark.parametrize("algorithm", ["SAC", "TD3", "DQN", "TQC"])
 def test_the_next_gradient_step_is_the_same(algorithm, steps, tmp_path):

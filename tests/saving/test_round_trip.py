@@ -94,6 +94,7 @@ def test_every_loaded_model_takes_the_same_next_step(case, tmp_path):
     check(cases.make(case), tmp_path)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("algorithm", "alias"), arena.PAIRS)
 def test_models_with_policies_of_sb3_are_saved_too(algorithm, alias, tmp_path):
     if arena.kind_of(alias) == "Cnn":

@@ -38,6 +38,7 @@ def make(algorithm, env, options=None, **kwargs):
     return arena.make(algorithm, "MoeMultiInputPolicy", env, model=arguments, **options)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("options", [{"placement": "big"}, {"router": "top_k"}], ids=str)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_off_policy_algorithm_learns_from_hindsight(algorithm, options):
@@ -63,6 +64,7 @@ WORLDS = {
 }
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("algorithm", ["SAC", "DQN"])
 def test_worlds_of_several_tasks_of_goals_are_learned_from_in_hindsight(algorithm, world):

@@ -18,6 +18,7 @@ def coverage(monkeypatch):
     return module
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("correlation", [0.0, 0.5])
 @pytest.mark.parametrize("number", [2, 4])
 def test_a_simulated_interval_covers_about_as_often_as_it_says(coverage, number, correlation):

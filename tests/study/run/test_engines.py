@@ -23,10 +23,10 @@ CELL = CellConfig(
     order=("Breakout",),
     architecture=named_architecture("soft-big"),
     n_envs=10,
-    steps_per_task=24 * 1280,
+    steps_per_task=12 * 1280,
     ppo={"batch_size": 640},
     evaluation=Evaluation(points=4, episodes=10),
-    checkpoints=11,
+    checkpoints=5,
 )
 PATIENCE = 240
 
@@ -91,10 +91,10 @@ games: [Breakout]
 regimes: [crl]
 architectures: [soft-big]
 n_envs: 10
-steps_per_task: 30720
+steps_per_task: 15360
 ppo: {batch_size: 640}
 evaluation: {points: 4, episodes: 10}
-checkpoints: 11
+checkpoints: 5
 random_episodes: 10
 """
     )

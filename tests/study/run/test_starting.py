@@ -48,6 +48,7 @@ def outputs(model, obs):
         )
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("values", [ON_POLICY, OFF_POLICY], ids=["PPO", "DQN"])
 @pytest.mark.parametrize("policy_kwargs", [SMALL, DENSE], ids=["upcycled", "dense"])
 def test_a_cell_begins_with_what_the_other_ended_with(tmp_path, values, policy_kwargs):
