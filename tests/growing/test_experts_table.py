@@ -18,8 +18,29 @@ CHANGES = {
 }
 
 
-def check(algorithm, place, router):
-    """Change a model in every way, save and load it, and let both learn."""
+def is_kept(change, router):
+    return change == "frozen" or (change == "copies" and router in SHARED)
+
+
+def assert_optimizers_fit(model):
+    """Check that each optimiser has the policy's own tensors, in order, and states as large."""
+    for optimizer in networks_of(model.policy).optimizers().values():
+        own = [p for p in model.policy.parameters() if any(p is q for q in of(optimizer))]
+        assert len(own) == len(of(optimizer))
+        for parameter, state in optimizer.state.items():
+            assert any(parameter is q for q in of(optimizer))
+            assert all(v.shape == parameter.shape for k, v in state.items() if "exp_avg" in k)
+
+
+def of(optimizer):
+    return optimizer.param_groups[0]["params"]
+
+
+@pytest.mark.covering
+@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("algorithm", TABLE)
+def test_changed_models_are_saved_loaded_and_learn(algorithm, place, router):
     model = moe(algorithm, placement=place, **ROUTERS[router])
     layers = model.policy.moe_layers()
     numbers = {"new": 5, "copies": 7, "merged": 6, "removed": 5, "frozen": 5}
@@ -39,43 +60,6 @@ def check(algorithm, place, router):
     for each in (model, again):
         for name, tensors in frozen.items():
             assert_same(of_expert(each, name, 2), tensors)
-
-
-def is_kept(change, router):
-    return change == "frozen" or (change == "copies" and router in SHARED)
-
-
-def assert_optimizers_fit(model):
-    """Check that each optimiser has the policy's own tensors, in order, and states as large."""
-    for optimizer in networks_of(model.policy).optimizers().values():
-        own = [p for p in model.policy.parameters() if any(p is q for q in of(optimizer))]
-        assert len(own) == len(of(optimizer))
-        for parameter, state in optimizer.state.items():
-            assert any(parameter is q for q in of(optimizer))
-            assert all(v.shape == parameter.shape for k, v in state.items() if "exp_avg" in k)
-
-
-def of(optimizer):
-    return optimizer.param_groups[0]["params"]
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "place", "router"),
-    [
-        (algorithm, PLACES[i % len(PLACES)], list(ROUTERS)[(2 * i + i // 5) % len(ROUTERS)])
-        for i, algorithm in enumerate(TABLE)
-    ],
-)
-def test_changed_models_are_saved_loaded_and_learn(algorithm, place, router):
-    check(algorithm, place, router)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("router", ROUTERS)
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("algorithm", TABLE)
-def test_every_changed_model_is_saved_loaded_and_learns(algorithm, place, router):
-    check(algorithm, place, router)
 
 
 @pytest.mark.covering

@@ -3,7 +3,6 @@
 import io
 import subprocess
 import sys
-from itertools import product
 
 import pytest
 from dense_models import NUM_TASKS, PLACES, gap, make
@@ -46,17 +45,10 @@ def is_possible(algorithm, place):
     return algorithm != "CrossQ" or place not in ("middle", "all")
 
 
-def table(columns, rows):
-    """Return the whole product with the algorithms; a third of it is quick."""
-    for (a, algorithm), (p, place), (r, row) in product(
-        enumerate(TABLE), enumerate(columns), enumerate(rows)
-    ):
-        marks = () if (a + p + r) % 3 == 0 else (pytest.mark.full,)
-        yield pytest.param(algorithm, place, row, marks=marks)
-
-
 @pytest.mark.covering
-@pytest.mark.parametrize(("algorithm", "place", "kind"), list(table(PLACES, ONE)))
+@pytest.mark.parametrize("kind", ONE)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("algorithm", TABLE)
 def test_a_mixture_that_is_one_network_becomes_sb3s_own(algorithm, place, kind):
     model = with_experts(algorithm, place, **ONE[kind])
     task = TASK if kind == "task" else None
@@ -70,9 +62,11 @@ def test_a_mixture_that_is_one_network_becomes_sb3s_own(algorithm, place, kind):
     dense.learn(32, reset_num_timesteps=False)
 
 
-@pytest.mark.parametrize(("algorithm", "place", "router"), list(table(LINEAR, ["uniform"])))
-def test_uniform_linear_experts_are_one_linear_layer(algorithm, place, router):
-    model = with_experts(algorithm, place, router=router, expert=LINEAR[place])
+@pytest.mark.covering
+@pytest.mark.parametrize("place", LINEAR)
+@pytest.mark.parametrize("algorithm", TABLE)
+def test_uniform_linear_experts_are_one_linear_layer(algorithm, place):
+    model = with_experts(algorithm, place, router="uniform", expert=LINEAR[place])
     assert gap(to_dense(model), model) < 1e-5
 
 

@@ -1,7 +1,6 @@
 """Every algorithm, placement and router: experts begin by doing what the dense model did."""
 
 import io
-from itertools import product
 
 import pytest
 from dense_models import NUM_TASKS, PLACES, ROUTERS, dense, gap
@@ -19,23 +18,18 @@ def grow(algorithm, place, router, **kwargs):
     )
 
 
-def table(routers):
-    """Return the whole product; a fourth of it, with every pair of values, is quick."""
-    for (a, algorithm), (p, place), (r, router) in product(
-        enumerate(TABLE), enumerate(PLACES), enumerate(routers)
-    ):
-        marks = () if (a + p + r) % 4 == 0 else (pytest.mark.full,)
-        yield pytest.param(algorithm, place, router, marks=marks)
-
-
 @pytest.mark.covering
-@pytest.mark.parametrize(("algorithm", "place", "router"), list(table(ROUTERS)))
+@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("algorithm", TABLE)
 def test_copies_do_together_what_the_dense_model_did(algorithm, place, router):
     assert gap(grow(algorithm, place, router), dense(algorithm)) < 1e-5
 
 
 @pytest.mark.covering
-@pytest.mark.parametrize(("algorithm", "place", "router"), list(table(SHARED)))
+@pytest.mark.parametrize("router", SHARED)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("algorithm", TABLE)
 def test_shares_do_together_what_the_dense_model_did(algorithm, place, router):
     assert gap(grow(algorithm, place, router, how="split"), dense(algorithm)) < 1e-5
 
@@ -54,7 +48,14 @@ def test_shares_that_some_samples_would_miss_are_refused(place, router, text):
         grow("PPO", place, router, how="split")
 
 
-def goes_on(algorithm, place, router, how):
+@pytest.mark.covering
+@pytest.mark.parametrize(
+    ("how", "router"),
+    [*(("copy", each) for each in ROUTERS), *(("split", each) for each in SHARED)],
+)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("algorithm", TABLE)
+def test_what_has_grown_is_saved_loaded_and_learns(algorithm, place, how, router):
     model = grow(algorithm, place, router, how=how)
     file = io.BytesIO()
     model.save(file)
@@ -67,23 +68,3 @@ def goes_on(algorithm, place, router, how):
         each.learn(32, reset_num_timesteps=False)
         assert each.num_timesteps > before
     assert gap(model, dense(algorithm)) > 0
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "place", "router"),
-    [
-        (algorithm, PLACES[i % len(PLACES)], list(ROUTERS)[(2 * i) % len(ROUTERS)])
-        for i, algorithm in enumerate(TABLE)
-    ],
-)
-def test_what_has_grown_is_saved_loaded_and_learns(algorithm, place, router):
-    goes_on(algorithm, place, router, "copy")
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("router", ROUTERS)
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("algorithm", TABLE)
-def test_everything_that_has_grown_is_saved_loaded_and_learns(algorithm, place, router):
-    for how in ("copy", "split") if router in SHARED else ("copy",):
-        goes_on(algorithm, place, router, how)
