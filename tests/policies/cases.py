@@ -1,4 +1,4 @@
-"""The product of algorithms, aliases, placements, routers, tokens, and a pairwise cover of it."""
+"""The product of algorithms, aliases, placements, routers, tokens, and covers of it."""
 
 from __future__ import annotations
 
@@ -55,6 +55,14 @@ def pairwise(cases: Sequence[Case]) -> list[Case]:
     :param cases: to choose from
     """
     return fewest({case: pairs_of(case) for case in cases})
+
+
+def each_once(cases: Sequence[Case]) -> list[Case]:
+    """Return few cases that hold every policy of an algorithm, and every value found in any.
+
+    :param cases: to choose from
+    """
+    return fewest({case: {case[:2], *enumerate(case)} for case in cases})
 
 
 def options_of(case: Case) -> dict[str, Any]:

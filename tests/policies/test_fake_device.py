@@ -18,7 +18,7 @@ from sb3_moe.layers import experts, paths
 
 pytestmark = ALONE
 EVERY = cases.every_case()
-SOME = cases.pairwise(EVERY)
+SOME = cases.each_once(EVERY)
 REST = [pytest.param(case, marks=pytest.mark.full) for case in EVERY if case not in SOME]
 BUFFERS = {
     "PPO": {"rollout_buffer_class": DeviceRolloutBuffer},
