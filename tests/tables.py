@@ -77,8 +77,8 @@ class Table:
     ) -> Callable[[T], T]:
         """Parametrise a test over algorithms, the placements that keep a behaviour, and options.
 
-        Each of them is met once, together with other tests' in other company; the rest of the
-        product is marked ``full``.
+        Each is met once, in other company than in other tests; the rest of the product is marked
+        ``full``.
 
         :param behaviour: a key of the behaviours
         :param algorithms: the test's ``algorithm``; None for everyone
