@@ -180,10 +180,14 @@ def test_gradients_of_sorted_rows_can_be_differentiated_again_and_taken_many_at_
     th.testing.assert_close(found, tuple(map(th.stack, zip(*each, strict=True))))
 
 
+def two_gradients_of_three_experts():
+    order, groups = grouped.sort_rows(th.tensor([[0], [0], [1], [2], [2]]), 3, at_once=False)
+    return groups, th.randn(len(order), 4), th.randn(3, 4, 2), th.randn(2, len(order), 2)
+
+
 @pytest.mark.parametrize("place", ["a row", "a weight", "a gradient"])
 def test_of_many_gradients_what_is_no_number_stays_with_its_expert(place):
-    order, groups = grouped.sort_rows(th.tensor([[0], [0], [1], [2], [2]]), 3, at_once=False)
-    x, weight, many = th.randn(len(order), 4), th.randn(3, 4, 2), th.randn(2, len(order), 2)
+    groups, x, weight, many = two_gradients_of_three_experts()
     {"a row": x, "a weight": weight, "a gradient": many[1]}[place].flatten()[0] = th.inf
     inputs = (x.requires_grad_(), weight.requires_grad_())
     y = grouped.rows_times(*inputs, groups)
@@ -196,13 +200,11 @@ def test_of_many_gradients_what_is_no_number_stays_with_its_expert(place):
 
 @pytest.mark.parametrize("place", ["a weight", "a gradient"])
 def test_of_many_gradients_differentiated_again_it_stays_there_too(place):
-    order, groups = grouped.sort_rows(th.tensor([[0], [0], [1], [2], [2]]), 3, at_once=False)
-    x, weight, many = th.randn(len(order), 4), th.randn(3, 4, 2), th.randn(2, len(order), 2)
+    groups, x, weight, many = two_gradients_of_three_experts()
     {"a weight": weight, "a gradient": many[0]}[place].flatten()[0] = th.inf
     inputs = (x.requires_grad_(), weight.requires_grad_(), many.requires_grad_())
     y = grouped.rows_times(x, weight, groups)
-    kept = {"is_grads_batched": True, "create_graph": True}
-    found = th.autograd.grad(y, (x, weight), many, **kept)
+    found = th.autograd.grad(y, (x, weight), many, is_grads_batched=True, create_graph=True)
     again = th.autograd.grad(sum(each.pow(2).sum() for each in found), inputs)
     others = groups.experts_M != 0
     assert again[0][others].isfinite().all()
