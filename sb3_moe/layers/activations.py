@@ -6,10 +6,6 @@ with the number of features that it normalises, and knows it; an activation is m
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
-import torch as th
 from torch import nn
 
 # Functions of one number, without state, that networks have between their layers.
@@ -44,26 +40,6 @@ ALIKE_ON_ROWS = (
 )
 # And to each channel of a picture.
 ALIKE_FOR_ALL = (*ALIKE_ON_ROWS, nn.AvgPool2d, nn.MaxPool2d)
-
-
-class Pointwise(NamedTuple):
-    """An activation that may overwrite its input: its derivative follows from its output.
-
-    :param in_place: from values to the activation's, in the same memory
-    :param backward: from the output's gradient and the output to the input's gradient
-    """
-
-    in_place: Callable[[th.Tensor], th.Tensor]
-    backward: Callable[[th.Tensor, th.Tensor], th.Tensor]
-
-
-_aten = th.ops.aten
-# By torch's own kernels, so that numbers are the same to the last bit.
-FROM_OUTPUT: dict[type[nn.Module], Pointwise] = {
-    nn.ReLU: Pointwise(th.relu_, lambda grad, y: _aten.threshold_backward.default(grad, y, 0)),
-    nn.Sigmoid: Pointwise(th.sigmoid_, _aten.sigmoid_backward.default),
-    nn.Tanh: Pointwise(th.tanh_, _aten.tanh_backward.default),
-}
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -1,6 +1,6 @@
-"""Losses that keep a router healthy, and the way they reach the optimiser of any algorithm.
+"""Auxiliary losses of routers, and how they reach the optimizer.
 
-Shapes: B batch, N tokens per sample, E experts, S slots per expert.
+Shapes: B batch, N tokens per sample, E experts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 
-from sb3_moe.layers.routing import NO_SCORES, Routing
+from sb3_moe.layers.routing import Routing
 
 
 class AuxCoefs(NamedTuple):
@@ -19,7 +19,7 @@ class AuxCoefs(NamedTuple):
 
     :param balance: load balance of the Switch Transformer (arXiv 2101.03961, eq. 4-6)
     :param importance: squared variation of the gates' mass (arXiv 1701.06538, eq. 6-7)
-    :param z: squared log of the router's normaliser (arXiv 2202.08906, eq. 5)
+    :param z: squared log of the router's normalizer (arXiv 2202.08906, eq. 5)
     """
 
     balance: float = 0.0
@@ -41,10 +41,7 @@ def importance_loss(routing: Routing) -> th.Tensor:
 
 def z_loss(routing: Routing) -> th.Tensor:
     """Return the mean squared log-sum-exp of the router's scores."""
-    logits = routing.logits_BNE
-    if logits is None:
-        raise ValueError(NO_SCORES)
-    return logits.flatten(2).logsumexp(-1).square().mean()
+    return routing.scores().flatten(2).logsumexp(-1).square().mean()
 
 
 LOSSES = {"balance": balance_loss, "importance": importance_loss, "z": z_loss}
@@ -59,7 +56,7 @@ def total_loss(routing: Routing, coefs: AuxCoefs) -> th.Tensor:
 class AddLoss(th.autograd.Function):
     """Return the input, and feed gradient 1 to the loss on the way back.
 
-    The gradient is that of adding the loss to whatever the algorithm minimises, so no algorithm
+    The gradient is that of adding the loss to whatever the algorithm minimizes, so no algorithm
     has to know of it.
     """
 

@@ -83,19 +83,18 @@ class Registry(Generic[T]):
             )
 
 
-def own_options(cls: type, method: str = "__init__") -> dict[str, Any]:
-    """Return the keyword-only arguments of a method with their defaults.
+def own_options(cls: type) -> dict[str, Any]:
+    """Return the keyword-only arguments of a constructor with their defaults.
 
     Where it takes any (``**kwargs``), those of the base classes are among them.
 
-    :param cls: whose method
-    :param method: its name
+    :param cls: whose constructor
     """
     found: dict[str, Any] = {}
     for each in cls.__mro__:
-        if method not in vars(each):
+        if "__init__" not in vars(each):
             continue
-        parameters = signature(getattr(each, method)).parameters.values()
+        parameters = signature(each.__init__).parameters.values()
         for parameter in parameters:
             if parameter.kind is Parameter.KEYWORD_ONLY:
                 found.setdefault(parameter.name, parameter.default)
@@ -115,20 +114,8 @@ def of_this_package(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == "sb3_moe"
 
 
-def _positional_arguments(cls: type) -> set[str]:
-    """Return the names of what a constructor takes that isn't keyword-only."""
-    parameters = signature(cls).parameters.values()
-    return {each.name for each in parameters if each.kind is Parameter.POSITIONAL_OR_KEYWORD}
-
-
 def check_names(
-    option: str,
-    given: Mapping[str, Any],
-    known: Sequence[str],
-    what: str,
-    *,
-    cls: type,
-    contract: Sequence[str] = (),
+    option: str, given: Mapping[str, Any], known: Sequence[str], what: str, *, cls: type
 ) -> None:
     """Raise TypeError unless all arguments are known.
 
@@ -137,15 +124,14 @@ def check_names(
     :param known: names
     :param what: whose arguments they are, as users call it
     :param cls: the same, the class
-    :param contract: what whoever builds it gives by place
     """
     for name in given:
-        if name not in known:
-            hint = did_you_mean(name, known)
-            own = set() if of_this_package(cls) else _positional_arguments(cls)
-            if name in own.difference(contract):
-                hint = f"; `*,` before {name!r} in its constructor makes it one"
-            raise TypeError(
-                f"`{option}` may hold the keyword-only arguments of {what}, {list(known)}, got "
-                f"{name!r}{hint}"
-            )
+        if name in known:
+            continue
+        hint = did_you_mean(name, known)
+        if name in signature(cls).parameters and not of_this_package(cls):
+            hint = f"; `*,` before {name!r} in its constructor makes it one"
+        raise TypeError(
+            f"`{option}` may hold the keyword-only arguments of {what}, {list(known)}, got "
+            f"{name!r}{hint}"
+        )

@@ -7,23 +7,21 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_moe.layers import paths
-
-NO_SCORES = "this needs a router with scores to learn, and this routing has none"
+# From so many experts on, softmax over the last axis is faster than by way of the first.
+LONG_AXIS_FROM = 32
 
 
 class Routing(NamedTuple):
     """Which expert served which token, and how strongly.
 
     :param weights_BNE: weight of each expert in each token's output, (B, N, E) or, with slots,
-        (B, N, E, S); None where it is the softmax of the scores, which is then left for whoever
-        looks at it: with many slots it is dear
+        (B, N, E, S)
     :param logits_BNE: the router's scores before any softmax, (B, N, E) or, with slots,
         (B, N, E, S); None where nothing is learned
     :param experts_BNk: the chosen experts' indices; None where every expert serves every token
     """
 
-    weights_BNE: th.Tensor | None = None
+    weights_BNE: th.Tensor
     logits_BNE: th.Tensor | None = None
     experts_BNk: th.Tensor | None = None
 
@@ -33,20 +31,14 @@ class Routing(NamedTuple):
 
         :raises ValueError: if the router has no scores
         """
-        logits = self.logits_BNE
-        if logits is None:
-            raise ValueError(NO_SCORES)
-        if logits.dim() == 3:
-            return softmax_over_experts(logits)
-        return logits.flatten(2).softmax(-1).view_as(logits).sum(-1)
+        logits = self.scores()
+        probs = softmax_over_experts(logits.flatten(2)).view(logits.shape)
+        return probs if logits.dim() == 3 else probs.sum(-1)
 
     @property
     def gates_BNE(self) -> th.Tensor:
         """Weight of each expert in each token's output, slots of an expert summed."""
-        weights = self.weights_BNE
-        if weights is None:
-            return self.probs_BNE
-        return weights if weights.dim() == 3 else weights.sum(-1)
+        return self.weights_BNE if self.weights_BNE.dim() == 3 else self.weights_BNE.sum(-1)
 
     @property
     def load_E(self) -> th.Tensor:
@@ -62,21 +54,14 @@ class Routing(NamedTuple):
             mass_E = counts(self.experts_BNk, gates_BNE.shape[-1])
         return mass_E / mass_E.sum().clamp_min(1e-12)
 
+    def scores(self) -> th.Tensor:
+        """Return the router's scores.
 
-def as_routed(returned: object, router: str) -> tuple[th.Tensor, Routing]:
-    """Return what a router's `route` gave, an output and its routing.
-
-    :param returned: by `route`
-    :param router: its name
-    :raises TypeError: if it is anything else, such as the gates alone
-    """
-    if isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], Routing):
-        output, routing = returned
-        return output, routing
-    raise TypeError(
-        f"`route` of the router {router!r} must return an output and a Routing, as "
-        f"`self.combine(x_BNI, gates_BNE)` gives them, got {type(returned).__name__}"
-    )
+        :raises ValueError: if it has none
+        """
+        if self.logits_BNE is None:
+            raise ValueError("this needs a router with scores to learn, and this routing has none")
+        return self.logits_BNE
 
 
 def counts(experts_BNk: th.Tensor, num_experts: int) -> th.Tensor:
@@ -91,14 +76,6 @@ def softmax_over_experts(logits_BNE: th.Tensor) -> th.Tensor:
 
     On CPU torch is up to nine times slower over a short last axis, which a few experts are.
     """
-    if logits_BNE.shape[-1] >= paths.LONG_AXIS_FROM:
+    if logits_BNE.shape[-1] >= LONG_AXIS_FROM:
         return logits_BNE.softmax(-1)
     return logits_BNE.transpose(0, -1).softmax(0).transpose(0, -1)
-
-
-def softmax_over_experts_backward(grad_TE: th.Tensor, probs_TE: th.Tensor) -> th.Tensor:
-    """Return the gradient of the scores, by the kernel that torch would take."""
-    backward = th._softmax_backward_data
-    if probs_TE.shape[-1] >= paths.LONG_AXIS_FROM:
-        return backward(grad_TE, probs_TE, 1, grad_TE.dtype)
-    return backward(grad_TE.t(), probs_TE.t(), 0, grad_TE.dtype).t()

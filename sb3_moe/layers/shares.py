@@ -44,7 +44,7 @@ class Statistic(NamedTuple):
         return self.buffer.unflatten(0, (self.num_experts, -1))[k - self.first]
 
 
-def apart(modules: Iterable[nn.Module]) -> list[Share]:
+def apart_shares(modules: Iterable[nn.Module]) -> list[Share]:
     """Return the shares of experts that are modules of their own.
 
     :param modules: one per expert; what several of them hold together is nobody's
@@ -56,7 +56,7 @@ def apart(modules: Iterable[nn.Module]) -> list[Share]:
     return [Share(each, min(ks), 1) for each, ks in holders.items() if len(ks) == 1]
 
 
-def statistics_apart(modules: Iterable[nn.Module]) -> list[Statistic]:
+def apart_statistics(modules: Iterable[nn.Module]) -> list[Statistic]:
     """Return the buffers of experts that are modules of their own.
 
     :param modules: one per expert

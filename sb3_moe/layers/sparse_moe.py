@@ -1,52 +1,44 @@
-"""Sparse routing: each token chooses experts.
+"""Sparse routing: tokens choose experts, or experts choose tokens.
 
-Shapes: B batch, N tokens per sample, T = B*N, E experts, k choices, I inputs, O outputs.
+Shapes: B batch, N tokens per sample, E experts, k choices, C tokens per expert, K = E*C,
+I inputs, O outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+import math
+from typing import Any, ClassVar
 
 import torch as th
 
-from sb3_moe.layers import paths
-from sb3_moe.layers.aux_loss import AuxCoefs
 from sb3_moe.layers.checks import not_negative, whole, yes_or_no
 from sb3_moe.layers.experts import Experts
-from sb3_moe.layers.moe import NO_AUX, MoELayer, RouterInput
-from sb3_moe.layers.routers import FAINT, ScoreRouter, check_score_options, make_router
+from sb3_moe.layers.moe import RouterInput, edited_shares
 from sb3_moe.layers.routing import Routing, counts, softmax_over_experts
+from sb3_moe.layers.scores import ScoredMoE
 
 
-class SparseMoE(MoELayer):
+class SparseMoE(ScoredMoE):
     """Send each token to the k experts it scores highest (arXiv 1701.06538), dropping none.
 
-    The gates are the softmax over all experts: renormalised over the chosen ones, a gate would
-    always be 1 with k = 1, and the router learn nothing.
+    The gates are the softmax over all experts: renormalized over the chosen ones, a gate would
+    always be 1 with k = 1, and the router learn nothing. Of equal scores the first counts.
 
-    :param experts: the stacked experts
-    :param router: one score per expert
+    :param experts: the experts
+    :param sees: what the router is built for
     :param top_k: k
     :param bias_rate: step of loss-free balancing (arXiv 2408.15664, algorithm 1): a bias that only
         chooses, raised for experts with less than their share of tokens. Loads are counted in
-        training passes and the bias moves once, when the module leaves training mode, so that the
-        policy stays the same within one update
-    :param move_on_eval: whether leaving training mode moves the bias; False: whoever trains the
-        layer calls :meth:`move_bias` between two updates
+        training passes and the bias moves once, in :meth:`between_updates`, so that the policy
+        stays the same within one update
     :param renormalize: make the kept gates sum to 1; with k of at least 2
-    :param aux: coefficients of the auxiliary losses
-    :raises ValueError: if an argument is out of range
+    :param scores: options of :class:`sb3_moe.layers.scores.ScoredMoE`
+    :raises TypeError: if a value has the wrong type
+    :raises ValueError: if a value is out of range
     """
 
     name: ClassVar[str] = "top_k"
-    title: ClassVar[str] = "Top-k"
-    meaning: ClassVar[str] = "a learned router picks the best"
-    learns: ClassVar[bool] = True
     leaves_out: ClassVar[bool] = True
-    losses: ClassVar[frozenset[str]] = frozenset({"balance", "importance", "z"})
-    steers_itself: bool = True
-    when_off: str = "its score is minus infinity, and others are chosen in its place"
 
     running_bias_E: th.Tensor
     running_count_E: th.Tensor
@@ -54,179 +46,140 @@ class SparseMoE(MoELayer):
     def __init__(
         self,
         experts: Experts,
-        router: ScoreRouter,
+        sees: RouterInput,
         *,
         top_k: int = 1,
         bias_rate: float = 0.0,
-        move_on_eval: bool = True,
         renormalize: bool = False,
-        aux: AuxCoefs = NO_AUX,
+        **scores: Any,
     ) -> None:
-        super().__init__(experts, aux=aux)
+        super().__init__(experts, sees, **scores)
         check_top_k(top_k, self.num_experts)
-        check_renormalize(renormalize, top_k)
-        if bias_rate < 0:
-            raise ValueError(f"`bias_rate` must be at least 0, got {bias_rate}")
-        router.check_scores(self.num_experts, "num_experts")
-        self.router = router
+        not_negative("bias_rate", bias_rate)
+        yes_or_no("renormalize", renormalize)
+        if renormalize and top_k < 2:
+            raise ValueError(
+                "`renormalize`=True needs `top_k` of at least 2: the gate of a single expert would "
+                f"always be 1, and the router learn nothing, got {top_k}"
+            )
         self.top_k = top_k
         self.bias_rate = bias_rate
-        self.move_on_eval = move_on_eval
         self.renormalize = renormalize
         if bias_rate:
             # Float, persistent and changed in place, so that target networks follow.
             self.register_buffer("running_bias_E", th.zeros(self.num_experts))
             self.register_buffer("running_count_E", th.zeros(self.num_experts))
 
-    @classmethod
-    def build(  # type: ignore[override]  # its options, by name
-        cls,
-        experts: Experts,
-        sees: RouterInput,
-        *,
-        top_k: int = 1,
-        bias_rate: float = 0.0,
-        renormalize: bool = False,
-        normalize_router: bool = False,
-        router_noise: float = 0.0,
-        hidden: Sequence[int] = (),
-        bias: bool = False,
-    ) -> Self:
-        """Return the layer with its router, for a policy, which moves the bias itself.
-
-        It knows an algorithm's next rollout from a mere ``predict``.
-        """
-        router = make_router(
-            sees.features,
-            sees.num_experts,
-            hidden=hidden,
-            normalize=normalize_router,
-            noise=router_noise,
-            bias=bias,
-        )
-        return cls(
-            experts,
-            router,
-            top_k=top_k,
-            bias_rate=bias_rate,
-            move_on_eval=False,
-            renormalize=renormalize,
-        )
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any], num_experts: int | None) -> None:
-        """Check choices, bias and scores."""
-        check_choices(options["top_k"], num_experts)
-        not_negative("bias_rate", options["bias_rate"])
-        yes_or_no("renormalize", options["renormalize"])
-        check_renormalize(options["renormalize"], options["top_k"])
-        check_score_options(options)
-
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output and the kept gates."""
-        logits_BNE = self._steered(self.router(router_BNR))
-        probs_BNE = softmax_over_experts(logits_BNE)
-        scores_BNE = probs_BNE
-        if self.bias_rate:
-            scores_BNE = probs_BNE + self._steered(self.running_bias_E)
-        experts_BNk = best(scores_BNE.detach(), self.top_k)
+        logits_BNE = self.router(router_BNR)
+        probs_BNE = edited_shares(self, softmax_over_experts(logits_BNE))
+        experts_BNk = self._choose(probs_BNE.detach())
         kept_BNE = th.zeros_like(probs_BNE).scatter(-1, experts_BNk, 1.0)
+        gates_BNE = probs_BNE * kept_BNE
         if self.renormalize:
-            gates_BNE = softmax_over_experts(logits_BNE.masked_fill(kept_BNE == 0, -th.inf))
-        else:
-            gates_BNE = probs_BNE * kept_BNE
-        counts_loads = self.bias_rate and not self.holds_router
-        if counts_loads and self.training and th.is_grad_enabled():
+            gates_BNE = gates_BNE / gates_BNE.sum(-1, keepdim=True)
+        return self.combine(
+            x_BNI, gates_BNE, logits_BNE=logits_BNE, experts_BNk=experts_BNk, edited=True
+        )
+
+    def _choose(self, probs_BNE: th.Tensor) -> th.Tensor:
+        if not self.bias_rate:
+            return best(probs_BNE, self.top_k)
+        # An expert that was edited away is not to be chosen for its bias.
+        scores_BNE = (probs_BNE + self.running_bias_E).masked_fill(probs_BNE == 0, -th.inf)
+        experts_BNk = best(scores_BNE, self.top_k)
+        if self.training and th.is_grad_enabled() and not self._is_held():
             self.running_count_E += counts(experts_BNk, self.num_experts)
-        return self.combine(x_BNI, gates_BNE, logits_BNE=logits_BNE, experts_BNk=experts_BNk)
+        return experts_BNk
 
-    def take_copies(self) -> float:
-        """Let kept gates that don't sum to 1 start all but alike, and still choose by the token."""
-        if self.renormalize or self.top_k == self.num_experts:
-            return 1.0
-        self.router.soften(FAINT)
-        return self.top_k / self.num_experts
+    def _is_held(self) -> bool:
+        """Say whether the router doesn't learn for a while: then nothing of it may move."""
+        return not any(each.requires_grad for each in self.router.parameters())
 
-    def take_shares(self) -> None:
-        """Let the scores start so near 0 that all gates are as good as 1/E.
-
-        :raises ValueError: if tokens don't see all experts
-        """
-        if self.top_k < self.num_experts:
-            raise ValueError(
-                "`how`='split' needs `top_k` to be the number of experts, "
-                f"{self.num_experts}, for each token needs all shares, got {self.top_k}"
-            )
-        self.router.soften(FAINT)
-
-    def by_expert(self) -> dict[str, int]:
-        """Name the bias and the counts too."""
+    def expert_axes(self) -> dict[str, int]:
+        """Return those of the scores, and the bias and the counts."""
         running = ("running_bias_E", "running_count_E") if self.bias_rate else ()
-        return super().by_expert() | dict.fromkeys(running, 0)
-
-    def gates_of(self, task: int | None) -> list[float] | None:
-        """Return the one gate of a single expert."""
-        return [1.0] if self.num_experts == 1 else None
-
-    @property
-    def num_chosen(self) -> int:
-        """The k of top-k."""
-        return self.top_k
-
-    def train(self, mode: bool = True) -> SparseMoE:
-        """Set the mode; on leaving training, move the bias by the loads counted since."""
-        if self.move_on_eval and self.training and not mode:
-            self.move_bias()
-        super().train(mode)
-        return self
+        return super().expert_axes() | dict.fromkeys(running, 0)
 
     @th.no_grad()
-    def move_bias(self) -> None:
+    def between_updates(self) -> None:
         """Move the bias by the loads counted since it last moved, and count from zero again."""
-        if not self.bias_rate or self.holds_router:
+        if not self.bias_rate or self._is_held():
             return
         count_E = self.running_count_E
         # With no counts every difference is 0, and so is its sign: the bias stays.
         self.running_bias_E += self.bias_rate * (count_E.mean() - count_E).sign()
         count_E.zero_()
 
-    def between_updates(self) -> None:
-        """Move the bias."""
-        self.move_bias()
 
-    @property
-    def acts_between_updates(self) -> bool:
-        """Whether there is a bias to move."""
-        return bool(self.bias_rate)
+class ExpertChoiceMoE(ScoredMoE):
+    """Let each expert choose its tokens within a sample (arXiv 2202.09368).
+
+    Each expert takes C = ceil(N * top_k / E) tokens of every sample; a token that none chooses
+    comes out as zero, and every expert does the same amount of work.
+
+    :param experts: the experts
+    :param sees: what the router is built for
+    :param top_k: how many experts serve a token on average
+    :param scores: options of :class:`sb3_moe.layers.scores.ScoredMoE`
+    :raises TypeError: if a value has the wrong type
+    :raises ValueError: if a value is out of range, or a sample has only one token
+    """
+
+    name: ClassVar[str] = "expert_choice"
+    losses: ClassVar[frozenset[str]] = frozenset({"z"})
+
+    def __init__(
+        self, experts: Experts, sees: RouterInput, *, top_k: int = 1, **scores: Any
+    ) -> None:
+        super().__init__(experts, sees, **scores)
+        check_top_k(top_k, self.num_experts)
+        if sees.num_tokens < 2:
+            raise ValueError(
+                "`router`='expert_choice' chooses among the tokens of one sample, so each of its "
+                "layers needs `tokens` of 'conv' or 'feature' (`placement`='middle' with one "
+                "hidden layer), got one token"
+            )
+        self.top_k = top_k
+
+    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
+        """Compute the output and the gates, zero where an expert did not choose a token."""
+        batch, num_tokens, width = x_BNI.shape
+        capacity = self.capacity(num_tokens)
+        logits_BNE = self.router(router_BNR)
+        probs_BNE = softmax_over_experts(logits_BNE)
+        if self.edit_gates is not None:
+            probs_BNE = self.edit_gates(probs_BNE)
+        probs_BEN = probs_BNE.transpose(1, 2)
+        gates_BEC, tokens_BEC = probs_BEN.topk(capacity, dim=-1)
+        index_BK1 = tokens_BEC.flatten(1).unsqueeze(-1)
+        rows_BKI = x_BNI.gather(1, index_BK1.expand(-1, -1, width))
+        rows_EBCI = rows_BKI.unflatten(1, (self.num_experts, capacity)).transpose(0, 1)
+        out_EMO = self.experts(rows_EBCI.flatten(1, 2))
+        out_BKO = out_EMO.unflatten(1, (batch, capacity)).transpose(0, 1).flatten(1, 2)
+        weighted_BKO = out_BKO * gates_BEC.flatten(1).unsqueeze(-1)
+        y_BNO = weighted_BKO.new_zeros(batch, num_tokens, out_BKO.shape[-1]).scatter_add(
+            1, index_BK1.expand_as(weighted_BKO), weighted_BKO
+        )
+        gates_BEN = th.zeros_like(probs_BEN).scatter(-1, tokens_BEC, gates_BEC)
+        return y_BNO, Routing(gates_BEN.transpose(1, 2), logits_BNE)
+
+    def capacity(self, num_tokens: int) -> int:
+        """Return C, how many of a sample's tokens each expert takes."""
+        return math.ceil(num_tokens * self.top_k / self.num_experts)
 
 
 def best(scores_BNE: th.Tensor, top_k: int) -> th.Tensor:
-    """Return the indices of the k largest scores: (B, N, k)."""
-    if top_k == 1 and scores_BNE.shape[-1] >= paths.LONG_AXIS_FROM:
+    """Return the indices of the k largest scores, the first of equal ones: (B, N, k)."""
+    if top_k == 1:
         return scores_BNE.argmax(dim=-1, keepdim=True)
-    return scores_BNE.topk(top_k, dim=-1).indices
+    # Not `topk`, whose order of equal scores is another on each device.
+    return scores_BNE.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
 
 
 def check_top_k(top_k: int, num_experts: int) -> None:
     """Raise unless so many experts can be chosen."""
-    if not 1 <= top_k <= num_experts:
-        raise ValueError(f"`top_k` must be in [1, num_experts={num_experts}], got {top_k}")
-
-
-def check_renormalize(renormalize: bool, top_k: int) -> None:
-    """Raise where renormalised gates would always be 1."""
-    if renormalize and top_k < 2:
-        raise ValueError(
-            "`renormalize`=True needs `top_k` of at least 2: the gate of a single expert would "
-            f"always be 1, and the router learn nothing, got {top_k}"
-        )
-
-
-def check_choices(top_k: Any, num_experts: int | None) -> None:
-    """Raise unless an option says how many of the experts are chosen.
-
-    :param num_experts: None where the number of tasks decides
-    """
     whole("top_k", top_k)
-    if num_experts is not None:
-        check_top_k(top_k, num_experts)
+    if top_k > num_experts:
+        raise ValueError(f"`top_k` must be in [1, num_experts={num_experts}], got {top_k}")

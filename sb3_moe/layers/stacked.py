@@ -1,26 +1,34 @@
-"""One weight tensor for all experts: the stacked counterparts of Linear, Conv2d and friends.
+"""One module for all experts: the stacked counterparts of Linear, Conv2d and friends.
 
-Shapes: E experts, T rows that every expert sees, M rows per expert, I inputs, O outputs.
-Activations are (E, M, I); images keep the experts in the channels: (T, E*C, height, width).
+Shapes: E experts, T rows that every expert sees, M rows per expert, I inputs, O outputs. Rows are
+(T, I) while all experts see the same, and (E, M, I) once each has its own. Images keep the experts
+in their channels: (T, C, height, width), then (T, E*C, height, width).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_moe.layers import paths
-from sb3_moe.layers.shares import Share, Statistic, apart, statistics_apart
-from sb3_moe.layers.tracing import is_recorded
+from sb3_moe.layers.activations import is_alike_for_all
+from sb3_moe.layers.encoder import ImageEncoder, Residual, split_image
+from sb3_moe.layers.shares import Share, Statistic, apart_shares, apart_statistics
+
+Function = Callable[[th.Tensor], th.Tensor]
+M = TypeVar("M", bound=nn.Module)
 
 
 class Stacked(nn.Module):
     """A layer that every expert has, with the experts' weights on one leading axis.
+
+    ``forward`` takes rows that all experts see, (T, I), or each expert's own, (E, M, I), and
+    returns (E, M, O).
 
     :param num_experts: E
     """
@@ -29,10 +37,9 @@ class Stacked(nn.Module):
         super().__init__()
         self.num_experts = num_experts
 
-    def shared(self, x: th.Tensor) -> th.Tensor:
-        """Apply every expert's layer to the same rows: (T, I) to (E, T, O)."""
-        out: th.Tensor = self(x.expand(self.num_experts, *x.shape))
-        return out
+    def apart(self) -> list[Function]:
+        """Return each expert's layer as a function; the backward pass stacks gradients once."""
+        raise NotImplementedError
 
     def unstack(self, k: int) -> nn.Module:
         """Return expert ``k``'s layer as a plain module with copied weights."""
@@ -50,7 +57,7 @@ class Stacked(nn.Module):
 class StackedLinear(Stacked):
     """E linear layers.
 
-    :param linears: one ``nn.Linear`` per expert, already initialised
+    :param linears: one ``nn.Linear`` per expert, already initialized
     :param last: store the weight as (E, I, O) rather than (E, O, I). An expert's last layer is
         summed over experts, and this order makes that sum part of one GEMM without a copy
     """
@@ -62,12 +69,10 @@ class StackedLinear(Stacked):
         self.last = last
         weight_EOI = th.stack([linear.weight.detach() for linear in linears])
         self.weight = nn.Parameter(self.from_EOI(weight_EOI).clone())
-        self.bias_EO: nn.Parameter | None = None
-        if linears[0].bias is not None:
-            self.bias_EO = nn.Parameter(th.stack([linear.bias.detach() for linear in linears]))
+        self.bias_EO = _stacked_biases(linears)
 
     def from_EOI(self, tensor: th.Tensor) -> th.Tensor:
-        """Turn an (E, O, I) tensor into the stored order, or back, without a copy."""
+        """Turn an (E, O, I) tensor into the stored order, or back."""
         return tensor.transpose(1, 2).contiguous() if self.last else tensor
 
     @property
@@ -80,68 +85,42 @@ class StackedLinear(Stacked):
         """The weight as (E, in, out), a view whatever the stored order."""
         return self.weight if self.last else self.weight.transpose(1, 2)
 
-    @property
-    def is_wide(self) -> bool:
-        """Whether it is small enough for one GEMM over all experts."""
-        return self.weight.numel() <= paths.WIDE_GEMM_LIMIT
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds for one row in one expert."""
-        return self.in_features * self.out_features
-
-    def forward(self, x_EMI: th.Tensor) -> th.Tensor:
-        """Apply each expert's layer to its own rows: (E, M, I) to (E, M, O)."""
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Apply each expert's layer: (T, I) or (E, M, I) to (E, M, O)."""
+        if x.dim() == 2 and not self.last:
+            bias = None if self.bias_EO is None else self.bias_EO.flatten()
+            y_TK = F.linear(x, self.weight.flatten(0, 1), bias)
+            # Not `unflatten`, after which ONNX takes T for a constant.
+            return y_TK.view(-1, self.num_experts, self.out_features).transpose(0, 1)
+        x_EMI = x.expand(self.num_experts, *x.shape) if x.dim() == 2 else x
         if self.bias_EO is None:
             return th.bmm(x_EMI, self.weight_EIO)
         return th.baddbmm(self.bias_EO.unsqueeze(1), x_EMI, self.weight_EIO)
 
-    def shared(self, x: th.Tensor) -> th.Tensor:
-        """Apply every expert's layer to the same rows: (T, I) to (E, T, O)."""
-        weight, bias = self.weight, self.bias_EO
-        wide = self.is_wide or not paths.on_cpu(x)
-        if not wide or self.last:
-            return super().shared(x)
-        y = F.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
-        return y.view(x.shape[0], self.num_experts, self.out_features).transpose(0, 1)
+    def mix(self, x: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
+        """Apply each expert's layer and sum over experts, weighted by the gates.
 
-    def mix(self, x_ETI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
-        """Apply each expert's layer and sum over experts with the gates: (E, T, I) to (T, O)."""
-        x_TEI, weight, bias = x_ETI.transpose(0, 1), self.weight, self.bias_EO
-        if self.last and self.is_wide and x_TEI.is_contiguous():
-            gated = (x_TEI * gates_TE.unsqueeze(-1)).flatten(1)
-            if bias is None:
-                return th.mm(gated, weight.flatten(0, 1))
-            shifts, weight_flat = th.mm(gates_TE, bias), weight.flatten(0, 1)
-            # TorchScript's `freeze` takes what is added by `addmm` for a constant row.
-            if is_recorded():
-                return shifts + th.mm(gated, weight_flat)
-            return th.addmm(shifts, gated, weight_flat)
-        return gated_sum(self(x_ETI), gates_TE)
+        :param x: (T, I) or (E, T, I)
+        :param gates_TE: the gates
+        :return: (T, O)
+        """
+        if not self.last or not x.transpose(0, 1).is_contiguous():
+            return gated_sum(self(x), gates_TE)
+        gated_TK = (x.transpose(0, 1) * gates_TE.unsqueeze(-1)).flatten(1)
+        y_TO = gated_TK @ self.weight.flatten(0, 1)
+        # Not `addmm`, of which TorchScript's `freeze` takes the shifts for a constant row.
+        return y_TO if self.bias_EO is None else y_TO + gates_TE @ self.bias_EO
+
+    def apart(self) -> list[Function]:
+        """Return each expert's layer as a function."""
+        return _with_weights(F.linear, self.weight_EOI, self.bias_EO)
 
     def unstack(self, k: int) -> nn.Linear:
         """Return expert ``k``'s layer as an ``nn.Linear``."""
-        linear = nn.utils.skip_init(
-            nn.Linear,
-            self.in_features,
-            self.out_features,
-            bias=self.bias_EO is not None,
-            device=self.weight.device,
-            dtype=self.weight.dtype,
+        linear = nn.Linear(
+            self.in_features, self.out_features, self.bias_EO is not None, device="meta"
         )
-        copy_parameters(linear, self.weight_EOI, self.bias_EO, k)
-        return linear
-
-    def unbind(self) -> list[tuple[th.Tensor | None, ...]]:
-        """Return (weight (O, I), bias (O,) or None) per expert; the backward pass stacks once."""
-        biases = [None] * self.num_experts if self.bias_EO is None else self.bias_EO.unbind()
-        return list(zip(self.weight_EOI.unbind(), biases, strict=True))
-
-    def single(self, x: th.Tensor, tensors: tuple[th.Tensor | None, ...]) -> th.Tensor:
-        """Apply one expert's layer to (t, I)."""
-        weight, bias = tensors
-        assert weight is not None
-        return F.linear(x, weight, bias)
+        return _filled(linear, self.weight_EOI, self.bias_EO, k)
 
     def extra_repr(self) -> str:
         """Show the sizes as ``nn.Linear`` does."""
@@ -163,160 +142,69 @@ class StackedConv2d(Stacked):
                 "a stacked nn.Conv2d must have groups=1, dilation=1 and padding_mode='zeros', "
                 f"got {first}"
             )
-        self.stride, self.padding = convs[0].stride, convs[0].padding
+        self.stride, self.padding = first.stride, first.padding
         self.weight_EOIhw = nn.Parameter(th.stack([conv.weight.detach() for conv in convs]))
-        self.bias_EO: nn.Parameter | None = None
-        if convs[0].bias is not None:
-            self.bias_EO = nn.Parameter(
-                th.stack([b.detach() for conv in convs if (b := conv.bias) is not None])
-            )
-
-    def _convolve(self, x: th.Tensor, groups: int) -> th.Tensor:
-        bias = None if self.bias_EO is None else self.bias_EO.flatten()
-        return F.conv2d(
-            x, self.weight_EOIhw.flatten(0, 1), bias, self.stride, self.padding, groups=groups
-        )
+        self.bias_EO = _stacked_biases(convs)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        """Apply each expert's convolution to its own channels of (T, E*C, height, width)."""
-        return self._convolve(x, groups=self.num_experts)
+        """Convolve (T, C, height, width) or (T, E*C, height, width), the latter by expert."""
+        bias = None if self.bias_EO is None else self.bias_EO.flatten()
+        groups = 1 if x.shape[1] == self.weight_EOIhw.shape[2] else self.num_experts
+        weight = self.weight_EOIhw.flatten(0, 1)
+        return F.conv2d(x, weight, bias, self.stride, self.padding, groups=groups)
 
-    def shared(self, x: th.Tensor) -> th.Tensor:
-        """Apply every expert's convolution to the same (T, C, height, width)."""
-        return self._convolve(x, groups=1)
+    def apart(self) -> list[Function]:
+        """Return each expert's convolution as a function."""
+        convolve = partial(F.conv2d, stride=self.stride, padding=self.padding)
+        return _with_weights(convolve, self.weight_EOIhw, self.bias_EO)
 
     def unstack(self, k: int) -> nn.Conv2d:
         """Return expert ``k``'s layer as an ``nn.Conv2d``."""
-        out_channels, in_channels, *kernel = self.weight_EOIhw.shape[1:]
-        conv = nn.utils.skip_init(
-            nn.Conv2d,
+        out_channels, in_channels, height, width = self.weight_EOIhw.shape[1:]
+        conv = nn.Conv2d(
             in_channels,
             out_channels,
-            tuple(kernel),
+            (height, width),
             self.stride,
             self.padding,
             bias=self.bias_EO is not None,
-            device=self.weight_EOIhw.device,
-            dtype=self.weight_EOIhw.dtype,
+            device="meta",
         )
-        copy_parameters(conv, self.weight_EOIhw, self.bias_EO, k)
-        return conv
-
-    def unbind(self) -> list[tuple[th.Tensor | None, ...]]:
-        """Return (weight, bias or None) per expert."""
-        biases = [None] * self.num_experts if self.bias_EO is None else self.bias_EO.unbind()
-        return list(zip(self.weight_EOIhw.unbind(), biases, strict=True))
-
-    def single(self, x: th.Tensor, tensors: tuple[th.Tensor | None, ...]) -> th.Tensor:
-        """Apply one expert's convolution to (t, C, height, width)."""
-        weight, bias = tensors
-        assert weight is not None
-        return F.conv2d(x, weight, bias, self.stride, self.padding)
+        return _filled(conv, self.weight_EOIhw, self.bias_EO, k)
 
 
-class StackedFlatten(Stacked):
-    """Turn (T, E*C, height, width) into (E, T, C*height*width)."""
+class StackedLayerNorm(Stacked):
+    """E layer normalizations over the last axis.
 
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        """Flatten each expert's share of the channels."""
-        flat = x.flatten(1)
-        # ONNX takes T for a constant after `unflatten`.
-        return flat.view(-1, self.num_experts, flat.shape[1] // self.num_experts).transpose(0, 1)
-
-    def shared(self, x: th.Tensor) -> th.Tensor:
-        """Flatten the one image that every expert sees: (T, C, height, width) to (E, T, ...)."""
-        return x.flatten(1).expand(self.num_experts, -1, -1)
-
-    def unstack(self, k: int) -> nn.Flatten:
-        """Return ``nn.Flatten``."""
-        return nn.Flatten()
-
-
-class StackedActivation(Stacked):
-    """What the experts' own activations share: values keep their shape."""
-
-    def shared(self, x: th.Tensor) -> th.Tensor:
-        """Apply every expert's activation to the same rows, or the same images."""
-        return super().shared(x) if x.dim() == 2 else self(x.repeat(1, self.num_experts, 1, 1))
-
-
-class StackedPReLU(StackedActivation):
-    """E activations with learned slopes, each expert with as many as its ``nn.PReLU`` has.
-
-    :param activations: one ``nn.PReLU`` per expert
+    :param norms: one ``nn.LayerNorm`` with weight and bias per expert
     """
 
-    def __init__(self, activations: Sequence[nn.PReLU]) -> None:
-        super().__init__(len(activations))
-        self.weight_EH = nn.Parameter(th.stack([each.weight.detach() for each in activations]))
+    def __init__(self, norms: Sequence[nn.LayerNorm]) -> None:
+        super().__init__(len(norms))
+        self.shape, self.eps = norms[0].normalized_shape, norms[0].eps
+        self.weight_EH = nn.Parameter(th.stack([norm.weight.detach() for norm in norms]))
+        self.bias_EH = nn.Parameter(th.stack([norm.bias.detach() for norm in norms]))
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        """Scale what is below zero of (E, M, H) rows, or of (T, E*C, height, width)."""
-        if x.dim() == 3:
-            return th.where(x > 0, x, self.weight_EH.unsqueeze(1) * x)
-        x_TEChw = x.unflatten(1, (self.num_experts, -1))
-        slopes_EC11 = self.weight_EH[:, :, None, None]
-        return th.where(x_TEChw > 0, x_TEChw, slopes_EC11 * x_TEChw).flatten(1, 2)
+        """Normalize rows of all experts, (T, H), or of each, (E, M, H)."""
+        normed = F.layer_norm(x, self.shape, eps=self.eps)
+        return normed * self.weight_EH.unsqueeze(1) + self.bias_EH.unsqueeze(1)
 
-    def unstack(self, k: int) -> nn.PReLU:
-        """Return expert ``k``'s activation as an ``nn.PReLU``."""
-        weight_H = self.weight_EH[k].detach().clone()
-        plain = nn.PReLU(len(weight_H), device=weight_H.device, dtype=weight_H.dtype)
-        plain.weight.data = weight_H
-        return plain
+    def apart(self) -> list[Function]:
+        """Return each expert's normalization as a function."""
+        normalize = partial(F.layer_norm, normalized_shape=self.shape, eps=self.eps)
+        return _with_weights(normalize, self.weight_EH, self.bias_EH)
 
-    def unbind(self) -> list[tuple[Any, ...]]:
-        """Return (slopes,) per expert."""
-        return [(weight_H,) for weight_H in self.weight_EH.unbind()]
-
-    def single(self, x: th.Tensor, share: tuple[Any, ...]) -> th.Tensor:
-        """Apply one expert's activation."""
-        return F.prelu(x, share[0])
+    def unstack(self, k: int) -> nn.LayerNorm:
+        """Return expert ``k``'s normalization."""
+        norm = nn.LayerNorm(self.shape, self.eps, device="meta")
+        return _filled(norm, self.weight_EH, self.bias_EH, k)
 
 
-class StackedEach(StackedActivation):
-    """E modules of which no more is known: each acts on its own expert's values, by itself.
+class StackedBatchNorm(Stacked):
+    """E normalizations over the batch as one over E*H features, which is the same thing.
 
-    :param modules: one per expert; they take rows (M, H), or images (T, C, height, width)
-    """
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        super().__init__(len(modules))
-        self.each = nn.ModuleList(copy.deepcopy(module) for module in modules)
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        """Apply each expert's module to its own values."""
-        if x.dim() == 3:
-            return th.stack([act(x_MH) for act, x_MH in zip(self.each, x.unbind(), strict=True)])
-        images = x.chunk(self.num_experts, dim=1)
-        return th.cat([act(image) for act, image in zip(self.each, images, strict=True)], dim=1)
-
-    def unstack(self, k: int) -> nn.Module:
-        """Return a copy of expert ``k``'s module."""
-        return copy.deepcopy(self.each[k])
-
-    def shares(self) -> list[Share]:
-        """Return the weights of each expert's module."""
-        return apart(self.each)
-
-    def statistics(self) -> list[Statistic]:
-        """Return the buffers of each expert's module."""
-        return statistics_apart(self.each)
-
-    def unbind(self) -> list[tuple[Any, ...]]:
-        """Return (module,) per expert."""
-        return [(module,) for module in self.each]
-
-    def single(self, x: th.Tensor, share: tuple[Any, ...]) -> th.Tensor:
-        """Apply one expert's module."""
-        y: th.Tensor = share[0](x)
-        return y
-
-
-class StackedNorm(Stacked):
-    """E normalisations over the batch as one over E*H features, which is the same thing.
-
-    :param norms: one normalisation of (T, H) inputs per expert; every tensor of it with an axis
+    :param norms: one normalization of (T, H) inputs per expert; every tensor of it with an axis
         has H entries
     """
 
@@ -328,13 +216,13 @@ class StackedNorm(Stacked):
             if tensor.dim() > 0:
                 tensor.data = th.cat([state[name] for state in states])
 
-    def forward(self, x_ETI: th.Tensor) -> th.Tensor:
-        """Normalise each expert's features over the T rows."""
-        x_TEI = x_ETI.transpose(0, 1)
-        return self.norm(x_TEI.flatten(1)).view(x_TEI.shape).transpose(0, 1)
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Normalize each expert's features over the rows."""
+        x_TEH = (x.expand(self.num_experts, *x.shape) if x.dim() == 2 else x).transpose(0, 1)
+        return self.norm(x_TEH.flatten(1)).view(x_TEH.shape).transpose(0, 1)
 
     def unstack(self, k: int) -> nn.Module:
-        """Return expert ``k``'s normalisation."""
+        """Return expert ``k``'s normalization."""
         norm = copy.deepcopy(self.norm)
         for tensor in [*norm.parameters(), *norm.buffers()]:
             if tensor.dim() > 0:
@@ -352,17 +240,182 @@ class StackedNorm(Stacked):
         return [Statistic(each, 0, self.num_experts) for each in entries]
 
 
-@th.no_grad()
-def copy_parameters(
-    plain: nn.Linear | nn.Conv2d, weights: th.Tensor, biases: th.Tensor | None, k: int
-) -> None:
-    """Copy expert ``k``'s weight and bias into a plain module."""
-    plain.weight.copy_(weights[k])
-    if biases is not None and plain.bias is not None:
-        plain.bias.copy_(biases[k])
+class StackedEach(Stacked):
+    """E modules of which no more is known: each acts on its own expert's values, by itself.
+
+    :param modules: one per expert; they take rows (M, H), or images (T, C, height, width)
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__(len(modules))
+        self.each = nn.ModuleList(copy.deepcopy(module) for module in modules)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Apply each expert's module to its own values, or to the same rows."""
+        if x.dim() == 4:
+            images = x.chunk(self.num_experts, dim=1)
+            return th.cat([act(image) for act, image in zip(self.each, images, strict=True)], dim=1)
+        rows = [x] * self.num_experts if x.dim() == 2 else x.unbind()
+        return th.stack([act(x_MH) for act, x_MH in zip(self.each, rows, strict=True)])
+
+    def apart(self) -> list[Function]:
+        """Return the modules."""
+        return list(self.each)
+
+    def unstack(self, k: int) -> nn.Module:
+        """Return a copy of expert ``k``'s module."""
+        return copy.deepcopy(self.each[k])
+
+    def shares(self) -> list[Share]:
+        """Return the weights of each expert's module."""
+        return apart_shares(self.each)
+
+    def statistics(self) -> list[Statistic]:
+        """Return the buffers of each expert's module."""
+        return apart_statistics(self.each)
+
+
+class StackedImageEncoder(Stacked):
+    """E image encoders on the same input: (T, F) to (E, T, K).
+
+    :param encoders: one per expert
+    """
+
+    def __init__(self, encoders: Sequence[ImageEncoder]) -> None:
+        super().__init__(len(encoders))
+        self.convs = stack_all([encoder.convs for encoder in encoders])
+        self.image_shape = encoders[0].image_shape
+
+    def forward(self, x_TF: th.Tensor) -> th.Tensor:
+        """Encode the same rows with every expert's convolutions."""
+        image, rest = split_image(x_TF, self.image_shape)
+        encoded_TK = self.convs(image).flatten(1)
+        width = encoded_TK.shape[1] // self.num_experts
+        encoded_ETK = encoded_TK.view(-1, self.num_experts, width).transpose(0, 1)
+        if not rest.shape[1]:
+            return encoded_ETK
+        return th.cat([encoded_ETK, rest.expand(self.num_experts, *rest.shape)], dim=-1)
+
+    def apart(self) -> list[Function]:
+        """Return each expert's encoder as a function."""
+        convs = apart(self.convs, self.num_experts)
+        return [partial(_encode, convolve, self.image_shape) for convolve in convs]
+
+    def unstack(self, k: int) -> ImageEncoder:
+        """Return expert ``k``'s encoder."""
+        return ImageEncoder(nn.Sequential(*unstack(self.convs, k)), self.image_shape)
+
+
+class StackedResidual(Stacked):
+    """E residual blocks.
+
+    :param residuals: one per expert
+    """
+
+    def __init__(self, residuals: Sequence[Residual]) -> None:
+        super().__init__(len(residuals))
+        self.block = stack_all([residual.block for residual in residuals])
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Add each expert's block to its own input, or to the same rows."""
+        out: th.Tensor = x + self.block(x)
+        return out
+
+    def apart(self) -> list[Function]:
+        """Return each expert's block as a function."""
+        return [partial(_add, block) for block in apart(self.block, self.num_experts)]
+
+    def unstack(self, k: int) -> Residual:
+        """Return expert ``k``'s block."""
+        return Residual(nn.Sequential(*unstack(self.block, k)))
+
+
+STACKS: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    nn.Linear: StackedLinear,
+    nn.Conv2d: StackedConv2d,
+    Residual: StackedResidual,
+    ImageEncoder: StackedImageEncoder,
+}
+
+
+def stack(modules: Sequence[nn.Module]) -> nn.Module:
+    """Return one module that does what each of these alike modules does, for all of them."""
+    first = modules[0]
+    if type(first) in STACKS:
+        return STACKS[type(first)](modules)
+    if type(first) is nn.LayerNorm and first.bias is not None and len(first.normalized_shape) == 1:
+        return StackedLayerNorm(modules)  # type: ignore[arg-type]  # alike: all are LayerNorm
+    if is_alike_for_all(first):
+        return copy.deepcopy(first)
+    # Norms of pictures mix the experts' channels in no order that is known here.
+    if hasattr(first, "num_features") and not isinstance(first, nn.BatchNorm2d | nn.BatchNorm3d):
+        return StackedBatchNorm(modules)
+    return StackedEach(modules)
+
+
+def stack_all(networks: Sequence[nn.Module]) -> nn.Sequential:
+    """Stack alike networks layer by layer."""
+    columns = zip(*(flat(network) for network in networks), strict=True)
+    return nn.Sequential(*(stack(same) for same in columns))
+
+
+def flat(module: nn.Module) -> list[nn.Module]:
+    """Return a network's layers in order, those of nested sequences too."""
+    if isinstance(module, nn.Sequential):
+        return [layer for each in module for layer in flat(each)]
+    return [module]
+
+
+def unstack(layers: Iterable[nn.Module], k: int) -> list[nn.Module]:
+    """Return expert ``k``'s share of stacked layers, with copied weights."""
+    return [m.unstack(k) if isinstance(m, Stacked) else copy.deepcopy(m) for m in layers]
+
+
+def apart(layers: Iterable[nn.Module], num_experts: int) -> list[Function]:
+    """Return each expert's share of stacked layers as one function of its own rows."""
+    columns = [m.apart() if isinstance(m, Stacked) else [m] * num_experts for m in layers]
+    return [partial(_chain, functions) for functions in zip(*columns, strict=True)]
 
 
 def gated_sum(y_ETO: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
     """Sum over experts, weighted by the gates: (E, T, O) to (T, O)."""
     # An einsum would make a product of two tiny matrices of every row.
     return (y_ETO * gates_TE.t().unsqueeze(-1)).sum(0)
+
+
+def _stacked_biases(modules: Sequence[nn.Linear] | Sequence[nn.Conv2d]) -> nn.Parameter | None:
+    biases = [each.bias.detach() for each in modules if each.bias is not None]
+    return nn.Parameter(th.stack(biases)) if biases else None
+
+
+def _with_weights(
+    function: Callable[..., th.Tensor], weights: th.Tensor, biases: th.Tensor | None
+) -> list[Function]:
+    every = [None] * len(weights) if biases is None else biases.unbind()
+    pairs = zip(weights.unbind(), every, strict=True)
+    return [partial(function, weight=weight, bias=bias) for weight, bias in pairs]
+
+
+@th.no_grad()
+def _filled(module: M, weights: th.Tensor, biases: th.Tensor | None, k: int) -> M:
+    """Give a module without memory expert ``k``'s weights, copied."""
+    module = module.to_empty(device=weights.device).to(weights.dtype)
+    tensors = [weights[k]] if biases is None else [weights[k], biases[k]]
+    for parameter, tensor in zip(module.parameters(), tensors, strict=True):
+        parameter.copy_(tensor)
+    return module
+
+
+def _chain(functions: Sequence[Function], x: th.Tensor) -> th.Tensor:
+    for function in functions:
+        x = function(x)
+    return x
+
+
+def _add(block: Function, x: th.Tensor) -> th.Tensor:
+    return x + block(x)
+
+
+def _encode(convolve: Function, image_shape: tuple[int, ...], x_TF: th.Tensor) -> th.Tensor:
+    image, rest = split_image(x_TF, image_shape)
+    return th.cat([convolve(image).flatten(1), rest], dim=1)

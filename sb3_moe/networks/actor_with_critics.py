@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_moe.layers.task_embedding import TaskEmbedding
+from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.networks.base import Network, Networks
 from sb3_moe.networks.decisions import Decision
 

@@ -9,9 +9,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from sb3_moe.layers.encoder import ImageEncoder
-from sb3_moe.layers.task_embedding import TaskEmbedding
-from sb3_moe.policies.architect_checks import check_blocks, check_depth, check_seen
+from sb3_moe.layers.encoder import ImageEncoder, Residual
+from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.policies.dense_layers import DenseLayers, Init
 from sb3_moe.policies.expert_layers import ExpertLayers
 from sb3_moe.policies.extractors import make_convs, map_shape_of
@@ -61,7 +60,7 @@ class Architect:
         self.encoder: nn.Module | None = None
         if layout.image_shape is not None and not self.place.whole:
             self._encode_first(layout.image_shape)
-        if options.is_tokenised and self.layout.map_shape is None:
+        if options.is_tokenized and self.layout.map_shape is None:
             raise ValueError(
                 f"`tokens`={options.tokens!r} needs a feature map, and the features extractor "
                 "gives none: use an image observation with 'MoeCnnPolicy', or with "
@@ -87,7 +86,7 @@ class Architect:
 
     def _begin(self) -> None:
         """Start a network that has nothing together with the one before."""
-        self.expert_layers.firsts = {}
+        self.expert_layers.shared = None
         self.task_embedding = None
         if self.options.embeds_task:
             num_tasks = self.layout.num_tasks
@@ -118,7 +117,6 @@ class Architect:
 
     def _big(self, stages: list[Stage]) -> Tower:
         *hidden, head = stages
-        check_depth(self.options, len(hidden))
         # The tanh of TD3's actor comes after the experts are combined.
         return self._tower([self.expert_layers.big(hidden, head), *head.after], stages)
 
@@ -135,7 +133,7 @@ class Architect:
             return nn.Sequential(), self.outer.features_dim
         stages = read_stages(dense)
         blocks = self._hidden(stages)
-        check_seen(self.dense_layers.seen, len(stages))
+        _check_seen(self.dense_layers.seen, len(stages))
         width = self._width(blocks, stages)
         carry = self.options.routes_head
         tower = self._tower(blocks, stages, carry_task=carry)
@@ -159,7 +157,7 @@ class Architect:
             Layout(x_dim=width, num_tasks=self.layout.num_tasks),
             experts_see_task=False,
             router_sees_task=self.options.router_sees_task,
-            task_embedding=None if block.layer.sees_task else self.task_embedding,
+            task_embedding=None if block.layer.sees == "task" else self.task_embedding,
         )
 
     def _tower(
@@ -180,7 +178,7 @@ class Architect:
     # Hidden layers.
 
     def _hidden(self, stages: list[Stage]) -> list[nn.Module]:
-        check_depth(self.options, len(stages))
+        _check_depth(self.options, len(stages))
         if self.place.hidden == "one":
             return self.expert_layers.body(stages)
         blocks: list[nn.Module] = []
@@ -194,7 +192,12 @@ class Architect:
                 blocks += self.dense_layers.simba(stage, width, first=first, last=last)
             else:
                 blocks += self.dense_layers.plain(stage, width, first=first)
-        check_blocks(self.options, blocks)
+        if self.options.block == "simba" and not any(isinstance(b, Residual) for b in blocks):
+            raise ValueError(
+                "`block`='simba' needs a hidden layer that isn't replaced by experts, and "
+                f"`net_arch` has none with `placement`={self.place.name!r}: give it one more, or "
+                "use `expert`='simba'"
+            )
         return blocks
 
     def _width(self, blocks: Sequence[nn.Module], stages: Sequence[Stage]) -> int:
@@ -219,7 +222,7 @@ class Architect:
         if not (self.options.match_scale and places and is_scaled()):
             return
         with own_generator():
-            probe = make_probe(self.outer, max(layer.rows(1) for layer in places))
+            probe = make_probe(self.outer, max(layer.num_experts for layer in places))
             found = dense_sizes(*self._dense_twin(dense), probe)
         match_sizes(parts, {layer: place.goal(found) for layer, place in places.items()}, probe)
 
@@ -252,3 +255,43 @@ class Architect:
             self.init_head(linears[-1])
 
         return tower, restart
+
+
+def _check_depth(options: MoEOptions, depth: int) -> None:
+    """Raise unless a placement, and tokens, find the hidden layers that they need.
+
+    :param depth: number of hidden layers
+    :raises ValueError: naming the option
+    """
+    place, tokens = options.place, options.tokens
+    if place.hidden == "one" and depth == 0:
+        raise ValueError(
+            f"`placement`={place.name!r} replaces all hidden layers by one layer of experts, and "
+            "`net_arch` has none: give it at least one, or choose 'final' or 'big'"
+        )
+    if isinstance(place.hidden, int) and not -depth <= place.hidden < depth:
+        which = "the last hidden layer" if place.hidden == -1 else f"hidden layer {place.hidden}"
+        raise ValueError(
+            f"`placement`={place.name!r} replaces {which}, and `net_arch` has "
+            f"{depth or 'none'}: give it more, or choose 'final' or 'big'"
+        )
+    if options.is_tokenized and not (depth and place.takes(0, depth)):
+        raise ValueError(
+            f"`tokens`={tokens!r} with `placement`={place.name!r} needs exactly one hidden "
+            f"layer, whose input is the feature map; `net_arch` has {depth}"
+        )
+
+
+def _check_seen(num_seen: int, depth: int) -> None:
+    """Raise if the task id would be lost, since only the first hidden layer sees it.
+
+    :param num_seen: features that the first layer sees beside the observation
+    :param depth: number of hidden layers
+    :raises ValueError: naming the option
+    """
+    if num_seen and depth == 0:
+        raise ValueError(
+            "`net_arch` must have a hidden layer for the task id to enter where the head is apart, "
+            "got none: give it one, or let only a routed head see it, with `placement`='final' "
+            "and `task_input`='router'"
+        )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from sb3_moe.layers.activations import is_norm
-from sb3_moe.layers.simba import INSIDE, simba_layer
+from sb3_moe.layers.registry import INSIDE, simba_block
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.stages import Stage, fitted, fitted_activation, resized
 from sb3_moe.policies.towers import Layout
@@ -60,9 +60,9 @@ class DenseLayers:
         self, stage: Stage, dim: int, width: int, *, first: bool, last: bool
     ) -> list[nn.Module]:
         """Return the same block as it comes from torch, from rows of `dim` to rows of `width`."""
-        activation = self.activation(stage, INSIDE * width)
-        layers = simba_layer(dim, width, activation, first=first)
-        return [*layers, nn.LayerNorm(width)] if last else layers
+        embedding = [nn.Linear(dim, width)] if first or dim != width else []
+        block = simba_block(width, self.activation(stage, INSIDE * width))
+        return [*embedding, block, *([nn.LayerNorm(width)] if last else [])]
 
     @staticmethod
     def norms(stage: Stage, width: int) -> list[nn.Module]:

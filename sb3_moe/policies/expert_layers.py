@@ -1,18 +1,23 @@
-"""Layers of experts in place of one dense layer, of several, or of the whole network."""
+"""The layers of a network that become experts, each built as the dense layers it stands for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch as th
 from torch import nn
 
-from sb3_moe.layers import MoELayer, RouterInput
+from sb3_moe.layers import Experts, MoELayer, RouterInput, SeparateNetworks, StackedNetwork
 from sb3_moe.layers.activations import is_norm
+from sb3_moe.layers.classes import of_this_package
 from sb3_moe.layers.encoder import ImageEncoder
-from sb3_moe.layers.experts import Experts, StackedNetwork, together
+from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.layers.fixed_moe import EmbeddingMoE
+from sb3_moe.layers.orthonormal import check_orthogonal, gram_schmidt
+from sb3_moe.layers.routing import Routing
 from sb3_moe.layers.tokens import TokenKind, token_shape
-from sb3_moe.policies.architect_checks import built_layer, check_rows
 from sb3_moe.policies.dense_layers import DenseLayers, Init
 from sb3_moe.policies.extractors import make_convs, map_shape_of
 from sb3_moe.policies.option_checks import called
@@ -21,14 +26,17 @@ from sb3_moe.policies.stages import Stage, fitted
 from sb3_moe.policies.start_scale import Stand
 from sb3_moe.policies.towers import Layout, MoEBlock
 
+# Rows that classes of the user's own are tried on.
+TRIAL_ROWS = 2
+
 
 class ExpertLayers:
-    """Makes a tower's layers of experts, and remembers what each stands for.
+    """Makes a network's layers of experts, and remembers what each stands for.
 
-    :param options: what the tower is to be
+    :param options: what the network is to be
     :param layout: what its first layer is given
     :param dense: makes what stands around experts, and inside those with several layers
-    :param init_head: initialises a head in place, as SB3 would
+    :param init_head: initializes a head in place, as SB3 would
     """
 
     def __init__(
@@ -39,8 +47,8 @@ class ExpertLayers:
         self.num_experts = options.resolve_num_experts(layout.num_tasks) if options.is_moe else 0
         #: Which of the dense network's linear layers each layer of experts stands for.
         self.stands_for: dict[MoELayer, Stand] = {}
-        #: What the parts of one network have together: the first layer of each kind.
-        self.firsts: dict[type[MoELayer], MoELayer] = {}
+        #: The first layer of one network that shares its task embedding with the others.
+        self.shared: EmbeddingMoE | None = None
 
     def hidden(self, stage: Stage, width: int, number: int) -> list[nn.Module]:
         """Return experts in place of a hidden layer, and what follows their sum.
@@ -50,44 +58,19 @@ class ExpertLayers:
         :param number: which hidden layer it is, from 0
         """
         first = number == 0
-        norms = [] if first else self.dense.norms(stage, width)
-        block = self._hidden_block(stage, width, first=first)
-        # What the experts don't hold follows their sum: CrossQ's last norm, or the activation too.
-        inside = bool(getattr(self.options.expert_class, "activates", True))
-        after = [fitted(m, block.out_features) for m in stage.after if is_norm(m) or not inside]
-        self.stands_for[block.layer] = Stand(number, inside=inside, then=after)
-        return [*norms, block, *after]
-
-    def _hidden_block(self, stage: Stage, width: int, *, first: bool) -> MoEBlock:
         tokens: TokenKind = self.options.tokens if first else "sample"
         num_tokens, bare, out = 1, width, stage.width
         if tokens != "sample" and self.layout.map_shape is not None:
             num_tokens, bare = token_shape(tokens, self.layout.map_shape)
             out = bare
-        in_features = bare + (self.dense.seen if first else 0)
-        made = [self._layer_expert(stage, in_features, out) for _ in range(self.num_experts)]
-        kind = self.options.expert_class
-        stacks = vars(kind).get("stacks", False)  # not what a subclass inherits
-        experts = StackedNetwork(made) if stacks else together(made, out)
-        if not stacks:
-            check_rows(experts, in_features, out, called(kind))
+        experts = self._of_kind(stage, bare + (self.dense.seen if first else 0), out)
         layer = self._routed(experts, bare, num_tokens, first=first)
-        return MoEBlock(layer, tokens=tokens, map_shape=self.layout.map_shape)
-
-    def _layer_expert(self, stage: Stage, in_features: int, out: int) -> nn.Module:
-        """Return one expert in place of a hidden layer."""
-        kind, kwargs = self.options.expert_class, dict(self.options.expert_kwargs or {})
-        hidden = self.options.expert_width or stage.width
-        activation = self.dense.activation(stage, hidden)
-        try:
-            module = kind(in_features, hidden, out, activation, **kwargs)
-        except TypeError as error:
-            raise TypeError(
-                f"`expert`={called(kind)!r} must be made from (in_features, width, "
-                f"out_features, activation) and its options; it failed with: {error}"
-            ) from error
-        self.init_hidden(module)
-        return module
+        block = MoEBlock(layer, tokens=tokens, map_shape=self.layout.map_shape)
+        # What the experts don't hold follows their sum: CrossQ's last norm, or the activation too.
+        inside = bool(getattr(self.options.expert_class, "activates", True))
+        after = [fitted(m, block.out_features) for m in stage.after if is_norm(m) or not inside]
+        self.stands_for[layer] = Stand(number, inside=inside, then=after)
+        return [*([] if first else self.dense.norms(stage, width)), block, *after]
 
     def head(self, stage: Stage, width: int, *, depth: int, first: bool) -> MoEBlock:
         """Return experts in place of the head.
@@ -99,36 +82,50 @@ class ExpertLayers:
         """
         in_features = width + (self.dense.seen if first else 0)
         router = self.options.head_router_class
-        num_experts = self.num_experts if router is None else self.layout.num_tasks
-        experts = StackedNetwork([self._last(in_features, stage) for _ in range(num_experts)])
+        experts: Experts
+        if router is None and self.options.has_own_kind:
+            experts = self._of_kind(stage, in_features, stage.width, is_head=True)
+        else:
+            num_experts = self.num_experts if router is None else self.layout.num_tasks
+            experts = StackedNetwork([self._last(in_features, stage) for _ in range(num_experts)])
         block = MoEBlock(self._routed(experts, width, 1, first=first, router=router))
         self.stands_for[block.layer] = Stand(depth)
         return block
 
     def body(self, stages: Sequence[Stage]) -> list[nn.Module]:
         """Return experts that are all hidden layers each, and what follows the last of those."""
-        experts = StackedNetwork([self._body_expert(stages) for _ in range(self.num_experts)])
+        width = self.layout.x_dim + self.dense.seen
+        inside = self.options.has_own_kind
+        experts: Experts
+        if inside:
+            experts = self._of_kind(stages[0], width, stages[-1].width)
+        else:
+            made = [self._body_expert(stages, width) for _ in range(self.num_experts)]
+            experts = StackedNetwork(made)
         block = MoEBlock(self._routed(experts, self.layout.x_dim, 1, first=True))
-        after = [fitted(m, block.out_features) for m in stages[-1].after]
+        simba = self.options.block == "simba"
+        left = [m for m in stages[-1].after if is_norm(m) or not (inside or simba)]
+        after = [fitted(m, block.out_features) for m in left]
         self.stands_for[block.layer] = Stand(len(stages) - 1, then=after)
         return [block, *after]
 
-    def _body_expert(self, stages: Sequence[Stage]) -> nn.Module:
+    def _body_expert(self, stages: Sequence[Stage], dim: int) -> nn.Module:
         """Return one expert that is all hidden layers, but for what follows the sum."""
-        layers, _ = self._hidden_layers(stages, self.layout.x_dim + self.dense.seen)
-        own = layers[: len(layers) - len(stages[-1].after)]
+        layers, _ = self._hidden_layers(stages, dim)
+        left_out = len(stages[-1].after)
+        if self.options.block == "simba":
+            left_out = sum(map(is_norm, stages[-1].after))
+        own = layers[: len(layers) - left_out]
         for layer in own:
             self.init_hidden(layer)
         return nn.Sequential(*own)
 
     def big(self, hidden: Sequence[Stage], head: Stage) -> MoEBlock:
         """Return experts that are a whole network each, the image's encoder included."""
-        experts = StackedNetwork(
-            [self._network_expert(hidden, head) for _ in range(self.num_experts)]
-        )
-        block = MoEBlock(self._routed(experts, self.layout.x_dim, 1, first=True))
-        self.stands_for[block.layer] = Stand(len(hidden))
-        return block
+        made = [self._network_expert(hidden, head) for _ in range(self.num_experts)]
+        layer = self._routed(self._together(made, head.width), self.layout.x_dim, 1, first=True)
+        self.stands_for[layer] = Stand(len(hidden))
+        return MoEBlock(layer)
 
     def _network_expert(self, hidden: Sequence[Stage], head: Stage) -> nn.Module:
         """Return one expert that is a whole network."""
@@ -139,13 +136,17 @@ class ExpertLayers:
             encoder = self.layout.encoder
             layers.append(ImageEncoder(make_convs(encoder, shape), shape))
             dim += math.prod(map_shape_of(encoder, shape)) - math.prod(shape)
+        if self.options.has_own_kind:
+            for layer in layers:
+                self.init_hidden(layer)
+            stage = hidden[0] if hidden else head
+            return nn.Sequential(*layers, self._one(stage, dim, head.width, is_head=True))
         deep, dim = self._hidden_layers(hidden, dim)
         layers += deep
         for layer in layers:
             self.init_hidden(layer)
-        last = self._last(dim, head)
         norms = self.dense.norms(head, dim) if hidden else []
-        return nn.Sequential(*layers, *norms, last)
+        return nn.Sequential(*layers, *norms, self._last(dim, head))
 
     def _hidden_layers(self, stages: Sequence[Stage], dim: int) -> tuple[list[nn.Module], int]:
         """Return the hidden layers of an expert that has them all, as they come from torch.
@@ -157,15 +158,13 @@ class ExpertLayers:
         layers: list[nn.Module] = []
         for i, stage in enumerate(stages):
             width = self.options.expert_width or stage.width
-            norms = self.dense.norms(stage, dim) if i else []
+            layers += self.dense.norms(stage, dim) if i else []
             if self.options.block == "simba":
                 last = i + 1 == len(stages)
-                made = self.dense.simba_layers(stage, dim, width, first=i == 0, last=last)
-                after = [fitted(m, width) for m in stage.after if is_norm(m)]
+                layers += self.dense.simba_layers(stage, dim, width, first=i == 0, last=last)
+                layers += [fitted(m, width) for m in stage.after if is_norm(m)]
             else:
-                made = [nn.Linear(dim, width)]
-                after = [fitted(m, width) for m in stage.after]
-            layers += [*norms, *made, *after]
+                layers += [nn.Linear(dim, width), *(fitted(m, width) for m in stage.after)]
             dim = width
         return layers, dim
 
@@ -173,6 +172,49 @@ class ExpertLayers:
         linear = nn.Linear(in_features, head.width)
         self.init_head(linear)
         return linear
+
+    # Experts of a kind that options name.
+
+    def _of_kind(
+        self, stage: Stage, in_features: int, out: int, *, is_head: bool = False
+    ) -> Experts:
+        kind = self.options.expert_class
+        made = [
+            self._one(stage, in_features, out, is_head=is_head) for _ in range(self.num_experts)
+        ]
+        experts = self._together(made, out)
+        if not _stacks(kind):
+            _check_rows(experts, in_features, out, called(kind))
+        return experts
+
+    def _one(self, stage: Stage, in_features: int, out: int, *, is_head: bool) -> nn.Module:
+        """Return one expert of the kind that is asked for.
+
+        :param stage: the dense layer whose width and activation it has
+        :param in_features: of its rows
+        :param out: features of its output
+        :param is_head: whether its last linear layer is a head
+        """
+        kind, kwargs = self.options.expert_class, dict(self.options.expert_kwargs or {})
+        hidden = self.options.expert_width or stage.width
+        try:
+            module = kind(in_features, hidden, out, self.dense.activation(stage, hidden), **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f"`expert`={called(kind)!r} must be made from (in_features, width, "
+                f"out_features, activation) and its options; it failed with: {error}"
+            ) from error
+        self.init_hidden(module)
+        linears = [each for each in module.modules() if isinstance(each, nn.Linear)]
+        if is_head and linears:
+            self.init_head(linears[-1])
+        return module
+
+    def _together(self, made: list[nn.Module], out: int) -> Experts:
+        """Stack experts of torch's own layers; a class of the user's own may do anything."""
+        if self.options.has_own_kind and not _stacks(self.options.expert_class):
+            return SeparateNetworks(made, out)
+        return StackedNetwork(made)
 
     def _routed(
         self,
@@ -196,18 +238,87 @@ class ExpertLayers:
         seen += self.layout.action_dim if first else 0
         kind = options.router_class if router is None else router
         sees = RouterInput(
-            features=num_tasks if kind.sees_task else seen,
+            features=num_tasks if kind.sees == "task" else seen,
             num_experts=experts.num_experts,
             num_tokens=num_tokens,
             num_tasks=num_tasks,
         )
-        layer = built_layer(kind, experts, sees, {} if router else options.router_options)
+        layer = _built(kind, experts, sees, {} if router else options.router_options)
         if router is None:
             layer.aux = options.aux
-            if options.combination is not None:
-                options.combination.check(experts.num_experts, experts.out_features)
-            experts.combination = options.combination
-        first_of_kind = self.firsts.setdefault(kind, layer)
-        if first_of_kind is not layer:
-            layer.join(first_of_kind)
+            if options.combine == "orthogonal":
+                check_orthogonal(experts.num_experts, experts.out_features)
+                experts.combination = gram_schmidt
+        if not of_this_package(kind):
+            _check_routes(layer, bare + (self.dense.seen if first else 0), sees)
+        if isinstance(layer, EmbeddingMoE) and layer.shared:
+            self.shared = self.shared or layer
+            layer.task_weights = self.shared.task_weights
         return layer
+
+
+def _stacks(kind: type[nn.Module]) -> bool:
+    return bool(vars(kind).get("stacks", False))  # not what a subclass inherits
+
+
+def _built(
+    kind: type[MoELayer], experts: Experts, sees: RouterInput, options: Mapping[str, Any]
+) -> MoELayer:
+    """Build a router, and say what is wrong with a class that can't be one."""
+    try:
+        layer = kind(experts, sees, **options)  # type: ignore[call-arg, arg-type]  # a subclass's
+    except TypeError as error:
+        if of_this_package(kind):
+            raise
+        raise TypeError(
+            f"`router`={kind.name!r} must be built from (experts, sees) and its options, "
+            f"{list(options)}; it failed with: {error}"
+        ) from error
+    except AttributeError as error:
+        if "Module.__init__() call" not in str(error):
+            raise
+        layer = None
+    if getattr(layer, "experts", None) is not experts or layer is None:
+        raise TypeError(
+            f"`router`={kind.name!r} must keep its experts: its constructor must call "
+            "super().__init__(experts), before all else"
+        )
+    return layer
+
+
+@th.no_grad()
+def _check_routes(layer: MoELayer, in_features: int, sees: RouterInput) -> None:
+    """Raise TypeError unless a router of the user's own returns an output and a routing."""
+    rows, seen = (
+        th.zeros(TRIAL_ROWS, sees.num_tokens, width) for width in (in_features, sees.features)
+    )
+    with evaluating(layer), th.random.fork_rng(devices=[]):
+        returned: Any = layer.route(rows, seen)
+    is_pair = isinstance(returned, tuple) and len(returned) == 2
+    if not (is_pair and isinstance(returned[1], Routing)):
+        raise TypeError(
+            f"`route` of the router {layer.name!r} must return an output and a Routing, as "
+            f"`self.combine(x_BNI, gates_BNE)` gives them, got {type(returned).__name__}"
+        )
+    wanted, got = (TRIAL_ROWS, sees.num_tokens, sees.num_experts), returned[1].gates_BNE.shape
+    if tuple(got) != wanted:
+        raise ValueError(
+            f"`gates_BNE` of the router {layer.name!r} must have a gate for each sample, token "
+            f"and expert, {wanted}, got {tuple(got)}"
+        )
+
+
+@th.no_grad()
+def _check_rows(experts: Experts, in_features: int, out_features: int, name: str) -> None:
+    """Raise ValueError unless experts of unknown make turn rows into rows of the right width."""
+    rows = th.zeros(TRIAL_ROWS, in_features)
+    try:
+        with evaluating(experts), th.random.fork_rng(devices=[]):
+            got = f"it returned {tuple(experts.expert(0)(rows).shape)}"
+    except Exception as error:  # a class of the user's own may raise anything
+        got = f"it failed with: {error}"
+    if got != f"it returned {(TRIAL_ROWS, out_features)}":
+        raise ValueError(
+            f"`expert`={name!r} must turn rows {tuple(rows.shape)} into rows "
+            f"{(TRIAL_ROWS, out_features)}; {got}"
+        )

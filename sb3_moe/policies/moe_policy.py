@@ -18,21 +18,20 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from sb3_moe.layers import MoELayer
 from sb3_moe.layers.classes import check_names, did_you_mean, own_options
 from sb3_moe.policies.architect import Architect
-from sb3_moe.policies.architect_checks import check_widths
-from sb3_moe.policies.by_tower import per_tower
 from sb3_moe.policies.extractors import TaskExtractor, default_encoder
-from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.policies.option_checks import check_activation_fn, check_net_arch
+from sb3_moe.policies.options import DEFAULTS, per_tower
 from sb3_moe.policies.spectral import penalise
 from sb3_moe.policies.teaches_optimizers import TeachesOptimizers
 from sb3_moe.policies.towers import Layout
-from sb3_moe.policies.written_by import WrittenBy
 
 OURS = ("encoder", "num_tasks")
 
 
-class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
+class MoEPolicy(TeachesOptimizers, BaseModel):
     """A mixin that stands before one of SB3's policy classes and gives its networks experts.
 
     Each of SB3's arguments keeps its meaning. Every option below may also be a dict from tower to
@@ -109,7 +108,10 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
         **kwargs: Any,
     ) -> None:
         _refuse_unknown(type(self), kwargs)
-        check_widths(net_arch)
+        if net_arch is not None:
+            check_net_arch(net_arch)
+        if "activation_fn" in kwargs:
+            check_activation_fn(kwargs["activation_fn"])
         self._taught = {}
         self.moe_options = {name: kwargs.pop(name, value) for name, value in DEFAULTS.items()}
         self.moe = per_tower(self.moe_options, self.towers)
@@ -147,7 +149,9 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
         )
         layers = self.moe_layers().values()
         self._has_experts = bool(layers)
-        self._acts_between_updates = any(layer.acts_between_updates for layer in layers)
+        self._acts_between_updates = any(
+            type(layer).between_updates is not MoELayer.between_updates for layer in layers
+        )
         self._penalties = penalise(self)
         self.set_frozen_experts(frozen_experts)
 
@@ -295,8 +299,7 @@ class MoEPolicy(TeachesOptimizers, WrittenBy, BaseModel):
             return
         self._may_have_updated = False
         for layer in self.moe_layers().values():
-            if not layer.holds_router:
-                layer.between_updates()
+            layer.between_updates()
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Choose actions as SB3's policy does, and leave the policy as it is."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +12,7 @@ from stable_baselines3.common.policies import (
     ActorCriticPolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_moe.layers import MoELayer
@@ -46,7 +44,7 @@ class MoEActorCritic(_Policy):
     """Give an actor-critic policy's ``mlp_extractor`` and heads experts."""
 
     adam_kwargs: ClassVar[dict[str, Any]] = {"eps": 1e-5}
-    own: OwnDimensions | None
+    own: OwnDimensions | None = None
     _own_BA: th.Tensor | None = None
 
     def _build_mlp_extractor(self) -> None:
@@ -69,7 +67,7 @@ class MoEActorCritic(_Policy):
         """Return what routers of the user's own learn."""
         layers = [each for each in self.modules() if isinstance(each, MoELayer)]
         own = [each for each in layers if not of_this_package(type(each))]
-        return [parameter for each in own for parameter in each.router_parameters()]
+        return [p for layer in own for name, p in layer.named_parameters() if not name.startswith("experts.")]
 
     def _make_architects(self) -> dict[str, Architect]:
         """Return a builder for each tower that is not SB3's own."""
@@ -116,8 +114,7 @@ class MoEActorCritic(_Policy):
 
     def evaluate_actions(self, *args: Any, **kwargs: Any) -> Any:
         """Judge actions as SB3's policy does, and let penalties know what is said of them."""
-        with self._acting_on(args, kwargs):
-            values, log_prob, entropy = super().evaluate_actions(*args, **kwargs)
+        values, log_prob, entropy = super().evaluate_actions(*args, **kwargs)
         for penalty in by_loss(self):
             if entropy is None:
                 # What algorithms take in its place, so that the two terms can be told apart.
@@ -125,37 +122,21 @@ class MoEActorCritic(_Policy):
             penalty.watch(log_prob, entropy)
         return values, log_prob, entropy
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Act as SB3's policy does, in each task's own dimensions."""
-        with self._acting_on(args, kwargs):
-            return super().forward(*args, **kwargs)
+    def extract_features(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> Any:
+        """Extract features as SB3's policy does, and remember which dimensions tasks have.
 
-    def get_distribution(self, *args: Any, **kwargs: Any) -> Any:
-        """Return SB3's distribution, over each task's own dimensions."""
-        with self._acting_on(args, kwargs):
-            return super().get_distribution(*args, **kwargs)
+        SB3 doesn't hand the observations on to where it makes the distribution of their actions.
+        """
+        if self.own is not None:
+            self._own_BA = self.own(obs)
+        return super().extract_features(obs, *args, **kwargs)
 
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor, *args: Any) -> Any:
-        if self._own_BA is None:
+        own_BA, self._own_BA = self._own_BA, None
+        if own_BA is None:
             return super()._get_action_dist_from_latent(latent_pi, *args)
-        distribution = OwnGaussianDistribution(self.action_dist.action_dim).of(self._own_BA)
+        distribution = OwnGaussianDistribution(self.action_dist.action_dim).of(own_BA)
         return distribution.proba_distribution(self.action_net(latent_pi), self.log_std)
-
-    @contextmanager
-    def _acting_on(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[None]:
-        """Let distributions know the observation, which SB3 doesn't hand on to where it makes them.
-
-        :param args: of one of SB3's methods, the observation first
-        :param kwargs: likewise
-        """
-        if self.own is None:
-            yield
-            return
-        self._own_BA = self.own(args[0] if args else kwargs["obs"])
-        try:
-            yield
-        finally:
-            self._own_BA = None
 
     def _rebuild_optimizer(self, lr_schedule: Schedule) -> None:
         self.optimizer = self.optimizer_class(

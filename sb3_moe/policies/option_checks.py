@@ -1,4 +1,4 @@
-"""Which options go together: what a tower may be asked for at once, and why not."""
+"""What options may be, and which go together: each rule once, with its text."""
 
 from __future__ import annotations
 
@@ -10,65 +10,63 @@ from torch import nn
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, one_of, whole, whole_or_none, yes_or_no
 from sb3_moe.layers.classes import check_names, of_this_package, own_options
-from sb3_moe.layers.combining import COMBINATIONS
 from sb3_moe.layers.registry import ROUTERS
-from sb3_moe.policies.placements import PLACEMENTS, TOKENS, Placement, find_placement
+from sb3_moe.policies.placements import PLACEMENTS, TOKENS
 
 if TYPE_CHECKING:
     from sb3_moe.policies.options import MoEOptions
 
-TASK_INPUTS = ("both", "router", "experts", "none")
-BLOCKS = ("mlp", "simba")
-SPECTRAL_MODES = ("grad", "loss", "features")
-DEFAULT_NUM_EXPERTS = 4
-# Options that are a router's own, as it calls them itself, and the check of each.
-OF_ROUTERS = {
-    "top_k": whole,
-    "num_slots": whole_or_none,
-    "normalize_router": yes_or_no,
-    "renormalize": yes_or_no,
-    "router_noise": not_negative,
-    "bias_rate": not_negative,
-}
-# What constructors are given by place.
-ROUTER_TAKES = ("experts", "sees")
-EXPERT_TAKES = ("in_features", "width", "out_features", "activation")
+#: More experts than this are surely a slip, and would take minutes to build.
+MOST_EXPERTS = 4096
+# Options that are a router's own, as it calls them itself.
+OF_ROUTERS = (
+    "top_k",
+    "num_slots",
+    "normalize_router",
+    "renormalize",
+    "router_noise",
+    "bias_rate",
+)
 # Options that ask for an auxiliary loss.
 LOSS_OF = {"balance_coef": "balance", "importance_coef": "importance", "z_coef": "z"}
+CHOICES = {
+    "tokens": TOKENS,
+    "task_input": ("both", "router", "experts", "none"),
+    "combine": ("sum", "orthogonal"),
+    "block": ("mlp", "simba"),
+    "spectral_mode": ("grad", "loss", "features"),
+}
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("num_experts", "expert_width", "task_embedding", "num_slots"), whole_or_none),
+    **dict.fromkeys(
+        ("match_scale", "ent_coef_per_task", "normalize_router", "renormalize"), yes_or_no
+    ),
+    **dict.fromkeys(("router_noise", "bias_rate", "spectral_coef", *LOSS_OF), not_negative),
+    "top_k": whole,
+}
 
 
 def check_options(options: MoEOptions) -> None:
     """Refuse values that are not valid, and those that don't go together.
 
-    :param options: of one tower
+    :param options: of one network
     :raises TypeError: if a value has the wrong type
     :raises ValueError: if a value or a combination is not valid
     """
     # First what may be imported: a module may register a placement beside its router.
-    router, _ = options.router_class, options.expert_class
-    place = options.place
-    one_of("tokens", options.tokens, TOKENS)
-    one_of("task_input", options.task_input, TASK_INPUTS)
-    yes_or_no("match_scale", options.match_scale)
-    _check_action_dims(options)
-    yes_or_no("ent_coef_per_task", options.ent_coef_per_task)
-    whole_or_none("num_experts", options.num_experts)
-    whole_or_none("expert_width", options.expert_width)
-    whole_or_none("task_embedding", options.task_embedding)
-    one_of("combine", options.combine, list(COMBINATIONS))
-    one_of("block", options.block, BLOCKS)
-    for name, check in OF_ROUTERS.items():
+    _ = options.router_class, options.expert_class, options.place
+    for name, allowed in CHOICES.items():
+        one_of(name, getattr(options, name), allowed)
+    for name, check in TYPES.items():
         check(name, getattr(options, name))
-    for name in LOSS_OF:
-        not_negative(name, getattr(options, name))
-    not_negative("spectral_coef", options.spectral_coef)
-    one_of("spectral_mode", options.spectral_mode, SPECTRAL_MODES)
+    if (options.num_experts or 0) > MOST_EXPERTS:
+        raise ValueError(
+            f"`num_experts` must be at most {MOST_EXPERTS}, got {options.num_experts}"
+        )
+    _check_action_dims(options)
     _check_router(options)
-    reason = why_invalid(router, options.tokens, place)
-    if reason is not None:
-        raise ValueError(reason)
     _check_expert(options)
-    _check_combination(options)
+    _check_tokens(options)
     _check_block(options)
     _check_head(options)
     _check_idle(options)
@@ -97,29 +95,13 @@ def _check_router(options: MoEOptions) -> None:
                 f"{sorted(key for key, each in ROUTERS.items() if takes(each, name))}, got "
                 f"{router.name!r}{_how_to_take(router, name)}"
             )
-    check_names(
-        "router_kwargs",
-        kwargs,
-        list(router.defaults()),
-        f"{router.name!r}",
-        cls=router,
-        contract=ROUTER_TAKES,
-    )
-    for name in OF_ROUTERS:
-        if name in kwargs and getattr(options, name) not in (options.default(name), kwargs[name]):
+        if name in kwargs:
             raise ValueError(
-                f"`{name}` must be given once, got {getattr(options, name)!r} and, in "
-                f"`router_kwargs`, {kwargs[name]!r}"
+                f"`{name}` is an option of its own: give it beside `router_kwargs`, not within, "
+                f"got {dict(kwargs)}"
             )
-    for name in router.defaults():
-        if name not in options.router_options:
-            raise TypeError(
-                f"`router_kwargs` must hold {name!r}, which {router.name!r} has no default "
-                f"for, got {dict(kwargs)}"
-            )
-    own = options.num_experts or DEFAULT_NUM_EXPERTS
-    asked = inherited_defaults(router) | options.router_options
-    router.check(asked, None if router.needs_tasks else own)
+    known = list(own_options(router))
+    check_names("router_kwargs", kwargs, known, f"{router.name!r}", cls=router)
 
 
 def _how_to_take(router: type[MoELayer], option: str) -> str:
@@ -139,71 +121,41 @@ def _kwargs_of(options: MoEOptions, name: str) -> Mapping[str, Any]:
 
 
 def _check_expert(options: MoEOptions) -> None:
-    """Refuse what the kind of expert doesn't take, or where there is none."""
-    place, kind, kwargs = options.place, options.expert_class, _kwargs_of(options, "expert_kwargs")
-    check_names(
-        "expert_kwargs",
-        kwargs,
-        list(own_options(kind)),
-        f"{called(kind)!r}",
-        cls=kind,
-        contract=EXPERT_TAKES,
-    )
-    if not place.has_experts:
+    """Refuse what the kind of expert doesn't take."""
+    kind, kwargs = options.expert_class, _kwargs_of(options, "expert_kwargs")
+    check_names("expert_kwargs", kwargs, list(own_options(kind)), f"{called(kind)!r}", cls=kind)
+    if not options.place.has_experts or options.expert_width is None:
         return
-    if options.expert != options.default("expert") and not place.by_layer:
-        raise ValueError(
-            f"`expert`={called(kind)!r} needs a placement that replaces hidden layers one by "
-            f"one, got `placement`={place.name!r}"
-        )
-    if options.expert_width is not None and place.hidden is None:
-        raise ValueError(
-            "`expert_width` needs experts with a hidden layer, got "
-            f"`placement`={place.name!r}, whose experts are single linear layers"
-        )
-    if options.expert_width is not None and not getattr(kind, "uses_width", True):
+    if not getattr(kind, "uses_width", True):
         raise ValueError(
             f"`expert_width` needs experts with a hidden layer, got `expert`={called(kind)!r}"
         )
+    if options.place.hidden is None and not options.has_own_kind:
+        raise ValueError(
+            "`expert_width` needs experts with a hidden layer, got "
+            f"`placement`={options.place.name!r}, whose experts are single linear layers"
+        )
 
 
-def _check_combination(options: MoEOptions) -> None:
-    """Refuse to combine outputs of experts that don't all run, or see parts of a sample."""
-    if options.combination is None or not options.place.has_experts:
+def _check_tokens(options: MoEOptions) -> None:
+    """Refuse tokens where there are none, and what is done with whole samples alone."""
+    place = options.place
+    if not place.has_experts:
         return
-    if options.is_tokenised:
+    if options.tokens not in place.tokens:
+        able = [name for name, row in PLACEMENTS.items() if options.tokens in row.tokens]
+        raise ValueError(
+            f"`tokens`={options.tokens!r} needs a layer whose input is the feature map, so "
+            f"`placement` of {able}, got {place.name!r}"
+        )
+    if options.is_tokenized and options.combine != options.default("combine"):
         raise ValueError(
             f"`combine`={options.combine!r} needs `tokens`='sample', got {options.tokens!r}"
-        )
-    if options.router_class.leaves_out:
-        where = options.tokens, options.place.name
-        able = [
-            name
-            for name, each in ROUTERS.items()
-            if not each.leaves_out and each.why_invalid(*where) is None
-        ]
-        raise ValueError(
-            f"`combine`={options.combine!r} needs a `router` that runs every expert, of {able}, "
-            f"got {options.router_class.name!r}"
-        )
-    if options.match_scale:
-        raise ValueError(
-            "`match_scale` must be False where the outputs are given a size of their own by "
-            f"`combine`={options.combine!r}"
         )
 
 
 def _check_block(options: MoEOptions) -> None:
-    """Refuse blocks where there is no place for them, or where they can't be measured."""
-    if options.block == options.default("block"):
-        return
-    if options.place.hidden == "one" and not options.place.whole:
-        raise ValueError(
-            f"`block`={options.block!r} ends in a normalisation before a head, which experts of "
-            f"`placement`={options.place.name!r} don't hold: use 'big', or `expert`='simba' with "
-            "'middle'"
-        )
-    if options.match_scale:
+    if options.block != options.default("block") and options.match_scale:
         raise ValueError(
             "`match_scale` must be False, for it compares with SB3's dense layers, with "
             f"`block`={options.block!r}"
@@ -219,15 +171,6 @@ def _check_head(options: MoEOptions) -> None:
         raise ValueError(
             f"`head_router` must be 'task', or None, got {router.name!r}: what goes by more "
             "than the task id is a `router` with `placement`='final'"
-        )
-    if (
-        options.place.head == "own"
-        and options.place.hidden is None
-        and options.router != options.default("router")
-    ):
-        raise ValueError(
-            f"`router` must be left out where `head_router`={router.name!r} routes the only "
-            f"experts, those of `placement`={options.place.name!r}, got {options.router!r}"
         )
     if options.place.whole:
         raise ValueError(
@@ -251,22 +194,20 @@ def _check_idle(options: MoEOptions) -> None:
 
 
 def _check_spectral(options: MoEOptions) -> None:
-    """Refuse to penalise features where there are none, or weights by what can't be told."""
-    if options.spectral_coef and not options.place.has_experts:
+    """Refuse to penalize features where there are none, or where they can't be weighed."""
+    if not options.spectral_coef:
+        return
+    if not options.place.has_experts:
         raise ValueError(
             f"`spectral_coef`={options.spectral_coef} needs experts, whose features it is about, "
-            f"got `placement`={options.placement!r}; a single number is the first tower's, the "
+            f"got `placement`={options.placement!r}; a single number is the first network's, the "
             "actor's: name another as in dict(vf=0.001)"
         )
-    if options.spectral_coef and options.is_tokenised:
+    if options.is_tokenized:
         raise ValueError(
             f"`spectral_coef` needs `tokens`='sample', one row for each, got {options.tokens!r}"
         )
-    if (
-        options.spectral_coef
-        and options.spectral_mode == "features"
-        and options.combination is not None
-    ):
+    if options.spectral_mode == "features" and options.combine != options.default("combine"):
         raise ValueError(
             "`spectral_mode` must be 'grad' or 'loss' where outputs go through "
             f"`combine`={options.combine!r} on their way, got 'features'"
@@ -274,30 +215,50 @@ def _check_spectral(options: MoEOptions) -> None:
 
 
 def _check_task_input(options: MoEOptions) -> None:
-    """Refuse to say of a router what it sees where its kind has settled that."""
-    _check_task_embedding(options)
+    """Refuse to hide the task from what goes by it, and an embedding that nobody would see."""
     if not options.place.has_experts:
         return
     router = options.router_class
-    if router.blind and options.task_input == "router" and options.head_router is None:
-        raise ValueError(
-            f"`task_input`='router' shows the task id to routers only, and "
-            f"`router`={router.name!r} looks at nothing: use 'none', or 'experts'"
-        )
-    if router.sees_task and not options.router_sees_task:
+    if router.sees == "task" and not options.router_sees_task:
         raise ValueError(
             f"`task_input` must be 'both' or 'router' with `router`={router.name!r}, which "
             f"goes by the task id, got {options.task_input!r}"
         )
-
-
-def _check_task_embedding(options: MoEOptions) -> None:
-    """Refuse an embedding that nobody would see."""
-    if options.place.has_experts and options.task_embedding is not None and not options.embeds_task:
+    if options.task_embedding is not None and not options.embeds_task:
         raise ValueError(
             f"`task_embedding`={options.task_embedding} needs someone who sees it, got "
-            f"`task_input`={options.task_input!r} with `router`={options.router_class.name!r}: use "
+            f"`task_input`={options.task_input!r} with `router`={router.name!r}: use "
             "`task_input`='both', or 'experts'"
+        )
+
+
+def check_net_arch(net_arch: object) -> None:
+    """Raise unless hidden layers have units.
+
+    :param net_arch: as given: widths, or widths by network
+    :raises TypeError: if it is something else, or a width is no whole number
+    :raises ValueError: if a width is below 1
+    """
+    by_network = net_arch.values() if isinstance(net_arch, Mapping) else [net_arch]
+    for own in by_network:
+        if not isinstance(own, list | tuple):
+            raise TypeError(
+                "`net_arch` must be a list of widths, or a dict with one for each network, got "
+                f"{net_arch!r}"
+            )
+        for width in own:
+            whole("net_arch", width)
+
+
+def check_activation_fn(activation_fn: object) -> None:
+    """Raise TypeError unless an activation is a module's class, or makes modules as one does.
+
+    :param activation_fn: as given
+    """
+    if isinstance(activation_fn, nn.Module) or not callable(activation_fn):
+        raise TypeError(
+            f"`activation_fn` must be a module's class, such as torch.nn.ReLU, got "
+            f"{activation_fn!r}"
         )
 
 
@@ -309,42 +270,9 @@ def takes(router: type[MoELayer], option: str) -> bool:
     """
     if option in LOSS_OF:
         return LOSS_OF[option] in router.losses
-    return option not in OF_ROUTERS or option in router.defaults()
-
-
-def inherited_defaults(router: type[MoELayer]) -> dict[str, Any]:
-    """Return the defaults of a router and of its bases, whose checks ask for options of theirs.
-
-    :param router: a router's class, which may take fewer options than its base
-    """
-    found: dict[str, Any] = {}
-    for each in reversed(router.__mro__):
-        if issubclass(each, MoELayer):
-            found |= each.defaults()
-    return found
+    return option not in OF_ROUTERS or option in own_options(router)
 
 
 def called(kind: type[nn.Module]) -> str:
     """Return what options call a kind of expert."""
     return str(getattr(kind, "name", kind.__name__))
-
-
-def why_invalid(
-    router: str | type[MoELayer], tokens: str, placement: str | Placement
-) -> str | None:
-    """Say why a combination can't work; None if it can.
-
-    :param router: as the option
-    :param tokens: one of ``TOKENS``
-    :param placement: as the option
-    """
-    place = find_placement(placement)
-    if not place.has_experts:
-        return None
-    if tokens not in place.tokens:
-        able = " or ".join(repr(name) for name, row in PLACEMENTS.items() if tokens in row.tokens)
-        return (
-            f"`tokens`={tokens!r} needs a layer whose input is the feature map, so `placement` "
-            f"{able}, got {place.name!r}"
-        )
-    return ROUTERS.find(router).why_invalid(tokens, place.name)

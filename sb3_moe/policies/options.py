@@ -10,16 +10,16 @@ from typing import Any
 from torch import nn
 
 from sb3_moe.layers import AuxCoefs, MoELayer
-from sb3_moe.layers.combining import COMBINATIONS, Combination
-from sb3_moe.layers.expert_kinds import EXPERTS
-from sb3_moe.layers.registry import ROUTERS
+from sb3_moe.layers.classes import own_options
+from sb3_moe.layers.registry import EXPERTS, ROUTERS
 from sb3_moe.layers.tokens import TokenKind
-from sb3_moe.policies.option_checks import DEFAULT_NUM_EXPERTS, OF_ROUTERS, check_options
+from sb3_moe.policies.option_checks import LOSS_OF, OF_ROUTERS, check_options
 from sb3_moe.policies.placements import Placement, find_placement
 
 __all__ = ["MoEOptions"]
 
-# What any algorithm's towers are called.
+DEFAULT_NUM_EXPERTS = 4
+# What any algorithm's networks are called.
 TOWERS = ("pi", "vf", "qf")
 
 
@@ -142,16 +142,21 @@ class MoEOptions:
 
     @property
     def router_options(self) -> dict[str, Any]:
-        """The router's own options, all of them: its defaults, and what is given."""
-        own = self.router_class.defaults()
+        """The router's own options: its defaults, and what is given."""
+        router = self.router_class
         given = {name: v for name in OF_ROUTERS if (v := getattr(self, name)) != DEFAULTS[name]}
-        merged = own | given | dict(self.router_kwargs or {})
+        merged = own_options(router) | given | dict(self.router_kwargs or {})
         return {name: value for name, value in merged.items() if value is not Parameter.empty}
 
     @property
     def expert_class(self) -> type[nn.Module]:
         """What stands in one expert for a hidden layer."""
         return EXPERTS.find(self.expert)
+
+    @property
+    def has_own_kind(self) -> bool:
+        """Whether experts are of a kind that was asked for, where else they are plain layers."""
+        return self.expert != DEFAULTS["expert"]
 
     @property
     def head_router_class(self) -> type[MoELayer] | None:
@@ -175,15 +180,10 @@ class MoEOptions:
         return sb3s and not self.is_moe and not self.embeds_task
 
     @property
-    def combination(self) -> type[Combination] | None:
-        """What is done with the experts' outputs before they are summed."""
-        return COMBINATIONS[self.combine]
-
-    @property
     def embeds_task(self) -> bool:
         """Whether anyone sees a learned vector in place of the one-hot."""
         router = self.router_class
-        asks = self.place.has_experts and not (router.sees_task or router.blind)
+        asks = self.place.has_experts and router.sees == "tokens"
         seen = self.experts_see_task or (asks and self.router_sees_task)
         return self.task_embedding is not None and seen
 
@@ -195,7 +195,7 @@ class MoEOptions:
         return num_tasks if self.task_embedding is None else self.task_embedding
 
     @property
-    def is_tokenised(self) -> bool:
+    def is_tokenized(self) -> bool:
         """Whether samples become more than one token."""
         return self.place.has_experts and self.tokens != "sample"
 
@@ -224,9 +224,10 @@ class MoEOptions:
         )
 
     @property
-    def aux(self) -> AuxCoefs:
-        """Coefficients of the auxiliary losses."""
-        return AuxCoefs(self.balance_coef, self.importance_coef, self.z_coef)
+    def aux(self) -> AuxCoefs | None:
+        """Coefficients of the auxiliary losses; None: there are none."""
+        coefs = AuxCoefs(self.balance_coef, self.importance_coef, self.z_coef)
+        return coefs if any(coefs) else None
 
     def resolve_num_experts(self, num_tasks: int) -> int:
         """Return the number of experts, once the number of tasks is known.
@@ -246,7 +247,7 @@ class MoEOptions:
                 f"`head_router`={head.name!r} needs a task id in the observation, got none: "
                 f"{TASK_ID_CURE}"
             )
-        if router.sees_task and self.place.has_experts and num_tasks == 0:
+        if router.sees == "task" and self.place.has_experts and num_tasks == 0:
             raise ValueError(
                 f"`router`={router.name!r} needs a task id in the observation, got none: "
                 f"{TASK_ID_CURE}"
@@ -283,3 +284,65 @@ TASK_ID_CURE = (
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MoEOptions)}
 # All arguments that our policies take and SB3's don't: options by tower, and what is by mixture.
 ARGUMENTS = (*DEFAULTS, "frozen_experts")
+
+# Options of which a single value is for the first tower alone: the actor, where there is one.
+OF_THE_FIRST = ("spectral_coef", "ent_coef_per_task")
+# Options that do nothing where no network has experts.
+OF_EXPERTS = (
+    *("router", "router_kwargs", "num_experts", "tokens", "combine", "freeze_idle", "match_scale"),
+    *("expert", "expert_kwargs", "expert_width", "spectral_coef", "spectral_mode"),
+    *(*OF_ROUTERS, *LOSS_OF),
+)
+# Options that hold a dict of arguments, which is for all towers unless its keys are towers.
+KWARGS = ("router_kwargs", "expert_kwargs")
+
+
+def per_tower(options: Mapping[str, Any], towers: Sequence[str]) -> dict[str, MoEOptions]:
+    """Check the options and give each tower its own.
+
+    :param options: by name; each a value for all towers or a dict from tower to value
+    :param towers: names of the towers, such as ``("pi", "vf")``
+    :return: the options of each tower
+    :raises TypeError: if an option is unknown
+    :raises ValueError: if a dict names another tower, or a value is not valid
+    """
+    for name, value in options.items():
+        if name not in DEFAULTS:
+            raise TypeError(f"unknown option {name!r}; the options are {sorted(DEFAULTS)}")
+        if isinstance(value, Mapping) and not is_by_tower(name, value, towers):
+            if name in KWARGS:
+                continue
+            raise ValueError(f"`{name}` may name the towers {list(towers)}, got {list(value)}")
+    found = {
+        tower: MoEOptions(**{n: _of_tower(n, v, tower, towers) for n, v in options.items()})
+        for tower in towers
+    }
+    if not any(each.is_moe for each in found.values()):
+        _refuse_without_experts(found)
+    return found
+
+
+def _refuse_without_experts(options: Mapping[str, MoEOptions]) -> None:
+    for own in options.values():
+        for name in OF_EXPERTS:
+            if getattr(own, name) != DEFAULTS[name]:
+                raise ValueError(
+                    f"`{name}`={getattr(own, name)!r} needs experts, got `placement`='none' and no "
+                    f"`head_router` for {', '.join(options)}: leave it out, or choose a placement"
+                )
+
+
+def is_by_tower(name: str, value: Mapping[str, Any], towers: Sequence[str]) -> bool:
+    """Say whether an option's dict has a value for each tower that it names.
+
+    :param name: of the option
+    :param value: the dict
+    :param towers: names of the towers
+    """
+    return set(value) <= set(towers) and not (name in KWARGS and not value)
+
+
+def _of_tower(name: str, value: Any, tower: str, towers: Sequence[str]) -> Any:
+    if isinstance(value, Mapping) and is_by_tower(name, value, towers):
+        return value.get(tower, DEFAULTS[name])
+    return DEFAULTS[name] if name in OF_THE_FIRST and tower != towers[0] else value

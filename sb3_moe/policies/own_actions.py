@@ -9,7 +9,7 @@ Shapes: B batch, A dimensions of the common action, K tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -97,6 +97,7 @@ def own_dimensions(
 
 
 class _Own(LooksOnce, _Gaussian):
+    parameter: ClassVar[str] = "loc"
     own_BA: th.Tensor
 
     def of(self, own_BA: th.Tensor) -> Any:
@@ -119,6 +120,7 @@ class OwnGaussianDistribution(_Own, DiagGaussianDistribution):
 
     def proba_distribution(self, mean_actions: th.Tensor, log_std: th.Tensor) -> Any:
         """Set the means, (B, A), and what is the log of the deviations, (A,) or (B, A)."""
+        self.given_BA = mean_actions
         self.distribution = self._standard_elsewhere(mean_actions, log_std)
         return self
 
@@ -140,6 +142,7 @@ class OwnSquashedDistribution(_Own, SquashedDiagGaussianDistribution):
 
     def proba_distribution(self, mean_actions: th.Tensor, log_std: th.Tensor) -> Any:
         """Set the means and the log of the deviations before the tanh, (B, A)."""
+        self.given_BA = mean_actions
         self.distribution = self._standard_elsewhere(mean_actions, log_std)
         return self
 

@@ -10,7 +10,7 @@ Shapes: B batch, A actions or their components.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.distributions import (
@@ -23,7 +23,7 @@ from stable_baselines3.common.distributions import (
 )
 from torch.distributions import Bernoulli, Categorical, Normal
 
-from sb3_moe.layers.tracing import is_recorded
+from sb3_moe.layers.experts import is_recorded
 
 if TYPE_CHECKING:
     _Distribution = Distribution
@@ -37,41 +37,62 @@ class PlainCategorical(Categorical):
     def __init__(self, logits: th.Tensor) -> None:
         super().__init__(logits=logits, validate_args=False)
 
-    def log_prob(self, value: th.Tensor) -> th.Tensor:
-        """Return the log-probability of one action per row, (B,)."""
-        if value.shape != self.logits.shape[:-1]:
-            return super().log_prob(value)  # type: ignore[no-untyped-call]  # torch's
-        return self.logits.gather(-1, value.long().unsqueeze(-1)).squeeze(-1)
-
 
 class LooksOnce(_Distribution):
-    """Look at a distribution's parameters where actions are chosen by it, and nowhere else."""
+    """Look at a distribution's parameters where actions are chosen by it, and nowhere else.
+
+    :ivar given_BA: what a subclass was given, logits or means
+    """
+
+    parameter: ClassVar[str] = "logits"
+    given_BA: th.Tensor
 
     def get_actions(self, deterministic: bool = False) -> th.Tensor:
         """Return sampled actions or the most likely ones.
 
         :raises ValueError: if a parameter is NaN, in torch's words
         """
-        given = vars(self).get("distributions") or self.distribution
-        for each in given if isinstance(given, list) else [given]:
-            name = "loc" if isinstance(each, Normal) else "logits"
-            parameter = getattr(each, name)
-            if not is_recorded() and parameter.isnan().any():
-                raise ValueError(
-                    f"Expected parameter {name} (Tensor of shape {tuple(parameter.shape)}) to hold "
-                    "numbers, but found NaN: the network's weights have diverged, or it was given "
-                    "an observation with NaN"
-                )
+        if not is_recorded() and self.given_BA.isnan().any():
+            raise ValueError(
+                f"Expected parameter {self.parameter} (Tensor of shape {tuple(self.given_BA.shape)}) "
+                "to hold numbers, but found NaN: the network's weights have diverged, or it was "
+                "given an observation with NaN"
+            )
         return super().get_actions(deterministic)
 
 
 class PlainCategoricalDistribution(LooksOnce, CategoricalDistribution):
-    """For Discrete actions."""
+    """For Discrete actions: all that is asked of it follows from one log-softmax."""
+
+    log_probs_BA: th.Tensor
 
     def proba_distribution(self, action_logits: th.Tensor) -> PlainCategoricalDistribution:
         """Set the logits, (B, A)."""
-        self.distribution = PlainCategorical(action_logits)
+        self.given_BA = action_logits
+        # By way of the first axis, which torch is faster at where there are few actions.
+        self.log_probs_BA = action_logits.t().log_softmax(0).t()
         return self
+
+    @property
+    def distribution(self) -> PlainCategorical:
+        """torch's distribution, for whoever asks it for more."""
+        return PlainCategorical(self.log_probs_BA)
+
+    def log_prob(self, actions: th.Tensor) -> th.Tensor:
+        """Return the log-probability of one action per row, (B,)."""
+        return self.log_probs_BA.gather(1, actions.long().view(-1, 1)).squeeze(1)
+
+    def entropy(self) -> th.Tensor:
+        """Return the entropy of each row, (B,)."""
+        return -(self.log_probs_BA.exp() * self.log_probs_BA).sum(1)
+
+    def sample(self) -> th.Tensor:
+        """Draw an action per row, (B,)."""
+        return th.multinomial(self.log_probs_BA.exp(), 1).squeeze(1)
+
+    def mode(self) -> th.Tensor:
+        """Return the most likely action per row, (B,)."""
+        return self.log_probs_BA.argmax(1)
 
 
 class PlainMultiCategoricalDistribution(LooksOnce, MultiCategoricalDistribution):
@@ -79,6 +100,7 @@ class PlainMultiCategoricalDistribution(LooksOnce, MultiCategoricalDistribution)
 
     def proba_distribution(self, action_logits: th.Tensor) -> PlainMultiCategoricalDistribution:
         """Set the logits of all components side by side, (B, A)."""
+        self.given_BA = action_logits
         parts = action_logits.split(list(self.action_dims), dim=1)
         self.distribution = [PlainCategorical(part) for part in parts]
         return self
@@ -89,6 +111,7 @@ class PlainBernoulliDistribution(LooksOnce, BernoulliDistribution):
 
     def proba_distribution(self, action_logits: th.Tensor) -> PlainBernoulliDistribution:
         """Set the logits, (B, A)."""
+        self.given_BA = action_logits
         self.distribution = Bernoulli(logits=action_logits, validate_args=False)
         return self
 
@@ -96,10 +119,13 @@ class PlainBernoulliDistribution(LooksOnce, BernoulliDistribution):
 class PlainGaussianDistribution(LooksOnce, DiagGaussianDistribution):
     """For Box actions."""
 
+    parameter: ClassVar[str] = "loc"
+
     def proba_distribution(
         self, mean_actions: th.Tensor, log_std: th.Tensor
     ) -> PlainGaussianDistribution:
         """Set the means, (B, A), and what is the log of the deviations, (A,) or (B, A)."""
+        self.given_BA = mean_actions
         self.distribution = _normal(mean_actions, log_std)
         return self
 
@@ -107,10 +133,13 @@ class PlainGaussianDistribution(LooksOnce, DiagGaussianDistribution):
 class PlainSquashedGaussianDistribution(LooksOnce, SquashedDiagGaussianDistribution):
     """For Box actions behind a tanh."""
 
+    parameter: ClassVar[str] = "loc"
+
     def proba_distribution(
         self, mean_actions: th.Tensor, log_std: th.Tensor
     ) -> PlainSquashedGaussianDistribution:
         """Set the means and the log of the deviations before the tanh, (B, A)."""
+        self.given_BA = mean_actions
         self.distribution = _normal(mean_actions, log_std)
         return self
 

@@ -53,7 +53,7 @@ def penalise(policy: LooksInside) -> list[RemovableHandle]:
 
 def by_loss(policy: LooksInside) -> list[ByLoss]:
     """Return the penalties that have to be told what a policy says of actions."""
-    found = [layer.penalty for layer in policy.moe_layers().values()]
+    found = [getattr(layer, "penalty", None) for layer in policy.moe_layers().values()]
     return [each for each in found if isinstance(each, ByLoss)]
 
 

@@ -186,7 +186,7 @@ def match_sizes(parts: Sequence[nn.Module], goals: Mapping[MoELayer, Goal], prob
     def scale(layer: MoELayer, args: Any, output: tuple[th.Tensor, Any]) -> tuple[th.Tensor, Any]:
         y_BNO, routing = output
         factor = output_factor(y_BNO, goals[layer])
-        layer.experts.scale_outputs(factor)
+        layer.experts.scale_each([factor] * layer.num_experts)
         y_BNO = y_BNO * factor
         _check_scaled(layer, args, y_BNO)
         return y_BNO, routing

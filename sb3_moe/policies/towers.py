@@ -80,7 +80,7 @@ class MoEBlock(nn.Module):
         """
         x_BND = self._tokens(x_BX)
         experts_BND = append_to_each(x_BND, experts_extra)
-        if self.layer.sees_task:
+        if self.layer.sees == "task":
             assert task_BK is not None, "such a router is only built where there are tasks"
             router_BND = task_BK.unsqueeze(1).expand(-1, x_BND.shape[1], -1)
         elif router_extra is experts_extra:
@@ -131,7 +131,7 @@ class Tower(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.norms = nn.Sequential(*norms)
+        self.norms = nn.Sequential(*norms) if norms else None
         self.blocks = nn.ModuleList(blocks)
         self.layout = layout
         self.experts_see_task = experts_see_task
@@ -153,7 +153,7 @@ class Tower(nn.Module):
             x = self.encoder(x)
         told = task if self.task_embedding is None else self.task_embedding(task)
         seen, actions = (told if self.experts_see_task else None), actions_BA
-        if len(self.norms):
+        if self.norms is not None:
             x, seen, actions = self._normalise(x, seen, actions)
         routed = told if self.router_sees_task else None
         experts_extra = router_extra = _join(seen, actions)
@@ -177,7 +177,8 @@ class Tower(nn.Module):
     def _normalise(
         self, x: th.Tensor, task: th.Tensor | None, actions: th.Tensor | None
     ) -> tuple[th.Tensor, th.Tensor | None, th.Tensor | None]:
-        """Normalise all that the first layer sees, as one vector, and take it apart again."""
+        """Normalize all that the first layer sees, as one vector, and take it apart again."""
+        assert self.norms is not None
         parts = [part for part in (x, task, actions) if part is not None]
         normed = iter(self.norms(th.cat(parts, dim=1)).split([p.shape[1] for p in parts], dim=1))
         return (

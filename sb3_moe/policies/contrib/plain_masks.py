@@ -23,6 +23,7 @@ class PlainMaskableCategoricalDistribution(LooksOnce, MaskableCategoricalDistrib
 
     def proba_distribution(self, action_logits: th.Tensor) -> PlainMaskableCategoricalDistribution:
         """Set the logits, (B, A)."""
+        self.given_BA = action_logits
         logits = action_logits.view(-1, self.action_dim)
         self.distribution = MaskableCategorical(logits=logits, validate_args=False)
         return self
@@ -35,6 +36,7 @@ class PlainMaskableMultiCategoricalDistribution(LooksOnce, MaskableMultiCategori
         self, action_logits: th.Tensor
     ) -> PlainMaskableMultiCategoricalDistribution:
         """Set the logits of all components side by side, (B, A)."""
+        self.given_BA = action_logits
         parts = action_logits.view(-1, sum(self.action_dims)).split(list(self.action_dims), dim=1)
         self.distributions = [
             MaskableCategorical(logits=part, validate_args=False) for part in parts
