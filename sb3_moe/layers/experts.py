@@ -37,7 +37,8 @@ from sb3_moe.layers.stacked import (
 # cheaply, and each call costs more (an estimate).
 WIDE_UP_TO = {"cpu": 2_000_000}
 WIDE_UP_TO_ELSEWHERE = 1_000_000_000
-# Above so many hidden values per thread rows go in chunks: larger tensors leave the cache, and the C
+# Above so many hidden values per thread rows go in chunks: larger tensors leave the cache, and the
+# C
 # library hands their memory back to the system on each call.
 CHUNK_VALUES = 262_144
 # `grouped_mm` wants the rows of every matrix to begin at multiples of so many bytes.
@@ -317,9 +318,7 @@ class SeparateNetworks(Experts):
         return apart_statistics(self.each)
 
 
-def in_chunks(
-    function: Callable[..., th.Tensor], size: int, *tensors: th.Tensor
-) -> th.Tensor:
+def in_chunks(function: Callable[..., th.Tensor], size: int, *tensors: th.Tensor) -> th.Tensor:
     """Apply a function of rows to so many rows at a time.
 
     :param function: from tensors of as many rows to one of as many

@@ -83,7 +83,8 @@ class ExpertLayers:
         in_features = width + (self.dense.seen if first else 0)
         router = self.options.head_router_class
         experts: Experts
-        if router is None and self.options.has_own_kind:
+        alone = router is None and self.options.place.hidden is None
+        if alone and self.options.has_own_kind:
             experts = self._of_kind(stage, in_features, stage.width, is_head=True)
         else:
             num_experts = self.num_experts if router is None else self.layout.num_tasks

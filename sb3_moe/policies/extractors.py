@@ -6,7 +6,7 @@ Shapes: B batch, F features, N tasks, C channels, H height, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -289,30 +289,6 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
         if task is not None:
             parts.append(task.flatten(1))
         return parts[0] if len(parts) == 1 else th.cat(parts, dim=1)
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, th.Tensor],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Take weights, or say what a file needs whose pictures all have one encoder."""
-        told = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        super()._load_from_state_dict(state_dict, prefix, *told)
-        under = f"{prefix}convs."
-        theirs = {name: each.shape for name, each in state_dict.items() if name.startswith(under)}
-        own = {f"{under}{name}": each.shape for name, each in self.convs.state_dict().items()}
-        if self.encoder == "auto" and theirs and theirs != own:
-            first = next(iter(self.encoders.values()))
-            error_msgs.append(
-                "version 0.1 gave all pictures the first one's encoder: `load` such a model with "
-                "custom_objects=dict(policy_kwargs=...), its own and among them "
-                f"features_extractor_kwargs=dict(encoder={first!r})"
-            )
 
     def _encode(self, i: int, image: th.Tensor) -> th.Tensor:
         if self.raw:

@@ -67,7 +67,12 @@ class MoEActorCritic(_Policy):
         """Return what routers of the user's own learn."""
         layers = [each for each in self.modules() if isinstance(each, MoELayer)]
         own = [each for each in layers if not of_this_package(type(each))]
-        return [p for layer in own for name, p in layer.named_parameters() if not name.startswith("experts.")]
+        return [
+            p
+            for layer in own
+            for name, p in layer.named_parameters()
+            if not name.startswith("experts.")
+        ]
 
     def _make_architects(self) -> dict[str, Architect]:
         """Return a builder for each tower that is not SB3's own."""

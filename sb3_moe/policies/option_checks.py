@@ -60,9 +60,7 @@ def check_options(options: MoEOptions) -> None:
     for name, check in TYPES.items():
         check(name, getattr(options, name))
     if (options.num_experts or 0) > MOST_EXPERTS:
-        raise ValueError(
-            f"`num_experts` must be at most {MOST_EXPERTS}, got {options.num_experts}"
-        )
+        raise ValueError(f"`num_experts` must be at most {MOST_EXPERTS}, got {options.num_experts}")
     _check_action_dims(options)
     _check_router(options)
     _check_expert(options)
