@@ -1,0 +1,428 @@
+"""Recompute every table of the results pages from the committed data, as Markdown.
+
+    python examples/recompute.py              # all tables
+    python examples/recompute.py minatar mt3  # some of them
+
+A run is one number, mostly a mean over tasks, and seeds are the sample. Intervals are Student's 95%
+intervals of one sample, and Welch's of sums and differences of samples. Where seeds were paired,
+their differences are one sample. A test compares the pages with this output.
+
+Scores are read from the raw archives (`scores.npz`, `*_cells.tar.xz`). Where a study kept none, and
+for dormant neurons, `measures.csv` has what every run measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from scipy import stats
+
+HERE = Path(__file__).parent
+Array = NDArray[np.float64]
+Samples = dict[str, Array]  # (seeds,) each
+Term = tuple[int, Array]  # a sign and a sample
+
+# ---------------------------------------------------------------------------------------- the data
+
+
+class Curves(NamedTuple):
+    """What a network reached on every task while it was trained."""
+
+    steps: Array  # (evaluations,)
+    values: Array  # means over episodes, (seeds, evaluations, tasks)
+
+    def final(self) -> Array:
+        """Give the mean over tasks at the end of the run, (seeds,)."""
+        return self.values[:, -1].mean(-1)
+
+    def area(self, until: float) -> Array:
+        """Give the mean value until a step, (seeds, tasks)."""
+        steps = np.append(self.steps[self.steps < until], until)
+        values = [[np.interp(steps, self.steps, task) for task in run.T] for run in self.values]
+        return np.trapezoid(values, steps, axis=-1) / until
+
+    def block(self, place: int, blocks: int) -> Curves:
+        """Give one of the run's equally long blocks, from its first evaluation to its last."""
+        length = (len(self.steps) - 1) // blocks
+        there = slice(place * length, (place + 1) * length + 1)
+        return Curves(self.steps[there] - self.steps[there][0], self.values[:, there])
+
+    def lost(self, cycles: int) -> Array:
+        """Give what tasks, trained in their order, lost since their last blocks, (seeds, tasks)."""
+        tasks = self.values.shape[-1]
+        first, blocks = tasks * (cycles - 1), tasks * cycles
+        ends = [self.block(first + k, blocks).values[:, -1, k] for k in range(tasks)]
+        return np.stack(ends, -1) - self.values[:, -1]
+
+
+@cache
+def curves(study: str, group: str) -> dict[str, Curves]:
+    """Read the returns of a study's networks.
+
+    :param group: the regime and, where tasks come one after the other, their order
+    """
+    with np.load(HERE / study / "scores.npz") as scores:
+        return {
+            network: Curves(
+                scores[f"{group}/{network}/steps"].astype(float),
+                scores[f"{group}/{network}/returns"].mean(-1),
+            )
+            for network in (key.split("/")[-2] for key in scores.files if key.endswith("/returns"))
+            if f"{group}/{network}/returns" in scores
+        }
+
+
+@cache
+def successes(archive: str) -> dict[str, Curves]:
+    """Read the share of episodes of MT3 that succeeded, of the networks in an archive of runs."""
+    found: dict[str, list[Array]] = {}
+    with tarfile.open(HERE / "metaworld" / f"{archive}_cells.tar.xz") as runs:
+        for name in sorted(each for each in runs.getnames() if each.endswith("/scores.npz")):
+            file = runs.extractfile(name)
+            assert file is not None
+            scores = np.load(io.BytesIO(file.read()))
+            network = name.split(")-")[-1].rpartition("-s")[0]
+            found.setdefault(network, []).append(scores["successes"].mean(-1))
+            steps = scores["steps"].astype(float)
+    return {network: Curves(steps, np.stack(values)) for network, values in found.items()}
+
+
+@cache
+def measured(study: str, measure: str, regime: str, order: str = "", task: str = "") -> Samples:
+    """Read what every run measured, in the mean over tasks.
+
+    :param order: of the tasks; otherwise the mean over orders
+    :param task: only this one
+    """
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    with (HERE / study / "measures.csv").open() as file:
+        for row in csv.DictReader(file):
+            wanted = (row["measure"], row["regime"]) == (measure, regime)
+            if wanted and order in ("", row["order"]) and task in ("", row["game"]):
+                seeds = found.setdefault(row["architecture"], {})
+                tasks = seeds.setdefault(row["seed"], {})
+                tasks.setdefault(row["game"], []).append(float(row["value"]))
+    return {
+        network: np.array(
+            [
+                np.mean([np.mean(orders) for orders in seeds[seed].values()])
+                for seed in sorted(seeds, key=int)
+            ]
+        )
+        for network, seeds in found.items()
+    }
+
+
+# ---------------------------------------------------------------------------------- the statistics
+
+
+class Effect(NamedTuple):
+    """A sum of samples, and what was claimed about it before the runs.
+
+    :param margin: the smallest effect that matters; None for what is described only
+    :param below: whether the claim is that the effect stays below the margin
+    """
+
+    terms: list[Term]
+    margin: float | None = None
+    below: bool = False
+
+
+class Estimate(NamedTuple):
+    """A mean, its 95% interval, and the p value of its being at most 0."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def estimate(terms: Sequence[Term]) -> Estimate:
+    """Estimate a sum of samples, with its interval and the test that it is at most 0."""
+    mean = float(sum(sign * sample.mean() for sign, sample in terms))
+    errors = np.array([sample.var(ddof=1) / len(sample) for _, sample in terms])
+    fewer = np.array([len(sample) - 1 for _, sample in terms])
+    freedom = errors.sum() ** 2 / (errors**2 / fewer).sum()
+    error = float(np.sqrt(errors.sum()))
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    return Estimate(mean, mean - half, mean + half, float(stats.t.sf(mean / error, freedom)))
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Correct the p values of one family of tests."""
+    order = np.argsort(p_values)
+    adjusted = np.array(p_values)[order] * np.arange(len(p_values), 0, -1)
+    return list(np.maximum.accumulate(adjusted)[np.argsort(order)])
+
+
+def verdicts(effects: list[Effect], alpha: float) -> list[str]:
+    """Judge the claims of one family by the rule of the protocols."""
+    estimates = [estimate(effect.terms) for effect in effects]
+    p_values = [found.p for found in estimates]
+    family = [k for k, each in enumerate(effects) if each.margin and not each.below]
+    for k, p in zip(family, holm([p_values[k] for k in family]), strict=True):
+        p_values[k] = p
+    return [
+        verdict(effect, found, p < alpha)
+        for effect, found, p in zip(effects, estimates, p_values, strict=True)
+    ]
+
+
+def verdict(effect: Effect, found: Estimate, significant: bool) -> str:
+    """Judge one effect: "supported" says that the estimate, not the interval, passes the margin."""
+    if effect.margin is None:
+        return "described"
+    there, ruled_out = found.mean >= effect.margin and significant, found.high < effect.margin
+    if effect.below:
+        there, ruled_out = ruled_out, there
+    elif there and found.low < effect.margin:
+        return "**supported**; the interval reaches below the margin"
+    return "**supported**" if there else "**contradicted**" if ruled_out else "undecided"
+
+
+# ----------------------------------------------------------------------------- the samples by name
+
+EIGHT = [f"CartPole{k}" for k in range(8)]
+#: What a dense network gains from scratch, as `paper/claims.yaml` fixed it.
+UNITS = {"SpaceInvaders": 16.47, "Breakout": 4.05}
+#: The orders of the games; each game comes first in one and second in the other.
+ORDERS = ("SpaceInvaders.Breakout", "Breakout.SpaceInvaders")
+#: Steps of all three tasks of MT3, and the first quarter.
+STEPS, QUARTER = 603_000, 150_750
+#: Milliseconds of MOORE and of the dense network of as many parameters, by metaworld/protocol.md:
+#: an update, an update with the environments' steps, and an update since MOORE became faster.
+TIMES = {"1.9": (27, 14.4), "1.7": (31, 18), "1.5": (21, 14.4)}
+
+
+def named(when: str, found: Mapping[str, Array]) -> Samples:
+    """Put before the names of networks when, where or how they were measured."""
+    return {f"{when} {network}": sample for network, sample in found.items()}
+
+
+def in_turn(study: str) -> Samples:
+    """Give returns at the end on eight CartPoles in turn, and what each lost since its own end."""
+    runs = curves(study, f"crl/{'.'.join(EIGHT)}")
+    final = named("crl", {network: each.final() for network, each in runs.items()})
+    return final | named("lost", {network: each.lost(2).mean(1) for network, each in runs.items()})
+
+
+def conflict() -> Samples:
+    """Give returns at the end on conflicting tasks."""
+    interleaved = curves("conflict/interleaved", "mtrl")
+    found = named("mtrl", {network: runs.final() for network, runs in interleaved.items()})
+    found |= in_turn("conflict/sequence")
+    for study in ("routing_confirmed", "images", "tasks1", "tasks2", "tasks4", "tasks16"):
+        found |= named(study, measured(f"conflict/{study}", "final", "mtrl"))
+    for study in ("alone", "alone_updates"):
+        tasks = [measured(f"conflict/{study}", "final", "scratch", task, task) for task in EIGHT]
+        found[study] = np.mean([task["dense"] for task in tasks], axis=0)
+    return found
+
+
+def areas(study: str) -> Samples:
+    """Give mean returns on two games while they are trained, in units.
+
+    `mtrl` is interleaved, `first` from scratch, `second` after the other game, `crl` the mean of
+     these two and `gain` their difference; each of the game named or of both.
+    """
+    found: Samples = {}
+    interleaved = curves(study, "mtrl")
+    one, other = (curves(study, f"crl/{order}") for order in ORDERS)
+    for network in interleaved:
+        for task, (game, unit) in enumerate(UNITS.items()):
+            first, second = (one, other) if task == 0 else (other, one)
+            for when, runs in (
+                ("mtrl", interleaved[network]),
+                ("first", first[network].block(0, 2)),
+                ("second", second[network].block(1, 2)),
+            ):
+                found[f"{when} {game} {network}"] = runs.area(runs.steps[-1])[:, task] / unit
+        for when in ("mtrl", "first", "second"):
+            games = [found[f"{when} {game} {network}"] for game in UNITS]
+            found[f"{when} {network}"] = np.mean(games, axis=0)
+        first_area, second_area = found[f"first {network}"], found[f"second {network}"]
+        found[f"crl {network}"] = (first_area + second_area) / 2
+        found[f"gain {network}"] = second_area - first_area
+    return found
+
+
+def minatar() -> Samples:
+    """Give what the studies of the paper's questions measured."""
+    own = "paper/earlier/own_rates"
+    found = areas("paper/tier1")
+    found |= named("0.005", areas("paper/earlier/results")) | named("0.001", areas(own))
+    for regime in ("crl", "mtrl"):
+        for measure in ("dormant", "inactive"):
+            found |= named(f"{measure} {regime}", measured("paper/tier1", measure, regime))
+    for game in UNITS:
+        area = measured(own, "relative_area", "crl", task=game)
+        found[f"actor - critic {game}"] = area["soft-big-pi"] - area["soft-big-vf"]
+    orders = (order.replace(".", " ") for order in ORDERS)
+    first, second = (measured(own, "average_performance", "crl", order) for order in orders)
+    found["order"] = first["soft-big"] - second["soft-big"]
+    idle = measured(own, "dormant", "crl")
+    found["dormant, half as long"] = idle["dense-matched"] - idle["soft-big"]
+    return found
+
+
+def metaworld() -> Samples:
+    """Give areas under success on MT3."""
+    found = {network: runs.area(STEPS).mean(1) for network, runs in successes("mt3").items()}
+    for times, (slow, fast) in TIMES.items():
+        moore = successes("mt3")["moore"].area(STEPS * fast / slow)
+        found[f"moore {times}"] = moore.mean(1)
+    for archive in ("mt3", "mt3_normalised"):
+        for network, runs in successes(archive).items():
+            found[f"quarter {network}"] = runs.area(QUARTER).mean(1)
+    return found
+
+
+def growing() -> Samples:
+    """Give what is kept while tasks change, and what upcycling, plasticity and scale gave."""
+    found = in_turn("grow/sequence")
+    for network, runs in curves("grow/minatar_pair", f"crl/{ORDERS[1]}").items():
+        found[f"Breakout {network}"], found[f"SpaceInvaders {network}"] = runs.values[:, -1].T
+        found[f"lost Breakout {network}"] = runs.lost(2)[:, 0]
+    before = curves("grow/upcycled", "crl/Breakout")["dense"].values[:, -1, 0]
+    for network, runs in curves("grow/upcycled", "crl/SpaceInvaders").items():
+        found[f"area {network}"] = runs.area(runs.steps[-1])[:, 1]
+        found[f"reached {network}"] = runs.values[:, -1, 1]
+        found[f"start {network}"] = runs.values[:, 0, 0] - before
+        found[f"lost {network}"] = before - runs.values[:, -1, 0]
+    orders = [f"Breakout{k}" for k in range(10)]
+    played = curves("plasticity/permuted_breakout", f"crl/{'.'.join(orders)}")["dense"].values
+    ends = np.stack([played[:, k + 1, k] for k in range(10)], 1)
+    found["permuted"] = ends[:, -2:].mean(1) - ends[:, :2].mean(1)
+    for study in ("match_scale", "match_scale_minatar"):
+        scale = measured(f"studies/{study}", "relative_area", "scratch")
+        for network in ("soft", "top1-16"):
+            found[f"{study} {network}"] = scale[f"{network}-matched"] - scale[network]
+    return found
+
+
+# -------------------------------------------------------------------------------------- the tables
+
+EFFECT = ["effect", "difference, 95% interval", "n", "margin", "verdict"]
+SUCCESS = ["", "door-close", "reach", "faucet-close", "mean over tasks", "its 95% interval"]
+SOURCES = {source.__name__: cache(source) for source in (conflict, minatar, metaworld, growing)}
+
+
+def number(value: float, digits: int) -> str:
+    """Write a number; of one that rounds to 0 write on which side of 0 it lies."""
+    if digits and 0 < abs(value) < 0.5 * 10**-digits:
+        return f"{value:.1g}"
+    return f"{value:.{digits}f}" if round(value, digits) else "0"
+
+
+def interval(terms: Sequence[Term], digits: int = 2) -> str:
+    """Write a mean with its interval."""
+    mean, low, high = (number(value, digits) for value in estimate(terms)[:3])
+    return f"{mean} [{low}, {high}]"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
+
+
+def effects_of(table: dict[str, Any]) -> dict[str, Effect]:
+    """Read what is compared in a table of `recompute.yaml`, by its words."""
+    samples = SOURCES[table["from"]]()
+    return {
+        words: Effect(
+            [(1, samples[name]) for name in each["plus"].split(" + ")]
+            + [(-1, samples[name]) for name in each.get("minus", "").split(" + ") if name],
+            each.get("margin") or each.get("below"),
+            "below" in each,
+        )
+        for words, each in table["effects"].items()
+    }
+
+
+def effect_rows(table: dict[str, Any]) -> list[list[str]]:
+    """Write what is compared, each with its verdict."""
+    effects, rows = effects_of(table), []
+    judged = verdicts(list(effects.values()), table.get("alpha", 0))
+    for (words, effect), found in zip(effects.items(), judged, strict=True):
+        seeds = dict.fromkeys(str(len(sample)) for _, sample in effect.terms)
+        margin = f"{'below ' * effect.below}{effect.margin:g}" if effect.margin else "-"
+        difference = interval(effect.terms, table.get("digits", 2))
+        rows.append([words, difference, " and ".join(seeds), margin, found])
+    return rows
+
+
+def level_rows(table: dict[str, Any]) -> list[list[str]]:
+    """Write what networks reached."""
+    samples, digits = SOURCES[table["from"]](), table.get("digits", 2)
+    empty = ["-"] * len(table["columns"])
+    return [
+        ([words, *(interval([(1, samples[name])], digits) for name in names)] + empty)[: len(empty)]
+        for words, names in table["levels"].items()
+    ]
+
+
+def success_rows(archives: dict[str, str], step: int) -> list[list[str]]:
+    """Write success on MT3 until a step: means over seeds with the least and the greatest seed."""
+
+    def ranges(values: Array, digits: int) -> list[str]:
+        columns = [*((task, digits) for task in values.T), (values.mean(1), 2)]
+        return [f"{x.mean():.2f} ({x.min():.{d}f} to {x.max():.{d}f})" for x, d in columns]
+
+    rows = []
+    for network, archive in archives.items():
+        runs = successes(archive)[network]
+        end, area = runs.values[:, runs.steps == step][:, 0], runs.area(step)
+        found = interval([(1, area.mean(1))])
+        rows.append([f"`{network}`, {len(area)} seeds, at the end", *ranges(end, 1), "-"])
+        rows.append([f"`{network}`, area under success", *ranges(area, 2), found])
+    return rows
+
+
+def specifications() -> dict[str, dict[str, Any]]:
+    """Read `recompute.yaml`."""
+    return dict(yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text()))
+
+
+def tables() -> dict[str, str]:
+    """Give every table by its name."""
+    specs = specifications()
+    effects = {name: effect_rows(each) for name, each in specs.items() if "effects" in each}
+    overview = [
+        [f"{effect['overview']}: {row[0]}", *row[1:]]
+        for name, rows in effects.items()
+        for effect, row in zip(specs[name]["effects"].values(), rows, strict=True)
+        if "overview" in effect
+    ]
+    found = {name: markdown(EFFECT, rows) for name, rows in effects.items()}
+    found["overview"] = markdown(EFFECT, overview)
+    for name, each in specs.items():
+        if "levels" in each:
+            found[name] = markdown(each["columns"], level_rows(each))
+    networks = dict.fromkeys(("dense", "multi-head", "dense-wide", "moore"), "mt3")
+    short = {"simba": "mt3_simba", "paco": "mt3_paco", "normalised": "mt3_normalised"}
+    found["success"] = markdown(SUCCESS, success_rows(networks, STEPS))
+    found["quarter"] = markdown(SUCCESS, success_rows(networks | short, QUARTER))
+    return found
+
+
+def main() -> None:
+    """Print tables between the marks that they have in the pages."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("tables", nargs="*", help="their names; otherwise all")
+    found = tables()
+    for name in parser.parse_args().tables or found:
+        print(f"<!-- {name} -->\n{found[name]}\n<!-- /{name} -->\n")
+
+
+if __name__ == "__main__":
+    main()
