@@ -77,23 +77,22 @@ RACERS = {
     MANY: ("top_k", 64),
     "task, 8 experts": ("task", 8),
 }
-DIRECTIONS = ("forward", "forward+backward")
 CASES = {
     f"{rows} rows, {direction}": (rows, direction)
     for rows in (8, 64, 256, 2048)
-    for direction in DIRECTIONS
+    for direction in ("forward", "forward+backward")
 }
 
 
 def race(name: str) -> Race:
     """Return the turns of our layers in one of ``CASES``; every task has as many rows."""
     rows, direction = CASES[name]
+    th.manual_seed(0)
     x_B1D, calls = th.randn(rows, 1, WIDTH, requires_grad=True), {}
     for key, (router, E) in RACERS.items():
         task_B1E = th.eye(E)[th.arange(rows) % E].unsqueeze(1)
-        layer, sees = make_layer(router, WIDTH, WIDTH, E), [task_B1E] if router == "task" else []
-        time = forward if direction == "forward" else forward_backward
-        calls[key] = time(layer, x_B1D, *sees)
+        sees = [task_B1E] if router == "task" else []
+        calls[key] = DIRECTIONS[direction](make_layer(router, WIDTH, WIDTH, E), x_B1D, *sees)
     return Race(calls, clock=clock_on("cpu"))
 
 
@@ -120,7 +119,7 @@ def run(device: str = "cpu", rounds: int = 15) -> list[dict[str, Any]]:
     for shape in SHAPES:
         layers = make_layers(shape, device)
         x_BND = th.randn(shape.B, shape.N, shape.D, device=device, requires_grad=True)
-        for name, time in (("forward", forward), ("forward+backward", forward_backward)):
+        for name, time in DIRECTIONS.items():
             calls = {key: time(layer, x_BND) for key, layer in layers.items()}
             calls[GEMM] = gemm(device)
             rows += shape_rows(shape, name, paired(calls, rounds=rounds, clock=clock))
@@ -222,6 +221,9 @@ def forward_backward(layer: nn.Module, x_BND: th.Tensor, *sees: th.Tensor) -> Fu
         (y if isinstance(y, th.Tensor) else y[0]).backward(direction)
 
     return call
+
+
+DIRECTIONS = {"forward": forward, "forward+backward": forward_backward}
 
 
 def gemm(device: str) -> Callable[[], th.Tensor]:

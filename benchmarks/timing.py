@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,12 @@ class Race:
 
     def rounds(self, count: int) -> dict[str, list[float]]:
         """Return the seconds per call of each function in each round."""
-        found = [self.round() for _ in range(count)]
-        return {name: [each[name] for each in found] for name in self._functions}
+        return by_name([self.round() for _ in range(count)])
+
+
+def by_name(rounds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Return each function's seconds, round by round."""
+    return {name: [each[name] for each in rounds] for name in rounds[0]}
 
 
 def paired(
@@ -108,12 +112,14 @@ def synchronize() -> None:
         th.cuda.synchronize()
 
 
-def bounded(name: str, value: float, at_least: float | None = None) -> dict[str, object]:
-    """Return a row of a table: a ratio, and whether it is as large as it is meant to be."""
+def bounded(
+    name: str, value: float, at_least: float | None = None, at_most: float | None = None
+) -> dict[str, Any]:
+    """Return a row of a table: a ratio, and whether it is as large or as small as it should be."""
     target = "" if at_least is None else f">= {at_least:g}"
     return {
         "name": name,
         "ratio": value,
-        "target": target,
-        "met": at_least is None or value >= at_least,
+        "target": target if at_most is None else f"<= {at_most:g}",
+        "met": (at_least is None or value >= at_least) and (at_most is None or value <= at_most),
     }
