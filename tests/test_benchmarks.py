@@ -74,6 +74,7 @@ def test_two_codes_take_turns_in_processes_of_their_own(tmp_path, monkeypatch):
 
 def test_one_code_answers_each_name_of_a_case_with_a_round(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", ["8 rows, forward\n", "8 rows, forward\n"])
+    monkeypatch.setattr("sb3_moe.layers.keep_freed_memory", bool)  # which can't be undone
     threads = th.get_num_threads()
     try:
         before.answer("layers")
