@@ -10,6 +10,7 @@ quartiles over rounds. Both processes run the benchmarks of this checkout; make 
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import subprocess
@@ -93,7 +94,8 @@ def turn(child: subprocess.Popen[str], name: str) -> dict[str, float]:
     """Let a process take one turn in a case, and return its seconds."""
     print(name, file=child.stdin, flush=True)
     assert child.stdout is not None
-    return json.loads(child.stdout.readline())  # type: ignore[no-any-return]
+    seconds: dict[str, float] = json.loads(child.stdout.readline())
+    return seconds
 
 
 def answer(what: str) -> None:
@@ -103,12 +105,10 @@ def answer(what: str) -> None:
     th.set_num_threads(1)
     keep_freed_memory()
     benchmark = importlib.import_module(f"benchmarks.{what}")
-    name, race = "", None
-    for line in sys.stdin:
-        if line.strip() != name:
-            name = line.strip()
-            race = benchmark.race(name)
-        print(json.dumps(race.round()), flush=True)
+    for name, turns in itertools.groupby(sys.stdin, key=str.strip):
+        race = benchmark.race(name)
+        for _ in turns:
+            print(json.dumps(race.round()), flush=True)
 
 
 def lines(what: str, name: str, found: Mapping[str, Rounds]) -> Iterator[str]:

@@ -94,7 +94,7 @@ def one_token(rounds: int, passes: int = 100) -> list[dict[str, Any]]:
     kinds = {k: by_kind(turns[k], passes, total[k]) for k in turns}
     name = f"a layer's forward and backward, {shape}"
     found = [row(f"{name}, all", "all", {k: {"all": (us, 0.0)} for k, us in total.items()})]
-    # No optimiser here.
+    # No optimizer here.
     met = [kind for kind in kinds["ours"] if kinds["ours"][kind] != (0.0, 0.0)]
     return found + [row(f"{name}, operators: {kind}", kind, kinds) for kind in met]
 
@@ -196,7 +196,7 @@ def parts_of(model: Any) -> dict[str, Sequence[Timed]]:
             parts["networks in updates"] += [(model.actor, "action_log_prob")]
             parts["target networks"] = [(sb3.sac.sac, "polyak_update")]
     parts["backward pass"] = [(th.Tensor, "backward")]
-    parts["optimiser"] = [(each, name) for each in optimizers for name in ("step", "zero_grad")]
-    parts["optimiser"] += [(th.nn.utils, "clip_grad_norm_")]
+    parts["optimizer"] = [(each, name) for each in optimizers for name in ("step", "zero_grad")]
+    parts["optimizer"] += [(th.nn.utils, "clip_grad_norm_")]
     parts["buffer"] = [(buffer, name) for name in reads]
     return parts

@@ -227,7 +227,7 @@ def test_flops_by_hand():
     assert tokens.flops == 2 * 8 * (2 * 3 * 5 + 2 * 5 * 3) + mixing
 
 
-def test_the_dense_twin_has_as_many_parameters():
+def test_the_dense_baseline_has_as_many_parameters():
     width = peers.width_for_parameters(64, 10_000)
     found = sum(p.numel() for p in peers.mlp(64, width).parameters())
     assert abs(found - 10_000) <= 64 + 1
