@@ -46,14 +46,14 @@ class Options:
     :param checkout: root of the code before
     :param what: what is timed: training in ratios of speed, layers in microseconds
     :param only: the cases whose names contain this
-    :param rounds: turns of each code in a process
+    :param rounds: turns of each code in a process; in a multiple of four, none has the better ones
     :param starts: processes of each code: where memory lies makes one up to 5% faster than another
     """
 
     checkout: tyro.conf.Positional[Path]
     what: tyro.conf.Positional[Literal["training", "layers"]] = "training"
     only: str = ""
-    rounds: int = 5
+    rounds: int = 4
     starts: int = 1
 
 

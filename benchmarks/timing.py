@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,13 +37,16 @@ class Race:
         self._repeats = {
             name: _repeats(call, slice_s, warmups, clock) for name, call in functions.items()
         }
-        self._forward = True
+        self._turns = itertools.cycle([1, 1, -1, -1])
         gc.collect()
 
     def round(self) -> dict[str, float]:
-        """Return the seconds per call of each function; every other round goes in reverse."""
-        order = list(self._functions)[:: 1 if self._forward else -1]
-        self._forward = not self._forward
+        """Return the seconds per call of each function; two of four rounds go in reverse.
+
+        Where two processes take turns, the first to go changes every round: in four rounds each of
+        them goes both ways after a pause, which costs the first function its caches.
+        """
+        order = list(self._functions)[:: next(self._turns)]
         return {k: _time(self._functions[k], self._repeats[k], self._clock) for k in order}
 
     def rounds(self, count: int) -> dict[str, list[float]]:
@@ -98,6 +102,8 @@ def _repeats(call: Function, slice_s: float, warmups: int, clock: Clock) -> int:
 
 
 def _time(call: Function, repeats: int, clock: Clock) -> float:
+    if repeats > 1:
+        call()  # the caches hold what another function left
     synchronize()
     start = clock()
     for _ in range(repeats):
