@@ -1,124 +1,140 @@
-"""Training with experts against the code before: ``python -m benchmarks.before <its checkout>``.
+"""Race this code against the code before: ``python -m benchmarks.before <its checkout>``.
 
-Both codes train in processes of their own, one thread each, a rollout at a time and turn by turn;
-what counts is the processor's time, so that whoever else uses the machine matters little. Make a
-checkout with ``git worktree add <folder> <commit>``.
+Both train the cases of ``benchmarks.training``, or call the layers of ``benchmarks.layers``, in
+processes of their own that take turns, one thread each, with freed memory kept. Time is the
+processor's, so that whoever else uses the machine matters little. Beside each median stand the
+quartiles over rounds. Both processes run the benchmarks of this checkout; make the other one with
+``git worktree add <folder> <commit>``.
 """
 
 from __future__ import annotations
 
+import importlib
+import itertools
+import json
 import os
-import statistics
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch as th
 import tyro
 
-from benchmarks.timing import bounded, ratio
+from benchmarks.timing import by_name, quartiles, ratios
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = 64 * 128
-# Name, options of the policy, and the ratio that we mean to reach.
-CASES: tuple[tuple[str, dict[str, Any], float], ...] = (
-    ("SoftMoE-Big, 4 experts", {"placement": "big", "num_experts": 4}, 1.25),
-    ("SoftMoE-Middle, 8 experts", {"placement": "middle", "num_experts": 8}, 1.15),
-)
-# Only names that version 0.1.0 has. Each line read is one turn, answered with its seconds.
+# The packages come from the folder where the process starts, the benchmarks from this checkout.
 CHILD = """
-import ast, sys, time
-import torch
-torch.set_num_threads(1)
-from stable_baselines3 import PPO
-import sb3_moe
-from sb3_moe.presets import MINATAR_PPO
-from sb3_moe.vec_env import GymnasiumVecEnv
-from sb3_moe_envs.minatar import MinAtarVectorEnv
-options, steps = MINATAR_PPO["policy_kwargs"] | ast.literal_eval(sys.argv[1]), int(sys.argv[2])
-arguments = MINATAR_PPO | {"policy_kwargs": options, "seed": 0, "device": "cpu"}
-env = GymnasiumVecEnv(MinAtarVectorEnv("Breakout", 64))
-model = PPO("MoeMlpPolicy", env, **arguments).learn(steps)
-for line in sys.stdin:
-    begun = time.process_time()
-    model.learn(steps, reset_num_timesteps=False)
-    print(time.process_time() - begun, flush=True)
+import sys
+import sb3_moe, sb3_moe_envs
+sys.path.insert(0, sys.argv[1])
+from benchmarks.before import answer
+answer(sys.argv[2])
 """
+# The seconds of each function, round by round.
+Rounds = list[dict[str, float]]
 
 
 @dataclass
 class Options:
-    """Print how much faster this code trains than the one before.
+    """Print a table.
 
     :param checkout: root of the code before
-    :param rounds: turns of each code per comparison
+    :param what: what is timed: training in ratios of speed, layers in microseconds
+    :param only: the cases whose names contain this
+    :param rounds: turns of each code in a process; in a multiple of four, none has the better ones
+    :param starts: processes of each code: where memory lies makes one up to 5% faster than another
     """
 
     checkout: tyro.conf.Positional[Path]
-    rounds: int = 9
+    what: tyro.conf.Positional[Literal["training", "layers"]] = "training"
+    only: str = ""
+    rounds: int = 4
+    starts: int = 1
 
 
 def compare(
-    name: str,
-    options: dict[str, Any],
-    at_least: float,
-    checkout: Path,
-    rounds: int,
-    steps: int = STEPS,
-) -> dict[str, Any]:
-    """Train one policy with both codes, turn by turn, and return a row.
+    checkout: Path, what: str, names: list[str], *, rounds: int, starts: int = 1
+) -> Iterator[str]:
+    """Run the cases with both codes, turn by turn, and give a line of a table for each column.
 
-    :param name: of the policy
-    :param options: its arguments
-    :param at_least: the ratio that we mean to reach
     :param checkout: root of the code before
-    :param rounds: turns of each code
-    :param steps: environment steps per turn
+    :param what: the module of ``benchmarks`` that has the cases
+    :param names: of the cases
+    :param rounds: turns of each code in a process
+    :param starts: processes of each code
     """
     roots = {"now": ROOT, "before": checkout.resolve()}
-    children = {code: start(root, options, steps) for code, root in roots.items()}
-    seconds: dict[str, list[float]] = {code: [] for code in roots}
-    try:
-        for index in range(rounds):
-            for code in list(roots)[:: 1 if index % 2 == 0 else -1]:
-                seconds[code].append(turn(children[code]))
-    finally:
-        for child in children.values():
-            child.communicate()
-    title = f"{name}, now / before, steps per CPU second, PPO, MinAtar Breakout, 64 copies"
-    row = bounded(title, ratio(seconds["before"], seconds["now"]), at_least)
-    medians = {code: statistics.median(each) for code, each in seconds.items()}
-    return row | {f"{code}_steps_per_s": steps / each for code, each in medians.items()}
+    found: dict[str, dict[str, Rounds]] = {name: {code: [] for code in roots} for name in names}
+    for start in range(starts):
+        with ExitStack() as stack:
+            codes = {code: stack.enter_context(process(root, what)) for code, root in roots.items()}
+            for name in names:
+                for index in range(rounds):
+                    for code in list(codes)[:: 1 if index % 2 == 0 else -1]:
+                        found[name][code].append(turn(codes[code], name))
+                if start == starts - 1:
+                    yield from lines(what, name, found[name])
 
 
-def start(root: Path, options: dict[str, Any], steps: int) -> subprocess.Popen[str]:
-    """Start a process that trains with the code of one checkout."""
+def process(root: Path, what: str) -> subprocess.Popen[str]:
+    """Start a process with the code of one checkout; it ends when its input does."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     environment = os.environ | threads | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'envs'}"}
-    command = [sys.executable, "-c", CHILD, repr(options), str(steps)]
+    command = [sys.executable, "-c", CHILD, str(ROOT), what]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=root, env=environment, **pipes)
 
 
-def turn(child: subprocess.Popen[str]) -> float:
-    """Let a process train for one turn, and return its seconds."""
-    assert child.stdin is not None
+def turn(child: subprocess.Popen[str], name: str) -> dict[str, float]:
+    """Let a process take one turn in a case, and return its seconds."""
+    print(name, file=child.stdin, flush=True)
     assert child.stdout is not None
-    child.stdin.write("go\n")
-    child.stdin.flush()
-    return float(child.stdout.readline())
+    seconds: dict[str, float] = json.loads(child.stdout.readline())
+    return seconds
+
+
+def answer(what: str) -> None:
+    """Answer each name of a case with the seconds of one round of it: the process of one code."""
+    from sb3_moe.layers import keep_freed_memory
+
+    th.set_num_threads(1)
+    keep_freed_memory()
+    benchmark = importlib.import_module(f"benchmarks.{what}")
+    for name, turns in itertools.groupby(sys.stdin, key=str.strip):
+        race = benchmark.race(name)
+        for _ in turns:
+            print(json.dumps(race.round()), flush=True)
+
+
+def lines(what: str, name: str, found: Mapping[str, Rounds]) -> Iterator[str]:
+    """Give a case's lines: a column now, before, and the one over the other."""
+    benchmark = importlib.import_module(f"benchmarks.{what}")
+    now, before = (benchmark.columns(name, by_name(found[code])) for code in ("now", "before"))
+    for column, values in now.items():
+        cells = [spread(each) for each in (values, before[column], ratios(values, before[column]))]
+        bound = benchmark.bound(name, column)
+        yield f"| {name}: {column} | {' | '.join(cells)} | {'' if bound is None else bound} |"
+
+
+def spread(values: list[float]) -> str:
+    """Return the median and, in brackets, the quartiles."""
+    low, middle, high = (f"{x:,.0f}" if x >= 100 else f"{x:.2f}" for x in quartiles(values))
+    return f"{middle} ({low} to {high})"
 
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    for case in CASES:
-        row = compare(*case, options.checkout, options.rounds)
-        missed = "" if row["met"] else "missed"
-        rates = f"{row['now_steps_per_s']:,.0f} against {row['before_steps_per_s']:,.0f} steps/s"
-        print(
-            f"{row['ratio']:6.2f} {row['target']:>7} {missed:<7} {row['name']}: {rates}", flush=True
-        )
+    cases: Mapping[str, Any] = importlib.import_module(f"benchmarks.{options.what}").CASES
+    names = [name for name in cases if options.only in name]
+    print("| case: column | now | before | now / before | at least |\n|---|---|---|---|---|")
+    rounds, starts = options.rounds, options.starts
+    for line in compare(options.checkout, options.what, names, rounds=rounds, starts=starts):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ POLICIES: dict[str, dict[str, Any]] = {
 }
 MIXTURE = "middle, soft, 8 experts"
 HOW = (
-    "Medians over interleaved rounds, measured side by side in one run: PPO with two 64x64 towers, "
-    f"{STEPS} steps of every copy and four epochs of {MINIBATCHES} minibatches a turn. Peak memory "
-    "is torch's, of one turn."
+    "Medians over interleaved rounds, measured side by side in one run: PPO with two networks of "
+    f"64x64, {STEPS} steps of every copy and four epochs of {MINIBATCHES} minibatches a turn. "
+    "Peak memory is torch's, of one turn."
 )
 
 

@@ -20,9 +20,8 @@ import torch as th
 from stable_baselines3 import PPO
 
 import sb3_moe
-from benchmarks.layers import forward_backward
+from benchmarks.layers import forward_backward, make_layer
 from benchmarks.timing import Function, paired
-from sb3_moe.layers import LinearRouter, SoftMoE, SparseMoE, mlp_experts
 from sb3_moe_envs.conflicts import conflicting_cartpoles
 
 HOW = (
@@ -72,15 +71,13 @@ def series() -> Iterator[Series]:
 
 def soft(rows: int, tokens: int, width: int, experts: int) -> Function:
     """Return forward and backward of a soft mixture, 2 slots an expert where there are tokens."""
-    slots = min(tokens, 2)
-    router = LinearRouter(width, experts * slots)
-    layer = SoftMoE(mlp_experts(experts, width, width, width), router, num_slots=slots)
+    layer = make_layer("soft", width, width, experts, num_slots=min(tokens, 2))
     return forward_backward(layer, th.randn(rows, tokens, width, requires_grad=True))
 
 
 def top_1(rows: int, tokens: int, width: int, experts: int) -> Function:
     """Return forward and backward of a mixture that sends every token to one expert."""
-    layer = SparseMoE(mlp_experts(experts, width, width, width), LinearRouter(width, experts))
+    layer = make_layer("top_k", width, width, experts)
     return forward_backward(layer, th.randn(rows, tokens, width, requires_grad=True))
 
 

@@ -1,6 +1,6 @@
 """What it costs to keep idle experts still: an update with ``freeze_idle`` over one without.
 
-``python -m benchmarks.idle`` prints the rows; ``run`` returns them.
+``python -m benchmarks --only idle`` prints and writes the rows.
 """
 
 from __future__ import annotations
@@ -77,9 +77,3 @@ def _functions(size: Size, freeze_idle: bool) -> dict[str, Callable[[], object]]
 
     update()
     return {"step": policy.optimizer.step, "update": update}
-
-
-if __name__ == "__main__":
-    th.set_num_threads(1)
-    for row in run():
-        print(row)

@@ -13,8 +13,9 @@ import torch as th
 from torch import nn
 
 from benchmarks import peers
-from benchmarks.timing import Function, bounded, clock_on, paired, ratio
-from sb3_moe.layers import LinearRouter, SoftMoE, SparseMoE, keep_freed_memory, mlp_experts
+from benchmarks.timing import Function, Race, bounded, clock_on, paired, ratio, ratios
+from sb3_moe import layers as ours
+from sb3_moe.layers import keep_freed_memory
 
 OURS, GELU, GEMM = "SoftMoE", "SoftMoE with GELU", "GEMM ceiling"
 GEMM_SIZE = 1024
@@ -66,6 +67,45 @@ SHAPES = (
     Shape(64, 49, 64, 512, 8, 6, ceilings=(0.7, 0.58)),
 )
 
+# For ``benchmarks.before``: router, experts, and a width of 64, at several numbers of rows.
+ONE, MANY, WIDTH = "one expert", "top-1 of 64", 64
+RACERS = {
+    "soft, 8 experts": ("soft", 8),
+    ONE: ("top_k", 1),
+    "top-1 of 4": ("top_k", 4),
+    "top-1 of 16": ("top_k", 16),
+    MANY: ("top_k", 64),
+    "task, 8 experts": ("task", 8),
+}
+CASES = {
+    f"{rows} rows, {direction}": (rows, direction)
+    for rows in (8, 64, 256, 2048)
+    for direction in ("forward", "forward+backward")
+}
+
+
+def race(name: str) -> Race:
+    """Return the turns of our layers in one of ``CASES``; every task has as many rows."""
+    rows, direction = CASES[name]
+    th.manual_seed(0)
+    x_B1D, calls = th.randn(rows, 1, WIDTH, requires_grad=True), {}
+    for key, (router, E) in RACERS.items():
+        task_B1E = th.eye(E)[th.arange(rows) % E].unsqueeze(1)
+        sees = [task_B1E] if router == "task" else []
+        calls[key] = DIRECTIONS[direction](make_layer(router, WIDTH, WIDTH, E), x_B1D, *sees)
+    return Race(calls, clock=clock_on("cpu"))
+
+
+def columns(name: str, seconds: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Return what two codes are compared by: microseconds, and what many experts cost."""
+    times = {f"{key}, us": [1e6 * each for each in times] for key, times in seconds.items()}
+    return times | {f"{MANY} / {ONE}, time": ratios(seconds[MANY], seconds[ONE])}
+
+
+def bound(name: str, column: str) -> float | None:
+    """Return None: times have no target but those of the code before."""
+    return None
+
 
 def run(device: str = "cpu", rounds: int = 15) -> list[dict[str, Any]]:
     """Measure every shape, forward alone and with the backward pass.
@@ -79,11 +119,30 @@ def run(device: str = "cpu", rounds: int = 15) -> list[dict[str, Any]]:
     for shape in SHAPES:
         layers = make_layers(shape, device)
         x_BND = th.randn(shape.B, shape.N, shape.D, device=device, requires_grad=True)
-        for name, time in (("forward", forward), ("forward+backward", forward_backward)):
+        for name, time in DIRECTIONS.items():
             calls = {key: time(layer, x_BND) for key, layer in layers.items()}
             calls[GEMM] = gemm(device)
             rows += shape_rows(shape, name, paired(calls, rounds=rounds, clock=clock))
     return rows
+
+
+def make_layer(
+    router: str,
+    D: int,
+    H: int,
+    E: int,
+    *,
+    num_slots: int = 1,
+    top_k: int = 1,
+    activation_fn: type[nn.Module] = nn.ReLU,
+) -> nn.Module:
+    """Return a layer of ours: the one place to adapt, by version, when constructors change."""
+    experts = ours.mlp_experts(E, D, H, D, activation_fn)
+    if router == "task":
+        return ours.TaskMoE(experts)
+    if router == "soft":
+        return ours.SoftMoE(experts, ours.LinearRouter(D, E * num_slots), num_slots=num_slots)
+    return ours.SparseMoE(experts, ours.LinearRouter(D, E), top_k=top_k)
 
 
 def make_layers(shape: Shape, device: str) -> dict[str, nn.Module]:
@@ -94,20 +153,17 @@ def make_layers(shape: Shape, device: str) -> dict[str, nn.Module]:
     """
     _, N, D, H, E, S = shape[:6]
 
-    def soft(activation_fn: type[nn.Module]) -> nn.Module:
-        experts = mlp_experts(E, D, H, D, activation_fn)
-        return SoftMoE(experts, LinearRouter(D, E * S), num_slots=S)
-
-    parameters = sum(p.numel() for p in soft(nn.ReLU).parameters())
+    soft = make_layer("soft", D, H, E, num_slots=S)
+    parameters = sum(p.numel() for p in soft.parameters())
     layers = {
-        OURS: soft(nn.ReLU),
-        GELU: soft(nn.GELU),
+        OURS: soft,
+        GELU: make_layer("soft", D, H, E, num_slots=S, activation_fn=nn.GELU),
         "soft-moe-pytorch": peers.soft_moe_pytorch(D, H, E, S, offload=True),
         "soft-moe-pytorch without offloading": peers.soft_moe_pytorch(D, H, E, S, offload=False),
         "ModuleList loop": peers.LoopSoftMoE(D, H, E, S),
         "dense, same parameters": peers.mlp(D, peers.width_for_parameters(D, parameters)),
         "dense, same FLOPs": peers.mlp(D, max(1, shape.flops // (4 * D * shape.B * N))),
-        "SparseMoE": SparseMoE(mlp_experts(E, D, H, D), LinearRouter(D, E), top_k=TOP_K),
+        "SparseMoE": make_layer("top_k", D, H, E, top_k=TOP_K),
         "st-moe-pytorch": peers.st_moe_pytorch(D, H, E, TOP_K),
     }
     return {name: layer.to(device) for name, layer in layers.items()}
@@ -146,25 +202,28 @@ def shape_rows(
     ]
 
 
-def forward(layer: nn.Module, x_BND: th.Tensor) -> Function:
+def forward(layer: nn.Module, x_BND: th.Tensor, *sees: th.Tensor) -> Function:
     def call() -> None:
         with th.no_grad():
-            layer(x_BND)
+            layer(x_BND, *sees)
 
     return call
 
 
-def forward_backward(layer: nn.Module, x_BND: th.Tensor) -> Function:
+def forward_backward(layer: nn.Module, x_BND: th.Tensor, *sees: th.Tensor) -> Function:
     parameters: list[th.Tensor] = [*layer.parameters(), x_BND]
     direction = th.randn_like(x_BND)
 
     def call() -> None:
         for parameter in parameters:
             parameter.grad = None
-        y = layer(x_BND)
+        y = layer(x_BND, *sees)
         (y if isinstance(y, th.Tensor) else y[0]).backward(direction)
 
     return call
+
+
+DIRECTIONS = {"forward": forward, "forward+backward": forward_backward}
 
 
 def gemm(device: str) -> Callable[[], th.Tensor]:

@@ -1,7 +1,6 @@
 """Whether memory stays flat: long runs with every callback, resident memory at each tenth.
 
-``python -m benchmarks --only memory`` runs them whole, which takes several minutes;
-``python -m benchmarks.memory --share 0.1`` a part of each, and prints the rows.
+``python -m benchmarks --only memory`` takes several minutes.
 """
 
 from __future__ import annotations
@@ -11,18 +10,16 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch as th
-import tyro
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 import sb3_moe
+from benchmarks.timing import bounded
 from sb3_moe import callbacks as watching
 from sb3_moe_envs.schedules import Cycle
 
@@ -132,14 +129,9 @@ def every_callback(model: BaseAlgorithm, steps: int, folder: str) -> Iterator[Ba
     yield watching.SnapshotCallback(every, folder)
 
 
-def run(share: float = 1.0, only: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """Train with everything, and return a row for each algorithm.
-
-    :param share: of the steps
-    :param only: which algorithms, by their names in lower case; none: all
-    """
-    chosen = {make: n for make, n in STEPS.items() if not only or make.__name__ in only}
-    return [measure(make, int(share * steps)) for make, steps in chosen.items()]
+def run() -> list[dict[str, Any]]:
+    """Train with everything, and return a row for each algorithm."""
+    return [measure(make, steps) for make, steps in STEPS.items()]
 
 
 def measure(make: Make, steps: int) -> dict[str, Any]:
@@ -151,34 +143,6 @@ def measure(make: Make, steps: int) -> dict[str, Any]:
         model.learn(steps, callback=[*every_callback(model, steps, folder), resident])
     model.get_env().close()  # type: ignore[union-attr]  # it has one
     first, last = resident.tenths[0], resident.tenths[-1]
-    return {
-        "name": f"{make.__name__.upper()}, {steps:,} steps, resident memory",
-        "ratio": last / first,
-        "target": f"<= {TARGET:g}",
-        "met": last / first <= TARGET,
-        "cpu_s": time.process_time() - begun,
-        **{f"mb_{tenth}": mb for tenth, mb in enumerate(resident.tenths, 1)},
-    }
-
-
-@dataclass
-class Options:
-    """Run a part.
-
-    :param share: of the steps
-    :param only: which algorithms
-    """
-
-    share: float = 1.0
-    only: tuple[str, ...] = ()
-
-
-def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
-    th.set_num_threads(1)
-    for row in run(options.share, options.only):
-        print(row)
-
-
-if __name__ == "__main__":
-    main()
+    name = f"{make.__name__.upper()}, {steps:,} steps, resident memory"
+    row = bounded(name, last / first, at_most=TARGET) | {"cpu_s": time.process_time() - begun}
+    return row | {f"mb_{tenth}": mb for tenth, mb in enumerate(resident.tenths, 1)}

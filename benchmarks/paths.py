@@ -15,16 +15,9 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import nn
 
-from benchmarks.layers import forward_backward
+from benchmarks.layers import forward_backward, make_layer
 from benchmarks.timing import Function, bounded, paired, ratio
-from sb3_moe.layers import (
-    LinearRouter,
-    SoftMoE,
-    SparseMoE,
-    keep_freed_memory,
-    mlp_experts,
-    paths,
-)
+from sb3_moe.layers import keep_freed_memory, paths
 
 NEVER = 10**15
 
@@ -47,14 +40,13 @@ class Case(NamedTuple):
 
 
 def top_1(T: int, D: int, H: int, E: int) -> tuple[Callable[[], nn.Module], tuple[int, int, int]]:
-    return lambda: SparseMoE(mlp_experts(E, D, H, D), LinearRouter(D, E)), (T, 1, D)
+    return lambda: make_layer("top_k", D, H, E), (T, 1, D)
 
 
 def soft(
     T: int, D: int, H: int, E: int, *, N: int = 1, S: int = 1
 ) -> tuple[Callable[[], nn.Module], tuple[int, int, int]]:
-    experts = lambda: mlp_experts(E, D, H, D)  # noqa: E731
-    return lambda: SoftMoE(experts(), LinearRouter(D, E * S), num_slots=S), (T, N, D)
+    return lambda: make_layer("soft", D, H, E, num_slots=S), (T, N, D)
 
 
 def cases() -> Iterator[Case]:

@@ -20,8 +20,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.layers import OURS, SHAPES, forward_backward, make_layers
 from benchmarks.stopwatch import Stopwatch, Timed
-from benchmarks.timing import clock_on, paired
-from benchmarks.training import MOE, Make, beside_dense, dqn, ppo_cartpole, ppo_minatar, sac, turn
+from benchmarks.timing import bounded, clock_on, paired
+from benchmarks.training import CASES, turn
 
 HOW = (
     "Microseconds of one thread's time, and calls, per environment step, or per pass of a layer; "
@@ -31,15 +31,6 @@ HOW = (
 )
 BETWEEN = "between operators"
 
-BIG: dict[str, Any] = {"placement": "big", "router": "soft", "num_experts": 4}
-# Name, what makes a model, its options, and the steps of a turn.
-CASES: tuple[tuple[str, Callable[[str], Make], dict[str, Any], int], ...] = (
-    ("PPO, CartPole", ppo_cartpole, MOE, 1024),
-    ("PPO, MinAtar", ppo_minatar, MOE, 8192),
-    ("PPO, MinAtar, Big of 4", ppo_minatar, BIG, 8192),
-    ("DQN, CartPole", dqn, MOE, 500),
-    ("SAC, Pendulum", sac, MOE, 20),
-)
 OTHERS = "other operators"
 # torch's names, without "aten::" and the underscore of those in place.
 KINDS: dict[str, tuple[str, ...]] = {
@@ -59,25 +50,20 @@ def run(rounds: int = 7) -> list[dict[str, Any]]:
 
     :param rounds: interleaved turns of each
     """
-    found = [row for case in CASES for row in profiled(*case, rounds)]
-    return found + one_token(rounds)
+    return [row for name in CASES for row in profiled(name, rounds)] + one_token(rounds)
 
 
-def profiled(
-    name: str, make: Callable[[str], Make], options: dict[str, Any], steps: int, rounds: int
-) -> list[dict[str, Any]]:
+def profiled(name: str, rounds: int) -> list[dict[str, Any]]:
     """Return a row for each part of one algorithm's loop, and for each kind of operator.
 
-    :param name: of the algorithm and its world
-    :param make: what makes a model, from a device
-    :param options: of the policy with experts
-    :param steps: environment steps of a turn
+    :param name: of a case of ``benchmarks.training``
     :param rounds: turns of each policy
     """
-    models = dict(zip(("ours", "dense"), beside_dense(make("cpu"), options), strict=True))
+    case = CASES[name]
+    steps, trained = case.steps, case.models()
+    models = {"ours": trained["mixture"], "dense": trained["dense"]}
     for model in models.values():
-        # Nothing counts before there are updates.
-        turn(model, steps + getattr(model, "learning_starts", 0))()
+        turn(model, steps)()
     parts = in_parts(models, steps, rounds)
     kinds = {}
     for k, model in models.items():
@@ -108,7 +94,7 @@ def one_token(rounds: int, passes: int = 100) -> list[dict[str, Any]]:
     kinds = {k: by_kind(turns[k], passes, total[k]) for k in turns}
     name = f"a layer's forward and backward, {shape}"
     found = [row(f"{name}, all", "all", {k: {"all": (us, 0.0)} for k, us in total.items()})]
-    # No optimiser here.
+    # No optimizer here.
     met = [kind for kind in kinds["ours"] if kinds["ours"][kind] != (0.0, 0.0)]
     return found + [row(f"{name}, operators: {kind}", kind, kinds) for kind in met]
 
@@ -123,11 +109,7 @@ def row(
     :param found: microseconds and calls of each policy, by what was measured
     """
     (ours, our_calls), (dense, dense_calls) = found["ours"][key], found["dense"][key]
-    return {
-        "name": name,
-        "ratio": ours / dense,
-        "target": "",
-        "met": True,
+    return bounded(name, ours / dense) | {
         "dense_us": dense,
         "ours_us": ours,
         "more_us": ours - dense,
@@ -214,7 +196,7 @@ def parts_of(model: Any) -> dict[str, Sequence[Timed]]:
             parts["networks in updates"] += [(model.actor, "action_log_prob")]
             parts["target networks"] = [(sb3.sac.sac, "polyak_update")]
     parts["backward pass"] = [(th.Tensor, "backward")]
-    parts["optimiser"] = [(each, name) for each in optimizers for name in ("step", "zero_grad")]
-    parts["optimiser"] += [(th.nn.utils, "clip_grad_norm_")]
+    parts["optimizer"] = [(each, name) for each in optimizers for name in ("step", "zero_grad")]
+    parts["optimizer"] += [(th.nn.utils, "clip_grad_norm_")]
     parts["buffer"] = [(buffer, name) for name in reads]
     return parts

@@ -40,7 +40,7 @@ class Planes(gym.Env[Any, Any]):
 
 
 def models() -> dict[str, BaseAlgorithm]:
-    """Return a few trained models, so that optimisers have something to save."""
+    """Return a few trained models, so that optimizers have something to save."""
     off_policy: dict[str, Any] = {"buffer_size": 1000, "learning_starts": 50}
     big = {"placement": "big", "router": "top_k"}
     return {

@@ -26,7 +26,7 @@ ROUTERS: dict[str, dict[str, Any]] = {
     "soft": {"router": "soft"},
     "top-1": {"router": "top_k"},
     "top-2": {"router": "top_k", "top_k": 2},
-    "top-2 renormalised": {"router": "top_k", "top_k": 2, "renormalize": True},
+    "top-2 renormalized": {"router": "top_k", "top_k": 2, "renormalize": True},
     "uniform": {"router": "uniform"},
     "random": {"router": "random"},
     "task": {"router": "task"},

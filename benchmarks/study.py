@@ -1,6 +1,6 @@
 """What a second process gives a study: cells per hour of two processes over those of one.
 
-``python -m benchmarks.study`` prints the rows; ``run`` returns them.
+``python -m benchmarks --only study`` prints and writes the row.
 """
 
 from __future__ import annotations
@@ -70,8 +70,3 @@ def _train(processes: int, steps: int, count: int, cache: Path) -> float:
         for job in survey(cells, Path(folder)):
             assert job.state.status == "done", job.state
     return seconds
-
-
-if __name__ == "__main__":
-    for row in run():
-        print(row)

@@ -1,170 +1,174 @@
-"""Steps per second of training with experts against a dense policy of as many parameters."""
+"""Speed of training with experts, beside dense policies of as many parameters.
+
+Each case trains four models side by side, a rollout at a time: the ``mixture``; ``dense``, SB3's
+own policy with the mixture's optimizer, fused Adam; ``stock``, the same with SB3's optimizer; and
+``none``, our policy without experts. ``benchmarks.before`` trains them with two codes in turns, so
+everything here must run with the older one too.
+"""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
-import gymnasium as gym
+import numpy as np
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
+from torch import nn
 
-from benchmarks.timing import bounded, clock_on, paired, ratio
-from sb3_moe.budget import matching_net_arch
+import sb3_moe
+from benchmarks.timing import Race, bounded, clock_on, quartiles, ratios
 from sb3_moe.layers import keep_freed_memory
-from sb3_moe.presets import MINATAR_PPO, with_policy
+from sb3_moe.presets import MINATAR_PPO
 
-MOE = {"placement": "middle", "router": "soft", "num_experts": 8}
-# The ratio of steps per second that we mean to reach, and of three games to Breakout alone.
-AT_LEAST = {"cartpole": 0.88, "minatar": 0.8, "dqn": 0.8, "sac": 0.95, "mtrl3": 0.74}
-Make = Callable[[dict[str, Any]], BaseAlgorithm]
+MIDDLE = {"placement": "middle", "router": "soft", "num_experts": 8}
+BIG = {"placement": "big", "router": "soft", "num_experts": 4}
+TASK = {"placement": "big", "router": "task"}
+# PureJaxRL's settings, but a quarter of the rollout: turns are shorter, and the shares stay.
+MINATAR = {k: v for k, v in MINATAR_PPO.items() if k != "policy_kwargs"} | {"n_steps": 32}
+MINATAR_POLICY = {"net_arch": [64, 64], "activation_fn": nn.ReLU}
+# A column of the table is one model's speed over that of another.
+COLUMNS = (("mixture", "dense"), ("mixture", "stock"), ("mixture", "none"), ("none", "dense"))
 
 
-def run(device: str = "cpu", rounds: int = 5) -> list[dict[str, Any]]:
-    """Measure each algorithm with both policies.
+class Case(NamedTuple):
+    """What is trained, and the speed that the mixture should reach.
+
+    :param algorithm: its class
+    :param policy: SB3's name of the policy; ours has "Moe" before it
+    :param env: makes the environment
+    :param options: of the mixture
+    :param steps: environment steps of a turn
+    :param at_least: the smallest speed, of the dense model's
+    :param arguments: of the algorithm
+    :param policy_kwargs: of all four policies
+    """
+
+    algorithm: type[BaseAlgorithm]
+    policy: str
+    env: Callable[[], Any]
+    options: Mapping[str, Any]
+    steps: int
+    at_least: float
+    arguments: Mapping[str, Any]
+    policy_kwargs: Mapping[str, Any] = {}
+
+    def model(self, prefix: str, device: str, **policy_kwargs: Any) -> BaseAlgorithm:
+        """Return a model of SB3's policy, or of ours with the prefix "Moe"."""
+        flat = {"features_extractor_kwargs": {"encoder": "flat"}} if prefix else {}
+        return self.algorithm(
+            prefix + self.policy,
+            self.env(),
+            policy_kwargs={**self.policy_kwargs, **flat, **policy_kwargs},
+            seed=0,
+            device=device,
+            **self.arguments,
+        )
+
+    def models(self, device: str = "cpu") -> dict[str, BaseAlgorithm]:
+        """Return the models that train side by side, by name."""
+        mixture = self.model("Moe", device, **self.options)
+        width = self.matching_width(num_parameters(mixture))
+        dense: dict[str, Any] = {"net_arch": [width, width]}
+        fused: dict[str, Any] = dense | {"optimizer_kwargs": {"fused": True}}
+        return {
+            "mixture": mixture,
+            "dense": self.model("", device, **fused),
+            "stock": self.model("", device, **dense),
+            "none": self.model("Moe", device, placement="none", **fused),
+        }
+
+    def matching_width(self, parameters: int) -> int:
+        """Return the width of SB3's two hidden layers for about so many parameters."""
+        # A quadratic function of the width, which three small networks determine.
+        widths = [1, 2, 3]
+        counts = [num_parameters(self.model("", "cpu", net_arch=[w, w])) for w in widths]
+        square, linear, constant = np.polyfit(widths, counts, 2)
+        return round(max(np.roots([square, linear, constant - parameters]).real))
+
+
+def num_parameters(model: BaseAlgorithm) -> int:
+    return sum(p.numel() for p in model.policy.parameters())
+
+
+def pendulum() -> Any:
+    return make_vec_env("Pendulum-v1", seed=0)
+
+
+def cartpole(n_envs: int = 1) -> Any:
+    return make_vec_env("CartPole-v1", n_envs, seed=0)
+
+
+def breakout() -> Any:
+    game = "sb3_moe_envs:SB3MoE/MinAtar-Breakout-v1"
+    return sb3_moe.make_multitask_vec_env([game], 64, seed=0, task_id="none")
+
+
+def three_games() -> Any:
+    return sb3_moe.make_multitask_vec_env("MinAtar/MTRL3", 64, seed=0)
+
+
+ONE = Case(PPO, "MlpPolicy", breakout, MIDDLE, 2048, 0.84, MINATAR, MINATAR_POLICY)
+THREE = ONE._replace(policy="MultiInputPolicy", env=three_games)
+SHORT, AT_ONCE = {"n_steps": 64, "batch_size": 256}, {"learning_starts": 0}
+CASES = {
+    "PPO, CartPole": Case(PPO, "MlpPolicy", partial(cartpole, 8), MIDDLE, 512, 0.92, SHORT),
+    "PPO, MinAtar": ONE,
+    "PPO, MinAtar, big": ONE._replace(options=BIG, at_least=0.95),
+    "PPO, three games, big": THREE._replace(options=BIG, at_least=0.95),
+    "PPO, three games, big, task": THREE._replace(options=TASK, at_least=1.3),
+    "DQN, CartPole": Case(DQN, "MlpPolicy", cartpole, MIDDLE, 250, 0.86, AT_ONCE),
+    "SAC, Pendulum": Case(SAC, "MlpPolicy", pendulum, MIDDLE, 4, 0.96, AT_ONCE),
+}
+# Of the stock policy's speed, where a mixture should reach that.
+OF_STOCK = {"PPO, CartPole": 0.94}
+
+
+def run(device: str = "cpu", rounds: int = 15) -> list[dict[str, Any]]:
+    """Return a row for each case and column.
 
     :param device: where the policies are
-    :param rounds: interleaved rounds per comparison
+    :param rounds: interleaved turns of each model
     """
-    rows = cases(device, rounds)
-    # What it sets can't be unset, so it comes second.
-    if device == "cpu" and keep_freed_memory():
-        rows += cases(device, rounds, after=", freed memory kept")
-    return rows
+    keep_freed_memory()
+    return [row for name in CASES for row in rows(name, race(name, device).rounds(rounds))]
 
 
-def cases(device: str, rounds: int, after: str = "") -> list[dict[str, Any]]:
-    """Return one row per algorithm; ``after`` is put behind its name."""
-    cartpole, minatar = "PPO, CartPole, 8 copies", "PPO, MinAtar Breakout, 64 copies"
-    return [
-        compare(cartpole + after, ppo_cartpole(device), 1024, rounds, AT_LEAST["cartpole"]),
-        compare(minatar + after, ppo_minatar(device), 8192, rounds, AT_LEAST["minatar"]),
-        compare("DQN, CartPole" + after, dqn(device), 500, rounds, AT_LEAST["dqn"]),
-        compare("SAC, Pendulum" + after, sac(device), 50, rounds, AT_LEAST["sac"]),
-        three_games(after, device, 8192, rounds),
-    ]
-
-
-def compare(
-    name: str, make: Make, steps: int, rounds: int, at_least: float | None = None
-) -> dict[str, Any]:
-    """Train two models side by side, a few steps at a time; the same optimiser on both sides.
-
-    :param name: what is compared
-    :param make: from ``policy_kwargs`` to a model
-    :param steps: environment steps per turn
-    :param rounds: how many turns each has
-    :param at_least: the ratio that we mean to reach
-    """
-    moe, dense = beside_dense(make)
-    turns = {"ours": turn(moe, steps), "dense": turn(dense, steps)}
-    seconds = paired(turns, rounds=rounds, slice_s=0.0, warmups=1, clock=clock_on(moe.device.type))
-    row = bounded(
-        f"SoftMoE / dense of as many parameters, steps/s, {name}",
-        ratio(seconds["dense"], seconds["ours"]),
-        at_least,
-    )
-    return row | {
-        "ours_steps_per_s": steps / statistics.median(seconds["ours"]),
-        "dense_steps_per_s": steps / statistics.median(seconds["dense"]),
-        "ours_parameters": num_parameters(moe),
-        "dense_parameters": num_parameters(dense),
-    }
-
-
-def beside_dense(
-    make: Make, options: Mapping[str, Any] = MOE
-) -> tuple[BaseAlgorithm, BaseAlgorithm]:
-    """Return a model with experts and a dense one of as many parameters, with one optimiser.
-
-    :param make: from ``policy_kwargs`` to a model
-    :param options: of the policy with experts
-    """
-    # SB3 writes into the dict that it is given.
-    moe = make(dict(options))
-    policy_class: Any = type(moe.policy)
-    base = {k: v for k, v in moe.policy_kwargs.items() if k != "use_sde"}
-    net_arch = matching_net_arch(
-        policy_class, moe.observation_space, moe.action_space, base, "parameters"
-    )
-    optimizer = {"fused": True, "eps": moe.policy.optimizer_kwargs.get("eps", 1e-8)}
-    return moe, make({"placement": "none", "net_arch": net_arch, "optimizer_kwargs": optimizer})
-
-
-def three_games(after: str, device: str, steps: int, rounds: int) -> dict[str, Any]:
-    """Train SB3's dense policy on three games of MinAtar, and on Breakout alone."""
-    dense = {"placement": "none"}
-    models = {"ours": ppo_mtrl3(device)(dict(dense)), "alone": ppo_minatar(device)(dict(dense))}
-    turns = {name: turn(model, steps) for name, model in models.items()}
-    clock = clock_on(models["ours"].device.type)
-    seconds = paired(turns, rounds=rounds, slice_s=0.0, warmups=1, clock=clock)
-    row = bounded(
-        f"MTRL3 / Breakout alone, steps/s, dense PPO, 64 copies{after}",
-        ratio(seconds["alone"], seconds["ours"]),
-        AT_LEAST["mtrl3"],
-    )
-    return row | {f"{name}_steps_per_s": steps / statistics.median(seconds[name]) for name in turns}
+def race(name: str, device: str = "cpu") -> Race:
+    """Return the turns of a case's models."""
+    case = CASES[name]
+    turns = {key: turn(model, case.steps) for key, model in case.models(device).items()}
+    return Race(turns, slice_s=0.0, warmups=1, clock=clock_on(device))
 
 
 def turn(model: BaseAlgorithm, steps: int) -> Callable[[], object]:
     return lambda: model.learn(steps, reset_num_timesteps=False)
 
 
-def num_parameters(model: BaseAlgorithm) -> int:
-    return sum(p.numel() for p in model.policy.parameters() if p.requires_grad)
+def speeds(seconds: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """Return one model's speed over another's in each round, by column."""
+    return {f"{a} / {b}": ratios(seconds[b], seconds[a]) for a, b in COLUMNS}
 
 
-def ppo_cartpole(device: str) -> Make:
-    def make(policy_kwargs: dict[str, Any]) -> BaseAlgorithm:
-        env = make_vec_env("CartPole-v1", 8, seed=0)
-        kwargs: dict[str, Any] = {"n_steps": 128, "batch_size": 256, "seed": 0, "device": device}
-        return PPO("MoeMlpPolicy", env, policy_kwargs=policy_kwargs, **kwargs)
-
-    return make
+def columns(name: str, seconds: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """Return what two codes are compared by: the speeds, and steps per second."""
+    steps_per_s = [CASES[name].steps / each for each in seconds["mixture"]]
+    return speeds(seconds) | {"mixture, steps/s": steps_per_s}
 
 
-def ppo_minatar(device: str) -> Make:
-    from sb3_moe.vec_env import GymnasiumVecEnv
-    from sb3_moe_envs.minatar import MinAtarVectorEnv
-
-    def make(policy_kwargs: dict[str, Any]) -> BaseAlgorithm:
-        env = GymnasiumVecEnv(MinAtarVectorEnv("Breakout", 64))
-        kwargs = MINATAR_PPO | {
-            "policy_kwargs": MINATAR_PPO["policy_kwargs"] | policy_kwargs,
-            "seed": 0,
-            "device": device,
-        }
-        return PPO("MoeMlpPolicy", env, **kwargs)
-
-    return make
+def bound(name: str, column: str) -> float | None:
+    """Return what a case's column should reach."""
+    bounds = {"mixture / dense": CASES[name].at_least, "none / dense": 1.0}
+    return (bounds | {"mixture / stock": OF_STOCK.get(name)}).get(column)
 
 
-def ppo_mtrl3(device: str) -> Make:
-    from sb3_moe.vec_env import make_multitask_vec_env
-
-    def make(policy_kwargs: dict[str, Any]) -> BaseAlgorithm:
-        env = make_multitask_vec_env("MinAtar/MTRL3", 64, seed=0)
-        kwargs = with_policy(MINATAR_PPO, **policy_kwargs) | {"seed": 0, "device": device}
-        return PPO("MoeMultiInputPolicy", env, **kwargs)
-
-    return make
-
-
-def dqn(device: str) -> Make:
-    def make(policy_kwargs: dict[str, Any]) -> BaseAlgorithm:
-        env = gym.make("CartPole-v1")
-        kwargs: dict[str, Any] = {"learning_starts": 100, "seed": 0, "device": device}
-        return DQN("MoeMlpPolicy", env, policy_kwargs=policy_kwargs, **kwargs)
-
-    return make
-
-
-def sac(device: str) -> Make:
-    def make(policy_kwargs: dict[str, Any]) -> BaseAlgorithm:
-        env = gym.make("Pendulum-v1")
-        kwargs: dict[str, Any] = {"learning_starts": 100, "seed": 0, "device": device}
-        return SAC("MoeMlpPolicy", env, policy_kwargs=policy_kwargs, **kwargs)
-
-    return make
+def rows(name: str, seconds: Mapping[str, list[float]]) -> list[dict[str, Any]]:
+    """Return a case's rows."""
+    found = []
+    for column, values in speeds(seconds).items():
+        low, middle, high = quartiles(values)
+        row = bounded(f"{name}: {column}", middle, bound(name, column))
+        found.append(row | {"lower_quartile": low, "upper_quartile": high})
+    return found

@@ -1,6 +1,6 @@
 """What the vector worlds cost, as ratios of times measured side by side in one run.
 
-``python -m benchmarks.worlds`` prints the rows; ``run`` returns them.
+``python -m benchmarks --only worlds`` prints and writes them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from benchmarks.timing import paired, ratio
+from benchmarks.timing import bounded, paired, ratio
 
 Step = Callable[[], object]
 GAMES = ("SpaceInvaders", "Breakout", "Asterix")
@@ -150,29 +150,5 @@ def _row(
     over, under = (other, "ours") if at_least is not None else ("ours", other)
     value = ratio(seconds[over], seconds[under])
     rates = {key: num_envs / statistics.median(times) for key, times in seconds.items()}
-    return {
-        "name": name,
-        "ratio": value,
-        "target": _target(at_least, at_most),
-        "met": (at_least is None or value >= at_least) and (at_most is None or value <= at_most),
-        "ours_steps_per_s": rates["ours"],
-        "theirs_steps_per_s": rates[other],
-    }
-
-
-def _target(at_least: float | None, at_most: float | None) -> str:
-    if at_least is not None:
-        return f">= {at_least}"
-    return f"<= {at_most}" if at_most is not None else ""
-
-
-def main() -> None:
-    for row in run():
-        print(
-            f"{row['name']:<80} {row['ratio']:6.3f} {row['target']:>7}  "
-            f"{row['ours_steps_per_s']:>9,.0f} against {row['theirs_steps_per_s']:>9,.0f} steps/s"
-        )
-
-
-if __name__ == "__main__":
-    main()
+    row = bounded(name, value, at_least, at_most)
+    return row | {"ours_steps_per_s": rates["ours"], "theirs_steps_per_s": rates[other]}

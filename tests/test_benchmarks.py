@@ -22,7 +22,7 @@ from benchmarks import (
     training,
 )
 from benchmarks.stopwatch import REST, Stopwatch
-from benchmarks.timing import bounded, clock_on, paired, ratio
+from benchmarks.timing import bounded, by_name, clock_on, paired, ratio
 
 
 def test_every_function_is_timed_once_per_round():
@@ -30,7 +30,7 @@ def test_every_function_is_timed_once_per_round():
     functions = {name: lambda name=name: calls[name].append(name) for name in calls}
     seconds = paired(functions, rounds=4, slice_s=0.0, warmups=1)
     assert [len(times) for times in seconds.values()] == [4, 4]
-    assert [len(times) for times in calls.values()] == [6, 6]  # and twice before
+    assert [len(times) for times in calls.values()] == [5, 5]  # and once before
 
 
 def test_a_ratio_is_the_median_over_rounds():
@@ -54,27 +54,64 @@ def test_one_thread_of_a_cpu_is_timed_by_its_own_time():
         th.set_num_threads(threads)
 
 
-def test_two_codes_train_turn_by_turn(tmp_path, monkeypatch):
-    child = "import sys\nfor _ in sys.stdin: print(SECONDS, flush=True)"
-    monkeypatch.setattr(before, "CHILD", "from seconds import SECONDS\n" + child)
-    (tmp_path / "seconds.py").write_text("SECONDS = 3.0")
+def test_two_codes_take_turns_in_processes_of_their_own(tmp_path, monkeypatch):
+    child = "import json, sys\nfrom seconds import S\n"
+    monkeypatch.setattr(
+        before, "CHILD", child + "for _ in sys.stdin: print(json.dumps(S), flush=True)"
+    )
+    others = {"dense": 2.0, "stock": 3.0, "none": 2.0}
     now = tmp_path / "now"
     now.mkdir()
-    (now / "seconds.py").write_text("SECONDS = 2.0")
+    for folder, seconds in ((now, 1.0), (tmp_path, 2.0)):
+        (folder / "seconds.py").write_text(f"S = {others | {'mixture': seconds}}")
     monkeypatch.setattr(before, "ROOT", now)
-    row = before.compare("x", {}, 1.25, tmp_path, rounds=3, steps=6)
-    assert (row["ratio"], row["met"]) == (1.5, True)
-    assert (row["now_steps_per_s"], row["before_steps_per_s"]) == (3.0, 2.0)
+    lines = list(before.compare(tmp_path, "training", ["DQN, CartPole"], rounds=2, starts=2))
+    twice, once = "2.00 (2.00 to 2.00)", "1.00 (1.00 to 1.00)"
+    assert lines[0] == f"| DQN, CartPole: mixture / dense | {twice} | {once} | {twice} | 0.86 |"
+    assert lines[-1].startswith("| DQN, CartPole: mixture, steps/s | 250 (250 to 250) | 125 (")
+    assert len(lines) == 5
 
 
-@pytest.mark.parametrize(("value", "met"), [(1.2, True), (1.0, False)])
-def test_a_row_says_whether_it_reached_its_target(value, met):
-    assert bounded("x", value, 1.1) == {
-        "name": "x",
-        "ratio": value,
-        "target": ">= 1.1",
-        "met": met,
-    }
+def test_one_code_answers_each_name_of_a_case_with_a_round(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", ["8 rows, forward\n", "8 rows, forward\n"])
+    monkeypatch.setattr("sb3_moe.layers.keep_freed_memory", bool)  # which can't be undone
+    threads = th.get_num_threads()
+    try:
+        before.answer("layers")
+    finally:
+        th.set_num_threads(threads)
+    rounds = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [set(each) for each in rounds] == [set(layers.RACERS)] * 2
+    columns = layers.columns("8 rows, forward", by_name(rounds))
+    assert len(columns) == len(layers.RACERS) + 1
+    assert all(min(each) > 0 for each in columns.values())
+
+
+def test_a_mixture_trains_beside_three_dense_models_of_as_many_parameters(monkeypatch):
+    name = "DQN, CartPole"
+    case = training.CASES[name]
+    small = case._replace(steps=8, options=case.options | {"num_experts": 2})
+    models = small.models()
+    counts = {key: training.num_parameters(model) for key, model in models.items()}
+    assert list(counts) == ["mixture", "dense", "stock", "none"]
+    assert max(counts.values()) / min(counts.values()) < 1.02
+    kinds = {key: type(model.policy).__module__.split(".")[0] for key, model in models.items()}
+    ours, sb3s = "sb3_moe", "stable_baselines3"
+    assert kinds == {"mixture": ours, "dense": sb3s, "stock": sb3s, "none": ours}
+    fused = {key: model.policy.optimizer.defaults["fused"] for key, model in models.items()}
+    assert (fused["dense"], fused["stock"], fused["none"]) == (True, None, True)
+    monkeypatch.setitem(training.CASES, name, small)
+    rows = training.rows(name, training.race(name).rounds(2))
+    assert [row["name"] for row in rows] == [f"{name}: {a} / {b}" for a, b in training.COLUMNS]
+    assert all(row["lower_quartile"] <= row["ratio"] <= row["upper_quartile"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("bound", "target", "met"),
+    [({"at_least": 1.1}, ">= 1.1", True), ({"at_most": 1.1}, "<= 1.1", False), ({}, "", True)],
+)
+def test_a_row_says_whether_it_reached_its_target(bound, target, met):
+    assert bounded("x", 1.2, **bound) == {"name": "x", "ratio": 1.2, "target": target, "met": met}
 
 
 class Nested:
@@ -124,10 +161,10 @@ def test_operators_are_told_apart_by_their_names():
     assert list(map(profiles.kind_of, kinds)) == found
 
 
-@pytest.mark.parametrize("make", [training.ppo_cartpole, training.dqn, training.sac])
-def test_every_part_of_a_loop_is_met_while_training(make):
-    model = make("cpu")({"placement": "middle", "net_arch": [4, 4]})
-    model.learn(101)
+@pytest.mark.parametrize("name", ["PPO, CartPole", "DQN, CartPole", "SAC, Pendulum"])
+def test_every_part_of_a_loop_is_met_while_training(name):
+    model = training.CASES[name].model("Moe", "cpu", placement="middle", net_arch=[4, 4])
+    model.learn(4)
     watch = Stopwatch()
     with watch.on(profiles.parts_of(model)):
         model.learn(4, reset_num_timesteps=False)
@@ -190,7 +227,7 @@ def test_flops_by_hand():
     assert tokens.flops == 2 * 8 * (2 * 3 * 5 + 2 * 5 * 3) + mixing
 
 
-def test_the_dense_twin_has_as_many_parameters():
+def test_the_dense_baseline_has_as_many_parameters():
     width = peers.width_for_parameters(64, 10_000)
     found = sum(p.numel() for p in peers.mlp(64, width).parameters())
     assert abs(found - 10_000) <= 64 + 1
