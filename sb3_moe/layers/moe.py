@@ -19,8 +19,7 @@ from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.heirs import Heir, shared_biases
 from sb3_moe.layers.routers import ScoreRouter
 from sb3_moe.layers.routing import Routing, as_routed
-from sb3_moe.layers.shares import entries_of, unchanged
-from sb3_moe.layers.spectral import FeaturePenalty
+from sb3_moe.layers.shares import KeptBuffers
 from sb3_moe.layers.steering import Steering
 from sb3_moe.layers.tracing import is_recorded
 
@@ -67,7 +66,6 @@ class MoELayer(nn.Module):
     :cvar steering: what someone who looks inside does to the routing for a while
     :cvar holds_router: whether its router is kept as it is, see :meth:`hold_router`
     :cvar held: names of the router's parameters that would learn if it weren't
-    :cvar penalty: on the experts' features while training, which whoever trains the layer sets
     :param experts: the experts
     :param aux: coefficients of the auxiliary losses, added while training
     :raises ValueError: if there is an auxiliary loss and nothing that it could teach
@@ -93,7 +91,6 @@ class MoELayer(nn.Module):
     held: frozenset[str] = frozenset()
     #: R, features of what its router was built to see; None where it wasn't built for a policy.
     router_features: int | None = None
-    penalty: FeaturePenalty | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Name what the class does not name itself."""
@@ -169,27 +166,12 @@ class MoELayer(nn.Module):
         :return: (B, N, O) and the routing
         """
         router_BNR = x_BNI if router_BNR is None else router_BNR
-        if still := self._still():
-            with unchanged(still):
-                routed = self.route(x_BNI, router_BNR)
-        else:
-            routed = self.route(x_BNI, router_BNR)
-        y_BNO, routing = as_routed(routed, self.name)
+        y_BNO, routing = as_routed(self.route(x_BNI, router_BNR), self.name)
         if self.steering is not None:
             self._check_steered(self.steering, routing)
-        if aux and self.training and th.is_grad_enabled():
-            if self.aux != NO_AUX:
-                y_BNO = add_loss(y_BNO, total_loss(routing, self.aux))
-            if self.penalty is not None:
-                y_BNO = self.penalty.attach(self.experts, x_BNI, routing, y_BNO)
+        if aux and self.aux != NO_AUX and self.training and th.is_grad_enabled():
+            y_BNO = add_loss(y_BNO, total_loss(routing, self.aux))
         return y_BNO, routing
-
-    def _still(self) -> list[th.Tensor]:
-        """Return the buffers that training leaves alone: frozen experts', and a held router's."""
-        if not self.training:
-            return []
-        frozen = entries_of(self.experts.statistics(), self.frozen) if self.frozen else []
-        return frozen + (self.router_buffers() if self.holds_router else [])
 
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output and the routing; :meth:`combine` does what follows the gates.
@@ -392,6 +374,10 @@ class MoELayer(nn.Module):
             router[name].requires_grad_(not still)
             router[name].grad = None
         self.held = self.held if still else frozenset()
+        for handle in vars(self).pop("_kept_buffers", ()):
+            handle.remove()
+        if still and self.router_buffers():
+            self._kept_buffers = KeptBuffers(self, MoELayer.router_buffers).handles
 
     def readers(self) -> list[nn.Module]:
         """Return the modules by which the router reads its input.
