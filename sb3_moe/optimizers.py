@@ -123,9 +123,11 @@ class ExpertAdam(th.optim.Adam):
             for i, first, n in layer["shares"]:
                 if (first, n) not in places:
                     own = range(first, first + n)
-                    takes = [k not in layer["frozen"] and (active is None or k in active) for k in own]
+                    takes = [
+                        k not in layer["frozen"] and (active is None or k in active) for k in own
+                    ]
                     numbers = [k for k in range(n) if takes[k]]
-                    by = 1.0 if all(takes) else parameters[i].new_tensor(takes, dtype=th.float32)
+                    by = 1.0 if all(takes) else parameters[i].new_tensor(takes)
                     places[first, n] = Moves(n, numbers, by)
                 found[parameters[i]] = places[first, n]
         return found
@@ -195,14 +197,16 @@ class OneByOne:
 
     def __init__(self, tensors: Sequence[th.Tensor]) -> None:
         self._tensors = tensors
-        self._counts: list[float] = tensors[0].tolist()  # they matter only where they differ
+        self._storages = [each.untyped_storage() for each in tensors]
+        # Counted on here without a look at the device: they matter only where they differ.
+        self._counts: list[float] = tensors[0].tolist()
         self._views = [each.unflatten(0, (len(self._counts), -1)).unbind() for each in tensors]
         self._are_alike = len(set(self._counts)) == 1
 
     def is_of(self, tensors: Sequence[th.Tensor]) -> bool:
-        """Say whether it is of these tensors, and where their memory is now."""
-        pairs = zip(tensors, self._views, strict=True)
-        return all(each.data_ptr() == views[0].data_ptr() for each, views in pairs)
+        """Say whether it is of the memory that these tensors have now."""
+        pairs = zip(tensors, self._storages, strict=True)
+        return all(each.untyped_storage() is storage for each, storage in pairs)
 
     def rows(self, grad: th.Tensor, numbers: Sequence[int]) -> list[list[th.Tensor]]:
         """Return what takes a step, and the gradients: whole, or expert by expert.

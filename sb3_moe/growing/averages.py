@@ -12,8 +12,8 @@ import torch as th
 
 from sb3_moe.growing.inheritance import Inherited, Origin
 from sb3_moe.growing.powers import filled, power_of
-from sb3_moe.networks.masks import COUNTS
 from sb3_moe.layers import Experts
+from sb3_moe.networks.masks import COUNTS
 from sb3_moe.optimizers import ExpertAdam
 
 State = Mapping[str, Any]

@@ -26,9 +26,9 @@ from sb3_moe.networks.masks import (
     forget_masks,
     mask_targets,
     masks_in,
+    moments_in,
     set_masks,
 )
-from sb3_moe.networks.masks import moments_in
 
 Growth = Literal["random", "gradient"]
 

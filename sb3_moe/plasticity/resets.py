@@ -15,9 +15,8 @@ from sb3_moe.layers.checks import not_negative
 from sb3_moe.layers.moe import held_routers
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of
+from sb3_moe.networks.masks import masked_as_before, moments_in
 from sb3_moe.optimizers import ExpertAdam
-from sb3_moe.networks.masks import masked_as_before
-from sb3_moe.networks.masks import moments_in
 from sb3_moe.plasticity.wiring import heads
 
 

@@ -281,7 +281,9 @@ def penalize(policy: LooksInside) -> Penalties:
         name = _last_with_features({k: each for k, each in layers.items() if each in inside}, tower)
         penalty: FeaturePenalty
         if options.spectral_mode == "grad":
-            penalty = ByGradient(options.spectral_coef, (p for m in modules for p in m.parameters()))
+            penalty = ByGradient(
+                options.spectral_coef, (p for m in modules for p in m.parameters())
+            )
             handle = optimizers[tower].register_step_pre_hook(penalty.before_step)
             found.of_steps.append(handle)
         else:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch as th
-from torch.utils.hooks import RemovableHandle
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import numbers_below
@@ -127,6 +126,6 @@ def check_optimizer(optimizer: th.optim.Optimizer, option: str) -> None:
     """
     if not isinstance(optimizer, ExpertAdam):
         raise ValueError(
-            f"`{option}` needs `optimizer_class` Adam or AdamW, of which policies with experts make "
-            f"an ExpertAdam (A2C: with `use_rms_prop`=False), got {type(optimizer).__name__}"
+            f"`{option}` needs `optimizer_class` Adam or AdamW, built as an ExpertAdam (A2C: "
+            f"`use_rms_prop`=False), got {type(optimizer).__name__}"
         )

@@ -190,7 +190,7 @@ def test_an_optimiser_of_an_unknown_class_can_not_hold_them():
     model = moe(optimizer_class=th.optim.Adamax, optimizer_kwargs={})
     before = all_of(model)
     with pytest.raises(
-        ValueError, match="`frozen_experts` needs `optimizer_class` Adam or AdamW.*, got Adamax"
+        ValueError, match=r"`frozen_experts` needs `optimizer_class` Adam or AdamW.*, got Adamax"
     ):
         freeze_experts(model, [0])
     assert_unchanged(model, before)
@@ -271,5 +271,7 @@ def test_an_optimiser_that_can_not_keep_frozen_experts_still_is_refused_once_it_
     model = moe()
     freeze_experts(model, [0])
     model.policy.optimizer = th.optim.NAdam(model.policy.parameters())
-    with pytest.raises(ValueError, match="`frozen_experts` needs `optimizer_class` Adam or.*, got NAdam"):
+    with pytest.raises(
+        ValueError, match=r"`frozen_experts` needs `optimizer_class` Adam or.*, got NAdam"
+    ):
         model.learn(32, reset_num_timesteps=False)

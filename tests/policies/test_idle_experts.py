@@ -338,17 +338,17 @@ def test_the_optimizer_that_a2c_has_by_default_holds_none_and_is_not_refused():
     assert is_held(one_task("A2C"))
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "CrossQ", "QRDQN"])
-def test_adam_and_adamw_know_experts_and_keep_what_sb3_gives_them(algorithm):
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "CrossQ", "QRDQN"])
+def test_adam_and_adamw_know_experts_and_have_the_dense_settings(algorithm):
     for ours, torchs in ((ExpertAdam, th.optim.Adam), (ExpertAdamW, th.optim.AdamW)):
-        kinds = {"optimizer_class": torchs, "net_arch": [4]}
-        dense, moe = (
-            next(iter(networks_of(arena.make(algorithm, alias, **kinds).policy).every_optimizer()))
-            for alias in ("MlpPolicy", "MoeMlpPolicy")
+        options = {"optimizer_class": torchs, "net_arch": [4]}
+        moe, dense = (
+            networks_of(arena.make(algorithm, alias, **options).policy).every_optimizer()
+            for alias in ("MoeMlpPolicy", "MlpPolicy")
         )
-        assert (type(dense), type(moe)) == (torchs, ours)
-        for key in ("eps", "betas", "weight_decay", "decoupled_weight_decay", "lr"):
-            assert moe.defaults[key] == dense.defaults[key], key
+        for mine, theirs in zip(moe, dense, strict=True):
+            assert (type(mine), type(theirs)) == (ours, torchs)
+            assert mine.defaults == theirs.defaults | {"fused": True}
 
 
 def test_a_head_for_each_task_is_held_while_the_body_learns():
@@ -484,7 +484,11 @@ def test_a_thousand_updates_by_an_algorithm_leave_an_idle_expert_as_it_is(algori
 
 
 def test_a_study_holds_them_only_where_it_says_so():
-    for said, expected in [({}, False), ({"freeze_idle": None}, None), ({"freeze_idle": True}, True)]:
+    for said, expected in [
+        ({}, False),
+        ({"freeze_idle": None}, None),
+        ({"freeze_idle": True}, True),
+    ]:
         assert study_arguments(said)["policy_kwargs"]["freeze_idle"] is expected
 
 
