@@ -13,9 +13,8 @@ import torch as th
 from sb3_moe.growing.inheritance import Inherited, Origin
 from sb3_moe.growing.powers import filled, power_of
 from sb3_moe.layers import Experts
-from sb3_moe.optimizers.idle_experts import why_unsupported
-from sb3_moe.optimizers.moments import COUNTS
-from sb3_moe.optimizers.own_steps import ADAMS, STEPS
+from sb3_moe.networks.masks import COUNTS
+from sb3_moe.optimizers import ExpertAdam
 
 State = Mapping[str, Any]
 
@@ -39,9 +38,10 @@ def inherited_states(
             by_tensor.setdefault(part.into.stored, []).append(part)
     found = {p: _state(optimizer, p, own) for p, own in by_tensor.items()}
     found = {p: state for p, state in found.items() if state}
-    if isinstance(optimizer, ADAMS) and why_unsupported(optimizer) is None:
-        for each in experts:
-            _count_own_steps(optimizer, each, by_tensor, found)
+    shares = {share.parameter for each in experts for share in each.shares()}
+    if isinstance(optimizer, ExpertAdam):
+        for tensor in shares & found.keys():
+            found[tensor]["step"] = _steps(optimizer, by_tensor[tensor]).to(tensor.device)
     return found
 
 
@@ -57,8 +57,6 @@ def _state(
     assert first is not None
     found: dict[str, Any] = {}
     for name, value in first.items():
-        if name == STEPS:
-            continue
         if name in COUNTS or value is None:
             found[name] = value.clone() if isinstance(value, th.Tensor) else value
         elif isinstance(value, th.Tensor) and value.shape == sources[0].shape:
@@ -77,7 +75,7 @@ def _average(
         if not part.is_new:
             values = [(optimizer.state[o.held.stored][name], o) for o in part.origins]
             part.into.view(average).copy_(_joined(values, power))
-    counts_own = why_unsupported(optimizer) is None and _is_experts(parts)
+    counts_own = isinstance(optimizer, ExpertAdam) and _is_experts(parts)
     return filled(average, power, from_zero=counts_own)
 
 
@@ -100,42 +98,13 @@ def _joined(values: Sequence[tuple[th.Tensor, Origin]], power: int) -> th.Tensor
     return th.stack([part * origin.gate for part, origin in parts]).sum(0)
 
 
-def _count_own_steps(
-    optimizer: th.optim.Optimizer,
-    experts: Experts,
-    by_tensor: Mapping[th.Tensor, Sequence[Inherited]],
-    states: Mapping[th.Tensor, dict[str, Any]],
-) -> None:
-    """Give experts the counts that they had, and new ones 0.
-
-    The first tensor of those that step together counts for all of them.
-    """
-    groups: dict[tuple[int, int], list[th.Tensor]] = {}
-    for parameter, first, number in experts.shares():
-        if parameter in states:
-            groups.setdefault((first, number), []).append(parameter)
-    for tensors in groups.values():
-        counting = [t for t in tensors if _counted(optimizer, by_tensor[t])]
-        if not counting and any(part.is_new for part in by_tensor[tensors[0]]):
-            counting = tensors[:1]
-        # Where others than the first count too, each counts for itself.
-        for tensor in tensors if any(t is not tensors[0] for t in counting) else counting:
-            states[tensor][STEPS] = _steps(optimizer, tensor, by_tensor[tensor])
-
-
-def _counted(optimizer: th.optim.Optimizer, parts: Sequence[Inherited]) -> bool:
-    return any(STEPS in optimizer.state[o.held.stored] for part in parts for o in part.origins)
-
-
-def _steps(
-    optimizer: th.optim.Optimizer, tensor: th.Tensor, parts: Sequence[Inherited]
-) -> th.Tensor:
+def _steps(optimizer: th.optim.Optimizer, parts: Sequence[Inherited]) -> th.Tensor:
     """Return each expert's count: the largest of those that it comes from."""
     counts = [
         max((_steps_of(optimizer, origin) for origin in part.origins), default=0.0)
         for part in parts
     ]
-    return tensor.new_tensor(counts)
+    return th.tensor(counts)
 
 
 def _steps_of(optimizer: th.optim.Optimizer, origin: Origin) -> float:
@@ -143,12 +112,10 @@ def _steps_of(optimizer: th.optim.Optimizer, origin: Origin) -> float:
 
     A tensor of counts is read as the tensor that it is about: its experts stand on its first axis.
     """
-    state = optimizer.state[origin.held.stored]
-    own = state.get(STEPS)
-    if own is None:
-        return float(state["step"])
-    rows = own.numel()
     stored = origin.held.stored
-    spread = own if stored.dim() < 1 else own.repeat_interleave(stored.shape[0] // rows)
+    own = optimizer.state[stored]["step"]
+    if own.numel() == 1:
+        return float(own)
+    spread = own.repeat_interleave(stored.shape[0] // own.numel())
     shaped = spread.view(-1, *(1,) * (stored.dim() - 1)).expand_as(stored)
     return float(origin.held.view(shaped).flatten()[0])

@@ -92,7 +92,9 @@ def carry_over(new: Any, model: Any, links: Links) -> None:
     links.write_weights()
     links.write_targets(ours, theirs)
     mine, other = (each.every_optimizer() for each in (ours, theirs))
-    alike = all(type(a) is type(b) for a, b in zip(mine, other, strict=True))
+    # One that knows experts is of the class that doesn't.
+    pairs = list(zip(mine, other, strict=True))
+    alike = all(isinstance(a, type(b)) or isinstance(b, type(a)) for a, b in pairs)
     if alike and all(can_carry(each) for each in other):
         links.write_moments(mine, other)
     carry_the_rest(new, model)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.networks import kind_of, networks_of
-from sb3_moe.optimizers.masks import masks_in
+from sb3_moe.networks.masks import masks_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import MoEOptions
 

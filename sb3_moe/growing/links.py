@@ -12,8 +12,7 @@ from torch import nn
 from sb3_moe.growing.leaves import Held
 from sb3_moe.growing.powers import filled, power_of
 from sb3_moe.networks.base import Networks
-from sb3_moe.optimizers.moments import COUNTS
-from sb3_moe.optimizers.own_steps import STEPS
+from sb3_moe.networks.masks import COUNTS
 
 Index = Any
 
@@ -137,7 +136,7 @@ def _state(
     for name, value in first.items():
         if name in COUNTS:
             state[name] = _count(optimizer, parameter, value)
-        elif name != STEPS and isinstance(value, th.Tensor):
+        elif isinstance(value, th.Tensor):
             power = power_of(optimizer, name)
             average = th.full_like(parameter, th.nan)
             for link in links:
@@ -154,7 +153,7 @@ def _count(optimizer: th.optim.Optimizer, parameter: th.Tensor, value: Any) -> A
         return value
     group = optimizer.param_groups[0]
     beside = group.get("fused") or group.get("capturable")
-    return value.clone().to(parameter.device if beside else "cpu")
+    return value.max().to(parameter.device if beside else "cpu", copy=True)
 
 
 def _source(link: Link) -> th.Tensor:

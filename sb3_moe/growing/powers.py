@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch as th
 
-from sb3_moe.optimizers.moments import COUNTS
-from sb3_moe.optimizers.own_steps import STEPS
+from sb3_moe.networks.masks import COUNTS
 
 # The power of the gradient that each grows with: those of other names can't be carried over.
 _POWERS = {
@@ -29,7 +28,7 @@ def power_of(optimizer: th.optim.Optimizer, name: str) -> int:
 def can_carry(optimizer: th.optim.Optimizer) -> bool:
     """Say whether an optimiser's running averages are known to follow the gradient."""
     names = {name for state in optimizer.state.values() for name in state}
-    return names <= {*_POWERS, *COUNTS, _MOMENTUM, STEPS}
+    return names <= {*_POWERS, *COUNTS, _MOMENTUM}
 
 
 def filled(average: th.Tensor, power: int, *, from_zero: bool = False) -> th.Tensor:

@@ -17,7 +17,7 @@ from sb3_moe.growing.densities import DENSITIES, alive_of
 from sb3_moe.growing.sparse_layers import SparseLayer, sparse_layers
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.networks import networks_of, uncompiled
-from sb3_moe.optimizers.masks import (
+from sb3_moe.networks.masks import (
     SEED,
     UPDATES,
     MaskedSteps,
@@ -26,9 +26,9 @@ from sb3_moe.optimizers.masks import (
     forget_masks,
     mask_targets,
     masks_in,
+    moments_in,
     set_masks,
 )
-from sb3_moe.optimizers.moments import moments_in
 
 Growth = Literal["random", "gradient"]
 
@@ -137,7 +137,7 @@ class SparseNetworks:
         regrow: Callable[[Any], None],
         lasts: Callable[[], bool] = always,
     ) -> None:
-        """Keep the masks from now on; see :class:`~sb3_moe.optimizers.masks.MaskedSteps`."""
+        """Keep the masks from now on; see :class:`~sb3_moe.networks.masks.MaskedSteps`."""
         self._steps = [
             MaskedSteps(optimizer, is_due, regrow, lasts)
             for optimizer in self.optimizers
