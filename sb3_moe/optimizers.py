@@ -95,7 +95,7 @@ class ExpertAdam(th.optim.Adam):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a state, or what a copy or a pickle holds."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
         self._one_by_one = {}
 
     @th.no_grad()
