@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import is_
 from typing import Any, ClassVar, NamedTuple
 
 import torch as th
@@ -94,7 +95,7 @@ class ExpertAdam(th.optim.Adam):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a state, or what a copy or a pickle holds."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
         self._one_by_one = {}
 
     @th.no_grad()
@@ -127,7 +128,7 @@ class ExpertAdam(th.optim.Adam):
                         k not in layer["frozen"] and (active is None or k in active) for k in own
                     ]
                     numbers = [k for k in range(n) if takes[k]]
-                    by = 1.0 if all(takes) else parameters[i].new_tensor(takes)
+                    by = None if all(takes) else parameters[i].new_tensor(takes)
                     places[first, n] = Moves(n, numbers, by)
                 found[parameters[i]] = places[first, n]
         return found
@@ -135,6 +136,7 @@ class ExpertAdam(th.optim.Adam):
     def _step_group(self, group: dict[str, Any], moves: dict[th.Tensor, Moves]) -> None:
         averages = AVERAGES[: 3 if group["amsgrad"] else 2]
         columns: list[list[th.Tensor]] = [[] for _ in range(3 + len(averages))]
+        counts: list[th.Tensor] = []  # that grow by 1 as a whole
         for parameter in group["params"]:
             own = moves.get(parameter, WHOLE)
             if parameter.grad is None or not own.numbers:
@@ -142,15 +144,20 @@ class ExpertAdam(th.optim.Adam):
             state = self._state_of(parameter, averages, own.num_experts)
             tensors = [state["step"], parameter, *(state[name] for name in averages)]
             if own.num_experts == 1:
-                rows = [[each] for each in (*tensors, parameter.grad)]
+                rows: Iterable[Iterable[th.Tensor]] = zip((*tensors, parameter.grad))
             else:
                 known = self._one_by_one.get(parameter)
                 if known is None or not known.is_of(tensors):
                     known = self._one_by_one[parameter] = OneByOne(tensors)
                 rows = known.rows(parameter.grad, own.numbers)
-            state["step"] += own.by
+            if own.by is None:
+                counts.append(state["step"])
+            else:
+                state["step"] += own.by
             for column, row in zip(columns, rows, strict=True):
                 column += row
+        if counts:
+            th._foreach_add_(counts, 1.0)
         if columns[0]:
             _fused_step(group, *columns)
 
@@ -176,15 +183,15 @@ class Moves(NamedTuple):
 
     :param num_experts: n
     :param numbers: of those that do
-    :param by: what is added to the counts of all n
+    :param by: what is added to the counts of all n; None: 1
     """
 
     num_experts: int
     numbers: Sequence[int]
-    by: float | th.Tensor
+    by: th.Tensor | None
 
 
-WHOLE = Moves(1, (0,), 1.0)
+WHOLE = Moves(1, (0,), None)
 
 
 class OneByOne:
@@ -205,8 +212,7 @@ class OneByOne:
 
     def is_of(self, tensors: Sequence[th.Tensor]) -> bool:
         """Say whether it is of the memory that these tensors have now."""
-        pairs = zip(tensors, self._storages, strict=True)
-        return all(each.untyped_storage() is storage for each, storage in pairs)
+        return all(map(is_, map(th.Tensor.untyped_storage, tensors), self._storages))
 
     def rows(self, grad: th.Tensor, numbers: Sequence[int]) -> list[list[th.Tensor]]:
         """Return what takes a step, and the gradients: whole, or expert by expert.

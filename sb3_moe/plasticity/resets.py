@@ -187,7 +187,7 @@ def _forget_moments(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:
     where experts are frozen, or each counts its own steps, their averages alone become 0.
     """
     layers = [each for each in policy.modules() if isinstance(each, MoELayer) and each.frozen]
-    shared = {share.parameter for each in layers for share in each.experts.shares()}
+    shared: set[th.Tensor] = {s.parameter for each in layers for s in each.experts.shares()}
     for each in optimizers(policy):
         shared |= each.held_while_idle().keys() if isinstance(each, ExpertAdam) else set()
     averages, kept = moments(policy), shared | held_routers(policy)

@@ -150,13 +150,13 @@ class Features(NamedTuple):
     :param phi: the features
     :param own: the penalty's gradient at them
     :param losss: the loss's gradient at them
-    :param count: which of them reach the output at all
+    :param reaches: which of them reach the output at all
     """
 
     phi: th.Tensor
     own: th.Tensor
     losss: th.Tensor
-    count: th.Tensor
+    reaches: th.Tensor
 
 
 class PenaltyOnTheWay(FeaturePenalty):
@@ -185,7 +185,7 @@ class ByFeatures(PenaltyOnTheWay):
 
     def weight(self, features: Features) -> th.Tensor:
         """Return the ratio of the norms."""
-        own, losss = ((each * features.count).norm() for each in (features.own, features.losss))
+        own, losss = ((each * features.reaches).norm() for each in (features.own, features.losss))
         return self.coef * losss / own.clamp_min(TINY)
 
 

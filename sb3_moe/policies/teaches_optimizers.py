@@ -96,8 +96,8 @@ class TeachesOptimizers(LooksInside):
                 numbers_below("frozen_experts", numbers, layer.num_experts, name)
                 found.setdefault(name, set()).update(map(int, numbers))
         optimizers = networks_of(self).optimizers()
-        for name, numbers in found.items():
-            if numbers:
+        for name, own in found.items():
+            if own:
                 check_optimizer(optimizers[tower_of(name)], "frozen_experts")
         return {name: sorted(numbers) for name, numbers in found.items() if numbers}
 
