@@ -59,6 +59,8 @@ class MoELayer(nn.Module):
     losses: ClassVar[frozenset[str]] = frozenset()
     edit_gates: Callable[[th.Tensor], th.Tensor] | None = None
     aux: AuxCoefs | None = None
+    #: Experts that stay as they are, which whoever steps the optimizer knows.
+    frozen: frozenset[int] = frozenset()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
