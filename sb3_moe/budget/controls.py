@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sb3_moe.layers.expert_kinds import EXPERTS
-from sb3_moe.layers.registry import ROUTERS
-from sb3_moe.policies.by_tower import KWARGS, is_by_tower, per_tower
+from sb3_moe.layers.classes import own_options
+from sb3_moe.layers.registry import EXPERTS, ROUTERS
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.option_checks import DEFAULT_NUM_EXPERTS, called, takes
-from sb3_moe.policies.options import ARGUMENTS, DEFAULTS, TOWERS
+from sb3_moe.policies.option_checks import called, takes
+from sb3_moe.policies.options import (
+    ARGUMENTS,
+    DEFAULT_NUM_EXPERTS,
+    DEFAULTS,
+    KWARGS,
+    TOWERS,
+    is_by_tower,
+    per_tower,
+)
 
 # SB3's arguments have no towers; this stands for all of them.
 ALL = "all towers"
@@ -35,7 +42,7 @@ def controls(
     towers = _towers_of(policy_kwargs, policy_class)
     given = {name: value for name, value in policy_kwargs.items() if name in DEFAULTS}
     options = per_tower(given, towers)
-    tokenised = {tower for tower, each in options.items() if each.is_tokenised}
+    tokenised = {tower for tower, each in options.items() if each.is_tokenized}
     if not tokenised:
         tokens = sorted({each.tokens for each in options.values() if each.is_moe})
         raise ValueError(
@@ -79,9 +86,9 @@ def _control(
     new, own = ROUTERS.find(router), options["router_kwargs"] or {}
     kept = {key: v for key, v in options.items() if takes(new, key)}
     changed: dict[str, Any] = {"router": router, "num_experts": 1, "num_slots": None}
-    speaks = {key: v for key, v in own.items() if key in new.defaults() and key != "num_slots"}
+    speaks = {key: v for key, v in own.items() if key in own_options(new) and key != "num_slots"}
     changed["router_kwargs"] = speaks or None
-    if new.blind and options["task_input"] == "router":
+    if new.sees == "nothing" and options["task_input"] == "router":
         # Shown to a router that is gone.
         changed |= {"task_input": "none", "task_embedding": None}
     if options["freeze_idle"] and options["head_router"] is None and not new.leaves_out:

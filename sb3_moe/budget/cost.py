@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 from torch import nn
 
-from sb3_moe.budget.flops import flops_by_module
+from sb3_moe.budget.flops import flops_by_module, num_chosen
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import Networks, networks_of
@@ -138,8 +138,8 @@ def _in_words(policy: MoEPolicy, tower: str) -> str:
     if place.hidden is not None or (place.has_experts and head is None):
         router = options.router_class.name
         words += [f"{router} router", f"{layers[0].num_experts} experts"]
-    if place.has_experts and options.combination is not None:
-        words.append(f"{options.combination.name} outputs")
+    if place.has_experts and options.combine == "orthogonal":
+        words.append("orthogonal outputs")
     if place.has_experts and options.spectral_coef:
         words.append("penalised features")
     if options.block != DEFAULTS["block"]:
@@ -148,7 +148,7 @@ def _in_words(policy: MoEPolicy, tower: str) -> str:
         words.append(f"task embeddings of {options.task_embedding}")
     if head is not None:
         words.append(f"{layers[-1].num_experts} heads by the {head.name} router")
-    if options.is_tokenised:
+    if options.is_tokenized:
         words.append(f"{options.tokens} tokens")
     return ", ".join(words)
 
@@ -198,5 +198,5 @@ def _cost(
         cost += _learned(own, alive) + Cost(flops=flops.get(id(part), 0))
         if isinstance(part, MoELayer):
             idle = _number(part.experts.parameters(), alive)
-            cost += Cost(0, -round(idle * (1 - part.active_share)), 0)
+            cost += Cost(0, -round(idle * (1 - num_chosen(part) / part.num_experts)), 0)
     return cost

@@ -11,7 +11,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_moe.layers import LinearRouter, MoELayer
+from sb3_moe.layers import ExpertChoiceMoE, LinearRouter, MoELayer, SoftMoE, SparseMoE, TaskMoE
 
 # Layers of torch's with products of matrices that nobody counts here.
 UNCOUNTED = (
@@ -86,11 +86,24 @@ def _dense_flops(layer: nn.Module, args: tuple[th.Tensor, ...], output: Any) -> 
 def _moe_flops(layer: MoELayer, x_BNI: th.Tensor) -> int:
     """Count what the routing needs of the experts, whichever path the layer took."""
     num_tokens, width = x_BNI.shape[1:]
-    experts = layer.rows(num_tokens) * _expert_flops(layer, x_BNI)
+    number, out = layer.num_experts, layer.experts.out_features
+    rows = num_tokens * num_chosen(layer)
+    mixing = 0
+    if isinstance(layer, ExpertChoiceMoE):
+        rows = number * layer.capacity(num_tokens)
+    elif isinstance(layer, SoftMoE) and num_tokens > 1:
+        rows = number * layer.num_slots
+        mixing = 2 * num_tokens * rows * (width + out)
     if layer.experts.combination is not None:
-        sizes = layer.num_experts, layer.experts.out_features
-        experts += num_tokens * layer.experts.combination.flops(*sizes)
-    return experts + layer.extra_flops(num_tokens, width)
+        mixing += num_tokens * (2 * number * (number - 1) + 3 * number) * out
+    return rows * _expert_flops(layer, x_BNI) + mixing
+
+
+def num_chosen(layer: MoELayer) -> int:
+    """Return how many experts serve a token."""
+    if isinstance(layer, TaskMoE):
+        return 1
+    return layer.top_k if isinstance(layer, SparseMoE) else layer.num_experts
 
 
 def _expert_flops(layer: MoELayer, x_BNI: th.Tensor) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import nn
 
 from sb3_moe.callbacks.probing import ProbeCallback
 from sb3_moe.callbacks.trpo import refuse_trpo
@@ -85,7 +86,7 @@ class FreezeRouterCallback(ProbeCallback):
         """Raise ValueError unless a router learns, in steps of an optimiser."""
         refuse_trpo(model, type(self).__name__)
         layers = model.policy.moe_layers() if isinstance(model.policy, MoEPolicy) else {}
-        if not any(layer.router_parameters() for layer in layers.values()):
+        if not any(_router(layer) for layer in layers.values()):
             kinds = sorted({type(layer).__name__ for layer in layers.values()})
             raise ValueError(
                 "the policy must have a router that learns, such as `router`='soft', got "
@@ -95,7 +96,7 @@ class FreezeRouterCallback(ProbeCallback):
     def _routers(self) -> dict[str, MoELayer]:
         """Return the mixtures whose routers learn; experts that join make new ones."""
         layers = policy_of(self.model).moe_layers().items()
-        return {name: layer for name, layer in layers if layer.router_parameters()}
+        return {name: layer for name, layer in layers if _router(layer)}
 
     def _on_training_start(self) -> None:
         """Go on from what the model remembers, unless its run starts anew."""
@@ -131,7 +132,7 @@ class FreezeRouterCallback(ProbeCallback):
     def _hold(self) -> None:
         """Hold the routers that are frozen, and no others: training that broke off may have."""
         for name, layer in self._routers().items():
-            layer.hold_router(name in self.kept["frozen"])
+            _hold_router(layer, name in self.kept["frozen"])
 
     def _resume(self, step: int) -> int | None:
         last: int | None = self.kept["last"]
@@ -153,7 +154,7 @@ class FreezeRouterCallback(ProbeCallback):
             return
         routers = self._routers()
         for name in self.kept["frozen"]:
-            routers[name].hold_router(False)
+            _hold_router(routers[name], False)
             self._tell(name, frozen=False)
         fresh = {"gates": {}, "settled": {}, "frozen": [], "stepped": False}
         self.kept |= {"since": self.model.num_timesteps, **fresh}
@@ -203,7 +204,17 @@ class FreezeRouterCallback(ProbeCallback):
     def _on_training_end(self) -> None:
         """Leave a model whose parameters are like any other's."""
         for layer in self._routers().values():
-            layer.hold_router(False)
+            _hold_router(layer, False)
+
+
+def _router(layer: MoELayer) -> list[nn.Parameter]:
+    return [p for name, p in layer.named_parameters() if not name.startswith("experts.")]
+
+
+def _hold_router(layer: MoELayer, still: bool) -> None:
+    for parameter in _router(layer):
+        parameter.requires_grad_(not still)
+        parameter.grad = None
 
 
 def _same(one: list[Obs], other: list[Obs]) -> bool:

@@ -18,11 +18,11 @@ from sb3_moe.callbacks.same_training import same_training
 from sb3_moe.callbacks.trpo import refuse_trpo
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative
-from sb3_moe.layers.moe import held_routers
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of, uncompiled
 from sb3_moe.networks.masks import keeps_masks, masks_in
 from sb3_moe.optimizers import ExpertAdam
+from sb3_moe.plasticity.resets import held_routers
 
 
 class Pull(NamedTuple):

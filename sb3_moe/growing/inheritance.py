@@ -11,9 +11,9 @@ from functools import partial
 
 import torch as th
 
+from sb3_moe.growing.heirs import Heir
 from sb3_moe.growing.leaves import Held, Leaf, expert_leaves
 from sb3_moe.layers import MoELayer
-from sb3_moe.layers.heirs import Heir
 
 
 @dataclass(frozen=True)

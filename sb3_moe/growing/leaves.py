@@ -13,22 +13,18 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers import Experts
-from sb3_moe.layers.encoder import (
-    ImageEncoder,
-    Residual,
-    StackedImageEncoder,
-    StackedResidual,
-)
+from sb3_moe.layers.encoder import ImageEncoder, Residual
 from sb3_moe.layers.experts import SeparateNetworks, StackedNetwork
 from sb3_moe.layers.stacked import (
     Stacked,
+    StackedBatchNorm,
     StackedConv2d,
     StackedEach,
+    StackedImageEncoder,
     StackedLinear,
-    StackedNorm,
-    StackedPReLU,
+    StackedResidual,
+    flat,
 )
-from sb3_moe.layers.stacking import flat
 
 View = Callable[[th.Tensor], th.Tensor]
 
@@ -115,11 +111,9 @@ def _stacked(module: nn.Module, k: int) -> list[Leaf]:
             return [_weighted(module.weight, view, module.bias_EO, k, is_linear=True)]
         case StackedConv2d():
             return [_weighted(module.weight_EOIhw, partial(_row, k), module.bias_EO, k)]
-        case StackedPReLU():
-            return [Leaf(False, {"weight": Held(module.weight_EH, partial(_row, k))})]
         case StackedEach():
             return _plain(module.each[k])
-        case StackedNorm():
+        case StackedBatchNorm():
             return [_norm(module, k)]
         case Stacked():
             return []
@@ -135,7 +129,7 @@ def _weighted(
     return Leaf(is_linear, held)
 
 
-def _norm(module: StackedNorm, k: int) -> Leaf:
+def _norm(module: StackedBatchNorm, k: int) -> Leaf:
     named = [*module.norm.named_parameters(), *module.norm.named_buffers()]
     part = partial(_chunk, module.num_experts, k)
     return Leaf(False, {name: Held(t, part if t.dim() else itself) for name, t in named})

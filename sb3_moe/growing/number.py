@@ -14,12 +14,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_moe.generators import preserved_generators, undone_on_failure
 from sb3_moe.growing.countable import countable
+from sb3_moe.growing.heirs import Heir, kept
 from sb3_moe.growing.logbook import note
 from sb3_moe.growing.transplant import Transplant, needs_thawed
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
-from sb3_moe.layers.heirs import Heir, kept
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import torch as th
 
+from sb3_moe.growing.heirs import Heir
 from sb3_moe.growing.leaves import Held, expert_leaves
 from sb3_moe.layers import Experts, MoELayer
-from sb3_moe.layers.heirs import Heir
 
 
 def moves_apart(

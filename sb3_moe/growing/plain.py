@@ -15,7 +15,7 @@ from sb3_moe.growing.grafts import parts_of
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.activations import is_norm
 from sb3_moe.layers.encoder import ImageEncoder, Residual
-from sb3_moe.layers.stacking import flat
+from sb3_moe.layers.stacked import flat
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.policies.towers import Columns, MoEBlock

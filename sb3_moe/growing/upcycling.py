@@ -26,11 +26,10 @@ from sb3_moe.growing.units import by_firing, evenly
 from sb3_moe.layers.checks import not_negative, one_of
 from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.networks import kind_of, networks_of
-from sb3_moe.policies.by_tower import per_tower
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.option_checks import DEFAULT_NUM_EXPERTS, called
-from sb3_moe.policies.options import ARGUMENTS, DEFAULTS, MoEOptions
+from sb3_moe.policies.option_checks import called
+from sb3_moe.policies.options import ARGUMENTS, DEFAULT_NUM_EXPERTS, DEFAULTS, MoEOptions, per_tower
 
 HOW = ("copy", "split")
 # Observations on which both models must do the same.
@@ -133,7 +132,7 @@ def _check_expert(options: MoEOptions) -> None:
                 f"`{name}` must be {DEFAULTS[name]!r}: a dense model has nothing that could begin "
                 f"as that, got {getattr(options, name)!r}"
             )
-    if options.is_tokenised:
+    if options.is_tokenized:
         raise ValueError(
             f"`tokens` must be 'sample': a dense layer reads whole samples, got {options.tokens!r}"
         )

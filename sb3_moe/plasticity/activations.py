@@ -14,7 +14,7 @@ import torch as th
 from torch import nn
 
 from sb3_moe.layers.activations import POINTWISE
-from sb3_moe.layers.stacked import StackedEach, StackedPReLU
+from sb3_moe.layers.stacked import StackedEach
 
 ACTIVATIONS = (nn.PReLU, *POINTWISE)
 
@@ -24,7 +24,7 @@ def is_activation(module: nn.Module) -> bool:
     if isinstance(module, StackedEach):
         # The experts' own modules, of a class of the user's own.
         return any(isinstance(part, ACTIVATIONS) for part in module.modules())
-    return isinstance(module, (*ACTIVATIONS, StackedPReLU))
+    return isinstance(module, ACTIVATIONS)
 
 
 class Activations(NamedTuple):

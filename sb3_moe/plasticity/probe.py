@@ -12,7 +12,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_moe.layers import Experts, Routing
+from sb3_moe.layers import ExpertChoiceMoE, Experts, MoELayer, Routing, SoftMoE
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
 from sb3_moe.observations.batches import Obs
@@ -81,13 +81,24 @@ def _is_readable(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> bool:
         return False
 
 
+def _row_gates(layer: MoELayer, routing: Routing) -> th.Tensor:
+    """Return the weight of each row of each expert in the output: (T, E)."""
+    gates_BNE = routing.gates_BNE
+    if isinstance(layer, ExpertChoiceMoE):
+        gates_BEC = gates_BNE.transpose(1, 2).topk(layer.capacity(gates_BNE.shape[1]), dim=-1)[0]
+        return gates_BEC.transpose(1, 2).flatten(0, 1)
+    if isinstance(layer, SoftMoE) and gates_BNE.shape[1] > 1:
+        return routing.weights_BNE.mean(1).transpose(1, 2).flatten(0, 1)
+    return gates_BNE.flatten(0, 1)
+
+
 def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activations:
     calls = outputs[layer.name]
     if layer.mixture is None:
         return Activations(as_ETHP(calls[-1], layer.num_experts))
     values_ETHP = as_ETHP(calls[-1], layer.num_experts)
     routing: Routing = outputs[f"{layer.name} mixture"][-1][1]
-    gates_TE = layer.mixture.row_gates(routing)
+    gates_TE = _row_gates(layer.mixture, routing)
     # An expert that is not stacked with the others has layers of its own.
     mine = slice(None) if layer.expert is None else slice(layer.expert, layer.expert + 1)
     if routing.experts_BNk is None:

@@ -12,12 +12,28 @@ from torch import nn
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative
-from sb3_moe.layers.moe import held_routers
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of
 from sb3_moe.networks.masks import masked_as_before, moments_in
 from sb3_moe.optimizers import ExpertAdam
 from sb3_moe.plasticity.wiring import heads
+
+
+def held_routers(module: nn.Module) -> set[nn.Parameter]:
+    """Return what routers decide by that must not learn for a while."""
+    layers = [each for each in module.modules() if isinstance(each, MoELayer)]
+    return {
+        parameter
+        for layer in layers
+        for name, parameter in layer.named_parameters()
+        if not (name.startswith("experts.") or parameter.requires_grad)
+    }
+
+
+def _held_buffers(layer: MoELayer) -> list[th.Tensor]:
+    held = held_routers(layer)
+    named = layer.named_buffers()
+    return [each for name, each in named if held and not name.startswith("experts.")]
 
 
 def fresh_copy(policy: BasePolicy) -> Any:
@@ -71,7 +87,7 @@ def frozen_kept(policy: BasePolicy) -> Iterator[None]:
     for router in held_routers(policy):
         rows += [router.detach(), *averages.get(router, ())]
     for layer in (module for module in policy.modules() if isinstance(module, MoELayer)):
-        rows += layer.router_buffers() if layer.holds_router else []
+        rows += _held_buffers(layer)
         for share in layer.experts.shares() if layer.frozen else ():
             own = {*range(share.first, share.first + share.num_experts)} & layer.frozen
             for tensor in (share.parameter, *averages.get(share.parameter, ())):

@@ -17,9 +17,9 @@ from sb3_moe.layers import (
     SeparateNetworks,
     StackedNetwork,
 )
-from sb3_moe.layers.encoder import Residual, StackedResidual
-from sb3_moe.layers.stacked import StackedConv2d, StackedEach
-from sb3_moe.layers.task_embedding import TaskEmbedding
+from sb3_moe.layers.encoder import Residual
+from sb3_moe.layers.fixed_moe import TaskEmbedding
+from sb3_moe.layers.stacked import StackedConv2d, StackedEach, StackedResidual
 from sb3_moe.networks import Network, networks_of
 from sb3_moe.observations.task_ids import OneHotBehind
 from sb3_moe.plasticity.activations import is_activation
@@ -182,9 +182,17 @@ def _readers_in(part: nn.Module) -> list[Reader]:
     # With a token per feature map each unit comes alone, and the same weights read all of them.
     if mixture is None or tokens == "feature":
         return [Reader(part, isinstance(part, nn.Conv2d | StackedConv2d))]
-    networks = [*_networks_of(mixture.experts), *mixture.readers()]
+    networks = [*_networks_of(mixture.experts), *_readers_of(mixture)]
     layers = [first for network in networks for first in _firsts(network)]
     return [Reader(each, tokens == "conv" or isinstance(each, StackedConv2d)) for each in layers]
+
+
+def _readers_of(mixture: MoELayer) -> list[nn.Module]:
+    """Return the modules by which a router reads tokens; the layer itself where nothing tells."""
+    if mixture.sees != "tokens":
+        return []
+    parts = [part for part in mixture.children() if part is not mixture.experts]
+    return [mixture] if len(parts) > 1 or [*mixture.parameters(recurse=False)] else parts
 
 
 def _networks_of(experts: Experts) -> list[nn.Module]:

@@ -24,8 +24,7 @@ from stable_baselines3.her.goal_selection_strategy import (
 )
 
 from sb3_moe.layers.classes import Registry
-from sb3_moe.layers.expert_kinds import EXPERTS
-from sb3_moe.layers.registry import ROUTERS
+from sb3_moe.layers.registry import EXPERTS, ROUTERS
 from sb3_moe.learning_rates import LinearPerBlock, Restarted
 from sb3_moe.policies.placements import Placement
 from sb3_moe.saving.classes import class_of, is_custom, name_of

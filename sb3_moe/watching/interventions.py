@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 
 from sb3_moe.layers import MoELayer
-from sb3_moe.layers.steering import Steering, steer
 from sb3_moe.policies.of_model import policy_of
 
 
@@ -44,7 +44,7 @@ def without_expert(
     :raises TypeError: if the policy is not one of this package's
     :raises ValueError: if there is no such tower, layer or expert, or no other expert
     """
-    with _steered(model, tower, layer, (expert,), lambda old: old.without(expert)):
+    with _steered(model, tower, layer, (expert,), lambda gates: _without(gates, [expert])):
         yield
 
 
@@ -62,8 +62,8 @@ def only_expert(
     :raises ValueError: if there is no such tower, layer or expert
     """
 
-    def others(old: Steering) -> Steering:
-        return old.without(*(k for k in range(len(old.order)) if k != expert))
+    def others(gates: th.Tensor) -> th.Tensor:
+        return _without(gates, [k for k in range(gates.shape[-1]) if k != expert])
 
     with _steered(model, tower, layer, (expert,), others):
         yield
@@ -83,7 +83,9 @@ def swap_experts(
     :raises TypeError: if the policy is not one of this package's
     :raises ValueError: if there is no such tower, layer or expert
     """
-    with _steered(model, tower, layer, (first, second), lambda old: old.swapped(first, second)):
+    with _steered(
+        model, tower, layer, (first, second), lambda gates: _swapped(gates, first, second)
+    ):
         yield
 
 
@@ -107,7 +109,7 @@ def _steered(
     tower: str,
     layer: int | None,
     experts: tuple[int, ...],
-    change: Callable[[Steering], Steering],
+    change: Callable[[th.Tensor], th.Tensor],
 ) -> Iterator[None]:
     layers = mixtures_of(model, tower, layer)
     for name, each in layers.items():
@@ -120,6 +122,28 @@ def _steered(
                 )
     with ExitStack() as stack:
         for each in layers.values():
-            before = each.steering or Steering.nothing(each.num_experts)
-            stack.enter_context(steer(each, change(before)))
+            stack.enter_context(_edited(each, change))
         yield
+
+
+@contextmanager
+def _edited(layer: MoELayer, change: Callable[[th.Tensor], th.Tensor]) -> Iterator[None]:
+    before = layer.edit_gates
+    edit = change if before is None else lambda gates: change(before(gates))
+    if not edit(th.ones(layer.num_experts)).any():
+        raise ValueError(f"at least one of the {layer.num_experts} experts must stay on")
+    layer.edit_gates = edit
+    try:
+        yield
+    finally:
+        layer.edit_gates = before
+
+
+def _without(gates: th.Tensor, experts: list[int]) -> th.Tensor:
+    return gates.index_fill(-1, th.tensor(experts, device=gates.device, dtype=th.long), 0.0)
+
+
+def _swapped(gates: th.Tensor, first: int, second: int) -> th.Tensor:
+    order = list(range(gates.shape[-1]))
+    order[first], order[second] = order[second], order[first]
+    return gates[..., order]

@@ -105,6 +105,9 @@ def watch(
     return Replay(title, stage.names, kind, critics, mixtures, runs, player.no_frames)
 
 
+WHEN_OFF = "its gate is 0 before experts are chosen"
+
+
 def expert_named(expert: Expert) -> tuple[str, int]:
     """Read an expert's name, such as ``"pi:2"``.
 
@@ -123,7 +126,7 @@ def expert_named(expert: Expert) -> tuple[str, int]:
 
 def _mixtures(model: BaseAlgorithm) -> list[Mixture]:
     return [
-        Mixture(name, layer.num_experts, layer.title, layer.when_off)
+        Mixture(name, layer.num_experts, layer.name, WHEN_OFF)
         for name, layer in _layers(model).items()
     ]
 
@@ -135,7 +138,7 @@ def _layers(model: BaseAlgorithm) -> dict[str, MoELayer]:
 
 def _note(model: BaseAlgorithm, tower: str) -> str:
     notes = dict.fromkeys(
-        f"{layer.title} router: {layer.when_off}" for layer in mixtures_of(model, tower).values()
+        f"{layer.name} router: {WHEN_OFF}" for layer in mixtures_of(model, tower).values()
     )
     return "; ".join(notes)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sb3_moe.policies.by_tower import per_tower
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.policies.options import DEFAULTS, per_tower
 
 if TYPE_CHECKING:
     from optuna import Trial

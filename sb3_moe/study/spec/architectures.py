@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sb3_moe.layers.registry import ROUTERS
-from sb3_moe.policies.by_tower import per_tower
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.options import DEFAULTS, MoEOptions
+from sb3_moe.policies.options import DEFAULTS, MoEOptions, per_tower
 from sb3_moe.policies.placements import find_placement
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.study.spec.algorithms import policy_of, towers_of

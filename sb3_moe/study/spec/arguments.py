@@ -12,10 +12,9 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_moe.learning_rates import LinearPerBlock
-from sb3_moe.policies.by_tower import per_tower
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
-from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.policies.options import DEFAULTS, per_tower
 from sb3_moe.presets import MINATAR_PPO
 from sb3_moe.study.spec.algorithms import (
     algorithm_class,
