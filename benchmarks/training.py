@@ -12,8 +12,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 
 from benchmarks.timing import bounded, clock_on, paired, ratio
-from sb3_moe.budget import matching_net_arch
 from sb3_moe.layers import keep_freed_memory
+from sb3_moe.measures import matching_net_arch
 from sb3_moe.presets import MINATAR_PPO, with_policy
 
 MOE = {"placement": "middle", "router": "soft", "num_experts": 8}

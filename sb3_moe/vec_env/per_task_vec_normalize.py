@@ -7,13 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from sb3_moe.observations.task_ids import TASK_KEY, Tail, has_task_key
-from sb3_moe.tasks.known import names_on
-from sb3_moe.vec_env.normalisable import box_keys, refuse_whole_numbers
-from sb3_moe.vec_env.task_statistics import PerTaskMeanStd
+from sb3_moe.vec_env.task_ids import TASK_KEY, Tail, has_task_key
+from sb3_moe.vec_env.tasks import names_on
 
 
 class PerTaskVecNormalize(VecNormalize):
@@ -23,7 +22,7 @@ class PerTaskVecNormalize(VecNormalize):
     to nothing, and turns a one-hot task id into a spike at each switch. SB3 finds, saves, loads and
     synchronises this as its own VecNormalize. The id itself is never touched.
 
-    Off-policy, use it with :class:`~sb3_moe.buffers.MultiTaskReplayBuffer`: SB3's own buffers
+    Off-policy, use it with :class:`~sb3_moe.vec_env.MultiTaskReplayBuffer`: SB3's own buffers
     don't keep the task that a reward came from.
 
     :param venv: environments with ``num_tasks`` and ``get_task``, such as make_multitask_vec_env's
@@ -150,7 +149,7 @@ class PerTaskVecNormalize(VecNormalize):
         if task_ids is None:
             raise ValueError(
                 "rewards are normalised by the statistics of their task, which SB3's own replay "
-                "buffers don't keep: use sb3_moe.buffers.MultiTaskReplayBuffer as "
+                "buffers don't keep: use sb3_moe.vec_env.MultiTaskReplayBuffer as "
                 "replay_buffer_class, or norm_reward=False"
             )
         variance = self.ret_rms.of(np.asarray(task_ids))[1]
@@ -199,7 +198,7 @@ class PerTaskVecNormalize(VecNormalize):
         if self.task_id_mode == "hidden":
             raise ValueError(
                 "observations that don't show their task need `task_ids` to be normalised; "
-                "off-policy, use sb3_moe.buffers.MultiTaskReplayBuffer and norm_obs=False"
+                "off-policy, use sb3_moe.vec_env.MultiTaskReplayBuffer and norm_obs=False"
             )
         return self._shown_ids(obs)
 
@@ -270,3 +269,76 @@ def _task_id_mode(venv: VecEnv, task_id: str | None) -> str:
             f"got {task_id!r} with {space}"
         )
     return task_id
+
+
+def refuse_whole_numbers(normalizer: VecNormalize) -> None:
+    """Raise if a normaliser's observations are stored as whole numbers, which cuts them off.
+
+    :raises ValueError: naming the space
+    """
+    if not normalizer.norm_obs:
+        return
+    space = normalizer.observation_space
+    named = (
+        {f"{key!r} of them": space[key] for key in normalizer.norm_obs_keys or ()}
+        if isinstance(space, spaces.Dict)
+        else {"their space": space}
+    )
+    # SB3 has made pictures of 0 to 255 a space of floats already.
+    for what, box in named.items():
+        if not np.issubdtype(box.dtype, np.floating):
+            raise ValueError(
+                "`norm_obs` must be False for observations of whole numbers, as which buffers "
+                f"would store them: {what} is {box}; or leave it out of `norm_obs_keys`"
+            )
+
+
+def box_keys(space: spaces.Dict) -> list[str]:
+    """List the keys that can be normalised: numbers, and not the id."""
+    return [
+        key
+        for key, entry in space.spaces.items()
+        if key != TASK_KEY and isinstance(entry, spaces.Box)
+    ]
+
+
+class PerTaskMeanStd:
+    """As many of SB3's running statistics as there are tasks.
+
+    :param num_tasks: how many tasks, at least 1
+    :param shape: of one observation (or () for returns)
+    """
+
+    def __init__(self, num_tasks: int, shape: tuple[int, ...] = ()) -> None:
+        self.shape = shape
+        self.tasks = [RunningMeanStd(shape=shape) for _ in range(num_tasks)]
+        self._stack()
+
+    def update(self, batch: np.ndarray, task_ids: np.ndarray) -> None:
+        """Count each row in its task's statistics.
+
+        :param batch: (n, *shape)
+        :param task_ids: (n,)
+        """
+        for task in np.unique(task_ids):
+            self.tasks[task].update(batch[task_ids == task])
+        self._stack()
+
+    def of(self, task_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean and variance of each id's task.
+
+        :param task_ids: of any shape
+        :return: both of shape (*task_ids.shape, *shape)
+        """
+        return self._means[task_ids], self._variances[task_ids]
+
+    def total(self) -> RunningMeanStd:
+        """Return the statistics of all tasks together."""
+        total = RunningMeanStd(epsilon=0.0, shape=self.shape)
+        for task in self.tasks:
+            total.combine(task)
+        return total
+
+    def _stack(self) -> None:
+        self._means = np.stack([task.mean for task in self.tasks])
+        self._variances = np.stack([task.var for task in self.tasks])

@@ -18,11 +18,9 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_moe.buffers import MultiTaskReplayBuffer
-from sb3_moe.evaluation.pinned_env import kind_of_normaliser
-from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
-from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
-from sb3_moe.vec_env.task_statistics import PerTaskMeanStd
+from sb3_moe.vec_env import GymnasiumVecEnv, MultiTaskReplayBuffer, make_multitask_vec_env
+from sb3_moe.vec_env.make import kind_of_normaliser
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskMeanStd, PerTaskVecNormalize
 from sb3_moe_envs import Interleave
 
 SCALES = np.array([1.0, 1000.0])
@@ -299,7 +297,7 @@ def test_off_policy_rewards_are_normalised_by_the_stored_task():
 def test_sb3s_own_buffer_is_refused_with_the_reason():
     model = SAC("MultiInputPolicy", wrapped(), buffer_size=100, learning_starts=4, device="cpu")
     with pytest.raises(
-        ValueError, match=r"SB3's own replay buffers don't keep: use sb3_moe\.buffers"
+        ValueError, match=r"SB3's own replay buffers don't keep: use sb3_moe\.vec_env"
     ):
         model.learn(40)
 
