@@ -1,6 +1,4 @@
-"""The latest of what a run has seen, a few rows of each step.
-
-A replay buffer reduced to a uniform sample of everything that was ever in it."""
+"""Rows of training that are kept: the first, the latest, and a sample of all."""
 
 from __future__ import annotations
 
@@ -12,12 +10,43 @@ import torch as th
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.her import HerReplayBuffer
 
-# Of so many copies one is kept in each step, in turn: rows of one step are alike.
+from sb3_moe.vec_env.observations import Obs, concatenate, map_observation, spread
+
+# Of so many environments one row is kept in each step, in turn: rows of one step are alike.
 STRIDE = 8
 
 
+class Watched:
+    """Keep every so many steps' observations until there are enough.
+
+    :param size: observations altogether
+    :param stride: steps between those that are kept, each of all environments
+    """
+
+    def __init__(self, size: int, stride: int) -> None:
+        self.size = size
+        self.stride = stride
+        self._steps = self._count = 0
+        self._kept: list[Obs] = []
+
+    def add(self, obs: Any) -> None:
+        """Look at the observations of a step."""
+        if self._steps % self.stride == 0:
+            # A copy: some environments write into one array over and over.
+            self._kept.append(map_observation(np.array, obs))
+            self._count += len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        self._steps += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def batch(self) -> Obs:
+        """Return what there is, evenly spread if it is more than enough."""
+        return spread(concatenate(self._kept), min(self.size, len(self)))
+
+
 class RecentRows:
-    """Keep some of the latest rows of every copy, in a dict that a model may remember.
+    """Keep some of the latest rows of every environment, in a dict that a model may remember.
 
     :param size: how many
     :param kept: what an earlier one left, or an empty dict; it changes in place
@@ -119,11 +148,10 @@ class Reservoir:
 
 
 def _move_to_front(buffer: Any, rows: np.ndarray) -> int:
+    leading = (buffer.buffer_size,)
     for value in vars(buffer).values():
         for array in value.values() if isinstance(value, dict) else [value]:
-            if isinstance(array, np.ndarray | th.Tensor) and array.shape[:1] == (
-                buffer.buffer_size,
-            ):
+            if isinstance(array, np.ndarray | th.Tensor) and array.shape[:1] == leading:
                 array[: len(rows)] = array[rows]
     buffer.pos, buffer.full = len(rows), False
     return len(rows)

@@ -1,4 +1,4 @@
-"""Observations: which shapes and batches they come in, and the arrays that buffers keep of them."""
+"""Observations: batches of them, images, and the tensors in which buffers keep them."""
 
 from __future__ import annotations
 
@@ -12,84 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space
 
 Obs = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
-
-
-def select(obs: Obs, index: Any) -> Obs:
-    """Take some samples of a batch of observations."""
-    if isinstance(obs, dict):
-        return {key: value[index] for key, value in obs.items()}
-    return obs[index]
-
-
-def concatenate(batches: Sequence[Obs]) -> Obs:
-    """Join batches of observations of one space."""
-    dicts = [batch for batch in batches if isinstance(batch, dict)]
-    if dicts:
-        return {key: np.concatenate([batch[key] for batch in dicts]) for key in dicts[0]}
-    return np.concatenate([batch for batch in batches if not isinstance(batch, dict)])
-
-
 Shape = tuple[int, int, int]
-
-
-def is_image(space: spaces.Space[Any]) -> bool:
-    """Say whether a space holds images: a Box of three axes."""
-    return isinstance(space, spaces.Box) and len(space.shape) == 3
-
-
-def shortest_axis(shape: tuple[int, ...], *, ties_first: bool) -> int:
-    """Return the axis of the channels, 0 or 2: the first where it is the shortest, else the last.
-
-    :param shape: of one picture, three axes
-    :param ties_first: whether the first axis is taken where another is as short, as SB3 does in
-        what it takes for images; otherwise a cube such as MinAtar's (10, 10, 10) is channels-last
-    """
-    first, *others = shape
-    return 0 if first < min(others) or (ties_first and first == min(others)) else 2
-
-
-def channel_axis(space: spaces.Space[Any], *, normalized: bool = False) -> int:
-    """Return the axis of the channels in pictures as a policy is given them.
-
-    Pictures that SB3 takes for images (uint8 in [0, 255]) reach a policy with the channels first:
-    ``VecTransposeImage`` has seen to it. In all others the channels are on the first axis where
-    that is shorter than both others, else on the last.
-
-    :param space: of a picture
-    :param normalized: whether SB3 was told to take any picture for an image, with
-        ``normalize_images=False``; then its own rule holds, which takes the first of two as short
-    """
-    if is_image_space(space) and not normalized:
-        return 0
-    assert space.shape is not None
-    return shortest_axis(space.shape, ties_first=normalized)
-
-
-def plane_axis(space: spaces.Box, num_tasks: int) -> int:
-    """Return the axis of the channels in a picture that ends in one plane for each task.
-
-    The world put the planes where the channels were, so it is the axis that holds the channels
-    once they are gone; where neither axis does, or both, the shortest. Shapes of which that is not
-    true are refused by the world (``sb3_moe_envs.spaces.task_id``).
-
-    :param space: of pictures, planes included
-    :param num_tasks: how many planes
-    """
-    ties_first = is_image_space(space)
-    fitting = []
-    for axis in (0, 2):
-        shape = list(space.shape)
-        shape[axis] -= num_tasks
-        if shape[axis] > 0 and shortest_axis(tuple(shape), ties_first=ties_first) == axis:
-            fitting.append(axis)
-    return fitting[0] if len(fitting) == 1 else shortest_axis(space.shape, ties_first=ties_first)
-
-
-def image_shape_of(space: spaces.Space[Any], axis: int) -> Shape:
-    """Return (C, H, W) of an image space with its channels on that axis."""
-    assert space.shape is not None
-    a, b, c = space.shape
-    return (a, b, c) if axis == 0 else (c, a, b)
 
 
 def map_observation(function: Callable[..., Any], *observations: Any) -> Any:
@@ -102,6 +25,92 @@ def map_observation(function: Callable[..., Any], *observations: Any) -> Any:
     if isinstance(first, dict):
         return {key: function(*(obs[key] for obs in observations)) for key in first}
     return function(*observations)
+
+
+def select(obs: Obs, index: Any) -> Obs:
+    """Take some samples of a batch of observations."""
+    taken: Obs = map_observation(lambda array: array[index], obs)
+    return taken
+
+
+def concatenate(batches: Sequence[Obs]) -> Obs:
+    """Join batches of observations of one space."""
+    joined: Obs = map_observation(lambda *arrays: np.concatenate(arrays), *batches)
+    return joined
+
+
+def spread(batch: Obs, count: int) -> Obs:
+    """Take so many samples of a batch, evenly spread."""
+    return select(batch, np.arange(count) * _length(batch) // count)
+
+
+def _length(obs: Obs) -> int:
+    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+
+
+# Images.
+
+
+def is_image(space: spaces.Space[Any]) -> bool:
+    """Say whether a space holds images: a Box of three axes."""
+    return isinstance(space, spaces.Box) and len(space.shape) == 3
+
+
+def channel_axis(space: spaces.Space[Any], *, normalized: bool = False) -> int:
+    """Return the axis of the channels in images as a policy is given them.
+
+    What SB3 takes for images (uint8 in [0, 255]) reaches a policy with the channels first:
+    ``VecTransposeImage`` has seen to it. In all others the channels are on the first axis where
+    that is shorter than both others, else on the last.
+
+    :param space: of an image
+    :param normalized: whether SB3 was told to take any Box of three axes for an image, with
+        ``normalize_images=False``; then its own rule holds, which takes the first of two as short
+    """
+    if is_image_space(space) and not normalized:
+        return 0
+    assert space.shape is not None
+    return _shortest_axis(space.shape, ties_first=normalized)
+
+
+def plane_axis(space: spaces.Box, num_tasks: int) -> int:
+    """Return the axis of the channels in an image that ends in one plane for each task.
+
+    The environment put the planes where the channels were, so it is the axis that holds the
+    channels once they are gone; where neither axis does, or both, the shortest. Shapes of which
+    that is not true are refused by the environment (``sb3_moe_envs.spaces.task_id``).
+
+    :param space: of images, planes included
+    :param num_tasks: how many planes
+    """
+    ties_first = is_image_space(space)
+    fitting = []
+    for axis in (0, 2):
+        shape = list(space.shape)
+        shape[axis] -= num_tasks
+        if shape[axis] > 0 and _shortest_axis(tuple(shape), ties_first=ties_first) == axis:
+            fitting.append(axis)
+    return fitting[0] if len(fitting) == 1 else _shortest_axis(space.shape, ties_first=ties_first)
+
+
+def _shortest_axis(shape: tuple[int, ...], *, ties_first: bool) -> int:
+    """Return 0 where the first axis is the shortest, else 2.
+
+    :param ties_first: whether the first axis is taken where another is as short, as SB3 does in
+        what it takes for images; otherwise a cube such as MinAtar's (10, 10, 10) is channels-last
+    """
+    first, others = shape[0], min(shape[1:])
+    return 0 if first < others or (ties_first and first == others) else 2
+
+
+def image_shape_of(space: spaces.Space[Any], axis: int) -> Shape:
+    """Return (C, H, W) of an image space with its channels on that axis."""
+    assert space.shape is not None
+    a, b, c = space.shape
+    return (a, b, c) if axis == 0 else (c, a, b)
+
+
+# What buffers hold.
 
 
 def allocate(space: spaces.Space[Any], leading: tuple[int, ...], device: th.device) -> Any:
@@ -118,6 +127,11 @@ def allocate(space: spaces.Space[Any], leading: tuple[int, ...], device: th.devi
     return th.zeros((*leading, *shape), dtype=torch_dtype(space.dtype), device=device)
 
 
+def torch_dtype(dtype: Any) -> th.dtype:
+    """Return torch's name of a numpy dtype."""
+    return th.from_numpy(np.zeros(0, dtype)).dtype
+
+
 def write(tensor: th.Tensor, values: Any) -> None:
     """Copy an array into a tensor of as many elements.
 
@@ -129,9 +143,9 @@ def write(tensor: th.Tensor, values: Any) -> None:
     tensor.copy_(source, non_blocking=True)
 
 
-def torch_dtype(dtype: Any) -> th.dtype:
-    """Return torch's name of a numpy dtype."""
-    return th.from_numpy(np.zeros(0, dtype)).dtype
+def write_row(tensors: Any, row: int, observation: Any) -> None:
+    """Copy an observation of every environment into a row of a buffer's tensors."""
+    map_observation(lambda tensor, array: write(tensor[row], array), tensors, observation)
 
 
 def stored_obs(stored: Any, space: spaces.Space[Any], index: Any = ...) -> Obs:
@@ -142,47 +156,11 @@ def stored_obs(stored: Any, space: spaces.Space[Any], index: Any = ...) -> Obs:
     :param index: which ones
     """
     if isinstance(space, spaces.Dict):
-        return {key: _numpy(stored[key][index], each) for key, each in space.spaces.items()}
+        parts: Any = space.spaces
+        return {key: _numpy(stored[key][index], each) for key, each in parts.items()}
     return _numpy(stored[index], space)
 
 
-def _numpy(values: Any, space: spaces.Space[Any]) -> np.ndarray:
-    array = values.cpu().numpy() if hasattr(values, "cpu") else np.asarray(values)
+def _numpy(values: Any, space: spaces.Space[Any]) -> npt.NDArray[Any]:
+    array = values.cpu().numpy() if isinstance(values, th.Tensor) else np.asarray(values)
     return array.reshape(-1, *(space.shape or ()))
-
-
-class Watched:
-    """Keep every so many steps' observations until there are enough.
-
-    :param size: observations altogether
-    :param stride: steps between those that are kept, each of all environments
-    """
-
-    def __init__(self, size: int, stride: int) -> None:
-        self.size = size
-        self.stride = stride
-        self._steps = 0
-        self._kept: list[Obs] = []
-
-    def add(self, obs: Any) -> None:
-        """Look at the observations of a step."""
-        if self._steps % self.stride == 0:
-            # A copy: some environments write into one array over and over.
-            self._kept.append(select(obs, np.arange(_length(obs))))
-        self._steps += 1
-
-    def __len__(self) -> int:
-        return sum(map(_length, self._kept))
-
-    def batch(self) -> Obs:
-        """Return what there is, evenly spread if it is more than enough."""
-        return spread(concatenate(self._kept), min(self.size, len(self)))
-
-
-def spread(batch: Obs, count: int) -> Obs:
-    """Take so many samples of a batch, evenly spread."""
-    return select(batch, np.arange(count) * _length(batch) // count)
-
-
-def _length(obs: Obs) -> int:
-    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)

@@ -1,8 +1,4 @@
-"""A replay buffer that lives on the training device.
-
-A replay buffer that samples tasks in balance and normalises by task.
-
-What is done to a replay buffer whose environments start anew."""
+"""Replay buffers: on the training device, and with tasks in balance."""
 
 from __future__ import annotations
 
@@ -17,7 +13,13 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_moe.vec_env.observations import allocate, map_observation, torch_dtype, write
+from sb3_moe.vec_env.observations import (
+    allocate,
+    map_observation,
+    torch_dtype,
+    write,
+    write_row,
+)
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 
 # The tensors of a buffer: each has (buffer_size, n_envs) in front.
@@ -98,11 +100,11 @@ class DeviceReplayBuffer(ReplayBuffer):
         :param infos: one for each environment
         """
         self._follow_device()
-        self._write_row(self.observations, self.pos, obs)
+        write_row(self.observations, self.pos, obs)
         if self.optimize_memory_usage:
-            self._write_row(self.observations, (self.pos + 1) % self.buffer_size, next_obs)
+            write_row(self.observations, (self.pos + 1) % self.buffer_size, next_obs)
         else:
-            self._write_row(self.next_observations, self.pos, next_obs)
+            write_row(self.next_observations, self.pos, next_obs)
         write(self.actions[self.pos], action)
         write(self.rewards[self.pos], reward)
         write(self.dones[self.pos], done)
@@ -113,10 +115,6 @@ class DeviceReplayBuffer(ReplayBuffer):
         if self.pos == self.buffer_size:
             self.full = True
             self.pos = 0
-
-    @staticmethod
-    def _write_row(tensors: Any, row: int, observation: Any) -> None:
-        map_observation(lambda tensor, array: write(tensor[row], array), tensors, observation)
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         # The same two draws as SB3's, in the same order.
@@ -136,35 +134,31 @@ class DeviceReplayBuffer(ReplayBuffer):
         rewards = _take(self.rewards, indices).unsqueeze(1)
         dones = _take(self.dones, indices) * (1 - _take(self.timeouts, indices))
         if env is not None:
-            observations, next_observations, rewards = self._normalize(
-                env, flat_indices, observations, next_observations, rewards
+            tasks = self._tasks_for(env, flat_indices)
+            observations, next_observations = (
+                self._to_device(env.normalize_obs(_to_numpy(obs), *tasks))
+                for obs in (observations, next_observations)
             )
-        samples = (
-            DictReplayBufferSamples
-            if isinstance(self.observation_space, spaces.Dict)
-            else ReplayBufferSamples
-        )
+            scaled = env.normalize_reward(_to_numpy(rewards), *tasks)
+            rewards = self._to_device(scaled.astype(np.float32))
+        is_dict = isinstance(self.observation_space, spaces.Dict)
+        samples = DictReplayBufferSamples if is_dict else ReplayBufferSamples
         actions = _take(self.actions, indices)
         return samples(observations, actions, next_observations, dones.unsqueeze(1), rewards)
 
-    def _normalize(
-        self, env: VecNormalize, flat_indices: np.ndarray, obs: Any, next_obs: Any, rewards: Any
-    ) -> tuple[Any, Any, Any]:
-        """Return observations and rewards as the environment's statistics normalise them."""
-        return (
-            self._to_device(env.normalize_obs(_to_numpy(obs))),
-            self._to_device(env.normalize_obs(_to_numpy(next_obs))),
-            self._to_device(env.normalize_reward(_to_numpy(rewards)).astype(np.float32)),
-        )
+    def _tasks_for(self, env: VecNormalize, flat_indices: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return what a normalizer is told of transitions besides their content."""
+        return ()
 
     def _to_device(self, arrays: Any) -> Any:
         return map_observation(lambda array: th.as_tensor(array, device=self.device), arrays)
 
     def _follow_device(self) -> None:
-        # After unpickling, SB3 sets `device` to the model's; the tensors come after it.
-        if self.rewards.device.type != self.device.type:
+        # SB3 sets `device` to the model's, after unpickling too; the tensors come after it.
+        now, wanted = self.rewards.device, self.device
+        if now.type != wanted.type or wanted.index not in (None, now.index):
             for name, value in self._tensors().items():
-                setattr(self, name, map_observation(lambda tensor: tensor.to(self.device), value))
+                setattr(self, name, map_observation(lambda tensor: tensor.to(wanted), value))
 
     def _tensors(self) -> dict[str, Any]:
         return {name: vars(self)[name] for name in _TENSORS if name in vars(self)}
@@ -190,7 +184,7 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
     """Remember each transition's task; draw every task that is stored equally often.
 
     The task comes from ``info["task_id"]``. With PerTaskVecNormalize, the rewards and observations
-    of a batch are normalised by the statistics of their own tasks, as they are when it is drawn:
+    of a batch are normalized by the statistics of their own tasks, as they are when it is drawn:
     what is stored stays raw, so it never goes stale.
 
     :param balance: draw tasks equally often; False: each transition, as SB3 does
@@ -254,12 +248,8 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
             return super().sample(batch_size, env)
         return self._gather(self._places.draw(batch_size), env)
 
-    def _normalize(
-        self, env: VecNormalize, flat_indices: np.ndarray, obs: Any, next_obs: Any, rewards: Any
-    ) -> tuple[Any, Any, Any]:
-        if isinstance(env, PerTaskVecNormalize):
-            env = env.for_tasks(self.task_ids[flat_indices])
-        return super()._normalize(env, flat_indices, obs, next_obs, rewards)
+    def _tasks_for(self, env: VecNormalize, flat_indices: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (self.task_ids[flat_indices],) if isinstance(env, PerTaskVecNormalize) else ()
 
 
 class _PlacesByTask:

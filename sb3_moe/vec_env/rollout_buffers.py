@@ -1,6 +1,4 @@
-"""A rollout buffer that lives on the training device.
-
-Advantages that are normalised among those of their own task, for PPO and its relatives.
+"""Rollout buffers: on the training device, and with advantages normalized by task.
 
 Shapes: T steps, E environments, K tasks.
 """
@@ -18,8 +16,13 @@ from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 
 from sb3_moe.layers.checks import whole_or_none
-from sb3_moe.vec_env.observations import allocate, map_observation, write
+from sb3_moe.vec_env.observations import allocate, map_observation, write, write_row
 from sb3_moe.vec_env.task_ids import TaskIds
+
+if TYPE_CHECKING:
+    _Buffer = RolloutBuffer
+else:
+    _Buffer = object
 
 
 class DeviceRolloutBuffer(RolloutBuffer):
@@ -66,7 +69,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
         :param log_prob: (n_envs,) of the actions
         """
         step = self.pos
-        map_observation(lambda tensor, array: write(tensor[step], array), self.observations, obs)
+        write_row(self.observations, step, obs)
         write(self.actions[step], action)
         self.rewards[step] = reward
         self.episode_starts[step] = episode_start
@@ -100,37 +103,31 @@ class DeviceRolloutBuffer(RolloutBuffer):
         self.generator_ready = True
 
     def _get_samples(self, batch_inds: Any, env: Any = None) -> Any:
-        # RolloutBuffer's `env` is for replay buffers: on-policy data is stored normalised.
+        # RolloutBuffer's `env` is for replay buffers: on-policy data is stored normalized.
         observations = map_observation(
             lambda x: x.index_select(0, batch_inds), self._flat_observations
         )
         actions = self._flat_actions.index_select(0, batch_inds)
         scalars = self._scalars.index_select(1, batch_inds).unbind(0)
-        if isinstance(self.observation_space, spaces.Dict):
-            return DictRolloutBufferSamples(observations, actions, *scalars)
-        return RolloutBufferSamples(observations, actions, *scalars)
+        is_dict = isinstance(self.observation_space, spaces.Dict)
+        samples = DictRolloutBufferSamples if is_dict else RolloutBufferSamples
+        return samples(observations, actions, *scalars)
 
 
 def _environment_by_environment(tensor: th.Tensor) -> th.Tensor:
     return tensor.transpose(0, 1).flatten(0, 1)
 
 
-if TYPE_CHECKING:
-    _Buffer = RolloutBuffer
-else:
-    _Buffer = object
-
-
 class PerTaskAdvantages(_Buffer):
-    """A mixin for a rollout buffer: normalise each task's advantages once a rollout is full.
+    """A mixin for a rollout buffer: normalize each task's advantages once a rollout is full.
 
     A task whose rewards are a thousand times another's then moves the policy no more than that one.
     Each task's advantages get mean 0 and deviation 1, as SB3 gives them to a minibatch; a lone one
     becomes 0. Returns, which the critic learns, stay as they are.
 
     :param args: as of the buffer
-    :param num_tasks: K, where the id is a one-hot at the end of a Box observation, or planes of a
-        picture; None: a Dict has it under ``task_id``
+    :param num_tasks: K, where the id is a one-hot at the end of a Box observation, or planes of an
+        image; None: a Dict has it under ``task_id``
     :param kwargs: as of the buffer
     :raises ValueError: if the observation holds no task id
     """
@@ -145,7 +142,7 @@ class PerTaskAdvantages(_Buffer):
         :raises ValueError: if they don't
         """
         whole_or_none("num_tasks", num_tasks)
-        self._task_ids = TaskIds(self.observation_space, num_tasks, "normalising by task")
+        self._task_ids = TaskIds(self.observation_space, num_tasks, "normalizing by task")
 
     def tasks(self) -> np.ndarray:
         """Return the task of each step, (T, E)."""
@@ -154,7 +151,7 @@ class PerTaskAdvantages(_Buffer):
         return array.reshape(self.buffer_size, self.n_envs)
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
-        """Compute both as SB3 does, then normalise the advantages by task.
+        """Compute both as SB3 does, then normalize the advantages by task.
 
         :param last_values: (E, 1) estimates for the observations after the last step
         :param dones: (E,)
@@ -164,10 +161,10 @@ class PerTaskAdvantages(_Buffer):
 
 
 class MultiTaskRolloutBuffer(PerTaskAdvantages, DeviceRolloutBuffer):
-    """SB3's rollout buffer, on the training device, with advantages normalised by task.
+    """SB3's rollout buffer, on the training device, with advantages normalized by task.
 
     For PPO, A2C and TRPO: ``rollout_buffer_class=MultiTaskRolloutBuffer`` with
-    ``normalize_advantage=False``; with True PPO normalises each minibatch over all tasks once more,
+    ``normalize_advantage=False``; with True PPO normalizes each minibatch over all tasks once more,
     whose mean is near 0 and deviation near 1 already. A buffer isn't told which:
     :class:`~sb3_moe.callbacks.TaskAdvantageCallback` warns of it.
 
@@ -182,22 +179,20 @@ def normalised_by_task(advantages_TE: np.ndarray, tasks_TE: np.ndarray) -> np.nd
     :param advantages_TE: (T, E)
     :param tasks_TE: (T, E) the task of each
     """
-    normalised = np.empty_like(advantages_TE)
+    normalized = np.empty_like(advantages_TE)
     for task in np.unique(tasks_TE):
         rows = tasks_TE == task
         own = advantages_TE[rows]
         # As torch's, which SB3 uses.
         deviation = own.std(ddof=1) if own.size > 1 else 0.0
-        normalised[rows] = (own - own.mean()) / (deviation + 1e-8)
-    return normalised
+        normalized[rows] = (own - own.mean()) / (deviation + 1e-8)
+    return normalized
 
 
 @functools.cache
 def per_task(kind: type[RolloutBuffer]) -> type[RolloutBuffer]:
-    """Return a kind of rollout buffer whose advantages are normalised by task.
+    """Return a kind of rollout buffer whose advantages are normalized by task.
 
     :param kind: any of SB3's or sb3-contrib's
     """
-    if issubclass(kind, PerTaskAdvantages):
-        return kind
     return type(f"MultiTask{kind.__name__}", (PerTaskAdvantages, kind), {})

@@ -37,11 +37,11 @@ def suite_of(env: VecEnv) -> str | None:
     """
     if not has_tasks(env):
         return None
-    built_with = getattr(env, "built_with", None)
-    if built_with is None:
+    recipe = getattr(env, "recipe", None)
+    if recipe is None:
         spec = env.get_attr("spec")[0]
-        built_with = {} if spec is None else spec.kwargs
-    tasks = built_with.get("tasks")
+        recipe = {} if spec is None else spec.kwargs
+    tasks = recipe.get("tasks")
     return tasks if isinstance(tasks, str) else None
 
 

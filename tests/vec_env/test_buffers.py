@@ -363,3 +363,23 @@ def test_read_only_arrays_are_taken_too():
     transition[0].flags.writeable = False
     buffer.add(*transition)
     np.testing.assert_array_equal(buffer.observations[0].numpy(), transition[0])
+
+
+def test_a_replay_buffer_follows_its_model_to_another_device_of_the_same_kind(monkeypatch):
+    space = spaces.Box(-1, 1, (3,))
+    buffer = DeviceReplayBuffer(9, space, spaces.Discrete(2), "meta", n_envs=N_ENVS)
+    moved = []
+    to = th.Tensor.to
+
+    def noted(tensor, device):
+        moved.append(device)
+        return to(tensor, device)
+
+    # Without values, and without an index of its own: what torch is asked for tells.
+    monkeypatch.setattr(th.Tensor, "to", noted)
+    first, second = transitions(space, spaces.Discrete(2), 2)
+    buffer.add(*first)
+    assert not moved
+    buffer.device = th.device("meta:1")
+    buffer.add(*second)
+    assert moved == [th.device("meta:1")] * 6
