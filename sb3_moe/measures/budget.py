@@ -16,7 +16,7 @@ from torch import nn
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.measures.flops import flops_by_module
+from sb3_moe.measures.flops import FlopCount, counting
 from sb3_moe.networks import Networks, kind_of, networks_of
 from sb3_moe.optimizers.masks import alive_in
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -112,23 +112,57 @@ def measure(policy: BaseModel) -> Budget:
     """
     networks = networks_of(policy)
     obs, _ = policy.obs_to_tensor(_one_sample(policy.observation_space))
-    parts = [each for part in networks.parts().values() for each in part]
-    with th.no_grad(), evaluating(policy), flops_by_module(policy, parts) as flops:
+    held = [each for part in networks.parts().values() for each in part]
+    parts = [each for each in held if isinstance(each, nn.Module)]
+    with th.no_grad(), evaluating(policy), counting(policy, parts) as count:
         networks.run(obs)
-    own = [each for parameters in networks.loose().values() for each in parameters]
-    counted = {id(each) for each in own}
-    alive = _alive(networks)
-
-    def cost(modules: Iterable[nn.Module], *, runs: bool = False) -> Cost:
-        return sum((_cost(module, flops, counted, alive, runs=runs) for module in modules), Cost())
-
-    towers = {tower: cost(modules, runs=True) for tower, modules in networks.towers().items()}
+    costs = _Costs(count, _alive(networks))
     # A Gaussian's log_std is the actor's, and so comes to the first.
-    towers[next(iter(towers))] += _learned(own, alive)
-    features = cost(networks.extractors().values())
-    rest = cost(networks.online().values())
-    found = {"features": features, "lstm" if networks.memories() else "other": rest}
+    loose = [each for parameters in networks.loose().values() for each in parameters]
+    own = Cost(*[costs.number(loose)] * 2)
+    towers = {tower: costs.of(modules) for tower, modules in networks.towers().items()}
+    towers[next(iter(towers))] += own
+    features = costs.of(networks.extractors().values())
+    memories = networks.memories()
+    rest = costs.of(memories.values())
+    # What is left in the policy's own modules, and what ran in none of the parts.
+    others = costs.of(networks.online().values())
+    rest += Cost(others.parameters, others.active, count.outside)
+    found = {"features": features, "lstm" if memories else "other": rest}
     return Budget({name: each for name, each in found.items() if each != Cost()} | towers)
+
+
+class _Costs:
+    """Add up what modules cost; a parameter counts where it is met first.
+
+    :param count: of a run of all of them
+    :param alive: how many weights of each masked parameter are alive
+    """
+
+    def __init__(self, count: FlopCount, alive: Mapping[th.Tensor, int]) -> None:
+        self._count, self._alive = count, alive
+        self._counted: set[nn.Parameter] = set()
+
+    def number(self, parameters: Iterable[nn.Parameter]) -> int:
+        """Return how many weights are alive in parameters that were not counted before."""
+        new = [each for each in dict.fromkeys(parameters) if each not in self._counted]
+        self._counted.update(new)
+        return sum(self._alive.get(each, each.numel()) for each in new)
+
+    def of(self, modules: Iterable[nn.Module]) -> Cost:
+        """Return what modules cost; the FLOPs of those that are shared count each time."""
+        cost = Cost()
+        for module in modules:
+            flops = self._count.by_part.get(module, 0)
+            idle = 0
+            for part in module.modules():
+                if isinstance(part, MoELayer):
+                    number = self.number(part.experts.parameters())
+                    idle += round(number * (1 - self._count.share[part]))
+                    cost += Cost(number, number)
+            number = self.number(module.parameters())
+            cost += Cost(number, number - idle, flops)
+        return cost
 
 
 def _in_words(policy: MoEPolicy, tower: str) -> str:
@@ -164,43 +198,6 @@ def _alive(networks: Networks) -> dict[th.Tensor, int]:
     """Return how many weights of each masked parameter are alive."""
     optimizers = networks.every_optimizer()
     return {p: number for each in optimizers for p, number in alive_in(each).items()}
-
-
-def _number(parameters: Iterable[nn.Parameter], alive: Mapping[th.Tensor, int]) -> int:
-    return sum(alive.get(each, each.numel()) for each in parameters)
-
-
-def _learned(parameters: Iterable[nn.Parameter], alive: Mapping[th.Tensor, int]) -> Cost:
-    """Return what parameters cost that every token uses."""
-    number = _number(parameters, alive)
-    return Cost(number, number)
-
-
-def _cost(
-    module: nn.Module,
-    flops: dict[int, int],
-    counted: set[int],
-    alive: Mapping[th.Tensor, int],
-    *,
-    runs: bool,
-) -> Cost:
-    """Add up a module's parts that were not counted before (networks can share an extractor).
-
-    :param runs: whether parts that were, such as an encoder that all critics have, run here again
-    """
-    cost = Cost()
-    for part in module.modules():
-        if id(part) in counted:
-            cost += Cost(flops=flops.get(id(part), 0) * runs)
-            continue
-        counted.add(id(part))
-        own = [p for p in part.parameters(recurse=False) if id(p) not in counted]
-        counted.update(map(id, own))  # tied weights are one
-        cost += _learned(own, alive) + Cost(flops=flops.get(id(part), 0))
-        if isinstance(part, MoELayer):
-            idle = _number(part.experts.parameters(), alive)
-            cost += Cost(0, -round(idle * (1 - part.active_share)), 0)
-    return cost
 
 
 def matching_net_arch(

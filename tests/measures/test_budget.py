@@ -8,7 +8,7 @@ from torch import nn
 
 import sb3_moe
 from sb3_moe.measures import controls, matching_net_arch, measure
-from sb3_moe.measures.flops import flops_by_module
+from sb3_moe.measures.flops import counting
 from sb3_moe.policies.on_policy import MoeMlpPolicy
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
 
@@ -219,15 +219,18 @@ def test_the_dense_twin_of_a_mixture_whose_router_alone_sees_the_id_sees_it_too(
     ids=["Conv1d", "Conv3d", "GRU"],
 )
 def test_convolutions_and_recurrent_layers_count_their_products(layer, shape, flops):
-    with flops_by_module(layer) as found:
+    with counting(layer, [layer]) as count:
         layer(th.zeros(shape))
-    assert sum(found.values()) == flops
+    assert count.by_part == {layer: flops}
+    assert count.outside == 0
 
 
-def test_layers_that_nobody_counts_are_named():
-    layer = nn.Bilinear(2, 3, 4)
-    with flops_by_module(layer), pytest.warns(UserWarning, match="FLOPs of Bilinear count as 0"):
-        layer(th.zeros(1, 2), th.zeros(1, 3))
+def test_the_flops_of_a_compiled_network_are_those_of_the_network():
+    layer = nn.Linear(3, 4)
+    compiled = th.compile(layer, backend="eager")
+    with counting(layer, [layer]) as count:
+        compiled(th.zeros(2, 3))
+    assert count.by_part == {layer: 2 * 2 * 3 * 4}
 
 
 class Twice(BaseFeaturesExtractor):
