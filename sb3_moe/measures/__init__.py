@@ -1,13 +1,6 @@
 """What a policy costs, whether it can still learn, and what its scores say."""
 
-from sb3_moe.measures.activations import (
-    Activations,
-    HiddenLayer,
-    as_ETHP,
-    hidden_layers,
-    policy_activations,
-    recording,
-)
+from sb3_moe.measures.activations import hidden_layers, policy_activations
 from sb3_moe.measures.budget import Budget, Cost, describe, matching_net_arch, measure
 from sb3_moe.measures.continual import (
     area_ratios,
@@ -43,48 +36,35 @@ from sb3_moe.measures.plasticity import (
     TAUS,
     dormant_fraction,
     dormant_fraction_per_expert,
-    dormant_mask,
-    dormant_scores,
     effective_rank,
-    empirical_ntk,
-    gradient_norm,
     measure_layers,
     measure_ntk,
     measure_weights,
     ntk_rank,
     stable_rank,
-    weight_change,
-    weight_norm,
-    zero_gradient_fraction,
 )
 from sb3_moe.measures.redo import redo
 from sb3_moe.measures.resets import reset_heads, reset_optimizers, shrink_and_perturb
 from sb3_moe.measures.statistics import (
     Estimate,
-    Interval,
     bootstrap_interval,
     holm,
     iqm,
     paired_difference,
     performance_profile,
     probability_of_improvement,
-    stratified_interval,
 )
 
 __all__ = [
     "TAUS",
-    "Activations",
     "Block",
     "Budget",
     "Cost",
     "Estimate",
-    "HiddenLayer",
-    "Interval",
     "Scores",
     "agreement",
     "area",
     "area_ratios",
-    "as_ETHP",
     "average_performance",
     "backward_transfer_gem",
     "block_ends",
@@ -94,10 +74,7 @@ __all__ = [
     "describe",
     "dormant_fraction",
     "dormant_fraction_per_expert",
-    "dormant_mask",
-    "dormant_scores",
     "effective_rank",
-    "empirical_ntk",
     "expert_outputs",
     "final_ratios",
     "forgetting_coom",
@@ -107,7 +84,6 @@ __all__ = [
     "forward_transfer",
     "forward_transfer_per_task",
     "gradient_activity",
-    "gradient_norm",
     "hidden_layers",
     "holm",
     "interleaved_area",
@@ -128,7 +104,6 @@ __all__ = [
     "policy_activations",
     "probability_of_improvement",
     "random_returns",
-    "recording",
     "redo",
     "reference_returns",
     "reset_heads",
@@ -137,9 +112,5 @@ __all__ = [
     "shrink_and_perturb",
     "specialisation",
     "stable_rank",
-    "stratified_interval",
-    "weight_change",
-    "weight_norm",
-    "zero_gradient_fraction",
     "zero_shot_transfer_gem",
 ]

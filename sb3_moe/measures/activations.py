@@ -2,13 +2,6 @@
 
 Shapes: E experts (1 for a dense layer), T rows, H units (feature maps of a convolution), P
 positions (1 without a convolution).
-
-
-The hidden layers of any policy of SB3, sb3-contrib or ours, found by their activations.
-
-Run a batch through a policy and read every hidden layer, mixtures included.
-
-Shapes: T rows, E experts.
 """
 
 from __future__ import annotations
@@ -21,7 +14,15 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
-from sb3_moe.layers import Experts, MoELayer, Routing, SeparateNetworks, StackedNetwork
+from sb3_moe.layers import (
+    ExpertChoiceMoE,
+    Experts,
+    MoELayer,
+    Routing,
+    SeparateNetworks,
+    SoftMoE,
+    StackedNetwork,
+)
 from sb3_moe.layers.activations import POINTWISE
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.layers.stacked import StackedEach, StackedPReLU
@@ -258,7 +259,7 @@ def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activa
         return Activations(as_ETHP(calls[-1], layer.num_experts))
     values_ETHP = as_ETHP(calls[-1], layer.num_experts)
     routing: Routing = outputs[f"{layer.name} mixture"][-1][1]
-    gates_TE = layer.mixture.row_gates(routing)
+    gates_TE = _row_gates(layer.mixture, routing)
     # An expert that is not stacked with the others has layers of its own.
     mine = slice(None) if layer.expert is None else slice(layer.expert, layer.expert + 1)
     if routing.experts_BNk is None:
@@ -267,3 +268,21 @@ def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activa
     gates_TE, chosen_TE = gates_TE[:, mine], chosen_TE[:, mine]
     values_ETHP = values_ETHP * chosen_TE.T[:, :, None, None]
     return Activations(values_ETHP, gates_TE, chosen_TE.any(0))
+
+
+def _row_gates(layer: MoELayer, routing: Routing) -> th.Tensor:
+    """Return how much each row of each expert counts in the output, (T, E).
+
+    :param layer: of any router
+    :param routing: what it decided, with rows in the order in which the experts saw them
+    """
+    gates_BNE, logits = routing.gates_BNE, routing.logits_BNE
+    if isinstance(layer, ExpertChoiceMoE):  # the tokens that each expert took
+        taken_BEC = gates_BNE.transpose(1, 2).topk(layer.capacity(gates_BNE.shape[1])).values
+        return taken_BEC.transpose(1, 2).flatten(0, 1)
+    if isinstance(layer, SoftMoE) and logits is not None and logits.shape[1] > 1:
+        # Each slot's mean weight over the tokens it is mixed back into.
+        combine_BK = logits.flatten(2).softmax(-1).mean(1)
+        combine_BES = combine_BK.unflatten(1, (layer.num_experts, layer.num_slots))
+        return combine_BES.transpose(1, 2).flatten(0, 1)
+    return gates_BNE.flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Counting what a policy costs, part by part."""
+"""What a policy costs, part by part, and the dense network that costs as much."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """Metrics of continual learning, each under the name of the variant that it is.
 
-Shapes: K evaluations, N tasks, M blocks of training. Scores are normalised before they come here
-(see :func:`sb3_moe.metrics.normalise`), p_i(t) is task i's at global step t, T is the last step.
+Scores are normalized before they come here (see :func:`sb3_moe.measures.normalise`), p_i(t) is task
+i's at global step t, T is the last step.
+
+Shapes: K evaluations, N tasks, M blocks of training, V visits of one task.
 """
 
 from __future__ import annotations

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
-
-from sb3_moe.files.npz_file import read_npz
 
 Array = npt.NDArray[np.float64]
 
@@ -64,18 +63,12 @@ def load_scores(folder: str | Path) -> Scores:
             f"{folder} has no scores.npz; train with "
             "MultiTaskEvalCallback(every=..., log_path=folder) to get one"
         )
-    saved = read_npz(path)
-    if missing := [name for name in Scores._fields if name not in saved]:
-        raise ValueError(
-            f"{path} must be what MultiTaskEvalCallback wrote, which has {missing[0]!r}: a "
-            "report's file of that name is another"
-        )
-    return Scores(
-        saved["score"],
-        saved["steps"].astype(np.float64),
-        saved["trained"],
-        saved["task_names"].tolist(),
-    )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            score, steps, trained, names = (file[name] for name in Scores._fields)
+    except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
+        raise ValueError(f"{path} must be what MultiTaskEvalCallback wrote: {error}") from error
+    return Scores(score, steps.astype(np.float64), trained, names.tolist())
 
 
 def blocks_of(steps: npt.ArrayLike, trained: npt.ArrayLike) -> list[Block]:

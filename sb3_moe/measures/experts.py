@@ -1,11 +1,6 @@
-"""What every expert of a policy says, whether it is asked or not.
+"""What experts do, and for which task.
 
-Shapes: E experts, T tokens of all samples, I inputs, O outputs.
-
-
-What experts do for which task.
-
-Shapes: N tasks, E experts, T rows, O outputs.
+Shapes: N tasks, E experts, T tokens of all samples, I inputs, O outputs.
 """
 
 from __future__ import annotations

@@ -16,10 +16,7 @@ import torch as th
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sb3_moe.layers import MoELayer, Routing
-from sb3_moe.layers.combining import Orthogonal
-from sb3_moe.layers.expert_choice_moe import ExpertChoiceMoE
-from sb3_moe.layers.soft_moe import SoftMoE
+from sb3_moe.layers import ExpertChoiceMoE, MoELayer, Routing, SoftMoE
 
 
 class FlopCount:
@@ -103,7 +100,7 @@ def mixture_flops(layer: MoELayer, x_BNI: th.Tensor, routing: Routing) -> int:
     flops = rows * _expert_flops(layer, x_BNI)
     if isinstance(layer, SoftMoE) and num_tokens > 1:  # tokens into slots, and back
         flops += 2 * num_tokens * rows * (width + out_features)
-    if layer.experts.combination is Orthogonal:  # two products for each pair, a norm for each
+    if layer.experts.combination is not None:  # Gram-Schmidt: two products a pair, a norm for each
         flops += num_tokens * (2 * experts * (experts - 1) + 3 * experts) * out_features
     return batch * flops
 

@@ -1,19 +1,6 @@
-"""How much gradient reaches each neuron (GraMa; Liu et al. 2025, arXiv 2505.24061).
+"""Gradients as measures: of each neuron (GraMa, arXiv 2505.24061), and of what the policy does.
 
-Shapes: E experts (1 for a dense layer), H units.
-
-
-The gradient with which a critic that has an optimiser of its own took its last step.
-
-The gradient of an actor that steps more seldom than its critic, through files.
-
-TD3's and CrossQ's actor steps in every ``policy_delay``-th update. Who judges by its last gradient
-may ask before the next one, and a model that was loaded has none.
-
-
-How much what a policy does depends on each of its weights.
-
-Shapes: B rows.
+Shapes: E experts (1 for a dense layer), H units, B rows.
 """
 
 from __future__ import annotations

@@ -1,20 +1,10 @@
-"""Every measure of plasticity of a policy on a batch of each task, as one flat dict.
+"""Whether a network can still learn: dormant neurons, ranks, and sizes of weights and gradients.
 
-Shapes: N tasks, E experts, H units, T rows.
+Dormant neurons are those of Sokar et al. 2023 (arXiv 2302.12902), for dense and stacked layers. An
+activity is the mean absolute activation of a unit over a batch, and over positions.
 
-
-Dormant neurons (Sokar et al. 2023, arXiv 2302.12902), for dense and for stacked layers.
-
-Shapes: E experts (1 for a dense layer), H units. An activity is the mean absolute activation of a
-unit over a batch (and over positions, for a feature map).
-
-
-How many directions a representation uses.
-
-Shapes: T rows, F features.
-
-
-Sizes of weights and gradients."""
+Shapes: N tasks, E experts (1 for a dense layer), H units, T rows, F features.
+"""
 
 from __future__ import annotations
 

@@ -51,10 +51,13 @@ def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
 
     :param policy: of any algorithm
     """
+    layers = [module for module in policy.modules() if isinstance(module, MoELayer)]
+    whole = [*held_routers(policy)]
+    whole += [each for layer in layers if layer.holds_router for each in layer.router_buffers()]
     kept: dict[th.Tensor, th.Tensor] = {
-        router: th.ones_like(router, dtype=th.bool) for router in held_routers(policy)
+        tensor: th.ones_like(tensor, dtype=th.bool) for tensor in whole
     }
-    for layer in (module for module in policy.modules() if isinstance(module, MoELayer)):
+    for layer in layers:
         for share in layer.experts.shares() if layer.frozen else ():
             own = {*range(share.first, share.first + share.num_experts)} & layer.frozen
             mask = kept.setdefault(share.parameter, th.zeros_like(share.parameter, dtype=th.bool))
@@ -68,20 +71,16 @@ def frozen_kept(policy: BasePolicy) -> Iterator[None]:
 
     :param policy: of any algorithm
     """
-    averages, rows = moments(policy), []
-    for router in held_routers(policy):
-        rows += [router.detach(), *averages.get(router, ())]
-    for layer in (module for module in policy.modules() if isinstance(module, MoELayer)):
-        rows += layer.router_buffers() if layer.holds_router else []
-        for share in layer.experts.shares() if layer.frozen else ():
-            own = {*range(share.first, share.first + share.num_experts)} & layer.frozen
-            for tensor in (share.parameter, *averages.get(share.parameter, ())):
-                by_expert = tensor.detach().view(share.num_experts, -1)
-                rows += [by_expert[k - share.first] for k in own]
-    before = [row.clone() for row in rows]
+    averages = moments(policy)
+    kept = [
+        (stored.detach(), mask)
+        for tensor, mask in kept_entries(policy).items()
+        for stored in (tensor, *averages.get(tensor, ()))
+    ]
+    before = [stored[mask] for stored, mask in kept]
     yield
-    for row, was in zip(rows, before, strict=True):
-        row.copy_(was)
+    for (stored, mask), was in zip(kept, before, strict=True):
+        stored[mask] = was
 
 
 @th.no_grad()

@@ -23,9 +23,6 @@ class Interval(NamedTuple):
     high: float
 
 
-_NO_INTERVAL = Interval(float("nan"), float("nan"))
-
-
 class Estimate(NamedTuple):
     """A value and its confidence interval, see :class:`Interval`."""
 
@@ -61,12 +58,14 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the percentile bootstrap interval of a statistic over seeds.
 
+    Of several tasks, seeds are resampled within each task, as rliable does.
+
     >>> found = bootstrap_interval([1.0, 2.0, 3.0, 4.0, 5.0])
     >>> round(found.low, 1), round(found.high, 1)
     (1.8, 4.2)
 
-    :param values: one for each seed, (S,)
-    :param statistic: takes ``axis``
+    :param values: one for each seed, (S,), or for each seed and task, (S, N)
+    :param statistic: takes ``axis``; applied over seeds and tasks together
     :param confidence: between 0 and 1
     :param resamples: B
     :param seed: the same seed gives the same interval
@@ -74,40 +73,22 @@ def bootstrap_interval(
     :raises ValueError: if there are no values, one is not finite, or ``confidence`` or
         ``resamples`` is out of range
     """
-    values_S = _checked(values, 1, "values", "(seeds,)")
-    _check_bootstrap(confidence, resamples)
-    if len(values_S) < 2:
-        return _NO_INTERVAL
-    index_BS = np.random.default_rng(seed).integers(0, len(values_S), (resamples, len(values_S)))
-    return _percentiles(statistic(values_S[index_BS], axis=-1), confidence)
-
-
-def stratified_interval(
-    scores: npt.ArrayLike,
-    statistic: Statistic = iqm,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 9_999,
-    seed: int = 0,
-) -> Interval:
-    """Return the percentile interval with seeds resampled within each task, as rliable does.
-
-    :param scores: (S, N)
-    :param statistic: takes ``axis``; applied over seeds and tasks together
-    :param confidence: between 0 and 1
-    :param resamples: B
-    :param seed: the same seed gives the same interval
-    :return: NaN and NaN of a single seed
-    :raises ValueError: as :func:`bootstrap_interval`
-    """
-    scores_SN = _checked(scores, 2, "scores", "(seeds, tasks)")
-    _check_bootstrap(confidence, resamples)
-    seeds, tasks = scores_SN.shape
+    array = _finite(values, "values")
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise ValueError(f"`values` must be (seeds,) or (seeds, tasks), got shape {array.shape}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}")
+    if resamples < 1:
+        raise ValueError(f"`resamples` must be at least 1, got {resamples}")
+    seeds = len(array)
     if seeds < 2:
-        return _NO_INTERVAL
-    index_BSN = np.random.default_rng(seed).integers(0, seeds, (resamples, seeds, tasks))
-    resampled_BSN = scores_SN[index_BSN, np.arange(tasks)]
-    return _percentiles(statistic(resampled_BSN, axis=(1, 2)), confidence)
+        return Interval(float("nan"), float("nan"))
+    index = np.random.default_rng(seed).integers(0, seeds, (resamples, *array.shape))
+    resampled = np.take_along_axis(array[None], index, axis=1)
+    tail = 50.0 * (1.0 - confidence)
+    found = statistic(resampled, axis=-1 if array.ndim == 1 else (1, 2))
+    low, high = np.percentile(found, [tail, 100.0 - tail])
+    return Interval(float(low), float(high))
 
 
 def paired_difference(
@@ -185,19 +166,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p))
     adjusted[order] = np.maximum.accumulate(steps)
     return [float(value) for value in adjusted]
-
-
-def _check_bootstrap(confidence: float, resamples: int) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}")
-    if resamples < 1:
-        raise ValueError(f"`resamples` must be at least 1, got {resamples}")
-
-
-def _percentiles(statistics_B: Array, confidence: float) -> Interval:
-    tail = 50.0 * (1.0 - confidence)
-    low, high = np.percentile(statistics_B, [tail, 100.0 - tail])
-    return Interval(float(low), float(high))
 
 
 def _checked(values: npt.ArrayLike, dim: int, name: str, shape: str) -> Array:

@@ -1,9 +1,7 @@
-"""Weights as the layers of this package and torch's store them, seen by expert and unit.
+"""Which weights lead into a hidden layer and out of it, seen by expert and unit.
 
 Shapes: E experts (1 for a dense layer), H units, O outputs, I inputs.
-
-
-Which weights lead into a hidden layer and which lead out of it, dense or stacked."""
+"""
 
 from __future__ import annotations
 

@@ -111,8 +111,9 @@ def test_the_controls_for_conv_tokens_are_one_expert_each():
 
 
 def test_the_controls_are_for_tokens_of_a_map():
-    with pytest.raises(ValueError, match=r"`tokens` must be 'conv' or 'feature'"):
-        controls({})
+    for kwargs in ({}, {"tokens": "conv", "placement": "none"}):
+        with pytest.raises(ValueError, match=r"`tokens` must be 'conv' or 'feature'"):
+            controls(kwargs)
 
 
 @pytest.mark.parametrize(
@@ -147,15 +148,12 @@ def test_an_encoder_that_all_critics_run_costs_each_of_them_its_flops():
     assert parts["qf0"].parameters > parts["qf1"].parameters
 
 
-def test_a_scaled_expert_is_as_wide_as_all_together_in_each_tower():
-    kwargs = {
-        "tokens": "conv",
-        "num_experts": {"pi": 2, "vf": 3},
-        "net_arch": {"pi": [32], "vf": [16]},
-    }
+def test_a_scaled_expert_is_as_wide_as_all_together_in_each_network():
+    kwargs = {"tokens": "conv", "num_experts": 2, "net_arch": {"pi": [32], "vf": [16]}}
     wide, plain = controls(kwargs).values()
-    assert wide["expert_width"] == {"pi": 64, "vf": 48}
+    assert wide["expert_width"] == {"pi": 64, "vf": 32}
     assert "expert_width" not in plain
+    assert controls({"tokens": "conv"})["one_scaled_expert"]["expert_width"] == 4 * 512
 
 
 def test_as_many_experts_as_tasks_are_scaled_together():
@@ -166,19 +164,14 @@ def test_as_many_experts_as_tasks_are_scaled_together():
         controls(kwargs)
 
 
-def test_controls_of_some_towers_need_the_policy():
-    with pytest.raises(ValueError, match=r"`policy_class` must be given .* got None and \{'tokens"):
-        controls({"tokens": {"pi": "conv"}})
+def test_controls_of_some_networks_are_made_for_each_by_itself():
+    with pytest.raises(ValueError, match=r"`num_experts` must be one value for these controls"):
+        controls({"tokens": "conv", "num_experts": {"pi": 2, "vf": 3}})
 
 
 def test_controls_need_a_hidden_layer_to_be_as_wide_as():
-    with pytest.raises(ValueError, match=r"`net_arch` must have a hidden layer for all towers"):
+    with pytest.raises(ValueError, match=r"`net_arch` must have a hidden layer, got \[\]"):
         controls({"tokens": "conv", "net_arch": []})
-
-
-def test_controls_of_a_dense_policy_are_refused():
-    with pytest.raises(ValueError, match=r"in a tower with experts for these controls, got 'none'"):
-        controls({"tokens": "conv", "placement": "none"})
 
 
 def test_measuring_leaves_the_policy_as_it_was():

@@ -6,15 +6,9 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_moe.measures import (
-    Activations,
-    as_ETHP,
-    dormant_fraction,
-    dormant_fraction_per_expert,
-    dormant_mask,
-    dormant_scores,
-    recording,
-)
+from sb3_moe.measures import dormant_fraction, dormant_fraction_per_expert
+from sb3_moe.measures.activations import Activations, as_ETHP, recording
+from sb3_moe.measures.plasticity import dormant_mask, dormant_scores
 
 
 def test_a_score_is_relative_to_the_mean_of_the_layer():

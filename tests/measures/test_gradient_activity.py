@@ -11,13 +11,8 @@ from torch import nn
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import PlasticityCallback, ReDoCallback
-from sb3_moe.measures import (
-    dormant_scores,
-    gradient_activity,
-    hidden_layers,
-    measure_gradients,
-    redo,
-)
+from sb3_moe.measures import gradient_activity, hidden_layers, measure_gradients, redo
+from sb3_moe.measures.plasticity import dormant_scores
 
 
 def trained(algo=PPO, policy="MlpPolicy", callback=None, **kwargs):

@@ -31,7 +31,7 @@ def test_a_bootstrap_interval_is_scipys():
 
 def test_a_single_seed_has_no_interval_rather_than_one_of_no_width():
     assert np.isnan(measures.bootstrap_interval([3.0])).all()
-    assert np.isnan(measures.stratified_interval([[3.0, 4.0]])).all()
+    assert np.isnan(measures.bootstrap_interval([[3.0, 4.0]])).all()
     value, low, high = measures.paired_difference([5.0], [3.0])
     assert value == 2.0
     assert np.isnan([low, high]).all()
@@ -55,11 +55,11 @@ def test_an_interval_widens_with_its_confidence():
 def test_a_stratified_interval_resamples_seeds_and_never_tasks():
     # Within each task all seeds agree, so that only resampled tasks could move the mean.
     scores = np.tile([0.0, 10.0], (5, 1))
-    assert measures.stratified_interval(scores, np.mean, resamples=50) == (5.0, 5.0)
+    assert measures.bootstrap_interval(scores, np.mean, resamples=50) == (5.0, 5.0)
 
 
 def test_a_stratified_interval_of_one_task_is_the_plain_one():
-    stratified = measures.stratified_interval(VALUES[:, None], np.mean, seed=3)
+    stratified = measures.bootstrap_interval(VALUES[:, None], np.mean, seed=3)
     np.testing.assert_allclose(stratified, measures.bootstrap_interval(VALUES, seed=3))
 
 
@@ -126,10 +126,12 @@ def test_agreement_is_the_mean_cosine_over_pairs_of_experts():
         (lambda: measures.iqm([]), r"`scores` must not be empty, got shape \(0,\)"),
         (lambda: measures.holm([0.01, np.nan]), r"`p_values` must be between 0 and 1, got \[0.01,"),
         (lambda: measures.holm([1.5]), r"`p_values` must be between 0 and 1, got \[1.5\]"),
-        (lambda: measures.bootstrap_interval([]), r"`values` must be \(seeds,\) and not empty"),
+        (
+            lambda: measures.bootstrap_interval([]),
+            r"`values` must be \(seeds,\) or \(seeds, tasks\), got shape \(0,\)",
+        ),
         (lambda: measures.bootstrap_interval([np.nan]), "`values` must be finite"),
         (lambda: measures.bootstrap_interval([1.0], confidence=1.0), "between 0 and 1, got 1.0"),
-        (lambda: measures.stratified_interval([1.0]), r"`scores` must be \(seeds, tasks\)"),
         (lambda: measures.paired_difference([1.0], [1.0, 2.0]), "the same seeds, got 1 and 2"),
         (
             lambda: measures.probability_of_improvement([[1.0]], [[1.0, 2.0]]),
@@ -158,7 +160,7 @@ def test_agreement_is_the_mean_cosine_over_pairs_of_experts():
             "`resamples` must be at least 1, got 0",
         ),
         (
-            lambda: measures.stratified_interval([[1.0], [2.0]], resamples=-1),
+            lambda: measures.bootstrap_interval([[1.0], [2.0]], resamples=-1),
             "`resamples` must be at least 1, got -1",
         ),
         (

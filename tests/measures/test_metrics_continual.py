@@ -164,7 +164,7 @@ def test_scores_are_read_from_a_runs_folder(tmp_path):
 
 def test_a_reports_file_of_the_same_name_is_told_from_a_runs(tmp_path):
     np.savez(tmp_path / "scores.npz", steps=STEPS, returns=SCORE)
-    with pytest.raises(ValueError, match=r"has 'score': a report's file of that name is another"):
+    with pytest.raises(ValueError, match=r"must be what MultiTaskEvalCallback wrote: .*score"):
         measures.load_scores(tmp_path)
 
 

@@ -21,15 +21,14 @@ from sb3_moe.layers import (
     paths,
 )
 from sb3_moe.measures import (
-    as_ETHP,
     hidden_layers,
     measure_ntk,
     measure_weights,
     ntk_rank,
     policy_activations,
-    recording,
     redo,
 )
+from sb3_moe.measures.activations import as_ETHP, recording
 from sb3_moe.measures.experts import expert_outputs
 from sb3_moe.measures.plasticity import tower_outputs
 

@@ -6,13 +6,11 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_moe.measures import (
-    Activations,
-    effective_rank,
+from sb3_moe.measures import effective_rank, ntk_rank, stable_rank
+from sb3_moe.measures.activations import Activations
+from sb3_moe.measures.plasticity import (
     empirical_ntk,
     gradient_norm,
-    ntk_rank,
-    stable_rank,
     weight_change,
     weight_norm,
     zero_gradient_fraction,
