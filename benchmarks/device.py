@@ -18,8 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from benchmarks.timing import bounded, clock_on, paired, ratio
 from benchmarks.training import turn
-from sb3_moe.buffers import DeviceRolloutBuffer
-from sb3_moe.vec_env import GymnasiumVecEnv
+from sb3_moe.vec_env import DeviceRolloutBuffer, GymnasiumVecEnv
 
 COPIES = (64, 256, 1024, 4096)
 # Observations as large as MinAtar's; the world costs nothing, so that what is timed is training.

@@ -14,9 +14,8 @@ import argparse
 from stable_baselines3 import SAC
 
 import sb3_moe
-from sb3_moe.buffers import MultiTaskReplayBuffer
 from sb3_moe.callbacks import evaluate_tasks, make_pinned_env
-from sb3_moe.vec_env import PerTaskVecNormalize
+from sb3_moe.vec_env import MultiTaskReplayBuffer, PerTaskVecNormalize
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--steps", type=int, default=20_000, help="environment steps, all tasks")

@@ -12,12 +12,12 @@ import numpy as np
 from stable_baselines3 import PPO
 
 import sb3_moe
-from sb3_moe import metrics, plots
+from sb3_moe import measures, plots
 from sb3_moe.callbacks import MultiTaskEvalCallback, PlasticityCallback, RoutingCallback
 from sb3_moe.presets import MINATAR_PPO, with_policy
 from sb3_moe_envs import Cycle
 
-RANDOM = metrics.random_returns("MinAtar/CRL3")
+RANDOM = measures.random_returns("MinAtar/CRL3")
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--n-envs", type=int, default=64, help="copies of the game")
@@ -41,8 +41,8 @@ watch = [
 ]
 model.learn(schedule.total_steps(num_tasks=3), callback=watch)
 
-scores = metrics.load_scores(args.out)
-forgotten = metrics.forgetting_per_task(scores.score, scores.steps, scores.blocks)
+scores = measures.load_scores(args.out)
+forgotten = measures.forgetting_per_task(scores.score, scores.steps, scores.blocks)
 print(f"{'game':<14} {'random':>7} {'best':>7} {'at the end':>11} {'forgotten':>10}")
 for k, game in enumerate(scores.task_names):
     best, last = scores.score[:, k].max(), scores.score[-1, k]

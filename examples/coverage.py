@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from sb3_moe.metrics import bootstrap_interval
+from sb3_moe.measures import bootstrap_interval
 from sb3_moe.study.report.verdict import t_interval, welch
 
 SEEDS, REPEATS, COVERAGE = 10, 4000, 0.95

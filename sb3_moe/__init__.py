@@ -5,7 +5,6 @@ Importing this package registers the policy names with every algorithm that is i
 """
 
 from sb3_moe import presets
-from sb3_moe.budget import describe
 from sb3_moe.growing import (
     add_experts,
     freeze_experts,
@@ -15,6 +14,7 @@ from sb3_moe.growing import (
     to_dense,
     upcycle,
 )
+from sb3_moe.measures import describe
 from sb3_moe.moved import keep_old_paths
 from sb3_moe.policies.of_model import routing
 from sb3_moe.policies.registration import register

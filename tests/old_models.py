@@ -15,8 +15,8 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from sb3_moe.buffers import DeviceReplayBuffer, DeviceRolloutBuffer
 from sb3_moe.callbacks import LinearPerBlock
+from sb3_moe.vec_env import DeviceReplayBuffer, DeviceRolloutBuffer
 
 NUM_TASKS = 3
 ALGORITHMS = {

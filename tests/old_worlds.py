@@ -16,13 +16,13 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_moe
-from sb3_moe.buffers import MultiTaskReplayBuffer
 from sb3_moe.callbacks import (
     MultiTaskEvalCallback,
     PlasticityCallback,
     RoutingCallback,
     SnapshotCallback,
 )
+from sb3_moe.vec_env import MultiTaskReplayBuffer
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe_envs import Adaptive, Chosen, Cycle, Interleave, MultiTaskEnv, Sequence
 from sb3_moe_envs.schedules import Episode

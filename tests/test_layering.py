@@ -15,7 +15,7 @@ ENVS = sorted((ROOT / "envs" / "sb3_moe_envs").rglob("*.py"))
 ORDER = [
     "layers",
     "policies",
-    "budget",
+    "measures",
     "saving",
     "snapshot",
     "growing",
@@ -132,7 +132,7 @@ def test_layers_need_nothing_but_torch(path):
 def test_only_the_study_and_what_builds_plays_or_judges_environments_know_them(path):
     for module, function in imports_of(path):
         if module.split(".")[0] == "sb3_moe_envs" and area_of(path) != "study":
-            known = ("make.py", "pinned_env.py", "outcomes.py", "random_actions.py")
+            known = ("make.py", "evaluating.py")
             assert path.name in known
             assert function, "only where it is used: the policies do without"
 

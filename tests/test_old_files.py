@@ -18,7 +18,7 @@ from rich.console import Console
 
 from sb3_moe.files.npz_file import read_npz
 from sb3_moe.files.record import Record
-from sb3_moe.metrics import load_scores
+from sb3_moe.measures import load_scores
 from sb3_moe.plots import load_diagnostics
 from sb3_moe.study.cli import main
 from sb3_moe.study.commands import status

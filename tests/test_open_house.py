@@ -16,10 +16,15 @@ from stable_baselines3.common.callbacks import CallbackList
 from torch import nn
 
 import sb3_moe
-from sb3_moe.budget import matching_net_arch
 from sb3_moe.callbacks import PlasticityCallback, RoutingCallback
 from sb3_moe.layers import MoELayer, RouterInput, SeparateNetworks, mlp_experts, register_router
-from sb3_moe.plasticity import expert_outputs, measure_layers, measure_weights, redo
+from sb3_moe.measures import (
+    expert_outputs,
+    matching_net_arch,
+    measure_layers,
+    measure_weights,
+    redo,
+)
 from sb3_moe.plots import draw_last_gates
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.placements import PLACEMENTS, Placement, register_placement

@@ -8,7 +8,7 @@ from stable_baselines3 import PPO
 
 import sb3_moe
 from sb3_moe.callbacks import MultiTaskEvalCallback, PlasticityCallback, SnapshotCallback
-from sb3_moe.metrics import load_scores
+from sb3_moe.measures import load_scores
 from sb3_moe_envs import SUITES, Cycle, register_suite
 
 TASKS = ["CartPole-v1", ("Acrobot-v1", {"max_episode_steps": 20})]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_moe.budget.cost import measure
+from sb3_moe.measures.budget import measure
 from sb3_moe.plots import Point, draw_against
 from sb3_moe.policies.on_policy import MoeMultiInputPolicy
 from sb3_moe.study.report.tables import read_csv, write_csv

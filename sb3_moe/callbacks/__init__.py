@@ -20,10 +20,10 @@ from sb3_moe.callbacks.task_gradients import TaskGradientCallback
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
 from sb3_moe.callbacks.temperatures import TaskTemperatureCallback
 from sb3_moe.callbacks.weight_penalties import L2InitCallback, WeightNormDecayCallback
-from sb3_moe.evaluation.pinned_env import make_pinned_env
-from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
 from sb3_moe.learning_rates import LinearPerBlock
 from sb3_moe.snapshot.writing import save_snapshot
+from sb3_moe.vec_env.evaluating import TaskEpisodes, evaluate_tasks
+from sb3_moe.vec_env.make import make_pinned_env
 
 __all__ = [
     "EWCCallback",

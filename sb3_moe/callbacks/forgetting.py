@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.buffers.recent import RecentRows
 from sb3_moe.callbacks.weight_penalties import Pull, WeightPenaltyCallback
-from sb3_moe.evaluation.pinned_env import are_interleaved
 from sb3_moe.layers.checks import not_negative, whole
-from sb3_moe.plasticity.fisher import fisher_information
-from sb3_moe.tasks.of_env import name_of, only_task, require_tasks, task_names, tasks_stepped
+from sb3_moe.measures.gradients import fisher_information
+from sb3_moe.vec_env.kept_rows import RecentRows
+from sb3_moe.vec_env.make import are_interleaved
+from sb3_moe.vec_env.tasks import name_of, only_task, require_tasks, task_names, tasks_stepped
 
 # By the name of the parameter.
 Arrays = dict[str, npt.NDArray[Any]]

@@ -15,14 +15,13 @@ from torch import nn
 
 from sb3_moe.callbacks.probing import ProbeCallback
 from sb3_moe.callbacks.trpo import refuse_trpo
-from sb3_moe.evaluation.pinned_env import are_interleaved
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, whole, whole_or_none, yes_or_no
-from sb3_moe.observations.batches import Obs, concatenate
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.tasks.keys import LAYER, short_names
-from sb3_moe.tasks.of_env import name_of, only_task, require_tasks
+from sb3_moe.vec_env.make import are_interleaved
+from sb3_moe.vec_env.observations import Obs, concatenate
+from sb3_moe.vec_env.tasks import LAYER, name_of, only_task, require_tasks, short_names
 
 
 class FreezeRouterCallback(ProbeCallback):

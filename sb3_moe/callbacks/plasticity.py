@@ -12,22 +12,25 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_moe.callbacks.probing import ProbeCallback
 from sb3_moe.layers.checks import whole, yes_or_no
-from sb3_moe.observations.batches import Obs
-from sb3_moe.plasticity.critic_gradients import CriticGradients
-from sb3_moe.plasticity.dormant import TAUS, check_tau
-from sb3_moe.plasticity.gradient_activity import measure_gradients
-from sb3_moe.plasticity.hidden_layers import online_parameters
-from sb3_moe.plasticity.measure import measure_layers, measure_ntk, measure_weights
-from sb3_moe.plasticity.probe import some_hidden_layers
-from sb3_moe.plasticity.weights import weight_change
-from sb3_moe.tasks.keys import LAYER, MEASURE, PRINTED, TASK, short_names
+from sb3_moe.measures.activations import online_parameters, some_hidden_layers
+from sb3_moe.measures.gradients import CriticGradients, measure_gradients
+from sb3_moe.measures.plasticity import (
+    TAUS,
+    check_tau,
+    measure_layers,
+    measure_ntk,
+    measure_weights,
+    weight_change,
+)
+from sb3_moe.vec_env.observations import Obs
+from sb3_moe.vec_env.tasks import LAYER, MEASURE, PRINTED, TASK, short_names
 
 
 class PlasticityCallback(ProbeCallback):
     """Measure dormant neurons, ranks, weights and gradients of every tower and layer.
 
     Logged under ``plasticity/`` and kept in ``diagnostics.npz``, under the names that
-    :func:`~sb3_moe.plasticity.measure_layers` explains, but ``dormant@<tau>`` is logged as
+    :func:`~sb3_moe.measures.measure_layers` explains, but ``dormant@<tau>`` is logged as
     ``dormant_<tau>``, which trackers take; ``dormant_per_task/<layer>/<task>`` stands by itself.
     Measured before training, at the first
     start of a rollout after every ``every`` global steps, and at the end, on one fixed batch,
@@ -38,7 +41,7 @@ class PlasticityCallback(ProbeCallback):
     :param taus: thresholds of dormancy, each at least 0; the first is the primary one
     :param by_gradient: also measure the share of units that hardly any gradient reached in the
         last update (under TRPO the critic's), ``inactive/<layer>`` and ``inactive_<tau>``; see
-        :func:`~sb3_moe.plasticity.measure_gradients`
+        :func:`~sb3_moe.measures.measure_gradients`
     :param ntk_size: samples for the rank of the neural tangent kernel; 0 leaves it out
     :param probe_size: observations altogether, at least one for each task
     :param probe: the batch itself, one entry for each task, in place of collecting one: from

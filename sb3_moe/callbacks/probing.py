@@ -15,15 +15,15 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
-from sb3_moe.evaluation.pinned_env import make_pinned_env, not_built_again_since, synchronise
-from sb3_moe.evaluation.playing import takes_masks
-from sb3_moe.evaluation.random_actions import random_actions
-from sb3_moe.evaluation.watched import Watched, spread
 from sb3_moe.files.record import Record
 from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import whole
-from sb3_moe.observations.batches import Obs, concatenate, select
-from sb3_moe.tasks.of_env import task_names, tasks_played
+from sb3_moe.vec_env.evaluating import random_actions, takes_masks
+from sb3_moe.vec_env.kept_rows import Watched
+from sb3_moe.vec_env.make import make_pinned_env, not_built_again_since, synchronise
+from sb3_moe.vec_env.observations import Obs, concatenate, select, spread
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
+from sb3_moe.vec_env.tasks import task_names, tasks_played
 
 # Random play goes on for so many steps between the observations that are kept, and so many times.
 STRIDE, ROUNDS = 4, 10
@@ -223,6 +223,6 @@ def _check_probe(probe: Any, names: Sequence[str]) -> None:
 
 def _normalised(normaliser: VecNormalize, batch: Obs, task: int) -> Obs:
     length = len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
-    if hasattr(normaliser, "for_tasks"):
-        normaliser = normaliser.for_tasks(np.full(length, task))
+    if isinstance(normaliser, PerTaskVecNormalize):
+        return normaliser.normalize_obs(batch, np.full(length, task))
     return normaliser.normalize_obs(batch)

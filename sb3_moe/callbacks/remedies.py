@@ -11,19 +11,21 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_moe.buffers.stored import stored_obs
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.callbacks.trpo import refuse_trpo
 from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import one_of, whole_or_none
-from sb3_moe.observations.batches import Obs
-from sb3_moe.plasticity.actor_gradients import recall_actor_gradients, remember_actor_gradients
-from sb3_moe.plasticity.critic_gradients import CriticGradients
-from sb3_moe.plasticity.dormant import check_tau
-from sb3_moe.plasticity.gradient_activity import gradient_activity
-from sb3_moe.plasticity.redo import check_treatable, redo
-from sb3_moe.plasticity.resets import check_shrink_and_perturb, reset_heads, shrink_and_perturb
-from sb3_moe.tasks.keys import LAYER, short_names
+from sb3_moe.measures.gradients import (
+    CriticGradients,
+    gradient_activity,
+    recall_actor_gradients,
+    remember_actor_gradients,
+)
+from sb3_moe.measures.plasticity import check_tau
+from sb3_moe.measures.redo import check_treatable, redo
+from sb3_moe.measures.resets import check_shrink_and_perturb, reset_heads, shrink_and_perturb
+from sb3_moe.vec_env.observations import Obs, stored_obs
+from sb3_moe.vec_env.tasks import LAYER, short_names
 
 Criterion = Literal["activation", "gradient"]
 

@@ -10,10 +10,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_moe.evaluation.outcomes import Successes, success_rate
 from sb3_moe.layers.checks import whole
-from sb3_moe.tasks.keys import short_names
-from sb3_moe.tasks.of_env import task_names, tasks_stepped
+from sb3_moe.vec_env.evaluating import Successes, success_rate
+from sb3_moe.vec_env.tasks import short_names, task_names, tasks_stepped
 
 # What SB3 logs under rollout/ of all tasks at once.
 OVER_ALL = ("ep_rew_mean", "ep_len_mean", "success_rate", "exploration_rate")

@@ -17,12 +17,11 @@ from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 
 from sb3_moe.callbacks.probing import ProbeCallback
 from sb3_moe.layers import Routing
-from sb3_moe.metrics.specialisation import agreement, load_entropy, specialisation
-from sb3_moe.observations.batches import Obs, concatenate
-from sb3_moe.plasticity.mixtures import expert_outputs
+from sb3_moe.measures.experts import agreement, expert_outputs, load_entropy, specialisation
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.tasks.keys import LAYER, PRINTED, TASK, short_names
+from sb3_moe.vec_env.observations import Obs, concatenate
+from sb3_moe.vec_env.tasks import LAYER, PRINTED, TASK, short_names
 
 Array = npt.NDArray[np.float64]
 

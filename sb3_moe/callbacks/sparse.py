@@ -18,7 +18,7 @@ from sb3_moe.growing.densities import DENSITIES
 from sb3_moe.growing.sparsifying import Growth, SparseNetworks, counts_of
 from sb3_moe.layers.checks import one_of, whole, yes_or_no
 from sb3_moe.networks import uncompiled
-from sb3_moe.tasks.keys import LAYER, short_names
+from sb3_moe.vec_env.tasks import LAYER, short_names
 
 Method = Literal["static", "set", "rigl"]
 #: What picks the connections that grow, by method.

@@ -9,7 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_moe.buffers.advantages import PerTaskAdvantages, per_task
+from sb3_moe.vec_env.rollout_buffers import PerTaskAdvantages, per_task
 
 
 class TaskAdvantageCallback(BaseCallback):
@@ -17,7 +17,7 @@ class TaskAdvantageCallback(BaseCallback):
 
     RecurrentPPO has no ``rollout_buffer_class``, and MaskablePPO's must know of masks: their buffer
     becomes one of the same kind that does what
-    :class:`~sb3_moe.buffers.MultiTaskRolloutBuffer` does. Warns unless
+    :class:`~sb3_moe.vec_env.MultiTaskRolloutBuffer` does. Warns unless
     ``normalize_advantage=False``. The model keeps that buffer, also where it trains on without the
     callback; files have none, so that one loaded needs the callback again.
 

@@ -12,15 +12,15 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_moe.buffers.reservoir import Reservoir
-from sb3_moe.evaluation.pinned_env import are_interleaved
 from sb3_moe.growing import add_experts, freeze_experts
 from sb3_moe.growing.countable import countable
 from sb3_moe.growing.number import check_room
 from sb3_moe.learning_rates import Restarted
-from sb3_moe.plasticity.resets import reset_heads, reset_optimizers
+from sb3_moe.measures.resets import reset_heads, reset_optimizers
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.tasks.of_env import name_of, only_task, require_tasks, task_names
+from sb3_moe.vec_env.kept_rows import Reservoir
+from sb3_moe.vec_env.make import are_interleaved
+from sb3_moe.vec_env.tasks import name_of, only_task, require_tasks, task_names
 
 Replay = Literal["keep", "clear", "reservoir"]
 OnNewTask = Literal["add_expert", "freeze_old"]

@@ -9,8 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_moe.layers.temperatures import TaskTemperatures
-from sb3_moe.tasks.keys import TASK, short_names
-from sb3_moe.tasks.of_env import task_names
+from sb3_moe.vec_env.tasks import TASK, short_names, task_names
 
 
 class TaskTemperatureCallback(BaseCallback):

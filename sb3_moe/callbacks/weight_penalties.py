@@ -22,7 +22,7 @@ from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of, uncompiled
 from sb3_moe.networks.masks import keeps_masks, masks_in
 from sb3_moe.optimizers import ExpertAdam
-from sb3_moe.plasticity.resets import held_routers
+from sb3_moe.measures.resets import held_routers
 
 
 class Pull(NamedTuple):

@@ -11,14 +11,14 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
-from sb3_moe.buffers.episodes import end_running_episodes
 from sb3_moe.growing.links import Links
 from sb3_moe.growing.powers import can_carry
 from sb3_moe.networks import networks_of
 from sb3_moe.saving.arguments import PROGRESS, SCHEDULES, argument_names, makes_own_buffer
 from sb3_moe.saving.hindsight import hindsight_buffer, is_hindsight
 from sb3_moe.saving.spaces import made_anew
-from sb3_moe.tasks.known import names_on, write_names
+from sb3_moe.vec_env.replay_buffers import end_running_episodes
+from sb3_moe.vec_env.tasks import names_on, write_names
 
 # What a log shows, beside arguments and counts.
 _LOGGED = ("tensorboard_log", "ep_info_buffer", "ep_success_buffer")

@@ -37,10 +37,10 @@ from sb3_moe.growing.matching import (
 from sb3_moe.growing.outputs import check_same, sampled
 from sb3_moe.growing.plain import check_sb3s, check_usual, in_one, plain_modules, widths_of
 from sb3_moe.networks import Network, Networks, kind_of, networks_of
-from sb3_moe.observations.task_ids import TASK_KEY, one_hot_behind
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.towers import Columns
+from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind
 
 
 class _Plain(NamedTuple):

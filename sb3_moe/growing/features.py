@@ -7,8 +7,8 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from torch import nn
 
-from sb3_moe.observations.task_ids import TASK_KEY
 from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.vec_env.task_ids import TASK_KEY
 
 # Features of which no more is known than how many there are.
 WHOLE = ""

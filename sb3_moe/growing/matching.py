@@ -19,10 +19,10 @@ from sb3_moe.growing.grafts import Graft, parts_of
 from sb3_moe.growing.leaves import Held, Leaf, plain_leaves
 from sb3_moe.growing.links import Link, Links
 from sb3_moe.networks import Network, Networks, kind_of, networks_of
-from sb3_moe.observations.task_ids import TASK_KEY
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import MoEOptions
+from sb3_moe.vec_env.task_ids import TASK_KEY
 
 # Makes the graft of a tower.
 MakeGraft = Callable[[MoEOptions], Graft]

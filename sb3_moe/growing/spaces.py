@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.observations.task_ids import TASK_KEY, has_task_key
+from sb3_moe.vec_env.task_ids import TASK_KEY, has_task_key
 
 
 def check_env(model: BaseAlgorithm, env: Any, num_tasks: int | None) -> None:

@@ -14,8 +14,8 @@ from torch import nn
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
+from sb3_moe.measures.weights import WEIGHTED, incoming, weight_of
 from sb3_moe.networks import Network, networks_of
-from sb3_moe.plasticity.weight_views import WEIGHTED, incoming, weight_of
 
 
 class SparseLayer(NamedTuple):

@@ -62,10 +62,9 @@ class Experts(nn.Module):
         self.macs = 0
         # Hidden values for one row in one expert, at the widest layer.
         self.width = out_features
-        # Statistics over the batch need every row in every expert.
+        # Statistics over the batch need every row in every expert. So does whoever hooks on layers
+        # inside, which sorted rows pass by.
         self.needs_all_rows = False
-        # Whoever hooks on layers inside sets it to False for a while: sorted rows pass them by.
-        self.sorts_rows = True
         # Makes other outputs of all experts' outputs, (E, T, O) to (E, T, O), before they are
         # summed; None: they are summed as they are.
         self.combination: Function | None = None
@@ -113,8 +112,6 @@ class Experts(nn.Module):
             return False
         # What is recorded, for ONNX say, is for any number of rows, and knows no `grouped_mm`.
         if self.needs_all_rows or self.combination is not None or is_recorded():
-            return False
-        if not self.sorts_rows:
             return False
         # One by one needs to read how many rows each has, for which a GPU would have to wait.
         return x_TI.device.type == "cpu" or self._groups(x_TI)

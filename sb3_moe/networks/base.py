@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_moe.networks.decisions import Decision
-from sb3_moe.observations.task_ids import TASK_KEY, one_hot_behind, strongest
+from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind, strongest
 
 TARGET = "_target"
 

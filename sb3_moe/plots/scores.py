@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from sb3_moe.metrics import (
+from sb3_moe.measures import (
     Scores,
     block_ends,
     forgetting_isolated,
     load_scores,
     performance_profile,
 )
-from sb3_moe.metrics.digits import decimals
+from sb3_moe.measures.statistics import decimals
 from sb3_moe.plots.style import (
     COLOURS,
     Array,

@@ -20,8 +20,8 @@ from torch import nn
 
 from sb3_moe.layers.checks import whole_or_none
 from sb3_moe.layers.encoder import Residual
-from sb3_moe.observations.pictures import Shape, channel_axis, image_shape_of, is_image
-from sb3_moe.observations.task_ids import (
+from sb3_moe.vec_env.observations import Shape, channel_axis, image_shape_of, is_image
+from sb3_moe.vec_env.task_ids import (
     TASK_KEY,
     OneHotBehind,
     Tail,
@@ -131,7 +131,7 @@ class TaskExtractor(OneHotBehind, BaseFeaturesExtractor):
 
     The id is a Dict's ``task_id``, or the last ``num_tasks`` features (or channels) of a Box.
     Pictures may have their channels first or last: see
-    :func:`sb3_moe.observations.pictures.channel_axis`.
+    :func:`sb3_moe.vec_env.observations.channel_axis`.
 
     :param observation_space: Box, or Dict with at most one Discrete ``task_id``
     :param encoder: ``"flat"``, ``"minatar"``, ``"nature"`` or ``"impala"``, for all pictures;

@@ -22,8 +22,8 @@ from stable_baselines3.common.policies import BaseModel
 from torch import nn
 from torch.distributions import Normal
 
-from sb3_moe.observations.task_ids import TaskIds, one_hot_behind
 from sb3_moe.policies.plain_distributions import LooksOnce
+from sb3_moe.vec_env.task_ids import TaskIds, one_hot_behind
 
 if TYPE_CHECKING:
     _Gaussian = DiagGaussianDistribution

@@ -11,13 +11,13 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_moe.layers.temperatures import TaskTemperatures
-from sb3_moe.observations.task_ids import strongest
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS, MoEOptions
 from sb3_moe.policies.own_actions import OwnDimensions, OwnSquashedDistribution, own_dimensions
 from sb3_moe.policies.plain_distributions import plain
 from sb3_moe.policies.towers import Columns
+from sb3_moe.vec_env.task_ids import strongest
 
 if TYPE_CHECKING:
     _Model = BaseModel

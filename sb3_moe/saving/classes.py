@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from sb3_moe import layers
-from sb3_moe.plasticity.activations import ACTIVATIONS
+from sb3_moe.measures.activations import ACTIVATIONS
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.saving.errors import UnsafeFileError
 
@@ -48,14 +48,14 @@ KNOWN: dict[str, tuple[str, ...]] = {
         f"{_SB3}.buffers:DictReplayBuffer",
         f"{_SB3}.buffers:NStepReplayBuffer",
         "stable_baselines3.her:HerReplayBuffer",
-        "sb3_moe.buffers:DeviceReplayBuffer",
-        "sb3_moe.buffers:MultiTaskReplayBuffer",
+        "sb3_moe.vec_env:DeviceReplayBuffer",
+        "sb3_moe.vec_env:MultiTaskReplayBuffer",
     ),
     "rollout_buffer_class": (
         f"{_SB3}.buffers:RolloutBuffer",
         f"{_SB3}.buffers:DictRolloutBuffer",
-        "sb3_moe.buffers:DeviceRolloutBuffer",
-        "sb3_moe.buffers:MultiTaskRolloutBuffer",
+        "sb3_moe.vec_env:DeviceRolloutBuffer",
+        "sb3_moe.vec_env:MultiTaskRolloutBuffer",
         f"{_CONTRIB}.maskable.buffers:MaskableRolloutBuffer",
         f"{_CONTRIB}.maskable.buffers:MaskableDictRolloutBuffer",
     ),

@@ -13,8 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_moe.saving.errors import UnsafeFileError
 from sb3_moe.saving.values import Decoder, Encoder, as_pythons, checked_type
-from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
-from sb3_moe.vec_env.task_statistics import PerTaskMeanStd
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskMeanStd, PerTaskVecNormalize
 
 _KINDS: dict[str, type[VecNormalize]] = {
     "VecNormalize": VecNormalize,

@@ -37,7 +37,7 @@ from sb3_moe.saving.spaces import decode_space
 from sb3_moe.saving.tensors import TensorFile
 from sb3_moe.saving.values import Decoder, checked_type
 from sb3_moe.saving.writing import FORMAT, FORMAT_VERSION, MAX_JSON
-from sb3_moe.tasks.known import check_tasks, write_names
+from sb3_moe.vec_env.tasks import check_tasks, write_names
 from sb3_moe.version import warn_of_another_major_version
 
 _VERSION = re.compile(r"[\w.+!-]{1,60}", re.ASCII)

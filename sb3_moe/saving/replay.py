@@ -10,13 +10,13 @@ import torch as th
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_moe.buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
-from sb3_moe.buffers.episodes import end_running_episodes
 from sb3_moe.saving.archive import REPLAY_BUFFER
 from sb3_moe.saving.errors import UnsafeFileError
 from sb3_moe.saving.hindsight import EPISODES, STARTS, check_episodes
 from sb3_moe.saving.tensors import Form, TensorFile, form_of
 from sb3_moe.saving.values import checked_type
+from sb3_moe.vec_env import DeviceReplayBuffer, MultiTaskReplayBuffer
+from sb3_moe.vec_env.replay_buffers import end_running_episodes
 
 _KINDS = (
     ReplayBuffer,

@@ -21,7 +21,7 @@ from sb3_moe.saving.spaces import encode_space
 from sb3_moe.saving.tensors import pack
 from sb3_moe.saving.values import Encoder
 from sb3_moe.saving.versions import versions
-from sb3_moe.tasks.known import tasks_known
+from sb3_moe.vec_env.tasks import tasks_known
 
 FORMAT = "sb3_moe model"
 FORMAT_VERSION = 1

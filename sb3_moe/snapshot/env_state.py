@@ -113,9 +113,9 @@ def _layers(env: VecEnv) -> list[VecEnv]:
 
 def _save_base(base: VecEnv) -> tuple[Any, bool]:
     """Return what the innermost VecEnv holds, and False if it is known to be less than all."""
-    if isinstance(base, GymnasiumVecEnv) and base.built_with is not None:
+    if isinstance(base, GymnasiumVecEnv) and base.recipe is not None:
         state = base.state_dict()
-        return cloudpickle.dumps((base.built_with, state)), state["env"].get("exact", True)
+        return cloudpickle.dumps((base.recipe, state)), state["env"].get("exact", True)
     if isinstance(base, DummyVecEnv):
         return _held(base), all(map(_is_exact, base.envs))
     raise ValueError(
@@ -139,12 +139,12 @@ def _fill(layer: VecEnv, attributes: dict[str, Any]) -> None:
         layer.class_attributes = dict(inspect.getmembers(type(layer)))
 
 
-def _built(built_with: dict[str, Any], state: dict[str, Any], *, exact: bool) -> GymnasiumVecEnv:
-    monitored = make_multitask_vec_env(**{**built_with, "monitor_dir": None})
+def _built(recipe: dict[str, Any], state: dict[str, Any], *, exact: bool) -> GymnasiumVecEnv:
+    monitored = make_multitask_vec_env(**{**recipe, "monitor_dir": None})
     assert isinstance(monitored, VecMonitor)
     env = monitored.venv
     assert isinstance(env, GymnasiumVecEnv)
-    env.built_with = built_with
+    env.recipe = recipe
     # Without the last observations, the next reset starts new episodes.
     env.load_state_dict(state if exact else {**state, "observations": None})
     return env

@@ -14,7 +14,6 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.buffers.episodes import end_running_episodes
 from sb3_moe.generators import set_generators
 from sb3_moe.saving.devices import check_device
 from sb3_moe.saving.errors import blaming
@@ -26,6 +25,7 @@ from sb3_moe.snapshot.model_file import load_pickled, read_model
 from sb3_moe.snapshot.noise import set_noise
 from sb3_moe.snapshot.run_state import STATE, RunState, read_state
 from sb3_moe.snapshot.writing import snapshots_in
+from sb3_moe.vec_env.replay_buffers import end_running_episodes
 
 
 def resume(

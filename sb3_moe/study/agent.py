@@ -24,7 +24,7 @@ from sb3_moe.study.spec.games import game_id, games_as_tasks
 from sb3_moe.study.spec.named import imported
 from sb3_moe.study.spec.tasks import entry_of
 from sb3_moe.study.typed_tasks import typed_task
-from sb3_moe.tasks.known import names_on
+from sb3_moe.vec_env.tasks import names_on
 
 SHOWN = ("dict", "onehot", "channels", "info")
 

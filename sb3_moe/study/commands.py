@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from sb3_moe.evaluation.playing import is_told_masks
 from sb3_moe.files.json_file import read_json, write_json
 from sb3_moe.files.writable import check_writable
 from sb3_moe.study.report.claims import load_claims
@@ -32,6 +31,7 @@ from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.algorithms import algorithm_class
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.grid import StudyConfig
+from sb3_moe.vec_env.evaluating import is_told_masks
 
 #: Where, in a study's folder, processes leave each other what jax has compiled.
 CACHE = ".jax"

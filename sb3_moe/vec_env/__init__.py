@@ -1,7 +1,21 @@
-"""Gymnasium's vector environments for SB3, and many tasks in one."""
+"""Environments for SB3: Gymnasium's vector environments, many tasks in one, buffers, evaluation."""
 
+from sb3_moe.vec_env.evaluating import TaskEpisodes, evaluate_tasks
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
-from sb3_moe.vec_env.make import make_multitask_vec_env
+from sb3_moe.vec_env.make import make_multitask_vec_env, make_pinned_env
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
+from sb3_moe.vec_env.replay_buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
+from sb3_moe.vec_env.rollout_buffers import DeviceRolloutBuffer, MultiTaskRolloutBuffer
 
-__all__ = ["GymnasiumVecEnv", "PerTaskVecNormalize", "make_multitask_vec_env"]
+__all__ = [
+    "DeviceReplayBuffer",
+    "DeviceRolloutBuffer",
+    "GymnasiumVecEnv",
+    "MultiTaskReplayBuffer",
+    "MultiTaskRolloutBuffer",
+    "PerTaskVecNormalize",
+    "TaskEpisodes",
+    "evaluate_tasks",
+    "make_multitask_vec_env",
+    "make_pinned_env",
+]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import (
     VecEnvIndices,
@@ -17,13 +19,14 @@ from stable_baselines3.common.vec_env.base_vec_env import (
     VecEnvStepReturn,
 )
 
-from sb3_moe.vec_env.infos import row_of, rows_of
-from sb3_moe.vec_env.members import VectorMembers
-
 # What a vector environment's infos say of episodes that ended.
 _FINAL = frozenset({"final_obs", "_final_obs", "final_info", "_final_info"})
-# And of what has a place of its own in the infos of steps.
-_HANDLED = _FINAL | {"task_id", "_task_id"}
+_TASK = frozenset({"task_id", "_task_id"})
+# SB3's HER asks the first environment for the rewards of any number of steps, of any environment.
+_OF_ANY = "compute_reward"
+# What is the same for all environments, though it may be as long as there are environments.
+_OF_ALL = (_OF_ANY, "get_action_meanings")
+_ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 class GymnasiumVecEnv(VecEnv):
@@ -31,32 +34,36 @@ class GymnasiumVecEnv(VecEnv):
 
     Where the environment reports ``info["task_id"]``, each step's info holds the ``task_id`` (and
     ``task_name``) of the task that made the step; at the end of an episode, the finished one's.
+    A SyncVectorEnv's environments are reached one by one, an AsyncVectorEnv's all at once; any
+    other vector environment is one object that answers for all of its environments.
 
     :param env: the vector environment; its autoreset mode must be SAME_STEP
     :raises TypeError: if ``env`` isn't a vector environment
-    :raises ValueError: if its autoreset mode isn't SAME_STEP, it hands out one array over again, or
-        its actions aren't arrays
+    :raises ValueError: if its autoreset mode isn't SAME_STEP, it returns the same array each step,
+        or its actions aren't arrays
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         if not isinstance(env, VectorEnv):
             raise TypeError(f"`env` must be a gymnasium.vector.VectorEnv, got {type(env)}")
-        _check_autoreset(env)
-        _check_actions(env)
+        _check(env)
         self.env = env
         self.spec = env.spec
-        self._members = VectorMembers(env)
+        self._base = env.unwrapped
+        self._envs = self._base.envs if isinstance(self._base, SyncVectorEnv) else None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.metadata = env.metadata
-        self._task_names = self._members.task_names()
+        self._task_names = self._find_task_names()
         self._task_ids: np.ndarray | None = None
         self._step_infos: list[dict[str, Any]] = [
             {"TimeLimit.truncated": False} for _ in range(self.num_envs)
         ]
         self._observations: Any = None
         self._restored = False
-        #: the arguments of `make_multitask_vec_env`, by which callbacks build such another
-        self.built_with: dict[str, Any] | None = None
+        #: the arguments of `make_multitask_vec_env`, from which others like it are built
+        self.recipe: dict[str, Any] | None = None
+
+    # Steps and episodes.
 
     def reset(self) -> VecEnvObs:
         """Start an episode in every environment.
@@ -84,10 +91,9 @@ class GymnasiumVecEnv(VecEnv):
         )
         # ALE's environment gives a final observation for every row and no mask: the flags decide.
         dones = terminated | truncated
-        infos = [info.copy() for info in self._step_infos]
-        self._add_infos(infos, vector_infos, dones)
+        infos = self._infos(vector_infos, dones)
         for i in np.flatnonzero(dones).tolist():
-            infos[i]["terminal_observation"] = row_of(vector_infos["final_obs"], i)
+            infos[i]["terminal_observation"] = _row(vector_infos["final_obs"], i)
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         self._note_tasks(vector_infos)
         return self._observations, np.asarray(rewards, np.float32), dones, infos
@@ -97,43 +103,9 @@ class GymnasiumVecEnv(VecEnv):
         self.env.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """Return each environment's picture."""
+        """Return each environment's image."""
         frames: Any = self.env.render()
         return [None] * self.num_envs if frames is None else list(frames)
-
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of each environment, or of the vector environment, once for each."""
-        return self._members.get(attr_name, list(self._get_indices(indices)))
-
-    def has_attr(self, attr_name: str) -> bool:
-        """Say whether each environment, or the vector environment, has an attribute."""
-        return self._members.has(attr_name)
-
-    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of each environment, or of the vector environment.
-
-        :raises ValueError: if only some environments are meant and they can't be told apart
-        """
-        self._members.set(attr_name, value, list(self._get_indices(indices)))
-
-    def env_method(
-        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
-    ) -> list[Any]:
-        """Call a method of each environment, or of the vector environment as a whole.
-
-        A method of the vector environment is called once. ``indices`` is handed on if it takes
-        them; a result with a row for each environment is dealt out.
-
-        :raises ValueError: if only some environments are meant and they can't be told apart
-        """
-        chosen = list(self._get_indices(indices))
-        return self._members.call(method_name, chosen, *method_args, **kwargs)
-
-    def env_is_wrapped(
-        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
-    ) -> list[bool]:
-        """Say of each environment whether it is in such a wrapper."""
-        return self._members.are_wrapped(wrapper_class, list(self._get_indices(indices)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the environments and what :meth:`reset` and the next step report.
@@ -141,7 +113,7 @@ class GymnasiumVecEnv(VecEnv):
         :raises AttributeError: if the vector environment has no state to give
         """
         return {
-            "env": self._members.of_all("state_dict")(),
+            "env": self._of_all("state_dict")(),
             "observations": copy.deepcopy(self._observations),
             "task_ids": None if self._task_ids is None else self._task_ids.copy(),
         }
@@ -151,7 +123,7 @@ class GymnasiumVecEnv(VecEnv):
 
         Where an environment had to start anew, as MuJoCo's do, the next reset starts all anew.
         """
-        self._members.of_all("load_state_dict")(state["env"])
+        self._of_all("load_state_dict")(state["env"])
         inner = state["env"]
         exact = inner.get("exact", True) if isinstance(inner, Mapping) else True
         self._observations = state["observations"] if exact else None
@@ -160,7 +132,7 @@ class GymnasiumVecEnv(VecEnv):
             self._note_tasks({"task_id": np.asarray(state["task_ids"])})
 
     def _seed(self) -> Any:
-        # One number reaches what a vector environment seeds besides its copies: its schedule.
+        # One number also seeds what a vector environment has besides environments: its schedule.
         first = self._seeds[0]
         if first is None:
             return None
@@ -178,7 +150,7 @@ class GymnasiumVecEnv(VecEnv):
 
     def _note_tasks(self, vector_infos: Mapping[str, Any]) -> None:
         """Remember which task each environment plays, for the infos of its next step."""
-        if not _says_ours(vector_infos):
+        if not _shows_our_tasks(vector_infos):
             return
         told = np.asarray(vector_infos["task_id"])
         before = np.full(self.num_envs, -1) if self._task_ids is None else self._task_ids
@@ -191,29 +163,161 @@ class GymnasiumVecEnv(VecEnv):
                 self._step_infos[i]["task_name"] = self._task_names[task]
         self._task_ids = task_ids
 
-    def _add_infos(
-        self, infos: list[dict[str, Any]], vector_infos: Mapping[str, Any], dones: np.ndarray
-    ) -> None:
-        """Deal out what else the environments report; a row that ended reports its final info."""
-        handled = _HANDLED if _says_ours(vector_infos) else _FINAL
-        extra = {key: value for key, value in vector_infos.items() if key not in handled}
-        if extra:
-            for i, row in enumerate(rows_of(extra, self.num_envs)):
-                if not dones[i]:
-                    infos[i].update(row)
-        if dones.any():
-            begun = {key: value for key, value in vector_infos.items() if key not in _FINAL}
-            for i, row in enumerate(rows_of(begun, self.num_envs)):
+    def _infos(self, vector_infos: Mapping[str, Any], dones: np.ndarray) -> list[dict[str, Any]]:
+        """Return a step's info of each environment; one that ended reports its final info."""
+        infos = [info.copy() for info in self._step_infos]
+        reported = {key: value for key, value in vector_infos.items() if key not in _FINAL}
+        # Most steps report nothing but tasks, which are known.
+        if dones.any() or not _shows_our_tasks(reported) or reported.keys() - _TASK:
+            final = rows_of(vector_infos.get("final_info") or {}, self.num_envs)
+            for i, row in enumerate(rows_of(reported, self.num_envs)):
+                infos[i] = (final[i] if dones[i] else row) | infos[i]
                 if dones[i]:
                     self.reset_infos[i] = row
-        final = vector_infos.get("final_info")
-        if final:
-            for i, row in enumerate(rows_of(final, self.num_envs)):
-                if dones[i]:
-                    infos[i] = row | infos[i]
+        return infos
+
+    # Attributes and methods.
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Return an attribute of each environment, or of the vector environment, once for each."""
+        chosen = list(self._get_indices(indices))
+        if self._envs is not None:
+            return [self._envs[i].get_wrapper_attr(attr_name) for i in chosen]
+        if isinstance(self._base, AsyncVectorEnv):
+            self._require_in_workers(attr_name)
+            values = self._base.get_attr(attr_name)
+            return [values[i] for i in chosen]
+        return [self._of_all(attr_name)] * len(chosen)
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Say whether each environment, or the vector environment, has an attribute."""
+        if isinstance(self._base, AsyncVectorEnv):
+            return all(self._base.call("has_wrapper_attr", attr_name))
+        return super().has_attr(attr_name)
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of each environment, or of the vector environment.
+
+        :raises AttributeError: if they play tasks of ours and have no such attribute, so that
+            nothing that plays would be reached
+        :raises ValueError: if only some environments are meant and they can't be told apart
+        """
+        chosen = list(self._get_indices(indices))
+        if self._task_names is not None and not self.has_attr(attr_name):
+            raise AttributeError(
+                f"`set_attr` reaches no task: {self.env} has no attribute {attr_name!r}; give "
+                "tasks their arguments where they are listed, as in ('CartPole-v1', {...})"
+            )
+        if self._envs is not None:
+            for i in chosen:
+                self._envs[i].set_wrapper_attr(attr_name, value)
+            return
+        self._require_all("set_attr", chosen)
+        if isinstance(self._base, AsyncVectorEnv):
+            self._base.set_attr(attr_name, [value] * self.num_envs)
+        else:
+            setattr(self._base, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
+    ) -> list[Any]:
+        """Call a method of each environment, or of the vector environment as a whole.
+
+        A method of the vector environment is called once. ``indices`` is handed on if it takes
+        them; a result with a row for each environment is dealt out.
+
+        :raises ValueError: if only some environments are meant and they can't be told apart
+        """
+        chosen = list(self._get_indices(indices))
+        if self._envs is not None:
+            methods = [self._envs[i].get_wrapper_attr(method_name) for i in chosen]
+            return [method(*method_args, **kwargs) for method in methods]
+        if isinstance(self._base, AsyncVectorEnv):
+            if method_name != _OF_ANY:
+                self._require_all(method_name, chosen)
+            self._require_in_workers(method_name)
+            results = self._base.call(method_name, *method_args, **kwargs)
+            return [results[i] for i in chosen]
+        method = self._of_all(method_name)
+        if method_name not in _OF_ALL and chosen != list(range(self.num_envs)):
+            if "indices" in inspect.signature(method).parameters:
+                kwargs["indices"] = chosen
+            elif method_args or kwargs:
+                self._require_all(method_name, chosen)
+        result = method(*method_args, **kwargs)
+        by_row = isinstance(result, (np.ndarray, tuple, list)) and len(result) == self.num_envs
+        by_row = by_row and method_name not in _OF_ALL
+        return [result[i] for i in chosen] if by_row else [result] * len(chosen)
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """Say of each environment whether it is in such a wrapper."""
+        chosen = list(self._get_indices(indices))
+        if self._envs is None:
+            return [False] * len(chosen)
+        return [is_wrapped(self._envs[i], wrapper_class) for i in chosen]
+
+    def _of_all(self, name: str) -> Any:
+        """Return an attribute of the vector environment, or of the nearest wrapper that has it."""
+        layer: VectorEnv[Any, Any, Any] = self.env
+        while isinstance(layer, VectorWrapper) and not hasattr(layer, name):
+            layer = layer.env
+        return getattr(layer, name)
+
+    def _find_task_names(self) -> Sequence[str] | None:
+        return self.get_attr("task_names", 0)[0] if self.has_attr("task_names") else None
+
+    def _require_in_workers(self, name: str) -> None:
+        # A worker process that is asked for what it doesn't have shuts down.
+        if not self.has_attr(name):
+            raise AttributeError(f"the environments of {self.env} have no attribute {name!r}")
+
+    def _require_all(self, what: str, chosen: Sequence[int]) -> None:
+        if list(chosen) != list(range(self.num_envs)):
+            raise ValueError(
+                f"`indices` of {what} must be None: the environments of {self.env} can only be "
+                f"reached all at once, got {list(chosen)}"
+            )
 
 
-def _check_autoreset(env: VectorEnv[Any, Any, Any]) -> None:
+def rows_of(vector_infos: Mapping[str, Any], num_envs: int) -> list[dict[str, Any]]:
+    """Turn a vector environment's infos, a dict of arrays, into one dict for each environment.
+
+    :param vector_infos: arrays of ``num_envs`` rows or dicts of these; where there is a mask
+        ``"_key"``, only the rows it marks are dealt out; what has no row for each is left out
+    :param num_envs: number of environments
+    """
+    rows: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+    masks = {f"_{key}" for key in vector_infos}
+    for key, value in vector_infos.items():
+        column = None if key in masks else _column(value, num_envs)
+        if column is not None:
+            mask = vector_infos.get(f"_{key}")
+            for i in range(num_envs) if mask is None else np.flatnonzero(mask):
+                rows[i][key] = column[i]
+    return rows
+
+
+def _column(value: Any, num_envs: int) -> list[Any] | None:
+    if isinstance(value, Mapping):
+        return list(rows_of(value, num_envs))
+    if not isinstance(value, np.ndarray | list | tuple) or np.ndim(value) == 0:
+        return None
+    if len(value) != num_envs:
+        return None
+    # Numbers become Python's own.
+    return value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else list(value)
+
+
+def _row(batch: Any, index: int) -> Any:
+    """Return one environment's part of a batch: a row, or a dict of rows."""
+    if isinstance(batch, Mapping):
+        return {key: _row(value, index) for key, value in batch.items()}
+    return batch[index]
+
+
+def _check(env: VectorEnv[Any, Any, Any]) -> None:
     # ale-py's environments all write into one metadata dict: the attribute is each one's own.
     mode = getattr(env.unwrapped, "autoreset_mode", env.metadata.get("autoreset_mode"))
     if mode is not AutoresetMode.SAME_STEP:
@@ -224,11 +328,7 @@ def _check_autoreset(env: VectorEnv[Any, Any, Any]) -> None:
         )
     if not getattr(env.unwrapped, "copy", True):
         raise ValueError("`env` must return new arrays each step: copy must be True, got False")
-
-
-def _check_actions(env: VectorEnv[Any, Any, Any]) -> None:
-    arrays = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-    if not isinstance(env.single_action_space, arrays):
+    if not isinstance(env.single_action_space, _ARRAYS):
         raise ValueError(
             "`env` must take arrays as actions (Box, Discrete, MultiDiscrete or MultiBinary), as "
             f"SB3's algorithms give no others, got {env.single_action_space}; wrap its tasks "
@@ -236,7 +336,7 @@ def _check_actions(env: VectorEnv[Any, Any, Any]) -> None:
         )
 
 
-def _says_ours(vector_infos: Mapping[str, Any]) -> bool:
+def _shows_our_tasks(vector_infos: Mapping[str, Any]) -> bool:
     """Say whether a `task_id` is a number of ours; environments of others may call theirs so."""
     told = vector_infos.get("task_id")
     return told is not None and np.issubdtype(np.asarray(told).dtype, np.integer)

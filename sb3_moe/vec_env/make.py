@@ -1,15 +1,36 @@
-"""The one call that builds a VecEnv over several tasks."""
+"""Build a VecEnv over several tasks, and others like it from the recipe that it keeps."""
 
 from __future__ import annotations
 
+import copy
 import os
-from inspect import signature
+import pickle
 from typing import Any
 
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import (
+    VecCheckNan,
+    VecEnv,
+    VecEnvWrapper,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+    unwrap_vec_normalize,
+)
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
-from sb3_moe.layers.classes import did_you_mean
+from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
+from sb3_moe.vec_env.tasks import task_names
+
+# An environment for evaluation has other numbers, another schedule, and no file over training's.
+NOT_COPIED = ("n_envs", "schedule", "monitor_dir")
+# Wrappers that another environment can be put into as well; the first two change nothing.
+WRAPPERS = (VecMonitor, VecCheckNan, VecFrameStack, VecNormalize, VecTransposeImage)
+# More environments of a task would play few episodes each and cost more time in every step.
+MAX_COPIES = 10
 
 
 def make_multitask_vec_env(
@@ -31,6 +52,9 @@ def make_multitask_vec_env(
     >>> env.reset()["task_id"].tolist()
     [0, 0, 1, 1]
 
+    SB3's VecNormalize takes what it returns with ``norm_obs_keys=["obs"]``, which leaves out the
+    task's id.
+
     :param tasks: a suite's name, or a list of Gymnasium ids, (id, kwargs) pairs or callables
     :param n_envs: how many environments; None: one per task
     :param seed: of the environments and the schedule, used at the first reset
@@ -39,28 +63,17 @@ def make_multitask_vec_env(
     :param monitor_dir: folder for monitor.csv; None: no file
     :param monitor_kwargs: for VecMonitor
     :param kwargs: as of :func:`sb3_moe_envs.make_multitask_vector` (``obs_space``, ...)
-    :raises TypeError: if there is no such argument
-    :raises ValueError: if there are fewer environments than interleaved tasks, or the seed is no
-        whole number
+    :raises TypeError: if there is no such argument, or a number isn't a whole one
+    :raises ValueError: if there are fewer environments than interleaved tasks
     """
-    from sb3_moe_envs import MultiTaskVectorEnv, make_multitask_vector
-    from sb3_moe_envs.closing import closed_on_error
-    from sb3_moe_envs.numbers import optional_whole
+    from sb3_moe_envs import make_multitask_vector
 
-    theirs = [*signature(MultiTaskVectorEnv).parameters][1:]
-    own = [*signature(make_multitask_vec_env).parameters][:-1]
-    for name in kwargs:
-        if name not in theirs or name == "num_envs":
-            raise TypeError(
-                f"make_multitask_vec_env got an unexpected keyword argument {name!r}"
-                f"{did_you_mean(name, {*own, *theirs} - {'num_envs'})}"
-            )
-    n_envs = _number_of_envs(tasks, n_envs, schedule)
-    seed = optional_whole("seed", seed, 0)
-    env = GymnasiumVecEnv(
-        make_multitask_vector(tasks, n_envs, schedule=schedule, task_id=task_id, **kwargs)
-    )
-    env.built_with = {
+    if n_envs is not None:
+        whole("n_envs", n_envs)
+    if seed is not None:
+        whole("seed", seed, 0)
+        seed = int(seed)
+    recipe = {
         "tasks": tasks,
         "n_envs": n_envs,
         "schedule": schedule,
@@ -69,15 +82,12 @@ def make_multitask_vec_env(
         "monitor_kwargs": monitor_kwargs,
         **kwargs,
     }
+    env = GymnasiumVecEnv(
+        make_multitask_vector(tasks, n_envs, schedule=schedule, task_id=task_id, **kwargs)
+    )
+    env.recipe = recipe
     env.seed(seed)
     env.action_space.seed(seed)
-    with closed_on_error(env.close):
-        return _monitored(env, monitor_dir, monitor_kwargs)
-
-
-def _monitored(
-    env: VecEnv, monitor_dir: str | os.PathLike[str] | None, monitor_kwargs: dict[str, Any] | None
-) -> VecEnv:
     folder = None if monitor_dir is None else os.fspath(monitor_dir)  # SB3 takes no Path
     if folder is not None:
         os.makedirs(folder, exist_ok=True)
@@ -87,17 +97,180 @@ def _monitored(
     return VecMonitor(env, folder, info_keywords=tuple(dict.fromkeys(keywords)), **options)
 
 
-def _number_of_envs(tasks: Any, n_envs: int | None, schedule: Any) -> int:
-    from sb3_moe_envs.multitask import as_schedule
-    from sb3_moe_envs.numbers import whole
-    from sb3_moe_envs.schedules import Slots
-    from sb3_moe_envs.suites import tasks_of
+def make_pinned_env(
+    training_env: VecEnv,
+    copies: int | None = None,
+    seed: int | None = None,
+    *,
+    render_mode: str | None = None,
+) -> VecEnv:
+    """Build environments like the training ones, each of which plays one task for good.
 
-    num_tasks = len(tasks_of(tasks))
-    n_envs = num_tasks if n_envs is None else n_envs
-    n_envs = whole("n_envs", n_envs)
-    if as_schedule(schedule, tasks).slots is Slots.SHARED and n_envs < num_tasks:
+    :param training_env: of :func:`make_multitask_vec_env`; it is only asked how it was built
+    :param copies: how many environments for each task; None: as many as a task has in training,
+        which saves jax from compiling once more
+    :param seed: of the environments
+    :param render_mode: ``"rgb_array"`` for images; None: as in training, but in no window
+    :raises TypeError: if ``copies`` is no whole number
+    :raises ValueError: if it can't be rebuilt, or ``copies`` is below 1
+    """
+    from sb3_moe_envs.schedules import Interleave
+    from sb3_moe_envs.tasks import only_new
+
+    whole_or_none("copies", copies)
+    recipe = _recipe_of(training_env)
+    arguments = {name: value for name, value in recipe.items() if name not in NOT_COPIED}
+    arguments["render_mode"] = render_mode or mode_again(arguments.get("render_mode"))
+    num_tasks = len(task_names(training_env))
+    n_envs = copies * num_tasks if copies else _as_in_training(training_env, num_tasks)
+    with only_new():
+        env = make_multitask_vec_env(**arguments, n_envs=n_envs, schedule=Interleave(), seed=seed)
+    return wrap_like(env, training_env)
+
+
+def mode_again(render_mode: str | None) -> str | None:
+    """Give the ``render_mode`` in which an environment is built once more.
+
+    No second window opens where the first shows what humans see. Any other mode stays, since what
+    an environment draws may be what is observed.
+    """
+    return None if render_mode == "human" else render_mode
+
+
+def evaluation_copies(training_env: VecEnv, episodes: int) -> int:
+    """Return how many environments of each task play a number of episodes.
+
+    As many as episodes, up to ten. Tasks that are stepped one by one have no more than in training,
+    since more would save no time, and in processes no more than there are cores.
+
+    :param training_env: of :func:`make_multitask_vec_env`
+    :param episodes: of each task
+    :raises ValueError: if it doesn't say how it was built
+    """
+    from sb3_moe_envs.suites import tasks_of
+    from sb3_moe_envs.vector.parts import is_batched
+    from sb3_moe_envs.vector.workers import num_cores
+
+    recipe = _recipe_of(training_env)
+    tasks = tasks_of(recipe["tasks"])
+    copies = min(episodes, MAX_COPIES)
+    if all(is_batched(task) for task in tasks):
+        return copies
+    copies = min(copies, _as_in_training(training_env, len(tasks)) // len(tasks))
+    if recipe.get("vectorization") == "async":
+        copies = min(copies, num_cores() // len(tasks))
+    return max(copies, 1)
+
+
+def are_interleaved(env: VecEnv) -> bool:
+    """Say whether an environment's schedule mixes its tasks, even if one is played at a time.
+
+    :param env: in any wrappers; one without a schedule, or of a single task, interleaves nothing
+    """
+    several = len(task_names(env)) > 1 and env.has_attr("is_interleaved")
+    return several and bool(env.get_attr("is_interleaved")[0])
+
+
+def not_built_again_since(env: VecEnv) -> str | None:
+    """Say why no environment like this one can be built, or None if one can."""
+    if getattr(env, "recipe", None) is None:
+        return "it doesn't say how it was built"
+    return not_wrapped_again_since(env)
+
+
+def not_wrapped_again_since(env: VecEnv) -> str | None:
+    """Say why no other environment can have this one's wrappers, or None if one can."""
+    while isinstance(env, VecEnvWrapper):
+        if not isinstance(env, WRAPPERS):
+            return f"{type(env).__name__} around it can't be copied"
+        env = env.venv
+    return None
+
+
+def _recipe_of(env: VecEnv) -> dict[str, Any]:
+    recipe: dict[str, Any] | None = getattr(env, "recipe", None)
+    if recipe is None:
         raise ValueError(
-            f"`n_envs` must be at least the number of interleaved tasks, {num_tasks}, got {n_envs}"
+            "the training environment doesn't say how it was built; build it with "
+            "sb3_moe.make_multitask_vec_env(tasks), or give MultiTaskEvalCallback an `eval_env`, "
+            "with each task in an environment of its own"
         )
-    return n_envs
+    return recipe
+
+
+def _as_in_training(env: VecEnv, num_tasks: int) -> int:
+    """Count the environments that give each task as many as it has in training."""
+    # By the schedule: which tasks are played at this moment may be chance.
+    shared = are_interleaved(env) and env.num_envs >= num_tasks
+    return env.num_envs if shared else env.num_envs * num_tasks
+
+
+def wrap_like(env: VecEnv, model_env: VecEnv) -> VecEnv:
+    """Put an environment into the wrappers of another, with normalizers that learn nothing.
+
+    :param env: to be wrapped
+    :param model_env: whose wrappers are copied
+    :raises ValueError: if there is a wrapper that can't be copied
+    """
+    if why := not_wrapped_again_since(model_env):
+        raise ValueError(f"`eval_env` must be given: the training environment is one, but {why}")
+    if not isinstance(model_env, VecEnvWrapper):
+        return env
+    env = wrap_like(env, model_env.venv)
+    match model_env:
+        case VecNormalize():
+            normalizer: VecNormalize = pickle.loads(pickle.dumps(model_env))
+            normalizer.set_venv(env)
+            normalizer.training = normalizer.norm_reward = False
+            return normalizer
+        case VecTransposeImage():
+            return VecTransposeImage(env, skip=model_env.skip)
+        case VecFrameStack():
+            stacked = model_env.stacked_obs
+            return VecFrameStack(env, stacked.n_stack, channels_order=_channels_order(stacked))
+    return env
+
+
+def _channels_order(stacked: StackedObservations[Any]) -> Any:
+    """Say where a stack of frames is put together, for each key of a Dict."""
+    if isinstance(stacked.observation_space, spaces.Dict):
+        parts = stacked.sub_stacked_observations
+        return {key: _channels_order(part) for key, part in parts.items()}
+    return "first" if stacked.channels_first else "last"
+
+
+def normalises_observations(normalizer: VecNormalize | None) -> bool:
+    """Say whether there is a normalizer, and observations go through it."""
+    return normalizer is not None and bool(normalizer.norm_obs)
+
+
+def kind_of_normaliser(normalizer: VecNormalize | None) -> str:
+    """Say what an environment is normalized by, and which parts of observations."""
+    if normalizer is None:
+        return "no VecNormalize"
+    if not normalizer.norm_obs:
+        return "a VecNormalize with norm_obs=False"
+    kind = PerTaskVecNormalize if isinstance(normalizer, PerTaskVecNormalize) else VecNormalize
+    keys = getattr(normalizer, "norm_obs_keys", None)
+    return f"{kind.__name__} of {'all' if keys is None else sorted(keys)}"
+
+
+def synchronise(training_env: VecEnv, env: VecEnv) -> None:
+    """Give an environment's normalizer the statistics of the training one's.
+
+    It learns none of its own from then on, and leaves rewards as they are.
+
+    :raises ValueError: if they normalize observations in different ways, or only one does
+    """
+    source, target = unwrap_vec_normalize(training_env), unwrap_vec_normalize(env)
+    wanted, got = kind_of_normaliser(source), kind_of_normaliser(target)
+    if wanted != got:
+        raise ValueError(
+            f"`eval_env` must be normalized as the training environment, by {wanted}, got {got}"
+        )
+    if source is None or target is None:
+        return
+    # There are none of observations that are not normalized.
+    names = [name for name in ("obs_rms", "ret_rms") if name in vars(source)]
+    vars(target).update(copy.deepcopy({name: vars(source)[name] for name in names}))
+    target.training = target.norm_reward = False

@@ -14,13 +14,11 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_moe.evaluation.outcomes import is_lost_life
-from sb3_moe.evaluation.watched import spread
+from sb3_moe.measures.activations import hidden_layers, policy_activations
+from sb3_moe.measures.plasticity import TAUS, dormant_fraction, dormant_fraction_per_expert
 from sb3_moe.networks.decisions import Decision
-from sb3_moe.observations.batches import Obs, concatenate, select
-from sb3_moe.plasticity.dormant import TAUS, dormant_fraction, dormant_fraction_per_expert
-from sb3_moe.plasticity.hidden_layers import hidden_layers
-from sb3_moe.plasticity.probe import policy_activations
+from sb3_moe.vec_env.evaluating import is_lost_life
+from sb3_moe.vec_env.observations import Obs, concatenate, select, spread
 from sb3_moe.watching.replay import Frame, Sleep, Track
 
 # Observations on which units are asked whether they sleep.

@@ -22,7 +22,8 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_moe.evaluation.pinned_env import (
+from sb3_moe.vec_env.evaluating import random_actions, takes_masks
+from sb3_moe.vec_env.make import (
     evaluation_copies,
     kind_of_normaliser,
     make_pinned_env,
@@ -33,10 +34,7 @@ from sb3_moe.evaluation.pinned_env import (
     synchronise,
     wrap_like,
 )
-from sb3_moe.evaluation.playing import takes_masks
-from sb3_moe.evaluation.random_actions import random_actions
-from sb3_moe.tasks.known import check_tasks, tasks_known
-from sb3_moe.tasks.of_env import task_names
+from sb3_moe.vec_env.tasks import check_tasks, task_names, tasks_known
 from sb3_moe.watching.pictures import as_frame
 from sb3_moe.watching.replay import Frame
 

@@ -16,7 +16,7 @@ from sb3_moe_envs.extras import EXTRAS as ENVS_EXTRAS
 SHIPPED = {
     "sb3_moe": [
         "py.typed",
-        "metrics/returns.json",
+        "measures/returns.json",
         "study/presets/smoke.yaml",
         "study/report/templates/style.css",
         "watching/page/draw.js",

@@ -368,7 +368,7 @@ def test_a_window_that_is_no_number_of_episodes_is_refused():
 
 
 def test_a_wrapper_that_cannot_be_copied_is_named():
-    from sb3_moe.evaluation.pinned_env import wrap_like
+    from sb3_moe.vec_env.make import wrap_like
 
     class Strange(VecEnvWrapper):
         def reset(self):

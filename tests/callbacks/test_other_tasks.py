@@ -20,8 +20,8 @@ from sb3_moe.callbacks import (
     TaskSwitchCallback,
     WeightNormDecayCallback,
 )
-from sb3_moe.tasks.of_env import name_of
 from sb3_moe.vec_env import make_multitask_vec_env
+from sb3_moe.vec_env.tasks import name_of
 from sb3_moe_envs import Task
 
 STEPS = 96

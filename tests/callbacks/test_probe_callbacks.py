@@ -14,7 +14,7 @@ from toy import pinned, toy_vec_env
 
 import sb3_moe
 from sb3_moe.callbacks import PlasticityCallback, RoutingCallback, collect_probe
-from sb3_moe.metrics import load_entropy
+from sb3_moe.measures import load_entropy
 from sb3_moe.policies.on_policy import MoeMultiInputPolicy
 from sb3_moe.vec_env import make_multitask_vec_env
 

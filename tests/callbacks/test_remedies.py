@@ -9,8 +9,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toy import pinned, toy_vec_env
 
 import sb3_moe
-from sb3_moe.buffers import MultiTaskReplayBuffer
-from sb3_moe.buffers.reservoir import Reservoir
 from sb3_moe.callbacks import (
     LinearPerBlock,
     ReDoCallback,
@@ -21,6 +19,8 @@ from sb3_moe.callbacks import (
 )
 from sb3_moe.callbacks.task_switch import Restarted
 from sb3_moe.files.record import Record
+from sb3_moe.vec_env import MultiTaskReplayBuffer
+from sb3_moe.vec_env.kept_rows import Reservoir
 
 SEQUENCE = (0,) * 20 + (1,) * 200
 

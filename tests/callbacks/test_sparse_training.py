@@ -12,7 +12,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from toy import toy_vec_env
 
 import sb3_moe
-from sb3_moe.budget import describe, measure
 from sb3_moe.callbacks import (
     ReDoCallback,
     ResetHeadsCallback,
@@ -22,8 +21,9 @@ from sb3_moe.callbacks import (
     TaskSwitchCallback,
 )
 from sb3_moe.growing.sparsifying import SparseNetworks
-from sb3_moe.networks.masks import masks_in, moments_in
-from sb3_moe.plasticity import shrink_and_perturb
+from sb3_moe.measures import describe, measure, shrink_and_perturb
+from sb3_moe.networks.masks import masks_in
+from sb3_moe.networks.masks import moments_in
 from sb3_moe.study.spec.callbacks import build_callbacks, check_callbacks
 from sb3_moe.study.spec.named import named
 

@@ -11,10 +11,10 @@ from stable_baselines3.her import HerReplayBuffer
 from toy import toy_vec_env
 
 import sb3_moe  # noqa: F401  registers the policies' names
-from sb3_moe.buffers.reservoir import Reservoir
 from sb3_moe.callbacks import SnapshotCallback, TaskSwitchCallback
 from sb3_moe.snapshot.resuming import resume
 from sb3_moe.vec_env import make_multitask_vec_env
+from sb3_moe.vec_env.kept_rows import Reservoir
 from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv
 
 TASKS = ["CartPole-v1", "Acrobot-v1"]

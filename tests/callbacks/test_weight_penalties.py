@@ -15,8 +15,8 @@ from sb3_moe.callbacks import (
     SparseTrainingCallback,
     WeightNormDecayCallback,
 )
+from sb3_moe.measures.resets import optimizers
 from sb3_moe.networks.masks import masks_in
-from sb3_moe.plasticity.resets import optimizers
 
 
 def make(algo=PPO, policy="MlpPolicy", env=None, **kwargs):

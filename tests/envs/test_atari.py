@@ -12,8 +12,8 @@ pytest.importorskip("ale_py", reason="needs the atari extra")
 
 from ale_py.vector_env import AtariVectorEnv
 
-from sb3_moe.evaluation.outcomes import game_return, is_lost_life
 from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
+from sb3_moe.vec_env.evaluating import game_return, is_lost_life
 from sb3_moe_envs import MultiTaskVectorEnv, Task
 from sb3_moe_envs.vector.atari import AtariEnv, AtariVectorWorld
 

@@ -6,7 +6,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_moe
-from sb3_moe.tasks.of_env import action_meanings
+from sb3_moe.vec_env.tasks import action_meanings
 from sb3_moe_envs import MultiTaskEnv
 from sb3_moe_envs.coordinates import Conflicting, ConflictingVector
 from sb3_moe_envs.meanings import meanings_of

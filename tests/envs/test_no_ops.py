@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("gymnax", reason="needs the minatar extra")
 
 from sb3_moe import make_multitask_vec_env
-from sb3_moe.evaluation.pinned_env import make_pinned_env
+from sb3_moe.vec_env.make import make_pinned_env
 from sb3_moe_envs import Cycle
 from sb3_moe_envs.minatar import GAMES, NO_OP_MAX, MinAtarEnv, MinAtarVectorEnv
 from sb3_moe_envs.vector.gymnax import GymnaxVectorEnv

@@ -16,8 +16,8 @@ from gymnasium.wrappers import TransformAction
 from gymnasium.wrappers.vector import TransformAction as VectorTransformAction
 
 from sb3_moe import make_multitask_vec_env
-from sb3_moe.evaluation.pinned_env import make_pinned_env
-from sb3_moe.evaluation.playing import evaluate_tasks
+from sb3_moe.vec_env.evaluating import evaluate_tasks
+from sb3_moe.vec_env.make import make_pinned_env
 from sb3_moe_envs import (
     Cycle,
     Interleave,

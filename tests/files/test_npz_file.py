@@ -5,7 +5,7 @@ import pytest
 
 from sb3_moe.files.npz_file import read_npz, write_npz
 from sb3_moe.files.record import Record
-from sb3_moe.metrics.curves import load_scores
+from sb3_moe.measures.curves import load_scores
 from sb3_moe.plots import draw_dormant
 
 

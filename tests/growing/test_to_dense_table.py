@@ -13,7 +13,7 @@ from sb3_moe.growing import to_dense
 from sb3_moe.growing.outputs import sampled
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.registration import TABLE
-from sb3_moe.tasks.known import names_on
+from sb3_moe.vec_env.tasks import names_on
 
 TASK = 1
 # Mixtures that are one network, wherever they sit.

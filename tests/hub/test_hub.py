@@ -19,14 +19,14 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_moe
-from sb3_moe.evaluation.playing import TaskEpisodes
 from sb3_moe.hub import push, write_folder
 from sb3_moe.hub.card import card, metadata
 from sb3_moe.hub.folder import check_folder
 from sb3_moe.hub.results import Results
 from sb3_moe.study.card import main
 from sb3_moe.study.cli import console_script
-from sb3_moe.tasks.of_env import suite_of
+from sb3_moe.vec_env.evaluating import TaskEpisodes
+from sb3_moe.vec_env.tasks import suite_of
 from sb3_moe_envs import MultiTaskEnv
 
 # The tests before it may have loaded jax, which warns of forks.

@@ -5,10 +5,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
-from sb3_moe.budget import measure
 from sb3_moe.callbacks import PlasticityCallback
+from sb3_moe.measures import measure, measure_layers, measure_weights
 from sb3_moe.networks import Network, Networks, families, networks_of, register_networks
-from sb3_moe.plasticity import measure_layers, measure_weights
 
 
 class OneTower(ActorCriticPolicy):

@@ -8,8 +8,8 @@ from every_network import every_policy, make, parameters_of
 from gymnasium import spaces
 from stable_baselines3 import PPO
 
+from sb3_moe.measures.gradients import fisher_information
 from sb3_moe.networks import Networks, networks_of
-from sb3_moe.plasticity.fisher import fisher_information
 
 
 def taken(model, rows):

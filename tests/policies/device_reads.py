@@ -51,7 +51,7 @@ TRAINING = {
         "sb3_moe/optimizers.py", "_active", "values = th.cat(norms).tolist() if norms else []"
     ): "which experts were active, where idle ones are held",
     Place(
-        "sb3_moe/buffers/rollout.py",
+        "sb3_moe/vec_env/rollout_buffers.py",
         "add",
         "both = th.stack([value.flatten(), log_prob.flatten()]).cpu().numpy()",
     ): "SB3 computes advantages in numpy: one copy a step",
@@ -65,27 +65,27 @@ DENSE = {
 }
 LOOKING = {
     Place(
-        "sb3_moe/plasticity/dormant.py", "dormant_fraction", "return float(asleep_EH.mean())"
+        "sb3_moe/measures/plasticity.py", "dormant_fraction", "return float(asleep_EH.mean())"
     ): NUMBER,
-    Place("sb3_moe/plasticity/rank.py", "effective_rank", "if values.sum() == 0:"): NUMBER,
+    Place("sb3_moe/measures/plasticity.py", "effective_rank", "if values.sum() == 0:"): NUMBER,
     Place(
-        "sb3_moe/plasticity/rank.py",
+        "sb3_moe/measures/plasticity.py",
         "effective_rank",
         "return float(th.special.entr(shares).sum().exp())",
     ): NUMBER,
     Place(
-        "sb3_moe/plasticity/rank.py",
+        "sb3_moe/measures/plasticity.py",
         "stable_rank",
         "return 0.0 if squares.max() == 0 else float(squares.sum() / squares.max())",
     ): NUMBER,
     Place(
-        "sb3_moe/plasticity/weights.py",
+        "sb3_moe/measures/plasticity.py",
         "_norm",
         "return float(th.linalg.vector_norm("
         "th.stack([th.linalg.vector_norm(t) for t in tensors])))",
     ): NUMBER,
     Place(
-        "sb3_moe/plasticity/weights.py",
+        "sb3_moe/measures/plasticity.py",
         "zero_gradient_fraction",
         "moved = 0 if gradient is None else int(gradient.count_nonzero())",
     ): NUMBER,
@@ -94,9 +94,9 @@ LOOKING = {
         "_stacked",
         "return th.stack(rows).double().cpu().numpy()",
     ): NUMBER,
-    Place("sb3_moe/plasticity/redo.py", "redo", "counts[name] = int(mask_EH.sum())"): NUMBER,
+    Place("sb3_moe/measures/redo.py", "redo", "counts[name] = int(mask_EH.sum())"): NUMBER,
     Place(
-        "sb3_moe/plasticity/redo.py",
+        "sb3_moe/measures/redo.py",
         "_restart",
         "view(tensor)[mask_EH] = view(new[name])[mask_EH]",
     ): MASKED,
@@ -114,20 +114,20 @@ UPLOADS = {
     Place("sb3_contrib/common/maskable/distributions.py", "apply_masking"): "masks, one number",
     Place("sb3_contrib/common/maskable/distributions.py", "entropy"): "one number",
     Place(
-        "sb3_moe/buffers/observations.py", "write", "tensor.copy_(source, non_blocking=True)"
+        "sb3_moe/vec_env/observations.py", "write", "tensor.copy_(source, non_blocking=True)"
     ): STORED,
     Place(
-        "sb3_moe/buffers/rollout.py",
+        "sb3_moe/vec_env/rollout_buffers.py",
         "_finish",
         "self._scalars = th.from_numpy(np.stack([row[:, 0] for row in rows])).to(self.device)",
     ): "advantages and returns, which SB3 computes in numpy",
     Place(
-        "sb3_moe/buffers/rollout.py",
+        "sb3_moe/vec_env/rollout_buffers.py",
         "get",
         "order = th.from_numpy(np.random.permutation(size)).to(self.device)",
     ): DRAWN,
     Place(
-        "sb3_moe/buffers/replay.py",
+        "sb3_moe/vec_env/replay_buffers.py",
         "_gather",
         "indices = th.from_numpy(flat_indices).to(self.device)",
     ): DRAWN,

@@ -10,9 +10,9 @@ from fake_device import NAME, Watch, fake_device
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_moe.callbacks.routing import routing_per_task
-from sb3_moe.plasticity import redo, reset_heads, shrink_and_perturb
-from sb3_moe.plasticity.measure import measure_layers, measure_ntk, measure_weights
-from sb3_moe.plasticity.mixtures import expert_outputs
+from sb3_moe.measures import redo, reset_heads, shrink_and_perturb
+from sb3_moe.measures.experts import expert_outputs
+from sb3_moe.measures.plasticity import measure_layers, measure_ntk, measure_weights
 
 STEPS = 4
 

@@ -6,7 +6,7 @@ import arena
 import pytest
 from gymnasium import spaces
 
-from sb3_moe.budget import controls, matching_net_arch, measure
+from sb3_moe.measures import controls, matching_net_arch, measure
 from sb3_moe.policies.registration import TABLE
 
 # As SB3 takes them, so that the dense policy's extractor is SB3's own.

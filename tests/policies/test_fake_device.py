@@ -12,9 +12,9 @@ from device_reads import READS, UPLOADS, undue
 from fake_device import ALONE, NAME, Place, Watch, fake_device
 from gymnasium import spaces
 
-from sb3_moe.buffers import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
 from sb3_moe.callbacks import PlasticityCallback, ReDoCallback, RoutingCallback
 from sb3_moe.layers import experts, paths
+from sb3_moe.vec_env import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
 
 pytestmark = ALONE
 EVERY = cases.every_case()
@@ -76,7 +76,7 @@ def test_a_buffer_on_the_device_gives_minibatches_that_are_there(algorithm, alia
 def test_a_rollout_on_the_device_is_read_once_a_step():
     reads = buffered("PPO", "MoeMlpPolicy").reads
     of_buffers = {place.file: n for place, n in reads.items() if place.function == "add"}
-    assert of_buffers == {"sb3_moe/buffers/rollout.py": on_device.STEPS}
+    assert of_buffers == {"sb3_moe/vec_env/rollout_buffers.py": on_device.STEPS}
     looks = [n for place, n in reads.items() if place.function == "get_actions"]
     assert looks == [on_device.STEPS]
 

@@ -14,8 +14,8 @@ from gymnasium import spaces
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from sb3_moe.buffers import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
 from sb3_moe.layers.registry import ROUTERS
+from sb3_moe.vec_env import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
 
 pytestmark = ALONE
 HERE = "tests/policies/test_fake_device_mutations.py"
@@ -26,22 +26,22 @@ MUTATIONS = {
 }
 FAMILIES = [pair for pair in arena.PAIRS if pair[1].startswith("MoeMlp")]
 MEASURES = [
-    "sb3_moe.plasticity.measure:online_parameters",
-    "sb3_moe.plasticity.measure:dormant_fraction",
-    "sb3_moe.plasticity.measure:dormant_fraction_per_expert",
-    "sb3_moe.plasticity.measure:effective_rank",
-    "sb3_moe.plasticity.measure:stable_rank",
-    "sb3_moe.plasticity.measure:weight_norm",
-    "sb3_moe.plasticity.measure:gradient_norm",
-    "sb3_moe.plasticity.measure:zero_gradient_fraction",
-    "sb3_moe.plasticity.measure:ntk_rank",
-    "sb3_moe.plasticity.measure:policy_activations",
+    "sb3_moe.measures.plasticity:online_parameters",
+    "sb3_moe.measures.plasticity:dormant_fraction",
+    "sb3_moe.measures.plasticity:dormant_fraction_per_expert",
+    "sb3_moe.measures.plasticity:effective_rank",
+    "sb3_moe.measures.plasticity:stable_rank",
+    "sb3_moe.measures.plasticity:weight_norm",
+    "sb3_moe.measures.plasticity:gradient_norm",
+    "sb3_moe.measures.plasticity:zero_gradient_fraction",
+    "sb3_moe.measures.plasticity:ntk_rank",
+    "sb3_moe.measures.plasticity:policy_activations",
     "sb3_moe.callbacks.routing:_stacked",
 ]
 REMEDIES = [
-    "sb3_moe.plasticity.redo:_restart",
-    "sb3_moe.plasticity.resets:_forget_moments",
-    "sb3_moe.plasticity.resets:reset_optimizers",
+    "sb3_moe.measures.redo:_restart",
+    "sb3_moe.measures.resets:_forget_moments",
+    "sb3_moe.measures.resets:reset_optimizers",
 ]
 BUFFERS = [
     (DeviceRolloutBuffer, "add"),

@@ -15,7 +15,7 @@ from torch import nn
 import sb3_moe
 from benchmarks import start_scale
 from sb3_moe.layers import MoELayer
-from sb3_moe.plasticity.resets import fresh_copy, reset_heads
+from sb3_moe.measures.resets import fresh_copy, reset_heads
 from sb3_moe.policies import dqn, on_policy, sac
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.options import MoEOptions

@@ -9,8 +9,8 @@ from stable_baselines3 import DDPG, PPO, SAC, TD3
 from torch.distributions import Normal
 
 import sb3_moe
+from sb3_moe.measures.gradients import fisher_information
 from sb3_moe.networks import networks_of
-from sb3_moe.plasticity.fisher import fisher_information
 
 DIMS = [1, 3, 2]
 BOX = spaces.Box(-1, 1, (3,))

@@ -11,9 +11,9 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
 
 from sb3_moe.networks import networks_of
-from sb3_moe.observations.task_ids import Tail
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.towers import MoEBlock
+from sb3_moe.vec_env.task_ids import Tail
 from sb3_moe_envs.spaces.task_id import Channels
 
 TASK_INPUTS = ("both", "router", "experts", "none")

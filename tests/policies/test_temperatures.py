@@ -11,8 +11,8 @@ from sb3_moe import presets
 from sb3_moe.callbacks import TaskTemperatureCallback, WeightNormDecayCallback
 from sb3_moe.growing import distil
 from sb3_moe.layers.temperatures import TaskTemperatures
-from sb3_moe.plasticity import shrink_and_perturb
-from sb3_moe.plasticity.hidden_layers import online_parameters
+from sb3_moe.measures import shrink_and_perturb
+from sb3_moe.measures.activations import online_parameters
 
 ALGORITHMS = ["SAC", "TQC"]
 

@@ -17,13 +17,13 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_moe
 from sb3_moe import UnsafeFileError, make_multitask_vec_env
-from sb3_moe.buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
 from sb3_moe.generators import preserved_generators
 from sb3_moe.saving.classes import names_asked
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
 from sb3_moe.saving.spaces import decode_space, encode_space
 from sb3_moe.saving.tensors import pack
 from sb3_moe.saving.values import Decoder, Encoder
+from sb3_moe.vec_env import DeviceReplayBuffer, MultiTaskReplayBuffer
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 
 TASKS = ["CartPole-v1", "MountainCar-v0", "CartPole-v1"]

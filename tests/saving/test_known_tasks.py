@@ -10,8 +10,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 import sb3_moe
 from sb3_moe import UnsafeFileError, make_multitask_vec_env
 from sb3_moe.callbacks import evaluate_tasks
-from sb3_moe.tasks.known import tasks_known
 from sb3_moe.vec_env import PerTaskVecNormalize
+from sb3_moe.vec_env.tasks import tasks_known
 from sb3_moe.watching import expert_importance
 from sb3_moe_envs import MultiTaskEnv
 

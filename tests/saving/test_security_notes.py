@@ -13,7 +13,7 @@ PICKLES = {
     "sb3_moe/snapshot/old.py",
     "sb3_moe/snapshot/replay_file.py",
     "sb3_moe/snapshot/run_state.py",
-    "sb3_moe/evaluation/pinned_env.py",
+    "sb3_moe/vec_env/make.py",
     "sb3_moe/study/run/cell.py",
     "envs/sb3_moe_envs/snapshot.py",
     # Of its own errors alone, between processes that it started.

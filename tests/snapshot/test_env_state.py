@@ -169,7 +169,7 @@ def test_an_environment_that_version_0_1_saved_goes_on(kind, tmp_path):
     env.reset()
     play(env)
     inner = env.venv
-    state = inner.envs if kind == "single" else (inner.built_with, inner.state_dict())
+    state = inner.envs if kind == "single" else (inner.recipe, inner.state_dict())
     skipped = ("venv", "class_attributes", "results_writer")
     attributes = {key: value for key, value in vars(env).items() if key not in skipped}
     layer = (type(env), cloudpickle.dumps(attributes), file)

@@ -20,7 +20,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecFram
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 import sb3_moe
-from sb3_moe.buffers import DeviceReplayBuffer
 from sb3_moe.callbacks import SnapshotCallback, save_snapshot
 from sb3_moe.generators import get_generators
 from sb3_moe.saving import UnsafeFileError
@@ -28,6 +27,7 @@ from sb3_moe.snapshot.carried import get_carried
 from sb3_moe.snapshot.env_state import save_env
 from sb3_moe.snapshot.resuming import resume
 from sb3_moe.snapshot.writing import RunState
+from sb3_moe.vec_env import DeviceReplayBuffer
 
 TOTAL, FIRST = 120, 40
 

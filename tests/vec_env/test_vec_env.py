@@ -416,7 +416,7 @@ def test_ppo_trains_on_several_tasks():
 
 
 def test_too_few_environments_are_refused():
-    with pytest.raises(ValueError, match=r"`n_envs` must be at least the number .* 3, got 2"):
+    with pytest.raises(ValueError, match=r"`num_envs` must be at least the number .* 3, .*got 2"):
         make_multitask_vec_env(tasks(), 2)
     with pytest.raises(ValueError, match=r"`n_envs` must be at least 1, got 0"):
         make_multitask_vec_env(tasks()[::2], 0, schedule=Cycle(steps_per_task=20))

@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from stable_baselines3 import PPO, SAC
-from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     VecNormalize,
@@ -18,11 +15,9 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_moe.buffers import MultiTaskReplayBuffer
-from sb3_moe.evaluation.pinned_env import kind_of_normaliser
-from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
+from sb3_moe.vec_env import GymnasiumVecEnv, MultiTaskReplayBuffer, make_multitask_vec_env
+from sb3_moe.vec_env.make import kind_of_normaliser
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
-from sb3_moe.vec_env.task_statistics import PerTaskMeanStd
 from sb3_moe_envs import Interleave
 
 SCALES = np.array([1.0, 1000.0])
@@ -225,22 +220,6 @@ def test_unnormalising_gives_back_the_original():
     np.testing.assert_allclose(env.unnormalize_reward(normalized, ids), rewards, rtol=1e-5)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 2), st.floats(-1e3, 1e3)), min_size=1, max_size=40))
-def test_the_statistics_of_all_tasks_add_up_to_the_total(rows):
-    statistics = PerTaskMeanStd(3, (1,))
-    ids = np.array([task for task, _ in rows])
-    values = np.array([[value] for _, value in rows])
-    for start in range(0, len(rows), 7):
-        part = slice(start, start + 7)
-        statistics.update(values[part], ids[part])
-    total, expected = statistics.total(), RunningMeanStd(epsilon=3e-4, shape=(1,))
-    expected.update(values)
-    np.testing.assert_allclose(total.count, expected.count)
-    np.testing.assert_allclose(total.mean, expected.mean, rtol=1e-2, atol=0.1)
-    np.testing.assert_allclose(total.mean, values.mean(axis=0), rtol=1e-2, atol=0.5)
-
-
 def test_sb3_finds_saves_loads_and_synchronises_it(tmp_path):
     env = wrapped()
     play(env)
@@ -296,12 +275,29 @@ def test_off_policy_rewards_are_normalised_by_the_stored_task():
     assert 0.7 < small / large < 1.4
 
 
-def test_sb3s_own_buffer_is_refused_with_the_reason():
-    model = SAC("MultiInputPolicy", wrapped(), buffer_size=100, learning_starts=4, device="cpu")
-    with pytest.raises(
-        ValueError, match=r"SB3's own replay buffers don't keep: use sb3_moe\.buffers"
-    ):
-        model.learn(40)
+@pytest.mark.parametrize("algorithm", [SAC, TD3])
+def test_a_buffer_that_keeps_no_tasks_is_refused_when_learning_starts(algorithm):
+    model = algorithm("MultiInputPolicy", wrapped(), buffer_size=100, device="cpu")
+    message = r"rewards .* SB3's own replay buffers don't keep: use sb3_moe\.vec_env\.MultiTask"
+    with pytest.raises(ValueError, match=message):
+        model.learn(20)  # long before the first gradient step
+    assert model.num_timesteps == model.replay_buffer.size() == 0
+
+
+def test_hidden_tasks_of_observations_are_refused_off_policy_when_learning_starts():
+    arguments = {"replay_buffer_class": MultiTaskReplayBuffer, "buffer_size": 100, "device": "cpu"}
+    with pytest.raises(ValueError, match=r"need `task_ids` .* off-policy .*: norm_obs=False, or"):
+        SAC("MlpPolicy", wrapped("info"), **arguments).learn(20)
+    SAC("MlpPolicy", wrapped("info", norm_obs=False), learning_starts=4, **arguments).learn(12)
+
+
+def test_sb3s_own_normalizer_leaves_the_id_out_by_its_keys():
+    with pytest.raises(ValueError, match=r"only supports `gym\.spaces\.Box`"):
+        VecNormalize(GymnasiumVecEnv(Scales()))
+    raw, env = (GymnasiumVecEnv(Scales()) for _ in range(2))
+    seen = VecNormalize(env, norm_obs_keys=["obs"]).reset()
+    np.testing.assert_array_equal(seen["task_id"], raw.reset()["task_id"])
+    assert "norm_obs_keys" in make_multitask_vec_env.__doc__
 
 
 def test_without_reward_statistics_sb3s_own_buffer_will_do():
@@ -375,7 +371,7 @@ def test_hidden_tasks_are_asked_for(schedule):
 def test_pictures_are_not_for_it():
     base = Scales("channels")
     base.single_observation_space = spaces.Box(0, 255, (2, 2, 5), np.uint8)
-    with pytest.raises(ValueError, match="`norm_obs` must be False for pictures"):
+    with pytest.raises(ValueError, match="`norm_obs` must be False for images"):
         PerTaskVecNormalize(GymnasiumVecEnv(base))
 
 

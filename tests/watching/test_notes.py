@@ -1,6 +1,6 @@
 """What one task's replay notes of its episodes."""
 
-from sb3_moe.evaluation.outcomes import OF_ATARI
+from sb3_moe.vec_env.evaluating import OF_ATARI
 from sb3_moe.watching.notes import Notes
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from sb3_moe.metrics import bootstrap_interval, holm
+from sb3_moe.measures import bootstrap_interval, holm
 from sb3_moe.study.report.claims import Claim, Claims, Contrast
 from sb3_moe.study.report.measures import measure, shown
 from sb3_moe.study.report.references import References

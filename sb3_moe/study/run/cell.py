@@ -22,7 +22,6 @@ from sb3_moe.callbacks import (
     SnapshotCallback,
     TaskRolloutCallback,
 )
-from sb3_moe.evaluation.pinned_env import evaluation_copies, make_pinned_env
 from sb3_moe.files.json_file import write_json
 from sb3_moe.generators import preserved_generators
 from sb3_moe.saving.normalizer import is_known
@@ -38,6 +37,7 @@ from sb3_moe.study.run.starting import begin_with, start_of
 from sb3_moe.study.spec.callbacks import build_callbacks, callback_class
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.setup import check_device, steps_between
+from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
 
 #: Observations at which networks are looked at, of all tasks together.
 PROBE = 256

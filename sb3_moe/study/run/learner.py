@@ -17,8 +17,11 @@ from sb3_moe.study.spec.named import resolved
 from sb3_moe.study.spec.schedules import schedule_of
 from sb3_moe.study.spec.signatures import parameters_of
 from sb3_moe.study.spec.tasks import make_env
-from sb3_moe.vec_env.normalisable import box_keys, refuse_whole_numbers
-from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
+from sb3_moe.vec_env.per_task_vec_normalize import (
+    PerTaskVecNormalize,
+    box_keys,
+    refuse_whole_numbers,
+)
 
 __all__ = [
     "LinearPerBlock",

@@ -11,13 +11,18 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.evaluation.outcomes import game_return, is_lost_life
-from sb3_moe.evaluation.pinned_env import MAX_COPIES
-from sb3_moe.evaluation.playing import LONGEST, refuse_endless, takes_masks
-from sb3_moe.evaluation.random_actions import random_actions
 from sb3_moe.files.json_file import read_json
 from sb3_moe.study.spec.algorithms import algorithm_class
 from sb3_moe.study.spec.tasks import make_env
+from sb3_moe.vec_env.evaluating import (
+    LONGEST,
+    game_return,
+    is_lost_life,
+    random_actions,
+    refuse_endless,
+    takes_masks,
+)
+from sb3_moe.vec_env.make import MAX_COPIES
 
 # As many as evaluations have, so that a game is compiled once for both.
 COPIES = MAX_COPIES

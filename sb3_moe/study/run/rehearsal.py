@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.plasticity import policy_activations
+from sb3_moe.measures import policy_activations
 from sb3_moe.study.run.learner import build_env, build_model
 from sb3_moe.study.run.starting import begin_with, take_over
 from sb3_moe.study.spec.algorithms import is_off_policy

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_moe.evaluation.pinned_env import MAX_COPIES
 from sb3_moe.files.json_file import read_json
 from sb3_moe.study.run.engine import LocalEngine
 from sb3_moe.study.run.folder import CellFolder
@@ -21,6 +20,7 @@ from sb3_moe.study.run.runner import run
 from sb3_moe.study.spec.algorithms import declared, default_of, is_off_policy
 from sb3_moe.study.spec.arguments import given
 from sb3_moe.study.spec.config import CellConfig
+from sb3_moe.vec_env.make import MAX_COPIES
 
 ROLLOUTS = 4
 # Of the trial that isn't counted.

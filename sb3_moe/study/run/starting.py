@@ -24,7 +24,7 @@ from sb3_moe.study.run.integrity import ORIGIN, STATISTICS
 from sb3_moe.study.run.jobs import ChangedConfigError, Job
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.start import MODELS, StartFrom
-from sb3_moe.tasks.known import check_tasks, tasks_known
+from sb3_moe.vec_env.tasks import check_tasks, tasks_known
 
 # Of a reason: torch names every tensor.
 LONGEST = 400

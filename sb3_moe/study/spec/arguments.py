@@ -80,7 +80,7 @@ def arguments_of(cell: CellConfig) -> dict[str, Any]:
     """Give all arguments of a cell's algorithm but policy, environment, seed and device."""
     arguments = declared(cell.algorithm, given(cell))
     if _needs_tasks_of_rewards(cell) and "replay_buffer_class" not in arguments:
-        from sb3_moe.buffers import MultiTaskReplayBuffer
+        from sb3_moe.vec_env import MultiTaskReplayBuffer
 
         arguments["replay_buffer_class"] = MultiTaskReplayBuffer
     arguments["policy_kwargs"] = _policy_kwargs(cell)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sb3_moe.metrics import normalise, random_returns, reference_returns
+from sb3_moe.measures import normalise, random_returns, reference_returns
 from sb3_moe.study.report.tables import read_csv
 from sb3_moe.study.spec.grid import load_study
 

@@ -130,7 +130,7 @@ OTHERS = {
     "SAC": (
         SAC_YAML,
         "Algorithm: SAC of Stable-Baselines3 with its default values, but replay_buffer_class "
-        "sb3_moe.buffers.multitask.MultiTaskReplayBuffer; 8 copies",
+        "sb3_moe.vec_env.replay_buffers.MultiTaskReplayBuffer; 8 copies",
         "Environment: task_id onehot.",
         "Learning rate: 0.0003. It is constant.",
         "Interleaving: every task has a fixed share of the parallel environments, so all tasks",

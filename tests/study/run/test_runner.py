@@ -648,7 +648,7 @@ def off_policy(arguments=None):
         (None, 1008, 0),
         # Hindsight must have seen an episode end, and nobody knows how long these are.
         ({"replay_buffer_class": "stable_baselines3:HerReplayBuffer"}, 51_008, 50_000),
-        ({"replay_buffer_class": "sb3_moe.buffers:MultiTaskReplayBuffer"}, 1008, 0),
+        ({"replay_buffer_class": "sb3_moe.vec_env:MultiTaskReplayBuffer"}, 1008, 0),
         ({"replay_buffer_class": None}, 1008, 0),
         # What one of the user's own has nothing to draw before, nobody knows either.
         ({"replay_buffer_class": "own_parts:OwnReplayBuffer"}, 51_008, 50_000),

@@ -1,1 +1,0 @@
-"""Every task, played in environments of its own."""

@@ -1,0 +1,309 @@
+"""What a policy costs, part by part, and the dense network that costs as much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BaseModel
+from torch import nn
+
+from sb3_moe.layers import MoELayer
+from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.measures.flops import FlopCount, counting
+from sb3_moe.networks import Networks, kind_of, networks_of
+from sb3_moe.networks.masks import alive_in
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.of_model import policy_of
+from sb3_moe.policies.options import DEFAULTS
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one tower, or one features extractor, costs.
+
+    :param parameters: learned numbers; of a sparse network those that are alive
+    :param active: those that a token uses: the chosen experts' and all that is not an expert's
+    :param flops: multiplications and additions of one forward pass of one sample; those with a
+        sparse network's zeros count, since they are done
+    """
+
+    parameters: int = 0
+    active: int = 0
+    flops: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Add up two parts of a network."""
+        return Cost(
+            self.parameters + other.parameters,
+            self.active + other.active,
+            self.flops + other.flops,
+        )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A policy's cost by part; target networks are no part of it.
+
+    :param parts: cost by name: ``"features"`` (all features extractors), each tower's, and
+        ``"lstm"`` (or ``"other"``) for what is neither
+    """
+
+    parts: dict[str, Cost]
+
+    @property
+    def total(self) -> Cost:
+        """The whole policy: one forward pass through all of its online networks."""
+        return sum(self.parts.values(), Cost())
+
+    def __str__(self) -> str:
+        rows = [*self.parts.items(), ("total", self.total)]
+        lines = [f"{'':<10}{'parameters':>12}{'active':>12}{'FLOPs/sample':>14}"]
+        for name, cost in rows:
+            lines.append(f"{name:<10}{cost.parameters:>12,}{cost.active:>12,}{cost.flops:>14,}")
+        return "\n".join(lines)
+
+
+class Described(Budget):
+    """A budget that was printed already, so that a notebook doesn't show it again."""
+
+    def _ipython_display_(self) -> None:
+        """Show nothing."""
+
+
+def describe(model: BaseAlgorithm | BaseModel) -> Budget:
+    """Print what a model's policy is made of and what it costs, and return the costs.
+
+    In a notebook it is shown once, as the last line of a cell too.
+
+    >>> from stable_baselines3 import PPO
+    >>> costs = describe(PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"num_experts": 2}))
+    pi: middle, soft router, 2 experts
+    vf: middle, soft router, 2 experts
+                parameters      active  FLOPs/sample
+    pi              17,218      17,218        33,792
+    vf              17,153      17,153        33,664
+    total           34,371      34,371        67,456
+
+    :param model: an SB3 model, or the policy of one
+    :raises TypeError: if the policy is not one of this package's
+    """
+    policy = policy_of(model)
+    budget = Described(measure(policy).parts)
+    for tower in policy.moe:
+        print(f"{tower}: {_in_words(policy, tower)}")
+    if alive := _alive(networks_of(policy)):
+        masked = sum(parameter.numel() for parameter in alive)
+        print(f"sparse: {sum(alive.values()):,} of {masked:,} weights are alive")
+    print(budget)
+    return budget
+
+
+def measure(policy: BaseModel) -> Budget:
+    """Count the parameters of a policy's online networks, each once, and the FLOPs of one sample.
+
+    :param policy: of any algorithm, ours or SB3's own
+    """
+    networks = networks_of(policy)
+    obs, _ = policy.obs_to_tensor(_one_sample(policy.observation_space))
+    held = [each for part in networks.parts().values() for each in part]
+    parts = [each for each in held if isinstance(each, nn.Module)]
+    with th.no_grad(), evaluating(policy), counting(policy, parts) as count:
+        networks.run(obs)
+    costs = _Costs(count, _alive(networks))
+    # A Gaussian's log_std is the actor's, and so comes to the first.
+    loose = [each for parameters in networks.loose().values() for each in parameters]
+    own = Cost(*[costs.number(loose)] * 2)
+    towers = {tower: costs.of(modules) for tower, modules in networks.towers().items()}
+    towers[next(iter(towers))] += own
+    features = costs.of(networks.extractors().values())
+    memories = networks.memories()
+    rest = costs.of(memories.values())
+    # What is left in the policy's own modules, and what ran in none of the parts.
+    others = costs.of(networks.online().values())
+    rest += Cost(others.parameters, others.active, count.outside)
+    found = {"features": features, "lstm" if memories else "other": rest}
+    return Budget({name: each for name, each in found.items() if each != Cost()} | towers)
+
+
+class _Costs:
+    """Add up what modules cost; a parameter counts where it is met first.
+
+    :param count: of a run of all of them
+    :param alive: how many weights of each masked parameter are alive
+    """
+
+    def __init__(self, count: FlopCount, alive: Mapping[th.Tensor, int]) -> None:
+        self._count, self._alive = count, alive
+        self._counted: set[nn.Parameter] = set()
+
+    def number(self, parameters: Iterable[nn.Parameter]) -> int:
+        """Return how many weights are alive in parameters that were not counted before."""
+        new = [each for each in dict.fromkeys(parameters) if each not in self._counted]
+        self._counted.update(new)
+        return sum(self._alive.get(each, each.numel()) for each in new)
+
+    def of(self, modules: Iterable[nn.Module]) -> Cost:
+        """Return what modules cost; the FLOPs of those that are shared count each time."""
+        cost = Cost()
+        for module in modules:
+            flops = self._count.by_part.get(module, 0)
+            idle = 0
+            for part in module.modules():
+                if isinstance(part, MoELayer):
+                    number = self.number(part.experts.parameters())
+                    idle += round(number * (1 - self._count.share[part]))
+                    cost += Cost(number, number)
+            number = self.number(module.parameters())
+            cost += Cost(number, number - idle, flops)
+        return cost
+
+
+def _in_words(policy: MoEPolicy, tower: str) -> str:
+    options = policy.moe[tower]
+    place, head = options.place, options.head_router_class
+    layers = [m for name, m in policy.moe_layers().items() if name.startswith(tower)]
+    words = [place.name if place.has_experts else "dense"]
+    if place.hidden is not None or (place.has_experts and head is None):
+        router = options.router_class.name
+        words += [f"{router} router", f"{layers[0].num_experts} experts"]
+    if place.has_experts and options.combine == "orthogonal":
+        words.append("orthogonal outputs")
+    if place.has_experts and options.spectral_coef:
+        words.append("penalised features")
+    if options.block != DEFAULTS["block"]:
+        words.append(f"{options.block} blocks")
+    if options.embeds_task:
+        words.append(f"task embeddings of {options.task_embedding}")
+    if head is not None:
+        words.append(f"{layers[-1].num_experts} heads by the {head.name} router")
+    if options.is_tokenized:
+        words.append(f"{options.tokens} tokens")
+    return ", ".join(words)
+
+
+def _one_sample(space: gym.Space[Any]) -> Any:
+    if isinstance(space, gym.spaces.Dict):
+        return {key: _one_sample(each) for key, each in space.spaces.items()}
+    return np.zeros((1, *(space.shape or ())), space.dtype)
+
+
+def _alive(networks: Networks) -> dict[th.Tensor, int]:
+    """Return how many weights of each masked parameter are alive."""
+    optimizers = networks.every_optimizer()
+    return {p: number for each in optimizers for p, number in alive_in(each).items()}
+
+
+def matching_net_arch(
+    policy_class: type[MoEPolicy],
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    policy_kwargs: dict[str, Any],
+    match: str = "parameters",
+) -> dict[str, list[int]] | list[int]:
+    """Return the ``net_arch`` of the dense policy that costs what an MoE policy costs.
+
+    All hidden widths of a tower are scaled together until its count comes as near as it can. A
+    tower's count holds its own layers (all critics') and an equal share of what stands before the
+    towers: the features extractors, which the dense policy may have others of, and the LSTMs.
+    What one tower has too much of at width 1 is taken from the other.
+
+    Widths are whole numbers, so small networks match less closely. Where all that the dense
+    policy can't do without costs more than the MoE policy (SB3's NatureCNN ends in a linear layer
+    of 512), nothing matches and all widths are 1; an ``encoder`` named in
+    ``features_extractor_kwargs`` gives both policies the same features extractor.
+
+    :param policy_class: one of this package's policies
+    :param observation_space: observation space
+    :param action_space: action space
+    :param policy_kwargs: the MoE policy's
+    :param match: ``"parameters"`` or ``"flops"``
+    :return: as the policy takes it: one list for a policy with one tower, else a dict by tower
+    :raises ValueError: if ``match`` is neither, or a tower has no hidden layer to widen
+    """
+    if match not in ("parameters", "flops"):
+        raise ValueError(f"`match` must be 'parameters' or 'flops', got {match!r}")
+
+    def build(**kwargs: Any) -> MoEPolicy:
+        # What is frozen costs as much, and a dense policy has no experts to freeze.
+        merged = policy_kwargs | kwargs | {"frozen_experts": None}
+        return policy_class(observation_space, action_space, lambda _: 1e-3, **merged)
+
+    moe = build()
+    start = _net_arch_by_tower(moe)
+    for tower, widths in start.items():
+        if not widths:
+            raise ValueError(f"`net_arch` of {tower!r} must have a hidden layer to widen, got []")
+    wanted = _count_by_tower(moe, match)
+
+    @cache
+    def count(tower: str, widths: tuple[int, ...]) -> float:
+        dense = build(
+            placement="none",
+            head_router=None,
+            task_input=_as_dense_sees(policy_kwargs.get("task_input", "both")),
+            net_arch=_as_given(start | {tower: list(widths)}),
+        )
+        return _count_by_tower(dense, match)[tower]
+
+    def nearest(tower: str, wanted: float) -> tuple[int, ...]:
+        return _nearest(partial(count, tower), start[tower], wanted)
+
+    arch = {tower: nearest(tower, wanted[tower]) for tower in start}
+    free = [tower for tower, widths in arch.items() if max(widths) > 1]
+    excess = sum(count(tower, arch[tower]) - wanted[tower] for tower in start if tower not in free)
+    if excess > 0:
+        arch |= {tower: nearest(tower, wanted[tower] - excess / len(free)) for tower in free}
+    return _as_given({tower: list(widths) for tower, widths in arch.items()})
+
+
+def _as_dense_sees(task_input: Any) -> Any:
+    """Let a dense network see the id that only a router saw: without it it would be no control."""
+    if isinstance(task_input, Mapping):
+        return {tower: _as_dense_sees(each) for tower, each in task_input.items()}
+    return "both" if task_input == "router" else task_input
+
+
+def _count_by_tower(policy: MoEPolicy, match: str) -> dict[str, float]:
+    """Return each tower's own count, all critics together, and a share of what is none's."""
+    counts = {name: getattr(cost, match) for name, cost in measure(policy).parts.items()}
+    own = dict.fromkeys(policy.towers, 0)
+    for name in networks_of(policy).towers():
+        own[kind_of(name)] += counts[name]
+    share = (sum(counts.values()) - sum(own.values())) / len(own)
+    return {tower: count + share for tower, count in own.items()}
+
+
+def _net_arch_by_tower(policy: MoEPolicy) -> dict[str, list[int]]:
+    net_arch: Any = policy.net_arch
+    if isinstance(net_arch, dict):
+        return {tower: list(net_arch.get(tower, [])) for tower in policy.towers}
+    return {tower: list(net_arch) for tower in policy.towers}
+
+
+def _as_given(widths: dict[str, list[int]]) -> dict[str, list[int]] | list[int]:
+    return next(iter(widths.values())) if len(widths) == 1 else widths
+
+
+def _scaled(widths: list[int], factor: float) -> tuple[int, ...]:
+    return tuple([max(1, round(width * factor)) for width in widths])
+
+
+def _nearest(
+    count: Callable[[tuple[int, ...]], float], start: list[int], wanted: float
+) -> tuple[int, ...]:
+    """Return the scaled widths whose count is nearest to what is wanted; it grows with them."""
+    low, high = 0.0, 1.0
+    while count(_scaled(start, high)) < wanted:
+        low, high = high, 2 * high
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if count(_scaled(start, middle)) < wanted else (low, middle)
+    ends = [_scaled(start, low), _scaled(start, high)]
+    return min(ends, key=lambda widths: abs(count(widths) - wanted))

@@ -1,0 +1,245 @@
+"""Metrics of continual learning, each under the name of the variant that it is.
+
+Scores are normalized before they come here (see :func:`sb3_moe.measures.normalise`), p_i(t) is task
+i's at global step t, T is the last step.
+
+Shapes: K evaluations, N tasks, M blocks of training, V visits of one task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sb3_moe.measures.curves import (
+    Array,
+    Block,
+    area,
+    block_ends,
+    checked,
+    checked_blocks,
+    score_at,
+    visits,
+)
+
+Reference = Mapping[int, tuple[npt.ArrayLike, npt.ArrayLike]]
+
+
+def average_performance(score: npt.ArrayLike, steps: npt.ArrayLike, window: int = 1) -> float:
+    """Return P(T), the mean over tasks at the end (Continual World, arXiv 2105.10919).
+
+    :param score: (K, N)
+    :param steps: (K,)
+    :param window: evaluations to average over; Continual World takes 5
+    """
+    score_KN, _ = checked(score, steps)
+    if not 1 <= window <= len(score_KN):
+        raise ValueError(f"`window` must be in [1, evaluations={len(score_KN)}], got {window}")
+    return float(score_KN[-window:].mean())
+
+
+def interleaved_area(score: npt.ArrayLike, steps: npt.ArrayLike) -> float:
+    """Return (1/T) times the integral of P(t): how well and how soon all tasks are learned.
+
+    :param score: (K, N), of at least two evaluations
+    :param steps: (K,)
+    :raises ValueError: if there is one evaluation only
+    """
+    _, steps_K = checked(score, steps)
+    if len(steps_K) < 2:
+        raise ValueError("`steps` must be of at least two evaluations, got one")
+    return float(area(score, steps, float(steps_K[0]), float(steps_K[-1])).mean())
+
+
+def forgetting_per_task(
+    score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block]
+) -> Array:
+    """Return F_i = p_i(end of task i's last block) - p_i(T), (N,)."""
+    score_KN, steps_K = checked(score, steps)
+    ends = [visits(blocks, k)[-1].end for k in range(score_KN.shape[1])]
+    at_end = [score_at(score_KN, steps_K, end)[k] for k, end in enumerate(ends)]
+    return np.array(at_end) - score_KN[-1]
+
+
+def forgetting_cw(score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block]) -> float:
+    """Return the mean of F_i over all tasks, the last one included (arXiv 2105.10919)."""
+    return float(forgetting_per_task(score, steps, blocks).mean())
+
+
+def forgetting_coom(score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block]) -> float:
+    """Return the mean of F_i over all tasks but the one trained last, as COOM does.
+
+    NaN if there is only one task.
+    """
+    per_task = forgetting_per_task(score, steps, blocks)
+    others = np.delete(per_task, blocks[-1].task)
+    return float(others.mean()) if len(others) else float("nan")
+
+
+def forgetting_isolated(
+    score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block]
+) -> Array:
+    """Return how much each block took from each task (CORA, arXiv 2110.10067), (M, N).
+
+    Entry (j, i) is r_i before block j minus r_i after it, over the largest abs r_i of the run:
+    positive where task i was forgotten, negative where it gained. NaN for a task that never scored.
+    """
+    score_KN, steps_K = checked(score, steps)
+    before = np.stack([score_at(score_KN, steps_K, b.start) for b in checked_blocks(blocks)])
+    largest = np.abs(score_KN).max(0)
+    return _divide(before - block_ends(score_KN, steps_K, blocks), largest)
+
+
+def forward_transfer_per_task(
+    score: npt.ArrayLike,
+    steps: npt.ArrayLike,
+    blocks: Sequence[Block],
+    reference: Reference | None,
+) -> Array:
+    """Return FT_i = (AUC_i - AUC_i^b) / (1 - AUC_i^b) over each task's first block, (N,).
+
+    NaN where the reference's area is 1 or more, which leaves no room to be better
+    (arXiv 2105.10919).
+
+    :param score: (K, N)
+    :param steps: (K,)
+    :param blocks: of training
+    :param reference: for each task, the scores (K',) and steps (K',) of a run on it alone,
+        normalised as ``score`` is
+    :raises ValueError: if a reference is missing, or ends before the task's first block is over
+    """
+    score_KN, steps_K = checked(score, steps)
+    result = []
+    for task in range(score_KN.shape[1]):
+        block = visits(blocks, task)[0]
+        mine = area(score_KN, steps_K, block.start, block.end)[task]
+        alone = _reference_area(reference, task, block.end - block.start)
+        result.append((mine - alone) / (1.0 - alone) if alone < 1.0 else np.nan)
+    return np.array(result)
+
+
+def forward_transfer(
+    score: npt.ArrayLike,
+    steps: npt.ArrayLike,
+    blocks: Sequence[Block],
+    reference: Reference | None,
+) -> float:
+    """Return the mean of FT_i over tasks (arXiv 2105.10919).
+
+    :param score: (K, N)
+    :param steps: (K,)
+    :param blocks: of training
+    :param reference: as of :func:`forward_transfer_per_task`
+    :raises ValueError: if a reference is missing, or ends before the task's first block is over
+    """
+    return float(forward_transfer_per_task(score, steps, blocks, reference).mean())
+
+
+def backward_transfer_gem(
+    score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block]
+) -> float:
+    """Return the mean over i < N of R_{N,i} - R_{i,i} (GEM, arXiv 1706.08840).
+
+    Tasks count in the order in which they were trained last. NaN if there is only one.
+    """
+    score_KN, steps_K = checked(score, steps)
+    ends = block_ends(score_KN, steps_K, blocks)
+    earlier = set(range(score_KN.shape[1])) - {blocks[-1].task}
+    own = {task: score_at(score_KN, steps_K, visits(blocks, task)[-1].end) for task in earlier}
+    gains = [ends[-1][task] - own[task][task] for task in sorted(earlier)]
+    return float(np.mean(gains)) if gains else float("nan")
+
+
+def zero_shot_transfer_gem(
+    score: npt.ArrayLike,
+    steps: npt.ArrayLike,
+    blocks: Sequence[Block],
+    random: npt.ArrayLike | float = 0.0,
+) -> float:
+    """Return the mean over i >= 2 of R_{i-1,i} - b_i: what earlier tasks give an untrained one.
+
+    NaN if there is only one task (arXiv 1706.08840).
+
+    :param score: (K, N)
+    :param steps: (K,)
+    :param blocks: of training
+    :param random: b_i, a random agent's score, (N,); 0 for normalised scores
+    """
+    score_KN, steps_K = checked(score, steps)
+    random_N = np.broadcast_to(np.asarray(random, np.float64), score_KN.shape[1:])
+    seen: set[int] = set()
+    gains = []
+    for index, block in enumerate(checked_blocks(blocks)):
+        if index > 0 and block.task not in seen:
+            before = score_at(score_KN, steps_K, blocks[index - 1].end)
+            gains.append(before[block.task] - random_N[block.task])
+        seen.add(block.task)
+    return float(np.mean(gains)) if gains else float("nan")
+
+
+def _reference_area(reference: Reference | None, task: int, length: float) -> float:
+    if reference is None or task not in reference:
+        raise ValueError(
+            f"`reference` must hold a run on task {task} alone; train it with "
+            "make_multitask_vec_env([task]) and MultiTaskEvalCallback(every, log_path=folder), and "
+            "give {task: (score, steps)} from load_scores(folder), its score and `score` both "
+            "normalised by measures.normalise"
+        )
+    scores, steps = reference[task]
+    column = np.asarray(scores, np.float64).reshape(-1, 1)
+    try:
+        return float(area(column, steps, 0.0, length)[0])
+    except ValueError as error:
+        raise ValueError(
+            f"`reference[{task}]` must be a run as long as the task's first block: {error}"
+        ) from error
+
+
+def _divide(values: Array, by: Array) -> Array:
+    """Divide, with NaN where the denominator is zero."""
+    by = np.broadcast_to(by, values.shape)
+    return np.divide(values, by, out=np.full_like(values, np.nan), where=by > 0)
+
+
+def area_ratios(
+    score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block], task: int
+) -> Array:
+    """Return AUC_k / AUC_1 for each visit of a task, (V,); NaN if AUC_1 is not positive."""
+    score_KN, steps_K = checked(score, steps)
+    areas = [area(score_KN, steps_K, b.start, b.end)[task] for b in visits(blocks, task)]
+    return _relative_to_first(np.array(areas))
+
+
+def final_ratios(
+    score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block], task: int
+) -> Array:
+    """Return the score at the end of each visit over that of the first, (V,); NaN as above."""
+    score_KN, steps_K = checked(score, steps)
+    ends = [score_at(score_KN, steps_K, b.end)[task] for b in visits(blocks, task)]
+    return _relative_to_first(np.array(ends))
+
+
+def plasticity_loss(
+    score: npt.ArrayLike, steps: npt.ArrayLike, blocks: Sequence[Block], task: int
+) -> float:
+    """Return the mean over visits k >= 2 of max(0, 1 - AUC_k / AUC_1).
+
+    0 where later visits are learned at least as well as the first; NaN if AUC_1 is not positive.
+
+    :raises ValueError: if the task has fewer than two blocks
+    """
+    ratios = area_ratios(score, steps, blocks, task)
+    if len(ratios) < 2:
+        raise ValueError(
+            f"`blocks` must train task {task} at least twice, got {len(ratios)}; train with "
+            "Cycle(..., num_cycles=2)"
+        )
+    return float(np.maximum(0.0, 1.0 - ratios[1:]).mean())
+
+
+def _relative_to_first(values: Array) -> Array:
+    if len(values) == 0 or values[0] <= 0:
+        return np.full(len(values), np.nan)
+    return values / values[0]

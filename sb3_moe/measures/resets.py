@@ -1,0 +1,214 @@
+"""New starts for a whole network, its heads, or its optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
+
+from sb3_moe.layers import MoELayer
+from sb3_moe.layers.checks import not_negative
+from sb3_moe.layers.temperatures import temperatures_in
+from sb3_moe.measures.weights import heads
+from sb3_moe.networks import networks_of
+from sb3_moe.networks.masks import masked_as_before, moments_in
+from sb3_moe.optimizers import ExpertAdam
+
+
+def held_routers(module: nn.Module) -> set[nn.Parameter]:
+    """Return what routers decide by that must not learn for a while."""
+    layers = [each for each in module.modules() if isinstance(each, MoELayer)]
+    return {
+        parameter
+        for layer in layers
+        for name, parameter in layer.named_parameters()
+        if not (name.startswith("experts.") or parameter.requires_grad)
+    }
+
+
+def _held_buffers(layer: MoELayer) -> list[th.Tensor]:
+    held = held_routers(layer)
+    named = layer.named_buffers()
+    return [each for name, each in named if held and not name.startswith("experts.")]
+
+
+def fresh_copy(policy: BasePolicy) -> Any:
+    """Return a policy built like this one, with weights drawn anew from torch's generator.
+
+    :param policy: of any algorithm
+    :raises ValueError: if its class forgets an argument that changes the networks
+    """
+    built = policy.__class__(**networks_of(policy).constructor_arguments())
+    _check_alike(built, policy)
+    return built.to(policy.device)
+
+
+def _check_alike(built: BasePolicy, policy: BasePolicy) -> None:
+    ours, theirs = (
+        {name: tuple(tensor.shape) for name, tensor in each.state_dict().items()}
+        for each in (policy, built)
+    )
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise ValueError(
+                f"`policy` must give all that its networks depend on in "
+                f"`_get_constructor_parameters`, got a {type(policy).__name__} whose {name} has "
+                f"shape {ours.get(name)} and, built again, {theirs.get(name)}"
+            )
+
+
+def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
+    """Tell which entries of their tensors frozen experts and held routers have: True there.
+
+    :param policy: of any algorithm
+    """
+    layers = [module for module in policy.modules() if isinstance(module, MoELayer)]
+    whole = [*held_routers(policy)]
+    whole += [each for layer in layers for each in _held_buffers(layer)]
+    kept: dict[th.Tensor, th.Tensor] = {
+        tensor: th.ones_like(tensor, dtype=th.bool) for tensor in whole
+    }
+    for layer in layers:
+        for share in layer.experts.shares() if layer.frozen else ():
+            own = {*range(share.first, share.first + share.num_experts)} & layer.frozen
+            mask = kept.setdefault(share.parameter, th.zeros_like(share.parameter, dtype=th.bool))
+            mask.view(share.num_experts, -1)[[k - share.first for k in sorted(own)]] = True
+    return kept
+
+
+@contextmanager
+def frozen_kept(policy: BasePolicy) -> Iterator[None]:
+    """Leave frozen experts' weights and held routers, and their running averages, as they were.
+
+    :param policy: of any algorithm
+    """
+    averages = moments(policy)
+    kept = [
+        (stored.detach(), mask)
+        for tensor, mask in kept_entries(policy).items()
+        for stored in (tensor, *averages.get(tensor, ()))
+    ]
+    before = [stored[mask] for stored, mask in kept]
+    yield
+    for (stored, mask), was in zip(kept, before, strict=True):
+        stored[mask] = was
+
+
+@th.no_grad()
+def reset_heads(policy: BasePolicy) -> None:
+    """Draw the last layer of every network anew (Nikishin et al. 2022, arXiv 2205.07802).
+
+    Optimisers know nothing of it, as of a new model's, and target networks get the same new head. A
+    router's map that other layers have too stays as it is.
+
+    :param policy: of any algorithm
+    :raises ValueError: if the policy can't be built again
+    """
+    fresh = dict(zip(policy.modules(), fresh_copy(policy).modules(), strict=True))
+    networks = networks_of(policy)
+    own = {head: _own(head, policy) for head in heads(policy)}
+    with masked_as_before(policy):
+        with frozen_kept(policy):
+            for head, names in own.items():
+                _load(head, fresh[head], names)
+                _forget_moments(policy, [p for name, p in head.named_parameters() if name in names])
+        for head, names in own.items():
+            target = networks.follower(head)
+            if target is not None:
+                _load(target, head, names)
+
+
+def _own(head: nn.Module, policy: BasePolicy) -> set[str]:
+    """Return the names of a head's tensors that no other layer has too."""
+    paths = policy.named_modules(remove_duplicate=False)
+    within = tuple(f"{path}." for path, module in paths if module is head)
+    stored = policy.state_dict(keep_vars=True).items()
+    others = {id(tensor) for path, tensor in stored if not path.startswith(within)}
+    tensors = head.state_dict(keep_vars=True).items()
+    return {name for name, tensor in tensors if id(tensor) not in others}
+
+
+def _load(module: nn.Module, other: nn.Module, names: set[str]) -> None:
+    """Give a module what another one, built alike, has under some names."""
+    new = {name: each for name, each in other.state_dict().items() if name in names}
+    module.load_state_dict(module.state_dict() | new)
+
+
+@th.no_grad()
+def shrink_and_perturb(policy: BasePolicy, shrink: float = 0.8, perturb: float = 0.2) -> None:
+    """Pull every weight towards a new start (Ash and Adams 2020, arXiv 1910.08475).
+
+    Each online weight becomes ``shrink`` times itself plus ``perturb`` times one drawn as at the
+    beginning. The optimisers forget their running averages.
+
+    :param policy: of any algorithm
+    :param shrink: in [0, 1]
+    :param perturb: at least 0
+    :raises ValueError: if a number is out of range, or the policy can't be built again
+    """
+    check_shrink_and_perturb(shrink, perturb)
+    fresh = dict(fresh_copy(policy).named_parameters())
+    groups = [group for each in optimizers(policy) for group in each.param_groups]
+    learned = {id(parameter) for group in groups for parameter in group["params"]}
+    learned -= {id(parameter) for parameter in temperatures_in(policy)}
+    with masked_as_before(policy):
+        with frozen_kept(policy):
+            for name, parameter in policy.named_parameters():
+                if id(parameter) in learned:
+                    parameter.mul_(shrink).add_(fresh[name], alpha=perturb)
+        reset_optimizers(policy)
+
+
+def check_shrink_and_perturb(shrink: float, perturb: float) -> None:
+    """Refuse factors out of range.
+
+    :raises TypeError: if ``perturb`` is no number
+    :raises ValueError: if a number is out of range
+    """
+    if not 0 <= shrink <= 1:
+        raise ValueError(f"`shrink` must be in [0, 1], got {shrink}")
+    not_negative("perturb", perturb)
+
+
+def optimizers(policy: BasePolicy) -> list[th.optim.Optimizer]:
+    """Return every optimiser of a policy."""
+    return networks_of(policy).every_optimizer()
+
+
+def reset_optimizers(policy: BasePolicy) -> None:
+    """Forget the running averages of every optimiser, but those of routers that are held still."""
+    held = held_routers(policy)
+    for optimizer in optimizers(policy):
+        for parameter in [each for each in optimizer.state if each not in held]:
+            del optimizer.state[parameter]
+
+
+def moments(policy: BasePolicy) -> dict[th.Tensor, list[th.Tensor]]:
+    """Return the optimisers' running averages by parameter."""
+    found: dict[th.Tensor, list[th.Tensor]] = {}
+    for optimizer in optimizers(policy):
+        found |= moments_in(optimizer)
+    return found
+
+
+def _forget_moments(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:
+    """Forget what optimisers know of some parameters, their count of steps too.
+
+    Behind many steps averages that begin at 0 would make the next ones several times too large. But
+    where experts are frozen, or each counts its own steps, their averages alone become 0.
+    """
+    layers = [each for each in policy.modules() if isinstance(each, MoELayer) and each.frozen]
+    shared: set[th.Tensor] = {s.parameter for each in layers for s in each.experts.shares()}
+    for each in optimizers(policy):
+        shared |= each.held_while_idle().keys() if isinstance(each, ExpertAdam) else set()
+    averages, kept = moments(policy), shared | held_routers(policy)
+    for parameter in parameters:
+        for moment in averages.get(parameter, ()):
+            moment.zero_()
+        for optimizer in optimizers(policy):
+            if parameter in optimizer.state and parameter not in kept:
+                del optimizer.state[parameter]

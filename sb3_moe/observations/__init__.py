@@ -1,1 +1,0 @@
-"""What an observation holds: pictures and task ids, each read by one rule."""

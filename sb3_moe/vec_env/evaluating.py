@@ -1,0 +1,306 @@
+"""Play a fixed number of episodes of every task.
+
+Shapes: N tasks, n episodes of each.
+
+
+What an episode came to: its success at any step, and the score of a game of several lives.
+
+What a random policy does in every copy of an environment."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import Space
+from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_moe.layers.checks import whole, whole_or_none
+from sb3_moe.vec_env.tasks import check_tasks, task_names, tasks_known, tasks_played
+
+Array = npt.NDArray[np.float64]
+
+
+class TaskEpisodes(NamedTuple):
+    """The episodes of an evaluation.
+
+    :param returns: (N, n)
+    :param lengths: (N, n) in steps
+    :param successes: (N, n), 1 where any step's info had ``is_success`` or ``success`` true, else
+        0; NaN where the task does not say
+    """
+
+    returns: Array
+    lengths: Array
+    successes: Array
+
+
+#: More steps than an episode of any suite takes: Atari's longest have 108,000 without skipping.
+LONGEST = 200_000
+
+
+def evaluate_tasks(
+    model: BaseAlgorithm,
+    env: VecEnv,
+    n_eval_episodes: int = 10,
+    deterministic: bool = True,
+    *,
+    max_episode_steps: int | None = LONGEST,
+) -> TaskEpisodes:
+    """Play every task of an environment in which each copy plays one task for good.
+
+    Each copy has its own share of the episodes: taking those that end first would favour short
+    ones. An Atari game is played to its end, over all lives, and its return is the game's score.
+
+    >>> import sb3_moe
+    >>> from sb3_moe.callbacks import make_pinned_env
+    >>> from stable_baselines3 import PPO
+    >>> env = sb3_moe.make_multitask_vec_env(["CartPole-v1"], seed=0)
+    >>> model = PPO("MoeMultiInputPolicy", env, seed=0)
+    >>> evaluate_tasks(model, make_pinned_env(env), n_eval_episodes=2).returns.shape
+    (1, 2)
+
+    :param model: only its ``predict`` is used, with ``action_masks`` where it takes them and the
+        environment has them
+    :param env: a monitored environment, multi-task or of a single task
+    :param n_eval_episodes: of each task, at least 1
+    :param deterministic: as in ``predict``
+    :param max_episode_steps: an episode that takes more steps is an error, or one without an end
+        would be played for ever; None: wait for its end
+    :raises TypeError: if a number isn't a whole one, or ``env`` no VecEnv
+    :raises ValueError: if a task is not played or isn't the model's, an episode is too long, or a
+        number is below 1
+    """
+    whole_or_none("max_episode_steps", max_episode_steps)
+    whole("n_eval_episodes", n_eval_episodes)
+    if not isinstance(env, VecEnv):
+        raise TypeError(
+            f"`env` must be a VecEnv, as make_vec_env or make_multitask_vec_env give it, got "
+            f"{type(env).__name__}"
+        )
+    if isinstance(model, BaseAlgorithm):  # else there is nothing but a `predict`
+        check_tasks(tasks_known(model), env)
+    obs = env.reset()
+    tasks, names = tasks_played(env), task_names(env)
+    played = _Played(env, _quotas(tasks, names, n_eval_episodes), tasks if len(names) > 1 else None)
+    states, starts = None, np.ones(env.num_envs, dtype=bool)
+    masked = takes_masks(model, env)
+    while played.wanted.any():
+        masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
+        actions, states = model.predict(
+            obs,  # type: ignore[arg-type]  # a tuple of observations is not supported by SB3
+            state=states,
+            episode_start=starts,
+            deterministic=deterministic,
+            **masks,
+        )
+        obs, _, starts, infos = env.step(actions)
+        played.step(starts, infos)
+        copy, steps = played.longest()
+        if max_episode_steps is not None and steps >= max_episode_steps:
+            refuse_endless(names[tasks[copy]], max_episode_steps)
+    return _by_task(played.episodes, tasks, n_eval_episodes)
+
+
+_EACH_ITS_OWN = "the environment must play every task in a copy of its own"
+_BUILD = "build it with sb3_moe.make_multitask_vec_env(tasks, schedule=Interleave())"
+
+
+class _Played:
+    """What each copy of an environment has played of its share of the episodes.
+
+    :param env: what is played
+    :param quota: episodes that count, of each copy
+    :param tasks: that each copy plays, (B,); None: there is only one
+    """
+
+    def __init__(
+        self, env: VecEnv, quota: list[int], tasks: npt.NDArray[np.int64] | None = None
+    ) -> None:
+        self.episodes: list[list[tuple[float, float, float]]] = [[] for _ in quota]
+        self.running = np.zeros(env.num_envs, dtype=np.int64)  # steps without an end
+        self.wanted = np.array(quota) > 0
+        self._quota, self._tasks = quota, tasks
+        self._lengths = np.zeros(env.num_envs)  # of the lives of a game that goes on
+        self._successes = Successes(env.num_envs)
+        lives = (env.env_is_wrapped(wrapper) for wrapper in (EpisodicLifeEnv, Monitor))
+        # SB3 puts its Monitor within, where a lost life ends nothing.
+        self._unheard = [all(each) for each in zip(*lives, strict=True)]
+
+    def step(self, dones: npt.NDArray[np.bool_], infos: Sequence[Mapping[str, Any]]) -> None:
+        """Take note of a step of every copy."""
+        self._successes.step(infos)
+        self.running = np.where(dones, 0, self.running + 1)
+        for i in np.flatnonzero(dones).tolist():
+            if "episode" in infos[i] or not self._unheard[i]:
+                self._end(i, infos[i])
+
+    def longest(self) -> tuple[int, int]:
+        """Return which episode of those that count has run for longest: its copy, and its steps."""
+        counted = self.running * self.wanted
+        copy = int(counted.argmax())
+        return copy, int(counted[copy])
+
+    def _end(self, copy: int, info: Mapping[str, Any]) -> None:
+        self._lengths[copy] += monitored(info)["l"]
+        if is_lost_life(info):
+            return
+        mine = self.episodes[copy]
+        episode = game_return(info), float(self._lengths[copy]), self._successes.end(copy)
+        self._lengths[copy] = 0
+        if len(mine) < self._quota[copy]:
+            self._check_task(copy, info)
+            mine.append(episode)
+        self.wanted[copy] = len(mine) < self._quota[copy]
+
+    def _check_task(self, copy: int, info: Mapping[str, Any]) -> None:
+        if self._tasks is not None and info.get("task_id", self._tasks[copy]) != self._tasks[copy]:
+            raise ValueError(f"{_EACH_ITS_OWN}, but copy {copy} went on to another; {_BUILD}")
+
+
+def refuse_endless(task: str, max_episode_steps: int) -> None:
+    """Raise, since an episode of a task has gone on for so many steps.
+
+    :raises ValueError: in any case
+    """
+    raise ValueError(
+        f"`env` must end each episode within `max_episode_steps`={max_episode_steps:,}, got one of "
+        f"{task} that goes on: put gymnasium.wrappers.TimeLimit around it"
+    )
+
+
+def takes_masks(model: BaseAlgorithm | type[BaseAlgorithm], env: VecEnv) -> bool:
+    """Say whether a model, or one of an algorithm, is told which actions an environment allows."""
+    return is_told_masks(model) and env.has_attr("action_masks")
+
+
+def is_told_masks(model: BaseAlgorithm | type[BaseAlgorithm]) -> bool:
+    """Say whether a model, or one of an algorithm, can be told which actions are allowed."""
+    return "action_masks" in inspect.signature(model.predict).parameters
+
+
+def _quotas(tasks: npt.NDArray[np.int64], names: list[str], episodes: int) -> list[int]:
+    """Share the episodes of each task among the copies that play it."""
+    missing = [name for k, name in enumerate(names) if k not in tasks]
+    if missing:
+        raise ValueError(f"{_EACH_ITS_OWN}, but lacks {missing}; {_BUILD}")
+    rank = [int((tasks[:i] == task).sum()) for i, task in enumerate(tasks)]
+    copies = [int((tasks == task).sum()) for task in tasks]
+    return [(episodes + n - 1 - r) // n for r, n in zip(rank, copies, strict=True)]
+
+
+def _by_task(
+    episodes: list[list[tuple[float, float, float]]], tasks: npt.NDArray[np.int64], count: int
+) -> TaskEpisodes:
+    table = np.empty((int(tasks.max()) + 1, count, 3))
+    for task in range(len(table)):
+        table[task] = [e for i in np.flatnonzero(tasks == task) for e in episodes[i]]
+    return TaskEpisodes(*np.moveaxis(table, -1, 0))
+
+
+# What the infos of this package's Atari games hold, whose episodes may be lives: others may call
+# anything `score`.
+OF_ATARI = "of_atari"
+
+
+class Successes:
+    """Follow which running episodes have succeeded: those in which any step said so.
+
+    :param n_envs: number of environments
+    """
+
+    def __init__(self, n_envs: int) -> None:
+        from sb3_moe_envs.success import succeeded
+
+        self._now = succeeded
+        self._succeeded = np.full(n_envs, np.nan)
+
+    def step(self, infos: Sequence[Mapping[str, Any]]) -> None:
+        """Look at a step of every environment, before :meth:`end`."""
+        for i, info in enumerate(infos):
+            self._succeeded[i] = self._now(float(self._succeeded[i]), info)
+
+    def end(self, index: int) -> float:
+        """Return 1 if the episode that ends succeeded, 0 if not, NaN if it never said."""
+        succeeded = float(self._succeeded[index])
+        self._succeeded[index] = np.nan
+        return succeeded
+
+
+def success_rate(successes: npt.ArrayLike) -> float:
+    """Return the share of episodes that succeeded.
+
+    Some tasks speak only of what succeeded: a silent episode failed, where any other speaks.
+
+    :param successes: of :meth:`Successes.end`, of any shape
+    :return: NaN if no episode speaks, or there is none
+    """
+    told = np.asarray(successes, dtype=np.float64)
+    return float(np.nan_to_num(told).mean()) if np.isfinite(told).any() else float("nan")
+
+
+def is_lost_life(info: Mapping[str, Any]) -> bool:
+    """Tell the end of a life from that of a game, which goes on with the next life.
+
+    :param info: of an episode's last step; one that isn't of this package's Atari games ended the
+        game, whatever it says of a ``score``
+    """
+    goes_on = bool(info.get(OF_ATARI)) and not info.get("game_over", True)
+    return goes_on and not info.get("TimeLimit.truncated", False)
+
+
+def game_return(info: Mapping[str, Any]) -> float:
+    """Return what a game came to: an Atari game's own score, else the monitored return.
+
+    :param info: of the game's last step
+    """
+    # Training rewards may be clipped, and of the last life only.
+    return float(info["score"] if info.get(OF_ATARI) else monitored(info)["r"])
+
+
+def monitored(info: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return what a monitor says of an episode.
+
+    :param info: of the episode's last step
+    :raises ValueError: if the environment isn't monitored
+    """
+    if "episode" not in info:
+        raise ValueError("`eval_env` must be monitored: wrap it in SB3's VecMonitor")
+    episode: Mapping[str, float] = info["episode"]
+    return episode
+
+
+def random_actions(env: VecEnv, *, masked: bool = False) -> npt.NDArray[Any]:
+    """Draw an action for each of B copies, uniformly and from the action space's generator.
+
+    :param masked: leave out what the environment's ``action_masks`` forbid, as a policy that takes
+        masks does
+    :return: (B, *shape of an action)
+    """
+    space = env.action_space
+    if not masked:
+        return np.array([space.sample() for _ in range(env.num_envs)])
+    return np.array([_allowed(space, row) for row in env.env_method("action_masks")])
+
+
+def _allowed(space: Space[Any], mask: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Draw one of the actions that a mask allows; of all where it allows none, as policies do.
+
+    :param space: of which sb3-contrib's masks can be
+    :param mask: (choices of every entry, one entry's behind another's)
+    """
+    from sb3_moe_envs.spaces.actions import choices
+
+    sizes = choices(space)
+    entries = np.split(np.asarray(mask, dtype=bool).ravel(), np.cumsum(sizes)[:-1])
+    drawn = [
+        space.np_random.choice(np.flatnonzero(entry if entry.any() else ~entry))
+        for entry in entries
+    ]
+    return np.array(drawn, dtype=space.dtype).reshape(space.shape or ())

@@ -1,0 +1,157 @@
+"""Rows of training that are kept: the first, the latest, and a sample of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.her import HerReplayBuffer
+
+from sb3_moe.vec_env.observations import Obs, concatenate, map_observation, spread
+
+# Of so many environments one row is kept in each step, in turn: rows of one step are alike.
+STRIDE = 8
+
+
+class Watched:
+    """Keep every so many steps' observations until there are enough.
+
+    :param size: observations altogether
+    :param stride: steps between those that are kept, each of all environments
+    """
+
+    def __init__(self, size: int, stride: int) -> None:
+        self.size = size
+        self.stride = stride
+        self._steps = self._count = 0
+        self._kept: list[Obs] = []
+
+    def add(self, obs: Any) -> None:
+        """Look at the observations of a step."""
+        if self._steps % self.stride == 0:
+            # A copy: some environments write into one array over and over.
+            self._kept.append(map_observation(np.array, obs))
+            self._count += len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        self._steps += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def batch(self) -> Obs:
+        """Return what there is, evenly spread if it is more than enough."""
+        return spread(concatenate(self._kept), min(self.size, len(self)))
+
+
+class RecentRows:
+    """Keep some of the latest rows of every environment, in a dict that a model may remember.
+
+    :param size: how many
+    :param kept: what an earlier one left, or an empty dict; it changes in place
+    """
+
+    def __init__(self, size: int, kept: dict[str, Any]) -> None:
+        self.size = size
+        self.kept = kept
+        if any(name != "written" and len(ring) != size for name, ring in kept.items()):
+            kept.clear()  # of another size
+
+    def add(self, step: int, columns: Mapping[str, np.ndarray]) -> None:
+        """Keep some rows of a step.
+
+        :param step: of the environments, which says whose turn it is
+        :param columns: (n_envs, ...) each
+        """
+        written = self.kept.setdefault("written", 0)
+        stride = min(STRIDE, len(next(iter(columns.values()))))
+        for name, column in columns.items():
+            rows = column[step % stride :: stride][: self.size]
+            shape = (self.size, *rows.shape[1:])
+            ring = self.kept.setdefault(name, np.zeros(shape, rows.dtype))
+            ring[(written + np.arange(len(rows))) % self.size] = rows
+            self.kept["written"] = written + len(rows)
+
+    def latest(self) -> dict[str, np.ndarray]:
+        """Return every column, oldest row first."""
+        written = self.kept.get("written", 0)
+        count = min(written, self.size)
+        order = (written - count + np.arange(count)) % self.size
+        return {name: ring[order] for name, ring in self.kept.items() if name != "written"}
+
+
+class Reservoir:
+    """Keep a share of a replay buffer for a sample of all transitions so far.
+
+    :param share: of the buffer, in (0, 1)
+    :raises ValueError: if ``share`` is out of range
+    """
+
+    def __init__(self, share: float) -> None:
+        if not 0 < share < 1:
+            raise ValueError(f"`reservoir_share` must be in (0, 1), got {share}")
+        self.share = share
+        self.kept = 0
+        self.seen = 0
+
+    def check(self, buffer: Any) -> None:
+        """Refuse a buffer whose rows can't be moved.
+
+        :raises ValueError: if rows depend on their places, or on the rows that follow
+        """
+        linked = isinstance(buffer, NStepReplayBuffer | HerReplayBuffer)
+        if buffer.optimize_memory_usage or hasattr(buffer, "task_ids") or linked:
+            raise ValueError(
+                "`replay_buffer`='reservoir' needs a buffer whose rows can be moved: one without "
+                "`optimize_memory_usage`, and not a MultiTaskReplayBuffer, which balances tasks "
+                "itself, nor an NStepReplayBuffer or HerReplayBuffer, which read on from row to "
+                f"row; got {type(buffer).__name__}"
+            )
+
+    def resume(self, buffer: Any, kept: int, seen: int) -> None:
+        """Go on from what an earlier reservoir of the same run had kept and seen.
+
+        :param buffer: empty where a model was loaded without its own
+        :param kept: rows at the front that were a sample
+        :param seen: rows that they stand for
+        """
+        self.kept, self.seen = min(kept, buffer.size()), seen
+
+    def reduce(self, buffer: Any, written: int, rng: np.random.Generator) -> None:
+        """Move a uniform sample of all rows so far to the front, and let the rest be overwritten.
+
+        The rows that were kept before are themselves a sample, and stand for all that were seen
+        until then. What a long block overwrites by wrapping around the buffer is lost, whatever
+        its age.
+
+        :param buffer: of SB3's kind
+        :param written: rows since the last time
+        :param rng: draws the sample
+        """
+        filled = buffer.size()
+        # There may be more: SB3 keeps an earlier run's rows, but no longer counts its steps.
+        written = max(written, filled - self.kept)
+        overwritten = max(0, written - (buffer.buffer_size - self.kept))
+        old = np.arange(min(overwritten, self.kept), self.kept)
+        new = np.setdiff1d(np.arange(filled), old)
+        size = min(int(self.share * buffer.buffer_size), filled)
+        from_old = int(rng.hypergeometric(self.seen, written, size)) if self.seen else 0
+        from_old = min(from_old, len(old))
+        rows = [
+            rng.choice(old, from_old, replace=False),
+            rng.choice(new, min(size - from_old, len(new)), replace=False),
+        ]
+        # Shuffled, so that a block that wraps around loses rows of any age.
+        self.kept = _move_to_front(buffer, rng.permutation(np.concatenate(rows).astype(np.int64)))
+        self.seen += written
+
+
+def _move_to_front(buffer: Any, rows: np.ndarray) -> int:
+    leading = (buffer.buffer_size,)
+    for value in vars(buffer).values():
+        for array in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(array, np.ndarray | th.Tensor) and array.shape[:1] == leading:
+                array[: len(rows)] = array[rows]
+    buffer.pos, buffer.full = len(rows), False
+    return len(rows)

@@ -1,0 +1,166 @@
+"""Observations: batches of them, images, and the tensors in which buffers keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space
+
+Obs = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
+Shape = tuple[int, int, int]
+
+
+def map_observation(function: Callable[..., Any], *observations: Any) -> Any:
+    """Apply a function to an array, or to each entry of a dict of them.
+
+    :param function: takes as many arrays as there are observations
+    :param observations: all arrays, or all dicts with the same keys
+    """
+    first = observations[0]
+    if isinstance(first, dict):
+        return {key: function(*(obs[key] for obs in observations)) for key in first}
+    return function(*observations)
+
+
+def select(obs: Obs, index: Any) -> Obs:
+    """Take some samples of a batch of observations."""
+    taken: Obs = map_observation(lambda array: array[index], obs)
+    return taken
+
+
+def concatenate(batches: Sequence[Obs]) -> Obs:
+    """Join batches of observations of one space."""
+    joined: Obs = map_observation(lambda *arrays: np.concatenate(arrays), *batches)
+    return joined
+
+
+def spread(batch: Obs, count: int) -> Obs:
+    """Take so many samples of a batch, evenly spread."""
+    return select(batch, np.arange(count) * _length(batch) // count)
+
+
+def _length(obs: Obs) -> int:
+    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+
+
+# Images.
+
+
+def is_image(space: spaces.Space[Any]) -> bool:
+    """Say whether a space holds images: a Box of three axes."""
+    return isinstance(space, spaces.Box) and len(space.shape) == 3
+
+
+def channel_axis(space: spaces.Space[Any], *, normalized: bool = False) -> int:
+    """Return the axis of the channels in images as a policy is given them.
+
+    What SB3 takes for images (uint8 in [0, 255]) reaches a policy with the channels first:
+    ``VecTransposeImage`` has seen to it. In all others the channels are on the first axis where
+    that is shorter than both others, else on the last.
+
+    :param space: of an image
+    :param normalized: whether SB3 was told to take any Box of three axes for an image, with
+        ``normalize_images=False``; then its own rule holds, which takes the first of two as short
+    """
+    if is_image_space(space) and not normalized:
+        return 0
+    assert space.shape is not None
+    return _shortest_axis(space.shape, ties_first=normalized)
+
+
+def plane_axis(space: spaces.Box, num_tasks: int) -> int:
+    """Return the axis of the channels in an image that ends in one plane for each task.
+
+    The environment put the planes where the channels were, so it is the axis that holds the
+    channels once they are gone; where neither axis does, or both, the shortest. Shapes of which
+    that is not true are refused by the environment (``sb3_moe_envs.spaces.task_id``).
+
+    :param space: of images, planes included
+    :param num_tasks: how many planes
+    """
+    ties_first = is_image_space(space)
+    fitting = []
+    for axis in (0, 2):
+        shape = list(space.shape)
+        shape[axis] -= num_tasks
+        if shape[axis] > 0 and _shortest_axis(tuple(shape), ties_first=ties_first) == axis:
+            fitting.append(axis)
+    return fitting[0] if len(fitting) == 1 else _shortest_axis(space.shape, ties_first=ties_first)
+
+
+def _shortest_axis(shape: tuple[int, ...], *, ties_first: bool) -> int:
+    """Return 0 where the first axis is the shortest, else 2.
+
+    :param ties_first: whether the first axis is taken where another is as short, as SB3 does in
+        what it takes for images; otherwise a cube such as MinAtar's (10, 10, 10) is channels-last
+    """
+    first, others = shape[0], min(shape[1:])
+    return 0 if first < others or (ties_first and first == others) else 2
+
+
+def image_shape_of(space: spaces.Space[Any], axis: int) -> Shape:
+    """Return (C, H, W) of an image space with its channels on that axis."""
+    assert space.shape is not None
+    a, b, c = space.shape
+    return (a, b, c) if axis == 0 else (c, a, b)
+
+
+# What buffers hold.
+
+
+def allocate(space: spaces.Space[Any], leading: tuple[int, ...], device: th.device) -> Any:
+    """Return zeros for observations of a space, one for each index of the leading shape.
+
+    :param space: a Dict of spaces, or one that SB3 stores as an array
+    :param leading: shape in front of each observation's own
+    :param device: where the tensors live
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: allocate(entry, leading, device) for key, entry in space.spaces.items()}
+    shape = get_obs_shape(space)
+    assert isinstance(shape, tuple)
+    return th.zeros((*leading, *shape), dtype=torch_dtype(space.dtype), device=device)
+
+
+def torch_dtype(dtype: Any) -> th.dtype:
+    """Return torch's name of a numpy dtype."""
+    return th.from_numpy(np.zeros(0, dtype)).dtype
+
+
+def write(tensor: th.Tensor, values: Any) -> None:
+    """Copy an array into a tensor of as many elements.
+
+    :param tensor: the destination, on any device
+    :param values: numpy array
+    """
+    # A Discrete observation comes as (n_envs,), and is stored as (n_envs, 1).
+    source = th.from_numpy(np.require(values, requirements=["C", "W"])).reshape(tensor.shape)
+    tensor.copy_(source, non_blocking=True)
+
+
+def write_row(tensors: Any, row: int, observation: Any) -> None:
+    """Copy an observation of every environment into a row of a buffer's tensors."""
+    map_observation(lambda tensor, array: write(tensor[row], array), tensors, observation)
+
+
+def stored_obs(stored: Any, space: spaces.Space[Any], index: Any = ...) -> Obs:
+    """Take observations out of a buffer, which gives a Discrete one an axis more.
+
+    :param stored: arrays or tensors, or a dict of them
+    :param space: of one observation
+    :param index: which ones
+    """
+    if isinstance(space, spaces.Dict):
+        parts: Any = space.spaces
+        return {key: _numpy(stored[key][index], each) for key, each in parts.items()}
+    return _numpy(stored[index], space)
+
+
+def _numpy(values: Any, space: spaces.Space[Any]) -> npt.NDArray[Any]:
+    array = values.cpu().numpy() if isinstance(values, th.Tensor) else np.asarray(values)
+    return array.reshape(-1, *(space.shape or ()))

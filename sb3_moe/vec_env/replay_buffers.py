@@ -1,0 +1,320 @@
+"""Replay buffers: on the training device, and with tasks in balance."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.her import HerReplayBuffer
+
+from sb3_moe.vec_env.observations import (
+    allocate,
+    map_observation,
+    torch_dtype,
+    write,
+    write_row,
+)
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
+
+# The tensors of a buffer: each has (buffer_size, n_envs) in front.
+_TENSORS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+class DeviceReplayBuffer(ReplayBuffer):
+    """SB3's replay buffer as tensors on the device, for DQN, SAC, TD3 and their relatives.
+
+    SB3's own gathers each batch in numpy and copies it from the host. Here each step is copied once
+    and batches are gathered on the device: the same content, in the same order for the same seed.
+    With VecNormalize a batch goes through numpy, where the statistics are. Takes Dict observations
+    too. A pickled buffer can be loaded on a machine with another device.
+
+    :param buffer_size: transitions to keep, over all environments
+    :param optimize_memory_usage: keep each observation once; not for Dict observations, and not
+        with ``handle_timeout_termination``
+    :param handle_timeout_termination: a time limit is no end: its ``done`` isn't given out
+    :raises ValueError: if ``optimize_memory_usage`` doesn't go with the rest
+    """
+
+    observations: Any  # (buffer_size, n_envs, ...) tensor, or a dict of them
+    next_observations: Any
+    actions: Any
+    rewards: Any
+    dones: Any
+    timeouts: Any
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+    ) -> None:
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
+        if optimize_memory_usage and (
+            handle_timeout_termination or isinstance(observation_space, spaces.Dict)
+        ):
+            raise ValueError(
+                "`optimize_memory_usage` must be False with handle_timeout_termination=True or a "
+                f"Dict observation space, got True with {handle_timeout_termination} and "
+                f"{observation_space}"
+            )
+        self.buffer_size = max(buffer_size // n_envs, 1)
+        self.optimize_memory_usage = optimize_memory_usage
+        self.handle_timeout_termination = handle_timeout_termination
+        self._allocate()
+
+    def _allocate(self) -> None:
+        leading = (self.buffer_size, self.n_envs)
+        self.observations = allocate(self.observation_space, leading, self.device)
+        if not self.optimize_memory_usage:
+            self.next_observations = allocate(self.observation_space, leading, self.device)
+        dtype = torch_dtype(self._maybe_cast_dtype(self.action_space.dtype))
+        self.actions = th.zeros((*leading, self.action_dim), dtype=dtype, device=self.device)
+        self.rewards, self.dones, self.timeouts = th.zeros((3, *leading), device=self.device)
+
+    def add(
+        self,
+        obs: Any,
+        next_obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Keep one transition of every environment.
+
+        :param obs: (n_envs, ...) array, or a dict of them
+        :param next_obs: as ``obs``; at the end of an episode its last observation
+        :param action: (n_envs, ...)
+        :param reward: (n_envs,)
+        :param done: (n_envs,)
+        :param infos: one for each environment
+        """
+        self._follow_device()
+        write_row(self.observations, self.pos, obs)
+        if self.optimize_memory_usage:
+            write_row(self.observations, (self.pos + 1) % self.buffer_size, next_obs)
+        else:
+            write_row(self.next_observations, self.pos, next_obs)
+        write(self.actions[self.pos], action)
+        write(self.rewards[self.pos], reward)
+        write(self.dones[self.pos], done)
+        if self.handle_timeout_termination:
+            cut = [info.get("TimeLimit.truncated", False) for info in infos]
+            write(self.timeouts[self.pos], np.array(cut, dtype=np.float32))
+        self.pos += 1
+        if self.pos == self.buffer_size:
+            self.full = True
+            self.pos = 0
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
+        # The same two draws as SB3's, in the same order.
+        env_indices = np.random.randint(0, high=self.n_envs, size=len(batch_inds))
+        return self._gather(batch_inds * self.n_envs + env_indices, env)
+
+    def _gather(self, flat_indices: np.ndarray, env: VecNormalize | None) -> Any:
+        """Return the transitions at ``row * n_envs + environment``."""
+        self._follow_device()
+        indices = th.from_numpy(flat_indices).to(self.device)
+        if self.optimize_memory_usage:
+            following = (indices + self.n_envs) % (self.buffer_size * self.n_envs)
+            next_observations = _take(self.observations, following)
+        else:
+            next_observations = _take(self.next_observations, indices)
+        observations = _take(self.observations, indices)
+        rewards = _take(self.rewards, indices).unsqueeze(1)
+        dones = _take(self.dones, indices) * (1 - _take(self.timeouts, indices))
+        if env is not None:
+            tasks = self._tasks_for(env, flat_indices)
+            observations, next_observations = (
+                self._to_device(env.normalize_obs(_to_numpy(obs), *tasks))
+                for obs in (observations, next_observations)
+            )
+            scaled = env.normalize_reward(_to_numpy(rewards), *tasks)
+            rewards = self._to_device(scaled.astype(np.float32))
+        is_dict = isinstance(self.observation_space, spaces.Dict)
+        samples = DictReplayBufferSamples if is_dict else ReplayBufferSamples
+        actions = _take(self.actions, indices)
+        return samples(observations, actions, next_observations, dones.unsqueeze(1), rewards)
+
+    def _tasks_for(self, env: VecNormalize, flat_indices: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return what a normalizer is told of transitions besides their content."""
+        return ()
+
+    def _to_device(self, arrays: Any) -> Any:
+        return map_observation(lambda array: th.as_tensor(array, device=self.device), arrays)
+
+    def _follow_device(self) -> None:
+        # SB3 sets `device` to the model's, after unpickling too; the tensors come after it.
+        now, wanted = self.rewards.device, self.device
+        if now.type != wanted.type or wanted.index not in (None, now.index):
+            for name, value in self._tensors().items():
+                setattr(self, name, map_observation(lambda tensor: tensor.to(wanted), value))
+
+    def _tensors(self) -> dict[str, Any]:
+        return {name: vars(self)[name] for name in _TENSORS if name in vars(self)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {name: _to_numpy(value) for name, value in self._tensors().items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        for name, value in self._tensors().items():
+            setattr(self, name, map_observation(th.from_numpy, value))
+
+
+def _take(tensors: Any, indices: th.Tensor) -> Any:
+    return map_observation(lambda tensor: tensor.flatten(0, 1).index_select(0, indices), tensors)
+
+
+def _to_numpy(tensors: Any) -> Any:
+    return map_observation(lambda tensor: tensor.cpu().numpy(), tensors)
+
+
+class MultiTaskReplayBuffer(DeviceReplayBuffer):
+    """Remember each transition's task; draw every task that is stored equally often.
+
+    The task comes from ``info["task_id"]``. With PerTaskVecNormalize, the rewards and observations
+    of a batch are normalized by the statistics of their own tasks, as they are when it is drawn:
+    what is stored stays raw, so it never goes stale.
+
+    :param balance: draw tasks equally often; False: each transition, as SB3 does
+    :param kwargs: as of :class:`~sb3_moe.vec_env.DeviceReplayBuffer`
+    :raises ValueError: with ``optimize_memory_usage``
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        *args: Any,
+        balance: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(buffer_size, observation_space, action_space, *args, **kwargs)
+        if self.optimize_memory_usage:
+            raise ValueError("`optimize_memory_usage` must be False here, got True")
+        self.balance = balance
+        self.task_ids = np.full(self.buffer_size * self.n_envs, -1, dtype=np.int64)
+        self._places = _PlacesByTask(len(self.task_ids))
+
+    def add(
+        self,
+        obs: Any,
+        next_obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Keep one transition of every environment, and its task.
+
+        :raises ValueError: if an info has no ``task_id``
+        """
+        first = self.pos * self.n_envs
+        for index, info in enumerate(infos, start=first):
+            if "task_id" not in info:
+                raise ValueError(
+                    "MultiTaskReplayBuffer needs info['task_id'], as make_multitask_vec_env and "
+                    f"MultiTaskEnv give it, got an info with {sorted(info)}"
+                )
+            self._places.move(index, int(self.task_ids[index]), int(info["task_id"]))
+            self.task_ids[index] = info["task_id"]
+        super().add(obs, next_obs, action, reward, done, infos)
+
+    def reset(self) -> None:
+        """Forget every transition, and whose it was."""
+        super().reset()
+        self.task_ids.fill(-1)
+        self._places = _PlacesByTask(len(self.task_ids))
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
+        """Draw a batch.
+
+        :param batch_size: number of transitions
+        :param env: the VecNormalize that SB3 found, or None
+        """
+        if not self.balance:
+            return super().sample(batch_size, env)
+        return self._gather(self._places.draw(batch_size), env)
+
+    def _tasks_for(self, env: VecNormalize, flat_indices: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (self.task_ids[flat_indices],) if isinstance(env, PerTaskVecNormalize) else ()
+
+
+class _PlacesByTask:
+    """Where each task's transitions are, so that drawing one takes no search."""
+
+    def __init__(self, capacity: int) -> None:
+        self._places: dict[int, np.ndarray] = {}
+        self._counts: dict[int, int] = {}
+        # rank[i]: where place i stands among its task's places
+        self._rank = np.zeros(capacity, dtype=np.int64)
+
+    def move(self, place: int, old_task: int, new_task: int) -> None:
+        """Take a place from one task (-1: from none) and give it to another."""
+        if old_task == new_task:
+            return
+        if old_task >= 0:
+            self._remove(place, old_task)
+        self._append(place, new_task)
+
+    def draw(self, size: int) -> np.ndarray:
+        """Draw a task for each of ``size``, each alike, and one of its places."""
+        tasks = [task for task, count in self._counts.items() if count]
+        chosen = np.random.randint(len(tasks), size=size)
+        drawn = np.empty(size, dtype=np.int64)
+        for i, task in enumerate(tasks):
+            rows = np.flatnonzero(chosen == i)
+            ranks = np.random.randint(self._counts[task], size=len(rows))
+            drawn[rows] = self._places[task][ranks]
+        return drawn
+
+    def _append(self, place: int, task: int) -> None:
+        count = self._counts.setdefault(task, 0)
+        places = self._places.setdefault(task, np.empty(64, dtype=np.int64))
+        if count == len(places):
+            places = self._places[task] = np.resize(places, 2 * count)
+        places[count] = place
+        self._rank[place] = count
+        self._counts[task] = count + 1
+
+    def _remove(self, place: int, task: int) -> None:
+        last = self._counts[task] - 1
+        moved = self._places[task][last]
+        self._places[task][self._rank[place]] = moved
+        self._rank[moved] = self._rank[place]
+        self._counts[task] = last
+
+
+def end_running_episodes(buffer: Any) -> None:
+    """End the episodes that are running, so that nothing of the next ones counts for them.
+
+    Goals of a HerReplayBuffer, rewards of n-step returns, and next observations that aren't kept
+    would be taken from there.
+
+    :param buffer: a replay buffer of any kind; one of the user's own that has none of SB3's arrays
+        stays as it is
+    """
+    if getattr(buffer, "timeouts", None) is None or not buffer.size():
+        return
+    if isinstance(buffer, HerReplayBuffer):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # SB3's advice is for those who call it themselves
+            buffer.truncate_last_trajectory()
+        return
+    last = buffer.pos - 1
+    if buffer.optimize_memory_usage:
+        buffer.dones[last] = 1  # a timeout would go on from an observation that isn't there
+    else:
+        buffer.timeouts[last][buffer.dones[last] == 0] = 1

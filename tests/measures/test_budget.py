@@ -1,0 +1,252 @@
+import arena
+import gymnasium as gym
+import pytest
+import torch as th
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+
+import sb3_moe
+from sb3_moe.measures import controls, matching_net_arch, measure
+from sb3_moe.measures.flops import counting
+from sb3_moe.policies.on_policy import MoeMlpPolicy
+from sb3_moe.policies.options import DEFAULTS, MoEOptions
+
+OBS, ACT = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
+
+
+def policy(**kwargs):
+    return MoeMlpPolicy(OBS, ACT, lambda _: 1e-3, **kwargs)
+
+
+def test_a_dense_tower_costs_what_counting_by_hand_gives():
+    # 4 -> 3 -> 2 for the actor: weights 12 + 6, biases 3 + 2; two operations per weight.
+    cost = measure(policy(placement="none", net_arch=[3])).parts["pi"]
+    assert (cost.parameters, cost.active, cost.flops) == (23, 23, 36)
+
+
+def test_a_soft_layer_costs_all_experts_and_the_router():
+    # Expert 4 -> 3 -> 3: 12 + 9 weights, 6 biases. Router 4 x 2. Head 3 -> 2: 6 weights, 2 biases.
+    cost = measure(policy(net_arch=[3], num_experts=2)).parts["pi"]
+    assert cost.parameters == cost.active == 2 * 27 + 8 + 8
+    assert cost.flops == 2 * (2 * 21 + 8 + 6)
+
+
+def test_a_top_1_token_uses_one_expert_of_many():
+    cost = measure(policy(net_arch=[3], num_experts=5, router="top_k")).parts["pi"]
+    assert cost.parameters == 5 * 27 + 5 * 4 + 8
+    assert cost.active == 27 + 5 * 4 + 8
+    assert cost.flops == 2 * (21 + 5 * 4 + 6)
+
+
+def test_the_total_is_every_learned_number_of_an_on_policy_model():
+    model = PPO("MoeMlpPolicy", "Pendulum-v1", policy_kwargs={"placement": "all"})
+    assert measure(model.policy).total.parameters == sum(
+        p.numel() for p in model.policy.parameters()
+    )
+
+
+@pytest.mark.covering
+@pytest.mark.parametrize("match", ["parameters", "flops"])
+@pytest.mark.parametrize("placement", ["middle", "final", "all", "big"])
+def test_the_matching_dense_network_costs_nearly_the_same(placement, match):
+    kwargs = {"placement": placement, "num_experts": 3}
+    arch = matching_net_arch(MoeMlpPolicy, OBS, ACT, kwargs, match)
+    moe, dense = measure(policy(**kwargs)), measure(policy(placement="none", net_arch=arch))
+    for tower in ("pi", "vf"):
+        wanted = getattr(moe.parts[tower], match)
+        assert getattr(dense.parts[tower], match) == pytest.approx(wanted, rel=0.03)
+
+
+def test_a_policy_with_one_tower_gets_one_list():
+    model = DQN("MoeMlpPolicy", "CartPole-v1")
+    arch = matching_net_arch(type(model.policy), OBS, ACT, {})
+    assert isinstance(arch, list)
+    assert arch[0] > 64
+
+
+def test_critics_are_matched_as_one_tower():
+    model = SAC("MoeMlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [16, 16]})
+    spaces = model.observation_space, model.action_space
+    arch = matching_net_arch(type(model.policy), *spaces, {"net_arch": [16, 16]})
+    assert set(arch) == {"pi", "qf"}
+
+
+def test_match_names_the_two_measures():
+    with pytest.raises(ValueError, match=r"`match` must be 'parameters' or 'flops', got 'time'"):
+        matching_net_arch(MoeMlpPolicy, OBS, ACT, {}, "time")
+
+
+def test_a_tower_without_hidden_layers_cannot_be_widened():
+    with pytest.raises(ValueError, match=r"`net_arch` of 'pi' must have a hidden layer"):
+        matching_net_arch(MoeMlpPolicy, OBS, ACT, {"placement": "final", "net_arch": []})
+
+
+def test_describe_prints_what_the_towers_are(capsys):
+    model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"placement": {"pi": "big"}})
+    budget = sb3_moe.describe(model)
+    printed = capsys.readouterr().out
+    assert "pi: big, soft router, 4 experts" in printed
+    assert "vf: middle, soft router, 4 experts" in printed
+    assert f"{budget.total.parameters:,}" in printed
+
+
+def test_a_notebook_shows_what_describe_printed_no_second_time(capsys):
+    budget = sb3_moe.describe(PPO("MoeMlpPolicy", "CartPole-v1"))
+    capsys.readouterr()
+    # IPython asks for nothing else of a value that has this.
+    assert budget._ipython_display_() is None
+    assert capsys.readouterr().out == ""
+
+
+def test_describe_refuses_a_policy_that_is_not_ours():
+    with pytest.raises(TypeError, match=r"`model` must have one of this package's policies"):
+        sb3_moe.describe(PPO("MlpPolicy", "CartPole-v1"))
+
+
+def test_the_controls_for_conv_tokens_are_one_expert_each():
+    wide, plain = controls({"tokens": "conv", "num_experts": 4, "net_arch": [32]}).values()
+    assert (wide["num_experts"], wide["expert_width"]) == (1, 128)
+    assert (plain["num_experts"], plain["router"]) == (1, "uniform")
+
+
+def test_the_controls_are_for_tokens_of_a_map():
+    for kwargs in ({}, {"tokens": "conv", "placement": "none"}):
+        with pytest.raises(ValueError, match=r"`tokens` must be 'conv' or 'feature'"):
+            controls(kwargs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"router": "top_k", "freeze_idle": True},
+        {"task_input": "router", "task_embedding": 8},
+    ],
+    ids=str,
+)
+def test_every_control_can_be_built(options):
+    env = arena.default_env("PPO", "MoeCnnPolicy")
+    tasks = {"features_extractor_kwargs": {"num_tasks": 3}} if "task_input" in options else {}
+    for kwargs in controls({"tokens": "conv", "net_arch": [8]} | options | tasks).values():
+        if not tasks:
+            PPO("MoeCnnPolicy", env, policy_kwargs=kwargs, device="cpu")
+        given = {name: value for name, value in kwargs.items() if name in DEFAULTS}
+        MoEOptions(**given)
+
+
+def test_an_expert_without_a_width_has_no_scaled_control():
+    with pytest.raises(ValueError, match=r"`expert` must have a hidden layer .* got 'linear'"):
+        controls({"tokens": "conv", "net_arch": [8], "expert": "linear"})
+
+
+def test_an_encoder_that_all_critics_run_costs_each_of_them_its_flops():
+    env = arena.default_env("SAC", "MoeCnnPolicy")
+    options = {"placement": {"pi": "big", "qf": "none"}, "net_arch": [8]}
+    model = SAC("MoeCnnPolicy", env, policy_kwargs=options, buffer_size=10, device="cpu")
+    parts = measure(model.policy).parts
+    assert parts["qf0"].flops == parts["qf1"].flops > 0
+    assert parts["qf0"].parameters > parts["qf1"].parameters
+
+
+def test_a_scaled_expert_is_as_wide_as_all_together_in_each_network():
+    kwargs = {"tokens": "conv", "num_experts": 2, "net_arch": {"pi": [32], "vf": [16]}}
+    wide, plain = controls(kwargs).values()
+    assert wide["expert_width"] == {"pi": 64, "vf": 32}
+    assert "expert_width" not in plain
+    assert controls({"tokens": "conv"})["one_scaled_expert"]["expert_width"] == 4 * 512
+
+
+def test_as_many_experts_as_tasks_are_scaled_together():
+    extractor = {"features_extractor_kwargs": {"num_tasks": 5}}
+    kwargs = {"tokens": "conv", "router": "task", "net_arch": [10]}
+    assert controls(kwargs | extractor)["one_scaled_expert"]["expert_width"] == 50
+    with pytest.raises(ValueError, match=r"`num_experts` must be given with `router`='task'"):
+        controls(kwargs)
+
+
+def test_controls_of_some_networks_are_made_for_each_by_itself():
+    with pytest.raises(ValueError, match=r"`num_experts` must be one value for these controls"):
+        controls({"tokens": "conv", "num_experts": {"pi": 2, "vf": 3}})
+
+
+def test_controls_need_a_hidden_layer_to_be_as_wide_as():
+    with pytest.raises(ValueError, match=r"`net_arch` must have a hidden layer, got \[\]"):
+        controls({"tokens": "conv", "net_arch": []})
+
+
+def test_measuring_leaves_the_policy_as_it_was():
+    it = policy(router="top_k", bias_rate=0.1).train()
+    before = {name: value.clone() for name, value in it.state_dict().items()}
+    measure(it)
+    assert it.training
+    assert all(th.equal(value, before[name]) for name, value in it.state_dict().items())
+
+
+def test_the_dense_twin_of_a_mixture_whose_router_alone_sees_the_id_sees_it_too():
+    box = gym.spaces.Box(-1, 1, (6,))
+    spaces = (
+        gym.spaces.Dict({"obs": box, "task_id": gym.spaces.Discrete(5)}),
+        gym.spaces.Discrete(2),
+    )
+    policy = PPO.policy_aliases["MoeMultiInputPolicy"]
+    options = {"placement": "big", "net_arch": [16], "num_experts": 3, "task_input": "router"}
+
+    def parameters(**kwargs):
+        built = policy(*spaces, lambda _: 1e-3, **kwargs)
+        return sum(each.numel() for each in built.parameters())
+
+    wide = matching_net_arch(policy, *spaces, options)
+    found = parameters(placement="none", net_arch=wide)
+    assert abs(found - parameters(**options)) <= 2 * (6 + 5 + 1 + 2)  # a unit of either tower
+    by_tower = options | {"task_input": {"pi": "router", "vf": "router"}}
+    assert matching_net_arch(policy, *spaces, by_tower) == wide
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "flops"),
+    [
+        (nn.Conv1d(3, 4, 5), (2, 3, 9), 2 * (2 * 4 * 5) * 3 * 5),
+        (nn.Conv3d(2, 3, 2), (1, 2, 4, 4, 4), 2 * (3 * 27) * 2 * 8),
+        (nn.GRU(3, 4), (5, 2, 3), 2 * (5 * 2) * 3 * 4 * (3 + 4)),
+    ],
+    ids=["Conv1d", "Conv3d", "GRU"],
+)
+def test_convolutions_and_recurrent_layers_count_their_products(layer, shape, flops):
+    with counting(layer, [layer]) as count:
+        layer(th.zeros(shape))
+    assert count.by_part == {layer: flops}
+    assert count.outside == 0
+
+
+def test_the_flops_of_a_compiled_network_are_those_of_the_network():
+    layer = nn.Linear(3, 4)
+    compiled = th.compile(layer, backend="eager")
+    with counting(layer, [layer]) as count:
+        compiled(th.zeros(2, 3))
+    assert count.by_part == {layer: 2 * 2 * 3 * 4}
+
+
+class Twice(BaseFeaturesExtractor):
+    """Uses a layer twice, and ties another's weights to it."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, features_dim=4)
+        self.layer, self.tied = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.tied.weight = self.layer.weight
+
+    def forward(self, observations):
+        return self.tied(self.layer(self.layer(observations)))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_layer_counts_as_often_as_it_is_used_and_its_weights_once(shared):
+    it = policy(
+        placement="none",
+        net_arch=[3],
+        features_extractor_class=Twice,
+        share_features_extractor=shared,
+    )
+    budget, number = measure(it), 1 if shared else 2
+    assert budget.parts["features"].parameters == number * (16 + 4 + 4)
+    assert budget.parts["features"].flops == number * 3 * 2 * 16
+    assert budget.total.parameters == sum(each.numel() for each in it.parameters())

@@ -1,0 +1,88 @@
+"""The gradient of a critic is that of its own loss, whatever the actor's leaves behind."""
+
+import pytest
+import torch as th
+from sb3_contrib import TQC, CrossQ
+from stable_baselines3 import DDPG, DQN, PPO, SAC, TD3
+
+from sb3_moe.callbacks import PlasticityCallback, collect_probe
+from sb3_moe.measures import measure_weights
+from sb3_moe.vec_env import make_multitask_vec_env
+
+OFF_POLICY = [SAC, TD3, DDPG, TQC, CrossQ]
+
+
+def make_env():
+    return make_multitask_vec_env("Classic/Pendulum4", 4, seed=0, task_id="onehot")
+
+
+def make_model(algo, policy="MlpPolicy"):
+    options = {"learning_starts": 8, "batch_size": 16, "policy_kwargs": {"net_arch": [16, 16]}}
+    return algo(policy, make_env(), seed=1, device="cpu", **options)
+
+
+def watch(optimizer):
+    """Note the norm, and the zeros, of each gradient as the optimiser sees it."""
+    seen = []
+
+    def note(optimizer, *_):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        flat = th.cat([each.flatten() for each in gradients])
+        seen.append((float(flat.norm()), float((flat == 0).double().sum())))
+
+    optimizer.register_step_pre_hook(note)
+    return seen
+
+
+@pytest.mark.covering
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MoeMlpPolicy"])
+@pytest.mark.parametrize("algo", OFF_POLICY)
+def test_gradients_of_critics_and_actors_are_those_of_their_own_last_step(algo, policy):
+    model = make_model(algo, policy)
+    critic, actor = watch(model.critic.optimizer), watch(model.actor.optimizer)
+    callback = PlasticityCallback(10_000, probe=collect_probe(make_env(), 8), ntk_size=0)
+    # Twelve updates: the last one is of the actor too, whatever its delay.
+    model.learn(56, callback=callback)
+    assert model._n_updates == 12
+    found = {name: rows[-1] for name, rows in callback.diagnostics.items()}
+    norms = [found[name] for name in found if name.startswith("gradient_norm/qf")]
+    assert th.tensor(norms).norm() == pytest.approx(critic[-1][0], rel=1e-5)
+    assert found["gradient_norm/pi"] == pytest.approx(actor[-1][0], rel=1e-5)
+    zeros = sum(
+        found[f"zero_gradients/{name.partition('/')[2]}"] * sum(p.numel() for p in parameters)
+        for name, parameters in {
+            f"qf/qf{i}": list(getattr(model.critic, f"qf{i}").parameters())
+            for i in range(len(norms))
+        }.items()
+    )
+    assert zeros == pytest.approx(critic[-1][1])
+
+
+def test_watching_a_critic_leaves_training_the_same_and_no_hook_behind():
+    probe = collect_probe(make_env(), 8)
+    alone = make_model(TD3).learn(40)
+    watched = make_model(TD3)
+    watched.learn(40, callback=PlasticityCallback(8, probe=probe))
+    assert not watched.critic.optimizer._optimizer_step_post_hooks
+    for one, other in zip(alone.policy.parameters(), watched.policy.parameters(), strict=True):
+        assert th.equal(one, other)
+
+
+def test_before_a_critic_steps_it_has_no_gradient_of_its_own():
+    model = make_model(SAC)
+    model.learn(20)
+    callback = PlasticityCallback(10_000, probe=collect_probe(make_env(), 8), ntk_size=0)
+    model.learn(0, callback=callback, reset_num_timesteps=False)
+    assert not [name for name in callback.diagnostics if name.startswith("gradient_norm/qf")]
+    assert "gradient_norm/pi" in callback.diagnostics
+
+
+@pytest.mark.parametrize("algo", [PPO, DQN])
+def test_one_optimiser_for_all_leaves_its_gradients_as_they_are(algo):
+    env = make_multitask_vec_env("Classic/CartPole4", 4, seed=0, task_id="onehot")
+    options = {"n_steps": 16, "batch_size": 64} if algo is PPO else {"learning_starts": 4}
+    model = algo("MlpPolicy", env, device="cpu", **options)
+    callback = PlasticityCallback(10_000, probe=collect_probe(env, 8), ntk_size=0)
+    model.learn(64, callback=callback)
+    for name, value in measure_weights(model.policy).items():
+        assert callback.diagnostics[name][-1] == value

@@ -1,0 +1,183 @@
+"""Measures and remedies on the policies of every algorithm, dense and with experts."""
+
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import nn
+
+from sb3_moe.callbacks import ReDoCallback, ResetHeadsCallback, ShrinkAndPerturbCallback
+from sb3_moe.layers import LinearRouter
+from sb3_moe.measures import (
+    measure_layers,
+    measure_ntk,
+    policy_activations,
+    redo,
+    reset_heads,
+    shrink_and_perturb,
+)
+from sb3_moe.measures.plasticity import tower_outputs
+from sb3_moe.measures.weights import heads, wirings
+from sb3_moe.policies.registration import TABLE
+
+ACTOR_AND_VALUE, ACTOR_AND_CRITICS = {"pi", "vf"}, {"pi", "qf0", "qf1"}
+TOWERS = {
+    "PPO": ACTOR_AND_VALUE,
+    "A2C": ACTOR_AND_VALUE,
+    "MaskablePPO": ACTOR_AND_VALUE,
+    "RecurrentPPO": ACTOR_AND_VALUE,
+    "TRPO": ACTOR_AND_VALUE,
+    "DQN": {"qf"},
+    "QRDQN": {"qf"},
+    "SAC": ACTOR_AND_CRITICS,
+    "TD3": ACTOR_AND_CRITICS,
+    "TQC": ACTOR_AND_CRITICS,
+    "CrossQ": ACTOR_AND_CRITICS,
+}
+every_algorithm = pytest.mark.parametrize("algorithm", TOWERS)
+dense_or_moe = pytest.mark.parametrize("prefix", ["", "Moe"], ids=["dense", "moe"])
+
+
+def make(algorithm, prefix, **kwargs):
+    module, name = TABLE[algorithm].algorithm.split(":")
+    pytest.importorskip(module.split(".")[0])
+    algo = getattr(import_module(module), name)
+    env_id = "Pendulum-v1" if TOWERS[algorithm] == ACTOR_AND_CRITICS else "CartPole-v1"
+    alias = "MlpLstmPolicy" if algorithm == "RecurrentPPO" else "MlpPolicy"
+    options = {"n_steps": 16}
+    if not issubclass(algo, OnPolicyAlgorithm):
+        options = {"learning_starts": 8, "batch_size": 8, "buffer_size": 64}
+    elif algorithm != "A2C":
+        options |= {"batch_size": 16}
+    policy_kwargs = {"net_arch": [12, 10], "activation_fn": nn.ReLU} | kwargs
+    if algorithm == "RecurrentPPO":
+        policy_kwargs |= {"lstm_hidden_size": 8}
+    return algo(
+        prefix + alias, env_id, policy_kwargs=policy_kwargs, device="cpu", seed=0, **options
+    )
+
+
+def learn(model, steps=32, callback=None):
+    unmasked = {"use_masking": False} if "Maskable" in type(model).__name__ else {}
+    return model.learn(steps, callback=callback, log_interval=10**6, **unmasked)
+
+
+def batch(model, n=32):
+    model.observation_space.seed(1)
+    return np.stack([model.observation_space.sample().clip(-3, 3) for _ in range(n)])
+
+
+def outputs(policy, obs):
+    with th.no_grad():
+        return tower_outputs(policy, obs)
+
+
+@every_algorithm
+@dense_or_moe
+def test_every_layer_and_every_tower_is_measured(algorithm, prefix):
+    model = make(algorithm, prefix)
+    batches = [batch(model, 4), batch(model, 4)]
+    names = {f"{tower}.{i}" for tower in TOWERS[algorithm] for i in (0, 1)}
+    measures = measure_layers(model.policy, batches)
+    assert {name.removeprefix("dormant/") for name in measures if "dormant/" in name} == names
+    assert all(np.isfinite(value).all() for value in measures.values())
+    ranks = measure_ntk(model.policy, batches, size=8)
+    assert set(ranks) == {f"ntk_rank/{tower}" for tower in TOWERS[algorithm]}
+    # The batches are alike, so of 8 samples 4 differ.
+    assert all(1 <= rank <= 4.01 for rank in ranks.values())
+
+
+def silence(policy, units=3):
+    """Silence the first units of every hidden layer by a bias that nothing overcomes."""
+    for wiring in wirings(policy):
+        bias = getattr(wiring.before, "bias_EO", None)
+        (wiring.before.bias if bias is None else bias).data[..., :units] = -1e4
+
+
+@pytest.mark.covering
+@every_algorithm
+@dense_or_moe
+def test_dormant_neurons_of_every_tower_start_anew_and_its_output_stays(algorithm, prefix):
+    model = learn(make(algorithm, prefix))
+    silence(model.policy)
+    if algorithm == "CrossQ":  # routers have no bias to keep what a normalisation makes of 0
+        for router in (m for m in model.policy.modules() if isinstance(m, LinearRouter)):
+            router.weight_RK.data[:] = 0.0
+    obs = batch(model)
+    before = outputs(model.policy, obs)
+    counts = redo(model.policy, obs, tau=0.0)
+    assert set(counts) == set(policy_activations(model.policy, obs))
+    assert all(count >= 3 for count in counts.values())
+    for tower, after_T in outputs(model.policy, obs).items():
+        th.testing.assert_close(after_T, before[tower])
+
+
+@pytest.mark.parametrize(
+    ("prefix", "kwargs"),
+    [("", {}), ("Moe", {"router": "uniform"}), ("Moe", {"placement": "big"})],
+    ids=str,
+)
+def test_what_a_normalisation_makes_of_silent_units_stays_and_they_start_anew(prefix, kwargs):
+    model = learn(make("CrossQ", prefix, **kwargs))
+    silence(model.policy)
+    norms = [wiring.norm for wiring in wirings(model.policy) if wiring.norm is not None]
+    generator = th.Generator().manual_seed(0)
+    for norm in norms:
+        for tensor in (norm.ra_mean, norm.ra_var, norm.scale.data, norm.bias.data):
+            tensor.copy_(th.rand(len(tensor), generator=generator) + 0.5)
+    obs = batch(model)
+    before = outputs(model.policy, obs)
+    redo(model.policy, obs, tau=0.0)
+    for tower, after_T in outputs(model.policy, obs).items():
+        th.testing.assert_close(after_T, before[tower], rtol=1e-3, atol=1e-4)
+    assert len(norms) > 2
+    for norm in norms:
+        assert (norm.ra_mean[:3] == 0).all()
+        assert (norm.ra_var[:3] == 1).all()
+        assert (norm.bias[:3] == 0).all()
+        assert (norm.ra_mean != 0).any()
+
+
+@pytest.mark.covering
+@every_algorithm
+@pytest.mark.parametrize(
+    ("prefix", "kwargs"),
+    [("", {}), ("Moe", {}), ("Moe", {"placement": "big"})],
+    ids=["dense", "moe", "big"],
+)
+def test_the_head_of_every_tower_starts_anew(algorithm, prefix, kwargs):
+    model = learn(make(algorithm, prefix, **kwargs))
+    weights = [p for head in heads(model.policy) for p in head.parameters() if p.dim() > 1]
+    assert len(weights) >= len(TOWERS[algorithm])
+    old = [weight.clone() for weight in weights]
+    reset_heads(model.policy)
+    assert not any(th.equal(*pair) for pair in zip(weights, old, strict=True))
+
+
+@pytest.mark.covering
+@every_algorithm
+@dense_or_moe
+def test_every_weight_that_is_learned_is_shrunk_and_perturbed(algorithm, prefix):
+    model = learn(make(algorithm, prefix))
+    obs = batch(model)
+    before = outputs(model.policy, obs)
+    shrink_and_perturb(model.policy, 0.5, 0.5)
+    for tower, after_T in outputs(model.policy, obs).items():
+        assert after_T.isfinite().all()
+        assert not th.equal(after_T, before[tower])
+
+
+@pytest.mark.covering
+@every_algorithm
+@dense_or_moe
+def test_training_goes_on_after_every_remedy(algorithm, prefix):
+    remedies = [
+        ReDoCallback(16, batch_size=8),
+        ResetHeadsCallback(16),
+        ShrinkAndPerturbCallback(16),
+    ]
+    model = learn(make(algorithm, prefix), 64, remedies)
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
+    assert any(name.startswith("plasticity/redo/") for name in model.logger.name_to_value)

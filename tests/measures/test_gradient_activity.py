@@ -1,0 +1,219 @@
+"""Neurons that no gradient reaches: the measure, and ReDo by it."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import reference
+import torch as th
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+
+import sb3_moe  # noqa: F401  registers the policies' names
+from sb3_moe.callbacks import PlasticityCallback, ReDoCallback
+from sb3_moe.measures import gradient_activity, hidden_layers, measure_gradients, redo
+from sb3_moe.measures.plasticity import dormant_scores
+
+
+def trained(algo=PPO, policy="MlpPolicy", callback=None, **kwargs):
+    options = {"n_steps": 16, "batch_size": 16, "n_epochs": 1}
+    if algo is not PPO:
+        options = {"learning_starts": 8, "buffer_size": 64, "batch_size": 8}
+    env = "Pendulum-v1" if algo is SAC else "CartPole-v1"
+    policy_kwargs = {"net_arch": [8, 6], "activation_fn": nn.ReLU} | kwargs
+    model = algo(policy, env, policy_kwargs=policy_kwargs, device="cpu", seed=0, **options)
+    return model.learn(32, callback, log_interval=10**6)
+
+
+def batch(model, n=8):
+    model.observation_space.seed(1)
+    return np.stack([model.observation_space.sample().clip(-3, 3) for _ in range(n)])
+
+
+def test_scores_are_those_of_the_slow_version():
+    policy = trained().policy
+    found = gradient_activity(policy)
+    layers = {"pi.0": policy.mlp_extractor.policy_net[0], "vf.1": policy.mlp_extractor.value_net[2]}
+    for name, layer in layers.items():
+        expected = reference.gradient_scores(layer.weight.grad.unsqueeze(0))
+        th.testing.assert_close(dormant_scores(found[name]), th.tensor(expected))
+
+
+def test_units_of_all_experts_are_one_layer():
+    model = trained(policy="MoeMlpPolicy", net_arch=[8], num_experts=3)
+    first = model.policy.moe_layers()["pi.middle"].experts.layers[0]
+    expected = th.tensor(reference.gradient_scores(first.weight.grad))
+    found = dormant_scores(gradient_activity(model.policy)["pi.0"])
+    assert found.shape == (3, 8)
+    th.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("algo", "placement"),
+    [(PPO, "none"), (PPO, "big"), (PPO, "final"), (DQN, "middle"), (DQN, "all"), (SAC, "all")],
+)
+def test_every_hidden_layer_that_linear_weights_lead_into_has_a_measure(algo, placement):
+    model = trained(algo, "MoeMlpPolicy", placement=placement, num_experts=2)
+    shapes = {name: tuple(each.shape) for name, each in gradient_activity(model.policy).items()}
+    layers = {layer.name: layer for layer in hidden_layers(model.policy)}
+    assert set(shapes) == set(layers)
+    assert all(shapes[name][0] == layer.num_experts for name, layer in layers.items())
+
+
+class Normed(BaseFeaturesExtractor):
+    """A layer whose activation stands behind a normalisation."""
+
+    def __init__(self, space):
+        super().__init__(space, 5)
+        self.net = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.ReLU())
+
+    def forward(self, obs):
+        return self.net(obs)
+
+
+def test_a_layer_behind_a_normalisation_has_a_measure_too():
+    policy = trained(features_extractor_class=Normed).policy
+    found = gradient_activity(policy)["features.0"]
+    expected = policy.features_extractor.net[0].weight.grad.abs().mean(1)
+    th.testing.assert_close(found.squeeze(0), expected)
+
+
+def test_the_share_of_inactive_units_is_counted_at_every_threshold():
+    policy = trained().policy
+    layer = policy.mlp_extractor.policy_net[0]
+    # Eight units: three without gradient, four with 1, one with 12: the mean is 2.
+    layer.weight.grad = th.zeros_like(layer.weight)
+    layer.weight.grad[3:] = 1.0
+    layer.weight.grad[7] = -12.0
+    found = measure_gradients(policy, taus=(0.0, 0.4, 0.6))
+    assert found["inactive/pi.0"] == found["inactive@0.4/pi.0"] == 3 / 8
+    assert found["inactive@0.6/pi.0"] == 7 / 8
+
+
+def test_it_is_logged_only_when_asked_for():
+    class Seen(PlasticityCallback):
+        def _log(self, measures):
+            self.names = set(measures)
+            super()._log(measures)
+            self.keys = set(self.logger.name_to_value)
+
+    plain, asked = (
+        Seen(32, ntk_size=0, probe=[np.zeros((4, 4), np.float32)], by_gradient=by_gradient)
+        for by_gradient in (False, True)
+    )
+    trained(callback=[plain])
+    trained(callback=[asked])
+    new = asked.names - plain.names
+    assert new >= {"inactive/pi.0", "inactive@0.1/vf.1"}
+    assert all(name.startswith("inactive") for name in new)
+    assert "plasticity/inactive_0.1/vf.1" in asked.keys
+
+
+def test_a_critics_gradient_is_that_of_its_own_step():
+    """The actor's loss leaves its own in ``.grad`` of the critics."""
+    callback = PlasticityCallback(
+        10**6, ntk_size=0, probe=[np.zeros((4, 3), np.float32)], by_gradient=True
+    )
+    model = trained(SAC)
+    seen = {}
+
+    def note(optimizer, *args):
+        weight = model.critic.qf0[0].weight
+        seen["own"] = weight.grad.abs().mean(1)
+
+    model.critic.optimizer.register_step_pre_hook(note)
+    model.learn(16, callback)
+    own = dormant_scores(seen["own"])
+    assert callback.diagnostics["inactive@0.1/qf0.0"][-1] == float((own <= 0.1).double().mean())
+    left = dormant_scores(model.critic.qf0[0].weight.grad.abs().mean(1))
+    assert not th.allclose(own, left)
+
+
+def test_redo_starts_those_anew_that_no_gradient_reached():
+    model = trained()
+    layer = model.policy.mlp_extractor.policy_net[0]
+    layer.weight.grad[:] = 1.0
+    layer.weight.grad[2] = 0.0
+    before = layer.weight.detach().clone()
+    activity = {"pi.0": gradient_activity(model.policy)["pi.0"]}
+    assert redo(model.policy, batch(model), 0.0, activity) == {"pi.0": 1}
+    changed = (layer.weight != before).any(1)
+    assert changed.tolist() == [i == 2 for i in range(8)]
+    assert not model.policy.mlp_extractor.policy_net[2].weight[:, 2].any()
+
+
+def test_an_expert_that_got_no_gradient_at_all_stays_as_it_is():
+    model = trained(policy="MoeMlpPolicy", net_arch=[8], num_experts=3)
+    weight = model.policy.moe_layers()["pi.middle"].experts.layers[0].weight
+    weight.grad[:] = 1.0
+    weight.grad[1] = 0.0
+    weight.grad[2, 4] = 0.0
+    activity = {"pi.0": gradient_activity(model.policy)["pi.0"]}
+    assert redo(model.policy, batch(model), 0.0, activity) == {"pi.0": 1}
+
+
+@pytest.mark.parametrize(("algo", "policy"), [(PPO, "MoeMlpPolicy"), (SAC, "MlpPolicy")])
+def test_redo_by_gradients_treats_in_training_and_lets_go(algo, policy):
+    model = trained(algo, policy, ReDoCallback(16, tau=0.5, criterion="gradient"))
+    logged = [v for k, v in model.logger.name_to_value.items() if k.startswith("plasticity/redo/")]
+    assert sum(logged) > 0
+    if algo is SAC:
+        assert not model.critic.optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: ReDoCallback(1, criterion="weights"),
+            ValueError,
+            r"`criterion` must be one of \['activation', 'gradient'\], got 'weights'",
+        ),
+        (
+            lambda: ReDoCallback(1, criterion="gradient", batch_size=64),
+            ValueError,
+            "`batch_size` must be None for `criterion`='gradient', .* got 64",
+        ),
+        (
+            lambda: PlasticityCallback(by_gradient=1),
+            TypeError,
+            "`by_gradient` must be a bool, got 1",
+        ),
+        (
+            lambda: measure_gradients(trained().policy, taus=(-1.0,)),
+            ValueError,
+            "`tau` must be at least 0 and finite, got -1.0",
+        ),
+    ],
+)
+def test_bad_input_says_what_is_wrong(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_before_the_first_update_there_is_nothing_to_measure():
+    policy = PPO("MlpPolicy", gym.make("CartPole-v1"), device="cpu").policy
+    assert gradient_activity(policy) == {}
+
+
+class Upside(nn.Module):
+    """An expert that holds its activation behind the layer that reads it."""
+
+    def __init__(self, in_features, width, out_features, activation):
+        super().__init__()
+        self.a, self.b = nn.Linear(in_features, width), nn.Linear(width, out_features)
+        self.act = activation
+
+    def forward(self, x):
+        return self.b(self.act(self.a(x)))
+
+
+def test_of_a_module_that_may_run_in_any_order_nothing_is_claimed():
+    model = trained(PPO, "MoeMlpPolicy", expert=Upside, num_experts=2)
+    experts = [name for name, la in measured_layers(model.policy).items() if la.mixture is not None]
+    assert experts
+    assert not set(experts) & set(gradient_activity(model.policy))
+
+
+def measured_layers(policy):
+    return {layer.name: layer for layer in hidden_layers(policy)}

@@ -1,0 +1,174 @@
+"""Summaries over seeds against scipy, and against numbers worked out by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sb3_moe import measures
+
+VALUES = np.random.default_rng(0).normal(size=12)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 11, 16])
+def test_the_interquartile_mean_is_scipys_trimmed_mean(n):
+    values = np.random.default_rng(n).normal(size=n)
+    assert measures.iqm(values) == pytest.approx(stats.trim_mean(values, 0.25))
+
+
+def test_the_interquartile_mean_pools_the_axes_it_is_given():
+    values = np.random.default_rng(1).normal(size=(3, 4, 5))
+    expected = [stats.trim_mean(each.ravel(), 0.25) for each in values]
+    np.testing.assert_allclose(measures.iqm(values, axis=(1, 2)), expected)
+
+
+def test_a_bootstrap_interval_is_scipys():
+    ours = measures.bootstrap_interval(VALUES, seed=7)
+    theirs = stats.bootstrap(
+        (VALUES,), np.mean, method="percentile", rng=np.random.default_rng(7)
+    ).confidence_interval
+    np.testing.assert_allclose(ours, (theirs.low, theirs.high), rtol=1e-12)
+
+
+def test_a_single_seed_has_no_interval_rather_than_one_of_no_width():
+    assert np.isnan(measures.bootstrap_interval([3.0])).all()
+    assert np.isnan(measures.bootstrap_interval([[3.0, 4.0]])).all()
+    value, low, high = measures.paired_difference([5.0], [3.0])
+    assert value == 2.0
+    assert np.isnan([low, high]).all()
+
+
+def test_an_interval_is_reproducible_by_its_seed():
+    assert measures.bootstrap_interval(VALUES, seed=1) == measures.bootstrap_interval(
+        VALUES, seed=1
+    )
+    assert measures.bootstrap_interval(VALUES, seed=1) != measures.bootstrap_interval(
+        VALUES, seed=2
+    )
+
+
+def test_an_interval_widens_with_its_confidence():
+    wide = measures.bootstrap_interval(VALUES, confidence=0.99)
+    narrow = measures.bootstrap_interval(VALUES, confidence=0.5)
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_a_stratified_interval_resamples_seeds_and_never_tasks():
+    # Within each task all seeds agree, so that only resampled tasks could move the mean.
+    scores = np.tile([0.0, 10.0], (5, 1))
+    assert measures.bootstrap_interval(scores, np.mean, resamples=50) == (5.0, 5.0)
+
+
+def test_a_stratified_interval_of_one_task_is_the_plain_one():
+    stratified = measures.bootstrap_interval(VALUES[:, None], np.mean, seed=3)
+    np.testing.assert_allclose(stratified, measures.bootstrap_interval(VALUES, seed=3))
+
+
+def test_a_paired_difference_is_over_seeds():
+    estimate = measures.paired_difference(VALUES + 2.0, VALUES)
+    assert estimate == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_a_profile_counts_runs_above_each_threshold():
+    profile = measures.performance_profile([[0.0, 1.0], [2.0, 3.0]], [-1.0, 0.0, 1.5, 3.0])
+    assert profile.tolist() == [1.0, 0.75, 0.5, 0.0]
+
+
+def test_the_probability_of_improvement_is_mann_whitneys_u():
+    rng = np.random.default_rng(2)
+    ours, theirs = rng.integers(0, 5, (6, 2)), rng.integers(0, 5, (7, 2))
+    u = [stats.mannwhitneyu(ours[:, k], theirs[:, k]).statistic / 42 for k in range(2)]
+    assert measures.probability_of_improvement(ours, theirs) == pytest.approx(np.mean(u))
+
+
+def test_equal_runs_improve_with_probability_one_half():
+    assert measures.probability_of_improvement(np.ones((3, 1)), np.ones((4, 1))) == 0.5
+
+
+def test_holms_adjustment_is_as_worked_out_by_hand():
+    assert measures.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert measures.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert measures.holm([]) == []
+
+
+def test_load_entropy_runs_from_one_expert_to_all():
+    assert str(measures.load_entropy([1.0, 0.0])) == "0.0"  # and not -0.0
+    assert measures.load_entropy([2.0, 2.0]) == pytest.approx(1.0)
+    assert measures.load_entropy([5.0]) == 1.0
+
+
+def test_specialisation_runs_from_alike_to_one_expert_each():
+    assert measures.specialisation(np.eye(3)) == pytest.approx(1.0)
+    assert measures.specialisation(np.full((3, 4), 0.25)) == pytest.approx(0.0, abs=1e-12)
+    assert measures.specialisation([[1.0, 1.0]]) == 0.0
+
+
+def test_specialisation_is_the_mutual_information_in_bits_for_two_experts():
+    def h(p):
+        return -sum(x * np.log2(x) for x in (p, 1 - p))
+
+    assert measures.specialisation([[0.9, 0.1], [0.3, 0.7]]) == pytest.approx(
+        h(0.6) - (h(0.9) + h(0.3)) / 2
+    )
+
+
+def test_agreement_is_the_mean_cosine_over_pairs_of_experts():
+    outputs = np.array([[[1.0, 0.0]], [[2.0, 0.0]], [[0.0, 3.0]]])
+    assert measures.agreement(outputs) == pytest.approx(1 / 3)
+    assert measures.agreement(outputs[:2]) == pytest.approx(1.0)
+    assert measures.agreement(outputs[:1]) == 1.0
+    assert measures.agreement(np.stack([outputs[0], -outputs[0]])) == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: measures.iqm([np.nan, 1.0, 2.0, 3.0]), r"`scores` must be finite, got \[nan"),
+        (lambda: measures.iqm([]), r"`scores` must not be empty, got shape \(0,\)"),
+        (lambda: measures.holm([0.01, np.nan]), r"`p_values` must be between 0 and 1, got \[0.01,"),
+        (lambda: measures.holm([1.5]), r"`p_values` must be between 0 and 1, got \[1.5\]"),
+        (
+            lambda: measures.bootstrap_interval([]),
+            r"`values` must be \(seeds,\) or \(seeds, tasks\), got shape \(0,\)",
+        ),
+        (lambda: measures.bootstrap_interval([np.nan]), "`values` must be finite"),
+        (lambda: measures.bootstrap_interval([1.0], confidence=1.0), "between 0 and 1, got 1.0"),
+        (lambda: measures.paired_difference([1.0], [1.0, 2.0]), "the same seeds, got 1 and 2"),
+        (
+            lambda: measures.probability_of_improvement([[1.0]], [[1.0, 2.0]]),
+            "the same tasks, got 1 and 2",
+        ),
+        (
+            lambda: measures.load_entropy([-1.0, 2.0]),
+            r"`load_E` must be finite weights of at least 0 with a positive sum, got \[-1",
+        ),
+        (
+            lambda: measures.specialisation([[0.0, 0.0]]),
+            r"`gates_NE` must be finite weights of at least 0 with a positive sum, got \[0. 0",
+        ),
+        (lambda: measures.load_entropy([np.nan, 1.0]), "`load_E` must be finite weights"),
+        (lambda: measures.load_entropy([np.inf, 1.0]), "`load_E` must be finite weights"),
+        (
+            lambda: measures.specialisation([[0.5, 0.5], [np.nan, 0.5]]),
+            r"`gates_NE` must be finite weights of at least 0 with a positive sum, got \[nan",
+        ),
+        (
+            lambda: measures.agreement(np.full((2, 1, 1), np.nan)),
+            r"`outputs_ETO` must be finite, got \[\[\[nan",
+        ),
+        (
+            lambda: measures.bootstrap_interval([1.0, 2.0], resamples=0),
+            "`resamples` must be at least 1, got 0",
+        ),
+        (
+            lambda: measures.bootstrap_interval([[1.0], [2.0]], resamples=-1),
+            "`resamples` must be at least 1, got -1",
+        ),
+        (
+            lambda: measures.performance_profile([[1.0]], 1.0),
+            r"`thresholds` must be \(any number,\), got shape \(\)",
+        ),
+    ],
+)
+def test_bad_input_says_what_is_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

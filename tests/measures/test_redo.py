@@ -1,0 +1,408 @@
+"""New starts for dormant neurons, heads and whole networks: what changes, and what does not."""
+
+import copy
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DQN, PPO, SAC
+from torch import nn
+
+import sb3_moe
+from sb3_moe.layers.stacked import StackedLinear
+from sb3_moe.measures import (
+    hidden_layers,
+    measure_layers,
+    policy_activations,
+    redo,
+    reset_heads,
+    reset_optimizers,
+    shrink_and_perturb,
+)
+from sb3_moe.measures.resets import moments, optimizers
+from sb3_moe.measures.weights import heads, wirings
+
+KINDS = [
+    ("MlpPolicy", {}),
+    ("MoeMlpPolicy", {}),
+    ("MoeMlpPolicy", {"router": "top_k"}),
+    ("MoeMlpPolicy", {"router": "random"}),
+    ("MoeMlpPolicy", {"placement": "all", "router": "uniform"}),
+    ("MoeMlpPolicy", {"placement": "final"}),
+    ("MoeMlpPolicy", {"placement": "big", "num_experts": 3}),
+]
+CONV_KINDS = [
+    ("MoeCnnPolicy", {"placement": "none"}),
+    ("MoeCnnPolicy", {"placement": "middle"}),
+    ("MoeCnnPolicy", {"placement": "big"}),
+]
+
+
+def trained(policy, kwargs, algo=PPO):
+    """Train for a few steps, so that Adam's moments are there."""
+    kwargs = {"net_arch": [12, 10], "activation_fn": nn.ReLU} | kwargs
+    env = gym.make("CartPole-v1" if algo is not SAC else "Pendulum-v1")
+    options = {"n_steps": 16, "batch_size": 16, "n_epochs": 1}
+    if algo is not PPO:
+        options = {"learning_starts": 8, "buffer_size": 64}
+    if policy == "MoeCnnPolicy":
+        env = gym.wrappers.TransformObservation(
+            env,
+            lambda _: np.random.default_rng(0).integers(0, 2, (6, 6, 3), np.uint8),
+            gym.spaces.Box(0, 1, (6, 6, 3), np.uint8),
+        )
+    model = algo(policy, env, policy_kwargs=kwargs, device="cpu", seed=0, **options)
+    model.learn(32)
+    return model
+
+
+def clone(policy):
+    other = policy.__class__(**policy._get_constructor_parameters())
+    other.load_state_dict(policy.state_dict())
+    return other
+
+
+def batch(model, n=64):
+    model.observation_space.seed(1)
+    return np.stack([model.observation_space.sample() for _ in range(n)])
+
+
+def outputs(policy, obs):
+    tensors, _ = policy.obs_to_tensor(obs)
+    with th.no_grad():
+        if hasattr(policy, "q_net"):
+            return [policy.q_net(tensors)]
+        if hasattr(policy, "critic"):
+            actions = policy._predict(tensors, deterministic=True)
+            return [actions, *policy.critic(tensors, actions)]
+        return [
+            policy.get_distribution(tensors).distribution.logits,
+            policy.predict_values(tensors),
+        ]
+
+
+def kill(policy, units=3):
+    """Silence some units of every hidden layer by a bias that no input overcomes."""
+    for wiring in wirings(policy):
+        bias = getattr(wiring.before, "bias_EO", None)
+        bias = wiring.before.bias if bias is None else bias
+        bias.data[..., :units] = -1e4
+
+
+@pytest.mark.parametrize(("policy", "kwargs"), [*KINDS, *CONV_KINDS], ids=str)
+def test_at_tau_zero_only_dormant_units_change_and_the_function_does_not(policy, kwargs):
+    model = trained(policy, kwargs)
+    kill(model.policy)
+    obs, before = batch(model), clone(model.policy)
+    counts = redo(model.policy, obs, tau=0.0)
+    assert all(count >= 3 for count in counts.values())
+    for one, other in zip(outputs(before, obs), outputs(model.policy, obs), strict=True):
+        th.testing.assert_close(one, other)
+    old = {w.activation: w for w in wirings(before)}
+    pairs = zip(old.values(), wirings(model.policy), strict=True)
+    activations = policy_activations(before, obs)
+    names = {layer.module: layer.name for layer in hidden_layers(before)}
+    for was, now in pairs:
+        dormant_EH = activations[names[was.activation]].activity_EH == 0
+        for parameter, new in zip(was.before.parameters(), now.before.parameters(), strict=True):
+            changed = (parameter != new).any()
+            assert changed
+        check_rows(was.before, now.before, dormant_EH)
+
+
+def check_rows(old, new, dormant_EH):
+    """Compare what leads into awake units, layer by layer, as plain matrices."""
+    if isinstance(old, StackedLinear):
+        old_EOI, new_EOI = old.weight_EOI, new.weight_EOI
+    elif hasattr(old, "weight_EOIhw"):
+        old_EOI, new_EOI = old.weight_EOIhw.flatten(2), new.weight_EOIhw.flatten(2)
+    else:
+        old_EOI, new_EOI = old.weight.flatten(1)[None], new.weight.flatten(1)[None]
+    same = old_EOI == new_EOI
+    # An awake unit may lose what it gets from a dormant one before it: those weights are zero.
+    assert (same | (new_EOI == 0))[~dormant_EH].all()
+    assert not same[dormant_EH].all()
+
+
+@pytest.mark.parametrize(("algo", "policy"), [(DQN, "MoeMlpPolicy"), (SAC, "MoeMlpPolicy")])
+def test_off_policy_networks_keep_their_function_too(algo, policy):
+    model = trained(policy, {}, algo)
+    kill(model.policy)
+    obs, before = batch(model), clone(model.policy)
+    assert redo(model.policy, obs, tau=0.0)
+    for one, other in zip(outputs(before, obs), outputs(model.policy, obs), strict=True):
+        th.testing.assert_close(one, other)
+
+
+class TwoTasks(gym.Env):
+    """Random observations of two tasks."""
+
+    observation_space = gym.spaces.Dict(
+        {"obs": gym.spaces.Box(-1, 1, (5,)), "task_id": gym.spaces.Discrete(2)}
+    )
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), float(action), False, False, {}
+
+
+def one_expert_per_task(router):
+    """Train a little, with an expert's unit 1 silent in both."""
+    kwargs = {"net_arch": [8], "activation_fn": nn.ReLU, "router": router, "num_experts": 2}
+    options = {"n_steps": 16, "batch_size": 16, "device": "cpu", "seed": 0}
+    model = PPO("MoeMultiInputPolicy", TwoTasks(), policy_kwargs=kwargs, **options).learn(16)
+    layer = model.policy.moe_layers()["pi.middle"]
+    layer.experts.layers[0].bias_EO.data[:, 1] = -1e4
+    if router == "top_k":
+        # Its last two inputs are the one-hot task id.
+        layer.router.weight_RK.data[-2:] = 1e3 * th.eye(2)
+    return model, layer.experts
+
+
+@pytest.mark.parametrize("router", ["task", "top_k"])
+def test_an_expert_that_no_row_reached_stays_as_it_is(router):
+    model, experts = one_expert_per_task(router)
+    stored = {p: [p, *moments(model.policy)[p]] for p in experts.parameters()}
+    before = {p: [tensor.clone() for tensor in tensors] for p, tensors in stored.items()}
+    obs = {"obs": np.random.default_rng(0).normal(size=(32, 5)), "task_id": np.zeros(32, int)}
+    redo(model.policy, obs, tau=0.1)
+    assert (experts.last.weight_EOI[0, :, 1] == 0).all()
+    for parameter, tensors in stored.items():
+        for now, was in zip(tensors, before[parameter], strict=True):
+            assert th.equal(now[1], was[1])
+    assert measure_layers(model.policy, [obs])["dormant/pi.0"] >= 0.5
+
+
+def dense_pair(model):
+    """Return the two layers around the first hidden one of the actor."""
+    net = model.policy.mlp_extractor.policy_net
+    return net[0], net[2]
+
+
+def test_a_dead_units_outgoing_weights_and_moments_become_zero():
+    model = trained("MlpPolicy", {})
+    first, second = dense_pair(model)
+    first.bias.data[:3] = -1e4
+    awake = second.weight[:, 3:].clone()
+    redo(model.policy, batch(model), tau=0.0)
+    assert (second.weight[:, :3] == 0).all()
+    assert first.bias[:3].abs().max() < 1e3
+    averages = moments(model.policy)
+    for moment in averages[second.weight]:
+        assert (moment[:, :3] == 0).all()
+        assert (moment[:, 3:] != 0).any()
+    for parameter in (first.weight, first.bias):
+        assert all((moment[:3] == 0).all() for moment in averages[parameter])
+        assert all((moment[3:] != 0).any() for moment in averages[parameter])
+    th.testing.assert_close(second.weight[:, 3:], awake, rtol=0, atol=0)
+
+
+def test_a_stacked_experts_dead_unit_is_treated_in_that_expert_alone():
+    model = trained("MoeMlpPolicy", {})
+    experts = model.policy.moe_layers()["pi.middle"].experts
+    hidden, last = experts.layers[0], experts.last
+    hidden.bias_EO.data[2, 5] = -1e4
+    before, obs = last.weight_EOI.clone(), batch(model)
+    dead_EH = policy_activations(model.policy, obs)["pi.1"].activity_EH == 0
+    redo(model.policy, obs, tau=0.0)
+    changed_EH = (last.weight_EOI != before).any(dim=1)
+    assert changed_EH.equal(dead_EH)
+    assert changed_EH[2, 5]
+    assert not changed_EH[[0, 1, 3], 5].any()
+    assert (last.weight_EOI[2, :, 5] == 0).all()
+    for moment in moments(model.policy)[last.weight]:
+        assert (moment.mT[2, :, 5] == 0).all()
+        assert (moment != 0).any()
+
+
+def test_above_tau_zero_the_function_changes_by_the_removed_contributions_only():
+    model = trained("MlpPolicy", {"net_arch": [12]})
+    net, head = model.policy.mlp_extractor.policy_net, model.policy.action_net
+    obs = batch(model)
+    before = outputs(model.policy, obs)[0]
+    hidden = policy_activations(model.policy, obs)["pi.0"]
+    weight = head.weight.clone()
+    redo(model.policy, obs, tau=0.5)
+    dormant_H = (head.weight == 0).all(0)
+    assert 0 < dormant_H.sum() < 12
+    removed = hidden.values_ETHP[0, :, :, 0] * dormant_H @ weight.T
+    logits = head(net(th.as_tensor(obs))).detach()
+    expected = before - removed
+    # Logits are told up to a constant.
+    th.testing.assert_close(logits.softmax(1), expected.softmax(1))
+
+
+def test_new_incoming_weights_are_drawn_as_the_layer_was_initialised():
+    model = trained("MlpPolicy", {"net_arch": [64, 10]})
+    first, _ = dense_pair(model)
+    first.bias.data[:] = -1e4
+    redo(model.policy, batch(model), tau=0.0)
+    # SB3 draws 64 rows of 4 features with gain sqrt(2): its columns are orthogonal.
+    gram = first.weight.T @ first.weight
+    th.testing.assert_close(gram, 2 * th.eye(4), rtol=1e-4, atol=1e-4)
+    assert (first.bias == 0).all()
+
+
+def test_a_policy_without_two_known_layers_around_a_hidden_one_is_refused():
+    model = trained("MlpPolicy", {"net_arch": [8]})
+    model.policy.mlp_extractor.policy_net[0] = nn.BatchNorm1d(4)
+    model.policy.mlp_extractor.value_net[0] = nn.BatchNorm1d(4)
+    model.policy.action_net, model.policy.value_net = nn.Linear(4, 2), nn.Linear(4, 1)
+    with pytest.raises(ValueError, match="a hidden layer between two linear or convolutional ones"):
+        redo(model.policy, batch(model))
+
+
+def test_a_negative_tau_is_refused():
+    model = trained("MlpPolicy", {})
+    with pytest.raises(ValueError, match="`tau` must be at least 0 and finite, got -1"):
+        redo(model.policy, batch(model), tau=-1)
+
+
+@pytest.mark.parametrize(("policy", "kwargs"), KINDS, ids=str)
+def test_heads_start_anew_and_all_else_stays(policy, kwargs):
+    model = trained(policy, kwargs)
+    before = copy.deepcopy(model.policy.state_dict())
+    reset_heads(model.policy)
+    inside = {id(p) for head in heads(model.policy) for p in head.parameters()}
+    assert inside
+    for name, parameter in model.policy.named_parameters():
+        if id(parameter) not in inside:
+            assert th.equal(parameter, before[name])
+    weights = [p for head in heads(model.policy) for p in head.parameters() if p.dim() > 1]
+    old = {id(p): before[name] for name, p in model.policy.named_parameters()}
+    assert all(not th.equal(p, old[id(p)]) for p in weights)
+    # Not even the count of steps, behind which averages that begin at 0 would be too large.
+    known = [p for each in optimizers(model.policy) for p in each.state]
+    assert known
+    assert not {id(p) for p in known} & {id(p) for p in weights}
+
+
+def test_a_model_with_new_heads_is_saved_loaded_and_steps_as_the_one_before(tmp_path):
+    model = trained("MoeMlpPolicy", {"placement": "big", "num_experts": 3})
+    reset_heads(model.policy)
+    sb3_moe.save(model, tmp_path / "agent")
+    loaded = sb3_moe.load(tmp_path / "agent", model.get_env())
+    for each in (model, loaded):
+        for parameter in each.policy.parameters():
+            parameter.grad = th.ones_like(parameter)
+        each.policy.optimizer.step()
+    for mine, theirs in zip(model.policy.parameters(), loaded.policy.parameters(), strict=True):
+        assert th.equal(mine, theirs)
+
+
+def test_a_new_heads_first_step_is_no_larger_than_a_new_models():
+    model = trained("MlpPolicy", {})
+    reset_heads(model.policy)
+    weight = model.policy.action_net.weight
+    before = weight.detach().clone()
+    for parameter in model.policy.parameters():
+        parameter.grad = th.ones_like(parameter)
+    model.policy.optimizer.step()
+    rate = model.policy.optimizer.param_groups[0]["lr"]
+    th.testing.assert_close(before - weight, th.full_like(weight, rate), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("algo", [PPO, DQN])
+def test_new_heads_leave_a_map_alone_that_all_layers_share(algo):
+    kwargs = {"placement": "all", "router": "embedding", "router_kwargs": {"shared": True}}
+    options = {"n_steps": 16, "batch_size": 16} if algo is PPO else {"learning_starts": 8}
+    policy_kwargs = {"net_arch": [8], **kwargs}
+    model = algo("MoeMultiInputPolicy", TwoTasks(), policy_kwargs=policy_kwargs, **options)
+    policy = model.learn(16).policy
+    before = {name: each.clone() for name, each in policy.state_dict().items()}
+    stored = {p: [m.clone() for m in averages] for p, averages in moments(policy).items()}
+    reset_heads(policy)
+    for head in heads(policy):
+        assert not {*head.experts.parameters()} & moments(policy).keys()
+        shared = head.task_weights.weight_KE
+        assert all(map(th.equal, moments(policy)[shared], stored[shared]))
+    now = policy.state_dict()
+    maps = [name for name in now if name.endswith("weight_KE")]
+    assert maps
+    assert all(th.equal(now[name], before[name]) for name in maps)
+    assert any(not th.equal(now[name], before[name]) for name in now)
+
+
+def test_target_networks_get_the_same_new_head():
+    model = trained("MlpPolicy", {}, DQN)
+    reset_heads(model.policy)
+    head, target = model.policy.q_net.q_net[-1], model.policy.q_net_target.q_net[-1]
+    assert th.equal(head.weight, target.weight)
+
+
+def test_shrinking_and_perturbing_mixes_old_weights_and_new_ones():
+    model = trained("MoeMlpPolicy", {})
+    before = copy.deepcopy(model.policy.state_dict())
+    th.manual_seed(5)
+    shrink_and_perturb(model.policy, 0.7, 0.1)
+    th.manual_seed(5)
+    fresh = model.policy.__class__(**model.policy._get_constructor_parameters()).state_dict()
+    for name, parameter in model.policy.named_parameters():
+        th.testing.assert_close(parameter.data, 0.7 * before[name] + 0.1 * fresh[name])
+    assert not model.policy.optimizer.state
+
+
+@pytest.mark.parametrize(
+    ("shrink", "perturb", "message"),
+    [
+        (1.5, 0.1, r"`shrink` must be in \[0, 1\], got 1.5"),
+        (0.5, -1, "`perturb` must be at least 0"),
+    ],
+)
+def test_factors_out_of_range_are_named(shrink, perturb, message):
+    with pytest.raises(ValueError, match=message):
+        shrink_and_perturb(trained("MlpPolicy", {}).policy, shrink, perturb)
+
+
+def test_every_optimiser_forgets():
+    model = trained("MlpPolicy", {}, SAC)
+    assert model.actor.optimizer.state
+    reset_optimizers(model.policy)
+    assert not model.actor.optimizer.state
+    assert not model.critic.optimizer.state
+
+
+@pytest.mark.parametrize("holds", ["experts", "router"])
+def test_units_that_something_held_still_reads_stay_as_they_are_and_are_not_counted(holds):
+    model = trained("MoeMlpPolicy", {"num_experts": 2})
+    mixture = model.policy.moe_layers()["pi.middle"]
+    dense = model.policy.mlp_extractor.policy_net.blocks[0]
+    dense.bias.data[:3] = -1e4  # dead
+    experts = mixture.experts.expert(0)
+    if holds == "experts":
+        sb3_moe.freeze_experts(model, [0])
+    else:
+        mixture.hold_router(True)
+    obs = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    tensors = model.policy.obs_to_tensor(obs)[0]
+    before = model.policy.get_distribution(tensors).distribution.logits
+    counts = redo(model.policy, obs, tau=0.0)
+    th.testing.assert_close(model.policy.get_distribution(tensors).distribution.logits, before)
+    assert dense.bias[:3].tolist() == [-1e4] * 3
+    assert counts["pi.0"] == 0
+    if holds == "experts":
+        for layer, old in zip(mixture.experts.expert(0), experts, strict=True):
+            for name, tensor in old.state_dict().items():
+                assert th.equal(layer.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "remedy",
+    [shrink_and_perturb, reset_heads, lambda policy: redo(policy, np.ones((8, 4)), tau=9.0)],
+    ids=["shrink_and_perturb", "reset_heads", "redo"],
+)
+def test_remedies_leave_frozen_experts_as_they_are(remedy):
+    model = trained("MoeMlpPolicy", {"placement": "big", "num_experts": 3})
+    sb3_moe.freeze_experts(model, [0, 2])
+    experts = model.policy.moe_layers()["pi.big"].experts
+    before = [p.detach().clone() for p in experts.parameters()]
+    remedy(model.policy)
+    for parameter, old in zip(experts.parameters(), before, strict=True):
+        assert th.equal(parameter[[0, 2]], old[[0, 2]])
+    assert any(
+        not th.equal(p[1], old[1]) for p, old in zip(experts.parameters(), before, strict=True)
+    )

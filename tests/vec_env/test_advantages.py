@@ -1,0 +1,216 @@
+"""Advantages that are normalised within each task, in every kind of rollout buffer."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.buffers import DictRolloutBuffer
+
+import sb3_moe
+from sb3_moe.callbacks import TaskAdvantageCallback
+from sb3_moe.vec_env import MultiTaskRolloutBuffer
+from sb3_moe.vec_env.rollout_buffers import normalised_by_task
+from sb3_moe.vec_env.task_ids import TaskIds
+from sb3_moe_envs import Cycle
+from sb3_moe_envs.spaces.named import NamedBox
+
+DICT = spaces.Dict({"obs": spaces.Box(-1, 1, (3,)), "task_id": spaces.Discrete(3)})
+NAMED = NamedBox(-np.ones(5, np.float32), np.ones(5, np.float32), np.float32, ["a", "b"])
+ACTIONS = spaces.Discrete(2)
+TASKS = ["CartPole-v1", ("SB3MoE/CartPole-v0", {"gravity": 1.62})]
+STEPS, N_ENVS = 8, 3
+
+
+def test_each_task_gets_mean_0_and_deviation_1_by_hand():
+    advantages = np.array([[1.0, 100.0], [3.0, 300.0], [7.0, 5.0]], np.float32)
+    tasks = np.array([[0, 1], [0, 1], [2, 0]])
+    # Of 1, 3 and 5 the mean is 3 and the deviation 2; of 100 and 300, 200 and 100 times root 2.
+    expected = [[-1.0, -(0.5**0.5)], [0.0, 0.5**0.5], [0.0, 1.0]]
+    found = normalised_by_task(advantages, tasks)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found.dtype == np.float32
+
+
+def test_one_task_alone_is_normalised_as_sb3_does_it():
+    advantages = np.random.default_rng(0).normal(3, 9, (8, 4)).astype(np.float32)
+    whole = th.from_numpy(advantages)
+    expected = (whole - whole.mean()) / (whole.std() + 1e-8)
+    found = normalised_by_task(advantages, np.zeros((8, 4), int))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_ids_of_bools_are_read_from_tensors_too():
+    space = spaces.Box(0, 1, (6, 6, 3), bool)
+    obs = np.zeros((4, 6, 6, 3), bool)
+    obs[[0, 1, 2, 3], ..., [1, 2, 1, 2]] = True
+    ids = TaskIds(space, 2, "a test")
+    assert ids(obs).tolist() == ids(th.as_tensor(obs)).tolist() == [0, 1, 0, 1]
+
+
+def test_a_one_hot_behind_rows_of_numbers_is_refused():
+    with pytest.raises(ValueError, match="a test needs a one-hot at the end of a flat Box"):
+        TaskIds(spaces.Box(-1, 1, (4, 5)), 2, "a test")
+
+
+def filled(buffer, scales=(1.0, 1000.0, 0.0)):
+    rng = np.random.default_rng(0)
+    for _ in range(STEPS):
+        tasks = rng.integers(3, size=N_ENVS)
+        obs = {"obs": rng.uniform(-1, 1, (N_ENVS, 3)), "task_id": tasks}
+        buffer.add(
+            obs if isinstance(buffer.observation_space, spaces.Dict)
+            else np.concatenate([obs["obs"], np.eye(3)[tasks]], axis=1),
+            rng.integers(2, size=(N_ENVS, 1)),
+            rng.normal(size=N_ENVS) * np.array(scales)[tasks],
+            rng.random(N_ENVS) < 0.2,
+            th.from_numpy(rng.normal(size=(N_ENVS, 1))).float(),
+            th.from_numpy(rng.normal(size=N_ENVS)).float(),
+        )  # fmt: skip
+    buffer.compute_returns_and_advantage(th.ones(N_ENVS, 1), np.zeros(N_ENVS))
+    return buffer
+
+
+@pytest.mark.parametrize("kind", ["Dict", "one-hot"])
+def test_only_advantages_change_and_only_within_their_task(kind):
+    theirs = filled(DictRolloutBuffer(STEPS, DICT, ACTIONS, "cpu", n_envs=N_ENVS))
+    if kind == "Dict":
+        ours = MultiTaskRolloutBuffer(STEPS, DICT, ACTIONS, "cpu", n_envs=N_ENVS)
+    else:
+        box = spaces.Box(-1, 1, (6,))
+        ours = MultiTaskRolloutBuffer(STEPS, box, ACTIONS, "cpu", n_envs=N_ENVS, num_tasks=3)
+    filled(ours)
+    tasks = theirs.observations["task_id"][..., 0]
+    np.testing.assert_array_equal(ours.tasks(), tasks)
+    np.testing.assert_array_equal(ours.returns, theirs.returns)
+    np.testing.assert_allclose(ours.advantages, normalised_by_task(theirs.advantages, tasks))
+    assert np.abs(theirs.advantages).max() > 100
+    np.random.seed(0)
+    first = next(ours.get(7))
+    np.random.seed(0)
+    second = next(theirs.get(7))
+    np.testing.assert_allclose(first.returns, second.returns)
+
+
+def test_tasks_are_read_from_planes_of_pictures_with_channels_first_or_last():
+    for axis in (-1, -3):
+        picture = np.zeros((STEPS, N_ENVS, 8, 8, 5), np.uint8)
+        tasks = np.arange(STEPS * N_ENVS).reshape(STEPS, N_ENVS) % 3
+        picture[..., 2:] = np.eye(3, dtype=np.uint8)[tasks][:, :, None, None]
+        picture = np.moveaxis(picture, -1, axis)
+        box = spaces.Box(0, 255, picture.shape[2:], np.uint8)
+        buffer = MultiTaskRolloutBuffer(STEPS, box, ACTIONS, "cpu", n_envs=N_ENVS, num_tasks=3)
+        buffer.observations = th.from_numpy(np.ascontiguousarray(picture))
+        np.testing.assert_array_equal(buffer.tasks(), tasks)
+
+
+@pytest.mark.parametrize(
+    ("space", "num_tasks", "message"),
+    [
+        (
+            spaces.Box(-1, 1, (4,)),
+            None,
+            "needs a task id in the observation: a Dict with `task_id`",
+        ),
+        (spaces.Discrete(4), 2, "needs a task id in the observation: .*Discrete"),
+        (spaces.Box(-1, 1, (4,)), 4, "`num_tasks` must leave something of Box.*got 4"),
+        (DICT, 2, "`num_tasks` must agree with the task_id space, 3, got 2"),
+        (spaces.Box(-1, 1, (4,)), 0, "`num_tasks` must be at least 1"),
+        (NAMED, 3, "`num_tasks` must agree with the tasks in the observation space, 2, got 3"),
+    ],
+)
+def test_an_observation_without_a_task_id_is_refused(space, num_tasks, message):
+    with pytest.raises(ValueError, match=message):
+        MultiTaskRolloutBuffer(STEPS, space, ACTIONS, "cpu", num_tasks=num_tasks)
+
+
+def make_env(**kwargs):
+    return sb3_moe.make_multitask_vec_env(TASKS, 2, seed=0, **kwargs)
+
+
+def ppo(env=None, algorithm=PPO, **kwargs):
+    settings = {"n_steps": 16, "batch_size": 16, "n_epochs": 1} if algorithm is not A2C else {}
+    return algorithm("MultiInputPolicy", env or make_env(), seed=0, device="cpu",
+                     **settings | kwargs)  # fmt: skip
+
+
+def test_ppo_warns_where_it_normalises_over_all_tasks_too():
+    cure = "give PPO normalize_advantage=False"
+    for kwargs in ({}, {"rollout_buffer_class": MultiTaskRolloutBuffer}):
+        with pytest.warns(UserWarning, match=cure):
+            ppo(**kwargs).learn(16, callback=TaskAdvantageCallback())
+
+
+def test_a_minibatch_of_them_is_normal_enough_that_once_more_changes_little():
+    rng, size = np.random.default_rng(0), 256
+    tasks_TE = rng.integers(0, 3, (1024, 4))
+    scales = np.array([0.01, 1.0, 100.0])[tasks_TE]
+    once = normalised_by_task(rng.normal(5, 1, tasks_TE.shape) * scales, tasks_TE).flatten()
+    for batch in rng.permutation(once).reshape(-1, size):
+        # Six standard errors of a mean, and of a deviation.
+        assert abs(batch.mean()) < 6 * size**-0.5
+        assert abs(batch.std() - 1) < 6 * (2 * size) ** -0.5
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_learning_goes_without_a_warning_and_survives_a_file(algorithm, tmp_path):
+    model = ppo(algorithm=algorithm, rollout_buffer_class=MultiTaskRolloutBuffer,
+                normalize_advantage=False)  # fmt: skip
+    model.learn(64)
+    assert abs(model.rollout_buffer.advantages.mean()) < 1e-5
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=make_env())
+    assert type(loaded.rollout_buffer) is MultiTaskRolloutBuffer
+    loaded.learn(32)
+    sb3_moe.save(model, tmp_path / "model.moe")
+    safe = sb3_moe.load(tmp_path / "model.moe", make_env())
+    assert type(safe.rollout_buffer) is MultiTaskRolloutBuffer
+
+
+def test_a_task_of_a_thousandfold_rewards_moves_the_policy_no_more():
+    rollouts = [
+        filled(MultiTaskRolloutBuffer(STEPS, DICT, ACTIONS, "cpu", 0.0, 0.0, N_ENVS), scales)
+        for scales in ((1.0, 1.0, 1.0), (1.0, 1000.0, 1.0))
+    ]
+    for buffer in rollouts:  # without values, advantages are rewards
+        buffer.values[:] = 0
+        buffer.compute_returns_and_advantage(th.zeros(N_ENVS, 1), np.zeros(N_ENVS))
+    same, scaled = rollouts
+    np.testing.assert_allclose(same.advantages, scaled.advantages, rtol=1e-4)
+    assert np.abs(scaled.returns).max() > 500
+
+
+@pytest.mark.covering
+@pytest.mark.parametrize("name", ["MaskablePPO", "RecurrentPPO", "TRPO"])
+@pytest.mark.parametrize("task_id", ["dict", "onehot"])
+def test_a_callback_swaps_the_buffer_of_every_on_policy_algorithm(name, task_id):
+    contrib = pytest.importorskip("sb3_contrib", reason="needs the contrib extra")
+    env = make_env(task_id=task_id, schedule=Cycle(7, num_cycles=None))
+    policy = {"dict": "MultiInput", "onehot": "Mlp"}[task_id]
+    policy += "LstmPolicy" if name == "RecurrentPPO" else "Policy"
+    model = getattr(contrib, name)(policy, env, n_steps=16, batch_size=16, seed=0, device="cpu",
+                                   normalize_advantage=False)  # fmt: skip
+    kind = type(model.rollout_buffer)
+    callback = TaskAdvantageCallback(None if task_id == "dict" else 2)
+    for _ in range(2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model.learn(32, callback=callback)
+        buffer = model.rollout_buffer
+        assert type(buffer).__name__ == f"MultiTask{kind.__name__}"
+        assert isinstance(buffer, kind)
+        obs = buffer.observations
+        ids = obs["task_id"].ravel() if task_id == "dict" else obs[..., -2:].argmax(-1).ravel()
+        advantages = buffer.advantages.ravel()
+        assert set(ids.tolist()) == {0, 1}
+        for task in (0, 1):
+            assert advantages[ids == task].mean() == pytest.approx(0, abs=1e-5)
+            assert advantages[ids == task].std(ddof=1) == pytest.approx(1, abs=1e-3)
+
+
+def test_an_algorithm_without_rollouts_is_refused():
+    model = DQN("MultiInputPolicy", make_env(), device="cpu", buffer_size=100)
+    with pytest.raises(ValueError, match="need an on-policy algorithm, such as PPO, got DQN"):
+        model.learn(8, callback=TaskAdvantageCallback())

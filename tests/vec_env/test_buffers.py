@@ -1,0 +1,385 @@
+"""The device-resident buffers against SB3's own, and the balance of the multi-task one."""
+
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3 import A2C, DQN, PPO, SAC
+from stable_baselines3.common.buffers import (
+    DictReplayBuffer,
+    DictRolloutBuffer,
+    ReplayBuffer,
+    RolloutBuffer,
+)
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_moe.vec_env import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
+
+IMAGE = spaces.Box(0, 255, (4, 4, 2), np.uint8)
+DICT = spaces.Dict({"obs": spaces.Box(-1, 1, (3,)), "task_id": spaces.Discrete(3)})
+OBSERVATIONS = [IMAGE, spaces.Box(-1, 1, (3,), np.float64), spaces.Discrete(5), DICT]
+ACTIONS = [spaces.Discrete(4), spaces.Box(-1, 1, (2,)), spaces.MultiBinary(3)]
+STEPS, N_ENVS = 6, 2
+
+
+def assert_same(ours, theirs):
+    assert type(ours) is type(theirs)
+    if isinstance(theirs, th.Tensor):
+        assert ours.dtype == theirs.dtype
+        th.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    elif isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys()
+        for key in theirs:
+            assert_same(ours[key], theirs[key])
+    elif theirs is not None:
+        for mine, other in zip(ours, theirs, strict=True):
+            assert_same(mine, other)
+
+
+def sample_batch(space):
+    if isinstance(space, spaces.Dict):
+        return {key: sample_batch(entry) for key, entry in space.spaces.items()}
+    return np.stack([space.sample() for _ in range(N_ENVS)])
+
+
+def seeded(*some_spaces):
+    for seed, space in enumerate(some_spaces):
+        space.seed(seed)
+    return np.random.default_rng(0)
+
+
+def fill_rollout(buffer, observation_space, action_space):
+    rng = seeded(observation_space, action_space)
+    for _ in range(STEPS):
+        buffer.add(
+            sample_batch(observation_space),
+            sample_batch(action_space),
+            rng.normal(size=N_ENVS),
+            rng.random(N_ENVS) < 0.3,
+            th.as_tensor(rng.normal(size=(N_ENVS, 1)), dtype=th.float32),
+            th.as_tensor(rng.normal(size=N_ENVS), dtype=th.float32),
+        )
+    buffer.compute_returns_and_advantage(th.ones(N_ENVS, 1), np.array([True, False]))
+
+
+def minibatches(buffer, batch_size):
+    np.random.seed(0)
+    return [list(buffer.get(batch_size)) for _ in range(2)]
+
+
+@pytest.mark.parametrize("action_space", ACTIONS, ids=str)
+@pytest.mark.parametrize("observation_space", OBSERVATIONS, ids=str)
+def test_a_rollout_on_the_device_has_sb3s_content_in_sb3s_order(observation_space, action_space):
+    plain = DictRolloutBuffer if observation_space is DICT else RolloutBuffer
+    arguments = (STEPS, observation_space, action_space, "cpu", 0.9, 0.99, N_ENVS)
+    ours, theirs = DeviceRolloutBuffer(*arguments), plain(*arguments)
+    for _ in range(2):  # the second rollout overwrites the first
+        for buffer in (ours, theirs):
+            buffer.reset()
+            fill_rollout(buffer, observation_space, action_space)
+        assert_same(minibatches(ours, 5), minibatches(theirs, 5))
+        assert_same(minibatches(ours, None), minibatches(theirs, None))
+        np.testing.assert_array_equal(ours.returns, theirs.returns)
+
+
+def test_a_rollouts_tensors_are_allocated_once():
+    buffer = DeviceRolloutBuffer(STEPS, IMAGE, spaces.Discrete(2), "cpu", n_envs=N_ENVS)
+    address = buffer.observations.data_ptr()
+    fill_rollout(buffer, IMAGE, spaces.Discrete(2))
+    buffer.reset()
+    assert buffer.observations.data_ptr() == address
+    assert (buffer.pos, buffer.full) == (0, False)
+
+
+@pytest.mark.parametrize("name", ["PPO", "A2C", "TRPO"])
+def test_training_on_it_gives_the_same_weights(name):
+    if name == "TRPO":
+        algorithm = pytest.importorskip("sb3_contrib", reason="needs the contrib extra").TRPO
+    else:
+        algorithm = {"PPO": PPO, "A2C": A2C}[name]
+    kwargs = {"A2C": {}, "PPO": {"batch_size": 16, "n_epochs": 2}, "TRPO": {"batch_size": 16}}
+
+    def train(rollout_buffer_class):
+        env = make_vec_env("CartPole-v1", 2, seed=0)
+        model = algorithm(
+            "MlpPolicy",
+            env,
+            n_steps=16,
+            seed=0,
+            device="cpu",
+            rollout_buffer_class=rollout_buffer_class,
+            **kwargs[name],
+        )
+        return list(model.learn(64).policy.parameters())
+
+    assert_same(train(DeviceRolloutBuffer), train(RolloutBuffer))
+
+
+def transitions(observation_space, action_space, count, task=None):
+    rng = seeded(observation_space, action_space)
+    for t in range(count):
+        done = rng.random(N_ENVS) < 0.4
+        cut = done & (rng.random(N_ENVS) < 0.5)
+        task_ids = rng.integers(3, size=N_ENVS) if task is None else task(t)
+        infos = [
+            {"TimeLimit.truncated": bool(c), "task_id": int(k)}
+            for c, k in zip(cut, task_ids, strict=True)
+        ]
+        yield (
+            sample_batch(observation_space),
+            sample_batch(observation_space),
+            sample_batch(action_space),
+            rng.normal(size=N_ENVS),
+            done,
+            infos,
+        )
+
+
+def samples(buffer, env=None):
+    np.random.seed(1)
+    return [buffer.sample(7, env) for _ in range(2)]
+
+
+@pytest.mark.parametrize("action_space", ACTIONS, ids=str)
+@pytest.mark.parametrize("observation_space", OBSERVATIONS, ids=str)
+@pytest.mark.parametrize("count", [3, 8])
+def test_a_replay_on_the_device_has_sb3s_content_in_sb3s_order(
+    observation_space, action_space, count
+):
+    plain = DictReplayBuffer if observation_space is DICT else ReplayBuffer
+    ours, theirs = (
+        kind(5 * N_ENVS + 1, observation_space, action_space, "cpu", N_ENVS)
+        for kind in (DeviceReplayBuffer, plain)
+    )
+    for buffer in (ours, theirs):
+        for transition in transitions(observation_space, action_space, count):
+            buffer.add(*transition)
+    assert (ours.pos, ours.full, ours.size()) == (theirs.pos, theirs.full, theirs.size())
+    assert_same(samples(ours), samples(theirs))
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_keeping_each_observation_once_gives_sb3s_samples(count):
+    options = {"optimize_memory_usage": True, "handle_timeout_termination": False}
+    ours, theirs = (
+        kind(10, IMAGE, spaces.Discrete(2), "cpu", N_ENVS, **options)
+        for kind in (DeviceReplayBuffer, ReplayBuffer)
+    )
+    for buffer in (ours, theirs):
+        for transition in transitions(IMAGE, spaces.Discrete(2), count):
+            buffer.add(*transition)
+    assert_same(samples(ours), samples(theirs))
+
+
+@pytest.mark.parametrize("observation_space", [OBSERVATIONS[1], DICT], ids=str)
+def test_vec_normalize_normalises_a_batch_as_it_does_sb3s(observation_space):
+    env = VecNormalize(
+        DummyVecEnv([lambda: Fixed(observation_space)]),
+        norm_obs_keys=["obs"] if observation_space is DICT else None,
+    )
+    env.reset()
+    for _ in range(5):
+        env.step(np.zeros(1, int))
+    plain = DictReplayBuffer if observation_space is DICT else ReplayBuffer
+    ours, theirs = (
+        kind(8, observation_space, spaces.Discrete(2), "cpu", N_ENVS)
+        for kind in (DeviceReplayBuffer, plain)
+    )
+    for buffer in (ours, theirs):
+        for transition in transitions(observation_space, spaces.Discrete(2), 3):
+            buffer.add(*transition)
+    assert_same(samples(ours, env), samples(theirs, env))
+
+
+class Fixed(gym.Env):
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, observation_space):
+        self.observation_space = observation_space
+        self.render_mode = None
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 2.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env_id"), [(DQN, "CartPole-v1"), (SAC, "Pendulum-v1")], ids=["DQN", "SAC"]
+)
+def test_off_policy_training_on_it_gives_the_same_weights(algorithm, env_id):
+    def train(replay_buffer_class):
+        model = algorithm(
+            "MlpPolicy",
+            make_vec_env(env_id, 2, seed=0),
+            buffer_size=60,
+            learning_starts=20,
+            batch_size=8,
+            seed=0,
+            device="cpu",
+            policy_kwargs={"net_arch": [8]},
+            replay_buffer_class=replay_buffer_class,
+        )
+        return list(model.learn(100).policy.parameters())
+
+    assert_same(train(DeviceReplayBuffer), train(ReplayBuffer))
+
+
+def test_a_pickled_replay_holds_numpy_and_samples_the_same():
+    buffer = DeviceReplayBuffer(10, DICT, spaces.Discrete(2), "cpu", N_ENVS)
+    for transition in transitions(DICT, spaces.Discrete(2), 4):
+        buffer.add(*transition)
+    assert isinstance(buffer.__getstate__()["observations"]["obs"], np.ndarray)
+    loaded = pickle.loads(pickle.dumps(buffer))
+    assert_same(samples(loaded), samples(buffer))
+    loaded.add(*next(transitions(DICT, spaces.Discrete(2), 1)))
+    assert loaded.pos == 0
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_batches_are_there_and_equal_sb3s():
+    ours = DeviceReplayBuffer(10, DICT, spaces.Discrete(2), "cuda", N_ENVS)
+    theirs = DictReplayBuffer(10, DICT, spaces.Discrete(2), "cuda", N_ENVS)
+    for buffer in (ours, theirs):
+        for transition in transitions(DICT, spaces.Discrete(2), 4):
+            buffer.add(*transition)
+    assert ours.observations["obs"].is_cuda
+    assert_same(samples(ours), samples(theirs))
+    assert_same(samples(pickle.loads(pickle.dumps(ours))), samples(theirs))
+    rollouts = [
+        kind(STEPS, DICT, spaces.Discrete(2), "cuda", 0.9, 0.99, N_ENVS)
+        for kind in (DeviceRolloutBuffer, DictRolloutBuffer)
+    ]
+    for rollout in rollouts:
+        fill_rollout(rollout, DICT, spaces.Discrete(2))
+    assert_same(*(minibatches(rollout, 5) for rollout in rollouts))
+
+
+def test_each_stored_task_is_drawn_equally_often():
+    buffer = MultiTaskReplayBuffer(400, DICT, spaces.Discrete(2), "cpu", N_ENVS)
+    # task 2 makes one step in fifty
+    for transition in transitions(DICT, spaces.Discrete(2), 100, lambda t: [2 * (t % 25 == 0), 0]):
+        buffer.add(*transition)
+    np.random.seed(0)
+    drawn = buffer.task_ids[buffer._places.draw(4000)]
+    assert set(drawn) == {0, 2}
+    assert abs((drawn == 2).mean() - 0.5) < 0.03
+
+
+def test_without_balance_it_samples_as_sb3_does():
+    ours = MultiTaskReplayBuffer(10, DICT, spaces.Discrete(2), "cpu", N_ENVS, balance=False)
+    theirs = DictReplayBuffer(10, DICT, spaces.Discrete(2), "cpu", N_ENVS)
+    for buffer in (ours, theirs):
+        for transition in transitions(DICT, spaces.Discrete(2), 4):
+            buffer.add(*transition)
+    assert_same(samples(ours), samples(theirs))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=2), min_size=1, max_size=30))
+def test_the_places_of_each_task_are_those_a_search_finds(tasks_by_step):
+    buffer = MultiTaskReplayBuffer(8, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu", 2)
+    zeros = np.zeros((2, 1), np.float32)
+    for tasks in tasks_by_step:
+        infos = [{"task_id": task} for task in tasks]
+        buffer.add(zeros, zeros, np.zeros(2, int), np.zeros(2), np.zeros(2, bool), infos)
+    for task in range(4):
+        expected = np.flatnonzero(buffer.task_ids == task)
+        count = buffer._places._counts.get(task, 0)
+        places = buffer._places._places.get(task, np.empty(0, int))[:count]
+        assert sorted(places) == expected.tolist()
+
+
+def test_growing_beyond_the_first_allotment_keeps_every_place():
+    buffer = MultiTaskReplayBuffer(300, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu", 2)
+    zeros = np.zeros((2, 1), np.float32)
+    for _ in range(150):
+        infos = [{"task_id": 1}] * 2
+        buffer.add(zeros, zeros, np.zeros(2, int), np.zeros(2), np.zeros(2, bool), infos)
+    assert len(set(buffer._places.draw(20_000))) == 300
+
+
+def test_after_a_reset_only_new_transitions_are_drawn():
+    buffer = MultiTaskReplayBuffer(20, DICT, spaces.Discrete(2), "cpu", N_ENVS)
+    for transition in transitions(DICT, spaces.Discrete(2), 8, lambda t: [0, 1]):
+        buffer.add(*transition)
+    buffer.reset()
+    assert set(buffer.task_ids) == {-1}
+    for transition in transitions(DICT, spaces.Discrete(2), 2, lambda t: [2, 2]):
+        buffer.add(*transition)
+    assert set(buffer._places.draw(100)) == set(range(2 * N_ENVS))
+
+
+def test_an_info_without_a_task_is_refused():
+    buffer = MultiTaskReplayBuffer(10, DICT, spaces.Discrete(2), "cpu", N_ENVS)
+    *rest, infos = next(transitions(DICT, spaces.Discrete(2), 1))
+    del infos[1]["task_id"]
+    with pytest.raises(ValueError, match=r"needs info\['task_id'\].*\['TimeLimit.truncated'\]"):
+        buffer.add(*rest, infos)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (DeviceReplayBuffer, (DICT, False), "`optimize_memory_usage` must be False with"),
+        (DeviceReplayBuffer, (IMAGE, True), "`optimize_memory_usage` must be False with"),
+        (MultiTaskReplayBuffer, (IMAGE, False), "`optimize_memory_usage` must be False here"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(kind, arguments, message):
+    space, handle_timeouts = arguments
+    with pytest.raises(ValueError, match=message):
+        kind(
+            10,
+            space,
+            spaces.Discrete(2),
+            "cpu",
+            optimize_memory_usage=True,
+            handle_timeout_termination=handle_timeouts,
+        )
+
+
+def test_a_model_saves_and_loads_its_device_buffer(tmp_path):
+    env = make_vec_env("CartPole-v1", 2, seed=0)
+    model = DQN("MlpPolicy", env, buffer_size=40, replay_buffer_class=DeviceReplayBuffer, seed=0)
+    model.learn(30)
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    before = samples(model.replay_buffer)
+    model.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert_same(samples(model.replay_buffer), before)
+
+
+def test_read_only_arrays_are_taken_too():
+    buffer = DeviceReplayBuffer(4, IMAGE, spaces.Discrete(2), "cpu", N_ENVS)
+    transition = list(next(transitions(IMAGE, spaces.Discrete(2), 1)))
+    transition[0].flags.writeable = False
+    buffer.add(*transition)
+    np.testing.assert_array_equal(buffer.observations[0].numpy(), transition[0])
+
+
+def test_a_replay_buffer_follows_its_model_to_another_device_of_the_same_kind(monkeypatch):
+    space = spaces.Box(-1, 1, (3,))
+    buffer = DeviceReplayBuffer(9, space, spaces.Discrete(2), "meta", n_envs=N_ENVS)
+    moved = []
+    to = th.Tensor.to
+
+    def noted(tensor, device):
+        moved.append(device)
+        return to(tensor, device)
+
+    # Without values, and without an index of its own: what torch is asked for tells.
+    monkeypatch.setattr(th.Tensor, "to", noted)
+    first, second = transitions(space, spaces.Discrete(2), 2)
+    buffer.add(*first)
+    assert not moved
+    buffer.device = th.device("meta:1")
+    buffer.add(*second)
+    assert moved == [th.device("meta:1")] * 6

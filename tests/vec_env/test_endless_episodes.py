@@ -1,0 +1,136 @@
+"""Episodes that never end are an error rather than played for ever."""
+
+import inspect
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import sb3_moe
+from sb3_moe.callbacks import MultiTaskEvalCallback
+from sb3_moe.vec_env.evaluating import evaluate_tasks
+from sb3_moe.watching import expert_importance
+
+
+class Lasting(gym.Env):
+    """Ends after so many steps, or never.
+
+    :param length: None: never
+    """
+
+    def __init__(self, length=None):
+        self.length = length
+        self.observation_space = spaces.Box(-1, 1, (2,), np.float32)
+        self.action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        return np.zeros(2, np.float32), 1.0, self.count == self.length, False, {}
+
+
+for name, length in (("Ten", 10), ("Endless", None)):
+    if f"{name}-v0" not in gym.registry:
+        gym.register(f"{name}-v0", entry_point=Lasting, kwargs={"length": length})
+
+
+def agent(*tasks):
+    env = sb3_moe.make_multitask_vec_env(list(tasks), seed=0)
+    sizes = {"n_steps": 8, "batch_size": 8, "policy_kwargs": {"net_arch": [4], "num_experts": 2}}
+    return PPO("MoeMultiInputPolicy", env, seed=0, device="cpu", **sizes)
+
+
+def test_a_table_of_experts_names_the_task_that_never_ends():
+    text = (
+        r"`env` must end each episode within `max_episode_steps`=50, got one of Endless that goes "
+        r"on: put gymnasium.wrappers.TimeLimit around it"
+    )
+    with pytest.raises(ValueError, match=text):
+        expert_importance(agent("Ten-v0", "Endless-v0"), episodes=2, max_episode_steps=50)
+
+
+@pytest.mark.parametrize("limit", [50, None])
+def test_an_evaluation_while_training_ends_or_waits_as_it_is_told(limit):
+    model = agent("Ten-v0", "Endless-v0" if limit else "Ten-v0")
+    callback = MultiTaskEvalCallback(8, 1, max_episode_steps=limit)
+    if limit is None:
+        model.learn(16, callback)
+        assert callback.record.rows["lengths"][-1].tolist() == [[10.0], [10.0]]
+    else:
+        with pytest.raises(ValueError, match=r"`max_episode_steps`=50, got one of Endless that"):
+            model.learn(16, callback)
+
+
+def test_unless_told_otherwise_no_evaluation_waits_for_ever():
+    limits = [
+        inspect.signature(evaluate).parameters["max_episode_steps"].default
+        for evaluate in (evaluate_tasks, expert_importance)
+    ]
+    # The longest game of Atari, without skipped frames, takes 108,000.
+    assert [MultiTaskEvalCallback(8).max_episode_steps, *limits] == [200_000] * 3
+
+
+def test_an_episode_may_take_as_many_steps_as_the_limit_and_no_more():
+    model = agent("Ten-v0")
+    assert (
+        expert_importance(model, episodes=2, max_episode_steps=10).returns.tolist()
+        == [[[10.0, 10.0]]] * 3
+    )
+    with pytest.raises(ValueError, match=r"`max_episode_steps`=9, got one of Ten that"):
+        expert_importance(model, episodes=2, max_episode_steps=9)
+
+
+def test_a_copy_that_has_its_episodes_may_go_on():
+    class LongerEachTime(Lasting):
+        def reset(self, *, seed=None, options=None):
+            self.length = 3 if self.length is None else 10**9
+            return super().reset(seed=seed)
+
+    model = PPO("MlpPolicy", LongerEachTime(), n_steps=8, batch_size=8, device="cpu")
+    played = evaluate_tasks(model, model.get_env(), 1, max_episode_steps=5)
+    assert played.lengths.tolist() == [[3.0]]
+
+
+def test_what_runs_on_after_its_share_is_no_endless_episode_when_all_have_theirs():
+    class Two(Lasting):
+        """Three steps and then without an end, or ten steps each time."""
+
+        def __init__(self, lengths):
+            super().__init__()
+            self.lengths = list(lengths)
+
+        def reset(self, *, seed=None, options=None):
+            self.length = self.lengths.pop(0) if len(self.lengths) > 1 else self.lengths[0]
+            return super().reset(seed=seed)
+
+    env = DummyVecEnv([lambda: Monitor(Two([3, 3, 10**9])), lambda: Monitor(Two([10]))])
+    model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu")
+    played = evaluate_tasks(model, env, 4, max_episode_steps=12)
+    assert played.lengths.tolist() == [[3.0, 3.0, 10.0, 10.0]]
+
+
+@pytest.mark.parametrize(
+    ("limit", "error", "text"),
+    [
+        (0, ValueError, "`max_episode_steps` must be at least 1, got 0"),
+        (2.0, TypeError, "`max_episode_steps` must be an int, got 2.0"),
+    ],
+)
+def test_a_limit_is_a_number_of_steps(limit, error, text):
+    model = agent("Ten-v0")
+    with pytest.raises(error, match=text):
+        expert_importance(model, max_episode_steps=limit)
+    with pytest.raises(error, match=text):
+        evaluate_tasks(model, model.get_env(), max_episode_steps=limit)
+    with pytest.raises(error, match=text):
+        MultiTaskEvalCallback(8, max_episode_steps=limit)
+    with pytest.raises(TypeError, match="`max_episode_steps` must be an int, got None"):
+        expert_importance(model, max_episode_steps=None)

@@ -1,0 +1,234 @@
+"""Every key that a callback logs is printed by SB3's table, and taken by any tracker."""
+
+import io
+import posixpath
+import re
+
+import numpy as np
+import pytest
+import torch as th
+from sb3_contrib import TQC
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger
+from toy import toy_vec_env
+
+from sb3_moe.callbacks import (
+    MultiTaskEvalCallback,
+    PlasticityCallback,
+    ReDoCallback,
+    ResetHeadsCallback,
+    RoutingCallback,
+    ShrinkAndPerturbCallback,
+    TaskGradientCallback,
+    TaskRolloutCallback,
+    TaskSwitchCallback,
+    collect_probe,
+)
+from sb3_moe.vec_env import make_multitask_vec_env
+from sb3_moe.vec_env.tasks import short_names
+from sb3_moe_envs import Task
+
+LONG = "a-task-whose-name-has-sixty-characters-and-ends-or-bends-so"
+NAMES = {
+    "short": ("a", "CartPole-v1", "MuJoCo/Hopper.5"),
+    "end": (LONG + "1", LONG + "2", LONG + "3"),
+    "middle": tuple(f"{LONG[:30]}{k}{LONG[30:]}" for k in range(3)),
+    "unicode": ("снег", "雪", "neige à Paris"),
+    "empty": ("", "/", ".."),
+    "equal": ("same", "same", "same"),
+    "numbered": ("same", "same", "same-2"),
+    "arguments": ("CartPole(gravity=1.6,length=0.5)", "CartPole(gravity=1.7,length=0.5)", "a b@c"),
+    "towers": ("pi", "vf", "features"),
+    "folders": ("a", "a/b", "mean_reward"),
+    "logged": ("ep_rew_mean", "pi/0", "mean_reward/a"),
+    "of all": ("task", "mean_reward", "switches"),
+    "paths": ("/a//b/", "a/../b", "a/./b"),
+    "gravities": ("HalfCheetah-0.5g", "HalfCheetah-0.75g", "HalfCheetah-1.0g"),
+}
+
+
+TAUS = (0.025, 0.0, 0.1, 1e-05, 0.1 + 0.2, 2e20)
+
+
+class Kept(KVWriter):
+    """Keeps each key that is written, once for each time."""
+
+    def __init__(self):
+        self.rows = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.rows.append(set(key_values))
+
+    def close(self):
+        pass
+
+
+def printed(key):
+    """What SB3's table shows of a key: (tag, the rest behind three spaces, cut at 36)."""
+    tag, _, rest = key.partition("/")
+    rest = f"   {rest}"
+    return tag, rest if len(rest) <= 36 else rest[:33] + "..."
+
+
+def parents(key):
+    return [key[:at] for at, letter in enumerate(key) if letter == "/"]
+
+
+def train(model, steps, callbacks):
+    """Return the rows of keys that were logged, while SB3's own table prints each too."""
+    kept, table = Kept(), io.StringIO()
+    model.set_logger(Logger(None, [kept, HumanOutputFormat(table)]))
+    model.learn(steps, callback=callbacks)
+    return kept.rows
+
+
+def check(rows):
+    for row in rows:
+        shown = [printed(key) for key in row]
+        assert len(set(shown)) == len(row)
+        assert all(re.fullmatch(r"[A-Za-z0-9_\-./]+", key) for key in row), row
+        # MLflow refuses a name that is not its own normal path.
+        assert all(posixpath.normpath(key) == key for key in row)
+        # Its store of files makes one of each, in folders of what comes before a slash.
+        assert not {parent for key in row for parent in parents(key)} & row
+
+
+def every_callback(pinned, batches):
+    return [
+        MultiTaskEvalCallback(64, 1, eval_env=pinned),
+        TaskRolloutCallback(),
+        PlasticityCallback(64, probe=batches, taus=TAUS, ntk_size=3),
+        RoutingCallback(64, probe=batches),
+        ReDoCallback(64),
+        ResetHeadsCallback(64),
+        ShrinkAndPerturbCallback(64),
+    ]
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_keys_of_every_callback_are_printed_apart_and_taken_by_trackers(kind):
+    names = NAMES[kind]
+    pinned = toy_vec_env((0,), (1,), (2,), names=names)
+    model = PPO(
+        "MoeMultiInputPolicy",
+        toy_vec_env((0, 1, 2), names=names),
+        n_steps=32,
+        batch_size=32,
+        n_epochs=1,
+        policy_kwargs={"placement": "all", "num_experts": 11, "net_arch": [4, 4]},
+    )
+    callbacks = every_callback(pinned, collect_probe(pinned, 12))
+    callbacks += [TaskGradientCallback(64), TaskSwitchCallback(reset_heads=True)]
+    rows = train(model, 96, callbacks)
+    check(rows)
+    logged = set().union(*rows)
+    tags = ("eval", "rollout", "continual", "plasticity", "moe")
+    assert all(any(key.startswith(f"{tag}/") for key in logged) for tag in tags)
+    for kinds, parts in (("eval/.*/mean_reward", 3), ("rollout/.*/success_rate", 3)):
+        assert sum(re.fullmatch(kinds, key) is not None for key in logged) == parts
+    # Dormancy and gradients of three tasks beside those of the towers.
+    assert sum(key.startswith("dormant_per_task/pi.0/") for key in logged) == 3
+    assert sum(key.startswith("plasticity/advantage_variance/") for key in logged) == 3
+    assert sum(key.startswith("moe/gate/pi.all.0/") for key in logged) == 3 * 11
+
+
+def test_what_tasks_have_forgotten_is_logged_beside_the_running_task():
+    names = NAMES["of all"]
+    env = toy_vec_env((0, 1, 2), names=names)
+    pinned = toy_vec_env((0,), (1,), (2,), names=names)
+    model = PPO("MultiInputPolicy", env, n_steps=6, batch_size=6, n_epochs=1)
+    callbacks = [MultiTaskEvalCallback(64, 1, eval_env=pinned), TaskSwitchCallback()]
+    rows = train(model, 24, callbacks)
+    logged = set().union(*rows)
+    assert {"continual/task", "continual/switches"} < logged
+    assert sum(key.endswith("/forgotten") for key in logged) >= 2
+    check([logged])
+
+
+def test_eleven_critics_of_many_layers_and_tasks_are_printed_apart():
+    tasks = [Task(LONG + end, "Pendulum-v1") for end in "123"]
+    env, pinned = (make_multitask_vec_env(tasks, 3, seed=0) for _ in range(2))
+    policy_kwargs = {
+        "placement": "all",
+        "num_experts": 2,
+        "n_critics": 11,
+        "net_arch": [4] * 11,
+        "features_extractor_kwargs": {"encoder": "flat"},
+    }
+    model = TQC("MoeMultiInputPolicy", env, learning_starts=100, policy_kwargs=policy_kwargs)
+    batches = collect_probe(pinned, 3)
+    callbacks = [
+        PlasticityCallback(64, probe=batches, ntk_size=0),
+        RoutingCallback(64, probe=batches),
+    ]
+    rows = train(model, 3, callbacks)
+    check(rows)
+    assert any(key.startswith("plasticity/dormant_0.1/qf10.10") for key in set().union(*rows))
+
+
+def test_our_own_suite_of_gravities_is_printed():
+    names = NAMES["gravities"]
+    pinned = toy_vec_env((0,), (1,), (2,), names=names)
+    env = toy_vec_env((0, 1, 2), names=names)
+    model = PPO("MoeMultiInputPolicy", env, n_steps=32, batch_size=32)
+    check(train(model, 32, RoutingCallback(64, probe=collect_probe(pinned, 6))))
+
+
+def test_a_module_of_a_long_name_is_printed_too():
+    model = PPO("MultiInputPolicy", toy_vec_env((0, 1, 2)), n_steps=32, batch_size=32)
+    for end in "12":
+        model.policy.add_module(LONG.replace("-", "_") + end, th.nn.Linear(2, 2))
+    probe = collect_probe(toy_vec_env((0,), (1,), (2,)), 6)
+    check(train(model, 32, PlasticityCallback(64, probe=probe, ntk_size=0)))
+
+
+def test_names_that_fit_stay_and_the_others_keep_their_ends():
+    names = ["CartPole-v1", "x" * 18, "HalfCheetahGravity4-1.5g", "Cart Pole(g=9.8)", "", "a//b"]
+    assert short_names(names) == [
+        "CartPole-v1",
+        "x" * 18,
+        "HalfCh--vity4-1.5g",
+        "Cart_Pole_g_9.8",
+        "task",
+        "a/b",
+    ]
+
+
+def test_a_number_tells_names_apart_that_are_the_same_when_cut():
+    assert short_names(["a b", "a_b", "a@b", "a_b"], 8) == ["a_b-2", "a_b", "a_b-3", "a_b-4"]
+    assert short_names(["abcdefgh", "pi"], 8, taken=["pi"]) == ["abcdefgh", "pi-2"]
+
+
+def test_no_name_is_a_folder_of_another():
+    assert short_names(["a", "a/b", "a/b/c", "b/c", "b"]) == ["a", "a_b", "a_b_c", "b/c", "b-2"]
+    assert short_names(["x", "x/y", "y/z"], taken=["x/y/z", "y"]) == ["x-2", "x_y", "y_z"]
+
+
+def test_names_of_any_characters_come_out_short_plain_and_different():
+    rng = np.random.default_rng(0)
+    letters = list("ab/._- @é雪")
+    for length in (8, 14, 18):
+        names = ["".join(rng.choice(letters, rng.integers(0, 40))) for _ in range(200)]
+        short = short_names(names, length)
+        assert len(set(short)) == len(names)
+        for name in short:
+            assert 0 < len(name) <= length
+            assert re.fullmatch(r"[A-Za-z0-9_\-./]+", name)
+            assert posixpath.normpath(f"x/{name}/y") == f"x/{name}/y"
+            assert not {*parents(name)} & {*short}
+
+
+def test_full_names_stay_in_the_files(tmp_path):
+    names = NAMES["arguments"]
+    pinned = toy_vec_env((0,), (1,), (2,), names=names)
+    model = PPO("MultiInputPolicy", toy_vec_env((0, 1, 2), names=names), n_steps=32, batch_size=32)
+    callbacks = [
+        MultiTaskEvalCallback(64, 1, eval_env=pinned, log_path=tmp_path),
+        PlasticityCallback(64, probe=collect_probe(pinned, 6), log_path=tmp_path),
+    ]
+    model.learn(32, callback=callbacks)
+    for file in ("scores.npz", "diagnostics.npz"):
+        with np.load(tmp_path / file) as saved:
+            assert saved["task_names"].tolist() == list(names)
+    with np.load(tmp_path / "diagnostics.npz") as saved:
+        assert "dormant@0.0/pi.0" in saved

@@ -1,0 +1,260 @@
+"""What an episode comes to: success at any step, and the score of a whole game."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+
+from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback, evaluate_tasks
+from sb3_moe.vec_env import make_multitask_vec_env
+from sb3_moe.vec_env.evaluating import Successes, is_lost_life, success_rate
+from sb3_moe_envs import Interleave, Task
+
+
+class Passing(gym.Env):
+    """Four steps, of which the second alone reports what it is told to."""
+
+    observation_space = spaces.Box(-1, 1, (2,))
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, **report):
+        self.report = report
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        silent = dict.fromkeys(self.report, False)
+        info = self.report if self.steps == 2 else silent
+        return np.zeros(2, np.float32), 1.0, self.steps == 4, False, dict(info)
+
+
+class Fixed:
+    """A model that takes the same actions whatever it sees."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def predict(self, obs, state=None, episode_start=None, deterministic=False):
+        return self.rng.integers(18, size=len(episode_start)), state
+
+
+def make_env():
+    tasks = [
+        Task("success", env_fn=lambda: Passing(success=1.0)),
+        Task("is_success", env_fn=lambda: Passing(is_success=True)),
+        Task("both", env_fn=lambda: Passing(success=False, is_success=np.True_)),
+        Task("never", env_fn=lambda: Passing(success=0.0)),
+        Task("silent", env_fn=Passing),
+    ]
+    return make_multitask_vec_env(tasks, 5, seed=0)
+
+
+RATES = [1.0, 1.0, 1.0, 0.0, np.nan]
+
+
+def test_an_episode_succeeds_if_any_of_its_steps_does():
+    successes = evaluate_tasks(Fixed(), make_env(), 2).successes
+    np.testing.assert_array_equal(successes, np.repeat(np.array(RATES)[:, None], 2, axis=1))
+
+
+def test_a_copy_that_goes_on_to_another_task_is_refused():
+    tasks = [Task("one", env_fn=Passing), Task("two", env_fn=Passing)]
+    env = make_multitask_vec_env(tasks, 2, seed=0, schedule=Interleave("episodes"))
+    text = (
+        "the environment must play every task in a copy of its own, but copy 0 went on to another"
+    )
+    with pytest.raises(ValueError, match=text):
+        evaluate_tasks(Fixed(), env, 2)
+
+
+@pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=str)
+def test_success_as_an_array_is_heard_in_every_world(schedule):
+    task = Task("array", env_fn=lambda: Passing(success=np.array([False, True])))
+    env = make_multitask_vec_env([task], 1, seed=0, schedule=schedule)
+    assert evaluate_tasks(Fixed(), env, 2).successes.tolist() == [[1.0, 1.0]]
+
+
+def test_what_schedules_take_for_success_is_one_here_too():
+    successes = Successes(3)
+    successes.step([{"success": np.array([False, True])}, {"success": "yes"}, {"success": np.nan}])
+    np.testing.assert_array_equal([successes.end(i) for i in range(3)], [1.0, np.nan, np.nan])
+
+
+def test_success_rates_of_training_and_evaluation_are_logged_and_kept(tmp_path):
+    model = PPO("MultiInputPolicy", make_env(), n_steps=16, batch_size=80, n_epochs=1)
+    callback = MultiTaskEvalCallback(10_000, 2, log_path=tmp_path)
+    rows = []
+    model.learn(0)
+    logger = model.logger
+    dump = logger.dump
+    logger.dump = lambda step: (rows.append(dict(logger.name_to_value)), dump(step))
+    model.set_logger(logger)
+    model.learn(80, callback=[callback, TaskRolloutCallback()])
+    logged = {key: value for row in rows for key, value in row.items()}
+    for name, rate in zip(("success", "is_success", "both", "never"), RATES, strict=False):
+        assert logged[f"eval/{name}/success_rate"] == rate
+        assert logged[f"rollout/{name}/success_rate"] == rate
+    assert not {"eval/silent/success_rate", "rollout/silent/success_rate"} & set(logged)
+    with np.load(tmp_path / "scores.npz") as saved:
+        np.testing.assert_array_equal(saved["successes"][0].mean(1), RATES)
+
+
+def test_scores_without_successes_go_on(tmp_path):
+    old = {"score": np.zeros((1, 5)), "trained": np.array([-1]), "steps": np.array([0])}
+    names = np.array(["success", "is_success", "both", "never", "silent"])
+    np.savez(tmp_path / "scores.npz", **old, task_names=names)
+    model = PPO("MultiInputPolicy", make_env(), n_steps=16, batch_size=80, n_epochs=1)
+    model.learn(80)
+    callback = MultiTaskEvalCallback(10_000, 2, log_path=tmp_path)
+    model.learn(80, callback=callback, reset_num_timesteps=False)
+    assert callback.scores["steps"].tolist() == [0, 160]
+    assert np.isnan(callback.scores["successes"][0]).all()
+    np.testing.assert_array_equal(callback.scores["successes"][1].mean(1), RATES)
+
+
+def lone(success):
+    """Build a world of one task, which reports this at its second step."""
+    task = Task("lone", env_fn=lambda: Passing(success=success))
+    return make_multitask_vec_env([task], 1, seed=0)
+
+
+@pytest.mark.parametrize("begins", ["another", "the same", "no other"])
+def test_an_environment_that_is_put_in_has_no_success_of_the_episode_before(begins):
+    env, callback = lone(1.0), TaskRolloutCallback()
+    model = PPO("MultiInputPolicy", env, n_steps=3, batch_size=3, n_epochs=1)
+    model.learn(3, callback)  # within its first episode, behind the step that succeeds
+    if begins != "no other":
+        model.set_env(lone(0.0) if begins == "another" else env)
+    model.learn(3, callback, reset_num_timesteps=False)
+    ended = {"another": [], "the same": [], "no other": [1.0]}
+    assert [success for *_, success in callback._episodes[0]] == ended[begins]
+    model.learn(3, callback, reset_num_timesteps=False)
+    assert callback._episodes[0][-1][2] == float(begins != "another")
+
+
+class StopAtTwo(BaseCallback):
+    def _on_step(self):
+        return self.n_calls < 2
+
+
+def test_an_episode_goes_on_where_a_callback_ended_the_learn_before():
+    env, callback = lone(1.0), TaskRolloutCallback()
+    model = PPO("MultiInputPolicy", env, n_steps=3, batch_size=3, n_epochs=1)
+    model.learn(3, [callback, StopAtTwo()])  # within its first episode, at the success
+    model.learn(3, callback, reset_num_timesteps=False)
+    assert [success for *_, success in callback._episodes[0]] == [1.0]
+
+
+def test_of_a_loop_that_keeps_no_observation_nobody_knows_that_an_episode_goes_on():
+    env, callback = lone(1.0), TaskRolloutCallback()
+    model = PPO("MultiInputPolicy", env, n_steps=3, batch_size=3, n_epochs=1)
+    model.learn(3, callback)
+    model._last_obs, callback._seen = None, (None, None)
+    callback.init_callback(model)
+    assert callback._successes.end(0) != 1.0
+
+
+def test_success_starts_anew_with_each_episode():
+    successes = Successes(2)
+    successes.step([{"success": True}, {}])
+    successes.step([{"success": False}, {"is_success": None}])
+    assert successes.end(0) == 1.0
+    assert np.isnan(successes.end(1))
+    successes.step([{"success": np.nan, "is_success": 0}, {"is_success": 1}])
+    assert [successes.end(0), successes.end(1)] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ({"score": 3.0, "game_over": False, "of_atari": True}, True),
+        ({"score": 3.0, "game_over": True, "of_atari": True}, False),
+        ({"score": 3.0, "game_over": False}, False),
+        ({"score": 3.0, "game_over": False, "of_atari": True, "TimeLimit.truncated": True}, False),
+        ({"score": 3.0}, False),
+        ({"game_over": False}, False),
+    ],
+)
+def test_only_what_reports_a_score_and_no_end_is_a_lost_life(info, expected):
+    assert is_lost_life(info) == expected
+
+
+def atari_env(**kwargs):
+    pytest.importorskip("ale_py", reason="needs the atari extra")
+    game = "sb3_moe_envs:SB3MoE/Atari-Seaquest-v0"
+    return make_multitask_vec_env([Task("Seaquest", game, {"num_threads": 1, **kwargs})], 1, seed=5)
+
+
+def test_an_atari_game_counts_with_its_own_score_over_all_lives():
+    clipped = evaluate_tasks(Fixed(), atari_env(), 2)
+    whole = evaluate_tasks(Fixed(), atari_env(episodic_life=False, clip_reward=False), 2)
+    np.testing.assert_array_equal(clipped.returns, whole.returns)
+    np.testing.assert_array_equal(clipped.lengths, whole.lengths)
+    assert clipped.returns.max() >= 20
+
+
+def test_a_single_atari_environment_counts_whole_games_too():
+    pytest.importorskip("ale_py", reason="needs the atari extra")
+    from sb3_moe_envs import MultiTaskEnv
+
+    returns = []
+    for kwargs in ({}, {"episodic_life": False, "clip_reward": False}):
+        game = "sb3_moe_envs:SB3MoE/Atari-Seaquest-v0"
+        task = Task("Seaquest", game, {"num_threads": 1, **kwargs})
+        env = VecMonitor(DummyVecEnv([lambda task=task: MultiTaskEnv([task])]))
+        env.seed(5)
+        returns.append(evaluate_tasks(Fixed(), env, 2).returns)
+    np.testing.assert_array_equal(*returns)
+    assert returns[0].max() >= 20
+
+
+class ThreeLives(Passing):
+    """Twelve steps, of which every fourth costs a life; the first step of all succeeds."""
+
+    @property
+    def ale(self):
+        return self
+
+    def lives(self):
+        return 3 - self.steps // 4
+
+    def step(self, action):
+        self.steps += 1
+        info = {"is_success": self.steps == 1}
+        return np.zeros(2, np.float32), 1.0, self.steps == 12, False, info
+
+
+def test_a_game_in_sb3s_own_atari_wrappers_is_played_over_all_lives():
+    env = DummyVecEnv([lambda: EpisodicLifeEnv(Monitor(ThreeLives()))] * 2)
+    episodes = evaluate_tasks(Fixed(), env, 3)
+    # SB3's reset after a lost life is one of the twelve steps.
+    assert episodes.returns.tolist() == [[12.0] * 3]
+    assert episodes.lengths.tolist() == [[12.0] * 3]
+    assert episodes.successes.tolist() == [[1.0] * 3]
+
+
+def test_an_unmonitored_game_of_several_lives_is_refused_all_the_same():
+    env = DummyVecEnv([lambda: EpisodicLifeEnv(ThreeLives())])
+    with pytest.raises(ValueError, match="`eval_env` must be monitored"):
+        evaluate_tasks(Fixed(), env, 1)
+
+
+@pytest.mark.parametrize(
+    ("successes", "rate"),
+    [([1, 0, 1, 1], 0.75), ([1, np.nan, np.nan, 1], 0.5), ([[0, np.nan], [1, 1]], 0.5)],
+)
+def test_a_silent_episode_failed_where_another_speaks(successes, rate):
+    assert success_rate(successes) == rate
+
+
+@pytest.mark.parametrize("successes", [[], [np.nan, np.nan]])
+def test_where_nobody_speaks_there_is_no_rate(successes):
+    assert np.isnan(success_rate(successes))

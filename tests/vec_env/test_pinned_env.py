@@ -1,0 +1,354 @@
+"""Environments beside the training ones, built from them, one task a copy."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+)
+from toy import pinned, toy_vec_env
+
+from sb3_moe.callbacks import (
+    MultiTaskEvalCallback,
+    PlasticityCallback,
+    evaluate_tasks,
+    make_pinned_env,
+)
+from sb3_moe.measures import load_scores
+from sb3_moe.vec_env import make_multitask_vec_env
+from sb3_moe.vec_env.make import are_interleaved, evaluation_copies, wrap_like
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
+from sb3_moe.vec_env.tasks import task_names, tasks_played
+from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv
+
+TASKS = ["CartPole-v1", ("CartPole-v1", {"max_episode_steps": 7}), "Acrobot-v1"]
+
+
+def make_env(**kwargs):
+    return make_multitask_vec_env(TASKS, 3, seed=0, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "copies", "expected"),
+    [(None, 2, 6), (None, None, 3), (Cycle(steps_per_task=10), None, 9)],
+)
+def test_every_task_has_copies_of_its_own_whatever_the_schedule(schedule, copies, expected):
+    env = make_pinned_env(make_env(schedule=schedule), copies)
+    assert env.num_envs == expected
+    assert np.bincount(tasks_played(env)).tolist() == [expected // 3] * 3
+    env.reset()
+    for _ in range(30):
+        env.step(np.zeros(env.num_envs, dtype=int))
+    assert np.bincount(tasks_played(env)).tolist() == [expected // 3] * 3
+
+
+def test_tasks_drawn_at_random_have_as_many_copies_whichever_are_played_now():
+    env = make_env(schedule=Interleave(order="random"))
+    found, played = set(), set()
+    for seed in range(20):
+        env.seed(seed)
+        env.reset()
+        played.add(len(set(tasks_played(env).tolist())))
+        found.add(evaluation_copies(env, 20))
+    assert len(played) > 1
+    assert found == {1}
+
+
+def test_it_shows_the_task_as_training_does():
+    env = make_env(task_id="onehot", obs_space="pad")
+    assert make_pinned_env(env).observation_space == env.observation_space
+
+
+@pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])
+def test_it_has_the_same_wrappers_and_learns_no_statistics(kind):
+    env = VecFrameStack(kind(make_env(task_id="onehot")), 2)
+    env.reset()
+    pinned = make_pinned_env(env)
+    assert isinstance(pinned, VecFrameStack)
+    assert isinstance(pinned.venv, kind)
+    assert not pinned.venv.training
+    assert not pinned.venv.norm_reward
+    assert pinned.observation_space == env.observation_space
+
+
+@pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])
+def test_a_normaliser_of_rewards_alone_is_rebuilt_and_synchronised(kind):
+    env = kind(make_env(), norm_obs=False)
+    model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=48, device="cpu")
+    callbacks = [MultiTaskEvalCallback(48, 1), PlasticityCallback(48, probe_size=30)]
+    model.learn(48, callback=callbacks)
+    assert (callbacks[0].scores["lengths"] == callbacks[0].scores["returns"])[:, :2].all()
+
+
+def test_normalisers_of_two_kinds_are_refused_by_name():
+    model = PPO("MultiInputPolicy", PerTaskVecNormalize(make_env()), n_steps=16, batch_size=48)
+    callback = MultiTaskEvalCallback(
+        48, 1, eval_env=VecNormalize(make_env(), norm_obs_keys=["obs"])
+    )
+    with pytest.raises(
+        ValueError, match=r"as the training environment, by PerTaskVecNormalize of \["
+    ):
+        model.learn(48, callback)
+
+
+def test_pictures_that_are_left_as_they_are_stay_so():
+    env = VecTransposeImage(DummyVecEnv([lambda: Pictures((8, 8, 8))]), skip=True)
+    assert wrap_like(env.venv, env).observation_space.shape == (8, 8, 8)
+
+
+class Pictures(gym.Env):
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, shape):
+        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
+
+
+def test_evaluation_does_not_move_the_training_schedule():
+    env = make_env(schedule=Cycle(steps_per_task=96))
+    model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=48, n_epochs=1, device="cpu")
+    callback = MultiTaskEvalCallback(48, 1)
+    model.learn(288, callback=callback)
+    # The first evaluation tells what is about to be trained; block ends tell the block they end.
+    assert callback.scores["trained"].tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert callback.scores["steps"].tolist() == [0, 48, 96, 144, 192, 240, 288]
+
+
+def in_turn(steps_per_task=96):
+    env = make_env(schedule=Cycle(steps_per_task=steps_per_task))
+    return PPO("MultiInputPolicy", env, n_steps=16, batch_size=48, n_epochs=1, device="cpu")
+
+
+def test_blocks_end_at_evaluations_whatever_the_steps_between_them(tmp_path):
+    callback = MultiTaskEvalCallback(130, 1, log_path=tmp_path)
+    in_turn().learn(288, callback=callback)
+    assert callback.scores["steps"].tolist() == [0, 96, 144, 192, 288]
+    assert callback.scores["trained"].tolist() == [0, 0, 1, 1, 2]
+    assert load_scores(tmp_path).blocks == [(0, 0, 96), (1, 96, 192), (2, 192, 288)]
+
+
+def test_a_switch_at_a_due_step_is_evaluated_once():
+    callback = MultiTaskEvalCallback(96, 1)
+    in_turn().learn(288, callback=callback)
+    assert callback.scores["steps"].tolist() == [0, 96, 192, 288]
+
+
+def test_every_evaluation_of_a_run_notices_a_switch():
+    callbacks = [MultiTaskEvalCallback(1000, 1) for _ in range(2)]
+    in_turn().learn(144, callback=callbacks)
+    assert [each.scores["steps"].tolist() for each in callbacks] == [[0, 96, 144]] * 2
+
+
+def test_a_switch_within_a_rollout_counts_for_the_old_task():
+    callback = MultiTaskEvalCallback(1000, 1)
+    in_turn(60).learn(144, callback=callback)
+    assert callback.scores["steps"].tolist() == [0, 96, 144]
+    assert callback.scores["trained"].tolist() == [0, 0, 1]
+
+
+def test_training_that_goes_on_at_a_switch_evaluates_the_old_task_once(tmp_path):
+    model = in_turn()
+    for steps in (96, 48):
+        callback = MultiTaskEvalCallback(1000, 1, log_path=tmp_path)
+        model.learn(steps, callback=callback, reset_num_timesteps=False)
+    assert callback.scores["steps"].tolist() == [0, 96, 144]
+    assert callback.scores["trained"].tolist() == [0, 0, 1]
+
+
+def test_a_new_run_of_a_trained_model_starts_with_its_own_first_task():
+    model = in_turn()
+    model.learn(96, callback=MultiTaskEvalCallback(1000, 1))
+    callback = MultiTaskEvalCallback(1000, 1)
+    model.learn(48, callback=callback)
+    assert callback.scores["trained"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("schedule", [None, Interleave("episodes")])
+def test_interleaved_tasks_that_are_played_one_at_a_time_are_trained_together(schedule):
+    env = dummy_vec_env(schedule)
+    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=8, n_epochs=1, device="cpu")
+    callback = MultiTaskEvalCallback(16, 1, eval_env=make_pinned_env(make_env()))
+    model.learn(48, callback=callback)
+    assert callback.scores["steps"].tolist() == [0, 16, 32, 48]
+    assert callback.scores["trained"].tolist() == [-1] * 4
+
+
+def test_a_single_task_is_the_one_that_is_trained_whatever_the_schedule():
+    env = make_multitask_vec_env(TASKS[:1], 2, seed=0)
+    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=16, n_epochs=1, device="cpu")
+    callback = MultiTaskEvalCallback(16, 1)
+    model.learn(16, callback=callback)
+    assert callback.scores["trained"].tolist() == [0, 0]
+
+
+def test_a_task_that_ends_early_ends_early_in_its_own_copies_only():
+    env = make_pinned_env(make_env(), 2)
+    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=48, device="cpu")
+    lengths = evaluate_tasks(model, env, 3).lengths
+    assert (lengths[1] == 7).all()
+    assert (lengths[0] > 7).all()
+
+
+def test_a_model_that_takes_masks_plays_only_actions_that_the_task_has():
+    env = make_env(invalid_action="error")
+    model = MaskablePPO("MultiInputPolicy", env, n_steps=16, batch_size=48, device="cpu")
+    # CartPole has no third action.
+    model.policy.action_net.bias.data[2] = 1e3
+    callback = MultiTaskEvalCallback(48, 1)
+    model.learn(48, callback=callback)
+    assert np.isfinite(callback.scores["score"]).all()
+
+
+def test_a_model_that_takes_masks_plays_without_them_where_there_are_none():
+    model = MaskablePPO("MultiInputPolicy", pinned(), n_steps=16, batch_size=48, device="cpu")
+    assert evaluate_tasks(model, pinned(), 1).lengths.tolist() == [[5.0], [6.0], [7.0]]
+
+
+def test_a_probe_is_collected_from_them():
+    model = PPO("MultiInputPolicy", make_env(), n_steps=16, batch_size=48, device="cpu")
+    callback = PlasticityCallback(48, probe_size=30)
+    model.learn(48, callback=callback)
+    assert [batch["task_id"].tolist() for batch in callback.probe] == [[k] * 10 for k in range(3)]
+
+
+@pytest.mark.parametrize("kind", [VecNormalize, PerTaskVecNormalize])
+def test_a_probe_is_normalised_as_training_is_at_that_time(kind):
+    env = kind(make_env(), norm_obs_keys=["obs"])
+    model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=48, device="cpu")
+    callback = PlasticityCallback(48, probe_size=30)
+    model.learn(48, callback=callback)
+    raw, seen = callback.probe[0]["obs"], callback.batches()[0]["obs"]
+    statistics = env.obs_rms["obs"]
+    mean, variance = (
+        statistics.of(np.array(0))
+        if kind is PerTaskVecNormalize
+        else (statistics.mean, statistics.var)
+    )
+    np.testing.assert_allclose(
+        seen, np.clip((raw - mean) / np.sqrt(variance + env.epsilon), -10, 10), rtol=1e-5
+    )
+
+
+def dummy_vec_env(schedule):
+    return VecMonitor(DummyVecEnv([lambda: MultiTaskEnv(TASKS, schedule=schedule)]))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [(None, True), (Interleave("episodes"), True), (Cycle(10), False), (lambda _: 0, False)],
+)
+@pytest.mark.parametrize("build", [lambda s: make_env(schedule=s), dummy_vec_env])
+def test_an_environment_says_through_its_wrappers_whether_its_tasks_are_interleaved(
+    build, schedule, expected
+):
+    env = build(schedule)
+    assert are_interleaved(env) == expected
+    assert are_interleaved(VecNormalize(env, norm_obs_keys=["obs"])) == expected
+
+
+def test_a_schedule_that_stays_in_its_process_is_not_asked_for():
+    def world():
+        return MultiTaskEnv(["CartPole-v1", "Acrobot-v1"], schedule=lambda _: 0)
+
+    env = SubprocVecEnv([world], start_method="forkserver")
+    try:
+        assert not are_interleaved(env)
+        assert task_names(env) == ["CartPole", "Acrobot"]  # the process is still there
+    finally:
+        env.close()
+
+
+def test_without_a_schedule_no_tasks_are_interleaved():
+    assert not are_interleaved(toy_vec_env((0, 1)))
+
+
+@pytest.mark.parametrize("order", [None, "first", "last"])
+def test_frames_are_stacked_in_the_same_place(order):
+    env = VecFrameStack(make_env(task_id="none"), 3, channels_order=order)
+    pinned = make_pinned_env(env, 1)
+    np.testing.assert_array_equal(pinned.reset().shape, (3, *env.observation_space.shape))
+    assert pinned.observation_space == env.observation_space
+    assert pinned.stacked_obs.channels_first == env.stacked_obs.channels_first
+
+
+def test_frames_of_a_dict_are_stacked_in_the_same_places():
+    class Spread(gym.Env):
+        observation_space = spaces.Dict(
+            {key: spaces.Box(0, 1, (4, 5), np.float32) for key in ("rows", "columns")}
+        )
+        action_space = spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return self.observation_space.sample(), {}
+
+    env = VecFrameStack(
+        make_multitask_vec_env([Spread, Spread], task_id="none"),
+        2,
+        channels_order={"rows": "first", "columns": "last"},
+    )
+    pinned = make_pinned_env(env, 1)
+    assert {key: each.shape for key, each in pinned.reset().items()} == {
+        "rows": (2, 8, 5),
+        "columns": (2, 4, 10),
+    }
+    assert pinned.observation_space == env.observation_space
+
+
+@pytest.mark.parametrize(
+    ("tasks", "n_envs", "options", "episodes", "expected"),
+    [
+        (TASKS, 3, {}, 10, 1),
+        (TASKS, 9, {}, 10, 3),
+        (TASKS, 9, {}, 2, 2),
+        (TASKS, 60, {}, 50, 10),
+        (TASKS, 3, {"schedule": Cycle(10)}, 10, 3),
+        (["sb3_moe_envs:SB3MoE/MinAtar-Breakout-v1"] * 2, 2, {}, 10, 10),
+        (["sb3_moe_envs:SB3MoE/MinAtar-Breakout-v1"] * 2, 2, {}, 4, 4),
+    ],
+)
+def test_copies_are_no_more_than_episodes_and_stepped_singly_no_more_than_in_training(
+    tasks, n_envs, options, episodes, expected
+):
+    env = make_multitask_vec_env(tasks, n_envs, seed=0, **options)
+    assert evaluation_copies(env, episodes) == expected
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (3, 1), (4, 2), (64, 3)])
+def test_copies_in_processes_are_no_more_than_cores(cores, expected, monkeypatch):
+    monkeypatch.setattr("sb3_moe_envs.vector.workers.num_cores", lambda: cores)
+    env = make_multitask_vec_env(TASKS[:2], 6, vectorization="async")
+    try:
+        assert evaluation_copies(env, 10) == expected
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize(("n_eval_envs", "expected"), [(None, 3), (2, 6)])
+def test_three_heavy_tasks_are_evaluated_in_as_many_copies_as_asked_for(n_eval_envs, expected):
+    callback = MultiTaskEvalCallback(48, 3, n_eval_envs=n_eval_envs)
+    model = PPO("MultiInputPolicy", make_env(), n_steps=16, batch_size=48, device="cpu")
+    callback.init_callback(model)
+    model.learn(0)
+    callback._on_training_start()
+    callback._on_rollout_start()
+    assert callback.eval_env.num_envs == expected
+    assert callback.scores["returns"].shape == (1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"n_eval_envs": 0}, "`n_eval_envs` must be at least 1, got 0"),
+        ({"n_eval_envs": 2, "eval_env": 1}, "`n_eval_envs` must be None with an `eval_env`.*got 2"),
+    ],
+)
+def test_a_number_of_copies_that_can_not_be_is_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        MultiTaskEvalCallback(48, **kwargs)
