@@ -19,10 +19,10 @@ from sb3_moe.callbacks.trpo import refuse_trpo
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative
 from sb3_moe.layers.temperatures import temperatures_in
+from sb3_moe.measures.resets import held_routers
 from sb3_moe.networks import networks_of, uncompiled
 from sb3_moe.networks.masks import keeps_masks, masks_in
 from sb3_moe.optimizers import ExpertAdam
-from sb3_moe.measures.resets import held_routers
 
 
 class Pull(NamedTuple):

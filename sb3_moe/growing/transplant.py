@@ -19,8 +19,8 @@ from sb3_moe.growing.heirs import Heir
 from sb3_moe.growing.inheritance import Inherited, Origin, inherited
 from sb3_moe.growing.parting import move, moves_apart
 from sb3_moe.layers import MoELayer, StackedNetwork
-from sb3_moe.networks import kind_of, networks_of
 from sb3_moe.measures.gradients import KEPT
+from sb3_moe.networks import kind_of, networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import per_tower
