@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_moe.files.atomic import atomic
+from sb3_moe.saving.files import atomic
 from sb3_moe.study.report.runs import Run
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import survey

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sb3_moe.files.json_file import read_json
+from sb3_moe.saving.files import read_json
 
 STEPS = 150_750
 Array = npt.NDArray[np.float64]

@@ -23,7 +23,7 @@ from sb3_moe.callbacks.weight_penalties import L2InitCallback, WeightNormDecayCa
 from sb3_moe.evaluation.pinned_env import make_pinned_env
 from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
 from sb3_moe.learning_rates import LinearPerBlock
-from sb3_moe.snapshot.writing import save_snapshot
+from sb3_moe.saving.snapshot import save_snapshot
 
 __all__ = [
     "EWCCallback",

@@ -21,10 +21,10 @@ from sb3_moe.evaluation.pinned_env import (
     synchronise,
 )
 from sb3_moe.evaluation.playing import LONGEST, TaskEpisodes, evaluate_tasks
-from sb3_moe.files.atomic import atomic
-from sb3_moe.files.record import Record
-from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import whole, whole_or_none
+from sb3_moe.saving.files import atomic
+from sb3_moe.saving.generators import preserved_generators
+from sb3_moe.saving.record import Record
 from sb3_moe.tasks.keys import short_names
 from sb3_moe.tasks.of_env import name_of, only_task, task_names
 

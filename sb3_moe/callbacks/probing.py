@@ -19,10 +19,10 @@ from sb3_moe.evaluation.pinned_env import make_pinned_env, not_built_again_since
 from sb3_moe.evaluation.playing import takes_masks
 from sb3_moe.evaluation.random_actions import random_actions
 from sb3_moe.evaluation.watched import Watched, spread
-from sb3_moe.files.record import Record
-from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import whole
 from sb3_moe.observations.batches import Obs, concatenate, select
+from sb3_moe.saving.generators import preserved_generators
+from sb3_moe.saving.record import Record
 from sb3_moe.tasks.of_env import task_names, tasks_played
 
 # Random play goes on for so many steps between the observations that are kept, and so many times.

@@ -14,7 +14,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_moe.buffers.stored import stored_obs
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.callbacks.trpo import refuse_trpo
-from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import one_of, whole_or_none
 from sb3_moe.observations.batches import Obs
 from sb3_moe.plasticity.actor_gradients import recall_actor_gradients, remember_actor_gradients
@@ -23,6 +22,7 @@ from sb3_moe.plasticity.dormant import check_tau
 from sb3_moe.plasticity.gradient_activity import gradient_activity
 from sb3_moe.plasticity.redo import check_treatable, redo
 from sb3_moe.plasticity.resets import check_shrink_and_perturb, reset_heads, shrink_and_perturb
+from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.tasks.keys import LAYER, short_names
 
 Criterion = Literal["activation", "gradient"]

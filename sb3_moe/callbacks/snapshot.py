@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.layers.checks import number
-from sb3_moe.snapshot.writing import (
+from sb3_moe.saving.snapshot import (
     save_snapshot,
     snapshot_name,
     snapshots_in,

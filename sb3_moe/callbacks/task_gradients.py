@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from sb3_moe.buffers.stored import stored_obs
 from sb3_moe.callbacks.periodic import check_every
-from sb3_moe.files.record import Record
 from sb3_moe.layers.checks import whole
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.plasticity.hidden_layers import online_parameters
+from sb3_moe.saving.record import Record
 from sb3_moe.tasks.keys import LAYER, PRINTED, short_names
 from sb3_moe.tasks.of_env import task_names, tasks_stepped
 

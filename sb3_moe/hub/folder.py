@@ -15,8 +15,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from sb3_moe.budget import Budget, measure
 from sb3_moe.evaluation.pinned_env import normalises_observations
-from sb3_moe.files.atomic import atomic
-from sb3_moe.files.writable import check_writable, not_writable
 from sb3_moe.hub.card import card, metadata
 from sb3_moe.hub.pushing import check_repo_id
 from sb3_moe.hub.results import Results, play
@@ -25,9 +23,9 @@ from sb3_moe.layers.checks import whole, words, yes_or_no
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving.archive import write_archive
+from sb3_moe.saving.files import atomic, check_writable, not_writable
+from sb3_moe.saving.model_file import entries_of, own_classes, versions
 from sb3_moe.saving.normalizer import is_known
-from sb3_moe.saving.versions import versions
-from sb3_moe.saving.writing import entries_of, own_classes
 from sb3_moe.watching import Replay, watch
 
 README, MODEL, CONFIG = "README.md", "model.moe", "config.json"

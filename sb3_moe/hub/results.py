@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.evaluation.outcomes import success_rate
 from sb3_moe.evaluation.playing import TaskEpisodes, evaluate_tasks
-from sb3_moe.generators import preserved_generators
+from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.tasks.of_env import has_tasks, suite_of
 from sb3_moe.watching.stage import Stage, seed_generators, stage_for
 

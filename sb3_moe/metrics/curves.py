@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sb3_moe.files.npz_file import read_npz
+from sb3_moe.saving.files import read_npz
 
 Array = npt.NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from sb3_moe.files.writable import check_writable
+from sb3_moe.saving.files import check_writable
 from sb3_moe.study.commands import CACHE, play, prepare, rehearse, say
 from sb3_moe.study.exit_status import exit_status
 from sb3_moe.study.report.folder import check_report_folder

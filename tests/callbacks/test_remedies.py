@@ -20,7 +20,7 @@ from sb3_moe.callbacks import (
     TaskSwitchCallback,
 )
 from sb3_moe.callbacks.task_switch import Restarted
-from sb3_moe.files.record import Record
+from sb3_moe.saving.record import Record
 
 SEQUENCE = (0,) * 20 + (1,) * 200
 

@@ -10,7 +10,7 @@ import tyro
 from made_up_study import run, write, write_arrays
 from rich.console import Console
 
-from sb3_moe.files.json_file import write_json
+from sb3_moe.saving.files import write_json
 from sb3_moe.study import cli, commands, first_run
 from sb3_moe.study.run import runner
 from sb3_moe.study.run.folder import CellFolder

@@ -8,7 +8,7 @@ from pathlib import Path
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_moe.callbacks.evaluate import MultiTaskEvalCallback
-from sb3_moe.files.json_file import write_json
+from sb3_moe.saving.files import write_json
 from sb3_moe.tasks.keys import short_names
 from sb3_moe.tasks.of_env import task_names
 

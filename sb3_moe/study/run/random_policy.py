@@ -15,7 +15,7 @@ from sb3_moe.evaluation.outcomes import game_return, is_lost_life
 from sb3_moe.evaluation.pinned_env import MAX_COPIES
 from sb3_moe.evaluation.playing import LONGEST, refuse_endless, takes_masks
 from sb3_moe.evaluation.random_actions import random_actions
-from sb3_moe.files.json_file import read_json
+from sb3_moe.saving.files import read_json
 from sb3_moe.study.spec.algorithms import algorithm_class
 from sb3_moe.study.spec.tasks import make_env
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from made_up_study import ROLLOUT, run, study, write
 
-from sb3_moe.files.json_file import write_json
+from sb3_moe.saving.files import write_json
 from sb3_moe.study.report import figures, rendering, sections
 from sb3_moe.study.report.facts import facts, shared_arguments
 from sb3_moe.study.report.rendering import render, sentences

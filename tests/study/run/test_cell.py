@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import sb3_moe
-from sb3_moe.files.json_file import write_json
+from sb3_moe.saving.files import write_json
 from sb3_moe.study.run import cell as cell_module
 from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.folder import CellFolder

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_up_study import ROLLOUT, cell, run, write_arrays
 
-from sb3_moe.files.json_file import read_json, write_json
-from sb3_moe.snapshot.manifest import write_manifest
+from sb3_moe.saving.files import read_json, write_json
+from sb3_moe.saving.snapshot import write_manifest
 from sb3_moe.study.run import folder as folder_module
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.integrity import longest_gap

@@ -8,8 +8,8 @@ from yaml import safe_load
 
 from sb3_moe.budget import matching_net_arch
 from sb3_moe.buffers import MultiTaskReplayBuffer
-from sb3_moe.files.json_file import write_json
 from sb3_moe.policies.registration import TABLE
+from sb3_moe.saving.files import write_json
 from sb3_moe.study.run.folder import CellFolder, State
 from sb3_moe.study.run.jobs import Job, changes
 from sb3_moe.study.run.learner import arguments_of, build
