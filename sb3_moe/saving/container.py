@@ -108,6 +108,26 @@ def unpack(file: IO[bytes], max_bytes: float) -> tuple[Any, dict[str, th.Tensor]
     return state, tensors
 
 
+def check_forms(what: str, own: Mapping[str, th.Tensor], found: Mapping[str, th.Tensor]) -> None:
+    """Compare names, dtypes and shapes of tensors.
+
+    :param what: the part of the file
+    :param own: as the model has them
+    :param found: as the file has them
+    :raises UnsafeFileError: naming a difference
+    """
+    ours, theirs = (
+        {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in each.items()}
+        for each in (own, found)
+    )
+    for name in sorted({*ours, *theirs}):
+        if ours.get(name) != theirs.get(name):
+            raise UnsafeFileError(
+                f"its {what} has {name[:60]!r} as {theirs.get(name)} where the model has "
+                f"{ours.get(name)}"
+            )
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, and rename it when it is on the disk.
 

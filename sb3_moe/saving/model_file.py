@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.policies.start_scale import unscaled
 from sb3_moe.saving import model_parts, replay_rows
-from sb3_moe.saving.container import UnsafeFileError, blaming, pack, unpack, write_file
+from sb3_moe.saving.container import UnsafeFileError, blaming, check_forms, pack, unpack, write_file
 from sb3_moe.saving.files import naming
 from sb3_moe.saving.generators import undone_on_failure
 from sb3_moe.saving.normalizer import SavedNormalizer, described, is_known
@@ -209,35 +209,27 @@ def load(
     :raises TypeError: if ``custom_objects`` holds anything but classes and functions
     """
     th.empty(0, device=get_device(device))
-    custom = dict(custom_objects or {})
-    path = Path(path)
+    path = _found(Path(path))
+    with undone_on_failure(), path.open("rb") as file:
+        with blaming(path):
+            saved = _SavedModel(*unpack(file, max_bytes), custom_objects or {}, device)
+        saved.check_custom_objects(custom_objects or {})
+        warn_of_another_major_version(path.name, saved.version)
+        saved.take_environment(env, replay_buffer, normalizer)
+        with blaming(path):
+            model = saved.build(replay_buffer, max_bytes)
+    if normalizer and env is None and saved.normalizer is not None:
+        saved.normalizer.warn_if_left_out(path.name)
+    return saved.with_environment(model)
+
+
+def _found(path: Path) -> Path:
+    """Return where a model is: by its name, or by its name without the ending."""
     if not path.is_file() and _with_ending(path).is_file():  # a folder may have the model's name
         path = _with_ending(path)
     if path.exists() and not path.is_file():
         raise UnsafeFileError(f"{path.name or path} can't be opened: it is no regular file")
-    with undone_on_failure(), path.open("rb") as file:
-        with blaming(path):
-            saved = _SavedModel(*unpack(file, max_bytes), custom, device)
-        for name, value in custom.items():
-            is_argument = name in saved.arguments and name not in saved.decoder.asked
-            if not callable(value) or is_argument:
-                raise TypeError(
-                    "`custom_objects` must hold classes and functions, by the names that the file "
-                    f"has for them, got {name!r}; other arguments are changed on the model"
-                )
-        warn_of_another_major_version(path.name, saved.version)
-        venv, own = saved.environment(env, replay_buffer, normalizer)
-        with blaming(path):
-            model = saved.build(venv, replay_buffer, max_bytes)
-    if normalizer and env is None and saved.normalizer is not None:
-        saved.normalizer.warn_if_left_out(path.name)
-    if venv is not None:
-        model.set_env(venv)
-        if model.seed is not None:
-            venv.seed(model.seed)
-        if own is not None and saved.normalizer is not None:
-            saved.normalizer.put_into(own)
-    return model
+    return path
 
 
 def _with_ending(path: Path) -> Path:
@@ -264,11 +256,13 @@ class _SavedModel:
     ) -> None:
         if state != state | _FORMAT:
             raise UnsafeFileError(f"it is no file of {_FORMAT}")
-        arrays, self._weights, self.rows = (
+        arrays, self._weights, self._rows = (
             {name[len(part) :]: each for name, each in tensors.items() if name.startswith(part)}
             for part in (_ARRAYS, _WEIGHTS, _ROWS)
         )
-        self._state, self.decoder = state, Decoder(arrays, custom)
+        self._state, self._decoder = state, Decoder(arrays, custom)
+        self._venv: VecEnv | None = None
+        self._normalizes: VecNormalize | None = None
         self.version = str(state["versions"]["sb3_moe"])[:60]
         algorithm, policy = self._decoded("algorithm"), state["policy"]
         if isinstance(policy, str):
@@ -276,9 +270,8 @@ class _SavedModel:
         else:
             policy = self._decoded("policy")
         self.model: Any = algorithm(policy, env=None, device=device, _init_setup_model=False)
-        values = model_parts.decode_attributes(self.decoder, self.model, state)
-        #: what SB3's `load` would take as custom objects
-        self.arguments = {"policy_class", *values["arguments"], *values["schedules"]}
+        values = model_parts.decode_attributes(self._decoder, self.model, state)
+        self._arguments = {"policy_class", *values["arguments"], *values["schedules"]}
         spaces = {name: self._decoded(name) for name in ("observation_space", "action_space")}
         vars(self.model).update(values["arguments"] | values["progress"] | spaces)
         self._put_back = values["schedules"] | values["remembered"]
@@ -288,57 +281,77 @@ class _SavedModel:
         self.normalizer = None if normalizer is None else SavedNormalizer(normalizer)
 
     def _decoded(self, name: str) -> Any:
-        return self.decoder.decode(name, self._state[name])
+        return self._decoder.decode(name, self._state[name])
 
-    def environment(
-        self, env: Any, replay_buffer: bool, normalizer: bool
-    ) -> tuple[VecEnv | None, VecNormalize | None]:
-        """Return the environments as the model takes them, and what is to get the statistics.
+    def check_custom_objects(self, custom: Mapping[str, Any]) -> None:
+        """Refuse what SB3's ``load`` would take as custom objects.
 
+        :raises TypeError: naming it
+        """
+        for name, value in custom.items():
+            is_argument = name in self._arguments and name not in self._decoder.asked
+            if not callable(value) or is_argument:
+                raise TypeError(
+                    "`custom_objects` must hold classes and functions, by the names that the file "
+                    f"has for them, got {name!r}; other arguments are changed on the model"
+                )
+
+    def take_environment(self, env: Any, replay_buffer: bool, normalizer: bool) -> None:
+        """Find out whether environments fit, and which normalizer gets the file's statistics.
+
+        :param env: as of :func:`load`
+        :param replay_buffer: whether the model gets the file's transitions
+        :param normalizer: whether its normalizer gets the file's statistics
         :raises ValueError: if the environments don't fit
         """
         if env is None:
-            return None, None
+            return
         wrap = type(self.model)._wrap_env
         venv = wrap(maybe_make_env(env, verbose=0))
         check_tasks(self._state["tasks"], venv)
         if replay_buffer:
-            replay_rows.check_num_envs(self.rows, venv.num_envs)
-        own = unwrap_vec_normalize(venv)
-        if not normalizer or self.normalizer is None:
-            own = None
-        elif own is None:
-            # SB3 turns images last, behind the normalizer.
-            inner = venv.venv if venv is not env and isinstance(venv, VecTransposeImage) else venv
-            own = self.normalizer.wrap(inner)
-            venv = wrap(own)
+            replay_rows.check_num_envs(self._rows, venv.num_envs)
+        if normalizer and self.normalizer is not None:
+            self._normalizes = unwrap_vec_normalize(venv)
+            if self._normalizes is None:
+                # SB3 turns images last, behind the normalizer.
+                turned = venv is not env and isinstance(venv, VecTransposeImage)
+                self._normalizes = self.normalizer.wrap(venv.venv if turned else venv)
+                venv = wrap(self._normalizes)
         check_for_correct_spaces(venv, self.model.observation_space, self.model.action_space)
-        if own is not None and self.normalizer is not None:
-            self.normalizer.check(own)
-        return venv, own
+        if self._normalizes is not None and self.normalizer is not None:
+            self.normalizer.check(self._normalizes)
+        self._venv = venv
 
-    def build(self, venv: VecEnv | None, replay_buffer: bool, max_bytes: float) -> Any:
+    def build(self, replay_buffer: bool, max_bytes: float) -> Any:
         """Return the model, without environments.
 
-        :param venv: the environments that it will have
         :param replay_buffer: whether it gets the file's transitions
         :param max_bytes: the most that its buffers may take
         :raises UnsafeFileError: if parts of the file don't fit
         """
-        model = self.model
-        model.n_envs = venv.num_envs if venv is not None else model.n_envs
+        model, state = self.model, self._state
+        model.n_envs = model.n_envs if self._venv is None else self._venv.num_envs
         with unscaled():
             _check_sizes(model, self._weights, max_bytes)
-            _setup(model, venv)
+            _setup(model, self._venv)
         vars(model).update(self._put_back)
         model_parts.set_weights(model, self._weights)
-        model_parts.set_optimizers(model, self.decoder, self._state["optimizers"])
-        if replay_buffer and self._state["replay_buffer"] is not None:
-            replay_rows.load_replay_buffer(
-                model.replay_buffer, self._state["replay_buffer"], self.rows
-            )
+        model_parts.set_optimizers(model, self._decoder, state["optimizers"])
+        if replay_buffer and state["replay_buffer"] is not None:
+            replay_rows.load_replay_buffer(model.replay_buffer, state["replay_buffer"], self._rows)
         if model.use_sde:
             model.policy.reset_noise()
+        return model
+
+    def with_environment(self, model: Any) -> Any:
+        """Give a model that is built its environments, and these the file's statistics."""
+        if self._venv is not None:
+            model.set_env(self._venv)
+            if model.seed is not None:
+                self._venv.seed(model.seed)
+        if self._normalizes is not None and self.normalizer is not None:
+            self.normalizer.put_into(self._normalizes)
         return model
 
 
@@ -367,7 +380,7 @@ def _check_sizes(model: Any, weights: Mapping[str, th.Tensor], max_bytes: float)
     with warnings.catch_warnings(), th.device("meta"), _Sketching(weights):
         warnings.simplefilter("ignore")
         _setup(sketch, None)
-    model_parts.check_weights(sketch, weights)
+    check_forms("policy", model_parts.weights_of(sketch), weights)
     held = sum(tensor.nbytes for tensor in (*sketch.policy.parameters(), *sketch.policy.buffers()))
     if held > sum(tensor.nbytes for tensor in weights.values()) + _BESIDES:
         raise UnsafeFileError(f"its policy takes {held} bytes, more than its weights")

@@ -134,25 +134,6 @@ def _part(model: BaseAlgorithm, name: str) -> Any:
     return getattr(part, "_orig_mod", part)  # behind torch.compile, as SB3's get_parameters
 
 
-def check_weights(model: BaseAlgorithm, found: Mapping[str, th.Tensor]) -> None:
-    """Compare names, dtypes and shapes with a model's, which may be on the device "meta".
-
-    :raises UnsafeFileError: naming the first difference
-    """
-    own = weights_of(model)
-    if missing := [name for name in own if name not in found]:
-        raise UnsafeFileError(f"its weights lack {missing[0]!r} ({len(missing)} are missing)")
-    if unknown := [name for name in found if name not in own]:
-        raise UnsafeFileError(f"its weights have {unknown[0][:60]!r}, which the model hasn't")
-    for name, tensor in own.items():
-        ours, theirs = ((each.dtype, list(each.shape)) for each in (tensor, found[name]))
-        if ours != theirs:
-            raise UnsafeFileError(
-                f"its weights have {name!r} as {theirs[0]} {theirs[1]} where the model needs "
-                f"{ours[0]} {ours[1]}"
-            )
-
-
 def set_weights(model: BaseAlgorithm, found: Mapping[str, th.Tensor]) -> None:
     """Write tensors into a model that is built, and whose like was compared with them."""
     with th.no_grad():

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sb3_moe.saving.files import read_npz, write_npz
 
-Rows = dict[str, npt.NDArray[Any]]
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class Record:
@@ -24,21 +24,15 @@ class Record:
     :param constants: arrays that are the same in every row, such as the tasks' names
     """
 
-    def __init__(
-        self, path: Path | None, constants: Mapping[str, npt.NDArray[Any]] | None = None
-    ) -> None:
+    def __init__(self, path: Path | None, constants: Arrays | None = None) -> None:
         self.path = path
         self.constants = dict(constants or {})
-        self.rows = _no_rows()
+        self.rows: dict[str, npt.NDArray[Any]] = {"steps": np.empty(0, np.int64)}
         self._model: object = None
 
     @classmethod
     def of(
-        cls,
-        model: object,
-        before: Record | None,
-        path: Path | None,
-        constants: Mapping[str, npt.NDArray[Any]],
+        cls, model: object, before: Record | None, path: Path | None, constants: Arrays
     ) -> Record:
         """Return the record of a model's run: the one before, if it is that model's and in memory.
 
@@ -49,13 +43,15 @@ class Record:
         :param path: as of the class
         :param constants: as of the class
         """
-        in_memory = path is None and before is not None and before.path is None
-        is_same = before is not None and before._model is model
-        if before is not None and in_memory and is_same and _alike(before.constants, constants):
-            return before
         record = cls(path, constants)
         record._model = model
-        return record
+        if before is None or before._model is not model or not (path is before.path is None):
+            return record
+        ours, theirs = (
+            {name: each.tolist() for name, each in one.constants.items()}
+            for one in (record, before)
+        )
+        return before if ours == theirs else record
 
     @property
     def last_step(self) -> int | None:
@@ -70,16 +66,11 @@ class Record:
         :raises ValueError: if the file is of other tasks
         """
         if step <= 0:
-            self._clear()
-            return
-        self._read()
-        kept = self.rows["steps"] <= step
-        if not kept.all():
+            self.rows = {"steps": np.empty(0, np.int64)}
+        else:
+            self._read()
+            kept = self.rows["steps"] <= step
             self.rows = {name: values[kept] for name, values in self.rows.items()}
-            self._write()
-
-    def _clear(self) -> None:
-        self.rows = _no_rows()
         if self.path is not None and self.path.exists():
             self._write()
 
@@ -90,59 +81,38 @@ class Record:
         :param row: arrays or numbers by name
         """
         self._read()
-        if self.last_step != step:
-            self.rows = {name: _append_blank(values) for name, values in self.rows.items()}
-            self.rows["steps"][-1] = step
-        length = len(self.rows["steps"])
-        for name, value in row.items():
-            array = np.asarray(value)
-            if name not in self.rows:
-                self.rows[name] = np.full((length, *array.shape), _blank(array.dtype), array.dtype)
-            old, shape = self.rows[name], self.rows[name].shape[1:]
-            if array.shape != shape and array.ndim == len(shape):
-                wide = tuple(map(max, shape, array.shape))
-                self.rows[name] = _widened(old, (length, *wide))
-                array = _widened(array, wide)
-            self.rows[name][-1] = array
+        length = len(self.rows["steps"]) + (self.last_step != step)
+        arrays = {name: np.asarray(value) for name, value in row.items()}
+        for name, values in self.rows.items():
+            self.rows[name] = _widened(values, (length, *values.shape[1:]))
+        self.rows["steps"][-1] = step
+        for name, array in arrays.items():
+            old = self.rows.get(name, np.empty((0, *array.shape), array.dtype))
+            shape = tuple(map(max, old.shape[1:], array.shape))
+            self.rows[name] = _widened(old, (length, *shape))
+            self.rows[name][-1] = _widened(array, shape)
         self._write()
 
     def _read(self) -> None:
-        if self.path is not None and self.path.exists():
-            arrays = read_npz(self.path)
-            self._check(arrays)
-            self.rows = {name: arrays[name] for name in arrays if name not in self.constants}
-
-    def _check(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        if self.path is None or not self.path.exists():
+            return
+        arrays = read_npz(self.path)
         for name, value in self.constants.items():
             if name in arrays and not np.array_equal(arrays[name], value):
                 raise ValueError(
                     f"`log_path` must be another folder: {self.path} is of `{name}` "
                     f"{arrays[name].tolist()}, and now they are {value.tolist()}"
                 )
+        self.rows = {name: arrays[name] for name in arrays if name not in self.constants}
 
     def _write(self) -> None:
         if self.path is not None:
             write_npz(self.path, {**self.constants, **self.rows})
 
 
-def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
-
-
-def _no_rows() -> Rows:
-    return {"steps": np.empty(0, np.int64)}
-
-
-def _append_blank(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    blank = np.full((1, *values.shape[1:]), _blank(values.dtype), values.dtype)
-    return np.concatenate([values, blank])
-
-
 def _widened(values: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    wide = np.full(shape, _blank(values.dtype), values.dtype)
+    """Return an array in a larger one, NaN or -1 where it has nothing."""
+    blank = np.nan if np.issubdtype(values.dtype, np.floating) else -1
+    wide = np.full(shape, blank, values.dtype)
     wide[tuple(map(slice, values.shape))] = values
     return wide
-
-
-def _blank(dtype: np.dtype[Any]) -> Any:
-    return np.nan if np.issubdtype(dtype, np.floating) else -1

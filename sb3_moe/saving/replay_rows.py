@@ -14,7 +14,7 @@ from stable_baselines3.her import HerReplayBuffer
 from sb3_moe.buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
 from sb3_moe.buffers.episodes import end_running_episodes
 from sb3_moe.buffers.observations import map_observation
-from sb3_moe.saving.container import UnsafeFileError
+from sb3_moe.saving.container import UnsafeFileError, check_forms
 
 KINDS = (
     ReplayBuffer,
@@ -47,17 +47,11 @@ def encode_replay_buffer(model: Any) -> tuple[dict[str, Any], dict[str, th.Tenso
     :raises ValueError: if it has none, or one that can't be saved
     """
     buffer = getattr(model, "replay_buffer", None)
-    if buffer is None:
-        raise ValueError(f"`replay_buffer` must be False for {type(model).__name__}, got True")
-    if type(buffer) not in KINDS:
+    if type(buffer) not in KINDS or getattr(buffer, "copy_info_dict", False):
         raise ValueError(
-            f"`replay_buffer` must be False for a {type(buffer).__name__}; the contents of "
-            f"{[kind.__name__ for kind in KINDS]} can be saved"
-        )
-    if getattr(buffer, "copy_info_dict", False):
-        raise ValueError(
-            "`replay_buffer` must be False for a HerReplayBuffer with `copy_info_dict`=True, whose "
-            "infos may hold anything, got True"
+            f"`replay_buffer` must be False for {type(model).__name__} with a "
+            f"{type(buffer).__name__}, got True; those of {[kind.__name__ for kind in KINDS]} "
+            "without `copy_info_dict` can be saved"
         )
     rows = rows_written(buffer)
     tensors = {name: whole[:rows] for name, whole in _wholes(buffer)}
@@ -81,14 +75,11 @@ def load_replay_buffer(buffer: Any, state: Any, found: Mapping[str, th.Tensor]) 
         raise UnsafeFileError(f"its transitions fit no {type(buffer).__name__} of this size")
     buffer.pos, buffer.full = int(state["pos"]), bool(state["full"])
     rows = rows_written(buffer)
-    for name, whole in _wholes(buffer):
-        own, tensor = whole[:rows], found[name]
-        if (tensor.shape, tensor.dtype) != (own.shape, own.dtype):
-            raise UnsafeFileError(
-                f"its replay buffer has {name!r} as {tensor.dtype} {list(tensor.shape)} where the "
-                f"model needs {own.dtype} {list(own.shape)}"
-            )
-        own.copy_(tensor)
+    wholes = {name: whole[:rows] for name, whole in _wholes(buffer)}
+    others = {name: each for name, each in found.items() if name not in wholes}
+    check_forms("replay buffer", wholes | others, found)
+    for name, whole in wholes.items():
+        whole.copy_(found[name])
     if isinstance(buffer, MultiTaskReplayBuffer):
         _list_places(buffer, state["tasks"])
     if isinstance(buffer, HerReplayBuffer):

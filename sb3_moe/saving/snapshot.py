@@ -9,30 +9,35 @@ import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.buffers.episodes import end_running_episodes
-from sb3_moe.saving import rollout_state
 from sb3_moe.saving.environment import UnknownEnvError, load_env, save_env
 from sb3_moe.saving.files import naming, read_json, sha256_of, sync_folder, temporary_name
 from sb3_moe.saving.generators import get_generators, set_generators
+from sb3_moe.saving.model_parts import SCHEDULES, moved
 from sb3_moe.saving.replay_rows import KINDS, resize, rows_written
 
 MODEL, REPLAY_BUFFER, STATE = "model.zip", "replay_buffer.pkl", "state.pkl"
 MANIFEST = "manifest.json"
 _FORMAT = "sb3_moe snapshot 1"
+# Of gSDE's distribution.
+_MATRICES = ("exploration_mat", "exploration_matrices")
 
 
 class DamagedError(ValueError):
@@ -115,7 +120,7 @@ def _write(
     state = {
         "algorithm": type(model),
         "env": saved_env,
-        "rollout": rollout_state.get_rollout_state(model, drawn=drawn),
+        "rollout": _rollout_state(model, drawn=drawn),
         "whole": whole,
         "device": model.device.type,
         "action_space": model.action_space,
@@ -210,14 +215,14 @@ def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, Vec
     state = pickle.loads((folder / STATE).read_bytes())
     env, exact = load_env(state["env"])
     model = _load_model(state["algorithm"], folder, env, device)
-    rollout_state.set_rollout_state(model, state["rollout"])
+    _set_rollout_state(model, state["rollout"])
     for reason in _inexact(model, state, exact):
         warnings.warn(
             f"{reason}, and the run is not the same, step by step, as one that was never stopped",
             stacklevel=2,
         )
     if exact and state["whole"]:
-        rollout_state.keep_action_noise(model)
+        _keep_action_noise(model)
         # The next reset is no first one: a seed would rewind the schedule.
         env.unwrapped._reset_seeds()
     else:
@@ -260,18 +265,14 @@ def _inexact(model: BaseAlgorithm, state: dict[str, Any], exact: bool) -> Iterat
 
 def _latest(path: Path) -> Path:
     """Return the folder of the snapshot that a path means."""
-    if not path.is_dir():
-        raise ValueError(
-            f"`path` must be a snapshot's folder, or a run's, got {path}; a model alone is opened "
-            "by sb3_moe.load, or by its algorithm's load"
-        )
     if (path / STATE).exists():
         return path
     snapshots = snapshots_in(path / "checkpoints") or snapshots_in(path)
     if not snapshots:
         raise ValueError(
-            f"{path} has no snapshot; train with SnapshotCallback(every=..., path=folder) to get "
-            "one"
+            f"`path` must be the folder of a snapshot, or of a run with some, got {path}: train "
+            "with SnapshotCallback(every=..., path=folder) to get them; a model alone is opened by "
+            "sb3_moe.load, or by its algorithm's load"
         )
     for latest, before in pairwise(reversed(snapshots)):
         try:
@@ -281,3 +282,87 @@ def _latest(path: Path) -> Path:
         else:
             return latest
     return snapshots[0]
+
+
+# What SB3 makes anew when it goes on with a saved model: `load` forgets the recurrent state and
+# schedules that a callback changed, `learn` begins by resetting the action noise, and a rollout by
+# drawing gSDE's noise, before a callback can save it.
+
+
+def _rollout_state(model: BaseAlgorithm, *, drawn: bool) -> dict[str, dict[str, Any]]:
+    """Return what the next rollout takes over, on the CPU.
+
+    :param model: with its environment
+    :param drawn: whether that rollout has drawn gSDE's noise
+    """
+    found = vars(model)
+    kept = [name for name in found if name.startswith("_last_") or name in SCHEDULES]
+    owner = _sde_owner(model)
+    noise = vars(owner.action_dist) if owner is not None and drawn else {}
+    state = {
+        "model": {name: found[name] for name in kept},
+        "sde": {name: noise[name].detach() for name in _MATRICES if name in noise},
+    }
+    on_cpu: dict[str, dict[str, Any]] = moved(state, "cpu")
+    return on_cpu
+
+
+def _set_rollout_state(model: BaseAlgorithm, state: dict[str, dict[str, Any]]) -> None:
+    """Put back what the next rollout takes over.
+
+    :param model: as loaded
+    :param state: what :func:`_rollout_state` returned
+    """
+    state = moved(state, model.device)
+    vars(model).update(state["model"])
+    owner = _sde_owner(model)
+    if owner is not None and state["sde"]:
+        vars(owner.action_dist).update(state["sde"])
+        owner.action_dist = _Drawn(owner)
+
+
+def _keep_action_noise(model: BaseAlgorithm) -> None:
+    """Keep the action noise of a loaded model from being reset when ``learn`` begins."""
+    noise = model.action_noise
+    if noise is not None and (model.n_envs == 1 or isinstance(noise, VectorizedActionNoise)):
+        model.action_noise = _Going(model, noise)
+
+
+class _Drawn(StateDependentNoiseDistribution):
+    """Stand in for gSDE's noise until it would be drawn once more, and then give way."""
+
+    def __init__(self, owner: Any) -> None:
+        vars(self).update(vars(owner.action_dist))
+        self._owner, self._noise = owner, owner.action_dist
+
+    def sample_weights(self, log_std: th.Tensor, batch_size: int = 1) -> None:
+        self._owner.action_dist = self._noise
+
+
+class _Going(VectorizedActionNoise):
+    """Stand in for an action noise until it would be reset, and then give way."""
+
+    def __init__(self, model: BaseAlgorithm, noise: ActionNoise) -> None:
+        self._model, self.noise = model, noise
+        # What SB3 and `sb3_moe.save` ask for.
+        self._base_noise = getattr(noise, "base_noise", noise)
+
+    def reset(self, indices: Iterable[int] | None = None) -> None:
+        self._model.action_noise = self.noise
+
+    def __call__(self) -> np.ndarray:
+        return self.noise()
+
+    def __repr__(self) -> str:
+        return repr(self.noise)
+
+    def __reduce__(self) -> Any:
+        # A model that is saved meanwhile has its own noise.
+        return copy.copy, (self.noise,)
+
+
+def _sde_owner(model: BaseAlgorithm) -> Any:
+    """Return the module that explores with gSDE, if there is one."""
+    owner = getattr(model, "actor", model.policy)
+    is_sde = isinstance(getattr(owner, "action_dist", None), StateDependentNoiseDistribution)
+    return owner if is_sde else None

@@ -106,7 +106,7 @@ def test_without_its_buffer_a_model_begins_with_an_empty_one(tmp_path):
 
 
 def test_a_model_without_a_replay_buffer_says_so(tmp_path):
-    with pytest.raises(ValueError, match="`replay_buffer` must be False for PPO, got True"):
+    with pytest.raises(ValueError, match="`replay_buffer` must be False for PPO with a None"):
         sb3_moe.save(arena.make("PPO"), tmp_path / "x.moe", replay_buffer=True)
 
 
@@ -116,7 +116,7 @@ class OwnBuffer(ReplayBuffer):
 
 def test_a_buffer_of_the_users_own_is_not_saved_but_may_be_made(tmp_path):
     model = arena.train(arena.make("DQN", model={"replay_buffer_class": OwnBuffer}))
-    with pytest.raises(ValueError, match="`replay_buffer` must be False for a OwnBuffer"):
+    with pytest.raises(ValueError, match="`replay_buffer` must be False for DQN with a OwnBuffer, got True"):
         sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
     assert not list(tmp_path.iterdir())
     sb3_moe.save(model, tmp_path / "x.moe")
@@ -357,7 +357,7 @@ def test_another_major_version_is_named_in_one_line(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*sb3_contrib.*")
 def test_an_algorithm_that_is_not_installed_is_named(tmp_path, monkeypatch):
     sb3_moe.save(arena.make("TRPO", net_arch=[4]), tmp_path / "x.moe")
-    monkeypatch.setattr("sb3_moe.saving.known_classes._known", lambda name: None)
+    monkeypatch.setattr("sb3_moe.saving.values._known", lambda name: None)
     with pytest.raises(UnsafeFileError, match="its `algorithm` is TRPO, which needs sb3-contrib"):
         load(tmp_path / "x.moe")
 
@@ -397,11 +397,7 @@ def test_spaces_of_all_kinds_come_back(space):
 
 
 def test_a_space_that_has_no_arguments_here_is_refused():
-    message = (
-        r"^a space of gymnasium\.spaces\.sequence\.Sequence can't be saved, got Sequence\(.*: give "
-        r"the environment one of Gymnasium's Box, .*, Dict, Tuple$"
-    )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"^`x` can't be saved without pickle: Sequence\("):
         Encoder().encode("x", spaces.Sequence(spaces.Discrete(2)))
 
 

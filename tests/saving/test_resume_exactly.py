@@ -20,7 +20,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 import sb3_moe
 from sb3_moe.buffers import DeviceReplayBuffer
 from sb3_moe.callbacks import SnapshotCallback, save_snapshot
-from sb3_moe.saving import rollout_state
+from sb3_moe.saving import snapshot
 from sb3_moe.saving.snapshot import resume
 
 TOTAL, FIRST = 120, 40
@@ -289,8 +289,8 @@ def test_a_snapshot_of_another_device_goes_on_and_says_that_it_is_not_the_same(
     tmp_path, monkeypatch
 ):
     model = EXACT["RecurrentPPO"]().learn(20)
-    rollout = rollout_state.get_rollout_state(model, drawn=True)
-    monkeypatch.setattr(rollout_state, "get_rollout_state", lambda *_, **__: rollout)
+    rollout = snapshot._rollout_state(model, drawn=True)
+    monkeypatch.setattr(snapshot, "_rollout_state", lambda *_, **__: rollout)
     model.device = th.device("cuda")
     save_snapshot(model, str(tmp_path / "snapshot"))
     with pytest.warns(UserWarning, match="it was trained on cuda and goes on on cpu"):

@@ -107,23 +107,23 @@ class TwoSnapshots(CellFolder):
 def test_a_snapshot_that_turns_out_damaged_is_left_for_an_earlier_one(
     tmp_path, monkeypatch, capsys
 ):
-    def resume(path, device, trust):
+    def resume(path, device):
         if path.name == "step-2":
             raise pickle.UnpicklingError("invalid load key")
         return path.name
 
     monkeypatch.setattr(cell_module, "resume", resume)
-    assert cell_module._restored(CELL, TwoSnapshots(tmp_path), False) == "step-1"
+    assert cell_module._restored(CELL, TwoSnapshots(tmp_path)) == "step-1"
     assert "step-2 is damaged" in capsys.readouterr().out
 
 
 def test_a_snapshot_that_another_version_wrote_is_an_error_with_a_cure(tmp_path, monkeypatch):
-    def resume(path, device, trust):
+    def resume(path, device):
         raise AttributeError("no class Old")
 
     monkeypatch.setattr(cell_module, "resume", resume)
     with pytest.raises(RuntimeError, match=r"step-2 can't be gone on from \(AttributeError: no .*"):
-        cell_module._restored(CELL, TwoSnapshots(tmp_path), False)
+        cell_module._restored(CELL, TwoSnapshots(tmp_path))
 
 
 def test_the_returns_of_other_games_or_of_fewer_episodes_are_refused(tmp_path):
