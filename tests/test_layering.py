@@ -17,7 +17,7 @@ ORDER = [
     "policies",
     "budget",
     "saving",
-    "snapshot",
+    "metrics",
     "growing",
     "watching",
     "plots",

@@ -84,7 +84,7 @@ def test_a_cell_that_was_stopped_ends_with_the_scores_of_one_that_was_not(
     earlier, latest = folder.checkpoints()
     assert (earlier.name, latest.name) == ("step-000000001280", "step-000000002560")
     if damaged:
-        (latest / "model.moe").write_bytes((latest / "model.moe").read_bytes()[:1000])
+        (latest / "model.zip").write_bytes((latest / "model.zip").read_bytes()[:1000])
     train_cell(CELL, folder)
     assert folder.state() == ("done", "")
     assert (folder.path / f"progress-{start:09d}.csv").exists()
