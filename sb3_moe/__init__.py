@@ -18,8 +18,7 @@ from sb3_moe.measures import describe
 from sb3_moe.moved import keep_old_paths
 from sb3_moe.policies.of_model import routing
 from sb3_moe.policies.registration import register
-from sb3_moe.saving import UnsafeFileError, load, save
-from sb3_moe.snapshot.resuming import resume
+from sb3_moe.saving import UnsafeFileError, load, resume, save
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
 from sb3_moe.vec_env.make import make_multitask_vec_env
 from sb3_moe.version import __version__
@@ -49,5 +48,4 @@ __all__ = [
     "without_expert",
 ]
 
-keep_old_paths()
 register()

@@ -16,9 +16,6 @@ cache = Path(__file__).parents[1] / ".pytest_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
-# Snapshots are signed with a key of the tests' own.
-os.environ["SB3_MOE_KEY_FILE"] = str(cache / "key")
-
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m doesn't name
 def pytest_collection_modifyitems(items):

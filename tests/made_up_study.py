@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_moe.files.atomic import atomic
+from sb3_moe.saving.files import atomic
 from sb3_moe.study.report.runs import Run
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import survey
-from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
+from sb3_moe.study.spec.config import Architecture, CellConfig
+from sb3_moe.study.spec.setup import Evaluation
 from sb3_moe.study.spec.grid import StudyConfig
 
 GAMES = ("SpaceInvaders", "Breakout")

@@ -17,7 +17,7 @@ ORDER = [
     "policies",
     "measures",
     "saving",
-    "snapshot",
+    "metrics",
     "growing",
     "watching",
     "plots",

@@ -20,8 +20,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_moe
 from sb3_moe.callbacks import MultiTaskEvalCallback
-from sb3_moe.files.json_file import read_json, write_json
+from sb3_moe.saving.files import read_json, write_json
 from sb3_moe.vec_env.evaluating import Successes
+from sb3_moe.vec_env.evaluating import Successes
+from sb3_moe.saving.files import read_json, write_json
 
 TASKS = (
     "reach", "drawer-close", "door-close", "coffee-button", "plate-slide", "faucet-close",

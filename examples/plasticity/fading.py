@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_moe.files.json_file import read_json
+from sb3_moe.saving.files import read_json
 from sb3_moe.study.report.tables import read_csv
 from sb3_moe.study.report.verdict import t_interval
 

@@ -13,10 +13,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
-from sb3_moe.files.atomic import atomic
-from sb3_moe.files.record import Record
-from sb3_moe.generators import preserved_generators
+from sb3_moe.evaluation.playing import LONGEST
 from sb3_moe.layers.checks import whole, whole_or_none
+from sb3_moe.saving.files import atomic
+from sb3_moe.saving.generators import preserved_generators
+from sb3_moe.saving.record import Record
+from sb3_moe.tasks.of_env import task_names
 from sb3_moe.vec_env.evaluating import LONGEST, TaskEpisodes, evaluate_tasks, success_rate
 from sb3_moe.vec_env.make import (
     are_interleaved,

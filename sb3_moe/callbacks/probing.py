@@ -15,9 +15,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
-from sb3_moe.files.record import Record
-from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import whole
+from sb3_moe.saving.generators import preserved_generators
+from sb3_moe.saving.record import Record
+from sb3_moe.tasks.of_env import task_names
 from sb3_moe.vec_env.evaluating import random_actions, takes_masks
 from sb3_moe.vec_env.kept_rows import Watched
 from sb3_moe.vec_env.make import make_pinned_env, not_built_again_since, synchronise

@@ -13,7 +13,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.callbacks.trpo import refuse_trpo
-from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import one_of, whole_or_none
 from sb3_moe.measures.gradients import (
     CriticGradients,
@@ -24,6 +23,7 @@ from sb3_moe.measures.gradients import (
 from sb3_moe.measures.plasticity import check_tau
 from sb3_moe.measures.redo import check_treatable, redo
 from sb3_moe.measures.resets import check_shrink_and_perturb, reset_heads, shrink_and_perturb
+from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.vec_env.observations import Obs, stored_obs
 from sb3_moe.vec_env.tasks import LAYER, short_names
 

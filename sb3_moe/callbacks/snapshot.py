@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.layers.checks import number
-from sb3_moe.snapshot.writing import (
+from sb3_moe.saving.snapshot import (
     save_snapshot,
     snapshot_name,
     snapshots_in,
@@ -22,7 +22,7 @@ class SnapshotCallback(PeriodicCallback):
 
     A snapshot is a folder ``checkpoints/step-<global steps>`` with the model and its optimiser, the
     replay buffer, the environment with its schedule, normaliser and running episodes, and the
-    random generators, signed with the user's key. It appears under its name when it is whole. Put
+    random generators. It appears under its name when it is whole. Put
     this callback last in the list, so that it sees what the others did at the same step. That all
     this can be saved is tried before training starts.
 

@@ -14,9 +14,9 @@ from stable_baselines3.common.save_util import recursive_getattr
 from sb3_moe.growing.links import Links
 from sb3_moe.growing.powers import can_carry
 from sb3_moe.networks import networks_of
-from sb3_moe.saving.arguments import PROGRESS, SCHEDULES, argument_names, makes_own_buffer
-from sb3_moe.saving.hindsight import hindsight_buffer, is_hindsight
-from sb3_moe.saving.spaces import made_anew
+from sb3_moe.saving.model_parts import PROGRESS, SCHEDULES, argument_names, makes_own_buffer
+from sb3_moe.saving.replay_rows import hindsight_buffer, is_hindsight
+from sb3_moe.saving.values import made_anew
 from sb3_moe.vec_env.replay_buffers import end_running_episodes
 from sb3_moe.vec_env.tasks import names_on, write_names
 

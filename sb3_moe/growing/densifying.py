@@ -14,7 +14,6 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_moe.generators import undone_on_failure
 from sb3_moe.growing.building import (
     build_like,
     carry_the_rest,
@@ -40,6 +39,7 @@ from sb3_moe.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.towers import Columns
+from sb3_moe.saving.generators import undone_on_failure
 from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind
 
 

@@ -13,7 +13,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.generators import undone_on_failure
 from sb3_moe.growing.building import (
     build_like,
     carry_the_rest,
@@ -29,6 +28,7 @@ from sb3_moe.layers.checks import whole
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
+from sb3_moe.saving.generators import undone_on_failure
 
 
 class Distilled(NamedTuple):

@@ -12,7 +12,6 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.generators import preserved_generators, undone_on_failure
 from sb3_moe.growing.countable import countable
 from sb3_moe.growing.heirs import Heir, kept
 from sb3_moe.growing.logbook import note
@@ -22,6 +21,7 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
+from sb3_moe.saving.generators import preserved_generators, undone_on_failure
 
 # The share of all gates that a new expert takes, at most, unless more is asked for.
 SHARE = 0.05

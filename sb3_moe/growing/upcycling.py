@@ -13,7 +13,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 
-from sb3_moe.generators import undone_on_failure
 from sb3_moe.growing.building import build_like, carry_over, dress
 from sb3_moe.growing.grafts import Divide, Graft
 from sb3_moe.growing.kinds import moe_class
@@ -30,6 +29,7 @@ from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.option_checks import called
 from sb3_moe.policies.options import ARGUMENTS, DEFAULT_NUM_EXPERTS, DEFAULTS, MoEOptions, per_tower
+from sb3_moe.saving.generators import undone_on_failure
 
 HOW = ("copy", "split")
 # Observations on which both models must do the same.

@@ -13,20 +13,19 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
-from sb3_moe.files.atomic import atomic
-from sb3_moe.files.writable import check_writable, not_writable
 from sb3_moe.hub.card import card, metadata
 from sb3_moe.hub.pushing import check_repo_id
 from sb3_moe.hub.results import Results, play
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers.checks import whole, words, yes_or_no
 from sb3_moe.measures import Budget, measure
+from sb3_moe.measures.budget import Budget, measure
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
-from sb3_moe.saving.archive import write_archive
+from sb3_moe.saving.container import write_file
+from sb3_moe.saving.files import atomic, check_writable, not_writable
+from sb3_moe.saving.model_file import own_classes, packed, versions
 from sb3_moe.saving.normalizer import is_known
-from sb3_moe.saving.versions import versions
-from sb3_moe.saving.writing import entries_of, own_classes
 from sb3_moe.vec_env.make import normalises_observations
 from sb3_moe.watching import Replay, watch
 
@@ -86,7 +85,7 @@ def write_folder(
     folder = Path(folder)
     check_folder(folder)
     normalizer = _normalizer(model, env)
-    entries, _ = entries_of(model, replay_buffer=False, normalizer=normalizer)
+    data, _ = packed(model, replay_buffer=False, normalizer=normalizer)
     results = play(model, env, episodes, seed, deterministic)
     replay = watch(model, env, max_steps=max_steps, seed=seed, deterministic=deterministic)
     config = config_of(model, results, budget, normalizer)
@@ -99,7 +98,7 @@ def write_folder(
     names = [MODEL, CONFIG, RESULTS, REPLAY, *_film(replay, folder)]
     with atomic(folder / README) as temporary:
         temporary.write_text(card(config, results, head, names, repo_id), encoding="utf-8")
-    write_archive(folder / MODEL, entries)
+    write_file(folder / MODEL, data)
     return folder
 
 

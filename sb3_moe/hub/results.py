@@ -16,7 +16,7 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.generators import preserved_generators
+from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.vec_env.evaluating import TaskEpisodes, evaluate_tasks, success_rate
 from sb3_moe.vec_env.tasks import has_tasks, suite_of
 from sb3_moe.watching.stage import Stage, seed_generators, stage_for

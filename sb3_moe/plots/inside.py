@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from sb3_moe.files.npz_file import read_npz
 from sb3_moe.plots.style import (
     Array,
     Picture,
@@ -25,6 +24,7 @@ from sb3_moe.plots.style import (
     mark_switches,
     matrix,
 )
+from sb3_moe.saving.files import read_npz
 
 #: Experts that have their number beside one task's row, at most: for more there is no room.
 MOST_NUMBERED = 6

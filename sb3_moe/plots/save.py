@@ -9,8 +9,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from sb3_moe.files.atomic import atomic
 from sb3_moe.measures import load_scores
+from sb3_moe.measures.curves import load_scores
 from sb3_moe.plots.inside import (
     draw_dormant,
     draw_gates_over_time,
@@ -18,6 +18,7 @@ from sb3_moe.plots.inside import (
     load_diagnostics,
 )
 from sb3_moe.plots.scores import draw_forgetting, draw_learning_curves, draw_transfer
+from sb3_moe.saving.files import atomic
 
 #: For screens, for pages, and for papers.
 FORMATS = ("png", "svg", "pdf")

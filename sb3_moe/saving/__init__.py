@@ -1,8 +1,16 @@
-"""Files of models that are safe to open."""
+"""Files: models that are safe to open, and runs that stop and go on as if they never had."""
 
-from sb3_moe.saving.errors import UnsafeFileError
+from sb3_moe.saving.container import UnsafeFileError
+from sb3_moe.saving.model_file import load, save
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
-from sb3_moe.saving.reading import load
-from sb3_moe.saving.writing import save
+from sb3_moe.saving.snapshot import DamagedError, resume, save_snapshot
 
-__all__ = ["NormalizerLeftOutWarning", "UnsafeFileError", "load", "save"]
+__all__ = [
+    "DamagedError",
+    "NormalizerLeftOutWarning",
+    "UnsafeFileError",
+    "load",
+    "resume",
+    "save",
+    "save_snapshot",
+]

@@ -1,276 +1,309 @@
-"""Arguments as JSON: an object has one key, which says what it is; arrays lie beside.
+"""Values as JSON: an object has one key, which says what it is; arrays and tensors lie beside.
 
-Plain values stay as they are. ``{"tuple": [...]}``, ``{"dict": {...}}``, ``{"float": "inf"}``,
-``{"array": "3"}``, ``{"scalar": "3"}``, ``{"dtype": "float32"}``, ``{"class": ...}``,
-``{"custom": ...}``, and the objects of ``OBJECTS``.
+Plain values stay as they are. ``{"tuple": [...]}``, ``{"dict": [[key, value], ...]}``,
+``{"float": "inf"}``, ``{"float64": 1.5}``, ``{"dtype": "float32"}``, ``{"array": "3"}``,
+``{"tensor": "3"}``, ``{"class": ...}``, ``{"custom": ...}``, and the objects of ``OBJECTS``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
+from importlib import import_module
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.noise import (
-    NormalActionNoise,
-    OrnsteinUhlenbeckActionNoise,
-    VectorizedActionNoise,
-)
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common import noise
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.her.goal_selection_strategy import (
     KEY_TO_GOAL_STRATEGY,
     GoalSelectionStrategy,
 )
 
-from sb3_moe.layers.classes import Registry
-from sb3_moe.layers.registry import EXPERTS, ROUTERS
+from sb3_moe import layers
 from sb3_moe.learning_rates import LinearPerBlock, Restarted
 from sb3_moe.policies.placements import Placement
-from sb3_moe.saving.classes import class_of, is_custom, name_of
-from sb3_moe.saving.errors import UnsafeFileError
-from sb3_moe.saving.strict_json import MAX_INT
-from sb3_moe.saving.tensors import check_array
+from sb3_moe.saving.container import UnsafeFileError
 
-# Schedules, noises and placements: class, and for each argument of its constructor the attribute
-# that keeps it.
-OBJECTS: dict[str, tuple[type[Any], dict[str, str]]] = {
-    "FloatSchedule": (FloatSchedule, {"value_schedule": "value_schedule"}),
-    "ConstantSchedule": (ConstantSchedule, {"val": "val"}),
-    "LinearSchedule": (
-        LinearSchedule,
-        {"start": "start", "end": "end", "end_fraction": "end_fraction"},
-    ),
-    "LinearPerBlock": (LinearPerBlock, {"initial": "initial", "num_blocks": "num_blocks"}),
-    "Restarted": (Restarted, {"schedule": "schedule", "begin": "begin"}),
-    "Placement": (Placement, {each.name: each.name for each in fields(Placement)}),
-    "NormalActionNoise": (
-        NormalActionNoise,
-        {"mean": "_mu", "sigma": "_sigma", "dtype": "_dtype"},
-    ),
-    "OrnsteinUhlenbeckActionNoise": (
-        OrnsteinUhlenbeckActionNoise,
-        {
-            "mean": "_mu",
-            "sigma": "_sigma",
-            "theta": "_theta",
-            "dt": "_dt",
-            "initial_noise": "initial_noise",
-            "dtype": "_dtype",
-        },
+_SB3, _CONTRIB = "stable_baselines3", "sb3_contrib"
+_OF_MODULES = {
+    _SB3: "A2C DDPG DQN PPO SAC TD3",
+    _CONTRIB: "CrossQ MaskablePPO QRDQN RecurrentPPO TQC TRPO",
+    "torch.nn": "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU "
+    "LogSigmoid Mish PReLU RReLU ReLU ReLU6 SELU SiLU Sigmoid Softplus Softshrink Softsign Tanh "
+    "Tanhshrink Threshold",
+    "torch.optim": "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax NAdam RAdam RMSprop Rprop "
+    "SGD",
+    f"{_SB3}.common.sb2_compat.rmsprop_tf_like": "RMSpropTFLike",
+    f"{_SB3}.common.torch_layers": "CombinedExtractor FlattenExtractor NatureCNN",
+    "sb3_moe.policies.extractors": "TaskExtractor",
+    f"{_SB3}.common.buffers": "DictReplayBuffer DictRolloutBuffer NStepReplayBuffer ReplayBuffer "
+    "RolloutBuffer",
+    f"{_SB3}.her": "HerReplayBuffer",
+    f"{_CONTRIB}.common.maskable.buffers": "MaskableDictRolloutBuffer MaskableRolloutBuffer",
+    "sb3_moe.buffers": "DeviceReplayBuffer DeviceRolloutBuffer MultiTaskReplayBuffer "
+    "MultiTaskRolloutBuffer",
+    "sb3_moe.layers": " ".join(
+        name for name in layers.__all__ if isinstance(getattr(layers, name), type)
     ),
 }
-# Which of them an argument may hold; under a name that isn't here, none.
-_NOISES = frozenset({"NormalActionNoise", "OrnsteinUhlenbeckActionNoise"})
-_SCHEDULES = frozenset(OBJECTS) - _NOISES - {"Placement"}
-OBJECTS_OF: dict[str, frozenset[str]] = {
-    **dict.fromkeys(("learning_rate", "clip_range", "clip_range_vf"), _SCHEDULES),
-    **dict.fromkeys(("lr_schedule", "exploration_schedule"), _SCHEDULES),
-    **dict.fromkeys(("schedule", "value_schedule"), _SCHEDULES),
-    "action_noise": _NOISES,
-    "placement": frozenset({"Placement"}),
+#: The module of each class by its name. A file has the name alone, so that modules may move.
+KNOWN = {name: module for module, names in _OF_MODULES.items() for name in names.split()}
+
+
+def _kept(*names: str, **others: str) -> dict[str, str]:
+    return {name: name for name in names} | others
+
+
+# Objects that are data: class, and for each argument of its constructor the attribute that keeps
+# it. A space's bounds lie in full: a few bytes of a file can't describe one that takes memory.
+_OBJECTS: dict[type[Any], dict[str, str]] = {
+    FloatSchedule: _kept("value_schedule"),
+    ConstantSchedule: _kept("val"),
+    LinearSchedule: _kept("start", "end", "end_fraction"),
+    LinearPerBlock: _kept("initial", "num_blocks"),
+    Restarted: _kept("schedule", "begin"),
+    Placement: _kept(*(each.name for each in fields(Placement))),
+    noise.NormalActionNoise: _kept(mean="_mu", sigma="_sigma", dtype="_dtype"),
+    noise.OrnsteinUhlenbeckActionNoise: _kept(
+        "initial_noise", mean="_mu", sigma="_sigma", theta="_theta", dt="_dt", dtype="_dtype"
+    ),
+    spaces.Box: _kept("low", "high", "dtype"),
+    spaces.Discrete: _kept("n", "start", "dtype"),
+    spaces.MultiDiscrete: _kept("nvec", "start", "dtype"),
+    spaces.MultiBinary: _kept("n"),
+    spaces.Text: _kept("max_length", "min_length", charset="characters"),
+    spaces.Dict: _kept("spaces"),
+    spaces.Tuple: _kept("spaces"),
 }
-# Options whose text may be "package.module:Class", which whoever reads it imports: a file says
-# what the class is called instead, and whoever opens it what that is.
-IMPORTING: dict[str, Registry[Any]] = {"router": ROUTERS, "head_router": ROUTERS, "expert": EXPERTS}
-DTYPES = (
+OBJECTS = {kind.__name__: (kind, attributes) for kind, attributes in _OBJECTS.items()}
+# Options whose text may be "package.module:Class", which the policy imports: a file says what the
+# class is called instead, and whoever opens it what that is.
+_IMPORTED = ("router", "head_router", "expert")
+_LARGEST_SPACE = 2**24
+_DTYPES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float16", "float32", "float64",
 )  # fmt: skip
 
 
 class Encoder:
-    """Turns values into JSON and collects their arrays."""
+    """Turns values into JSON, and collects their tensors."""
 
     def __init__(self) -> None:
-        self.arrays: dict[str, np.ndarray] = {}
+        self.tensors: dict[str, th.Tensor] = {}
         #: the user's own classes and functions, by the name that the file has
         self.own: dict[str, Any] = {}
-
-    def array(self, name: str, value: Any) -> str:
-        """Keep an array and return what the file calls it.
-
-        :param name: the argument that it belongs to
-        :param value: the array, or a number
-        :raises ValueError: if it holds anything but numbers
-        """
-        array = np.asarray(value)
-        check_array(f"`{name}`", array)
-        own = str(len(self.arrays))
-        self.arrays[own] = array
-        return own
 
     def encode(self, name: str, value: Any) -> Any:
         """Return a value's JSON.
 
         :param name: the argument that the value belongs to
-        :param value: plain values, arrays, classes, schedules, noises, and nestings of them
+        :param value: plain values, arrays, tensors, spaces, classes, schedules, noises, and
+            nestings of them
         :raises ValueError: if it is something else
         """
         if _is_import(name, value):
-            return self._named(name, IMPORTING[name].find(value))
-        if value is None or isinstance(value, bool | str):
-            return value
-        if isinstance(value, np.generic):
-            return {"scalar": self.array(name, value)}
-        if isinstance(value, int):
-            if abs(value) >= MAX_INT:
-                raise ValueError(f"`{name}` must be a number of 64 bits to be saved, got {value}")
-            return int(value)
-        if isinstance(value, float):
-            return float(value) if np.isfinite(value) else {"float": repr(float(value))}
-        if isinstance(value, list):
-            return [self.encode(name, each) for each in value]
-        if isinstance(value, tuple):
-            return {"tuple": [self.encode(name, each) for each in value]}
-        if isinstance(value, Mapping):
-            return {"dict": self._entries(name, value)}
-        return self._encode_object(name, value)
+            module, _, attribute = value.partition(":")
+            value = getattr(import_module(module), attribute)
+        match value:
+            case np.float64():
+                # NumPy rounds by one otherwise than by a float; other numbers can be Python's.
+                return {"float64": self.encode(name, float(value))}
+            case np.generic() if value.dtype.name in _DTYPES:
+                return self.encode(name, value.item())
+            case th.Tensor():
+                return {"tensor": self._keep(value)}
+            case np.ndarray() if value.dtype.name in _DTYPES and value.dtype.isnative:
+                # A copy: torch warns of arrays that can't be written to.
+                return {"array": self._keep(th.from_numpy(np.array(value, order="C")))}
+            case np.dtype():
+                return {"dtype": value.name}
+            case None | bool() | str() | int():
+                return value
+            case float():
+                return value if math.isfinite(value) else {"float": repr(value)}
+            case list():
+                return [self.encode(name, each) for each in value]
+            case tuple():
+                return {"tuple": [self.encode(name, each) for each in value]}
+            case Mapping() if not isinstance(value, spaces.Space):
+                return {"dict": [self._entry(name, *pair) for pair in value.items()]}
+            case GoalSelectionStrategy():
+                return next(key for key, each in KEY_TO_GOAL_STRATEGY.items() if each is value)
+            case noise.VectorizedActionNoise():
+                # `learn` makes as many of it as there are environments.
+                return self.encode(name, value.base_noise)
+            case type() if issubclass(value, np.generic):
+                return {"dtype": np.dtype(value).name}
+        return self._object(name, value)
 
-    def _entries(self, name: str, value: Mapping[Any, Any]) -> dict[str, Any]:
-        if other := [key for key in value if not isinstance(key, str)]:
-            raise ValueError(f"`{name}` can't be saved: the key {other[0]!r} is no text")
-        return {key: self.encode(_role(name, key), each) for key, each in value.items()}
+    def _entry(self, name: str, key: Any, value: Any) -> list[Any]:
+        if not isinstance(key, str | int):
+            raise ValueError(f"`{name}` can't be saved: the key {key!r} is no text")
+        return [key, self.encode(_role(name, key), value)]
 
-    def _encode_object(self, name: str, value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return {"array": self.array(name, value)}
-        if isinstance(value, type) and issubclass(value, np.generic):
-            return {"dtype": np.dtype(value).name}
-        if isinstance(value, np.dtype):
-            return {"dtype": value.name}
-        if isinstance(value, GoalSelectionStrategy):
-            return next(text for text, each in KEY_TO_GOAL_STRATEGY.items() if each is value)
-        if isinstance(value, VectorizedActionNoise):
-            # `learn` makes as many of it as there are environments.
-            return self.encode(name, value.base_noise)
-        for known, (kind, attributes) in OBJECTS.items():
-            if type(value) is kind:
-                own = {key: getattr(value, attr) for key, attr in attributes.items()}
-                return {known: self._entries(name, own)}
-        if isinstance(value, type) or (callable(value) and hasattr(value, "__name__")):
-            return self._named(name, value)
-        raise ValueError(
-            f"`{name}` can't be saved without pickle: {value!r} is no plain value, known class, "
-            "schedule or noise; a function or class of your own must be given by itself"
-        )
+    def _keep(self, tensor: th.Tensor) -> str:
+        own = str(len(self.tensors))
+        self.tensors[own] = tensor
+        return own
 
-    def _named(self, role: str, value: Any) -> dict[str, str]:
-        """Return the JSON of a class or function; ``custom_objects`` has one for each name.
-
-        :raises ValueError: if another of the user's own has its name
-        """
-        named = name_of(role, value)
-        if is_custom(named):
-            other = self.own.setdefault(named["custom"], value)
-            if other is not value:
-                raise ValueError(
-                    f"`{role}` can't be saved: {value!r} has the name of {other!r}, and "
-                    "`custom_objects` could give back only one of them; rename one"
-                )
-        return named
+    def _object(self, name: str, value: Any) -> Any:
+        kind = _kind_of(value)
+        if kind in _OBJECTS:
+            given = {key: getattr(value, attribute) for key, attribute in _OBJECTS[kind].items()}
+            return {kind.__name__: self.encode("", given)["dict"]}
+        if not (isinstance(value, type) or (callable(value) and hasattr(value, "__name__"))):
+            raise ValueError(
+                f"`{name}` can't be saved without pickle: {value!r} is no plain value, known "
+                "class, space, schedule or noise; a function or class of your own must be given by "
+                "itself"
+            )
+        known = named(name, value)
+        other = self.own.setdefault(known["custom"], value) if "custom" in known else value
+        if other is not value:
+            raise ValueError(
+                f"`{name}` can't be saved: {value!r} has the name of {other!r}, and "
+                "`custom_objects` could give back only one of them; rename one"
+            )
+        return known
 
 
 class Decoder:
     """Turns JSON into values.
 
-    :param arrays: by name
+    :param tensors: by name
     :param custom_objects: the user's own classes and functions, by name
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], custom_objects: Mapping[str, Any]) -> None:
-        self._arrays = arrays
-        self._unused = set(arrays)
-        self.custom_objects = custom_objects
-
-    def array(self, name: Any) -> np.ndarray:
-        """Return an array by its name.
-
-        :raises UnsafeFileError: if there is none
-        """
-        if not isinstance(name, str) or name not in self._arrays:
-            raise UnsafeFileError(f"it names the array {str(name)[:60]!r}, which it hasn't")
-        self._unused.discard(name)
-        return self._arrays[name]
-
-    def check_all_used(self) -> None:
-        """Refuse arrays that no value named.
-
-        :raises UnsafeFileError: if there are any
-        """
-        if self._unused:
-            raise UnsafeFileError(f"its array {min(self._unused)[:60]!r} belongs to nothing")
+    def __init__(self, tensors: Mapping[str, th.Tensor], custom_objects: Mapping[str, Any]) -> None:
+        self._tensors, self._custom_objects = tensors, custom_objects
+        #: names of the user's own that the file asked for
+        self.asked: set[str] = set()
 
     def decode(self, name: str, value: Any) -> Any:
         """Return the value of its JSON.
 
         :param name: the argument that the value belongs to
-        :param value: the JSON
         :raises UnsafeFileError: if it is none
         """
         if _is_import(name, value):
             raise UnsafeFileError(f"its `{name}` names a module to import, {value[:60]!r}")
-        if value is None or isinstance(value, bool | str | int | float):
-            return value
         if isinstance(value, list):
             return [self.decode(name, each) for each in value]
-        if not isinstance(value, dict) or len(value) != 1:
+        if not isinstance(value, dict):
+            return value
+        if len(value) != 1:
             raise UnsafeFileError(f"its `{name}` is an object without one kind")
         ((kind, content),) = value.items()
-        match kind:
-            case "tuple":
-                return tuple(self.decode(name, each) for each in checked_type(list, content, name))
-            case "dict":
-                entries = checked_type(dict, content, name).items()
-                return {key: self.decode(_role(name, key), each) for key, each in entries}
-            case "float" if content in ("nan", "inf", "-inf"):
+        match kind, content:
+            case "tuple", list():
+                return tuple(self.decode(name, each) for each in content)
+            case "dict", list():
+                return {key: self.decode(_role(name, key), each) for key, each in content}
+            case "float", "nan" | "inf" | "-inf":
                 return float(content)
-            case "array":
-                return self.array(content)
-            case "scalar" if self.array(content).ndim == 0:
-                return self.array(content)[()]
-            case "dtype" if content in DTYPES:
+            case "float64", _:
+                return np.float64(self.decode(name, content))
+            case "dtype", str() if content in _DTYPES:
                 return np.dtype(content).type
-            case "class" | "custom" if isinstance(content, str):
-                return class_of(name, value, self.custom_objects)
-        if kind in OBJECTS_OF.get(name, ()):
-            return self._object(kind, content)
-        raise UnsafeFileError(f"its `{name}` is of the unknown kind {kind[:60]!r}")
+            case "array", str() if content in self._tensors:
+                return self._tensors[content].numpy()
+            case "tensor", str() if content in self._tensors:
+                return self._tensors[content]
+            case "class" | "custom", str():
+                self.asked |= {content} if kind == "custom" else set()
+                return found(name, value, self._custom_objects)
+            case str(), list() if kind in OBJECTS:
+                return self._object(kind, content)
+        raise UnsafeFileError(f"its `{name}` holds what is none of our values, {str(value)[:60]}")
 
-    def _object(self, kind: str, content: Any) -> Any:
+    def _object(self, kind: str, content: list[Any]) -> Any:
         made, attributes = OBJECTS[kind]
-        if set(checked_type(dict, content, kind)) != set(attributes):
+        given = self.decode(kind, {"dict": content})
+        if set(given) != set(attributes):
             raise UnsafeFileError(f"its {kind} must have {sorted(attributes)}")
-        values = {key: self.decode(key, each) for key, each in content.items()}
-        try:
-            return made(**values)
-        except (TypeError, ValueError) as error:
-            raise UnsafeFileError(f"its {kind} is not valid: {error}") from error
+        if made is spaces.Dict:
+            given["spaces"] = list(given["spaces"].items())  # a dict would be sorted
+        value = made(**given)
+        if isinstance(value, spaces.Space) and math.prod(value.shape or ()) > _LARGEST_SPACE:
+            raise UnsafeFileError(f"its {kind} space has more than {_LARGEST_SPACE} numbers")
+        return value
+
+
+def made_anew(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """Return a space of Gymnasium's own classes that is equal to one whose classes are ours.
+
+    :raises ValueError: if it is of another kind than those that a file may hold
+    """
+    encoder = Encoder()
+    state = encoder.encode("space", space)
+    made: spaces.Space[Any] = Decoder(encoder.tensors, {}).decode("space", state)
+    return made
+
+
+def _kind_of(value: Any) -> type[Any]:
+    """Return a value's class; of a space that names its tasks, Gymnasium's behind it."""
+    classes = type(value).__mro__ if hasattr(value, "task_names") else ()
+    return next((each for each in classes if each in _OBJECTS), type(value))
 
 
 def _is_import(name: str, value: Any) -> bool:
-    return name in IMPORTING and isinstance(value, str) and ":" in value
+    return name in _IMPORTED and isinstance(value, str) and ":" in value
 
 
-def _role(outer: str, key: str) -> str:
-    """Return the argument that an entry of a dict is for: in a dict by tower, the dict's own."""
-    return outer if outer in IMPORTING or outer == "placement" else key
+def _role(outer: str, key: Any) -> str:
+    """Return the argument that an entry of a dict is for: in a dict by network, the dict's own."""
+    return outer if outer in _IMPORTED else str(key)
 
 
-def as_pythons(value: Any) -> Any:
-    """Return a number of NumPy's as one of Python's, if it isn't one anyway, as float64 is.
+def named(role: str, value: Any) -> dict[str, str]:
+    """Return the JSON of a class, or of a function that the user names.
 
-    SB3 keeps whichever it was given, and NumPy rounds by a float64 otherwise than by a float.
+    :param role: the argument that takes it
+    :param value: a class or function
+    :raises ValueError: if it has no name that could be given again
     """
-    ours = not isinstance(value, np.generic) or isinstance(value, float)
-    return value if ours else value.item()
+    name = getattr(value, "__name__", "")
+    if name in KNOWN and _known(name) is value:
+        return {"class": name}
+    if not name.isidentifier():
+        raise ValueError(
+            f"`{role}` can't be saved: {value!r} has no name under which `custom_objects` could "
+            "give it back; use a class or a function with a name"
+        )
+    return {"custom": name}
 
 
-def checked_type(kind: type[Any], value: Any, name: str) -> Any:
-    """Return a value if it is of a type.
+def found(role: str, value: Mapping[str, Any], custom_objects: Mapping[str, Any]) -> Any:
+    """Return the class or function that :func:`named` named.
 
-    :raises UnsafeFileError: if it isn't
+    :param role: the argument that takes it
+    :param value: the JSON
+    :param custom_objects: the user's own, by name
+    :raises UnsafeFileError: if it isn't on the list, isn't given, or needs sb3-contrib
     """
-    if not isinstance(value, kind):
-        raise UnsafeFileError(f"its `{name[:60]}` holds no {kind.__name__}")
-    return value
+    ((kind, name),) = value.items()
+    if kind == "custom":
+        if name not in custom_objects:
+            raise UnsafeFileError(
+                f"its `{role}` is a class or function of its maker's: pass custom_objects="
+                f"{{{name[:60]!r}: ...}} to say what that is"
+            )
+        return custom_objects[name]
+    if name not in KNOWN:
+        raise UnsafeFileError(f"its `{role}` is {name[:60]!r}, which is none of the known classes")
+    if (known := _known(name)) is None:
+        raise UnsafeFileError(f"its `{role}` is {name}, which needs sb3-contrib installed")
+    return known
+
+
+def _known(name: str) -> Any:
+    """Import what the list above names, never what a file says; None without sb3-contrib."""
+    try:
+        return getattr(import_module(KNOWN[name]), name)
+    except ImportError:
+        return None

@@ -15,6 +15,7 @@ require("sb3_moe.study", "jinja2", "matplotlib", "pydantic", "rich", "scipy", "t
 
 from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.folder import CellFolder
-from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
+from sb3_moe.study.spec.config import Architecture, CellConfig
+from sb3_moe.study.spec.setup import Evaluation
 
 __all__ = ["Architecture", "CellConfig", "CellFolder", "Evaluation", "train_cell"]

@@ -18,8 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_moe
 from sb3_moe.policies.registration import TABLE
+from sb3_moe.saving.model_file import MAX_BYTES
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
-from sb3_moe.saving.reading import MAX_BYTES
 from sb3_moe.study.spec.games import game_id, games_as_tasks
 from sb3_moe.study.spec.named import imported
 from sb3_moe.study.spec.tasks import entry_of

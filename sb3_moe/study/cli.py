@@ -90,8 +90,6 @@ class Run:
     """Cells at a time, on one thread each; by default as many as the cores that it may use."""
     retry: bool = False
     """Run cells that failed or are damaged again."""
-    trust: bool = False
-    """Go on from snapshots that your own runs did not sign too: they can run code."""
     replays: bool = False
     """In the report, a page on which each network plays: some seconds for each."""
     engine: Literal["local", "ray"] = "local"
@@ -112,8 +110,8 @@ class Run:
             from sb3_moe.study.run.ray_engine import RayEngine
 
             cpus = 1.0 if self.cpus is None else self.cpus
-            return RayEngine(self.address, cpus, self.gpus or 0.0, trust=self.trust)
-        return LocalEngine(self.processes, root / CACHE, trust=self.trust)
+            return RayEngine(self.address, cpus, self.gpus or 0.0)
+        return LocalEngine(self.processes, root / CACHE)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from sb3_moe.files.json_file import read_json, write_json
-from sb3_moe.files.writable import check_writable
+from sb3_moe.saving.files import check_writable, read_json, write_json
 from sb3_moe.study.report.claims import load_claims
 from sb3_moe.study.report.last_run import check_level, other_study
 from sb3_moe.study.run.engine import Engine, child_environment, environment

@@ -17,7 +17,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from sb3_moe.files.writable import check_writable
+from sb3_moe.saving.files import check_writable
 from sb3_moe.study.commands import CACHE, play, prepare, rehearse, say
 from sb3_moe.study.exit_status import exit_status
 from sb3_moe.study.report.folder import check_report_folder
@@ -30,9 +30,9 @@ from sb3_moe.study.run.jobs import Job, refuse_changes, survey, unfinished
 from sb3_moe.study.run.runner import locked, run
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.architectures import moe_architecture, title
-from sb3_moe.study.spec.config import Architecture, Evaluation, Regime
+from sb3_moe.study.spec.config import Architecture, Regime
 from sb3_moe.study.spec.grid import StudyConfig
-from sb3_moe.study.spec.setup import check_device
+from sb3_moe.study.spec.setup import Evaluation, check_device
 
 ROLLOUT = 64 * 128
 

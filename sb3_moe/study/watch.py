@@ -10,7 +10,7 @@ import tyro
 
 import sb3_moe
 from sb3_moe.extras import require
-from sb3_moe.files.writable import check_writable
+from sb3_moe.saving.files import check_writable
 from sb3_moe.study.agent import AgentOptions, opened
 from sb3_moe.study.exit_status import exit_status
 from sb3_moe.watching.importance import check_importance, expert_importance

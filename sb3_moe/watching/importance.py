@@ -14,11 +14,11 @@ import numpy.typing as npt
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.generators import preserved_generators
 from sb3_moe.layers.checks import whole
 from sb3_moe.measures.statistics import Estimate, bootstrap_interval, decimals
 from sb3_moe.networks import kind_of
 from sb3_moe.policies.of_model import policy_of
+from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.vec_env.evaluating import LONGEST, evaluate_tasks
 from sb3_moe.watching.interventions import mixtures_of, without_expert
 from sb3_moe.watching.stage import seed_generators, stage_for

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_moe.files.in_html import digest_of, embedded
+from sb3_moe.saving.files import digest_of, embedded
 from sb3_moe.watching.pictures import data_of
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
-from sb3_moe.generators import preserved_generators
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import whole
@@ -24,6 +23,7 @@ from sb3_moe.measures.activations import recording
 from sb3_moe.networks import networks_of
 from sb3_moe.networks.decisions import Decision
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.vec_env.evaluating import takes_masks
 from sb3_moe.vec_env.tasks import action_meanings, tasks_played
 from sb3_moe.watching.interventions import mixtures_of, without_expert

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sb3_moe.files.atomic import atomic
 from sb3_moe.networks.decisions import Kind
+from sb3_moe.saving.files import atomic
 from sb3_moe.watching.pictures import FILMS
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sb3_moe.extras import require
-from sb3_moe.files.atomic import atomic
+from sb3_moe.saving.files import atomic
 from sb3_moe.watching.colours import COLOURS
 from sb3_moe.watching.pictures import FILMS, shrunk
 

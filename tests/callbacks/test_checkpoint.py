@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_moe.callbacks import SnapshotCallback
-from sb3_moe.saving import archive
+from sb3_moe.saving import snapshot
 from sb3_moe.vec_env import GymnasiumVecEnv
 
 
@@ -45,7 +45,7 @@ class Pointing(gym.Wrapper):
 
 def test_a_part_of_the_environment_that_cannot_be_pickled_is_refused_at_the_start(tmp_path):
     env = DummyVecEnv([lambda: Pointing(gym.make("CartPole-v1"))])
-    rule = r"environment can't be saved.*ValueError: ctypes objects.*; give that part a `__getst"
+    rule = r"environment can't be saved.*ValueError: ctypes objects.*give that part a `__getst"
     refused(ppo(env), tmp_path, ValueError, rule)
 
 
@@ -84,8 +84,7 @@ def test_trying_leaves_a_run_as_it_is_without(tmp_path):
 
 
 def test_a_save_that_fails_leaves_nothing_and_what_was_there(tmp_path, monkeypatch):
-    def fail(file, entries):
-        file.write(b"half")
+    def fail(folder):
         raise OSError("no space left on device")
 
     model = ppo()
@@ -93,7 +92,7 @@ def test_a_save_that_fails_leaves_nothing_and_what_was_there(tmp_path, monkeypat
     class Fill(BaseCallback):
         def _on_step(self):
             if self.num_timesteps == 40:
-                monkeypatch.setattr(archive, "write_entries", fail)
+                monkeypatch.setattr(snapshot, "sync_folder", fail)
             return True
 
     with pytest.raises(OSError, match="no space left"):

@@ -13,7 +13,9 @@ import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import FreezeRouterCallback, SnapshotCallback
 from sb3_moe.layers import MoELayer, RouterInput, mlp_experts
 from sb3_moe.measures.resets import reset_heads, reset_optimizers, shrink_and_perturb
-from sb3_moe.snapshot.resuming import resume
+from sb3_moe.saving.snapshot import resume
+from sb3_moe.measures.resets import reset_heads, reset_optimizers, shrink_and_perturb
+from sb3_moe.saving.snapshot import resume
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle
 

@@ -16,7 +16,7 @@ from sb3_moe.callbacks import (
     TaskSwitchCallback,
 )
 from sb3_moe.growing import drop_masks
-from sb3_moe.snapshot.resuming import resume
+from sb3_moe.saving.snapshot import resume
 from sb3_moe_envs import Cycle
 
 TASKS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"]

@@ -17,10 +17,11 @@ from sb3_moe.callbacks import (
     TaskGradientCallback,
     TaskSwitchCallback,
 )
-from sb3_moe.callbacks.task_switch import Restarted
-from sb3_moe.files.record import Record
+from sb3_moe.learning_rates import Restarted
+from sb3_moe.saving.record import Record
 from sb3_moe.vec_env import MultiTaskReplayBuffer
 from sb3_moe.vec_env.kept_rows import Reservoir
+from sb3_moe.saving.record import Record
 
 SEQUENCE = (0,) * 20 + (1,) * 200
 

@@ -12,7 +12,7 @@ from toy import toy_vec_env
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import SnapshotCallback, TaskSwitchCallback
-from sb3_moe.snapshot.resuming import resume
+from sb3_moe.saving.snapshot import resume
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_env.kept_rows import Reservoir
 from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv

@@ -187,12 +187,11 @@ def test_a_pickle_is_built_again_with_the_generators_and_plays_as_one_that_never
 def test_a_snapshot_of_it_says_that_a_new_episode_begins():
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    from sb3_moe.snapshot.env_state import load_env, save_env
+    from sb3_moe.saving.environment import load_env, save_env
 
     env = DummyVecEnv([lambda: gym.make("sb3_moe_envs:SB3MoE/MetaWorld-v0", task="reach")])
     env.seed(1)
     env.reset()
-    saved = save_env(env)
-    assert not saved.exact
-    again = load_env(saved)
+    again, exact = load_env(save_env(env))
+    assert not exact
     np.testing.assert_array_equal(again.reset(), env.reset())

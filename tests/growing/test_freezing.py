@@ -14,7 +14,9 @@ import sb3_moe
 from sb3_moe import freeze_experts, thaw_experts
 from sb3_moe.callbacks import SnapshotCallback
 from sb3_moe.networks import networks_of
-from sb3_moe.snapshot.resuming import resume
+from sb3_moe.saving.snapshot import resume
+from sb3_moe.optimizers.idle_experts import IdleExperts
+from sb3_moe.saving.snapshot import resume
 
 CASES = {
     "PPO": {"placement": "all"},

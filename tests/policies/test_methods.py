@@ -13,7 +13,7 @@ from sb3_moe import presets
 from sb3_moe.callbacks import PlasticityCallback, RoutingCallback
 from sb3_moe.layers import EmbeddingMoE
 from sb3_moe.layers.encoder import Residual
-from sb3_moe.layers.task_embedding import TaskEmbedding
+from sb3_moe.layers.fixed_moe import TaskEmbedding
 from sb3_moe.measures import hidden_layers, redo
 from sb3_moe.networks import networks_of
 from sb3_moe.optimizers import ExpertAdam

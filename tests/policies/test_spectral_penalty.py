@@ -5,16 +5,8 @@ import reference
 import torch as th
 from torch import nn
 
-from sb3_moe.layers import (
-    LinearRouter,
-    SparseMoE,
-    StackedNetwork,
-    TaskMoE,
-    UniformMoE,
-    grouped,
-    mlp_experts,
-    paths,
-)
+from sb3_moe.layers import LinearRouter, SparseMoE, StackedNetwork, TaskMoE, UniformMoE, mlp_experts, paths
+from sb3_moe.study.report.tables import grouped
 from sb3_moe.layers import experts as experts_module
 from sb3_moe.policies.spectral import (
     ByFeatures,

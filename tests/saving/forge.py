@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import json
 import struct
-import zipfile
 from typing import Any
 
-MODEL, ARRAYS = "model.json", "arrays.safetensors"
+import safetensors.torch
+import torch as th
+
+from sb3_moe.saving.container import pack
+
+DROP = object()
 
 
-def parts_of(path: Any) -> dict[str, bytes]:
-    """Return a file's entries by name."""
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+def parts_of(path: Any) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
+    """Return a file's plain values, and its tensors by name."""
+    data = path.read_bytes()
+    state = json.loads(header_of(data)["__metadata__"]["model"])
+    tensors = safetensors.torch.load(data)
+    return state, {name: each for name, each in tensors.items() if name != "crc32"}
 
 
-def forge(path: Any, parts: Any, compression: int = zipfile.ZIP_STORED) -> Any:
-    """Write entries, a dict or a list of pairs, and return the path."""
-    pairs = parts.items() if isinstance(parts, dict) else parts
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, data in pairs:
-            archive.writestr(zipfile.ZipInfo(name), data, compress_type=compression)
+def forge(path: Any, state: Any, tensors: dict[str, th.Tensor]) -> Any:
+    """Write values and tensors with the checksum that they have, and return the path."""
+    path.write_bytes(pack(state, tensors))
     return path
 
 
-def changed(parts: dict[str, bytes], at: tuple[Any, ...], value: Any) -> dict[str, bytes]:
-    """Return the entries with another value at a place of the model's JSON.
+def changed(state: dict[str, Any], at: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    """Return a file's values with another one at a place.
 
     :param at: keys and indices
     :param value: of JSON, or ``DROP``
     """
-    state = json.loads(parts[MODEL])
+    state = json.loads(json.dumps(state))
     inner = state
     for key in at[:-1]:
         inner = inner[key]
@@ -39,10 +42,7 @@ def changed(parts: dict[str, bytes], at: tuple[Any, ...], value: Any) -> dict[st
         del inner[at[-1]]
     else:
         inner[at[-1]] = value
-    return parts | {MODEL: json.dumps(state).encode()}
-
-
-DROP = object()
+    return state
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -53,6 +53,13 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     if isinstance(value, list):
         return found + [p for i, each in enumerate(value) for p in places(each, (*at, i))]
     return found
+
+
+def option(state: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Return a file's values with another option of its policy."""
+    pairs = state["arguments"]["policy_kwargs"]["dict"]
+    kept = [pair for pair in pairs if pair[0] != name]
+    return changed(state, ("arguments", "policy_kwargs", "dict"), [*kept, [name, value]])
 
 
 def header_of(data: bytes) -> dict[str, Any]:

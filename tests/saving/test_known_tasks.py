@@ -1,6 +1,5 @@
 """A model's ids stand for the tasks that it was trained on, whatever it is given later."""
 
-import forge
 import gymnasium as gym
 import pytest
 from gymnasium import spaces
@@ -8,7 +7,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_moe
-from sb3_moe import UnsafeFileError, make_multitask_vec_env
+from sb3_moe import make_multitask_vec_env
 from sb3_moe.callbacks import evaluate_tasks
 from sb3_moe.vec_env import PerTaskVecNormalize
 from sb3_moe.vec_env.tasks import tasks_known
@@ -108,22 +107,6 @@ def test_tasks_in_another_order_are_not_played(play):
     model = agent(world(TASKS))
     with pytest.raises(ValueError, match=SWAPPED):
         play(model, world(TASKS[::-1]))
-
-
-def test_a_file_without_tasks_takes_them_in_any_order(tmp_path):
-    sb3_moe.save(agent(world(TASKS)), tmp_path / "agent.moe")
-    parts = forge.changed(forge.parts_of(tmp_path / "agent.moe"), ("tasks",), forge.DROP)
-    model = sb3_moe.load(forge.forge(tmp_path / "old.moe", parts), world(TASKS[::-1]))
-    assert tasks_known(model) == NAMES[::-1]
-    assert tasks_known(sb3_moe.load(tmp_path / "old.moe")) is None
-
-
-@pytest.mark.parametrize("tasks", ["CartPole", [1, 2], {"a": 1}, {}, 0, ""], ids=str)
-def test_tasks_that_are_no_names_are_refused(tmp_path, tasks):
-    sb3_moe.save(agent(world(TASKS)), tmp_path / "agent.moe")
-    parts = forge.changed(forge.parts_of(tmp_path / "agent.moe"), ("tasks",), tasks)
-    with pytest.raises(UnsafeFileError, match="its `tasks` holds no"):
-        sb3_moe.load(forge.forge(tmp_path / "forged.moe", parts))
 
 
 def test_who_never_sees_an_id_may_play_anything(tmp_path):

@@ -8,7 +8,6 @@ import sb3_moe
 from sb3_moe.layers import MoELayer
 from sb3_moe.policies.placements import Placement
 from sb3_moe.saving import UnsafeFileError
-from sb3_moe.saving.values import Decoder
 
 
 class Halves(MoELayer):
@@ -58,11 +57,3 @@ def test_a_placement_of_ones_own_is_data_and_lies_in_the_file(placement, tmp_pat
     assert loaded.policy.moe_options["placement"] == placement
     obs = arena.observe(model)
     assert (arena.predict(loaded, obs) == arena.predict(model, obs)).all()
-
-
-def test_a_placement_that_is_not_valid_is_refused_when_a_file_is_read():
-    kind = {"name": "x", "meaning": "", "hidden": None, "head": "inside", "tokens": ["sample"]}
-    with pytest.raises(UnsafeFileError, match="its Placement is not valid: `head`='inside' needs"):
-        Decoder({}, {}).decode("placement", {"Placement": kind})
-    with pytest.raises(UnsafeFileError, match="its `router` is of the unknown kind 'Placement'"):
-        Decoder({}, {}).decode("router", {"Placement": kind})

@@ -1,11 +1,10 @@
 """A model that was saved and loaded acts the same, and takes bit for bit the same next step."""
 
 import copy
-import re
-import zipfile
 
 import arena
 import cases
+import forge
 import numpy as np
 import pytest
 import safetensors.torch
@@ -22,10 +21,10 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 
 import sb3_moe
-from sb3_moe.callbacks.task_switch import Restarted
-from sb3_moe.generators import preserved_generators
+from sb3_moe.learning_rates import Restarted
 from sb3_moe.learning_rates import LinearPerBlock
 from sb3_moe.vec_env import DeviceReplayBuffer, DeviceRolloutBuffer
+from sb3_moe.saving.generators import preserved_generators
 
 EVERY = cases.every_case()
 FLAT = [case for case in EVERY if arena.kind_of(case.alias) == "Mlp"]
@@ -267,11 +266,10 @@ def test_saving_leaves_the_model_as_it_was(algorithm, tmp_path):
 def test_the_tensors_can_be_read_by_safetensors_itself(tmp_path):
     model = arena.train(arena.make("SAC", net_arch=[4]))
     sb3_moe.save(model, tmp_path / "x.moe")
-    with zipfile.ZipFile(tmp_path / "x.moe") as archive:
-        found = safetensors.torch.load(archive.read("weights.safetensors"))
+    found = safetensors.torch.load_file(tmp_path / "x.moe")
     for name, tensor in model.policy.state_dict().items():
-        assert th.equal(found[f"policy/{name}"], tensor)
-    assert th.equal(found["log_ent_coef"], model.log_ent_coef)
+        assert th.equal(found[f"weights/policy/{name}"], tensor)
+    assert th.equal(found["weights/log_ent_coef"], model.log_ent_coef)
 
 
 def test_a_file_says_who_wrote_it_and_is_the_same_twice(tmp_path):
@@ -279,7 +277,7 @@ def test_a_file_says_who_wrote_it_and_is_the_same_twice(tmp_path):
     for name in ("a.moe", "b.moe"):
         sb3_moe.save(model, tmp_path / name)
     assert (tmp_path / "a.moe").read_bytes() == (tmp_path / "b.moe").read_bytes()
-    assert f'"sb3_moe": "{sb3_moe.__version__}"'.encode() in (tmp_path / "a.moe").read_bytes()
+    assert forge.parts_of(tmp_path / "a.moe")[0]["versions"]["sb3_moe"] == sb3_moe.__version__
 
 
 @pytest.mark.parametrize("actions", [spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3)], ids=str)
@@ -315,12 +313,6 @@ def test_a_folder_that_has_the_models_name_does_not_hide_it(tmp_path):
     (tmp_path / "agent.moe").unlink()
     with pytest.raises(sb3_moe.UnsafeFileError, match="agent can't be opened: it is no regular"):
         sb3_moe.load(tmp_path / "agent")
-
-
-@pytest.mark.parametrize("path", [".", "..", "/"])
-def test_a_path_without_a_name_is_refused(path):
-    with pytest.raises(ValueError, match=rf"`path` must be a file's, got '{re.escape(path)}'"):
-        sb3_moe.save(arena.make("PPO", net_arch=[4]), path)
 
 
 def test_what_is_no_model_cannot_be_saved(tmp_path):

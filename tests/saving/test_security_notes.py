@@ -9,10 +9,8 @@ ROOT = Path(__file__).parents[2]
 MODULES = [*sorted((ROOT / "sb3_moe").rglob("*.py")), *sorted((ROOT / "envs").rglob("*.py"))]
 # What SECURITY.md says of snapshots and of environments' states.
 PICKLES = {
-    "sb3_moe/snapshot/env_state.py",
-    "sb3_moe/snapshot/old.py",
-    "sb3_moe/snapshot/replay_file.py",
-    "sb3_moe/snapshot/run_state.py",
+    "sb3_moe/saving/environment.py",
+    "sb3_moe/saving/snapshot.py",
     "sb3_moe/vec_env/make.py",
     "sb3_moe/study/run/cell.py",
     "envs/sb3_moe_envs/snapshot.py",
@@ -29,9 +27,8 @@ IMPORTERS = {
 }
 # Those that import from lists of this package's own.
 OF_LISTS = {
-    "sb3_moe/moved.py",
     "sb3_moe/policies/registration.py",
-    "sb3_moe/saving/classes.py",
+    "sb3_moe/saving/values.py",
     "sb3_moe/study/agent.py",
 }
 
@@ -90,8 +87,6 @@ def test_the_security_notes_name_the_files_that_are_written():
     notes = (ROOT / "SECURITY.md").read_text()
     for name in (
         "*.moe",
-        "env.pkl",
-        "rest.pkl",
         "state.pkl",
         "manifest.json",
         "replay_buffer.pkl",

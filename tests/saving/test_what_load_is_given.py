@@ -19,38 +19,24 @@ def path(tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (
-            {"device": "gpu"},
-            ValueError,
-            r"^`device` must be one that torch has here, got 'gpu' \(Expected one of cpu, cuda",
-        ),
-        ({"device": None}, ValueError, r"^`device` must be .*, got None \("),
-        ({"max_bytes": "1e9"}, TypeError, r"^`max_bytes` must be a number, got '1e9'$"),
-        ({"max_bytes": -1}, ValueError, r"^`max_bytes` must be at least 0 and finite, got -1$"),
-        ({"replay_buffer": 1}, TypeError, r"^`replay_buffer` must be a bool, got 1$"),
-        ({"normalizer": "no"}, TypeError, r"^`normalizer` must be a bool, got 'no'$"),
-        (
-            {"custom_objects": [arena]},
-            TypeError,
-            r"^`custom_objects` must be a dict by name, got \[<module",
-        ),
+        ({"device": "gpu"}, RuntimeError, r"^Expected one of cpu, cuda.*: gpu$"),
         (
             {"custom_objects": {"learning_rate": 1e-5}},
             TypeError,
-            r"^`custom_objects` must hold classes and functions, .*, got 'learning_rate': 1e-05; "
+            r"^`custom_objects` must hold classes and functions, .*, got 'learning_rate'; "
             r"other arguments are changed on the model$",
         ),
     ],
 )
-def test_a_wrong_argument_is_named_before_the_file_is_opened(arguments, error, message, tmp_path):
+def test_a_wrong_argument_is_not_blamed_on_the_file(arguments, error, message, path):
     with pytest.raises(error, match=message) as caught:
-        sb3_moe.load(tmp_path / "none.moe", **arguments)
+        sb3_moe.load(path, **arguments)
     assert not isinstance(caught.value, UnsafeFileError)
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "clip_range", "policy_kwargs", "policy_class"])
 def test_an_argument_is_no_custom_object_whatever_it_is(name, path):
-    text = f"must hold classes and functions, .* got '{name}', an argument; other arguments are"
+    text = f"must hold classes and functions, .* got '{name}'; other arguments are"
     with pytest.raises(TypeError, match=text):
         sb3_moe.load(path, device="cpu", custom_objects={name: lambda _: 1e-5})
 
@@ -80,6 +66,6 @@ def test_that_memory_ran_out_is_no_fault_of_the_files(error, path, monkeypatch):
     def full(*_):
         raise error("no room")
 
-    monkeypatch.setattr("sb3_moe.saving.reading.load_weights", full)
+    monkeypatch.setattr("sb3_moe.saving.model_parts.set_weights", full)
     with pytest.raises(error, match=r"^no room$"):
         sb3_moe.load(path, device="cpu")

@@ -3,14 +3,12 @@ import os
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import tyro
 from made_up_study import run, write, write_arrays
 from rich.console import Console
 
-from sb3_moe.files.json_file import write_json
+from sb3_moe.saving.files import write_json
 from sb3_moe.study import cli, commands, first_run
 from sb3_moe.study.run import runner
 from sb3_moe.study.run.folder import CellFolder
@@ -320,20 +318,6 @@ def test_help_lists_every_option(capsys):
     text = capsys.readouterr().out
     for option in ("games", "steps", "seeds", "placements", "routers", "device", "out"):
         assert f"--{option}" in text
-
-
-@pytest.mark.parametrize("words", [[], ["--trust"]])
-def test_trust_reaches_the_processes_of_the_cells(words, tmp_path):
-    class Context:
-        def Process(self, *, args, **kwargs):
-            started.append(args)
-            return SimpleNamespace(start=lambda: None)
-
-    command = tyro.cli(cli.Command, args=["run", "smoke", *words])
-    engine, started = command.make_engine(tmp_path), []
-    engine._context = Context()
-    engine.start(command.options.load().cells()[0], tmp_path / "cell")
-    assert started[0][-1] is bool(words)
 
 
 def test_a_study_that_is_not_there_is_said_not_to_be(capsys):

@@ -24,10 +24,11 @@ from sb3_moe.study.spec.arguments import (
     given,
     normaliser_class,
 )
-from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
+from sb3_moe.study.spec.config import Architecture, CellConfig
 from sb3_moe.study.spec.games import MINATAR
 from sb3_moe.study.spec.grid import StudyConfig
 from sb3_moe.study.spec.schedules import build_schedule, takes_all_tasks
+from sb3_moe.study.spec.setup import Evaluation
 from sb3_moe.study.spec.signatures import parameters_of
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 

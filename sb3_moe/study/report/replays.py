@@ -6,8 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from sb3_moe.saving.reading import load
-from sb3_moe.snapshot.model_file import SAFE
+from sb3_moe.saving.model_file import SAFE, load
 from sb3_moe.study.run.engine import child_environment, environment
 from sb3_moe.study.run.jobs import Job, survey
 from sb3_moe.study.spec.architectures import heading, titles

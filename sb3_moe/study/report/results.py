@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_moe.files.json_file import read_json
+from sb3_moe.saving.files import read_json
 from sb3_moe.study.report.claims import Claims, load_claims
 from sb3_moe.study.report.facts import shared_arguments
 from sb3_moe.study.report.judging import Finding, judge_claims

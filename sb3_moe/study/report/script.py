@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from sb3_moe.files.in_html import digest_of
+from sb3_moe.saving.files import digest_of
 
 _TEMPLATES = files("sb3_moe.study.report").joinpath("templates")
 _PARTS = ("looks", "lines", "dots", "controls")

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from sb3_moe.files.in_html import embedded
 from sb3_moe.measures.plasticity import TAUS
 from sb3_moe.plots.inside import colours_of_gates
 from sb3_moe.plots.save import FORMATS
+from sb3_moe.saving.files import embedded
 from sb3_moe.study.report import tables
 from sb3_moe.study.report.charts import charts
 from sb3_moe.study.report.facts import facts

@@ -7,10 +7,8 @@ from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
-from sb3_moe.files.atomic import atomic
-from sb3_moe.files.npz_file import write_npz
-from sb3_moe.files.writable import check_writable
 from sb3_moe.plots.save import FORMATS, save_figure
+from sb3_moe.saving.files import atomic, check_writable, write_npz
 from sb3_moe.study.report import figures, tables
 from sb3_moe.study.report.charts import curves, networks
 from sb3_moe.study.report.folder import PAGE, PICTURES, README, check_report_folder

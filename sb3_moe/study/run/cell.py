@@ -22,12 +22,11 @@ from sb3_moe.callbacks import (
     SnapshotCallback,
     TaskRolloutCallback,
 )
-from sb3_moe.files.json_file import write_json
-from sb3_moe.generators import preserved_generators
+from sb3_moe.saving.files import write_json
+from sb3_moe.saving.generators import preserved_generators
+from sb3_moe.saving.model_file import write_model
 from sb3_moe.saving.normalizer import is_known
-from sb3_moe.snapshot.manifest import DamagedError, UntrustedError
-from sb3_moe.snapshot.model_file import write_model
-from sb3_moe.snapshot.resuming import resume
+from sb3_moe.saving.snapshot import DamagedError, resume
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.heartbeat import Heartbeat
 from sb3_moe.study.run.integrity import ORIGIN, STATISTICS
@@ -52,12 +51,11 @@ DAMAGE = (
 )
 
 
-def train_cell(cell: CellConfig, folder: CellFolder, *, trust: bool = False) -> None:
+def train_cell(cell: CellConfig, folder: CellFolder) -> None:
     """Train from the last snapshot that is whole, or from the start, to the end.
 
     :param cell: what to train
     :param folder: where its files go; ``done.json`` last
-    :param trust: go on from snapshots that the user's key didn't sign too, which can run code
     :raises ValueError: if there are snapshots, but the scores don't reach to one, or this machine
         lacks the device
     :raises RuntimeError: if a snapshot is whole, but can't be loaded
@@ -65,7 +63,7 @@ def train_cell(cell: CellConfig, folder: CellFolder, *, trust: bool = False) -> 
     check_device(cell.device, here=True)
     begun = time.monotonic()
     folder.start({"cell": cell.to_dict(), **_resolved(cell), **provenance()})
-    model, env = _restored(cell, folder, trust) or _begun(cell, folder)
+    model, env = _restored(cell, folder) or _begun(cell, folder)
     start = model.num_timesteps
     logger = _logger(folder, start)
     model.set_logger(logger)
@@ -93,7 +91,7 @@ def _write_model(model: BaseAlgorithm, path: Path) -> None:
     """
     normalizer = model.get_vec_normalize_env()
     with tempfile.TemporaryDirectory(dir=path, prefix=".model-") as temporary:
-        is_safe = write_model(model, Path(temporary), normalizer=True)
+        is_safe = write_model(model, Path(temporary))
         if normalizer is not None and not (is_safe and is_known(normalizer)):
             normalizer.save(str(Path(temporary) / STATISTICS))
         for file in Path(temporary).iterdir():
@@ -126,17 +124,13 @@ def _begun(cell: CellConfig, folder: CellFolder) -> tuple[BaseAlgorithm, VecEnv]
     return model, env
 
 
-def _restored(
-    cell: CellConfig, folder: CellFolder, trust: bool
-) -> tuple[BaseAlgorithm, VecEnv] | None:
+def _restored(cell: CellConfig, folder: CellFolder) -> tuple[BaseAlgorithm, VecEnv] | None:
     """Load the latest snapshot that can be, if there is one."""
     for snapshot in reversed(folder.snapshots()):
         try:
-            return resume(snapshot, device=cell.device, trust=trust)
+            return resume(snapshot, device=cell.device)
         except DAMAGE as error:
             print(f"{snapshot} is damaged: {error!r}")
-        except UntrustedError as error:
-            raise RuntimeError(f"{error}; cells that failed run again with --retry") from error
         except Exception as error:
             raise RuntimeError(_cure(snapshot, error)) from error
     return None

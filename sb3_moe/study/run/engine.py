@@ -77,34 +77,33 @@ class Engine(Protocol):
         ...
 
 
-def work(cell: Mapping[str, Any], path: str, trust: bool = False) -> None:
+def work(cell: Mapping[str, Any], path: str) -> None:
     """Train one cell in this process, and write down what went wrong if something did.
 
     :param cell: what to train
     :param path: its folder
-    :param trust: go on from snapshots that can run code, whoever wrote them
     :raises BusyError: if another process works in the folder, and goes on to
     """
     folder = CellFolder(Path(path))
     with held(folder.path, PATIENCE):
         # The process that was waited for may have finished the cell.
         if folder.state().status != "done":
-            _train(cell, folder, trust)
+            _train(cell, folder)
 
 
-def _train(cell: Mapping[str, Any], folder: CellFolder, trust: bool) -> None:
+def _train(cell: Mapping[str, Any], folder: CellFolder) -> None:
     try:
         import torch as th
 
         from sb3_moe.study.run.cell import train_cell
 
         th.set_num_threads(1)
-        train_cell(CellConfig.from_dict(cell), folder, trust=trust)
+        train_cell(CellConfig.from_dict(cell), folder)
     except Exception as error:
         folder.fail(error)
 
 
-def _work_quietly(cell: Mapping[str, Any], path: str, trust: bool) -> None:
+def _work_quietly(cell: Mapping[str, Any], path: str) -> None:
     """Do the same with the process's own output in a file, so that it doesn't mix with others'."""
     end_with_parent()
     # A terminal sends both to the whole group; the parent decides who stops.
@@ -114,7 +113,7 @@ def _work_quietly(cell: Mapping[str, Any], path: str, trust: bool) -> None:
     os.dup2(log.fileno(), sys.stdout.fileno())
     os.dup2(log.fileno(), sys.stderr.fileno())
     try:
-        work(cell, path, trust)
+        work(cell, path)
     except BusyError as error:
         print(error, file=sys.stderr)
         sys.exit(BUSY)
@@ -151,13 +150,11 @@ class LocalEngine:
 
     :param processes: how many at a time; None: as many as the cores that it may use
     :param cache: see :func:`child_environment`
-    :param trust: go on from snapshots that can run code, whoever wrote them
     :raises ValueError: if there are none
     """
 
-    def __init__(self, processes: int | None, cache: Path, *, trust: bool = False) -> None:
+    def __init__(self, processes: int | None, cache: Path) -> None:
         self.capacity = check_processes(processes)
-        self._trust = trust
         self._variables = child_environment(cache)
         self._context = mp.get_context("spawn")
         self._running: dict[str, SpawnProcess] = {}
@@ -167,7 +164,7 @@ class LocalEngine:
         path.mkdir(parents=True, exist_ok=True)
         process = self._context.Process(
             target=_work_quietly,
-            args=(cell.to_dict(), str(path), self._trust),
+            args=(cell.to_dict(), str(path)),
             name=cell.name,
             daemon=False,  # so that tasks, and workers of ours, may have processes of their own
         )

@@ -17,10 +17,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy.typing as npt
 
-from sb3_moe.files.digest import sha256_of
-from sb3_moe.files.json_file import read_json, write_json
-from sb3_moe.files.npz_file import read_npz
-from sb3_moe.snapshot.writing import snapshots_in, step_of
+from sb3_moe.saving.files import read_json, read_npz, sha256_of, write_json
+from sb3_moe.saving.snapshot import snapshots_in, step_of
 from sb3_moe.study.run.integrity import (
     RESULTS,
     check_snapshot,

@@ -8,7 +8,7 @@ from pathlib import Path
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_moe.callbacks.evaluate import MultiTaskEvalCallback
-from sb3_moe.files.json_file import write_json
+from sb3_moe.saving.files import write_json
 from sb3_moe.vec_env.tasks import short_names, task_names
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pickletools
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_moe.presets import MINATAR_PPO
-from sb3_moe.snapshot import old
-from sb3_moe.snapshot.manifest import check_files
+from sb3_moe.saving.snapshot import check_files
 from sb3_moe.study.spec.setup import steps_between
 
 #: What every run that is done has written.
@@ -25,8 +21,6 @@ STATISTICS = "vec_normalize.pkl"
 ORIGIN = "start_from.json"
 #: What a run that is done is judged by: the user's callbacks may still write into files of theirs.
 RESULTS = (*ESSENTIAL, "diagnostics.npz", "model.moe", "model.zip", STATISTICS, ORIGIN)
-# The last byte of every pickle.
-STOP = b"."
 
 
 def check_snapshot(path: Path) -> None:
@@ -34,38 +28,7 @@ def check_snapshot(path: Path) -> None:
 
     :raises ValueError: naming the file
     """
-    if not old.is_old(path):
-        check_files(path)
-        return
-    checks: dict[str, Callable[[Path], None]] = {old.MODEL: _check_zip, old.STATE: _check_pickle}
-    if (path / old.REPLAY_BUFFER).exists():
-        checks[old.REPLAY_BUFFER] = _check_end
-    for name, check in checks.items():
-        try:
-            check(path / name)
-        except Exception as error:  # a damaged file can raise anything
-            raise ValueError(f"{path.name}/{name} can't be read: {error}") from error
-
-
-def _check_zip(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged:
-        raise ValueError(f"{damaged} in it is damaged")
-
-
-def _check_pickle(path: Path) -> None:
-    """Walk through a pickle without doing what it says."""
-    for _ in pickletools.genops(path.read_bytes()):
-        pass
-
-
-def _check_end(path: Path) -> None:
-    """Look for the end of a pickle only: a replay buffer may be as large as the memory."""
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        if file.read() != STOP:
-            raise ValueError("it ends too early")
+    check_files(path)
 
 
 def covers(steps: npt.NDArray[Any], until: int, longest_gap: int) -> bool:

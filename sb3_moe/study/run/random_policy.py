@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.files.json_file import read_json
+from sb3_moe.saving.files import read_json
 from sb3_moe.study.spec.algorithms import algorithm_class
 from sb3_moe.study.spec.tasks import make_env
 from sb3_moe.vec_env.evaluating import (

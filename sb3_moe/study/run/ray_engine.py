@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sb3_moe.extras import require
-from sb3_moe.files.user_key import chosen_key
 from sb3_moe.study.run.engine import OF_A_CELL, work
 from sb3_moe.study.run.provenance import COMMAND, command
 from sb3_moe.study.spec.config import CellConfig
@@ -24,7 +23,6 @@ class RayEngine:
     :param cpus: CPUs per cell
     :param gpus: GPUs per cell, a fraction too
     :param retries: how often a cell whose node or process is lost starts again
-    :param trust: go on from snapshots that can run code, whoever wrote them
     """
 
     def __init__(
@@ -33,8 +31,6 @@ class RayEngine:
         cpus: float = 1,
         gpus: float = 0,
         retries: int = 3,
-        *,
-        trust: bool = False,
     ) -> None:
         require("RayEngine", "ray")
         import ray
@@ -44,15 +40,14 @@ class RayEngine:
         handler = signal.getsignal(signal.SIGTERM)
         self._ray.init(
             address=address,
-            # Where the key lies that all nodes see.
-            runtime_env={"env_vars": OF_A_CELL | chosen_key() | {COMMAND: command()}},
+            runtime_env={"env_vars": OF_A_CELL | {COMMAND: command()}},
             log_to_driver=False,
             include_dashboard=False if address in (None, "local") else None,
             logging_level=logging.WARNING,
         )
         signal.signal(signal.SIGTERM, handler)
         self._task = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(work)
-        self._cpus, self._trust = cpus, trust
+        self._cpus = cpus
         self._running: dict[Any, str] = {}
 
     @property
@@ -62,7 +57,7 @@ class RayEngine:
 
     def start(self, cell: CellConfig, path: Path) -> None:
         """Hand a cell to the cluster."""
-        reference = self._task.remote(cell.to_dict(), str(path.resolve()), self._trust)
+        reference = self._task.remote(cell.to_dict(), str(path.resolve()))
         self._running[reference] = cell.name
 
     def ended(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_moe.files.json_file import read_json
+from sb3_moe.saving.files import read_json
 from sb3_moe.study.run.engine import LocalEngine
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import Job

@@ -11,15 +11,14 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_moe.files.digest import sha256_of
-from sb3_moe.files.json_file import read_json
 from sb3_moe.growing import upcycle
 from sb3_moe.growing.building import carry_the_rest
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.saving.files import read_json, sha256_of
+from sb3_moe.saving.model_file import load
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning, is_known
-from sb3_moe.saving.reading import load
 from sb3_moe.study.run.integrity import ORIGIN, STATISTICS
 from sb3_moe.study.run.jobs import ChangedConfigError, Job
 from sb3_moe.study.spec.config import CellConfig

@@ -13,10 +13,10 @@ from typing import Any, Literal, get_args
 from sb3_moe.study.spec.about import About, read_about
 from sb3_moe.study.spec.algorithms import algorithm_class
 from sb3_moe.study.spec.architectures import check_policy, named_architecture
-from sb3_moe.study.spec.config import Architecture, CellConfig, Regime, check_name, plain, spelled
+from sb3_moe.study.spec.config import Architecture, CellConfig, Regime, plain, spelled
 from sb3_moe.study.spec.entries import read_yaml, typed
 from sb3_moe.study.spec.named import named
-from sb3_moe.study.spec.setup import Setup, settle
+from sb3_moe.study.spec.setup import Setup, check_name, settle
 from sb3_moe.study.spec.start import with_starts
 from sb3_moe.study.spec.tasks import as_entries, task_names
 

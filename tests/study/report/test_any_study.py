@@ -7,7 +7,7 @@ import pytest
 from made_up_study import run, write
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from sb3_moe.files.json_file import write_json
+from sb3_moe.saving.files import write_json
 from sb3_moe.study.report import figures
 from sb3_moe.study.report.facts import facts
 from sb3_moe.study.report.rendering import sentences

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from made_up_study import GAMES, cell, run, study, write, write_arrays
 
-from sb3_moe.files.in_html import embedded
-from sb3_moe.files.json_file import write_json
 from sb3_moe.plots.style import look_of
+from sb3_moe.saving.files import embedded, write_json
 from sb3_moe.study.report import charts as charts_module
 from sb3_moe.study.report.charts import charts, curves, networks
 from sb3_moe.study.report.page import ground

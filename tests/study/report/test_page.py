@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from made_up_study import write, write_arrays
 
-from sb3_moe.files.json_file import write_json
 from sb3_moe.plots.style import short
+from sb3_moe.saving.files import write_json
 from sb3_moe.study.report.page import number
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.jobs import survey

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_up_study import study, write, write_arrays
 
-from sb3_moe.files.json_file import write_json
+from sb3_moe.saving.files import write_json
 from sb3_moe.study.report.facts import facts
 from sb3_moe.study.report.folder import check_report_folder
 from sb3_moe.study.report.headline import claims_table, returns_table

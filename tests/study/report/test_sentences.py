@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from made_up_study import ROLLOUT, run, study, write
 
-from sb3_moe.files.json_file import write_json
+from sb3_moe.saving.files import write_json
 from sb3_moe.study.report import figures, rendering, sections
 from sb3_moe.study.report.facts import facts, shared_arguments
 from sb3_moe.study.report.rendering import render, sentences
@@ -20,7 +20,8 @@ from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import survey
 from sb3_moe.study.spec.about import About
-from sb3_moe.study.spec.config import Architecture, Evaluation
+from sb3_moe.study.spec.config import Architecture
+from sb3_moe.study.spec.setup import Evaluation
 from sb3_moe.study.spec.grid import read_study
 
 pytestmark = pytest.mark.usefixtures("no_drawing")

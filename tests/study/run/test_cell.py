@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 import sb3_moe
-from sb3_moe.files.json_file import write_json
+from sb3_moe.saving.files import write_json
 from sb3_moe.study.run import cell as cell_module
 from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.heartbeat import Heartbeat
 from sb3_moe.study.run.random_policy import random_returns, read_returns
 from sb3_moe.study.spec.architectures import named_architecture
-from sb3_moe.study.spec.config import CellConfig, Evaluation
+from sb3_moe.study.spec.config import CellConfig
+from sb3_moe.study.spec.setup import Evaluation
 
 # Ten copies, as in an evaluation: the game is compiled once.
 CELL = CellConfig(
@@ -84,7 +85,7 @@ def test_a_cell_that_was_stopped_ends_with_the_scores_of_one_that_was_not(
     earlier, latest = folder.checkpoints()
     assert (earlier.name, latest.name) == ("step-000000001280", "step-000000002560")
     if damaged:
-        (latest / "model.moe").write_bytes((latest / "model.moe").read_bytes()[:1000])
+        (latest / "model.zip").write_bytes((latest / "model.zip").read_bytes()[:1000])
     train_cell(CELL, folder)
     assert folder.state() == ("done", "")
     assert (folder.path / f"progress-{start:09d}.csv").exists()
@@ -107,23 +108,23 @@ class TwoSnapshots(CellFolder):
 def test_a_snapshot_that_turns_out_damaged_is_left_for_an_earlier_one(
     tmp_path, monkeypatch, capsys
 ):
-    def resume(path, device, trust):
+    def resume(path, device):
         if path.name == "step-2":
             raise pickle.UnpicklingError("invalid load key")
         return path.name
 
     monkeypatch.setattr(cell_module, "resume", resume)
-    assert cell_module._restored(CELL, TwoSnapshots(tmp_path), False) == "step-1"
+    assert cell_module._restored(CELL, TwoSnapshots(tmp_path)) == "step-1"
     assert "step-2 is damaged" in capsys.readouterr().out
 
 
 def test_a_snapshot_that_another_version_wrote_is_an_error_with_a_cure(tmp_path, monkeypatch):
-    def resume(path, device, trust):
+    def resume(path, device):
         raise AttributeError("no class Old")
 
     monkeypatch.setattr(cell_module, "resume", resume)
     with pytest.raises(RuntimeError, match=r"step-2 can't be gone on from \(AttributeError: no .*"):
-        cell_module._restored(CELL, TwoSnapshots(tmp_path), False)
+        cell_module._restored(CELL, TwoSnapshots(tmp_path))
 
 
 def test_the_returns_of_other_games_or_of_fewer_episodes_are_refused(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from made_up_study import GAMES, ROLLOUT, cell, run, study, write, write_arrays
 from rich.console import Console
 
-from sb3_moe.files.json_file import read_json, write_json
+from sb3_moe.saving.files import read_json, write_json
 from sb3_moe.study import commands, planning
 from sb3_moe.study.commands import prepare, run_study, status
 from sb3_moe.study.planning import plan

@@ -11,9 +11,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 from test_any_cell import CLASSIC, SMALL, STORED, cell
 
 import sb3_moe
-from sb3_moe.files.json_file import read_json, write_json
 from sb3_moe.growing.building import carry_the_rest
-from sb3_moe.saving.reading import load
+from sb3_moe.saving.files import read_json, write_json
+from sb3_moe.saving.model_file import load
 from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import changes, survey

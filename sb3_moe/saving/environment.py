@@ -1,0 +1,146 @@
+"""A VecEnv with all its wrappers as one pickle, its monitor's file included."""
+
+from __future__ import annotations
+
+import copyreg
+import inspect
+import io
+import json
+import os
+import pickle
+from typing import Any
+
+import cloudpickle
+from gymnasium.utils import EzPickle
+from stable_baselines3.common.monitor import ResultsWriter
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor
+
+from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
+from sb3_moe.vec_env.make import make_multitask_vec_env
+
+
+class UnknownEnvError(ValueError):
+    """An environment of a kind whose state can't be saved."""
+
+
+def save_env(env: VecEnv) -> tuple[bytes, bool]:
+    """Return an environment as a pickle, and False if a task has no state to be saved.
+
+    :param env: of :func:`sb3_moe.make_multitask_vec_env`, or a DummyVecEnv, in any wrappers
+    :raises UnknownEnvError: if it is of another kind
+    """
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(env)
+    return file.getvalue(), pickler.exact
+
+
+def load_env(saved: tuple[bytes, bool]) -> tuple[VecEnv, bool]:
+    """Return an environment in the state in which it was saved, and whether that is all of it."""
+    return pickle.loads(saved[0]), saved[1]
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Pickle environments by what they hold; SB3's own pickles leave much of that out.
+
+    ``exact`` turns False at an object that pickles by building itself anew.
+    """
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.exact = True
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, EzPickle):
+            self.exact = False
+        if isinstance(obj, VecEnv):
+            return self._reduced(obj)
+        if isinstance(obj, ResultsWriter):
+            return MonitorFile, _arguments_of(obj)
+        if type(obj).__module__.partition(".")[0] == "pygame":
+            return type(None), ()  # it belongs to the process, and is made again to render
+        return super().reducer_override(obj)
+
+    def _reduced(self, env: VecEnv) -> tuple[Any, ...]:
+        if isinstance(env, GymnasiumVecEnv) and env.recipe is not None:
+            state = env.state_dict()
+            exact = bool(state["env"].get("exact", True))
+            self.exact &= exact
+            # Without the last observations, the next reset starts new episodes.
+            state = state if exact else {**state, "observations": None}
+            return _built, (env.recipe, state)
+        if not isinstance(env, DummyVecEnv | VecEnvWrapper):
+            raise UnknownEnvError(
+                "the environment must be of sb3_moe.make_multitask_vec_env or a DummyVecEnv, "
+                f"whose state can be saved, got {type(env).__name__}"
+            )
+        for each in getattr(env, "envs", ()):
+            if hasattr(each.unwrapped, "state_dict"):
+                self.exact &= bool(each.unwrapped.state_dict().get("exact", True))
+        held = {key: value for key, value in vars(env).items() if key != "class_attributes"}
+        return copyreg.__newobj__, (type(env),), held, None, None, _fill
+
+
+def _fill(env: VecEnv, held: dict[str, Any]) -> None:
+    vars(env).update(held)
+    if isinstance(env, VecEnvWrapper):
+        env.class_attributes = dict(inspect.getmembers(type(env)))
+
+
+def _built(recipe: dict[str, Any], state: dict[str, Any]) -> GymnasiumVecEnv:
+    monitored = make_multitask_vec_env(**{**recipe, "monitor_dir": None})
+    assert isinstance(monitored, VecMonitor)
+    env = monitored.venv
+    assert isinstance(env, GymnasiumVecEnv)
+    env.recipe = recipe
+    env.load_state_dict(state)
+    return env
+
+
+class MonitorFile(ResultsWriter):
+    """A monitor's file that is opened when a run that goes on writes its first row to it.
+
+    Rows of later than the snapshot are cut off then, since the run writes them again: a run that is
+    only looked at leaves them. A file of another run is never cut.
+
+    :param name: of the file
+    :param extra_keys: columns beside SB3's own
+    :param header: the file's first line at the snapshot, by which it is known
+    :param size: of the file at the snapshot in bytes
+    """
+
+    def __init__(self, name: str, extra_keys: tuple[str, ...], header: str, size: int) -> None:
+        #: what it is made of again
+        self.arguments = name, extra_keys, header, size
+        self.is_open = False
+
+    def write_row(self, epinfo: dict[str, float]) -> None:
+        """Write a row, as SB3 does."""
+        if not self.is_open:
+            name, extra_keys, header, size = self.arguments
+            is_there = os.path.exists(name)
+            if is_there and _first_line(name) == header and size < os.path.getsize(name):
+                os.truncate(name, size)
+            started = json.loads(header.removeprefix("#") or "{}")
+            super().__init__(name, started, extra_keys, override_existing=not is_there)
+            self.is_open = True
+        super().write_row(epinfo)
+
+    def close(self) -> None:
+        """Close the file if it is open."""
+        if self.is_open:
+            super().close()
+
+
+def _arguments_of(writer: ResultsWriter) -> tuple[Any, ...]:
+    """Return the arguments of a :class:`MonitorFile` that goes on where a file stands."""
+    if isinstance(writer, MonitorFile) and not writer.is_open:
+        return writer.arguments
+    name, extra_keys = writer.file_handler.name, tuple(writer.logger.fieldnames)[3:]
+    size = os.path.getsize(name) if os.path.exists(name) else 0
+    return name, extra_keys, _first_line(name) if size else "", size
+
+
+def _first_line(name: str) -> str:
+    with open(name, encoding="utf-8") as file:
+        return file.readline()

@@ -1,0 +1,181 @@
+"""What a model is made of: its arguments and progress, its tensors, and what callbacks leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from inspect import signature
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.type_aliases import TrainFreq
+from torch import nn
+
+from sb3_moe.saving.container import UnsafeFileError
+from sb3_moe.saving.values import Decoder, Encoder
+
+# Not the file's to say: where to run, and where to write.
+_NOT_SAVED = frozenset({"policy", "env", "device", "tensorboard_log", "self"})
+# Kept under another name than the constructor's, or set by `learn`.
+PROGRESS = (
+    "num_timesteps", "n_envs", "_stats_window_size", "_total_timesteps", "_num_timesteps_at_start",
+    "_episode_num", "_current_progress_remaining", "_n_updates", "_n_calls", "exploration_rate",
+)  # fmt: skip
+# Built from the arguments, but a callback may have put another in its place.
+SCHEDULES = ("lr_schedule", "exploration_schedule")
+#: What callbacks and growing leave on a model, so that a run which goes on with it has it too.
+REMEMBERED = (
+    "task_switches", "anchors", "frozen_routers", "initial_weights", "actor_gradients", "remedies",
+    "expert_log", "task_trained",
+)  # fmt: skip
+
+
+def argument_names(model: BaseAlgorithm) -> list[str]:
+    """Return the arguments of a model's constructors that it keeps under their own names."""
+    names = {
+        name: None
+        for each in type(model).__mro__
+        if issubclass(each, BaseAlgorithm)
+        for name in signature(each.__init__).parameters
+    }
+    return [name for name in names if name in vars(model) and name not in _NOT_SAVED]
+
+
+def makes_own_buffer(model: Any) -> bool:
+    """Tell SB3's choice of a buffer for n-step returns from the user's own, which it warns of."""
+    chosen = getattr(model, "replay_buffer_class", None)
+    is_dict = isinstance(model.observation_space, spaces.Dict)
+    return chosen is NStepReplayBuffer and model.n_steps > 1 and not is_dict
+
+
+def encode_attributes(encoder: Encoder, model: Any) -> dict[str, Any]:
+    """Return the JSON of a model's arguments, progress and schedules, and of what is remembered."""
+    values = dict(vars(model))
+    if isinstance(frequency := values.get("train_freq"), TrainFreq):
+        values["train_freq"] = (frequency.frequency, frequency.unit.value)
+    if makes_own_buffer(model):
+        values["replay_buffer_class"] = None
+    sections = {
+        "arguments": argument_names(model),
+        "progress": PROGRESS,
+        "schedules": SCHEDULES,
+        "remembered": [name for name in REMEMBERED if values.get(name) not in (None, {}, [])],
+    }
+    return {
+        section: {name: encoder.encode(name, values[name]) for name in names if name in values}
+        for section, names in sections.items()
+    }
+
+
+def decode_attributes(
+    decoder: Decoder, model: BaseAlgorithm, state: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return the values of what :func:`encode_attributes` returned.
+
+    :param model: as SB3's ``load`` begins
+    :raises UnsafeFileError: if there is a name that no such model has
+    """
+    sections = {
+        "arguments": argument_names(model),
+        "progress": PROGRESS,
+        "schedules": SCHEDULES,
+        "remembered": REMEMBERED,
+    }
+    for section, known in sections.items():
+        if unknown := set(state[section]) - set(known):
+            raise UnsafeFileError(
+                f"{min(unknown)[:60]!r} among its {section} is nothing that a "
+                f"{type(model).__name__} has"
+            )
+    return {
+        section: {name: decoder.decode(name, value) for name, value in state[section].items()}
+        for section in sections
+    }
+
+
+# Tensors.
+
+
+def weights_of(model: BaseAlgorithm) -> dict[str, th.Tensor]:
+    """Return every parameter, buffer and other variable that SB3 saves; shared ones once.
+
+    :raises ValueError: if a module keeps something else in its state
+    """
+    found: dict[str, th.Tensor] = {}
+    seen: set[tuple[Any, ...]] = set()
+    for name, tensor in _named_tensors(model):
+        if not isinstance(tensor, th.Tensor):
+            raise ValueError(f"{name} can't be saved: it is no tensor but {type(tensor)}")
+        # Not the place in memory, which those of the device "meta" don't have.
+        storage = tensor.untyped_storage()._cdata
+        place = (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+        if place not in seen:
+            seen.add(place)
+            found[name] = tensor.detach()
+    return found
+
+
+def _named_tensors(model: BaseAlgorithm) -> Iterator[tuple[str, Any]]:
+    names, variables = model._get_torch_save_params()
+    for name in names:
+        if isinstance(part := _part(model, name), nn.Module):
+            for key, tensor in part.state_dict().items():
+                yield f"{name}/{key}", tensor
+    for name in variables:
+        if (variable := recursive_getattr(model, name)) is not None:
+            yield name, variable
+
+
+def _part(model: BaseAlgorithm, name: str) -> Any:
+    part = recursive_getattr(model, name)
+    return getattr(part, "_orig_mod", part)  # behind torch.compile, as SB3's get_parameters
+
+
+def set_weights(model: BaseAlgorithm, found: Mapping[str, th.Tensor]) -> None:
+    """Write tensors into a model that is built, and whose like was compared with them."""
+    with th.no_grad():
+        for name, tensor in weights_of(model).items():
+            tensor.copy_(found[name])
+
+
+def optimizers_of(model: BaseAlgorithm) -> dict[str, th.optim.Optimizer]:
+    """Return every optimizer that SB3 saves, by name."""
+    parts = {name: _part(model, name) for name in model._get_torch_save_params()[0]}
+    return {name: part for name, part in parts.items() if isinstance(part, th.optim.Optimizer)}
+
+
+def encode_optimizers(encoder: Encoder, model: BaseAlgorithm) -> dict[str, Any]:
+    """Return the JSON of every optimizer's state, by name."""
+    found = optimizers_of(model).items()
+    return {name: encoder.encode(name, optimizer.state_dict()) for name, optimizer in found}
+
+
+def set_optimizers(model: BaseAlgorithm, decoder: Decoder, states: Mapping[str, Any]) -> None:
+    """Write a file's states into the optimizers of a model that is built.
+
+    :raises UnsafeFileError: if they are of other optimizers
+    """
+    own = optimizers_of(model)
+    if set(states) != set(own):
+        raise UnsafeFileError(f"it has the optimizers {sorted(states)}, not {sorted(own)}")
+    for name, optimizer in own.items():
+        state = decoder.decode(name, states[name])
+        device = optimizer.param_groups[0]["params"][0].device
+        # Torch moves the parameters' states alone.
+        state["param_groups"] = moved(state["param_groups"], device)
+        optimizer.load_state_dict(state)
+
+
+def moved(value: Any, device: th.device | str) -> Any:
+    """Move the tensors of a nested value to a device."""
+    if isinstance(value, th.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: moved(each, device) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        parts = [moved(each, device) for each in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value

@@ -1,0 +1,368 @@
+"""Snapshots of a run on disk, from which training goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import pickle
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_moe.saving.environment import UnknownEnvError, load_env, save_env
+from sb3_moe.saving.files import naming, read_json, sha256_of, sync_folder, temporary_name
+from sb3_moe.saving.generators import get_generators, set_generators
+from sb3_moe.saving.model_parts import SCHEDULES, moved
+from sb3_moe.saving.replay_rows import KINDS, resize, rows_written
+from sb3_moe.vec_env.replay_buffers import end_running_episodes
+
+MODEL, REPLAY_BUFFER, STATE = "model.zip", "replay_buffer.pkl", "state.pkl"
+MANIFEST = "manifest.json"
+_FORMAT = "sb3_moe snapshot 1"
+# Of gSDE's distribution.
+_MATRICES = ("exploration_mat", "exploration_matrices")
+
+
+class DamagedError(ValueError):
+    """A file of a snapshot that isn't what the run wrote."""
+
+
+def save_snapshot(
+    model: BaseAlgorithm, path: str | Path, *, drawn: bool = True, whole: bool = True
+) -> None:
+    """Write a snapshot of a model that is about to start a rollout, or to end its training.
+
+    :param model: with its environment
+    :param path: a folder, which appears when it is whole
+    :param drawn: False at the end of training, where no rollout has drawn gSDE's noise yet
+    :param whole: False in the middle of a rollout, which then can't be gone on with exactly
+    :raises ValueError: if the environment, the model or its buffer can't be saved
+    :raises OSError: naming the file, if it can't be written
+    """
+    path = Path(path)
+    with _temporary(path) as temporary:
+        _write(model, temporary, drawn=drawn, whole=whole)
+        sync_folder(temporary)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+        sync_folder(path.parent)
+
+
+def try_snapshot(model: BaseAlgorithm, folder: Path) -> None:
+    """Find out whether snapshots can be written, and leave none.
+
+    :param model: with its environment
+    :param folder: of the snapshots
+    :raises ValueError: if the environment, the model or its buffer can't be saved
+    :raises OSError: if the folder can't be written to
+    """
+    try:
+        with _temporary(folder / "trial") as temporary:
+            _write(model, temporary, drawn=False, whole=True, with_rows=False)
+    except OSError as error:
+        raise type(error)(
+            f"snapshots can't be written to {folder} ({error}): pass a `path` that can be written"
+        ) from error
+
+
+def snapshots_in(folder: Path) -> list[Path]:
+    """List the snapshots, oldest first; what else lies there isn't ours."""
+    named = [path for path in folder.glob("step-*") if path.name[len("step-") :].isdecimal()]
+    return sorted((path for path in named if path.is_dir()), key=step_of)
+
+
+def snapshot_name(step: int) -> str:
+    """Return the folder's name of a snapshot at so many global steps."""
+    return f"step-{step:012d}"
+
+
+def step_of(path: Path) -> int:
+    """Return the global steps of a snapshot, from its folder's name."""
+    return int(path.name.removeprefix("step-"))
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Give a folder to fill, which is gone afterwards unless it was renamed."""
+    temporary = temporary_name(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(
+    model: BaseAlgorithm, folder: Path, *, drawn: bool, whole: bool, with_rows: bool = True
+) -> None:
+    """Write every file, and the manifest last."""
+    env = model.get_env()
+    assert env is not None
+    with _pickled("environment"):
+        saved_env = save_env(env)
+    state = {
+        "algorithm": type(model),
+        "env": saved_env,
+        "rollout": _rollout_state(model, drawn=drawn),
+        "whole": whole,
+        "device": model.device.type,
+        "action_space": model.action_space,
+        # Whether model and environment draw from one action space.
+        "shares_space": model.action_space is env.action_space,
+        "generators": get_generators(),
+    }
+    zipped = io.BytesIO()  # torch tells of a full disk by another error
+    with _pickled("model"):
+        model.save(zipped)
+        # Unlike pickle, cloudpickle takes what was defined in a function too.
+        pickled = cloudpickle.dumps(state)
+    for name, data in ((MODEL, zipped.getbuffer()), (STATE, pickled)):
+        with _written(folder / name) as file:
+            file.write(data)
+    if isinstance(model, OffPolicyAlgorithm):
+        buffer: Any = model.replay_buffer
+        if type(buffer) in KINDS:
+            buffer = resize(copy.copy(buffer), rows_written(buffer) if with_rows else 0)
+        with _pickled("replay buffer"), _written(folder / REPLAY_BUFFER) as file:
+            pickle.dump(buffer, file, protocol=pickle.HIGHEST_PROTOCOL)
+    files = {each.name: [each.stat().st_size, sha256_of(each)] for each in folder.iterdir()}
+    with _written(folder / MANIFEST) as file:
+        file.write(json.dumps({"format": _FORMAT, "files": files}).encode())
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Any]:
+    """Open a new file, and put it on the disk at the end: others may be removed because of it."""
+    with naming(path), path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _pickled(what: str) -> Iterator[None]:
+    """Say what it is that can't be pickled; classes of others may raise anything then."""
+    try:
+        yield
+    except (OSError, UnknownEnvError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"the {what} can't be saved, since a part of it can't be pickled "
+            f"({type(error).__name__}: {error}); define its class at the top of a module, or give "
+            "that part a `__getstate__`"
+        ) from error
+
+
+def check_files(folder: Path) -> None:
+    """Compare a snapshot's files with its manifest: a disk may have failed, or a copy ended early.
+
+    :raises DamagedError: naming the first that isn't what was written, or the manifest
+    """
+    try:
+        manifest = read_json(folder / MANIFEST)
+        if manifest.get("format") != _FORMAT:
+            raise ValueError(f"{MANIFEST} is of another version")
+        for name, (size, sha256) in manifest["files"].items():
+            path = folder / name
+            if not path.is_file() or path.stat().st_size != size or sha256_of(path) != sha256:
+                raise ValueError(f"{name} is not what the run wrote")
+    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        raise DamagedError(f"{folder.name}/{error}") from error
+
+
+def resume(path: str | Path, device: th.device | str = "auto") -> tuple[Any, VecEnv]:
+    """Return the model and the environment of a snapshot, as they were.
+
+    A snapshot is a folder of pickles, which can run code: like SB3's ``load``, ``resume`` trusts
+    whoever wrote it.
+
+    Go on with ``model.learn(total - model.num_timesteps, reset_num_timesteps=False)``: on a CPU the
+    weights are then bit for bit those of a run that was never stopped, for every on- and off-policy
+    algorithm of SB3 and sb3-contrib, with recurrent state, action noise, gSDE and every replay
+    buffer. Where that can't be, a warning says what is not the same: a task has no state to be
+    saved, training was ended in the middle of a rollout, the device or the algorithm is another
+    (ARS).
+
+    :param path: a snapshot of :class:`~sb3_moe.callbacks.SnapshotCallback`, or the folder of a
+        run, or of its snapshots, for the latest one; with a warning for the one before where that
+        is not what the run wrote
+    :param device: as in SB3's ``load``
+    :raises ValueError: if there is no snapshot, or it is not what the run wrote
+    :raises RuntimeError: if torch has no such ``device``
+    :return: the model, of the class that was trained, and its environment
+    """
+    th.empty(0, device=get_device(device))
+    folder = _latest(Path(path))
+    check_files(folder)
+    state = pickle.loads((folder / STATE).read_bytes())
+    env, exact = load_env(state["env"])
+    model = _load_model(state["algorithm"], folder, env, device)
+    _set_rollout_state(model, state["rollout"])
+    for reason in _inexact(model, state, exact):
+        warnings.warn(
+            f"{reason}, and the run is not the same, step by step, as one that was never stopped",
+            stacklevel=2,
+        )
+    if exact and state["whole"]:
+        _keep_action_noise(model)
+        # The next reset is no first one: a seed would rewind the schedule.
+        env.unwrapped._reset_seeds()
+    else:
+        model._last_obs = None
+        if isinstance(model, OffPolicyAlgorithm):
+            end_running_episodes(model.replay_buffer)
+    # Last, since everything before may draw from the generators.
+    model.action_space = state["action_space"]
+    if state["shares_space"]:
+        vars(env.action_space).update(vars(model.action_space))
+        model.action_space = env.action_space
+    set_generators(state["generators"])
+    return model, env
+
+
+def _load_model(
+    algorithm: type[BaseAlgorithm], folder: Path, env: VecEnv, device: th.device | str
+) -> Any:
+    with warnings.catch_warnings():
+        # SB3 takes the class that it chose itself, with its arguments, for one of the user's.
+        warnings.filterwarnings("ignore", r"`n_steps=\d+` is ignored .*\(`NStepReplayBuffer`\)")
+        model: Any = algorithm.load(folder / MODEL, env=env, device=device, force_reset=False)
+    if (folder / REPLAY_BUFFER).exists():
+        model.load_replay_buffer(folder / REPLAY_BUFFER, truncate_last_traj=False)
+        resize(model.replay_buffer, model.replay_buffer.buffer_size)
+    return model
+
+
+def _inexact(model: BaseAlgorithm, state: dict[str, Any], exact: bool) -> Iterator[str]:
+    """Say what is not as it was."""
+    if not exact:
+        yield "a task of this run has no state that can be saved: it starts a new episode"
+    if not state["whole"]:
+        yield "training was ended in the middle of a rollout: that rollout is lost"
+    if not isinstance(model, OnPolicyAlgorithm | OffPolicyAlgorithm):
+        yield f"{type(model).__name__} draws random numbers before a snapshot can be taken"
+    if state["device"] != model.device.type:
+        yield f"it was trained on {state['device']} and goes on on {model.device.type}"
+
+
+def _latest(path: Path) -> Path:
+    """Return the folder of the snapshot that a path means."""
+    if (path / STATE).exists():
+        return path
+    snapshots = snapshots_in(path / "checkpoints") or snapshots_in(path)
+    if not snapshots:
+        raise ValueError(
+            f"`path` must be the folder of a snapshot, or of a run with some, got {path}: train "
+            "with SnapshotCallback(every=..., path=folder) to get them; a model alone is opened by "
+            "sb3_moe.load, or by its algorithm's load"
+        )
+    for latest, before in pairwise(reversed(snapshots)):
+        try:
+            check_files(latest)
+        except DamagedError as error:
+            warnings.warn(f"{error}: the run goes on from {before.name}", stacklevel=3)
+        else:
+            return latest
+    return snapshots[0]
+
+
+# What SB3 makes anew when it goes on with a saved model: `load` forgets the recurrent state and
+# schedules that a callback changed, `learn` begins by resetting the action noise, and a rollout by
+# drawing gSDE's noise, before a callback can save it.
+
+
+def _rollout_state(model: BaseAlgorithm, *, drawn: bool) -> dict[str, dict[str, Any]]:
+    """Return what the next rollout takes over, on the CPU.
+
+    :param model: with its environment
+    :param drawn: whether that rollout has drawn gSDE's noise
+    """
+    found = vars(model)
+    kept = [name for name in found if name.startswith("_last_") or name in SCHEDULES]
+    owner = _sde_owner(model)
+    noise = vars(owner.action_dist) if owner is not None and drawn else {}
+    state = {
+        "model": {name: found[name] for name in kept},
+        "sde": {name: noise[name].detach() for name in _MATRICES if name in noise},
+    }
+    on_cpu: dict[str, dict[str, Any]] = moved(state, "cpu")
+    return on_cpu
+
+
+def _set_rollout_state(model: BaseAlgorithm, state: dict[str, dict[str, Any]]) -> None:
+    """Put back what the next rollout takes over.
+
+    :param model: as loaded
+    :param state: what :func:`_rollout_state` returned
+    """
+    state = moved(state, model.device)
+    vars(model).update(state["model"])
+    owner = _sde_owner(model)
+    if owner is not None and state["sde"]:
+        vars(owner.action_dist).update(state["sde"])
+        owner.action_dist = _Drawn(owner)
+
+
+def _keep_action_noise(model: BaseAlgorithm) -> None:
+    """Keep the action noise of a loaded model from being reset when ``learn`` begins."""
+    noise = model.action_noise
+    if noise is not None and (model.n_envs == 1 or isinstance(noise, VectorizedActionNoise)):
+        model.action_noise = _Going(model, noise)
+
+
+class _Drawn(StateDependentNoiseDistribution):
+    """Stand in for gSDE's noise until it would be drawn once more, and then give way."""
+
+    def __init__(self, owner: Any) -> None:
+        vars(self).update(vars(owner.action_dist))
+        self._owner, self._noise = owner, owner.action_dist
+
+    def sample_weights(self, log_std: th.Tensor, batch_size: int = 1) -> None:
+        self._owner.action_dist = self._noise
+
+
+class _Going(VectorizedActionNoise):
+    """Stand in for an action noise until it would be reset, and then give way."""
+
+    def __init__(self, model: BaseAlgorithm, noise: ActionNoise) -> None:
+        self._model, self.noise = model, noise
+        # What SB3 and `sb3_moe.save` ask for.
+        self._base_noise = getattr(noise, "base_noise", noise)
+
+    def reset(self, indices: Iterable[int] | None = None) -> None:
+        self._model.action_noise = self.noise
+
+    def __call__(self) -> np.ndarray:
+        return self.noise()
+
+    def __repr__(self) -> str:
+        return repr(self.noise)
+
+    def __reduce__(self) -> Any:
+        # A model that is saved meanwhile has its own noise.
+        return copy.copy, (self.noise,)
+
+
+def _sde_owner(model: BaseAlgorithm) -> Any:
+    """Return the module that explores with gSDE, if there is one."""
+    owner = getattr(model, "actor", model.policy)
+    is_sde = isinstance(getattr(owner, "action_dist", None), StateDependentNoiseDistribution)
+    return owner if is_sde else None

@@ -1,0 +1,207 @@
+"""Open a hundred hostile files, and print of each what came of it and the memory it took: FOLDER.
+
+As JSON: by the file's name, the error or None, whether it ran anything, mebibytes, seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import arena
+import forge
+import torch as th
+
+import sb3_moe
+
+CODE = (
+    "os:system", "os.system", "builtins:eval", "subprocess:Popen", "canary_in_a_mine:Canary",
+    "torch.hub:load", "torch:load", "SnapshotCallback", "",
+)  # fmt: skip
+# Values that no model has, by the place in a PPO's file.
+VALUES: list[tuple[tuple[Any, ...], Any]] = [
+    (("format_version",), 7),
+    (("remembered",), {"predict": 1}),
+    (("versions",), []),
+    (("algorithm",), {"class": "os.system"}),
+    (("algorithm",), {"class": "Adam"}),
+    (("algorithm",), {"custom": "Mine"}),
+    (("algorithm",), "ARS"),
+    (("policy",), "os.system"),
+    (("policy",), {"custom": "__import__"}),
+    (("arguments", "train"), 1),
+    (("arguments", "tensorboard_log"), "/etc"),
+    (("progress", "predict"), 1),
+    (("schedules", "predict"), 1),
+    (("observation_space",), {"Graph": []}),
+    (("observation_space",), {"Box": [], "Dict": []}),
+    (("observation_space",), {"Box": [["low", 0], ["high", 1], ["shape", [10**9]]]}),
+    (("observation_space",), {"MultiBinary": [["n", 10**12]]}),
+    (("observation_space",), {"MultiBinary": [["n", [10**6, 10**6]]]}),
+    (("observation_space",), {"Discrete": [["n", 10**12], ["start", 0], ["dtype", None]]}),
+    (("action_space",), {"Discrete": [["n", 0], ["start", 0], ["dtype", {"dtype": "int64"}]]}),
+    (("action_space",), {"Discrete": [["n", 10**12], ["start", 0], ["dtype", None]]}),
+    (("arguments", "learning_rate"), {"LinearSchedule": [["start", 1]]}),
+    (("arguments", "learning_rate"), {"array": "99"}),
+    (("arguments", "seed"), []),
+    (("arguments", "policy_kwargs"), []),
+    (("arguments", "n_steps"), 10**12),
+    (("arguments", "n_steps"), 1.5),
+    (("progress", "n_envs"), 10**12),
+    (("progress", "n_envs"), 0),
+    (("optimizers",), {}),
+    (("optimizers", "policy.optimizer"), {"dict": [["state", {"dict": []}]]}),
+    (("normalizer",), {"dict": [["class", "Evil"]]}),
+    (("normalizer",), {"class": "VecNormalize"}),
+    (("tasks",), 5),
+]
+# Options of a policy that would take memory, or import something.
+OPTIONS: dict[str, list[tuple[str, Any]]] = {
+    "PPO": [
+        ("net_arch", [10**9]),
+        ("net_arch", [4] * 150_000),
+        ("net_arch", [2000, 2000, 2000, 2000]),
+        ("net_arch", {"eval": "1"}),
+        ("net_arch", {"tuple": 3}),
+        ("num_experts", 10**9),
+        ("num_experts", 10**5),
+        ("expert_width", 10**9),
+        ("num_slots", 10**9),
+        ("num_exprts", 2),
+        ("features_extractor_kwargs", {"dict": [["num_tasks", 10**12]]}),
+        *(("router", f"canary_in_a_mine:{name}") for name in ("Canary", "sing")),
+        ("expert", "canary_in_a_mine:Canary"),
+        ("head_router", {"dict": [["pi", "canary_in_a_mine:Canary"]]}),
+    ],
+    "SAC": [("n_critics", 10**9), ("n_critics", 10**4)],
+    "RecurrentPPO": [
+        ("lstm_hidden_size", 10**9),
+        ("lstm_hidden_size", "x" * 1000),
+        ("n_lstm_layers", 10**9),
+    ],
+}
+ROLES = ("activation_fn", "optimizer_class", "features_extractor_class", "router")
+
+
+def models(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, th.Tensor]]]:
+    """Save small models of several kinds, and return their parts."""
+    found = {}
+    for algorithm in ("PPO", "SAC", "RecurrentPPO", "DQN"):
+        alias = "MoeMlpLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMlpPolicy"
+        options = {"lstm_hidden_size": 4} if algorithm == "RecurrentPPO" else {}
+        model = arena.train(arena.make(algorithm, alias, net_arch=[4], num_experts=2, **options))
+        sb3_moe.save(model, folder / "good.moe", replay_buffer=algorithm == "DQN")
+        found[algorithm] = forge.parts_of(folder / "good.moe")
+    return found
+
+
+def bad_headers(data: bytes) -> dict[str, bytes]:
+    """Return a file with headers that no good file has, by what they are."""
+    header = forge.header_of(data)
+    name = next(name for name in header if name.startswith("weights/") and header[name]["shape"])
+    entry, said = header[name], header["__metadata__"]
+
+    def with_entry(**changes: Any) -> bytes:
+        return forge.with_header(data, header | {name: entry | changes})
+
+    def saying(text: str) -> bytes:
+        return forge.with_header(data, header | {"__metadata__": said | {"model": text}})
+
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    return {
+        "empty": b"",
+        "short": data[:7],
+        "a pickle": pickle.dumps(("x", 1)),
+        "says more": forge.with_header(data, header, length=2**40),
+        "says all": forge.with_header(data, header, length=2**63),
+        "no JSON": forge.with_header(data, b"{"),
+        "no object": forge.with_header(data, []),
+        "nothing": forge.with_header(data, {}),
+        "nothing said": forge.with_header(data, header | {"__metadata__": {}}),
+        "many": forge.with_header(data, header | {f"arrays/x{i}": empty for i in range(100_000)}),
+        "some": forge.with_header(data, header | {f"arrays/x{i}": empty for i in range(20_000)}),
+        "dtype": with_entry(dtype="F9"),
+        "shape": with_entry(shape=[2**40]),
+        "negative": with_entry(shape=[-1]),
+        "offsets": with_entry(data_offsets=[0, 2**40]),
+        "overlap": forge.with_header(data, header | {"more": entry}),
+        "turned": with_entry(shape=[1, *entry["shape"]]),
+        "other numbers": with_entry(dtype="I32"),
+        "more data": data + b"x",
+        "less data": data[:-1],
+        "another number": data[:-1] + bytes([data[-1] ^ 1]),
+        "nan": saying('{"a": NaN}'),
+        "deep": saying("[" * 10**5 + "]" * 10**5),
+        "no values": saying("import os"),
+        "a list": saying("[]"),
+        "another package's": saying('{"format": "keras"}'),
+    }
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return the hostile files by name."""
+    good = models(folder)
+    found = {}
+
+    def add(name: str, state: Any, tensors: dict[str, th.Tensor]) -> None:
+        forge.forge(folder / "bad.moe", state, tensors)
+        found[f"{len(found):03d} {name}"] = (folder / "bad.moe").read_bytes()
+
+    state, tensors = good["PPO"]
+    for at, value in VALUES:
+        add(f"{at}", forge.changed(state, at, value), tensors)
+    for algorithm, options in OPTIONS.items():
+        for name, value in options:
+            add(name, forge.option(good[algorithm][0], name, value), good[algorithm][1])
+    for role in ROLES:
+        for name in CODE:
+            add(role, forge.option(state, role, {"class": name}), tensors)
+    for value in (10**15, 2**62, "x"):
+        dqn = forge.changed(good["DQN"][0], ("arguments", "buffer_size"), value)
+        add("buffer_size", dqn, good["DQN"][1])
+    weights = {name: each for name, each in tensors.items() if name.startswith("weights/")}
+    first = next(iter(weights))
+    add("lacking", state, {name: each for name, each in tensors.items() if name != first})
+    add("renamed", state, {name + "_": each for name, each in tensors.items()})
+    add("too many", state, tensors | {"weights/more": th.zeros(0)})
+    forge.forge(folder / "bad.moe", state, tensors)
+    for name, data in bad_headers((folder / "bad.moe").read_bytes()).items():
+        found[f"{len(found):03d} {name}"] = data
+    return found
+
+
+def peak() -> int:
+    """Return the most memory so far in kibibytes, since it was reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def main(folder: Path) -> None:
+    """Open each, in this process."""
+    sung = folder / "sung"
+    (folder / "canary_in_a_mine.py").write_text(f"open({str(sung)!r}, 'w')\n")
+    sys.path.insert(0, str(folder))
+    found = {}
+    for name, data in files(folder).items():
+        path = folder / "hostile.moe"
+        path.write_bytes(data)
+        del data
+        Path("/proc/self/clear_refs").write_text("5")
+        before, begun, error = peak(), time.perf_counter(), None
+        try:
+            sb3_moe.load(path, device="cpu")
+        except sb3_moe.UnsafeFileError as refused:
+            error = str(refused)
+        seconds = time.perf_counter() - begun
+        found[name] = error, sung.exists(), (peak() - before) / 1024, seconds
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    assert struct.calcsize("P") == 8
+    main(Path(sys.argv[1]))

@@ -1,0 +1,163 @@
+"""A VecEnv that was saved goes on as the original does, whatever its layers hold."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils import EzPickle
+from stable_baselines3 import PPO
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnvWrapper,
+    VecFrameStack,
+)
+
+from sb3_moe.callbacks import save_snapshot
+from sb3_moe.saving.environment import load_env, save_env
+
+
+def play(env, steps=12):
+    seen = [env.step(np.ones(env.num_envs, np.int64)) for _ in range(steps)]
+    return repr([(obs, rewards) for obs, rewards, *_ in seen])
+
+
+def goes_on(env):
+    """Tell whether a copy that was saved and loaded does what the original does."""
+    env.reset()
+    play(env)
+    other = load_env(save_env(env))[0]
+    same = play(other) == play(env)
+    other.close()
+    return same
+
+
+def episodes(file):
+    """Read the rows of a monitor's file, without the times."""
+    header, names, *rows = file.read_text().splitlines()
+    assert (header[0], names) == ("#", "r,l,t")
+    return [row.rpartition(",")[0] for row in rows]
+
+
+def cart_poles(*wrappers):
+    def make():
+        env = gym.make("CartPole-v1")
+        for wrapper in wrappers:
+            env = wrapper(env)
+        return env
+
+    return DummyVecEnv([make, make])
+
+
+def test_wrappers_that_are_defined_in_a_function_are_saved():
+    class Local(VecEnvWrapper):
+        def reset(self):
+            return self.venv.reset()
+
+        def step_wait(self):
+            obs, rewards, *rest = self.venv.step_wait()
+            return obs, rewards + 1, *rest
+
+    class Inner(gym.Wrapper):
+        def step(self, action):
+            obs, reward, *rest = self.env.step(action)
+            return obs, reward + 2, *rest
+
+    assert goes_on(Local(cart_poles(Inner)))
+
+
+def test_a_layer_that_points_at_another_points_at_the_new_one():
+    class Looking(VecEnvWrapper):
+        def __init__(self, venv):
+            super().__init__(venv)
+            self.stacked, self.table = venv, {"count": self.count}
+            self.counted = 0
+
+        def count(self):
+            self.counted += 1
+            return self.counted
+
+        def reset(self):
+            return self.venv.reset()
+
+        def step_wait(self):
+            obs, rewards, *rest = self.venv.step_wait()
+            self.table["count"]()
+            return obs, rewards + self.counted + self.stacked.stacked_obs.stacked_obs.sum(), *rest
+
+    env = Looking(VecFrameStack(cart_poles(), 2))
+    assert goes_on(env)
+    other = load_env(save_env(env))[0]
+    assert other.stacked is other.venv
+    assert other.table["count"].__self__ is other
+
+
+def test_a_dummy_vec_env_of_ones_own_keeps_its_class():
+    class Doubling(DummyVecEnv):
+        def step_wait(self):
+            obs, rewards, *rest = super().step_wait()
+            return obs, rewards * 2, *rest
+
+    assert goes_on(Doubling([lambda: gym.make("CartPole-v1")]))
+
+
+def test_a_monitors_file_in_a_single_environment_goes_on_where_it_was(tmp_path):
+    env = DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1"), str(tmp_path / "0"))])
+    env.reset()
+    play(env)
+    saved, then = save_env(env), episodes(tmp_path / "0.monitor.csv")
+    play(env, 50)
+    env.close()
+    whole = episodes(tmp_path / "0.monitor.csv")
+    other = load_env(saved)[0]
+    assert episodes(tmp_path / "0.monitor.csv") == whole
+    play(other, 50)
+    other.close()
+    assert episodes(tmp_path / "0.monitor.csv") == whole
+    assert len(whole) > len(then) + 1 > 1
+
+
+class Rebuilding(gym.Wrapper, EzPickle):
+    """A wrapper that pickles by building itself anew, and so forgets what it counted."""
+
+    def __init__(self, env):
+        EzPickle.__init__(self, env)
+        gym.Wrapper.__init__(self, env)
+
+
+@pytest.mark.parametrize(("wrappers", "exact"), [((), True), ((Rebuilding, Monitor), False)])
+def test_a_layer_that_builds_itself_anew_is_not_said_to_be_exact(wrappers, exact):
+    assert save_env(cart_poles(*wrappers))[1] is exact
+
+
+def test_an_environment_whose_state_cannot_be_saved_is_refused():
+    class Remote(SubprocVecEnv):
+        def __init__(self):  # no process is needed for this
+            pass
+
+    with pytest.raises(ValueError, match="whose state can be saved, got Remote"):
+        save_env(Remote())
+
+
+def test_an_environment_that_was_rendered_is_saved_without_its_window():
+    class Surface:
+        __module__ = "pygame.surface"
+
+        def __reduce__(self):
+            raise TypeError("cannot pickle 'pygame.surface.Surface' object")
+
+    env = cart_poles()
+    env.envs[0].unwrapped.screen = Surface()
+    assert goes_on(env)
+    assert load_env(save_env(env))[0].envs[0].unwrapped.screen is None
+
+
+def test_a_part_that_cannot_be_pickled_is_refused(tmp_path):
+    env = cart_poles()
+    env.envs[0].unwrapped.stream = (each for each in "ab")
+    model = PPO("MlpPolicy", env, device="cpu")
+    with pytest.raises(
+        ValueError, match=r"environment can't be .* pickled \(TypeError: .*generator"
+    ):
+        save_snapshot(model, tmp_path / "snapshot")
+    assert not list(tmp_path.iterdir())
