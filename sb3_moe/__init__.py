@@ -15,7 +15,6 @@ from sb3_moe.growing import (
     upcycle,
 )
 from sb3_moe.measures import describe
-from sb3_moe.moved import keep_old_paths
 from sb3_moe.policies.of_model import routing
 from sb3_moe.policies.registration import register
 from sb3_moe.saving import UnsafeFileError, load, resume, save

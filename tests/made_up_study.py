@@ -9,8 +9,8 @@ from sb3_moe.study.report.runs import Run
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import survey
 from sb3_moe.study.spec.config import Architecture, CellConfig
-from sb3_moe.study.spec.setup import Evaluation
 from sb3_moe.study.spec.grid import StudyConfig
+from sb3_moe.study.spec.setup import Evaluation
 
 GAMES = ("SpaceInvaders", "Breakout")
 ROLLOUT = 64 * 128

@@ -22,8 +22,6 @@ import sb3_moe
 from sb3_moe.callbacks import MultiTaskEvalCallback
 from sb3_moe.saving.files import read_json, write_json
 from sb3_moe.vec_env.evaluating import Successes
-from sb3_moe.vec_env.evaluating import Successes
-from sb3_moe.saving.files import read_json, write_json
 
 TASKS = (
     "reach", "drawer-close", "door-close", "coffee-button", "plate-slide", "faucet-close",

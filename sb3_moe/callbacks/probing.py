@@ -24,7 +24,7 @@ from sb3_moe.vec_env.kept_rows import Watched
 from sb3_moe.vec_env.make import make_pinned_env, not_built_again_since, synchronise
 from sb3_moe.vec_env.observations import Obs, concatenate, select, spread
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
-from sb3_moe.vec_env.tasks import task_names, tasks_played
+from sb3_moe.vec_env.tasks import tasks_played
 
 # Random play goes on for so many steps between the observations that are kept, and so many times.
 STRIDE, ROUNDS = 4, 10

@@ -19,7 +19,6 @@ from sb3_moe.hub.results import Results, play
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers.checks import whole, words, yes_or_no
 from sb3_moe.measures import Budget, measure
-from sb3_moe.measures.budget import Budget, measure
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving.container import write_file

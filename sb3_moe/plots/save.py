@@ -10,7 +10,6 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from sb3_moe.measures import load_scores
-from sb3_moe.measures.curves import load_scores
 from sb3_moe.plots.inside import (
     draw_dormant,
     draw_gates_over_time,

@@ -15,8 +15,6 @@ from sb3_moe.callbacks import EWCCallback, L2AnchorCallback, SnapshotCallback
 from sb3_moe.callbacks.forgetting import grown
 from sb3_moe.measures.gradients import fisher_information
 from sb3_moe.saving.snapshot import resume
-from sb3_moe.measures.gradients import fisher_information
-from sb3_moe.saving.snapshot import resume
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle
 

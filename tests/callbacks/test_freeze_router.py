@@ -14,8 +14,6 @@ from sb3_moe.callbacks import FreezeRouterCallback, SnapshotCallback
 from sb3_moe.layers import MoELayer, RouterInput, mlp_experts
 from sb3_moe.measures.resets import reset_heads, reset_optimizers, shrink_and_perturb
 from sb3_moe.saving.snapshot import resume
-from sb3_moe.measures.resets import reset_heads, reset_optimizers, shrink_and_perturb
-from sb3_moe.saving.snapshot import resume
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Cycle
 

@@ -21,7 +21,6 @@ from sb3_moe.learning_rates import Restarted
 from sb3_moe.saving.record import Record
 from sb3_moe.vec_env import MultiTaskReplayBuffer
 from sb3_moe.vec_env.kept_rows import Reservoir
-from sb3_moe.saving.record import Record
 
 SEQUENCE = (0,) * 20 + (1,) * 200
 

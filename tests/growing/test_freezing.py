@@ -15,8 +15,6 @@ from sb3_moe import freeze_experts, thaw_experts
 from sb3_moe.callbacks import SnapshotCallback
 from sb3_moe.networks import networks_of
 from sb3_moe.saving.snapshot import resume
-from sb3_moe.optimizers.idle_experts import IdleExperts
-from sb3_moe.saving.snapshot import resume
 
 CASES = {
     "PPO": {"placement": "all"},

@@ -3,11 +3,11 @@
 import pytest
 import reference
 import torch as th
+from sb3_moe.layers.combining import Orthogonal
+from sb3_moe.layers.embedding_moe import TaskWeights
 from torch import nn
 
 from sb3_moe.layers import EmbeddingMoE, LinearRouter, SoftMoE, UniformMoE, mlp_experts
-from sb3_moe.layers.combining import Orthogonal
-from sb3_moe.layers.embedding_moe import TaskWeights
 
 
 def test_gram_schmidt_by_hand():

@@ -2,10 +2,10 @@
 
 import pytest
 import torch as th
+from sb3_moe.layers.routers import check_score_options, make_router
 from torch import nn
 
 from sb3_moe.layers import LinearRouter
-from sb3_moe.layers.routers import check_score_options, make_router
 
 
 def test_scores_are_a_linear_map_without_bias():

@@ -14,7 +14,7 @@ from torch import nn
 
 import sb3_moe
 from sb3_moe.layers import SeparateNetworks, StackedNetwork, mlp_experts
-from sb3_moe.measures.resets import moments, reset_optimizers
+from sb3_moe.measures.resets import reset_optimizers
 from sb3_moe.networks import networks_of
 from sb3_moe.networks.masks import moments_in
 from sb3_moe.optimizers import ExpertAdam, ExpertAdamW, ExpertLayer

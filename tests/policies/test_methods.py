@@ -18,7 +18,6 @@ from sb3_moe.measures import hidden_layers, redo
 from sb3_moe.networks import networks_of
 from sb3_moe.optimizers import ExpertAdam
 
-
 PRESETS = ("MULTI_HEAD", "MOORE", "PACO", "SIMBA", "SPHERE")
 ROWS = 6
 

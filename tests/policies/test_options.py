@@ -5,9 +5,8 @@ from itertools import product
 import pytest
 
 from sb3_moe.layers.registry import ROUTERS
-from sb3_moe.policies.options import per_tower
 from sb3_moe.policies.option_checks import why_invalid
-from sb3_moe.policies.options import DEFAULTS, MoEOptions
+from sb3_moe.policies.options import DEFAULTS, MoEOptions, per_tower
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS
 
 

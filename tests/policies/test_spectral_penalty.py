@@ -5,8 +5,15 @@ import reference
 import torch as th
 from torch import nn
 
-from sb3_moe.layers import LinearRouter, SparseMoE, StackedNetwork, TaskMoE, UniformMoE, mlp_experts, paths
-from sb3_moe.study.report.tables import grouped
+from sb3_moe.layers import (
+    LinearRouter,
+    SparseMoE,
+    StackedNetwork,
+    TaskMoE,
+    UniformMoE,
+    mlp_experts,
+    paths,
+)
 from sb3_moe.layers import experts as experts_module
 from sb3_moe.policies.spectral import (
     ByFeatures,
@@ -15,6 +22,7 @@ from sb3_moe.policies.spectral import (
     penalty_gradient,
     spectral_penalty,
 )
+from sb3_moe.study.report.tables import grouped
 
 
 def test_directions_that_are_used_alike_cost_nothing():

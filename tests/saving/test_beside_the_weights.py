@@ -17,9 +17,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_moe
 from sb3_moe import UnsafeFileError, make_multitask_vec_env
 from sb3_moe.saving.generators import preserved_generators
-from sb3_moe.saving.classes import names_asked
-from sb3_moe.vec_env.replay_buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
-from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
 from sb3_moe.saving.values import Decoder, Encoder
 from sb3_moe.vec_env import DeviceReplayBuffer, MultiTaskReplayBuffer
@@ -119,7 +116,9 @@ class OwnBuffer(ReplayBuffer):
 
 def test_a_buffer_of_the_users_own_is_not_saved_but_may_be_made(tmp_path):
     model = arena.train(arena.make("DQN", model={"replay_buffer_class": OwnBuffer}))
-    with pytest.raises(ValueError, match="`replay_buffer` must be False for DQN with a OwnBuffer, got True"):
+    with pytest.raises(
+        ValueError, match="`replay_buffer` must be False for DQN with a OwnBuffer, got True"
+    ):
         sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
     assert not list(tmp_path.iterdir())
     sb3_moe.save(model, tmp_path / "x.moe")

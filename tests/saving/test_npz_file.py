@@ -3,9 +3,6 @@
 import numpy as np
 import pytest
 
-from sb3_moe.saving.files import read_npz, write_npz
-from sb3_moe.saving.record import Record
-from sb3_moe.measures.curves import load_scores
 from sb3_moe.measures.curves import load_scores
 from sb3_moe.plots import draw_dormant
 from sb3_moe.saving.files import read_npz, write_npz

@@ -19,15 +19,9 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 import sb3_moe
 from sb3_moe.callbacks import SnapshotCallback, save_snapshot
-from sb3_moe.saving.generators import get_generators
-from sb3_moe.saving import UnsafeFileError
-from sb3_moe.snapshot.carried import get_carried
-from sb3_moe.saving.environment import save_env
-from sb3_moe.saving.snapshot import resume
-from sb3_moe.snapshot.writing import RunState
-from sb3_moe.vec_env import DeviceReplayBuffer
 from sb3_moe.saving import snapshot
 from sb3_moe.saving.snapshot import resume
+from sb3_moe.vec_env import DeviceReplayBuffer
 
 TOTAL, FIRST = 120, 40
 

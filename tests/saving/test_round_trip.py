@@ -21,10 +21,9 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 
 import sb3_moe
-from sb3_moe.learning_rates import Restarted
-from sb3_moe.learning_rates import LinearPerBlock
-from sb3_moe.vec_env import DeviceReplayBuffer, DeviceRolloutBuffer
+from sb3_moe.learning_rates import LinearPerBlock, Restarted
 from sb3_moe.saving.generators import preserved_generators
+from sb3_moe.vec_env import DeviceReplayBuffer, DeviceRolloutBuffer
 
 EVERY = cases.every_case()
 FLAT = [case for case in EVERY if arena.kind_of(case.alias) == "Mlp"]

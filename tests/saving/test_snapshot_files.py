@@ -9,10 +9,10 @@ import pytest
 from stable_baselines3 import DQN, PPO
 
 import sb3_moe
-from sb3_moe.vec_env.replay_buffers import DeviceReplayBuffer
 from sb3_moe.callbacks import SnapshotCallback, save_snapshot
 from sb3_moe.saving import DamagedError, resume
 from sb3_moe.saving.model_file import write_model
+from sb3_moe.vec_env.replay_buffers import DeviceReplayBuffer
 
 
 def own_schedule(remaining):

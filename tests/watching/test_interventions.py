@@ -7,6 +7,7 @@ import re
 import arena
 import pytest
 import torch as th
+from sb3_moe.layers.steering import Steering, steer
 from stable_baselines3 import PPO
 from torch import nn
 
@@ -22,7 +23,6 @@ from sb3_moe.layers import (
     mlp_experts,
 )
 from sb3_moe.layers.routing import Routing
-from sb3_moe.layers.steering import Steering, steer
 
 E = 4
 

@@ -14,8 +14,8 @@ from PIL import Image
 from stable_baselines3 import PPO
 
 import sb3_moe
-from sb3_moe.watching import Sleep
 from sb3_moe.saving.files import embedded
+from sb3_moe.watching import Sleep
 from sb3_moe.watching.pictures import as_bytes, data_of, shrunk
 
 NASTY = "</script><img src=x onerror=alert(1)>&\u2028{{script}}"

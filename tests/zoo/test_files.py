@@ -10,8 +10,7 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from torch import nn
 
-from sb3_moe.policies.options import per_tower
-from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.policies.options import DEFAULTS, per_tower
 from sb3_moe.presets import MINATAR_PPO
 from sb3_moe.zoo.__main__ import main
 from sb3_moe.zoo.files import FOLDER, hyperparameters

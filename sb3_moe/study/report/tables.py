@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_moe.measures import bootstrap_interval
-from sb3_moe.measures.statistics import bootstrap_interval
 from sb3_moe.saving.files import atomic
 from sb3_moe.study.report.judging import Finding
 from sb3_moe.study.report.measures import MEASURES, block_area, block_end, dormant, final, measure

@@ -21,8 +21,8 @@ from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import survey
 from sb3_moe.study.spec.about import About
 from sb3_moe.study.spec.config import Architecture
-from sb3_moe.study.spec.setup import Evaluation
 from sb3_moe.study.spec.grid import read_study
+from sb3_moe.study.spec.setup import Evaluation
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 

@@ -9,8 +9,8 @@ from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.heartbeat import Heartbeat
 from sb3_moe.study.spec.config import Architecture, CellConfig
-from sb3_moe.study.spec.setup import Evaluation
 from sb3_moe.study.spec.named import Named
+from sb3_moe.study.spec.setup import Evaluation
 from sb3_moe.study.spec.tasks import task_names
 
 CLASSIC = tuple((name, {"max_episode_steps": 20}) for name in ("CartPole-v1", "Acrobot-v1"))

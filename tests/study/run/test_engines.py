@@ -13,8 +13,8 @@ from sb3_moe.study.run.engine import LocalEngine
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.spec.architectures import named_architecture
 from sb3_moe.study.spec.config import CellConfig
-from sb3_moe.study.spec.setup import Evaluation
 from sb3_moe.study.spec.grid import load_study
+from sb3_moe.study.spec.setup import Evaluation
 
 pytest.importorskip("gymnax", reason="needs the minatar extra")
 

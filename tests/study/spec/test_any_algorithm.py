@@ -6,19 +6,16 @@ import gymnasium as gym
 import pytest
 from yaml import safe_load
 
-from sb3_moe.saving.files import write_json
 from sb3_moe.measures import matching_net_arch
-from sb3_moe.measures.budget import matching_net_arch
-from sb3_moe.vec_env.replay_buffers import MultiTaskReplayBuffer
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.saving.files import write_json
 from sb3_moe.study.run.folder import CellFolder, State
 from sb3_moe.study.run.jobs import Job, changes
-from sb3_moe.study.spec.arguments import arguments_of
 from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.rehearsal import check_networks
 from sb3_moe.study.spec.algorithms import default_policy, policy_base, policy_of, towers_of
 from sb3_moe.study.spec.architectures import meaning, named_architecture
+from sb3_moe.study.spec.arguments import arguments_of
 from sb3_moe.study.spec.grid import load_study, read_study
 from sb3_moe.vec_env import MultiTaskReplayBuffer
 

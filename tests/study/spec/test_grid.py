@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from made_up_study import GAMES, ROLLOUT, architecture, cell, study
 
-from sb3_moe.policies.on_policy import MoeMultiInputPolicy
 from sb3_moe.learning_rates import LinearPerBlock
+from sb3_moe.policies.on_policy import MoeMultiInputPolicy
 from sb3_moe.study.run.learner import ppo_arguments, stream
 from sb3_moe.study.spec.architectures import (
     named_architecture,
 )
 from sb3_moe.study.spec.config import Architecture, CellConfig, differences
-from sb3_moe.study.spec.setup import Evaluation
 from sb3_moe.study.spec.grid import PRESETS, load_study, read_study
+from sb3_moe.study.spec.setup import Evaluation
 
 
 def test_cells_are_every_regime_order_and_architecture_seed_by_seed():
