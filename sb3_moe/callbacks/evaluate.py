@@ -13,20 +13,18 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_moe.callbacks.periodic import PeriodicCallback
-from sb3_moe.evaluation.playing import LONGEST
 from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.saving.files import atomic
 from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.saving.record import Record
-from sb3_moe.tasks.of_env import task_names
-from sb3_moe.vec_env.evaluating import TaskEpisodes, evaluate_tasks, success_rate
+from sb3_moe.vec_env.evaluating import LONGEST, TaskEpisodes, evaluate_tasks, success_rate
 from sb3_moe.vec_env.make import (
     are_interleaved,
     evaluation_copies,
     make_pinned_env,
     synchronise,
 )
-from sb3_moe.vec_env.tasks import name_of, only_task, short_names
+from sb3_moe.vec_env.tasks import name_of, only_task, short_names, task_names
 
 ALL_TASKS = -1
 # What this, SB3's own callback and TaskSwitchCallback log of all tasks at once.

@@ -18,13 +18,12 @@ from sb3_moe.callbacks.periodic import PeriodicCallback
 from sb3_moe.layers.checks import whole
 from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.saving.record import Record
-from sb3_moe.tasks.of_env import task_names
 from sb3_moe.vec_env.evaluating import random_actions, takes_masks
 from sb3_moe.vec_env.kept_rows import Watched
 from sb3_moe.vec_env.make import make_pinned_env, not_built_again_since, synchronise
 from sb3_moe.vec_env.observations import Obs, concatenate, select, spread
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
-from sb3_moe.vec_env.tasks import tasks_played
+from sb3_moe.vec_env.tasks import task_names, tasks_played
 
 # Random play goes on for so many steps between the observations that are kept, and so many times.
 STRIDE, ROUNDS = 4, 10

@@ -20,9 +20,8 @@ from sb3_moe.layers.checks import whole
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.measures.activations import online_parameters
 from sb3_moe.saving.record import Record
-from sb3_moe.tasks.of_env import task_names
 from sb3_moe.vec_env.observations import stored_obs
-from sb3_moe.vec_env.tasks import LAYER, PRINTED, short_names, tasks_stepped
+from sb3_moe.vec_env.tasks import LAYER, PRINTED, short_names, task_names, tasks_stepped
 
 
 class TaskGradientCallback(BaseCallback):
