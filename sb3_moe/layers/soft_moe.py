@@ -43,26 +43,21 @@ class SoftMoE(ScoredMoE):
         if self.num_slots == 1 and x_BNI.shape[1] == 1:
             gates_B1E = edited_shares(self, softmax_over_experts(logits_BNK))
             return self.combine(x_BNI, gates_B1E, logits_BNE=logits_BNK, edited=True)
-        combine_BNES = self._by_slot(logits_BNK.softmax(-1))
+        combine_BNK = self._edited(logits_BNK.softmax(-1))
         if self.edit_gates is not None:
-            # One expert's slots have, together, what `edit_gates` gives it.
-            gates_BNE = combine_BNES.sum(-1)
-            tiny = th.finfo(gates_BNE.dtype).tiny
-            ratios_BNE = edited_shares(self, gates_BNE) / gates_BNE.clamp_min(tiny)
-            combine_BNES = combine_BNES * ratios_BNE.unsqueeze(-1)
-        routing = Routing(combine_BNES, self._by_slot(logits_BNK))
+            combine_BNK = combine_BNK / combine_BNK.sum(-1, keepdim=True)
+        routing = Routing(self._by_slot(combine_BNK), self._by_slot(logits_BNK))
         if x_BNI.shape[1] == 1:  # every slot holds the one token itself
             y_B1O, _ = self.combine(x_BNI, routing.gates_BNE, edited=True)
             return y_B1O, routing
         size = max(1, self.experts.chunk_rows(x_BNI) // self.num_slots)
-        combine_BNK = combine_BNES.flatten(2)
         return in_chunks(self._through_slots, size, x_BNI, logits_BNK, combine_BNK), routing
 
     def _through_slots(
         self, x_BNI: th.Tensor, logits_BNK: th.Tensor, combine_BNK: th.Tensor
     ) -> th.Tensor:
         batch, _, width = x_BNI.shape
-        slots_BKI = th.bmm(logits_BNK.softmax(1).transpose(1, 2), x_BNI)
+        slots_BKI = th.bmm(self._edited(logits_BNK.softmax(1)).transpose(1, 2), x_BNI)
         slots_BESI = slots_BKI.view(batch, self.num_experts, self.num_slots, width)
         out_EMO = self.experts(slots_BESI.transpose(0, 1).flatten(1, 2))
         out_EBSO = out_EMO.view(self.num_experts, batch, self.num_slots, out_EMO.shape[-1])
@@ -70,6 +65,13 @@ class SoftMoE(ScoredMoE):
 
     def _by_slot(self, x_BNK: th.Tensor) -> th.Tensor:
         return x_BNK.view(*x_BNK.shape[:2], self.num_experts, self.num_slots)
+
+    def _edited(self, weights_BNK: th.Tensor) -> th.Tensor:
+        """Return slots' weights as :attr:`edit_gates` leaves those of their experts."""
+        if self.edit_gates is None:
+            return weights_BNK
+        by_slot_BNSE = self._by_slot(weights_BNK).transpose(2, 3)
+        return self.edit_gates(by_slot_BNSE).transpose(2, 3).flatten(2)
 
 
 class RandomMoE(SoftMoE):

@@ -20,7 +20,7 @@ from sb3_moe.networks import kind_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.vec_env.evaluating import LONGEST, evaluate_tasks
-from sb3_moe.watching.interventions import mixtures_of, without_expert
+from sb3_moe.watching.interventions import mixtures_of, when_off, without_expert
 from sb3_moe.watching.stage import seed_generators, stage_for
 
 Array = npt.NDArray[np.float64]
@@ -150,5 +150,5 @@ def expert_importance(
                     returns.append(play())
         finally:
             stage.leave()
-    notes = "; ".join(dict.fromkeys(layer.when_off for layer in layers))
+    notes = "; ".join(dict.fromkeys(map(when_off, layers)))
     return Importance(tower, stage.names, notes, np.stack(returns))

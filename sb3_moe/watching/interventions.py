@@ -14,7 +14,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 
-from sb3_moe.layers import MoELayer
+from sb3_moe.layers import EmbeddingMoE, MoELayer, SoftMoE, SparseMoE, UniformMoE
 from sb3_moe.policies.of_model import policy_of
 
 
@@ -24,9 +24,8 @@ def without_expert(
 ) -> Iterator[None]:
     """Switch one expert off while the block runs.
 
-    Where a router has scores, the expert's are minus infinity before softmax or top-k; the uniform
-    one shares its weight among the others; for the task router and expert choice, and routers of
-    your own, its output is zero.
+    Where gates are a softmax, the others share its weight, and top-k chooses among them; for the
+    task router, linear weights and expert choice, and routers of your own, its output is zero.
 
     >>> import sb3_moe
     >>> from stable_baselines3 import PPO
@@ -44,7 +43,7 @@ def without_expert(
     :raises TypeError: if the policy is not one of this package's
     :raises ValueError: if there is no such tower, layer or expert, or no other expert
     """
-    with _steered(model, tower, layer, (expert,), lambda gates: _without(gates, [expert])):
+    with _edited_in(model, tower, layer, (expert,), lambda gates: _without(gates, [expert])):
         yield
 
 
@@ -65,7 +64,7 @@ def only_expert(
     def others(gates: th.Tensor) -> th.Tensor:
         return _without(gates, [k for k in range(gates.shape[-1]) if k != expert])
 
-    with _steered(model, tower, layer, (expert,), others):
+    with _edited_in(model, tower, layer, (expert,), others):
         yield
 
 
@@ -83,7 +82,7 @@ def swap_experts(
     :raises TypeError: if the policy is not one of this package's
     :raises ValueError: if there is no such tower, layer or expert
     """
-    with _steered(
+    with _edited_in(
         model, tower, layer, (first, second), lambda gates: _swapped(gates, first, second)
     ):
         yield
@@ -103,8 +102,21 @@ def mixtures_of(
     return policy_of(model).mixtures(tower, layer)
 
 
+def when_off(layer: MoELayer) -> str:
+    """Say what becomes of an expert that is switched off, in half a sentence.
+
+    :param layer: whose it is
+    """
+    if isinstance(layer, SparseMoE):
+        return "others are chosen in its place"
+    softmax = isinstance(layer, EmbeddingMoE) and layer.softmax
+    if softmax or isinstance(layer, SoftMoE | UniformMoE):
+        return "the others share its weight"
+    return "its output is zero, and the others count as before"
+
+
 @contextmanager
-def _steered(
+def _edited_in(
     model: BaseAlgorithm | BaseModel,
     tower: str,
     layer: int | None,

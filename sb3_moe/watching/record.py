@@ -26,7 +26,7 @@ from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.vec_env.evaluating import takes_masks
 from sb3_moe.vec_env.tasks import action_meanings, tasks_played
-from sb3_moe.watching.interventions import mixtures_of, without_expert
+from sb3_moe.watching.interventions import mixtures_of, when_off, without_expert
 from sb3_moe.watching.notes import Notes
 from sb3_moe.watching.replay import Frame, Mixture, Replay, Run, Track
 from sb3_moe.watching.stage import Stage, drawn, seed_generators, stage_for, why_not_drawn
@@ -105,9 +105,6 @@ def watch(
     return Replay(title, stage.names, kind, critics, mixtures, runs, player.no_frames)
 
 
-WHEN_OFF = "its gate is 0 before experts are chosen"
-
-
 def expert_named(expert: Expert) -> tuple[str, int]:
     """Read an expert's name, such as ``"pi:2"``.
 
@@ -126,7 +123,7 @@ def expert_named(expert: Expert) -> tuple[str, int]:
 
 def _mixtures(model: BaseAlgorithm) -> list[Mixture]:
     return [
-        Mixture(name, layer.num_experts, layer.name, WHEN_OFF)
+        Mixture(name, layer.num_experts, layer.name, when_off(layer))
         for name, layer in _layers(model).items()
     ]
 
@@ -138,7 +135,7 @@ def _layers(model: BaseAlgorithm) -> dict[str, MoELayer]:
 
 def _note(model: BaseAlgorithm, tower: str) -> str:
     notes = dict.fromkeys(
-        f"{layer.name} router: {WHEN_OFF}" for layer in mixtures_of(model, tower).values()
+        f"{layer.name} router: {when_off(layer)}" for layer in mixtures_of(model, tower).values()
     )
     return "; ".join(notes)
 

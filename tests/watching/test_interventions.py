@@ -7,38 +7,42 @@ import re
 import arena
 import pytest
 import torch as th
-from sb3_moe.layers.steering import Steering, steer
 from stable_baselines3 import PPO
 from torch import nn
 
 import sb3_moe
 from sb3_moe.layers import (
     ExpertChoiceMoE,
-    LinearRouter,
-    MoELayer,
+    RouterInput,
     SoftMoE,
     SparseMoE,
     TaskMoE,
     UniformMoE,
     mlp_experts,
 )
-from sb3_moe.layers.routing import Routing
+from sb3_moe.watching.interventions import _swapped, _without
 
 E = 4
 
 
+def sees(num_experts):
+    return RouterInput(features=5, num_experts=num_experts, num_tokens=6, num_tasks=num_experts)
+
+
 def soft(num_experts, slots=1):
-    return SoftMoE(
-        mlp_experts(num_experts, 5, 7, 3), LinearRouter(5, num_experts * slots), num_slots=slots
-    )
+    return SoftMoE(mlp_experts(num_experts, 5, 7, 3), sees(num_experts), num_slots=slots)
 
 
 def top_k(num_experts, **options):
-    return SparseMoE(mlp_experts(num_experts, 5, 7, 3), LinearRouter(5, num_experts), **options)
+    return SparseMoE(mlp_experts(num_experts, 5, 7, 3), sees(num_experts), **options)
 
 
 def uniform(num_experts):
-    return UniformMoE(mlp_experts(num_experts, 5, 7, 3))
+    return UniformMoE(mlp_experts(num_experts, 5, 7, 3), sees(num_experts))
+
+
+def without(layer, k):
+    layer.edit_gates = lambda gates: _without(gates, [k])
 
 
 WITH_SCORES = {
@@ -82,8 +86,8 @@ def lacking(kind, layer, k):
 def test_a_layer_without_an_expert_equals_one_that_never_had_it(kind, k, tokens):
     layer, x = built(kind), th.randn(9, tokens, 5, dtype=th.float64)
     expected, others = lacking(kind, layer, k)(x)
-    with steer(layer, Steering.nothing(E).without(k)):
-        got, routing = layer(x)
+    without(layer, k)
+    got, routing = layer(x)
     th.testing.assert_close(got, expected)
     gates_BNE = routing.gates_BNE
     assert (gates_BNE[..., k] == 0).all()
@@ -96,11 +100,11 @@ def tasks_of(x):
 
 
 def test_the_task_routers_expert_that_is_off_gives_zero_and_the_others_what_they_gave():
-    layer = TaskMoE(mlp_experts(E, 5, 7, 3)).double()
+    layer = TaskMoE(mlp_experts(E, 5, 7, 3), sees(E)).double()
     x = th.randn(8, 1, 5, dtype=th.float64)
     before, _ = layer(x, tasks_of(x))
-    with steer(layer, Steering.nothing(E).without(1)):
-        after, routing = layer(x, tasks_of(x))
+    without(layer, 1)
+    after, routing = layer(x, tasks_of(x))
     off = th.arange(8) % E == 1
     assert (after[off] == 0).all()
     th.testing.assert_close(after[~off], before[~off])
@@ -109,12 +113,12 @@ def test_the_task_routers_expert_that_is_off_gives_zero_and_the_others_what_they
 
 def test_expert_choice_without_an_expert_lacks_its_output_alone():
     th.manual_seed(0)
-    layer = ExpertChoiceMoE(mlp_experts(E, 5, 7, 3), LinearRouter(5, E), top_k=2).double()
+    layer = ExpertChoiceMoE(mlp_experts(E, 5, 7, 3), sees(E), top_k=2).double()
     x = th.randn(3, 6, 5, dtype=th.float64)
     whole, routing = layer(x)
     alone = layer.experts.expert(2)(x) * routing.gates_BNE[..., 2:3]
-    with steer(layer, Steering.nothing(E).without(2)):
-        got, _ = layer(x)
+    without(layer, 2)
+    got, _ = layer(x)
     th.testing.assert_close(got, whole - alone)
 
 
@@ -126,42 +130,19 @@ def test_experts_that_change_places_are_those_of_a_layer_with_their_weights_chan
     other.experts.load_state_dict(
         {name: tensor[order] for name, tensor in layer.experts.state_dict().items()}
     )
-    with steer(layer, Steering.nothing(E).swapped(0, 2)):
-        got, _ = layer(x)
+    layer.edit_gates = lambda gates: _swapped(gates, 0, 2)
+    got, _ = layer(x)
     th.testing.assert_close(got, other(x)[0])
 
 
 def test_the_task_routers_experts_change_places_by_task():
-    layer = TaskMoE(mlp_experts(E, 5, 7, 3)).double()
+    layer = TaskMoE(mlp_experts(E, 5, 7, 3), sees(E)).double()
     x = th.randn(4, 1, 5, dtype=th.float64)
-    with steer(layer, Steering.nothing(E).swapped(0, 1).swapped(1, 2)):
-        got, routing = layer(x, tasks_of(x))
-    assert routing.experts_BNk.flatten().tolist() == [2, 0, 1, 3]
-    for row, expert in enumerate([2, 0, 1, 3]):
+    layer.edit_gates = lambda gates: _swapped(gates, 0, 1)
+    got, routing = layer(x, tasks_of(x))
+    assert routing.gates_BNE.argmax(-1).flatten().tolist() == [1, 0, 2, 3]
+    for row, expert in enumerate([1, 0, 2, 3]):
         th.testing.assert_close(got[row], layer.experts.expert(expert)(x[row]))
-
-
-def test_to_swap_twice_changes_nothing_and_what_is_off_moves_along():
-    nothing = Steering.nothing(E)
-    assert nothing.swapped(1, 3).swapped(1, 3) == nothing
-    assert nothing.without(1).swapped(1, 3).off == {3}
-
-
-class Stubborn(MoELayer):
-    name = "stubborn"
-
-    def route(self, x_BNI, router_BNR):
-        gates_BNE = x_BNI.new_full((*x_BNI.shape[:2], self.num_experts), 0.5)
-        return x_BNI, Routing(gates_BNE)
-
-
-def test_a_router_that_ignores_what_is_off_is_found_out():
-    layer = Stubborn(mlp_experts(2, 5, 7, 5))
-    with (
-        steer(layer, Steering.nothing(2).without(1)),
-        pytest.raises(ValueError, match=r"'stubborn' must call `self\.combine` in `route`"),
-    ):
-        layer(th.zeros(1, 1, 5))
 
 
 def model_of(**kwargs):
@@ -204,17 +185,15 @@ def test_swapped_experts_have_each_others_gates():
 def test_nothing_is_left_behind_whatever_happens_within():
     model = model_of()
     layer = model.policy.moe_layers()["pi.middle"]
-    names, state = set(vars(layer)), pickle.dumps(model.policy.state_dict())
-    within = set()
+    state = pickle.dumps(model.policy.state_dict())
 
     def fail():
-        within.update(vars(layer))
+        assert layer.edit_gates is not None
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"), sb3_moe.without_expert(model, "pi", 1):
         fail()
-    assert within == names | {"steering"}
-    assert set(vars(layer)) == names
+    assert layer.edit_gates is None
     assert pickle.dumps(model.policy.state_dict()) == state
 
 
