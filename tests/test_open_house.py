@@ -203,26 +203,6 @@ def test_experts_behind_a_router_of_ones_own_are_initialised_as_sb3_does():
         th.testing.assert_close(size, 2 * th.eye(len(rows)), atol=1e-5, rtol=0)
 
 
-def test_a_held_routers_statistics_stay_and_move_again_when_it_is_let_go():
-    class Normed(own_parts.Tempered):
-        def __init__(self, experts, sees, **options):
-            super().__init__(experts, sees, **options)
-            self.norm = nn.BatchNorm1d(sees.features)
-
-        def route(self, x_BNI, router_BNR):
-            return super().route(x_BNI, self.norm(router_BNR.flatten(0, 1)).view_as(router_BNR))
-
-    layer = make(router=Normed).policy.moe_layers()["pi.middle"].train()
-    before = layer.norm.running_mean.clone()
-    layer.hold_router(True)
-    layer(th.randn(8, 1, 12) + 3)[0].sum().backward()
-    assert th.equal(layer.norm.running_mean, before)
-    assert not layer.norm.num_batches_tracked
-    layer.hold_router(False)
-    layer(th.randn(8, 1, 12) + 3)
-    assert not th.equal(layer.norm.running_mean, before)
-
-
 def test_a_router_acts_once_between_two_updates_however_often_modes_are_set():
     class Counting(own_parts.Tempered):
         updates = 0
@@ -235,22 +215,6 @@ def test_a_router_acts_once_between_two_updates_however_often_modes_are_set():
     for mode in (False, False, True, False, False, True, True, False):
         model.policy.set_training_mode(mode)
     assert layer.updates == 3  # one before the first
-
-
-def test_a_held_router_does_nothing_between_updates():
-    class Counting(own_parts.Tempered):
-        updates = 0
-
-        def between_updates(self):
-            self.updates += 1
-
-    model = make(router=Counting).learn(16)
-    layer = model.policy.moe_layers()["pi.middle"]
-    assert layer.updates
-    layer.updates = 0
-    layer.hold_router(True)
-    model.policy.set_training_mode(False)
-    assert not layer.updates
 
 
 def test_a_layer_that_sees_part_of_the_input_is_no_reader_of_every_unit():

@@ -85,7 +85,7 @@ class FreezeRouterCallback(ProbeCallback):
         """Raise ValueError unless a router learns, in steps of an optimiser."""
         refuse_trpo(model, type(self).__name__)
         layers = model.policy.moe_layers() if isinstance(model.policy, MoEPolicy) else {}
-        if not any(_router(layer) for layer in layers.values()):
+        if not any(router_parameters(layer) for layer in layers.values()):
             kinds = sorted({type(layer).__name__ for layer in layers.values()})
             raise ValueError(
                 "the policy must have a router that learns, such as `router`='soft', got "
@@ -95,7 +95,7 @@ class FreezeRouterCallback(ProbeCallback):
     def _routers(self) -> dict[str, MoELayer]:
         """Return the mixtures whose routers learn; experts that join make new ones."""
         layers = policy_of(self.model).moe_layers().items()
-        return {name: layer for name, layer in layers if _router(layer)}
+        return {name: layer for name, layer in layers if router_parameters(layer)}
 
     def _on_training_start(self) -> None:
         """Go on from what the model remembers, unless its run starts anew."""
@@ -131,7 +131,7 @@ class FreezeRouterCallback(ProbeCallback):
     def _hold(self) -> None:
         """Hold the routers that are frozen, and no others: training that broke off may have."""
         for name, layer in self._routers().items():
-            _hold_router(layer, name in self.kept["frozen"])
+            hold_router(layer, name in self.kept["frozen"])
 
     def _resume(self, step: int) -> int | None:
         last: int | None = self.kept["last"]
@@ -153,7 +153,7 @@ class FreezeRouterCallback(ProbeCallback):
             return
         routers = self._routers()
         for name in self.kept["frozen"]:
-            _hold_router(routers[name], False)
+            hold_router(routers[name], False)
             self._tell(name, frozen=False)
         fresh = {"gates": {}, "settled": {}, "frozen": [], "stepped": False}
         self.kept |= {"since": self.model.num_timesteps, **fresh}
@@ -203,17 +203,29 @@ class FreezeRouterCallback(ProbeCallback):
     def _on_training_end(self) -> None:
         """Leave a model whose parameters are like any other's."""
         for layer in self._routers().values():
-            _hold_router(layer, False)
+            hold_router(layer, False)
 
 
-def _router(layer: MoELayer) -> list[nn.Parameter]:
+def router_parameters(layer: MoELayer) -> list[nn.Parameter]:
+    """Return what a layer's router decides by: all parameters but the experts'."""
     return [p for name, p in layer.named_parameters() if not name.startswith("experts.")]
 
 
-def _hold_router(layer: MoELayer, still: bool) -> None:
-    for parameter in _router(layer):
-        parameter.requires_grad_(not still)
-        parameter.grad = None
+def hold_router(layer: MoELayer, still: bool) -> None:
+    """Keep what a router decides by as it is, or let it learn again what it learned before.
+
+    Optimizers leave a parameter without a gradient alone, with its averages. Nothing is saved.
+
+    :param layer: whose router
+    :param still: whether to keep it
+    """
+    for parameter in router_parameters(layer):
+        if still and parameter.requires_grad:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+            vars(parameter)["is_held"] = True
+        elif not still and vars(parameter).pop("is_held", False):
+            parameter.requires_grad_(True)
 
 
 def _same(one: list[Obs], other: list[Obs]) -> bool:

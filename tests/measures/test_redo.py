@@ -10,6 +10,7 @@ from stable_baselines3 import DQN, PPO, SAC
 from torch import nn
 
 import sb3_moe
+from sb3_moe.callbacks.freeze_router import hold_router
 from sb3_moe.layers.stacked import StackedLinear
 from sb3_moe.measures import (
     hidden_layers,
@@ -376,7 +377,7 @@ def test_units_that_something_held_still_reads_stay_as_they_are_and_are_not_coun
     if holds == "experts":
         sb3_moe.freeze_experts(model, [0])
     else:
-        mixture.hold_router(True)
+        hold_router(mixture, True)
     obs = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
     tensors = model.policy.obs_to_tensor(obs)[0]
     before = model.policy.get_distribution(tensors).distribution.logits

@@ -230,7 +230,7 @@ def test_the_last_expert_stays():
 
 
 def test_dense_models_have_no_expert_to_switch_off():
-    dense = model_of(placement="none")
+    dense = model_of(placement="none", num_experts=None)
     with (
         pytest.raises(ValueError, match="no mixture of experts: choose another `placement`"),
         sb3_moe.without_expert(dense, "pi", 0),
