@@ -73,9 +73,8 @@ class SparseMoE(ScoredMoE):
     def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output and the kept gates."""
         logits_BNE = self.router(router_BNR)
-        all_probs_BNE = softmax_over_experts(logits_BNE)
-        probs_BNE = edited_shares(self, all_probs_BNE)
-        experts_BNk = self._choose(all_probs_BNE.detach(), probs_BNE.detach())
+        probs_BNE = edited_shares(self, softmax_over_experts(logits_BNE))
+        experts_BNk = self._choose(probs_BNE.detach())
         kept_BNE = th.zeros_like(probs_BNE).scatter(-1, experts_BNk, 1.0)
         gates_BNE = probs_BNE * kept_BNE
         if self.renormalize:
@@ -84,18 +83,14 @@ class SparseMoE(ScoredMoE):
             x_BNI, gates_BNE, logits_BNE=logits_BNE, experts_BNk=experts_BNk, edited=True
         )
 
-    def _choose(self, all_probs_BNE: th.Tensor, probs_BNE: th.Tensor) -> th.Tensor:
-        """Return the chosen experts.
-
-        :param all_probs_BNE: of the scores
-        :param probs_BNE: as :attr:`edit_gates` left them
-        """
+    def _choose(self, probs_BNE: th.Tensor) -> th.Tensor:
         if not self.bias_rate:
             return best(probs_BNE, self.top_k)
-        scores_BNE = all_probs_BNE + self.running_bias_E
+        bias_E = self.running_bias_E
         if self.edit_gates is not None:
-            # An expert that was edited away is not to be chosen for its bias.
-            scores_BNE = self.edit_gates(scores_BNE).masked_fill(probs_BNE == 0, -th.inf)
+            bias_E = self.edit_gates(bias_E)
+        # An expert that was edited away is not to be chosen for its bias.
+        scores_BNE = (probs_BNE + bias_E).masked_fill(probs_BNE == 0, -th.inf)
         experts_BNk = best(scores_BNE, self.top_k)
         if self.training and th.is_grad_enabled() and not self._is_held():
             self.running_count_E += counts(experts_BNk, self.num_experts)
