@@ -52,7 +52,7 @@ def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
     :param policy: of any algorithm
     """
     layers = [module for module in policy.modules() if isinstance(module, MoELayer)]
-    whole = [*held_routers(policy)]
+    whole: list[th.Tensor] = [*held_routers(policy)]
     whole += [each for layer in layers if layer.holds_router for each in layer.router_buffers()]
     kept: dict[th.Tensor, th.Tensor] = {
         tensor: th.ones_like(tensor, dtype=th.bool) for tensor in whole
