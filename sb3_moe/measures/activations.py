@@ -259,7 +259,7 @@ def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activa
         return Activations(as_ETHP(calls[-1], layer.num_experts))
     values_ETHP = as_ETHP(calls[-1], layer.num_experts)
     routing: Routing = outputs[f"{layer.name} mixture"][-1][1]
-    gates_TE = _row_gates(layer.mixture, routing)
+    gates_TE = row_gates(layer.mixture, routing)
     # An expert that is not stacked with the others has layers of its own.
     mine = slice(None) if layer.expert is None else slice(layer.expert, layer.expert + 1)
     if routing.experts_BNk is None:
@@ -270,7 +270,7 @@ def _activations(layer: HiddenLayer, outputs: Mapping[str, list[Any]]) -> Activa
     return Activations(values_ETHP, gates_TE, chosen_TE.any(0))
 
 
-def _row_gates(layer: MoELayer, routing: Routing) -> th.Tensor:
+def row_gates(layer: MoELayer, routing: Routing) -> th.Tensor:
     """Return how much each row of each expert counts in the output, (T, E).
 
     :param layer: of any router

@@ -67,7 +67,7 @@ def kept_entries(policy: BasePolicy) -> dict[th.Tensor, th.Tensor]:
     :param policy: of any algorithm
     """
     layers = [module for module in policy.modules() if isinstance(module, MoELayer)]
-    whole = [*held_routers(policy)]
+    whole: list[th.Tensor] = [*held_routers(policy)]
     whole += [each for layer in layers for each in _held_buffers(layer)]
     kept: dict[th.Tensor, th.Tensor] = {
         tensor: th.ones_like(tensor, dtype=th.bool) for tensor in whole

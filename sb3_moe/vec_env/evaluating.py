@@ -1,11 +1,7 @@
-"""Play a fixed number of episodes of every task.
+"""Play a fixed number of episodes of every task, and say what they came to.
 
-Shapes: N tasks, n episodes of each.
-
-
-What an episode came to: its success at any step, and the score of a game of several lives.
-
-What a random policy does in every copy of an environment."""
+Shapes: N tasks, n episodes of each, B environments.
+"""
 
 from __future__ import annotations
 
@@ -87,8 +83,7 @@ def evaluate_tasks(
     if isinstance(model, BaseAlgorithm):  # else there is nothing but a `predict`
         check_tasks(tasks_known(model), env)
     obs = env.reset()
-    tasks, names = tasks_played(env), task_names(env)
-    played = _Played(env, _quotas(tasks, names, n_eval_episodes), tasks if len(names) > 1 else None)
+    played = _Played(env, n_eval_episodes)
     states, starts = None, np.ones(env.num_envs, dtype=bool)
     masked = takes_masks(model, env)
     while played.wanted.any():
@@ -102,31 +97,32 @@ def evaluate_tasks(
         )
         obs, _, starts, infos = env.step(actions)
         played.step(starts, infos)
-        copy, steps = played.longest()
-        if max_episode_steps is not None and steps >= max_episode_steps:
-            refuse_endless(names[tasks[copy]], max_episode_steps)
-    return _by_task(played.episodes, tasks, n_eval_episodes)
+        played.check_lengths(max_episode_steps)
+    return played.by_task()
 
 
-_EACH_ITS_OWN = "the environment must play every task in a copy of its own"
+_EACH_ITS_OWN = "the environment must play every task in an environment of its own"
 _BUILD = "build it with sb3_moe.make_multitask_vec_env(tasks, schedule=Interleave())"
 
 
 class _Played:
-    """What each copy of an environment has played of its share of the episodes.
+    """What each environment has played of its own share of the episodes.
 
     :param env: what is played
-    :param quota: episodes that count, of each copy
-    :param tasks: that each copy plays, (B,); None: there is only one
+    :param episodes: of each task
+    :raises ValueError: if a task is not played
     """
 
-    def __init__(
-        self, env: VecEnv, quota: list[int], tasks: npt.NDArray[np.int64] | None = None
-    ) -> None:
-        self.episodes: list[list[tuple[float, float, float]]] = [[] for _ in quota]
-        self.running = np.zeros(env.num_envs, dtype=np.int64)  # steps without an end
-        self.wanted = np.array(quota) > 0
-        self._quota, self._tasks = quota, tasks
+    def __init__(self, env: VecEnv, episodes: int) -> None:
+        self._tasks, self._names = tasks_played(env), task_names(env)
+        if missing := [name for k, name in enumerate(self._names) if k not in self._tasks]:
+            raise ValueError(f"{_EACH_ITS_OWN}, but lacks {missing}; {_BUILD}")
+        same_EE = self._tasks[:, None] == self._tasks
+        number, rank = same_EE.sum(1), np.tril(same_EE, -1).sum(1)
+        self._quota = (episodes + number - 1 - rank) // number
+        self.wanted = self._quota > 0
+        self._episodes: list[list[tuple[float, float, float]]] = [[] for _ in self._quota]
+        self._running = np.zeros(env.num_envs, dtype=np.int64)  # steps without an end
         self._lengths = np.zeros(env.num_envs)  # of the lives of a game that goes on
         self._successes = Successes(env.num_envs)
         lives = (env.env_is_wrapped(wrapper) for wrapper in (EpisodicLifeEnv, Monitor))
@@ -134,34 +130,37 @@ class _Played:
         self._unheard = [all(each) for each in zip(*lives, strict=True)]
 
     def step(self, dones: npt.NDArray[np.bool_], infos: Sequence[Mapping[str, Any]]) -> None:
-        """Take note of a step of every copy."""
+        """Take note of a step of every environment."""
         self._successes.step(infos)
-        self.running = np.where(dones, 0, self.running + 1)
+        self._running = np.where(dones, 0, self._running + 1)
         for i in np.flatnonzero(dones).tolist():
             if "episode" in infos[i] or not self._unheard[i]:
                 self._end(i, infos[i])
 
-    def longest(self) -> tuple[int, int]:
-        """Return which episode of those that count has run for longest: its copy, and its steps."""
-        counted = self.running * self.wanted
-        copy = int(counted.argmax())
-        return copy, int(counted[copy])
-
-    def _end(self, copy: int, info: Mapping[str, Any]) -> None:
-        self._lengths[copy] += monitored(info)["l"]
+    def _end(self, index: int, info: Mapping[str, Any]) -> None:
+        self._lengths[index] += monitored(info)["l"]
         if is_lost_life(info):
             return
-        mine = self.episodes[copy]
-        episode = game_return(info), float(self._lengths[copy]), self._successes.end(copy)
-        self._lengths[copy] = 0
-        if len(mine) < self._quota[copy]:
-            self._check_task(copy, info)
-            mine.append(episode)
-        self.wanted[copy] = len(mine) < self._quota[copy]
+        episode = game_return(info), float(self._lengths[index]), self._successes.end(index)
+        self._lengths[index] = 0
+        if self.wanted[index]:
+            task = self._tasks[index]
+            if len(self._names) > 1 and info.get("task_id", task) != task:
+                raise ValueError(f"{_EACH_ITS_OWN}, but that of number {index} changed; {_BUILD}")
+            self._episodes[index].append(episode)
+            self.wanted[index] = len(self._episodes[index]) < self._quota[index]
 
-    def _check_task(self, copy: int, info: Mapping[str, Any]) -> None:
-        if self._tasks is not None and info.get("task_id", self._tasks[copy]) != self._tasks[copy]:
-            raise ValueError(f"{_EACH_ITS_OWN}, but copy {copy} went on to another; {_BUILD}")
+    def check_lengths(self, most: int | None) -> None:
+        """Raise if an episode that counts has gone on for so many steps; None: it may."""
+        steps = self._running * self.wanted
+        if most is not None and steps.max() >= most:
+            refuse_endless(self._names[self._tasks[steps.argmax()]], most)
+
+    def by_task(self) -> TaskEpisodes:
+        """Return the episodes of each task, in the order of the environments."""
+        rows = (np.flatnonzero(self._tasks == task) for task in range(len(self._names)))
+        table = np.array([[each for i in mine for each in self._episodes[i]] for mine in rows])
+        return TaskEpisodes(*np.moveaxis(table, -1, 0))
 
 
 def refuse_endless(task: str, max_episode_steps: int) -> None:
@@ -183,25 +182,6 @@ def takes_masks(model: BaseAlgorithm | type[BaseAlgorithm], env: VecEnv) -> bool
 def is_told_masks(model: BaseAlgorithm | type[BaseAlgorithm]) -> bool:
     """Say whether a model, or one of an algorithm, can be told which actions are allowed."""
     return "action_masks" in inspect.signature(model.predict).parameters
-
-
-def _quotas(tasks: npt.NDArray[np.int64], names: list[str], episodes: int) -> list[int]:
-    """Share the episodes of each task among the copies that play it."""
-    missing = [name for k, name in enumerate(names) if k not in tasks]
-    if missing:
-        raise ValueError(f"{_EACH_ITS_OWN}, but lacks {missing}; {_BUILD}")
-    rank = [int((tasks[:i] == task).sum()) for i, task in enumerate(tasks)]
-    copies = [int((tasks == task).sum()) for task in tasks]
-    return [(episodes + n - 1 - r) // n for r, n in zip(rank, copies, strict=True)]
-
-
-def _by_task(
-    episodes: list[list[tuple[float, float, float]]], tasks: npt.NDArray[np.int64], count: int
-) -> TaskEpisodes:
-    table = np.empty((int(tasks.max()) + 1, count, 3))
-    for task in range(len(table)):
-        table[task] = [e for i in np.flatnonzero(tasks == task) for e in episodes[i]]
-    return TaskEpisodes(*np.moveaxis(table, -1, 0))
 
 
 # What the infos of this package's Atari games hold, whose episodes may be lives: others may call

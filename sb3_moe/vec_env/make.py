@@ -141,7 +141,7 @@ def evaluation_copies(training_env: VecEnv, episodes: int) -> int:
     """Return how many environments of each task play a number of episodes.
 
     As many as episodes, up to ten. Tasks that are stepped one by one have no more than in training,
-    since more would save no time, and in processes no more than there are cores.
+    since more would save no time.
 
     :param training_env: of :func:`make_multitask_vec_env`
     :param episodes: of each task
@@ -149,17 +149,12 @@ def evaluation_copies(training_env: VecEnv, episodes: int) -> int:
     """
     from sb3_moe_envs.suites import tasks_of
     from sb3_moe_envs.vector.parts import is_batched
-    from sb3_moe_envs.vector.workers import num_cores
 
-    recipe = _recipe_of(training_env)
-    tasks = tasks_of(recipe["tasks"])
+    tasks = tasks_of(_recipe_of(training_env)["tasks"])
     copies = min(episodes, MAX_COPIES)
     if all(is_batched(task) for task in tasks):
         return copies
-    copies = min(copies, _as_in_training(training_env, len(tasks)) // len(tasks))
-    if recipe.get("vectorization") == "async":
-        copies = min(copies, num_cores() // len(tasks))
-    return max(copies, 1)
+    return max(min(copies, _as_in_training(training_env, len(tasks)) // len(tasks)), 1)
 
 
 def are_interleaved(env: VecEnv) -> bool:

@@ -187,21 +187,14 @@ class MultiTaskReplayBuffer(DeviceReplayBuffer):
     of a batch are normalized by the statistics of their own tasks, as they are when it is drawn:
     what is stored stays raw, so it never goes stale.
 
+    :param args: as of :class:`~sb3_moe.vec_env.DeviceReplayBuffer`
     :param balance: draw tasks equally often; False: each transition, as SB3 does
     :param kwargs: as of :class:`~sb3_moe.vec_env.DeviceReplayBuffer`
     :raises ValueError: with ``optimize_memory_usage``
     """
 
-    def __init__(
-        self,
-        buffer_size: int,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        *args: Any,
-        balance: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(buffer_size, observation_space, action_space, *args, **kwargs)
+    def __init__(self, *args: Any, balance: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         if self.optimize_memory_usage:
             raise ValueError("`optimize_memory_usage` must be False here, got True")
         self.balance = balance

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -18,11 +18,6 @@ from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, Roll
 from sb3_moe.layers.checks import whole_or_none
 from sb3_moe.vec_env.observations import allocate, map_observation, write, write_row
 from sb3_moe.vec_env.task_ids import TaskIds
-
-if TYPE_CHECKING:
-    _Buffer = RolloutBuffer
-else:
-    _Buffer = object
 
 
 class DeviceRolloutBuffer(RolloutBuffer):
@@ -118,7 +113,7 @@ def _environment_by_environment(tensor: th.Tensor) -> th.Tensor:
     return tensor.transpose(0, 1).flatten(0, 1)
 
 
-class PerTaskAdvantages(_Buffer):
+class PerTaskAdvantages(RolloutBuffer):
     """A mixin for a rollout buffer: normalize each task's advantages once a rollout is full.
 
     A task whose rewards are a thousand times another's then moves the policy no more than that one.

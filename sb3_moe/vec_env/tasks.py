@@ -51,17 +51,12 @@ def require_tasks(env: VecEnv) -> None:
     :raises ValueError: if it is not a multi-task environment
     """
     if not has_tasks(env):
+        spec = env.get_attr("spec", indices=0)[0] if env.has_attr("spec") else None
+        known = "" if spec is None else f"{spec.id} in a "
         raise ValueError(
             "the environment must have tasks: build it with sb3_moe.make_multitask_vec_env"
-            f"(tasks), got {_described(env)}"
+            f"(tasks), got {known}{type(env.unwrapped).__name__}"
         )
-
-
-def _described(env: VecEnv) -> str:
-    """Say what an environment is, whose own text is an address."""
-    spec = env.get_attr("spec", indices=0)[0] if env.has_attr("spec") else None
-    inside = type(env.unwrapped).__name__
-    return inside if spec is None else f"{spec.id} in a {inside}"
 
 
 def tasks_played(env: VecEnv) -> npt.NDArray[np.int64]:

@@ -28,7 +28,7 @@ from sb3_moe.measures import (
     policy_activations,
     redo,
 )
-from sb3_moe.measures.activations import as_ETHP, recording
+from sb3_moe.measures.activations import as_ETHP, recording, row_gates
 from sb3_moe.measures.experts import expert_outputs
 from sb3_moe.measures.plasticity import tower_outputs
 
@@ -93,7 +93,7 @@ def read_layer(layer, x_BNI):
         y_BNO, routing = layer(x_BNI)
     values_ETHP = as_ETHP(outputs["act"][0], layer.num_experts)
     rows_ETO = layer.experts.last(values_ETHP[..., 0])
-    return rows_ETO, y_BNO, layer.row_gates(routing)
+    return rows_ETO, y_BNO, row_gates(layer, routing)
 
 
 @pytest.mark.parametrize("tokens", [1, 6])

@@ -68,9 +68,7 @@ def test_an_episode_succeeds_if_any_of_its_steps_does():
 def test_a_copy_that_goes_on_to_another_task_is_refused():
     tasks = [Task("one", env_fn=Passing), Task("two", env_fn=Passing)]
     env = make_multitask_vec_env(tasks, 2, seed=0, schedule=Interleave("episodes"))
-    text = (
-        "the environment must play every task in a copy of its own, but copy 0 went on to another"
-    )
+    text = "every task in an environment of its own, but that of number 0 changed"
     with pytest.raises(ValueError, match=text):
         evaluate_tasks(Fixed(), env, 2)
 

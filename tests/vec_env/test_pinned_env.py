@@ -320,16 +320,6 @@ def test_copies_are_no_more_than_episodes_and_stepped_singly_no_more_than_in_tra
     assert evaluation_copies(env, episodes) == expected
 
 
-@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (3, 1), (4, 2), (64, 3)])
-def test_copies_in_processes_are_no_more_than_cores(cores, expected, monkeypatch):
-    monkeypatch.setattr("sb3_moe_envs.vector.workers.num_cores", lambda: cores)
-    env = make_multitask_vec_env(TASKS[:2], 6, vectorization="async")
-    try:
-        assert evaluation_copies(env, 10) == expected
-    finally:
-        env.close()
-
-
 @pytest.mark.parametrize(("n_eval_envs", "expected"), [(None, 3), (2, 6)])
 def test_three_heavy_tasks_are_evaluated_in_as_many_copies_as_asked_for(n_eval_envs, expected):
     callback = MultiTaskEvalCallback(48, 3, n_eval_envs=n_eval_envs)
