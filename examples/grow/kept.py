@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from sb3_moe.study.report.tables import read_csv
-from sb3_moe.study.report.verdict import t_interval
+from sb3_moe.study.report.judging import t_interval
 
 Curves = dict[tuple[str, str], dict[int, list[float]]]
 FIRST, SECOND = "Breakout", "SpaceInvaders"
@@ -20,11 +20,11 @@ FIRST, SECOND = "Breakout", "SpaceInvaders"
 
 def curves(report: Path) -> Curves:
     """Give the returns of the first game by what was played, network and seed, in order."""
+    rows = pd.read_csv(report / "measures.csv")
+    rows = rows[(rows["measure"] == "return") & (rows["task"] == FIRST)]
     found: Curves = {}
-    for row in read_csv(report / "scores.csv"):
-        if row["game"] == FIRST:
-            seeds = found.setdefault((row["order"], row["architecture"]), {})
-            seeds.setdefault(int(row["seed"]), []).append(float(row["return"]))
+    for (order, name, seed), each in rows.groupby(["order", "architecture", "seed"], sort=False):
+        found.setdefault((order, name), {})[seed] = each["value"].tolist()
     return found
 
 

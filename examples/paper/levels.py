@@ -9,17 +9,15 @@ both games, with Student's 95% interval; the contrasts in claims.yaml are differ
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from sb3_moe.study.report.claims import load_claims
-from sb3_moe.study.report.headline import markdown
+from sb3_moe.study.claims import load_claims
+from sb3_moe.study.report.judging import t_interval
 from sb3_moe.study.report.page import interval
-from sb3_moe.study.report.tables import read_csv
-from sb3_moe.study.report.verdict import t_interval
 from sb3_moe.study.spec.architectures import title
 
 Array = NDArray[np.float64]
@@ -35,21 +33,12 @@ FADES = "top2-big"
 
 def composites(report: Path, regime: str, measure: str) -> dict[str, Array]:
     """Give each network's composites, one a seed, (seeds,)."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(dict))
-    for row in read_csv(report / "measures.csv"):
-        if (row["regime"], row["measure"]) == (regime, measure):
-            games = found[row["architecture"]][row["seed"]]
-            games.setdefault(row["game"], []).append(float(row["value"]) / UNITS[row["game"]])
-    return {
-        network: np.array(
-            [
-                np.mean([np.mean(orders) for orders in games.values()])
-                for games in seeds.values()
-                if set(games) == set(UNITS)
-            ]
-        )
-        for network, seeds in found.items()
-    }
+    rows = pd.read_csv(report / "measures.csv").rename(columns={"game": "task"})
+    rows = rows[(rows["regime"] == regime) & (rows["measure"] == measure)]
+    rows = rows.assign(value=rows["value"] / rows["task"].map(UNITS))
+    orders = rows.groupby(["architecture", "seed", "task"], sort=False)["value"].mean()
+    tasks = orders.unstack("task").reindex(columns=list(UNITS)).mean(axis=1, skipna=False).dropna()
+    return {str(name): each.to_numpy() for name, each in tasks.groupby("architecture", sort=False)}
 
 
 def said(values: Array) -> str:
@@ -60,10 +49,9 @@ def said(values: Array) -> str:
 def table(report: Path) -> str:
     """Tabulate every network's composites."""
     columns = [composites(report, *column) for column in COLUMNS.values()]
-    return markdown(
-        ["network", *COLUMNS],
-        [[title(name), *(said(each[name]) for each in columns)] for name in columns[0]],
-    )
+    rows = [["network", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
+    rows += [[title(name), *(said(each[name]) for each in columns)] for name in columns[0]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def remedy(report: Path) -> str:
