@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.box import SIMPLE
@@ -170,7 +171,8 @@ def _printed(results: Results) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     names = ["regime", "task", "architecture"]
     means = results.table.groupby([*names, "measure"], sort=False)["value"].mean().unstack()
-    for (regime, task, network), row in means.dropna(subset="block_end").iterrows():
+    rows: Any = means.dropna(subset="block_end").iterrows()
+    for (regime, task, network), row in rows:
         numbers = (row["block_end"], results.random[task], row["final"])
         table.add_row(regime, task, network, *map(number, numbers))
     return table

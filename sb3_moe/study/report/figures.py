@@ -51,24 +51,23 @@ def draw_curves(results: Results, measure: str) -> Figure | None:
 
     :return: None if no run has measured it
     """
-    table = results.table
-    rows = table[(table["measure"] == measure) & table["step"].notna() & table["value"].notna()]
+    rows = results.table[results.table["measure"] == measure].dropna(subset=["step", "value"])
     # Of runs on one task alone, what other tasks return means nothing.
     alone = (rows["regime"] == "scratch") & (rows["task"] != WHOLE)
     rows = rows[~alone | (rows["order"] == rows["task"])]
     if rows.empty:
         return None
-    panels = list(rows.groupby(["regime", "order", "task"], sort=False))
+    panels: list[Any] = list(rows.groupby(["regime", "order", "task"], sort=False))
     figure, axes = _panels(len(panels), 2.5)
     limits = rows.groupby("task")["value"].agg(["min", "max"])
     looks = {each.name: look_of(k) for k, each in enumerate(results.study.architectures)}
-    cells = {(run.cell.regime, " ".join(run.cell.order)): run.cell for run in results.runs}
+    cells: Any = {(run.cell.regime, " ".join(run.cell.order)): run.cell for run in results.runs}
     for ax, ((regime, order, task), curves) in zip(axes, panels, strict=True):
         title = REGIMES[regime] if regime == "scratch" else f"{REGIMES[regime]} {order}".strip()
         title = title if task == WHOLE else f"{task}, {title}"
         ax.set_title(as_written(_wrapped(title)), fontsize="medium")
         for name, seeds in curves.groupby("architecture", sort=False):
-            _draw_mean(ax, seeds, name, looks[name])
+            _draw_mean(ax, seeds, str(name), looks[str(name)])
         low, high = limits.loc[task]
         if measure == "return":
             level = results.random[task]
@@ -136,15 +135,15 @@ def draw_differences(verdicts: pd.DataFrame) -> Figure | None:
     texts = rows["claim"] + ": " + rows["contrast"] + ", " + rows["task"]
     panels = list(rows.assign(label=texts.map(_wrapped)).groupby("measure", sort=False))
     heights = [panel["label"].str.count("\n").sum() + 2 * len(panel) for _, panel in panels]
-    height = 0.17 * sum(heights) + 0.8 * len(panels)
-    figure = Figure(figsize=(8.5, height), layout="constrained")
+    size = (8.5, 0.17 * sum(heights) + 0.8 * len(panels))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
     for ax, (measure, panel) in zip(axes, panels, strict=True):
-        for k, row in enumerate(panel.itertuples()):
-            small = row.smallest_effect
+        for k, row in enumerate(panel.to_dict("records")):
+            small = row["smallest_effect"]
             ax.fill_betweenx([k - 0.4, k + 0.4], -small, small, color="0.9", linewidth=0)
-            ax.plot([row.low, row.high], [k, k], color="#0072B2", linewidth=2)
-            ax.plot(row.difference, k, "o", color="#0072B2")
+            ax.plot([row["low"], row["high"]], [k, k], color="#0072B2", linewidth=2)
+            ax.plot(row["difference"], k, "o", color="#0072B2")
         ax.axvline(0, color="0.35", linewidth=1)
         ax.set_yticks(range(len(panel)), panel["label"].map(as_written))
         ax.set_ylim(len(panel) - 0.5, -0.5)
@@ -209,8 +208,8 @@ def _learned_gates(diagnostics: Any) -> Iterator[tuple[str, Array]]:
     for name, values in diagnostics.items():
         if name.startswith("gates/"):
             gates_KNE = values[was_measured(values)]
-            once = len(gates_KNE) == 1
-            if once or not np.allclose(gates_KNE[:1], gates_KNE[-1:], equal_nan=True):
+            changed = not np.allclose(gates_KNE[:1], gates_KNE[-1:], equal_nan=True)
+            if changed or len(gates_KNE) == 1:
                 yield name.removeprefix("gates/"), gates_KNE
 
 

@@ -6,7 +6,7 @@ Shapes: S seeds, G groups of runs.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,6 @@ from scipy import stats
 from sb3_moe.metrics import holm, iqm
 from sb3_moe.study.claims import Claims, Contrast, Number, Rule, Selector
 from sb3_moe.study.report.measures import MEASURES, WHOLE, Array
-
-Verdict = Literal["supported", "contradicted", "undecided", "not tested"]
 
 
 class Estimate(NamedTuple):
@@ -39,20 +37,22 @@ def t_interval(values: Array, coverage: float = 0.95) -> tuple[Any, Any]:
 
     :param values: (S, ...)
     """
-    count = len(values)
-    if count < 2:
-        return np.full(values.shape[1:], np.nan)[()], np.full(values.shape[1:], np.nan)[()]
-    error = np.std(values, axis=0, ddof=1) / np.sqrt(count)
-    half, mean = stats.t.ppf(0.5 + coverage / 2, count - 1) * error, np.mean(values, axis=0)
+    count, mean = len(values), np.mean(values, axis=0)
+    deviation = np.std(values, axis=0, ddof=1) if count > 1 else np.nan
+    half = stats.t.ppf(0.5 + coverage / 2, count - 1) * deviation / np.sqrt(count)
     return mean - half, mean + half
 
 
-def welch(values: Array, signs: Array, coverage: float = 0.95) -> Estimate:
+def welch(values: Array, signs: Array, coverage: float = 0.95, paired: bool = False) -> Estimate:
     """Estimate a sum of groups by Welch's t test; of one group it is Student's.
 
     :param values: (S, G), NaN where a group lacks a seed
     :param signs: 1 for a group that is added, -1 for one that is subtracted, (G,)
+    :param coverage: of the interval
+    :param paired: take the sum seed by seed, as one group
     """
+    if paired:
+        values, signs = (values @ signs)[:, None], np.ones(1)
     counts = np.isfinite(values).sum(axis=0)
     if not counts.all():
         return Estimate(np.nan, np.nan, np.nan, np.nan, np.nan, 0)
@@ -68,13 +68,6 @@ def welch(values: Array, signs: Array, coverage: float = 0.95) -> Estimate:
     greater = float(stats.t.sf(mean / error, freedom))
     different = float(2 * stats.t.sf(abs(mean) / error, freedom))
     return Estimate(mean, mean - half, mean + half, greater, different, fewest)
-
-
-def estimate(values: Array, signs: Array, rule: Rule) -> Estimate:
-    """Estimate a difference between groups, seed by seed where the rule pairs seeds."""
-    if rule.paired:
-        return welch((values @ signs)[:, None], np.ones(1), rule.interval)
-    return welch(values, signs, rule.interval)
 
 
 def values_of_groups(
@@ -104,7 +97,8 @@ def values_of_groups(
         shared = kept.to_numpy(copy=True)
         # An order that a claim names is compared whether or not the other groups have it.
         for other, theirs in zip(groups, known, strict=True) if not group.order else ():
-            applies = [other.regime in (None, regime) for regime, _ in settings]
+            regimes = settings.get_level_values("regime")
+            applies = [other.regime in (None, regime) for regime in regimes]
             if not other.order:
                 shared &= theirs.to_numpy() | ~np.array(applies)
         total = np.where(shared, values.to_numpy(), 0.0).sum(axis=1)
@@ -115,8 +109,7 @@ def values_of_groups(
 
 def _by_setting(table: pd.DataFrame, group: Selector) -> pd.DataFrame:
     """Give a group's values as (task, seed) by (regime, order)."""
-    rows = _selected(table, group)
-    rows = rows[rows["value"].notna()]
+    rows = _selected(table[table["value"].notna()], group)
     keys = ["task", "seed", "regime", "order"]
     return rows.set_index(keys)["value"].unstack(["regime", "order"])
 
@@ -154,7 +147,7 @@ def compare(
 
 
 def _over_tasks(
-    values: pd.DataFrame, tasks: Sequence[str], units: Mapping[str, Number], paired: bool
+    values: pd.DataFrame, tasks: list[str], units: Mapping[str, Number], paired: bool
 ) -> pd.DataFrame:
     """Give seeds that have every task one value, the mean over tasks, as (task, seed) by group."""
     if values.empty:
@@ -194,15 +187,14 @@ def judge(claims: Claims, table: pd.DataFrame) -> pd.DataFrame:
     for row in rows:
         row["verdict"] = decide(row, claims.rule)
     for row in rows:
-        others = [each for each in rows if each["claim"] == row["claim"] and each["primary"]]
-        verdicts = {each["verdict"] for each in others}
+        verdicts = {r["verdict"] for r in rows if r["claim"] == row["claim"] and r["primary"]}
         row["claim_verdict"] = combine(verdicts, every=row["claim"] in strict)
     return pd.DataFrame(rows)
 
 
 def _contrast_row(contrast: Contrast, task: str, values: Array, claims: Claims) -> dict[str, Any]:
     """Estimate a contrast on one task; not yet judged."""
-    found = estimate(values, contrast.signs, claims.rule)
+    found = welch(values, contrast.signs, claims.rule.interval, claims.rule.paired)
     return {
         "contrast": str(contrast),
         "measure": contrast.measure,
@@ -219,7 +211,7 @@ def _contrast_row(contrast: Contrast, task: str, values: Array, claims: Claims) 
     }
 
 
-def decide(row: Mapping[str, Any], rule: Rule) -> Verdict:
+def decide(row: Mapping[str, Any], rule: Rule) -> str:
     """Apply the rule to a contrast on one task.
 
     ``"greater"`` is supported when the difference is at least the smallest effect that matters and
@@ -240,7 +232,7 @@ def decide(row: Mapping[str, Any], rule: Rule) -> Verdict:
     return "supported" if there else "contradicted" if ruled_out else "undecided"
 
 
-def combine(verdicts: Collection[Verdict], every: bool = False) -> Verdict:
+def combine(verdicts: Collection[str], every: bool = False) -> str:
     """Give a claim's verdict: supported by one contrast and contradicted by none, or the reverse.
 
     :param verdicts: of its primary contrasts
@@ -254,24 +246,25 @@ def combine(verdicts: Collection[Verdict], every: bool = False) -> Verdict:
     return "undecided" if set(verdicts) - {"not tested"} else "not tested"
 
 
-def summarize(table: pd.DataFrame, networks: Sequence[str], claims: Claims) -> pd.DataFrame:
-    """Compare every network with the first, on each task, in every measure and regime.
+def summarize(table: pd.DataFrame, claims: Claims) -> pd.DataFrame:
+    """Compare every network with the first of a study, on each task, in every measure and regime.
 
     Networks are averaged over orders of tasks. :data:`WHOLE` is the mean over tasks. ``p_holm`` is
     corrected over the networks for that mean, and over networks and tasks for the others, within a
     regime and measure.
 
-    :param networks: in the order of the study
     :return: in the columns ``regime``, ``measure``, ``architecture``, ``task``, ``seeds``,
         ``mean``, ``low``, ``high``, ``iqm``, ``difference``, ``difference_low``,
         ``difference_high``, ``seeds_compared``, ``p``, ``p_holm`` and ``verdict``
     """
     found: list[dict[str, Any]] = []
     there = table[table["step"].isna() & table["value"].notna()]
+    done = set(there["architecture"])
+    networks = [name for name in table["architecture"].unique() if name in done]
     for name in MEASURES:
         of_measure = there[there["measure"] == name]
         for regime, rows in of_measure.groupby("regime", sort=False):
-            summary = [*_summary_rows(rows, str(regime), name, networks, claims)]
+            summary = [*_summary_rows(rows, regime, name, networks, claims)]
             for whole in (True, False):
                 _correct([row for row in summary if (row["task"] == WHOLE) == whole], claims.rule)
             found += summary
@@ -279,7 +272,7 @@ def summarize(table: pd.DataFrame, networks: Sequence[str], claims: Claims) -> p
 
 
 def _summary_rows(
-    rows: pd.DataFrame, regime: str, measure: str, networks: Sequence[str], claims: Claims
+    rows: pd.DataFrame, regime: Any, measure: str, networks: Sequence[str], claims: Claims
 ) -> Iterator[dict[str, Any]]:
     first, *others = (Selector(architecture=name, regime=regime) for name in networks)
     tasks, rule = sorted(set(rows["task"])), claims.rule
@@ -294,13 +287,26 @@ def _summary_rows(
         compared = values([group, first], rule.paired) if group in others else {}
         for task, values_S1 in values([group], False).items():
             low, high = t_interval(values_S1[:, 0], rule.interval)
-            row = {"regime": regime, "measure": measure, "architecture": group.architecture}
-            row |= {"task": task, "seeds": len(values_S1), "mean": values_S1.mean()}
-            row |= {"low": low, "high": high, "iqm": iqm(values_S1)}
-            found = estimate(compared.get(task, np.zeros((0, 2))), np.array([1.0, -1.0]), rule)
-            row |= {"difference": found.mean, "difference_low": found.low}
-            row |= {"difference_high": found.high, "seeds_compared": found.seeds}
-            yield row | {"p": found.p_different, "p_holm": np.nan, "verdict": ""}
+            pairs = compared.get(task, np.zeros((0, 2)))
+            found = welch(pairs, np.array([1.0, -1.0]), rule.interval, rule.paired)
+            yield {
+                "regime": regime,
+                "measure": measure,
+                "architecture": group.architecture,
+                "task": task,
+                "seeds": len(values_S1),
+                "mean": values_S1.mean(),
+                "low": low,
+                "high": high,
+                "iqm": iqm(values_S1),
+                "difference": found.mean,
+                "difference_low": found.low,
+                "difference_high": found.high,
+                "seeds_compared": found.seeds,
+                "p": found.p_different,
+                "p_holm": np.nan,
+                "verdict": "",
+            }
 
 
 def _correct(rows: Sequence[dict[str, Any]], rule: Rule) -> None:

@@ -20,11 +20,10 @@ def number(value: float) -> str:
     """Write a number with two or three significant digits, a dash for none."""
     if value != value:
         return "-"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    if abs(value) >= 10:
-        return f"{value:.1f}"
-    return f"{value:.2f}" if abs(value) >= 0.1 or not value else f"{value:#.2g}"
+    if 0 < abs(value) < 0.1:
+        return f"{value:#.2g}"
+    decimals = 2 - int(abs(value) >= 10) - int(abs(value) >= 100)
+    return f"{value:,.{decimals}f}"
 
 
 def interval(mean: float, low: float, high: float) -> str:
@@ -76,11 +75,11 @@ def build_pages(
 
 def _tables(results: Results, summary: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Give a table of networks by tasks for each measure and regime."""
-    for (measure, regime), rows in summary.groupby(["measure", "regime"], sort=False):
+    groups: Any = summary.groupby(["measure", "regime"], sort=False)
+    for (measure, regime), rows in groups:
         networks: dict[str, dict[str, Any]] = {}
         for row in rows.to_dict("records"):
             networks.setdefault(row["architecture"], {})[row["task"]] = row
-        of_return = MEASURES[measure].unit == "return"
         yield {
             "measure": measure,
             "meaning": MEASURES[measure].meaning,
@@ -90,14 +89,15 @@ def _tables(results: Results, summary: pd.DataFrame) -> Iterator[dict[str, Any]]
             or (measure == "final" and regime in ("crl", "schedule")),
             "tasks": [t for t in (WHOLE, *results.study.games) if t in set(rows["task"])],
             "networks": networks,
-            "random": results.random if of_return and measure not in ("gain", "forgetting") else {},
+            "random": results.random if measure in ("block_end", "final", "area") else {},
         }
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     """Write nested mappings as one, with dots between keys; empty entries are left out."""
     if not isinstance(values, Mapping):
-        return {} if values in (None, [], "") else {prefix: values}
+        text = ", ".join(map(str, values)) if isinstance(values, list) else values
+        return {} if text in (None, "") else {prefix: text}
     found: dict[str, Any] = {}
     for key, value in values.items():
         found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
@@ -124,7 +124,6 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
     )
     percent = "{:g}%".format
     found.filters |= {

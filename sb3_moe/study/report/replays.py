@@ -8,7 +8,6 @@ from pathlib import Path
 
 from sb3_moe.saving.reading import load
 from sb3_moe.snapshot.model_file import SAFE
-from sb3_moe.study.report.figures import REGIMES
 from sb3_moe.study.run.engine import child_environment, environment
 from sb3_moe.study.run.jobs import Job, survey
 from sb3_moe.study.spec.grid import StudyConfig
@@ -64,6 +63,5 @@ def _replay(job: Job) -> Replay:
         replay = watch(model, max_steps=MAX_STEPS)
     finally:
         env.close()
-    trained = f"{REGIMES[cell.regime]} {' '.join(cell.order)}".strip()
-    replay.title = f"{cell.architecture.name}, trained {trained}, seed {cell.seed}"
+    replay.title = cell.name
     return replay

@@ -70,7 +70,7 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     runs = with_silent_failures(list(map(read_run, there)))
     last = read_json(root / "study.json")
     random = _random_means(study, root, last)
-    said = {job.cell.architecture.name: job.folder.config() for job in reversed(there)}
+    said = {job.cell.architecture.name: job.folder.config() for job in there}
     return Results(
         study,
         runs,
@@ -99,16 +99,13 @@ def with_silent_failures(runs: Sequence[Run]) -> list[Run]:
 
     A run that never succeeded may hold no word of success.
     """
-    told = [run.scores["successes"] for run in runs if "successes" in run.scores]
-    if not told:
+    if not all("successes" in run.scores for run in runs):
         return list(runs)
-    spoken = np.any([np.isfinite(each).any(axis=(0, 2)) for each in told], axis=0)[:, None]
-    return [
-        replace(run, scores={**run.scores, "successes": np.where(spoken, np.nan_to_num(s), s)})
-        if (s := run.scores.get("successes")) is not None
-        else run
-        for run in runs
-    ]
+    said = [run.scores["successes"] for run in runs]
+    spoken = np.any([np.isfinite(each).any(axis=(0, 2)) for each in said], axis=0)[:, None]
+    filled = [np.where(spoken, np.nan_to_num(each), each) for each in said]
+    changed = ({**r.scores, "successes": f} for r, f in zip(runs, filled, strict=True))
+    return [replace(run, scores=scores) for run, scores in zip(runs, changed, strict=True)]
 
 
 def as_table(
@@ -131,9 +128,7 @@ def as_table(
     return table.replace({"value": [np.inf, -np.inf]}, np.nan)
 
 
-def _values(
-    cell: CellConfig, run: Run | None, references: References
-) -> Iterator[tuple[str, str, int | None, float]]:
+def _values(cell: CellConfig, run: Run | None, references: References) -> Iterator[tuple[Any, ...]]:
     """Give measure, task, step and value of all that is known of a run."""
     for name, measure in MEASURES.items():
         for task in measure.tasks(cell):
@@ -173,10 +168,8 @@ def _machines(jobs: Sequence[Job]) -> dict[str, Any]:
     """Give the versions and hardware that runs had, under the number of these runs."""
     configs = (job.folder.config() for job in jobs)
     counts = Counter(json.dumps({k: c.get(k) for k in ("versions", "hardware")}) for c in configs)
-    return {
-        f"{count} runs ({k + 1})": json.loads(each)
-        for k, (each, count) in enumerate(counts.most_common())
-    }
+    numbered = enumerate(counts.most_common(), 1)
+    return {f"{count} runs ({k})": json.loads(each) for k, (each, count) in numbered}
 
 
 def _random_means(study: StudyConfig, root: Path, last: Mapping[str, Any]) -> dict[str, float]:

@@ -26,8 +26,6 @@ WRITTEN = (PAGE, README, *TABLES, *(f"{name}.{end}" for name in FIGURES for end 
 
 # A run's own, without which it would be lost.
 _OF_A_RUN = ("config.json", "done.json", "live.json", "error.json", "diagnostics.npz")
-# How the table of every report begins.
-_FIRST_COLUMNS = b"regime,order,architecture,seed,measure,"
 
 
 def write_report(
@@ -46,14 +44,11 @@ def write_report(
     claims = load_claims(study.claims) if study.claims else Claims(claims=())
     claims.check_tasks(study.games)
     verdicts = judge(claims, results.table)
-    done = {run.cell.architecture.name for run in results.runs}
-    networks = [each.name for each in study.architectures if each.name in done]
-    summary = summarize(results.table, networks, claims)
+    summary = summarize(results.table, claims)
     # First of all: a report that was stopped before its end is known by its table.
     tables = {TABLE: results.table, "summary.csv": summary, "verdicts.csv": verdicts}
-    for name in WRITTEN:
-        if name not in (PAGE, TABLE):
-            (folder / name).unlink(missing_ok=True)
+    for name in set(WRITTEN) - {TABLE}:
+        (folder / name).unlink(missing_ok=True)
     for name, table in tables.items():
         if len(table):
             with atomic(folder / name) as temporary:
@@ -65,11 +60,11 @@ def write_report(
         save_figure(figure, folder / name, dpi=130)
         drawn[name] = base64.b64encode((folder / f"{name}.svg").read_bytes()).decode()
     replays = {
-        name: f"{FOLDER}/{quote(name)}.html"
-        for name in networks
-        if (folder / FOLDER / f"{name}.html").is_file()
+        each.name: f"{FOLDER}/{quote(each.name)}.html"
+        for each in study.architectures
+        if (folder / FOLDER / f"{each.name}.html").is_file()
     }
-    files = [name for name in WRITTEN if name != PAGE and (folder / name).exists()]
+    files = [name for name in WRITTEN if (folder / name).exists()]
     context = {"figures": drawn, "files": files, "replays": replays}
     pages = build_pages(results, claims, verdicts, summary, **context)
     for name, text in zip((PAGE, README), pages, strict=True):
@@ -100,8 +95,8 @@ def check_report_folder(folder: Path, argument: str = "to") -> None:
     :param argument: what names it
     :raises ValueError: naming the folder, and a file that stands in the way
     """
-    table = folder / TABLE
-    earlier = table.is_file() and table.read_bytes().startswith(_FIRST_COLUMNS)
+    table, columns = folder / TABLE, b"regime,order,architecture,seed,measure,"
+    earlier = table.is_file() and table.read_bytes().startswith(columns)
     for name in _OF_A_RUN if earlier else (*_OF_A_RUN, *WRITTEN):
         if (folder / name).exists():
             raise ValueError(

@@ -356,7 +356,7 @@ def test_every_network_is_compared_with_the_first_on_each_task_and_over_all():
         [ends({"dense": low, "better": high, "alike": low[::-1]}),
          ends({"dense": low, "better": high + 1, "alike": low}, OTHER)]
     )  # fmt: skip
-    found = summarize(results, ["dense", "better", "alike"], Claims(claims=()))
+    found = summarize(results, Claims(claims=()))
     found = found.set_index(["architecture", "task"])
     better = found.loc["better", ONE]
     assert (better["mean"], better.seeds) == (pytest.approx(high.mean()), 6)
@@ -379,8 +379,8 @@ def test_every_network_is_compared_with_the_first_on_each_task_and_over_all():
 
 
 def test_with_few_seeds_no_difference_is_decided():
-    found = summarize(ends({"dense": [1, 2], "better": [11, 12.1]}), ["dense", "better"],
-                      Claims(claims=()))  # fmt: skip
+    results = ends({"dense": [1, 2], "better": [11, 12.1]})
+    found = summarize(results, Claims(claims=()))
     assert found.verdict.tolist() == ["", "undecided"]
 
 
