@@ -106,7 +106,7 @@ def _draw_mean(ax: Axes, rows: pd.DataFrame, name: str, look: Look) -> None:
     steps, values_SK = wide.index.to_numpy(dtype=float), wide.to_numpy().T
     mean, (low, high) = values_SK.mean(axis=0), t_interval(values_SK)
     ax.plot(steps, mean, label=as_written(name), linewidth=1.6, **look.style)
-    ax.fill_between(steps, low, high, color=look.colour, alpha=0.15, linewidth=0)
+    ax.fill_between(steps, low, high, color=look.color, alpha=0.15, linewidth=0)
 
 
 def _legend(figure: Figure) -> None:

@@ -24,9 +24,8 @@ from sb3_moe.files.json_file import read_json
 from sb3_moe.study.report.measures import INSIDES, MEASURES, WHOLE, References, Run, block_end
 from sb3_moe.study.run.jobs import Job, refuse_changes, survey
 from sb3_moe.study.run.random_policy import read_returns
-from sb3_moe.study.spec.config import CellConfig
+from sb3_moe.study.spec.config import CellConfig, plain
 from sb3_moe.study.spec.grid import StudyConfig
-from sb3_moe.study.spec.setup import WORLD, plain
 
 COLUMNS = ["regime", "order", "architecture", "seed", "measure", "task", "step", "value"]
 
@@ -189,6 +188,6 @@ def check_level(study: StudyConfig, last: Mapping[str, Any]) -> None:
     """
     if not isinstance(said := last.get("study"), Mapping):
         return
-    played = {name: said[name] for name in WORLD if said.get(name)}
+    played = {name: said[name] for name in ("tasks", "env", "no_op_max") if said.get(name)}
     if played != plain(study.world):
         raise ValueError(f"random.json must be of {plain(study.world)}, got {played}")
