@@ -10,9 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
-from sb3_moe.plots.style import Picture, as_written, legend_beside, look_of
+from sb3_moe.plots.style import COLORS, Picture, as_written, legend_beside, look_of
 
 MARKS = (1.0, 2.0, 5.0)
+#: Of dots: those of one color differ in shape.
+SHAPES = "osD^"
 
 
 class Point(NamedTuple):
@@ -51,8 +53,8 @@ def draw_against(
     for index, (name, each) in enumerate(points.items()):
         xs, values, lows, highs = np.array(each).T
         ends = values - lows, highs - values
-        style = look_of(index).style
-        axes.errorbar(xs, values, ends, label=as_written(name), marker="o", markersize=3, **style)
+        look = {"marker": SHAPES[index // len(COLORS) % len(SHAPES)], **look_of(index).style}
+        axes.errorbar(xs, values, ends, label=as_written(name), markersize=4, **look)
     axes.set_xscale("log")
     places = sorted({point.x for point in every})
     axes.xaxis.set_major_locator(FixedLocator(places) if doubling else LogLocator(10, MARKS))
