@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from sb3_moe.measures import bootstrap_interval
-from sb3_moe.study.report.verdict import t_interval, welch
+from sb3_moe.study.report.judging import t_interval, welch
 
 SEEDS, REPEATS, COVERAGE = 10, 4000, 0.95
 Quantile = Callable[[np.ndarray], np.ndarray]

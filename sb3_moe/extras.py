@@ -12,6 +12,7 @@ EXTRAS = {
     "jinja2": "cli",
     "matplotlib": "cli",
     "optuna": "zoo",
+    "pandas": "cli",
     "pydantic": "cli",
     "ray": "study",
     "rich": "cli",

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from sb3_moe.study.report.runs import Run
 
 from sb3_moe.saving.files import atomic
-from sb3_moe.study.report.runs import Run
+from sb3_moe.study.report.measures import planned_blocks
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import survey
 from sb3_moe.study.spec.config import Architecture, CellConfig
@@ -48,10 +49,10 @@ def cell(regime="crl", order=GAMES, name="dense", seed=0, **changes):
 def run(cell, level=10.0, random=1.0, dormant=0.2):
     """A run whose curves rise from the random level to `level` in each block of the game."""
     steps = np.arange(0, cell.total_steps + 1, cell.steps_per_task // 10)
-    made = Run(cell, {"steps": steps}, {})
-    score = np.stack([_curve(made, game, level, random) for game in cell.games], axis=1)
+    score = np.stack([_curve(cell, steps, game, level, random) for game in cell.games], axis=1)
     experts = 1 if cell.architecture.name == "dense" else 4
     gates = np.full((len(steps), len(cell.games), experts), 1 / experts)
+    gates[0] = 0  # a router that learns changes its gates
     diagnostics = {"steps": steps, "dormant/pi.0": np.full(len(steps), dormant)}
     if experts > 1:
         diagnostics["gates/pi.big"] = gates
@@ -59,12 +60,12 @@ def run(cell, level=10.0, random=1.0, dormant=0.2):
     return Run(cell, {"steps": steps, "score": score, "returns": returns}, diagnostics)
 
 
-def _curve(made, game, level, random):
-    returns = np.full(len(made.steps), random)
-    for start, end in made.blocks(game):
-        inside = (made.steps >= start) & (made.steps <= end)
-        returns[inside] = random + (level - random) * (made.steps[inside] - start) / (end - start)
-        returns[made.steps > end] = level
+def _curve(cell, steps, game, level, random):
+    returns = np.full(len(steps), random)
+    for start, end in planned_blocks(cell, game) if cell.order else [(0, cell.total_steps)]:
+        inside = (steps >= start) & (steps <= end)
+        returns[inside] = random + (level - random) * (steps[inside] - start) / (end - start)
+        returns[steps > end] = level
     return returns
 
 

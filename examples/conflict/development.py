@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-
-from sb3_moe.study.report.tables import read_csv
+import pandas as pd
 
 # Standard deviations that ten seeds a side can tell from nothing.
 SHARE, LEAST = 1.02, 10
@@ -34,15 +33,12 @@ Composites = dict[str, dict[int, float]]
 
 def composites(root: Path, *studies: str, measure: str = "final") -> Composites:
     """Give the mean over tasks of every network and seed, from the studies that are there."""
-    found: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for study in studies:
-        path = root / study / "report" / "measures.csv"
-        for row in read_csv(path) if path.exists() else ():
-            if row["measure"] == measure:
-                found[row["architecture"], int(row["seed"])].append(float(row["value"]))
+    paths = [root / study / "report" / "measures.csv" for study in studies]
     by_network: Composites = defaultdict(dict)
-    for (network, seed), tasks in found.items():
-        by_network[network][seed] = float(np.mean(tasks))
+    for rows in (pd.read_csv(path) for path in paths if path.exists()):
+        tasks = rows[rows["measure"] == measure].groupby(["architecture", "seed"], sort=False)
+        for (network, seed), mean in tasks["value"].mean().items():
+            by_network[network][seed] = mean
     return by_network
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from gymnasium import spaces
 
 from sb3_moe.measures.budget import measure
 from sb3_moe.plots import Point, draw_against
 from sb3_moe.policies.on_policy import MoeMultiInputPolicy
-from sb3_moe.study.report.tables import read_csv, write_csv
-from sb3_moe.study.report.verdict import t_interval
+from sb3_moe.study.report.judging import t_interval
 from sb3_moe.study.spec.architectures import title
 from sb3_moe.study.spec.grid import load_study
 from sb3_moe_envs import get_suite
@@ -37,15 +37,11 @@ def composites(report: Path) -> dict[str, np.ndarray]:
 
     Of runs on one task alone, only that task counts.
     """
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in read_csv(report / "measures.csv"):
-        alone = row["regime"] == "scratch" and row["game"] != row["order"]
-        if row["measure"] == "final" and not alone:
-            found[row["architecture"]][row["seed"]].append(float(row["value"]))
-    return {
-        name: np.array([np.mean(tasks) for tasks in seeds.values()])
-        for name, seeds in found.items()
-    }
+    rows = pd.read_csv(report / "measures.csv").rename(columns={"game": "task"})
+    alone = (rows["regime"] == "scratch") & (rows["task"] != rows["order"])
+    final = rows[(rows["measure"] == "final") & ~alone]
+    seeds = final.groupby(["architecture", "seed"], sort=False)["value"].mean()
+    return {str(name): each.to_numpy() for name, each in seeds.groupby("architecture", sort=False)}
 
 
 def flops(study: Path) -> dict[str, int]:
@@ -111,7 +107,7 @@ def main() -> None:
             for network, every in points.items()
             for each in every
         ]
-    write_csv(folder / "against.csv", rows)
+    pd.DataFrame(rows).to_csv(folder / "against.csv", index=False, float_format="%.6g")
 
 
 if __name__ == "__main__":

@@ -9,21 +9,17 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
-
-from sb3_moe.study.report.tables import read_csv
+import pandas as pd
 
 
 def returns(report: Path) -> dict[str, dict[str, float]]:
     """Give the mean return at the end over tasks and seeds, by remedy and its value."""
-    values: dict[str, list[float]] = defaultdict(list)
-    for row in read_csv(report / "measures.csv"):
-        if row["measure"] == "final":
-            values[row["architecture"]].append(float(row["value"]))
+    rows = pd.read_csv(report / "measures.csv")
+    means = rows[rows["measure"] == "final"].groupby("architecture", sort=False)["value"].mean()
     found: dict[str, dict[str, float]] = defaultdict(dict)
-    for name, each in values.items():
-        remedy, _, value = name.partition("-")
-        found[remedy][value] = float(np.mean(each))
+    for name, mean in means.items():
+        remedy, _, value = str(name).partition("-")
+        found[remedy][value] = mean
     return found
 
 

@@ -9,82 +9,73 @@ reads the reports of `rates` and, where they are there, of `rates_second...` and
 from __future__ import annotations
 
 import argparse
+import json
 import math
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-
-from sb3_moe.study.report.headline import markdown
-from sb3_moe.study.report.tables import Text, read_csv
+import pandas as pd
 
 #: What puts the two games on one scale while rates are picked: what a dense network gained from
 #: scratch in `earlier`, rounded.
 PROVISIONAL = {"SpaceInvaders": 9.0, "Breakout": 3.0}
-#: The seeds over which runs differ by chance.
-SEEDS = ("100", "101")
 #: The standard deviations from which margins were taken before these runs: of gain, of CRL's area,
 #: and of area in both regimes together, which contrast 2 needs.
 EARLIER = {"gain": 0.28, "area": 0.15, "both": 0.31}
-#: By network and rate: its rows, one for each order and game.
-Rows = dict[str, dict[float, list[Text]]]
 
 
-def rows_of(root: Path) -> Rows:
-    """Read what each network reached at each rate."""
-    found: Rows = defaultdict(lambda: defaultdict(list))
-    for path in sorted(root.glob("rates*/report/summary.csv")):
-        for row in read_csv(path):
-            network, _, rate = row["architecture"].rpartition("-")
-            found[network][float(rate)].append(row)
-    return found
+def rows_of(root: Path, measure: str = "area") -> pd.DataFrame:
+    """Read what each network reached at each rate, a row for each order, task and seed.
+
+    `gained` is what an area is above the random policy.
+    """
+    parts = []
+    for report in sorted(root.glob("rates*/report")):
+        rows = pd.read_csv(report / "measures.csv")
+        random = json.loads((report.parent / "random.json").read_text())
+        levels = {game: float(np.mean(returns)) for game, returns in random.items()}
+        parts.append(rows.assign(gained=rows["value"] - rows["task"].map(levels)))
+    every = pd.concat(parts)
+    every = every[every["measure"] == measure]
+    names = every["architecture"].str.rsplit("-", n=1, expand=True)
+    return every.assign(network=names[0], rate=names[1].astype(float))
 
 
-def level(rows: list[Text]) -> float:
-    """Give the mean over games and orders of what was gained while training, above random."""
-    levels = [above_random(row) / PROVISIONAL[row["game"]] for row in rows]
-    return float(np.average(levels, weights=[int(row["seeds"]) for row in rows]))
+def levels(rows: pd.DataFrame) -> pd.Series:
+    """Give the mean over games, orders and seeds of what was gained while training, by rate."""
+    return (rows["gained"] / rows["task"].map(PROVISIONAL)).groupby(rows["rate"]).mean()
 
 
-def runs(rows: list[Text]) -> int:
-    """Count the values over games, orders and seeds."""
-    return sum(int(row["seeds"]) for row in rows)
-
-
-def above_random(row: Text) -> float:
-    """Give the mean return while the game was trained, less the random policy's."""
-    return float(row["while_trained"]) - float(row["random"])
-
-
-def two_best(rates: dict[float, list[Text]]) -> list[float]:
+def two_best(rows: pd.DataFrame) -> list[float]:
     """Give the two rates with the highest levels, which run with the second seed."""
-    return sorted(sorted(rates, key=lambda rate: -level(rates[rate]))[:2])
+    return sorted(levels(rows).nlargest(2).index)
 
 
-def picked(rates: dict[float, list[Text]]) -> float:
+def picked(rows: pd.DataFrame) -> float:
     """Give the rate with the highest level among those that have the most seeds."""
-    most = max(map(runs, rates.values()))
-    tried = [rate for rate, rows in rates.items() if runs(rows) == most]
-    return max(tried, key=lambda rate: level(rates[rate]))
+    counts = rows["rate"].value_counts()
+    return float(levels(rows)[counts.index[counts == counts.max()]].idxmax())
 
 
-def verdict(rates: dict[float, list[Text]]) -> str:
+def verdict(rows: pd.DataFrame) -> str:
     """Say which rate is picked, or what has to run before one is."""
-    if len({runs(rows) for rows in rates.values()}) == 1:
-        return "second seed for " + ", ".join(f"{rate:g}" for rate in two_best(rates))
-    best = picked(rates)
-    if best in (min(rates), max(rates)):
+    counts = rows["rate"].value_counts()
+    if counts.nunique() == 1:
+        return "second seed for " + ", ".join(f"{rate:g}" for rate in two_best(rows))
+    best = picked(rows)
+    if best in (min(counts.index), max(counts.index)):
         return f"{best:g} is an end of the grid: go on"
     return f"{best:g}"
 
 
-def second(found: Rows, first: str) -> str:
+def second(found: pd.DataFrame, first: str) -> str:
     """Write the study of the two best rates of each network on a second seed.
 
     :param found: what the first came to
     :param first: the text of `rates.yaml`
     """
-    best = {f"{name}-{rate:g}" for name, rates in found.items() for rate in two_best(rates)}
+    networks = found.groupby("network", sort=False)
+    best = {f"{name}-{rate:g}" for name, rows in networks for rate in two_best(rows)}
     head = [
         "# The two rates of each network that did best in rates.yaml, on a second seed.",
         "#   sb3-moe study run examples/paper/rates_second.yaml --out runs/paper/rates_second",
@@ -95,14 +86,11 @@ def second(found: Rows, first: str) -> str:
     return text.replace("name: paper-rates", "name: paper-rates-second").replace("[100]", "[101]")
 
 
-def units(dense: dict[float, list[Text]]) -> dict[str, float]:
+def units(dense: pd.DataFrame) -> dict[str, float]:
     """Give what the dense network gained from scratch at its rate, by game."""
-    rows = dense[picked(dense)]
-    first = [row for row in rows if row["order"].split()[0] == row["game"]]
-    return {
-        game: float(np.mean([above_random(row) for row in first if row["game"] == game]))
-        for game in PROVISIONAL
-    }
+    rows = dense[dense["rate"] == picked(dense)]
+    first = rows[rows["order"].str.split().str[0] == rows["task"]]
+    return first.groupby("task")["gained"].mean()[list(PROVISIONAL)].to_dict()
 
 
 def spread(root: Path, measure: str, unit: dict[str, float]) -> tuple[float, int]:
@@ -110,15 +98,10 @@ def spread(root: Path, measure: str, unit: dict[str, float]) -> tuple[float, int
 
     :param measure: `gain` or `area`, averaged over orders and then, in units, over games
     """
-    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted(root.glob("rates*/report/measures.csv")):
-        for row in read_csv(path):
-            if row["measure"] == measure:
-                share = float(row["value"]) / unit[row["game"]]
-                values[row["architecture"]][row["seed"]].append(share)
-    twice = [seeds for seeds in values.values() if len(seeds) == len(SEEDS)]
-    pairs = [[np.mean(seeds[seed]) for seed in SEEDS] for seeds in twice]
-    return math.sqrt(np.mean(np.var(pairs, axis=1, ddof=1))), len(pairs)
+    rows = rows_of(root, measure)
+    shares = rows.assign(value=rows["value"] / rows["task"].map(unit))
+    pairs = shares.groupby(["architecture", "seed"])["value"].mean().unstack("seed").dropna()
+    return math.sqrt(pairs.var(axis=1, ddof=1).mean()), len(pairs)
 
 
 def margins(gain: float, area: float) -> dict[str, float]:
@@ -138,13 +121,14 @@ def main() -> None:
     if arguments.second:
         print(second(found, Path(__file__).with_name("rates.yaml").read_text()), end="")
         return
-    every = sorted({rate for rates in found.values() for rate in rates})
-    table = [
-        [network, *(f"{level(rates[r]):.2f}" if r in rates else "" for r in every), verdict(rates)]
-        for network, rates in found.items()
-    ]
-    print(markdown(["network", *(f"{rate:g}" for rate in every), "picked"], table))
-    unit = units(found["dense"])
+    every = sorted(set(found["rate"]))
+    print(f"| network | {' | '.join(f'{rate:g}' for rate in every)} | picked |")
+    print("|---" * (len(every) + 2) + "|")
+    for network, rows in found.groupby("network", sort=False):
+        reached = levels(rows)
+        shown = (f"{reached[rate]:.2f}" if rate in reached else "" for rate in every)
+        print(f"| {network} | {' | '.join(shown)} | {verdict(rows)} |")
+    unit = units(found[found["network"] == "dense"])
     for game, gained in unit.items():
         print(f"- unit of {game}: {gained:.2f}")
     (gain, pairs), (area, _) = (spread(arguments.root, name, unit) for name in ("gain", "area"))

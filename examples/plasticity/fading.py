@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from sb3_moe.saving.files import read_json
-from sb3_moe.study.report.tables import read_csv
-from sb3_moe.study.report.verdict import t_interval
+from sb3_moe.study.report.judging import t_interval
 
 Array = NDArray[np.float64]
 RETURN, STEPS = "rollout/ep_rew_mean", "time/total_timesteps"
@@ -37,9 +37,8 @@ def ends_of_blocks(cell: Path) -> Array | None:
     length, blocks = int(config["steps_per_task"]), len(config["games"])
     rows: dict[int, float] = {}
     for path in sorted(cell.glob("progress-*.csv")):
-        for row in read_csv(path):
-            if row.get(RETURN) and row.get(STEPS):
-                rows[int(float(row[STEPS]))] = float(row[RETURN])
+        logged = pd.read_csv(path).dropna(subset=[RETURN, STEPS])
+        rows |= dict(zip(logged[STEPS].astype(int), logged[RETURN], strict=True))
     if max(rows, default=0) < blocks * length:
         return None
     ends = [max(step for step in rows if step < (k + 1) * length) for k in range(blocks)]

@@ -1,4 +1,4 @@
-"""Pictures of a value against what it cost, or against what was asked, with intervals."""
+"""Figures of a value against what it cost, or against what was asked, with intervals."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
-from sb3_moe.plots.style import COLOURS, Picture, as_written, line
+from sb3_moe.plots.style import COLORS, Picture, as_written, legend_beside, look_of
 
 MARKS = (1.0, 2.0, 5.0)
+#: Of dots: those of one color differ in shape.
+SHAPES = "osD^"
 
 
 class Point(NamedTuple):
@@ -47,44 +50,17 @@ def draw_against(
             raise ValueError(f"`points` must lie above zero, at finite `x`, got {point.x}")
     figure = Picture(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
-    named: list[Point] = []
     for index, (name, each) in enumerate(points.items()):
-        xs = [point.x for point in each]
-        line(axes, xs, [point.value for point in each], name, index, marker="o")
-        colour = COLOURS[index % len(COLOURS)]
-        axes.vlines(xs, [p.low for p in each], [p.high for p in each], color=colour, linewidth=1.5)
-        if len(each) == 1:
-            crowded = any(_near(each[0], other, every) for other in named)
-            named.append(each[0])
-            axes.annotate(
-                as_written(name),
-                (each[0].x, each[0].value),
-                xytext=(-6 if crowded else 6, 0),
-                textcoords="offset points",
-                ha="right" if crowded else "left",
-                va="center",
-                color=colour,
-                fontsize="small",
-            )
+        xs, values, lows, highs = np.array(each).T
+        ends = values - lows, highs - values
+        look = {"marker": SHAPES[index // len(COLORS) % len(SHAPES)], **look_of(index).style}
+        axes.errorbar(xs, values, ends, label=as_written(name), markersize=4, **look)
     axes.set_xscale("log")
-    marks = (
-        FixedLocator(sorted({point.x for point in every})) if doubling else LogLocator(10, MARKS)
-    )
-    axes.xaxis.set_major_locator(marks)
+    places = sorted({point.x for point in every})
+    axes.xaxis.set_major_locator(FixedLocator(places) if doubling else LogLocator(10, MARKS))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    if any(len(each) > 1 for each in points.values()):
-        axes.legend(frameon=False, fontsize="small")
-    else:
-        axes.margins(x=0.3)  # room for names
+    legend_beside(figure)
     return figure
-
-
-def _near(point: Point, other: Point, every: Sequence[Point]) -> bool:
-    """Tell whether names to the right of both would lie upon each other."""
-    height = max(each.high for each in every) - min(each.low for each in every)
-    return max(point.x, other.x) < 1.3 * min(point.x, other.x) and (
-        abs(point.value - other.value) < 0.05 * height
-    )

@@ -1,4 +1,4 @@
-"""Every picture that a run's folder has the measurements for."""
+"""Every figure that a run's folder has the measurements for."""
 
 from __future__ import annotations
 

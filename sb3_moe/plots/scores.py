@@ -1,4 +1,4 @@
-"""Pictures of how well each task is played.
+"""Figures of how well each task is played.
 
 Shapes: N tasks, M blocks of training.
 """
@@ -21,7 +21,7 @@ from sb3_moe.measures import (
 )
 from sb3_moe.measures.statistics import decimals
 from sb3_moe.plots.style import (
-    COLOURS,
+    COLORS,
     Array,
     Picture,
     as_numbers,
@@ -47,7 +47,7 @@ def draw_learning_curves(folder: str | Path, random: Mapping[str, float] | None 
     figure = Picture(figsize=(7.0, 1.2 + 1.5 * count), layout="constrained")
     rows = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     for k, (axes, name) in enumerate(zip(rows, scores.task_names, strict=True)):
-        axes.plot(scores.steps, scores.score[:, k], color=COLOURS[k % len(COLOURS)], marker=".")
+        axes.plot(scores.steps, scores.score[:, k], color=COLORS[k % len(COLORS)], marker=".")
         shade_blocks(axes, scores.blocks, k)
         if random is not None and name in random:
             axes.axhline(random[name], color="0.3", linestyle=":")

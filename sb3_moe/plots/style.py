@@ -1,4 +1,4 @@
-"""What every picture shares: colours, lines, marked blocks, and matrices with their numbers."""
+"""What every figure shares: colors, lines, marked blocks, and matrices with their numbers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from matplotlib.image import AxesImage
 
 from sb3_moe.measures import Block, load_scores
 
-# Okabe and Ito's colours, which all readers can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's colors, which all readers can tell apart.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 Array = npt.NDArray[np.float64]
 
 
@@ -30,27 +30,27 @@ class Picture(Figure):
 
 
 class Look(NamedTuple):
-    """How a line looks: a colour, and the lengths of its dashes and gaps, none for a whole line."""
+    """How a line looks: a color, and the lengths of its dashes and gaps, none for a whole line."""
 
-    colour: str
+    color: str
     dashes: tuple[float, ...]
 
     @property
     def style(self) -> dict[str, Any]:
         """As matplotlib takes it."""
-        return {"color": self.colour, "linestyle": (0, self.dashes) if self.dashes else "-"}
+        return {"color": self.color, "linestyle": (0, self.dashes) if self.dashes else "-"}
 
 
 def look_of(index: int) -> Look:
     """Give a line a look of its own, however many there are; neighbours differ in both."""
-    # Seven colours and four dashes have no common divisor: 28 pairs, then there are more dots.
-    kind = index % 4 + 4 * (index // (4 * len(COLOURS)))
+    # Seven colors and four dashes have no common divisor: 28 pairs, then there are more dots.
+    kind = index % 4 + 4 * (index // (4 * len(COLORS)))
     dashes = (6.0, 2.5, *(1.5, 2.5) * (kind - 1)) if kind else ()
-    return Look(COLOURS[index % len(COLOURS)], dashes)
+    return Look(COLORS[index % len(COLORS)], dashes)
 
 
 def line(axes: Axes, x: Any, y: Any, label: str, index: int, marker: str = "") -> None:
-    """Draw a line that differs from its neighbours in colour and, for print, in style."""
+    """Draw a line that differs from its neighbours in color and, for print, in style."""
     axes.plot(
         x,
         y,
@@ -109,15 +109,15 @@ def matrix(
     cmap: str,
     unit: str,
 ) -> Figure:
-    """Draw a matrix as colours with its numbers written in.
+    """Draw a matrix as colors with its numbers written in.
 
-    :param values: of the colours
+    :param values: of the colors
     :param labels: what is written
     :param rows: names of the rows
     :param columns: names of the columns
-    :param limits: values at the ends of the colours
-    :param cmap: matplotlib's name of the colours
-    :param unit: beside the colour bar
+    :param limits: values at the ends of the colors
+    :param cmap: matplotlib's name of the colors
+    :param unit: beside the color bar
     """
     wide = 0.8 + 0.1 * max(map(len, columns))
     size = (2.6 + wide * len(columns), 1.4 + 0.5 * len(rows))
@@ -143,10 +143,10 @@ def write_into(
     """
     values = image.get_array()
     assert values is not None
-    colours = image.to_rgba(values)
-    for row, column in np.ndindex(*colours.shape[:2]):
-        red, green, blue, opaque = colours[row, column]
-        # By the luminance that a reader sees; what is no number has no colour, on a white page.
+    colors = image.to_rgba(values)
+    for row, column in np.ndindex(*colors.shape[:2]):
+        red, green, blue, opaque = colors[row, column]
+        # By the luminance that a reader sees; what is no number has no color, on a white page.
         light = opaque * (0.299 * red + 0.587 * green + 0.114 * blue) + 1 - opaque
         axes.text(
             column,

@@ -11,7 +11,8 @@ if find_spec("fcntl") is None:  # no package brings it: it is of Python where th
         "sb3_moe.study, and with it sb3-moe, needs fcntl, which Windows lacks: run it on Linux, "
         "macOS or WSL; sb3_moe.watch and sb3_moe.hub in Python do without"
     )
-require("sb3_moe.study", "jinja2", "matplotlib", "pydantic", "rich", "scipy", "tyro", "yaml")
+_NEEDED = ("jinja2", "matplotlib", "pandas", "pydantic", "rich", "scipy", "tyro", "yaml")
+require("sb3_moe.study", *_NEEDED)
 
 from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.folder import CellFolder

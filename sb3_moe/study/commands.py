@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 
 from sb3_moe.saving.files import check_writable, read_json, write_json
-from sb3_moe.study.report.claims import load_claims
-from sb3_moe.study.report.last_run import check_level, other_study
+from sb3_moe.study.claims import load_claims
+from sb3_moe.study.report.results import check_level
 from sb3_moe.study.run.engine import Engine, child_environment, environment
 from sb3_moe.study.run.jobs import (
     ChangedConfigError,
@@ -95,7 +95,7 @@ def run_study(
         another configuration
     :raises BusyError: if another process runs cells in the folder
     """
-    from sb3_moe.study.report.folder import check_report_folder
+    from sb3_moe.study.report.writing import check_report_folder
 
     check_claims(study, console)
     check_writable(root)
@@ -159,10 +159,10 @@ def _another_study(study: StudyConfig, path: Path) -> str | None:
     :param path: of what an earlier call wrote
     """
     try:
-        name = other_study(study, read_json(path)).get("name")
-    except ValueError:  # not there, or damaged
+        name = read_json(path)["study"]["name"]
+    except (KeyError, TypeError, ValueError):  # not there, or damaged
         return None
-    return name if isinstance(name, str) and name != study.name else None
+    return str(name) if name != study.name else None
 
 
 def check_claims(study: StudyConfig, console: Console) -> None:

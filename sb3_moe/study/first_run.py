@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.box import SIMPLE
@@ -20,16 +21,14 @@ from rich.table import Table
 from sb3_moe.saving.files import check_writable
 from sb3_moe.study.commands import CACHE, play, prepare, rehearse, say
 from sb3_moe.study.exit_status import exit_status
-from sb3_moe.study.report.folder import check_report_folder
 from sb3_moe.study.report.page import number
-from sb3_moe.study.report.results import has_scores, load_results
-from sb3_moe.study.report.tables import Rows, summary
-from sb3_moe.study.report.writing import write_report
+from sb3_moe.study.report.results import Results, has_scores, load_results
+from sb3_moe.study.report.writing import check_report_folder, write_report
 from sb3_moe.study.run.engine import LocalEngine
 from sb3_moe.study.run.jobs import Job, refuse_changes, survey, unfinished
 from sb3_moe.study.run.runner import locked, run
 from sb3_moe.study.run.view import LiveView
-from sb3_moe.study.spec.architectures import moe_architecture, title
+from sb3_moe.study.spec.architectures import moe_architecture
 from sb3_moe.study.spec.config import Architecture, Regime
 from sb3_moe.study.spec.grid import StudyConfig
 from sb3_moe.study.spec.setup import Evaluation, check_device
@@ -151,8 +150,7 @@ def _conclude(
             f"go on with --out {root}",
         )
     if any(job.state.status in ("done", "interrupted") and has_scores(job) for job in jobs):
-        results = load_results(study, root, partial=True)
-        console.print(_printed(summary(results.runs, results.random)))
+        console.print(_printed(load_results(study, root, partial=True)))
         say(console, f"models, scores and configurations: {root / 'cells'}")
         say(
             console,
@@ -163,19 +161,20 @@ def _conclude(
     return 0 if done == len(jobs) else 1
 
 
-def _printed(rows: Rows) -> Table:
-    """Lay the summary out for a terminal."""
-    measured = "mean return of the evaluations in the last tenth of each game's training"
-    table = Table(title=measured, box=SIMPLE)
+def _printed(results: Results) -> Table:
+    """Lay out for a terminal what each network reached, mean over seeds and orders."""
+    table = Table(title="mean return in the last tenth of each game's training", box=SIMPLE)
     table.padding, table.pad_edge = (0, 1, 0, 0), False
     for name in ("regime", "game", "network"):
         table.add_column(name, no_wrap=True)
-    for name in ("return", "random", "x random", "at end", "dormant"):
+    for name in ("return", "random", "at end"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        numbers = (row[key] for key in ("return", "random", "ratio", "at_the_end", "dormant"))
-        names = (row["regime"], row["game"], title(row["architecture"]))
-        table.add_row(*names, *map(number, numbers))
+    names = ["regime", "task", "architecture"]
+    means = results.table.groupby([*names, "measure"], sort=False)["value"].mean().unstack()
+    rows: Any = means.dropna(subset="block_end").iterrows()
+    for (regime, task, network), row in rows:
+        numbers = (row["block_end"], results.random[task], row["final"])
+        table.add_row(regime, task, network, *map(number, numbers))
     return table
 
 

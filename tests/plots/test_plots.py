@@ -271,11 +271,10 @@ def test_values_against_something_have_a_line_or_a_dot_and_their_intervals():
         "task_big": [plots.Point(8, 4.0, 3.0, 5.0)],
     }
     axes = plots.draw_against(points, "tasks", doubling=True).axes[0]
-    assert [line.get_label() for line in axes.lines] == ["dense", "task_big"]
+    assert axes.get_legend_handles_labels()[1] == ["dense", "task_big"]
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), [5.0, 2.0])
     drawn = axes.collections[0].get_segments()
     np.testing.assert_array_equal([end for line in drawn for end in line[:, 1]], [4, 6, 1, 2.5])
-    assert texts(axes) == ["task_big"]
     np.testing.assert_array_equal(axes.get_xticks(), [1, 8])
 
 

@@ -3,6 +3,7 @@
 import pytest
 import reference
 import torch as th
+from sb3_moe.study.report.tables import grouped
 from torch import nn
 
 from sb3_moe.layers import (
@@ -22,7 +23,6 @@ from sb3_moe.policies.spectral import (
     penalty_gradient,
     spectral_penalty,
 )
-from sb3_moe.study.report.tables import grouped
 
 
 def test_directions_that_are_used_alike_cost_nothing():

@@ -90,7 +90,7 @@ def test_ctrl_c_leaves_what_is_there_readable_and_says_so(tmp_path, monkeypatch)
     assert text.split()[-1] == str(tmp_path / "report" / "index.html")
     assert f"--out {tmp_path}" in text
     assert (tmp_path / "report" / "summary.csv").exists()
-    assert (tmp_path / "report" / "learning_curves.png").exists()
+    assert (tmp_path / "report" / "return.png").exists()
 
 
 def test_a_study_that_is_not_there_is_a_one_line_error(capsys):

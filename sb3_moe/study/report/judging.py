@@ -1,217 +1,318 @@
-"""Claims, held against what runs came to."""
+"""Differences between networks, and claims, judged on the table of results.
+
+Shapes: S seeds, G groups of runs.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+from scipy import stats
 
-from sb3_moe.measures import bootstrap_interval, holm
-from sb3_moe.study.report.claims import Claim, Claims, Contrast
-from sb3_moe.study.report.measures import measure, shown
-from sb3_moe.study.report.references import References
-from sb3_moe.study.report.runs import Array, Run
-from sb3_moe.study.report.verdict import (
-    Estimate,
-    Rule,
-    Verdict,
-    combine,
-    decide,
-    t_interval,
-    t_tests,
-    welch,
-)
-from sb3_moe.study.spec.architectures import titles
-from sb3_moe.study.spec.config import CellConfig
-
-_UNJUDGED: tuple[Verdict, Verdict] = ("undecided", "undecided")
+from sb3_moe.measures.statistics import holm, iqm
+from sb3_moe.study.claims import Claims, Contrast, Number, Rule, Selector
+from sb3_moe.study.report.measures import MEASURES, WHOLE, Array
 
 
-class Row(NamedTuple):
-    """One line of the report: a contrast on one game.
+class Estimate(NamedTuple):
+    """A difference over seeds: its mean, interval and tests.
 
-    ``verdict_by_t`` is what the rule says with Student's interval in place of the bootstrap.
+    ``p_greater``, ``p_different``: of a t test that the mean is at most 0, or is 0. ``seeds``: of
+    the smallest group.
     """
 
-    contrast: Contrast
-    game: str
-    estimate: Estimate
-    p_adjusted: float
-    verdict: Verdict
-    verdict_by_t: Verdict
-
-    def is_corrected(self, claim: Claim) -> bool:
-        """Say whether Holm's correction is over this contrast of a claim too."""
-        return self.contrast.primary and claim.needs == "any"
+    mean: float
+    low: float
+    high: float
+    p_greater: float
+    p_different: float
+    seeds: int
 
 
-class Finding(NamedTuple):
-    """A claim and what came out; ``called`` are the titles of the study's networks."""
+def t_interval(values: Array, coverage: float = 0.95) -> tuple[Any, Any]:
+    """Give Student's interval of the mean over seeds; NaN for fewer than two.
 
-    claim: Claim
-    rows: list[Row]
-    verdict: Verdict
-    verdict_by_t: Verdict
-    called: Mapping[str, str]
-
-    @property
-    def untested(self) -> list[Contrast]:
-        """Primary contrasts that runs have no values for."""
-        return [
-            contrast
-            for contrast in self.claim.contrasts
-            if contrast.primary and not any(row.contrast is contrast for row in self.rows)
-        ]
-
-    def comparison(self, contrast: Contrast) -> str:
-        """Say what a contrast compares."""
-        return contrast.label(self.called)
-
-    def label(self, row: Row) -> str:
-        """Tell one of the claim's primary rows from the others.
-
-        :return: its task, after the comparison and the measure where there are several
-        """
-        primary = [contrast for contrast in self.claim.contrasts if contrast.primary]
-        words = [self.comparison(row.contrast)] if len(primary) > 1 else []
-        if len({contrast.measure for contrast in primary}) > 1:
-            words.append(row.contrast.measure)
-        return ", ".join([*words, shown(row.game)])
+    :param values: (S, ...)
+    """
+    count, mean = len(values), np.mean(values, axis=0)
+    deviation = np.std(values, axis=0, ddof=1) if count > 1 else np.nan
+    half = stats.t.ppf(0.5 + coverage / 2, count - 1) * deviation / np.sqrt(count)
+    return mean - half, mean + half
 
 
-def primary_rows(findings: Sequence[Finding]) -> dict[str, list[tuple[str, Row]]]:
-    """List what verdicts rest on, each with a label, by measure: each has a unit of its own."""
-    found: dict[str, list[tuple[str, Row]]] = {}
-    for finding in findings:
-        for row in finding.rows:
-            if row.contrast.primary:
-                label = f"{finding.claim.name}: {finding.label(row)}"
-                found.setdefault(row.contrast.measure, []).append((label, row))
-    return found
+def welch(values: Array, signs: Array, coverage: float = 0.95, paired: bool = False) -> Estimate:
+    """Estimate a sum of groups by Welch's t test; of one group it is Student's.
+
+    :param values: (S, G), NaN where a group lacks a seed
+    :param signs: 1 for a group that is added, -1 for one that is subtracted, (G,)
+    :param coverage: of the interval
+    :param paired: take the sum seed by seed, as one group
+    """
+    if paired:
+        values, signs = (values @ signs)[:, None], np.ones(1)
+    counts = np.isfinite(values).sum(axis=0)
+    if not counts.all():
+        return Estimate(np.nan, np.nan, np.nan, np.nan, np.nan, 0)
+    fewest, mean = int(counts.min()), float(signs @ np.nanmean(values, axis=0))
+    if fewest < 2:
+        return Estimate(mean, np.nan, np.nan, 1.0, 1.0, fewest)
+    squares = np.nanvar(values, axis=0, ddof=1) / counts
+    error = float(np.sqrt(squares.sum()))
+    if error == 0:  # no spread: the t statistic is not defined
+        return Estimate(mean, mean, mean, float(mean <= 0), float(mean == 0), fewest)
+    freedom = squares.sum() ** 2 / (np.square(squares) / (counts - 1)).sum()
+    half = float(stats.t.ppf(0.5 + coverage / 2, freedom)) * error
+    greater = float(stats.t.sf(mean / error, freedom))
+    different = float(2 * stats.t.sf(abs(mean) / error, freedom))
+    return Estimate(mean, mean - half, mean + half, greater, different, fewest)
 
 
-def judge_claims(
-    claims: Claims,
-    runs: Sequence[Run],
-    references: References,
-    cells: Sequence[CellConfig] | None = None,
-) -> list[Finding]:
-    """Test every claim on the runs that there are.
+def values_of_groups(
+    table: pd.DataFrame, groups: Sequence[Selector], paired: bool = True
+) -> pd.DataFrame:
+    """Give each group's value for every seed and task, as (task, seed) by group.
 
-    :param claims: what is claimed, and the rule
-    :param runs: finished runs
-    :param references: what returns are compared with
-    :param cells: of the study, see :meth:`Contrast.groups`
+    Each group is averaged over its regimes and orders of tasks; while some are missing, over those
+    that the groups share, lest the difference between these pass for theirs.
+
+    :param table: the rows of one measure
+    :param paired: only seeds that all groups have; False: NaN for a group that lacks a seed, or a
+        regime or order that its other seeds have
+    """
+    wide = [_by_setting(table, group) for group in groups]
+    if any(each.empty for each in wide):
+        return pd.DataFrame()
+    index, settings = wide[0].index, wide[0].columns
+    for each in wide[1:]:
+        index, settings = index.union(each.index), settings.union(each.columns)
+    wide = [each.reindex(index=index, columns=settings) for each in wide]
+    known = [each.notna() for each in wide]
+    if not paired:
+        known = [each.groupby(level="task").transform("any") for each in known]
+    means = []
+    for group, values, kept in zip(groups, wide, known, strict=True):
+        shared = kept.to_numpy(copy=True)
+        # An order that a claim names is compared whether or not the other groups have it.
+        for other, theirs in zip(groups, known, strict=True) if not group.order else ():
+            regimes = settings.get_level_values("regime")
+            applies = [other.regime in (None, regime) for regime in regimes]
+            if not other.order:
+                shared &= theirs.to_numpy() | ~np.array(applies)
+        total = np.where(shared, values.to_numpy(), 0.0).sum(axis=1)
+        count = shared.sum(axis=1)
+        means.append(np.where(count, total, np.nan) / np.maximum(count, 1))
+    return pd.DataFrame(np.transpose(means), index=index).dropna(how="any" if paired else "all")
+
+
+def _by_setting(table: pd.DataFrame, group: Selector) -> pd.DataFrame:
+    """Give a group's values as (task, seed) by (regime, order)."""
+    rows = _selected(table[table["value"].notna()], group)
+    keys = ["task", "seed", "regime", "order"]
+    return rows.set_index(keys)["value"].unstack(["regime", "order"])
+
+
+def _selected(table: pd.DataFrame, group: Selector) -> pd.DataFrame:
+    """Give the rows of a group of runs."""
+    mine = table["architecture"] == group.architecture
+    if group.regime:
+        mine &= table["regime"] == group.regime
+    if group.order:
+        mine &= table["order"] == " ".join(group.order)
+    return table[mine]
+
+
+def _tasks(table: pd.DataFrame, contrast: Contrast) -> list[str]:
+    """List the tasks for which a measure is defined in every group of a study, done or not."""
+    if MEASURES[contrast.measure].unit == "success":  # defined where a task says it
+        table = table[table.groupby("task")["value"].transform("count") > 0]
+    groups = [set(_selected(table, group)["task"]) for group in contrast.groups]
+    return sorted(set.intersection(*groups))
+
+
+def compare(
+    table: pd.DataFrame, contrast: Contrast, rule: Rule, units: Mapping[str, Number]
+) -> dict[str, Array]:
+    """Give the values (S, G) that a contrast compares, by task; none of seeds where it has none."""
+    rows = table[(table["measure"] == contrast.measure) & table["step"].isna()]
+    tasks = _tasks(rows, contrast)
+    values = values_of_groups(rows, contrast.groups, rule.paired)
+    if contrast.over == "tasks":
+        of_returns = units if MEASURES[contrast.measure].unit == "return" else {}
+        values, tasks = _over_tasks(values, tasks, of_returns, rule.paired), [WHOLE]
+    nothing = np.zeros((0, len(contrast.groups)))
+    return dict.fromkeys(tasks or [WHOLE], nothing) | _by_task(values)
+
+
+def _over_tasks(
+    values: pd.DataFrame, tasks: list[str], units: Mapping[str, Number], paired: bool
+) -> pd.DataFrame:
+    """Give seeds that have every task one value, the mean over tasks, as (task, seed) by group."""
+    if values.empty:
+        return values
+    if units:
+        values = values.div(pd.Series(units), axis=0, level="task")
+    groups = [values[each].unstack("task").reindex(columns=tasks) for each in values]
+    means = pd.concat([each.mean(axis=1, skipna=False) for each in groups], axis=1)
+    means = means.dropna(how="any" if paired else "all")
+    return pd.concat({WHOLE: means}, names=["task"])
+
+
+def _by_task(values: pd.DataFrame) -> dict[str, Array]:
+    """Give values (S, G) by task, where every group has any."""
+    if values.empty:
+        return {}
+    found = {str(task): rows.to_numpy() for task, rows in values.groupby(level="task")}
+    return {task: each for task, each in found.items() if np.isfinite(each).any(axis=0).all()}
+
+
+def judge(claims: Claims, table: pd.DataFrame) -> pd.DataFrame:
+    """Test every claim on the results that there are.
+
+    :return: a row for each contrast and task, with its ``verdict`` and that of its claim; what has
+        no values is ``"not tested"``. ``p_adjusted`` is NaN where no correction is needed
     """
     rows = [
-        (claim, row)
+        {"claim": claim.name, "text": claim.text, **_contrast_row(contrast, task, values, claims)}
         for claim in claims.claims
         for contrast in claim.contrasts
-        for row in _estimates(contrast, runs, references, claims.rule, cells)
+        for task, values in compare(table, contrast, claims.rule, claims.units).items()
     ]
-    primary = [index for index, (claim, row) in enumerate(rows) if row.is_corrected(claim)]
-    p_values = [rows[i][1].estimate.p_value(rows[i][1].contrast.expects) for i in primary]
-    adjusted = dict(zip(primary, holm(p_values), strict=True))
-    judged = [
-        (claim, _judge(row, adjusted.get(index), claims.rule))
-        for index, (claim, row) in enumerate(rows)
-    ]
-    called, findings = _titles(claims, runs, cells), []
-    for claim in claims.claims:
-        own = [row for each, row in judged if each is claim]
-        verdicts = _verdicts(claim, own, runs, references, cells)
-        findings.append(Finding(claim, own, *verdicts, called))
-    return findings
+    strict = {claim.name for claim in claims.claims if claim.needs == "all"}
+    tested = [row for row in rows if row["primary"] and row["claim"] not in strict and row["seeds"]]
+    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p_adjusted"] = p
+    for row in rows:
+        row["verdict"] = decide(row, claims.rule)
+    for row in rows:
+        verdicts = {r["verdict"] for r in rows if r["claim"] == row["claim"] and r["primary"]}
+        row["claim_verdict"] = combine(verdicts, every=row["claim"] in strict)
+    return pd.DataFrame(rows)
 
 
-def _titles(
-    claims: Claims, runs: Sequence[Run], cells: Sequence[CellConfig] | None
-) -> dict[str, str]:
-    """Name the networks of a study, and those that only its claims have."""
-    contrasts = [contrast for claim in claims.claims for contrast in claim.contrasts]
-    selectors = [selector for each in contrasts for selector in each.plus + each.minus]
-    own = [run.cell for run in runs] if cells is None else cells
-    return titles([cell.architecture.name for cell in own] + [s.architecture for s in selectors])
+def _contrast_row(contrast: Contrast, task: str, values: Array, claims: Claims) -> dict[str, Any]:
+    """Estimate a contrast on one task; not yet judged."""
+    found = welch(values, contrast.signs, claims.rule.interval, claims.rule.paired)
+    return {
+        "contrast": str(contrast),
+        "measure": contrast.measure,
+        "task": task,
+        "primary": contrast.primary,
+        "expects": contrast.expects,
+        "smallest_effect": contrast.smallest_effect,
+        "difference": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "seeds": found.seeds,
+        "p": found.p_different if contrast.expects == "different" else found.p_greater,
+        "p_adjusted": np.nan,
+    }
 
 
-def _measured(
-    contrast: Contrast, runs: Sequence[Run], references: References
-) -> list[tuple[Run, dict[str, float]]]:
-    return [(run, measure(contrast.measure, run, references)) for run in runs]
+def decide(row: Mapping[str, Any], rule: Rule) -> str:
+    """Apply the rule to a contrast on one task.
 
-
-def _estimates(
-    contrast: Contrast,
-    runs: Sequence[Run],
-    references: References,
-    rule: Rule,
-    cells: Sequence[CellConfig] | None,
-) -> list[Row]:
-    """Estimate a contrast on each game of which all groups have runs; not yet judged."""
-    measured = _measured(contrast, runs, references)
-    by_game: dict[str, list[Array]] = defaultdict(list)
-    for (_, game), values in contrast.groups(measured, cells, rule.paired).items():
-        by_game[game].append(values)
-    return [
-        Row(contrast, game, estimate(np.array(every), contrast.signs, rule), 1.0, *_UNJUDGED)
-        for game, every in by_game.items()
-        if np.isfinite(every).any(axis=0).all()
-    ]
-
-
-def estimate(values: Array, signs: Array, rule: Rule) -> Estimate:
-    """Summarise a difference between groups; a single seed has no interval.
-
-    :param values: of every seed and group, (seeds, groups), NaN where a group that isn't paired
-        lacks a seed
-    :param signs: see :attr:`Contrast.signs`
+    ``"greater"`` is supported when the difference is at least the smallest effect that matters and
+    its adjusted test is significant, and contradicted when the interval rules that effect out.
+    ``"not_greater"`` is the same with the two swapped. ``"different"`` looks at both sides.
     """
-    if not rule.paired:
-        return welch(values, signs, rule.interval)
-    differences = values @ signs
-    mean = float(np.mean(differences))
-    low, high = bootstrap_interval(differences, confidence=rule.interval, seed=0)
-    student = t_interval(differences, rule.interval)
-    return Estimate(mean, low, high, *t_tests(differences), len(differences), *student)
+    if not row["seeds"]:
+        return "not tested"
+    if row["seeds"] < rule.min_seeds:
+        return "undecided"
+    size, largest, smallest = row["difference"], row["high"], row["smallest_effect"]
+    if row["expects"] == "different":
+        size, largest = abs(size), max(-row["low"], largest)
+    p = row["p"] if np.isnan(row["p_adjusted"]) else row["p_adjusted"]
+    there, ruled_out = size >= smallest and p < rule.alpha, largest < smallest
+    if row["expects"] == "not_greater":
+        there, ruled_out = ruled_out, there
+    return "supported" if there else "contradicted" if ruled_out else "undecided"
 
 
-def _judge(row: Row, adjusted: float | None, rule: Rule) -> Row:
-    """Apply the rule; what is not primary keeps its own p-value."""
-    contrast = row.contrast
-    p = row.estimate.p_value(contrast.expects) if adjusted is None else adjusted
-    verdict, by_t = (
-        decide(estimate, p, contrast.expects, contrast.smallest_effect, rule)
-        for estimate in (row.estimate, row.estimate.by_t())
-    )
-    return row._replace(p_adjusted=p, verdict=verdict, verdict_by_t=by_t)
+def combine(verdicts: Collection[str], every: bool = False) -> str:
+    """Give a claim's verdict: supported by one contrast and contradicted by none, or the reverse.
 
-
-def _verdicts(
-    claim: Claim,
-    rows: list[Row],
-    runs: Sequence[Run],
-    references: References,
-    cells: Sequence[CellConfig] | None,
-) -> tuple[Verdict, Verdict]:
-    """Give a claim its verdict, and that by t intervals.
-
-    It has none where it needs every row and one is missing.
+    :param verdicts: of its primary contrasts
+    :param every: supported only by all, and contradicted by any
     """
-    primary = [row for row in rows if row.contrast.primary]
-    every = claim.needs == "all"
-    for contrast in claim.contrasts if every else ():
-        wanted = contrast.games(_measured(contrast, runs, references), cells)
-        found = {row.game for row in primary if row.contrast is contrast}
-        if contrast.primary and (not found or wanted - found):
-            return _contradicted_or_undecided(primary)
-    verdict = combine([row.verdict for row in primary], every)
-    return verdict, combine([row.verdict_by_t for row in primary], every)
+    supported, contradicted = "supported" in verdicts, "contradicted" in verdicts
+    if every:
+        supported = set(verdicts) == {"supported"}
+    if supported != contradicted:
+        return "supported" if supported else "contradicted"
+    return "undecided" if set(verdicts) - {"not tested"} else "not tested"
 
 
-def _contradicted_or_undecided(rows: Sequence[Row]) -> tuple[Verdict, Verdict]:
-    """Judge a claim that lacks a row that it needs: one can still contradict it."""
-    found = [[row.verdict for row in rows], [row.verdict_by_t for row in rows]]
-    verdict, by_t = ("contradicted" if "contradicted" in each else "undecided" for each in found)
-    return cast(tuple[Verdict, Verdict], (verdict, by_t))
+def summarize(table: pd.DataFrame, claims: Claims) -> pd.DataFrame:
+    """Compare every network with the first of a study, on each task, in every measure and regime.
+
+    Networks are averaged over orders of tasks. :data:`WHOLE` is the mean over tasks. ``p_holm`` is
+    corrected over the networks for that mean, and over networks and tasks for the others, within a
+    regime and measure.
+
+    :return: in the columns ``regime``, ``measure``, ``architecture``, ``task``, ``seeds``,
+        ``mean``, ``low``, ``high``, ``iqm``, ``difference``, ``difference_low``,
+        ``difference_high``, ``seeds_compared``, ``p``, ``p_holm`` and ``verdict``
+    """
+    found: list[dict[str, Any]] = []
+    there = table[table["step"].isna() & table["value"].notna()]
+    done = set(there["architecture"])
+    networks = [name for name in table["architecture"].unique() if name in done]
+    for name in MEASURES:
+        of_measure = there[there["measure"] == name]
+        for regime, rows in of_measure.groupby("regime", sort=False):
+            summary = [*_summary_rows(rows, regime, name, networks, claims)]
+            for whole in (True, False):
+                _correct([row for row in summary if (row["task"] == WHOLE) == whole], claims.rule)
+            found += summary
+    return pd.DataFrame(found)
+
+
+def _summary_rows(
+    rows: pd.DataFrame, regime: Any, measure: str, networks: Sequence[str], claims: Claims
+) -> Iterator[dict[str, Any]]:
+    first, *others = (Selector(architecture=name, regime=regime) for name in networks)
+    tasks, rule = sorted(set(rows["task"])), claims.rule
+    units = claims.units if MEASURES[measure].unit == "return" else {}
+
+    def values(groups: Sequence[Selector], paired: bool) -> dict[str, Array]:
+        each = values_of_groups(rows, groups, paired)
+        means = _by_task(_over_tasks(each, tasks, units, paired)) if len(tasks) > 1 else {}
+        return means | _by_task(each)
+
+    for group in (first, *others):
+        compared = values([group, first], rule.paired) if group in others else {}
+        for task, values_S1 in values([group], False).items():
+            low, high = t_interval(values_S1[:, 0], rule.interval)
+            pairs = compared.get(task, np.zeros((0, 2)))
+            found = welch(pairs, np.array([1.0, -1.0]), rule.interval, rule.paired)
+            yield {
+                "regime": regime,
+                "measure": measure,
+                "architecture": group.architecture,
+                "task": task,
+                "seeds": len(values_S1),
+                "mean": values_S1.mean(),
+                "low": low,
+                "high": high,
+                "iqm": iqm(values_S1),
+                "difference": found.mean,
+                "difference_low": found.low,
+                "difference_high": found.high,
+                "seeds_compared": found.seeds,
+                "p": found.p_different,
+                "p_holm": np.nan,
+                "verdict": "",
+            }
+
+
+def _correct(rows: Sequence[dict[str, Any]], rule: Rule) -> None:
+    """Correct the tests of one family, and add which differences they show."""
+    tested = [row for row in rows if row["seeds_compared"]]
+    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        shown = p < rule.alpha and row["seeds_compared"] >= rule.min_seeds
+        side = "higher" if row["difference"] > 0 else "lower"
+        row |= {"p_holm": p, "verdict": side if shown else "undecided"}

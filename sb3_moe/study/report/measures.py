@@ -1,332 +1,355 @@
-"""What is measured of a run, game by game, from its folder alone.
+"""What is measured of a run, task by task, from its folder alone.
 
-Shapes: K evaluations.
+Shapes: K evaluations, N tasks.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from sb3_moe.study.report.references import References, ratio
-from sb3_moe.study.report.runs import Array, Run
+from sb3_moe import metrics
 from sb3_moe.study.spec.config import CellConfig
 
-#: The value of a measure that belongs to the whole run is filed under this name.
-WHOLE = "all games"
+Array = npt.NDArray[np.float64]
+NAN = float("nan")
 
-# A game with so many times an even share of the environments at most has as many steps as alone.
+#: A measure that belongs to the whole run has its value under this name.
+WHOLE = "all tasks"
+
+#: What ``diagnostics.npz`` has of layers while a network is trained.
+INSIDES = ["dormant", "effective_rank", "stable_rank", "weight_norm", "weight_change"]
+INSIDES += ["gradient_norm", "zero_gradients"]
+
+# Where environments can't be dealt out evenly, one task has more steps than its share; with so many
+# times its share, at most, it counts as having as many steps as alone.
 EVENLY = 1.05
 
 
-def shown(game: str) -> str:
-    """Say what a value belongs to: files call tasks games, and readers' tasks need not be."""
-    return "all tasks" if game == WHOLE else game
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder has it.
+
+    :param cell: what it was
+    :param scores: the arrays of ``scores.npz``
+    :param diagnostics: the arrays of ``diagnostics.npz``, empty if it has none
+    """
+
+    cell: CellConfig
+    scores: Mapping[str, npt.NDArray[Any]]
+    diagnostics: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> npt.NDArray[np.int64]:
+        """Global step of each evaluation, (K,)."""
+        return self.scores["steps"]
+
+    def returns(self, task: str) -> Array:
+        """Mean return of a task at each evaluation, (K,)."""
+        return np.asarray(self.scores["score"][:, self.cell.games.index(task)], dtype=np.float64)
+
+    def success(self, task: str) -> Array:
+        """Share of a task's episodes that succeeded at each evaluation, (K,); NaN if unsaid."""
+        if "successes" not in self.scores:
+            return np.full(len(self.steps), NAN)
+        return np.asarray(self.scores["successes"][:, self.cell.games.index(task)].mean(axis=1))
+
+    def inside(self, kind: str) -> tuple[npt.NDArray[Any], Array]:
+        """Give what was measured of the network, averaged over its layers.
+
+        :param kind: what stands before the layer's name, such as ``"dormant"``
+        :return: steps and values where it was measured: callbacks that share the file may measure
+            at other steps
+        """
+        layers = [
+            values
+            for name, values in self.diagnostics.items()
+            if name.startswith(f"{kind}/") and values.ndim == 1
+        ]
+        if not layers:
+            return np.zeros(0), np.zeros(0)
+        mean = np.mean(layers, axis=0)
+        measured = np.isfinite(mean)
+        return self.diagnostics["steps"][measured], mean[measured]
+
+    def blocks(self, task: str) -> list[tuple[float, float]]:
+        """The stretches of global steps in which a task was trained.
+
+        A schedule's are those that evaluations recorded, since it may choose while it runs.
+        """
+        if self.cell.order:
+            return planned_blocks(self.cell, task)
+        recorded = metrics.blocks_of(self.steps, self.scores.get("trained", self.steps * 0 - 1))
+        index = self.cell.games.index(task)
+        own = [(block.start, block.end) for block in recorded if block.task == index]
+        return own if recorded else [(0, self.cell.total_steps)]
+
+    def area(self, values: Array, block: tuple[float, float]) -> float:
+        """Mean of a value over a block; NaN if the run ended before it, or a value is NaN."""
+        if self.steps[-1] < block[1] or not np.isfinite(values).all():
+            return NAN
+        return float(metrics.area(values[:, None], self.steps, *block)[0])
 
 
-# For which games of a run a measure is defined, by when they are trained there.
+def planned_blocks(cell: CellConfig, task: str) -> list[tuple[float, float]]:
+    """Give the stretches in which a task is trained, of a run that has an order of tasks."""
+    length, sequence = cell.steps_per_task, cell.order * cell.cycles
+    return [(k * length, (k + 1) * length) for k, each in enumerate(sequence) if each == task]
 
 
-def is_trained(cell: CellConfig, game: str) -> bool:
-    """Say whether a run trains a game."""
-    return not cell.order or game in cell.order
+def openers(cells: Sequence[CellConfig]) -> list[CellConfig]:
+    """List the runs whose first block is that of a network from scratch.
+
+    Where the regime ``"scratch"`` has runs they alone count: the first block of a sequence may
+    have another learning rate or exploration.
+    """
+    alone = [cell for cell in cells if cell.regime == "scratch"]
+    return [c for c in alone or cells if c.order and c.architecture.start_from is None]
 
 
-def has_an_end(cell: CellConfig, game: str) -> bool:
-    """Say whether what a run has made of a game is worth knowing: of others, alone, it isn't."""
-    return is_trained(cell, game) or cell.regime != "scratch"
+class References:
+    """What a return is compared with: the random policy, and the same network from scratch.
+
+    The first of the :func:`openers` counts, done or not, so that it stays the same while others
+    are still to come.
+
+    :param runs: that there are
+    :param random: mean return of the random policy, by task
+    :param cells: of the study
+    """
+
+    def __init__(
+        self, runs: Sequence[Run], random: Mapping[str, float], cells: Sequence[CellConfig]
+    ) -> None:
+        self.random = random
+        found = {run.cell.name: run for run in runs}
+        self._alone: dict[tuple[str, int, str], Run | None] = {}
+        for cell in openers(cells):
+            key = cell.architecture.name, cell.seed, cell.order[0]
+            self._alone.setdefault(key, found.get(cell.name))
+
+    def area(self, network: str, run: Run, task: str) -> float:
+        """Area of a task's curve of a network from scratch, of the same seed; NaN if unknown."""
+        alone = self._alone.get((network, run.cell.seed, task))
+        block = (0, run.cell.steps_per_task)
+        return NAN if alone is None else alone.area(alone.returns(task), block)
+
+    def end(self, network: str, run: Run, task: str) -> float:
+        """Return at the end of training a network from scratch, of the same seed."""
+        alone = self._alone.get((network, run.cell.seed, task))
+        length = run.cell.steps_per_task
+        return NAN if alone is None else _value_at(alone, alone.returns(task), length)
 
 
-def has_blocks(cell: CellConfig, game: str) -> bool:
-    """Say whether a game is trained in blocks."""
-    return bool(cell.order) and is_trained(cell, game)
+# For which tasks of a run a measure is defined.
 
 
-def comes_later(cell: CellConfig, game: str) -> bool:
-    """Say whether other games are trained before it."""
-    return has_blocks(cell, game) and cell.order[0] != game
+def is_trained(cell: CellConfig, task: str) -> bool:
+    """Say whether a run trains a task."""
+    return not cell.order or task in cell.order
 
 
-def is_beside_scratch(cell: CellConfig, game: str) -> bool:
-    """Say whether a stretch of a run has as many of a game's steps as its run from scratch."""
-    # Where environments can't be dealt out evenly, one game has more steps than its share.
+def has_an_end(cell: CellConfig, task: str) -> bool:
+    """Say whether the end of a run counts for a task: alone, only for the one that it trains."""
+    return is_trained(cell, task) or cell.regime != "scratch"
+
+
+def has_blocks(cell: CellConfig, task: str) -> bool:
+    """Say whether a task is trained in blocks that are planned."""
+    return task in cell.order
+
+
+def comes_later(cell: CellConfig, task: str) -> bool:
+    """Say whether other tasks are trained before it."""
+    return has_blocks(cell, task) and cell.order[0] != task
+
+
+def is_beside_scratch(cell: CellConfig, task: str) -> bool:
+    """Say whether a stretch of a run has as many steps of a task as its run from scratch."""
     most = math.ceil(cell.n_envs / len(cell.games)) * len(cell.games) / cell.n_envs
-    evenly = cell.cycles == 1 and most <= EVENLY
-    as_long = bool(cell.order) or (cell.regime == "mtrl" and evenly)
-    return is_trained(cell, game) and as_long
+    evenly = cell.regime == "mtrl" and cell.cycles == 1 and most <= EVENLY
+    return is_trained(cell, task) and (bool(cell.order) or evenly)
 
 
-def is_no_opener(cell: CellConfig, game: str) -> bool:
-    """Leave out the first game of a sequence, which is its own reference."""
-    return is_beside_scratch(cell, game) and cell.order[:1] != (game,)
+def is_no_opener(cell: CellConfig, task: str) -> bool:
+    """Leave out the first task of a sequence, which is its own reference."""
+    return is_beside_scratch(cell, task) and cell.order[:1] != (task,)
 
 
-# What is measured.
+# What is measured, each of a run and a task, beside what it is compared with. `of` says whether it
+# is of returns or of successes.
+
+Of = Callable[[Run, str], Array]
 
 
-def block_area(run: Run, game: str) -> float:
-    """Mean return of a game while it was trained; NaN if it never was."""
-    areas = [run.area(run.returns(game), block) for block in run.blocks(game)]
-    return float(np.mean(areas)) if areas else float("nan")
-
-
-def first_area(run: Run, game: str) -> float:
-    """Mean return of a game in its first block, which is as long as that from scratch."""
-    blocks = run.blocks(game)
-    return run.area(run.returns(game), blocks[0]) if blocks else float("nan")
-
-
-def block_end(run: Run, game: str) -> float:
-    """Mean return of a game over the last tenth of its last block; NaN without a block."""
-    blocks = run.blocks(game)
+def block_end(run: Run, task: str, _: Any = None) -> float:
+    """Mean return of a task over the last tenth of its last block; NaN without a block."""
+    blocks = run.blocks(task)
     if not blocks:
-        return float("nan")
+        return NAN
     start, end = blocks[-1]
     inside = (run.steps > end - 0.1 * (end - start)) & (run.steps <= end)
-    return float(np.mean(run.returns(game)[inside])) if inside.any() else float("nan")
+    return float(np.mean(run.returns(task)[inside])) if inside.any() else NAN
 
 
-def collapsed(runs: Sequence[Run], random: Mapping[str, float]) -> list[tuple[Run, str]]:
-    """List the runs, and the games, whose training ended below the random policy."""
-    return [
-        (run, game)
-        for run in runs
-        for game in run.cell.games
-        if -math.inf < block_end(run, game) < random.get(game, float("nan"))
-    ]
+def final(run: Run, task: str, _: Any = None, of: Of = Run.returns) -> float:
+    """Value at the end of the run."""
+    return float(of(run, task)[-1])
 
 
-def diverged(runs: Sequence[Run]) -> list[tuple[Run, str]]:
-    """List the runs, and the games, with a return that is no number: measures of it have none."""
-    return [
-        (run, game)
-        for run in runs
-        for game in run.cell.games
-        if has_an_end(run.cell, game) and not np.isfinite(run.returns(game)).all()
-    ]
+def area(run: Run, task: str, _: Any = None, of: Of = Run.returns) -> float:
+    """Mean value while a task is trained; NaN if it never is."""
+    areas = [run.area(of(run, task), block) for block in run.blocks(task)]
+    return float(np.mean(areas)) if areas else NAN
 
 
-def final(run: Run, game: str) -> float:
-    """Mean return of a game at the end of the run; NaN for one that a run alone never trained."""
-    return float(run.returns(game)[-1]) if has_an_end(run.cell, game) else float("nan")
+def forgetting(run: Run, task: str, _: Any = None, of: Of = Run.returns) -> float:
+    """Value at the end of a task's last block less that at the end of the run (2105.10919)."""
+    values = of(run, task)
+    return _value_at(run, values, run.blocks(task)[-1][1]) - float(values[-1])
 
 
-def success(run: Run, game: str) -> float:
-    """Share of a game's episodes that succeed at the end of the run."""
-    return float(run.success(game)[-1])
+def _value_at(run: Run, values: Array, step: float) -> float:
+    """Value of the last evaluation up to a step; NaN if the run ended before."""
+    return float(values[run.steps <= step][-1]) if run.steps[-1] >= step else NAN
 
 
-def forgetting(run: Run, game: str) -> float:
-    """Mean return of a game when its last block ended, less that at the end of the run.
+def gain(run: Run, task: str, references: References) -> float:
+    """Area of a task's first block less the same network's from scratch."""
+    return first_area(run, task) - references.area(run.cell.architecture.name, run, task)
 
-    0 for the one trained last (arXiv 2105.10919); NaN for one that never was to its end.
+
+def relative_area(run: Run, task: str, references: References, of: str | None = None) -> float:
+    """Area of a task's first block by that from scratch, both above the random policy.
+
+    :param of: the network from scratch; None: the same
     """
-    return _loss(run.returns(game), run, game)
+    scratch = references.area(of or run.cell.architecture.name, run, task)
+    random = references.random.get(task, NAN)
+    return _ratio(first_area(run, task) - random, scratch - random)
 
 
-def _loss(values: Array, run: Run, game: str) -> float:
-    """Value when a game's last block ended, less that at the end of the run."""
-    end = run.blocks(game)[-1][1]
-    if run.steps[-1] < end:
-        return float("nan")
-    return float(values[run.steps <= end][-1] - values[-1])
+def first_area(run: Run, task: str) -> float:
+    """Mean return in a task's first block: later ones would reward what was kept."""
+    blocks = run.blocks(task)
+    return run.area(run.returns(task), blocks[0]) if blocks else NAN
 
 
-def success_area(run: Run, game: str) -> float:
-    """Mean share of successes while a game was trained; NaN where it says nothing of success."""
-    areas = [run.area(run.success(game), block) for block in run.blocks(game)]
-    return float(np.mean(areas)) if areas else float("nan")
+def _ratio(numerator: float, denominator: float) -> float:
+    """Divide; NaN where the reference is no better than random."""
+    return numerator / denominator if denominator > 0 else NAN
 
 
-def success_forgetting(run: Run, game: str) -> float:
-    """Share of successes when a game's last block ended, less that at the end of the run."""
-    return _loss(run.success(game), run, game)
+def average_performance(run: Run, _: str, references: References) -> float:
+    """Mean over tasks of the final return, from random (0) to dense from scratch (1)."""
+    shares = []
+    for task in run.cell.games:
+        random = references.random.get(task, NAN)
+        dense = references.end("dense", run, task)
+        end = final(run, task) if has_an_end(run.cell, task) else NAN
+        shares.append(_ratio(end - random, dense - random))
+    return float(np.mean(shares))
 
 
-def dormant(run: Run) -> float:
-    """Fraction of dormant neurons, averaged over the layers and the second half of the run."""
-    return _of_second_half(run, "dormant")
+def inside(run: Run, *_: Any, kind: str) -> float:
+    """Mean of what was measured inside the network over the second half of the run."""
+    steps, values = run.inside(kind)
+    late = steps >= run.diagnostics["steps"][-1] / 2 if len(steps) else np.zeros(0, bool)
+    return float(np.mean(values[late])) if late.any() else NAN
 
 
-def inactive(run: Run) -> float:
-    """Share of units that hardly any gradient reached, averaged likewise; NaN if unmeasured."""
-    return _of_second_half(run, "inactive")
-
-
-def _of_second_half(run: Run, kind: str) -> float:
-    found = run.inside(kind)
-    if found is None:
-        return float("nan")
-    steps, values = found
-    late = steps >= run.diagnostics["steps"][-1] / 2
-    return float(np.mean(values[late])) if late.any() else float("nan")
-
-
-def plasticity(run: Run, game: str, references: References) -> float:
-    """Area within the game's first block, by the same network's from scratch, both above random.
-
-    Later blocks, of a sequence that is played again, would reward what was kept.
-    """
-    return _beside_scratch(run, game, references, run.cell.architecture.name)
-
-
-def relative_area(run: Run, game: str, references: References) -> float:
-    """Area within the game's first block, by dense's from scratch, both above random."""
-    return _beside_scratch(run, game, references, "dense")
-
-
-def _beside_scratch(run: Run, game: str, references: References, architecture: str) -> float:
-    random = references.random.get(game, float("nan"))
-    scratch = references.scratch_area(architecture, run.cell.seed, game)
-    return ratio(first_area(run, game) - random, scratch - random)
-
-
-def gain(run: Run, game: str, references: References) -> float:
-    """Area within the game's first block, less the same network's area from scratch."""
-    scratch = references.scratch_area(run.cell.architecture.name, run.cell.seed, game)
-    return first_area(run, game) - scratch
-
-
-def average_performance(run: Run, references: References) -> float:
-    """Mean over games of the return at the end, from random (0) to dense from scratch (1)."""
-    seed = run.cell.seed
-    ends = [references.normalised(final(run, game), seed, game) for game in run.cell.games]
-    return float(np.mean(ends))
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Measure:
     """What can be known of a run.
 
     :param meaning: what readers are told
-    :param of_game: its value for a game; None: it belongs to the whole run
-    :param of_run: its value for the whole run
-    :param defined: for which games of a run it is; of others there is no value
-    :param unit: ``"return"``: the game's own; ``"success"``: a share of episodes that say so
+    :param value: of a run and one of its :meth:`tasks`
+    :param defined: for which tasks of a run it is; None: it belongs to the whole run
+    :param unit: ``"return"``: the task's own; ``"success"``: a share of episodes
     :param beside: whose runs from scratch it needs: those of the network's own, or of ``dense``
     """
 
     meaning: str
-    of_game: Callable[[Run, str, References], float] | None = None
-    of_run: Callable[[Run, References], float] | None = None
-    defined: Callable[[CellConfig, str], bool] = is_trained
+    value: Callable[[Run, str, References], float]
+    defined: Callable[[CellConfig, str], bool] | None = None
     unit: Literal["return", "success"] | None = None
     beside: Literal["own", "dense"] | None = None
 
-    def games(self, cell: CellConfig) -> set[str]:
-        """Name the games for which it is defined in a run, or :data:`WHOLE`."""
-        if self.of_game is None:
-            return {WHOLE}
-        return {game for game in cell.games if self.defined(cell, game)}
-
-    def values(self, run: Run, references: References) -> dict[str, float]:
-        """Measure a run, by game; what belongs to the whole run is filed under :data:`WHOLE`."""
-        if self.of_game is None:
-            assert self.of_run is not None
-            return {WHOLE: self.of_run(run, references)}
-        defined = self.games(run.cell)
-        return {
-            game: self.of_game(run, game, references) if game in defined else float("nan")
-            for game in run.cell.games
-        }
-
-    def reference(self, architecture: str) -> str | None:
-        """Name the network whose runs from scratch it needs of another's; None: of none."""
-        return architecture if self.beside == "own" else self.beside
+    def tasks(self, cell: CellConfig) -> list[str]:
+        """List the tasks for which it is defined in a run; of the whole run :data:`WHOLE`."""
+        if self.defined is None:
+            return [WHOLE]
+        return [task for task in cell.games if self.defined(cell, task)]
 
 
+_BLOCK = "the task's last block of training"
 MEASURES = {
+    "block_end": Measure(
+        f"mean return over the last tenth of {_BLOCK}", block_end, is_trained, "return"
+    ),
+    "final": Measure("mean return at the end of the run", final, has_an_end, "return"),
+    "success": Measure(
+        "share of episodes that succeed at the end of the run",
+        partial(final, of=Run.success),
+        has_an_end,
+        "success",
+    ),
+    "area": Measure("mean return while the task is trained", area, is_trained, "return"),
+    "success_area": Measure(
+        "mean share of successes while the task is trained",
+        partial(area, of=Run.success),
+        is_trained,
+        "success",
+    ),
+    "gain": Measure(
+        "mean return in the task's first block less the same network's from scratch",
+        gain,
+        comes_later,
+        "return",
+        beside="own",
+    ),
     "plasticity": Measure(
-        meaning="area within the task's first block, or the run where tasks are interleaved / "
-        "the same network's area from scratch, both above the random policy; a task that opens a "
-        "sequence is left out. It has transfer in it: above 1, what was learned before has helped",
-        of_game=plasticity,
-        defined=is_no_opener,
+        "area in the task's first block, or the run where tasks are interleaved, by the same "
+        "network's from scratch, both above the random policy",
+        relative_area,
+        is_no_opener,
         beside="own",
     ),
     "relative_area": Measure(
-        meaning="the same area / the dense network's from scratch, both above the random "
-        "policy; mean over the orders",
-        of_game=relative_area,
-        defined=is_beside_scratch,
+        "the same area by that of `dense` from scratch, both above the random policy",
+        partial(relative_area, of="dense"),
+        is_beside_scratch,
         beside="dense",
     ),
-    "gain": Measure(
-        meaning="mean return within the task's first block, less that of the same network from "
-        "scratch; a task that opens a sequence is left out. Above 0, earlier training has helped",
-        of_game=gain,
-        defined=comes_later,
-        beside="own",
-        unit="return",
-    ),
-    "area": Measure(
-        meaning="mean return while the task is trained: within its blocks, or over the run where "
-        "tasks are interleaved or a schedule chooses them",
-        of_game=lambda run, game, _: block_area(run, game),
-        unit="return",
-    ),
-    "block_end": Measure(
-        meaning="mean return over the last tenth of the task's last block",
-        of_game=lambda run, game, _: block_end(run, game),
-        unit="return",
-    ),
-    "final": Measure(
-        meaning="mean return at the end of the run",
-        of_game=lambda run, game, _: final(run, game),
-        defined=has_an_end,
-        unit="return",
-    ),
     "forgetting": Measure(
-        meaning="mean return at the end of the task's last block, less that at the end of the run",
-        of_game=lambda run, game, _: forgetting(run, game),
-        defined=has_blocks,
-        unit="return",
-    ),
-    "success": Measure(
-        meaning="share of episodes that succeed at the end of the run",
-        of_game=lambda run, game, _: success(run, game),
-        defined=has_an_end,
-        unit="success",
-    ),
-    "success_area": Measure(
-        meaning="mean share of episodes that succeed while the task is trained",
-        of_game=lambda run, game, _: success_area(run, game),
-        unit="success",
+        f"mean return at the end of {_BLOCK} less that at the end of the run",
+        forgetting,
+        has_blocks,
+        "return",
     ),
     "success_forgetting": Measure(
-        meaning="share of episodes that succeed at the end of the task's last block, "
-        "less that at the end of the run",
-        of_game=lambda run, game, _: success_forgetting(run, game),
-        defined=has_blocks,
-        unit="success",
+        f"share of successes at the end of {_BLOCK} less that at the end of the run",
+        partial(forgetting, of=Run.success),
+        has_blocks,
+        "success",
     ),
     "average_performance": Measure(
-        meaning="mean over tasks of the normalised return at the end of the run",
-        of_run=average_performance,
+        "mean over tasks of the final return: 0 is random, 1 is `dense` from scratch",
+        average_performance,
         beside="dense",
     ),
     "dormant": Measure(
-        meaning="fraction of dormant neurons, mean over layers and the second half of the run",
-        of_run=lambda run, _: dormant(run),
+        "share of dormant neurons, mean over layers and the second half of the run",
+        partial(inside, kind="dormant"),
     ),
     "inactive": Measure(
-        meaning="fraction of neurons that hardly any gradient reached in the last update, mean "
-        "over layers and the second half of the run; where `PlasticityCallback` has `by_gradient`",
-        of_run=lambda run, _: inactive(run),
+        "share of neurons that hardly any gradient reached in an update, likewise",
+        partial(inside, kind="inactive"),
     ),
 }
-
-
-def measure(name: str, run: Run, references: References) -> dict[str, float]:
-    """Measure a run, by game; what belongs to the whole run is filed under :data:`WHOLE`.
-
-    :param name: one of :data:`MEASURES`
-    :raises ValueError: if it is another
-    """
-    if name not in MEASURES:
-        raise ValueError(f"`measure` must be one of {', '.join(MEASURES)}, got {name!r}")
-    return MEASURES[name].values(run, references)

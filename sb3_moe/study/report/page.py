@@ -1,51 +1,29 @@
-"""How values are shown on a page: numbers, intervals and verdicts."""
+"""The page of a report, and its headline as Markdown: tables and figures, no composed sentences."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
 
-from sb3_moe.study.report.verdict import Verdict
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-# As `number` and `interval` write them.
-_NUMBER = re.compile(r"-?[\d,.]+(e[-+]?\d+)?( \[.*\])?")
-# Nobody counts the digits of numbers from here on.
-_LARGE = 1e9
-
-
-class Field(NamedTuple):
-    """A field of a table: its text, and the CSS class that it is shown with."""
-
-    text: str
-    css: str
-
-
-def field(value: Any) -> Field:
-    """Say how a value stands in a table."""
-    if value in get_args(Verdict):
-        return Field(value, f"verdict {value}")
-    if isinstance(value, float):
-        return Field(number(value), "number")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return Field(f"{value:,}", "number")
-    text = str(value)
-    if _NUMBER.fullmatch(text):
-        return Field(text, "number")
-    # A word that no table has room for may be broken.
-    return Field(text, "long" if max(map(len, text.split()), default=0) > 24 else "")
-
-
-def columns_of_numbers(rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Return which columns of a table hold numbers, dashes for what is missing apart."""
-    return {key for row in rows for key, value in row.items() if field(value).css == "number"}
+from sb3_moe.study.claims import Claims
+from sb3_moe.study.report.figures import CURVES, REGIMES
+from sb3_moe.study.report.measures import MEASURES, WHOLE
+from sb3_moe.study.report.results import Results
 
 
 def number(value: float) -> str:
     """Write a number with two or three significant digits, a dash for none."""
-    # The script on the page has the same rule.
-    value = _as_in_files(value)
-    return f"{value:#.2g}" if 0 < abs(value) < 0.1 else _to_hundredths(value)
+    if value != value:
+        return "-"
+    if 0 < abs(value) < 0.1:
+        return f"{value:#.2g}"
+    decimals = 2 - int(abs(value) >= 10) - int(abs(value) >= 100)
+    return f"{value:,.{decimals}f}"
 
 
 def interval(mean: float, low: float, high: float) -> str:
@@ -55,49 +33,104 @@ def interval(mean: float, low: float, high: float) -> str:
     """
     if low != low:
         return number(mean)
-    values = [_as_in_files(each) for each in (mean, low, high)]
-    write = number if max(map(abs, values)) < 0.1 else _to_hundredths
-    return "{} [{}, {}]".format(*map(write, values))
+    values = (mean, low, high)
+    small = max(map(abs, values)) >= 0.1
+    texts = [f"{v:.2f}" if small and 0.005 <= abs(v) < 0.1 else number(v) for v in values]
+    return "{} [{}, {}]".format(*texts)
 
 
-def _as_in_files(value: float) -> float:
-    """Round as the CSV files do, so that what is made of them is the same."""
-    return float(f"{value:.6g}")
+def build_pages(
+    results: Results, claims: Claims, verdicts: pd.DataFrame, summary: pd.DataFrame, **context: Any
+) -> tuple[str, str]:
+    """Write the page as HTML, and its headline as Markdown for those who browse the folder.
 
-
-def _to_hundredths(value: float) -> str:
-    if value != value:
-        return "-"
-    if 0 < abs(value) < 0.005:
-        return f"{value:.1g}"  # on which side of 0 it lies
-    if abs(value) >= _LARGE:
-        return f"{value:.2e}"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def percent(share: float) -> str:
-    """Write a share in percent, with no digit more than it has: 97.5%."""
-    return f"{100 * share:.4g}%"
-
-
-def ground(share: float, signed: bool = False) -> str:
-    """Give the style of a field: the darker, the larger a share is, with text that can be read.
-
-    :param share: from 0 to 1, or from -1
-    :param signed: whether shares are of both signs, in the colours that pictures have for these
+    :param verdicts: see :func:`~sb3_moe.study.report.judging.judge`
+    :param summary: see :func:`~sb3_moe.study.report.judging.summarize`
+    :param context: ``figures`` by name, as SVG in base 64; ``files`` that lie beside the page;
+        ``replays``, addresses of networks at play by their names
     """
-    above, below = ((127, 59, 8), (45, 0, 75)) if signed else ((0, 60, 110),) * 2
-    darkest = above if share >= 0 else below
-    red, green, blue = (round(255 + abs(share) * (end - 255)) for end in darkest)
-    # White on what is darker than this: both then have a contrast of at least 4.5.
-    text = "#fff" if _luminance(red, green, blue) < 0.179 else "#000"
-    return f"background:rgb({red},{green},{blue});color:{text}"
+    study = results.study
+    by_claim = verdicts.groupby("claim", sort=False) if len(verdicts) else ()
+    configuration = study.to_dict()
+    del configuration["about"]
+    context |= {
+        "results": results,
+        "study": study,
+        "title": study.about.title or f"{study.name}: {study.algorithm}, {', '.join(study.games)}",
+        "rule": claims.rule,
+        "coverage": f"{100 * claims.rule.interval:g}%",
+        "units": claims.units,
+        "claims": [rows.to_dict("records") for _, rows in by_claim],
+        "tables": list(_tables(results, summary)),
+        "curves": CURVES,
+        "protocol": study.claims.read_text(encoding="utf-8") if study.claims else "",
+        "networks": _side_by_side({a["name"]: a for a in configuration.pop("architectures")}),
+        "configuration": _flat(configuration),
+        "arguments": _side_by_side(results.arguments),
+    }
+    names = ("page.html.j2", "README.md.j2")
+    page, readme = (_environment().get_template(name).render(context) for name in names)
+    return page, readme
 
 
-def _luminance(*channels: int) -> float:
-    """Return how bright a colour is, from 0 to 1, as the guidelines for readable pages count it."""
-    parts = (channel / 255 for channel in channels)
-    linear = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
-    return sum(weight * p for weight, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+def _tables(results: Results, summary: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Give a table of networks by tasks for each measure and regime."""
+    groups: Any = summary.groupby(["measure", "regime"], sort=False)
+    for (measure, regime), rows in groups:
+        networks: dict[str, dict[str, Any]] = {}
+        for row in rows.to_dict("records"):
+            networks.setdefault(row["architecture"], {})[row["task"]] = row
+        yield {
+            "measure": measure,
+            "meaning": MEASURES[measure].meaning,
+            "regime": REGIMES[regime],
+            # What answers a study's question at a glance; the others are further down the page.
+            "is_first": measure in ("block_end", "success")
+            or (measure == "final" and regime in ("crl", "schedule")),
+            "tasks": [t for t in (WHOLE, *results.study.games) if t in set(rows["task"])],
+            "networks": networks,
+            "random": results.random if measure in ("block_end", "final", "area") else {},
+        }
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Write nested mappings as one, with dots between keys; empty entries are left out."""
+    if not isinstance(values, Mapping):
+        text = ", ".join(map(str, values)) if isinstance(values, list) else values
+        return {} if text in (None, "") else {prefix: text}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def _side_by_side(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Give each entry that any network has, with its value by network."""
+    columns = {name: _flat(values) for name, values in networks.items()}
+    entries = dict.fromkeys(key for column in columns.values() for key in column)
+    return {key: {name: column.get(key, "") for name, column in columns.items()} for key in entries}
+
+
+def _as_markdown(text: Any) -> str:
+    """Keep a reader of Markdown from taking a text's characters or lines for its own marks."""
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", " ".join(str(text).split()))
+
+
+@cache
+def _environment() -> Environment:
+    found = Environment(
+        loader=PackageLoader("sb3_moe.study.report"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    percent = "{:g}%".format
+    found.filters |= {
+        "flat": _flat,
+        "number": number,
+        "md": _as_markdown,
+        "percent": lambda x: percent(100 * x),
+    }
+    found.globals["interval"] = interval
+    return found

@@ -9,7 +9,6 @@ from pathlib import Path
 from sb3_moe.saving.model_file import SAFE, load
 from sb3_moe.study.run.engine import child_environment, environment
 from sb3_moe.study.run.jobs import Job, survey
-from sb3_moe.study.spec.architectures import heading, titles
 from sb3_moe.study.spec.grid import StudyConfig
 from sb3_moe.study.spec.tasks import make_env
 from sb3_moe.watching.record import watch
@@ -33,22 +32,20 @@ def write_replays(study: StudyConfig, root: Path, to: Path, cache: Path) -> Iter
     for job in survey(study.cells(), root):
         if job.state.status == "done":
             jobs.setdefault(job.cell.architecture.name, job)
-    called = titles(each.name for each in study.architectures)
     with environment(child_environment(cache)):
         for name, job in jobs.items():
             page = to / FOLDER / f"{name}.html"
             try:
-                replay = _replay(job, called[name])
+                replay = _replay(job)
                 page.parent.mkdir(parents=True, exist_ok=True)
                 yield f"replay: {replay.save(page)}"
             except Exception as error:  # what a task can't do, or lacks for it, is its own to say
                 yield f"no replay of {name}: {str(error) or type(error).__name__}"
 
 
-def _replay(job: Job, title: str) -> Replay:
+def _replay(job: Job) -> Replay:
     """Play every task once.
 
-    :param title: the network's
     :raises ValueError: if the run's model can't be opened safely, or lacks its normaliser
     """
     from sb3_moe_envs.schedules import Interleave
@@ -65,6 +62,5 @@ def _replay(job: Job, title: str) -> Replay:
         replay = watch(model, max_steps=MAX_STEPS)
     finally:
         env.close()
-    trained = heading(cell.regime, cell.order)
-    replay.title = f"{title}, trained {trained}, seed {cell.seed}"
+    replay.title = cell.name
     return replay

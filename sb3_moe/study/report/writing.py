@@ -1,29 +1,39 @@
-"""The report of a study: one page, its pictures and its tables, from folders alone."""
+"""The report of a study: a page, its figures and its tables, from folders alone."""
 
 from __future__ import annotations
 
+import base64
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
-from matplotlib.figure import Figure
-
 from sb3_moe.plots.save import FORMATS, save_figure
-from sb3_moe.saving.files import atomic, check_writable, write_npz
-from sb3_moe.study.report import figures, tables
-from sb3_moe.study.report.charts import curves, networks
-from sb3_moe.study.report.folder import PAGE, PICTURES, README, check_report_folder
-from sb3_moe.study.report.headline import claims_table, returns_table
-from sb3_moe.study.report.rendering import render
+from sb3_moe.saving.files import atomic, check_writable
+from sb3_moe.study.claims import Claims, load_claims
+from sb3_moe.study.report import figures
+from sb3_moe.study.report.figures import CURVES
+from sb3_moe.study.report.folder import README
+from sb3_moe.study.report.judging import judge, summarize
+from sb3_moe.study.report.page import build_pages
 from sb3_moe.study.report.replays import FOLDER
-from sb3_moe.study.report.results import Results, load_results
-from sb3_moe.study.report.sections import build_page, said
+from sb3_moe.study.report.results import load_results
+from sb3_moe.study.report.writing import PAGE, check_report_folder
 from sb3_moe.study.spec.grid import StudyConfig
+
+PAGE, README, TABLE = "index.html", "README.md", "measures.csv"
+TABLES = (TABLE, "measures.parquet", "summary.csv", "verdicts.csv")
+FIGURES = (*CURVES, "differences", "expert_weights")
+#: All that a report writes over, or deletes where it has none.
+WRITTEN = (PAGE, README, *TABLES, *(f"{name}.{end}" for name in FIGURES for end in FORMATS))
+
+# A run's own, without which it would be lost.
+_OF_A_RUN = ("config.json", "done.json", "live.json", "error.json", "diagnostics.npz")
 
 
 def write_report(
     study: StudyConfig, root: Path, folder: Path | None = None, partial: bool = False
 ) -> Path:
-    """Write ``index.html``, its pictures and CSV files, ``scores.npz`` and a short ``README.md``.
+    """Write ``index.html``, its figures and tables, and a short ``README.md``.
 
     :param root: the study's folder
     :param folder: where to write; None for ``report`` in the study's folder
@@ -33,31 +43,35 @@ def write_report(
     """
     results = load_results(study, root, partial)
     folder = report_folder(root, folder)
-    rows = {
-        "summary": tables.summary(results.runs, results.random),
-        "verdicts": tables.verdicts(results.findings),
-        "scores": tables.scores(results.runs),
-        "curves": curves(results.runs, results.references),
-        "measures": tables.measures(results.runs, results.references),
-    }
-    pictures = _figures(results)
-    # First of all: a report that was stopped before its end is known by its page.
-    with atomic(folder / PAGE) as temporary:
-        page = build_page(results, rows, pictures, _replays(results, folder))
-        temporary.write_text(page, encoding="utf-8")
-    for name, table in rows.items():
-        if table:
-            tables.write_csv(folder / f"{name}.csv", table)
-        else:
-            (folder / f"{name}.csv").unlink(missing_ok=True)
-    write_npz(folder / "scores.npz", tables.tensors(results.runs))
-    for name, figure in pictures.items():
+    claims = load_claims(study.claims) if study.claims else Claims(claims=())
+    claims.check_tasks(study.games)
+    verdicts = judge(claims, results.table)
+    summary = summarize(results.table, claims)
+    # First of all: a report that was stopped before its end is known by its table.
+    tables = {TABLE: results.table, "summary.csv": summary, "verdicts.csv": verdicts}
+    for name in set(WRITTEN) - {TABLE}:
+        (folder / name).unlink(missing_ok=True)
+    for name, table in tables.items():
+        if len(table):
+            with atomic(folder / name) as temporary:
+                table.to_csv(temporary, index=False, float_format="%.6g")
+    if find_spec("pyarrow"):
+        results.table.to_parquet(folder / "measures.parquet")
+    drawn = {}
+    for name, figure in figures(results, verdicts).items():
         save_figure(figure, folder / name, dpi=130)
-    for name in PICTURES.keys() - pictures:
-        for ending in FORMATS:
-            (folder / f"{name}.{ending}").unlink(missing_ok=True)
-    with atomic(folder / README) as temporary:
-        temporary.write_text(_readme(results, folder), encoding="utf-8")
+        drawn[name] = base64.b64encode((folder / f"{name}.svg").read_bytes()).decode()
+    replays = {
+        each.name: f"{FOLDER}/{quote(each.name)}.html"
+        for each in study.architectures
+        if (folder / FOLDER / f"{each.name}.html").is_file()
+    }
+    files = [name for name in WRITTEN if (folder / name).exists()]
+    context = {"figures": drawn, "files": files, "replays": replays}
+    pages = build_pages(results, claims, verdicts, summary, **context)
+    for name, text in zip((PAGE, README), pages, strict=True):
+        with atomic(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return folder / PAGE
 
 
@@ -74,41 +88,20 @@ def report_folder(root: Path, to: Path | None = None) -> Path:
     return folder
 
 
-def _figures(results: Results) -> dict[str, Figure]:
-    """Draw what there is something to draw of."""
-    drawn = {
-        "differences": figures.differences(results.findings),
-        "learning_curves": figures.learning_curves(results.runs, results.random),
-        "dormant_neurons": figures.dormant_neurons(results.runs),
-        "expert_weights": figures.expert_weights(results.runs),
-    }
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+def check_report_folder(folder: Path, argument: str = "to") -> None:
+    """Raise if a report would write over, or delete, what is not an earlier report's.
 
+    Nothing is written, so that a study can ask before it trains.
 
-def _replays(results: Results, folder: Path) -> dict[str, str]:
-    """Find the pages on which networks are seen at play."""
-    names = figures.architectures(results.runs)
-    return {
-        network["name"]: f"{FOLDER}/{quote(name)}.html"
-        for name, network in zip(names, networks(names), strict=True)
-        if (folder / FOLDER / f"{name}.html").is_file()
-    }
-
-
-def _readme(results: Results, folder: Path) -> str:
-    """Give the headline as Markdown, for those who browse the folder."""
-    context = said(results)
-    untested = {
-        (finding.claim.name, finding.claim.text): [
-            f"{finding.comparison(each)}, {each.measure.replace('_', ' ')}"
-            for each in finding.untested
-        ]
-        for finding in results.findings
-    }
-    table = claims_table(folder, results.claims.rule, untested) if results.findings else ""
-    return render(
-        "README.md.j2",
-        **context,
-        claims_table=table,
-        returns_table=returns_table(folder, results.study.cycles),
-    )
+    :param folder: need not exist
+    :param argument: what names it
+    :raises ValueError: naming the folder, and a file that stands in the way
+    """
+    table, columns = folder / TABLE, b"regime,order,architecture,seed,measure,"
+    earlier = table.is_file() and table.read_bytes().startswith(columns)
+    for name in _OF_A_RUN if earlier else (*_OF_A_RUN, *WRITTEN):
+        if (folder / name).exists():
+            raise ValueError(
+                f"`{argument}` must be a folder of its own, or an earlier report's, got {folder}, "
+                f"whose {name} would be lost"
+            )

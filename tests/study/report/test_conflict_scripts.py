@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
-from sb3_moe.study.report.tables import read_csv, write_csv
+import pandas as pd
 
 CONFLICT = Path(__file__).parents[3] / "examples" / "conflict"
 TASKS = [f"CartPole{k}" for k in range(8)]
@@ -31,7 +30,7 @@ def report(folder, values, tasks=TASKS, regime="mtrl"):
             "architecture": network,
             "seed": seed,
             "measure": "final",
-            "game": task,
+            "task": task,
             "value": float(value if regime == "mtrl" or task == order else -99),
         }
         for network, seeds in values.items()
@@ -40,7 +39,7 @@ def report(folder, values, tasks=TASKS, regime="mtrl"):
         for task in tasks
     ]
     folder.mkdir(parents=True)
-    write_csv(folder / "measures.csv", rows)
+    pd.DataFrame(rows).to_csv(folder / "measures.csv", index=False)
 
 
 def test_figures_are_drawn_from_reports_alone(tmp_path, monkeypatch):
@@ -55,15 +54,13 @@ def test_figures_are_drawn_from_reports_alone(tmp_path, monkeypatch):
     report(tmp_path / "alone", {"dense": {0: 390, 1: 410}}, regime="scratch")
     monkeypatch.setattr(sys, "argv", ["figures.py", str(tmp_path)])
     figures.main()
-    rows = {
-        (r["against"], r["network"], r["x"]): r["value"] for r in read_csv(tmp_path / "against.csv")
-    }
-    assert rows == {
-        ("tasks", "dense", "1"): "400",
-        ("tasks", "dense", "8"): "110",
-        ("flops", "dense", "688"): "110",
-        ("flops", "task-big", "688"): "300",
-        ("flops", "separate", "688"): "400",
+    rows = pd.read_csv(tmp_path / "against.csv").set_index(["against", "network", "x"])["value"]
+    assert rows.to_dict() == {
+        ("tasks", "dense", 1): 400,
+        ("tasks", "dense", 8): 110,
+        ("flops", "dense", 688): 110,
+        ("flops", "task-big", 688): 300,
+        ("flops", "separate", 688): 400,
     }
     assert (tmp_path / "against_tasks.png").stat().st_size > 10_000
     assert (tmp_path / "against_flops.png").stat().st_size > 10_000

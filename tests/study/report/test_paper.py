@@ -4,10 +4,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from sb3_moe.metrics import random_returns
 
-from sb3_moe.measures import normalise, random_returns, reference_returns
-from sb3_moe.study.report.tables import read_csv
+from sb3_moe.measures import normalise, reference_returns
 from sb3_moe.study.spec.grid import load_study
 
 EARLIER = Path(__file__).parents[3] / "examples" / "paper" / "earlier"
@@ -29,7 +30,7 @@ def test_the_rates_are_compared_on_seeds_that_the_study_does_not_use():
 def test_each_network_has_the_rate_that_did_best_on_other_seeds():
     random, reference = random_returns("MinAtar/MTRL3"), reference_returns("MinAtar/MTRL3")
     reached = defaultdict(lambda: defaultdict(list))
-    for row in read_csv(EARLIER / "rates" / "summary.csv"):
+    for row in pd.read_csv(EARLIER / "rates" / "summary.csv").to_dict("records"):
         network, _, rate = row["architecture"].rpartition("-")
         game, while_trained = row["game"], float(row["while_trained"])
         level = float(normalise(while_trained, random[game], reference[game]))

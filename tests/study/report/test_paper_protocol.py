@@ -1,14 +1,15 @@
 """The study of ``examples/paper``: what its protocol says is what its files have."""
 
 import importlib.util
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from sb3_moe.study.report.claims import load_claims
-from sb3_moe.study.report.tables import write_csv
+from sb3_moe.study.claims import load_claims
 from sb3_moe.study.spec.grid import load_study, read_study
 
 PAPER = Path(__file__).parents[3] / "examples" / "paper"
@@ -59,35 +60,41 @@ def test_every_contrast_names_networks_of_tier_one_and_four_tests_are_primary():
     assert [claim.needs for claim in claims.claims] == ["any", "any", "any", "all"]
 
 
-def summary(folder, levels, seeds=1):
-    """Write what a report says of networks that gain a level of units on both games."""
+def write_report(folder, rows):
     folder.mkdir(parents=True)
+    (folder.parent / "random.json").write_text(json.dumps({"SpaceInvaders": [1], "Breakout": [1]}))
+    pd.DataFrame(rows).to_csv(folder / "measures.csv")
+
+
+def reached(folder, levels, seeds=1):
+    """Write what a report says of networks that gain a level of units on both games."""
     rows = [
-        {"order": order, "architecture": name, "game": game, "seeds": seeds, "random": 1.0,
-         "while_trained": 1.0 + level * unit}
+        {"order": order, "architecture": name, "task": game, "seed": seed, "measure": "area",
+         "value": 1.0 + level * unit}
+        for seed in range(seeds)
         for name, level in levels.items()
         for order in ("SpaceInvaders Breakout", "Breakout SpaceInvaders")
         for game, unit in (("SpaceInvaders", 9.0), ("Breakout", 3.0))
     ]  # fmt: skip
-    write_csv(folder / "summary.csv", rows)
+    write_report(folder, rows)
 
 
 def test_the_two_best_rates_run_again_and_the_better_is_picked_inside_the_grid(tmp_path):
     rates = script()
     levels = {"dense-0.001": 1.0, "dense-0.002": 2.0, "dense-0.004": 1.5, "dense-0.008": 0.5}
-    summary(tmp_path / "rates" / "report", levels)
-    dense = rates.rows_of(tmp_path)["dense"]
-    assert rates.level(dense[0.004]) == pytest.approx(1.5)
+    reached(tmp_path / "rates" / "report", levels)
+    dense = rates.rows_of(tmp_path)
+    assert rates.levels(dense)[0.004] == pytest.approx(1.5)
     assert rates.verdict(dense) == "second seed for 0.002, 0.004"
-    summary(tmp_path / "rates_second" / "report", {"dense-0.002": 1.0, "dense-0.004": 1.7})
-    dense = rates.rows_of(tmp_path)["dense"]
+    reached(tmp_path / "rates_second" / "report", {"dense-0.002": 1.0, "dense-0.004": 1.7})
+    dense = rates.rows_of(tmp_path)
     assert rates.verdict(dense) == "0.004"
     assert rates.units(dense) == pytest.approx({"SpaceInvaders": 1.6 * 9, "Breakout": 1.6 * 3})
 
 
 def test_the_second_seed_has_the_two_best_rates_of_each_network(tmp_path, monkeypatch, capsys):
     levels = {a.name: float(a.name.rpartition("-")[2]) for a in study("rates").architectures}
-    summary(tmp_path / "runs" / "rates" / "report", levels | {"soft-big-0.00025": 9.0})
+    reached(tmp_path / "runs" / "rates" / "report", levels | {"soft-big-0.00025": 9.0})
     monkeypatch.setattr("sys.argv", ["rates.py", str(tmp_path / "runs"), "--second"])
     script().main()
     text = capsys.readouterr().out
@@ -105,17 +112,16 @@ def test_the_second_seed_has_the_two_best_rates_of_each_network(tmp_path, monkey
 
 def measures(folder, seed, values):
     """Write both measures of runs, the same in both orders; `gain` only where a game is second."""
-    folder.mkdir(parents=True)
     orders = {"SpaceInvaders": "Breakout SpaceInvaders", "Breakout": "SpaceInvaders Breakout"}
     rows = [
-        {"order": order, "architecture": name, "seed": seed, "measure": measure, "game": game,
+        {"order": order, "architecture": name, "seed": seed, "measure": measure, "task": game,
          "value": value}
         for name, by_game in values.items()
         for game, value in by_game.items()
         for measure, orders_of_it in (("gain", [orders[game]]), ("area", orders.values()))
         for order in orders_of_it
     ]  # fmt: skip
-    write_csv(folder / "measures.csv", rows)
+    write_report(folder, rows)
 
 
 def test_the_spread_is_that_of_means_over_games_in_units_for_networks_with_both_seeds(tmp_path):
@@ -142,12 +148,12 @@ def test_the_margins_in_the_claims_are_those_of_the_spread_that_was_measured():
 
 def test_a_rate_at_the_end_of_the_grid_is_not_picked_before_the_grid_goes_on(tmp_path):
     rates = script()
-    summary(tmp_path / "rates" / "report", {"dense-0.001": 1.0, "dense-0.002": 2.0})
-    summary(tmp_path / "rates_second" / "report", {"dense-0.001": 1.0, "dense-0.002": 3.0})
-    summary(tmp_path / "rates_third" / "report", {"dense-0.0005": 0.0})  # with one seed only
-    assert rates.verdict(rates.rows_of(tmp_path)["dense"]) == "0.002 is an end of the grid: go on"
-    summary(tmp_path / "rates_more" / "report", {"dense-0.004": 2.0}, seeds=2)
-    assert rates.verdict(rates.rows_of(tmp_path)["dense"]) == "0.002"
+    reached(tmp_path / "rates" / "report", {"dense-0.001": 1.0, "dense-0.002": 2.0})
+    reached(tmp_path / "rates_second" / "report", {"dense-0.001": 1.0, "dense-0.002": 3.0})
+    reached(tmp_path / "rates_third" / "report", {"dense-0.0005": 0.0})  # with one seed only
+    assert rates.verdict(rates.rows_of(tmp_path)) == "0.002 is an end of the grid: go on"
+    reached(tmp_path / "rates_more" / "report", {"dense-0.004": 2.0}, seeds=2)
+    assert rates.verdict(rates.rows_of(tmp_path)) == "0.002"
 
 
 def test_the_preset_for_a_cluster_has_the_same_networks_and_contrasts():
@@ -160,6 +166,6 @@ def test_the_preset_for_a_cluster_has_the_same_networks_and_contrasts():
     for claim, other in zip(theirs.claims, ours.claims, strict=True):
         assert (claim.name, claim.text, claim.needs) == (other.name, other.text, other.needs)
         assert claim.contrasts == tuple(
-            replace(each, units={}, measure=unit_free.get(each.measure, each.measure))
+            replace(each, measure=unit_free.get(each.measure, each.measure))
             for each in other.contrasts
         )

@@ -58,7 +58,7 @@ def test_a_report_links_a_page_of_each_network_at_play(root):
         path = root / "report" / "replays" / f"{name}.html"
         assert line == f"replay: {path}"
         text = path.read_text()
-        assert "trained interleaved, seed 1</title>" in text
+        assert f"<title>mtrl-CartPole.Acrobot-{name}-s1</title>" in text
         data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
         assert data["tasks"] == ["CartPole", "Acrobot"]
         assert [track["steps"] for track in data["runs"][0]["tracks"]] == [5, 5]

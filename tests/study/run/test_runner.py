@@ -437,7 +437,7 @@ def test_a_network_that_a_claim_misspells_is_named_before_anything_runs(tmp_path
     the_study = study(seeds=1, claims=tmp_path / "claims.yaml")
     run_study(the_study, tmp_path / "out", console, lambda root: InstantEngine())
     first, second, *_ = console.file.getvalue().splitlines()
-    assert first == "claim 'c' compares what no run of this study is: {architecture: dens}"
+    assert first == "claim 'c': the study has no run of dens"
     assert "soft-big" not in second
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sb3_moe.study.report.claims import load_claims
+from sb3_moe.study.claims import load_claims
 from sb3_moe.study.run.rehearsal import check_networks
 from sb3_moe.study.spec.grid import load_study
 
