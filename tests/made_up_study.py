@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from sb3_moe.study.report.runs import Run
 
 from sb3_moe.saving.files import atomic
-from sb3_moe.study.report.measures import planned_blocks
+from sb3_moe.study.report.measures import Run, planned_blocks
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import survey
 from sb3_moe.study.spec.config import Architecture, CellConfig

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sb3_moe import metrics
+from sb3_moe import measures as metrics
 from sb3_moe.study.spec.config import CellConfig
 
 Array = npt.NDArray[np.float64]

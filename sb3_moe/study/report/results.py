@@ -22,7 +22,6 @@ import pandas as pd
 
 from sb3_moe.saving.files import read_json
 from sb3_moe.study.report.measures import INSIDES, MEASURES, WHOLE, References, Run, block_end
-from sb3_moe.study.report.results import check_level, with_silent_failures
 from sb3_moe.study.run.jobs import Job, refuse_changes, survey
 from sb3_moe.study.run.random_policy import read_returns
 from sb3_moe.study.spec.config import CellConfig, plain

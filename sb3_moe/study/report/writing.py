@@ -10,14 +10,11 @@ from urllib.parse import quote
 from sb3_moe.plots.save import FORMATS, save_figure
 from sb3_moe.saving.files import atomic, check_writable
 from sb3_moe.study.claims import Claims, load_claims
-from sb3_moe.study.report import figures
-from sb3_moe.study.report.figures import CURVES
-from sb3_moe.study.report.folder import README
+from sb3_moe.study.report.figures import CURVES, figures
 from sb3_moe.study.report.judging import judge, summarize
 from sb3_moe.study.report.page import build_pages
 from sb3_moe.study.report.replays import FOLDER
 from sb3_moe.study.report.results import load_results
-from sb3_moe.study.report.writing import PAGE, check_report_folder
 from sb3_moe.study.spec.grid import StudyConfig
 
 PAGE, README, TABLE = "index.html", "README.md", "measures.csv"

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sb3_moe.metrics import random_returns
 
-from sb3_moe.measures import normalise, reference_returns
+from sb3_moe.measures.curves import normalise, random_returns, reference_returns
 from sb3_moe.study.spec.grid import load_study
 
 EARLIER = Path(__file__).parents[3] / "examples" / "paper" / "earlier"
