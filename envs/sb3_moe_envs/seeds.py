@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 
@@ -17,10 +16,6 @@ class TaskSeeds:
         self._taken: set[tuple[int, ...]] = set()
         self._renewals: dict[tuple[int, ...], int] = {}
 
-    def __setstate__(self, held: dict[str, Any]) -> None:
-        """Go on from a pickle; those of version 0.1 know of no renewals."""
-        vars(self).update({"_renewals": {}} | held)
-
     @property
     def started(self) -> bool:
         """Whether there was a rewind."""
@@ -30,8 +25,7 @@ class TaskSeeds:
         """Start all streams again; None draws a seed from the operating system."""
         entropy: Any = np.random.SeedSequence(seed).entropy
         # Plain numbers, so that the state is JSON.
-        many = isinstance(entropy, Sequence | np.ndarray)
-        self._entropy = [int(number) for number in entropy] if many else int(entropy)
+        self._entropy = np.asarray(entropy, object).tolist()
         self._taken, self._renewals = set(), {}
 
     @property
@@ -47,7 +41,7 @@ class TaskSeeds:
     def take(self, *key: int) -> int | None:
         """Return a task's seed, the first time it is asked for; then None: the task goes on.
 
-        :param key: the task, and whatever else tells its environments apart
+        :param key: the task, and whatever else distinguishes its environments
         """
         if key in self._taken:
             return None
@@ -56,7 +50,7 @@ class TaskSeeds:
         return _integer(self._stream(3, renewals, *key) if renewals else self._stream(2, *key))
 
     def renew(self, *key: int) -> None:
-        """Deal another seed to a key that has had one: its environments lost where they were."""
+        """Deal another seed to a key that has had one: its environments could not be restored."""
         if key in self._taken:
             self._taken.remove(key)
             self._renewals[key] = self._renewals.get(key, 0) + 1
@@ -73,20 +67,10 @@ class TaskSeeds:
         """Go on from a state."""
         self._entropy = state["entropy"]
         self._taken = {tuple(key) for key in state["taken"]}
-        # States of version 0.1 have none.
-        self._renewals = {tuple(key): count for key, count in state.get("renewals", ())}
+        self._renewals = {tuple(key): count for key, count in state["renewals"]}
 
     def _stream(self, *key: int) -> np.random.SeedSequence:
         return np.random.SeedSequence(self._entropy, spawn_key=key)
-
-
-def require_reset(started: bool) -> None:
-    """Raise unless there was a reset, as Gymnasium's own wrapper does.
-
-    :raises gymnasium.error.ResetNeeded: if there was none
-    """
-    if not started:
-        raise gym.error.ResetNeeded("Cannot call env.step() before calling env.reset()")
 
 
 def _integer(stream: np.random.SeedSequence) -> int:

@@ -8,8 +8,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import sb3_moe
 from sb3_moe.tasks.of_env import action_meanings
 from sb3_moe_envs import MultiTaskEnv
-from sb3_moe_envs.coordinates import Conflicting, ConflictingVector
-from sb3_moe_envs.meanings import meanings_of
+from sb3_moe_envs.conflicts import Conflicting, ConflictingVector
+from sb3_moe_envs.masks import meanings_of
 from sb3_moe_envs.minatar import MinAtarVectorEnv
 
 

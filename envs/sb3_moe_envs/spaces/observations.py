@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from gymnasium import Space, spaces
@@ -12,20 +12,10 @@ from gymnasium import Space, spaces
 # Spaces whose elements are numbers in an array of one shape.
 ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 _CURES = {
-    "obs_space": "wrap the tasks so that they agree (gymnasium.wrappers: FilterObservation, "
-    "FlattenObservation, TransformObservation)",
+    "obs_space": "wrap the tasks so that they agree (gymnasium.wrappers: FilterObservation drops "
+    "keys of a Dict; FlattenObservation, TransformObservation)",
     "action_space": "wrap the tasks so that they agree (gymnasium.wrappers.TransformAction)",
 }
-
-
-class ObservationFit(Protocol):
-    """Bring one task's observations into the common space."""
-
-    def single(self, obs: Any) -> Any:
-        """Fit one observation."""
-
-    def write(self, out: Any, rows: Any, obs: Any) -> None:
-        """Write a batch of observations into rows (a slice or indices) that hold zeros."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +51,8 @@ class ArrayFit:
         return obs if self.start is None else obs - self.start
 
 
-@dataclass(frozen=True)
 class TextFit:
-    """Hand on a text whole; a batch is an array of objects, which cuts none."""
-
-    space: Space[Any]
+    """Hand on a text as it is; a batch is an array of objects, which truncates none."""
 
     def single(self, obs: Any) -> Any:
         """Fit one observation."""
@@ -96,6 +83,9 @@ class DictFit:
             part.write(out[key], rows, obs[key])
 
 
+ObservationFit = ArrayFit | TextFit | DictFit
+
+
 def pad_observations(
     task_spaces: Sequence[Space[Any]], names: Sequence[str], *, optional: bool = False
 ) -> tuple[Space[Any], list[ObservationFit]]:
@@ -106,7 +96,7 @@ def pad_observations(
     :raises ValueError: if the spaces are of different kinds or of another kind
     """
     for name, space in zip(names, task_spaces, strict=True):
-        if not (isinstance(space, (spaces.Dict, *ARRAYS)) or is_text(space)):
+        if not (isinstance(space, (spaces.Dict, *ARRAYS)) or _is_text(space)):
             raise ValueError(
                 f"observations must be Box, Discrete, MultiDiscrete, MultiBinary, Text or Dict of "
                 f"these, got {name!r}: {space}; {_CURES['obs_space']}"
@@ -114,8 +104,8 @@ def pad_observations(
     if all(isinstance(space, spaces.Dict) for space in task_spaces):
         return _pad_dicts(task_spaces, names, optional)
     common = common_space(task_spaces, names, "obs_space", optional=optional)
-    if is_text(common):
-        return common, [TextFit(common) for _ in task_spaces]
+    if _is_text(common):
+        return common, [TextFit() for _ in task_spaces]
     return common, [array_fit(common, space) for space in task_spaces]
 
 
@@ -139,8 +129,7 @@ def _pad_dicts(
     return space, [DictFit(space, own) for own in parts]
 
 
-def is_text(space: Space[Any]) -> bool:
-    """Return whether a space holds strings, as Text does."""
+def _is_text(space: Space[Any]) -> bool:
     return space.dtype is not None and space.dtype.kind == "U"
 
 
@@ -151,7 +140,7 @@ def empty(space: Space[Any], rows: tuple[int, ...] = ()) -> Any:
     """
     if isinstance(space, spaces.Dict):
         return {key: empty(part, rows) for key, part in space.spaces.items()}
-    if is_text(space):
+    if _is_text(space):
         return np.full(rows, "", object) if rows else ""
     if isinstance(space, spaces.Discrete) and not rows:
         return np.int64(0)
@@ -181,10 +170,9 @@ def common_space(
     equal = all(space == first for space in task_spaces)
     if equal and not optional and not counts_from_elsewhere(first):
         return first
+    one_dimensionality = len({len(space.shape or ()) for space in task_spaces}) == 1
     for kind, pad in _PADDING.items():
-        if all(isinstance(space, kind) for space in task_spaces):
-            if len({len(space.shape or ()) for space in task_spaces}) > 1:
-                break
+        if one_dimensionality and all(isinstance(space, kind) for space in task_spaces):
             return pad(task_spaces, optional)
     raise different_kinds(task_spaces, names, argument)
 
@@ -201,8 +189,8 @@ def different_kinds(
     described = ", ".join(f"{n!r}: {s}" for n, s in zip(names, task_spaces, strict=True))
     return ValueError(
         f"`{argument}`='pad' needs spaces of one kind (Box, Discrete, MultiDiscrete, MultiBinary; "
-        f"observations also Text and Dict of these) and one number of dimensions, got {described}; "
-        f"{_CURES[argument]}"
+        f"observations also gymnasium's own Text and Dict of these) and one number of dimensions, "
+        f"got {described}; {_CURES[argument]}"
     )
 
 
@@ -213,10 +201,10 @@ def _largest_shape(task_spaces: Sequence[Any]) -> tuple[int, ...]:
 def _pad_boxes(task_spaces: Sequence[Any], optional: bool) -> spaces.Box:
     shape = _largest_shape(task_spaces)
     dtype = np.result_type(*[space.dtype for space in task_spaces])
-    if all(_holds_every_pixel(space) for space in task_spaces):
-        # A corner that no task fills is one of a picture all the same, or SB3 sees no picture.
+    if all(is_image(space) for space in task_spaces):
+        # SB3 would not recognize an image whose bounds were 0 in a corner that no task fills.
         return spaces.Box(0, 255, shape, np.uint8)
-    # Zeros stay where a task has nothing, so that the bounds hold them.
+    # Where a task has nothing, zeros stay, which the bounds must hold.
     low, high = np.zeros((2, len(task_spaces) + optional, *shape), dtype)
     for index, space in enumerate(task_spaces):
         region = (index, *(slice(size) for size in space.shape))
@@ -224,12 +212,9 @@ def _pad_boxes(task_spaces: Sequence[Any], optional: bool) -> spaces.Box:
     return spaces.Box(low.min(axis=0), high.max(axis=0), shape, dtype.type)
 
 
-def _holds_every_pixel(space: Any) -> bool:
-    return bool(space.dtype == np.uint8 and not space.low.any() and (space.high == 255).all())
-
-
-def _pad_discrete(task_spaces: Sequence[Any], _: bool) -> Space[Any]:
-    return spaces.Discrete(max(int(space.n) for space in task_spaces))
+def is_image(box: Any) -> bool:
+    """Return whether a Box is of what SB3 takes for images: uint8 in [0, 255]."""
+    return bool(box.dtype == np.uint8 and not box.low.any() and (box.high == 255).all())
 
 
 def _pad_multi_discrete(task_spaces: Sequence[Any], _: bool) -> spaces.MultiDiscrete:
@@ -239,10 +224,6 @@ def _pad_multi_discrete(task_spaces: Sequence[Any], _: bool) -> spaces.MultiDisc
         region: Any = (index, *(slice(size) for size in space.shape))
         sizes[region] = space.nvec
     return spaces.MultiDiscrete(sizes.max(axis=0))
-
-
-def _pad_multi_binary(task_spaces: Sequence[Any], _: bool) -> spaces.MultiBinary:
-    return spaces.MultiBinary(_largest_shape(task_spaces))
 
 
 def _pad_texts(task_spaces: Sequence[Any], optional: bool) -> spaces.Text:
@@ -257,8 +238,8 @@ def _pad_texts(task_spaces: Sequence[Any], optional: bool) -> spaces.Text:
 
 _PADDING: dict[type[Space[Any]], Any] = {
     spaces.Box: _pad_boxes,
-    spaces.Discrete: _pad_discrete,
+    spaces.Discrete: lambda own, _: spaces.Discrete(max(int(space.n) for space in own)),
     spaces.MultiDiscrete: _pad_multi_discrete,
-    spaces.MultiBinary: _pad_multi_binary,
+    spaces.MultiBinary: lambda own, _: spaces.MultiBinary(_largest_shape(own)),
     spaces.Text: _pad_texts,
 }
