@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +11,12 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from sb3_moe_envs.snapshot import Stateless
+
+Options = dict[str, Any] | None
+ResetResult = tuple[Any, dict[str, Any]]
+# Of many environments: one seed, which the others count on from, or one for each.
+Seed = int | Sequence[int | None] | None
+StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 # Larger rewards would reach the learner, which keeps them in float32, as infinite.
 MAX_REWARD = float(np.finfo(np.float32).max)
@@ -31,9 +37,9 @@ class CheckedTask(Stateless):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self._space = env.observation_space
+        self._space, self._shape = env.observation_space, env.observation_space.shape
 
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    def reset(self, **kwargs: Any) -> ResetResult:
         """Start an episode; arguments that are None are left out, as the task may not take them."""
         result = self.env.reset(**{name: each for name, each in kwargs.items() if each is not None})
         require_reset_result(self._space, result)
@@ -48,13 +54,30 @@ class CheckedTask(Stateless):
             raise TypeError(
                 f"the reward must be a finite number, and within float32, got {reward!r}"
             )
-        for name, flag in (("terminated", terminated), ("truncated", truncated)):
-            if not isinstance(flag, _BOOLS):
-                raise TypeError(f"`{name}` must be a bool, got {flag!r}")
-        require_observation(self._space, obs)
+        if not isinstance(terminated, _BOOLS) or not isinstance(truncated, _BOOLS):
+            raise TypeError(
+                f"`terminated` and `truncated` must be bools, got {terminated!r} and {truncated!r}"
+            )
+        # The shape alone first: every step asks.
+        if not isinstance(obs, np.ndarray) or obs.shape != self._shape:
+            require_observation(self._space, obs)
         if terminated or truncated:
             return copy.deepcopy(obs), reward, terminated, truncated, info
         return result
+
+
+def seed_of_each(seed: Seed, num_envs: int, options: Options = None) -> list[int | None]:
+    """Return a seed for each of many environments: ``seed + i``, the given ones, or none.
+
+    :raises ValueError: if there is another number of seeds, or `options` would reset only some
+    """
+    if "reset_mask" in (options or {}):
+        raise ValueError("`options` can't hold 'reset_mask': all environments are reset together")
+    if seed is None or isinstance(seed, int | np.integer):
+        return [None if seed is None else int(seed) + index for index in range(num_envs)]
+    if len(seed) != num_envs:
+        raise ValueError(f"`seed` must hold num_envs={num_envs} seeds, got {len(seed)}")
+    return list(seed)
 
 
 def require_reset_result(space: Space[Any], result: Any, rows: tuple[int, ...] = ()) -> None:
@@ -73,15 +96,14 @@ def require_step_of_all(space: Space[Any], num_envs: int, result: Any) -> None:
     :param space: of one environment's observations
     """
     _require_form(result)
-    obs, rewards, terminated, truncated, _ = result
+    obs, rewards, *flags, _ = result
     rows = (num_envs,)
     if np.shape(rewards) != rows or not (np.abs(rewards) <= MAX_REWARD).all():
         raise TypeError(
             f"the rewards must be {num_envs} finite numbers, and within float32, got {rewards!r}"
         )
-    for name, flags in (("terminated", terminated), ("truncated", truncated)):
-        if np.shape(flags) != rows or np.asarray(flags).dtype != np.bool_:
-            raise TypeError(f"`{name}` must be {num_envs} bools, got {flags!r}")
+    if any(np.shape(each) != rows or np.asarray(each).dtype != np.bool_ for each in flags):
+        raise TypeError(f"`terminated` and `truncated` must be {num_envs} bools each, got {flags}")
     require_observation(space, obs, rows)
 
 
@@ -106,12 +128,11 @@ def require_observation(space: Space[Any], obs: Any, rows: tuple[int, ...] = ())
 
 
 def _require_form(result: Any) -> None:
-    if not isinstance(result, tuple) or len(result) != 5:
+    if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
         raise TypeError(
-            f"`step` must return (obs, reward, terminated, truncated, info), got {result!r}"
+            "`step` must return (obs, reward, terminated, truncated, info), with a dict for info, "
+            f"got {result!r}"
         )
-    if not isinstance(result[4], dict):
-        raise TypeError(f"the info of a step must be a dict, got {result[4]!r}")
 
 
 def require_reset(started: bool) -> None:

@@ -7,7 +7,6 @@ exactly as hard as the environment itself.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -17,15 +16,13 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv
-from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import TimeLimit
 
-from sb3_moe_envs.masks import ACTION_MASKS, MEANINGS, meanings_of, method_of
+from sb3_moe_envs.methods import ACTION_MASKS
 from sb3_moe_envs.minatar import MinAtarEnv, MinAtarVectorEnv
 from sb3_moe_envs.numbers import whole
 from sb3_moe_envs.tasks import Task
-from sb3_moe_envs.vector.batched import View, ViewEnv, ViewVectorEnv
+from sb3_moe_envs.vector.batched import BatchedVectorEnv, View, ViewEnv, ViewVectorEnv
 from sb3_moe_envs.vector.cartpole import MAX_STEPS, CartPoleVectorEnv
 
 # An exchange of left and right makes these of MinAtar's actions.
@@ -92,13 +89,11 @@ class Coordinates(View):
         shown: np.ndarray = np.asarray(masks)[..., self._actions]
         return shown
 
-    def masks_of(self, method: Callable[[], Any]) -> np.ndarray:
-        """Show the masks that a method of the environment gives."""
-        return self.masks(method())
-
-    def meanings(self, env: Any) -> list[str]:
-        """Return what an environment calls the actions of these coordinates."""
-        names = meanings_of(env) or []
+    def result_of(self, method: Callable[[], Any], name: str) -> Any:
+        """Return masks or names of actions in these coordinates."""
+        if name == ACTION_MASKS:
+            return self.masks(method())
+        names = method()
         return [names[action] for action in self._actions.tolist()]
 
 
@@ -106,70 +101,18 @@ class Conflicting(ViewEnv, RecordConstructorArgs):
     """Show an environment in other :class:`Coordinates`.
 
     :param env: with Box observations and Discrete actions
-    :param permutation: as of :class:`Coordinates`, like the next two
+    :param coordinates: `permutation`, `signs` and `actions`, as of :class:`Coordinates`
     """
 
-    view: Coordinates
-
-    def __init__(
-        self,
-        env: gym.Env[np.ndarray, Any],
-        *,
-        permutation: Sequence[int] | None = None,
-        signs: Sequence[int] | None = None,
-        actions: Sequence[int] | None = None,
-    ) -> None:
-        RecordConstructorArgs.__init__(self, permutation=permutation, signs=signs, actions=actions)
-        ViewEnv.__init__(self, env)
+    def __init__(self, env: gym.Env[np.ndarray, Any], **coordinates: Any) -> None:
+        RecordConstructorArgs.__init__(self, **coordinates)
         own = env.observation_space, env.action_space
-        self.view = Coordinates(*own, permutation, signs, actions)
-        self.observation_space = self.view.observation_space
-
-    def __getattr__(self, name: str) -> Any:
-        """Give masks and names of actions only if the environment does."""
-        env = vars(self).get("env")
-        method = method_of(env, name) if name in (ACTION_MASKS, MEANINGS) else None
-        return _translated(self, name, method)
+        ViewEnv.__init__(self, env, Coordinates(*own, **coordinates))
 
 
-class ConflictingVector(ViewVectorEnv):
-    """Show all environments of a vector environment in other :class:`Coordinates`.
-
-    :param env: a :class:`~sb3_moe_envs.vector.batched.BatchedVectorEnv`
-    :param permutation: as of :class:`Coordinates`, like the next two
-    """
-
-    view: Coordinates
-
-    def __init__(
-        self,
-        env: VectorEnv[np.ndarray, np.ndarray, np.ndarray],
-        *,
-        permutation: Sequence[int] | None = None,
-        signs: Sequence[int] | None = None,
-        actions: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(env)
-        own = env.single_observation_space, env.single_action_space
-        self.view = Coordinates(*own, permutation, signs, actions)
-        self.single_observation_space = self.view.observation_space
-        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
-
-    def __getattr__(self, name: str) -> Any:
-        """Give masks and names of actions only if the environments do."""
-        env = vars(self).get("env")
-        method = method_of(env, name) if name in (ACTION_MASKS, MEANINGS) else None
-        return _translated(self, name, method)
-
-
-def _translated(wrapper: Any, name: str, method: Callable[[], Any] | None) -> Callable[[], Any]:
-    """Return a method of the environment as its wrapper has it, in the wrapper's coordinates."""
-    if method is None:
-        raise AttributeError(f"{type(wrapper).__name__!r} object has no attribute {name!r}")
-    # Partials, since SB3's processes send what they are asked for.
-    if name == MEANINGS:
-        return functools.partial(wrapper.view.meanings, wrapper.env)
-    return functools.partial(wrapper.view.masks_of, method)
+def _vector(env: BatchedVectorEnv, coordinates: dict[str, Any]) -> ViewVectorEnv:
+    own = env.single_observation_space, env.single_action_space
+    return ViewVectorEnv(env, Coordinates(*own, **coordinates))
 
 
 def _permutation(name: str, given: Sequence[int] | None, length: int) -> np.ndarray:
@@ -213,9 +156,9 @@ def cartpole(render_mode: str | None = None, **coordinates: Any) -> gym.Env[Any,
 
 def cartpoles(
     num_envs: int = 1, *, render_mode: str | None = None, **coordinates: Any
-) -> ConflictingVector:
+) -> ViewVectorEnv:
     """Build environments of `CartPole-v1` in other coordinates that step together."""
-    return ConflictingVector(CartPoleVectorEnv(num_envs, render_mode=render_mode), **coordinates)
+    return _vector(CartPoleVectorEnv(num_envs, render_mode=render_mode), coordinates)
 
 
 def breakout(render_mode: str | None = None, **coordinates: Any) -> gym.Env[Any, Any]:
@@ -228,10 +171,10 @@ def breakout(render_mode: str | None = None, **coordinates: Any) -> gym.Env[Any,
 
 def breakouts(
     num_envs: int = 1, *, render_mode: str | None = None, **coordinates: Any
-) -> ConflictingVector:
+) -> ViewVectorEnv:
     """Build Breakouts of MinAtar in other coordinates that step together."""
     vector = MinAtarVectorEnv("Breakout", num_envs, render_mode=render_mode)
-    return ConflictingVector(vector, **coordinates)
+    return _vector(vector, coordinates)
 
 
 def conflicting_cartpoles(num_tasks: int, seed: int = 0) -> list[Task]:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import Space
 
-from sb3_moe_envs.checks import UNKNOWN, CheckedTask, require_reset, succeeded
+from sb3_moe_envs.checks import UNKNOWN, CheckedTask, Options, ResetResult, require_reset, succeeded
 from sb3_moe_envs.closing import close_all, close_each, closed_on_error
 from sb3_moe_envs.frames import Canvas
-from sb3_moe_envs.goals import COMPUTE_REWARD, has_goals, reward_method, rewards_of
-from sb3_moe_envs.masks import ACTION_MASKS, meanings_by_task, method_of
+from sb3_moe_envs.methods import (
+    ACTION_MASKS,
+    COMPUTE_REWARD,
+    has_goals,
+    meanings_by_task,
+    method_of,
+    reward_method,
+    rewards_of,
+)
 from sb3_moe_envs.numbers import optional_whole, whole
 from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Schedule, Slots
 from sb3_moe_envs.schedules.base import task_index, turn_of
-from sb3_moe_envs.seeds import TaskSeeds
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.spaces.interface import check_options
@@ -31,6 +37,76 @@ from sb3_moe_envs.tasks import TaskError, built, called
 _ROUNDS = 3
 # What a state keeps of the running episode.
 _EPISODE = ("_task", "_pinned", "_by_hand", "_steps", "_reward", "_success", "_running")
+
+
+class TaskSeeds:
+    """Deal out seeds that follow from one: each key's once per rewind, when it is first played."""
+
+    def __init__(self) -> None:
+        self._entropy: Any = None
+        self._taken: set[tuple[int, ...]] = set()
+        self._renewals: dict[tuple[int, ...], int] = {}
+
+    @property
+    def started(self) -> bool:
+        """Whether there was a rewind."""
+        return self._entropy is not None
+
+    def rewind(self, seed: int | Sequence[int] | None) -> None:
+        """Start all streams again; None draws a seed from the operating system."""
+        entropy: Any = np.random.SeedSequence(seed).entropy
+        # Plain numbers, so that the state is JSON.
+        self._entropy = np.asarray(entropy, object).tolist()
+        self._taken, self._renewals = set(), {}
+
+    @property
+    def schedule(self) -> np.random.SeedSequence:
+        """The schedule's seed."""
+        return self._stream(0)
+
+    @property
+    def actions(self) -> int:
+        """The action space's seed."""
+        return _integer(self._stream(1))
+
+    def take(self, *key: int) -> int | None:
+        """Return a task's seed, the first time it is asked for; then None: the task goes on.
+
+        :param key: the task, and whatever else distinguishes its environments
+        """
+        if key in self._taken:
+            return None
+        self._taken.add(key)
+        renewals = self._renewals.get(key, 0)
+        return _integer(self._stream(3, renewals, *key) if renewals else self._stream(2, *key))
+
+    def renew(self, *key: int) -> None:
+        """Deal another seed to a key that has had one: its environments could not be restored."""
+        if key in self._taken:
+            self._taken.remove(key)
+            self._renewals[key] = self._renewals.get(key, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, as JSON."""
+        return {
+            "entropy": self._entropy,
+            "taken": sorted(list(key) for key in self._taken),
+            "renewals": sorted([list(key), count] for key, count in self._renewals.items()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._entropy = state["entropy"]
+        self._taken = {tuple(key) for key in state["taken"]}
+        self._renewals = {tuple(key): count for key, count in state["renewals"]}
+
+    def _stream(self, *key: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence(self._entropy, spawn_key=key)
+
+
+def _integer(stream: np.random.SeedSequence) -> int:
+    # ALE takes seeds below 2**31, and vector environments add the slot's index.
+    return int(stream.generate_state(1)[0]) % (2**31 - 2**16)
 
 
 class TaskSet:
@@ -186,9 +262,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         self.observation_space = self._interface.observation_space
         self.action_space = self._interface.action_space
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Options = None) -> ResetResult:
         """Start an episode of the task that is next.
 
         :param seed: starts the schedule and every task's stream again
@@ -367,15 +441,12 @@ def as_schedule(schedule: Any, tasks: Any) -> Schedule:
     """
     if schedule is None:
         schedule = suite_schedule(tasks) or Interleave()
-    if isinstance(schedule, type):
-        raise TypeError(
-            f"`schedule` must be a schedule, {schedule.__name__}(...), not its class, got "
-            f"{schedule}"
-        )
-    if callable(schedule):
+    if callable(schedule) and not isinstance(schedule, type):
         schedule = Chosen(schedule)
     if not isinstance(schedule, Schedule):
-        raise TypeError(f"`schedule` must be a Schedule, a function or None, got {schedule!r}")
+        raise TypeError(
+            f"`schedule` must be a Schedule (not its class), a function or None, got {schedule!r}"
+        )
     return copy.deepcopy(schedule)
 
 

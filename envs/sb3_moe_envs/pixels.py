@@ -9,7 +9,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv
 
 from sb3_moe_envs.minatar import MinAtarEnv, MinAtarVectorEnv
 from sb3_moe_envs.numbers import whole
@@ -32,6 +31,7 @@ class Shuffle(View):
         low, high = (end.reshape(-1, space.shape[-1]) for end in (space.low, space.high))
         if (low != low[0]).any() or (high != high[0]).any():
             raise TypeError(f"observations must have the same bounds at every pixel, got {space}")
+        self.observation_space = space
         # Python promises the numbers of `random()` for a seed, and no more than those.
         random = Random(whole("shuffle", number, 0))
         keys = [random.random() for _ in low]
@@ -56,22 +56,7 @@ class ShufflePixels(ViewEnv, RecordConstructorArgs):
 
     def __init__(self, env: gym.Env[np.ndarray, Any], *, shuffle: int = 0) -> None:
         RecordConstructorArgs.__init__(self, shuffle=shuffle)
-        ViewEnv.__init__(self, env)
-        self.view = Shuffle(env.observation_space, shuffle)
-
-
-class ShufflePixelsVector(ViewVectorEnv):
-    """Show the images of all environments with their pixels elsewhere, the same way.
-
-    :param env: a :class:`~sb3_moe_envs.vector.batched.BatchedVectorEnv`
-    :param shuffle: number of the permutation
-    """
-
-    def __init__(
-        self, env: VectorEnv[np.ndarray, np.ndarray, np.ndarray], *, shuffle: int = 0
-    ) -> None:
-        super().__init__(env)
-        self.view = Shuffle(env.single_observation_space, shuffle)
+        ViewEnv.__init__(self, env, Shuffle(env.observation_space, shuffle))
 
 
 def breakout(render_mode: str | None = None, *, shuffle: int = 0) -> gym.Env[Any, Any]:
@@ -84,10 +69,10 @@ def breakout(render_mode: str | None = None, *, shuffle: int = 0) -> gym.Env[Any
 
 def breakouts(
     num_envs: int = 1, *, render_mode: str | None = None, shuffle: int = 0
-) -> ShufflePixelsVector:
+) -> ViewVectorEnv:
     """Build Breakouts of MinAtar with their pixels elsewhere that step together."""
     vector = MinAtarVectorEnv("Breakout", num_envs, render_mode=render_mode)
-    return ShufflePixelsVector(vector, shuffle=shuffle)
+    return ViewVectorEnv(vector, Shuffle(vector.single_observation_space, shuffle))
 
 
 def shuffled_breakouts(num_tasks: int, first: int = 0) -> list[Task]:

@@ -71,6 +71,5 @@ IDS: dict[str, dict[str, Any]] = {
 def register_all() -> None:
     """Register every id, unless it is registered already."""
     for name, entry in IDS.items():
-        env_id = f"{NAMESPACE}/{name}"
-        if env_id not in gym.registry:
-            gym.register(env_id, **entry)
+        if f"{NAMESPACE}/{name}" not in gym.registry:
+            gym.register(f"{NAMESPACE}/{name}", **entry)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-import gymnasium as gym
-
 from sb3_moe_envs import metaworld
 from sb3_moe_envs.conflicts import conflicting_breakouts, conflicting_cartpoles
 from sb3_moe_envs.minatar import GAMES
@@ -128,18 +126,10 @@ def get_suite(name: str) -> list[Task]:
     :raises ValueError: if no suite has that name
     """
     if name not in SUITES:
-        raise ValueError(
-            f"`tasks` must name a suite, one of {suite_names()}, got {name!r}{_guess(name)}"
-        )
+        near = get_close_matches(name, SUITES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; an id stands in a list"
+        raise ValueError(f"`tasks` must name a suite, one of {suite_names()}, got {name!r}{hint}")
     return list(SUITES[name].tasks)
-
-
-def _guess(name: str) -> str:
-    """Return a hint at what an unknown name was meant to be."""
-    if name.rpartition(":")[2] in gym.registry:
-        return f"; ids of environments stand in a list, [{name!r}]"
-    near = get_close_matches(name, SUITES, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def tasks_of(tasks: Any) -> list[Task]:

@@ -10,24 +10,28 @@ import pytest
 from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.utils.env_checker import check_env as gymnasium_check
-from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
 from sb3_moe_envs import MultiTaskEnv, get_suite, make_multitask_vector
 from sb3_moe_envs.conflicts import (
     Conflicting,
-    ConflictingVector,
     Coordinates,
     conflicting_breakouts,
     conflicting_cartpoles,
 )
 from sb3_moe_envs.snapshot import restore, snapshot
+from sb3_moe_envs.vector.batched import ViewVectorEnv
 from sb3_moe_envs.vector.cartpole import CartPoleVectorEnv
 
 BOX = spaces.Box(-np.array([1, 2, 3], np.float32), np.array([4, 5, 6], np.float32))
 CARTPOLES = conflicting_cartpoles(16)
 BREAKOUTS = conflicting_breakouts(8)
+
+
+def conflicting_vector(env, **coordinates):
+    own = env.single_observation_space, env.single_action_space
+    return ViewVectorEnv(env, Coordinates(*own, **coordinates))
 
 
 def plain_view(kwargs, observation):
@@ -274,7 +278,7 @@ def test_other_spaces_have_no_coordinates():
 def test_wrappers_of_one_world_and_of_many_show_the_same():
     arguments = {"permutation": (1, 0, 3, 2), "signs": (1, -1, 1, -1), "actions": (1, 0)}
     one = Conflicting(CartPoleEnv(), **arguments)
-    many = ConflictingVector(CartPoleVectorEnv(1), **arguments)
+    many = conflicting_vector(CartPoleVectorEnv(1), **arguments)
     np.testing.assert_array_equal(one.reset(seed=4)[0], many.reset(seed=4)[0][0])
     np.testing.assert_array_equal(one.step(1)[0], many.step(np.array([1]))[0][0])
     assert one.observation_space == many.single_observation_space
@@ -386,7 +390,7 @@ def test_masks_are_in_the_tasks_coordinates_too():
     assert tasks.action_masks().tolist() == [True, False]
     assert one.reset()[1]["action_mask"].tolist() == [True, False]
     assert one.step(0)[4]["action_mask"].tolist() == [True, False]
-    many = ConflictingVector(MaskedWorld(2), actions=(1, 0))
+    many = conflicting_vector(MaskedWorld(2), actions=(1, 0))
     assert many.action_masks().tolist() == [[True, False]] * 2
     told = [many.reset(seed=0)[1]]
     while "final_info" not in told[-1]:
@@ -398,10 +402,4 @@ def test_masks_are_in_the_tasks_coordinates_too():
 
 def test_a_world_without_masks_has_none_in_other_coordinates():
     assert not Conflicting(CartPoleEnv(), actions=(1, 0)).has_wrapper_attr("action_masks")
-    assert not hasattr(ConflictingVector(CartPoleVectorEnv(1), actions=(1, 0)), "action_masks")
-
-
-def test_a_vector_world_whose_steps_have_no_two_halves_is_refused_at_once():
-    copies = SyncVectorEnv([lambda: gym.make("CartPole-v1")])
-    with pytest.raises(TypeError, match=r"`env` must have `step_async` and .*wrap each env"):
-        ConflictingVector(copies, actions=(1, 0))
+    assert not hasattr(conflicting_vector(CartPoleVectorEnv(1), actions=(1, 0)), "action_masks")

@@ -32,6 +32,7 @@ class Interleave(Schedule):
     """
 
     _state = ("_task", "_steps", "_episodes")
+    slots = Slots.SHARED
 
     def __init__(
         self,
@@ -49,28 +50,14 @@ class Interleave(Schedule):
         self.weights = None if given is None else tuple(positive("weights", w) for w in given)
         if self.weights is not None and not math.isfinite(sum(self.weights)):
             raise ValueError(f"`weights` must have a finite sum, got {list(self.weights)}")
-        fixed = unit == "steps" and order == "round_robin"
-        if not self._chooses_slots():
-            self.slots = Slots.SHARED if fixed else Slots.OWN
+        # A subclass may say itself how it uses slots.
+        if self.slots is Slots.SHARED and (unit, order) != ("steps", "round_robin"):
+            self.slots = Slots.OWN
 
     def __repr__(self) -> str:
         order = "" if self.order == "round_robin" else f", order={self.order!r}"
         weights = "" if self.weights is None else f", weights={list(self.weights)}"
         return f"Interleave({self.unit!r}{order}{weights})"
-
-    @classmethod
-    def _chooses_slots(cls) -> bool:
-        """Say whether a class of one's own says itself how it uses slots."""
-        own = cls.__mro__[: cls.__mro__.index(Interleave)]
-        return any("slots" in vars(each) for each in own)
-
-    @classmethod
-    def changes_turns(cls) -> bool:
-        """Say whether a class of one's own chooses tasks otherwise: fixed shares never ask it."""
-        return any(
-            getattr(cls, name) is not getattr(Interleave, name)
-            for name in ("task", "count", "end", "_next")
-        )
 
     def shares(self, num_tasks: int) -> np.ndarray:
         """Return each task's share, summing to 1.
@@ -155,20 +142,12 @@ def fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarra
     """
     if schedule.slots is Slots.TOGETHER:
         return None
-    if schedule.slots is Slots.SHARED and not isinstance(schedule, Interleave):
+    own_choice = getattr(type(schedule), "_next", None) is not Interleave._next
+    if schedule.slots is Slots.OWN or not isinstance(schedule, Interleave) or own_choice:
         raise ValueError(
-            f"`schedule` with Slots.SHARED must be an Interleave, got {schedule!r}: give your "
-            "own Slots.TOGETHER or Slots.OWN"
-        )
-    if schedule.slots is Slots.OWN or not isinstance(schedule, Interleave):
-        raise ValueError(
-            f"`schedule` must share the slots or switch them together; {schedule!r} chooses per "
-            "slot: use make_multitask_vector"
-        )
-    if schedule.changes_turns():
-        raise ValueError(
-            f"`schedule` of a class of your own must say `slots = Slots.OWN` where it chooses "
-            f"tasks, got {type(schedule).__name__} with Slots.SHARED, which fixes each slot's task"
+            "`schedule` must be an Interleave of steps, or switch all slots together, got "
+            f"{schedule!r}; one that chooses for each slot must say `slots = Slots.OWN`, and needs "
+            "make_multitask_vector"
         )
     counts = slot_counts(schedule.shares(num_tasks), num_slots)
     if schedule.weights is not None:

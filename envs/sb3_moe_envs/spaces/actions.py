@@ -9,17 +9,10 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
-from sb3_moe_envs.spaces.observations import (
-    ARRAYS,
-    common_space,
-    counts_from_elsewhere,
-    different_kinds,
-)
+from sb3_moe_envs.spaces.observations import common_space
 
 # Turns an action, or a batch of them, of the common space into a task's.
 ActionFit = Callable[[Any], Any]
-# Floats of 64 bits can tell so many apart in [-1, 1], with room for rounding.
-_MOST_VALUES = 2**50
 
 
 def unchanged(action: Any) -> Any:
@@ -65,49 +58,23 @@ class DiscreteFit:
 
 @dataclass(frozen=True)
 class BoxFit:
-    """Cut off the dimensions that the task lacks.
+    """Cut off the dimensions that the task lacks, and map [-1, 1] to its bounds if it has its own.
 
-    :param corner: where the task's action lies in the common one
-    :param dtype: of the task's actions; what it can't hold is rounded
+    :param space: the task's, of floats or bits
+    :param maps: whether the common space is [-1, 1]
     """
 
-    corner: Any
-    dtype: Any
+    space: Any
+    maps: bool = False
 
     def __call__(self, action: Any) -> Any:
         """Return the task's action."""
-        action = np.asarray(action)[self.corner]
-        if self.dtype.kind != "f" and action.dtype.kind == "f":
-            action = np.rint(action)
-        return action.astype(self.dtype, copy=False)
-
-
-@dataclass(frozen=True)
-class UnitFit:
-    """Cut off the dimensions that the task lacks, and map [-1, 1] to its bounds.
-
-    The whole numbers of an integer Box have equal shares of [-1, 1], in order.
-
-    :param low: the task's lower bounds
-    :param high: the task's upper bounds
-    """
-
-    low: np.ndarray
-    high: np.ndarray
-
-    def __call__(self, action: Any) -> Any:
-        """Return the task's action."""
-        low, high = self.low, self.high
-        action = np.asarray(action)[_corner(low)]
-        if low.dtype.kind == "f":
+        action = np.asarray(action)[_corner(self.space)]
+        if self.maps:
+            low, high = self.space.low, self.space.high
             # Rounding may miss a bound by the last digit.
-            own = np.clip(low + (action + 1) * (high - low) / 2, low, high)
-            return own.astype(low.dtype)
-        count = _num_values(low, high)
-        shares = np.floor((action.astype(np.float64) + 1) / 2 * count)
-        # Wide enough that nothing overflows.
-        wide = np.uint64 if low.dtype == np.uint64 else np.int64
-        return (low.astype(wide) + np.clip(shares, 0, count - 1).astype(wide)).astype(low.dtype)
+            action = np.clip(low + (action + 1) * (high - low) / 2, low, high)
+        return action.astype(self.space.dtype, copy=False)
 
 
 def pad_actions(
@@ -116,22 +83,12 @@ def pad_actions(
     """Find a common action space, and how each task reads its actions.
 
     The largest number of choices is taken, counted from 0: choice i is a task's start + i. Boxes
-    with different bounds on a shared dimension become a [-1, 1] of floats: it is mapped to each
-    task's own bounds, and to an integer Box in equal shares per whole number. So each task's own
-    actions can all be reached.
+    with different bounds on a shared dimension become [-1, 1], which is mapped to each task's own
+    bounds. So each task's own actions can all be reached.
 
-    :param task_spaces: all Box, Discrete, MultiDiscrete or MultiBinary; others must be equal
+    :param task_spaces: all Discrete, MultiDiscrete, MultiBinary or Box of floats
     :raises ValueError: if the spaces are of different or other kinds, or can't be mapped
     """
-    first = task_spaces[0]
-    # SB3 gives floats for integer Boxes, and counts choices from 0.
-    is_integer_box = isinstance(first, spaces.Box) and np.dtype(first.dtype).kind != "f"
-    must_be_read = is_integer_box or counts_from_elsewhere(first)
-    if not must_be_read and all(space == first for space in task_spaces):
-        return first, [unchanged] * len(task_spaces)
-    if any(not isinstance(space, ARRAYS) for space in task_spaces):
-        # Texts and Dicts, which observations may be, have no common actions.
-        raise different_kinds(task_spaces, names, "action_space")
     if all(isinstance(space, spaces.Box) for space in task_spaces):
         return _pad_boxes(task_spaces, names)
     common = common_space(task_spaces, names, "action_space")
@@ -145,7 +102,7 @@ def _fit(common: Space[Any], space: Any, invalid: str) -> ActionFit:
     if space == common:
         return unchanged
     if isinstance(space, spaces.MultiBinary):
-        return BoxFit(_corner(space), space.dtype)
+        return BoxFit(space)
     sizes = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec)
     return DiscreteFit(sizes, np.asarray(space.start), invalid, space.dtype)
 
@@ -160,45 +117,26 @@ def _pad_boxes(
 ) -> tuple[Space[Any], list[ActionFit]]:
     common: Any = common_space(task_spaces, names, "action_space")
     corners = [_corner(space) for space in task_spaces]
-    if all(
-        np.array_equal(common.low[corner], space.low)
-        and np.array_equal(common.high[corner], space.high)
+    maps = any(
+        not np.array_equal(common.low[corner], space.low)
+        or not np.array_equal(common.high[corner], space.high)
         for corner, space in zip(corners, task_spaces, strict=True)
-    ):
-        return common, [BoxFit(_corner(space), space.dtype) for space in task_spaces]
-    spans = [_mappable_span(name, space) for name, space in zip(names, task_spaces, strict=True)]
-    # Fine enough for each whole number of an integer Box.
-    dtypes = [
-        space.dtype
-        if space.dtype.kind == "f"
-        else np.dtype(np.float32 if span.max(initial=1) <= 2**20 else np.float64)
-        for space, span in zip(task_spaces, spans, strict=True)
-    ]
-    unit = spaces.Box(-1, 1, common.shape, np.result_type(*dtypes).type)
-    return unit, [UnitFit(space.low, space.high) for space in task_spaces]
-
-
-def _mappable_span(name: str, space: Any) -> np.ndarray:
-    """Return how many values a Box has between its bounds, or the distance of these."""
-    counted = space.dtype.kind != "f"
-    with np.errstate(over="ignore", invalid="ignore"):
-        span = _num_values(space.low, space.high) if counted else space.high - space.low
-    if not np.isfinite(span).all():
-        raise ValueError(
-            f"`action_space`='pad' can't map bounds to each other unless all are finite, "
-            f"and the range too, got {name!r}: {space}"
-        )
-    if counted and (span > _MOST_VALUES).any():
-        raise ValueError(
-            f"`action_space`='pad' can't map [-1, 1] to more than 2**50 whole numbers, "
-            f"got {name!r}: {space}"
-        )
-    return np.asarray(span)
-
-
-def _num_values(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return how many whole numbers there are between bounds, both included."""
-    return high.astype(np.float64) - low.astype(np.float64) + 1
+    )
+    for name, space in zip(names, task_spaces, strict=True):
+        with np.errstate(over="ignore"):
+            span = np.subtract(space.high, space.low, dtype=common.dtype) if maps else np.zeros(1)
+        if space.dtype.kind != "f" or not np.isfinite(span).all():
+            raise ValueError(
+                "`action_space`='pad' needs Boxes of floats, and can't map bounds to each other "
+                f"unless all are finite, and the range too, got {name!r}: {space}; wrap the tasks "
+                "(gymnasium.wrappers: TransformAction, RescaleAction)"
+            )
+    if not maps:
+        own = [space == common for space in task_spaces]
+        fits = zip(own, task_spaces, strict=True)
+        return common, [unchanged if same else BoxFit(space) for same, space in fits]
+    unit = spaces.Box(-1, 1, common.shape, common.dtype)
+    return unit, [BoxFit(space, maps=True) for space in task_spaces]
 
 
 def choices(space: Any) -> list[int]:

@@ -13,7 +13,7 @@ from gymnasium import Space, spaces
 ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 _CURES = {
     "obs_space": "wrap the tasks so that they agree (gymnasium.wrappers: FilterObservation drops "
-    "keys of a Dict; FlattenObservation, TransformObservation)",
+    "what agents can't read, such as texts; FlattenObservation, TransformObservation)",
     "action_space": "wrap the tasks so that they agree (gymnasium.wrappers.TransformAction)",
 }
 
@@ -51,21 +51,9 @@ class ArrayFit:
         return obs if self.start is None else obs - self.start
 
 
-class TextFit:
-    """Hand on a text as it is; a batch is an array of objects, which truncates none."""
-
-    def single(self, obs: Any) -> Any:
-        """Fit one observation."""
-        return obs
-
-    def write(self, out: np.ndarray, rows: Any, obs: Any) -> None:
-        """Write a batch of texts into rows (a slice or indices)."""
-        out[rows] = np.array(obs, object)
-
-
 @dataclass(frozen=True)
 class DictFit:
-    """Fit each entry of a Dict; an entry that the task lacks stays zero, or an empty text."""
+    """Fit each entry of a Dict; an entry that the task lacks stays zero."""
 
     space: spaces.Dict
     parts: dict[str, ObservationFit]
@@ -83,7 +71,7 @@ class DictFit:
             part.write(out[key], rows, obs[key])
 
 
-ObservationFit = ArrayFit | TextFit | DictFit
+ObservationFit = ArrayFit | DictFit
 
 
 def pad_observations(
@@ -91,21 +79,13 @@ def pad_observations(
 ) -> tuple[Space[Any], list[ObservationFit]]:
     """Find the smallest common space, and how each task's observations go into it.
 
-    :param task_spaces: all Box, Discrete, MultiDiscrete, MultiBinary, Text, or all Dict of these
+    :param task_spaces: all Box, Discrete, MultiDiscrete, MultiBinary, or all Dict of these
     :param optional: it must hold zeros too, for a task that has nothing here
     :raises ValueError: if the spaces are of different kinds or of another kind
     """
-    for name, space in zip(names, task_spaces, strict=True):
-        if not (isinstance(space, (spaces.Dict, *ARRAYS)) or _is_text(space)):
-            raise ValueError(
-                f"observations must be Box, Discrete, MultiDiscrete, MultiBinary, Text or Dict of "
-                f"these, got {name!r}: {space}; {_CURES['obs_space']}"
-            )
     if all(isinstance(space, spaces.Dict) for space in task_spaces):
         return _pad_dicts(task_spaces, names, optional)
     common = common_space(task_spaces, names, "obs_space", optional=optional)
-    if _is_text(common):
-        return common, [TextFit() for _ in task_spaces]
     return common, [array_fit(common, space) for space in task_spaces]
 
 
@@ -129,19 +109,13 @@ def _pad_dicts(
     return space, [DictFit(space, own) for own in parts]
 
 
-def _is_text(space: Space[Any]) -> bool:
-    return space.dtype is not None and space.dtype.kind == "U"
-
-
 def empty(space: Space[Any], rows: tuple[int, ...] = ()) -> Any:
-    """Return what stands for nothing in a common space: zeros, or empty texts.
+    """Return what stands for nothing in a common space: zeros.
 
     :param rows: (num_rows,) for a batch
     """
     if isinstance(space, spaces.Dict):
         return {key: empty(part, rows) for key, part in space.spaces.items()}
-    if _is_text(space):
-        return np.full(rows, "", object) if rows else ""
     if isinstance(space, spaces.Discrete) and not rows:
         return np.int64(0)
     return np.zeros((*rows, *(space.shape or ())), space.dtype)
@@ -167,6 +141,8 @@ def common_space(
     :raises ValueError: if the spaces can't be padded to a common one
     """
     first = task_spaces[0]
+    if not all(isinstance(space, ARRAYS) for space in task_spaces):
+        raise different_kinds(task_spaces, names, argument)
     equal = all(space == first for space in task_spaces)
     if equal and not optional and not counts_from_elsewhere(first):
         return first
@@ -187,10 +163,10 @@ def different_kinds(
 ) -> ValueError:
     """Return the error of spaces that have no common one, with the cure."""
     described = ", ".join(f"{n!r}: {s}" for n, s in zip(names, task_spaces, strict=True))
+    dicts = ", or Dict of these" if argument == "obs_space" else ""
     return ValueError(
-        f"`{argument}`='pad' needs spaces of one kind (Box, Discrete, MultiDiscrete, MultiBinary; "
-        f"observations also gymnasium's own Text and Dict of these) and one number of dimensions, "
-        f"got {described}; {_CURES[argument]}"
+        f"`{argument}`='pad' needs spaces of one kind (Box, Discrete, MultiDiscrete, MultiBinary"
+        f"{dicts}) and one number of dimensions, got {described}; {_CURES[argument]}"
     )
 
 
@@ -226,20 +202,9 @@ def _pad_multi_discrete(task_spaces: Sequence[Any], _: bool) -> spaces.MultiDisc
     return spaces.MultiDiscrete(sizes.max(axis=0))
 
 
-def _pad_texts(task_spaces: Sequence[Any], optional: bool) -> spaces.Text:
-    characters = set[str]().union(*[space.character_set for space in task_spaces])
-    return spaces.Text(
-        max(space.max_length for space in task_spaces),
-        min_length=0 if optional else min(space.min_length for space in task_spaces),
-        # In order, since a seeded space draws from them in the order given.
-        charset="".join(sorted(characters)),
-    )
-
-
 _PADDING: dict[type[Space[Any]], Any] = {
     spaces.Box: _pad_boxes,
     spaces.Discrete: lambda own, _: spaces.Discrete(max(int(space.n) for space in own)),
     spaces.MultiDiscrete: _pad_multi_discrete,
     spaces.MultiBinary: lambda own, _: spaces.MultiBinary(_largest_shape(own)),
-    spaces.Text: _pad_texts,
 }

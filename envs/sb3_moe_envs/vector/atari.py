@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_each
 from sb3_moe_envs.extras import require
 from sb3_moe_envs.numbers import whole
-from sb3_moe_envs.vector.batched import BatchedVectorEnv, SingleEnv, StepResult
+from sb3_moe_envs.vector.batched import BatchedVectorEnv, SingleEnv
 
 
 class AtariVectorEnv(BatchedVectorEnv):
@@ -87,18 +87,13 @@ class AtariVectorEnv(BatchedVectorEnv):
             raise gym.error.ResetNeeded(f"call reset() on {self.game} before anything else")
         return self._observations
 
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start a game in every environment.
 
         :param seed: seeds environment i with ``seed + i``; a sequence gives each its own
         """
         # -1 is ale-py's way to say: go on with the random numbers that you have.
-        seeds = [-1 if s is None else s % 2**31 for s in self._seed_of_each(seed, options)]
+        seeds = [-1 if s is None else s % 2**31 for s in seed_of_each(seed, self.num_envs, options)]
         self._observations, info = self._ale.reset(seed=np.array(seeds))
         self._scores[:] = 0
         self._lives = info["lives"].copy()

@@ -6,8 +6,9 @@ environment, and :class:`View` shows their observations in another way.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+import functools
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -16,9 +17,9 @@ from gymnasium import Space, spaces
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
+from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult
+from sb3_moe_envs.methods import ACTION_MASKS, MEANINGS, method_of
 from sb3_moe_envs.numbers import whole
-
-StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
 class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -95,20 +96,6 @@ class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise ValueError(f"actions must be in [0, {int(space.n)}), got {actions}")
         return chosen
 
-    def _seed_of_each(
-        self, seed: int | Sequence[int | None] | None, options: dict[str, Any] | None
-    ) -> list[int | None]:
-        """Return a seed for each environment: ``seed + i``, the given ones, or none."""
-        if "reset_mask" in (options or {}):
-            raise ValueError(
-                "`options` can't hold 'reset_mask': all environments are reset together"
-            )
-        if seed is None or isinstance(seed, int | np.integer):
-            return [None if seed is None else int(seed) + i for i in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"`seed` must hold num_envs={self.num_envs} seeds, got {len(seed)}")
-        return list(seed)
-
     def _final_infos(
         self, last: dict[int, np.ndarray], final_info: dict[str, Any]
     ) -> dict[str, Any]:
@@ -155,9 +142,7 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
         self._observation: np.ndarray | None = None
         self._next_start: np.ndarray | None = None
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Options = None) -> ResetResult:
         """Start an episode; after a finished one, without a seed, the one that comes next."""
         super().reset(seed=seed)
         if seed is None and self._observation is None:
@@ -216,12 +201,14 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
         self.np_random.bit_generator.state = state["np_random"]
 
 
-class View(ABC):
-    """Another way to show observations; actions and infos may be translated too."""
+class View:
+    """Another way to show observations; actions, masks and infos may be translated too."""
 
-    @abstractmethod
+    observation_space: Space[Any]
+
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """Show one observation or a batch."""
+        raise NotImplementedError
 
     def action(self, action: Any) -> Any:
         """Return the environment's action for a chosen one, or for a batch."""
@@ -231,11 +218,35 @@ class View(ABC):
         """Show the info of one environment, or the infos of many."""
         return info
 
+    def result_of(self, method: Callable[[], Any], name: str) -> Any:
+        """Return what a method of the environment gives, masks or names of actions."""
+        return method()
 
-class ViewEnv(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
-    """Show an environment in another :class:`View`."""
+
+class _Viewing:
+    """Give masks and names of actions only if the environment does."""
 
     view: View
+
+    def __getattr__(self, name: str) -> Any:
+        env = vars(self).get("env")
+        method = method_of(env, name) if env and name in (ACTION_MASKS, MEANINGS) else None
+        if method is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        # A partial, since SB3's processes send what they are asked for.
+        return functools.partial(self.view.result_of, method, name)
+
+
+class ViewEnv(_Viewing, gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
+    """Show an environment in another :class:`View`.
+
+    :param env: the environment
+    :param view: of its observations
+    """
+
+    def __init__(self, env: gym.Env[np.ndarray, Any], view: View) -> None:
+        super().__init__(env)
+        self.view, self.observation_space = view, view.observation_space
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode."""
@@ -248,32 +259,25 @@ class ViewEnv(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         return self.view.observation(observation), *rest, self.view.info(info)
 
 
-class ViewVectorEnv(VectorWrapper):
+class ViewVectorEnv(_Viewing, VectorWrapper):
     """Show all environments of a :class:`BatchedVectorEnv` in another :class:`View`.
 
     :param env: can begin a step and end it later
-    :raises TypeError: if it can't
+    :param view: of one environment's observations
     """
 
-    view: View
-
-    def __init__(self, env: VectorEnv[np.ndarray, np.ndarray, np.ndarray]) -> None:
-        if not hasattr(env, "step_wait"):
-            raise TypeError(
-                f"`env` must have `step_async` and `step_wait`, as MinAtarVectorEnv, got {env}; "
-                "wrap each environment in place of the vector environment"
-            )
+    def __init__(self, env: BatchedVectorEnv, view: View) -> None:
         super().__init__(env)
-        self._batched: Any = env
+        self.view, self.single_observation_space = view, view.observation_space
+        self.observation_space = batch_space(view.observation_space, env.num_envs)
+        self._batched = env
 
-    def reset(
-        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment."""
         observations, infos = self._batched.reset(seed=seed, options=options)
         return self.view.observation(observations), self.view.info(infos)
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def step(self, actions: Any) -> StepResult:
         """Step every environment with its action."""
         self.step_async(actions)
         return self.step_wait()
@@ -282,7 +286,7 @@ class ViewVectorEnv(VectorWrapper):
         """Begin a step."""
         self._batched.step_async(self.view.action(actions))
 
-    def step_wait(self) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def step_wait(self) -> StepResult:
         """Wait for the step that :meth:`step_async` began."""
         observations, *rest, infos = self._batched.step_wait()
         if "final_obs" in infos:

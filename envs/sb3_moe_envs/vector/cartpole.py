@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -10,8 +10,9 @@ import numpy as np
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.utils import seeding
 
+from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_each
 from sb3_moe_envs.extras import require
-from sb3_moe_envs.vector.batched import BatchedVectorEnv, StepResult
+from sb3_moe_envs.vector.batched import BatchedVectorEnv
 
 #: where `CartPole-v1` is truncated
 MAX_STEPS = 500
@@ -42,17 +43,12 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         """The latest observation of each environment, as reset or step returned it."""
         return self._states.T.astype(np.float32)
 
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment.
 
         :param seed: seeds environment i with ``seed + i``; a sequence gives each its own
         """
-        for i, own in enumerate(self._seed_of_each(seed, options)):
+        for i, own in enumerate(seed_of_each(seed, self.num_envs, options)):
             if own is not None or i >= len(self._random):
                 self._random[i : i + 1] = [seeding.np_random(own)[0]]
             self._start(i)

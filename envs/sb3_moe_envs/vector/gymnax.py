@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_each
 from sb3_moe_envs.extras import require
 from sb3_moe_envs.frames import color_channels
-from sb3_moe_envs.vector.batched import BatchedVectorEnv, StepResult, filled
+from sb3_moe_envs.vector.batched import BatchedVectorEnv, filled
 
 
 class GymnaxVectorEnv(BatchedVectorEnv):
@@ -66,18 +67,13 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         self._check_was_reset()
         return self._to_numpy(self._observations)
 
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment.
 
         :param seed: seeds environment i with ``seed + i``; a sequence gives each its own
         """
         self._keys, self._states, self._observations = self._program.reset(
-            self._next_keys(self._seed_of_each(seed, options), seed)
+            self._next_keys(seed_of_each(seed, self.num_envs, options), seed)
         )
         return self._to_numpy(self._observations), {}
 

@@ -8,21 +8,29 @@ from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space, iterate
+from gymnasium.vector.utils import batch_space
 
-from sb3_moe_envs.checks import UNKNOWN, require_reset, succeeded
+from sb3_moe_envs.checks import (
+    UNKNOWN,
+    Options,
+    ResetResult,
+    Seed,
+    StepResult,
+    require_reset,
+    seed_of_each,
+    succeeded,
+)
 from sb3_moe_envs.closing import closed_on_error
 from sb3_moe_envs.multitask import MultiTaskEnv, TaskSet, as_schedule
 from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Slots
 from sb3_moe_envs.schedules.base import as_list, turn_of
 from sb3_moe_envs.schedules.interleave import fixed_tasks
-from sb3_moe_envs.spaces.observations import ARRAYS
 from sb3_moe_envs.suites import ScheduleLike, tasks_of
 from sb3_moe_envs.tasks import built
 from sb3_moe_envs.vector.infos import Info, row_of, stack, stack_final
 from sb3_moe_envs.vector.parts import Pool
-from sb3_moe_envs.vector.sync import MultiTaskSyncVectorEnv, batch_of
+from sb3_moe_envs.vector.sync import MultiTaskSyncVectorEnv
 
 VECTORIZATIONS = ("sync", "async")
 # What a state keeps of the slots.
@@ -129,12 +137,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             f"MultiTaskVectorEnv({self.num_envs} slots, {self.schedule!r}: {between.join(parts)})"
         )
 
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every slot.
 
         :param seed: starts the schedule and every task's stream again; the numbers of a sequence
@@ -149,13 +152,12 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         if not self._seeds.started or (seed is not None and not restored):
             self._rewind(seed)
         options = dict(options or {})
-        if "reset_mask" in options:  # Gymnasium's, of vector environments that can
-            raise ValueError("`options` can't hold 'reset_mask': all slots are reset together")
+        seed_of_each(None, self.num_envs, options)  # refuses a reset of some slots
         self._chosen = self._chosen_by(options.pop("task_id", None))
         obs, infos = self._play(options or None)
         return obs, self._stacked(infos)
 
-    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: Any) -> StepResult:
         """Step every slot with its action, of shape (num_envs, ...).
 
         :raises ValueError: if there are not as many actions as slots
@@ -333,22 +335,11 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
 
     def _own_actions(self, actions: Any) -> list[Any]:
         """Return the actions of each part."""
-        if isinstance(self.single_action_space, ARRAYS):
-            array = np.asarray(actions)
-            self._require_one_each(len(array) if array.ndim else None)
-            return [self._interface.decode(part.task, array[part.rows]) for part in self._parts]
-        # Others (Dict, Tuple, Text, ...) are the same in all tasks.
-        each = list(iterate(self.action_space, actions))
-        self._require_one_each(len(each))
-        chosen = [[each[slot] for slot in part.slots] for part in self._parts]
-        return [batch_of(self.single_action_space, own) for own in chosen]
-
-    def _require_one_each(self, found: int | None) -> None:
-        if found != self.num_envs:
-            raise ValueError(
-                f"`actions` must hold num_envs={self.num_envs} actions, got "
-                f"{'a single one' if found is None else found}"
-            )
+        array = np.asarray(actions)
+        if array.ndim == 0 or len(array) != self.num_envs:
+            found = len(array) if array.ndim else "a single one"
+            raise ValueError(f"`actions` must hold num_envs={self.num_envs} actions, got {found}")
+        return [self._interface.decode(part.task, array[part.rows]) for part in self._parts]
 
     def _follow(
         self, rewards: np.ndarray, done: np.ndarray, infos: dict[int, Info], finals: dict[int, Any]

@@ -14,7 +14,7 @@ from gymnasium.vector.utils import iterate
 
 from sb3_moe_envs.checks import require_reset_result, require_step_of_all
 from sb3_moe_envs.closing import close_all, close_each
-from sb3_moe_envs.masks import ACTION_MASKS, method_of, methods_of_all
+from sb3_moe_envs.methods import ACTION_MASKS, method_of, methods_of_all
 from sb3_moe_envs.snapshot import gives_state, own_state
 from sb3_moe_envs.tasks import Task, TaskError, built, called, require_apart
 from sb3_moe_envs.vector.batched import ViewVectorEnv

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
-from sb3_moe_envs.checks import CheckedTask
+from sb3_moe_envs.checks import CheckedTask, Options, ResetResult, Seed, StepResult, seed_of_each
 from sb3_moe_envs.closing import close_all, close_each, closed_on_error
 from sb3_moe_envs.multitask import MultiTaskEnv
 from sb3_moe_envs.schedules.base import as_list
@@ -25,10 +25,10 @@ Env = gym.Env[Any, Any]
 class Rows(NamedTuple):
     """The results of a step of several environments, one by one."""
 
-    observations: list[Any]
-    rewards: list[Any]
-    terminated: list[bool]
-    truncated: list[bool]
+    observations: Sequence[Any]
+    rewards: Sequence[Any]
+    terminated: Sequence[bool]
+    truncated: Sequence[bool]
     #: by row, those that aren't empty
     infos: dict[int, Info]
     #: last observation and info of the episodes that ended, by row
@@ -78,19 +78,17 @@ class InTurnVectorEnv(SyncVectorEnv):
         """Whether all environments have been needed."""
         return len(self._built) == self.num_envs
 
-    def reset(
-        self, *, seed: Any = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment.
 
         :param seed: of the first, one more for each next one; or one for each
         """
-        observations, infos = self.reset_rows(seed_of_each(seed, self.num_envs), options)
+        observations, infos = self.reset_rows(seed_of_each(seed, self.num_envs, options), options)
         return self.batch(observations), stack(infos, self.num_envs)
 
     def step(  # type: ignore[override]  # Gymnasium's own returns type variables that it never binds
         self, actions: Any
-    ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    ) -> StepResult:
         """Step each environment with its action, of shape (num_envs, ...)."""
         rows = self.step_rows(iterate(self.action_space, actions))
         infos = stack(rows.infos, self.num_envs) | stack_final(rows.finals, self.num_envs)
@@ -108,19 +106,16 @@ class InTurnVectorEnv(SyncVectorEnv):
 
     def step_rows(self, actions: Any) -> Rows:
         """Step each environment with one of the actions."""
-        rows = Rows([], [], [], [], {}, {})
+        each, infos, finals = [], dict[int, Info](), dict[int, tuple[Any, Info]]()
         for row, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
             obs, reward, terminated, truncated, info = env.step(action)
             if terminated or truncated:
-                rows.finals[row] = obs, info
+                finals[row] = obs, info
                 obs, info = env.reset()
             if info:
-                rows.infos[row] = info
-            rows.observations.append(obs)
-            rows.rewards.append(reward)
-            rows.terminated.append(terminated)
-            rows.truncated.append(truncated)
-        return rows
+                infos[row] = info
+            each.append((obs, reward, terminated, truncated))
+        return Rows(*zip(*each, strict=True), infos, finals)
 
     def batch(self, observations: Sequence[Any]) -> Any:
         """Return single observations as a batch."""
@@ -134,13 +129,6 @@ class InTurnVectorEnv(SyncVectorEnv):
 def batch_of(space: gym.Space[Any], items: Sequence[Any]) -> Any:
     """Return single observations or actions of a space as a batch."""
     return concatenate(space, items, create_empty_array(space, len(items)))
-
-
-def seed_of_each(seed: Any, num_envs: int) -> list[int | None]:
-    """Return a seed for each environment: ``seed + i``, the given ones, or none."""
-    if seed is None or isinstance(seed, int | np.integer):
-        return [None if seed is None else int(seed) + index for index in range(num_envs)]
-    return list(seed)
 
 
 def envs_of_task(task: Task, num_envs: int, render_mode: str | None) -> InTurnVectorEnv:
@@ -183,7 +171,7 @@ class MultiTaskSyncVectorEnv(InTurnVectorEnv):
             require_apart(
                 pair
                 for env in self.envs
-                for pair in {id(pair[1].unwrapped): pair for pair in env.by_name()}.values()
+                for pair in {id(pair[1].unwrapped): pair for pair in env.by_name()[::-1]}.values()
             )
         self.task_names = self.envs[0].task_names
         self.num_tasks = self.envs[0].num_tasks
@@ -195,9 +183,7 @@ class MultiTaskSyncVectorEnv(InTurnVectorEnv):
             f"{', '.join(self.task_names)})"
         )
 
-    def reset(
-        self, *, seed: Any = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every slot.
 
         :param seed: of slot 0, one more for each next slot; or one for each

@@ -15,21 +15,21 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import CloudpickleWrapper, batch_space, iterate
 
+from sb3_moe_envs.checks import Options, ResetResult, Seed, seed_of_each
 from sb3_moe_envs.closing import close_all
-from sb3_moe_envs.masks import methods_of_all
+from sb3_moe_envs.methods import methods_of_all
 from sb3_moe_envs.vector.infos import stack
 from sb3_moe_envs.vector.sync import (
     InTurnVectorEnv,
     Rows,
     batch_of,
     restore_states,
-    seed_of_each,
     states_of,
 )
 
@@ -40,11 +40,8 @@ Request = tuple[Key, Callable[..., Any], tuple[Any, ...]]
 Make = Callable[[int, int], InTurnVectorEnv]
 
 
-class Ticket(NamedTuple):
-    """Exchanged for the answer to a request."""
-
-    worker: Worker
-    number: int
+# A worker and the number of a request: exchanged for the answer.
+Ticket = tuple["Worker", int]
 
 
 class Worker:
@@ -65,7 +62,7 @@ class Worker:
         """Note a request."""
         self._asked += 1
         self._requests[self._asked] = (key, function, args)
-        return Ticket(self, self._asked)
+        return self, self._asked
 
     def send(self) -> None:
         """Begin with what was noted, once: what Ctrl-C interrupts is not begun anew."""
@@ -168,11 +165,12 @@ class Workers:
         :raises RuntimeError: if the process has ended
         :raises gymnasium.error.ClosedEnvironmentError: if it was closed
         """
-        if ticket.worker not in self._all:
+        asked, number = ticket
+        if asked not in self._all:
             raise ClosedEnvironmentError("it was closed, by close() or after an error")
         for worker in self._all:  # this process last: it has no time for the others afterwards
             worker.send()
-        return ticket.worker.answer(ticket.number)
+        return asked.answer(number)
 
     def close(self, *, terminate: bool = False) -> None:
         """Close the environments, and end the processes; with `terminate`, whatever they do."""
@@ -198,18 +196,13 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
         self._rows = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
         self._tickets: list[Ticket] = []
         worker, key = self._chunks[0]
-        (
-            self.metadata,
-            self.render_mode,
-            self.single_observation_space,
-            self.single_action_space,
-        ) = workers.answer(worker.ask(key, _describe))
+        vars(self).update(workers.answer(worker.ask(key, _attributes)))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
-    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment."""
-        observations, infos = self.reset_rows(seed_of_each(seed, self.num_envs), options)
+        observations, infos = self.reset_rows(seed_of_each(seed, self.num_envs, options), options)
         return batch_of(self.single_observation_space, observations), stack(infos, self.num_envs)
 
     def reset_rows(self, seeds: Sequence[int | None], options: Any) -> tuple[list[Any], Any]:
@@ -268,9 +261,9 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
         return {rows.start + row: each for rows, chunk in pairs for row, each in chunk.items()}
 
 
-def _describe(envs: InTurnVectorEnv) -> tuple[Any, ...]:
-    spaces = envs.single_observation_space, envs.single_action_space
-    return envs.metadata, envs.render_mode, *spaces
+def _attributes(envs: InTurnVectorEnv) -> dict[str, Any]:
+    names = ("metadata", "render_mode", "single_observation_space", "single_action_space")
+    return {name: getattr(envs, name) for name in names}
 
 
 def _have_methods(envs: InTurnVectorEnv, name: str) -> bool:

@@ -1,20 +1,75 @@
-"""Rewards of goals for hindsight (SB3's HER): each row asks its own task."""
+"""Methods that environments may have, wrapped or many at a time.
+
+They are masks and names of actions, and the rewards of goals for hindsight (SB3's HER).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import Space, spaces
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import SyncVectorEnv, VectorActionWrapper, VectorWrapper
 
-from sb3_moe_envs.masks import method_of, methods_of_all
 from sb3_moe_envs.spaces.observations import array_fit
 
+ACTION_MASKS, MEANINGS = "action_masks", "get_action_meanings"
 COMPUTE_REWARD = "compute_reward"
 GOALS = ("achieved_goal", "desired_goal")
-Reward = Callable[[Any, Any, Any], Any]
+# Behind these wrappers, names and masks are those of other actions.
+_OTHER_ACTIONS = (gym.ActionWrapper, VectorActionWrapper)
+
+
+def method_of(env: Any, name: str, *, of_actions: bool = True) -> Callable[..., Any] | None:
+    """Return a method of an environment or vector environment, or of a wrapper; None: it has none.
+
+    :param of_actions: the method is about the actions that `env` takes, so a wrapper that changes
+        them hides it
+    """
+    while not hasattr(env, name):
+        is_wrapper = isinstance(env, gym.Wrapper | VectorWrapper)
+        if not is_wrapper or (of_actions and isinstance(env, _OTHER_ACTIONS)):
+            return None
+        env = env.env
+    method: Callable[..., Any] = getattr(env, name)
+    return method
+
+
+def methods_of_all(env: Any, name: str) -> Callable[[], list[Any]] | None:
+    """Return what calls a method of each environment of a vector environment; None: they have none.
+
+    A vector environment that keeps its environments elsewhere may have a method of this name.
+    """
+    while isinstance(env, VectorWrapper):
+        if isinstance(env, _OTHER_ACTIONS):
+            return None
+        env = env.env
+    if isinstance(env, SyncVectorEnv):
+        methods = [method_of(each, name) for each in env.envs]
+        return None if None in methods else lambda: [method() for method in methods if method]
+    if hasattr(env, "methods_of_all"):
+        found: Callable[[], list[Any]] | None = env.methods_of_all(name)
+        return found
+    # A worker process of Gymnasium's shuts down if it is asked for what it doesn't have.
+    if hasattr(env, "call") and all(env.call("has_wrapper_attr", name)):
+        return lambda: list(env.call(name))
+    return None
+
+
+def meanings_of(env: Any) -> list[str] | None:
+    """Return the names of an environment's or vector environment's actions; None: it has none."""
+    names = method_of(env, MEANINGS)
+    if names is not None:
+        return [*map(str, names())]
+    of_all = methods_of_all(env, MEANINGS)
+    return None if of_all is None else [*map(str, of_all()[0])]
+
+
+def meanings_by_task(envs: Iterable[Any]) -> dict[int, list[str]]:
+    """Return the names of each task's actions, by task, where there are any."""
+    return {task: names for task, env in enumerate(envs) if (names := meanings_of(env))}
 
 
 def has_goals(space: Space[Any]) -> bool:
@@ -25,7 +80,7 @@ def has_goals(space: Space[Any]) -> bool:
 def rewards_of(
     task_spaces: Sequence[Space[Any]],
     common: Space[Any],
-    method: Callable[[int], Reward],
+    method: Callable[[int], Callable[..., Any]],
     goals: tuple[Any, Any],
     info: Any,
 ) -> Any:
@@ -51,7 +106,7 @@ def rewards_of(
     return rewards_B
 
 
-def reward_method(env: Any, name: str) -> Reward:
+def reward_method(env: Any, name: str) -> Callable[..., Any]:
     """Return `compute_reward` of an environment, or of the first of a vector environment's.
 
     :param name: the task's
