@@ -45,12 +45,13 @@ class CheckedTask(Stateless):
         require_reset_result(self._space, result)
         return result
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Act."""
-        result = self.env.step(action)
+        result: Any = self.env.step(action)
         _require_form(result)
         obs, reward, terminated, truncated, info = result
-        if not isinstance(reward, _NUMBERS) or not abs(reward) <= MAX_REWARD:
+        is_number = isinstance(reward, _NUMBERS)
+        if not is_number or not abs(reward) <= MAX_REWARD:
             raise TypeError(
                 f"the reward must be a finite number, and within float32, got {reward!r}"
             )

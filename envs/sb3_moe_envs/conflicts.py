@@ -116,34 +116,22 @@ def _vector(env: BatchedVectorEnv, coordinates: dict[str, Any]) -> ViewVectorEnv
 
 
 def _permutation(name: str, given: Sequence[int] | None, length: int) -> np.ndarray:
-    order = list(range(length)) if given is None else _numbers(given)
-    if order is None or sorted(order) != list(range(length)):
+    order = list(range(length)) if given is None else list(given)
+    if sorted(order) != list(range(length)):
         raise ValueError(f"`{name}` must have each of 0 to {length - 1} once, got {given!r}")
-    return np.array(order)
+    return np.array(order, dtype=np.int64)
 
 
 def _signs(given: Sequence[int] | None, space: spaces.Box) -> np.ndarray | None:
     if given is None:
         return None
-    signs, length = _numbers(given), space.shape[-1]
-    if signs is None or len(signs) != length or any(sign not in (1, -1) for sign in signs):
+    length, dtype = space.shape[-1], np.dtype(space.dtype)
+    if len(given) != length or any(sign not in (1, -1) for sign in given):
         raise ValueError(f"`signs` must be {length} of 1 and -1, got {given!r}")
-    dtype = np.dtype(space.dtype)
     # The least of the signed integers has no opposite.
     if dtype.kind in "bu" or (dtype.kind == "i" and (space.low == np.iinfo(dtype).min).any()):
-        raise ValueError(
-            f"`signs` must be None for observations of {dtype} from {space.low.min()} on, "
-            f"got {given!r}"
-        )
-    return np.array(signs, dtype=dtype)
-
-
-def _numbers(given: Any) -> list[int] | None:
-    """Read whole numbers; None for anything else."""
-    try:
-        return [whole("", value, None) for value in given]
-    except (TypeError, ValueError):
-        return None
+        raise ValueError(f"`signs` must be None for observations of {dtype}, got {given!r}")
+    return np.array(given, dtype=dtype)
 
 
 def cartpole(render_mode: str | None = None, **coordinates: Any) -> gym.Env[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -28,7 +29,7 @@ from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Schedule, Slots
 from sb3_moe_envs.schedules.base import task_index, turn_of
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
-from sb3_moe_envs.spaces.interface import check_options
+from sb3_moe_envs.spaces.interface import OPTIONS, check_options
 from sb3_moe_envs.suites import ScheduleLike, suite_schedule, tasks_of
 from sb3_moe_envs.tasks import TaskError, built, called
 
@@ -221,13 +222,8 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         env_index: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        options = {
-            "task_id": task_id,
-            "obs_space": obs_space,
-            "action_space": action_space,
-            "invalid_action": invalid_action,
-        }
-        self._take(tasks, schedule, options)
+        options = (task_id, obs_space, action_space, invalid_action)
+        self._take(tasks, schedule, dict(zip(OPTIONS, options, strict=True)))
         self.num_envs = optional_whole("num_envs", num_envs) or 1
         self.env_index = whole("env_index", env_index, minimum=0)
         self.render_mode = render_mode
@@ -251,11 +247,10 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
     def _build(self) -> None:
         """Build each task's environment, and measure its images."""
         for index, task in enumerate(self.tasks):
-            env = built(task, index, lambda task=task: CheckedTask(task.make(self.render_mode)))
-            self._envs.append(env)
-        if self.render_mode is not None:
-            for index, env in enumerate(self._envs):
-                built(self.tasks[index], index, lambda env=env: self._canvas.measure(env))
+            make = functools.partial(task.make, self.render_mode)
+            self._envs.append(CheckedTask(built(task, index, make)))
+        for index, env in enumerate(self._envs if self.render_mode is not None else []):
+            built(self.tasks[index], index, functools.partial(self._canvas.measure, env))
         self._unify(
             [env.observation_space for env in self._envs], [env.action_space for env in self._envs]
         )

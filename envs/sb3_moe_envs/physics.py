@@ -26,7 +26,7 @@ def cartpole(render_mode: str | None = None, **physics: float) -> gym.Env[Any, A
     # CartPoleEnv derives these two once, from the values it starts with.
     env.total_mass = positive("masscart + masspole", env.masspole + env.masscart)
     env.polemass_length = env.masspole * env.length
-    return env  # type: ignore[no-any-return]  # any, since only some have these attributes
+    return env
 
 
 def pendulum(render_mode: str | None = None, **physics: float) -> gym.Env[Any, Any]:
@@ -37,7 +37,7 @@ def pendulum(render_mode: str | None = None, **physics: float) -> gym.Env[Any, A
     """
     env: Any = PendulumEnv(render_mode=render_mode)
     _change(env, physics, ("g", "m", "l"))
-    return env  # type: ignore[no-any-return]  # any, since only some have these attributes
+    return env
 
 
 def mujoco(env_id: str, gravity: float = 1.0, **kwargs: Any) -> gym.Env[Any, Any]:
@@ -51,7 +51,7 @@ def mujoco(env_id: str, gravity: float = 1.0, **kwargs: Any) -> gym.Env[Any, Any
     require("a MuJoCo environment", "mujoco")
     env: Any = gym.make(env_id, disable_env_checker=True, **kwargs).unwrapped
     env.model.opt.gravity[:] *= gravity
-    return env  # type: ignore[no-any-return]  # any, since only some have these attributes
+    return env
 
 
 def _change(env: Any, physics: dict[str, float], allowed: tuple[str, ...]) -> None:

@@ -151,5 +151,5 @@ def _layers(env: gym.Env[Any, Any]) -> list[Any]:
 
 
 def _classes(layers: list[Any]) -> list[str]:
-    """Name the classes, without their modules: another script may define them elsewhere."""
+    # Without their modules: another script may define them elsewhere.
     return [type(layer).__name__ for layer in layers]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+import gymnasium as gym
+
 from sb3_moe_envs import metaworld
 from sb3_moe_envs.conflicts import conflicting_breakouts, conflicting_cartpoles
 from sb3_moe_envs.minatar import GAMES
@@ -127,7 +129,9 @@ def get_suite(name: str) -> list[Task]:
     """
     if name not in SUITES:
         near = get_close_matches(name, SUITES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; an id stands in a list"
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        if name.rpartition(":")[2] in gym.registry:
+            hint = f"; ids of environments stand in a list, [{name!r}]"
         raise ValueError(f"`tasks` must name a suite, one of {suite_names()}, got {name!r}{hint}")
     return list(SUITES[name].tasks)
 

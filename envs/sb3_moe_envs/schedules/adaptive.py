@@ -185,10 +185,6 @@ class LearningProgress(Adaptive):
     :raises ValueError: if the rule can't be read or an argument is out of range
     """
 
-    _place: int
-    _means: list[float]
-    _largest: list[float]
-    _progress: list[float]
     _state = (*Adaptive._state, "_place", "_means", "_largest", "_progress")
 
     def __init__(

@@ -12,7 +12,7 @@ from sb3_moe_envs.spaces.actions import TaskMasks, pad_actions
 from sb3_moe_envs.spaces.observations import ArrayFit, empty, pad_observations
 from sb3_moe_envs.spaces.task_id import ENCODERS
 
-_ALLOWED = {
+OPTIONS = {
     "task_id": tuple(ENCODERS),
     "obs_space": ("pad", "strict"),
     "action_space": ("pad", "strict"),
@@ -93,8 +93,8 @@ class Interface:
 def check_options(options: dict[str, str]) -> None:
     """Raise ValueError if an option of :class:`Interface` is unknown, whatever the spaces are."""
     for name, value in options.items():
-        if value not in _ALLOWED[name]:
-            raise ValueError(f"`{name}` must be one of {list(_ALLOWED[name])}, got {value!r}")
+        if value not in OPTIONS[name]:
+            raise ValueError(f"`{name}` must be one of {list(OPTIONS[name])}, got {value!r}")
 
 
 def _require_equal(task_spaces: Sequence[Space[Any]], names: Sequence[str], argument: str) -> None:

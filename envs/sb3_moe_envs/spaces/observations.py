@@ -43,7 +43,7 @@ class ArrayFit:
         out[self.region] = self._from_zero(obs)
         return out
 
-    def write(self, out: np.ndarray, rows: Any, obs: np.ndarray) -> None:
+    def write(self, out: Any, rows: Any, obs: Any) -> None:
         """Write a batch of observations into rows (a slice or indices) that hold zeros."""
         out[(rows, *self.region)] = self._from_zero(obs)
 
@@ -65,7 +65,7 @@ class DictFit:
             for key, space in self.space.spaces.items()
         }
 
-    def write(self, out: dict[str, np.ndarray], rows: Any, obs: dict[str, np.ndarray]) -> None:
+    def write(self, out: Any, rows: Any, obs: Any) -> None:
         """Write a batch of observations into rows (a slice or indices) that hold zeros."""
         for key, part in self.parts.items():
             part.write(out[key], rows, obs[key])

@@ -13,6 +13,7 @@ from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_
 from sb3_moe_envs.extras import require
 from sb3_moe_envs.numbers import whole
 from sb3_moe_envs.vector.batched import BatchedVectorEnv, SingleEnv
+from sb3_moe_envs.vector.infos import stack_final
 
 
 class AtariVectorEnv(BatchedVectorEnv):
@@ -114,7 +115,7 @@ class AtariVectorEnv(BatchedVectorEnv):
         if self.episodic_life:
             terminated = terminated | ((info["lives"] < self._lives) & ~game_over)
         ended = np.flatnonzero(terminated | truncated).tolist()
-        infos = self._endings(ended, observations, info, game_over) if ended else {}
+        infos = self._final(ended, observations, info, game_over) if ended else {}
         self._scores[game_over] = 0
         self._lives = info["lives"].copy()
         self._observations = observations
@@ -143,13 +144,16 @@ class AtariVectorEnv(BatchedVectorEnv):
         """Stop ale-py's threads."""
         self._ale.close()
 
-    def _endings(
+    def _final(
         self, ended: list[int], observations: np.ndarray, info: dict[str, Any], over: np.ndarray
     ) -> dict[str, Any]:
-        # A lost life doesn't interrupt the game: the next episode starts where this one ends.
-        last = {i: info["final_obs"][i] if over[i] else observations[i].copy() for i in ended}
-        reported = {"score": self._scores.copy(), "game_over": over, "of_atari": np.ones_like(over)}
-        return self._final_infos(last, reported)
+        finals = {}
+        for i in ended:
+            # A lost life doesn't interrupt the game: the next episode starts where this one ends.
+            last = info["final_obs"][i] if over[i] else observations[i].copy()
+            score = {"score": self._scores[i], "game_over": over[i], "of_atari": True}
+            finals[i] = last, score
+        return stack_final(finals, self.num_envs)
 
 
 class AtariEnv(SingleEnv):

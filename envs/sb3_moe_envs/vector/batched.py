@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult
+from sb3_moe_envs.frames import color_channels
 from sb3_moe_envs.methods import ACTION_MASKS, MEANINGS, method_of
 from sb3_moe_envs.numbers import whole
 
@@ -65,9 +66,9 @@ class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """The latest observation of each environment, as reset or step returned it."""
 
     @staticmethod
-    @abstractmethod
     def draw(observation: np.ndarray) -> np.ndarray:
         """Return one observation as an image, uint8 of shape (height, width, 3)."""
+        return color_channels(observation)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return one image for each environment."""
@@ -95,26 +96,6 @@ class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if chosen.min() < 0 or chosen.max() >= space.n or (chosen != actions).any():
             raise ValueError(f"actions must be in [0, {int(space.n)}), got {actions}")
         return chosen
-
-    def _final_infos(
-        self, last: dict[int, np.ndarray], final_info: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Return the infos of a step in which episodes ended.
-
-        :param last: the last observation, by the index of the environment whose episode ended
-        :param final_info: arrays with a row for each environment, of which those that ended count
-        """
-        done = np.zeros(self.num_envs, dtype=bool)
-        final_obs = np.full(self.num_envs, None, dtype=object)
-        for i, observation in last.items():
-            final_obs[i], done[i] = observation, True
-        masks = {f"_{key}": done.copy() for key in final_info}
-        return {
-            "final_obs": final_obs,
-            "_final_obs": done,
-            "final_info": final_info | masks,
-            "_final_info": done.copy(),
-        }
 
 
 def filled(rows: np.ndarray, size: int) -> np.ndarray:
@@ -255,8 +236,9 @@ class ViewEnv(_Viewing, gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
 
     def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """Act."""
-        observation, *rest, info = self.env.step(self.view.action(action))
-        return self.view.observation(observation), *rest, self.view.info(info)
+        observation, reward, terminated, truncated, info = self.env.step(self.view.action(action))
+        shown = self.view.observation(observation)
+        return shown, reward, terminated, truncated, self.view.info(info)
 
 
 class ViewVectorEnv(_Viewing, VectorWrapper):
@@ -270,14 +252,14 @@ class ViewVectorEnv(_Viewing, VectorWrapper):
         super().__init__(env)
         self.view, self.single_observation_space = view, view.observation_space
         self.observation_space = batch_space(view.observation_space, env.num_envs)
-        self._batched = env
+        self._batched: Any = env
 
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment."""
         observations, infos = self._batched.reset(seed=seed, options=options)
         return self.view.observation(observations), self.view.info(infos)
 
-    def step(self, actions: Any) -> StepResult:
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step every environment with its action."""
         self.step_async(actions)
         return self.step_wait()
@@ -288,9 +270,10 @@ class ViewVectorEnv(_Viewing, VectorWrapper):
 
     def step_wait(self) -> StepResult:
         """Wait for the step that :meth:`step_async` began."""
-        observations, *rest, infos = self._batched.step_wait()
+        observations, rewards, terminated, truncated, infos = self._batched.step_wait()
         if "final_obs" in infos:
             for row in np.flatnonzero(infos["_final_obs"]).tolist():
                 infos["final_obs"][row] = self.view.observation(infos["final_obs"][row])
             infos["final_info"] = self.view.info(infos["final_info"])
-        return self.view.observation(observations), *rest, self.view.info(infos)
+        shown = self.view.observation(observations)
+        return shown, rewards, terminated, truncated, self.view.info(infos)

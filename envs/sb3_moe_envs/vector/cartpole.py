@@ -13,6 +13,7 @@ from gymnasium.utils import seeding
 from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_each
 from sb3_moe_envs.extras import require
 from sb3_moe_envs.vector.batched import BatchedVectorEnv
+from sb3_moe_envs.vector.infos import stack_final
 
 #: where `CartPole-v1` is truncated
 MAX_STEPS = 500
@@ -71,7 +72,7 @@ class CartPoleVectorEnv(BatchedVectorEnv):
         infos: dict[str, Any] = {}
         if ended:
             last = self.observations
-            infos = self._final_infos({i: last[i] for i in ended}, {})
+            infos = stack_final({i: (last[i], {}) for i in ended}, self.num_envs)
             for i in ended:
                 self._start(i)
         return self.observations, np.ones(self.num_envs), terminated, truncated, infos

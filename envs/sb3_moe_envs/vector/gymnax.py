@@ -10,8 +10,8 @@ import numpy as np
 
 from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_each
 from sb3_moe_envs.extras import require
-from sb3_moe_envs.frames import color_channels
 from sb3_moe_envs.vector.batched import BatchedVectorEnv, filled
+from sb3_moe_envs.vector.infos import stack_final
 
 
 class GymnaxVectorEnv(BatchedVectorEnv):
@@ -90,13 +90,8 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         observations = self._to_numpy(self._observations)
         terminated, truncated = self._own(terminated), self._own(truncated)
         ended = (terminated | truncated).nonzero()[0].tolist()
-        infos = self._final_infos(self._rows(last, ended), {}) if ended else {}
+        infos = self._final(last, ended) if ended else {}
         return observations, self._own(rewards, np.float64), terminated, truncated, infos
-
-    @staticmethod
-    def draw(observation: np.ndarray) -> np.ndarray:
-        """Return one observation as an image, a color a channel."""
-        return color_channels(observation)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next steps depend on, as numpy arrays and plain values."""
@@ -163,9 +158,9 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         """Copy the rows of these environments from an array of jax's."""
         return np.array(np.asarray(rows)[: self.num_envs], dtype)
 
-    def _rows(self, observations: Any, rows: list[int]) -> dict[int, np.ndarray]:
+    def _final(self, observations: Any, rows: list[int]) -> dict[str, Any]:
         array, dtype = np.asarray(observations), self.single_observation_space.dtype
-        return {i: array[i].astype(dtype) for i in rows}
+        return stack_final({row: (array[row].astype(dtype), {}) for row in rows}, self.num_envs)
 
 
 def _program(

@@ -26,6 +26,7 @@ from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Slots
 from sb3_moe_envs.schedules.base import as_list, turn_of
 from sb3_moe_envs.schedules.interleave import fixed_tasks
+from sb3_moe_envs.spaces.interface import OPTIONS
 from sb3_moe_envs.suites import ScheduleLike, tasks_of
 from sb3_moe_envs.tasks import built
 from sb3_moe_envs.vector.infos import Info, row_of, stack, stack_final
@@ -77,13 +78,8 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
                 f"`vectorization` must be one of {list(VECTORIZATIONS)}, got {vectorization!r}"
             )
         num_slots = optional_whole("num_envs", num_envs)
-        options = {
-            "task_id": task_id,
-            "obs_space": obs_space,
-            "action_space": action_space,
-            "invalid_action": invalid_action,
-        }
-        self._take(tasks, schedule, options)
+        options = (task_id, obs_space, action_space, invalid_action)
+        self._take(tasks, schedule, dict(zip(OPTIONS, options, strict=True)))
         self.num_envs = num_slots or self.num_tasks
         self.render_mode = render_mode
         self.schedule.start(self.task_names)
@@ -282,7 +278,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             return [self.num_envs] * self.num_tasks
         return np.bincount(self._shares).tolist()
 
-    def _rewind(self, seed: int | Sequence[int] | None) -> None:
+    def _rewind(self, seed: Any) -> None:
         if isinstance(seed, Sequence) and None in seed:
             raise ValueError(f"`seed` must be a whole number, or a sequence of them, got {seed}")
         super().reset(seed=seed if isinstance(seed, int) else None)
@@ -349,7 +345,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             # The info of a slot whose episode ended describes the start of the next one.
             ended = {slot: info for slot, (_, info) in finals.items()}
             for slot, info in (infos | ended).items():
-                self._successes[slot] = succeeded(self._successes[slot], info)
+                self._successes[slot] = succeeded(float(self._successes[slot]), info)
             self._count(rewards, done)
         elif not self._stale:
             return False

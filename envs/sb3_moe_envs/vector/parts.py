@@ -105,7 +105,7 @@ class Pool:
             env = self.env(task, len(slots))
             parts.append(Part(task, rows, slots.tolist(), env))
             if isinstance(env, InTurnVectorEnv):
-                each = built(self.tasks[task], task, lambda env=env: env.envs)
+                each = built(self.tasks[task], task, functools.partial(getattr, env, "envs"))
                 envs += [(self.tasks[task].name, one) for one in each]
         require_apart(envs)
         return parts
@@ -207,8 +207,9 @@ def is_batched(task: Task) -> bool:
     if task.vector_fn is not None:
         return True
     spec = gym.registry.get((task.env_id or "").rpartition(":")[2])
-    is_ours = spec is not None and spec.namespace == "SB3MoE"
-    return is_ours and spec.vector_entry_point is not None and not _OF_GYMNASIUM & set(task.kwargs)
+    if spec is None or spec.namespace != "SB3MoE" or spec.vector_entry_point is None:
+        return False
+    return not _OF_GYMNASIUM & set(task.kwargs)
 
 
 def _checked(env: Vector, num_envs: int) -> Vector:

@@ -45,8 +45,9 @@ class InTurnVectorEnv(SyncVectorEnv):
     """
 
     def __init__(self, env_fns: Sequence[Callable[[], Env]]) -> None:
-        self.env_fns, self.num_envs = env_fns, len(env_fns)
-        first = env_fns[0]()
+        self.env_fns: Sequence[Callable[[], Env]] = list(env_fns)
+        self.num_envs = len(self.env_fns)
+        first = self.env_fns[0]()
         self._built = [first]
         self.spec, self.render_mode = first.spec, first.render_mode
         self.autoreset_mode = AutoresetMode.SAME_STEP
@@ -84,7 +85,7 @@ class InTurnVectorEnv(SyncVectorEnv):
         :param seed: of the first, one more for each next one; or one for each
         """
         observations, infos = self.reset_rows(seed_of_each(seed, self.num_envs, options), options)
-        return self.batch(observations), stack(infos, self.num_envs)
+        return batch_of(self.single_observation_space, observations), stack(infos, self.num_envs)
 
     def step(  # type: ignore[override]  # Gymnasium's own returns type variables that it never binds
         self, actions: Any
@@ -93,7 +94,8 @@ class InTurnVectorEnv(SyncVectorEnv):
         rows = self.step_rows(iterate(self.action_space, actions))
         infos = stack(rows.infos, self.num_envs) | stack_final(rows.finals, self.num_envs)
         flags = np.array([rows.terminated, rows.truncated], dtype=np.bool_)
-        return self.batch(rows.observations), np.array(rows.rewards, np.float64), *flags, infos
+        obs = batch_of(self.single_observation_space, rows.observations)
+        return obs, np.array(rows.rewards, np.float64), *flags, infos
 
     def reset_rows(
         self, seeds: Sequence[int | None], options: Any
@@ -115,11 +117,8 @@ class InTurnVectorEnv(SyncVectorEnv):
             if info:
                 infos[row] = info
             each.append((obs, reward, terminated, truncated))
-        return Rows(*zip(*each, strict=True), infos, finals)
-
-    def batch(self, observations: Sequence[Any]) -> Any:
-        """Return single observations as a batch."""
-        return batch_of(self.single_observation_space, observations)
+        obs, rewards, terminated, truncated = zip(*each, strict=True)
+        return Rows(obs, rewards, terminated, truncated, infos, finals)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close each environment, also after one whose closing raises."""

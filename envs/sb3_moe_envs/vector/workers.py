@@ -6,6 +6,7 @@ than cores, as with ten tasks, processes that hold several are faster and take l
 
 from __future__ import annotations
 
+import functools
 import itertools
 import multiprocessing
 import os
@@ -175,7 +176,7 @@ class Workers:
     def close(self, *, terminate: bool = False) -> None:
         """Close the environments, and end the processes; with `terminate`, whatever they do."""
         workers, self._all = self._all, [Worker(self._make)]
-        close_all([lambda each=each: each.close(terminate=terminate) for each in workers])
+        close_all(functools.partial(each.close, terminate=terminate) for each in workers)
 
 
 class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
@@ -219,8 +220,9 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
     def finish_rows(self) -> Rows:
         """Wait for the step that has begun."""
         *lists, infos, finals = zip(*self._wait(self._tickets), strict=True)
-        chained = (list(itertools.chain(*each)) for each in lists)
-        return Rows(*chained, self._by_row(infos), self._by_row(finals))
+        obs, rewards, terminated, truncated = (list(itertools.chain(*each)) for each in lists)
+        by_row = self._by_row(infos), self._by_row(finals)
+        return Rows(obs, rewards, terminated, truncated, *by_row)
 
     def render(self) -> tuple[Any, ...]:
         """Return an image of each environment."""
