@@ -151,7 +151,7 @@ class AtariVectorEnv(BatchedVectorEnv):
         for i in ended:
             # A lost life doesn't interrupt the game: the next episode starts where this one ends.
             last = info["final_obs"][i] if over[i] else observations[i].copy()
-            score = {"score": self._scores[i], "game_over": over[i], "of_atari": True}
+            score = {"score": self._scores[i], "game_over": bool(over[i]), "of_atari": True}
             finals[i] = last, score
         return stack_final(finals, self.num_envs)
 

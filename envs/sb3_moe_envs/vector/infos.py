@@ -107,6 +107,6 @@ def _column(values: Mapping[int, Any], num_envs: int) -> np.ndarray:
 
 def _kind_of(value: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return the shape and dtype that Gymnasium's vector environments keep a value in."""
-    if isinstance(value, np.ndarray | np.number):
+    if isinstance(value, np.ndarray | np.number | np.bool_):
         return value.shape, value.dtype
     return (), np.dtype(type(value) if type(value) in (int, float, bool) else object)

@@ -47,8 +47,9 @@ class InTurnVectorEnv(SyncVectorEnv):
     def __init__(self, env_fns: Sequence[Callable[[], Env]]) -> None:
         self.env_fns: Sequence[Callable[[], Env]] = list(env_fns)
         self.num_envs = len(self.env_fns)
+        self._built: list[Env] = []  # first, since closing looks at it
         first = self.env_fns[0]()
-        self._built = [first]
+        self._built.append(first)
         self.spec, self.render_mode = first.spec, first.render_mode
         self.autoreset_mode = AutoresetMode.SAME_STEP
         self.metadata = {**first.metadata, "autoreset_mode": self.autoreset_mode}

@@ -15,6 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
@@ -112,9 +113,10 @@ class Process(Worker):
 
     def close(self, *, terminate: bool = False) -> None:
         """Let the process end, and end it if it doesn't."""
-        if not terminate and self._process.is_alive():
-            self._pipe.send(None)
-            self._process.join(timeout=5)
+        with suppress(OSError):
+            if not terminate:
+                self._pipe.send(None)
+                self._process.join(timeout=5)
         self._process.terminate()
         self._process.join()
         self._pipe.close()
