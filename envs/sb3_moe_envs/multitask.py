@@ -371,7 +371,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         self._restored = True
 
     def _begin(self, seed: int | None) -> None:
-        """Rewind the schedule, or tell it of an episode that is being left."""
+        """Rewind the schedule, or end an episode that is being left."""
         if seed is not None or not self._seeds.started:
             super().reset(seed=seed)
             self._seeds.rewind(seed)
@@ -448,22 +448,22 @@ def as_schedule(schedule: Any, tasks: Any) -> Schedule:
 class LoneSteps:
     """Warn once if environments of the same tasks step in turn, each as if it were the only one.
 
-    Vector environments that build copies by themselves, such as those of SB3's `make_vec_env`,
-    tell a copy neither how many there are nor which of them it is.
+    Vector environments that build their environments by themselves, such as those of SB3's
+    `make_vec_env`, tell none of them how many there are and which of them it is.
 
-    :param task_names: what copies have in common
+    :param task_names: what such environments have in common
     """
 
-    # A copy knows of the others only by what they leave here.
+    # They know of each other only by what they leave here.
     _last: ClassVar[LoneSteps | None] = None
-    _told: ClassVar[set[tuple[str, ...]]] = set()
+    _warned: ClassVar[set[tuple[str, ...]]] = set()
 
     def __init__(self, task_names: list[str]) -> None:
         self._names = tuple(task_names)
         self._rounds, self._in_a_row = 0, 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LoneSteps:
-        # A copy of an environment looks ahead in its place; vector environments build theirs.
+        # A copy of an environment looks ahead in its place, and is no other environment.
         return self
 
     def count(self) -> None:
@@ -473,8 +473,8 @@ class LoneSteps:
         # One that took several steps was evaluated in between, not stepped side by side.
         alternate = last is not None and last._names == self._names and last._in_a_row == 1
         self._rounds = self._rounds + 1 if alternate and last is not self else 0
-        if self._rounds == _ROUNDS and self._names not in self._told:
-            self._told.add(self._names)
+        if self._rounds == _ROUNDS and self._names not in self._warned:
+            self._warned.add(self._names)
             warnings.warn(
                 f"several MultiTaskEnvs of {list(self._names)} step side by side, but "
                 "each counts only its own steps and begins with the same task: build them with "

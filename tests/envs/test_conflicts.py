@@ -305,22 +305,6 @@ def test_a_picture_of_a_copy_is_gymnasiums():
     np.testing.assert_array_equal(picture, lone.render())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "problem"),
-    [
-        (
-            {"actions": (True, False)},
-            r"`actions` must have each of 0 to 1 once, got \(True, False\)",
-        ),
-        ({"permutation": 3}, "`permutation` must have each of 0 to 2 once, got 3"),
-        ({"signs": 1}, "`signs` must be 3 of 1 and -1, got 1"),
-    ],
-)
-def test_coordinates_that_only_look_like_numbers_are_named_too(arguments, problem):
-    with pytest.raises(ValueError, match=problem):
-        Coordinates(BOX, spaces.Discrete(2), **arguments)
-
-
 def test_whole_floats_are_places_too():
     found = Coordinates(BOX, spaces.Discrete(2), permutation=(2.0, 1.0, 0.0))
     assert found.observation(np.array([10, 20, 30])).tolist() == [30, 20, 10]

@@ -23,7 +23,7 @@ CURE = r"several MultiTaskEnvs of \['.*step side by side.*make_multitask_vec_env
 
 @pytest.fixture(autouse=True)
 def _nobody_was_told(monkeypatch):
-    monkeypatch.setattr(LoneSteps, "_told", set())
+    monkeypatch.setattr(LoneSteps, "_warned", set())
 
 
 def suite_id(**kwargs):
