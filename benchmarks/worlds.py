@@ -64,22 +64,22 @@ def adapter_row(num_envs: int, rounds: int) -> dict[str, Any]:
 
 
 def atari_row(num_envs: int, rounds: int) -> dict[str, Any]:
-    """The rate of AtariVectorWorld through GymnasiumVecEnv, over SB3's make_atari_env."""
+    """The rate of AtariVectorEnv through GymnasiumVecEnv, over SB3's make_atari_env."""
     import ale_py
     from stable_baselines3.common.env_util import make_atari_env
     from stable_baselines3.common.vec_env import VecFrameStack
 
     from sb3_moe.vec_env import GymnasiumVecEnv
-    from sb3_moe_envs.vector.atari import AtariVectorWorld
+    from sb3_moe_envs.vector.atari import AtariVectorEnv
 
     gym.register_envs(ale_py)
     wrapped = make_atari_env("ALE/Breakout-v5", num_envs, env_kwargs={"frameskip": 1})
-    ours = GymnasiumVecEnv(AtariVectorWorld("breakout", num_envs, full_action_space=False))
+    ours = GymnasiumVecEnv(AtariVectorEnv("breakout", num_envs, full_action_space=False))
     steps = {
         "bare": random_steps(VecFrameStack(wrapped, 4)),
         "ours": random_steps(ours),
     }
-    name = f"AtariVectorWorld in GymnasiumVecEnv / make_atari_env, Breakout, {num_envs} copies"
+    name = f"AtariVectorEnv in GymnasiumVecEnv / make_atari_env, Breakout, {num_envs} copies"
     return _row(name, steps, num_envs, rounds, at_least=1.3)
 
 

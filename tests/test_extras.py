@@ -141,7 +141,7 @@ def test_where_folders_cant_be_locked_the_command_alone_says_so():
                 env_id,
                 {"render_mode": "rgb_array"},
                 "pygame",
-                "a picture of classic control needs pygame: .*[classic-control]",
+                "an image of classic control needs pygame: .*[classic-control]",
             )
             for env_id in ("CartPole-v0", "Pendulum-v0")
         ),

@@ -13,8 +13,7 @@ from sb3_moe_envs.schedules import (
 )
 from sb3_moe_envs.suites import SUITES, get_suite, register_suite
 from sb3_moe_envs.tasks import Task, TaskError
-from sb3_moe_envs.vector.make import make_multitask_vector
-from sb3_moe_envs.vector.multitask import MultiTaskVectorEnv
+from sb3_moe_envs.vector.multitask import MultiTaskVectorEnv, make_multitask_vector
 
 registration.register_all()
 

@@ -7,8 +7,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.utils import EzPickle
 
+from sb3_moe_envs.checks import Options, ResetResult
 from sb3_moe_envs.extras import require
 
 #: the fifty tasks, in the order of MT50; each is Meta-World's "<name>-v3"
@@ -39,18 +39,17 @@ EASY = ("door-close", "reach", "faucet-close")
 REWARDS = ("V1", "V2")
 
 
-class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
+class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
     """A task of Meta-World 3 with its goal in the observation, both drawn anew at each reset.
 
     Meta-World's own environments ignore the seed of a reset, hide the goal until a task is set, and
     play fifty fixed goals; here each episode has its own, from the seed. After 500 steps an episode
     is truncated; reaching the goal (`info["success"]`, the only info) doesn't end it. Observations
-    are float32, clipped to their space. Pickled, it is built again and keeps its generators, but
-    not the episode: Meta-World's own pickle, read back, has the hand in another place.
+    are float32, clipped to their space.
 
     :param task: one of :data:`TASKS`
     :param reward: which of Meta-World's reward functions, `"V1"` or `"V2"`
-    :param render_mode: None, `"rgb_array"` or `"human"`; pictures without a screen need MUJOCO_GL
+    :param render_mode: None, `"rgb_array"` or `"human"`; images without a screen need MUJOCO_GL
     :raises ImportError: without the extra `metaworld`
     :raises ValueError: if an argument is unknown
     """
@@ -63,7 +62,6 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         for name, value, known in (("task", task, TASKS), ("reward", reward, REWARDS)):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {list(known)}, got {value!r}")
-        EzPickle.__init__(self, task, reward, render_mode)
         require("a Meta-World task", "metaworld")
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
@@ -80,20 +78,7 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         self.action_space = self._env.action_space
         self._seeded = False
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Say how to build it, and which random numbers come next."""
-        built_by = super().__getstate__()  # type: ignore[no-untyped-call]  # Gymnasium's
-        generators = self._np_random, self._env.np_random, self._seeded
-        return {**built_by, "generators": generators}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Build it again, before an episode."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._np_random, self._env.np_random, self._seeded = state["generators"]
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Options = None) -> ResetResult:
         """Place the objects and draw a goal.
 
         :param seed: of all goals from here on
@@ -115,7 +100,7 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         return observation, float(reward), bool(terminated), bool(truncated), said
 
     def render(self) -> Any:
-        """Return a picture, or show it."""
+        """Return an image, or show it."""
         return self._env.render()
 
     def close(self) -> None:

@@ -4,38 +4,174 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import Space
 
-from sb3_moe_envs.checks import (
-    mask_problem,
-    observation_problem,
-    reset_result_problem,
-    step_problem,
-)
+from sb3_moe_envs.checks import UNKNOWN, CheckedTask, Options, ResetResult, require_reset, succeeded
 from sb3_moe_envs.closing import close_all, close_each, closed_on_error
 from sb3_moe_envs.frames import Canvas
-from sb3_moe_envs.goals import COMPUTE_REWARD, has_goals, reward_of_env, rewards_of
-from sb3_moe_envs.masks import OwnMasks, has_masks, masks_of
-from sb3_moe_envs.meanings import meanings_of, named
+from sb3_moe_envs.methods import (
+    ACTION_MASKS,
+    COMPUTE_REWARD,
+    has_goals,
+    meanings_by_task,
+    method_of,
+    reward_method,
+    rewards_of,
+)
 from sb3_moe_envs.numbers import optional_whole, whole
 from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Schedule, Slots
-from sb3_moe_envs.schedules.base import task_index
-from sb3_moe_envs.schedules.turns import turn_of
-from sb3_moe_envs.seeds import TaskSeeds, require_reset
-from sb3_moe_envs.side_by_side import LoneSteps
+from sb3_moe_envs.schedules.base import task_index, turn_of
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
-from sb3_moe_envs.spaces.interface import check_options
-from sb3_moe_envs.success import UNSAID, succeeded
+from sb3_moe_envs.spaces.interface import OPTIONS, check_options
 from sb3_moe_envs.suites import ScheduleLike, suite_schedule, tasks_of
-from sb3_moe_envs.tasks import built, reject
+from sb3_moe_envs.tasks import TaskError, built, called
+
+# An environment that takes turns with others this often steps side by side with them. Training and
+# evaluation take turns too, but with many steps each.
+_ROUNDS = 3
+# What a state keeps of the running episode.
+_EPISODE = ("_task", "_pinned", "_by_hand", "_steps", "_reward", "_success", "_running")
 
 
-class MultiTaskEnv(gym.Env[Any, Any]):
+class TaskSeeds:
+    """Deal out seeds that follow from one: each key's once per rewind, when it is first played."""
+
+    def __init__(self) -> None:
+        self._entropy: Any = None
+        self._taken: set[tuple[int, ...]] = set()
+        self._renewals: dict[tuple[int, ...], int] = {}
+
+    @property
+    def started(self) -> bool:
+        """Whether there was a rewind."""
+        return self._entropy is not None
+
+    def rewind(self, seed: int | Sequence[int] | None) -> None:
+        """Start all streams again; None draws a seed from the operating system."""
+        entropy: Any = np.random.SeedSequence(seed).entropy
+        # Plain numbers, so that the state is JSON.
+        self._entropy = np.asarray(entropy, object).tolist()
+        self._taken, self._renewals = set(), {}
+
+    @property
+    def schedule(self) -> np.random.SeedSequence:
+        """The schedule's seed."""
+        return self._stream(0)
+
+    @property
+    def actions(self) -> int:
+        """The action space's seed."""
+        return _integer(self._stream(1))
+
+    def take(self, *key: int) -> int | None:
+        """Return a task's seed, the first time it is asked for; then None: the task goes on.
+
+        :param key: the task, and whatever else distinguishes its environments
+        """
+        if key in self._taken:
+            return None
+        self._taken.add(key)
+        renewals = self._renewals.get(key, 0)
+        return _integer(self._stream(3, renewals, *key) if renewals else self._stream(2, *key))
+
+    def renew(self, *key: int) -> None:
+        """Deal another seed to a key that has had one: its environments could not be restored."""
+        if key in self._taken:
+            self._taken.remove(key)
+            self._renewals[key] = self._renewals.get(key, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, as JSON."""
+        return {
+            "entropy": self._entropy,
+            "taken": sorted(list(key) for key in self._taken),
+            "renewals": sorted([list(key), count] for key, count in self._renewals.items()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._entropy = state["entropy"]
+        self._taken = {tuple(key) for key in state["taken"]}
+        self._renewals = {tuple(key): count for key, count in state["renewals"]}
+
+    def _stream(self, *key: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence(self._entropy, spawn_key=key)
+
+
+def _integer(stream: np.random.SeedSequence) -> int:
+    # ALE takes seeds below 2**31, and vector environments add the slot's index.
+    return int(stream.generate_state(1)[0]) % (2**31 - 2**16)
+
+
+class TaskSet:
+    """What environments of several tasks have in common, one at a time or side by side."""
+
+    def _take(self, tasks: Any, schedule: ScheduleLike, options: dict[str, str]) -> None:
+        """Read the arguments, before anything is built, which would have to be closed.
+
+        :param options: of an :class:`Interface`
+        """
+        check_options(options)
+        self._options, self.task_id = options, options["task_id"]
+        self.schedule = as_schedule(schedule, tasks)
+        self.tasks = tasks_of(tasks)
+        self.task_names = [task.name for task in self.tasks]
+        self.num_tasks = len(self.tasks)
+        self._canvas, self._seeds, self._restored = Canvas(), TaskSeeds(), False
+
+    def _unify(self, observations: list[Space[Any]], actions: list[Space[Any]]) -> None:
+        """Set what translates between each task's spaces and those of all."""
+        self._interface = Interface(observations, actions, self.task_names, **self._options)
+
+    def _env_of(self, task: int) -> Any:
+        """Return the environment or vector environment of a task."""
+        raise NotImplementedError
+
+    @property
+    def is_interleaved(self) -> bool:
+        """Whether the schedule mixes the tasks, even if one is played at a time."""
+        return isinstance(self.schedule, Interleave)
+
+    def action_meanings(self) -> dict[int, list[str]]:
+        """Return each task's names of its actions, where there are any (`get_action_meanings`)."""
+        return meanings_by_task(map(self._env_of, range(self.num_tasks)))
+
+    def __getattr__(self, name: str) -> Any:
+        """Give `compute_reward` to environments of goals alone."""
+        interface = vars(self).get("_interface")
+        if name == COMPUTE_REWARD and interface and has_goals(interface.observation_space):
+            return self._compute_reward
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
+        """Return the reward of reaching a goal in the task of `info["task_id"]`, for HER.
+
+        :param achieved_goal: of one step or of a batch
+        :param desired_goal: likewise
+        :param info: the step's info, or one for each step
+        :raises TypeError: if the task has no such method
+        :raises ValueError: if there are several tasks and an info doesn't tell which
+        """
+        return rewards_of(
+            self._interface.task_spaces,
+            self._interface.observation_space,
+            lambda task: reward_method(self._env_of(task), self.task_names[task]),
+            (achieved_goal, desired_goal),
+            info,
+        )
+
+    def _index(self, task: int | str | np.integer[Any], argument: str = "task_id") -> int:
+        return task_index(task, self.task_names, argument)
+
+
+class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
     """Play one of several tasks per episode, as a schedule says.
 
     A switch in mid-episode is a truncation, with the last observation of the old task; the new
@@ -65,19 +201,13 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         None: one, with a warning if there turn out to be more in this process
     :param env_index: which of them this is: round robin starts with a different task in each
     :param render_mode: passed on to the tasks; with one, each task is drawn once when built, for
-        the size of its pictures
+        the size of its images
     :raises TypeError: if `tasks` or `schedule` is of the wrong type
     :raises ValueError: if an argument is unknown, the tasks' spaces don't fit, or turns of the
         schedule would be skipped
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
-    # Environments that version 0.1.0 saved whole don't have it.
-    _success = UNSAID
-
-    # An environment that version 0.1 pickled has neither.
-    _own_masks: OwnMasks | None = None
-    _lone_steps: LoneSteps | None = None
 
     def __init__(
         self,
@@ -92,64 +222,42 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         env_index: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        # Before anything is built, which would have to be closed.
-        check_options(task_id, obs_space, action_space, invalid_action)
+        options = (task_id, obs_space, action_space, invalid_action)
+        self._take(tasks, schedule, dict(zip(OPTIONS, options, strict=True)))
         self.num_envs = optional_whole("num_envs", num_envs) or 1
         self.env_index = whole("env_index", env_index, minimum=0)
-        self.schedule = as_schedule(schedule, tasks)
-        self.tasks = tasks_of(tasks)
-        self.task_names = [task.name for task in self.tasks]
-        self.num_tasks = len(self.tasks)
+        self.render_mode = render_mode
         self.schedule.start(self.task_names, env_index=self.env_index)
         self.schedule.check_num_envs(self.num_envs)
-        self.task_id, self.render_mode = task_id, render_mode
-        self.metadata = {**type(self).metadata, "task_name": self.task_names[0]}
         self._envs: list[gym.Env[Any, Any]] = []
-        self._canvas = Canvas()
         with closed_on_error(self._abandon):
             self._build()
-            self._unify(
-                task_id=task_id,
-                obs_space=obs_space,
-                action_space=action_space,
-                invalid_action=invalid_action,
-            )
-        self._seeds = TaskSeeds()
+        self.metadata = {
+            **type(self).metadata,
+            "task_name": self.task_names[0],
+            "render_fps": self._envs[0].metadata.get("render_fps", 30),
+        }
         self._task = self.schedule.task
         alone = num_envs is None and self.schedule.slots is not Slots.OWN
         self._lone_steps = LoneSteps(self.task_names) if alone else None
         self._pinned: int | None = None
         self._by_hand = False
-        self._steps, self._reward, self._success, self._running = 0, 0.0, UNSAID, False
-        self._restored = False
+        self._steps, self._reward, self._success, self._running = 0, 0.0, UNKNOWN, False
 
     def _build(self) -> None:
-        """Build each task's environment, and look at the size of its pictures."""
+        """Build each task's environment, and measure its images."""
         for index, task in enumerate(self.tasks):
             make = functools.partial(task.make, self.render_mode)
-            self._envs.append(built(task, index, make))
-        if self.render_mode is not None:
-            for index, env in enumerate(self._envs):
-                built(self.tasks[index], index, functools.partial(self._canvas.measure, env))
-        self.metadata["render_fps"] = self._envs[0].metadata.get("render_fps", 30)
-
-    def _unify(self, *, invalid_action: str, **options: str) -> None:
-        """Set the spaces and masks that the tasks share.
-
-        :param invalid_action: as of the constructor, like the options
-        """
-        observations = [env.observation_space for env in self._envs]
-        actions = [env.action_space for env in self._envs]
-        self._interface = Interface(
-            observations, actions, self.task_names, invalid_action=invalid_action, **options
+            self._envs.append(CheckedTask(built(task, index, make)))
+        for index, env in enumerate(self._envs if self.render_mode is not None else []):
+            built(self.tasks[index], index, functools.partial(self._canvas.measure, env))
+        self._unify(
+            [env.observation_space for env in self._envs], [env.action_space for env in self._envs]
         )
         self.observation_space = self._interface.observation_space
         self.action_space = self._interface.action_space
-        self._own_masks = OwnMasks(self.action_space, actions, invalid_action)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Options = None) -> ResetResult:
         """Start an episode of the task that is next.
 
         :param seed: starts the schedule and every task's stream again
@@ -173,23 +281,23 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         """
         require_reset(self._seeds.started)
         self._restored = False
-        env = self._envs[self._task]
-        result = self._call(self._task, env.step, self._interface.decode(self._task, action))
-        self._check(step_problem(env.observation_space, result))
-        obs, reward, terminated, truncated, info = result
+        own = self._interface.decode(self._task, action)
+        obs, reward, terminated, truncated, info = self._call(self._envs[self._task].step, own)
         self._steps += 1
         self._reward += float(reward)
         self._success = succeeded(self._success, info)
         over, switched = self._count()
-        # A switch is a truncation, so that values are bootstrapped from the old task's observation.
-        truncated = bool(truncated) or (switched and not terminated)
+        if switched and not (terminated or truncated):
+            # A truncation, so that values are bootstrapped from the old task's observation: a copy,
+            # as the task may write the next one over it.
+            truncated, obs = True, copy.deepcopy(obs)
         if terminated or truncated:
             self._end(finished=not (over or switched))
         obs = self._interface.encode(self._task, obs)
-        return obs, float(reward), bool(terminated), truncated, self._describe(info)
+        return obs, float(reward), bool(terminated), bool(truncated), self._describe(info)
 
     def render(self) -> Any:
-        """Render the running task; pictures of all tasks have the size of the largest."""
+        """Render the running task; images of all tasks have the size of the largest."""
         return self._canvas.fit(self._envs[self._task].render())
 
     def close(self) -> None:
@@ -197,7 +305,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         close_all(env.close for env in self._envs)
 
     def _abandon(self) -> None:
-        """Close all, whatever closing raises: what went wrong before that is to be heard."""
+        """Close all after an error, which is raised whatever closing raises."""
         close_each(self._envs)
 
     def by_name(self) -> list[tuple[str, gym.Env[Any, Any]]]:
@@ -215,49 +323,16 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         """Return the index of the running task."""
         return self._task
 
-    @property
-    def is_interleaved(self) -> bool:
-        """Whether the schedule mixes the tasks, even if one is played at a time."""
-        return isinstance(self.schedule, Interleave)
-
-    def action_meanings(self) -> dict[int, list[str]]:
-        """Return what tasks call their choices, for those that say so (`get_action_meanings`)."""
-        return named(map(meanings_of, self._envs))
-
     def action_masks(self) -> np.ndarray:
         """Return which actions the running task has and, by its own masks, allows, for MaskablePPO.
 
         :raises TypeError: if the action space has no choices to mask
         """
-        masks, task = self._interface.masks(self._task), self._task
-        if self._seeds.started and self._own_masks and has_masks(self._envs[task]):
-            own = self._call(task, masks_of, self._envs[task])
-            self._check(mask_problem((self._own_masks.lengths[task],), own))
-            masks &= self._own_masks.spread(task, own)
-        return masks
-
-    def __getattr__(self, name: str) -> Any:
-        """Give `compute_reward` to worlds of goals alone."""
-        if name == COMPUTE_REWARD and has_goals(self.observation_space):
-            return self._compute_reward
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def _compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
-        """Return what reaching a goal is worth in the task of `info["task_id"]`, for HER.
-
-        :param achieved_goal: of one step or of a batch
-        :param desired_goal: likewise
-        :param info: the step's info, or one for each step
-        :raises TypeError: if the task has no such method
-        :raises ValueError: if there are several tasks and an info doesn't tell which
-        """
-        return rewards_of(
-            self._interface.task_spaces,
-            self.observation_space,
-            lambda task: reward_of_env(self._envs[task], self.task_names[task]),
-            (achieved_goal, desired_goal),
-            info,
-        )
+        masks, task = self._interface.masks, self._task
+        own = method_of(self._envs[task], ACTION_MASKS) if self._seeds.started else None
+        if own is None:
+            return masks.of(task)
+        return masks.of(task) & self._call(lambda: masks.spread(task, own()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
@@ -283,8 +358,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             )
         self.schedule.load_state_dict(state["schedule"])
         self._seeds.load_state_dict(state["seeds"])
-        # States of version 0.1.0 don't say whether the episode has succeeded.
-        for name, value in ({"_success": UNSAID} | state["episode"]).items():
+        for name, value in state["episode"].items():
             setattr(self, name, value)
         for task, (env, saved) in enumerate(zip(self._envs, state["envs"], strict=True)):
             if saved is not None:
@@ -297,7 +371,7 @@ class MultiTaskEnv(gym.Env[Any, Any]):
         self._restored = True
 
     def _begin(self, seed: int | None) -> None:
-        """Rewind the schedule, or tell it of an episode that is being left."""
+        """Rewind the schedule, or end an episode that is being left."""
         if seed is not None or not self._seeds.started:
             super().reset(seed=seed)
             self._seeds.rewind(seed)
@@ -309,15 +383,10 @@ class MultiTaskEnv(gym.Env[Any, Any]):
 
     def _start(self, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
         """Start an episode of the task, and return what it does."""
-        self._steps, self._reward, self._success, self._running = 0, 0.0, UNSAID, True
+        self._steps, self._reward, self._success, self._running = 0, 0.0, UNKNOWN, True
         env, seed = self._envs[self._task], self._seeds.take(self._task)
-        # As SB3 does: a `reset` of the user's own may not know of options.
-        given = {} if options is None else {"options": options}
-        result = self._call(self._task, env.reset, seed=seed, **given)
-        self._check(reset_result_problem(result))
-        obs, info = result
-        self._check(observation_problem(env.observation_space, obs))
-        return obs, info
+        started: tuple[Any, dict[str, Any]] = self._call(env.reset, seed=seed, options=options)
+        return started
 
     def _count(self) -> tuple[bool, bool]:
         """Count a step; return whether the turn is over, and whether another task is wanted."""
@@ -348,21 +417,16 @@ class MultiTaskEnv(gym.Env[Any, Any]):
             described["action_mask"] = self._interface.pad_mask(info["action_mask"])
         return {**described, "task_id": self._task, "task_name": self.task_names[self._task]}
 
-    def _index(self, task: int | str | np.integer[Any], argument: str = "task_id") -> int:
-        return task_index(task, self.task_names, argument)
+    def _env_of(self, task: int) -> Any:
+        return self._envs[task]
 
-    def _check(self, problem: str | None) -> None:
-        if problem:
-            self._abandon()
-            reject(self.tasks[self._task], self._task, problem)
-
-    def _call(self, index: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a task; its error names it, and the other tasks are closed."""
+    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the running task; its error names it, and the other tasks are closed."""
         try:
-            return function(*args, **kwargs)
-        except Exception as error:
+            return called(self.tasks[self._task], self._task, function, *args, **kwargs)
+        except TaskError:
             self._abandon()
-            reject(self.tasks[index], index, f"{type(error).__name__}: {error}", error)
+            raise
 
 
 def as_schedule(schedule: Any, tasks: Any) -> Schedule:
@@ -372,17 +436,50 @@ def as_schedule(schedule: Any, tasks: Any) -> Schedule:
     """
     if schedule is None:
         schedule = suite_schedule(tasks) or Interleave()
-    if isinstance(schedule, type):
-        raise TypeError(
-            f"`schedule` must be a schedule, {schedule.__name__}(...), not its class, got "
-            f"{schedule}"
-        )
-    if callable(schedule):
+    if callable(schedule) and not isinstance(schedule, type):
         schedule = Chosen(schedule)
     if not isinstance(schedule, Schedule):
-        raise TypeError(f"`schedule` must be a Schedule, a function or None, got {schedule!r}")
+        raise TypeError(
+            f"`schedule` must be a Schedule (not its class), a function or None, got {schedule!r}"
+        )
     return copy.deepcopy(schedule)
 
 
-# What a state keeps of the running episode.
-_EPISODE = ("_task", "_pinned", "_by_hand", "_steps", "_reward", "_success", "_running")
+class LoneSteps:
+    """Warn once if environments of the same tasks step in turn, each as if it were the only one.
+
+    Vector environments that build their environments by themselves, such as those of SB3's
+    `make_vec_env`, tell none of them how many there are and which of them it is.
+
+    :param task_names: what such environments have in common
+    """
+
+    # They know of each other only by what they leave here.
+    _last: ClassVar[LoneSteps | None] = None
+    _warned: ClassVar[set[tuple[str, ...]]] = set()
+
+    def __init__(self, task_names: list[str]) -> None:
+        self._names = tuple(task_names)
+        self._rounds, self._in_a_row = 0, 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LoneSteps:
+        # A copy of an environment looks ahead in its place, and is no other environment.
+        return self
+
+    def count(self) -> None:
+        """Follow a step of this environment."""
+        last, LoneSteps._last = LoneSteps._last, self
+        self._in_a_row = self._in_a_row + 1 if last is self else 1
+        # One that took several steps was evaluated in between, not stepped side by side.
+        alternate = last is not None and last._names == self._names and last._in_a_row == 1
+        self._rounds = self._rounds + 1 if alternate and last is not self else 0
+        if self._rounds == _ROUNDS and self._names not in self._warned:
+            self._warned.add(self._names)
+            warnings.warn(
+                f"several MultiTaskEnvs of {list(self._names)} step side by side, but "
+                "each counts only its own steps and begins with the same task: build them with "
+                "sb3_moe.make_multitask_vec_env(tasks, n_envs) or gymnasium.make_vec(id, num_envs) "
+                "without `vectorization_mode`, or give each its `num_envs` and `env_index` "
+                "(`num_envs=1` if it is meant so)",
+                stacklevel=4,
+            )

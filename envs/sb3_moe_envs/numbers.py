@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ def whole(name: str, value: Any, minimum: int | None = 1) -> int:
     :param name: of the argument
     :param value: what was given
     :param minimum: the least that is allowed; None: any
-    :raises ValueError: if it isn't a whole number, is too large for a float or below the minimum
+    :raises ValueError: if it isn't a whole number or is below the minimum
     """
-    if not _is_finite(name, value) or value != int(value):
+    if not _is_finite(value) or value != int(value):
         raise ValueError(f"`{name}` must be a whole number, got {value!r}")
     if minimum is not None and value < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}, got {value!r}")
@@ -32,9 +31,9 @@ def optional_whole(name: str, value: Any, minimum: int = 1) -> int | None:
 def finite(name: str, value: Any) -> float:
     """Return a quantity as a float.
 
-    :raises ValueError: if it isn't a finite number that a float can hold
+    :raises ValueError: if it isn't a finite number
     """
-    if not _is_finite(name, value):
+    if not _is_finite(value):
         raise ValueError(f"`{name}` must be a finite number, got {value!r}")
     return float(value)
 
@@ -49,12 +48,7 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
-def _is_finite(name: str, value: Any) -> bool:
-    numbers = (int, float, np.integer, np.floating)
-    if not isinstance(value, numbers) or isinstance(value, bool):
-        return False
-    if isinstance(value, int) and abs(value) > sys.float_info.max:
-        # Not shown: Python writes out no int of more than 4300 digits.
-        bits = value.bit_length()
-        raise ValueError(f"`{name}` must be a number that a float can hold, got one of {bits} bits")
-    return math.isfinite(value)
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    is_whole = isinstance(value, int)  # of any size, which `isfinite` doesn't take
+    return is_number and not isinstance(value, bool) and (is_whole or math.isfinite(value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.classic_control import CartPoleEnv, PendulumEnv
 
 from sb3_moe_envs.extras import require
 from sb3_moe_envs.numbers import finite, positive
@@ -20,15 +21,12 @@ def cartpole(render_mode: str | None = None, **physics: float) -> gym.Env[Any, A
     :raises ValueError: if there is no such quantity, or one divided by isn't positive, of which
         the sum of the two masses is one
     """
-    from gymnasium.envs.classic_control import CartPoleEnv
-
-    _check_pictures(render_mode)
     env: Any = CartPoleEnv(render_mode=render_mode)
     _change(env, physics, ("gravity", "masscart", "masspole", "length", "force_mag"))
     # CartPoleEnv derives these two once, from the values it starts with.
     env.total_mass = positive("masscart + masspole", env.masspole + env.masscart)
     env.polemass_length = env.masspole * env.length
-    return _as_env(env)
+    return env
 
 
 def pendulum(render_mode: str | None = None, **physics: float) -> gym.Env[Any, Any]:
@@ -37,12 +35,9 @@ def pendulum(render_mode: str | None = None, **physics: float) -> gym.Env[Any, A
     :param physics: `g` (gravity), `m` (mass) or `l` (length)
     :raises ValueError: if there is no such quantity, or one divided by isn't positive
     """
-    from gymnasium.envs.classic_control import PendulumEnv
-
-    _check_pictures(render_mode)
-    env = PendulumEnv(render_mode=render_mode)
+    env: Any = PendulumEnv(render_mode=render_mode)
     _change(env, physics, ("g", "m", "l"))
-    return _as_env(env)
+    return env
 
 
 def mujoco(env_id: str, gravity: float = 1.0, **kwargs: Any) -> gym.Env[Any, Any]:
@@ -56,23 +51,15 @@ def mujoco(env_id: str, gravity: float = 1.0, **kwargs: Any) -> gym.Env[Any, Any
     require("a MuJoCo environment", "mujoco")
     env: Any = gym.make(env_id, disable_env_checker=True, **kwargs).unwrapped
     env.model.opt.gravity[:] *= gravity
-    return _as_env(env)
-
-
-def _check_pictures(render_mode: str | None) -> None:
-    # Gymnasium itself says so only at the first picture.
-    if render_mode is not None:
-        require("a picture of classic control", "pygame")
+    return env
 
 
 def _change(env: Any, physics: dict[str, float], allowed: tuple[str, ...]) -> None:
+    if env.render_mode is not None:
+        # Gymnasium itself says so only at the first image.
+        require("an image of classic control", "pygame")
     for name, value in physics.items():
         if name not in allowed:
             raise ValueError(f"the physics must be among {list(allowed)}, got {name!r}")
         number = positive if name in _DIVISORS else finite
         setattr(env, name, number(name, value))
-
-
-def _as_env(env: Any) -> gym.Env[Any, Any]:
-    assert isinstance(env, gym.Env)
-    return env

@@ -1,4 +1,4 @@
-"""The same pictures with their pixels elsewhere: a new task for a network that reads them flat."""
+"""The same images with their pixels elsewhere: a new task for a network that reads them flat."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv
 
+from sb3_moe_envs.minatar import MinAtarEnv, MinAtarVectorEnv
 from sb3_moe_envs.numbers import whole
 from sb3_moe_envs.tasks import Task
-from sb3_moe_envs.vector.shown import ShownWorld
+from sb3_moe_envs.vector.batched import View, ViewEnv, ViewVectorEnv
 
 
-class Shuffle:
-    """A fixed permutation of a picture's pixels; the channels of a pixel stay together.
+class Shuffle(View):
+    """A fixed permutation of an image's pixels; the channels of a pixel stay together.
 
-    :param space: of the pictures, (height, width, channels)
-    :param number: which permutation, drawn from it; 0 leaves pictures as they are
-    :raises TypeError: if observations are no pictures
+    :param space: of the images, (height, width, channels)
+    :param number: which permutation, drawn from it; 0 leaves images as they are
+    :raises TypeError: if observations are no images
     :raises ValueError: if there is no permutation of that number
     """
 
@@ -31,54 +31,32 @@ class Shuffle:
         low, high = (end.reshape(-1, space.shape[-1]) for end in (space.low, space.high))
         if (low != low[0]).any() or (high != high[0]).any():
             raise TypeError(f"observations must have the same bounds at every pixel, got {space}")
-        pixels = len(low)
+        self.observation_space = space
         # Python promises the numbers of `random()` for a seed, and no more than those.
         random = Random(whole("shuffle", number, 0))
-        keys = [random.random() for _ in range(pixels)]
-        order = sorted(range(pixels), key=keys.__getitem__) if number else range(pixels)
-        self.order = np.array(order)
+        keys = [random.random() for _ in low]
+        self.order = np.array(sorted(range(len(low)), key=keys.__getitem__))
+        if number == 0:
+            self.order.sort()
 
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
-        """Show pictures, (..., height, width, channels), with their pixels elsewhere."""
-        *_, height, width, channels = pictures.shape
-        flat = pictures.reshape(*pictures.shape[:-3], height * width, channels)
-        shown: np.ndarray = flat[..., self.order, :].reshape(pictures.shape)
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """Show images, (..., height, width, channels), with their pixels elsewhere."""
+        *rest, height, width, channels = observation.shape
+        flat = observation.reshape(*rest, height * width, channels)
+        shown: np.ndarray = flat[..., self.order, :].reshape(observation.shape)
         return shown
 
 
-class ShufflePixels(gym.ObservationWrapper[np.ndarray, Any, np.ndarray], RecordConstructorArgs):
-    """Show an environment's pictures with their pixels elsewhere, the same way all the time.
+class ShufflePixels(ViewEnv, RecordConstructorArgs):
+    """Show an environment's images with their pixels elsewhere, the same way all the time.
 
-    :param env: whose observations are pictures (height, width, channels)
-    :param shuffle: number of the permutation, like the next of :class:`Shuffle`
+    :param env: its observations are images (height, width, channels)
+    :param shuffle: number of the permutation, at least 0; 0 leaves images as they are
     """
 
     def __init__(self, env: gym.Env[np.ndarray, Any], *, shuffle: int = 0) -> None:
         RecordConstructorArgs.__init__(self, shuffle=shuffle)
-        gym.ObservationWrapper.__init__(self, env)
-        self._shuffle = Shuffle(env.observation_space, shuffle)
-
-    def observation(self, observation: np.ndarray) -> np.ndarray:
-        """Show a picture."""
-        return self._shuffle(observation)
-
-
-class ShufflePixelsVector(ShownWorld):
-    """Show the pictures of all copies with their pixels elsewhere, the same way.
-
-    :param env: a :class:`~sb3_moe_envs.vector.world.VectorWorld`
-    :param shuffle: number of the permutation
-    """
-
-    def __init__(
-        self, env: VectorEnv[np.ndarray, np.ndarray, np.ndarray], *, shuffle: int = 0
-    ) -> None:
-        super().__init__(env)
-        self._shuffle = Shuffle(env.single_observation_space, shuffle)
-
-    def shown(self, observations: np.ndarray) -> np.ndarray:
-        """Show pictures."""
-        return self._shuffle(observations)
+        ViewEnv.__init__(self, env, Shuffle(env.observation_space, shuffle))
 
 
 def breakout(render_mode: str | None = None, *, shuffle: int = 0) -> gym.Env[Any, Any]:
@@ -86,19 +64,15 @@ def breakout(render_mode: str | None = None, *, shuffle: int = 0) -> gym.Env[Any
 
     :param shuffle: number of the permutation
     """
-    from sb3_moe_envs.minatar import MinAtarEnv
-
     return ShufflePixels(MinAtarEnv("Breakout", render_mode), shuffle=shuffle)
 
 
 def breakouts(
     num_envs: int = 1, *, render_mode: str | None = None, shuffle: int = 0
-) -> ShufflePixelsVector:
-    """Build copies of MinAtar's Breakout with their pixels elsewhere that step together."""
-    from sb3_moe_envs.minatar import MinAtarVectorEnv
-
-    world = MinAtarVectorEnv("Breakout", num_envs, render_mode=render_mode)
-    return ShufflePixelsVector(world, shuffle=shuffle)
+) -> ViewVectorEnv:
+    """Build Breakouts of MinAtar with their pixels elsewhere that step together."""
+    vector = MinAtarVectorEnv("Breakout", num_envs, render_mode=render_mode)
+    return ViewVectorEnv(vector, Shuffle(vector.single_observation_space, shuffle))
 
 
 def shuffled_breakouts(num_tasks: int, first: int = 0) -> list[Task]:

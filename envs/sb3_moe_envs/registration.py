@@ -12,28 +12,6 @@ from sb3_moe_envs.suites import ATARI_GAMES, SUITES
 NAMESPACE = "SB3MoE"
 
 
-def _atari() -> dict[str, Any]:
-    return {
-        f"Atari-{game}-v0": {
-            "entry_point": "sb3_moe_envs.vector.atari:AtariEnv",
-            "vector_entry_point": "sb3_moe_envs.vector.atari:AtariVectorWorld",
-            "kwargs": {"game": game},
-        }
-        for game in ATARI_GAMES
-    }
-
-
-def _minatar(version: int, **kwargs: Any) -> dict[str, Any]:
-    return {
-        f"MinAtar-{game}-v{version}": {
-            "entry_point": "sb3_moe_envs.minatar:MinAtarEnv",
-            "vector_entry_point": "sb3_moe_envs.minatar:MinAtarVectorEnv",
-            "kwargs": {"game": game, **kwargs},
-        }
-        for game in GAMES
-    }
-
-
 def _robot(robot: str) -> dict[str, Any]:
     return {
         "entry_point": "sb3_moe_envs.physics:mujoco",
@@ -42,27 +20,39 @@ def _robot(robot: str) -> dict[str, Any]:
     }
 
 
-def _conflicting(world: str) -> dict[str, Any]:
+def _conflicting(name: str) -> dict[str, Any]:
     return {
-        "entry_point": f"sb3_moe_envs.conflicts:{world}",
-        "vector_entry_point": f"sb3_moe_envs.conflicts:{world}s",
+        "entry_point": f"sb3_moe_envs.conflicts:{name}",
+        "vector_entry_point": f"sb3_moe_envs.conflicts:{name}s",
     }
 
 
 def _suite(name: str) -> dict[str, Any]:
     return {
         "entry_point": "sb3_moe_envs.multitask:MultiTaskEnv",
-        "vector_entry_point": "sb3_moe_envs.vector.make:make_multitask_vector",
+        "vector_entry_point": "sb3_moe_envs.vector.multitask:make_multitask_vector",
         "kwargs": {"tasks": name},
     }
 
 
-#: what `gymnasium.register` is told, by the name in `SB3MoE/<name>`
+#: arguments of `gymnasium.register`, by the name in `SB3MoE/<name>`
 IDS: dict[str, dict[str, Any]] = {
-    # Episodes begin with no-ops since the second version of the games.
-    **_minatar(0, no_op_max=0),
-    **_minatar(1),
-    **_atari(),
+    **{
+        f"MinAtar-{game}-v1": {
+            "entry_point": "sb3_moe_envs.minatar:MinAtarEnv",
+            "vector_entry_point": "sb3_moe_envs.minatar:MinAtarVectorEnv",
+            "kwargs": {"game": game},
+        }
+        for game in GAMES
+    },
+    **{
+        f"Atari-{game}-v0": {
+            "entry_point": "sb3_moe_envs.vector.atari:AtariEnv",
+            "vector_entry_point": "sb3_moe_envs.vector.atari:AtariVectorEnv",
+            "kwargs": {"game": game},
+        }
+        for game in ATARI_GAMES
+    },
     "CartPole-v0": {"entry_point": "sb3_moe_envs.physics:cartpole", "max_episode_steps": 500},
     "Pendulum-v0": {"entry_point": "sb3_moe_envs.physics:pendulum", "max_episode_steps": 200},
     "ConflictingCartPole-v0": _conflicting("cartpole"),
@@ -81,6 +71,5 @@ IDS: dict[str, dict[str, Any]] = {
 def register_all() -> None:
     """Register every id, unless it is registered already."""
     for name, entry in IDS.items():
-        env_id = f"{NAMESPACE}/{name}"
-        if env_id not in gym.registry:
-            gym.register(env_id, **entry)
+        if f"{NAMESPACE}/{name}" not in gym.registry:
+            gym.register(f"{NAMESPACE}/{name}", **entry)

@@ -1,22 +1,20 @@
-"""The state of an environment of any kind, where it can be had, and back again."""
+"""The state of an environment of any kind, where it has one to give, and back again."""
 
 from __future__ import annotations
 
-import functools
 import io
 import pickle
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import cloudpickle
 import gymnasium as gym
 from gymnasium.utils import EzPickle
 
-# Windows, if they can't be pickled, belong to the process, and how it was made isn't state.
+# Windows that can't be pickled stay as they are, and how an environment was made isn't state.
 _WINDOW = ("screen", "clock", "surf", "viewer", "window_surface")
 _SPEC = ("spec", "_cached_spec")
-_LIVE = ("env", "ale", *_SPEC, *_WINDOW)
+_KEPT = ("env", "ale", *_SPEC, *_WINDOW)
 
 
 class Stateless(gym.Wrapper[Any, Any, Any, Any]):
@@ -31,12 +29,24 @@ def snapshot(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
     share, and where they point back at it or at its wrappers, is kept.
     """
     layers = _layers(env)
+    base: Any = layers[-1]
     try:
-        base, attributes = _base_state(layers[-1])
-        held = [*map(_attributes, layers[:-1]), attributes]
-        return {"base": base, "layers": _pickled(held, layers), "classes": _classes(layers)}
-    except Exception:  # what others' classes raise when they are pickled can be anything
+        held: list[Any] = [_attributes(layer) for layer in layers]
+        if gives_state(base):
+            given, held[-1] = ("own", own_state(base)), None
+            if given[1] is None:
+                return None
+        elif hasattr(base, "clone_state"):
+            given = ("clone", pickle.dumps(base.clone_state(include_rng=True)))
+            del held[-1]["ale"]
+        else:
+            _refuse_to_build_again(base)
+            given = ("pickle", None)
+        file = io.BytesIO()
+        _Saver(file, layers).dump(held)
+    except Exception:  # pickling other people's classes can raise anything
         return None
+    return {"base": given, "layers": file.getvalue(), "classes": _classes(layers)}
 
 
 def restore(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
@@ -45,19 +55,13 @@ def restore(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     :raises ValueError: if the state is of an environment of other classes
     """
     layers = _layers(env)
-    # Version 0.1 didn't say.
-    if state.get("classes", _classes(layers)) != _classes(layers):
+    if state["classes"] != _classes(layers):
         raise ValueError(f"`state` must be of {_classes(layers)}, got one of {state['classes']}")
-    if "wrappers" in state:
-        state = _from_0_1(state)
-        held = state["layers"]
-    else:
-        held = _Loader(state["layers"], layers).load()
-    for layer, saved in zip(layers, held, strict=True):
+    for layer, saved in zip(layers, _Loader(state["layers"], layers).load(), strict=True):
         if saved is not None:
-            live = {name: value for name, value in vars(layer).items() if name in _LIVE}
+            kept = {name: value for name, value in vars(layer).items() if name in _KEPT}
             vars(layer).clear()
-            _fill(layer, live | saved)
+            vars(layer).update(kept | saved)
     kind, value = state["base"]
     base: Any = layers[-1]
     if kind == "own":
@@ -67,7 +71,7 @@ def restore(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
 
 
 def gives_state(base: Any) -> bool:
-    """Say whether an environment gives its state, and takes it back."""
+    """Return whether an environment gives its state, and takes it back."""
     return hasattr(base, "state_dict") and hasattr(base, "load_state_dict")
 
 
@@ -77,18 +81,10 @@ def own_state(base: Any) -> Any:
     return None if isinstance(state, dict) and not state.get("exact", True) else state
 
 
-def _fill(layer: Any, held: dict[str, Any]) -> None:
-    for name, value in held.items():
-        if isinstance(getattr(type(layer), name, None), types.MemberDescriptorType):
-            setattr(layer, name, value)  # of `__slots__`
-        else:
-            vars(layer)[name] = value
-
-
 class _Saver(cloudpickle.Pickler):
     """Pickle what layers hold; of a layer itself, only which one it is.
 
-    Functions without a name of their own are taken too: Gymnasium's wrappers hold such.
+    Functions without a name of their own are pickled too: Gymnasium's wrappers hold such.
     """
 
     def __init__(self, file: io.BytesIO, layers: list[Any]) -> None:
@@ -109,11 +105,7 @@ class _Saver(cloudpickle.Pickler):
 
 
 class _Loader(pickle.Unpickler):
-    """Load what layers hold, pointing at these layers.
-
-    A name is looked up where the layers' own code would: a script that goes on with another's run
-    has its classes, but not under their names.
-    """
+    """Load what layers hold, pointing at these layers."""
 
     def __init__(self, saved: bytes, layers: list[Any]) -> None:
         super().__init__(io.BytesIO(saved))
@@ -122,58 +114,29 @@ class _Loader(pickle.Unpickler):
     def persistent_load(self, pid: int) -> Any:
         return self._layers[pid]
 
-    def find_class(self, module: str, name: str) -> Any:
-        first, *rest = name.split(".")
-        for known in self._scripts() if module == "__main__" else ():
-            if first in known:
-                return functools.reduce(getattr, rest, known[first])
-        return super().find_class(module, name)
-
-    def _scripts(self) -> Iterator[dict[str, Any]]:
-        """Yield the globals of the layers' functions that a script defines."""
-        for kind in (kind for layer in self._layers for kind in type(layer).__mro__):
-            for function in vars(kind).values():
-                if isinstance(function, types.FunctionType) and function.__module__ == "__main__":
-                    yield function.__globals__
-
-
-def _base_state(base: Any) -> tuple[tuple[str, Any], dict[str, Any] | None]:
-    """Return how a base gives its state, and which attributes are pickled besides."""
-    if gives_state(base):
-        state = own_state(base)
-        if state is None:
-            raise pickle.PicklingError(f"{type(base)} says that its state isn't exact")
-        return ("own", state), None
-    if hasattr(base, "clone_state"):
-        ale = pickle.dumps(base.clone_state(include_rng=True))
-        return ("clone", ale), _attributes(base, skip="ale")
-    _refuse_to_build_again(base)
-    return ("pickle", None), _attributes(base)
-
 
 def _refuse_to_build_again(obj: Any) -> None:
-    """Raise for what pickles by building itself anew, and would lose its state."""
     if isinstance(obj, EzPickle):
-        raise pickle.PicklingError(f"{type(obj)} would build itself again")
+        raise pickle.PicklingError(f"{type(obj)} would build itself again and lose its state")
 
 
-def _attributes(layer: Any, skip: str = "") -> dict[str, Any]:
-    # Python's own `__getstate__` gives a pair where a class has `__slots__`.
-    held: Any = object.__getstate__(layer)
-    held, slots = held if isinstance(held, tuple) else (held, {})
+def _attributes(layer: Any) -> dict[str, Any]:
+    # Python gives a pair where a class has `__slots__`.
+    if isinstance(object.__getstate__(layer), tuple):
+        raise pickle.PicklingError(f"{type(layer)} keeps state in `__slots__`")
     return {
         name: value
-        for name, value in ((held or {}) | slots).items()
-        if name not in (skip, *_SPEC) and not (name in _WINDOW and _is_of_the_process(value))
+        for name, value in vars(layer).items()
+        if name not in _SPEC and not (name in _WINDOW and not _can_be_pickled(value))
     }
 
 
-def _is_of_the_process(value: Any) -> bool:
+def _can_be_pickled(value: Any) -> bool:
     try:
         pickle.dumps(value)
     except Exception:
-        return True
-    return False
+        return False
+    return True
 
 
 def _layers(env: gym.Env[Any, Any]) -> list[Any]:
@@ -188,20 +151,5 @@ def _layers(env: gym.Env[Any, Any]) -> list[Any]:
 
 
 def _classes(layers: list[Any]) -> list[str]:
-    """Name the classes, without their modules: another script may define them elsewhere."""
+    # Without their modules: another script may define them elsewhere.
     return [type(layer).__name__ for layer in layers]
-
-
-def _pickled(held: list[Any], layers: list[Any]) -> bytes:
-    file = io.BytesIO()
-    _Saver(file, layers).dump(held)
-    return file.getvalue()
-
-
-def _from_0_1(state: dict[str, Any]) -> dict[str, Any]:
-    """Read a state of version 0.1, in which each layer was pickled alone."""
-    kind, value = state["base"]
-    own, rest = value if kind == "clone" else (value, None)
-    wrappers = [pickle.loads(saved) for saved in state["wrappers"]]
-    attributes = None if kind == "own" else pickle.loads(own)
-    return {"base": (kind, value if kind == "own" else rest), "layers": [*wrappers, attributes]}

@@ -42,12 +42,8 @@ class Suite:
     schedule: ScheduleLike = None
 
 
-def _minatar(games: Sequence[str]) -> tuple[Task, ...]:
-    return tuple(Task(game, f"{_OURS}/MinAtar-{game}-v1") for game in games)
-
-
-def _atari(games: Sequence[str]) -> tuple[Task, ...]:
-    return tuple(Task(game, f"{_OURS}/Atari-{game}-v0") for game in games)
+def _games(kind: str, games: Sequence[str], version: int) -> tuple[Task, ...]:
+    return tuple(Task(game, f"{_OURS}/{kind}-{game}-v{version}") for game in games)
 
 
 def _changed(env_id: str, physics: dict[str, dict[str, Any]]) -> tuple[Task, ...]:
@@ -82,12 +78,14 @@ def _metaworld(reward: str, ending: str) -> dict[str, Suite]:
 
 #: Every suite by its name, those of `register_suite` too.
 SUITES: dict[str, Suite] = {
-    "MinAtar/MTRL3": Suite(_minatar(PAPER_GAMES)),
-    "MinAtar/CRL3": Suite(_minatar(PAPER_GAMES), Cycle(steps_per_task=1_000_000)),
-    "MinAtar/All5": Suite(_minatar(GAMES)),
-    "Atari/Two": Suite(_atari(("Pong", "Breakout"))),
-    "Atari/Five": Suite(_atari(("Asterix", "Breakout", "Pong", "Seaquest", "SpaceInvaders"))),
-    "Atari/MoE20": Suite(_atari(ATARI_GAMES)),
+    "MinAtar/MTRL3": Suite(_games("MinAtar", PAPER_GAMES, 1)),
+    "MinAtar/CRL3": Suite(_games("MinAtar", PAPER_GAMES, 1), Cycle(steps_per_task=1_000_000)),
+    "MinAtar/All5": Suite(_games("MinAtar", GAMES, 1)),
+    "Atari/Two": Suite(_games("Atari", ("Pong", "Breakout"), 0)),
+    "Atari/Five": Suite(
+        _games("Atari", ("Asterix", "Breakout", "Pong", "Seaquest", "SpaceInvaders"), 0)
+    ),
+    "Atari/MoE20": Suite(_games("Atari", ATARI_GAMES, 0)),
     "Classic/CartPole4": Suite(
         _changed(
             "CartPole",
@@ -130,18 +128,12 @@ def get_suite(name: str) -> list[Task]:
     :raises ValueError: if no suite has that name
     """
     if name not in SUITES:
-        raise ValueError(
-            f"`tasks` must name a suite, one of {suite_names()}, got {name!r}{_guess(name)}"
-        )
+        near = get_close_matches(name, SUITES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        if name.rpartition(":")[2] in gym.registry:
+            hint = f"; ids of environments stand in a list, [{name!r}]"
+        raise ValueError(f"`tasks` must name a suite, one of {suite_names()}, got {name!r}{hint}")
     return list(SUITES[name].tasks)
-
-
-def _guess(name: str) -> str:
-    """Say what was meant by a name that no suite has, if that can be seen."""
-    if name.rpartition(":")[2] in gym.registry:
-        return f"; ids of environments stand in a list, [{name!r}]"
-    near = get_close_matches(name, SUITES, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def tasks_of(tasks: Any) -> list[Task]:

@@ -6,14 +6,13 @@ import itertools
 import re
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
 EnvFn = Callable[[], gym.Env[Any, Any]]
@@ -32,8 +31,8 @@ class Task:
     :param env_id: Gymnasium id, or None where `env_fn` builds the environment
     :param kwargs: arguments for `gymnasium.make`
     :param env_fn: builds the environment; takes no arguments
-    :param vector_fn: builds a vector environment of a number of copies, with SAME_STEP autoreset;
-        None: copies are stepped one by one, unless the id is one of this package
+    :param vector_fn: builds a vector environment of a given number of environments, with SAME_STEP
+        autoreset; None: they are stepped one by one, unless the id is one of this package
     """
 
     name: str
@@ -50,23 +49,23 @@ class Task:
             )
 
     def make(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
-        """Build one environment; where `env_fn`, which isn't told it, gave it no mode, warn."""
+        """Build one environment; warn if `env_fn`, which isn't given the mode, draws nothing."""
         if self.env_fn is not None:
             env = self.env_fn()
             _check_new(env, self.name)
             if render_mode is not None and env.render_mode is None:
                 warnings.warn(
-                    f"task {self.name!r} gives no pictures: what builds it must pass "
+                    f"task {self.name!r} gives no images: its `env_fn` must pass "
                     f"render_mode={render_mode!r} itself",
                     stacklevel=2,
                 )
             return env
         assert self.env_id is not None
-        # What a task returns is checked here anyway, at less cost.
+        # What a task returns is checked in `CheckedTask`, at less cost.
         kwargs = {"disable_env_checker": True, **self.kwargs}
         if render_mode is not None:
             kwargs["render_mode"] = render_mode
-        return gym.make(spec_or_id(self.env_id), **kwargs)
+        return gym.make(self.env_id, **kwargs)
 
 
 _ONLY_NEW = ContextVar("_ONLY_NEW", default=False)
@@ -74,7 +73,7 @@ _ONLY_NEW = ContextVar("_ONLY_NEW", default=False)
 
 @contextmanager
 def only_new() -> Iterator[None]:
-    """Refuse environments that were given before: evaluations would step those of training."""
+    """Refuse environments that were given before: an evaluation would step those of training."""
     token = _ONLY_NEW.set(True)
     try:
         yield
@@ -82,31 +81,20 @@ def only_new() -> Iterator[None]:
         _ONLY_NEW.reset(token)
 
 
-# What builders gave, by its number, for as long as it lives.
+# The environments that `env_fn`s gave, by their ids, for as long as they live.
 _GIVEN: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
 def _check_new(env: gym.Env[Any, Any], name: str) -> None:
-    """Take note of an environment, or raise ValueError if it is to be new and isn't."""
-    inner = getattr(env, "unwrapped", env)
+    """Remember an environment, or raise ValueError if it must be new and isn't."""
+    inner = env.unwrapped
     if _ONLY_NEW.get() and _GIVEN.get(id(inner)) is inner:
         raise ValueError(
             f"`env_fn` of task {name!r} must build a new environment each time, as in "
             f"lambda: {type(inner).__name__}(...), and gave one that had been given before"
         )
-    with suppress(TypeError):  # of a class with __slots__ nobody can take note
+    with suppress(TypeError):  # a class with __slots__ may allow no weak references
         _GIVEN[id(inner)] = inner
-
-
-def spec_or_id(env_id: str) -> EnvSpec | str:
-    """Return what to build by an id: what is registered under it if the id is of this package.
-
-    By an id Gymnasium would warn of the newer version. Whoever goes on with what version 0.1 wrote
-    needs the old one.
-    """
-    module, _, name = env_id.rpartition(":")
-    spec = gym.registry.get(name) if module in ("", "sb3_moe_envs") else None
-    return env_id if spec is None or spec.namespace != "SB3MoE" else spec
 
 
 def as_tasks(tasks: Any) -> list[Task]:
@@ -128,7 +116,8 @@ def _as_task(task: Any, index: int) -> Task:
     if isinstance(task, str):
         return Task(_short_name(task), env_id=task)
     if callable(task):
-        return Task(_callable_name(task, index), env_fn=task)
+        name = getattr(task, "__name__", "<lambda>")
+        return Task(f"task{index}" if name == "<lambda>" else name, env_fn=task)
     if isinstance(task, tuple | list) and len(task) == 2:
         env_id, kwargs = task
         if isinstance(env_id, str) and isinstance(kwargs, Mapping):
@@ -140,51 +129,53 @@ def _as_task(task: Any, index: int) -> Task:
 
 
 def _short_name(env_id: str) -> str:
-    """`module:Namespace/Name-v0` without everything but `Name`."""
+    """Return `Name` of `module:Namespace/Name-v0`."""
     return re.sub(r"-v\d+$", "", env_id.rpartition(":")[2].rpartition("/")[2])
 
 
-def _callable_name(env_fn: EnvFn, index: int) -> str:
-    name = getattr(env_fn, "__name__", None)
-    return name if name and name != "<lambda>" else f"task{index}"
-
-
 def _unique(tasks: list[Task]) -> list[Task]:
-    """Tell tasks of one name apart: first by their arguments, then by a number."""
+    """Give tasks of one name different ones: first by their arguments, then by a number."""
     names = [task.name for task in tasks]
-    tasks = [
-        replace(task, name=f"{task.name}({_arguments(task.kwargs)})")
-        if names.count(task.name) > 1 and task.kwargs
-        else task
-        for task in tasks
-    ]
+    for place, task in enumerate(tasks):
+        if names.count(task.name) > 1 and task.kwargs:
+            arguments = ",".join(f"{key}={value}" for key, value in task.kwargs.items())
+            tasks[place] = replace(task, name=f"{task.name}({arguments})")
     given, taken = {task.name for task in tasks}, set[str]()
-    unique = []
-    for task in tasks:
+    for place, task in enumerate(tasks):
         numbered = (f"{task.name}#{number}" for number in itertools.count(2))
         free = (name for name in numbered if name not in given | taken)
-        name = next(free) if task.name in taken else task.name
-        taken.add(name)
-        unique.append(replace(task, name=name))
-    return unique
+        tasks[place] = replace(task, name=next(free) if task.name in taken else task.name)
+        taken.add(tasks[place].name)
+    return tasks
 
 
-def _arguments(kwargs: Mapping[str, Any]) -> str:
-    return ",".join(f"{key}={value}" for key, value in kwargs.items())
+def called(task: Task, index: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function of a task's environment.
+
+    :raises TaskError: if it raises, which names the task
+    """
+    try:
+        return function(*args, **kwargs)
+    except Exception as error:
+        problem = f"task {index} ({task.name!r}): {type(error).__name__}: {error}"
+        raise TaskError(problem) from error
 
 
-def reject(task: Task, index: int, problem: str, cause: BaseException | None = None) -> NoReturn:
-    """Raise the error of a task that misbehaved."""
-    raise TaskError(f"task {index} ({task.name!r}): {problem}") from cause
+def require_apart(envs: Iterable[tuple[str, gym.Env[Any, Any]]]) -> None:
+    """Raise ValueError if two environments that are stepped side by side are one.
 
-
-def gave_both(first: str, second: str) -> str:
-    """Say what is wrong with builders that gave one environment where two are stepped."""
-    of = f"task {first!r}" if first == second else f"the tasks {first!r} and {second!r}"
-    return (
-        f"`env_fn` of {of} must build a new environment each time, and gave one twice: those that "
-        "are played side by side would step each other"
-    )
+    :param envs: each with its task's name
+    """
+    seen: dict[int, str] = {}
+    for name, env in envs:
+        first = seen.get(id(env.unwrapped))
+        if first is not None:
+            of = f"task {name!r}" if first == name else f"the tasks {first!r} and {name!r}"
+            raise ValueError(
+                f"`env_fn` of {of} must build a new environment each time, and gave one twice: "
+                "environments that are played side by side would step each other"
+            )
+        seen[id(env.unwrapped)] = name
 
 
 def built(task: Task, index: int, build: Callable[[], Any]) -> Any:

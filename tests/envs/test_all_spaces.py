@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from sb3_moe.vec_env import make_multitask_vec_env
@@ -105,7 +105,7 @@ PAIRS = st.one_of(
 )
 
 
-REFUSALS = r"^(`(action|obs)_space`='|observations must be|`env` must take arrays)"
+REFUSALS = r"^(`(action|obs)_space`='|`env` must take arrays)"
 
 
 def built_or_refused(build):
@@ -170,7 +170,6 @@ def test_tasks_of_any_spaces_play_or_are_refused_when_built(role, own, mode, sch
         ("observation", [spaces.MultiBinary((2, 3)), spaces.MultiBinary((3, 2))]),
         ("observation", [spaces.Dict(x=OBSERVATION), spaces.Dict(y=spaces.Discrete(3))]),
         ("action", [box(-1, 1, np.float32, 2), box(0, 5, np.float32, 3)]),
-        ("action", [box(1, 3, np.int8, 2), box(0, 9, np.int64, 1)]),
         ("action", [spaces.Discrete(2, start=3), spaces.Discrete(4)]),
         ("action", [spaces.MultiDiscrete([2, 3], start=[1, 1]), spaces.MultiDiscrete([4])]),
         ("action", [spaces.MultiBinary(2), spaces.MultiBinary(3)]),
@@ -185,8 +184,6 @@ def test_joined_spaces_pass_both_checkers(role, own):
 @pytest.mark.parametrize(
     ("algorithm", "own"),
     [
-        (PPO, [box(0, 5, np.int32, 2)] * 2),
-        (SAC, [box(0, 5, np.int32, 2)] * 2),
         (PPO, [spaces.MultiBinary(2), spaces.MultiBinary(3)]),
         (DQN, [spaces.Discrete(3, start=2)] * 2),
         (PPO, [spaces.MultiDiscrete([2, 3], start=[1, -1])] * 2),
@@ -204,25 +201,3 @@ def test_sb3_observes_choices_of_equal_tasks_from_zero():
     assert env.single_observation_space == spaces.Discrete(3)
     tasks = tasks_with("observation", own)
     PPO("MultiInputPolicy", MultiTaskEnv(tasks), n_steps=8, batch_size=8, device="cpu").learn(8)
-
-
-@pytest.mark.parametrize("num_slots", [2, 3])
-def test_texts_arrive_whole_in_a_vector_environment(num_slots):
-    long, other = spaces.Text(8, min_length=8, charset="ab"), spaces.Text(3, charset="xyz")
-    own = [spaces.Dict(say=long), spaces.Dict(say=other), spaces.Dict(x=OBSERVATION)]
-    env = MultiTaskVectorEnv(tasks_with("observation", own), num_slots, schedule=Cycle(4))
-    say = env.single_observation_space["say"]
-    assert (say.min_length, say.max_length, say.character_set) == (0, 8, frozenset("abxyz"))
-    for task, allowed in enumerate([long.contains, other.contains, lambda text: text == ""]):
-        obs = env.reset(seed=0, options={"task_id": task})[0]
-        assert all(allowed(text) for text in obs["say"])
-        assert len(obs["say"]) == num_slots
-
-
-def test_actions_that_are_no_arrays_are_dealt_out_to_the_slots():
-    space = spaces.Dict(go=spaces.Discrete(3), say=spaces.Text(4))
-    env = MultiTaskVectorEnv(tasks_with("action", [space, space]), 3)
-    assert env.single_action_space == space
-    play(env)
-    with pytest.raises(ValueError, match=r"`env` must take arrays as actions .* got Dict"):
-        make_multitask_vec_env(tasks_with("action", [space, space]))

@@ -1,4 +1,4 @@
-"""AtariVectorWorld against ale-py itself, and the episode for each life that SB3 has."""
+"""AtariVectorEnv against ale-py itself, and the episode for each life that SB3 has."""
 
 import functools
 
@@ -10,22 +10,22 @@ from gymnasium.vector import AutoresetMode
 
 pytest.importorskip("ale_py", reason="needs the atari extra")
 
-from ale_py.vector_env import AtariVectorEnv
+from ale_py.vector_env import AtariVectorEnv as Ale
 
 from sb3_moe.vec_env import GymnasiumVecEnv, make_multitask_vec_env
 from sb3_moe.vec_env.evaluating import game_return, is_lost_life
 from sb3_moe_envs import MultiTaskVectorEnv, Task
-from sb3_moe_envs.vector.atari import AtariEnv, AtariVectorWorld
+from sb3_moe_envs.vector.atari import AtariEnv, AtariVectorEnv
 
 STEPS = 400
 
 
 def world(game="breakout", num_envs=2, **kwargs):
-    return AtariVectorWorld(game, num_envs, num_threads=1, **kwargs)
+    return AtariVectorEnv(game, num_envs, num_threads=1, **kwargs)
 
 
 def bare(game="breakout", num_envs=2):
-    return AtariVectorEnv(
+    return Ale(
         game,
         num_envs,
         autoreset_mode=AutoresetMode.SAME_STEP,
@@ -104,15 +104,6 @@ def test_every_game_has_the_full_action_set_unless_told_otherwise():
     assert world("pong", full_action_space=False).single_action_space == gym.spaces.Discrete(6)
 
 
-def test_a_masked_reset_starts_only_the_games_it_marks():
-    ours, other = world(), world(num_envs=1)
-    ours.reset(seed=0)
-    before = ours.step(np.zeros(2, int))[0]
-    after, _ = ours.reset(seed=[7, None], options={"reset_mask": np.array([True, False])})
-    np.testing.assert_array_equal(after[1], before[1])
-    np.testing.assert_array_equal(after[0], other.reset(seed=7)[0][0])
-
-
 def test_the_same_seed_plays_the_same_and_none_goes_on():
     starts = [world(num_envs=1).reset(seed=seed)[0] for seed in (1, 1, 2)]
     np.testing.assert_array_equal(starts[0], starts[1])
@@ -176,7 +167,7 @@ def test_a_game_that_a_limit_of_steps_cuts_counts_with_its_score_so_far():
 )
 def test_a_bad_argument_is_named_with_its_rule_and_value(arguments, message):
     with pytest.raises(ValueError, match=message):
-        AtariVectorWorld(**({"game": "pong"} | arguments))
+        AtariVectorEnv(**({"game": "pong"} | arguments))
 
 
 def test_a_bad_call_is_refused():
@@ -211,7 +202,7 @@ def test_several_games_run_side_by_side_through_the_adapter():
         Task(
             game,
             env_fn=functools.partial(AtariEnv, game, num_threads=1),
-            vector_fn=functools.partial(AtariVectorWorld, game, num_threads=1),
+            vector_fn=functools.partial(AtariVectorEnv, game, num_threads=1),
         )
         for game in ("pong", "breakout")
     ]

@@ -112,39 +112,18 @@ def test_closing_goes_on_after_a_task_that_raises_and_the_error_is_heard(build):
     jammed[0].jams = False  # for the garbage collector, which closes once more
 
 
-def test_of_several_errors_the_first_is_heard_but_ctrl_c_before_it_with_notes_of_the_others():
+def test_of_several_errors_the_first_is_raised_with_notes_of_the_others():
     closed = []
 
     def closing(error):
         closed.append(error)
         raise error
 
-    errors = [OSError("a"), KeyboardInterrupt(), ValueError("b")]
-    with pytest.raises(KeyboardInterrupt) as caught:
+    errors = [OSError("a"), ValueError("b")]
+    with pytest.raises(OSError, match="a") as caught:
         close_all([partial(closing, error) for error in errors])
     assert closed == errors
-    assert caught.value.__notes__ == [
-        "closing also raised OSError: a",
-        "closing also raised ValueError: b",
-    ]
-    with pytest.raises(OSError, match="a"):
-        close_all([partial(closing, error) for error in errors[::2]])
-
-
-class SpeechlessError(ValueError):
-    def __str__(self):
-        raise TypeError("no words")
-
-
-def test_what_is_said_of_the_others_never_hides_the_error_that_is_heard():
-    def closing(error):
-        raise error
-
-    first = OSError("a")
-    with pytest.raises(OSError, match="a") as caught:
-        close_all([partial(closing, error) for error in (first, SpeechlessError(), first)])
-    [note] = caught.value.__notes__
-    assert "SpeechlessError" in note
+    assert caught.value.__notes__ == ["closing also raised ValueError('b')"]
 
 
 @pytest.mark.parametrize("schedule", [None, Interleave("episodes")])

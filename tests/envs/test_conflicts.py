@@ -10,19 +10,28 @@ import pytest
 from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.utils.env_checker import check_env as gymnasium_check
-from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
 from sb3_moe_envs import MultiTaskEnv, get_suite, make_multitask_vector
-from sb3_moe_envs.conflicts import conflicting_breakouts, conflicting_cartpoles
-from sb3_moe_envs.coordinates import Conflicting, ConflictingVector, Coordinates
+from sb3_moe_envs.conflicts import (
+    Conflicting,
+    Coordinates,
+    conflicting_breakouts,
+    conflicting_cartpoles,
+)
 from sb3_moe_envs.snapshot import restore, snapshot
-from sb3_moe_envs.vector.cartpole import CartPoleWorld
+from sb3_moe_envs.vector.batched import ViewVectorEnv
+from sb3_moe_envs.vector.cartpole import CartPoleVectorEnv
 
 BOX = spaces.Box(-np.array([1, 2, 3], np.float32), np.array([4, 5, 6], np.float32))
 CARTPOLES = conflicting_cartpoles(16)
 BREAKOUTS = conflicting_breakouts(8)
+
+
+def conflicting_vector(env, **coordinates):
+    own = env.single_observation_space, env.single_action_space
+    return ViewVectorEnv(env, Coordinates(*own, **coordinates))
 
 
 def plain_view(kwargs, observation):
@@ -140,7 +149,7 @@ def test_more_tasks_than_there_are_is_an_error():
 
 
 def test_a_world_of_copies_plays_what_lone_cartpoles_do():
-    world, lone = CartPoleWorld(3), [TimeLimit(CartPoleEnv(), 500) for _ in range(3)]
+    world, lone = CartPoleVectorEnv(3), [TimeLimit(CartPoleEnv(), 500) for _ in range(3)]
     observations, _ = world.reset(seed=7)
     for i, env in enumerate(lone):
         np.testing.assert_array_equal(observations[i], env.reset(seed=7 + i)[0])
@@ -160,7 +169,7 @@ def test_a_world_of_copies_plays_what_lone_cartpoles_do():
 
 
 def test_a_pole_that_is_held_to_the_end_is_truncated():
-    world = CartPoleWorld(1)
+    world = CartPoleVectorEnv(1)
     observations, _ = world.reset(seed=0)
     for step in range(500):
         observations, _, terminated, truncated, _ = world.step(np.array([hold(observations[0])]))
@@ -269,55 +278,31 @@ def test_other_spaces_have_no_coordinates():
 def test_wrappers_of_one_world_and_of_many_show_the_same():
     arguments = {"permutation": (1, 0, 3, 2), "signs": (1, -1, 1, -1), "actions": (1, 0)}
     one = Conflicting(CartPoleEnv(), **arguments)
-    many = ConflictingVector(CartPoleWorld(1), **arguments)
+    many = conflicting_vector(CartPoleVectorEnv(1), **arguments)
     np.testing.assert_array_equal(one.reset(seed=4)[0], many.reset(seed=4)[0][0])
     np.testing.assert_array_equal(one.step(1)[0], many.step(np.array([1]))[0][0])
     assert one.observation_space == many.single_observation_space
 
 
 def test_a_world_that_was_not_reset_or_gets_wrong_actions_says_so():
-    world = CartPoleWorld(2)
+    world = CartPoleVectorEnv(2)
     with pytest.raises(gym.error.ResetNeeded, match="call reset"):
         world.step(np.zeros(2, int))
     world.reset(seed=0)
     with pytest.raises(ValueError, match=r"actions must be in \[0, 2\), got \[0 2\]"):
         world.step(np.array([0, 2]))
-    state = CartPoleWorld(3).state_dict()
-    with pytest.raises(ValueError, match="`state` must be of num_envs=2 copies, got 3"):
-        world.load_state_dict(state)
-
-
-def test_a_mask_resets_only_its_copies():
-    world = CartPoleWorld(2)
-    before, _ = world.reset(seed=0)
-    after, _ = world.reset(seed=5, options={"reset_mask": np.array([True, False])})
-    assert (after[0] != before[0]).all()
-    np.testing.assert_array_equal(after[1], before[1])
 
 
 def test_a_picture_of_a_copy_is_gymnasiums():
     pytest.importorskip("pygame")
-    world, lone = CartPoleWorld(1, render_mode="rgb_array"), CartPoleEnv(render_mode="rgb_array")
+    world, lone = (
+        CartPoleVectorEnv(1, render_mode="rgb_array"),
+        CartPoleEnv(render_mode="rgb_array"),
+    )
     world.reset(seed=2)
     lone.reset(seed=2)
     (picture,) = world.render()
     np.testing.assert_array_equal(picture, lone.render())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "problem"),
-    [
-        (
-            {"actions": (True, False)},
-            r"`actions` must have each of 0 to 1 once, got \(True, False\)",
-        ),
-        ({"permutation": 3}, "`permutation` must have each of 0 to 2 once, got 3"),
-        ({"signs": 1}, "`signs` must be 3 of 1 and -1, got 1"),
-    ],
-)
-def test_coordinates_that_only_look_like_numbers_are_named_too(arguments, problem):
-    with pytest.raises(ValueError, match=problem):
-        Coordinates(BOX, spaces.Discrete(2), **arguments)
 
 
 def test_whole_floats_are_places_too():
@@ -365,7 +350,7 @@ class Masked(CartPoleEnv):
         return *super().step(action)[:4], {"action_mask": self.action_masks()}
 
 
-class MaskedWorld(CartPoleWorld):
+class MaskedWorld(CartPoleVectorEnv):
     """Copies of it."""
 
     def action_masks(self):
@@ -389,7 +374,7 @@ def test_masks_are_in_the_tasks_coordinates_too():
     assert tasks.action_masks().tolist() == [True, False]
     assert one.reset()[1]["action_mask"].tolist() == [True, False]
     assert one.step(0)[4]["action_mask"].tolist() == [True, False]
-    many = ConflictingVector(MaskedWorld(2), actions=(1, 0))
+    many = conflicting_vector(MaskedWorld(2), actions=(1, 0))
     assert many.action_masks().tolist() == [[True, False]] * 2
     told = [many.reset(seed=0)[1]]
     while "final_info" not in told[-1]:
@@ -401,10 +386,4 @@ def test_masks_are_in_the_tasks_coordinates_too():
 
 def test_a_world_without_masks_has_none_in_other_coordinates():
     assert not Conflicting(CartPoleEnv(), actions=(1, 0)).has_wrapper_attr("action_masks")
-    assert not hasattr(ConflictingVector(CartPoleWorld(1), actions=(1, 0)), "action_masks")
-
-
-def test_a_vector_world_whose_steps_have_no_two_halves_is_refused_at_once():
-    copies = SyncVectorEnv([lambda: gym.make("CartPole-v1")])
-    with pytest.raises(TypeError, match=r"`env` must have `step_async`, .*wrap its copies"):
-        ConflictingVector(copies, actions=(1, 0))
+    assert not hasattr(conflicting_vector(CartPoleVectorEnv(1), actions=(1, 0)), "action_masks")

@@ -8,10 +8,8 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 pytest.importorskip("gymnax", reason="needs the minatar extra")
 
+from sb3_moe_envs.frames import color_channels
 from sb3_moe_envs.minatar import GAMES, MinAtarEnv, MinAtarVectorEnv
-from sb3_moe_envs.tasks import Task
-from sb3_moe_envs.vector.channels import colour_channels
-from sb3_moe_envs.vector.parts import make_part
 
 
 @pytest.mark.parametrize("game", GAMES)
@@ -78,7 +76,7 @@ def test_a_picture_has_a_colour_a_channel_and_the_first_channel_on_top():
     observation = np.zeros((2, 3, 2), np.uint8)
     observation[0, 0, 0] = observation[1, 2, 1] = 1
     observation[0, 1] = 1
-    picture = colour_channels(observation)
+    picture = color_channels(observation)
     assert picture.shape == (32, 48, 3)
     assert picture.dtype == np.uint8
     first, second, third = picture[0, 0], picture[31, 47], picture[31, 0]
@@ -92,9 +90,9 @@ def test_rendering_follows_the_game_to_the_final_frame():
     assert env.render() is None
     observation, done = env.reset(seed=0)[0], False
     while not done:
-        np.testing.assert_array_equal(env.render(), colour_channels(observation))
+        np.testing.assert_array_equal(env.render(), color_channels(observation))
         observation, _, done, _, _ = env.step(0)
-    np.testing.assert_array_equal(env.render(), colour_channels(observation))
+    np.testing.assert_array_equal(env.render(), color_channels(observation))
 
 
 def test_fewer_copies_take_what_is_compiled_for_a_few_more():
@@ -116,17 +114,6 @@ def test_fewer_copies_take_what_is_compiled_for_a_few_more():
 def test_an_unknown_game_is_named():
     with pytest.raises(ValueError, match=r"`game` must be one of \('Asterix', .*\), got 'Pong'"):
         MinAtarEnv("Pong")
-
-
-def test_tasks_of_the_first_version_are_built_without_a_word_of_the_second():
-    old = "SB3MoE/MinAtar-Breakout-v0"
-    assert Task("old", old).make().spec.id == old
-    for env_id in (old, f"sb3_moe_envs:{old}"):
-        assert make_part(Task("old", env_id), 2, None, None).spec.id == old
-    with pytest.warns(DeprecationWarning, match="MinAtar-Breakout-v0 is out of date"):
-        gym.make(old)
-    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
-        Task("old", f"no_such_module:{old}").make()
 
 
 def test_choices_have_the_names_of_the_actions_they_are():

@@ -57,7 +57,13 @@ def test_sb3_is_told_of_a_switch_as_a_time_limit():
 def test_what_ends_with_a_turn_does_not_count_for_the_same_tasks_next_turn():
     schedule = Adaptive("episodes>=1 or steps>=4", num_cycles=None, order=[0, 0, 1])
     env = MultiTaskEnv(never_ending(), schedule=schedule)
-    env._envs[0].step = lambda action: (env._envs[0]._observe(), 0.0, env._steps == 3, False, {})
+    env._envs[0].step = lambda action: (
+        env._envs[0].unwrapped._observe(),
+        0.0,
+        env._steps == 3,
+        False,
+        {},
+    )
     env.reset(seed=0)
     ends = [env.step(0)[2:4] for _ in range(4)]
     assert ends[-1] == (True, False)  # it goes on with the same task
@@ -154,7 +160,7 @@ def test_options_choose_the_task_of_one_episode_and_pass_the_rest_on():
     env = MultiTaskEnv(counting_tasks(3))
     options = {"task_id": 2, "level": 7}
     assert env.reset(seed=0, options=options)[1]["task_id"] == 2
-    assert env._envs[2].options == {"level": 7}
+    assert env._envs[2].unwrapped.options == {"level": 7}
     assert options == {"task_id": 2, "level": 7}
     assert env.reset()[1]["task_id"] == 0
 

@@ -175,7 +175,7 @@ def test_a_world_has_the_frames_a_second_of_its_first_task():
 
 @pytest.mark.parametrize("world", [MultiTaskEnv, MultiTaskVectorEnv])
 def test_a_task_that_was_built_without_a_render_mode_is_named(world):
-    message = "task 't1' gives no pictures: what builds it must pass render_mode='rgb_array' itself"
+    message = "task 't1' gives no images: its `env_fn` must pass render_mode='rgb_array' itself"
     with pytest.warns(UserWarning, match=message):
         world(tagged(None)[:1], render_mode="rgb_array")
 

@@ -22,8 +22,8 @@ from sb3_moe_envs import (
     make_multitask_vector,
 )
 from sb3_moe_envs.schedules import Slots
-from sb3_moe_envs.vector.copies import make_copies
-from sb3_moe_envs.vector.infos import join_infos, take_rows
+from sb3_moe_envs.vector.infos import stack, unstack
+from sb3_moe_envs.vector.sync import envs_of_task
 
 SAME_STEP = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
@@ -109,16 +109,16 @@ def test_infos_of_different_lengths_are_kept_apart():
     assert list(infos["lives"]) == [[1.0], [1.0, 1.0]]
 
 
-def test_infos_join_with_masks_for_those_who_have_a_key():
-    first = {"a": np.array([1, 2]), "_a": np.array([True, False]), "n": {"x": np.array([0.5, 1.5])}}
-    second = {"a": np.array([3]), "b": np.array(["s"])}
-    joined = join_infos([(slice(0, 2), first), (np.array([2]), second)], 3)
-    assert joined["a"].tolist() == [1, 2, 3]
-    assert joined["_a"].tolist() == [True, False, True]
-    assert joined["n"]["x"].tolist() == [0.5, 1.5, 0]
-    assert joined["n"]["_x"].tolist() == joined["_n"].tolist() == [True, True, False]
-    assert joined["_b"].tolist() == [False, False, True]
-    assert take_rows(joined, np.array([2]))["a"].tolist() == [3]
+def test_infos_are_taken_apart_and_stacked_with_masks_for_those_who_have_a_key():
+    infos = {"a": np.array([1, 2]), "_a": np.array([True, False]), "n": {"x": np.array([0.5, 1.5])}}
+    rows = unstack(infos, 2)
+    assert rows == {0: {"a": 1, "n": {"x": 0.5}}, 1: {"n": {"x": 1.5}}}
+    stacked = stack(rows | {2: {"a": 3, "b": "s"}}, 3)
+    assert stacked["a"].tolist() == [1, 0, 3]
+    assert stacked["_a"].tolist() == [True, False, True]
+    assert stacked["n"]["x"].tolist() == [0.5, 1.5, 0]
+    assert stacked["n"]["_x"].tolist() == stacked["_n"].tolist() == [True, True, False]
+    assert stacked["_b"].tolist() == [False, False, True]
 
 
 def test_an_adaptive_schedule_sees_the_episodes_of_all_slots():
@@ -247,17 +247,13 @@ def test_the_step_in_which_slots_are_given_to_the_schedule_or_taken_is_the_old_t
     assert heard_by(env) == (7, [(0, 3)])
 
 
-@pytest.mark.parametrize("old", [False, True])
-def test_a_state_keeps_which_episodes_are_by_hand_and_an_old_one_goes_by_the_slots_tasks(old):
+def test_a_state_keeps_which_episodes_are_by_hand():
     env = clockworks(2)
     env.set_task(0, [1])
-    state = env.state_dict()
-    for name in ("_by_hand",) if old else ():
-        del state["slots"][name]
     other = clockworks(2)
-    other.load_state_dict(state)
+    other.load_state_dict(env.state_dict())
     step(other)
-    assert heard_by(other) == (1 if old else 2, [])
+    assert heard_by(other) == (2, [])
 
 
 def test_options_choose_tasks_until_the_next_reset():
@@ -304,7 +300,7 @@ def test_a_seeded_reset_repeats_everything():
 
 def test_copies_of_a_task_step_as_gymnasiums_own_do_and_give_away_arrays_of_their_own():
     task = Task("pole", "CartPole-v1")
-    ours = make_copies(task, 3, None)
+    ours = envs_of_task(task, 3, None)
     theirs = SyncVectorEnv([partial(task.make, None)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
     np.testing.assert_array_equal(ours.reset(seed=0)[0], theirs.reset(seed=0)[0])
     before, rng, ended = None, np.random.default_rng(0), 0
@@ -328,11 +324,12 @@ def test_copies_of_a_task_step_as_gymnasiums_own_do_and_give_away_arrays_of_thei
 def test_the_repr_says_which_arrangement_was_chosen():
     tasks = counting_tasks(2)
     assert repr(make_multitask_vector(tasks, 4)) == (
-        "MultiTaskVectorEnv(4 slots, Interleave('steps'): t0 x 2 [Copies], t1 x 2 [Copies])"
+        "MultiTaskVectorEnv(4 slots, Interleave('steps'): t0 x 2 [InTurnVectorEnv], "
+        "t1 x 2 [InTurnVectorEnv])"
     )
     assert repr(make_multitask_vector(tasks, 4, schedule=Cycle(9, num_cycles=2, order=[1, 0]))) == (
         "MultiTaskVectorEnv(4 slots, Cycle(steps_per_task=9, num_cycles=2, order=[1, 0]): "
-        "t0 x 4 [Copies] then t1 x 4 [Copies])"
+        "t0 x 4 [InTurnVectorEnv] then t1 x 4 [InTurnVectorEnv])"
     )
     own = make_multitask_vector(tasks, 4, schedule=Interleave("episodes", order="random"))
     assert repr(own) == (
@@ -362,7 +359,10 @@ def test_a_tasks_own_vector_environment_is_used():
     ("build", "message"),
     [
         (lambda n: SyncVectorEnv([CountingEnv] * n), "reset in the same step"),
-        (lambda n: SyncVectorEnv([CountingEnv], **SAME_STEP), "build num_envs=2 copies, got 1"),
+        (
+            lambda n: SyncVectorEnv([CountingEnv], **SAME_STEP),
+            "build num_envs=2 env",
+        ),
         (
             lambda n: SyncVectorEnv([CountingEnv] * n, copy=False, **SAME_STEP),
             r"give new observations at each step \(copy=True\), got copy=False",
@@ -371,7 +371,7 @@ def test_a_tasks_own_vector_environment_is_used():
 )
 def test_a_vector_environment_that_would_mislead_is_refused(build, message):
     task = Task("own", env_fn=CountingEnv, vector_fn=build)
-    with pytest.raises(ValueError, match=f"`vector_fn` of 'own' must {message}"):
+    with pytest.raises(ValueError, match=f"`vector_fn` must {message}"):
         MultiTaskVectorEnv([task], 2)
 
 
@@ -426,11 +426,11 @@ def test_mixed_tasks_of_gymnasium_run_side_by_side():
         (lambda: MultiTaskVectorEnv(counting_tasks(3), 0), "`num_envs` must be at least 1, got 0"),
         (
             lambda: MultiTaskVectorEnv(counting_tasks(3), 3, schedule=Shared()),
-            r"`schedule` with Slots.SHARED must be an Interleave, got .*: give your own Slots.TOG",
+            "`schedule` must be an Interleave of steps, or switch all slots together, got",
         ),
         (
             lambda: MultiTaskVectorEnv(counting_tasks(3), 3, schedule=Interleave("episodes")),
-            r"`schedule` must share the slots or switch them together; Interleave\('episodes'\)",
+            r"`schedule` must be an Interleave of steps, .*, got Interleave\('episodes'\)",
         ),
         (lambda: MultiTaskVectorEnv(counting_tasks(1), vectorization="x"), "`vectorization` must"),
         (
@@ -441,7 +441,7 @@ def test_mixed_tasks_of_gymnasium_run_side_by_side():
         ),
         (
             lambda: MultiTaskVectorEnv(counting_tasks(1)).reset(options={"reset_mask": 1}),
-            "`options` can't hold 'reset_mask': all slots are reset together",
+            "`options` can't hold 'reset_mask': all environments are reset",
         ),
         (
             lambda: make_multitask_vector(
@@ -474,18 +474,6 @@ def test_there_is_one_action_for_each_slot(schedule, actions, found):
     with pytest.raises(ValueError, match=f"`actions` must hold num_envs=4 actions, got {found}"):
         env.step(actions)
     env.step([0] * 4)
-
-
-def test_there_is_one_action_for_each_slot_in_spaces_without_arrays_too():
-    class Speaking(CountingEnv):
-        def __init__(self):
-            super().__init__()
-            self.action_space = gym.spaces.Text(3)
-
-    env = MultiTaskVectorEnv([Speaking], 2)
-    env.reset(seed=0)
-    with pytest.raises(ValueError, match="`actions` must hold num_envs=2 actions, got 3"):
-        env.step(("a", "b", "c"))
 
 
 @pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=repr)

@@ -1,6 +1,5 @@
 """MinAtar's episodes begin with a number of no-ops that follows from the seed."""
 
-import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -99,35 +98,12 @@ def test_a_lone_copy_starts_as_its_copy_in_a_world():
         np.testing.assert_array_equal(env.reset(seed=5 + i)[0], batch[i])
 
 
-@pytest.mark.filterwarnings("ignore:.*is out of date")
-def test_the_first_version_of_an_id_has_no_no_ops():
-    for version, expected in ((0, 0), (1, NO_OP_MAX)):
-        env_id = f"sb3_moe_envs:SB3MoE/MinAtar-SpaceInvaders-v{version}"
-        assert gym.make_vec(env_id, num_envs=2).unwrapped.no_op_max == expected
-        assert gym.make(env_id).unwrapped._world.no_op_max == expected
-    assert gym.make_vec(env_id, num_envs=2, no_op_max=4).unwrapped.no_op_max == 4
-
-
 def test_training_and_evaluation_of_a_suite_begin_with_no_ops():
     tasks = [("sb3_moe_envs:SB3MoE/MinAtar-SpaceInvaders-v1", {})]
     env = make_multitask_vec_env(tasks, COPIES, seed=0, schedule=Cycle(10_000))
     assert distinct(env.reset()["obs"]) > 2
     pinned = make_pinned_env(env, COPIES, seed=1)
     assert distinct(pinned.reset()["obs"]) > 2
-
-
-def test_a_state_of_version_0_1_goes_on_without_no_ops():
-    old = MinAtarVectorEnv("SpaceInvaders", COPIES, no_op_max=0)
-    old.reset(seed=0)
-    state = old.state_dict()
-    assert state.pop("no_op_max") == 0
-    world = MinAtarVectorEnv("SpaceInvaders", COPIES)
-    world.load_state_dict(state)
-    assert world.no_op_max == 0
-    assert distinct(world.reset(seed=1)[0]) == 1
-    other = MinAtarVectorEnv("SpaceInvaders", COPIES)
-    world.load_state_dict(other.state_dict())
-    assert world.no_op_max == NO_OP_MAX
 
 
 @pytest.mark.parametrize(

@@ -57,20 +57,6 @@ def test_negative_counts_are_refused(name):
         COUNTS[name](-1)
 
 
-@pytest.mark.parametrize("name", COUNTS)
-def test_a_number_beyond_floats_is_refused_where_it_is_given(name):
-    for huge in (10**400, -(10**400), 10**5000):
-        with pytest.raises(
-            ValueError, match=rf"^`{name.split(' ')[0]}` .* float can hold, got one"
-        ):
-            COUNTS[name](huge)
-
-
-def test_weights_beyond_floats_are_refused():
-    with pytest.raises(ValueError, match=r"^`weights` must be .* float can hold, got one"):
-        Interleave(weights=[1, 10**400])
-
-
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -136,5 +122,5 @@ def test_weights_and_physics_are_finite_numbers(wrong):
 
 
 def test_a_rule_compares_with_finite_numbers():
-    with pytest.raises(ValueError, match="a finite number, not '1e999'"):
+    with pytest.raises(ValueError, match="with a finite number, got 'steps>=1e999'"):
         Adaptive("steps>=1e999")

@@ -29,11 +29,13 @@ class Pictures(gym.Env):
 def test_pixels_go_where_the_numbers_order_says_and_channels_stay_together():
     shuffle = Shuffle(PICTURE, 1)
     picture = np.arange(12).reshape(2, 3, 2)
-    shown = shuffle(picture).reshape(6, 2)
+    shown = shuffle.observation(picture).reshape(6, 2)
     assert sorted(shuffle.order) == list(range(6)) != list(shuffle.order)
     for place, pixel in enumerate(shuffle.order):
         np.testing.assert_array_equal(shown[place], [2 * pixel, 2 * pixel + 1])
-    np.testing.assert_array_equal(shuffle(np.stack([picture, picture]))[1], shuffle(picture))
+    np.testing.assert_array_equal(
+        shuffle.observation(np.stack([picture, picture]))[1], shuffle.observation(picture)
+    )
 
 
 def test_the_orders_are_what_they_always_were():
@@ -59,14 +61,14 @@ def test_copies_play_what_the_plain_game_plays_with_pixels_elsewhere():
     (ours, _), (theirs, _) = (world.reset(seed=1) for world in worlds)
     endings = 0
     for step in range(40):
-        np.testing.assert_array_equal(shuffle(ours), theirs)
+        np.testing.assert_array_equal(shuffle.observation(ours), theirs)
         actions = np.array([step % 2, 1, 3])
         (ours, *said, infos), (theirs, *heard, others) = (world.step(actions) for world in worlds)
         np.testing.assert_equal(said, heard)
         for last, its in zip(infos.get("final_obs", ()), others.get("final_obs", ()), strict=True):
             if last is not None:
                 endings += 1
-                np.testing.assert_array_equal(shuffle(last), its)
+                np.testing.assert_array_equal(shuffle.observation(last), its)
     assert endings > 0
 
 

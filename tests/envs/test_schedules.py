@@ -23,7 +23,7 @@ from sb3_moe_envs.schedules import (
     Sequence,
     slot_counts,
 )
-from sb3_moe_envs.schedules.rules import Rule
+from sb3_moe_envs.schedules.adaptive import Rule
 
 NAMES = ["a", "b", "c"]
 
@@ -420,22 +420,22 @@ def test_a_rule_reads_comparisons_and_an_unknown_number_fails(text, holds):
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    "text",
     [
-        ("__import__('os')>=1", """no "'\""""),
-        ("lives>=1", r"one of \['steps', 'episodes', 'return', 'success'\], not 'lives'"),
-        ("steps=3", "no '='"),
-        ("steps and 3", "after 'steps', not 'and'"),
-        ("steps>=return", "a number, not 'return'"),
-        ("(steps>=1", "a closing parenthesis"),
-        ("steps>=1)", r"the end, not '\)'"),
-        ("", "not ''"),
-        ("steps>=1__0", "the end, not '__'"),
-        ("steps>=1_", "the end, not '_'"),
+        "__import__('os')>=1",
+        "lives>=1",
+        "steps=3",
+        "steps and 3",
+        "steps>=return",
+        "1<=steps<=3",
+        "(steps>=1",
+        "",
+        "steps>=1__0",
+        "steps>=True",
     ],
 )
-def test_a_rule_that_cannot_be_read_is_refused(text, problem):
-    with pytest.raises(ValueError, match=rf"`rule` must be comparisons .*{problem}"):
+def test_a_rule_that_cannot_be_read_is_refused(text):
+    with pytest.raises(ValueError, match=r"`rule` must be comparisons .* of one of \['steps', "):
         Adaptive(text)
 
 

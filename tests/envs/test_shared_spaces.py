@@ -13,6 +13,20 @@ from stable_baselines3.common.preprocessing import is_image_space
 from sb3_moe_envs.spaces import Interface
 
 
+class Mission(spaces.Space):
+    """Texts that differ in what they say and have no alphabet, as MiniGrid's."""
+
+    def __init__(self, verb):
+        super().__init__(dtype=str)
+        self.verb = verb
+
+    def __eq__(self, other):
+        return isinstance(other, Mission) and self.verb == other.verb
+
+    def __repr__(self):
+        return f"Mission({self.verb})"
+
+
 def interface(observations, actions=None, **options):
     names = [f"t{index}" for index in range(len(observations))]
     actions = actions or [spaces.Discrete(2)] * len(observations)
@@ -88,15 +102,6 @@ def test_dicts_within_dicts_join_their_keys():
     assert joined["a"]["x"].tolist() == [[0, 0], [0, 0]]
 
 
-def test_texts_are_joined_to_the_longest_over_all_characters():
-    io = interface([spaces.Text(3, charset="ba"), spaces.Text(5, min_length=2, charset="xy")])
-    assert io.observation_space == spaces.Text(5, min_length=1, charset="abxy")
-    assert io.observation_space.character_list == ("a", "b", "x", "y")
-    assert io.encode(0, "bab") == "bab"
-    texts = io.encode_batch([(0, [1], ("bab",)), (1, [0], ("xyxyx",))], np.array([1, 0]))
-    assert list(texts) == ["xyxyx", "bab"]
-
-
 SPACES = {
     "box": st.integers(1, 4).map(lambda n: box(n)),
     "image": st.integers(1, 3).map(lambda c: box(3, 3, c, low=0, high=255, dtype=np.uint8)),
@@ -167,19 +172,19 @@ def test_a_hidden_id_does_not_leak_through_padding_or_masks():
     obs = np.array([0.1, 0.2, 0.3], np.float32)
     assert io.observation_space == same[0]
     assert io.encode(0, obs).tobytes() == io.encode(1, obs).tobytes()
-    assert io.masks(0).tolist() == io.masks(1).tolist() == [True] * 4
+    assert io.masks.of(0).tolist() == io.masks.of(1).tolist() == [True] * 4
 
 
 def test_masks_say_what_each_task_has():
     io = interface([box(1)] * 2, [spaces.Discrete(2), spaces.Discrete(4)], task_id="dict")
-    assert io.masks(0).tolist() == [True, True, False, False]
-    assert io.masks(np.array([1, 0])).shape == (2, 4)
+    assert io.masks.of(0).tolist() == [True, True, False, False]
+    assert io.masks.of(np.array([1, 0])).shape == (2, 4)
     io = interface(
         [box(1)] * 2, [spaces.MultiDiscrete([2]), spaces.MultiDiscrete([3, 2])], task_id="dict"
     )
-    assert io.masks(0).tolist() == [True, True, False, True, False]
+    assert io.masks.of(0).tolist() == [True, True, False, True, False]
     with pytest.raises(TypeError, match="`action_masks` needs a Discrete or MultiDiscrete"):
-        interface([box(1)], [box(1)]).masks(0)
+        interface([box(1)], [box(1)]).masks.of(0)
 
 
 @pytest.mark.parametrize(("invalid", "expected"), [("noop", 5), ("modulo", 6)])
@@ -234,44 +239,15 @@ def test_box_actions_with_other_bounds_are_mapped_from_the_unit_box():
     assert io.decode(1, np.array([0.5, -1], np.float32)).tolist() == [3.0, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "dtype"), [(1, 3, np.int8), (-128, 127, np.int8), (0, 255, np.uint8),
-                               (-70000, 70000, np.int32), (0, 1, np.bool_)],
-)  # fmt: skip
-def test_every_whole_number_of_an_integer_box_has_an_equal_share_of_the_unit_box(low, high, dtype):
-    own = box(1, low=low, high=high, dtype=dtype)
-    io = interface([box(1)] * 2, [own, box(1, low=-5, high=6, dtype=np.int16)])
-    assert io.action_space == box(1)
-    count = int(high) - int(low) + 1
-    middles = (2 * np.arange(count) + 1) / count - 1
-    reached = io.decode(0, middles.astype(np.float32)[:, None])
-    assert reached[:, 0].tolist() == list(range(low, high + 1))
-    assert reached.dtype == own.dtype
-    ends = io.decode(0, np.array([[-1], [1]], np.float32))
-    assert ends[:, 0].tolist() == [low, high]
-
-
-def test_a_box_of_many_whole_numbers_gets_finer_floats():
-    own = box(1, low=2**63, high=2**63 + 2**30, dtype=np.uint64)
-    io = interface([box(1)] * 2, [own, box(1)])
-    assert io.action_space == box(1, dtype=np.float64)
-    shares = (2 * np.array([[0], [1], [2**29], [2**30]]) + 1) / (2**30 + 1) - 1
-    reached = io.decode(0, shares)
-    assert [int(value) - 2**63 for value in reached[:, 0]] == [0, 1, 2**29, 2**30]
-
-
 def test_actions_arrive_in_the_type_of_the_tasks_own():
     for own in (
         [box(2), box(2, dtype=np.float64)],
-        [box(2, low=0, high=1, dtype=np.bool_), box(2, low=0, high=1, dtype=np.uint8)],
         [spaces.Discrete(2, dtype=np.int32), spaces.Discrete(3)],
         [spaces.MultiDiscrete([2, 5], dtype=np.int8), spaces.MultiDiscrete([3, 2])],
     ):
         io = interface([box(1)] * 2, own)
         for task, space in enumerate(own):
             assert space.contains(io.decode(task, io.action_space.sample()))
-    io = interface([box(1)] * 2, [box(1, low=-9, high=9, dtype=np.int8), box(2, low=-9, high=9)])
-    assert io.decode(0, np.array([2.6, 0.0], np.float32)).tolist() == [3]
 
 
 def test_tables_of_choices_are_cut_and_count_from_their_start():
@@ -310,7 +286,7 @@ def test_every_action_of_the_common_space_reaches_a_task_as_one_of_its_own(own, 
         (lambda: interface([spaces.Dict(x=box(2)), box(2)]), "of one kind .* 't1': Box.*; wrap"),
         (
             lambda: interface([spaces.Tuple([box(2)])] * 2),
-            "observations must be Box, .* or Dict of these, got 't0': Tuple.*; wrap the tasks",
+            "`obs_space`='pad' needs .* or Dict of these.*, got 't0': Tuple.*; wrap the tasks",
         ),
         (
             lambda: interface([box(2)] * 2, [spaces.Text(3), spaces.Text(4)]),
@@ -318,11 +294,15 @@ def test_every_action_of_the_common_space_reaches_a_task_as_one_of_its_own(own, 
         ),
         (
             lambda: interface([box(2)] * 2, [box(1), box(1, low=-3e38, high=3e38)]),
-            "`action_space`='pad' can't map bounds .* and the range too, got 't1'",
+            "'pad' needs Boxes of floats, and can't map bounds .* the range too, got 't1'",
         ),
         (
-            lambda: interface([box(2)] * 2, [box(1), box(1, low=0, high=2**60, dtype=np.int64)]),
-            r"can't map \[-1, 1\] to more than 2\*\*50 whole numbers, got 't1': Box\(0, 11529",
+            lambda: interface([box(2)] * 2, [box(1, low=0, high=9, dtype=np.int64)] * 2),
+            "`action_space`='pad' needs Boxes of floats, .*, got 't0': Box",
+        ),
+        (
+            lambda: interface([spaces.Dict(mission=Mission(verb)) for verb in ("go", "see")]),
+            "needs spaces of one kind .* got 't0.mission': .*FilterObservation drops .* texts",
         ),
         (lambda: interface([box(2), box(3)], obs_space="strict"), "='strict' needs equal"),
         (
@@ -333,12 +313,8 @@ def test_every_action_of_the_common_space_reaches_a_task_as_one_of_its_own(own, 
         (lambda: interface([box(2)] * 2, [spaces.Discrete(2), box(1)]), "`action_space`='pad'"),
         (
             lambda: interface([box(2)] * 2, [box(1), box(1, high=np.inf)]),
-            "`action_space`='pad' can't map bounds .* got 't1'",
+            "`action_space`='pad' needs Boxes .*map bounds .* got 't1'",
         ),
-        (lambda: interface([box(2)], obs_space="crop"), "`obs_space` must be one of .* 'crop'"),
-        (lambda: interface([box(2)], action_space="x"), "`action_space` must be one of .* 'x'"),
-        (lambda: interface([box(2)], task_id="name"), r"`task_id` must be one of .*, got 'name'"),
-        (lambda: interface([box(2)], invalid_action="x"), "`invalid_action` must be one of"),
         (lambda: interface([box(2, 2, 2)], task_id="onehot"), "'onehot' needs a flat Box"),
         (lambda: interface([box(2)], task_id="channels"), "'channels' needs an image"),
         (

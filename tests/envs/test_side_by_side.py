@@ -14,16 +14,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_moe import make_multitask_vec_env
 from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv, Task
-from sb3_moe_envs.side_by_side import LoneSteps
+from sb3_moe_envs.multitask import LoneSteps
 
 ID = "Classic-CartPole4"
 TASKS = [Task(name, env_fn=CountingEnv) for name in ("a", "b")]
-CURE = r"several copies of a MultiTaskEnv of \['.*step side by side.*make_multitask_vec_env"
+CURE = r"several MultiTaskEnvs of \['.*step side by side.*make_multitask_vec_env"
 
 
 @pytest.fixture(autouse=True)
 def _nobody_was_told(monkeypatch):
-    monkeypatch.setattr(LoneSteps, "_told", set())
+    monkeypatch.setattr(LoneSteps, "_warned", set())
 
 
 def suite_id(**kwargs):

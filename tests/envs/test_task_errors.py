@@ -58,11 +58,11 @@ def tasks_with(fault, closed):
 FAULTS = [
     ("raises", "ZeroDivisionError: division by zero"),
     ("shape", r"the observation must have the shape \(3,\), got \(2,\)"),
-    ("nan", "the reward must be a finite number, got nan"),
-    ("text", "the reward must be a finite number, got '3'"),
-    ("flag", "`terminated` must be a bool, got 1"),
-    ("late", "`truncated` must be a bool, got None"),
-    ("four", r"`step` must return \(obs, reward, terminated, truncated, info\), got"),
+    ("nan", "the reward must be a finite number, and within float32, got nan"),
+    ("text", "the reward must be a finite number, and within float32, got '3'"),
+    ("flag", "`terminated` and `truncated` must be bools, got 1 and False"),
+    ("late", "`terminated` and `truncated` must be bools, got False and None"),
+    ("four", r"`step` must return \(obs, .*, got"),
     ("reset", r"the observation must have the shape \(3,\), got \(1,\)"),
 ]
 
@@ -71,7 +71,7 @@ FAULTS = [
 def test_a_lone_environment_names_the_task_at_fault_and_closes_all(fault, message):
     closed = []
     env = MultiTaskEnv(tasks_with(fault, closed), schedule=Interleave("episodes"))
-    with pytest.raises(TaskError, match=rf"^task 1 \('broken'\): {message}"):
+    with pytest.raises(TaskError, match=rf"^task 1 \('broken'\): (TypeError: )?{message}"):
         play_on(env)
     assert len(closed) == 2
 
@@ -108,8 +108,8 @@ def test_a_vector_environment_names_the_task_at_fault_and_does_not_hang(
     [
         (lambda r: (r[0][:, :2], *r[1:]), r"the observation must have the shape \(2, 3\), got"),
         (lambda r: (r[0], r[1][:1], *r[2:]), "the rewards must be 2 finite numbers"),
-        (lambda r: (*r[:2], r[2].astype(int), *r[3:]), "`terminated` must be 2 bools"),
-        (lambda r: (*r[:3], r[3][:1], r[4]), "`truncated` must be 2 bools"),
+        (lambda r: (*r[:2], r[2].astype(int), *r[3:]), "`terminated` and .* must be 2 bools each"),
+        (lambda r: (*r[:3], r[3][:1], r[4]), "`terminated` and .* must be 2 bools each"),
     ],
 )  # fmt: skip
 def test_what_a_tasks_own_vector_environment_returns_is_checked(change, message):
@@ -125,7 +125,7 @@ def test_what_a_tasks_own_vector_environment_returns_is_checked(change, message)
     task = Task("careless", env_fn=CountingEnv, vector_fn=vector_fn)
     env = MultiTaskVectorEnv([task], 2, schedule=Cycle(10))
     env.reset(seed=0)
-    with pytest.raises(TaskError, match=rf"^task 0 \('careless'\): {message}"):
+    with pytest.raises(TaskError, match=rf"^task 0 \('careless'\): TypeError: {message}"):
         env.step(np.zeros(2, np.int64))
 
 
@@ -147,7 +147,7 @@ def test_a_vector_environment_that_resets_a_step_later_is_refused():
     from gymnasium.vector import SyncVectorEnv
 
     task = Task("late", env_fn=CountingEnv, vector_fn=lambda n: SyncVectorEnv([CountingEnv] * n))
-    with pytest.raises(ValueError, match="`vector_fn` of 'late' must reset in the same step"):
+    with pytest.raises(ValueError, match=r".*'late'.*`vector_fn` must reset in the same step"):
         MultiTaskVectorEnv([task], 2)
 
 
@@ -178,10 +178,13 @@ class OldApi(CountingEnv):
 
 
 OLD = [
-    ("step", r"`step` must return \(obs, reward, terminated, truncated, info\), got \(array"),
+    ("step", r"`step` must return \(obs, .*, got \(array"),
     ("reset", r"`reset` must return \(obs, info\), with a dict for info, got array"),
-    ("info", "the info of a step must be a dict, got None"),
-    ("reward", "(the reward must be a finite number, got (None|nan)|.*NoneType)"),
+    ("info", "`step` must return .*, with a dict for info, got"),
+    (
+        "reward",
+        "(the reward must be a finite number, .*, got (None|nan)|.*NoneType)",
+    ),
 ]
 
 

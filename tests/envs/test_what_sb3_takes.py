@@ -119,7 +119,7 @@ def test_a_builder_that_gives_one_environment_twice_is_refused():
     with pytest.raises(ValueError, match=r"'task0' must build a new .* lambda: Simple"):
         make_pinned_env(env)
     other = Simple()
-    with pytest.raises(ValueError, match="gave one twice: copies that are one would step each"):
+    with pytest.raises(ValueError, match="gave one twice: environments that are played"):
         make_multitask_vec_env([lambda: other], 2)
     make_multitask_vec_env([lambda: one, Simple], 2)  # another world, as of a cell run again
 
@@ -147,7 +147,7 @@ class Favourite(Interleave):
 
 def test_a_schedule_of_ones_own_that_fixed_shares_would_never_ask_is_refused():
     tasks = ["CartPole-v1", "Acrobot-v1"]
-    with pytest.raises(ValueError, match=r"`slots = Slots\.OWN` where it chooses tasks"):
+    with pytest.raises(ValueError, match=r"must say `slots = Slots\.OWN`"):
         make_multitask_vec_env(tasks, 2, schedule=Favourite())
 
     class Own(Favourite):

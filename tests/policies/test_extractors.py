@@ -19,7 +19,7 @@ from sb3_moe.policies.extractors import (
     make_convs,
     map_shape_of,
 )
-from sb3_moe_envs.spaces.named import NamedBox
+from sb3_moe_envs.spaces.task_id import NamedBox
 
 FLAT = spaces.Box(-1, 1, (5,), np.float32)
 MINATAR = spaces.Box(0, 1, (10, 10, 4), np.uint8)

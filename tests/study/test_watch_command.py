@@ -16,7 +16,7 @@ from sb3_moe.study.spec.games import games_as_tasks
 from sb3_moe.study.typed_tasks import typed_task
 from sb3_moe.study.watch import main
 from sb3_moe_envs import SUITES
-from sb3_moe_envs.spaces.named import NamedId
+from sb3_moe_envs.spaces.task_id import NamedId
 
 TASKS = ["CartPole-v1", "Acrobot-v1"]
 

@@ -30,7 +30,7 @@ def test_an_id_outside_a_list_is_told_where_ids_stand(name):
 
 @pytest.mark.parametrize("build", [make_multitask_vec_env, MultiTaskEnv])
 def test_a_schedules_class_is_no_schedule(build):
-    with pytest.raises(TypeError, match=r"a schedule, Cycle\(\.\.\.\), not its class, got <class"):
+    with pytest.raises(TypeError, match=r"must be a Schedule \(not its class\), .*, got <class"):
         build(TASKS, schedule=Cycle)
 
 

@@ -1,14 +1,81 @@
-"""A curriculum that moves on when the agent is good enough."""
+"""Curricula: move on when a rule holds, to the next task or to the one that is learned fastest."""
 
 from __future__ import annotations
 
+import ast
 import math
-from collections.abc import Sequence
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from sb3_moe_envs.numbers import whole
-from sb3_moe_envs.schedules.base import Episode
-from sb3_moe_envs.schedules.rules import Rule
-from sb3_moe_envs.schedules.turns import Turns
+from sb3_moe_envs.numbers import finite, whole
+from sb3_moe_envs.schedules.base import Episode, Turns
+
+MEASURES = ("return", "success")
+_COMPARISONS: dict[type[ast.cmpop], Any] = {
+    ast.GtE: operator.ge,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.Lt: operator.lt,
+    ast.Eq: operator.eq,
+}
+
+
+class Rule:
+    """A condition on named numbers; a number that isn't known yet (nan) fails its comparison.
+
+    It is parsed and checked, never run as code.
+
+    :param text: comparisons of a name with a number, joined by `and`, `or` and parentheses
+    :param names: the names that may occur
+    :raises TypeError: if it is no text
+    :raises ValueError: if the text can't be read or has another name
+    """
+
+    def __init__(self, text: str, names: Sequence[str]) -> None:
+        if not isinstance(text, str):
+            raise TypeError(
+                f"`rule` must be a text such as 'steps>=1e5 and return>=200', got {text!r}"
+            )
+        # `return` is a keyword of Python, and its `&` binds more tightly than a comparison.
+        source = re.sub(r"\breturn\b", "return_", text.strip())
+        try:
+            tree = ast.parse(source.replace("&", " and ").replace("|", " or "), mode="eval")
+            self._test = _read(tree.body, names)
+        except (SyntaxError, ValueError) as error:
+            raise ValueError(
+                "`rule` must be comparisons such as 'steps>=1e5 and return>=200', of one of "
+                f"{list(names)} with a finite number, got {text!r}"
+            ) from error
+
+    def __call__(self, values: Mapping[str, float]) -> bool:
+        """Return whether the condition holds."""
+        return _holds(self._test, values)
+
+
+# A comparison (name, operator, number), or ("any" or "all", conditions).
+_Test = tuple[Any, ...]
+
+
+def _read(node: ast.expr, names: Sequence[str]) -> _Test:
+    if isinstance(node, ast.BoolOp):
+        kind = any if isinstance(node.op, ast.Or) else all
+        return kind, [_read(each, names) for each in node.values]
+    if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and len(node.ops) == 1:
+        name, compare = node.left.id.removesuffix("_"), _COMPARISONS.get(type(node.ops[0]))
+        number = finite("rule", ast.literal_eval(node.comparators[0]))
+        if name in names and compare is not None:
+            return name, compare, number
+    raise ValueError(f"it is neither a comparison nor several: {ast.unparse(node)}")
+
+
+def _holds(test: _Test, values: Mapping[str, float]) -> bool:
+    if len(test) == 3:
+        name, compare, number = test
+        return bool(compare(values[name], number))
+    kind, tests = test
+    return bool(kind(_holds(each, values) for each in tests))
 
 
 class Adaptive(Turns):
@@ -98,3 +165,88 @@ def mean(values: list[float]) -> float:
         known = [value for value in values if not math.isnan(value)]
         total = sum(known) if known else math.nan
     return total / len(values)
+
+
+class LearningProgress(Adaptive):
+    """Play each task until a rule holds, then the one with the most learning progress.
+
+    Progress is by how much the mean over a turn's last episodes differs from that of the same
+    task's turn before, whichever way: what is being forgotten is learned again. Differences of
+    returns are shares of the largest mean return that the task has had, so that tasks of other
+    scales compare. Each task has two turns first, in order; then, with the probability `explore`,
+    a task is drawn in place of the best one, since progress may begin where there was none (as in
+    "Teacher-Student Curriculum Learning", arXiv 1707.00183).
+
+    :param rule: when a turn ends, as of `Adaptive`, such as `"episodes>=20"`
+    :param by: whose progress counts, `"return"` or `"success"`
+    :param explore: share of the turns whose task is drawn, in [0, 1]
+    :param window: over how many of a turn's last episodes to average
+    :param num_cycles: how many times as many turns as tasks, then the last is held; None: no end
+    :raises ValueError: if the rule can't be read or an argument is out of range
+    """
+
+    _state = (*Adaptive._state, "_place", "_means", "_largest", "_progress")
+
+    def __init__(
+        self,
+        rule: str,
+        *,
+        by: Literal["return", "success"] = "return",
+        explore: float = 0.2,
+        window: int = 20,
+        num_cycles: int | None = None,
+    ) -> None:
+        super().__init__(rule, window=window, num_cycles=num_cycles)
+        if by not in MEASURES:
+            raise ValueError(f"`by` must be one of {list(MEASURES)}, got {by!r}")
+        if not 0 <= finite("explore", explore) <= 1:
+            raise ValueError(f"`explore` must be in [0, 1], got {explore}")
+        self.by, self.explore = by, float(explore)
+
+    def __repr__(self) -> str:
+        return (
+            f"LearningProgress({self.rule!r}, by={self.by!r}, explore={self.explore:g}, "
+            f"window={self.window}, num_cycles={self.num_cycles})"
+        )
+
+    @property
+    def task(self) -> int:
+        """The task whose turn it is."""
+        return self._place
+
+    def _start(self, task_names: Sequence[str]) -> None:
+        super()._start(task_names)
+        unknown = [math.nan] * self.num_tasks
+        self._means, self._progress = unknown, list(unknown)
+        self._place, self._largest = 0, [0.0] * self.num_tasks
+
+    def _move_on(self) -> None:
+        before = self._turn
+        seen = self._returns if self.by == "return" else self._successes
+        super()._move_on()
+        if self._turn > before:
+            if seen:
+                self._learn(mean(seen))
+            self._place = self._next()
+
+    def _learn(self, mean: float) -> None:
+        """Compare the turn that ends with the same task's before."""
+        task = self._place
+        before = self._means[task]
+        if self.by == "success" and math.isnan(mean):  # a silent turn is all failures
+            mean = 0.0
+        self._largest[task] = max(self._largest[task], abs(mean))
+        scale = 1.0 if self.by == "success" else self._largest[task] or 1.0
+        self._progress[task] = abs(mean - before) / scale
+        self._means[task] = mean
+
+    def _next(self) -> int:
+        if self._turn < 2 * self.num_tasks:
+            return self._turn % self.num_tasks
+        if self.rng.random() < self.explore:
+            return int(self.rng.integers(self.num_tasks))
+        # What has had no turn to compare with has no progress. Ties are drawn: while nobody gets
+        # anywhere, as at the start of sparse tasks, all have their turns.
+        known = [0.0 if math.isnan(each) else each for each in self._progress]
+        first = [task for task, each in enumerate(known) if each == max(known)]
+        return first[0] if len(first) == 1 else int(self.rng.choice(first))

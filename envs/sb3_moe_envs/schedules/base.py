@@ -1,4 +1,4 @@
-"""What every schedule does: say which task to play, and follow what was played."""
+"""The base of all schedules: which task to play, given what was played."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_moe_envs.numbers import whole
+from sb3_moe_envs.numbers import optional_whole, whole
 
 
 class Slots(Enum):
@@ -78,9 +78,9 @@ class Schedule(ABC):
         """Follow the end of an episode."""
 
     def check_num_envs(self, num_envs: int) -> None:  # noqa: B027 - not every schedule has turns
-        """Look whether every turn can be played by so many environments that step at once.
+        """Check that no turn would begin and end within a step of so many environments.
 
-        :raises ValueError: if one would begin and end within a step
+        :raises ValueError: if one would
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,11 +104,70 @@ class Schedule(ABC):
         self.rng.bit_generator.state = state["rng"]
 
 
+class Turns(Schedule):
+    """Play the tasks in turns; after the last turn, hold its task.
+
+    :param num_cycles: how often to go through all tasks; None: without end
+    :param order: the tasks' indices or names in the order to play; None: as they come
+    :param shuffle_seed: shuffle the order, the same way for every environment and cycle
+    :raises TypeError: if `order` isn't a list
+    :raises ValueError: if an argument is out of range
+    """
+
+    def __init__(
+        self,
+        *,
+        num_cycles: int | None = 1,
+        order: Sequence[int | str] | None = None,
+        shuffle_seed: int | None = None,
+    ) -> None:
+        self.num_cycles = optional_whole("num_cycles", num_cycles)
+        tasks = None if order is None else as_list("order", order, "tasks' indices or names")
+        if tasks == []:
+            raise ValueError("`order` must hold at least one task, got an empty list")
+        self.order = None if tasks is None else task_entries("order", tasks)
+        self.shuffle_seed = optional_whole("shuffle_seed", shuffle_seed, minimum=0)
+
+    @property
+    @abstractmethod
+    def turn(self) -> int:
+        """Which turn this is, counted over all cycles from 0."""
+
+    @property
+    def task(self) -> int:
+        """The task whose turn it is."""
+        return self._order[self.turn % len(self._order)]
+
+    def num_turns(self, num_tasks: int) -> int | None:
+        """Return how many turns there are in all, or None if they have no end."""
+        per_cycle = num_tasks if self.order is None else len(self.order)
+        return None if self.num_cycles is None else per_cycle * self.num_cycles
+
+    def _start(self, task_names: Sequence[str]) -> None:
+        order: Sequence[int | str] = range(self.num_tasks) if self.order is None else self.order
+        self._order = [task_index(task, task_names, "order") for task in order]
+        if self.shuffle_seed is not None:
+            np.random.default_rng(self.shuffle_seed).shuffle(self._order)
+
+    def _held(self, turn: int) -> int:
+        """Stay within the last turn."""
+        num_turns = self.num_turns(self.num_tasks)
+        return turn if num_turns is None else min(turn, num_turns - 1)
+
+
+def turn_of(schedule: Schedule) -> tuple[int, int]:
+    """Return the task to play and the number of its turn: the next may be the same task's.
+
+    :param schedule: only a :class:`Turns` counts its turns; others are distinguished by the task
+    """
+    return schedule.task, schedule.turn if isinstance(schedule, Turns) else 0
+
+
 def as_list(argument: str, entries: Any, what: str) -> list[Any]:
-    """Return what was given one after the other.
+    """Return the entries of an argument.
 
     :param argument: its name
-    :param entries: what was given
+    :param entries: the value given
     :param what: what it should hold
     :raises TypeError: if it isn't a list, or something like one
     """
@@ -118,9 +177,9 @@ def as_list(argument: str, entries: Any, what: str) -> list[Any]:
 
 
 def task_entries(argument: str, tasks: Sequence[Any]) -> tuple[int | str, ...]:
-    """Check tasks' names and indices before it is known which tasks there are.
+    """Check tasks' names and indices before the tasks are known.
 
-    :raises ValueError: if one can be neither
+    :raises ValueError: if one is neither a name nor a whole number
     """
     return tuple(t if isinstance(t, str) else whole(argument, t, minimum=None) for t in tasks)
 

@@ -1,15 +1,20 @@
-"""All tasks at once: episode by episode in one environment, side by side in a vector of them."""
+"""Schedules that choose a task for each episode: all tasks at once, or as a function says."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
-from typing import Literal
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from sb3_moe_envs.numbers import positive
-from sb3_moe_envs.schedules.base import Episode, Schedule, Slots, as_list
+from sb3_moe_envs.schedules.base import Episode, Schedule, Slots, as_list, task_index
+
+# Whole slots may miss the weights' shares by less than this before a warning says so.
+_HALF_A_SLOT = 0.5
 
 
 class Interleave(Schedule):
@@ -27,6 +32,7 @@ class Interleave(Schedule):
     """
 
     _state = ("_task", "_steps", "_episodes")
+    slots = Slots.SHARED
 
     def __init__(
         self,
@@ -44,28 +50,14 @@ class Interleave(Schedule):
         self.weights = None if given is None else tuple(positive("weights", w) for w in given)
         if self.weights is not None and not math.isfinite(sum(self.weights)):
             raise ValueError(f"`weights` must have a finite sum, got {list(self.weights)}")
-        fixed = unit == "steps" and order == "round_robin"
-        if not self._chooses_slots():
-            self.slots = Slots.SHARED if fixed else Slots.OWN
+        # A subclass may say itself how it uses slots.
+        if self.slots is Slots.SHARED and (unit, order) != ("steps", "round_robin"):
+            self.slots = Slots.OWN
 
     def __repr__(self) -> str:
         order = "" if self.order == "round_robin" else f", order={self.order!r}"
         weights = "" if self.weights is None else f", weights={list(self.weights)}"
         return f"Interleave({self.unit!r}{order}{weights})"
-
-    @classmethod
-    def _chooses_slots(cls) -> bool:
-        """Say whether a class of one's own says itself how it uses slots."""
-        own = cls.__mro__[: cls.__mro__.index(Interleave)]
-        return any("slots" in vars(each) for each in own)
-
-    @classmethod
-    def changes_turns(cls) -> bool:
-        """Say whether a class of one's own chooses tasks otherwise: fixed shares never ask it."""
-        return any(
-            getattr(cls, name) is not getattr(Interleave, name)
-            for name in ("task", "count", "end", "_next")
-        )
 
     def shares(self, num_tasks: int) -> np.ndarray:
         """Return each task's share, summing to 1.
@@ -137,3 +129,107 @@ def slot_counts(shares: np.ndarray, num_slots: int) -> list[int]:
     order = np.argsort(counts - quotas, kind="stable")
     counts[order[: rest - counts.sum()]] += 1
     return [int(count) + 1 for count in counts]
+
+
+def fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarray | None:
+    """Return the task of each slot under `Interleave`, or None where all slots switch together.
+
+    :param schedule: which task when
+    :param num_tasks: how many there are
+    :param num_slots: how many slots
+    :return: (num_slots,); a warning says where that misses the schedule's weights
+    :raises ValueError: if slots would choose their tasks each for itself, or are too few
+    """
+    if schedule.slots is Slots.TOGETHER:
+        return None
+    own_choice = getattr(type(schedule), "_next", None) is not Interleave._next
+    if schedule.slots is Slots.OWN or not isinstance(schedule, Interleave) or own_choice:
+        raise ValueError(
+            "`schedule` must be an Interleave of steps, or switch all slots together, got "
+            f"{schedule!r}; one that chooses for each slot must say `slots = Slots.OWN`, and needs "
+            "make_multitask_vector"
+        )
+    counts = slot_counts(schedule.shares(num_tasks), num_slots)
+    if schedule.weights is not None:
+        _warn_of_other_shares(schedule, counts)
+    return np.repeat(np.arange(num_tasks), counts)
+
+
+def _warn_of_other_shares(schedule: Interleave, counts: Sequence[int]) -> None:
+    """Warn where whole slots miss the shares that the weights ask for."""
+    num_slots, shares = sum(counts), schedule.shares(len(counts))
+    if np.abs(np.array(counts) - shares * num_slots).max() < _HALF_A_SLOT:
+        return
+    more = range(num_slots + 1, 100 * num_slots)
+    enough = (n for n in more if np.allclose(slot_counts(shares, n), shares * n, atol=0.01 * n))
+    warnings.warn(
+        f"with `num_envs`={num_slots} the tasks get {list(counts)} slots, not the shares of the "
+        f"steps that `weights`={list(schedule.weights or ())} ask for; {next(enough, 'more')} "
+        "would do",
+        stacklevel=4,
+    )
+
+
+class Progress(NamedTuple):
+    """What a function that chooses the next task may look at.
+
+    `steps` and `episodes` count, per task, what this environment has played; `last` is the episode
+    that has just ended, None before the first; `rng` is seeded with the environment.
+    """
+
+    task_names: tuple[str, ...]
+    steps: tuple[int, ...]
+    episodes: tuple[int, ...]
+    last: Episode | None
+    rng: np.random.Generator
+
+
+class Chosen(Schedule):
+    """Ask a function for the task of each episode; each environment asks on its own.
+
+    :param choose: takes a `Progress`, returns the index or name of a task; it isn't copied with the
+        schedule, nor is the object that it is, or is a method of
+    :raises TypeError: if it can't be called
+    """
+
+    _state = ("_task", "_steps", "_episodes")
+    slots = Slots.OWN
+
+    def __init__(self, choose: Callable[[Progress], int | str]) -> None:
+        if not callable(choose):
+            raise TypeError(f"`choose` must be a function of a Progress, got {choose!r}")
+        self.choose = choose
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Chosen:
+        # Copied with what it belongs to, it would see nothing of what that does from now on.
+        memo[id(self.choose)] = self.choose
+        copied = type(self).__new__(type(self))
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
+
+    def __repr__(self) -> str:
+        return f"Chosen({getattr(self.choose, '__name__', self.choose)})"
+
+    @property
+    def task(self) -> int:
+        """The task of the running episode, or of the next one."""
+        return self._task
+
+    def end(self, episode: Episode) -> None:
+        """Choose the next episode's task."""
+        self._steps[episode.task] += episode.steps
+        self._episodes[episode.task] += 1
+        self._task = self._ask(episode)
+
+    def _start(self, task_names: Sequence[str]) -> None:
+        self._names = tuple(task_names)
+        self._steps = [0] * self.num_tasks
+        self._episodes = [0] * self.num_tasks
+        self._task = self._ask(None)
+
+    def _ask(self, last: Episode | None) -> int:
+        progress = Progress(self._names, tuple(self._steps), tuple(self._episodes), last, self.rng)
+        chosen = self.choose(progress)
+        if not isinstance(chosen, int | str | np.integer):
+            raise TypeError(f"`choose` must return a task's index or name, got {chosen!r}")
+        return task_index(chosen, self._names, "choose")

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 from gymnasium import Space, spaces
 
-from sb3_moe_envs.spaces.observations import (
-    ARRAYS,
-    common_space,
-    counts_from_elsewhere,
-    different_kinds,
-)
+from sb3_moe_envs.spaces.observations import common_space
 
-InvalidAction = Literal["noop", "modulo", "error"]
-# Floats of 64 bits tell so many apart in [-1, 1], with room for rounding.
-_MOST_VALUES = 2**50
+# Turns an action, or a batch of them, of the common space into a task's.
+ActionFit = Callable[[Any], Any]
 
 
-class ActionFit(Protocol):
-    """Turn actions of the common space into one task's; works on one action and on a batch."""
-
-    def __call__(self, action: Any) -> Any:
-        """Return the task's action."""
-
-
-class Unchanged:
-    """The task's action space is the common one."""
-
-    def __call__(self, action: Any) -> Any:
-        """Return the action as it is."""
-        return action
+def unchanged(action: Any) -> Any:
+    """Return the action of a task whose space is the common one."""
+    return action
 
 
 @dataclass(frozen=True)
@@ -48,9 +32,8 @@ class DiscreteFit:
 
     sizes: np.ndarray
     start: np.ndarray
-    invalid: InvalidAction
-    # A snapshot of version 0.1 holds fits without one: they gave int64.
-    dtype: Any = np.dtype(np.int64)  # noqa: RUF009  # a dtype can't be changed
+    invalid: str
+    dtype: Any
 
     def __call__(self, action: Any) -> Any:
         """Return the task's action; extra dimensions are cut off.
@@ -58,7 +41,8 @@ class DiscreteFit:
         :raises ValueError: if a choice is no whole number, or, with `"error"`, not the task's
         """
         choice = np.asarray(action)[_corner(self.sizes)]
-        if choice.dtype.kind == "f" and not _are_whole(choice):
+        is_whole = np.isfinite(choice) & (choice == np.rint(choice))
+        if not is_whole.all():
             raise ValueError(f"`action` must be of whole numbers, got {choice.tolist()}")
         valid = (choice >= 0) & (choice < self.sizes)
         if self.invalid == "error" and not valid.all():
@@ -74,75 +58,37 @@ class DiscreteFit:
 
 @dataclass(frozen=True)
 class BoxFit:
-    """Cut off the dimensions that the task lacks.
+    """Cut off the dimensions that the task lacks, and map [-1, 1] to its bounds if it has its own.
 
-    :param corner: where the task's action lies in the common one
-    :param dtype: of the task's actions; what it can't hold is rounded
+    :param space: the task's, of floats or bits
+    :param maps: whether the common space is [-1, 1]
     """
 
-    corner: Any
-    dtype: Any
+    space: Any
+    maps: bool = False
 
     def __call__(self, action: Any) -> Any:
         """Return the task's action."""
-        action = np.asarray(action)[self.corner]
-        if self.dtype.kind != "f" and action.dtype.kind == "f":
-            action = np.rint(action)
-        return action.astype(self.dtype, copy=False)
-
-
-@dataclass(frozen=True)
-class UnitFit:
-    """Cut off the dimensions that the task lacks, and map [-1, 1] to its bounds.
-
-    The whole numbers of an integer Box have equal shares of [-1, 1], in order.
-
-    :param low: the task's lower bounds
-    :param high: the task's upper bounds
-    """
-
-    low: np.ndarray
-    high: np.ndarray
-
-    def __call__(self, action: Any) -> Any:
-        """Return the task's action."""
-        low, high = self.low, self.high
-        action = np.asarray(action)[_corner(low)]
-        if low.dtype.kind == "f":
+        action = np.asarray(action)[_corner(self.space)]
+        if self.maps:
+            low, high = self.space.low, self.space.high
             # Rounding may miss a bound by the last digit.
-            own = np.clip(low + (action + 1) * (high - low) / 2, low, high)
-            return own.astype(low.dtype)
-        shares = np.floor((action.astype(np.float64) + 1) / 2 * num_values(low, high))
-        # Wide enough that nothing overflows.
-        wide = np.uint64 if low.dtype == np.uint64 else np.int64
-        last = num_values(low, high) - 1
-        return (low.astype(wide) + np.clip(shares, 0, last).astype(wide)).astype(low.dtype)
-
-
-def num_values(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return how many whole numbers there are between bounds, both included."""
-    return high.astype(np.float64) - low.astype(np.float64) + 1
+            action = np.clip(low + (action + 1) * (high - low) / 2, low, high)
+        return action.astype(self.space.dtype, copy=False)
 
 
 def pad_actions(
-    task_spaces: Sequence[Space[Any]], names: Sequence[str], invalid: InvalidAction
+    task_spaces: Sequence[Space[Any]], names: Sequence[str], invalid: str
 ) -> tuple[Space[Any], list[ActionFit]]:
     """Find a common action space, and how each task reads its actions.
 
     The largest number of choices is taken, counted from 0: choice i is a task's start + i. Boxes
-    with different bounds on a shared dimension become a [-1, 1] of floats: it is mapped to each
-    task's own bounds, and to an integer Box in equal shares per whole number. So each task's own
-    actions can all be reached.
+    with different bounds on a shared dimension become [-1, 1], which is mapped to each task's own
+    bounds. So each task's own actions can all be reached.
 
-    :param task_spaces: all Box, Discrete, MultiDiscrete or MultiBinary; others must be equal
+    :param task_spaces: all Discrete, MultiDiscrete, MultiBinary or Box of floats
     :raises ValueError: if the spaces are of different or other kinds, or can't be mapped
     """
-    first = task_spaces[0]
-    if all(space == first for space in task_spaces) and not _must_be_read(first):
-        return first, [Unchanged() for _ in task_spaces]
-    if any(not isinstance(space, ARRAYS) for space in task_spaces):
-        # Texts and Dicts, which observations may be, have no common actions.
-        raise different_kinds(task_spaces, names, "action_space")
     if all(isinstance(space, spaces.Box) for space in task_spaces):
         return _pad_boxes(task_spaces, names)
     common = common_space(task_spaces, names, "action_space")
@@ -152,24 +98,13 @@ def pad_actions(
     return common, [_fit(common, space, invalid) for space in task_spaces]
 
 
-def _must_be_read(space: Space[Any]) -> bool:
-    """Return whether SB3 gives other values than the space's: floats, or choices from 0."""
-    if isinstance(space, spaces.Box):
-        return np.dtype(space.dtype).kind != "f"
-    return counts_from_elsewhere(space)
-
-
-def _fit(common: Space[Any], space: Any, invalid: InvalidAction) -> ActionFit:
+def _fit(common: Space[Any], space: Any, invalid: str) -> ActionFit:
     if space == common:
-        return Unchanged()
+        return unchanged
     if isinstance(space, spaces.MultiBinary):
-        return BoxFit(_corner(space), space.dtype)
+        return BoxFit(space)
     sizes = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec)
     return DiscreteFit(sizes, np.asarray(space.start), invalid, space.dtype)
-
-
-def _are_whole(choice: np.ndarray) -> bool:
-    return bool((np.isfinite(choice) & (choice == np.rint(choice))).all())
 
 
 def _corner(array: Any) -> Any:
@@ -181,54 +116,27 @@ def _pad_boxes(
     task_spaces: Sequence[Any], names: Sequence[str]
 ) -> tuple[Space[Any], list[ActionFit]]:
     common: Any = common_space(task_spaces, names, "action_space")
-    if all(
-        np.array_equal(common.low[_corner(space)], space.low)
-        and np.array_equal(common.high[_corner(space)], space.high)
-        for space in task_spaces
-    ):
-        return common, [BoxFit(_corner(space), space.dtype) for space in task_spaces]
+    corners = [_corner(space) for space in task_spaces]
+    maps = any(
+        not np.array_equal(common.low[corner], space.low)
+        or not np.array_equal(common.high[corner], space.high)
+        for corner, space in zip(corners, task_spaces, strict=True)
+    )
     for name, space in zip(names, task_spaces, strict=True):
-        _require_mappable(name, space)
-    unit = spaces.Box(-1, 1, common.shape, _unit_dtype(task_spaces))
-    return unit, [UnitFit(space.low, space.high) for space in task_spaces]
-
-
-def _require_mappable(name: str, space: Any) -> None:
-    counted = space.dtype.kind != "f"
-    with np.errstate(over="ignore"):
-        span = num_values(space.low, space.high) if counted else space.high - space.low
-    if not space.is_bounded() or not np.isfinite(span).all():
-        raise ValueError(
-            f"`action_space`='pad' can't map bounds to each other unless all are finite, "
-            f"and the range too, got {name!r}: {space}"
-        )
-    if counted and (span > _MOST_VALUES).any():
-        raise ValueError(
-            f"`action_space`='pad' can't map [-1, 1] to more than 2**50 whole numbers, "
-            f"got {name!r}: {space}"
-        )
-
-
-def _unit_dtype(task_spaces: Sequence[Any]) -> Any:
-    """Return a type of floats fine enough for each whole number of an integer Box."""
-    floats = [space.dtype for space in task_spaces if space.dtype.kind == "f"]
-    counts = [
-        num_values(space.low, space.high).max(initial=1)
-        for space in task_spaces
-        if space.dtype.kind != "f"
-    ]
-    if counts:
-        floats.append(np.dtype(np.float32 if max(counts) <= 2**20 else np.float64))
-    return np.result_type(*floats).type
-
-
-def action_mask(common: Space[Any], space: Any) -> np.ndarray | None:
-    """Return which choices of the common space a task has; None for spaces without choices."""
-    sizes, own = choices(common), choices(space)
-    if not sizes:
-        return None
-    own += [1] * (len(sizes) - len(own))
-    return np.concatenate([np.arange(size) < n for size, n in zip(sizes, own, strict=True)])
+        with np.errstate(over="ignore"):
+            span = np.subtract(space.high, space.low, dtype=common.dtype) if maps else np.zeros(1)
+        if space.dtype.kind != "f" or not np.isfinite(span).all():
+            raise ValueError(
+                "`action_space`='pad' needs Boxes of floats, and can't map bounds to each other "
+                f"unless all are finite, and the range too, got {name!r}: {space}; wrap the tasks "
+                "(gymnasium.wrappers: TransformAction, RescaleAction)"
+            )
+    if not maps:
+        own = [space == common for space in task_spaces]
+        fits = zip(own, task_spaces, strict=True)
+        return common, [unchanged if same else BoxFit(space) for same, space in fits]
+    unit = spaces.Box(-1, 1, common.shape, common.dtype)
+    return unit, [BoxFit(space, maps=True) for space in task_spaces]
 
 
 def choices(space: Any) -> list[int]:
@@ -243,3 +151,68 @@ def choices(space: Any) -> list[int]:
     if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
         return [2] * space.shape[0]
     return []
+
+
+class TaskMasks:
+    """Which choices of the common action space each task has, and which its own masks allow.
+
+    :param common: the action space of all tasks
+    :param task_spaces: each task's own
+    :param invalid: what an action that a task lacks becomes, as of `MultiTaskEnv`
+    :param hidden: show every choice as valid, since a mask would reveal the task
+    """
+
+    def __init__(
+        self, common: Space[Any], task_spaces: Sequence[Any], invalid: str, *, hidden: bool
+    ) -> None:
+        self._common, sizes = common, choices(common)
+        self._own_sizes = [choices(space) for space in task_spaces]
+        self._deciders = [_deciders(sizes, own, invalid) for own in self._own_sizes]
+        valid = [_valid(sizes, own) | hidden for own in self._own_sizes]
+        self._valid = np.stack(valid) if sizes else None
+
+    def of(self, tasks: Any) -> np.ndarray:
+        """Return which choices are valid in each task of an index or an array of them.
+
+        :raises TypeError: if the action space has no choices to mask
+        """
+        if self._valid is None:
+            raise TypeError(
+                "`action_masks` needs a Discrete or MultiDiscrete (or flat MultiBinary) action "
+                f"space, got {self._common}"
+            )
+        return self._valid[tasks].copy()
+
+    def spread(self, task: int, own: Any, rows: tuple[int, ...] = ()) -> np.ndarray:
+        """Return which actions of the common space a task's own masks allow.
+
+        :param own: (*rows, own length); an action that becomes another, as those that the task
+            lacks do, is allowed if that one is
+        :raises TypeError: if the masks have another shape
+        """
+        expected = (*rows, sum(self._own_sizes[task]))
+        if np.shape(own) != expected:
+            raise TypeError(f"`action_masks` must have the shape {expected}, got {np.shape(own)}")
+        deciders = self._deciders[task]
+        return np.where(deciders < 0, True, np.asarray(own, dtype=bool)[..., deciders])
+
+
+def _valid(common: Sequence[int], own: Sequence[int]) -> np.ndarray:
+    padded = [*own, *[1] * (len(common) - len(own))]
+    masks = [np.arange(size) < n for size, n in zip(common, padded, strict=False)]
+    return np.concatenate([np.zeros(0, bool), *masks])
+
+
+def _deciders(common: Sequence[int], own: Sequence[int], invalid: str) -> np.ndarray:
+    """Return, for each entry of the common mask, which entry of the task's decides; -1 for none."""
+    deciders, start = [np.zeros(0, int)], 0
+    for place, size in enumerate(common):
+        if place >= len(own):
+            deciders.append(np.full(size, -1))
+            continue
+        choice = np.arange(size)
+        lacked: dict[str, Any] = {"noop": 0, "modulo": choice % own[place], "error": -1}
+        becomes = np.where(choice < own[place], choice, lacked[invalid])
+        deciders.append(np.where(becomes < 0, -1, becomes + start))
+        start += own[place]
+    return np.concatenate(deciders)

@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
-from sb3_moe_envs.spaces.actions import ActionFit, action_mask, pad_actions
-from sb3_moe_envs.spaces.observations import ArrayFit, ObservationFit, empty, pad_observations
+from sb3_moe_envs.spaces.actions import TaskMasks, pad_actions
+from sb3_moe_envs.spaces.observations import ArrayFit, empty, pad_observations
 from sb3_moe_envs.spaces.task_id import ENCODERS
 
-MODES = ("pad", "strict")
-INVALID_ACTIONS = ("noop", "modulo", "error")
+OPTIONS = {
+    "task_id": tuple(ENCODERS),
+    "obs_space": ("pad", "strict"),
+    "action_space": ("pad", "strict"),
+    "invalid_action": ("noop", "modulo", "error"),
+}
 
 
 class Interface:
@@ -27,7 +31,7 @@ class Interface:
     :param action_space: as `obs_space`
     :param invalid_action: what an action that the task lacks does: `"noop"` (the task's first
         action), `"modulo"` (wraps around) or `"error"`
-    :raises ValueError: if an argument is unknown or the spaces don't fit
+    :raises ValueError: if the spaces don't fit
     """
 
     def __init__(
@@ -41,22 +45,18 @@ class Interface:
         action_space: str = "pad",
         invalid_action: str = "noop",
     ) -> None:
-        check_options(task_id, obs_space, action_space, invalid_action)
         self.task_spaces = list(observation_spaces)
-        common, self._observations = _unify_observations(observation_spaces, names, obs_space)
-        self._common = common
-        self._encoder = ENCODERS[task_id](common, names)
+        if obs_space == "strict":
+            _require_equal(observation_spaces, names, "obs_space")
+        self._common, self._observations = pad_observations(observation_spaces, names)
+        self._encoder = ENCODERS[task_id](self._common, names)
         self.observation_space = self._encoder.space
-        self.action_space, self._actions = _unify_actions(
-            action_spaces, names, action_space, invalid_action
+        if action_space == "strict":
+            _require_equal(action_spaces, names, "action_space")
+        self.action_space, self._actions = pad_actions(action_spaces, names, invalid_action)
+        self.masks = TaskMasks(
+            self.action_space, action_spaces, invalid_action, hidden=task_id == "none"
         )
-        masks = [action_mask(self.action_space, space) for space in action_spaces]
-        if masks[0] is None:
-            self._masks = None
-        else:
-            self._masks = np.stack([mask for mask in masks if mask is not None])
-            # A mask would tell the tasks apart.
-            self._masks |= task_id == "none"
 
     def encode(self, task: int, obs: Any) -> Any:
         """Turn a task's observation into the common one."""
@@ -68,8 +68,10 @@ class Interface:
         :param parts: (task, rows, observations of these rows) for all rows
         :param tasks_B: (B,) the task of each row
         """
-        if len(parts) == 1 and self._is_same(parts[0][0]):
-            return self._encoder.batch(parts[0][2], tasks_B)
+        task, _, obs = parts[0]
+        fit = self._observations[task]
+        if len(parts) == 1 and isinstance(fit, ArrayFit) and fit.same:
+            return self._encoder.batch(obs, tasks_B)
         out = empty(self._common, (len(tasks_B),))
         for task, rows, obs in parts:
             self._observations[task].write(out, rows, obs)
@@ -79,19 +81,6 @@ class Interface:
         """Turn an action, or a batch of them, of the common space into a task's."""
         return self._actions[task](action)
 
-    def masks(self, tasks: Any) -> np.ndarray:
-        """Return which actions are valid in each task of an index or an array of them.
-
-        :raises TypeError: if the action space has no choices to mask
-        """
-        if self._masks is None:
-            raise TypeError(
-                f"`action_masks` needs a Discrete or MultiDiscrete (or flat MultiBinary) action "
-                f"space, got "
-                f"{self.action_space}"
-            )
-        return self._masks[tasks].copy()
-
     def pad_mask(self, mask: Any) -> Any:
         """Return a task's own action mask at the length of the common Discrete space."""
         if not isinstance(self.action_space, spaces.Discrete) or np.ndim(mask) != 1:
@@ -100,38 +89,12 @@ class Interface:
         padded[: len(mask)] = mask
         return padded
 
-    def _is_same(self, task: int) -> bool:
-        fit = self._observations[task]
-        return isinstance(fit, ArrayFit) and fit.same
 
-
-def check_options(task_id: str, obs_space: str, action_space: str, invalid_action: str) -> None:
-    """Raise ValueError if an option of an `Interface` is unknown, whatever the spaces are."""
-    _require("task_id", task_id, tuple(ENCODERS))
-    _require("obs_space", obs_space, MODES)
-    _require("action_space", action_space, MODES)
-    _require("invalid_action", invalid_action, INVALID_ACTIONS)
-
-
-def _require(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {list(allowed)}, got {value!r}")
-
-
-def _unify_observations(
-    task_spaces: Sequence[Space[Any]], names: Sequence[str], mode: str
-) -> tuple[Space[Any], list[ObservationFit]]:
-    if mode == "strict":
-        _require_equal(task_spaces, names, "obs_space")
-    return pad_observations(task_spaces, names)
-
-
-def _unify_actions(
-    task_spaces: Sequence[Space[Any]], names: Sequence[str], mode: str, invalid: Any
-) -> tuple[Space[Any], list[ActionFit]]:
-    if mode == "strict":
-        _require_equal(task_spaces, names, "action_space")
-    return pad_actions(task_spaces, names, invalid)
+def check_options(options: dict[str, str]) -> None:
+    """Raise ValueError if an option of :class:`Interface` is unknown, whatever the spaces are."""
+    for name, value in options.items():
+        if value not in OPTIONS[name]:
+            raise ValueError(f"`{name}` must be one of {list(OPTIONS[name])}, got {value!r}")
 
 
 def _require_equal(task_spaces: Sequence[Space[Any]], names: Sequence[str], argument: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from gymnasium import Space, spaces
@@ -12,20 +12,10 @@ from gymnasium import Space, spaces
 # Spaces whose elements are numbers in an array of one shape.
 ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 _CURES = {
-    "obs_space": "wrap the tasks so that they agree (gymnasium.wrappers: FilterObservation, "
-    "FlattenObservation, TransformObservation)",
+    "obs_space": "wrap the tasks so that they agree (gymnasium.wrappers: FilterObservation drops "
+    "what agents can't read, such as texts; FlattenObservation, TransformObservation)",
     "action_space": "wrap the tasks so that they agree (gymnasium.wrappers.TransformAction)",
 }
-
-
-class ObservationFit(Protocol):
-    """Bring one task's observations into the common space."""
-
-    def single(self, obs: Any) -> Any:
-        """Fit one observation."""
-
-    def write(self, out: Any, rows: Any, obs: Any) -> None:
-        """Write a batch of observations into rows (a slice or indices) that hold zeros."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +43,7 @@ class ArrayFit:
         out[self.region] = self._from_zero(obs)
         return out
 
-    def write(self, out: np.ndarray, rows: Any, obs: np.ndarray) -> None:
+    def write(self, out: Any, rows: Any, obs: Any) -> None:
         """Write a batch of observations into rows (a slice or indices) that hold zeros."""
         out[(rows, *self.region)] = self._from_zero(obs)
 
@@ -62,23 +52,8 @@ class ArrayFit:
 
 
 @dataclass(frozen=True)
-class TextFit:
-    """Hand on a text whole; a batch is an array of objects, which cuts none."""
-
-    space: Space[Any]
-
-    def single(self, obs: Any) -> Any:
-        """Fit one observation."""
-        return obs
-
-    def write(self, out: np.ndarray, rows: Any, obs: Any) -> None:
-        """Write a batch of texts into rows (a slice or indices)."""
-        out[rows] = np.array(obs, object)
-
-
-@dataclass(frozen=True)
 class DictFit:
-    """Fit each entry of a Dict; an entry that the task lacks stays zero, or an empty text."""
+    """Fit each entry of a Dict; an entry that the task lacks stays zero."""
 
     space: spaces.Dict
     parts: dict[str, ObservationFit]
@@ -90,10 +65,13 @@ class DictFit:
             for key, space in self.space.spaces.items()
         }
 
-    def write(self, out: dict[str, np.ndarray], rows: Any, obs: dict[str, np.ndarray]) -> None:
+    def write(self, out: Any, rows: Any, obs: Any) -> None:
         """Write a batch of observations into rows (a slice or indices) that hold zeros."""
         for key, part in self.parts.items():
             part.write(out[key], rows, obs[key])
+
+
+ObservationFit = ArrayFit | DictFit
 
 
 def pad_observations(
@@ -101,21 +79,13 @@ def pad_observations(
 ) -> tuple[Space[Any], list[ObservationFit]]:
     """Find the smallest common space, and how each task's observations go into it.
 
-    :param task_spaces: all Box, Discrete, MultiDiscrete, MultiBinary, Text, or all Dict of these
+    :param task_spaces: all Box, Discrete, MultiDiscrete, MultiBinary, or all Dict of these
     :param optional: it must hold zeros too, for a task that has nothing here
     :raises ValueError: if the spaces are of different kinds or of another kind
     """
-    for name, space in zip(names, task_spaces, strict=True):
-        if not (isinstance(space, (spaces.Dict, *ARRAYS)) or is_text(space)):
-            raise ValueError(
-                f"observations must be Box, Discrete, MultiDiscrete, MultiBinary, Text or Dict of "
-                f"these, got {name!r}: {space}; {_CURES['obs_space']}"
-            )
     if all(isinstance(space, spaces.Dict) for space in task_spaces):
         return _pad_dicts(task_spaces, names, optional)
     common = common_space(task_spaces, names, "obs_space", optional=optional)
-    if is_text(common):
-        return common, [TextFit(common) for _ in task_spaces]
     return common, [array_fit(common, space) for space in task_spaces]
 
 
@@ -139,20 +109,13 @@ def _pad_dicts(
     return space, [DictFit(space, own) for own in parts]
 
 
-def is_text(space: Space[Any]) -> bool:
-    """Return whether a space holds strings, as Text does."""
-    return space.dtype is not None and space.dtype.kind == "U"
-
-
 def empty(space: Space[Any], rows: tuple[int, ...] = ()) -> Any:
-    """Return what stands for nothing in a common space: zeros, or empty texts.
+    """Return what stands for nothing in a common space: zeros.
 
     :param rows: (num_rows,) for a batch
     """
     if isinstance(space, spaces.Dict):
         return {key: empty(part, rows) for key, part in space.spaces.items()}
-    if is_text(space):
-        return np.full(rows, "", object) if rows else ""
     if isinstance(space, spaces.Discrete) and not rows:
         return np.int64(0)
     return np.zeros((*rows, *(space.shape or ())), space.dtype)
@@ -178,13 +141,14 @@ def common_space(
     :raises ValueError: if the spaces can't be padded to a common one
     """
     first = task_spaces[0]
+    if not all(isinstance(space, ARRAYS) for space in task_spaces):
+        raise different_kinds(task_spaces, names, argument)
     equal = all(space == first for space in task_spaces)
     if equal and not optional and not counts_from_elsewhere(first):
         return first
+    one_dimensionality = len({len(space.shape or ()) for space in task_spaces}) == 1
     for kind, pad in _PADDING.items():
-        if all(isinstance(space, kind) for space in task_spaces):
-            if len({len(space.shape or ()) for space in task_spaces}) > 1:
-                break
+        if one_dimensionality and all(isinstance(space, kind) for space in task_spaces):
             return pad(task_spaces, optional)
     raise different_kinds(task_spaces, names, argument)
 
@@ -199,10 +163,10 @@ def different_kinds(
 ) -> ValueError:
     """Return the error of spaces that have no common one, with the cure."""
     described = ", ".join(f"{n!r}: {s}" for n, s in zip(names, task_spaces, strict=True))
+    dicts = ", or Dict of these" if argument == "obs_space" else ""
     return ValueError(
-        f"`{argument}`='pad' needs spaces of one kind (Box, Discrete, MultiDiscrete, MultiBinary; "
-        f"observations also Text and Dict of these) and one number of dimensions, got {described}; "
-        f"{_CURES[argument]}"
+        f"`{argument}`='pad' needs spaces of one kind (Box, Discrete, MultiDiscrete, MultiBinary"
+        f"{dicts}) and one number of dimensions, got {described}; {_CURES[argument]}"
     )
 
 
@@ -213,10 +177,10 @@ def _largest_shape(task_spaces: Sequence[Any]) -> tuple[int, ...]:
 def _pad_boxes(task_spaces: Sequence[Any], optional: bool) -> spaces.Box:
     shape = _largest_shape(task_spaces)
     dtype = np.result_type(*[space.dtype for space in task_spaces])
-    if all(_holds_every_pixel(space) for space in task_spaces):
-        # A corner that no task fills is one of a picture all the same, or SB3 sees no picture.
+    if all(is_image(space) for space in task_spaces):
+        # SB3 would not recognize an image whose bounds were 0 in a corner that no task fills.
         return spaces.Box(0, 255, shape, np.uint8)
-    # Zeros stay where a task has nothing, so that the bounds hold them.
+    # Where a task has nothing, zeros stay, which the bounds must hold.
     low, high = np.zeros((2, len(task_spaces) + optional, *shape), dtype)
     for index, space in enumerate(task_spaces):
         region = (index, *(slice(size) for size in space.shape))
@@ -224,12 +188,9 @@ def _pad_boxes(task_spaces: Sequence[Any], optional: bool) -> spaces.Box:
     return spaces.Box(low.min(axis=0), high.max(axis=0), shape, dtype.type)
 
 
-def _holds_every_pixel(space: Any) -> bool:
-    return bool(space.dtype == np.uint8 and not space.low.any() and (space.high == 255).all())
-
-
-def _pad_discrete(task_spaces: Sequence[Any], _: bool) -> Space[Any]:
-    return spaces.Discrete(max(int(space.n) for space in task_spaces))
+def is_image(box: Any) -> bool:
+    """Return whether a Box is of what SB3 takes for images: uint8 in [0, 255]."""
+    return bool(box.dtype == np.uint8 and not box.low.any() and (box.high == 255).all())
 
 
 def _pad_multi_discrete(task_spaces: Sequence[Any], _: bool) -> spaces.MultiDiscrete:
@@ -241,24 +202,9 @@ def _pad_multi_discrete(task_spaces: Sequence[Any], _: bool) -> spaces.MultiDisc
     return spaces.MultiDiscrete(sizes.max(axis=0))
 
 
-def _pad_multi_binary(task_spaces: Sequence[Any], _: bool) -> spaces.MultiBinary:
-    return spaces.MultiBinary(_largest_shape(task_spaces))
-
-
-def _pad_texts(task_spaces: Sequence[Any], optional: bool) -> spaces.Text:
-    characters = set[str]().union(*[space.character_set for space in task_spaces])
-    return spaces.Text(
-        max(space.max_length for space in task_spaces),
-        min_length=0 if optional else min(space.min_length for space in task_spaces),
-        # In order, since a seeded space draws from them in the order given.
-        charset="".join(sorted(characters)),
-    )
-
-
 _PADDING: dict[type[Space[Any]], Any] = {
     spaces.Box: _pad_boxes,
-    spaces.Discrete: _pad_discrete,
+    spaces.Discrete: lambda own, _: spaces.Discrete(max(int(space.n) for space in own)),
     spaces.MultiDiscrete: _pad_multi_discrete,
-    spaces.MultiBinary: _pad_multi_binary,
-    spaces.Text: _pad_texts,
+    spaces.MultiBinary: lambda own, _: spaces.MultiBinary(_largest_shape(own)),
 }

@@ -2,45 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium import Space, spaces
 
-from sb3_moe_envs.spaces.named import NamedBox, NamedId
+from sb3_moe_envs.spaces.observations import is_image
 
 
-class TaskIdEncoder(Protocol):
-    """Add the task id to observations."""
+class NamedId(spaces.Discrete):  # type: ignore[type-arg]  # generic in some versions only
+    """The id of a task, in a space that knows the tasks' names.
 
-    @property
-    def space(self) -> Space[Any]:
-        """What observations with the id are of."""
+    Ids of the same tasks in another order are another space, which SB3 refuses as it does all
+    others: an agent would take each task for another. Ids of other tasks are the same space: an
+    agent may go on with new ones.
 
-    def single(self, obs: Any, task: int) -> Any:
-        """Add the id to one observation."""
+    :param task_names: of all tasks, by id; also the attribute that policies and callbacks read
+    """
 
-    def batch(self, obs: Any, tasks_B: np.ndarray) -> Any:
-        """Add the ids to a batch of observations."""
+    def __init__(self, task_names: Sequence[str]) -> None:
+        super().__init__(len(task_names))
+        self.task_names = tuple(task_names)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare as Discrete does, and the order of the tasks."""
+        return super().__eq__(other) and not _is_reordered(self.task_names, other)
+
+    def __repr__(self) -> str:
+        return f"NamedId({list(self.task_names)})"
+
+
+class NamedBox(spaces.Box):
+    """Numbers with a task's id among them; equal to others as a :class:`NamedId` is.
+
+    :param low: lower bounds
+    :param high: upper bounds
+    :param dtype: of the numbers
+    :param task_names: of all tasks, by id
+    """
+
+    def __init__(
+        self, low: npt.NDArray[Any], high: npt.NDArray[Any], dtype: Any, task_names: Sequence[str]
+    ) -> None:
+        super().__init__(low, high, dtype=dtype)
+        self.task_names = tuple(task_names)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare as Box does, and the order of the tasks."""
+        return super().__eq__(other) and not _is_reordered(self.task_names, other)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()} of {list(self.task_names)}"
+
+
+def _is_reordered(names: tuple[str, ...], other: object) -> bool:
+    others = tuple(getattr(other, "task_names", names))
+    return names != others and sorted(names) == sorted(others)
 
 
 class Hidden:
-    """Leave observations as they are (`info` and `none`)."""
+    """Leave observations as they are (`info` and `none`).
+
+    :param space: of observations without the id, as of the other encoders
+    :param names: of the tasks
+    """
+
+    space: Space[Any]
 
     def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
         self.space = space
 
     def single(self, obs: Any, task: int) -> Any:
-        """Return the observation."""
+        """Add the id to one observation."""
         return obs
 
     def batch(self, obs: Any, tasks_B: np.ndarray) -> Any:
-        """Return the observations."""
+        """Add the ids to a batch of observations."""
         return obs
 
 
-class AsDict:
+class AsDict(Hidden):
     """`{"obs": ..., "task_id": ...}`; a Dict observation gets the key beside its own."""
 
     def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
@@ -55,66 +98,24 @@ class AsDict:
 
     def single(self, obs: Any, task: int) -> Any:
         """Add the id to one observation."""
-        inner = obs if self._flat else {"obs": obs}
-        return {**inner, "task_id": np.int64(task)}
+        return {**(obs if self._flat else {"obs": obs}), "task_id": np.int64(task)}
 
     def batch(self, obs: Any, tasks_B: np.ndarray) -> Any:
         """Add the ids to a batch of observations."""
-        inner = obs if self._flat else {"obs": obs}
-        return {**inner, "task_id": tasks_B.copy()}
+        return {**(obs if self._flat else {"obs": obs}), "task_id": tasks_B.copy()}
 
 
-class OneHot:
-    """Append a one-hot of the id to a flat Box."""
+class _Appended(Hidden):
+    """Append a code of the id on one axis of a Box."""
 
-    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
-        box = _require_box(space, 1, "onehot")
-        self._codes = np.eye(len(names), dtype=box.dtype)
+    def __init__(self, box: Any, names: Sequence[str], codes: np.ndarray, axis: int) -> None:
+        self._codes, self._axis = codes, axis
         self.space = NamedBox(
-            np.concatenate([box.low, self._codes.min(axis=0) * 0]),
-            np.concatenate([box.high, self._codes.max(axis=0)]),
+            np.concatenate([box.low, np.zeros_like(codes[0])], axis),
+            np.concatenate([box.high, codes.max(axis=0)], axis),
             box.dtype.type,
             names,
         )
-
-    def single(self, obs: Any, task: int) -> Any:
-        """Add the id to one observation."""
-        return np.concatenate([obs, self._codes[task]])
-
-    def batch(self, obs: Any, tasks_B: np.ndarray) -> Any:
-        """Add the ids to a batch of observations."""
-        return np.concatenate([obs, self._codes[tasks_B]], axis=1)
-
-
-class Channels:
-    """Append one constant channel per task to an image: the task's own at the maximum, others 0.
-
-    :raises ValueError: if it isn't an image, or its shape would not tell where the id is
-    """
-
-    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
-        box = _require_box(space, 3, "channels")
-        self._axis, num_tasks = channel_axis(box), len(names)
-        shape = list(box.shape)
-        shape[self._axis] = num_tasks
-        index = [1, 1, 1]
-        index[self._axis] = num_tasks
-        # An unbounded image has no maximum; 1 is as good as any other value.
-        top = box.high.max() if np.isfinite(box.high).all() else box.dtype.type(1)
-        eye = np.eye(num_tasks, dtype=box.dtype) * top
-        self._codes = np.stack([np.broadcast_to(row.reshape(index), shape) for row in eye])
-        self.space = NamedBox(
-            np.concatenate([box.low, np.zeros(shape, box.dtype)], axis=self._axis),
-            np.concatenate([box.high, self._codes.max(axis=0)], axis=self._axis),
-            box.dtype.type,
-            names,
-        )
-        if not _is_found(self.space.shape, self._axis, num_tasks, is_image=_is_image(box)):
-            raise ValueError(
-                f"`task_id`='channels' needs images whose channels can be told from height and "
-                f"width with one more for each of {num_tasks} tasks, that is in the shape "
-                f"{self.space.shape}; use 'dict', got {space}"
-            )
 
     def single(self, obs: Any, task: int) -> Any:
         """Add the id to one observation."""
@@ -125,17 +126,53 @@ class Channels:
         return np.concatenate([obs, self._codes[tasks_B]], axis=self._axis + 1)
 
 
+class OneHot(_Appended):
+    """Append a one-hot of the id to a flat Box."""
+
+    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise ValueError(f"`task_id`='onehot' needs a flat Box, got {space}")
+        super().__init__(space, names, np.eye(len(names), dtype=space.dtype), 0)
+
+
+class Channels(_Appended):
+    """Append one constant channel per task to an image: the task's own at the maximum, others 0.
+
+    :raises ValueError: if it isn't an image, or its shape would not tell where the id is
+    """
+
+    def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
+        if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+            raise ValueError(
+                f"`task_id`='channels' needs an image Box (three dimensions), got {space}"
+            )
+        axis, num_tasks = channel_axis(space), len(names)
+        # An unbounded image has no maximum; 1 is as good as any other value.
+        top = space.high.max() if np.isfinite(space.high).all() else 1
+        eye = np.eye(num_tasks, dtype=space.dtype) * np.dtype(space.dtype).type(top)
+        plane = [num_tasks if place == axis else size for place, size in enumerate(space.shape)]
+        column = [num_tasks if place == axis else 1 for place in range(3)]
+        codes = np.stack([np.broadcast_to(row.reshape(column), plane) for row in eye])
+        super().__init__(space, names, codes, axis)
+        if not _is_found(self.space.shape, axis, num_tasks, is_image=is_image(space)):
+            raise ValueError(
+                f"`task_id`='channels' needs images whose channels can be told from height and "
+                f"width with one more for each of {num_tasks} tasks, that is in the shape "
+                f"{self.space.shape}; use 'dict', got {space}"
+            )
+
+
 def channel_axis(box: spaces.Box) -> int:
     """Return where an image keeps its channels: on the first axis if it is the shortest, else last.
 
     Where another axis is as short, the first counts only in what SB3 takes for images, uint8 in
     [0, 255], as in SB3.
     """
-    return _shortest_axis(box.shape, ties_first=_is_image(box))
+    return _shortest_axis(box.shape, ties_first=is_image(box))
 
 
 def plane_axis(shape: tuple[int, ...], num_tasks: int, *, is_image: bool) -> int:
-    """Return where whoever is shown no more than the space looks for the planes.
+    """Return where a policy, which is shown no more than the space, looks for the planes.
 
     They are on the axis of the channels without them; where neither axis fits, or both, on that of
     the channels with them.
@@ -153,8 +190,8 @@ def plane_axis(shape: tuple[int, ...], num_tasks: int, *, is_image: bool) -> int
     return fitting[0] if len(fitting) == 1 else _shortest_axis(shape, ties_first=is_image)
 
 
-def _is_found(shape: tuple[int, ...], axis: int, num_tasks: int, *, is_image: bool) -> bool:
-    """Say whether planes are looked for where they are, in what SB3 makes of an image too."""
+def _is_found(shape: Any, axis: int, num_tasks: int, *, is_image: bool) -> bool:
+    """Return whether planes are looked for where they are, in what SB3 makes of an image too."""
     if plane_axis(shape, num_tasks, is_image=is_image) != axis:
         return False
     if not is_image or _shortest_axis(shape, ties_first=True) == 0:
@@ -169,18 +206,7 @@ def _shortest_axis(shape: Sequence[int], *, ties_first: bool) -> int:
     return 0 if first < min(others) or (ties_first and first == min(others)) else 2
 
 
-def _is_image(box: spaces.Box) -> bool:
-    return box.dtype == np.uint8 and bool((box.low == 0).all() and (box.high == 255).all())
-
-
-def _require_box(space: Space[Any], ndim: int, mode: str) -> Any:
-    if isinstance(space, spaces.Box) and len(space.shape) == ndim:
-        return space
-    kind = "a flat Box" if ndim == 1 else "an image Box (three dimensions)"
-    raise ValueError(f"`task_id`={mode!r} needs {kind}, got {space}")
-
-
-ENCODERS: dict[str, Callable[[Space[Any], Sequence[str]], TaskIdEncoder]] = {
+ENCODERS: dict[str, type[Hidden]] = {
     "dict": AsDict,
     "onehot": OneHot,
     "channels": Channels,

@@ -1,1 +1,1 @@
-"""Vector environments: many copies of a task, and many tasks side by side."""
+"""Vector environments: one task many times, and many tasks side by side."""

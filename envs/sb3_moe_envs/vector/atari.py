@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_each
 from sb3_moe_envs.extras import require
 from sb3_moe_envs.numbers import whole
-from sb3_moe_envs.vector.single import SingleCopyEnv
-from sb3_moe_envs.vector.world import StepResult, VectorWorld
+from sb3_moe_envs.vector.batched import BatchedVectorEnv, SingleEnv
+from sb3_moe_envs.vector.infos import stack_final
 
 
-class AtariVectorWorld(VectorWorld):
-    """Copies of one Atari game, run by ale-py's threads; observations are (4, 84, 84), uint8.
+class AtariVectorEnv(BatchedVectorEnv):
+    """Environments of one Atari game, run by ale-py's threads; observations are (4, 84, 84), uint8.
 
     As SB3's ``make_atari_env``: up to 30 no-ops and FIRE at the start of a game, four frames an
-    action, the larger of the last two, grey, 84 x 84, four stacked, rewards clipped to their sign,
+    action, the larger of the last two, gray, 84 x 84, four stacked, rewards clipped to their sign,
     and an episode for each life. The game goes on when a life is lost (without SB3's no-op and
     FIRE). ``info["final_info"]`` holds the game's ``score`` so far and whether it is ``game_over``,
-    and ``of_atari``, by which evaluations know that these are a whole game's.
+    and ``of_atari``, by which evaluations recognize the score of a whole game.
 
     :param game: a ROM's name, ``"space_invaders"`` or ``"SpaceInvaders"``
-    :param num_envs: how many copies, at least 1
-    :param render_mode: None or ``"rgb_array"``: the latest grey frame
+    :param num_envs: how many, at least 1
+    :param render_mode: None or ``"rgb_array"``: the latest gray frame
     :param full_action_space: all 18 actions, the same in every game; False: the game's own
     :param episodic_life: end an episode when a life is lost
     :param clip_reward: give the sign of a reward
@@ -60,9 +60,15 @@ class AtariVectorWorld(VectorWorld):
         self.game = _rom_name(game)
         self.episodic_life, self.clip_reward = episodic_life, clip_reward
         self._full_action_space = full_action_space
-        self._ale = _make_ale(
+        from ale_py.vector_env import AtariVectorEnv as Ale
+
+        # ale-py's own `episodic_life` starts a new game at each lost life, and its `life_loss_info`
+        # gives a stale final observation: lives are followed here. Scores need unclipped rewards.
+        self._ale = Ale(
             self.game,
             self.num_envs,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            reward_clipping=False,
             full_action_space=full_action_space,
             noop_max=whole("noop_max", noop_max, minimum=0),
             frameskip=frame_skip,
@@ -77,29 +83,20 @@ class AtariVectorWorld(VectorWorld):
 
     @property
     def observations(self) -> np.ndarray:
-        """The latest observation of each copy, as reset or step returned it."""
+        """The latest observation of each environment, as reset or step returned it."""
         if self._observations is None:
             raise gym.error.ResetNeeded(f"call reset() on {self.game} before anything else")
         return self._observations
 
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start a game in every copy, or in those of ``options["reset_mask"]``.
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
+        """Start a game in every environment.
 
-        :param seed: seeds copy i with ``seed + i``; a sequence gives one seed a copy
-        :param options: ``{"reset_mask": bool array of shape (num_envs,)}``, or nothing
+        :param seed: seeds environment i with ``seed + i``; a sequence gives each its own
         """
-        mask = self._reset_mask(options)
         # -1 is ale-py's way to say: go on with the random numbers that you have.
-        seeds = [-1 if s is None else s % 2**31 for s in self._seed_of_each(seed)]
-        self._observations, info = self._ale.reset(
-            seed=np.array(seeds)[mask], options={"reset_mask": mask}
-        )
-        self._scores[mask] = 0
+        seeds = [-1 if s is None else s % 2**31 for s in seed_of_each(seed, self.num_envs, options)]
+        self._observations, info = self._ale.reset(seed=np.array(seeds))
+        self._scores[:] = 0
         self._lives = info["lives"].copy()
         return self._observations, {}
 
@@ -107,7 +104,7 @@ class AtariVectorWorld(VectorWorld):
         """Let ale-py's threads begin a step."""
         if self._observations is None:
             raise gym.error.ResetNeeded(f"call reset() on {self.game} before anything else")
-        # ale-py waits without end for what it can't play.
+        # ale-py would wait forever for an action that it can't play.
         self._ale.send(self._choices(actions))
 
     def step_wait(self) -> StepResult:
@@ -118,7 +115,7 @@ class AtariVectorWorld(VectorWorld):
         if self.episodic_life:
             terminated = terminated | ((info["lives"] < self._lives) & ~game_over)
         ended = np.flatnonzero(terminated | truncated).tolist()
-        infos = self._endings(ended, observations, info, game_over) if ended else {}
+        infos = self._final(ended, observations, info, game_over) if ended else {}
         self._scores[game_over] = 0
         self._lives = info["lives"].copy()
         self._observations = observations
@@ -126,7 +123,7 @@ class AtariVectorWorld(VectorWorld):
         return observations, rewards.astype(np.float64), terminated, truncated, infos
 
     def get_action_meanings(self) -> list[str]:
-        """Name the choices."""
+        """Name the actions."""
         if self._full_action_space:
             return [*_ale_py().Action.__members__]
         game = _ale_py().ALEInterface()
@@ -140,44 +137,42 @@ class AtariVectorWorld(VectorWorld):
 
     @staticmethod
     def draw(observation: np.ndarray) -> np.ndarray:
-        """Return the latest frame of one observation as a picture."""
+        """Return the latest frame of one observation as an image."""
         return np.repeat(observation[-1][:, :, None], 3, axis=2)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop ale-py's threads."""
         self._ale.close()
 
-    def _endings(
+    def _final(
         self, ended: list[int], observations: np.ndarray, info: dict[str, Any], over: np.ndarray
     ) -> dict[str, Any]:
-        # A lost life doesn't interrupt the game: the next episode starts where this one ends.
-        last = {i: info["final_obs"][i] if over[i] else observations[i].copy() for i in ended}
-        told = {"score": self._scores.copy(), "game_over": over, "of_atari": np.ones_like(over)}
-        return self._final_infos(last, told)
+        finals = {}
+        for i in ended:
+            # A lost life doesn't interrupt the game: the next episode starts where this one ends.
+            last = info["final_obs"][i] if over[i] else observations[i].copy()
+            score = {"score": self._scores[i], "game_over": bool(over[i]), "of_atari": True}
+            finals[i] = last, score
+        return stack_final(finals, self.num_envs)
 
 
-class AtariEnv(SingleCopyEnv):
-    """One Atari game, preprocessed as :class:`AtariVectorWorld` does.
+class AtariEnv(SingleEnv):
+    """One Atari game, preprocessed as :class:`AtariVectorEnv` does.
 
     :param game: a ROM's name, ``"space_invaders"`` or ``"SpaceInvaders"``
     :param render_mode: None or ``"rgb_array"``
-    :param kwargs: as of :class:`AtariVectorWorld`
+    :param kwargs: as of :class:`AtariVectorEnv`
     """
 
     def __init__(self, game: str, render_mode: str | None = None, **kwargs: Any) -> None:
         self.game = game
-        super().__init__(AtariVectorWorld(game, render_mode=render_mode, **kwargs))
+        super().__init__(AtariVectorEnv(game, render_mode=render_mode, **kwargs))
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one action; ``info`` holds the score so far: a limit of steps may cut the game."""
         obs, reward, terminated, truncated, info = super().step(action)
-        score = {"score": float(self._world.scores[0]), "game_over": False, "of_atari": True}
+        score = {"score": float(self._vector.scores[0]), "game_over": False, "of_atari": True}
         return obs, reward, terminated, truncated, score | info
-
-    def get_action_meanings(self) -> list[str]:
-        """Name the choices."""
-        names: list[str] = self._world.get_action_meanings()
-        return names
 
 
 def _rom_name(game: str) -> str:
@@ -186,20 +181,6 @@ def _rom_name(game: str) -> str:
     if name not in roms:
         raise ValueError(f"`game` must be one of {sorted(roms)}, got {game!r}")
     return name
-
-
-def _make_ale(game: str, num_envs: int, **kwargs: Any) -> Any:
-    from ale_py.vector_env import AtariVectorEnv
-
-    # ale-py's own `episodic_life` starts a new game at each lost life, and its `life_loss_info`
-    # gives a stale final observation: lives are followed here. Scores need unclipped rewards.
-    return AtariVectorEnv(
-        game,
-        num_envs,
-        autoreset_mode=AutoresetMode.SAME_STEP,
-        reward_clipping=False,
-        **kwargs,
-    )
 
 
 def _ale_py() -> Any:

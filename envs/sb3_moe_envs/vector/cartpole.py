@@ -1,8 +1,8 @@
-"""Gymnasium's CartPole, many copies in one step of numpy."""
+"""Gymnasium's CartPole, many environments in one step of numpy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -10,19 +10,21 @@ import numpy as np
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.utils import seeding
 
+from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_each
 from sb3_moe_envs.extras import require
-from sb3_moe_envs.vector.world import StepResult, VectorWorld
+from sb3_moe_envs.vector.batched import BatchedVectorEnv
+from sb3_moe_envs.vector.infos import stack_final
 
 #: where `CartPole-v1` is truncated
 MAX_STEPS = 500
 
 
-class CartPoleWorld(VectorWorld):
-    """Copies of `CartPole-v1` with SAME_STEP autoreset, each with a random stream of its own.
+class CartPoleVectorEnv(BatchedVectorEnv):
+    """Environments of `CartPole-v1` with SAME_STEP autoreset, each with its own random stream.
 
-    Copy ``i`` of a world seeded ``s`` plays what a lone `CartPole-v1` seeded ``s + i`` does.
+    Seeded ``s``, environment ``i`` plays what a lone `CartPole-v1` seeded ``s + i`` does.
 
-    :param num_envs: how many copies, at least 1
+    :param num_envs: how many, at least 1
     :param render_mode: None or ``"rgb_array"``
     :raises ValueError: if an argument is out of range
     """
@@ -39,27 +41,17 @@ class CartPoleWorld(VectorWorld):
 
     @property
     def observations(self) -> np.ndarray:
-        """The latest observation of each copy, as reset or step returned it."""
+        """The latest observation of each environment, as reset or step returned it."""
         return self._states.T.astype(np.float32)
 
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode in every copy, or in those of ``options["reset_mask"]``.
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
+        """Start an episode in every environment.
 
-        :param seed: seeds copy i with ``seed + i``; a sequence gives one seed a copy
-        :param options: ``{"reset_mask": bool array of shape (num_envs,)}``, or nothing
+        :param seed: seeds environment i with ``seed + i``; a sequence gives each its own
         """
-        mask = self._reset_mask(options)
-        seeds = self._seed_of_each(seed)
-        if not self._random:
-            self._random = [seeding.np_random(None)[0] for _ in seeds]
-        for i in np.flatnonzero(mask).tolist():
-            if seeds[i] is not None:
-                self._random[i] = seeding.np_random(seeds[i])[0]
+        for i, own in enumerate(seed_of_each(seed, self.num_envs, options)):
+            if own is not None or i >= len(self._random):
+                self._random[i : i + 1] = [seeding.np_random(own)[0]]
             self._start(i)
         return self.observations, {}
 
@@ -70,7 +62,7 @@ class CartPoleWorld(VectorWorld):
         self._actions = self._choices(actions)
 
     def step_wait(self) -> StepResult:
-        """Step every copy with its action."""
+        """Step every environment with its action."""
         self._states = self._moved()
         self._steps += 1
         x, _, theta, _ = np.abs(self._states)
@@ -80,20 +72,20 @@ class CartPoleWorld(VectorWorld):
         infos: dict[str, Any] = {}
         if ended:
             last = self.observations
-            infos = self._final_infos({i: last[i] for i in ended}, {})
+            infos = stack_final({i: (last[i], {}) for i in ended}, self.num_envs)
             for i in ended:
                 self._start(i)
         return self.observations, np.ones(self.num_envs), terminated, truncated, infos
 
     @staticmethod
     def draw(observation: np.ndarray) -> np.ndarray:
-        """Return one observation as Gymnasium's picture of it."""
-        require("a picture of classic control", "pygame")
+        """Return one observation as Gymnasium's image of it."""
+        require("a image of classic control", "pygame")
         pole: Any = CartPoleEnv(render_mode="rgb_array")
         pole.state = observation
-        picture: np.ndarray = pole.render()
+        image: np.ndarray = pole.render()
         pole.close()
-        return picture
+        return image
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next steps depend on, as numpy arrays and plain values."""
@@ -106,13 +98,8 @@ class CartPoleWorld(VectorWorld):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that :meth:`state_dict` returned.
 
-        :param state: taken from a world of the same number of copies
-        :raises ValueError: if it was taken from another number of copies
+        :param state: of as many environments
         """
-        if len(state["steps"]) != self.num_envs:
-            raise ValueError(
-                f"`state` must be of num_envs={self.num_envs} copies, got {len(state['steps'])}"
-            )
         self._states, self._steps = state["states"].copy(), state["steps"].copy()
         self._random = [seeding.np_random(None)[0] for _ in state["random"]]
         for random, saved in zip(self._random, state["random"], strict=True):

@@ -1,33 +1,34 @@
-"""Any gymnax environment as a Gymnasium vector environment: one jitted step for all its copies."""
+"""Any gymnax environment as a Gymnasium vector environment: one jitted step for all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_each
 from sb3_moe_envs.extras import require
-from sb3_moe_envs.vector.channels import colour_channels
-from sb3_moe_envs.vector.world import StepResult, VectorWorld, filled
+from sb3_moe_envs.vector.batched import BatchedVectorEnv, filled
+from sb3_moe_envs.vector.infos import stack_final
 
 
-class GymnaxVectorEnv(VectorWorld):
-    """Copies of one gymnax environment that step, end and start again inside one compiled call.
+class GymnaxVectorEnv(BatchedVectorEnv):
+    """Environments of one kind that step, end and start again inside one compiled call.
 
     Autoreset is SAME_STEP: at the end of an episode the observation is the next episode's first,
-    and ``info["final_obs"][i]`` is the last of the one that ended. Each copy draws from its own
-    random key: copy ``i`` of a world seeded ``s`` plays what a lone copy seeded ``s + i`` does.
+    and ``info["final_obs"][i]`` is the last of the one that ended. Each draws from its own
+    random key: seeded ``s``, environment ``i`` plays what a lone one seeded ``s + i`` does.
 
     :param name: a gymnax id, such as ``"Breakout-MinAtar"`` or ``"CartPole-v1"``
-    :param num_envs: how many copies, at least 1
-    :param render_mode: None or ``"rgb_array"``: a colour a channel, for observations (H, W, C)
+    :param num_envs: how many, at least 1
+    :param render_mode: None or ``"rgb_array"``: a color a channel, for observations (H, W, C)
     :param use_minimal_action_set: MinAtar only: the game's own actions in place of all six
     :param params: gymnax parameters to change, such as ``{"max_steps_in_episode": 500}``
-    :param no_op_max: MinAtar only: most no-ops at the start of an episode, drawn with each copy's
-        key; they count neither as its steps nor for its return, and an episode that they end is
-        followed by another
+    :param no_op_max: MinAtar only: most no-ops at the start of an episode, drawn with each
+        environment's key; they count neither as its steps nor for its return, and an episode that
+        they end is followed by another
     :param seed: seeds the first reset that is given no seed
     :raises ValueError: if an argument isn't one that gymnax knows, or is out of range
     :raises ImportError: if gymnax isn't installed
@@ -62,29 +63,17 @@ class GymnaxVectorEnv(VectorWorld):
 
     @property
     def observations(self) -> np.ndarray:
-        """The latest observation of each copy, as reset or step returned it."""
+        """The latest observation of each environment, as reset or step returned it."""
         self._check_was_reset()
         return self._to_numpy(self._observations)
 
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode in every copy, or in those of ``options["reset_mask"]``.
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
+        """Start an episode in every environment.
 
-        :param seed: seeds copy i with ``seed + i``; a sequence gives one seed a copy
-        :param options: ``{"reset_mask": bool array of shape (num_envs,)}``, or nothing
+        :param seed: seeds environment i with ``seed + i``; a sequence gives each its own
         """
-        mask = self._reset_mask(options if self._keys is not None else None)
-        keys = self._seeded_keys(seed, mask)
-        if self._states is None:
-            self._states = self._program.blank(self._size)
-            shape = self.single_observation_space.shape or ()
-            self._observations = np.zeros((self._size, *shape), self._program.dtype)
         self._keys, self._states, self._observations = self._program.reset(
-            self._filled(keys), self._states, self._observations, self._filled(mask)
+            self._next_keys(seed_of_each(seed, self.num_envs, options), seed)
         )
         return self._to_numpy(self._observations), {}
 
@@ -101,13 +90,8 @@ class GymnaxVectorEnv(VectorWorld):
         observations = self._to_numpy(self._observations)
         terminated, truncated = self._own(terminated), self._own(truncated)
         ended = (terminated | truncated).nonzero()[0].tolist()
-        infos = self._final_infos(self._rows(last, ended), {}) if ended else {}
+        infos = self._final(last, ended) if ended else {}
         return observations, self._own(rewards, np.float64), terminated, truncated, infos
-
-    @staticmethod
-    def draw(observation: np.ndarray) -> np.ndarray:
-        """Return one observation as a picture, a colour a channel."""
-        return colour_channels(observation)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next steps depend on, as numpy arrays and plain values."""
@@ -122,11 +106,10 @@ class GymnaxVectorEnv(VectorWorld):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that :meth:`state_dict` returned, with its no-ops.
 
-        :param state: taken from a world of the same environment and number of copies
-        :raises ValueError: if it was taken from another environment or number of copies
+        :param state: of as many environments of the same kind
+        :raises ValueError: if it is of others
         """
-        # Version 0.1 had no no-ops to tell of.
-        self._use_no_ops(state.get("no_op_max", 0))
+        self._use_no_ops(state["no_op_max"])
         self.np_random.bit_generator.state = state["np_random"]
         if state["keys"] is None:
             self._keys = self._states = self._observations = None
@@ -144,16 +127,15 @@ class GymnaxVectorEnv(VectorWorld):
         if self._keys is None:
             raise gym.error.ResetNeeded(f"call reset() on {self.name} before anything else")
 
-    def _seeded_keys(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> Any:
-        if isinstance(seed, (int, np.integer)):
+    def _next_keys(self, seeds: list[int | None], seed: Any) -> Any:
+        if isinstance(seed, int | np.integer):
             self._np_random, self._np_random_seed = gym.utils.seeding.np_random(int(seed))
         elif seed is None and self._keys is not None:
-            return self._own(self._keys)
-        seeds = self._seed_of_each(seed)
-        numbers = [int(self.np_random.integers(2**31)) if s is None else int(s) for s in seeds]
+            return self._keys
+        numbers = [int(self.np_random.integers(2**31)) if s is None else s for s in seeds]
         # What jax.random.PRNGKey makes of a number, without a call each.
-        keys = np.array([(n >> 32 & 0xFFFFFFFF, n & 0xFFFFFFFF) for n in numbers], dtype=np.uint32)
-        return keys if self._keys is None else np.where(mask[:, None], keys, self._own(self._keys))
+        keys = [(n >> 32 & 0xFFFFFFFF, n & 0xFFFFFFFF) for n in numbers]
+        return self._filled(np.array(keys, dtype=np.uint32))
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         if isinstance(self.single_action_space, gym.spaces.Discrete):
@@ -173,12 +155,12 @@ class GymnaxVectorEnv(VectorWorld):
         return filled(rows, self._size)
 
     def _own(self, rows: Any, dtype: Any = None) -> np.ndarray:
-        """Copy what is of this world's copies from an array of jax's."""
+        """Copy the rows of these environments from an array of jax's."""
         return np.array(np.asarray(rows)[: self.num_envs], dtype)
 
-    def _rows(self, observations: Any, rows: list[int]) -> dict[int, np.ndarray]:
+    def _final(self, observations: Any, rows: list[int]) -> dict[str, Any]:
         array, dtype = np.asarray(observations), self.single_observation_space.dtype
-        return {i: array[i].astype(dtype) for i in rows}
+        return stack_final({row: (array[row].astype(dtype), {}) for row in rows}, self.num_envs)
 
 
 def _program(

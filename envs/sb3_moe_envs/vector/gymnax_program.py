@@ -1,4 +1,4 @@
-"""The compiled reset and step of a gymnax environment, shared by every world that plays it."""
+"""The compiled reset and step of a gymnax environment, shared by all vector environments of it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import numpy as np
 from gymnax.environments.spaces import gymnax_space_to_gym_space
 
 from sb3_moe_envs.numbers import whole
-from sb3_moe_envs.vector.world import filled
+from sb3_moe_envs.vector.batched import filled
 
 # So many that each number of no-ops comes with many draws of the game's own.
 NUM_STARTS = 1024
-# So many copies take about as long as one.
+# So many environments take about as long as one.
 FEW = 32
 
 
 class Program:
-    """The compiled reset and step of one gymnax environment, for any number of copies.
+    """The compiled reset and step of one gymnax environment, for any number of them.
 
-    gymnax's own ``step`` starts every copy anew at each step and throws nearly all of that away;
-    this one resets only where some copy is done, and hands the last observation over.
+    gymnax's own ``step`` starts every environment anew at each step and throws nearly all of that
+    away; this one resets only where one is done, and hands the last observation over.
 
-    No-ops are played once, in many copies at a time: an episode begins with one of these starts,
-    drawn with its copy's key, at the cost of a look-up.
+    No-ops are played once, in many environments at a time: an episode begins with one of these
+    starts, drawn with its environment's key, at the cost of a look-up.
     """
 
     def __init__(
@@ -47,19 +47,17 @@ class Program:
         self.dtype = self.observation_space.dtype
         if isinstance(self.observation_space, gym.spaces.Discrete):
             self.dtype = np.dtype(np.int32)  # jax has no int64 by default
-        self._compiled_reset = jax.jit(self._reset)
+        self._compiled_start = jax.jit(self._start)
         # A step overwrites the keys and states it is given.
         self._compiled_step = jax.jit(self._step, donate_argnums=(1, 2))
 
-    def reset(self, keys: Any, states: Any, observations: Any, mask: Any) -> tuple[Any, ...]:
-        """Start the copies that a mask marks; return keys, states and observations of all."""
-        result: tuple[Any, ...] = self._compiled_reset(
-            self._starts, keys, states, observations, mask
-        )
-        return result
+    def reset(self, keys: Any) -> tuple[Any, ...]:
+        """Start all environments; return keys, states and observations."""
+        started: tuple[Any, ...] = self._compiled_start(self._starts, keys)
+        return started
 
     def step(self, keys: Any, states: Any, actions: Any) -> tuple[Any, ...]:
-        """Step all copies, and start those anew whose episode ends.
+        """Step all environments, and start those anew whose episode ends.
 
         :return: keys, states, observations, last observations, rewards, terminated, truncated
         """
@@ -72,35 +70,25 @@ class Program:
         return [int(action) for action in self._env.action_set]
 
     def size_for(self, num_envs: int) -> int:
-        """Return for how many copies a new world's step is compiled.
+        """Return for how many environments a new vector environment's step is compiled.
 
-        For as many as an earlier world's, if that has a few more: to compile a game takes longer
-        than a few copies play. A row of a MinAtar game never depends on how many there are.
+        For as many as an earlier one's, if that has a few more: to compile a game takes longer
+        than to play a few more. A row of a MinAtar game never depends on how many there are.
         """
         larger = [size for size in self._sizes if num_envs <= size <= FEW and self._is_minatar]
         size = min(larger, default=num_envs)
         self._sizes.add(size)
         return size
 
-    def blank(self, num_envs: int) -> Any:
-        """Return states of the right structure, shapes and types, all zero."""
-        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._shapes(num_envs))
-
     def leaves(self, states: Any, num_envs: int) -> list[np.ndarray]:
-        """Return the arrays of the states of so many copies, as numpy."""
+        """Return the arrays of the states of so many environments, as numpy."""
         return [np.array(leaf[:num_envs]) for leaf in map(np.asarray, jax.tree.leaves(states))]
 
     def unflatten(self, leaves: Sequence[np.ndarray], num_envs: int, size: int) -> Any:
         """Put saved leaves back into the environment's own state, filled up to a size."""
-        shapes, structure = jax.tree.flatten(self._shapes(num_envs))
-        expected = [(leaf.shape, str(leaf.dtype)) for leaf in shapes]
-        got = [(leaf.shape, str(leaf.dtype)) for leaf in leaves]
-        if got != expected:
-            raise ValueError(f"`states` must hold arrays like {expected}, got {got}")
+        blank = jax.eval_shape(self._start, None, np.zeros((num_envs, 2), np.uint32))[1]
+        structure = jax.tree.structure(blank)
         return jax.tree.unflatten(structure, [filled(leaf, size) for leaf in leaves])
-
-    def _shapes(self, num_envs: int) -> Any:
-        return jax.eval_shape(self._start, None, np.zeros((num_envs, 2), np.uint32))[1]
 
     def _spaces(self, name: str) -> tuple[gym.Space[Any], gym.Space[Any]]:
         observation_space = gymnax_space_to_gym_space(self._env.observation_space(self._params))
@@ -115,7 +103,7 @@ class Program:
         return jax.jit(self._play_no_ops)() if self._no_op_max else None
 
     def _play_no_ops(self) -> tuple[Any, Any]:
-        """Play no-ops in many copies; where an episode ends during them, the next one goes on."""
+        """Play no-ops in many environments; where they end an episode, the next one goes on."""
         rows = jnp.arange(NUM_STARTS)
         keys = jnp.stack([rows * 0, rows], axis=1).astype(jnp.uint32)
         num_no_ops, actions = rows % (self._no_op_max + 1), jnp.zeros(NUM_STARTS, jnp.int32)
@@ -184,7 +172,7 @@ class Program:
 def compiled(
     name: str, use_minimal_action_set: bool, params: tuple[tuple[str, Any], ...], no_op_max: int
 ) -> Program:
-    """Return the program of an environment; worlds of the same one share what is compiled."""
+    """Return the program of an environment; vector environments of it share what is compiled."""
     return Program(name, use_minimal_action_set, dict(params), no_op_max)
 
 

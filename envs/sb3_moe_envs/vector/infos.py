@@ -1,70 +1,56 @@
-"""Infos of vector environments: dicts of arrays with a row per environment, and masks `_key`."""
+"""Infos of vector environments: dicts of arrays with a row per environment, and masks `_key`.
+
+Between our own classes they are dicts by row, which are stacked once, at the end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
 
-Infos = dict[str, Any]
-# Handled apart from the rest: they describe the episode that ended.
+Info = dict[Any, Any]
+# Kept apart from the rest: they describe the episode that ended.
 FINAL = frozenset({"final_obs", "_final_obs", "final_info", "_final_info"})
 
 
-class MixedInfos(VectorEnv[Any, Any, Any]):
-    """Let the infos of copies differ in kind and shape, as :func:`join_infos` does.
+def stack(infos: Mapping[int, Info], num_envs: int) -> Info:
+    """Stack the infos of single environments.
 
-    In Gymnasium's own, which this comes before, the first copy decides: what others say is cut to
-    that, or can't be held.
+    Values of different shapes or kinds become an array of objects; in Gymnasium's own vector
+    environments the first one decides, and the others are cut to it or can't be held.
+
+    :param infos: by row; rows without an entry are masked
+    :param num_envs: number of rows
     """
-
-    def _add_info(
-        self, vector_infos: Infos, env_info: dict[Any, Any], env_num: int
-    ) -> dict[Any, Any]:
-        if vector_infos and env_info:
-            env_info = _make_room(vector_infos, env_info, env_num)
-        return super()._add_info(vector_infos, env_info, env_num)
-
-
-def join_infos(parts: Sequence[tuple[Any, Infos]], num_envs: int) -> Infos:
-    """Join the infos of several vector environments into those of one.
-
-    Arrays of different shapes or kinds become one array of objects.
-
-    :param parts: (rows, infos): rows are a slice or indices of the whole
-    :param num_envs: number of rows of the whole
-    """
-    joined: Infos = {}
-    for key in dict.fromkeys(key for _, infos in parts for key in _keys(infos)):
-        holders = [(rows, infos) for rows, infos in parts if key in infos]
-        if all(isinstance(infos[key], dict) for _, infos in holders):
-            nested = [(rows, infos[key]) for rows, infos in holders]
-            joined[key] = join_infos(nested, num_envs)
+    stacked: Info = {}
+    for key in dict.fromkeys(key for info in infos.values() for key in info):
+        if key in stacked:  # the name of another key's mask
+            continue
+        values = {row: info[key] for row, info in infos.items() if key in info}
+        if all(isinstance(value, dict) for value in values.values()):
+            stacked[key] = stack(values, num_envs)
         else:
-            arrays = [(rows, _column(infos[key], rows, num_envs)) for rows, infos in holders]
-            joined[key] = _join_arrays(arrays, num_envs)
-        joined[f"_{key}"] = np.zeros(num_envs, dtype=bool)
-        for rows, infos in holders:
-            joined[f"_{key}"][rows] = infos.get(f"_{key}", True)
-    return joined
+            stacked[key] = _column(values, num_envs)
+        mask = stacked[f"_{key}"] = np.zeros(num_envs, dtype=bool)
+        mask[list(values)] = True
+    return stacked
 
 
-def join_final(parts: Sequence[tuple[Any, Infos]], num_envs: int) -> Infos:
-    """Join what the infos of several vector environments say of the episodes that ended.
+def stack_final(finals: Mapping[int, tuple[Any, Info]], num_envs: int) -> Info:
+    """Stack what is reported of the episodes that ended.
 
-    :param parts: as of :func:`join_infos`
-    :param num_envs: number of rows of the whole
+    :param finals: last observation and info, by row
+    :param num_envs: number of rows
     :return: empty where none ended
     """
-    ended = [(rows, infos) for rows, infos in parts if "final_obs" in infos]
-    if not ended:
+    if not finals:
         return {}
     final_obs, done = np.full(num_envs, None, dtype=object), np.zeros(num_envs, dtype=bool)
-    for rows, infos in ended:
-        final_obs[rows], done[rows] = infos["final_obs"], infos["_final_obs"]
-    final_info = join_infos([(rows, infos["final_info"]) for rows, infos in ended], num_envs)
+    for row, (obs, _) in finals.items():
+        final_obs[row], done[row] = obs, True
+    final_info = stack({row: info for row, (_, info) in finals.items()}, num_envs)
     return {
         "final_obs": final_obs,
         "_final_obs": done,
@@ -73,124 +59,54 @@ def join_final(parts: Sequence[tuple[Any, Infos]], num_envs: int) -> Infos:
     }
 
 
-def take_rows(infos: Infos, rows: np.ndarray) -> Infos:
-    """Return the infos of some rows."""
-    return {
-        key: take_rows(value, rows) if isinstance(value, dict) else np.asarray(value)[rows]
-        for key, value in infos.items()
-    }
+def unstack(infos: Info, num_envs: int) -> dict[int, Info]:
+    """Return the infos of a vector environment by row, where they say anything.
+
+    :param infos: without those of episodes that ended
+    """
+    keys = [key for key in infos if not (str(key).startswith("_") and str(key)[1:] in infos)]
+    rows = range(num_envs) if keys else ()
+    found = {row: _row_of_infos(infos, keys, row, num_envs) for row in rows}
+    return {row: info for row, info in found.items() if info}
 
 
 def row_of(batch: Any, row: int) -> Any:
-    """Return one row of a batch of observations, an array, a dict of batches or objects."""
+    """Return one row of a batch of observations: an array, a dict of batches or objects."""
     if isinstance(batch, dict):
         return {key: row_of(value, row) for key, value in batch.items()}
     return batch[row]
 
 
-def _keys(infos: Infos) -> list[Any]:
-    masks = {f"_{key}" for key in infos}
-    return [key for key in infos if key not in FINAL and key not in masks]
-
-
-def _join_arrays(parts: Sequence[tuple[Any, np.ndarray]], num_envs: int) -> np.ndarray:
-    arrays = [array for _, array in parts]
-    shape, dtype = _common([(array.shape[1:], array.dtype) for array in arrays])
-    joined = _empty(num_envs, shape, dtype)
-    for rows, array in parts:
-        if dtype != np.object_:
-            joined[rows] = array
+def _row_of_infos(infos: Info, keys: Sequence[Any], row: int, num_envs: int) -> Info:
+    found = {}
+    for key in keys:
+        value = infos[key]
+        if f"_{key}" in infos and not infos[f"_{key}"][row]:
             continue
-        for row, value in zip(np.arange(num_envs)[rows], array, strict=True):
-            joined[row] = value
-    return joined
+        if isinstance(value, dict):
+            found[key] = unstack(value, num_envs).get(row, {})
+        else:
+            # One value may be meant for all rows.
+            is_column = isinstance(value, np.ndarray | list | tuple) and len(value) == num_envs
+            found[key] = value[row] if is_column else value
+    return found
 
 
-def _common(kinds: Sequence[tuple[tuple[int, ...], Any]]) -> tuple[tuple[int, ...], Any]:
-    """Return which shape and dtype hold rows of all these; objects where they aren't alike."""
-    dtypes = [np.dtype(dtype) for _, dtype in kinds]
-    alike = len({(shape, dtype.kind) for (shape, _), dtype in zip(kinds, dtypes, strict=True)}) == 1
-    if alike and dtypes[0].kind != "O":
-        return kinds[0][0], np.result_type(*dtypes)
-    return (), np.dtype(object)
-
-
-def _empty(num_rows: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    if dtype == np.object_:
-        return np.full(num_rows, None, dtype=object)
-    return np.zeros((num_rows, *shape), dtype)
-
-
-def _make_room(infos: Infos, info: dict[Any, Any], row: int) -> dict[Any, Any]:
-    """Widen the columns that can't hold a row's info as it is; return what isn't in them yet."""
-    rest = dict(info)
-    for key, value in info.items():
-        if key in infos and f"_{key}" not in infos:  # what is called like another's mask
-            del rest[key]
-        elif key in infos and key != "final_obs":
-            mask = infos[f"_{key}"]
-            infos[key] = column = _widened(infos[key], mask, value)
-            # Gymnasium takes every dict for more columns.
-            if isinstance(value, dict) and not isinstance(column, dict):
-                column[row], mask[row] = rest.pop(key), True
-    return rest
-
-
-def _widened(column: Any, mask: np.ndarray, value: Any) -> Any:
-    """Return a column, with the rows of its mask, that can hold a value as it is.
-
-    :param column: an array, or a dict of columns
-    """
-    if isinstance(column, dict):
-        return column if isinstance(value, dict) else _dicts(column, mask)
-    if column.dtype == np.object_ and column.ndim == 1:
-        return column
-    shape, dtype = _common([(column.shape[1:], column.dtype), _kind_of(value)])
-    if dtype == column.dtype:
-        return column
-    wider = _empty(len(column), shape, dtype)
-    for row in mask.nonzero()[0].tolist():
-        wider[row] = column[row]
-    return wider
-
-
-def _kind_of(value: Any) -> tuple[tuple[int, ...], Any]:
-    """Return the shape and dtype that Gymnasium's vector environments keep a value in."""
-    if isinstance(value, np.ndarray | np.number):
-        return value.shape, value.dtype
-    return (), type(value) if type(value) in (int, float, bool) else object
-
-
-def _column(value: Any, rows: Any, num_envs: int) -> np.ndarray:
-    """Return an array of rows, also of what came as a dict of columns, or as one for all rows."""
-    num_rows = len(np.arange(num_envs)[rows])
-    if isinstance(value, dict):
-        return _dicts(value, np.ones(num_rows, dtype=bool))
-    if isinstance(value, np.ndarray) and value.ndim and len(value) == num_rows:
-        return value
-    is_rows = isinstance(value, list | tuple) and len(value) == num_rows
-    column = np.full(num_rows, None, dtype=object)
-    for row, each in enumerate(value if is_rows else [value] * num_rows):
-        column[row] = each
+def _column(values: Mapping[int, Any], num_envs: int) -> np.ndarray:
+    kinds = {_kind_of(value) for value in values.values()}
+    shapes, dtypes = {shape for shape, _ in kinds}, [dtype for _, dtype in kinds]
+    alike = len(shapes) == 1 and len({dtype.kind for dtype in dtypes}) == 1
+    if not alike or dtypes[0].kind == "O":
+        column = np.full(num_envs, None, dtype=object)
+    else:
+        column = np.zeros((num_envs, *shapes.pop()), np.result_type(*dtypes))
+    for row, value in values.items():
+        column[row] = value
     return column
 
 
-def _dicts(columns: Infos, mask: np.ndarray) -> np.ndarray:
-    """Return a column of dicts, one for each row of the mask, in place of a dict of columns."""
-    dicts = np.full(len(mask), None, dtype=object)
-    for row in mask.nonzero()[0].tolist():
-        dicts[row] = _dict_of(columns, row)
-    return dicts
-
-
-def _dict_of(columns: Infos, row: int) -> dict[Any, Any]:
-    return {
-        key: _dict_of(columns[key], row) if isinstance(columns[key], dict) else columns[key][row]
-        for key in _keys(columns)
-        if f"_{key}" not in columns or columns[f"_{key}"][row]
-    }
-
-
-def without_final(infos: dict[str, Any]) -> dict[str, Any]:
-    """Return infos without what the episodes that ended left behind."""
-    return {key: value for key, value in infos.items() if key not in FINAL}
+def _kind_of(value: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape and dtype that Gymnasium's vector environments keep a value in."""
+    if isinstance(value, np.ndarray | np.number | np.bool_):
+        return value.shape, value.dtype
+    return (), np.dtype(type(value) if type(value) in (int, float, bool) else object)

@@ -3,41 +3,43 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
+from gymnasium.vector.utils import batch_space
 
+from sb3_moe_envs.checks import (
+    UNKNOWN,
+    Options,
+    ResetResult,
+    Seed,
+    StepResult,
+    require_reset,
+    seed_of_each,
+    succeeded,
+)
 from sb3_moe_envs.closing import closed_on_error
-from sb3_moe_envs.frames import Canvas
-from sb3_moe_envs.goals import COMPUTE_REWARD, has_goals, reward_of_copies, rewards_of
-from sb3_moe_envs.masks import OwnMasks
-from sb3_moe_envs.meanings import meanings_of, named
-from sb3_moe_envs.multitask import as_schedule
+from sb3_moe_envs.multitask import MultiTaskEnv, TaskSet, as_schedule
 from sb3_moe_envs.numbers import optional_whole
-from sb3_moe_envs.schedules import Episode, Interleave
-from sb3_moe_envs.schedules.base import as_list, task_index
-from sb3_moe_envs.schedules.turns import turn_of
-from sb3_moe_envs.seeds import TaskSeeds, require_reset
-from sb3_moe_envs.spaces import Interface
-from sb3_moe_envs.spaces.interface import check_options
-from sb3_moe_envs.spaces.observations import ARRAYS
-from sb3_moe_envs.success import UNSAID, succeeded_rows
+from sb3_moe_envs.schedules import Episode, Slots
+from sb3_moe_envs.schedules.base import as_list, turn_of
+from sb3_moe_envs.schedules.interleave import fixed_tasks
+from sb3_moe_envs.spaces.interface import OPTIONS
 from sb3_moe_envs.suites import ScheduleLike, tasks_of
 from sb3_moe_envs.tasks import built
-from sb3_moe_envs.vector.infos import join_infos, row_of, take_rows, without_final
-from sb3_moe_envs.vector.joined import Joined
-from sb3_moe_envs.vector.parts import Part
-from sb3_moe_envs.vector.pool import Pool
-from sb3_moe_envs.vector.shares import fixed_tasks
+from sb3_moe_envs.vector.infos import Info, row_of, stack, stack_final
+from sb3_moe_envs.vector.parts import Pool
+from sb3_moe_envs.vector.sync import MultiTaskSyncVectorEnv
 
 VECTORIZATIONS = ("sync", "async")
+# What a state keeps of the slots.
+_SLOTS = ("_tasks", "_pinned", "_chosen", "_by_hand", "_returns", "_lengths", "_successes")
 
 
-class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
-    """Copies of several tasks that step together.
+class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
+    """Several tasks that step together, each in one or more slots.
 
     Under `Interleave` each task has a fixed share of the slots. Under the other schedules all slots
     play the same task and switch together: the running episodes are truncated, with their last
@@ -71,89 +73,67 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         vectorization: str = "sync",
         render_mode: str | None = None,
     ) -> None:
-        # Before anything is built, which would have to be closed.
-        check_options(task_id, obs_space, action_space, invalid_action)
-        num_slots = optional_whole("num_envs", num_envs)
         if vectorization not in VECTORIZATIONS:
             raise ValueError(
                 f"`vectorization` must be one of {list(VECTORIZATIONS)}, got {vectorization!r}"
             )
-        self.schedule = as_schedule(schedule, tasks)
-        self.tasks = tasks_of(tasks)
-        self.task_names = [task.name for task in self.tasks]
-        self.num_tasks = len(self.tasks)
+        num_slots = optional_whole("num_envs", num_envs)
+        options = (task_id, obs_space, action_space, invalid_action)
+        self._take(tasks, schedule, dict(zip(OPTIONS, options, strict=True)))
         self.num_envs = num_slots or self.num_tasks
-        self.task_id, self.render_mode = task_id, render_mode
-        self.metadata: dict[str, Any] = {
-            "render_modes": ["rgb_array"],
-            "autoreset_mode": AutoresetMode.SAME_STEP,
-            "task_names": tuple(self.task_names),
-        }
+        self.render_mode = render_mode
         self.schedule.start(self.task_names)
         self.schedule.check_num_envs(self.num_envs)
         self._shares = fixed_tasks(self.schedule, self.num_tasks, self.num_envs)
         self._pool = Pool(self.tasks, vectorization, render_mode)
-        self._canvas = Canvas()
         with closed_on_error(self._pool.abandon):
-            self._unify(
-                task_id=task_id,
-                obs_space=obs_space,
-                action_space=action_space,
-                invalid_action=invalid_action,
-            )
-        self._start_slots()
+            self._build()
+            self._start_slots()
+            self._arrange()
 
-    def _unify(self, *, invalid_action: str, **options: str) -> None:
-        """Build each task's environments, and the spaces and masks that they share.
-
-        :param invalid_action: as of the constructor, like the options
-        """
-        envs = [self._pool.env(task, size) for task, size in enumerate(self._sizes)]
-        observations = [env.single_observation_space for env in envs]
-        actions = [env.single_action_space for env in envs]
-        self._interface = Interface(
-            observations, actions, self.task_names, invalid_action=invalid_action, **options
+    def _build(self) -> None:
+        """Build an environment of each task, and the spaces that they share."""
+        envs = [self._env_of(task) for task in range(self.num_tasks)]
+        for task, env in enumerate(envs if self.render_mode is not None else []):
+            built(self.tasks[task], task, functools.partial(self._canvas.measure, env))
+        self._unify(
+            [env.single_observation_space for env in envs],
+            [env.single_action_space for env in envs],
         )
-        self.metadata["render_fps"] = envs[0].metadata.get("render_fps", 30)
-        if self.render_mode is not None:
-            self._measure()
+        self.metadata: dict[str, Any] = {
+            "render_modes": ["rgb_array"],
+            "autoreset_mode": AutoresetMode.SAME_STEP,
+            "task_names": tuple(self.task_names),
+            "render_fps": envs[0].metadata.get("render_fps", 30),
+        }
         self.single_observation_space = self._interface.observation_space
         self.single_action_space = self._interface.action_space
-        self._own_masks = OwnMasks(self.single_action_space, actions, invalid_action)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
     def _start_slots(self) -> None:
         """Set what each slot plays and has seen, before the first reset."""
-        self._seeds = TaskSeeds()
         self._pinned = np.full(self.num_envs, -1)
         self._chosen = self._pinned.copy()
         self._by_hand = self._picked()
         self._tasks = self._wanted()
-        self._parts: list[Part] = []
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
-        self._successes = np.full(self.num_envs, UNSAID)
-        self._restored = False
+        self._successes = np.full(self.num_envs, UNKNOWN)
         # Whether a task was chosen by hand since the slots were last looked at.
         self._stale = False
 
     def __repr__(self) -> str:
         parts = [
-            f"{name} x {size} [{type(self._pool.env(task, size).unwrapped).__name__}]"
-            for task, (name, size) in enumerate(zip(self.task_names, self._sizes, strict=True))
+            f"{name} x {self._sizes[task]} [{type(self._env_of(task).unwrapped).__name__}]"
+            for task, name in enumerate(self.task_names)
         ]
         between = " then " if self._shares is None else ", "
         return (
             f"MultiTaskVectorEnv({self.num_envs} slots, {self.schedule!r}: {between.join(parts)})"
         )
 
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every slot.
 
         :param seed: starts the schedule and every task's stream again; the numbers of a sequence
@@ -168,12 +148,12 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         if not self._seeds.started or (seed is not None and not restored):
             self._rewind(seed)
         options = dict(options or {})
-        if "reset_mask" in options:  # Gymnasium's, of vector environments that can
-            raise ValueError("`options` can't hold 'reset_mask': all slots are reset together")
+        seed_of_each(None, self.num_envs, options)  # refuses a reset of some slots
         self._chosen = self._chosen_by(options.pop("task_id", None))
-        return self._play(options or None)
+        obs, infos = self._play(options or None)
+        return obs, self._stacked(infos)
 
-    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: Any) -> StepResult:
         """Step every slot with its action, of shape (num_envs, ...).
 
         :raises ValueError: if there are not as many actions as slots
@@ -181,31 +161,33 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """
         require_reset(self._seeds.started)
         self._restored = False
-        results = self._step_parts(actions)
-        obs = self._joined.observations([result[0] for result in results])
-        rewards, terminated, truncated = (
-            self._joined.arrays([result[i] for result in results], kind)
-            for i, kind in ((1, np.float64), (2, np.bool_), (3, np.bool_))
-        )
-        infos = self._joined.infos([result[4] for result in results])
+        step = self._pool.step(self._parts, self._own_actions(actions))
+        obs = self._interface.encode_batch(step.observations, self._tasks)
+        terminated, truncated, infos = step.terminated, step.truncated, step.infos
         done = terminated | truncated
-        if done.any():
-            infos |= self._joined.endings([result[4] for result in results], done)
-        if self._follow(rewards, done, infos):
-            truncated, obs, infos = self._switch(obs, truncated, done, infos)
-        return obs, rewards, terminated, truncated, infos
+        finals = {
+            slot: (self._interface.encode(task, last), self._with_task(slot, info))
+            for slot, (task, last, info) in step.finals.items()
+        }
+        if self._follow(step.rewards, done, infos, finals):
+            # Truncate what is running and start the new task everywhere.
+            for slot in np.flatnonzero(~done).tolist():
+                finals[slot] = row_of(obs, slot), self._with_task(slot, infos.get(slot, {}))
+            truncated = truncated | ~done
+            obs, infos = self._play()
+        all_infos = self._stacked(infos) | stack_final(finals, self.num_envs)
+        return obs, step.rewards, terminated, truncated, all_infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return one picture per slot, of the largest task's size; None where a task has none."""
+        """Return one image per slot, of the largest task's size; None where a task has none."""
         if self.render_mode is None:
             return None
         frames = np.full(self.num_envs, None, dtype=object)
         for part in self._parts:
-            pictures = part.env.render()
-            if pictures is not None:  # a task's own vector environment may draw nothing
-                rows = np.arange(self.num_envs)[part.rows]
-                for row, frame in zip(rows, pictures, strict=True):
-                    frames[row] = self._canvas.fit(frame)
+            images = part.env.render()
+            if images is not None:  # a task's own vector environment may draw nothing
+                for slot, frame in zip(part.slots, images, strict=True):
+                    frames[slot] = self._canvas.fit(frame)
         return tuple(frames)
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -230,47 +212,18 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """Return the index of the task that each slot is playing, (num_envs,)."""
         return self._tasks.copy()
 
-    @property
-    def is_interleaved(self) -> bool:
-        """Whether the schedule mixes the tasks, even if one is played at a time."""
-        return isinstance(self.schedule, Interleave)
-
-    def action_meanings(self) -> dict[int, list[str]]:
-        """Return what tasks call their choices, as of `MultiTaskEnv`."""
-        return named(
-            meanings_of(self._pool.env(task, size)) for task, size in enumerate(self._sizes)
-        )
-
     def action_masks(self) -> np.ndarray:
         """Return which actions each slot's task has and, by its own masks, allows, for MaskablePPO.
 
         :return: (num_envs, num_actions)
         :raises TypeError: if the action space has no choices to mask
         """
-        masks = self._interface.masks(self._tasks)
+        masks = self._interface.masks.of(self._tasks)
         for part in self._parts if self._seeds.started else ():
-            own = self._pool.own_masks(part, self._own_masks.lengths[part.task])
+            own = self._pool.own_masks(part, self._interface.masks.spread)
             if own is not None:
-                masks[part.rows] &= self._own_masks.spread(part.task, own)
+                masks[part.rows] &= own
         return masks
-
-    def __getattr__(self, name: str) -> Any:
-        """Give `compute_reward` to worlds of goals alone."""
-        if name == COMPUTE_REWARD and has_goals(self.single_observation_space):
-            return self._compute_reward
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def _compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
-        """Return what reaching a goal is worth, for HER; as of `MultiTaskEnv`."""
-        return rewards_of(
-            self._interface.task_spaces,
-            self.single_observation_space,
-            lambda task: reward_of_copies(
-                self._pool.env(task, self._sizes[task]), self.task_names[task]
-            ),
-            (achieved_goal, desired_goal),
-            info,
-        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
@@ -300,12 +253,8 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             )
         self.schedule.load_state_dict(state["schedule"])
         self._seeds.load_state_dict(state["seeds"])
-        # States of version 0.1.0 don't say whether the running episodes have succeeded.
-        slots = {"_successes": np.full(self.num_envs, UNSAID)} | state["slots"]
-        for name, value in slots.items():
+        for name, value in state["slots"].items():
             setattr(self, name, value.copy())
-        if "_by_hand" not in slots:  # nor whether they were chosen by hand
-            self._by_hand = self._picked()
         self._stale = True
         self._arrange()
         self._pool.load_state_dict(state["parts"])
@@ -315,23 +264,21 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         for part in self._parts:
             key = part.task, part.env.num_envs
             if state["parts"].get(key) is None:
-                self._pool.reset(part, self._seeds.take(*key))
+                self._pool.reset([part], [self._seeds.take(*key)], None)
                 self._forget(part.rows)
         self._restored = True
 
-    def _measure(self) -> None:
-        for task, size in enumerate(self._sizes):
-            env = self._pool.env(task, size)
-            built(self.tasks[task], task, functools.partial(self._canvas.measure, env))
+    def _env_of(self, task: int) -> Any:
+        return self._pool.env(task, self._sizes[task])
 
     @property
     def _sizes(self) -> list[int]:
         """How many slots each task has when it is played."""
         if self._shares is None:
             return [self.num_envs] * self.num_tasks
-        return [int(count) for count in np.bincount(self._shares)]
+        return np.bincount(self._shares).tolist()
 
-    def _rewind(self, seed: int | Sequence[int] | None) -> None:
+    def _rewind(self, seed: Any) -> None:
         if isinstance(seed, Sequence) and None in seed:
             raise ValueError(f"`seed` must be a whole number, or a sequence of them, got {seed}")
         super().reset(seed=seed if isinstance(seed, int) else None)
@@ -360,62 +307,54 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         picked: np.ndarray = (self._pinned >= 0) | (self._chosen >= 0)
         return picked
 
-    def _play(self, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode of the wanted task in every slot."""
+    def _play(self, options: dict[str, Any] | None = None) -> tuple[Any, dict[int, Info]]:
+        """Start an episode of the wanted task in every slot; return infos by slot."""
         self._tasks = self._wanted()
         self._arrange()
         self._forget(slice(None))
         seeds = [self._seeds.take(part.task, part.env.num_envs) for part in self._parts]
-        results = [
-            self._pool.reset(part, seed, options)
-            for part, seed in zip(self._parts, seeds, strict=True)
-        ]
-        obs = self._joined.observations([result[0] for result in results])
-        return obs, self._joined.infos([result[1] for result in results])
+        observations, infos = self._pool.reset(self._parts, seeds, options)
+        return self._interface.encode_batch(observations, self._tasks), infos
 
     def _arrange(self) -> None:
-        self._parts = self._pool.arrange(self._tasks)
-        self._joined = Joined(self._parts, self._tasks, self._interface)
+        with closed_on_error(self._pool.abandon):
+            self._parts = self._pool.arrange(self._tasks)
 
-    def _step_parts(self, actions: Any) -> list[Any]:
-        rows = self._rows_of(actions)
-        own = [rows(part) for part in self._parts]
-        return self._pool.step(self._parts, own)
+    def _with_task(self, slot: int, info: Info) -> Info:
+        return {**info, "task_id": int(self._tasks[slot])}
 
-    def _rows_of(self, actions: Any) -> Callable[[Part], Any]:
-        """Return how a part gets its actions."""
-        if isinstance(self.single_action_space, ARRAYS):
-            array = np.asarray(actions)
-            self._require_one_each(len(array) if array.ndim else None)
-            return lambda part: self._interface.decode(part.task, array[part.rows])
-        # Others (Dict, Tuple, Text, ...) are the same in all tasks.
-        single = list(iterate(self.action_space, actions))
-        self._require_one_each(len(single))
-        every = np.arange(self.num_envs)
-        return lambda part: _batch(part.env, [single[row] for row in every[part.rows]])
+    def _stacked(self, infos: dict[int, Info]) -> Info:
+        """Stack infos, and add the task of each slot."""
+        everywhere = np.ones(self.num_envs, dtype=bool)
+        own = {"task_id": self._tasks.copy(), "_task_id": everywhere}
+        return (stack(infos, self.num_envs) if infos else {}) | own
 
-    def _require_one_each(self, found: int | None) -> None:
-        if found != self.num_envs:
-            raise ValueError(
-                f"`actions` must hold num_envs={self.num_envs} actions, got "
-                f"{'a single one' if found is None else found}"
-            )
+    def _own_actions(self, actions: Any) -> list[Any]:
+        """Return the actions of each part."""
+        array = np.asarray(actions)
+        if array.ndim == 0 or len(array) != self.num_envs:
+            found = len(array) if array.ndim else "a single one"
+            raise ValueError(f"`actions` must hold num_envs={self.num_envs} actions, got {found}")
+        return [self._interface.decode(part.task, array[part.rows]) for part in self._parts]
 
-    def _follow(self, rewards: np.ndarray, done: np.ndarray, infos: dict[str, Any]) -> bool:
+    def _follow(
+        self, rewards: np.ndarray, done: np.ndarray, infos: dict[int, Info], finals: dict[int, Any]
+    ) -> bool:
         """Tell the schedule what happened; return whether a slot should play another task."""
         if self._shares is None:
-            self._count(rewards, done, infos)
+            # The info of a slot whose episode ended describes the start of the next one.
+            ended = {slot: info for slot, (_, info) in finals.items()}
+            for slot, info in (infos | ended).items():
+                self._successes[slot] = succeeded(float(self._successes[slot]), info)
+            self._count(rewards, done)
         elif not self._stale:
             return False
         self._stale = False
         return bool((self._wanted() != self._tasks).any())
 
-    def _count(self, rewards: np.ndarray, done: np.ndarray, infos: dict[str, Any]) -> None:
+    def _count(self, rewards: np.ndarray, done: np.ndarray) -> None:
         self._returns += rewards
         self._lengths += 1
-        # What a slot whose episode ended says beside its final info is of the next one's start.
-        succeeded_rows(self._successes, infos, ~done)
-        succeeded_rows(self._successes, infos.get("final_info", {}), done)
         counted = ~self._by_hand
         if counted.any():
             before = turn_of(self.schedule)
@@ -426,7 +365,7 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
     def _forget(self, slots: Any) -> None:
         """Forget the episodes of these slots, which are over; others begin."""
-        self._returns[slots], self._lengths[slots], self._successes[slots] = 0, 0, UNSAID
+        self._returns[slots], self._lengths[slots], self._successes[slots] = 0, 0, UNKNOWN
         self._by_hand[slots] = self._picked()[slots]
 
     def _end_episodes(self, slots: np.ndarray, turn: tuple[int, int]) -> None:
@@ -443,32 +382,44 @@ class MultiTaskVectorEnv(VectorEnv[Any, Any, np.ndarray]):
                 )
             )
 
-    def _switch(
-        self, obs: Any, truncated: np.ndarray, done: np.ndarray, infos: dict[str, Any]
-    ) -> tuple[np.ndarray, Any, dict[str, Any]]:
-        """Truncate what is running and start the new task everywhere."""
-        cut = np.flatnonzero(~done)
-        final = infos.get("final_obs", np.full(self.num_envs, None, dtype=object))
-        for slot in cut.tolist():
-            final[slot] = row_of(obs, slot)
-        ended = np.flatnonzero(done)
-        last = [(cut, take_rows(without_final(infos), cut))]
-        if ended.size:
-            last.append((ended, take_rows(infos["final_info"], ended)))
-        new_obs, new_infos = self._play()
-        everywhere = np.ones(self.num_envs, dtype=bool)
-        new_infos |= {"final_obs": final, "_final_obs": everywhere}
-        new_infos |= {"final_info": join_infos(last, self.num_envs), "_final_info": everywhere}
-        return truncated | ~done, new_obs, new_infos
 
-    def _index(self, task: int | str | np.integer[Any], argument: str = "task_id") -> int:
-        return task_index(task, self.task_names, argument)
+def make_multitask_vector(
+    tasks: Any,
+    num_envs: int | None = None,
+    *,
+    schedule: ScheduleLike = None,
+    vectorization: str = "sync",
+    **kwargs: Any,
+) -> VectorEnv[Any, Any, Any]:
+    """Build a vector environment over several tasks; its `repr` says which arrangement it is.
 
+    Tasks with fixed slots, and tasks that all slots play together, are joined from one vector
+    environment per task (`MultiTaskVectorEnv`). A schedule that chooses per slot and episode gets
+    one `MultiTaskEnv` per slot, stepped one by one.
 
-def _batch(env: VectorEnv[Any, Any, Any], actions: Sequence[Any]) -> Any:
-    space = env.single_action_space
-    return concatenate(space, actions, create_empty_array(space, len(actions)))
+    >>> env = make_multitask_vector(["CartPole-v1", "Acrobot-v1"], num_envs=4)
+    >>> obs, info = env.reset(seed=0)
+    >>> obs["task_id"].tolist()
+    [0, 0, 1, 1]
 
-
-# What a state keeps of the slots.
-_SLOTS = ("_tasks", "_pinned", "_chosen", "_by_hand", "_returns", "_lengths", "_successes")
+    :param tasks: a suite's name, or Gymnasium ids, (id, kwargs) pairs and callables
+    :param num_envs: number of slots; None: one per task
+    :param schedule: which task when, as of `MultiTaskEnv`; None: the suite's, or `Interleave()`
+    :param vectorization: `"sync"` or `"async"`, as of `MultiTaskVectorEnv`
+    :param kwargs: `task_id`, `obs_space`, `action_space`, `invalid_action`, `render_mode`
+    :raises ValueError: if an argument is out of range, or the arrangement needed can't be async
+    """
+    schedule = as_schedule(schedule, tasks)
+    if schedule.slots is not Slots.OWN:
+        return MultiTaskVectorEnv(
+            tasks, num_envs, schedule=schedule, vectorization=vectorization, **kwargs
+        )
+    if vectorization != "sync":
+        raise ValueError(
+            f"`vectorization` must be 'sync' under {schedule!r}, got {vectorization!r}"
+        )
+    num_slots = optional_whole("num_envs", num_envs) or len(tasks_of(tasks))
+    make = functools.partial(MultiTaskEnv, tasks, schedule=schedule, num_envs=num_slots, **kwargs)
+    return MultiTaskSyncVectorEnv(
+        [functools.partial(make, env_index=index) for index in range(num_slots)]
+    )

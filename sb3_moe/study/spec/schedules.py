@@ -61,7 +61,7 @@ def check_turns(cell: CellConfig) -> None:
     :raises ValueError: naming the entry, or what the schedule says against it
     """
     from sb3_moe_envs.schedules import Slots
-    from sb3_moe_envs.vector.shares import fixed_tasks
+    from sb3_moe_envs.schedules.interleave import fixed_tasks
 
     schedule, vectorization = schedule_of(cell), cell.env.get("vectorization", "sync")
     try:

@@ -1,0 +1,279 @@
+"""Many environments of one kind that step together, and the three ways in which they are used.
+
+:class:`BatchedVectorEnv` is their base, :class:`SingleEnv` makes one of them an ordinary
+environment, and :class:`View` shows their observations in another way.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import Space, spaces
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+
+from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult
+from sb3_moe_envs.frames import color_channels
+from sb3_moe_envs.methods import ACTION_MASKS, MEANINGS, method_of
+from sb3_moe_envs.numbers import whole
+
+
+class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """Environments with SAME_STEP autoreset, whose step can run in the background.
+
+    :param num_envs: how many, at least 1
+    :param render_mode: None or ``"rgb_array"``
+    :param render_fps: images a second
+    :raises ValueError: if an argument is out of range
+    """
+
+    def __init__(self, num_envs: int, render_mode: str | None, render_fps: int) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
+        self.num_envs = whole("num_envs", num_envs)
+        self.render_mode = render_mode
+        # ale-py writes into a dict that all vector environments share; this one is our own.
+        self.metadata = {
+            "render_modes": ["rgb_array"],
+            "render_fps": render_fps,
+            "autoreset_mode": AutoresetMode.SAME_STEP,
+        }
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        """Step every environment with its action.
+
+        :param actions: of shape (num_envs, ...)
+        """
+        self.step_async(actions)
+        return self.step_wait()
+
+    @abstractmethod
+    def step_async(self, actions: np.ndarray) -> None:
+        """Begin a step, so that several vector environments can run at once."""
+
+    @abstractmethod
+    def step_wait(self) -> StepResult:
+        """Wait for the step that :meth:`step_async` began."""
+
+    @property
+    @abstractmethod
+    def observations(self) -> np.ndarray:
+        """The latest observation of each environment, as reset or step returned it."""
+
+    @staticmethod
+    def draw(observation: np.ndarray) -> np.ndarray:
+        """Return one observation as an image, uint8 of shape (height, width, 3)."""
+        return color_channels(observation)
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Return one image for each environment."""
+        if self.render_mode is None:
+            return None
+        return tuple(self.draw(observation) for observation in self.observations)
+
+    def _set_spaces(self, observation_space: Space[Any], action_space: Space[Any]) -> None:
+        self.single_observation_space = observation_space
+        self.single_action_space = action_space
+        self.observation_space = batch_space(observation_space, self.num_envs)
+        self.action_space = batch_space(action_space, self.num_envs)
+
+    def _choices(self, actions: Any) -> np.ndarray:
+        """Return actions of a Discrete space from 0 on as int64, (num_envs,).
+
+        :raises ValueError: if the shape is another, or one is no whole number or out of range
+        """
+        actions, space = np.asarray(actions), self.single_action_space
+        if actions.shape != (self.num_envs,):
+            raise ValueError(f"actions must have shape ({self.num_envs},), got {actions.shape}")
+        assert isinstance(space, spaces.Discrete)
+        with np.errstate(invalid="ignore"):  # NaN isn't what it becomes, and is refused below
+            chosen = actions.astype(np.int64)
+        if chosen.min() < 0 or chosen.max() >= space.n or (chosen != actions).any():
+            raise ValueError(f"actions must be in [0, {int(space.n)}), got {actions}")
+        return chosen
+
+
+def filled(rows: np.ndarray, size: int) -> np.ndarray:
+    """Repeat the last row of an array up to a size: what is added does what the last row does."""
+    missing = size - len(rows)
+    return rows if missing == 0 else np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+
+
+class SingleEnv(gym.Env[np.ndarray, np.int64]):
+    """The only environment of a vector environment with SAME_STEP autoreset, reset by hand.
+
+    The vector environment starts the next episode by itself, and the next reset hands over its
+    start: so this plays, for a seed, what the vector environment plays.
+
+    :param vector: of one environment, with ``draw(observation)`` for images
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, vector: VectorEnv[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        self._vector: Any = vector
+        self.render_mode = vector.render_mode
+        self.observation_space = vector.single_observation_space
+        self.action_space = vector.single_action_space
+        self._observation: np.ndarray | None = None
+        self._next_start: np.ndarray | None = None
+
+    def reset(self, *, seed: int | None = None, options: Options = None) -> ResetResult:
+        """Start an episode; after a finished one, without a seed, the one that comes next."""
+        super().reset(seed=seed)
+        if seed is None and self._observation is None:
+            seed = int(self.np_random.integers(2**31))
+        if seed is None and self._next_start is not None:
+            observation = self._next_start
+        else:
+            observation = self._vector.reset(seed=seed)[0][0]
+        self._observation, self._next_start = observation, None
+        return observation, {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take one action."""
+        if self._next_start is not None:
+            raise gym.error.ResetNeeded("the episode is over: call reset() before step()")
+        observations, rewards, terminated, truncated, infos = self._vector.step(np.array([action]))
+        observation, info = observations[0], {}
+        if "final_obs" in infos:
+            self._next_start, observation = observation, infos["final_obs"][0]
+            info = {k: v[0] for k, v in infos["final_info"].items() if not k.startswith("_")}
+        self._observation = observation
+        return observation, float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
+
+    def get_action_meanings(self) -> list[str]:
+        """Name the actions."""
+        names: list[str] = self._vector.get_action_meanings()
+        return names
+
+    def render(self) -> np.ndarray | None:
+        """Return the latest observation as an image, uint8 of shape (height, width, 3)."""
+        if self.render_mode is None or self._observation is None:
+            return None
+        image: np.ndarray = self._vector.draw(self._observation)
+        return image
+
+    def close(self) -> None:
+        """Close the vector environment."""
+        self._vector.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next steps depend on, as numpy arrays and plain values.
+
+        :raises AttributeError: if the vector environment has no state to give
+        """
+        return {
+            "vector": self._vector.state_dict(),
+            "observation": self._observation,
+            "next_start": self._next_start,
+            "np_random": self.np_random.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that :meth:`state_dict` returned, of the same kind of environment."""
+        self._vector.load_state_dict(state["vector"])
+        self._observation, self._next_start = state["observation"], state["next_start"]
+        self.np_random.bit_generator.state = state["np_random"]
+
+
+class View:
+    """Another way to show observations; actions, masks and infos may be translated too."""
+
+    observation_space: Space[Any]
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """Show one observation or a batch."""
+        raise NotImplementedError
+
+    def action(self, action: Any) -> Any:
+        """Return the environment's action for a chosen one, or for a batch."""
+        return action
+
+    def info(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Show the info of one environment, or the infos of many."""
+        return info
+
+    def result_of(self, method: Callable[[], Any], name: str) -> Any:
+        """Return what a method of the environment gives, masks or names of actions."""
+        return method()
+
+
+class _Viewing:
+    """Give masks and names of actions only if the environment does."""
+
+    view: View
+
+    def __getattr__(self, name: str) -> Any:
+        env = vars(self).get("env")
+        method = method_of(env, name) if env and name in (ACTION_MASKS, MEANINGS) else None
+        if method is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        # A partial, since SB3's processes send what they are asked for.
+        return functools.partial(self.view.result_of, method, name)
+
+
+class ViewEnv(_Viewing, gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
+    """Show an environment in another :class:`View`.
+
+    :param env: the environment
+    :param view: of its observations
+    """
+
+    def __init__(self, env: gym.Env[np.ndarray, Any], view: View) -> None:
+        super().__init__(env)
+        self.view, self.observation_space = view, view.observation_space
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode."""
+        observation, info = self.env.reset(**kwargs)
+        return self.view.observation(observation), self.view.info(info)
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        """Act."""
+        observation, reward, terminated, truncated, info = self.env.step(self.view.action(action))
+        shown = self.view.observation(observation)
+        return shown, reward, terminated, truncated, self.view.info(info)
+
+
+class ViewVectorEnv(_Viewing, VectorWrapper):
+    """Show all environments of a :class:`BatchedVectorEnv` in another :class:`View`.
+
+    :param env: can begin a step and end it later
+    :param view: of one environment's observations
+    """
+
+    def __init__(self, env: BatchedVectorEnv, view: View) -> None:
+        super().__init__(env)
+        self.view, self.single_observation_space = view, view.observation_space
+        self.observation_space = batch_space(view.observation_space, env.num_envs)
+        self._batched: Any = env
+
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
+        """Start an episode in every environment."""
+        observations, infos = self._batched.reset(seed=seed, options=options)
+        return self.view.observation(observations), self.view.info(infos)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step every environment with its action."""
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: Any) -> None:
+        """Begin a step."""
+        self._batched.step_async(self.view.action(actions))
+
+    def step_wait(self) -> StepResult:
+        """Wait for the step that :meth:`step_async` began."""
+        observations, rewards, terminated, truncated, infos = self._batched.step_wait()
+        if "final_obs" in infos:
+            for row in np.flatnonzero(infos["_final_obs"]).tolist():
+                infos["final_obs"][row] = self.view.observation(infos["final_obs"][row])
+            infos["final_info"] = self.view.info(infos["final_info"])
+        shown = self.view.observation(observations)
+        return shown, rewards, terminated, truncated, self.view.info(infos)

@@ -1,0 +1,102 @@
+"""What environments return stays what it was, is within float32, and is built when it is played."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_moe.vec_env import GymnasiumVecEnv
+from sb3_moe_envs import (
+    Cycle,
+    Interleave,
+    MultiTaskEnv,
+    MultiTaskVectorEnv,
+    Task,
+    TaskError,
+    make_multitask_vector,
+)
+
+
+class SameArray(gym.Env):
+    """Returns one array every step: how many steps there were."""
+
+    observation_space = gym.spaces.Box(-1, 9, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, length=3, reward=0.0):
+        self.length, self.reward = length, reward
+        self.array = np.zeros(2, np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.array[:] = -1
+        return self.array, {}
+
+    def step(self, action):
+        self.array += 1
+        return self.array, self.reward, False, self.array[0] == self.length - 1, {}
+
+
+def lone(tasks, schedule, **kwargs):
+    return DummyVecEnv([partial(MultiTaskEnv, tasks, schedule=schedule, num_envs=1, **kwargs)])
+
+
+def vector(tasks, schedule, **kwargs):
+    return GymnasiumVecEnv(make_multitask_vector(tasks, 2, schedule=schedule, **kwargs))
+
+
+ARRANGEMENTS = {
+    "alone": (lone, None),
+    "alone, switched": (lone, Cycle(2, num_cycles=None)),
+    "side by side": (vector, None),
+    "in processes": (partial(vector, vectorization="async"), None),
+    "together, switched": (vector, Cycle(4, num_cycles=None)),
+    "slots of their own": (vector, Interleave("episodes")),
+}
+
+
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # others may have loaded jax
+@pytest.mark.parametrize("task_id", ["dict", "none"])
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_a_final_observation_is_not_overwritten_by_the_next_episodes_start(arrangement, task_id):
+    build, schedule = ARRANGEMENTS[arrangement]
+    env = build([SameArray, SameArray], schedule, task_id=task_id)
+    env.reset()
+    last = 1.0 if "switched" in arrangement else 2.0
+    infos = [env.step(np.zeros(env.num_envs, np.int64))[3] for _ in range(6)]
+    finals = [info["terminal_observation"] for step in infos for info in step
+              if "terminal_observation" in info]  # fmt: skip
+    seen = [(each["obs"] if task_id == "dict" else each).tolist() for each in finals]
+    assert len(seen) >= 2
+    assert seen == [[last, last]] * len(seen)
+    env.close()
+
+
+@pytest.mark.parametrize("reward", [1e39, -1e39, np.float64(4e38)])
+@pytest.mark.parametrize("env_class", [MultiTaskEnv, MultiTaskVectorEnv])
+def test_a_reward_that_float32_cannot_hold_names_the_task(env_class, reward):
+    env = env_class([Task("rich", env_fn=partial(SameArray, reward=reward))])
+    env.reset(seed=0)
+    with pytest.raises(TaskError, match=r"'rich'.*finite number, and within float32, got "):
+        env.step(0 if env_class is MultiTaskEnv else [0])
+
+
+def test_environments_of_tasks_that_come_later_are_built_when_they_are_played():
+    built = []
+
+    def build(name):
+        built.append(name)
+        return SameArray(length=9)
+
+    tasks = [Task(name, env_fn=partial(build, name)) for name in "ab"]
+    env = make_multitask_vector(tasks, 3, schedule=Cycle(6))
+    env.reset(seed=0)
+    assert built == ["a", "b", "a", "a"]  # one of each, whose spaces are needed
+    assert env.state_dict()["exact"]
+    for _ in range(2):
+        env.step(np.zeros(3, np.int64))
+    assert built == ["a", "b", "a", "a", "b", "b"]
