@@ -196,7 +196,7 @@ class Successes:
     """
 
     def __init__(self, n_envs: int) -> None:
-        from sb3_moe_envs.success import succeeded
+        from sb3_moe_envs.checks import succeeded
 
         self._now = succeeded
         self._succeeded = np.full(n_envs, np.nan)
