@@ -18,7 +18,6 @@ from benchmarks import report
 
 Name = Literal[
     "layers",
-    "paths",
     "training",
     "profiles",
     "worlds",

@@ -13,7 +13,6 @@ from benchmarks import (
     growth,
     layers,
     memory,
-    paths,
     peers,
     profiles,
     report,
@@ -265,18 +264,6 @@ def test_a_table_is_written_as_json_and_markdown(tmp_path):
     assert "\nCounted.\n" in text
     assert "| fast | 1.23 | >= 1.1 |  |" in text
     assert "| slow | 0.50 | >= 1.1 **missed** | 12,346 |" in text
-
-
-def test_every_limit_that_chooses_a_way_is_measured_on_both_sides():
-    from sb3_moe.layers import paths as table
-
-    limits = {name: value for name, value in vars(table).items() if name.isupper()}
-    measured = {case.limit for case in paths.cases()}
-    assert measured == set(limits) - {"MASK_LIMIT_ELSEWHERE"}
-    case = paths.Case("ONE_BY_ONE_FROM", *paths.soft(4, 8, 8, 2), {"WIDE_GEMM_LIMIT": 0})
-    row = paths.measure(case, "cpu", 1)
-    assert row["name"] == "below / above ONE_BY_ONE_FROM=524,288, (4, 1, 8), 2 experts"
-    assert {name: getattr(table, name) for name in limits} == limits
 
 
 def test_a_row_of_start_scales_shows_the_output_farthest_from_the_dense_networks(monkeypatch):

@@ -33,8 +33,7 @@ from sb3_moe.layers.stacked import (
 )
 
 # Below so many wasted multiply-adds, T * (E - k) * those of one row in one expert, all experts on
-# all rows are faster than sorting; `python -m benchmarks layers` measures both. A GPU wastes
-# cheaply, and each call costs more (an estimate).
+# all rows are faster than sorting. A GPU wastes cheaply, and each call costs more (an estimate).
 WIDE_UP_TO = {"cpu": 2_000_000}
 WIDE_UP_TO_ELSEWHERE = 1_000_000_000
 # Above so many hidden values per thread rows go in chunks: larger tensors leave the cache, and the

@@ -12,13 +12,13 @@ from torch import nn
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.layers import (
+    experts,
     ExpertChoiceMoE,
     LinearRouter,
     SoftMoE,
     SparseMoE,
     UniformMoE,
     mlp_experts,
-    paths,
 )
 from sb3_moe.measures import (
     hidden_layers,
@@ -150,9 +150,8 @@ def test_experts_in_chunks_or_one_by_one_read_the_same(kwargs, monkeypatch):
     model = small_cnn(**kwargs)
     obs = batch(model, 8)
     whole = policy_activations(model.policy, obs)
-    monkeypatch.setattr(paths, "CHUNK_SCORES", 1)
-    monkeypatch.setattr(paths, "ONE_BY_ONE_FROM", 1)
-    monkeypatch.setattr(paths, "MASK_LIMIT", 0)
+    monkeypatch.setattr(experts, "CHUNK_VALUES", 1)
+    monkeypatch.setattr(experts, "WIDE_UP_TO", {"cpu": 0})
     parts = policy_activations(model.policy, obs)
     assert set(parts) == set(whole)
     for name, one in whole.items():
