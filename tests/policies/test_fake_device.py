@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 from sb3_moe.buffers import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
 from sb3_moe.callbacks import PlasticityCallback, ReDoCallback, RoutingCallback
-from sb3_moe.layers import experts, paths
+from sb3_moe.layers import experts
 
 pytestmark = ALONE
 EVERY = cases.every_case()
@@ -106,32 +106,26 @@ def test_callbacks_look_at_a_policy_on_the_device():
     assert agreement
 
 
-def test_sorted_rows_in_one_call_per_layer_stay_on_the_device(monkeypatch):
-    monkeypatch.setattr(paths, "MASK_LIMIT_ELSEWHERE", 0)
-    monkeypatch.setattr(experts, "can_group", lambda device, dtype: True)
+@pytest.mark.parametrize("groups", [True, False])
+def test_sorted_rows_in_one_call_per_layer_stay_on_the_device(monkeypatch, groups):
+    """And where there is no such call, no rows are counted on the host."""
+    monkeypatch.setattr(experts, "WIDE_UP_TO_ELSEWHERE", 0)
+    monkeypatch.setattr(experts.StackedNetwork, "_groups", lambda self, x: groups)
     calls = []
-    grouped = experts.StackedNetwork.grouped
+    grouped = experts.StackedNetwork._grouped
 
     def counted(self, *args):
         calls.append(args[0].device.type)
         return grouped(self, *args)
 
-    monkeypatch.setattr(experts.StackedNetwork, "grouped", counted)
+    monkeypatch.setattr(experts.StackedNetwork, "_grouped", counted)
     with fake_device() as watch:
         model = on_device.make(
             "PPO", "MoeMlpPolicy", router="top_k", placement="middle", num_experts=8
         )
         on_device.learn(model)
     assert undue(watch) == set()
-    assert set(calls) == {NAME}
-
-
-def test_without_such_a_call_nothing_is_counted_on_the_host(monkeypatch):
-    monkeypatch.setattr(paths, "MASK_LIMIT_ELSEWHERE", 0)
-    with fake_device() as watch:
-        model = on_device.make("PPO", "MoeMlpPolicy", router="top_k", placement="middle")
-        on_device.learn(model)
-    assert undue(watch) == set()
+    assert set(calls) == ({NAME} if groups else set())
 
 
 def test_every_read_and_every_copy_of_the_list_happens():
