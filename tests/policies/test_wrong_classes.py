@@ -102,6 +102,13 @@ def test_a_router_may_take_fewer_options_than_its_base_and_is_checked_by_it():
         arena.make("PPO", router=Few, top_k=5)
 
 
+def test_a_router_with_another_default_takes_ours_in_its_own_arguments():
+    model = arena.make("PPO", router=Few, router_kwargs={"top_k": 1})
+    assert model.policy.moe_layers()["pi.middle"].top_k == 1
+    with pytest.raises(ValueError, match="`top_k` is an option of its own: give it beside"):
+        arena.make("PPO", router=Few, top_k=3, router_kwargs={"top_k": 2})
+
+
 def test_an_argument_that_is_no_name_is_refused_like_a_misspelt_one():
     with pytest.raises(TypeError, match=r"`router_kwargs` may hold the keyword-only .*, got 1"):
         arena.make("PPO", router_kwargs={1: 1})
