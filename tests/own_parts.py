@@ -12,9 +12,6 @@ class Tempered(MoELayer):
     """Weigh all experts by the softmax of scores at a temperature."""
 
     name = "tempered"
-    title = "Tempered"
-    meaning = "a router at a temperature weighs all of them"
-    learns = True
     losses = frozenset({"balance"})
 
     def __init__(self, experts, sees, *, temperature=1.0):

@@ -14,46 +14,84 @@ import torch as th
 from torch import nn
 from torch.func import functional_call
 
-from sb3_moe.layers import ExpertChoiceMoE, LinearRouter, MoELayer, SoftMoE, SparseMoE
-from sb3_moe.layers.experts import Experts, StackedNetwork
-from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
+from sb3_moe.layers import (
+    EmbeddingMoE,
+    ExpertChoiceMoE,
+    Experts,
+    LinearRouter,
+    MLPRouter,
+    MoELayer,
+    SeparateNetworks,
+    SoftMoE,
+    SparseMoE,
+    TaskMoE,
+    UniformMoE,
+)
+from sb3_moe.layers.stacked import (
+    StackedBatchNorm,
+    StackedConv2d,
+    StackedEach,
+    StackedLayerNorm,
+    StackedLinear,
+)
 
 Function = Callable[[th.Tensor], th.Tensor]
 
 
-def expert(network: StackedNetwork, k: int, parts: int | None = None) -> Function:
+def expert(experts: Experts, k: int, parts: int | None = None) -> Function:
     """Return expert k as plain modules that use slices of the stacked parameters.
 
     :param parts: leave out some of its parts, counted from the end
     """
-    plain = network.expert(k)
-    leaves = [n for n, m in plain.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    stacked = [m for m in network.modules() if isinstance(m, StackedLinear | StackedConv2d)]
-    tensors = {}
-    for name, leaf in zip(leaves, stacked, strict=True):
-        weight = leaf.weight_EOI if isinstance(leaf, StackedLinear) else leaf.weight_EOIhw
-        tensors[f"{name}.weight"] = weight[k]
-        if leaf.bias_EO is not None:
-            tensors[f"{name}.bias"] = leaf.bias_EO[k]
+    if isinstance(experts, SeparateNetworks):
+        return experts.each[k]
+    plain = experts.expert(k)
+    names = [name for name, _ in plain.named_parameters()]
+    tensors = dict(zip(names, _tensors_of(experts, k), strict=True))
     if parts is not None:
         plain = plain[:parts]
         tensors = {name: each for name, each in tensors.items() if name in plain.state_dict()}
     return lambda rows: functional_call(plain, tensors, (rows,))
 
 
-def experts(layer: MoELayer) -> list[Function]:
-    return [expert(layer.experts, k) for k in range(layer.num_experts)]
+def _tensors_of(experts: Experts, k: int) -> Iterator[th.Tensor]:
+    """Yield expert k's slice of each stacked parameter, in the order of the plain modules."""
+    for layer in experts.modules():
+        tensors = []
+        if isinstance(layer, StackedLinear):
+            tensors = [layer.weight_EOI, layer.bias_EO]
+        elif isinstance(layer, StackedConv2d):
+            tensors = [layer.weight_EOIhw, layer.bias_EO]
+        elif isinstance(layer, StackedLayerNorm):
+            tensors = [layer.weight_EH, layer.bias_EH]
+        elif isinstance(layer, StackedBatchNorm):
+            tensors = [each.unflatten(0, (experts.num_experts, -1)) for each in layer.parameters()]
+        elif isinstance(layer, StackedEach):
+            yield from layer.each[k].parameters()
+        yield from (each[k] for each in tensors if each is not None)
 
 
-def scores(router: LinearRouter, token_R: th.Tensor) -> list[th.Tensor]:
+def outputs(layer: MoELayer, x_I: th.Tensor) -> list[th.Tensor]:
+    """Return all experts' outputs for one row, as they are summed."""
+    runs = (expert(layer.experts, k) for k in range(layer.num_experts))
+    found = [run(x_I.unsqueeze(0)).squeeze(0) for run in runs]
+    return found if layer.experts.combination is None else gram_schmidt(found)
+
+
+def scores(router: LinearRouter | MLPRouter, token_R: th.Tensor) -> list[th.Tensor]:
     """Return the score of each expert or slot for one token."""
+    if isinstance(router, MLPRouter):
+        for linear in router.hidden[::2]:
+            token_R = (linear.weight @ token_R + linear.bias).clamp(min=0)
+        router = router.last
     found = []
-    for weight_R in router.weight_RK.unbind(1):
+    for k, weight_R in enumerate(router.weight_RK.unbind(1)):
         x_R, w_R = token_R, weight_R
         if router.scale is not None:
             x_R = x_R / (x_R.square().sum().sqrt() + 1e-6)
             w_R = w_R / (w_R.square().sum().sqrt() + 1e-6) * router.scale
-        found.append((x_R * w_R).sum())
+        score = (x_R * w_R).sum()
+        found.append(score if router.bias_K is None else score + router.bias_K[k])
     return found
 
 
@@ -71,65 +109,86 @@ def soft_moe(layer: SoftMoE, x_BNI: th.Tensor, router_BNR: th.Tensor) -> th.Tens
 def _soft_sample(layer: SoftMoE, x_NI: th.Tensor, router_NR: th.Tensor) -> th.Tensor:
     logits = [scores(layer.router, token_R) for token_R in router_NR]
     num_tokens, num_slots = len(logits), len(logits[0])
-    outputs = []
+    of_slots = []
     for slot in range(num_slots):
         dispatch = softmax([logits[token][slot] for token in range(num_tokens)])
         mixed_I = sum(dispatch[token] * x_NI[token] for token in range(num_tokens))
-        run = experts(layer)[slot // layer.num_slots]
-        outputs.append(run(mixed_I.unsqueeze(0)).squeeze(0))
+        k = slot // layer.num_slots
+        if layer.experts.combination is None:
+            of_slots.append(expert(layer.experts, k)(mixed_I.unsqueeze(0)).squeeze(0))
+        else:
+            of_slots.append(outputs(layer, mixed_I)[k])
     rows = []
     for token in range(num_tokens):
         combine = softmax(logits[token])
-        rows.append(sum(combine[slot] * outputs[slot] for slot in range(num_slots)))
+        rows.append(sum(combine[slot] * of_slots[slot] for slot in range(num_slots)))
     return th.stack(rows)
 
 
 def sparse_moe(layer: SparseMoE, x_BNI: th.Tensor, router_BNR: th.Tensor) -> th.Tensor:
     """Return the k best experts' outputs times their softmax, token by token."""
-    runs = experts(layer)
 
     def token(x_I: th.Tensor, router_R: th.Tensor) -> th.Tensor:
         gates = softmax(scores(layer.router, router_R))
         bias = layer.running_bias_E.tolist() if layer.bias_rate else [0.0] * len(gates)
         ranked = sorted(range(len(gates)), key=lambda e: -(gates[e].item() + bias[e]))
-        return sum(gates[e] * runs[e](x_I.unsqueeze(0)).squeeze(0) for e in ranked[: layer.top_k])
+        kept, found = ranked[: layer.top_k], outputs(layer, x_I)
+        total = sum(gates[e] for e in kept) if layer.renormalize else 1.0
+        return sum(gates[e] / total * found[e] for e in kept)
 
     return _per_token(token, x_BNI, router_BNR)
 
 
-def task_moe(layer: MoELayer, x_BNI: th.Tensor, router_BNR: th.Tensor) -> th.Tensor:
+def task_moe(layer: TaskMoE, x_BNI: th.Tensor, onehot_BNE: th.Tensor) -> th.Tensor:
     """Return the output of the expert that the one-hot names, token by token."""
-    runs = experts(layer)
     return _per_token(
-        lambda x_I, onehot: runs[onehot.tolist().index(1.0)](x_I.unsqueeze(0)).squeeze(0),
-        x_BNI,
-        router_BNR,
+        lambda x_I, onehot_E: outputs(layer, x_I)[onehot_E.tolist().index(1.0)], x_BNI, onehot_BNE
     )
 
 
-def uniform_moe(layer: MoELayer, x_BNI: th.Tensor, router_BNR: th.Tensor) -> th.Tensor:
+def uniform_moe(layer: UniformMoE, x_BNI: th.Tensor, router_BNR: th.Tensor) -> th.Tensor:
     """Return the mean over experts, token by token."""
-    runs = experts(layer)
-    return _per_token(
-        lambda x_I, _: sum(run(x_I.unsqueeze(0)).squeeze(0) for run in runs) / len(runs),
-        x_BNI,
-        router_BNR,
-    )
+    return _per_token(lambda x_I, _: sum(outputs(layer, x_I)) / layer.num_experts, x_BNI, x_BNI)
+
+
+def embedding_moe(layer: EmbeddingMoE, x_BNI: th.Tensor, onehot_BNK: th.Tensor) -> th.Tensor:
+    """Return all experts' outputs times their task's weights, token by token."""
+
+    def token(x_I: th.Tensor, onehot_K: th.Tensor) -> th.Tensor:
+        weights_E = layer.task_weights.weight_KW[onehot_K.tolist().index(1.0)]
+        if layer.task_weights.bias_W is not None:
+            weights_E = weights_E + layer.task_weights.bias_W
+        gates = softmax(list(weights_E)) if layer.softmax else list(weights_E)
+        return sum(gate * y_O for gate, y_O in zip(gates, outputs(layer, x_I), strict=True))
+
+    return _per_token(token, x_BNI, onehot_BNK)
 
 
 def expert_choice_moe(layer: ExpertChoiceMoE, x_BNI: th.Tensor, router_BNR: th.Tensor) -> th.Tensor:
     """Return, sample by sample, what the tokens get from the experts that chose them."""
-    runs, samples = experts(layer), []
+    samples = []
     for x_NI, router_NR in zip(x_BNI, router_BNR, strict=True):
         gates = [softmax(scores(layer.router, token_R)) for token_R in router_NR]
+        found = [outputs(layer, x_I) for x_I in x_NI]
         capacity = math.ceil(len(gates) * layer.top_k / layer.num_experts)
-        rows = [th.zeros_like(runs[0](x_NI[:1])[0]) for _ in gates]
-        for e, run in enumerate(runs):
+        rows = [th.zeros_like(found[0][0]) for _ in gates]
+        for e in range(layer.num_experts):
             ranked = sorted(range(len(gates)), key=lambda n: -gates[n][e].item())
             for n in ranked[:capacity]:
-                rows[n] = rows[n] + gates[n][e] * run(x_NI[n].unsqueeze(0)).squeeze(0)
+                rows[n] = rows[n] + gates[n][e] * found[n][e]
         samples.append(th.stack(rows))
     return th.stack(samples)
+
+
+SLOW = {
+    "soft": soft_moe,
+    "random": soft_moe,
+    "top_k": sparse_moe,
+    "expert_choice": expert_choice_moe,
+    "task": task_moe,
+    "embedding": embedding_moe,
+    "uniform": uniform_moe,
+}
 
 
 def _per_token(
@@ -141,14 +200,12 @@ def _per_token(
     )
 
 
-def assert_same(
-    layer: MoELayer, slow: Callable[..., th.Tensor], x_BNI: th.Tensor, router_BNR: th.Tensor
-) -> None:
+def assert_same(layer: MoELayer, x_BNI: th.Tensor, router_BNR: th.Tensor) -> None:
     """Compare values and the gradients of every parameter and input with the slow version's."""
     x_BNI = x_BNI.detach().requires_grad_()
     router_BNR = router_BNR.detach().requires_grad_()
     tensors = [*layer.parameters(), x_BNI, router_BNR]
-    fast_y, slow_y = layer(x_BNI, router_BNR)[0], slow(layer, x_BNI, router_BNR)
+    fast_y, slow_y = layer(x_BNI, router_BNR)[0], SLOW[layer.name](layer, x_BNI, router_BNR)
     th.testing.assert_close(fast_y, slow_y)
     th.testing.assert_close(gradients(fast_y, tensors), gradients(slow_y, tensors))
 
@@ -238,23 +295,6 @@ def gated_features(layer: MoELayer, x_BNI: th.Tensor, gates_BNE: th.Tensor) -> t
     return th.stack(rows)
 
 
-def embedding_moe(layer: MoELayer, x_BNI: th.Tensor, onehot_BNK: th.Tensor) -> th.Tensor:
-    """Return all experts' outputs times their task's weights, token by token."""
-    runs = experts(layer)
-
-    def token(x_I: th.Tensor, onehot_K: th.Tensor) -> th.Tensor:
-        weights = layer.task_weights.weight_KE[onehot_K.tolist().index(1.0)]
-        if layer.task_weights.bias_E is not None:
-            weights = weights + layer.task_weights.bias_E
-        gates = softmax(list(weights)) if layer.softmax else list(weights)
-        outputs = [run(x_I.unsqueeze(0)).squeeze(0) for run in runs]
-        if layer.experts.combination is not None:
-            outputs = gram_schmidt(outputs)
-        return sum(gate * y_O for gate, y_O in zip(gates, outputs, strict=True))
-
-    return _per_token(token, x_BNI, onehot_BNK)
-
-
 def gram_schmidt(vectors: list[th.Tensor]) -> list[th.Tensor]:
     """Return what is left of each vector beside those before it, at length 1."""
     found: list[th.Tensor] = []
@@ -266,7 +306,7 @@ def gram_schmidt(vectors: list[th.Tensor]) -> list[th.Tensor]:
 
 def paco(layers: list[MoELayer], x_I: th.Tensor, task: int, act: Function) -> th.Tensor:
     """Return what a dense network returns whose every parameter is its task's weighted sum."""
-    weights = layers[0].task_weights.values_KE[task]
+    weights = layers[0].task_weights.rows_KW[task]
     for i, layer in enumerate(layers):
         last = layer.experts.last
         weight = sum(w * each for w, each in zip(weights, last.weight_EOI, strict=True))

@@ -96,9 +96,10 @@ class ExpertLayers:
     def body(self, stages: Sequence[Stage]) -> list[nn.Module]:
         """Return experts that are all hidden layers each, and what follows the last of those."""
         width = self.layout.x_dim + self.dense.seen
-        inside = self.options.has_own_kind
+        own = self.options.has_own_kind
+        inside = own and bool(getattr(self.options.expert_class, "activates", True))
         experts: Experts
-        if inside:
+        if own:
             experts = self._of_kind(stages[0], width, stages[-1].width)
         else:
             made = [self._body_expert(stages, width) for _ in range(self.num_experts)]
@@ -107,7 +108,7 @@ class ExpertLayers:
         simba = self.options.block == "simba"
         left = [m for m in stages[-1].after if is_norm(m) or not (inside or simba)]
         after = [fitted(m, block.out_features) for m in left]
-        self.stands_for[block.layer] = Stand(len(stages) - 1, then=after)
+        self.stands_for[block.layer] = Stand(len(stages) - 1, inside=inside, then=after)
         return [block, *after]
 
     def _body_expert(self, stages: Sequence[Stage], dim: int) -> nn.Module:

@@ -212,8 +212,9 @@ def _check_scaled(layer: MoELayer, args: tuple[th.Tensor, th.Tensor], y_BNO: th.
     if not abs(got - wanted) <= TOLERANCE * wanted or not wanted:
         raise ValueError(
             "`match_scale`=True needs experts whose output grows with the weights of their last "
-            "nn.Linear, or that have a method `scale_outputs(factor)`, and a router that keeps "
-            f"their sizes; with `router`={layer.name!r} the scaled output has the size {got:.3g} "
+            "nn.Linear, or that have a method `scale_outputs(factor)`, a router that keeps their "
+            f"sizes, and `combine`='sum'; with `router`={layer.name!r} the scaled output has the "
+            f"size {got:.3g} "
             f"where it should have {wanted:.3g}"
         )
 

@@ -1,38 +1,71 @@
-"""The linear router: normalisation, noise, frozen weights."""
+"""What each router decides: scores, gates, choices, balancing, and gates that someone edits."""
+
+import math
 
 import pytest
+import reference
 import torch as th
-from sb3_moe.layers.routers import check_score_options, make_router
 from torch import nn
 
-from sb3_moe.layers import LinearRouter
+from sb3_moe.layers import (
+    EmbeddingMoE,
+    ExpertChoiceMoE,
+    LinearRouter,
+    MLPRouter,
+    MoELayer,
+    RandomMoE,
+    RouterInput,
+    SoftMoE,
+    SparseMoE,
+    TaskMoE,
+    UniformMoE,
+    mlp_experts,
+)
+from sb3_moe.layers.classes import own_options
+from sb3_moe.layers.registry import ROUTERS
+from sb3_moe.layers.routing import LONG_AXIS_FROM, Routing, softmax_over_experts
 
 
-def test_scores_are_a_linear_map_without_bias():
+def make(cls, num_experts=4, num_tokens=1, num_tasks=0, features=5, **options):
+    th.manual_seed(0)
+    sees = RouterInput(
+        features=features, num_experts=num_experts, num_tokens=num_tokens, num_tasks=num_tasks
+    )
+    return cls(mlp_experts(num_experts, 5, 7, 3), sees, **options)
+
+
+def skew(layer, column=2):
+    """Make the router prefer one expert for inputs with a positive first feature."""
+    with th.no_grad():
+        layer.router.weight_RK.mul_(0.1)
+        layer.router.weight_RK[0, column] = 2.0
+
+
+def skewed_rows(rows=8):
+    x = th.randn(rows, 1, 5)
+    x[..., 0] = 3.0
+    return x
+
+
+# Scores.
+
+
+def test_scores_are_a_linear_map_without_bias_that_is_no_linear_layer():
     router, x = LinearRouter(5, 4), th.randn(2, 3, 5)
     th.testing.assert_close(router(x), x @ router.weight_RK)
-    assert [name for name, _ in router.named_parameters()] == ["weight_RK"]
+    assert list(router.state_dict()) == ["weight_RK"]
+    # SB3's orthogonal init visits nn.Linear and nn.Conv2d.
+    assert not any(isinstance(m, nn.Linear | nn.Conv2d) for m in router.modules())
 
 
-def test_normalised_scores_are_scaled_cosines():
+def test_normalized_scores_are_scaled_cosines_and_the_scale_learns():
     router, x = LinearRouter(5, 4, normalize=True).double(), th.randn(2, 3, 5, dtype=th.float64)
+    assert router.scale.item() == 1.0
     with th.no_grad():
         router.scale.fill_(2.5)
-    expected = th.empty(2, 3, 4, dtype=th.float64)
-    for b in range(2):
-        for n in range(3):
-            for k in range(4):
-                token, weight = x[b, n], router.weight_RK[:, k]
-                token = token / (token.square().sum().sqrt() + 1e-6)
-                weight = weight / (weight.square().sum().sqrt() + 1e-6)
-                expected[b, n, k] = 2.5 * (token * weight).sum()
-    th.testing.assert_close(router(x), expected)
-
-
-def test_the_scale_starts_at_1_and_learns():
-    router = LinearRouter(5, 4, normalize=True)
-    assert router.scale.item() == 1.0
-    router(th.randn(2, 3, 5)).square().sum().backward()
+    cosines = nn.functional.cosine_similarity(x.unsqueeze(-1), router.weight_RK, dim=2)
+    th.testing.assert_close(router(x), 2.5 * cosines, rtol=1e-4, atol=1e-4)
+    router(x).square().sum().backward()
     assert router.scale.grad.abs() > 0
 
 
@@ -47,57 +80,332 @@ def test_noise_is_added_only_while_training():
     router, x = LinearRouter(5, 4, noise=0.5), th.randn(200, 3, 5)
     clean = x @ router.weight_RK
     th.manual_seed(0)
-    noise = router(x) - clean
-    assert noise.std().item() == pytest.approx(0.5, rel=0.1)
-    router.eval()
-    th.testing.assert_close(router(x), clean)
-    th.testing.assert_close(router(x), router(x), rtol=0, atol=0)
+    assert (router(x) - clean).std().item() == pytest.approx(0.5, rel=0.1)
+    th.testing.assert_close(router.eval()(x), clean)
 
 
-def test_frozen_weights_are_a_buffer_that_is_saved():
-    router = LinearRouter(5, 4, frozen=True)
-    assert list(router.parameters()) == []
-    assert list(router.state_dict()) == ["weight_RK"]
+def test_all_of_a_frozen_router_is_saved_and_nothing_of_it_learns():
+    layer = make(RandomMoE, hidden=[4], normalize_router=True, bias=True)
+    assert list(layer.router.parameters()) == []
+    names = ["hidden.0.weight", "hidden.0.bias", "last.weight_RK", "last.bias_K", "last.scale"]
+    assert list(layer.router.state_dict()) == names
+    assert layer.losses == frozenset()
 
 
-def test_a_frozen_router_that_normalises_learns_no_scale_either():
-    for frozen in (False, True):
-        router = LinearRouter(5, 4, frozen=frozen, normalize=True)
-        scores = router(th.randn(2, 3, 5, requires_grad=True))
-        scores.square().sum().backward()
-        assert (router.scale.grad is None) == frozen
+def test_hidden_layers_and_a_bias_stand_before_and_behind_the_linear_map():
+    router, x = MLPRouter(5, [6], 4, bias=True), th.randn(3, 1, 5)
+    nn.init.normal_(router.last.bias_K)
+    hidden = router.hidden[0](x).relu()
+    th.testing.assert_close(router(x), hidden @ router.last.weight_RK + router.last.bias_K)
+    assert router.num_scores == 4
 
 
-def test_orthogonal_initialisation_passes_the_router_by():
-    # SB3 visits nn.Linear and nn.Conv2d, and a router is neither.
-    assert not any(isinstance(m, nn.Linear | nn.Conv2d) for m in LinearRouter(5, 4).modules())
+# Gates.
 
 
-def test_negative_noise_is_an_error():
-    with pytest.raises(ValueError, match=r"`noise` must be at least 0, got -0\.1"):
-        LinearRouter(5, 4, noise=-0.1)
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_a_bias_is_added_to_each_score_and_is_learned_unless_frozen(frozen):
-    router = make_router(3, 2, bias=True, frozen=frozen)
-    x_BNR = th.randn(4, 1, 3)
-    plain = x_BNR @ router.weight_RK
-    assert th.equal(router.bias, th.zeros(2))
-    assert router.as_matrix() is None
+def test_soft_moe_by_hand():
+    # Scores ln 3 and 0 give gates 3/4 and 1/4; the experts triple and negate their input.
+    th.manual_seed(0)
+    sees = RouterInput(features=1, num_experts=2)
+    layer = SoftMoE(mlp_experts(2, 1, 7, 3), sees)
     with th.no_grad():
-        router.bias.copy_(th.tensor([1.0, -2.0]))
-    th.testing.assert_close(router(x_BNR), plain + th.tensor([1.0, -2.0]))
-    assert isinstance(router.bias, nn.Parameter) is not frozen
-    router.soften(0.5)
-    th.testing.assert_close(router(x_BNR), 0.5 * (plain + th.tensor([1.0, -2.0])))
+        layer.router.weight_RK.copy_(th.tensor([[3.0, 1.0]]).log())
+        for parameter in layer.experts.parameters():
+            parameter.zero_()
+        layer.experts.layers[0].weight_EOI[:, 0, 0] = 1.0
+        layer.experts.last.weight_EOI[0, :, 0], layer.experts.last.weight_EOI[1, :, 0] = 3.0, -1.0
+    y, routing = layer(th.ones(1, 1, 1))
+    th.testing.assert_close(routing.gates_BNE.flatten().tolist(), [0.75, 0.25])
+    th.testing.assert_close(y.flatten().tolist(), [2.0, 2.0, 2.0])
 
 
-def test_without_one_files_hold_nothing_of_it():
-    assert list(make_router(3, 2).state_dict()) == ["weight_RK"]
-    assert list(make_router(3, 2, bias=True).state_dict()) == ["weight_RK", "bias_K"]
+@pytest.mark.parametrize(("num_tokens", "slots"), [(1, 1), (4, 1), (5, 2)])
+def test_slots_are_enough_for_all_tokens_and_gates_are_summed_over_them(num_tokens, slots):
+    layer, x = make(SoftMoE, num_tokens=num_tokens), th.randn(2, num_tokens, 5)
+    assert layer.num_slots == slots
+    _, routing = layer(x)
+    combine = (x @ layer.router.weight_RK).softmax(-1).unflatten(-1, (4, slots))
+    th.testing.assert_close(routing.gates_BNE, combine.sum(-1))
+    th.testing.assert_close(routing.probs_BNE, combine.sum(-1))
+    assert routing.experts_BNk is None
 
 
-def test_a_bias_is_yes_or_no():
-    with pytest.raises(TypeError, match="`bias` must be a bool, got 1"):
-        check_score_options({"hidden": (), "normalize_router": False, "bias": 1})
+@pytest.mark.parametrize("num_experts", [3, LONG_AXIS_FROM])
+def test_a_softmax_over_few_or_many_experts_is_torchs(num_experts):
+    logits = th.randn(4, 2, num_experts)
+    th.testing.assert_close(softmax_over_experts(logits), logits.softmax(-1))
+
+
+def test_kept_gates_are_of_the_softmax_over_all_and_sum_to_1_only_if_asked():
+    x = th.randn(5, 1, 5)
+    plain, renormalized = (make(SparseMoE, top_k=2, renormalize=each) for each in (False, True))
+    gates = plain(x)[1].gates_BNE
+    kept = gates > 0
+    assert kept.sum(-1).eq(2).all()
+    th.testing.assert_close(gates[kept], (x @ plain.router.weight_RK).softmax(-1)[kept])
+    again = renormalized(x)[1].gates_BNE
+    th.testing.assert_close(again, gates / gates.sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+@pytest.mark.parametrize("bias_rate", [0.0, 0.1])
+def test_of_equal_scores_the_first_counts(top_k, bias_rate):
+    layer = make(SparseMoE, num_experts=40, top_k=top_k, bias_rate=bias_rate)
+    nn.init.zeros_(layer.router.weight_RK)
+    assert layer(th.randn(6, 1, 5))[1].experts_BNk.tolist() == [[list(range(top_k))]] * 6
+
+
+def test_no_row_is_dropped_where_all_choose_one_expert_and_others_get_no_gradient():
+    layer, x = make(SparseMoE), skewed_rows()
+    skew(layer)
+    y, routing = layer(x)
+    assert set(routing.experts_BNk.flatten().tolist()) == {2}
+    assert routing.load_E.tolist() == [0, 0, 1, 0]
+    th.testing.assert_close(y, routing.gates_BNE[..., 2:3] * layer.experts.expert(2)(x))
+    y.sum().backward()
+    gradient = layer.experts.layers[0].weight.grad
+    assert gradient[2].abs().sum() > 0
+    assert gradient[[0, 1, 3]].abs().sum() == 0
+    assert layer.router.weight_RK.grad.abs().sum() > 0
+
+
+def test_each_expert_chooses_its_share_of_every_samples_tokens_and_the_rest_is_zero():
+    layer = make(ExpertChoiceMoE, num_experts=3, num_tokens=7, top_k=2)
+    y, routing = layer(th.randn(8, 7, 5))
+    assert layer.capacity(7) == 5
+    assert (routing.gates_BNE > 0).sum(1).eq(5).all()
+    layer = make(ExpertChoiceMoE, num_experts=3, num_tokens=6)
+    y, routing = layer(th.randn(8, 6, 5))
+    unchosen = routing.gates_BNE.sum(-1) == 0
+    assert unchosen.any()
+    assert y[unchosen].abs().sum() == 0
+    assert (y[~unchosen].abs().sum(-1) > 0).all()
+
+
+@pytest.mark.parametrize("cls", [TaskMoE, EmbeddingMoE])
+def test_a_normalized_task_id_still_is_that_task(cls):
+    layer = make(cls, num_experts=3, num_tasks=3, features=3)
+    x, onehot = th.randn(4, 1, 5), th.eye(3)[th.tensor([0, 2, 1, 0])].unsqueeze(1)
+    y, routing = layer(x, 2.5 * onehot - 1)
+    plain_y, plain = layer(x, onehot)
+    th.testing.assert_close(y, plain_y)
+    th.testing.assert_close(routing.gates_BNE, plain.gates_BNE)
+    assert th.equal(plain.gates_BNE[0], plain.gates_BNE[3])
+    if cls is TaskMoE:
+        assert th.equal(plain.gates_BNE, onehot)
+
+
+def test_weights_below_zero_are_work_too():
+    layer = make(EmbeddingMoE, num_experts=3, num_tasks=3, features=3)
+    with th.no_grad():
+        layer.task_weights.weight_KW.copy_(th.tensor([[-3.0, 1.0, 0.0]]).expand(3, 3))
+    load_E = layer(th.randn(2, 1, 5), th.eye(3)[:2].unsqueeze(1))[1].load_E
+    assert load_E.tolist() == pytest.approx([0.75, 0.25, 0.0])
+
+
+def test_a_routing_without_scores_says_so():
+    routing = make(UniformMoE)(th.zeros(1, 1, 5))[1]
+    assert routing.logits_BNE is None
+    assert routing.gates_BNE.tolist() == [[[0.25] * 4]]
+    with pytest.raises(ValueError, match="needs a router with scores to learn"):
+        _ = routing.probs_BNE
+
+
+# Gates that someone edits.
+
+
+def without(k):
+    return lambda gates: gates * (th.arange(gates.shape[-1]) != k)
+
+
+@pytest.mark.parametrize(
+    ("cls", "num_tokens", "options"),
+    [
+        (SoftMoE, 1, {}),
+        (SoftMoE, 1, {"num_slots": 2}),
+        (SoftMoE, 3, {"num_slots": 2}),
+        (RandomMoE, 1, {}),
+        (UniformMoE, 2, {}),
+        (EmbeddingMoE, 1, {"weights": "softmax"}),
+        (SparseMoE, 1, {"top_k": 3}),
+    ],
+)
+def test_what_an_edited_expert_loses_goes_to_the_others_of_a_softmax(cls, num_tokens, options):
+    layer = make(cls, num_tokens=num_tokens, num_tasks=3, **options)
+    seen = th.eye(3)[:, None].expand(3, num_tokens, 3) if cls.sees == "task" else None
+    x = th.randn(3, num_tokens, 5)
+    before = layer(x, seen)[1]
+    shares = before.gates_BNE if before.experts_BNk is None else before.probs_BNE
+    left = without(1)(shares)
+    layer.edit_gates = without(1)
+    y, routing = layer(x, seen)
+    th.testing.assert_close(routing.gates_BNE, left / left.sum(-1, keepdim=True))
+    if num_tokens == 1:
+        each = th.stack([layer.experts.expert(k)(x) for k in range(4)], -1)
+        th.testing.assert_close(y, (each * routing.gates_BNE.unsqueeze(-2)).sum(-1))
+    layer.edit_gates = None
+    th.testing.assert_close(layer(x, seen)[1].gates_BNE, before.gates_BNE)
+
+
+def test_an_edited_expert_is_not_chosen_whatever_its_bias():
+    layer, x = make(SparseMoE, bias_rate=0.1), skewed_rows()
+    skew(layer)
+    layer.running_bias_E[2] = 9.0
+    assert layer(x)[1].experts_BNk.eq(2).all()
+    layer.edit_gates = without(2)
+    y, routing = layer(x)
+    assert routing.experts_BNk.ne(2).all()
+    th.testing.assert_close(y, routing.gates_BNE.sum(-1, keepdim=True) * y_of(layer, x, routing))
+
+
+def y_of(layer, x, routing):
+    rows = zip(x.squeeze(1), routing.experts_BNk.flatten().tolist(), strict=True)
+    return th.stack([layer.experts.expert(k)(row) for row, k in rows]).unsqueeze(1)
+
+
+def test_the_task_router_and_linear_weights_take_edited_gates_as_they_are():
+    x, onehot = th.randn(3, 1, 5), th.eye(3).unsqueeze(1)
+    for cls in (TaskMoE, EmbeddingMoE):
+        layer = make(cls, num_experts=3, num_tasks=3, features=3)
+        before = layer(x, onehot)[1].gates_BNE
+        layer.edit_gates = lambda gates: without(1)(gates) + 0.5
+        y, routing = layer(x, onehot)
+        th.testing.assert_close(routing.gates_BNE, without(1)(before) + 0.5)
+        each = th.stack([layer.experts.expert(k)(x) for k in range(3)], -1)
+        th.testing.assert_close(y, (each * routing.gates_BNE.unsqueeze(-2)).sum(-1))
+
+
+def test_an_edited_expert_still_chooses_tokens_but_adds_nothing():
+    layer = make(ExpertChoiceMoE, num_experts=3, num_tokens=6)
+    x = th.randn(4, 6, 5)
+    before = layer(x)[1].gates_BNE
+    layer.edit_gates = without(1)
+    y, routing = layer(x)
+    th.testing.assert_close(routing.gates_BNE, without(1)(before))
+    assert y[routing.gates_BNE.sum(-1) == 0].abs().sum() == 0
+
+
+# Loss-free balancing.
+
+
+def test_the_bias_moves_once_between_updates_and_towards_the_idle():
+    layer = make(SparseMoE, bias_rate=0.01)
+    skew(layer)
+    for _ in range(3):
+        layer(skewed_rows(16))
+    assert layer.running_count_E.tolist() == [0.0, 0.0, 48.0, 0.0]
+    assert layer.running_bias_E.tolist() == [0.0] * 4
+    for _ in range(2):
+        layer.between_updates()
+        th.testing.assert_close(layer.running_bias_E, th.tensor([0.01, 0.01, -0.01, 0.01]))
+        assert layer.running_count_E.tolist() == [0.0] * 4
+
+
+def test_loads_are_not_counted_in_evaluation_or_without_gradients_or_while_the_router_is_held():
+    layer = make(SparseMoE, bias_rate=0.01)
+    with th.no_grad():
+        layer(th.randn(4, 1, 5))
+    layer.eval()(th.randn(4, 1, 5))
+    layer.train().router.requires_grad_(False)
+    layer(th.randn(4, 1, 5))
+    assert layer.running_count_E.sum() == 0
+    layer.running_count_E[0] = 4.0
+    layer.between_updates()
+    assert layer.running_bias_E.tolist() == [0.0] * 4
+
+
+def test_the_bias_chooses_but_is_no_part_of_the_gate():
+    layer, x = make(SparseMoE, bias_rate=0.01), th.randn(5, 1, 5)
+    layer.running_bias_E.copy_(th.tensor([0.0, 9.0, 0.0, 0.0]))
+    _, routing = layer(x)
+    assert routing.experts_BNk.eq(1).all()
+    th.testing.assert_close(routing.gates_BNE[..., 1], (x @ layer.router.weight_RK).softmax(-1)[..., 1])
+    reference.assert_same(layer, x, x)
+
+
+def test_loss_free_balancing_evens_out_a_router_skewed_on_purpose():
+    layer, x = make(SparseMoE, bias_rate=0.005), th.randn(512, 1, 5)
+    skew(layer)
+    x[..., 0] = 1.0
+    assert layer(x)[1].load_E.max() > 0.99
+    for _ in range(150):
+        layer(x)
+        layer.between_updates()
+    after = layer(x)[1].load_E
+    assert after.max() < 0.4
+    assert after.min() > 0.05
+
+
+def test_the_bias_and_its_counts_are_persistent_float_buffers_changed_in_place():
+    layer = make(SparseMoE, bias_rate=0.1)
+    buffers = dict(layer.named_buffers())
+    assert set(buffers) == {"running_bias_E", "running_count_E"} <= set(layer.state_dict())
+    pointers = {name: tensor.data_ptr() for name, tensor in buffers.items()}
+    layer(th.randn(16, 1, 5))
+    layer.between_updates()
+    assert {name: tensor.data_ptr() for name, tensor in layer.named_buffers()} == pointers
+    assert all(tensor.dtype == th.float32 for tensor in buffers.values())
+
+
+# What others rely on.
+
+
+@pytest.mark.parametrize("name", list(ROUTERS))
+def test_expert_axes_name_every_tensor_of_a_router_that_has_entries_for_experts(name):
+    cls, tasks = ROUTERS.find(name), 3
+    options = {"bias": True} if "bias" in own_options(cls) else {}
+    options |= {"bias_rate": 0.1} if name == "top_k" else {}
+    layer = make(cls, num_tokens=9, num_tasks=tasks, **options)
+    tensors = {n: t for n, t in layer.state_dict().items() if not n.startswith("experts.")}
+    slots = layer.num_slots if isinstance(layer, SoftMoE) else 1
+    found = {n: t.shape.index(4 * slots) for n, t in tensors.items()}
+    assert layer.expert_axes() == found
+
+
+def test_expert_axes_of_a_router_with_hidden_layers_are_those_of_its_last_layer():
+    layer = make(SoftMoE, hidden=[6], bias=True)
+    assert layer.expert_axes() == {"router.last.weight_RK": 1, "router.last.bias_K": 0}
+
+
+def test_a_class_without_a_name_of_its_own_is_called_by_its_own():
+    class Mine(SparseMoE):
+        pass
+
+    assert (Mine.name, SparseMoE.name, MoELayer.name) == ("Mine", "top_k", "moe")
+    with pytest.raises(NotImplementedError):
+        make(type("Empty", (MoELayer,), {"__init__": lambda self, e, s: MoELayer.__init__(self, e)}))(
+            th.zeros(1, 1, 5)
+        )
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "error", "message"),
+    [
+        (SoftMoE, {"num_slots": 0}, ValueError, "`num_slots` must be at least 1, got 0"),
+        (SoftMoE, {"hidden": [0]}, ValueError, "`hidden` must be at least 1, got 0"),
+        (SoftMoE, {"hidden": "64"}, TypeError, "`hidden` must be a list of widths, got '64'"),
+        (SoftMoE, {"bias": 1}, TypeError, "`bias` must be a bool, got 1"),
+        (SoftMoE, {"normalize_router": 1}, TypeError, "`normalize_router` must be a bool, got 1"),
+        (SoftMoE, {"router_noise": -0.1}, ValueError, "`router_noise` must be at least 0 and fini"),
+        (SparseMoE, {"top_k": 0}, ValueError, "`top_k` must be at least 1, got 0"),
+        (SparseMoE, {"top_k": 1.5}, TypeError, "`top_k` must be an int, got 1.5"),
+        (SparseMoE, {"top_k": 5}, ValueError, r"`top_k` must be in \[1, num_experts=4\], got 5"),
+        (SparseMoE, {"bias_rate": -0.1}, ValueError, "`bias_rate` must be at least 0 and finite"),
+        (SparseMoE, {"bias_rate": math.nan}, ValueError, "`bias_rate` must be at least 0 and finit"),
+        (SparseMoE, {"renormalize": True}, ValueError, "`renormalize`=True needs `top_k` of at l"),
+        (ExpertChoiceMoE, {"top_k": 5}, ValueError, r"`top_k` must be in \[1, num_experts=4\]"),
+        (ExpertChoiceMoE, {"num_tokens": 1}, ValueError, "chooses among the tokens of one sample"),
+        (EmbeddingMoE, {"weights": "none"}, ValueError, r"must be one of \['linear', 'softmax'\]"),
+        (EmbeddingMoE, {"shared": 1}, TypeError, "`shared` must be a bool, got 1"),
+    ],
+)
+def test_options_out_of_range_are_named(cls, options, error, message):
+    with pytest.raises(error, match=message):
+        make(cls, **{"num_tokens": 3} | options)
+
+
+def test_two_tokens_of_one_load_by_hand():
+    gates = th.tensor([[[0.75, 0.0], [0.5, 0.0]], [[0.0, 0.25], [1.0, 0.0]]])
+    chosen = th.tensor([[[0], [0]], [[1], [0]]])
+    assert Routing(gates, None, chosen).load_E.tolist() == [0.75, 0.25]
+    assert Routing(gates).load_E.tolist() == pytest.approx([0.9, 0.1])

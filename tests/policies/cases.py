@@ -10,8 +10,12 @@ import arena
 from covering import fewest
 
 from sb3_moe.layers.registry import ROUTERS
-from sb3_moe.policies.option_checks import takes, why_invalid
+from sb3_moe.policies.option_checks import takes
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS
+
+
+# Where experts have tokens to choose among, in each of their layers.
+CHOOSES = (("conv", "middle"), ("feature", "middle"))
 
 
 class Case(NamedTuple):
@@ -28,11 +32,13 @@ class Case(NamedTuple):
 
 
 def is_valid(case: Case) -> bool:
-    """Say whether a combination can work; under ``"none"`` tokens make no difference."""
-    has_map = arena.kind_of(case.alias) != "Mlp" and "Lstm" not in case.alias
-    if case.tokens != "sample" and (case.placement == "none" or not has_map):
+    """Say whether a combination can work; without experts no other option has an effect."""
+    if case.placement == "none":
+        return (case.router, case.tokens) == ("soft", "sample")
+    if case.router == "expert_choice" and (case.tokens, case.placement) not in CHOOSES:
         return False
-    return why_invalid(case.router, case.tokens, case.placement) is None
+    has_map = arena.kind_of(case.alias) != "Mlp" and "Lstm" not in case.alias
+    return case.tokens == "sample" or (has_map and case.tokens in PLACEMENTS[case.placement].tokens)
 
 
 def every_case() -> list[Case]:
@@ -44,17 +50,32 @@ def every_case() -> list[Case]:
     return [case for case in cases if is_valid(case)]
 
 
-def pairs_of(case: Sequence[str]) -> set[Any]:
-    """Return every two of a case's values, with their places."""
-    return set(combinations(enumerate(case), 2))
-
-
 def pairwise(cases: Sequence[Case]) -> list[Case]:
     """Return few cases that hold every pair of values found in any.
 
     :param cases: to choose from
     """
-    return fewest({case: pairs_of(case) for case in cases})
+    return fewest({case: set(combinations(enumerate(case), 2)) for case in cases})
+
+
+def each_placement(cases: Sequence[Case]) -> list[Case]:
+    """Return few cases that hold every policy and every placement of an algorithm, every router and
+    kind of token at a placement, and every router behind a kind of policy.
+
+    :param cases: to choose from
+    """
+    return fewest(
+        {
+            case: {
+                case[:2],
+                (case.algorithm, case.placement),
+                case[2:4],
+                (case.tokens, case.placement),
+                (case.router, arena.kind_of(case.alias), case.placement == "big"),
+            }
+            for case in cases
+        }
+    )
 
 
 def each_once(cases: Sequence[Case]) -> list[Case]:
@@ -67,6 +88,9 @@ def each_once(cases: Sequence[Case]) -> list[Case]:
 
 def options_of(case: Case) -> dict[str, Any]:
     """Return a case's policy arguments, each option that it allows away from its default."""
+    if case.placement == "none":
+        sees = {"task_input": "none"} if arena.kind_of(case.alias) == "MultiInput" else {}
+        return {"placement": "none", "net_arch": [8], **sees}
     wanted = {
         "top_k": 2,
         "num_slots": 2,
@@ -104,7 +128,7 @@ def make(case: Case, **rest: Any) -> Any:
     """
     options = options_of(case)
     num_tasks = 0
-    if ROUTERS.find(case.router).sees_task and arena.kind_of(case.alias) != "MultiInput":
+    if ROUTERS.find(case.router).sees == "task" and arena.kind_of(case.alias) != "MultiInput":
         num_tasks = arena.NUM_TASKS
         options["features_extractor_kwargs"] = {"num_tasks": num_tasks}
     env = arena.default_env(case.algorithm, case.alias, num_tasks)

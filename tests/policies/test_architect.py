@@ -4,10 +4,12 @@ import itertools
 
 import pytest
 import torch as th
+from own_parts import Skipping
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
-from sb3_moe.layers import MoELayer, SoftMoE, SparseMoE
+from sb3_moe.layers import MoELayer, SeparateNetworks, SoftMoE, SparseMoE
+from sb3_moe.layers.orthonormal import gram_schmidt
 from sb3_moe.policies.architect import Architect, as_torch_does
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.stages import read_stages
@@ -141,15 +143,67 @@ def test_expert_width_changes_hidden_layers_and_not_the_output(placement):
     assert tower(th.zeros(3, 5)).shape == (3, 2)
 
 
-@pytest.mark.parametrize("placement", ["middle", "final", "all", "big"])
-def test_with_one_expert_a_tower_is_that_expert_among_plain_layers(placement):
-    tower = network(placement=placement, num_experts=1)
+@pytest.mark.parametrize("placement", ["middle", "final", "all", "body", "big"])
+@pytest.mark.parametrize("options", [{}, {"expert": "simba"}, {"expert": Skipping}])
+def test_with_one_expert_a_tower_is_that_expert_among_plain_layers(placement, options):
+    tower = network(placement=placement, num_experts=1, **options)
     plain = [
         block.layer.experts.expert(0) if isinstance(block, MoEBlock) else block
         for block in tower.blocks
     ]
     x = th.randn(7, 5)
     th.testing.assert_close(tower(x), nn.Sequential(*plain)(x))
+
+
+@pytest.mark.parametrize(
+    ("placement", "expected", "around"),
+    [
+        ("final", [(6, 2)], ["Linear", "ReLU", "Linear", "ReLU", "MoEBlock"]),
+        ("all", [(5, 8), (8, 6), (6, 2)], ["MoEBlock"] * 3),
+        ("body", [(5, 6)], ["MoEBlock", "Linear"]),
+        ("big", [(5, 2)], ["MoEBlock"]),
+    ],
+)
+def test_a_kind_of_expert_stands_for_whatever_its_placement_replaces(placement, expected, around):
+    tower = network(placement=placement, expert="simba", expert_width=11)
+    assert shapes(tower) == expected
+    assert kinds(tower) == around
+    inside = [m for m in layers(tower)[0].experts.expert(0) if isinstance(m, nn.Linear)]
+    assert inside[0].out_features == 11
+    with_class = network(placement=placement, expert=Skipping)
+    assert kinds(with_class) == around
+    assert isinstance(layers(with_class)[0].experts, SeparateNetworks)
+
+
+def test_linear_experts_have_the_activation_behind_their_sum_but_for_heads():
+    assert kinds(network(placement="body", expert="linear")) == ["MoEBlock", "ReLU", "Linear"]
+    assert kinds(network(placement="final", expert="linear"))[-1] == "MoEBlock"
+    assert kinds(network(placement="big", expert="linear")) == ["MoEBlock"]
+
+
+def test_a_body_of_blocks_ends_in_their_normalization():
+    tower = network(placement="body", block="simba", num_experts=3)
+    assert kinds(tower) == ["MoEBlock", "Linear"]
+    (layer,) = layers(tower)
+    names = ["Linear", "Residual", "Linear", "Residual", "LayerNorm"]
+    assert [type(m).__name__ for m in layer.experts.expert(0)] == names
+    x = th.randn(7, 5)
+    y, routing = layer(x.unsqueeze(1))
+    each = th.stack([layer.experts.expert(k)(x) for k in range(3)], -1)
+    th.testing.assert_close(y[:, 0], (each * routing.gates_BNE).sum(-1))
+
+
+@pytest.mark.parametrize("router", ["top_k", "task"])
+def test_orthonormal_outputs_are_summed_by_any_router(router):
+    tower = network(TASKS, router=router, combine="orthogonal", num_experts=3)
+    (layer,) = layers(tower)
+    x, onehot = th.randn(4, 1, 8), one_hot(0, 2, 1, 0).unsqueeze(1)
+    seen = th.cat([x, onehot], -1) if router == "top_k" else onehot
+    assert layer.experts.combination is gram_schmidt
+    _, routing = layer(x, seen)
+    units = gram_schmidt(layer.experts.every(x[:, 0]))
+    by_hand = (units.permute(1, 2, 0) * routing.gates_BNE).sum(-1)
+    th.testing.assert_close(layer(x, seen)[0][:, 0], by_hand)
 
 
 @pytest.mark.parametrize("placement", ["middle", "final", "all", "big"])
@@ -382,7 +436,7 @@ def test_the_task_router_needs_no_router_weights():
             MAP,
             (),
             {"tokens": "feature", "placement": "all"},
-            "`tokens`='feature' needs a hidden layer, and `net_arch` has none",
+            "`tokens`='feature' with `placement`='all' needs exactly one hidden .* has 0",
         ),
         (FLAT, (8,), {"tokens": "conv"}, "`tokens`='conv' needs a feature map, .* 'MoeCnnPolicy'"),
         (FLAT, (8,), {"router": "task"}, "`router`='task' needs a task id in the observation"),
@@ -391,18 +445,6 @@ def test_the_task_router_needs_no_router_weights():
             (8,),
             {"task_input": "none"},
             "`task_input`='none' needs a task id in the observation, got none: .* at 'both'",
-        ),
-        (
-            FLAT,
-            (),
-            {"placement": "big", "expert_width": 16},
-            "`expert_width`=16 needs experts with a hidden layer, and with `placement`='big'",
-        ),
-        (
-            FLAT,
-            (),
-            {"placement": "all", "expert_width": 16},
-            "`expert_width`=16 needs experts with a hidden layer, and with `placement`='all'",
         ),
         (
             TASKS,

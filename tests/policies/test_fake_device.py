@@ -12,9 +12,9 @@ from device_reads import READS, UPLOADS, undue
 from fake_device import ALONE, NAME, Place, Watch, fake_device
 from gymnasium import spaces
 
+from sb3_moe.buffers import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
 from sb3_moe.callbacks import PlasticityCallback, ReDoCallback, RoutingCallback
-from sb3_moe.layers import experts, paths
-from sb3_moe.vec_env import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
+from sb3_moe.layers import experts
 
 pytestmark = ALONE
 EVERY = cases.every_case()
@@ -76,7 +76,7 @@ def test_a_buffer_on_the_device_gives_minibatches_that_are_there(algorithm, alia
 def test_a_rollout_on_the_device_is_read_once_a_step():
     reads = buffered("PPO", "MoeMlpPolicy").reads
     of_buffers = {place.file: n for place, n in reads.items() if place.function == "add"}
-    assert of_buffers == {"sb3_moe/vec_env/rollout_buffers.py": on_device.STEPS}
+    assert of_buffers == {"sb3_moe/buffers/rollout.py": on_device.STEPS}
     looks = [n for place, n in reads.items() if place.function == "get_actions"]
     assert looks == [on_device.STEPS]
 
@@ -106,60 +106,31 @@ def test_callbacks_look_at_a_policy_on_the_device():
     assert agreement
 
 
-def test_sorted_rows_in_one_call_per_layer_stay_on_the_device(monkeypatch):
-    monkeypatch.setattr(paths, "MASK_LIMIT_ELSEWHERE", 0)
-    monkeypatch.setattr(experts, "can_group", lambda device, dtype: True)
+@pytest.mark.parametrize("groups", [True, False])
+def test_sorted_rows_in_one_call_per_layer_stay_on_the_device(monkeypatch, groups):
+    """And where there is no such call, no rows are counted on the host."""
+    monkeypatch.setattr(experts, "WIDE_UP_TO_ELSEWHERE", 0)
+    monkeypatch.setattr(experts.StackedNetwork, "_groups", lambda self, x: groups)
     calls = []
-    grouped = experts.StackedNetwork.grouped
+    grouped = experts.StackedNetwork._grouped
 
     def counted(self, *args):
         calls.append(args[0].device.type)
         return grouped(self, *args)
 
-    monkeypatch.setattr(experts.StackedNetwork, "grouped", counted)
+    monkeypatch.setattr(experts.StackedNetwork, "_grouped", counted)
     with fake_device() as watch:
         model = on_device.make(
             "PPO", "MoeMlpPolicy", router="top_k", placement="middle", num_experts=8
         )
         on_device.learn(model)
     assert undue(watch) == set()
-    assert set(calls) == {NAME}
-
-
-def test_without_such_a_call_nothing_is_counted_on_the_host(monkeypatch):
-    monkeypatch.setattr(paths, "MASK_LIMIT_ELSEWHERE", 0)
-    with fake_device() as watch:
-        model = on_device.make("PPO", "MoeMlpPolicy", router="top_k", placement="middle")
-        on_device.learn(model)
-    assert undue(watch) == set()
-
-
-@cache
-def of_one_task():
-    """Return a watch over a policy with an expert per task, and its steps."""
-    space, steps = arena.with_task(arena.FLAT), []
-    with fake_device() as watch:
-        model = arena.make(
-            "PPO", "MoeMultiInputPolicy", arena.Arena(space), device=NAME, router="task",
-            net_arch=[8], model=on_device.sizes("PPO") | {"batch_size": 2},
-        )  # fmt: skip
-        model.policy.optimizer.register_step_post_hook(lambda *args: steps.append(1))
-        on_device.learn(model)
-    return watch, len(steps)
-
-
-def test_to_hold_idle_experts_takes_one_read_a_step():
-    watch, steps = of_one_task()
-    assert undue(watch) == set()
-    (reads,) = (n for place, n in watch.reads.items() if place.function == "_active")
-    experts_of_both_networks = 2 * 3
-    assert reads == steps * experts_of_both_networks  # a list counts as a read of each number
+    assert set(calls) == ({NAME} if groups else set())
 
 
 def test_every_read_and_every_copy_of_the_list_happens():
     watches = [looked_at(*pair) for pair in MIXED]
     watches += [buffered(algorithm, "MoeMlpPolicy") for algorithm in BUFFERS]
-    watches.append(of_one_task()[0])
     with fake_device() as dense:
         for algorithm in ("PPO", "MaskablePPO"):
             on_device.learn(on_device.make(algorithm, "MoeMlpPolicy", placement="none"))

@@ -1,13 +1,20 @@
-"""The options: each rule with its text, what is valid together, and a dict per tower."""
+"""The options: each rule with its text, what is valid together, and a dict per network."""
 
 from itertools import product
 
+import arena
 import pytest
+import torch as th
+from own_parts import Tempered
+from stable_baselines3.common.torch_layers import create_mlp
+from torch import nn
 
 from sb3_moe.layers.registry import ROUTERS
-from sb3_moe.policies.option_checks import why_invalid
-from sb3_moe.policies.options import DEFAULTS, MoEOptions, per_tower
+from sb3_moe.policies.architect import Architect
+from sb3_moe.policies.option_checks import MOST_EXPERTS
+from sb3_moe.policies.options import DEFAULTS, OF_EXPERTS, MoEOptions, per_tower
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS
+from sb3_moe.policies.towers import Layout
 
 
 def test_the_defaults_are_a_soft_mixture_in_the_middle():
@@ -15,7 +22,8 @@ def test_the_defaults_are_a_soft_mixture_in_the_middle():
     assert (options.placement, options.router, options.tokens) == ("middle", "soft", "sample")
     assert options.task_input == "both"
     assert (options.num_experts, options.top_k) == (None, 1)
-    assert options.aux == (0.0, 0.0, 0.0)
+    assert options.aux is None
+    assert MoEOptions(z_coef=0.1).aux == (0.0, 0.0, 0.1)
 
 
 BAD_VALUES = [
@@ -30,11 +38,6 @@ BAD_VALUES = [
     ({"num_slots": -1}, "`num_slots` must be at least 1, got -1"),
     ({"expert_width": 0}, "`expert_width` must be at least 1, got 0"),
     ({"router": "top_k", "top_k": 0}, "`top_k` must be at least 1, got 0"),
-    ({"router": "top_k", "top_k": 5}, r"`top_k` must be in \[1, num_experts=4\], got 5"),
-    (
-        {"router": "top_k", "top_k": 3, "num_experts": 2},
-        r"`top_k` must be in \[1, num_experts=2\], got 3",
-    ),
     ({"router_noise": -0.1}, "`router_noise` must be at least 0 and finite, got -0.1"),
     ({"balance_coef": float("nan")}, "`balance_coef` must be at least 0 and finite, got nan"),
     ({"z_coef": float("inf")}, "`z_coef` must be at least 0 and finite, got inf"),
@@ -50,14 +53,6 @@ BAD_VALUES = [
     ),
     ({"tokens": "feature", "placement": "final"}, "`tokens`='feature' needs a layer .* 'final'"),
     (
-        {"router": "expert_choice"},
-        "`router`='expert_choice' chooses among the tokens of one sample, .* got 'sample'",
-    ),
-    (
-        {"router": "expert_choice", "tokens": "conv", "placement": "all"},
-        "`router`='expert_choice' needs `placement`='middle', got 'all'",
-    ),
-    (
         {"router": "soft", "top_k": 2},
         r"`top_k`=2 needs `router` to be one of \['expert_choice', 'top_k'\], got 'soft'",
     ),
@@ -67,10 +62,6 @@ BAD_VALUES = [
     ({"router": "task", "balance_coef": 0.1}, "`balance_coef`=0.1 needs `router` .* got 'task'"),
     ({"router": "uniform", "z_coef": 0.1}, "`z_coef`=0.1 needs `router` .* got 'uniform'"),
     (
-        {"router": "uniform", "task_input": "router"},
-        "`task_input`='router' shows the task id to routers only, .*'uniform' looks at nothing",
-    ),
-    (
         {"router": "task", "task_input": "none"},
         "`task_input` must be 'both' or 'router' with `router`='task', .* got 'none'",
     ),
@@ -79,6 +70,39 @@ BAD_VALUES = [
         "`task_input` must be 'both' or 'router' with `router`='task', .* got 'experts'",
     ),
     ({"router": "soft", "bias_rate": 0.1}, r"`bias_rate`=0.1 needs .*\['top_k'\], got 'soft'"),
+    (
+        {"num_experts": MOST_EXPERTS + 1},
+        f"`num_experts` must be at most {MOST_EXPERTS}, got {MOST_EXPERTS + 1}",
+    ),
+    (
+        {"router": "top_k", "router_kwargs": {"top_k": 2}},
+        "`top_k` is an option of its own: give it beside `router_kwargs`, not within",
+    ),
+    (
+        {"expert": "linear", "expert_width": 8},
+        "`expert_width` needs experts with a hidden layer, got `expert`='linear'",
+    ),
+    ({"expert": "mlpp"}, r"`expert` must be one of \['mlp', .*did you mean 'mlp'"),
+    (
+        {"head_router": "soft"},
+        "`head_router` must be 'task', or None, got 'soft'",
+    ),
+    (
+        {"head_router": "task", "placement": "big"},
+        "`head_router`='task' needs a head outside the experts, got `placement`='big'",
+    ),
+    (
+        {"router": "soft", "freeze_idle": True},
+        r"`freeze_idle`=True needs a `router` that leaves experts out, \['top_k', 'task'\], got",
+    ),
+    (
+        {"router": Tempered, "bias_rate": 0.1},
+        "`bias_rate`=0.1 .*; a router of your own takes it as a keyword-only argument, 'bias_rate'",
+    ),
+    (
+        {"router": Tempered, "z_coef": 0.1},
+        "`z_coef`=0.1 needs .*; a router of your own takes it with 'z' in its `losses`",
+    ),
 ]
 WRONG_TYPES = [
     ({"num_experts": 2.5}, "`num_experts` must be an int, got 2.5"),
@@ -89,6 +113,11 @@ WRONG_TYPES = [
     ({"balance_coef": "0.1"}, "`balance_coef` must be a number, got '0.1'"),
     ({"z_coef": True}, "`z_coef` must be a number, got True"),
     ({"normalize_router": 1}, "`normalize_router` must be a bool, got 1"),
+    ({"router_kwargs": [1]}, r"`router_kwargs` must be a dict of arguments, got \[1\]"),
+    ({"router_kwargs": {"hiden": [4]}}, r"'soft', \[.*got 'hiden'; did you mean 'hidden'"),
+    ({"expert_kwargs": {"depth": 2}}, r"`expert_kwargs` may hold .* of 'mlp', \[\], got 'depth'"),
+    ({"router": nn.Linear}, "`router` must be a subclass of MoELayer, or name one, got"),
+    ({"action_dims": 2}, "`action_dims` must be a list with a number for each task, got 2"),
 ]
 
 
@@ -107,40 +136,83 @@ def test_a_wrong_type_names_the_option_and_the_value(options, message):
 def test_an_option_under_none_is_still_checked():
     with pytest.raises(ValueError, match="`num_experts` must be at least 1"):
         MoEOptions(placement="none", num_experts=0)
-    assert not MoEOptions(placement="none", num_experts=3).is_moe
-    assert not MoEOptions(placement="none", router="uniform", task_input="router").is_moe
+    assert not MoEOptions(placement="none").is_moe
+    assert MoEOptions(placement="none", head_router="task").is_moe
 
 
-def test_the_valid_combinations_are_these():
-    valid = {
-        combination
-        for combination in product(ROUTERS, TOKENS, PLACEMENTS)
-        if why_invalid(*combination) is None and combination[2] != "none"
-    }
-    by_hand = {
-        (router, "sample", placement)
-        for router in ("soft", "top_k", "task", "embedding", "uniform", "random")
-        for placement in ("middle", "final", "all", "body", "big")
-    }
-    by_hand |= {
-        (router, tokens, placement)
-        for router in ("soft", "top_k", "task", "embedding", "uniform", "random")
-        for tokens in ("conv", "feature")
-        for placement in ("middle", "all")
-    }
-    by_hand |= {("expert_choice", "conv", "middle"), ("expert_choice", "feature", "middle")}
-    assert valid == by_hand
+WITHOUT_EXPERTS = {
+    "router": "top_k",
+    "router_kwargs": {"hidden": [4]},
+    "num_experts": 3,
+    "tokens": "conv",
+    "combine": "orthogonal",
+    "freeze_idle": False,
+    "match_scale": True,
+    "expert": "linear",
+    "expert_kwargs": {},
+    "expert_width": 8,
+    "spectral_mode": "loss",
+    "normalize_router": True,
+    "router_noise": 0.1,
+    "num_slots": 2,
+    "balance_coef": 0.1,
+    "importance_coef": 0.1,
+    "z_coef": 0.1,
+}
 
 
-@pytest.mark.parametrize(("router", "tokens", "placement"), [*product(ROUTERS, TOKENS, PLACEMENTS)])
-def test_the_table_and_the_constructor_agree(router, tokens, placement):
-    reason = why_invalid(router, tokens, placement)
-    if reason is None:
-        MoEOptions(router=router, tokens=tokens, placement=placement)
+@pytest.mark.parametrize("name", WITHOUT_EXPERTS)
+def test_an_option_without_effect_is_refused_where_no_network_has_experts(name):
+    value = WITHOUT_EXPERTS[name]
+    with pytest.raises(ValueError, match=f"`{name}`=.* needs experts, got `placement`='none'"):
+        per_tower({"placement": "none", name: value}, ("pi", "vf"))
+    if name != "tokens":  # which need a feature map
+        per_tower({"placement": {"pi": "none"}, name: value}, ("pi", "vf"))
+
+
+def test_every_option_about_experts_is_among_these_or_speaks_to_one_router_only():
+    left = {"top_k", "renormalize", "bias_rate", "spectral_coef"}
+    assert set(WITHOUT_EXPERTS) == set(OF_EXPERTS) - left
+
+
+MAP = Layout(x_dim=2 * 3 * 4, map_shape=(2, 3, 4), num_tasks=3)
+
+
+@pytest.mark.parametrize(
+    ("router", "tokens", "placement"), [*product(ROUTERS, TOKENS, list(PLACEMENTS)[1:])]
+)
+def test_which_combinations_are_built_and_which_are_refused(router, tokens, placement):
+    def build():
+        options = MoEOptions(router=router, tokens=tokens, placement=placement)
+        return Architect(options, MAP).network(create_mlp(MAP.features_dim, 2, [8]))
+
+    has_map = tokens == "sample" or placement in ("middle", "all")
+    if has_map and (router != "expert_choice" or (tokens != "sample" and placement == "middle")):
+        assert build()(th.zeros(2, MAP.features_dim)).shape == (2, 2)
     else:
-        with pytest.raises(ValueError) as error:  # noqa: PT011  # the text is compared below
-            MoEOptions(router=router, tokens=tokens, placement=placement)
-        assert str(error.value) == reason
+        with pytest.raises(ValueError, match="`(tokens|router)`="):
+            build()
+
+
+def test_top_k_is_at_most_the_number_of_experts():
+    with pytest.raises(ValueError, match=r"`top_k` must be in \[1, num_experts=4\], got 5"):
+        arena.make("PPO", router="top_k", top_k=5)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"net_arch": [8, 0]}, ValueError, "`net_arch` must be at least 1, got 0"),
+        ({"net_arch": [8.0]}, TypeError, "`net_arch` must be an int, got 8.0"),
+        ({"net_arch": 8}, TypeError, "`net_arch` must be a list of widths, or a dict"),
+        ({"net_arch": {"pi": 8, "vf": [8]}}, TypeError, "`net_arch` must be a list of widths, or"),
+        ({"activation_fn": nn.ReLU()}, TypeError, "`activation_fn` must be a module's class, such"),
+        ({"activation_fn": "relu"}, TypeError, "`activation_fn` must be a module's class, .*'relu'"),
+    ],
+)
+def test_hidden_layers_and_activations_that_are_none_are_named(given, error, message):
+    with pytest.raises(error, match=message):
+        arena.make("PPO", **given)
 
 
 def test_the_task_router_has_an_expert_per_task():
@@ -172,7 +244,7 @@ def test_task_input_says_who_sees_the_id(task_input, experts, router):
     assert (options.experts_see_task, options.router_sees_task) == (experts, router)
 
 
-def test_a_dict_gives_each_tower_its_own_and_the_others_the_default():
+def test_a_dict_gives_each_network_its_own_and_the_others_the_default():
     options = per_tower(
         {"placement": {"pi": "big", "vf": "none"}, "router": {"vf": "top_k"}, "num_experts": 3},
         ("pi", "vf"),
@@ -187,12 +259,12 @@ def test_an_unknown_option_is_a_type_error_that_lists_the_known():
         per_tower({"n_experts": 3}, ("pi", "vf"))
 
 
-def test_an_unknown_tower_is_an_error_that_lists_the_known():
+def test_an_unknown_network_is_an_error_that_lists_the_known():
     with pytest.raises(ValueError, match=r"`placement` may name the towers \['pi', 'qf'\], got "):
         per_tower({"placement": {"vf": "big"}}, ("pi", "qf"))
 
 
-def test_a_bad_value_for_one_tower_is_an_error():
+def test_a_bad_value_for_one_network_is_an_error():
     with pytest.raises(ValueError, match="`top_k` must be at least 1, got 0"):
         per_tower({"router": "top_k", "top_k": {"pi": 0}}, ("pi", "vf"))
 

@@ -5,7 +5,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_moe.layers import MoELayer, SparseMoE, mlp_experts, register_router
+from sb3_moe.layers import MoELayer, Routing, SparseMoE, register_router
 from sb3_moe.policies.placements import Placement, register_placement
 
 
@@ -22,16 +22,16 @@ class Routed(MoELayer):
         return th.full((*x_BNI.shape[:2], self.num_experts), 1 / self.num_experts)
 
 
-@pytest.mark.parametrize("shape", [(5, 1, 3), (5, 4), (1, 1, 4), (5, 1, 1)])
+@pytest.mark.parametrize("shape", [(2, 1, 3), (2, 4), (1, 1, 4), (2, 1, 1)])
 def test_gates_of_another_shape_are_refused_by_the_router_s_name(shape):
     class Off(Routed):
-        def gates(self, x_BNI):
-            return th.ones(shape)
+        def route(self, x_BNI, router_BNR):
+            return x_BNI, Routing(th.ones(shape))
 
     with pytest.raises(
-        ValueError, match=r"`gates_BNE` of the router 'Off' must .* \(5, 1, 4\), got"
+        ValueError, match=r"`gates_BNE` of the router 'Off' must .* \(2, 1, 4\), got"
     ):
-        Off(mlp_experts(4, 3, 4, 5), None)(th.zeros(5, 1, 3))
+        arena.make("PPO", router=Off)
 
 
 def test_a_route_that_gives_the_gates_alone_is_told_of_combine():
@@ -39,21 +39,10 @@ def test_a_route_that_gives_the_gates_alone_is_told_of_combine():
         def route(self, x_BNI, router_BNR):
             return self.gates(x_BNI)
 
-    layer = Gates(mlp_experts(4, 3, 4, 5), None)
-    for rows in (2, 5):  # two rows would unpack as an output and its routing
-        with pytest.raises(
-            TypeError, match=r"`route` of the router 'Gates' must return .*combine.*, got Tensor"
-        ):
-            layer(th.zeros(rows, 1, 3))
-
-
-def test_a_router_without_route_is_refused():
-    class Idle(MoELayer):
-        def __init__(self, experts, sees):
-            super().__init__(experts)
-
-    with pytest.raises(TypeError, match="`router`='Idle' must have a method `route`, got none"):
-        arena.make("PPO", router=Idle)
+    with pytest.raises(
+        TypeError, match=r"`route` of the router 'Gates' must return .*combine.*, got Tensor"
+    ):
+        arena.make("PPO", router=Gates)
 
 
 def test_a_router_that_forgets_its_experts_is_refused():
@@ -94,9 +83,7 @@ class Needy(Routed):
 
 
 def test_a_router_s_option_without_a_default_must_be_given():
-    with pytest.raises(
-        TypeError, match="`router_kwargs` must hold 'sharpness', which 'Needy' has no default for"
-    ):
+    with pytest.raises(TypeError, match="`router`='Needy' must be built from .*: 'sharpness'"):
         arena.make("PPO", router=Needy)
     model = arena.make("PPO", router=Needy, router_kwargs={"sharpness": 2.0})
     assert model.policy.moe_layers()["pi.middle"].sharpness == 2.0
@@ -105,15 +92,21 @@ def test_a_router_s_option_without_a_default_must_be_given():
 class Few(SparseMoE):
     """Takes fewer options than its base."""
 
-    @classmethod
-    def build(cls, experts, sees, *, top_k=2):
-        return super().build(experts, sees, top_k=top_k)
+    def __init__(self, experts, sees, *, top_k=2):
+        super().__init__(experts, sees, top_k=top_k)
 
 
 def test_a_router_may_take_fewer_options_than_its_base_and_is_checked_by_it():
     assert arena.make("PPO", router=Few).policy.moe_layers()["pi.middle"].top_k == 2
     with pytest.raises(ValueError, match=r"`top_k` must be in \[1, num_experts=4\], got 5"):
-        arena.make("PPO", router=Few, router_kwargs={"top_k": 5})
+        arena.make("PPO", router=Few, top_k=5)
+
+
+def test_a_router_with_another_default_takes_ours_in_its_own_arguments():
+    model = arena.make("PPO", router=Few, router_kwargs={"top_k": 1})
+    assert model.policy.moe_layers()["pi.middle"].top_k == 1
+    with pytest.raises(ValueError, match="`top_k` is an option of its own: give it beside"):
+        arena.make("PPO", router=Few, top_k=3, router_kwargs={"top_k": 2})
 
 
 def test_an_argument_that_is_no_name_is_refused_like_a_misspelt_one():

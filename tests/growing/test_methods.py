@@ -1,0 +1,68 @@
+"""Models of other papers' methods that grow, or become dense, and what is refused of them."""
+
+import arena
+import numpy as np
+import pytest
+
+import sb3_moe
+from sb3_moe import presets
+
+
+def make(**options):
+    env = arena.Arena(arena.with_task(arena.FLAT))
+    return arena.make("PPO", "MoeMultiInputPolicy", env, **{"net_arch": [8, 8], **options})
+
+
+def dense(**options):
+    return make(placement="none", **options)
+
+
+GROWING = [
+    (lambda: sb3_moe.upcycle(dense(), combine="orthogonal"), "`combine` must be 'sum': a dense"),
+    (lambda: sb3_moe.upcycle(dense(), block="simba"), "`block` must be 'mlp': a dense model has"),
+    (lambda: sb3_moe.upcycle(dense(), task_embedding=2), "`task_embedding` must be None: a dense"),
+    (lambda: sb3_moe.upcycle(dense(), expert="simba"), "`expert`='simba' must say `copies_dense`"),
+    (lambda: sb3_moe.upcycle(dense(), router="embedding"), "'embedding' with linear weights can't"),
+    (lambda: sb3_moe.upcycle(dense(block="simba")), "`model` must have `block`='mlp', since SB3's"),
+    (lambda: sb3_moe.upcycle(dense(task_embedding=2)), "must have `task_embedding`=None, since"),
+    (
+        lambda: sb3_moe.to_dense(dense(block="simba")),
+        "`model` must have `block`='mlp', since SB3's",
+    ),
+    (
+        lambda: sb3_moe.to_dense(make(**presets.MOORE), task=1),
+        "`model` must sum its experts' outputs to be dense, got `combine`='orthogonal'",
+    ),
+    (
+        lambda: sb3_moe.to_dense(make(expert="simba", num_experts=1)),
+        "`model` must have experts of linear layers to be dense, got blocks with a way around",
+    ),
+]
+
+
+@pytest.mark.parametrize(("grow", "text"), GROWING, ids=[text[:40] for _, text in GROWING])
+def test_growing_says_what_it_cannot_keep(grow, text):
+    with pytest.raises(ValueError, match=text):
+        grow()
+
+
+def test_a_network_of_pacos_parameters_is_dense_for_a_task():
+    model = make(**presets.PACO)
+    alone = sb3_moe.to_dense(model, task=1)
+    obs = {"obs": np.full((1, 5), 0.3, np.float32), "task_id": np.array([1])}
+    np.testing.assert_allclose(
+        alone.policy.get_distribution(
+            alone.policy.obs_to_tensor(obs)[0]
+        ).distribution.probs.detach(),
+        model.policy.get_distribution(
+            model.policy.obs_to_tensor(obs)[0]
+        ).distribution.probs.detach(),
+        rtol=1e-4,
+    )
+
+
+def test_a_dense_model_goes_on_with_experts_weighed_by_the_task():
+    grown = sb3_moe.upcycle(
+        dense(), router="embedding", router_kwargs={"weights": "softmax"}, num_experts=2
+    )
+    arena.train(grown)
