@@ -12,12 +12,12 @@ from torch import nn
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.layers import (
-    experts,
     ExpertChoiceMoE,
     LinearRouter,
     SoftMoE,
     SparseMoE,
     UniformMoE,
+    experts,
     mlp_experts,
 )
 from sb3_moe.measures import (

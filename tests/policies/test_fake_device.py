@@ -12,9 +12,10 @@ from device_reads import READS, UPLOADS, undue
 from fake_device import ALONE, NAME, Place, Watch, fake_device
 from gymnasium import spaces
 
-from sb3_moe.buffers import DeviceReplayBuffer, DeviceRolloutBuffer, MultiTaskReplayBuffer
 from sb3_moe.callbacks import PlasticityCallback, ReDoCallback, RoutingCallback
 from sb3_moe.layers import experts
+from sb3_moe.vec_env.replay_buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
+from sb3_moe.vec_env.rollout_buffers import DeviceRolloutBuffer
 
 pytestmark = ALONE
 EVERY = cases.every_case()

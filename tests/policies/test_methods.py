@@ -14,8 +14,9 @@ from sb3_moe.callbacks import PlasticityCallback, RoutingCallback
 from sb3_moe.layers import EmbeddingMoE
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.fixed_moe import TaskEmbedding
+from sb3_moe.measures.activations import hidden_layers
+from sb3_moe.measures.redo import redo
 from sb3_moe.networks import networks_of
-from sb3_moe.plasticity import hidden_layers, redo
 
 PRESETS = ("MULTI_HEAD", "MOORE", "PACO", "SIMBA", "SPHERE")
 ROWS = 6
