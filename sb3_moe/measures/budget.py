@@ -21,7 +21,7 @@ from sb3_moe.networks import Networks, kind_of, networks_of
 from sb3_moe.networks.masks import alive_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.policies.options import DEFAULTS, OF_EXPERTS
 
 
 @dataclass(frozen=True)
@@ -245,6 +245,7 @@ def matching_net_arch(
     @cache
     def count(tower: str, widths: tuple[int, ...]) -> float:
         dense = build(
+            **{name: DEFAULTS[name] for name in OF_EXPERTS if name in policy_kwargs},
             placement="none",
             head_router=None,
             task_input=_as_dense_sees(policy_kwargs.get("task_input", "both")),

@@ -316,7 +316,7 @@ def test_experts_with_gates_of_both_signs_are_averaged_by_the_sizes_of_these():
     model = moe(router="embedding")
     layer = layer_of(model)
     with th.no_grad():
-        layer.task_weights.weight_KE[:, :2] = th.tensor([-0.5, 1.5])
+        layer.task_weights.weight_KW[:, :2] = th.tensor([-0.5, 1.5])
     weight = layer.experts.last.weight.detach().clone()
     merge_experts(model, [0, 1], tower="pi", probe=observed(model))
     merged = layer_of(model).experts.last.weight[0]

@@ -53,7 +53,8 @@ def test_units_of_all_experts_are_one_layer():
     [(PPO, "none"), (PPO, "big"), (PPO, "final"), (DQN, "middle"), (DQN, "all"), (SAC, "all")],
 )
 def test_every_hidden_layer_that_linear_weights_lead_into_has_a_measure(algo, placement):
-    model = trained(algo, "MoeMlpPolicy", placement=placement, num_experts=2)
+    experts = {} if placement == "none" else {"num_experts": 2}
+    model = trained(algo, "MoeMlpPolicy", placement=placement, **experts)
     shapes = {name: tuple(each.shape) for name, each in gradient_activity(model.policy).items()}
     layers = {layer.name: layer for layer in hidden_layers(model.policy)}
     assert set(shapes) == set(layers)

@@ -13,7 +13,7 @@ from torch import nn
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.layers import (
     ExpertChoiceMoE,
-    LinearRouter,
+    RouterInput,
     SoftMoE,
     SparseMoE,
     UniformMoE,
@@ -96,10 +96,13 @@ def read_layer(layer, x_BNI):
     return rows_ETO, y_BNO, row_gates(layer, routing)
 
 
+SEES = RouterInput(features=4, num_experts=3, num_tokens=6)
+
+
 @pytest.mark.parametrize("tokens", [1, 6])
 @pytest.mark.parametrize("slots", [1, 2])
 def test_gates_of_rows_make_up_a_soft_layers_output(tokens, slots):
-    layer = SoftMoE(mlp_experts(3, 4, 5, 2), LinearRouter(4, 3 * slots), num_slots=slots)
+    layer = SoftMoE(mlp_experts(3, 4, 5, 2), SEES, num_slots=slots)
     rows_ETO, y_BNO, gates_TE = read_layer(layer, th.randn(7, tokens, 4))
     weighted_TO = th.einsum("eto,te->to", rows_ETO, gates_TE)
     per_sample_BO = weighted_TO.view(7, -1, 2).sum(1)
@@ -107,7 +110,7 @@ def test_gates_of_rows_make_up_a_soft_layers_output(tokens, slots):
 
 
 def test_gates_of_rows_make_up_an_expert_choice_layers_output():
-    layer = ExpertChoiceMoE(mlp_experts(3, 4, 5, 2), LinearRouter(4, 3), top_k=2)
+    layer = ExpertChoiceMoE(mlp_experts(3, 4, 5, 2), SEES, top_k=2)
     rows_ETO, y_BNO, gates_TE = read_layer(layer, th.randn(7, 6, 4))
     weighted_TO = th.einsum("eto,te->to", rows_ETO, gates_TE)
     th.testing.assert_close(weighted_TO.view(7, -1, 2).sum(1), y_BNO.sum(1))
@@ -115,14 +118,13 @@ def test_gates_of_rows_make_up_an_expert_choice_layers_output():
 
 @pytest.mark.parametrize("kind", [SparseMoE, UniformMoE])
 def test_gates_of_rows_make_up_the_output_where_tokens_keep_their_place(kind):
-    experts = mlp_experts(3, 4, 5, 2)
-    layer = SparseMoE(experts, LinearRouter(4, 3)) if kind is SparseMoE else UniformMoE(experts)
+    layer = kind(mlp_experts(3, 4, 5, 2), SEES)
     rows_ETO, y_BNO, gates_TE = read_layer(layer, th.randn(7, 6, 4))
     th.testing.assert_close(th.einsum("eto,te->to", rows_ETO, gates_TE), y_BNO.flatten(0, 1))
 
 
 def test_a_stacked_layer_reads_the_same_as_the_plain_experts_it_stands_for():
-    layer, x_TI = UniformMoE(mlp_experts(3, 4, 5, 2)), th.randn(9, 4)
+    layer, x_TI = UniformMoE(mlp_experts(3, 4, 5, 2), SEES), th.randn(9, 4)
     with recording({"act": layer.experts.layers[1]}) as outputs, th.no_grad():
         layer(x_TI.unsqueeze(1))
     values_ETHP = as_ETHP(outputs["act"][0], 3)

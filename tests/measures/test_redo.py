@@ -319,10 +319,10 @@ def test_new_heads_leave_a_map_alone_that_all_layers_share(algo):
     reset_heads(policy)
     for head in heads(policy):
         assert not {*head.experts.parameters()} & moments(policy).keys()
-        shared = head.task_weights.weight_KE
+        shared = head.task_weights.weight_KW
         assert all(map(th.equal, moments(policy)[shared], stored[shared]))
     now = policy.state_dict()
-    maps = [name for name in now if name.endswith("weight_KE")]
+    maps = [name for name in now if name.endswith("weight_KW")]
     assert maps
     assert all(th.equal(now[name], before[name]) for name in maps)
     assert any(not th.equal(now[name], before[name]) for name in now)
