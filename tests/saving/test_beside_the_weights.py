@@ -116,9 +116,7 @@ class OwnBuffer(ReplayBuffer):
 
 def test_a_buffer_of_the_users_own_is_not_saved_but_may_be_made(tmp_path):
     model = arena.train(arena.make("DQN", model={"replay_buffer_class": OwnBuffer}))
-    with pytest.raises(
-        ValueError, match="`replay_buffer` must be False for DQN with a OwnBuffer, got True"
-    ):
+    with pytest.raises(ValueError, match="must be False for DQN with a OwnBuffer, got True"):
         sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
     assert not list(tmp_path.iterdir())
     sb3_moe.save(model, tmp_path / "x.moe")
