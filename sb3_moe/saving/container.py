@@ -146,7 +146,7 @@ def _checksum(said: str, tensors: Mapping[str, th.Tensor]) -> int:
     """Return a checksum against damage, not against forgery."""
     crc = zlib.crc32(said.encode())
     for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].reshape(-1).view(th.uint8).numpy(), crc)
+        crc = zlib.crc32(tensors[name].reshape(-1).view(th.uint8).numpy().data, crc)
     return crc
 
 

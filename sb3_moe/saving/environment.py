@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 import inspect
 import io
 import json
@@ -78,7 +77,11 @@ class _Pickler(cloudpickle.Pickler):
             if hasattr(each.unwrapped, "state_dict"):
                 self.exact &= bool(each.unwrapped.state_dict().get("exact", True))
         held = {key: value for key, value in vars(env).items() if key != "class_attributes"}
-        return copyreg.__newobj__, (type(env),), held, None, None, _fill
+        return _blank, (type(env),), held, None, None, _fill
+
+
+def _blank(kind: type[VecEnv]) -> VecEnv:
+    return kind.__new__(kind)
 
 
 def _fill(env: VecEnv, held: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ def encode_replay_buffer(model: Any) -> tuple[dict[str, Any], dict[str, th.Tenso
 
     :raises ValueError: if it has none, or one that can't be saved
     """
-    buffer = getattr(model, "replay_buffer", None)
+    buffer: Any = getattr(model, "replay_buffer", None)
     if type(buffer) not in KINDS or getattr(buffer, "copy_info_dict", False):
         raise ValueError(
             f"`replay_buffer` must be False for {type(model).__name__} with a "

@@ -74,7 +74,7 @@ def try_snapshot(model: BaseAlgorithm, folder: Path) -> None:
     :raises OSError: if the folder can't be written to
     """
     try:
-        with _temporary(folder / "trial") as temporary:
+        with _temporary(folder / snapshot_name(model.num_timesteps)) as temporary:
             _write(model, temporary, drawn=False, whole=True, with_rows=False)
     except OSError as error:
         raise type(error)(

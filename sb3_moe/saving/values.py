@@ -29,29 +29,47 @@ from sb3_moe.policies.placements import Placement
 from sb3_moe.saving.container import UnsafeFileError
 
 _SB3, _CONTRIB = "stable_baselines3", "sb3_contrib"
-_OF_MODULES = {
-    _SB3: "A2C DDPG DQN PPO SAC TD3",
-    _CONTRIB: "CrossQ MaskablePPO QRDQN RecurrentPPO TQC TRPO",
-    "torch.nn": "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU "
-    "LogSigmoid Mish PReLU RReLU ReLU ReLU6 SELU SiLU Sigmoid Softplus Softshrink Softsign Tanh "
-    "Tanhshrink Threshold",
-    "torch.optim": "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax NAdam RAdam RMSprop Rprop "
-    "SGD",
-    f"{_SB3}.common.sb2_compat.rmsprop_tf_like": "RMSpropTFLike",
-    f"{_SB3}.common.torch_layers": "CombinedExtractor FlattenExtractor NatureCNN",
-    "sb3_moe.policies.extractors": "TaskExtractor",
-    f"{_SB3}.common.buffers": "DictReplayBuffer DictRolloutBuffer NStepReplayBuffer ReplayBuffer "
-    "RolloutBuffer",
-    f"{_SB3}.her": "HerReplayBuffer",
-    f"{_CONTRIB}.common.maskable.buffers": "MaskableDictRolloutBuffer MaskableRolloutBuffer",
-    "sb3_moe.buffers": "DeviceReplayBuffer DeviceRolloutBuffer MultiTaskReplayBuffer "
-    "MultiTaskRolloutBuffer",
-    "sb3_moe.layers": " ".join(
-        name for name in layers.__all__ if isinstance(getattr(layers, name), type)
-    ),
+# What each argument that takes a class may name, by module. Anything else could do harm there: an
+# algorithm in the place of an extractor would make an environment, and import what that names.
+_OF_ROLES = {
+    "algorithm": {
+        _SB3: "A2C DDPG DQN PPO SAC TD3",
+        _CONTRIB: "CrossQ MaskablePPO QRDQN RecurrentPPO TQC TRPO",
+    },
+    "activation_fn": {
+        "torch.nn": "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU "
+        "LogSigmoid Mish PReLU RReLU ReLU ReLU6 SELU SiLU Sigmoid Softplus Softshrink Softsign "
+        "Tanh Tanhshrink Threshold",
+    },
+    "optimizer_class": {
+        "torch.optim": "Adadelta Adafactor Adagrad Adam AdamW Adamax NAdam RAdam RMSprop SGD",
+        f"{_SB3}.common.sb2_compat.rmsprop_tf_like": "RMSpropTFLike",
+    },
+    "features_extractor_class": {
+        f"{_SB3}.common.torch_layers": "CombinedExtractor FlattenExtractor NatureCNN",
+        "sb3_moe.policies.extractors": "TaskExtractor",
+    },
+    "replay_buffer_class": {
+        f"{_SB3}.common.buffers": "DictReplayBuffer NStepReplayBuffer ReplayBuffer",
+        f"{_SB3}.her": "HerReplayBuffer",
+        "sb3_moe.buffers": "DeviceReplayBuffer MultiTaskReplayBuffer",
+    },
+    "rollout_buffer_class": {
+        f"{_SB3}.common.buffers": "DictRolloutBuffer RolloutBuffer",
+        f"{_CONTRIB}.common.maskable.buffers": "MaskableDictRolloutBuffer MaskableRolloutBuffer",
+        "sb3_moe.buffers": "DeviceRolloutBuffer MultiTaskRolloutBuffer",
+    },
 }
-#: The module of each class by its name. A file has the name alone, so that modules may move.
-KNOWN = {name: module for module, names in _OF_MODULES.items() for name in names.split()}
+#: By argument, the module of each class by its name. A file has the name alone, so that modules
+#: may move.
+KNOWN = {
+    role: {name: module for module, names in modules.items() for name in names.split()}
+    for role, modules in _OF_ROLES.items()
+}
+# Other arguments take layers, by whatever name they have.
+_LAYERS = {
+    name: "sb3_moe.layers" for name in layers.__all__ if isinstance(getattr(layers, name), type)
+}
 
 
 def _kept(*names: str, **others: str) -> dict[str, str]:
@@ -268,7 +286,7 @@ def named(role: str, value: Any) -> dict[str, str]:
     :raises ValueError: if it has no name that could be given again
     """
     name = getattr(value, "__name__", "")
-    if name in KNOWN and _known(name) is value:
+    if _known(role, name) is value:
         return {"class": name}
     if not name.isidentifier():
         raise ValueError(
@@ -294,16 +312,16 @@ def found(role: str, value: Mapping[str, Any], custom_objects: Mapping[str, Any]
                 f"{{{name[:60]!r}: ...}} to say what that is"
             )
         return custom_objects[name]
-    if name not in KNOWN:
+    if name not in KNOWN.get(role, _LAYERS):
         raise UnsafeFileError(f"its `{role}` is {name[:60]!r}, which is none of the known classes")
-    if (known := _known(name)) is None:
+    if (known := _known(role, name)) is None:
         raise UnsafeFileError(f"its `{role}` is {name}, which needs sb3-contrib installed")
     return known
 
 
-def _known(name: str) -> Any:
-    """Import what the list above names, never what a file says; None without sb3-contrib."""
+def _known(role: str, name: str) -> Any:
+    """Import what the lists above name, never what a file says; None without sb3-contrib."""
     try:
-        return getattr(import_module(KNOWN[name]), name)
-    except ImportError:
+        return getattr(import_module(KNOWN.get(role, _LAYERS)[name]), name)
+    except (ImportError, KeyError):
         return None

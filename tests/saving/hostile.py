@@ -161,6 +161,10 @@ def files(folder: Path) -> dict[str, bytes]:
     for role in ROLES:
         for name in CODE:
             add(role, forge.option(state, role, {"class": name}), tensors)
+    # An algorithm would make an environment, and import the module that its id names.
+    made = forge.option(state, "features_extractor_class", {"class": "DQN"})
+    env = {"dict": [["env", "canary_in_a_mine:Env-v0"]]}
+    add("an environment", forge.option(made, "features_extractor_kwargs", env), tensors)
     for value in (10**15, 2**62, "x"):
         dqn = forge.changed(good["DQN"][0], ("arguments", "buffer_size"), value)
         add("buffer_size", dqn, good["DQN"][1])

@@ -119,9 +119,7 @@ def test_the_choice_of_goals_is_kept(strategy, tmp_path):
 
 def test_infos_are_left_out_with_the_buffer_or_refused(tmp_path):
     model = make(replay_buffer_kwargs={"copy_info_dict": True})
-    with pytest.raises(
-        ValueError, match=r"must be False for SAC with a HerReplayBuffer, .* without `copy_info_d"
-    ):
+    with pytest.raises(ValueError, match=r"SAC with a HerReplayBuffer, .* without `copy_info_d"):
         sb3_moe.save(model, tmp_path / "x.moe", replay_buffer=True)
     sb3_moe.save(model, tmp_path / "x.moe")
     assert sb3_moe.load(tmp_path / "x.moe", Reach()).replay_buffer.copy_info_dict
