@@ -208,7 +208,7 @@ def wrap_like(env: VecEnv, model_env: VecEnv) -> VecEnv:
     :raises ValueError: if there is a wrapper that can't be copied
     """
     if why := not_wrapped_again_since(model_env):
-        raise ValueError(f"`eval_env` must be given: the training environment is one, but {why}")
+        raise ValueError(f"`eval_env` must be given, since {why}")
     if not isinstance(model_env, VecEnvWrapper):
         return env
     env = wrap_like(env, model_env.venv)
