@@ -212,12 +212,11 @@ def matching_net_arch(
     All hidden widths of a tower are scaled together until its count comes as near as it can. A
     tower's count holds its own layers (all critics') and an equal share of what stands before the
     towers: the features extractors, which the dense policy may have others of, and the LSTMs.
-    What one tower has too much of at width 1 is taken from the other.
-
-    Widths are whole numbers, so small networks match less closely. Where all that the dense
-    policy can't do without costs more than the MoE policy (SB3's NatureCNN ends in a linear layer
-    of 512), nothing matches and all widths are 1; an ``encoder`` named in
-    ``features_extractor_kwargs`` gives both policies the same features extractor.
+    What one tower has too much of at width 1 is taken from the other. Widths are whole numbers, so
+    small networks match less closely. Where all that the dense policy can't do without costs more
+    than the MoE policy (SB3's NatureCNN ends in a linear layer of 512), nothing matches and all
+    widths are 1; an ``encoder`` named in ``features_extractor_kwargs`` gives both policies the same
+    features extractor.
 
     :param policy_class: one of this package's policies
     :param observation_space: observation space

@@ -107,7 +107,7 @@ def forward_transfer_per_task(
     :param steps: (K,)
     :param blocks: of training
     :param reference: for each task, the scores (K',) and steps (K',) of a run on it alone,
-        normalised as ``score`` is
+        normalized as ``score`` is
     :raises ValueError: if a reference is missing, or ends before the task's first block is over
     """
     score_KN, steps_K = checked(score, steps)
@@ -165,7 +165,7 @@ def zero_shot_transfer_gem(
     :param score: (K, N)
     :param steps: (K,)
     :param blocks: of training
-    :param random: b_i, a random agent's score, (N,); 0 for normalised scores
+    :param random: b_i, a random agent's score, (N,); 0 for normalized scores
     """
     score_KN, steps_K = checked(score, steps)
     random_N = np.broadcast_to(np.asarray(random, np.float64), score_KN.shape[1:])
@@ -185,7 +185,7 @@ def _reference_area(reference: Reference | None, task: int, length: float) -> fl
             f"`reference` must hold a run on task {task} alone; train it with "
             "make_multitask_vec_env([task]) and MultiTaskEvalCallback(every, log_path=folder), and "
             "give {task: (score, steps)} from load_scores(folder), its score and `score` both "
-            "normalised by measures.normalise"
+            "normalized by measures.normalise"
         )
     scores, steps = reference[task]
     column = np.asarray(scores, np.float64).reshape(-1, 1)

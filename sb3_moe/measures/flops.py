@@ -18,6 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sb3_moe.layers import ExpertChoiceMoE, MoELayer, Routing, SoftMoE
 
+# Layers of torch's with products of matrices that torch doesn't count.
+UNCOUNTED = (nn.Bilinear, nn.MultiheadAttention)
+
 
 class FlopCount:
     """Count what runs in a network while :func:`counting` it.
@@ -75,6 +78,9 @@ def counting(module: nn.Module, parts: Iterable[nn.Module] = ()) -> Iterator[Flo
             watched |= {each, *each.children()} - {each.experts}
         elif isinstance(each, nn.RNNBase):
             watched.add(each)
+        elif isinstance(each, UNCOUNTED):
+            name = type(each).__name__
+            warnings.warn(f"FLOPs of {name} count as 0: a network with it has more", stacklevel=3)
     handles = [each.register_forward_pre_hook(count.begin) for each in watched]
     handles += [each.register_forward_hook(count.end) for each in watched]
     try:

@@ -38,7 +38,7 @@ def gradient_activity(
 
     It takes the place of activities in :func:`~sb3_moe.measures.dormant_scores`. The gradient is
     that of the last update, as in the authors' code: nothing is computed for it. Layers next to a
-    normalisation and in residual blocks have one too.
+    normalization and in residual blocks have one too.
 
     :param policy: of any algorithm; layers without gradient are left out
     :param gradients: of some parameters, in place of what their ``.grad`` holds; see
@@ -126,7 +126,7 @@ Gradients = Mapping[th.Tensor, th.Tensor | None]
 
 
 class CriticGradients:
-    """Keep the critic's gradient as its optimiser saw it (SAC, TD3, DDPG, TQC, CrossQ).
+    """Keep the critic's gradient as its optimizer saw it (SAC, TD3, DDPG, TQC, CrossQ).
 
     The actor's loss goes through the critic after the critic's own step, and adds to what is in
     ``.grad`` there; SB3 clears that only before the critic's next step.
@@ -139,7 +139,7 @@ class CriticGradients:
     def attach(self, policy: BasePolicy) -> None:
         """Follow a policy's critic from now on.
 
-        :param policy: of any algorithm; where one optimiser has all weights, there is nothing to do
+        :param policy: of any algorithm; where one optimizer has all weights, there is nothing to do
         """
         self.detach()
         optimizer = networks_of(policy).critic_optimizer()

@@ -267,7 +267,7 @@ def measure_weights(
 ) -> Measures:
     """Measure the size of the weights of every tower, and of their gradients where there are any.
 
-    Gradients are those of the last update, after clipping. Where a critic has an optimiser of its
+    Gradients are those of the last update, after clipping. Where a critic has an optimizer of its
     own, its ``.grad`` holds what the actor's loss left there too: give what
     :class:`~sb3_moe.measures.gradients.CriticGradients` kept.
 

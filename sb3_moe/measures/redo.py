@@ -50,8 +50,8 @@ def redo(
 ) -> dict[str, int]:
     """Draw what leads into dormant neurons anew, and set what leads out and Adam's moments to 0.
 
-    At tau 0 the policy does the same as before on ``obs``, unless a router normalises its input, or
-    reads it behind a normalisation: what that makes of silent units only a bias can keep.
+    At tau 0 the policy does the same as before on ``obs``, unless a router normalizes its input, or
+    reads it behind a normalization: what that makes of silent units only a bias can keep.
     The units of an expert to which a sparse router sends none of ``obs`` (one of another task, say)
     stay as they are: the measures of dormancy count them, but nothing tells what they would do. So
     do those of frozen experts, and those that a frozen expert or a router that is held still reads.
@@ -153,7 +153,7 @@ def _restart(
 
 
 def _of_silent_units(norm: nn.Module, mask_EH: th.Tensor) -> th.Tensor:
-    """Return what a normalisation makes of units that are 0, (E, H); 0 for those not masked."""
+    """Return what a normalization makes of units that are 0, (E, H); 0 for those not masked."""
     zeros = th.zeros(1, mask_EH.numel(), device=mask_EH.device)
     with evaluating(norm):
         made: th.Tensor = norm(zeros)

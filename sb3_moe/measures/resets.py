@@ -1,4 +1,4 @@
-"""New starts for a whole network, its heads, or its optimiser."""
+"""New starts for a whole network, its heads, or its optimizer."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def shrink_and_perturb(policy: BasePolicy, shrink: float = 0.8, perturb: float =
     """Pull every weight towards a new start (Ash and Adams 2020, arXiv 1910.08475).
 
     Each online weight becomes ``shrink`` times itself plus ``perturb`` times one drawn as at the
-    beginning. The optimisers forget their running averages.
+    beginning. The optimizers forget their running averages.
 
     :param policy: of any algorithm
     :param shrink: in [0, 1]
@@ -175,12 +175,12 @@ def check_shrink_and_perturb(shrink: float, perturb: float) -> None:
 
 
 def optimizers(policy: BasePolicy) -> list[th.optim.Optimizer]:
-    """Return every optimiser of a policy."""
+    """Return every optimizer of a policy."""
     return networks_of(policy).every_optimizer()
 
 
 def reset_optimizers(policy: BasePolicy) -> None:
-    """Forget the running averages of every optimiser, but those of routers that are held still."""
+    """Forget the running averages of every optimizer, but those of routers that are held still."""
     held = held_routers(policy)
     for optimizer in optimizers(policy):
         for parameter in [each for each in optimizer.state if each not in held]:
@@ -188,7 +188,7 @@ def reset_optimizers(policy: BasePolicy) -> None:
 
 
 def moments(policy: BasePolicy) -> dict[th.Tensor, list[th.Tensor]]:
-    """Return the optimisers' running averages by parameter."""
+    """Return the optimizers' running averages by parameter."""
     found: dict[th.Tensor, list[th.Tensor]] = {}
     for optimizer in optimizers(policy):
         found |= moments_in(optimizer)
@@ -196,7 +196,7 @@ def moments(policy: BasePolicy) -> dict[th.Tensor, list[th.Tensor]]:
 
 
 def _forget_moments(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:
-    """Forget what optimisers know of some parameters, their count of steps too.
+    """Forget what optimizers know of some parameters, their count of steps too.
 
     Behind many steps averages that begin at 0 would make the next ones several times too large. But
     where experts are frozen, or each counts its own steps, their averages alone become 0.

@@ -114,7 +114,7 @@ class Wiring(NamedTuple):
     :param activation: the hidden layer's activation
     :param before: what leads into it
     :param after: every layer that reads it
-    :param norm: normalises each unit on the way there, over the batch, if anything does
+    :param norm: normalizes each unit on the way there, over the batch, if anything does
     """
 
     activation: nn.Module
@@ -126,7 +126,7 @@ class Wiring(NamedTuple):
 def wirings(policy: BasePolicy) -> list[Wiring]:
     """Return every hidden layer whose weights on both sides are known.
 
-    Left out are layers next to a normalisation (but CrossQ's, which is over the batch and behind
+    Left out are layers next to a normalization (but CrossQ's, which is over the batch and behind
     the activation), a residual block or an LSTM, those whose feature maps are tokens of a mixture
     (``tokens="feature"``), and features extractors that join several networks.
 

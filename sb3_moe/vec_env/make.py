@@ -52,8 +52,7 @@ def make_multitask_vec_env(
     >>> env.reset()["task_id"].tolist()
     [0, 0, 1, 1]
 
-    SB3's VecNormalize takes what it returns with ``norm_obs_keys=["obs"]``, which leaves out the
-    task's id.
+    SB3's VecNormalize takes it with ``norm_obs_keys=["obs"]``, which leaves out the task's id.
 
     :param tasks: a suite's name, or a list of Gymnasium ids, (id, kwargs) pairs or callables
     :param n_envs: how many environments; None: one per task
@@ -64,7 +63,6 @@ def make_multitask_vec_env(
     :param monitor_kwargs: for VecMonitor
     :param kwargs: as of :func:`sb3_moe_envs.make_multitask_vector` (``obs_space``, ...)
     :raises TypeError: if there is no such argument, or a number isn't a whole one
-    :raises ValueError: if there are fewer environments than interleaved tasks
     """
     from sb3_moe_envs import make_multitask_vector
 
@@ -208,7 +206,7 @@ def wrap_like(env: VecEnv, model_env: VecEnv) -> VecEnv:
     :raises ValueError: if there is a wrapper that can't be copied
     """
     if why := not_wrapped_again_since(model_env):
-        raise ValueError(f"`eval_env` must be given: the training environment is one, but {why}")
+        raise ValueError(f"`eval_env` must be given, since {why}")
     if not isinstance(model_env, VecEnvWrapper):
         return env
     env = wrap_like(env, model_env.venv)

@@ -43,7 +43,7 @@ def check_num_tasks(space: spaces.Space[Any], num_tasks: int | None) -> None:
 def strongest(codes: Any) -> Any:
     """Return the ids of (..., K) codes, the largest of each: (...).
 
-    A one-hot that was scaled or normalised, to [1, -1] or whatever, still says the same id.
+    A one-hot that was scaled or normalized, to [1, -1] or whatever, still says the same id.
     """
     if isinstance(codes, th.Tensor) and codes.dtype is th.bool:
         codes = codes.byte()  # torch has no largest of these
@@ -73,9 +73,9 @@ class Tail:
     """Tell an observation from the id behind it: a one-hot, or a constant plane for each task.
 
     :param num_tasks: K, the length of the id
-    :param axis: where the id stands, counted from the end: -1, or -3 for pictures with their
+    :param axis: where the id stands, counted from the end: -1, or -3 for images with their
         channels first
-    :param planes: whether observations are pictures, and the id planes behind their channels
+    :param planes: whether observations are images, and the id planes behind their channels
     """
 
     def __init__(self, num_tasks: int, *, axis: int = -1, planes: bool = False) -> None:
@@ -87,7 +87,7 @@ class Tail:
 
         :param space: of observations, with the id
         :param num_tasks: K
-        :param planes: whether the id is planes of a picture
+        :param planes: whether the id is planes of an image
         """
         if not planes:
             return cls(num_tasks)
@@ -121,7 +121,7 @@ class TaskIds:
     """Read the task of each observation, wherever the id stands.
 
     :param space: of observations
-    :param num_tasks: K, where the id is a one-hot at the end of a Box, or planes of a picture; None
+    :param num_tasks: K, where the id is a one-hot at the end of a Box, or planes of an image; None
         where a Dict holds it
     :param what: needs the id, for the error
     :raises ValueError: if observations hold no task id
@@ -142,7 +142,7 @@ class TaskIds:
         planes = is_image(space)
         if not planes and len(space.shape) > 1:
             raise ValueError(
-                f"{what} needs a one-hot at the end of a flat Box, or planes of a picture, got "
+                f"{what} needs a one-hot at the end of a flat Box, or planes of an image, got "
                 f"{space}: flatten it (gymnasium.wrappers.FlattenObservation)"
             )
         if not planes and not num_tasks < space.shape[-1]:

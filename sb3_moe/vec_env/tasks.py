@@ -153,10 +153,10 @@ def check_tasks(known: Sequence[str] | None, env: VecEnv) -> None:
 
 
 def _tasks_shown(env: VecEnv) -> list[str] | None:
-    """Return the tasks whose ids an environment shows, or tells to its normaliser."""
+    """Return the tasks whose ids an environment shows, or tells to its normalizer."""
     for layer in reversed([*_layers(env)]):
-        # The innermost first: a normaliser from a file has the space of where it was trained, and
-        # where pictures are turned or stacked, or all is normalised, the space is a new one.
+        # The innermost first: a normalizer from a file has the space of where it was trained, and
+        # where images are turned or stacked, or all is normalized, the space is a new one.
         if names := names_on(layer.observation_space):
             return names
         if getattr(layer, "task_id_mode", None) == "hidden":

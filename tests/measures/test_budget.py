@@ -207,15 +207,22 @@ def test_the_dense_twin_of_a_mixture_whose_router_alone_sees_the_id_sees_it_too(
     [
         (nn.Conv1d(3, 4, 5), (2, 3, 9), 2 * (2 * 4 * 5) * 3 * 5),
         (nn.Conv3d(2, 3, 2), (1, 2, 4, 4, 4), 2 * (3 * 27) * 2 * 8),
+        (nn.ConvTranspose2d(2, 3, 2), (1, 2, 4, 4), 2 * (2 * 16) * 3 * 4),
         (nn.GRU(3, 4), (5, 2, 3), 2 * (5 * 2) * 3 * 4 * (3 + 4)),
     ],
-    ids=["Conv1d", "Conv3d", "GRU"],
+    ids=["Conv1d", "Conv3d", "ConvTranspose2d", "GRU"],
 )
 def test_convolutions_and_recurrent_layers_count_their_products(layer, shape, flops):
     with counting(layer, [layer]) as count:
         layer(th.zeros(shape))
     assert count.by_part == {layer: flops}
     assert count.outside == 0
+
+
+def test_layers_that_nobody_counts_are_named():
+    layer = nn.Bilinear(2, 3, 4)
+    with pytest.warns(UserWarning, match="FLOPs of Bilinear count as 0"), counting(layer):
+        layer(th.zeros(1, 2), th.zeros(1, 3))
 
 
 def test_the_flops_of_a_compiled_network_are_those_of_the_network():
