@@ -22,7 +22,7 @@ CURE = r"several MultiTaskEnvs of \['.*step side by side.*make_multitask_vec_env
 
 
 @pytest.fixture(autouse=True)
-def _nobody_was_told(monkeypatch):
+def _nobody_was_warned(monkeypatch):
     monkeypatch.setattr(LoneSteps, "_warned", set())
 
 

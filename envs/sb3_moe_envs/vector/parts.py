@@ -30,6 +30,8 @@ from sb3_moe_envs.vector.workers import Workers, WorkerVectorEnv
 
 Vector = VectorEnv[Any, Any, Any]
 
+# They give their results row by row, and have checked them.
+_OURS = (InTurnVectorEnv, WorkerVectorEnv)
 # Arguments of `gymnasium.make`, which the environments don't take.
 _OF_GYMNASIUM = {"max_episode_steps", "disable_env_checker"}
 
@@ -238,7 +240,7 @@ def _reset(env: Any, seed: int | None, options: dict[str, Any] | None) -> tuple[
 
 def _finish(env: Any, actions: Any) -> tuple[Any, ...]:
     """End the step of a vector environment; return its results, with infos by row."""
-    if isinstance(env, InTurnVectorEnv | WorkerVectorEnv):
+    if isinstance(env, _OURS):
         if isinstance(env, WorkerVectorEnv):
             observations, *rest = env.finish_rows()
         else:
