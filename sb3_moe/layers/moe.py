@@ -97,7 +97,7 @@ class MoELayer(nn.Module):
         :param router_BNR: what the router sees
         :return: (B, N, O) and the routing
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must have a method `route`")
 
     def combine(
         self,

@@ -44,7 +44,7 @@ class MoEActorCritic(_Policy):
     """Give an actor-critic policy's ``mlp_extractor`` and heads experts."""
 
     adam_kwargs: ClassVar[dict[str, Any]] = {"eps": 1e-5}
-    own: OwnDimensions | None = None
+    own: OwnDimensions | None
     _own_BA: th.Tensor | None = None
 
     def _build_mlp_extractor(self) -> None:
@@ -137,6 +137,12 @@ class MoEActorCritic(_Policy):
         if self.own is not None:
             self._own_BA = self.own(obs)
         return super().extract_features(obs, *args, **kwargs)
+
+    def get_distribution(self, obs: PyTorchObs, *args: Any, **kwargs: Any) -> Any:
+        """Return SB3's distribution, over each task's own dimensions."""
+        if self.own is not None:  # SB3's method passes `extract_features` above by
+            self._own_BA = self.own(obs)
+        return super().get_distribution(obs, *args, **kwargs)
 
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor, *args: Any) -> Any:
         own_BA, self._own_BA = self._own_BA, None

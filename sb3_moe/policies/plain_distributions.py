@@ -1,9 +1,9 @@
 """SB3's action distributions without a check of their arguments at every call.
 
 torch checks logits, means, deviations and actions whenever a distribution is made or asked. That is
-a third of the time of choosing an action, and on a GPU each check waits for the device. Here the
-same operations run in the same order, so that numbers and random draws are SB3's bit for bit; one
-look at the parameters where actions are chosen tells of a network that has diverged.
+a third of the time of choosing an action, and on a GPU each check waits for the device. Here
+numbers are SB3's but for rounding, and so are random draws; one look at the parameters where
+actions are chosen tells of a network that has diverged.
 
 Shapes: B batch, A actions or their components.
 """
@@ -88,7 +88,8 @@ class PlainCategoricalDistribution(LooksOnce, CategoricalDistribution):
 
     def sample(self) -> th.Tensor:
         """Draw an action per row, (B,)."""
-        return th.multinomial(self.log_probs_BA.exp(), 1).squeeze(1)
+        # Contiguous, since torch draws in the order of the memory: so draws are SB3's.
+        return th.multinomial(self.log_probs_BA.exp().contiguous(), 1).squeeze(1)
 
     def mode(self) -> th.Tensor:
         """Return the most likely action per row, (B,)."""

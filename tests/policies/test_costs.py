@@ -7,6 +7,8 @@ import pytest
 from gymnasium import spaces
 
 from sb3_moe.measures import controls, matching_net_arch, measure
+from sb3_moe.budget import controls, matching_net_arch, measure
+from sb3_moe.policies.options import OF_EXPERTS
 from sb3_moe.policies.registration import TABLE
 
 # As SB3 takes them, so that the dense policy's extractor is SB3's own.
@@ -92,7 +94,8 @@ def totals(algorithm, alias, kwargs, match):
     """Return what the MoE policy costs and what its dense twin does, and the twin's arguments."""
     space, actions = SPACES[arena.kind_of(alias)], arena.actions_of(algorithm)
     cls = policy_class(algorithm, alias)
-    twin = kwargs | {"placement": "none"}
+    twin = {name: each for name, each in kwargs.items() if name not in OF_EXPERTS}
+    twin |= {"placement": "none"}
     twin["net_arch"] = matching_net_arch(cls, space, actions, kwargs, match)
     policies = (build(algorithm, alias, **each) for each in (kwargs, twin))
     return *(getattr(measure(policy).total, match) for policy in policies), twin

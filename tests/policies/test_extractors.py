@@ -277,20 +277,6 @@ def test_a_policy_for_images_takes_a_tiny_one_with_the_encoder_that_is_asked_for
     assert PPO("MoeCnnPolicy", env, policy_kwargs=kwargs).policy.features_dim > 0
 
 
-def test_weights_of_pictures_that_all_had_the_first_ones_encoder_say_how_they_load(tmp_path):
-    env = arena.Arena(dict_space(a=MINATAR, b=ATARI), spaces.Discrete(2))
-    kwargs = {"features_extractor_kwargs": {"encoder": "minatar"}, "net_arch": [4]}
-    old = PPO(
-        "MoeMultiInputPolicy", env, n_steps=2, batch_size=2, device="cpu", policy_kwargs=kwargs
-    )
-    old.policy_kwargs = {"net_arch": [4]}
-    old.save(tmp_path / "old.zip")
-    with pytest.raises(RuntimeError, match=r"custom_objects=.*dict\(encoder='minatar'\)"):
-        PPO.load(tmp_path / "old.zip", device="cpu")
-    loaded = PPO.load(tmp_path / "old.zip", device="cpu", custom_objects={"policy_kwargs": kwargs})
-    assert loaded.policy.features_extractor.encoder == "minatar"
-
-
 def test_the_only_picture_that_is_encoded_may_be_left_to_the_experts():
     tiny = spaces.Box(-1, 1, (2, 2, 3), np.float32)
     extractor = TaskExtractor(dict_space(obs=MINATAR, tiny=tiny), encoder="auto", raw=True)

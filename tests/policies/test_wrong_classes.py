@@ -45,6 +45,15 @@ def test_a_route_that_gives_the_gates_alone_is_told_of_combine():
         arena.make("PPO", router=Gates)
 
 
+def test_a_router_without_route_is_refused():
+    class Idle(MoELayer):
+        def __init__(self, experts, sees):
+            super().__init__(experts)
+
+    with pytest.raises(NotImplementedError, match="Idle must have a method `route`"):
+        arena.make("PPO", router=Idle)
+
+
 def test_a_router_that_forgets_its_experts_is_refused():
     class Forgetful(Routed):
         def __init__(self, experts, sees):
