@@ -10,6 +10,7 @@ import gymnasium as gym
 
 from sb3_moe.budget.cost import measure
 from sb3_moe.networks import kind_of, networks_of
+from sb3_moe.policies.options import OF_EXPERTS
 from sb3_moe.policies.moe_policy import MoEPolicy
 
 
@@ -46,6 +47,8 @@ def matching_net_arch(
     def build(**kwargs: Any) -> MoEPolicy:
         # What is frozen costs as much, and a dense policy has no experts to freeze.
         merged = policy_kwargs | kwargs | {"frozen_experts": None}
+        if merged.get("placement") == "none":
+            merged = {name: each for name, each in merged.items() if name not in OF_EXPERTS}
         return policy_class(observation_space, action_space, lambda _: 1e-3, **merged)
 
     moe = build()

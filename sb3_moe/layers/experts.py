@@ -99,12 +99,16 @@ class Experts(nn.Module):
         gated_TkO = y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)
         return gated_TkO.squeeze(1) if experts_Tk.shape[1] == 1 else gated_TkO.sum(1)
 
-    def chunk_rows(self, x: th.Tensor) -> int:
-        """Return how many rows to give to all experts at a time."""
+    def chunk_rows(self, x: th.Tensor, slots: int = 1) -> int:
+        """Return how many rows to give to all experts at a time.
+
+        :param x: all rows
+        :param slots: how many rows an expert runs on for each of these
+        """
         if x.device.type != "cpu" or self.needs_all_rows or is_recorded():
             return len(x)
         most = CHUNK_VALUES * th.get_num_threads()
-        return max(1, most // (self.num_experts * self.width))
+        return max(1, most // (self.num_experts * self.width * slots))
 
     def _sorts(self, x_TI: th.Tensor, experts_Tk: th.Tensor) -> bool:
         """Say whether experts that were not chosen would cost more than to sort the rows."""
