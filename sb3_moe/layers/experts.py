@@ -106,19 +106,19 @@ class Experts(nn.Module):
         :param slots: how many rows an expert runs on for each of these
         """
         if x.device.type != "cpu" or self.needs_all_rows or is_recorded():
-            return len(x)
+            return x.shape[0]
         most = CHUNK_VALUES * th.get_num_threads()
         return max(1, most // (self.num_experts * self.width * slots))
 
     def _sorts(self, x_TI: th.Tensor, experts_Tk: th.Tensor) -> bool:
         """Say whether experts that were not chosen would cost more than to sort the rows."""
-        wasted = len(x_TI) * (self.num_experts - experts_Tk.shape[1]) * self.macs
-        if wasted <= WIDE_UP_TO.get(x_TI.device.type, WIDE_UP_TO_ELSEWHERE):
-            return False
         # What is recorded, for ONNX say, is for any number of rows, and knows no `grouped_mm`.
         if self.needs_all_rows or self.combination is not None or is_recorded():
             return False
         if not self.sorts_rows:
+            return False
+        wasted = len(x_TI) * (self.num_experts - experts_Tk.shape[1]) * self.macs
+        if wasted <= WIDE_UP_TO.get(x_TI.device.type, WIDE_UP_TO_ELSEWHERE):
             return False
         # One by one needs to read how many rows each has, for which a GPU would have to wait.
         return x_TI.device.type == "cpu" or self._groups(x_TI)
@@ -329,7 +329,7 @@ def in_chunks(function: Callable[..., th.Tensor], size: int, *tensors: th.Tensor
     :param size: how many
     :param tensors: all rows of each
     """
-    rows = len(tensors[0])
+    rows = tensors[0].shape[0]  # not `len`, after which torch.export takes it for a constant
     if rows <= size:
         return function(*tensors)
     even = math.ceil(rows / math.ceil(rows / size))
