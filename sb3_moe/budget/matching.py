@@ -10,8 +10,8 @@ import gymnasium as gym
 
 from sb3_moe.budget.cost import measure
 from sb3_moe.networks import kind_of, networks_of
-from sb3_moe.policies.options import OF_EXPERTS
 from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.options import OF_EXPERTS
 
 
 def matching_net_arch(

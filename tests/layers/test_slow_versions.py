@@ -123,7 +123,9 @@ def test_copies_compute_the_same_and_a_pass_leaves_nothing_behind(router, option
     loaded.load_state_dict(layer.state_dict())
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded):
         th.testing.assert_close(twin(*given)[0], y)
-        assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in layer.parameters()}
+        assert not {p.data_ptr() for p in twin.parameters()} & {
+            p.data_ptr() for p in layer.parameters()
+        }
     assert y.shape == (4, num_tokens, OUT)
     assert routing.gates_BNE.shape == (4, num_tokens, 3)
     th.testing.assert_close(routing.load_E.sum().item(), 1.0)

@@ -13,7 +13,6 @@ from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.option_checks import takes
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS
 
-
 # Where experts have tokens to choose among, in each of their layers.
 CHOOSES = (("conv", "middle"), ("feature", "middle"))
 
