@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 from collections.abc import Callable, Iterable, Sequence
 
 import torch as th
@@ -98,20 +97,24 @@ class Experts(nn.Module):
         gated_TkO = y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)
         return gated_TkO.squeeze(1) if experts_Tk.shape[1] == 1 else gated_TkO.sum(1)
 
-    def chunk_rows(self, x: th.Tensor) -> int:
-        """Return how many rows to give to all experts at a time."""
+    def chunk_rows(self, x: th.Tensor, slots: int = 1) -> int:
+        """Return how many rows to give to all experts at a time.
+
+        :param x: all rows
+        :param slots: how many rows an expert runs on for each of these
+        """
         if x.device.type != "cpu" or self.needs_all_rows or is_recorded():
-            return sys.maxsize
+            return x.shape[0]
         most = CHUNK_VALUES * th.get_num_threads()
-        return max(1, most // (self.num_experts * self.width))
+        return max(1, most // (self.num_experts * self.width * slots))
 
     def _sorts(self, x_TI: th.Tensor, experts_Tk: th.Tensor) -> bool:
         """Say whether experts that were not chosen would cost more than to sort the rows."""
-        wasted = len(x_TI) * (self.num_experts - experts_Tk.shape[1]) * self.macs
-        if wasted <= WIDE_UP_TO.get(x_TI.device.type, WIDE_UP_TO_ELSEWHERE):
-            return False
         # What is recorded, for ONNX say, is for any number of rows, and knows no `grouped_mm`.
         if self.needs_all_rows or self.combination is not None or is_recorded():
+            return False
+        wasted = len(x_TI) * (self.num_experts - experts_Tk.shape[1]) * self.macs
+        if wasted <= WIDE_UP_TO.get(x_TI.device.type, WIDE_UP_TO_ELSEWHERE):
             return False
         # One by one needs to read how many rows each has, for which a GPU would have to wait.
         return x_TI.device.type == "cpu" or self._groups(x_TI)
@@ -324,7 +327,7 @@ def in_chunks(function: Callable[..., th.Tensor], size: int, *tensors: th.Tensor
     :param size: how many
     :param tensors: all rows of each
     """
-    rows = len(tensors[0])
+    rows = tensors[0].shape[0]  # not `len`, after which torch.export takes it for a constant
     if rows <= size:
         return function(*tensors)
     even = math.ceil(rows / math.ceil(rows / size))

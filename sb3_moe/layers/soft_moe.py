@@ -50,7 +50,7 @@ class SoftMoE(ScoredMoE):
         if x_BNI.shape[1] == 1:  # every slot holds the one token itself
             y_B1O, _ = self.combine(x_BNI, routing.gates_BNE, edited=True)
             return y_B1O, routing
-        size = max(1, self.experts.chunk_rows(x_BNI) // self.num_slots)
+        size = self.experts.chunk_rows(x_BNI, self.num_slots)
         return in_chunks(self._through_slots, size, x_BNI, logits_BNK, combine_BNK), routing
 
     def _through_slots(

@@ -93,7 +93,7 @@ def _check_router(options: MoEOptions) -> None:
                 f"{sorted(key for key, each in ROUTERS.items() if takes(each, name))}, got "
                 f"{router.name!r}{_how_to_take(router, name)}"
             )
-        # A class of the user's own may have another default, which only `router_kwargs` changes back.
+        # A user's own class may have another default, which only `router_kwargs` changes back.
         twice = getattr(options, name) != options.default(name)
         if name in kwargs and (twice or of_this_package(router)):
             raise ValueError(

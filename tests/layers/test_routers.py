@@ -319,7 +319,9 @@ def test_the_bias_chooses_but_is_no_part_of_the_gate():
     layer.running_bias_E.copy_(th.tensor([0.0, 9.0, 0.0, 0.0]))
     _, routing = layer(x)
     assert routing.experts_BNk.eq(1).all()
-    th.testing.assert_close(routing.gates_BNE[..., 1], (x @ layer.router.weight_RK).softmax(-1)[..., 1])
+    th.testing.assert_close(
+        routing.gates_BNE[..., 1], (x @ layer.router.weight_RK).softmax(-1)[..., 1]
+    )
     reference.assert_same(layer, x, x)
 
 
@@ -373,9 +375,9 @@ def test_a_class_without_a_name_of_its_own_is_called_by_its_own():
 
     assert (Mine.name, SparseMoE.name, MoELayer.name) == ("Mine", "top_k", "moe")
     with pytest.raises(NotImplementedError):
-        make(type("Empty", (MoELayer,), {"__init__": lambda self, e, s: MoELayer.__init__(self, e)}))(
-            th.zeros(1, 1, 5)
-        )
+        make(
+            type("Empty", (MoELayer,), {"__init__": lambda self, e, s: MoELayer.__init__(self, e)})
+        )(th.zeros(1, 1, 5))
 
 
 @pytest.mark.parametrize(
@@ -391,7 +393,12 @@ def test_a_class_without_a_name_of_its_own_is_called_by_its_own():
         (SparseMoE, {"top_k": 1.5}, TypeError, "`top_k` must be an int, got 1.5"),
         (SparseMoE, {"top_k": 5}, ValueError, r"`top_k` must be in \[1, num_experts=4\], got 5"),
         (SparseMoE, {"bias_rate": -0.1}, ValueError, "`bias_rate` must be at least 0 and finite"),
-        (SparseMoE, {"bias_rate": math.nan}, ValueError, "`bias_rate` must be at least 0 and finit"),
+        (
+            SparseMoE,
+            {"bias_rate": math.nan},
+            ValueError,
+            "`bias_rate` must be at least 0 and finit",
+        ),
         (SparseMoE, {"renormalize": True}, ValueError, "`renormalize`=True needs `top_k` of at l"),
         (ExpertChoiceMoE, {"top_k": 5}, ValueError, r"`top_k` must be in \[1, num_experts=4\]"),
         (ExpertChoiceMoE, {"num_tokens": 1}, ValueError, "chooses among the tokens of one sample"),

@@ -15,6 +15,7 @@ from sb3_moe.layers import (
     RouterInput,
     SeparateNetworks,
     SimbaExpert,
+    SoftMoE,
     StackedNetwork,
     experts,
 )
@@ -122,12 +123,25 @@ def test_copies_compute_the_same_and_a_pass_leaves_nothing_behind(router, option
     loaded.load_state_dict(layer.state_dict())
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded):
         th.testing.assert_close(twin(*given)[0], y)
-        assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in layer.parameters()}
+        assert not {p.data_ptr() for p in twin.parameters()} & {
+            p.data_ptr() for p in layer.parameters()
+        }
     assert y.shape == (4, num_tokens, OUT)
     assert routing.gates_BNE.shape == (4, num_tokens, 3)
     th.testing.assert_close(routing.load_E.sum().item(), 1.0)
     assert layer(*(each[:0] for each in given))[0].shape == (0, num_tokens, OUT)
     assert layer(given[0] * float("nan"), given[1])[0].isnan().all()
+
+
+def test_statistics_of_slots_are_those_of_the_whole_batch():
+    """However small the chunks: a normalization in an expert has to see all rows at once."""
+    norm = nn.Sequential(nn.Linear(IN, 7), nn.BatchNorm1d(7), nn.Linear(7, OUT))
+    network = StackedNetwork([copy.deepcopy(norm) for _ in range(2)])
+    layer = SoftMoE(network, RouterInput(features=IN, num_experts=2, num_tokens=6))
+    calls = []
+    network.layers[0].register_forward_hook(lambda *args: calls.append(args[1][0].shape))
+    layer(th.randn(8, 6, IN))
+    assert calls == [(2, 8 * 3, IN)]
 
 
 def test_simba_is_its_formula_row_by_row():

@@ -190,7 +190,7 @@ def test_which_combinations_are_built_and_which_are_refused(router, tokens, plac
     if has_map and (router != "expert_choice" or (tokens != "sample" and placement == "middle")):
         assert build()(th.zeros(2, MAP.features_dim)).shape == (2, 2)
     else:
-        with pytest.raises(ValueError, match="`(tokens|router)`="):
+        with pytest.raises(ValueError, match=r"`(tokens|router)`="):
             build()
 
 
@@ -207,7 +207,11 @@ def test_top_k_is_at_most_the_number_of_experts():
         ({"net_arch": 8}, TypeError, "`net_arch` must be a list of widths, or a dict"),
         ({"net_arch": {"pi": 8, "vf": [8]}}, TypeError, "`net_arch` must be a list of widths, or"),
         ({"activation_fn": nn.ReLU()}, TypeError, "`activation_fn` must be a module's class, such"),
-        ({"activation_fn": "relu"}, TypeError, "`activation_fn` must be a module's class, .*'relu'"),
+        (
+            {"activation_fn": "relu"},
+            TypeError,
+            "`activation_fn` must be a module's class, .*'relu'",
+        ),
     ],
 )
 def test_hidden_layers_and_activations_that_are_none_are_named(given, error, message):

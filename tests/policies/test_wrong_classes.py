@@ -92,7 +92,7 @@ class Needy(Routed):
 
 
 def test_a_router_s_option_without_a_default_must_be_given():
-    with pytest.raises(TypeError, match="`router`='Needy' must be built from .*: 'sharpness'"):
+    with pytest.raises(TypeError, match=r"`router`='Needy' must be built from .*: 'sharpness'"):
         arena.make("PPO", router=Needy)
     model = arena.make("PPO", router=Needy, router_kwargs={"sharpness": 2.0})
     assert model.policy.moe_layers()["pi.middle"].sharpness == 2.0
