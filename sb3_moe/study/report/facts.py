@@ -5,30 +5,32 @@ Nothing else in the report knows which algorithm, environments or preset a study
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_moe.policies.options import MoEOptions
+from sb3_moe.policies.options import DEFAULTS, MoEOptions
+from sb3_moe.policies.registration import TABLE
 from sb3_moe.study.report.runs import Array
-from sb3_moe.study.spec.about import About
-from sb3_moe.study.spec.algorithms import algorithm_class, declared, default_of, towers_of
-from sb3_moe.study.spec.architectures import is_ours, meaning, options_by_tower, titles
-from sb3_moe.study.spec.arguments import (
+from sb3_moe.study.spec.algorithms import (
     PRESETS,
+    algorithm_class,
     arguments_of,
+    declared,
+    default_of,
     described,
     given,
-    normaliser_class,
+    towers_of,
 )
+from sb3_moe.study.spec.architectures import CALLED, options_by_tower, titles
+from sb3_moe.study.spec.components import build_schedule, normalizer_class, takes_all_tasks
 from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
-from sb3_moe.study.spec.games import MINATAR
-from sb3_moe.study.spec.grid import StudyConfig
-from sb3_moe.study.spec.schedules import build_schedule, takes_all_tasks
-from sb3_moe.study.spec.signatures import parameters_of
+from sb3_moe.study.spec.grid import About, StudyConfig
+from sb3_moe.study.spec.named import parameters_of
+from sb3_moe.study.spec.tasks import MINATAR
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 
 LIBRARIES = {"stable_baselines3": "Stable-Baselines3", "sb3_contrib": "sb3-contrib"}
@@ -154,7 +156,7 @@ def shared_arguments(study: StudyConfig, config: Mapping[str, Any]) -> dict[str,
     :param config: what the folder of one run says of it
     """
     own = {"policy_kwargs"}.union(*(each.arguments for each in study.architectures))
-    values = config.get("ppo" if study.algorithm == "PPO" else "arguments", {})
+    values = config.get("arguments", {})
     return {name: value for name, value in values.items() if name not in own}
 
 
@@ -234,7 +236,7 @@ def _normalised(study: StudyConfig) -> str:
     """Say what is normalised, by whose statistics, and by what."""
     if study.normalize is None:
         return ""
-    kind = normaliser_class(study.normalize)
+    kind = normalizer_class(study.normalize)
     usual = {name: parameter.default for name, parameter in parameters_of(kind).items()}
     values = {**usual, **study.normalize.arguments}
     what = [word for word in ("obs", "reward") if values.get(f"norm_{word}", True)]
@@ -278,3 +280,66 @@ def _options(architecture: Architecture, algorithm: str) -> dict[str, MoEOptions
     if not is_ours(architecture, algorithm):
         return {}
     return options_by_tower(architecture.policy_kwargs, towers_of(algorithm))
+
+
+# What a reader is told in other words than the option's own.
+_TOLD = ("placement", "router", "num_experts", "net_arch", "head_router")
+# Options that mean something without experts.
+_OF_DENSE = ("task_input", "block", "task_embedding")
+
+
+def is_ours(architecture: Architecture, algorithm: str) -> bool:
+    """Say whether the policy is one of this package's, by its alias or by default."""
+    return architecture.policy is None or architecture.policy in TABLE[algorithm].aliases
+
+
+def meaning(architecture: Architecture, algorithm: str = "PPO") -> str:
+    """Say what an architecture is, to someone who doesn't know the options' names."""
+    if is_ours(architecture, algorithm):
+        words = _towers(architecture.policy_kwargs, towers_of(algorithm))
+    else:
+        words = [f"the policy {architecture.policy}", *_as_they_are(architecture.policy_kwargs)]
+    words += _as_they_are(architecture.arguments)
+    if architecture.callbacks:
+        words.append(f"trained with {', '.join(map(str, architecture.callbacks))}")
+    if architecture.start_from is not None:
+        words.append(f"begins with {architecture.start_from}")
+    return "; ".join(words)
+
+
+def _as_they_are(options: Mapping[str, Any]) -> list[str]:
+    return [f"{name.replace('_', ' ')} {value}" for name, value in options.items()]
+
+
+def _towers(policy_kwargs: Mapping[str, Any], towers: Sequence[str]) -> list[str]:
+    """Say once what all towers share."""
+    options = options_by_tower(policy_kwargs, towers)
+    networks = {tower: _network_in_words(tower, options[tower], policy_kwargs) for tower in towers}
+    first, *others = networks.values()
+    if all(other == first for other in others):
+        return first
+    return [f"{CALLED[tower]}: {'; '.join(words)}" for tower, words in networks.items()]
+
+
+def _network_in_words(tower: str, moe: MoEOptions, policy_kwargs: Mapping[str, Any]) -> list[str]:
+    words = [moe.place.meaning]
+    if moe.place.has_experts:
+        words[0] += f", {moe.num_experts} of them" if moe.num_experts else ""
+        words.append(moe.router_class.meaning)
+    if moe.head_router_class is not None:
+        words.append(f"a head for each task: {moe.head_router_class.meaning}")
+    if "net_arch" in policy_kwargs:
+        layers = policy_kwargs["net_arch"]
+        words.append(f"hidden layers of {_of_tower(layers, tower)}")
+    # A dense tower has none of the experts' options but these.
+    further = {
+        name: getattr(moe, name, value)
+        for name, value in policy_kwargs.items()
+        if name not in _TOLD and (moe.is_moe or name not in DEFAULTS or name in _OF_DENSE)
+    }
+    return [*words, *_as_they_are(further)]
+
+
+def _of_tower(layers: Any, tower: str) -> Any:
+    """Give a tower its hidden layers: SB3 takes a dict that leaves one out."""
+    return layers.get(tower, []) if isinstance(layers, Mapping) else layers

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sb3_moe.study.spec.config import with_what_is_said_since
+from sb3_moe.study.spec.config import WORLD, completed, plain
 from sb3_moe.study.spec.grid import StudyConfig
-from sb3_moe.study.spec.setup import WORLD, plain
 
 # No run goes by these, and they are often changed before a report is written again.
 _OF_REPORTS = ("about", "claims")
@@ -61,5 +60,5 @@ def _network(values: Mapping[str, Any]) -> dict[str, Any]:
     Without the model that it begins with, whose path goes by where the study lay: runs are checked
     for the model itself.
     """
-    told = with_what_is_said_since({"architecture": values})["architecture"]
+    told = completed({"architecture": values})["architecture"]
     return {**told, "start_from": None}
