@@ -38,7 +38,7 @@ from sb3_moe.study.run.processes import is_held
 from sb3_moe.study.run.provenance import provenance
 from sb3_moe.study.run.random_policy import random_returns, read_returns
 from sb3_moe.study.run.rehearsal import Pace, check_networks, past_pace, rehearsed_pace
-from sb3_moe.study.run.tuning import chosen, trials, tune
+from sb3_moe.study.run.tuning import chosen, runs_of, tune
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec import grid
 from sb3_moe.study.spec.algorithms import algorithm_class
@@ -63,21 +63,12 @@ def schema(*, table: bool = False) -> int:
     return 0
 
 
-def _cells(study: StudyConfig, root: Path) -> list[CellConfig]:
-    """List the runs of a study, the development seeds' first where values are still looked for."""
-    study = chosen(study, root)
-    if study.tune is None:
-        return study.cells()
-    values = {each.name: study.tune.values[0] for each in study.architectures}
-    return [*trials(study).cells(), *grid.tuned(study, values).cells()]
-
-
 def status(study: StudyConfig, root: Path) -> int:
     """Print what the folders hold.
 
     :return: 1 if one failed, is damaged or is of another configuration
     """
-    jobs = survey(_cells(study, root), root)
+    jobs = survey(runs_of(study, root), root)
     counts = Counter(map(_status, jobs))
     for job in jobs:
         if job.state.status not in ("done", "missing"):
@@ -169,7 +160,7 @@ def run_study(
                 run(todo, engines[0], view)
 
     with locked(root):
-        refuse_changes(survey(_cells(study, root), root))
+        refuse_changes(survey(runs_of(study, root), root))
         try:
             if chosen(study, root).tune is not None:
                 tune(study, root, train)
@@ -269,7 +260,7 @@ def plan(study: StudyConfig, root: Path, processes: int | None) -> int:
     """
     check_claims(study)
     processes = check_processes(processes)
-    jobs = survey(_cells(study, root), root)
+    jobs = survey(runs_of(study, root), root)
     refuse_changes(jobs)
     left = [job for job in jobs if job.state.status != "done"]
     say(f"{len(jobs)} runs, {len(jobs) - len(left)} done, folder {root}")

@@ -152,7 +152,7 @@ def test_experts_join_a_model_that_was_sparse_once_its_masks_are_dropped():
 
 
 def test_a_study_can_name_it():
-    spec = pytest.importorskip("sb3_moe.study.spec.callbacks", reason="needs the cli extra")
+    spec = pytest.importorskip("sb3_moe.study.spec.components", reason="needs the cli extra")
     from sb3_moe.study.spec.named import named
 
     entry = named({"TaskSwitchCallback": {"on_new_task": "freeze_old"}}, "callbacks")

@@ -18,7 +18,7 @@ from sb3_moe.networks import networks_of
 from sb3_moe.optimizers.idle_experts import MARK, IdleExperts
 from sb3_moe.optimizers.own_steps import STEPS
 from sb3_moe.plasticity.resets import moments, reset_optimizers
-from sb3_moe.study.spec.arguments import arguments_of
+from sb3_moe.study.spec.algorithms import arguments_of
 from sb3_moe.study.spec.config import Architecture, CellConfig
 
 OPTIMIZERS = {

@@ -6,15 +6,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from sb3_moe.study.agent import env_for
+from sb3_moe.study.typed_tasks import typed_task
+from sb3_moe.study.watch import main
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_moe
 from sb3_moe.study import card, watch
-from sb3_moe.study.agent import env_for
-from sb3_moe.study.spec.games import games_as_tasks
-from sb3_moe.study.typed_tasks import typed_task
-from sb3_moe.study.watch import main
+from sb3_moe.study.spec.tasks import games_as_tasks
 from sb3_moe_envs import SUITES
 from sb3_moe_envs.spaces.named import NamedId
 

@@ -123,7 +123,7 @@ class CellFolder:
         """Forget what went wrong; without a snapshot to go on from, forget everything."""
         (self.path / "error.json").unlink(missing_ok=True)
         try:
-            goes_on = bool(self.snapshots())
+            goes_on = bool(self.snapshots()) and self._has_what_was_measured()
         except ValueError:
             goes_on = False
         for path in self.path.glob("done.json" if goes_on else "*"):
@@ -131,6 +131,15 @@ class CellFolder:
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name != LOCK:  # for which others may wait
                 path.unlink(missing_ok=True)
+
+    def _has_what_was_measured(self) -> bool:
+        """Say whether the measurements are what the run wrote, if it has said what that was."""
+        try:
+            expected = read_json(self.path / "done.json")["sha256"]
+        except (ValueError, KeyError):
+            return True
+        found = self._checksums()
+        return all(found.get(name) == expected.get(name) for name in self._measured())
 
     def state(self) -> State:
         """Find out what the folder holds."""

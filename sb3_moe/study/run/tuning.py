@@ -13,7 +13,7 @@ import numpy as np
 from sb3_moe.files.json_file import read_json, write_json
 from sb3_moe.study.run.jobs import Job, survey
 from sb3_moe.study.run.random_policy import read_returns
-from sb3_moe.study.spec.config import Architecture
+from sb3_moe.study.spec.config import Architecture, CellConfig
 from sb3_moe.study.spec.grid import StudyConfig, tuned
 
 #: Where, in a study's folder, the values stand that its networks take.
@@ -29,6 +29,18 @@ def chosen(study: StudyConfig, root: Path) -> StudyConfig:
     if study.tune is None or any(each.name not in networks for each in _tuned_networks(study)):
         return study
     return tuned(study, {name: each["value"] for name, each in networks.items()})
+
+
+def runs_of(study: StudyConfig, root: Path) -> list[CellConfig]:
+    """List the runs of a study, those that choose its values first where it lacks some."""
+    found = _choices(study, root)
+    open_ones = [each.name for each in _tuned_networks(study) if each.name not in found]
+    if study.tune is None or not open_ones:
+        return chosen(study, root).cells()
+    grids = dict.fromkeys(open_ones, study.tune.values)
+    values = {name: each[0] for name, each in grids.items()}
+    values |= {name: each["value"] for name, each in found.items()}
+    return [*trials(study, grids).cells(), *tuned(study, values).cells()]
 
 
 def _choices(study: StudyConfig, root: Path) -> dict[str, Any]:
@@ -79,22 +91,21 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
     write_json(root / CHOICES, {"tune": study.to_dict()["tune"], "networks": found})
 
 
-def trials(study: StudyConfig, grids: Mapping[str, Sequence[float]] | None = None) -> StudyConfig:
-    """Give the study of the development seeds: each network with each of its values.
+def trials(study: StudyConfig, grids: Mapping[str, Sequence[float]]) -> StudyConfig:
+    """Give the study of the development seeds: networks with each of their values.
 
-    :param grids: the values of each network; None for those that the file lists
+    :param grids: the values of each network
     """
     assert study.tune is not None
-    argument, networks = study.tune.argument, _tuned_networks(study)
-    grids = grids or {each.name: study.tune.values for each in networks}
+    argument = study.tune.argument
     variants = [
         replace(
             each,
             name=_variant(each.name, argument, value),
             arguments={**each.arguments, argument: value},
         )
-        for each in networks
-        for value in grids[each.name]
+        for each in study.architectures
+        for value in grids.get(each.name, ())
     ]
     # The others are there only to be begun with.
     columns = (*study.architectures, *variants)
@@ -104,7 +115,8 @@ def trials(study: StudyConfig, grids: Mapping[str, Sequence[float]] | None = Non
 
 def _tuned_networks(study: StudyConfig) -> list[Architecture]:
     """List the networks whose own arguments leave the value open."""
-    assert study.tune is not None
+    if study.tune is None:
+        return []
     wanted = study._only or [each.name for each in study.architectures]
     return [
         each

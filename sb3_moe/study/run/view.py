@@ -137,7 +137,7 @@ class LiveView:
             self._progress.remove_task(self._bars.pop(name))
         why = state.reason or "its process ended early"
         note = {
-            "done": _summary(self._live_of(job)),
+            "done": _summary(live) if (live := self._live_of(job)) else "",
             "failed": state.reason,
             "damaged": state.reason,
         }.get(state.status, f"{why}; run again to go on")

@@ -90,6 +90,7 @@ def rollout_of(cell: CellConfig) -> int:
 
 def towers_of(name: str) -> tuple[str, ...]:
     """Name the networks of an algorithm's policies that options can tell apart."""
+    algorithm_class(name)  # which refuses a misspelled one
     policies = import_module(TABLE[name].policies)
     return cast(tuple[str, ...], getattr(policies, TABLE[name].aliases[0]).towers)
 

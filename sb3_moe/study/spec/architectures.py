@@ -42,9 +42,9 @@ def named_architecture(
     :param folder: against which a path in ``start_from`` is resolved
     :raises ValueError: if the name says nothing and no options do
     """
+    every = ", ".join(towers_of(algorithm))
     meant = _meant_by(name, algorithm)
     if meant is None and options is None:
-        every = ", ".join(towers_of(algorithm))
         raise ValueError(
             "an architecture must be `dense`, `<router>-<placement>` or "
             f"`<router>-<placement>-<network>`, the network one of {every}, or have its options "

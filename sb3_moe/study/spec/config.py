@@ -14,10 +14,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch as th
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic.dataclasses import dataclass
 
 from sb3_moe.study.spec.algorithms import (
+    PRESETS,
     algorithm_class,
     arguments_of,
     declared,
@@ -37,14 +45,13 @@ from sb3_moe.study.spec.tasks import Entries, check_env, read_tasks
 #: How tasks come: together, one after the other, each alone, or by a schedule.
 Regime = Literal["mtrl", "crl", "scratch", "schedule"]
 Count = Annotated[int, Field(ge=1)]
-# Also part of the names of folders, for which file systems take 255 bytes.
-Name = Annotated[str, Field(pattern=r"^[^\s/\\.][^\s/\\]*$", max_length=100)]
 
 #: Entries that say, besides the names of the tasks, what the environment is built with.
 WORLD = ("tasks", "env", "no_op_max")
 #: Files of models, by how their names end.
 MODELS = (".moe", ".zip")
-LONGEST_FOLDER = 255
+# Bytes that file systems take for the name of a folder, and that leave its other parts a share.
+LONGEST_FOLDER, LONGEST_NAME = 255, 200
 
 
 def check(rule: bool, text: str) -> None:
@@ -82,6 +89,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _a_folders_name(name: str) -> str:
+    check(
+        re.fullmatch(r"[^\s/\\.][^\s/\\]*", name) is not None
+        and name.isprintable()
+        and len(name.encode()) <= LONGEST_NAME,
+        "`name` must be a word of printable characters, without / or spaces, that doesn't begin "
+        f"with a dot, of {LONGEST_NAME} bytes at most, got {name!r}",
+    )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_a_folders_name)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -253,6 +274,8 @@ class Setup:
         check_device(self.device)
         usual = "minatar" if self.algorithm == "PPO" else "none"
         settle(self, preset=self.preset or usual)
+        preset = {k: v for k, v in PRESETS[str(self.preset)].items() if k != "policy_kwargs"}
+        declared(self.algorithm, preset, f"preset.{self.preset}")
         declared(self.algorithm, self.arguments)
         if self.normalize is not None:
             kind, where = normalizer_class(self.normalize), f"normalize.{self.normalize.name}"

@@ -93,6 +93,20 @@ def names_of(kind: Any) -> list[str]:
     return [each.name for each in fields(kind)] if is_dataclass(kind) else []
 
 
+# What pydantic writes into the way to a value that may be of several types.
+_TYPES = ("str", "int", "float", "bool", "callable", "literal")
+_RULES = {
+    "float_parsing": "be a number",
+    "int_type": "be a whole number",
+    "int_from_float": "be a whole number",
+    "bool_type": "be true or false",
+    "string_type": "be text",
+    "tuple_type": "be a list",
+    "dict_type": "be a mapping",
+    "dataclass_type": "be a mapping",
+}
+
+
 def in_words(error: ValidationError, where: str = "", known: Iterable[str] = ()) -> str:
     """Say what pydantic found, a line for each entry.
 
@@ -100,24 +114,30 @@ def in_words(error: ValidationError, where: str = "", known: Iterable[str] = ())
     :param where: the entry that holds what was refused
     :param known: the entries that there are, for hints at misspelled ones
     """
-    lines = []
+    lines: dict[str, str] = {}
     for detail in error.errors(include_url=False):
         path = where
         for part in detail["loc"]:
-            path += f"[{part}]" if isinstance(part, int) else f".{part}"
+            if isinstance(part, int):
+                path += f"[{part}]"
+            elif part not in _TYPES and "[" not in part:
+                path += f".{part}"
         path = path.removeprefix(".")
         match detail["type"]:
             case "value_error":
-                lines.append(str(detail["ctx"]["error"]))
+                lines[str(detail["ctx"]["error"])] = ""
             case "missing":
-                lines.append(f"`{path}` must be given")
+                lines[f"`{path}` must be given"] = ""
             case "unexpected_keyword_argument" | "extra_forbidden":
                 near = hint(str(detail["loc"][-1]), known) if len(detail["loc"]) == 1 else ""
-                lines.append(f"there is no entry `{path}`{near}")
-            case _:
-                rule = detail["msg"].removeprefix("Input should ")
-                lines.append(f"`{path}` must {rule}, got {detail['input']!r}")
-    return "\n".join(lines)
+                lines[f"there is no entry `{path}`{near}"] = ""
+            case kind:
+                rule = _RULES.get(kind) or re.sub(r"^\w+ should ", "", detail["msg"])
+                begun = lines.get(f"`{path}` must ")
+                # A union has a rule for each of its types.
+                rule = f"{begun.partition(', got ')[0]} or {rule}" if begun else rule
+                lines[f"`{path}` must "] = f"{rule}, got {detail['input']!r}"
+    return "\n".join(before + after for before, after in lines.items())
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -66,18 +66,17 @@ DevelopmentSeeds = Annotated[
 
 def _architectures(value: Any, info: ValidationInfo) -> Any:
     """Read names, or names with their options."""
-    algorithm, found = info.data.get("algorithm", "PPO"), []
-    for entry in [value] if isinstance(value, Mapping) else value:
+    entries = [value] if isinstance(value, Mapping) else value
+    if not isinstance(entries, list | tuple):
+        raise ValueError(f"`architectures` must be names, or names with options, got {value!r}")
+    more, found = (info.data.get("algorithm", "PPO"), info.context), []
+    for entry in entries:
         if isinstance(entry, Architecture):
             found.append(entry)
+        elif isinstance(entry, Mapping):
+            found += [named_architecture(name, each, *more) for name, each in entry.items()]
         else:
-            named = entry if isinstance(entry, Mapping) else {str(entry): None}
-            explicit = isinstance(entry, Mapping)
-            found += [
-                named_architecture(name, options or ({} if explicit else None), *more)
-                for name, options in named.items()
-                for more in [(algorithm, info.context)]
-            ]
+            found.append(named_architecture(str(entry), None, *more))
     return tuple(found)
 
 

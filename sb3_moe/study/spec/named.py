@@ -136,7 +136,9 @@ def parameters_of(call: Callable[..., Any]) -> dict[str, Parameter]:
         parameters = signature(each).parameters.values()
         for one in parameters:
             if one.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY):
-                found.setdefault(one.name, one.replace(annotation=types.get(one.name, Any)))
+                kind = types.get(one.name, one.annotation)
+                unknown = kind is Parameter.empty or isinstance(kind, str)
+                found.setdefault(one.name, one.replace(annotation=Any if unknown else kind))
         if not any(one.kind is Parameter.VAR_KEYWORD for one in parameters):
             break
     found.pop("self", None)

@@ -19,9 +19,8 @@ from sb3_moe.study.report.rendering import render, sentences
 from sb3_moe.study.report.writing import write_report
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import survey
-from sb3_moe.study.spec.about import About
 from sb3_moe.study.spec.config import Architecture, Evaluation
-from sb3_moe.study.spec.grid import read_study
+from sb3_moe.study.spec.grid import About, read_study
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 

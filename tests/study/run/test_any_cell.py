@@ -5,14 +5,11 @@ import pytest
 from stable_baselines3 import DQN
 from torch import nn
 
-from sb3_moe.files.user_key import sign
 from sb3_moe.study.run.cell import train_cell
-from sb3_moe.study.run.engine import work
 from sb3_moe.study.run.folder import CellFolder
-from sb3_moe.study.run.heartbeat import Heartbeat
+from sb3_moe.study.run.view import Heartbeat
 from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
 from sb3_moe.study.spec.named import Named
-from sb3_moe.study.spec.tasks import task_names
 
 CLASSIC = tuple((name, {"max_episode_steps": 20}) for name in ("CartPole-v1", "Acrobot-v1"))
 PENDULUMS = (
@@ -38,8 +35,7 @@ def cell(tasks, callbacks=(), policy_kwargs=SMALL, **values):
         "evaluation": Evaluation(points=4, episodes=1),
         "checkpoints": 7,
     }
-    names = task_names(tasks)
-    return CellConfig(games=names, tasks=tasks, architecture=architecture, **{**defaults, **values})
+    return CellConfig(tasks=tasks, architecture=architecture, **{**defaults, **values})
 
 
 CELLS = {
@@ -126,23 +122,6 @@ def test_a_replay_buffer_that_was_cut_short_is_left_for_an_earlier_snapshot(tmp_
     buffer.write_bytes(buffer.read_bytes()[:-1])
     assert folder.snapshots() == [earlier]
     assert "replay_buffer.safetensors is not what the run wrote" in folder.state().reason
-
-
-def test_a_cell_goes_on_from_what_ones_key_did_not_sign_only_where_it_is_trusted(
-    tmp_path, monkeypatch
-):
-    cell, folder = CELLS["DQN with ReDo"], CellFolder(tmp_path / "cell")
-    stopped(folder, cell, 80, monkeypatch)
-    monkeypatch.setenv("SB3_MOE_KEY_FILE", str(tmp_path / "key"))
-    sign(b"", make=True)
-    work(cell.to_dict(), str(folder.path))
-    status, reason = folder.state()
-    assert status == "failed"
-    assert "is not signed with your key" in reason
-    assert "(`sb3-moe study run --trust`); cells that failed run again with --retry" in reason
-    folder.forgive()
-    work(cell.to_dict(), str(folder.path), True)
-    assert folder.state() == ("done", "")
 
 
 def test_a_model_with_code_of_ones_own_is_left_as_sb3s_zip(tmp_path):
