@@ -23,11 +23,9 @@ from sb3_moe.plasticity import expert_outputs, measure_layers, measure_weights, 
 from sb3_moe.plots import draw_last_gates
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.placements import PLACEMENTS, Placement, register_placement
-from sb3_moe.study.report.facts import learned
+from sb3_moe.study.report.facts import learned, meaning
 from sb3_moe.study.spec.architectures import (
     check_policy,
-    meaning,
-    moe_architecture,
     named_architecture,
     title,
 )
@@ -302,7 +300,7 @@ def test_a_registered_router_and_placement_go_by_their_names(monkeypatch):
     register_router(own_parts.Tempered)
     register_placement(own_parts.ENDS)
     try:
-        architecture = moe_architecture("ends", "tempered", num_experts=3)
+        architecture = named_architecture("tempered-ends", {"num_experts": 3})
         assert title(architecture.name) == "Tempered-Ends"
         assert named_architecture("tempered-ends-pi").policy_kwargs["router"] == "tempered"
         check_policy(architecture)

@@ -135,21 +135,22 @@ def _typed(word: str) -> Any:
     """
     env_id, arguments = word, {}
     try:
-        call = ast.parse(f"task({word.partition('(')[2]}", mode="eval").body
+        source = f"task({word.partition('(')[2]}"
+        call = ast.parse(source, mode="eval").body
         if isinstance(call, ast.Call) and call.keywords and not call.args:
             env_id = word.partition("(")[0]
-            arguments = {str(each.arg): _literal(each.value) for each in call.keywords}
+            arguments = {str(each.arg): _literal(source, each.value) for each in call.keywords}
     except SyntaxError:  # other words with brackets, such as reach-v3(V2), are an id as they are
         pass
-    found = entry_of((env_id, arguments) if arguments else env_id, "--tasks")
+    found = entry_of((env_id, arguments) if arguments else env_id, "--tasks") if ":" in word else ""
     return found if callable(found) else (game_id(env_id), arguments)
 
 
-def _literal(node: ast.expr) -> Any:
+def _literal(source: str, node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
     except ValueError:
-        return ast.unparse(node)
+        return ast.get_source_segment(source, node)
 
 
 def _fits(ours: spaces.Space[Any], models: spaces.Space[Any]) -> bool:

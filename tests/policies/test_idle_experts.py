@@ -18,8 +18,6 @@ from sb3_moe.networks import networks_of
 from sb3_moe.optimizers.idle_experts import MARK, IdleExperts
 from sb3_moe.optimizers.own_steps import STEPS
 from sb3_moe.plasticity.resets import moments, reset_optimizers
-from sb3_moe.study.spec.algorithms import arguments_of
-from sb3_moe.study.spec.config import Architecture, CellConfig
 
 OPTIMIZERS = {
     "adam": (th.optim.Adam, {"fused": True}),
@@ -514,22 +512,3 @@ def test_a_thousand_updates_by_an_algorithm_leave_an_idle_expert_as_it_is(algori
         model.train(gradient_steps=1000, batch_size=8)
     assert_same(of_expert(model.policy, 0), before)
 
-
-def test_a_study_says_what_it_said_before_there_was_the_option():
-    for said, held in [({}, False), ({"freeze_idle": None}, None), ({"freeze_idle": True}, True)]:
-        assert study_arguments(said)["policy_kwargs"]["freeze_idle"] is held
-
-
-def study_arguments(options):
-    cell = CellConfig(
-        regime="mtrl",
-        games=("Breakout", "SpaceInvaders"),
-        architecture=Architecture(
-            name="task-big",
-            policy="MoeMultiInputPolicy",
-            policy_kwargs={"placement": "big", "router": "task", **options},
-        ),
-        seed=0,
-        steps_per_task=8192,
-    )
-    return arguments_of(cell)

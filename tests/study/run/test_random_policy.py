@@ -82,7 +82,7 @@ def test_a_game_that_never_ends_is_named_in_place_of_being_played_for_ever(monke
 def test_a_file_of_returns_with_what_is_no_number_is_refused(tmp_path, value):
     path = tmp_path / "random.json"
     path.write_text(json.dumps({"Breakout": [1.0] * 9 + [value]}))
-    with pytest.raises(ValueError, match="random.json must hold the finite returns of 10"):
+    with pytest.raises(ValueError, match=r"random.json must hold the finite returns of 10"):
         read_returns(path, ("Breakout",), episodes=10)
 
 
