@@ -1,7 +1,6 @@
 """The documentation follows the code: links lead somewhere, snippets run, names have a row."""
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -144,13 +143,6 @@ def test_every_name_that_is_built_in_has_a_row_in_its_page(page):
 def test_every_option_of_a_router_has_a_row():
     rows = first_columns("routers.md")
     assert not [name for name in OPTIONS_OF_ROUTERS if f"`{name}`" not in rows]
-
-
-def test_every_entry_of_a_study_has_a_row():
-    grid = pytest.importorskip("sb3_moe.study.spec.grid", reason="needs the cli extra")
-    rows = first_columns("studies.md")
-    entries = [each.name for each in fields(grid.StudyConfig) if each.init]
-    assert not [name for name in entries if f"`{name}`" not in rows]
 
 
 def test_every_measure_of_a_study_has_a_row():

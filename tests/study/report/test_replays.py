@@ -12,10 +12,9 @@ from sb3_moe.study.commands import prepare, report
 from sb3_moe.study.report.replays import write_replays
 from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.jobs import survey
-from sb3_moe.study.spec.config import Architecture
+from sb3_moe.study.spec.config import Architecture, Evaluation
 from sb3_moe.study.spec.grid import StudyConfig
 from sb3_moe.study.spec.named import Named
-from sb3_moe.study.spec.setup import Evaluation
 from sb3_moe.vec_env import PerTaskVecNormalize
 
 TASKS = tuple((name, {"max_episode_steps": 5}) for name in ("CartPole-v1", "Acrobot-v1"))

@@ -18,8 +18,7 @@ from sb3_moe.study.report.results import as_table, check_level, load_results
 from sb3_moe.study.report.writing import check_report_folder, write_report
 from sb3_moe.study.run.jobs import ChangedConfigError, survey
 from sb3_moe.study.run.provenance import provenance
-from sb3_moe.study.spec.about import About
-from sb3_moe.study.spec.grid import load_study
+from sb3_moe.study.spec.grid import About, load_study
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 LEVELS = {"dense": 5.0, "soft-big": 9.0}

@@ -3,12 +3,10 @@
 import pytest
 
 from sb3_moe.policies.placements import PLACEMENTS
-from sb3_moe.study.run.cell import _resolved
-from sb3_moe.study.run.integrity import probes_by_itself
-from sb3_moe.study.run.learner import build_env
+from sb3_moe.study.run.cell import _resolved, build_env
 from sb3_moe.study.run.rehearsal import check_networks
-from sb3_moe.study.spec.arguments import arguments_of
-from sb3_moe.study.spec.callbacks import build_callbacks
+from sb3_moe.study.spec.algorithms import arguments_of
+from sb3_moe.study.spec.components import build_callbacks
 from sb3_moe.study.spec.grid import read_study
 
 PARTS = """
@@ -123,5 +121,4 @@ def test_a_probe_of_ones_own_looks_when_it_says_and_the_run_writes_that_down(
 ):
     callbacks = f"[{{'{parts}:Probe': {{every: 100}}}}]" if shown else "[]"
     (cell, *_) = read(tmp_path, callbacks=callbacks).cells()
-    config = {"cell": cell.to_dict(), **_resolved(cell)}
-    assert probes_by_itself(config) == shown
+    assert _resolved(cell)["probes_by_itself"] == shown
