@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from budgets import with_tiny_budgets
-from sb3_moe.layers.expert_kinds import EXPERTS
 
 from sb3_moe import callbacks
-from sb3_moe.layers.registry import ROUTERS
+from sb3_moe.layers.classes import own_options
+from sb3_moe.layers.registry import EXPERTS, ROUTERS
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.policies.placements import PLACEMENTS
 from sb3_moe.policies.registration import TABLE
@@ -131,7 +131,7 @@ NAMES = {
     "algorithms.md": list(TABLE),
     "tasks.md": [*suite_names(), *filter(is_a_schedule, schedules.__all__)],
 }
-OPTIONS_OF_ROUTERS = {name for _, router in ROUTERS.items() for name in router.defaults()}
+OPTIONS_OF_ROUTERS = {name for _, router in ROUTERS.items() for name in own_options(router)}
 
 
 @pytest.mark.parametrize("page", NAMES)
