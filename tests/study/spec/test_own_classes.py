@@ -22,14 +22,8 @@ register_placement(Placement(name="{ends}", meaning="in the last layer", hidden=
 class Mine(UniformMoE):
     name = "mine"
     def __init__(self, experts, sees, *, kernel_fn=max):
-        super().__init__(experts)
-        assert callable(kernel_fn)
-    @classmethod
-    def build(cls, experts, sees, *, kernel_fn=max):
-        return cls(experts, sees, kernel_fn=kernel_fn)
-    @classmethod
-    def check(cls, options, num_experts):
-        if not callable(options["kernel_fn"]):
+        super().__init__(experts, sees)
+        if not callable(kernel_fn):
             raise TypeError("`kernel_fn` must be a function")
 
 class Eyes(FlattenExtractor):
