@@ -439,7 +439,7 @@ def test_a_report_without_runs_says_what_to_do(tmp_path):
 
 
 def test_a_report_of_a_changed_study_is_refused_with_the_difference(folder):
-    changed = study(claims=None, ppo={"learning_rate": 0.1})
+    changed = study(claims=None, arguments={"learning_rate": 0.1})
     with pytest.raises(ChangedConfigError, match=r"ppo.learning_rate: None -> 0.1"):
         load_results(changed, folder)
 
@@ -506,14 +506,14 @@ def choices(the_study):
     ],
 )
 def test_the_page_says_how_learning_rates_were_chosen(own, annealing, words):
-    column = Architecture(name="dense", policy_kwargs={"placement": "none"}, ppo=own)
+    column = Architecture(name="dense", policy_kwargs={"placement": "none"}, arguments=own)
     one = replace(study(annealing=annealing), architectures=(column,))
     (rate,) = (line for line in choices(one) if line.startswith("Learning rate"))
     assert rate.startswith(words)
 
 
 def test_values_that_a_network_has_of_its_own_are_not_listed_as_shared(tmp_path):
-    column = Architecture(name="dense", ppo={"learning_rate": 1e-3})
+    column = Architecture(name="dense", arguments={"learning_rate": 1e-3})
     the_study = replace(study(claims=None), architectures=(column,))
     write(tmp_path, the_study, lambda cell: 5.0)
     write_json(tmp_path / "study.json", {})

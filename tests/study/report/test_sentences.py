@@ -222,9 +222,12 @@ FACTS = [
     ({"steps_per_task": 20 * ROLLOUT}, "163,840 environment steps per task and visit"),
     ({"seeds": (3, 8)}, "Seeds: 3, 8."),
     ({"cycles": 2}, "each sequence played 2 times"),
-    ({"ppo": {"gamma": 0.9}}, "PPO of Stable-Baselines3 with .* MINATAR_PPO, but gamma 0.9; 64 co"),
-    ({"ppo": {"gamma": 0.99, "n_epochs": 2}}, "MINATAR_PPO, but n_epochs 2; "),
-    ({"ppo": {"learning_rate": 1e-4}}, "Learning rate: 0.0001, the same for all networks"),
+    (
+        {"arguments": {"gamma": 0.9}},
+        "PPO of Stable-Baselines3 with .* MINATAR_PPO, but gamma 0.9; ",
+    ),
+    ({"arguments": {"gamma": 0.99, "n_epochs": 2}}, "MINATAR_PPO, but n_epochs 2; "),
+    ({"arguments": {"learning_rate": 1e-4}}, "Learning rate: 0.0001, the same for all networks"),
     ({"n_envs": 32}, "32 copies of the environment step together"),
     ({"annealing": "run"}, "It falls to zero over the run, so that later tasks"),
     ({"annealing": "block"}, "It falls to zero over each task's training, and starts again"),
@@ -251,7 +254,7 @@ def test_each_fact_of_the_configuration_is_on_the_page(changes, words, plain, tm
 
 
 def test_a_value_that_is_the_presets_own_is_no_change():
-    assert facts(study(ppo={"gamma": 0.99, "n_epochs": 2})).changed == {"n_epochs": 2}
+    assert facts(study(arguments={"gamma": 0.99, "n_epochs": 2})).changed == {"n_epochs": 2}
 
 
 @pytest.mark.parametrize(
@@ -278,7 +281,7 @@ def test_a_network_is_told_with_what_it_got_by_default(kwargs, words):
 
 
 def test_rates_of_their_own_are_told_apart_from_the_rate_of_the_others():
-    own = Architecture(name="own", ppo={"learning_rate": 0.001})
+    own = Architecture(name="own", arguments={"learning_rate": 0.001})
     (rate,) = (line for line in choices(mine(["dense", own])) if line.startswith("Learning"))
     assert "networks have their own, " in rate
     assert "where none is given it is 0.005." in rate
@@ -398,7 +401,7 @@ def test_a_command_that_ran_another_study_in_the_folder_is_said_to_have(tmp_path
     assert "That command ran" not in said()
     about = About(title="Before it was called otherwise")
     assert "That command ran" not in said(about=about, claims=tmp_path / "claims.yaml")
-    page = said(seeds=(0, 1), ppo={"gamma": 0.5})
+    page = said(seeds=(0, 1), arguments={"gamma": 0.5})
     assert "<p>That command ran this study with other ppo, seeds.</p>" in page
     networks = (Architecture(name="dense"), Architecture(name="top_k-big"))
     page = said(name="a<b", architectures=networks)
@@ -499,8 +502,8 @@ def test_a_value_of_a_whole_run_is_of_all_tasks_to_readers_and_of_all_games_in_f
 
 
 def test_what_networks_have_of_their_own_is_not_shared():
-    own = Architecture(name="own", ppo={"gamma": 0.5})
-    config = {"ppo": {"gamma": 0.9, "n_steps": 128, "policy_kwargs": {}}}
+    own = Architecture(name="own", arguments={"gamma": 0.5})
+    config = {"arguments": {"gamma": 0.9, "n_steps": 128, "policy_kwargs": {}}}
     assert shared_arguments(mine(["dense", own]), config) == {"n_steps": 128}
 
 
