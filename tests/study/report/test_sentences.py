@@ -402,7 +402,7 @@ def test_a_command_that_ran_another_study_in_the_folder_is_said_to_have(tmp_path
     about = About(title="Before it was called otherwise")
     assert "That command ran" not in said(about=about, claims=tmp_path / "claims.yaml")
     page = said(seeds=(0, 1), arguments={"gamma": 0.5})
-    assert "<p>That command ran this study with other ppo, seeds.</p>" in page
+    assert "<p>That command ran this study with other arguments, seeds.</p>" in page
     networks = (Architecture(name="dense"), Architecture(name="top_k-big"))
     page = said(name="a<b", architectures=networks)
     differs = "which differs in architectures."
