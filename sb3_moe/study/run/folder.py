@@ -51,6 +51,11 @@ class CellFolder:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
 
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name
+
     def config(self) -> dict[str, Any]:
         """Read ``config.json``: the run, and what it ran on."""
         return read_json(self.path / "config.json")

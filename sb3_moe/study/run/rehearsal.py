@@ -105,7 +105,7 @@ def _check_start(cell: CellConfig, built: Mapping[str, BaseAlgorithm]) -> None:
     model = built[cell.architecture.name]
     if start.model is not None:
         begin_with(model, cell, Path(start.model))
-    elif start.architecture in built:
+    elif start.architecture is not None and start.architecture in built:
         take_over(model, built[start.architecture], start, cell.architecture.name)
 
 

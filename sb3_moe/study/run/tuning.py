@@ -81,7 +81,8 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
         if not any(further.values()):
             break
         for name, value in further.items():
-            grids[name] = sorted({*grids[name], value} - {None})
+            if value is not None:
+                grids[name] = sorted({*grids[name], value})
     for name, each in scores.items():
         found[name] = {
             "value": best[name],

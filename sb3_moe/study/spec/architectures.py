@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,23 +112,5 @@ def title(name: str) -> str:
     return "-".join(words).replace("-(", " (")
 
 
-def titles(names: Iterable[str]) -> dict[str, str]:
-    """Give each network of a study its :func:`title`, or its own name where titles are alike."""
-    found = {name: title(name) for name in names}
-    counts = Counter(found.values())
-    return {name: each if counts[each] == 1 else name for name, each in found.items()}
-
-
 def _capitalized(word: str) -> str:
     return word[:1].upper() + word[1:]  # ReLU stays as it is
-
-
-def heading(regime: str, order: Sequence[str]) -> str:
-    """Say a regime and order as a reader would."""
-    words = {
-        "mtrl": "interleaved",
-        "crl": "one after the other",
-        "scratch": "alone",
-        "schedule": "as the schedule says",
-    }
-    return words[regime] + (": " + ", then ".join(order) if order else "")

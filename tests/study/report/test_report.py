@@ -310,13 +310,13 @@ def test_a_report_without_runs_says_what_to_do(tmp_path):
 
 
 def test_a_report_of_a_changed_study_is_refused_with_the_difference(folder):
-    changed = study(claims=None, ppo={"learning_rate": 0.1})
-    with pytest.raises(ChangedConfigError, match=r"ppo.learning_rate: None -> 0.1"):
+    changed = study(claims=None, arguments={"learning_rate": 0.1})
+    with pytest.raises(ChangedConfigError, match=r"arguments.learning_rate: None -> 0.1"):
         load_results(changed, folder)
 
 
 def test_what_networks_have_of_their_own_is_told_by_network(tmp_path):
-    own = replace(architecture("soft-big"), ppo={"learning_rate": 1e-3})
+    own = replace(architecture("soft-big"), arguments={"learning_rate": 1e-3})
     the_study = replace(study(claims=None), architectures=(architecture("dense"), own))
     made_up(tmp_path, the_study)
     assert load_results(the_study, tmp_path).arguments == {

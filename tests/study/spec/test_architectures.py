@@ -4,7 +4,6 @@ from sb3_moe.study.spec.algorithms import policy_of
 from sb3_moe.study.spec.architectures import (
     named_architecture,
     title,
-    titles,
 )
 from sb3_moe.study.spec.config import Architecture
 
@@ -28,21 +27,6 @@ def test_titles_are_what_a_reader_knows():
     found = [title(name) for name in ("dense", "soft-big", "top_k-middle", "soft-big-pi")]
     assert found == ["Dense", "SoftMoE-Big", "Top-k-Middle", "SoftMoE-Big (actor)"]
     assert title("dense-ReLU") == "Dense-ReLU"
-
-
-@pytest.mark.parametrize(
-    ("names", "called"),
-    [
-        (["dense", "myNET", "mynet"], ["Dense", "MyNET", "Mynet"]),
-        (["a-b", "a--b"], ["A-B", "A--B"]),
-        (["b", "B", "dense"], ["b", "B", "Dense"]),
-        (["soft", "SoftMoE"], ["soft", "SoftMoE"]),
-        (["x-vf", "x-qf"], ["x-vf", "x-qf"]),
-        (["dense", "dense"], ["Dense"]),
-    ],
-)
-def test_networks_of_one_study_are_told_apart(names, called):
-    assert list(titles(names).values()) == called
 
 
 def test_a_policy_can_be_a_class_of_ones_own():
