@@ -71,10 +71,11 @@ def read_returns(path: Path, games: Sequence[str], episodes: int) -> dict[str, l
         raise ValueError(f"{path.name} must be of {', '.join(games)}, got {', '.join(returns)}")
     expected = _quota(episodes) * N_ENVS
     for game, values in returns.items():
-        if len(values) != expected or not all(map(math.isfinite, values)):
+        numbers = [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
+        if not len(values) == len(numbers) == expected:
             raise ValueError(
                 f"{path.name} must hold the finite returns of {expected} episodes of {game}, as "
-                f"`random_episodes` says, got {len(values)}"
+                f"`random_episodes` says, got {len(numbers)} of {len(values)}"
             )
     return returns
 

@@ -97,6 +97,7 @@ def names_of(kind: Any) -> list[str]:
 _TYPES = ("str", "int", "float", "bool", "callable", "literal")
 _RULES = {
     "float_parsing": "be a number",
+    "float_type": "be a number",
     "int_type": "be a whole number",
     "int_from_float": "be a whole number",
     "bool_type": "be true or false",

@@ -390,7 +390,7 @@ def test_the_packages_claims_are_six_and_name_their_runs():
     assert all(any(c.primary for c in claim.contrasts) for claim in found.claims)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [name for name in PRESETS if load_study(name).claims])
 def test_every_primary_claim_of_a_preset_names_columns_that_exist(preset):
     study = load_study(preset)
     known = {a.name for a in study.architectures}
@@ -419,7 +419,7 @@ claims:
     [
         ("", r"`claims` must be a file of claims and their rule, got claims.yaml: .* got None"),
         ("rule: {}", r"`claims` must be a file .*: `claims` must be given"),
-        ("rule: {alfa: 1}\nclaims: []", r"there is no entry `rule.alfa`; did you mean `alpha`\?"),
+        ("rule: {alfa: 1}\nclaims: []", r"there is no entry `rule.alfa`"),
         ("claims: [5]", r"claims\[0\]` must be a mapping, got 5"),
         ("claims: [{name: bare, text: t}]", r"contrasts` must be given"),
         ("claims: [", r"`claims` must be a file"),
@@ -427,22 +427,22 @@ claims:
         ("rules: {paired: false}" + SOUND, r"there is no entry `rules`; did you mean `rule`\?"),
         ("rule: {min_seeds: 5.5}" + SOUND, r"`rule.min_seeds` must be a whole number, got 5.5"),
         ("units: {x: true}" + SOUND, r"`units.x` must be .*a number, got True"),
-        ("units: {x: .inf}" + SOUND, r"`units` must be numbers above 0, got inf"),
+        ("units: {x: .inf}" + SOUND, r"`units.x` must be finite, got inf"),
         (SOUND + SOUND.partition("claims:")[2], r"`name` of claims must be different from each"),
-        (SOUND + "    need: all", r"there is no entry `claims.*need`; did you mean `needs`\?"),
+        (SOUND + "    need: all", r"there is no entry `claims\[0\].need`"),
         (
             SOUND.replace("smallest", "smalest"),
-            r"there is no entry `claims.*contrasts\[0\].smalest_effect`; did you mean `smallest_",
+            r"there is no entry `claims.*contrasts\[0\].smalest_effect`",
         ),
         (
             SOUND.replace("{architecture: x}", "{architecture: x, ordre: [A]}"),
-            r"there is no entry `claims.*contrasts\[0\].plus\[0\].ordre`; did you mean `order`\?",
+            r"there is no entry `claims.*contrasts\[0\].plus\[0\].ordre`",
         ),
         (SOUND.replace("minus: []", "minus: [{architecture: }]"), r"architecture` must be text"),
         (SOUND.replace("[{architecture: x}]", "[]"), r"`plus` must have at least one group, got"),
         (SOUND.replace("x}", "x, order: A}"), r"plus\[0\].order` must be a list, got 'A'"),
         (SOUND.replace("1}", "1, primary: 'false'}"), r"primary` must be true or false, got 'fals"),
-        (SOUND.replace("1}", ".nan}"), r"`smallest_effect` must be above 0, got nan"),
+        (SOUND.replace("1}", ".nan}"), r"smallest_effect` must be finite, got nan"),
         (SOUND.replace("final", "luck"), r"`measure` must be one of .*, got luck"),
         (SOUND.replace("greater", "more"), r"expects` must be 'greater', .*, got 'more'"),
         (SOUND.replace("x}", "x, regime: cl}"), r"regime` must be 'mtrl', .*, got 'cl'"),

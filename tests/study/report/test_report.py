@@ -300,7 +300,9 @@ def test_a_random_level_that_is_no_number_says_which_and_what_to_do(folder, tmp_
     root = shutil.copytree(folder, tmp_path / "copy")
     levels = {"SpaceInvaders": [1.0] * 70, "Breakout": [1.0] * 69 + [value]}
     write_json(root / "random.json", levels)
-    with pytest.raises(ValueError, match=r"random.json must .* got .* of Breakout: run the study"):
+    with pytest.raises(
+        ValueError, match=r"random.json must .* of Breakout, .* got 69 of 70: run the study"
+    ):
         load_results(study(claims=None), root)
 
 
