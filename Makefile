@@ -30,7 +30,7 @@ $(VENV)/.docs: pyproject.toml | $(PY)
 
 run: $(VENV)/.run  ## train dense and MoE agents on two MinAtar games, and draw what happened
 	@echo "Training dense and MoE agents on MinAtar games: a few minutes. Loading ..."
-	$(PY) -m sb3_moe.study.first_run $(ARGS)
+	$(PY) -m sb3_moe study run first-run --replays $(ARGS)
 
 # torch takes a device of its own only before the first backward pass of a process.
 ON_A_FAKE_DEVICE = SB3_MOE_FAKE_DEVICE=1 $(PY) -m pytest -n 2 tests/policies/test_fake_device.py tests/policies/test_fake_device_mutations.py

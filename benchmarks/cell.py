@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,11 @@ TRAINING = "training"
 def run() -> list[dict[str, Any]]:
     """Prepare as ``make run`` does, train the cell, and return a row for each part."""
     from sb3_moe.study.commands import CACHE, prepare, rehearse
-    from sb3_moe.study.first_run import FirstRun
     from sb3_moe.study.run.engine import child_environment
     from sb3_moe.study.run.jobs import survey
+    from sb3_moe.study.spec.grid import load_study
 
-    study = FirstRun(regimes=("mtrl",), placements=("none",)).study()
+    study = replace(load_study("first-run"), regimes=("mtrl",)).only(["dense"])
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         jobs = survey(study.cells(), root)
@@ -46,7 +47,7 @@ def run() -> list[dict[str, Any]]:
         begun = time.process_time()
         prepare(study, root)
         once["playing at random"] = time.process_time() - begun
-        rehearse(jobs, root)
+        rehearse([job.cell for job in jobs], root)
         once["building each network"] = time.process_time() - begun - once["playing at random"]
         command = [sys.executable, "-m", "benchmarks.cell", str(jobs[0].folder.path)]
         found = subprocess.run(
@@ -85,7 +86,7 @@ def main() -> None:
     from sb3_moe import callbacks as watching
     from sb3_moe.study.run import cell
     from sb3_moe.study.run.folder import CellFolder
-    from sb3_moe.study.run.heartbeat import Heartbeat
+    from sb3_moe.study.run.view import Heartbeat
     from sb3_moe.study.spec.config import CellConfig
 
     imported = time.process_time()

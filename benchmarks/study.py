@@ -16,8 +16,8 @@ from rich.console import Console
 
 from benchmarks.timing import bounded
 from sb3_moe.study.run.engine import LocalEngine
+from sb3_moe.study.run.jobs import run as run_cells
 from sb3_moe.study.run.jobs import survey
-from sb3_moe.study.run.runner import run as run_cells
 from sb3_moe.study.run.view import LiveView
 from sb3_moe.study.spec.architectures import named_architecture
 from sb3_moe.study.spec.config import CellConfig

@@ -7,6 +7,8 @@ from importlib.util import find_spec
 #: Extra by module. :mod:`sb3_moe_envs.extras` has those of the environments.
 EXTRAS = {
     "PIL": "cli",
+    "docstring_parser": "cli",
+    "filelock": "cli",
     "huggingface_hub": "hub",
     "imageio_ffmpeg": "video",
     "jinja2": "cli",
@@ -19,6 +21,7 @@ EXTRAS = {
     "rl_zoo3": "zoo",
     "sb3_contrib": "contrib",
     "scipy": "cli",
+    "submitit": "slurm",
     "tensorboard": "cli",
     "tyro": "cli",
     "yaml": "cli",

@@ -8,9 +8,8 @@ from sb3_moe.saving.files import atomic
 from sb3_moe.study.report.measures import Run, planned_blocks
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import survey
-from sb3_moe.study.spec.config import Architecture, CellConfig
+from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
 from sb3_moe.study.spec.grid import StudyConfig
-from sb3_moe.study.spec.setup import Evaluation
 
 GAMES = ("SpaceInvaders", "Breakout")
 ROLLOUT = 64 * 128
@@ -78,8 +77,7 @@ def write(root: Path, the_study, level, seconds=10.0, random=1.0):
         made = run(job.cell, level(job.cell), random)
         config = {"cell": job.cell.to_dict(), "rollout": job.cell.rollout}
         arguments = {"gamma": 0.9, **job.cell.architecture.arguments}
-        name = "ppo" if job.cell.algorithm == "PPO" else "arguments"
-        job.folder.start({**config, name: arguments})
+        job.folder.start({**config, "arguments": arguments})
         write_arrays(job.folder, "scores.npz", made.scores)
         write_arrays(job.folder, "diagnostics.npz", made.diagnostics)
         attempt = {"start": 0, "seconds": seconds}

@@ -50,7 +50,7 @@ def imported(folder):
     ids=["sb3_moe", "sb3_moe_envs"],
 )
 def test_every_optional_package_that_is_imported_has_an_extra(folder, table):
-    ours = {"sb3_moe", "sb3_moe_envs"} | set(sys.stdlib_module_names)
+    ours = {"sb3_moe", "sb3_moe_cli", "sb3_moe_envs"} | set(sys.stdlib_module_names)
     optional = set(imported(ROOT / folder)) - ours - BASE - {"pydantic_core"}
     assert optional <= set(table)
 
@@ -86,7 +86,7 @@ for part in {parts}:
     except ImportError as error:
         print(error)
 sys.argv = ["sb3-moe", "--help"]
-importlib.import_module("sb3_moe.__main__").main()
+importlib.import_module("sb3_moe_cli").console_script()
 """
 
 
@@ -102,32 +102,13 @@ def test_a_base_install_says_in_one_line_what_its_parts_need():
     )
     assert done.stdout.splitlines() == [
         "sb3_moe.plots needs matplotlib: pip install 'sb3-moe[cli]'",
-        "sb3_moe.study needs jinja2, matplotlib, pandas, pydantic, rich, scipy, tyro, yaml: "
-        "pip install 'sb3-moe[cli]'",
+        "sb3_moe.study needs filelock, jinja2, matplotlib, pandas, pydantic, rich, scipy, tyro, "
+        "yaml: pip install 'sb3-moe[cli]'",
         "sb3_moe.policies.contrib needs sb3_contrib: pip install 'sb3-moe[contrib]'",
     ]
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: sb3_moe.study needs jinja2, matplotlib, ")
-
-
-WINDOWS = """
-import sys
-sys.modules["fcntl"] = None
-import sb3_moe, sb3_moe.hub, sb3_moe_envs
-import sb3_moe.__main__
-sys.argv = ["sb3-moe", "watch"]
-sb3_moe.__main__.main()
-"""
-
-
-def test_where_folders_cant_be_locked_the_command_alone_says_so():
-    done = subprocess.run(
-        [sys.executable, "-c", WINDOWS], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: sb3_moe.study, and with it sb3-moe, needs fcntl, which Windows")
+    assert line == "error: sb3-moe needs tyro, and more: pip install 'sb3-moe[cli]'"
 
 
 @pytest.mark.parametrize(

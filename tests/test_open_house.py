@@ -30,8 +30,6 @@ from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.placements import PLACEMENTS, Placement, register_placement
 from sb3_moe.study.spec.architectures import (
     check_policy,
-    meaning,
-    moe_architecture,
     named_architecture,
     title,
 )
@@ -270,7 +268,7 @@ def test_a_registered_router_and_placement_go_by_their_names(monkeypatch):
     register_router(own_parts.Tempered)
     register_placement(own_parts.ENDS)
     try:
-        architecture = moe_architecture("ends", "tempered", num_experts=3)
+        architecture = named_architecture("tempered-ends", {"num_experts": 3})
         assert title(architecture.name) == "Tempered-Ends"
         assert named_architecture("tempered-ends-pi").policy_kwargs["router"] == "tempered"
         check_policy(architecture)
@@ -281,15 +279,6 @@ def test_a_registered_router_and_placement_go_by_their_names(monkeypatch):
             register_placement(other)
     finally:
         PLACEMENTS.pop("ends")
-
-
-def test_a_study_says_what_a_router_of_ones_own_does():
-    options = {"router": "own_parts:Tempered", "placement": "big"}
-    architecture = named_architecture("mine", options)
-    check_policy(architecture)
-    assert meaning(architecture) == (
-        "each expert a whole network; a router at a temperature weighs all of them"
-    )
 
 
 def test_a_router_without_a_name_is_called_by_its_class():

@@ -232,6 +232,8 @@ def matching_net_arch(
     def build(**kwargs: Any) -> MoEPolicy:
         # What is frozen costs as much, and a dense policy has no experts to freeze.
         merged = policy_kwargs | kwargs | {"frozen_experts": None}
+        if kwargs:  # the dense one, which takes no options of experts
+            merged = {name: each for name, each in merged.items() if name not in OF_EXPERTS}
         return policy_class(observation_space, action_space, lambda _: 1e-3, **merged)
 
     moe = build()

@@ -2,170 +2,186 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from heapq import heapreplace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 from rich.console import Console
+from rich.progress import track
 
 from sb3_moe.saving.files import check_writable, read_json, write_json
 from sb3_moe.study.claims import load_claims
+from sb3_moe.study.report.replays import write_replays
 from sb3_moe.study.report.results import check_level
-from sb3_moe.study.run.engine import Engine, child_environment, environment
-from sb3_moe.study.run.jobs import (
-    ChangedConfigError,
-    Job,
-    changes,
-    refuse_changes,
-    survey,
-    unfinished,
+from sb3_moe.study.report.writing import check_report_folder, report_folder, write_report
+from sb3_moe.study.run.engine import (
+    Engine,
+    LocalEngine,
+    RayEngine,
+    SlurmEngine,
+    check_processes,
+    child_environment,
+    environment,
 )
-from sb3_moe.study.run.locks import LOCK, is_held
+from sb3_moe.study.run.jobs import Job, locked, refuse_changes, run, survey, unfinished
+from sb3_moe.study.run.processes import is_held
 from sb3_moe.study.run.provenance import provenance
 from sb3_moe.study.run.random_policy import random_returns, read_returns
-from sb3_moe.study.run.runner import locked, run
-from sb3_moe.study.run.starting import refuse_changed_models
+from sb3_moe.study.run.rehearsal import Pace, check_networks, past_pace, rehearsed_pace
+from sb3_moe.study.run.tuning import chosen, runs_of, tune
 from sb3_moe.study.run.view import LiveView
+from sb3_moe.study.spec import grid
 from sb3_moe.study.spec.algorithms import algorithm_class
-from sb3_moe.study.spec.config import CellConfig
+from sb3_moe.study.spec.config import CellConfig, check_device
 from sb3_moe.study.spec.grid import StudyConfig
 from sb3_moe.vec_env.evaluating import is_told_masks
 
 #: Where, in a study's folder, processes leave each other what jax has compiled.
 CACHE = ".jax"
-
 TRAINED = "being trained"
+# Seconds of training that `plan` takes in all, and of each network at least.
+REHEARSAL, SHORTEST = 20.0, 1.0
 
 
-def status(study: StudyConfig, root: Path, console: Console) -> int:
+def say(text: str) -> None:
+    """Print text as it is: paths and reasons may hold brackets, which rich takes for markup."""
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def schema(*, table: bool = False) -> int:
+    """Print the JSON schema of a study's file, or the docs' table of its entries."""
+    print(grid.table() if table else json.dumps(grid.schema(), indent=1))
+    return 0
+
+
+def status(study: StudyConfig, root: Path) -> int:
     """Print what the folders hold.
 
-    :return: 1 if one failed, is damaged, can't be read or is of another configuration
+    :return: 1 if one failed, is damaged or is of another configuration
     """
-    jobs = survey(study.cells(), root)
+    jobs = survey(runs_of(study, root), root)
     counts = Counter(map(_status, jobs))
-    changed = {job.folder.path: changes(job) for job in jobs}
     for job in jobs:
         if job.state.status not in ("done", "missing"):
-            say(console, f"{job.folder.path}: {_standing(job)}")
-        if changed[job.folder.path]:
-            lines = "\n  ".join(changed[job.folder.path])
-            say(console, f"{job.folder.path}: made with another configuration:\n  {lines}")
-    say(console, ", ".join(f"{count} {name}" for name, count in counts.items()))
-    if any(changed.values()):
-        say(console, "use another output folder, or change the configuration back")
-    if counts["failed"] + counts["damaged"]:
-        say(console, "run those that failed or are damaged again with: run --retry")
-    wrong = counts["failed"] + counts["damaged"] + counts["unreadable"]
-    return 1 if wrong or any(changed.values()) else 0
+            say(f"{job.folder.path}: {_standing(job)}")
+    say(", ".join(f"{count} {name}" for name, count in counts.items()))
+    wrong = counts["failed"] + counts["damaged"]
+    if wrong:
+        say("run those that failed or are damaged again with: run --retry")
+    refuse_changes(jobs)
+    return 1 if wrong else 0
 
 
 def _standing(job: Job) -> str:
-    """Say how far a cell is, and what is wrong with it."""
+    """Say how far a run is, and what is wrong with it."""
     status, reason = _status(job), job.state.reason
     if job.state.status == "interrupted":
-        steps = job.folder.live().get("steps")
-        reached = f"{steps if isinstance(steps, int) else 0:,} of {job.cell.total_steps:,} steps"
-        if status == TRAINED:
-            return f"{status}, at {reached}"
-        status = f"{status} at {reached}, goes on from {job.folder.goes_on_at():,}"
+        status += f" at {job.folder.live().get('steps', 0):,} of {job.cell.total_steps:,} steps"
+        if not status.startswith(TRAINED):
+            status += f", goes on from {job.folder.goes_on_at():,}"
     return f"{status}: {reason}" if reason else status
 
 
 def _status(job: Job) -> str:
-    """Give a cell's status; one that seems interrupted may be at work."""
-    if job.state.status == "interrupted" and is_held(job.folder.path):
-        return TRAINED
-    return job.state.status
+    """Give a run's status; one that seems interrupted may be at work."""
+    at_work = job.state.status == "interrupted" and is_held(job.folder.path)
+    return TRAINED if at_work else job.state.status
+
+
+def engine_maker(options: Any, device: str) -> Callable[[Path], Engine]:
+    """Give what makes the engine that a command line asks for, in a study's folder.
+
+    :param options: of ``sb3-moe study run``
+    :param device: of the runs
+    :raises ValueError: if options are another engine's, or runs would not find their device
+    """
+    others = {"local": ("address", "cpus", "gpus", "slurm"), "ray": ("processes", "slurm")}
+    for name in others.get(options.engine, ("processes", "address")):
+        if value := getattr(options, name):
+            raise ValueError(
+                f"`--{name}` must be left out with `--engine {options.engine}`, got {value}"
+            )
+    resources = options.cpus or 1.0, options.gpus or 0.0
+    if options.engine == "local":
+        check_device(device, here=True)
+        processes = check_processes(options.processes)
+        return lambda root: LocalEngine(processes, root / CACHE)
+    if device.startswith("cuda") and not options.gpus:
+        raise ValueError(
+            "`--gpus` must be above 0 where `device` is cuda, since runs that ask for no GPU are "
+            f"shown none, got {options.gpus} and {device}"
+        )
+    if options.engine == "ray":
+        return lambda root: RayEngine(options.address, *resources)
+    pairs = (each.partition("=") for each in options.slurm)
+    parameters = {name: yaml.safe_load(value) for name, _, value in pairs}
+    return lambda root: SlurmEngine(root / ".slurm", *resources, **parameters)
 
 
 def run_study(
     study: StudyConfig,
     root: Path,
-    console: Console,
     make_engine: Callable[[Path], Engine],
     retry: bool = False,
     replays: bool = False,
 ) -> int:
-    """Run what is missing, then write the report; 1 if a cell is not done at the end.
+    """Run what is missing, then write the report; 1 if a run is not done at the end.
 
+    :param make_engine: makes what the runs are trained on, given the study's folder
+    :param retry: run again what failed or is damaged
     :param replays: with a page on which each network plays
     :raises ValueError: if a claim is wrong, a network can't be built, or a folder was made by
         another configuration
-    :raises BusyError: if another process runs cells in the folder
+    :raises BusyError: if another process runs the study in the folder
     """
-    from sb3_moe.study.report.writing import check_report_folder
-
-    check_claims(study, console)
+    check_claims(study)
     check_writable(root)
     check_report_folder(root / "report", "out")
-    with locked(root):
-        jobs = survey(study.cells(), root)
-        refuse_changes(jobs)
-        refuse_changed_models(jobs)
-        strangers = found_besides(study.only(()), root)
-        if strangers:
-            say(console, f"{root} also holds what this study leaves alone: {', '.join(strangers)}")
-        other = _another_study(study, root / "study.json")
-        if other:
-            say(console, f"{root} is of the study {other!r}: its study.json and report go")
+
+    engines: list[Engine] = []
+
+    def train(jobs: Sequence[Job]) -> None:
         todo = unfinished(jobs, retry)
-        # First of all: Ray starts by forks, which jax, once it is loaded, does not bear.
-        engine = make_engine(root) if todo else None
-        try:
-            if engine is not None:
-                rehearse([job.cell for job in todo], root)
+        if todo:
+            # First of all: Ray starts by forks, which jax, once it is loaded, does not bear.
+            engines.extend([] if engines else [make_engine(root)])
+            rehearse([job.cell for job in todo], root)
             prepare(study, root)
-            if engine is not None:
-                with LiveView(todo, console) as view:
-                    run(todo, engine, view)
+            with LiveView(todo, Console()) as view:
+                run(todo, engines[0], view)
+
+    with locked(root):
+        refuse_changes(survey(runs_of(study, root), root))
+        try:
+            if chosen(study, root).tune is not None:
+                tune(study, root, train)
+            found = chosen(study, root)
+            jobs = []
+            if found.tune is None:
+                train(survey(found.cells(), root))
+                prepare(study, root)
+                jobs = survey(found.cells(), root)
         except KeyboardInterrupt:
-            say(console, f"stopped; what is finished stays in {root}: run again to go on")
+            say(f"stopped; what is finished stays in {root}: run again to go on")
             raise
-    counts = Counter(job.state.status for job in survey(study.cells(), root))
-    if counts["done"]:
-        report(_as_reported(study, root), root, console, replays=replays)
-    status(study, root, console)
-    return 0 if set(counts) == {"done"} else 1
+        finally:
+            for engine in engines:
+                engine.stop()
+    states = {job.state.status for job in jobs}
+    if "done" in states:
+        report(study.only(()), root, replays=replays)
+    status(study, root)
+    return 0 if states == {"done"} else 1
 
 
-def _as_reported(study: StudyConfig, root: Path) -> StudyConfig:
-    """Give a study with all its networks, also those that were left out of this run.
-
-    Without those where the folder has some of another configuration, which no report takes.
-    """
-    whole = study.only(())
-    try:
-        refuse_changes(survey(whole.cells(), root))
-    except ChangedConfigError:
-        return study
-    return whole
-
-
-def found_besides(study: StudyConfig, root: Path) -> list[str]:
-    """List what a study's folder holds that isn't the study's, such as another one's cells."""
-    ours = {CACHE, LOCK, "cells", "report", "study.json", "random.json"}
-    # An id's slash makes folders within folders.
-    cells = {Path(cell.name).parts[0] for cell in study.cells()}
-    others = [path.name for path in root.glob("*") if path.name not in ours]
-    others += [f"cells/{p.name}" for p in (root / "cells").glob("*") if p.name not in cells]
-    return sorted(others)
-
-
-def _another_study(study: StudyConfig, path: Path) -> str | None:
-    """Give the name of the study that a folder was made for, where that is another one.
-
-    :param path: of what an earlier call wrote
-    """
-    try:
-        name = read_json(path)["study"]["name"]
-    except (KeyError, TypeError, ValueError):  # not there, or damaged
-        return None
-    return str(name) if name != study.name else None
-
-
-def check_claims(study: StudyConfig, console: Console) -> None:
+def check_claims(study: StudyConfig) -> None:
     """Read the claims, so that what is wrong with them shows before anything is run.
 
     Groups without a run, and measures without a value, are only named: several studies may share a
@@ -173,20 +189,22 @@ def check_claims(study: StudyConfig, console: Console) -> None:
 
     :raises ValueError: naming the claim
     """
-    if study.claims is None:
-        return
-    claims = load_claims(study.claims)
-    claims.check_tasks(study.games)
-    cells = study.only(()).cells()
-    for line in [*claims.without_runs(cells), *claims.without_values(cells)]:
-        say(console, line)
+    if study.claims is not None:
+        claims = load_claims(study.claims)
+        claims.check_tasks(study.games)
+        cells = study.only(()).cells()
+        for line in [*claims.without_runs(cells), *claims.without_values(cells)]:
+            say(line)
 
 
 def prepare(study: StudyConfig, root: Path) -> None:
     """Write down the study, and measure the random policy's level once."""
-    path = root / "random.json"
+    path, masked = root / "random.json", is_told_masks(algorithm_class(study.algorithm))
     try:
-        _check_level(study, root / "study.json")
+        last = read_json(root / "study.json")
+        if masked and not last.get("random_masked"):
+            raise ValueError(f"{path.name} must be of a random policy that keeps to masks")
+        check_level(study, last)
         read_returns(path, study.games, study.random_episodes)
     except ValueError:  # not there, damaged, or of what the study was before
         with environment(child_environment(root / CACHE)):
@@ -195,23 +213,8 @@ def prepare(study: StudyConfig, root: Path) -> None:
             )
         write_json(path, {game: np.round(r, 6).tolist() for game, r in measured.items()})
     # After the level, since it says which environments that is of.
-    masked = is_told_masks(algorithm_class(study.algorithm))
-    write_json(
-        root / "study.json", {"study": study.to_dict(), "random_masked": masked, **provenance()}
-    )
-
-
-def _check_level(study: StudyConfig, path: Path) -> None:
-    """Raise if a folder's random policy played in other environments, as far as the folder says.
-
-    :param path: of what an earlier call wrote
-    :raises ValueError: if it did, or the file can't be read
-    """
-    last = read_json(path) if path.exists() else {}
-    masked = is_told_masks(algorithm_class(study.algorithm))
-    if "study" in last and masked and not last.get("random_masked"):
-        raise ValueError(f"{path.name} must be of a random policy that keeps to masks")
-    check_level(study, last)
+    said = {"study": chosen(study, root).to_dict(), "random_masked": masked, **provenance()}
+    write_json(root / "study.json", said)
 
 
 def rehearse(cells: Sequence[CellConfig], root: Path) -> None:
@@ -219,8 +222,6 @@ def rehearse(cells: Sequence[CellConfig], root: Path) -> None:
 
     :raises ValueError: naming the architecture that can't be built
     """
-    from sb3_moe.study.run.rehearsal import check_networks
-
     with environment(child_environment(root / CACHE)):
         check_networks(cells)
 
@@ -228,33 +229,74 @@ def rehearse(cells: Sequence[CellConfig], root: Path) -> None:
 def report(
     study: StudyConfig,
     root: Path,
-    console: Console,
     to: Path | None = None,
     *,
     replays: bool = False,
+    partial: bool = False,
 ) -> int:
     """Write the report from what is done.
 
     :param replays: with a page on which each network plays
+    :param partial: with what runs have that aren't done
     """
-    from sb3_moe.study.report.writing import report_folder, write_report
-
+    study = chosen(study, root)
     if replays:
         report_folder(root, to)  # where a mistake costs nothing
-        play(study, root, console, to)
-    page = write_report(study, root, to)
-    say(console, f"report: {page}")
+        for line in write_replays(study, root, to or root / "report", root / CACHE):
+            say(line)
+    say(f"report: {write_report(study, root, to, partial=partial)}")
     return 0
 
 
-def play(study: StudyConfig, root: Path, console: Console, to: Path | None = None) -> None:
-    """Write a page on which each network plays, for the report that is written next."""
-    from sb3_moe.study.report.replays import write_replays
+def plan(study: StudyConfig, root: Path, processes: int | None) -> int:
+    """Print what would run, and how long it would take.
 
-    for line in write_replays(study, root, to or root / "report", root / CACHE):
-        say(console, line)
+    Runs that are done say how fast their network trains; one without any trains for a moment.
+
+    :raises ValueError: if a claim or the number of processes is wrong, a folder was made by another
+        configuration, or a network can't be built
+    """
+    check_claims(study)
+    processes = check_processes(processes)
+    jobs = survey(runs_of(study, root), root)
+    refuse_changes(jobs)
+    left = [job for job in jobs if job.state.status != "done"]
+    say(f"{len(jobs)} runs, {len(jobs) - len(left)} done, folder {root}")
+    networks = {_network(job): _without_missing_start(job.cell) for job in left}
+    if not networks:
+        return 0
+    rehearse(list(networks.values()), root)
+    paces = {_network(job): pace for job in jobs if (pace := past_pace(job)) is not None}
+    untried = {name: cell for name, cell in networks.items() if name not in paces}
+    seconds = max(REHEARSAL / max(len(untried), 1), SHORTEST)
+    with environment(child_environment(root / CACHE)):
+        for name, cell in track(untried.items(), "training each network a little"):
+            paces[name] = rehearsed_pace(cell, seconds)
+    for name in networks:
+        runs = sum(_network(job) == name for job in left)
+        how = "measured now" if name in untried else "as in runs that are done"
+        say(f"  {name}: {runs} runs left, {paces[name].rate:,.0f} steps/s, one process, {how}")
+    free = [0.0] * processes  # when each process is free for the next run
+    for job in left:
+        heapreplace(free, free[0] + _seconds(job, paces[_network(job)]))
+    total = timedelta(seconds=round(max(free)))
+    say(f"about {total} with {processes} processes, evaluation included")
+    return 0
 
 
-def say(console: Console, text: str) -> None:
-    """Print text as it is: paths and reasons may hold brackets, which rich takes for markup."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+def _network(job: Job) -> str:
+    """Name a run's network, whatever value of it is tried."""
+    return job.cell.architecture.name.partition("@")[0]
+
+
+def _seconds(job: Job, pace: Pace) -> float:
+    return pace.start + (job.cell.total_steps - job.folder.goes_on_at()) / pace.rate
+
+
+def _without_missing_start(cell: CellConfig) -> CellConfig:
+    """Let a network begin anew where what it is to begin with isn't there yet, and say so."""
+    start = cell.architecture.start_from
+    if start is None or start.model is None or Path(start.model).exists():
+        return cell
+    say(f"{cell.architecture.name} begins with {start.model}, which isn't there yet")
+    return replace(cell, architecture=replace(cell.architecture, start_from=None))

@@ -26,7 +26,7 @@ SHIPPED = {
 }
 LAZY = {
     "sb3_moe.plots": "sb3_moe.plots needs matplotlib: pip install 'sb3-moe[cli]'",
-    "sb3_moe.study": "sb3_moe.study needs matplotlib",
+    "sb3_moe.study": "sb3_moe.study needs ",
     "sb3_moe.policies.contrib.tqc": "pip install 'sb3-moe[contrib]'",
     "sb3_moe.zoo.samplers": "pip install 'sb3-moe[zoo]'",
 }
@@ -63,7 +63,7 @@ def what_needs_more_says_so_in_one_line():
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         (line,) = done.stderr.splitlines()
         assert done.returncode == 1, done
-        assert line.startswith("error: sb3_moe.study needs "), line
+        assert line.startswith("error: sb3-moe needs tyro"), line
 
 
 def an_agent_learns_and_is_saved_and_loaded():

@@ -19,14 +19,14 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_moe
+import sb3_moe_cli
 from sb3_moe.hub import push, write_folder
 from sb3_moe.hub.card import card, metadata
 from sb3_moe.hub.folder import check_folder
 from sb3_moe.hub.results import Results
-from sb3_moe.study.card import main
-from sb3_moe.study.cli import console_script
 from sb3_moe.vec_env.evaluating import TaskEpisodes
 from sb3_moe.vec_env.tasks import suite_of
+from sb3_moe_cli import console_script
 from sb3_moe_envs import MultiTaskEnv
 
 # The tests before it may have loaded jax, which warns of forks.
@@ -441,13 +441,16 @@ def test_the_whole_folder_is_uploaded_by_the_hubs_own_library(folder, monkeypatc
 
 def test_the_command_writes_the_folder_of_a_file(folder, tmp_path, capsys):
     words = ["--tasks", "Classic/CartPole4", "--episodes", "1", "--max-steps", "2"]
-    assert main([str(folder / "model.moe"), *words[:1], "CartPole-v1", *words[2:]]) == 2
+    assert (
+        sb3_moe_cli.main(["card", str(folder / "model.moe"), *words[:1], "CartPole-v1", *words[2:]])
+        == 2
+    )
     assert "`--tasks` must be those that the model was trained on" in capsys.readouterr().err
     out = tmp_path / "out"
     env = sb3_moe.make_multitask_vec_env("Classic/CartPole4", n_envs=4, seed=0)
     agent = PPO("MoeMultiInputPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu")
     sb3_moe.save(agent, tmp_path / "agent.moe")
-    assert main([str(tmp_path / "agent.moe"), *words, "--out", str(out)]) == 0
+    assert sb3_moe_cli.main(["card", str(tmp_path / "agent.moe"), *words, "--out", str(out)]) == 0
     assert "playing **Classic/CartPole4**\n" in (out / "README.md").read_text()
     assert json.loads((out / "config.json").read_text())["suite"] == "Classic/CartPole4"
     assert set(json.loads((out / "results.json").read_text())["tasks"]) == {
@@ -456,7 +459,7 @@ def test_the_command_writes_the_folder_of_a_file(folder, tmp_path, capsys):
 
 
 def test_the_command_asks_for_tasks(folder, capsys):
-    assert main([str(folder / "model.moe")]) == 2
+    assert sb3_moe_cli.main(["card", str(folder / "model.moe")]) == 2
     assert "`--tasks` must name a suite or Gymnasium ids, got none" in capsys.readouterr().err
 
 

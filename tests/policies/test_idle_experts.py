@@ -18,8 +18,6 @@ from sb3_moe.measures.resets import reset_optimizers
 from sb3_moe.networks import networks_of
 from sb3_moe.networks.masks import moments_in
 from sb3_moe.optimizers import ExpertAdam, ExpertAdamW, ExpertLayer
-from sb3_moe.study.spec.arguments import arguments_of
-from sb3_moe.study.spec.config import Architecture, CellConfig
 
 VARIANTS = {
     "adam": (ExpertAdam, th.optim.Adam, {}),
@@ -481,27 +479,3 @@ def test_a_thousand_updates_by_an_algorithm_leave_an_idle_expert_as_it_is(algori
         arena.train(model, 16)
         model.train(gradient_steps=1000, batch_size=8)
     assert_same(of_expert(model.policy, 0), before)
-
-
-def test_a_study_holds_them_only_where_it_says_so():
-    for said, expected in [
-        ({}, False),
-        ({"freeze_idle": None}, None),
-        ({"freeze_idle": True}, True),
-    ]:
-        assert study_arguments(said)["policy_kwargs"]["freeze_idle"] is expected
-
-
-def study_arguments(options):
-    cell = CellConfig(
-        regime="mtrl",
-        games=("Breakout", "SpaceInvaders"),
-        architecture=Architecture(
-            name="task-big",
-            policy="MoeMultiInputPolicy",
-            policy_kwargs={"placement": "big", "router": "task", **options},
-        ),
-        seed=0,
-        steps_per_task=8192,
-    )
-    return arguments_of(cell)

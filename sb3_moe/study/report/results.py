@@ -76,7 +76,7 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
         random,
         as_table(study.cells(), runs, random),
         list(_problems(jobs, runs, random)),
-        {name: config.get("arguments", config.get("ppo", {})) for name, config in said.items()},
+        {name: config.get("arguments", {}) for name, config in said.items()},
         {**last, "study": last.get("study", {}).get("name"), **_machines(there)},
     )
 

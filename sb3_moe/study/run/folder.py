@@ -1,39 +1,38 @@
 """A run's folder: what is in it, how it is written, and what state it is in.
 
-``config.json`` comes first and ``done.json``, with every file's checksum, last. Each file is
+``config.json`` comes first and ``done.json``, with the checksums of the results, last. Each file is
 written under a temporary name and renamed: a file that is there is whole, whenever the run was
 stopped.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from sb3_moe.saving.files import read_json, read_npz, sha256_of, write_json
-from sb3_moe.saving.snapshot import snapshots_in, step_of
-from sb3_moe.study.run.integrity import (
-    RESULTS,
-    check_snapshot,
-    checksums_of,
-    covers,
-    longest_gap,
-    probes_by_itself,
-)
-from sb3_moe.study.run.locks import LOCK
+from sb3_moe.saving.snapshot import check_files, snapshots_in, step_of
+from sb3_moe.study.run.processes import LOCK
+from sb3_moe.study.spec.config import steps_between
 
-#: Unreadable is what is not damaged, as far as is known: nobody may clear it.
-Status = Literal["missing", "interrupted", "done", "failed", "damaged", "unreadable"]
+Status = Literal["missing", "interrupted", "done", "failed", "damaged"]
 
 #: What a run's process prints.
 LOG = "log.txt"
+#: What every run that is done has written.
+ESSENTIAL = ("config.json", "scores.npz")
+#: Statistics of a normalizer that ``model.moe`` can't hold.
+STATISTICS = "vec_normalize.pkl"
+#: Whose weights a run began with.
+ORIGIN = "start_from.json"
+#: What a run that is done is judged by: the user's callbacks may still write into files of theirs.
+RESULTS = (*ESSENTIAL, "diagnostics.npz", "model.moe", "model.zip", STATISTICS, ORIGIN)
 
 
 class State(NamedTuple):
@@ -57,15 +56,8 @@ class CellFolder:
         """The folder's own name."""
         return self.path.name
 
-    def cells(self, cell: str) -> Path:
-        """Give the folder in which those of all cells lie: deeper where an id has a slash.
-
-        :param cell: the name of this folder's cell
-        """
-        return Path(*self.path.parts[: -1 - cell.count("/")])
-
     def config(self) -> dict[str, Any]:
-        """Read ``config.json``: the cell, and what it ran on."""
+        """Read ``config.json``: the run, and what it ran on."""
         return read_json(self.path / "config.json")
 
     def scores(self) -> dict[str, npt.NDArray[Any]]:
@@ -116,7 +108,7 @@ class CellFolder:
         write_json(self.path / "config.json", config)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Say that everything is there, with a checksum of each file."""
+        """Say that everything is there, with a checksum of each result."""
         write_json(self.path / "done.json", {**summary, "sha256": self._checksums()})
 
     def fail(self, error: BaseException) -> None:
@@ -129,122 +121,85 @@ class CellFolder:
             {"type": type(error).__name__, "message": message[0], "traceback": text},
         )
 
-    def clear(self) -> None:
-        """Delete everything, so that the run starts anew, but the lock: others may wait for it."""
-        for path in self.path.glob("*"):
+    def make_ready(self) -> None:
+        """Forget what went wrong; without a snapshot to go on from, forget everything."""
+        (self.path / "error.json").unlink(missing_ok=True)
+        try:
+            goes_on = bool(self.snapshots()) and self._has_what_was_measured()
+        except ValueError:
+            goes_on = False
+        for path in self.path.glob("done.json" if goes_on else "*"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.name != LOCK:
+            elif path.name != LOCK:  # for which others may wait
                 path.unlink(missing_ok=True)
 
-    def forgive(self) -> None:
-        """Forget a recorded error, so that the run goes on from its last snapshot."""
-        (self.path / "error.json").unlink(missing_ok=True)
-
-    def make_ready(self) -> None:
-        """Forget what went wrong; without a snapshot to go on from, forget everything.
-
-        What lies beside measurements that are as they were written is written again.
-        """
-        self.forgive()
-        if self.state().status == "damaged" and self._has_measured_well():
-            (self.path / "done.json").unlink(missing_ok=True)
-        status = self.state().status
-        if status == "damaged" or (status == "interrupted" and not self.snapshots()):
-            self.clear()
-
-    def _has_measured_well(self) -> bool:
-        """Say whether the measurements can be read, and are what the run wrote if it says so."""
+    def _has_what_was_measured(self) -> bool:
+        """Say whether the measurements are what the run wrote, if it has said what that was."""
         try:
-            expected = checksums_of(read_json(self.path / "done.json"))
-        except ValueError:
-            expected = {}
-        try:
-            names = self._measured()
-            for name in names:
-                read_npz(self.path / name)
-            self._verify({name: expected[name] for name in names if name in expected})
-        except ValueError:
-            return False
-        return True
+            expected = read_json(self.path / "done.json")["sha256"]
+        except (ValueError, KeyError):
+            return True
+        found = self._checksums()
+        return all(found.get(name) == expected.get(name) for name in self._measured())
 
     def state(self) -> State:
         """Find out what the folder holds."""
-        if os.path.lexists(self.path) and not self.path.is_dir():
-            return State("unreadable", "it is no folder")
+        files = [path for path in self.path.glob("[!.]*") if path.name not in (LOG, "checkpoints")]
+        if not files and not self.checkpoints():
+            return State("missing")
         try:
-            if not any(self._files()) and not self.checkpoints():
-                return State("missing")
-            return self._readable_state()
-        except OSError as error:
-            return State("unreadable", str(error))
-        except ValueError as error:
-            unread = _is_the_systems(error.__cause__)
-            return State("unreadable" if unread else "damaged", str(error))
-
-    def _readable_state(self) -> State:
-        if (self.path / "error.json").exists():
-            error = read_json(self.path / "error.json")
-            return State("failed", f"{error.get('type')}: {error.get('message')}")
-        self.config()
-        for name in ("scores.npz", "diagnostics.npz"):
-            if (self.path / name).exists():
-                read_npz(self.path / name)
-        if (self.path / "done.json").exists():
-            self._check_done()
-            return State("done")
-        self.snapshots()
+            if (self.path / "error.json").exists():
+                error = read_json(self.path / "error.json")
+                return State("failed", f"{error.get('type')}: {error.get('message')}")
+            for name in ("scores.npz", "diagnostics.npz"):
+                if (self.path / name).exists():
+                    read_npz(self.path / name)
+            if (self.path / "done.json").exists():
+                self._check_done()
+                return State("done")
+            self.snapshots()
+        except (ValueError, KeyError) as error:
+            return State("damaged", str(error))
         return State("interrupted", "; ".join(filter(None, map(_damage, self.checkpoints()))))
 
     def _check_done(self) -> None:
+        """Raise unless results are what the run wrote, and reach to its end."""
         done = read_json(self.path / "done.json")
-        self._verify(checksums_of(done))
+        found, expected = self._checksums(), done["sha256"]
+        for name in {*ESSENTIAL, *expected} & {*RESULTS}:
+            if name not in found:
+                raise ValueError(f"{name} is missing")
+            if found[name] != expected.get(name):
+                raise ValueError(f"{name} is not what the run wrote")
         if not self._reaches("scores.npz", done["steps"]):
             raise ValueError(f"scores.npz lacks rows between steps 0 and {done['steps']}")
 
+    def _checksums(self) -> dict[str, str]:
+        paths = (self.path / name for name in RESULTS)
+        return {path.name: sha256_of(path) for path in paths if path.is_file()}
+
     def _measured(self) -> tuple[str, ...]:
         """Name the files of measurements that have a row for each evaluation."""
-        alone = probes_by_itself(self.config())
+        # A PlasticityCallback of the study's file looks when and where that says.
+        alone = self.config().get("probes_by_itself")
         return ("scores.npz",) if alone else ("scores.npz", "diagnostics.npz")
 
     def _reaches(self, name: str, step: int) -> bool:
         """Say whether there are rows from step 0 to another."""
-        rows = read_npz(self.path / name)
-        return "steps" in rows and covers(rows["steps"], step, longest_gap(self.config()))
-
-    def _files(self) -> Iterator[Path]:
-        """List the run's files: no snapshots, nothing temporary, and not what it printed."""
-        for path in sorted(self.path.glob("*")):
-            if path.is_file() and not path.name.startswith(".") and path.name != LOG:
-                yield path
-
-    def _checksums(self) -> dict[str, str]:
-        return {path.name: sha256_of(path) for path in self._files() if path.name in RESULTS}
-
-    def _verify(self, expected: Mapping[str, str]) -> None:
-        found = self._checksums()
-        for name, checksum in expected.items():
-            if name not in RESULTS:  # earlier versions took checksums of logs too
-                continue
-            if name not in found:
-                raise ValueError(f"{name} is missing")
-            if found[name] != checksum:
-                raise ValueError(f"{name} is not what the run wrote")
-
-
-def _is_the_systems(error: BaseException | None) -> bool:
-    """Say whether a file may be whole, and the system didn't let us read it."""
-    # A file that isn't there is damage, and zipfile seeks beyond the start of one that was cut.
-    of_the_file = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-    if not isinstance(error, OSError) or isinstance(error, of_the_file):
-        return False
-    return error.errno not in (None, errno.EINVAL)
+        steps, config = read_npz(self.path / name).get("steps", np.empty(0)), self.config()
+        cell, rollout = config["cell"], config["rollout"]
+        every = steps_between(cell["steps_per_task"], cell["evaluation"]["points"])
+        # An evaluation that is due waits for the rollout's end.
+        longest_gap = -(-every // rollout) * rollout
+        marks = np.append(steps[steps <= step], step)
+        return bool(marks[0] == 0 and np.diff(marks).max(initial=0) <= longest_gap)
 
 
 def _damage(snapshot: Path) -> str:
     """Say what is wrong with a snapshot; nothing if it is whole."""
     try:
-        check_snapshot(snapshot)
+        check_files(snapshot)
     except ValueError as error:
         return str(error)
     return ""

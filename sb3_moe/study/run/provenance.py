@@ -7,7 +7,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,6 @@ PACKAGES = (
     "scipy",
 )
 
-SCRIPTS = ("sb3-moe",)
-
 #: The variable in which a process that trains is told the command that started the study.
 COMMAND = "SB3_MOE_COMMAND"
 
@@ -32,7 +30,10 @@ COMMAND = "SB3_MOE_COMMAND"
 def provenance() -> dict[str, Any]:
     """Describe this process: ``versions``, ``hardware`` and ``command``."""
     return {
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {
+            "python": platform.python_version(),
+            **_versions(),
+        },
         "hardware": {
             "machine": platform.machine(),
             "processor": _processor(),
@@ -44,25 +45,20 @@ def provenance() -> dict[str, Any]:
 
 
 def command() -> str:
-    """Give the command that started the study; of another program's, this process's own."""
-    return os.environ.get(COMMAND) or _command(sys.orig_argv)
-
-
-def _command(arguments: Sequence[str]) -> str:
-    """Give the command as one would type it: a console script without the folder it lies in."""
-    _, *rest = arguments
-    if rest and Path(rest[0]).name in SCRIPTS:
-        return shlex.join([Path(rest[0]).name, *rest[1:]])
+    """Give the command that started the study as one would type it."""
+    if told := os.environ.get(COMMAND):
+        return told
+    _, *rest = sys.orig_argv
+    if rest and Path(rest[0]).name == "sb3-moe":  # without the folder in which it is installed
+        return shlex.join(["sb3-moe", *rest[1:]])
     return shlex.join(["python", *rest])
 
 
 def _versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

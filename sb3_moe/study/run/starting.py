@@ -1,10 +1,9 @@
-"""Begin a cell with a trained model's weights."""
+"""Begin a run with a trained model's weights."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,8 @@ from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.saving.files import read_json, sha256_of
 from sb3_moe.saving.model_file import load
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning, is_known
-from sb3_moe.study.run.integrity import ORIGIN, STATISTICS
-from sb3_moe.study.run.jobs import ChangedConfigError, Job
-from sb3_moe.study.spec.config import CellConfig
-from sb3_moe.study.spec.start import MODELS, StartFrom
+from sb3_moe.study.run.folder import ORIGIN, STATISTICS
+from sb3_moe.study.spec.config import MODELS, CellConfig, StartFrom
 from sb3_moe.vec_env.tasks import check_tasks, tasks_known
 
 # Of a reason: torch names every tensor.
@@ -30,10 +27,10 @@ LONGEST = 400
 
 
 def start_of(cell: CellConfig, cells: Path) -> Path | None:
-    """Return the file of the model that a cell begins with; None for new weights.
+    """Return the file of the model that a run begins with; None for new weights.
 
     :param cell: of a study
-    :param cells: the folder of the study's cells
+    :param cells: the folder of the study's runs
     :raises ValueError: if the file isn't there
     """
     start = cell.architecture.start_from
@@ -49,46 +46,21 @@ def start_of(cell: CellConfig, cells: Path) -> Path | None:
             f"`architectures.{cell.architecture.name}.start_from` must name a trained model, got "
             f"{paths[0]}, which isn't there"
         )
-    return found
-
-
-def refuse_changed_models(jobs: Sequence[Job]) -> None:
-    """Raise if runs would begin with another model than runs of the same network have begun with.
-
-    What goes on from a snapshot begins with nothing, and what begins anew began with nothing.
-
-    :param jobs: all of a study
-    :raises ChangedConfigError: naming the model's file
-    """
-    begun, left = [], set()
-    for job in jobs:
-        if job.state.status == "unreadable":
-            continue
-        if job.state.status == "done" or job.folder.checkpoints():
-            begun.append(job)
-        else:
-            left.add(job.cell.architecture.name)
-    sums: dict[Path, str] = {}
-    for job in begun:
-        start, origin = job.cell.architecture.start_from, job.folder.path / ORIGIN
-        name = job.cell.architecture.name
-        if name not in left or start is None or start.model is None or not origin.is_file():
-            continue
-        path = Path(start.model)
-        if path.is_file() and path not in sums:
-            sums[path] = sha256_of(path)
-        if path in sums and read_json(origin).get("sha256") != sums[path]:
-            raise ChangedConfigError(
-                f"`architectures.{name}.start_from` must be the file that {job.folder.path} began "
-                f"with, got another under the same name, {path}; put it back, or use another "
-                "output folder"
+    for origin in cells.glob(f"*-{cell.architecture.name}-s*/{ORIGIN}"):
+        # Another seed of the same network: it must have begun with the same file.
+        if start.model is not None and read_json(origin)["sha256"] != sha256_of(found):
+            raise ValueError(
+                f"`architectures.{cell.architecture.name}.start_from` must be the file that "
+                f"{origin.parent} began with, got another under the same name, {found}; put it "
+                "back, or use another output folder"
             )
+    return found
 
 
 def begin_with(model: BaseAlgorithm, cell: CellConfig, path: Path) -> dict[str, Any]:
     """Give a model, which has taken no step, the networks of a file.
 
-    :param model: as the cell says
+    :param model: as the run says
     :param cell: which the model is of
     :param path: the file
     :return: what there is to say of its origin
@@ -110,15 +82,24 @@ def begin_with(model: BaseAlgorithm, cell: CellConfig, path: Path) -> dict[str, 
 
 
 def read_trained(model: BaseAlgorithm, path: Path) -> Any:
-    """Return a file's model, its normaliser's statistics given to the environment of another.
+    """Return a file's model, its normalizer's statistics given to the environment of another.
 
     :param model: which it is for
     :param path: of ``sb3_moe.save``, or SB3's zip
     :raises ValueError: if it can't be loaded
     """
-    normaliser = model.get_vec_normalize_env()
+    normalizer = model.get_vec_normalize_env()
     try:
-        return _read(model, path, normaliser)
+        if path.suffix == ".moe" and (normalizer is None or is_known(normalizer)):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", NormalizerLeftOutWarning)
+                env = None if normalizer is None else model.get_env()
+                return load(path, env, device=model.device)
+        if normalizer is not None:
+            _take_statistics(normalizer, path.with_name(STATISTICS))
+        if path.suffix == ".moe":
+            return load(path, device=model.device, normalizer=False)
+        return type(model).load(path, device=model.device)
     except NormalizerLeftOutWarning as error:
         raise ValueError(
             f"`start_from` needs `normalize` in the study, as the model of {path} had"
@@ -129,37 +110,24 @@ def read_trained(model: BaseAlgorithm, path: Path) -> Any:
         ) from error
 
 
-def _read(model: BaseAlgorithm, path: Path, normaliser: VecNormalize | None) -> Any:
-    if path.suffix == ".moe" and (normaliser is None or is_known(normaliser)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", NormalizerLeftOutWarning)
-            env = None if normaliser is None else model.get_env()
-            return load(path, env, device=model.device)
-    if normaliser is not None:
-        _take_statistics(normaliser, path.with_name(STATISTICS))
-    if path.suffix == ".moe":
-        return load(path, device=model.device, normalizer=False)
-    return type(model).load(path, device=model.device)
-
-
-def _take_statistics(normaliser: VecNormalize, path: Path) -> None:
-    """Give a normaliser the running statistics of one that was saved.
+def _take_statistics(normalizer: VecNormalize, path: Path) -> None:
+    """Give a normalizer the running statistics of one that was saved.
 
     :raises ValueError: if there is none, or it is of another class
     """
     if not path.is_file():
         raise ValueError(
-            f"the study normalises, and the statistics of what the model saw are missing: save its "
+            f"the study normalizes, and the statistics of what the model saw are missing: save its "
             f"VecNormalize as {path.name} beside it"
         )
-    saved = VecNormalize.load(str(path), normaliser.venv)
-    if type(saved) is not type(normaliser):
+    saved = VecNormalize.load(str(path), normalizer.venv)
+    if type(saved) is not type(normalizer):
         raise ValueError(
-            f"{path.name} is of {type(saved).__name__}, `normalize` of {type(normaliser).__name__}"
+            f"{path.name} is of {type(saved).__name__}, `normalize` of {type(normalizer).__name__}"
         )
     for name in ("obs_rms", "ret_rms"):
         if hasattr(saved, name):
-            setattr(normaliser, name, getattr(saved, name))
+            setattr(normalizer, name, getattr(saved, name))
 
 
 def has_experts(model: BaseAlgorithm) -> bool:
@@ -168,7 +136,7 @@ def has_experts(model: BaseAlgorithm) -> bool:
 
 
 def take_over(model: Any, trained: Any, start: StartFrom, name: str) -> None:
-    """Write a trained model's weights, and its optimisers' averages, into a new one.
+    """Write a trained model's weights, and its optimizers' averages, into a new one.
 
     :param model: a new one, whose arguments stay
     :param trained: of the same algorithm; a dense one is upcycled where the new one has experts
@@ -186,7 +154,9 @@ def take_over(model: Any, trained: Any, start: StartFrom, name: str) -> None:
         if env is not None:
             check_tasks(tasks_known(trained), env)
         if has_experts(model) and not has_experts(trained):
-            trained = _upcycled(model, trained, start)
+            options = {k: v for k, v in model.policy_kwargs.items() if k in DEFAULTS}
+            same = trained.observation_space == model.observation_space
+            trained = upcycle(trained, how=start.how, env=None if same else env, **options)  # type: ignore[arg-type]
         model.policy.load_state_dict(trained.policy.state_dict())
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())  # torch says it in many lines
@@ -202,14 +172,8 @@ def take_over(model: Any, trained: Any, start: StartFrom, name: str) -> None:
     carry_the_rest(model, trained)
 
 
-def _upcycled(model: Any, trained: Any, start: StartFrom) -> Any:
-    options = {k: v for k, v in model.policy_kwargs.items() if k in DEFAULTS}
-    same = trained.observation_space == model.observation_space
-    return upcycle(trained, how=start.how, env=None if same else model.get_env(), **options)  # type: ignore[arg-type]
-
-
 def _carry_averages(mine: Any, theirs: Any) -> None:
-    """Load an optimiser's averages and keep its own settings."""
+    """Load an optimizer's averages and keep its own settings."""
     own = [{k: v for k, v in group.items() if k != "params"} for group in mine.param_groups]
     mine.load_state_dict(copy.deepcopy(theirs.state_dict()))
     for group, settings in zip(mine.param_groups, own, strict=True):

@@ -1,25 +1,38 @@
-"""What a study asks of an algorithm: its class, arguments, policies, towers and rollouts."""
+"""What a study asks of an algorithm: its class, policies, rollouts, and what it is built with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, cast
+from inspect import signature
+from typing import TYPE_CHECKING, Any, cast
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from stable_baselines3.common.utils import LinearSchedule
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.extras import require
+from sb3_moe.learning_rates import LinearPerBlock
+from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.registration import TABLE
+from sb3_moe.presets import MINATAR_PPO
+from sb3_moe.study.spec.components import normalizer_class
 from sb3_moe.study.spec.entries import hint
-from sb3_moe.study.spec.named import resolved
-from sb3_moe.study.spec.signatures import as_declared, check_arguments, parameters_of
+from sb3_moe.study.spec.named import arguments_for, imported, parameters_of, resolved
+from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 
-# What a cell gives the algorithm itself.
-OWN = ("policy", "env", "policy_kwargs", "seed", "device", "_init_setup_model")
+if TYPE_CHECKING:
+    from sb3_moe.study.spec.config import CellConfig
+
+#: Values by name. "none" are SB3's own.
+PRESETS: dict[str, Mapping[str, Any]] = {"minatar": MINATAR_PPO, "none": {}}
+# What a run gives the algorithm itself.
+_OWN = ("policy", "env", "policy_kwargs", "seed", "device")
 
 
 def algorithm_class(name: str) -> type[BaseAlgorithm]:
@@ -32,41 +45,20 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
         raise ValueError(
             f"`algorithm` must be one that there are policies for, got {name!r}{hint(name, TABLE)}"
         )
-    module, _, attribute = TABLE[name].algorithm.partition(":")
-    if module == "sb3_contrib":
-        require(f"`algorithm: {name}`", module)
-    return cast(type[BaseAlgorithm], getattr(import_module(module), attribute))
+    reference = TABLE[name].algorithm
+    if reference.startswith("sb3_contrib"):
+        require(f"`algorithm: {name}`", "sb3_contrib")
+    return cast(type[BaseAlgorithm], imported(reference, "algorithm"))
 
 
-def check_algorithm_arguments(name: str, arguments: Mapping[str, Any], where: str) -> None:
-    """Raise unless values can be laid over the preset's.
+def declared(name: str, arguments: Mapping[str, Any], where: str = "arguments") -> dict[str, Any]:
+    """Give arguments as an algorithm takes them.
 
     :param name: of the algorithm
     :param where: the entry that holds them
-    :raises ValueError: naming what the algorithm doesn't take
+    :raises ValueError: naming what it doesn't take
     """
-    if isinstance(arguments, Mapping) and "policy_kwargs" in arguments:
-        raise ValueError(
-            f"`{where}.policy_kwargs` can't be given: options of the policy belong to an "
-            "architecture, as in `architectures: {wide: {net_arch: [128, 128]}}`"
-        )
-    is_mapping = isinstance(arguments, Mapping)
-    values = resolved(arguments, where) if is_mapping else arguments
-    check_arguments(algorithm_class(name), values, where, OWN)
-    for argument in ("n_steps", "train_freq"):
-        length = arguments.get(argument, 1)
-        count = length[0] if isinstance(length, list | tuple) else length
-        if count < 1:
-            raise ValueError(f"`{where}.{argument}` must be at least 1, got {length}")
-
-
-def declared(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Give arguments as an algorithm takes them."""
-    parameters = parameters_of(algorithm_class(name))
-    return {
-        key: as_declared(parameters[key], value) if isinstance(value, list) else value
-        for key, value in resolved(arguments).items()
-    }
+    return arguments_for(algorithm_class(name), arguments, where, _OWN)
 
 
 def default_of(name: str, argument: str) -> Any:
@@ -80,20 +72,27 @@ def is_off_policy(name: str) -> bool:
     return issubclass(algorithm_class(name), OffPolicyAlgorithm)
 
 
-def rollout_of(name: str, arguments: Mapping[str, Any], n_envs: int) -> int:
-    """Give the environment steps between two updates, over all copies.
+def rollout_of(cell: CellConfig) -> int:
+    """Give the steps between two updates, over all parallel environments.
 
-    :param arguments: those that are not SB3's own
-    :raises ValueError: if they differ
+    :raises ValueError: if rollouts are not counted in steps
     """
-    if issubclass(algorithm_class(name), OnPolicyAlgorithm):
-        return n_envs * int(arguments.get("n_steps", default_of(name, "n_steps")))
-    frequency = arguments.get("train_freq", default_of(name, "train_freq"))
-    count, unit = frequency if isinstance(frequency, list | tuple) else (frequency, "step")
-    if unit != "step":
+    name = "n_steps"
+    if not issubclass(algorithm_class(cell.algorithm), OnPolicyAlgorithm):
+        name = "train_freq"
+    length = given(cell).get(name, default_of(cell.algorithm, name))
+    count, unit = length if isinstance(length, list | tuple) else (length, "step")
+    if unit != "step" or count < 1:
         # Runs would be evaluated, and end, at steps of their own: a report has them at the same.
-        raise ValueError(f"`train_freq` must count steps in a study, got {frequency}")
-    return n_envs * int(count)
+        raise ValueError(f"`{name}` must be a number of steps, at least 1, got {length}")
+    return cell.n_envs * int(count)
+
+
+def towers_of(name: str) -> tuple[str, ...]:
+    """Name the networks of an algorithm's policies that options can tell apart."""
+    algorithm_class(name)  # which refuses a misspelled one
+    policies = import_module(TABLE[name].policies)
+    return cast(tuple[str, ...], getattr(policies, TABLE[name].aliases[0]).towers)
 
 
 def default_policy(name: str, task_id: str) -> str:
@@ -113,33 +112,86 @@ def default_policy(name: str, task_id: str) -> str:
     return found
 
 
-def towers_of(name: str) -> tuple[str, ...]:
-    """Name the networks of an algorithm's policies that options can tell apart."""
-    policies = import_module(TABLE[name].policies)
-    return cast(tuple[str, ...], getattr(policies, TABLE[name].aliases[0]).towers)
-
-
-def policy_base(name: str) -> type[BasePolicy]:
-    """Give the class of SB3's that every policy of an algorithm is one of."""
-    aliases = algorithm_class(name).policy_aliases
-    return next(found for alias, found in aliases.items() if alias.startswith("Mlp"))
-
-
 def policy_of(policy: str, algorithm: str = "PPO") -> type[BasePolicy]:
     """Give the class of an alias that an algorithm knows, or of ``package.module:Class``.
 
     :raises ValueError: if there is no such alias, module or class, or it is no policy of the
         algorithm's
     """
-    aliases, base = algorithm_class(algorithm).policy_aliases, policy_base(algorithm)
-    rule = f"`policy` must be an alias that {algorithm} knows, or `package.module:Class`"
-    module, colon, attribute = policy.partition(":")
-    if not colon and policy not in aliases:
-        raise ValueError(f"{rule}, got {policy!r}{hint(policy, aliases)}")
-    try:
-        found: Any = getattr(import_module(module), attribute) if colon else aliases[policy]
-    except Exception as error:  # a module may raise anything while it is imported
-        raise ValueError(f"{rule}, got {policy!r}: {error}") from error
+    aliases = algorithm_class(algorithm).policy_aliases
+    if ":" not in policy and policy not in aliases:
+        raise ValueError(
+            f"`policy` must be an alias that {algorithm} knows, or `package.module:Class`, got "
+            f"{policy!r}{hint(policy, aliases)}"
+        )
+    base = next(found for alias, found in aliases.items() if alias.startswith("Mlp"))
+    found: Any = imported(policy, "policy") if ":" in policy else aliases[policy]
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(f"`policy` must be a class of SB3's {base.__name__}, got {policy!r}")
     return found
+
+
+def given(cell: CellConfig) -> dict[str, Any]:
+    """Give the plain arguments that aren't SB3's own: architecture over study over preset."""
+    preset = {k: v for k, v in PRESETS[cell.preset or "none"].items() if k != "policy_kwargs"}
+    return {**preset, **cell.arguments, **cell.architecture.arguments}
+
+
+def arguments_of(cell: CellConfig) -> dict[str, Any]:
+    """Give all arguments of a run's algorithm but policy, environment, seed and device."""
+    arguments = declared(cell.algorithm, given(cell))
+    per_task = cell.normalize is not None and issubclass(
+        normalizer_class(cell.normalize), PerTaskVecNormalize
+    )
+    if per_task and is_off_policy(cell.algorithm) and "replay_buffer_class" not in arguments:
+        # To normalize a reward that is replayed, the buffer must know whose it was.
+        from sb3_moe.vec_env.replay_buffers import MultiTaskReplayBuffer
+
+        arguments["replay_buffer_class"] = MultiTaskReplayBuffer
+    arguments["policy_kwargs"] = _policy_kwargs(cell)
+    if cell.annealing != "none":
+        rate = arguments.get("learning_rate", default_of(cell.algorithm, "learning_rate"))
+        if not isinstance(rate, int | float):
+            raise ValueError(f"`annealing` needs a `learning_rate` that is a number, got {rate!r}")
+        blocks = len(cell.order or (0,)) * cell.cycles
+        whole = cell.annealing == "run"
+        annealed = LinearSchedule(rate, 0.0, 1.0) if whole else LinearPerBlock(rate, blocks)
+        arguments["learning_rate"] = annealed
+    return arguments
+
+
+def _policy_kwargs(cell: CellConfig) -> dict[str, Any]:
+    """Lay an architecture's options over the preset's, and over what its observations need."""
+    architecture = cell.architecture
+    policy = policy_of(str(architecture.policy), cell.algorithm)
+    preset = dict(PRESETS[cell.preset or "none"].get("policy_kwargs", {}))
+    own = resolved(architecture.policy_kwargs, f"architectures.{architecture.name}")
+    encoder = preset.pop("features_extractor_kwargs", {})
+    if not issubclass(policy, MoEPolicy):
+        # SB3's extractors have no encoder to choose: they flatten MinAtar's observations as ours.
+        extractor = signature(policy).parameters.get("features_extractor_class")
+        # Observations have the task id beside them: MlpPolicy sees them as MultiInputPolicy does.
+        if cell.task_id == "dict" and extractor and extractor.default is FlattenExtractor:
+            preset["features_extractor_class"] = CombinedExtractor
+        return {**preset, **own}
+    # An extractor of the user's own may know neither of tasks nor of a preset's encoder.
+    takes = parameters_of(own.get("features_extractor_class") or TaskExtractor)
+    number = {"num_tasks": len(cell.games)} if cell.task_id in ("onehot", "channels") else {}
+    number = {name: value for name, value in number.items() if name in takes}
+    encoder = {name: value for name, value in encoder.items() if name in takes}
+    extra = number | (own.get("features_extractor_kwargs") or encoder)
+    return {**preset, **own, **({"features_extractor_kwargs": extra} if extra else {})}
+
+
+def described(value: Any) -> Any:
+    """Turn arguments into plain values for a file: classes and functions by their names."""
+    if isinstance(value, Mapping):
+        return {key: described(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [described(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    inside = getattr(value, "__dict__", {})
+    return f"{type(value).__name__}({described(inside)})" if inside else repr(value)

@@ -1,47 +1,41 @@
-"""Read YAML into the types that our dataclasses declare, and say in words what doesn't fit."""
+"""Read YAML without its surprises, and say in words which entries pydantic refused."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
 
-# A few lines of references to references can stand for more than fits into memory.
-_MOST_ENTRIES = 100_000
-_TEXT, _MERGE, _FLOAT = (f"tag:yaml.org,2002:{name}" for name in ("str", "merge", "float"))
-
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's loader, but keys are text and stand once, and ``1e6`` is a number (YAML 1.2)."""
+    """PyYAML's loader, but a key may stand only once, and ``1e6`` is a whole number."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Refuse keys that PyYAML takes: the last of two would hide the other."""
+        """Refuse a key that is there twice: PyYAML would drop the first without a word."""
         node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.tag not in (_TEXT, _MERGE):
-                raise yaml.MarkedYAMLError(None, None, "a key must be text", key.start_mark)
-            if key.value in seen:
+        keys = [key.value for key, _ in node.value]
+        for position, (key, _) in enumerate(node.value):
+            if key.value in keys[:position]:
                 problem = f"there are two entries {key.value!r}"
                 raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
-            seen.add(key.value)
         return node
 
 
 def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    """Give 1e6 as a whole number: steps are written so."""
     value = loader.construct_yaml_float(node)
     return int(value) if "e" in node.value.lower() and value.is_integer() else value
 
 
+_FLOAT = "tag:yaml.org,2002:float"
 _Loader.add_constructor(_FLOAT, _number)
 _Loader.add_implicit_resolver(
     _FLOAT, re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
@@ -49,118 +43,102 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(text: str) -> Any:
-    """Read YAML that means what it seems to.
+    """Read YAML.
 
-    :raises ValueError: saying where and why it can't be read
+    :raises ValueError: with line and column if it can't be read, or naming the entry whose number
+        isn't finite
     """
-    values = _loaded(text)
-    if (count := _unfolded(values, {})) > _MOST_ENTRIES:
-        raise ValueError(
-            f"the YAML can't be read: its references unfold to {count:,} entries, and at most "
-            f"{_MOST_ENTRIES:,} are taken"
-        )
-    return values
-
-
-def _unfolded(value: Any, counts: dict[int, int]) -> int:
-    """Count entries as they are once every reference (``*name``) is written out."""
-    if not isinstance(value, dict | list):
-        return 1
-    if id(value) not in counts:
-        counts[id(value)] = 1  # what holds itself is refused later, when it is written as JSON
-        inside = value.values() if isinstance(value, dict) else value
-        counts[id(value)] = 1 + sum(_unfolded(each, counts) for each in inside)
-    return counts[id(value)]
-
-
-def _loaded(text: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
+        values = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ValueError(f"the YAML can't be read: {where}{error.problem}") from error
-    except Exception as error:  # PyYAML lets a KeyError out for `!!bool x`, and others
+    except (yaml.YAMLError, KeyError, ValueError) as error:
         raise ValueError(f"the YAML can't be read: {error}") from error
+    _check_finite(values, "")
+    return values
 
 
-def typed(kind: type[T], values: Mapping[str, Any]) -> T:
+def _check_finite(value: Any, where: str) -> None:
+    """Refuse ``.nan``, which differs from itself, and ``.inf``: JSON can't hold them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"`{where}` must be finite, got {value}")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_finite(item, f"{where}.{key}".removeprefix("."))
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            _check_finite(item, f"{where}[{position}]")
+
+
+def typed(kind: type[T], values: Mapping[str, Any], context: Any = None) -> T:
     """Build a dataclass, and those within it, from what YAML gave.
 
     :param kind: the dataclass
     :param values: of its fields
+    :param context: what its validators are told
     :raises ValueError: naming every entry that is missing, unknown or of another type
     """
     try:
-        # In JSON, strictly: lists may become tuples and mappings dataclasses, but 1 not true.
+        # From JSON, strictly: lists may become tuples and mappings dataclasses, but 1 not true.
         text = json.dumps(values, default=str)
-        return TypeAdapter(kind).validate_json(text, strict=True, extra="forbid")
+        return TypeAdapter(kind).validate_json(text, strict=True, extra="forbid", context=context)
     except ValidationError as error:
-        raise ValueError(in_words(error, kind, values)) from error
+        raise ValueError(in_words(error, known=names_of(kind))) from error
 
 
+def names_of(kind: Any) -> list[str]:
+    """List the entries of a dataclass."""
+    return [each.name for each in fields(kind)] if is_dataclass(kind) else []
+
+
+# What pydantic writes into the way to a value that may be of several types.
+_TYPES = ("str", "int", "float", "bool", "callable", "literal")
 _RULES = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-    "dataclass_type": "a mapping",
-    "needs_python_object": "an object, `{package.module:Class: {argument: value}}`, or where it "
-    "ends in `_class` a class, `package.module:Class`",
+    "float_parsing": "be a number",
+    "float_type": "be a number",
+    "int_type": "be a whole number",
+    "int_from_float": "be a whole number",
+    "bool_type": "be true or false",
+    "string_type": "be text",
+    "tuple_type": "be a list",
+    "dict_type": "be a mapping",
+    "dataclass_type": "be a mapping",
 }
 
 
-def in_words(error: ValidationError, kind: Any, values: Any, where: str = "") -> str:
+def in_words(error: ValidationError, where: str = "", known: Iterable[str] = ()) -> str:
     """Say what pydantic found, a line for each entry.
 
     :param error: what it raised
-    :param kind: the type that ``values`` should have had
-    :param where: the entry that holds ``values``
+    :param where: the entry that holds what was refused
+    :param known: the entries that there are, for hints at misspelled ones
     """
-    rules: dict[tuple[str, str], list[str]] = {}
+    lines: dict[str, str] = {}
     for detail in error.errors(include_url=False):
-        before, rule, after = _line(detail, kind, values, where)
-        rules.setdefault((before, after), []).append(rule)
-    # A union has a rule for each of its types.
-    return "\n".join(before + " or ".join(each) + after for (before, after), each in rules.items())
-
-
-def _line(detail: ErrorDetails, kind: Any, values: Any, where: str) -> tuple[str, str, str]:
-    """Give the line about an entry: what stands before the rule, the rule, what stands after."""
-    loc, path = detail["loc"], _path(detail["loc"], values, where)
-    match detail["type"]:
-        case "value_error":
-            return str(detail["ctx"]["error"]), "", ""
-        case "missing":
-            return f"`{f'{path}.{loc[-1]}'.removeprefix('.')}` must be given", "", ""
-        case "unexpected_keyword_argument" | "extra_forbidden":
-            known = _names(kind, loc[:-1])
-            return f"there is no entry `{path}`{hint(str(loc[-1]), known)}", "", ""
-        case name:
-            rule = _RULES.get(name, detail["msg"].removeprefix("Input should be "))
-            return f"`{path}` must be ", rule, f", got {detail['input']!r}"
-
-
-def _path(loc: Iterable[int | str], values: Any, where: str) -> str:
-    """Write the way to an entry as it stands in the file, an architecture by its name."""
-    for part in loc:
-        if isinstance(values, list | tuple) and isinstance(part, int):
-            values = values[part]
-            named = isinstance(values, Mapping) and "name" in values
-            where += f".{values['name']}" if named else f"[{part}]"
-        elif isinstance(values, Mapping) and part in values:
-            values = values[part]
-            where += f".{part}"
-    return where.removeprefix(".")
-
-
-def _names(kind: Any, loc: Iterable[int | str]) -> list[str]:
-    """List the entries that a dataclass has, or one within it; those with `_` are no file's."""
-    for part in loc:
-        kind = get_args(kind)[0] if isinstance(part, int) else get_type_hints(kind)[part]
-    return [name for name in get_type_hints(kind) if not name.startswith("_")]
+        path = where
+        for part in detail["loc"]:
+            if isinstance(part, int):
+                path += f"[{part}]"
+            elif part not in _TYPES and "[" not in part:
+                path += f".{part}"
+        path = path.removeprefix(".")
+        match detail["type"]:
+            case "value_error":
+                lines[str(detail["ctx"]["error"])] = ""
+            case "missing":
+                lines[f"`{path}` must be given"] = ""
+            case "unexpected_keyword_argument" | "extra_forbidden":
+                near = hint(str(detail["loc"][-1]), known) if len(detail["loc"]) == 1 else ""
+                lines[f"there is no entry `{path}`{near}"] = ""
+            case kind:
+                rule = _RULES.get(kind) or re.sub(r"^\w+ should ", "", detail["msg"])
+                begun = lines.get(f"`{path}` must ")
+                # A union has a rule for each of its types.
+                rule = f"{begun.partition(', got ')[0]} or {rule}" if begun else rule
+                lines[f"`{path}` must "] = f"{rule}, got {detail['input']!r}"
+    return "\n".join(before + after for before, after in lines.items())
 
 
 def hint(name: str, known: Iterable[str]) -> str:

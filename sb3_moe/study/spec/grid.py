@@ -1,103 +1,251 @@
-"""A study as a YAML file: which cells there are."""
+"""A study as a YAML file: which runs there are."""
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import field, fields, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
-from sb3_moe.study.spec.about import About, read_about
-from sb3_moe.study.spec.algorithms import algorithm_class
-from sb3_moe.study.spec.architectures import check_policy, named_architecture
-from sb3_moe.study.spec.config import Architecture, CellConfig, Regime, plain, spelled
-from sb3_moe.study.spec.entries import read_yaml, typed
-from sb3_moe.study.spec.named import named
-from sb3_moe.study.spec.setup import Setup, check_name, settle
-from sb3_moe.study.spec.start import with_starts
-from sb3_moe.study.spec.tasks import as_entries, task_names
+from docstring_parser import parse
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic.dataclasses import dataclass
+
+from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.study.spec.architectures import OWN_ENTRIES, check_policy, named_architecture
+from sb3_moe.study.spec.config import (
+    MODELS,
+    Architecture,
+    CellConfig,
+    Count,
+    Name,
+    Regime,
+    Setup,
+    check,
+    plain,
+    settle,
+)
+from sb3_moe.study.spec.entries import hint, read_yaml, typed
+from sb3_moe.study.spec.named import STRICT
 
 # More is a slip: the grid is laid out before anything runs.
 MOST_SEEDS = 10_000
-PRESETS = ("smoke", "paper-small", "paper-full")
-Orders = Literal["given", "rotations", "all"]
+# Development seeds are counted from here, so that they are none of the study's.
+FIRST_DEVELOPMENT_SEED = 1_000
+PRESETS = ("smoke", "first-run", "paper-small", "paper-full")
 
 
-@dataclass(frozen=True, kw_only=True)
-class StudyConfig(Setup):
-    """A grid of cells: every regime and order, with every architecture, for every seed.
+def _counted(value: Any, start: int = 0) -> Any:
+    """Count a number of seeds up, or take the seeds."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return tuple(value) if isinstance(value, list) else value
+    if not 1 <= value <= MOST_SEEDS:
+        raise ValueError(f"`seeds` must be a list, or 1 to {MOST_SEEDS:,} of them, got {value}")
+    return tuple(range(start, start + value))
 
-    :param name: of the study, and of its folder under ``runs``
-    :param games: see :class:`~sb3_moe.study.spec.setup.Setup`; in the order in which ``"crl"``
-        plays them unless ``orders`` says more
-    :param architectures: the columns
-    :param regimes: see :class:`~sb3_moe.study.spec.config.CellConfig`
-    :param orders: of ``"crl"``: the one given, its rotations (each game comes first, second, ...
-        once), all permutations, or a list of orders
-    :param seeds: a number of seeds, or the seeds
-    :param random_episodes: episodes of each game that measure the random policy's level
-    :param claims: the file of claims that the report tests, None for none
-    :param about: what the report says that the configuration can't tell
-    :raises ValueError: if a value is out of its range, or two entries would be one cell
+
+_NUMBER_OR_LIST = WithJsonSchema({"type": ["integer", "array"]})
+Seeds = Annotated[tuple[int, ...], BeforeValidator(_counted), _NUMBER_OR_LIST]
+DevelopmentSeeds = Annotated[
+    tuple[int, ...],
+    BeforeValidator(partial(_counted, start=FIRST_DEVELOPMENT_SEED)),
+    _NUMBER_OR_LIST,
+]
+
+
+def _architectures(value: Any, info: ValidationInfo) -> Any:
+    """Read names, or names with their options."""
+    entries = [value] if isinstance(value, Mapping) else value
+    if not isinstance(entries, list | tuple):
+        raise ValueError(f"`architectures` must be names, or names with options, got {value!r}")
+    more, found = (info.data.get("algorithm", "PPO"), info.context), []
+    for entry in entries:
+        if isinstance(entry, Architecture):
+            found.append(entry)
+        elif isinstance(entry, Mapping):
+            found += [named_architecture(name, each, *more) for name, each in entry.items()]
+        else:
+            found.append(named_architecture(str(entry), None, *more))
+    return tuple(found)
+
+
+_ENTRIES = (*DEFAULTS, "net_arch", *OWN_ENTRIES)
+_ARCHITECTURE_SCHEMA = {
+    "type": ["object", "null"],
+    "properties": {name: {} for name in _ENTRIES},
+}
+Architectures = Annotated[
+    tuple[Architecture, ...],
+    BeforeValidator(_architectures),
+    WithJsonSchema({"type": ["array", "object"], "additionalProperties": _ARCHITECTURE_SCHEMA}),
+]
+
+
+def _beside(path: Path | None, info: ValidationInfo) -> Path | None:
+    """Take a path from the folder of the study's file."""
+    return info.context / path if info.context and path is not None else path
+
+
+def _about(value: Any, info: ValidationInfo) -> Any:
+    """Read the file that ``about`` names."""
+    if isinstance(value, str):
+        path = (info.context or Path()) / value
+        try:
+            value = read_yaml(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"`about` must be a mapping, or a file of one: {error}") from error
+    notes = value.get("notes") if isinstance(value, Mapping) else None
+    return {**value, "notes": tuple(notes)} if isinstance(notes, list) else value
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class About:
+    """A study's own words; its report says the rest from the configuration.
+
+    :param title: of the page, empty for one made of the study's name, algorithm and tasks
+    :param introduction: what is asked and why; an empty line begins a new paragraph
+    :param notes: choices that the configuration can't tell, a sentence or two each
+    :param reproduce: how to run it again
     """
 
-    name: str
-    architectures: tuple[Architecture, ...]
-    regimes: tuple[Regime, ...] = ("mtrl", "crl")
-    orders: Orders | tuple[tuple[str, ...], ...] = "given"
-    seeds: tuple[int, ...] = (0,)
-    random_episodes: int = 64
-    claims: Path | None = None
-    about: About = field(default_factory=About)
+    title: str = ""
+    introduction: str = ""
+    notes: tuple[str, ...] = ()
+    reproduce: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Tune:
+    """Values of one argument, of which each network takes its best before the study's seeds run.
+
+    :param argument: of the algorithm, such as ``learning_rate``; a network whose own ``arguments``
+        have it keeps that value
+    :param values: to try
+    :param seeds: development seeds, none of the study's; a number of them counts from 1000
+    :param extensions: how often, at most, the grid gets a further value where the best is at its
+        edge
+    """
+
+    argument: str
+    values: Annotated[tuple[int | float, ...], Field(min_length=2)]
+    seeds: DevelopmentSeeds = (1000, 1001, 1002)
+    extensions: Annotated[int, Field(ge=0)] = 3
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class StudyConfig(Setup):
+    """A grid of runs: every regime and order, with every architecture, for every seed.
+
+    :param name: of the study, and of its folder under ``runs``
+    :param architectures: the networks: a list of names, or a mapping from names to options
+    :param regimes: ``mtrl`` interleaves, ``crl`` one after the other, ``scratch`` one task alone,
+        ``schedule`` what ``schedule`` says; by default ``[mtrl, crl]``, or ``[schedule]`` where
+        there is a ``schedule``
+    :param orders: of ``crl``: the order given, its ``rotations``, ``all`` permutations, or a list
+        of orders
+    :param seeds: a number of seeds, or the seeds
+    :param tune: ``{argument: learning_rate, values: [1e-4, 3e-4, 1e-3], seeds: 3}``: each network
+        takes its best value on development seeds, and the study's own seeds run with it
+    :param random_episodes: episodes of each task that measure the random policy
+    :param claims: the file of [claims](reports.md) that the report tests
+    :param about: what the configuration can't say: ``title``, ``introduction``, ``notes``,
+        ``reproduce``; or a file of these
+    """
+
+    name: Name
+    architectures: Architectures
+    regimes: tuple[Regime, ...] = ()
+    orders: Literal["given", "rotations", "all"] | tuple[tuple[str, ...], ...] = "given"
+    seeds: Seeds = (0,)
+    tune: Tune | None = None
+    random_episodes: Count = 64
+    claims: Annotated[Path | None, AfterValidator(_beside)] = None
+    about: Annotated[
+        About, BeforeValidator(_about), WithJsonSchema({"type": ["string", "object"]})
+    ] = field(default_factory=About)
+
     # Not of the file: see `only`.
-    _only: tuple[str, ...] = field(init=False, default=())
+    _only: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        check_name("a study", self.name)
+        usual = ("mtrl", "crl") if self.schedule is None else ("schedule",)
+        settle(self, regimes=self.regimes or usual)
         super().__post_init__()
         settle(self, architectures=tuple(each.fitted(self) for each in self.architectures))
-        _check_unique("architectures", [a.name for a in self.architectures])
-        _check_unique("seeds", self.seeds)
-        _check_unique("regimes", self.regimes)
-        if isinstance(self.orders, str) and self.orders not in get_args(Orders):
-            raise ValueError(
-                f"`orders` must be {', '.join(get_args(Orders))} or a list, got {self.orders!r}"
-            )
-        if not isinstance(self.orders, str):
-            _check_unique("orders", self.orders)
-            for game in itertools.chain.from_iterable(self.orders):
-                if game not in self.games:
-                    raise ValueError(
-                        f"`orders` must be of the games {', '.join(self.games)}, got {game!r}"
-                    )
-        for regime in self.regimes:
-            if regime not in get_args(Regime):
-                raise ValueError(
-                    f"`regimes` must be among {', '.join(get_args(Regime))}, got {regime!r}"
+        for name in ("architectures", "seeds", "regimes", "orders"):
+            values = getattr(self, name)
+            if not isinstance(values, str):
+                named = [each.name if isinstance(each, Architecture) else each for each in values]
+                check(
+                    0 < len({*named}) == len(named),
+                    f"`{name}` must be different from each other, at least one, got {named}",
                 )
-        if self.random_episodes < 1:
-            raise ValueError(f"`random_episodes` must be at least 1, got {self.random_episodes}")
         for architecture in self.architectures:
             check_policy(architecture, self.algorithm)
-        if self.schedule is not None and "schedule" not in self.regimes:
-            raise ValueError(
-                f'`regimes` must have "schedule" where there is a `schedule`, got {self.regimes}'
-            )
+        check(
+            self.schedule is None or "schedule" in self.regimes,
+            f'`regimes` must have "schedule" where there is a `schedule`, got {self.regimes}',
+        )
+        if self.tune is not None:
+            shared = sorted({*self.tune.seeds} & {*self.seeds})
+            check(not shared, f"`tune.seeds` must be none of the study's `seeds`, got {shared}")
+            tuned(self, {each.name: self.tune.values[0] for each in self.architectures})
         self.cells()  # which checks that there are such
 
     def cells(self) -> list[CellConfig]:
-        """List the cells, whole seeds first: what is finished can be compared at any time.
+        """List the runs, whole seeds first: what is finished can be compared at any time.
 
-        A cell that another begins with comes before it, and is added where the grid lacks it.
+        A run that another begins with comes before it, and is added where the grid lacks it.
         """
-        wanted = [c for c in self._grid() if not self._only or c.architecture.name in self._only]
-        return with_starts(wanted, self.architectures, self.schedule)
+        found: dict[str, CellConfig] = {}
+        for cell in self._grid():
+            if not self._only or cell.architecture.name in self._only:
+                for each in self._chain(cell, ()):
+                    found.setdefault(each.name, each)
+        return list(found.values())
+
+    def _chain(self, cell: CellConfig, behind: tuple[str, ...]) -> list[CellConfig]:
+        """Give a run behind the one that it begins with, and so on.
+
+        :raises ValueError: if it begins with one that there isn't, or in the end with itself
+        """
+        start = cell.architecture.start_from
+        if start is None or start.architecture is None:
+            return [cell]
+        columns = {each.name: each for each in self.architectures}
+        where = f"`architectures.{cell.architecture.name}.start_from`"
+        check(
+            start.architecture in columns,
+            f"{where} must be a network of the study, or a file that ends in "
+            f"{' or '.join(MODELS)}, got {start.architecture!r}{hint(start.architecture, columns)}",
+        )
+        check(
+            cell.name not in behind,
+            f"{where} must not lead back to itself, got {' from '.join((*behind, cell.name))}",
+        )
+        regime = start.regime or cell.regime
+        before = replace(
+            cell,
+            regime=regime,
+            order=cell.order if start.order is None else start.order,
+            architecture=columns[start.architecture],
+            schedule=self.schedule if regime == "schedule" else None,
+        )
+        return [*self._chain(before, (*behind, cell.name)), cell]
 
     def only(self, names: Sequence[str]) -> StudyConfig:
-        """Give the same study with the cells of some networks, and those that they begin with.
+        """Give the same study with the runs of some networks, and those that they begin with.
 
         :param names: of the networks; none for all
         """
@@ -106,36 +254,33 @@ class StudyConfig(Setup):
         return study
 
     def _grid(self) -> list[CellConfig]:
+        shared = {each.name: getattr(self, each.name) for each in fields(Setup)}
         grid = [
             CellConfig(
                 regime=regime,
                 order=order,
                 architecture=architecture,
                 seed=seed,
-                **self._shared | ({} if regime == "schedule" else {"schedule": None}),
+                **shared | ({} if regime == "schedule" else {"schedule": None}),
             )
             for seed in self.seeds
             for regime in self.regimes
             for order in self.sequences(regime)
             for architecture in self.architectures
         ]
-        _check_folders([cell.name for cell in grid])
+        names = [cell.name for cell in grid]  # of tasks and architectures, which may have dashes
+        twice = sorted({name for name in names if names.count(name) > 1})
+        check(not twice, f"runs must have different names: rename an architecture, got {twice}")
         return grid
-
-    @property
-    def _shared(self) -> dict[str, Any]:
-        return {each.name: getattr(self, each.name) for each in fields(Setup)}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``study.json`` holds them."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-        values["claims"] = None if self.claims is None else self.claims.name
-        columns = [spelled(plain(each), self.algorithm) for each in self.architectures]
-        values["architectures"] = columns
-        return spelled({name: plain(value) for name, value in values.items()}, self.algorithm)
+        claims = None if self.claims is None else self.claims.name
+        values: dict[str, Any] = plain(self) | {"claims": claims}
+        return values
 
     def sequences(self, regime: Regime) -> list[tuple[str, ...]]:
-        """List the orders of games that a regime has cells for."""
+        """List the orders of tasks that a regime has runs for."""
         if regime in ("mtrl", "schedule"):
             return [()]
         if regime == "scratch":
@@ -147,33 +292,70 @@ class StudyConfig(Setup):
         return [self.games] if isinstance(self.orders, str) else list(self.orders)
 
 
-def _check_unique(name: str, values: Sequence[Any]) -> None:
-    if not values:
-        raise ValueError(f"`{name}` must have at least one entry, got none")
-    if len(set(values)) < len(values):
-        raise ValueError(f"`{name}` must be different from each other, got {list(values)}")
+def tuned(study: StudyConfig, values: Mapping[str, float]) -> StudyConfig:
+    """Give a study in which networks have a value of the argument that is tuned.
+
+    :param values: of each network; one that says the argument itself keeps its own
+    """
+    assert study.tune is not None
+    argument = study.tune.argument
+    architectures = tuple(
+        replace(each, arguments={argument: values[each.name], **each.arguments})
+        if each.name in values
+        else each
+        for each in study.architectures
+    )
+    found = replace(study, architectures=architectures, tune=None)
+    settle(found, _only=study._only)
+    return found
 
 
-def _check_folders(names: Sequence[str]) -> None:
-    """Raise if two cells would share a folder: names of games and architectures may have dashes."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(
-            "cells must have different names: rename an architecture, since there are two "
-            f"{twice[0]!r}"
-        )
+def changed(
+    study: StudyConfig,
+    *,
+    seeds: int | None = None,
+    steps_per_task: int | None = None,
+    architecture: Sequence[str] = (),
+    only: Sequence[str] | None = None,
+) -> StudyConfig:
+    """Give a study with what a command line changes in it.
+
+    :param architecture: further networks: names, or ``package.module:Class``
+    :param only: the networks whose runs are left
+    :raises ValueError: if a value is out of its range, or a network isn't there
+    """
+    changes: dict[str, Any] = {"seeds": seeds, "steps_per_task": steps_per_task}
+    added = tuple(
+        Architecture(name=each.rpartition(":")[2], policy=each)
+        if ":" in each
+        else named_architecture(each, algorithm=study.algorithm)
+        for each in architecture
+    )
+    study = replace(
+        study,
+        architectures=study.architectures + added,
+        **{name: value for name, value in changes.items() if value is not None},
+    )
+    names = [each.name for each in study.architectures]
+    unknown = [name for name in only or () if name not in names]
+    check(
+        only is None or (bool(only) and not unknown),
+        f"`--only` must name networks of the study, {names}, got {unknown}",
+    )
+    return study.only(only or ())
 
 
 def load_study(name_or_path: str) -> StudyConfig:
     """Read a preset of this package, or a YAML file.
 
-    :param name_or_path: ``smoke``, ``paper-small``, ``paper-full`` or a path
+    :param name_or_path: one of :data:`PRESETS` or a path
     :raises ValueError: naming the entry that is unknown or out of range
     """
     if name_or_path in PRESETS:
         folder = Path(str(resources.files("sb3_moe.study") / "presets"))
-        return read_study((folder / f"{name_or_path}.yaml").read_text(encoding="utf-8"), folder)
-    path = Path(name_or_path)
+        path = folder / f"{name_or_path}.yaml"
+    else:
+        path = Path(name_or_path)
     if not path.is_file():
         why = "is no file" if path.exists() else "doesn't exist"
         raise ValueError(
@@ -181,82 +363,41 @@ def load_study(name_or_path: str) -> StudyConfig:
             f"which {why}"
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        return read_study(path.read_text(encoding="utf-8"), path.parent)
     except UnicodeDecodeError as error:
         raise ValueError(f"a study must be text, got {name_or_path!r}: {error}") from error
-    return read_study(text, path.parent)
 
 
 def read_study(text: str, folder: Path) -> StudyConfig:
     """Read a study from YAML.
 
     :param text: the file's
-    :param folder: against which the path of the claims is resolved
+    :param folder: against which paths in it are resolved
     :raises ValueError: if it is no mapping, or an entry is missing, unknown, or not what it must be
     """
     values = read_yaml(text)
     if not isinstance(values, dict):
         raise ValueError(f"a study must be a YAML mapping, got {values!r}")
-    study = typed(StudyConfig, _spelled_out(values, folder))
+    study = typed(StudyConfig, values, folder)
     if study.claims is not None and not study.claims.is_file():
         raise ValueError(f"`claims` must be a file, got {str(study.claims)!r}")
     return study
 
 
-def _spelled_out(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Write as the fields have it what a file may say in short."""
-    long = dict(values)
-    if "architectures" in values:
-        algorithm = values.get("algorithm", "PPO")
-        if not isinstance(algorithm, str):
-            raise ValueError(f"`algorithm` must be text, got {algorithm!r}")
-        algorithm_class(algorithm)  # before the networks' names are read by its towers
-        columns = _architectures(values["architectures"], algorithm, folder)
-        long["architectures"] = [asdict(column) for column in columns]
-    if "tasks" in values and "games" not in values:
-        if not values["tasks"]:
-            raise ValueError(
-                f"`tasks` must be a suite's name or a list of tasks, got {values['tasks']!r}"
-            )
-        long["games"] = task_names(as_entries(values["tasks"]))
-    for name in ("schedule", "normalize"):
-        if values.get(name) is not None:
-            long[name] = asdict(named(values[name], name))
-    if isinstance(values.get("callbacks"), list):
-        long["callbacks"] = [asdict(named(each, "callbacks")) for each in values["callbacks"]]
-    if values.get("schedule") is not None:
-        long.setdefault("regimes", ["schedule"])
-    if "seeds" in values:
-        long["seeds"] = _seeds(values["seeds"])
-    if isinstance(values.get("claims"), str):
-        long["claims"] = str(folder / values["claims"])
-    if "about" in values:
-        long["about"] = read_about(values["about"], folder)
-    return long
+def schema() -> dict[str, Any]:
+    """Give the JSON schema of a study's file, with which editors complete and check it."""
+    found: dict[str, Any] = TypeAdapter(StudyConfig).json_schema()
+    told = [*parse(str(Setup.__doc__)).params, *parse(str(StudyConfig.__doc__)).params]
+    for each in told:
+        text = " ".join(str(each.description).replace("``", "`").split())
+        found["properties"][each.arg_name]["description"] = text
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
 
 
-def _seeds(value: Any) -> list[Any]:
-    """Count from 0 up to a number of seeds, or take the seeds."""
-    if isinstance(value, list):
-        return value
-    if type(value) is int and 1 <= value <= MOST_SEEDS:
-        return list(range(value))
-    raise ValueError(
-        f"`seeds` must be a number of seeds, 1 to {MOST_SEEDS:,}, or a list, got {value!r}"
-    )
-
-
-def _architectures(value: Any, algorithm: str, folder: Path) -> Iterator[Architecture]:
-    """Read names, or names with their options."""
-    for entry in value if isinstance(value, list) else [value]:
-        if isinstance(entry, Mapping):
-            yield from (
-                named_architecture(name, options, algorithm, folder)
-                for name, options in entry.items()
-            )
-        elif isinstance(entry, str) and isinstance(value, list):
-            yield named_architecture(entry, algorithm=algorithm)
-        else:
-            raise ValueError(
-                f"`architectures` must be names, or names with their options, got {entry!r}"
-            )
+def table() -> str:
+    """Give the docs' table of entries, from the same declarations."""
+    rows = ["| entry | default | meaning |", "|---|---|---|"]
+    for name, each in schema()["properties"].items():
+        default = f"`{json.dumps(each['default'])}`" if each.get("default") is not None else ""
+        rows.append(f"| `{name}` | {default} | {each['description']} |")
+    return "\n".join(rows) + "\n"

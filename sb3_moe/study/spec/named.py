@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from functools import cache
 from importlib import import_module
-from typing import Any
+from inspect import Parameter, signature
+from typing import Annotated, Any, get_type_hints
 
-from sb3_moe.study.spec.entries import hint
-from sb3_moe.study.spec.signatures import check_arguments
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+)
+from pydantic.dataclasses import dataclass
+
+from sb3_moe.study.spec.entries import hint, in_words
+
+#: Of every dataclass into which a study's file is read.
+STRICT = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Named:
     """A class by its name, and what it is built with.
 
-    :param name: of ours or SB3's, or ``package.module:Class``
-    :param arguments: plain values; see :func:`value_of`
+    :param name: of this package or SB3, or ``package.module:Class``
+    :param arguments: of its constructor, plain values; see :func:`value_of`
     """
 
     name: str
@@ -43,33 +57,21 @@ class Named:
             raise ValueError(f"`{where}` must be a class of {base.__name__}, got {self.name!r}")
         return found
 
-    def check(
-        self, base: type, known: Mapping[str, type], where: str, own: Sequence[str] = ()
-    ) -> None:
-        """Raise unless there is such a class, and it takes the arguments.
 
-        :param own: arguments that a study gives it itself
-        :raises ValueError: naming the entry
-        """
-        kind = self.class_of(base, known, where)
-        check_arguments(kind, resolved(self.arguments), f"{where}.{self.name}", own)
-
-
-def named(value: Any, where: str) -> Named:
-    """Read a name, or a name with its arguments: ``Cycle`` or ``{Cycle: {num_cycles: 2}}``.
-
-    :param where: the entry that holds it
-    :raises ValueError: if it is neither
-    """
+def _in_full(value: Any) -> Any:
+    """Read ``Cycle`` or ``{Cycle: {num_cycles: 2}}``."""
     if isinstance(value, str):
-        return Named(name=value)
-    if isinstance(value, Mapping) and set(value) == {"name", "arguments"}:
-        return Named(**value)
-    if isinstance(value, Mapping) and len(value) == 1:
+        return {"name": value}
+    if isinstance(value, Mapping) and len(value) == 1 and "name" not in value:
         ((name, arguments),) = value.items()
-        if arguments is None or isinstance(arguments, Mapping):
-            return Named(name=name, arguments=arguments or {})
-    raise ValueError(f"`{where}` must be a name, or a name with its arguments, got {value!r}")
+        return {"name": name, "arguments": arguments or {}}
+    return value
+
+
+#: An entry of a study that names a class.
+NamedEntry = Annotated[
+    Named, BeforeValidator(_in_full), WithJsonSchema({"type": ["string", "object"]})
+]
 
 
 def imported(reference: str, where: str) -> Any:
@@ -108,12 +110,64 @@ def value_of(name: str, value: Any, where: str) -> Any:
         return imported(value, where)
     if not isinstance(value, Mapping):
         return value
-    references = [key for key in value if isinstance(key, str) and ":" in key]
-    if len(value) > 1 or not references:
+    reference = next(iter(value), "")
+    if len(value) != 1 or ":" not in str(reference):
         return resolved(value, where)
-    (reference,) = references
     kind = imported(reference, where)
     try:
         return kind(**resolved(value[reference] or {}, where))
     except Exception as error:  # as its constructor likes
         raise ValueError(f"`{where}` can't be built from {value!r}: {error}") from error
+
+
+def parameters_of(call: Callable[..., Any]) -> dict[str, Parameter]:
+    """Give the parameters of a function or class by name, with their types as annotations.
+
+    Where a class takes ``**kwargs``, they are those of the class behind it.
+    """
+    found: dict[str, Parameter] = {}
+    for each in [vars(base).get("__init__") for base in getattr(call, "__mro__", ())] or [call]:
+        if each is None:
+            continue
+        try:
+            types = get_type_hints(each)
+        except Exception:  # names that are there for type checkers only
+            types = {}
+        parameters = signature(each).parameters.values()
+        for one in parameters:
+            if one.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY):
+                kind = types.get(one.name, one.annotation)
+                unknown = kind is Parameter.empty or isinstance(kind, str)
+                found.setdefault(one.name, one.replace(annotation=Any if unknown else kind))
+        if not any(one.kind is Parameter.VAR_KEYWORD for one in parameters):
+            break
+    found.pop("self", None)
+    return found
+
+
+def arguments_for(
+    call: Callable[..., Any], values: Mapping[str, Any], where: str, own: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Give arguments from a file as a function or class takes them: lists may be tuples.
+
+    :param where: the entry that holds them
+    :param own: parameters that are given to it besides, and so not by the file
+    :raises ValueError: naming each entry that is unknown, missing, or not what it must be
+    """
+    model = _model_of(call, own)
+    try:
+        found = model.model_validate(resolved(values, where))
+    except ValidationError as error:
+        raise ValueError(in_words(error, where, model.model_fields)) from error
+    return {name: getattr(found, name) for name in values}
+
+
+@cache
+def _model_of(call: Callable[..., Any], own: tuple[str, ...]) -> type[BaseModel]:
+    fields: dict[str, Any] = {
+        name: (each.annotation, ... if each.default is Parameter.empty else each.default)
+        for name, each in parameters_of(call).items()
+        if name not in own and not name.startswith("_")
+    }
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    return create_model("Arguments", __config__=config, **fields)

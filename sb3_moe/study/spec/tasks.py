@@ -1,25 +1,29 @@
-"""Tasks as a file says them: a suite, Gymnasium ids, ids with arguments, callables by name."""
+"""Tasks as a file says them: MinAtar's games, a suite, Gymnasium ids, callables by name."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_moe.study.spec.games import games_as_tasks
-from sb3_moe.study.spec.signatures import check_arguments
+from sb3_moe.study.spec.named import arguments_for
 
 #: An entry of ``tasks``.
 Entry = str | tuple[str, Mapping[str, Any]]
 #: What ``tasks`` may be: a suite's name, or entries; none where ``games`` names them.
 Entries = str | tuple[Entry, ...]
 
-# What a cell gives the environment itself; a run draws no pictures.
-OWN = ("tasks", "num_envs", "schedule", "render_mode")
+#: Games that a file can name without an id.
+MINATAR = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
+# What a run gives the environment itself; a run draws no images.
+_OWN = ("tasks", "num_envs", "schedule", "render_mode")
+
+
+def game_id(game: str) -> str:
+    """Give the Gymnasium id of a game."""
+    return f"SB3MoE/MinAtar-{game}-v1" if game in MINATAR else game
 
 
 def read_tasks(games: Sequence[str], tasks: Entries = (), no_op_max: int = 0) -> list[Any]:
@@ -31,29 +35,27 @@ def read_tasks(games: Sequence[str], tasks: Entries = (), no_op_max: int = 0) ->
     :return: :class:`sb3_moe_envs.Task` objects
     :raises ValueError: if there is no such suite, id, module or callable
     """
-    if not tasks:
-        return games_as_tasks(games, no_op_max)
-    from sb3_moe_envs.suites import tasks_of
+    import gymnasium as gym
 
+    from sb3_moe_envs.suites import tasks_of
+    from sb3_moe_envs.tasks import Task
+
+    if not tasks:
+        for game in games:
+            if game_id(game) not in gym.registry:
+                raise ValueError(
+                    f"`games` must be among {', '.join(MINATAR)} or a registered Gymnasium id, "
+                    f"got {game!r}"
+                )
+        no_ops = {"no_op_max": no_op_max}
+        return [Task(game, game_id(game), no_ops if game in MINATAR else {}) for game in games]
     entries: Any = tasks
-    if isinstance(tasks, tuple | list):
+    if not isinstance(tasks, str):
         entries = [entry_of(each, f"tasks[{i}]") for i, each in enumerate(tasks)]
     try:
         return tasks_of(entries)
     except TypeError as error:
         raise ValueError(str(error)) from error
-
-
-def task_names(tasks: Entries) -> tuple[str, ...]:
-    """Name the tasks, as ``games`` and ``orders`` call them."""
-    return tuple(task.name for task in read_tasks((), tasks))
-
-
-def as_entries(value: Any) -> Any:
-    """Give entries in the form that compares and hashes alike: tuples for a file's lists."""
-    if not isinstance(value, list | tuple):
-        return value
-    return tuple(tuple(each) if isinstance(each, list) else each for each in value)
 
 
 def entry_of(entry: Any, where: str) -> Any:
@@ -64,19 +66,14 @@ def entry_of(entry: Any, where: str) -> Any:
     """
     import gymnasium as gym
 
-    if isinstance(entry, str):
-        reference, arguments = entry, None
-    elif isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str):
-        reference, arguments = entry
-    else:
-        return entry  # for `tasks_of` to refuse
+    reference, arguments = (entry, None) if isinstance(entry, str) else entry
     module, colon, name = reference.partition(":")
     try:
         found = getattr(import_module(module), name, None) if colon else None
     except Exception as error:  # a module may raise anything while it is imported
         raise ValueError(f"`{where}` can't be imported, got {reference!r}: {error}") from error
     known = (name if colon else reference) in gym.registry
-    if known and isinstance(arguments, Mapping):
+    if known and arguments is not None:
         return reference, dict(arguments)
     if arguments is None and (known or callable(found)):
         return reference if known else found
@@ -87,14 +84,13 @@ def entry_of(entry: Any, where: str) -> Any:
 
 
 def check_env(env: Mapping[str, Any]) -> None:
-    """Raise unless the environment of several tasks takes the arguments.
+    """Raise unless :func:`sb3_moe.make_multitask_vec_env` takes the arguments of a file.
 
-    :param env: those of :func:`sb3_moe.make_multitask_vec_env` that a file may give
     :raises ValueError: naming the entry
     """
     from sb3_moe_envs import MultiTaskVectorEnv
 
-    check_arguments(MultiTaskVectorEnv, env, "env", OWN)
+    arguments_for(MultiTaskVectorEnv, env, "env", _OWN)
 
 
 def make_env(
@@ -118,17 +114,3 @@ def make_env(
 
     every = read_tasks(games, tasks, no_op_max)
     return make_multitask_vec_env(every, n_envs, seed, schedule=schedule, **(env or {}))
-
-
-def in_a_folders_name(names: Sequence[str], tasks: Entries) -> str:
-    """Join names of tasks to a part of a folder's name, the one that 0.1 gave where it could."""
-    joined = ".".join(names)
-    if not tasks:
-        return joined
-    plain = re.sub(r"[^\w.,=()+#-]+", "_", joined)
-    return plain if plain == joined else f"{plain}~{digest(names)}"
-
-
-def digest(names: Sequence[str]) -> str:
-    """Give a short word that tells names from others, for folders that can't hold them."""
-    return hashlib.sha256(".".join(names).encode()).hexdigest()[:12]

@@ -6,7 +6,7 @@ from made_up_study import write
 
 from sb3_moe.saving.files import write_json
 from sb3_moe.study.report.writing import write_report
-from sb3_moe.study.spec.about import About
+from sb3_moe.study.spec.grid import About
 
 pytestmark = pytest.mark.browser
 

@@ -1,21 +1,18 @@
 """A report's networks are seen at play, as their runs left them."""
 
-import io
 import json
 import re
 
 import pytest
-from rich.console import Console
 
 import sb3_moe
 from sb3_moe.study.commands import prepare, report
 from sb3_moe.study.report.replays import write_replays
 from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.jobs import survey
-from sb3_moe.study.spec.config import Architecture
+from sb3_moe.study.spec.config import Architecture, Evaluation
 from sb3_moe.study.spec.grid import StudyConfig
 from sb3_moe.study.spec.named import Named
-from sb3_moe.study.spec.setup import Evaluation
 from sb3_moe.vec_env import PerTaskVecNormalize
 
 TASKS = tuple((name, {"max_episode_steps": 5}) for name in ("CartPole-v1", "Acrobot-v1"))
@@ -31,7 +28,7 @@ STUDY = StudyConfig(
     seeds=(0, 1),
     n_envs=2,
     steps_per_task=32,
-    ppo={"n_steps": 16, "batch_size": 32},
+    arguments={"n_steps": 16, "batch_size": 32},
     normalize=Named(name="PerTaskVecNormalize"),
     evaluation=Evaluation(points=1, episodes=1),
     random_episodes=10,
@@ -48,11 +45,10 @@ def root(tmp_path_factory):
     return root
 
 
-def test_a_report_links_a_page_of_each_network_at_play(root):
-    console = Console(file=io.StringIO(), width=500)
-    report(STUDY, root, console, replays=True)
+def test_a_report_links_a_page_of_each_network_at_play(root, capsys):
+    report(STUDY, root, replays=True)
     page = (root / "report" / "index.html").read_text()
-    said = console.file.getvalue().splitlines()
+    said = capsys.readouterr().out.splitlines()
     for name, line in zip(("dense", "soft-middle"), said, strict=False):
         assert f'<a href="replays/{name}.html">' in page
         path = root / "report" / "replays" / f"{name}.html"

@@ -18,8 +18,7 @@ from sb3_moe.study.report.results import as_table, check_level, load_results
 from sb3_moe.study.report.writing import check_report_folder, write_report
 from sb3_moe.study.run.jobs import ChangedConfigError, survey
 from sb3_moe.study.run.provenance import provenance
-from sb3_moe.study.spec.about import About
-from sb3_moe.study.spec.grid import load_study
+from sb3_moe.study.spec.grid import About, load_study
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 LEVELS = {"dense": 5.0, "soft-big": 9.0}
@@ -300,7 +299,9 @@ def test_a_random_level_that_is_no_number_says_which_and_what_to_do(folder, tmp_
     root = shutil.copytree(folder, tmp_path / "copy")
     levels = {"SpaceInvaders": [1.0] * 70, "Breakout": [1.0] * 69 + [float("nan")]}
     write_json(root / "random.json", levels)
-    with pytest.raises(ValueError, match=r"random.json must .* of Breakout.*: run the study"):
+    with pytest.raises(
+        ValueError, match=r"random.json must .* of Breakout, .* got 69 of 70: run the study"
+    ):
         load_results(study(claims=None), root)
 
 
@@ -311,7 +312,7 @@ def test_a_report_without_runs_says_what_to_do(tmp_path):
 
 def test_a_report_of_a_changed_study_is_refused_with_the_difference(folder):
     changed = study(claims=None, arguments={"learning_rate": 0.1})
-    with pytest.raises(ChangedConfigError, match=r"learning_rate: None -> 0.1"):
+    with pytest.raises(ChangedConfigError, match=r"arguments.learning_rate: None -> 0.1"):
         load_results(changed, folder)
 
 

@@ -26,9 +26,9 @@ _CLASSIC = "tasks: [CartPole-v1, Acrobot-v1]"
 _PENDULUMS = "tasks: [Pendulum-v1, ['sb3_moe_envs:SB3MoE/Pendulum-v0', {g: 3.7}]]"
 _STORED = "buffer_size: 2000, learning_starts: 64, batch_size: 32, train_freq: 4"
 _ALGORITHMS = {
-    "PPO": (_CLASSIC, "{n_steps: 32, batch_size: 64, n_epochs: 2}", 2048),
-    "DQN": (_CLASSIC, f"{{{_STORED}}}", 1536),
-    "SAC": (_PENDULUMS, f"{{{_STORED}}}", 768),
+    "PPO": (_CLASSIC, "{n_steps: 32, batch_size: 64, n_epochs: 2}", 1024),
+    "DQN": (_CLASSIC, f"{{{_STORED}}}", 512),
+    "SAC": (_PENDULUMS, f"{{{_STORED}}}", 384),
 }
 
 
@@ -45,11 +45,11 @@ regimes: [crl]
 architectures: {{soft: {{placement: middle, num_experts: 2, net_arch: [16]}}}}
 arguments: {arguments}
 normalize: PerTaskVecNormalize
-seeds: 2
+seeds: 1
 n_envs: 2
 steps_per_task: {steps}
-evaluation: {{points: 8, episodes: 2}}
-checkpoints: 31
+evaluation: {{points: 4, episodes: 2}}
+checkpoints: 15
 random_episodes: 4
 """)
     return path
@@ -67,7 +67,7 @@ class Killed:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start or go on, in a group of processes that can be killed together."""
-        command = [sys.executable, "-m", "sb3_moe.study", "run", str(self.path)]
+        command = [sys.executable, "-m", "sb3_moe", "study", "run", str(self.path)]
         return subprocess.Popen(
             [*command, "--out", str(self.out), "--processes", "2"],
             stdout=subprocess.DEVNULL,
@@ -122,7 +122,7 @@ class Killed:
         return "\n".join(path.read_text()[-2000:] for path in files)
 
     def results(self) -> dict[tuple[str, ...], Any]:
-        """Return the scores, diagnostics, weights and optimisers of every cell that is done."""
+        """Return the scores, diagnostics, weights and optimizers of every cell that is done."""
         found: dict[tuple[str, ...], Any] = {}
         for job in survey(load_study(str(self.path)).cells(), self.out):
             assert job.state == ("done", ""), f"{job.cell.name}: {job.state}\n{self.log()}"

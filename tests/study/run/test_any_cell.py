@@ -7,11 +7,9 @@ from torch import nn
 
 from sb3_moe.study.run.cell import train_cell
 from sb3_moe.study.run.folder import CellFolder
-from sb3_moe.study.run.heartbeat import Heartbeat
-from sb3_moe.study.spec.config import Architecture, CellConfig
+from sb3_moe.study.run.view import Heartbeat
+from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
 from sb3_moe.study.spec.named import Named
-from sb3_moe.study.spec.setup import Evaluation
-from sb3_moe.study.spec.tasks import task_names
 
 CLASSIC = tuple((name, {"max_episode_steps": 20}) for name in ("CartPole-v1", "Acrobot-v1"))
 PENDULUMS = (
@@ -37,8 +35,7 @@ def cell(tasks, callbacks=(), policy_kwargs=SMALL, **values):
         "evaluation": Evaluation(points=4, episodes=1),
         "checkpoints": 7,
     }
-    names = task_names(tasks)
-    return CellConfig(games=names, tasks=tasks, architecture=architecture, **{**defaults, **values})
+    return CellConfig(tasks=tasks, architecture=architecture, **{**defaults, **values})
 
 
 CELLS = {

@@ -1,18 +1,20 @@
+import errno
 import pickle
 
 import numpy as np
 import pytest
+from stable_baselines3.common.logger import CSVOutputFormat
 
 import sb3_moe
 from sb3_moe.saving.files import write_json
 from sb3_moe.study.run import cell as cell_module
 from sb3_moe.study.run.cell import train_cell
+from sb3_moe.study.run.engine import work
 from sb3_moe.study.run.folder import CellFolder
-from sb3_moe.study.run.heartbeat import Heartbeat
 from sb3_moe.study.run.random_policy import random_returns, read_returns
+from sb3_moe.study.run.view import Heartbeat
 from sb3_moe.study.spec.architectures import named_architecture
-from sb3_moe.study.spec.config import CellConfig
-from sb3_moe.study.spec.setup import Evaluation
+from sb3_moe.study.spec.config import CellConfig, Evaluation
 
 # Ten copies, as in an evaluation: the game is compiled once.
 CELL = CellConfig(
@@ -21,7 +23,7 @@ CELL = CellConfig(
     architecture=named_architecture("soft-big"),
     n_envs=10,
     steps_per_task=4 * 1280,
-    ppo={"batch_size": 640, "n_epochs": 1},
+    arguments={"batch_size": 640, "n_epochs": 1},
     evaluation=Evaluation(points=2, episodes=10),
     checkpoints=3,
 )
@@ -47,7 +49,7 @@ def test_a_cell_leaves_what_the_contract_says(whole):
         "done.json",
     } <= names
     assert CellConfig.from_dict(whole.config()["cell"]) == CELL
-    assert {"versions", "hardware", "command", "ppo"} <= set(whole.config())
+    assert {"versions", "hardware", "command", "arguments"} <= set(whole.config())
     scores = whole.scores()
     assert scores["steps"].tolist() == [0, 2560, 5120]
     assert scores["returns"].shape == (3, 1, 10)
@@ -131,7 +133,7 @@ def test_the_returns_of_other_games_or_of_fewer_episodes_are_refused(tmp_path):
     path = tmp_path / "random.json"
     write_json(path, {"Breakout": [1.0] * 20})
     assert read_returns(path, ("Breakout",), episodes=15) == {"Breakout": [1.0] * 20}
-    with pytest.raises(ValueError, match=r"random.json must hold 30 episodes of Breakout, .* 20"):
+    with pytest.raises(ValueError, match=r"returns of 30 episodes of Breakout, .* got 20"):
         read_returns(path, ("Breakout",), episodes=21)
     with pytest.raises(ValueError, match=r"random.json must be of Asterix, got Breakout"):
         read_returns(path, ("Asterix",), episodes=15)
@@ -146,5 +148,22 @@ def test_the_random_policy_is_measured_the_same_way_twice():
     assert 0.0 < first.mean() < 2.0
     again = random_returns(("Breakout",), episodes=15, seed=3)["Breakout"]
     assert np.array_equal(first, again)
-    with pytest.raises(ValueError, match=r"`episodes` must be at least 1, got 0"):
-        random_returns(("Breakout",), episodes=0)
+
+
+def test_a_full_disk_is_said_with_the_file_that_could_not_be_written(tmp_path, monkeypatch):
+    def full(self, *args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(CSVOutputFormat, "write", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*progress-000000000.csv"):
+        train_cell(CELL, CellFolder(tmp_path))
+
+
+def test_a_full_disk_without_a_file_is_said_with_the_runs_folder(tmp_path, monkeypatch):
+    def full(cell, folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cell_module, "train_cell", full)
+    work(CELL.to_dict(), str(tmp_path))
+    reason = CellFolder(tmp_path).state().reason
+    assert reason == f"OSError: [Errno 28] No space left on device: '{tmp_path}'"

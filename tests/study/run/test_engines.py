@@ -9,12 +9,11 @@ import time
 import numpy as np
 import pytest
 
-from sb3_moe.study.run.engine import LocalEngine
+from sb3_moe.study.run.engine import LocalEngine, SlurmEngine
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.spec.architectures import named_architecture
-from sb3_moe.study.spec.config import CellConfig
+from sb3_moe.study.spec.config import CellConfig, Evaluation
 from sb3_moe.study.spec.grid import load_study
-from sb3_moe.study.spec.setup import Evaluation
 
 pytest.importorskip("gymnax", reason="needs the minatar extra")
 
@@ -25,7 +24,7 @@ CELL = CellConfig(
     architecture=named_architecture("soft-big"),
     n_envs=10,
     steps_per_task=12 * 1280,
-    ppo={"batch_size": 640},
+    arguments={"batch_size": 640},
     evaluation=Evaluation(points=4, episodes=10),
     checkpoints=5,
 )
@@ -93,7 +92,7 @@ regimes: [crl]
 architectures: [soft-big]
 n_envs: 10
 steps_per_task: 15360
-ppo: {batch_size: 640}
+arguments: {batch_size: 640}
 evaluation: {points: 4, episodes: 10}
 checkpoints: 5
 random_episodes: 10
@@ -102,8 +101,14 @@ random_episodes: 10
     assert load_study(str(study)).cells() == [CELL]
     # In a process of its own: Ray forks, and jax is loaded in this one.
     options = ["--out", str(tmp_path / "out"), "--engine", "ray", "--address", "local"]
-    command = [sys.executable, "-m", "sb3_moe.study", "run", str(study), *options]
+    command = [sys.executable, "-m", "sb3_moe", "study", "run", str(study), *options]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "os.fork" not in ended.stderr
     assert_same(CellFolder(tmp_path / "out" / "cells" / CELL.name).scores(), undisturbed)
+
+
+def test_submitit_gives_the_scores_of_the_local_engine(undisturbed, tmp_path):
+    pytest.importorskip("submitit", reason="needs the slurm extra")
+    engine = SlurmEngine(tmp_path / "logs", cluster="local", timeout_min=10)
+    assert_same(finished(engine, CellFolder(tmp_path / CELL.name)), undisturbed)

@@ -8,15 +8,13 @@ from made_up_study import ROLLOUT, cell, run, write_arrays
 from sb3_moe.saving.files import read_json, sha256_of, write_json
 from sb3_moe.study.run import folder as folder_module
 from sb3_moe.study.run.folder import CellFolder
-from sb3_moe.study.run.integrity import longest_gap
-from sb3_moe.study.spec.setup import Evaluation
 
 
 @pytest.fixture
 def done(tmp_path):
     folder = CellFolder(tmp_path / "cell")
     made = run(cell())
-    folder.start({"cell": cell().to_dict()})
+    folder.start({"cell": cell().to_dict(), "rollout": ROLLOUT})
     write_arrays(folder, "scores.npz", made.scores)
     write_arrays(folder, "diagnostics.npz", made.diagnostics)
     folder.finish({"steps": 1})
@@ -41,7 +39,7 @@ def test_a_folder_without_done_is_interrupted(done):
     assert done.state().status == "interrupted"
 
 
-def test_a_failure_is_recorded_with_its_error_and_can_be_forgiven(done):
+def test_a_failure_is_recorded_with_its_error_and_forgotten_when_it_runs_again(done):
     (done.path / "done.json").unlink()
     try:
         raise ValueError("the loss is NaN\nand more")
@@ -49,14 +47,14 @@ def test_a_failure_is_recorded_with_its_error_and_can_be_forgiven(done):
         done.fail(error)
     assert done.state() == ("failed", "ValueError: the loss is NaN")
     assert "test_folder.py" in read_json(done.path / "error.json")["traceback"]
-    done.forgive()
-    assert done.state().status == "interrupted"
+    done.make_ready()
+    assert done.state().status == "missing"  # there is no snapshot to go on from
 
 
 @pytest.fixture
 def interrupted(done, monkeypatch):
     """A run that was evaluated up to a whole snapshot at its last step."""
-    monkeypatch.setattr(folder_module, "check_snapshot", lambda path: None)
+    monkeypatch.setattr(folder_module, "check_files", lambda path: None)
     steps = cell().total_steps
     (done.path / "checkpoints" / f"step-{steps:012d}").mkdir(parents=True)
     (done.path / "model.moe").write_bytes(b"weights")
@@ -112,23 +110,11 @@ def test_what_a_process_printed_is_nothing_of_the_run(tmp_path):
     assert CellFolder(tmp_path).state().status == "missing"
 
 
-def test_files_without_a_config_are_damage(tmp_path):
-    (tmp_path / "progress-000000000.csv").write_text("")
-    assert CellFolder(tmp_path).state().status == "damaged"
-
-
 def test_a_line_more_in_the_log_is_no_damage(done):
     (done.path / "log.txt").write_text("hello")
     done.finish({"steps": 1})
     assert "log.txt" not in read_json(done.path / "done.json")["sha256"]
     (done.path / "log.txt").write_text("hello, goodbye")
-    assert done.state().status == "done"
-
-
-def test_a_log_whose_checksum_an_earlier_version_took_may_change_too(done):
-    finished = read_json(done.path / "done.json")
-    finished["sha256"]["log.txt"] = "0123"
-    write_json(done.path / "done.json", finished)
     assert done.state().status == "done"
 
 
@@ -141,22 +127,7 @@ def test_files_that_a_callback_of_ones_own_wrote_are_no_results(done):
     assert done.state().status == "done"
 
 
-@pytest.mark.parametrize(
-    "content",
-    [{}, {"sha256": 5}, {"sha256": {}}, {"sha256": {"config.json": "0"}}, {"steps": 1}],
-)
-def test_a_done_file_without_checksums_is_damage(done, content):
-    write_json(done.path / "done.json", content)
-    assert done.state().status == "damaged"
-    assert "done.json has no checksums of config.json and scores.npz" in done.state().reason
-
-
-def test_a_done_file_without_steps_is_damage(done):
-    done.finish({})
-    assert done.state() == ("damaged", "done.json must say how many steps there were, got None")
-
-
-@pytest.mark.parametrize("position", range(20, 320, 3))
+@pytest.mark.parametrize("position", range(20, 320, 30))
 def test_flipped_bytes_are_damage_or_nothing_but_no_crash(done, position):
     (done.path / "done.json").unlink()
     path = done.path / "scores.npz"
@@ -177,7 +148,7 @@ def test_scores_from_a_snapshot_on_are_damage_to_a_cell_that_is_done(done):
 
 @pytest.fixture
 def stopped(done):
-    """A cell of version 0.1 that was stopped after snapshots at two and at four rollouts."""
+    """A run that was stopped after snapshots at two and at four rollouts."""
     (done.path / "done.json").unlink()
     for rollouts in (2, 4):
         path = done.path / "checkpoints" / f"step-{rollouts * ROLLOUT:012d}"
@@ -248,37 +219,6 @@ def test_a_snapshot_is_used_if_the_scores_reach_to_it(stopped, count, usable):
     assert names(stopped) == usable
 
 
-@pytest.mark.parametrize("name", ["PlasticityCallback", "sb3_moe.callbacks:PlasticityCallback"])
-@pytest.mark.parametrize("of_architecture", [False, True])
-def test_a_probe_that_the_file_names_may_look_less_often_than_evaluations(
-    stopped, name, of_architecture
-):
-    config = read_json(stopped.path / "config.json")
-    place = config["cell"]["architecture"] if of_architecture else config["cell"]
-    place["callbacks"] = [{"name": name, "arguments": {"by_gradient": True}}]
-    write_json(stopped.path / "config.json", config)
-    write_arrays(stopped, "diagnostics.npz", {"steps": np.array([0])})
-    assert names(stopped) == [2, 4]
-    (stopped.path / "scores.npz").unlink()
-    assert stopped.state().status == "damaged"
-
-
-@pytest.mark.parametrize("wrong", [None, [{"arguments": {}}], ["PlasticityCallback"], 5])
-def test_callbacks_that_no_run_writes_are_damage(stopped, wrong):
-    config = read_json(stopped.path / "config.json")
-    config["cell"]["callbacks"] = wrong
-    write_json(stopped.path / "config.json", config)
-    status, reason = stopped.state()
-    assert status == "damaged"
-    assert "config.json is not what a run writes" in reason
-
-
-@pytest.mark.parametrize(("points", "gap"), [(10, 1), (11, 1), (5, 2), (4, 3), (1, 10)])
-def test_evaluations_that_are_due_wait_for_the_rollout_to_end(points, gap):
-    values = cell(evaluation=Evaluation(points=points)).to_dict()
-    assert longest_gap({"cell": values}) == gap * ROLLOUT
-
-
 @pytest.mark.parametrize("rows", [[1, 2, 3, 4], [0, 3, 4], [0], []])
 def test_scores_with_a_gap_before_every_snapshot_are_damage(stopped, rows):
     scores = {name: values[rows] for name, values in run(cell()).scores.items()}
@@ -289,3 +229,17 @@ def test_scores_with_a_gap_before_every_snapshot_are_damage(stopped, rows):
 def test_the_arrays_come_back(done):
     assert np.array_equal(done.scores()["steps"], run(cell()).steps)
     assert "dormant/pi.0" in done.diagnostics()
+
+
+def test_a_probe_of_the_file_may_look_less_often_than_evaluations(stopped):
+    write_json(stopped.path / "config.json", {**stopped.config(), "probes_by_itself": True})
+    write_arrays(stopped, "diagnostics.npz", {"steps": np.array([0])})
+    assert names(stopped) == [2, 4]
+    (stopped.path / "scores.npz").unlink()
+    assert stopped.state().status == "damaged"
+
+
+@pytest.mark.parametrize("content", [{}, {"sha256": {}}, {"sha256": {"config.json": "0"}}])
+def test_a_done_file_without_checksums_or_steps_is_damage(done, content):
+    write_json(done.path / "done.json", content)
+    assert done.state().status == "damaged"

@@ -4,8 +4,8 @@ import json
 
 from stable_baselines3 import PPO
 
-from sb3_moe.callbacks import MultiTaskEvalCallback, TaskRolloutCallback
-from sb3_moe.study.run.heartbeat import Heartbeat
+from sb3_moe.callbacks import TaskRolloutCallback
+from sb3_moe.study.run.view import Heartbeat
 from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe_envs import Task
 
@@ -19,15 +19,3 @@ def test_returns_are_under_the_full_names_of_the_tasks(tmp_path):
     model.learn(32, callback=callbacks)
     live = json.loads((tmp_path / "live.json").read_text())
     assert live["returns"] == dict.fromkeys(names, 5.0)
-
-
-def test_it_says_how_long_each_evaluation_of_the_run_took(tmp_path):
-    env = make_multitask_vec_env([Task("mine", "CartPole-v1", {"max_episode_steps": 5})], 2)
-    model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=32, n_epochs=1)
-    evaluation = MultiTaskEvalCallback(32, 1)
-    callbacks = [evaluation, Heartbeat(tmp_path / "live.json", 64, evaluation=evaluation)]
-    for at_all, evaluations in ((64, 3), (96, 1)):  # before, between, behind; then behind
-        model.learn(at_all - model.num_timesteps, callback=callbacks, reset_num_timesteps=False)
-        live = json.loads((tmp_path / "live.json").read_text())
-        assert len(live["evaluations"]) == evaluations
-        assert 0 < sum(live["evaluations"]) < live["seconds"]

@@ -3,16 +3,17 @@
 from dataclasses import replace
 
 import pytest
+from pydantic import TypeAdapter
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor
 
-from sb3_moe.study.run.learner import build
-from sb3_moe.study.run.rehearsal import check_networks
+from sb3_moe.study.run.cell import build
+from sb3_moe.study.run.rehearsal import check_networks, rehearsed_pace
 from sb3_moe.study.spec.architectures import named_architecture
-from sb3_moe.study.spec.config import Architecture
+from sb3_moe.study.spec.config import Architecture, Evaluation
 from sb3_moe.study.spec.grid import StudyConfig
-from sb3_moe.study.spec.named import Named, named
+from sb3_moe.study.spec.named import Named, NamedEntry
 
 VALUES = {
     "name": "two",
@@ -20,7 +21,7 @@ VALUES = {
     "regimes": ("mtrl",),
     "n_envs": 2,
     "steps_per_task": 64,
-    "ppo": {"n_steps": 1, "batch_size": 2},
+    "arguments": {"n_steps": 1, "batch_size": 2},
 }
 
 
@@ -55,7 +56,7 @@ def test_callbacks_are_built_and_begin_nothing():
     ],
 )
 def test_a_callback_that_cant_take_the_model_is_named_with_its_network(callback, cause):
-    each = named(callback, "callbacks")
+    each = TypeAdapter(NamedEntry).validate_python(callback)
     dense = replace(named_architecture("dense"), callbacks=(each,))
     text = f"architecture 'dense' can't have {each.name}: .*{cause}.* its own for it alone"
     with pytest.raises(ValueError, match=text):
@@ -65,7 +66,7 @@ def test_a_callback_that_cant_take_the_model_is_named_with_its_network(callback,
 def test_what_needs_an_on_policy_algorithm_is_refused_for_others():
     each = Named(name="TaskAdvantageCallback")
     dense = replace(named_architecture("dense"), callbacks=(each,))
-    values = {name: value for name, value in VALUES.items() if name != "ppo"}
+    values = {name: value for name, value in VALUES.items() if name != "arguments"}
     study = StudyConfig(**values, algorithm="DQN", architectures=(dense,))
     with pytest.raises(ValueError, match="can't have TaskAdvantageCallback: advantages by task"):
         check_networks(study.cells())
@@ -139,7 +140,7 @@ def test_a_network_that_can_be_built_but_gives_no_actions_is_named_with_the_caus
     ("architecture", "cause"),
     [
         (Architecture(name="odd", policy_kwargs={"net_archs": [8]}), "TypeError: .*net_archs"),
-        (Architecture(name="odd", ppo={"batch_size": 1}), "AssertionError: .*batch_size"),
+        (Architecture(name="odd", arguments={"batch_size": 1}), "AssertionError: .*batch_size"),
         (Architecture(name="odd", policy_kwargs={"placement": "middle", "net_arch": []}), "middle"),
         (
             Architecture(name="odd", policy_kwargs={"placement": "none", "net_arch": []}),
@@ -150,3 +151,16 @@ def test_a_network_that_can_be_built_but_gives_no_actions_is_named_with_the_caus
 def test_a_network_that_cannot_be_built_is_named_with_the_cause(architecture, cause):
     with pytest.raises(ValueError, match=rf"architecture 'odd' can't be built: .*{cause}"):
         check_networks(cells(named_architecture("dense"), architecture))
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
+def test_a_rehearsal_says_how_fast_a_network_trains_with_its_evaluations(algorithm):
+    arguments = {"batch_size": 4} if algorithm == "DQN" else VALUES["arguments"]
+    values = {**VALUES, "arguments": arguments, "steps_per_task": 640}
+    study = StudyConfig(**values, algorithm=algorithm, architectures=("dense",))
+    (cell,) = study.cells()
+    pace = rehearsed_pace(cell, 0.2)
+    assert 0 < pace.rate < 1e6
+    assert pace.start > 0
+    often = replace(cell, evaluation=Evaluation(points=100, episodes=200))
+    assert rehearsed_pace(often, 0.2).rate < pace.rate

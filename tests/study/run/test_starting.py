@@ -12,17 +12,15 @@ from test_any_cell import CLASSIC, SMALL, STORED, cell
 
 import sb3_moe
 from sb3_moe.growing.building import carry_the_rest
-from sb3_moe.saving.files import read_json, write_json
+from sb3_moe.saving.files import read_json
 from sb3_moe.saving.model_file import load
-from sb3_moe.study.run.cell import train_cell
+from sb3_moe.study.run.cell import build, train_cell
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import changes, survey
-from sb3_moe.study.run.learner import build
 from sb3_moe.study.run.rehearsal import check_networks
-from sb3_moe.study.run.starting import begin_with, refuse_changed_models, start_of
-from sb3_moe.study.spec.config import Architecture, CellConfig
+from sb3_moe.study.run.starting import begin_with, start_of
+from sb3_moe.study.spec.config import Architecture, StartFrom
 from sb3_moe.study.spec.named import Named
-from sb3_moe.study.spec.start import StartFrom
 
 DENSE = {"placement": "none", "net_arch": [8]}
 ON_POLICY = {"arguments": {"n_steps": 8, "batch_size": 8}, "preset": "none"}
@@ -90,36 +88,6 @@ def test_a_cell_that_goes_on_from_a_snapshot_does_not_begin_again(tmp_path, monk
     np.testing.assert_array_equal(*(folder.scores()["returns"] for folder in folders))
 
 
-def test_seeds_that_are_added_begin_with_the_file_that_the_others_began_with(tmp_path):
-    one, path = first(**ON_POLICY), tmp_path / "agent.moe"
-    model, env = build(one)
-    sb3_moe.save(model, path)
-    env.close()
-    begun = second(one, start=StartFrom(model=str(path)))
-    added = replace(begun, seed=7)
-    train_cell(begun, CellFolder(tmp_path / "cells" / begun.name))
-    refuse_changed_models(survey([begun, added], tmp_path))
-
-    model.policy.optimizer.param_groups[0]["lr"] = 0.5
-    sb3_moe.save(model, path)
-    refuse_changed_models(survey([begun], tmp_path))  # nothing is to begin
-    with pytest.raises(ValueError, match=r"start_from` must be the file .*grown-s0 began wi"):
-        refuse_changed_models(survey([begun, added], tmp_path))
-    path.unlink()  # that it isn't there is said where it is opened
-    refuse_changed_models(survey([begun, added], tmp_path))
-
-
-def test_a_run_that_failed_as_it_began_may_begin_with_a_mended_file(tmp_path):
-    path = tmp_path / "agent.moe"
-    path.write_bytes(b"mended")
-    failed = second(first(**ON_POLICY), start=StartFrom(model=str(path)))
-    folder = CellFolder(tmp_path / "cells" / failed.name)
-    folder.start({"cell": failed.to_dict()})
-    write_json(folder.path / "start_from.json", {"sha256": "of what it was"})
-    folder.fail(ValueError("it diverged"))
-    refuse_changed_models(survey([failed, replace(failed, seed=3)], tmp_path))
-
-
 def test_a_study_can_be_read_where_its_model_lies_elsewhere(tmp_path):
     one = first(**ON_POLICY)
     here = second(one, start=StartFrom(model="/home/me/agent.moe"))
@@ -133,18 +101,6 @@ def test_a_study_can_be_read_where_its_model_lies_elsewhere(tmp_path):
     assert lines("/home/me/other.moe") == [
         "architecture.start_from.model: 'agent.moe' -> 'other.moe'"
     ]
-
-
-def test_a_start_is_found_where_an_id_has_a_slash(tmp_path):
-    values = {"regime": "mtrl", "algorithm": "A2C", "arguments": {"n_steps": 8}, "n_envs": 2}
-    dense = Architecture(name="dense", policy_kwargs=DENSE)
-    one = CellConfig(games=("SB3MoE/Pendulum-v0",), architecture=dense, **values)
-    start = StartFrom(architecture="dense")
-    two = replace(one, architecture=replace(dense, name="grown", start_from=start))
-    (tmp_path / one.name).mkdir(parents=True)
-    (tmp_path / one.name / "model.moe").write_bytes(b"no model")
-    with pytest.raises(ValueError, match=r"`start_from` can't load .*dense-s0/model.moe"):
-        train_cell(two, CellFolder(tmp_path / two.name))
 
 
 def test_a_start_that_is_not_there_or_does_not_fit_is_named(tmp_path):
@@ -195,7 +151,7 @@ def test_each_seed_draws_its_own_actions_whatever_the_seed_of_the_file_was(tmp_p
 
 def test_a_model_of_other_tasks_is_refused(tmp_path):
     one = first(**ON_POLICY)
-    model, env = build(replace(one, tasks=CLASSIC[::-1], games=one.games[::-1]))
+    model, env = build(replace(one, tasks=CLASSIC[::-1], games=()))
     sb3_moe.save(model, tmp_path / "a.moe")
     env.close()
     start = StartFrom(model=str(tmp_path / "a.moe"))
@@ -230,3 +186,18 @@ def test_a_temperature_that_one_model_learns_and_the_other_does_not_is_named():
     fixed = SAC("MlpPolicy", space, ent_coef=0.1)
     with pytest.raises(ValueError, match=r"`log_ent_coef` is learned by the old .* `ent_coef`"):
         carry_the_rest(fixed, learned)
+
+
+def test_seeds_that_are_added_begin_with_the_file_that_the_others_began_with(tmp_path):
+    one, path = first(**ON_POLICY), tmp_path / "agent.moe"
+    model, env = build(one)
+    sb3_moe.save(model, path)
+    env.close()
+    begun = second(one, start=StartFrom(model=str(path)))
+    train_cell(begun, CellFolder(tmp_path / "cells" / begun.name))
+    added = replace(begun, seed=7)
+    assert start_of(added, tmp_path / "cells") == path
+    model.policy.optimizer.param_groups[0]["lr"] = 0.5
+    sb3_moe.save(model, path)
+    with pytest.raises(ValueError, match=r"start_from` must be the file .*grown-s0 began wi"):
+        start_of(added, tmp_path / "cells")

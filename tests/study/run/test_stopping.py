@@ -12,8 +12,7 @@ import pytest
 
 from sb3_moe.study.run.folder import CellFolder
 from sb3_moe.study.run.jobs import survey
-from sb3_moe.study.run.locks import BusyError, held
-from sb3_moe.study.run.stopping import interrupted_by_signals
+from sb3_moe.study.run.processes import BusyError, held, interrupted_by_signals
 from sb3_moe.study.spec.grid import load_study
 
 PATIENCE = 120
@@ -25,7 +24,7 @@ regimes: [mtrl]
 architectures: [dense]
 n_envs: 2
 steps_per_task: 3200000
-ppo: {n_steps: 16, batch_size: 16, n_epochs: 1}
+arguments: {n_steps: 16, batch_size: 16, n_epochs: 1}
 evaluation: {points: 1, episodes: 2}
 random_episodes: 10
 """
@@ -37,7 +36,7 @@ def running(tmp_path):
     path, out, printed = tmp_path / "study.yaml", tmp_path / "out", tmp_path / "printed.txt"
     path.write_text(STUDY)
     job = survey(load_study(str(path)).cells(), out)[0]
-    command = [sys.executable, "-m", "sb3_moe.study", "run", str(path), "--out", str(out)]
+    command = [sys.executable, "-m", "sb3_moe", "study", "run", str(path), "--out", str(out)]
     with printed.open("w") as file:
         # A session of its own: whatever is left of it at the end can be killed.
         process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
@@ -118,9 +117,8 @@ def test_a_process_that_is_about_to_let_go_is_waited_for(tmp_path):
 def test_starting_anew_keeps_the_lock_that_others_may_wait_for(tmp_path):
     folder = CellFolder(tmp_path)
     folder.start({})
-    (tmp_path / "checkpoints" / "step-000000000001").mkdir(parents=True)
     with held(tmp_path):
-        folder.clear()
+        folder.make_ready()
         with pytest.raises(BusyError), held(tmp_path):
             pass
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]

@@ -1,17 +1,11 @@
-"""A study says how its games begin; one of version 0.1, which didn't, keeps gymnax's own starts."""
+"""A study says how its games begin."""
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
-from made_up_study import study, write
 
-from sb3_moe.study.first_run import FirstRun
-from sb3_moe.study.run.folder import CellFolder
-from sb3_moe.study.run.jobs import ChangedConfigError, refuse_changes, survey
-from sb3_moe.study.run.learner import build
+from sb3_moe.study.run.cell import build
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.grid import load_study, read_study
 from sb3_moe.study.spec.tasks import make_env
@@ -27,40 +21,16 @@ def test_a_study_that_does_not_say_has_no_no_ops(tmp_path):
     assert CellConfig.from_dict(cell.to_dict()).no_op_max == 30
 
 
-def test_a_first_look_begins_with_no_ops_unless_told_otherwise():
-    assert FirstRun(games=("Breakout",)).study().no_op_max == 30
-    assert FirstRun(games=("Breakout",), no_op_max=0).study().no_op_max == 0
-
-
-def test_a_negative_number_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="`no_op_max` must be at least 0, got -1"):
-        read_study(YAML % ", no_op_max: -1", tmp_path)
-
-
 def test_tasks_with_arguments_of_their_own_are_told_beside_their_ids(tmp_path):
     text = "{name: mine, tasks: [CartPole-v1], architectures: [dense], no_op_max: 30}"
     with pytest.raises(ValueError, match="`no_op_max` must be left out where there are `tasks`,"):
         read_study(text, tmp_path)
 
 
-def test_a_folder_of_version_0_1_goes_on_without_no_ops_only(tmp_path):
-    write(tmp_path, study(seeds=1), lambda cell: 5.0)
-    for path in tmp_path.glob("cells/*/config.json"):
-        config = json.loads(path.read_text())
-        del config["cell"]["no_op_max"]
-        path.write_text(json.dumps(config))
-        done = json.loads((path.parent / "done.json").read_text())
-        CellFolder(path.parent).finish({"steps": done["steps"]})
-        assert CellConfig.from_dict(config["cell"]).no_op_max == 0
-    refuse_changes(survey(study(seeds=1).cells(), tmp_path))
-    with pytest.raises(ChangedConfigError, match="no_op_max: 0 -> 30"):
-        refuse_changes(survey(study(seeds=1, no_op_max=30).cells(), tmp_path))
-
-
 @pytest.mark.parametrize(("no_op_max", "alike"), [(0, True), (30, False)])
 def test_cells_play_the_games_as_the_study_says(no_op_max, alike, tmp_path):
     pytest.importorskip("gymnax", reason="needs the minatar extra")
-    short = "n_envs: 10, ppo: {n_steps: 2, batch_size: 20}, steps_per_task: 20"
+    short = "n_envs: 10, arguments: {n_steps: 2, batch_size: 20}, steps_per_task: 20"
     text = YAML % f", no_op_max: {no_op_max}, {short}"
     env = build(read_study(text, tmp_path).cells()[0])[1]
     env.reset()

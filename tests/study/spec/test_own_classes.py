@@ -3,12 +3,10 @@
 import pytest
 
 from sb3_moe.policies.placements import PLACEMENTS
-from sb3_moe.study.run.cell import _resolved
-from sb3_moe.study.run.integrity import probes_by_itself
-from sb3_moe.study.run.learner import build_env
+from sb3_moe.study.run.cell import _resolved, build_env
 from sb3_moe.study.run.rehearsal import check_networks
-from sb3_moe.study.spec.arguments import arguments_of
-from sb3_moe.study.spec.callbacks import build_callbacks
+from sb3_moe.study.spec.algorithms import arguments_of
+from sb3_moe.study.spec.components import build_callbacks
 from sb3_moe.study.spec.grid import read_study
 
 PARTS = """
@@ -24,14 +22,8 @@ register_placement(Placement(name="{ends}", meaning="in the last layer", hidden=
 class Mine(UniformMoE):
     name = "mine"
     def __init__(self, experts, sees, *, kernel_fn=max):
-        super().__init__(experts)
-        assert callable(kernel_fn)
-    @classmethod
-    def build(cls, experts, sees, *, kernel_fn=max):
-        return cls(experts, sees, kernel_fn=kernel_fn)
-    @classmethod
-    def check(cls, options, num_experts):
-        if not callable(options["kernel_fn"]):
+        super().__init__(experts, sees)
+        if not callable(kernel_fn):
             raise TypeError("`kernel_fn` must be a function")
 
 class Eyes(FlattenExtractor):
@@ -123,5 +115,4 @@ def test_a_probe_of_ones_own_looks_when_it_says_and_the_run_writes_that_down(
 ):
     callbacks = f"[{{'{parts}:Probe': {{every: 100}}}}]" if shown else "[]"
     (cell, *_) = read(tmp_path, callbacks=callbacks).cells()
-    config = {"cell": cell.to_dict(), **_resolved(cell)}
-    assert probes_by_itself(config) == shown
+    assert _resolved(cell)["probes_by_itself"] == shown

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from sb3_moe.study.spec.architectures import meaning
 from sb3_moe.study.spec.config import CellConfig
 from sb3_moe.study.spec.grid import read_study
 
@@ -53,7 +52,7 @@ def test_a_cell_that_begins_with_another_is_read_as_it_was_written(tmp_path):
 def test_a_models_file_is_looked_for_beside_the_studys(tmp_path):
     grown = read(tmp_path, "old.moe").architectures[1]
     assert grown.start_from.model == str(tmp_path / "old.moe")
-    assert "begins with the model old.moe" in meaning(grown)
+    assert str(grown.start_from) == "the model old.moe"
 
 
 @pytest.mark.parametrize(
@@ -63,17 +62,15 @@ def test_a_models_file_is_looked_for_beside_the_studys(tmp_path):
         ("dens", r"got 'dens'.*dense"),
         ("again", r"`architectures.grown.start_from` must not lead back to itself, got .*grown"),
         ("grown", r"`architectures.grown.start_from` must not lead back to itself"),
-        ("3", r"`architectures.grown.start_from` must be the name of a network .*, got 3"),
-        ("{}", r"`architectures.grown.start_from` must have one of `model` and `architecture`"),
-        ("{model: a.moe, architecture: dense}", r"one of `model` and `architecture`, got 'a.moe'"),
-        ("{model: a.pt}", r"start_from.model` must end in .moe or .zip, got 'a.pt'"),
-        ("{model: a.moe, order: [CartPole]}", r"`regime` and `order` only with an `architecture`"),
-        ("{architecture: dense, how: melt}", r"start_from.how` must be one of .*, got 'melt'"),
+        ("3", r"`architectures.grown.start_from` must be a mapping, got 3"),
+        ("{}", r"`start_from` must have one of `model` and `architecture`"),
+        ("{model: a.moe, architecture: dense}", r"one of `model` and `architecture`, got .*a.moe"),
+        ("{model: a.pt}", r"start_from.model` must match pattern .*moe.zip.*a.pt'"),
         ("{architecture: 3}", r"start_from.architecture` must be text, got 3"),
-        ("{architecture: dense, order: CartPole}", r"start_from.order` must be a list of tasks"),
-        ("{architecture: dense, order: [Pong]}", r"start_from`: `order` must be among the games"),
-        ("{architecture: dense, regime: warm}", r"start_from`: `regime` must be one of"),
-        ("{architecture: dense, orders: [Acrobot]}", r"no entry `.*start_from.orders`.*`?order"),
+        ("{architecture: dense, order: CartPole}", r"start_from.order` must be a list"),
+        ("{architecture: dense, order: [Pong]}", r"`order` must be .*, among CartPole, Acrobot"),
+        ("{architecture: dense, regime: warm}", r"start_from.regime` must be 'mtrl', 'crl'"),
+        ("{architecture: dense, orders: [Acrobot]}", r"no entry `.*start_from.orders`"),
     ],
 )
 def test_what_no_run_can_begin_with_is_refused_with_the_entry(tmp_path, start, text):

@@ -1,0 +1,222 @@
+"""``sb3-moe watch`` and ``card``: the agent of a file, in the environment that it knows."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+import sb3_moe
+from sb3_moe.extras import require
+from sb3_moe.hub import push, write_folder
+from sb3_moe.hub.folder import check_folder
+from sb3_moe.saving.files import check_writable
+from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
+from sb3_moe.study.spec.algorithms import algorithm_class
+from sb3_moe.study.spec.named import imported
+from sb3_moe.study.spec.tasks import entry_of, game_id, read_tasks
+from sb3_moe.vec_env.tasks import names_on
+from sb3_moe.watching.importance import check_importance, expert_importance
+from sb3_moe.watching.record import expert_named
+from sb3_moe.watching.replay import steps_of
+
+if TYPE_CHECKING:
+    from sb3_moe_cli import AgentOptions, Card, Watch
+
+#: How observations may show which task is on.
+SHOWN = ("dict", "onehot", "channels", "info")
+
+
+def opened(options: AgentOptions) -> BaseAlgorithm:
+    """Open the model twice: its spaces say how the tasks are shown to it.
+
+    :param options: of the command line
+    :raises ValueError: if no task is named, or they aren't the model's
+    """
+    if not options.tasks:
+        raise ValueError("`--tasks` must name a suite or Gymnasium ids, got none")
+    # A single observation is no work for two, who wait for each other on a busy machine.
+    th.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NormalizerLeftOutWarning)
+        space = _load(options, None).observation_space
+    return _load(options, env_for(options.tasks, space))
+
+
+def _load(options: AgentOptions, env: Any) -> BaseAlgorithm:
+    path = options.model
+    if path.suffix != ".zip":
+        own = {each.partition(":")[2]: imported(each, "--custom") for each in options.custom}
+        # A buffer would be of as many environments as it was trained in.
+        return sb3_moe.load(path, env, device="cpu", custom_objects=own, replay_buffer=False)
+    if not options.trust:
+        raise ValueError(
+            f"{path.name} is SB3's file, which can run code when it is opened: say --trust if it "
+            "is your own"
+        )
+    algorithm = algorithm_class(options.algorithm)
+    try:
+        return algorithm.load(path, env, device="cpu")
+    except (ValueError, OSError):  # SB3's own words
+        raise
+    except Exception as error:  # where another algorithm's parts are taken, it can be anything
+        raise ValueError(
+            f"{path.name} can't be opened as a model of {options.algorithm} "
+            f"({type(error).__name__}: {error}); `--algorithm` must be the one that it is of"
+        ) from error
+
+
+def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:
+    """Build the environment that shows tasks as a model saw them, in the order that it knows.
+
+    :param tasks: a suite's name, or ids, with or without arguments, or ``module:callable``
+    :param space: the model's observations
+    :raises ValueError: if nothing fits, or can be built
+    """
+    named = _in_order(tasks, space)
+    if len(named) == 1 and names_on(space) is None and named[0].env_id is not None:
+        env = named[0].make()
+        if env.observation_space == space:
+            return env
+        env.close()
+    problems = []
+    for shown in SHOWN:
+        try:
+            venv = sb3_moe.make_multitask_vec_env(named, task_id=shown)
+        except ValueError as problem:
+            problems.append(problem)  # not every environment can be shown in every way
+            continue
+        if _fits(venv.observation_space, space):
+            return venv
+        venv.close()
+    if len(problems) == len(SHOWN):
+        raise problems[-1]  # of the way that adds nothing: the environment itself can't be built
+    raise ValueError(
+        f"`--tasks` must be those that the model was trained on: no way to show {list(tasks)} "
+        f"gives its observations, {space}"
+    )
+
+
+def _in_order(tasks: Sequence[str], space: spaces.Space[Any]) -> list[Any]:
+    """Put tasks into the order in which a model knows them, if its observations say it.
+
+    :raises ValueError: if they are others
+    """
+    from sb3_moe_envs import SUITES
+    from sb3_moe_envs.suites import tasks_of
+
+    known = names_on(space)
+    ids = sorted(map(game_id, known or ()))
+    if known is not None and sorted(map(game_id, tasks)) == ids and set(ids) <= {*gym.registry}:
+        return read_tasks(known)  # a study's games, by short names or full ids
+    is_suite = len(tasks) == 1 and tasks[0] in SUITES
+    found = {each.name: each for each in tasks_of(tasks[0] if is_suite else [*map(_typed, tasks)])}
+    if known is None or len(known) == len(found) == 1:
+        return list(found.values())
+    if sorted(found) != sorted(known):
+        raise ValueError(
+            f"`--tasks` must be those that the model was trained on, {known}, got {[*found]}; an "
+            "id's arguments stand behind it, as in 'CartPole-v1(max_episode_steps=50)'"
+        )
+    return [found[name] for name in known]
+
+
+def _typed(word: str) -> Any:
+    """Read an id, ``package.module:callable``, or an id with arguments in brackets.
+
+    Environments name tasks that differ in their arguments so, and write texts without quotes.
+    """
+    env_id, arguments = word, {}
+    try:
+        source = f"task({word.partition('(')[2]}"
+        call = ast.parse(source, mode="eval").body
+        if isinstance(call, ast.Call) and call.keywords and not call.args:
+            env_id = word.partition("(")[0]
+            arguments = {str(each.arg): _literal(source, each.value) for each in call.keywords}
+    except SyntaxError:  # other words with brackets, such as reach-v3(V2), are an id as they are
+        pass
+    found = entry_of((env_id, arguments) if arguments else env_id, "--tasks") if ":" in word else ""
+    return found if callable(found) else (game_id(env_id), arguments)
+
+
+def _literal(source: str, node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return ast.get_source_segment(source, node)
+
+
+def _fits(ours: spaces.Space[Any], models: spaces.Space[Any]) -> bool:
+    """Say whether a model's observations are ours, whatever SB3 or a normalizer made of them."""
+    if isinstance(ours, spaces.Dict) and isinstance(models, spaces.Dict):
+        return ours.keys() == models.keys() and all(_fits(ours[k], models[k]) for k in ours)
+    if isinstance(ours, spaces.Box) and isinstance(models, spaces.Box):
+        return sorted(ours.shape) == sorted(models.shape)
+    return ours == models
+
+
+def watch(options: Watch) -> int:
+    """Write a page or a film on which an agent plays."""
+    if options.out.suffix not in (".html", ".gif", ".mp4") or options.out.is_dir():
+        raise ValueError(
+            f"`--out` must be a file that ends in .html, .gif or .mp4, got {options.out}"
+        )
+    is_page = options.out.suffix == ".html"
+    if not is_page and (options.without or options.table):
+        raise ValueError(
+            "`--without` and `--table` must be left out where `--out` is a film, which shows the "
+            f"agent as it is, got {options.out.name}"
+        )
+    if not is_page:
+        require("a film", "PIL", "imageio_ffmpeg" if options.out.suffix == ".mp4" else "PIL")
+    for each in options.without:
+        expert_named(each)
+    # What is wrong shows before anything is played.
+    check_writable(options.out.parent)
+    model = opened(options)
+    playing: Mapping[str, Any] = {
+        "seed": options.seed,
+        "deterministic": not options.stochastic,
+    }
+    if options.table:
+        check_importance(model, None, options.table)
+    replay = sb3_moe.watch(
+        model,
+        episodes=options.episodes,
+        without=options.without,
+        max_steps=options.max_steps,
+        **playing,
+    )
+    if options.table:
+        replay.importance = expert_importance(model, episodes=options.table, **playing)
+    written = replay.save(options.out) if is_page else replay.to_video(options.out)
+    print(f"{steps_of(replay.runs):,} steps in {written}")
+    return 0
+
+
+def card(options: Card) -> int:
+    """Write an agent's folder for the Hugging Face Hub, and upload it if asked to."""
+    if options.push is not None:
+        require("--push", "huggingface_hub")
+    check_folder(options.out, "--out")
+    folder = write_folder(
+        opened(options),
+        options.out,
+        episodes=options.episodes,
+        seed=options.seed,
+        deterministic=not options.stochastic,
+        max_steps=options.max_steps,
+        license=options.license,
+        repo_id=options.push,
+    )
+    print(f"wrote {folder / 'README.md'}, and what it shows beside it")
+    if options.push is not None:
+        print(f"uploaded to {push(folder, options.push, private=options.private)}")
+    return 0
