@@ -15,8 +15,7 @@ from stable_baselines3.her import HerReplayBuffer
 from sb3_moe.buffers.reservoir import Reservoir
 from sb3_moe.evaluation.pinned_env import are_interleaved
 from sb3_moe.growing import add_experts, freeze_experts
-from sb3_moe.growing.countable import countable
-from sb3_moe.growing.number import check_room
+from sb3_moe.growing.add_remove import check_room, countable
 from sb3_moe.learning_rates import Restarted
 from sb3_moe.plasticity.resets import reset_heads, reset_optimizers
 from sb3_moe.policies.of_model import policy_of

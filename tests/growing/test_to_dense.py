@@ -8,9 +8,9 @@ from dense_models import NUM_TASKS, dense, gap, make, state_of
 from gymnasium import spaces
 from torch import nn
 
-from sb3_moe.growing import distil, to_dense, upcycle
+from sb3_moe.growing import distill, to_dense, upcycle
 from sb3_moe.growing.outputs import sampled
-from sb3_moe.growing.plain import in_one
+from sb3_moe.growing.densifying import in_one
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import TaskExtractor
 
@@ -90,7 +90,7 @@ def test_counts_and_transitions_go_along():
 def test_a_dense_model_is_fitted_to_a_mixture_and_says_what_remains(algorithm):
     model = make(algorithm, "MoeMlpPolicy", router="soft")
     obs = sampled(model.observation_space, 64)
-    short, long = (distil(model, obs, steps=steps) for steps in (1, 200))
+    short, long = (distill(model, obs, steps=steps) for steps in (1, 200))
     assert long.remains.keys() == short.remains.keys() >= {"pi.0"}
     assert sum(long.remains.values()) < 0.7 * sum(short.remains.values())
     long.model.learn(32, reset_num_timesteps=False)
@@ -99,14 +99,14 @@ def test_a_dense_model_is_fitted_to_a_mixture_and_says_what_remains(algorithm):
 def test_a_fitted_actor_spreads_its_actions_as_the_mixture_does():
     model = make("A2C", "MoeMlpPolicy", arena.Arena(arena.FLAT, arena.BOX), router="soft")
     model.policy.log_std.data.fill_(-3.0)
-    fitted = distil(model, sampled(model.observation_space, 8), steps=2).model
+    fitted = distill(model, sampled(model.observation_space, 8), steps=2).model
     assert fitted.policy.log_std.tolist() == model.policy.log_std.tolist()
     assert fitted.policy.log_std.grad is None
 
 
 def test_a_fitted_models_lstm_is_the_mixtures():
     model = make("RecurrentPPO", "MoeMlpLstmPolicy", router="soft")
-    fitted = distil(model, sampled(model.observation_space, 8), steps=2).model
+    fitted = distill(model, sampled(model.observation_space, 8), steps=2).model
     ours, theirs = (networks_of(each.policy).memories() for each in (fitted, model))
     assert ours.keys() == theirs.keys() != set()
     for name, memory in ours.items():
@@ -116,7 +116,7 @@ def test_a_fitted_models_lstm_is_the_mixtures():
 def test_what_remains_is_the_distance_as_a_share_of_the_spread():
     model = make("DQN", "MoeMlpPolicy", router="soft")
     obs = sampled(model.observation_space, 64)
-    found = distil(model, obs, steps=3)
+    found = distill(model, obs, steps=3)
     tensors = th.as_tensor(obs)
     with th.no_grad():
         got, wanted = (each.policy.q_net(tensors) for each in (found.model, model))
@@ -126,7 +126,7 @@ def test_what_remains_is_the_distance_as_a_share_of_the_spread():
 
 def test_distill_is_an_argument_too(monkeypatch):
     seen = []
-    monkeypatch.setattr("sb3_moe.growing.densifying.distil", lambda *args: seen.append(args))
+    monkeypatch.setattr("sb3_moe.growing.densifying.fit_dense", lambda *args: seen.append(args))
     to_dense("model", distill="obs")
     assert seen == [("model", "obs")]
 
@@ -198,7 +198,7 @@ def test_tokens_of_a_picture_are_no_dense_layers():
 
 def test_distilling_takes_at_least_one_step():
     with pytest.raises(ValueError, match="`steps` must be at least 1, got 0"):
-        distil(flat(router="soft"), None, steps=0)
+        distill(flat(router="soft"), None, steps=0)
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "TQC", "CrossQ", "PPO"])
