@@ -69,12 +69,15 @@ def carried_anchors(
         return th.as_tensor(array) if fits else None
 
     row = new.row(th.zeros_like if kept.are_strengths else lambda tensor: tensor)
-    anew = [e for e in entries if e.learns_anew or (kept.are_strengths and e.joins)]
-    copy_along([e for e in entries if not any(e is each for each in anew)], row, old.row(known))
-    for entry in entries:
-        if entry.scale != 1.0 and entry.origins:
-            # In weights that are scaled as much the same penalty is weaker.
-            row[entry.into] *= entry.scale**-2 if kept.are_strengths else entry.scale
+    held = [
+        entry
+        for entry in entries
+        if entry.origins and not (entry.joins if kept.are_strengths else entry.learns_anew)
+    ]
+    copy_along(held, row, old.row(known))
+    for entry in held:
+        # In weights that are scaled as much the same penalty is weaker.
+        row[entry.into] *= entry.scale**-2 if kept.are_strengths else entry.scale
     for tensor, name in after.items():
         values = row[new.places(tensor)]
         if not values.isnan().any():

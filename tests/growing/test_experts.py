@@ -15,7 +15,6 @@ from sb3_moe.growing.outputs import raw_outputs, sampled
 from sb3_moe.layers import SoftMoE
 from sb3_moe.networks import networks_of
 from sb3_moe.optimizers.masks import set_masks
-from sb3_moe.optimizers.own_steps import STEPS
 
 
 def layer_of(model, name="pi.middle"):
@@ -223,9 +222,9 @@ def test_mixtures_of_other_slots_in_one_tower_are_refused_with_the_cure():
     env = arena.Arena(arena.IMAGE)
     options = {"placement": "all", "tokens": "conv", "num_experts": 3, "net_arch": [8]}
     model = arena.make("PPO", "MoeCnnPolicy", env, **options)
-    with pytest.raises(ValueError, match="`router_kwargs` must be the same in every mixture of"):
+    with pytest.raises(ValueError, match="`num_slots` must be the same in every mixture of"):
         add_experts(model)
-    options["router_kwargs"] = {"num_slots": 2}
+    options["num_slots"] = 2
     model = arena.make("PPO", "MoeCnnPolicy", env, **options)
     add_experts(model)
     assert {each.num_slots for each in model.policy.moe_layers().values()} == {2}
@@ -316,7 +315,7 @@ def test_experts_with_gates_of_both_signs_are_averaged_by_the_sizes_of_these():
     model = moe(router="embedding")
     layer = layer_of(model)
     with th.no_grad():
-        layer.task_weights.weight_KE[:, :2] = th.tensor([-0.5, 1.5])
+        layer.task_weights.weight_KW[:, :2] = th.tensor([-0.5, 1.5])
     weight = layer.experts.last.weight.detach().clone()
     merge_experts(model, [0, 1], tower="pi", probe=observed(model))
     merged = layer_of(model).experts.last.weight[0]
@@ -402,10 +401,8 @@ def test_options_say_how_many_experts_each_tower_has():
     model = moe()
     add_experts(model, tower="vf")
     assert model.policy_kwargs["num_experts"] == {"pi": None, "vf": 5}
-    assert model.policy_kwargs["router_kwargs"] == {
-        "pi": None,
-        "vf": {"bias": True, "num_slots": 1},
-    }
+    assert model.policy_kwargs["router_kwargs"] == {"pi": None, "vf": {"bias": True}}
+    assert model.policy_kwargs["num_slots"] == {"pi": None, "vf": 1}
     add_experts(model, tower="pi")
     assert model.policy_kwargs["num_experts"] == 5
 
@@ -418,9 +415,8 @@ class Told(SoftMoE):
 
     name = "told"
 
-    @classmethod
-    def build(cls, experts, sees, *, num_slots=None):
-        return super().build(experts, sees, num_slots=num_slots)
+    def __init__(self, experts, sees, *, num_slots=None):
+        super().__init__(experts, sees, num_slots=num_slots)
 
 
 REFUSED = {
@@ -464,7 +460,7 @@ REFUSED = {
     ),
     "task": ({"router": "task"}, add_experts, ValueError, "an expert for each task in pi.middle"),
     "dense": ({"placement": "none"}, add_experts, ValueError, "the policy has no mixture"),
-    "own": ({"router": Tempered}, add_experts, ValueError, "`router`='tempered' must name in `by_"),
+    "own": ({"router": Tempered}, add_experts, ValueError, "`router`='tempered' must name in `exp"),
     "told": ({"router": Told}, add_experts, ValueError, "`router`='told' can't share out gates"),
     "opaque": (
         {"expert": Skipping}, lambda m: add_experts(m, like=0), ValueError, "`perturb` must be 0",
@@ -503,7 +499,7 @@ def test_optimisers_with_several_groups_are_refused_since_a_loaded_model_has_one
     one, *others = model.policy.parameters()
     groups = [{"params": [one], "lr": 1.0}, {"params": others}]
     model.policy.optimizer = th.optim.SGD(groups, lr=0.1)
-    with pytest.raises(ValueError, match=r"optimisers with one group .* got 2 in SGD"):
+    with pytest.raises(ValueError, match=r"optimizers with one group .* got 2 in SGD"):
         remove_experts(model, [0])
     assert layer_of(model).num_experts == 4
 
@@ -556,7 +552,7 @@ def test_experts_made_orthogonal_can_not_be_copied():
 
 def test_a_router_that_is_held_stays_held_and_a_penalty_goes_on():
     model = moe(spectral_coef=0.1)
-    layer_of(model).hold_router(True)
+    layer_of(model).router.requires_grad_(False)
     add_experts(model, like=0)
     before = {name: p.detach().clone() for name, p in layer_of(model).router.named_parameters()}
     model.learn(16, reset_num_timesteps=False)
