@@ -17,7 +17,7 @@ from sb3_moe.budget.flops import flops_by_module, num_chosen
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import Networks, networks_of
-from sb3_moe.optimizers.masks import alive_in
+from sb3_moe.networks.masks import alive_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import DEFAULTS

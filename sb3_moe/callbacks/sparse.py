@@ -23,16 +23,16 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import one_of, whole, yes_or_no
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 from sb3_moe.networks import networks_of, uncompiled
-from sb3_moe.optimizers.masks import (
+from sb3_moe.networks.masks import (
     SEED,
     UPDATES,
     MaskedSteps,
     apply_masks,
     mask_targets,
     masks_in,
+    moments_in,
     set_masks,
 )
-from sb3_moe.optimizers.moments import moments_in
 from sb3_moe.plasticity.weight_views import WEIGHTED, incoming, weight_of
 from sb3_moe.tasks.keys import LAYER, short_names
 

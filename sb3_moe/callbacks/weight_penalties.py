@@ -16,12 +16,12 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_moe.callbacks.same_training import same_training
 from sb3_moe.callbacks.trpo import refuse_trpo
-from sb3_moe.layers import Experts, MoELayer
+from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of, uncompiled
-from sb3_moe.optimizers.idle_experts import MARK
-from sb3_moe.optimizers.masks import keeps_masks, masks_in
+from sb3_moe.networks.masks import keeps_masks, masks_in
+from sb3_moe.optimizers import ExpertAdam
 from sb3_moe.plasticity.resets import held_routers
 
 
@@ -229,18 +229,13 @@ class WeightNormDecayCallback(WeightPenaltyCallback):
 def _held_still(policy: Any) -> tuple[dict[th.Tensor, th.Tensor], dict[th.Tensor, int]]:
     """Return masks, and how many experts, each still while it is idle, a parameter holds."""
     masks: dict[th.Tensor, th.Tensor] = {}
-    marked: set[th.Tensor] = set()
+    experts: dict[th.Tensor, int] = {}
     for optimizer in networks_of(policy).every_optimizer():
         masks |= masks_in(optimizer) if keeps_masks(optimizer) else {}
-        groups = [group for group in optimizer.param_groups if group.get(MARK)]
-        marked |= {parameter for group in groups for parameter in group["params"]}
+        experts |= optimizer.held_while_idle() if isinstance(optimizer, ExpertAdam) else {}
     for parameter, learns in _unfrozen(policy):
         masks[parameter] = learns & masks[parameter] if parameter in masks else learns
-    if not marked:
-        return masks, {}
-    experts = [module for module in policy.modules() if isinstance(module, Experts)]
-    shares = [share for each in experts for share in each.shares()]
-    return masks, {s.parameter: s.num_experts for s in shares if s.parameter in marked}
+    return masks, experts
 
 
 def _unfrozen(policy: Any) -> Iterator[tuple[nn.Parameter, th.Tensor]]:

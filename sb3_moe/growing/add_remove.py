@@ -20,7 +20,7 @@ from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
 from sb3_moe.networks import kind_of, networks_of
-from sb3_moe.optimizers.masks import masks_in
+from sb3_moe.networks.masks import masks_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 

@@ -13,6 +13,7 @@ import torch as th
 
 from sb3_moe.growing.numbers import Numbers
 from sb3_moe.networks import Networks
+from sb3_moe.optimizers import ExpertAdam
 
 # Entries of an optimizer's state that count, and are the same for any gradient.
 COUNTS = ("step", "mu_product")
@@ -218,6 +219,6 @@ def steps_by_expert(optimizer: th.optim.Optimizer, shares: Iterable[Any]) -> dic
     :param optimizer: an ExpertAdam, or one of torch's, which count for a whole tensor
     :param shares: the tensors that experts hold, :class:`sb3_moe.layers.shares.Share`
     """
-    if not hasattr(optimizer, "set_experts"):
+    if not isinstance(optimizer, ExpertAdam):
         return {}
     return {share.parameter: share.num_experts for share in shares}

@@ -12,7 +12,7 @@ from sb3_moe.growing.transplant import with_frozen
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers.checks import numbers_below
 from sb3_moe.networks import networks_of, uncompiled
-from sb3_moe.optimizers.masks import forget_masks
+from sb3_moe.networks.masks import forget_masks
 from sb3_moe.policies.of_model import policy_of
 
 

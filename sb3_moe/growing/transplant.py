@@ -200,7 +200,6 @@ class Transplant:
                 tower = "qf" if part.judges_actions or "pi" not in policy.towers else "pi"
                 part.given = part.given | policy.moe[tower].by_name()
         policy.set_frozen_experts(frozen)
-        policy.teach_optimizers()
         kwargs = {**self.model.policy_kwargs, **self.options}
         self.model.policy_kwargs = with_frozen(kwargs, policy)
 

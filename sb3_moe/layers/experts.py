@@ -206,6 +206,8 @@ class StackedNetwork(Experts):
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
         if self.combination is not None:
             return super().mixture(x_TI, gates_TE)
+        if len(x_TI) * self.num_experts * self.width <= CHUNK_VALUES:
+            return self._mix(x_TI, gates_TE)
         return in_chunks(self._mix, self.chunk_rows(x_TI), x_TI, gates_TE)
 
     def _mix(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:

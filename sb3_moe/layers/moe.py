@@ -49,6 +49,7 @@ class MoELayer(nn.Module):
     :cvar edit_gates: changes gates (..., E) before experts are chosen and weighed by them; set it
         on a layer, for as long as gates are to be changed
     :cvar aux: coefficients of the auxiliary losses, added while training
+    :cvar frozen: numbers of experts that stay as they are, which the optimizer sees to
     :param experts: the experts
     """
 
@@ -59,7 +60,6 @@ class MoELayer(nn.Module):
     losses: ClassVar[frozenset[str]] = frozenset()
     edit_gates: Callable[[th.Tensor], th.Tensor] | None = None
     aux: AuxCoefs | None = None
-    #: Experts that stay as they are, which whoever steps the optimizer knows.
     frozen: frozenset[int] = frozenset()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

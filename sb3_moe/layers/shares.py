@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 
 class Share(NamedTuple):
@@ -74,15 +74,33 @@ def entries_of(statistics: Sequence[Statistic], experts: Collection[int]) -> lis
     return [part for part in found if part is not None]
 
 
-@contextmanager
-def unchanged(buffers: Sequence[th.Tensor]) -> Iterator[None]:
-    """Leave buffers as they were.
+class KeptBuffers:
+    """Leave buffers of a layer as they were before each forward pass in training, by its hooks.
 
-    :param buffers: whole ones, or parts of some
+    :param layer: the layer
+    :param buffers: returns whole ones, or parts of some
     """
-    before = [each.clone() for each in buffers]
-    yield
-    for part, was in zip(buffers, before, strict=True):
-        # Behind autograd's back: a normalisation's backward pass has these buffers by it, and
-        # doesn't read them.
-        part.data.copy_(was)
+
+    def __init__(self, layer: nn.Module, buffers: Callable[[Any], Sequence[th.Tensor]]) -> None:
+        self._buffers = buffers
+        self._before: list[tuple[th.Tensor, th.Tensor]] = []
+        self.handles: list[RemovableHandle] = [
+            layer.register_forward_pre_hook(self._remember),
+            layer.register_forward_hook(self._put_back),
+        ]
+
+    def _remember(self, layer: nn.Module, args: Any) -> None:
+        buffers = self._buffers(layer) if layer.training else ()
+        self._before = [(each, each.clone()) for each in buffers]
+
+    def _put_back(self, layer: nn.Module, args: Any, output: Any) -> None:
+        for part, was in self._before:
+            # Behind autograd's back: a normalization's backward pass has these buffers by it, and
+            # doesn't read them.
+            part.data.copy_(was)
+        self._before = []
+
+
+def frozen_statistics(layer: Any) -> list[th.Tensor]:
+    """Return what a layer's frozen experts have in their buffers."""
+    return entries_of(layer.experts.statistics(), layer.frozen)

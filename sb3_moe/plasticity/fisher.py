@@ -17,7 +17,7 @@ from torch import nn
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
 from sb3_moe.observations.batches import Obs, select
-from sb3_moe.optimizers.idle_experts import unmasked
+from sb3_moe.optimizers import unmasked
 
 
 def fisher_information(

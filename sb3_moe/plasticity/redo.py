@@ -12,8 +12,8 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.networks.masks import masked_as_before
 from sb3_moe.observations.batches import Obs
-from sb3_moe.optimizers.masks import masked_as_before
 from sb3_moe.plasticity.activations import Activations
 from sb3_moe.plasticity.dormant import dormant_mask
 from sb3_moe.plasticity.hidden_layers import hidden_layers

@@ -14,9 +14,8 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative
 from sb3_moe.layers.temperatures import temperatures_in
 from sb3_moe.networks import networks_of
-from sb3_moe.optimizers.idle_experts import MARK
-from sb3_moe.optimizers.masks import masked_as_before
-from sb3_moe.optimizers.moments import moments_in
+from sb3_moe.networks.masks import masked_as_before, moments_in
+from sb3_moe.optimizers import ExpertAdam
 from sb3_moe.plasticity.wiring import heads
 
 
@@ -204,9 +203,9 @@ def _forget_moments(policy: BasePolicy, parameters: list[nn.Parameter]) -> None:
     where experts are frozen, or each counts its own steps, their averages alone become 0.
     """
     layers = [each for each in policy.modules() if isinstance(each, MoELayer) and each.frozen]
-    shared = {share.parameter for each in layers for share in each.experts.shares()}
-    groups = [group for each in optimizers(policy) for group in each.param_groups]
-    shared |= {each for group in groups if group.get(MARK) for each in group["params"]}
+    shared: set[th.Tensor] = {s.parameter for each in layers for s in each.experts.shares()}
+    for each in optimizers(policy):
+        shared |= each.held_while_idle().keys() if isinstance(each, ExpertAdam) else set()
     averages, kept = moments(policy), shared | held_routers(policy)
     for parameter in parameters:
         for moment in averages.get(parameter, ()):

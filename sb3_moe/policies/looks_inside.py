@@ -73,25 +73,18 @@ class LooksInside(Base):
     def get_expert(self, tower: str, k: int, layer: int = -1) -> nn.Sequential:
         """Return one expert as plain modules with copied weights.
 
-        :param tower: ``"pi"``, ``"vf"``, ``"qf"``, or ``"qf0"`` for the first critic, ...
+        :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (of several critics the first), ``"qf1"``, ...
         :param k: which expert
-        :param layer: which of the tower's MoE layers
+        :param layer: which of its MoE layers
         :raises TypeError: if a number isn't a whole one
         :raises ValueError: if there is no such tower, layer or expert
         """
-        layers = [m for name, m in self.moe_layers().items() if tower_of(name) == tower]
-        if not layers:
-            names = sorted({tower_of(name) for name in self.moe_layers()})
-            raise ValueError(f"`tower` must be one of {names}, which have experts, got {tower!r}")
-        _check_number("layer", layer, "a mixture")
         _check_number("k", k, "an expert")
-        if not -len(layers) <= layer < len(layers):
-            bounds = f"[-{len(layers)}, {len(layers)})"
-            raise ValueError(f"`layer` must be in {bounds}, got {layer}")
-        num_experts = layers[layer].num_experts
+        layer_of_first = next(iter(self.mixtures(tower, layer).values()))
+        num_experts = layer_of_first.num_experts
         if not 0 <= k < num_experts:
             raise ValueError(f"`k` must be in [0, num_experts={num_experts}), got {k}")
-        return layers[layer].experts.expert(k)
+        return layer_of_first.experts.expert(k)
 
     @th.no_grad()
     def routing(

@@ -20,15 +20,19 @@ from torch import nn
 
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.classes import check_names, did_you_mean, own_options
+from sb3_moe.optimizers import ExpertAdam, ExpertAdamW
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.extractors import TaskExtractor, default_encoder
 from sb3_moe.policies.option_checks import check_activation_fn, check_net_arch
 from sb3_moe.policies.options import DEFAULTS, per_tower
-from sb3_moe.policies.spectral import penalise
 from sb3_moe.policies.teaches_optimizers import TeachesOptimizers
 from sb3_moe.policies.towers import Layout
 
 OURS = ("encoder", "num_tasks")
+EXPERT_ADAMS: dict[type[th.optim.Optimizer], type[ExpertAdam]] = {
+    th.optim.Adam: ExpertAdam,
+    th.optim.AdamW: ExpertAdamW,
+}
 
 
 class MoEPolicy(TeachesOptimizers, BaseModel):
@@ -87,6 +91,7 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
     towers: ClassVar[tuple[str, ...]] = ("pi", "vf")
     on_policy: ClassVar[bool] = True
     adam_kwargs: ClassVar[dict[str, Any]] = {}
+    adamw_kwargs: ClassVar[dict[str, Any]] = {}
     encodes_in_experts: ClassVar[bool] = True
     has_temperature: ClassVar[bool] = False
     _predicting = False
@@ -112,7 +117,6 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
             check_net_arch(net_arch)
         if "activation_fn" in kwargs:
             check_activation_fn(kwargs["activation_fn"])
-        self._taught = {}
         self.moe_options = {name: kwargs.pop(name, value) for name, value in DEFAULTS.items()}
         self.moe = per_tower(self.moe_options, self.towers)
         noise = max(each.router_options.get("router_noise", 0.0) for each in self.moe.values())
@@ -136,7 +140,7 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
             and self._ends_in_map(extractor, extractor_kwargs)
         ):
             net_arch = [512]
-        self._default_to_fused_adam(kwargs)
+        self._default_to_expert_adam(kwargs)
         self._check_gsde(kwargs)
         super().__init__(  # type: ignore[call-arg, misc]  # to the policy behind this mixin
             observation_space,
@@ -152,7 +156,6 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         self._acts_between_updates = any(
             type(layer).between_updates is not MoELayer.between_updates for layer in layers
         )
-        self._penalties = penalise(self)
         self.set_frozen_experts(frozen_experts)
 
     # What the constructor decides.
@@ -235,12 +238,15 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
             return False
         return kwargs["encoder"] != "flat" and kwargs.get("features_dim") is None
 
-    def _default_to_fused_adam(self, kwargs: dict[str, Any]) -> None:
-        """Use the fused Adam where there are experts: one stacked tensor is one launch."""
+    def _default_to_expert_adam(self, kwargs: dict[str, Any]) -> None:
+        """Let Adam and AdamW know the experts, where there are any."""
         optimizer = kwargs.get("optimizer_class", th.optim.Adam)
-        moe = any(each.is_moe for each in self.moe.values())
-        if moe and optimizer is th.optim.Adam and kwargs.get("optimizer_kwargs") is None:
-            kwargs["optimizer_kwargs"] = {**self.adam_kwargs, "fused": True}
+        if optimizer not in EXPERT_ADAMS or not any(each.is_moe for each in self.moe.values()):
+            return
+        if kwargs.get("optimizer_kwargs") is None:  # then SB3 would ask which class it is
+            own = self.adam_kwargs if optimizer is th.optim.Adam else self.adamw_kwargs
+            kwargs["optimizer_kwargs"] = dict(own)
+        kwargs["optimizer_class"] = EXPERT_ADAMS[optimizer]
 
     def _check_temperature(self) -> None:
         for tower, options in self.moe.items():

@@ -25,7 +25,7 @@ from sb3_moe.policies.own_actions import (
     own_dimensions,
 )
 from sb3_moe.policies.plain_distributions import plain
-from sb3_moe.policies.spectral import by_loss
+from sb3_moe.policies.spectral import ByLoss
 from sb3_moe.policies.towers import Layout
 
 HEAD_GAIN = {"pi": 0.01, "vf": 1.0}
@@ -120,7 +120,9 @@ class MoEActorCritic(_Policy):
     def evaluate_actions(self, *args: Any, **kwargs: Any) -> Any:
         """Judge actions as SB3's policy does, and let penalties know what is said of them."""
         values, log_prob, entropy = super().evaluate_actions(*args, **kwargs)
-        for penalty in by_loss(self):
+        for penalty in self.penalties.values():
+            if not isinstance(penalty, ByLoss):
+                continue
             if entropy is None:
                 # What algorithms take in its place, so that the two terms can be told apart.
                 log_prob, entropy = log_prob.view_as(log_prob), -log_prob

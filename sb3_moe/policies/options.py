@@ -65,9 +65,8 @@ class MoEOptions:
         tower, ``"loss"`` by the two values, ``"features"`` by the gradients at the features, which
         approximates the first
     :param bias_rate: step of loss-free balancing
-    :param freeze_idle: keep weights and optimiser state of an expert that got no row in an update
-        as they are; None: where the task id picks the expert, if the optimiser is one of Adam,
-        AdamW, RMSprop and SGD
+    :param freeze_idle: keep weights and optimizer state of an expert that got no row in an update
+        as they are; None: where the task id picks the expert, if the optimizer is Adam or AdamW
     :param task_input: who sees the one-hot task id: ``"both"``, ``"router"``, ``"experts"`` or
         ``"none"``; dense towers count as experts. With experts, another than ``"both"`` needs a
         task id, and a router of a kind that can be shown it, or spared it. ``head_router`` goes by

@@ -12,8 +12,6 @@ from sb3_moe.layers.tokens import TokenKind
 
 TOKENS: tuple[str, ...] = get_args(TokenKind)
 ONE_TOKEN = ("sample",)
-HIDDEN = ("each", "one")
-HEADS = ("own", "inside")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,33 +37,21 @@ class Placement:
 
     def __post_init__(self) -> None:
         words("name", self.name)
-        if self.hidden is not None and (
-            isinstance(self.hidden, bool) or not isinstance(self.hidden, int)
-        ):
-            one_of("hidden", self.hidden, HIDDEN)
+        if not isinstance(self.hidden, int | None):
+            one_of("hidden", self.hidden, ("each", "one"))
         if self.head is not None:
-            one_of("head", self.head, HEADS)
+            one_of("head", self.head, ("own", "inside"))
         if self.head == "inside" and self.hidden != "one":
             raise ValueError(
                 f"`head`='inside' needs `hidden`='one', whose experts hold it, got {self.hidden!r}"
             )
         for kind in self.tokens:
             one_of("tokens", kind, TOKENS)
-        if not self.by_layer and tuple(self.tokens) != ONE_TOKEN:
-            raise ValueError(
-                f"`tokens` must be {list(ONE_TOKEN)} unless hidden layers become experts by "
-                f"themselves, got {list(self.tokens)}"
-            )
 
     @property
     def has_experts(self) -> bool:
         """Whether there are any."""
         return self.hidden is not None or self.head is not None
-
-    @property
-    def by_layer(self) -> bool:
-        """Whether hidden layers become experts by themselves."""
-        return self.hidden == "each" or isinstance(self.hidden, int)
 
     @property
     def whole(self) -> bool:

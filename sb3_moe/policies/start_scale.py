@@ -38,10 +38,8 @@ HEAD_WIDTH = 128
 # Sizes that differ by more than rounding.
 TOLERANCE = 0.01
 TINY = 1e-12
-# Behind an activation the factor is sought within so many times the one before it, halving the
-# range on a log scale to a thousandth.
-WIDEST = 64.0
-HALVINGS = 12
+# Steps towards the factor behind an activation.
+ROUNDS = 20
 
 
 class Probe(NamedTuple):
@@ -195,24 +193,15 @@ def match_sizes(parts: Sequence[nn.Module], goals: Mapping[MoELayer, Goal], prob
 
 
 def output_factor(y_BNO: th.Tensor, goal: Goal) -> float:
-    """Return by what an output is to be multiplied: behind an activation it is found by halving."""
-    factor = goal.size / max(_size(y_BNO), TINY)
-
-    def reached(times: float) -> bool:
-        y = y_BNO * (factor * times)
+    """Return by what an output is to be multiplied, so that it has the size that is wanted."""
+    factor = 1.0
+    # More than one round only behind an activation, which keeps less of what is large.
+    for _ in range(ROUNDS if goal.measured else 1):
+        y = y_BNO * factor
         for module in goal.measured:
             y = module(y)
-        return _size(y) >= goal.size
-
-    if not goal.measured:
-        return factor
-    low, high = 1 / WIDEST, WIDEST
-    if reached(low) or not reached(high):  # an activation of another kind
-        return factor
-    for _ in range(HALVINGS):
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if reached(middle) else (middle, high)
-    return factor * (low * high) ** 0.5
+        factor *= goal.size / max(_size(y), TINY)
+    return factor
 
 
 def _check_scaled(layer: MoELayer, args: tuple[th.Tensor, th.Tensor], y_BNO: th.Tensor) -> None:

@@ -33,6 +33,8 @@ KNOWN: dict[str, tuple[str, ...]] = {
         ),
         "torch.optim:RMSprop",
         "torch.optim:SGD",
+        "sb3_moe.optimizers:ExpertAdam",
+        "sb3_moe.optimizers:ExpertAdamW",
         f"{_SB3}.sb2_compat.rmsprop_tf_like:RMSpropTFLike",
     ),
     "features_extractor_class": (

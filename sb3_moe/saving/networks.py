@@ -11,17 +11,18 @@ from stable_baselines3.common.save_util import recursive_getattr
 from torch import nn
 
 from sb3_moe.networks import uncompiled
-from sb3_moe.optimizers.idle_experts import MARK
-from sb3_moe.optimizers.masks import MASKS, SEED, UPDATES, masks_in, set_masks
-from sb3_moe.optimizers.own_steps import STEPS
+from sb3_moe.networks.masks import MASKS, SEED, UPDATES, masks_in, set_masks
+from sb3_moe.optimizers import EXPERTS
 from sb3_moe.saving.archive import OPTIMIZERS
 from sb3_moe.saving.errors import UnsafeFileError
 from sb3_moe.saving.tensors import Form, TensorFile, form_of
 from sb3_moe.saving.values import Decoder, Encoder, as_pythons, checked_type
 
 # What one optimiser's groups have and another's lack, a value of its kind: where a rate began,
-# whether idle experts stay still, and what a sparse network's masks go by.
-_MAY_LACK: dict[str, Any] = {"initial_lr": 0.0, MARK: False, UPDATES: 0, SEED: 0}
+# and what a sparse network's masks go by.
+_MAY_LACK: dict[str, Any] = {"initial_lr": 0.0, UPDATES: 0, SEED: 0}
+# What they have and a file doesn't: parameters, masks, and where experts are.
+_NOT_SAVED = ("params", MASKS, EXPERTS)
 
 
 def weights_of(model: BaseAlgorithm) -> dict[str, th.Tensor]:
@@ -85,7 +86,7 @@ def encode_optimizers(
     for name, optimizer in optimizers_of(model).items():
         state = optimizer.state_dict()
         groups = [
-            encoder.encode(name, {k: v for k, v in group.items() if k not in ("params", MASKS)})
+            encoder.encode(name, {k: v for k, v in group.items() if k not in _NOT_SAVED})
             for group in state["param_groups"]
         ]
         values = []
@@ -178,7 +179,7 @@ def _check_form(name: str, form: Form, own: Mapping[str, th.optim.Optimizer]) ->
             f"{OPTIMIZERS} has {name!r} as {form.dtype} {list(form.shape)}, which is no mask of a "
             f"parameter of {list(parameter.shape)}"
         )
-    counts = key == STEPS and len(form.shape) == 1  # whose length it checks
+    counts = key == "step" and len(form.shape) == 1  # whose length the optimizer checks
     shaped = counts or form.shape == parameter.shape
     if not shaped and th.Size(form.shape).numel() != 1:
         raise UnsafeFileError(
@@ -241,5 +242,5 @@ def _parameter(optimizer: th.optim.Optimizer, index: int, name: str) -> th.Tenso
 
 def _check_whole(name: str, kept: Iterable[set[str]]) -> None:
     # A parameter that has only a mask was saved before the first step.
-    if len({frozenset(keys - {STEPS, MASKS}) for keys in kept if keys != {MASKS}}) > 1:
+    if len({frozenset(keys - {MASKS}) for keys in kept if keys != {MASKS}}) > 1:
         raise UnsafeFileError(f"its optimiser {name} lacks a part of some parameter's state")

@@ -22,8 +22,7 @@ from sb3_moe.callbacks import (
     TaskSwitchCallback,
 )
 from sb3_moe.growing.sparsifying import SparseNetworks
-from sb3_moe.optimizers.masks import masks_in
-from sb3_moe.optimizers.moments import moments_in
+from sb3_moe.networks.masks import masks_in, moments_in
 from sb3_moe.plasticity import shrink_and_perturb
 from sb3_moe.study.spec.callbacks import build_callbacks, check_callbacks
 from sb3_moe.study.spec.named import named

@@ -15,7 +15,7 @@ from sb3_moe.callbacks import (
     SparseTrainingCallback,
     WeightNormDecayCallback,
 )
-from sb3_moe.optimizers.masks import masks_in
+from sb3_moe.networks.masks import masks_in
 from sb3_moe.plasticity.resets import optimizers
 
 

@@ -72,6 +72,6 @@ OPTIMISERS = {
 def test_it_takes_another_optimiser_and_its_arguments(algorithm, placement, optimizer):
     model = arena.train(guests.make(algorithm, placement, **optimizer))
     owner = model.policy if hasattr(model.policy, "optimizer") else model.policy.critic
-    assert type(owner.optimizer) is optimizer["optimizer_class"]
+    assert isinstance(owner.optimizer, optimizer["optimizer_class"])
     for name, value in optimizer.get("optimizer_kwargs", {}).items():
         assert owner.optimizer.defaults[name] == value

@@ -45,6 +45,12 @@ TRAINING = {
     Place("sb3_contrib/common/torch_layers.py", "forward"): "BatchRenorm counts to its warm-up",
     Place("sb3_contrib/common/recurrent/policies.py", "_process_sequence"): "an episode began?",
     Place(
+        "sb3_moe/optimizers.py", "__init__", "self._counts: list[float] = tensors[0].tolist()"
+    ): "experts' counts of steps, before the first step",
+    Place(
+        "sb3_moe/optimizers.py", "_active", "values = th.cat(norms).tolist() if norms else []"
+    ): "which experts were active, where idle ones are held",
+    Place(
         "sb3_moe/buffers/rollout.py",
         "add",
         "both = th.stack([value.flatten(), log_prob.flatten()]).cpu().numpy()",

@@ -103,16 +103,6 @@ def test_a_dict_that_sb3_does_not_flatten_gets_our_extractor(algorithm):
     assert (extractor.features_dim, extractor.num_tasks) == (5 + 3, 3)
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "CrossQ"])
-def test_experts_bring_the_fused_adam_with_the_dense_settings(algorithm):
-    moe = arena.make(algorithm, "MoeMlpPolicy")
-    dense = arena.make(algorithm, "MlpPolicy")
-    pairs = zip(optimizers(moe.policy), optimizers(dense.policy), strict=True)
-    for mine, theirs in pairs:
-        assert type(mine) is th.optim.Adam
-        assert mine.defaults == theirs.defaults | {"fused": True}
-
-
 def test_eps_and_betas_are_those_that_sb3_sets_itself():
     defaults = {
         name: optimizers(arena.make(name, "MoeMlpPolicy").policy)[0].defaults
@@ -123,10 +113,9 @@ def test_eps_and_betas_are_those_that_sb3_sets_itself():
     assert defaults["CrossQ"]["betas"] == (0.5, 0.999)
 
 
-def test_another_optimiser_or_its_arguments_are_left_alone():
+def test_another_optimizer_and_its_arguments_are_left_alone():
     assert type(arena.make("A2C").policy.optimizer) is th.optim.RMSprop
     given = arena.make("PPO", optimizer_kwargs={"weight_decay": 0.1})
-    assert not given.policy.optimizer.defaults["fused"]
     assert given.policy.optimizer.defaults["weight_decay"] == 0.1
     other = arena.make("PPO", optimizer_class=th.optim.SGD)
     assert type(other.policy.optimizer) is th.optim.SGD

@@ -134,9 +134,32 @@ def test_without_such_a_call_nothing_is_counted_on_the_host(monkeypatch):
     assert undue(watch) == set()
 
 
+@cache
+def of_one_task():
+    """Return a watch over a policy with an expert per task, and its steps."""
+    space, steps = arena.with_task(arena.FLAT), []
+    with fake_device() as watch:
+        model = arena.make(
+            "PPO", "MoeMultiInputPolicy", arena.Arena(space), device=NAME, router="task",
+            net_arch=[8], model=on_device.sizes("PPO") | {"batch_size": 2},
+        )  # fmt: skip
+        model.policy.optimizer.register_step_post_hook(lambda *args: steps.append(1))
+        on_device.learn(model)
+    return watch, len(steps)
+
+
+def test_to_hold_idle_experts_takes_one_read_a_step():
+    watch, steps = of_one_task()
+    assert undue(watch) == set()
+    (reads,) = (n for place, n in watch.reads.items() if place.function == "_active")
+    experts_of_both_networks = 2 * 3
+    assert reads == steps * experts_of_both_networks  # a list counts as a read of each number
+
+
 def test_every_read_and_every_copy_of_the_list_happens():
     watches = [looked_at(*pair) for pair in MIXED]
     watches += [buffered(algorithm, "MoeMlpPolicy") for algorithm in BUFFERS]
+    watches.append(of_one_task()[0])
     with fake_device() as dense:
         for algorithm in ("PPO", "MaskablePPO"):
             on_device.learn(on_device.make(algorithm, "MoeMlpPolicy", placement="none"))

@@ -15,6 +15,7 @@ from sb3_moe.layers import EmbeddingMoE
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.task_embedding import TaskEmbedding
 from sb3_moe.networks import networks_of
+from sb3_moe.optimizers import ExpertAdam
 from sb3_moe.plasticity import hidden_layers, redo
 
 PRESETS = ("MULTI_HEAD", "MOORE", "PACO", "SIMBA", "SPHERE")
@@ -466,7 +467,7 @@ def test_a_dense_model_goes_on_with_experts_weighed_by_the_task():
 def test_what_an_algorithm_writes_into_a_preset_reaches_no_other_model():
     A2C("MoeMlpPolicy", "CartPole-v1", policy_kwargs=presets.SPHERE, device="cpu")
     model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs=presets.SPHERE, device="cpu")
-    assert type(model.policy.optimizer) is th.optim.Adam
+    assert type(model.policy.optimizer) is ExpertAdam
     preset = presets.SPHERE
     presets.with_policy(preset)["router_kwargs"]["top_k"] = 5
     assert preset == presets.SPHERE

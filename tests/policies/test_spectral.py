@@ -8,9 +8,8 @@ import reference
 import torch as th
 
 from sb3_moe.layers import MoELayer, paths
-from sb3_moe.layers.spectral import FeaturePenalty
 from sb3_moe.networks import networks_of
-from sb3_moe.policies.spectral import by_loss
+from sb3_moe.policies.spectral import FeaturePenalty
 
 COEF = 0.5
 SPHERE = {"router": "top_k", "router_kwargs": {"top_k": 2, "renormalize": True, "hidden": [6]}}
@@ -120,7 +119,7 @@ def test_loss_tells_both_terms_apart_where_the_entropy_is_the_negated_log_probab
     actions = th.tanh(th.randn(6, 2))
     _, log_prob, entropy = model.policy.evaluate_actions(obs, actions)
     th.testing.assert_close(entropy, -log_prob)
-    (penalty,) = by_loss(model.policy)
+    (penalty,) = model.policy.penalties.values()
     ((2.0 * log_prob).mean() - 0.5 * entropy.mean()).backward()
     wanted = 2.0 - 0.5 * entropy.detach().mean()
     th.testing.assert_close(penalty.loss, wanted)
@@ -207,7 +206,7 @@ def test_sacs_actor_and_critics_get_their_own_penalty(tower):
 
 
 def penalised(policy):
-    return {name for name, layer in policy.moe_layers().items() if layer.penalty is not None}
+    return set(policy.penalties)
 
 
 def test_a_number_is_the_actors_or_of_the_only_tower():
@@ -261,9 +260,9 @@ def test_an_idle_expert_stays_still_under_the_penalty():
 def test_a_copy_of_a_policy_penalises_its_own_layers():
     model = rolled_out(spectral_coef=COEF)
     other = copy.deepcopy(model.policy)
-    layers = [next(iter(each.moe_layers().values())) for each in (model.policy, other)]
-    assert isinstance(layers[1].penalty, FeaturePenalty)
-    assert layers[0].penalty is not layers[1].penalty
+    ours, copied = (each.penalties["pi.big"] for each in (model.policy, other))
+    assert isinstance(copied, FeaturePenalty)
+    assert ours is not copied
     theirs, before = tower_parameters(other), tower_parameters(model.policy)
     kept = [p.clone() for p in before]
     other.set_training_mode(True)
@@ -350,7 +349,7 @@ def test_a_router_that_is_held_for_a_while_has_no_part_in_it():
 def test_it_counts_once_in_the_optimiser_that_a_policy_has(how):
     model, same = rolled_out(spectral_coef=COEF), rolled_out(spectral_coef=COEF)
     if how == "exchanged":
-        model.policy.optimizer = th.optim.Adam(model.policy.parameters(), lr=3e-4)
+        model.policy.optimizer = th.optim.Adam(model.policy.parameters(), lr=3e-4, fused=True)
     else:
         model.policy.set_training_mode(True)
         of_rollout(model)()  # a pass that no step follows

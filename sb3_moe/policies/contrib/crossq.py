@@ -31,6 +31,7 @@ class MoeMlpPolicy(MoEActorWithCritics, CrossQPolicy):  # type: ignore[misc]  # 
     """
 
     adam_kwargs: ClassVar[dict[str, Any]] = {"betas": (0.5, 0.999)}
+    adamw_kwargs = adam_kwargs
     has_temperature: ClassVar[bool] = True
     actor_class: ClassVar[type[MoEPart]] = MoEActor
     critic_class: ClassVar[type[MoEPart]] = MoECrossQCritic

@@ -16,7 +16,7 @@ from sb3_moe.layers import (
     paths,
 )
 from sb3_moe.layers import experts as experts_module
-from sb3_moe.layers.spectral import (
+from sb3_moe.policies.spectral import (
     ByFeatures,
     ByLoss,
     gated_features,
@@ -92,9 +92,11 @@ def test_features_on_sorted_rows_are_those_of_all_experts(monkeypatch):
 
 
 def step_of(layer, x, penalty=None):
-    layer.penalty = penalty
+    handle = penalty and layer.register_forward_hook(penalty.hook, with_kwargs=True)
     layer.zero_grad()
     layer.train()(x)[0].square().mean().backward()
+    if handle:
+        handle.remove()
     return [p.grad.clone() for p in layer.parameters()]
 
 
@@ -129,7 +131,7 @@ def test_without_a_loss_to_read_by_loss_adds_nothing():
 
 def test_no_penalty_counts_in_evaluation_or_on_request():
     layer, (x, _) = layer_of("top_k"), seen("top_k")
-    layer.penalty = ByFeatures(0.5)
+    layer.register_forward_hook(ByFeatures(0.5).hook, with_kwargs=True)
     assert "Attached" in type(layer.train()(x)[0].grad_fn).__name__
     assert "Attached" not in type(layer(x, aux=False)[0].grad_fn).__name__
     assert "Attached" not in type(layer.eval()(x)[0].grad_fn).__name__

@@ -1,7 +1,7 @@
-"""Weights that stay zero, with their moments, whatever an optimiser does.
+"""Weights that stay zero, with their running averages, whatever an optimizer does.
 
 A mask is a boolean tensor like its parameter, True where a weight is alive. Masks lie in the
-optimiser's groups, beside the parameters: every file that holds the optimiser holds them, and
+optimizer's groups, beside the parameters: every file that holds the optimizer holds them, and
 forgetting its running averages doesn't forget them.
 """
 
@@ -14,14 +14,31 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.policies import BaseModel
 
-from sb3_moe.networks import networks_of
-from sb3_moe.optimizers.moments import moments_in
+from sb3_moe.networks.families import networks_of
 
-#: The entries of an optimiser's groups: a mask or None for each parameter, how many steps there
+#: The entries of an optimizer's groups: a mask or None for each parameter, how many steps there
 #: were since, and what chance is drawn from.
 MASKS, UPDATES, SEED = "sparse_masks", "sparse_updates", "sparse_seed"
 
+#: Entries of a parameter's state that count, and are the same for any gradient.
+COUNTS = ("step", "mu_product")
+
 Masks = Mapping[th.Tensor, th.Tensor]
+
+
+def moments_of(optimizer: th.optim.Optimizer, parameter: th.Tensor) -> dict[str, th.Tensor]:
+    """Return a parameter's running averages by name, shaped like it; none before its first step."""
+    # Asking for the state of a tensor that has none would make it.
+    return {
+        name: value
+        for name, value in optimizer.state.get(parameter, {}).items()
+        if name not in COUNTS and isinstance(value, th.Tensor) and value.shape == parameter.shape
+    }
+
+
+def moments_in(optimizer: th.optim.Optimizer) -> dict[th.Tensor, list[th.Tensor]]:
+    """Return the running averages by parameter, each shaped like it."""
+    return {each: list(moments_of(optimizer, each).values()) for each in optimizer.state}
 
 
 def masks_in(optimizer: th.optim.Optimizer) -> dict[th.Tensor, th.Tensor]:
@@ -64,7 +81,7 @@ def always() -> bool:
 
 
 def keeps_masks(optimizer: th.optim.Optimizer) -> bool:
-    """Say whether someone keeps an optimiser's masks now."""
+    """Say whether someone keeps an optimizer's masks now."""
     steps = vars(optimizer).get("masked_steps")
     return steps is not None and steps.lasts()
 
@@ -116,7 +133,7 @@ def alive_in(optimizer: th.optim.Optimizer) -> dict[th.Tensor, int]:
 
 
 class MaskedSteps:
-    """Keep the masks of an optimiser through its steps, by hooks, while it lasts.
+    """Keep the masks of an optimizer through its steps, by hooks, while it lasts.
 
     Gradients of weights that are not alive are zero, so that they don't count where gradients are
     clipped; but in a step after which connections change, ``regrow`` finds all of them.
@@ -136,7 +153,7 @@ class MaskedSteps:
     ) -> None:
         self.optimizer, self._is_due, self._regrow = optimizer, is_due, regrow
         self.lasts = lasts
-        # Torch saves and copies an optimiser without its attributes.
+        # Torch saves and copies an optimizer without its attributes.
         if (before := vars(optimizer).pop("masked_steps", None)) is not None:
             before.detach()
         vars(optimizer)["masked_steps"] = self
@@ -150,12 +167,12 @@ class MaskedSteps:
 
     @property
     def updates(self) -> int:
-        """Steps of the optimiser since the masks were drawn."""
+        """Steps of the optimizer since the masks were drawn."""
         number: int = self.optimizer.param_groups[0].setdefault(UPDATES, 0)
         return number
 
     def detach(self) -> None:
-        """Leave the optimiser alone; masks stay beside its parameters."""
+        """Leave the optimizer alone; masks stay beside its parameters."""
         for handle in self._handles:
             handle.remove()
         vars(self.optimizer).pop("masked_steps", None)

@@ -1,0 +1,317 @@
+"""An Adam that knows which entries of its parameters belong to which expert.
+
+Shapes: n experts that hold a parameter together, one after the other on its first axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import is_
+from typing import Any, ClassVar, NamedTuple
+
+import torch as th
+from torch import nn
+
+from sb3_moe.layers.shares import Share
+
+#: The entry of an optimizer's first group that says which parameters hold experts.
+EXPERTS = "experts"
+#: What Adam keeps of a parameter's gradients; the last only with ``amsgrad``.
+AVERAGES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+
+class ExpertLayer(NamedTuple):
+    """What an optimizer is told of a layer of experts.
+
+    :param shares: the tensors that its experts hold, and whose they are
+    :param hold_idle: whether an expert stays as it is in a step in which it is idle
+    :param frozen: numbers of experts that stay as they are in every step
+    """
+
+    shares: Sequence[Share]
+    hold_idle: bool = False
+    frozen: Iterable[int] = ()
+
+
+class ExpertAdam(th.optim.Adam):
+    """Adam in which every expert has its own count of steps, and some experts stay as they are.
+
+    An expert is idle in a step if the gradient of all that it has in its layer is zero (its norm
+    is, so that no entry is above 1e-22). An expert that stays keeps its weights, averages and count
+    bit for bit. All others get the step that a fused Adam of their own would make. In the state of
+    a parameter that several experts hold, ``step`` has an entry for each of them.
+
+    Where idle experts are held, each step reads once from the device which experts were active. On
+    a GPU that waits for the backward pass.
+
+    :param params: as torch's
+    :param lr: learning rate
+    :param settings: of torch's Adam; the step is always the fused one, so ``fused`` and ``foreach``
+        make no difference
+    """
+
+    _one_by_one: dict[th.Tensor, OneByOne]
+
+    def __init__(self, params: Any, lr: float | th.Tensor = 1e-3, **settings: Any) -> None:
+        super().__init__(params, lr, **{**settings, "fused": True, "foreach": None})
+        self._one_by_one = {}
+
+    def set_experts(self, layers: Iterable[ExpertLayer]) -> None:
+        """Say where the experts are, and which of them stay as they are, from now on.
+
+        The parameter groups keep it as plain numbers, so that copies and pickles know it too.
+        """
+        numbers = {parameter: i for i, parameter in enumerate(self._parameters())}
+        self.param_groups[0][EXPERTS] = [
+            {
+                "shares": [(numbers[p], first, n) for p, first, n in shares if p in numbers],
+                "hold_idle": hold_idle,
+                "frozen": sorted(frozen),
+            }
+            for shares, hold_idle, frozen in layers
+        ]
+        self._one_by_one = {}
+
+    def held_while_idle(self) -> dict[th.Tensor, int]:
+        """Return the parameters of experts that stay while they are idle: how many hold each."""
+        parameters, layers = self._parameters(), self.param_groups[0].get(EXPERTS, ())
+        held = [share for layer in layers if layer["hold_idle"] for share in layer["shares"]]
+        return {parameters[i]: n for i, _, n in held}
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Take a state; which experts stay as they are is this optimizer's own to know."""
+        own = self.param_groups[0].get(EXPERTS, [])
+        super().load_state_dict(state_dict)
+        self.param_groups[0][EXPERTS] = own
+        parameters = self._parameters()
+        for i, _, n in (share for layer in own for share in layer["shares"]):
+            step = self.state.get(parameters[i], {}).get("step")
+            if step is not None and step.numel() not in (1, n):
+                raise ValueError(
+                    f"`step` must hold a count for each of {n} experts, got shape "
+                    f"{tuple(step.shape)}"
+                )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a state, or what a copy or a pickle holds."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
+        self._one_by_one = {}
+
+    @th.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make one step.
+
+        :param closure: computes the loss anew and returns it
+        """
+        loss = None if closure is None else th.enable_grad()(closure)()
+        moves = self._moves()
+        for group in self.param_groups:
+            self._step_group(group, moves)
+        return loss
+
+    def _parameters(self) -> list[th.Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def _moves(self) -> dict[th.Tensor, Moves]:
+        """Return which experts take the step, for each parameter that holds some."""
+        parameters, layers = self._parameters(), self.param_groups[0].get(EXPERTS, ())
+        active_ones = _active(parameters, [layer for layer in layers if layer["hold_idle"]])
+        found = {}
+        for layer in layers:
+            active = next(active_ones) if layer["hold_idle"] else None
+            places: dict[tuple[int, int], Moves] = {}
+            for i, first, n in layer["shares"]:
+                if (first, n) not in places:
+                    own = range(first, first + n)
+                    takes = [
+                        k not in layer["frozen"] and (active is None or k in active) for k in own
+                    ]
+                    numbers = [k for k in range(n) if takes[k]]
+                    by = None if all(takes) else parameters[i].new_tensor(takes)
+                    places[first, n] = Moves(n, numbers, by)
+                found[parameters[i]] = places[first, n]
+        return found
+
+    def _step_group(self, group: dict[str, Any], moves: dict[th.Tensor, Moves]) -> None:
+        averages = AVERAGES[: 3 if group["amsgrad"] else 2]
+        columns: list[list[th.Tensor]] = [[] for _ in range(3 + len(averages))]
+        counts: list[th.Tensor] = []  # that grow by 1 as a whole
+        for parameter in group["params"]:
+            own = moves.get(parameter, WHOLE)
+            if parameter.grad is None or not own.numbers:
+                continue
+            state = self._state_of(parameter, averages, own.num_experts)
+            tensors = [state["step"], parameter, *(state[name] for name in averages)]
+            if own.num_experts == 1:
+                rows: Iterable[Iterable[th.Tensor]] = zip((*tensors, parameter.grad))
+            else:
+                known = self._one_by_one.get(parameter)
+                if known is None or not known.is_of(tensors):
+                    known = self._one_by_one[parameter] = OneByOne(tensors)
+                rows = known.rows(parameter.grad, own.numbers)
+            if own.by is None:
+                counts.append(state["step"])
+            else:
+                state["step"] += own.by
+            for column, row in zip(columns, rows, strict=True):
+                column += row
+        if counts:
+            th._foreach_add_(counts, 1.0)
+        if columns[0]:
+            _fused_step(group, *columns)
+
+    def _state_of(
+        self, parameter: th.Tensor, averages: Sequence[str], num_experts: int
+    ) -> dict[str, Any]:
+        """Return a parameter's state, with a count of steps for each of its experts."""
+        state = self.state[parameter]
+        if not state:
+            state["step"] = th.zeros((), dtype=th.float32, device=parameter.device)
+            state |= {name: th.zeros_like(parameter) for name in averages}
+        if num_experts > 1 and state["step"].numel() == 1:
+            state["step"] = state["step"].repeat(num_experts)
+        return state
+
+
+class ExpertAdamW(ExpertAdam, th.optim.AdamW):
+    """:class:`ExpertAdam` with decoupled weight decay, as torch's AdamW."""
+
+
+class Moves(NamedTuple):
+    """Which experts of a parameter take a step.
+
+    :param num_experts: n
+    :param numbers: of those that do
+    :param by: what is added to the counts of all n; None: 1
+    """
+
+    num_experts: int
+    numbers: Sequence[int]
+    by: th.Tensor | None
+
+
+WHOLE = Moves(1, (0,), None)
+
+
+class OneByOne:
+    """A parameter's count of steps, the parameter and its averages, expert by expert.
+
+    To make these views takes longer than a step does, so they are kept from step to step.
+
+    :param tensors: with n counts at first
+    """
+
+    def __init__(self, tensors: Sequence[th.Tensor]) -> None:
+        self._tensors = tensors
+        self._storages = [each.untyped_storage() for each in tensors]
+        # Counted on here without a look at the device: they matter only where they differ.
+        self._counts: list[float] = tensors[0].tolist()
+        self._views = [each.unflatten(0, (len(self._counts), -1)).unbind() for each in tensors]
+        self._are_alike = len(set(self._counts)) == 1
+
+    def is_of(self, tensors: Sequence[th.Tensor]) -> bool:
+        """Say whether it is of the memory that these tensors have now."""
+        return all(map(is_, map(th.Tensor.untyped_storage, tensors), self._storages))
+
+    def rows(self, grad: th.Tensor, numbers: Sequence[int]) -> list[list[th.Tensor]]:
+        """Return what takes a step, and the gradients: whole, or expert by expert.
+
+        :param grad: the parameter's
+        :param numbers: of the experts that take the step
+        """
+        if len(numbers) == len(self._counts) and self._are_alike:
+            return [[self._views[0][0]], *([each] for each in self._tensors[1:]), [grad]]
+        for k in numbers:
+            self._counts[k] += 1.0
+        self._are_alike = len(set(self._counts)) == 1
+        grad_n = grad.reshape(len(self._counts), -1)
+        return [[each[k] for k in numbers] for each in (*self._views, grad_n)]
+
+
+def _active(
+    parameters: Sequence[th.Tensor], layers: Sequence[dict[str, Any]]
+) -> Iterator[set[int]]:
+    """Yield the experts of each layer that have a gradient; the device is read once for all."""
+    norms, owners = [], []
+    for number, layer in enumerate(layers):
+        places: dict[tuple[int, int], list[th.Tensor]] = {}
+        for i, first, n in layer["shares"]:
+            if (grad := parameters[i].grad) is not None:
+                norm_n = th.linalg.vector_norm(grad.reshape(n, -1), dim=1)
+                places.setdefault((first, n), []).append(norm_n)
+        for (first, n), norms_of_place in places.items():
+            norms.append(th.stack(norms_of_place).amax(0))
+            owners += [(number, first + k) for k in range(n)]
+    values = th.cat(norms).tolist() if norms else []
+    # Not "> 0": what is not a number is no reason to stay.
+    active = {owner for owner, value in zip(owners, values, strict=True) if value != 0.0}
+    for number in range(len(layers)):
+        yield {k for owner, k in active if owner == number}
+
+
+def _fused_step(group: dict[str, Any], counts: list[th.Tensor], *columns: list[th.Tensor]) -> None:
+    parameters, averages, squares, *largest, grads = columns
+    step = th._fused_adamw_ if group["decoupled_weight_decay"] else th._fused_adam_
+    step(
+        parameters,
+        grads,
+        averages,
+        squares,
+        largest[0] if largest else [],
+        counts,
+        lr=group["lr"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        amsgrad=group["amsgrad"],
+        maximize=group["maximize"],
+    )
+
+
+class FrozenGradient:
+    """Keep the gradient of frozen experts in a tensor zero, so that clipping doesn't count it.
+
+    TRPO moves the actor beside its optimizer, in a direction that begins as noise. Frozen experts
+    are put back in the optimizer's next step, the critic's.
+
+    :param parameter: the tensor
+    :param num_experts: how many experts hold it
+    :param rows: which of these are frozen
+    """
+
+    masking: ClassVar[bool] = True
+
+    def __init__(self, parameter: nn.Parameter, num_experts: int, rows: Sequence[int]) -> None:
+        self._parameter, self._num_experts, self._rows = parameter, num_experts, list(rows)
+        self._before: th.Tensor | None = None
+
+    def _by_expert(self, tensor: th.Tensor) -> th.Tensor:
+        return tensor.detach().reshape(self._num_experts, -1)
+
+    def mask(self, grad: th.Tensor) -> th.Tensor:
+        """Return a gradient with zeros for frozen experts, whatever stood there."""
+        if not FrozenGradient.masking:
+            return grad
+        if th.is_grad_enabled():  # TRPO asks for a graph
+            self._before = self._by_expert(self._parameter)[self._rows]
+        masked_nr = grad.reshape(self._num_experts, -1).clone()
+        masked_nr[self._rows] = 0.0
+        return masked_nr.view_as(grad)
+
+    def put_back(self, *args: Any) -> None:
+        """Undo what was done to frozen experts beside the optimizer."""
+        if self._before is not None:
+            self._by_expert(self._parameter)[self._rows] = self._before
+            self._before = None
+
+
+@contextmanager
+def unmasked() -> Iterator[None]:
+    """Let gradients reach frozen experts, for one who looks at them and moves nothing."""
+    before, FrozenGradient.masking = FrozenGradient.masking, False
+    try:
+        yield
+    finally:
+        FrozenGradient.masking = before
