@@ -95,8 +95,10 @@ class Transplant:
             share_out(new, old, heirs)
         new.train(old.training)
         learns = {name: p.requires_grad for name, p in old.named_parameters()}
+        of_router = [on for name, on in learns.items() if not name.startswith("experts.")]
         for name, parameter in new.named_parameters():
-            parameter.requires_grad_(learns.get(name, parameter.requires_grad))
+            # What a router gets for its new gates is held as all of it is.
+            parameter.requires_grad_(learns.get(name, any(of_router) or not of_router))
 
     def _fitting_names(self) -> dict[th.Tensor, th.Tensor]:
         """Return the tensor that the policy will have in place of each of the built one.

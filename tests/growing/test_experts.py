@@ -163,9 +163,9 @@ def test_a_copy_takes_a_share_of_its_originals_gates_and_averages(share):
             th.testing.assert_close(value, parts[key] * size**power)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"renormalize": True}], ids=str)
-def test_where_one_more_would_be_left_out_a_copy_takes_little_so_that_little_changes(kwargs):
-    model = moe(router="top_k", top_k=4, router_kwargs=kwargs)
+@pytest.mark.parametrize("options", [{}, {"renormalize": True}], ids=str)
+def test_where_one_more_would_be_left_out_a_copy_takes_little_so_that_little_changes(options):
+    model = moe(router="top_k", top_k=4, **options)
     old = gates(model)
     add_experts(model, like=1, perturb=0)
     # The copy is the one that isn't chosen, nearly always.

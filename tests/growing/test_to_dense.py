@@ -131,6 +131,18 @@ def test_distill_is_an_argument_too(monkeypatch):
     assert seen == [("model", "obs")]
 
 
+@pytest.mark.parametrize("enable_critic_lstm", [True, False])
+def test_recurrent_policies_with_continuous_actions_are_fitted_too(enable_critic_lstm):
+    env = arena.Arena(arena.FLAT, arena.BOX)
+    model = make(
+        "RecurrentPPO", "MoeMlpLstmPolicy", env, enable_critic_lstm=enable_critic_lstm, router="soft"
+    )
+    obs = sampled(model.observation_space, 32)
+    short, long = (distill(model, obs, steps=steps).remains for steps in (1, 30))
+    assert long.keys() == {"pi.0", "vf.0"}
+    assert sum(long.values()) < sum(short.values())
+
+
 # What is refused.
 
 
