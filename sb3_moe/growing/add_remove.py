@@ -149,11 +149,7 @@ def remove_experts(
 
 
 def merge_experts(
-    model: BaseAlgorithm,
-    experts: Sequence[int],
-    *,
-    tower: str | None = None,
-    probe: Any = None,
+    model: BaseAlgorithm, experts: Sequence[int], *, tower: str | None = None, probe: Any = None
 ) -> None:
     """Make one expert of several: the average of their weights, by how much they are used.
 

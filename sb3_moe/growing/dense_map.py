@@ -143,6 +143,11 @@ class DenseMap:
 
         :param columns: where the first linear layer finds each of its old inputs
         """
+        if len(new) != len(old):
+            raise ValueError(
+                "`model` must have layers as SB3 has, with an activation behind each hidden layer, "
+                f"got {len(old)} that hold numbers for {len(new)}"
+            )
         for leaf, source in zip(new, old, strict=True):
             self.layer(leaf, source, columns=columns)
             columns = None if leaf.is_linear else columns

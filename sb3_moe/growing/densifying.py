@@ -25,20 +25,13 @@ from sb3_moe.growing.building import (
     with_gymnasiums_spaces,
 )
 from sb3_moe.growing.copying import write_weights
-from sb3_moe.growing.dense_map import (
-    DenseMap,
-    dense_leaves,
-    features_of,
-    parts_of,
-)
+from sb3_moe.growing.dense_map import DenseMap, dense_leaves, features_of, parts_of
 from sb3_moe.growing.distilling import check_temperature, dense_columns
 from sb3_moe.growing.distilling import distill as fit_dense
 from sb3_moe.growing.numbers import Numbers
 from sb3_moe.growing.outputs import check_same, sampled
 from sb3_moe.growing.routers import constant_gates
-from sb3_moe.layers import MoELayer
-from sb3_moe.layers.activations import is_norm
-from sb3_moe.layers.encoder import ImageEncoder, Residual
+from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.stacked import flat
 from sb3_moe.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.observations.task_ids import TASK_KEY, one_hot_behind
@@ -119,22 +112,14 @@ def check_sb3s(policy: MoEPolicy) -> None:
 
 
 def _check_task(policy: MoEPolicy, task: int | None) -> None:
-    if task is None:
-        return
     num_tasks = _num_tasks(policy)
-    if isinstance(task, bool) or not isinstance(task, int | np.integer):
-        raise TypeError(f"`task` must be an int, got {task!r}")
-    if not num_tasks:
-        raise ValueError(f"`task` must be None where observations tell no task, got {task}")
-    if not 0 <= task < num_tasks:
-        raise ValueError(
-            f"`task` must be in [0, {num_tasks}), the tasks that observations tell, got {task}"
-        )
-    if not any(layer.sees == "task" for layer in policy.moe_layers().values()):
-        raise ValueError(
-            "`task` must be None where no experts go by the task: the dense model is for all, got "
-            f"{task}"
-        )
+    by_task = any(layer.sees == "task" for layer in policy.moe_layers().values())
+    if task is None or (by_task and task in range(num_tasks)):
+        return
+    rule = "None where no experts go by a task that observations tell"
+    if num_tasks and by_task:
+        rule = f"in [0, {num_tasks}), the tasks that observations tell"
+    raise ValueError(f"`task` must be {rule}, got {task!r}")
 
 
 def _num_tasks(policy: Any) -> int:
@@ -234,8 +219,6 @@ def _plain(network: Network, task: int | None) -> _Plain:
     elif hidden and isinstance(hidden[-1], nn.Linear) and heads:
         *hidden, last = hidden
         heads = [[in_one(last, head[0]), *head[1:]] for head in heads]
-    for head in heads or [[]]:
-        _check_usual([*hidden, *head])
     return _Plain(network, hidden, heads)
 
 
@@ -274,48 +257,34 @@ def _layer(block: MoEBlock, task: int | None) -> list[nn.Module]:
     :raises ValueError: if there are none
     """
     layer, experts = block.layer, block.layer.experts
-    one = f"with `router`={layer.name!r}"
+    gates = constant_gates(layer, task) or []
+    used = {k: gate for k, gate in enumerate(gates) if gate}
+    made = [flat(experts.expert(k)) for k in used]
+    one = f"be a mixture that is one network to be dense, and with `router`={layer.name!r}"
     why = None
     if block.tokens != "sample":
-        raise ValueError(
-            f"`model` must have experts on whole samples to be dense, got `tokens`={block.tokens!r}"
-        )
-    if experts.combination is not None:
+        why = f"have experts on whole samples to be dense, got `tokens`={block.tokens!r}"
+    elif experts.combination is not None:
         why = "sum its experts' outputs to be dense, got `combine`='orthogonal'"
-    elif any(isinstance(each, Residual) for each in flat(experts.expert(0))):
-        why = "have experts of linear layers to be dense, got blocks with a way around them"
-    elif (gates := constant_gates(layer, task)) is None:
-        why = (
-            f"be a mixture that is one network to be dense; {one} and {layer.num_experts} experts "
-        )
-        why += "its gates differ by sample"
-    else:
-        used = [k for k, gate in enumerate(gates) if gate]
-        made = [flat(experts.expert(k)) for k in used]
-        if len(used) == 1 or all(len(modules) == 1 for modules in made):
-            last = _sum([modules[-1] for modules in made], [gates[k] for k in used], layer)
-            return [*made[0][:-1], last]
-        why = f"be a mixture that is one network to be dense; {one} several experts with hidden "
-        why += "layers serve each sample"
-    raise ValueError(f"`model` must {why}: {_CURE}")
-
-
-@th.no_grad()
-def _sum(linears: Sequence[nn.Module], gates: Sequence[float], layer: MoELayer) -> nn.Module:
-    """Return the sum of linear layers under their gates."""
-    if list(gates) == [1.0]:
-        return linears[0]
-    if not all(type(each) is nn.Linear for each in linears):
-        raise ValueError(
-            f"`expert` must end in nn.Linear for a gate of {gates[0]} to be part of it, "
-            f"`router`={layer.name!r}, got {type(linears[0]).__name__}"
-        )
-    total = copy.deepcopy(linears[0])
-    for name, parameter in total.named_parameters():
-        parameter.zero_()
-        for each, gate in zip(linears, gates, strict=True):
-            parameter.add_(each.get_parameter(name), alpha=gate)
-    return total
+    elif not gates:
+        why = f"{one} and {layer.num_experts} experts its gates differ by sample"
+    elif len(made) > 1 and any(len(modules) > 1 for modules in made):
+        why = f"{one} several experts with hidden layers serve each sample"
+    elif any(isinstance(each, Residual) for each in made[0]):
+        why = f"have experts of linear layers to be dense, got {made[0]}"
+    elif [*used.values()] != [1.0] and type(made[0][-1]) is not nn.Linear:
+        why = f"have experts that end in nn.Linear for gates of {gates} to be part of it"
+    if why is not None:
+        raise ValueError(f"`model` must {why}: {_CURE}")
+    if [*used.values()] == [1.0]:
+        return made[0]
+    with th.no_grad():
+        last = made[0][-1]
+        for name, parameter in last.named_parameters():
+            weights = [modules[-1].get_parameter(name) for modules in made]
+            gated = [each * gate for each, gate in zip(weights, used.values(), strict=True)]
+            parameter.copy_(th.stack(gated).sum(0))
+    return made[0]
 
 
 @th.no_grad()
@@ -327,38 +296,9 @@ def in_one(first: nn.Module, second: nn.Module) -> nn.Linear:
     """
     assert isinstance(first, nn.Linear)
     assert isinstance(second, nn.Linear)
-    biases: list[th.Tensor | None] = [first.bias, second.bias]
-    has_bias = any(bias is not None for bias in biases)
-    one = nn.Linear(first.in_features, second.out_features, bias=has_bias)
-    one = one.to(first.weight.device)
+    has_bias = first.bias is not None or second.bias is not None
+    one = nn.Linear(first.in_features, second.out_features, bias=has_bias).to(first.weight)
     one.weight.copy_(second.weight @ first.weight)
     if has_bias:
-        one.bias.zero_()
-        if biases[0] is not None:
-            one.bias.add_(second.weight @ biases[0])
-        if biases[1] is not None:
-            one.bias.add_(biases[1])
+        one.bias.copy_(second(first(first.weight.new_zeros(first.in_features))))
     return one
-
-
-def _check_usual(modules: Sequence[nn.Module]) -> None:
-    """Raise ValueError unless there is an activation behind each hidden layer, as SB3 builds it.
-
-    :param modules: of :func:`plain_modules`, up to a head
-    """
-    open_linear = False
-    for module in modules:
-        if isinstance(module, ImageEncoder | nn.Conv2d):
-            raise ValueError(
-                "`model` must not encode images in towers to be SB3's own, got "
-                f"{type(module).__name__}"
-            )
-        if isinstance(module, nn.Linear):
-            if open_linear:
-                raise ValueError(
-                    "`model` must have an activation behind each hidden layer to be SB3's own, got "
-                    "a normalization alone between two linear layers"
-                )
-            open_linear = True
-        elif not is_norm(module):
-            open_linear = False

@@ -58,10 +58,7 @@ def _entry(
 
 
 def _of_router(
-    new: MoELayer,
-    old: MoELayer,
-    numbers: tuple[Numbers, Numbers],
-    heirs: Sequence[Heir],
+    new: MoELayer, old: MoELayer, numbers: tuple[Numbers, Numbers], heirs: Sequence[Heir]
 ) -> Iterator[Entry]:
     axes, before = new.expert_axes(), _own_tensors(old)
     everyone = range(old.num_experts)

@@ -19,12 +19,7 @@ from torch import nn
 
 from sb3_moe.generators import undone_on_failure
 from sb3_moe.growing.building import build_like, carry_the_rest, dress, moe_class
-from sb3_moe.growing.copying import (
-    carried_states,
-    steps_by_expert,
-    write_targets,
-    write_weights,
-)
+from sb3_moe.growing.copying import carried_states, steps_by_expert, write_targets, write_weights
 from sb3_moe.growing.dense_map import DenseMap, dense_leaves
 from sb3_moe.growing.densifying import check_sb3s
 from sb3_moe.growing.experts_from_dense import (
@@ -44,13 +39,7 @@ from sb3_moe.observations.task_ids import TASK_KEY, has_task_key
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.option_checks import called
-from sb3_moe.policies.options import (
-    ARGUMENTS,
-    DEFAULT_NUM_EXPERTS,
-    DEFAULTS,
-    MoEOptions,
-    per_tower,
-)
+from sb3_moe.policies.options import ARGUMENTS, DEFAULT_NUM_EXPERTS, DEFAULTS, MoEOptions, per_tower
 
 HOW = ("copy", "split")
 # Observations on which both models must do the same.
@@ -247,11 +236,7 @@ def _is_flat(policy: Any) -> bool:
 
 
 def _sized(
-    policy_class: type[MoEPolicy],
-    old: Any,
-    numbers: Numbers,
-    how: str,
-    options: Mapping[str, Any],
+    policy_class: type[MoEPolicy], old: Any, numbers: Numbers, how: str, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the options, with experts as wide as a share of the units unless they say more."""
     found = dict(options)

@@ -9,8 +9,8 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_moe.growing import distill, to_dense, upcycle
-from sb3_moe.growing.outputs import sampled
 from sb3_moe.growing.densifying import in_one
+from sb3_moe.growing.outputs import sampled
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import TaskExtractor
 
@@ -135,7 +135,11 @@ def test_distill_is_an_argument_too(monkeypatch):
 def test_recurrent_policies_with_continuous_actions_are_fitted_too(enable_critic_lstm):
     env = arena.Arena(arena.FLAT, arena.BOX)
     model = make(
-        "RecurrentPPO", "MoeMlpLstmPolicy", env, enable_critic_lstm=enable_critic_lstm, router="soft"
+        "RecurrentPPO",
+        "MoeMlpLstmPolicy",
+        env,
+        enable_critic_lstm=enable_critic_lstm,
+        router="soft",
     )
     obs = sampled(model.observation_space, 32)
     short, long = (distill(model, obs, steps=steps).remains for steps in (1, 30))
