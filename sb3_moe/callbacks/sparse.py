@@ -19,6 +19,7 @@ from torch import nn
 from sb3_moe.callbacks.same_training import same_training
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
 from sb3_moe.callbacks.trpo import refuse_trpo
+from sb3_moe.growing.copying import followers
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import one_of, whole, yes_or_no
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
@@ -98,12 +99,8 @@ class SparseTrainingCallback(BaseCallback):
         yes_or_no("rescale", rescale)
         if seed is not None:
             whole("seed", seed, least=0)
-        changes = {
-            "drop_fraction": drop_fraction,
-            "interval": interval,
-            "end_fraction": end_fraction,
-        }
-        chosen = {name: value for name, value in changes.items() if value is not None}
+        changes = zip(_DEFAULTS, (drop_fraction, interval, end_fraction), strict=True)
+        chosen = {name: value for name, value in changes if value is not None}
         for name, value in chosen.items():
             if method == "static":
                 raise ValueError(
@@ -151,7 +148,7 @@ class SparseTrainingCallback(BaseCallback):
         ]
         masks = self._masks()
         mask_targets(self.policy, masks)
-        self._alive = dict.fromkeys((layer.tower for layer in self.layers), 0)
+        self._alive = {layer.tower: 0 for layer in self.layers}
         for layer in self.layers:
             self._alive[layer.tower] += int(masks[layer.weight].sum())
         if self.verbose:
@@ -171,19 +168,15 @@ class SparseTrainingCallback(BaseCallback):
         seeds = (self.seed, self.model.seed, np.random.SeedSequence().generate_state(1)[0])
         seed = next(int(each) for each in seeds if each is not None)
         generator, masks = generator_of(seed), {}
-        targets = [
-            pair
-            for online, target in networks_of(self.policy).targets().items()
-            for pair in zip(online.parameters(), target.parameters(), strict=True)
-        ]
+        targets = followers(networks_of(self.policy))
         for layer, count in zip(self.layers, counts, strict=True):
             size = math.prod(layer.shape)
             rows = [drawn(size, count, generator) for _ in range(layer.num_experts)]
             mask = th.stack(rows).view_as(layer.weight).to(layer.weight.device)
             masks[layer.weight] = mask
             if self.rescale:
-                followers = [theirs for mine, theirs in targets if mine is layer.weight]
-                _rescale(layer, mask, [layer.weight, *followers])
+                followed = [targets[layer.weight]] if layer.weight in targets else []
+                _rescale(layer, mask, [layer.weight, *followed])
         for optimizer in self.optimizers:
             set_masks(optimizer, masks)
             for group in optimizer.param_groups:
@@ -351,11 +344,6 @@ def _rescale(layer: SparseLayer, mask: th.Tensor, weights: Sequence[th.Tensor]) 
 # Densities.
 
 
-def uniform(shapes: Sequence[Shape], sparsity: float) -> list[float]:
-    """Make all layers equally dense."""
-    return [1.0 - sparsity] * len(shapes)
-
-
 def erk(shapes: Sequence[Shape], sparsity: float) -> list[float]:
     """Make layers with few weights denser (Erdos-Renyi-Kernel; arXiv 1911.11134, section 3).
 
@@ -383,7 +371,7 @@ def erk(shapes: Sequence[Shape], sparsity: float) -> list[float]:
 
 DENSITIES: Mapping[str, Callable[[Sequence[Shape], float], list[float]]] = {
     "erk": erk,
-    "uniform": uniform,
+    "uniform": lambda shapes, sparsity: [1.0 - sparsity] * len(shapes),
 }
 
 

@@ -271,7 +271,7 @@ def _layer(block: MoEBlock, task: int | None) -> list[nn.Module]:
     elif len(made) > 1 and any(len(modules) > 1 for modules in made):
         why = f"{one} several experts with hidden layers serve each sample"
     elif any(isinstance(each, Residual) for each in made[0]):
-        why = f"have experts of linear layers to be dense, got {made[0]}"
+        why = "have experts of linear layers to be dense, got blocks with a way around them"
     elif [*used.values()] != [1.0] and type(made[0][-1]) is not nn.Linear:
         why = f"have experts that end in nn.Linear for gates of {gates} to be part of it"
     if why is not None:

@@ -75,7 +75,7 @@ class Transplant:
             if isinstance(behind[0], MoELayer) and isinstance(behind[1], MoELayer):
                 self.pairs[behind[0]] = behind[1]
                 self._finish(behind[0], behind[1], own if shares else None)
-        self._names = self._fitting_names()
+        self._check_alike()
 
     def _map(self, *, shares: bool, perturb: float) -> Iterator[Entry]:
         numbers = self.new, self.old
@@ -100,25 +100,22 @@ class Transplant:
             # What a router gets for its new gates is held as all of it is.
             parameter.requires_grad_(learns.get(name, any(of_router) or not of_router))
 
-    def _fitting_names(self) -> dict[th.Tensor, th.Tensor]:
-        """Return the tensor that the policy will have in place of each of the built one.
-
-        :raises ValueError: if they are not alike but for the layers that are exchanged
-        """
-        inside = {p for layer in self.pairs for p in layer.parameters()}
-        coming = {p for layer in self.pairs.values() for p in layer.parameters()}
-        stays = {name: p for name, p in self.policy.named_parameters() if p not in inside}
-        found: dict[th.Tensor, th.Tensor] = {}
-        for name, parameter in self.built.named_parameters():
-            own = parameter if parameter in coming else stays.pop(name, None)
-            if own is None or own.shape != parameter.shape:
+    def _check_alike(self) -> None:
+        """Raise ValueError unless the policies are alike but for the layers that are exchanged."""
+        ours, theirs = (
+            {name: p.shape for name, p in policy.named_parameters() if p not in inside}
+            for policy, inside in (
+                (self.built, {p for layer in self.pairs.values() for p in layer.parameters()}),
+                (self.policy, {p for layer in self.pairs for p in layer.parameters()}),
+            )
+        )
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name) != theirs.get(name):
                 raise ValueError(
                     "`model` must have a policy that gives all that its networks depend on in "
                     f"`_get_constructor_parameters`, got a {type(self.policy).__name__} that has "
                     f"another {name} when it is built again"
                 )
-            found[parameter] = own
-        return found
 
     # What changes the model.
 
@@ -150,15 +147,19 @@ class Transplant:
 
         :param tower: which it is of
         """
-        counterpart = networks_of(self.built).optimizers()[tower]
-        parameters = [self._names[p] for p in counterpart.param_groups[0]["params"]]
+        names = {p: name for name, p in self.built.named_parameters()}
+        coming = {p for layer in self.pairs.values() for p in layer.parameters()}
+        counterpart = networks_of(self.built).optimizers()[tower].param_groups[0]["params"]
+        parameters = [
+            p if p in coming else self.policy.get_parameter(names[p]) for p in counterpart
+        ]
         known = {p: state for p, state in optimizer.state.items() if state}
         shares = [share for each in self.layers.values() for share in each.experts.shares()]
         experts = steps_by_expert(optimizer, shares)
         rows = (self.entries, self.new, self.old)
-        coming = carried_states(*rows, known, optimizer, parameters, experts)
-        stays = {p: state for p, state in known.items() if p in set(parameters)}
-        return optimizer, parameters, stays | coming
+        found = carried_states(*rows, known, optimizer, parameters, experts)
+        kept = {p: state for p, state in known.items() if p in set(parameters)}
+        return optimizer, parameters, kept | found
 
     def _frozen(self) -> dict[str, list[int]]:
         old = self.policy.frozen_experts or {}

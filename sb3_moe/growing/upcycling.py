@@ -31,9 +31,9 @@ from sb3_moe.growing.experts_from_dense import (
 )
 from sb3_moe.growing.numbers import Leaf, Numbers
 from sb3_moe.growing.outputs import check_same, raw_outputs, sampled
+from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import LinearExpert, MLPExpert
 from sb3_moe.layers.checks import not_negative, one_of
-from sb3_moe.layers.classes import did_you_mean
 from sb3_moe.networks import kind_of, networks_of
 from sb3_moe.observations.task_ids import TASK_KEY, has_task_key
 from sb3_moe.policies.extractors import TaskExtractor
@@ -45,7 +45,7 @@ HOW = ("copy", "split")
 # Observations on which both models must do the same.
 ROWS = 16
 # Options whose function no dense layer of SB3's has.
-_NOT_DENSE = ("combine", "block", "task_embedding")
+_NOT_DENSE = ("tokens", "combine", "block", "task_embedding", "match_scale", "action_dims")
 
 
 def upcycle(
@@ -88,16 +88,20 @@ def upcycle(
     """
     one_of("how", how, HOW)
     not_negative("perturb", perturb)
-    _check_options(options, how, probe)
+    if probe is not None and how != "split":
+        raise ValueError(f"`probe` needs `how`='split', whose units it divides, got {how!r}")
     old = _dense_policy(model)
     venv = model.get_env() if env is None else model._wrap_env(env, 0)  # type: ignore[arg-type]
     space = model.observation_space if venv is None else venv.observation_space
     _check_env(model, venv, num_tasks)
     with undone_on_failure():
-        policy_class = moe_class(model, space)
-        numbers = Numbers(old)
-        kwargs = _policy_kwargs(model, old, num_tasks)
-        kwargs |= _sized(policy_class, old, numbers, how, options)
+        policy_class, numbers = moe_class(model, space), Numbers(old)
+        towers = per_tower(options, policy_class.towers)
+        for each in towers.values():
+            _check_options(each)
+        kwargs = _policy_kwargs(model, old, num_tasks) | options
+        if how == "split" and "expert_width" not in options:
+            kwargs |= _widths(towers, old, numbers)
         new = build_like(model, policy_class, kwargs, venv)
         map_ = DenseMap(Numbers(new.policy), numbers)
         divide = None if how == "copy" else _division(old, probe, numbers)
@@ -113,11 +117,10 @@ def _map(map_: DenseMap, new: Any, old: Any, divide: Divide | None, perturb: flo
     """Say where all that a dense policy has goes in one with experts."""
     ours, theirs = networks_of(new), networks_of(old)
     for mine, other in zip(ours.networks(), theirs.networks(), strict=True):
-        options = new.moe[kind_of(mine.tower)]
-        _check_expert(options)
+        place = new.moe[kind_of(mine.tower)].place
         at = columns_in_new(new, mine, old, other, map_)
         map_.extractor(mine.extractor, other.extractor)
-        experts = ExpertsFromDense(map=map_, place=options.place, divide=divide, perturb=perturb)
+        experts = ExpertsFromDense(map=map_, place=place, divide=divide, perturb=perturb)
         experts.network(mine, other, None if mine.memory is not None else at)
         map_.memory(mine.memory, other.memory, at)
     if (misfit := map_.loose(ours, theirs)) is not None:
@@ -148,29 +151,8 @@ def _carry_over(map_: DenseMap, new: Any, model: Any) -> None:
         new.policy.reset_noise()
 
 
-def _check_options(options: Mapping[str, Any], how: str, probe: Any) -> None:
-    for name in options:
-        if name not in DEFAULTS:
-            raise TypeError(
-                f"upcycle got an unexpected option `{name}`; there are {sorted(DEFAULTS)}"
-                f"{did_you_mean(name, DEFAULTS)}"
-            )
-    if options.get("action_dims") is not None:
-        raise ValueError(
-            "`action_dims` must be None: the dense model acts in all dimensions, got "
-            f"{options['action_dims']!r}"
-        )
-    if options.get("match_scale"):
-        raise ValueError(
-            "`match_scale` must be False: the experts start with the dense layers' weights, got "
-            f"{options['match_scale']!r}"
-        )
-    if probe is not None and how != "split":
-        raise ValueError(f"`probe` needs `how`='split', whose units it divides, got {how!r}")
-
-
-def _check_expert(options: MoEOptions) -> None:
-    """Refuse experts and tokens that a dense layer can't become."""
+def _check_options(options: MoEOptions) -> None:
+    """Refuse what a dense layer can't become."""
     place, kind = options.place, options.expert_class
     for name in _NOT_DENSE:
         if getattr(options, name) != DEFAULTS[name]:
@@ -178,12 +160,9 @@ def _check_expert(options: MoEOptions) -> None:
                 f"`{name}` must be {DEFAULTS[name]!r}: a dense model has nothing that could begin "
                 f"as that, got {getattr(options, name)!r}"
             )
-    if options.is_tokenized:
-        raise ValueError(
-            f"`tokens` must be 'sample': a dense layer reads whole samples, got {options.tokens!r}"
-        )
     copies = issubclass(kind, MLPExpert | LinearExpert) or getattr(kind, "copies_dense", False)
-    if place.by_layer and not copies:
+    by_layer = place.hidden == "each" or isinstance(place.hidden, int)
+    if by_layer and not copies:
         raise ValueError(
             f"`expert`={called(kind)!r} must say `copies_dense`: that it does what a dense layer "
             "does once its first linear layer has the weights and another hands on what it gets"
@@ -192,16 +171,12 @@ def _check_expert(options: MoEOptions) -> None:
 
 def _dense_policy(model: BaseAlgorithm) -> Any:
     """Return a model's policy, which must be without experts."""
-    if not isinstance(model, BaseAlgorithm):
-        raise TypeError(f"`model` must be a model of SB3 or sb3-contrib, got {model!r}")
+    model_of_sb3(model)
     policy = model.policy
-    if isinstance(policy, MoEPolicy) and policy.moe_layers():
-        raise ValueError(
-            f"`model` must be dense, got one with experts: {sorted(policy.moe_layers())}"
-        )
     if isinstance(policy, MoEPolicy):
+        if layers := sorted(policy.moe_layers()):
+            raise ValueError(f"`model` must be dense, got one with experts: {layers}")
         check_sb3s(policy)
-    networks_of(policy)
     return policy
 
 
@@ -235,14 +210,8 @@ def _is_flat(policy: Any) -> bool:
     return kind is FlattenExtractor
 
 
-def _sized(
-    policy_class: type[MoEPolicy], old: Any, numbers: Numbers, how: str, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the options, with experts as wide as a share of the units unless they say more."""
-    found = dict(options)
-    if how == "copy" or "expert_width" in options:
-        return found
-    towers = per_tower(options, policy_class.towers)
+def _widths(towers: Mapping[str, MoEOptions], old: Any, numbers: Numbers) -> dict[str, Any]:
+    """Return how wide experts are that have a share of the units each, if they have a width."""
     widths: dict[str, int] = {}
     for network in networks_of(old).networks():
         name = kind_of(network.tower)
@@ -253,7 +222,7 @@ def _sized(
         if taken and getattr(tower.expert_class, "uses_width", True):
             shares = tower.num_experts or DEFAULT_NUM_EXPERTS
             widths[name] = math.ceil(max(taken) / shares)
-    return found | ({"expert_width": widths} if widths else {})
+    return {"expert_width": widths} if widths else {}
 
 
 def _division(policy: Any, probe: Any, numbers: Numbers) -> Divide:
