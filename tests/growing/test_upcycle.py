@@ -71,7 +71,10 @@ def train(model):
 
 
 def are_apart(experts):
-    return any(not th.equal(a, b) for a, b in zip(*(e.values() for e in experts[:2]), strict=True))
+    return any(
+        not th.allclose(a, b, atol=1e-5)
+        for a, b in zip(*(e.values() for e in experts[:2]), strict=True)
+    )
 
 
 @pytest.mark.parametrize("router", ["soft", "random", "task"])
@@ -163,7 +166,7 @@ def test_what_has_no_dense_counterpart_starts_without_averages():
     assert layer.experts.last.weight not in new.policy.optimizer.state
 
 
-@pytest.mark.parametrize("algorithm", ["DQN", "SAC", "TD3", "TQC"])
+@pytest.mark.parametrize("algorithm", ["DQN", "TD3"])
 def test_target_networks_lag_behind_as_they_did(algorithm):
     old = dense(algorithm)
     new = upcycle(old, placement="all", router="uniform")
@@ -223,7 +226,7 @@ def test_a_task_id_joins_with_weights_that_start_at_zero():
     assert first.weight[:, 5:].abs().min() > 0
 
 
-@pytest.mark.parametrize("place", ["middle", "all", "body", "big"])
+@pytest.mark.parametrize("place", ["all", "big"])
 def test_a_task_id_joins_before_the_actions_that_critics_see(place):
     old = make("SAC", env=arena.Arena(arena.FLAT, arena.BOX))
     env = arena.Arena(arena.with_task(arena.FLAT), arena.BOX)
@@ -248,8 +251,9 @@ def test_a_task_id_among_the_keys_of_sb3s_dict_policy_goes_to_the_router():
     assert gap(new, old) < 1e-5
 
 
-@pytest.mark.parametrize("place", ["middle", "big"])
-@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "TD3"])
+@pytest.mark.parametrize(
+    ("algorithm", "place"), [("PPO", "big"), ("DQN", "middle"), ("TD3", "big")]
+)
 def test_our_dense_policies_for_pictures_grow_too(algorithm, place):
     env = arena.Arena(arena.IMAGE, arena.actions_of(algorithm))
     old = make(algorithm, "MoeCnnPolicy", env, placement="none", net_arch=[8])
@@ -292,7 +296,7 @@ def test_more_shares_than_units_leave_some_empty():
     assert sorted(len(part) for part in by_firing(th.randn(9, 2), 3)) == [0, 1, 1]
 
 
-@pytest.mark.parametrize("place", ["middle", "final", "all", "body", "big"])
+@pytest.mark.parametrize("place", ["middle", "final", "big"])
 def test_units_divided_by_a_probe_do_together_what_they_did(place):
     probe = np.random.default_rng(0).uniform(-1, 1, (64, 8)).astype(np.float32)
     new = upcycle(dense("SAC"), how="split", placement=place, probe=probe)
