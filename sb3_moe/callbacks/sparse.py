@@ -167,7 +167,7 @@ class SparseTrainingCallback(BaseCallback):
             )
         seeds = (self.seed, self.model.seed, np.random.SeedSequence().generate_state(1)[0])
         seed = next(int(each) for each in seeds if each is not None)
-        generator, masks = generator_of(seed), {}
+        generator, masks = generator_of(seed), dict[th.Tensor, th.Tensor]()
         targets = followers(networks_of(self.policy))
         for layer, count in zip(self.layers, counts, strict=True):
             size = math.prod(layer.shape)

@@ -296,7 +296,8 @@ def in_one(first: nn.Module, second: nn.Module) -> nn.Linear:
     """
     assert isinstance(first, nn.Linear)
     assert isinstance(second, nn.Linear)
-    has_bias = first.bias is not None or second.bias is not None
+    biases: list[th.Tensor | None] = [first.bias, second.bias]
+    has_bias = any(bias is not None for bias in biases)
     one = nn.Linear(first.in_features, second.out_features, bias=has_bias).to(first.weight)
     one.weight.copy_(second.weight @ first.weight)
     if has_bias:

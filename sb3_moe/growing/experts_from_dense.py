@@ -145,8 +145,15 @@ class ExpertsFromDense:
         for new, old in zip(expert[:-1], dense[:-1], strict=True):
             self.map.layer(new, old, columns=at, gate=role.before)
             at = None if new.is_linear else at
-        last = {"scale": role.scale, "bias_scale": role.bias_scale, "gate": role.gate}
-        self.map.linear(expert[-1], dense[-1], columns=at, share=role.share, **last)
+        self.map.linear(
+            expert[-1],
+            dense[-1],
+            columns=at,
+            share=role.share,
+            scale=role.scale,
+            bias_scale=role.bias_scale,
+            gate=role.gate,
+        )
 
     def _hands_on(
         self, expert: Sequence[Leaf], dense: Sequence[Leaf], role: Role, at: th.Tensor | None
