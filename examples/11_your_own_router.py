@@ -23,7 +23,6 @@ from sb3_moe.layers import MoELayer
 class Tempered(MoELayer):
     """Weigh all experts by the softmax of scores, at a temperature of one's choice."""
 
-
     def __init__(self, experts, sees, *, temperature=1.0):
         super().__init__(experts)
         self.scores = nn.Linear(sees.features, sees.num_experts)

@@ -16,7 +16,7 @@ from stable_baselines3 import PPO
 
 import sb3_moe
 from sb3_moe.callbacks import TaskSwitchCallback, evaluate_tasks, make_pinned_env
-from sb3_moe.growing import distil
+from sb3_moe.growing import distill
 from sb3_moe.presets import MINATAR_PPO, with_policy
 from sb3_moe_envs import Sequence
 
@@ -67,6 +67,6 @@ for game in games:
     show(f"{number} experts, {game}", model)
 print("experts that are frozen:", model.policy.frozen_experts)
 
-small, remains = distil(model, observations(model, 0), steps=args.fit)
+small, remains = distill(model, observations(model, 0), steps=args.fit)
 show(f"dense for {games[0]}", small)
 print("what fitting leaves:", {name: round(share, 2) for name, share in remains.items()})

@@ -1,28 +1,45 @@
-"""Train a network of which most weights are zero, from the start to the end."""
+"""Train a network of which most weights are zero, from the start to the end.
+
+Shapes: E experts (1 for a dense layer), H units, W weights of one expert's layer.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.policies import BaseModel
+from torch import nn
 
 from sb3_moe.callbacks.same_training import same_training
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
 from sb3_moe.callbacks.trpo import refuse_trpo
-from sb3_moe.growing.connections import annealed
-from sb3_moe.growing.densities import DENSITIES
-from sb3_moe.growing.sparsifying import Growth, SparseNetworks, counts_of
+from sb3_moe.growing.copying import followers
+from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import one_of, whole, yes_or_no
-from sb3_moe.networks import uncompiled
+from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
+from sb3_moe.measures.weights import WEIGHTED, incoming, weight_of
+from sb3_moe.networks import networks_of, uncompiled
+from sb3_moe.networks.masks import (
+    SEED,
+    UPDATES,
+    MaskedSteps,
+    apply_masks,
+    mask_targets,
+    masks_in,
+    moments_in,
+    set_masks,
+)
 from sb3_moe.vec_env.tasks import LAYER, short_names
 
 Method = Literal["static", "set", "rigl"]
-#: What picks the connections that grow, by method.
-GROWTH: dict[str, Growth | None] = {"static": None, "set": "random", "rigl": "gradient"}
+Shape = Sequence[int]
+METHODS = ("static", "set", "rigl")
 # As the authors of arXiv 2206.10369 train DQN and SAC (PPO: 250 steps).
 _DEFAULTS: dict[str, Any] = {"drop_fraction": 0.3, "interval": 1000, "end_fraction": 0.8}
 
@@ -30,15 +47,15 @@ _DEFAULTS: dict[str, Any] = {"drop_fraction": 0.3, "interval": 1000, "end_fracti
 class SparseTrainingCallback(BaseCallback):
     """Keep most weights of every network at zero while it learns (arXiv 2206.10369).
 
-    For any algorithm that has optimisers, with SB3's policies or ours. Masks are drawn before the
-    first step, for each network by itself, and applied after every step of the optimiser to
+    For any algorithm that has optimizers, with SB3's policies or ours. Masks are drawn before the
+    first step, for each network by itself, and applied after every step of the optimizer to
     weights, their moments and target networks. As in the authors' code, all linear and
-    convolutional layers are sparse, those of the output too; biases, normalisations, LSTMs and a
+    convolutional layers are sparse, those of the output too; biases, normalizations, LSTMs and a
     mixture's routers are dense. Each expert is a layer of its own. Logged:
     ``sparsity/alive/<tower>``, and for ``"set"`` and ``"rigl"`` ``sparsity/changed``, the
     connections that the last change made.
 
-    Masks are saved with the optimiser, and a model that has some goes on with them, until
+    Masks are saved with the optimizer, and a model that has some goes on with them, until
     :func:`sb3_moe.growing.drop_masks`. After training the weights stay as they are; without this
     callback the next training fills them.
 
@@ -50,7 +67,7 @@ class SparseTrainingCallback(BaseCallback):
         ``"uniform"``: all are alike
     :param drop_fraction: share of a layer's connections that change, at the beginning; it falls to
         0 along half a cosine; None: 0.3
-    :param interval: steps of the optimiser between changes; None: 1,000
+    :param interval: steps of the optimizer between changes; None: 1,000
     :param end_fraction: share of training after which connections stay; None: 0.8
     :param rescale: whether living weights start larger, so that what units read stays as large as
         in the dense network
@@ -75,88 +92,151 @@ class SparseTrainingCallback(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        _number("sparsity", sparsity)
         if not 0 <= sparsity < 1:
             raise ValueError(f"`sparsity` must be in [0, 1), got {sparsity}")
-        one_of("method", method, list(GROWTH))
+        one_of("method", method, METHODS)
         one_of("densities", densities, list(DENSITIES))
         yes_or_no("rescale", rescale)
         if seed is not None:
             whole("seed", seed, least=0)
+        changes = zip(_DEFAULTS, (drop_fraction, interval, end_fraction), strict=True)
+        chosen = {name: value for name, value in changes if value is not None}
+        for name, value in chosen.items():
+            if method == "static":
+                raise ValueError(
+                    f"`{name}` must be None for `method`='static', whose connections don't "
+                    f"change, got {value}"
+                )
+            if name == "interval":
+                whole(name, value)
+            elif not 0 < value <= 1:
+                raise ValueError(f"`{name}` must be in (0, 1], got {value}")
         self.sparsity, self.method, self.densities = float(sparsity), method, densities
-        self.rescale, self.seed = rescale, seed
-        given = {
-            "drop_fraction": drop_fraction,
-            "interval": interval,
-            "end_fraction": end_fraction,
-        }
-        chosen = {name: value for name, value in given.items() if value is not None}
-        self._check_changes(chosen)
-        self._changes = _DEFAULTS | chosen
-        self._networks: SparseNetworks | None = None
+        self.rescale, self.seed, self._changes = rescale, seed, _DEFAULTS | chosen
+        self._steps: list[MaskedSteps] = []
         self._alive: dict[str, int] = {}
         self._changed: dict[th.optim.Optimizer, int] = {}
-
-    def _check_changes(self, chosen: dict[str, Any]) -> None:
-        if chosen and GROWTH[self.method] is None:
-            name, value = next(iter(chosen.items()))
-            raise ValueError(
-                f"`{name}` must be None for `method`={self.method!r}, whose connections don't "
-                f"change, got {value}"
-            )
-        if "interval" in chosen:
-            whole("interval", chosen["interval"])
-        for name in ("drop_fraction", "end_fraction"):
-            if name in chosen:
-                _number(name, chosen[name])
-                if not 0 < chosen[name] <= 1:
-                    raise ValueError(f"`{name}` must be in (0, 1], got {chosen[name]}")
 
     def init_callback(self, model: BaseAlgorithm) -> None:
         """Check that there is something to make sparse."""
         self.check_model(model)
         super().init_callback(model)
-        self._networks = SparseNetworks(uncompiled(model.policy))
+        self.policy = uncompiled(model.policy)
+        self.layers = sparse_layers(self.policy)
+        if not self.layers:
+            raise ValueError("`policy` must have a linear or convolutional layer, got none")
+        self.optimizers = networks_of(self.policy).every_optimizer()
 
     def check_model(self, model: BaseAlgorithm) -> None:
         """Raise ValueError where the method needs steps that the algorithm doesn't take."""
-        if GROWTH[self.method] is not None:  # behind the optimiser's steps, by its gradients
+        if self.method != "static":  # behind the optimizer's steps, by its gradients
             own = f"{type(self).__name__}(method={self.method!r})"
             refuse_trpo(model, own, "use method='static', or PPO")
 
     def _on_training_start(self) -> None:
-        networks = self._networks
-        assert networks is not None, "init_callback comes first"
         _refuse_growth(self.locals.get("callback"))
-        counts = counts_of(networks.layers, self.sparsity, self.densities)
-        networks.begin(counts, self._chosen_seed(), rescale=self.rescale)
-        networks.attach(self._is_due, self._regrow, same_training(self.model))
-        self._alive = networks.alive()
+        counts = counts_of(self.layers, self.sparsity, self.densities)
+        if any(masks_in(optimizer) for optimizer in self.optimizers):  # of a run that goes on
+            self._check(counts)
+        else:
+            self._draw(counts)
+        lasts = same_training(self.model)
+        self._steps = [
+            MaskedSteps(optimizer, self._is_due, self._regrow, lasts)
+            for optimizer in self.optimizers
+            if masks_in(optimizer)
+        ]
+        masks = self._masks()
+        mask_targets(self.policy, masks)
+        self._alive = {layer.tower: 0 for layer in self.layers}
+        for layer in self.layers:
+            self._alive[layer.tower] += int(masks[layer.weight].sum())
         if self.verbose:
-            total = sum(layer.weight.numel() for layer in networks.layers)
+            total = sum(layer.weight.numel() for layer in self.layers)
             print(f"{sum(self._alive.values()):,} of {total:,} weights are alive")
 
-    def _chosen_seed(self) -> int:
-        for seed in (self.seed, self.model.seed):
-            if seed is not None:
-                return int(seed)
-        return int(np.random.SeedSequence().generate_state(1)[0])
+    def _masks(self) -> Mapping[th.Tensor, th.Tensor]:
+        return {p: mask for each in self.optimizers for p, mask in masks_in(each).items()}
+
+    def _draw(self, counts: Sequence[int]) -> None:
+        """Draw masks of which so many of each expert's weights are alive."""
+        if frozen := getattr(self.policy, "frozen_experts", None):
+            raise ValueError(
+                "`frozen_experts` must be None when sparse training begins, since masks change "
+                f"weights, got {frozen}; thaw them, or freeze them afterwards"
+            )
+        seeds = (self.seed, self.model.seed, np.random.SeedSequence().generate_state(1)[0])
+        seed = next(int(each) for each in seeds if each is not None)
+        generator, masks = generator_of(seed), dict[th.Tensor, th.Tensor]()
+        targets = followers(networks_of(self.policy))
+        for layer, count in zip(self.layers, counts, strict=True):
+            size = math.prod(layer.shape)
+            rows = [drawn(size, count, generator) for _ in range(layer.num_experts)]
+            mask = th.stack(rows).view_as(layer.weight).to(layer.weight.device)
+            masks[layer.weight] = mask
+            if self.rescale:
+                followed = [targets[layer.weight]] if layer.weight in targets else []
+                _rescale(layer, mask, [layer.weight, *followed])
+        for optimizer in self.optimizers:
+            set_masks(optimizer, masks)
+            for group in optimizer.param_groups:
+                group[UPDATES], group[SEED] = 0, seed
+
+    def _check(self, counts: Sequence[int]) -> None:
+        masks = self._masks()
+        for layer, count in zip(self.layers, counts, strict=True):
+            mask = masks.get(layer.weight)
+            found = None if mask is None else layer.by_expert(mask).sum(1).tolist()
+            if found != [count] * layer.num_experts:
+                raise ValueError(
+                    "`sparsity` and `densities` must be those that the model's masks were drawn "
+                    f"with: a layer of {layer.tower} must have {count} weights alive, and the "
+                    f"masks say {found}"
+                )
 
     def _fraction(self) -> float:
-        total = max(self.model._total_timesteps, 1)
-        progress = self.model.num_timesteps / total
-        changes = self._changes
-        return annealed(changes["drop_fraction"], progress, changes["end_fraction"])
+        progress = self.model.num_timesteps / max(self.model._total_timesteps, 1)
+        return annealed(self._changes["drop_fraction"], progress, self._changes["end_fraction"])
 
     def _is_due(self, update: int) -> bool:
-        dynamic = GROWTH[self.method] is not None
-        return dynamic and update % self._changes["interval"] == 0 and self._fraction() > 0
+        due = self.method != "static" and update % self._changes["interval"] == 0
+        return due and self._fraction() > 0
 
+    @th.no_grad()
     def _regrow(self, optimizer: th.optim.Optimizer) -> None:
-        growth = GROWTH[self.method]
-        assert self._networks is not None
-        assert growth is not None, "nothing is due else"
-        self._changed[optimizer] = self._networks.regrow(optimizer, self._fraction(), growth)
+        """Drop the smallest weights of each layer and let as many others grow, from zero.
+
+        An expert that got no gradient in the last step keeps its connections: nothing tells which
+        it needs, and ``freeze_idle`` promises that it stays as it is.
+
+        :param optimizer: that has just stepped
+        """
+        masks, moments = masks_in(optimizer), moments_in(optimizer)
+        group, number = optimizer.param_groups[0], self.optimizers.index(optimizer) + 1
+        generator = generator_of(group[SEED], number, group[UPDATES])
+        fraction, changed = self._fraction(), 0
+        for layer in self.layers:
+            mask, gradient = masks.get(layer.weight), layer.weight.grad
+            if mask is None or gradient is None:
+                continue
+            before = mask.clone()
+            rows = [layer.by_expert(each) for each in (layer.weight, mask, gradient)]
+            for weight_W, mask_W, gradient_W in zip(*rows, strict=True):
+                if gradient_W.any():
+                    scores_W = gradient_W.abs()
+                    if self.method == "set":
+                        chance_W = th.rand(len(gradient_W), generator=generator)
+                        scores_W = chance_W.to(gradient_W.device)
+                    some = int(fraction * int(mask_W.sum()))
+                    mask_W.copy_(regrown(weight_W, mask_W, some, scores_W))
+            born = mask & ~before
+            for tensor in (layer.weight, *moments.get(layer.weight, ())):
+                tensor.masked_fill_(born, 0.0)
+            changed += int(born.sum())
+        # Not of another optimizer: SAC's actor has run already when its critics step.
+        apply_masks(optimizer)
+        mask_targets(self.policy, masks)
+        self._changed[optimizer] = changed
 
     def _on_rollout_end(self) -> None:
         names = short_names(list(self._alive), LAYER)
@@ -169,8 +249,9 @@ class SparseTrainingCallback(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        if self._networks is not None:
-            self._networks.detach()
+        for steps in self._steps:
+            steps.detach()
+        self._steps = []
 
 
 def _refuse_growth(callback: object) -> None:
@@ -185,8 +266,180 @@ def _refuse_growth(callback: object) -> None:
         )
 
 
-def _number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
-        raise TypeError(f"`{name}` must be a number, got {value!r}")
-    if math.isnan(value):
-        raise ValueError(f"`{name}` must be a number, got {value}")
+# Layers.
+
+
+class SparseLayer(NamedTuple):
+    """A layer that can be sparse; each expert's is one of its own.
+
+    :param tower: whose network it is in
+    :param layer: the module
+    :param weight: of it
+    :param num_experts: E
+    """
+
+    tower: str
+    layer: nn.Module
+    weight: nn.Parameter
+    num_experts: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one expert's weight."""
+        is_stacked = isinstance(self.layer, StackedLinear | StackedConv2d)
+        return tuple(self.weight.shape[1:] if is_stacked else self.weight.shape)
+
+    def by_expert(self, tensor: th.Tensor) -> th.Tensor:
+        """Return (E, W) of the weight or what is like it: a view where its memory is in order."""
+        return tensor.reshape(self.num_experts, -1)
+
+    def by_unit(self, tensor: th.Tensor) -> th.Tensor:
+        """Return a view (E, H, ...) of the weight, or of what is like it, by what it leads into."""
+        return incoming(self.layer)(tensor)
+
+
+def sparse_layers(policy: BaseModel) -> list[SparseLayer]:
+    """List the linear and convolutional layers of every online network, the last ones too.
+
+    Left out, and so dense, are routers, biases, normalizations, LSTMs and what nothing learns.
+
+    :param policy: of any algorithm
+    """
+    networks = networks_of(policy)
+    groups = [group for each in networks.every_optimizer() for group in each.param_groups]
+    learned = {p for group in groups for p in group["params"] if p.requires_grad}
+    found: dict[nn.Parameter, SparseLayer] = {}
+    for net in networks.networks():
+        parts = (net.extractor, net.memory, net.hidden, *net.heads)
+        for layer in (each for part in parts if part is not None for each in _weighted(part)):
+            weight = weight_of(layer)
+            if isinstance(weight, nn.Parameter) and weight in learned and weight not in found:
+                experts = getattr(layer, "num_experts", 1)
+                found[weight] = SparseLayer(net.tower, layer, weight, experts)
+    return list(found.values())
+
+
+def _weighted(module: nn.Module) -> Iterator[nn.Module]:
+    if isinstance(module, MoELayer):
+        module = module.experts
+    if isinstance(module, WEIGHTED):
+        yield module
+    for child in module.children():
+        yield from _weighted(child)
+
+
+@th.no_grad()
+def _rescale(layer: SparseLayer, mask: th.Tensor, weights: Sequence[th.Tensor]) -> None:
+    """Make up for the inputs that each unit loses (Evci et al. 2022, arXiv 2010.03533).
+
+    :param weights: the layer's, and those that follow it
+    """
+    alive = layer.by_unit(mask).flatten(2)
+    factors = (alive.shape[2] / alive.sum(2).clamp(min=1)).sqrt()
+    for weight in weights:
+        by_unit = layer.by_unit(weight)
+        by_unit.mul_(factors.view(*factors.shape, *[1] * (by_unit.dim() - 2)))
+
+
+# Densities.
+
+
+def erk(shapes: Sequence[Shape], sparsity: float) -> list[float]:
+    """Make layers with few weights denser (Erdos-Renyi-Kernel; arXiv 1911.11134, section 3).
+
+    A layer's density is proportional to the sum of its axes over their product; where that is more
+    than 1 the layer is dense, and the others share what remains.
+
+    :param shapes: of each layer's weight, such as (out, in) or (out, in, height, width)
+    :param sparsity: share of all weights that are zero, in [0, 1)
+    :return: share of weights that are alive, by layer
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    raw = [sum(shape) / size for shape, size in zip(shapes, sizes, strict=True)]
+    dense = [False] * len(shapes)
+    while True:
+        rest = [i for i, full in enumerate(dense) if not full]
+        wanted = (1.0 - sparsity) * sum(sizes) - sum(sizes) + sum(sizes[i] for i in rest)
+        scale = wanted / (sum(raw[i] * sizes[i] for i in rest) or 1.0)
+        full = [i for i in rest if raw[i] * scale > 1.0]
+        if not full:
+            return [1.0 if dense[i] else raw[i] * scale for i in range(len(shapes))]
+        largest = max(raw[i] for i in full)
+        for i in full:
+            dense[i] = raw[i] == largest
+
+
+DENSITIES: Mapping[str, Callable[[Sequence[Shape], float], list[float]]] = {
+    "erk": erk,
+    "uniform": lambda shapes, sparsity: [1.0 - sparsity] * len(shapes),
+}
+
+
+def counts_of(layers: Sequence[SparseLayer], sparsity: float, densities: str) -> list[int]:
+    """Return how many weights of each expert's layer are alive, at least 1.
+
+    :param layers: of a policy, whose networks are equally sparse
+    :param sparsity: share of a network's weights that are zero
+    :param densities: ``"erk"`` or ``"uniform"``
+    """
+    counts: dict[th.Tensor, int] = {}
+    for tower in dict.fromkeys(layer.tower for layer in layers):
+        own = [layer for layer in layers if layer.tower == tower]
+        shapes = [layer.shape for layer in own for _ in range(layer.num_experts)]
+        found = iter(DENSITIES[densities](shapes, sparsity))
+        for layer in own:
+            density, *_ = [next(found) for _ in range(layer.num_experts)]
+            counts[layer.weight] = max(1, round(density * math.prod(layer.shape)))
+    return [counts[layer.weight] for layer in layers]
+
+
+# Masks.
+
+
+def generator_of(*numbers: int) -> th.Generator:
+    """Return a generator that the numbers alone decide, so that none has to be saved."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return th.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
+def drawn(size: int, alive: int, generator: th.Generator) -> th.Tensor:
+    """Return a mask (W,) of which so many are True, at random.
+
+    :param size: W
+    :param alive: at most W
+    :param generator: on the CPU
+    """
+    mask_W = th.zeros(size, dtype=th.bool)
+    mask_W[th.randperm(size, generator=generator)[:alive]] = True
+    return mask_W
+
+
+def regrown(weight_W: th.Tensor, mask_W: th.Tensor, number: int, scores_W: th.Tensor) -> th.Tensor:
+    """Return the mask without the smallest weights, and with as many others in their place.
+
+    A weight that is dropped may grow again, as in the authors' code of RigL (arXiv 1911.11134).
+
+    :param weight_W: the layer's weights
+    :param mask_W: what is alive now
+    :param number: how many change, at most as many as are alive
+    :param scores_W: the largest of what isn't kept are grown
+    """
+    kept = int(mask_W.sum()) - number
+    sizes_W = weight_W.abs().masked_fill(~mask_W, -1.0)
+    new_W = th.zeros_like(mask_W)
+    new_W[sizes_W.topk(kept).indices] = True
+    lowest = scores_W.masked_fill(new_W, -math.inf)
+    new_W[lowest.topk(number).indices] = True
+    return new_W
+
+
+def annealed(fraction: float, progress: float, end: float) -> float:
+    """Return the share of connections that change, which falls to 0 along half a cosine.
+
+    :param fraction: at the beginning
+    :param progress: of training, from 0 to 1
+    :param end: the progress at which it is 0
+    """
+    if progress >= end:
+        return 0.0
+    return fraction * (1.0 + math.cos(math.pi * max(progress, 0.0) / end)) / 2.0

@@ -13,8 +13,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her import HerReplayBuffer
 
 from sb3_moe.growing import add_experts, freeze_experts
-from sb3_moe.growing.countable import countable
-from sb3_moe.growing.number import check_room
+from sb3_moe.growing.add_remove import check_room, countable
 from sb3_moe.learning_rates import Restarted
 from sb3_moe.measures.resets import reset_heads, reset_optimizers
 from sb3_moe.policies.of_model import policy_of

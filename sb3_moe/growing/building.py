@@ -9,11 +9,13 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 
-from sb3_moe.growing.links import Links
-from sb3_moe.growing.powers import can_carry
 from sb3_moe.networks import networks_of
+from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.options import ARGUMENTS
 from sb3_moe.saving.model_parts import PROGRESS, SCHEDULES, argument_names, makes_own_buffer
 from sb3_moe.saving.replay_rows import hindsight_buffer, is_hindsight
 from sb3_moe.saving.values import made_anew
@@ -23,6 +25,8 @@ from sb3_moe.vec_env.tasks import names_on, write_names
 # What a log shows, beside arguments and counts.
 _LOGGED = ("tensorboard_log", "ep_info_buffer", "ep_success_buffer")
 _BUFFER_CLASSES = ("replay_buffer_class", "rollout_buffer_class")
+# What the names of our policies begin with.
+_OURS = "Moe"
 
 
 def build_like(
@@ -81,29 +85,8 @@ def _is_usual(buffer_class: type[Any]) -> bool:
     return own and "Her" not in buffer_class.__name__
 
 
-def carry_over(new: Any, model: Any, links: Links) -> None:
-    """Write weights, targets, running averages, and what an algorithm learns beside its policy.
-
-    :param new: of :func:`build_like`
-    :param model: the old one
-    :param links: between their policies
-    """
-    ours, theirs = networks_of(new.policy), networks_of(model.policy)
-    links.write_weights()
-    links.write_targets(ours, theirs)
-    mine, other = (each.every_optimizer() for each in (ours, theirs))
-    # One that knows experts is of the class that doesn't.
-    pairs = list(zip(mine, other, strict=True))
-    alike = all(isinstance(a, type(b)) or isinstance(b, type(a)) for a, b in pairs)
-    if alike and all(can_carry(each) for each in other):
-        links.write_moments(mine, other)
-    carry_the_rest(new, model)
-    if new.use_sde:
-        new.policy.reset_noise()
-
-
 def carry_the_rest(new: Any, model: Any) -> None:
-    """Carry over variables and optimisers beside the policy, such as SAC's of its entropy.
+    """Carry over variables and optimizers beside the policy, such as SAC's of its entropy.
 
     :param new: of :func:`build_like`
     :param model: the old one
@@ -150,3 +133,71 @@ def with_gymnasiums_spaces(model: Any) -> Any:
             write_names(space, names)
         model.observation_space = space
     return model
+
+
+# Which policy class of an algorithm is the same with experts, or without.
+
+
+def moe_class(model: BaseAlgorithm, space: spaces.Space[Any]) -> type[Any]:
+    """Return our policy class for a model's algorithm and observations.
+
+    :param model: dense
+    :param space: of observations
+    :raises TypeError: if the model's policy is of no known class
+    :raises ValueError: if there is none for such observations
+    """
+    aliases = model.policy_aliases
+    ours = _OURS + _alias(model).removeprefix(_OURS)
+    if isinstance(space, spaces.Dict):
+        ours = ours.replace("Mlp", "MultiInput", 1).replace("Cnn", "MultiInput", 1)
+    if ours not in aliases:
+        raise ValueError(
+            f"`env` must have observations that {type(model).__name__} has an MoE policy for, "
+            f"{[name for name in aliases if name.startswith(_OURS)]}, got {space}"
+        )
+    return aliases[ours]
+
+
+def dense_class(model: BaseAlgorithm) -> type[Any]:
+    """Return SB3's own policy class for a model's algorithm and observations.
+
+    :raises TypeError: if the model's policy is of no known class
+    """
+    return model.policy_aliases[_alias(model).removeprefix(_OURS)]
+
+
+def _alias(model: BaseAlgorithm) -> str:
+    aliases = model.policy_aliases
+    kind = type(model.policy)
+    alias = next((name for name, each in aliases.items() if each is kind), None)
+    if alias is None:
+        raise TypeError(
+            f"`model` must have a policy that {type(model).__name__} has a name for, "
+            f"{list(aliases)}, got {kind.__name__}"
+        )
+    return alias
+
+
+def dense_kwargs(model: BaseAlgorithm, old: Any) -> dict[str, Any]:
+    """Return the arguments of a model's policy without ours, with an extractor of SB3's.
+
+    :param model: with experts
+    :param old: its policy
+    :raises ValueError: if SB3 has no such extractor
+    """
+    found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in ARGUMENTS}
+    kind, kwargs = old.features_extractor_class, dict(old.features_extractor_kwargs)
+    if issubclass(kind, TaskExtractor):
+        space = old.observation_space
+        parts = space.spaces.values() if isinstance(space, spaces.Dict) else ()
+        told = not model.policy_kwargs.get("normalize_images", True)
+        # Other images, such as MinAtar's, SB3 flattens as ours does.
+        encoded = [is_image_space(each, normalized_image=told) for each in parts]
+        if kwargs.get("encoder") != "flat" or any(encoded):
+            raise ValueError(
+                "`model` must have the flat encoder, or SB3's extractor, to be SB3's own, got "
+                f"`encoder`={kwargs.get('encoder')!r} for {space}"
+            )
+        kind = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor
+        kwargs = {}
+    return found | {"features_extractor_class": kind, "features_extractor_kwargs": kwargs}

@@ -1,10 +1,11 @@
 """From a model with experts to SB3's own dense model: the same, or fitted to it.
 
-Shapes: B observations, A action dimensions.
+Shapes: B observations, O outputs, I inputs, H hidden units.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -17,30 +18,30 @@ from torch import nn
 from sb3_moe.growing.building import (
     build_like,
     carry_the_rest,
+    dense_class,
+    dense_kwargs,
     dress,
     with_gymnasiums_spaces,
 )
-from sb3_moe.growing.distilling import distil
-from sb3_moe.growing.features import pieces
-from sb3_moe.growing.fitting import Fit
-from sb3_moe.growing.kinds import dense_class, dense_kwargs
-from sb3_moe.growing.leaves import plain_leaves
-from sb3_moe.growing.links import Link, Links
-from sb3_moe.growing.matching import (
-    dense_columns,
-    extractor_links,
-    linear_leaves,
-    loose_links,
-    memory_links,
-)
+from sb3_moe.growing.copying import write_weights
+from sb3_moe.growing.dense_map import DenseMap, dense_leaves, features_of, parts_of
+from sb3_moe.growing.distilling import check_temperature, dense_columns
+from sb3_moe.growing.distilling import distill as fit_dense
+from sb3_moe.growing.numbers import Numbers
 from sb3_moe.growing.outputs import check_same, sampled
-from sb3_moe.growing.plain import check_sb3s, check_usual, in_one, plain_modules, widths_of
+from sb3_moe.growing.routers import constant_gates
+from sb3_moe.layers.encoder import Residual
+from sb3_moe.layers.stacked import flat
 from sb3_moe.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.policies.towers import Columns
+from sb3_moe.policies.options import DEFAULTS
+from sb3_moe.policies.towers import Columns, MoEBlock
 from sb3_moe.saving.generators import undone_on_failure
 from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind
+
+# What to do where there is no equal dense network.
+_CURE = "`distill` fits a dense one to observations"
 
 
 class _Plain(NamedTuple):
@@ -50,18 +51,16 @@ class _Plain(NamedTuple):
     hidden: list[nn.Module]
     heads: list[list[nn.Module]]
 
-    @property
-    def widths(self) -> list[int]:
-        """Of the hidden layers."""
-        found = widths_of(self.hidden)
-        return found if self.heads else found[:-1]
+    def modules(self) -> nn.ModuleList:
+        """Return all of them, in one."""
+        return nn.ModuleList([*self.hidden, *chain(*self.heads)])
 
 
 def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = None) -> Any:
     """Return SB3's own dense model that does what one with experts does.
 
     There is one where the mixture is one network: one expert, the task router with its task,
-    uniform gates over linear experts. It needs nothing of this package to be loaded. Its optimisers
+    uniform gates over linear experts. It needs nothing of this package to be loaded. Its optimizers
     start anew. The given model stays as it is.
 
     >>> from stable_baselines3 import PPO
@@ -72,7 +71,7 @@ def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = No
     :param model: with one of our policies
     :param task: the task whose observations it is for, where experts or heads go by that
     :param distill: observations; a dense network is fitted to what the model does on them, as
-        :func:`~sb3_moe.growing.distil` does, and this returns what that returns
+        :func:`~sb3_moe.growing.distill` does, and this returns what that returns
     :raises TypeError: if the policy is not ours
     :raises ValueError: if the mixture is not one network, or images are encoded
     """
@@ -81,16 +80,15 @@ def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = No
             raise ValueError(
                 f"`task` must be None with `distill`, whose observations hold theirs, got {task}"
             )
-        return distil(model, distill)
+        return fit_dense(model, distill)
     old = policy_of(model)
     check_sb3s(old)
-    _check_action_dims(old)
     _check_task(old, task)
     with undone_on_failure():
         found = [_plain(network, task) for network in networks_of(old).networks()]
         kwargs = dense_kwargs(model, old) | {"net_arch": _net_arch(old, found)}
         new = build_like(model, dense_class(model), kwargs, model.get_env())
-        _fill(new.policy, old, found, task)
+        _write(new.policy, old, found, task)
         carry_the_rest(new, model)
         obs = sampled(model.observation_space, 16)
         check_same(new.policy, old, *[_of_task(old, obs, task)] * 2)
@@ -100,111 +98,87 @@ def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = No
 # Arguments.
 
 
-def _check_action_dims(policy: MoEPolicy) -> None:
-    if any(options.action_dims is not None for options in policy.moe.values()):
-        raise ValueError(
-            "`model` must be without `action_dims`, which no policy of SB3's has: give `distill`"
-        )
+def check_sb3s(policy: MoEPolicy) -> None:
+    """Raise ValueError unless a policy's layers, experts apart, are such as SB3 has."""
+    check_temperature(policy)
+    for tower, options in policy.moe.items():
+        for name in ("block", "task_embedding", "action_dims"):
+            given = getattr(options, name)
+            if given != DEFAULTS[name]:
+                raise ValueError(
+                    f"`model` must have `{name}`={DEFAULTS[name]!r}, since SB3's dense networks "
+                    f"have nothing else, got {given!r} for {tower!r}: {_CURE}"
+                )
 
 
 def _check_task(policy: MoEPolicy, task: int | None) -> None:
-    if task is None:
-        return
     num_tasks = _num_tasks(policy)
-    if isinstance(task, bool) or not isinstance(task, int | np.integer):
-        raise TypeError(f"`task` must be an int, got {task!r}")
-    if not num_tasks:
-        raise ValueError(f"`task` must be None where observations tell no task, got {task}")
-    if not 0 <= task < num_tasks:
-        raise ValueError(
-            f"`task` must be in [0, {num_tasks}), the tasks that observations tell, got {task}"
-        )
-    if not any(layer.sees_task for layer in policy.moe_layers().values()):
-        raise ValueError(
-            "`task` must be None where no experts go by the task: the dense model is for all, got "
-            f"{task}"
-        )
+    by_task = any(layer.sees == "task" for layer in policy.moe_layers().values())
+    if task is None or (by_task and task in range(num_tasks)):
+        return
+    rule = "None where no experts go by a task that observations tell"
+    if num_tasks and by_task:
+        rule = f"in [0, {num_tasks}), the tasks that observations tell"
+    raise ValueError(f"`task` must be {rule}, got {task!r}")
 
 
 def _num_tasks(policy: Any) -> int:
     return one_hot_behind(networks_of(policy).extractors()["features"])
 
 
+def _of_task(policy: MoEPolicy, obs: Any, task: int | None) -> Any:
+    """Return observations as if all were of one task."""
+    if task is None:
+        return obs
+    if isinstance(obs, dict):
+        return {**obs, TASK_KEY: np.full_like(obs[TASK_KEY], task)}
+    obs = obs.copy()
+    num_tasks = _num_tasks(policy)
+    obs[..., -num_tasks:] = np.eye(num_tasks, dtype=obs.dtype)[task]
+    return obs
+
+
 def _net_arch(old: MoEPolicy, found: Sequence[_Plain]) -> Any:
-    widths = {kind_of(plain.network.tower): plain.widths for plain in found}
+    widths: dict[str, list[int]] = {}
+    for plain in found:
+        own = [m.out_features for m in plain.hidden if isinstance(m, nn.Linear)]
+        widths[kind_of(plain.network.tower)] = own if plain.heads else own[:-1]
     return widths if len(old.towers) > 1 else widths[old.towers[0]]
 
 
 # Weights.
 
 
-def _plain(network: Network, task: int | None) -> _Plain:
-    """Return a network as plain layers, its heads apart from hidden layers if SB3's are."""
-    hidden = plain_modules([network.hidden], task)
-    heads = [plain_modules([head], task) for head in network.heads]
-    if heads and not any(heads):  # whole networks end in all heads together
-        *hidden, last = hidden
-        assert isinstance(last, nn.Linear)
-        heads = [[each] for each in _columns_of(last, network.heads)]
-    elif len(heads) == 1 and not hidden and isinstance(heads[0][-1], nn.Linear):
-        # Whole networks stand where the head did, or there is nothing but the head.
-        *hidden, last = heads[0]
-        heads = [[last]]
-    elif hidden and isinstance(hidden[-1], nn.Linear) and heads:
-        *hidden, last = hidden
-        heads = [[in_one(last, head[0]), *head[1:]] for head in heads]
-    for head in heads or [[]]:
-        check_usual([*hidden, *head])
-    return _Plain(network, hidden, heads)
-
-
-@th.no_grad()
-def _columns_of(linear: nn.Linear, heads: Sequence[nn.Module]) -> list[nn.Linear]:
-    """Return a linear layer for the columns that each head takes."""
-    found = []
-    for head in heads:
-        assert isinstance(head, Columns)
-        one = nn.Linear(linear.in_features, head.stop - head.start).to(linear.weight)
-        one.weight.copy_(linear.weight[head.start : head.stop])
-        one.bias.copy_(linear.bias[head.start : head.stop])
-        found.append(one)
-    return found
-
-
-def _fill(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) -> None:
+def _write(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) -> None:
     """Write the weights of plain layers, of the online networks and of those that lag behind."""
     ours, theirs = networks_of(new), networks_of(old)
-    links: list[Link] = []
-    for mine, plain in zip(ours.networks(), found, strict=True):
+    behind = [_lagging(theirs, plain.network) for plain in found]
+    lagging = [None if each is None else _plain(each, task) for each in behind]
+    plains = [each.modules() for each in (*found, *lagging) if each is not None]
+    map_ = DenseMap(Numbers(new), Numbers(old, *plains))
+    for mine, plain, other in zip(ours.networks(), found, lagging, strict=True):
         at = _columns(new, old, mine, plain)
-        links += _links(mine, plain, at)
-        if mine.memory is not None and plain.network.memory is not None:
-            links += memory_links(mine.memory, plain.network.memory, at)
-        lagging, other = (_lagging(n, each) for n, each in ((ours, mine), (theirs, plain.network)))
-        if lagging is not None and other is not None:
-            links += _links(lagging, _plain(other, task), at)
-    loose, other_shapes = loose_links(ours, theirs)
-    if other_shapes:
+        _map(map_, mine, plain, at)
+        map_.memory(mine.memory, plain.network.memory, at)
+        target = _lagging(ours, mine)
+        if target is not None and other is not None:
+            _map(map_, target, other, at)
+    if (misfit := map_.loose(ours, theirs)) is not None:
         raise ValueError(
-            f"gSDE's noise, {other_shapes[0]}, is for a latent of another width than the dense "
+            f"gSDE's noise, {misfit}, is for a latent of another width than the dense "
             "model has: fit one with `distill`, which begins with fresh noise"
         )
-    Links(links + loose).write_weights()
+    write_weights(map_.entries, map_.new, map_.old)
 
 
-def _links(new: Network, plain: _Plain, at: th.Tensor | None) -> list[Link]:
-    links = extractor_links(new.extractor, plain.network.extractor)
-    fit = Fit(columns=None if new.memory is not None else at)
-    hidden, heads = linear_leaves(new)
-    rows = [(leaf, source) for leaf, source in zip(hidden, plain_leaves(plain.hidden), strict=True)]
-    first = fit
-    for leaf, source in rows:
-        links += first.any(leaf, source)
-        first = Fit() if leaf.is_linear else first
+def _map(map_: DenseMap, new: Network, plain: _Plain, at: th.Tensor) -> None:
+    map_.extractor(new.extractor, plain.network.extractor)
+    hidden, heads = dense_leaves(map_.new, new)
+    columns = None if new.memory is not None else at
+    map_.in_order(hidden, map_.old.leaves(plain.hidden), columns)
+    first = None if any(leaf.is_linear for leaf in hidden) else columns
     for leaf, modules in zip(heads, plain.heads, strict=True):
-        (source,) = plain_leaves(modules)
-        links += first.any(leaf, source)
-    return links
+        map_.in_order([leaf], map_.old.leaves(modules), first)
 
 
 def _lagging(networks: Networks, network: Network) -> Network | None:
@@ -220,20 +194,112 @@ def _lagging(networks: Networks, network: Network) -> Network | None:
 def _columns(new: Any, old: MoEPolicy, mine: Network, plain: _Plain) -> th.Tensor:
     """Return where the first dense layer finds each input that the experts saw."""
     found = dense_columns(new, mine, old, plain.network)
-    if mine.memory is None:
-        linear = next(m for m in (*plain.hidden, *chain(*plain.heads)) if isinstance(m, nn.Linear))
-        total = sum(map(len, pieces(mine.extractor, new.observation_space).values()))
+    if mine.memory is None:  # critics see actions behind the features
+        linear = next(m for m in plain.modules() if isinstance(m, nn.Linear))
+        total = len(features_of(mine, new, ""))
         found += range(total, total + linear.in_features - len(found))
     return th.tensor(found)
 
 
-def _of_task(policy: MoEPolicy, obs: Any, task: int | None) -> Any:
-    """Return observations as if all were of one task."""
-    if task is None:
-        return obs
-    if isinstance(obs, dict):
-        return {**obs, TASK_KEY: np.full_like(obs[TASK_KEY], task)}
-    obs = obs.copy()
-    num_tasks = _num_tasks(policy)
-    obs[..., -num_tasks:] = np.eye(num_tasks, dtype=obs.dtype)[task]
-    return obs
+# Plain layers.
+
+
+def _plain(network: Network, task: int | None) -> _Plain:
+    """Return a network as plain layers, its heads apart from hidden layers if SB3's are."""
+    hidden = plain_modules([network.hidden], task)
+    heads = [plain_modules([head], task) for head in network.heads]
+    if heads and not any(heads):  # whole networks end in all heads together
+        *hidden, last = hidden
+        assert isinstance(last, nn.Linear)
+        heads = [[_rows_of(last, head)] for head in network.heads]
+    elif len(heads) == 1 and not hidden and isinstance(heads[0][-1], nn.Linear):
+        # Whole networks stand where the head did, or there is nothing but the head.
+        *hidden, last = heads[0]
+        heads = [[last]]
+    elif hidden and isinstance(hidden[-1], nn.Linear) and heads:
+        *hidden, last = hidden
+        heads = [[in_one(last, head[0]), *head[1:]] for head in heads]
+    return _Plain(network, hidden, heads)
+
+
+@th.no_grad()
+def _rows_of(linear: nn.Linear, head: nn.Module) -> nn.Linear:
+    """Return a linear layer for the outputs that a head takes."""
+    assert isinstance(head, Columns)
+    one = copy.deepcopy(linear)
+    one.out_features = head.stop - head.start
+    for parameter in one.parameters():
+        parameter.data = parameter.data[head.start : head.stop].clone()
+    return one
+
+
+def plain_modules(modules: Sequence[nn.Module], task: int | None) -> list[nn.Module]:
+    """Return plain layers that do what some modules do, no linear layer behind another.
+
+    :param modules: of a network, one behind the other
+    :param task: the task whose samples are meant; None: any
+    :raises ValueError: if there are none
+    """
+    found: list[nn.Module] = []
+    for part in parts_of(modules):
+        if isinstance(part, Columns):
+            continue
+        for layer in _layer(part, task) if isinstance(part, MoEBlock) else [copy.deepcopy(part)]:
+            if isinstance(layer, nn.Linear) and found and isinstance(found[-1], nn.Linear):
+                layer = in_one(found.pop(), layer)
+            found.append(layer)
+    return found
+
+
+def _layer(block: MoEBlock, task: int | None) -> list[nn.Module]:
+    """Return a block of experts as plain layers.
+
+    :raises ValueError: if there are none
+    """
+    layer, experts = block.layer, block.layer.experts
+    gates = constant_gates(layer, task) or []
+    used = {k: gate for k, gate in enumerate(gates) if gate}
+    made = [flat(experts.expert(k)) for k in used]
+    one = f"be a mixture that is one network to be dense, and with `router`={layer.name!r}"
+    why = None
+    if block.tokens != "sample":
+        why = f"have experts on whole samples to be dense, got `tokens`={block.tokens!r}"
+    elif experts.combination is not None:
+        why = "sum its experts' outputs to be dense, got `combine`='orthogonal'"
+    elif not gates:
+        why = f"{one} and {layer.num_experts} experts its gates differ by sample"
+    elif len(made) > 1 and any(len(modules) > 1 for modules in made):
+        why = f"{one} several experts with hidden layers serve each sample"
+    elif any(isinstance(each, Residual) for each in made[0]):
+        why = "have experts of linear layers to be dense, got blocks with a way around them"
+    elif [*used.values()] != [1.0] and type(made[0][-1]) is not nn.Linear:
+        why = f"have experts that end in nn.Linear for gates of {gates} to be part of it"
+    if why is not None:
+        raise ValueError(f"`model` must {why}: {_CURE}")
+    if [*used.values()] == [1.0]:
+        return made[0]
+    with th.no_grad():
+        last = made[0][-1]
+        for name, parameter in last.named_parameters():
+            weights = [modules[-1].get_parameter(name) for modules in made]
+            gated = [each * gate for each, gate in zip(weights, used.values(), strict=True)]
+            parameter.copy_(th.stack(gated).sum(0))
+    return made[0]
+
+
+@th.no_grad()
+def in_one(first: nn.Module, second: nn.Module) -> nn.Linear:
+    """Return one linear layer for two that stand one behind the other.
+
+    :param first: (I to H)
+    :param second: (H to O)
+    """
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
+    biases: list[th.Tensor | None] = [first.bias, second.bias]
+    has_bias = any(bias is not None for bias in biases)
+    one = nn.Linear(first.in_features, second.out_features, bias=has_bias).to(first.weight)
+    one.weight.copy_(second.weight @ first.weight)
+    if has_bias:
+        one.bias.copy_(second(first(first.weight.new_zeros(first.in_features))))
+    return one

@@ -16,16 +16,17 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_moe.growing.building import (
     build_like,
     carry_the_rest,
+    dense_class,
+    dense_kwargs,
     dress,
     with_gymnasiums_spaces,
 )
-from sb3_moe.growing.kinds import dense_class, dense_kwargs
-from sb3_moe.growing.links import Links
-from sb3_moe.growing.matching import dense_columns, loose_links, memory_links
+from sb3_moe.growing.copying import write_weights
+from sb3_moe.growing.dense_map import DenseMap, columns_of, features_of
+from sb3_moe.growing.numbers import Numbers
 from sb3_moe.growing.outputs import raw_outputs
-from sb3_moe.growing.plain import check_temperature
 from sb3_moe.layers.checks import whole
-from sb3_moe.networks import networks_of
+from sb3_moe.networks import Network, kind_of, networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.saving.generators import undone_on_failure
@@ -44,7 +45,7 @@ class Distilled(NamedTuple):
     remains: dict[str, float]
 
 
-def distil(
+def distill(
     model: BaseAlgorithm, obs: Any, *, steps: int = 1000, learning_rate: float = 1e-3
 ) -> Distilled:
     """Fit SB3's own dense model to what one with experts does on observations.
@@ -76,6 +77,29 @@ def distil(
         return Distilled(new, remains)
 
 
+def check_temperature(policy: MoEPolicy) -> None:
+    """Raise ValueError if there is a temperature for each task, which would be lost."""
+    if any(options.ent_coef_per_task for options in policy.moe.values()):
+        raise ValueError(
+            "`model` must have one entropy temperature, got `ent_coef_per_task`=True, and a dense "
+            "model, or one made of it, would begin with others"
+        )
+
+
+def dense_columns(new: Any, mine: Network, old: MoEPolicy, other: Network) -> list[int]:
+    """Return where what a dense policy reads has each feature that the experts saw.
+
+    :param new: the dense policy
+    :param mine: its network
+    :param old: the policy with experts
+    :param other: the network of that
+    """
+    theirs = features_of(other, old, kind_of(mine.tower))
+    if isinstance(new.observation_space, spaces.Dict):
+        return columns_of(theirs, features_of(mine, new, ""))
+    return list(range(len(theirs)))  # a one-hot is at the end
+
+
 @th.no_grad()
 def _take_over(new: Any, old: MoEPolicy) -> set[th.Tensor]:
     """Copy what outputs for single observations don't show, and return it.
@@ -84,15 +108,15 @@ def _take_over(new: Any, old: MoEPolicy) -> set[th.Tensor]:
     it did: no extractor's features that are to be learned anew.
     """
     ours, theirs = networks_of(new), networks_of(old)
-    links, _ = loose_links(ours, theirs)
+    map_ = DenseMap(Numbers(new), Numbers(old))
+    map_.loose(ours, theirs)
     kept: set[th.Tensor] = {parameter for held in ours.loose().values() for parameter in held}
     for mine, other in zip(ours.networks(), theirs.networks(), strict=True):
         learned = next(mine.extractor.parameters(), None) is not None
-        if mine.memory is not None and other.memory is not None and not learned:
-            at = th.tensor(dense_columns(new, mine, old, other))
-            links += memory_links(mine.memory, other.memory, at)
+        if mine.memory is not None and not learned:
+            map_.memory(mine.memory, other.memory, th.tensor(dense_columns(new, mine, old, other)))
             kept |= set(mine.memory.parameters())
-    Links(links).write_weights()
+    write_weights(map_.entries, map_.new, map_.old)
     return kept
 
 
@@ -129,7 +153,8 @@ def _fit(
 @th.no_grad()
 def _own_actions(policy: Any, obs: Any) -> th.Tensor | None:
     """Return the actions that critics of actions are asked about."""
-    if not isinstance(policy.action_space, spaces.Box) or not hasattr(policy, "critic"):
+    # RecurrentPPO's `critic` stands before a value network, and knows no actions.
+    if networks_of(policy).critic_optimizer() is None:
         return None
     actions_BA: th.Tensor = policy._predict(obs, deterministic=True)
     return actions_BA

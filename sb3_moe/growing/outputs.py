@@ -15,7 +15,7 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_moe.layers.evaluating import evaluating
-from sb3_moe.networks import Network, networks_of
+from sb3_moe.networks import networks_of
 
 # How far apart rounding may bring outputs, as a share of their size.
 TOLERANCE = 1e-4
@@ -29,27 +29,22 @@ def raw_outputs(policy: Any, obs: Any, actions: th.Tensor | None = None) -> dict
     :param actions: for critics of actions; None: the actor's own
     """
     found: dict[str, th.Tensor] = {}
+
+    def keeper(name: str) -> Any:
+        def keep(module: nn.Module, args: Any, output: th.Tensor) -> None:
+            found[name] = output
+
+        return keep
+
     networks = networks_of(policy)
     with ExitStack() as stack:
         stack.enter_context(evaluating(policy))
         for network in networks.networks():
-            for i, module in enumerate(_ends(network)):
-                stack.callback(
-                    module.register_forward_hook(_keeper(found, f"{network.tower}.{i}")).remove
-                )
+            for i, module in enumerate(network.heads or (network.hidden,)):
+                handle = module.register_forward_hook(keeper(f"{network.tower}.{i}"))
+                stack.callback(handle.remove)
         networks.run(obs, actions)
     return found
-
-
-def _ends(network: Network) -> tuple[nn.Module, ...]:
-    return network.heads or (network.hidden,)
-
-
-def _keeper(found: dict[str, th.Tensor], name: str) -> Any:
-    def keep(module: nn.Module, args: Any, output: th.Tensor) -> None:
-        found[name] = output
-
-    return keep
 
 
 @th.no_grad()

@@ -1,4 +1,4 @@
-"""Put layers with other experts into a model that goes on: its policy, optimisers and targets.
+"""Put layers with other experts into a model that goes on: its policy, optimizers and targets.
 
 All else stays the very object that it was: networks, environments, noise, callbacks' references.
 Nothing is changed before everything is known to fit.
@@ -7,18 +7,23 @@ Nothing is changed before everything is known to fit.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.growing.anchors import Arrays, Kept, carried, kept_for_penalties
-from sb3_moe.growing.averages import inherited_states
-from sb3_moe.growing.heirs import Heir
-from sb3_moe.growing.inheritance import Inherited, Origin, inherited
-from sb3_moe.growing.parting import move, moves_apart
-from sb3_moe.layers import MoELayer, StackedNetwork
+from sb3_moe.growing.anchors import carried_anchors, kept_for_penalties
+from sb3_moe.growing.copying import (
+    Entry,
+    carried_states,
+    steps_by_expert,
+    write_targets,
+    write_weights,
+)
+from sb3_moe.growing.expert_map import expert_map, moves_apart
+from sb3_moe.growing.numbers import Numbers
+from sb3_moe.growing.routers import Heir, options_for_others, output_scales, share_out
+from sb3_moe.layers import MoELayer
 from sb3_moe.measures.gradients import KEPT
 from sb3_moe.networks import kind_of, networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -26,24 +31,6 @@ from sb3_moe.policies.of_model import policy_of
 from sb3_moe.policies.options import per_tower
 from sb3_moe.policies.parts import MoEPart
 from sb3_moe.policies.towers import MoEBlock
-
-
-@dataclass
-class _Graft:
-    """A layer that takes the place of another.
-
-    :param name: of the mixture
-    :param old: what goes
-    :param new: what comes
-    :param parts: where its numbers come from
-    :param is_target: whether it is of a target network
-    """
-
-    name: str
-    old: MoELayer
-    new: MoELayer
-    parts: list[Inherited]
-    is_target: bool
 
 
 class Transplant:
@@ -55,7 +42,7 @@ class Transplant:
     :param perturb: how far copies start apart, as a share of the size of their last weights
     :ivar scaled: names of the mixtures whose experts' weights are scaled
     :raises ValueError: if the options don't fit so many experts, the layers can't be known, or an
-        optimiser has several groups of parameters
+        optimizer has several groups of parameters
     """
 
     def __init__(
@@ -72,83 +59,79 @@ class Transplant:
         self.scaled: list[str] = []
         _check_groups(self.policy)
         self.options = _options(self.policy, heirs, shares=shares)
-        self.built = _build(self.policy, self.options)
-        self.grafts = list(self._grafts())
-        moves: dict[str, dict[int, th.Tensor]] = {}
-        for graft in self.grafts:
-            self._write(graft)
-            if graft.name not in moves:  # a target makes the moves of what it follows
-                own = moves_apart(graft.new, graft.old, heirs[graft.name], perturb)
-                moves[graft.name] = own
-            move(graft.new.experts, moves[graft.name])
-            if shares:
-                self._scale(graft, graft.new.share_out(heirs[graft.name], graft.old))
-        self._names = _fitting_names(self.policy, self.built, self.grafts)
+        self.built = _built(self.policy, self.options)
+        self.new, self.old = Numbers(self.built), Numbers(self.policy)
+        layers, built = self.policy.moe_layers(), self.built.moe_layers()
+        self.layers = {layers[name]: built[name] for name in heirs}
+        self.entries = list(self._map(shares=shares, perturb=perturb))
+        rows, networks = (self.entries, self.new, self.old), networks_of(self.built)
+        write_weights(*rows)
+        write_targets(*rows, networks, networks_of(self.policy))
+        #: The layers of target networks too.
+        self.pairs = dict(self.layers)
+        for (old, new), own in zip(self.layers.items(), heirs.values(), strict=True):
+            self._finish(old, new, own if shares else None)
+            behind = networks_of(self.policy).follower(old), networks.follower(new)
+            if isinstance(behind[0], MoELayer) and isinstance(behind[1], MoELayer):
+                self.pairs[behind[0]] = behind[1]
+                self._finish(behind[0], behind[1], own if shares else None)
+        self._check_alike()
 
-    def _grafts(self) -> Iterator[_Graft]:
-        ours, theirs = networks_of(self.policy), networks_of(self.built)
-        new_layers = self.built.moe_layers()
-        for name, old in self.policy.moe_layers().items():
-            if name not in self.heirs:
-                continue
-            new = new_layers[name]
-            yield _Graft(name, old, new, inherited(new, old, self.heirs[name]), is_target=False)
-            target, follower = ours.follower(old), theirs.follower(new)
-            if isinstance(target, MoELayer) and isinstance(follower, MoELayer):
-                parts = inherited(follower, target, self.heirs[name])
-                yield _Graft(name, target, follower, parts, is_target=True)
+    def _map(self, *, shares: bool, perturb: float) -> Iterator[Entry]:
+        numbers = self.new, self.old
+        for (name, heirs), (old, new) in zip(self.heirs.items(), self.layers.items(), strict=True):
+            frozen = (self.policy.frozen_experts or {}).get(name, ())
+            scales = output_scales(old, heirs) if shares else [1.0] * len(heirs)
+            if any(scale != 1.0 for scale in scales):
+                self.scaled.append(name)
+                _check_scaled(name, old, frozen)
+            yield from expert_map(new, old, numbers, heirs, scales)
+            yield from moves_apart(new, old, numbers, heirs, perturb, frozen)
 
     @staticmethod
-    def _write(graft: _Graft) -> None:
-        for part in graft.parts:
-            part.write()
-        graft.new.aux = graft.old.aux
-        for module in graft.new.modules():
-            module.training = graft.old.training
-        learns = {
-            name: parameter.requires_grad or name in graft.old.held
-            for name, parameter in graft.old.named_parameters()
-        }
-        for name, parameter in graft.new.named_parameters():
-            parameter.requires_grad_(learns.get(name, parameter.requires_grad))
-        if graft.old.holds_router:
-            graft.new.hold_router(True)
+    def _finish(old: MoELayer, new: MoELayer, heirs: Sequence[Heir] | None) -> None:
+        """Share out gates, if any are, and let a new layer be as the old one is for now."""
+        if heirs is not None:
+            share_out(new, old, heirs)
+        new.train(old.training)
+        learns = {name: p.requires_grad for name, p in old.named_parameters()}
+        of_router = [on for name, on in learns.items() if not name.startswith("experts.")]
+        for name, parameter in new.named_parameters():
+            # What a router gets for its new gates is held as all of it is.
+            parameter.requires_grad_(learns.get(name, any(of_router) or not of_router))
 
-    def _scale(self, graft: _Graft, scales: Sequence[float]) -> None:
-        if all(scale == 1.0 for scale in scales):
-            return
-        self.scaled.append(graft.name)
-        if graft.old.frozen:
-            raise ValueError(needs_thawed(graft.name, graft.old, graft.old.frozen))
-        if graft.old.experts.combination is not None:
-            raise ValueError(
-                f"`router`={graft.old.name!r} can share out gates by the size of the experts' "
-                f"outputs alone, which `combine` takes away in {graft.name}"
+    def _check_alike(self) -> None:
+        """Raise ValueError unless the policies are alike but for the layers that are exchanged."""
+        ours, theirs = (
+            {name: p.shape for name, p in policy.named_parameters() if p not in inside}
+            for policy, inside in (
+                (self.built, {p for layer in self.pairs.values() for p in layer.parameters()}),
+                (self.policy, {p for layer in self.pairs for p in layer.parameters()}),
             )
-        graft.new.experts.scale_each(scales)
-        experts = graft.new.experts
-        if isinstance(experts, StackedNetwork):
-            lasts = {id(p) for p in experts.last.parameters()}
-            graft.parts = [
-                _slower(part, scales, self.heirs[graft.name])
-                if id(part.into.stored) in lasts
-                else part
-                for part in graft.parts
-            ]
+        )
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name) != theirs.get(name):
+                raise ValueError(
+                    "`model` must have a policy that gives all that its networks depend on in "
+                    f"`_get_constructor_parameters`, got a {type(self.policy).__name__} that has "
+                    f"another {name} when it is built again"
+                )
 
     # What changes the model.
 
     def put_in(self) -> None:
         """Change the model."""
         frozen = self._frozen()
-        buffers = self._running_buffers()
-        groups = self._groups()
+        towers = networks_of(self.policy).optimizers()
+        changes = [self._state(each, tower) for tower, each in towers.items()]
         anchors = self._anchors()
-        blocks = {graft.old: graft.new for graft in self.grafts}
+        buffers = self._running_buffers()
         for block in [m for m in self.policy.modules() if isinstance(m, MoEBlock)]:
-            block.layer = blocks.get(block.layer, block.layer)
-        for optimizer, parameters, states in groups:
-            _set_parameters(optimizer, parameters, states)
+            block.layer = self.pairs.get(block.layer, block.layer)
+        for optimizer, parameters, states in changes:
+            optimizer.param_groups[0]["params"] = parameters
+            optimizer.state.clear()
+            optimizer.state.update(states)
         for name, value in vars(self.model).items():
             if "batch_norm_stats" in name:
                 vars(self.model)[name] = [buffers.get(t.data_ptr(), t) for t in value]
@@ -156,6 +139,27 @@ class Transplant:
             kept.place[kept.key] = arrays
         vars(self.model).pop(KEPT, None)  # of tensors that go
         self._set_options(frozen)
+
+    def _state(
+        self, optimizer: th.optim.Optimizer, tower: str
+    ) -> tuple[th.optim.Optimizer, list[th.Tensor], dict[th.Tensor, Any]]:
+        """Return an optimizer's tensors in the order that a loaded model has, and their states.
+
+        :param tower: which it is of
+        """
+        names = {p: name for name, p in self.built.named_parameters()}
+        coming = {p for layer in self.pairs.values() for p in layer.parameters()}
+        counterpart = networks_of(self.built).optimizers()[tower].param_groups[0]["params"]
+        parameters = [
+            p if p in coming else self.policy.get_parameter(names[p]) for p in counterpart
+        ]
+        known = {p: state for p, state in optimizer.state.items() if state}
+        shares = [share for each in self.layers.values() for share in each.experts.shares()]
+        experts = steps_by_expert(optimizer, shares)
+        rows = (self.entries, self.new, self.old)
+        found = carried_states(*rows, known, optimizer, parameters, experts)
+        kept = {p: state for p, state in known.items() if p in set(parameters)}
+        return optimizer, parameters, kept | found
 
     def _frozen(self) -> dict[str, list[int]]:
         old = self.policy.frozen_experts or {}
@@ -167,46 +171,28 @@ class Transplant:
             ]
         return new
 
-    def _anchors(self) -> list[tuple[Kept, Arrays]]:
+    def _anchors(self) -> list[Any]:
         """Return what penalties will draw weights to."""
         before, after = (
             {p: name for name, p in policy.named_parameters()}
             for policy in (self.policy, self.built)
         )
-        grafts = [graft for graft in self.grafts if not graft.is_target]
-        parts = [part for graft in grafts for part in graft.parts]
-        gone = {before[p] for graft in grafts for p in graft.old.parameters()}
+        gone = {before[p] for layer in self.layers for p in layer.parameters()}
+        coming = {p: after[p] for layer in self.layers.values() for p in layer.parameters()}
+        rows = (self.entries, self.new, self.old)
         return [
-            (kept, carried(kept, parts, before, after, gone))
+            (kept, carried_anchors(kept, *rows, before, coming, gone))
             for kept in kept_for_penalties(self.model)
         ]
 
     def _running_buffers(self) -> dict[int, th.Tensor]:
         """Return what comes in place of buffers that SB3 copies to targets, by where they lie."""
-        found = {}
-        for graft in self.grafts:
-            new = dict(graft.new.named_buffers())
-            for name, buffer in graft.old.named_buffers():
-                if "running_" in name and name in new:
-                    found[buffer.data_ptr()] = new[name].detach()
-        return found
-
-    def _groups(self) -> list[tuple[th.optim.Optimizer, list[th.Tensor], dict[th.Tensor, Any]]]:
-        """Return the tensors of each optimiser in the order in which a loaded model has them."""
-        ours, theirs = (networks_of(p).optimizers() for p in (self.policy, self.built))
-        parts = [part for graft in self.grafts if not graft.is_target for part in graft.parts]
-        experts = [graft.new.experts for graft in self.grafts if not graft.is_target]
-        found: dict[th.optim.Optimizer, Any] = {}
-        for tower, optimizer in ours.items():
-            if optimizer in found:
-                continue
-            order = [self._names[p] for p in theirs[tower].param_groups[0]["params"]]
-            own = set(order)
-            states = inherited_states(
-                optimizer, [part for part in parts if part.into.stored in own], experts
-            )
-            found[optimizer] = (optimizer, order, states)
-        return list(found.values())
+        return {
+            buffer.data_ptr(): new.get_buffer(name).detach()
+            for old, new in self.pairs.items()
+            for name, buffer in old.named_buffers()
+            if "running_" in name and name in dict(new.named_buffers())
+        }
 
     def _set_options(self, frozen: Mapping[str, Sequence[int]]) -> None:
         policy = self.policy
@@ -234,16 +220,6 @@ def needs_thawed(name: str, layer: MoELayer, frozen: Collection[int]) -> str:
     )
 
 
-def _check_groups(policy: MoEPolicy) -> None:
-    for optimizer in networks_of(policy).every_optimizer():
-        if len(optimizer.param_groups) > 1:
-            raise ValueError(
-                "`model` must have optimisers with one group of parameters for experts to join or "
-                f"leave, as SB3 builds them, got {len(optimizer.param_groups)} in "
-                f"{type(optimizer).__name__}"
-            )
-
-
 def with_frozen(kwargs: Mapping[str, Any], policy: MoEPolicy) -> dict[str, Any]:
     """Return a policy's arguments with the experts that are frozen now.
 
@@ -256,27 +232,48 @@ def with_frozen(kwargs: Mapping[str, Any], policy: MoEPolicy) -> dict[str, Any]:
     return found
 
 
+def _check_groups(policy: MoEPolicy) -> None:
+    for optimizer in networks_of(policy).every_optimizer():
+        if len(optimizer.param_groups) > 1:
+            raise ValueError(
+                "`model` must have optimizers with one group of parameters for experts to join or "
+                f"leave, as SB3 builds them, got {len(optimizer.param_groups)} in "
+                f"{type(optimizer).__name__}"
+            )
+
+
+def _check_scaled(name: str, old: MoELayer, frozen: Collection[int]) -> None:
+    if frozen:
+        raise ValueError(needs_thawed(name, old, frozen))
+    if old.experts.combination is not None:
+        raise ValueError(
+            f"`router`={old.name!r} can share out gates by the size of the experts' "
+            f"outputs alone, which `combine` takes away in {name}"
+        )
+
+
 def _options(
     policy: MoEPolicy, heirs: Mapping[str, Sequence[Heir]], *, shares: bool
 ) -> dict[str, Any]:
     """Return the options that change, each with a value for every tower."""
-    numbers = {tower: policy.moe[tower].num_experts for tower in policy.towers}
-    kwargs = {tower: policy.moe[tower].router_kwargs for tower in policy.towers}
-    layers, changed = policy.moe_layers(), set[str]()
+    names = ("num_experts", "num_slots", "router_kwargs")
+    found = {name: {t: getattr(policy.moe[t], name) for t in policy.towers} for name in names}
+    slots: dict[str, int] = {}
     for name, own in heirs.items():
         tower = kind_of(name)
-        numbers[tower] = len(own)
-        more = layers[name].options_for_others(shares=shares)
-        chosen = dict(policy.moe[tower].router_kwargs or {}) | more or None
-        if tower in changed and kwargs[tower] != chosen:
-            raise ValueError(
-                f"`router_kwargs` must be the same in every mixture of {tower!r} for experts to "
-                f"join or leave, got {kwargs[tower]} and {chosen}: mixtures of pictures' tokens "
-                "and of single ones have other `num_slots`, unless you give their number"
-            )
-        kwargs[tower] = chosen
-        changed.add(tower)
-    options: dict[str, Any] = {"num_experts": _plain(numbers), "router_kwargs": _plain(kwargs)}
+        more = options_for_others(policy.moe_layers()[name], shares=shares)
+        found["num_experts"][tower] = len(own)
+        if (number := more.pop("num_slots", None)) is not None:
+            if slots.setdefault(tower, number) != number:
+                raise ValueError(
+                    f"`num_slots` must be the same in every mixture of {tower!r} for experts to "
+                    f"join or leave, got {slots[tower]} and {number}: mixtures of images' tokens "
+                    "and of single ones have others, unless you give their number"
+                )
+            found["num_slots"][tower] = number
+        kwargs = dict(found["router_kwargs"][tower] or {}) | more
+        found["router_kwargs"][tower] = kwargs or None
+    options = {name: _plain(by_tower) for name, by_tower in found.items()}
     per_tower(policy.moe_options | options, policy.towers)
     return options
 
@@ -287,51 +284,8 @@ def _plain(by_tower: Mapping[str, Any]) -> Any:
     return first if all(each == first for each in others) else dict(by_tower)
 
 
-def _build(policy: Any, options: dict[str, Any]) -> Any:
+def _built(policy: Any, options: dict[str, Any]) -> Any:
     """Return a policy like another but for some options, its experts drawn anew."""
     given = networks_of(policy).constructor_arguments() | options
     given.pop("frozen_experts", None)  # these are numbers of the old ones
     return policy.__class__(**given).to(policy.device)
-
-
-def _fitting_names(
-    policy: MoEPolicy, built: MoEPolicy, grafts: Sequence[_Graft]
-) -> dict[th.Tensor, th.Tensor]:
-    """Return the tensor that a policy will have in place of each of one that is built like it.
-
-    :raises ValueError: if they are not alike but for the layers that are exchanged
-    """
-    old_layers = [graft.old for graft in grafts]
-    inside = {p for layer in old_layers for p in layer.parameters()}
-    coming = {p for graft in grafts for p in graft.new.parameters()}
-    stays = {name: p for name, p in policy.named_parameters() if p not in inside}
-    found: dict[th.Tensor, th.Tensor] = {}
-    for name, parameter in built.named_parameters():
-        own = parameter if parameter in coming else stays.pop(name, None)
-        if own is None or own.shape != parameter.shape:
-            raise ValueError(
-                f"`model` must have a policy that gives all that its networks depend on in "
-                f"`_get_constructor_parameters`, got a {type(policy).__name__} that has another "
-                f"{name} when it is built again"
-            )
-        found[parameter] = own
-    return found
-
-
-def _slower(part: Inherited, scales: Sequence[float], heirs: Sequence[Heir]) -> Inherited:
-    """Return a part of a last layer whose gradient is smaller where its numbers are larger."""
-    x = next(i for i, heir in enumerate(heirs) if heir is part.heir)
-    origins = [Origin(o.held, o.weight, o.gate / scales[x]) for o in part.origins]
-    return replace(part, origins=origins, scale=scales[x])
-
-
-def _set_parameters(
-    optimizer: th.optim.Optimizer,
-    parameters: list[th.Tensor],
-    states: Mapping[th.Tensor, dict[str, Any]],
-) -> None:
-    """Let an optimiser have other tensors, with the states of those that come."""
-    kept = {p: optimizer.state[p] for p in parameters if p in optimizer.state}
-    optimizer.param_groups[0]["params"] = parameters
-    optimizer.state.clear()
-    optimizer.state.update({**kept, **states})

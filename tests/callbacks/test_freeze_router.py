@@ -233,7 +233,9 @@ def test_routers_that_an_interrupted_training_held_learn_again():
     class Look(FreezeRouterCallback):
         def _on_rollout_start(self):
             super()._on_rollout_start()
-            held.append(any(not p.requires_grad for layer in layers for p in router_parameters(layer)))
+            held.append(
+                any(not p.requires_grad for layer in layers for p in router_parameters(layer))
+            )
 
     model.learn(32, Look(32, bound=None, at_step=10**6, probe=probe()))
     assert held

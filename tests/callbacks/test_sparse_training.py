@@ -7,7 +7,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from pydantic import TypeAdapter
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from toy import toy_vec_env
@@ -21,11 +20,13 @@ from sb3_moe.callbacks import (
     SparseTrainingCallback,
     TaskSwitchCallback,
 )
-from sb3_moe.growing.sparsifying import SparseNetworks
-from sb3_moe.measures import describe, measure, shrink_and_perturb
+from sb3_moe.callbacks.sparse import sparse_layers
+from sb3_moe.measures.budget import describe, measure
+from sb3_moe.measures.resets import shrink_and_perturb
+from sb3_moe.networks import networks_of
 from sb3_moe.networks.masks import masks_in, moments_in
+from sb3_moe.saving.values import named
 from sb3_moe.study.spec.components import build_callbacks, check_callbacks
-from sb3_moe.study.spec.named import NamedEntry
 
 
 def make(algo=PPO, policy="MlpPolicy", env=None, **kwargs):
@@ -57,15 +58,16 @@ def followers(model):
 
 
 def masks_of(model):
-    return dict(SparseNetworks(model.policy).masks())
+    optimizers = networks_of(model.policy).every_optimizer()
+    return {p: mask for each in optimizers for p, mask in masks_in(each).items()}
 
 
 def check_zeros(model):
     """Weights, moments and targets are zero where masks say so."""
-    networks, targets = SparseNetworks(model.policy), followers(model)
-    masks = networks.masks()
-    assert len(masks) == len(networks.layers)
-    moments = {p: m for each in networks.optimizers for p, m in moments_in(each).items()}
+    optimizers, targets = networks_of(model.policy).every_optimizer(), followers(model)
+    masks = masks_of(model)
+    assert len(masks) == len(sparse_layers(model.policy))
+    moments = {p: m for each in optimizers for p, m in moments_in(each).items()}
     for parameter, mask in masks.items():
         tensors = [parameter, *moments.get(parameter, ())]
         tensors += [targets[parameter]] if parameter in targets else []
@@ -107,12 +109,12 @@ class Watch(BaseCallback):
 def test_as_many_weights_as_asked_for_stay_zero_for_hundreds_of_updates(algo, policy, method):
     more = {"n_epochs": 10} if algo is PPO else {"gradient_steps": 4}
     model, updates = make(algo, policy, **more), []
-    for optimizer in SparseNetworks(model.policy).optimizers:
+    for optimizer in networks_of(model.policy).every_optimizer():
         optimizer.register_step_post_hook(lambda *args: updates.append(args))
     model.learn(320 if algo is PPO else 64, [sparse(method), Watch()])
     assert len(updates) >= 200
     check_zeros(model)
-    layers = SparseNetworks(model.policy).layers
+    layers = sparse_layers(model.policy)
     alive = sum(counts(model).values()) / sum(layer.weight.numel() for layer in layers)
     assert alive == pytest.approx(0.2, abs=0.01)
 
@@ -173,20 +175,16 @@ def test_convolutions_are_sparse_too(policy):
     )
     model = make(DQN, policy, env=env)
     model.learn(24, [sparse("rigl", sparsity=0.9), Watch()])
-    shapes = {len(layer.shape) for layer in SparseNetworks(model.policy).layers}
+    shapes = {len(layer.shape) for layer in sparse_layers(model.policy)}
     assert shapes == {2, 4}
 
 
 def test_a_studys_file_names_it():
-    entry = TypeAdapter(NamedEntry).validate_python(
-        {"SparseTrainingCallback": {"sparsity": 0.9, "method": "rigl"}}
-    )
+    entry = named({"SparseTrainingCallback": {"sparsity": 0.9, "method": "rigl"}}, "callbacks")
     check_callbacks([entry], "callbacks")
     (callback,) = build_callbacks([entry], Path())
     assert (callback.sparsity, callback.method) == (0.9, "rigl")
-    wrong = TypeAdapter(NamedEntry).validate_python(
-        {"SparseTrainingCallback": {"sparsity": 0.9, "every": 5}}
-    )
+    wrong = named({"SparseTrainingCallback": {"sparsity": 0.9, "every": 5}}, "callbacks")
     with pytest.raises(ValueError, match="every"):
         check_callbacks([wrong], "callbacks")
 
@@ -260,7 +258,7 @@ def test_an_expert_without_rows_keeps_weights_masks_and_moments():
     env = toy_vec_env((0,))
     model = make(DQN, "MoeMultiInputPolicy", env, policy_kwargs={"router": "task"})
     model.learn(40, sparse("set"))
-    layer = next(each for each in SparseNetworks(model.policy).layers if each.num_experts == 3)
+    layer = next(each for each in sparse_layers(model.policy) if each.num_experts == 3)
     state = model.policy.optimizer.state[layer.weight]
     tensors = [layer.weight, masks_of(model)[layer.weight], state["exp_avg"]]
     before = [tensor.detach().clone() for tensor in tensors]
@@ -366,7 +364,7 @@ def test_what_is_alive_is_logged_printed_and_counted(capsys):
     logged = {k: v for k, v in model.logger.name_to_value.items() if k.startswith("sparsity/")}
     assert sum(v for k, v in logged.items() if "alive" in k) == alive
     assert set(logged) == {"sparsity/alive/pi", "sparsity/alive/vf", "sparsity/changed"}
-    layers = SparseNetworks(model.policy).layers
+    layers = sparse_layers(model.policy)
     size = sum(layer.weight.numel() for layer in layers)
     assert f"{alive:,} of {size:,} weights are alive" in capsys.readouterr().out
     budget = describe(model)

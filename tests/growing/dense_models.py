@@ -9,7 +9,7 @@ import arena
 import torch as th
 
 from sb3_moe.growing.outputs import raw_outputs, sampled
-from sb3_moe.growing.spaces import join_task
+from sb3_moe.growing.upcycling import join_task
 
 NUM_TASKS = 3
 ROUTERS: dict[str, dict[str, Any]] = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import io
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch as th
 from dense_models import NUM_TASKS, make
 
-from sb3_moe.growing.leaves import expert_leaves
+from sb3_moe.growing.numbers import Numbers
 from sb3_moe.networks import networks_of
 
 ROUTERS: dict[str, dict[str, Any]] = {
@@ -43,16 +44,30 @@ def of_expert(model: Any, name: str, k: int) -> dict[str, th.Tensor]:
     """Return copies of what one expert has: weights, buffers and averages."""
     experts = model.policy.moe_layers()[name].experts
     optimizer = networks_of(model.policy).optimizers()[name.split(".")[0]]
-    found = {}
-    for i, leaf in enumerate(expert_leaves(experts, k)):
-        for key, held in leaf.tensors.items():
-            if held.stored.dim() == 0:
-                continue  # a count of all experts' norms
-            found[f"{i}.{key}"] = held.value.detach().clone()
-            for kind, value in optimizer.state.get(held.stored, {}).items():
-                if isinstance(value, th.Tensor) and value.shape == held.stored.shape:
-                    found[f"{i}.{key}/{kind}"] = held.view(value).clone()
-    return found
+    numbers = Numbers(experts)
+    states = {p: s for p, s in optimizer.state.items() if p in numbers.starts}
+    rows = {"": numbers.row(lambda tensor: tensor)}
+    for kind in sorted({kind for state in states.values() for kind in state}):
+        rows[f"/{kind}"] = numbers.row(partial(_kept, states, kind))
+    return {
+        f"{i}.{key}{kind}": row[places]
+        for i, leaf in enumerate(numbers.expert(experts, k))
+        for key, places in leaf.places.items()
+        for kind, row in rows.items()
+        if places.dim() and not row[places].isnan().all()  # else a count of all experts' norms
+    }
+
+
+def _kept(states: Any, kind: str, tensor: th.Tensor) -> Any:
+    """Return an average of a tensor, or the experts' counts of steps where they have some."""
+    value = states.get(tensor, {}).get(kind)
+    if value is None or (value.shape != tensor.shape and value.dim() == 0):
+        return None
+    return (
+        value
+        if value.shape == tensor.shape
+        else value.repeat_interleave(tensor.numel() // value.numel())
+    )
 
 
 def assert_same(found: dict[str, th.Tensor], expected: dict[str, th.Tensor]) -> None:

@@ -11,22 +11,24 @@ from toy import toy_vec_env
 import sb3_moe
 from sb3_moe import add_experts, merge_experts, remove_experts
 from sb3_moe.callbacks import EWCCallback, L2AnchorCallback, L2InitCallback
-from sb3_moe.growing.leaves import expert_leaves
+from sb3_moe.growing.numbers import Numbers
 
 
 def rows_of(model, arrays, name="pi.middle"):
     """Return what arrays by parameter say of each expert, as one vector each, by hand."""
-    names = {id(p): key for key, p in model.policy.named_parameters()}
-    layer = model.policy.moe_layers()[name]
+    names = {p: key for key, p in model.policy.named_parameters()}
+    experts = model.policy.moe_layers()[name].experts
+    numbers = Numbers(experts)
+    row = numbers.row(lambda tensor: th.as_tensor(arrays[names[tensor]]))
     return [
         np.concatenate(
             [
-                held.view(th.as_tensor(arrays[names[id(held.stored)]])).flatten().numpy()
-                for leaf in expert_leaves(layer.experts, k)
-                for held in leaf.tensors.values()
+                row[places].flatten().numpy()
+                for leaf in numbers.expert(experts, k)
+                for places in leaf.places.values()
             ]
         )
-        for k in range(layer.num_experts)
+        for k in range(experts.num_experts)
     ]
 
 

@@ -163,9 +163,9 @@ def test_a_copy_takes_a_share_of_its_originals_gates_and_averages(share):
             th.testing.assert_close(value, parts[key] * size**power)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"renormalize": True}], ids=str)
-def test_where_one_more_would_be_left_out_a_copy_takes_little_so_that_little_changes(kwargs):
-    model = moe(router="top_k", top_k=4, router_kwargs=kwargs)
+@pytest.mark.parametrize("options", [{}, {"renormalize": True}], ids=str)
+def test_where_one_more_would_be_left_out_a_copy_takes_little_so_that_little_changes(options):
+    model = moe(router="top_k", top_k=4, **options)
     old = gates(model)
     add_experts(model, like=1, perturb=0)
     # The copy is the one that isn't chosen, nearly always.
@@ -223,9 +223,9 @@ def test_mixtures_of_other_slots_in_one_tower_are_refused_with_the_cure():
     env = arena.Arena(arena.IMAGE)
     options = {"placement": "all", "tokens": "conv", "num_experts": 3, "net_arch": [8]}
     model = arena.make("PPO", "MoeCnnPolicy", env, **options)
-    with pytest.raises(ValueError, match="`router_kwargs` must be the same in every mixture of"):
+    with pytest.raises(ValueError, match="`num_slots` must be the same in every mixture of"):
         add_experts(model)
-    options["router_kwargs"] = {"num_slots": 2}
+    options["num_slots"] = 2
     model = arena.make("PPO", "MoeCnnPolicy", env, **options)
     add_experts(model)
     assert {each.num_slots for each in model.policy.moe_layers().values()} == {2}
@@ -402,10 +402,8 @@ def test_options_say_how_many_experts_each_tower_has():
     model = moe()
     add_experts(model, tower="vf")
     assert model.policy_kwargs["num_experts"] == {"pi": None, "vf": 5}
-    assert model.policy_kwargs["router_kwargs"] == {
-        "pi": None,
-        "vf": {"bias": True, "num_slots": 1},
-    }
+    assert model.policy_kwargs["router_kwargs"] == {"pi": None, "vf": {"bias": True}}
+    assert model.policy_kwargs["num_slots"] == {"pi": None, "vf": 1}
     add_experts(model, tower="pi")
     assert model.policy_kwargs["num_experts"] == 5
 
@@ -418,31 +416,26 @@ class Told(SoftMoE):
 
     name = "told"
 
-    @classmethod
-    def build(cls, experts, sees, *, num_slots=None):
-        return super().build(experts, sees, num_slots=num_slots)
+    def __init__(self, experts, sees, *, num_slots=None):
+        super().__init__(experts, sees, num_slots=num_slots)
 
 
 REFUSED = {
     "n": ({}, lambda m: add_experts(m, 0), ValueError, "`n` must be at least 1, got 0"),
-    "n type": ({}, lambda m: add_experts(m, 1.0), TypeError, "`n` must be an int, got 1.0"),
     "share": (
         {}, lambda m: add_experts(m, 2, share=0.5), ValueError,
         r"`share` must be in \(0, 1/n\), n=2, got 0.5",
     ),
-    "nan": ({}, lambda m: add_experts(m, share=np.nan), ValueError, "`share` must be .*got nan"),
     "perturb": ({}, lambda m: add_experts(m, perturb=-1), ValueError, "`perturb` must be at least"),
     "like": (
         {}, lambda m: add_experts(m, like=4), ValueError,
         r"`like` must hold numbers in \[0, num_experts=4\) of pi.middle, got 4",
     ),
-    "like type": ({}, lambda m: add_experts(m, like="a"), TypeError, "`like` must hold ints.*'a'"),
     "unknown": (
         {}, lambda m: remove_experts(m, [1, 7]), ValueError,
         r"`experts` must hold numbers in \[0, num_experts=4\) of pi.middle, got 7",
     ),
     "a number": ({}, lambda m: remove_experts(m, 1), TypeError, "`experts` must be a list.*got 1"),
-    "a float": ({}, lambda m: remove_experts(m, [1.0]), TypeError, "must hold ints.*got 1.0"),
     "twice": ({}, lambda m: merge_experts(m, [1, 1]), ValueError, "name each expert once.*1, 1"),
     "the last": (
         {"num_experts": 2}, lambda m: remove_experts(m, [0, 1]), ValueError,
@@ -464,7 +457,7 @@ REFUSED = {
     ),
     "task": ({"router": "task"}, add_experts, ValueError, "an expert for each task in pi.middle"),
     "dense": ({"placement": "none"}, add_experts, ValueError, "the policy has no mixture"),
-    "own": ({"router": Tempered}, add_experts, ValueError, "`router`='tempered' must name in `by_"),
+    "own": ({"router": Tempered}, add_experts, ValueError, "`router`='tempered' must name in `exp"),
     "told": ({"router": Told}, add_experts, ValueError, "`router`='told' can't share out gates"),
     "opaque": (
         {"expert": Skipping}, lambda m: add_experts(m, like=0), ValueError, "`perturb` must be 0",
@@ -503,7 +496,7 @@ def test_optimisers_with_several_groups_are_refused_since_a_loaded_model_has_one
     one, *others = model.policy.parameters()
     groups = [{"params": [one], "lr": 1.0}, {"params": others}]
     model.policy.optimizer = th.optim.SGD(groups, lr=0.1)
-    with pytest.raises(ValueError, match=r"optimisers with one group .* got 2 in SGD"):
+    with pytest.raises(ValueError, match=r"optimizers with one group .* got 2 in SGD"):
         remove_experts(model, [0])
     assert layer_of(model).num_experts == 4
 
@@ -556,7 +549,7 @@ def test_experts_made_orthogonal_can_not_be_copied():
 
 def test_a_router_that_is_held_stays_held_and_a_penalty_goes_on():
     model = moe(spectral_coef=0.1)
-    layer_of(model).hold_router(True)
+    layer_of(model).router.requires_grad_(False)
     add_experts(model, like=0)
     before = {name: p.detach().clone() for name, p in layer_of(model).router.named_parameters()}
     model.learn(16, reset_num_timesteps=False)

@@ -7,11 +7,19 @@ from stable_baselines3 import DQN, PPO, SAC
 
 import sb3_moe  # noqa: F401  registers the policies' names
 from sb3_moe.callbacks import SparseTrainingCallback
+from sb3_moe.callbacks.sparse import (
+    DENSITIES,
+    annealed,
+    counts_of,
+    drawn,
+    erk,
+    generator_of,
+    regrown,
+    sparse_layers,
+)
 from sb3_moe.growing import drop_masks
-from sb3_moe.growing.connections import annealed, drawn, generator_of, regrown
-from sb3_moe.growing.densities import alive_of, erk, uniform
-from sb3_moe.growing.sparse_layers import sparse_layers
-from sb3_moe.growing.sparsifying import SparseNetworks, counts_of
+from sb3_moe.networks import networks_of
+from sb3_moe.networks.masks import masks_in
 
 OBS, ACT = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
 
@@ -35,23 +43,39 @@ def test_erk_counts_a_kernels_height_and_width():
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 0.99])
-@pytest.mark.parametrize("densities", [erk, uniform])
+@pytest.mark.parametrize("densities", ["erk", "uniform"])
 def test_all_layers_together_are_as_sparse_as_asked_for(densities, sparsity):
     shapes = [(64, 4), (64, 64), (2, 64), (32, 4, 3, 3), (1, 512)]
     sizes = [th.Size(shape).numel() for shape in shapes]
-    found = densities(shapes, sparsity)
+    found = DENSITIES[densities](shapes, sparsity)
     assert max(found) <= 1.0
     alive = sum(density * size for density, size in zip(found, sizes, strict=True))
     assert alive == pytest.approx((1 - sparsity) * sum(sizes))
 
 
-def test_a_layer_keeps_a_weight_however_sparse_it_is():
-    assert alive_of((2, 3), 0.01) == 1
-    assert alive_of((10, 10), 0.29) == 29
+def model_of(**kwargs):
+    return PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs=kwargs, device="cpu")
 
 
 def policy(**kwargs):
-    return PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs=kwargs, device="cpu").policy
+    return model_of(**kwargs).policy
+
+
+def masks_of(model):
+    return [each for o in networks_of(model.policy).every_optimizer() for each in masks_in(o)]
+
+
+def begun(model, callback):
+    """Let a callback draw masks, and end there."""
+    callback.init_callback(model)
+    callback.on_training_start({}, {})
+    callback.on_training_end()
+    return callback
+
+
+def test_a_layer_keeps_a_weight_however_sparse_it_is():
+    layers = sparse_layers(policy(net_arch=[2], placement="none"))
+    assert set(counts_of(layers, 0.999, "uniform")) == {1}
 
 
 def test_each_expert_is_a_layer_of_its_own():
@@ -121,13 +145,10 @@ def test_the_same_numbers_draw_the_same_masks_whatever_torchs_generator_does():
 @pytest.mark.parametrize("kwargs", [{}, {"placement": "none"}, {"placement": "big"}], ids=str)
 def test_what_units_read_stays_as_large(kwargs):
     """Each unit's living weights have the norm that all of them would have on the average."""
-    dense, sparse = policy(net_arch=[256], **kwargs), policy(net_arch=[256], **kwargs)
-    sparse.load_state_dict(dense.state_dict())
-    networks = SparseNetworks(sparse)
-    networks.begin(counts_of(networks.layers, 0.5, "uniform"), seed=0, rescale=True)
-    networks.attach(lambda _: False, print)
-    networks.detach()
-    for one, other in zip(sparse_layers(dense), networks.layers, strict=True):
+    dense, sparse = policy(net_arch=[256], **kwargs), model_of(net_arch=[256], **kwargs)
+    sparse.policy.load_state_dict(dense.state_dict())
+    callback = begun(sparse, SparseTrainingCallback(0.5, densities="uniform", seed=0))
+    for one, other in zip(sparse_layers(dense), callback.layers, strict=True):
         before, after = (layer.by_unit(layer.weight.detach()).flatten(2) for layer in (one, other))
         if before.shape[2] > 100:
             ratio = after.square().sum() / before.square().sum()
@@ -140,9 +161,7 @@ def test_what_units_read_stays_as_large(kwargs):
 @pytest.mark.parametrize("rescale", [False, True])
 def test_target_networks_start_with_the_same_zeros_and_weights(rescale):
     model = DQN("MlpPolicy", "CartPole-v1", device="cpu")
-    networks = SparseNetworks(model.policy)
-    networks.begin(counts_of(networks.layers, 0.9, "erk"), seed=0, rescale=rescale)
-    networks.attach(lambda _: False, print)
+    begun(model, SparseTrainingCallback(0.5, densities="uniform", seed=0, rescale=rescale))
     pairs = zip(model.q_net.parameters(), model.q_net_target.parameters(), strict=True)
     assert all(th.equal(online, target) for online, target in pairs)
 
@@ -153,20 +172,19 @@ def test_dropped_masks_leave_weights_as_they_are_and_hold_none_from_then_on(algo
     options = {"n_steps": 32, "batch_size": 32} if algo is PPO else {"learning_starts": 8}
     model = algo(policy, env, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **options)
     model.learn(32, SparseTrainingCallback(0.8))
-    networks = SparseNetworks(model.policy)
-    dead = {layer.weight: layer.weight == 0 for layer in networks.layers}
+    dead = {layer.weight: layer.weight == 0 for layer in sparse_layers(model.policy)}
     before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
     drop_masks(model)
-    assert not networks.masks()
+    assert not masks_of(model)
     for name, tensor in model.policy.state_dict().items():
         assert th.equal(tensor, before[name])
     model.save(tmp_path / "model")
     again = algo.load(tmp_path / "model", device="cpu")
-    assert not SparseNetworks(again.policy).masks()
+    assert not masks_of(again)
     model.learn(64, reset_num_timesteps=False)
     assert all(weight[was].any() for weight, was in dead.items() if was.any())
     model.learn(32, SparseTrainingCallback(0.5), reset_num_timesteps=False)
-    assert networks.masks()
+    assert masks_of(model)
 
 
 def test_masks_of_a_run_that_was_interrupted_are_dropped_with_what_keeps_them():
@@ -177,7 +195,7 @@ def test_masks_of_a_run_that_was_interrupted_are_dropped_with_what_keeps_them():
     model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu")
     with pytest.raises(KeyboardInterrupt):
         model.learn(32, Stop(0.8))
-    weight = next(layer.weight for layer in SparseNetworks(model.policy).layers)
+    weight = sparse_layers(model.policy)[0].weight
     dead = weight == 0
     drop_masks(model)
     model.learn(32)
@@ -187,6 +205,6 @@ def test_masks_of_a_run_that_was_interrupted_are_dropped_with_what_keeps_them():
 def test_masks_are_dropped_from_models_alone_and_where_there_are_none_nothing_happens():
     model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu")
     drop_masks(model)
-    assert not SparseNetworks(model.policy).masks()
+    assert not masks_of(model)
     with pytest.raises(TypeError, match="`model` must be"):
         drop_masks(model.policy)

@@ -9,7 +9,7 @@ from gymnasium import spaces
 import sb3_moe
 from sb3_moe import presets
 from sb3_moe.callbacks import TaskTemperatureCallback, WeightNormDecayCallback
-from sb3_moe.growing import distil
+from sb3_moe.growing import distill
 from sb3_moe.layers.temperatures import TaskTemperatures
 from sb3_moe.measures import shrink_and_perturb
 from sb3_moe.measures.activations import online_parameters
@@ -176,7 +176,7 @@ def test_a_target_entropy_that_would_do_nothing_is_refused(target):
 def test_what_would_lose_temperatures_is_refused():
     model = with_temperatures(placement="middle", num_experts=2)
     obs = arena.observe(model)
-    for lose in (sb3_moe.to_dense, lambda each: distil(each, obs, steps=1)):
+    for lose in (sb3_moe.to_dense, lambda each: distill(each, obs, steps=1)):
         with pytest.raises(
             ValueError, match="must have one entropy temperature, got `ent_coef_per"
         ):

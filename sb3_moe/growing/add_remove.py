@@ -12,13 +12,14 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.growing.countable import countable
-from sb3_moe.growing.heirs import Heir, kept
-from sb3_moe.growing.logbook import note
+from sb3_moe.growing.freezing import note
+from sb3_moe.growing.routers import Heir, kept, meets_all
 from sb3_moe.growing.transplant import Transplant, needs_thawed
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
+from sb3_moe.networks import kind_of, networks_of
+from sb3_moe.networks.masks import masks_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.saving.generators import preserved_generators, undone_on_failure
@@ -53,7 +54,7 @@ def add_experts(
 
     Routers with scores get a number to add to each (``router_kwargs=dict(bias=True)``) for it,
     learned from then on. Gates of ``"uniform"`` are all 1/E: there the experts' last layers are
-    scaled instead, which frozen ones and ``combine`` refuse. Averages of the optimisers follow the
+    scaled instead, which frozen ones and ``combine`` refuse. Averages of the optimizers follow the
     gates, a new expert counts its own steps, and target networks get what follows the new experts.
 
     :param model: of any algorithm, with one of this package's policies
@@ -148,11 +149,7 @@ def remove_experts(
 
 
 def merge_experts(
-    model: BaseAlgorithm,
-    experts: Sequence[int],
-    *,
-    tower: str | None = None,
-    probe: Any = None,
+    model: BaseAlgorithm, experts: Sequence[int], *, tower: str | None = None, probe: Any = None
 ) -> None:
     """Make one expert of several: the average of their weights, by how much they are used.
 
@@ -189,6 +186,50 @@ def merge_experts(
     note(model, "merge", by_mixture, experts=sorted(map(int, experts)))
 
 
+def countable(policy: MoEPolicy, tower: str | None) -> dict[str, MoELayer]:
+    """Return the mixtures of a tower whose number of experts can change.
+
+    :param policy: one of ours
+    :param tower: None: of each
+    :raises ValueError: if there is none, or they can't
+    """
+    if any(masks_in(optimizer) for optimizer in networks_of(policy).every_optimizer()):
+        raise ValueError(
+            "`model` must not train sparsely: SparseTrainingCallback keeps a mask for each "
+            "tensor, and those of other experts would have none; sb3_moe.growing.drop_masks"
+            "(model) ends sparse training"
+        )
+    layers = policy.moe_layers()
+    kinds = sorted(set(map(kind_of, layers)))
+    if layers and tower is not None and tower not in kinds:
+        raise ValueError(
+            f"`tower` must be one of {kinds}, whose mixtures have a number of experts together, "
+            f"got {tower!r}"
+        )
+    if tower is not None or not layers:  # else it says that there are none
+        layers = policy.mixtures(str(tower))
+    found = {n: each for n, each in layers.items() if not _is_task_head(policy, n, each)}
+    for name, layer in (found or dict(layers)).items():
+        if layer.needs_tasks:
+            raise ValueError(
+                f"`router`={layer.name!r} has an expert for each task in {name}, so their number "
+                "can't change: upcycle a dense model with `env` of other tasks instead"
+            )
+        if layer.edit_gates is not None:
+            raise ValueError(
+                f"`model` must not be inside without_expert, only_expert or swap_experts, got "
+                f"{name} with experts switched off or swapped"
+            )
+    return found
+
+
+def _is_task_head(policy: MoEPolicy, name: str, layer: MoELayer) -> bool:
+    """Say whether a layer is a head by task, which stands beside the tower's own experts."""
+    options = policy.moe[kind_of(name)]
+    head = options.head_router_class
+    return head is not None and isinstance(layer, head) and not options.router_class.needs_tasks
+
+
 def _check_share(share: float | None, n: int) -> None:
     if share is None:
         return
@@ -199,8 +240,8 @@ def _check_share(share: float | None, n: int) -> None:
 
 def _default_share(layer: MoELayer, n: int, like: int | None) -> float:
     # Where some are chosen it is one of original and copies that is left out.
-    meets_all = layer.num_chosen is None
-    return 1.0 / (n + 1) if like is not None and meets_all else min(SHARE, 0.5 / n)
+    alike = like is not None and meets_all(layer)
+    return 1.0 / (n + 1) if alike else min(SHARE, 0.5 / n)
 
 
 def _use(policy: MoEPolicy, probe: Any) -> dict[str, th.Tensor]:

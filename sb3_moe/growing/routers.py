@@ -1,0 +1,268 @@
+"""What each kind of router does when its experts are made of others, and when it is one network.
+
+Shapes: E experts before, X after, S slots per expert, K tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch as th
+
+from sb3_moe.layers import (
+    EmbeddingMoE,
+    ExpertChoiceMoE,
+    LinearRouter,
+    MLPRouter,
+    MoELayer,
+    SoftMoE,
+    SparseMoE,
+    TaskMoE,
+    UniformMoE,
+)
+from sb3_moe.layers.classes import own_options
+
+# So small are scores that all gates are as good as alike, and still tell which is the largest.
+FAINT = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Heir:
+    """What an expert comes from.
+
+    :param weights: how much of each old expert there is in its weights; empty: it starts anew
+    :param gates: which share of each old expert's gates it takes over
+    :param share: which share of all gates it takes, at most, if it starts anew
+    :param stays: whether it goes on as the old one: it is frozen if all that it comes from is
+    """
+
+    weights: Mapping[int, float] = field(default_factory=dict)
+    gates: Mapping[int, float] = field(default_factory=dict)
+    share: float = 0.0
+    stays: bool = True
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has nothing of an old one."""
+        return not self.weights
+
+
+def kept(k: int, share: float = 1.0) -> Heir:
+    """Return an expert that stays, with a share of its gates."""
+    return Heir({k: 1.0}, {k: share})
+
+
+def meets_all(layer: MoELayer) -> bool:
+    """Say whether every token meets every expert."""
+    return not isinstance(layer, SparseMoE | ExpertChoiceMoE | TaskMoE)
+
+
+# From dense layers.
+
+
+def take_copies(layer: MoELayer) -> float:
+    """Get a router ready for experts that are all alike.
+
+    :return: what the gates of a token sum to
+    :raises ValueError: if alike experts would not do for each token what one of them does
+    """
+    if isinstance(layer, EmbeddingMoE) and not layer.softmax:
+        raise ValueError(
+            f"`router`={layer.name!r} with linear weights can't take copies, since they sum to "
+            "something else for each task: use `router_kwargs` with weights='softmax'"
+        )
+    if isinstance(layer, SparseMoE) and layer.top_k < layer.num_experts and not layer.renormalize:
+        # Kept gates that don't sum to 1 are all but alike, and still chosen by the token.
+        _soften(layer.router)
+        return layer.top_k / layer.num_experts
+    return 1.0
+
+
+@th.no_grad()
+def take_shares(layer: MoELayer) -> None:
+    """Get a router ready for experts that hold a share each of what one did: with the gates 1/E.
+
+    :raises ValueError: if some tokens would miss some experts, or gates can't be alike
+    """
+    match layer:
+        case SparseMoE() if layer.top_k < layer.num_experts:
+            raise ValueError(
+                "`how`='split' needs `top_k` to be the number of experts, "
+                f"{layer.num_experts}, for each token needs all shares, got {layer.top_k}"
+            )
+        case SparseMoE() | SoftMoE():
+            _soften(layer.router)
+        case EmbeddingMoE():
+            layer.task_weights.weight_KW.fill_(0.0 if layer.softmax else 1.0 / layer.num_experts)
+            if layer.task_weights.bias_W is not None:
+                layer.task_weights.bias_W.zero_()
+        case UniformMoE():
+            pass
+        case _:
+            raise ValueError(
+                "`how`='split' needs a `router` whose gates can all start as 1/E, got "
+                f"{layer.name!r}"
+            )
+
+
+@th.no_grad()
+def _soften(router: LinearRouter | MLPRouter) -> None:
+    """Let the scores of every token be next to nothing."""
+    last = _last(router)
+    # Where there is a scale the weights' size makes no difference.
+    (last.weight_RK if last.scale is None else last.scale).mul_(FAINT)
+    if last.bias_K is not None:
+        last.bias_K.mul_(FAINT)
+
+
+def _last(router: LinearRouter | MLPRouter) -> LinearRouter:
+    return router.last if isinstance(router, MLPRouter) else router
+
+
+# To dense layers.
+
+
+def constant_gates(layer: MoELayer, task: int | None) -> list[float] | None:
+    """Return the gates of the experts where they are the same for every token, else None.
+
+    :param task: the task whose tokens are meant; None: any
+    :raises ValueError: if a task must be named
+    """
+    number = layer.num_experts
+    match layer:
+        case TaskMoE():
+            if task is None and number > 1:
+                raise ValueError(
+                    f"`task` must be one of 0 to {number - 1} with `router`={layer.name!r}, "
+                    "whose experts serve a task each, got None"
+                )
+            return [float(k == (task or 0)) for k in range(number)]
+        case EmbeddingMoE() if task is not None:
+            row_E = layer.task_weights.rows_KW[task].detach()
+            gates: list[float] = (row_E.softmax(-1) if layer.softmax else row_E).tolist()
+            return gates
+        case UniformMoE():
+            return [1.0 / number] * number
+        case SoftMoE() | SparseMoE() if number == 1:
+            return [1.0]
+    return None
+
+
+# To more experts, or fewer.
+
+
+def options_for_others(layer: MoELayer, *, shares: bool) -> dict[str, Any]:
+    """Return options with which a router can do the same with more experts, or fewer.
+
+    :param shares: whether gates are to be shared out, for which scores need a bias
+    """
+    found: dict[str, Any] = {}
+    if shares and "bias" in own_options(type(layer)) and not isinstance(layer, EmbeddingMoE):
+        found["bias"] = True
+    if isinstance(layer, SoftMoE):  # it else follows from the number of experts
+        found["num_slots"] = layer.num_slots
+    return found
+
+
+def output_scales(layer: MoELayer, heirs: Sequence[Heir]) -> list[float]:
+    """Return how to scale the outputs of experts where gates can't differ.
+
+    :param layer: the one before
+    :param heirs: what each of the X experts takes over
+    """
+    if not isinstance(layer, UniformMoE):
+        return [1.0] * len(heirs)
+    fresh = sum(heir.share for heir in heirs if heir.is_new)
+    masses = [
+        heir.share if heir.is_new else (1.0 - fresh) * sum(heir.gates.values()) / layer.num_experts
+        for heir in heirs
+    ]
+    return [mass * len(heirs) for mass in masses]
+
+
+@th.no_grad()
+def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
+    """Let experts take over the gates of others.
+
+    A router of the user's own may have a method ``share_out(heirs, old)`` that does it.
+
+    :param new: all that :meth:`MoELayer.expert_axes` names is copied or averaged already
+    :param old: the layer before, whose experts are meant
+    :param heirs: what each of the X experts takes over
+    :raises ValueError: if the gates can't be shared out
+    """
+    fresh = sum(heir.share for heir in heirs if heir.is_new)
+    router, before = getattr(new, "router", None), getattr(old, "router", None)
+    if callable(own := getattr(new, "share_out", None)):
+        own(heirs, old)
+    elif isinstance(old, UniformMoE):
+        new.experts.scale_each(output_scales(old, heirs))
+    elif isinstance(new, EmbeddingMoE) and isinstance(old, EmbeddingMoE):
+        _share_rows(new, old, heirs, fresh)
+    elif (
+        isinstance(router, LinearRouter | MLPRouter)
+        and isinstance(before, LinearRouter | MLPRouter)
+        and (bias_K := _last(router).bias_K) is not None
+    ):
+        bias_K.copy_(_shared_biases(_last(before), old.num_experts, heirs, fresh))
+    else:
+        raise ValueError(
+            f"`router`={new.name!r} can't share out gates: it needs an option `bias` for its "
+            "scores, or a method `share_out` of its own"
+        )
+
+
+def _share_rows(new: EmbeddingMoE, old: EmbeddingMoE, heirs: Sequence[Heir], fresh: float) -> None:
+    """Write each task's weights; of their sum (1 after a softmax) a new expert takes its share."""
+    rows_KE = old.task_weights.rows_KW
+    gates_KE = rows_KE.softmax(-1) if old.softmax else rows_KE
+    columns = [
+        heir.share * gates_KE.sum(-1)
+        if heir.is_new
+        else (1.0 - fresh) * sum(share * gates_KE[:, k] for k, share in heir.gates.items())
+        for heir in heirs
+    ]
+    values_KX = th.stack([th.as_tensor(column) for column in columns], dim=-1)
+    values_KX = values_KX.log() if new.softmax else values_KX
+    own = new.task_weights
+    own.weight_KW.copy_(values_KX if own.bias_W is None else values_KX - own.bias_W)
+
+
+def _shared_biases(
+    router: LinearRouter, num_experts: int, heirs: Sequence[Heir], fresh: float
+) -> th.Tensor:
+    """Return what to add to scores so that experts take over the gates of others, (X*S,).
+
+    The exponential of a score is an expert's part in the softmax: a share of it is its logarithm
+    added to the score. One that starts anew has the mean score of all, and the mean of scores is
+    at most the logarithm of the mean of their exponentials: so its gate is at most its share.
+    With normalized weights the direction of the mean can score above the mean of the scores: the
+    bias is lower by as much.
+    """
+    bias_K = router.bias_K
+    weight_RES = router.weight_RK.unflatten(1, (num_experts, -1))
+    bias_ES = weight_RES.new_zeros(weight_RES.shape[1:])
+    if bias_K is not None:
+        bias_ES = bias_K.view(num_experts, -1)
+    rows = []
+    for heir in heirs:
+        if heir.is_new:
+            part = math.log(num_experts * heir.share / (1.0 - fresh))
+            rows.append(bias_ES.mean(0) + part - _above_mean(router.scale, weight_RES))
+        else:
+            taken = [bias_ES[k] + math.log(share) for k, share in heir.gates.items()]
+            rows.append(th.stack(taken).logsumexp(0))
+    return th.stack(rows).flatten()
+
+
+def _above_mean(scale: th.Tensor | None, weight_RES: th.Tensor) -> th.Tensor:
+    """Say how far the direction of the mean may score above the mean of all scores, (S,)."""
+    if scale is None:
+        return weight_RES.new_zeros(weight_RES.shape[-1])
+    mean_RS = weight_RES.mean(1)
+    directions_RES = weight_RES / (weight_RES.norm(dim=0) + 1e-6)
+    direction_RS = mean_RS / (mean_RS.norm(dim=0) + 1e-6)
+    return scale.abs() * (direction_RS - directions_RES.mean(1)).norm(dim=0)
