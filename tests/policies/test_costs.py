@@ -7,8 +7,6 @@ import pytest
 from gymnasium import spaces
 
 from sb3_moe.measures import controls, matching_net_arch, measure
-from sb3_moe.measures.budget import matching_net_arch, measure
-from sb3_moe.measures.controls import controls
 from sb3_moe.policies.options import OF_EXPERTS
 from sb3_moe.policies.registration import TABLE
 
