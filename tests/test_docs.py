@@ -8,7 +8,7 @@ import pytest
 from budgets import with_tiny_budgets
 
 from sb3_moe import callbacks
-from sb3_moe.layers.expert_kinds import EXPERTS
+from sb3_moe.layers.registry import EXPERTS
 from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.policies.placements import PLACEMENTS
