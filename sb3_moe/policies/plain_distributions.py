@@ -55,8 +55,8 @@ class LooksOnce(_Distribution):
         if not is_recorded() and self.given_BA.isnan().any():
             raise ValueError(
                 f"Expected parameter {self.parameter} (Tensor of shape "
-                f"{tuple(self.given_BA.shape)}) to hold numbers, but found NaN: the network's weights "
-                "have diverged, or it was given an observation with NaN"
+                f"{tuple(self.given_BA.shape)}) to hold numbers, but found NaN: the network's "
+                "weights have diverged, or it was given an observation with NaN"
             )
         return super().get_actions(deterministic)
 
