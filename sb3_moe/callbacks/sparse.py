@@ -21,7 +21,7 @@ from sb3_moe.callbacks.task_switch import TaskSwitchCallback
 from sb3_moe.callbacks.trpo import refuse_trpo
 from sb3_moe.growing.copying import followers
 from sb3_moe.layers import MoELayer
-from sb3_moe.layers.checks import one_of, whole, yes_or_no
+from sb3_moe.layers.checks import number, one_of, whole, yes_or_no
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear
 from sb3_moe.measures.weights import WEIGHTED, incoming, weight_of
 from sb3_moe.networks import networks_of, uncompiled
@@ -92,7 +92,7 @@ class SparseTrainingCallback(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        if not 0 <= sparsity < 1:
+        if not 0 <= number("sparsity", sparsity) < 1:
             raise ValueError(f"`sparsity` must be in [0, 1), got {sparsity}")
         one_of("method", method, METHODS)
         one_of("densities", densities, list(DENSITIES))
@@ -109,7 +109,7 @@ class SparseTrainingCallback(BaseCallback):
                 )
             if name == "interval":
                 whole(name, value)
-            elif not 0 < value <= 1:
+            elif not 0 < number(name, value) <= 1:
                 raise ValueError(f"`{name}` must be in (0, 1], got {value}")
         self.sparsity, self.method, self.densities = float(sparsity), method, densities
         self.rescale, self.seed, self._changes = rescale, seed, _DEFAULTS | chosen
@@ -212,8 +212,8 @@ class SparseTrainingCallback(BaseCallback):
         :param optimizer: that has just stepped
         """
         masks, moments = masks_in(optimizer), moments_in(optimizer)
-        group, number = optimizer.param_groups[0], self.optimizers.index(optimizer) + 1
-        generator = generator_of(group[SEED], number, group[UPDATES])
+        group, place = optimizer.param_groups[0], self.optimizers.index(optimizer) + 1
+        generator = generator_of(group[SEED], place, group[UPDATES])
         fraction, changed = self._fraction(), 0
         for layer in self.layers:
             mask, gradient = masks.get(layer.weight), layer.weight.grad

@@ -18,7 +18,7 @@ from sb3_moe.optimizers import ExpertAdam
 # Entries of an optimizer's state that count, and are the same for any gradient.
 COUNTS = ("step", "mu_product")
 # The power of the gradient that each average grows with: those of other names start anew.
-POWERS = {
+POWERS: dict[str, Literal[0, 1, 2]] = {
     "exp_avg": 1,
     "exp_avg_sq": 2,
     "max_exp_avg_sq": 2,
@@ -90,12 +90,11 @@ def _sum(origins: Sequence[Origin], old: th.Tensor, kind: Kind) -> th.Tensor:
     parts = [old[origin.places] for origin in origins]
     if kind == "count":
         return th.stack(parts).amax(0)
-    by_gate = kind in (1, 2)
-    factors = [origin.gate if by_gate else origin.weight for origin in origins]
-    if len(parts) == 1:
-        return parts[0] * factors[0] ** (kind if kind in (0, 1, 2) else 1)
     if kind == 2:  # as if the gradients had one direction
+        if len(parts) == 1:
+            return parts[0] * origins[0].gate ** 2
         parts = [part.sqrt() for part in parts]
+    factors = [origin.gate if kind in (1, 2) else origin.weight for origin in origins]
     total = th.stack([part * factor for part, factor in zip(parts, factors, strict=True)]).sum(0)
     return total.square() if kind == 2 else total
 
@@ -123,13 +122,10 @@ def write_targets(
 
 def followers(networks: Networks) -> dict[th.Tensor, th.Tensor]:
     """Return the target's tensor for each online one that has any."""
-    pairs = [
-        (online.parameters(), target.parameters(), online.buffers(), target.buffers())
-        for online, target in networks.targets().items()
-    ]
     found: dict[th.Tensor, th.Tensor] = {}
-    for mine, theirs, own, others in pairs:
-        found |= dict(zip(mine, theirs, strict=True)) | dict(zip(own, others, strict=True))
+    for online, target in networks.targets().items():
+        found |= dict(zip(online.parameters(), target.parameters(), strict=True))
+        found |= dict(zip(online.buffers(), target.buffers(), strict=True))
     return found
 
 
@@ -163,7 +159,8 @@ def carried_states(
     found: dict[th.Tensor, dict[str, Any]] = {}
     own = [parameter for parameter in parameters if parameter in new.starts]
     for name in sorted(names):
-        kind: Kind = "count" if name in COUNTS else _power(optimizer, name)
+        power = POWERS.get(name, 1 if isinstance(optimizer, th.optim.SGD) else 0)
+        kind: Kind = "count" if name in COUNTS else power
         row = new.row(lambda tensor: None)
         copy_along(entries, row, old.row(partial(_as_row, states, name)), kind)
         for parameter in own:
@@ -176,11 +173,6 @@ def carried_states(
                     else _filled(by_expert, kind).view(parameter.shape).to(parameter)
                 )
     return found
-
-
-def _power(optimizer: th.optim.Optimizer, name: str) -> Literal[0, 1, 2]:
-    power = POWERS.get(name, int(isinstance(optimizer, th.optim.SGD)))
-    return 2 if power == 2 else 1 if power else 0
 
 
 def _as_row(

@@ -110,11 +110,6 @@ class Numbers:
                 into.copy_(values if into.is_floating_point() else values.round())
 
 
-def itself(tensor: th.Tensor) -> th.Tensor:
-    """Return a tensor as it is."""
-    return tensor
-
-
 def _leaves(
     modules: Iterable[nn.Module], places: Callable[[th.Tensor], th.Tensor]
 ) -> Iterator[Leaf]:

@@ -75,7 +75,6 @@ class Transplant:
             if isinstance(behind[0], MoELayer) and isinstance(behind[1], MoELayer):
                 self.pairs[behind[0]] = behind[1]
                 self._finish(behind[0], behind[1], own if shares else None)
-        self._check_alike()
 
     def _map(self, *, shares: bool, perturb: float) -> Iterator[Entry]:
         numbers = self.new, self.old
@@ -99,23 +98,6 @@ class Transplant:
         for name, parameter in new.named_parameters():
             # What a router gets for its new gates is held as all of it is.
             parameter.requires_grad_(learns.get(name, any(of_router) or not of_router))
-
-    def _check_alike(self) -> None:
-        """Raise ValueError unless the policies are alike but for the layers that are exchanged."""
-        ours, theirs = (
-            {name: p.shape for name, p in policy.named_parameters() if p not in inside}
-            for policy, inside in (
-                (self.built, {p for layer in self.pairs.values() for p in layer.parameters()}),
-                (self.policy, {p for layer in self.pairs for p in layer.parameters()}),
-            )
-        )
-        for name in sorted(ours.keys() | theirs.keys()):
-            if ours.get(name) != theirs.get(name):
-                raise ValueError(
-                    "`model` must have a policy that gives all that its networks depend on in "
-                    f"`_get_constructor_parameters`, got a {type(self.policy).__name__} that has "
-                    f"another {name} when it is built again"
-                )
 
     # What changes the model.
 

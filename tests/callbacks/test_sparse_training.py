@@ -201,7 +201,7 @@ class Seen(SparseTrainingCallback):
     """Keep weight, mask and gradient of the first layer before the last change, and after it."""
 
     def _regrow(self, optimizer):
-        layer = self._networks.layers[0]
+        layer = self.layers[0]
         masks = masks_of(self.model)
         self.before = [each.detach().clone() for each in (layer.weight, masks[layer.weight])]
         self.gradient = layer.weight.grad.clone()
@@ -449,7 +449,7 @@ def test_a_model_with_masks_refuses_another_sparsity():
     [
         (lambda: sparse(sparsity=1), ValueError, r"`sparsity` must be in \[0, 1\), got 1"),
         (lambda: sparse(sparsity=-0.1), ValueError, r"`sparsity` must be in \[0, 1\), got -0.1"),
-        (lambda: sparse(sparsity=np.nan), ValueError, "`sparsity` must be a number, got nan"),
+        (lambda: sparse(sparsity=np.nan), ValueError, r"`sparsity` must be in \[0, 1\), got nan"),
         (lambda: sparse(sparsity="0.5"), TypeError, "`sparsity` must be a number, got '0.5'"),
         (lambda: sparse(sparsity=True), TypeError, "`sparsity` must be a number, got True"),
         (
