@@ -234,8 +234,9 @@ def _serve(command: Any) -> int:
     if isinstance(command, Watch | Card):
         from sb3_moe.study import opened_agent
 
-        watches = isinstance(command, Watch)
-        return opened_agent.watch(command) if watches else opened_agent.card(command)
+        if isinstance(command, Watch):
+            return opened_agent.watch(command)
+        return opened_agent.card(command)
     from sb3_moe.study import commands
 
     if isinstance(command, Schema):

@@ -81,7 +81,8 @@ def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
     :raises ValueError: if nothing fits, or can be built
     """
     named = _in_order(tasks, space)
-    if len(named) == 1 and names_on(space) is None and named[0].env_id is not None:
+    alone = not isinstance(named, str) and len(named) == 1 and names_on(space) is None
+    if alone and named[0].env_id is not None:
         env = named[0].make()
         if env.observation_space == space:
             return env
@@ -104,8 +105,10 @@ def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
     )
 
 
-def _in_order(tasks: Sequence[str], space: spaces.Space[Any]) -> list[Any]:
+def _in_order(tasks: Sequence[str], space: spaces.Space[Any]) -> Any:
     """Put tasks into the order in which a model knows them, if its observations say it.
+
+    A suite in its own order stays a name, by which the agent's card calls it.
 
     :raises ValueError: if they are others
     """
@@ -118,6 +121,8 @@ def _in_order(tasks: Sequence[str], space: spaces.Space[Any]) -> list[Any]:
         return read_tasks(known)  # a study's games, by short names or full ids
     is_suite = len(tasks) == 1 and tasks[0] in SUITES
     found = {each.name: each for each in tasks_of(tasks[0] if is_suite else [*map(_typed, tasks)])}
+    if is_suite and known in (None, [*found]):
+        return tasks[0]
     if known is None or len(known) == len(found) == 1:
         return list(found.values())
     if sorted(found) != sorted(known):

@@ -125,7 +125,7 @@ def test_a_replay_buffer_that_was_cut_short_is_left_for_an_earlier_snapshot(tmp_
 
 
 def test_a_model_with_code_of_ones_own_is_left_as_sb3s_zip(tmp_path):
-    policy = {**SMALL, "placement": "none", "activation_fn": f"{__name__}:Own"}
+    policy = {"placement": "none", "net_arch": [8], "activation_fn": f"{__name__}:Own"}
     cell_of_own = cell(CLASSIC, algorithm="DQN", arguments=STORED, policy_kwargs=policy)
     train_cell(cell_of_own, CellFolder(tmp_path))
     assert DQN.load(tmp_path / "model.zip").num_timesteps == 128
