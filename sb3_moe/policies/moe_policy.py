@@ -8,6 +8,7 @@ from inspect import signature
 from typing import Any, ClassVar
 
 import gymnasium as gym
+import numpy as np
 import torch as th
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import (
@@ -27,6 +28,7 @@ from sb3_moe.policies.option_checks import check_activation_fn, check_net_arch
 from sb3_moe.policies.options import DEFAULTS, per_tower
 from sb3_moe.policies.teaches_optimizers import TeachesOptimizers
 from sb3_moe.policies.towers import Layout
+from sb3_moe.vec_env.task_ids import TASK_KEY
 
 OURS = ("encoder", "num_tasks")
 EXPERT_ADAMS: dict[type[th.optim.Optimizer], type[ExpertAdam]] = {
@@ -306,6 +308,21 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         self._may_have_updated = False
         for layer in self.moe_layers().values():
             layer.between_updates()
+
+    def obs_to_tensor(self, observation: Any) -> Any:
+        """Turn observations into tensors as SB3's policy does.
+
+        :raises ValueError: if a task id is out of range, which torch's one-hot would not name
+        """
+        if isinstance(observation, dict) and TASK_KEY in observation:
+            space: Any = self.observation_space
+            ids, num_tasks = np.asarray(observation[TASK_KEY]), int(space[TASK_KEY].n)
+            if ids.size and not (0 <= ids.min() and ids.max() < num_tasks):
+                wrong = sorted({*ids[(ids < 0) | (ids >= num_tasks)].flatten().tolist()})
+                raise ValueError(
+                    f"`{TASK_KEY}` of an observation must be in [0, {num_tasks}), got {wrong}"
+                )
+        return super().obs_to_tensor(observation)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Choose actions as SB3's policy does, and leave the policy as it is."""

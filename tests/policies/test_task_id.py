@@ -304,3 +304,14 @@ def test_an_observation_of_the_id_alone_is_enough():
     assert isinstance(model.policy.features_extractor, TaskExtractor)
     assert any(isinstance(m, MoEBlock) for m in model.policy.modules())
     arena.train(model)
+
+
+@pytest.mark.parametrize("placement", ["big", "none"])
+def test_a_task_id_out_of_range_is_named_with_its_range(placement):
+    space = spaces.Dict({"obs": spaces.Box(-1, 1, (3,)), "task_id": spaces.Discrete(2)})
+    env = arena.Arena(space)
+    model = arena.make("PPO", "MoeMultiInputPolicy", env, placement=placement)
+    obs = {"obs": np.zeros((3, 3), np.float32), "task_id": np.array([0, 5, 1])}
+    message = r"`task_id` of an observation must be in \[0, 2\), got \[5\]"
+    with pytest.raises(ValueError, match=message):
+        model.predict(obs)
