@@ -23,7 +23,7 @@ def test_the_studies_have_all_cells_and_claims(name, columns):
 def test_the_rates_are_compared_on_seeds_that_the_study_does_not_use():
     paper, rates = (load_study(str(EARLIER / name)) for name in ("study.yaml", "rates.yaml"))
     assert not set(paper.seeds) & set(rates.seeds)
-    assert {a.ppo["learning_rate"] for a in rates.architectures} == {1e-3, 2.5e-3, 5e-3}
+    assert {a.arguments["learning_rate"] for a in rates.architectures} == {1e-3, 2.5e-3, 5e-3}
 
 
 def test_each_network_has_the_rate_that_did_best_on_other_seeds():
@@ -40,4 +40,4 @@ def test_each_network_has_the_rate_that_did_best_on_other_seeds():
     }
     best["soft-big-pi"] = best["soft-big-vf"] = best["soft-big"]
     own = load_study(str(EARLIER / "own_rates.yaml"))
-    assert {a.name: a.ppo["learning_rate"] for a in own.architectures} == best
+    assert {a.name: a.arguments["learning_rate"] for a in own.architectures} == best
