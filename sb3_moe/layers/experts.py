@@ -113,7 +113,7 @@ class Experts(nn.Module):
         # What is recorded, for ONNX say, is for any number of rows, and knows no `grouped_mm`.
         if self.needs_all_rows or self.combination is not None or is_recorded():
             return False
-        wasted = len(x_TI) * (self.num_experts - experts_Tk.shape[1]) * self.macs
+        wasted = x_TI.shape[0] * (self.num_experts - experts_Tk.shape[1]) * self.macs
         if wasted <= WIDE_UP_TO.get(x_TI.device.type, WIDE_UP_TO_ELSEWHERE):
             return False
         # One by one needs to read how many rows each has, for which a GPU would have to wait.
@@ -148,6 +148,11 @@ class Experts(nn.Module):
         places_M = th.arange(len(order_M), device=order_M.device)
         inverse_M = th.empty_like(order_M).scatter_(0, order_M, places_M)
         return y_MO.index_select(0, inverse_M).unflatten(0, experts_Tk.shape)
+
+    @property
+    def hidden_width(self) -> int:
+        """H, what a last linear layer reads; 0: there is none behind others, or it sees batches."""
+        return 0
 
     def expert(self, k: int) -> nn.Sequential:
         """Return expert ``k`` as plain modules, with a copy of its weights."""
@@ -206,7 +211,7 @@ class StackedNetwork(Experts):
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
         if self.combination is not None:
             return super().mixture(x_TI, gates_TE)
-        if len(x_TI) * self.num_experts * self.width <= CHUNK_VALUES:
+        if is_recorded() or x_TI.shape[0] * self.num_experts * self.width <= CHUNK_VALUES:
             return self._mix(x_TI, gates_TE)
         return in_chunks(self._mix, self.chunk_rows(x_TI), x_TI, gates_TE)
 

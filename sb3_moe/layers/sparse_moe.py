@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch as th
 
 from sb3_moe.layers.checks import not_negative, whole, yes_or_no
-from sb3_moe.layers.experts import Experts
+from sb3_moe.layers.experts import Experts, is_recorded
 from sb3_moe.layers.moe import RouterInput, edited_shares
 from sb3_moe.layers.routing import Routing, counts, softmax_over_experts
 from sb3_moe.layers.scores import ScoredMoE
@@ -22,7 +22,8 @@ class SparseMoE(ScoredMoE):
     """Send each token to the k experts it scores highest (arXiv 1701.06538), dropping none.
 
     The gates are the softmax over all experts: renormalized over the chosen ones, a gate would
-    always be 1 with k = 1, and the router learn nothing. Of equal scores the first counts.
+    always be 1 with k = 1, and the router learn nothing. Of equal scores the first count, but in
+    exported files.
 
     :param experts: the experts
     :param sees: what the router is built for
@@ -177,6 +178,8 @@ def best(scores_BNE: th.Tensor, top_k: int) -> th.Tensor:
     """Return the indices of the k largest scores, the first of equal ones: (B, N, k)."""
     if top_k == 1:
         return scores_BNE.argmax(dim=-1, keepdim=True)
+    if is_recorded():  # ONNX knows no sort that keeps the order of equal scores
+        return scores_BNE.topk(top_k, dim=-1).indices
     # Not `topk`, whose order of equal scores is another on each device.
     return scores_BNE.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
 

@@ -317,7 +317,7 @@ class MoEPolicy(TeachesOptimizers, BaseModel):
         if isinstance(observation, dict) and TASK_KEY in observation:
             space: Any = self.observation_space
             ids, num_tasks = np.asarray(observation[TASK_KEY]), int(space[TASK_KEY].n)
-            if ids.size and not (0 <= ids.min() and ids.max() < num_tasks):
+            if ids.size and not (ids.min() >= 0 and ids.max() < num_tasks):
                 wrong = sorted({*ids[(ids < 0) | (ids >= num_tasks)].flatten().tolist()})
                 raise ValueError(
                     f"`{TASK_KEY}` of an observation must be in [0, {num_tasks}), got {wrong}"

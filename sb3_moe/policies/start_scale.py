@@ -38,8 +38,9 @@ HEAD_WIDTH = 128
 # Sizes that differ by more than rounding.
 TOLERANCE = 0.01
 TINY = 1e-12
-# Steps towards the factor behind an activation.
+# Steps towards the factor behind an activation, and how far it may lie from the one without it.
 ROUNDS = 20
+WIDEST = 64.0
 
 
 class Probe(NamedTuple):
@@ -194,14 +195,15 @@ def match_sizes(parts: Sequence[nn.Module], goals: Mapping[MoELayer, Goal], prob
 
 def output_factor(y_BNO: th.Tensor, goal: Goal) -> float:
     """Return by what an output is to be multiplied, so that it has the size that is wanted."""
-    factor = 1.0
-    # More than one round only behind an activation, which keeps less of what is large.
-    for _ in range(ROUNDS if goal.measured else 1):
+    factor = first = goal.size / max(_size(y_BNO), TINY)
+    # Behind an activation, which keeps less of what is large, it takes more rounds.
+    for _ in range(ROUNDS if goal.measured else 0):
         y = y_BNO * factor
         for module in goal.measured:
             y = module(y)
         factor *= goal.size / max(_size(y), TINY)
-    return factor
+    # An activation of another kind may never reach the size.
+    return factor if first / WIDEST < factor < first * WIDEST else first
 
 
 def _check_scaled(layer: MoELayer, args: tuple[th.Tensor, th.Tensor], y_BNO: th.Tensor) -> None:

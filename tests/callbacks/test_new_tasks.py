@@ -29,7 +29,8 @@ def in_blocks():
 
 
 def ppo(env, **options):
-    kwargs = {"net_arch": [4], "num_experts": 2, **options}
+    experts = {} if options.get("placement") == "none" else {"num_experts": 2}
+    kwargs = {"net_arch": [4], **experts, **options}
     return PPO(
         "MoeMultiInputPolicy",
         env,

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from pydantic import TypeAdapter
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from toy import toy_vec_env
@@ -25,8 +26,8 @@ from sb3_moe.measures.budget import describe, measure
 from sb3_moe.measures.resets import shrink_and_perturb
 from sb3_moe.networks import networks_of
 from sb3_moe.networks.masks import masks_in, moments_in
-from sb3_moe.saving.values import named
 from sb3_moe.study.spec.components import build_callbacks, check_callbacks
+from sb3_moe.study.spec.named import NamedEntry
 
 
 def make(algo=PPO, policy="MlpPolicy", env=None, **kwargs):
@@ -180,11 +181,15 @@ def test_convolutions_are_sparse_too(policy):
 
 
 def test_a_studys_file_names_it():
-    entry = named({"SparseTrainingCallback": {"sparsity": 0.9, "method": "rigl"}}, "callbacks")
+    entry = TypeAdapter(NamedEntry).validate_python(
+        {"SparseTrainingCallback": {"sparsity": 0.9, "method": "rigl"}}
+    )
     check_callbacks([entry], "callbacks")
     (callback,) = build_callbacks([entry], Path())
     assert (callback.sparsity, callback.method) == (0.9, "rigl")
-    wrong = named({"SparseTrainingCallback": {"sparsity": 0.9, "every": 5}}, "callbacks")
+    wrong = TypeAdapter(NamedEntry).validate_python(
+        {"SparseTrainingCallback": {"sparsity": 0.9, "every": 5}}
+    )
     with pytest.raises(ValueError, match="every"):
         check_callbacks([wrong], "callbacks")
 

@@ -29,7 +29,9 @@ def moe(algorithm: str = "PPO", **options: Any) -> Any:
     """Return a model that has learned a little, with a one-hot task id in its observations."""
     alias = "MoeMlpLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMlpPolicy"
     tasks = {"num_tasks": NUM_TASKS}
-    return make(algorithm, alias, features_extractor_kwargs=tasks, **options)
+    # Experts can be frozen under Adam alone, and A2C's own optimizer is RMSprop.
+    model = {"use_rms_prop": False} if algorithm == "A2C" else {}
+    return make(algorithm, alias, features_extractor_kwargs=tasks, model=model, **options)
 
 
 def loaded(model: Any) -> Any:

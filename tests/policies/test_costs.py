@@ -161,28 +161,11 @@ CONTROLLED = [
     },
     CONV | {"net_arch": [16], "features_extractor_kwargs": {"num_tasks": 2}, "router": "task"},
 ]
-BY_TOWER = [
-    {"tokens": {"pi": "conv", "SECOND": "feature"}, "num_experts": {"pi": 3}},
-    {"tokens": {"pi": "conv"}, "router": {"pi": "top_k"}, "top_k": {"pi": 2}},
-    {"tokens": "conv", "placement": {"pi": "none", "SECOND": "all"}},
-    {"tokens": "conv", "router": {"SECOND": "top_k"}, "bias_rate": {"SECOND": 0.1}},
-    {"tokens": "conv", "net_arch": {"pi": [16], "SECOND": [12]}},
-    {"tokens": "conv", "expert_width": {"pi": 5, "SECOND": None}, "net_arch": [16]},
-    {"tokens": {"pi": "conv", "SECOND": "sample"}, "placement": {"SECOND": "final"}},
-    {"tokens": "conv", "num_slots": {"pi": 2}, "router_noise": 0.0},
-]
 
 
 def build_for_controls(algorithm, kwargs):
     cls = policy_class(algorithm, "MoeCnnPolicy")
     return cls(arena.IMAGE, arena.actions_of(algorithm), lambda _: 1e-3, **kwargs)
-
-
-def with_second(value, second):
-    """Put the name of an algorithm's other tower where it belongs."""
-    if not isinstance(value, dict):
-        return value
-    return {second if k == "SECOND" else k: with_second(v, second) for k, v in value.items()}
 
 
 @pytest.mark.covering
@@ -197,30 +180,6 @@ def test_every_control_can_be_built(algorithm, i):
         layers = build_for_controls(algorithm, control).moe_layers().values()
         assert layers
         assert all(layer.num_experts == 1 for layer in layers)
-
-
-@pytest.mark.covering
-@pytest.mark.parametrize("i", range(len(BY_TOWER)))
-@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "TD3"])
-def test_every_control_by_tower_can_be_built(algorithm, i):
-    cls = policy_class(algorithm, "MoeCnnPolicy")
-    kwargs = with_second(BY_TOWER[i], "vf" if algorithm == "PPO" else "qf")
-    before = build_for_controls(algorithm, kwargs).moe
-    for control in controls(kwargs, cls).values():
-        policy = build_for_controls(algorithm, control)
-        for tower, options in policy.moe.items():
-            tokenised = before[tower].is_moe and before[tower].tokens != "sample"
-            assert options.placement == before[tower].placement
-            assert (options.num_experts == 1) is tokenised
-            assert tokenised or options == before[tower]
-
-
-def test_an_options_dict_for_the_one_tower_of_dqn_can_be_controlled():
-    kwargs = {"tokens": {"qf": "conv"}, "num_experts": {"qf": 3}, "net_arch": [16]}
-    wide, plain = controls(kwargs, policy_class("DQN", "MoeCnnPolicy")).values()
-    assert wide["expert_width"] == 48
-    for control in (wide, plain):
-        build_for_controls("DQN", control)
 
 
 @pytest.mark.parametrize("algorithm", TABLE)

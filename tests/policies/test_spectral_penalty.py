@@ -1,19 +1,17 @@
-"""The spectral penalty on hand-worked numbers, against the slow version, on every path."""
+"""The spectral penalty on hand-worked numbers, against the slow version, either way."""
 
 import pytest
 import reference
 import torch as th
-from sb3_moe.study.report.tables import grouped
 from torch import nn
 
 from sb3_moe.layers import (
-    LinearRouter,
+    RouterInput,
     SparseMoE,
     StackedNetwork,
     TaskMoE,
     UniformMoE,
     mlp_experts,
-    paths,
 )
 from sb3_moe.layers import experts as experts_module
 from sb3_moe.policies.spectral import (
@@ -47,10 +45,11 @@ def test_penalty_and_gradient_are_the_slow_versions_whichever_product_is_smaller
 def layer_of(kind, num_experts=3, width=7):
     th.manual_seed(0)
     experts = mlp_experts(num_experts, 5, width, 2, nn.Tanh)
+    sees = RouterInput(features=5, num_experts=num_experts, num_tasks=num_experts)
     if kind == "top_k":
-        layer = SparseMoE(experts, LinearRouter(5, num_experts), top_k=2, renormalize=True)
+        layer = SparseMoE(experts, sees, top_k=2, renormalize=True)
     else:
-        layer = {"task": TaskMoE, "uniform": UniformMoE}[kind](experts)
+        layer = {"task": TaskMoE, "uniform": UniformMoE}[kind](experts, sees)
     return layer.double()
 
 
@@ -72,25 +71,6 @@ def test_features_are_those_of_the_slow_version_values_and_gradients(kind):
     th.testing.assert_close(reference.gradients(fast, tensors), reference.gradients(slow, tensors))
 
 
-def test_features_on_sorted_rows_are_those_of_all_experts(monkeypatch):
-    layer = layer_of("top_k", num_experts=9).float()
-    x = th.randn(40, 1, 5)
-    routing = layer(x)[1]
-    tensors = list(layer.parameters())
-    all_of_them = gated_features(layer.experts, x, routing).flatten(1)
-    wanted = all_of_them, reference.gradients(all_of_them, tensors)
-    monkeypatch.setattr(paths, "MASK_LIMIT", 0)
-    calls = []
-    sort_rows = experts_module.sort_rows
-    monkeypatch.setattr(
-        experts_module, "sort_rows", lambda *a, **k: calls.append(1) or sort_rows(*a, **k)
-    )
-    chosen = gated_features(layer.experts, x, layer(x)[1]).flatten(1)
-    th.testing.assert_close((chosen, reference.gradients(chosen, tensors)), wanted)
-    at_once = grouped.can_group(x.device, x.dtype)  # else one expert after the other
-    assert len(calls) == 2 * at_once, "of the layer itself, and of the features"
-
-
 def step_of(layer, x, penalty=None):
     handle = penalty and layer.register_forward_hook(penalty.hook, with_kwargs=True)
     layer.zero_grad()
@@ -100,12 +80,11 @@ def step_of(layer, x, penalty=None):
     return [p.grad.clone() for p in layer.parameters()]
 
 
-@pytest.mark.parametrize("path", ["mixture", "sorted", "grouped"])
-def test_by_features_adds_the_slow_gradient_times_the_ratio_at_the_features(path, monkeypatch):
+@pytest.mark.parametrize("way", ["wide", "sorted"])
+def test_by_features_adds_the_slow_gradient_times_the_ratio_at_the_features(way, monkeypatch):
     layer, (x, _) = layer_of("top_k", num_experts=9), seen("top_k", rows=12)
-    if path != "mixture":
-        monkeypatch.setattr(paths, "MASK_LIMIT", 0)
-        monkeypatch.setattr(paths, "GROUPED_FROM", 1 if path == "grouped" else 100)
+    if way == "sorted":
+        monkeypatch.setattr(experts_module, "WIDE_UP_TO", {"cpu": 0})
     plain, with_it = step_of(layer, x), step_of(layer, x, ByFeatures(0.5))
 
     y, routing = layer.eval()(x)

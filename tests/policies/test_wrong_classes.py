@@ -152,8 +152,8 @@ def test_what_is_registered_has_a_name(name, text):
 def test_a_placement_is_registered_as_a_row_and_its_layer_is_a_number():
     with pytest.raises(TypeError, match="`placement` must be a Placement, got 'middle'"):
         register_placement("middle")
-    with pytest.raises(ValueError, match=r"`hidden` must be one of .*, got True"):
-        Placement(name="x", meaning="", hidden=True)
+    with pytest.raises(ValueError, match=r"`hidden` must be one of .*, got 'last'"):
+        Placement(name="x", meaning="", hidden="last")
 
 
 @pytest.mark.parametrize("wrong", ["a tuple", "an assertion"])

@@ -159,9 +159,7 @@ def test_with_and_without_an_expert_begin_alike_and_only_its_gates_are_zero():
     replay = sb3_moe.watch(shown.agent(), without=["pi:2"], deterministic=False)
     whole, lacking = replay.runs
     assert lacking.label == "without expert 2 of pi"
-    assert lacking.note == (
-        "SoftMoE router: its score is minus infinity, and the others share its weight"
-    )
+    assert lacking.note == ("soft router: the others share its weight")
     assert lacking.off == {"pi.middle": [2]}
     for a, b in zip(whole.tracks, lacking.tracks, strict=True):
         assert (a.gates["pi.middle"][:, 2] > 0).all()
@@ -201,7 +199,7 @@ class Unseen(arena.Arena):
 
 def test_tasks_that_cant_draw_are_played_and_say_why_there_are_no_pictures():
     model = PPO("MultiInputPolicy", make_multitask_vec_env([Unseen], 1, seed=0), seed=0)
-    with pytest.warns(UserWarning, match="task 'Unseen' gives no pictures"):
+    with pytest.warns(UserWarning, match="task 'Unseen' gives no images"):
         replay = sb3_moe.watch(model)
     assert replay.no_frames == "drawing raised NotImplementedError"
     assert len(replay.runs[0].tracks[0]) == 6

@@ -359,7 +359,7 @@ def test_hooks_on_activations_see_one_row_of_units_per_expert(monkeypatch):
     network.every(th.randn(4, 5))
     network.mixture(th.randn(4, 5), th.rand(4, 3))
     network(th.randn(3, 4, 5))
-    network.sorts_rows = False
+    network.needs_all_rows = True
     network.selected(th.randn(4, 5), *chosen_gates(3, 1, th.float32, rows=4))
     assert seen == [(3, 4, 7)] * 4
 
@@ -401,7 +401,7 @@ def test_rows_are_sorted_once_that_saves_more_than_it_costs():
     assert calls == []
     y, _ = router(x := th.randn(36, 1, 64))
     assert calls == [1]
-    network.sorts_rows = False
+    network.needs_all_rows = True
     th.testing.assert_close(router(x)[0], y)
     assert calls == [1]
 
