@@ -138,11 +138,12 @@ def make_layer(
 ) -> nn.Module:
     """Return a layer of ours: the one place to adapt, by version, when constructors change."""
     experts = ours.mlp_experts(E, D, H, D, activation_fn)
-    if router == "task":
-        return ours.TaskMoE(experts)
-    if router == "soft":
-        return ours.SoftMoE(experts, ours.LinearRouter(D, E * num_slots), num_slots=num_slots)
-    return ours.SparseMoE(experts, ours.LinearRouter(D, E), top_k=top_k)
+    sees = ours.RouterInput(features=D, num_experts=E, num_tasks=E)
+    # Before 0.2.0 `build` took what constructors take now.
+    kinds = {"task": ours.TaskMoE, "soft": ours.SoftMoE, "top_k": ours.SparseMoE}
+    make: Any = getattr(kinds[router], "build", kinds[router])
+    options = {"task": {}, "soft": {"num_slots": num_slots}, "top_k": {"top_k": top_k}}
+    return make(experts, sees, **options[router])
 
 
 def make_layers(shape: Shape, device: str) -> dict[str, nn.Module]:

@@ -233,10 +233,11 @@ def test_the_dense_baseline_has_as_many_parameters():
 
 
 def test_the_loop_computes_what_our_layer_computes():
-    from sb3_moe.layers import LinearRouter, SoftMoE, StackedNetwork
+    from sb3_moe.layers import RouterInput, SoftMoE, StackedNetwork
 
     loop = peers.LoopSoftMoE(5, 7, 3, 2)
-    ours = SoftMoE(StackedNetwork(list(loop.experts)), LinearRouter(5, 6), num_slots=2)
+    sees = RouterInput(features=5, num_experts=3, num_tokens=6)
+    ours = SoftMoE(StackedNetwork(list(loop.experts)), sees, num_slots=2)
     with th.no_grad():
         ours.router.weight_RK.copy_(loop.phi.flatten(1))
     x = th.randn(4, 6, 5)

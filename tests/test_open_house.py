@@ -224,10 +224,6 @@ def test_a_layer_that_sees_part_of_the_input_is_no_reader_of_every_unit():
             return super().route(x_BNI, router_BNR[..., -2:])
 
     model = make(router=Narrow)
-    narrow = model.policy.moe_layers()["pi.middle"]
-    whole = make(router=own_parts.Tempered).policy.moe_layers()["pi.middle"]
-    assert narrow.readers() == [narrow]
-    assert whole.readers() == [whole.scores]
     redo(model.policy, observations(model), tau=0.1)  # leaves alone what nothing tells of
 
 
@@ -238,11 +234,9 @@ def test_an_option_that_is_not_keyword_only_is_told_how_it_becomes_one():
 
     with pytest.raises(TypeError, match=r"\[\], got 'width'; `\*,` before 'width' in its cons"):
         MoEOptions(router=Wide, router_kwargs={"width": 8})
-    # What whoever builds it gives, and classes of the package, are none of the user's to change.
-    for given in ({"router_kwargs": {"sees": 1}}, {"router": "top_k", "router_kwargs": {"aux": 1}},
-                  {"expert_kwargs": {"width": 8}}):  # fmt: skip
-        with pytest.raises(TypeError, match=r"got '\w+'$"):
-            MoEOptions(**{"router": Wide} | given)
+    # Classes of the package are none of the user's to change.
+    with pytest.raises(TypeError, match=r"got 'aux'$"):
+        MoEOptions(router="top_k", router_kwargs={"aux": 1})
 
 
 def test_a_router_learns_from_the_auxiliary_losses_that_its_class_names():
@@ -253,7 +247,7 @@ def test_a_router_learns_from_the_auxiliary_losses_that_its_class_names():
     layer = make(router=own_parts.Tempered, balance_coef=0.1).policy.moe_layers()["pi.middle"]
     x = th.randn(8, 1, 12)
     layer(x)[0].sum().backward()
-    layer.aux = layer.aux._replace(balance=0.0)
+    layer.aux = None
     with_loss = layer.scores.weight.grad.clone()
     layer.scores.weight.grad = None
     layer(x)[0].sum().backward()
@@ -287,9 +281,8 @@ def test_a_router_without_a_name_is_called_by_its_class():
             return self.combine(x_BNI, th.full((*x_BNI.shape[:2], 2), 0.5))
 
     layer = Mine(mlp_experts(2, 3, 4, 5))
-    assert (Mine.name, Mine.title, Mine.meaning) == ("Mine", "Mine", "weighed by the router Mine")
+    assert Mine.name == "Mine"
     assert layer(th.zeros(2, 1, 3))[0].shape == (2, 1, 5)
-    assert not layer.readers()
 
 
 @pytest.mark.parametrize("case", [EXPERT, {"expert": own_parts.Skipping}])
@@ -306,7 +299,7 @@ def test_experts_that_are_no_row_of_layers_run_one_after_the_other(case):
     gates_TE = th.zeros(6, 3).scatter(1, chosen_T1, 0.7)
     by_hand = th.stack([0.7 * each[int(k), t] for t, k in enumerate(chosen_T1)])
     th.testing.assert_close(experts.selected(x_TI, chosen_T1, gates_TE), by_hand)
-    th.testing.assert_close(experts._sorted(x_TI, chosen_T1, gates_TE), by_hand)
+    th.testing.assert_close(0.7 * experts._on_sorted_rows(x_TI, chosen_T1)[:, 0], by_hand)
 
 
 def test_an_expert_that_returns_other_rows_is_refused():
@@ -335,8 +328,6 @@ def test_one_linear_expert_is_the_dense_layer():
     th.testing.assert_close(linear(x), linear.blocks[-1](th.relu(expert(hidden))))
     with pytest.raises(ValueError, match=r"`expert_width` needs .* got `expert`='linear'"):
         MoEOptions(expert="linear", expert_width=3)
-    with pytest.raises(ValueError, match=r"`expert`='linear' needs a placement that replaces"):
-        MoEOptions(expert="linear", placement="big")
 
 
 def test_an_expert_of_the_body_is_all_hidden_layers_and_the_activation_follows_the_sum():
@@ -387,8 +378,6 @@ def test_a_head_router_that_can_not_work_is_refused():
         MoEOptions(head_router="tsk")
     with pytest.raises(ValueError, match=r"`head_router`='task' needs a head .* use 'body'"):
         MoEOptions(head_router="task", placement="big")
-    with pytest.raises(ValueError, match=r"`router` must be left out where `head_router`='task'"):
-        MoEOptions(head_router="task", placement="final", router="top_k")
     with pytest.raises(ValueError, match=r"`head_router`='task' needs a task id in"):
         make(head_router="task")
 
@@ -402,7 +391,7 @@ def test_renormalised_gates_of_the_kept_experts_sum_to_one():
     with pytest.raises(
         ValueError, match=r"`renormalize`=True needs `top_k` of at least 2: .* got 1"
     ):
-        MoEOptions(router="top_k", renormalize=True)
+        make(router="top_k", renormalize=True)
     with pytest.raises(ValueError, match=r"`renormalize`=True needs `router` .*\['top_k'\]"):
         MoEOptions(renormalize=True)
 
@@ -426,12 +415,11 @@ def test_a_router_with_scores_may_have_hidden_layers(router):
         make(router=router, router_kwargs={"hidden": 7})
 
 
-def test_options_of_a_router_are_given_once():
-    assert MoEOptions(router="top_k", router_kwargs={"top_k": 2}).router_options["top_k"] == 2
-    with pytest.raises(ValueError, match=r"`top_k` must be given once, got 2 and, in .*, 3"):
+def test_options_of_a_router_are_given_in_one_way():
+    with pytest.raises(ValueError, match=r"`top_k` is an option of its own: give it beside"):
         MoEOptions(router="top_k", top_k=2, router_kwargs={"top_k": 3})
-    with pytest.raises(ValueError, match=r"`top_k` must be in \[1, num_experts=4\], got 5"):
-        MoEOptions(router="top_k", router_kwargs={"top_k": 5})
+    with pytest.raises(ValueError, match=r"`top_k` must be in \[1, num_experts=3\], got 5"):
+        make(router="top_k", top_k=5)
 
 
 def test_arguments_of_a_router_may_differ_by_tower():
@@ -441,11 +429,10 @@ def test_arguments_of_a_router_may_differ_by_tower():
 
 
 def test_a_layer_alone_is_built_from_what_its_router_sees():
-    layer = own_parts.Tempered.build(
+    layer = own_parts.Tempered(
         mlp_experts(2, 3, 4, 5), RouterInput(features=3, num_experts=2), temperature=0.5
     )
     assert layer(th.randn(4, 1, 3))[0].shape == (4, 1, 5)
-    assert own_parts.Tempered.defaults() == {"temperature": 1.0}
 
 
 def test_a_placement_that_contradicts_itself_is_refused():
@@ -453,8 +440,6 @@ def test_a_placement_that_contradicts_itself_is_refused():
         Placement(name="x", meaning="", hidden="each", head="inside")
     with pytest.raises(ValueError, match=r"`hidden` must be one of .* got 'last'"):
         Placement(name="x", meaning="", hidden="last")
-    with pytest.raises(ValueError, match=r"`tokens` must be \['sample'\] unless hidden layers"):
-        Placement(name="x", meaning="", head="own", tokens=("conv",))
     third = Placement(name="third", meaning="", hidden=2)
-    with pytest.raises(ValueError, match=r"`placement`='third' replaces hidden layer 2, .* only 2"):
+    with pytest.raises(ValueError, match=r"`placement`='third' replaces hidden layer 2, .* has 2: give"):
         make(placement=third)

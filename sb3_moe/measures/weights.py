@@ -259,7 +259,14 @@ def _readers_of(mixture: MoELayer) -> list[nn.Module]:
     if mixture.sees != "tokens":
         return []
     parts = [part for part in mixture.children() if part is not mixture.experts]
-    return [mixture] if len(parts) > 1 or [*mixture.parameters(recurse=False)] else parts
+    linears = [m for m in mixture.experts.modules() if isinstance(m, nn.Linear | StackedLinear)]
+    # A narrower layer of the user's own reads some of what there is, and nothing tells which.
+    narrow = any(
+        isinstance(part, nn.Linear) and linears and part.in_features < linears[0].in_features
+        for part in parts
+    )
+    tells = len(parts) == 1 and not narrow and not [*mixture.parameters(recurse=False)]
+    return parts if tells else [mixture]
 
 
 def _networks_of(experts: Experts) -> list[nn.Module]:

@@ -52,12 +52,12 @@ _OF_ROLES = {
     "replay_buffer_class": {
         f"{_SB3}.common.buffers": "DictReplayBuffer NStepReplayBuffer ReplayBuffer",
         f"{_SB3}.her": "HerReplayBuffer",
-        "sb3_moe.buffers": "DeviceReplayBuffer MultiTaskReplayBuffer",
+        "sb3_moe.vec_env": "DeviceReplayBuffer MultiTaskReplayBuffer",
     },
     "rollout_buffer_class": {
         f"{_SB3}.common.buffers": "DictRolloutBuffer RolloutBuffer",
         f"{_CONTRIB}.common.maskable.buffers": "MaskableDictRolloutBuffer MaskableRolloutBuffer",
-        "sb3_moe.buffers": "DeviceRolloutBuffer MultiTaskRolloutBuffer",
+        "sb3_moe.vec_env": "DeviceRolloutBuffer MultiTaskRolloutBuffer",
     },
 }
 #: By argument, the module of each class by its name. A file has the name alone, so that modules

@@ -77,7 +77,7 @@ def test_a_buffer_on_the_device_gives_minibatches_that_are_there(algorithm, alia
 def test_a_rollout_on_the_device_is_read_once_a_step():
     reads = buffered("PPO", "MoeMlpPolicy").reads
     of_buffers = {place.file: n for place, n in reads.items() if place.function == "add"}
-    assert of_buffers == {"sb3_moe/buffers/rollout.py": on_device.STEPS}
+    assert of_buffers == {"sb3_moe/vec_env/rollout_buffers.py": on_device.STEPS}
     looks = [n for place, n in reads.items() if place.function == "get_actions"]
     assert looks == [on_device.STEPS]
 

@@ -269,7 +269,7 @@ def test_a_task_without_a_state_starts_a_new_episode_and_resume_says_so(tmp_path
 
 
 def test_a_folder_without_a_snapshot_says_which_call_writes_one(tmp_path):
-    with pytest.raises(ValueError, match=r"no snapshot; train with SnapshotCallback\(every=..."):
+    with pytest.raises(ValueError, match=r"train with SnapshotCallback\(every=..."):
         resume(tmp_path)
 
 
@@ -332,7 +332,7 @@ def test_a_disk_that_turns_out_to_be_full_leaves_the_snapshot_that_was_there(tmp
 
 
 def test_a_folder_that_is_not_there_is_said_not_to_be(tmp_path):
-    with pytest.raises(ValueError, match=r"snapshot's folder, or a run's, got .*nowhere"):
+    with pytest.raises(ValueError, match=r"folder of a snapshot, or of a run with some, got .*nowhere"):
         resume(tmp_path / "nowhere")
 
 

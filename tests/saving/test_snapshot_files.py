@@ -50,7 +50,7 @@ def test_a_file_that_is_not_what_the_run_wrote_is_named(snapshots, name, damage)
     else:
         shutil.copy(snapshots / "2" / name, path)
     if name == "state.pkl" and damage == "gone":
-        with pytest.raises(ValueError, match="has no snapshot"):
+        with pytest.raises(ValueError, match="must be the folder of a snapshot"):
             resume(path.parent)
         return
     with pytest.raises(DamagedError, match=r"^1/.* (is not what the run wrote|can't be read: .*)$"):
