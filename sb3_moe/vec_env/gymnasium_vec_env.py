@@ -302,9 +302,8 @@ def rows_of(vector_infos: Mapping[str, Any], num_envs: int) -> list[dict[str, An
 def _column(value: Any, num_envs: int) -> list[Any] | None:
     if isinstance(value, Mapping):
         return list(rows_of(value, num_envs))
-    if not isinstance(value, np.ndarray | list | tuple) or np.ndim(value) == 0:
-        return None
-    if len(value) != num_envs:
+    has_rows = isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
+    if not has_rows or len(value) != num_envs:
         return None
     # Numbers become Python's own.
     return value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else list(value)

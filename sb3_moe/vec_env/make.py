@@ -80,15 +80,15 @@ def make_multitask_vec_env(
         "monitor_kwargs": monitor_kwargs,
         **kwargs,
     }
+    folder = None if monitor_dir is None else os.fspath(monitor_dir)  # SB3 takes no Path
+    if folder is not None:
+        os.makedirs(folder, exist_ok=True)
     env = GymnasiumVecEnv(
         make_multitask_vector(tasks, n_envs, schedule=schedule, task_id=task_id, **kwargs)
     )
     env.recipe = recipe
     env.seed(seed)
     env.action_space.seed(seed)
-    folder = None if monitor_dir is None else os.fspath(monitor_dir)  # SB3 takes no Path
-    if folder is not None:
-        os.makedirs(folder, exist_ok=True)
     # The keys are in every info, so each episode that SB3 keeps or writes says whose it is.
     options = dict(monitor_kwargs or {})
     keywords = ("task_id", "task_name", *options.pop("info_keywords", ()))

@@ -37,7 +37,6 @@ COUNTS = {
     "num_envs of slots": lambda n: make_multitask_vector(
         counting_tasks(2), n, schedule=Interleave("episodes")
     ),
-    "n_envs": lambda n: make_multitask_vec_env(counting_tasks(2), n),
     "task": lambda n: MultiTaskEnv(counting_tasks(2)).set_task(n),
 }
 
