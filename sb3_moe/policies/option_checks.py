@@ -11,6 +11,7 @@ from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, one_of, whole, whole_or_none, yes_or_no
 from sb3_moe.layers.classes import check_names, of_this_package, own_options
 from sb3_moe.layers.registry import ROUTERS
+from sb3_moe.layers.sparse_moe import check_top_k
 from sb3_moe.policies.placements import PLACEMENTS, TOKENS
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def check_options(options: MoEOptions) -> None:
         check(name, getattr(options, name))
     if (options.num_experts or 0) > MOST_EXPERTS:
         raise ValueError(f"`num_experts` must be at most {MOST_EXPERTS}, got {options.num_experts}")
+    if options.num_experts is not None:
+        check_top_k(options.top_k, options.num_experts)
     _check_action_dims(options)
     _check_router(options)
     _check_expert(options)
@@ -239,6 +242,8 @@ def check_net_arch(net_arch: object) -> None:
     :raises TypeError: if it is something else, or a width is no whole number
     :raises ValueError: if a width is below 1
     """
+    if isinstance(net_arch, list) and len(net_arch) == 1 and isinstance(net_arch[0], Mapping):
+        net_arch = net_arch[0]  # SB3 warns of this form, and takes it
     by_network = net_arch.values() if isinstance(net_arch, Mapping) else [net_arch]
     for own in by_network:
         if not isinstance(own, list | tuple):
