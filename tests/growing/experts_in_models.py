@@ -30,8 +30,9 @@ def moe(algorithm: str = "PPO", **options: Any) -> Any:
     alias = "MoeMlpLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMlpPolicy"
     tasks = {"num_tasks": NUM_TASKS}
     # Experts can be frozen under Adam alone, and A2C's own optimizer is RMSprop.
-    model = {"use_rms_prop": False} if algorithm == "A2C" else {}
-    return make(algorithm, alias, features_extractor_kwargs=tasks, model=model, **options)
+    if algorithm == "A2C":
+        options = {"model": {"use_rms_prop": False}, **options}
+    return make(algorithm, alias, features_extractor_kwargs=tasks, **options)
 
 
 def loaded(model: Any) -> Any:
