@@ -114,7 +114,7 @@ class MoELayer(nn.Module):
         :param gates_BNE: weight of each expert in each token's output
         :param logits_BNE: the scores that the gates are made from, for auxiliary losses
         :param experts_BNk: the chosen experts, all other gates being 0; None: all run
-        :param edited: whether :attr:`edit_gates` was applied already
+        :param edited: whether ``edit_gates`` was applied already
         :return: (B, N, O) and the routing
         """
         if self.edit_gates is not None and not edited:

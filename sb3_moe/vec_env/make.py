@@ -104,7 +104,7 @@ def make_pinned_env(
 ) -> VecEnv:
     """Build environments like the training ones, each of which plays one task for good.
 
-    :param training_env: of :func:`make_multitask_vec_env`; it is only asked how it was built
+    :param training_env: of :func:`sb3_moe.make_multitask_vec_env`; it is only asked how it was built
     :param copies: how many environments for each task; None: as many as a task has in training,
         which saves jax from compiling once more
     :param seed: of the environments
@@ -141,7 +141,7 @@ def evaluation_copies(training_env: VecEnv, episodes: int) -> int:
     As many as episodes, up to ten. Tasks that are stepped one by one have no more than in training,
     since more would save no time.
 
-    :param training_env: of :func:`make_multitask_vec_env`
+    :param training_env: of :func:`sb3_moe.make_multitask_vec_env`
     :param episodes: of each task
     :raises ValueError: if it doesn't say how it was built
     """
