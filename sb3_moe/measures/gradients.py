@@ -36,7 +36,7 @@ def gradient_activity(
 ) -> dict[str, th.Tensor]:
     """Return the mean absolute gradient of the weights into each unit, (E, H), by hidden layer.
 
-    It takes the place of activities in :func:`~sb3_moe.measures.dormant_scores`. The gradient is
+    It takes the place of activities in ``dormant_scores``. The gradient is
     that of the last update, as in the authors' code: nothing is computed for it. Layers next to a
     normalization and in residual blocks have one too.
 

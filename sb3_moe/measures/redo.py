@@ -61,7 +61,7 @@ def redo(
     :param obs: observations by which activity is judged; the paper takes 256
     :param tau: units whose score is at most this are dormant
     :param activity: of each unit, (E, H) by layer, in place of what it is on ``obs``, such as
-        :func:`~sb3_moe.measures.gradients`; layers that it lacks stay as they are, and so
+        ``sb3_moe.measures.gradients``; layers that it lacks stay as they are, and so
         does an expert of which it says 0 throughout
     :return: how many neurons started anew in each layer, ``<tower>.<index>``
     :raises ValueError: if ``tau`` is negative, no layer can be treated, or the policy can't be

@@ -406,9 +406,9 @@ def test_behind_an_lstm_the_one_hot_stays():
 def test_what_an_algorithm_writes_into_a_preset_reaches_no_other_model():
     A2C("MoeMlpPolicy", "CartPole-v1", policy_kwargs=presets.SPHERE, device="cpu")
     model = PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs=presets.SPHERE, device="cpu")
-    assert type(model.policy.optimizer) is th.optim.Adam
+    assert isinstance(model.policy.optimizer, th.optim.Adam)
     preset = presets.SPHERE
-    presets.with_policy(preset)["router_kwargs"]["top_k"] = 5
+    presets.with_policy(preset)["router_kwargs"]["hidden"] = [5]
     assert preset == presets.SPHERE
 
 
