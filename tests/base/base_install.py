@@ -42,7 +42,7 @@ def the_packages_are_those_of_the_wheel():
 def there_are_no_extras():
     # Gymnasium and SB3 may come to need one; then it is an extra no longer.
     found = {name for name in {**EXTRAS, **ENVS_EXTRAS} if find_spec(name) is not None}
-    assert found <= {"jinja2"}, found  # torch's
+    assert found <= {"filelock", "jinja2"}, found  # torch's
 
 
 def error_of(module):
