@@ -138,7 +138,11 @@ def test_every_read_and_every_copy_of_the_list_happens():
         for algorithm, alias in MIXED:
             model = on_device.make(algorithm, alias, placement="none")
             model.predict(arena.observe(model))
-    watches.append(dense)
+    with fake_device() as held:
+        on_device.learn(
+            on_device.make("PPO", "MoeMlpPolicy", router="top_k", num_experts=4, freeze_idle=True)
+        )
+    watches += [dense, held]
     assert {place for watch in watches for place in watch.reads} == set(READS)
     assert {place for watch in watches for place in watch.uploads} == set(UPLOADS)
 
