@@ -441,5 +441,7 @@ def test_a_placement_that_contradicts_itself_is_refused():
     with pytest.raises(ValueError, match=r"`hidden` must be one of .* got 'last'"):
         Placement(name="x", meaning="", hidden="last")
     third = Placement(name="third", meaning="", hidden=2)
-    with pytest.raises(ValueError, match=r"`placement`='third' replaces hidden layer 2, .* has 2: give"):
+    with pytest.raises(
+        ValueError, match=r"`placement`='third' replaces hidden layer 2, .* 2: give"
+    ):
         make(placement=third)

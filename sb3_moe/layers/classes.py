@@ -94,7 +94,7 @@ def own_options(cls: type) -> dict[str, Any]:
     for each in cls.__mro__:
         if "__init__" not in vars(each):
             continue
-        parameters = signature(each.__init__).parameters.values()
+        parameters = signature(vars(each)["__init__"]).parameters.values()
         for parameter in parameters:
             if parameter.kind is Parameter.KEYWORD_ONLY:
                 found.setdefault(parameter.name, parameter.default)

@@ -345,7 +345,7 @@ def is_recorded() -> bool:
 
     What is chosen by the number of rows would then be chosen once and for all.
     """
-    return th.compiler.is_compiling() or th.jit.is_tracing()  # type: ignore[no-untyped-call]
+    return th.compiler.is_compiling() or th.jit.is_tracing()  # type: ignore[no-untyped-call, attr-defined]
 
 
 def _run_grouped(

@@ -165,8 +165,8 @@ class StackedConv2d(Stacked):
             in_channels,
             out_channels,
             (height, width),
-            self.stride,
-            self.padding,
+            self.stride,  # type: ignore[arg-type]  # of two numbers
+            self.padding,  # type: ignore[arg-type]  # likewise
             bias=self.bias_EO is not None,
             device="meta",
         )

@@ -268,7 +268,7 @@ def _built(
 ) -> MoELayer:
     """Build a router, and say what is wrong with a class that can't be one."""
     try:
-        layer = kind(experts, sees, **options)  # type: ignore[call-arg, arg-type]  # a subclass's
+        layer = kind(experts, sees, **options)  # type: ignore[call-arg]  # a subclass's
     except TypeError as error:
         if of_this_package(kind):
             raise

@@ -74,7 +74,7 @@ class PlainCategoricalDistribution(LooksOnce, CategoricalDistribution):
         return self
 
     @property
-    def distribution(self) -> PlainCategorical:
+    def distribution(self) -> PlainCategorical:  # type: ignore[override]  # made when asked
         """torch's distribution, for whoever asks it for more."""
         return PlainCategorical(self.log_probs_BA)
 

@@ -60,7 +60,7 @@ def gated_features(experts: Experts, x_BNI: th.Tensor, routing: Routing) -> th.T
     :param x_BNI: what they saw
     :param routing: what was decided
     """
-    hidden_TEH = experts.hidden(x_BNI.flatten(0, 1))
+    hidden_TEH = experts.hidden(x_BNI.flatten(0, 1))  # type: ignore[operator]  # has a width
     return hidden_TEH * routing.gates_BNE.flatten(0, 1).unsqueeze(-1)
 
 
@@ -167,8 +167,9 @@ class PenaltyOnTheWay(FeaturePenalty):
     ) -> th.Tensor:
         """Attach the features to the output."""
         phi_TEH = gated_features(experts, x_BNI, routing)
+        weights: th.Tensor = experts.last_weights()  # type: ignore[operator]  # has a width
         out: th.Tensor = Attached.apply(  # type: ignore[no-untyped-call]  # torch's has no types
-            y_BNO, phi_TEH, routing.gates_BNE.detach(), experts.last_weights(), self
+            y_BNO, phi_TEH, routing.gates_BNE.detach(), weights, self
         )
         return out
 

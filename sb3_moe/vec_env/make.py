@@ -104,7 +104,7 @@ def make_pinned_env(
 ) -> VecEnv:
     """Build environments like the training ones, each of which plays one task for good.
 
-    :param training_env: of :func:`sb3_moe.make_multitask_vec_env`; it is only asked how it was built
+    :param training_env: of :func:`sb3_moe.make_multitask_vec_env`, asked only how it was built
     :param copies: how many environments for each task; None: as many as a task has in training,
         which saves jax from compiling once more
     :param seed: of the environments

@@ -332,7 +332,9 @@ def test_a_disk_that_turns_out_to_be_full_leaves_the_snapshot_that_was_there(tmp
 
 
 def test_a_folder_that_is_not_there_is_said_not_to_be(tmp_path):
-    with pytest.raises(ValueError, match=r"folder of a snapshot, or of a run with some, got .*nowhere"):
+    with pytest.raises(
+        ValueError, match=r"folder of a snapshot, or of a run with some, got .*nowhere"
+    ):
         resume(tmp_path / "nowhere")
 
 
