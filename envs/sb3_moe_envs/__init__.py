@@ -1,6 +1,7 @@
 """Multi-task and continual environments for Gymnasium."""
 
 from sb3_moe_envs import registration
+from sb3_moe_envs.history import AddHistory, AddHistoryVector, History
 from sb3_moe_envs.multitask import MultiTaskEnv
 from sb3_moe_envs.schedules import (
     Adaptive,
@@ -20,8 +21,11 @@ registration.register_all()
 __all__ = [
     "SUITES",
     "Adaptive",
+    "AddHistory",
+    "AddHistoryVector",
     "Chosen",
     "Cycle",
+    "History",
     "Interleave",
     "LearningProgress",
     "MultiTaskEnv",

@@ -2,6 +2,7 @@
 
 from sb3_moe.vec_env.evaluating import TaskEpisodes, evaluate_tasks
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
+from sb3_moe.vec_env.history import VecHistory
 from sb3_moe.vec_env.make import make_multitask_vec_env, make_pinned_env
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.vec_env.replay_buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
@@ -15,6 +16,7 @@ __all__ = [
     "MultiTaskRolloutBuffer",
     "PerTaskVecNormalize",
     "TaskEpisodes",
+    "VecHistory",
     "evaluate_tasks",
     "make_multitask_vec_env",
     "make_pinned_env",

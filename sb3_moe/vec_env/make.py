@@ -22,13 +22,14 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 
 from sb3_moe.layers.checks import whole, whole_or_none
 from sb3_moe.vec_env.gymnasium_vec_env import GymnasiumVecEnv
+from sb3_moe.vec_env.history import VecHistory
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.vec_env.tasks import task_names
 
 # An environment for evaluation has other numbers, another schedule, and no file over training's.
 NOT_COPIED = ("n_envs", "schedule", "monitor_dir")
 # Wrappers that another environment can be put into as well; the first two change nothing.
-WRAPPERS = (VecMonitor, VecCheckNan, VecFrameStack, VecNormalize, VecTransposeImage)
+WRAPPERS = (VecMonitor, VecCheckNan, VecFrameStack, VecHistory, VecNormalize, VecTransposeImage)
 # More environments of a task would play few episodes each and cost more time in every step.
 MAX_COPIES = 10
 
@@ -40,6 +41,7 @@ def make_multitask_vec_env(
     *,
     schedule: Any = None,
     task_id: str = "dict",
+    history: int | None = None,
     monitor_dir: str | os.PathLike[str] | None = None,
     monitor_kwargs: dict[str, Any] | None = None,
     **kwargs: Any,
@@ -59,6 +61,8 @@ def make_multitask_vec_env(
     :param seed: of the environments and the schedule, used at the first reset
     :param schedule: which task is played when; None: the suite's own, or all tasks interleaved
     :param task_id: how the task is shown: "dict", "onehot", "channels", "info" or "none"
+    :param history: how many steps of the episode are shown beside each observation, by a
+        :class:`~sb3_moe.vec_env.VecHistory` around the rest; None: no history
     :param monitor_dir: folder for monitor.csv; None: no file
     :param monitor_kwargs: for VecMonitor
     :param kwargs: as of :func:`sb3_moe_envs.make_multitask_vector` (``obs_space``, ...)
@@ -92,7 +96,8 @@ def make_multitask_vec_env(
     # The keys are in every info, so each episode that SB3 keeps or writes says whose it is.
     options = dict(monitor_kwargs or {})
     keywords = ("task_id", "task_name", *options.pop("info_keywords", ()))
-    return VecMonitor(env, folder, info_keywords=tuple(dict.fromkeys(keywords)), **options)
+    monitored = VecMonitor(env, folder, info_keywords=tuple(dict.fromkeys(keywords)), **options)
+    return monitored if history is None else VecHistory(monitored, history)
 
 
 def make_pinned_env(
@@ -218,6 +223,8 @@ def wrap_like(env: VecEnv, model_env: VecEnv) -> VecEnv:
             return normalizer
         case VecTransposeImage():
             return VecTransposeImage(env, skip=model_env.skip)
+        case VecHistory():
+            return VecHistory(env, model_env.length)
         case VecFrameStack():
             stacked = model_env.stacked_obs
             return VecFrameStack(env, stacked.n_stack, channels_order=_channels_order(stacked))

@@ -1,0 +1,233 @@
+"""The last steps of an episode beside its observation, for agents that infer what nobody names.
+
+Shapes: K rows of the history, D numbers of an observation, A of an action, n environments. A row
+holds [observation D | the action that led to it A | the reward that came with it 1 | 1], and one
+from before the episode's start holds zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import Space, spaces
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+
+from sb3_moe_envs.checks import Options, ResetResult, Seed
+from sb3_moe_envs.methods import method_of
+from sb3_moe_envs.numbers import whole
+
+
+class History:
+    """The last steps of one environment, or of many that step together.
+
+    It is what the wrappers are made of, and keeps the history where there is no environment:
+
+    >>> history = History(spaces.Box(-1, 1, (1,)), spaces.Discrete(2), length=2)
+    >>> obs = history.start(np.array([0.5]))  # then `model.predict(obs)`
+    >>> history.step(1, np.array([0.25]), reward=2.0)["history"].tolist()
+    [[0.5, 0.0, 0.0, 0.0, 1.0], [0.25, 0.0, 1.0, 2.0, 1.0]]
+
+    :param observation_space: of one environment: a flat Box, alone or under `"obs"` in a Dict that
+        has nothing else but a `"task_id"`
+    :param action_space: of one environment: Discrete and MultiDiscrete actions become one-hots
+        side by side, those of a Box are flattened
+    :param length: K, how many rows, at least 1
+    :param num_envs: n, the first axis of all arrays; None: one environment, without that axis
+    :raises ValueError: if a space is of another kind, or `length` is out of range
+    """
+
+    def __init__(
+        self,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        length: int,
+        num_envs: int | None = None,
+    ) -> None:
+        parts: dict[str, Space[Any]] = {"obs": observation_space}
+        if isinstance(observation_space, spaces.Dict):
+            parts = dict(observation_space.spaces)
+        box = parts.get("obs")
+        if not isinstance(box, spaces.Box) or len(box.shape) != 1 or parts.keys() - _KEYS:
+            raise ValueError(
+                "a history needs observations that are a flat Box, alone or as 'obs' beside "
+                f"'task_id', got {observation_space}; wrap the environment "
+                "(gymnasium.wrappers.FlattenObservation), and know that HER's goals have no history"
+            )
+        self._lead = () if num_envs is None else (num_envs,)
+        self._dim = box.shape[0]
+        self._starts, self._one_hots = _choices_of(action_space)
+        action_dim = len(self._one_hots) or int(np.prod(action_space.shape or ()))
+        shape = whole("length", length), self._dim + action_dim + 2
+        #: (n, K, D + A + 2), oldest row first
+        self.rows = np.zeros((*self._lead, *shape), np.float32)
+        history = spaces.Box(-np.inf, np.inf, shape, np.float32)
+        self.observation_space = spaces.Dict({**parts, "history": history})
+
+    def start(self, obs: Any) -> dict[str, Any]:
+        """Start an episode in every environment, and return the observations with the history."""
+        self.rows = self._first(obs)
+        return _shown(obs, self.rows)
+
+    def step(self, action: Any, obs: Any, reward: Any) -> dict[str, Any]:
+        """Add a step of every environment, and return the observations with the history.
+
+        :param action: that was taken
+        :param obs: that it led to
+        :param reward: that came with it
+        """
+        ones = np.ones((*self._lead, 1))
+        rewards = np.reshape(reward, (*self._lead, 1))
+        row = np.concatenate([_flat(obs), self._numbers_of(action), rewards, ones], axis=-1)
+        # A new array each time: observations that were handed out stay as they are.
+        latest = row.astype(np.float32)[..., None, :]
+        self.rows = np.concatenate([self.rows[..., 1:, :], latest], axis=-2)
+        return _shown(obs, self.rows)
+
+    def step_and_restart(
+        self, actions: Any, obs: Any, rewards: Any, finals: Mapping[int, Any]
+    ) -> tuple[dict[str, Any], dict[int, Any]]:
+        """Add a step of many environments, of which some have started their next episode.
+
+        :param obs: the first one of the next episode, where one has ended
+        :param finals: the last observation of each episode that has ended, by environment
+        :return: the observations and `finals`, with the history
+        """
+        last = _flat(obs).copy()
+        for row, final in finals.items():
+            last[row] = _flat(final)
+        self.step(actions, last, rewards)
+        ended = list(finals)
+        shown = {row: _shown(finals[row], self.rows[row].copy()) for row in ended}
+        if ended:
+            self.rows[ended] = self._first(obs)[ended]
+        return _shown(obs, self.rows), shown
+
+    def _first(self, obs: Any) -> np.ndarray:
+        rows = np.zeros_like(self.rows)
+        rows[..., -1, : self._dim], rows[..., -1, -1] = _flat(obs), 1
+        return rows
+
+    def _numbers_of(self, action: Any) -> np.ndarray:
+        numbers = np.reshape(action, (*self._lead, -1))
+        if not len(self._one_hots):
+            return numbers
+        one_hots: np.ndarray = self._one_hots[numbers + self._starts].sum(axis=-2)
+        return one_hots
+
+
+_KEYS = {"obs", "task_id"}
+
+
+def _choices_of(space: Space[Any]) -> tuple[Any, np.ndarray]:
+    """Return where each choice's one-hot starts and the rows of all; none for a Box's numbers."""
+    if isinstance(space, spaces.Box):
+        return 0, np.zeros((0, 0))
+    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        raise ValueError(
+            f"a history needs actions that are Box, Discrete or MultiDiscrete, got {space}"
+        )
+    sizes = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+    return np.cumsum(sizes) - sizes - np.ravel(space.start), np.eye(sizes.sum())
+
+
+def _flat(obs: Any) -> np.ndarray:
+    return np.asarray(obs["obs"] if isinstance(obs, Mapping) else obs)
+
+
+def _shown(obs: Any, rows: np.ndarray) -> dict[str, Any]:
+    return {**(obs if isinstance(obs, Mapping) else {"obs": obs}), "history": rows}
+
+
+class _WithHistory:
+    """Save the history with the state of the environment."""
+
+    env: Any
+    _history: History
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the environment, and the history.
+
+        :raises AttributeError: if the environment has no state to give
+        """
+        return {**self._inner("state_dict")(), "history": self._history.rows.copy()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that :meth:`state_dict` returned."""
+        self._inner("load_state_dict")(state)
+        self._history.rows = state["history"].copy()
+
+    def _inner(self, name: str) -> Any:
+        method = method_of(self.env, name, of_actions=False)
+        if method is None:
+            raise AttributeError(f"{self.env} has no state to give: it has no method {name!r}")
+        return method
+
+
+class AddHistory(_WithHistory, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Show the last steps of the episode beside each observation, as `"history"` beside `"obs"`.
+
+    :param env: with spaces as :class:`History` takes them
+    :param length: K, how many steps, the current one among them
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], length: int) -> None:
+        RecordConstructorArgs.__init__(self, length=length)
+        gym.Wrapper.__init__(self, env)
+        self._history = History(env.observation_space, env.action_space, length)
+        self.observation_space = self._history.observation_space
+
+    def reset(self, **kwargs: Any) -> ResetResult:
+        """Start an episode."""
+        obs, info = self.env.reset(**kwargs)
+        return self._history.start(obs), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Act."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return self._history.step(action, obs, reward), reward, terminated, truncated, info
+
+
+class AddHistoryVector(_WithHistory, VectorWrapper):
+    """Show the last steps of each environment's episode, as :class:`AddHistory` does for one.
+
+    :param env: a vector environment with SAME_STEP autoreset
+    :param length: K, how many steps, the current one among them
+    :raises ValueError: if its autoreset mode is another
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], length: int) -> None:
+        super().__init__(env)
+        mode = env.metadata.get("autoreset_mode")
+        if mode is not AutoresetMode.SAME_STEP:
+            raise ValueError(f"`env` must reset in the same step (SAME_STEP), got {mode}")
+        own = env.single_observation_space, env.single_action_space
+        self._history = History(*own, length, env.num_envs)
+        self.single_observation_space = self._history.observation_space
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+
+    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
+        """Start an episode in every environment."""
+        obs, infos = self.env.reset(seed=seed, options=options)
+        return self._history.start(obs), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step every environment with its action."""
+        obs, rewards, terminated, truncated, infos = self.env.step(actions)
+        ended = np.flatnonzero(terminated | truncated).tolist()
+        finals = {row: self._last(infos["final_obs"], row) for row in ended}
+        obs, finals = self._history.step_and_restart(actions, obs, rewards, finals)
+        if ended:
+            infos["final_obs"] = np.full(self.num_envs, None, dtype=object)
+            for row, final in finals.items():
+                infos["final_obs"][row] = final
+        return obs, rewards, terminated, truncated, infos
+
+    def _last(self, final_obs: Any, row: int) -> Any:
+        if isinstance(final_obs, Mapping):  # Gymnasium's own stack Dicts, with masks beside
+            return {key: final_obs[key][row] for key in self.env.single_observation_space}
+        return final_obs[row]

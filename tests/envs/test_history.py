@@ -1,0 +1,147 @@
+"""The last steps of an episode beside its observation, in one environment and in many."""
+
+from __future__ import annotations
+
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env as gymnasium_check
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from sb3_moe_envs import AddHistory, AddHistoryVector, History, MultiTaskEnv, make_multitask_vector
+from sb3_moe_envs.snapshot import restore, snapshot
+
+
+class Counter(gym.Env):
+    """Observe the step and its negative; the reward is ten times the step; three steps."""
+
+    observation_space = spaces.Box(-9, 9, (2,), np.float32)
+
+    def __init__(self, action_space=None, length=3):
+        self.action_space = action_space or spaces.Discrete(2)
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self._observation(), 10.0 * self.time, self.time == self.length, False, {}
+
+    def _observation(self):
+        return np.array([self.time, -self.time], np.float32)
+
+
+# Observation (2), action (2), reward, and whether the row is real.
+PADDING = [0, 0, 0, 0, 0, 0]
+START = [0, 0, 0, 0, 0, 1]
+FIRST = [1, -1, 0, 1, 10, 1]  # action 1
+SECOND = [2, -2, 1, 0, 20, 1]  # action 0
+THIRD = [3, -3, 0, 1, 30, 1]  # action 1
+
+
+def test_a_history_grows_from_padding_and_starts_again_with_each_episode():
+    env = AddHistory(Counter(), length=3)
+    obs, _ = env.reset(seed=0)
+    assert obs["history"].dtype == np.float32
+    assert obs["history"].tolist() == [PADDING, PADDING, START]
+    seen = [env.step(action)[0] for action in (1, 0, 1)]
+    assert seen[0]["history"].tolist() == [PADDING, START, FIRST]
+    assert seen[1]["history"].tolist() == [START, FIRST, SECOND]
+    assert seen[2]["history"].tolist() == [FIRST, SECOND, THIRD]
+    np.testing.assert_array_equal(seen[2]["obs"], [3, -3])
+    assert env.reset()[0]["history"].tolist() == [PADDING, PADDING, START]
+
+
+@pytest.mark.parametrize(
+    ("space", "action", "numbers"),
+    [
+        (spaces.Discrete(3, start=5), 6, [0, 1, 0]),
+        (spaces.MultiDiscrete([2, 3]), np.array([1, 2]), [0, 1, 0, 0, 1]),
+        (spaces.Box(-1, 1, (2,)), np.array([0.5, -0.25], np.float32), [0.5, -0.25]),
+    ],
+)
+def test_actions_are_one_hots_side_by_side_or_the_numbers_of_a_box(space, action, numbers):
+    env = AddHistory(Counter(space), length=1)
+    env.reset()
+    assert env.step(action)[0]["history"].tolist() == [[1, -1, *numbers, 10, 1]]
+
+
+@pytest.mark.parametrize("dictionary", [False, True], ids=["Box", "Dict"])
+def test_last_observations_carry_the_finished_episodes_history(dictionary):
+    make = [
+        lambda: MultiTaskEnv([Counter]) if dictionary else Counter(),
+        lambda: MultiTaskEnv([lambda: Counter(length=9)]) if dictionary else Counter(length=9),
+    ]
+    vector = SyncVectorEnv(make, autoreset_mode=AutoresetMode.SAME_STEP)
+    env = AddHistoryVector(vector, length=3)
+    env.reset(seed=0)
+    for action in (1, 0, 1):
+        obs, _, terminated, _, infos = env.step(np.array([action, action]))
+    assert terminated.tolist() == [True, False]
+    assert obs["history"].tolist() == [[PADDING, PADDING, START], [FIRST, SECOND, THIRD]]
+    assert infos["final_obs"][0]["history"].tolist() == [FIRST, SECOND, THIRD]
+    assert infos["final_obs"][0] in env.single_observation_space
+    assert infos["final_obs"][1] is None
+    assert obs in env.observation_space
+    assert ("task_id" in obs) == dictionary
+
+
+def test_without_an_environment_a_history_is_kept_by_hand():
+    env, history = AddHistory(Counter(), 3), History(*spaces_of(Counter()), 3)
+    shown = history.start(np.zeros(2))["history"]
+    np.testing.assert_array_equal(shown, env.reset()[0]["history"])
+    for action in (1, 0):
+        obs, reward, *_ = env.step(action)
+        np.testing.assert_array_equal(
+            history.step(action, obs["obs"], reward)["history"], obs["history"]
+        )
+
+
+def spaces_of(env):
+    return env.observation_space, env.action_space
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # that it is wrapped, and has no bounds
+def test_it_is_rebuilt_from_its_spec_and_passes_gymnasiums_checks():
+    env = AddHistory(gym.make("CartPole-v1"), length=4)
+    again = gym.make(env.spec)
+    assert again.observation_space == env.observation_space
+    gymnasium_check(again, skip_render_check=True)
+
+
+def test_the_state_goes_on_with_the_running_history():
+    tasks = ["CartPole-v1", "SB3MoE/ConflictingCartPole-v0"]
+    env, other = (AddHistoryVector(make_multitask_vector(tasks, 4), 3) for _ in range(2))
+    env.reset(seed=0)
+    env.step(np.ones(4, np.int64))
+    other.load_state_dict(pickle.loads(pickle.dumps(env.state_dict())))
+    assert played(env) == played(other)
+    single, copy = (AddHistory(Counter(length=9), 3) for _ in range(2))
+    single.reset()
+    single.step(1)
+    restore(copy, snapshot(single))
+    np.testing.assert_array_equal(copy.step(0)[0]["history"], single.step(0)[0]["history"])
+
+
+def played(env):
+    return [env.step(np.array([0, 1, 0, 1]))[0]["history"].tolist() for _ in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions"),
+    [
+        (spaces.Box(0, 1, (2, 2)), spaces.Discrete(2)),
+        (spaces.Discrete(3), spaces.Discrete(2)),
+        (spaces.Dict({"obs": spaces.Box(0, 1, (2,)), "else": spaces.Discrete(2)}),) * 2,
+        (spaces.Box(0, 1, (2,)), spaces.MultiBinary(2)),
+    ],
+)
+def test_what_has_no_history_is_refused(observations, actions):
+    with pytest.raises(ValueError, match="a history needs"):
+        History(observations, actions, 2)

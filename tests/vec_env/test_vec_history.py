@@ -1,0 +1,134 @@
+"""VecHistory: the history of SB3's environments, above and below what normalizes them."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+
+import sb3_moe
+from sb3_moe.callbacks import make_pinned_env, save_snapshot
+from sb3_moe.saving import resume
+from sb3_moe.vec_env import PerTaskVecNormalize, VecHistory, evaluate_tasks, make_multitask_vec_env
+
+TASKS = ["CartPole-v1", "SB3MoE/ConflictingCartPole-v0"]
+
+
+class Counter(gym.Env):
+    """Observe the step; the reward is ten times the step; two steps."""
+
+    observation_space = spaces.Box(-9, 9, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        return np.float32([self.time]), 10.0 * self.time, self.time == 2, False, {}
+
+
+def hidden(n_envs=4, **kwargs):
+    return make_multitask_vec_env(TASKS, n_envs, seed=0, task_id="info", **kwargs)
+
+
+def test_histories_of_normalized_observations_hold_padding_and_rewards_as_they_are():
+    normalizer = VecNormalize(DummyVecEnv([Counter]))
+    env = VecHistory(normalizer, 3)
+    assert env.reset()["history"][0, :2].tolist() == [[0] * 5] * 2
+    env.step(np.array([1]))
+    obs, _, dones, infos = env.step(np.array([0]))
+    last = infos[0]["terminal_observation"]
+    # Observation (1), action (2), reward, and whether the row is real.
+    assert last["history"][:, 1:].tolist() == [[0, 0, 0, 1], [0, 1, 10, 1], [1, 0, 20, 1]]
+    assert last["history"][2, 0] == last["obs"][0] == normalizer.normalize_obs(np.float32([2]))[0]
+    assert dones[0]
+    assert obs["history"][0, :, 1:].tolist() == [[0] * 4] * 2 + [[0, 0, 0, 1]]
+
+
+def test_a_multi_task_environment_is_built_with_a_history_and_built_again_for_evaluation():
+    env = hidden(history=3)
+    assert env.observation_space["history"].shape == (3, 4 + 2 + 2)
+    assert make_multitask_vec_env(TASKS, history=3).observation_space.spaces.keys() == {
+        "obs", "history", "task_id"
+    }  # fmt: skip
+    normalized = VecHistory(VecNormalize(hidden()), 3)
+    for training in (env, normalized):
+        model = PPO("MultiInputPolicy", training, n_steps=8, batch_size=8, n_epochs=1).learn(64)
+        pinned = make_pinned_env(training, copies=1, seed=0)
+        assert type(pinned) is VecHistory
+        assert evaluate_tasks(model, pinned, n_eval_episodes=1).returns.shape == (2, 1)
+        assert evaluate_policy(model, pinned, 2)[0] > 0
+
+
+OFF = {"learning_starts": 20, "buffer_size": 500, "batch_size": 8}
+
+
+@pytest.mark.parametrize("normalized", [False, True], ids=["raw", "normalized"])
+@pytest.mark.parametrize(
+    ("algorithm", "env_id", "arguments"),
+    [
+        (PPO, "CartPole-v1", {"n_steps": 32, "batch_size": 32, "n_epochs": 1}),
+        (DQN, "CartPole-v1", {"train_freq": 4, **OFF}),
+        (SAC, "Pendulum-v1", OFF),
+    ],
+    ids=["PPO", "DQN", "SAC"],
+)
+def test_training_goes_on_from_a_snapshot_bit_for_bit(
+    algorithm, env_id, arguments, normalized, tmp_path
+):
+    env = make_multitask_vec_env([env_id], 2, seed=0, task_id="info")
+    if not normalized:
+        env = VecHistory(env, 3)
+    elif algorithm is PPO:
+        env = VecHistory(VecNormalize(env), 3)
+    else:
+        env = VecNormalize(VecHistory(env, 3), norm_obs_keys=["obs"])
+    model = algorithm("MultiInputPolicy", env, seed=0, **arguments).learn(128)
+    save_snapshot(model, tmp_path / "snapshot", drawn=False)
+    again, _ = resume(tmp_path / "snapshot")
+    for each in (model, again):
+        th.manual_seed(0)
+        np.random.seed(0)
+        each.action_space.seed(0)
+        each.learn(128, reset_num_timesteps=False)
+    for name, value in model.policy.state_dict().items():
+        assert th.equal(value, again.policy.state_dict()[name]), name
+
+
+def test_a_replay_buffer_keeps_the_last_history_of_an_episode():
+    model = DQN("MultiInputPolicy", VecHistory(DummyVecEnv([Counter]), 2), **OFF).learn(40)
+    buffer = model.replay_buffer
+    for step in (1, 3, 5):
+        assert buffer.dones[step, 0]
+        times = buffer.next_observations["history"][step, 0, :, 0]
+        assert times.tolist() == [1, 2]
+        assert buffer.observations["history"][step + 1, 0, :, 0].tolist() == [0, 0]
+
+
+def test_a_file_gives_the_normalizer_below_a_history_its_statistics(tmp_path):
+    env = VecHistory(VecNormalize(hidden()), 3)
+    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=8, n_epochs=1).learn(64)
+    sb3_moe.save(model, tmp_path / "agent.moe")
+    again = sb3_moe.load(tmp_path / "agent.moe", VecHistory(VecNormalize(hidden()), 3))
+    mine, theirs = (each.get_vec_normalize_env().obs_rms for each in (model, again))
+    np.testing.assert_array_equal(mine.mean, theirs.mean)
+
+
+def test_normalizers_that_would_change_a_history_are_refused():
+    with pytest.raises(ValueError, match="put it below"):
+        VecNormalize(hidden(history=3)).reset()
+    with pytest.raises(ValueError, match="put VecNormalize above it"):
+        DQN("MultiInputPolicy", VecHistory(VecNormalize(hidden()), 3), **OFF).learn(1)
+    with pytest.raises(ValueError, match="PerTaskVecNormalize knows"):
+        VecHistory(PerTaskVecNormalize(hidden()), 3)
+    with pytest.raises(ValueError, match="PerTaskVecNormalize knows"):
+        PerTaskVecNormalize(hidden(history=3)).reset()
+    with pytest.raises(ValueError, match="a history needs observations"):
+        VecHistory(hidden(history=3), 3)
+    assert isinstance(hidden(), VecMonitor)
