@@ -1,0 +1,261 @@
+"""What goes into a file comes out of it, as in the tests of SB3 and sb3-contrib."""
+
+import copy
+import math
+import subprocess
+import sys
+
+import arena
+import guests
+import numpy as np
+import pytest
+import torch as th
+from behaviors import over
+from stable_baselines3.common.policies import BaseModel
+
+
+def saved_again(model, tmp_path, **kwargs):
+    model.save(tmp_path / "model")
+    return type(model).load(tmp_path / "model", env=model.get_env(), device="cpu", **kwargs)
+
+
+@over("model")
+def test_a_loaded_model_has_the_same_weights_and_actions_and_learns_on(
+    algorithm, placement, tmp_path
+):
+    model = guests.assert_learns(guests.make(algorithm, placement))
+    obs = arena.observe(model)
+    loaded = saved_again(model, tmp_path)
+    arena.assert_same_weights(loaded.policy, model.policy)
+    np.testing.assert_array_equal(arena.predict(loaded, obs), arena.predict(model, obs))
+    other = guests.env_of(algorithm)
+    loaded.set_env(other)
+    guests.assert_learns(loaded)
+    assert other.steps
+    assert loaded.num_timesteps == 32
+
+
+@over("parameters")
+def test_parameters_are_set_whole_and_in_part_and_refused_where_wrong(algorithm, placement):
+    model, other = (guests.make(algorithm, placement, seed=seed) for seed in (0, 1))
+    before = copy.deepcopy(model.get_parameters())
+    with pytest.raises(ValueError, match="invalid object"):
+        model.set_parameters(before | {"nobody": {}}, exact_match=False)
+    with pytest.raises(ValueError, match="do not match agents' parameters"):
+        model.set_parameters(dict(list(before.items())[:-1]), exact_match=True)
+    *some, last = before["policy"]
+    part = {name: th.ones_like(before["policy"][name]) for name in some}
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.set_parameters(before | {"policy": part}, exact_match=True)
+    model.set_parameters(before | {"policy": part}, exact_match=False)
+    after = model.get_parameters()["policy"]
+    assert all(th.equal(after[name], part[name]) for name in some)
+    assert th.equal(after[last], before["policy"][last])
+    other.set_parameters(before)
+    assert all(th.equal(v, before["policy"][name]) for name, v in other.policy.state_dict().items())
+    arena.train(other)
+
+
+@over("file", ["PPO", "SAC", "TQC", "TRPO"])
+def test_what_a_file_holds_is_left_out_put_in_and_replaced(algorithm, placement, tmp_path):
+    schedule = {"learning_rate": lambda left: left * np.sin(1.0)}
+    model = guests.make(algorithm, placement, model=schedule)
+    model.verbose = 2
+    model.save(str(tmp_path / "without"), exclude=["verbose"])
+    without = type(model).load(tmp_path / "without")
+    assert without.verbose == 0
+    assert without.lr_schedule(0.5) == pytest.approx(0.5 * math.sin(1.0))
+    with open(tmp_path / "open", "w+b") as file:
+        model.save(file, exclude=["verbose"], include=["verbose"])
+        custom = {"learning_rate": 2e-5, "nobody": 1.0}
+        loaded = type(model).load(file, custom_objects=custom)
+        assert not file.closed
+    assert (loaded.verbose, loaded.learning_rate) == (2, 2e-5)
+    assert not hasattr(loaded, "nobody")
+    arena.assert_same_weights(loaded.policy, model.policy)
+
+
+# torch itself imports what it has deprecated.
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@over("compiled", ["PPO", "DQN"])
+def test_a_compiled_policy_is_saved_and_loaded(algorithm, placement, tmp_path):
+    model = guests.make(algorithm, placement)
+    before = copy.deepcopy(model.policy.state_dict())
+    model.policy = th.compile(model.policy)
+    loaded = saved_again(model, tmp_path).policy.state_dict()
+    assert all(th.equal(loaded[name], tensor) for name, tensor in before.items())
+
+
+@over("coefficient", ["SAC", "TQC", "CrossQ"], ent_coef=["auto", 0.01])
+def test_the_entropy_coefficient_is_in_the_file(algorithm, placement, ent_coef, tmp_path):
+    model = arena.train(guests.make(algorithm, placement, model={"ent_coef": ent_coef}))
+    loaded = saved_again(model, tmp_path)
+    if ent_coef == 0.01:
+        assert loaded.log_ent_coef is None
+        assert loaded.ent_coef_tensor == model.ent_coef_tensor
+        return
+    assert th.equal(loaded.log_ent_coef, model.log_ent_coef)
+    assert not th.equal(arena.train(loaded).log_ent_coef, model.log_ent_coef)
+
+
+@over("replay", guests.OFF_POLICY, thrifty=[False, True])
+def test_the_replay_buffer_is_saved_and_loaded(algorithm, placement, thrifty, tmp_path):
+    # SB3's thrifty buffer can't tell time limits from ends.
+    kwargs = {
+        "optimize_memory_usage": thrifty,
+        "replay_buffer_kwargs": {"handle_timeout_termination": not thrifty},
+    }
+    model = arena.train(guests.make(algorithm, placement, model=kwargs))
+    buffer = model.replay_buffer
+    model.save_replay_buffer(tmp_path / "replay")
+    model.load_replay_buffer(tmp_path / "replay")
+    for name in ("observations", "actions", "rewards", "dones", "timeouts"):
+        np.testing.assert_array_equal(getattr(model.replay_buffer, name), getattr(buffer, name))
+    model.learn(16, reset_num_timesteps=False)
+    assert model.replay_buffer.size() == 32
+
+
+# Parts of a policy.
+
+PARTS = {
+    "DQN": ("q_net", "q_net_target"),
+    "QRDQN": ("quantile_net", "quantile_net_target"),
+    "SAC": ("actor", "critic", "critic_target"),
+    "TD3": ("actor", "actor_target", "critic", "critic_target"),
+    "DDPG": ("actor", "critic"),
+    "TQC": ("actor", "critic", "critic_target"),
+    "CrossQ": ("actor", "critic"),
+}
+OPTIONS = {
+    "middle": {"router": "top_k", "top_k": 2, "bias_rate": 0.1},
+    "final": {"router": "task", "top_k": 1},
+    "big": {"router": "random", "num_experts": 3},
+}
+
+
+def outputs(part, model):
+    """Return what a part makes of some observations, and critics of some actions."""
+    obs, _ = model.policy.obs_to_tensor(arena.observe(model))
+    # A loaded part is in training mode, and loads that were counted move a bias on leaving it.
+    part.train().set_training_mode(False)
+    if hasattr(part, "_predict"):
+        return (part._predict(obs, deterministic=True),)
+    with th.no_grad():
+        out = part(obs, th.full((3, 2), 0.3))
+    return out if isinstance(out, tuple) else (out,)
+
+
+def assert_loads(part, model, path):
+    part.save(path)
+    loaded = type(part).load(path, device="cpu")
+    assert type(loaded) is type(part)
+    arena.assert_same_weights(loaded, part)
+    assert all(map(th.equal, outputs(loaded, model), outputs(part, model)))
+    ours, theirs = (each._get_constructor_parameters() for each in (part, loaded))
+    for unlike in ("lr_schedule", "features_extractor"):
+        ours.pop(unlike, None), theirs.pop(unlike, None)
+    assert ours == theirs
+
+
+def trained(algorithm, placement, kind="Mlp", env=None, **kwargs):
+    return arena.train(guests.make(algorithm, placement, kind, env, **kwargs))
+
+
+def with_tasks(algorithm, placement):
+    """Return a model of three tasks, the options of its placement away from their defaults."""
+    env = arena.default_env(algorithm, "MoeMlpPolicy", 3)
+    options = {"task_input": "router", **OPTIONS[placement]} if placement != "none" else {}
+    options["features_extractor_kwargs"] = {"num_tasks": 3}
+    return trained(algorithm, placement, env=env, **options)
+
+
+@over("part", list(PARTS))
+def test_a_policy_an_actor_and_a_q_network_load_as_they_were_saved(algorithm, placement, tmp_path):
+    model = with_tasks(algorithm, placement)
+    for part in [model.policy, *(getattr(model.policy, n) for n in PARTS[algorithm])]:
+        dense_critic = placement == "none" and "Critic" in type(part).__name__
+        assert type(part).__module__.startswith("sb3_moe") == (
+            placement != "none" or part is model.policy
+        )
+        if not dense_critic:
+            assert_loads(part, model, tmp_path / "part")
+
+
+@over("critic", guests.WITH_ACTOR)
+def test_critics_load_as_they_were_saved(algorithm, placement, tmp_path):
+    model = with_tasks(algorithm, placement)
+    for name in ("critic", "critic_target"):
+        if getattr(model.policy, name, None) is not None:
+            assert_loads(getattr(model.policy, name), model, tmp_path / "critic")
+
+
+@pytest.mark.parametrize("algorithm", ["DQN", "SAC", "TQC"])
+@pytest.mark.parametrize("encoding", ["before", "inside"])
+def test_parts_behind_images_and_parts_that_encode_them_load(algorithm, encoding, tmp_path):
+    if encoding == "before":
+        options = {"placement": "middle", "tokens": "conv", "num_slots": 2}
+    else:
+        # Where one network is big the other must encode too, dense or not.
+        options = {"placement": "big" if algorithm == "DQN" else {"pi": "none", "qf": "big"}}
+    model = trained(algorithm, options.pop("placement"), "Cnn", **options)
+    for name in PARTS[algorithm]:
+        assert_loads(getattr(model.policy, name), model, tmp_path / name)
+
+
+def test_actors_with_gsde_load(tmp_path):
+    for algorithm in ("SAC", "CrossQ"):
+        options = {"clip_mean": 1.5, "log_std_init": -1.0}
+        model = arena.train(guests.with_gsde(algorithm, "final", **options))
+        assert_loads(model.policy.actor, model, tmp_path / "actor")
+        assert type(model.policy.actor).load(tmp_path / "actor").clip_mean == 1.5
+
+
+def test_parts_that_share_a_features_extractor_load_with_their_own_copy(tmp_path):
+    model = trained("SAC", "middle", "Cnn", share_features_extractor=True)
+    assert_loads(model.policy.critic, model, tmp_path / "critic")
+    assert type(model.policy.critic).load(tmp_path / "critic").share_features_extractor
+
+
+def test_crossq_parts_without_batch_norm_load(tmp_path):
+    model = trained("CrossQ", "middle", batch_norm=False)
+    for name in PARTS["CrossQ"]:
+        assert_loads(getattr(model.policy, name), model, tmp_path / name)
+
+
+def test_a_network_alone_can_be_dense():
+    policy = guests.make("SAC", {"pi": "none"}).policy
+    assert not type(policy.actor).__module__.startswith("sb3_moe")
+    assert type(policy.critic).__module__.startswith("sb3_moe")
+
+
+def test_a_model_and_a_part_load_in_a_new_process(tmp_path):
+    options = {"router": "top_k", "top_k": 2, "bias_rate": 0.01}
+    model = trained("TQC", "big", **options)
+    obs, part = arena.observe(model, 20), model.policy.critic
+    model.save(tmp_path / "model")
+    part.save(tmp_path / "critic")
+    np.save(tmp_path / "obs.npy", obs)
+    module, name = type(part).__module__, type(part).__name__
+    code = f"""
+from {module} import {name}
+part = {name}.load("critic", device="cpu")
+print(sum(p.double().sum().item() for p in part.parameters()))
+import numpy as np
+import sb3_moe
+from sb3_contrib import TQC
+model = TQC.load("model", device="cpu")
+np.save("actions.npy", model.predict(np.load("obs.npy"), deterministic=True)[0])
+"""
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert float(run.stdout) == sum(p.double().sum().item() for p in part.parameters())
+    found, expected = np.load(tmp_path / "actions.npy"), arena.predict(model, obs)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_part_refuses_an_argument_that_is_nobodys():
+    part = guests.make("DQN", "middle").policy.q_net
+    kwargs = part._get_constructor_parameters()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'placment'"):
+        type(part)(**kwargs, placment="big")
+    assert isinstance(type(part)(**kwargs), BaseModel)

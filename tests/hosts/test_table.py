@@ -1,0 +1,95 @@
+"""The table of what ours keep of SB3's behaviors: every row is tested, every exception refused."""
+
+import re
+from pathlib import Path
+
+import arena
+import guests
+import numpy as np
+import pytest
+import torch as th
+from behaviors import BEHAVIORS, CANNOT, table
+from gymnasium import spaces
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "guests.md"
+
+
+def test_the_page_shows_the_table_as_it_is_here():
+    assert table() in PAGE.read_text(), f"put this into {PAGE.name}:\n{table()}"
+
+
+def test_every_behavior_has_a_test_and_every_exception_is_of_a_behavior():
+    text = "\n".join(path.read_text() for path in HERE.glob("test_*.py"))
+    assert set(re.findall(r'@over\(\s*"([^"]+)"', text)) == set(BEHAVIORS)
+    assert {each.behavior for each in CANNOT} <= set(BEHAVIORS)
+
+
+@pytest.mark.parametrize(
+    ("exception", "attempt"),
+    [
+        pytest.param(each, attempt, id=f"{each.behavior}-{each.placement}-{name}")
+        for each in CANNOT
+        for name, attempt in each.attempts.items()
+    ],
+)
+def test_what_a_placement_cannot_do_is_refused_in_one_line(exception, attempt):
+    with pytest.raises(exception.kind, match=exception.error) as refusal:
+        attempt()
+    assert "\n" not in str(refusal.value)
+
+
+# What all of ours do otherwise.
+
+
+def test_a_dict_is_flattened_where_sb3_refuses_it():
+    env = arena.Arena(arena.with_task(arena.FLAT))
+    arena.train(guests.make("PPO", "middle", env=env))
+    with pytest.raises(ValueError, match="You must use `MultiInputPolicy`"):
+        arena.make("PPO", "MlpPolicy", env)
+
+
+@pytest.mark.parametrize("placement", guests.PLACEMENTS)
+def test_images_that_are_no_bytes_are_taken_where_sb3_refuses_them(placement):
+    env = arena.Arena(spaces.Box(0, 1, (1, 36, 36), np.float32))
+    arena.train(guests.make("PPO", placement, "Cnn", env))
+    with pytest.raises(AssertionError, match="You should use NatureCNN only with images"):
+        arena.make("PPO", "CnnPolicy", env)
+
+
+def test_nobody_is_warned_of_a_gpu():
+    model, theirs = guests.make("PPO", "none"), arena.make("PPO", "MlpPolicy")
+    for each in (model, theirs):
+        each.device = th.device("cuda")
+    model._maybe_recommend_cpu()
+    with pytest.warns(UserWarning, match="trying to run PPO on the GPU"):
+        theirs._maybe_recommend_cpu()
+
+
+# What the reasons say to do instead.
+
+
+@pytest.mark.parametrize(("algorithm", "critic"), [("PPO", "vf"), ("SAC", "qf"), ("TQC", "qf")])
+def test_an_actor_of_another_placement_has_gsde_beside_a_big_critic(algorithm, critic):
+    arena.train(guests.with_gsde(algorithm, {"pi": "body", critic: "big"}))
+
+
+def test_a_flat_encoder_takes_goals_that_are_images_with_big_experts():
+    flat = {"features_extractor_kwargs": {"encoder": "flat"}}
+    env = guests.bits(images=True, discrete=True)
+    arena.train(guests.make("DQN", "big", "MultiInput", env, **flat))
+
+
+def test_a_first_layer_of_net_arch_stands_behind_a_big_experts_encoder():
+    env = arena.Arena(arena.SB3_IMAGE)
+    policy = guests.make("DQN", "big", "Cnn", env, net_arch=[16, 8]).policy
+    linears = [m for m in policy.get_expert("qf", 0).modules() if isinstance(m, th.nn.Linear)]
+    assert [each.out_features for each in linears] == [16, 8, 4]
+
+
+def test_a_big_recurrent_policy_takes_an_extractor_of_the_users_own():
+    model = guests.make("RecurrentPPO", "big", features_extractor_class=guests.Whitening)
+    norm = model.policy.features_extractor.layers[1]
+    before = norm.running_mean.clone()
+    arena.train(model)
+    assert not th.equal(norm.running_mean, before)
