@@ -33,7 +33,7 @@ run: $(VENV)/.run  ## train dense and MoE agents on two MinAtar games, and draw 
 	$(PY) -m sb3_moe study run first-run --replays $(ARGS)
 
 # torch takes a device of its own only before the first backward pass of a process.
-ON_A_FAKE_DEVICE = SB3_MOE_FAKE_DEVICE=1 $(PY) -m pytest -n 2 tests/policies/test_fake_device.py tests/policies/test_fake_device_mutations.py
+ON_A_FAKE_DEVICE = SB3_MOE_FAKE_DEVICE=1 $(PY) -m pytest -n 2 tests/policies/test_fake_device.py
 
 test: $(VENV)/.test  ## the test suite
 	$(PY) -m pytest -n 2 -m "not full" $(ARGS)

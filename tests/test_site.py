@@ -10,8 +10,10 @@ import draw_placements
 import pages
 import pytest
 
+from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
+from sb3_moe_envs import MultiTaskEnv, MultiTaskVectorEnv
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -141,6 +143,23 @@ def test_options_on_their_page_exist_and_have_the_defaults_that_it_says():
     defaults = {name: each.default for name, each in of_policies.items()} | DEFAULTS
     for option, default, *_ in table:
         assert repr(defaults[option.strip("`")]) == default.strip("`").replace('"', "'")
+
+
+def test_options_of_routers_and_environments_have_the_defaults_that_their_pages_say():
+    signatures = [inspect.signature(router).parameters for _, router in ROUTERS.items()]
+    own = {name: each.default for options in signatures for name, each in options.items()}
+    table = [row for row in rows("routers.md") if len(row) == 3 and row[0].strip("`") in own]
+    assert len(table) >= 8
+    for option, default, _ in table:
+        # `top_k` is of two routers, one of which has it as a mean number.
+        assert repr(own[option.strip("`")]) == default.strip("`").replace('"', "'"), option
+    environment = inspect.signature(MultiTaskEnv.__init__).parameters
+    several = inspect.signature(MultiTaskVectorEnv.__init__).parameters
+    told = {row[0].strip("`"): row[1] for row in rows("tasks.md") if "(default)" in row[1]}
+    assert len(told) >= 4
+    for argument, values in told.items():
+        default = re.search(r'`"(\w+)"` \(default\)', values)[1]
+        assert (dict(several) | dict(environment))[argument].default == default, argument
 
 
 def test_every_extra_is_on_the_page_that_says_how_to_install():

@@ -70,12 +70,14 @@ def make(router, options, num_tokens, kind="mlp", num_experts=3):
     return layer, x, onehot.expand(-1, num_tokens, -1) if cls.sees == "task" else x.clone()
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("kind", KINDS)
 @every_case
 def test_a_layer_is_the_slow_version(router, options, num_tokens, kind):
     reference.assert_same(*make(router, options, num_tokens, kind))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("kind", KINDS)
 @every_case
 def test_so_it_is_on_sorted_rows_and_in_chunks(monkeypatch, router, options, num_tokens, kind):

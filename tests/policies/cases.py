@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations, product
+from itertools import product
 from typing import Any, NamedTuple
 
 import arena
@@ -49,14 +49,6 @@ def every_case() -> list[Case]:
     return [case for case in cases if is_valid(case)]
 
 
-def pairwise(cases: Sequence[Case]) -> list[Case]:
-    """Return few cases that hold every pair of values found in any.
-
-    :param cases: to choose from
-    """
-    return fewest({case: set(combinations(enumerate(case), 2)) for case in cases})
-
-
 def each_placement(cases: Sequence[Case]) -> list[Case]:
     """Return few cases that hold every policy and every placement of an algorithm, every router and
     kind of token at a placement, and every router behind a kind of policy.
@@ -83,6 +75,14 @@ def each_once(cases: Sequence[Case]) -> list[Case]:
     :param cases: to choose from
     """
     return fewest({case: {case[:2], *enumerate(case)} for case in cases})
+
+
+def each_value(cases: Sequence[Case]) -> list[Case]:
+    """Return few cases that hold every value found in any.
+
+    :param cases: to choose from
+    """
+    return fewest({case: {*enumerate(case)} for case in cases})
 
 
 def options_of(case: Case) -> dict[str, Any]:

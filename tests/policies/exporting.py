@@ -72,8 +72,22 @@ def exported(network: Deployed) -> Callable[..., Any]:
     return program  # type: ignore[no-any-return]
 
 
-def in_onnx(network: Deployed) -> Callable[..., Any]:
-    """Return the policy as ONNX's slow reference runs what was recorded of four observations."""
+def onnx_file(network: Deployed) -> bytes:
+    """Return the policy as ONNX, recorded from four observations."""
+    parts = inputs(network, 4)
+    names = [f"in{i}" for i in range(len(parts))]
+    # What an LSTM remembers has its layers first, and then the batch.
+    num_obs = max(len(network.keys), 1)
+    axes = {name: {int(i >= num_obs): "batch"} for i, name in enumerate(names)}
+    file = io.BytesIO()
+    th.onnx.export(
+        network, parts, file, dynamo=False, opset_version=17, input_names=names, dynamic_axes=axes
+    )
+    return file.getvalue()
+
+
+def in_reference(network: Deployed) -> Callable[..., Any]:
+    """Return the policy's file as ONNX's slow reference runs it."""
     import onnx
     from onnx.reference import ReferenceEvaluator
     from onnx.reference.op_run import OpRun
@@ -84,25 +98,27 @@ def in_onnx(network: Deployed) -> Callable[..., Any]:
         def _run(self, data: Any, indices: Any, axis: int | None = None) -> Any:
             return (np.take_along_axis(data, indices, axis=axis or 0),)
 
-    parts = inputs(network, 4)
-    names = [f"in{i}" for i in range(len(parts))]
-    # What an LSTM remembers has its layers first, and then the batch.
-    num_obs = max(len(network.keys), 1)
-    axes = {name: {int(i >= num_obs): "batch"} for i, name in enumerate(names)}
-    file = io.BytesIO()
-    th.onnx.export(
-        network, parts, file, dynamo=False, opset_version=17, input_names=names, dynamic_axes=axes
-    )
-    model = onnx.load_from_string(file.getvalue())
+    model = onnx.load_from_string(onnx_file(network))
     onnx.checker.check_model(model)
     evaluator = ReferenceEvaluator(model, new_ops=[GatherElements])
+    return _run(evaluator.input_names, evaluator.run)
 
+
+def in_onnxruntime(network: Deployed) -> Callable[..., Any]:
+    """Return the policy's file as onnxruntime runs it."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(onnx_file(network))
+    return _run([each.name for each in session.get_inputs()], session.run)
+
+
+def _run(names: list[str], runner: Callable[..., Any]) -> Callable[..., Any]:
     def run(*parts: th.Tensor) -> Any:
         given = {f"in{i}": part.numpy() for i, part in enumerate(parts)}
         # What a policy doesn't look at is no input of its file.
         # Its sigmoid takes the exponential of large numbers.
         with np.errstate(over="ignore"):
-            return evaluator.run(None, {name: given[name] for name in evaluator.input_names})
+            return runner(None, {name: given[name] for name in names})
 
     return run
 

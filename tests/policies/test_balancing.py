@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 
-ALGORITHMS = ("PPO", "A2C", "DQN", "SAC", "TD3", "MaskablePPO", "RecurrentPPO", "QRDQN", "TQC")
+ALGORITHMS = ("PPO", "DQN", "TD3", "RecurrentPPO")
 
 
 def make(algorithm):

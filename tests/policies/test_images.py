@@ -13,14 +13,18 @@ from torch import nn
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.towers import Tower
 
-MULTI_CNN = [pair for pair in arena.PAIRS if arena.kind_of(pair[1]) != "Mlp"]
+MULTI_CNN = [
+    ("PPO", "MoeMultiInputPolicy"),
+    ("SAC", "MoeCnnPolicy"),
+    ("QRDQN", "MoeCnnPolicy"),
+    ("RecurrentPPO", "MoeCnnLstmPolicy"),
+]
 
 
 def convs_of(module):
     return [m for m in module.modules() if isinstance(m, nn.Conv2d)]
 
 
-@pytest.mark.covering
 @pytest.mark.parametrize(("algorithm", "alias"), MULTI_CNN)
 def test_small_images_get_the_minatar_encoder_and_one_hidden_layer_without_being_told(
     algorithm, alias
@@ -44,7 +48,7 @@ def test_large_images_get_the_nature_encoder_without_its_linear_layer():
 
 
 @pytest.mark.parametrize("encoder", ["flat", "minatar", "impala"])
-@pytest.mark.parametrize("alias", ["MoeCnnPolicy", "MoeMultiInputPolicy", "MoeMlpPolicy"])
+@pytest.mark.parametrize("alias", ["MoeCnnPolicy", "MoeMlpPolicy"])
 def test_encoders_go_by_name(encoder, alias):
     env = arena.default_env("PPO", alias if alias != "MoeMlpPolicy" else "MoeCnnPolicy")
     kwargs = {"encoder": encoder}

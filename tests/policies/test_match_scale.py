@@ -110,7 +110,7 @@ def test_actor_and_critic_of_on_policy_algorithms_start_as_strong_as_sb3s():
     networks = start_scale.Networks()
     options = {"placement": "big", "num_experts": 4, "match_scale": True}
     found = start_scale.relative(
-        start_scale.sizes(networks, options, 4), start_scale.dense_sizes(networks, 128)
+        start_scale.sizes(networks, options, 4), start_scale.dense_sizes(networks, 64)
     )
     assert list(found.values()) == pytest.approx([1.0] * 3, rel=0.1)
 
@@ -195,9 +195,8 @@ def scaled(policy):
     return {id(p) for each in experts for p in each.last.parameters()}
 
 
-@pytest.mark.parametrize("algorithm", TABLE)
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "QRDQN"])
 def test_a_layers_last_weights_get_one_factor_and_nothing_else_changes(algorithm):
-    pytest.importorskip(TABLE[algorithm].algorithm.split(":")[0])
     policy_class = arena.algorithm_class(algorithm).policy_aliases[TABLE[algorithm].aliases[0]]
     actions = arena.actions_of(algorithm)
     (off, on), (number, same) = both(policy_class, actions, placement="all")

@@ -33,16 +33,10 @@ BAD_VALUES = [
     ),
     ({"router": "hard"}, r"`router` must be one of \['soft', .*'random'\], got 'hard'"),
     ({"tokens": "pixel"}, r"`tokens` must be one of \['sample', 'conv', 'feature'\], got 'pixel'"),
-    ({"task_input": "all"}, r"`task_input` must be one of \['both', .*'none'\], got 'all'"),
     ({"num_experts": 0}, "`num_experts` must be at least 1, got 0"),
-    ({"num_slots": -1}, "`num_slots` must be at least 1, got -1"),
-    ({"expert_width": 0}, "`expert_width` must be at least 1, got 0"),
     ({"router": "top_k", "top_k": 0}, "`top_k` must be at least 1, got 0"),
     ({"router_noise": -0.1}, "`router_noise` must be at least 0 and finite, got -0.1"),
     ({"balance_coef": float("nan")}, "`balance_coef` must be at least 0 and finite, got nan"),
-    ({"z_coef": float("inf")}, "`z_coef` must be at least 0 and finite, got inf"),
-    ({"router": "top_k", "bias_rate": -1.0}, "`bias_rate` must be at least 0"),
-    ({"importance_coef": -1}, "`importance_coef` must be at least 0 and finite, got -1"),
     (
         {"placement": "final", "expert_width": 8},
         "`expert_width` needs experts with a hidden layer, got `placement`='final'",
@@ -51,20 +45,12 @@ BAD_VALUES = [
         {"tokens": "conv", "placement": "big"},
         "`tokens`='conv' needs a layer whose input is the feature map, .* got 'big'",
     ),
-    ({"tokens": "feature", "placement": "final"}, "`tokens`='feature' needs a layer .* 'final'"),
     (
         {"router": "soft", "top_k": 2},
         r"`top_k`=2 needs `router` to be one of \['expert_choice', 'top_k'\], got 'soft'",
     ),
     ({"router": "task", "num_slots": 2}, r"`num_slots`=2 needs .*\['random', 'soft'\], got 'task'"),
-    ({"router": "uniform", "normalize_router": True}, "`normalize_router`=True needs .* 'uniform'"),
-    ({"router": "random", "router_noise": 0.1}, "`router_noise`=0.1 needs `router` .* 'random'"),
     ({"router": "task", "balance_coef": 0.1}, "`balance_coef`=0.1 needs `router` .* got 'task'"),
-    ({"router": "uniform", "z_coef": 0.1}, "`z_coef`=0.1 needs `router` .* got 'uniform'"),
-    (
-        {"router": "task", "task_input": "none"},
-        "`task_input` must be 'both' or 'router' with `router`='task', .* got 'none'",
-    ),
     (
         {"router": "task", "task_input": "experts"},
         "`task_input` must be 'both' or 'router' with `router`='task', .* got 'experts'",
@@ -106,12 +92,7 @@ BAD_VALUES = [
 ]
 WRONG_TYPES = [
     ({"num_experts": 2.5}, "`num_experts` must be an int, got 2.5"),
-    ({"num_experts": True}, "`num_experts` must be an int, got True"),
-    ({"top_k": None}, "`top_k` must be an int, got None"),
-    ({"num_slots": "4"}, "`num_slots` must be an int, got '4'"),
-    ({"expert_width": 8.0}, "`expert_width` must be an int, got 8.0"),
     ({"balance_coef": "0.1"}, "`balance_coef` must be a number, got '0.1'"),
-    ({"z_coef": True}, "`z_coef` must be a number, got True"),
     ({"normalize_router": 1}, "`normalize_router` must be a bool, got 1"),
     ({"router_kwargs": [1]}, r"`router_kwargs` must be a dict of arguments, got \[1\]"),
     ({"router_kwargs": {"hiden": [4]}}, r"'soft', \[.*got 'hiden'; did you mean 'hidden'"),
@@ -161,13 +142,12 @@ WITHOUT_EXPERTS = {
 }
 
 
-@pytest.mark.parametrize("name", WITHOUT_EXPERTS)
-def test_an_option_without_effect_is_refused_where_no_network_has_experts(name):
-    value = WITHOUT_EXPERTS[name]
-    with pytest.raises(ValueError, match=f"`{name}`=.* needs experts, got `placement`='none'"):
-        per_tower({"placement": "none", name: value}, ("pi", "vf"))
-    if name != "tokens":  # which need a feature map
-        per_tower({"placement": {"pi": "none"}, name: value}, ("pi", "vf"))
+def test_an_option_without_effect_is_refused_where_no_network_has_experts():
+    for name, value in WITHOUT_EXPERTS.items():
+        with pytest.raises(ValueError, match=f"`{name}`=.* needs experts, got `placement`='none'"):
+            per_tower({"placement": "none", name: value}, ("pi", "vf"))
+        if name != "tokens":  # which need a feature map
+            per_tower({"placement": {"pi": "none"}, name: value}, ("pi", "vf"))
 
 
 def test_every_option_about_experts_is_among_these_or_speaks_to_one_router_only():
@@ -178,20 +158,19 @@ def test_every_option_about_experts_is_among_these_or_speaks_to_one_router_only(
 MAP = Layout(x_dim=2 * 3 * 4, map_shape=(2, 3, 4), num_tasks=3)
 
 
-@pytest.mark.parametrize(
-    ("router", "tokens", "placement"), [*product(ROUTERS, TOKENS, list(PLACEMENTS)[1:])]
-)
-def test_which_combinations_are_built_and_which_are_refused(router, tokens, placement):
-    def build():
-        options = MoEOptions(router=router, tokens=tokens, placement=placement)
-        return Architect(options, MAP).network(create_mlp(MAP.features_dim, 2, [8]))
-
-    has_map = tokens == "sample" or placement in ("middle", "all")
-    if has_map and (router != "expert_choice" or (tokens != "sample" and placement == "middle")):
-        assert build()(th.zeros(2, MAP.features_dim)).shape == (2, 2)
-    else:
-        with pytest.raises(ValueError, match=r"`(tokens|router)`="):
-            build()
+def test_which_combinations_are_built_and_which_are_refused():
+    for router, tokens, placement in product(ROUTERS, TOKENS, list(PLACEMENTS)[1:]):
+        options = {"router": router, "tokens": tokens, "placement": placement}
+        fits = tokens == "sample" or placement in ("middle", "all")
+        if router == "expert_choice":
+            fits = tokens != "sample" and placement == "middle"
+        dense = create_mlp(MAP.features_dim, 2, [8])
+        if fits:
+            made = Architect(MoEOptions(**options), MAP).network(dense)
+            assert made(th.zeros(2, MAP.features_dim)).shape == (2, 2), options
+        else:
+            with pytest.raises(ValueError, match=r"`(tokens|router)`="):
+                Architect(MoEOptions(**options), MAP).network(dense)
 
 
 def test_top_k_is_at_most_the_number_of_experts():
@@ -203,15 +182,8 @@ def test_top_k_is_at_most_the_number_of_experts():
     ("given", "error", "message"),
     [
         ({"net_arch": [8, 0]}, ValueError, "`net_arch` must be at least 1, got 0"),
-        ({"net_arch": [8.0]}, TypeError, "`net_arch` must be an int, got 8.0"),
         ({"net_arch": 8}, TypeError, "`net_arch` must be a list of widths, or a dict"),
-        ({"net_arch": {"pi": 8, "vf": [8]}}, TypeError, "`net_arch` must be a list of widths, or"),
         ({"activation_fn": nn.ReLU()}, TypeError, "`activation_fn` must be a module's class, such"),
-        (
-            {"activation_fn": "relu"},
-            TypeError,
-            "`activation_fn` must be a module's class, .*'relu'",
-        ),
     ],
 )
 def test_hidden_layers_and_activations_that_are_none_are_named(given, error, message):

@@ -74,6 +74,7 @@ def test_without_a_hidden_layer_a_head_that_would_not_see_the_id_is_refused(algo
         )
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("task_input", TASK_INPUTS)
 @pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if a != "RecurrentPPO"])
 def test_the_id_enters_the_experts_and_the_routers_that_are_to_see_it(algorithm, task_input):
@@ -104,6 +105,7 @@ def test_every_router_on_the_way_gets_the_one_hot_again(algorithm, placement, ta
             assert th.equal(router[:, -3:], th.eye(3))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("task_input", TASK_INPUTS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_dense_networks_see_the_id_only_as_experts_would(algorithm, task_input):
@@ -206,8 +208,8 @@ def as_sb3_shows_them(space, obs):
         yield VecTransposeImage.transpose_space(space), np.moveaxis(obs, -1, 1)
 
 
-@pytest.mark.parametrize("num_tasks", [6, 7, 9])
-def test_planes_that_would_not_be_found_are_refused(num_tasks):
+def test_planes_that_would_not_be_found_are_refused():
+    num_tasks = 6
     picture = spaces.Box(0, 1, (4, 10, 10), np.float32)
     message = rf"in the shape \({4 + num_tasks}, 10, 10\); use 'dict', got Box\(0.0, 1.0, \(4, 10"
     with pytest.raises(ValueError, match=message):

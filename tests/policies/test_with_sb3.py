@@ -65,14 +65,8 @@ def test_an_unknown_option_is_a_type_error():
 @pytest.mark.parametrize(
     ("algorithm", "options", "message"),
     [
-        ("PPO", {"placement": "center"}, "`placement` must be one of"),
         ("SAC", {"placement": {"vf": "big"}}, r"`placement` may name the towers \['pi', 'qf'\]"),
         ("DQN", {"placement": {"pi": "big"}}, r"`placement` may name the towers \['qf'\]"),
-        ("DQN", {"net_arch": []}, "`placement`='middle' replaces the last hidden layer"),
-        ("TD3", {"net_arch": {"pi": [], "qf": [8]}}, "`placement`='middle' replaces the last"),
-        ("PPO", {"router": "expert_choice"}, "`router`='expert_choice' chooses among the tokens"),
-        ("PPO", {"router": "top_k", "top_k": 9}, r"`top_k` must be in \[1, num_experts=4\], got 9"),
-        ("A2C", {"num_experts": 0}, "`num_experts` must be at least 1, got 0"),
         ("PPO", {"router_noise": 0.3}, "`router_noise` must be 0 for on-policy algorithms, .* 0.3"),
         ("TRPO", {"balance_coef": 0.3}, "`balance_coef` must be 0 for TRPO, .* got 0.3"),
         ("TRPO", {"importance_coef": {"pi": 0.3}}, "`importance_coef` must be 0 for TRPO"),

@@ -73,6 +73,9 @@ class TwoTasks(VectorEnv):
     def set_task(self, task, indices=None):
         self.task[slice(None) if indices is None else indices] = task
 
+    def paint(self, color):
+        """Take an argument, and no indices."""
+
     def state_dict(self):
         return {"task": self.task.copy(), "time": self.time}
 
@@ -233,6 +236,8 @@ def test_methods_and_attributes_of_a_vector_environment_are_dealt_out():
     assert env.env_method("get_task") == [1, 1]
     env.env_method("set_task", 0)
     assert env.env_method("get_task") == [0, 0]
+    with pytest.raises(ValueError, match=r"`indices` of paint must be None.*got \[0\]"):
+        env.env_method("paint", "red", indices=[0])
     assert env.has_attr("get_task")
     assert not env.has_attr("action_masks")
     env.set_attr("mark", 3)

@@ -1,0 +1,263 @@
+"""What a policy's networks are, which optimizer learns them, how they run, and what they say."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import arena
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from torch import nn
+
+from sb3_moe.layers.evaluating import evaluating
+from sb3_moe.measures.gradients import fisher_information
+from sb3_moe.networks import networks_of
+from sb3_moe.policies.registration import TABLE
+
+CASES = [
+    (algorithm, prefix + ("MlpLstmPolicy" if algorithm == "RecurrentPPO" else "MlpPolicy"))
+    for algorithm in TABLE
+    for prefix in ("", "Moe")
+]
+every_policy = pytest.mark.parametrize(("algorithm", "alias"), CASES)
+CRITICS = ("SAC", "TD3", "DDPG", "TQC", "CrossQ")
+
+
+def make(algorithm, alias, *, model=None, **policy_kwargs):
+    """Return a small model; where it has experts, it sees a task id."""
+    num_tasks = arena.NUM_TASKS if "Moe" in alias else 0
+    if num_tasks:
+        policy_kwargs["features_extractor_kwargs"] = {"num_tasks": num_tasks}
+    if "Lstm" in alias:
+        policy_kwargs["lstm_hidden_size"] = 8
+    env = arena.default_env(algorithm, "MoeMlpPolicy", num_tasks)
+    return arena.make(algorithm, alias, env, model=model, net_arch=[8, 6], **policy_kwargs)
+
+
+@cache
+def made(algorithm, alias):
+    """Return the model that the tests of this file look at; none of them changes it."""
+    return make(algorithm, alias)
+
+
+def parameters_of(held):
+    """Return the parameters among and in modules."""
+    return [p for e in held for p in ([e] if isinstance(e, nn.Parameter) else e.parameters())]
+
+
+@every_policy
+def test_optimizers_hold_exactly_their_networks_parameters(algorithm, alias):
+    policy = made(algorithm, alias).policy
+    networks = networks_of(policy)
+    towers, optimizers = networks.towers(), networks.optimizers()
+    assert list(optimizers) == list(towers)
+    beside = {id(p) for p in parameters_of(networks.extractors().values())}
+    beside |= {id(p) for p in parameters_of(networks.memories().values())}
+    for optimizer in set(optimizers.values()):
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        learned = [modules for name, modules in towers.items() if optimizers[name] is optimizer]
+        assert held - beside == {id(p) for modules in learned for p in parameters_of(modules)}
+    own = networks.critic_optimizer()
+    assert own is (policy.critic.optimizer if algorithm in CRITICS else None)
+
+
+@every_policy
+def test_constructor_arguments_build_the_same_policy_again(algorithm, alias):
+    policy = made(algorithm, alias).policy
+    again = type(policy)(**networks_of(policy).constructor_arguments())
+    ours, theirs = policy.state_dict(), again.state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+@every_policy
+def test_networks_run_in_order_and_say_a_number_for_each_sample(algorithm, alias):
+    model = made(algorithm, alias)
+    networks = networks_of(model.policy)
+    obs, _ = model.policy.obs_to_tensor(arena.observe(model, 5))
+    order, handles = [], []
+    watched = [(t, m) for t, modules in networks.towers().items() for m in modules]
+    for tower, module in watched:
+
+        def hook(module, args, output, tower=tower):
+            assert len(args[0]) == 5
+            order.append((tower, module))
+
+        handles.append(module.register_forward_hook(hook))
+    with evaluating(model.policy), th.no_grad():
+        networks.run(obs)
+    for handle in handles:
+        handle.remove()
+    # An actor runs its own modules in order, and each critic after it.
+    assert order == watched
+    with evaluating(model.policy):
+        outputs = networks.outputs(obs)
+    assert list(outputs) == list(networks.towers())
+    for tower, output_B in outputs.items():
+        assert output_B.shape == (5,)
+        mine = parameters_of(networks.towers()[tower])
+        found = th.autograd.grad(output_B.sum(), mine, retain_graph=True, allow_unused=True)
+        assert any(each is not None for each in found)
+
+
+def test_outputs_are_the_best_actions_and_their_values():
+    ppo, dqn, td3 = (made(name, "MlpPolicy") for name in ("PPO", "DQN", "TD3"))
+    obs = th.as_tensor(arena.observe(ppo, 5))
+    with th.no_grad():
+        outputs = networks_of(ppo.policy).outputs(obs)
+        probs_BA = ppo.policy.get_distribution(obs).distribution.probs
+        th.testing.assert_close(outputs["pi"], probs_BA.max(1).values.log())
+        th.testing.assert_close(outputs["vf"], ppo.policy.predict_values(obs)[:, 0])
+        values_BA = dqn.policy.q_net(obs)
+        th.testing.assert_close(networks_of(dqn.policy).outputs(obs)["qf"], values_BA.max(1).values)
+        outputs, actions_BA = networks_of(td3.policy).outputs(obs), td3.policy.actor(obs)
+        th.testing.assert_close(outputs["pi"], actions_BA.sum(1))
+        for i, values in enumerate(td3.policy.critic(obs, actions_BA)):
+            th.testing.assert_close(outputs[f"qf{i}"], values[:, 0])
+
+
+def test_an_lstm_without_dropout_is_left_in_training_mode_for_cudnn():
+    plain, dropping = nn.LSTM(2, 3), nn.LSTM(2, 3, num_layers=2, dropout=0.5)
+    network = nn.ModuleList([plain, dropping, nn.Dropout()])
+    for training in (True, False):
+        network.train(training)
+        with evaluating(network):
+            assert [module.training for module in network] == [True, False, False]
+        assert all(module.training == training for module in network)
+
+
+# Parts and targets.
+
+
+def assert_every_parameter_is_in_one_part(policy):
+    parts = networks_of(policy).parts()
+    homes = [(id(p), name) for name, held in parts.items() for p in {*parameters_of(held)}]
+    assert len(homes) == len(dict(homes)), "in two parts"
+    named = policy.named_parameters()
+    assert set(dict(homes)) == {id(p) for n, p in named if "_target" not in n.split(".")[0]}
+
+
+@every_policy
+def test_every_online_parameter_is_in_exactly_one_part(algorithm, alias):
+    assert_every_parameter_is_in_one_part(made(algorithm, alias).policy)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "alias", "kwargs"),
+    [
+        ("PPO", "MlpPolicy", {"share_features_extractor": False}),
+        ("TD3", "MoeMlpPolicy", {"share_features_extractor": True}),
+        ("RecurrentPPO", "MlpLstmPolicy", {"enable_critic_lstm": False}),
+        ("RecurrentPPO", "MoeMlpLstmPolicy", {"enable_critic_lstm": False, "shared_lstm": True}),
+        ("SAC", "MoeMlpPolicy", {"placement": "big"}),
+    ],
+)
+def test_so_it_is_with_shared_extractors_and_memories(algorithm, alias, kwargs):
+    assert_every_parameter_is_in_one_part(make(algorithm, alias, **kwargs).policy)
+
+
+def test_the_tensors_of_noise_are_the_actors_or_a_part_of_their_own():
+    policy = make("SAC", "MlpPolicy", model={"use_sde": True}).policy
+    assert_every_parameter_is_in_one_part(policy)
+    assert any(each is policy.actor.log_std for each in networks_of(policy).parts()["pi"])
+    model = arena.make("PPO", "MlpPolicy", arena.Arena(arena.FLAT, arena.BOX))
+    assert networks_of(model.policy).parts()["log_std"] == [model.policy.log_std]
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
+def test_encoders_are_parts_of_their_own_and_a_shared_one_is_one(algorithm, shared):
+    env = arena.Arena(arena.SB3_IMAGE, arena.actions_of(algorithm))
+    kwargs = {"net_arch": [8], "share_features_extractor": shared}
+    policy = arena.make(algorithm, "MoeCnnPolicy", env, **kwargs).policy
+    assert_every_parameter_is_in_one_part(policy)
+    extractors = networks_of(policy).extractors()
+    assert list(extractors) == (["features"] if shared else ["features", "vf_features"])
+    assert all(list(each.parameters()) for each in extractors.values())
+
+
+@every_policy
+def test_each_online_module_is_followed_by_the_one_at_its_targets_place(algorithm, alias):
+    policy = made(algorithm, alias).policy
+    networks, modules = networks_of(policy), dict(policy.named_modules())
+    names = {name.split(".")[0] for name, _ in policy.named_parameters()}
+    assert len(networks.targets()) == sum(name.endswith("_target") for name in names)
+    for online, target in networks.targets().items():
+        ours, theirs = online.state_dict(), target.state_dict()
+        assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+    for path, module in policy.named_modules():
+        first, dot, rest = path.partition(".")
+        if not first.endswith("_target"):
+            assert networks.follower(module) is modules.get(f"{first}_target{dot}{rest}"), path
+
+
+# Actions that were taken, and tasks.
+
+
+def taken(model, rows):
+    """Sample actions as the algorithm would keep them: an actor's in [-1, 1]."""
+    model.action_space.seed(0)
+    actions = np.array([model.action_space.sample() for _ in range(rows)])
+    return np.clip(actions, -0.9, 0.9) if actions.dtype.kind == "f" else actions
+
+
+@every_policy
+def test_every_policy_knows_how_much_its_weights_count_for_actions_that_were_taken(
+    algorithm, alias
+):
+    model = made(algorithm, alias)
+    networks, was_training = networks_of(model.policy), model.policy.training
+    obs, actions = arena.observe(model, 3), taken(model, 3)
+    named = dict(model.policy.named_parameters())
+    found = fisher_information(model.policy, obs, actions, named)
+    assert model.policy.training == was_training
+    names = {each: name for name, each in named.items()}
+    for tower, modules in networks.towers().items():
+        counts = any(found[names[each]].any() for each in parameters_of(modules))
+        # Value networks of policies that have probabilities say nothing of actions.
+        assert counts == (tower != "vf")
+    for target in networks.targets().values():
+        assert not any(found[names[each]].any() for each in target.parameters())
+    rows = [(obs[i : i + 1], actions[i : i + 1]) for i in range(3)]
+    single = [fisher_information(model.policy, *row, named) for row in rows]
+    for name, each in found.items():
+        mean = np.mean([one[name] for one in single], axis=0)
+        np.testing.assert_allclose(each, mean, rtol=1e-4, atol=1e-6)
+
+
+def test_single_choices_may_stand_in_a_column_as_buffers_keep_them():
+    model = PPO("MoeMlpPolicy", arena.Arena(arena.FLAT), n_steps=4, batch_size=4).learn(4)
+    data = next(model.rollout_buffer.get(4))
+    (said_B,) = networks_of(model.policy).taken(data.observations, data.actions)
+    _, log_probs_B, _ = model.policy.evaluate_actions(data.observations, data.actions.flatten())
+    th.testing.assert_close(said_B, log_probs_B)
+
+
+@pytest.mark.parametrize("space", [spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3)], ids=str)
+def test_actions_of_several_parts_have_one_log_probability(space):
+    model = PPO("MlpPolicy", arena.Arena(arena.FLAT, space), n_steps=4, batch_size=4)
+    actions = th.as_tensor(np.array([space.sample() for _ in range(2)])).float()
+    (said_B,) = networks_of(model.policy).taken(th.zeros(2, 5), actions)
+    _, log_probs_B, _ = model.policy.evaluate_actions(th.zeros(2, 5), actions)
+    th.testing.assert_close(said_B, log_probs_B)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "DQN", "RecurrentPPO"])
+def test_task_ids_are_read_from_one_hots_and_from_dicts(algorithm):
+    alias = "MoeMlpLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMlpPolicy"
+    model = made(algorithm, alias)
+    obs = arena.observe(model, 6)
+    found = networks_of(model.policy).task_ids(model.policy.obs_to_tensor(obs)[0])
+    assert found.tolist() == obs[:, -arena.NUM_TASKS :].argmax(1).tolist()
+    model = arena.make(algorithm, alias.replace("Mlp", "MultiInput", 1), net_arch=[8])
+    obs = arena.observe(model, 6)
+    found = networks_of(model.policy).task_ids(model.policy.obs_to_tensor(obs)[0])
+    assert found.tolist() == np.asarray(obs["task_id"]).flatten().tolist()
+
+
+def test_observations_without_a_task_have_no_ids():
+    assert networks_of(made("PPO", "MlpPolicy").policy).task_ids(th.zeros(2, 5)) is None
+    model = arena.make("PPO", "MultiInputPolicy", arena.Arena(spaces.Dict({"a": arena.FLAT})))
+    assert networks_of(model.policy).task_ids({"a": th.zeros(2, 5)}) is None
