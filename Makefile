@@ -32,16 +32,15 @@ run: $(VENV)/.run  ## train dense and MoE agents on two MinAtar games, and draw 
 	@echo "Training dense and MoE agents on MinAtar games: a few minutes. Loading ..."
 	$(PY) -m sb3_moe study run first-run --replays $(ARGS)
 
-# torch takes a device of its own only before the first backward pass of a process.
-ON_A_FAKE_DEVICE = SB3_MOE_FAKE_DEVICE=1 $(PY) -m pytest -n 2 tests/policies/test_fake_device.py
+# Each process takes half of the tests, and then from the other's: a file's mostly stay together.
+WORKERS ?= 2
+IN_PARALLEL := -n $(WORKERS) --dist worksteal
 
 test: $(VENV)/.test  ## the test suite
-	$(PY) -m pytest -n 2 -m "not full" $(ARGS)
-	$(if $(ARGS),,$(ON_A_FAKE_DEVICE) -m "not full")
+	$(PY) -m pytest $(IN_PARALLEL) -m "not full" $(ARGS)
 
-test-full: $(VENV)/.test  ## the whole product of algorithms, placements, routers and tokens
-	$(PY) -m pytest -n 2 $(ARGS)
-	$(if $(ARGS),,$(ON_A_FAKE_DEVICE))
+test-full: $(VENV)/.test  ## products of algorithms, placements, routers and tokens, kills, notebooks
+	$(PY) -m pytest $(IN_PARALLEL) $(ARGS)
 	$(if $(ARGS),,$(MAKE) test-guests)
 
 # The lowest torch that pyproject.toml declares, where layers take the paths for a torch without `grouped_mm`.
@@ -55,7 +54,7 @@ $(FLOOR)/.test: pyproject.toml
 	touch $@
 
 test-floor: $(FLOOR)/.test  ## the tests of layers with the lowest torch declared
-	$(FLOOR)/bin/python -m pytest -n 2 -m "not full" $(or $(ARGS),$(ON_THE_FLOOR))
+	$(FLOOR)/bin/python -m pytest $(IN_PARALLEL) -m "not full" $(or $(ARGS),$(ON_THE_FLOOR))
 
 # What a user gets: the wheel and what it asks for, and tools in an environment of their own.
 TOOLS := .venv-tools
@@ -93,8 +92,7 @@ lint: $(VENV)/.dev  ## format, lint, types
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-check: lint  ## format, lint, types, tests
-	$(PY) -m pytest -n 2 -m "not full"
+check: lint test  ## format, lint, types, tests
 
 format: $(VENV)/.dev
 	$(PY) -m ruff format .

@@ -35,7 +35,7 @@ ATEN = th.ops.aten
 #: torch takes a device of its own only before the first backward pass of a process.
 ALONE = pytest.mark.skipif(
     "SB3_MOE_FAKE_DEVICE" not in os.environ,
-    reason="needs a process of its own: make test sets SB3_MOE_FAKE_DEVICE for one",
+    reason="needs a process of its own, which the first test of the file starts",
 )
 
 

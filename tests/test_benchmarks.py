@@ -1,27 +1,22 @@
 """The benchmarks' own arithmetic and files; never a time."""
 
 import json
-import time
 
 import pytest
 import torch as th
 
 from benchmarks import (
     before,
-    cell,
     device,
-    growth,
     layers,
-    memory,
     peers,
     profiles,
     report,
     returns,
-    start_scale,
     training,
 )
 from benchmarks.stopwatch import REST, Stopwatch
-from benchmarks.timing import bounded, by_name, clock_on, paired, ratio
+from benchmarks.timing import bounded, paired
 
 
 def test_every_function_is_timed_once_per_round():
@@ -30,27 +25,6 @@ def test_every_function_is_timed_once_per_round():
     seconds = paired(functions, rounds=4, slice_s=0.0, warmups=1)
     assert [len(times) for times in seconds.values()] == [4, 4]
     assert [len(times) for times in calls.values()] == [5, 5]  # and once before
-
-
-def test_a_ratio_is_the_median_over_rounds():
-    assert ratio([2.0, 9.0, 4.0], [1.0, 1.0, 1.0]) == 4.0
-
-
-def test_time_is_told_by_the_clock_that_was_asked_for():
-    hours = iter(range(100))
-    seconds = paired({"a": int}, rounds=2, slice_s=0.0, warmups=1, clock=lambda: next(hours))
-    assert seconds == {"a": [1.0, 1.0]}
-
-
-def test_one_thread_of_a_cpu_is_timed_by_its_own_time():
-    threads = th.get_num_threads()
-    try:
-        th.set_num_threads(1)
-        assert [clock_on("cpu"), clock_on("cuda")] == [time.process_time, time.perf_counter]
-        th.set_num_threads(2)
-        assert clock_on("cpu") is time.perf_counter
-    finally:
-        th.set_num_threads(threads)
 
 
 def test_two_codes_take_turns_in_processes_of_their_own(tmp_path, monkeypatch):
@@ -71,21 +45,6 @@ def test_two_codes_take_turns_in_processes_of_their_own(tmp_path, monkeypatch):
     assert len(lines) == 5
 
 
-def test_one_code_answers_each_name_of_a_case_with_a_round(monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdin", ["8 rows, forward\n", "8 rows, forward\n"])
-    monkeypatch.setattr("sb3_moe.layers.keep_freed_memory", bool)  # which can't be undone
-    threads = th.get_num_threads()
-    try:
-        before.answer("layers")
-    finally:
-        th.set_num_threads(threads)
-    rounds = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [set(each) for each in rounds] == [set(layers.RACERS)] * 2
-    columns = layers.columns("8 rows, forward", by_name(rounds))
-    assert len(columns) == len(layers.RACERS) + 1
-    assert all(min(each) > 0 for each in columns.values())
-
-
 def test_a_mixture_trains_beside_three_dense_models_of_as_many_parameters(monkeypatch):
     name = "DQN, CartPole"
     case = training.CASES[name]
@@ -103,14 +62,6 @@ def test_a_mixture_trains_beside_three_dense_models_of_as_many_parameters(monkey
     rows = training.rows(name, training.race(name).rounds(2))
     assert [row["name"] for row in rows] == [f"{name}: {a} / {b}" for a, b in training.COLUMNS]
     assert all(row["lower_quartile"] <= row["ratio"] <= row["upper_quartile"] for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("bound", "target", "met"),
-    [({"at_least": 1.1}, ">= 1.1", True), ({"at_most": 1.1}, "<= 1.1", False), ({}, "", True)],
-)
-def test_a_row_says_whether_it_reached_its_target(bound, target, met):
-    assert bounded("x", 1.2, **bound) == {"name": "x", "ratio": 1.2, "target": target, "met": met}
 
 
 class Nested:
@@ -142,24 +93,6 @@ def test_a_method_inside_another_counts_as_the_outer_one_or_by_itself(inner, sec
     assert vars(watched) == {"now": 8}
 
 
-def test_a_stopwatch_leaves_methods_as_they_were_after_an_error():
-    def fails():
-        raise KeyError
-
-    watched = Nested()
-    watched.inner = fails
-    with pytest.raises(KeyError), Stopwatch().on({"a": [(watched, "inner"), (Nested, "outer")]}):
-        watched.outer()
-    assert watched.inner is fails
-    assert Nested.outer.__qualname__ == "Nested.outer"
-
-
-def test_operators_are_told_apart_by_their_names():
-    kinds = ["addmm", "mul_", "multinomial", "_fused_adam_"]
-    found = ["GEMMs", "softmax, sums, products", profiles.OTHERS, "Adam's kernel, norms"]
-    assert list(map(profiles.kind_of, kinds)) == found
-
-
 @pytest.mark.parametrize("name", ["PPO, CartPole", "DQN, CartPole", "SAC, Pendulum"])
 def test_every_part_of_a_loop_is_met_while_training(name):
     model = training.CASES[name].model("Moe", "cpu", placement="middle", net_arch=[4, 4])
@@ -180,56 +113,6 @@ def test_operators_of_a_call_are_counted_by_kind():
         profiles.BETWEEN: 0,
     }
     assert sum(us for us, _ in found.values()) == pytest.approx(1e9)
-
-
-def test_a_profile_compares_two_policies_part_by_part():
-    found = {"ours": {"a": (3.0, 2.0)}, "dense": {"a": (2.0, 1.0)}}
-    assert profiles.row("x, a", "a", found) == {
-        "name": "x, a",
-        "ratio": 1.5,
-        "target": "",
-        "met": True,
-        "dense_us": 2.0,
-        "ours_us": 3.0,
-        "more_us": 1.0,
-        "dense_calls": 1.0,
-        "our_calls": 2.0,
-    }
-
-
-def test_a_cell_has_shares_of_its_own_time_and_what_is_done_once_beside_it():
-    found = cell.rows({"imports": 1.0, cell.TRAINING: 3.0}, {"x": 2.0})
-    assert [(row["name"], row["ratio"], row["target"]) for row in found] == [
-        (cell.TRAINING, 0.75, ">= 0.6"),
-        ("imports", 0.25, ""),
-        ("once for a study: x", 0.5, ""),
-    ]
-
-
-def test_the_exponent_of_a_power_law_is_found():
-    assert growth.exponent([1, 2, 8], [3.0, 3 * 2**1.5, 3 * 8**1.5]) == pytest.approx(1.5)
-
-
-def test_every_tenth_of_a_run_has_its_memory():
-    watch = memory.Resident(100)
-    for watch.num_timesteps in range(0, 101, 4):
-        watch._on_step()
-    assert len(watch.tenths) == 10
-    assert min(watch.tenths) > 1
-
-
-def test_flops_by_hand():
-    one_token = layers.Shape(B=2, N=1, D=3, H=5, E=4, S=1)
-    assert one_token.flops == 2 * 4 * (2 * 3 * 5 + 2 * 5 * 3) + 2 * 2 * 3 * 4
-    tokens = layers.Shape(B=2, N=7, D=3, H=5, E=4, S=2)
-    mixing = 3 * 2 * 2 * 7 * 3 * 8
-    assert tokens.flops == 2 * 8 * (2 * 3 * 5 + 2 * 5 * 3) + mixing
-
-
-def test_the_dense_baseline_has_as_many_parameters():
-    width = peers.width_for_parameters(64, 10_000)
-    found = sum(p.numel() for p in peers.mlp(64, width).parameters())
-    assert abs(found - 10_000) <= 64 + 1
 
 
 def test_the_loop_computes_what_our_layer_computes():
@@ -267,24 +150,6 @@ def test_a_table_is_written_as_json_and_markdown(tmp_path):
     assert "| slow | 0.50 | >= 1.1 **missed** | 12,346 |" in text
 
 
-def test_a_row_of_start_scales_shows_the_output_farthest_from_the_dense_networks(monkeypatch):
-    found = {True: {"a": 1.9, "b": 4.8}, False: {"a": 1.0, "b": 1.0}}
-    monkeypatch.setattr(start_scale, "dense_sizes", lambda networks: {"a": 2.0, "b": 4.0})
-    monkeypatch.setattr(
-        start_scale, "sizes", lambda networks, options, *_: found["match_scale" in options]
-    )
-    assert start_scale.promised("middle", "soft", 4, seeds=8) == {
-        "name": "middle, soft, 4 experts",
-        "ratio": 1.2,
-        "target": "0.9 to 1.1",
-        "met": False,
-        "a": 0.95,
-        "b": 1.2,
-        "a, off": 0.5,
-        "b, off": 0.25,
-    }
-
-
 def test_training_on_a_device_compares_policies_buffers_and_a_compiled_policy(monkeypatch):
     compiled = []
     monkeypatch.setattr(device.th, "compile", lambda function: compiled.append(1) or function)
@@ -299,12 +164,6 @@ def test_training_on_a_device_compares_policies_buffers_and_a_compiled_policy(mo
     assert len(compiled) == 2
     assert rows[0]["ratio"] == 1.0
     assert all(row["steps_per_s"] > 0 for row in rows)
-
-
-def test_training_on_a_device_is_left_out_in_one_line_without_one(capsys):
-    assert device.run("cpu") == []
-    out = capsys.readouterr().out
-    assert out == "device: left out, as it needs a GPU that torch can use, got device 'cpu'\n"
 
 
 def test_random_agents_are_measured_in_suites_of_every_family(monkeypatch):

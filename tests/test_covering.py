@@ -23,16 +23,6 @@ def test_each_value_of_each_argument_is_met_and_no_case_is_chosen_in_vain():
     assert len(chosen) == 4, "as many as the longest argument has values"
 
 
-def test_cases_written_out_one_by_one_are_all_kept():
-    pairs = {str(n): {"number": n, "square": n * n} for n in range(9)}
-    assert covering(pairs) == set(pairs)
-
-
-def test_no_value_is_met_twice_where_a_case_has_nothing_new():
-    assert covering({"a": {"x": 1}, "b": {"x": 1}}) in ({"a"}, {"b"})
-    assert covering({}) == set()
-
-
 def test_tests_of_the_same_product_meet_values_in_different_company():
     grid = cases(algorithm="abcdef", placement="uvwxyz")
     met = [
@@ -44,11 +34,6 @@ def test_tests_of_the_same_product_meet_values_in_different_company():
     ]
     assert len(set(met)) == 3
     assert len(frozenset.union(*met)) > 10
-
-
-def test_the_order_of_cases_changes_nothing():
-    grid = cases(algorithm=range(5), placement=range(4))
-    assert covering(dict(reversed(grid.items()))) == covering(grid)
 
 
 class Item:
@@ -73,20 +58,3 @@ def test_what_is_left_out_of_a_marked_test_is_full_and_of_no_other(marks, left):
     items = collected("tests/a.py::test_one", *marks)
     leave_the_rest(items)
     assert sum("full" not in item.marks for item in items) == left
-
-
-def test_cases_that_are_full_already_count_for_nothing():
-    items = collected("tests/a.py::test_one", "covering")
-    items[0].marks.add("full")
-    leave_the_rest(items)
-    kept = [item.callspec.params for item in items if "full" not in item.marks]
-    assert {each["a"] for each in kept} == {"x", "y", "z"}
-    assert {each["p"] for each in kept} == {1, 2}
-
-
-def test_two_tests_are_looked_at_apart():
-    items = collected("tests/a.py::test_one", "covering") + collected(
-        "tests/b.py::test_one", "covering"
-    )
-    leave_the_rest(items)
-    assert sum("full" not in item.marks for item in items) == 6

@@ -17,7 +17,7 @@ from torch import nn
 
 import sb3_moe
 from sb3_moe.callbacks import PlasticityCallback, RoutingCallback
-from sb3_moe.layers import MoELayer, RouterInput, SeparateNetworks, mlp_experts, register_router
+from sb3_moe.layers import MoELayer, SeparateNetworks, register_router
 from sb3_moe.measures import (
     expert_outputs,
     matching_net_arch,
@@ -135,16 +135,6 @@ for algorithm in (DQN, PPO, SAC):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_class_does_as_well_as_its_path():
-    by_path, by_class = (
-        make(**ROUTER),
-        make(router=own_parts.Tempered, router_kwargs={"temperature": 2.0}),
-    )
-    obs = th.as_tensor(observations(by_path))
-    one, other = (m.policy.get_distribution(obs).distribution.logits for m in (by_path, by_class))
-    assert th.equal(one, other)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_dense_twin_of_a_policy_with_parts_of_ones_own_is_found(case):
     model = make(**CASES[case])
@@ -191,15 +181,6 @@ def test_a_router_of_ones_own_begins_as_it_says_in_every_placement(placement):
         assert (layer.scores.bias == 0.5).all()
 
 
-def test_experts_behind_a_router_of_ones_own_are_initialised_as_sb3_does():
-    own = make(router=own_parts.Tempered, placement="middle").policy.get_expert("pi", 0)
-    weights = [part.weight for part in own.modules() if isinstance(part, nn.Linear)]
-    for weight in weights:
-        rows = weight if len(weight) <= weight.shape[1] else weight.T
-        size = (rows @ rows.T).detach()
-        th.testing.assert_close(size, 2 * th.eye(len(rows)), atol=1e-5, rtol=0)
-
-
 def test_a_router_acts_once_between_two_updates_however_often_modes_are_set():
     class Counting(own_parts.Tempered):
         updates = 0
@@ -225,18 +206,6 @@ def test_a_layer_that_sees_part_of_the_input_is_no_reader_of_every_unit():
 
     model = make(router=Narrow)
     redo(model.policy, observations(model), tau=0.1)  # leaves alone what nothing tells of
-
-
-def test_an_option_that_is_not_keyword_only_is_told_how_it_becomes_one():
-    class Wide(own_parts.Tempered):
-        def __init__(self, experts, sees, width=16):
-            super().__init__(experts, sees)
-
-    with pytest.raises(TypeError, match=r"\[\], got 'width'; `\*,` before 'width' in its cons"):
-        MoEOptions(router=Wide, router_kwargs={"width": 8})
-    # Classes of the package are none of the user's to change.
-    with pytest.raises(TypeError, match=r"got 'aux'$"):
-        MoEOptions(router="top_k", router_kwargs={"aux": 1})
 
 
 def test_a_router_learns_from_the_auxiliary_losses_that_its_class_names():
@@ -275,16 +244,6 @@ def test_a_registered_router_and_placement_go_by_their_names(monkeypatch):
         PLACEMENTS.pop("ends")
 
 
-def test_a_router_without_a_name_is_called_by_its_class():
-    class Mine(MoELayer):
-        def route(self, x_BNI, router_BNR):
-            return self.combine(x_BNI, th.full((*x_BNI.shape[:2], 2), 0.5))
-
-    layer = Mine(mlp_experts(2, 3, 4, 5))
-    assert Mine.name == "Mine"
-    assert layer(th.zeros(2, 1, 3))[0].shape == (2, 1, 5)
-
-
 @pytest.mark.parametrize("case", [EXPERT, {"expert": own_parts.Skipping}])
 def test_experts_that_are_no_row_of_layers_run_one_after_the_other(case):
     layer = make(**case).policy.moe_layers()["pi.middle"]
@@ -318,16 +277,6 @@ def test_an_expert_that_returns_other_rows_is_refused():
 
 def one_network(**options):
     return make("DQN", **options).policy.q_net.q_net
-
-
-def test_one_linear_expert_is_the_dense_layer():
-    linear = one_network(expert="linear", num_experts=1, router="uniform")
-    expert = next(m for m in linear.modules() if isinstance(m, MoELayer)).experts.expert(0)
-    x = th.randn(5, 4)
-    hidden = th.relu(linear.blocks[0](x))
-    th.testing.assert_close(linear(x), linear.blocks[-1](th.relu(expert(hidden))))
-    with pytest.raises(ValueError, match=r"`expert_width` needs .* got `expert`='linear'"):
-        MoEOptions(expert="linear", expert_width=3)
 
 
 def test_an_expert_of_the_body_is_all_hidden_layers_and_the_activation_follows_the_sum():
@@ -371,31 +320,6 @@ def test_each_task_has_its_own_head_with_any_placement(algorithm, placement, tmp
     assert all(th.equal(value, kept[name]) for name, value in model.policy.state_dict().items())
 
 
-def test_a_head_router_that_can_not_work_is_refused():
-    with pytest.raises(ValueError, match=r"`head_router` must be 'task', or None, got 'soft'"):
-        MoEOptions(head_router="soft")
-    with pytest.raises(ValueError, match=r"`head_router` must be one of .* got 'tsk'"):
-        MoEOptions(head_router="tsk")
-    with pytest.raises(ValueError, match=r"`head_router`='task' needs a head .* use 'body'"):
-        MoEOptions(head_router="task", placement="big")
-    with pytest.raises(ValueError, match=r"`head_router`='task' needs a task id in"):
-        make(head_router="task")
-
-
-def test_renormalised_gates_of_the_kept_experts_sum_to_one():
-    plain, scaled = (make(router="top_k", top_k=2, renormalize=r).policy for r in (False, True))
-    obs = observations(make())
-    for name, routing in scaled.routing(obs).items():
-        gates = plain.routing(obs)[name].gates_BNE
-        th.testing.assert_close(routing.gates_BNE, gates / gates.sum(-1, keepdim=True))
-    with pytest.raises(
-        ValueError, match=r"`renormalize`=True needs `top_k` of at least 2: .* got 1"
-    ):
-        make(router="top_k", renormalize=True)
-    with pytest.raises(ValueError, match=r"`renormalize`=True needs `router` .*\['top_k'\]"):
-        MoEOptions(renormalize=True)
-
-
 @pytest.mark.parametrize("router", ["soft", "top_k", "random"])
 def test_a_router_with_scores_may_have_hidden_layers(router):
     model = make(router=router, router_kwargs={"hidden": [7]})
@@ -413,26 +337,6 @@ def test_a_router_with_scores_may_have_hidden_layers(router):
     }
     with pytest.raises(TypeError, match=r"`hidden` must be a list of widths, got 7"):
         make(router=router, router_kwargs={"hidden": 7})
-
-
-def test_options_of_a_router_are_given_in_one_way():
-    with pytest.raises(ValueError, match=r"`top_k` is an option of its own: give it beside"):
-        MoEOptions(router="top_k", top_k=2, router_kwargs={"top_k": 3})
-    with pytest.raises(ValueError, match=r"`top_k` must be in \[1, num_experts=3\], got 5"):
-        make(router="top_k", top_k=5)
-
-
-def test_arguments_of_a_router_may_differ_by_tower():
-    model = make(router_kwargs={"pi": {"hidden": [5]}, "vf": None})
-    assert hasattr(model.policy.moe_layers()["pi.middle"].router, "hidden")
-    assert not hasattr(model.policy.moe_layers()["vf.middle"].router, "hidden")
-
-
-def test_a_layer_alone_is_built_from_what_its_router_sees():
-    layer = own_parts.Tempered(
-        mlp_experts(2, 3, 4, 5), RouterInput(features=3, num_experts=2), temperature=0.5
-    )
-    assert layer(th.randn(4, 1, 3))[0].shape == (4, 1, 5)
 
 
 def test_a_placement_that_contradicts_itself_is_refused():

@@ -373,24 +373,6 @@ def test_the_output_is_linear_in_what_the_last_layers_read():
     assert StackedNetwork([nn.Linear(5, 2)] * 2).hidden_width == 0
 
 
-def test_weights_are_views_in_either_order():
-    network = mlp_experts(3, 5, 7, 2)
-    for layer, shape in [(network.layers[0], (3, 7, 5)), (network.last, (3, 2, 7))]:
-        assert layer.weight_EOI.shape == shape
-        assert layer.weight_EIO.shape == (3, shape[2], shape[1])
-        assert layer.weight_EOI.data_ptr() == layer.weight.data_ptr()
-        th.testing.assert_close(layer.from_EOI(layer.weight_EOI), layer.weight)
-
-
-def test_names_sizes_and_costs():
-    network = mlp_experts(3, 5, 7, 2)
-    names = ["layers.0.weight", "layers.0.bias_EO", "last.weight", "last.bias_EO"]
-    assert list(network.state_dict()) == names
-    assert network.macs == 5 * 7 + 7 * 2
-    assert (network.width, network.out_features) == (7, 2)
-    assert "3 x (5 -> 7)" in repr(network)
-
-
 def test_rows_are_sorted_once_that_saves_more_than_it_costs():
     network = mlp_experts(8, 64, 64, 64)
     router = SparseMoE(network, RouterInput(features=64, num_experts=8))
@@ -412,11 +394,6 @@ def test_no_experts_and_different_ones_are_errors(make):
         make([])
     with pytest.raises(ValueError, match=r"`experts` must be alike, got .*=3.*expert 1, .*=4"):
         make([nn.Linear(5, 3), nn.Linear(5, 4)])
-
-
-def test_experts_without_a_linear_layer_are_an_error():
-    with pytest.raises(TypeError, match=r"must have an nn\.Linear, got ReLU"):
-        StackedNetwork([nn.ReLU()])
 
 
 @pytest.mark.parametrize("odd", [{"groups": 2}, {"dilation": 2}, {"padding_mode": "circular"}])

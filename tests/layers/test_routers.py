@@ -12,7 +12,6 @@ from sb3_moe.layers import (
     ExpertChoiceMoE,
     LinearRouter,
     MLPRouter,
-    MoELayer,
     RandomMoE,
     RouterInput,
     SoftMoE,
@@ -367,17 +366,6 @@ def test_expert_axes_name_every_tensor_of_a_router_that_has_entries_for_experts(
 def test_expert_axes_of_a_router_with_hidden_layers_are_those_of_its_last_layer():
     layer = make(SoftMoE, hidden=[6], bias=True)
     assert layer.expert_axes() == {"router.last.weight_RK": 1, "router.last.bias_K": 0}
-
-
-def test_a_class_without_a_name_of_its_own_is_called_by_its_own():
-    class Mine(SparseMoE):
-        pass
-
-    assert (Mine.name, SparseMoE.name, MoELayer.name) == ("Mine", "top_k", "moe")
-    with pytest.raises(NotImplementedError):
-        make(
-            type("Empty", (MoELayer,), {"__init__": lambda self, e, s: MoELayer.__init__(self, e)})
-        )(th.zeros(1, 1, 5))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import combinations, product
 from typing import Any, NamedTuple
 
 import arena
@@ -47,6 +47,14 @@ def every_case() -> list[Case]:
         for pair, rest in product(arena.PAIRS, product(PLACEMENTS, ROUTERS, TOKENS))
     )
     return [case for case in cases if is_valid(case)]
+
+
+def pairwise(cases: Sequence[Case]) -> list[Case]:
+    """Return few cases that hold every pair of values found in any.
+
+    :param cases: to choose from
+    """
+    return fewest({case: set(combinations(enumerate(case), 2)) for case in cases})
 
 
 def each_placement(cases: Sequence[Case]) -> list[Case]:

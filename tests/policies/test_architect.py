@@ -8,9 +8,9 @@ from own_parts import Skipping
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
-from sb3_moe.layers import MoELayer, SeparateNetworks, SoftMoE, SparseMoE
+from sb3_moe.layers import MoELayer, SeparateNetworks, SoftMoE
 from sb3_moe.layers.orthonormal import gram_schmidt
-from sb3_moe.policies.architect import Architect, as_torch_does
+from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.stages import read_stages
 from sb3_moe.policies.towers import Layout, MoEBlock, Tower
@@ -48,35 +48,20 @@ def one_hot(*tasks):
     return th.nn.functional.one_hot(th.tensor(tasks), 3).float()
 
 
-def test_middle_replaces_the_last_hidden_layer_and_its_activation():
-    tower = network(placement="middle")
-    assert kinds(tower) == ["Linear", "ReLU", "MoEBlock", "Linear"]
-    assert shapes(tower) == [(8, 6)]
-
-
-def test_final_replaces_the_head():
-    tower = network(placement="final")
-    assert kinds(tower) == ["Linear", "ReLU", "Linear", "ReLU", "MoEBlock"]
-    assert shapes(tower) == [(6, 2)]
-
-
-def test_all_replaces_every_hidden_layer_and_the_head():
-    tower = network(placement="all")
-    assert kinds(tower) == ["MoEBlock", "MoEBlock", "MoEBlock"]
-    assert shapes(tower) == [(5, 8), (8, 6), (6, 2)]
-
-
-def test_big_holds_whole_networks():
-    tower = network(placement="big")
-    assert kinds(tower) == ["MoEBlock"]
-    assert [type(m).__name__ for m in layers(tower)[0].experts.expert(0)] == [
-        *("Linear", "ReLU", "Linear", "ReLU", "Linear")
-    ]
-    assert shapes(tower) == [(5, 2)]
-
-
-def test_none_leaves_dense_layers():
-    assert kinds(network(placement="none")) == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
+@pytest.mark.parametrize(
+    ("placement", "around", "sizes"),
+    [
+        ("none", ["Linear", "ReLU", "Linear", "ReLU", "Linear"], []),
+        ("middle", ["Linear", "ReLU", "MoEBlock", "Linear"], [(8, 6)]),
+        ("final", ["Linear", "ReLU", "Linear", "ReLU", "MoEBlock"], [(6, 2)]),
+        ("all", ["MoEBlock", "MoEBlock", "MoEBlock"], [(5, 8), (8, 6), (6, 2)]),
+        ("big", ["MoEBlock"], [(5, 2)]),
+    ],
+)
+def test_a_placement_replaces_these_layers(placement, around, sizes):
+    tower = network(placement=placement)
+    assert kinds(tower) == around
+    assert shapes(tower) == sizes
 
 
 def test_an_expert_is_two_linear_layers_around_the_dense_activation():
@@ -266,27 +251,6 @@ def test_slots_are_by_default_tokens_over_experts_rounded_up(tokens, slots):
     assert layers(network(MAP, hidden=(8,), tokens=tokens, num_slots=5))[0].num_slots == 5
 
 
-def test_big_encodes_the_image_in_each_expert():
-    tower = network(IMAGE, placement="big", num_experts=2)
-    x = th.randn(3, IMAGE.x_dim)
-    task = one_hot(0, 1, 2)
-    layer = layers(tower)[0]
-    gates = (th.cat([x, task], 1) @ layer.router.weight_RK).softmax(-1)
-    outs = th.stack([layer.experts.expert(k)(th.cat([x, task], 1)) for k in range(2)], 1)
-    expected = (outs * gates.unsqueeze(-1)).sum(1)
-    th.testing.assert_close(tower(th.cat([x, task], 1)), expected)
-    convs = [m for m in layer.experts.expert(0).modules() if isinstance(m, nn.Conv2d)]
-    assert len(convs) == 1
-
-
-def test_a_tower_beside_a_big_one_encodes_the_image_itself():
-    tower = network(IMAGE, placement="middle", hidden=(8,))
-    # 16 filters of 3x3 make 16 x 3 x 3 of 4 x 5 x 5; two features stand beside the image.
-    assert shapes(tower) == [(16 * 9 + 2 + 3, 8)]
-    assert tower.encoder is not None
-    assert tower(th.randn(3, IMAGE.features_dim)).shape == (3, 2)
-
-
 def test_body_and_head_together_are_the_network():
     dense = create_mlp(TASKS.features_dim, -1, [8, 6])
     architect = Architect(MoEOptions(placement="final"), TASKS)
@@ -343,16 +307,6 @@ def test_experts_are_initialised_one_by_one_as_the_given_functions_say():
                 assert not linear.bias.any()
 
 
-def test_the_default_is_torchs_own_initialisation():
-    tower = network(placement="all")
-    weight = layers(tower)[0].experts.expert(0)[0].weight
-    assert weight.abs().max() <= 1 / 5**0.5
-    linear = nn.Linear(2, 2)
-    before = linear.weight.clone()
-    as_torch_does(linear)
-    assert th.equal(linear.weight, before)
-
-
 class Scale(nn.Module):
     """A normalisation with one parameter per feature."""
 
@@ -382,41 +336,6 @@ def test_norms_are_kept_around_the_experts(placement):
     assert tower(th.zeros(3, 5)).shape == (3, 2)
 
 
-def test_first_norms_fit_what_the_first_layer_sees():
-    dense = [Scale(10), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 2)]
-    for task_input, width in (("both", 10), ("router", 7)):
-        options = MoEOptions(task_input=task_input)
-        tower = Architect(options, CRITIC).network(dense)
-        assert [norm.num_features for norm in tower.norms] == [width]
-        assert tower(th.zeros(3, 8), th.zeros(3, 2)).shape == (3, 2)
-
-
-def test_dense_towers_can_be_kept_from_the_task():
-    tower = network(TASKS, placement="none", task_input="none")
-    x = th.randn(3, 5)
-    seen = [tower(th.cat([x, one_hot(k, k, k)], 1)) for k in range(3)]
-    assert th.equal(seen[0], seen[1])
-    assert th.equal(seen[0], seen[2])
-    assert tower.blocks[0].in_features == 5
-
-
-def test_routers_take_the_options():
-    layer = layers(network(router="top_k", top_k=2, bias_rate=0.1, balance_coef=0.2))[0]
-    assert isinstance(layer, SparseMoE)
-    assert (layer.top_k, layer.bias_rate, layer.aux) == (2, 0.1, (0.2, 0.0, 0.0))
-    router = layers(network(normalize_router=True, router_noise=0.3))[0].router
-    assert router.scale is not None
-    assert router.noise == 0.3
-    frozen = layers(network(router="random"))[0].router
-    assert "weight_RK" in dict(frozen.named_buffers())
-
-
-def test_the_task_router_needs_no_router_weights():
-    tower = network(TASKS, router="task")
-    assert not any("router" in name for name in tower.state_dict())
-    assert layers(tower)[0].num_experts == 3
-
-
 @pytest.mark.parametrize(
     ("layout", "hidden", "options", "message"),
     [
@@ -432,14 +351,6 @@ def test_the_task_router_needs_no_router_weights():
             {"tokens": "conv"},
             "`tokens`='conv' with `placement`='middle' needs exactly one hidden .* has 2",
         ),
-        (
-            MAP,
-            (),
-            {"tokens": "feature", "placement": "all"},
-            "`tokens`='feature' with `placement`='all' needs exactly one hidden .* has 0",
-        ),
-        (FLAT, (8,), {"tokens": "conv"}, "`tokens`='conv' needs a feature map, .* 'MoeCnnPolicy'"),
-        (FLAT, (8,), {"router": "task"}, "`router`='task' needs a task id in the observation"),
         (
             FLAT,
             (8,),
@@ -457,11 +368,6 @@ def test_the_task_router_needs_no_router_weights():
 def test_what_does_not_fit_the_input_is_an_error(layout, hidden, options, message):
     with pytest.raises(ValueError, match=message):
         network(layout, hidden=hidden, **options)
-
-
-def test_a_dense_tower_keeps_options_that_it_has_no_use_for():
-    dense = {"placement": "none", "task_input": "none", "expert_width": 16}
-    assert kinds(network(hidden=(), **dense)) == ["Linear"]
 
 
 def test_final_and_big_need_no_hidden_layer():

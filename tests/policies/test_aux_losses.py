@@ -199,25 +199,3 @@ def test_at_learning_rate_0_ppos_policy_stays_the_same(algorithm, router, placem
         arena.train(model, 16)
         assert abs(model.logger.name_to_value["train/approx_kl"]) < 1e-6
         assert model.logger.name_to_value["train/clip_fraction"] == 0
-
-
-@pytest.mark.parametrize(("algorithm", "placement"), [("DQN", "middle"), ("SAC", "big")])
-def test_noise_is_there_in_training_only(algorithm, placement):
-    policy = arena.make(algorithm, placement=placement, router_noise=0.5, net_arch=[8]).policy
-    layer = next(iter(policy.moe_layers().values()))
-    x = th.rand(6, 1, layer.router.weight_RK.shape[0])
-    layer.train()
-    assert not th.equal(layer.router(x), layer.router(x))
-    layer.eval()
-    assert th.equal(layer.router(x), layer.router(x))
-
-
-@pytest.mark.parametrize("algorithm", ["DQN", "RecurrentPPO"])
-def test_predicting_twice_gives_the_same(algorithm):
-    alias = "MoeMlpLstmPolicy" if algorithm == "RecurrentPPO" else "MoeMlpPolicy"
-    options = {"router": "top_k", "bias_rate": 0.5, **COEFS}
-    if algorithm not in arena.ON_POLICY:
-        options["router_noise"] = 0.5
-    model = arena.train(arena.make(algorithm, alias, placement="all", net_arch=[8], **options))
-    obs = arena.observe(model, 20)
-    np.testing.assert_array_equal(arena.predict(model, obs), arena.predict(model, obs))

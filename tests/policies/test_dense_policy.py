@@ -56,22 +56,10 @@ def test_without_experts_the_default_net_arch_is_that_of_sb3(algorithm):
     arena.assert_same_weights(ours.policy, dense.policy)
 
 
-def test_the_default_of_images_is_nature_and_no_hidden_layer_as_in_sb3():
-    ours, dense = pair_of_models("PPO", "MoeCnnPolicy")
-    arena.assert_same_weights(ours.policy, dense.policy)
-
-
 def test_without_experts_there_is_nothing_to_look_into():
     policy = arena.make("PPO", placement="none").policy
     assert policy.moe_layers() == {}
     assert policy.routing(np.zeros((2, 5), np.float32)) == {}
-
-
-def test_scaled_images_are_taken_as_sb3_takes_them():
-    env = arena.Arena(spaces.Box(0, 1, (3, 36, 36), np.float32))
-    options = {"normalize_images": False, "net_arch": [8]}
-    ours = arena.make("PPO", "MoeCnnPolicy", env, placement="none", **options)
-    arena.assert_same_weights(ours.policy, arena.make("PPO", "CnnPolicy", env, **options).policy)
 
 
 SMALL = spaces.Box(0, 255, (3, 12, 12), np.uint8)
@@ -139,20 +127,6 @@ def test_the_extractor_without_experts_is_the_default_of_the_policy_behind():
     dense = PPO(Combining, env, seed=0, device="cpu")
     assert type(ours.policy.features_extractor) is CombinedExtractor
     arena.assert_same_weights(ours.policy, dense.policy)
-
-
-@pytest.mark.parametrize(
-    ("net_arch", "error", "rule"),
-    [
-        ([-64], ValueError, "at least 1, got -64"),
-        ({"pi": [64], "vf": [0]}, ValueError, "at least 1, got 0"),
-        ([64.0], TypeError, "an int, got 64.0"),
-        ({"pi": [64, "a"], "vf": [64]}, TypeError, "an int, got 'a'"),
-    ],
-)
-def test_a_hidden_layer_has_units(net_arch, error, rule):
-    with pytest.raises(error, match=f"`net_arch` must be {rule}"):
-        PPO("MoeMlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": net_arch}, device="cpu")
 
 
 def test_a_misspelt_argument_of_our_extractor_is_named_with_what_was_meant():

@@ -11,6 +11,7 @@ RECURRENT = [case for case in cases.every_case() if case.algorithm == "Recurrent
 # Whose policies are those of another algorithm.
 TWINS = ("A2C", "TRPO", "DDPG")
 COVER = cases.each_value([case for case in EVERY if case.algorithm not in TWINS])
+PAIRS = cases.pairwise([case for case in EVERY if case.algorithm not in TWINS])
 # Behind experts that encode pictures, a Gaussian's mean and deviation are split and joined again.
 SPLIT = cases.Case("SAC", "MoeCnnPolicy", "big", "uniform", "sample")
 
@@ -43,7 +44,7 @@ def test_an_export_says_the_same(case):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("case", EVERY, ids=str)
+@pytest.mark.parametrize("case", PAIRS, ids=str)
 def test_every_export_says_the_same(case):
     check(case, exporting.exported)
 
@@ -65,7 +66,7 @@ def test_onnxruntime_says_the_same(case):
 
 @quietly
 @pytest.mark.full
-@pytest.mark.parametrize("case", [*EVERY, *RECURRENT], ids=str)
+@pytest.mark.parametrize("case", [*PAIRS, *cases.pairwise(RECURRENT)], ids=str)
 def test_every_onnx_file_says_the_same(case):
     pytest.importorskip("onnx")
     check(case, exporting.in_reference)

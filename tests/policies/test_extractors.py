@@ -19,7 +19,6 @@ from sb3_moe.policies.extractors import (
     make_convs,
     map_shape_of,
 )
-from sb3_moe_envs.spaces.task_id import NamedBox
 
 FLAT = spaces.Box(-1, 1, (5,), np.float32)
 MINATAR = spaces.Box(0, 1, (10, 10, 4), np.uint8)
@@ -83,11 +82,6 @@ def test_an_extractor_of_the_users_own_may_call_its_attributes_as_ours_does(algo
 def test_a_dense_model_with_an_extractor_of_the_users_own_can_be_given_experts():
     dense = arena.make("PPO", "MlpPolicy", arena.Arena(FLAT), features_extractor_class=Own)
     arena.train(sb3_moe.upcycle(dense, placement="middle"))
-
-
-def test_a_router_by_the_task_needs_more_than_an_attribute_of_the_users_own_extractor():
-    with pytest.raises(ValueError, match="needs a task id in the observation, got none"):
-        arena.make("PPO", router="task", features_extractor_class=Own)
 
 
 def test_the_one_hot_stands_last_whatever_the_order_of_the_keys():
@@ -167,19 +161,6 @@ def test_the_map_shape_is_what_the_convolutions_give(encoder, size):
     assert TaskExtractor(spaces.Box(0, 255, shape, np.uint8), encoder=encoder).map_shape == given
 
 
-def test_impala_has_three_stages_of_two_residual_blocks():
-    convs = make_convs("impala", (3, 64, 64))
-    assert sum(isinstance(m, nn.Conv2d) for m in convs.modules()) == 15
-    assert map_shape_of("impala", (3, 64, 64)) == (32, 8, 8)
-
-
-def test_features_dim_keeps_the_linear_layer_and_there_is_no_map():
-    extractor = TaskExtractor(MINATAR, encoder="minatar", features_dim=32)
-    assert (extractor.features_dim, extractor.map_shape) == (32, None)
-    MINATAR.seed(0)
-    assert features(extractor, MINATAR.sample()).shape == (1, 32)
-
-
 def test_of_several_keys_images_are_encoded_and_the_rest_flattened():
     space = dict_space(camera=MINATAR, joints=FLAT, task_id=TASK)
     extractor = TaskExtractor(space, encoder="minatar")
@@ -191,14 +172,6 @@ def test_of_several_keys_images_are_encoded_and_the_rest_flattened():
     assert extractor.map_shape is None
     assert extractor.features_dim == 1024 + 5 + 3
     assert out[0, 1024:].tolist() == [1, 1, 1, 1, 1, 1, 0, 0]
-
-
-def test_two_images_get_an_encoder_each():
-    space = dict_space(left=MINATAR, right=MINATAR)
-    extractor = TaskExtractor(space, encoder="minatar")
-    assert len(extractor.convs) == 2
-    assert extractor.features_dim == 2048
-    assert extractor.map_shape is None
 
 
 def test_an_image_with_the_id_alone_beside_it_has_a_map():
@@ -253,10 +226,6 @@ def test_each_of_several_pictures_gets_the_encoder_of_its_size(swapped):
     assert features(extractor, space.sample()).shape == (1, extractor.features_dim)
 
 
-def test_where_there_is_no_picture_auto_is_flat():
-    assert TaskExtractor(FLAT, encoder="auto").features_dim == FLAT.shape[0]
-
-
 @pytest.mark.parametrize("beside", [MINATAR, spaces.Box(-1, 1, (2, 2, 3), np.float32), FLAT])
 def test_behind_encoders_of_any_kind_networks_are_as_wide(beside):
     model = PPO(
@@ -275,13 +244,6 @@ def test_a_policy_for_images_takes_a_tiny_one_with_the_encoder_that_is_asked_for
         PPO("MoeCnnPolicy", env)
     kwargs = {"features_extractor_kwargs": {"encoder": encoder}}
     assert PPO("MoeCnnPolicy", env, policy_kwargs=kwargs).policy.features_dim > 0
-
-
-def test_the_only_picture_that_is_encoded_may_be_left_to_the_experts():
-    tiny = spaces.Box(-1, 1, (2, 2, 3), np.float32)
-    extractor = TaskExtractor(dict_space(obs=MINATAR, tiny=tiny), encoder="auto", raw=True)
-    assert (extractor.encoder, extractor.image_shape) == ("minatar", (4, 10, 10))
-    assert extractor.flat_keys == ["tiny"]
 
 
 @pytest.mark.parametrize(
@@ -330,33 +292,17 @@ def test_among_images_that_are_scaled_already_the_first_of_two_as_short_axes_cou
             {"encoder": "minatar", "features_dim": 4, "raw": True},
             "`features_dim`=4 adds .* takes the map: give it as the first of `net_arch`",
         ),
-        (
-            spaces.Box(-1, 1, (2, 2, 2), np.float32),
-            {"encoder": "auto", "features_dim": 4},
-            r"`features_dim`=4 adds a layer behind convolutions, and 'auto' has none for Box",
-        ),
         (FLAT, {"num_tasks": 0}, "`num_tasks` must be at least 1, got 0"),
         (FLAT, {"num_tasks": 5}, "`num_tasks`=5 leaves no feature of 5"),
-        (TASK, {"num_tasks": 2}, r"`num_tasks` needs a Box observation, got Discrete\(3\)"),
         (
             MINATAR,
             {"encoder": "minatar", "num_tasks": 4},
             "`num_tasks`=4 leaves no channel of 4",
         ),
         (
-            dict_space(obs=FLAT, task_id=FLAT),
-            {},
-            r"`task_id` must be Discrete, got Box",
-        ),
-        (
             dict_space(obs=FLAT, task_id=TASK),
             {"num_tasks": 4},
             "`num_tasks` must agree with the task_id space, 3, got 4",
-        ),
-        (
-            NamedBox(-np.ones(5, np.float32), np.ones(5, np.float32), np.float32, ["a", "b"]),
-            {"num_tasks": 3},
-            "`num_tasks` must agree with the tasks in the observation space, 2, got 3",
         ),
         (
             dict_space(a=MINATAR, b=MINATAR),
@@ -368,14 +314,6 @@ def test_among_images_that_are_scaled_already_the_first_of_two_as_short_axes_cou
 def test_what_does_not_fit_the_space_is_an_error(space, kwargs, message):
     with pytest.raises(ValueError, match=message):
         TaskExtractor(space, **kwargs)
-
-
-@pytest.mark.parametrize("value", [True, 2.0, "2"])
-def test_what_is_no_whole_number_is_refused(value):
-    with pytest.raises(TypeError, match=f"`num_tasks` must be an int, got {value!r}"):
-        TaskExtractor(FLAT, num_tasks=value)
-    with pytest.raises(TypeError, match=f"`features_dim` must be an int, got {value!r}"):
-        TaskExtractor(arena.IMAGE, encoder="minatar", features_dim=value)
 
 
 def test_a_layer_without_outputs_is_refused():

@@ -1,5 +1,8 @@
 """Policies train, act and are looked into on a device, and wait for it only where a list says."""
 
+import os
+import subprocess
+import sys
 from functools import cache
 
 import arena
@@ -9,7 +12,7 @@ import on_device
 import pytest
 import torch as th
 from device_reads import READS, UPLOADS, undue
-from fake_device import ALONE, NAME, Place, Watch, fake_device
+from fake_device import ALONE, NAME, Place, fake_device
 from gymnasium import spaces
 
 from sb3_moe.callbacks import PlasticityCallback, ReDoCallback, RoutingCallback
@@ -17,10 +20,11 @@ from sb3_moe.layers import experts
 from sb3_moe.vec_env.replay_buffers import DeviceReplayBuffer, MultiTaskReplayBuffer
 from sb3_moe.vec_env.rollout_buffers import DeviceRolloutBuffer
 
-pytestmark = ALONE
 EVERY = cases.every_case()
 SOME = cases.each_once(EVERY)
-REST = [pytest.param(case, marks=pytest.mark.full) for case in EVERY if case not in SOME]
+REST = [
+    pytest.param(case, marks=pytest.mark.full) for case in cases.pairwise(EVERY) if case not in SOME
+]
 BUFFERS = {
     "PPO": {"rollout_buffer_class": DeviceRolloutBuffer},
     "DQN": {"replay_buffer_class": DeviceReplayBuffer},
@@ -28,6 +32,17 @@ BUFFERS = {
 }
 
 
+@pytest.mark.skipif("SB3_MOE_FAKE_DEVICE" in os.environ, reason="this is that process")
+@pytest.mark.parametrize("which", ["not full", pytest.param("full", marks=pytest.mark.full)])
+def test_on_a_device_of_a_process_of_its_own(which):
+    """Run the tests of this file there: torch takes a device only before the first backward."""
+    command = [sys.executable, "-m", "pytest", "-x", "-m", which, __file__]
+    env = os.environ | {"SB3_MOE_FAKE_DEVICE": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@ALONE
 @pytest.mark.parametrize("case", [*SOME, *REST], ids=str)
 def test_a_policy_trains_and_acts_on_the_device(case):
     watch = on_device.train_and_act(case)
@@ -52,6 +67,7 @@ MIXED = [pair for pair in arena.PAIRS if pair[1].startswith("MoeMlp")] + [
 ]
 
 
+@ALONE
 @pytest.mark.parametrize(("algorithm", "alias"), MIXED)
 def test_measures_and_remedies_read_what_they_return_and_no_more(algorithm, alias):
     assert undue(looked_at(algorithm, alias), looking=True) == set()
@@ -65,6 +81,7 @@ def buffered(algorithm, alias):
     return watch
 
 
+@ALONE
 @pytest.mark.parametrize("alias", ["MoeMlpPolicy", "MoeCnnPolicy", "MoeMultiInputPolicy"])
 @pytest.mark.parametrize("algorithm", list(BUFFERS))
 def test_a_buffer_on_the_device_gives_minibatches_that_are_there(algorithm, alias):
@@ -74,6 +91,7 @@ def test_a_buffer_on_the_device_gives_minibatches_that_are_there(algorithm, alia
     assert not from_numpy & watch.uploads.keys()
 
 
+@ALONE
 def test_a_rollout_on_the_device_is_read_once_a_step():
     reads = buffered("PPO", "MoeMlpPolicy").reads
     of_buffers = {place.file: n for place, n in reads.items() if place.function == "add"}
@@ -82,6 +100,7 @@ def test_a_rollout_on_the_device_is_read_once_a_step():
     assert looks == [on_device.STEPS]
 
 
+@ALONE
 def test_batches_of_tasks_are_drawn_on_the_device():
     space = arena.with_task(arena.FLAT)
     obs = {"obs": np.zeros((2, 5), np.float32), "task_id": np.array([0, 1])}
@@ -95,6 +114,7 @@ def test_batches_of_tasks_are_drawn_on_the_device():
     assert undue(watch) == set()
 
 
+@ALONE
 def test_callbacks_look_at_a_policy_on_the_device():
     with fake_device() as watch:
         model = on_device.make("PPO", "MoeMlpPolicy", router="top_k", placement="middle")
@@ -107,6 +127,7 @@ def test_callbacks_look_at_a_policy_on_the_device():
     assert agreement
 
 
+@ALONE
 @pytest.mark.parametrize("groups", [True, False])
 def test_sorted_rows_in_one_call_per_layer_stay_on_the_device(monkeypatch, groups):
     """And where there is no such call, no rows are counted on the host."""
@@ -129,6 +150,7 @@ def test_sorted_rows_in_one_call_per_layer_stay_on_the_device(monkeypatch, group
     assert set(calls) == ({NAME} if groups else set())
 
 
+@ALONE
 def test_every_read_and_every_copy_of_the_list_happens():
     watches = [looked_at(*pair) for pair in MIXED]
     watches += [buffered(algorithm, "MoeMlpPolicy") for algorithm in BUFFERS]
@@ -156,6 +178,7 @@ def reads(ask):
     return sum(watch.reads.values())
 
 
+@ALONE
 @pytest.mark.parametrize(
     ("ask", "number"),
     [
@@ -177,11 +200,13 @@ def test_every_way_to_read_a_value_is_noted(ask, number):
     assert reads(ask) == number
 
 
+@ALONE
 def test_a_tensor_that_stays_on_the_host_fails():
     with fake_device(), pytest.raises(RuntimeError, match="device"):
         th.ones(3, device=NAME) + th.ones(3)
 
 
+@ALONE
 def test_a_copy_to_the_device_is_noted_with_its_place():
     with fake_device() as watch:
         th.ones(3).to(NAME)
@@ -189,19 +214,3 @@ def test_a_copy_to_the_device_is_noted_with_its_place():
     here = "tests/policies/test_fake_device.py"
     place = Place(here, "test_a_copy_to_the_device_is_noted_with_its_place")
     assert watch.uploads == {place: 2}
-
-
-def test_a_second_read_in_a_function_that_may_read_once_is_undue():
-    allowed = next(place for place in READS if place.function == "get_actions")
-    watch = Watch()
-    watch.reads.update([allowed, allowed._replace(line="parameter.sum().item()")])
-    assert [place.line for place in undue(watch)] == ["parameter.sum().item()"]
-
-
-def test_the_device_leaves_torch_as_it_was():
-    assert th.get_default_device().type != NAME
-    with fake_device():
-        pass
-    assert th.ones(2).numpy().tolist() == [1.0, 1.0]
-    assert th.nn.Linear(2, 2).to("cpu").weight.device.type == "cpu"
-    assert th.tensor([1.0], device="cpu").tolist() == [1.0]

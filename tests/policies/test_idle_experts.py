@@ -16,7 +16,6 @@ import sb3_moe
 from sb3_moe.layers import SeparateNetworks, StackedNetwork, mlp_experts
 from sb3_moe.measures.resets import reset_optimizers
 from sb3_moe.networks import networks_of
-from sb3_moe.networks.masks import moments_in
 from sb3_moe.optimizers import ExpertAdam, ExpertAdamW, ExpertLayer
 
 VARIANTS = {
@@ -294,14 +293,6 @@ def test_a_gradient_that_is_no_number_is_no_reason_to_stay_still():
     assert th.isnan(experts.last.bias_EO[0]).all()
 
 
-def test_weights_that_several_experts_hold_together_are_nobodys():
-    shared = nn.PReLU()
-    networks = [nn.Sequential(nn.Linear(2, 2), shared, nn.Linear(2, 2)) for _ in range(2)]
-    shares = SeparateNetworks(networks, 2).shares()
-    assert len(shares) == 8
-    assert not any(share.parameter is shared.weight for share in shares)
-
-
 # What is held, and by default.
 
 
@@ -379,11 +370,6 @@ def test_what_cannot_hold_them_is_refused(options, message):
         one_task("PPO", **options)
 
 
-def test_freeze_idle_is_yes_or_no():
-    with pytest.raises(TypeError, match="`freeze_idle` must be a bool, got 1"):
-        one_task("PPO", freeze_idle=1)
-
-
 def test_of_trpo_the_critic_is_held_and_the_actor_stays_but_for_rounding():
     model = arena.train(one_task("TRPO"), 32)
     set_task(model, 1)
@@ -441,41 +427,8 @@ def test_an_optimizer_that_is_put_in_anothers_place_holds_too(algorithm):
     assert_same(of_expert(arena.train(model, 32).policy, 0), still)
 
 
-def test_a_forged_count_is_refused():
-    model = after_a_switch()
-    state = model.policy.optimizer.state_dict()
-    for entries in state["state"].values():
-        if entries["step"].dim() == 1:
-            entries["step"] = th.zeros(2)
-    with pytest.raises(ValueError, match=r"`step` must hold .* 3 experts, got shape \(2,\)"):
-        model.policy.optimizer.load_state_dict(state)
-
-
 def test_an_optimizer_that_forgets_counts_from_the_start():
     model = after_a_switch("PPO")
     reset_optimizers(model.policy)
     arena.train(model, 16)
     assert {tuple(each) for each in counts(model.policy)} == {(0.0, 2.0, 0.0)}
-
-
-def test_a_count_is_no_running_average():
-    policy = after_a_switch("DQN", expert=Skipping, net_arch=[1]).policy
-    steps = {id(state["step"]) for state in policy.optimizer.state.values()}
-    averages = moments_in(policy.optimizer).values()
-    assert steps
-    assert not steps & {id(each) for several in averages for each in several}
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("algorithm", ["PPO", "A2C", "DQN", "SAC", "TD3"])
-def test_a_thousand_updates_by_an_algorithm_leave_an_idle_expert_as_it_is(algorithm):
-    many = {"n_epochs": 500} if algorithm == "PPO" else {"n_steps": 5} if algorithm == "A2C" else {}
-    model = arena.train(one_task(algorithm, many), 32)
-    set_task(model, 1)
-    before = of_expert(model.policy, 0)
-    if many:
-        arena.train(model, 32 if algorithm == "PPO" else 5000)
-    else:
-        arena.train(model, 16)
-        model.train(gradient_steps=1000, batch_size=8)
-    assert_same(of_expert(model.policy, 0), before)

@@ -6,8 +6,6 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
-from stable_baselines3.common.vec_env import is_vecenv_wrapped
-from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
 from torch import nn
 
 from sb3_moe.policies.extractors import TaskExtractor
@@ -88,13 +86,6 @@ def test_a_features_dim_keeps_the_linear_layer_and_sb3s_net_arch(name):
         arena.make(
             "DQN", "MoeCnnPolicy", features_extractor_kwargs=kwargs, tokens="conv", net_arch=[8]
         )
-
-
-@pytest.mark.parametrize("tokens", ["conv", "feature"])
-def test_tokens_of_flat_observations_are_an_error_that_names_the_cure(tokens):
-    message = f"`tokens`='{tokens}' needs a feature map, .* 'MoeCnnPolicy'"
-    with pytest.raises(ValueError, match=message):
-        arena.make("PPO", "MoeMlpPolicy", tokens=tokens, net_arch=[8])
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
@@ -192,16 +183,6 @@ def test_an_extractor_that_says_nothing_of_tasks_or_maps_has_neither():
         arena.make("PPO", "MoeCnnPolicy", env, tokens="conv", **kwargs)
 
 
-@pytest.mark.parametrize("placement", ["none", "middle", "big"])
-def test_images_with_channels_last_are_transposed_by_sb3(placement):
-    env = arena.Arena(spaces.Box(0, 255, (36, 36, 3), np.uint8))
-    model = arena.make("PPO", "MoeCnnPolicy", env, placement=placement, net_arch=[8])
-    assert is_vecenv_wrapped(model.env, VecTransposeImage)
-    arena.train(model)
-    image = env.observation_space.sample()
-    assert model.predict(image)[0].shape == ()
-
-
 def test_images_are_scaled_as_sb3_scales_them():
     env = arena.Arena(arena.SB3_IMAGE)
     policy = arena.make("PPO", "MoeCnnPolicy", env, net_arch=[8]).policy
@@ -209,19 +190,6 @@ def test_images_are_scaled_as_sb3_scales_them():
     policy.features_extractor.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
     policy.predict(np.full((3, 36, 36), 255, np.uint8))
     assert seen[0].unique().tolist() == [1.0]
-
-
-@pytest.mark.parametrize("shape", [(3, 36, 40), (36, 40, 3)])
-def test_scaled_images_have_their_channels_on_the_shortest_axis(shape, tmp_path):
-    env = arena.Arena(spaces.Box(0, 1, shape, np.float32))
-    model = arena.make("PPO", "MoeCnnPolicy", env, normalize_images=False, net_arch=[8])
-    extractor = model.policy.features_extractor
-    assert (extractor.encoder, extractor.image_shapes[""]) == ("nature", (3, 36, 40))
-    arena.train(model)
-    model.policy.save(tmp_path / "policy")
-    loaded = type(model.policy).load(tmp_path / "policy")
-    obs = arena.observe(model)
-    np.testing.assert_array_equal(arena.predict(loaded, obs), arena.predict(model, obs))
 
 
 def test_an_image_key_beside_others_is_encoded_and_the_rest_flattened():

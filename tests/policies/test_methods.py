@@ -200,15 +200,6 @@ def test_redo_and_the_measures_see_the_same_hidden_layers_with_task_embeddings(a
     assert set(counts) == {layer.name for layer in hidden_layers(policy)}
 
 
-@pytest.mark.parametrize("placement", ["none", "all"])
-def test_the_tanh_of_td3s_actor_is_no_hidden_layer_with_task_embeddings_either(placement):
-    with_one, without = (
-        hidden_layers(make("TD3", placement=placement, task_embedding=width).policy)
-        for width in (2, None)
-    )
-    assert [layer.name for layer in with_one] == [layer.name for layer in without]
-
-
 def test_a_silent_unit_before_the_head_starts_anew_beside_a_task_embedding():
     model = make(placement="none", task_embedding=2, activation_fn=nn.ReLU)
     policy = model.policy
@@ -219,14 +210,6 @@ def test_a_silent_unit_before_the_head_starts_anew_beside_a_task_embedding():
     assert redo(policy, {key: each.numpy() for key, each in obs.items()}, tau=0.0)["pi.1"] >= 3
     assert (last.bias[:3].abs() < 1e3).all()
     th.testing.assert_close(outputs(model, obs), before)
-
-
-def test_heads_by_the_task_still_go_by_the_one_hot():
-    model = make(placement="none", head_router="task", task_embedding=2)
-    body, head = tower_of(model)
-    assert body.task_embedding is not None
-    assert head.task_embedding is None
-    arena.train(model)
 
 
 SOME = [("PPO", "MoeMultiInputPolicy"), ("SAC", "MoeMultiInputPolicy")]
@@ -325,31 +308,9 @@ WRONG = [
         "`block`='simba' needs a hidden layer that isn't replaced by experts, .*'middle'",
     ),
     (
-        {"block": "simba", "placement": "none", "net_arch": []},
-        "`block`='simba' needs a hidden layer that isn't replaced by experts, .*'none'",
-    ),
-    ({"task_embedding": 0}, "`task_embedding` must be at least 1, got 0"),
-    (
-        {"task_embedding": 4, "task_input": "none"},
-        "`task_embedding`=4 needs someone who sees it, got `task_input`='none'",
-    ),
-    (
         {"task_embedding": 4, "task_input": "router", "router": "embedding"},
         "`task_embedding`=4 needs someone who sees it, .* `router`='embedding'",
     ),
-    (
-        {"router": "embedding", "task_input": "experts"},
-        "`task_input` must be 'both' or 'router' with `router`='embedding', .* got 'experts'",
-    ),
-    (
-        {"router": "embedding", "router_kwargs": {"weights": "hard"}},
-        r"`weights` must be one of \['linear', 'softmax'\], got 'hard'",
-    ),
-    (
-        {"router": "embedding", "head_router": "embedding"},
-        "`head_router` must be 'task', or None, got 'embedding'",
-    ),
-    ({"router": "embedding", "balance_coef": 0.1}, "`balance_coef`=0.1 needs `router` .* got 'emb"),
 ]
 
 
@@ -357,45 +318,6 @@ WRONG = [
 def test_what_does_not_go_together_is_named(options, text):
     with pytest.raises(ValueError, match=text):
         make(**options)
-
-
-WRONG_TYPES = [
-    ({"task_embedding": 2.0}, "`task_embedding` must be an int, got 2.0"),
-    ({"task_embedding": True}, "`task_embedding` must be an int, got True"),
-    ({"router": "embedding", "router_kwargs": {"shared": 1}}, "`shared` must be a bool, got 1"),
-    ({"router": "embedding", "router_kwargs": {"bias": None}}, "`bias` must be a bool, got None"),
-    (
-        {"router": "embedding", "router_kwargs": {"hidden": [4]}},
-        "`router_kwargs` may hold the keyword-only arguments of 'embedding'",
-    ),
-]
-
-
-@pytest.mark.parametrize(("options", "text"), WRONG_TYPES)
-def test_values_of_another_type_are_named(options, text):
-    with pytest.raises(TypeError, match=text):
-        make(**options)
-
-
-NO_TASKS = [
-    ({"router": "embedding"}, "`router`='embedding' needs a task id in the observation, got none"),
-    ({"task_embedding": 4}, "`task_embedding`=4 needs a task id in the observation, got none"),
-    (
-        {"task_embedding": 4, "placement": "none"},
-        "`task_embedding`=4 needs a task id in the observation, got none",
-    ),
-]
-
-
-@pytest.mark.parametrize(("options", "text"), NO_TASKS)
-def test_what_goes_by_the_task_needs_its_id(options, text):
-    with pytest.raises(ValueError, match=text):
-        arena.make("PPO", net_arch=[8], **options)
-
-
-def test_tokens_that_are_parts_of_a_sample_are_not_combined():
-    with pytest.raises(ValueError, match=r"`combine`='orthogonal' needs `tokens`='sample'"):
-        arena.make("PPO", "MoeCnnPolicy", tokens="conv", combine="orthogonal")
 
 
 def test_behind_an_lstm_the_one_hot_stays():
@@ -410,12 +332,6 @@ def test_what_an_algorithm_writes_into_a_preset_reaches_no_other_model():
     preset = presets.SPHERE
     presets.with_policy(preset)["router_kwargs"]["hidden"] = [5]
     assert preset == presets.SPHERE
-
-
-def test_presets_are_named_and_others_are_not_there():
-    assert {"MOORE", "MINATAR_PPO", "with_policy"} <= set(dir(presets))
-    with pytest.raises(AttributeError, match=r"module 'sb3_moe.presets' has no attribute 'MORE'"):
-        presets.MORE  # noqa: B018
 
 
 def test_every_preset_takes_more_options_and_stays_as_it_is():

@@ -10,7 +10,6 @@ from torch.distributions import Normal
 
 import sb3_moe
 from sb3_moe.measures.gradients import fisher_information
-from sb3_moe.networks import networks_of
 
 DIMS = [1, 3, 2]
 BOX = spaces.Box(-1, 1, (3,))
@@ -155,16 +154,6 @@ def test_lacking_dimensions_count_for_nothing_in_what_ewc_keeps(name):
     found = fisher_information(policy, few, actions, {"weight": last.weight})["weight"]
     assert not found[2].any()
     assert found[0].any()
-
-
-@pytest.mark.parametrize("name", GAUSSIAN)
-def test_the_log_probability_of_taken_actions_is_that_which_they_were_drawn_with(name):
-    onehot = name == "CrossQ"
-    policy = make(find(name), "none", onehot).policy.eval()
-    obs, _ = batch(onehot)
-    with th.no_grad():
-        actions, log_prob = policy.actor.action_log_prob(obs)
-        th.testing.assert_close(networks_of(policy).taken(obs, actions)[0], log_prob)
 
 
 @pytest.mark.parametrize("name", [*GAUSSIAN, "TD3", "DDPG"])

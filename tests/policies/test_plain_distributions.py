@@ -77,16 +77,6 @@ def test_actions_and_what_they_teach_are_those_of_sb3(algorithm, actions, determ
         th.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize(("algorithm", "actions"), [*ON_POLICY, *MASKABLE])
-def test_predict_chooses_as_sb3_does(algorithm, actions, deterministic):
-    chosen = []
-    for policy in two_policies(algorithm, actions):
-        th.manual_seed(0)
-        chosen.append(policy.predict(observations().numpy(), deterministic=deterministic)[0])
-    np.testing.assert_array_equal(*chosen)
-
-
 @pytest.mark.parametrize(("algorithm", "actions"), ON_POLICY)
 def test_the_divergence_of_two_policies_is_that_of_sb3(algorithm, actions):
     divergences = []
@@ -112,21 +102,6 @@ def test_the_actor_of_sac_acts_and_learns_as_sb3s_does(deterministic):
         outcomes.append([acted, actions, log_prob, *(p.grad for p in actor.parameters())])
     for mine, other in zip(*outcomes, strict=True):
         th.testing.assert_close(mine, other)
-
-
-def test_log_probabilities_of_several_actions_per_row_are_torchs():
-    logits = observations(3)
-    ours = plain(sb3.CategoricalDistribution(5)).proba_distribution(logits).distribution
-    theirs = th.distributions.Categorical(logits=logits)
-    actions = th.tensor([[0, 1, 2], [4, 3, 0]])
-    th.testing.assert_close(ours.log_prob(actions), theirs.log_prob(actions))
-
-
-@pytest.mark.parametrize("actions", SPACES)
-def test_dense_policies_keep_the_distributions_of_sb3(actions):
-    env = arena.Arena(arena.FLAT, SPACES[actions])
-    policy = arena.make("PPO", env=env, placement="none").policy
-    assert type(policy.action_dist) is type(make_proba_distribution(SPACES[actions]))
 
 
 class Own(sb3.CategoricalDistribution):

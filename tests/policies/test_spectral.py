@@ -215,12 +215,9 @@ def test_a_number_is_the_actors_or_of_the_only_tower():
     assert penalised(arena.make("PPO", **options).policy) == {"vf.middle"}
 
 
-def test_of_several_layers_the_last_with_a_hidden_one_is_penalised():
-    model = arena.make("PPO", placement="all", net_arch=[8, 8], spectral_coef=0.1)
-    assert penalised(model.policy) == {"pi.all.1"}
-
-
-ALGORITHMS = [pair for pair in arena.PAIRS if "Mlp" in pair[1] and pair[0] != "TRPO"]
+ALGORITHMS = [("RecurrentPPO", "MoeMlpLstmPolicy")] + [
+    (name, "MoeMlpPolicy") for name in ("PPO", "SAC", "QRDQN", "TD3")
+]
 
 
 @pytest.mark.parametrize(("algorithm", "alias"), ALGORITHMS)
@@ -301,32 +298,6 @@ WRONG = [
 def test_what_cannot_be_penalised_is_named(options, text):
     with pytest.raises(ValueError, match=text):
         arena.make("PPO", **{"net_arch": [8], **options})
-
-
-def test_parts_of_a_sample_are_no_rows_of_features():
-    with pytest.raises(ValueError, match=r"`spectral_coef` needs `tokens`='sample'.*got 'conv'"):
-        arena.make("PPO", "MoeCnnPolicy", tokens="conv", spectral_coef=0.1)
-
-
-def test_features_are_not_weighed_where_outputs_are_made_orthonormal():
-    options = {"router": "soft", "combine": "orthogonal", "spectral_coef": 0.1}
-    with pytest.raises(ValueError, match="`spectral_mode` must be 'grad' or 'loss' where outputs"):
-        arena.make("PPO", spectral_mode="features", **options)
-
-
-def test_off_policy_algorithms_have_no_loss_to_read():
-    with pytest.raises(ValueError, match=r"`spectral_mode`='loss' reads .* of sb3_moe.pol"):
-        arena.make("SAC", spectral_coef=0.1, spectral_mode="loss")
-
-
-def test_trpo_refuses_it_in_one_line():
-    with pytest.raises(ValueError, match="`spectral_coef` must be 0 for TRPO"):
-        arena.make("TRPO", spectral_coef=0.1)
-
-
-def test_statistics_over_the_batch_are_not_counted_twice():
-    with pytest.raises(ValueError, match="without statistics over the batch"):
-        arena.make("CrossQ", placement="big", spectral_coef=0.1)
 
 
 def test_a_router_that_is_held_for_a_while_has_no_part_in_it():

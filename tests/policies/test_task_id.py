@@ -11,8 +11,6 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
 
 from sb3_moe.networks import networks_of
-from sb3_moe.policies.extractors import TaskExtractor
-from sb3_moe.policies.towers import MoEBlock
 from sb3_moe.vec_env.task_ids import Tail
 from sb3_moe_envs.spaces.task_id import Channels
 
@@ -150,12 +148,6 @@ def test_the_task_router_sends_each_task_to_its_expert(algorithm):
         assert routing.load_E.tolist() == pytest.approx([1 / 3] * 3)
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC", "TD3"])
-def test_the_task_router_without_an_id_is_an_error(algorithm):
-    with pytest.raises(ValueError, match="`router`='task' needs a task id in the observation"):
-        arena.make(algorithm, "MoeMlpPolicy", router="task")
-
-
 def test_a_one_hot_at_the_end_of_a_box_serves_as_the_id():
     env = arena.default_env("PPO", "MoeMlpPolicy", num_tasks=3)
     model = arena.make(
@@ -216,17 +208,6 @@ def test_planes_that_would_not_be_found_are_refused():
         Channels(picture, [*map(str, range(num_tasks))])
 
 
-@pytest.mark.parametrize(
-    ("shape", "high"), [((10, 10, 4), 1), ((10, 10, 10), 1), ((84, 84, 4), 255), ((4, 84, 84), 255)]
-)
-def test_planes_behind_the_pictures_of_games_are_never_refused(shape, high):
-    for num_tasks in (1, 5, 6, 20, 57):
-        assert (
-            Channels(spaces.Box(0, high, shape, np.uint8), ["task"] * num_tasks).space.shape
-            != shape
-        )
-
-
 def test_behind_vec_normalize_a_one_hot_still_sends_each_task_to_its_expert():
     env = arena.default_env("PPO", "MoeMlpPolicy", num_tasks=3)
     normalized = VecNormalize(DummyVecEnv([lambda: env]))
@@ -239,16 +220,6 @@ def test_behind_vec_normalize_a_one_hot_still_sends_each_task_to_its_expert():
     assert not np.isin(seen[:, 5:], [0, 1]).any()
     gates = model.policy.routing(seen)["pi.middle"].gates_BNE
     assert th.equal(gates[:, 0], th.eye(3))
-
-
-def test_without_a_number_of_tasks_a_box_has_no_id():
-    model = arena.make("PPO", "MoeMlpPolicy", arena.default_env("PPO", "MoeMlpPolicy", num_tasks=3))
-    assert model.policy.features_extractor.num_tasks == 0
-
-
-def test_a_wrong_number_of_tasks_is_an_error():
-    with pytest.raises(ValueError, match="`num_tasks` must agree with the task_id space, 3, got 4"):
-        make("PPO", features_extractor_kwargs={"num_tasks": 4})
 
 
 @pytest.mark.parametrize("placement", ["none", "middle"])
@@ -298,14 +269,6 @@ def test_each_tower_may_see_the_id_in_its_own_way():
     assert not tells_tasks_apart(seen["pi.middle"][0])
     assert tells_tasks_apart(seen["pi.middle"][1])
     assert not any(tells_tasks_apart(x) for x in seen["qf0.middle"])
-
-
-def test_an_observation_of_the_id_alone_is_enough():
-    env = arena.Arena(spaces.Dict({"task_id": spaces.Discrete(3)}))
-    model = arena.make("PPO", "MoeMultiInputPolicy", env)
-    assert isinstance(model.policy.features_extractor, TaskExtractor)
-    assert any(isinstance(m, MoEBlock) for m in model.policy.modules())
-    arena.train(model)
 
 
 @pytest.mark.parametrize("placement", ["big", "none"])

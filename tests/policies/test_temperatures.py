@@ -12,7 +12,6 @@ from sb3_moe.callbacks import TaskTemperatureCallback, WeightNormDecayCallback
 from sb3_moe.growing import distill
 from sb3_moe.layers.temperatures import TaskTemperatures
 from sb3_moe.measures import shrink_and_perturb
-from sb3_moe.measures.activations import online_parameters
 
 ALGORITHMS = ["SAC", "TQC"]
 
@@ -94,13 +93,6 @@ def test_it_trains_saves_and_goes_on(algorithm, tmp_path):
     assert not th.equal(loaded.actor.temperatures.log_K, before)
 
 
-def test_critics_stay_sb3s_own_and_actions_are_not_touched():
-    model, plain = with_temperatures(), make()
-    assert type(model.critic) is type(plain.critic)
-    obs = arena.observe(model)
-    assert arena.predict(model, obs).shape == (3, 2)
-
-
 def test_an_actor_saved_alone_keeps_its_temperatures(tmp_path):
     model = with_temperatures()
     with th.no_grad():
@@ -138,21 +130,6 @@ def test_who_has_no_temperature_is_named(algorithm, value, text):
         arena.make(algorithm, net_arch=[8], ent_coef_per_task=value)
 
 
-def test_temperatures_need_tasks_and_are_asked_for_by_a_bool():
-    with pytest.raises(ValueError, match="`ent_coef_per_task`=True needs a task id in the obs"):
-        arena.make("SAC", net_arch=[8], ent_coef_per_task=True)
-    with pytest.raises(TypeError, match="`ent_coef_per_task` must be a bool"):
-        make(ent_coef_per_task=0.5)
-
-
-def test_each_task_aims_at_the_entropy_of_its_own_dimensions():
-    temperatures = TaskTemperatures([-1.0, -3.0])
-    log_prob_B, tasks_B = th.tensor([1.0, 1.0]), th.tensor([0, 1])
-    temperatures(log_prob_B.requires_grad_(), tasks_B).sum().backward()
-    # -(log probability + target), a mean over two rows
-    th.testing.assert_close(temperatures.log_K.grad, th.tensor([0.0, 1.0]))
-
-
 def test_remedies_take_temperatures_for_no_weights():
     model = with_temperatures("SAC")
     log_K = model.actor.temperatures.log_K
@@ -165,14 +142,6 @@ def test_remedies_take_temperatures_for_no_weights():
     assert not any("temperatures" in name for name in callback.parameters())
 
 
-@pytest.mark.parametrize("target", [-1.0, 0.5])
-def test_a_target_entropy_that_would_do_nothing_is_refused(target):
-    model = with_temperatures()
-    model.target_entropy = target
-    with pytest.raises(ValueError, match=f"`target_entropy` must be 'auto' .*, got {target}"):
-        model.learn(16, callback=TaskTemperatureCallback())
-
-
 def test_what_would_lose_temperatures_is_refused():
     model = with_temperatures(placement="middle", num_experts=2)
     obs = arena.observe(model)
@@ -183,8 +152,3 @@ def test_what_would_lose_temperatures_is_refused():
             lose(model)
     with pytest.raises(ValueError, match="must have one entropy temperature"):
         sb3_moe.upcycle(with_temperatures(placement="none"), placement="middle")
-
-
-def test_temperatures_are_measured_as_no_network():
-    policy = with_temperatures().policy
-    assert set(online_parameters(policy)) == {"pi", "qf0", "qf1"}

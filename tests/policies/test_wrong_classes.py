@@ -5,8 +5,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_moe.layers import MoELayer, Routing, SparseMoE, register_router
-from sb3_moe.policies.placements import Placement, register_placement
+from sb3_moe.layers import MoELayer, Routing, SparseMoE
 
 
 class Routed(MoELayer):
@@ -63,15 +62,6 @@ def test_a_router_that_forgets_its_experts_is_refused():
         arena.make("PPO", router=Forgetful)
 
 
-def test_a_router_that_sets_something_up_before_its_experts_is_refused():
-    class Early(Routed):
-        def __init__(self, experts, sees):
-            self.own = nn.Linear(1, 1)
-
-    with pytest.raises(TypeError, match=r"'Early' must keep its experts: .* before all else"):
-        arena.make("PPO", router=Early)
-
-
 def test_a_router_with_another_constructor_is_refused_with_the_reason():
     class Other(Routed):
         def __init__(self, experts):
@@ -111,49 +101,11 @@ def test_a_router_may_take_fewer_options_than_its_base_and_is_checked_by_it():
         arena.make("PPO", router=Few, top_k=5)
 
 
-def test_a_router_with_another_default_takes_ours_in_its_own_arguments():
-    model = arena.make("PPO", router=Few, router_kwargs={"top_k": 1})
-    assert model.policy.moe_layers()["pi.middle"].top_k == 1
-    with pytest.raises(ValueError, match="`top_k` is an option of its own: give it beside"):
-        arena.make("PPO", router=Few, top_k=3, router_kwargs={"top_k": 2})
-
-
-def test_an_argument_that_is_no_name_is_refused_like_a_misspelt_one():
-    with pytest.raises(TypeError, match=r"`router_kwargs` may hold the keyword-only .*, got 1"):
-        arena.make("PPO", router_kwargs={1: 1})
-
-
 def test_an_expert_with_another_constructor_is_refused_with_the_reason():
     with pytest.raises(
         TypeError, match=r"`expert`='Linear' must be made from \(in_features, width.*failed with"
     ):
         arena.make("PPO", expert=nn.Linear)
-
-
-def test_stackable_experts_of_another_width_are_refused_too():
-    class Wide(nn.Sequential):
-        def __init__(self, in_features, width, out_features, activation):
-            super().__init__(nn.Linear(in_features, out_features + 1))
-
-    with pytest.raises(ValueError, match=r"`expert`='Wide' must turn rows \(2, 5\) into rows"):
-        arena.make("PPO", expert=Wide, net_arch=[8])
-
-
-@pytest.mark.parametrize(
-    ("name", "text"), [(3, "`name` must be a str, got 3"), ("", "`name` must not be empty, got ''")]
-)
-def test_what_is_registered_has_a_name(name, text):
-    with pytest.raises((TypeError, ValueError), match=text):
-        register_router(type("Nameless", (Routed,), {"name": name}))
-    with pytest.raises((TypeError, ValueError), match=text):
-        Placement(name=name, meaning="", hidden=-1)
-
-
-def test_a_placement_is_registered_as_a_row_and_its_layer_is_a_number():
-    with pytest.raises(TypeError, match="`placement` must be a Placement, got 'middle'"):
-        register_placement("middle")
-    with pytest.raises(ValueError, match=r"`hidden` must be one of .*, got 'last'"):
-        Placement(name="x", meaning="", hidden="last")
 
 
 @pytest.mark.parametrize("wrong", ["a tuple", "an assertion"])
