@@ -7,6 +7,7 @@ TINY = [
     (r"n_envs=64", "n_envs=8"),
     (r"steps_per_task=\d[\d_]{4,}", "steps_per_task=1024"),
     (r"watch\(model\)", "watch(model, max_steps=20)"),
+    (r"n_eval_episodes=\d+", "n_eval_episodes=1"),
     (r"every=\d[\d_]{4,}", "every=600, n_eval_episodes=1"),
 ]
 

@@ -93,6 +93,12 @@ def test_routing_takes_observations_as_an_environment_gives_them():
     th.testing.assert_close(tensor, batch)
     alone = model.policy.routing(th.as_tensor(obs[1]))["pi.middle"].gates_BNE
     th.testing.assert_close(alone, batch[1:2])
+    env = arena.Arena(arena.with_task(arena.FLAT))
+    policy = arena.make("PPO", "MoeMultiInputPolicy", env, net_arch=TWO).policy
+    obs = {"obs": th.rand(3, 5), "task_id": th.arange(3)}
+    batch = policy.routing(obs)["pi.middle"].gates_BNE
+    alone = policy.routing({key: each[2] for key, each in obs.items()})["pi.middle"].gates_BNE
+    th.testing.assert_close(alone, batch[2:])
 
 
 def test_routing_of_images_scales_and_transposes_as_predicting_does():

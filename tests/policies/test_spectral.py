@@ -300,6 +300,28 @@ def test_what_cannot_be_penalised_is_named(options, text):
         arena.make("PPO", **{"net_arch": [8], **options})
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "options", "text"),
+    [
+        (
+            "PPO",
+            {"alias": "MoeCnnPolicy", "tokens": "conv"},
+            r"needs `tokens`='sample'.*got 'conv'",
+        ),
+        (
+            "PPO",
+            {"combine": "orthogonal", "spectral_mode": "features"},
+            "`spectral_mode` must be 'grad' or 'loss' where outputs",
+        ),
+        ("SAC", {"spectral_mode": "loss"}, r"`spectral_mode`='loss' reads .* of sb3_moe.pol"),
+        ("CrossQ", {"placement": "big"}, "without statistics over the batch"),
+    ],
+)
+def test_who_cannot_be_penalised_is_named(algorithm, options, text):
+    with pytest.raises(ValueError, match=text):
+        arena.make(algorithm, spectral_coef=0.1, **options)
+
+
 def test_a_router_that_is_held_for_a_while_has_no_part_in_it():
     model = rolled_out(spectral_coef=COEF)
     layer = model.policy.moe_layers()["pi.big"]
