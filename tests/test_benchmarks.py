@@ -10,7 +10,6 @@ from benchmarks import (
     device,
     layers,
     peers,
-    profiles,
     report,
     returns,
     training,
@@ -93,28 +92,6 @@ def test_a_method_inside_another_counts_as_the_outer_one_or_by_itself(inner, sec
     assert vars(watched) == {"now": 8}
 
 
-@pytest.mark.parametrize("name", ["PPO, CartPole", "DQN, CartPole", "SAC, Pendulum"])
-def test_every_part_of_a_loop_is_met_while_training(name):
-    model = training.CASES[name].model("Moe", "cpu", placement="middle", net_arch=[4, 4])
-    model.learn(4)
-    watch = Stopwatch()
-    with watch.on(profiles.parts_of(model)):
-        model.learn(4, reset_num_timesteps=False)
-    assert {*watch.calls} == {*profiles.parts_of(model)}
-
-
-def test_operators_of_a_call_are_counted_by_kind():
-    x = th.ones(2, 3)
-    found = profiles.by_kind(lambda: [(x @ x.t()).tanh() for _ in range(4)], 2, total_us=1e9)
-    assert {kind: calls for kind, (_, calls) in found.items()} | {profiles.OTHERS: 0} == {
-        **dict.fromkeys(profiles.KINDS, 0),
-        "GEMMs": 2,
-        "activations": 2,
-        profiles.BETWEEN: 0,
-    }
-    assert sum(us for us, _ in found.values()) == pytest.approx(1e9)
-
-
 def test_the_loop_computes_what_our_layer_computes():
     from sb3_moe.layers import RouterInput, SoftMoE, StackedNetwork
 
@@ -164,13 +141,6 @@ def test_training_on_a_device_compares_policies_buffers_and_a_compiled_policy(mo
     assert len(compiled) == 2
     assert rows[0]["ratio"] == 1.0
     assert all(row["steps_per_s"] > 0 for row in rows)
-
-
-def test_random_agents_are_measured_in_suites_of_every_family(monkeypatch):
-    monkeypatch.setattr(returns, "EPISODES", 2)
-    found = returns.measure_random("Conflict/CartPole2")
-    assert list(found) == ["CartPole0", "CartPole1"]
-    assert all(each.episodes == 2 and each.mean >= 8 for each in found.values())
 
 
 @pytest.mark.parametrize("words", [["random", "Chess"], ["reference", "Conflict/CartPole2"]])

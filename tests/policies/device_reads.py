@@ -8,8 +8,6 @@ ACTIONS = "the environment takes actions from the host"
 ROLLOUTS = "SB3's own rollouts are numpy arrays"
 LOGGED = "SB3 logs its losses"
 CHECKED = "torch checks the arguments of SB3's distributions, which dense policies have"
-NUMBER = "a measure is a number for the log"
-MASKED = "a remedy, once in many updates, takes the units that a mask says"
 OBSERVATIONS = "observations come from the host"
 MINIBATCHES = "SB3's own buffers are numpy arrays"
 STORED = "what the environment gave is copied once"
@@ -63,45 +61,7 @@ DENSE = {
     Place("sb3_contrib/common/maskable/distributions.py", "apply_masking"): CHECKED,
     Place("sb3_contrib/common/maskable/distributions.py", "log_prob"): CHECKED,
 }
-LOOKING = {
-    Place(
-        "sb3_moe/measures/plasticity.py", "dormant_fraction", "return float(asleep_EH.mean())"
-    ): NUMBER,
-    Place("sb3_moe/measures/plasticity.py", "effective_rank", "if values.sum() == 0:"): NUMBER,
-    Place(
-        "sb3_moe/measures/plasticity.py",
-        "effective_rank",
-        "return float(th.special.entr(shares).sum().exp())",
-    ): NUMBER,
-    Place(
-        "sb3_moe/measures/plasticity.py",
-        "stable_rank",
-        "return 0.0 if squares.max() == 0 else float(squares.sum() / squares.max())",
-    ): NUMBER,
-    Place(
-        "sb3_moe/measures/plasticity.py",
-        "_norm",
-        "return float(th.linalg.vector_norm("
-        "th.stack([th.linalg.vector_norm(t) for t in tensors])))",
-    ): NUMBER,
-    Place(
-        "sb3_moe/measures/plasticity.py",
-        "zero_gradient_fraction",
-        "moved = 0 if gradient is None else int(gradient.count_nonzero())",
-    ): NUMBER,
-    Place(
-        "sb3_moe/callbacks/routing.py",
-        "_stacked",
-        "return th.stack(rows).double().cpu().numpy()",
-    ): NUMBER,
-    Place("sb3_moe/measures/redo.py", "redo", "counts[name] = int(mask_EH.sum())"): NUMBER,
-    Place(
-        "sb3_moe/measures/redo.py",
-        "_restart",
-        "view(tensor)[mask_EH] = view(new[name])[mask_EH]",
-    ): MASKED,
-}
-READS = TRAINING | DENSE | LOOKING
+READS = TRAINING | DENSE
 
 # What is copied to the device.
 UPLOADS = {
@@ -134,12 +94,11 @@ UPLOADS = {
 }
 
 
-def undue(watch: Watch, *, dense: bool = False, looking: bool = False) -> set[Place]:
+def undue(watch: Watch, *, dense: bool = False) -> set[Place]:
     """Return where a device was asked for what it may not be asked for.
 
     :param watch: what was noted
     :param dense: whether the policy is one without experts
-    :param looking: whether measures or remedies were asked for
     """
-    reads = TRAINING | (DENSE if dense else {}) | (LOOKING if looking else {})
+    reads = TRAINING | (DENSE if dense else {})
     return (watch.reads.keys() - reads) | (watch.uploads.keys() - UPLOADS)

@@ -9,11 +9,6 @@ import cases
 from fake_device import NAME, Watch, fake_device
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_moe.callbacks.routing import routing_per_task
-from sb3_moe.measures import redo, reset_heads, shrink_and_perturb
-from sb3_moe.measures.experts import expert_outputs
-from sb3_moe.measures.plasticity import measure_layers, measure_ntk, measure_weights
-
 STEPS = 4
 
 
@@ -69,19 +64,3 @@ def on_device(model: Any) -> None:
     for name, tensor in (*policy.named_parameters(), *policy.named_buffers()):
         assert tensor.device.type == NAME, name
         assert tensor.grad is None or tensor.grad.device.type == NAME, name
-
-
-def measure(policy: Any, obs: Any) -> None:
-    """Take every measure of a policy."""
-    measure_layers(policy, [obs, obs])
-    measure_weights(policy)
-    measure_ntk(policy, [obs, obs], 4)
-    expert_outputs(policy, obs)
-    routing_per_task(policy, [obs, obs])
-
-
-def treat(policy: Any, obs: Any) -> None:
-    """Apply every remedy to a policy."""
-    redo(policy, obs)
-    reset_heads(policy)
-    shrink_and_perturb(policy)

@@ -12,8 +12,7 @@ from sb3_moe.layers import MoELayer, SeparateNetworks, SoftMoE
 from sb3_moe.layers.orthonormal import gram_schmidt
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.options import MoEOptions
-from sb3_moe.policies.stages import read_stages
-from sb3_moe.policies.towers import Layout, MoEBlock, Tower
+from sb3_moe.policies.towers import Layout, MoEBlock
 
 FLAT = Layout(x_dim=5)
 TASKS = Layout(x_dim=5, num_tasks=3)
@@ -62,13 +61,6 @@ def test_a_placement_replaces_these_layers(placement, around, sizes):
     tower = network(placement=placement)
     assert kinds(tower) == around
     assert shapes(tower) == sizes
-
-
-def test_an_expert_is_two_linear_layers_around_the_dense_activation():
-    dense = create_mlp(5, 2, [8], activation_fn=nn.Tanh)
-    tower = Architect(MoEOptions(), FLAT).network(dense)
-    expert = layers(tower)[0].experts.expert(0)
-    assert [type(m) for m in expert] == [nn.Linear, nn.Tanh, nn.Linear]
 
 
 class Swish(nn.Module):
@@ -265,22 +257,6 @@ def test_body_and_head_together_are_the_network():
     assert shapes(head) == [(6, 2)]
 
 
-def test_where_the_head_is_dense_it_is_left_alone():
-    dense = create_mlp(5, -1, [8, 6])
-    architect = Architect(MoEOptions(placement="middle"), FLAT)
-    _, width = architect.body(dense)
-    linear = nn.Linear(width, 2)
-    assert architect.head(linear, dense) is linear
-
-
-def test_a_big_head_is_the_whole_network_and_its_body_nothing():
-    dense = create_mlp(5, -1, [8, 6])
-    architect = Architect(MoEOptions(placement="big"), FLAT)
-    body, width = architect.body(dense)
-    assert (len(body), width) == (0, 5)
-    assert isinstance(architect.head(nn.Linear(5, 2), dense), Tower)
-
-
 def test_experts_are_initialised_one_by_one_as_the_given_functions_say():
     def orthogonal(gain):
         def init(module):
@@ -317,13 +293,6 @@ class Scale(nn.Module):
 
     def forward(self, x):
         return x * self.scale
-
-
-def test_stages_keep_norms_before_and_activations_after_each_linear_layer():
-    a, b, c = Scale(5), Scale(8), Scale(6)
-    stages = read_stages([a, nn.Linear(5, 8), nn.ReLU(), b, nn.Linear(8, 6), nn.Tanh(), c])
-    assert [stage.norms for stage in stages] == [[a], [b]]
-    assert [[type(m) for m in stage.after] for stage in stages] == [[nn.ReLU], [nn.Tanh, Scale]]
 
 
 @pytest.mark.parametrize("placement", ["middle", "final", "all", "big"])
@@ -368,10 +337,3 @@ def test_norms_are_kept_around_the_experts(placement):
 def test_what_does_not_fit_the_input_is_an_error(layout, hidden, options, message):
     with pytest.raises(ValueError, match=message):
         network(layout, hidden=hidden, **options)
-
-
-def test_final_and_big_need_no_hidden_layer():
-    for placement in ("final", "big", "all"):
-        assert network(CRITIC, hidden=(), placement=placement)(
-            th.zeros(2, 8), th.zeros(2, 2)
-        ).shape == (2, 2)

@@ -81,13 +81,6 @@ def test_the_bias_moves_once_an_update_and_before_the_next_rollout(algorithm):
         assert steps.any(1).all()
 
 
-def test_a_part_of_a_policy_predicts_without_moving_the_bias():
-    model = arena.train(make("DQN"))
-    before = state(model)
-    model.q_net.predict(arena.observe(model), deterministic=True)
-    assert_same(state(model), before)
-
-
 @pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC"])
 def test_predict_takes_every_layer_out_of_training_mode(algorithm):
     model = arena.make(algorithm)

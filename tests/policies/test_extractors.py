@@ -90,12 +90,6 @@ def test_the_one_hot_stands_last_whatever_the_order_of_the_keys():
     assert out.tolist() == [[1, 0, 1, 1, 1, 1, 1, 0, 0, 1]]
 
 
-def test_without_a_task_there_are_no_tasks():
-    extractor = TaskExtractor(FLAT)
-    assert (extractor.features_dim, extractor.num_tasks) == (5, 0)
-    assert features(extractor, np.ones(5, np.float32)).shape == (1, 5)
-
-
 def test_a_box_that_ends_in_the_one_hot_is_taken_as_it_is():
     extractor = TaskExtractor(FLAT, num_tasks=2)
     x = np.array([0.5, -0.5, 0.25, 0, 1], np.float32)
@@ -133,16 +127,6 @@ def test_planes_become_a_one_hot_and_are_seen_nowhere_else(space, encoder):
     assert extractor.map_shape == (None if encoder == "flat" else (16, *extractor.map_shape[1:]))
 
 
-def test_minatar_images_are_convolved_as_channels_last():
-    extractor = TaskExtractor(MINATAR, encoder="minatar")
-    MINATAR.seed(0)
-    image = MINATAR.sample()
-    expected = extractor.convs[0](th.as_tensor(image).float().permute(2, 0, 1)[None]).flatten(1)
-    th.testing.assert_close(features(extractor, image), expected)
-    assert extractor.map_shape == (16, 8, 8)
-    assert extractor.features_dim == 16 * 64
-
-
 def test_the_nature_encoder_is_sb3s_nature_cnn_without_its_linear_layer():
     extractor = TaskExtractor(ATARI, encoder="nature")
     nature = NatureCNN(ATARI)
@@ -172,12 +156,6 @@ def test_of_several_keys_images_are_encoded_and_the_rest_flattened():
     assert extractor.map_shape is None
     assert extractor.features_dim == 1024 + 5 + 3
     assert out[0, 1024:].tolist() == [1, 1, 1, 1, 1, 1, 0, 0]
-
-
-def test_an_image_with_the_id_alone_beside_it_has_a_map():
-    extractor = TaskExtractor(dict_space(obs=MINATAR, task_id=TASK), encoder="minatar")
-    assert extractor.map_shape == (16, 8, 8)
-    assert extractor.features_dim == 1024 + 3
 
 
 def test_raw_hands_on_the_flattened_image_channels_first():
@@ -264,16 +242,6 @@ def test_channels_are_on_the_first_axis_where_it_is_the_shortest_else_on_the_las
     assert extractor.convs[0][0].in_channels == channels
     space.seed(0)
     assert features(extractor, space.sample()).shape == (1, extractor.features_dim)
-
-
-def test_among_images_that_are_scaled_already_the_first_of_two_as_short_axes_counts():
-    space = spaces.Box(0, 1, (8, 8, 9), np.float32)
-    assert TaskExtractor(space, encoder="minatar", normalized_image=True).map_shape == (16, 6, 7)
-    assert TaskExtractor(space, encoder="minatar").map_shape == (16, 6, 6)
-    shortest = spaces.Box(0, 1, (3, 8, 9), np.float32)
-    for normalized in (True, False):
-        extractor = TaskExtractor(shortest, encoder="minatar", normalized_image=normalized)
-        assert extractor.map_shape == (16, 6, 7)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from torch import nn
 
 import sb3_moe
 from sb3_moe.layers import SeparateNetworks, StackedNetwork, mlp_experts
-from sb3_moe.measures.resets import reset_optimizers
 from sb3_moe.networks import networks_of
 from sb3_moe.optimizers import ExpertAdam, ExpertAdamW, ExpertLayer
 
@@ -215,18 +214,6 @@ def test_tensors_that_join_late_count_their_own_steps():
         assert th.equal(found, expected)
 
 
-def test_a_thousand_idle_updates_leave_no_trace():
-    th.manual_seed(0)
-    experts = stacked()
-    ours, theirs = held("adamw", experts)
-    for active in [{0, 1, 2}] * 5 + [{1}] * 1000 + [{0, 1, 2}] * 5:
-        gradients(experts, active)
-        theirs.step(active)
-        ours.step()
-    for found, expected in theirs.pairs():
-        assert th.equal(found, expected)
-
-
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_where_no_expert_is_ever_idle_the_step_is_torchs_own_to_the_bit(name):
     th.manual_seed(0)
@@ -318,13 +305,6 @@ def is_held(model):
 )
 def test_by_default_those_are_held_whose_task_picks_them(options, expected):
     assert is_held(one_task("PPO", **options)) == expected
-
-
-def test_the_optimizer_that_a2c_has_by_default_holds_none_and_is_not_refused():
-    model = one_task("A2C", model={"use_rms_prop": True})
-    assert not is_held(model)
-    arena.train(model, 32)
-    assert is_held(one_task("A2C"))
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC", "CrossQ", "QRDQN"])
@@ -425,10 +405,3 @@ def test_an_optimizer_that_is_put_in_anothers_place_holds_too(algorithm):
     set_task(model, 1)
     still = of_expert(model.policy, 0)
     assert_same(of_expert(arena.train(model, 32).policy, 0), still)
-
-
-def test_an_optimizer_that_forgets_counts_from_the_start():
-    model = after_a_switch("PPO")
-    reset_optimizers(model.policy)
-    arena.train(model, 16)
-    assert {tuple(each) for each in counts(model.policy)} == {(0.0, 2.0, 0.0)}

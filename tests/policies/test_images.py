@@ -1,7 +1,6 @@
 """Images: encoders by name, the map and its tokens, experts that encode for themselves."""
 
 import arena
-import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
@@ -35,14 +34,6 @@ def test_small_images_get_the_minatar_encoder_and_one_hidden_layer_without_being
     if "Lstm" not in alias:
         for layer in policy.moe_layers().values():
             assert layer.experts.layers[0].out_features == 512
-
-
-def test_large_images_get_the_nature_encoder_without_its_linear_layer():
-    env = arena.Arena(arena.SB3_IMAGE)
-    policy = arena.make("PPO", "MoeCnnPolicy", env).policy
-    assert policy.features_extractor.encoder == "nature"
-    assert policy.features_extractor.map_shape == (64, 1, 1)
-    assert not [m for m in policy.features_extractor.modules() if isinstance(m, nn.Linear)]
 
 
 @pytest.mark.parametrize("encoder", ["flat", "minatar", "impala"])
@@ -126,12 +117,6 @@ def test_big_experts_hold_the_encoder_and_no_other_is_left(algorithm, alias):
         assert len(layer.experts.expert(0)) == 4
 
 
-def test_big_experts_behind_an_lstm_hold_the_mlp_only():
-    policy = arena.make("RecurrentPPO", "MoeCnnLstmPolicy", placement="big", net_arch=[8]).policy
-    assert convs_of(policy.features_extractor)
-    assert not convs_of(policy.moe_layers()["pi.big"])
-
-
 @pytest.mark.parametrize("encoder", ["flat", "minatar", "impala"])
 def test_a_big_actor_equals_the_gated_sum_of_plain_networks(encoder):
     policy = arena.make(
@@ -159,13 +144,6 @@ def test_a_middle_critic_beside_a_big_actor_encodes_for_itself():
     assert model.policy.moe_layers().keys() == {"pi.big", "vf.middle"}
 
 
-def test_a_dense_critic_beside_a_big_actor_encodes_for_itself():
-    placement = {"pi": "big", "qf": "none"}
-    model = arena.make("SAC", "MoeCnnPolicy", placement=placement, net_arch=[8])
-    arena.train(model)
-    assert all(len(convs_of(net.encoder)) == 1 for net in model.critic.q_networks)
-
-
 def test_a_big_policy_takes_no_other_extractor():
     for extractor in (NatureCNN, FlattenExtractor):
         with pytest.raises(ValueError, match=f"must be TaskExtractor .*, got {extractor.__name__}"):
@@ -181,15 +159,6 @@ def test_an_extractor_that_says_nothing_of_tasks_or_maps_has_neither():
     arena.train(arena.make("PPO", "MoeCnnPolicy", env, **kwargs))
     with pytest.raises(ValueError, match="`tokens`='conv' needs a feature map"):
         arena.make("PPO", "MoeCnnPolicy", env, tokens="conv", **kwargs)
-
-
-def test_images_are_scaled_as_sb3_scales_them():
-    env = arena.Arena(arena.SB3_IMAGE)
-    policy = arena.make("PPO", "MoeCnnPolicy", env, net_arch=[8]).policy
-    seen = []
-    policy.features_extractor.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
-    policy.predict(np.full((3, 36, 36), 255, np.uint8))
-    assert seen[0].unique().tolist() == [1.0]
 
 
 def test_an_image_key_beside_others_is_encoded_and_the_rest_flattened():

@@ -142,15 +142,6 @@ def test_actions_of_another_shape_are_refused(shape):
         model.policy.routing(arena.observe(model, 1), np.zeros(shape, np.float32))
 
 
-def test_critics_with_experts_in_the_first_layer_route_by_action():
-    model = make("SAC", placement="big")
-    obs = arena.observe(model, 3)
-    low, high = (
-        model.policy.routing(obs, np.full((3, 2), a, np.float32))["qf0.big"] for a in (-1, 1)
-    )
-    assert not th.allclose(low.gates_BNE, high.gates_BNE)
-
-
 @pytest.mark.parametrize("algorithm", ["PPO", "DQN", "TD3"])
 def test_an_expert_comes_as_plain_modules_that_compute_the_same(algorithm):
     options = {"placement": "big", "router": "top_k", "num_experts": 3}
@@ -165,13 +156,6 @@ def test_an_expert_comes_as_plain_modules_that_compute_the_same(algorithm):
     for i, k in enumerate(routing.experts_BNk[:, 0, 0].tolist()):
         expected = after(routing.gates_BNE[i, 0, k] * policy.get_expert(tower, k)(obs[i]))
         th.testing.assert_close(out[i], expected)
-
-
-def test_an_expert_of_any_layer_can_be_asked_for():
-    policy = make("PPO", placement="all").policy
-    inputs = [policy.get_expert("pi", 0, layer=i)[0].in_features for i in range(3)]
-    assert inputs == [5, 8, 8]
-    assert policy.get_expert("vf", 0)[0].out_features == 1
 
 
 def test_no_such_expert_or_tower_is_an_error():

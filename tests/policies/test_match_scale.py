@@ -16,11 +16,10 @@ import sb3_moe
 from benchmarks import start_scale
 from sb3_moe.layers import MoELayer
 from sb3_moe.measures.resets import fresh_copy, reset_heads
-from sb3_moe.policies import dqn, on_policy, sac
+from sb3_moe.policies import dqn, on_policy
 from sb3_moe.policies.architect import Architect
 from sb3_moe.policies.options import MoEOptions
 from sb3_moe.policies.registration import TABLE
-from sb3_moe.policies.start_scale import Goal, output_factor
 from sb3_moe.policies.towers import Layout
 
 SPACE, ACTIONS = spaces.Box(-1, 1, (5,)), spaces.Discrete(4)
@@ -133,16 +132,6 @@ def test_what_a_tanh_behind_the_sum_keeps_is_as_strong_as_the_dense_networks():
     assert rms(kept[0]) == pytest.approx(np.mean(squares) ** 0.5, rel=0.1)
 
 
-@pytest.mark.parametrize(("size", "times"), [(0.5, None), (2.0, 2.0)])
-def test_a_size_that_an_activation_cannot_have_is_given_to_what_goes_into_it(size, times):
-    y = nn.functional.normalize(th.randn(4096, generator=th.Generator().manual_seed(1)), dim=0) * 64
-    factor = output_factor(y, Goal(size, [nn.Tanh()]))
-    if times is None:
-        assert rms((factor * y).tanh()) == pytest.approx(size, rel=0.01)
-    else:
-        assert factor == pytest.approx(times, rel=1e-4)
-
-
 def test_heads_that_go_by_the_task_are_as_strong_as_a_dense_head_without_scaling():
     space = spaces.Dict(obs=SPACE, task_id=spaces.Discrete(16))
     options = {"placement": "final", "router": "task", "net_arch": [8, 8]}
@@ -204,20 +193,6 @@ def test_a_layers_last_weights_get_one_factor_and_nothing_else_changes(algorithm
             th.testing.assert_close(ratios, ratios.mean().expand_as(ratios))
             factors.append(ratios.mean().item())
     assert max(abs(factor - 1) for factor in factors) > 0.01
-
-
-def test_heads_per_task_and_gsde_are_scaled_too():
-    space = spaces.Dict(obs=SPACE, task_id=spaces.Discrete(3))
-    options = {"placement": "body", "head_router": "task", "match_scale": True}
-    policy = dqn.MoeMultiInputPolicy(space, ACTIONS, lambda _: 1e-3, net_arch=[8], **options)
-    assert len(policy.moe_layers()) == 2
-    actor = sac.MoeMlpPolicy(
-        SPACE, arena.BOX, lambda _: 1e-3, use_sde=True, placement="final", match_scale=True
-    ).actor
-    off = sac.MoeMlpPolicy(SPACE, arena.BOX, lambda _: 1e-3, use_sde=True, placement="final").actor
-    assert rms(actor.mu[0].blocks[0].layer.experts.last.weight) > 1.5 * rms(
-        off.mu[0].blocks[0].layer.experts.last.weight
-    )
 
 
 # New starts.

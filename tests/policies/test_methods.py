@@ -14,8 +14,6 @@ from sb3_moe.callbacks import PlasticityCallback, RoutingCallback
 from sb3_moe.layers import EmbeddingMoE
 from sb3_moe.layers.encoder import Residual
 from sb3_moe.layers.fixed_moe import TaskEmbedding
-from sb3_moe.measures.activations import hidden_layers
-from sb3_moe.measures.redo import redo
 from sb3_moe.networks import networks_of
 
 PRESETS = ("MULTI_HEAD", "MOORE", "PACO", "SIMBA", "SPHERE")
@@ -186,30 +184,6 @@ def test_a_dense_network_with_task_embeddings_is_the_slow_version():
             seen = block.weight @ seen + block.bias if isinstance(block, nn.Linear) else block(seen)
         rows.append(seen)
     assert_same(outputs(model, obs), th.stack(rows), [tower])
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "towers"),
-    [("PPO", ("pi", "vf")), ("SAC", ("pi", "qf0", "qf1"))],
-)
-def test_redo_and_the_measures_see_the_same_hidden_layers_with_task_embeddings(algorithm, towers):
-    policy = make(algorithm, placement="none", task_embedding=2, activation_fn=nn.ReLU).policy
-    _, _, obs = observations()
-    counts = redo(policy, {key: each.numpy() for key, each in obs.items()}, tau=0.0)
-    assert set(counts) == {f"{tower}.{i}" for tower in towers for i in (0, 1)}
-    assert set(counts) == {layer.name for layer in hidden_layers(policy)}
-
-
-def test_a_silent_unit_before_the_head_starts_anew_beside_a_task_embedding():
-    model = make(placement="none", task_embedding=2, activation_fn=nn.ReLU)
-    policy = model.policy
-    last = [m for m in policy.mlp_extractor.policy_net.modules() if isinstance(m, nn.Linear)][-1]
-    last.bias.data[:3] = -1e4
-    _, _, obs = observations()
-    before = outputs(model, obs)
-    assert redo(policy, {key: each.numpy() for key, each in obs.items()}, tau=0.0)["pi.1"] >= 3
-    assert (last.bias[:3].abs() < 1e3).all()
-    th.testing.assert_close(outputs(model, obs), before)
 
 
 SOME = [("PPO", "MoeMultiInputPolicy"), ("SAC", "MoeMultiInputPolicy")]

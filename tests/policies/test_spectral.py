@@ -96,16 +96,6 @@ def test_grad_adds_a_share_of_the_losss_norm_over_the_tower(algorithm, placement
     assert_added(found, base, own, COEF * norm(base) / norm(own))
 
 
-def test_grad_leaves_the_losses_of_the_routers_before_to_the_loss():
-    options = {"placement": {"pi": "all", "vf": "none"}, "net_arch": [8, 8]}
-    options |= {"router": "top_k", "balance_coef": 3.0}
-    model = rolled_out(**options)
-    own, _ = penalties_gradient(model.policy, "pi", of_rollout(model))
-    base = gradients_of_training(rolled_out(**options))
-    found = gradients_of_training(rolled_out(spectral_coef=COEF, **options))
-    assert_added(found, base, own, COEF * norm(base) / norm(own))
-
-
 def test_loss_tells_both_terms_apart_where_the_entropy_is_the_negated_log_probability():
     model = arena.make(
         "PPO",
@@ -229,26 +219,6 @@ def test_every_algorithm_trains_saves_and_goes_on_with_it(algorithm, alias, tmp_
     loaded = type(model).load(tmp_path / "model", env=model.env)
     assert penalised(loaded.policy) == penalised(model.policy) != set()
     arena.train(loaded, 24)
-
-
-def test_an_idle_expert_stays_still_under_the_penalty():
-    env = arena.Arena(arena.with_task(arena.FLAT))
-    model = arena.make(
-        "PPO", "MoeMultiInputPolicy", env, router="task", net_arch=[8], spectral_coef=0.5
-    )
-    obs = {"obs": th.randn(8, 5), "task_id": th.zeros(8, 1)}
-    before = [model.policy.get_expert("pi", k).state_dict() for k in range(3)]
-    model.policy.set_training_mode(True)
-    _, log_prob, _ = model.policy.evaluate_actions(obs, th.zeros(8))
-    log_prob.mean().backward()
-    model.policy.optimizer.step()
-    changed = [
-        any(not th.equal(old[name], new) for name, new in expert.state_dict().items())
-        for old, expert in zip(
-            before, (model.policy.get_expert("pi", k) for k in range(3)), strict=True
-        )
-    ]
-    assert changed == [True, False, False]
 
 
 def test_a_copy_of_a_policy_penalises_its_own_layers():

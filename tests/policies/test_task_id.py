@@ -261,16 +261,6 @@ def test_recurrent_policies_route_by_task_behind_every_kind_of_lstm(lstm, task_i
             assert th.equal(router[:, -3:], th.eye(3))
 
 
-def test_each_tower_may_see_the_id_in_its_own_way():
-    policy = make("SAC", task_input={"pi": "router", "qf": "none"}).policy
-    actions = np.zeros((3, 2), np.float32)
-    with inputs_of_layers(policy) as seen:
-        policy.routing(observations(), actions)
-    assert not tells_tasks_apart(seen["pi.middle"][0])
-    assert tells_tasks_apart(seen["pi.middle"][1])
-    assert not any(tells_tasks_apart(x) for x in seen["qf0.middle"])
-
-
 @pytest.mark.parametrize("placement", ["big", "none"])
 def test_a_task_id_out_of_range_is_named_with_its_range(placement):
     space = spaces.Dict({"obs": spaces.Box(-1, 1, (3,)), "task_id": spaces.Discrete(2)})
