@@ -19,7 +19,7 @@ from torch import nn
 from sb3_moe.callbacks.same_training import same_training
 from sb3_moe.callbacks.task_switch import TaskSwitchCallback
 from sb3_moe.callbacks.trpo import refuse_trpo
-from sb3_moe.growing.copying import followers
+from sb3_moe.growing.copy_map import followers
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import number, one_of, whole, yes_or_no
 from sb3_moe.layers.stacked import StackedConv2d, StackedLinear

@@ -13,7 +13,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her import HerReplayBuffer
 
 from sb3_moe.growing import add_experts, freeze_experts
-from sb3_moe.growing.add_remove import check_room, countable
+from sb3_moe.growing.experts import changeable, check_room
 from sb3_moe.learning_rates import Restarted
 from sb3_moe.measures.resets import reset_heads, reset_optimizers
 from sb3_moe.policies.of_model import policy_of
@@ -193,7 +193,7 @@ class TaskSwitchCallback(BaseCallback):
                 of_entropy.state.clear()
         is_new = self.on_new_task is not None and self.task_names[task] not in self._met
         if is_new and self.on_new_task == "freeze_old":
-            for mixture in countable(policy_of(self.model), None):
+            for mixture in changeable(self.model):
                 freeze_experts(self.model, tower=mixture)
         if self.reset_heads:  # of what is not frozen
             reset_heads(self.model.policy)

@@ -1,9 +1,16 @@
 """Models that grow: from dense ones to experts, to more of these or fewer, and back."""
 
-from sb3_moe.growing.add_remove import add_experts, merge_experts, remove_experts
 from sb3_moe.growing.densifying import to_dense
 from sb3_moe.growing.distilling import Distilled, distill
-from sb3_moe.growing.freezing import drop_masks, expert_log, freeze_experts, thaw_experts
+from sb3_moe.growing.experts import (
+    add_experts,
+    drop_masks,
+    expert_log,
+    freeze_experts,
+    merge_experts,
+    remove_experts,
+    thaw_experts,
+)
 from sb3_moe.growing.upcycling import upcycle
 
 __all__ = [

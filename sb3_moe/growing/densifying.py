@@ -1,13 +1,12 @@
-"""From a model with experts to SB3's own dense model: the same, or fitted to it.
+"""From a model with experts to SB3's own dense model that does the same.
 
-Shapes: B observations, O outputs, I inputs, H hidden units.
+Shapes: O outputs, I inputs, H hidden units.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,33 +14,25 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_moe.growing.building import (
-    build_like,
-    carry_the_rest,
-    dense_class,
-    dense_kwargs,
-    dress,
-    with_gymnasiums_spaces,
-)
-from sb3_moe.growing.copying import write_weights
-from sb3_moe.growing.dense_map import DenseMap, dense_leaves, features_of, parts_of
-from sb3_moe.growing.distilling import check_temperature, dense_columns
 from sb3_moe.growing.distilling import distill as fit_dense
-from sb3_moe.growing.numbers import Numbers
-from sb3_moe.growing.outputs import check_same, sampled
-from sb3_moe.growing.routers import constant_gates
-from sb3_moe.layers.encoder import Residual
+from sb3_moe.growing.gates import constant_gates
+from sb3_moe.growing.layer_maps import LayerMap, columns, dense_leaves, parts_of
+from sb3_moe.growing.models import (
+    NOT_SB3S,
+    WHY_NOT,
+    as_sb3s,
+    build_dense,
+    check_defaults,
+    check_same,
+    sampled,
+)
 from sb3_moe.layers.stacked import flat
 from sb3_moe.networks import Network, Networks, kind_of, networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
-from sb3_moe.policies.options import DEFAULTS
 from sb3_moe.policies.towers import Columns, MoEBlock
 from sb3_moe.saving.generators import undone_on_failure
 from sb3_moe.vec_env.task_ids import TASK_KEY, one_hot_behind
-
-# What to do where there is no equal dense network.
-_CURE = "`distill` fits a dense one to observations"
 
 
 class _Plain(NamedTuple):
@@ -53,7 +44,7 @@ class _Plain(NamedTuple):
 
     def modules(self) -> nn.ModuleList:
         """Return all of them, in one."""
-        return nn.ModuleList([*self.hidden, *chain(*self.heads)])
+        return nn.ModuleList([*self.hidden, *(each for head in self.heads for each in head)])
 
 
 def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = None) -> Any:
@@ -82,44 +73,21 @@ def to_dense(model: BaseAlgorithm, task: int | None = None, *, distill: Any = No
             )
         return fit_dense(model, distill)
     old = policy_of(model)
-    check_sb3s(old)
-    _check_task(old, task)
+    goes_by_task = any(layer.sees == "task" for layer in old.moe_layers().values())
+    num_tasks = _num_tasks(old) if goes_by_task else 0
+    if task is not None and task not in range(num_tasks):
+        raise ValueError(
+            f"`task` must be None, or one of the {num_tasks} that experts go by, got {task!r}"
+        )
     with undone_on_failure():
+        for options in old.moe.values():
+            check_defaults(options, NOT_SB3S, WHY_NOT)
         found = [_plain(network, task) for network in networks_of(old).networks()]
-        kwargs = dense_kwargs(model, old) | {"net_arch": _net_arch(old, found)}
-        new = build_like(model, dense_class(model), kwargs, model.get_env())
+        new = build_dense(model, old, _net_arch(old, found))
         _write(new.policy, old, found, task)
-        carry_the_rest(new, model)
-        obs = sampled(model.observation_space, 16)
+        obs = sampled(model.observation_space)
         check_same(new.policy, old, *[_of_task(old, obs, task)] * 2)
-        return with_gymnasiums_spaces(dress(new, model, model.get_env()))
-
-
-# Arguments.
-
-
-def check_sb3s(policy: MoEPolicy) -> None:
-    """Raise ValueError unless a policy's layers, experts apart, are such as SB3 has."""
-    check_temperature(policy)
-    for tower, options in policy.moe.items():
-        for name in ("block", "task_embedding", "action_dims"):
-            given = getattr(options, name)
-            if given != DEFAULTS[name]:
-                raise ValueError(
-                    f"`model` must have `{name}`={DEFAULTS[name]!r}, since SB3's dense networks "
-                    f"have nothing else, got {given!r} for {tower!r}: {_CURE}"
-                )
-
-
-def _check_task(policy: MoEPolicy, task: int | None) -> None:
-    num_tasks = _num_tasks(policy)
-    by_task = any(layer.sees == "task" for layer in policy.moe_layers().values())
-    if task is None or (by_task and task in range(num_tasks)):
-        return
-    rule = "None where no experts go by a task that observations tell"
-    if num_tasks and by_task:
-        rule = f"in [0, {num_tasks}), the tasks that observations tell"
-    raise ValueError(f"`task` must be {rule}, got {task!r}")
+        return as_sb3s(new, model)
 
 
 def _num_tasks(policy: Any) -> int:
@@ -146,18 +114,17 @@ def _net_arch(old: MoEPolicy, found: Sequence[_Plain]) -> Any:
     return widths if len(old.towers) > 1 else widths[old.towers[0]]
 
 
-# Weights.
-
-
 def _write(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) -> None:
     """Write the weights of plain layers, of the online networks and of those that lag behind."""
     ours, theirs = networks_of(new), networks_of(old)
     behind = [_lagging(theirs, plain.network) for plain in found]
     lagging = [None if each is None else _plain(each, task) for each in behind]
     plains = [each.modules() for each in (*found, *lagging) if each is not None]
-    map_ = DenseMap(Numbers(new), Numbers(old, *plains))
+    map_ = LayerMap(new, old, *plains)
     for mine, plain, other in zip(ours.networks(), found, lagging, strict=True):
-        at = _columns(new, old, mine, plain)
+        linear = next(m for m in plain.modules().modules() if isinstance(m, nn.Linear))
+        width = linear.in_features if mine.memory is None else None
+        at = columns(new, mine, old, plain.network, width)
         _map(map_, mine, plain, at)
         map_.memory(mine.memory, plain.network.memory, at)
         target = _lagging(ours, mine)
@@ -168,15 +135,15 @@ def _write(new: Any, old: MoEPolicy, found: Sequence[_Plain], task: int | None) 
             f"gSDE's noise, {misfit}, is for a latent of another width than the dense "
             "model has: fit one with `distill`, which begins with fresh noise"
         )
-    write_weights(map_.entries, map_.new, map_.old)
+    map_.write_weights()
 
 
-def _map(map_: DenseMap, new: Network, plain: _Plain, at: th.Tensor) -> None:
+def _map(map_: LayerMap, new: Network, plain: _Plain, at: th.Tensor | None) -> None:
     map_.extractor(new.extractor, plain.network.extractor)
     hidden, heads = dense_leaves(map_.new, new)
-    columns = None if new.memory is not None else at
-    map_.in_order(hidden, map_.old.leaves(plain.hidden), columns)
-    first = None if any(leaf.is_linear for leaf in hidden) else columns
+    at = None if new.memory is not None else at
+    map_.in_order(hidden, map_.old.leaves(plain.hidden), at)
+    first = None if any(leaf.is_linear for leaf in hidden) else at
     for leaf, modules in zip(heads, plain.heads, strict=True):
         map_.in_order([leaf], map_.old.leaves(modules), first)
 
@@ -189,19 +156,6 @@ def _lagging(networks: Networks, network: Network) -> Network | None:
     heads = tuple(networks.follower(head) or head for head in network.heads)
     extractor = networks.follower(network.extractor) or network.extractor
     return Network(network.tower, extractor, hidden, heads)
-
-
-def _columns(new: Any, old: MoEPolicy, mine: Network, plain: _Plain) -> th.Tensor:
-    """Return where the first dense layer finds each input that the experts saw."""
-    found = dense_columns(new, mine, old, plain.network)
-    if mine.memory is None:  # critics see actions behind the features
-        linear = next(m for m in plain.modules() if isinstance(m, nn.Linear))
-        total = len(features_of(mine, new, ""))
-        found += range(total, total + linear.in_features - len(found))
-    return th.tensor(found)
-
-
-# Plain layers.
 
 
 def _plain(network: Network, task: int | None) -> _Plain:
@@ -259,32 +213,24 @@ def _layer(block: MoEBlock, task: int | None) -> list[nn.Module]:
     layer, experts = block.layer, block.layer.experts
     gates = constant_gates(layer, task) or []
     used = {k: gate for k, gate in enumerate(gates) if gate}
-    made = [flat(experts.expert(k)) for k in used]
-    one = f"be a mixture that is one network to be dense, and with `router`={layer.name!r}"
-    why = None
-    if block.tokens != "sample":
-        why = f"have experts on whole samples to be dense, got `tokens`={block.tokens!r}"
-    elif experts.combination is not None:
-        why = "sum its experts' outputs to be dense, got `combine`='orthogonal'"
-    elif not gates:
-        why = f"{one} and {layer.num_experts} experts its gates differ by sample"
-    elif len(made) > 1 and any(len(modules) > 1 for modules in made):
-        why = f"{one} several experts with hidden layers serve each sample"
-    elif any(isinstance(each, Residual) for each in made[0]):
-        why = "have experts of linear layers to be dense, got blocks with a way around them"
-    elif [*used.values()] != [1.0] and type(made[0][-1]) is not nn.Linear:
-        why = f"have experts that end in nn.Linear for gates of {gates} to be part of it"
-    if why is not None:
-        raise ValueError(f"`model` must {why}: {_CURE}")
-    if [*used.values()] == [1.0]:
-        return made[0]
+    first, *others = made = [flat(experts.expert(k)) for k in used] or [[]]
+    is_one = [*used.values()] == [1.0]
+    is_linear = bool(first) and type(first[-1]) is nn.Linear and (not others or len(first) == 1)
+    if block.tokens != "sample" or experts.combination or not (is_one or is_linear):
+        raise ValueError(
+            "`model` must have mixtures that are one network to be dense: one expert, that of a "
+            "task, or linear ones under gates that are the same for every sample, and no `tokens` "
+            f"or `combine`; got `router`={layer.name!r} with {layer.num_experts} experts of "
+            f"{len(first)} layers and `tokens`={block.tokens!r}: `distill` fits a dense one"
+        )
+    if is_one:
+        return first
     with th.no_grad():
-        last = made[0][-1]
-        for name, parameter in last.named_parameters():
+        for name, parameter in first[-1].named_parameters():
             weights = [modules[-1].get_parameter(name) for modules in made]
             gated = [each * gate for each, gate in zip(weights, used.values(), strict=True)]
             parameter.copy_(th.stack(gated).sum(0))
-    return made[0]
+    return first
 
 
 @th.no_grad()

@@ -10,24 +10,12 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.growing.building import (
-    build_like,
-    carry_the_rest,
-    dense_class,
-    dense_kwargs,
-    dress,
-    with_gymnasiums_spaces,
-)
-from sb3_moe.growing.copying import write_weights
-from sb3_moe.growing.dense_map import DenseMap, columns_of, features_of
-from sb3_moe.growing.numbers import Numbers
-from sb3_moe.growing.outputs import raw_outputs
+from sb3_moe.growing.layer_maps import LayerMap, columns
+from sb3_moe.growing.models import WHY_NOT, as_sb3s, build_dense, check_defaults, raw_outputs
 from sb3_moe.layers.checks import whole
-from sb3_moe.networks import Network, kind_of, networks_of
-from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.networks import networks_of
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.saving.generators import undone_on_failure
 
@@ -62,61 +50,35 @@ def distill(
     :raises ValueError: if images are encoded, or there are no steps
     """
     whole("steps", steps)
-    old = policy_of(model)
+    old: Any = policy_of(model)
     with undone_on_failure():
-        check_temperature(old)
-        kwargs = dense_kwargs(model, old) | {"net_arch": copy.deepcopy(old.net_arch)}
-        new = build_like(model, dense_class(model), kwargs, model.get_env())
+        for options in old.moe.values():
+            check_defaults(options, ("ent_coef_per_task",), WHY_NOT)
+        new = build_dense(model, old, copy.deepcopy(old.net_arch))
         kept = _take_over(new.policy, old)
         ours, theirs = (policy.obs_to_tensor(obs)[0] for policy in (new.policy, old))
         remains = _fit(new.policy, old, ours, theirs, kept, steps, learning_rate)
         for online, target in networks_of(new.policy).targets().items():
             target.load_state_dict(online.state_dict())
-        carry_the_rest(new, model)
-        new = with_gymnasiums_spaces(dress(new, model, model.get_env()))
-        return Distilled(new, remains)
+        return Distilled(as_sb3s(new, model), remains)
 
 
-def check_temperature(policy: MoEPolicy) -> None:
-    """Raise ValueError if there is a temperature for each task, which would be lost."""
-    if any(options.ent_coef_per_task for options in policy.moe.values()):
-        raise ValueError(
-            "`model` must have one entropy temperature, got `ent_coef_per_task`=True, and a dense "
-            "model, or one made of it, would begin with others"
-        )
-
-
-def dense_columns(new: Any, mine: Network, old: MoEPolicy, other: Network) -> list[int]:
-    """Return where what a dense policy reads has each feature that the experts saw.
-
-    :param new: the dense policy
-    :param mine: its network
-    :param old: the policy with experts
-    :param other: the network of that
-    """
-    theirs = features_of(other, old, kind_of(mine.tower))
-    if isinstance(new.observation_space, spaces.Dict):
-        return columns_of(theirs, features_of(mine, new, ""))
-    return list(range(len(theirs)))  # a one-hot is at the end
-
-
-@th.no_grad()
-def _take_over(new: Any, old: MoEPolicy) -> set[th.Tensor]:
+def _take_over(new: Any, old: Any) -> set[th.Tensor]:
     """Copy what outputs for single observations don't show, and return it.
 
     That is how far actions are spread, and what an LSTM makes of the step before, if it reads what
     it did: no extractor's features that are to be learned anew.
     """
     ours, theirs = networks_of(new), networks_of(old)
-    map_ = DenseMap(Numbers(new), Numbers(old))
+    map_ = LayerMap(new, old)
     map_.loose(ours, theirs)
     kept: set[th.Tensor] = {parameter for held in ours.loose().values() for parameter in held}
     for mine, other in zip(ours.networks(), theirs.networks(), strict=True):
         learned = next(mine.extractor.parameters(), None) is not None
         if mine.memory is not None and not learned:
-            map_.memory(mine.memory, other.memory, th.tensor(dense_columns(new, mine, old, other)))
+            map_.memory(mine.memory, other.memory, columns(new, mine, old, other, None))
             kept |= set(mine.memory.parameters())
-    write_weights(map_.entries, map_.new, map_.old)
+    map_.write_weights()
     return kept
 
 

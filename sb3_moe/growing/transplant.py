@@ -6,24 +6,15 @@ Nothing is changed before everything is known to fit.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.growing.anchors import carried_anchors, kept_for_penalties
-from sb3_moe.growing.copying import (
-    Entry,
-    carried_states,
-    steps_by_expert,
-    write_targets,
-    write_weights,
-)
-from sb3_moe.growing.expert_map import expert_map, moves_apart
-from sb3_moe.growing.numbers import Numbers
-from sb3_moe.growing.routers import Heir, options_for_others, output_scales, share_out
-from sb3_moe.layers import MoELayer
+from sb3_moe.growing.copy_map import CopyMap, Entry, Origin, itself
+from sb3_moe.growing.gates import Heir, options_for_others, output_scales, share_out
+from sb3_moe.layers import MoELayer, StackedNetwork
 from sb3_moe.measures.gradients import KEPT
 from sb3_moe.networks import kind_of, networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -40,9 +31,8 @@ class Transplant:
     :param heirs: what each expert comes from, by mixture; of one tower they are equally many
     :param shares: whether gates are shared out anew
     :param perturb: how far copies start apart, as a share of the size of their last weights
-    :ivar scaled: names of the mixtures whose experts' weights are scaled
-    :raises ValueError: if the options don't fit so many experts, the layers can't be known, or an
-        optimizer has several groups of parameters
+    :param frozen: numbers of frozen experts, by mixture; None: those of the model
+    :raises ValueError: if the options don't fit so many experts, or the layers can't be known
     """
 
     def __init__(
@@ -52,61 +42,54 @@ class Transplant:
         *,
         shares: bool,
         perturb: float = 0.0,
+        frozen: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.model: Any = model
-        self.policy = policy_of(model)
+        self.policy: Any = policy_of(model)
         self.heirs = heirs
-        self.scaled: list[str] = []
-        _check_groups(self.policy)
+        self.frozen = (self.policy.frozen_experts or {}) if frozen is None else frozen
         self.options = _options(self.policy, heirs, shares=shares)
         self.built = _built(self.policy, self.options)
-        self.new, self.old = Numbers(self.built), Numbers(self.policy)
+        self.map = CopyMap(self.built, self.policy)
         layers, built = self.policy.moe_layers(), self.built.moe_layers()
-        self.layers = {layers[name]: built[name] for name in heirs}
-        self.entries = list(self._map(shares=shares, perturb=perturb))
-        rows, networks = (self.entries, self.new, self.old), networks_of(self.built)
-        write_weights(*rows)
-        write_targets(*rows, networks, networks_of(self.policy))
+        self.layers: dict[MoELayer, MoELayer] = {layers[name]: built[name] for name in heirs}
+        for name in heirs:
+            self._add_entries(name, layers[name], built[name], shares, perturb)
+        ours, theirs = networks_of(self.built), networks_of(self.policy)
+        self.map.write(ours, theirs)
         #: The layers of target networks too.
         self.pairs = dict(self.layers)
         for (old, new), own in zip(self.layers.items(), heirs.values(), strict=True):
-            self._finish(old, new, own if shares else None)
-            behind = networks_of(self.policy).follower(old), networks.follower(new)
-            if isinstance(behind[0], MoELayer) and isinstance(behind[1], MoELayer):
+            _finish(old, new, own if shares else None)
+            behind: Any = theirs.follower(old), ours.follower(new)
+            if None not in behind:
                 self.pairs[behind[0]] = behind[1]
-                self._finish(behind[0], behind[1], own if shares else None)
+                _finish(*behind, own if shares else None)
 
-    def _map(self, *, shares: bool, perturb: float) -> Iterator[Entry]:
-        numbers = self.new, self.old
-        for (name, heirs), (old, new) in zip(self.heirs.items(), self.layers.items(), strict=True):
-            frozen = (self.policy.frozen_experts or {}).get(name, ())
-            scales = output_scales(old, heirs) if shares else [1.0] * len(heirs)
-            if any(scale != 1.0 for scale in scales):
-                self.scaled.append(name)
-                _check_scaled(name, old, frozen)
-            yield from expert_map(new, old, numbers, heirs, scales)
-            yield from moves_apart(new, old, numbers, heirs, perturb, frozen)
-
-    @staticmethod
-    def _finish(old: MoELayer, new: MoELayer, heirs: Sequence[Heir] | None) -> None:
-        """Share out gates, if any are, and let a new layer be as the old one is for now."""
-        if heirs is not None:
-            share_out(new, old, heirs)
-        new.train(old.training)
-        learns = {name: p.requires_grad for name, p in old.named_parameters()}
-        of_router = [on for name, on in learns.items() if not name.startswith("experts.")]
-        for name, parameter in new.named_parameters():
-            # What a router gets for its new gates is held as all of it is.
-            parameter.requires_grad_(learns.get(name, any(of_router) or not of_router))
+    def _add_entries(
+        self, name: str, old: MoELayer, new: MoELayer, shares: bool, perturb: float
+    ) -> None:
+        heirs, frozen = self.heirs[name], self.frozen.get(name, ())
+        scales = output_scales(old, heirs) if shares else [1.0] * len(heirs)
+        if set(scales) != {1.0} and (frozen or old.experts.combination is not None):
+            why = f"experts {[*frozen]} of {name} are frozen: thaw them first"
+            if not frozen:
+                why = f"`combine` takes that away in {name}"
+            raise ValueError(
+                f"`router`={old.name!r} shares out gates by the size of experts' outputs, and {why}"
+            )
+        self.map.entries += _of_experts(self.map, old, new, heirs, scales)
+        self.map.entries += _of_router(self.map, old, new, heirs)
+        if perturb:
+            _move_copies_apart(self.map, old, new, heirs, perturb, frozen)
 
     # What changes the model.
 
     def put_in(self) -> None:
         """Change the model."""
-        frozen = self._frozen()
         towers = networks_of(self.policy).optimizers()
         changes = [self._state(each, tower) for tower, each in towers.items()]
-        anchors = self._anchors()
+        kept = [(*each, self._anchors(*each)) for each in kept_for_penalties(self.model)]
         buffers = self._running_buffers()
         for block in [m for m in self.policy.modules() if isinstance(m, MoEBlock)]:
             block.layer = self.pairs.get(block.layer, block.layer)
@@ -117,10 +100,10 @@ class Transplant:
         for name, value in vars(self.model).items():
             if "batch_norm_stats" in name:
                 vars(self.model)[name] = [buffers.get(t.data_ptr(), t) for t in value]
-        for kept, arrays in anchors:
-            kept.place[kept.key] = arrays
+        for place, key, _, arrays in kept:
+            place[key] = arrays
         vars(self.model).pop(KEPT, None)  # of tensors that go
-        self._set_options(frozen)
+        self._set_options()
 
     def _state(
         self, optimizer: th.optim.Optimizer, tower: str
@@ -129,6 +112,11 @@ class Transplant:
 
         :param tower: which it is of
         """
+        if len(optimizer.param_groups) > 1:
+            raise ValueError(
+                "`model` must have optimizers with one group of parameters for experts to join or "
+                f"leave, as SB3 builds them, got {len(optimizer.param_groups)}"
+            )
         names = {p: name for name, p in self.built.named_parameters()}
         coming = {p for layer in self.pairs.values() for p in layer.parameters()}
         counterpart = networks_of(self.built).optimizers()[tower].param_groups[0]["params"]
@@ -136,36 +124,40 @@ class Transplant:
             p if p in coming else self.policy.get_parameter(names[p]) for p in counterpart
         ]
         known = {p: state for p, state in optimizer.state.items() if state}
-        shares = [share for each in self.layers.values() for share in each.experts.shares()]
-        experts = steps_by_expert(optimizer, shares)
-        rows = (self.entries, self.new, self.old)
-        found = carried_states(*rows, known, optimizer, parameters, experts)
-        kept = {p: state for p, state in known.items() if p in set(parameters)}
-        return optimizer, parameters, kept | found
+        found = self.map.states(known, optimizer, parameters, self.layers.values())
+        stay = {p: state for p, state in known.items() if p in set(parameters)}
+        return optimizer, parameters, stay | found
 
-    def _frozen(self) -> dict[str, list[int]]:
-        old = self.policy.frozen_experts or {}
-        new = {name: ks for name, ks in old.items() if name not in self.heirs}
-        for name, heirs in self.heirs.items():
-            still = set(old.get(name, ()))
-            new[name] = [
-                x for x, h in enumerate(heirs) if h.stays and h.weights and still >= set(h.weights)
-            ]
-        return new
+    def _anchors(self, place: dict[str, Any], key: str, are_strengths: bool) -> dict[str, Any]:
+        """Return where penalties will draw weights to, or how strongly.
 
-    def _anchors(self) -> list[Any]:
-        """Return what penalties will draw weights to."""
-        before, after = (
-            {p: name for name, p in policy.named_parameters()}
-            for policy in (self.policy, self.built)
-        )
+        An expert that stays is drawn to where it was drawn before, a copy to where its original is,
+        and one made of several to the mean of theirs, as its weights are. One that starts anew
+        starts where it is now; neither it nor a copy is held by tasks that ended before it joined.
+        """
+        arrays, new = place[key], self.map.new
+        before = {p: name for name, p in self.policy.named_parameters()}
         gone = {before[p] for layer in self.layers for p in layer.parameters()}
-        coming = {p: after[p] for layer in self.layers.values() for p in layer.parameters()}
-        rows = (self.entries, self.new, self.old)
-        return [
-            (kept, carried_anchors(kept, *rows, before, coming, gone))
-            for kept in kept_for_penalties(self.model)
+        found = {name: array for name, array in arrays.items() if name not in gone}
+        if not arrays:  # nothing is drawn anywhere yet
+            return found
+        held = CopyMap(self.built, self.policy)
+        held.entries = [
+            entry
+            for entry in self.map.entries
+            if entry.origins and not (entry.joins if are_strengths else entry.learns_anew)
         ]
+        was = held.old.row(lambda each: _tensor(arrays.get(before.get(each, ""))))
+        row = held.follow(new.row(th.zeros_like if are_strengths else itself), was)
+        for entry in held.entries:
+            # In weights that are scaled as much the same penalty is weaker.
+            row[entry.into] *= entry.scale**-2 if are_strengths else entry.scale
+        coming = {p for layer in self.layers.values() for p in layer.parameters()}
+        for name, parameter in self.built.named_parameters():
+            values = row[new.places(parameter)]
+            if parameter in coming and not values.isnan().any():
+                found[name] = values.to(parameter.dtype).numpy()
+        return found
 
     def _running_buffers(self) -> dict[int, th.Tensor]:
         """Return what comes in place of buffers that SB3 copies to targets, by where they lie."""
@@ -176,7 +168,7 @@ class Transplant:
             if "running_" in name and name in dict(new.named_buffers())
         }
 
-    def _set_options(self, frozen: Mapping[str, Sequence[int]]) -> None:
+    def _set_options(self) -> None:
         policy = self.policy
         policy.moe_options = policy.moe_options | self.options
         policy.moe = per_tower(policy.moe_options, policy.towers)
@@ -184,54 +176,141 @@ class Transplant:
             if isinstance(part, MoEPart):
                 tower = "qf" if part.judges_actions or "pi" not in policy.towers else "pi"
                 part.given = part.given | policy.moe[tower].by_name()
-        policy.set_frozen_experts(frozen)
-        kwargs = {**self.model.policy_kwargs, **self.options}
-        self.model.policy_kwargs = with_frozen(kwargs, policy)
+        frozen = {name: ks for name, ks in self.frozen.items() if name not in self.heirs}
+        for name, heirs in self.heirs.items():
+            still = set(self.frozen.get(name, ()))
+            frozen[name] = [
+                x for x, h in enumerate(heirs) if h.stays and h.weights and still >= set(h.weights)
+            ]
+        self.model.policy_kwargs = {**self.model.policy_kwargs, **self.options}
+        set_frozen(self.model, frozen)
 
 
-def needs_thawed(name: str, layer: MoELayer, frozen: Collection[int]) -> str:
-    """Say why experts can't join a mixture whose experts would be scaled.
+def set_frozen(model: Any, frozen: Mapping[str, Sequence[int]]) -> None:
+    """Freeze experts, and these alone, in a model and its arguments.
 
-    :param name: of the mixture
-    :param layer: the mixture
-    :param frozen: experts that must stay as they are
+    :param frozen: their numbers, by mixture
     """
-    return (
-        f"`router`={layer.name!r} can share out gates by the experts' weights alone, and those of "
-        f"{sorted(frozen)} of {name} are frozen: thaw them first"
-    )
-
-
-def with_frozen(kwargs: Mapping[str, Any], policy: MoEPolicy) -> dict[str, Any]:
-    """Return a policy's arguments with the experts that are frozen now.
-
-    :param kwargs: as a model keeps them
-    :param policy: whose experts are meant
-    """
-    found = {name: value for name, value in kwargs.items() if name != "frozen_experts"}
+    policy = policy_of(model)
+    policy.set_frozen_experts(frozen)
+    model.policy_kwargs = {k: v for k, v in model.policy_kwargs.items() if k != "frozen_experts"}
     if policy.frozen_experts is not None:
-        found["frozen_experts"] = policy.frozen_experts
-    return found
+        model.policy_kwargs["frozen_experts"] = policy.frozen_experts
 
 
-def _check_groups(policy: MoEPolicy) -> None:
-    for optimizer in networks_of(policy).every_optimizer():
-        if len(optimizer.param_groups) > 1:
+def kept_for_penalties(model: BaseAlgorithm) -> Iterator[tuple[dict[str, Any], str, bool]]:
+    """Yield where arrays by parameter are that callbacks keep on a model for penalties.
+
+    A dict, the key in it, and whether they say how strongly weights are drawn rather than where.
+    """
+    if "initial_weights" in vars(model):
+        yield vars(model), "initial_weights", False
+    for anchors in vars(model).get("anchors", {}).values():
+        yield anchors, "weights", False
+        yield anchors, "strengths", True
+
+
+def _tensor(array: Any) -> th.Tensor | None:
+    return None if array is None else th.as_tensor(array)
+
+
+# Where experts come from.
+
+
+def _of_experts(
+    map_: CopyMap, old: MoELayer, new: MoELayer, heirs: Sequence[Heir], scales: Sequence[float]
+) -> Iterator[Entry]:
+    """Yield where the numbers of experts come from.
+
+    :param scales: how many times larger the last weights of each will be made
+    """
+    before = map_.old.experts(old.experts)
+    for own, heir, factor in zip(map_.new.experts(new.experts), heirs, scales, strict=True):
+        for i, leaf in enumerate(own):
+            # What ends in another kind of layer is scaled in a way of its own.
+            is_last = i + 1 == len(own) and isinstance(new.experts, StackedNetwork)
+            for name, into in leaf.places.items():
+                places = {k: before[k][i].places[name] for k in heir.weights}
+                yield _entry(into, heir, places, factor if is_last else 1.0)
+
+
+def _entry(
+    into: th.Tensor, heir: Heir, places: Mapping[int, th.Tensor], scale: float = 1.0
+) -> Entry:
+    origins = [
+        Origin(places[k], weight, heir.gates.get(k, 0.0) / scale)
+        for k, weight in heir.weights.items()
+    ]
+    joins = heir.is_new or not heir.stays
+    return Entry(into, origins, joins=joins, learns_anew=heir.is_new, scale=scale)
+
+
+def _of_router(
+    map_: CopyMap, old: MoELayer, new: MoELayer, heirs: Sequence[Heir]
+) -> Iterator[Entry]:
+    """Yield where the numbers of a router come from; a new expert has the mean of the scores.
+
+    :raises ValueError: if it has tensors of which that is not known
+    """
+    axes, before = new.expert_axes(), _own_tensors(old)
+    for name, tensor in _own_tensors(new).items():
+        source = before.get(name)
+        if name in axes and source is not None:
+            into = _by_expert(map_.new.places(tensor), axes[name], new.num_experts)
+            places = dict(
+                enumerate(_by_expert(map_.old.places(source), axes[name], old.num_experts))
+            )
+            mean = [Origin(each, 1.0 / old.num_experts) for each in places.values()]
+            for own, heir in zip(into, heirs, strict=True):
+                entry = _entry(own, heir, places)
+                yield entry._replace(origins=mean) if heir.is_new else entry
+        elif source is not None and source.shape == tensor.shape:
+            yield Entry(map_.new.places(tensor), [Origin(map_.old.places(source))])
+        elif name not in axes:
             raise ValueError(
-                "`model` must have optimizers with one group of parameters for experts to join or "
-                f"leave, as SB3 builds them, got {len(optimizer.param_groups)} in "
-                f"{type(optimizer).__name__}"
+                f"`router`={new.name!r} must name in `expert_axes` the tensors that hold something "
+                f"for each expert, got {name!r} of shape {tuple(tensor.shape)}"
             )
 
 
-def _check_scaled(name: str, old: MoELayer, frozen: Collection[int]) -> None:
-    if frozen:
-        raise ValueError(needs_thawed(name, old, frozen))
-    if old.experts.combination is not None:
-        raise ValueError(
-            f"`router`={old.name!r} can share out gates by the size of the experts' "
-            f"outputs alone, which `combine` takes away in {name}"
-        )
+def _own_tensors(layer: MoELayer) -> dict[str, th.Tensor]:
+    """Return a layer's parameters and buffers besides those of its experts."""
+    named = [*layer.named_parameters(), *layer.named_buffers()]
+    return {name: tensor for name, tensor in named if not name.startswith("experts.")}
+
+
+def _by_expert(places: th.Tensor, axis: int, num_experts: int) -> Sequence[th.Tensor]:
+    return places.unflatten(axis, (num_experts, -1)).unbind(axis)
+
+
+def _move_copies_apart(
+    map_: CopyMap,
+    old: MoELayer,
+    new: MoELayer,
+    heirs: Sequence[Heir],
+    perturb: float,
+    frozen: Sequence[int],
+) -> None:
+    """Move the last weights of copies, and of originals that aren't frozen, apart."""
+    ours, theirs = map_.new.experts(new.experts), map_.old.experts(old.experts)
+    for k in {k for heir in heirs if not heir.stays for k in heir.weights}:
+        movers = {
+            x: heir.gates[k]
+            for x, heir in enumerate(heirs)
+            if set(heir.weights) == {k} and not (heir.stays and k in frozen)
+        }
+        if not all(ours[x][-1].is_linear for x in movers):
+            raise ValueError(
+                "`perturb` must be 0 with experts whose last layer isn't known to be linear, or "
+                f"they must end in an nn.Linear, got {type(new.experts).__name__}"
+            )
+        lasts = [ours[x][-1].places["weight"] for x in movers]
+        if len(lasts) > 1:
+            size = map_.size_of(theirs[k][-1].places["weight"])
+            map_.move_apart(lasts, [*movers.values()], perturb * size)
+
+
+# The new policy.
 
 
 def _options(
@@ -240,30 +319,18 @@ def _options(
     """Return the options that change, each with a value for every tower."""
     names = ("num_experts", "num_slots", "router_kwargs")
     found = {name: {t: getattr(policy.moe[t], name) for t in policy.towers} for name in names}
-    slots: dict[str, int] = {}
     for name, own in heirs.items():
         tower = kind_of(name)
         more = options_for_others(policy.moe_layers()[name], shares=shares)
         found["num_experts"][tower] = len(own)
-        if (number := more.pop("num_slots", None)) is not None:
-            if slots.setdefault(tower, number) != number:
-                raise ValueError(
-                    f"`num_slots` must be the same in every mixture of {tower!r} for experts to "
-                    f"join or leave, got {slots[tower]} and {number}: mixtures of images' tokens "
-                    "and of single ones have others, unless you give their number"
-                )
-            found["num_slots"][tower] = number
-        kwargs = dict(found["router_kwargs"][tower] or {}) | more
-        found["router_kwargs"][tower] = kwargs or None
-    options = {name: _plain(by_tower) for name, by_tower in found.items()}
+        found["num_slots"][tower] = more.pop("num_slots", found["num_slots"][tower])
+        found["router_kwargs"][tower] = {**(found["router_kwargs"][tower] or {}), **more} or None
+    options = {}
+    for name, by_tower in found.items():
+        first, *others = by_tower.values()
+        options[name] = first if all(each == first for each in others) else by_tower
     per_tower(policy.moe_options | options, policy.towers)
     return options
-
-
-def _plain(by_tower: Mapping[str, Any]) -> Any:
-    """Return one value where all towers have the same."""
-    first, *others = by_tower.values()
-    return first if all(each == first for each in others) else dict(by_tower)
 
 
 def _built(policy: Any, options: dict[str, Any]) -> Any:
@@ -271,3 +338,15 @@ def _built(policy: Any, options: dict[str, Any]) -> Any:
     given = networks_of(policy).constructor_arguments() | options
     given.pop("frozen_experts", None)  # these are numbers of the old ones
     return policy.__class__(**given).to(policy.device)
+
+
+def _finish(old: MoELayer, new: MoELayer, heirs: Sequence[Heir] | None) -> None:
+    """Share out gates, if any are, and let a new layer be as the old one is for now."""
+    if heirs is not None:
+        share_out(new, old, heirs)
+    new.train(old.training)
+    learns = {name: p.requires_grad for name, p in old.named_parameters()}
+    of_router = [on for name, on in learns.items() if not name.startswith("experts.")]
+    for name, parameter in new.named_parameters():
+        # What a router gets for its new gates is held as all of it is.
+        parameter.requires_grad_(learns.get(name, any(of_router) or not of_router))

@@ -8,7 +8,7 @@ from typing import Any
 import arena
 import torch as th
 
-from sb3_moe.growing.outputs import raw_outputs, sampled
+from sb3_moe.growing.models import raw_outputs, sampled
 from sb3_moe.growing.upcycling import join_task
 
 NUM_TASKS = 3

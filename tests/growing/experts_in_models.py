@@ -11,7 +11,7 @@ import numpy as np
 import torch as th
 from dense_models import NUM_TASKS, make
 
-from sb3_moe.growing.numbers import Numbers
+from sb3_moe.growing.copy_map import Numbers
 from sb3_moe.networks import networks_of
 
 ROUTERS: dict[str, dict[str, Any]] = {
@@ -54,7 +54,7 @@ def of_expert(model: Any, name: str, k: int) -> dict[str, th.Tensor]:
         rows[f"/{kind}"] = numbers.row(partial(_kept, states, kind))
     return {
         f"{i}.{key}{kind}": row[places]
-        for i, leaf in enumerate(numbers.expert(experts, k))
+        for i, leaf in enumerate(numbers.experts(experts)[k])
         for key, places in leaf.places.items()
         for kind, row in rows.items()
         if places.dim() and not row[places].isnan().all()  # else a count of all experts' norms

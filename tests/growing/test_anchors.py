@@ -11,7 +11,7 @@ from toy import toy_vec_env
 import sb3_moe
 from sb3_moe import add_experts, merge_experts, remove_experts
 from sb3_moe.callbacks import EWCCallback, L2AnchorCallback, L2InitCallback
-from sb3_moe.growing.numbers import Numbers
+from sb3_moe.growing.copy_map import Numbers
 
 
 def rows_of(model, arrays, name="pi.middle"):
@@ -24,7 +24,7 @@ def rows_of(model, arrays, name="pi.middle"):
         np.concatenate(
             [
                 row[places].flatten().numpy()
-                for leaf in numbers.expert(experts, k)
+                for leaf in numbers.experts(experts)[k]
                 for places in leaf.places.values()
             ]
         )

@@ -10,7 +10,7 @@ from torch import nn
 
 from sb3_moe.growing import distill, to_dense, upcycle
 from sb3_moe.growing.densifying import in_one
-from sb3_moe.growing.outputs import sampled
+from sb3_moe.growing.models import sampled
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import TaskExtractor
 

@@ -10,7 +10,7 @@ from stable_baselines3 import PPO
 
 import sb3_moe
 from sb3_moe.growing import to_dense
-from sb3_moe.growing.outputs import sampled
+from sb3_moe.growing.models import sampled
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.vec_env.tasks import names_on

@@ -12,7 +12,7 @@ from torch import nn
 
 import sb3_moe
 from sb3_moe.growing import upcycle
-from sb3_moe.growing.experts_from_dense import by_firing, evenly
+from sb3_moe.growing.upcycling import by_firing, evenly
 from sb3_moe.layers import Routing, SoftMoE
 from sb3_moe.networks import networks_of
 

@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_moe.growing import upcycle
-from sb3_moe.growing.building import carry_the_rest
+from sb3_moe.growing.models import carry_the_rest
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from test_any_cell import CLASSIC, SMALL, STORED, cell
 
 import sb3_moe
-from sb3_moe.growing.building import carry_the_rest
+from sb3_moe.growing.models import carry_the_rest
 from sb3_moe.saving.files import read_json
 from sb3_moe.saving.model_file import load
 from sb3_moe.study.run.cell import build, train_cell

@@ -1,33 +1,31 @@
-"""More experts, or fewer, in a model that goes on training.
+"""More experts, or fewer, in a model that goes on training, and experts that stay as they are.
 
 Shapes: E experts.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_moe.growing.freezing import note
-from sb3_moe.growing.routers import Heir, kept, meets_all
-from sb3_moe.growing.transplant import Transplant, needs_thawed
+from sb3_moe.growing.gates import Heir, kept, meets_all
+from sb3_moe.growing.transplant import Transplant, set_frozen
 from sb3_moe.is_model import model_of_sb3
 from sb3_moe.layers import MoELayer
 from sb3_moe.layers.checks import not_negative, numbers_below, whole
-from sb3_moe.networks import kind_of, networks_of
-from sb3_moe.networks.masks import masks_in
+from sb3_moe.networks import kind_of, networks_of, uncompiled
+from sb3_moe.networks.masks import forget_masks, masks_in
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.of_model import policy_of
 from sb3_moe.saving.generators import preserved_generators, undone_on_failure
 
 # The share of all gates that a new expert takes, at most, unless more is asked for.
 SHARE = 0.05
-
-MakeHeirs = Callable[[str, MoELayer], list[Heir]]
 
 
 def add_experts(
@@ -69,8 +67,8 @@ def add_experts(
         share out gates
     """
     with undone_on_failure():
-        by_mixture, transplant = _addition(model, n, tower, like, share, perturb)
-        transplant.put_in()
+        by_mixture = _with_more(model, n, tower, like, share, perturb)
+        Transplant(model, by_mixture, shares=True, perturb=perturb).put_in()
     note(model, "add", by_mixture, n=int(n), like=None if like is None else int(like))
 
 
@@ -83,38 +81,42 @@ def check_room(model: BaseAlgorithm, n: int, *, frozen: bool) -> None:
     :raises ValueError: if they can't
     """
     with preserved_generators():
-        _, transplant = _addition(model, n, None, None, None, 0.0)
-    for name in transplant.scaled if frozen else ():
-        layer = policy_of(model).moe_layers()[name]
-        raise ValueError(needs_thawed(name, layer, range(layer.num_experts)))
+        by_mixture = _with_more(model, n, None, None, None, 0.0)
+        every = {name: range(len(heirs) - n) for name, heirs in by_mixture.items()}
+        Transplant(model, by_mixture, shares=True, frozen=every if frozen else None)
 
 
-def _addition(
+def _with_more(
     model: BaseAlgorithm,
     n: int,
     tower: str | None,
     like: int | None,
     share: float | None,
     perturb: float,
-) -> tuple[dict[str, list[Heir]], Transplant]:
-    """Return what the experts come from, by mixture, and the layers that can be put in."""
+) -> dict[str, list[Heir]]:
+    """Return what experts come from once some are added, by mixture."""
     whole("n", n)
     not_negative("perturb", perturb)
-    _check_share(share, n)
-
-    def heirs(name: str, layer: MoELayer) -> list[Heir]:
-        if like is not None:
+    if share is not None:
+        not_negative("share", share)
+        if not 0.0 < share * n < 1.0:
+            raise ValueError(f"`share` must be in (0, 1/n), n={n}, got {share}")
+    found = {}
+    for name, layer in changeable(model, tower).items():
+        heirs = [kept(k) for k in range(layer.num_experts)]
+        part = min(SHARE, 0.5 / n) if share is None else share
+        if like is None:
+            heirs += [Heir(share=part) for _ in range(n)]
+        else:
             numbers_below("like", [like], layer.num_experts, name)
             _check_sums("like", name, layer)
-        part = _default_share(layer, n, like) if share is None else share
-        old = [kept(k) for k in range(layer.num_experts)]
-        if like is None:
-            return [*old, *(Heir(share=part) for _ in range(n))]
-        old[like] = kept(like, 1.0 - n * part)
-        return [*old, *(Heir({like: 1.0}, {like: part}, stays=False) for _ in range(n))]
-
-    by_mixture = _heirs(model, tower, heirs)
-    return by_mixture, Transplant(model, by_mixture, shares=True, perturb=perturb)
+            # Where some are chosen it is one of original and copies that is left out.
+            if share is None and meets_all(layer):
+                part = 1.0 / (n + 1)
+            heirs[like] = kept(like, 1.0 - n * part)
+            heirs += [Heir({like: 1.0}, {like: part}, stays=False) for _ in range(n)]
+        found[name] = heirs
+    return found
 
 
 def remove_experts(
@@ -131,18 +133,16 @@ def remove_experts(
     :raises ValueError: if there is no such expert, none would be left, the task picks the experts,
         or the options don't allow so few
     """
-
-    def heirs(name: str, layer: MoELayer) -> list[Heir]:
+    by_mixture = {}
+    for name, layer in changeable(model, tower).items():
         numbers_below("experts", experts, layer.num_experts, name)
         left = [kept(k) for k in range(layer.num_experts) if k not in set(experts)]
-        if not left or len(left) == layer.num_experts:
+        if not 0 < len(left) < layer.num_experts:
             raise ValueError(
                 f"`experts` must name some, and leave at least 1, of the {layer.num_experts} "
                 f"experts of {name}, got {list(experts)}"
             )
-        return left
-
-    by_mixture = _heirs(model, tower, heirs)
+        by_mixture[name] = left
     with preserved_generators():
         Transplant(model, by_mixture, shares=False).put_in()
     note(model, "remove", by_mixture, experts=sorted(map(int, experts)))
@@ -168,31 +168,32 @@ def merge_experts(
     :raises ValueError: if there is no such expert, fewer than two are named, the task picks the
         experts, or the router can't share out gates
     """
+    layers = changeable(model, tower)
     use = {} if probe is None else _use(policy_of(model), probe)
-
-    def heirs(name: str, layer: MoELayer) -> list[Heir]:
+    by_mixture = {}
+    for name, layer in layers.items():
         numbers_below("experts", experts, layer.num_experts, name)
         _check_sums("experts", name, layer)
         if len(experts) < 2:
             raise ValueError(f"`experts` must name at least 2 to be merged, got {list(experts)}")
-        numbers = sorted(map(int, experts))
-        one = Heir(_parts(numbers, use.get(name)), dict.fromkeys(numbers, 1.0))
-        old = (one if k == numbers[0] else kept(k) for k in range(layer.num_experts))
-        return [heir for k, heir in enumerate(old) if k not in numbers[1:]]
-
-    by_mixture = _heirs(model, tower, heirs)
+        first, *others = numbers = sorted(map(int, experts))
+        heirs = {k: kept(k) for k in range(layer.num_experts) if k not in others}
+        heirs[first] = Heir(_parts(numbers, use.get(name)), dict.fromkeys(numbers, 1.0))
+        by_mixture[name] = [*heirs.values()]
     with preserved_generators():
         Transplant(model, by_mixture, shares=True).put_in()
     note(model, "merge", by_mixture, experts=sorted(map(int, experts)))
 
 
-def countable(policy: MoEPolicy, tower: str | None) -> dict[str, MoELayer]:
-    """Return the mixtures of a tower whose number of experts can change.
+def changeable(model: BaseAlgorithm, tower: str | None = None) -> dict[str, MoELayer]:
+    """Return the mixtures whose number of experts can change: not heads by task, beside the rest.
 
-    :param policy: one of ours
-    :param tower: None: of each
+    :param model: of any algorithm, with one of this package's policies
+    :param tower: whose; None: of each
     :raises ValueError: if there is none, or they can't
     """
+    model_of_sb3(model)
+    policy = policy_of(model)
     if any(masks_in(optimizer) for optimizer in networks_of(policy).every_optimizer()):
         raise ValueError(
             "`model` must not train sparsely: SparseTrainingCallback keeps a mask for each "
@@ -208,40 +209,21 @@ def countable(policy: MoEPolicy, tower: str | None) -> dict[str, MoELayer]:
         )
     if tower is not None or not layers:  # else it says that there are none
         layers = policy.mixtures(str(tower))
-    found = {n: each for n, each in layers.items() if not _is_task_head(policy, n, each)}
+    # The head's own router stands beside a tower's experts.
+    options = {name: policy.moe[kind_of(name)] for name in layers}
+    found = {
+        name: layer
+        for name, layer in layers.items()
+        if options[name].router_class.needs_tasks
+        or not isinstance(layer, options[name].head_router_class or ())
+    }
     for name, layer in (found or dict(layers)).items():
         if layer.needs_tasks:
             raise ValueError(
                 f"`router`={layer.name!r} has an expert for each task in {name}, so their number "
                 "can't change: upcycle a dense model with `env` of other tasks instead"
             )
-        if layer.edit_gates is not None:
-            raise ValueError(
-                f"`model` must not be inside without_expert, only_expert or swap_experts, got "
-                f"{name} with experts switched off or swapped"
-            )
     return found
-
-
-def _is_task_head(policy: MoEPolicy, name: str, layer: MoELayer) -> bool:
-    """Say whether a layer is a head by task, which stands beside the tower's own experts."""
-    options = policy.moe[kind_of(name)]
-    head = options.head_router_class
-    return head is not None and isinstance(layer, head) and not options.router_class.needs_tasks
-
-
-def _check_share(share: float | None, n: int) -> None:
-    if share is None:
-        return
-    not_negative("share", share)
-    if not 0.0 < share * n < 1.0:
-        raise ValueError(f"`share` must be in (0, 1/n), n={n}, got {share}")
-
-
-def _default_share(layer: MoELayer, n: int, like: int | None) -> float:
-    # Where some are chosen it is one of original and copies that is left out.
-    alike = like is not None and meets_all(layer)
-    return 1.0 / (n + 1) if alike else min(SHARE, 0.5 / n)
 
 
 def _use(policy: MoEPolicy, probe: Any) -> dict[str, th.Tensor]:
@@ -266,15 +248,6 @@ def _parts(numbers: Sequence[int], use_E: th.Tensor | None) -> dict[int, float]:
     return {k: each / total for k, each in zip(numbers, use, strict=True)}
 
 
-def _heirs(model: BaseAlgorithm, tower: str | None, make: MakeHeirs) -> dict[str, list[Heir]]:
-    """Return what the experts of each mixture come from.
-
-    :param make: from a mixture's name and layer
-    """
-    model_of_sb3(model)
-    return {name: make(name, layer) for name, layer in countable(policy_of(model), tower).items()}
-
-
 def _check_sums(argument: str, name: str, layer: MoELayer) -> None:
     combination = layer.experts.combination
     if combination is not None:
@@ -282,3 +255,136 @@ def _check_sums(argument: str, name: str, layer: MoELayer) -> None:
             f"`{argument}` needs experts whose outputs are summed as they are, or else two are not "
             f"what one was, got {name} with {combination.__name__}"
         )
+
+
+# Experts that stay as they are.
+
+
+def freeze_experts(
+    model: BaseAlgorithm,
+    experts: Sequence[int] | None = None,
+    *,
+    tower: str | None = None,
+    layer: int | None = None,
+) -> None:
+    """Keep experts as they are from now on: weights, averages and counts, bit for bit.
+
+    Their gradients are zero, so that clipping doesn't count them. Routers go on learning how much
+    the experts count. Target networks follow as before. Files keep it as the option
+    ``frozen_experts``.
+
+    :param model: of any algorithm, with one of this package's policies
+    :param experts: their numbers; None: all that there are now
+    :param tower: ``"pi"``, ``"vf"``, ``"qf"`` (all critics), ``"qf0"``, or a mixture's whole name;
+        None: each that has experts
+    :param layer: which of the tower's mixtures, in each critic; None: each
+    :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
+    :raises ValueError: if there is no such tower, layer or expert, or the optimizer can't hold
+        experts
+    """
+    _change(model, experts, tower, layer, freeze=True)
+
+
+def thaw_experts(
+    model: BaseAlgorithm,
+    experts: Sequence[int] | None = None,
+    *,
+    tower: str | None = None,
+    layer: int | None = None,
+) -> None:
+    """Let frozen experts learn again, as if there had been no gap.
+
+    :param model: of any algorithm, with one of this package's policies
+    :param experts: their numbers; None: all
+    :param tower: as of :func:`freeze_experts`
+    :param layer: which of the tower's mixtures, in each critic; None: each
+    :raises TypeError: if the policy is not one of this package's, or a value of the wrong type
+    :raises ValueError: if there is no such tower, layer or expert
+    """
+    _change(model, experts, tower, layer, freeze=False)
+
+
+def _change(
+    model: BaseAlgorithm,
+    experts: Collection[int] | None,
+    tower: str | None,
+    layer: int | None,
+    *,
+    freeze: bool,
+) -> None:
+    model_of_sb3(model)
+    policy = policy_of(model)
+    if tower is None and layer is not None:
+        raise ValueError(f"`layer` needs a `tower` whose mixtures it counts, got {layer}")
+    chosen = policy.moe_layers()
+    if tower is not None or not chosen:  # else it says that there are none
+        chosen = policy.mixtures(str(tower), layer)
+    frozen = {name: set(numbers) for name, numbers in (policy.frozen_experts or {}).items()}
+    for name, each in chosen.items():
+        numbers = range(each.num_experts) if experts is None else experts
+        numbers_below("experts", numbers, each.num_experts, name)
+        old = frozen.get(name, set())
+        frozen[name] = old | set(numbers) if freeze else old - set(numbers)
+    set_frozen(model, {name: sorted(numbers) for name, numbers in frozen.items()})
+    listed = None if experts is None else sorted(map(int, experts))
+    note(model, "freeze" if freeze else "thaw", chosen, experts=listed)
+
+
+# What was done, kept on the model as plain values, and logged.
+
+
+def expert_log(model: BaseAlgorithm) -> list[dict[str, Any]]:
+    """Return what was done to a model's experts, oldest first; empty before the first change.
+
+    A line has the ``step``, ``what`` was done, to which ``mixtures``, and its arguments. SB3 and
+    this package keep it in files as ``model.expert_log``, which a model has from the first change.
+
+    >>> from stable_baselines3 import PPO
+    >>> import sb3_moe
+    >>> model = PPO("MoeMlpPolicy", "CartPole-v1")
+    >>> expert_log(model)
+    []
+    >>> sb3_moe.add_experts(model, tower="pi")
+    >>> expert_log(model)
+    [{'step': 0, 'what': 'add', 'mixtures': ['pi.middle'], 'n': 1, 'like': None}]
+
+    :param model: of any algorithm
+    :raises TypeError: if it is no model of SB3's
+    """
+    model_of_sb3(model)
+    lines: list[dict[str, Any]] = copy.deepcopy(vars(model).get("expert_log", []))
+    return lines
+
+
+def note(model: BaseAlgorithm, what: str, mixtures: Iterable[str], **how: Any) -> None:
+    """Add a line to ``model.expert_log``, which SB3 saves, and log how many experts there are now.
+
+    :param model: after the change
+    :param what: what was done
+    :param mixtures: to which
+    :param how: arguments of it
+    """
+    policy = policy_of(model)
+    layers, frozen = policy.moe_layers(), policy.frozen_experts or {}
+    line = {"step": model.num_timesteps, "what": what, "mixtures": list(mixtures), **how}
+    vars(model).setdefault("expert_log", []).append(line)
+    if not hasattr(model, "_logger"):
+        return  # it has not learned yet
+    for name in line["mixtures"]:
+        model.logger.record(f"experts/number/{name}", layers[name].num_experts)
+        model.logger.record(f"experts/frozen/{name}", len(frozen.get(name, ())))
+
+
+def drop_masks(model: BaseAlgorithm) -> None:
+    """End sparse training for good: forget the masks that SparseTrainingCallback left.
+
+    They lie in the optimizers, and so in all files of the model. Weights stay as they are, most of
+    them zero, until training fills them; experts can be added, removed and merged again. The next
+    SparseTrainingCallback draws masks anew. A model without masks stays as it is.
+
+    :param model: of any algorithm, with SB3's policies or ours
+    :raises TypeError: if it is no model of SB3's, or its policy of no known class
+    """
+    model_of_sb3(model)
+    for optimizer in networks_of(uncompiled(model.policy)).every_optimizer():
+        forget_masks(optimizer)

@@ -88,12 +88,7 @@ def take_shares(layer: MoELayer) -> None:
     :raises ValueError: if some tokens would miss some experts, or gates can't be alike
     """
     match layer:
-        case SparseMoE() if layer.top_k < layer.num_experts:
-            raise ValueError(
-                "`how`='split' needs `top_k` to be the number of experts, "
-                f"{layer.num_experts}, for each token needs all shares, got {layer.top_k}"
-            )
-        case SparseMoE() | SoftMoE():
+        case SoftMoE() | SparseMoE() if meets_all(layer) or layer.top_k == layer.num_experts:
             _soften(layer.router)
         case EmbeddingMoE():
             layer.task_weights.weight_KW.fill_(0.0 if layer.softmax else 1.0 / layer.num_experts)
@@ -103,8 +98,8 @@ def take_shares(layer: MoELayer) -> None:
             pass
         case _:
             raise ValueError(
-                "`how`='split' needs a `router` whose gates can all start as 1/E, got "
-                f"{layer.name!r}"
+                "`how`='split' needs a `router` whose gates can all start as 1/E, since each token "
+                f"needs all shares (`top_k` must be {layer.num_experts}), got {layer.name!r}"
             )
 
 
@@ -141,14 +136,17 @@ def constant_gates(layer: MoELayer, task: int | None) -> list[float] | None:
                 )
             return [float(k == (task or 0)) for k in range(number)]
         case EmbeddingMoE() if task is not None:
-            row_E = layer.task_weights.rows_KW[task].detach()
-            gates: list[float] = (row_E.softmax(-1) if layer.softmax else row_E).tolist()
-            return gates
+            return _gates_KE(layer)[task].tolist()
         case UniformMoE():
             return [1.0 / number] * number
         case SoftMoE() | SparseMoE() if number == 1:
             return [1.0]
     return None
+
+
+def _gates_KE(layer: EmbeddingMoE) -> th.Tensor:
+    rows_KE = layer.task_weights.rows_KW.detach()
+    return rows_KE.softmax(-1) if layer.softmax else rows_KE
 
 
 # To more experts, or fewer.
@@ -167,6 +165,23 @@ def options_for_others(layer: MoELayer, *, shares: bool) -> dict[str, Any]:
     return found
 
 
+def shared_gates(gates_KE: th.Tensor, heirs: Sequence[Heir]) -> th.Tensor:
+    """Return gates after experts took over those of others; a new one takes its share of the sum.
+
+    :param gates_KE: before
+    :param heirs: what each of the X experts takes over
+    """
+    left = 1.0 - sum(heir.share for heir in heirs if heir.is_new)
+    total_K = gates_KE.sum(-1)
+    columns = [
+        heir.share * total_K
+        if heir.is_new
+        else left * sum(share * gates_KE[:, k] for k, share in heir.gates.items())
+        for heir in heirs
+    ]
+    return th.stack(columns, dim=-1)
+
+
 def output_scales(layer: MoELayer, heirs: Sequence[Heir]) -> list[float]:
     """Return how to scale the outputs of experts where gates can't differ.
 
@@ -175,12 +190,10 @@ def output_scales(layer: MoELayer, heirs: Sequence[Heir]) -> list[float]:
     """
     if not isinstance(layer, UniformMoE):
         return [1.0] * len(heirs)
-    fresh = sum(heir.share for heir in heirs if heir.is_new)
-    masses = [
-        heir.share if heir.is_new else (1.0 - fresh) * sum(heir.gates.values()) / layer.num_experts
-        for heir in heirs
-    ]
-    return [mass * len(heirs) for mass in masses]
+    number = layer.num_experts
+    gates_1E = th.full((1, number), 1.0 / number, dtype=th.float64)
+    scales: list[float] = (shared_gates(gates_1E, heirs)[0] * len(heirs)).tolist()
+    return scales
 
 
 @th.no_grad()
@@ -194,20 +207,22 @@ def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
     :param heirs: what each of the X experts takes over
     :raises ValueError: if the gates can't be shared out
     """
-    fresh = sum(heir.share for heir in heirs if heir.is_new)
-    router, before = getattr(new, "router", None), getattr(old, "router", None)
+    before, after = getattr(old, "router", None), getattr(new, "router", None)
     if callable(own := getattr(new, "share_out", None)):
         own(heirs, old)
     elif isinstance(old, UniformMoE):
         new.experts.scale_each(output_scales(old, heirs))
     elif isinstance(new, EmbeddingMoE) and isinstance(old, EmbeddingMoE):
-        _share_rows(new, old, heirs, fresh)
+        gates_KX, rows = shared_gates(_gates_KE(old), heirs), new.task_weights
+        rows.weight_KW.copy_(gates_KX.log() if new.softmax else gates_KX)
+        if rows.bias_W is not None:
+            rows.weight_KW -= rows.bias_W
     elif (
-        isinstance(router, LinearRouter | MLPRouter)
+        isinstance(after, LinearRouter | MLPRouter)
         and isinstance(before, LinearRouter | MLPRouter)
-        and (bias_K := _last(router).bias_K) is not None
+        and (bias_K := _last(after).bias_K) is not None
     ):
-        bias_K.copy_(_shared_biases(_last(before), old.num_experts, heirs, fresh))
+        bias_K.copy_(_shared_biases(_last(before), old.num_experts, heirs))
     else:
         raise ValueError(
             f"`router`={new.name!r} can't share out gates: it needs an option `bias` for its "
@@ -215,25 +230,7 @@ def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
         )
 
 
-def _share_rows(new: EmbeddingMoE, old: EmbeddingMoE, heirs: Sequence[Heir], fresh: float) -> None:
-    """Write each task's weights; of their sum (1 after a softmax) a new expert takes its share."""
-    rows_KE = old.task_weights.rows_KW
-    gates_KE = rows_KE.softmax(-1) if old.softmax else rows_KE
-    columns = [
-        heir.share * gates_KE.sum(-1)
-        if heir.is_new
-        else (1.0 - fresh) * sum(share * gates_KE[:, k] for k, share in heir.gates.items())
-        for heir in heirs
-    ]
-    values_KX = th.stack([th.as_tensor(column) for column in columns], dim=-1)
-    values_KX = values_KX.log() if new.softmax else values_KX
-    own = new.task_weights
-    own.weight_KW.copy_(values_KX if own.bias_W is None else values_KX - own.bias_W)
-
-
-def _shared_biases(
-    router: LinearRouter, num_experts: int, heirs: Sequence[Heir], fresh: float
-) -> th.Tensor:
+def _shared_biases(router: LinearRouter, num_experts: int, heirs: Sequence[Heir]) -> th.Tensor:
     """Return what to add to scores so that experts take over the gates of others, (X*S,).
 
     The exponential of a score is an expert's part in the softmax: a share of it is its logarithm
@@ -242,15 +239,15 @@ def _shared_biases(
     With normalized weights the direction of the mean can score above the mean of the scores: the
     bias is lower by as much.
     """
-    bias_K = router.bias_K
+    left = 1.0 - sum(heir.share for heir in heirs if heir.is_new)
     weight_RES = router.weight_RK.unflatten(1, (num_experts, -1))
     bias_ES = weight_RES.new_zeros(weight_RES.shape[1:])
-    if bias_K is not None:
-        bias_ES = bias_K.view(num_experts, -1)
+    if router.bias_K is not None:
+        bias_ES = router.bias_K.view(num_experts, -1)
     rows = []
     for heir in heirs:
         if heir.is_new:
-            part = math.log(num_experts * heir.share / (1.0 - fresh))
+            part = math.log(num_experts * heir.share / left)
             rows.append(bias_ES.mean(0) + part - _above_mean(router.scale, weight_RES))
         else:
             taken = [bias_ES[k] + math.log(share) for k, share in heir.gates.items()]

@@ -1,21 +1,28 @@
-"""A model of the same algorithm with another policy, gone as far as the old one."""
+"""A model of the same algorithm with another policy that does what the old one did.
+
+Shapes: B batch, O outputs.
+"""
 
 from __future__ import annotations
 
 import copy
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from torch import nn
 
+from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.extractors import TaskExtractor
-from sb3_moe.policies.options import ARGUMENTS
+from sb3_moe.policies.options import ARGUMENTS, DEFAULTS, MoEOptions
 from sb3_moe.saving.model_parts import PROGRESS, SCHEDULES, argument_names, makes_own_buffer
 from sb3_moe.saving.replay_rows import hindsight_buffer, is_hindsight
 from sb3_moe.saving.values import made_anew
@@ -24,9 +31,13 @@ from sb3_moe.vec_env.tasks import names_on, write_names
 
 # What a log shows, beside arguments and counts.
 _LOGGED = ("tensorboard_log", "ep_info_buffer", "ep_success_buffer")
-_BUFFER_CLASSES = ("replay_buffer_class", "rollout_buffer_class")
 # What the names of our policies begin with.
 _OURS = "Moe"
+# Options of what is no layer of experts, that SB3's dense networks have nothing like.
+NOT_SB3S = ("block", "task_embedding", "action_dims", "ent_coef_per_task")
+WHY_NOT = "SB3's dense models have nothing else (`distill` fits one)"
+# How far apart rounding may bring outputs, as a share of their size.
+TOLERANCE = 1e-4
 
 
 def build_like(
@@ -61,12 +72,10 @@ def build_like(
 def _set_buffers(new: Any, model: BaseAlgorithm, env: Any) -> None:
     """Copy the transitions where they still fit, else let SB3 choose the buffer anew."""
     old_kind, new_kind = (isinstance(m.observation_space, spaces.Dict) for m in (model, new))
-    for name in _BUFFER_CLASSES:
-        chosen = getattr(new, name, None)
-        if chosen is not None and old_kind != new_kind and _is_usual(chosen):
-            setattr(new, name, None)
-    if makes_own_buffer(model):
-        new.replay_buffer_class = None
+    if makes_own_buffer(model) or (old_kind != new_kind and not is_hindsight(model)):
+        for name in ("replay_buffer_class", "rollout_buffer_class"):
+            if hasattr(new, name):
+                setattr(new, name, None)
     buffer = getattr(model, "replay_buffer", None)
     same = new.observation_space == model.observation_space and new.n_envs == model.n_envs
     if buffer is not None and same:
@@ -77,12 +86,6 @@ def _set_buffers(new: Any, model: BaseAlgorithm, env: Any) -> None:
             new.replay_buffer.set_env(env)
     elif is_hindsight(new):
         new.replay_buffer = hindsight_buffer(new, env)
-
-
-def _is_usual(buffer_class: type[Any]) -> bool:
-    """Say whether SB3 might have chosen a class itself, by whether observations are dicts."""
-    own = buffer_class.__module__.split(".")[0] in ("stable_baselines3", "sb3_contrib")
-    return own and "Her" not in buffer_class.__name__
 
 
 def carry_the_rest(new: Any, model: Any) -> None:
@@ -122,20 +125,18 @@ def dress(new: Any, model: BaseAlgorithm, env: Any) -> Any:
     return new
 
 
-def with_gymnasiums_spaces(model: Any) -> Any:
-    """Let SB3's file of a model name no space of ours, which whoever opens it need not have.
+def check_defaults(options: MoEOptions, names: tuple[str, ...], why: str) -> None:
+    """Raise ValueError unless options have their defaults.
 
-    :param model: it is changed, and returned
+    :param names: of the options
+    :param why: they must
     """
-    with suppress(ValueError):  # of a kind that only its maker knows
-        space, names = made_anew(model.observation_space), names_on(model.observation_space)
-        if names is not None:
-            write_names(space, names)
-        model.observation_space = space
-    return model
+    for name in names:
+        if (given := getattr(options, name)) != DEFAULTS[name]:
+            raise ValueError(f"`{name}` must be {DEFAULTS[name]!r}: {why}, got {given!r}")
 
 
-# Which policy class of an algorithm is the same with experts, or without.
+# Which policy of an algorithm is the same with experts, or without.
 
 
 def moe_class(model: BaseAlgorithm, space: spaces.Space[Any]) -> type[Any]:
@@ -158,31 +159,23 @@ def moe_class(model: BaseAlgorithm, space: spaces.Space[Any]) -> type[Any]:
     return aliases[ours]
 
 
-def dense_class(model: BaseAlgorithm) -> type[Any]:
-    """Return SB3's own policy class for a model's algorithm and observations.
-
-    :raises TypeError: if the model's policy is of no known class
-    """
-    return model.policy_aliases[_alias(model).removeprefix(_OURS)]
-
-
 def _alias(model: BaseAlgorithm) -> str:
-    aliases = model.policy_aliases
-    kind = type(model.policy)
-    alias = next((name for name, each in aliases.items() if each is kind), None)
-    if alias is None:
-        raise TypeError(
-            f"`model` must have a policy that {type(model).__name__} has a name for, "
-            f"{list(aliases)}, got {kind.__name__}"
-        )
-    return alias
+    aliases, kind = model.policy_aliases, type(model.policy)
+    for name, each in aliases.items():
+        if each is kind:
+            return name
+    raise TypeError(
+        f"`model` must have a policy that {type(model).__name__} has a name for, {list(aliases)}, "
+        f"got {kind.__name__}"
+    )
 
 
-def dense_kwargs(model: BaseAlgorithm, old: Any) -> dict[str, Any]:
-    """Return the arguments of a model's policy without ours, with an extractor of SB3's.
+def build_dense(model: BaseAlgorithm, old: Any, net_arch: Any) -> Any:
+    """Build SB3's own model in place of one with experts, with fresh networks.
 
     :param model: with experts
     :param old: its policy
+    :param net_arch: the new one's
     :raises ValueError: if SB3 has no such extractor
     """
     found = {k: copy.deepcopy(v) for k, v in model.policy_kwargs.items() if k not in ARGUMENTS}
@@ -198,6 +191,91 @@ def dense_kwargs(model: BaseAlgorithm, old: Any) -> dict[str, Any]:
                 "`model` must have the flat encoder, or SB3's extractor, to be SB3's own, got "
                 f"`encoder`={kwargs.get('encoder')!r} for {space}"
             )
-        kind = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor
-        kwargs = {}
-    return found | {"features_extractor_class": kind, "features_extractor_kwargs": kwargs}
+        kind, kwargs = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor, {}
+    extractor = {"features_extractor_class": kind, "features_extractor_kwargs": kwargs}
+    policy_class = model.policy_aliases[_alias(model).removeprefix(_OURS)]
+    return build_like(
+        model, policy_class, found | extractor | {"net_arch": net_arch}, model.get_env()
+    )
+
+
+def as_sb3s(new: Any, model: BaseAlgorithm) -> Any:
+    """Finish a dense model; its file names no space of ours, which its reader need not have.
+
+    :param new: of :func:`build_dense`
+    :param model: the old one
+    """
+    carry_the_rest(new, model)
+    dress(new, model, model.get_env())
+    with suppress(ValueError):  # of a kind that only its maker knows
+        space, names = made_anew(new.observation_space), names_on(new.observation_space)
+        if names is not None:
+            write_names(space, names)
+        new.observation_space = space
+    return new
+
+
+# What networks return, before anything is made of it: logits, means, values.
+
+
+def raw_outputs(policy: Any, obs: Any, actions: th.Tensor | None = None) -> dict[str, th.Tensor]:
+    """Return what every network returns, by tower and number of the head: ``"pi.0"``, (B, O).
+
+    :param policy: of any algorithm
+    :param obs: a batch of observations as tensors on its device
+    :param actions: for critics of actions; None: the actor's own
+    """
+    found: dict[str, th.Tensor] = {}
+
+    def keep(name: str, module: nn.Module, args: Any, output: th.Tensor) -> None:
+        found[name] = output
+
+    networks = networks_of(policy)
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(policy))
+        for network in networks.networks():
+            for i, module in enumerate(network.heads or (network.hidden,)):
+                handle = module.register_forward_hook(partial(keep, f"{network.tower}.{i}"))
+                stack.callback(handle.remove)
+        networks.run(obs, actions)
+    return found
+
+
+@th.no_grad()
+def check_same(new: Any, old: Any, obs: Any, old_obs: Any) -> None:
+    """Raise ValueError unless two policies return the same, whatever is in them.
+
+    :param new: the new policy
+    :param old: the old one
+    :param obs: a batch of observations for the new one, as environments give them
+    :param old_obs: the same for the old one
+    """
+    pairs = ((new, obs), (old, old_obs))
+    found, known = (raw_outputs(policy, policy.obs_to_tensor(each)[0]) for policy, each in pairs)
+    for name, wanted in known.items():
+        size = max(wanted.abs().max().item(), 1.0)
+        apart = (found[name] - wanted).abs().max().item() / size
+        if not apart <= TOLERANCE:
+            raise ValueError(
+                "`router` and `expert` must be of kinds that do the same as the layers that are "
+                f"moved, got outputs {name!r} that are {apart:.3g} of their size apart"
+            )
+
+
+def sampled(space: spaces.Space[Any], rows: int = 16) -> Any:
+    """Return observations from a space, always the same, numbers without bounds near 0.
+
+    :param space: of observations; it stays as it is
+    :param rows: how many
+    """
+    space = copy.deepcopy(space)
+    space.seed(0)
+    drawn: list[Any] = [space.sample() for _ in range(rows)]
+    if isinstance(space, spaces.Dict):
+        return {key: _batch([each[key] for each in drawn]) for key in space.spaces}
+    return _batch(drawn)
+
+
+def _batch(drawn: list[Any]) -> np.ndarray[Any, Any]:
+    batch = np.stack([np.asarray(each) for each in drawn])
+    return np.clip(batch, -10, 10) if batch.dtype.kind == "f" else batch
