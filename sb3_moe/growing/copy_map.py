@@ -268,7 +268,7 @@ class CopyMap:
         names = {name for state in states.values() for name in state}
         if not names <= {*POWERS, *COUNTS, MOMENTUM}:
             return {}
-        experts = {}
+        experts: dict[th.Tensor, int] = {}
         if isinstance(optimizer, ExpertAdam):  # torch's own count for a whole tensor
             shares = (share for layer in layers for share in layer.experts.shares())
             experts = {share.parameter: share.num_experts for share in shares}

@@ -176,7 +176,7 @@ def shared_gates(gates_KE: th.Tensor, heirs: Sequence[Heir]) -> th.Tensor:
     columns = [
         heir.share * total_K
         if heir.is_new
-        else left * sum(share * gates_KE[:, k] for k, share in heir.gates.items())
+        else left * th.stack([share * gates_KE[:, k] for k, share in heir.gates.items()]).sum(0)
         for heir in heirs
     ]
     return th.stack(columns, dim=-1)
@@ -216,7 +216,7 @@ def share_out(new: MoELayer, old: MoELayer, heirs: Sequence[Heir]) -> None:
         gates_KX, rows = shared_gates(_gates_KE(old), heirs), new.task_weights
         rows.weight_KW.copy_(gates_KX.log() if new.softmax else gates_KX)
         if rows.bias_W is not None:
-            rows.weight_KW -= rows.bias_W
+            rows.weight_KW.sub_(rows.bias_W)
     elif (
         isinstance(after, LinearRouter | MLPRouter)
         and isinstance(before, LinearRouter | MLPRouter)

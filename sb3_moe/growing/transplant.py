@@ -13,7 +13,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_moe.growing.copy_map import CopyMap, Entry, Origin, itself
-from sb3_moe.growing.gates import Heir, options_for_others, output_scales, share_out
+from sb3_moe.growing.gates import Heir, kept, options_for_others, output_scales, share_out
 from sb3_moe.layers import MoELayer, StackedNetwork
 from sb3_moe.measures.gradients import KEPT
 from sb3_moe.networks import kind_of, networks_of
@@ -61,10 +61,10 @@ class Transplant:
         self.pairs = dict(self.layers)
         for (old, new), own in zip(self.layers.items(), heirs.values(), strict=True):
             _finish(old, new, own if shares else None)
-            behind: Any = theirs.follower(old), ours.follower(new)
-            if None not in behind:
-                self.pairs[behind[0]] = behind[1]
-                _finish(*behind, own if shares else None)
+            old_target, new_target = theirs.follower(old), ours.follower(new)
+            if isinstance(old_target, MoELayer) and isinstance(new_target, MoELayer):
+                self.pairs[old_target] = new_target
+                _finish(old_target, new_target, own if shares else None)
 
     def _add_entries(
         self, name: str, old: MoELayer, new: MoELayer, shares: bool, perturb: float
@@ -254,33 +254,32 @@ def _of_router(
     """
     axes, before = new.expert_axes(), _own_tensors(old)
     for name, tensor in _own_tensors(new).items():
-        source = before.get(name)
-        if name in axes and source is not None:
-            into = _by_expert(map_.new.places(tensor), axes[name], new.num_experts)
-            places = dict(
-                enumerate(_by_expert(map_.old.places(source), axes[name], old.num_experts))
-            )
-            mean = [Origin(each, 1.0 / old.num_experts) for each in places.values()]
-            for own, heir in zip(into, heirs, strict=True):
-                entry = _entry(own, heir, places)
-                yield entry._replace(origins=mean) if heir.is_new else entry
-        elif source is not None and source.shape == tensor.shape:
-            yield Entry(map_.new.places(tensor), [Origin(map_.old.places(source))])
-        elif name not in axes:
+        if name in axes and name not in before:
+            continue  # what is added to scores, and shared out later
+        axis = axes.get(name)
+        into = _parts(map_.new.places(tensor), axis, new.num_experts)
+        origins = _parts(map_.old.places(before[name]), axis, old.num_experts)
+        if into[0].shape != origins[0].shape:
             raise ValueError(
-                f"`router`={new.name!r} must name in `expert_axes` the tensors that hold something "
-                f"for each expert, got {name!r} of shape {tuple(tensor.shape)}"
+                f"`router`={new.name!r} must have a part as large for each expert, on the axis "
+                f"that its `expert_axes` names, and the same `num_slots` in each mixture, got "
+                f"{name!r} of shape {[*tensor.shape]} in place of {[*before[name].shape]}"
             )
+        mean = [Origin(each, 1.0 / old.num_experts) for each in origins]
+        for own, heir in zip(into, [kept(0)] if axis is None else heirs, strict=True):
+            entry = _entry(own, heir, dict(enumerate(origins)))
+            yield entry._replace(origins=mean) if heir.is_new else entry
+
+
+def _parts(places: th.Tensor, axis: int | None, num_experts: int) -> Sequence[th.Tensor]:
+    """Return each expert's part of a tensor, or all of it where there is no such axis."""
+    return [places] if axis is None else places.unflatten(axis, (num_experts, -1)).unbind(axis)
 
 
 def _own_tensors(layer: MoELayer) -> dict[str, th.Tensor]:
     """Return a layer's parameters and buffers besides those of its experts."""
     named = [*layer.named_parameters(), *layer.named_buffers()]
     return {name: tensor for name, tensor in named if not name.startswith("experts.")}
-
-
-def _by_expert(places: th.Tensor, axis: int, num_experts: int) -> Sequence[th.Tensor]:
-    return places.unflatten(axis, (num_experts, -1)).unbind(axis)
 
 
 def _move_copies_apart(

@@ -429,10 +429,15 @@ def _joins(old: spaces.Space[Any], new: spaces.Space[Any], num_tasks: int) -> bo
         rest = {key: each for key, each in new.spaces.items() if key != TASK_KEY}
         parts = old.spaces if isinstance(old, spaces.Dict) else {next(iter(rest), ""): old}
         return has_task_key(new) and rest == dict(parts)
-    if not (isinstance(old, spaces.Box) and isinstance(new, spaces.Box) and len(new.shape) == 1):
+    if not (
+        isinstance(old, spaces.Box)
+        and isinstance(new, spaces.Box)
+        and len(new.shape) == len(old.shape) == 1
+    ):
         return False
-    ends = ((*a[:], *b[-num_tasks:]) for a, b in ((old.low, new.low), (old.high, new.high)))
-    return num_tasks > 0 and new == spaces.Box(*map(np.array, ends), dtype=old.dtype)  # type: ignore[arg-type]  # numpy's
+    bounds = ((old.low, new.low), (old.high, new.high))
+    same = all(np.array_equal(a, b[: len(a)]) for a, b in bounds)
+    return num_tasks > 0 and new.shape[0] == old.shape[0] + num_tasks and same
 
 
 def join_task(obs: Any, old: spaces.Space[Any], new: spaces.Space[Any]) -> Any:

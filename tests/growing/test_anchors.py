@@ -178,17 +178,6 @@ def test_a_model_that_no_penalty_has_met_keeps_nothing_for_one():
     assert "anchors" not in vars(model)
 
 
-def test_what_an_older_file_keeps_of_other_shapes_is_dropped():
-    model = moe()
-    model.learn(16, L2InitCallback(0.0), reset_num_timesteps=False)
-    layer = model.policy.moe_layers()["pi.middle"]
-    (name,) = [n for n, p in model.policy.named_parameters() if p is layer.experts.last.weight]
-    model.initial_weights[name] = model.initial_weights[name][:2]
-    remove_experts(model, [0])
-    assert name not in model.initial_weights
-    model.learn(16, L2InitCallback(0.1), reset_num_timesteps=False)
-
-
 def test_files_keep_where_experts_are_drawn_to(tmp_path):
     model = moe()
     model.learn(16, L2InitCallback(0.0), reset_num_timesteps=False)

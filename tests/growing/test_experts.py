@@ -223,17 +223,16 @@ def test_mixtures_of_other_slots_in_one_tower_are_refused_with_the_cure():
     env = arena.Arena(arena.IMAGE)
     options = {"placement": "all", "tokens": "conv", "num_experts": 3, "net_arch": [8]}
     model = arena.make("PPO", "MoeCnnPolicy", env, **options)
-    with pytest.raises(ValueError, match="`num_slots` must be the same in every mixture of"):
+    with pytest.raises(ValueError, match="the same `num_slots` in each mixture"):
         add_experts(model)
-    options["num_slots"] = 2
-    model = arena.make("PPO", "MoeCnnPolicy", env, **options)
+    model = arena.make("PPO", "MoeCnnPolicy", env, **options, num_slots=2)
     add_experts(model)
     assert {each.num_slots for each in model.policy.moe_layers().values()} == {2}
 
 
 def test_a_share_that_no_output_can_have_is_refused():
     model = moe(router="uniform", combine="orthogonal")
-    with pytest.raises(ValueError, match=r"`combine` takes away in pi\.middle"):
+    with pytest.raises(ValueError, match=r"`combine` takes that away in pi\.middle"):
         add_experts(model)
 
 
@@ -457,7 +456,7 @@ REFUSED = {
     ),
     "task": ({"router": "task"}, add_experts, ValueError, "an expert for each task in pi.middle"),
     "dense": ({"placement": "none"}, add_experts, ValueError, "the policy has no mixture"),
-    "own": ({"router": Tempered}, add_experts, ValueError, "`router`='tempered' must name in `exp"),
+    "own": ({"router": Tempered}, add_experts, ValueError, "`router`='tempered'.*`expert_axes`"),
     "told": ({"router": Told}, add_experts, ValueError, "`router`='told' can't share out gates"),
     "opaque": (
         {"expert": Skipping}, lambda m: add_experts(m, like=0), ValueError, "`perturb` must be 0",
@@ -485,7 +484,7 @@ def test_frozen_experts_can_not_be_scaled():
     sb3_moe.freeze_experts(model, [2])
     before = all_of(model)
     with pytest.raises(
-        ValueError, match=r"`router`='uniform'.*those of \[2\] of pi.middle are fro"
+        ValueError, match=r"`router`='uniform'.*experts \[2\] of pi.middle are frozen"
     ):
         add_experts(model)
     assert_unchanged(model, before)
@@ -496,20 +495,9 @@ def test_optimisers_with_several_groups_are_refused_since_a_loaded_model_has_one
     one, *others = model.policy.parameters()
     groups = [{"params": [one], "lr": 1.0}, {"params": others}]
     model.policy.optimizer = th.optim.SGD(groups, lr=0.1)
-    with pytest.raises(ValueError, match=r"optimizers with one group .* got 2 in SGD"):
+    with pytest.raises(ValueError, match=r"optimizers with one group .* got 2"):
         remove_experts(model, [0])
     assert layer_of(model).num_experts == 4
-
-
-def test_experts_that_are_switched_off_for_a_while_are_left_alone():
-    model = moe()
-    with (
-        sb3_moe.without_expert(model, "pi", 0),
-        pytest.raises(
-            ValueError, match=r"`model` must not be inside without_expert.*got pi.middle"
-        ),
-    ):
-        add_experts(model)
 
 
 def test_what_is_no_model_of_ours_is_refused():

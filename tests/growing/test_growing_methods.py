@@ -21,21 +21,21 @@ GROWING = [
     (lambda: sb3_moe.upcycle(dense(), combine="orthogonal"), "`combine` must be 'sum': a dense"),
     (lambda: sb3_moe.upcycle(dense(), block="simba"), "`block` must be 'mlp': a dense model has"),
     (lambda: sb3_moe.upcycle(dense(), task_embedding=2), "`task_embedding` must be None: a dense"),
-    (lambda: sb3_moe.upcycle(dense(), expert="simba"), "`expert`='simba' must say `copies_dense`"),
+    (lambda: sb3_moe.upcycle(dense(), expert="simba"), "`expert` must have as many linear layers"),
     (lambda: sb3_moe.upcycle(dense(), router="embedding"), "'embedding' with linear weights can't"),
-    (lambda: sb3_moe.upcycle(dense(block="simba")), "`model` must have `block`='mlp', since SB3's"),
-    (lambda: sb3_moe.upcycle(dense(task_embedding=2)), "must have `task_embedding`=None, since"),
+    (lambda: sb3_moe.upcycle(dense(block="simba")), "`block` must be 'mlp': SB3's dense models"),
+    (lambda: sb3_moe.upcycle(dense(task_embedding=2)), "`task_embedding` must be None: SB3's"),
     (
         lambda: sb3_moe.to_dense(dense(block="simba")),
-        "`model` must have `block`='mlp', since SB3's",
+        "`block` must be 'mlp': SB3's dense models",
     ),
     (
         lambda: sb3_moe.to_dense(make(**presets.MOORE), task=1),
-        "`model` must sum its experts' outputs to be dense, got `combine`='orthogonal'",
+        "`model` must have mixtures that are one network",
     ),
     (
         lambda: sb3_moe.to_dense(make(expert="simba", num_experts=1)),
-        "`model` must have experts of linear layers to be dense, got blocks with a way around",
+        "`model` must have layers as SB3 has",
     ),
 ]
 

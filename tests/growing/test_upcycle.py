@@ -49,6 +49,12 @@ def test_a_share_has_its_units_and_hands_them_on_e_times_larger():
     assert th.equal(expert[1].weight, wanted)
 
 
+@pytest.mark.parametrize("place", ["all", "body", "big"])
+def test_deep_experts_may_be_wider_too(place):
+    new = upcycle(dense("SAC"), placement=place, expert_width=9)
+    assert gap(new, dense("SAC")) < 1e-5
+
+
 def test_an_expert_that_is_wider_starts_with_units_that_count_nothing():
     new = upcycle(dense("PPO"), placement="middle", expert_width=9)
     expert = [m for m in new.policy.get_expert("pi", 0).modules() if isinstance(m, nn.Linear)]
@@ -333,13 +339,8 @@ REFUSED = {
     "match_scale": ({"match_scale": True}, ValueError, "`match_scale` must be False.*got True"),
     "probe": ({"probe": np.zeros((2, 8))}, ValueError, "`probe` needs `how`='split'.*got 'copy'"),
     "router": ({"router": Halving}, ValueError, "`router` and `expert` must be of kinds that do"),
-    "expert": ({"expert": Opaque}, ValueError, "`expert`='Opaque' must say `copies_dense`"),
-    "width": ({"expert_width": 2}, ValueError, "`expert_width` must leave room for 6.*got 2"),
-    "deep width": (
-        {"expert_width": 9, "placement": "big"},
-        ValueError,
-        "`expert_width` must be None, or what the dense layers have",
-    ),
+    "expert": ({"expert": Opaque}, ValueError, "`router` and `expert` must be of kinds"),
+    "width": ({"expert_width": 2}, ValueError, r"or wider \(`expert_width`\)"),
     "env": ({"env": OTHER}, ValueError, "`env` must have the model's observation space.*got Box"),
     "actions": (
         {"env": flat_env("SAC")},
