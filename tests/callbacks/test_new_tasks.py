@@ -109,7 +109,7 @@ REFUSED = {
     "scaled": (
         {"router": "uniform"},
         "freeze_old",
-        r"can't be 'freeze_old': `router`='uniform' shares .*experts \[0, 1\] of pi.middle are frozen",
+        r"can't be 'freeze_old': `router`='uniform' .*experts \[0, 1\] of pi.middle are frozen",
     ),
     "too many": (
         {"router": "embedding", "combine": "orthogonal", "num_experts": 3},
