@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-#: Extra by module. :mod:`sb3_moe_envs.extras` has those of the environments.
+#: Extra by module. :mod:`sb3_moe_envs.checks` has those of the environments.
 EXTRAS = {
     "PIL": "cli",
     "docstring_parser": "cli",

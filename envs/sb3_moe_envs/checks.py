@@ -1,16 +1,16 @@
-"""Check what a task returns: anything else would be broadcast or cast silently further on."""
+"""Checks of what a user gives: numbers, installed packages, and what a task returns."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import Space, spaces
-
-from sb3_moe_envs.snapshot import Stateless
 
 Options = dict[str, Any] | None
 ResetResult = tuple[Any, dict[str, Any]]
@@ -18,19 +18,88 @@ ResetResult = tuple[Any, dict[str, Any]]
 Seed = int | Sequence[int | None] | None
 StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
+#: Extra by module. :mod:`sb3_moe.extras` has those of the policies and the study.
+EXTRAS = {
+    "ale_py": "atari",
+    "gymnax": "minatar",
+    "jax": "minatar",
+    "metaworld": "metaworld",
+    "mujoco": "mujoco",
+    "pygame": "classic-control",
+    "six": "minatar",
+}
+
 # Larger rewards would reach the learner, which keeps them in float32, as infinite.
 MAX_REWARD = float(np.finfo(np.float32).max)
-# Tuples of types: every step asks, and unions take twice as long.
+# A tuple of types: every step asks, and unions take twice as long.
 _NUMBERS = (float, int, np.number, np.bool_)
-_BOOLS = (bool, np.bool_)
 
 SUCCESS_KEYS = ("is_success", "success")
 # The success of an episode in which no step has said anything.
 UNKNOWN = float("nan")
 
 
-class CheckedTask(Stateless):
-    """Raise a TypeError that says what is wrong with what a task returns.
+def whole(name: str, value: Any, minimum: int | None = 1) -> int:
+    """Return a count as an int: a whole float, such as 1e5, is one.
+
+    :param name: of the argument
+    :param value: what was given
+    :param minimum: the least that is allowed; None: any
+    :raises ValueError: if it isn't a whole number or is below the minimum
+    """
+    if not _is_finite(value) or value != int(value):
+        raise ValueError(f"`{name}` must be a whole number, got {value!r}")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}, got {value!r}")
+    return int(value)
+
+
+def optional_whole(name: str, value: Any, minimum: int = 1) -> int | None:
+    """Return a count that may be None, as :func:`whole` does."""
+    return None if value is None else whole(name, value, minimum)
+
+
+def finite(name: str, value: Any) -> float:
+    """Return a quantity as a float.
+
+    :raises ValueError: if it isn't a finite number
+    """
+    if not _is_finite(value):
+        raise ValueError(f"`{name}` must be a finite number, got {value!r}")
+    return float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """Return a quantity above zero as a float.
+
+    :raises ValueError: if it isn't a finite number above 0
+    """
+    if finite(name, value) <= 0:
+        raise ValueError(f"`{name}` must be positive, got {value!r}")
+    return float(value)
+
+
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    is_whole = isinstance(value, int)  # of any size, which `isfinite` doesn't take
+    return is_number and not isinstance(value, bool) and (is_whole or math.isfinite(value))
+
+
+def require_extra(part: str, *modules: str) -> None:
+    """Raise, in one line, unless the modules that a part imports are installed.
+
+    :param part: as the reader of the error knows it
+    :param modules: among :data:`EXTRAS`
+    :raises ImportError: naming what is missing, and the extra that brings it
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        extras = ",".join(dict.fromkeys(EXTRAS[module] for module in missing))
+        raise ImportError(f"{part} needs {', '.join(missing)}: pip install 'sb3-moe[{extras}]'")
+
+
+class CheckedTask(gym.Wrapper[Any, Any, Any, Any]):
+    """Raise a TypeError for a reward or an observation that would be cast or broadcast silently.
 
     An episode's last observation is a copy, since the task may write the next one over it.
     """
@@ -41,23 +110,17 @@ class CheckedTask(Stateless):
 
     def reset(self, **kwargs: Any) -> ResetResult:
         """Start an episode; arguments that are None are left out, as the task may not take them."""
-        result = self.env.reset(**{name: each for name, each in kwargs.items() if each is not None})
-        require_reset_result(self._space, result)
-        return result
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        obs, info = self.env.reset(**given)
+        require_observation(self._space, obs)
+        return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Act."""
-        result: Any = self.env.step(action)
-        if type(result) is not tuple or len(result) != 5 or type(result[4]) is not dict:
-            _require_form(result)  # what is of a subclass passes
-        obs, reward, terminated, truncated, info = result
+        obs, reward, terminated, truncated, info = result = self.env.step(action)
         if not isinstance(reward, _NUMBERS) or not -MAX_REWARD <= reward <= MAX_REWARD:
             raise TypeError(
                 f"the reward must be a finite number, and within float32, got {reward!r}"
-            )
-        if not isinstance(terminated, _BOOLS) or not isinstance(truncated, _BOOLS):
-            raise TypeError(
-                f"`terminated` and `truncated` must be bools, got {terminated!r} and {truncated!r}"
             )
         # The shape alone first: every step asks.
         if not isinstance(obs, np.ndarray) or obs.shape != self._shape:
@@ -65,47 +128,6 @@ class CheckedTask(Stateless):
         if terminated or truncated:
             return copy.deepcopy(obs), reward, terminated, truncated, info
         return result
-
-
-def seed_of_each(seed: Seed, num_envs: int, options: Options = None) -> list[int | None]:
-    """Return a seed for each of many environments: ``seed + i``, the given ones, or none.
-
-    :raises ValueError: if there is another number of seeds, or `options` would reset only some
-    """
-    if "reset_mask" in (options or {}):
-        raise ValueError("`options` can't hold 'reset_mask': all environments are reset together")
-    if seed is None or isinstance(seed, int | np.integer):
-        return [None if seed is None else int(seed) + index for index in range(num_envs)]
-    if len(seed) != num_envs:
-        raise ValueError(f"`seed` must hold num_envs={num_envs} seeds, got {len(seed)}")
-    return list(seed)
-
-
-def require_reset_result(space: Space[Any], result: Any, rows: tuple[int, ...] = ()) -> None:
-    """Raise TypeError unless `reset` returned an observation and an info.
-
-    :param rows: as of :func:`require_observation`
-    """
-    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
-        raise TypeError(f"`reset` must return (obs, info), with a dict for info, got {result!r}")
-    require_observation(space, result[0], rows)
-
-
-def require_step_of_all(space: Space[Any], num_envs: int, result: Any) -> None:
-    """Raise TypeError unless a vector environment's step returned the five values of a step.
-
-    :param space: of one environment's observations
-    """
-    _require_form(result)
-    obs, rewards, *flags, _ = result
-    rows = (num_envs,)
-    if np.shape(rewards) != rows or not (np.abs(rewards) <= MAX_REWARD).all():
-        raise TypeError(
-            f"the rewards must be {num_envs} finite numbers, and within float32, got {rewards!r}"
-        )
-    if any(np.shape(each) != rows or np.asarray(each).dtype != np.bool_ for each in flags):
-        raise TypeError(f"`terminated` and `truncated` must be {num_envs} bools each, got {flags}")
-    require_observation(space, obs, rows)
 
 
 def require_observation(space: Space[Any], obs: Any, rows: tuple[int, ...] = ()) -> None:
@@ -128,12 +150,16 @@ def require_observation(space: Space[Any], obs: Any, rows: tuple[int, ...] = ())
         raise TypeError(f"the observation must have the shape {expected}, got {shape}")
 
 
-def _require_form(result: Any) -> None:
-    if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
+def require_step_of_all(space: Space[Any], num_envs: int, obs: Any, rewards: Any) -> None:
+    """Raise TypeError unless a vector environment's step gave rewards and observations for all.
+
+    :param space: of one environment's observations
+    """
+    if np.shape(rewards) != (num_envs,) or not (np.abs(rewards) <= MAX_REWARD).all():
         raise TypeError(
-            "`step` must return (obs, reward, terminated, truncated, info), with a dict for info, "
-            f"got {result!r}"
+            f"the rewards must be {num_envs} finite numbers, and within float32, got {rewards!r}"
         )
+    require_observation(space, obs, (num_envs,))
 
 
 def require_reset(started: bool) -> None:
@@ -143,6 +169,18 @@ def require_reset(started: bool) -> None:
     """
     if not started:
         raise gym.error.ResetNeeded("Cannot call env.step() before calling env.reset()")
+
+
+def seed_of_each(seed: Seed, num_envs: int) -> list[int | None]:
+    """Return a seed for each of many environments: ``seed + i``, the given ones, or none.
+
+    :raises ValueError: if there is another number of seeds
+    """
+    if seed is None or isinstance(seed, int | np.integer):
+        return [None if seed is None else int(seed) + index for index in range(num_envs)]
+    if len(seed) != num_envs:
+        raise ValueError(f"`seed` must hold num_envs={num_envs} seeds, got {len(seed)}")
+    return list(seed)
 
 
 def succeeded(so_far: float, info: Mapping[str, Any]) -> float:
@@ -155,19 +193,6 @@ def succeeded(so_far: float, info: Mapping[str, Any]) -> float:
         if key in info:
             so_far = float(np.fmax(so_far, _reported(info[key])))
     return so_far
-
-
-def succeeded_rows(so_far_B: np.ndarray, infos: Mapping[str, Any], rows_B: np.ndarray) -> None:
-    """Follow the steps of B environments, in place.
-
-    :param so_far_B: as of :func:`succeeded`, one for each slot
-    :param infos: of a vector environment, with masks ``_key``
-    :param rows_B: the slots whose steps these infos describe
-    """
-    for key in SUCCESS_KEYS:
-        if key in infos and not isinstance(infos[key], Mapping):
-            for row in np.flatnonzero(rows_B & infos.get(f"_{key}", True)).tolist():
-                so_far_B[row] = np.fmax(so_far_B[row], _reported(infos[key][row]))
 
 
 def _reported(value: Any) -> float:

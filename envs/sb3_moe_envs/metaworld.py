@@ -8,8 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_moe_envs.checks import Options, ResetResult
-from sb3_moe_envs.extras import require
+from sb3_moe_envs.checks import Options, ResetResult, require_extra
 
 #: the fifty tasks, in the order of MT50; each is Meta-World's "<name>-v3"
 TASKS = (
@@ -62,7 +61,7 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         for name, value, known in (("task", task, TASKS), ("reward", reward, REWARDS)):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {list(known)}, got {value!r}")
-        require("a Meta-World task", "metaworld")
+        require_extra("a Meta-World task", "metaworld")
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
         self.task, self.reward, self.render_mode = task, reward, render_mode

@@ -37,8 +37,8 @@ def method_of(env: Any, name: str, *, of_actions: bool = True) -> Callable[..., 
     return method
 
 
-def methods_of_all(env: Any, name: str) -> Callable[[], list[Any]] | None:
-    """Return what calls a method of each environment of a vector environment; None: they have none.
+def results_of_all(env: Any, name: str) -> list[Any] | None:
+    """Call a method of each environment of a vector environment; None: they have none.
 
     A vector environment that keeps its environments elsewhere may have a method of this name.
     """
@@ -48,14 +48,16 @@ def methods_of_all(env: Any, name: str) -> Callable[[], list[Any]] | None:
         env = env.env
     if isinstance(env, SyncVectorEnv):
         methods = [method_of(each, name) for each in env.envs]
-        return None if None in methods else lambda: [method() for method in methods if method]
-    if hasattr(env, "methods_of_all"):
-        found: Callable[[], list[Any]] | None = env.methods_of_all(name)
+        return None if None in methods else [method() for method in methods if method]
+    if hasattr(env, "results_of_all"):
+        found: list[Any] | None = env.results_of_all(name)
         return found
+    return list(env.call(name)) if _all_have(env, name) else None
+
+
+def _all_have(env: Any, name: str) -> bool:
     # A worker process of Gymnasium's shuts down if it is asked for what it doesn't have.
-    if hasattr(env, "call") and all(env.call("has_wrapper_attr", name)):
-        return lambda: list(env.call(name))
-    return None
+    return hasattr(env, "call") and all(env.call("has_wrapper_attr", name))
 
 
 def meanings_of(env: Any) -> list[str] | None:
@@ -63,8 +65,8 @@ def meanings_of(env: Any) -> list[str] | None:
     names = method_of(env, MEANINGS)
     if names is not None:
         return [*map(str, names())]
-    of_all = methods_of_all(env, MEANINGS)
-    return None if of_all is None else [*map(str, of_all()[0])]
+    of_all = results_of_all(env, MEANINGS)
+    return None if of_all is None else [*map(str, of_all[0])]
 
 
 def meanings_by_task(envs: Iterable[Any]) -> dict[int, list[str]]:
@@ -116,7 +118,7 @@ def reward_method(env: Any, name: str) -> Callable[..., Any]:
     base: Any = env.unwrapped
     if method is None and isinstance(base, SyncVectorEnv):
         method = method_of(base.envs[0], COMPUTE_REWARD, of_actions=False)
-    if method is None and methods_of_all(env, COMPUTE_REWARD):
+    if method is None and _all_have(base, COMPUTE_REWARD):
         return lambda *args: base.call(COMPUTE_REWARD, *args)[0]
     if method is None:
         raise TypeError(f"HER needs tasks with a method `{COMPUTE_REWARD}`, which {name!r} lacks")

@@ -6,14 +6,23 @@ import copy
 import functools
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import Space
 
-from sb3_moe_envs.checks import UNKNOWN, CheckedTask, Options, ResetResult, require_reset, succeeded
-from sb3_moe_envs.closing import close_all, close_each, closed_on_error
+from sb3_moe_envs.checks import (
+    UNKNOWN,
+    CheckedTask,
+    Options,
+    ResetResult,
+    optional_whole,
+    require_reset,
+    succeeded,
+    whole,
+)
 from sb3_moe_envs.frames import Canvas
 from sb3_moe_envs.methods import (
     ACTION_MASKS,
@@ -24,14 +33,13 @@ from sb3_moe_envs.methods import (
     reward_method,
     rewards_of,
 )
-from sb3_moe_envs.numbers import optional_whole, whole
 from sb3_moe_envs.schedules import Chosen, Episode, Interleave, Schedule, Slots
 from sb3_moe_envs.schedules.base import task_index, turn_of
 from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.spaces import Interface
 from sb3_moe_envs.spaces.interface import OPTIONS, check_options
 from sb3_moe_envs.suites import ScheduleLike, suite_schedule, tasks_of
-from sb3_moe_envs.tasks import TaskError, built, called
+from sb3_moe_envs.tasks import TaskError, built, called, close_all, closed_on_error
 
 # An environment that takes turns with others this often steps side by side with them. Training and
 # evaluation take turns too, but with many steps each.
@@ -55,9 +63,7 @@ class TaskSeeds:
 
     def rewind(self, seed: int | Sequence[int] | None) -> None:
         """Start all streams again; None draws a seed from the operating system."""
-        entropy: Any = np.random.SeedSequence(seed).entropy
-        # Plain numbers, so that the state is JSON.
-        self._entropy = np.asarray(entropy, object).tolist()
+        self._entropy = np.random.SeedSequence(seed).entropy
         self._taken, self._renewals = set(), {}
 
     @property
@@ -88,18 +94,12 @@ class TaskSeeds:
             self._renewals[key] = self._renewals.get(key, 0) + 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, as JSON."""
-        return {
-            "entropy": self._entropy,
-            "taken": sorted(list(key) for key in self._taken),
-            "renewals": sorted([list(key), count] for key, count in self._renewals.items()),
-        }
+        """Return the state."""
+        return copy.deepcopy(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self._entropy = state["entropy"]
-        self._taken = {tuple(key) for key in state["taken"]}
-        self._renewals = {tuple(key): count for key, count in state["renewals"]}
+        vars(self).update(copy.deepcopy(state))
 
     def _stream(self, *key: int) -> np.random.SeedSequence:
         return np.random.SeedSequence(self._entropy, spawn_key=key)
@@ -133,6 +133,25 @@ class TaskSet:
     def _env_of(self, task: int) -> Any:
         """Return the environment or vector environment of a task."""
         raise NotImplementedError
+
+    def _head_of_state(self) -> dict[str, Any]:
+        """Return the part of a state that is alike for one environment and many."""
+        return {
+            "num_tasks": self.num_tasks,
+            "num_envs": self.num_envs,
+            "schedule": self.schedule.state_dict(),
+            "seeds": self._seeds.state_dict(),
+        }
+
+    def _load_head(self, state: dict[str, Any]) -> None:
+        for name in ("num_tasks", "num_envs"):
+            if state[name] != getattr(self, name):
+                raise ValueError(
+                    f"`state` must be of {name}={getattr(self, name)}, got one of {state[name]}"
+                )
+        self.schedule.load_state_dict(state["schedule"])
+        self._seeds.load_state_dict(state["seeds"])
+        self._restored = True
 
     @property
     def is_interleaved(self) -> bool:
@@ -208,6 +227,8 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+    # Which environment stepped last of those that know of no other, and its tasks.
+    _last_alone: ClassVar[tuple[int, list[str]]] = (0, [])
 
     def __init__(
         self,
@@ -230,7 +251,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         self.schedule.start(self.task_names, env_index=self.env_index)
         self.schedule.check_num_envs(self.num_envs)
         self._envs: list[gym.Env[Any, Any]] = []
-        with closed_on_error(self._abandon):
+        with closed_on_error(self.close):
             self._build()
         self.metadata = {
             **type(self).metadata,
@@ -239,7 +260,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         }
         self._task = self.schedule.task
         alone = num_envs is None and self.schedule.slots is not Slots.OWN
-        self._lone_steps = LoneSteps(self.task_names) if alone else None
+        self._is_alone, self._rounds = alone, 0
         self._pinned: int | None = None
         self._by_hand = False
         self._steps, self._reward, self._success, self._running = 0, 0.0, UNKNOWN, False
@@ -302,15 +323,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
 
     def close(self) -> None:
         """Close every task's environment."""
-        close_all(env.close for env in self._envs)
-
-    def _abandon(self) -> None:
-        """Close all after an error, which is raised whatever closing raises."""
-        close_each(self._envs)
-
-    def by_name(self) -> list[tuple[str, gym.Env[Any, Any]]]:
-        """Return the environment of each task, with its name."""
-        return list(zip(self.task_names, self._envs, strict=True))
+        close_all(self._envs)
 
     def set_task(self, task: int | str | None) -> None:
         """Play this task from the next reset on; None: as the schedule says.
@@ -337,9 +350,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
         envs = [snapshot(env) for env in self._envs]
-        return {
-            "schedule": self.schedule.state_dict(),
-            "seeds": self._seeds.state_dict(),
+        return self._head_of_state() | {
             "episode": {name: getattr(self, name) for name in _EPISODE},
             "envs": envs,
             "exact": all(env is not None for env in envs),
@@ -352,12 +363,7 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
 
         :raises ValueError: if the state is of other tasks or another schedule
         """
-        if len(state["envs"]) != self.num_tasks:
-            raise ValueError(
-                f"`state` must be of {self.num_tasks} tasks, got one of {len(state['envs'])}"
-            )
-        self.schedule.load_state_dict(state["schedule"])
-        self._seeds.load_state_dict(state["seeds"])
+        self._load_head(state)
         for name, value in state["episode"].items():
             setattr(self, name, value)
         for task, (env, saved) in enumerate(zip(self._envs, state["envs"], strict=True)):
@@ -368,7 +374,6 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         self.metadata["task_name"] = self.task_names[self._task]
         if self._running and state["envs"][self._task] is None:
             self._start(None)
-        self._restored = True
 
     def _begin(self, seed: int | None) -> None:
         """Rewind the schedule, or end an episode that is being left."""
@@ -392,11 +397,30 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         """Count a step; return whether the turn is over, and whether another task is wanted."""
         if self._by_hand:
             return False, False
-        if self._lone_steps is not None:
-            self._lone_steps.count()
+        if self._is_alone:
+            self._look_for_others()
         before = turn_of(self.schedule)
         self.schedule.count(self.num_envs)
         return turn_of(self.schedule) != before, self.schedule.task != self._task
+
+    def _look_for_others(self) -> None:
+        """Warn if environments of the same tasks step in turn, each as if it were the only one.
+
+        Vector environments that build their environments by themselves, such as those of SB3's
+        `make_vec_env`, tell none of them how many there are and which of them it is.
+        """
+        (last, names), mine = MultiTaskEnv._last_alone, (id(self), self.task_names)
+        MultiTaskEnv._last_alone = mine
+        self._rounds = self._rounds + 1 if names == self.task_names and last != id(self) else 0
+        if self._rounds == _ROUNDS:
+            warnings.warn(
+                f"several MultiTaskEnvs of {self.task_names} step side by side, but each counts "
+                "only its own steps and begins with the same task: build them with "
+                "sb3_moe.make_multitask_vec_env(tasks, n_envs) or gymnasium.make_vec(id, num_envs) "
+                "without `vectorization_mode`, or give each its `num_envs` and `env_index` "
+                "(`num_envs=1` if it is meant so)",
+                stacklevel=4,
+            )
 
     def _end(self, finished: bool) -> None:
         if self._running and not self._by_hand:
@@ -425,7 +449,8 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         try:
             return called(self.tasks[self._task], self._task, function, *args, **kwargs)
         except TaskError:
-            self._abandon()
+            with suppress(Exception):
+                self.close()
             raise
 
 
@@ -443,43 +468,3 @@ def as_schedule(schedule: Any, tasks: Any) -> Schedule:
             f"`schedule` must be a Schedule (not its class), a function or None, got {schedule!r}"
         )
     return copy.deepcopy(schedule)
-
-
-class LoneSteps:
-    """Warn once if environments of the same tasks step in turn, each as if it were the only one.
-
-    Vector environments that build their environments by themselves, such as those of SB3's
-    `make_vec_env`, tell none of them how many there are and which of them it is.
-
-    :param task_names: what such environments have in common
-    """
-
-    # They know of each other only by what they leave here.
-    _last: ClassVar[LoneSteps | None] = None
-    _warned: ClassVar[set[tuple[str, ...]]] = set()
-
-    def __init__(self, task_names: list[str]) -> None:
-        self._names = tuple(task_names)
-        self._rounds, self._in_a_row = 0, 0
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> LoneSteps:
-        # A copy of an environment looks ahead in its place, and is no other environment.
-        return self
-
-    def count(self) -> None:
-        """Follow a step of this environment."""
-        last, LoneSteps._last = LoneSteps._last, self
-        self._in_a_row = self._in_a_row + 1 if last is self else 1
-        # One that took several steps was evaluated in between, not stepped side by side.
-        alternate = last is not None and last._names == self._names and last._in_a_row == 1
-        self._rounds = self._rounds + 1 if alternate and last is not self else 0
-        if self._rounds == _ROUNDS and self._names not in self._warned:
-            self._warned.add(self._names)
-            warnings.warn(
-                f"several MultiTaskEnvs of {list(self._names)} step side by side, but "
-                "each counts only its own steps and begins with the same task: build them with "
-                "sb3_moe.make_multitask_vec_env(tasks, n_envs) or gymnasium.make_vec(id, num_envs) "
-                "without `vectorization_mode`, or give each its `num_envs` and `env_index` "
-                "(`num_envs=1` if it is meant so)",
-                stacklevel=4,
-            )

@@ -7,8 +7,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.classic_control import CartPoleEnv, PendulumEnv
 
-from sb3_moe_envs.extras import require
-from sb3_moe_envs.numbers import finite, positive
+from sb3_moe_envs.checks import finite, positive, require_extra
 
 # What the equations divide by: at 0, observations would be NaN.
 _DIVISORS = ("length", "l", "m")
@@ -48,7 +47,7 @@ def mujoco(env_id: str, gravity: float = 1.0, **kwargs: Any) -> gym.Env[Any, Any
     :raises ValueError: if gravity isn't positive
     """
     gravity = positive("gravity", gravity)
-    require("a MuJoCo environment", "mujoco")
+    require_extra("a MuJoCo environment", "mujoco")
     env: Any = gym.make(env_id, disable_env_checker=True, **kwargs).unwrapped
     env.model.opt.gravity[:] *= gravity
     return env
@@ -57,7 +56,7 @@ def mujoco(env_id: str, gravity: float = 1.0, **kwargs: Any) -> gym.Env[Any, Any
 def _change(env: Any, physics: dict[str, float], allowed: tuple[str, ...]) -> None:
     if env.render_mode is not None:
         # Gymnasium itself says so only at the first image.
-        require("an image of classic control", "pygame")
+        require_extra("an image of classic control", "pygame")
     for name, value in physics.items():
         if name not in allowed:
             raise ValueError(f"the physics must be among {list(allowed)}, got {name!r}")

@@ -22,8 +22,8 @@ def _robot(robot: str) -> dict[str, Any]:
 
 def _conflicting(name: str) -> dict[str, Any]:
     return {
-        "entry_point": f"sb3_moe_envs.conflicts:{name}",
-        "vector_entry_point": f"sb3_moe_envs.conflicts:{name}s",
+        "entry_point": f"sb3_moe_envs.coordinates:{name}",
+        "vector_entry_point": f"sb3_moe_envs.coordinates:{name}s",
     }
 
 
@@ -57,10 +57,7 @@ IDS: dict[str, dict[str, Any]] = {
     "Pendulum-v0": {"entry_point": "sb3_moe_envs.physics:pendulum", "max_episode_steps": 200},
     "ConflictingCartPole-v0": _conflicting("cartpole"),
     "ConflictingBreakout-v0": _conflicting("breakout"),
-    "ShuffledBreakout-v0": {
-        "entry_point": "sb3_moe_envs.pixels:breakout",
-        "vector_entry_point": "sb3_moe_envs.pixels:breakouts",
-    },
+    "ShuffledBreakout-v0": _conflicting("breakout"),
     "Hopper-v0": _robot("Hopper"),
     "HalfCheetah-v0": _robot("HalfCheetah"),
     "MetaWorld-v0": {"entry_point": "sb3_moe_envs.metaworld:MetaWorldEnv"},

@@ -11,14 +11,8 @@ import cloudpickle
 import gymnasium as gym
 from gymnasium.utils import EzPickle
 
-# Windows that can't be pickled stay as they are, and how an environment was made isn't state.
-_WINDOW = ("screen", "clock", "surf", "viewer", "window_surface")
-_SPEC = ("spec", "_cached_spec")
-_KEPT = ("env", "ale", *_SPEC, *_WINDOW)
-
-
-class Stateless(gym.Wrapper[Any, Any, Any, Any]):
-    """An outermost wrapper without state of its own, so that snapshots leave it out."""
+# Where a layer stands, and how it was made: no part of its state.
+_KEPT = ("env", "ale", "spec", "_cached_spec")
 
 
 def snapshot(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
@@ -30,23 +24,22 @@ def snapshot(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
     """
     layers = _layers(env)
     base: Any = layers[-1]
+    held = [{k: v for k, v in vars(layer).items() if k not in _KEPT[1:]} for layer in layers]
     try:
-        held: list[Any] = [_attributes(layer) for layer in layers]
+        state = None
         if gives_state(base):
-            given, held[-1] = ("own", own_state(base)), None
-            if given[1] is None:
+            state, held[-1] = own_state(base), {}
+            if state is None:
                 return None
         elif hasattr(base, "clone_state"):
-            given = ("clone", pickle.dumps(base.clone_state(include_rng=True)))
-            del held[-1]["ale"]
-        else:
-            _refuse_to_build_again(base)
-            given = ("pickle", None)
+            state = pickle.dumps(base.clone_state(include_rng=True))
+        elif isinstance(base, EzPickle):
+            return None
         file = io.BytesIO()
         _Saver(file, layers).dump(held)
     except Exception:  # pickling other people's classes can raise anything
         return None
-    return {"base": given, "layers": file.getvalue(), "classes": _classes(layers)}
+    return {"base": state, "layers": file.getvalue(), "classes": _classes(layers)}
 
 
 def restore(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
@@ -58,16 +51,15 @@ def restore(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     if state["classes"] != _classes(layers):
         raise ValueError(f"`state` must be of {_classes(layers)}, got one of {state['classes']}")
     for layer, saved in zip(layers, _Loader(state["layers"], layers).load(), strict=True):
-        if saved is not None:
+        if saved:
             kept = {name: value for name, value in vars(layer).items() if name in _KEPT}
             vars(layer).clear()
             vars(layer).update(kept | saved)
-    kind, value = state["base"]
     base: Any = layers[-1]
-    if kind == "own":
-        base.load_state_dict(value)
-    elif kind == "clone":
-        base.restore_state(pickle.loads(value))
+    if gives_state(base):
+        base.load_state_dict(state["base"])
+    elif hasattr(base, "restore_state"):
+        base.restore_state(pickle.loads(state["base"]))
 
 
 def gives_state(base: Any) -> bool:
@@ -92,12 +84,13 @@ class _Saver(cloudpickle.Pickler):
         self._places = {id(layer): index for index, layer in enumerate(layers)}
 
     def persistent_id(self, obj: Any) -> int | None:
-        place = self._places.get(id(obj))
-        if place is None:
-            _refuse_to_build_again(obj)
-        return place
+        return self._places.get(id(obj))
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, EzPickle):
+            raise pickle.PicklingError(f"{type(obj)} would build itself again and lose its state")
+        if type(obj).__module__.partition(".")[0] == "pygame":
+            return type(None), ()  # a window belongs to the process, and is made again to render
         named = isinstance(obj, type | types.FunctionType) and "<" not in obj.__qualname__
         if named and obj.__module__ == "__main__":
             return NotImplemented  # by name, so that the environment meets its own classes again
@@ -115,34 +108,8 @@ class _Loader(pickle.Unpickler):
         return self._layers[pid]
 
 
-def _refuse_to_build_again(obj: Any) -> None:
-    if isinstance(obj, EzPickle):
-        raise pickle.PicklingError(f"{type(obj)} would build itself again and lose its state")
-
-
-def _attributes(layer: Any) -> dict[str, Any]:
-    # Python gives a pair where a class has `__slots__`.
-    if isinstance(object.__getstate__(layer), tuple):
-        raise pickle.PicklingError(f"{type(layer)} keeps state in `__slots__`")
-    return {
-        name: value
-        for name, value in vars(layer).items()
-        if name not in _SPEC and not (name in _WINDOW and not _can_be_pickled(value))
-    }
-
-
-def _can_be_pickled(value: Any) -> bool:
-    try:
-        pickle.dumps(value)
-    except Exception:
-        return False
-    return True
-
-
 def _layers(env: gym.Env[Any, Any]) -> list[Any]:
     """List the wrappers, outermost first, and the base."""
-    while isinstance(env, Stateless):
-        env = env.env
     layers: list[Any] = [env]
     while isinstance(env, gym.Wrapper):
         env = env.env

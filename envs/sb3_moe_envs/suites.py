@@ -11,9 +11,12 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_moe_envs import metaworld
-from sb3_moe_envs.conflicts import conflicting_breakouts, conflicting_cartpoles
+from sb3_moe_envs.conflicts import (
+    conflicting_breakouts,
+    conflicting_cartpoles,
+    shuffled_breakouts,
+)
 from sb3_moe_envs.minatar import GAMES
-from sb3_moe_envs.pixels import shuffled_breakouts
 from sb3_moe_envs.schedules import Cycle, Progress, Schedule
 from sb3_moe_envs.tasks import Task, as_tasks
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,7 +51,7 @@ class Task:
         """Build one environment; warn if `env_fn`, which isn't given the mode, draws nothing."""
         if self.env_fn is not None:
             env = self.env_fn()
-            _check_new(env, self.name)
+            _require_new(env, self.name)
             if render_mode is not None and env.render_mode is None:
                 warnings.warn(
                     f"task {self.name!r} gives no images: its `env_fn` must pass "
@@ -68,27 +67,17 @@ class Task:
         return gym.make(self.env_id, **kwargs)
 
 
-_ONLY_NEW = ContextVar("_ONLY_NEW", default=False)
-
-
-@contextmanager
-def only_new() -> Iterator[None]:
-    """Refuse environments that were given before: an evaluation would step those of training."""
-    token = _ONLY_NEW.set(True)
-    try:
-        yield
-    finally:
-        _ONLY_NEW.reset(token)
-
-
 # The environments that `env_fn`s gave, by their ids, for as long as they live.
 _GIVEN: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
-def _check_new(env: gym.Env[Any, Any], name: str) -> None:
-    """Remember an environment, or raise ValueError if it must be new and isn't."""
+def _require_new(env: gym.Env[Any, Any], name: str) -> None:
+    """Raise ValueError if an environment was given before, and remember it.
+
+    Environments that are played side by side, or evaluated, would step each other.
+    """
     inner = env.unwrapped
-    if _ONLY_NEW.get() and _GIVEN.get(id(inner)) is inner:
+    if _GIVEN.get(id(inner)) is inner:
         raise ValueError(
             f"`env_fn` of task {name!r} must build a new environment each time, as in "
             f"lambda: {type(inner).__name__}(...), and gave one that had been given before"
@@ -140,12 +129,11 @@ def _unique(tasks: list[Task]) -> list[Task]:
         if names.count(task.name) > 1 and task.kwargs:
             arguments = ",".join(f"{key}={value}" for key, value in task.kwargs.items())
             tasks[place] = replace(task, name=f"{task.name}({arguments})")
-    given, taken = {task.name for task in tasks}, set[str]()
+    counts = Counter[str]()
     for place, task in enumerate(tasks):
-        numbered = (f"{task.name}#{number}" for number in itertools.count(2))
-        free = (name for name in numbered if name not in given | taken)
-        tasks[place] = replace(task, name=next(free) if task.name in taken else task.name)
-        taken.add(tasks[place].name)
+        counts[task.name] += 1
+        if counts[task.name] > 1:
+            tasks[place] = replace(task, name=f"{task.name}#{counts[task.name]}")
     return tasks
 
 
@@ -161,23 +149,6 @@ def called(task: Task, index: int, function: Callable[..., Any], *args: Any, **k
         raise TaskError(problem) from error
 
 
-def require_apart(envs: Iterable[tuple[str, gym.Env[Any, Any]]]) -> None:
-    """Raise ValueError if two environments that are stepped side by side are one.
-
-    :param envs: each with its task's name
-    """
-    seen: dict[int, str] = {}
-    for name, env in envs:
-        first = seen.get(id(env.unwrapped))
-        if first is not None:
-            of = f"task {name!r}" if first == name else f"the tasks {first!r} and {name!r}"
-            raise ValueError(
-                f"`env_fn` of {of} must build a new environment each time, and gave one twice: "
-                "environments that are played side by side would step each other"
-            )
-        seen[id(env.unwrapped)] = name
-
-
 def built(task: Task, index: int, build: Callable[[], Any]) -> Any:
     """Build something of a task.
 
@@ -189,3 +160,24 @@ def built(task: Task, index: int, build: Callable[[], Any]) -> Any:
         raise ValueError(
             f"`tasks[{index}]` ({task.name!r}) can't be built: {type(error).__name__}: {error}"
         ) from error
+
+
+def close_all(envs: Iterable[Any]) -> None:
+    """Close all environments, also after one whose closing raises."""
+    with ExitStack() as stack:
+        for env in envs:
+            stack.callback(env.close)
+
+
+@contextmanager
+def closed_on_error(close: Callable[[], Any]) -> Iterator[None]:
+    """Close after an error or Ctrl-C, which is raised whatever closing raises.
+
+    :param close: closes what there is by then
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            close()
+        raise

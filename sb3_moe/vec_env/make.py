@@ -118,7 +118,6 @@ def make_pinned_env(
     :raises ValueError: if it can't be rebuilt, or ``copies`` is below 1
     """
     from sb3_moe_envs.schedules import Interleave
-    from sb3_moe_envs.tasks import only_new
 
     whole_or_none("copies", copies)
     recipe = _recipe_of(training_env)
@@ -126,8 +125,7 @@ def make_pinned_env(
     arguments["render_mode"] = render_mode or mode_again(arguments.get("render_mode"))
     num_tasks = len(task_names(training_env))
     n_envs = copies * num_tasks if copies else _as_in_training(training_env, num_tasks)
-    with only_new():
-        env = make_multitask_vec_env(**arguments, n_envs=n_envs, schedule=Interleave(), seed=seed)
+    env = make_multitask_vec_env(**arguments, n_envs=n_envs, schedule=Interleave(), seed=seed)
     return wrap_like(env, training_env)
 
 

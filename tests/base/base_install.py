@@ -11,7 +11,7 @@ from pathlib import Path
 import sb3_moe
 import sb3_moe_envs
 from sb3_moe.extras import EXTRAS
-from sb3_moe_envs.extras import EXTRAS as ENVS_EXTRAS
+from sb3_moe_envs.checks import EXTRAS as ENVS_EXTRAS
 
 SHIPPED = {
     "sb3_moe": [

@@ -16,22 +16,18 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 from sb3_moe_envs import MultiTaskEnv, get_suite, make_multitask_vector
 from sb3_moe_envs.conflicts import (
     Conflicting,
-    Coordinates,
     conflicting_breakouts,
     conflicting_cartpoles,
+    shuffled_breakouts,
 )
+from sb3_moe_envs.coordinates import ConflictingVectorEnv, Coordinates
 from sb3_moe_envs.snapshot import restore, snapshot
-from sb3_moe_envs.vector.batched import ViewVectorEnv
+from sb3_moe_envs.suites import suite_schedule
 from sb3_moe_envs.vector.cartpole import CartPoleVectorEnv
 
 BOX = spaces.Box(-np.array([1, 2, 3], np.float32), np.array([4, 5, 6], np.float32))
 CARTPOLES = conflicting_cartpoles(16)
 BREAKOUTS = conflicting_breakouts(8)
-
-
-def conflicting_vector(env, **coordinates):
-    own = env.single_observation_space, env.single_action_space
-    return ViewVectorEnv(env, Coordinates(*own, **coordinates))
 
 
 def plain_view(kwargs, observation):
@@ -264,7 +260,7 @@ def test_wrong_coordinates_are_named(arguments, problem):
 
 def test_images_without_a_sign_cannot_be_negated():
     space = spaces.Box(0, 1, (10, 10, 2), np.uint8)
-    with pytest.raises(ValueError, match="`signs` must be None for observations of uint8"):
+    with pytest.raises(ValueError, match="`signs` need observations with signs, got Box"):
         Coordinates(space, spaces.Discrete(2), signs=(1, -1))
 
 
@@ -272,13 +268,13 @@ def test_other_spaces_have_no_coordinates():
     with pytest.raises(TypeError, match="observations must be a Box with an axis, got Discrete"):
         Coordinates(spaces.Discrete(3), spaces.Discrete(2))
     with pytest.raises(TypeError, match="actions must be Discrete from 0 on, got Box"):
-        Coordinates(BOX, BOX)
+        Coordinates(BOX, BOX, actions=(0, 1))
 
 
 def test_wrappers_of_one_world_and_of_many_show_the_same():
     arguments = {"permutation": (1, 0, 3, 2), "signs": (1, -1, 1, -1), "actions": (1, 0)}
     one = Conflicting(CartPoleEnv(), **arguments)
-    many = conflicting_vector(CartPoleVectorEnv(1), **arguments)
+    many = ConflictingVectorEnv(CartPoleVectorEnv(1), **arguments)
     np.testing.assert_array_equal(one.reset(seed=4)[0], many.reset(seed=4)[0][0])
     np.testing.assert_array_equal(one.step(1)[0], many.step(np.array([1]))[0][0])
     assert one.observation_space == many.single_observation_space
@@ -305,29 +301,11 @@ def test_a_picture_of_a_copy_is_gymnasiums():
     np.testing.assert_array_equal(picture, lone.render())
 
 
-def test_whole_floats_are_places_too():
-    found = Coordinates(BOX, spaces.Discrete(2), permutation=(2.0, 1.0, 0.0))
-    assert found.observation(np.array([10, 20, 30])).tolist() == [30, 20, 10]
-
-
-@pytest.mark.parametrize("low", [0, -128])
-def test_what_cannot_be_negated_is_not(low):
-    space = spaces.Box(low, 1, (2,), np.int8 if low else np.bool_)
-    with pytest.raises(ValueError, match=r"`signs` must be None for observations of (int8|bool)"):
-        Coordinates(space, spaces.Discrete(2), signs=(1, -1))
-
-
 def test_an_action_below_0_is_not_the_last_one():
     found = Coordinates(BOX, spaces.Discrete(2), actions=(1, 0))
     for wrong in (-1, np.array([0, -1])):
         with pytest.raises(ValueError, match=r"actions must be of 0 to 1, got"):
             found.action(wrong)
-
-
-def test_a_bool_is_an_action_too():
-    found = Coordinates(BOX, spaces.Discrete(2), actions=(1, 0))
-    assert found.action(True) == 0
-    assert found.action(np.array([True, False])).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("seed", [None, "a", 1.5, -1])
@@ -350,22 +328,6 @@ class Masked(CartPoleEnv):
         return *super().step(action)[:4], {"action_mask": self.action_masks()}
 
 
-class MaskedWorld(CartPoleVectorEnv):
-    """Copies of it."""
-
-    def action_masks(self):
-        return np.array([[False, True]] * self.num_envs)
-
-    def reset(self, **kwargs):
-        return super().reset(**kwargs)[0], {"action_mask": self.action_masks()}
-
-    def step_wait(self):
-        *result, infos = super().step_wait()
-        if "final_info" in infos:
-            infos["final_info"] |= {"action_mask": self.action_masks()}
-        return *result, {**infos, "action_mask": self.action_masks()}
-
-
 def test_masks_are_in_the_tasks_coordinates_too():
     one = Conflicting(gym.Wrapper(Masked()), actions=(1, 0))
     assert one.get_wrapper_attr("action_masks")().tolist() == [True, False]
@@ -374,16 +336,54 @@ def test_masks_are_in_the_tasks_coordinates_too():
     assert tasks.action_masks().tolist() == [True, False]
     assert one.reset()[1]["action_mask"].tolist() == [True, False]
     assert one.step(0)[4]["action_mask"].tolist() == [True, False]
-    many = conflicting_vector(MaskedWorld(2), actions=(1, 0))
-    assert many.action_masks().tolist() == [[True, False]] * 2
-    told = [many.reset(seed=0)[1]]
-    while "final_info" not in told[-1]:
-        told.append(many.step(np.zeros(2, int))[4])
-    for infos in (*told, told[-1]["final_info"]):
-        assert infos["action_mask"].tolist() == [[True, False]] * 2
-    assert pickle.loads(pickle.dumps(many.action_masks))().tolist() == [[True, False]] * 2
+    assert pickle.loads(pickle.dumps(one.action_masks))().tolist() == [True, False]
 
 
 def test_a_world_without_masks_has_none_in_other_coordinates():
     assert not Conflicting(CartPoleEnv(), actions=(1, 0)).has_wrapper_attr("action_masks")
-    assert not hasattr(conflicting_vector(CartPoleVectorEnv(1), actions=(1, 0)), "action_masks")
+    assert not hasattr(ConflictingVectorEnv(CartPoleVectorEnv(1), actions=(1, 0)), "action_masks")
+
+
+IMAGE = spaces.Box(0, 1, (2, 3, 2), np.uint8)
+
+
+def test_pixels_go_where_the_numbers_order_says_and_channels_stay_together():
+    image = np.arange(12).reshape(2, 3, 2)
+    shuffled = Coordinates(IMAGE, spaces.Discrete(2), shuffle=1)
+    shown = shuffled.observation(image).reshape(6, 2)
+    # The orders are what they always were.
+    assert shown.tolist() == [[2 * pixel, 2 * pixel + 1] for pixel in (0, 3, 5, 4, 2, 1)]
+    np.testing.assert_array_equal(
+        shuffled.observation(np.stack([image] * 2))[1].ravel(), shown.ravel()
+    )
+    plain = Coordinates(IMAGE, spaces.Discrete(2), shuffle=0)
+    np.testing.assert_array_equal(plain.observation(image), image)
+
+
+def test_environments_play_what_the_plain_game_plays_with_pixels_elsewhere():
+    pytest.importorskip("gymnax")
+    plain, moved = (
+        make_multitask_vector([task], 3, task_id="none") for task in shuffled_breakouts(2)
+    )
+    shuffled = Coordinates(plain.single_observation_space, plain.single_action_space, shuffle=1)
+    (ours, _), (theirs, _) = plain.reset(seed=1), moved.reset(seed=1)
+    endings = 0
+    for step in range(40):
+        np.testing.assert_array_equal(shuffled.observation(ours), theirs)
+        actions = np.array([step % 2, 1, 3])
+        (ours, *said, infos), (theirs, *heard, others) = plain.step(actions), moved.step(actions)
+        np.testing.assert_equal(said, heard)
+        for last, its in zip(infos.get("final_obs", ()), others.get("final_obs", ()), strict=True):
+            if last is not None:
+                endings += 1
+                np.testing.assert_array_equal(shuffled.observation(last), its)
+    assert endings > 0
+
+
+def test_the_suite_plays_ten_orders_one_after_the_other_and_others_go_on_from_any_number():
+    tasks = get_suite("Plasticity/Breakout10")
+    assert [task.kwargs["shuffle"] for task in tasks] == list(range(10))
+    assert suite_schedule("Plasticity/Breakout10").steps_per_task == 131_072
+    assert shuffled_breakouts(3, first=7) == shuffled_breakouts(10)[7:]
+    with pytest.raises(ValueError, match="`first` must be at least 0, got -1"):
+        shuffled_breakouts(2, -1)

@@ -192,8 +192,6 @@ def test_a_bad_call_is_refused():
     with pytest.raises(ValueError, match=r"`seed` must hold num_envs=2 seeds, got 3"):
         world.reset(seed=[1, 2, 3])
     world.reset(seed=0)
-    with pytest.raises(ValueError, match=r"`options` can't hold 'reset_mask'"):
-        world.reset(options={"reset_mask": np.ones(3, bool)})
     with pytest.raises(ValueError, match=r"actions must have shape \(2,\), got \(3,\)"):
         world.step(np.zeros(3, int))
     with pytest.raises(ValueError, match=r"actions must be in \[0, 2\), got \[0.  1.7\]"):

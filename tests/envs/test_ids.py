@@ -200,11 +200,6 @@ def test_tasks_have_names_of_their_own():
     ]  # fmt: skip
 
 
-def test_a_name_that_is_given_is_not_given_to_another():
-    tasks = tasks_of(["CartPole-v1", "CartPole-v1", Task("CartPole#2", "CartPole-v1")])
-    assert [task.name for task in tasks] == ["CartPole", "CartPole#3", "CartPole#2"]
-
-
 def test_changed_physics_change_what_happens_and_nothing_else():
     earth, moon, long, weak = get_suite("Classic/CartPole4")
     last = {}

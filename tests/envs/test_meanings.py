@@ -8,10 +8,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import sb3_moe
 from sb3_moe.vec_env.tasks import action_meanings
 from sb3_moe_envs import MultiTaskEnv
-from sb3_moe_envs.conflicts import Conflicting, Coordinates
+from sb3_moe_envs.coordinates import Conflicting, ConflictingVectorEnv
 from sb3_moe_envs.methods import meanings_of
 from sb3_moe_envs.minatar import MinAtarVectorEnv
-from sb3_moe_envs.vector.batched import ViewVectorEnv
 
 
 class Named(gym.Env):
@@ -50,9 +49,8 @@ def test_an_environment_without_tasks_is_asked_itself(make, found):
 def test_where_actions_are_exchanged_their_names_are_too():
     world = MinAtarVectorEnv("Breakout", 2, use_minimal_action_set=True)
     assert meanings_of(world) == ["nothing", "left", "right"]
-    own = world.single_observation_space, world.single_action_space
-    view = Coordinates(*own, actions=(2, 0, 1))
-    assert meanings_of(ViewVectorEnv(world, view)) == ["right", "nothing", "left"]
+    exchanged = ConflictingVectorEnv(world, actions=(2, 0, 1))
+    assert meanings_of(exchanged) == ["right", "nothing", "left"]
     assert meanings_of(Conflicting(Named(), actions=(1, 0))) == ["go", "stay"]
     assert meanings_of(Conflicting(Nameless(), actions=(1, 0, 2))) is None
 

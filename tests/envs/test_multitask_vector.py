@@ -42,17 +42,11 @@ def test_interleaving_gives_each_task_a_fixed_share_of_the_slots():
     assert np.bincount(weighted.get_task()).tolist() == [4, 2, 2]
 
 
-@pytest.mark.parametrize(
-    ("weights", "num_envs", "slots", "enough"),
-    [([3, 1], 2, [1, 1], 4), ([10, 1], 4, [3, 1], 10)],
-)
-def test_weights_that_so_few_slots_miss_by_half_a_slot_are_named(weights, num_envs, slots, enough):
-    text = (
-        rf"`num_envs`={num_envs} the tasks get .*{slots[0]}, {slots[1]}\] slots, .*; {enough} would"
-    )
-    with pytest.warns(UserWarning, match=text):
-        MultiTaskVectorEnv(counting_tasks(2), num_envs, schedule=Interleave(weights=weights))
-    MultiTaskVectorEnv(counting_tasks(2), enough, schedule=Interleave(weights=weights))
+def test_weights_that_so_few_slots_miss_by_half_a_slot_are_named():
+    schedule = Interleave(weights=[3, 1])
+    with pytest.warns(UserWarning, match=r"`num_envs`=2 the tasks get \[1, 1\] slots, not the"):
+        MultiTaskVectorEnv(counting_tasks(2), 2, schedule=schedule)
+    MultiTaskVectorEnv(counting_tasks(2), 4, schedule=schedule)
 
 
 def test_other_options_of_a_reset_go_to_the_tasks():
@@ -387,17 +381,6 @@ def test_a_schedule_per_slot_answers_for_its_slots():
     assert env.get_task().tolist() == [2, 2, 2, 0]
 
 
-def test_worker_processes_play_what_this_process_plays():
-    def play(vectorization):
-        env = MultiTaskVectorEnv(counting_tasks(2), 2, vectorization=vectorization)
-        env.reset(seed=3)
-        seen = [step(env, 1) for _ in range(15)]
-        env.close()
-        return [(obs["obs"].tolist(), rewards.tolist()) for obs, rewards, *_ in seen]
-
-    assert play("async") == play("sync")
-
-
 def test_pictures_come_in_the_order_of_the_slots():
     env = MultiTaskVectorEnv(
         [partial(CountingEnv, tag, render_mode="rgb_array") for tag in (1, 2)], 3,
@@ -440,17 +423,6 @@ def test_mixed_tasks_of_gymnasium_run_side_by_side():
             "`vectorization` must be 'sync' under Chosen",
         ),
         (
-            lambda: MultiTaskVectorEnv(counting_tasks(1)).reset(options={"reset_mask": 1}),
-            "`options` can't hold 'reset_mask': all environments are reset",
-        ),
-        (
-            lambda: make_multitask_vector(
-                counting_tasks(2), num_envs=2, schedule=Interleave("episodes")
-            ).reset(options={"task_id": np.array([1, 0])}),
-            r"`task_id` must be one task for all slots, .*, got \[1, 0\]; `env.set_task\(task, "
-            r"indices=\[0\]\)` chooses for some",
-        ),
-        (
             lambda: MultiTaskVectorEnv(counting_tasks(1)).reset(options={"task_id": [0, 0]}),
             "`task_id` must be one task or one per slot, 1, got 2",
         ),
@@ -474,13 +446,6 @@ def test_there_is_one_action_for_each_slot(schedule, actions, found):
     with pytest.raises(ValueError, match=f"`actions` must hold num_envs=4 actions, got {found}"):
         env.step(actions)
     env.step([0] * 4)
-
-
-@pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=repr)
-def test_slots_to_set_are_a_list(schedule):
-    env = make_multitask_vector(counting_tasks(2), 2, schedule=schedule)
-    with pytest.raises(TypeError, match="`indices` must be a list of slots, got 1"):
-        env.set_task(0, 1)
 
 
 @pytest.mark.parametrize("schedule", [Interleave(), Interleave("episodes")], ids=repr)

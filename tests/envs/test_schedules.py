@@ -451,7 +451,6 @@ def test_a_rule_is_a_text(schedule, rule):
     [
         (lambda: Interleave("frames"), "`unit` must be 'steps' or 'episodes', got 'frames'"),
         (lambda: Interleave(order="fixed"), "`order` must be 'round_robin' or 'random', got 'fix"),
-        (lambda: Interleave(weights=[1e308, 1e308]), "`weights` must have a finite sum, got"),
         (lambda: Interleave(weights=[1, 0]), r"`weights` must be positive, got 0"),
         (lambda: started(Interleave(weights=[1, 2])), "`weights` must have one entry per task, 3"),
         (Cycle, "Cycle takes either `steps_per_task` or `episodes_per_task`"),
@@ -478,43 +477,17 @@ def test_a_bad_schedule_is_refused_with_the_rule_and_the_value(build, message):
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        (
-            Cycle(3, num_cycles=None),
-            "`steps_per_task` must be at least num_envs=4, or turns are skipped, got 3",
-        ),
-        (
-            Sequence([(0, 5), (1, 2), (2, 1)]),
-            r"`blocks\[1\]` must not lie within a step of num_envs=4, .* got steps 5 to 7",
-        ),
+        (Cycle(3, num_cycles=None), r"num_envs=4, or it is skipped, got Cycle\(steps_per_task=3"),
+        (Sequence([(0, 5), (1, 2), (2, 1)]), r"or it is skipped, got Sequence\(\[\(0, 5\), "),
     ],
     ids=repr,
 )
-def test_a_turn_that_would_be_over_within_a_step_of_all_environments_is_refused(schedule, message):
+def test_a_turn_that_is_shorter_than_a_step_of_all_environments_is_refused(schedule, message):
     tasks = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"]
     with pytest.raises(ValueError, match=message):
         MultiTaskEnv(tasks, schedule=schedule, num_envs=4)
     with pytest.raises(ValueError, match=message):
         MultiTaskVectorEnv(tasks, 4, schedule=schedule)
-
-
-@pytest.mark.parametrize(
-    "schedule",
-    [Cycle(4, num_cycles=None), Cycle(1, order=[0, 1]), Sequence([(0, 3), (1, 2), (2, 1)])],
-    ids=repr,
-)
-def test_turns_of_which_each_is_played_may_be_short(schedule):
-    started(schedule).check_num_envs(4)
-    played = [schedule.task]
-    for _ in range(3):
-        schedule.count(4)
-        played.append(schedule.task)
-    assert played[:2] == [0, 1]
-
-
-def test_turns_of_one_task_may_be_short():
-    schedule = Cycle(1, num_cycles=None)
-    schedule.start(["a"])
-    schedule.check_num_envs(4)
 
 
 def test_only_a_function_can_choose():

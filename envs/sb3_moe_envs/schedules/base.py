@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_moe_envs.numbers import optional_whole, whole
+from sb3_moe_envs.checks import optional_whole, whole
 
 
 class Slots(Enum):
@@ -77,11 +77,21 @@ class Schedule(ABC):
     def end(self, episode: Episode) -> None:  # noqa: B027 - not every schedule counts episodes
         """Follow the end of an episode."""
 
-    def check_num_envs(self, num_envs: int) -> None:  # noqa: B027 - not every schedule has turns
-        """Check that no turn would begin and end within a step of so many environments.
+    def shortest_turn(self) -> int | None:
+        """Return the steps of the shortest turn that another follows, None if that isn't known."""
+        return None
 
-        :raises ValueError: if one would
+    def check_num_envs(self, num_envs: int) -> None:
+        """Look whether each turn is as long as a step of so many environments.
+
+        :raises ValueError: if one is shorter, since it could be skipped
         """
+        shortest = self.shortest_turn()
+        if shortest is not None and shortest < num_envs:
+            raise ValueError(
+                f"a turn of `schedule` must be at least as long as a step of num_envs={num_envs}, "
+                f"or it is skipped, got {self!r}"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as JSON."""
@@ -110,7 +120,6 @@ class Turns(Schedule):
     :param num_cycles: how often to go through all tasks; None: without end
     :param order: the tasks' indices or names in the order to play; None: as they come
     :param shuffle_seed: shuffle the order, the same way for every environment and cycle
-    :raises TypeError: if `order` isn't a list
     :raises ValueError: if an argument is out of range
     """
 
@@ -122,10 +131,9 @@ class Turns(Schedule):
         shuffle_seed: int | None = None,
     ) -> None:
         self.num_cycles = optional_whole("num_cycles", num_cycles)
-        tasks = None if order is None else as_list("order", order, "tasks' indices or names")
-        if tasks == []:
+        self.order = None if order is None else tuple(order)
+        if self.order == ():
             raise ValueError("`order` must hold at least one task, got an empty list")
-        self.order = None if tasks is None else task_entries("order", tasks)
         self.shuffle_seed = optional_whole("shuffle_seed", shuffle_seed, minimum=0)
 
     @property
@@ -161,27 +169,6 @@ def turn_of(schedule: Schedule) -> tuple[int, int]:
     :param schedule: only a :class:`Turns` counts its turns; others are distinguished by the task
     """
     return schedule.task, schedule.turn if isinstance(schedule, Turns) else 0
-
-
-def as_list(argument: str, entries: Any, what: str) -> list[Any]:
-    """Return the entries of an argument.
-
-    :param argument: its name
-    :param entries: the value given
-    :param what: what it should hold
-    :raises TypeError: if it isn't a list, or something like one
-    """
-    if isinstance(entries, str | Mapping) or not isinstance(entries, Iterable):
-        raise TypeError(f"`{argument}` must be a list of {what}, got {entries!r}")
-    return list(entries)
-
-
-def task_entries(argument: str, tasks: Sequence[Any]) -> tuple[int | str, ...]:
-    """Check tasks' names and indices before the tasks are known.
-
-    :raises ValueError: if one is neither a name nor a whole number
-    """
-    return tuple(t if isinstance(t, str) else whole(argument, t, minimum=None) for t in tasks)
 
 
 def task_index(task: int | str | np.integer[Any], task_names: Sequence[str], argument: str) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import abc
-from itertools import accumulate, pairwise
-from typing import Any
+from itertools import accumulate
 
-from sb3_moe_envs.numbers import optional_whole, whole
-from sb3_moe_envs.schedules.base import Episode, Schedule, Turns, as_list, task_entries, task_index
+from sb3_moe_envs.checks import optional_whole, whole
+from sb3_moe_envs.schedules.base import Episode, Schedule, Turns, task_index
 
 
 class Cycle(Turns):
@@ -89,18 +88,9 @@ class Cycle(Turns):
         if self.episodes_per_task is not None and episode.finished:
             self._done += 1
 
-    def check_num_envs(self, num_envs: int) -> None:
-        """Look whether a turn is as long as a step of so many environments.
-
-        :raises ValueError: if it is shorter, and turns between the first and the last could be lost
-        """
-        num_turns = self.num_turns(self.num_tasks)
-        short = self.steps_per_task is not None and self.steps_per_task < num_envs
-        if short and len({*self._order}) > 1 and (num_turns is None or num_turns > 2):
-            raise ValueError(
-                f"`steps_per_task` must be at least num_envs={num_envs}, or turns are skipped, "
-                f"got {self.steps_per_task}"
-            )
+    def shortest_turn(self) -> int | None:
+        """Return the steps of a turn, if there are several, and they are counted in steps."""
+        return None if self.num_turns(self.num_tasks) == 1 else self.steps_per_task
 
     @property
     def _length(self) -> int:
@@ -118,20 +108,17 @@ class Sequence(Schedule):
 
     :param blocks: pairs of a task's index or name and a number of environment steps, counted over
         all environments: `[("Breakout", 100_000), ("Asterix", 50_000), ("Breakout", 100_000)]`
-    :raises TypeError: if it isn't a list of pairs
     :raises ValueError: if there are no blocks, or one is shorter than a step
     """
 
     _state = ("_steps",)
 
     def __init__(self, blocks: abc.Sequence[tuple[int | str, int]]) -> None:
-        entries = as_list("blocks", blocks, "(task, steps) pairs")
-        pairs = [_pair(index, entry) for index, entry in enumerate(entries)]
-        if not pairs:
+        self.blocks = tuple(
+            (task, whole(f"blocks[{index}]", steps)) for index, (task, steps) in enumerate(blocks)
+        )
+        if not self.blocks:
             raise ValueError("`blocks` must hold at least one (task, steps) pair, got none")
-        tasks = task_entries("blocks", [task for task, _ in pairs])
-        lengths = [whole(f"blocks[{index}]", steps) for index, (_, steps) in enumerate(pairs)]
-        self.blocks = tuple(zip(tasks, lengths, strict=True))
         self._ends = list(accumulate(steps for _, steps in self.blocks))
 
     def __repr__(self) -> str:
@@ -150,24 +137,10 @@ class Sequence(Schedule):
         """Follow steps."""
         self._steps += steps
 
-    def check_num_envs(self, num_envs: int) -> None:
-        """Look whether a step of so many environments begins in each block.
-
-        :raises ValueError: if none does, and the block would be skipped
-        """
-        for index, (start, end) in enumerate(pairwise([0, *self._ends[:-1]])):
-            if -(-start // num_envs) * num_envs >= end:
-                raise ValueError(
-                    f"`blocks[{index}]` must not lie within a step of num_envs={num_envs}, or it "
-                    f"is skipped, got steps {start} to {end}"
-                )
+    def shortest_turn(self) -> int | None:
+        """Return the steps of the shortest block but the last, which is held."""
+        return min((steps for _, steps in self.blocks[:-1]), default=None)
 
     def _start(self, task_names: abc.Sequence[str]) -> None:
         self._tasks = [task_index(task, task_names, "blocks") for task, _ in self.blocks]
         self._steps = 0
-
-
-def _pair(index: int, entry: Any) -> tuple[Any, Any]:
-    if isinstance(entry, str) or not isinstance(entry, abc.Iterable) or len(pair := [*entry]) != 2:
-        raise TypeError(f"`blocks[{index}]` must be a (task, steps) pair, got {entry!r}")
-    return pair[0], pair[1]

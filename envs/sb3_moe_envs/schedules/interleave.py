@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from sb3_moe_envs.numbers import positive
-from sb3_moe_envs.schedules.base import Episode, Schedule, Slots, as_list, task_index
+from sb3_moe_envs.checks import positive
+from sb3_moe_envs.schedules.base import Episode, Schedule, Slots, task_index
 
 # Whole slots may miss the weights' shares by less than this before a warning says so.
 _HALF_A_SLOT = 0.5
 
 
-class Interleave(Schedule):
+class ByEpisode(Schedule):
+    """Choose a task for each episode, given what was played of each."""
+
+    _state = ("_task", "_steps", "_episodes")
+
+    def _start(self, task_names: Sequence[str]) -> None:
+        self._steps = [0] * self.num_tasks
+        self._episodes = [0] * self.num_tasks
+        self._task = self._choose(None)
+
+    @property
+    def task(self) -> int:
+        """The task of the running episode, or of the next one."""
+        return self._task
+
+    def end(self, episode: Episode) -> None:
+        """Choose the next episode's task."""
+        self._steps[episode.task] += episode.steps
+        self._episodes[episode.task] += 1
+        self._task = self._choose(episode)
+
+    @abstractmethod
+    def _choose(self, last: Episode | None) -> int:
+        """Return the task of the next episode.
+
+        :param last: the episode that has just ended, None before the first
+        """
+
+
+class Interleave(ByEpisode):
     """Mix all tasks, in equal or weighted shares, changing task between episodes only.
 
     In round robin the next episode goes to the task that is furthest behind its share; ties go to
@@ -27,11 +56,9 @@ class Interleave(Schedule):
     :param unit: what the shares are shares of, `"steps"` or `"episodes"`
     :param order: `"round_robin"`, or `"random"`: drawn so that the shares hold on average
     :param weights: share of each task, any positive numbers; None: equal
-    :raises TypeError: if `weights` isn't a list
     :raises ValueError: if an argument is out of range
     """
 
-    _state = ("_task", "_steps", "_episodes")
     slots = Slots.SHARED
 
     def __init__(
@@ -46,10 +73,7 @@ class Interleave(Schedule):
         if order not in ("round_robin", "random"):
             raise ValueError(f"`order` must be 'round_robin' or 'random', got {order!r}")
         self.unit, self.order = unit, order
-        given = None if weights is None else as_list("weights", weights, "positive numbers")
-        self.weights = None if given is None else tuple(positive("weights", w) for w in given)
-        if self.weights is not None and not math.isfinite(sum(self.weights)):
-            raise ValueError(f"`weights` must have a finite sum, got {list(self.weights)}")
+        self.weights = None if weights is None else tuple(positive("weights", w) for w in weights)
         # A subclass may say itself how it uses slots.
         if self.slots is Slots.SHARED and (unit, order) != ("steps", "round_robin"):
             self.slots = Slots.OWN
@@ -74,22 +98,9 @@ class Interleave(Schedule):
 
     def _start(self, task_names: Sequence[str]) -> None:
         self._shares = self.shares(self.num_tasks)
-        self._steps = [0] * self.num_tasks
-        self._episodes = [0] * self.num_tasks
-        self._task = self._next()
+        super()._start(task_names)
 
-    @property
-    def task(self) -> int:
-        """The task of the running episode, or of the next one."""
-        return self._task
-
-    def end(self, episode: Episode) -> None:
-        """Choose the next episode's task."""
-        self._steps[episode.task] += episode.steps
-        self._episodes[episode.task] += 1
-        self._task = self._next()
-
-    def _next(self) -> int:
+    def _choose(self, last: Episode | None) -> int:
         if self.order == "random":
             return int(self.rng.choice(self.num_tasks, p=self._probabilities()))
         played = self._steps if self.unit == "steps" else self._episodes
@@ -142,7 +153,7 @@ def fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarra
     """
     if schedule.slots is Slots.TOGETHER:
         return None
-    own_choice = getattr(type(schedule), "_next", None) is not Interleave._next
+    own_choice = getattr(type(schedule), "_choose", None) is not Interleave._choose
     if schedule.slots is Slots.OWN or not isinstance(schedule, Interleave) or own_choice:
         raise ValueError(
             "`schedule` must be an Interleave of steps, or switch all slots together, got "
@@ -150,24 +161,14 @@ def fixed_tasks(schedule: Schedule, num_tasks: int, num_slots: int) -> np.ndarra
             "make_multitask_vector"
         )
     counts = slot_counts(schedule.shares(num_tasks), num_slots)
-    if schedule.weights is not None:
-        _warn_of_other_shares(schedule, counts)
+    missed = np.abs(np.array(counts) - schedule.shares(num_tasks) * num_slots).max()
+    if schedule.weights is not None and missed >= _HALF_A_SLOT:
+        warnings.warn(
+            f"with `num_envs`={num_slots} the tasks get {counts} slots, not the shares of the "
+            f"steps that `weights`={list(schedule.weights)} ask for",
+            stacklevel=4,
+        )
     return np.repeat(np.arange(num_tasks), counts)
-
-
-def _warn_of_other_shares(schedule: Interleave, counts: Sequence[int]) -> None:
-    """Warn where whole slots miss the shares that the weights ask for."""
-    num_slots, shares = sum(counts), schedule.shares(len(counts))
-    if np.abs(np.array(counts) - shares * num_slots).max() < _HALF_A_SLOT:
-        return
-    more = range(num_slots + 1, 100 * num_slots)
-    enough = (n for n in more if np.allclose(slot_counts(shares, n), shares * n, atol=0.01 * n))
-    warnings.warn(
-        f"with `num_envs`={num_slots} the tasks get {list(counts)} slots, not the shares of the "
-        f"steps that `weights`={list(schedule.weights or ())} ask for; {next(enough, 'more')} "
-        "would do",
-        stacklevel=4,
-    )
 
 
 class Progress(NamedTuple):
@@ -184,7 +185,7 @@ class Progress(NamedTuple):
     rng: np.random.Generator
 
 
-class Chosen(Schedule):
+class Chosen(ByEpisode):
     """Ask a function for the task of each episode; each environment asks on its own.
 
     :param choose: takes a `Progress`, returns the index or name of a task; it isn't copied with the
@@ -192,7 +193,6 @@ class Chosen(Schedule):
     :raises TypeError: if it can't be called
     """
 
-    _state = ("_task", "_steps", "_episodes")
     slots = Slots.OWN
 
     def __init__(self, choose: Callable[[Progress], int | str]) -> None:
@@ -210,24 +210,11 @@ class Chosen(Schedule):
     def __repr__(self) -> str:
         return f"Chosen({getattr(self.choose, '__name__', self.choose)})"
 
-    @property
-    def task(self) -> int:
-        """The task of the running episode, or of the next one."""
-        return self._task
-
-    def end(self, episode: Episode) -> None:
-        """Choose the next episode's task."""
-        self._steps[episode.task] += episode.steps
-        self._episodes[episode.task] += 1
-        self._task = self._ask(episode)
-
     def _start(self, task_names: Sequence[str]) -> None:
         self._names = tuple(task_names)
-        self._steps = [0] * self.num_tasks
-        self._episodes = [0] * self.num_tasks
-        self._task = self._ask(None)
+        super()._start(task_names)
 
-    def _ask(self, last: Episode | None) -> int:
+    def _choose(self, last: Episode | None) -> int:
         progress = Progress(self._names, tuple(self._steps), tuple(self._episodes), last, self.rng)
         chosen = self.choose(progress)
         if not isinstance(chosen, int | str | np.integer):

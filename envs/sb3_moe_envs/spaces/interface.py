@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from sb3_moe_envs.spaces.actions import TaskMasks, pad_actions
-from sb3_moe_envs.spaces.observations import ArrayFit, empty, pad_observations
+from sb3_moe_envs.spaces.observations import empty, pad_observations, row_of
 from sb3_moe_envs.spaces.task_id import ENCODERS
 
 OPTIONS = {
@@ -60,7 +60,12 @@ class Interface:
 
     def encode(self, task: int, obs: Any) -> Any:
         """Turn a task's observation into the common one."""
-        return self._encoder.single(self._observations[task].single(obs), task)
+        fit = self._observations[task]
+        if not fit.same:
+            out = empty(self._common, 1)
+            fit.write(out, 0, obs)
+            obs = row_of(out, 0)
+        return self._encoder.add_id(obs, np.int64(task))
 
     def encode_batch(self, parts: Sequence[tuple[int, Any, Any]], tasks_B: np.ndarray) -> Any:
         """Join batches of observations.
@@ -68,14 +73,12 @@ class Interface:
         :param parts: (task, rows, observations of these rows) for all rows
         :param tasks_B: (B,) the task of each row
         """
-        task, _, obs = parts[0]
-        fit = self._observations[task]
-        if len(parts) == 1 and isinstance(fit, ArrayFit) and fit.same:
-            return self._encoder.batch(obs, tasks_B)
-        out = empty(self._common, (len(tasks_B),))
-        for task, rows, obs in parts:
-            self._observations[task].write(out, rows, obs)
-        return self._encoder.batch(out, tasks_B)
+        task, _, out = parts[0]
+        if len(parts) > 1 or not self._observations[task].same:
+            out = empty(self._common, len(tasks_B))
+            for task, rows, obs in parts:
+                self._observations[task].write(out, rows, obs)
+        return self._encoder.add_id(out, tasks_B.copy())
 
     def decode(self, task: int, action: Any) -> Any:
         """Turn an action, or a batch of them, of the common space into a task's."""

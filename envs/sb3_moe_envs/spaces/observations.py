@@ -22,48 +22,26 @@ _CURES = {
 class ArrayFit:
     """Write an array, counted from 0, into the corner of a larger one.
 
-    :param space: the common space
     :param region: where a task's array goes
     :param start: what the task counts from, if its space is discrete and that isn't 0
     :param same: whether the task's space is the common one
     """
 
-    space: Space[Any]
     region: tuple[slice, ...]
     start: Any = None
     same: bool = False
 
-    def single(self, obs: Any) -> Any:
-        """Fit one observation."""
-        if self.same:
-            return obs
-        if isinstance(self.space, spaces.Discrete):
-            return np.int64(self._from_zero(obs))
-        out = np.zeros(self.space.shape or (), self.space.dtype)
-        out[self.region] = self._from_zero(obs)
-        return out
-
     def write(self, out: Any, rows: Any, obs: Any) -> None:
         """Write a batch of observations into rows (a slice or indices) that hold zeros."""
-        out[(rows, *self.region)] = self._from_zero(obs)
-
-    def _from_zero(self, obs: Any) -> Any:
-        return obs if self.start is None else obs - self.start
+        out[(rows, *self.region)] = obs if self.start is None else obs - self.start
 
 
 @dataclass(frozen=True)
 class DictFit:
     """Fit each entry of a Dict; an entry that the task lacks stays zero."""
 
-    space: spaces.Dict
     parts: dict[str, ObservationFit]
-
-    def single(self, obs: dict[str, Any]) -> dict[str, Any]:
-        """Fit one observation."""
-        return {
-            key: self.parts[key].single(obs[key]) if key in self.parts else empty(space)
-            for key, space in self.space.spaces.items()
-        }
+    same: bool = False
 
     def write(self, out: Any, rows: Any, obs: Any) -> None:
         """Write a batch of observations into rows (a slice or indices) that hold zeros."""
@@ -105,27 +83,28 @@ def _pad_dicts(
         )
         for task, fit in zip(holders, fits, strict=True):
             parts[task][key] = fit
-    space = spaces.Dict(common)
-    return space, [DictFit(space, own) for own in parts]
+    return spaces.Dict(common), [DictFit(own) for own in parts]
 
 
-def empty(space: Space[Any], rows: tuple[int, ...] = ()) -> Any:
-    """Return what stands for nothing in a common space: zeros.
-
-    :param rows: (num_rows,) for a batch
-    """
+def empty(space: Space[Any], num_rows: int) -> Any:
+    """Return so many rows of what stands for nothing in a common space: zeros."""
     if isinstance(space, spaces.Dict):
-        return {key: empty(part, rows) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Discrete) and not rows:
-        return np.int64(0)
-    return np.zeros((*rows, *(space.shape or ())), space.dtype)
+        return {key: empty(part, num_rows) for key, part in space.spaces.items()}
+    return np.zeros((num_rows, *(space.shape or ())), space.dtype)
+
+
+def row_of(batch: Any, row: int) -> Any:
+    """Return one row of a batch of observations: an array, a dict of batches or objects."""
+    if isinstance(batch, dict):
+        return {key: row_of(value, row) for key, value in batch.items()}
+    return batch[row]
 
 
 def array_fit(common: Space[Any], space: Space[Any]) -> ArrayFit:
     """Return how arrays of a space go into the common one."""
     region = tuple(slice(size) for size in space.shape or ())
     same, start = space == common, getattr(space, "start", 0)
-    return ArrayFit(common, region, None if same or not np.any(start) else start, same)
+    return ArrayFit(region, None if same or not np.any(start) else start, same)
 
 
 def common_space(

@@ -74,12 +74,8 @@ class Hidden:
     def __init__(self, space: Space[Any], names: Sequence[str]) -> None:
         self.space = space
 
-    def single(self, obs: Any, task: int) -> Any:
-        """Add the id to one observation."""
-        return obs
-
-    def batch(self, obs: Any, tasks_B: np.ndarray) -> Any:
-        """Add the ids to a batch of observations."""
+    def add_id(self, obs: Any, tasks: Any) -> Any:
+        """Add the id to one observation, or theirs to a batch."""
         return obs
 
 
@@ -96,20 +92,16 @@ class AsDict(Hidden):
             )
         self.space = spaces.Dict({**inner, "task_id": NamedId(names)})
 
-    def single(self, obs: Any, task: int) -> Any:
-        """Add the id to one observation."""
-        return {**(obs if self._flat else {"obs": obs}), "task_id": np.int64(task)}
-
-    def batch(self, obs: Any, tasks_B: np.ndarray) -> Any:
-        """Add the ids to a batch of observations."""
-        return {**(obs if self._flat else {"obs": obs}), "task_id": tasks_B.copy()}
+    def add_id(self, obs: Any, tasks: Any) -> Any:
+        """Add the id to one observation, or theirs to a batch."""
+        return {**(obs if self._flat else {"obs": obs}), "task_id": tasks}
 
 
 class _Appended(Hidden):
     """Append a code of the id on one axis of a Box."""
 
     def __init__(self, box: Any, names: Sequence[str], codes: np.ndarray, axis: int) -> None:
-        self._codes, self._axis = codes, axis
+        self._codes, self._axis = codes, axis - box.low.ndim  # from the end, for batches too
         self.space = NamedBox(
             np.concatenate([box.low, np.zeros_like(codes[0])], axis),
             np.concatenate([box.high, codes.max(axis=0)], axis),
@@ -117,13 +109,9 @@ class _Appended(Hidden):
             names,
         )
 
-    def single(self, obs: Any, task: int) -> Any:
-        """Add the id to one observation."""
-        return np.concatenate([obs, self._codes[task]], axis=self._axis)
-
-    def batch(self, obs: Any, tasks_B: np.ndarray) -> Any:
-        """Add the ids to a batch of observations."""
-        return np.concatenate([obs, self._codes[tasks_B]], axis=self._axis + 1)
+    def add_id(self, obs: Any, tasks: Any) -> Any:
+        """Add the id to one observation, or theirs to a batch."""
+        return np.concatenate([obs, self._codes[tasks]], axis=self._axis)
 
 
 class OneHot(_Appended):

@@ -9,9 +9,15 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_each
-from sb3_moe_envs.extras import require
-from sb3_moe_envs.numbers import whole
+from sb3_moe_envs.checks import (
+    Options,
+    ResetResult,
+    Seed,
+    StepResult,
+    require_extra,
+    seed_of_each,
+    whole,
+)
 from sb3_moe_envs.vector.batched import BatchedVectorEnv, SingleEnv
 from sb3_moe_envs.vector.infos import stack_final
 
@@ -94,7 +100,7 @@ class AtariVectorEnv(BatchedVectorEnv):
         :param seed: seeds environment i with ``seed + i``; a sequence gives each its own
         """
         # -1 is ale-py's way to say: go on with the random numbers that you have.
-        seeds = [-1 if s is None else s % 2**31 for s in seed_of_each(seed, self.num_envs, options)]
+        seeds = [-1 if s is None else s % 2**31 for s in seed_of_each(seed, self.num_envs)]
         self._observations, info = self._ale.reset(seed=np.array(seeds))
         self._scores[:] = 0
         self._lives = info["lives"].copy()
@@ -185,7 +191,7 @@ def _rom_name(game: str) -> str:
 
 def _ale_py() -> Any:
     # Imported here, so that importing sb3_moe_envs doesn't load ale-py.
-    require("an Atari game", "ale_py")
+    require_extra("an Atari game", "ale_py")
     import ale_py
     import ale_py.roms
 

@@ -1,26 +1,19 @@
-"""Many environments of one kind that step together, and the three ways in which they are used.
-
-:class:`BatchedVectorEnv` is their base, :class:`SingleEnv` makes one of them an ordinary
-environment, and :class:`View` shows their observations in another way.
-"""
+"""Many environments of one kind that step together, and one of them as an ordinary environment."""
 
 from __future__ import annotations
 
-import functools
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import Space, spaces
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult
+from sb3_moe_envs.checks import Options, ResetResult, StepResult, whole
 from sb3_moe_envs.frames import color_channels
-from sb3_moe_envs.methods import ACTION_MASKS, MEANINGS, method_of
-from sb3_moe_envs.numbers import whole
 
 
 class BatchedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -180,100 +173,3 @@ class SingleEnv(gym.Env[np.ndarray, np.int64]):
         self._vector.load_state_dict(state["vector"])
         self._observation, self._next_start = state["observation"], state["next_start"]
         self.np_random.bit_generator.state = state["np_random"]
-
-
-class View:
-    """Another way to show observations; actions, masks and infos may be translated too."""
-
-    observation_space: Space[Any]
-
-    def observation(self, observation: np.ndarray) -> np.ndarray:
-        """Show one observation or a batch."""
-        raise NotImplementedError
-
-    def action(self, action: Any) -> Any:
-        """Return the environment's action for a chosen one, or for a batch."""
-        return action
-
-    def info(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Show the info of one environment, or the infos of many."""
-        return info
-
-    def result_of(self, method: Callable[[], Any], name: str) -> Any:
-        """Return what a method of the environment gives, masks or names of actions."""
-        return method()
-
-
-class _Viewing:
-    """Give masks and names of actions only if the environment does."""
-
-    view: View
-
-    def __getattr__(self, name: str) -> Any:
-        env = vars(self).get("env")
-        method = method_of(env, name) if env and name in (ACTION_MASKS, MEANINGS) else None
-        if method is None:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        # A partial, since SB3's processes send what they are asked for.
-        return functools.partial(self.view.result_of, method, name)
-
-
-class ViewEnv(_Viewing, gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
-    """Show an environment in another :class:`View`.
-
-    :param env: the environment
-    :param view: of its observations
-    """
-
-    def __init__(self, env: gym.Env[np.ndarray, Any], view: View) -> None:
-        super().__init__(env)
-        self.view, self.observation_space = view, view.observation_space
-
-    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode."""
-        observation, info = self.env.reset(**kwargs)
-        return self.view.observation(observation), self.view.info(info)
-
-    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
-        """Act."""
-        observation, reward, terminated, truncated, info = self.env.step(self.view.action(action))
-        shown = self.view.observation(observation)
-        return shown, reward, terminated, truncated, self.view.info(info)
-
-
-class ViewVectorEnv(_Viewing, VectorWrapper):
-    """Show all environments of a :class:`BatchedVectorEnv` in another :class:`View`.
-
-    :param env: can begin a step and end it later
-    :param view: of one environment's observations
-    """
-
-    def __init__(self, env: BatchedVectorEnv, view: View) -> None:
-        super().__init__(env)
-        self.view, self.single_observation_space = view, view.observation_space
-        self.observation_space = batch_space(view.observation_space, env.num_envs)
-        self._batched: Any = env
-
-    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
-        """Start an episode in every environment."""
-        observations, infos = self._batched.reset(seed=seed, options=options)
-        return self.view.observation(observations), self.view.info(infos)
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step every environment with its action."""
-        self.step_async(actions)
-        return self.step_wait()
-
-    def step_async(self, actions: Any) -> None:
-        """Begin a step."""
-        self._batched.step_async(self.view.action(actions))
-
-    def step_wait(self) -> StepResult:
-        """Wait for the step that :meth:`step_async` began."""
-        observations, rewards, terminated, truncated, infos = self._batched.step_wait()
-        if "final_obs" in infos:
-            for row in np.flatnonzero(infos["_final_obs"]).tolist():
-                infos["final_obs"][row] = self.view.observation(infos["final_obs"][row])
-            infos["final_info"] = self.view.info(infos["final_info"])
-        shown = self.view.observation(observations)
-        return shown, rewards, terminated, truncated, self.view.info(infos)

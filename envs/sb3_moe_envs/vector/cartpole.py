@@ -10,8 +10,7 @@ import numpy as np
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.utils import seeding
 
-from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_each
-from sb3_moe_envs.extras import require
+from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, require_extra, seed_of_each
 from sb3_moe_envs.vector.batched import BatchedVectorEnv
 from sb3_moe_envs.vector.infos import stack_final
 
@@ -49,7 +48,7 @@ class CartPoleVectorEnv(BatchedVectorEnv):
 
         :param seed: seeds environment i with ``seed + i``; a sequence gives each its own
         """
-        for i, own in enumerate(seed_of_each(seed, self.num_envs, options)):
+        for i, own in enumerate(seed_of_each(seed, self.num_envs)):
             if own is not None or i >= len(self._random):
                 self._random[i : i + 1] = [seeding.np_random(own)[0]]
             self._start(i)
@@ -80,7 +79,7 @@ class CartPoleVectorEnv(BatchedVectorEnv):
     @staticmethod
     def draw(observation: np.ndarray) -> np.ndarray:
         """Return one observation as Gymnasium's image of it."""
-        require("a image of classic control", "pygame")
+        require_extra("a image of classic control", "pygame")
         pole: Any = CartPoleEnv(render_mode="rgb_array")
         pole.state = observation
         image: np.ndarray = pole.render()

@@ -8,8 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, seed_of_each
-from sb3_moe_envs.extras import require
+from sb3_moe_envs.checks import Options, ResetResult, Seed, StepResult, require_extra, seed_of_each
 from sb3_moe_envs.vector.batched import BatchedVectorEnv, filled
 from sb3_moe_envs.vector.infos import stack_final
 
@@ -73,7 +72,7 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         :param seed: seeds environment i with ``seed + i``; a sequence gives each its own
         """
         self._keys, self._states, self._observations = self._program.reset(
-            self._next_keys(seed_of_each(seed, self.num_envs, options), seed)
+            self._next_keys(seed_of_each(seed, self.num_envs), seed)
         )
         return self._to_numpy(self._observations), {}
 
@@ -167,7 +166,7 @@ def _program(
     name: str, use_minimal_action_set: bool, params: tuple[tuple[str, Any], ...], no_op_max: int
 ) -> Any:
     # Imported here, so that importing sb3_moe_envs doesn't load jax.
-    require("a gymnax environment", "gymnax", "jax", "six")
+    require_extra("a gymnax environment", "gymnax", "jax", "six")
     from sb3_moe_envs.vector.gymnax_program import compiled
 
     return compiled(name, use_minimal_action_set, params, no_op_max)

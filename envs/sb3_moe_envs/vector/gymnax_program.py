@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments.spaces import gymnax_space_to_gym_space
 
-from sb3_moe_envs.numbers import whole
+from sb3_moe_envs.checks import whole
 from sb3_moe_envs.vector.batched import filled
 
 # So many that each number of no-ops comes with many draws of the game's own.

@@ -5,7 +5,7 @@ Between our own classes they are dicts by row, which are stacked once, at the en
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -62,33 +62,19 @@ def stack_final(finals: Mapping[int, tuple[Any, Info]], num_envs: int) -> Info:
 def unstack(infos: Info, num_envs: int) -> dict[int, Info]:
     """Return the infos of a vector environment by row, where they say anything.
 
-    :param infos: without those of episodes that ended
+    :param infos: without those of episodes that ended; what has no row for each is left out
     """
-    keys = [key for key in infos if not (str(key).startswith("_") and str(key)[1:] in infos)]
-    rows = range(num_envs) if keys else ()
-    found = {row: _row_of_infos(infos, keys, row, num_envs) for row in rows}
-    return {row: info for row, info in found.items() if info}
-
-
-def row_of(batch: Any, row: int) -> Any:
-    """Return one row of a batch of observations: an array, a dict of batches or objects."""
-    if isinstance(batch, dict):
-        return {key: row_of(value, row) for key, value in batch.items()}
-    return batch[row]
-
-
-def _row_of_infos(infos: Info, keys: Sequence[Any], row: int, num_envs: int) -> Info:
-    found = {}
-    for key in keys:
-        value = infos[key]
-        if f"_{key}" in infos and not infos[f"_{key}"][row]:
-            continue
-        if isinstance(value, dict):
-            found[key] = unstack(value, num_envs).get(row, {})
-        else:
-            # One value may be meant for all rows.
-            is_column = isinstance(value, np.ndarray | list | tuple) and len(value) == num_envs
-            found[key] = value[row] if is_column else value
+    found: dict[int, Info] = {}
+    masks, everywhere = {f"_{key}" for key in infos}, np.ones(num_envs, dtype=bool)
+    for key, values in infos.items():
+        rows = np.flatnonzero(infos.get(f"_{key}", everywhere)).tolist()
+        if isinstance(values, dict):
+            own = unstack(values, num_envs)
+            values = [own.get(row, {}) for row in range(num_envs)]
+        has_rows = isinstance(values, list | tuple) or np.ndim(values) > 0
+        if key not in masks and has_rows and len(values) == num_envs:
+            for row in rows:
+                found.setdefault(row, {})[key] = values[row]
     return found
 
 

@@ -16,20 +16,19 @@ from sb3_moe_envs.checks import (
     ResetResult,
     Seed,
     StepResult,
+    optional_whole,
     require_reset,
-    seed_of_each,
     succeeded,
 )
-from sb3_moe_envs.closing import closed_on_error
 from sb3_moe_envs.multitask import MultiTaskEnv, TaskSet, as_schedule
-from sb3_moe_envs.numbers import optional_whole
 from sb3_moe_envs.schedules import Episode, Slots
-from sb3_moe_envs.schedules.base import as_list, turn_of
+from sb3_moe_envs.schedules.base import turn_of
 from sb3_moe_envs.schedules.interleave import fixed_tasks
 from sb3_moe_envs.spaces.interface import OPTIONS
+from sb3_moe_envs.spaces.observations import row_of
 from sb3_moe_envs.suites import ScheduleLike, tasks_of
-from sb3_moe_envs.tasks import built
-from sb3_moe_envs.vector.infos import Info, row_of, stack, stack_final
+from sb3_moe_envs.tasks import built, closed_on_error
+from sb3_moe_envs.vector.infos import Info, stack, stack_final
 from sb3_moe_envs.vector.parts import Pool
 from sb3_moe_envs.vector.sync import MultiTaskSyncVectorEnv
 
@@ -140,15 +139,13 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             are one seed together
         :param options: `{"task_id": k}` chooses the task, for all slots or (a sequence) for each,
             until the next reset or :meth:`set_task`; other entries go to the tasks
-        :raises ValueError: if tasks aren't as many as slots, a seed lacks a number, or a
-            `reset_mask` is given
+        :raises ValueError: if tasks aren't as many as slots, or a seed lacks a number
         """
         restored, self._restored = self._restored, False
         # Loading a model seeds its environments once more; a restored state outlives that.
         if not self._seeds.started or (seed is not None and not restored):
             self._rewind(seed)
         options = dict(options or {})
-        seed_of_each(None, self.num_envs, options)  # refuses a reset of some slots
         self._chosen = self._chosen_by(options.pop("task_id", None))
         obs, infos = self._play(options or None)
         return obs, self._stacked(infos)
@@ -200,10 +197,9 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
         If a slot changes its task, all running episodes are truncated.
 
         :param indices: the slots meant; None: all
-        :raises TypeError: if they aren't a list
         :raises ValueError: if there is no such task
         """
-        slots = slice(None) if indices is None else as_list("indices", indices, "slots")
+        slots = slice(None) if indices is None else list(indices)
         self._pinned[slots] = -1 if task is None else self._index(task, "task")
         self._chosen[slots] = -1  # what a reset's options chose before
         self._stale = True
@@ -228,9 +224,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on; `"exact"` is False if a task can't be restored."""
         parts = self._pool.state_dict()
-        return {
-            "schedule": self.schedule.state_dict(),
-            "seeds": self._seeds.state_dict(),
+        return self._head_of_state() | {
             "slots": {name: getattr(self, name).copy() for name in _SLOTS},
             "parts": parts,
             "exact": all(state is not None for state in parts.values()),
@@ -243,16 +237,7 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
 
         :raises ValueError: if the state is of another number of slots or tasks
         """
-        num_tasks = len({task for task, _ in state["parts"]})
-        if num_tasks != self.num_tasks:
-            raise ValueError(f"`state` must be of {self.num_tasks} tasks, got one of {num_tasks}")
-        if len(state["slots"]["_tasks"]) != self.num_envs:
-            raise ValueError(
-                f"`state` must be of num_envs={self.num_envs} slots, got one of "
-                f"{len(state['slots']['_tasks'])}"
-            )
-        self.schedule.load_state_dict(state["schedule"])
-        self._seeds.load_state_dict(state["seeds"])
+        self._load_head(state)
         for name, value in state["slots"].items():
             setattr(self, name, value.copy())
         self._stale = True
@@ -266,7 +251,6 @@ class MultiTaskVectorEnv(TaskSet, VectorEnv[Any, Any, np.ndarray]):
             if state["parts"].get(key) is None:
                 self._pool.reset([part], [self._seeds.take(*key)], None)
                 self._forget(part.rows)
-        self._restored = True
 
     def _env_of(self, task: int) -> Any:
         return self._pool.env(task, self._sizes[task])

@@ -10,15 +10,14 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
-from gymnasium.vector.utils import iterate
 
-from sb3_moe_envs.checks import require_reset_result, require_step_of_all
-from sb3_moe_envs.closing import close_all, close_each
-from sb3_moe_envs.methods import ACTION_MASKS, method_of, methods_of_all
+from sb3_moe_envs.checks import require_observation, require_step_of_all
+from sb3_moe_envs.coordinates import ConflictingVectorEnv
+from sb3_moe_envs.methods import ACTION_MASKS, method_of, results_of_all
 from sb3_moe_envs.snapshot import gives_state, own_state
-from sb3_moe_envs.tasks import Task, TaskError, built, called, require_apart
-from sb3_moe_envs.vector.batched import ViewVectorEnv
-from sb3_moe_envs.vector.infos import FINAL, Info, row_of, unstack
+from sb3_moe_envs.spaces.observations import row_of
+from sb3_moe_envs.tasks import Task, TaskError, built, called, close_all
+from sb3_moe_envs.vector.infos import FINAL, Info, unstack
 from sb3_moe_envs.vector.sync import (
     InTurnVectorEnv,
     batch_of,
@@ -96,10 +95,9 @@ class Pool:
     def arrange(self, tasks_B: np.ndarray) -> list[Part]:
         """Return the parts that play these tasks, one task per slot.
 
-        :raises ValueError: if two tasks that are stepped side by side have one environment between
-            them, or one can't be built
+        :raises ValueError: if an environment can't be built
         """
-        parts, envs = [], []
+        parts = []
         for task in np.unique(tasks_B).tolist():
             slots = np.flatnonzero(tasks_B == task)
             first, last = int(slots[0]), int(slots[-1])
@@ -107,9 +105,7 @@ class Pool:
             env = self.env(task, len(slots))
             parts.append(Part(task, rows, slots.tolist(), env))
             if isinstance(env, InTurnVectorEnv):
-                each = built(self.tasks[task], task, functools.partial(getattr, env, "envs"))
-                envs += [(self.tasks[task].name, one) for one in each]
-        require_apart(envs)
+                built(self.tasks[task], task, functools.partial(getattr, env, "envs"))
         return parts
 
     def reset(
@@ -150,12 +146,14 @@ class Pool:
 
         :param spread: brings them into the common space, from the task, masks and (num_envs,)
         """
-        # Wrappers and vector environments may have masks for all, or each environment its own.
-        method = method_of(part.env, ACTION_MASKS) or methods_of_all(part.env, ACTION_MASKS)
-        if method is None:
-            return None
-        rows = (part.env.num_envs,)
-        return self._call(part, lambda: spread(part.task, np.asarray(method()), rows))
+
+        def masks() -> Any:
+            # Wrappers and vector environments may have masks for all, or each environment its own.
+            method = method_of(part.env, ACTION_MASKS)
+            own = method() if method else results_of_all(part.env, ACTION_MASKS)
+            return None if own is None else spread(part.task, np.asarray(own), (part.env.num_envs,))
+
+        return self._call(part, masks)
 
     def state_dict(self) -> dict[tuple[int, int], Any]:
         """Return each environment's state by task and size, None for one that has none to give."""
@@ -173,17 +171,16 @@ class Pool:
 
     def close(self) -> None:
         """Close all environments."""
-        close_all([*(env.close for env in self._envs.values()), self._workers.close])
+        close_all([*self._envs.values(), self._workers])
 
     def abandon(self) -> None:
         """Close all after an error, which is raised whatever closing raises."""
         for env in self._envs.values():
-            if isinstance(env.unwrapped, AsyncVectorEnv):
-                # Once to leave the step that failed, which raises its error again.
-                for _ in range(2):
-                    with suppress(Exception):
-                        env.close(terminate=True)
-        close_each(self._envs.values())
+            at_once = {"terminate": True} if isinstance(env.unwrapped, AsyncVectorEnv) else {}
+            # Once more for Gymnasium's processes: the first raises the error of their step again.
+            for _ in range(2):
+                with suppress(Exception):
+                    env.close(**at_once)
         with suppress(Exception):
             self._workers.close(terminate=True)
 
@@ -227,28 +224,25 @@ def _checked(env: Vector, num_envs: int) -> Vector:
         # The next step would write over observations that were handed out.
         problem = "give new observations at each step (copy=True), got copy=False"
     if problem:
-        close_each([env])
+        env.close()
         raise ValueError(f"`vector_fn` must {problem}")
     return env
 
 
 def _reset(env: Any, seed: int | None, options: dict[str, Any] | None) -> tuple[Any, Any]:
-    obs, infos = result = env.reset(seed=seed, options=options)
-    require_reset_result(env.single_observation_space, result, (env.num_envs,))
+    obs, infos = env.reset(seed=seed, options=options)
+    require_observation(env.single_observation_space, obs, (env.num_envs,))
     return obs, unstack(infos, env.num_envs)
 
 
 def _finish(env: Any, actions: Any) -> tuple[Any, ...]:
     """End the step of a vector environment; return its results, with infos by row."""
     if isinstance(env, _OURS):
-        if isinstance(env, WorkerVectorEnv):
-            observations, *rest = env.finish_rows()
-        else:
-            observations, *rest = env.step_rows(iterate(env.action_space, actions))
+        observations, *rest = env.finish_rows()
         return batch_of(env.single_observation_space, observations), *rest
     result = env.step_wait() if hasattr(env, "step_wait") else env.step(actions)
-    require_step_of_all(env.single_observation_space, env.num_envs, result)
     obs, rewards, terminated, truncated, infos = result
+    require_step_of_all(env.single_observation_space, env.num_envs, obs, rewards)
     last = unstack(infos.get("final_info") or {}, env.num_envs)
     finals = {
         row: (row_of(infos["final_obs"], row), last.get(row, {}))
@@ -261,7 +255,7 @@ def _finish(env: Any, actions: Any) -> tuple[Any, ...]:
 def _state_of(env: Vector) -> Any:
     own: Any = env.unwrapped
     while isinstance(env, VectorWrapper):
-        if not isinstance(env, ViewVectorEnv):
+        if not isinstance(env, ConflictingVectorEnv):
             return None  # it may have a state of its own, such as running statistics
         env = env.env
     if gives_state(own):

@@ -12,11 +12,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
 from sb3_moe_envs.checks import CheckedTask, Options, ResetResult, Seed, StepResult, seed_of_each
-from sb3_moe_envs.closing import close_all, close_each, closed_on_error
 from sb3_moe_envs.multitask import MultiTaskEnv
-from sb3_moe_envs.schedules.base import as_list
 from sb3_moe_envs.snapshot import restore, snapshot
-from sb3_moe_envs.tasks import Task, require_apart
+from sb3_moe_envs.tasks import Task, close_all, closed_on_error
 from sb3_moe_envs.vector.infos import Info, stack, stack_final
 
 Env = gym.Env[Any, Any]
@@ -60,19 +58,11 @@ class InTurnVectorEnv(SyncVectorEnv):
 
     @property
     def envs(self) -> list[Any]:  # type: ignore[override]  # SyncVectorEnv builds all at once
-        """All environments, built by now.
-
-        :raises ValueError: if one has other spaces than the first, or is one that is here already
-        """
+        """All environments, built by now."""
         if not self.are_built:
-            with closed_on_error(lambda: close_each(self._built)):
+            with closed_on_error(lambda: close_all(self._built)):
                 for build in self.env_fns[len(self._built) :]:
                     self._built.append(build())
-                    if self._built[-1].observation_space != self.single_observation_space:
-                        raise ValueError(
-                            "environments of one task must have equal observation spaces, got "
-                            f"{[env.observation_space for env in self._built]}"
-                        )
         return self._built
 
     @property
@@ -85,18 +75,27 @@ class InTurnVectorEnv(SyncVectorEnv):
 
         :param seed: of the first, one more for each next one; or one for each
         """
-        observations, infos = self.reset_rows(seed_of_each(seed, self.num_envs, options), options)
+        observations, infos = self.reset_rows(seed_of_each(seed, self.num_envs), options)
         return batch_of(self.single_observation_space, observations), stack(infos, self.num_envs)
 
     def step(  # type: ignore[override]  # Gymnasium's own returns type variables that it never binds
         self, actions: Any
     ) -> StepResult:
         """Step each environment with its action, of shape (num_envs, ...)."""
-        rows = self.step_rows(iterate(self.action_space, actions))
+        self.step_async(actions)
+        rows = self.finish_rows()
         infos = stack(rows.infos, self.num_envs) | stack_final(rows.finals, self.num_envs)
         flags = np.array([rows.terminated, rows.truncated], dtype=np.bool_)
         obs = batch_of(self.single_observation_space, rows.observations)
         return obs, np.array(rows.rewards, np.float64), *flags, infos
+
+    def step_async(self, actions: Any) -> None:
+        """Keep the actions for :meth:`finish_rows`."""
+        self._actions = iterate(self.action_space, actions)  # type: ignore[assignment]
+
+    def finish_rows(self) -> Rows:
+        """Step each environment with its action."""
+        return self.step_rows(self._actions)
 
     def reset_rows(
         self, seeds: Sequence[int | None], options: Any
@@ -123,7 +122,7 @@ class InTurnVectorEnv(SyncVectorEnv):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close each environment, also after one whose closing raises."""
-        close_all(env.close for env in self._built)
+        close_all(self._built)
 
 
 def batch_of(space: gym.Space[Any], items: Sequence[Any]) -> Any:
@@ -166,13 +165,6 @@ class MultiTaskSyncVectorEnv(InTurnVectorEnv):
 
     def __init__(self, env_fns: Sequence[Callable[[], MultiTaskEnv]]) -> None:
         super().__init__(env_fns)
-        with closed_on_error(lambda: close_each(self._built)):
-            # The tasks of one slot are played one at a time, and may share an environment.
-            require_apart(
-                pair
-                for env in self.envs
-                for pair in {id(pair[1].unwrapped): pair for pair in env.by_name()[::-1]}.values()
-            )
         self.task_names = self.envs[0].task_names
         self.num_tasks = self.envs[0].num_tasks
 
@@ -183,29 +175,12 @@ class MultiTaskSyncVectorEnv(InTurnVectorEnv):
             f"{', '.join(self.task_names)})"
         )
 
-    def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
-        """Start an episode in every slot.
-
-        :param seed: of slot 0, one more for each next slot; or one for each
-        :param options: as of `MultiTaskEnv`, for all slots
-        :raises ValueError: if `task_id` isn't one task; :meth:`set_task` chooses for some slots
-        """
-        task = (options or {}).get("task_id")
-        if isinstance(task, Sequence | np.ndarray) and not isinstance(task, str):
-            raise ValueError(
-                "`task_id` must be one task for all slots, whose schedules are their own here, got "
-                f"{np.asarray(task).tolist()}; `env.set_task(task, indices=[0])` chooses for some"
-            )
-        return super().reset(seed=seed, options=options)
-
     def set_task(self, task: int | str | None, indices: Sequence[int] | None = None) -> None:
         """Play this task from each slot's next reset on; None: as scheduled.
 
         :param indices: the slots meant; None: all
-        :raises TypeError: if they aren't a list
         """
-        slots = range(self.num_envs) if indices is None else as_list("indices", indices, "slots")
-        for index in slots:
+        for index in range(self.num_envs) if indices is None else indices:
             self.envs[index].set_task(task)
 
     def get_task(self) -> np.ndarray:
@@ -224,12 +199,7 @@ class MultiTaskSyncVectorEnv(InTurnVectorEnv):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of as many slots.
 
-        :raises ValueError: if the state is of another number of slots, or of other tasks
+        :raises ValueError: if it is of another number of slots, or of other tasks
         """
-        if len(state["envs"]) != self.num_envs:
-            raise ValueError(
-                f"`state` must be of num_envs={self.num_envs} slots, got one of "
-                f"{len(state['envs'])}"
-            )
         for env, saved in zip(self.envs, state["envs"], strict=True):
             env.load_state_dict(saved)

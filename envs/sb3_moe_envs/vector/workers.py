@@ -1,12 +1,11 @@
 """Processes that step the environments of all tasks between them: one per core, not one for each.
 
 Gymnasium's AsyncVectorEnv starts a process for each environment. Where there are more environments
-than cores, as with ten tasks, processes that hold several are faster and take less memory.
+than cores, as with ten tasks, processes that hold several need less time and memory.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import multiprocessing
 import os
@@ -24,26 +23,27 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import CloudpickleWrapper, batch_space, iterate
 
 from sb3_moe_envs.checks import Options, ResetResult, Seed, seed_of_each
-from sb3_moe_envs.closing import close_all
-from sb3_moe_envs.methods import methods_of_all
+from sb3_moe_envs.methods import results_of_all
+from sb3_moe_envs.tasks import close_all
 from sb3_moe_envs.vector.infos import stack
-from sb3_moe_envs.vector.sync import (
-    InTurnVectorEnv,
-    Rows,
-    batch_of,
-    restore_states,
-    states_of,
-)
+from sb3_moe_envs.vector.sync import InTurnVectorEnv, Rows, batch_of, restore_states, states_of
 
 # A task's environments in a process: its index, how many, and a number that makes it unique.
 Key = tuple[int, int, int]
 # A function of the environments of a key, and its other arguments.
-Request = tuple[Key, Callable[..., Any], tuple[Any, ...]]
+Call = tuple[Key, Callable[..., Any], tuple[Any, ...]]
 Make = Callable[[int, int], InTurnVectorEnv]
 
 
-# A worker and the number of a request: exchanged for the answer.
-Ticket = tuple["Worker", int]
+class Request:
+    """A call of some environments, and what comes of it.
+
+    :param call: what to do
+    """
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.is_done, self.answer = False, None
 
 
 class Worker:
@@ -54,36 +54,20 @@ class Worker:
 
     def __init__(self, make: Make) -> None:
         self.num_envs = 0
+        self.requests: list[Request] = []
         self._make = make
         self._envs: dict[Key, InTurnVectorEnv] = {}
-        self._asked = 0
-        self._requests: dict[int, Request] = {}
-        self._answers: dict[int, Any] = {}
 
-    def ask(self, key: Key, function: Callable[..., Any], *args: Any) -> Ticket:
-        """Note a request."""
-        self._asked += 1
-        self._requests[self._asked] = (key, function, args)
-        return self, self._asked
+    def begin(self, calls: list[Call]) -> None:
+        """Begin with some calls, if that takes nobody's time here."""
 
-    def send(self) -> None:
-        """Begin with what was noted, once: what Ctrl-C interrupts is not begun anew."""
-        requests, self._requests = self._requests, {}
-        for number, request in requests.items():
-            self._answers[number] = _answer(self._envs, self._make, request)
-
-    def answer(self, number: int) -> Any:
-        """Return an answer, or raise the error that it is."""
-        if number not in self._answers:
-            raise RuntimeError("the request was interrupted, and has no result")
-        answer = self._answers.pop(number)
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+    def finish(self, calls: list[Call]) -> list[Any]:
+        """Return the results of these calls, errors among them."""
+        return [_result(self._envs, self._make, call) for call in calls]
 
     def close(self, *, terminate: bool = False) -> None:
         """Close the environments; a process ends, with `terminate` whatever it is doing."""
-        close_all(env.close for env in self._envs.values())
+        close_all(self._envs.values())
 
 
 class Process(Worker):
@@ -91,25 +75,25 @@ class Process(Worker):
 
     def __init__(self, make: Make) -> None:
         super().__init__(make)
+        self._round = 0
         context: Any = multiprocessing.get_context(_start_method())
         self._pipe, theirs = context.Pipe()
-        by_value = CloudpickleWrapper(cast(Any, make))
-        arguments = (theirs, self._pipe, by_value)
+        arguments = (theirs, self._pipe, CloudpickleWrapper(cast(Any, make)))
         self._process = context.Process(target=_work, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
 
-    def send(self) -> None:
-        """Send what was noted."""
-        requests, self._requests = self._requests, {}
-        if requests:
-            self._talk(self._pipe.send, requests)
+    def begin(self, calls: list[Call]) -> None:
+        """Send calls to the process."""
+        self._round += 1
+        self._talk(self._pipe.send, (self._round, calls))
 
-    def answer(self, number: int) -> Any:
-        """Wait for an answer."""
-        while number not in self._answers:
-            self._answers |= self._talk(self._pipe.recv)
-        return super().answer(number)
+    def finish(self, calls: list[Call]) -> list[Any]:
+        """Wait for the results; those of a round that Ctrl-C interrupted are left out."""
+        number, results = self._talk(self._pipe.recv)
+        while number != self._round:
+            number, results = self._talk(self._pipe.recv)
+        return cast(list[Any], results)
 
     def close(self, *, terminate: bool = False) -> None:
         """Let the process end, and end it if it doesn't."""
@@ -137,23 +121,24 @@ class Workers:
     This one plays too, where there are more environments than other cores: it would only wait, and
     on two cores a system that wakes two processes at once often gives both the same one.
 
-    All requests are sent with the first wait for an answer, in one message to each process, so that
-    all work at the same time and none waits for another to read.
+    Requests are noted, and played together when the first answer is wanted: one message to each
+    process, so that all work at the same time.
 
     :param make: builds environments of a task, from its index and their number, in the process
     """
 
     def __init__(self, make: Make) -> None:
         self._make = make
-        self._all: list[Worker] = [Worker(make)]
+        self._here, self._processes = Worker(make), list[Process]()
         self._num_keys = 0
 
     def assign(self, task: int, num_envs: int) -> list[tuple[Worker, Key]]:
         """Spread a task's environments evenly, most of them to the process that has the fewest."""
-        idle = sum(worker.num_envs == 0 for worker in self._all[:-1])
-        for _ in range(min(num_cores() - len(self._all), num_envs - idle)):
-            self._all.insert(-1, Process(self._make))
-        idlest = sorted(self._all, key=lambda worker: worker.num_envs)[:num_envs]
+        idle = sum(process.num_envs == 0 for process in self._processes)
+        for _ in range(min(num_cores() - 1 - len(self._processes), num_envs - idle)):
+            self._processes.append(Process(self._make))
+        workers = [*self._processes, self._here]
+        idlest = sorted(workers, key=lambda worker: worker.num_envs)[:num_envs]
         assigned = []
         for place, worker in enumerate(idlest):
             size = num_envs // len(idlest) + (place < num_envs % len(idlest))
@@ -162,23 +147,40 @@ class Workers:
             assigned.append((worker, (task, size, self._num_keys)))
         return assigned
 
-    def answer(self, ticket: Ticket) -> Any:
-        """Return the answer to a request.
+    def answer(self, request: Request) -> Any:
+        """Return the answer to a request, or raise the error that it is.
 
         :raises RuntimeError: if the process has ended
-        :raises gymnasium.error.ClosedEnvironmentError: if it was closed
+        :raises gymnasium.error.ClosedEnvironmentError: if it was closed, or interrupted by Ctrl-C
         """
-        asked, number = ticket
-        if asked not in self._all:
-            raise ClosedEnvironmentError("it was closed, by close() or after an error")
-        for worker in self._all:  # this process last: it has no time for the others afterwards
-            worker.send()
-        return asked.answer(number)
+        if not request.is_done:
+            self._play()
+        if not request.is_done:
+            raise ClosedEnvironmentError("it was closed, by close() or an error, or interrupted")
+        if isinstance(request.answer, BaseException):
+            raise request.answer
+        return request.answer
 
     def close(self, *, terminate: bool = False) -> None:
         """Close the environments, and end the processes; with `terminate`, whatever they do."""
-        workers, self._all = self._all, [Worker(self._make)]
-        close_all(functools.partial(each.close, terminate=terminate) for each in workers)
+        processes, self._processes = self._processes, []
+        for process in processes:
+            process.close(terminate=terminate)
+        here, self._here = self._here, Worker(self._make)
+        here.close()
+
+    def _play(self) -> None:
+        rounds = []
+        for worker in (self._here, *self._processes):
+            # What Ctrl-C interrupts is not begun anew.
+            requests, worker.requests = worker.requests, []
+            if requests:
+                rounds.append((worker, requests, [request.call for request in requests]))
+        for worker, _, calls in rounds:
+            worker.begin(calls)
+        for worker, requests, calls in rounds:
+            for request, answer in zip(requests, worker.finish(calls), strict=True):
+                request.is_done, request.answer = True, answer
 
 
 class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
@@ -197,31 +199,27 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
         sizes = [size for _, (_, size, _) in self._chunks]
         ends = itertools.accumulate(sizes)
         self._rows = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        self._tickets: list[Ticket] = []
-        worker, key = self._chunks[0]
-        vars(self).update(workers.answer(worker.ask(key, _attributes)))
+        self._requests: list[Request] = []
+        vars(self).update(self._of_each(_attributes)[0])
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def reset(self, *, seed: Seed = None, options: Options = None) -> ResetResult:
         """Start an episode in every environment."""
-        observations, infos = self.reset_rows(seed_of_each(seed, self.num_envs, options), options)
-        return batch_of(self.single_observation_space, observations), stack(infos, self.num_envs)
-
-    def reset_rows(self, seeds: Sequence[int | None], options: Any) -> tuple[list[Any], Any]:
-        """Start an episode in every environment; return observations, and infos by row."""
-        asked = self._ask(InTurnVectorEnv.reset_rows, [seeds[rows] for rows in self._rows], options)
-        observations, infos = zip(*self._wait(asked), strict=True)
-        return list(itertools.chain(*observations)), self._by_row(infos)
+        seeds = seed_of_each(seed, self.num_envs)
+        answers = self._wait(self._ask(InTurnVectorEnv.reset_rows, self._split(seeds), options))
+        observations, infos = zip(*answers, strict=True)
+        batch = batch_of(self.single_observation_space, list(itertools.chain(*observations)))
+        return batch, stack(self._by_row(infos), self.num_envs)
 
     def step_async(self, actions: Any) -> None:
-        """Begin a step."""
-        each = list(iterate(self.action_space, actions))
-        self._tickets = self._ask(InTurnVectorEnv.step_rows, [each[rows] for rows in self._rows])
+        """Note a step."""
+        own = self._split(list(iterate(self.action_space, actions)))
+        self._requests = self._ask(InTurnVectorEnv.step_rows, own)
 
     def finish_rows(self) -> Rows:
-        """Wait for the step that has begun."""
-        *lists, infos, finals = zip(*self._wait(self._tickets), strict=True)
+        """Wait for the step that was noted."""
+        *lists, infos, finals = zip(*self._wait(self._requests), strict=True)
         obs, rewards, terminated, truncated = (list(itertools.chain(*each)) for each in lists)
         by_row = self._by_row(infos), self._by_row(finals)
         return Rows(obs, rewards, terminated, truncated, *by_row)
@@ -234,11 +232,10 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
         """Call a method of each environment, or read an attribute."""
         return tuple(itertools.chain(*self._of_each(InTurnVectorEnv.call, name, *args)))
 
-    def methods_of_all(self, name: str) -> Callable[[], list[Any]] | None:
-        """Return what calls a method of each environment; None: they have none."""
-        if not all(self._of_each(_have_methods, name)):
-            return None
-        return lambda: list(itertools.chain(*self._of_each(_call_methods, name)))
+    def results_of_all(self, name: str) -> list[Any] | None:
+        """Call a method of each environment; None: they have none."""
+        results = self._of_each(results_of_all, name)
+        return None if None in results else list(itertools.chain(*results))
 
     def state_dict(self) -> list[Any] | None:
         """Return the environments' states; None if one has none to give."""
@@ -247,18 +244,27 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
 
     def load_state_dict(self, states: list[Any]) -> None:
         """Go on from states, which as many environments in one process may have given too."""
-        self._wait(self._ask(restore_states, [states[rows] for rows in self._rows]))
+        self._wait(self._ask(restore_states, self._split(states)))
 
     def _of_each(self, function: Callable[..., Any], *args: Any) -> list[Any]:
-        return self._wait([worker.ask(key, function, *args) for worker, key in self._chunks])
+        return self._wait(self._ask(function, None, *args))
 
-    def _ask(self, function: Callable[..., Any], own: Sequence[Any], *args: Any) -> list[Ticket]:
-        """Ask every process, each with an argument of its own."""
-        chunks = zip(self._chunks, own, strict=True)
-        return [worker.ask(key, function, each, *args) for (worker, key), each in chunks]
+    def _split(self, rows: Sequence[Any]) -> list[Any]:
+        return [rows[own] for own in self._rows]
 
-    def _wait(self, tickets: Sequence[Ticket]) -> list[Any]:
-        return [self._workers.answer(ticket) for ticket in tickets]
+    def _ask(
+        self, function: Callable[..., Any], own: Sequence[Any] | None, *args: Any
+    ) -> list[Request]:
+        """Ask every process, each with an argument of its own if there are any."""
+        requests = []
+        for place, (worker, key) in enumerate(self._chunks):
+            first = () if own is None else (own[place],)
+            requests.append(Request((key, function, (*first, *args))))
+            worker.requests.append(requests[-1])
+        return requests
+
+    def _wait(self, requests: Sequence[Request]) -> list[Any]:
+        return [self._workers.answer(request) for request in requests]
 
     def _by_row(self, chunks: Sequence[dict[int, Any]]) -> dict[int, Any]:
         pairs = zip(self._rows, chunks, strict=True)
@@ -268,16 +274,6 @@ class WorkerVectorEnv(VectorEnv[Any, Any, Any]):
 def _attributes(envs: InTurnVectorEnv) -> dict[str, Any]:
     names = ("metadata", "render_mode", "single_observation_space", "single_action_space")
     return {name: getattr(envs, name) for name in names}
-
-
-def _have_methods(envs: InTurnVectorEnv, name: str) -> bool:
-    return methods_of_all(envs, name) is not None
-
-
-def _call_methods(envs: InTurnVectorEnv, name: str) -> list[Any]:
-    methods = methods_of_all(envs, name)
-    assert methods is not None
-    return methods()
 
 
 def _start_method() -> str | None:
@@ -296,24 +292,21 @@ def num_cores() -> int:
 
 
 def _work(pipe: Connection, others_end: Connection, by_value: CloudpickleWrapper) -> None:
-    """Answer requests until there is a None, or nobody left to ask."""
+    """Play calls until there is a None, or nobody left to ask."""
     others_end.close()
     # Ctrl-C reaches every process of a terminal; the one that asks will end the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     make: Any = by_value.fn
     envs: dict[Key, InTurnVectorEnv] = {}
-    try:
-        while (requests := pipe.recv()) is not None:
-            pipe.send_bytes(
-                _pickled({number: _answer(envs, make, each) for number, each in requests.items()})
-            )
-    except (EOFError, OSError):
-        pass
-    close_all(each.close for each in envs.values())
+    with suppress(EOFError, OSError):
+        while (message := pipe.recv()) is not None:
+            number, calls = message
+            pipe.send_bytes(_pickled(number, [_result(envs, make, call) for call in calls]))
+    close_all(envs.values())
 
 
-def _answer(envs: dict[Key, InTurnVectorEnv], make: Make, request: Request) -> Any:
-    key, function, args = request
+def _result(envs: dict[Key, InTurnVectorEnv], make: Make, call: Call) -> Any:
+    key, function, args = call
     try:
         if key not in envs:
             envs[key] = make(*key[:2])
@@ -322,27 +315,22 @@ def _answer(envs: dict[Key, InTurnVectorEnv], make: Make, request: Request) -> A
         return error
 
 
-def _pickled(answers: dict[int, Any]) -> bytes:
-    """Pickle answers; one that can't be sent becomes the error that says so."""
-    for number, answer in answers.items():
-        if isinstance(answer, Exception):
-            answer.add_note("In a worker process:\n" + "".join(traceback.format_exception(answer)))
-            if _problem_of_sending(answer):
-                answers[number] = RuntimeError(f"{type(answer).__name__}: {answer}")
+def _pickled(number: int, results: list[Any]) -> bytes:
+    # An exception may be pickled and not be read again.
+    results = [_sendable(each) if isinstance(each, Exception) else each for each in results]
     try:
-        return pickle.dumps(answers)
+        return pickle.dumps((number, results))
     except Exception:  # pickling other people's classes can raise anything
-        for number, answer in answers.items():
-            if problem := _problem_of_sending(answer):
-                answers[number] = TypeError(
-                    f"its result can't be sent between processes: {problem}"
-                )
-        return pickle.dumps(answers)
+        return pickle.dumps((number, [_sendable(each) for each in results]))
 
 
-def _problem_of_sending(answer: Any) -> Exception | None:
+def _sendable(result: Any) -> Any:
+    if isinstance(result, Exception):
+        result.add_note("In a worker process:\n" + "".join(traceback.format_exception(result)))
     try:
-        pickle.loads(pickle.dumps(answer))
-    except Exception as error:
-        return error
-    return None
+        pickle.loads(pickle.dumps(result))
+    except Exception as problem:
+        if isinstance(result, Exception):
+            return RuntimeError(f"{type(result).__name__}: {result}")
+        return TypeError(f"its result can't be sent between processes: {problem}")
+    return result
