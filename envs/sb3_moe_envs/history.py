@@ -17,9 +17,8 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from sb3_moe_envs.checks import Options, ResetResult, Seed
+from sb3_moe_envs.checks import Options, ResetResult, Seed, whole
 from sb3_moe_envs.methods import method_of
-from sb3_moe_envs.numbers import whole
 
 
 class History:
