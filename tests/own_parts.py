@@ -19,9 +19,9 @@ class Tempered(MoELayer):
         self.scores = nn.Linear(sees.features, sees.num_experts)
         self.temperature = temperature
 
-    def route(self, x_BNI, router_BNR):
-        logits_BNE = self.scores(router_BNR) / self.temperature
-        return self.combine(x_BNI, logits_BNE.softmax(-1), logits_BNE=logits_BNE)
+    def route(self, x, router_x):
+        logits = self.scores(router_x) / self.temperature
+        return self.combine(x, logits.softmax(-1), logits=logits)
 
 
 class Skipping(nn.Module):

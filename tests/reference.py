@@ -200,12 +200,14 @@ def _per_token(
     )
 
 
-def assert_same(layer: MoELayer, x_BNI: th.Tensor, router_BNR: th.Tensor) -> None:
+def assert_same(layer: MoELayer, x: th.Tensor, router_x: th.Tensor) -> None:
     """Compare values and the gradients of every parameter and input with the slow version's."""
-    x_BNI = x_BNI.detach().requires_grad_()
-    router_BNR = router_BNR.detach().requires_grad_()
-    tensors = [*layer.parameters(), x_BNI, router_BNR]
-    fast_y, slow_y = layer(x_BNI, router_BNR)[0], SLOW[layer.name](layer, x_BNI, router_BNR)
+    x, router_x = x.detach().requires_grad_(), router_x.detach().requires_grad_()
+    tensors = [*layer.parameters(), x, router_x]
+    # A sample of one token, (B, I), has an axis of tokens in the slow version.
+    x_BNI, router_BNR = (each if each.dim() == 3 else each.unsqueeze(1) for each in (x, router_x))
+    fast_y, slow_y = layer(x, router_x)[0], SLOW[layer.name](layer, x_BNI, router_BNR)
+    slow_y = slow_y.view(fast_y.shape)
     th.testing.assert_close(fast_y, slow_y)
     th.testing.assert_close(gradients(fast_y, tensors), gradients(slow_y, tensors))
 

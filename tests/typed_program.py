@@ -17,12 +17,11 @@ from sb3_moe.policies.on_policy import MoeMlpPolicy
 class FirstExpert(MoELayer):
     """A router of a user's own: the first expert serves every token."""
 
-    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Give the first expert the weight 1."""
-        gates_BNE = x_BNI.new_zeros((*x_BNI.shape[:2], self.num_experts))
-        gates_BNE[..., 0] = 1.0
-        y_TO = self.experts.mixture(x_BNI.flatten(0, 1), gates_BNE.flatten(0, 1))
-        return y_TO.view(*x_BNI.shape[:2], -1), Routing(gates_BNE)
+        gates = x.new_zeros((*x.shape[:-1], self.num_experts))
+        gates[..., 0] = 1.0
+        return self.combine(x, gates)
 
 
 def main() -> th.Tensor:

@@ -10,7 +10,6 @@ per row, I inputs, H hidden, O outputs.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch as th
@@ -36,10 +35,6 @@ from sb3_moe.layers.stacked import (
 # all rows are faster than sorting. A GPU wastes cheaply, and each call costs more (an estimate).
 WIDE_UP_TO = {"cpu": 2_000_000}
 WIDE_UP_TO_ELSEWHERE = 1_000_000_000
-# Above so many hidden values per thread rows go in chunks: larger tensors leave the cache, and the
-# C
-# library hands their memory back to the system on each call.
-CHUNK_VALUES = 262_144
 # `grouped_mm` wants the rows of every matrix to begin at multiples of so many bytes.
 ALIGNMENT = 16
 # What can run on sorted rows of all experts: it does to each number the same, or is known below.
@@ -96,17 +91,6 @@ class Experts(nn.Module):
         y_TkO = self._on_sorted_rows(x_TI, experts_Tk)
         gated_TkO = y_TkO * gates_TE.gather(1, experts_Tk).unsqueeze(-1)
         return gated_TkO.squeeze(1) if experts_Tk.shape[1] == 1 else gated_TkO.sum(1)
-
-    def chunk_rows(self, x: th.Tensor, slots: int = 1) -> int:
-        """Return how many rows to give to all experts at a time.
-
-        :param x: all rows
-        :param slots: how many rows an expert runs on for each of these
-        """
-        if x.device.type != "cpu" or self.needs_all_rows or is_recorded():
-            return x.shape[0]
-        most = CHUNK_VALUES * th.get_num_threads()
-        return max(1, most // (self.num_experts * self.width * slots))
 
     def _sorts(self, x_TI: th.Tensor, experts_Tk: th.Tensor) -> bool:
         """Say whether experts that were not chosen would cost more than to sort the rows."""
@@ -209,16 +193,9 @@ class StackedNetwork(Experts):
 
     def mixture(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
         """Run every expert on every row and sum with the gates: (T, I) to (T, O)."""
-        if self.combination is not None:
-            return super().mixture(x_TI, gates_TE)
-        if is_recorded() or x_TI.shape[0] * self.num_experts * self.width <= CHUNK_VALUES:
-            return self._mix(x_TI, gates_TE)
-        return in_chunks(self._mix, self.chunk_rows(x_TI), x_TI, gates_TE)
-
-    def _mix(self, x_TI: th.Tensor, gates_TE: th.Tensor) -> th.Tensor:
-        if isinstance(self.last, StackedLinear):
+        if self.combination is None and isinstance(self.last, StackedLinear):
             return self.last.mix(self.layers(x_TI), gates_TE)
-        return gated_sum(self.every(x_TI), gates_TE)
+        return super().mixture(x_TI, gates_TE)
 
     def _groups(self, x_TI: th.Tensor) -> bool:
         """Say whether ``grouped_mm`` serves all layers: on a GPU in halves only, else it waits."""
@@ -323,21 +300,6 @@ class SeparateNetworks(Experts):
     def statistics(self) -> list[Statistic]:
         """Return the buffers of each network."""
         return apart_statistics(self.each)
-
-
-def in_chunks(function: Callable[..., th.Tensor], size: int, *tensors: th.Tensor) -> th.Tensor:
-    """Apply a function of rows to so many rows at a time.
-
-    :param function: from tensors of as many rows to one of as many
-    :param size: how many
-    :param tensors: all rows of each
-    """
-    rows = tensors[0].shape[0]  # not `len`, after which torch.export takes it for a constant
-    if rows <= size:
-        return function(*tensors)
-    even = math.ceil(rows / math.ceil(rows / size))
-    parts = zip(*(each.split(even) for each in tensors), strict=True)
-    return th.cat([function(*part) for part in parts])
 
 
 def is_recorded() -> bool:

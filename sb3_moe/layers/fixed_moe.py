@@ -1,6 +1,6 @@
 """Routers that don't look at tokens: the task alone decides, or nothing does.
 
-Shapes: B batch, N tokens per sample, E experts, K tasks, I features of a token.
+Shapes: E experts, K tasks.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class TaskMoE(MoELayer):
     def __init__(self, experts: Experts, sees: RouterInput) -> None:
         super().__init__(experts)
 
-    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Send every token to its task's expert, whatever a normalizer made of the one-hot.
 
-        :param x_BNI: what the experts see
-        :param router_BNR: the one-hot task id; the largest entry is taken for the one
+        :param x: what the experts see
+        :param router_x: the one-hot task id; the largest entry is taken for the one
         """
-        experts_BN1 = router_BNR.argmax(dim=-1, keepdim=True)
-        gates_BNE = th.zeros_like(router_BNR).scatter(-1, experts_BN1, 1.0)
-        return self.combine(x_BNI, gates_BNE, experts_BNk=experts_BN1)
+        chosen = router_x.argmax(dim=-1, keepdim=True)
+        gates = th.zeros_like(router_x).scatter(-1, chosen, 1.0)
+        return self.combine(x, gates, experts=chosen)
 
 
 class UniformMoE(MoELayer):
@@ -56,10 +56,10 @@ class UniformMoE(MoELayer):
     def __init__(self, experts: Experts, sees: RouterInput) -> None:
         super().__init__(experts)
 
-    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Give every expert the weight 1/E."""
-        gates_BNE = x_BNI.new_full((*x_BNI.shape[:2], self.num_experts), 1.0 / self.num_experts)
-        return self.combine(x_BNI, edited_shares(self, gates_BNE), edited=True)
+        gates = x.new_full((*x.shape[:-1], self.num_experts), 1.0 / self.num_experts)
+        return self.combine(x, edited_shares(self, gates), edited=True)
 
 
 class TaskEmbedding(nn.Module):
@@ -123,13 +123,13 @@ class EmbeddingMoE(MoELayer):
         self.softmax = weights == "softmax"
         self.shared = shared
 
-    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Give every expert its task's weight."""
-        weights_BNE = self.task_weights(router_BNR)
+        weights = self.task_weights(router_x)
         if not self.softmax:
-            return self.combine(x_BNI, weights_BNE)
-        gates_BNE = edited_shares(self, softmax_over_experts(weights_BNE))
-        return self.combine(x_BNI, gates_BNE, edited=True)
+            return self.combine(x, weights)
+        gates = edited_shares(self, softmax_over_experts(weights))
+        return self.combine(x, gates, edited=True)
 
     def expert_axes(self) -> dict[str, int]:
         """Return the rows and what is added to them."""

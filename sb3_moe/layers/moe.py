@@ -1,7 +1,7 @@
 """What all mixture-of-experts layers share: a class of them is a router.
 
 Shapes: B batch, N tokens per sample, T = B*N, E experts, k chosen experts per token, I features of
-a token, R features that the router sees, O outputs.
+a token, R features that the router sees, O outputs. Where a sample is one token there is no N axis.
 """
 
 from __future__ import annotations
@@ -76,57 +76,64 @@ class MoELayer(nn.Module):
         return self.experts.num_experts
 
     def forward(
-        self, x_BNI: th.Tensor, router_BNR: th.Tensor | None = None, *, aux: bool = True
+        self, x: th.Tensor, router_x: th.Tensor | None = None, *, aux: bool = True
     ) -> tuple[th.Tensor, Routing]:
         """Route tokens through the experts.
 
-        :param x_BNI: what the experts see
-        :param router_BNR: what the router sees; None: the same
+        :param x: what the experts see, (B, I) where a sample is one token, else (B, N, I)
+        :param router_x: what the router sees, (B, R) or (B, N, R); None: the same
         :param aux: whether auxiliary losses count in this pass
-        :return: (B, N, O) and the routing
+        :return: (B, O) or (B, N, O), and the routing
         """
-        y_BNO, routing = self.route(x_BNI, x_BNI if router_BNR is None else router_BNR)
+        y, routing = self.route(x, x if router_x is None else router_x)
         if self.aux is not None and aux and self.training and th.is_grad_enabled():
-            y_BNO = add_loss(y_BNO, total_loss(routing, self.aux))
-        return y_BNO, routing
+            y = add_loss(y, total_loss(routing, self.aux))
+        return y, routing
 
-    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output and the routing; :meth:`combine` does what follows the gates.
 
-        :param x_BNI: what the experts see
-        :param router_BNR: what the router sees
-        :return: (B, N, O) and the routing
+        :param x: what the experts see, (B, I) where a sample is one token, else (B, N, I)
+        :param router_x: what the router sees, (B, R) or (B, N, R)
+        :return: (B, O) or (B, N, O), and the routing
         """
         raise NotImplementedError(f"{type(self).__name__} must have a method `route`")
 
     def combine(
         self,
-        x_BNI: th.Tensor,
-        gates_BNE: th.Tensor,
+        x: th.Tensor,
+        gates: th.Tensor,
         *,
-        logits_BNE: th.Tensor | None = None,
-        experts_BNk: th.Tensor | None = None,
+        logits: th.Tensor | None = None,
+        experts: th.Tensor | None = None,
         edited: bool = False,
     ) -> tuple[th.Tensor, Routing]:
         """Run the experts and sum their outputs with the gates.
 
-        :param x_BNI: what the experts see
-        :param gates_BNE: weight of each expert in each token's output
-        :param logits_BNE: the scores that the gates are made from, for auxiliary losses
-        :param experts_BNk: the chosen experts, all other gates being 0; None: all run
+        :param x: what the experts see
+        :param gates: weight of each expert in each token's output, (B, E) or (B, N, E)
+        :param logits: the scores that the gates are made from, for auxiliary losses
+        :param experts: indices of the chosen experts, (B, k) or (B, N, k), all other gates being 0;
+            None: all run
         :param edited: whether ``edit_gates`` was applied already
-        :return: (B, N, O) and the routing
+        :return: (B, O) or (B, N, O), and the routing
         """
         if self.edit_gates is not None and not edited:
-            gates_BNE, experts_BNk = self.edit_gates(gates_BNE), None
-        x_TI, gates_TE = x_BNI.flatten(0, 1), gates_BNE.flatten(0, 1)
-        if experts_BNk is None:
-            y_TO = self.experts.mixture(x_TI, gates_TE)
-        else:
-            y_TO = self.experts.selected(x_TI, experts_BNk.flatten(0, 1), gates_TE)
+            gates, experts = self.edit_gates(gates), None
+        routing = Routing(gates, logits, experts)
+        if x.dim() == 2:
+            return self._of_rows(x, gates, experts), routing
+        chosen_Tk = None if experts is None else experts.flatten(0, 1)
+        y_TO = self._of_rows(x.flatten(0, 1), gates.flatten(0, 1), chosen_Tk)
         # Not `unflatten`, after which ONNX takes B for a constant.
-        y_BNO = y_TO.view(-1, x_BNI.shape[1], y_TO.shape[-1])
-        return y_BNO, Routing(gates_BNE, logits_BNE, experts_BNk)
+        return y_TO.view(-1, x.shape[1], y_TO.shape[-1]), routing
+
+    def _of_rows(
+        self, x_TI: th.Tensor, gates_TE: th.Tensor, experts_Tk: th.Tensor | None
+    ) -> th.Tensor:
+        if experts_Tk is None:
+            return self.experts.mixture(x_TI, gates_TE)
+        return self.experts.selected(x_TI, experts_Tk, gates_TE)
 
     def expert_axes(self) -> dict[str, int]:
         """Return the router's tensors that hold something for each expert, and on which axis.

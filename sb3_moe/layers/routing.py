@@ -14,16 +14,36 @@ LONG_AXIS_FROM = 32
 class Routing(NamedTuple):
     """Which expert served which token, and how strongly.
 
-    :param weights_BNE: weight of each expert in each token's output, (B, N, E) or, with slots,
+    The tensors are as the layer has them: (B, ...) where a sample is one token, else (B, N, ...).
+    The properties always have the token axis.
+
+    :param weights: weight of each expert in each token's output, (B, E), (B, N, E) or, with slots,
         (B, N, E, S)
-    :param logits_BNE: the router's scores before any softmax, (B, N, E) or, with slots,
-        (B, N, E, S); None where nothing is learned
-    :param experts_BNk: the chosen experts' indices; None where every expert serves every token
+    :param logits: the router's scores before any softmax, shaped as the weights; None where nothing
+        is learned
+    :param experts: indices of the chosen experts, (B, k) or (B, N, k); None where every expert
+        serves every token
     """
 
-    weights_BNE: th.Tensor
-    logits_BNE: th.Tensor | None = None
-    experts_BNk: th.Tensor | None = None
+    weights: th.Tensor
+    logits: th.Tensor | None = None
+    experts: th.Tensor | None = None
+
+    @property
+    def gates_BNE(self) -> th.Tensor:
+        """Weight of each expert in each token's output, slots of an expert summed."""
+        weights = _with_tokens(self.weights)
+        return weights if weights.dim() == 3 else weights.sum(-1)
+
+    @property
+    def logits_BNE(self) -> th.Tensor | None:
+        """The router's scores, (B, N, E) or (B, N, E, S); None if it has none."""
+        return None if self.logits is None else _with_tokens(self.logits)
+
+    @property
+    def experts_BNk(self) -> th.Tensor | None:
+        """The chosen experts' indices; None where every expert serves every token."""
+        return None if self.experts is None else _with_tokens(self.experts)
 
     @property
     def probs_BNE(self) -> th.Tensor:
@@ -36,11 +56,6 @@ class Routing(NamedTuple):
         return probs if logits.dim() == 3 else probs.sum(-1)
 
     @property
-    def gates_BNE(self) -> th.Tensor:
-        """Weight of each expert in each token's output, slots of an expert summed."""
-        return self.weights_BNE if self.weights_BNE.dim() == 3 else self.weights_BNE.sum(-1)
-
-    @property
     def load_E(self) -> th.Tensor:
         """Share of the work that went to each expert, summing to 1.
 
@@ -48,34 +63,39 @@ class Routing(NamedTuple):
         their signs.
         """
         gates_BNE = self.gates_BNE
-        if self.experts_BNk is None:
+        if self.experts is None:
             mass_E = gates_BNE.abs().sum(dim=(0, 1))
         else:
-            mass_E = counts(self.experts_BNk, gates_BNE.shape[-1])
+            mass_E = counts(self.experts, gates_BNE.shape[-1])
         return mass_E / mass_E.sum().clamp_min(1e-12)
 
     def scores(self) -> th.Tensor:
-        """Return the router's scores.
+        """Return the router's scores, (B, N, E) or (B, N, E, S).
 
         :raises ValueError: if it has none
         """
-        if self.logits_BNE is None:
+        logits = self.logits_BNE
+        if logits is None:
             raise ValueError("this needs a router with scores to learn, and this routing has none")
-        return self.logits_BNE
+        return logits
 
 
-def counts(experts_BNk: th.Tensor, num_experts: int) -> th.Tensor:
+def _with_tokens(tensor: th.Tensor) -> th.Tensor:
+    return tensor.unsqueeze(1) if tensor.dim() == 2 else tensor
+
+
+def counts(experts: th.Tensor, num_experts: int) -> th.Tensor:
     """How often each expert was chosen, as float (E,); never waits for the device."""
-    count_E = experts_BNk.new_zeros(num_experts, dtype=th.float32)
-    ones = th.ones_like(experts_BNk, dtype=th.float32).flatten()
-    return count_E.scatter_add_(0, experts_BNk.flatten(), ones)
+    count_E = experts.new_zeros(num_experts, dtype=th.float32)
+    ones = th.ones_like(experts, dtype=th.float32).flatten()
+    return count_E.scatter_add_(0, experts.flatten(), ones)
 
 
-def softmax_over_experts(logits_BNE: th.Tensor) -> th.Tensor:
+def softmax_over_experts(logits: th.Tensor) -> th.Tensor:
     """Softmax over the last axis, by way of the first.
 
     On CPU torch is up to nine times slower over a short last axis, which a few experts are.
     """
-    if logits_BNE.shape[-1] >= LONG_AXIS_FROM:
-        return logits_BNE.softmax(-1)
-    return logits_BNE.transpose(0, -1).softmax(0).transpose(0, -1)
+    if logits.shape[-1] >= LONG_AXIS_FROM:
+        return logits.softmax(-1)
+    return logits.transpose(0, -1).softmax(0).transpose(0, -1)

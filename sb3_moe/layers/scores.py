@@ -1,6 +1,6 @@
 """From a token to a score for each expert, or for each slot of each expert.
 
-Shapes: B batch, N tokens per sample, R features that the router sees, E experts, K scores.
+Shapes: R features that the router sees, E experts, K scores.
 """
 
 from __future__ import annotations
@@ -65,16 +65,16 @@ class LinearRouter(nn.Module):
         """Return the tensors that hold something for each score, and on which axis."""
         return {"weight_RK": 1} | ({} if self.bias_K is None else {"bias_K": 0})
 
-    def forward(self, x_BNR: th.Tensor) -> th.Tensor:
-        """Return the scores (B, N, K)."""
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Return the scores, (..., R) to (..., K)."""
         weight_RK = self.weight_RK
         if self.scale is not None:
-            x_BNR = x_BNR / (x_BNR.norm(dim=-1, keepdim=True) + 1e-6)
+            x = x / (x.norm(dim=-1, keepdim=True) + 1e-6)
             weight_RK = self.scale * weight_RK / (weight_RK.norm(dim=0, keepdim=True) + 1e-6)
-        logits_BNK = F.linear(x_BNR, weight_RK.t(), self.bias_K)
+        logits = F.linear(x, weight_RK.t(), self.bias_K)
         if self.noise and self.training:
-            logits_BNK = logits_BNK + self.noise * th.randn_like(logits_BNK)
-        return logits_BNK
+            logits = logits + self.noise * th.randn_like(logits)
+        return logits
 
 
 class MLPRouter(nn.Module):
@@ -117,9 +117,9 @@ class MLPRouter(nn.Module):
         """Return those of the last layer."""
         return {f"last.{name}": axis for name, axis in self.last.score_axes().items()}
 
-    def forward(self, x_BNR: th.Tensor) -> th.Tensor:
-        """Return the scores (B, N, K)."""
-        scores: th.Tensor = self.last(self.hidden(x_BNR))
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Return the scores, (..., R) to (..., K)."""
+        scores: th.Tensor = self.last(self.hidden(x))
         return scores
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch as th
 
 from sb3_moe.layers.checks import whole_or_none
-from sb3_moe.layers.experts import Experts, in_chunks
+from sb3_moe.layers.experts import Experts
 from sb3_moe.layers.moe import RouterInput, edited_shares
 from sb3_moe.layers.routing import Routing, softmax_over_experts
 from sb3_moe.layers.scores import ScoredMoE
@@ -37,21 +37,20 @@ class SoftMoE(ScoredMoE):
         super().__init__(experts, sees, num_slots, **scores)
         self.num_slots = num_slots
 
-    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output and the routing, whose weights are the combine weights."""
-        logits_BNK = self.router(router_BNR)
-        if self.num_slots == 1 and x_BNI.shape[1] == 1:
-            gates_B1E = edited_shares(self, softmax_over_experts(logits_BNK))
-            return self.combine(x_BNI, gates_B1E, logits_BNE=logits_BNK, edited=True)
-        combine_BNK = self._edited(logits_BNK.softmax(-1))
+        logits = self.router(router_x)
+        if self.num_slots == 1 and x.dim() == 2:
+            gates_BE = edited_shares(self, softmax_over_experts(logits))
+            return self.combine(x, gates_BE, logits=logits, edited=True)
+        combine = self._edited(logits.softmax(-1))
         if self.edit_gates is not None:
-            combine_BNK = combine_BNK / combine_BNK.sum(-1, keepdim=True)
-        routing = Routing(self._by_slot(combine_BNK), self._by_slot(logits_BNK))
-        if x_BNI.shape[1] == 1:  # every slot holds the one token itself
-            y_B1O, _ = self.combine(x_BNI, routing.gates_BNE, edited=True)
-            return y_B1O, routing
-        size = self.experts.chunk_rows(x_BNI, self.num_slots)
-        return in_chunks(self._through_slots, size, x_BNI, logits_BNK, combine_BNK), routing
+            combine = combine / combine.sum(-1, keepdim=True)
+        routing = Routing(self._by_slot(combine), self._by_slot(logits))
+        if x.dim() == 2:  # every slot holds the one token itself
+            y_BO, _ = self.combine(x, routing.weights.sum(-1), edited=True)
+            return y_BO, Routing(routing.weights.unsqueeze(1), self._by_slot(logits).unsqueeze(1))
+        return self._through_slots(x, logits, combine), routing
 
     def _through_slots(
         self, x_BNI: th.Tensor, logits_BNK: th.Tensor, combine_BNK: th.Tensor
@@ -63,15 +62,16 @@ class SoftMoE(ScoredMoE):
         out_EBSO = out_EMO.view(self.num_experts, batch, self.num_slots, out_EMO.shape[-1])
         return th.bmm(combine_BNK, out_EBSO.transpose(0, 1).flatten(1, 2))
 
-    def _by_slot(self, x_BNK: th.Tensor) -> th.Tensor:
-        return x_BNK.view(*x_BNK.shape[:2], self.num_experts, self.num_slots)
+    def _by_slot(self, weights: th.Tensor) -> th.Tensor:
+        """(..., K) to (..., E, S)."""
+        return weights.view(*weights.shape[:-1], self.num_experts, self.num_slots)
 
-    def _edited(self, weights_BNK: th.Tensor) -> th.Tensor:
-        """Return slots' weights as :attr:`edit_gates` leaves those of their experts."""
+    def _edited(self, weights: th.Tensor) -> th.Tensor:
+        """Return slots' weights (..., K) as :attr:`edit_gates` leaves those of their experts."""
         if self.edit_gates is None:
-            return weights_BNK
-        by_slot_BNSE = self._by_slot(weights_BNK).transpose(2, 3)
-        return self.edit_gates(by_slot_BNSE).transpose(2, 3).flatten(2)
+            return weights
+        by_expert = self._by_slot(weights).transpose(-1, -2)
+        return self.edit_gates(by_expert).transpose(-1, -2).flatten(-2)
 
 
 class RandomMoE(SoftMoE):

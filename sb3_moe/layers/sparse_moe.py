@@ -71,31 +71,27 @@ class SparseMoE(ScoredMoE):
             self.register_buffer("running_bias_E", th.zeros(self.num_experts))
             self.register_buffer("running_count_E", th.zeros(self.num_experts))
 
-    def route(self, x_BNI: th.Tensor, router_BNR: th.Tensor) -> tuple[th.Tensor, Routing]:
+    def route(self, x: th.Tensor, router_x: th.Tensor) -> tuple[th.Tensor, Routing]:
         """Compute the output and the kept gates."""
-        logits_BNE = self.router(router_BNR)
-        probs_BNE = edited_shares(self, softmax_over_experts(logits_BNE))
-        experts_BNk = self._choose(probs_BNE.detach())
-        kept_BNE = th.zeros_like(probs_BNE).scatter(-1, experts_BNk, 1.0)
-        gates_BNE = probs_BNE * kept_BNE
+        logits = self.router(router_x)
+        probs = edited_shares(self, softmax_over_experts(logits))
+        chosen = self._choose(probs.detach())
+        gates = probs * th.zeros_like(probs).scatter(-1, chosen, 1.0)
         if self.renormalize:
-            gates_BNE = gates_BNE / gates_BNE.sum(-1, keepdim=True)
-        return self.combine(
-            x_BNI, gates_BNE, logits_BNE=logits_BNE, experts_BNk=experts_BNk, edited=True
-        )
+            gates = gates / gates.sum(-1, keepdim=True)
+        return self.combine(x, gates, logits=logits, experts=chosen, edited=True)
 
-    def _choose(self, probs_BNE: th.Tensor) -> th.Tensor:
+    def _choose(self, probs: th.Tensor) -> th.Tensor:
         if not self.bias_rate:
-            return best(probs_BNE, self.top_k)
+            return best(probs, self.top_k)
         bias_E = self.running_bias_E
         if self.edit_gates is not None:
             bias_E = self.edit_gates(bias_E)
         # An expert that was edited away is not to be chosen for its bias.
-        scores_BNE = (probs_BNE + bias_E).masked_fill(probs_BNE == 0, -th.inf)
-        experts_BNk = best(scores_BNE, self.top_k)
+        chosen = best((probs + bias_E).masked_fill(probs == 0, -th.inf), self.top_k)
         if self.training and th.is_grad_enabled() and not self._is_held():
-            self.running_count_E += counts(experts_BNk, self.num_experts)
-        return experts_BNk
+            self.running_count_E += counts(chosen, self.num_experts)
+        return chosen
 
     def _is_held(self) -> bool:
         """Say whether the router doesn't learn for a while: then nothing of it may move."""
@@ -174,14 +170,14 @@ class ExpertChoiceMoE(ScoredMoE):
         return math.ceil(num_tokens * self.top_k / self.num_experts)
 
 
-def best(scores_BNE: th.Tensor, top_k: int) -> th.Tensor:
-    """Return the indices of the k largest scores, the first of equal ones: (B, N, k)."""
+def best(scores: th.Tensor, top_k: int) -> th.Tensor:
+    """Return the indices of the k largest scores, the first of equal ones: (..., E) to (..., k)."""
     if top_k == 1:
-        return scores_BNE.argmax(dim=-1, keepdim=True)
+        return scores.argmax(dim=-1, keepdim=True)
     if is_recorded():  # ONNX knows no sort that keeps the order of equal scores
-        return scores_BNE.topk(top_k, dim=-1).indices
+        return scores.topk(top_k, dim=-1).indices
     # Not `topk`, whose order of equal scores is another on each device.
-    return scores_BNE.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
 
 
 def check_top_k(top_k: int, num_experts: int) -> None:

@@ -31,8 +31,10 @@ def tokenize(kind: TokenKind, x_BF: th.Tensor, map_shape: tuple[int, int, int]) 
     return x_BCP.transpose(1, 2) if kind == "conv" else x_BCP
 
 
-def append_to_each(x_BND: th.Tensor, extra_BX: th.Tensor | None) -> th.Tensor:
-    """Append the same features to every token of a sample: (B, N, D + X)."""
+def append_to_each(x: th.Tensor, extra_BX: th.Tensor | None) -> th.Tensor:
+    """Append the same features to every token of a sample: (B, D + X) or (B, N, D + X)."""
     if extra_BX is None:
-        return x_BND
-    return th.cat([x_BND, extra_BX.unsqueeze(1).expand(-1, x_BND.shape[1], -1)], dim=-1)
+        return x
+    if x.dim() == 3:
+        extra_BX = extra_BX.unsqueeze(1).expand(-1, x.shape[1], -1)
+    return th.cat([x, extra_BX], dim=-1)

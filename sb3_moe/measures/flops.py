@@ -7,6 +7,7 @@ Shapes: B samples, N tokens of each, E experts, I features of a token.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -93,17 +94,18 @@ def counting(module: nn.Module, parts: Iterable[nn.Module] = ()) -> Iterator[Flo
             handle.remove()
 
 
-def mixture_flops(layer: MoELayer, x_BNI: th.Tensor, routing: Routing) -> int:
+def mixture_flops(layer: MoELayer, x: th.Tensor, routing: Routing) -> int:
     """Return the FLOPs of a mixture for a batch, without its router's modules.
 
     :param layer: of any router
-    :param x_BNI: what its experts see
+    :param x: what its experts see, (B, I) or (B, N, I)
     :param routing: what the layer decided
     """
-    batch, num_tokens, width = x_BNI.shape
+    batch, *tokens, width = x.shape
+    num_tokens = math.prod(tokens)
     experts, out_features = layer.num_experts, layer.experts.out_features
     rows = _rows(layer, num_tokens, routing)
-    flops = rows * _expert_flops(layer, x_BNI)
+    flops = rows * _expert_flops(layer, x)
     if isinstance(layer, SoftMoE) and num_tokens > 1:  # tokens into slots, and back
         flops += 2 * num_tokens * rows * (width + out_features)
     if layer.experts.combination is not None:  # Gram-Schmidt: two products a pair, a norm for each
@@ -129,10 +131,10 @@ def _rows(layer: MoELayer, num_tokens: int, routing: Routing) -> int:
     return num_tokens * _num_chosen(layer, routing)
 
 
-def _expert_flops(layer: MoELayer, x_BNI: th.Tensor) -> int:
+def _expert_flops(layer: MoELayer, x: th.Tensor) -> int:
     """Return the FLOPs of one expert for one row."""
     with FlopCounterMode(display=False) as mode:
-        layer.experts.expert(0)(x_BNI.new_zeros(1, x_BNI.shape[-1]))
+        layer.experts.expert(0)(x.new_zeros(1, x.shape[-1]))
     return mode.get_total_flops()
 
 

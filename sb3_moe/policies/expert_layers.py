@@ -291,16 +291,15 @@ def _built(
 @th.no_grad()
 def _check_routes(layer: MoELayer, in_features: int, sees: RouterInput) -> None:
     """Raise TypeError unless a router of the user's own returns an output and a routing."""
-    rows, seen = (
-        th.zeros(TRIAL_ROWS, sees.num_tokens, width) for width in (in_features, sees.features)
-    )
+    shape = (TRIAL_ROWS,) if sees.num_tokens == 1 else (TRIAL_ROWS, sees.num_tokens)
+    rows, seen = (th.zeros(*shape, width) for width in (in_features, sees.features))
     with evaluating(layer), th.random.fork_rng(devices=[]):
         returned: Any = layer.route(rows, seen)
     is_pair = isinstance(returned, tuple) and len(returned) == 2
     if not (is_pair and isinstance(returned[1], Routing)):
         raise TypeError(
             f"`route` of the router {layer.name!r} must return an output and a Routing, as "
-            f"`self.combine(x_BNI, gates_BNE)` gives them, got {type(returned).__name__}"
+            f"`self.combine(x, gates)` gives them, got {type(returned).__name__}"
         )
     wanted, got = (TRIAL_ROWS, sees.num_tokens, sees.num_experts), returned[1].gates_BNE.shape
     if tuple(got) != wanted:

@@ -67,11 +67,16 @@ class PlainCategoricalDistribution(LooksOnce, CategoricalDistribution):
     log_probs_BA: th.Tensor
 
     def proba_distribution(self, action_logits: th.Tensor) -> PlainCategoricalDistribution:
-        """Set the logits, (B, A)."""
-        self.given_BA = action_logits
+        """Return a distribution with these logits, (B, A).
+
+        It is a new one: the policy's own would keep the graph of a minibatch, with all activations,
+        until the next one is computed, which then finds no memory that is in the cache.
+        """
+        found = type(self)(self.action_dim)
+        found.given_BA = action_logits
         # By way of the first axis, which torch is faster at where there are few actions.
-        self.log_probs_BA = action_logits.t().log_softmax(0).t()
-        return self
+        found.log_probs_BA = action_logits.t().log_softmax(0).t()
+        return found
 
     @property
     def distribution(self) -> PlainCategorical:  # type: ignore[override]  # made when asked

@@ -51,16 +51,16 @@ def penalty_gradient(phi_TD: th.Tensor) -> th.Tensor:
     return 4 / rows * (turned_TD / rows - trace / width * phi_TD)
 
 
-def gated_features(experts: Experts, x_BNI: th.Tensor, routing: Routing) -> th.Tensor:
+def gated_features(experts: Experts, x: th.Tensor, routing: Routing) -> th.Tensor:
     """Return what the experts' last layers read, weighed by the gates: (T, E, H).
 
     They are computed apart from the layer's output, and so are the same whichever way that took.
 
     :param experts: the experts
-    :param x_BNI: what they saw
+    :param x: what they saw
     :param routing: what was decided
     """
-    hidden_TEH = experts.hidden(x_BNI.flatten(0, 1))  # type: ignore[operator]  # has a width
+    hidden_TEH = experts.hidden(x.flatten(0, -2))  # type: ignore[operator]  # has a width
     return hidden_TEH * routing.gates_BNE.flatten(0, 1).unsqueeze(-1)
 
 
@@ -79,19 +79,17 @@ class FeaturePenalty(ABC):
         """Let the penalty count in the update that a forward pass of the layer is for."""
         if not (layer.training and th.is_grad_enabled() and kwargs.get("aux", True)):
             return None
-        y_BNO, routing = output
-        return self.attach(layer.experts, args[0], routing, y_BNO), routing
+        y, routing = output
+        return self.attach(layer.experts, args[0], routing, y), routing
 
     @abstractmethod
-    def attach(
-        self, experts: Experts, x_BNI: th.Tensor, routing: Routing, y_BNO: th.Tensor
-    ) -> th.Tensor:
+    def attach(self, experts: Experts, x: th.Tensor, routing: Routing, y: th.Tensor) -> th.Tensor:
         """Return the layer's output, with the penalty attached if that is how it works.
 
         :param experts: of the layer
-        :param x_BNI: what they saw
+        :param x: what they saw
         :param routing: what was decided
-        :param y_BNO: the layer's output
+        :param y: the layer's output
         """
 
 
@@ -111,11 +109,9 @@ class ByGradient(FeaturePenalty):
         self._parameters = list(dict.fromkeys(parameters))
         self._own: list[tuple[nn.Parameter, th.Tensor | None]] | None = None
 
-    def attach(
-        self, experts: Experts, x_BNI: th.Tensor, routing: Routing, y_BNO: th.Tensor
-    ) -> th.Tensor:
+    def attach(self, experts: Experts, x: th.Tensor, routing: Routing, y: th.Tensor) -> th.Tensor:
         """Keep the penalty's gradient until the next step; that of the last pass counts."""
-        phi_TD = gated_features(experts, x_BNI, routing).flatten(1)
+        phi_TD = gated_features(experts, x, routing).flatten(1)
         # A router that is held learns nothing for a while.
         learned = [p for p in self._parameters if p.requires_grad]
         # Written out, the penalty's gradient takes a product less.
@@ -123,7 +119,7 @@ class ByGradient(FeaturePenalty):
         with without_added_losses():  # those of the layers before
             grads = th.autograd.grad(phi_TD, learned, own_TD, retain_graph=True, allow_unused=True)
         self._own = list(zip(learned, grads, strict=True))
-        return y_BNO
+        return y
 
     @th.no_grad()
     def before_step(self, *args: Any) -> None:
@@ -162,14 +158,12 @@ class Features(NamedTuple):
 class PenaltyOnTheWay(FeaturePenalty):
     """A penalty whose gradient enters where the features are, on the way back from the loss."""
 
-    def attach(
-        self, experts: Experts, x_BNI: th.Tensor, routing: Routing, y_BNO: th.Tensor
-    ) -> th.Tensor:
+    def attach(self, experts: Experts, x: th.Tensor, routing: Routing, y: th.Tensor) -> th.Tensor:
         """Attach the features to the output."""
-        phi_TEH = gated_features(experts, x_BNI, routing)
+        phi_TEH = gated_features(experts, x, routing)
         weights: th.Tensor = experts.last_weights()  # type: ignore[operator]  # has a width
         out: th.Tensor = Attached.apply(  # type: ignore[no-untyped-call]  # torch's has no types
-            y_BNO, phi_TEH, routing.gates_BNE.detach(), weights, self
+            y, phi_TEH, routing.gates_BNE.detach(), weights, self
         )
         return out
 
@@ -229,11 +223,11 @@ class Attached(th.autograd.Function):
     """Return the output, and give features a gradient whose size depends on the output's."""
 
     @staticmethod
-    def forward(ctx: Any, y_BNO: th.Tensor, *inputs: Any) -> th.Tensor:
+    def forward(ctx: Any, y: th.Tensor, *inputs: Any) -> th.Tensor:
         """Pass the output through."""
         phi_TEH, gates_BNE, weight_EHO, ctx.penalty = inputs
         ctx.save_for_backward(phi_TEH, gates_BNE, weight_EHO)
-        return y_BNO.view_as(y_BNO)
+        return y.view_as(y)
 
     @staticmethod
     @once_differentiable

@@ -78,22 +78,18 @@ class MoEBlock(nn.Module):
         :param task_BK: the one-hot task id, for the task router
         :param aux: whether auxiliary losses count
         """
-        x_BND = self._tokens(x_BX)
-        experts_BND = append_to_each(x_BND, experts_extra)
+        tokens = x_BX
+        if self.tokens != "sample" and self.map_shape is not None:
+            tokens = tokenize(self.tokens, x_BX, self.map_shape)
+        x = append_to_each(tokens, experts_extra)
+        router_x: th.Tensor | None = x
         if self.layer.sees == "task":
             assert task_BK is not None, "such a router is only built where there are tasks"
-            router_BND = task_BK.unsqueeze(1).expand(-1, x_BND.shape[1], -1)
-        elif router_extra is experts_extra:
-            router_BND = experts_BND
-        else:
-            router_BND = append_to_each(x_BND, router_extra)
-        y_BNO, _ = self.layer(experts_BND, router_BND, aux=aux)
-        return y_BNO.flatten(1)
-
-    def _tokens(self, x_BX: th.Tensor) -> th.Tensor:
-        if self.tokens == "sample" or self.map_shape is None:
-            return x_BX.unsqueeze(1)
-        return tokenize(self.tokens, x_BX, self.map_shape)
+            router_x = task_BK if tokens.dim() == 2 else append_to_each(tokens[..., :0], task_BK)
+        elif router_extra is not experts_extra:
+            router_x = append_to_each(tokens, router_extra)
+        y, _ = self.layer(x, router_x, aux=aux)
+        return y if y.dim() == 2 else y.flatten(1)
 
     @property
     def out_features(self) -> int:

@@ -316,8 +316,8 @@ def test_units_divided_by_a_probe_do_together_what_they_did(place):
 class Halving(SoftMoE):
     """Gates that sum to a half."""
 
-    def route(self, x_BNI, router_BNR):
-        y_BNO, routing = super().route(x_BNI, router_BNR)
+    def route(self, x, router_x):
+        y_BNO, routing = super().route(x, router_x)
         return y_BNO / 2, Routing(routing.gates_BNE / 2)
 
 

@@ -25,11 +25,11 @@ from sb3_moe.layers.aux_loss import (
 # Two tokens, two experts: softmax rows (3/4, 1/4) and (1/2, 1/2); both tokens choose expert 0.
 LOGITS = th.tensor([[[math.log(3.0), 0.0], [0.0, 0.0]]])
 TOP_1 = Routing(
-    weights_BNE=th.tensor([[[0.75, 0.0], [0.5, 0.0]]]),
-    logits_BNE=LOGITS,
-    experts_BNk=th.tensor([[[0], [0]]]),
+    weights=th.tensor([[[0.75, 0.0], [0.5, 0.0]]]),
+    logits=LOGITS,
+    experts=th.tensor([[[0], [0]]]),
 )
-SLOTS = Routing(weights_BNE=th.tensor([[[0.75, 0.25]]]), logits_BNE=th.zeros(1, 1, 2, 3))
+SLOTS = Routing(weights=th.tensor([[[0.75, 0.25]]]), logits=th.zeros(1, 1, 2, 3))
 
 
 def test_probabilities_are_the_softmax_over_experts():
@@ -48,7 +48,7 @@ def test_balance_loss_by_hand():
 
 
 def test_balance_loss_is_1_when_even():
-    assert balance_loss(SLOTS._replace(weights_BNE=th.full((1, 1, 2), 0.5))).item() == 1.0
+    assert balance_loss(SLOTS._replace(weights=th.full((1, 1, 2), 0.5))).item() == 1.0
 
 
 def test_importance_loss_by_hand():

@@ -172,11 +172,8 @@ def test_every_expert_on_the_same_rows_equals_separate_networks(builder, num_exp
     assert_same(network, plain, network.every(x), slow, x)
 
 
-@pytest.mark.parametrize("chunk_values", [10**9, 40])
-def test_a_mixture_equals_the_gated_sum_of_separate_networks(monkeypatch, builder, chunk_values):
-    monkeypatch.setattr(experts_module, "CHUNK_VALUES", chunk_values)
+def test_a_mixture_equals_the_gated_sum_of_separate_networks(builder):
     plain, network, x = build(builder)
-    assert (network.chunk_rows(x) < 6) == (chunk_values == 40)
     gates = th.rand(6, 3, dtype=th.float64)
     assert_same(network, plain, network.mixture(x, gates), gated(plain, x, gates), x)
 
@@ -340,7 +337,6 @@ def test_batch_statistics_are_each_experts_own(build_one, warm):
 @pytest.mark.parametrize("build_one", [renorm_inside, centred])
 def test_with_batch_statistics_every_expert_sees_every_row(monkeypatch, build_one):
     monkeypatch.setattr(experts_module, "WIDE_UP_TO", {"cpu": -1})
-    monkeypatch.setattr(experts_module, "CHUNK_VALUES", 1)
     network, x = StackedNetwork([build_one() for _ in range(3)]), th.randn(6, 5)
     other = copy.deepcopy(network)
     gates = nn.functional.one_hot(th.tensor([0, 0, 1, 1, 2, 2]), 3).float()

@@ -29,9 +29,8 @@ every_case = pytest.mark.parametrize(("router", "tokens", "placement", "layout")
 
 @pytest.fixture
 def eager_limits(monkeypatch):
-    """Let eager passes sort rows and take chunks, whatever the size."""
+    """Let eager passes sort rows, whatever the size."""
     monkeypatch.setattr(experts, "WIDE_UP_TO", {"cpu": -1})
-    monkeypatch.setattr(experts, "CHUNK_VALUES", 40)
 
 
 def build(router, tokens, placement, layout, **others):

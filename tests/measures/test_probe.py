@@ -148,11 +148,10 @@ def small_cnn(**kwargs):
     ],
     ids=str,
 )
-def test_experts_in_chunks_or_one_by_one_read_the_same(kwargs, monkeypatch):
+def test_experts_one_by_one_read_the_same(kwargs, monkeypatch):
     model = small_cnn(**kwargs)
     obs = batch(model, 8)
     whole = policy_activations(model.policy, obs)
-    monkeypatch.setattr(experts, "CHUNK_VALUES", 1)
     monkeypatch.setattr(experts, "WIDE_UP_TO", {"cpu": 0})
     parts = policy_activations(model.policy, obs)
     assert set(parts) == set(whole)

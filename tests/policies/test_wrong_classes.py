@@ -14,18 +14,18 @@ class Routed(MoELayer):
     def __init__(self, experts, sees):
         super().__init__(experts)
 
-    def route(self, x_BNI, router_BNR):
-        return self.combine(x_BNI, self.gates(x_BNI))
+    def route(self, x, router_x):
+        return self.combine(x, self.gates(x))
 
-    def gates(self, x_BNI):
-        return th.full((*x_BNI.shape[:2], self.num_experts), 1 / self.num_experts)
+    def gates(self, x):
+        return th.full((*x.shape[:-1], self.num_experts), 1 / self.num_experts)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 3), (2, 4), (1, 1, 4), (2, 1, 1)])
 def test_gates_of_another_shape_are_refused_by_the_router_s_name(shape):
     class Off(Routed):
-        def route(self, x_BNI, router_BNR):
-            return x_BNI, Routing(th.ones(shape))
+        def route(self, x, router_x):
+            return x, Routing(th.ones(shape))
 
     with pytest.raises(
         ValueError, match=r"`gates_BNE` of the router 'Off' must .* \(2, 1, 4\), got"
@@ -35,8 +35,8 @@ def test_gates_of_another_shape_are_refused_by_the_router_s_name(shape):
 
 def test_a_route_that_gives_the_gates_alone_is_told_of_combine():
     class Gates(Routed):
-        def route(self, x_BNI, router_BNR):
-            return self.gates(x_BNI)
+        def route(self, x, router_x):
+            return self.gates(x)
 
     with pytest.raises(
         TypeError, match=r"`route` of the router 'Gates' must return .*combine.*, got Tensor"
