@@ -285,10 +285,10 @@ def spectral_penalty(phi_TD: th.Tensor) -> th.Tensor:
     return squares - trace**2 / width
 
 
-def gated_features(layer: MoELayer, x_BNI: th.Tensor, gates_BNE: th.Tensor) -> th.Tensor:
+def gated_features(layer: MoELayer, x: th.Tensor, gates_BNE: th.Tensor) -> th.Tensor:
     """Return what the last layer of each expert reads times its gate, token by token: (T, D)."""
     rows = []
-    for x_I, gates_E in zip(x_BNI.flatten(0, 1), gates_BNE.flatten(0, 1), strict=True):
+    for x_I, gates_E in zip(x.flatten(0, -2), gates_BNE.flatten(0, 1), strict=True):
         parts = [
             gates_E[k] * expert(layer.experts, k, parts=-1)(x_I.unsqueeze(0)).squeeze(0)
             for k in range(layer.num_experts)

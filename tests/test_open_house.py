@@ -201,8 +201,8 @@ def test_a_layer_that_sees_part_of_the_input_is_no_reader_of_every_unit():
             super().__init__(experts, sees, **options)
             self.scores = nn.Linear(2, sees.num_experts)
 
-        def route(self, x_BNI, router_BNR):
-            return super().route(x_BNI, router_BNR[..., -2:])
+        def route(self, x, router_x):
+            return super().route(x, router_x[..., -2:])
 
     model = make(router=Narrow)
     redo(model.policy, observations(model), tau=0.1)  # leaves alone what nothing tells of

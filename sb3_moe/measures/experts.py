@@ -28,7 +28,7 @@ def expert_outputs(policy: Any, obs: Obs) -> dict[str, th.Tensor]:
 
     def hook(name: str) -> Any:
         def keep(module: nn.Module, args: tuple[th.Tensor, ...]) -> None:
-            seen[name] = args[0].flatten(0, 1)
+            seen[name] = args[0].flatten(0, -2)
 
         return keep
 

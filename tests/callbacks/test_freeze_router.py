@@ -180,9 +180,9 @@ def test_what_a_router_never_learns_stays_fixed_when_it_thaws():
             self.scores = th.nn.Linear(sees.features, sees.num_experts)
             self.fixed = th.nn.Parameter(th.randn(sees.num_experts), requires_grad=False)
 
-        def route(self, x_BNI, router_BNR):
-            scores_BNE = self.scores(router_BNR) + self.fixed
-            return self.combine(x_BNI, scores_BNE.softmax(-1))
+        def route(self, x, router_x):
+            scores = self.scores(router_x) + self.fixed
+            return self.combine(x, scores.softmax(-1))
 
     layer = Fixed(mlp_experts(2, 3, 4, 3), RouterInput(features=3, num_experts=2))
     for still in (True, True, False):

@@ -132,8 +132,8 @@ def test_a_uniform_router_does_not_specialise():
 
 def test_a_task_without_any_weight_does_not_end_a_run():
     class Cut(own_parts.Tempered):
-        def route(self, x_BNI, router_BNR):
-            return self.combine(x_BNI, (self.scores(router_BNR) - 1e6).relu())
+        def route(self, x, router_x):
+            return self.combine(x, (self.scores(router_x) - 1e6).relu())
 
     kwargs = {"router": Cut, "num_experts": 2, "net_arch": [4]}
     env = make_multitask_vec_env(["CartPole-v1", "Acrobot-v1"], 2, seed=0)

@@ -87,13 +87,13 @@ def test_td3s_squashed_output_is_not_a_hidden_layer(policy):
     assert all(not isinstance(layer.module, nn.Tanh) for layer in hidden_layers(model.policy))
 
 
-def read_layer(layer, x_BNI):
+def read_layer(layer, x):
     """Return (rows' hidden values, rows' outputs, layer's output, rows' gates)."""
     with recording({"act": layer.experts.layers[1]}) as outputs, th.no_grad():
-        y_BNO, routing = layer(x_BNI)
+        y, routing = layer(x)
     values_ETHP = as_ETHP(outputs["act"][0], layer.num_experts)
     rows_ETO = layer.experts.last(values_ETHP[..., 0])
-    return rows_ETO, y_BNO, row_gates(layer, routing)
+    return rows_ETO, y, row_gates(layer, routing)
 
 
 SEES = RouterInput(features=4, num_experts=3, num_tokens=6)
@@ -103,10 +103,11 @@ SEES = RouterInput(features=4, num_experts=3, num_tokens=6)
 @pytest.mark.parametrize("slots", [1, 2])
 def test_gates_of_rows_make_up_a_soft_layers_output(tokens, slots):
     layer = SoftMoE(mlp_experts(3, 4, 5, 2), SEES, num_slots=slots)
-    rows_ETO, y_BNO, gates_TE = read_layer(layer, th.randn(7, tokens, 4))
+    x = th.randn(7, 4) if tokens == 1 else th.randn(7, tokens, 4)
+    rows_ETO, y, gates_TE = read_layer(layer, x)
     weighted_TO = th.einsum("eto,te->to", rows_ETO, gates_TE)
     per_sample_BO = weighted_TO.view(7, -1, 2).sum(1)
-    th.testing.assert_close(per_sample_BO, y_BNO.mean(1))
+    th.testing.assert_close(per_sample_BO, y.view(7, tokens, 2).mean(1))
 
 
 def test_gates_of_rows_make_up_an_expert_choice_layers_output():
@@ -126,7 +127,7 @@ def test_gates_of_rows_make_up_the_output_where_tokens_keep_their_place(kind):
 def test_a_stacked_layer_reads_the_same_as_the_plain_experts_it_stands_for():
     layer, x_TI = UniformMoE(mlp_experts(3, 4, 5, 2), SEES), th.randn(9, 4)
     with recording({"act": layer.experts.layers[1]}) as outputs, th.no_grad():
-        layer(x_TI.unsqueeze(1))
+        layer(x_TI)
     values_ETHP = as_ETHP(outputs["act"][0], 3)
     for k in range(3):
         th.testing.assert_close(values_ETHP[k, :, :, 0], layer.experts.expert(k)[:2](x_TI))

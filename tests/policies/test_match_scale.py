@@ -248,8 +248,8 @@ class Normed(own_parts.Tempered):
 
     name = "normed"
 
-    def route(self, x_BNI, router_BNR):
-        y_BNO, routing = super().route(x_BNI, router_BNR)
+    def route(self, x, router_x):
+        y_BNO, routing = super().route(x, router_x)
         return nn.functional.normalize(y_BNO, dim=-1), routing
 
 

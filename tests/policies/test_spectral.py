@@ -55,8 +55,8 @@ def penalties_gradient(policy, tower, forward):
     policy.set_training_mode(False)
     forward()
     handle.remove()
-    x_BNI, routing = seen[-1]
-    penalty = reference.spectral_penalty(reference.gated_features(layer, x_BNI, routing.gates_BNE))
+    x, routing = seen[-1]
+    penalty = reference.spectral_penalty(reference.gated_features(layer, x, routing.gates_BNE))
     parameters = tower_parameters(policy, tower)
     return reference_gradients(penalty, parameters), penalty.detach()
 

@@ -39,7 +39,7 @@ def inputs_of_layers(policy):
     for name, layer in policy.moe_layers().items():
 
         def note(module, args, name=name):
-            seen[name] = [x.detach()[:, 0] for x in args]
+            seen[name] = [x.detach() for x in args]
 
         handles.append(layer.register_forward_pre_hook(note))
     yield seen

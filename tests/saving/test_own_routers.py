@@ -17,9 +17,9 @@ class Halves(MoELayer):
         super().__init__(experts)
         self.share = share
 
-    def route(self, x_BNI, router_BNR):
-        gates_BNE = x_BNI.new_full((*x_BNI.shape[:2], self.num_experts), self.share / 2)
-        return self.combine(x_BNI, gates_BNE)
+    def route(self, x, router_x):
+        gates = x.new_full((*x.shape[:-1], self.num_experts), self.share / 2)
+        return self.combine(x, gates)
 
 
 @pytest.mark.parametrize("by_tower", [False, True])
