@@ -7,15 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 try:
     import tyro
 except ImportError:
     sys.exit("error: sb3-moe needs tyro, and more: pip install 'sb3-moe[cli]'")
-
-if TYPE_CHECKING:
-    from sb3_moe.study.spec.grid import StudyConfig
 
 
 @dataclass(frozen=True)
@@ -37,19 +34,6 @@ class StudyOptions:
     steps_per_task: int | None = None
     architecture: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
-
-    def load(self) -> tuple[StudyConfig, Path]:
-        """Read the study, with what the command line changes in it, and give its folder."""
-        from sb3_moe.study.spec.grid import changed, load_study
-
-        study = changed(
-            load_study(self.study),
-            seeds=self.seeds,
-            steps_per_task=self.steps_per_task,
-            architecture=self.architecture,
-            only=self.only,
-        )
-        return study, self.out or Path("runs") / study.name
 
 
 @dataclass(frozen=True)
@@ -122,8 +106,8 @@ class AgentOptions:
 
     :param model: a file of sb3_moe.save (.moe), or SB3's zip with --trust
     :param tasks: needed: a suite's name, or Gymnasium ids or a study's names, as the agent was
-        trained on; an id's arguments stand behind it, as in 'CartPole-v1(max_episode_steps=50)';
-        what builds your own is package.module:callable, imported from the path
+        trained on; an id with arguments is '[CartPole-v1, {max_episode_steps: 50}]'; what builds
+        your own is package.module:callable, imported from the path
     :param trust: open SB3's zip, which can run code: only your own
     :param algorithm: of SB3's zip, which doesn't say
     :param custom: your own classes that a .moe names, such as nearest:Nearest, imported from the
@@ -239,20 +223,8 @@ def _serve(command: Any) -> int:
         return opened_agent.card(command)
     from sb3_moe.study import commands
 
-    if isinstance(command, Schema):
-        return commands.schema(table=command.table)
-    study, root = command.load()
-    match command:
-        case Plan():
-            return commands.plan(study, root, command.processes)
-        case Status():
-            return commands.status(study, root)
-        case Report():
-            options = {"replays": command.replays, "partial": command.partial}
-            return commands.report(study, root, command.to, **options)
-        case _:
-            engine = commands.engine_maker(command, study.device)
-            return commands.run_study(study, root, engine, command.retry, command.replays)
+    command_of = {Plan: "plan", Run: "run", Status: "status", Report: "report", Schema: "schema"}
+    return int(getattr(commands, command_of[type(command)])(command))
 
 
 def _list_suites() -> int:
@@ -279,21 +251,13 @@ def exit_status(command: Callable[[], int]) -> int:
         return 130
     # What a wrong word or file, a missing package or a full disk raises.
     except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
-        print(f"error: {_in_a_line(error)}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
         if type(error).__module__ != "gymnasium.error":
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-def _in_a_line(error: Exception) -> str:
-    if type(error).__module__.startswith("pydantic"):
-        from sb3_moe.study.spec.entries import in_words
-
-        return in_words(error)  # type: ignore[arg-type]  # it is pydantic's ValidationError
-    return str(error)
 
 
 def console_script() -> None:

@@ -17,8 +17,17 @@ _NEEDED = (
 )
 require("sb3_moe.study", *_NEEDED)
 
-from sb3_moe.study.run.cell import train_cell
-from sb3_moe.study.run.folder import CellFolder
-from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
+from sb3_moe.study.config import Architecture, Evaluation, RunConfig
+from sb3_moe.study.folder import RunFolder
+from sb3_moe.study.grid import StudyConfig, load_study
+from sb3_moe.study.training import train_run
 
-__all__ = ["Architecture", "CellConfig", "CellFolder", "Evaluation", "train_cell"]
+__all__ = [
+    "Architecture",
+    "Evaluation",
+    "RunConfig",
+    "RunFolder",
+    "StudyConfig",
+    "load_study",
+    "train_run",
+]

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from heapq import heapreplace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
+import torch as th
 import yaml
 from rich.console import Console
 from rich.progress import track
 
-from sb3_moe.saving.files import check_writable, read_json, write_json
+from sb3_moe.saving.files import check_writable, write_json
+from sb3_moe.study import grid
 from sb3_moe.study.claims import load_claims
-from sb3_moe.study.report.replays import write_replays
-from sb3_moe.study.report.results import check_level
-from sb3_moe.study.report.writing import check_report_folder, report_folder, write_report
-from sb3_moe.study.run.engine import (
+from sb3_moe.study.config import RunConfig
+from sb3_moe.study.engine import (
     Engine,
     LocalEngine,
     RayEngine,
@@ -30,22 +32,25 @@ from sb3_moe.study.run.engine import (
     child_environment,
     environment,
 )
-from sb3_moe.study.run.jobs import Job, locked, refuse_changes, run, survey, unfinished
-from sb3_moe.study.run.processes import is_held
-from sb3_moe.study.run.provenance import provenance
-from sb3_moe.study.run.random_policy import random_returns, read_returns
-from sb3_moe.study.run.rehearsal import Pace, check_networks, past_pace, rehearsed_pace
-from sb3_moe.study.run.tuning import chosen, runs_of, tune
-from sb3_moe.study.run.view import LiveView
-from sb3_moe.study.spec import grid
-from sb3_moe.study.spec.algorithms import algorithm_class
-from sb3_moe.study.spec.config import CellConfig, check_device
-from sb3_moe.study.spec.grid import StudyConfig
-from sb3_moe.vec_env.evaluating import is_told_masks
+from sb3_moe.study.folder import Job, held, is_held, refuse_changes, steps_in, survey
+from sb3_moe.study.grid import StudyConfig, load_study
+from sb3_moe.study.jobs import run_jobs, unfinished
+from sb3_moe.study.judging import missing
+from sb3_moe.study.preparing import (
+    Pace,
+    check_networks,
+    measure_random_policy,
+    past_pace,
+    rehearsed_pace,
+)
+from sb3_moe.study.report import check_report_folder, write_replays, write_report
+from sb3_moe.study.results import planned_table
+from sb3_moe.study.training import versions
+from sb3_moe.study.tuning import all_runs, chosen, tune
 
-#: Where, in a study's folder, processes leave each other what jax has compiled.
-CACHE = ".jax"
-TRAINED = "being trained"
+if TYPE_CHECKING:
+    from sb3_moe_cli import Plan, Report, Run, Schema, Status, StudyOptions
+
 # Seconds of training that `plan` takes in all, and of each network at least.
 REHEARSAL, SHORTEST = 20.0, 1.0
 
@@ -55,23 +60,49 @@ def say(text: str) -> None:
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def schema(*, table: bool = False) -> int:
+def read(options: StudyOptions) -> tuple[StudyConfig, Path]:
+    """Read the study, with what the command line changes in it, and give its folder."""
+    study = load_study(
+        options.study,
+        options.architecture,
+        seeds=options.seeds,
+        steps_per_task=options.steps_per_task,
+        only=options.only and list(options.only),
+    )
+    return study, options.out or Path("runs") / study.name
+
+
+def schema(options: Schema) -> int:
     """Print the JSON schema of a study's file, or the docs' table of its entries."""
-    print(grid.table() if table else json.dumps(grid.schema(), indent=1))
+    print(grid.table() if options.table else json.dumps(grid.schema(), indent=1))
     return 0
 
 
-def status(study: StudyConfig, root: Path) -> int:
+def status(options: Status) -> int:
     """Print what the folders hold.
 
     :return: 1 if one failed, is damaged or is of another configuration
     """
-    jobs = survey(runs_of(study, root), root)
-    counts = Counter(map(_status, jobs))
+    return show_status(*read(options))
+
+
+def show_status(study: StudyConfig, root: Path) -> int:
+    """Print what the folders hold; see :func:`status`."""
+    jobs = survey(all_runs(study, root), root)
+    counts: Counter[str] = Counter()
     for job in jobs:
-        if job.state.status not in ("done", "missing"):
-            say(f"{job.folder.path}: {_standing(job)}")
-    say(", ".join(f"{count} {name}" for name, count in counts.items()))
+        found, reason = job.state
+        if found == "interrupted":
+            row = job.folder.last_logged()
+            reached = f"at {steps_in(row):,} of {job.run.total_steps:,} steps"
+            at_work = is_held(job.folder.path)
+            goes_on = "" if at_work else f", goes on from {job.folder.goes_on_at():,}"
+            reason = f"{reached}{goes_on} {reason}".strip()
+        word = "being trained" if found == "interrupted" and at_work else found
+        counts[word] += 1
+        if found not in ("done", "missing"):
+            say(f"{job.folder.path}: {word}: {reason}")
+    say(", ".join(f"{count} {word}" for word, count in counts.items()))
     wrong = counts["failed"] + counts["damaged"]
     if wrong:
         say("run those that failed or are damaged again with: run --retry")
@@ -79,26 +110,9 @@ def status(study: StudyConfig, root: Path) -> int:
     return 1 if wrong else 0
 
 
-def _standing(job: Job) -> str:
-    """Say how far a run is, and what is wrong with it."""
-    status, reason = _status(job), job.state.reason
-    if job.state.status == "interrupted":
-        status += f" at {job.folder.live().get('steps', 0):,} of {job.cell.total_steps:,} steps"
-        if not status.startswith(TRAINED):
-            status += f", goes on from {job.folder.goes_on_at():,}"
-    return f"{status}: {reason}" if reason else status
-
-
-def _status(job: Job) -> str:
-    """Give a run's status; one that seems interrupted may be at work."""
-    at_work = job.state.status == "interrupted" and is_held(job.folder.path)
-    return TRAINED if at_work else job.state.status
-
-
-def engine_maker(options: Any, device: str) -> Callable[[Path], Engine]:
+def engine_maker(options: Run, device: str) -> Callable[[Path], Engine]:
     """Give what makes the engine that a command line asks for, in a study's folder.
 
-    :param options: of ``sb3-moe study run``
     :param device: of the runs
     :raises ValueError: if options are another engine's, or runs would not find their device
     """
@@ -110,9 +124,13 @@ def engine_maker(options: Any, device: str) -> Callable[[Path], Engine]:
             )
     resources = options.cpus or 1.0, options.gpus or 0.0
     if options.engine == "local":
-        check_device(device, here=True)
         processes = check_processes(options.processes)
-        return lambda root: LocalEngine(processes, root / CACHE)
+        try:
+            th.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            why = str(error).splitlines()[0]
+            raise ValueError(f"`device` must be one that torch has, got {device}: {why}") from error
+        return lambda root: LocalEngine(processes, root)
     if device.startswith("cuda") and not options.gpus:
         raise ValueError(
             "`--gpus` must be above 0 where `device` is cuda, since runs that ask for no GPU are "
@@ -123,6 +141,16 @@ def engine_maker(options: Any, device: str) -> Callable[[Path], Engine]:
     pairs = (each.partition("=") for each in options.slurm)
     parameters = {name: yaml.safe_load(value) for name, _, value in pairs}
     return lambda root: SlurmEngine(root / ".slurm", *resources, **parameters)
+
+
+def run(options: Run) -> int:
+    """Run what is missing, then write the report; 1 if a run is not done at the end."""
+    study, root = read(options)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C, unless under nohup
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    make_engine = engine_maker(options, study.device)
+    return run_study(study, root, make_engine, options.retry, options.replays)
 
 
 def run_study(
@@ -143,8 +171,7 @@ def run_study(
     """
     check_claims(study)
     check_writable(root)
-    check_report_folder(root / "report", "out")
-
+    check_report_folder(root)
     engines: list[Engine] = []
 
     def train(jobs: Sequence[Job]) -> None:
@@ -152,22 +179,22 @@ def run_study(
         if todo:
             # First of all: Ray starts by forks, which jax, once it is loaded, does not bear.
             engines.extend([] if engines else [make_engine(root)])
-            rehearse([job.cell for job in todo], root)
-            prepare(study, root)
-            with LiveView(todo, Console()) as view:
-                run(todo, engines[0], view)
+            check_networks([job.run for job in todo], root)
+            measure_random_policy(study, root)
+            run_jobs(todo, engines[0], Console())
 
-    with locked(root):
-        refuse_changes(survey(runs_of(study, root), root))
+    with held(root):
+        refuse_changes(survey(all_runs(study, root), root))
+        said = {"study": study.to_dict(), "command": shlex.join(sys.argv), "versions": versions()}
+        write_json(root / "study.json", said)
         try:
             if chosen(study, root).tune is not None:
                 tune(study, root, train)
             found = chosen(study, root)
             jobs = []
             if found.tune is None:
-                train(survey(found.cells(), root))
-                prepare(study, root)
-                jobs = survey(found.cells(), root)
+                train(survey(found.runs(), root))
+                jobs = survey(found.runs(), root)
         except KeyboardInterrupt:
             say(f"stopped; what is finished stays in {root}: run again to go on")
             raise
@@ -176,79 +203,50 @@ def run_study(
                 engine.stop()
     states = {job.state.status for job in jobs}
     if "done" in states:
-        report(study.only(()), root, replays=replays)
-    status(study, root)
+        measure_random_policy(study, root)
+        write(replace(study, only=()), root, replays=replays)
+    show_status(study, root)
     return 0 if states == {"done"} else 1
 
 
 def check_claims(study: StudyConfig) -> None:
     """Read the claims, so that what is wrong with them shows before anything is run.
 
-    Groups without a run, and measures without a value, are only named: several studies may share a
-    file of claims.
+    Comparisons without a value are only named: several studies may share a file of claims.
 
     :raises ValueError: naming the claim
     """
-    if study.claims is not None:
-        claims = load_claims(study.claims)
-        claims.check_tasks(study.games)
-        cells = study.only(()).cells()
-        for line in [*claims.without_runs(cells), *claims.without_values(cells)]:
-            say(line)
+    claims = load_claims(study.claims, study.games)
+    for line in missing(claims, planned_table(replace(study, only=()).runs())):
+        say(line)
 
 
-def prepare(study: StudyConfig, root: Path) -> None:
-    """Write down the study, and measure the random policy's level once."""
-    path, masked = root / "random.json", is_told_masks(algorithm_class(study.algorithm))
-    try:
-        last = read_json(root / "study.json")
-        if masked and not last.get("random_masked"):
-            raise ValueError(f"{path.name} must be of a random policy that keeps to masks")
-        check_level(study, last)
-        read_returns(path, study.games, study.random_episodes)
-    except ValueError:  # not there, damaged, or of what the study was before
-        with environment(child_environment(root / CACHE)):
-            measured = random_returns(
-                study.games, study.random_episodes, algorithm=study.algorithm, **study.world
-            )
-        write_json(path, {game: np.round(r, 6).tolist() for game, r in measured.items()})
-    # After the level, since it says which environments that is of.
-    said = {"study": chosen(study, root).to_dict(), "random_masked": masked, **provenance()}
-    write_json(root / "study.json", said)
+def report(options: Report) -> int:
+    """Write the report from what is done."""
+    write(*read(options), options.to, replays=options.replays, partial=options.partial)
+    return 0
 
 
-def rehearse(cells: Sequence[CellConfig], root: Path) -> None:
-    """Build each network that will be trained, where a mistake costs seconds.
-
-    :raises ValueError: naming the architecture that can't be built
-    """
-    with environment(child_environment(root / CACHE)):
-        check_networks(cells)
-
-
-def report(
+def write(
     study: StudyConfig,
     root: Path,
     to: Path | None = None,
     *,
     replays: bool = False,
     partial: bool = False,
-) -> int:
+) -> None:
     """Write the report from what is done.
 
     :param replays: with a page on which each network plays
     :param partial: with what runs have that aren't done
     """
-    study = chosen(study, root)
-    if replays:
-        report_folder(root, to)  # where a mistake costs nothing
-        for line in write_replays(study, root, to or root / "report", root / CACHE):
-            say(line)
-    say(f"report: {write_report(study, root, to, partial=partial)}")
-    return 0
+    study, folder = chosen(study, root), check_report_folder(root, to)
+    for line in write_replays(study, root, folder) if replays else ():
+        say(line)
+    say(f"report: {write_report(study, root, folder, partial=partial)}")
 
 
-def plan(study: StudyConfig, root: Path, processes: int | None) -> int:
+def plan(options: Plan) -> int:
     """Print what would run, and how long it would take.
 
     Runs that are done say how fast their network trains; one without any trains for a moment.
@@ -256,22 +254,23 @@ def plan(study: StudyConfig, root: Path, processes: int | None) -> int:
     :raises ValueError: if a claim or the number of processes is wrong, a folder was made by another
         configuration, or a network can't be built
     """
+    processes = check_processes(options.processes)
+    study, root = read(options)
     check_claims(study)
-    processes = check_processes(processes)
-    jobs = survey(runs_of(study, root), root)
+    jobs = survey(all_runs(study, root), root)
     refuse_changes(jobs)
     left = [job for job in jobs if job.state.status != "done"]
     say(f"{len(jobs)} runs, {len(jobs) - len(left)} done, folder {root}")
-    networks = {_network(job): _without_missing_start(job.cell) for job in left}
+    networks = {_network(job): _without_missing_start(job.run) for job in left}
     if not networks:
         return 0
-    rehearse(list(networks.values()), root)
+    check_networks(list(networks.values()), root)
     paces = {_network(job): pace for job in jobs if (pace := past_pace(job)) is not None}
-    untried = {name: cell for name, cell in networks.items() if name not in paces}
+    untried = {name: run for name, run in networks.items() if name not in paces}
     seconds = max(REHEARSAL / max(len(untried), 1), SHORTEST)
-    with environment(child_environment(root / CACHE)):
-        for name, cell in track(untried.items(), "training each network a little"):
-            paces[name] = rehearsed_pace(cell, seconds)
+    with environment(child_environment(root)):
+        for name, run in track(untried.items(), "training each network a little"):
+            paces[name] = rehearsed_pace(run, seconds)
     for name in networks:
         runs = sum(_network(job) == name for job in left)
         how = "measured now" if name in untried else "as in runs that are done"
@@ -286,17 +285,17 @@ def plan(study: StudyConfig, root: Path, processes: int | None) -> int:
 
 def _network(job: Job) -> str:
     """Name a run's network, whatever value of it is tried."""
-    return job.cell.architecture.name.partition("@")[0]
+    return job.run.architecture.name.partition("@")[0]
 
 
 def _seconds(job: Job, pace: Pace) -> float:
-    return pace.start + (job.cell.total_steps - job.folder.goes_on_at()) / pace.rate
+    return pace.start + (job.run.total_steps - job.folder.goes_on_at()) / pace.rate
 
 
-def _without_missing_start(cell: CellConfig) -> CellConfig:
+def _without_missing_start(run: RunConfig) -> RunConfig:
     """Let a network begin anew where what it is to begin with isn't there yet, and say so."""
-    start = cell.architecture.start_from
+    start = run.architecture.start_from
     if start is None or start.model is None or Path(start.model).exists():
-        return cell
-    say(f"{cell.architecture.name} begins with {start.model}, which isn't there yet")
-    return replace(cell, architecture=replace(cell.architecture, start_from=None))
+        return run
+    say(f"{run.architecture.name} begins with {start.model}, which isn't there yet")
+    return replace(run, architecture=replace(run.architecture, start_from=None))

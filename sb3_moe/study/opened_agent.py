@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,9 +18,8 @@ from sb3_moe.hub import push, write_folder
 from sb3_moe.hub.folder import check_folder
 from sb3_moe.saving.files import check_writable
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning
-from sb3_moe.study.spec.algorithms import algorithm_class
-from sb3_moe.study.spec.named import imported
-from sb3_moe.study.spec.tasks import entry_of, game_id, read_tasks
+from sb3_moe.study.building import algorithm_class, entry_of, game_id, read_tasks
+from sb3_moe.study.entries import imported, read_yaml
 from sb3_moe.vec_env.tasks import names_on
 from sb3_moe.watching.importance import check_importance, expert_importance
 from sb3_moe.watching.record import expert_named
@@ -73,24 +71,25 @@ def _load(options: AgentOptions, env: Any) -> BaseAlgorithm:
         ) from error
 
 
-def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:
+def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[Any, Any]:
     """Build the environment that shows tasks as a model saw them, in the order that it knows.
 
-    :param tasks: a suite's name, or ids, with or without arguments, or ``module:callable``
+    :param words: a suite's name, or ids, ids with arguments as in a study's file, or
+        ``module:callable``
     :param space: the model's observations
     :raises ValueError: if nothing fits, or can be built
     """
-    named = _in_order(tasks, space)
-    alone = not isinstance(named, str) and len(named) == 1 and names_on(space) is None
-    if alone and named[0].env_id is not None:
-        env = named[0].make()
+    tasks = _in_order(words, space)
+    alone = not isinstance(tasks, str) and len(tasks) == 1 and names_on(space) is None
+    if alone and tasks[0].env_id is not None:
+        env = tasks[0].make()
         if env.observation_space == space:
             return env
         env.close()
     problems = []
     for shown in SHOWN:
         try:
-            venv = sb3_moe.make_multitask_vec_env(named, task_id=shown)
+            venv = sb3_moe.make_multitask_vec_env(tasks, task_id=shown)
         except ValueError as problem:
             problems.append(problem)  # not every environment can be shown in every way
             continue
@@ -100,12 +99,12 @@ def env_for(tasks: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
     if len(problems) == len(SHOWN):
         raise problems[-1]  # of the way that adds nothing: the environment itself can't be built
     raise ValueError(
-        f"`--tasks` must be those that the model was trained on: no way to show {list(tasks)} "
+        f"`--tasks` must be those that the model was trained on: no way to show {list(words)} "
         f"gives its observations, {space}"
     )
 
 
-def _in_order(tasks: Sequence[str], space: spaces.Space[Any]) -> Any:
+def _in_order(words: Sequence[str], space: spaces.Space[Any]) -> Any:
     """Put tasks into the order in which a model knows them, if its observations say it.
 
     A suite in its own order stays a name, by which the agent's card calls it.
@@ -116,46 +115,22 @@ def _in_order(tasks: Sequence[str], space: spaces.Space[Any]) -> Any:
     from sb3_moe_envs.suites import tasks_of
 
     known = names_on(space)
-    ids = sorted(map(game_id, known or ()))
-    if known is not None and sorted(map(game_id, tasks)) == ids and set(ids) <= {*gym.registry}:
+    if known is not None and sorted(map(game_id, words)) == sorted(map(game_id, known)):
         return read_tasks(known)  # a study's games, by short names or full ids
-    is_suite = len(tasks) == 1 and tasks[0] in SUITES
-    found = {each.name: each for each in tasks_of(tasks[0] if is_suite else [*map(_typed, tasks)])}
+    is_suite = len(words) == 1 and words[0] in SUITES
+    entries = [read_yaml(word) if word.startswith("[") else word for word in words]
+    tasks = words[0] if is_suite else [entry_of(each, "--tasks") for each in entries]
+    found = {each.name: each for each in tasks_of(tasks)}
     if is_suite and known in (None, [*found]):
-        return tasks[0]
+        return tasks
     if known is None or len(known) == len(found) == 1:
         return list(found.values())
     if sorted(found) != sorted(known):
         raise ValueError(
             f"`--tasks` must be those that the model was trained on, {known}, got {[*found]}; an "
-            "id's arguments stand behind it, as in 'CartPole-v1(max_episode_steps=50)'"
+            "id with arguments is written as in '[CartPole-v1, {max_episode_steps: 50}]'"
         )
     return [found[name] for name in known]
-
-
-def _typed(word: str) -> Any:
-    """Read an id, ``package.module:callable``, or an id with arguments in brackets.
-
-    Environments name tasks that differ in their arguments so, and write texts without quotes.
-    """
-    env_id, arguments = word, {}
-    try:
-        source = f"task({word.partition('(')[2]}"
-        call = ast.parse(source, mode="eval").body
-        if isinstance(call, ast.Call) and call.keywords and not call.args:
-            env_id = word.partition("(")[0]
-            arguments = {str(each.arg): _literal(source, each.value) for each in call.keywords}
-    except SyntaxError:  # other words with brackets, such as reach-v3(V2), are an id as they are
-        pass
-    found = entry_of((env_id, arguments) if arguments else env_id, "--tasks") if ":" in word else ""
-    return found if callable(found) else (game_id(env_id), arguments)
-
-
-def _literal(source: str, node: ast.expr) -> Any:
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return ast.get_source_segment(source, node)
 
 
 def _fits(ours: spaces.Space[Any], models: spaces.Space[Any]) -> bool:

@@ -2,10 +2,9 @@
 
 The table has a row for each value of each run, in the columns ``regime``, ``order``,
 ``architecture``, ``seed``, ``measure``, ``task``, ``step`` and ``value``. With a step it is of one
-evaluation: ``return``, ``success``, or one of :data:`~sb3_moe.study.report.measures.INSIDES`.
-Without one it is one of :data:`~sb3_moe.study.report.measures.MEASURES`, of the whole run. Runs
-that have no value (yet) of a measure have a row with NaN, so that the table also says what is
-missing.
+evaluation: ``return``, ``success``, or one of :data:`~sb3_moe.study.measures.INSIDES`. Without one
+it is one of :data:`~sb3_moe.study.measures.MEASURES`, of the whole run. Runs that have no value
+(yet) of a measure have a row with NaN, so that the table also says what is missing.
 """
 
 from __future__ import annotations
@@ -21,13 +20,24 @@ import numpy as np
 import pandas as pd
 
 from sb3_moe.saving.files import read_json
-from sb3_moe.study.report.measures import INSIDES, MEASURES, WHOLE, References, Run, block_end
-from sb3_moe.study.run.jobs import Job, refuse_changes, survey
-from sb3_moe.study.run.random_policy import read_returns
-from sb3_moe.study.spec.config import CellConfig, plain
-from sb3_moe.study.spec.grid import StudyConfig
+from sb3_moe.study.config import RunConfig
+from sb3_moe.study.folder import Job, refuse_changes, survey
+from sb3_moe.study.grid import StudyConfig
+from sb3_moe.study.measures import (
+    INSIDES,
+    MEASURES,
+    NAN,
+    WHOLE,
+    References,
+    Run,
+    block_end,
+    openers,
+)
+from sb3_moe.study.preparing import random_means
 
 COLUMNS = ["regime", "order", "architecture", "seed", "measure", "task", "step", "value"]
+#: Where, in a study's folder, the values stand that its networks take of what is tuned.
+CHOICES = "tune.json"
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Results:
     :param table: see above
     :param problems: what readers should know of single runs: run, task, problem and value
     :param arguments: of the algorithm, by network
+    :param choices: how the values of what is tuned scored, and which networks took
     :param provenance: what ``study.json`` says of the study that was run last in the folder, and
         the versions and hardware that runs had
     """
@@ -50,6 +61,7 @@ class Results:
     table: pd.DataFrame
     problems: Sequence[tuple[str, str, str, Any]] = ()
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    choices: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -60,24 +72,30 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     :raises ValueError: if no run is done, or what numbers rest on was made by another
         configuration
     """
-    jobs = survey(study.cells(), root)
+    jobs = survey(study.runs(), root)
     refuse_changes(jobs)
     wanted = ("done", "interrupted") if partial else ("done",)
     there = [job for job in jobs if job.state.status in wanted and has_scores(job)]
     if not there:
         raise ValueError(f"a report needs a run that is done, {root} has none: run the study")
-    runs = with_silent_failures(list(map(read_run, there)))
-    last = read_json(root / "study.json")
-    random = _random_means(study, root, last)
-    said = {job.cell.architecture.name: job.folder.config() for job in there}
+    runs = read_runs(there)
+    random = random_means(study, root)
+    configs = {job.run.architecture.name: job.folder.config() for job in there}
+    machines = Counter(json.dumps(job.folder.config().get("versions")) for job in there)
+    said = read_json(root / "study.json")
+    choices = root / CHOICES
     return Results(
         study,
         runs,
         random,
-        as_table(study.cells(), runs, random),
+        as_table(study.runs(), runs, random),
         list(_problems(jobs, runs, random)),
-        {name: config.get("arguments", {}) for name, config in said.items()},
-        {**last, "study": last.get("study", {}).get("name"), **_machines(there)},
+        {name: config.get("arguments", {}) for name, config in configs.items()},
+        read_json(choices) if choices.exists() else {},
+        {
+            "command": said.get("command"),
+            **{f"{count} runs": json.loads(each) for each, count in machines.most_common()},
+        },
     )
 
 
@@ -87,19 +105,15 @@ def has_scores(job: Job) -> bool:
     return there and len(job.folder.scores().get("steps", ())) > 0
 
 
-def read_run(job: Job) -> Run:
-    """Read what a run's folder has measured."""
-    has = (job.folder.path / "diagnostics.npz").exists()
-    return Run(job.cell, job.folder.scores(), job.folder.diagnostics() if has else {})
+def read_runs(jobs: Sequence[Job]) -> list[Run]:
+    """Read what the folders of runs have measured.
 
-
-def with_silent_failures(runs: Sequence[Run]) -> list[Run]:
-    """Count episodes that say nothing of success as failures, on tasks of which any run's do.
-
-    A run that never succeeded may hold no word of success.
+    Episodes that say nothing of success count as failures, on tasks of which any run's do: a run
+    that never succeeded may hold no word of success.
     """
+    runs = [Run(job.run, job.folder.scores(), job.folder.diagnostics()) for job in jobs]
     if not all("successes" in run.scores for run in runs):
-        return list(runs)
+        return runs
     said = [run.scores["successes"] for run in runs]
     spoken = np.any([np.isfinite(each).any(axis=(0, 2)) for each in said], axis=0)[:, None]
     filled = [np.where(spoken, np.nan_to_num(each), each) for each in said]
@@ -108,33 +122,56 @@ def with_silent_failures(runs: Sequence[Run]) -> list[Run]:
 
 
 def as_table(
-    cells: Sequence[CellConfig], runs: Sequence[Run], random: Mapping[str, float]
+    planned: Sequence[RunConfig], runs: Sequence[Run], random: Mapping[str, float]
 ) -> pd.DataFrame:
     """Measure the runs of a study.
 
-    :param cells: of the study, done or not
-    :param runs: that there are
+    :param planned: the runs of the study, done or not
+    :param runs: those that there are
     :param random: mean return of the random policy, by task
     """
-    found = {run.cell.name: run for run in runs}
-    references = References(runs, random, cells)
+    found = {run.config.name: run for run in runs}
+    references = References(found, random, planned)
     rows = [
-        (cell.regime, " ".join(cell.order), cell.architecture.name, cell.seed, *value)
-        for cell in cells
-        for value in _values(cell, found.get(cell.name), references)
+        (*_key(run), *value)
+        for run in planned
+        for value in _values(run, found.get(run.name), references)
     ]
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"step": "Int64"})
     return table.replace({"value": [np.inf, -np.inf]}, np.nan)
 
 
-def _values(cell: CellConfig, run: Run | None, references: References) -> Iterator[tuple[Any, ...]]:
+def planned_table(planned: Sequence[RunConfig]) -> pd.DataFrame:
+    """Give the rows that a study's table will have of whole runs: 0 where there can be a value.
+
+    There can be none where a measure needs a network's run from scratch that the study lacks.
+    """
+    alone = {(run.architecture.name, run.order[0]) for run in openers(planned)}
+    rows = []
+    for run in planned:
+        for name, measure in MEASURES.items():
+            network = run.architecture.name if measure.beside == "own" else measure.beside
+            for task in measure.tasks(run):
+                needed = run.games if task == WHOLE else [task]
+                there = network is None or all((network, each) in alone for each in needed)
+                rows.append((*_key(run), name, task, None, 0.0 if there else NAN))
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"step": "Int64"})
+
+
+def _key(run: RunConfig) -> tuple[str, str, str, int]:
+    return run.regime, " ".join(run.order), run.architecture.name, run.seed
+
+
+def _values(
+    config: RunConfig, run: Run | None, references: References
+) -> Iterator[tuple[Any, ...]]:
     """Give measure, task, step and value of all that is known of a run."""
     for name, measure in MEASURES.items():
-        for task in measure.tasks(cell):
-            yield name, task, None, measure.value(run, task, references) if run else np.nan
+        for task in measure.tasks(config):
+            yield name, task, None, measure.value(run, task, references) if run else NAN
     if run is None:
         return
-    for task in cell.games:
+    for task in config.games:
         for name, values in (("return", run.returns(task)), ("success", run.success(task))):
             if np.isfinite(values).any():
                 for step, value in zip(run.steps, values, strict=True):
@@ -150,44 +187,14 @@ def _problems(
     """List what readers should know of single runs: the run, the task, what, and the value."""
     for job in jobs:
         if job.state.status not in ("done", "missing"):
-            yield job.cell.name, "", job.state.status, job.state.reason
+            yield job.run.name, "", job.state.status, job.state.reason
     for run in runs:
-        name, last = run.cell.name, run.steps[-1]
-        if last < run.cell.total_steps:
-            yield name, "", "ended early", f"step {last} of {run.cell.total_steps}"
-        for task in run.cell.games:
+        name, last = run.config.name, run.steps[-1]
+        if last < run.config.total_steps:
+            yield name, "", "ended early", f"step {last} of {run.config.total_steps}"
+        for task in run.config.games:
             end, odd = block_end(run, task), ~np.isfinite(run.returns(task))
             if end < random.get(task, np.nan):
                 yield name, task, "below the random policy at the end of its training", end
             if odd.any():
                 yield name, task, "returns that are not numbers", f"{odd.sum()} of {len(odd)}"
-
-
-def _machines(jobs: Sequence[Job]) -> dict[str, Any]:
-    """Give the versions and hardware that runs had, under the number of these runs."""
-    configs = (job.folder.config() for job in jobs)
-    counts = Counter(json.dumps({k: c.get(k) for k in ("versions", "hardware")}) for c in configs)
-    numbered = enumerate(counts.most_common(), 1)
-    return {f"{count} runs ({k})": json.loads(each) for k, (each, count) in numbered}
-
-
-def _random_means(study: StudyConfig, root: Path, last: Mapping[str, Any]) -> dict[str, float]:
-    try:
-        check_level(study, last)
-        returns = read_returns(root / "random.json", study.games, study.random_episodes)
-    except ValueError as error:
-        raise ValueError(f"{error}: run the study, which measures it again") from error
-    return {task: float(np.mean(values)) for task, values in returns.items()}
-
-
-def check_level(study: StudyConfig, last: Mapping[str, Any]) -> None:
-    """Raise if the random policy played last in other environments than the study's.
-
-    :param last: of ``study.json``, the study that was run last in the folder
-    :raises ValueError: naming both
-    """
-    if not isinstance(said := last.get("study"), Mapping):
-        return
-    played = {name: said[name] for name in ("tasks", "env", "no_op_max") if said.get(name)}
-    if played != plain(study.world):
-        raise ValueError(f"random.json must be of {plain(study.world)}, got {played}")

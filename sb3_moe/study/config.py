@@ -1,4 +1,4 @@
-"""What one training run is, as plain values: a cell of a study's grid.
+"""What one training run is, as plain values, and what the runs of a study share.
 
 Each entry is declared once: its type, range and default in the class, its meaning in the class's
 docstring. The JSON schema and the docs' table are made from both.
@@ -8,50 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, field, fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch as th
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
     TypeAdapter,
+    ValidationError,
     ValidationInfo,
     WithJsonSchema,
 )
 from pydantic.dataclasses import dataclass
+from pydantic_core import to_jsonable_python
 
-from sb3_moe.study.spec.algorithms import (
-    PRESETS,
-    algorithm_class,
-    arguments_of,
-    declared,
-    default_policy,
-    described,
-    rollout_of,
-)
-from sb3_moe.study.spec.components import (
-    build_schedule,
-    check_callbacks,
-    check_turns,
-    normalizer_class,
-)
-from sb3_moe.study.spec.named import STRICT, NamedEntry, arguments_for
-from sb3_moe.study.spec.tasks import Entries, check_env, read_tasks
+from sb3_moe.layers.registry import ROUTERS
+from sb3_moe.policies.placements import PLACEMENTS
+from sb3_moe.policies.registration import TABLE
+from sb3_moe.study import building
+from sb3_moe.study.entries import STRICT, NamedEntry, arguments_for, in_words
 
 #: How tasks come: together, one after the other, each alone, or by a schedule.
 Regime = Literal["mtrl", "crl", "scratch", "schedule"]
 Count = Annotated[int, Field(ge=1)]
 
-#: Entries that say, besides the names of the tasks, what the environment is built with.
-WORLD = ("tasks", "env", "no_op_max")
 #: Files of models, by how their names end.
 MODELS = (".moe", ".zip")
-# Bytes that file systems take for the name of a folder, and that leave its other parts a share.
-LONGEST_FOLDER, LONGEST_NAME = 255, 200
+# Bytes of the name of a study or a network, and of the tasks in the name of a run's folder: file
+# systems take 255 in all.
+LONGEST_NAME, LONGEST_TASKS = 100, 120
 
 
 def check(rule: bool, text: str) -> None:
@@ -61,34 +49,6 @@ def check(rule: bool, text: str) -> None:
     """
     if not rule:
         raise ValueError(text)
-
-
-def check_device(device: str, *, here: bool = False) -> None:
-    """Raise unless torch has a device.
-
-    :param here: whether this machine must have it, and not only the one that trains
-    :raises ValueError: naming it
-    """
-    try:
-        th.empty(0, device=device) if here else th.device(device)
-    except (RuntimeError, AssertionError) as error:
-        why = str(error).splitlines()[0]
-        raise ValueError(f"`device` must be one that torch has, got {device!r}: {why}") from error
-
-
-def settle(of: Any, **values: Any) -> None:
-    """Set attributes of a frozen configuration while it is made."""
-    for name, value in values.items():
-        object.__setattr__(of, name, value)
-
-
-def plain(value: Any) -> Any:
-    """Give lists for tuples and dicts for mappings and configurations: what JSON gives back."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _a_folders_name(name: str) -> str:
@@ -105,7 +65,7 @@ def _a_folders_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(_a_folders_name)]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(kw_only=True, config=STRICT)
 class Evaluation:
     """How often the agent is evaluated while it trains, and how closely.
 
@@ -119,12 +79,7 @@ class Evaluation:
     deterministic: bool = False
 
 
-def steps_between(steps_per_task: int, points: int) -> int:
-    """Give the steps from one evaluation to the next, before they wait for a rollout's end."""
-    return max(1, steps_per_task // points)
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(kw_only=True, config=STRICT)
 class StartFrom:
     """Whose weights a network begins with: a file's, or those of another network of the study.
 
@@ -150,13 +105,6 @@ class StartFrom:
             f"{self.model!r} and {self.architecture!r}",
         )
 
-    def __str__(self) -> str:
-        """Say it as a reader would."""
-        if self.model is not None:
-            return f"the model {Path(self.model).name}"
-        order = f" after {', then '.join(self.order)}" if self.order else ""
-        return f"the trained {self.architecture}{order}"
-
 
 def _start(value: Any, info: ValidationInfo) -> Any:
     """Read a file's name or a network's; a path is taken from the folder of the study's file."""
@@ -174,7 +122,7 @@ Start = Annotated[
 ]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(kw_only=True, config=STRICT)
 class Architecture:
     """A network of the study: a policy, and what it is built with.
 
@@ -195,18 +143,61 @@ class Architecture:
     callbacks: tuple[NamedEntry, ...] = ()
     start_from: Start | None = None
 
-    def fitted(self, setup: Setup) -> Architecture:
-        """Give this architecture as a study has it.
 
-        :raises ValueError: if the algorithm doesn't take a value, or a callback is not there
-        """
-        where = f"architectures.{self.name}."
-        declared(setup.algorithm, self.arguments, f"{where}arguments")
-        check_callbacks(self.callbacks, f"{where}callbacks")
-        return replace(self, policy=self.policy or default_policy(setup.algorithm, setup.task_id))
+#: What an architecture has besides options of its policy.
+OWN_ENTRIES = ("policy", "arguments", "callbacks", "start_from")
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+def named_architecture(
+    name: str, options: Any = None, algorithm: str = "PPO", folder: Path | None = None
+) -> Architecture:
+    """Read an architecture of a study's file: ``dense``, ``soft-big``, ``top_k-middle-pi``, ...
+
+    :param name: any word if ``options`` are given, and ``package.module:Class`` for a policy; one
+        that means something by itself keeps its meaning where options don't say otherwise
+    :param options: ``policy_kwargs`` spelled out, and optionally ``policy``, ``arguments``,
+        ``callbacks`` and ``start_from``
+    :param algorithm: whose networks they are
+    :param folder: against which a path in ``start_from`` is resolved
+    :raises ValueError: if the name says nothing and no options do
+    """
+    if options is None and ":" in name:
+        return Architecture(name=name.rpartition(":")[2], policy=name)
+    meant = _meant_by(name, algorithm)
+    check(
+        meant is not None or options is not None,
+        "an architecture must be `dense`, `<router>-<placement>`, `<router>-<placement>-<network>` "
+        f"(the network one of {', '.join(building.towers_of(algorithm))}) or "
+        f"`package.module:Policy`, or have its options written out, got {name!r}",
+    )
+    options = {} if options is None else options
+    where = f"architectures.{name}"
+    check(isinstance(options, Mapping), f"`{where}` must be a mapping of options, got {options!r}")
+    kwargs = {key: value for key, value in options.items() if key not in OWN_ENTRIES}
+    own = {key: value for key, value in options.items() if key in OWN_ENTRIES}
+    if own.get("policy", TABLE[algorithm].aliases[0]) in TABLE[algorithm].aliases:
+        kwargs = {**(meant or {}), **kwargs}
+    values = {"name": name, "policy_kwargs": kwargs, **own}
+    try:
+        return TypeAdapter(Architecture).validate_python(values, context=folder)
+    except ValidationError as error:
+        raise ValueError(in_words(error, where)) from error
+
+
+def _meant_by(name: str, algorithm: str) -> dict[str, Any] | None:
+    """Give the options that a name stands for; None for a word of the user's."""
+    if name == "dense":
+        return {"placement": "none"}
+    router, _, rest = name.partition("-")
+    placement, _, tower = rest.partition("-")
+    every = building.towers_of(algorithm)
+    if router not in ROUTERS or placement not in PLACEMENTS or tower not in ("", *every):
+        return None
+    where = {each: placement if each == tower else "none" for each in every} if tower else placement
+    return {"placement": where, "router": router}
+
+
+@dataclass(kw_only=True, config=STRICT)
 class Setup:
     """What the runs of a study share.
 
@@ -239,7 +230,7 @@ class Setup:
     """
 
     games: tuple[str, ...] = ()
-    tasks: Entries = ()
+    tasks: building.Entries = ()
     env: Mapping[str, Any] = field(default_factory=dict)
     no_op_max: Annotated[int, Field(ge=0)] = 0
     algorithm: str = "PPO"
@@ -257,9 +248,9 @@ class Setup:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        algorithm_class(self.algorithm)
-        check_env(self.env)
-        names = tuple(task.name for task in read_tasks(self.games, self.tasks))
+        building.algorithm_class(self.algorithm)
+        building.check_env(self.env)
+        names = tuple(task.name for task in building.read_tasks(self.games, self.tasks))
         check(
             bool(names) and self.games in ((), names) and len({*names}) == len(names),
             "`games` must be different from each other, at least one, and left out where there are "
@@ -270,33 +261,29 @@ class Setup:
             "`no_op_max` must be left out where there are `tasks`, whose arguments are beside "
             f"their ids, got {self.no_op_max}",
         )
-        settle(self, games=names)
-        check_device(self.device)
-        usual = "minatar" if self.algorithm == "PPO" else "none"
-        settle(self, preset=self.preset or usual)
-        preset = {k: v for k, v in PRESETS[str(self.preset)].items() if k != "policy_kwargs"}
-        declared(self.algorithm, preset, f"preset.{self.preset}")
-        declared(self.algorithm, self.arguments)
+        self.games = names
+        self.preset = self.preset or ("minatar" if self.algorithm == "PPO" else "none")
+        preset = {k: v for k, v in building.PRESETS[self.preset].items() if k != "policy_kwargs"}
+        building.declared(self.algorithm, preset, f"preset.{self.preset}")
+        building.declared(self.algorithm, self.arguments)
         if self.normalize is not None:
-            kind, where = normalizer_class(self.normalize), f"normalize.{self.normalize.name}"
-            arguments_for(kind, self.normalize.arguments, where, ("venv",))
-        if self.schedule is not None:
-            build_schedule(self.schedule)
-        check_callbacks(self.callbacks, "callbacks")
+            kind, where = building.normalizer_class(self.normalize), self.normalize.name
+            arguments_for(kind, self.normalize.arguments, f"normalize.{where}", ("venv",))
+        building.check_callbacks(self.callbacks)
 
     @property
     def task_id(self) -> str:
         """How observations show which task is on."""
         return str(self.env.get("task_id", "dict"))
 
-    @property
-    def world(self) -> dict[str, Any]:
-        """What the environment is built with, besides the names of its tasks, if there is more."""
-        return {name: value for name in WORLD if (value := getattr(self, name))}
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON holds them."""
+        values: dict[str, Any] = to_jsonable_python(self)
+        return values
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class CellConfig(Setup):
+@dataclass(kw_only=True, config=STRICT)
+class RunConfig(Setup):
     """One training run.
 
     :param regime: ``"mtrl"`` interleaves the tasks by steps, ``"crl"`` plays them one after the
@@ -314,7 +301,12 @@ class CellConfig(Setup):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        settle(self, architecture=self.architecture.fitted(self))
+        network = self.architecture
+        where = f"architectures.{network.name}."
+        building.declared(self.algorithm, network.arguments, f"{where}arguments")
+        building.check_callbacks(network.callbacks, f"{where}callbacks")
+        policy = network.policy or building.default_policy(self.algorithm, self.task_id)
+        self.architecture = replace(network, policy=policy)
         length = {"mtrl": 0, "schedule": 0, "scratch": 1}.get(self.regime, len(self.order) or 1)
         check(
             len(self.order) == length and {*self.order} <= {*self.games},
@@ -329,15 +321,21 @@ class CellConfig(Setup):
         )
         check(
             self.steps_per_task % self.rollout == 0,
-            f"`steps_per_task` must be a multiple of the rollout of {self.architecture.name!r}, "
+            f"`steps_per_task` must be a multiple of the rollout of {network.name!r}, "
             f"{self.rollout} steps in {self.n_envs} environments, got {self.steps_per_task}",
         )
-        check_turns(self)
+        building.schedule_of(self)
+        building.arguments_of(self)
 
     @property
     def rollout(self) -> int:
         """Environment steps between two updates."""
-        return rollout_of(self)
+        return building.rollout_of(self)
+
+    @property
+    def steps_between(self) -> int:
+        """Steps from one evaluation to the next, before they wait for a rollout's end."""
+        return max(1, self.steps_per_task // self.evaluation.points)
 
     @property
     def total_steps(self) -> int:
@@ -359,52 +357,13 @@ class CellConfig(Setup):
         return self._named(start.regime or self.regime, order, start.architecture)
 
     def _named(self, regime: str, order: tuple[str, ...], architecture: str) -> str:
-        played = order or self.games
-        parts = [regime, _in_a_folders_name(played), architecture, f"s{self.seed}"]
-        if len("-".join(parts).encode()) > LONGEST_FOLDER:
-            parts[1] = f"{len(played)}.{_digest(played)}"
-        return "-".join(parts)
-
-    @property
-    def resolved(self) -> dict[str, Any]:
-        """The algorithm's arguments that aren't SB3's own, as plain values."""
-        values: dict[str, Any] = described(arguments_of(self))
-        return values
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as ``config.json`` holds them."""
-        values: dict[str, Any] = plain(self)
-        return values
+        played = ".".join(order or self.games)
+        simple = re.sub(r"[^\w.,=()+#-]+", "_", played, flags=re.ASCII)[:LONGEST_TASKS]
+        if simple != played:
+            simple += f"~{hashlib.sha256(played.encode()).hexdigest()[:12]}"
+        return f"{regime}-{simple}-{architecture}-s{self.seed}"
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CellConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """Read what :meth:`to_dict` wrote."""
         return TypeAdapter(cls).validate_python(values)
-
-
-def _in_a_folders_name(names: Sequence[str]) -> str:
-    """Join names of tasks to a part of a folder's name, with a digest where it can't hold them."""
-    joined = ".".join(names)
-    simple = re.sub(r"[^\w.,=()+#-]+", "_", joined)
-    return simple if simple == joined else f"{simple}~{_digest(names)}"
-
-
-def _digest(names: Sequence[str]) -> str:
-    return hashlib.sha256(".".join(names).encode()).hexdigest()[:12]
-
-
-def completed(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Add entries that did not exist yet when a folder was written, with their defaults.
-
-    :param cell: what ``config.json`` holds of a run; nothing that it names is imported
-    """
-    architecture = {**_defaults(Architecture), **cell.get("architecture", {})}
-    return {**_defaults(CellConfig), **cell, "architecture": architecture}
-
-
-def _defaults(kind: Any) -> dict[str, Any]:
-    made = {
-        each.name: each.default if each.default is not MISSING else each.default_factory
-        for each in fields(kind)
-    }
-    return {n: plain(v() if callable(v) else v) for n, v in made.items() if v is not MISSING}

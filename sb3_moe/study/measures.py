@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_moe import measures as metrics
-from sb3_moe.study.spec.config import CellConfig
+from sb3_moe.study.config import RunConfig
 
 Array = npt.NDArray[np.float64]
 NAN = float("nan")
@@ -36,12 +36,12 @@ EVENLY = 1.05
 class Run:
     """A run as its folder has it.
 
-    :param cell: what it was
+    :param config: what it was
     :param scores: the arrays of ``scores.npz``
     :param diagnostics: the arrays of ``diagnostics.npz``, empty if it has none
     """
 
-    cell: CellConfig
+    config: RunConfig
     scores: Mapping[str, npt.NDArray[Any]]
     diagnostics: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
@@ -52,13 +52,13 @@ class Run:
 
     def returns(self, task: str) -> Array:
         """Mean return of a task at each evaluation, (K,)."""
-        return np.asarray(self.scores["score"][:, self.cell.games.index(task)], dtype=np.float64)
+        return np.asarray(self.scores["score"][:, self.config.games.index(task)], np.float64)
 
     def success(self, task: str) -> Array:
         """Share of a task's episodes that succeeded at each evaluation, (K,); NaN if unsaid."""
         if "successes" not in self.scores:
             return np.full(len(self.steps), NAN)
-        return np.asarray(self.scores["successes"][:, self.cell.games.index(task)].mean(axis=1))
+        return np.asarray(self.scores["successes"][:, self.config.games.index(task)].mean(axis=1))
 
     def inside(self, kind: str) -> tuple[npt.NDArray[Any], Array]:
         """Give what was measured of the network, averaged over its layers.
@@ -67,11 +67,8 @@ class Run:
         :return: steps and values where it was measured: callbacks that share the file may measure
             at other steps
         """
-        layers = [
-            values
-            for name, values in self.diagnostics.items()
-            if name.startswith(f"{kind}/") and values.ndim == 1
-        ]
+        found = self.diagnostics.items()
+        layers = [v for name, v in found if name.startswith(f"{kind}/") and v.ndim == 1]
         if not layers:
             return np.zeros(0), np.zeros(0)
         mean = np.mean(layers, axis=0)
@@ -83,12 +80,12 @@ class Run:
 
         A schedule's are those that evaluations recorded, since it may choose while it runs.
         """
-        if self.cell.order:
-            return planned_blocks(self.cell, task)
+        if self.config.order:
+            return planned_blocks(self.config, task)
         recorded = metrics.blocks_of(self.steps, self.scores.get("trained", self.steps * 0 - 1))
-        index = self.cell.games.index(task)
+        index = self.config.games.index(task)
         own = [(block.start, block.end) for block in recorded if block.task == index]
-        return own if recorded else [(0, self.cell.total_steps)]
+        return own if recorded else [(0, self.config.total_steps)]
 
     def area(self, values: Array, block: tuple[float, float]) -> float:
         """Mean of a value over a block; NaN if the run ended before it, or a value is NaN."""
@@ -96,21 +93,25 @@ class Run:
             return NAN
         return float(metrics.area(values[:, None], self.steps, *block)[0])
 
+    def value_at(self, values: Array, step: float) -> float:
+        """Value of the last evaluation up to a step; NaN if the run ended before."""
+        return float(values[self.steps <= step][-1]) if self.steps[-1] >= step else NAN
 
-def planned_blocks(cell: CellConfig, task: str) -> list[tuple[float, float]]:
+
+def planned_blocks(run: RunConfig, task: str) -> list[tuple[float, float]]:
     """Give the stretches in which a task is trained, of a run that has an order of tasks."""
-    length, sequence = cell.steps_per_task, cell.order * cell.cycles
+    length, sequence = run.steps_per_task, run.order * run.cycles
     return [(k * length, (k + 1) * length) for k, each in enumerate(sequence) if each == task]
 
 
-def openers(cells: Sequence[CellConfig]) -> list[CellConfig]:
+def openers(runs: Sequence[RunConfig]) -> list[RunConfig]:
     """List the runs whose first block is that of a network from scratch.
 
     Where the regime ``"scratch"`` has runs they alone count: the first block of a sequence may
     have another learning rate or exploration.
     """
-    alone = [cell for cell in cells if cell.regime == "scratch"]
-    return [c for c in alone or cells if c.order and c.architecture.start_from is None]
+    alone = [run for run in runs if run.regime == "scratch"]
+    return [run for run in alone or runs if run.order and run.architecture.start_from is None]
 
 
 class References:
@@ -119,67 +120,66 @@ class References:
     The first of the :func:`openers` counts, done or not, so that it stays the same while others
     are still to come.
 
-    :param runs: that there are
+    :param runs: that there are, by name
     :param random: mean return of the random policy, by task
-    :param cells: of the study
+    :param planned: the runs of the study
     """
 
     def __init__(
-        self, runs: Sequence[Run], random: Mapping[str, float], cells: Sequence[CellConfig]
+        self, runs: Mapping[str, Run], random: Mapping[str, float], planned: Sequence[RunConfig]
     ) -> None:
         self.random = random
-        found = {run.cell.name: run for run in runs}
         self._alone: dict[tuple[str, int, str], Run | None] = {}
-        for cell in openers(cells):
-            key = cell.architecture.name, cell.seed, cell.order[0]
-            self._alone.setdefault(key, found.get(cell.name))
+        for run in openers(planned):
+            key = run.architecture.name, run.seed, run.order[0]
+            self._alone.setdefault(key, runs.get(run.name))
 
     def area(self, network: str, run: Run, task: str) -> float:
         """Area of a task's curve of a network from scratch, of the same seed; NaN if unknown."""
-        alone = self._alone.get((network, run.cell.seed, task))
-        block = (0, run.cell.steps_per_task)
-        return NAN if alone is None else alone.area(alone.returns(task), block)
+        alone = self._alone.get((network, run.config.seed, task))
+        return NAN if alone is None else first_area(alone, task)
 
     def end(self, network: str, run: Run, task: str) -> float:
         """Return at the end of training a network from scratch, of the same seed."""
-        alone = self._alone.get((network, run.cell.seed, task))
-        length = run.cell.steps_per_task
-        return NAN if alone is None else _value_at(alone, alone.returns(task), length)
+        alone = self._alone.get((network, run.config.seed, task))
+        if alone is None:
+            return NAN
+        return alone.value_at(alone.returns(task), run.config.steps_per_task)
 
 
 # For which tasks of a run a measure is defined.
 
 
-def is_trained(cell: CellConfig, task: str) -> bool:
+def is_trained(run: RunConfig, task: str) -> bool:
     """Say whether a run trains a task."""
-    return not cell.order or task in cell.order
+    return not run.order or task in run.order
 
 
-def has_an_end(cell: CellConfig, task: str) -> bool:
+def has_an_end(run: RunConfig, task: str) -> bool:
     """Say whether the end of a run counts for a task: alone, only for the one that it trains."""
-    return is_trained(cell, task) or cell.regime != "scratch"
+    return is_trained(run, task) or run.regime != "scratch"
 
 
-def has_blocks(cell: CellConfig, task: str) -> bool:
+def has_blocks(run: RunConfig, task: str) -> bool:
     """Say whether a task is trained in blocks that are planned."""
-    return task in cell.order
+    return task in run.order
 
 
-def comes_later(cell: CellConfig, task: str) -> bool:
+def comes_later(run: RunConfig, task: str) -> bool:
     """Say whether other tasks are trained before it."""
-    return has_blocks(cell, task) and cell.order[0] != task
+    return has_blocks(run, task) and run.order[0] != task
 
 
-def is_beside_scratch(cell: CellConfig, task: str) -> bool:
+def is_beside_scratch(run: RunConfig, task: str) -> bool:
     """Say whether a stretch of a run has as many steps of a task as its run from scratch."""
-    most = math.ceil(cell.n_envs / len(cell.games)) * len(cell.games) / cell.n_envs
-    evenly = cell.regime == "mtrl" and cell.cycles == 1 and most <= EVENLY
-    return is_trained(cell, task) and (bool(cell.order) or evenly)
+    most = math.ceil(run.n_envs / len(run.games)) * len(run.games) / run.n_envs
+    evenly = run.regime == "mtrl" and run.cycles == 1 and most <= EVENLY
+    return is_trained(run, task) and (bool(run.order) or evenly)
 
 
-def is_no_opener(cell: CellConfig, task: str) -> bool:
+def is_no_opener(run: RunConfig, task: str) -> bool:
     """Leave out the first task of a sequence, which is its own reference."""
-    return is_beside_scratch(cell, task) and cell.order[:1] != (task,)
+    return is_beside_scratch(run, task) and run.order[:1] != (task,)
 
 
 # What is measured, each of a run and a task, beside what it is compared with. `of` says whether it
@@ -212,17 +212,18 @@ def area(run: Run, task: str, _: Any = None, of: Of = Run.returns) -> float:
 def forgetting(run: Run, task: str, _: Any = None, of: Of = Run.returns) -> float:
     """Value at the end of a task's last block less that at the end of the run (2105.10919)."""
     values = of(run, task)
-    return _value_at(run, values, run.blocks(task)[-1][1]) - float(values[-1])
+    return run.value_at(values, run.blocks(task)[-1][1]) - float(values[-1])
 
 
-def _value_at(run: Run, values: Array, step: float) -> float:
-    """Value of the last evaluation up to a step; NaN if the run ended before."""
-    return float(values[run.steps <= step][-1]) if run.steps[-1] >= step else NAN
+def first_area(run: Run, task: str) -> float:
+    """Mean return in a task's first block: later ones would reward what was kept."""
+    blocks = run.blocks(task)
+    return run.area(run.returns(task), blocks[0]) if blocks else NAN
 
 
 def gain(run: Run, task: str, references: References) -> float:
     """Area of a task's first block less the same network's from scratch."""
-    return first_area(run, task) - references.area(run.cell.architecture.name, run, task)
+    return first_area(run, task) - references.area(run.config.architecture.name, run, task)
 
 
 def relative_area(run: Run, task: str, references: References, of: str | None = None) -> float:
@@ -230,15 +231,9 @@ def relative_area(run: Run, task: str, references: References, of: str | None = 
 
     :param of: the network from scratch; None: the same
     """
-    scratch = references.area(of or run.cell.architecture.name, run, task)
+    scratch = references.area(of or run.config.architecture.name, run, task)
     random = references.random.get(task, NAN)
     return _ratio(first_area(run, task) - random, scratch - random)
-
-
-def first_area(run: Run, task: str) -> float:
-    """Mean return in a task's first block: later ones would reward what was kept."""
-    blocks = run.blocks(task)
-    return run.area(run.returns(task), blocks[0]) if blocks else NAN
 
 
 def _ratio(numerator: float, denominator: float) -> float:
@@ -249,10 +244,10 @@ def _ratio(numerator: float, denominator: float) -> float:
 def average_performance(run: Run, _: str, references: References) -> float:
     """Mean over tasks of the final return, from random (0) to dense from scratch (1)."""
     shares = []
-    for task in run.cell.games:
+    for task in run.config.games:
         random = references.random.get(task, NAN)
         dense = references.end("dense", run, task)
-        end = final(run, task) if has_an_end(run.cell, task) else NAN
+        end = final(run, task) if has_an_end(run.config, task) else NAN
         shares.append(_ratio(end - random, dense - random))
     return float(np.mean(shares))
 
@@ -277,18 +272,19 @@ class Measure:
 
     meaning: str
     value: Callable[[Run, str, References], float]
-    defined: Callable[[CellConfig, str], bool] | None = None
+    defined: Callable[[RunConfig, str], bool] | None = None
     unit: Literal["return", "success"] | None = None
     beside: Literal["own", "dense"] | None = None
 
-    def tasks(self, cell: CellConfig) -> list[str]:
+    def tasks(self, run: RunConfig) -> list[str]:
         """List the tasks for which it is defined in a run; of the whole run :data:`WHOLE`."""
         if self.defined is None:
             return [WHOLE]
-        return [task for task in cell.games if self.defined(cell, task)]
+        return [task for task in run.games if self.defined(run, task)]
 
 
 _BLOCK = "the task's last block of training"
+_SUCCESS = Run.success
 MEASURES = {
     "block_end": Measure(
         f"mean return over the last tenth of {_BLOCK}", block_end, is_trained, "return"
@@ -296,14 +292,14 @@ MEASURES = {
     "final": Measure("mean return at the end of the run", final, has_an_end, "return"),
     "success": Measure(
         "share of episodes that succeed at the end of the run",
-        partial(final, of=Run.success),
+        partial(final, of=_SUCCESS),
         has_an_end,
         "success",
     ),
     "area": Measure("mean return while the task is trained", area, is_trained, "return"),
     "success_area": Measure(
         "mean share of successes while the task is trained",
-        partial(area, of=Run.success),
+        partial(area, of=_SUCCESS),
         is_trained,
         "success",
     ),
@@ -312,7 +308,7 @@ MEASURES = {
         gain,
         comes_later,
         "return",
-        beside="own",
+        "own",
     ),
     "plasticity": Measure(
         "area in the task's first block, or the run where tasks are interleaved, by the same "
@@ -335,7 +331,7 @@ MEASURES = {
     ),
     "success_forgetting": Measure(
         f"share of successes at the end of {_BLOCK} less that at the end of the run",
-        partial(forgetting, of=Run.success),
+        partial(forgetting, of=_SUCCESS),
         has_blocks,
         "success",
     ),

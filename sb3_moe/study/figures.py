@@ -1,9 +1,11 @@
-"""Figures of a study, as papers print them and its page shows them; of one run: sb3_moe.plots."""
+"""Figures of a study, as papers print them and its page shows them; of one run: sb3_moe.plots.
+
+Shapes: S seeds, K evaluations, N tasks, E experts.
+"""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sb3_moe.plots.inside import colours_of_gates, was_measured
-from sb3_moe.plots.style import Look, as_numbers, as_written, look_of, short, write_into
-from sb3_moe.study.report.judging import t_interval
-from sb3_moe.study.report.measures import INSIDES, WHOLE, Array, planned_blocks
-from sb3_moe.study.report.results import Results
+from sb3_moe.plots.style import as_numbers, as_written, look_of, short, write_into
+from sb3_moe.study.judging import t_interval
+from sb3_moe.study.measures import INSIDES, WHOLE, Array, planned_blocks
+from sb3_moe.study.results import Results
 
 #: Panels side by side, at most: so many can be read on a page of a paper or a screen.
 ACROSS = 3
@@ -61,13 +63,18 @@ def draw_curves(results: Results, measure: str) -> Figure | None:
     figure, axes = _panels(len(panels), 2.5)
     limits = rows.groupby("task")["value"].agg(["min", "max"])
     looks = {each.name: look_of(k) for k, each in enumerate(results.study.architectures)}
-    cells: Any = {(run.cell.regime, " ".join(run.cell.order)): run.cell for run in results.runs}
+    runs: Any = {(r.config.regime, " ".join(r.config.order)): r.config for r in results.runs}
     for ax, ((regime, order, task), curves) in zip(axes, panels, strict=True):
         title = REGIMES[regime] if regime == "scratch" else f"{REGIMES[regime]} {order}".strip()
         title = title if task == WHOLE else f"{task}, {title}"
         ax.set_title(as_written(_wrapped(title)), fontsize="medium")
         for name, seeds in curves.groupby("architecture", sort=False):
-            _draw_mean(ax, seeds, str(name), looks[str(name)])
+            # At the steps that all seeds have.
+            wide = seeds.pivot_table(index="step", columns="seed", values="value").dropna()
+            steps, values_SK = wide.index.to_numpy(float), wide.to_numpy().T
+            look = looks[str(name)]
+            ax.plot(steps, values_SK.mean(0), label=as_written(str(name)), lw=1.6, **look.style)
+            ax.fill_between(steps, *t_interval(values_SK), color=look.color, alpha=0.15, lw=0)
         low, high = limits.loc[task]
         if measure == "return":
             level = results.random[task]
@@ -76,7 +83,7 @@ def draw_curves(results: Results, measure: str) -> Figure | None:
         # Intervals of few seeds would leave no room for the curves.
         margin = 0.05 * (high - low) or 1.0
         ax.set_ylim(low - margin, high + margin)
-        for block in planned_blocks(cells[regime, order], task):
+        for block in planned_blocks(runs[regime, order], task):
             ax.axvspan(*block, color="0.93", zorder=0)
         ax.xaxis.set_major_formatter(lambda step, _: short(step))
     figure.supxlabel("steps of all tasks together", fontsize="medium")
@@ -100,15 +107,6 @@ def _panels(number: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, axes[:number]
 
 
-def _draw_mean(ax: Axes, rows: pd.DataFrame, name: str, look: Look) -> None:
-    """Draw the mean over seeds and its interval, at the steps that all of them have."""
-    wide = rows.pivot_table(index="step", columns="seed", values="value").dropna()
-    steps, values_SK = wide.index.to_numpy(dtype=float), wide.to_numpy().T
-    mean, (low, high) = values_SK.mean(axis=0), t_interval(values_SK)
-    ax.plot(steps, mean, label=as_written(name), linewidth=1.6, **look.style)
-    ax.fill_between(steps, low, high, color=look.color, alpha=0.15, linewidth=0)
-
-
 def _legend(figure: Figure) -> None:
     """Put one legend above all panels, for which the figure grows."""
     entries: dict[str, Any] = {}
@@ -126,7 +124,7 @@ def draw_differences(verdicts: pd.DataFrame) -> Figure | None:
 
     Shading marks what is smaller than the smallest effect that matters.
 
-    :param verdicts: see :func:`~sb3_moe.study.report.judging.judge`
+    :param verdicts: see :func:`~sb3_moe.study.judging.judge`
     :return: None if there is none
     """
     rows = verdicts[verdicts["primary"] & (verdicts["seeds"] > 0)] if len(verdicts) else verdicts
@@ -170,7 +168,7 @@ def draw_experts(results: Results) -> Figure | None:
         experts = weights_NE.shape[1]
         if experts <= MOST_WRITTEN:
             write_into(ax, image, as_numbers(weights_NE, "z.2f"), fontsize=7)
-        ax.set_title(as_written(_wrapped(caption, 36)), fontsize="small")
+        ax.set_title(as_written(_wrapped(caption)), fontsize="small")
         ax.set_yticks(range(len(tasks)), map(as_written, tasks), fontsize="small")
         ax.set_xticks(range(0, experts, -(-experts // MOST_WRITTEN)))
         ax.set_xlabel(as_written(f"experts, sorted by {tasks[0]}"), fontsize="small")
@@ -184,41 +182,30 @@ def expert_weights(results: Results) -> dict[tuple[str, tuple[str, ...]], Array]
     An expert's number is chance, and so is its sign where weights have both. So each seed's experts
     are sorted by the size of their weight for the first task, and turned to have it above zero.
     Where experts join at a new task a seed may have more of them: what another lacks counts as 0.
+    Gates that never changed are left out: their routers don't learn.
     """
-    found: dict[tuple[str, tuple[str, ...]], list[Array]] = {}
+    found: dict[tuple[str, tuple[str, ...]], list[pd.DataFrame]] = {}
     for run in results.runs:
-        cell = run.cell
-        tasks = cell.order if cell.regime == "scratch" else cell.games
-        where = f"{REGIMES[cell.regime]} {' '.join(cell.order)}".strip()
-        for layer, gates_KNE in _learned_gates(run.diagnostics):
-            last_NE = gates_KNE[-1][[cell.games.index(task) for task in tasks]]
+        config = run.config
+        tasks = config.order if config.regime == "scratch" else config.games
+        where = f"{REGIMES[config.regime]} {' '.join(config.order)}".strip()
+        for name in [name for name in run.diagnostics if name.startswith("gates/")]:
+            gates_KNE = run.diagnostics[name]
+            gates_KNE = gates_KNE[was_measured(gates_KNE)]
+            last_NE = gates_KNE[-1]
+            if len(gates_KNE) > 1 and np.allclose(gates_KNE[0], last_NE, equal_nan=True):
+                continue
+            last_NE = last_NE[[config.games.index(task) for task in tasks]]
             last_NE = last_NE[:, np.isfinite(last_NE).all(axis=0)]
-            signs_E = np.where(last_NE[0] < 0, -1.0, 1.0)
-            sorted_NE = (last_NE * signs_E)[:, np.argsort(-np.abs(last_NE[0]))]
-            caption = f"{cell.architecture.name} {layer}, {where}"
+            turned_NE = last_NE * np.where(last_NE[0] < 0, -1.0, 1.0)
+            sorted_NE = pd.DataFrame(turned_NE[:, np.argsort(-turned_NE[0])])
+            caption = f"{config.architecture.name} {name.removeprefix('gates/')}, {where}"
             found.setdefault((caption, tasks), []).append(sorted_NE)
-    return {key: _mean_of_as_many(each) for key, each in found.items()}
+    return {
+        key: pd.concat(each, keys=range(len(each))).fillna(0).groupby(level=1).mean().to_numpy()
+        for key, each in found.items()
+    }
 
 
-def _learned_gates(diagnostics: Any) -> Iterator[tuple[str, Array]]:
-    """Give the gates of each layer at the evaluations that measured them, (K, N, E).
-
-    Those that never changed are of routers that don't learn.
-    """
-    for name, values in diagnostics.items():
-        if name.startswith("gates/"):
-            gates_KNE = values[was_measured(values)]
-            changed = not np.allclose(gates_KNE[:1], gates_KNE[-1:], equal_nan=True)
-            if changed or len(gates_KNE) == 1:
-                yield name.removeprefix("gates/"), gates_KNE
-
-
-def _mean_of_as_many(gates: Sequence[Array]) -> Array:
-    """Average gates (N, E), those of fewer experts filled up with zeros."""
-    most = max(gates_NE.shape[1] for gates_NE in gates)
-    filled = [np.pad(each, ((0, 0), (0, most - each.shape[1]))) for each in gates]
-    return np.asarray(np.mean(filled, axis=0))
-
-
-def _wrapped(text: str, width: int = 36) -> str:
-    return "\n".join(textwrap.wrap(text, width))
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, 36))

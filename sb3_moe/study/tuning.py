@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from sb3_moe.saving.files import read_json, write_json
-from sb3_moe.study.run.jobs import Job, survey
-from sb3_moe.study.run.random_policy import read_returns
-from sb3_moe.study.spec.config import Architecture, CellConfig
-from sb3_moe.study.spec.grid import StudyConfig, tuned
-
-#: Where, in a study's folder, the values stand that its networks take.
-CHOICES = "tune.json"
+from sb3_moe.study.config import RunConfig
+from sb3_moe.study.folder import Job, survey
+from sb3_moe.study.grid import StudyConfig, tuned
+from sb3_moe.study.preparing import random_means
+from sb3_moe.study.results import CHOICES, as_table, read_runs
 
 
 def chosen(study: StudyConfig, root: Path) -> StudyConfig:
@@ -25,28 +22,41 @@ def chosen(study: StudyConfig, root: Path) -> StudyConfig:
 
     :raises ValueError: if they were found with other entries of `tune`
     """
-    networks = _choices(study, root)
-    if study.tune is None or any(each.name not in networks for each in _tuned_networks(study)):
+    if study.tune is None or _open(study, root):
         return study
+    networks = _choices(study, root)
     return tuned(study, {name: each["value"] for name, each in networks.items()})
 
 
-def runs_of(study: StudyConfig, root: Path) -> list[CellConfig]:
+def all_runs(study: StudyConfig, root: Path) -> list[RunConfig]:
     """List the runs of a study, those that choose its values first where it lacks some."""
+    undecided = _open(study, root)
+    if study.tune is None or not undecided:
+        return chosen(study, root).runs()
+    values = dict.fromkeys(undecided, study.tune.values[0])
+    values |= {name: each["value"] for name, each in _choices(study, root).items()}
+    grids = dict.fromkeys(undecided, study.tune.values)
+    return [*trials(study, grids).runs(), *tuned(study, values).runs()]
+
+
+def _open(study: StudyConfig, root: Path) -> list[str]:
+    """List the networks whose value is still to be found."""
+    if study.tune is None:
+        return []
     found = _choices(study, root)
-    open_ones = [each.name for each in _tuned_networks(study) if each.name not in found]
-    if study.tune is None or not open_ones:
-        return chosen(study, root).cells()
-    grids = dict.fromkeys(open_ones, study.tune.values)
-    values = {name: each[0] for name, each in grids.items()}
-    values |= {name: each["value"] for name, each in found.items()}
-    return [*trials(study, grids).cells(), *tuned(study, values).cells()]
+    return [
+        each.name
+        for each in study.architectures
+        if study.tune.argument not in each.arguments
+        and each.name not in found
+        and (not study.only or each.name in study.only)
+    ]
 
 
 def _choices(study: StudyConfig, root: Path) -> dict[str, Any]:
     """Read what was found for each network."""
     path = root / CHOICES
-    if study.tune is None or not path.exists():
+    if not path.exists():
         return {}
     found, said = read_json(path), study.to_dict()["tune"]
     if found["tune"] != said:
@@ -62,27 +72,24 @@ def tune(study: StudyConfig, root: Path, train: Callable[[Sequence[Job]], None])
 
     :param study: with an entry `tune`
     :param root: its folder, which gets ``tune.json`` unless a run isn't done
-    :param train: runs those of some jobs that aren't done, and measures the random policy
+    :param train: runs those of some jobs that aren't done
     """
     assert study.tune is not None
-    found = _choices(study, root)
-    open_ones = [each.name for each in _tuned_networks(study) if each.name not in found]
-    grids = {name: sorted(study.tune.values) for name in open_ones}
+    grids = {name: sorted(study.tune.values) for name in _open(study, root)}
     for _ in range(study.tune.extensions + 1):
-        cells = trials(study, grids).cells()
-        train(survey(cells, root))
-        jobs = survey(cells, root)
+        runs = trials(study, grids).runs()
+        train(survey(runs, root))
+        jobs = survey(runs, root)
         if any(job.state.status != "done" for job in jobs):
             return
-        level = read_returns(root / "random.json", study.games, study.random_episodes)
-        scores = _scores(jobs, study.tune.argument, grids, [np.mean(r) for r in level.values()])
+        scores = _scores(study, jobs, root, grids)
         best = {name: max(each, key=lambda value: each[value]) for name, each in scores.items()}
         further = {name: beyond(grids[name], best[name]) for name in grids}
-        if not any(further.values()):
+        if all(value is None for value in further.values()):
             break
         for name, value in further.items():
-            if value is not None:
-                grids[name] = sorted({*grids[name], value})
+            grids[name] = sorted({*grids[name], *([] if value is None else [value])})
+    found = _choices(study, root)
     for name, each in scores.items():
         found[name] = {
             "value": best[name],
@@ -108,22 +115,14 @@ def trials(study: StudyConfig, grids: Mapping[str, Sequence[float]]) -> StudyCon
         for each in study.architectures
         for value in grids.get(each.name, ())
     ]
-    # The others are there only to be begun with.
-    columns = (*study.architectures, *variants)
-    trial = replace(study, architectures=columns, seeds=study.tune.seeds, tune=None)
-    return trial.only([each.name for each in variants])
-
-
-def _tuned_networks(study: StudyConfig) -> list[Architecture]:
-    """List the networks whose own arguments leave the value open."""
-    if study.tune is None:
-        return []
-    wanted = study._only or [each.name for each in study.architectures]
-    return [
-        each
-        for each in study.architectures
-        if study.tune.argument not in each.arguments and each.name in wanted
-    ]
+    return replace(
+        study,
+        # The others are there only to be begun with.
+        architectures=(*study.architectures, *variants),
+        only=tuple(each.name for each in variants),
+        seeds=study.tune.seeds,
+        tune=None,
+    )
 
 
 def _variant(name: str, argument: str, value: float) -> str:
@@ -131,10 +130,7 @@ def _variant(name: str, argument: str, value: float) -> str:
 
 
 def _scores(
-    jobs: Sequence[Job],
-    argument: str,
-    grids: Mapping[str, Sequence[float]],
-    level: Sequence[Any],
+    study: StudyConfig, jobs: Sequence[Job], root: Path, grids: Mapping[str, Sequence[float]]
 ) -> dict[str, dict[float, float]]:
     """Give each network's score with each value: its mean return above the random policy's.
 
@@ -142,21 +138,20 @@ def _scores(
     largest mean among the network's values, so that tasks weigh alike. A run whose returns are no
     numbers makes its value the worst.
     """
-    games = jobs[0].cell.games
-    total: dict[str, Any] = defaultdict(lambda: np.zeros(len(games)))
-    count: dict[str, Any] = defaultdict(lambda: np.zeros(len(games)))
-    for job in jobs:
-        trained = np.isin(games, job.cell.order or games)
-        above = job.folder.scores()["score"].mean(axis=0) - np.array(level)
-        total[job.cell.architecture.name] += np.where(trained, above, 0.0)
-        count[job.cell.architecture.name] += trained
+    assert study.tune is not None
+    argument, random = study.tune.argument, random_means(study, root)
+    table = as_table([job.run for job in jobs], read_runs(jobs), random)
+    rows = table[table["measure"] == "return"]
+    places = zip(rows["order"], rows["task"], strict=True)
+    rows = rows[[order == "" or f" {task} " in f" {order} " for order, task in places]]
+    above = rows["value"] - rows["task"].map(random)
+    means = above.groupby([rows["architecture"], rows["task"]]).agg(lambda x: x.mean(skipna=False))
     found = {}
     for name, values in grids.items():
-        variants = [_variant(name, argument, value) for value in values]
-        seen = count[variants[0]] > 0
-        means = np.stack([total[each][seen] / count[each][seen] for each in variants])
-        scale = np.nanmax(np.abs(means), axis=0)
-        scores = np.nan_to_num((means / np.maximum(scale, 1e-12)).mean(axis=1), nan=-np.inf)
+        mine = means.unstack("task").loc[[_variant(name, argument, value) for value in values]]
+        mine = mine.dropna(axis=1, how="all")
+        shares = mine / mine.abs().max().clip(lower=1e-12)
+        scores = shares.mean(axis=1, skipna=False).fillna(-np.inf)
         found[name] = dict(zip(values, map(float, scores), strict=True))
     return found
 

@@ -9,7 +9,7 @@ from dataclasses import field, fields, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from docstring_parser import parse
 from pydantic import (
@@ -23,36 +23,31 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from sb3_moe.policies.options import DEFAULTS
-from sb3_moe.study.spec.architectures import OWN_ENTRIES, check_policy, named_architecture
-from sb3_moe.study.spec.config import (
+from sb3_moe.study.config import (
     MODELS,
+    OWN_ENTRIES,
     Architecture,
-    CellConfig,
     Count,
     Name,
     Regime,
+    RunConfig,
     Setup,
     check,
-    plain,
-    settle,
+    named_architecture,
 )
-from sb3_moe.study.spec.entries import hint, read_yaml, typed
-from sb3_moe.study.spec.named import STRICT
+from sb3_moe.study.entries import STRICT, hint, read_yaml, typed
 
-# More is a slip: the grid is laid out before anything runs.
-MOST_SEEDS = 10_000
+#: The studies of this package.
+PRESETS = ("smoke", "first-run", "paper-small", "paper-full")
 # Development seeds are counted from here, so that they are none of the study's.
 FIRST_DEVELOPMENT_SEED = 1_000
-PRESETS = ("smoke", "first-run", "paper-small", "paper-full")
 
 
 def _counted(value: Any, start: int = 0) -> Any:
     """Count a number of seeds up, or take the seeds."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        return tuple(value) if isinstance(value, list) else value
-    if not 1 <= value <= MOST_SEEDS:
-        raise ValueError(f"`seeds` must be a list, or 1 to {MOST_SEEDS:,} of them, got {value}")
-    return tuple(range(start, start + value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return tuple(range(start, start + value))
+    return tuple(value) if isinstance(value, list) else value
 
 
 _NUMBER_OR_LIST = WithJsonSchema({"type": ["integer", "array"]})
@@ -80,11 +75,8 @@ def _architectures(value: Any, info: ValidationInfo) -> Any:
     return tuple(found)
 
 
-_ENTRIES = (*DEFAULTS, "net_arch", *OWN_ENTRIES)
-_ARCHITECTURE_SCHEMA = {
-    "type": ["object", "null"],
-    "properties": {name: {} for name in _ENTRIES},
-}
+_NETWORK = {"properties": {name: {} for name in (*DEFAULTS, "net_arch", *OWN_ENTRIES)}}
+_ARCHITECTURE_SCHEMA = {"type": ["object", "null"], **_NETWORK}
 Architectures = Annotated[
     tuple[Architecture, ...],
     BeforeValidator(_architectures),
@@ -94,7 +86,9 @@ Architectures = Annotated[
 
 def _beside(path: Path | None, info: ValidationInfo) -> Path | None:
     """Take a path from the folder of the study's file."""
-    return info.context / path if info.context and path is not None else path
+    path = info.context / path if info.context and path is not None else path
+    check(path is None or path.is_file(), f"`claims` must be a file, got {str(path)!r}")
+    return path
 
 
 def _about(value: Any, info: ValidationInfo) -> Any:
@@ -109,7 +103,7 @@ def _about(value: Any, info: ValidationInfo) -> Any:
     return {**value, "notes": tuple(notes)} if isinstance(notes, list) else value
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(kw_only=True, config=STRICT)
 class About:
     """A study's own words; its report says the rest from the configuration.
 
@@ -125,7 +119,7 @@ class About:
     reproduce: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(kw_only=True, config=STRICT)
 class Tune:
     """Values of one argument, of which each network takes its best before the study's seeds run.
 
@@ -143,12 +137,13 @@ class Tune:
     extensions: Annotated[int, Field(ge=0)] = 3
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(kw_only=True, config=STRICT)
 class StudyConfig(Setup):
     """A grid of runs: every regime and order, with every architecture, for every seed.
 
     :param name: of the study, and of its folder under ``runs``
     :param architectures: the networks: a list of names, or a mapping from names to options
+    :param only: the networks whose runs are left, with those that they begin with; by default all
     :param regimes: ``mtrl`` interleaves, ``crl`` one after the other, ``scratch`` one task alone,
         ``schedule`` what ``schedule`` says; by default ``[mtrl, crl]``, or ``[schedule]`` where
         there is a ``schedule``
@@ -165,6 +160,7 @@ class StudyConfig(Setup):
 
     name: Name
     architectures: Architectures
+    only: tuple[str, ...] = ()
     regimes: tuple[Regime, ...] = ()
     orders: Literal["given", "rotations", "all"] | tuple[tuple[str, ...], ...] = "given"
     seeds: Seeds = (0,)
@@ -175,24 +171,18 @@ class StudyConfig(Setup):
         About, BeforeValidator(_about), WithJsonSchema({"type": ["string", "object"]})
     ] = field(default_factory=About)
 
-    # Not of the file: see `only`.
-    _only: ClassVar[tuple[str, ...]] = ()
-
     def __post_init__(self) -> None:
-        usual = ("mtrl", "crl") if self.schedule is None else ("schedule",)
-        settle(self, regimes=self.regimes or usual)
+        self.regimes = self.regimes or (("schedule",) if self.schedule else ("mtrl", "crl"))
         super().__post_init__()
-        settle(self, architectures=tuple(each.fitted(self) for each in self.architectures))
-        for name in ("architectures", "seeds", "regimes", "orders"):
-            values = getattr(self, name)
-            if not isinstance(values, str):
-                named = [each.name if isinstance(each, Architecture) else each for each in values]
-                check(
-                    0 < len({*named}) == len(named),
-                    f"`{name}` must be different from each other, at least one, got {named}",
-                )
-        for architecture in self.architectures:
-            check_policy(architecture, self.algorithm)
+        names = [each.name for each in self.architectures]
+        lists = {"architectures": names, "seeds": self.seeds, "regimes": self.regimes}
+        for name, values in {**lists, "orders": self.orders}.items():
+            check(
+                isinstance(values, str) or 0 < len({*values}) == len(values),
+                f"`{name}` must be different from each other, at least one, got {values}",
+            )
+        unknown = [name for name in self.only if name not in names]
+        check(not unknown, f"`only` must name networks of the study, {names}, got {unknown}")
         check(
             self.schedule is None or "schedule" in self.regimes,
             f'`regimes` must have "schedule" where there is a `schedule`, got {self.regimes}',
@@ -201,62 +191,23 @@ class StudyConfig(Setup):
             shared = sorted({*self.tune.seeds} & {*self.seeds})
             check(not shared, f"`tune.seeds` must be none of the study's `seeds`, got {shared}")
             tuned(self, {each.name: self.tune.values[0] for each in self.architectures})
-        self.cells()  # which checks that there are such
+        self._runs = self._grid()  # which checks that there are such
 
-    def cells(self) -> list[CellConfig]:
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON holds them, with the name of the claims' file alone."""
+        return super().to_dict() | {"claims": self.claims and self.claims.name}
+
+    def runs(self) -> list[RunConfig]:
         """List the runs, whole seeds first: what is finished can be compared at any time.
 
         A run that another begins with comes before it, and is added where the grid lacks it.
         """
-        found: dict[str, CellConfig] = {}
-        for cell in self._grid():
-            if not self._only or cell.architecture.name in self._only:
-                for each in self._chain(cell, ()):
-                    found.setdefault(each.name, each)
-        return list(found.values())
+        return list(self._runs)
 
-    def _chain(self, cell: CellConfig, behind: tuple[str, ...]) -> list[CellConfig]:
-        """Give a run behind the one that it begins with, and so on.
-
-        :raises ValueError: if it begins with one that there isn't, or in the end with itself
-        """
-        start = cell.architecture.start_from
-        if start is None or start.architecture is None:
-            return [cell]
-        columns = {each.name: each for each in self.architectures}
-        where = f"`architectures.{cell.architecture.name}.start_from`"
-        check(
-            start.architecture in columns,
-            f"{where} must be a network of the study, or a file that ends in "
-            f"{' or '.join(MODELS)}, got {start.architecture!r}{hint(start.architecture, columns)}",
-        )
-        check(
-            cell.name not in behind,
-            f"{where} must not lead back to itself, got {' from '.join((*behind, cell.name))}",
-        )
-        regime = start.regime or cell.regime
-        before = replace(
-            cell,
-            regime=regime,
-            order=cell.order if start.order is None else start.order,
-            architecture=columns[start.architecture],
-            schedule=self.schedule if regime == "schedule" else None,
-        )
-        return [*self._chain(before, (*behind, cell.name)), cell]
-
-    def only(self, names: Sequence[str]) -> StudyConfig:
-        """Give the same study with the runs of some networks, and those that they begin with.
-
-        :param names: of the networks; none for all
-        """
-        study = replace(self)
-        settle(study, _only=tuple(names))
-        return study
-
-    def _grid(self) -> list[CellConfig]:
+    def _grid(self) -> list[RunConfig]:
         shared = {each.name: getattr(self, each.name) for each in fields(Setup)}
         grid = [
-            CellConfig(
+            RunConfig(
                 regime=regime,
                 order=order,
                 architecture=architecture,
@@ -267,17 +218,42 @@ class StudyConfig(Setup):
             for regime in self.regimes
             for order in self.sequences(regime)
             for architecture in self.architectures
+            if not self.only or architecture.name in self.only
         ]
-        names = [cell.name for cell in grid]  # of tasks and architectures, which may have dashes
+        names = [run.name for run in grid]  # of tasks and architectures, which may have dashes
         twice = sorted({name for name in names if names.count(name) > 1})
         check(not twice, f"runs must have different names: rename an architecture, got {twice}")
-        return grid
+        chains = itertools.chain.from_iterable(self._chain(run) for run in grid)
+        return list({run.name: run for run in chains}.values())
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as ``study.json`` holds them."""
-        claims = None if self.claims is None else self.claims.name
-        values: dict[str, Any] = plain(self) | {"claims": claims}
-        return values
+    def _chain(self, run: RunConfig, behind: tuple[str, ...] = ()) -> list[RunConfig]:
+        """Give a run behind the one that it begins with, and so on.
+
+        :raises ValueError: if it begins with one that there isn't, or in the end with itself
+        """
+        start = run.architecture.start_from
+        if start is None or start.architecture is None:
+            return [run]
+        networks = {each.name: each for each in self.architectures}
+        where = f"`architectures.{run.architecture.name}.start_from`"
+        check(
+            start.architecture in networks,
+            f"{where} must be a network of the study, or a file that ends in {' or '.join(MODELS)},"
+            f" got {start.architecture!r}{hint(start.architecture, networks)}",
+        )
+        check(
+            run.name not in behind,
+            f"{where} must not lead back to itself, got {' from '.join((*behind, run.name))}",
+        )
+        regime = start.regime or run.regime
+        before = replace(
+            run,
+            regime=regime,
+            order=run.order if start.order is None else start.order,
+            architecture=networks[start.architecture],
+            schedule=self.schedule if regime == "schedule" else None,
+        )
+        return [*self._chain(before, (*behind, run.name)), run]
 
     def sequences(self, regime: Regime) -> list[tuple[str, ...]]:
         """List the orders of tasks that a regime has runs for."""
@@ -305,83 +281,33 @@ def tuned(study: StudyConfig, values: Mapping[str, float]) -> StudyConfig:
         else each
         for each in study.architectures
     )
-    found = replace(study, architectures=architectures, tune=None)
-    settle(found, _only=study._only)
-    return found
+    return replace(study, architectures=architectures, tune=None)
 
 
-def changed(
-    study: StudyConfig,
-    *,
-    seeds: int | None = None,
-    steps_per_task: int | None = None,
-    architecture: Sequence[str] = (),
-    only: Sequence[str] | None = None,
-) -> StudyConfig:
-    """Give a study with what a command line changes in it.
-
-    :param architecture: further networks: names, or ``package.module:Class``
-    :param only: the networks whose runs are left
-    :raises ValueError: if a value is out of its range, or a network isn't there
-    """
-    changes: dict[str, Any] = {"seeds": seeds, "steps_per_task": steps_per_task}
-    added = tuple(
-        Architecture(name=each.rpartition(":")[2], policy=each)
-        if ":" in each
-        else named_architecture(each, algorithm=study.algorithm)
-        for each in architecture
-    )
-    study = replace(
-        study,
-        architectures=study.architectures + added,
-        **{name: value for name, value in changes.items() if value is not None},
-    )
-    names = [each.name for each in study.architectures]
-    unknown = [name for name in only or () if name not in names]
-    check(
-        only is None or (bool(only) and not unknown),
-        f"`--only` must name networks of the study, {names}, got {unknown}",
-    )
-    return study.only(only or ())
-
-
-def load_study(name_or_path: str) -> StudyConfig:
+def load_study(name_or_path: str, architecture: Sequence[str] = (), **changes: Any) -> StudyConfig:
     """Read a preset of this package, or a YAML file.
 
     :param name_or_path: one of :data:`PRESETS` or a path
+    :param architecture: further networks
+    :param changes: entries in place of the file's; those that are None are left
     :raises ValueError: naming the entry that is unknown or out of range
     """
+    path = Path(name_or_path)
     if name_or_path in PRESETS:
-        folder = Path(str(resources.files("sb3_moe.study") / "presets"))
-        path = folder / f"{name_or_path}.yaml"
-    else:
-        path = Path(name_or_path)
-    if not path.is_file():
-        why = "is no file" if path.exists() else "doesn't exist"
-        raise ValueError(
-            f"a study must be one of {', '.join(PRESETS)} or a YAML file, got {name_or_path!r}, "
-            f"which {why}"
-        )
+        path = Path(str(resources.files("sb3_moe.study"))) / "presets" / f"{name_or_path}.yaml"
     try:
-        return read_study(path.read_text(encoding="utf-8"), path.parent)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"a study must be text, got {name_or_path!r}: {error}") from error
-
-
-def read_study(text: str, folder: Path) -> StudyConfig:
-    """Read a study from YAML.
-
-    :param text: the file's
-    :param folder: against which paths in it are resolved
-    :raises ValueError: if it is no mapping, or an entry is missing, unknown, or not what it must be
-    """
-    values = read_yaml(text)
-    if not isinstance(values, dict):
-        raise ValueError(f"a study must be a YAML mapping, got {values!r}")
-    study = typed(StudyConfig, values, folder)
-    if study.claims is not None and not study.claims.is_file():
-        raise ValueError(f"`claims` must be a file, got {str(study.claims)!r}")
-    return study
+        values = read_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"a study must be one of {', '.join(PRESETS)} or a YAML file, got {name_or_path!r}: "
+            f"{error.strerror}"
+        ) from error
+    if isinstance(values, dict):
+        values |= {name: value for name, value in changes.items() if value is not None}
+        own = values.get("architectures")
+        if architecture:
+            values["architectures"] = [*(own if isinstance(own, list) else [own]), *architecture]
+    return typed(StudyConfig, values, path.parent)
 
 
 def schema() -> dict[str, Any]:

@@ -1,0 +1,431 @@
+"""What a study's file asks for, found and built: tasks, algorithm, policy, schedule, callbacks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from gymnasium import spaces
+from pydantic_core import to_jsonable_python
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+import sb3_moe  # noqa: F401  registers the policies' names
+from sb3_moe.extras import require
+from sb3_moe.learning_rates import LinearPerBlock
+from sb3_moe.policies.extractors import TaskExtractor
+from sb3_moe.policies.moe_policy import MoEPolicy
+from sb3_moe.policies.options import DEFAULTS, per_tower
+from sb3_moe.policies.registration import TABLE
+from sb3_moe.presets import MINATAR_PPO
+from sb3_moe.study.entries import Named, arguments_for, hint, imported, parameters_of, resolved
+from sb3_moe.vec_env.make import make_multitask_vec_env
+from sb3_moe.vec_env.per_task_vec_normalize import (
+    PerTaskVecNormalize,
+    box_keys,
+    refuse_whole_numbers,
+)
+
+if TYPE_CHECKING:
+    from sb3_moe.study.config import RunConfig
+
+#: An entry of ``tasks``.
+Entry = str | tuple[str, Mapping[str, Any]]
+#: What ``tasks`` may be: a suite's name, or entries; none where ``games`` names them.
+Entries = str | tuple[Entry, ...]
+#: Games that a file can name without an id.
+MINATAR = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
+#: Values by name. "none" are SB3's own.
+PRESETS: dict[str, Mapping[str, Any]] = {"minatar": MINATAR_PPO, "none": {}}
+# What a run gives the algorithm, and the environment, itself; it draws no images.
+_OF_ALGORITHM = ("policy", "env", "policy_kwargs", "seed", "device")
+_OF_ENV = ("tasks", "num_envs", "schedule", "render_mode")
+# Where the normalizers lie that can be named without their module.
+_NORMALIZERS = ("stable_baselines3.common.vec_env", PerTaskVecNormalize.__module__)
+# What says the same in a study's file.
+_ENTRIES = {"MultiTaskEvalCallback": "evaluation", "SnapshotCallback": "checkpoints"}
+
+
+def game_id(game: str) -> str:
+    """Give the Gymnasium id of a game."""
+    return f"SB3MoE/MinAtar-{game}-v1" if game in MINATAR else game
+
+
+def read_tasks(games: Sequence[str], tasks: Entries = (), no_op_max: int = 0) -> list[Any]:
+    """Give the tasks of a study, with their names.
+
+    :param games: by their short names or ids; not looked at where there are ``tasks``
+    :param tasks: a suite's name, or entries
+    :param no_op_max: most no-ops at the start of an episode of MinAtar's games by short names
+    :return: :class:`sb3_moe_envs.Task` objects
+    :raises ValueError: if there is no such suite, id, module or callable
+    """
+    from sb3_moe_envs.suites import tasks_of
+    from sb3_moe_envs.tasks import Task
+
+    if not tasks:
+        found = [entry_of(game, "games") for game in games]
+        return [
+            Task(game, each, {"no_op_max": no_op_max} if game in MINATAR else {})
+            for game, each in zip(games, found, strict=True)
+        ]
+    is_suite = isinstance(tasks, str)
+    entries = tasks if is_suite else [entry_of(e, f"tasks[{i}]") for i, e in enumerate(tasks)]
+    try:
+        return tasks_of(entries)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def entry_of(entry: Any, where: str) -> Any:
+    """Give an id, an id with arguments, or the callable that ``module:callable`` stands for.
+
+    :param entry: of a file; MinAtar's games by their short names too
+    :param where: what holds the entry
+    :raises ValueError: if there is no such id, module or callable
+    """
+    import gymnasium as gym
+
+    name, arguments = (entry, None) if isinstance(entry, str) else entry
+    name = game_id(name)
+    module, _, rest = name.rpartition(":")
+    try:
+        found = getattr(import_module(module), rest, None) if module else None
+    except Exception as error:  # a module may raise anything while it is imported
+        raise ValueError(f"`{where}` can't be imported, got {name!r}: {error}") from error
+    if rest in gym.registry:
+        return name if arguments is None else (name, dict(arguments))
+    if arguments is None and callable(found):
+        return found
+    raise ValueError(
+        f"`{where}` must be one of MinAtar's {', '.join(MINATAR)}, a registered Gymnasium id, an "
+        f"id with its arguments, or `package.module:callable`, got {entry!r}"
+    )
+
+
+def check_env(env: Mapping[str, Any]) -> None:
+    """Raise unless :func:`sb3_moe.make_multitask_vec_env` takes the arguments of a file.
+
+    :raises ValueError: naming the entry
+    """
+    from sb3_moe_envs import MultiTaskVectorEnv
+
+    arguments_for(MultiTaskVectorEnv, env, "env", _OF_ENV)
+
+
+def algorithm_class(name: str) -> type[BaseAlgorithm]:
+    """Give the class of an algorithm that there are policies for.
+
+    :raises ValueError: if there are none
+    :raises ImportError: if it needs a package that is not installed
+    """
+    if name not in TABLE:
+        raise ValueError(
+            f"`algorithm` must be one that there are policies for, got {name!r}{hint(name, TABLE)}"
+        )
+    reference = TABLE[name].algorithm
+    if reference.startswith("sb3_contrib"):
+        require(f"`algorithm: {name}`", "sb3_contrib")
+    return cast(type[BaseAlgorithm], imported(reference, "algorithm"))
+
+
+def declared(name: str, arguments: Mapping[str, Any], where: str = "arguments") -> dict[str, Any]:
+    """Give arguments as an algorithm takes them.
+
+    :param name: of the algorithm
+    :param where: the entry that holds them
+    :raises ValueError: naming what it doesn't take
+    """
+    return arguments_for(algorithm_class(name), arguments, where, _OF_ALGORITHM)
+
+
+def is_off_policy(name: str) -> bool:
+    """Say whether an algorithm learns from a replay buffer."""
+    return issubclass(algorithm_class(name), OffPolicyAlgorithm)
+
+
+def towers_of(name: str) -> tuple[str, ...]:
+    """Name the networks of an algorithm's policies that options can tell apart."""
+    algorithm_class(name)  # which refuses a misspelled one
+    policies = import_module(TABLE[name].policies)
+    return cast(tuple[str, ...], getattr(policies, TABLE[name].aliases[0]).towers)
+
+
+def default_policy(name: str, task_id: str) -> str:
+    """Give the alias of the policy that sees tasks as they are shown.
+
+    :param name: of the algorithm
+    :param task_id: see :func:`sb3_moe.make_multitask_vec_env`
+    :raises ValueError: if no policy of the algorithm sees tasks so
+    """
+    kind = "MultiInput" if task_id == "dict" else "Mlp"
+    found = next((alias for alias in TABLE[name].aliases if kind in alias), None)
+    if found is None:
+        raise ValueError(
+            f"`env` must have a `task_id` other than 'dict' with {name}, which has no policy for "
+            "Dict observations, as in `env: {task_id: onehot}`"
+        )
+    return found
+
+
+def policy_of(policy: str, algorithm: str) -> type[BasePolicy]:
+    """Give the class of an alias that an algorithm knows, or of ``package.module:Class``.
+
+    :raises ValueError: if there is no such alias, module or class, or it is no policy of the
+        algorithm's
+    """
+    aliases = algorithm_class(algorithm).policy_aliases
+    if ":" not in policy and policy not in aliases:
+        raise ValueError(
+            f"`policy` must be an alias that {algorithm} knows, or `package.module:Class`, got "
+            f"{policy!r}{hint(policy, aliases)}"
+        )
+    base = next(found for alias, found in aliases.items() if alias.startswith("Mlp"))
+    found: Any = imported(policy, "policy") if ":" in policy else aliases[policy]
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"`policy` must be a class of SB3's {base.__name__}, got {policy!r}")
+    return found
+
+
+def value_of_argument(run: RunConfig, name: str) -> Any:
+    """Give an argument of a run's algorithm; None if it has no such argument."""
+    parameter = parameters_of(algorithm_class(run.algorithm)).get(name)
+    return _given(run).get(name, None if parameter is None else parameter.default)
+
+
+def rollout_of(run: RunConfig) -> int:
+    """Give the steps between two updates, over all parallel environments.
+
+    :raises ValueError: if rollouts are not counted in steps
+    """
+    on_policy = issubclass(algorithm_class(run.algorithm), OnPolicyAlgorithm)
+    name = "n_steps" if on_policy else "train_freq"
+    length = value_of_argument(run, name)
+    count, unit = length if isinstance(length, list | tuple) else (length, "step")
+    if unit != "step" or count < 1:
+        # Runs would be evaluated, and end, at steps of their own: a report has them at the same.
+        raise ValueError(f"`{name}` must be a number of steps, at least 1, got {length}")
+    return run.n_envs * int(count)
+
+
+def _given(run: RunConfig) -> dict[str, Any]:
+    """Give the plain arguments that aren't SB3's own: architecture over study over preset."""
+    preset = {k: v for k, v in PRESETS[run.preset or "none"].items() if k != "policy_kwargs"}
+    return {**preset, **run.arguments, **run.architecture.arguments}
+
+
+def arguments_of(run: RunConfig) -> dict[str, Any]:
+    """Give all arguments of a run's algorithm but policy, environment, seed and device.
+
+    :raises ValueError: naming what can't be built
+    """
+    arguments = declared(run.algorithm, _given(run))
+    per_task = run.normalize is not None and issubclass(
+        normalizer_class(run.normalize), PerTaskVecNormalize
+    )
+    if per_task and is_off_policy(run.algorithm) and "replay_buffer_class" not in arguments:
+        # To normalize a reward that is replayed, the buffer must know whose it was.
+        from sb3_moe.vec_env.replay_buffers import MultiTaskReplayBuffer
+
+        arguments["replay_buffer_class"] = MultiTaskReplayBuffer
+    try:
+        arguments["policy_kwargs"] = _policy_kwargs(run)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`architectures.{run.architecture.name}`: {error}") from error
+    if run.annealing != "none":
+        rate = value_of_argument(run, "learning_rate")
+        if not isinstance(rate, int | float):
+            raise ValueError(f"`annealing` needs a `learning_rate` that is a number, got {rate!r}")
+        blocks = len(run.order or (0,)) * run.cycles
+        whole = run.annealing == "run"
+        annealed = LinearSchedule(rate, 0.0, 1.0) if whole else LinearPerBlock(rate, blocks)
+        arguments["learning_rate"] = annealed
+    return arguments
+
+
+def _policy_kwargs(run: RunConfig) -> dict[str, Any]:
+    """Lay an architecture's options over the preset's, and over what its observations need."""
+    policy = policy_of(str(run.architecture.policy), run.algorithm)
+    preset = dict(PRESETS[run.preset or "none"].get("policy_kwargs", {}))
+    own = resolved(run.architecture.policy_kwargs, f"architectures.{run.architecture.name}")
+    encoder = preset.pop("features_extractor_kwargs", {})
+    if not issubclass(policy, MoEPolicy):
+        # SB3's extractors have no encoder to choose: they flatten MinAtar's observations as ours.
+        extractor = signature(policy).parameters.get("features_extractor_class")
+        # Observations have the task id beside them: MlpPolicy sees them as MultiInputPolicy does.
+        if run.task_id == "dict" and extractor and extractor.default is FlattenExtractor:
+            preset["features_extractor_class"] = CombinedExtractor
+        return {**preset, **own}
+    per_tower({k: v for k, v in own.items() if k in DEFAULTS}, policy.towers)  # raises
+    # An extractor of the user's own may know neither of tasks nor of a preset's encoder.
+    takes = parameters_of(own.get("features_extractor_class") or TaskExtractor)
+    number = {"num_tasks": len(run.games)} if run.task_id in ("onehot", "channels") else {}
+    extra = {k: v for k, v in number.items() if k in takes} | (
+        own.get("features_extractor_kwargs") or {k: v for k, v in encoder.items() if k in takes}
+    )
+    return {**preset, **own, **({"features_extractor_kwargs": extra} if extra else {})}
+
+
+def described(values: Mapping[str, Any]) -> Any:
+    """Turn arguments into plain values for a file: classes and functions by their names."""
+    return to_jsonable_python(values, fallback=_in_a_word)
+
+
+def _in_a_word(value: Any) -> str:
+    name = getattr(value, "__qualname__", None)
+    return f"{value.__module__}.{name}" if name else f"{type(value).__name__}({vars(value)})"
+
+
+def normalizer_class(named: Named) -> type[Any]:
+    """Give the class of normalizers that a file names.
+
+    :raises ValueError: if there is none
+    """
+    return named.class_of(VecNormalize, "normalize", *_NORMALIZERS)
+
+
+def callback_class(named: Named, where: str = "callbacks") -> type[Any]:
+    """Give the class of callbacks that a file names.
+
+    :param where: the entry that holds it
+    :raises ValueError: if there is none, or it would do what every run does
+    """
+    kind = named.class_of(BaseCallback, where, "sb3_moe.callbacks")
+    for name, entry in _ENTRIES.items():
+        ours = getattr(import_module("sb3_moe.callbacks"), name)
+        # One of the user's own would write into the same files, unless it is given others.
+        if kind is ours or (issubclass(kind, ours) and "log_path" not in named.arguments):
+            raise ValueError(
+                f"`{where}` can't have {named.name}, a {name}, which every run has: `{entry}` "
+                "says how often"
+            )
+    return kind
+
+
+def check_callbacks(callbacks: Sequence[Named], where: str = "callbacks") -> None:
+    """Raise unless there are such callbacks, and they take their arguments.
+
+    :param where: the entry that holds them
+    :raises ValueError: naming the entry
+    """
+    for each in callbacks:
+        arguments_for(callback_class(each, where), each.arguments, f"{where}.{each.name}")
+
+
+def build_callbacks(callbacks: Sequence[Named], folder: Path) -> list[BaseCallback]:
+    """Build what a file names.
+
+    :param folder: where those write that have a ``log_path`` and aren't given one
+    """
+    built = []
+    for each in callbacks:
+        kind = callback_class(each)
+        where = {"log_path": folder} if "log_path" in parameters_of(kind) else {}
+        arguments = arguments_for(kind, each.arguments, f"callbacks.{each.name}")
+        built.append(kind(**{**where, **arguments}))
+    return built
+
+
+def build_schedule(named: Named) -> Any:
+    """Build the schedule that a file names.
+
+    :raises ValueError: naming the entry, or what the schedule says against it
+    """
+    from sb3_moe_envs.schedules import Schedule
+
+    kind = named.class_of(Schedule, "schedule", "sb3_moe_envs")
+    arguments = arguments_for(kind, named.arguments, f"schedule.{named.name}")
+    try:
+        return kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`schedule`: {error}") from error
+
+
+def schedule_of(run: RunConfig) -> Any:
+    """Say which task is played when.
+
+    :raises ValueError: if so many parallel environments can't play the tasks so
+    """
+    from sb3_moe_envs import Cycle, Interleave
+    from sb3_moe_envs.schedules import Slots
+
+    if run.schedule is not None:
+        schedule = build_schedule(run.schedule)
+    elif run.regime == "mtrl":
+        schedule = Interleave()
+    else:
+        schedule = Cycle(run.steps_per_task, order=list(run.order), num_cycles=run.cycles)
+    if schedule.slots is Slots.SHARED and run.n_envs < len(run.games):
+        raise ValueError(
+            f"`n_envs` must be at least the number of tasks, {len(run.games)}, got {run.n_envs}"
+        )
+    try:
+        trial = copy.deepcopy(schedule)
+        trial.start(run.games)
+        trial.check_num_envs(run.n_envs)
+    except ValueError as error:
+        raise ValueError(f"`schedule`: {error}") from error
+    return schedule
+
+
+def stream(seed: int) -> int:
+    """Spread seeds out: parallel environment ``i`` of a seed ``s`` has the seed ``s + i``.
+
+    Neighboring seeds of a study would otherwise share most of their environments' randomness.
+    """
+    return int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)
+
+
+def plain_env(run: RunConfig, n_envs: int, seed: int, schedule: Any) -> VecEnv:
+    """Build the environment of a run: all tasks, and a schedule that says which is played."""
+    tasks = read_tasks(run.games, run.tasks, run.no_op_max)
+    return make_multitask_vec_env(tasks, n_envs, seed, schedule=schedule, **run.env)
+
+
+def build_env(run: RunConfig, n_envs: int, seed: int, schedule: Any) -> VecEnv:
+    """Build the environment of a run, in the normalizer that it asks for.
+
+    :raises ValueError: if that can't be built
+    """
+    env = plain_env(run, n_envs, seed, schedule)
+    if run.normalize is None:
+        return env
+    kind = normalizer_class(run.normalize)
+    arguments = arguments_for(kind, run.normalize.arguments, "normalize", ("venv",))
+    takes_keys = "norm_obs_keys" in parameters_of(kind) and kind is not PerTaskVecNormalize
+    if takes_keys and isinstance(env.observation_space, spaces.Dict):
+        # SB3's own takes all keys, and the task's id is none that it could normalize.
+        arguments.setdefault("norm_obs_keys", box_keys(env.observation_space))
+    try:
+        normalized: VecEnv = kind(env, **arguments)
+        if isinstance(normalized, VecNormalize):
+            refuse_whole_numbers(normalized)
+    except Exception as error:  # SB3 looks up keys, and a user's class may do anything
+        env.close()
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"`normalize`: {run.normalize.name} can't be built: {reason}") from error
+    return normalized
+
+
+def build_model(run: RunConfig, env: VecEnv, **arguments: Any) -> BaseAlgorithm:
+    """Build a run's algorithm with its policy."""
+    policy = policy_of(str(run.architecture.policy), run.algorithm)
+    return algorithm_class(run.algorithm)(policy, env, **arguments)
+
+
+def build(run: RunConfig) -> tuple[BaseAlgorithm, VecEnv]:
+    """Build a run's model and its environment, before the first step."""
+    seed = stream(run.seed)
+    env = build_env(run, run.n_envs, seed, schedule_of(run))
+    return build_model(run, env, seed=seed, device=run.device, **arguments_of(run)), env

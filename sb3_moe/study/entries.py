@@ -1,0 +1,280 @@
+"""Read a study's YAML, find what it names, and say which entries don't fit."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import field, fields, is_dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from inspect import Parameter, signature
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+)
+from pydantic.dataclasses import dataclass
+
+T = TypeVar("T")
+
+#: Of every dataclass into which a study's file is read.
+STRICT = ConfigDict(extra="forbid")
+_FLOAT = "tag:yaml.org,2002:float"
+# What pydantic writes into the way to a value that may be of several types.
+_TYPES = ("str", "int", "float", "bool", "callable", "literal")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader, but a key may stand only once, and ``1e6`` is a whole number."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Refuse a key that is there twice: PyYAML would drop the first without a word."""
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value]
+        for position, (key, _) in enumerate(node.value):
+            if key.value in keys[:position]:
+                problem = f"there are two entries {key.value!r}"
+                raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
+        return node
+
+
+def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    value = loader.construct_yaml_float(node)
+    return int(value) if "e" in node.value.lower() and value.is_integer() else value
+
+
+_Loader.add_constructor(_FLOAT, _number)
+_Loader.add_implicit_resolver(
+    _FLOAT, re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Read YAML.
+
+    :raises ValueError: with line and column if it can't be read
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the YAML can't be read: {' '.join(str(error).split())}") from error
+
+
+def typed(kind: type[T], values: Any, context: Any = None) -> T:
+    """Build a dataclass, and those within it, from what YAML gave.
+
+    :param kind: the dataclass
+    :param values: of its fields
+    :param context: what its validators are told
+    :raises ValueError: naming every entry that is missing, unknown or of another type
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"the file must be a YAML mapping, got {values!r}")
+    try:
+        # From JSON, strictly: lists may become tuples and mappings dataclasses, but 1 not true.
+        text = json.dumps(values, default=str)
+        return TypeAdapter(kind).validate_json(text, strict=True, extra="forbid", context=context)
+    except ValidationError as error:
+        known = [each.name for each in fields(kind)] if is_dataclass(kind) else []
+        raise ValueError(in_words(error, known=known)) from error
+
+
+def in_words(error: ValidationError, where: str = "", known: Iterable[str] = ()) -> str:
+    """Say what pydantic found, a line for each entry.
+
+    :param error: what it raised
+    :param where: the entry that holds what was refused
+    :param known: the entries that there are, for hints at misspelled ones
+    """
+    lines = []
+    for detail in error.errors(include_url=False):
+        path = where
+        for part in detail["loc"]:
+            if isinstance(part, int):
+                path += f"[{part}]"
+            elif part not in _TYPES and "[" not in part:
+                path += f".{part}"
+        path = path.removeprefix(".")
+        match detail["type"]:
+            case "value_error":
+                lines.append(str(detail["ctx"]["error"]))
+            case "missing":
+                lines.append(f"`{path}` must be given")
+            case "unexpected_keyword_argument" | "extra_forbidden":
+                near = hint(str(detail["loc"][-1]), known) if len(detail["loc"]) == 1 else ""
+                lines.append(f"there is no entry `{path}`{near}")
+            case _:
+                rule = detail["msg"].replace("Input should", "must")
+                lines.append(f"`{path}` {rule}, got {detail['input']!r}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """Say which known name was meant, or which there are."""
+    known = sorted(known)
+    close = get_close_matches(name, known, 1)
+    return f"; did you mean `{close[0]}`?" if close else f"; there are {', '.join(known)}"
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Write nested mappings as one, with dots between keys; empty entries are left out."""
+    if not isinstance(values, Mapping):
+        text = ", ".join(map(str, values)) if isinstance(values, list | tuple) else values
+        return {} if text in (None, "") else {prefix: text}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Named:
+    """A class by its name, and what it is built with.
+
+    :param name: of this package or SB3, or ``package.module:Class``
+    :param arguments: of its constructor, plain values; see :func:`value_of`
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def class_of(self, base: type, where: str, *modules: str) -> type[Any]:
+        """Give the class.
+
+        :param base: what it must be a class of
+        :param where: the entry that names it
+        :param modules: whose classes need no module before their names
+        :raises ValueError: if there is none, or it is another kind of class
+        """
+        everything = {k: v for module in modules for k, v in vars(import_module(module)).items()}
+        kinds = {k: v for k, v in everything.items() if isinstance(v, type) and issubclass(v, base)}
+        if ":" not in self.name and self.name not in kinds:
+            rule = f"`{where}` must be a name that is known or `package.module:Class`"
+            raise ValueError(f"{rule}, got {self.name!r}{hint(self.name, kinds)}")
+        found = kinds.get(self.name) or imported(self.name, where)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise ValueError(f"`{where}` must be a class of {base.__name__}, got {self.name!r}")
+        return found
+
+
+def _in_full(value: Any) -> Any:
+    """Read ``Cycle`` or ``{Cycle: {num_cycles: 2}}``."""
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, Mapping) and len(value) == 1 and "name" not in value:
+        ((name, arguments),) = value.items()
+        return {"name": name, "arguments": arguments or {}}
+    return value
+
+
+#: An entry of a study that names a class.
+NamedEntry = Annotated[
+    Named, BeforeValidator(_in_full), WithJsonSchema({"type": ["string", "object"]})
+]
+
+
+def imported(reference: str, where: str) -> Any:
+    """Import what ``package.module:name`` stands for.
+
+    :param where: the entry that holds it
+    :raises ValueError: if there is no such module or name in it
+    """
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except Exception as error:  # a module may raise anything while it is imported
+        raise ValueError(
+            f"`{where}` must be `package.module:name`, got {reference!r}: {error}"
+        ) from error
+
+
+def resolved(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Give each of the arguments as code takes it, see :func:`value_of`."""
+    return {
+        name: value_of(name, value, f"{where}.{name}".strip(".")) for name, value in values.items()
+    }
+
+
+def value_of(name: str, value: Any, where: str) -> Any:
+    """Give an argument as code takes it.
+
+    ``package.module:Class`` becomes that class where SB3 calls the argument ``..._class`` or
+    ``..._fn``; a mapping of one ``package.module:Class`` to its arguments becomes an instance.
+
+    :param name: of the argument
+    :param where: the entry that holds it
+    :raises ValueError: if there is no such class, or it can't be built
+    """
+    if isinstance(value, str) and ":" in value and name.endswith(("_class", "_fn")):
+        return imported(value, where)
+    if not isinstance(value, Mapping):
+        return value
+    reference = next(iter(value), "")
+    if len(value) != 1 or ":" not in str(reference):
+        return resolved(value, where)
+    kind = imported(reference, where)
+    try:
+        return kind(**resolved(value[reference] or {}, where))
+    except Exception as error:  # as its constructor likes
+        raise ValueError(f"`{where}` can't be built from {value!r}: {error}") from error
+
+
+def parameters_of(call: Callable[..., Any]) -> dict[str, Parameter]:
+    """Give the parameters of a function or class by name, with their types as annotations.
+
+    Where a class takes ``**kwargs``, they are those of the class behind it.
+    """
+    found: dict[str, Parameter] = {}
+    constructors = [vars(base).get("__init__") for base in getattr(call, "__mro__", ())] or [call]
+    for each in filter(None, constructors):
+        try:
+            types = get_type_hints(each)
+        except Exception:  # names that are there for type checkers only
+            types = {}
+        parameters = signature(each).parameters.values()
+        for one in parameters:
+            if one.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY):
+                kind = types.get(one.name, one.annotation)
+                unknown = kind is Parameter.empty or isinstance(kind, str)
+                found.setdefault(one.name, one.replace(annotation=Any if unknown else kind))
+        if not any(one.kind is Parameter.VAR_KEYWORD for one in parameters):
+            break
+    found.pop("self", None)
+    return found
+
+
+def arguments_for(
+    call: Callable[..., Any], values: Mapping[str, Any], where: str, own: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Give arguments from a file as a function or class takes them: lists may be tuples.
+
+    :param where: the entry that holds them
+    :param own: parameters that are given to it besides, and so not by the file
+    :raises ValueError: naming each entry that is unknown, missing, or not what it must be
+    """
+    model = _model_of(call, own)
+    try:
+        found = model.model_validate(resolved(values, where))
+    except ValidationError as error:
+        raise ValueError(in_words(error, where, model.model_fields)) from error
+    return {name: getattr(found, name) for name in values}
+
+
+@cache
+def _model_of(call: Callable[..., Any], own: tuple[str, ...]) -> type[BaseModel]:
+    parameters: dict[str, Any] = {
+        name: (each.annotation, ... if each.default is Parameter.empty else each.default)
+        for name, each in parameters_of(call).items()
+        if name not in own and not name.startswith("_")
+    }
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    return create_model("Arguments", __config__=config, **parameters)

@@ -1,0 +1,288 @@
+"""A run's folder: what is in it, how it is written, and what state it is in.
+
+``config.json`` comes first and ``done.json``, with the checksums of the results, last. Each file is
+written under a temporary name and renamed: a file that is there is whole, whenever the run was
+stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+
+from sb3_moe.saving.files import read_json, read_npz, sha256_of, write_json
+from sb3_moe.saving.snapshot import check_files, snapshots_in, step_of
+from sb3_moe.study.config import RunConfig
+from sb3_moe.study.entries import flat
+
+Status = Literal["missing", "interrupted", "done", "failed", "damaged"]
+
+LOCK = ".lock"
+#: What a run's process prints.
+LOG = "log.txt"
+#: Statistics of a normalizer that ``model.moe`` can't hold.
+STATISTICS = "vec_normalize.pkl"
+#: Whose weights a run began with.
+ORIGIN = "start_from.json"
+# What every run that is done has written, and what it is judged by: the user's callbacks may still
+# write into files of theirs.
+_ESSENTIAL = ("config.json", "scores.npz")
+_RESULTS = (*_ESSENTIAL, "diagnostics.npz", "model.moe", "model.zip", STATISTICS, ORIGIN)
+# A process that is told to end takes a moment; NFS keeps the lock of a node that is lost for 90 s.
+PATIENCE = 100.0
+# Bytes in which the last row of a log surely is.
+_ROW = 65_536
+
+
+class BusyError(RuntimeError):
+    """Another process is at work in a folder."""
+
+
+@contextmanager
+def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Keep other processes out of a folder, until this one lets go or ends in whatever way.
+
+    :param folder: made if it is not there
+    :param patience: seconds to wait for a process that holds it
+    :raises BusyError: if one still holds it then
+    :raises OSError: if the folder's file system has no locks
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=patience)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BusyError(f"another process is at work in {folder}") from error
+    except NotImplementedError as error:
+        raise OSError(f"{folder} must be on a file system that has locks: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Say whether another process is at work in a folder."""
+    try:
+        with held(folder):
+            return False
+    except BusyError:
+        return True
+    except OSError:  # of somebody else, or without locks: nobody can say
+        return False
+
+
+class State(NamedTuple):
+    """What a folder holds, and why it is thought so."""
+
+    status: Status
+    reason: str = ""
+
+
+class RunFolder:
+    """The folder of one run.
+
+    :param path: need not exist yet
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def config(self) -> dict[str, Any]:
+        """Read ``config.json``: the run, and what it ran on."""
+        return read_json(self.path / "config.json")
+
+    def scores(self) -> dict[str, npt.NDArray[Any]]:
+        """Read ``scores.npz``."""
+        return read_npz(self.path / "scores.npz")
+
+    def diagnostics(self) -> dict[str, npt.NDArray[Any]]:
+        """Read ``diagnostics.npz``; empty if there is none."""
+        path = self.path / "diagnostics.npz"
+        return read_npz(path) if path.exists() else {}
+
+    def last_logged(self) -> dict[str, str]:
+        """Read the last row that the run has logged; empty if there is none yet."""
+        found = sorted(self.path.glob("progress-*.csv"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            return {}
+        with found[-1].open("rb") as file:
+            keys = file.readline().decode().strip().split(",")
+            file.seek(max(file.tell(), found[-1].stat().st_size - _ROW))
+            rows = file.read().decode(errors="replace").splitlines()
+        values = rows[-1].split(",") if rows else []
+        # A row that is being written is shorter.
+        return dict(zip(keys, values, strict=True)) if len(keys) == len(values) else {}
+
+    def checkpoints(self) -> list[Path]:
+        """List the snapshots, oldest first."""
+        return snapshots_in(self.path / "checkpoints")
+
+    def snapshots(self) -> list[Path]:
+        """List the snapshots that are whole, oldest first."""
+        return [path for path in self.checkpoints() if not _damage(path)]
+
+    def goes_on_at(self) -> int:
+        """Give the step of the snapshot that the run goes on from; 0 where it starts anew."""
+        snapshots = self.snapshots()
+        return step_of(snapshots[-1]) if snapshots else 0
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Make the folder and write down what will run in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "config.json", config)
+
+    def check_rows(self, run: RunConfig, until: int) -> None:
+        """Raise unless there is a row of scores for each evaluation up to a step.
+
+        Rows from before a snapshot are not measured again.
+
+        :raises ValueError: if there is none
+        """
+        steps = self.scores()["steps"] if (self.path / "scores.npz").exists() else np.empty(0)
+        # An evaluation that is due waits for the rollout's end.
+        longest_gap = -(-run.steps_between // run.rollout) * run.rollout
+        marks = np.append(steps[steps <= until], until)
+        if marks[0] != 0 or np.diff(marks).max(initial=0) > longest_gap:
+            raise ValueError(
+                f"scores.npz lacks rows between steps 0 and {until}: delete the run's folder, "
+                f"{self.path}, to start anew"
+            )
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Say that everything is there, with a checksum of each result."""
+        write_json(self.path / "done.json", {**summary, "sha256": self._checksums()})
+
+    def fail(self, error: BaseException) -> None:
+        """Write down why the run could not go on."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = "".join(traceback.format_exception(error))
+        message = (str(error).strip().splitlines() or [""])[0]
+        values = {"type": type(error).__name__, "message": message, "traceback": text}
+        write_json(self.path / "error.json", values)
+
+    def make_ready(self) -> None:
+        """Forget what went wrong: go on from a snapshot, or anew where there is none to trust."""
+        error = self.path / "error.json"
+        goes_on = error.exists() and self.snapshots()
+        for path in [error] if goes_on else self.path.glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:  # for which others may wait
+                path.unlink(missing_ok=True)
+
+    def state(self) -> State:
+        """Find out what the folder holds."""
+        files = [path for path in self.path.glob("[!.]*") if path.name not in (LOG, "checkpoints")]
+        if not files and not self.checkpoints():
+            return State("missing")
+        try:
+            if (self.path / "error.json").exists():
+                error = read_json(self.path / "error.json")
+                return State("failed", f"{error.get('type')}: {error.get('message')}")
+            if (self.path / "done.json").exists():
+                self._check_done()
+                return State("done")
+            if (self.path / "scores.npz").exists():
+                self.scores()
+            self.diagnostics()
+        except (ValueError, KeyError) as error:
+            return State("damaged", str(error))
+        return State("interrupted", "; ".join(filter(None, map(_damage, self.checkpoints()))))
+
+    def _check_done(self) -> None:
+        """Raise unless results are what the run wrote."""
+        found, expected = self._checksums(), read_json(self.path / "done.json")["sha256"]
+        for name in {*_ESSENTIAL, *expected}:
+            if name not in found:
+                raise ValueError(f"{name} is missing")
+            if found[name] != expected.get(name):
+                raise ValueError(f"{name} is not what the run wrote")
+
+    def _checksums(self) -> dict[str, str]:
+        paths = (self.path / name for name in _RESULTS)
+        return {path.name: sha256_of(path) for path in paths if path.is_file()}
+
+
+def steps_in(row: Mapping[str, str]) -> int:
+    """Give the steps at which a row was logged; 0 of none."""
+    return int(float(row.get("time/total_timesteps") or 0))
+
+
+def _damage(snapshot: Path) -> str:
+    """Say what is wrong with a snapshot; nothing if it is whole."""
+    try:
+        check_files(snapshot)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+class Job(NamedTuple):
+    """A run, its folder, and what the folder held when last looked at."""
+
+    run: RunConfig
+    folder: RunFolder
+    state: State
+
+
+def survey(runs: Sequence[RunConfig], root: Path) -> list[Job]:
+    """Look at the folder of every run.
+
+    :raises ValueError: if ``root`` is no folder
+    """
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"`out` must be a folder, got {root}, which is a file")
+    folders = [RunFolder(root / "runs" / run.name) for run in runs]
+    return [Job(run, folder, folder.state()) for run, folder in zip(runs, folders, strict=True)]
+
+
+class ChangedConfigError(ValueError):
+    """A folder holds a run of another configuration."""
+
+
+def refuse_changes(jobs: Sequence[Job]) -> None:
+    """Raise if a folder was made by another configuration.
+
+    One in which the run starts anew has no results that could be mixed up, so that it may differ.
+
+    :raises ChangedConfigError: saying which folder, and what differs
+    """
+    for job in jobs:
+        status, folder = job.state.status, job.folder
+        has_results = status in ("done", "interrupted")
+        has_results |= status == "failed" and bool(folder.checkpoints())
+        if not (has_results and (folder.path / "config.json").exists()):
+            continue
+        lines = differences(job.folder.config().get("run", {}), job.run.to_dict())
+        if lines:
+            raise ChangedConfigError(
+                f"{job.folder.path} was made with another configuration; use another output "
+                "folder, or change it back:\n  " + "\n  ".join(lines)
+            )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say, a line each, what differs between two nested mappings of plain values."""
+    before, after = flat(old), flat(new)
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before | after)
+        if _compared(key, before.get(key)) != _compared(key, after.get(key))
+    ]
+
+
+def _compared(key: str, value: Any) -> Any:
+    """Leave out where a model lies that a run begins with: a study may be moved.
+
+    Whether the file is the same its checksum says.
+    """
+    return PurePath(value).name if key.endswith("start_from.model") and value else value

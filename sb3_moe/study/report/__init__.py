@@ -1,1 +1,0 @@
-"""What came out of a study: measures, verdicts, and the page."""

@@ -1,1 +1,0 @@
-"""The running of a study: cells, their folders, and where they run."""

@@ -1,1 +1,0 @@
-"""What a study asks: networks, tasks, and a grid of runs."""
