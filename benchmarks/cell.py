@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,29 +33,29 @@ TRAINING = "training"
 
 def run() -> list[dict[str, Any]]:
     """Prepare as ``make run`` does, train the cell, and return a row for each part."""
-    from sb3_moe.study.commands import CACHE, prepare, rehearse
-    from sb3_moe.study.run.engine import child_environment
-    from sb3_moe.study.run.jobs import survey
-    from sb3_moe.study.spec.grid import load_study
+    from sb3_moe.study.engine import child_environment
+    from sb3_moe.study.folder import survey
+    from sb3_moe.study.grid import load_study
+    from sb3_moe.study.preparing import check_networks, measure_random_policy
 
-    study = replace(load_study("first-run"), regimes=("mtrl",)).only(["dense"])
+    study = load_study("first-run", regimes=["mtrl"], only=["dense"])
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        jobs = survey(study.cells(), root)
+        jobs = survey(study.runs(), root)
         once = {}
         begun = time.process_time()
-        prepare(study, root)
+        measure_random_policy(study, root)
         once["playing at random"] = time.process_time() - begun
-        rehearse([job.cell for job in jobs], root)
+        check_networks([job.run for job in jobs], root)
         once["building each network"] = time.process_time() - begun - once["playing at random"]
         command = [sys.executable, "-m", "benchmarks.cell", str(jobs[0].folder.path)]
         found = subprocess.run(
             command,
             check=True,
-            input=json.dumps(jobs[0].cell.to_dict()),
+            input=json.dumps(jobs[0].run.to_dict()),
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | child_environment(root / CACHE),
+            env=os.environ | child_environment(root),
         )
     seconds = json.loads(found.stdout.splitlines()[-1])
     return rows(seconds, once)
@@ -84,10 +83,9 @@ def main() -> None:
 
     from benchmarks.stopwatch import Stopwatch
     from sb3_moe import callbacks as watching
-    from sb3_moe.study.run import cell
-    from sb3_moe.study.run.folder import CellFolder
-    from sb3_moe.study.run.view import Heartbeat
-    from sb3_moe.study.spec.config import CellConfig
+    from sb3_moe.study import training
+    from sb3_moe.study.config import RunConfig
+    from sb3_moe.study.folder import RunFolder
 
     imported = time.process_time()
     watch = Stopwatch(inner=True)
@@ -95,14 +93,14 @@ def main() -> None:
     kinds = {
         "evaluation": [watching.MultiTaskEvalCallback],
         "measures": [watching.PlasticityCallback, watching.TaskRolloutCallback],
-        "snapshots and signs of life": [watching.SnapshotCallback, Heartbeat],
+        "snapshots": [watching.SnapshotCallback],
     }
     parts = {part: [(kind, m) for kind in each for m in moments] for part, each in kinds.items()}
-    parts["world and network"] = [(cell, "_begun"), (cell, "_eval_env")]
+    parts["world and network"] = [(training, "_begun"), (training, "_eval_env")]
     parts[TRAINING] = [(PPO, "learn")]
     with watch.on(parts), first_calls(watch):
-        config = CellConfig.from_dict(json.load(sys.stdin))
-        cell.train_cell(config, CellFolder(Path(sys.argv[1])))
+        config = RunConfig.from_dict(json.load(sys.stdin))
+        training.train_run(config, RunFolder(Path(sys.argv[1])))
     print(json.dumps({"imports": imported, **watch.seconds}))
 
 

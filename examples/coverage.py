@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from sb3_moe.measures import bootstrap_interval
-from sb3_moe.study.report.judging import t_interval, welch
+from sb3_moe.study.judging import Rule, t_interval, welch
 
 SEEDS, REPEATS, COVERAGE = 10, 4000, 0.95
 Quantile = Callable[[np.ndarray], np.ndarray]
@@ -83,7 +83,7 @@ def covered(groups: Groups, correlation: float) -> dict[str, float]:
     values = np.stack([group(uniform[..., k]) for k, group in enumerate(groups)], axis=-1)
     held = {"Welch": 0, "paired t": 0, "bootstrap": 0}
     for runs in values:
-        estimate = welch(runs, signs, COVERAGE)
+        estimate = welch(runs, signs, Rule(interval=COVERAGE, paired=False))
         low, high = t_interval(runs @ signs, COVERAGE)
         ends = bootstrap_interval(runs @ signs, confidence=COVERAGE, resamples=999)
         held["Welch"] += estimate.low <= truth <= estimate.high

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_moe.saving.files import atomic
-from sb3_moe.study.report.measures import Run, planned_blocks
-from sb3_moe.study.run.folder import CellFolder
-from sb3_moe.study.run.jobs import survey
-from sb3_moe.study.spec.config import Architecture, CellConfig, Evaluation
-from sb3_moe.study.spec.grid import StudyConfig
+from sb3_moe.saving.files import write_json, write_npz
+from sb3_moe.study.config import Architecture, Evaluation, RunConfig
+from sb3_moe.study.folder import survey
+from sb3_moe.study.grid import StudyConfig
+from sb3_moe.study.measures import Run, planned_blocks
+from sb3_moe.study.results import random_of
 
 GAMES = ("SpaceInvaders", "Breakout")
 ROLLOUT = 64 * 128
@@ -32,7 +32,7 @@ def study(seeds=5, architectures=("dense", "soft-big"), **changes):
     return StudyConfig(**{**values, **changes})
 
 
-def cell(regime="crl", order=GAMES, name="dense", seed=0, **changes):
+def planned(regime="crl", order=GAMES, name="dense", seed=0, **changes):
     values = {
         "regime": regime,
         "games": GAMES,
@@ -41,26 +41,26 @@ def cell(regime="crl", order=GAMES, name="dense", seed=0, **changes):
         "seed": seed,
         "steps_per_task": 10 * ROLLOUT,
     }
-    return CellConfig(**{**values, **changes})
+    return RunConfig(**{**values, **changes})
 
 
-def run(cell, level=10.0, random=1.0, dormant=0.2):
+def run(config, level=10.0, random=1.0, dormant=0.2):
     """A run whose curves rise from the random level to `level` in each block of the game."""
-    steps = np.arange(0, cell.total_steps + 1, cell.steps_per_task // 10)
-    score = np.stack([_curve(cell, steps, game, level, random) for game in cell.games], axis=1)
-    experts = 1 if cell.architecture.name == "dense" else 4
-    gates = np.full((len(steps), len(cell.games), experts), 1 / experts)
+    steps = np.arange(0, config.total_steps + 1, config.steps_per_task // 10)
+    score = np.stack([_curve(config, steps, game, level, random) for game in config.games], axis=1)
+    experts = 1 if config.architecture.name == "dense" else 4
+    gates = np.full((len(steps), len(config.games), experts), 1 / experts)
     gates[0] = 0  # a router that learns changes its gates
     diagnostics = {"steps": steps, "dormant/pi.0": np.full(len(steps), dormant)}
     if experts > 1:
         diagnostics["gates/pi.big"] = gates
     returns = np.repeat(score[:, :, None], 4, axis=2)
-    return Run(cell, {"steps": steps, "score": score, "returns": returns}, diagnostics)
+    return Run(config, {"steps": steps, "score": score, "returns": returns}, diagnostics)
 
 
-def _curve(cell, steps, game, level, random):
+def _curve(config, steps, game, level, random):
     returns = np.full(len(steps), random)
-    for start, end in planned_blocks(cell, game) if cell.order else [(0, cell.total_steps)]:
+    for start, end in planned_blocks(config, game) if config.order else [(0, config.total_steps)]:
         inside = (steps >= start) & (steps <= end)
         returns[inside] = random + (level - random) * (steps[inside] - start) / (end - start)
         returns[steps > end] = level
@@ -68,22 +68,25 @@ def _curve(cell, steps, game, level, random):
 
 
 def write(root: Path, the_study, level, seconds=10.0, random=1.0):
-    """Write the folder of a study whose cells are all done.
+    """Write the folder of a study whose runs are all done.
 
-    :param level: gives the level that a cell's curves rise to
+    :param level: gives the level that a run's curves rise to
     :param random: where they begin
     """
-    for job in survey(the_study.cells(), root):
-        made = run(job.cell, level(job.cell), random)
-        config = {"cell": job.cell.to_dict(), "rollout": job.cell.rollout}
-        arguments = {"gamma": 0.9, **job.cell.architecture.arguments}
-        job.folder.start({**config, "arguments": arguments})
-        write_arrays(job.folder, "scores.npz", made.scores)
-        write_arrays(job.folder, "diagnostics.npz", made.diagnostics)
-        attempt = {"start": 0, "seconds": seconds}
-        job.folder.finish({"steps": job.cell.total_steps, "last_attempt": attempt})
+    for job in survey(the_study.runs(), root):
+        write_run(job, level(job.run), seconds, random)
+    write_json(root / "study.json", {"study": the_study.to_dict(), "command": "sb3-moe <b>"})
+    returns = {game: [0.5, 1.5] * 32 for game in the_study.games}
+    write_json(root / "random.json", {"of": random_of(the_study), "returns": returns})
+    return the_study
 
 
-def write_arrays(folder: CellFolder, name, arrays):
-    with atomic(folder.path / name) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+def write_run(job, level, seconds=10.0, random=1.0):
+    """Write the folder of a run that is done."""
+    made = run(job.run, level, random)
+    arguments = {"gamma": 0.9, **job.run.architecture.arguments}
+    job.folder.start({"run": job.run.to_dict(), "arguments": arguments})
+    write_npz(job.folder.path / "scores.npz", made.scores)
+    write_npz(job.folder.path / "diagnostics.npz", made.diagnostics)
+    attempt = {"start": 0, "seconds": seconds}
+    job.folder.finish({"steps": job.run.total_steps, "last_attempt": attempt})

@@ -77,7 +77,7 @@ def test_the_index_has_a_line_for_every_page_and_the_readme_leads_there():
 
 
 def test_pages_are_short_and_their_code_and_yaml_can_be_read():
-    entries = pytest.importorskip("sb3_moe.study.spec.entries", reason="needs the cli extra")
+    entries = pytest.importorskip("sb3_moe.study.entries", reason="needs the cli extra")
     assert not [name_of(page) for page in PAGES if len(page.read_text().splitlines()) > 120]
     for page in PAGES:
         for code in snippets(page, "py"):  # too slow to run
@@ -141,7 +141,7 @@ def test_every_name_that_is_built_in_has_a_row_in_its_page():
 
 
 def test_every_measure_of_a_study_has_a_row():
-    report = pytest.importorskip("sb3_moe.study.report.measures", reason="needs the cli extra")
+    report = pytest.importorskip("sb3_moe.study.measures", reason="needs the cli extra")
     rows = first_columns("reports.md")
     assert not [name for name in report.MEASURES if f"`{name}`" not in rows]
 

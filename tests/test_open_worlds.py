@@ -39,14 +39,14 @@ def test_an_own_suite_and_callback_train_are_evaluated_and_go_on(tmp_path):
 
 
 def test_an_own_suite_and_callback_are_in_a_study(tmp_path):
-    grid = pytest.importorskip("sb3_moe.study.spec.grid", reason="needs the cli extra")
-    from sb3_moe.study.run.cell import train_cell
-    from sb3_moe.study.run.folder import CellFolder
+    grid = pytest.importorskip("sb3_moe.study.grid", reason="needs the cli extra")
+    from sb3_moe.study.folder import RunFolder
+    from sb3_moe.study.training import train_run
 
     study = grid.read_study(STUDY, Path())
-    (cell,) = study.cells()
-    folder = CellFolder(tmp_path)
-    train_cell(cell, folder)
+    (run,) = study.runs()
+    folder = RunFolder(tmp_path)
+    train_run(run, folder)
     assert folder.state() == ("done", "")
-    assert cell.games == ("CartPole", "Acrobot")
+    assert run.games == ("CartPole", "Acrobot")
     assert "marks/count" in next(tmp_path.glob("progress-*.csv")).read_text().splitlines()[0]

@@ -20,9 +20,8 @@ from gymnasium import spaces
 from sb3_moe.measures.budget import measure
 from sb3_moe.plots import Point, draw_against
 from sb3_moe.policies.on_policy import MoeMultiInputPolicy
-from sb3_moe.study.report.judging import t_interval
-from sb3_moe.study.spec.architectures import title
-from sb3_moe.study.spec.grid import load_study
+from sb3_moe.study.grid import load_study
+from sb3_moe.study.judging import t_interval
 from sb3_moe_envs import get_suite
 
 STUDIES = {1: "tasks1", 2: "tasks2", 4: "tasks4", 8: "interleaved", 16: "tasks16"}
@@ -98,7 +97,7 @@ def main() -> None:
     }
     rows = []
     for name, (points, xlabel) in drawn.items():
-        named = {title(network): each for network, each in points.items()}
+        named = {network.replace("-", " "): each for network, each in points.items()}
         ylabel = "return at the end, mean over tasks"
         figure = draw_against(named, xlabel, ylabel, doubling=name == "tasks")
         figure.savefig(folder / f"against_{name}.png", dpi=150)

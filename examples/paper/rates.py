@@ -33,7 +33,7 @@ def rows_of(root: Path, measure: str = "area") -> pd.DataFrame:
     for report in sorted(root.glob("rates*/report")):
         rows = pd.read_csv(report / "measures.csv")
         random = json.loads((report.parent / "random.json").read_text())
-        levels = {game: float(np.mean(returns)) for game, returns in random.items()}
+        levels = {game: float(np.mean(returns)) for game, returns in random["returns"].items()}
         parts.append(rows.assign(gained=rows["value"] - rows["task"].map(levels)))
     every = pd.concat(parts)
     every = every[every["measure"] == measure]

@@ -2,7 +2,7 @@
 
     python examples/plasticity/fading.py runs/plasticity/permuted_breakout
 
-reads the `progress-*.csv` of each cell: the mean return of the last 100 training episodes one
+reads the `progress-*.csv` of each run: the mean return of the last 100 training episodes one
 rollout before the end of every block of its tasks, which protocol.md compares.
 """
 
@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sb3_moe.saving.files import read_json
-from sb3_moe.study.report.judging import t_interval
+from sb3_moe.study.judging import t_interval
 
 Array = NDArray[np.float64]
 RETURN, STEPS = "rollout/ep_rew_mean", "time/total_timesteps"
@@ -27,16 +27,16 @@ ENDS, LEAST = 2, 0.1
 REFERENCE = "dense"
 
 
-def ends_of_blocks(cell: Path) -> Array | None:
-    """Give the return before the end of each block of a cell; None if it has not come that far.
+def ends_of_blocks(run: Path) -> Array | None:
+    """Give the return before the end of each block of a run; None if it has not come that far.
 
     The last rollout of a block doesn't count: the switch cuts every copy's episode short, in all
     blocks but the last.
     """
-    config = read_json(cell / "config.json")["cell"]
+    config = read_json(run / "config.json")["run"]
     length, blocks = int(config["steps_per_task"]), len(config["games"])
     rows: dict[int, float] = {}
-    for path in sorted(cell.glob("progress-*.csv")):
+    for path in sorted(run.glob("progress-*.csv")):
         logged = pd.read_csv(path).dropna(subset=[RETURN, STEPS])
         rows |= dict(zip(logged[STEPS].astype(int), logged[RETURN], strict=True))
     if max(rows, default=0) < blocks * length:
@@ -46,13 +46,13 @@ def ends_of_blocks(cell: Path) -> Array | None:
 
 
 def by_network(study: Path) -> dict[str, dict[int, Array]]:
-    """Give every whole cell's returns by network and seed."""
+    """Give every whole run's returns by network and seed."""
     found: dict[str, dict[int, Array]] = defaultdict(dict)
-    for path in sorted(study.glob("cells/*/config.json")):
-        cell = read_json(path)["cell"]
+    for path in sorted(study.glob("runs/*/config.json")):
+        run = read_json(path)["run"]
         ends = ends_of_blocks(path.parent)
         if ends is not None:
-            found[cell["architecture"]["name"]][int(cell["seed"])] = ends
+            found[run["architecture"]["name"]][int(run["seed"])] = ends
     return found
 
 
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("study", type=Path, help="the study's folder")
     found = by_network(parser.parse_args().study)
     if not found:
-        parser.error("`study` must hold a cell that went through all of its blocks, got none")
+        parser.error("`study` must hold a run that went through all of its blocks, got none")
     print(*table(found), "", sep="\n")
     print("| networks | change, difference | last blocks, difference |", "|---|---|---|", sep="\n")
     print(*against_reference(found), "", verdict(found), sep="\n")

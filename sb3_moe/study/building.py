@@ -22,7 +22,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 import sb3_moe  # noqa: F401  registers the policies' names
-from sb3_moe.extras import require
+from sb3_moe.callbacks import MultiTaskEvalCallback, SnapshotCallback
 from sb3_moe.learning_rates import LinearPerBlock
 from sb3_moe.policies.extractors import TaskExtractor
 from sb3_moe.policies.moe_policy import MoEPolicy
@@ -48,13 +48,12 @@ Entries = str | tuple[Entry, ...]
 MINATAR = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 #: Values by name. "none" are SB3's own.
 PRESETS: dict[str, Mapping[str, Any]] = {"minatar": MINATAR_PPO, "none": {}}
-# What a run gives the algorithm, and the environment, itself; it draws no images.
+# What a run gives the algorithm itself.
 _OF_ALGORITHM = ("policy", "env", "policy_kwargs", "seed", "device")
-_OF_ENV = ("tasks", "num_envs", "schedule", "render_mode")
 # Where the normalizers lie that can be named without their module.
 _NORMALIZERS = ("stable_baselines3.common.vec_env", PerTaskVecNormalize.__module__)
 # What says the same in a study's file.
-_ENTRIES = {"MultiTaskEvalCallback": "evaluation", "SnapshotCallback": "checkpoints"}
+_ENTRIES = {MultiTaskEvalCallback: "evaluation", SnapshotCallback: "checkpoints"}
 
 
 def game_id(game: str) -> str:
@@ -114,40 +113,16 @@ def entry_of(entry: Any, where: str) -> Any:
     )
 
 
-def check_env(env: Mapping[str, Any]) -> None:
-    """Raise unless :func:`sb3_moe.make_multitask_vec_env` takes the arguments of a file.
-
-    :raises ValueError: naming the entry
-    """
-    from sb3_moe_envs import MultiTaskVectorEnv
-
-    arguments_for(MultiTaskVectorEnv, env, "env", _OF_ENV)
-
-
 def algorithm_class(name: str) -> type[BaseAlgorithm]:
     """Give the class of an algorithm that there are policies for.
 
-    :raises ValueError: if there are none
-    :raises ImportError: if it needs a package that is not installed
+    :raises ValueError: if there are none, or it needs a package that is not installed
     """
     if name not in TABLE:
         raise ValueError(
             f"`algorithm` must be one that there are policies for, got {name!r}{hint(name, TABLE)}"
         )
-    reference = TABLE[name].algorithm
-    if reference.startswith("sb3_contrib"):
-        require(f"`algorithm: {name}`", "sb3_contrib")
-    return cast(type[BaseAlgorithm], imported(reference, "algorithm"))
-
-
-def declared(name: str, arguments: Mapping[str, Any], where: str = "arguments") -> dict[str, Any]:
-    """Give arguments as an algorithm takes them.
-
-    :param name: of the algorithm
-    :param where: the entry that holds them
-    :raises ValueError: naming what it doesn't take
-    """
-    return arguments_for(algorithm_class(name), arguments, where, _OF_ALGORITHM)
+    return cast(type[BaseAlgorithm], imported(TABLE[name].algorithm, "algorithm"))
 
 
 def is_off_policy(name: str) -> bool:
@@ -162,40 +137,26 @@ def towers_of(name: str) -> tuple[str, ...]:
     return cast(tuple[str, ...], getattr(policies, TABLE[name].aliases[0]).towers)
 
 
-def default_policy(name: str, task_id: str) -> str:
-    """Give the alias of the policy that sees tasks as they are shown.
+def policy_of(run: RunConfig) -> type[BasePolicy]:
+    """Give the class of a run's policy: one named, or ours that sees tasks as they are shown.
 
-    :param name: of the algorithm
-    :param task_id: see :func:`sb3_moe.make_multitask_vec_env`
-    :raises ValueError: if no policy of the algorithm sees tasks so
+    :raises ValueError: if there is no such alias, module or class, or none sees tasks so
     """
-    kind = "MultiInput" if task_id == "dict" else "Mlp"
-    found = next((alias for alias in TABLE[name].aliases if kind in alias), None)
-    if found is None:
+    name, aliases = run.architecture.policy, algorithm_class(run.algorithm).policy_aliases
+    if name is None:
+        kind = "MultiInput" if run.task_id == "dict" else "Mlp"
+        name = next((each for each in TABLE[run.algorithm].aliases if kind in each), None)
+    if name is None:
         raise ValueError(
-            f"`env` must have a `task_id` other than 'dict' with {name}, which has no policy for "
-            "Dict observations, as in `env: {task_id: onehot}`"
+            f"`env` must have a `task_id` other than 'dict' with {run.algorithm}, which has no "
+            "policy for Dict observations, as in `env: {task_id: onehot}`"
         )
-    return found
-
-
-def policy_of(policy: str, algorithm: str) -> type[BasePolicy]:
-    """Give the class of an alias that an algorithm knows, or of ``package.module:Class``.
-
-    :raises ValueError: if there is no such alias, module or class, or it is no policy of the
-        algorithm's
-    """
-    aliases = algorithm_class(algorithm).policy_aliases
-    if ":" not in policy and policy not in aliases:
+    if ":" not in name and name not in aliases:
         raise ValueError(
-            f"`policy` must be an alias that {algorithm} knows, or `package.module:Class`, got "
-            f"{policy!r}{hint(policy, aliases)}"
+            f"`policy` must be an alias that {run.algorithm} knows, or `package.module:Class`, got "
+            f"{name!r}{hint(name, aliases)}"
         )
-    base = next(found for alias, found in aliases.items() if alias.startswith("Mlp"))
-    found: Any = imported(policy, "policy") if ":" in policy else aliases[policy]
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise ValueError(f"`policy` must be a class of SB3's {base.__name__}, got {policy!r}")
-    return found
+    return aliases.get(name) or cast(type[BasePolicy], imported(name, "policy"))
 
 
 def value_of_argument(run: RunConfig, name: str) -> Any:
@@ -230,7 +191,8 @@ def arguments_of(run: RunConfig) -> dict[str, Any]:
 
     :raises ValueError: naming what can't be built
     """
-    arguments = declared(run.algorithm, _given(run))
+    kind = algorithm_class(run.algorithm)
+    arguments = arguments_for(kind, _given(run), "arguments", _OF_ALGORITHM)
     per_task = run.normalize is not None and issubclass(
         normalizer_class(run.normalize), PerTaskVecNormalize
     )
@@ -239,10 +201,7 @@ def arguments_of(run: RunConfig) -> dict[str, Any]:
         from sb3_moe.vec_env.replay_buffers import MultiTaskReplayBuffer
 
         arguments["replay_buffer_class"] = MultiTaskReplayBuffer
-    try:
-        arguments["policy_kwargs"] = _policy_kwargs(run)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`architectures.{run.architecture.name}`: {error}") from error
+    arguments["policy_kwargs"] = _policy_kwargs(run)
     if run.annealing != "none":
         rate = value_of_argument(run, "learning_rate")
         if not isinstance(rate, int | float):
@@ -256,9 +215,9 @@ def arguments_of(run: RunConfig) -> dict[str, Any]:
 
 def _policy_kwargs(run: RunConfig) -> dict[str, Any]:
     """Lay an architecture's options over the preset's, and over what its observations need."""
-    policy = policy_of(str(run.architecture.policy), run.algorithm)
+    policy = policy_of(run)
     preset = dict(PRESETS[run.preset or "none"].get("policy_kwargs", {}))
-    own = resolved(run.architecture.policy_kwargs, f"architectures.{run.architecture.name}")
+    own = dict(resolved(run.architecture.policy_kwargs, f"architectures.{run.architecture.name}"))
     encoder = preset.pop("features_extractor_kwargs", {})
     if not issubclass(policy, MoEPolicy):
         # SB3's extractors have no encoder to choose: they flatten MinAtar's observations as ours.
@@ -267,7 +226,7 @@ def _policy_kwargs(run: RunConfig) -> dict[str, Any]:
         if run.task_id == "dict" and extractor and extractor.default is FlattenExtractor:
             preset["features_extractor_class"] = CombinedExtractor
         return {**preset, **own}
-    per_tower({k: v for k, v in own.items() if k in DEFAULTS}, policy.towers)  # raises
+    per_tower({k: v for k, v in own.items() if k in DEFAULTS}, policy.towers)  # which checks them
     # An extractor of the user's own may know neither of tasks nor of a preset's encoder.
     takes = parameters_of(own.get("features_extractor_class") or TaskExtractor)
     number = {"num_tasks": len(run.games)} if run.task_id in ("onehot", "channels") else {}
@@ -295,32 +254,19 @@ def normalizer_class(named: Named) -> type[Any]:
     return named.class_of(VecNormalize, "normalize", *_NORMALIZERS)
 
 
-def callback_class(named: Named, where: str = "callbacks") -> type[Any]:
+def callback_class(named: Named) -> type[Any]:
     """Give the class of callbacks that a file names.
 
-    :param where: the entry that holds it
-    :raises ValueError: if there is none, or it would do what every run does
+    :raises ValueError: if there is none, or it would write into the files of every run's own
     """
-    kind = named.class_of(BaseCallback, where, "sb3_moe.callbacks")
-    for name, entry in _ENTRIES.items():
-        ours = getattr(import_module("sb3_moe.callbacks"), name)
-        # One of the user's own would write into the same files, unless it is given others.
-        if kind is ours or (issubclass(kind, ours) and "log_path" not in named.arguments):
+    kind = named.class_of(BaseCallback, "callbacks", "sb3_moe.callbacks")
+    for ours, entry in _ENTRIES.items():
+        if issubclass(kind, ours) and "log_path" not in named.arguments:
             raise ValueError(
-                f"`{where}` can't have {named.name}, a {name}, which every run has: `{entry}` "
-                "says how often"
+                f"`callbacks` can't have {named.name}: every run has a {ours.__name__}, and "
+                f"`{entry}` says how often"
             )
     return kind
-
-
-def check_callbacks(callbacks: Sequence[Named], where: str = "callbacks") -> None:
-    """Raise unless there are such callbacks, and they take their arguments.
-
-    :param where: the entry that holds them
-    :raises ValueError: naming the entry
-    """
-    for each in callbacks:
-        arguments_for(callback_class(each, where), each.arguments, f"{where}.{each.name}")
 
 
 def build_callbacks(callbacks: Sequence[Named], folder: Path) -> list[BaseCallback]:
@@ -337,44 +283,29 @@ def build_callbacks(callbacks: Sequence[Named], folder: Path) -> list[BaseCallba
     return built
 
 
-def build_schedule(named: Named) -> Any:
-    """Build the schedule that a file names.
-
-    :raises ValueError: naming the entry, or what the schedule says against it
-    """
-    from sb3_moe_envs.schedules import Schedule
-
-    kind = named.class_of(Schedule, "schedule", "sb3_moe_envs")
-    arguments = arguments_for(kind, named.arguments, f"schedule.{named.name}")
-    try:
-        return kind(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`schedule`: {error}") from error
-
-
 def schedule_of(run: RunConfig) -> Any:
     """Say which task is played when.
 
-    :raises ValueError: if so many parallel environments can't play the tasks so
+    :raises ValueError: naming the entry, or what the schedule says against the run's tasks
     """
     from sb3_moe_envs import Cycle, Interleave
-    from sb3_moe_envs.schedules import Slots
+    from sb3_moe_envs.schedules import Schedule, Slots
 
-    if run.schedule is not None:
-        schedule = build_schedule(run.schedule)
-    elif run.regime == "mtrl":
-        schedule = Interleave()
-    else:
-        schedule = Cycle(run.steps_per_task, order=list(run.order), num_cycles=run.cycles)
-    if schedule.slots is Slots.SHARED and run.n_envs < len(run.games):
-        raise ValueError(
-            f"`n_envs` must be at least the number of tasks, {len(run.games)}, got {run.n_envs}"
-        )
     try:
+        if run.schedule is not None:
+            kind = run.schedule.class_of(Schedule, "schedule", "sb3_moe_envs")
+            where = f"schedule.{run.schedule.name}"
+            schedule = kind(**arguments_for(kind, run.schedule.arguments, where))
+        elif run.regime == "mtrl":
+            schedule = Interleave()
+        else:
+            schedule = Cycle(run.steps_per_task, order=list(run.order), num_cycles=run.cycles)
+        if schedule.slots is Slots.SHARED and run.n_envs < len(run.games):
+            raise ValueError(f"`n_envs` must be at least {len(run.games)}, one for each task")
         trial = copy.deepcopy(schedule)
         trial.start(run.games)
         trial.check_num_envs(run.n_envs)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"`schedule`: {error}") from error
     return schedule
 
@@ -420,8 +351,7 @@ def build_env(run: RunConfig, n_envs: int, seed: int, schedule: Any) -> VecEnv:
 
 def build_model(run: RunConfig, env: VecEnv, **arguments: Any) -> BaseAlgorithm:
     """Build a run's algorithm with its policy."""
-    policy = policy_of(str(run.architecture.policy), run.algorithm)
-    return algorithm_class(run.algorithm)(policy, env, **arguments)
+    return algorithm_class(run.algorithm)(policy_of(run), env, **arguments)
 
 
 def build(run: RunConfig) -> tuple[BaseAlgorithm, VecEnv]:

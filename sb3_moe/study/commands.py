@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from heapq import heapreplace
@@ -21,7 +21,6 @@ from rich.progress import track
 
 from sb3_moe.saving.files import check_writable, write_json
 from sb3_moe.study import grid
-from sb3_moe.study.claims import load_claims
 from sb3_moe.study.config import RunConfig
 from sb3_moe.study.engine import (
     Engine,
@@ -35,24 +34,25 @@ from sb3_moe.study.engine import (
 from sb3_moe.study.folder import Job, held, is_held, refuse_changes, steps_in, survey
 from sb3_moe.study.grid import StudyConfig, load_study
 from sb3_moe.study.jobs import run_jobs, unfinished
-from sb3_moe.study.judging import missing
+from sb3_moe.study.judging import load_claims, missing
 from sb3_moe.study.preparing import (
-    Pace,
+    all_runs,
     check_networks,
+    chosen,
     measure_random_policy,
-    past_pace,
-    rehearsed_pace,
+    past_rate,
+    rehearsed_rate,
+    tune,
 )
 from sb3_moe.study.report import check_report_folder, write_replays, write_report
-from sb3_moe.study.results import planned_table
+from sb3_moe.study.results import imagined
 from sb3_moe.study.training import versions
-from sb3_moe.study.tuning import all_runs, chosen, tune
 
 if TYPE_CHECKING:
     from sb3_moe_cli import Plan, Report, Run, Schema, Status, StudyOptions
 
 # Seconds of training that `plan` takes in all, and of each network at least.
-REHEARSAL, SHORTEST = 20.0, 1.0
+REHEARSAL, SHORTEST = 12.0, 1.0
 
 
 def say(text: str) -> None:
@@ -62,13 +62,9 @@ def say(text: str) -> None:
 
 def read(options: StudyOptions) -> tuple[StudyConfig, Path]:
     """Read the study, with what the command line changes in it, and give its folder."""
-    study = load_study(
-        options.study,
-        options.architecture,
-        seeds=options.seeds,
-        steps_per_task=options.steps_per_task,
-        only=options.only and list(options.only),
-    )
+    changes = {"seeds": options.seeds, "steps_per_task": options.steps_per_task}
+    only = options.only and list(options.only)
+    study = load_study(options.study, options.architecture, only=only, **changes)
     return study, options.out or Path("runs") / study.name
 
 
@@ -91,16 +87,14 @@ def show_status(study: StudyConfig, root: Path) -> int:
     jobs = survey(all_runs(study, root), root)
     counts: Counter[str] = Counter()
     for job in jobs:
-        found, reason = job.state
-        if found == "interrupted":
-            row = job.folder.last_logged()
-            reached = f"at {steps_in(row):,} of {job.run.total_steps:,} steps"
+        word, reason = job.state
+        if word == "interrupted":
             at_work = is_held(job.folder.path)
             goes_on = "" if at_work else f", goes on from {job.folder.goes_on_at():,}"
-            reason = f"{reached}{goes_on} {reason}".strip()
-        word = "being trained" if found == "interrupted" and at_work else found
+            steps = f"{steps_in(job.folder.last_logged()):,} of {job.run.total_steps:,} steps"
+            word, reason = "being trained" if at_work else word, f"at {steps}{goes_on} {reason}"
         counts[word] += 1
-        if found not in ("done", "missing"):
+        if word not in ("done", "missing"):
             say(f"{job.folder.path}: {word}: {reason}")
     say(", ".join(f"{count} {word}" for word, count in counts.items()))
     wrong = counts["failed"] + counts["damaged"]
@@ -110,10 +104,9 @@ def show_status(study: StudyConfig, root: Path) -> int:
     return 1 if wrong else 0
 
 
-def engine_maker(options: Run, device: str) -> Callable[[Path], Engine]:
-    """Give what makes the engine that a command line asks for, in a study's folder.
+def make_engine(options: Run, study: StudyConfig, root: Path) -> Engine:
+    """Give the engine that a command line asks for.
 
-    :param device: of the runs
     :raises ValueError: if options are another engine's, or runs would not find their device
     """
     others = {"local": ("address", "cpus", "gpus", "slurm"), "ray": ("processes", "slurm")}
@@ -124,89 +117,75 @@ def engine_maker(options: Run, device: str) -> Callable[[Path], Engine]:
             )
     resources = options.cpus or 1.0, options.gpus or 0.0
     if options.engine == "local":
-        processes = check_processes(options.processes)
         try:
-            th.empty(0, device=device)
+            th.empty(0, device=study.device)
         except (RuntimeError, AssertionError) as error:
-            why = str(error).splitlines()[0]
-            raise ValueError(f"`device` must be one that torch has, got {device}: {why}") from error
-        return lambda root: LocalEngine(processes, root)
-    if device.startswith("cuda") and not options.gpus:
-        raise ValueError(
-            "`--gpus` must be above 0 where `device` is cuda, since runs that ask for no GPU are "
-            f"shown none, got {options.gpus} and {device}"
-        )
+            raise ValueError(f"`device` must be one that torch has: {error}") from error
+        return LocalEngine(options.processes, root)
+    if study.device.startswith("cuda") and not options.gpus:
+        raise ValueError("`--gpus` must be above 0 where `device` is cuda: runs are shown none")
     if options.engine == "ray":
-        return lambda root: RayEngine(options.address, *resources)
+        return RayEngine(options.address, *resources)
     pairs = (each.partition("=") for each in options.slurm)
     parameters = {name: yaml.safe_load(value) for name, _, value in pairs}
-    return lambda root: SlurmEngine(root / ".slurm", *resources, **parameters)
+    return SlurmEngine(root / ".slurm", *resources, **parameters)
 
 
 def run(options: Run) -> int:
-    """Run what is missing, then write the report; 1 if a run is not done at the end."""
-    study, root = read(options)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C, unless under nohup
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
-    make_engine = engine_maker(options, study.device)
-    return run_study(study, root, make_engine, options.retry, options.replays)
-
-
-def run_study(
-    study: StudyConfig,
-    root: Path,
-    make_engine: Callable[[Path], Engine],
-    retry: bool = False,
-    replays: bool = False,
-) -> int:
     """Run what is missing, then write the report; 1 if a run is not done at the end.
 
-    :param make_engine: makes what the runs are trained on, given the study's folder
-    :param retry: run again what failed or is damaged
-    :param replays: with a page on which each network plays
     :raises ValueError: if a claim is wrong, a network can't be built, or a folder was made by
         another configuration
     :raises BusyError: if another process runs the study in the folder
     """
+    study, root = read(options)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C, unless under nohup
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     check_claims(study)
     check_writable(root)
     check_report_folder(root)
-    engines: list[Engine] = []
-
-    def train(jobs: Sequence[Job]) -> None:
-        todo = unfinished(jobs, retry)
-        if todo:
-            # First of all: Ray starts by forks, which jax, once it is loaded, does not bear.
-            engines.extend([] if engines else [make_engine(root)])
-            check_networks([job.run for job in todo], root)
-            measure_random_policy(study, root)
-            run_jobs(todo, engines[0], Console())
-
     with held(root):
         refuse_changes(survey(all_runs(study, root), root))
         said = {"study": study.to_dict(), "command": shlex.join(sys.argv), "versions": versions()}
         write_json(root / "study.json", said)
+        # First of all: Ray starts by forks, which jax, once it is loaded, does not bear.
+        engine = make_engine(options, study, root)
         try:
-            if chosen(study, root).tune is not None:
-                tune(study, root, train)
-            found = chosen(study, root)
-            jobs = []
-            if found.tune is None:
-                train(survey(found.runs(), root))
-                jobs = survey(found.runs(), root)
+            jobs = train(study, root, engine, options.retry)
         except KeyboardInterrupt:
             say(f"stopped; what is finished stays in {root}: run again to go on")
             raise
         finally:
-            for engine in engines:
-                engine.stop()
+            engine.stop()
     states = {job.state.status for job in jobs}
     if "done" in states:
-        measure_random_policy(study, root)
-        write(replace(study, only=()), root, replays=replays)
+        write(replace(study, only=()), root, replays=options.replays)
     show_status(study, root)
     return 0 if states == {"done"} else 1
+
+
+def train(study: StudyConfig, root: Path, engine: Engine, retry: bool = False) -> list[Job]:
+    """Run what is missing, those that choose values first, and look at all runs again.
+
+    :param retry: run again what failed or is damaged
+    :return: none if a value could not be chosen
+    """
+
+    def run_some(jobs: Sequence[Job]) -> None:
+        todo = unfinished(jobs, retry)
+        if todo:
+            check_networks([job.run for job in todo], root)
+        measure_random_policy(study, root)
+        run_jobs(todo, engine, Console())
+
+    if chosen(study, root).tune is not None:
+        tune(study, root, run_some)
+    found = chosen(study, root)
+    if found.tune is not None:
+        return []
+    run_some(survey(found.runs(), root))
+    return survey(found.runs(), root)
 
 
 def check_claims(study: StudyConfig) -> None:
@@ -217,7 +196,7 @@ def check_claims(study: StudyConfig) -> None:
     :raises ValueError: naming the claim
     """
     claims = load_claims(study.claims, study.games)
-    for line in missing(claims, planned_table(replace(study, only=()).runs())):
+    for line in missing(claims, imagined(replace(study, only=()).runs())):
         say(line)
 
 
@@ -264,20 +243,21 @@ def plan(options: Plan) -> int:
     networks = {_network(job): _without_missing_start(job.run) for job in left}
     if not networks:
         return 0
-    check_networks(list(networks.values()), root)
-    paces = {_network(job): pace for job in jobs if (pace := past_pace(job)) is not None}
-    untried = {name: run for name, run in networks.items() if name not in paces}
+    rates = {_network(job): rate for job in jobs if (rate := past_rate(job)) is not None}
+    untried = {name: run for name, run in networks.items() if name not in rates}
     seconds = max(REHEARSAL / max(len(untried), 1), SHORTEST)
     with environment(child_environment(root)):
+        check_networks(list(networks.values()), root)
         for name, run in track(untried.items(), "training each network a little"):
-            paces[name] = rehearsed_pace(run, seconds)
+            rates[name] = rehearsed_rate(run, seconds)
     for name in networks:
         runs = sum(_network(job) == name for job in left)
         how = "measured now" if name in untried else "as in runs that are done"
-        say(f"  {name}: {runs} runs left, {paces[name].rate:,.0f} steps/s, one process, {how}")
+        say(f"  {name}: {runs} runs left, {rates[name]:,.0f} steps/s, one process, {how}")
     free = [0.0] * processes  # when each process is free for the next run
     for job in left:
-        heapreplace(free, free[0] + _seconds(job, paces[_network(job)]))
+        steps = job.run.total_steps - job.folder.goes_on_at()
+        heapreplace(free, free[0] + steps / rates[_network(job)])
     total = timedelta(seconds=round(max(free)))
     say(f"about {total} with {processes} processes, evaluation included")
     return 0
@@ -286,10 +266,6 @@ def plan(options: Plan) -> int:
 def _network(job: Job) -> str:
     """Name a run's network, whatever value of it is tried."""
     return job.run.architecture.name.partition("@")[0]
-
-
-def _seconds(job: Job, pace: Pace) -> float:
-    return pace.start + (job.run.total_steps - job.folder.goes_on_at()) / pace.rate
 
 
 def _without_missing_start(run: RunConfig) -> RunConfig:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     TypeAdapter,
@@ -29,7 +28,7 @@ from sb3_moe.layers.registry import ROUTERS
 from sb3_moe.policies.placements import PLACEMENTS
 from sb3_moe.policies.registration import TABLE
 from sb3_moe.study import building
-from sb3_moe.study.entries import STRICT, NamedEntry, arguments_for, in_words
+from sb3_moe.study.entries import STRICT, NamedEntry, in_words
 
 #: How tasks come: together, one after the other, each alone, or by a schedule.
 Regime = Literal["mtrl", "crl", "scratch", "schedule"]
@@ -37,32 +36,12 @@ Count = Annotated[int, Field(ge=1)]
 
 #: Files of models, by how their names end.
 MODELS = (".moe", ".zip")
-# Bytes of the name of a study or a network, and of the tasks in the name of a run's folder: file
-# systems take 255 in all.
-LONGEST_NAME, LONGEST_TASKS = 100, 120
+# Characters of the tasks in the name of a run's folder: file systems take 255 bytes in all.
+LONGEST_TASKS = 120
 
 
-def check(rule: bool, text: str) -> None:
-    """Raise unless a rule holds.
-
-    :raises ValueError: with the text
-    """
-    if not rule:
-        raise ValueError(text)
-
-
-def _a_folders_name(name: str) -> str:
-    check(
-        re.fullmatch(r"[^\s/\\.][^\s/\\]*", name) is not None
-        and name.isprintable()
-        and len(name.encode()) <= LONGEST_NAME,
-        "`name` must be a word of printable characters, without / or spaces, that doesn't begin "
-        f"with a dot, of {LONGEST_NAME} bytes at most, got {name!r}",
-    )
-    return name
-
-
-Name = Annotated[str, AfterValidator(_a_folders_name)]
+#: A word that can be a folder's name.
+Name = Annotated[str, Field(pattern=r"^[^\s/\\.][^\s/\\]*$", max_length=100)]
 
 
 @dataclass(kw_only=True, config=STRICT)
@@ -99,11 +78,8 @@ class StartFrom:
     how: str = "copy"
 
     def __post_init__(self) -> None:
-        check(
-            (self.model is None) != (self.architecture is None),
-            "`start_from` must have one of `model` and `architecture`, got "
-            f"{self.model!r} and {self.architecture!r}",
-        )
+        if (self.model is None) == (self.architecture is None):
+            raise ValueError("`start_from` must have one of `model` and `architecture`")
 
 
 def _start(value: Any, info: ValidationInfo) -> Any:
@@ -163,38 +139,36 @@ def named_architecture(
     """
     if options is None and ":" in name:
         return Architecture(name=name.rpartition(":")[2], policy=name)
-    meant = _meant_by(name, algorithm)
-    check(
-        meant is not None or options is not None,
-        "an architecture must be `dense`, `<router>-<placement>`, `<router>-<placement>-<network>` "
-        f"(the network one of {', '.join(building.towers_of(algorithm))}) or "
-        f"`package.module:Policy`, or have its options written out, got {name!r}",
-    )
-    options = {} if options is None else options
-    where = f"architectures.{name}"
-    check(isinstance(options, Mapping), f"`{where}` must be a mapping of options, got {options!r}")
-    kwargs = {key: value for key, value in options.items() if key not in OWN_ENTRIES}
-    own = {key: value for key, value in options.items() if key in OWN_ENTRIES}
+    meant = _meant_by(name, building.towers_of(algorithm))
+    if not meant and options is None:
+        raise ValueError(
+            "an architecture must be `dense`, `<router>-<placement>`, `package.module:Policy` or "
+            "`<router>-<placement>-<network>`, the network one of "
+            f"{', '.join(building.towers_of(algorithm))}, or have its options written out, got "
+            f"{name!r}"
+        )
+    if not isinstance(options, Mapping | None):
+        raise ValueError(f"`architectures.{name}` must be a mapping of options, got {options!r}")
+    own = {key: value for key, value in (options or {}).items() if key in OWN_ENTRIES}
+    kwargs = {key: value for key, value in (options or {}).items() if key not in OWN_ENTRIES}
     if own.get("policy", TABLE[algorithm].aliases[0]) in TABLE[algorithm].aliases:
-        kwargs = {**(meant or {}), **kwargs}
-    values = {"name": name, "policy_kwargs": kwargs, **own}
+        kwargs = {**meant, **kwargs}
     try:
+        values = {"name": name, "policy_kwargs": kwargs, **own}
         return TypeAdapter(Architecture).validate_python(values, context=folder)
     except ValidationError as error:
-        raise ValueError(in_words(error, where)) from error
+        raise ValueError(in_words(error, f"architectures.{name}")) from error
 
 
-def _meant_by(name: str, algorithm: str) -> dict[str, Any] | None:
-    """Give the options that a name stands for; None for a word of the user's."""
+def _meant_by(name: str, towers: tuple[str, ...]) -> dict[str, Any]:
+    """Give the options that a name stands for; none for a word of the user's."""
     if name == "dense":
         return {"placement": "none"}
-    router, _, rest = name.partition("-")
-    placement, _, tower = rest.partition("-")
-    every = building.towers_of(algorithm)
-    if router not in ROUTERS or placement not in PLACEMENTS or tower not in ("", *every):
-        return None
-    where = {each: placement if each == tower else "none" for each in every} if tower else placement
-    return {"placement": where, "router": router}
+    router, placement, tower, *_ = *name.split("-", 2), "", ""
+    if router not in ROUTERS or placement not in PLACEMENTS or tower not in ("", *towers):
+        return {}
+    where = {each: placement if each == tower else "none" for each in towers}
+    return {"placement": where if tower else placement, "router": router}
 
 
 @dataclass(kw_only=True, config=STRICT)
@@ -249,27 +223,16 @@ class Setup:
 
     def __post_init__(self) -> None:
         building.algorithm_class(self.algorithm)
-        building.check_env(self.env)
         names = tuple(task.name for task in building.read_tasks(self.games, self.tasks))
-        check(
-            bool(names) and self.games in ((), names) and len({*names}) == len(names),
-            "`games` must be different from each other, at least one, and left out where there are "
-            f"`tasks`, got {list(self.games)}",
-        )
-        check(
-            not (self.tasks and self.no_op_max),
-            "`no_op_max` must be left out where there are `tasks`, whose arguments are beside "
-            f"their ids, got {self.no_op_max}",
-        )
+        if not names or self.games not in ((), names) or len({*names}) < len(names):
+            raise ValueError(
+                "`games` must be different from each other, at least one, and left out where there "
+                f"are `tasks`, got {list(self.games)}"
+            )
+        if self.tasks and self.no_op_max:
+            raise ValueError("`no_op_max` must be left out where there are `tasks`: it is of games")
         self.games = names
         self.preset = self.preset or ("minatar" if self.algorithm == "PPO" else "none")
-        preset = {k: v for k, v in building.PRESETS[self.preset].items() if k != "policy_kwargs"}
-        building.declared(self.algorithm, preset, f"preset.{self.preset}")
-        building.declared(self.algorithm, self.arguments)
-        if self.normalize is not None:
-            kind, where = building.normalizer_class(self.normalize), self.normalize.name
-            arguments_for(kind, self.normalize.arguments, f"normalize.{where}", ("venv",))
-        building.check_callbacks(self.callbacks)
 
     @property
     def task_id(self) -> str:
@@ -302,30 +265,16 @@ class RunConfig(Setup):
     def __post_init__(self) -> None:
         super().__post_init__()
         network = self.architecture
-        where = f"architectures.{network.name}."
-        building.declared(self.algorithm, network.arguments, f"{where}arguments")
-        building.check_callbacks(network.callbacks, f"{where}callbacks")
-        policy = network.policy or building.default_policy(self.algorithm, self.task_id)
-        self.architecture = replace(network, policy=policy)
-        length = {"mtrl": 0, "schedule": 0, "scratch": 1}.get(self.regime, len(self.order) or 1)
-        check(
-            len(self.order) == length and {*self.order} <= {*self.games},
-            '`order` must be empty for "mtrl" and "schedule", one task for "scratch", and at least '
-            f'one for "crl", among {", ".join(self.games)}, got {list(self.order)} for '
-            f'"{self.regime}"',
-        )
-        check(
-            (self.regime == "schedule") == (self.schedule is not None),
-            '`schedule` must be given for the regime "schedule" and no other, got '
-            f'{self.schedule} for "{self.regime}"',
-        )
-        check(
-            self.steps_per_task % self.rollout == 0,
-            f"`steps_per_task` must be a multiple of the rollout of {network.name!r}, "
-            f"{self.rollout} steps in {self.n_envs} environments, got {self.steps_per_task}",
-        )
         building.schedule_of(self)
-        building.arguments_of(self)
+        try:
+            building.arguments_of(self)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"architecture {network.name!r}: {error}") from error
+        if self.steps_per_task % self.rollout:
+            raise ValueError(
+                f"`steps_per_task` must be a multiple of the rollout of {network.name!r}, "
+                f"{self.rollout} steps in {self.n_envs} environments, got {self.steps_per_task}"
+            )
 
     @property
     def rollout(self) -> int:

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,8 +80,6 @@ def work(run: Mapping[str, Any], path: str) -> None:
             th.set_num_threads(1)
             train_run(RunConfig.from_dict(run), folder)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno and error.filename is None:
-                error.filename = path  # a full disk says so at a write, which knows no name
             folder.fail(error)
 
 
@@ -119,7 +116,7 @@ def check_processes(processes: int | None) -> int:
     return processes
 
 
-class Engine(ABC):
+class Engine:
     """What starts runs and tells when they have ended."""
 
     #: How many run at a time.
@@ -147,17 +144,17 @@ class Engine(ABC):
             self._cancel(each)
         self._running.clear()
 
-    @abstractmethod
-    def _launch(self, run: dict[str, Any], path: str) -> Any: ...
+    def _launch(self, run: dict[str, Any], path: str) -> Any:
+        raise NotImplementedError
 
-    @abstractmethod
-    def _is_over(self, work: Any) -> bool: ...
+    def _is_over(self, work: Any) -> bool:
+        raise NotImplementedError
 
-    @abstractmethod
-    def _why(self, work: Any) -> str: ...
+    def _why(self, work: Any) -> str:
+        raise NotImplementedError
 
-    @abstractmethod
-    def _cancel(self, work: Any) -> None: ...
+    def _cancel(self, work: Any) -> None:
+        raise NotImplementedError
 
 
 class LocalEngine(Engine):

@@ -5,23 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field, fields, is_dataclass
+from dataclasses import field, fields
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from inspect import Parameter, signature
 from typing import Annotated, Any, TypeVar, get_type_hints
 
+import pydantic
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    TypeAdapter,
-    ValidationError,
-    WithJsonSchema,
-    create_model,
-)
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, WithJsonSchema
 from pydantic.dataclasses import dataclass
 
 T = TypeVar("T")
@@ -29,8 +22,6 @@ T = TypeVar("T")
 #: Of every dataclass into which a study's file is read.
 STRICT = ConfigDict(extra="forbid")
 _FLOAT = "tag:yaml.org,2002:float"
-# What pydantic writes into the way to a value that may be of several types.
-_TYPES = ("str", "int", "float", "bool", "callable", "literal")
 
 
 class _Loader(yaml.SafeLoader):
@@ -77,14 +68,12 @@ def typed(kind: type[T], values: Any, context: Any = None) -> T:
     :param context: what its validators are told
     :raises ValueError: naming every entry that is missing, unknown or of another type
     """
-    if not isinstance(values, Mapping):
-        raise ValueError(f"the file must be a YAML mapping, got {values!r}")
+    # From JSON, strictly: lists may become tuples and mappings dataclasses, but 1 not true.
+    text = json.dumps(values, default=str)
     try:
-        # From JSON, strictly: lists may become tuples and mappings dataclasses, but 1 not true.
-        text = json.dumps(values, default=str)
         return TypeAdapter(kind).validate_json(text, strict=True, extra="forbid", context=context)
     except ValidationError as error:
-        known = [each.name for each in fields(kind)] if is_dataclass(kind) else []
+        known = [each.name for each in fields(kind)]  # type: ignore[arg-type]  # it is a dataclass
         raise ValueError(in_words(error, known=known)) from error
 
 
@@ -96,33 +85,25 @@ def in_words(error: ValidationError, where: str = "", known: Iterable[str] = ())
     :param known: the entries that there are, for hints at misspelled ones
     """
     lines = []
-    for detail in error.errors(include_url=False):
-        path = where
-        for part in detail["loc"]:
-            if isinstance(part, int):
-                path += f"[{part}]"
-            elif part not in _TYPES and "[" not in part:
-                path += f".{part}"
-        path = path.removeprefix(".")
-        match detail["type"]:
-            case "value_error":
-                lines.append(str(detail["ctx"]["error"]))
-            case "missing":
-                lines.append(f"`{path}` must be given")
-            case "unexpected_keyword_argument" | "extra_forbidden":
-                near = hint(str(detail["loc"][-1]), known) if len(detail["loc"]) == 1 else ""
-                lines.append(f"there is no entry `{path}`{near}")
-            case _:
-                rule = detail["msg"].replace("Input should", "must")
-                lines.append(f"`{path}` {rule}, got {detail['input']!r}")
+    for each in error.errors(include_url=False):
+        path = ".".join(map(str, (where, *each["loc"]) if where else each["loc"]))
+        if each["type"] == "value_error":
+            lines.append(str(each["ctx"]["error"]))
+        elif each["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            near = hint(str(each["loc"][-1]), known) if len(each["loc"]) == 1 else ""
+            lines.append(f"there is no entry `{path}`{near}")
+        elif each["type"] == "missing":
+            lines.append(f"`{path}` must be given")
+        else:
+            rule = each["msg"].replace("Input should", "must")
+            lines.append(f"`{path}` {rule}, got {each['input']!r}")
     return "\n".join(dict.fromkeys(lines))
 
 
 def hint(name: str, known: Iterable[str]) -> str:
     """Say which known name was meant, or which there are."""
-    known = sorted(known)
     close = get_close_matches(name, known, 1)
-    return f"; did you mean `{close[0]}`?" if close else f"; there are {', '.join(known)}"
+    return f"; did you mean `{close[0]}`?" if close else f"; there are {', '.join(sorted(known))}"
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -141,7 +122,7 @@ class Named:
     """A class by its name, and what it is built with.
 
     :param name: of this package or SB3, or ``package.module:Class``
-    :param arguments: of its constructor, plain values; see :func:`value_of`
+    :param arguments: of its constructor, plain values; see :func:`resolved`
     """
 
     name: str
@@ -192,35 +173,27 @@ def imported(reference: str, where: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except Exception as error:  # a module may raise anything while it is imported
-        raise ValueError(
-            f"`{where}` must be `package.module:name`, got {reference!r}: {error}"
-        ) from error
+        rule = f"`{where}` must be `package.module:name`, got {reference!r}"
+        raise ValueError(f"{rule}: {error}") from error
 
 
-def resolved(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Give each of the arguments as code takes it, see :func:`value_of`."""
-    return {
-        name: value_of(name, value, f"{where}.{name}".strip(".")) for name, value in values.items()
-    }
-
-
-def value_of(name: str, value: Any, where: str) -> Any:
-    """Give an argument as code takes it.
+def resolved(value: Any, where: str, name: str = "") -> Any:
+    """Give an argument of a file, or a mapping of them, as code takes it.
 
     ``package.module:Class`` becomes that class where SB3 calls the argument ``..._class`` or
     ``..._fn``; a mapping of one ``package.module:Class`` to its arguments becomes an instance.
 
-    :param name: of the argument
     :param where: the entry that holds it
+    :param name: of the argument
     :raises ValueError: if there is no such class, or it can't be built
     """
     if isinstance(value, str) and ":" in value and name.endswith(("_class", "_fn")):
         return imported(value, where)
     if not isinstance(value, Mapping):
         return value
-    reference = next(iter(value), "")
-    if len(value) != 1 or ":" not in str(reference):
-        return resolved(value, where)
+    reference = str(next(iter(value), ""))
+    if len(value) != 1 or ":" not in reference:
+        return {key: resolved(each, f"{where}.{key}", key) for key, each in value.items()}
     kind = imported(reference, where)
     try:
         return kind(**resolved(value[reference] or {}, where))
@@ -270,11 +243,11 @@ def arguments_for(
 
 
 @cache
-def _model_of(call: Callable[..., Any], own: tuple[str, ...]) -> type[BaseModel]:
+def _model_of(call: Callable[..., Any], own: tuple[str, ...]) -> Any:
     parameters: dict[str, Any] = {
         name: (each.annotation, ... if each.default is Parameter.empty else each.default)
         for name, each in parameters_of(call).items()
         if name not in own and not name.startswith("_")
     }
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
-    return create_model("Arguments", __config__=config, **parameters)
+    return pydantic.create_model("Arguments", __config__=config, **parameters)

@@ -192,9 +192,10 @@ def expert_weights(results: Results) -> dict[tuple[str, tuple[str, ...]], Array]
         for name in [name for name in run.diagnostics if name.startswith("gates/")]:
             gates_KNE = run.diagnostics[name]
             gates_KNE = gates_KNE[was_measured(gates_KNE)]
-            last_NE = gates_KNE[-1]
-            if len(gates_KNE) > 1 and np.allclose(gates_KNE[0], last_NE, equal_nan=True):
+            unchanged = np.allclose(gates_KNE[:1], gates_KNE[-1:], equal_nan=True)
+            if len(gates_KNE) == 0 or (len(gates_KNE) > 1 and unchanged):
                 continue
+            last_NE = gates_KNE[-1]
             last_NE = last_NE[[config.games.index(task) for task in tasks]]
             last_NE = last_NE[:, np.isfinite(last_NE).all(axis=0)]
             turned_NE = last_NE * np.where(last_NE[0] < 0, -1.0, 1.0)

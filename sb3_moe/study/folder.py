@@ -38,8 +38,8 @@ _ESSENTIAL = ("config.json", "scores.npz")
 _RESULTS = (*_ESSENTIAL, "diagnostics.npz", "model.moe", "model.zip", STATISTICS, ORIGIN)
 # A process that is told to end takes a moment; NFS keeps the lock of a node that is lost for 90 s.
 PATIENCE = 100.0
-# Bytes in which the last row of a log surely is.
-_ROW = 65_536
+# Bytes in which the last rows of a log surely are.
+_ROWS = 16_384
 
 
 class BusyError(RuntimeError):
@@ -53,20 +53,13 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
     :param folder: made if it is not there
     :param patience: seconds to wait for a process that holds it
     :raises BusyError: if one still holds it then
-    :raises OSError: if the folder's file system has no locks
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, timeout=patience)
     try:
-        lock.acquire()
+        with FileLock(folder / LOCK, timeout=patience):
+            yield
     except Timeout as error:
         raise BusyError(f"another process is at work in {folder}") from error
-    except NotImplementedError as error:
-        raise OSError(f"{folder} must be on a file system that has locks: {error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def is_held(folder: Path) -> bool:
@@ -101,26 +94,29 @@ class RunFolder:
         return read_json(self.path / "config.json")
 
     def scores(self) -> dict[str, npt.NDArray[Any]]:
-        """Read ``scores.npz``."""
-        return read_npz(self.path / "scores.npz")
+        """Read ``scores.npz``; empty if there is none."""
+        return self._arrays("scores.npz")
 
     def diagnostics(self) -> dict[str, npt.NDArray[Any]]:
         """Read ``diagnostics.npz``; empty if there is none."""
-        path = self.path / "diagnostics.npz"
+        return self._arrays("diagnostics.npz")
+
+    def _arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
+        path = self.path / name
         return read_npz(path) if path.exists() else {}
 
     def last_logged(self) -> dict[str, str]:
-        """Read the last row that the run has logged; empty if there is none yet."""
-        found = sorted(self.path.glob("progress-*.csv"), key=lambda path: path.stat().st_mtime)
-        if not found:
+        """Read what the run has logged last, by key; empty if there is nothing yet."""
+        files = sorted(self.path.glob("progress-*.csv"), key=lambda path: path.stat().st_mtime)
+        if not files:
             return {}
-        with found[-1].open("rb") as file:
+        with files[-1].open("rb") as file:
             keys = file.readline().decode().strip().split(",")
-            file.seek(max(file.tell(), found[-1].stat().st_size - _ROW))
-            rows = file.read().decode(errors="replace").splitlines()
-        values = rows[-1].split(",") if rows else []
-        # A row that is being written is shorter.
-        return dict(zip(keys, values, strict=True)) if len(keys) == len(values) else {}
+            file.seek(max(file.tell(), files[-1].stat().st_size - _ROWS))
+            rows = [row.split(",") for row in file.read().decode(errors="replace").splitlines()]
+        # A row that was cut, or is being written, is shorter.
+        whole = [zip(keys, row, strict=True) for row in rows if len(row) == len(keys)]
+        return {key: value for row in whole for key, value in row if value}
 
     def checkpoints(self) -> list[Path]:
         """List the snapshots, oldest first."""
@@ -147,7 +143,7 @@ class RunFolder:
 
         :raises ValueError: if there is none
         """
-        steps = self.scores()["steps"] if (self.path / "scores.npz").exists() else np.empty(0)
+        steps = self.scores().get("steps", np.empty(0))
         # An evaluation that is due waits for the rollout's end.
         longest_gap = -(-run.steps_between // run.rollout) * run.rollout
         marks = np.append(steps[steps <= until], until)
@@ -181,19 +177,16 @@ class RunFolder:
 
     def state(self) -> State:
         """Find out what the folder holds."""
-        files = [path for path in self.path.glob("[!.]*") if path.name not in (LOG, "checkpoints")]
-        if not files and not self.checkpoints():
+        if not [path for path in self.path.glob("[!.]*") if path.name != LOG]:
             return State("missing")
         try:
             if (self.path / "error.json").exists():
                 error = read_json(self.path / "error.json")
-                return State("failed", f"{error.get('type')}: {error.get('message')}")
+                return State("failed", f"{error['type']}: {error['message']}")
             if (self.path / "done.json").exists():
                 self._check_done()
                 return State("done")
-            if (self.path / "scores.npz").exists():
-                self.scores()
-            self.diagnostics()
+            self.config(), self.scores(), self.diagnostics()
         except (ValueError, KeyError) as error:
             return State("damaged", str(error))
         return State("interrupted", "; ".join(filter(None, map(_damage, self.checkpoints()))))
@@ -256,33 +249,29 @@ def refuse_changes(jobs: Sequence[Job]) -> None:
 
     :raises ChangedConfigError: saying which folder, and what differs
     """
-    for job in jobs:
-        status, folder = job.state.status, job.folder
-        has_results = status in ("done", "interrupted")
-        has_results |= status == "failed" and bool(folder.checkpoints())
-        if not (has_results and (folder.path / "config.json").exists()):
-            continue
-        lines = differences(job.folder.config().get("run", {}), job.run.to_dict())
-        if lines:
-            raise ChangedConfigError(
-                f"{job.folder.path} was made with another configuration; use another output "
-                "folder, or change it back:\n  " + "\n  ".join(lines)
-            )
+    for run, folder, (status, _) in jobs:
+        goes_on = status == "failed" and folder.checkpoints()
+        if status in ("done", "interrupted") or goes_on:
+            lines = differences(folder.config()["run"], run.to_dict())
+            if lines:
+                raise ChangedConfigError(
+                    f"{folder.path} was made with another configuration; use another output "
+                    "folder, or change it back:\n  " + "\n  ".join(lines)
+                )
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Say, a line each, what differs between two nested mappings of plain values."""
-    before, after = flat(old), flat(new)
+    """Say, a line each, what differs between two nested mappings of plain values.
+
+    Where a model lies that a run begins with may differ, since a study may be moved: whether the
+    file is the same its checksum says.
+    """
+    before, after = (
+        {k: PurePath(v).name if k.endswith("from.model") else v for k, v in flat(each).items()}
+        for each in (old, new)
+    )
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before | after)
-        if _compared(key, before.get(key)) != _compared(key, after.get(key))
+        if before.get(key) != after.get(key)
     ]
-
-
-def _compared(key: str, value: Any) -> Any:
-    """Leave out where a model lies that a run begins with: a study may be moved.
-
-    Whether the file is the same its checksum says.
-    """
-    return PurePath(value).name if key.endswith("start_from.model") and value else value

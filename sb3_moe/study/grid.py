@@ -32,7 +32,6 @@ from sb3_moe.study.config import (
     Regime,
     RunConfig,
     Setup,
-    check,
     named_architecture,
 )
 from sb3_moe.study.entries import STRICT, hint, read_yaml, typed
@@ -87,7 +86,8 @@ Architectures = Annotated[
 def _beside(path: Path | None, info: ValidationInfo) -> Path | None:
     """Take a path from the folder of the study's file."""
     path = info.context / path if info.context and path is not None else path
-    check(path is None or path.is_file(), f"`claims` must be a file, got {str(path)!r}")
+    if path is not None and not path.is_file():
+        raise ValueError(f"`claims` must be a file, got {str(path)!r}")
     return path
 
 
@@ -175,21 +175,19 @@ class StudyConfig(Setup):
         self.regimes = self.regimes or (("schedule",) if self.schedule else ("mtrl", "crl"))
         super().__post_init__()
         names = [each.name for each in self.architectures]
-        lists = {"architectures": names, "seeds": self.seeds, "regimes": self.regimes}
-        for name, values in {**lists, "orders": self.orders}.items():
-            check(
-                isinstance(values, str) or 0 < len({*values}) == len(values),
-                f"`{name}` must be different from each other, at least one, got {values}",
-            )
-        unknown = [name for name in self.only if name not in names]
-        check(not unknown, f"`only` must name networks of the study, {names}, got {unknown}")
-        check(
-            self.schedule is None or "schedule" in self.regimes,
-            f'`regimes` must have "schedule" where there is a `schedule`, got {self.regimes}',
-        )
+        lists: dict[str, Any] = {"architectures": names, "seeds": self.seeds}
+        for name, values in {**lists, "regimes": self.regimes, "orders": self.orders}.items():
+            if not isinstance(values, str) and not 0 < len({*values}) == len(values):
+                raise ValueError(
+                    f"`{name}` must be different from each other, at least one, got {values}"
+                )
+        if not {*self.only} <= {*names}:
+            raise ValueError(f"`only` must name networks of the study, {names}, got {self.only}")
+        if (self.schedule is None) == ("schedule" in self.regimes):
+            raise ValueError('`regimes` must have "schedule" where there is a `schedule`, and only')
         if self.tune is not None:
-            shared = sorted({*self.tune.seeds} & {*self.seeds})
-            check(not shared, f"`tune.seeds` must be none of the study's `seeds`, got {shared}")
+            if shared := {*self.tune.seeds} & {*self.seeds}:
+                raise ValueError(f"`tune.seeds` must be none of the study's `seeds`, got {shared}")
             tuned(self, {each.name: self.tune.values[0] for each in self.architectures})
         self._runs = self._grid()  # which checks that there are such
 
@@ -221,8 +219,8 @@ class StudyConfig(Setup):
             if not self.only or architecture.name in self.only
         ]
         names = [run.name for run in grid]  # of tasks and architectures, which may have dashes
-        twice = sorted({name for name in names if names.count(name) > 1})
-        check(not twice, f"runs must have different names: rename an architecture, got {twice}")
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"runs must have different names: rename an architecture, got {twice}")
         chains = itertools.chain.from_iterable(self._chain(run) for run in grid)
         return list({run.name: run for run in chains}.values())
 
@@ -235,16 +233,12 @@ class StudyConfig(Setup):
         if start is None or start.architecture is None:
             return [run]
         networks = {each.name: each for each in self.architectures}
-        where = f"`architectures.{run.architecture.name}.start_from`"
-        check(
-            start.architecture in networks,
-            f"{where} must be a network of the study, or a file that ends in {' or '.join(MODELS)},"
-            f" got {start.architecture!r}{hint(start.architecture, networks)}",
-        )
-        check(
-            run.name not in behind,
-            f"{where} must not lead back to itself, got {' from '.join((*behind, run.name))}",
-        )
+        if start.architecture not in networks or run.name in behind:
+            raise ValueError(
+                f"`architectures.{run.architecture.name}.start_from` must be a file that ends in "
+                f"{' or '.join(MODELS)}, or another network of the study that doesn't begin with "
+                f"this one, got {start.architecture!r}{hint(start.architecture, networks)}"
+            )
         regime = start.regime or run.regime
         before = replace(
             run,
@@ -296,18 +290,31 @@ def load_study(name_or_path: str, architecture: Sequence[str] = (), **changes: A
     if name_or_path in PRESETS:
         path = Path(str(resources.files("sb3_moe.study"))) / "presets" / f"{name_or_path}.yaml"
     try:
-        values = read_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(
             f"a study must be one of {', '.join(PRESETS)} or a YAML file, got {name_or_path!r}: "
             f"{error.strerror}"
         ) from error
-    if isinstance(values, dict):
-        values |= {name: value for name, value in changes.items() if value is not None}
-        own = values.get("architectures")
-        if architecture:
-            values["architectures"] = [*(own if isinstance(own, list) else [own]), *architecture]
-    return typed(StudyConfig, values, path.parent)
+    return read_study(text, path.parent, architecture, **changes)
+
+
+def read_study(
+    text: str, folder: Path, architecture: Sequence[str] = (), **changes: Any
+) -> StudyConfig:
+    """Read a study from YAML.
+
+    :param folder: against which paths in it are resolved
+    :raises ValueError: as of :func:`load_study`
+    """
+    values = read_yaml(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"a study must be a YAML mapping, got {values!r}")
+    values |= {name: value for name, value in changes.items() if value is not None}
+    if architecture:
+        own = values.get("architectures", [])
+        values["architectures"] = [*(own if isinstance(own, list) else [own]), *architecture]
+    return typed(StudyConfig, values, folder)
 
 
 def schema() -> dict[str, Any]:

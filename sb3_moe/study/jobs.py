@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -43,7 +42,8 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, console: Console) -> None:
     """
     waiting = list(jobs)
     running: dict[str, Job] = {}
-    with LiveView(jobs, console) as view:
+    view = LiveView(jobs, console)
+    with view.progress:
         while waiting or running:
             for lost in _without_start(waiting, running):
                 waiting.remove(lost)
@@ -94,50 +94,37 @@ class LiveView:
     """
 
     def __init__(self, jobs: Sequence[Job], console: Console) -> None:
-        self.console = console
-        self._runs, self._ended = len(jobs), 0
+        self._console, self._runs, self._ended = console, len(jobs), 0
         self._reached = {job.run.name: job.folder.goes_on_at() for job in jobs}
-        self._bars: dict[str, TaskID] = {}
         self._next_line = self._begun = time.monotonic()
-        self._progress = Progress(
+        note = TextColumn("{task.fields[note]}", style="dim")
+        self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(30),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="dim"),
+            note,
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
         total = sum(job.run.total_steps for job in jobs)
-        self._all = self._progress.add_task("", total=total, note="")
-
-    def __enter__(self) -> LiveView:
-        """Begin to draw."""
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: object, trace: TracebackType | None
-    ) -> None:
-        """Leave the terminal as it was."""
-        self._progress.stop()
+        self._all = self.progress.add_task("", total=total, note="")
+        self._bars: dict[str, TaskID] = {}
 
     def ended(self, job: Job, state: State) -> None:
         """Print a line on how a run ended."""
-        name = job.run.name
+        name, note = job.run.name, state.reason
         self._ended += 1
         self._reached[name] = job.run.total_steps  # nobody waits for what is left
         if name in self._bars:
-            self._progress.remove_task(self._bars.pop(name))
+            self.progress.remove_task(self._bars.pop(name))
         if state.status == "done":
             note = _summary(job.folder.last_logged())
-        elif state.status in ("failed", "damaged"):
-            note = state.reason
-        else:
-            note = f"{state.reason or 'its process ended early'}; run again to go on"
+        elif state.status not in ("failed", "damaged"):
+            note = f"{note or 'its process ended early'}; run again to go on"
         line = f"[{self._ended}/{self._runs}] {name}: {state.status} {note}"
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def refresh(self, running: Sequence[Job]) -> None:
         """Show how far each run is."""
@@ -145,18 +132,16 @@ class LiveView:
             name, row = job.run.name, job.folder.last_logged()
             self._reached[name] = steps_in(row) or self._reached[name]
             if name not in self._bars and len(self._bars) < MOST_BARS:
-                total = job.run.total_steps
-                self._bars[name] = self._progress.add_task(escape(name), total=total, note="")
+                self._bars[name] = self.progress.add_task(escape(name), total=job.run.total_steps)
             if name in self._bars:
                 done, note = self._reached[name], escape(_summary(row))
-                self._progress.update(self._bars[name], completed=done, note=note)
+                self.progress.update(self._bars[name], completed=done, note=note)
         done, runs = sum(self._reached.values()), f"{self._ended}/{self._runs} runs"
-        self._progress.update(self._all, description=runs, completed=done)
+        self.progress.update(self._all, description=runs, completed=done)
         now = time.monotonic()
-        if not self.console.is_terminal and now >= self._next_line:
+        if not self._console.is_terminal and now >= self._next_line:
             self._next_line = now + max(BETWEEN_LINES, (now - self._begun) / 20)
-            line = f"{runs}  {self._progress.tasks[0].percentage:.0f}%"
-            self.console.print(line, style="dim", highlight=False)
+            self._console.print(f"{runs}  {self.progress.tasks[0].percentage:.0f}%", style="dim")
 
 
 def _summary(row: Mapping[str, Any]) -> str:

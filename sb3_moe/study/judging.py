@@ -1,4 +1,4 @@
-"""Differences between networks, and claims, judged on the table of results.
+"""Claims as data, and differences between networks, judged on the table of results.
 
 Shapes: S seeds, G groups of runs.
 """
@@ -6,15 +6,168 @@ Shapes: S seeds, G groups of runs.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
 from scipy import stats
 
 from sb3_moe.measures.statistics import holm
-from sb3_moe.study.claims import Claims, Contrast, Rule, Selector
+from sb3_moe.study.config import Regime
+from sb3_moe.study.entries import STRICT, read_yaml, typed
 from sb3_moe.study.measures import MEASURES, WHOLE, Array
+
+
+def _known(measure: str) -> str:
+    if measure not in MEASURES:
+        raise ValueError(f"`measure` must be one of {', '.join(MEASURES)}, got {measure}")
+    return measure
+
+
+#: As a file has it: a report shows 9 as it stands there, and not as 9.0.
+Number = Annotated[int | float, Field(gt=0, allow_inf_nan=False)]
+MeasureName = Annotated[str, AfterValidator(_known)]
+#: A share.
+Share = Annotated[float, Field(gt=0, lt=1)]
+#: With fewer seeds nothing is decided.
+FEWEST_SEEDS = 5
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Rule:
+    """What turns a difference into a verdict.
+
+    :param alpha: level of the tests, after Holm's correction over the primary contrasts
+    :param interval: coverage of the intervals
+    :param min_seeds: with fewer, every verdict is ``"undecided"``; at least 5
+    :param paired: compare runs of one seed with each other (Student's t); False: compare all seeds
+        of each group (Welch's t), for runs of one seed that have little in common
+    """
+
+    alpha: Share = 0.05
+    interval: Share = 0.95
+    min_seeds: Annotated[int, Field(ge=FEWEST_SEEDS)] = FEWEST_SEEDS
+    paired: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Selector:
+    """Which runs: those that match in everything that is named.
+
+    :param architecture: the network's name
+    :param regime: None for any
+    :param order: of tasks, None or empty for any
+    """
+
+    architecture: str
+    regime: Regime | None = None
+    order: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        regime = self.regime.upper() if self.regime else ""
+        order = f"({', '.join(self.order)})" if self.order else ""
+        return " ".join(word for word in (regime, order, self.architecture) if word)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Contrast:
+    """A difference between groups of runs, task by task.
+
+    :param measure: one of :data:`~sb3_moe.study.measures.MEASURES`
+    :param plus: groups that are added, at least one
+    :param minus: groups that are subtracted; with none, the sum itself is tested
+    :param expects: what the claim says of the difference
+    :param smallest_effect: the smallest difference that matters, in the measure's unit
+    :param primary: whether the verdict rests on it; the others are only shown
+    :param over: ``"tasks"``: a seed has one value, the mean over the tasks for which the measure is
+        defined, if it has them all; None: one for each task
+    """
+
+    measure: MeasureName
+    plus: Annotated[tuple[Selector, ...], Field(min_length=1)]
+    minus: tuple[Selector, ...]
+    expects: Literal["greater", "not_greater", "different"]
+    smallest_effect: Number
+    primary: bool = True
+    over: Literal["tasks"] | None = None
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.plus)) + "".join(f" - {each}" for each in self.minus)
+
+    @property
+    def groups(self) -> tuple[Selector, ...]:
+        """Those that are added, then those that are subtracted."""
+        return self.plus + self.minus
+
+    @property
+    def alternative(self) -> str:
+        """The side of its test."""
+        return "two-sided" if self.expects == "different" else "greater"
+
+    @property
+    def signs(self) -> Array:
+        """Whether a group is added (1) or subtracted (-1), (groups,)."""
+        return np.array([1.0] * len(self.plus) + [-1.0] * len(self.minus))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Claim:
+    """Something that was said, and the contrasts that test it.
+
+    :param name: a word
+    :param text: what is claimed
+    :param contrasts: at least one; the verdict rests on those that are primary
+    :param needs: ``"any"``: it holds if one primary contrast speaks for it and none against;
+        ``"all"``: only if every one does, which needs no correction for their number
+    """
+
+    name: str
+    text: str
+    contrasts: Annotated[tuple[Contrast, ...], Field(min_length=1)]
+    needs: Literal["any", "all"] = "any"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Claims:
+    """A file of claims.
+
+    :param claims: in the order of the report
+    :param rule: how a difference becomes a verdict
+    :param units: what each task's returns are divided by before a mean over tasks; empty: nothing
+    :raises ValueError: if two claims have one name
+    """
+
+    claims: tuple[Claim, ...] = ()
+    rule: Rule = field(default_factory=Rule)
+    units: Mapping[str, Number] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [claim.name for claim in self.claims]
+        if len({*names}) < len(names):
+            raise ValueError(f"`name` of claims must be different from each other, got {names}")
+
+
+def load_claims(path: Path | None, tasks: tuple[str, ...]) -> Claims:
+    """Read a file of claims; None for none.
+
+    :param tasks: of the study: units must be theirs
+    :raises ValueError: naming the file and the entry that can't be read, and why
+    """
+    if path is None:
+        return Claims()
+    try:
+        claims = typed(Claims, read_yaml(path.read_text(encoding="utf-8")))
+        if claims.units and {*claims.units} != {*tasks}:
+            raise ValueError(f"`units` must name {', '.join(tasks)}, got {', '.join(claims.units)}")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`claims` must be a file of claims and their rule, got {path.name}: {error}"
+        ) from error
+    return claims
 
 
 class Estimate(NamedTuple):
@@ -73,35 +226,26 @@ def values_of_groups(
 ) -> pd.DataFrame:
     """Give each group's value for every seed and task, as (task, seed) by group.
 
-    Each group is averaged over its regimes and orders of tasks; while some are missing, over those
-    that the groups share, lest the difference between these pass for theirs.
+    It is the mean over the regimes and orders of tasks that the study has for all groups, lest the
+    difference between these pass for theirs. A seed counts once it has all of them.
 
     :param table: the rows of one measure
-    :param paired: only seeds that all groups have; False: NaN for a group that lacks a seed, or a
-        regime or order that its other seeds have
+    :param paired: only seeds that all groups have; False: NaN for a group that lacks a seed
     """
-    keys = ["task", "seed", "regime", "order"]
-    there = table[table["value"].notna()]
-    rows = [_selected(there, group).set_index(keys)["value"] for group in groups]
-    if any(each.empty for each in rows):
-        return pd.DataFrame()
-    wide = pd.concat(rows, axis=1, keys=range(len(groups))).unstack(["regime", "order"])
-    values = [wide[k].reindex(columns=wide[0].columns) for k in range(len(groups))]
-    known = [each.notna() for each in values]
-    if not paired:
-        known = [each.groupby(level="task").transform("any") for each in known]
-    means = []
-    for group, mine, kept in zip(groups, values, known, strict=True):
-        shared = kept.copy()
+    rows = [_selected(table, group) for group in groups]
+    settings = [each["task"] + "\n" + each["regime"] + "\n" + each["order"] for each in rows]
+    values = []
+    for group, mine, own in zip(groups, rows, settings, strict=True):
+        shared = pd.Series(True, mine.index)
         # An order that a claim names is compared whether or not the other groups have it.
-        for other, theirs in zip(groups, known, strict=True) if not group.order else ():
-            regimes = theirs.columns.get_level_values("regime")
-            applies = np.array([other.regime in (None, regime) for regime in regimes])
+        for other, theirs in zip(groups, settings, strict=True) if not group.order else ():
             if not other.order:
-                shared &= theirs | ~applies
-        total, count = mine.where(shared, 0.0).sum(axis=1, skipna=False), shared.sum(axis=1)
-        means.append(total.where(count > 0) / count.clip(lower=1))
-    return pd.concat(means, axis=1).dropna(how="any" if paired else "all")
+                applies = other.regime is None or mine["regime"] == other.regime
+                shared &= own.isin(theirs) | ~np.asarray(applies)
+        seeds = mine[shared].groupby(["task", "seed"])["value"]
+        values.append(seeds.agg(lambda each: each.mean(skipna=False)))
+    wide = pd.concat(values, axis=1, keys=range(len(groups)))
+    return wide.dropna(how="any" if paired else "all")
 
 
 def _selected(table: pd.DataFrame, group: Selector) -> pd.DataFrame:
@@ -114,28 +258,35 @@ def _selected(table: pd.DataFrame, group: Selector) -> pd.DataFrame:
     return table[mine]
 
 
-def _tasks(table: pd.DataFrame, contrast: Contrast) -> list[str]:
-    """List the tasks for which a measure is defined in every group of a study, done or not."""
-    if MEASURES[contrast.measure].unit == "success":  # defined where a task says it
-        table = table[table.groupby("task")["value"].transform("count") > 0]
-    groups = [set(_selected(table, group)["task"]) for group in contrast.groups]
-    return sorted(set.intersection(*groups))
+def compare(
+    table: pd.DataFrame,
+    measure: str,
+    groups: Sequence[Selector],
+    claims: Claims,
+    over: str | None = None,
+) -> dict[str, Array]:
+    """Give the values (S, G) of groups in a measure, by task; none of seeds where one has none.
 
-
-def compare(table: pd.DataFrame, contrast: Contrast, claims: Claims) -> dict[str, Array]:
-    """Give the values (S, G) that a contrast compares, by task; none of seeds where it has none."""
-    rows = table[(table["measure"] == contrast.measure) & table["step"].isna()]
-    tasks = _tasks(rows, contrast)
-    paired = claims.rule.paired
-    values = values_of_groups(rows, contrast.groups, paired)
-    if contrast.over == "tasks":
-        values, tasks = _over_tasks(values, tasks, contrast.measure, claims, paired), [WHOLE]
-    nothing = np.zeros((0, len(contrast.groups)))
-    return dict.fromkeys(tasks or [WHOLE], nothing) | _by_task(values)
+    :param table: of results
+    :param over: as of :class:`Contrast`
+    """
+    rows = table[(table["measure"] == measure) & table["step"].isna()]
+    if MEASURES[measure].unit == "success":  # defined where a task says it
+        rows = rows[rows.groupby("task")["value"].transform("count") > 0]
+    # Those for which it is defined in every group of a study, done or not.
+    tasks = sorted(set.intersection(*(set(_selected(rows, each)["task"]) for each in groups)))
+    values = values_of_groups(rows, groups, claims.rule.paired)
+    if over == "tasks":
+        values, tasks = _over_tasks(values, tasks, measure, claims), [WHOLE]
+    found = dict.fromkeys(tasks or [WHOLE], np.zeros((0, len(groups))))
+    for task, seeds in values.groupby(level="task") if len(values) else ():
+        if seeds.notna().any().all():
+            found[str(task)] = seeds.to_numpy()
+    return found
 
 
 def _over_tasks(
-    values: pd.DataFrame, tasks: list[str], measure: str, claims: Claims, paired: bool
+    values: pd.DataFrame, tasks: list[str], measure: str, claims: Claims
 ) -> pd.DataFrame:
     """Give seeds that have every task one value, the mean over tasks, as (task, seed) by group."""
     if values.empty:
@@ -144,28 +295,20 @@ def _over_tasks(
         values = values.div(pd.Series(dict(claims.units)), axis=0, level="task")
     groups = [values[each].unstack("task").reindex(columns=tasks) for each in values]
     means = pd.concat([each.mean(axis=1, skipna=False) for each in groups], axis=1)
-    means = means.dropna(how="any" if paired else "all")
+    means = means.dropna(how="any" if claims.rule.paired else "all")
     return pd.concat({WHOLE: means}, names=["task"])
 
 
-def _by_task(values: pd.DataFrame) -> dict[str, Array]:
-    """Give values (S, G) by task, where every group has any."""
-    if values.empty:
-        return {}
-    found = {str(task): rows.to_numpy() for task, rows in values.groupby(level="task")}
-    return {task: each for task, each in found.items() if np.isfinite(each).any(axis=0).all()}
-
-
-def missing(claims: Claims, planned: pd.DataFrame) -> list[str]:
+def missing(claims: Claims, table: pd.DataFrame) -> list[str]:
     """Say, a line each, what of the claims a study will have no value of: it may be misspelled.
 
-    :param planned: see :func:`~sb3_moe.study.results.planned_table`
+    :param table: see :func:`~sb3_moe.study.results.imagined`
     """
     lines = [
-        f"claim {claim.name!r}: no run gives `{contrast.measure}` of {task} for {contrast}"
+        f"claim {claim.name!r}: no run gives `{each.measure}` of {task} for {each}"
         for claim in claims.claims
-        for contrast in claim.contrasts
-        for task, values in compare(planned, contrast, claims).items()
+        for each in claim.contrasts
+        for task, values in compare(table, each.measure, each.groups, claims, each.over).items()
         if not len(values)
     ]
     return list(dict.fromkeys(lines))
@@ -194,7 +337,9 @@ def judge(claims: Claims, table: pd.DataFrame) -> pd.DataFrame:
                 "p_adjusted": np.nan,
             }
             for contrast in claim.contrasts
-            for task, values in compare(table, contrast, claims).items()
+            for task, values in compare(
+                table, contrast.measure, contrast.groups, claims, contrast.over
+            ).items()
         ]
         found += rows
     corrected = [row for row in found if row["primary"] and row["needs"] == "any"]
@@ -263,22 +408,22 @@ def summarize(table: pd.DataFrame, claims: Claims) -> pd.DataFrame:
         ``mean``, ``low``, ``high``, ``iqm``, ``difference``, ``difference_low``,
         ``difference_high``, ``seeds_compared``, ``p``, ``p_holm`` and ``verdict``
     """
-    there = table[table["step"].isna() & table["value"].notna()]
-    done = set(there["architecture"])
+    done = set(table.dropna(subset="value")["architecture"])
     networks = [name for name in table["architecture"].unique() if name in done]
     found: list[dict[str, Any]] = []
     for measure in MEASURES:
-        of_measure = there[there["measure"] == measure]
-        for regime, rows in of_measure.groupby("regime", sort=False):
-            groups = [Selector(architecture=name, regime=regime) for name in networks]
-            summary = [
-                {"regime": regime, "measure": measure, "architecture": group.architecture, **row}
-                for group in groups
-                for row in _compared(rows, group, groups[0], measure, claims)
-            ]
-            for whole in (True, False):
-                _correct([row for row in summary if (row["task"] == WHOLE) == whole], "p_holm")
-            found += summary
+        for regime in table["regime"].unique():
+            first, *_ = groups = [Selector(architecture=n, regime=regime) for n in networks]
+            rows = table[(table["measure"] == measure) & (table["regime"] == regime)]
+            for over in ("tasks", None) if len({*rows["task"]} - {WHOLE}) > 1 else (None,):
+                key = {"regime": regime, "measure": measure}
+                family = [
+                    {**key, "architecture": each.architecture, **row}
+                    for each in groups
+                    for row in _beside_first(rows, measure, [each, first], claims, over)
+                ]
+                _correct(family, "p_holm")
+                found += family
     for row in found:
         enough = row["seeds_compared"] >= claims.rule.min_seeds
         shown = "higher" if row["difference"] > 0 else "lower"
@@ -287,18 +432,17 @@ def summarize(table: pd.DataFrame, claims: Claims) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _compared(
-    rows: pd.DataFrame, group: Selector, first: Selector, measure: str, claims: Claims
+def _beside_first(
+    rows: pd.DataFrame, measure: str, groups: list[Selector], claims: Claims, over: str | None
 ) -> Iterator[dict[str, Any]]:
-    """Give a network's mean on each task and over all, and its difference from the first one."""
-    own = _with_mean(rows, [group], measure, claims, paired=False)
-    pairs = {}
-    if group != first:
-        pairs = _with_mean(rows, [group, first], measure, claims, claims.rule.paired)
-    for task, values_S1 in own.items():
+    """Give a network's mean on each task, or over all, and its difference from the first one."""
+    pairs = compare(rows, measure, groups, claims, over)
+    for task, values_S1 in compare(rows, measure, groups[:1], claims, over).items():
+        if not len(values_S1):
+            continue
         low, high = t_interval(values_S1[:, 0], claims.rule.interval)
         difference = Estimate()
-        if task in pairs:
+        if groups[0] != groups[1]:
             difference = welch(pairs[task], np.array([1.0, -1.0]), claims.rule)
         yield {
             "task": task,
@@ -314,12 +458,3 @@ def _compared(
             "p": difference.p,
             "p_holm": np.nan,
         }
-
-
-def _with_mean(
-    rows: pd.DataFrame, groups: Sequence[Selector], measure: str, claims: Claims, paired: bool
-) -> dict[str, Array]:
-    """Give values (S, G) by task, the mean over tasks first where there are several."""
-    tasks, values = sorted(set(rows["task"])), values_of_groups(rows, groups, paired)
-    means = _over_tasks(values, tasks, measure, claims, paired) if len(tasks) > 1 else None
-    return ({} if means is None else _by_task(means)) | _by_task(values)

@@ -267,14 +267,12 @@ class Measure:
     :param value: of a run and one of its :meth:`tasks`
     :param defined: for which tasks of a run it is; None: it belongs to the whole run
     :param unit: ``"return"``: the task's own; ``"success"``: a share of episodes
-    :param beside: whose runs from scratch it needs: those of the network's own, or of ``dense``
     """
 
     meaning: str
     value: Callable[[Run, str, References], float]
     defined: Callable[[RunConfig, str], bool] | None = None
     unit: Literal["return", "success"] | None = None
-    beside: Literal["own", "dense"] | None = None
 
     def tasks(self, run: RunConfig) -> list[str]:
         """List the tasks for which it is defined in a run; of the whole run :data:`WHOLE`."""
@@ -308,20 +306,17 @@ MEASURES = {
         gain,
         comes_later,
         "return",
-        "own",
     ),
     "plasticity": Measure(
         "area in the task's first block, or the run where tasks are interleaved, by the same "
         "network's from scratch, both above the random policy",
         relative_area,
         is_no_opener,
-        beside="own",
     ),
     "relative_area": Measure(
         "the same area by that of `dense` from scratch, both above the random policy",
         partial(relative_area, of="dense"),
         is_beside_scratch,
-        beside="dense",
     ),
     "forgetting": Measure(
         f"mean return at the end of {_BLOCK} less that at the end of the run",
@@ -338,7 +333,6 @@ MEASURES = {
     "average_performance": Measure(
         "mean over tasks of the final return: 0 is random, 1 is `dense` from scratch",
         average_performance,
-        beside="dense",
     ),
     "dormant": Measure(
         "share of dormant neurons, mean over layers and the second half of the run",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -13,7 +13,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_moe
-from sb3_moe.extras import require
 from sb3_moe.hub import push, write_folder
 from sb3_moe.hub.folder import check_folder
 from sb3_moe.saving.files import check_writable
@@ -22,7 +21,7 @@ from sb3_moe.study.building import algorithm_class, entry_of, game_id, read_task
 from sb3_moe.study.entries import imported, read_yaml
 from sb3_moe.vec_env.tasks import names_on
 from sb3_moe.watching.importance import check_importance, expert_importance
-from sb3_moe.watching.record import expert_named
+from sb3_moe.watching.pictures import FILMS
 from sb3_moe.watching.replay import steps_of
 
 if TYPE_CHECKING:
@@ -59,11 +58,8 @@ def _load(options: AgentOptions, env: Any) -> BaseAlgorithm:
             f"{path.name} is SB3's file, which can run code when it is opened: say --trust if it "
             "is your own"
         )
-    algorithm = algorithm_class(options.algorithm)
     try:
-        return algorithm.load(path, env, device="cpu")
-    except (ValueError, OSError):  # SB3's own words
-        raise
+        return algorithm_class(options.algorithm).load(path, env, device="cpu")
     except Exception as error:  # where another algorithm's parts are taken, it can be anything
         raise ValueError(
             f"{path.name} can't be opened as a model of {options.algorithm} "
@@ -86,18 +82,16 @@ def env_for(words: Sequence[str], space: spaces.Space[Any]) -> VecEnv | gym.Env[
         if env.observation_space == space:
             return env
         env.close()
-    problems = []
     for shown in SHOWN:
         try:
             venv = sb3_moe.make_multitask_vec_env(tasks, task_id=shown)
-        except ValueError as problem:
-            problems.append(problem)  # not every environment can be shown in every way
-            continue
+        except ValueError:
+            if shown == SHOWN[-1]:  # that adds nothing: the environment itself can't be built
+                raise
+            continue  # not every environment can be shown in every way
         if _fits(venv.observation_space, space):
             return venv
         venv.close()
-    if len(problems) == len(SHOWN):
-        raise problems[-1]  # of the way that adds nothing: the environment itself can't be built
     raise ValueError(
         f"`--tasks` must be those that the model was trained on: no way to show {list(words)} "
         f"gives its observations, {space}"
@@ -144,36 +138,24 @@ def _fits(ours: spaces.Space[Any], models: spaces.Space[Any]) -> bool:
 
 def watch(options: Watch) -> int:
     """Write a page or a film on which an agent plays."""
-    if options.out.suffix not in (".html", ".gif", ".mp4") or options.out.is_dir():
-        raise ValueError(
-            f"`--out` must be a file that ends in .html, .gif or .mp4, got {options.out}"
-        )
     is_page = options.out.suffix == ".html"
     if not is_page and (options.without or options.table):
         raise ValueError(
             "`--without` and `--table` must be left out where `--out` is a film, which shows the "
             f"agent as it is, got {options.out.name}"
         )
-    if not is_page:
-        require("a film", "PIL", "imageio_ffmpeg" if options.out.suffix == ".mp4" else "PIL")
-    for each in options.without:
-        expert_named(each)
+    if options.out.suffix not in (".html", *FILMS):
+        raise ValueError(
+            f"`--out` must be a file that ends in .html, .gif or .mp4, got {options.out}"
+        )
     # What is wrong shows before anything is played.
     check_writable(options.out.parent)
     model = opened(options)
-    playing: Mapping[str, Any] = {
-        "seed": options.seed,
-        "deterministic": not options.stochastic,
-    }
     if options.table:
         check_importance(model, None, options.table)
-    replay = sb3_moe.watch(
-        model,
-        episodes=options.episodes,
-        without=options.without,
-        max_steps=options.max_steps,
-        **playing,
-    )
+    playing: dict[str, Any] = {"seed": options.seed, "deterministic": not options.stochastic}
+    amount: dict[str, Any] = {"episodes": options.episodes, "max_steps": options.max_steps}
+    replay = sb3_moe.watch(model, without=options.without, **amount, **playing)
     if options.table:
         replay.importance = expert_importance(model, episodes=options.table, **playing)
     written = replay.save(options.out) if is_page else replay.to_video(options.out)
@@ -183,8 +165,6 @@ def watch(options: Watch) -> int:
 
 def card(options: Card) -> int:
     """Write an agent's folder for the Hugging Face Hub, and upload it if asked to."""
-    if options.push is not None:
-        require("--push", "huggingface_hub")
     check_folder(options.out, "--out")
     folder = write_folder(
         opened(options),

@@ -18,13 +18,12 @@ from sb3_moe.plots.save import FORMATS, save_figure
 from sb3_moe.saving.files import atomic, check_writable
 from sb3_moe.saving.model_file import SAFE, load
 from sb3_moe.study.building import plain_env
-from sb3_moe.study.claims import Claims, load_claims
 from sb3_moe.study.engine import child_environment, environment
 from sb3_moe.study.entries import flat
 from sb3_moe.study.figures import CURVES, REGIMES, figures
 from sb3_moe.study.folder import Job, survey
 from sb3_moe.study.grid import StudyConfig
-from sb3_moe.study.judging import judge, summarize
+from sb3_moe.study.judging import Claims, judge, load_claims, summarize
 from sb3_moe.study.measures import MEASURES, WHOLE
 from sb3_moe.study.results import COLUMNS, Results, load_results
 from sb3_moe.watching.record import watch
@@ -40,7 +39,7 @@ REPLAYS = "replays"
 # A page stays small enough to be sent, and is recorded in seconds.
 MAX_STEPS = 500
 # What answers a study's question at a glance; the others are further down the page.
-_FIRST = {("block_end", each) for each in REGIMES} | {("success", each) for each in REGIMES}
+_FIRST = {(measure, regime) for measure in ("block_end", "success") for regime in REGIMES}
 _FIRST |= {("final", "crl"), ("final", "schedule")}
 
 
@@ -191,25 +190,27 @@ def _claims(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Give the table of claims: what was said, what came out, and each comparison."""
     if verdicts.empty:
         return verdicts
-    rows = verdicts.to_dict("records")
-    table = pd.DataFrame(
-        {
-            "claim": verdicts["text"],
-            "verdict": verdicts["claim_verdict"],
-            "comparison": [
-                f"{r['contrast']}{'' if r['primary'] else ' (secondary)'}" for r in rows
-            ],
-            "measure": verdicts["measure"],
-            "task": verdicts["task"],
-            "difference": [interval(r["difference"], r["low"], r["high"]) for r in rows],
-            "expected": [f"{r['expects'].replace('_', ' ')}, {r['smallest_effect']}" for r in rows],
-            "p": verdicts["p"].map(number),
-            "p (Holm)": verdicts["p_adjusted"].map(number),
-            "seeds": verdicts["seeds"],
-            "verdict of it": verdicts["verdict"],
-        }
+    secondary = verdicts["primary"].map({True: "", False: " (secondary)"})
+    shown = verdicts.assign(
+        contrast=verdicts["contrast"] + secondary,
+        difference=[interval(*row) for row in verdicts[["difference", "low", "high"]].to_numpy()],
+        expects=verdicts["expects"].str.replace("_", " ")
+        + verdicts["smallest_effect"].map(", {}".format),
     )
-    return table.set_index(["claim", "verdict", "comparison"])
+    columns = {
+        "text": "claim",
+        "claim_verdict": "verdict",
+        "contrast": "comparison",
+        "measure": "measure",
+        "task": "task",
+        "difference": "difference",
+        "expects": "expected",
+        "p": "p",
+        "p_adjusted": "p (Holm)",
+        "seeds": "seeds",
+        "verdict": "verdict of it",
+    }
+    return shown[[*columns]].rename(columns=columns).set_index(["claim", "verdict", "comparison"])
 
 
 def _tuned(choices: Mapping[str, Any]) -> pd.DataFrame:
@@ -230,14 +231,19 @@ def _tuned(choices: Mapping[str, Any]) -> pd.DataFrame:
 
 def _columns(entries: Mapping[str, Any]) -> pd.DataFrame:
     """Give each entry that any of several nested mappings has, with its value in each."""
-    return pd.DataFrame({name: flat(values) for name, values in entries.items()}).fillna("")
+    return pd.DataFrame({name: flat(values) for name, values in entries.items()}).map(_as_written)
+
+
+def _as_written(value: Any) -> str:
+    return "" if value != value else str(value)
 
 
 def _as_html(table: pd.DataFrame) -> Markup:
-    """Write a table as HTML; all its texts are escaped."""
+    """Write a table as HTML; all its texts are escaped, and their lines stay."""
     table = table.rename_axis(index=None, columns=None) if table.index.nlevels == 1 else table
     with pd.option_context("display.max_colwidth", None):
-        return Markup(table.to_html(border=0, na_rep="", justify="left", float_format=number))
+        text = table.to_html(border=0, na_rep="", justify="left", float_format=number)
+    return Markup(text.replace("\\n", "<br>"))  # as which pandas writes the end of a line
 
 
 def _environment() -> Environment:

@@ -20,20 +20,12 @@ import numpy as np
 import pandas as pd
 
 from sb3_moe.saving.files import read_json
+from sb3_moe.study.building import algorithm_class
 from sb3_moe.study.config import RunConfig
 from sb3_moe.study.folder import Job, refuse_changes, survey
 from sb3_moe.study.grid import StudyConfig
-from sb3_moe.study.measures import (
-    INSIDES,
-    MEASURES,
-    NAN,
-    WHOLE,
-    References,
-    Run,
-    block_end,
-    openers,
-)
-from sb3_moe.study.preparing import random_means
+from sb3_moe.study.measures import INSIDES, MEASURES, NAN, WHOLE, References, Run, block_end
+from sb3_moe.vec_env.evaluating import is_told_masks
 
 COLUMNS = ["regime", "order", "architecture", "seed", "measure", "task", "step", "value"]
 #: Where, in a study's folder, the values stand that its networks take of what is tuned.
@@ -75,7 +67,12 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     jobs = survey(study.runs(), root)
     refuse_changes(jobs)
     wanted = ("done", "interrupted") if partial else ("done",)
-    there = [job for job in jobs if job.state.status in wanted and has_scores(job)]
+    # A run that starts anew may hold a file without rows.
+    there = [
+        job
+        for job in jobs
+        if job.state.status in wanted and len(job.folder.scores().get("steps", ()))
+    ]
     if not there:
         raise ValueError(f"a report needs a run that is done, {root} has none: run the study")
     runs = read_runs(there)
@@ -99,12 +96,6 @@ def load_results(study: StudyConfig, root: Path, partial: bool = False) -> Resul
     )
 
 
-def has_scores(job: Job) -> bool:
-    """Say whether a run was ever evaluated: one that starts anew may hold a file without rows."""
-    there = (job.folder.path / "scores.npz").exists()
-    return there and len(job.folder.scores().get("steps", ())) > 0
-
-
 def read_runs(jobs: Sequence[Job]) -> list[Run]:
     """Read what the folders of runs have measured.
 
@@ -121,6 +112,18 @@ def read_runs(jobs: Sequence[Job]) -> list[Run]:
     return [replace(run, scores=scores) for run, scores in zip(runs, changed, strict=True)]
 
 
+def imagined(runs: Sequence[RunConfig]) -> pd.DataFrame:
+    """Give the table that a study may come to have, to see of what there will be values."""
+    there = []
+    for run in runs:
+        steps = np.arange(0, run.total_steps + 1, run.steps_per_task)
+        ones = np.ones((len(steps), len(run.games), 1))
+        scores = {"steps": steps, "score": ones[:, :, 0], "successes": ones}
+        inside = {f"{kind}/all": np.ones(len(steps)) for kind in ("dormant", "inactive")}
+        there.append(Run(run, scores, {"steps": steps, **inside}))
+    return as_table(runs, there, dict.fromkeys(runs[0].games, 0.0))
+
+
 def as_table(
     planned: Sequence[RunConfig], runs: Sequence[Run], random: Mapping[str, float]
 ) -> pd.DataFrame:
@@ -133,33 +136,12 @@ def as_table(
     found = {run.config.name: run for run in runs}
     references = References(found, random, planned)
     rows = [
-        (*_key(run), *value)
+        (run.regime, " ".join(run.order), run.architecture.name, run.seed, *value)
         for run in planned
         for value in _values(run, found.get(run.name), references)
     ]
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"step": "Int64"})
     return table.replace({"value": [np.inf, -np.inf]}, np.nan)
-
-
-def planned_table(planned: Sequence[RunConfig]) -> pd.DataFrame:
-    """Give the rows that a study's table will have of whole runs: 0 where there can be a value.
-
-    There can be none where a measure needs a network's run from scratch that the study lacks.
-    """
-    alone = {(run.architecture.name, run.order[0]) for run in openers(planned)}
-    rows = []
-    for run in planned:
-        for name, measure in MEASURES.items():
-            network = run.architecture.name if measure.beside == "own" else measure.beside
-            for task in measure.tasks(run):
-                needed = run.games if task == WHOLE else [task]
-                there = network is None or all((network, each) in alone for each in needed)
-                rows.append((*_key(run), name, task, None, 0.0 if there else NAN))
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"step": "Int64"})
-
-
-def _key(run: RunConfig) -> tuple[str, str, str, int]:
-    return run.regime, " ".join(run.order), run.architecture.name, run.seed
 
 
 def _values(
@@ -198,3 +180,24 @@ def _problems(
                 yield name, task, "below the random policy at the end of its training", end
             if odd.any():
                 yield name, task, "returns that are not numbers", f"{odd.sum()} of {len(odd)}"
+
+
+def random_means(study: StudyConfig, root: Path) -> dict[str, float]:
+    """Read the random policy's mean return on each task.
+
+    :raises ValueError: if it was not measured, or in other environments
+    """
+    found = read_json(root / "random.json")
+    if found.get("of") != random_of(study):
+        raise ValueError(
+            f"random.json must be of {random_of(study)}, got {found.get('of')}: run the study, "
+            "which measures it again"
+        )
+    return {task: float(np.mean(values)) for task, values in found["returns"].items()}
+
+
+def random_of(study: StudyConfig) -> dict[str, Any]:
+    """Say what decides how well a random policy plays."""
+    world = {name: study.to_dict()[name] for name in ("games", "tasks", "env", "no_op_max")}
+    masked = is_told_masks(algorithm_class(study.algorithm))
+    return {**world, "episodes": study.random_episodes, "masked": masked}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import tempfile
 import time
 import warnings
-import zipfile
-import zlib
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +34,8 @@ from sb3_moe.saving.files import read_json, sha256_of, write_json
 from sb3_moe.saving.generators import preserved_generators
 from sb3_moe.saving.model_file import load, write_model
 from sb3_moe.saving.normalizer import NormalizerLeftOutWarning, is_known
-from sb3_moe.saving.snapshot import DamagedError, resume
-from sb3_moe.study.building import (
-    arguments_of,
-    build,
-    build_callbacks,
-    callback_class,
-    described,
-)
+from sb3_moe.saving.snapshot import resume
+from sb3_moe.study.building import arguments_of, build, build_callbacks, callback_class, described
 from sb3_moe.study.config import MODELS, RunConfig, StartFrom
 from sb3_moe.study.folder import ORIGIN, STATISTICS, RunFolder
 from sb3_moe.vec_env.make import evaluation_copies, make_pinned_env
@@ -51,15 +43,6 @@ from sb3_moe.vec_env.tasks import check_tasks, tasks_known
 
 #: Observations at which networks are looked at, of all tasks together.
 PROBE = 256
-# What loading raises if bytes are wrong, and not the code.
-DAMAGE = (
-    DamagedError,
-    pickle.UnpicklingError,
-    EOFError,
-    UnicodeDecodeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 # Of a reason: torch names every tensor.
 LONGEST = 400
 # What numbers rest on, besides what SB3 lists.
@@ -86,7 +69,9 @@ def train_run(run: RunConfig, folder: RunFolder) -> None:
     model, env = _restored(run, folder) or _begun(run, folder)
     start = model.num_timesteps
     # A file of this attempt: SB3's CSV writer erases what it opens.
-    logger = Logger(str(folder.path), [_Csv(str(folder.path / f"progress-{start:09d}.csv"))])
+    logger = Logger(
+        str(folder.path), [CSVOutputFormat(str(folder.path / f"progress-{start:09d}.csv"))]
+    )
     model.set_logger(logger)
     eval_env = _eval_env(run, model)
     try:
@@ -107,24 +92,8 @@ def train_run(run: RunConfig, folder: RunFolder) -> None:
 
 def versions() -> dict[str, str]:
     """Say what this process runs on: versions of packages, system and hardware."""
-    found, _ = get_system_info(print_info=False)
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-class _Csv(CSVOutputFormat):
-    """SB3's, which says of a full disk which file it was."""
-
-    def write(self, *args: Any, **kwargs: Any) -> None:
-        try:
-            super().write(*args, **kwargs)
-        except OSError as error:
-            error.filename = self.file.name
-            raise
+    there = [package for package in PACKAGES if find_spec(package.replace("-", "_"))]
+    return get_system_info(print_info=False)[0] | {package: version(package) for package in there}
 
 
 def _write_model(model: BaseAlgorithm, path: Path) -> None:
@@ -152,22 +121,23 @@ def _begun(run: RunConfig, folder: RunFolder) -> tuple[BaseAlgorithm, VecEnv]:
 
 
 def _restored(run: RunConfig, folder: RunFolder) -> tuple[BaseAlgorithm, VecEnv] | None:
-    """Load the latest snapshot that can be, if there is one."""
-    for snapshot in reversed(folder.snapshots()):
-        try:
-            model, env = resume(snapshot, device=run.device)
-        except DAMAGE as error:
-            print(f"{snapshot} is damaged: {error!r}")
-        except Exception as error:
-            raise RuntimeError(
-                f"{snapshot.name} can't be gone on from ({type(error).__name__}: {error}); run "
-                "again with --retry, and if it fails again delete it, to go on from an earlier one "
-                "or to start anew"
-            ) from error
-        else:
-            folder.check_rows(run, model.num_timesteps)
-            return model, env
-    return None
+    """Load the latest snapshot that is whole, if there is one.
+
+    :raises RuntimeError: if it can't be gone on from
+    """
+    snapshots = folder.snapshots()
+    if not snapshots:
+        return None
+    try:
+        model, env = resume(snapshots[-1], device=run.device)
+    except Exception as error:  # a pickle may raise anything
+        raise RuntimeError(
+            f"{snapshots[-1].name} can't be gone on from ({type(error).__name__}: {error}); run "
+            "again with --retry, and if it fails again delete it, to go on from an earlier one "
+            "or to start anew"
+        ) from error
+    folder.check_rows(run, model.num_timesteps)
+    return model, env
 
 
 def _eval_env(run: RunConfig, model: BaseAlgorithm) -> VecEnv:

@@ -18,7 +18,7 @@ SHIPPED = {
         "py.typed",
         "measures/returns.json",
         "study/presets/smoke.yaml",
-        "study/report/templates/style.css",
+        "study/templates/style.css",
         "watching/page/draw.js",
         "zoo/ppo.yml",
     ],

@@ -26,8 +26,8 @@ from sb3_moe.measures.budget import describe, measure
 from sb3_moe.measures.resets import shrink_and_perturb
 from sb3_moe.networks import networks_of
 from sb3_moe.networks.masks import masks_in, moments_in
-from sb3_moe.study.spec.components import build_callbacks, check_callbacks
-from sb3_moe.study.spec.named import NamedEntry
+from sb3_moe.study.building import build_callbacks
+from sb3_moe.study.entries import NamedEntry
 
 
 def make(algo=PPO, policy="MlpPolicy", env=None, **kwargs):
@@ -184,14 +184,13 @@ def test_a_studys_file_names_it():
     entry = TypeAdapter(NamedEntry).validate_python(
         {"SparseTrainingCallback": {"sparsity": 0.9, "method": "rigl"}}
     )
-    check_callbacks([entry], "callbacks")
     (callback,) = build_callbacks([entry], Path())
     assert (callback.sparsity, callback.method) == (0.9, "rigl")
     wrong = TypeAdapter(NamedEntry).validate_python(
         {"SparseTrainingCallback": {"sparsity": 0.9, "every": 5}}
     )
     with pytest.raises(ValueError, match="every"):
-        check_callbacks([wrong], "callbacks")
+        build_callbacks([wrong], Path())
 
 
 def test_static_masks_never_change():

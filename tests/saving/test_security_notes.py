@@ -10,7 +10,6 @@ PICKLES = {
     "sb3_moe/saving/environment.py",
     "sb3_moe/saving/snapshot.py",
     "sb3_moe/vec_env/make.py",
-    "sb3_moe/study/run/cell.py",
     "envs/sb3_moe_envs/snapshot.py",
     # Of its own errors alone, between processes that it started.
     "envs/sb3_moe_envs/vector/workers.py",
@@ -18,9 +17,8 @@ PICKLES = {
 # What imports a module for a name that a user gave, in a study's file or in code.
 IMPORTERS = {
     "sb3_moe/layers/classes.py",
-    "sb3_moe/study/spec/algorithms.py",
-    "sb3_moe/study/spec/named.py",
-    "sb3_moe/study/spec/tasks.py",
+    "sb3_moe/study/building.py",
+    "sb3_moe/study/entries.py",
     "sb3_moe/zoo/given.py",
 }
 # Those that import from lists of this package's own.

@@ -11,9 +11,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_moe
 import sb3_moe_cli as cli
-from sb3_moe.study import opened_agent
-from sb3_moe.study.opened_agent import _typed, env_for
-from sb3_moe.study.spec.tasks import read_tasks
+from sb3_moe.study.building import read_tasks
+from sb3_moe.study.opened_agent import env_for
 from sb3_moe_envs import SUITES
 from sb3_moe_envs.spaces.task_id import NamedId
 
@@ -72,7 +71,7 @@ def test_a_router_of_ones_own_is_named_on_the_command_line(tmp_path, capsys):
     assert main(words) == 2
     assert "'Tempered': ...} to say what that is" in capsys.readouterr().err
     assert main([*words, "--custom", "own_parts:Missing"]) == 2
-    assert "`--custom` must be `package.module:Class`" in capsys.readouterr().err
+    assert "`--custom` must be `package.module:name`" in capsys.readouterr().err
     assert main([*words, "--custom", "own_parts:Tempered"]) == 0
 
 
@@ -115,11 +114,11 @@ def test_what_ones_own_task_builds_is_played_for_an_agent_without_tasks_too(tmp_
     assert [track["steps"] for track in data["runs"][0]["tracks"]] == [1]
 
 
-@pytest.mark.parametrize("word", [f"{__name__}:none", f"{__name__}:short_poles(length=3)"])
+@pytest.mark.parametrize("word", [f"{__name__}:none", f"[{__name__}:short_poles, {{length: 3}}]"])
 def test_a_task_of_ones_own_that_isnt_there_or_takes_no_arguments_is_named(word, files, capsys):
     words = [str(files / "agent.moe"), "--tasks", word, "CartPole-v1"]
     assert main(words) == 2
-    assert "`--tasks` must be a registered Gymnasium id" in capsys.readouterr().err
+    assert "`--tasks` must be one of MinAtar's" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["agent.moe", "agent.zip"])
@@ -224,44 +223,9 @@ def test_a_world_that_cant_be_built_says_why(monkeypatch):
 SHORT = [("CartPole-v1", {}), ("CartPole-v1", {"max_episode_steps": 50})]
 
 
-# What Gymnasium says of a name without a version.
-@pytest.mark.filterwarnings("ignore:.*Using the latest versioned environment")
-@pytest.mark.parametrize("short", ["CartPole-v1", "CartPole"])
-def test_tasks_that_differ_in_their_arguments_go_by_ids_and_by_the_models_names(short):
+def test_tasks_that_differ_in_their_arguments_are_written_as_in_a_studys_file():
     seen = sb3_moe.make_multitask_vec_env(SHORT).observation_space
-    env = env_for([f"{short}(max_episode_steps=50)", short], seen)
+    env = env_for(["[CartPole-v1, {max_episode_steps: 50}]", "CartPole-v1"], seen)
     assert env.get_attr("task_names")[0] == ["CartPole", "CartPole(max_episode_steps=50)"]
-
-
-def test_a_task_by_itself_takes_arguments():
-    space = gym.make("CartPole-v1").observation_space
-    env = env_for(["CartPole-v1(max_episode_steps=50)"], space)
-    assert env.spec.max_episode_steps == 50
-
-
-@pytest.mark.parametrize(
-    ("word", "task"),
-    [
-        ("CartPole-v1", ("CartPole-v1", {})),
-        (
-            "CartPole-v1(a=1,b=-0.5,c=None,d=[1, 2])",
-            ("CartPole-v1", {"a": 1, "b": -0.5, "c": None, "d": [1, 2]}),
-        ),
-        (
-            "sb3_moe_envs:SB3MoE/CartPole-v0(task=reach-v3,reward='V2')",
-            ("sb3_moe_envs:SB3MoE/CartPole-v0", {"task": "reach-v3", "reward": "V2"}),
-        ),
-        ("CartPole-v1(a=exit())", ("CartPole-v1", {"a": "exit()"})),
-    ],
-)
-def test_an_ids_arguments_are_literals_or_texts_and_run_nothing(word, task):
-    assert _typed(word) == task
-
-
-@pytest.mark.parametrize("word", ["watch", "card"])
-def test_ctrl_c_is_no_traceback(monkeypatch, word):
-    def interrupted(options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(opened_agent, word, interrupted)
-    assert cli.main([word, "agent.moe"]) == 130
+    alone = gym.make("CartPole-v1").observation_space
+    assert env_for(["[CartPole-v1, {max_episode_steps: 50}]"], alone).spec.max_episode_steps == 50

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-CONFLICT = Path(__file__).parents[3] / "examples" / "conflict"
+CONFLICT = Path(__file__).parents[2] / "examples" / "conflict"
 TASKS = [f"CartPole{k}" for k in range(8)]
 
 

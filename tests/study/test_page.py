@@ -4,9 +4,8 @@ import pytest
 from made_up_study import study as made_up
 from made_up_study import write
 
-from sb3_moe.saving.files import write_json
-from sb3_moe.study.report.writing import write_report
-from sb3_moe.study.spec.grid import About
+from sb3_moe.study.grid import About
+from sb3_moe.study.report import write_report
 
 pytestmark = pytest.mark.browser
 
@@ -21,9 +20,7 @@ def page_file(tmp_path_factory):
     about = About(title=SCRIPT, notes=("<img src=x onerror=alert(1)>",))
     values = {"games": TASKS, "about": about, "regimes": ("mtrl",), "architectures": names}
     study = made_up(seeds=2, claims=None, **values)
-    write(root, study, lambda cell: 4.0 + 2 * names.index(cell.architecture.name) + cell.seed)
-    write_json(root / "study.json", {"command": "sb3-moe <b>"})
-    write_json(root / "random.json", {game: [1.0] * 70 for game in study.games})
+    write(root, study, lambda run: 4.0 + 2 * names.index(run.architecture.name) + run.seed)
     return write_report(study, root)
 
 
@@ -40,9 +37,8 @@ def test_the_page_is_never_wider_than_the_screen_and_wide_tables_scroll(
     table.evaluate("(each) => each.scrollLeft = 300")
     assert table.locator("tbody th").first.bounding_box()["x"] >= 0
     assert browser_page.messages == []
-    assert {url for url in browser_page.requests if not url.startswith("data:")} == {
-        page_file.as_uri()
-    }
+    requests = {url for url in browser_page.requests if not url.startswith("data:")}
+    assert requests == {page_file.as_uri()}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

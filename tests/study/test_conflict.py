@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sb3_moe.study.claims import load_claims
-from sb3_moe.study.run.rehearsal import check_networks
-from sb3_moe.study.spec.grid import load_study
+from sb3_moe.study.grid import load_study
+from sb3_moe.study.judging import load_claims
+from sb3_moe.study.preparing import check_networks
 
-CONFLICT = Path(__file__).parents[3] / "examples" / "conflict"
+CONFLICT = Path(__file__).parents[2] / "examples" / "conflict"
 NO_STUDIES = ("about", "claims_interleaved", "claims_sequence")
 STUDIES = sorted(path.stem for path in CONFLICT.glob("*.yaml") if path.stem not in NO_STUDIES)
 CONFIRMING = ("interleaved", "sequence", "routing_confirmed")
@@ -33,12 +33,12 @@ def seeds(*names):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_each_study_says_how_to_run_it_and_its_networks_can_be_built(name):
+def test_each_study_says_how_to_run_it_and_its_networks_can_be_built(name, tmp_path):
     if "Breakout" in str(study(name).tasks):
         pytest.importorskip("gymnax")
     command = f"sb3-moe study run examples/conflict/{name}.yaml --out runs/conflict/{name}\n"
     assert command in (CONFLICT / f"{name}.yaml").read_text()
-    check_networks(study(name).cells())
+    check_networks(study(name).runs(), tmp_path)
 
 
 def test_confirming_studies_use_seeds_that_no_development_run_has_seen():
@@ -48,7 +48,9 @@ def test_confirming_studies_use_seeds_that_no_development_run_has_seen():
 
 
 def test_four_primary_contrasts_share_an_error_of_5_percent():
-    files = [load_claims(study(name).claims) for name in ("interleaved", "sequence")]
+    files = [
+        load_claims(study(name).claims, study(name).games) for name in ("interleaved", "sequence")
+    ]
     primary = [c for each in files for claim in each.claims for c in claim.contrasts if c.primary]
     assert len(primary) == 4
     assert {c.over for c in primary} == {"tasks"}
@@ -59,6 +61,6 @@ def test_four_primary_contrasts_share_an_error_of_5_percent():
 @pytest.mark.parametrize("name", ["interleaved", "sequence"])
 def test_claims_name_networks_that_the_study_has(name):
     columns = {each.name for each in study(name).architectures}
-    claims = load_claims(study(name).claims).claims
+    claims = load_claims(study(name).claims, study(name).games).claims
     named = {s.architecture for c in claims for k in c.contrasts for s in k.plus + k.minus}
     assert named <= columns

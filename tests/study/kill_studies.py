@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from sb3_moe.study.run.jobs import survey
-from sb3_moe.study.spec.grid import load_study
+from sb3_moe.study.folder import survey
+from sb3_moe.study.grid import load_study
 
 PATIENCE = 600
 # One kill in so many comes at any time from the start of the process, the others in training.
@@ -33,7 +33,7 @@ _ALGORITHMS = {
 
 
 def write_study(algorithm: str, folder: Path) -> Path:
-    """Write the file of a study whose cells take seconds and snapshots all the time."""
+    """Write the file of a study whose runs take seconds and snapshots all the time."""
     tasks, arguments, steps = _ALGORITHMS[algorithm]
     path = folder / f"{algorithm}.yaml"
     path.write_text(f"""
@@ -102,7 +102,7 @@ class Killed:
         return True
 
     def _wait_for_life(self, process: subprocess.Popen[bytes]) -> float:
-        """Wait until a cell says how far it is, or all have ended; return the moment."""
+        """Wait until a run says how far it is, or all have ended; return the moment."""
         before, end = self._beats(), time.monotonic() + PATIENCE
         while process.poll() is None and self._beats() == before:
             assert time.monotonic() < end, "nothing happened"
@@ -111,27 +111,27 @@ class Killed:
 
     def _beats(self) -> dict[Path, int]:
         found = {}
-        for path in self.out.glob("cells/*/live.json"):
+        for path in self.out.glob("runs/*/progress-*.csv"):
             with contextlib.suppress(FileNotFoundError):
                 found[path] = path.stat().st_mtime_ns
         return found
 
     def log(self) -> str:
-        """Return what the cells printed and why they failed."""
-        files = [*self.out.glob("cells/*/log.txt"), *self.out.glob("cells/*/error.json")]
+        """Return what the runs printed and why they failed."""
+        files = [*self.out.glob("runs/*/log.txt"), *self.out.glob("runs/*/error.json")]
         return "\n".join(path.read_text()[-2000:] for path in files)
 
     def results(self) -> dict[tuple[str, ...], Any]:
-        """Return the scores, diagnostics, weights and optimizers of every cell that is done."""
+        """Return the scores, diagnostics, weights and optimizers of every run that is done."""
         found: dict[tuple[str, ...], Any] = {}
-        for job in survey(load_study(str(self.path)).cells(), self.out):
-            assert job.state == ("done", ""), f"{job.cell.name}: {job.state}\n{self.log()}"
+        for job in survey(load_study(str(self.path)).runs(), self.out):
+            assert job.state == ("done", ""), f"{job.run.name}: {job.state}\n{self.log()}"
             for kind, arrays in (("s", job.folder.scores()), ("d", job.folder.diagnostics())):
                 for name, values in arrays.items():
                     # Since the measurement before, whose weights a new process doesn't have.
                     if not name.startswith("weight_change/"):
-                        found[job.cell.name, kind, name] = values
+                        found[job.run.name, kind, name] = values
             with zipfile.ZipFile(job.folder.path / "model.moe") as archive:
                 for name in ("weights.safetensors", "optimizers.safetensors"):
-                    found[job.cell.name, "model", name] = archive.read(name)
+                    found[job.run.name, "model", name] = archive.read(name)
         return found

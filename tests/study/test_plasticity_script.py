@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sb3_moe.study.run.rehearsal import check_networks
-from sb3_moe.study.spec.grid import load_study
+from sb3_moe.study.grid import load_study
+from sb3_moe.study.preparing import check_networks
 
-PLASTICITY = Path(__file__).parents[3] / "examples" / "plasticity"
+PLASTICITY = Path(__file__).parents[2] / "examples" / "plasticity"
 
 
 def script():
@@ -25,7 +25,7 @@ def script():
 
 def cell(study, network, seed, returns):
     """Write a cell whose blocks of 100 steps have some returns before a switch cuts episodes."""
-    folder = study / "cells" / f"{network}-{seed}"
+    folder = study / "runs" / f"{network}-{seed}"
     folder.mkdir(parents=True)
     config = {
         "steps_per_task": 100,
@@ -33,7 +33,7 @@ def cell(study, network, seed, returns):
         "seed": seed,
         "architecture": {"name": network},
     }
-    (folder / "config.json").write_text(json.dumps({"cell": config}))
+    (folder / "config.json").write_text(json.dumps({"run": config}))
     with (folder / "progress-000000000.csv").open("w") as file:
         writer = csv.writer(file)
         writer.writerow(["time/total_timesteps", "rollout/ep_rew_mean"])
@@ -53,7 +53,7 @@ def test_a_network_that_learns_later_blocks_worse_fades(tmp_path, monkeypatch, c
         cell(tmp_path, "dense", seed, [10 + seed, 10, 6, 5, 5])
         cell(tmp_path, "sphere-0", seed, [8, 8, 8, 8, 8 + seed])
     cell(tmp_path, "sphere-0", 3, [8.0])  # what is not whole has another number of blocks
-    (tmp_path / "cells" / "sphere-0-3" / "progress-000000000.csv").unlink()
+    (tmp_path / "runs" / "sphere-0-3" / "progress-000000000.csv").unlink()
     text = printed(monkeypatch, capsys, tmp_path)
     assert "| dense | 3 | 11.0 | 10.0 | 6.0 | 5.0 | 5.0 | -5.50 " in text
     assert "| sphere-0 | 3 | 8.0 | 8.0 | 8.0 | 8.0 | 9.0 | 0.50 " in text
@@ -73,10 +73,10 @@ def test_a_network_that_does_not_leaves_nothing_to_test(tmp_path, monkeypatch, c
 def test_without_a_whole_run_there_is_nothing_to_say(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         printed(monkeypatch, capsys, tmp_path)
-    assert "must hold a cell that went through all of its blocks" in capsys.readouterr().err
+    assert "must hold a run that went through all of its blocks" in capsys.readouterr().err
 
 
-def test_the_study_says_how_to_run_it_and_its_networks_can_be_built():
+def test_the_study_says_how_to_run_it_and_its_networks_can_be_built(tmp_path):
     pytest.importorskip("gymnax")
     path = PLASTICITY / "permuted_breakout.yaml"
     command = f"sb3-moe study run examples/plasticity/{path.name} --out runs/plasticity/{path.stem}"
@@ -84,4 +84,4 @@ def test_the_study_says_how_to_run_it_and_its_networks_can_be_built():
     assert command in (PLASTICITY / "protocol.md").read_text()
     study = load_study(str(path))
     assert study.steps_per_task % (64 * 128) == 0
-    check_networks(study.cells()[:: len(study.seeds)])
+    check_networks(study.runs()[:: len(study.seeds)], tmp_path)

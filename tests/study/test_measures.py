@@ -1,10 +1,11 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from made_up_study import GAMES, ROLLOUT, cell, run
+from made_up_study import GAMES, ROLLOUT, planned, run, write_run
 
-from sb3_moe.study.report.measures import (
+from sb3_moe.saving.files import write_npz
+from sb3_moe.study.entries import Named
+from sb3_moe.study.folder import survey
+from sb3_moe.study.measures import (
     MEASURES,
     WHOLE,
     References,
@@ -14,26 +15,29 @@ from sb3_moe.study.report.measures import (
     final,
     is_beside_scratch,
 )
-from sb3_moe.study.report.results import with_silent_failures
-from sb3_moe.study.spec.named import Named
+from sb3_moe.study.results import read_runs
 
 D = 10 * ROLLOUT
 RANDOM = dict.fromkeys(GAMES, 1.0)
-NOTHING = References([], {}, [])
+NOTHING = References({}, {}, [])
 
 
 def beside(runs, cells=None):
-    return References(runs, RANDOM, [run.cell for run in runs] if cells is None else cells)
+    return References(
+        {run.config.name: run for run in runs},
+        RANDOM,
+        [run.config for run in runs] if cells is None else cells,
+    )
 
 
 def measure(name, made, references=NOTHING):
     """Give a measure of a run by task, for those that it is defined for."""
     of = MEASURES[name]
-    return {task: of.value(made, task, references) for task in of.tasks(made.cell)}
+    return {task: of.value(made, task, references) for task in of.tasks(made.config)}
 
 
 def test_an_area_is_the_mean_return_by_hand():
-    c = cell("mtrl")
+    c = planned("mtrl")
     made = Run(
         c, {"steps": np.array([0, D, 2 * D]), "score": np.array([[0, 1], [4, 1], [6, 1]])}, {}
     )
@@ -44,40 +48,34 @@ def test_an_area_is_the_mean_return_by_hand():
 
 
 def test_blocks_follow_the_order_and_its_cycles():
-    c = cell("crl", ("Breakout", "SpaceInvaders"), cycles=2)
+    c = planned("crl", ("Breakout", "SpaceInvaders"), cycles=2)
     made = run(c)
     assert made.blocks("Breakout") == [(0, D), (2 * D, 3 * D)]
     assert made.blocks("SpaceInvaders") == [(D, 2 * D), (3 * D, 4 * D)]
-    assert run(cell("mtrl")).blocks("Breakout") == [(0, 2 * D)]
-    assert np.isnan(area(run(cell("scratch", ("Breakout",))), "SpaceInvaders"))
+    assert run(planned("mtrl")).blocks("Breakout") == [(0, 2 * D)]
+    assert np.isnan(area(run(planned("scratch", ("Breakout",))), "SpaceInvaders"))
 
 
 def test_the_end_of_a_block_is_its_last_tenth_and_the_end_of_the_run_its_last_evaluation():
-    made = run(cell("crl"), level=10.0, random=1.0)
+    made = run(planned("crl"), level=10.0, random=1.0)
     assert block_end(made, "SpaceInvaders") == pytest.approx(10.0)
     assert area(made, "SpaceInvaders") == pytest.approx(5.5)
     assert final(made, "SpaceInvaders") == pytest.approx(10.0)
 
 
 def test_plasticity_is_one_for_a_network_that_learns_as_if_fresh():
-    first, second = cell("crl", GAMES), cell("crl", GAMES[::-1])
+    first, second = planned("crl", GAMES), planned("crl", GAMES[::-1])
     runs = [run(first), run(second)]
     references = beside(runs)
     assert measure("plasticity", runs[0], references)["Breakout"] == pytest.approx(1.0)
     assert measure("plasticity", runs[1], references)["SpaceInvaders"] == pytest.approx(1.0)
 
 
-def test_plasticity_of_the_first_game_is_not_defined_since_it_is_its_own_reference():
-    runs = [run(cell("crl", GAMES)), run(cell("crl", GAMES[::-1]))]
-    references = beside(runs)
-    assert "SpaceInvaders" not in measure("plasticity", runs[0], references)
-
-
 def test_plasticity_compares_with_the_same_network_and_seed():
     runs = [
-        run(cell("crl", ("Breakout", "SpaceInvaders"), "dense", 0), level=11.0),
-        run(cell("crl", ("Breakout", "SpaceInvaders"), "dense", 1), level=101.0),
-        run(cell("crl", GAMES, "dense", 0), level=6.0),
+        run(planned("crl", ("Breakout", "SpaceInvaders"), "dense", 0), level=11.0),
+        run(planned("crl", ("Breakout", "SpaceInvaders"), "dense", 1), level=101.0),
+        run(planned("crl", GAMES, "dense", 0), level=6.0),
     ]
     references = beside(runs)
     # Areas above random: (6 - 1) / 2 by (11 - 1) / 2.
@@ -85,78 +83,71 @@ def test_plasticity_compares_with_the_same_network_and_seed():
 
 
 def test_forgetting_is_what_a_game_lost_since_its_last_block_ended():
-    forgot = run(cell("crl", GAMES))
-    first, last = forgot.cell.games
-    end = forgot.cell.steps_per_task
+    forgot = run(planned("crl", GAMES))
+    first, last = forgot.config.games
+    end = forgot.config.steps_per_task
     forgot.scores["score"][forgot.steps == end, 0] = 9.0
     forgot.scores["score"][-1] = [2.0, 7.0]
     assert measure("forgetting", forgot)[first] == pytest.approx(7.0)
     assert measure("forgetting", forgot)[last] == 0.0
-    assert measure("forgetting", run(cell("mtrl"))) == {}
+    assert measure("forgetting", run(planned("mtrl"))) == {}
 
 
 def test_a_run_that_ended_before_a_games_block_did_has_forgotten_nothing_that_is_known():
-    whole = run(cell("crl", GAMES))
+    whole = run(planned("crl", GAMES))
     early = {name: values[: len(values) // 4] for name, values in whole.scores.items()}
-    made = Run(whole.cell, {**early, "successes": np.ones((len(early["steps"]), 2, 4))}, {})
+    made = Run(whole.config, {**early, "successes": np.ones((len(early["steps"]), 2, 4))}, {})
     references = beside([made])
     for name in ("forgetting", "success_forgetting", "area", "success_area"):
         assert np.isnan(list(measure(name, made, references).values())).all(), name
 
 
-def test_a_return_that_is_no_number_spoils_that_games_area_and_no_other():
-    made = run(cell("crl", GAMES))
-    made.scores["score"][3, 0] = np.nan
-    assert np.isnan(area(made, GAMES[0]))
-    assert area(made, GAMES[1]) == pytest.approx(5.5)
-
-
 def test_what_was_looked_at_at_fewer_steps_than_another_measure_is_averaged_over_those():
-    made = run(cell("crl"))
+    made = run(planned("crl"))
     shares = np.full(len(made.steps), np.nan)
     shares[[0, 6, 12, 18]] = [0.1, 0.2, 0.3, 0.5]
-    looked = Run(made.cell, made.scores, {**made.diagnostics, "dormant/pi.0": shares})
+    looked = Run(made.config, made.scores, {**made.diagnostics, "dormant/pi.0": shares})
     assert measure("dormant", looked)[WHOLE] == pytest.approx(0.4)
     # The half of the run, not of the looks: gradients are first looked at after an update.
     late = np.where(made.steps > 0, np.arange(len(made.steps)), np.nan)
-    whole = Run(made.cell, made.scores, {"steps": made.steps, "inactive/pi.0": late})
+    whole = Run(made.config, made.scores, {"steps": made.steps, "inactive/pi.0": late})
     assert measure("inactive", whole)[WHOLE] == np.arange(10, 21).mean()
     steps, values = looked.inside("dormant")
     assert steps.tolist() == made.steps[[0, 6, 12, 18]].tolist()
     assert values.tolist() == [0.1, 0.2, 0.3, 0.5]
     assert len(looked.inside("inactive")[0]) == 0
-    never = Run(made.cell, made.scores, {"steps": made.steps, "dormant/pi.0": np.nan * shares})
+    never = Run(made.config, made.scores, {"steps": made.steps, "dormant/pi.0": np.nan * shares})
     assert np.isnan(measure("dormant", never)[WHOLE])
 
 
 def test_success_has_an_end_an_area_and_a_forgetting_by_hand():
-    made = run(cell("crl", GAMES))
-    first, last = made.cell.games
-    end, steps = made.cell.steps_per_task, made.steps
+    made = run(planned("crl", GAMES))
+    first, last = made.config.games
+    end, steps = made.config.steps_per_task, made.steps
     shares = np.zeros((len(steps), 2, 4))
     shares[(steps > 0) & (steps <= end), 0] = 1.0
     shares[-1] = [[1, 0, 0, 0], [1, 1, 0, 0]]
-    told = Run(made.cell, {**made.scores, "successes": shares}, {})
+    told = Run(made.config, {**made.scores, "successes": shares}, {})
     references = beside([told])
     assert measure("success", told, references) == {first: 0.25, last: 0.5}
     assert measure("success_forgetting", told, references) == {first: 0.75, last: 0.0}
     # All but half a stretch of ten between evaluations.
     area = measure("success_area", told, references)[first]
     assert area == pytest.approx(1 - 0.5 * (steps[1] - steps[0]) / end)
-    assert measure("success_forgetting", run(cell("mtrl")), references) == {}
+    assert measure("success_forgetting", run(planned("mtrl")), references) == {}
     assert np.isnan(measure("success_area", made, references)[first])
 
 
 def test_a_reference_no_better_than_random_gives_no_number():
-    runs = [run(cell("crl", GAMES[::-1]), level=0.5), run(cell("crl", GAMES))]
+    runs = [run(planned("crl", GAMES[::-1]), level=0.5), run(planned("crl", GAMES))]
     references = beside(runs)
     assert np.isnan(measure("plasticity", runs[1], references)["Breakout"])
 
 
 @pytest.mark.parametrize("turn", [1, -1])
 def test_a_run_from_scratch_is_the_reference_before_any_opener_in_whatever_order_they_come(turn):
-    alone = run(cell("scratch", ("Breakout",)), level=21.0)
-    openers = [run(cell("crl", GAMES[::-1])), run(cell("crl", ("Breakout",)), level=5.0)]
+    alone = run(planned("scratch", ("Breakout",)), level=21.0)
+    openers = [run(planned("crl", GAMES[::-1])), run(planned("crl", ("Breakout",)), level=5.0)]
     references = beside([alone, *openers][::turn])
     assert references.area("dense", alone, "Breakout") == pytest.approx((1 + 21) / 2)
     assert references.end("dense", alone, "Breakout") == 21.0
@@ -164,16 +155,9 @@ def test_a_run_from_scratch_is_the_reference_before_any_opener_in_whatever_order
     assert without.area("dense", alone, "Breakout") == pytest.approx(5.5)
 
 
-def test_an_opener_is_no_reference_beside_runs_from_scratch_of_other_seeds():
-    alone = run(cell("scratch", ("Breakout",)), level=21.0)
-    opener = run(replace(cell("crl", ("Breakout",)), seed=1), level=5.0)
-    references = beside([alone, opener])
-    assert np.isnan(references.area("dense", opener, "Breakout"))
-
-
 def test_which_run_is_a_reference_follows_from_the_study_and_not_from_what_is_done():
-    alone = cell("scratch", ("Breakout",))
-    first, second = cell("crl", GAMES[::-1]), cell("crl", ("Breakout",))
+    alone = planned("scratch", ("Breakout",))
+    first, second = planned("crl", GAMES[::-1]), planned("crl", ("Breakout",))
     runs = [run(second, level=5.0)]
 
     def area(runs, cells):
@@ -189,15 +173,15 @@ def test_which_run_is_a_reference_follows_from_the_study_and_not_from_what_is_do
 
 
 def test_a_run_that_was_stopped_in_its_first_block_is_no_reference():
-    half = run(cell("crl", GAMES[::-1]))
-    cut = Run(half.cell, {k: v[:5] for k, v in half.scores.items()}, {})
+    half = run(planned("crl", GAMES[::-1]))
+    cut = Run(half.config, {k: v[:5] for k, v in half.scores.items()}, {})
     references = beside([cut])
     assert np.isnan(references.area("dense", cut, "Breakout"))
     assert np.isnan(references.end("dense", cut, "Breakout"))
 
 
 def test_every_measure_gives_a_number_for_each_task_that_it_is_defined_for():
-    runs = [run(cell("crl", GAMES)), run(cell("crl", GAMES[::-1]))]
+    runs = [run(planned("crl", GAMES)), run(planned("crl", GAMES[::-1]))]
     for name in MEASURES:
         values = measure(name, runs[0], beside(runs))
         assert set(values) <= {WHOLE, *GAMES}
@@ -208,8 +192,8 @@ def test_every_measure_gives_a_number_for_each_task_that_it_is_defined_for():
 
 
 def test_average_performance_is_beside_what_dense_has_after_its_first_block():
-    runs = [run(cell("crl", order, cycles=2), level=11.0) for order in (GAMES, GAMES[::-1])]
-    first = runs[0].steps == runs[0].cell.steps_per_task
+    runs = [run(planned("crl", order, cycles=2), level=11.0) for order in (GAMES, GAMES[::-1])]
+    first = runs[0].steps == runs[0].config.steps_per_task
     for made, column in zip(runs, (0, 1), strict=True):
         made.scores["score"][first, column] = 21.0
     values = measure("average_performance", runs[0], beside(runs))
@@ -217,85 +201,75 @@ def test_average_performance_is_beside_what_dense_has_after_its_first_block():
 
 
 def test_a_gain_is_a_later_blocks_area_less_the_same_networks_from_scratch():
-    first, second = cell("crl", GAMES, cycles=2), cell("crl", GAMES[::-1], cycles=2)
+    first, second = planned("crl", GAMES, cycles=2), planned("crl", GAMES[::-1], cycles=2)
     runs = [run(first, level=10.0), run(second, level=7.0)]
     references = beside(runs)
     # Areas are (1 + level) / 2; Breakout comes second in the first run, and opens the second.
     assert measure("gain", runs[0], references)["Breakout"] == pytest.approx(5.5 - 4.0)
     assert measure("gain", runs[1], references)["SpaceInvaders"] == pytest.approx(4.0 - 5.5)
     assert "SpaceInvaders" not in measure("gain", runs[0], references)
-    assert measure("gain", run(cell("mtrl")), references) == {}
+    assert measure("gain", run(planned("mtrl")), references) == {}
 
 
-def test_inactive_neurons_are_those_of_the_second_half_where_they_were_measured():
-    layers = {
-        "steps": np.arange(4),
-        "inactive/pi.0": np.array([0.0, 0.0, 0.2, 0.4]),
-        "inactive/vf.0": np.array([1.0, 1.0, 0.6, 0.8]),
-        "inactive@0.1/pi.0": np.full(4, 9.0),
-    }
-    made = run(cell("crl"))
-    measured = Run(made.cell, made.scores, layers)
-    assert measure("inactive", measured) == {WHOLE: pytest.approx(0.5)}
-    assert np.isnan(measure("inactive", made)[WHOLE])
-
-
-def test_a_run_that_never_says_success_failed_where_another_run_says_it():
-    silent, loud = run(cell("crl", GAMES)), run(cell("crl", GAMES))
-    nothing = np.full((len(silent.steps), 2, 4), np.nan)
+def test_a_run_that_never_says_success_failed_where_another_run_says_it(tmp_path):
+    nothing = np.full((len(run(planned()).steps), 2, 4), np.nan)
     some = nothing.copy()
     some[-1, 0, :3] = 1.0
-    silent.scores["successes"], loud.scores["successes"] = nothing, some
-    silent, loud = with_silent_failures([silent, loud])
+    jobs = []
+    for seed, said in enumerate((nothing, some)):
+        (job,) = survey([planned(seed=seed)], tmp_path)
+        write_run(job, 5.0)
+        write_npz(job.folder.path / "scores.npz", {**job.folder.scores(), "successes": said})
+        jobs.append(job)
+    silent, loud = read_runs(jobs)
     assert silent.success(GAMES[0]).tolist() == [0.0] * len(silent.steps)
     assert loud.success(GAMES[0]).tolist() == [0.0] * (len(loud.steps) - 1) + [0.75]
     for each in (silent, loud):  # of the other game no run says anything
         assert np.isnan(each.success(GAMES[1])).all()
-    assert np.isnan(some[0]).all()  # what was read stays
 
 
 def test_a_run_alone_has_an_end_of_the_task_that_it_trained_and_of_no_other():
-    made = run(cell("scratch", ("Breakout",)))
+    made = run(planned("scratch", ("Breakout",)))
     shares = np.ones((len(made.steps), 2, 4))
-    told = Run(made.cell, {**made.scores, "successes": shares}, {})
+    told = Run(made.config, {**made.scores, "successes": shares}, {})
     references = beside([told])
     for name, end in {"final": 10.0, "success": 1.0}.items():
         values = measure(name, told, references)
         assert values == {"Breakout": end}
     assert np.isnan(measure("average_performance", told, references)[WHOLE])
     # What fine-tuning has left of a task that it never saw is another matter.
-    assert np.isfinite(final(run(cell("crl", ("Breakout",))), "SpaceInvaders"))
+    assert np.isfinite(final(run(planned("crl", ("Breakout",))), "SpaceInvaders"))
 
 
 def test_sixty_four_copies_are_shared_evenly_enough_by_three_games():
     # 22 of one game, where 21.33 are its share: 3% more steps than alone.
     games = (*GAMES, "Asterix")
-    assert is_beside_scratch(cell("mtrl", games=games, n_envs=64), "Asterix")
-    assert not is_beside_scratch(cell("mtrl", games=games, n_envs=16), "Asterix")
+    assert is_beside_scratch(planned("mtrl", games=games, n_envs=64), "Asterix")
+    assert not is_beside_scratch(planned("mtrl", games=games, n_envs=16), "Asterix")
 
 
 @pytest.mark.parametrize("name", ["plasticity", "relative_area"])
 def test_what_is_put_beside_a_run_from_scratch_is_as_long_as_that_one(name):
     def value(made):
-        alone = run(cell("scratch", ("Breakout",)))
+        alone = run(planned("scratch", ("Breakout",)))
         return measure(name, made, beside([alone])).get("Breakout", np.nan)
 
-    once, twice = (run(cell("crl", GAMES, cycles=cycles)) for cycles in (1, 2))
+    once, twice = (run(planned("crl", GAMES, cycles=cycles)) for cycles in (1, 2))
     assert value(once) == pytest.approx(1.0)
     later = twice.steps > twice.blocks("Breakout")[0][1]
     twice.scores["score"][later] = 100.0  # what was kept is no ability to learn
     assert value(twice) == pytest.approx(1.0)
-    assert np.isfinite(value(run(cell("mtrl"))))
-    assert np.isnan(value(run(cell("mtrl", cycles=2))))
-    assert np.isnan(value(run(cell("mtrl", n_envs=5))))  # three of one task, two of the other
-    assert np.isnan(value(run(cell("schedule", (), schedule=Named(name="Interleave")))))
+    assert np.isfinite(value(run(planned("mtrl"))))
+    assert np.isnan(value(run(planned("mtrl", cycles=2))))
+    assert np.isnan(value(run(planned("mtrl", n_envs=5))))  # three of one task, two of the other
+    assert np.isnan(value(run(planned("schedule", (), schedule=Named(name="Interleave")))))
 
 
 def scheduled(trained):
     """A run in which a schedule chose tasks, as its evaluations recorded it."""
-    planned = cell("schedule", (), schedule=Named(name="Interleave"))
-    made = run(planned)
-    return Run(planned, {**made.scores, "trained": np.array(trained)})
+    config = planned("schedule", (), schedule=Named(name="Interleave"))
+    made = run(config)
+    return Run(config, {**made.scores, "trained": np.array(trained)})
 
 
 def test_a_schedules_blocks_are_those_that_evaluations_recorded():
@@ -303,7 +277,7 @@ def test_a_schedules_blocks_are_those_that_evaluations_recorded():
     steps = made.steps
     assert made.blocks(GAMES[0]) == [(0, steps[8])]
     assert made.blocks(GAMES[1]) == [(steps[8], steps[20])]
-    assert scheduled([-1] * 21).blocks(GAMES[0]) == [(0, made.cell.total_steps)]
+    assert scheduled([-1] * 21).blocks(GAMES[0]) == [(0, made.config.total_steps)]
     assert scheduled([0] * 21).blocks(GAMES[1]) == []
 
 

@@ -6,26 +6,21 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_study import GAMES, architecture, cell, run
+from made_up_study import GAMES, architecture, planned, run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from sb3_moe.study.report.figures import (
-    draw_curves,
-    draw_differences,
-    draw_experts,
-    expert_weights,
-)
-from sb3_moe.study.report.judging import t_interval
-from sb3_moe.study.report.results import Results, as_table
+from sb3_moe.study.figures import draw_curves, draw_differences, draw_experts, expert_weights
+from sb3_moe.study.judging import t_interval
+from sb3_moe.study.results import Results, as_table
 
 RANDOM = dict.fromkeys(GAMES, 1.0)
 
 
 def results(runs, random=RANDOM):
     """Give the results of runs, as of a study that has these networks."""
-    names = dict.fromkeys(each.cell.architecture.name for each in runs)
+    names = dict.fromkeys(each.config.architecture.name for each in runs)
     the_study = SimpleNamespace(architectures=tuple(map(architecture, names)))
-    table = as_table([each.cell for each in runs], runs, random)
+    table = as_table([each.config for each in runs], runs, random)
     return Results(the_study, runs, random, table)
 
 
@@ -35,10 +30,10 @@ def titles(figure):
 
 def test_a_line_is_the_mean_over_seeds_and_its_band_students_interval():
     levels = [6.0, 8.0, 13.0]
-    runs = [run(cell("mtrl", seed=seed), level) for seed, level in enumerate(levels)]
+    runs = [run(planned("mtrl", seed=seed), level) for seed, level in enumerate(levels)]
     ax = draw_curves(results(runs), "return").axes[0]
     assert ax.lines[0].get_ydata()[-1] == pytest.approx(9.0)
-    assert ax.lines[0].get_xdata()[-1] == runs[0].cell.total_steps
+    assert ax.lines[0].get_xdata()[-1] == runs[0].config.total_steps
     ends = ax.collections[0].get_paths()[0].vertices[:, 1]
     low, high = t_interval(np.array(levels))
     assert (ends.min(), ends.max()) == pytest.approx((low, high))
@@ -47,7 +42,7 @@ def test_a_line_is_the_mean_over_seeds_and_its_band_students_interval():
 
 
 def test_curves_end_where_the_first_seed_does_and_skip_steps_that_one_lacks():
-    whole, short = run(cell("mtrl")), run(cell("mtrl", seed=1))
+    whole, short = run(planned("mtrl")), run(planned("mtrl", seed=1))
     kept = [0, 2, 3, 4]
     cut = replace(short, scores={name: values[kept] for name, values in short.scores.items()})
     (line, _) = draw_curves(results([whole, cut]), "return").axes[0].lines
@@ -55,7 +50,7 @@ def test_curves_end_where_the_first_seed_does_and_skip_steps_that_one_lacks():
 
 
 def test_each_way_to_mix_tasks_has_a_panel_for_each_task_shaded_while_it_is_trained():
-    runs = [run(cell("mtrl")), run(cell("crl", GAMES)), run(cell("crl", GAMES[::-1]))]
+    runs = [run(planned("mtrl")), run(planned("crl", GAMES)), run(planned("crl", GAMES[::-1]))]
     figure = draw_curves(results(runs), "return")
     assert titles(figure)[:3] == [
         "SpaceInvaders, interleaved",
@@ -65,19 +60,19 @@ def test_each_way_to_mix_tasks_has_a_panel_for_each_task_shaded_while_it_is_trai
     first, _, third, *_ = figure.axes
     assert len(first.patches) == 0
     (block,) = third.patches
-    assert (block.get_x(), block.get_width()) == (0, runs[1].cell.steps_per_task)
+    assert (block.get_x(), block.get_width()) == (0, runs[1].config.steps_per_task)
     of_one_task = [ax.get_ylim() for ax in (first, third)]
     assert of_one_task[0] == of_one_task[1]
 
 
 def test_runs_of_a_task_alone_are_drawn_for_that_task_only():
-    runs = [run(cell("scratch", (game,))) for game in GAMES]
+    runs = [run(planned("scratch", (game,))) for game in GAMES]
     assert titles(draw_curves(results(runs), "return")) == [f"{game}, alone" for game in GAMES]
 
 
 def test_what_was_not_measured_has_no_figure():
-    bare = replace(run(cell("mtrl")), diagnostics={})
-    found = results([bare, run(cell("mtrl", name="soft-big"))])
+    bare = replace(run(planned("mtrl")), diagnostics={})
+    found = results([bare, run(planned("mtrl", name="soft-big"))])
     assert draw_curves(found, "success") is None
     (ax,) = draw_curves(found, "dormant").axes
     assert [line.get_label() for line in ax.lines] == ["soft-big"]
@@ -86,8 +81,8 @@ def test_what_was_not_measured_has_no_figure():
 
 @pytest.mark.parametrize("count", [1, 8, 18])
 def test_the_legend_has_every_network_and_is_no_wider_than_the_figure(count):
-    runs = [run(cell("mtrl", name=f"dense-matched-{k}")) for k in range(count - 1)]
-    figure = draw_curves(results([*runs, run(cell("mtrl", name="_own"))]), "return")
+    runs = [run(planned("mtrl", name=f"dense-matched-{k}")) for k in range(count - 1)]
+    figure = draw_curves(results([*runs, run(planned("mtrl", name="_own"))]), "return")
     FigureCanvasAgg(figure).draw()
     legend = figure.legends[0]
     assert len(legend.get_texts()) == count + 1  # with the random policy
@@ -98,7 +93,7 @@ def test_the_legend_has_every_network_and_is_no_wider_than_the_figure(count):
 
 def gated(*gates_NE, of=None):
     """A run whose router had these gates, one after the other."""
-    made = run(of or cell("mtrl", name="soft-big"))
+    made = run(of or planned("mtrl", name="soft-big"))
     return replace(made, diagnostics={"gates/pi.big": np.array(gates_NE, dtype=float)})
 
 
@@ -136,7 +131,7 @@ def test_routers_that_never_change_are_not_drawn():
 
 def test_a_run_of_one_task_alone_has_a_row_of_that_task_only():
     gates = [[0.7, 0.3], [0.2, 0.8]]
-    (found,) = weights(gated(gates, of=cell("scratch", (GAMES[1],), "soft-big")))
+    (found,) = weights(gated(gates, of=planned("scratch", (GAMES[1],), "soft-big")))
     np.testing.assert_allclose(found, [[0.8, 0.2]])
 
 

@@ -1,0 +1,428 @@
+"""A study's file is read as it says, and refused with the entry that doesn't fit."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from made_up_study import GAMES, ROLLOUT, planned, study
+
+from sb3_moe.learning_rates import LinearPerBlock
+from sb3_moe.policies.on_policy import MoeMultiInputPolicy
+from sb3_moe.policies.registration import TABLE
+from sb3_moe.study.building import (
+    arguments_of,
+    build,
+    build_callbacks,
+    build_env,
+    plain_env,
+    policy_of,
+    stream,
+    towers_of,
+)
+from sb3_moe.study.config import Architecture, Evaluation, RunConfig, named_architecture
+from sb3_moe.study.grid import PRESETS, About, StudyConfig, load_study, read_study, schema, table
+from sb3_moe.study.preparing import check_networks
+from sb3_moe.vec_env.replay_buffers import MultiTaskReplayBuffer
+
+ROOT = Path(__file__).parents[2]
+SB3S = "stable_baselines3.common.policies:MultiInputActorCriticPolicy"
+
+
+def make_cart_pole():
+    return gym.make("CartPole-v1")
+
+
+def read(folder=Path(), **changes):
+    """Read a small study with entries in place of its own."""
+    values = {"name": "mine", "tasks": "[CartPole-v1, Acrobot-v1]", "architectures": "[dense]"}
+    values |= {"n_envs": "2", "steps_per_task": "2000", "preset": "none"}
+    values |= {"arguments": "{n_steps: 10, batch_size: 10}"} | changes
+    return read_study("\n".join(f"{k}: {v}" for k, v in values.items() if v), folder)
+
+
+def names(of):
+    return [run.name for run in of.runs()]
+
+
+def test_runs_are_every_regime_order_and_network_seed_by_seed():
+    found = names(study(seeds=2))
+    assert found[:6] == [
+        "mtrl-SpaceInvaders.Breakout-dense-s0",
+        "mtrl-SpaceInvaders.Breakout-soft-big-s0",
+        "crl-SpaceInvaders.Breakout-dense-s0",
+        "crl-SpaceInvaders.Breakout-soft-big-s0",
+        "crl-Breakout.SpaceInvaders-dense-s0",
+        "crl-Breakout.SpaceInvaders-soft-big-s0",
+    ]
+    assert len(found) == len(set(found)) == 12
+
+
+def test_orders_can_be_given_rotated_permuted_or_listed():
+    three = ("SpaceInvaders", "Breakout", "Asterix")
+    for orders, count in {"given": 1, "rotations": 3, "all": 6}.items():
+        assert len(study(games=three, orders=orders).sequences("crl")) == count
+    assert study(orders=(GAMES[::-1],)).sequences("crl") == [GAMES[::-1]]
+    assert study().sequences("scratch") == [(game,) for game in GAMES]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_can_be_read(preset):
+    assert load_study(preset).name == preset
+
+
+STUDIES = [
+    path
+    for path in (ROOT / "examples").rglob("*.yaml")
+    if not path.name.startswith(("about", "recompute")) and "claims" not in path.name
+]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_study_of_the_repository_can_be_read(path):
+    assert load_study(str(path)).runs()
+
+
+def test_the_matched_dense_network_has_as_many_parameters_as_the_mixture():
+    space = {"obs": gym.spaces.Box(0, 1, (10, 10, 6), np.uint8), "task_id": gym.spaces.Discrete(2)}
+    spaces = gym.spaces.Dict(space), gym.spaces.Discrete(6)
+    count = {}
+    for run in load_study("paper-small").runs()[:3]:
+        policy = MoeMultiInputPolicy(*spaces, lambda _: 1.0, **arguments_of(run)["policy_kwargs"])
+        count[run.architecture.name] = sum(p.numel() for p in policy.parameters())
+    assert count["dense-matched"] == pytest.approx(count["soft-big"], rel=0.01)
+
+
+def test_a_run_comes_back_from_its_plain_values():
+    before = planned("crl", arguments={"learning_rate": 1e-3}, evaluation=Evaluation(points=3))
+    assert RunConfig.from_dict(json.loads(json.dumps(before.to_dict()))) == before
+    assert planned("mtrl").total_steps == 2 * 10 * ROLLOUT
+    assert planned("crl", cycles=3).total_steps == 6 * 10 * ROLLOUT
+
+
+def test_a_study_in_yaml(tmp_path):
+    (tmp_path / "words.yaml").write_text("{title: 'Why?', notes: [One., Two.]}")
+    text = """
+    name: mine
+    games: [Breakout, Asterix]
+    orders: [[Breakout, Asterix], [Asterix, Breakout]]
+    architectures:
+      - dense
+      - wide: {placement: none, net_arch: [128, 128], arguments: {learning_rate: 1e-3}}
+    seeds: [3, 4]
+    steps_per_task: 1.6384e4
+    about: words.yaml
+    """
+    mine = read_study(text, tmp_path)
+    assert (mine.seeds, mine.steps_per_task) == ((3, 4), 16384)
+    assert mine.about == About(title="Why?", notes=("One.", "Two."))
+    assert arguments_of(mine.runs()[1])["learning_rate"] == 0.001
+    assert arguments_of(mine.runs()[1])["policy_kwargs"]["net_arch"] == [128, 128]
+    assert mine.only == ()
+
+
+def test_the_command_line_changes_entries_and_adds_networks():
+    found = load_study("smoke", ("task-big", SB3S), seeds=3, only=["dense"])
+    assert found.seeds == (0, 1, 2)
+    added = [each.name for each in found.architectures]
+    assert added == ["dense", "soft-big", "task-big", SB3S.split(":")[1]]
+    assert found.architectures[-1].policy == SB3S
+    assert {run.architecture.name for run in found.runs()} == {"dense"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "meant"),
+    [
+        ("dense", None, {"placement": "none"}),
+        ("soft-big-pi", None, {"placement": {"pi": "big", "vf": "none"}, "router": "soft"}),
+        ("soft-big", {"num_experts": 8}, {"placement": "big", "router": "soft", "num_experts": 8}),
+        ("top_k-big", {"router": "soft"}, {"placement": "big", "router": "soft"}),
+        ("mine", {"num_experts": 8}, {"num_experts": 8}),
+        ("dense", {"policy": "MlpPolicy"}, {}),
+    ],
+)
+def test_a_name_that_means_something_keeps_it_where_options_say_no_other(name, options, meant):
+    assert named_architecture(name, options).policy_kwargs == meant
+
+
+@pytest.mark.parametrize("algorithm", list(TABLE))
+def test_every_algorithm_has_networks_and_a_policy_by_default(algorithm):
+    if TABLE[algorithm].algorithm.startswith("sb3_contrib"):
+        pytest.importorskip("sb3_contrib")
+    box = "Pendulum-v1" if algorithm in ("SAC", "TD3", "DDPG", "TQC", "CrossQ") else "CartPole-v1"
+    shown = "{task_id: onehot}" if algorithm == "CrossQ" else ""
+    asked = {"tasks": f"[{box}]", "env": shown, "arguments": ""}
+    (run, *_) = read(algorithm=algorithm, steps_per_task="20480", **asked).runs()
+    assert policy_of(run).__name__ in TABLE[algorithm].aliases
+    assert towers_of(algorithm)
+
+
+def test_other_algorithms_have_sb3s_values_and_lists_become_tuples():
+    mine = read(algorithm="DQN", arguments="{gamma: 0.9, train_freq: [2, step]}", preset="")
+    run = mine.runs()[0]
+    assert (mine.preset, mine.games, run.rollout) == ("none", ("CartPole", "Acrobot"), 4)
+    given = {"gamma": 0.9, "train_freq": (2, "step"), "policy_kwargs": {"placement": "none"}}
+    assert arguments_of(run) == given
+
+
+def test_a_rate_is_annealed_over_the_run_or_each_block():
+    run = planned("crl", annealing="block", arguments={"learning_rate": 1.0})
+    rate = arguments_of(run)["learning_rate"]
+    assert isinstance(rate, LinearPerBlock)
+    assert [rate(left) for left in (0.75, 0.5, 0.25, 0.0)] == [0.5, 0.0, 0.5, 0.0]
+    assert arguments_of(planned(annealing="run"))["learning_rate"](0.0) == 0.0
+
+
+def test_a_normalizer_by_task_brings_a_buffer_that_knows_tasks():
+    run = read(algorithm="DQN", arguments="", normalize="PerTaskVecNormalize").runs()[0]
+    assert arguments_of(run)["replay_buffer_class"] is MultiTaskReplayBuffer
+    env = build_env(run, 2, 0, None)
+    assert env.obs_rms["obs"] is not None
+    env.close()
+
+
+def test_a_policy_that_is_not_ours_gets_nothing_that_only_ours_take():
+    plain = Architecture(name="plain", policy="MultiInputPolicy", policy_kwargs={"net_arch": [8]})
+    given = arguments_of(planned(architecture=plain))["policy_kwargs"]
+    assert (given["net_arch"], "features_extractor_kwargs" in given) == ([8], False)
+    ours = arguments_of(planned())["policy_kwargs"]
+    assert ours["features_extractor_kwargs"] == {"encoder": "flat"}
+
+
+def test_tasks_are_a_suite_ids_ids_with_arguments_or_callables():
+    tasks = f"[Acrobot-v1, [CartPole-v1, {{max_episode_steps: 9}}], '{__name__}:make_cart_pole']"
+    mine = read(tasks=tasks, n_envs="3", steps_per_task="1200")
+    assert mine.games == ("Acrobot", "CartPole", "make_cart_pole")
+    assert names(mine)[-1] == "crl-Acrobot.CartPole.make_cart_pole-dense-s0"
+    suite = read(tasks="Classic/CartPole4", n_envs="4", steps_per_task="1600")
+    assert suite.games == ("Earth", "Moon", "LongPole", "WeakMotor")
+
+
+def test_names_of_tasks_that_no_folder_could_have_are_written_otherwise(tmp_path):
+    maps = [f"[FrozenLake-v1, {{map_name: {size}, desc: ['S/', 'FG']}}]" for size in ("a", "b")]
+    turns = ["CartPole", "Acrobot"] * 60
+    orders = f"[[{', '.join(turns)}], [{', '.join(turns[::-1])}]]"
+    for asked in ({"tasks": f"[{', '.join(maps)}]", "regimes": "[scratch]"}, {"orders": orders}):
+        found = names(read(**asked))
+        assert len(set(found)) == len(found)
+        for each in found:
+            (tmp_path / each).mkdir()
+
+
+def test_a_study_of_a_schedule_has_no_other_regimes_unless_it_names_them():
+    blocks = "{Sequence: {blocks: [[CartPole, 800], [Acrobot, 3200]]}}"
+    (run,) = read(schedule=blocks).runs()
+    assert (run.regime, run.order, run.total_steps) == ("schedule", (), 4000)
+    mixed = read(schedule=blocks, regimes="[mtrl, schedule]")
+    assert [each.schedule for each in mixed.runs()] == [None, mixed.schedule]
+    for wrong in ({"schedule": blocks, "regimes": "[mtrl]"}, {"regimes": "[schedule]"}):
+        with pytest.raises(ValueError, match=r'^`regimes` must have "schedule"'):
+            read(**wrong)
+
+
+def test_neighbouring_seeds_are_spread_out():
+    # Environment i of a seed s is seeded s + i: 64 of them must not overlap.
+    seeds = sorted(stream(seed) for seed in range(10))
+    assert min(np.diff(seeds)) > 64
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "message"),
+    [
+        ("name", "null", "^`name` must be a valid string, got None"),
+        ("name", "a/../../b", "^`name` String should match pattern .*, got 'a/../../b'"),
+        ("games", "[CartPole-v1]", "^`games` must be .* left out where there are `tasks`, got"),
+        ("tasks", "[]", "^`games` must be different from each other, at least one"),
+        ("tasks", "Classic/None", "^`tasks` must name a suite, .*, got 'Classic/None'"),
+        ("tasks", "[CartPole-v7]", r"^`tasks\[0\]` must be .* registered .*, got 'CartPole-v7'"),
+        ("tasks", "['no_such:x']", r"^`tasks\[0\]` can't be imported, got 'no_such:x'"),
+        ("no_op_max", "3", "^`no_op_max` must be left out where there are `tasks`"),
+        ("regimes", "[mtrl, clr]", "^`regimes.1` must be 'mtrl', 'crl', .*, got 'clr'"),
+        ("seeds", "0", "^`seeds` must be different from each other, at least one, got"),
+        ("seeds", "[0.5]", "^`seeds.0` must be a valid integer, got 0.5"),
+        ("seeds", "[-1]", "`seed` must be greater than or equal to 0, got -1"),
+        ("cycles", "true", "^`cycles` must be a valid integer, got True"),
+        ("steps_per_task", "'1e6'", "^`steps_per_task` must be a valid integer, got '1e6'"),
+        ("steps_per_task", "1001", "multiple of the rollout of 'dense', 20 steps in 2 environme"),
+        ("evaluation", "{pionts: 2}", "^there is no entry `evaluation.pionts`"),
+        ("colour", "red", "^there is no entry `colour`; there are about, .*, tune$"),
+        ("orders", "[[CartPole, Nope]]", "^`schedule`: .*Nope"),
+        ("n_envs", "1", "^`schedule`: `n_envs` must be at least 2, one for each task"),
+        ("schedule", "{Cycle: {steps: 5}}", "there is no entry `schedule.Cycle.steps`"),
+        ("schedule", "{Adaptive: {rule: 'x>1'}}", "^`schedule`: `rule` must be comparisons"),
+        ("normalize", "Vec", "`normalize` must be a name that is known or .*, got 'Vec'"),
+        ("normalize", "'json:loads'", "`normalize` must be a class of VecNormalize, got"),
+        ("claims", "none.yaml", "^`claims` must be a file, got '.*none.yaml'$"),
+        ("about", "none.yaml", "^`about` must be a mapping, or a file of one: .*none.yaml"),
+        ("only", "[huge]", r"^`only` must name networks .*, got \('huge',\)"),
+        ("algorithm", "DQM", "^`algorithm` must be one .*, got 'DQM'; did you mean `DQN`"),
+        ("preset", "minatar\nalgorithm: DQN", "there is no entry `arguments.n_epochs`"),
+        ("arguments", "{gama: 1.0}", "there is no entry `arguments.gama`; did you mean `gamma`"),
+        ("arguments", "{n_epochs: 2.5}", "`arguments.n_epochs` must be a valid integer.*got 2.5"),
+        ("arguments", "{policy_kwargs: {}}", "there is no entry `arguments.policy_kwargs`"),
+        ("arguments", "{rollout_buffer_class: 'no.such:Thing'}", "got 'no.such:Thing'"),
+        ("arguments", "{gamma: 0.9, gamma: 0.8}", "there are two entries 'gamma'"),
+        ("architectures", "dense", "^`architectures` must be names, .*, got 'dense'$"),
+        ("architectures", "[hard-big]", "must be `dense`, .*one of pi, vf, .* got 'hard-big'"),
+        ("architectures", "{x: 5}", "^`architectures.x` must be a mapping of options, got 5$"),
+        ("architectures", "{x: {policy: 5}}", "^`architectures.x.policy` must be a valid string"),
+        ("architectures", "{x: {policy: MoeMlpPolcy}}", "did you mean `MoeMlpPolicy`"),
+        ("architectures", "{x: {placement: top}}", "architecture 'x': `placement` must be one"),
+        ("architectures", "{x: {start_from: y}}", "`architectures.x.start_from` must be a file"),
+        ("tune", "{argument: gamma, values: [0.9]}", "^`tune.values` .*at least 2 items"),
+        ("tune", "{argument: gama, values: [1, 2]}", "no entry `arguments.gama`"),
+        ("tune", "{argument: gamma, values: [0.9, 1.0], seeds: [0]}", "none of the study's `seed"),
+    ],
+)
+def test_an_entry_that_does_not_fit_names_the_entry_the_rule_and_the_value(entry, text, message):
+    with pytest.raises(ValueError, match=message):
+        read(**{entry: text})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", r"^a study must be a YAML mapping, got \[1\]$"),
+        ("name: mine", "^`architectures` must be given$"),
+        ("name: [1", "^the YAML can't be read: .*line 1, column"),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        read_study(text, Path())
+
+
+def test_an_algorithm_without_a_policy_for_dicts_says_how_else_tasks_can_be_shown():
+    pytest.importorskip("sb3_contrib")
+    with pytest.raises(ValueError, match=r"`env` must have a `task_id` other than 'dict' with Cr"):
+        read(algorithm="CrossQ", tasks="[Pendulum-v1]", arguments="")
+
+
+def test_runs_that_would_share_a_folder_are_refused(monkeypatch):
+    games, networks = ("Maze", "Maze-dark"), ("dense", "dark-dense")
+    for game in games:
+        monkeypatch.setitem(gym.registry, game, None)
+    with pytest.raises(ValueError, match=r"rename an architecture, got .*'scratch-Maze-dark-de"):
+        study(games=games, architectures=networks, regimes=("scratch",))
+
+
+def test_the_schema_says_what_each_entry_is_and_the_docs_table_is_made_from_it():
+    found = schema()
+    assert found["required"] == ["name", "architectures"]
+    assert set(found["properties"]) == {each.name for each in fields(StudyConfig)}
+    assert all(each["description"] for each in found["properties"].values())
+    assert found["properties"]["cycles"]["minimum"] == 1
+    assert "placement" in str(found["properties"]["architectures"])
+    assert json.loads((ROOT / "docs/_static/study.schema.json").read_text()) == found
+    assert table() in (ROOT / "docs/studies.md").read_text()
+
+
+STARTS = """
+name: starts
+tasks: [CartPole-v1, Acrobot-v1]
+regimes: [crl]
+orders: [[Acrobot]]
+preset: none
+arguments: {n_steps: 8, batch_size: 8}
+n_envs: 2
+steps_per_task: 16
+seeds: [3, 4]
+architectures:
+  dense: {placement: none}
+  grown: {placement: middle, start_from: {architecture: dense, order: [CartPole]}}
+  again: {placement: middle, start_from: grown}
+  other: {placement: none, start_from: old.moe}
+"""
+
+
+def test_a_run_that_another_begins_with_joins_the_grid_and_comes_first(tmp_path):
+    runs = read_study(STARTS, tmp_path).runs()
+    found = [run.name for run in runs]
+    assert found[:4] == [
+        "crl-Acrobot-dense-s3",
+        "crl-CartPole-dense-s3",
+        "crl-Acrobot-grown-s3",
+        "crl-Acrobot-again-s3",
+    ]
+    assert [run.start for run in runs[:4]] == [None, None, found[1], found[2]]
+    assert runs[4].architecture.start_from.model == str(tmp_path / "old.moe")
+    only = read_study(STARTS, tmp_path, only=["grown"])
+    assert names(only)[:2] == ["crl-CartPole-dense-s3", "crl-Acrobot-grown-s3"]
+    for run in runs:
+        assert RunConfig.from_dict(json.loads(json.dumps(run.to_dict()))) == run
+    with pytest.raises(ValueError, match=r"another network of the study that doesn't begin with"):
+        read_study(STARTS.replace("start_from: old.moe", "start_from: other"), tmp_path)
+
+
+def test_games_begin_with_as_many_no_ops_as_the_study_says():
+    pytest.importorskip("gymnax", reason="needs the minatar extra")
+    asked = {"tasks": "", "games": "[SpaceInvaders]", "regimes": "[scratch]", "n_envs": "10"}
+    more = {"arguments": "{n_steps: 2, batch_size: 20}", "no_op_max": "30"}
+    env = build(read(steps_per_task="20", **asked, **more).runs()[0])[1]
+    env.reset()
+    games = np.stack([env.step(np.zeros(10, int))[0]["obs"] for _ in range(12)], axis=1)
+    assert len(np.unique(games, axis=0)) > 1
+    env.close()
+
+
+PARTS = """
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import VecNormalize
+from sb3_moe.callbacks import MultiTaskEvalCallback, PlasticityCallback
+from sb3_moe.layers import UniformMoE
+
+class Mine(UniformMoE):
+    name = "mine"
+    def __init__(self, experts, sees, *, kernel_fn=max):
+        super().__init__(experts, sees)
+        if not callable(kernel_fn):
+            raise TypeError("`kernel_fn` must be a function")
+
+class Eyes(FlattenExtractor):
+    pass
+
+class Norm(VecNormalize):
+    def __init__(self, venv, clip=10.0):
+        super().__init__(venv, norm_obs=False, clip_reward=clip)
+
+class Evaluation(MultiTaskEvalCallback):
+    pass
+"""
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch, request):
+    """Write a module of the user's own, which nothing has imported yet, and give its name."""
+    name = f"parts_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_classes_of_ones_own_are_named_by_their_module(parts, tmp_path):
+    router = f"router: '{parts}:Mine', router_kwargs: {{kernel_fn: 'math:hypot'}}"
+    eyes = f"features_extractor_class: '{parts}:Eyes', placement: middle, net_arch: [4]"
+    networks = f"{{mine: {{{router}, placement: middle}}, eyes: {{{eyes}}}}}"
+    normalize = f"{{'{parts}:Norm': {{clip: 5.0}}}}"
+    mine = read(architectures=networks, normalize=normalize, env="{task_id: onehot}")
+    check_networks(mine.runs(), tmp_path)
+    assert "features_extractor_kwargs" not in arguments_of(mine.runs()[1])["policy_kwargs"]
+
+
+def test_an_evaluation_of_ones_own_would_write_into_the_studys(parts, tmp_path):
+    for name in (f"{parts}:Evaluation", "MultiTaskEvalCallback", "SnapshotCallback"):
+        (run, *_) = read(callbacks=f"[{{'{name}': {{every: 100}}}}]").runs()
+        with pytest.raises(ValueError, match=r"`callbacks` can't have .*: every run has a"):
+            build_callbacks(run.callbacks, tmp_path)
+    elsewhere = f"[{{'{parts}:Evaluation': {{every: 100, log_path: elsewhere}}}}]"
+    (run, *_) = read(callbacks=elsewhere).runs()
+    (built,) = build_callbacks(run.callbacks, tmp_path)
+    assert type(built).__name__ == "Evaluation"
+
+
+def test_the_environment_of_a_run_is_of_its_tasks():
+    env = plain_env(read(env="{task_id: onehot}").runs()[0], 2, 0, None)
+    assert env.get_attr("task_names")[0] == ["CartPole", "Acrobot"]
+    env.close()

@@ -1,0 +1,172 @@
+"""Runs in processes of their own give the same scores wherever, and however often, they ran."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from sb3_moe.study.config import Evaluation, RunConfig, named_architecture
+from sb3_moe.study.engine import LocalEngine, SlurmEngine
+from sb3_moe.study.folder import BusyError, RunFolder, held, survey
+from sb3_moe.study.grid import load_study
+
+PATIENCE = 400
+STUDY = """
+name: one
+tasks: [[CartPole-v1, {max_episode_steps: 50}]]
+preset: none
+regimes: [crl]
+architectures: [soft-big]
+n_envs: 2
+steps_per_task: 4096
+arguments: {n_steps: 64, batch_size: 64, n_epochs: 10}
+evaluation: {points: 4, episodes: 10}
+checkpoints: 15
+random_episodes: 10
+"""
+RUN = RunConfig(
+    regime="crl",
+    tasks=(("CartPole-v1", {"max_episode_steps": 50}),),
+    preset="none",
+    order=("CartPole",),
+    architecture=named_architecture("soft-big"),
+    n_envs=2,
+    steps_per_task=4096,
+    arguments={"n_steps": 64, "batch_size": 64, "n_epochs": 10},
+    evaluation=Evaluation(points=4, episodes=10),
+    checkpoints=15,
+)
+
+
+def wait_for(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+def finished(engine, folder):
+    """Train the run in a folder to its end, and return its scores."""
+    engine.start(RUN, folder.path)
+    try:
+        wait_for(engine.ended)
+    finally:
+        engine.stop()
+    assert folder.state() == ("done", "")
+    return folder.scores()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed")
+    return finished(LocalEngine(1, root), RunFolder(root / "run"))
+
+
+def assert_same(scores, others):
+    assert set(scores) == set(others)
+    for name, values in scores.items():
+        np.testing.assert_array_equal(values, others[name], err_msg=name)
+
+
+def test_a_process_that_is_killed_goes_on_from_its_snapshot_as_if_nothing_had_happened(
+    undisturbed, tmp_path
+):
+    folder, engine = RunFolder(tmp_path / "run"), LocalEngine(1, tmp_path)
+    engine.start(RUN, folder.path)
+    wait_for(folder.checkpoints)
+    os.kill(engine._running[RUN.name].pid, signal.SIGKILL)
+    while not (ended := engine.ended()):
+        time.sleep(0.01)
+    assert "was ended by SIGKILL, as when memory runs out" in ended[RUN.name]
+    assert folder.state().status == "interrupted"
+    assert_same(finished(engine, folder), undisturbed)
+    starts = sorted(int(path.stem.split("-")[1]) for path in folder.path.glob("progress-*.csv"))
+    assert starts[0] == 0
+    assert starts[1] > 0
+
+
+def command(study, out, *options):
+    return [
+        sys.executable,
+        "-m",
+        "sb3_moe",
+        "study",
+        "run",
+        str(study),
+        "--out",
+        str(out),
+        *options,
+    ]
+
+
+def test_ray_gives_the_scores_of_the_local_engine(undisturbed, tmp_path):
+    pytest.importorskip("ray", reason="needs the study extra")
+    (tmp_path / "study.yaml").write_text(STUDY)
+    assert load_study(str(tmp_path / "study.yaml")).runs() == [RUN]
+    # In a process of its own: Ray forks.
+    options = ["--engine", "ray", "--address", "local"]
+    line = command(tmp_path / "study.yaml", tmp_path / "out", *options)
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert_same(RunFolder(tmp_path / "out" / "runs" / RUN.name).scores(), undisturbed)
+
+
+def test_submitit_gives_the_scores_of_the_local_engine(undisturbed, tmp_path):
+    pytest.importorskip("submitit", reason="needs the slurm extra")
+    engine = SlurmEngine(tmp_path / "logs", cluster="local", timeout_min=10)
+    assert_same(finished(engine, RunFolder(tmp_path / RUN.name)), undisturbed)
+
+
+@pytest.fixture
+def running(tmp_path):
+    """A study at work on its only run: its process, the file of what it prints, and the job."""
+    path, out, printed = tmp_path / "study.yaml", tmp_path / "out", tmp_path / "printed.txt"
+    path.write_text(STUDY.replace("4096", "4096000"))
+    job = survey(load_study(str(path)).runs(), out)[0]
+    with printed.open("w") as file:
+        # A session of its own: whatever is left of it at the end can be killed.
+        line = command(path, out)
+        process = subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True)
+    try:
+        wait_for(lambda: job.folder.last_logged() or process.poll() is not None)
+        assert process.poll() is None, printed.read_text()
+        yield process, printed, job
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
+def test_a_study_that_is_stopped_takes_the_processes_of_its_runs_along(running, number, code):
+    process, printed, job = running
+    with pytest.raises(BusyError), held(job.folder.path):
+        pass
+    # The parent alone gets the signal, as from a scheduler or a `kill`.
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == code
+    assert ("run again to go on" in printed.read_text()) == (number == signal.SIGTERM)
+    with held(job.folder.path, patience=PATIENCE):
+        assert job.folder.state().status == "interrupted"
+
+
+def test_a_process_that_is_about_to_let_go_is_waited_for(tmp_path):
+    inside, waited = threading.Event(), []
+
+    def other():
+        with held(tmp_path):
+            inside.set()
+            time.sleep(0.3)
+            waited.append(True)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait()
+    with held(tmp_path, patience=PATIENCE):
+        assert waited
+    thread.join()

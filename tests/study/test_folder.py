@@ -1,0 +1,183 @@
+"""A run's folder says what state it is in, whatever happened to it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from made_up_study import ROLLOUT, planned, run, study, write
+
+from sb3_moe.saving.files import read_json, sha256_of, write_json, write_npz
+from sb3_moe.study.folder import (
+    BusyError,
+    ChangedConfigError,
+    RunFolder,
+    differences,
+    held,
+    refuse_changes,
+    survey,
+)
+from sb3_moe.study.jobs import unfinished
+
+
+@pytest.fixture
+def done(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    made = run(planned())
+    folder.start({"run": planned().to_dict()})
+    write_npz(folder.path / "scores.npz", made.scores)
+    write_npz(folder.path / "diagnostics.npz", made.diagnostics)
+    folder.finish({"steps": 1})
+    return folder
+
+
+def test_a_folder_is_missing_interrupted_or_done(done, tmp_path):
+    assert done.state() == ("done", "")
+    (done.path / "done.json").unlink()
+    assert done.state().status == "interrupted"
+    empty = RunFolder(tmp_path / "empty")
+    assert empty.state().status == "missing"
+    empty.path.mkdir()
+    (empty.path / ".config.json.12.tmp").write_text("{")
+    (empty.path / "log.txt").write_text("hello")  # what a process printed is nothing of the run
+    assert empty.state().status == "missing"
+
+
+def test_a_failure_is_recorded_with_its_error_and_forgotten_when_it_runs_again(done):
+    (done.path / "done.json").unlink()
+    try:
+        raise ValueError("the loss is NaN\nand more")
+    except ValueError as error:
+        done.fail(error)
+    assert done.state() == ("failed", "ValueError: the loss is NaN")
+    assert "test_folder.py" in read_json(done.path / "error.json")["traceback"]
+    with held(done.path):
+        done.make_ready()
+        with (
+            pytest.raises(BusyError),
+            held(done.path),
+        ):  # the lock, for which others may wait, stays
+            pass
+    assert done.state().status == "missing"  # there is no snapshot to go on from
+
+
+@pytest.mark.parametrize("name", ["config.json", "scores.npz", "diagnostics.npz", "done.json"])
+def test_a_file_that_is_cut_gone_or_changed_is_damage_that_names_it(done, name):
+    path = done.path / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert done.state().status == "damaged"
+    assert name in done.state().reason
+    if name != "done.json":
+        path.unlink()
+        assert done.state() == ("damaged", f"{name} is missing")
+        path.write_bytes(whole + b" ")
+        assert done.state() == ("damaged", f"{name} is not what the run wrote")
+    done.make_ready()
+    assert done.state().status == "missing"
+
+
+@pytest.mark.parametrize("position", [20, 110, 290])
+def test_flipped_bytes_are_damage_or_nothing_but_no_crash(done, position):
+    (done.path / "done.json").unlink()
+    path = done.path / "scores.npz"
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0xFF
+    path.write_bytes(content)
+    assert done.state().status in ("damaged", "interrupted")
+
+
+def test_files_that_a_callback_of_ones_own_wrote_are_no_results(done):
+    (done.path / "mine.csv").write_text("one")
+    done.finish({"steps": 1})
+    (done.path / "mine.csv").write_text("one and two")  # flushed when its process ended
+    assert done.state().status == "done"
+
+
+@pytest.fixture
+def stopped(done):
+    """A run that was stopped after snapshots at two and at four rollouts."""
+    (done.path / "done.json").unlink()
+    for rollouts in (2, 4):
+        path = done.path / "checkpoints" / f"step-{rollouts * ROLLOUT:012d}"
+        path.mkdir(parents=True)
+        for name in ("model.zip", "state.pkl"):
+            (path / name).write_bytes(b"weights" * 100)
+        files = {each.name: [each.stat().st_size, sha256_of(each)] for each in path.iterdir()}
+        manifest = {"format": "sb3_moe snapshot 1", "files": files}
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    return done
+
+
+def test_a_run_goes_on_from_its_last_snapshot_that_is_whole(stopped):
+    assert stopped.state() == ("interrupted", "")
+    assert stopped.goes_on_at() == 4 * ROLLOUT
+    latest = stopped.checkpoints()[-1]
+    shutil.copytree(latest, f"{latest}.bak")  # which is none of the run's
+    whole = (latest / "state.pkl").read_bytes()
+    (latest / "state.pkl").write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    assert stopped.goes_on_at() == 2 * ROLLOUT
+    status, reason = stopped.state()
+    assert status == "interrupted"
+    assert f"step-{4 * ROLLOUT:012d}/state.pkl" in reason
+    stopped.fail(ValueError("no luck"))
+    stopped.make_ready()
+    assert stopped.goes_on_at() == 2 * ROLLOUT
+    (stopped.checkpoints()[0] / "model.zip").unlink()
+    assert stopped.goes_on_at() == 0
+
+
+@pytest.mark.parametrize("rows", [[1, 2, 3, 4], [0, 3, 4], [0], []])
+def test_scores_with_a_gap_are_refused_before_a_run_goes_on_and_at_its_end(done, rows):
+    done.check_rows(planned(), 4 * ROLLOUT)
+    scores = {name: values[rows] for name, values in run(planned()).scores.items()}
+    write_npz(done.path / "scores.npz", scores)
+    with pytest.raises(
+        ValueError, match=f"scores.npz lacks rows between steps 0 and {4 * ROLLOUT}"
+    ):
+        done.check_rows(planned(), 4 * ROLLOUT)
+
+
+def test_what_was_logged_last_is_read_from_rows_of_other_keys(tmp_path):
+    log = "time/fps,time/total_timesteps,rollout/A/ep_rew_mean\n10,64,\n,,5.5\n20,128,\n3"
+    (tmp_path / "progress-000000000.csv").write_text(log)
+    found = RunFolder(tmp_path).last_logged()
+    assert found == {
+        "time/fps": "20",
+        "time/total_timesteps": "128",
+        "rollout/A/ep_rew_mean": "5.5",
+    }
+    assert RunFolder(tmp_path / "none").last_logged() == {}
+
+
+def test_the_arrays_come_back(done):
+    assert np.array_equal(done.scores()["steps"], run(planned()).steps)
+    assert "dormant/pi.0" in done.diagnostics()
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path):
+    write(tmp_path, study(seeds=1), lambda run: 5.0)
+    changed = survey(study(seeds=1, arguments={"learning_rate": 0.1}).runs(), tmp_path)
+    with pytest.raises(ChangedConfigError, match=r"arguments.learning_rate: None -> 0.1"):
+        refuse_changes(changed)
+    larger = survey(study(2, ("dense", "soft-big", "task-big")).runs(), tmp_path)
+    refuse_changes(larger)  # more seeds and networks are no change
+    assert len(unfinished(larger, retry=False)) == 18 - 6
+    for job in survey(study(seeds=1).runs(), tmp_path):
+        (job.folder.path / "done.json").unlink()
+        job.folder.fail(ValueError("before its first snapshot, so that it may be corrected"))
+    refuse_changes(survey(study(seeds=1, arguments={"learning_rate": 0.1}).runs(), tmp_path))
+
+
+def test_differences_are_named_by_their_path_and_not_where_a_model_lies():
+    old, new = planned().to_dict(), planned(arguments={"learning_rate": 1}, seed=3).to_dict()
+    assert differences(old, new) == ["arguments.learning_rate: None -> 1", "seed: 0 -> 3"]
+    here, there = ({"start_from": {"model": f"/{at}/agent.moe"}} for at in ("home", "data"))
+    assert differences(here, there) == []
+    other = {"start_from": {"model": "/home/other.moe"}}
+    assert differences(here, other) == ["start_from.model: 'agent.moe' -> 'other.moe'"]
+
+
+def test_a_done_file_without_checksums_is_damage(done):
+    write_json(done.path / "done.json", {})
+    assert done.state().status == "damaged"

@@ -1,0 +1,307 @@
+"""Runs start in order, a study goes on where it was stopped, and says what is left."""
+
+import io
+import json
+import os
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_up_study import planned, study, write, write_run
+from rich.console import Console
+
+import sb3_moe_cli as cli
+from sb3_moe.saving.files import read_json
+from sb3_moe.study import commands, engine, jobs
+from sb3_moe.study.config import Architecture, StartFrom
+from sb3_moe.study.engine import Engine, LocalEngine, environment
+from sb3_moe.study.folder import BusyError, RunFolder, State, held, survey
+from sb3_moe.study.grid import Tune
+from sb3_moe.study.jobs import run_jobs, unfinished
+from sb3_moe.study.preparing import beyond, chosen
+from sb3_moe.study.results import CHOICES
+
+
+class InstantEngine(Engine):
+    """Finishes, or fails, each run as soon as it is asked about."""
+
+    capacity = 2
+
+    def __init__(self, failing=(), level=lambda run: 5.0):
+        super().__init__()
+        self.failing, self.level, self.started, self.most = failing, level, [], 0
+
+    def start(self, run, path):
+        super().start(run, path)
+        self.started.append(run.name)
+        self.most = max(self.most, len(self._running))
+        (job,) = survey([run], path.parent.parent)
+        if run.name in self.failing:
+            job.folder.start({"run": run.to_dict()})
+            job.folder.fail(ValueError("no luck in [/tmp] [red]"))
+        else:
+            write_run(job, self.level(run))
+
+    def _launch(self, run, path):
+        return path
+
+    def _is_over(self, work):
+        return True
+
+    def _why(self, work):
+        return ""
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """Neither wait, nor play at random, nor build networks, nor write a report."""
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0)
+    monkeypatch.setattr(commands, "check_networks", lambda runs, root: None)
+    monkeypatch.setattr(commands, "write", lambda study, root, **options: None)
+    returns = np.ones((2, 64))
+    monkeypatch.setattr("sb3_moe.study.preparing.make_pinned_env", Pinned)
+    monkeypatch.setattr("sb3_moe.study.preparing.plain_env", Pinned)
+    monkeypatch.setattr("sb3_moe.study.preparing.evaluation_copies", lambda *_: 1)
+    Played = type("Played", (), {"returns": returns})
+    monkeypatch.setattr("sb3_moe.study.preparing.evaluate_tasks", lambda *_: Played)
+
+
+class Pinned:
+    action_space = type("Space", (), {"seed": lambda self, seed: None})()
+
+    def __init__(self, *_, **__):
+        pass
+
+    def close(self):
+        pass
+
+    def has_attr(self, name):
+        return False
+
+
+def go(the_jobs, fake):
+    console = Console(file=io.StringIO(), width=200)
+    run_jobs(the_jobs, fake, console)
+    return console.file.getvalue()
+
+
+def test_runs_start_in_order_and_never_more_than_the_engine_takes(tmp_path):
+    the_jobs, fake = survey(study(seeds=1).runs(), tmp_path), InstantEngine()
+    text = go(the_jobs, fake)
+    assert fake.started == [job.run.name for job in the_jobs]
+    assert fake.most <= 2
+    assert "[6/6]" in text
+    assert {job.state.status for job in survey(study(seeds=1).runs(), tmp_path)} == {"done"}
+
+
+def test_a_run_that_fails_does_not_stop_the_others_and_runs_again_only_when_asked_to(tmp_path):
+    runs = study(seeds=1).runs()
+    text = go(survey(runs, tmp_path), InstantEngine(failing=[runs[1].name]))
+    assert "failed ValueError: no luck in [/tmp] [red]" in text
+    assert unfinished(survey(runs, tmp_path), retry=False) == []
+    again = unfinished(survey(runs, tmp_path), retry=True)
+    assert [job.run.name for job in again] == [runs[1].name]
+    go(again, InstantEngine())
+    assert survey(runs, tmp_path)[1].state.status == "done"
+
+
+def test_status_names_what_is_damaged_interrupted_or_being_trained(tmp_path, capsys):
+    the_study = study(seeds=1)
+    write(tmp_path, the_study, lambda run: 5.0)
+    damaged, stopped, trained, *_ = survey(the_study.runs(), tmp_path)
+    scores = damaged.folder.path / "scores.npz"
+    scores.write_bytes(scores.read_bytes()[:100])
+    for job in (stopped, trained):
+        (job.folder.path / "done.json").unlink()
+        log = "time/total_timesteps\n8192\n"
+        (job.folder.path / "progress-000000000.csv").write_text(log)
+    with held(trained.folder.path):
+        assert commands.show_status(the_study, tmp_path) == 1
+    text = capsys.readouterr().out
+    assert f"{damaged.folder.path}: damaged: scores.npz is not what the run wrote" in text
+    assert "interrupted: at 8,192 of 163,840 steps, goes on from 0" in text
+    assert f"{trained.folder.path}: being trained: at 8,192 of" in text
+    assert "1 damaged, 1 interrupted, 1 being trained, 3 done" in text
+    assert "run --retry" in text
+
+
+def test_training_runs_what_is_missing_alone(tmp_path, capsys):
+    fake, the_study = InstantEngine(), study(seeds=1)
+    (done, *_) = survey(the_study.runs(), tmp_path)
+    write_run(done, 5.0)
+    found = commands.train(the_study, tmp_path, fake)
+    assert {job.state.status for job in found} == {"done"}
+    assert fake.started == [run.name for run in the_study.runs()[1:]]
+
+
+def test_the_random_policy_is_measured_unless_it_has_been(tmp_path, monkeypatch):
+    the_study, path = study(random_episodes=64), tmp_path / "random.json"
+    commands.measure_random_policy(the_study, tmp_path)
+    assert read_json(path)["returns"] == {game: [1.0] * 64 for game in the_study.games}
+    path.write_text(path.read_text().replace("1.0", "2.0"))
+    commands.measure_random_policy(the_study, tmp_path)
+    assert read_json(path)["returns"]["Breakout"] == [2.0] * 64
+    for other in (replace(the_study, random_episodes=21), replace(the_study, no_op_max=30)):
+        commands.measure_random_policy(other, tmp_path)
+        assert read_json(path)["returns"]["Breakout"] == [1.0] * 64
+        path.write_text(path.read_text()[:-9])  # damaged
+
+
+def test_a_plan_takes_speeds_from_runs_that_are_done_and_rehearses_the_others(
+    tmp_path, capsys, monkeypatch
+):
+    write(tmp_path, study(1, ("dense",)), lambda run: 5.0, seconds=16.384)
+    rehearsed = []
+    monkeypatch.setattr(commands, "read", lambda options: (study(2), tmp_path))
+    monkeypatch.setattr(
+        commands, "rehearsed_rate", lambda run, _: rehearsed.append(run.architecture.name) or 2e4
+    )
+    assert commands.plan(cli.Plan(processes=1)) == 0
+    text = capsys.readouterr().out
+    assert "12 runs, 3 done" in text
+    assert "dense: 3 runs left, 10,000 steps/s, one process, as in runs that are done" in text
+    assert "soft-big: 6 runs left, 20,000 steps/s, one process, measured now" in text
+    assert rehearsed == ["soft-big"]
+    # 163,840 steps each: 3 at 10,000 a second, and 6 at 20,000.
+    assert "about 0:01:38 with 1 processes" in text
+
+
+TUNE = Tune(argument="learning_rate", values=(0.001, 0.01), seeds=(100, 101), extensions=2)
+
+
+def best_at(value):
+    """Give the level of a network that learns most with a value of the learning rate."""
+    return lambda run: (
+        10.0 - abs(np.log10(run.architecture.arguments.get("learning_rate", value) / value))
+    )
+
+
+def test_each_network_takes_its_best_value_on_development_seeds_then_fresh_seeds_run(tmp_path):
+    fixed = {"name": "own", "policy_kwargs": {"placement": "none"}}
+    own = Architecture(**fixed, arguments={"learning_rate": 0.5})
+    the_study = study(2, tune=TUNE, regimes=("mtrl",))
+    the_study = replace(the_study, architectures=(*the_study.architectures, own))
+    fake = InstantEngine(level=best_at(0.1))
+    assert commands.train(the_study, tmp_path, fake)
+    found = chosen(the_study, tmp_path)
+    rates = {each.name: each.arguments["learning_rate"] for each in found.architectures}
+    # The best of the grid was at its edge twice, so that it was extended by its ratio.
+    assert rates == {"dense": 0.1, "soft-big": 0.1, "own": 0.5}
+    scores = read_json(tmp_path / CHOICES)["networks"]["dense"]
+    assert [value for value, _ in scores["scores"]] == [0.001, 0.01, 0.1, 1.0]
+    assert not scores["at_the_edge"]
+    seeds = {name.rpartition("-s")[2] for name in fake.started if "@" in name}
+    assert seeds == {"100", "101"}
+    assert sum("@" not in name for name in fake.started) == 3 * 2
+    assert {run.seed for run in found.runs()} == {0, 1}
+
+
+def test_what_was_chosen_stays_and_another_question_is_refused(tmp_path):
+    the_study = study(1, ("dense",), tune=TUNE, regimes=("mtrl",))
+    commands.train(the_study, tmp_path, InstantEngine(level=best_at(0.01)))
+    asked = replace(the_study, tune=replace(TUNE, values=(0.1, 0.2)))
+    with pytest.raises(ValueError, match=r"tune.json was made with another `tune`"):
+        commands.train(asked, tmp_path, InstantEngine())
+    fake = InstantEngine(level=best_at(0.01))
+    commands.train(study(1, tune=TUNE, regimes=("mtrl",)), tmp_path, fake)
+    assert not any("-dense@" in name for name in fake.started)
+
+
+def test_nothing_is_chosen_while_a_development_run_is_missing(tmp_path):
+    the_study = study(1, ("dense",), tune=TUNE, regimes=("mtrl",))
+    name = "mtrl-SpaceInvaders.Breakout-dense@learning_rate=0.01-s100"
+    assert commands.train(the_study, tmp_path, InstantEngine(failing=[name])) == []
+    assert not (tmp_path / CHOICES).exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "further"),
+    [
+        ([0.001, 0.01], 0.01, 0.1),
+        ([0.001, 0.01, 0.1], 0.001, 0.0001),
+        ([0.001, 0.01, 0.1], 0.01, None),
+        ([32, 64], 64, 128),
+        ([1, 2, 4], 1, None),
+        ([0.0, 0.1], 0.0, -0.1),
+    ],
+)
+def test_a_grid_goes_on_beyond_its_edge(values, best, further):
+    assert beyond(values, best) == further
+
+
+def test_children_get_variables_that_the_user_has_not_set(monkeypatch):
+    monkeypatch.setenv("MINE", "1")
+    with environment({"MINE": "2", "THEIRS": "3"}):
+        assert (os.environ["MINE"], os.environ["THEIRS"]) == ("1", "3")
+    assert "THEIRS" not in os.environ
+
+
+CART_POLE = {"games": (), "tasks": ("CartPole-v1",), "order": ("CartPole",), "preset": "none"}
+CART_POLE |= {"n_envs": 1, "steps_per_task": 2048}
+
+
+def test_a_run_that_fails_in_its_process_leaves_its_error_and_its_output(tmp_path):
+    local, bad = LocalEngine(1, tmp_path), planned(**CART_POLE, arguments={"batch_size": 1})
+    path = tmp_path / "runs" / bad.name
+    local.start(bad, path)
+    while not (gone := local.ended()):
+        time.sleep(0.05)
+    assert gone == {bad.name: ""}
+    assert survey([bad], tmp_path)[0].state.status == "failed"
+    assert (path / "log.txt").exists()
+
+
+def test_a_run_in_whose_folder_another_process_works_is_left_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "PATIENCE", 0)
+    with held(tmp_path), pytest.raises(BusyError, match=r"another process is at work in"):
+        engine.work(planned().to_dict(), str(tmp_path))
+    assert not (tmp_path / "error.json").exists()
+
+
+def test_a_run_that_another_process_has_finished_is_not_trained_again(tmp_path):
+    (job,) = survey([planned()], tmp_path)
+    write_run(job, 5.0)
+    engine.work(job.run.to_dict(), str(job.folder.path))
+    assert job.folder.state() == State("done")
+    assert not list(RunFolder(job.folder.path).path.glob("progress-*"))
+
+
+def with_starts():
+    """Give the runs of a study whose second network begins with the first one's model."""
+    dense = Architecture(name="dense", policy_kwargs={"placement": "none"})
+    grown = Architecture(name="grown", start_from=StartFrom(architecture="dense"))
+    # The one that waits comes first.
+    return replace(study(seeds=1), architectures=(dense, grown)).runs()[::-1]
+
+
+def test_a_run_waits_for_the_one_that_it_begins_with(tmp_path):
+    runs, fake = with_starts(), InstantEngine()
+    go(survey(runs, tmp_path), fake)
+    assert sorted(fake.started) == sorted(each.name for each in runs)
+    for each in runs:
+        if each.start is not None:
+            assert fake.started.index(each.start) < fake.started.index(each.name)
+
+
+def test_a_run_whose_start_failed_is_left_out_with_the_reason(tmp_path):
+    runs = with_starts()
+    starts = [each.start for each in runs if each.start is not None]
+    fake = InstantEngine(failing=starts)
+    text = go(survey(runs, tmp_path), fake)
+    assert sorted(fake.started) == sorted(starts)
+    for start in starts:
+        assert f"{start}, its start, is not done; run again to go on" in text
+
+
+def test_a_study_says_what_it_was_and_how_it_was_started(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "read", lambda options: (study(seeds=1), tmp_path))
+    monkeypatch.setattr(commands, "make_engine", lambda *_: InstantEngine())
+    assert commands.run(cli.Run()) == 0
+    said = read_json(tmp_path / "study.json")
+    assert said["study"]["name"] == "made-up"
+    assert {"command", "versions"} <= set(said)
+    assert "6 done" in capsys.readouterr().out
+    assert json.dumps(said)
+    with held(tmp_path), pytest.raises(BusyError):
+        commands.run(cli.Run())

@@ -1,0 +1,317 @@
+"""Runs of all kinds are trained in their folders, stop, go on, and begin with trained models."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DQN
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+
+import sb3_moe
+from sb3_moe.callbacks import TaskRolloutCallback
+from sb3_moe.networks import networks_of
+from sb3_moe.saving.files import read_json
+from sb3_moe.saving.model_file import load
+from sb3_moe.study import training
+from sb3_moe.study.building import build
+from sb3_moe.study.config import Architecture, Evaluation, RunConfig, StartFrom
+from sb3_moe.study.entries import Named
+from sb3_moe.study.folder import RunFolder, steps_in
+from sb3_moe.study.preparing import check_networks
+from sb3_moe.study.training import begin_with, start_of, train_run
+
+CLASSIC = tuple((name, {"max_episode_steps": 20}) for name in ("CartPole-v1", "Acrobot-v1"))
+PENDULUMS = (
+    ("sb3_moe_envs:SB3MoE/Pendulum-v0", {"max_episode_steps": 20}),
+    ("sb3_moe_envs:SB3MoE/Pendulum-v0", {"max_episode_steps": 20, "g": 3.7}),
+)
+# Single games, whose emulator can be copied; ale-py's own vector environment has no state to save.
+ATARI = tuple(
+    (f"ale_py:ALE/{game}-v5", {"obs_type": "ram", "max_num_frames_per_episode": 80})
+    for game in ("Pong", "Breakout")
+)
+SMALL = {"placement": "middle", "num_experts": 2, "net_arch": [8]}
+DENSE = {"placement": "none", "net_arch": [8]}
+STORED = {"buffer_size": 200, "learning_starts": 16, "batch_size": 8, "gradient_steps": 1}
+ON_POLICY = {"arguments": {"n_steps": 8, "batch_size": 8}, "preset": "none"}
+OFF_POLICY = {"algorithm": "DQN", "arguments": STORED}
+
+
+def config(tasks=CLASSIC, callbacks=(), policy_kwargs=SMALL, **values):
+    network = Architecture(name="soft", policy_kwargs=policy_kwargs, callbacks=callbacks)
+    defaults = {"regime": "mtrl", "n_envs": 2, "steps_per_task": 64, "checkpoints": 7}
+    defaults |= {"evaluation": Evaluation(points=4, episodes=1)}
+    return RunConfig(tasks=tasks, architecture=network, **{**defaults, **values})
+
+
+RUNS = {
+    "PPO": config(**ON_POLICY),
+    "DQN that explores": config(
+        algorithm="DQN", evaluation=Evaluation(points=4, episodes=8), arguments={
+            **STORED, "exploration_initial_eps": 0.5, "exploration_final_eps": 0.5,
+        },
+    ),
+    "DQN with ReDo": config(
+        callbacks=(Named(name="ReDoCallback", arguments={"every": 20, "tau": 0.5}),),
+        algorithm="DQN", arguments={**STORED, "learning_rate": 1e-3},
+        regime="crl", order=("CartPole", "Acrobot"), annealing="block",
+    ),
+    "SAC normalized by task": config(
+        PENDULUMS, algorithm="SAC", arguments=STORED, normalize=Named(name="PerTaskVecNormalize")
+    ),
+    "MaskablePPO by a rule": config(
+        algorithm="MaskablePPO", arguments={"n_steps": 8, "batch_size": 8},
+        regime="schedule",
+        schedule=Named(name="Adaptive", arguments={"rule": "steps>=48"}),
+        normalize=Named(name="VecNormalize"),
+    ),
+    "TD3 with noise": config(
+        PENDULUMS, algorithm="TD3", env={"task_id": "onehot"},
+        arguments={**STORED, "action_noise": {
+            "stable_baselines3.common.noise:NormalActionNoise": {"mean": [0.0], "sigma": [0.1]}
+        }},
+    ),
+    "PPO on Atari": config(ATARI, **ON_POLICY),
+    "RecurrentPPO": config(
+        algorithm="RecurrentPPO", arguments={"n_steps": 8, "batch_size": 8},
+        policy_kwargs={**SMALL, "lstm_hidden_size": 4},
+    ),
+}  # fmt: skip
+
+
+def stopped(folder, run, step, monkeypatch):
+    """Train until a power cut after the rollout that reaches a step."""
+    ends = TaskRolloutCallback._on_rollout_end
+
+    def power_cut(self):
+        ends(self)
+        if self.num_timesteps >= step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(TaskRolloutCallback, "_on_rollout_end", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(run, folder)
+
+
+def assert_same(one, other):
+    """Compare what runs measured, but the change since a measurement of another process."""
+    for before, after in ((one.scores(), other.scores()), (one.diagnostics(), other.diagnostics())):
+        assert set(before) == set(after)
+        for key, values in before.items():
+            if not key.startswith("weight_change/"):
+                np.testing.assert_array_equal(after[key], values, err_msg=key)
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(name, tmp_path, monkeypatch):
+    if RUNS[name].algorithm in ("MaskablePPO", "RecurrentPPO"):
+        pytest.importorskip("sb3_contrib")
+    if RUNS[name].tasks == ATARI:
+        pytest.importorskip("ale_py")
+    whole, folder = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "stopped")
+    train_run(RUNS[name], whole)
+    assert whole.state() == ("done", "")
+    assert RunConfig.from_dict(whole.config()["run"]) == RUNS[name]
+    stopped(folder, RUNS[name], 80, monkeypatch)
+    assert folder.state() == ("interrupted", "")
+    train_run(RUNS[name], folder)
+    assert folder.state() == ("done", "")
+    assert len(list(folder.path.glob("progress-*.csv"))) == 2
+    assert_same(whole, folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = RunFolder(tmp_path_factory.mktemp("whole") / "run")
+    train_run(RUNS["PPO"], folder)
+    return folder
+
+
+def test_a_run_leaves_what_the_contract_says(whole):
+    names = {path.name for path in whole.path.iterdir()}
+    assert {"config.json", "scores.npz", "diagnostics.npz", "done.json", "model.moe"} <= names
+    assert {"checkpoints", "progress-000000000.csv"} <= names
+    assert {"versions", "arguments", "run"} <= set(whole.config())
+    scores, row = whole.scores(), whole.last_logged()
+    assert scores["steps"].tolist() == [0, 16, 32, 48, 64, 80, 96, 112, 128]
+    assert np.array_equal(scores["score"], scores["returns"].mean(-1))
+    assert any(name.startswith("dormant/") for name in whole.diagnostics())
+    assert whole.diagnostics()["gates/pi.middle"].shape == (9, 2, 2)
+    assert (steps_in(row), float(row["rollout/CartPole/ep_rew_mean"]) > 0) == (128, True)
+    assert sb3_moe.load(whole.path / "model.moe").num_timesteps == 128
+
+
+def test_a_damaged_snapshot_is_left_for_an_earlier_one(whole, tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    stopped(folder, RUNS["PPO"], 80, monkeypatch)
+    earlier, latest = folder.snapshots()
+    for file in latest.glob("model*"):
+        file.write_bytes(file.read_bytes()[:-1])
+    assert folder.snapshots() == [earlier]
+    train_run(RUNS["PPO"], folder)
+    assert_same(whole, folder)
+
+
+def test_a_snapshot_that_another_version_wrote_is_an_error_with_a_cure(tmp_path, monkeypatch):
+    def resume(path, device):
+        raise AttributeError("no class Old")
+
+    stopped(RunFolder(tmp_path), RUNS["PPO"], 48, monkeypatch)
+    monkeypatch.setattr(training, "resume", resume)
+    with pytest.raises(RuntimeError, match=r"can't be gone on from \(AttributeError: no .*--retry"):
+        train_run(RUNS["PPO"], RunFolder(tmp_path))
+
+
+def test_a_run_whose_scores_were_lost_does_not_go_on_without_them(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    stopped(folder, RUNS["PPO"], 80, monkeypatch)
+    (tmp_path / "scores.npz").unlink()
+    with pytest.raises(ValueError, match=r"scores.npz lacks rows between steps 0 and"):
+        train_run(RUNS["PPO"], folder)
+
+
+class Own(nn.Tanh):
+    pass
+
+
+def test_a_model_with_code_of_ones_own_is_left_as_sb3s_zip(tmp_path):
+    policy = {**DENSE, "activation_fn": f"{__name__}:Own"}
+    train_run(config(algorithm="DQN", arguments=STORED, policy_kwargs=policy), RunFolder(tmp_path))
+    assert DQN.load(tmp_path / "model.zip").num_timesteps == 128
+    assert not list(tmp_path.glob("**/model.moe"))
+
+
+def test_a_callback_that_a_file_names_takes_the_place_of_the_studys_own(tmp_path):
+    own = Named(name="PlasticityCallback", arguments={"every": 64, "taus": [0.5]})
+    folder = RunFolder(tmp_path)
+    train_run(config(callbacks=(own,), **ON_POLICY), folder)
+    measures = {name.split("/")[0] for name in folder.diagnostics()}
+    assert "dormant@0.1" not in measures
+    assert "dormant" in measures
+
+
+# Runs that begin with a trained model.
+
+
+def first(**values):
+    one = config(policy_kwargs=DENSE, **{"regime": "crl", "order": ("CartPole",), **values})
+    return replace(one, architecture=replace(one.architecture, name="dense"))
+
+
+def second(one, policy_kwargs=SMALL, start=None, **values):
+    start = start or StartFrom(architecture="dense", order=("CartPole",))
+    grown = Architecture(name="grown", policy_kwargs=policy_kwargs, start_from=start)
+    return replace(one, architecture=grown, order=("Acrobot",), **values)
+
+
+def outputs(model, obs):
+    with th.no_grad():
+        return networks_of(model.policy).outputs(model.policy.obs_to_tensor(obs)[0])
+
+
+def saved(run, path):
+    """Save a new model of a run."""
+    model, env = build(run)
+    sb3_moe.save(model, path)
+    env.close()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("values", "policy_kwargs"), [(ON_POLICY, SMALL), (OFF_POLICY, DENSE)], ids=["grown", "dense"]
+)
+def test_a_run_begins_with_what_the_other_ended_with(tmp_path, values, policy_kwargs, monkeypatch):
+    one = first(**values)
+    train_run(one, RunFolder(tmp_path / one.name))
+    two = second(one, policy_kwargs)
+    folder = RunFolder(tmp_path / two.name)
+    stopped(folder, two, 32, monkeypatch)
+    said = read_json(folder.path / "start_from.json")
+    assert (said["model"], said["steps"]) == (f"{one.name}/model.moe", one.total_steps)
+    assert said["upcycled"] == ("copy" if policy_kwargs is SMALL else None)
+    trained, (model, env) = load(tmp_path / one.name / "model.moe"), build(two)
+    obs = env.reset()
+    begin_with(model, two, start_of(two, tmp_path))
+    before, after = outputs(trained, obs), outputs(model, obs)
+    for network, values_B in before.items():
+        th.testing.assert_close(after[network], values_B, rtol=1e-5, atol=1e-5)
+    assert model.num_timesteps == 0
+    assert model.policy.optimizer.state
+    env.close()
+    # What goes on from a snapshot does not begin again.
+    (tmp_path / one.name / "model.moe").unlink()
+    train_run(two, folder)
+    assert folder.state().status == "done"
+
+
+def test_a_start_that_is_not_there_or_does_not_fit_is_named(tmp_path):
+    one = first(**ON_POLICY)
+    with pytest.raises(ValueError, match=r"`architectures.grown.start_from` .*model.moe, which"):
+        start_of(second(one), tmp_path)
+    (tmp_path / "bad.moe").write_bytes(b"no model")
+    start = StartFrom(model=str(tmp_path / "bad.moe"))
+    with pytest.raises(ValueError, match=r"`start_from` can't load .*bad.moe \(UnsafeFileError"):
+        check_networks([second(one, start=start)], tmp_path)
+    wide = second(one, {**SMALL, "net_arch": [16]})
+    with pytest.raises(ValueError, match=r"'grown' can't be built: .*start_from` doesn't fit: "):
+        check_networks([one, wide], tmp_path)
+    for other, said in (
+        (first(**OFF_POLICY), "must be a model of PPO, got DQN"),
+        (replace(one, tasks=CLASSIC[::-1], games=()), "doesn't fit: "),
+    ):
+        saved(other, tmp_path / "other.moe")
+        start = StartFrom(model=str(tmp_path / "other.moe"))
+        with pytest.raises(ValueError, match=f"start_from` {said}"):
+            check_networks([second(one, start=start)], tmp_path)
+
+
+def test_each_seed_draws_its_own_actions_whatever_the_seed_of_the_file_was(tmp_path):
+    one, drawn = first(**ON_POLICY), []
+    saved(one, tmp_path / "a.moe")
+    start = StartFrom(model=str(tmp_path / "a.moe"))
+    for seed in (1, 2, 1):
+        grown = second(one, start=start, seed=seed)
+        model, env = build(grown)
+        begin_with(model, grown, tmp_path / "a.moe")
+        drawn.append((th.rand(1).item(), env.reset()["obs"].tolist()))
+        env.close()
+    assert drawn[0] == drawn[2]
+    assert drawn[0][0] != drawn[1][0]
+    assert drawn[0][1] != drawn[1][1]
+
+
+def test_a_pickled_model_brings_the_statistics_of_what_it_saw(tmp_path):
+    own = {"router": "own_parts:Tempered", "net_arch": [8], "num_experts": 2}
+    one = first(**ON_POLICY, normalize=Named(name="PerTaskVecNormalize"))
+    one = replace(one, architecture=replace(one.architecture, policy_kwargs=own))
+    train_run(one, RunFolder(tmp_path / one.name))
+    two = second(one, own)
+    path = start_of(two, tmp_path)
+    assert path.name == "model.zip"
+    model, env = build(two)
+    begin_with(model, two, path)
+    statistics = path.with_name("vec_normalize.pkl")
+    kept = VecNormalize.load(str(statistics), env.venv)
+    np.testing.assert_equal(env.ret_rms.of(np.arange(2)), kept.ret_rms.of(np.arange(2)))
+    obs = VecNormalize.load(str(statistics), env.venv).reset()
+    np.testing.assert_equal(env.normalize_obs(obs), kept.normalize_obs(obs))
+    statistics.unlink()
+    with pytest.raises(ValueError, match=r"`start_from` can't load .*vec_normalize.pkl"):
+        begin_with(model, two, path)
+    env.close()
+
+
+def test_seeds_that_are_added_begin_with_the_file_that_the_others_began_with(tmp_path):
+    one, path = first(**ON_POLICY), tmp_path / "agent.moe"
+    model = saved(one, path)
+    begun = second(one, start=StartFrom(model=str(path)))
+    train_run(begun, RunFolder(tmp_path / "runs" / begun.name))
+    added = replace(begun, seed=7)
+    assert start_of(added, tmp_path / "runs") == path
+    model.policy.optimizer.param_groups[0]["lr"] = 0.5
+    sb3_moe.save(model, path)
+    with pytest.raises(ValueError, match=r"start_from` must be the file .*grown-s0 began wi"):
+        start_of(added, tmp_path / "runs")
