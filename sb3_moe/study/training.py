@@ -26,7 +26,7 @@ from sb3_moe.callbacks import (
     TaskRolloutCallback,
 )
 from sb3_moe.growing import upcycle
-from sb3_moe.growing.building import carry_the_rest
+from sb3_moe.growing.models import carry_the_rest
 from sb3_moe.networks import networks_of
 from sb3_moe.policies.moe_policy import MoEPolicy
 from sb3_moe.policies.options import DEFAULTS
