@@ -19,6 +19,8 @@ from stable_baselines3.common.vec_env.base_vec_env import (
     VecEnvStepReturn,
 )
 
+from sb3_moe.vec_env.observations import map_observation
+
 # What a vector environment's infos say of episodes that ended.
 _FINAL = frozenset({"final_obs", "_final_obs", "final_info", "_final_info"})
 _TASK = frozenset({"task_id", "_task_id"})
@@ -51,6 +53,9 @@ class GymnasiumVecEnv(VecEnv):
         self.spec = env.spec
         self._base = env.unwrapped
         self._envs = self._base.envs if isinstance(self._base, SyncVectorEnv) else None
+        # One of somebody's own may write every step into one array; Gymnasium's and ours don't.
+        known = isinstance(self._base, SyncVectorEnv | AsyncVectorEnv)
+        self._copies = not known and not hasattr(self._base, "task_names")
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.metadata = env.metadata
         self._task_names = self._find_task_names()
@@ -71,7 +76,8 @@ class GymnasiumVecEnv(VecEnv):
         The first reset after :meth:`load_state_dict` goes on with the episodes that were restored.
         """
         if not self._restored:
-            self._observations, infos = self.env.reset(seed=self._seed(), options=self._option())
+            obs, infos = self.env.reset(seed=self._seed(), options=self._option())
+            self._observations = self._kept(obs)
             self.reset_infos = rows_of(infos, self.num_envs)
             self._note_tasks(infos)
         self._restored = False
@@ -86,9 +92,8 @@ class GymnasiumVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments; those that end start again and report their last observation."""
         self._restored = False
-        self._observations, rewards, terminated, truncated, vector_infos = self.env.step(
-            self._actions
-        )
+        obs, rewards, terminated, truncated, vector_infos = self.env.step(self._actions)
+        self._observations = self._kept(obs)
         # ALE's environment gives a final observation for every row and no mask: the flags decide.
         dones = terminated | truncated
         infos = self._infos(vector_infos, dones)
@@ -130,6 +135,9 @@ class GymnasiumVecEnv(VecEnv):
         self._restored = self._observations is not None
         if state["task_ids"] is not None:
             self._note_tasks({"task_id": np.asarray(state["task_ids"])})
+
+    def _kept(self, obs: Any) -> Any:
+        return map_observation(np.array, obs) if self._copies else obs
 
     def _seed(self) -> Any:
         # One number also seeds what a vector environment has besides environments: its schedule.

