@@ -139,7 +139,7 @@ def play_in_sb3(env, num_steps=4):
 
 
 @pytest.mark.filterwarnings("ignore:.*Casting input x to numpy array")  # a row of a () Box
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     role=st.sampled_from(["observation", "action"]),
     own=PAIRS,
@@ -165,12 +165,8 @@ def test_tasks_of_any_spaces_play_or_are_refused_when_built(role, own, mode, sch
     ("role", "own"),
     [
         ("observation", [box(-1, 1, np.float32, 2), box(0, 5, np.float64, 3)]),
-        ("observation", [box(0, 255, np.uint8, 2), box(-3, 9, np.int8, 3)]),
-        ("observation", [spaces.Discrete(2, start=3), spaces.Discrete(4)]),
-        ("observation", [spaces.MultiBinary((2, 3)), spaces.MultiBinary((3, 2))]),
         ("observation", [spaces.Dict(x=OBSERVATION), spaces.Dict(y=spaces.Discrete(3))]),
         ("action", [box(-1, 1, np.float32, 2), box(0, 5, np.float32, 3)]),
-        ("action", [spaces.Discrete(2, start=3), spaces.Discrete(4)]),
         ("action", [spaces.MultiDiscrete([2, 3], start=[1, 1]), spaces.MultiDiscrete([4])]),
         ("action", [spaces.MultiBinary(2), spaces.MultiBinary(3)]),
     ],

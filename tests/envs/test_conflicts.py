@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
-from gymnasium.utils.env_checker import check_env as gymnasium_check
 from gymnasium.wrappers import TimeLimit
-from stable_baselines3.common.env_checker import check_env as sb3_check
 
 from sb3_moe_envs import MultiTaskEnv, get_suite, make_multitask_vector
 from sb3_moe_envs.conflicts import (
@@ -21,7 +19,6 @@ from sb3_moe_envs.conflicts import (
     shuffled_breakouts,
 )
 from sb3_moe_envs.coordinates import ConflictingVectorEnv, Coordinates
-from sb3_moe_envs.snapshot import restore, snapshot
 from sb3_moe_envs.suites import suite_schedule
 from sb3_moe_envs.vector.cartpole import CartPoleVectorEnv
 
@@ -89,18 +86,6 @@ def test_a_policy_carried_over_plays_each_breakout_exactly_as_the_plain_one(task
     assert play(task, follow, 150, seed=1) == plain
 
 
-def test_the_first_task_is_the_plain_cartpole():
-    env, gymnasiums = CARTPOLES[0].make(), gym.make("CartPole-v1")
-    (ours, _), (theirs, _) = env.reset(seed=5), gymnasiums.reset(seed=5)
-    for _ in range(30):
-        np.testing.assert_array_equal(ours, theirs)
-        ours, *said = env.step(0)
-        theirs, *their_words = gymnasiums.step(0)
-        assert said == their_words
-        if said[1]:
-            break
-
-
 def test_a_suite_of_fewer_tasks_holds_the_first_of_a_larger_one():
     for count in (1, 2, 4, 8):
         assert get_suite(f"Conflict/CartPole{count}") == CARTPOLES[:count]
@@ -128,11 +113,6 @@ def test_no_two_cartpoles_have_one_best_policy_even_in_the_mirror():
         signs = tuple(mirror * sign for sign in task.kwargs["signs"])
         seen.add((task.kwargs["permutation"], signs))
     assert len(seen) == 384
-
-
-def test_another_seed_draws_other_tasks():
-    assert conflicting_cartpoles(8, seed=1)[1:] != CARTPOLES[1:8]
-    assert conflicting_cartpoles(8, seed=1)[0] == CARTPOLES[0]
 
 
 def test_more_tasks_than_there_are_is_an_error():
@@ -173,39 +153,6 @@ def test_a_pole_that_is_held_to_the_end_is_truncated():
         assert truncated == (step == 499)
 
 
-@pytest.mark.parametrize("suite", ["Conflict/CartPole4", "Conflict/Breakout2"])
-def test_a_restored_world_goes_on_as_the_first_would_have(suite):
-    if "Breakout" in suite:
-        pytest.importorskip("gymnax")
-    env, other = make_multitask_vector(suite, 8), make_multitask_vector(suite, 8)
-    env.reset(seed=0)
-    other.reset(seed=9)
-    actions = [env.action_space.sample() for _ in range(60)]
-    for action in actions[:20]:
-        env.step(action)
-    state = env.state_dict()
-    assert state["exact"]
-    other.load_state_dict(state)
-    for action in actions[20:]:
-        ours, others = env.step(action), other.step(action)
-        for mine, its in zip(ours[:4], others[:4], strict=True):
-            np.testing.assert_equal(mine, its)
-
-
-def test_a_restored_single_task_goes_on_as_the_first_would_have():
-    env, other = CARTPOLES[1].make(), CARTPOLES[1].make()
-    env.reset(seed=0)
-    env.step(0)
-    state = snapshot(env)
-    assert state is not None
-    other.reset(seed=1)
-    restore(other, state)
-    for _ in range(4):
-        ours, its = env.step(1), other.step(1)
-        np.testing.assert_array_equal(ours[0], its[0])
-        assert ours[1:] == its[1:]
-
-
 def test_the_last_observation_of_an_episode_is_in_the_tasks_coordinates_too():
     plain, turned = (
         make_multitask_vector([CARTPOLES[0]], 2),
@@ -223,17 +170,6 @@ def test_the_last_observation_of_an_episode_is_in_the_tasks_coordinates_too():
                     np.testing.assert_array_equal(back, its["obs"])
                     return
     raise AssertionError("no episode ended")
-
-
-@pytest.mark.filterwarnings("ignore:.*observation space m:UserWarning")  # CartPole has no bounds
-@pytest.mark.parametrize("task", [CARTPOLES[1], BREAKOUTS[1]], ids=lambda task: task.name)
-def test_each_wrapped_task_passes_the_checkers_of_gymnasium_and_sb3(task):
-    if task in BREAKOUTS:
-        pytest.importorskip("gymnax")
-    env = task.make()
-    sb3_check(env)
-    gymnasium_check(MultiTaskEnv([task]), skip_render_check=True)
-    env.close()
 
 
 def test_coordinates_permute_negate_and_exchange_as_worked_out_by_hand():

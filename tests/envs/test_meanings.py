@@ -28,10 +28,8 @@ class Nameless(gym.Env):
 NAMES = {0: ["stay", "go"]}
 
 
-@pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_a_world_of_several_tasks_knows_each_ones_names(vectorization):
-    tasks = [Named, Nameless]
-    env = sb3_moe.make_multitask_vec_env(tasks, n_envs=3, vectorization=vectorization)
+def test_a_vector_environment_of_several_tasks_knows_each_ones_names():
+    env = sb3_moe.make_multitask_vec_env([Named, Nameless], n_envs=3)
     assert action_meanings(env) == NAMES
     env.close()
 
@@ -61,10 +59,3 @@ def test_behind_a_wrapper_that_changes_actions_nothing_has_a_name():
 
     assert meanings_of(changed()) is None
     assert action_meanings(DummyVecEnv([changed])) == {}
-
-
-def test_actions_that_are_no_single_choice_have_no_names():
-    class Continuous(Named):
-        action_space = spaces.Box(-1, 1, (2,))
-
-    assert action_meanings(DummyVecEnv([Continuous])) == {}

@@ -82,19 +82,6 @@ def test_a_restored_vector_goes_on_as_the_original_does(schedule, before, seed, 
     assert play(other, 40) == expected
 
 
-def test_classic_control_is_restored_in_mid_episode():
-    env = MultiTaskEnv("Classic/Mixed3")
-    env.reset(seed=1)
-    play(env, 25)
-    state = env.state_dict()
-    assert state["exact"]
-    expected = play(env, 60)
-    other = MultiTaskEnv("Classic/Mixed3")
-    other.reset(seed=2)
-    other.load_state_dict(state)
-    assert play(other, 60) == expected
-
-
 @pytest.mark.parametrize("num_resets", [1, 2])
 def test_a_restored_state_survives_one_seeded_reset_and_no_more(num_resets):
     for env in (
@@ -410,21 +397,6 @@ def test_a_state_of_as_many_tasks_of_other_classes_is_refused(env_class):
     message = r"`state` must be of \[.*'AcrobotEnv'\], got one of \[.*'CartPoleEnv'\]"
     with pytest.raises(ValueError, match=message):
         other.load_state_dict(env.state_dict())
-
-
-@pytest.mark.parametrize("schedule", [Interleave(), Cycle(30, num_cycles=None)], ids=repr)
-def test_minatar_is_restored_in_mid_episode(schedule):
-    pytest.importorskip("gymnax", reason="needs the minatar extra")
-    num_envs = 3 if isinstance(schedule, Interleave) else 1
-    env = MultiTaskVectorEnv("MinAtar/MTRL3", num_envs, schedule=schedule)
-    env.reset(seed=0)
-    play(env, 45)
-    state = pickle.loads(pickle.dumps(env.state_dict()))
-    assert state["exact"]
-    expected = play(env, 60)
-    other = MultiTaskVectorEnv("MinAtar/MTRL3", num_envs, schedule=schedule)
-    other.load_state_dict(state)
-    assert play(other, 60) == expected
 
 
 def test_a_single_atari_game_is_restored_by_cloning():

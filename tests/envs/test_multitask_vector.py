@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from counting import CountingEnv, counting_tasks
@@ -277,21 +276,6 @@ def test_masks_follow_the_slots():
     ]
 
 
-def test_a_seeded_reset_repeats_everything():
-    env = MultiTaskVectorEnv(counting_tasks(3), 3, schedule=Cycle(10, num_cycles=None))
-
-    def play(seed):
-        seen = [env.reset(seed=seed)[0]["obs"].tolist()]
-        for _ in range(30):
-            obs, rewards, *_ = step(env, 1)
-            seen.append((obs["obs"].tolist(), rewards.tolist()))
-        return seen
-
-    assert play(3) == play(3)
-    assert play(3) != play(4)
-    assert play([3, 9]) == play([3, 9])
-
-
 def test_copies_of_a_task_step_as_gymnasiums_own_do_and_give_away_arrays_of_their_own():
     task = Task("pole", "CartPole-v1")
     ours = envs_of_task(task, 3, None)
@@ -379,27 +363,6 @@ def test_a_schedule_per_slot_answers_for_its_slots():
     env.set_task(2, indices=[0, 1])
     env.reset()
     assert env.get_task().tolist() == [2, 2, 2, 0]
-
-
-def test_pictures_come_in_the_order_of_the_slots():
-    env = MultiTaskVectorEnv(
-        [partial(CountingEnv, tag, render_mode="rgb_array") for tag in (1, 2)], 3,
-        render_mode="rgb_array",
-    )  # fmt: skip
-    env.reset(seed=0)
-    assert [int(frame.max()) for frame in env.render()] == [1, 1, 2]
-    assert MultiTaskVectorEnv(counting_tasks(2)).render() is None
-
-
-def test_mixed_tasks_of_gymnasium_run_side_by_side():
-    env = make_multitask_vector("Classic/Mixed3", 4)
-    obs, _ = env.reset(seed=0)
-    for _ in range(30):
-        obs, *_ = env.step(env.action_space.sample())
-        assert obs in env.observation_space
-    assert isinstance(env, gym.vector.VectorEnv)
-    env.close()
-    env.close()
 
 
 @pytest.mark.parametrize(

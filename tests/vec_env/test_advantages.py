@@ -42,14 +42,6 @@ def test_one_task_alone_is_normalised_as_sb3_does_it():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_ids_of_bools_are_read_from_tensors_too():
-    space = spaces.Box(0, 1, (6, 6, 3), bool)
-    obs = np.zeros((4, 6, 6, 3), bool)
-    obs[[0, 1, 2, 3], ..., [1, 2, 1, 2]] = True
-    ids = TaskIds(space, 2, "a test")
-    assert ids(obs).tolist() == ids(th.as_tensor(obs)).tolist() == [0, 1, 0, 1]
-
-
 def test_a_one_hot_behind_rows_of_numbers_is_refused():
     with pytest.raises(ValueError, match="a test needs a one-hot at the end of a flat Box"):
         TaskIds(spaces.Box(-1, 1, (4, 5)), 2, "a test")
@@ -141,17 +133,6 @@ def test_ppo_warns_where_it_normalises_over_all_tasks_too():
     for kwargs in ({}, {"rollout_buffer_class": MultiTaskRolloutBuffer}):
         with pytest.warns(UserWarning, match=cure):
             ppo(**kwargs).learn(16, callback=TaskAdvantageCallback())
-
-
-def test_a_minibatch_of_them_is_normal_enough_that_once_more_changes_little():
-    rng, size = np.random.default_rng(0), 256
-    tasks_TE = rng.integers(0, 3, (1024, 4))
-    scales = np.array([0.01, 1.0, 100.0])[tasks_TE]
-    once = normalised_by_task(rng.normal(5, 1, tasks_TE.shape) * scales, tasks_TE).flatten()
-    for batch in rng.permutation(once).reshape(-1, size):
-        # Six standard errors of a mean, and of a deviation.
-        assert abs(batch.mean()) < 6 * size**-0.5
-        assert abs(batch.std() - 1) < 6 * (2 * size) ** -0.5
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C])

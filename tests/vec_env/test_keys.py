@@ -6,8 +6,6 @@ import re
 
 import numpy as np
 import pytest
-import torch as th
-from sb3_contrib import TQC
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger
 from toy import toy_vec_env
@@ -24,9 +22,7 @@ from sb3_moe.callbacks import (
     TaskSwitchCallback,
     collect_probe,
 )
-from sb3_moe.vec_env import make_multitask_vec_env
 from sb3_moe.vec_env.tasks import short_names
-from sb3_moe_envs import Task
 
 LONG = "a-task-whose-name-has-sixty-characters-and-ends-or-bends-so"
 NAMES = {
@@ -145,43 +141,6 @@ def test_what_tasks_have_forgotten_is_logged_beside_the_running_task():
     check([logged])
 
 
-def test_eleven_critics_of_many_layers_and_tasks_are_printed_apart():
-    tasks = [Task(LONG + end, "Pendulum-v1") for end in "123"]
-    env, pinned = (make_multitask_vec_env(tasks, 3, seed=0) for _ in range(2))
-    policy_kwargs = {
-        "placement": "all",
-        "num_experts": 2,
-        "n_critics": 11,
-        "net_arch": [4] * 11,
-        "features_extractor_kwargs": {"encoder": "flat"},
-    }
-    model = TQC("MoeMultiInputPolicy", env, learning_starts=100, policy_kwargs=policy_kwargs)
-    batches = collect_probe(pinned, 3)
-    callbacks = [
-        PlasticityCallback(64, probe=batches, ntk_size=0),
-        RoutingCallback(64, probe=batches),
-    ]
-    rows = train(model, 3, callbacks)
-    check(rows)
-    assert any(key.startswith("plasticity/dormant_0.1/qf10.10") for key in set().union(*rows))
-
-
-def test_our_own_suite_of_gravities_is_printed():
-    names = NAMES["gravities"]
-    pinned = toy_vec_env((0,), (1,), (2,), names=names)
-    env = toy_vec_env((0, 1, 2), names=names)
-    model = PPO("MoeMultiInputPolicy", env, n_steps=32, batch_size=32)
-    check(train(model, 32, RoutingCallback(64, probe=collect_probe(pinned, 6))))
-
-
-def test_a_module_of_a_long_name_is_printed_too():
-    model = PPO("MultiInputPolicy", toy_vec_env((0, 1, 2)), n_steps=32, batch_size=32)
-    for end in "12":
-        model.policy.add_module(LONG.replace("-", "_") + end, th.nn.Linear(2, 2))
-    probe = collect_probe(toy_vec_env((0,), (1,), (2,)), 6)
-    check(train(model, 32, PlasticityCallback(64, probe=probe, ntk_size=0)))
-
-
 def test_names_that_fit_stay_and_the_others_keep_their_ends():
     names = ["CartPole-v1", "x" * 18, "HalfCheetahGravity4-1.5g", "Cart Pole(g=9.8)", "", "a//b"]
     assert short_names(names) == [
@@ -192,11 +151,6 @@ def test_names_that_fit_stay_and_the_others_keep_their_ends():
         "task",
         "a/b",
     ]
-
-
-def test_a_number_tells_names_apart_that_are_the_same_when_cut():
-    assert short_names(["a b", "a_b", "a@b", "a_b"], 8) == ["a_b-2", "a_b", "a_b-3", "a_b-4"]
-    assert short_names(["abcdefgh", "pi"], 8, taken=["pi"]) == ["abcdefgh", "pi-2"]
 
 
 def test_no_name_is_a_folder_of_another():

@@ -105,19 +105,6 @@ def test_success_rates_of_training_and_evaluation_are_logged_and_kept(tmp_path):
         np.testing.assert_array_equal(saved["successes"][0].mean(1), RATES)
 
 
-def test_scores_without_successes_go_on(tmp_path):
-    old = {"score": np.zeros((1, 5)), "trained": np.array([-1]), "steps": np.array([0])}
-    names = np.array(["success", "is_success", "both", "never", "silent"])
-    np.savez(tmp_path / "scores.npz", **old, task_names=names)
-    model = PPO("MultiInputPolicy", make_env(), n_steps=16, batch_size=80, n_epochs=1)
-    model.learn(80)
-    callback = MultiTaskEvalCallback(10_000, 2, log_path=tmp_path)
-    model.learn(80, callback=callback, reset_num_timesteps=False)
-    assert callback.scores["steps"].tolist() == [0, 160]
-    assert np.isnan(callback.scores["successes"][0]).all()
-    np.testing.assert_array_equal(callback.scores["successes"][1].mean(1), RATES)
-
-
 def lone(success):
     """Build a world of one task, which reports this at its second step."""
     task = Task("lone", env_fn=lambda: Passing(success=success))
@@ -149,15 +136,6 @@ def test_an_episode_goes_on_where_a_callback_ended_the_learn_before():
     model.learn(3, [callback, StopAtTwo()])  # within its first episode, at the success
     model.learn(3, callback, reset_num_timesteps=False)
     assert [success for *_, success in callback._episodes[0]] == [1.0]
-
-
-def test_of_a_loop_that_keeps_no_observation_nobody_knows_that_an_episode_goes_on():
-    env, callback = lone(1.0), TaskRolloutCallback()
-    model = PPO("MultiInputPolicy", env, n_steps=3, batch_size=3, n_epochs=1)
-    model.learn(3, callback)
-    model._last_obs, callback._seen = None, (None, None)
-    callback.init_callback(model)
-    assert callback._successes.end(0) != 1.0
 
 
 def test_success_starts_anew_with_each_episode():
@@ -239,20 +217,9 @@ def test_a_game_in_sb3s_own_atari_wrappers_is_played_over_all_lives():
     assert episodes.successes.tolist() == [[1.0] * 3]
 
 
-def test_an_unmonitored_game_of_several_lives_is_refused_all_the_same():
-    env = DummyVecEnv([lambda: EpisodicLifeEnv(ThreeLives())])
-    with pytest.raises(ValueError, match="`eval_env` must be monitored"):
-        evaluate_tasks(Fixed(), env, 1)
-
-
 @pytest.mark.parametrize(
     ("successes", "rate"),
     [([1, 0, 1, 1], 0.75), ([1, np.nan, np.nan, 1], 0.5), ([[0, np.nan], [1, 1]], 0.5)],
 )
 def test_a_silent_episode_failed_where_another_speaks(successes, rate):
     assert success_rate(successes) == rate
-
-
-@pytest.mark.parametrize("successes", [[], [np.nan, np.nan]])
-def test_where_nobody_speaks_there_is_no_rate(successes):
-    assert np.isnan(success_rate(successes))

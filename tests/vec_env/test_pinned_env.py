@@ -12,9 +12,8 @@ from stable_baselines3.common.vec_env import (
     VecFrameStack,
     VecMonitor,
     VecNormalize,
-    VecTransposeImage,
 )
-from toy import pinned, toy_vec_env
+from toy import pinned
 
 from sb3_moe.callbacks import (
     MultiTaskEvalCallback,
@@ -24,7 +23,7 @@ from sb3_moe.callbacks import (
 )
 from sb3_moe.measures import load_scores
 from sb3_moe.vec_env import make_multitask_vec_env
-from sb3_moe.vec_env.make import are_interleaved, evaluation_copies, wrap_like
+from sb3_moe.vec_env.make import are_interleaved, evaluation_copies
 from sb3_moe.vec_env.per_task_vec_normalize import PerTaskVecNormalize
 from sb3_moe.vec_env.tasks import task_names, tasks_played
 from sb3_moe_envs import Cycle, Interleave, MultiTaskEnv
@@ -99,11 +98,6 @@ def test_normalisers_of_two_kinds_are_refused_by_name():
         model.learn(48, callback)
 
 
-def test_pictures_that_are_left_as_they_are_stay_so():
-    env = VecTransposeImage(DummyVecEnv([lambda: Pictures((8, 8, 8))]), skip=True)
-    assert wrap_like(env.venv, env).observation_space.shape == (8, 8, 8)
-
-
 class Pictures(gym.Env):
     action_space = gym.spaces.Discrete(2)
 
@@ -132,12 +126,6 @@ def test_blocks_end_at_evaluations_whatever_the_steps_between_them(tmp_path):
     assert callback.scores["steps"].tolist() == [0, 96, 144, 192, 288]
     assert callback.scores["trained"].tolist() == [0, 0, 1, 1, 2]
     assert load_scores(tmp_path).blocks == [(0, 0, 96), (1, 96, 192), (2, 192, 288)]
-
-
-def test_a_switch_at_a_due_step_is_evaluated_once():
-    callback = MultiTaskEvalCallback(96, 1)
-    in_turn().learn(288, callback=callback)
-    assert callback.scores["steps"].tolist() == [0, 96, 192, 288]
 
 
 def test_every_evaluation_of_a_run_notices_a_switch():
@@ -263,10 +251,6 @@ def test_a_schedule_that_stays_in_its_process_is_not_asked_for():
         assert task_names(env) == ["CartPole", "Acrobot"]  # the process is still there
     finally:
         env.close()
-
-
-def test_without_a_schedule_no_tasks_are_interleaved():
-    assert not are_interleaved(toy_vec_env((0, 1)))
 
 
 @pytest.mark.parametrize("order", [None, "first", "last"])
