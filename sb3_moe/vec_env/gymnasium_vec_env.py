@@ -23,7 +23,6 @@ from sb3_moe.vec_env.observations import map_observation
 
 # What a vector environment's infos say of episodes that ended.
 _FINAL = frozenset({"final_obs", "_final_obs", "final_info", "_final_info"})
-_TASK = frozenset({"task_id", "_task_id"})
 # SB3's HER asks the first environment for the rewards of any number of steps, of any environment.
 _OF_ANY = "compute_reward"
 # What is the same for all environments, though it may be as long as there are environments.
@@ -59,10 +58,7 @@ class GymnasiumVecEnv(VecEnv):
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.metadata = env.metadata
         self._task_names = self._find_task_names()
-        self._task_ids: np.ndarray | None = None
-        self._step_infos: list[dict[str, Any]] = [
-            {"TimeLimit.truncated": False} for _ in range(self.num_envs)
-        ]
+        self._task_ids = np.full(self.num_envs, -1)  # -1: it says nothing of tasks
         self._observations: Any = None
         self._restored = False
         #: the arguments of `make_multitask_vec_env`, from which others like it are built
@@ -120,7 +116,7 @@ class GymnasiumVecEnv(VecEnv):
         return {
             "env": self._of_all("state_dict")(),
             "observations": copy.deepcopy(self._observations),
-            "task_ids": None if self._task_ids is None else self._task_ids.copy(),
+            "task_ids": self._task_ids.copy(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -133,8 +129,7 @@ class GymnasiumVecEnv(VecEnv):
         exact = inner.get("exact", True) if isinstance(inner, Mapping) else True
         self._observations = state["observations"] if exact else None
         self._restored = self._observations is not None
-        if state["task_ids"] is not None:
-            self._note_tasks({"task_id": np.asarray(state["task_ids"])})
+        self._task_ids = state["task_ids"].copy()
 
     def _kept(self, obs: Any) -> Any:
         return map_observation(np.array, obs) if self._copies else obs
@@ -158,30 +153,25 @@ class GymnasiumVecEnv(VecEnv):
 
     def _note_tasks(self, vector_infos: Mapping[str, Any]) -> None:
         """Remember which task each environment plays, for the infos of its next step."""
-        if not _shows_our_tasks(vector_infos):
-            return
-        told = np.asarray(vector_infos["task_id"])
-        before = np.full(self.num_envs, -1) if self._task_ids is None else self._task_ids
-        # A row that says nothing goes on: its environment may name its task at a start alone.
-        task_ids = np.where(vector_infos.get("_task_id", True), told, before)
-        for i in np.flatnonzero(task_ids != before):
-            task = int(task_ids[i])
-            self._step_infos[i] = {"TimeLimit.truncated": False, "task_id": task}
-            if self._task_names is not None:
-                self._step_infos[i]["task_name"] = self._task_names[task]
-        self._task_ids = task_ids
+        told = np.asarray(vector_infos.get("task_id"))
+        if np.issubdtype(told.dtype, np.integer):  # environments of others may call theirs so
+            # A row that says nothing goes on: it may name its task at a start alone.
+            self._task_ids = np.where(vector_infos.get("_task_id", True), told, self._task_ids)
 
     def _infos(self, vector_infos: Mapping[str, Any], dones: np.ndarray) -> list[dict[str, Any]]:
         """Return a step's info of each environment; one that ended reports its final info."""
-        infos = [info.copy() for info in self._step_infos]
         reported = {key: value for key, value in vector_infos.items() if key not in _FINAL}
-        # Most steps report nothing but tasks, which are known.
-        if dones.any() or not _shows_our_tasks(reported) or reported.keys() - _TASK:
+        infos = rows_of(reported, self.num_envs)
+        if dones.any():
             final = rows_of(vector_infos.get("final_info") or {}, self.num_envs)
-            for i, row in enumerate(rows_of(reported, self.num_envs)):
-                infos[i] = (final[i] if dones[i] else row) | infos[i]
-                if dones[i]:
-                    self.reset_infos[i] = row
+            for i in np.flatnonzero(dones).tolist():
+                self.reset_infos[i], infos[i] = infos[i], final[i]
+        for info, task in zip(infos, self._task_ids.tolist(), strict=True):
+            info["TimeLimit.truncated"] = False
+            if task >= 0:
+                info["task_id"] = task
+                if self._task_names is not None:
+                    info["task_name"] = self._task_names[task]
         return infos
 
     # Attributes and methods.
@@ -341,9 +331,3 @@ def _check(env: VectorEnv[Any, Any, Any]) -> None:
             f"SB3's algorithms give no others, got {env.single_action_space}; wrap its tasks "
             "(gymnasium.wrappers.TransformAction)"
         )
-
-
-def _shows_our_tasks(vector_infos: Mapping[str, Any]) -> bool:
-    """Say whether a `task_id` is a number of ours; environments of others may call theirs so."""
-    told = vector_infos.get("task_id")
-    return told is not None and np.issubdtype(np.asarray(told).dtype, np.integer)

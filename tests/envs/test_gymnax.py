@@ -78,7 +78,7 @@ def test_different_seeds_play_differently():
 
 
 def test_a_state_of_before_the_first_reset_can_be_loaded():
-    world = GymnaxVectorEnv("CartPole-v1", 2, seed=1)
+    world = GymnaxVectorEnv("CartPole-v1", 2)
     state = world.state_dict()
     start, _ = world.reset()
     world.load_state_dict(state)

@@ -28,7 +28,6 @@ class GymnaxVectorEnv(BatchedVectorEnv):
     :param no_op_max: MinAtar only: most no-ops at the start of an episode, drawn with each
         environment's key; they count neither as its steps nor for its return, and an episode that
         they end is followed by another
-    :param seed: seeds the first reset that is given no seed
     :raises ValueError: if an argument isn't one that gymnax knows, or is out of range
     :raises ImportError: if gymnax isn't installed
     """
@@ -42,7 +41,6 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         use_minimal_action_set: bool = False,
         params: Mapping[str, Any] | None = None,
         no_op_max: int = 0,
-        seed: int | None = None,
     ) -> None:
         super().__init__(num_envs, render_mode, render_fps=10)
         self.name = name
@@ -57,8 +55,6 @@ class GymnaxVectorEnv(BatchedVectorEnv):
         self._states: Any = None
         self._observations: Any = None
         self._outputs: list[Any] = []
-        if seed is not None:
-            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(seed)
 
     @property
     def observations(self) -> np.ndarray:
