@@ -177,7 +177,7 @@ class ConflictingVectorEnv(_Translating, VectorWrapper):
         observations, infos = self._batched.reset(seed=seed, options=options)
         return self.coordinates.observation(observations), infos
 
-    def step(self, actions: Any) -> StepResult:
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step every environment with its action."""
         self.step_async(actions)
         return self.step_wait()

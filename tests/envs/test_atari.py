@@ -64,15 +64,6 @@ def test_frames_and_rewards_are_those_of_ale_py_and_each_lost_life_ends_an_episo
     assert over >= 2
 
 
-def test_whole_games_are_the_episodes_without_episodic_life():
-    ours = world(episodic_life=False)
-    ours.reset(seed=3)
-    ends = [ours.step(action)[4] for action in actions()]
-    ends = [infos for infos in ends if infos]
-    assert ends
-    assert all(infos["final_info"]["game_over"][infos["_final_obs"]].all() for infos in ends)
-
-
 def test_rewards_are_clipped_to_their_sign_and_scores_are_not():
     clipped, raw = world("seaquest"), world("seaquest", clip_reward=False)
     assert clipped.reset(seed=0)[0].shape == raw.reset(seed=0)[0].shape == (2, 4, 84, 84)
@@ -105,24 +96,6 @@ def test_a_frame_limit_truncates():
 def test_every_game_has_the_full_action_set_unless_told_otherwise():
     assert world("pong").single_action_space == gym.spaces.Discrete(18)
     assert world("pong", full_action_space=False).single_action_space == gym.spaces.Discrete(6)
-
-
-def test_the_same_seed_plays_the_same_and_none_goes_on():
-    starts = [world(num_envs=1).reset(seed=seed)[0] for seed in (1, 1, 2)]
-    np.testing.assert_array_equal(starts[0], starts[1])
-    assert not np.array_equal(starts[0], starts[2])
-    np.testing.assert_array_equal(world().reset(seed=1)[0][1], starts[2][0])
-
-
-def test_games_of_camel_case_are_found():
-    assert world("SpaceInvaders").game == "space_invaders"
-    assert world("UpNDown").game == "up_n_down"
-
-
-def test_a_second_world_of_another_mode_leaves_this_ones_metadata_alone():
-    ours = world()
-    AtariVectorEnv("pong", 1, num_threads=1)
-    assert ours.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
 
 
 def test_rendering_gives_the_latest_frame_of_each_copy():
@@ -171,14 +144,6 @@ def test_a_game_that_a_limit_of_steps_cuts_counts_with_its_score_so_far():
 def test_a_bad_argument_is_named_with_its_rule_and_value(arguments, message):
     with pytest.raises(ValueError, match=message):
         AtariVectorEnv(**({"game": "pong"} | arguments))
-
-
-def test_a_bad_call_is_refused():
-    ours = world()
-    with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) on breakout"):
-        ours.step(np.zeros(2, int))
-    with pytest.raises(ValueError, match="`seed` must hold num_envs=2 seeds, got 1"):
-        ours.reset(seed=[1])
 
 
 @pytest.mark.parametrize(

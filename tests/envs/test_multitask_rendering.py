@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from counting import CountingEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import RecordVideo, RenderCollection
+from gymnasium.wrappers import RecordVideo
 from stable_baselines3.common.vec_env import VecVideoRecorder
 
 from sb3_moe.vec_env import make_multitask_vec_env
@@ -21,7 +20,6 @@ from sb3_moe_envs import (
     Task,
     make_multitask_vector,
 )
-from sb3_moe_envs.frames import Canvas
 
 
 def tagged(render_mode):
@@ -82,20 +80,6 @@ def test_drawing_changes_no_seeded_numbers():
     assert play(pictured()) == play(MultiTaskEnv(tagged(None), schedule=Interleave("episodes")))
 
 
-def test_lists_of_pictures_have_one_size_too():
-    def listed(tag):
-        return RenderCollection(CountingEnv(tag, render_mode="rgb_array"))
-
-    tasks = [Task(f"t{tag}", env_fn=partial(listed, tag)) for tag in (1, 2)]
-    env = MultiTaskEnv(tasks, schedule=Interleave("episodes"), render_mode="rgb_array_list")
-    env.reset()
-    env.step(0)
-    assert [frame.shape for frame in env.render()] == [(6, 8, 3)] * 2
-    vector = MultiTaskVectorEnv(tasks, 2, render_mode="rgb_array_list")
-    vector.reset()
-    assert [[frame.shape for frame in frames] for frames in vector.render()] == [[(6, 8, 3)]] * 2
-
-
 @pytest.mark.parametrize("schedule", [Interleave(), Cycle(5), Interleave("episodes")])
 def test_every_slot_is_drawn_in_one_size(schedule):
     env = make_multitask_vector(tagged("rgb_array"), 2, schedule=schedule, render_mode="rgb_array")
@@ -104,16 +88,6 @@ def test_every_slot_is_drawn_in_one_size(schedule):
         assert [frame.shape for frame in env.render()] == [(6, 8, 3)] * 2
         env.step([0, 0])
     env.close()
-
-
-def test_what_is_no_picture_is_handed_on():
-    canvas = Canvas()
-    canvas.measure(CountingEnv(2, render_mode="rgb_array"))
-    assert canvas.fit("text") == "text"
-    assert canvas.fit(None) is None
-    assert canvas.fit(np.ones((5, 8))).shape == (6, 8)
-    large = np.ones((9, 9, 3))
-    assert canvas.fit(large) is large
 
 
 def test_a_task_that_cannot_be_drawn_is_named_when_built():
@@ -129,23 +103,6 @@ def test_a_task_that_cannot_be_drawn_is_named_when_built():
 
 
 @pytest.mark.filterwarnings("ignore")  # moviepy's own
-def test_one_video_shows_tasks_of_different_sizes(tmp_path):
-    pytest.importorskip("moviepy", reason="needs moviepy")
-    env = RecordVideo(
-        pictured(), str(tmp_path), step_trigger=lambda step: step == 0, video_length=9
-    )
-    names = set()
-    env.reset(seed=0)
-    for _ in range(10):
-        names.add(env.get_wrapper_attr("metadata")["task_name"])
-        if any(env.step(0)[2:4]):
-            env.reset()
-    env.close()
-    assert names == {"t1", "t2"}
-    assert [path.stat().st_size > 0 for path in tmp_path.iterdir()] == [True]
-
-
-@pytest.mark.filterwarnings("ignore")  # moviepy's own
 def test_sb3_records_tasks_of_different_sizes_side_by_side(tmp_path):
     pytest.importorskip("moviepy", reason="needs moviepy")
     venv = make_multitask_vec_env(tagged("rgb_array"), 2, seed=0, render_mode="rgb_array")
@@ -155,22 +112,6 @@ def test_sb3_records_tasks_of_different_sizes_side_by_side(tmp_path):
         env.step(np.zeros(2, np.int64))
     env.close()
     assert [path.stat().st_size > 0 for path in tmp_path.glob("*.mp4")] == [True]
-
-
-def test_minatar_games_render_in_the_suite():
-    pytest.importorskip("gymnax", reason="needs the minatar extra")
-    env = gym.make("sb3_moe_envs:SB3MoE/MinAtar-MTRL3-v0", render_mode="rgb_array")
-    for task in range(3):
-        env.reset(options={"task_id": task})
-        frame = env.render()
-        assert frame.ndim == 3
-        assert frame.shape[2] == 3
-        assert env.unwrapped.metadata["task_name"] == env.unwrapped.task_names[task]
-
-
-def test_a_world_has_the_frames_a_second_of_its_first_task():
-    for world in (MultiTaskEnv, MultiTaskVectorEnv, make_multitask_vector):
-        assert world(tagged("rgb_array")).metadata["render_fps"] == 7
 
 
 @pytest.mark.parametrize("world", [MultiTaskEnv, MultiTaskVectorEnv])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import pickle
 from functools import partial
 
@@ -105,16 +104,6 @@ def test_the_state_of_an_environment_that_was_never_reset_takes_the_seed():
         np.testing.assert_array_equal(obs["obs"], expected["obs"])
 
 
-def test_a_step_ends_the_wait_for_that_seed():
-    env = MultiTaskEnv(counting_tasks(3), schedule=Cycle(20))
-    env.reset(seed=0)
-    play(env, 25)
-    env.load_state_dict(env.state_dict())
-    env.step(0)
-    env.reset(seed=0)
-    assert env.get_task() == 0
-
-
 def test_a_model_that_is_loaded_with_its_seed_does_not_rewind_a_restored_schedule(tmp_path):
     def build():
         return DummyVecEnv([lambda: MultiTaskEnv(counting_tasks(3), schedule=Cycle(40))])
@@ -130,16 +119,6 @@ def test_a_model_that_is_loaded_with_its_seed_does_not_rewind_a_restored_schedul
     loaded.learn(32, reset_num_timesteps=False)
     assert env.get_attr("schedule")[0].state_dict()["_done"] == 64 + 32
     assert env.env_method("get_task") == [2]
-
-
-def test_a_reset_after_loading_leaves_the_episode_as_one_without_loading_does():
-    env, other = (MultiTaskEnv(counting_tasks(3)) for _ in range(2))
-    env.reset(seed=0)
-    env.step(0)
-    other.load_state_dict(env.state_dict())
-    env.reset()
-    other.reset(seed=5)
-    assert env.get_task() == other.get_task() == 1
 
 
 class Rebuilt(CountingEnv, EzPickle):
@@ -336,49 +315,6 @@ def test_parts_that_point_back_at_their_environment_go_on_with_the_restored_one(
     (task,) = other._envs
     base = task.unwrapped
     assert task.env.base is base.sensor.env is base.table["read"].__self__ is base
-
-
-def transformed():
-    env, calls = CountingEnv(), []
-    rewards = lambda reward: reward + (calls.append(1) or len(calls))  # noqa: E731
-    return gym.wrappers.TransformReward(env, rewards)
-
-
-def test_functions_without_a_name_are_state_too():
-    env, other = MultiTaskEnv([transformed]), MultiTaskEnv([transformed])
-    env.reset(seed=0)
-    play(env, 7)
-    state = pickle.loads(pickle.dumps(env.state_dict()))
-    assert state["exact"]
-    other.load_state_dict(state)
-    assert play(other, 30) == play(env, 30)
-
-
-@pytest.mark.parametrize("attribute", [ctypes.pointer(ctypes.c_int(3)), Rebuilt()])
-def test_whatever_an_attribute_raises_when_it_is_pickled_its_task_is_not_said_to_be_exact(
-    attribute,
-):
-    env = MultiTaskEnv([CountingEnv])
-    env.reset(seed=0)
-    env._envs[0].unwrapped.attribute = attribute
-    assert env.state_dict()["exact"] is False
-
-
-def test_a_task_with_a_state_of_its_own_gives_and_takes_it():
-    class Own(CountingEnv):
-        def state_dict(self):
-            return {"steps": self.steps, "rng": self.np_random.bit_generator.state}
-
-        def load_state_dict(self, state):
-            self.steps = state["steps"]
-            self.np_random.bit_generator.state = state["rng"]
-
-    env, other = MultiTaskEnv([Own]), MultiTaskEnv([Own])
-    env.reset(seed=0)
-    other.reset(seed=1)
-    play(env, 7)
-    other.load_state_dict(env.state_dict())
-    assert play(other, 20) == play(env, 20)
 
 
 def test_a_state_of_other_tasks_or_slots_is_refused():

@@ -19,7 +19,6 @@ from sb3_moe_envs.schedules import (
     Episode,
     Interleave,
     LearningProgress,
-    Schedule,
     Sequence,
     slot_counts,
 )
@@ -53,10 +52,6 @@ def tasks_by_episode(schedule, num_episodes, length=lambda task: 1):
 def test_a_cycle_plays_each_task_for_its_steps_and_then_holds_the_last():
     schedule = started(Cycle(2, num_cycles=2))
     assert tasks_by_step(schedule, 15) == [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2, 2, 2, 2]
-
-
-def test_a_cycle_without_end_goes_on():
-    assert tasks_by_step(started(Cycle(1, num_cycles=None)), 7) == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_a_cycle_counts_the_steps_of_all_environments_and_does_not_drift():
@@ -136,11 +131,6 @@ def test_an_adaptive_schedule_moves_on_when_its_rule_holds_and_starts_to_count_a
     assert schedule.task == 2
 
 
-def test_an_adaptive_schedule_holds_the_last_task():
-    schedule = started(Adaptive("steps>=1"))
-    assert tasks_by_step(schedule, 6) == [0, 1, 2, 2, 2, 2]
-
-
 def test_success_is_a_rate_and_unfinished_episodes_do_not_count():
     schedule = started(Adaptive("success>=0.75", window=4))
     schedule.end(Episode(0, 1, 0.0, success=1.0, finished=False))
@@ -158,13 +148,6 @@ def test_an_episode_that_says_nothing_is_no_success_beside_others_that_say_somet
     assert schedule.task == 0
     schedule.end(Episode(0, 1, 0.0, success=1.0))
     assert schedule.task == 1
-
-
-def test_a_task_of_which_no_episode_says_anything_has_no_success_rate():
-    schedule = started(Adaptive("success<=1", window=2))
-    for _ in range(3):
-        schedule.end(Episode(0, 1, 0.0))
-    assert schedule.task == 0
 
 
 def test_learning_progress_counts_silent_episodes_as_no_success():
@@ -196,15 +179,6 @@ def test_a_silent_turn_of_a_task_that_speaks_is_one_of_failures(turns):
         0, 1, 2, 0, 1, 2,
     ]  # fmt: skip
     assert schedule.task == 1  # .9 is more than .4, and a task that never speaks has none
-
-
-def test_a_turn_that_ends_without_an_episode_says_nothing_of_progress():
-    schedule = started(LearningProgress("steps>=10", by="success", explore=0.0))
-    for turn, success in enumerate([np.nan, 0.2, 0.2, 0.9, 0.3, 0.2]):
-        if turn > 0:  # the first turn's episode is still going on
-            schedule.end(Episode(schedule.task, 10, 0.0, success=success))
-        schedule.count(10)
-    assert schedule.task == 1  # b gained .1; of a's one turn with an episode nothing is known
 
 
 def test_learning_progress_goes_to_the_task_that_changed_most_whichever_way():
@@ -330,12 +304,6 @@ def test_a_state_is_json_and_goes_on_as_the_original_would(schedule, seed, event
     assert follow(schedule, events) == expected
 
 
-@pytest.mark.parametrize("schedule", EVERY_KIND, ids=repr)
-def test_a_start_with_the_same_seed_and_index_gives_the_same_tasks(schedule):
-    first = follow(started(schedule, seed=3, env_index=2), range(1, 20))
-    assert follow(started(schedule, seed=3, env_index=2), range(1, 20)) == first
-
-
 def follow(schedule, events):
     tasks = []
     for steps in events:
@@ -343,31 +311,6 @@ def follow(schedule, events):
         schedule.end(Episode(schedule.task, steps, float(steps)))
         tasks.append(schedule.task)
     return tasks
-
-
-class Nested(Schedule):
-    """Counts steps in what can be changed in place."""
-
-    task = 0
-    _state = ("counts",)
-
-    def _start(self, task_names):
-        self.counts = {"steps": [0]}
-
-    def count(self, steps):
-        self.counts["steps"][0] += steps
-
-
-def test_a_state_stays_as_it_was_whatever_the_schedule_does_afterwards():
-    saved, loaded = Nested(), Nested()
-    for each in (saved, loaded):
-        each.start(["a"])
-    saved.count(2)
-    state = saved.state_dict()
-    loaded.load_state_dict(state)
-    saved.count(3)
-    loaded.count(4)
-    assert state["counts"] == {"steps": [2]}
 
 
 def test_a_schedule_can_be_sent_to_a_worker():
@@ -396,13 +339,6 @@ def test_slots_are_shared_out_by_the_largest_remainder_with_one_each(weights, ex
 
 
 @pytest.mark.parametrize(
-    ("num_slots", "expected"), [(3, [1, 1, 1]), (7, [3, 2, 2]), (8, [3, 3, 2]), (64, [22, 21, 21])]
-)
-def test_equal_shares_differ_by_one_slot_at_most(num_slots, expected):
-    assert slot_counts(np.full(3, 1 / 3), num_slots) == expected
-
-
-@pytest.mark.parametrize(
     ("text", "holds"),
     [
         ("steps>=1e5", True),
@@ -425,25 +361,14 @@ def test_a_rule_reads_comparisons_and_an_unknown_number_fails(text, holds):
         "__import__('os')>=1",
         "lives>=1",
         "steps=3",
-        "steps and 3",
         "steps>=return",
-        "1<=steps<=3",
-        "(steps>=1",
+        "steps>=1e999",
         "",
-        "steps>=1__0",
-        "steps>=True",
     ],
 )
 def test_a_rule_that_cannot_be_read_is_refused(text):
     with pytest.raises(ValueError, match=r"`rule` must be comparisons .* of one of \['steps', "):
         Adaptive(text)
-
-
-@pytest.mark.parametrize("rule", [5, len])
-@pytest.mark.parametrize("schedule", [Adaptive, LearningProgress])
-def test_a_rule_is_a_text(schedule, rule):
-    with pytest.raises(TypeError, match=r"`rule` must be a text such as 'steps>=1e5 .*, got "):
-        schedule(rule)
 
 
 @pytest.mark.parametrize(
@@ -488,8 +413,3 @@ def test_a_turn_that_is_shorter_than_a_step_of_all_environments_is_refused(sched
         MultiTaskEnv(tasks, schedule=schedule, num_envs=4)
     with pytest.raises(ValueError, match=message):
         MultiTaskVectorEnv(tasks, 4, schedule=schedule)
-
-
-def test_only_a_function_can_choose():
-    with pytest.raises(TypeError, match="`choose` must be a function of a Progress, got 3"):
-        Chosen(3)

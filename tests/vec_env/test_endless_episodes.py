@@ -1,14 +1,10 @@
 """Episodes that never end are an error rather than played for ever."""
 
-import inspect
-
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import PPO
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_moe
 from sb3_moe.callbacks import MultiTaskEvalCallback
@@ -69,15 +65,6 @@ def test_an_evaluation_while_training_ends_or_waits_as_it_is_told(limit):
             model.learn(16, callback)
 
 
-def test_unless_told_otherwise_no_evaluation_waits_for_ever():
-    limits = [
-        inspect.signature(evaluate).parameters["max_episode_steps"].default
-        for evaluate in (evaluate_tasks, expert_importance)
-    ]
-    # The longest game of Atari, without skipped frames, takes 108,000.
-    assert [MultiTaskEvalCallback(8).max_episode_steps, *limits] == [200_000] * 3
-
-
 def test_an_episode_may_take_as_many_steps_as_the_limit_and_no_more():
     model = agent("Ten-v0")
     assert (
@@ -97,24 +84,6 @@ def test_a_copy_that_has_its_episodes_may_go_on():
     model = PPO("MlpPolicy", LongerEachTime(), n_steps=8, batch_size=8, device="cpu")
     played = evaluate_tasks(model, model.get_env(), 1, max_episode_steps=5)
     assert played.lengths.tolist() == [[3.0]]
-
-
-def test_what_runs_on_after_its_share_is_no_endless_episode_when_all_have_theirs():
-    class Two(Lasting):
-        """Three steps and then without an end, or ten steps each time."""
-
-        def __init__(self, lengths):
-            super().__init__()
-            self.lengths = list(lengths)
-
-        def reset(self, *, seed=None, options=None):
-            self.length = self.lengths.pop(0) if len(self.lengths) > 1 else self.lengths[0]
-            return super().reset(seed=seed)
-
-    env = DummyVecEnv([lambda: Monitor(Two([3, 3, 10**9])), lambda: Monitor(Two([10]))])
-    model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu")
-    played = evaluate_tasks(model, env, 4, max_episode_steps=12)
-    assert played.lengths.tolist() == [[3.0, 3.0, 10.0, 10.0]]
 
 
 @pytest.mark.parametrize(

@@ -179,14 +179,6 @@ def test_the_task_of_a_start_is_the_one_that_started():
     assert env.env_method("get_task") == [info["task_id"] for info in env.reset_infos] == [1, 1]
 
 
-def test_infos_of_two_steps_share_nothing():
-    env = GymnasiumVecEnv(TwoTasks())
-    env.reset()
-    _, _, _, infos = env.step(np.zeros(2, int))
-    infos[0]["mine"] = True
-    assert "mine" not in env.step(np.zeros(2, int))[3][0]
-
-
 def test_infos_with_a_mask_reach_only_the_environments_it_marks():
     env = GymnasiumVecEnv(sync([lambda: RecordEpisodeStatistics(short_cart_pole(4))] * 2))
     env.seed(0)
@@ -389,13 +381,6 @@ def test_the_monitors_file_says_whose_each_episode_is(tmp_path, kind):
     lines = (tmp_path / "logs" / "monitor.csv").read_text().splitlines()
     assert lines[1] == "r,l,t,task_id,task_name"
     assert lines[2].endswith(",0,CartPole")
-
-
-def test_too_few_environments_are_refused():
-    with pytest.raises(ValueError, match=r"`num_envs` must be at least the number .* 3, .*got 2"):
-        make_multitask_vec_env(tasks(), 2)
-    with pytest.raises(ValueError, match=r"`n_envs` must be at least 1, got 0"):
-        make_multitask_vec_env(tasks()[::2], 0, schedule=Cycle(steps_per_task=20))
 
 
 class Anew(EzPickle, Speaking):

@@ -91,7 +91,7 @@ class InTurnVectorEnv(SyncVectorEnv):
 
     def step_async(self, actions: Any) -> None:
         """Keep the actions for :meth:`finish_rows`."""
-        self._actions = iterate(self.action_space, actions)  # type: ignore[assignment]
+        self._actions = iterate(self.action_space, actions)
 
     def finish_rows(self) -> Rows:
         """Step each environment with its action."""
