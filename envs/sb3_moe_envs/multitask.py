@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -227,8 +228,9 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
-    # Which environment stepped last of those that know of no other, and its tasks.
-    _last_alone: ClassVar[tuple[int, list[str]]] = (0, [])
+    # Of those that know of no other: which stepped last, its tasks, and its steps in a row.
+    _last_alone: ClassVar[tuple[int, list[str], int]] = (-1, [], 0)
+    _numbers: ClassVar[Iterator[int]] = itertools.count()
 
     def __init__(
         self,
@@ -260,7 +262,8 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         }
         self._task = self.schedule.task
         alone = num_envs is None and self.schedule.slots is not Slots.OWN
-        self._is_alone, self._rounds = alone, 0
+        # A copy has the same number: it looks ahead in the place of this one.
+        self._is_alone, self._rounds, self._number = alone, 0, next(MultiTaskEnv._numbers)
         self._pinned: int | None = None
         self._by_hand = False
         self._steps, self._reward, self._success, self._running = 0, 0.0, UNKNOWN, False
@@ -409,9 +412,12 @@ class MultiTaskEnv(TaskSet, gym.Env[Any, Any]):
         Vector environments that build their environments by themselves, such as those of SB3's
         `make_vec_env`, tell none of them how many there are and which of them it is.
         """
-        (last, names), mine = MultiTaskEnv._last_alone, (id(self), self.task_names)
-        MultiTaskEnv._last_alone = mine
-        self._rounds = self._rounds + 1 if names == self.task_names and last != id(self) else 0
+        last, names, in_a_row = MultiTaskEnv._last_alone
+        is_mine = last == self._number
+        MultiTaskEnv._last_alone = self._number, self.task_names, in_a_row * is_mine + 1
+        # One that took several steps was evaluated in between, not stepped side by side.
+        alternate = not is_mine and names == self.task_names and in_a_row == 1
+        self._rounds = self._rounds + 1 if alternate else 0
         if self._rounds == _ROUNDS:
             warnings.warn(
                 f"several MultiTaskEnvs of {self.task_names} step side by side, but each counts "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import gymnasium as gym
@@ -73,3 +74,16 @@ def test_environments_of_other_tasks_or_told_that_they_are_alone_are_no_copies()
             for env in pair:
                 if any(env.step(0)[2:4]):
                     env.reset()
+
+
+def test_evaluations_after_each_step_and_copies_that_look_ahead_are_no_neighbors():
+    trained, evaluated = (MultiTaskEnv(TASKS, schedule=Cycle(40)) for _ in range(2))
+    for env in (trained, evaluated):
+        env.reset(seed=0)
+    for _ in range(5):
+        trained.step(0)
+        for _ in range(2):
+            evaluated.step(0)
+    for _ in range(5):
+        copy.deepcopy(trained).step(0)
+        trained.step(0)
