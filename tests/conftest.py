@@ -9,7 +9,7 @@ from browsing import browser_page, chromium  # noqa: F401  fixtures of all tests
 from covering import leave_the_rest
 
 # Small networks are faster on one thread, and two workers share two cores.
-th.set_num_threads(1)
+th.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 
 # Compiling a gymnax game takes seconds, and most tests ask for the same few.
 cache = Path(__file__).parents[1] / ".pytest_cache"

@@ -1,6 +1,8 @@
 """The benchmarks' own arithmetic and files; never a time."""
 
 import json
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch as th
@@ -16,6 +18,12 @@ from benchmarks import (
 )
 from benchmarks.stopwatch import REST, Stopwatch
 from benchmarks.timing import bounded, paired
+
+
+def test_every_benchmark_can_be_imported():
+    for path in Path(report.__file__).parent.glob("*.py"):
+        if path.stem != "__main__":
+            import_module(f"benchmarks.{path.stem}")
 
 
 def test_every_function_is_timed_once_per_round():
