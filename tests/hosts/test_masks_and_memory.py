@@ -62,7 +62,7 @@ def test_nothing_that_is_masked_is_done_with_images_and_dicts(algorithm, placeme
         assert model.predict(space.sample(), action_masks=masks, deterministic=False)[0] == 3
 
 
-@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
+@pytest.mark.parametrize("kind", [DummyVecEnv, pytest.param(SubprocVecEnv, marks=pytest.mark.full)])
 def test_several_environments_at_once_have_masks(kind):
     env = make_vec_env(some, n_envs=2, vec_env_cls=kind)
     model = arena.train(guests.make("MaskablePPO", "big", env=env), 64)

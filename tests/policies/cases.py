@@ -77,14 +77,6 @@ def each_placement(cases: Sequence[Case]) -> list[Case]:
     )
 
 
-def each_once(cases: Sequence[Case]) -> list[Case]:
-    """Return few cases that hold every policy of an algorithm, and every value found in any.
-
-    :param cases: to choose from
-    """
-    return fewest({case: {case[:2], *enumerate(case)} for case in cases})
-
-
 def each_value(cases: Sequence[Case]) -> list[Case]:
     """Return few cases that hold every value found in any.
 

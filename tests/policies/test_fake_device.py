@@ -20,7 +20,7 @@ from sb3_moe.vec_env.replay_buffers import DeviceReplayBuffer, MultiTaskReplayBu
 from sb3_moe.vec_env.rollout_buffers import DeviceRolloutBuffer
 
 EVERY = cases.every_case()
-SOME = cases.each_once(EVERY)
+SOME = cases.each_value(EVERY)
 REST = [
     pytest.param(case, marks=pytest.mark.full) for case in cases.pairwise(EVERY) if case not in SOME
 ]
