@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: run test test-full test-floor test-base test-guests dist lint check format docs gif bench install clean
+.PHONY: run test test-full test-floor test-base test-integrations dist lint check format docs gif bench install clean
 .DEFAULT_GOAL := run
 
 $(PY):
@@ -41,7 +41,7 @@ test: $(VENV)/.test  ## the test suite
 
 test-full: $(VENV)/.test  ## products of algorithms, placements, routers and tokens, kills, notebooks
 	$(PY) -m pytest $(IN_PARALLEL) $(ARGS)
-	$(if $(ARGS),,$(MAKE) test-guests)
+	$(if $(ARGS),,$(MAKE) test-integrations)
 
 # The lowest torch that pyproject.toml declares, where layers take the paths for a torch without `grouped_mm`.
 FLOOR := .venv-floor
@@ -76,14 +76,14 @@ test-base: dist  ## the wheel in an empty environment, without extras
 	cd $(BASE) && ../$(TOOLS)/bin/python -m mypy --strict --config-file= --python-executable bin/python ../tests/typed_program.py
 
 # Other people's tools ask for versions of their own.
-GUESTS := .venv-guests
-$(GUESTS)/.test: pyproject.toml
-	$(PYTHON) -m venv $(GUESTS)
-	$(GUESTS)/bin/python -m pip install -q -e ".[cli,zoo,hub,test]" "rl-zoo3[plots]" mlflow-skinny wandb
+INTEGRATIONS := .venv-integrations
+$(INTEGRATIONS)/.test: pyproject.toml
+	$(PYTHON) -m venv $(INTEGRATIONS)
+	$(INTEGRATIONS)/bin/python -m pip install -q -e ".[cli,zoo,hub,test]" "rl-zoo3[plots]" mlflow-skinny wandb
 	touch $@
 
-test-guests: $(GUESTS)/.test  ## rl-baselines3-zoo, the Hub's library, MLflow and W&B
-	$(GUESTS)/bin/python -m pytest $(or $(ARGS),tests/zoo tests/hub tests/test_trackers.py)
+test-integrations: $(INTEGRATIONS)/.test  ## rl-baselines3-zoo, the Hub's library, MLflow and W&B
+	$(INTEGRATIONS)/bin/python -m pytest $(or $(ARGS),tests/zoo tests/hub tests/test_trackers.py)
 
 install: $(VENV)/.dev  ## every tool, and the extras that `check` needs
 
@@ -109,4 +109,4 @@ bench: $(VENV)/.dev  ## ratios against peers, measured in one run
 	$(PY) -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(FLOOR) $(TOOLS) $(BASE) $(GUESTS) build dist *.egg-info envs/*.egg-info
+	rm -rf $(VENV) $(FLOOR) $(TOOLS) $(BASE) $(INTEGRATIONS) build dist *.egg-info envs/*.egg-info

@@ -1,4 +1,4 @@
-"""What SB3 offers around a policy keeps working; ``tests/hosts`` asks what SB3's own tests ask."""
+"""What SB3 offers around a policy; ``tests/compatibility`` asks what SB3's own tests ask."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""rl-baselines3-zoo, as it is, trains, plays, tunes and draws our policies: `make test-guests`."""
+"""rl-baselines3-zoo, as it is, trains, plays, tunes and draws our policies."""
 
 import os
 import subprocess

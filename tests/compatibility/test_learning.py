@@ -3,14 +3,14 @@
 from functools import partial
 
 import arena
-import guests
 import gymnasium as gym
+import models
 import numpy as np
 import pytest
 import torch as th
 from behaviors import over
-from guests import assert_learns
 from gymnasium import spaces
+from models import assert_learns
 from sb3_contrib.common.torch_layers import BatchRenorm
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import (
@@ -35,13 +35,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 NOISE = NormalActionNoise(np.zeros(2), np.full(2, 0.1))
 SETTINGS = {
-    "noise on actions": (guests.WITH_ACTOR, {"action_noise": NOISE}),
+    "noise on actions": (models.WITH_ACTOR, {"action_noise": NOISE}),
     "plain advantages": (("A2C", "PPO", "MaskablePPO"), {"normalize_advantage": False}),
     "clipped values": (("PPO", "MaskablePPO", "RecurrentPPO"), {"clip_range_vf": 0.2}),
     "fixed entropy": (("SAC", "TQC", "CrossQ"), {"ent_coef": 0.01}),
     "entropy learned from 0.01": (("SAC", "TQC", "CrossQ"), {"ent_coef": "auto_0.01"}),
-    "once per episode": (guests.OFF_POLICY, {"train_freq": (1, "episode")}),
-    "returns of 3 steps": (guests.OFF_POLICY, {"n_steps": 3, "gamma": 0.9}),
+    "once per episode": (models.OFF_POLICY, {"train_freq": (1, "episode")}),
+    "returns of 3 steps": (models.OFF_POLICY, {"n_steps": 3, "gamma": 0.9}),
     "part of a rollout": (("TRPO",), {"n_steps": 32, "sub_sampling_factor": 4}),
     "batches of one row": (
         ("PPO",),
@@ -55,22 +55,22 @@ def test_it_learns_with_every_setting_of_its_algorithm(algorithm, placement, set
     algorithms, model = SETTINGS[setting]
     # A case of an algorithm without this setting asks another one for it.
     algorithm = algorithm if algorithm in algorithms else algorithms[0]
-    assert_learns(guests.make(algorithm, placement, model=model))
+    assert_learns(models.make(algorithm, placement, model=model))
 
 
 def test_a_loss_that_is_no_number_would_be_seen():
-    model = arena.train(guests.make("TQC", "middle"))
+    model = arena.train(models.make("TQC", "middle"))
     with th.no_grad():
         next(model.critic.parameters()).fill_(float("nan"))
     with pytest.raises((AssertionError, ValueError)):
         assert_learns(model)
 
 
-@over("critics", guests.WITH_ACTOR, count=[1, 3])
+@over("critics", models.WITH_ACTOR, count=[1, 3])
 def test_every_critic_is_one_of_its_own(algorithm, placement, count):
     if algorithm == "DDPG":
         pytest.skip("one critic by definition")
-    model = assert_learns(guests.make(algorithm, placement, n_critics=count))
+    model = assert_learns(models.make(algorithm, placement, n_critics=count))
     values = model.critic(th.zeros(2, 5), th.zeros(2, 2))
     assert (values.shape[1] if algorithm == "TQC" else len(values)) == count
     layers = model.policy.moe_layers()
@@ -80,7 +80,7 @@ def test_every_critic_is_one_of_its_own(algorithm, placement, count):
 
 @over("critics", ["QRDQN", "TQC"], count=[5, 50])
 def test_it_has_any_number_of_quantiles(algorithm, placement, count):
-    model = assert_learns(guests.make(algorithm, placement, n_quantiles=count))
+    model = assert_learns(models.make(algorithm, placement, n_quantiles=count))
     if algorithm == "TQC":
         assert model.critic(th.zeros(2, 5), th.zeros(2, 2)).shape == (2, 2, count)
     else:
@@ -88,18 +88,18 @@ def test_it_has_any_number_of_quantiles(algorithm, placement, count):
 
 
 def test_the_warm_up_of_crossq_reaches_every_batch_renorm():
-    model = guests.make("CrossQ", "middle", renorm_warmup_steps=1)
+    model = models.make("CrossQ", "middle", renorm_warmup_steps=1)
     layers = [m for m in model.policy.modules() if isinstance(m, BatchRenorm)]
     assert layers
     assert all(layer.warmup_steps == 1 for layer in layers)
 
 
-@over("several environments", guests.OFF_POLICY)
+@over("several environments", models.OFF_POLICY)
 def test_it_learns_from_several_environments(algorithm, placement):
-    env = make_vec_env(lambda: guests.env_of(algorithm), n_envs=2)
-    noise = {"action_noise": NOISE} if algorithm in guests.WITH_ACTOR else {}
+    env = make_vec_env(lambda: models.env_of(algorithm), n_envs=2)
+    noise = {"action_noise": NOISE} if algorithm in models.WITH_ACTOR else {}
     settings = {"train_freq": 3, "gradient_steps": -1, "learning_starts": 0}
-    model = guests.make(algorithm, placement, env=env, model=settings | noise)
+    model = models.make(algorithm, placement, env=env, model=settings | noise)
     arena.train(model, 3)
     # As many updates as transitions.
     assert model.logger.name_to_value["train/n_updates"] == 6
@@ -108,7 +108,7 @@ def test_it_learns_from_several_environments(algorithm, placement):
 
 def played(algorithm, placement):
     """Train, play on with chance, and return weights, actions and rewards."""
-    model = arena.train(guests.make(algorithm, placement, seed=3), 32)
+    model = arena.train(models.make(algorithm, placement, seed=3), 32)
     env = model.get_env()
     obs, states, starts, played = env.reset(), None, None, []
     for _ in range(20):
@@ -127,9 +127,9 @@ def test_the_same_seed_gives_the_same_weights_actions_and_rewards(algorithm, pla
 
 @over("callbacks")
 def test_callbacks_run_listed_and_nested(algorithm, placement, tmp_path):
-    model = guests.make(algorithm, placement)
+    model = models.make(algorithm, placement)
     evaluation = EvalCallback(
-        Monitor(guests.env_of(algorithm)),
+        Monitor(models.env_of(algorithm)),
         callback_on_new_best=StopTrainingOnRewardThreshold(reward_threshold=1e9),
         callback_after_eval=StopTrainingOnNoModelImprovement(99),
         best_model_save_path=str(tmp_path),
@@ -169,22 +169,22 @@ def test_it_learns_to_say_what_it_sees(algorithm, placement):
     env = make_env(ep_length=20)
     env.action_space.seed(0)
     settings = {"learning_rate": 1e-2, "gamma": 0.0, **settings}
-    model = guests.make(algorithm, placement, env=env, model=settings, net_arch=[32])
+    model = models.make(algorithm, placement, env=env, model=settings, net_arch=[32])
     model.learn(steps)
     assert evaluate_policy(model, Monitor(env), n_eval_episodes=2)[0] >= 0.9 * env.ep_length
 
 
 def with_goals(algorithm, placement, *, images=False, **model):
-    env = make_vec_env(lambda: guests.bits(images=images, discrete=algorithm in guests.WITH_Q), 2)
+    env = make_vec_env(lambda: models.bits(images=images, discrete=algorithm in models.WITH_Q), 2)
     her = {
         "replay_buffer_class": HerReplayBuffer,
         "replay_buffer_kwargs": {"n_sampled_goal": 2, "copy_info_dict": True},
         "learning_starts": 12,
     }
-    return guests.make(algorithm, placement, "MultiInput", env, model=her | model)
+    return models.make(algorithm, placement, "MultiInput", env, model=her | model)
 
 
-WITH_GOALS = [name for name in guests.OFF_POLICY if name != "CrossQ"]
+WITH_GOALS = [name for name in models.OFF_POLICY if name != "CrossQ"]
 
 
 @over("HER", WITH_GOALS)
@@ -210,10 +210,10 @@ def test_it_learns_from_goals_that_are_images(algorithm, placement):
 @over("normalized")
 def test_it_learns_under_one_normalizer_and_another(algorithm, placement):
     env, other = (
-        VecNormalize(DummyVecEnv([lambda: guests.env_of(algorithm)]), **kwargs)
+        VecNormalize(DummyVecEnv([lambda: models.env_of(algorithm)]), **kwargs)
         for kwargs in ({}, {"training": False, "norm_reward": False})
     )
-    model = guests.make(algorithm, placement, env=env)
+    model = models.make(algorithm, placement, env=env)
     model.set_env(other)
     assert model.get_vec_normalize_env() is other
     arena.train(model)
@@ -235,9 +235,9 @@ def noise_of(policy):
     return next(v for name, v in policy.state_dict().items() if name.endswith("log_std"))
 
 
-@over("gSDE", guests.WITH_GSDE)
+@over("gSDE", models.WITH_GSDE)
 def test_it_learns_with_gsde_and_draws_its_noise_anew(algorithm, placement):
-    model = guests.with_gsde(algorithm, placement, log_std_init=-1)
+    model = models.with_gsde(algorithm, placement, log_std_init=-1)
     before = noise_of(model.policy).clone()
     assert_learns(model)
     assert algorithm == "TRPO" or not th.equal(noise_of(model.policy), before)
@@ -256,7 +256,7 @@ def test_actions_with_gsde_are_squashed_or_clipped_into_their_bounds(algorithm, 
     env = Kept(arena.FLAT, spaces.Box(-2, 2, (2,), np.float32))
     off_policy = algorithm == "SAC"  # which squashes always
     options = {"use_expln": True} | ({} if off_policy else {"squash_output": squash})
-    model = arena.train(guests.with_gsde(algorithm, placement, env, **options), 24)
+    model = arena.train(models.with_gsde(algorithm, placement, env, **options), 24)
     buffer = model.replay_buffer if off_policy else model.rollout_buffer
     given = np.stack(env.actions)[-(len(env.actions) if off_policy else model.n_steps) :]
     stored = buffer.actions.reshape(-1, 2)[: len(given)]
@@ -272,7 +272,7 @@ OPTIMIZERS = {
 
 @over("optimizer", optimizer=OPTIMIZERS)
 def test_it_takes_another_optimizer_and_its_arguments(algorithm, placement, optimizer):
-    model = assert_learns(guests.make(algorithm, placement, **optimizer))
+    model = assert_learns(models.make(algorithm, placement, **optimizer))
     owner = model.policy if hasattr(model.policy, "optimizer") else model.policy.critic
     assert isinstance(owner.optimizer, optimizer["optimizer_class"])
     for name, value in optimizer.get("optimizer_kwargs", {}).items():
@@ -289,15 +289,15 @@ HIDDEN = {
 @over("net_arch", net_arch=HIDDEN)
 def test_it_takes_any_number_and_width_of_hidden_layers(algorithm, placement, net_arch):
     if isinstance(net_arch, dict):
-        critic = "vf" if algorithm in guests.ON_POLICY else "qf"
+        critic = "vf" if algorithm in models.ON_POLICY else "qf"
         net_arch = {"pi": net_arch["pi"], critic: net_arch["critic"]}
-        net_arch = net_arch["qf"] if algorithm in guests.WITH_Q else net_arch
-    assert_learns(guests.make(algorithm, placement, net_arch=net_arch))
+        net_arch = net_arch["qf"] if algorithm in models.WITH_Q else net_arch
+    assert_learns(models.make(algorithm, placement, net_arch=net_arch))
 
 
 @over("no hidden layer")
 def test_it_takes_no_hidden_layer(algorithm, placement):
-    assert_learns(guests.make(algorithm, placement, net_arch=[]))
+    assert_learns(models.make(algorithm, placement, net_arch=[]))
 
 
 def norms(model):
@@ -311,7 +311,7 @@ def changed(before, model):
 
 
 def whitened(algorithm, placement, **model):
-    return guests.make(algorithm, placement, model=model, features_extractor_class=guests.Whitening)
+    return models.make(algorithm, placement, model=model, features_extractor_class=models.Whitening)
 
 
 @over("own extractor")
@@ -328,7 +328,7 @@ def test_an_own_extractor_learns_in_training_and_stays_as_it_is_in_play(
     before, obs = norms(model), arena.observe(model)
     first = arena.predict(model, obs)
     np.testing.assert_array_equal(arena.predict(model, obs), first)
-    if algorithm in guests.OFF_POLICY:
+    if algorithm in models.OFF_POLICY:
         model.gradient_steps = 0
         arena.train(model, 12)
     assert not changed(before, model)
@@ -337,13 +337,13 @@ def test_an_own_extractor_learns_in_training_and_stays_as_it_is_in_play(
     np.testing.assert_array_equal(arena.predict(loaded, obs), arena.predict(model, obs))
 
 
-@over("batch norm in targets", [name for name in guests.OFF_POLICY if name != "CrossQ"])
+@over("batch norm in targets", [name for name in models.OFF_POLICY if name != "CrossQ"])
 def test_targets_take_running_statistics_and_at_tau_0_nothing_else(algorithm, placement):
-    interval = {"target_update_interval": 1} if algorithm in (*guests.WITH_Q, "SAC", "TQC") else {}
+    interval = {"target_update_interval": 1} if algorithm in (*models.WITH_Q, "SAC", "TQC") else {}
     model = whitened(algorithm, placement, tau=0.0, learning_starts=0, **interval)
     before = norms(model)
     arena.train(model)
-    if algorithm in guests.WITH_Q:
+    if algorithm in models.WITH_Q:
         model._on_step()  # which moves their target, before they learn
     after = norms(model)
     targets = [name for name in after if "_target" in name and "num_batches" not in name]
@@ -354,17 +354,17 @@ def test_targets_take_running_statistics_and_at_tau_0_nothing_else(algorithm, pl
         assert "running_" in name or not th.equal(after[name], online), name
 
 
-@over("targets", [name for name in guests.OFF_POLICY if name != "CrossQ"])
+@over("targets", [name for name in models.OFF_POLICY if name != "CrossQ"])
 def test_targets_follow_by_tau_and_by_nothing_else(algorithm, placement):
-    settings = {"target_update_interval": 1} if algorithm in (*guests.WITH_Q, "SAC", "TQC") else {}
+    settings = {"target_update_interval": 1} if algorithm in (*models.WITH_Q, "SAC", "TQC") else {}
     settings |= {"policy_delay": 1} if algorithm == "TD3" else {}
-    model = guests.make(algorithm, placement, model={"learning_starts": 99, **settings})
+    model = models.make(algorithm, placement, model={"learning_starts": 99, **settings})
     targets = {k: v for k, v in model.policy.state_dict().items() if "_target." in k}
 
     def moved():
         """Say of online networks and of their targets whether they moved."""
         state = {k: v.clone() for k, v in model.policy.state_dict().items()}
-        if algorithm in guests.WITH_Q:
+        if algorithm in models.WITH_Q:
             model._on_step()
         model.train(gradient_steps=2, batch_size=8)
         after = model.policy.state_dict()
@@ -383,4 +383,4 @@ def test_targets_follow_by_tau_and_by_nothing_else(algorithm, placement):
 def test_what_gymnasiums_reset_returns_is_told_from_an_observation():
     env = gym.make("CartPole-v1")
     with pytest.raises(ValueError, match="mixing Gym API"):
-        guests.make("PPO", "middle", env=env).predict(env.reset())
+        models.make("PPO", "middle", env=env).predict(env.reset())

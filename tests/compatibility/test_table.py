@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import arena
-import guests
+import models
 import numpy as np
 import pytest
 import torch as th
@@ -12,7 +12,7 @@ from behaviors import BEHAVIORS, CANNOT, table
 from gymnasium import spaces
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "guests.md"
+PAGE = HERE.parents[1] / "docs" / "compatibility.md"
 
 
 def test_the_page_shows_the_table_as_it_is_here():
@@ -44,21 +44,21 @@ def test_what_a_placement_cannot_do_is_refused_in_one_line(exception, attempt):
 
 def test_a_dict_is_flattened_where_sb3_refuses_it():
     env = arena.Arena(arena.with_task(arena.FLAT))
-    arena.train(guests.make("PPO", "middle", env=env))
+    arena.train(models.make("PPO", "middle", env=env))
     with pytest.raises(ValueError, match="You must use `MultiInputPolicy`"):
         arena.make("PPO", "MlpPolicy", env)
 
 
-@pytest.mark.parametrize("placement", guests.PLACEMENTS)
+@pytest.mark.parametrize("placement", models.PLACEMENTS)
 def test_images_that_are_no_bytes_are_taken_where_sb3_refuses_them(placement):
     env = arena.Arena(spaces.Box(0, 1, (1, 36, 36), np.float32))
-    arena.train(guests.make("PPO", placement, "Cnn", env))
+    arena.train(models.make("PPO", placement, "Cnn", env))
     with pytest.raises(AssertionError, match="You should use NatureCNN only with images"):
         arena.make("PPO", "CnnPolicy", env)
 
 
 def test_nobody_is_warned_of_a_gpu():
-    model, theirs = guests.make("PPO", "none"), arena.make("PPO", "MlpPolicy")
+    model, theirs = models.make("PPO", "none"), arena.make("PPO", "MlpPolicy")
     for each in (model, theirs):
         each.device = th.device("cuda")
     model._maybe_recommend_cpu()
@@ -71,24 +71,24 @@ def test_nobody_is_warned_of_a_gpu():
 
 @pytest.mark.parametrize(("algorithm", "critic"), [("PPO", "vf"), ("SAC", "qf"), ("TQC", "qf")])
 def test_an_actor_of_another_placement_has_gsde_beside_a_big_critic(algorithm, critic):
-    arena.train(guests.with_gsde(algorithm, {"pi": "body", critic: "big"}))
+    arena.train(models.with_gsde(algorithm, {"pi": "body", critic: "big"}))
 
 
 def test_a_flat_encoder_takes_goals_that_are_images_with_big_experts():
     flat = {"features_extractor_kwargs": {"encoder": "flat"}}
-    env = guests.bits(images=True, discrete=True)
-    arena.train(guests.make("DQN", "big", "MultiInput", env, **flat))
+    env = models.bits(images=True, discrete=True)
+    arena.train(models.make("DQN", "big", "MultiInput", env, **flat))
 
 
 def test_a_first_layer_of_net_arch_stands_behind_a_big_experts_encoder():
     env = arena.Arena(arena.SB3_IMAGE)
-    policy = guests.make("DQN", "big", "Cnn", env, net_arch=[16, 8]).policy
+    policy = models.make("DQN", "big", "Cnn", env, net_arch=[16, 8]).policy
     linears = [m for m in policy.get_expert("qf", 0).modules() if isinstance(m, th.nn.Linear)]
     assert [each.out_features for each in linears] == [16, 8, 4]
 
 
 def test_a_big_recurrent_policy_takes_an_extractor_of_the_users_own():
-    model = guests.make("RecurrentPPO", "big", features_extractor_class=guests.Whitening)
+    model = models.make("RecurrentPPO", "big", features_extractor_class=models.Whitening)
     norm = model.policy.features_extractor.layers[1]
     before = norm.running_mean.clone()
     arena.train(model)

@@ -1,8 +1,8 @@
 """Masked and recurrent policies, as in sb3-contrib's tests."""
 
 import arena
-import guests
 import gymnasium as gym
+import models
 import numpy as np
 import pytest
 import torch as th
@@ -43,7 +43,7 @@ def score(model, env, **kwargs):
 @over("masks", ["MaskablePPO"], world=CERTAIN)
 def test_nothing_that_is_masked_is_done(algorithm, placement, world, tmp_path):
     env = world()
-    model = guests.make(algorithm, placement, env=env)
+    model = models.make(algorithm, placement, env=env)
     assert score(model, env) == 100
     assert score(model, env, use_masking=False) < 90
     evaluation = MaskableEvalCallback(
@@ -53,10 +53,10 @@ def test_nothing_that_is_masked_is_done(algorithm, placement, world, tmp_path):
     assert np.load(tmp_path / "evaluations.npz")["results"].shape == (1, 1)
 
 
-@over("masks", ["MaskablePPO"], space={"image": guests.IMAGE, "dict": arena.with_task(arena.FLAT)})
+@over("masks", ["MaskablePPO"], space={"image": models.IMAGE, "dict": arena.with_task(arena.FLAT)})
 def test_nothing_that_is_masked_is_done_with_images_and_dicts(algorithm, placement, space):
-    kind = "Cnn" if space is guests.IMAGE else "MultiInput"
-    model = arena.train(guests.make(algorithm, placement, kind, arena.Arena(space)))
+    kind = "Cnn" if space is models.IMAGE else "MultiInput"
+    model = arena.train(models.make(algorithm, placement, kind, arena.Arena(space)))
     masks = np.array([False, False, False, True])
     for _ in range(5):
         assert model.predict(space.sample(), action_masks=masks, deterministic=False)[0] == 3
@@ -65,7 +65,7 @@ def test_nothing_that_is_masked_is_done_with_images_and_dicts(algorithm, placeme
 @pytest.mark.parametrize("kind", [DummyVecEnv, pytest.param(SubprocVecEnv, marks=pytest.mark.full)])
 def test_several_environments_at_once_have_masks(kind):
     env = make_vec_env(some, n_envs=2, vec_env_cls=kind)
-    model = arena.train(guests.make("MaskablePPO", "big", env=env), 64)
+    model = arena.train(models.make("MaskablePPO", "big", env=env), 64)
     assert 0 <= score(model, env) <= 100
     env.close()
 
@@ -78,7 +78,7 @@ def test_it_learns_with_masks_what_it_cannot_without(algorithm, placement):
     settings["learning_rate"] = 1e-2
     scores = {}
     for masked in (True, False):
-        model = guests.make(algorithm, placement, env=env, net_arch=[32], model=settings)
+        model = models.make(algorithm, placement, env=env, net_arch=[32], model=settings)
         model.learn(512, use_masking=masked)
         scores[masked] = score(model, env, use_masking=masked)
     assert scores[True] > scores[False] + 20
@@ -87,7 +87,7 @@ def test_it_learns_with_masks_what_it_cannot_without(algorithm, placement):
 @over("no masks", ["MaskablePPO"])
 def test_without_masks_it_learns_and_is_evaluated_if_told_so(algorithm, placement):
     env = IdentityEnv(dim=2)
-    model = guests.make(algorithm, placement, env=env)
+    model = models.make(algorithm, placement, env=env)
     for use in (model.learn, lambda _: score(model, env)):
         with pytest.raises(ValueError, match="does not support action masking"):
             use(16)
@@ -117,7 +117,7 @@ def choices(distribution):
 def test_masks_scale_up_what_is_left_and_come_off_again(algorithm, placement, actions):
     space, allowed = actions
     env = arena.Arena(arena.FLAT, space)
-    policy = guests.make(algorithm, placement, env=env, ortho_init=False).policy
+    policy = models.make(algorithm, placement, env=env, ortho_init=False).policy
     obs = policy.obs_to_tensor(arena.observe(policy))[0]
     masks = np.array([allowed] * 3)
     free = [each.probs.clone() for each in choices(policy.get_distribution(obs))]
@@ -144,7 +144,7 @@ LSTMS = {
 }
 SPACES = {
     "flat": ("Mlp", arena.FLAT),
-    "image": ("Cnn", guests.IMAGE),
+    "image": ("Cnn", models.IMAGE),
     "dict": ("MultiInput", arena.with_task(arena.FLAT)),
 }
 
@@ -152,8 +152,8 @@ SPACES = {
 @over("LSTMs", ["RecurrentPPO"], lstms=LSTMS, seen=SPACES)
 def test_it_learns_with_any_arrangement_of_lstms(algorithm, placement, lstms, seen, tmp_path):
     kind, space = seen
-    model = guests.make(algorithm, placement, kind, guests.env_of(algorithm, space), **lstms)
-    guests.assert_learns(model)
+    model = models.make(algorithm, placement, kind, models.env_of(algorithm, space), **lstms)
+    models.assert_learns(model)
     model.policy.save(tmp_path / "policy")
     loaded = type(model.policy).load(tmp_path / "policy")
     kept = loaded._get_constructor_parameters()
@@ -163,7 +163,7 @@ def test_it_learns_with_any_arrangement_of_lstms(algorithm, placement, lstms, se
 
 @pytest.mark.parametrize("lstms", LSTMS)
 def test_states_are_passed_on_and_begin_anew_with_an_episode(lstms):
-    model = guests.make("RecurrentPPO", "middle", **LSTMS[lstms])
+    model = models.make("RecurrentPPO", "middle", **LSTMS[lstms])
     obs = arena.observe(model, 2)
     _, first = model.predict(obs, deterministic=True)
     _, second = model.predict(obs, state=first, deterministic=True)
@@ -184,7 +184,7 @@ def test_states_are_passed_on_and_begin_anew_with_an_episode(lstms):
 def test_a_shared_lstm_that_cannot_be_is_refused(lstms):
     said = r"You must choose between shared LSTM|If the features extractor is not shared"
     with pytest.raises(AssertionError, match=said):
-        guests.make("RecurrentPPO", "middle", shared_lstm=True, **lstms)
+        models.make("RecurrentPPO", "middle", shared_lstm=True, **lstms)
 
 
 class Recall(gym.Env):
@@ -211,7 +211,7 @@ def test_it_remembers_what_it_saw(algorithm, placement):
     env = make_vec_env(Recall, n_envs=8)
     settings = {"n_steps": 16, "batch_size": 128, "n_epochs": 8, "learning_rate": 1e-2}
     settings |= {"gae_lambda": 0.98, "gamma": 0.9}
-    model = guests.make(algorithm, placement, env=env, model=settings)
+    model = models.make(algorithm, placement, env=env, model=settings)
     model.learn(2048)
     # Whoever forgets is right every other time.
     assert evaluate_policy(model, env, n_eval_episodes=40)[0] > 0.9

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import arena
-import guests
+import models
 import numpy as np
 import pytest
 import torch as th
@@ -23,21 +23,21 @@ def saved_again(model, tmp_path, **kwargs):
 def test_a_loaded_model_has_the_same_weights_and_actions_and_learns_on(
     algorithm, placement, tmp_path
 ):
-    model = guests.assert_learns(guests.make(algorithm, placement))
+    model = models.assert_learns(models.make(algorithm, placement))
     obs = arena.observe(model)
     loaded = saved_again(model, tmp_path)
     arena.assert_same_weights(loaded.policy, model.policy)
     np.testing.assert_array_equal(arena.predict(loaded, obs), arena.predict(model, obs))
-    other = guests.env_of(algorithm)
+    other = models.env_of(algorithm)
     loaded.set_env(other)
-    guests.assert_learns(loaded)
+    models.assert_learns(loaded)
     assert other.steps
     assert loaded.num_timesteps == 32
 
 
 @over("parameters")
 def test_parameters_are_set_whole_and_in_part_and_refused_where_wrong(algorithm, placement):
-    model, other = (guests.make(algorithm, placement, seed=seed) for seed in (0, 1))
+    model, other = (models.make(algorithm, placement, seed=seed) for seed in (0, 1))
     before = copy.deepcopy(model.get_parameters())
     with pytest.raises(ValueError, match="invalid object"):
         model.set_parameters(before | {"nobody": {}}, exact_match=False)
@@ -59,7 +59,7 @@ def test_parameters_are_set_whole_and_in_part_and_refused_where_wrong(algorithm,
 @over("file", ["PPO", "SAC", "TQC", "TRPO"])
 def test_what_a_file_holds_is_left_out_put_in_and_replaced(algorithm, placement, tmp_path):
     schedule = {"learning_rate": lambda left: left * np.sin(1.0)}
-    model = guests.make(algorithm, placement, model=schedule)
+    model = models.make(algorithm, placement, model=schedule)
     model.verbose = 2
     model.save(str(tmp_path / "without"), exclude=["verbose"])
     without = type(model).load(tmp_path / "without")
@@ -79,7 +79,7 @@ def test_what_a_file_holds_is_left_out_put_in_and_replaced(algorithm, placement,
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @over("compiled", ["PPO", "DQN"])
 def test_a_compiled_policy_is_saved_and_loaded(algorithm, placement, tmp_path):
-    model = guests.make(algorithm, placement)
+    model = models.make(algorithm, placement)
     before = copy.deepcopy(model.policy.state_dict())
     model.policy = th.compile(model.policy)
     loaded = saved_again(model, tmp_path).policy.state_dict()
@@ -88,7 +88,7 @@ def test_a_compiled_policy_is_saved_and_loaded(algorithm, placement, tmp_path):
 
 @over("coefficient", ["SAC", "TQC", "CrossQ"], ent_coef=["auto", 0.01])
 def test_the_entropy_coefficient_is_in_the_file(algorithm, placement, ent_coef, tmp_path):
-    model = arena.train(guests.make(algorithm, placement, model={"ent_coef": ent_coef}))
+    model = arena.train(models.make(algorithm, placement, model={"ent_coef": ent_coef}))
     loaded = saved_again(model, tmp_path)
     if ent_coef == 0.01:
         assert loaded.log_ent_coef is None
@@ -98,14 +98,14 @@ def test_the_entropy_coefficient_is_in_the_file(algorithm, placement, ent_coef, 
     assert not th.equal(arena.train(loaded).log_ent_coef, model.log_ent_coef)
 
 
-@over("replay", guests.OFF_POLICY, thrifty=[False, True])
+@over("replay", models.OFF_POLICY, thrifty=[False, True])
 def test_the_replay_buffer_is_saved_and_loaded(algorithm, placement, thrifty, tmp_path):
     # SB3's thrifty buffer can't tell time limits from ends.
     kwargs = {
         "optimize_memory_usage": thrifty,
         "replay_buffer_kwargs": {"handle_timeout_termination": not thrifty},
     }
-    model = arena.train(guests.make(algorithm, placement, model=kwargs))
+    model = arena.train(models.make(algorithm, placement, model=kwargs))
     buffer = model.replay_buffer
     model.save_replay_buffer(tmp_path / "replay")
     model.load_replay_buffer(tmp_path / "replay")
@@ -158,7 +158,7 @@ def assert_loads(part, model, path):
 
 
 def trained(algorithm, placement, kind="Mlp", env=None, **kwargs):
-    return arena.train(guests.make(algorithm, placement, kind, env, **kwargs))
+    return arena.train(models.make(algorithm, placement, kind, env, **kwargs))
 
 
 def with_tasks(algorithm, placement):
@@ -181,7 +181,7 @@ def test_a_policy_an_actor_and_a_q_network_load_as_they_were_saved(algorithm, pl
             assert_loads(part, model, tmp_path / "part")
 
 
-@over("critic", guests.WITH_ACTOR)
+@over("critic", models.WITH_ACTOR)
 def test_critics_load_as_they_were_saved(algorithm, placement, tmp_path):
     model = with_tasks(algorithm, placement)
     for name in ("critic", "critic_target"):
@@ -205,7 +205,7 @@ def test_parts_behind_images_and_parts_that_encode_them_load(algorithm, encoding
 def test_actors_with_gsde_load(tmp_path):
     for algorithm in ("SAC", "CrossQ"):
         options = {"clip_mean": 1.5, "log_std_init": -1.0}
-        model = arena.train(guests.with_gsde(algorithm, "final", **options))
+        model = arena.train(models.with_gsde(algorithm, "final", **options))
         assert_loads(model.policy.actor, model, tmp_path / "actor")
         assert type(model.policy.actor).load(tmp_path / "actor").clip_mean == 1.5
 
@@ -223,7 +223,7 @@ def test_crossq_parts_without_batch_norm_load(tmp_path):
 
 
 def test_a_network_alone_can_be_dense():
-    policy = guests.make("SAC", {"pi": "none"}).policy
+    policy = models.make("SAC", {"pi": "none"}).policy
     assert not type(policy.actor).__module__.startswith("sb3_moe")
     assert type(policy.critic).__module__.startswith("sb3_moe")
 
@@ -254,7 +254,7 @@ np.save("actions.npy", model.predict(np.load("obs.npy"), deterministic=True)[0])
 
 
 def test_a_part_refuses_an_argument_that_is_nobodys():
-    part = guests.make("DQN", "middle").policy.q_net
+    part = models.make("DQN", "middle").policy.q_net
     kwargs = part._get_constructor_parameters()
     with pytest.raises(TypeError, match="unexpected keyword argument 'placment'"):
         type(part)(**kwargs, placment="big")

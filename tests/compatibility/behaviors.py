@@ -1,6 +1,6 @@
 """What the tests of SB3 and sb3-contrib ask of a policy, and which placements of ours can't do it.
 
-Behaviors are the rows of the table in ``docs/guests.md``, placements its columns.
+Behaviors are the rows of the table in ``docs/compatibility.md``, placements its columns.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import partial
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
-import guests
+import models
 import pytest
 from covering import covering
 
@@ -95,19 +95,19 @@ class Cannot(NamedTuple):
 
 def attempts(algorithms: Sequence[str], placement: str, **kwargs: Any) -> dict[str, Any]:
     """Return, by name, what is refused: a model of each algorithm."""
-    return {name: partial(guests.make, name, placement, **kwargs) for name in algorithms}
+    return {name: partial(models.make, name, placement, **kwargs) for name in algorithms}
 
 
 def load_a_dense_critic(name: str) -> object:
     """Load what SB3's own critic wrote of itself."""
-    critic = guests.make(name, "none").policy.critic
+    critic = models.make(name, "none").policy.critic
     return type(critic)(**critic._get_constructor_parameters())
 
 
 def with_images_of_goals(name: str) -> object:
     """Build a model of goals that are images."""
-    env = guests.bits(images=True, discrete=name == "DQN")
-    return guests.make(name, "big", "MultiInput", env)
+    env = models.bits(images=True, discrete=name == "DQN")
+    return models.make(name, "big", "MultiInput", env)
 
 
 ENCODING = ("PPO", "DQN", "TQC")  # RecurrentPPO's experts stand behind the LSTM
@@ -130,9 +130,9 @@ CANNOT = (
         "it replaces the last hidden layer, and there is none: take `final` or `big`",
         "`placement`='middle' replaces the last hidden layer, and `net_arch` has none",
         {
-            **attempts(guests.EVERY, "middle", net_arch=[]),
-            "A2C's actor": partial(guests.make, "A2C", "middle", net_arch={"pi": [8]}),
-            "SAC's actor": partial(guests.make, "SAC", "middle", net_arch={"pi": [], "qf": [8]}),
+            **attempts(models.EVERY, "middle", net_arch=[]),
+            "A2C's actor": partial(models.make, "A2C", "middle", net_arch={"pi": [8]}),
+            "SAC's actor": partial(models.make, "SAC", "middle", net_arch={"pi": [], "qf": [8]}),
         },
     ),
     Cannot(
@@ -141,7 +141,7 @@ CANNOT = (
         "gSDE makes noise of what the actor's last hidden layer gives, and each expert has its "
         'own: name another placement for `pi`, as in `placement=dict(pi="body", qf="big")`',
         r"`use_sde`=True needs the latent of the actor's last layer, .* `placement`='big'",
-        {name: partial(guests.with_gsde, name, "big") for name in guests.WITH_GSDE},
+        {name: partial(models.with_gsde, name, "big") for name in models.WITH_GSDE},
     ),
     *(
         Cannot(
@@ -149,7 +149,7 @@ CANNOT = (
             "big",
             NO_EXTRACTOR,
             r"`placement`='big' holds the encoder inside each expert, .* got Whitening",
-            attempts(algorithms, "big", features_extractor_class=guests.Whitening),
+            attempts(algorithms, "big", features_extractor_class=models.Whitening),
         )
         for behavior, algorithms in (
             ("own extractor", ENCODING),
@@ -195,11 +195,11 @@ DIFFERENCES = (
 def keeping(behavior: str) -> list[str]:
     """Return the placements that a behavior is asked of: all except the exceptions."""
     cannot = {each.placement for each in CANNOT if each.behavior == behavior}
-    return [placement for placement in guests.PLACEMENTS if placement not in cannot]
+    return [placement for placement in models.PLACEMENTS if placement not in cannot]
 
 
 def over(
-    behavior: str, algorithms: Sequence[str] = guests.EVERY, **options: Any
+    behavior: str, algorithms: Sequence[str] = models.EVERY, **options: Any
 ) -> Callable[[T], T]:
     """Parametrize a test over algorithms, the placements that keep a behavior, and options.
 
@@ -217,7 +217,7 @@ def over(
     cases, values = {}, {}
     for algorithm, placement, *words in product(algorithms, keeping(behavior), *named):
         case = "-".join([algorithm, placement, *words])
-        family = guests.family_of(algorithm)
+        family = models.family_of(algorithm)
         cases[f"{behavior} {case}"] = {"placement": placement, "family": family}
         cases[f"{behavior} {case}"] |= {f"option {i}": word for i, word in enumerate(words)}
         chosen = [of[word] for of, word in zip(named, words, strict=True)]
@@ -231,11 +231,11 @@ def over(
 
 
 def table() -> str:
-    """Return the two tables of ``docs/guests.md``."""
-    lines = [f"| asked in | a policy | {' | '.join(guests.PLACEMENTS)} | why not |"]
-    lines.append("|---|---|" + "---|" * len(guests.PLACEMENTS) + "---|")
+    """Return the two tables of ``docs/compatibility.md``."""
+    lines = [f"| asked in | a policy | {' | '.join(models.PLACEMENTS)} | why not |"]
+    lines.append("|---|---|" + "---|" * len(models.PLACEMENTS) + "---|")
     for key, (files, text) in BEHAVIORS.items():
-        answers = ["yes" if each in keeping(key) else "no" for each in guests.PLACEMENTS]
+        answers = ["yes" if each in keeping(key) else "no" for each in models.PLACEMENTS]
         why = "; ".join(each.reason for each in CANNOT if each.behavior == key)
         lines.append(f"| `{files}` | {text} | {' | '.join(answers)} | {why} |")
     lines += ["", "| asked in | SB3's policies | ours, `none` too |", "|---|---|---|"]

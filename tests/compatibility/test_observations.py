@@ -1,7 +1,7 @@
 """Observations and actions of every space, as in the tests of SB3 and sb3-contrib."""
 
 import arena
-import guests
+import models
 import numpy as np
 import pytest
 from behaviors import over
@@ -27,8 +27,8 @@ class OwnBox(spaces.Box):
 
 @over("predict")
 def test_it_predicts_for_one_observation_and_for_several(algorithm, placement):
-    env = guests.env_of(algorithm)
-    model = guests.make(algorithm, placement, env=env)
+    env = models.env_of(algorithm)
+    model = models.make(algorithm, placement, env=env)
     obs, _ = env.reset()
     for deterministic in (True, False):
         assert env.action_space.contains(model.predict(obs, deterministic=deterministic)[0])
@@ -48,10 +48,10 @@ OBSERVATIONS = {
 @over("observations", space=OBSERVATIONS)
 def test_it_takes_discrete_and_binary_observations_and_float64(algorithm, placement, space):
     actions = arena.actions_of(algorithm)
-    if algorithm in guests.WITH_ACTOR:
+    if algorithm in models.WITH_ACTOR:
         actions = spaces.Box(-1, 1, (2,), np.float64)
     env = DummyVecEnv([lambda: arena.Arena(space, actions)])
-    model = arena.train(guests.make(algorithm, placement, env=env))
+    model = arena.train(models.make(algorithm, placement, env=env))
     assert np.isfinite(evaluate_policy(model, env, n_eval_episodes=2, warn=False)[0])
     assert arena.predict(model, space.sample()).dtype == actions.dtype
 
@@ -64,9 +64,9 @@ ACTIONS = {
     "bits": spaces.MultiBinary(3),
 }
 TAKEN = {
-    **dict.fromkeys(guests.ON_POLICY, frozenset(ACTIONS)),
-    **dict.fromkeys(guests.WITH_Q, frozenset({"number"})),
-    **dict.fromkeys(guests.WITH_ACTOR, frozenset({"vector", "matrix"})),
+    **dict.fromkeys(models.ON_POLICY, frozenset(ACTIONS)),
+    **dict.fromkeys(models.WITH_Q, frozenset({"number"})),
+    **dict.fromkeys(models.WITH_ACTOR, frozenset({"vector", "matrix"})),
     "MaskablePPO": {"number", "choices", "bits"},
     # sb3-contrib's own recurrent policy fails with MultiBinary actions.
     "RecurrentPPO": set(ACTIONS) - {"bits"},
@@ -88,40 +88,40 @@ def test_it_takes_every_action_space_of_its_algorithm_and_refuses_others(
     (name,) = [name for name, each in ACTIONS.items() if each is space]
     env = Unmasked(arena.FLAT, space)
     if name in TAKEN[algorithm]:
-        model = arena.train(guests.make(algorithm, placement, env=env))
+        model = arena.train(models.make(algorithm, placement, env=env))
         assert space.contains(model.predict(arena.FLAT.sample())[0])
     elif (algorithm, name) != ("RecurrentPPO", "bits"):
         with pytest.raises(AssertionError, match=r"only supports .* as action spaces"):
-            guests.make(algorithm, placement, env=env)
+            models.make(algorithm, placement, env=env)
 
 
-@over("one key", guests.WITH_IMAGES)
+@over("one key", models.WITH_IMAGES)
 def test_a_dict_of_one_vector_gives_the_policy_of_that_vector(algorithm, placement):
     policies, answers = [], []
     obs = np.linspace(-1, 1, 15, dtype=np.float32).reshape(3, 5)
     for kind in ("MultiInput", "Mlp"):
-        env = guests.env_of(algorithm, spaces.Dict({"vector": arena.FLAT}))
+        env = models.env_of(algorithm, spaces.Dict({"vector": arena.FLAT}))
         env.reset(seed=1)
         env = FlattenObservation(env) if kind == "Mlp" else env
-        model = arena.train(guests.make(algorithm, placement, kind, env))
+        model = arena.train(models.make(algorithm, placement, kind, env))
         policies.append(model.policy)
         answers.append(arena.predict(model, obs if kind == "Mlp" else {"vector": obs}))
     arena.assert_same_weights(*policies)
     np.testing.assert_array_equal(*answers)
 
 
-@over("keys", guests.WITH_IMAGES, order=ORDERS, wrapped=["plain", "stacked", "normalized"])
+@over("keys", models.WITH_IMAGES, order=ORDERS, wrapped=["plain", "stacked", "normalized"])
 def test_it_takes_a_dict_of_an_image_a_vector_and_a_number(algorithm, placement, order, wrapped):
     space = {"image": order, "vector": arena.FLAT, "number": spaces.Discrete(4)}
     if wrapped == "stacked":
         del space["number"]
-    env = VecMonitor(DummyVecEnv([lambda: guests.env_of(algorithm, spaces.Dict(space))]))
+    env = VecMonitor(DummyVecEnv([lambda: models.env_of(algorithm, spaces.Dict(space))]))
     if wrapped == "stacked":
         axis = "first" if order is FIRST else "last"
         env = VecFrameStack(env, 3, {"vector": None, "image": axis})
     elif wrapped == "normalized":
         env = VecNormalize(env, norm_obs_keys=["vector"])
-    model = guests.assert_learns(guests.make(algorithm, placement, "MultiInput", env))
+    model = models.assert_learns(models.make(algorithm, placement, "MultiInput", env))
     env = model.get_env()
     assert np.isfinite(evaluate_policy(model, env, n_eval_episodes=1, warn=False)[0])
 
@@ -130,26 +130,26 @@ def test_it_takes_a_dict_of_an_image_a_vector_and_a_number(algorithm, placement,
 def test_dicts_in_dicts_are_refused_as_sb3_does(algorithm, placement):
     env = arena.Arena(spaces.Dict({"outer": spaces.Dict({"inner": arena.FLAT})}))
     with pytest.raises(NotImplementedError, match=r"[Nn]ested observation spaces"):
-        guests.make(algorithm, placement, "MultiInput", env)
+        models.make(algorithm, placement, "MultiInput", env)
 
 
-@over("stacked", guests.WITH_IMAGES, frames={"vector": arena.FLAT, **ORDERS})
+@over("stacked", models.WITH_IMAGES, frames={"vector": arena.FLAT, **ORDERS})
 def test_it_takes_stacked_vectors_and_images(algorithm, placement, frames):
     order = "first" if frames is FIRST else "last"
-    env = VecFrameStack(DummyVecEnv([lambda: guests.env_of(algorithm, frames)]), 3, order)
+    env = VecFrameStack(DummyVecEnv([lambda: models.env_of(algorithm, frames)]), 3, order)
     is_image = len(frames.shape) == 3
-    model = guests.make(algorithm, placement, "Cnn" if is_image else "Mlp", env)
+    model = models.make(algorithm, placement, "Cnn" if is_image else "Mlp", env)
     # As the policy sees it, an image's channels first.
     assert model.observation_space.shape == ((3, 36, 40) if is_image else (15,))
-    guests.assert_learns(model)
+    models.assert_learns(model)
 
 
-@over("images", guests.WITH_IMAGES, order=ORDERS)
+@over("images", models.WITH_IMAGES, order=ORDERS)
 def test_images_are_encoded_and_acted_on_the_same_from_a_file(
     algorithm, placement, order, tmp_path
 ):
-    env = guests.env_of(algorithm, order)
-    model = guests.assert_learns(guests.make(algorithm, placement, "Cnn", env))
+    env = models.env_of(algorithm, order)
+    model = models.assert_learns(models.make(algorithm, placement, "Cnn", env))
     assert is_vecenv_wrapped(model.get_env(), VecTransposeImage) == (order is LAST)
     obs = order.sample()
     assert env.action_space.contains(model.predict(obs, deterministic=False)[0])
@@ -158,29 +158,29 @@ def test_images_are_encoded_and_acted_on_the_same_from_a_file(
     np.testing.assert_array_equal(arena.predict(loaded, obs), arena.predict(model, obs))
 
 
-@over("features_dim", guests.WITH_IMAGES, name=["features_dim", "cnn_output_dim"])
+@over("features_dim", models.WITH_IMAGES, name=["features_dim", "cnn_output_dim"])
 def test_a_linear_layer_stands_behind_the_encoder(algorithm, placement, name):
-    space, kind = guests.IMAGE, "Cnn"
+    space, kind = models.IMAGE, "Cnn"
     if name == "cnn_output_dim":
         space, kind = spaces.Dict({"image": space}), "MultiInput"
-    env = guests.env_of(algorithm, space)
+    env = models.env_of(algorithm, space)
     layer = {"features_extractor_kwargs": {name: 16}}
-    policy = guests.assert_learns(guests.make(algorithm, placement, kind, env, **layer)).policy
+    policy = models.assert_learns(models.make(algorithm, placement, kind, env, **layer)).policy
     found = [m for name, m in policy.named_modules() if name.endswith("features_extractor")]
     assert found
     assert all(each.features_dim == 16 for each in found)
 
 
-SHARING = [name for name in guests.WITH_IMAGES if name not in guests.WITH_Q]
+SHARING = [name for name in models.WITH_IMAGES if name not in models.WITH_Q]
 
 
 @over("shared", SHARING, share=[True, False])
 def test_the_features_extractor_is_shared_or_not(algorithm, placement, share):
-    env = guests.env_of(algorithm, guests.IMAGE)
+    env = models.env_of(algorithm, models.IMAGE)
     policy = arena.train(
-        guests.make(algorithm, placement, "Cnn", env, share_features_extractor=share)
+        models.make(algorithm, placement, "Cnn", env, share_features_extractor=share)
     ).policy
-    if algorithm in guests.ON_POLICY:
+    if algorithm in models.ON_POLICY:
         assert (policy.pi_features_extractor is policy.vf_features_extractor) == share
         return
     assert (policy.actor.features_extractor is policy.critic.features_extractor) == share
@@ -190,9 +190,9 @@ def test_the_features_extractor_is_shared_or_not(algorithm, placement, share):
         assert (ours.features_extractor is theirs.features_extractor) == share
 
 
-@over("scaled", guests.WITH_IMAGES)
+@over("scaled", models.WITH_IMAGES)
 def test_scaled_images_are_taken_where_sb3_is_told_so(algorithm, placement):
-    env = VecNormalize(DummyVecEnv([lambda: guests.env_of(algorithm, FIRST)]))
-    model = guests.make(algorithm, placement, "Cnn", env, normalize_images=False)
-    guests.assert_learns(model)
+    env = VecNormalize(DummyVecEnv([lambda: models.env_of(algorithm, FIRST)]))
+    model = models.make(algorithm, placement, "Cnn", env, normalize_images=False)
+    models.assert_learns(model)
     assert model.observation_space.dtype == np.float32
