@@ -15,6 +15,8 @@ th.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 cache = Path(__file__).parents[1] / ".pytest_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# To compile a game takes 0.6 of the time without optimizations, and tests play few steps.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m doesn't name
