@@ -199,7 +199,10 @@ def keeping(behavior: str) -> list[str]:
 
 
 def over(
-    behavior: str, algorithms: Sequence[str] = models.EVERY, **options: Any
+    behavior: str,
+    algorithms: Sequence[str] = models.EVERY,
+    fits: Callable[..., bool] = lambda *_: True,
+    **options: Any,
 ) -> Callable[[T], T]:
     """Parametrize a test over algorithms, the placements that keep a behavior, and options.
 
@@ -208,20 +211,22 @@ def over(
 
     :param behavior: a key of ``BEHAVIORS``
     :param algorithms: the test's ``algorithm``
+    :param fits: says of an algorithm and values of the options whether they go together
     :param options: further arguments of the test, each a dict from a word to a value, or values
     """
     named = [
         each if isinstance(each, dict) else {str(value): value for value in each}
         for each in options.values()
     ]
-    cases, values = {}, {}
+    cases: dict[str, dict[str, object]] = {}
+    values = {}
     for algorithm, placement, *words in product(algorithms, keeping(behavior), *named):
-        case = "-".join([algorithm, placement, *words])
-        family = models.family_of(algorithm)
-        cases[f"{behavior} {case}"] = {"placement": placement, "family": family}
-        cases[f"{behavior} {case}"] |= {f"option {i}": word for i, word in enumerate(words)}
         chosen = [of[word] for of, word in zip(named, words, strict=True)]
-        values[f"{behavior} {case}"] = (case, algorithm, placement, *chosen)
+        if fits(algorithm, *chosen):
+            case = "-".join([algorithm, placement, *words])
+            family = {"placement": placement, "family": models.family_of(algorithm)}
+            cases[f"{behavior} {case}"] = {**family, **dict(zip(options, words, strict=True))}
+            values[f"{behavior} {case}"] = (case, algorithm, placement, *chosen)
     kept = covering(cases)
     parameters = [
         pytest.param(*given, id=case, marks=[] if key in kept else [pytest.mark.full])
