@@ -15,6 +15,7 @@ from torch import nn
 from sb3_moe.layers.evaluating import evaluating
 from sb3_moe.measures.gradients import fisher_information
 from sb3_moe.networks import networks_of
+from sb3_moe.networks.masks import moments_in, moments_of
 from sb3_moe.policies.registration import TABLE
 
 CASES = [
@@ -126,6 +127,17 @@ def test_an_lstm_without_dropout_is_left_in_training_mode_for_cudnn():
         with evaluating(network):
             assert [module.training for module in network] == [True, False, False]
         assert all(module.training == training for module in network)
+
+
+def test_running_averages_are_shaped_like_their_parameter_and_counts_are_none():
+    for shape in ((3,), ()):
+        weight, other = nn.Parameter(th.zeros(shape)), nn.Parameter(th.zeros(shape))
+        optimizer = th.optim.NAdam([weight, other])
+        weight.grad = th.ones(shape)
+        optimizer.step()
+        assert list(moments_of(optimizer, weight)) == ["exp_avg", "exp_avg_sq"]
+        assert moments_of(optimizer, other) == {}
+        assert list(moments_in(optimizer)) == [weight]
 
 
 # Parts and targets.
