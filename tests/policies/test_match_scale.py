@@ -100,11 +100,12 @@ def test_so_it_is_for_any_number_of_experts(num_experts, dense):
     assert weaker[0] < 0.7 * found[0]
 
 
+@pytest.mark.full  # seconds: dozens of dense policies to compare with
 def test_actor_and_critic_of_on_policy_algorithms_start_as_strong_as_sb3s():
     networks = start_scale.Networks()
     options = {"placement": "big", "num_experts": 4, "match_scale": True}
     found = start_scale.relative(
-        start_scale.sizes(networks, options, 4), start_scale.dense_sizes(networks, 32)
+        start_scale.sizes(networks, options, 4), start_scale.dense_sizes(networks, 128)
     )
     assert list(found.values()) == pytest.approx([1.0] * 3, rel=0.1)
 
