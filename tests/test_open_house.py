@@ -315,25 +315,6 @@ def test_each_task_has_its_own_head_with_any_placement(algorithm, placement, tmp
     assert all(th.equal(value, kept[name]) for name, value in model.policy.state_dict().items())
 
 
-@pytest.mark.parametrize("router", ["soft", "top_k", "random"])
-def test_a_router_with_scores_may_have_hidden_layers(router):
-    model = make(router=router, router_kwargs={"hidden": [7]})
-    layer = model.policy.moe_layers()["pi.middle"]
-    assert [tuple(p.shape) for p in layer.router.hidden.state_dict().values()] == [(7, 12), (7,)]
-    assert bool(list(layer.router.parameters())) == (router != "random")
-    redo(model.policy, observations(model))
-    model.learn(32)
-    x = th.randn(3, 1, 12)
-    by_hand = th.relu(layer.router.hidden[0](x)) @ layer.router.last.weight_RK
-    th.testing.assert_close(layer.router(x), by_hand)
-    # The router's own units are no hidden layer of the tower.
-    assert {"dormant/pi.0", "dormant/pi.1"} == {
-        name for name in measure_layers(model.policy, [observations(model)]) if "dormant/pi" in name
-    }
-    with pytest.raises(TypeError, match=r"`hidden` must be a list of widths, got 7"):
-        make(router=router, router_kwargs={"hidden": 7})
-
-
 def test_a_placement_that_contradicts_itself_is_refused():
     with pytest.raises(ValueError, match=r"`head`='inside' needs `hidden`='one', .* got 'each'"):
         Placement(name="x", meaning="", hidden="each", head="inside")

@@ -1,6 +1,5 @@
 """Towers recorded by torch at one batch size and run at others, empty batches, and bfloat16."""
 
-import io
 import itertools
 
 import pytest
@@ -74,51 +73,6 @@ def test_a_trace_that_is_frozen_runs_at_any_batch_size():
         traced = th.jit.trace(tower, (inputs(tower, 6),), check_trace=False)
         frozen = th.jit.optimize_for_inference(th.jit.freeze(traced.eval()))
     assert_same_at_other_sizes(frozen, tower)
-
-
-@pytest.mark.parametrize(
-    ("router", "tokens", "placement", "layout"),
-    [
-        ("soft", "conv", "all", "map"),
-        ("top_k", "sample", "all", "flat"),
-        ("expert_choice", "feature", "middle", "map"),
-        ("task", "sample", "big", "image"),
-    ],
-)
-def test_an_export_runs_at_any_batch_size(eager_limits, router, tokens, placement, layout):
-    tower = build(router, tokens, placement, layout)
-    batch = th.export.Dim("batch", min=1, max=10**6)
-    exported = th.export.export(tower, (inputs(tower, 6),), dynamic_shapes=({0: batch},))
-    assert_same_at_other_sizes(exported.module(), tower)
-
-
-@pytest.mark.parametrize(
-    ("router", "tokens", "placement", "layout"),
-    [
-        ("top_k", "sample", "all", "flat"),
-        ("top_k", "conv", "all", "map"),
-        ("soft", "sample", "body", "image"),
-        ("soft", "conv", "all", "map"),
-        ("expert_choice", "feature", "middle", "map"),
-        ("task", "sample", "big", "image"),
-    ],
-)
-# What is traced here depends on no branch; torch warns of its own deprecation, too.
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
-def test_an_onnx_file_runs_at_any_batch_size(router, tokens, placement, layout):
-    onnx = pytest.importorskip("onnx")
-    reference = pytest.importorskip("onnx.reference")
-    others = {"block": "simba", "combine": "orthogonal"} if placement == "body" else {}
-    tower = build(router, tokens, placement, layout, **others)
-    file = io.BytesIO()
-    axes = {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
-    th.onnx.export(tower, (inputs(tower, 3),), file, dynamo=False, **axes)
-    evaluator = reference.ReferenceEvaluator(onnx.load_from_string(file.getvalue()))
-
-    def recorded(x):
-        return th.as_tensor(evaluator.run(None, {"x": x.numpy()})[0])
-
-    assert_same_at_other_sizes(recorded, tower)
 
 
 @pytest.mark.covering

@@ -61,8 +61,6 @@ DENSE = {
     Place("sb3_contrib/common/maskable/distributions.py", "apply_masking"): CHECKED,
     Place("sb3_contrib/common/maskable/distributions.py", "log_prob"): CHECKED,
 }
-READS = TRAINING | DENSE
-
 # What is copied to the device.
 UPLOADS = {
     Place("stable_baselines3/common/utils.py", "obs_as_tensor"): OBSERVATIONS,

@@ -10,8 +10,7 @@ import cases
 import numpy as np
 import on_device
 import pytest
-import torch as th
-from device_reads import READS, UPLOADS, undue
+from device_reads import undue
 from fake_device import ALONE, NAME, Place, fake_device
 from gymnasium import spaces
 
@@ -46,12 +45,6 @@ def test_on_a_device_of_a_process_of_its_own(which):
 def test_a_policy_trains_and_acts_on_the_device(case):
     watch = on_device.train_and_act(case)
     assert undue(watch, dense=case.placement == "none") == set()
-
-
-MIXED = [pair for pair in arena.PAIRS if pair[1].startswith("MoeMlp")] + [
-    ("PPO", "MoeMultiInputPolicy"),
-    ("SAC", "MoeCnnPolicy"),
-]
 
 
 @cache
@@ -116,77 +109,3 @@ def test_sorted_rows_in_one_call_per_layer_stay_on_the_device(monkeypatch, group
         on_device.learn(model)
     assert undue(watch) == set()
     assert set(calls) == ({NAME} if groups else set())
-
-
-def trained(algorithm, alias):
-    with fake_device() as watch:
-        model = on_device.make(algorithm, alias, router="top_k", placement="middle")
-        on_device.learn(model)
-        model.predict(arena.observe(model))
-    return watch
-
-
-@ALONE
-def test_every_read_and_every_copy_of_the_list_happens():
-    watches = [trained(*pair) for pair in MIXED]
-    watches += [buffered(algorithm, "MoeMlpPolicy") for algorithm in BUFFERS]
-    with fake_device() as dense:
-        for algorithm in ("PPO", "MaskablePPO"):
-            on_device.learn(on_device.make(algorithm, "MoeMlpPolicy", placement="none"))
-        for algorithm, alias in MIXED:
-            model = on_device.make(algorithm, alias, placement="none")
-            model.predict(arena.observe(model))
-    with fake_device() as held:
-        on_device.learn(
-            on_device.make("PPO", "MoeMlpPolicy", router="top_k", num_experts=4, freeze_idle=True)
-        )
-    watches += [dense, held]
-    assert {place for watch in watches for place in watch.reads} == set(READS)
-    assert {place for watch in watches for place in watch.uploads} == set(UPLOADS)
-
-
-# The device itself.
-
-
-def reads(ask):
-    with fake_device() as watch:
-        ask(th.ones(3, device=NAME))
-    return sum(watch.reads.values())
-
-
-@ALONE
-@pytest.mark.parametrize(
-    ("ask", "number"),
-    [
-        (lambda x: x.cpu(), 1),
-        (lambda x: x.to("cpu"), 1),
-        (lambda x: x.sum().item(), 1),
-        (lambda x: x.tolist(), 3),
-        (lambda x: float(x.sum()), 1),
-        (lambda x: bool((x > 0).any()), 1),
-        (lambda x: x[x > 0], 1),
-        (lambda x: x.nonzero(), 1),
-        (lambda x: th.empty(3).copy_(x), 1),
-        (lambda x: x.__setitem__(x > 0, 0.0), 0),
-        (lambda x: th.where(x > 0, x, 0.0), 0),
-        (lambda x: x + 1.0, 0),
-    ],
-)
-def test_every_way_to_read_a_value_is_noted(ask, number):
-    assert reads(ask) == number
-
-
-@ALONE
-def test_a_tensor_that_stays_on_the_host_fails():
-    with fake_device(), pytest.raises(RuntimeError, match="device"):
-        th.ones(3, device=NAME) + th.ones(3)
-
-
-@ALONE
-def test_a_copy_to_the_device_is_noted_with_its_place():
-    with fake_device() as watch:
-        th.ones(3).to(NAME)
-        th.tensor([1.0], device=NAME)
-    here = "tests/policies/test_fake_device.py"
-    place = Place(here, "test_a_copy_to_the_device_is_noted_with_its_place")
-    assert watch.uploads == {place: 2}

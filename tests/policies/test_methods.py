@@ -145,15 +145,6 @@ def test_a_dense_simba_network_is_the_slow_version(widths):
     assert_same(outputs(model, obs), slow, [tower])
 
 
-def test_simbas_blocks_stand_before_experts_and_inside_whole_networks():
-    middle = make(block="simba", expert="simba", placement="middle").policy
-    kinds = [type(m).__name__ for m in middle.mlp_extractor.policy_net.blocks]
-    assert kinds == ["Linear", "Residual", "LayerNorm", "MoEBlock"]
-    big = make(block="simba", placement="big").policy
-    expert = [type(m).__name__ for m in big.get_expert("pi", 0)]
-    assert expert == ["Linear", "Residual", "Residual", "LayerNorm", "Linear"]
-
-
 @pytest.mark.parametrize("placement", ["none", "middle", "final", "big"])
 def test_a_task_embedding_stands_where_the_one_hot_would(placement):
     model = make(placement=placement, task_embedding=2, activation_fn=nn.ReLU)

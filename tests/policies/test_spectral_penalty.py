@@ -8,7 +8,6 @@ from torch import nn
 from sb3_moe.layers import (
     RouterInput,
     SparseMoE,
-    StackedNetwork,
     TaskMoE,
     UniformMoE,
     mlp_experts,
@@ -114,9 +113,3 @@ def test_no_penalty_counts_in_evaluation_or_on_request():
     assert "Attached" in type(layer.train()(x)[0].grad_fn).__name__
     assert "Attached" not in type(layer(x, aux=False)[0].grad_fn).__name__
     assert "Attached" not in type(layer.eval()(x)[0].grad_fn).__name__
-
-
-def test_experts_without_hidden_layers_have_no_features():
-    linear = StackedNetwork([nn.Linear(3, 2) for _ in range(2)])
-    assert linear.hidden_width == 0
-    assert mlp_experts(2, 3, 6, 1).hidden_width == 6
